@@ -1,0 +1,9 @@
+//! Container networking for Apache Mesos.
+#![cfg_attr(not(feature = "module"), forbid(unsafe_code))]
+#![deny(missing_docs)]
+
+pub mod config;
+pub mod container;
+pub mod plumbing;
+pub mod proto;
+pub mod provider;

@@ -1,0 +1,1 @@
+//! The host's network, one small outside interface a file. Knows no Mesos.

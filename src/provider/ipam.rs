@@ -1,0 +1,1 @@
+//! Host-local address management.
