@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::proto::mesos::ContainerID;
+use crate::proto::mesos;
 
 /// A container's id with those of its parents, outermost first, joined by dots as Mesos prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -102,11 +102,14 @@ impl ContainerId {
 
 fn hex(bytes: &[u8], count: usize) -> String {
     use fmt::Write as _;
-    bytes.iter().take(count).fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .take(count)
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 impl fmt::Display for ContainerId {
@@ -127,8 +130,8 @@ impl From<ContainerId> for Vec<String> {
     }
 }
 
-impl From<&ContainerID> for ContainerId {
-    fn from(id: &ContainerID) -> Self {
+impl From<&mesos::ContainerId> for ContainerId {
+    fn from(id: &mesos::ContainerId) -> Self {
         let mut values = vec![id.value.clone()];
         let mut parent = id.parent.as_deref();
         while let Some(id) = parent {
@@ -140,9 +143,9 @@ impl From<&ContainerID> for ContainerId {
     }
 }
 
-impl From<&ContainerId> for ContainerID {
+impl From<&ContainerId> for mesos::ContainerId {
     fn from(id: &ContainerId) -> Self {
-        ContainerID {
+        mesos::ContainerId {
             value: id.value().to_owned(),
             parent: id.parent().map(|parent| Box::new((&parent).into())),
         }
@@ -178,7 +181,9 @@ impl TryFrom<String> for Mac {
                 .next()
                 .filter(|part| part.len() == 2)
                 .and_then(|part| u8::from_str_radix(part, 16).ok())
-                .ok_or_else(|| format!("{text:?} is not a MAC address such as 02:00:5e:00:53:01"))?;
+                .ok_or_else(|| {
+                    format!("{text:?} is not a MAC address such as 02:00:5e:00:53:01")
+                })?;
         }
         if parts.next().is_some() {
             return Err(format!("{text:?} has more than six bytes"));
@@ -203,7 +208,16 @@ mod tests {
 
     #[test]
     fn hostile_ids_never_become_paths() {
-        for id in ["../../etc", "a/b", "", ".", "a\0b", "-rf", "a.b", &"x".repeat(300)] {
+        for id in [
+            "../../etc",
+            "a/b",
+            "",
+            ".",
+            "a\0b",
+            "-rf",
+            "a.b",
+            &"x".repeat(300),
+        ] {
             let name = ContainerId::top_level(id).file_name();
             assert!(name.starts_with("sha256-"), "{id:?} became {name:?}");
         }
@@ -218,9 +232,12 @@ mod tests {
     #[test]
     fn messages_round_trip() {
         let id = ContainerId::top_level("a").nested("b").nested("c");
-        let message = ContainerID::from(&id);
+        let message = mesos::ContainerId::from(&id);
         assert_eq!(message.value, "c");
         assert_eq!(ContainerId::from(&message), id);
-        assert_eq!(id.parent().and_then(|id| id.parent()), Some(ContainerId::top_level("a")));
+        assert_eq!(
+            id.parent().and_then(|id| id.parent()),
+            Some(ContainerId::top_level("a"))
+        );
     }
 }

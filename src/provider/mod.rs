@@ -177,7 +177,9 @@ pub enum ProviderError {
         message: String,
     },
     /// The network has no address left.
-    #[error("network {network:?}: no {family} address left in {range}; free containers of this network or give it a larger subnet")]
+    #[error(
+        "network {network:?}: no {family} address left in {range}; free containers of this network or give it a larger subnet"
+    )]
     Exhausted {
         /// The network's name.
         network: String,
