@@ -1,0 +1,137 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Source::file("/etc/agent.toml").parse(text)
+}
+
+fn problems(text: &str) -> Vec<String> {
+    match parse(text) {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(error) => error.problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let config = parse("[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.5/24'")
+        .expect("a minimal network");
+    let network = config.network("blue").expect("blue");
+    let NetworkProvider::Bridge(bridge) = &network.provider;
+    let v4 = bridge.v4.as_ref().expect("v4");
+    assert_eq!(v4.subnet.to_string(), "10.32.0.0/24");
+    assert_eq!(v4.gateway.to_string(), "10.32.0.1");
+    assert_eq!(v4.first.to_string(), "10.32.0.1");
+    assert_eq!(v4.last.to_string(), "10.32.0.254");
+    assert_eq!(bridge.bridge.len(), 15);
+    assert_eq!(bridge.routes.len(), 1);
+    assert!(bridge.masquerade && bridge.hairpin);
+    assert_eq!(config.deadlines, Deadlines::default());
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_its_line() {
+    let problems = problems(
+        "state_dir = 'relative'
+colour = 'blue'
+[deadlines]
+prepare = '10 parsecs'
+[[network]]
+name = 'a/b'
+provider = 'bridge'
+subnet = '10.0.0.0/31'
+[[network]]
+name = 'blue'
+provider = 'bridge'
+subnet = '10.32.0.0/16'
+gateway = '10.33.0.1'
+mtu = 12
+subnett = 'x'
+[[network]]
+name = 'blue'
+provider = 'bridge'
+subnet = '10.32.5.0/24'
+[[network]]
+name = 'red'
+provider = 'carrier-pigeon'
+",
+    );
+    for expected in [
+        "/etc/agent.toml:1: state_dir: \"relative\" must be an absolute path",
+        "/etc/agent.toml:2: colour: unknown key; known here:",
+        "/etc/agent.toml:4: deadlines.prepare: expected a duration such as",
+        "/etc/agent.toml:6: network[0].name: \"a/b\" is not a network name",
+        "/etc/agent.toml:8: network[0].subnet: 10.0.0.0/31 has no room",
+        "/etc/agent.toml:13: network[1].gateway: 10.33.0.1 is not between",
+        "/etc/agent.toml:14: network[1].mtu: expected a number from 576 to 65535",
+        "/etc/agent.toml:15: network[1].subnett: unknown key",
+        "network[2].name: network \"blue\" is there twice",
+        "network[2].subnet: 10.32.5.0/24 overlaps 10.32.0.0/16",
+        "/etc/agent.toml:22: network[3].provider: there is no provider \"carrier-pigeon\"",
+    ] {
+        assert!(
+            problems.iter().any(|problem| problem.contains(expected)),
+            "{expected:?} is not among {problems:#?}"
+        );
+    }
+}
+
+#[test]
+fn syntax_errors_have_a_line() {
+    let problems = problems("state_dir = '/x'\n= 3\n");
+    assert!(
+        problems[0].starts_with("/etc/agent.toml:2: "),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn resolver_words_cannot_become_lines() {
+    let problems = problems("[dns]\nsearch = [\"a\\nnameserver 1.2.3.4\"]\ndomain = \"a b\"");
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("is not one word"), "{problems:?}");
+}
+
+#[test]
+fn parameters_override_the_file_and_are_checked_alike() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("agent.toml");
+    std::fs::write(&path, "state_dir = '/a'\n").expect("a file");
+    let parameter = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let config = parameter("config", &path.display().to_string());
+    let source = Source::from_parameters(&[
+        config.clone(),
+        parameter("state_dir", "/b"),
+        parameter("deadlines.isolate", "5s"),
+    ])
+    .expect("good parameters");
+    let loaded = source.load().expect("good configuration");
+    assert_eq!(loaded.state_dir, Path::new("/b"));
+    assert_eq!(loaded.deadlines.isolate, Duration::from_secs(5));
+
+    let error = Source::from_parameters(&[
+        config,
+        parameter("statedir", "/b"),
+        parameter("netns_dir", "b"),
+        parameter("deadlines.recover", "soon"),
+    ])
+    .expect_err("bad parameters");
+    let text = error.to_string();
+    for expected in [
+        "module parameter \"statedir\": is unknown",
+        "module parameter \"netns_dir\": netns_dir: \"b\" must be an absolute path",
+        "module parameter \"deadlines.recover\": deadlines.recover: expected a duration",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+}
+
+#[test]
+fn a_missing_file_says_what_to_do() {
+    let error = Source::file("/nonexistent/agent.toml")
+        .load()
+        .expect_err("no file");
+    assert!(
+        error.to_string().contains("cannot read the configuration"),
+        "{error}"
+    );
+}
