@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod container;
+pub mod labels;
 pub mod plumbing;
 pub mod proto;
 pub mod provider;

@@ -1,0 +1,314 @@
+//! `NetworkInfo` → typed requests: pure, and every error at once.
+//!
+//! Everything in a `NetworkInfo` was written by a framework and is hostile until it has passed
+//! through here: text is quoted and shortened in messages and checked before it is used.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::config::{Config, Network};
+use crate::container::ContainerId;
+use crate::proto::mesos::network_info::{self, IpAddress};
+use crate::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
+use crate::provider::{AddressRequest, NetworkRequest, PortMapping, Protocol};
+
+/// Longest hostname that the kernel takes, in bytes.
+const LONGEST_HOSTNAME: usize = 64;
+/// How much of a framework's text a message repeats, in characters.
+const LONGEST_QUOTE: usize = 64;
+
+/// Everything that is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct RequestError(pub Vec<String>);
+
+/// What a framework asks for one container, checked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The named networks, in the order of the `NetworkInfo`s; never empty.
+    pub networks: Vec<NetworkRequest>,
+    /// The `NetworkInfo`s that `networks` came from, same order, to be reported with addresses.
+    pub infos: Vec<NetworkInfo>,
+    /// The container's hostname.
+    pub hostname: String,
+}
+
+/// Whether the container asks for networks of its own: a `NetworkInfo` without a name does not.
+#[must_use]
+pub fn asks_for_networks(container: &ContainerInfo) -> bool {
+    container
+        .network_infos
+        .iter()
+        .any(|info| info.name.is_some())
+}
+
+/// The request of a container that [asks for networks](asks_for_networks).
+pub fn request(
+    id: &ContainerId,
+    container: &ContainerInfo,
+    config: &Config,
+) -> Result<Request, RequestError> {
+    let mut problems = Vec::new();
+    if container.r#type() != container_info::Type::Mesos {
+        problems.push(
+            "only containers of type MESOS can join a network; a DOCKER container belongs to the \
+             Docker containerizer"
+                .to_owned(),
+        );
+    }
+    let hostname = hostname(id, container.hostname.as_deref(), &mut problems);
+    let mut seen = BTreeSet::new();
+    let mut host_ports = BTreeSet::new();
+    let mut networks = Vec::new();
+    let named = container.network_infos.iter().filter_map(|info| {
+        let name = info.name.as_deref()?;
+        Some((name, info))
+    });
+    let mut infos = Vec::new();
+    for (index, (name, info)) in named.enumerate() {
+        if !seen.insert(name) {
+            problems.push(format!("network {} is named twice", Quoted(name)));
+            continue;
+        }
+        let Some(network) = known(name, config, &mut problems) else {
+            continue;
+        };
+        let mut problem =
+            |message: String| problems.push(format!("network {:?}: {message}", network.name));
+        let addresses = addresses(&info.ip_addresses, &mut problem);
+        let ports = ports(info, &mut host_ports, &mut problem);
+        let labels = labels(info, &mut problem);
+        networks.push(NetworkRequest {
+            container: id.clone(),
+            interface: format!("eth{index}"),
+            network: network.clone(),
+            addresses,
+            ports,
+            labels,
+        });
+        infos.push(info.clone());
+    }
+    if problems.is_empty() {
+        Ok(Request {
+            networks,
+            infos,
+            hostname,
+        })
+    } else {
+        Err(RequestError(problems))
+    }
+}
+
+fn known<'a>(name: &[u8], config: &'a Config, problems: &mut Vec<String>) -> Option<&'a Network> {
+    let network = std::str::from_utf8(name)
+        .ok()
+        .and_then(|name| config.network(name));
+    if network.is_none() {
+        let known = config
+            .networks
+            .iter()
+            .map(|network| network.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let known = match known.as_str() {
+            "" => "no network is configured on this agent",
+            known => &format!("this agent has: {known}"),
+        };
+        problems.push(format!("unknown network {}; {known}", Quoted(name)));
+    }
+    network
+}
+
+fn hostname(id: &ContainerId, asked: Option<&[u8]>, problems: &mut Vec<String>) -> String {
+    let Some(asked) = asked else {
+        // A nested container's id may be longer than the kernel allows a hostname to be.
+        return id
+            .value()
+            .chars()
+            .map(|letter| {
+                if is_hostname_letter(letter) {
+                    letter
+                } else {
+                    '-'
+                }
+            })
+            .take(LONGEST_HOSTNAME)
+            .collect();
+    };
+    match std::str::from_utf8(asked) {
+        Ok(name)
+            if (1..=LONGEST_HOSTNAME).contains(&name.len())
+                && name.chars().all(is_hostname_letter)
+                && !name.starts_with(['.', '-']) =>
+        {
+            name.to_owned()
+        }
+        _ => {
+            problems.push(format!(
+                "{} is not a hostname: 1 to {LONGEST_HOSTNAME} letters, digits and any of . _ -",
+                Quoted(asked)
+            ));
+            String::new()
+        }
+    }
+}
+
+fn is_hostname_letter(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "._-".contains(letter)
+}
+
+fn addresses(asked: &[IpAddress], problem: &mut impl FnMut(String)) -> Vec<AddressRequest> {
+    if asked.is_empty() {
+        // Marathon's pods carry no entry at all and mean what an empty entry means.
+        return vec![AddressRequest::Any];
+    }
+    let mut addresses = Vec::new();
+    for entry in asked {
+        match address(entry) {
+            Ok(AddressRequest::Static(address))
+                if addresses.contains(&AddressRequest::Static(address)) =>
+            {
+                problem(format!("address {address} is asked for twice"));
+            }
+            Ok(address) => addresses.push(address),
+            Err(message) => problem(message),
+        }
+    }
+    addresses
+}
+
+fn address(entry: &IpAddress) -> Result<AddressRequest, String> {
+    use network_info::Protocol as Family;
+
+    let family = entry
+        .protocol
+        .map(|family| {
+            Family::try_from(family).map_err(|_| {
+                format!("there is no address family {family}; IPv4 is 1 and IPv6 is 2")
+            })
+        })
+        .transpose()?;
+    // A framework may also leave the text empty where it means that there is none.
+    let Some(text) = entry.ip_address.as_deref().filter(|text| !text.is_empty()) else {
+        return Ok(match family {
+            None => AddressRequest::Any,
+            Some(Family::Ipv4) => AddressRequest::V4,
+            Some(Family::Ipv6) => AddressRequest::V6,
+        });
+    };
+    let address: IpAddr = std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| format!("{} is not an IP address", Quoted(text)))?;
+    match (family, address) {
+        (Some(Family::Ipv6), IpAddr::V4(_)) => Err(format!(
+            "{address} is an IPv4 address, but its protocol says IPv6"
+        )),
+        (Some(Family::Ipv4), IpAddr::V6(_)) => Err(format!(
+            "{address} is an IPv6 address, but its protocol says IPv4"
+        )),
+        _ => Ok(AddressRequest::Static(address)),
+    }
+}
+
+fn ports(
+    info: &NetworkInfo,
+    taken: &mut BTreeSet<(u16, Protocol)>,
+    problem: &mut impl FnMut(String),
+) -> Vec<PortMapping> {
+    let mut ports = Vec::new();
+    for mapping in &info.port_mappings {
+        let mut port = |what: &str, port: u32| {
+            let number = u16::try_from(port).ok().filter(|port| *port != 0);
+            if number.is_none() {
+                problem(format!("{what} port {port} is not between 1 and 65535"));
+            }
+            number
+        };
+        let host_port = port("host", mapping.host_port);
+        let container_port = port("container", mapping.container_port);
+        let protocols = protocols(mapping.protocol.as_deref());
+        let (Some(host_port), Some(container_port)) = (host_port, container_port) else {
+            continue;
+        };
+        let protocols = match protocols {
+            Ok(protocols) => protocols,
+            Err(message) => {
+                problem(message);
+                continue;
+            }
+        };
+        for protocol in protocols {
+            if taken.insert((host_port, protocol)) {
+                ports.push(PortMapping {
+                    host_port,
+                    container_port,
+                    protocol,
+                });
+            } else {
+                problem(format!("host port {host_port}/{protocol} is mapped twice"));
+            }
+        }
+    }
+    ports
+}
+
+/// Marathon passes on what the user wrote, `udp,tcp` included.
+fn protocols(text: Option<&[u8]>) -> Result<Vec<Protocol>, String> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(vec![Protocol::Tcp]);
+    };
+    text.split(|byte| *byte == b',')
+        .map(
+            |word| match word.trim_ascii().to_ascii_lowercase().as_slice() {
+                b"tcp" => Ok(Protocol::Tcp),
+                b"udp" => Ok(Protocol::Udp),
+                b"sctp" => Ok(Protocol::Sctp),
+                _ => Err(format!(
+                    "{} is not a transport protocol; known are tcp, udp and sctp",
+                    Quoted(text)
+                )),
+            },
+        )
+        .collect()
+}
+
+fn labels(info: &NetworkInfo, problem: &mut impl FnMut(String)) -> BTreeMap<String, String> {
+    let entries = info.labels.iter().flat_map(|labels| &labels.labels);
+    let mut labels = BTreeMap::new();
+    for label in entries {
+        let value = label.value.as_deref().unwrap_or_default();
+        match (std::str::from_utf8(&label.key), std::str::from_utf8(value)) {
+            (Ok(key), Ok(value)) => {
+                labels.insert(key.to_owned(), value.to_owned());
+            }
+            (Err(_), _) => problem(format!("label key {} is not UTF-8", Quoted(&label.key))),
+            (_, Err(_)) => problem(format!(
+                "the value {} of label {} is not UTF-8",
+                Quoted(value),
+                Quoted(&label.key)
+            )),
+        }
+    }
+    labels
+}
+
+/// A framework's text in a message: quoted, escaped and shortened, whatever bytes it is.
+pub(crate) struct Quoted<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy(self.0);
+        let mut letters = text.chars();
+        let head: String = letters.by_ref().take(LONGEST_QUOTE).collect();
+        write!(formatter, "{head:?}")?;
+        if letters.next().is_some() {
+            write!(formatter, "… ({} bytes)", self.0.len())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+use super::*;
+use crate::config::Source;
+use crate::proto::mesos::{Label, Labels};
+
+fn config() -> Config {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("agent.toml");
+    let text = "[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.1.0.0/24'\n\
+                [[network]]\nname = 'red'\nprovider = 'bridge'\nsubnet = '10.2.0.0/24'";
+    std::fs::write(&path, text).expect("a file");
+    Source::file(path).load().expect("a configuration")
+}
+
+fn named(name: &[u8]) -> NetworkInfo {
+    NetworkInfo {
+        name: Some(name.to_vec()),
+        ..NetworkInfo::default()
+    }
+}
+
+fn container(network_infos: Vec<NetworkInfo>) -> ContainerInfo {
+    ContainerInfo {
+        r#type: container_info::Type::Mesos.into(),
+        hostname: None,
+        network_infos,
+    }
+}
+
+fn parse(container: &ContainerInfo) -> Result<Request, RequestError> {
+    request(&ContainerId::top_level("c1"), container, &config())
+}
+
+fn problems(container: &ContainerInfo) -> String {
+    parse(container).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn named_networks_become_interfaces_in_order() {
+    let container = container(vec![named(b"red"), NetworkInfo::default(), named(b"blue")]);
+    assert!(asks_for_networks(&container));
+    let request = parse(&container).expect("a good request");
+    let interfaces: Vec<_> = request
+        .networks
+        .iter()
+        .map(|network| (network.interface.as_str(), network.network.name.as_str()))
+        .collect();
+    assert_eq!(interfaces, [("eth0", "red"), ("eth1", "blue")]);
+    assert_eq!(request.hostname, "c1");
+    assert_eq!(request.networks[0].addresses, [AddressRequest::Any]);
+}
+
+#[test]
+fn an_empty_name_is_a_name() {
+    let container = container(vec![named(b"")]);
+    assert!(asks_for_networks(&container));
+    assert_eq!(
+        problems(&container),
+        "unknown network \"\"; this agent has: blue, red"
+    );
+}
+
+#[test]
+fn hostile_names_are_quoted_and_shortened() {
+    for (name, expected) in [
+        (
+            b"../etc\n$(reboot)'\"".as_slice(),
+            r#""../etc\n$(reboot)'\"""#,
+        ),
+        (b"\xff\xfe", "\"\u{fffd}\u{fffd}\""),
+        (&[b'x'; 300], "… (300 bytes)"),
+    ] {
+        let text = problems(&container(vec![named(name)]));
+        assert!(text.contains(expected), "{expected} is not in {text}");
+        assert!(!text.contains('\n') && text.len() < 400, "{text:?}");
+    }
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    use network_info::PortMapping;
+    let port = |host_port, container_port, protocol: &[u8]| PortMapping {
+        host_port,
+        container_port,
+        protocol: Some(protocol.to_vec()),
+    };
+    let mut info = named(b"blue");
+    info.ip_addresses = vec![
+        IpAddress {
+            protocol: Some(network_info::Protocol::Ipv6.into()),
+            ip_address: Some(b"10.1.0.5".to_vec()),
+        },
+        IpAddress {
+            protocol: None,
+            ip_address: Some(b"10.1.0.256".to_vec()),
+        },
+        IpAddress {
+            protocol: Some(9),
+            ip_address: None,
+        },
+    ];
+    info.port_mappings = vec![
+        port(0, 80, b"tcp"),
+        port(70000, 80, b"tcp"),
+        port(8080, 80, b"icmp"),
+        port(8081, 80, b"TCP"),
+        port(8081, 81, b"udp,tcp"),
+    ];
+    info.labels = Some(Labels {
+        labels: vec![Label {
+            key: b"k".to_vec(),
+            value: Some(vec![0xff]),
+        }],
+    });
+    let mut container = container(vec![info, named(b"blue")]);
+    container.hostname = Some(b"a b".to_vec());
+    let text = problems(&container);
+    for expected in [
+        "\"a b\" is not a hostname",
+        "10.1.0.5 is an IPv4 address, but its protocol says IPv6",
+        "\"10.1.0.256\" is not an IP address",
+        "there is no address family 9",
+        "host port 0 is not between 1 and 65535",
+        "host port 70000 is not between",
+        "\"icmp\" is not a transport protocol",
+        "host port 8081/tcp is mapped twice",
+        "the value \"\u{fffd}\" of label \"k\" is not UTF-8",
+        "network \"blue\" is named twice",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+}
+
+#[test]
+fn docker_containers_are_refused() {
+    let mut container = container(vec![named(b"blue")]);
+    container.r#type = container_info::Type::Docker.into();
+    assert!(problems(&container).contains("only containers of type MESOS"));
+}
+
+#[test]
+fn ports_of_both_protocols_and_families_are_understood() {
+    let mut info = named(b"blue");
+    info.port_mappings = vec![network_info::PortMapping {
+        host_port: 53,
+        container_port: 5353,
+        protocol: Some(b"udp, TCP".to_vec()),
+    }];
+    info.ip_addresses = vec![
+        IpAddress::default(),
+        IpAddress {
+            protocol: Some(network_info::Protocol::Ipv6.into()),
+            ip_address: None,
+        },
+        IpAddress {
+            protocol: None,
+            ip_address: Some(b"fd00::5".to_vec()),
+        },
+    ];
+    let request = parse(&container(vec![info])).expect("a good request");
+    let protocols: Vec<_> = request.networks[0]
+        .ports
+        .iter()
+        .map(|port| port.protocol)
+        .collect();
+    assert_eq!(protocols, [Protocol::Udp, Protocol::Tcp]);
+    assert_eq!(
+        request.networks[0].addresses,
+        [
+            AddressRequest::Any,
+            AddressRequest::V6,
+            AddressRequest::Static("fd00::5".parse().expect("an address")),
+        ]
+    );
+}
