@@ -7,3 +7,5 @@ pub mod container;
 pub mod plumbing;
 pub mod proto;
 pub mod provider;
+#[cfg(feature = "sim")]
+pub mod sim;

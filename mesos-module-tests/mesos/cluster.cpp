@@ -64,6 +64,8 @@ namespace {
 constexpr size_t kName = 8;
 constexpr size_t kOwnFlags = 40;
 constexpr size_t kConcreteFlags = 224;
+// The text of the Error in Try<flags::Warnings>.
+constexpr size_t kError = 40;
 
 // Room enough for either subcommand (the larger has 608 bytes), for the Flags of the cluster, and
 // for the results of launch (a PID) and load (a Try of warnings).
@@ -99,36 +101,42 @@ int run(void* subcommand, int argc, char** argv) {
   Room<1024> place;
   OptionString prefix("MESOS_CONTAINERIZER_");
   flags_load(&place, flags, prefix, argc - 1, argv + 1, false, false);
-  if (*reinterpret_cast<int*>(&place) != 0) refuse("libmesos did not accept the flags");
+  // Try<Warnings>: an Option of a vector, then an Option of an Error, which is a string.
+  if (*reinterpret_cast<int*>(place.bytes) != 0) {
+    const std::string& error = *reinterpret_cast<std::string*>(place.bytes + kError);
+    refuse(("the flags are not accepted: " + error).c_str());
+  }
   return execute(subcommand);
 }
 
-// The agent masks paths in the filesystem of a container with an image, and the containerizer fails
-// if one does not exist. Not every kernel has /proc/sysrq-trigger; where it is absent there is
-// nothing to mask, so the entry goes.
-void forget_absent_masked_path() {
+// The agent mounts some files of /proc read-only over themselves in a container with an image, and
+// the containerizer fails if one does not exist. Not every kernel has /proc/sysrq-trigger; where it
+// is absent there is nothing to protect, so the mounts go. Each is an object without another in it,
+// in an array whose name comes after everything that a user can write (the keys are sorted).
+void forget_absent_mounts() {
   if (access("/proc/sysrq-trigger", F_OK) == 0) return;
   const char* variable = "MESOS_CONTAINERIZER_LAUNCH_INFO";
   const char* given = std::getenv(variable);
   if (given == nullptr) return;
   std::string info = given;
-  size_t masked = info.find("\"masked_paths\"");
-  if (masked == std::string::npos) return;
-  size_t end = info.find("sysrq-trigger\"", masked);
-  if (end == std::string::npos) return;
-  size_t begin = info.rfind('"', end);
-  end += std::strlen("sysrq-trigger\"");
-  if (info[end] == ',') {
-    ++end;
-  } else if (info[begin - 1] == ',') {
-    --begin;
+  const size_t mounts = info.find("\"mounts\":[");
+  if (mounts == std::string::npos) return;
+  size_t found;
+  while ((found = info.find("/proc/sysrq-trigger\"", mounts)) != std::string::npos) {
+    size_t begin = info.rfind('{', found);
+    size_t end = info.find('}', found) + 1;
+    if (info[end] == ',') {
+      ++end;
+    } else if (info[begin - 1] == ',') {
+      --begin;
+    }
+    info.erase(begin, end - begin);
   }
-  info.erase(begin, end - begin);
   setenv(variable, info.c_str(), 1);
 }
 
 int launch(int argc, char** argv) {
-  forget_absent_masked_path();
+  forget_absent_mounts();
   // Its constructor is inline and therefore not in the library: what it does is done here.
   static Room<8192> room;
   *reinterpret_cast<void**>(room.bytes) = launch_vtable + 2;
