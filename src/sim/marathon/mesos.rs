@@ -42,6 +42,11 @@ fn url(master: &str) -> String {
     format!("http://{master}/api/v1/scheduler")
 }
 
+/// No proxy stands between a scheduler and its master, whatever the environment says.
+fn client() -> Result<Client, reqwest::Error> {
+    Client::builder().no_proxy().build()
+}
+
 async fn check(call: &Value, response: Response) -> Result<Response, MesosError> {
     if response.status().is_success() {
         return Ok(response);
@@ -89,7 +94,7 @@ pub(super) async fn subscribe(
     master: &str,
     framework_info: &Value,
 ) -> Result<(Caller, Events), MesosError> {
-    let http = Client::new();
+    let http = client()?;
     let url = url(master);
     let mut call = json!({"type": "SUBSCRIBE", "subscribe": {"framework_info": framework_info}});
     if let Some(id) = framework_info.get("id") {
@@ -177,7 +182,7 @@ fn take_record(buffer: &mut Vec<u8>) -> Result<Option<Vec<u8>>, MesosError> {
 /// Has the master end a framework with all its tasks, whether it is subscribed or not.
 pub(super) async fn teardown(master: &str, framework_id: &str) -> Result<(), MesosError> {
     let call = json!({"type": "TEARDOWN"});
-    let request = Client::new().post(format!("http://{master}/master/teardown"));
+    let request = client()?.post(format!("http://{master}/master/teardown"));
     let request = request.body(format!("frameworkId={framework_id}"));
     let response = request.timeout(CALL_DEADLINE).send().await?;
     check(&call, response).await.map(|_| ())
