@@ -1,10 +1,9 @@
 //! Marathon's front end, on a real Mesos: what can be had of Marathon where Marathon cannot be had.
 //!
-//! Definitions go in through Marathon's REST API ([`http`]), are kept in canonical form ([`model`]),
+//! Definitions go in through Marathon's REST API (`http`), are kept in canonical form ([`model`]),
 //! become messages for Mesos exactly as Marathon 1.8 to 1.11 writes them ([`launch`]), and what
 //! Mesos says of the tasks ([`status`], [`instance`]) is shown as Marathon shows it ([`view`]).
-//! [`store`] decides; [`scheduler`] talks to Mesos. Everything but the last two pieces with sockets,
-//! [`http`] and [`scheduler`], is pure.
+//! [`store`] decides. `http` and `scheduler` have the sockets; everything else is pure.
 //!
 //! Left out: the event stream, several servers and their leader, health checks, constraints,
 //! upgrade strategies (a changed definition replaces all instances at once), volumes, secrets.
@@ -12,8 +11,8 @@
 //!
 //! `acceptedResourceRoles` is heeded: an app that accepts `slave_public` only is placed on resources
 //! that are reserved for that role, by a Marathon that has that role, or never. For that, give the
-//! agent `MESOS_DEFAULT_ROLE=slave_public` (or name the role in `MESOS_RESOURCES`) and this
-//! [`Options::role`] `slave_public`, as public agents and Marathon have on DC/OS.
+//! agent `MESOS_DEFAULT_ROLE=slave_public` (or name the role in `MESOS_RESOURCES`) and [`Options::defaults`] the
+//! same role, as public agents and Marathon have on DC/OS.
 
 mod http;
 pub mod id;
@@ -24,6 +23,8 @@ pub mod model;
 mod scheduler;
 pub mod status;
 pub mod store;
+#[cfg(test)]
+mod tests;
 pub mod time;
 pub mod view;
 

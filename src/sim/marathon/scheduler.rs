@@ -22,7 +22,7 @@ use super::time::Timestamp;
 /// How often to look for waits that are over and kills to repeat.
 const TICK: Duration = Duration::from_millis(200);
 const RECONNECT: Duration = Duration::from_secs(1);
-/// `--min_revive_offers_interval`.
+/// `--min_revive_offers_interval`: when to ask again for offers that something still waits for.
 const REVIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// `--reconciliation_interval`.
 const RECONCILIATION_INTERVAL: Duration = Duration::from_mins(10);
@@ -76,7 +76,9 @@ struct Session<'a> {
     shared: &'a Shared,
     caller: Caller,
     revived: Option<Instant>,
-    suppressed: bool,
+    /// What waited for an offer when Mesos was last asked for some; nothing once it was asked for
+    /// none.
+    demand: Option<usize>,
 }
 
 impl<'a> Session<'a> {
@@ -85,7 +87,7 @@ impl<'a> Session<'a> {
             shared,
             caller,
             revived: None,
-            suppressed: false,
+            demand: Some(0),
         }
     }
 
@@ -211,22 +213,25 @@ impl<'a> Session<'a> {
     /// Does what is due: kills, and asks for offers or for none.
     async fn act(&mut self) -> Result<(), MesosError> {
         let now = Timestamp::now();
-        let (kills, wants) = {
+        let (kills, demand) = {
             let mut store = self.shared.store();
-            (store.kills(now), store.wants_offers(now))
+            (store.kills(now), store.demand(now))
         };
         for kill in kills {
             self.kill(&kill).await?;
         }
-        if !wants {
-            if !self.suppressed {
+        let waited = self.revived.is_none_or(|at| at.elapsed() > REVIVE_INTERVAL);
+        if demand == 0 {
+            if self.demand.is_some() {
                 self.caller.call(json!({"type": "SUPPRESS"})).await?;
-                self.suppressed = true;
             }
-        } else if self.suppressed || self.revived.is_none_or(|at| at.elapsed() > REVIVE_INTERVAL) {
+            self.demand = None;
+        } else if waited || self.demand.is_none_or(|before| before < demand) {
             self.caller.call(json!({"type": "REVIVE"})).await?;
             self.revived = Some(Instant::now());
-            self.suppressed = false;
+            self.demand = Some(demand);
+        } else {
+            self.demand = Some(demand);
         }
         Ok(())
     }

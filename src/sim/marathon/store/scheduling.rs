@@ -25,12 +25,11 @@ pub struct Kill {
 }
 
 impl Store {
-    /// Whether anything waits for an offer and may be launched now.
+    /// How many instances wait for an offer and may be launched now.
     #[must_use]
-    pub fn wants_offers(&self, now: Timestamp) -> bool {
-        self.instances
-            .values()
-            .any(|instance| self.is_due(instance, now))
+    pub fn demand(&self, now: Timestamp) -> usize {
+        let due = |instance: &&Instance| self.is_due(instance, now);
+        self.instances.values().filter(due).count()
     }
 
     fn is_due(&self, instance: &Instance, now: Timestamp) -> bool {

@@ -84,12 +84,12 @@ const ID: fn() -> PathId = || PathId::parse("/a").unwrap();
 #[test]
 fn a_deployment_ends_when_everything_runs() {
     let mut world = World::new(3);
-    assert!(world.store.wants_offers(world.now));
+    assert_eq!(world.store.demand(world.now), 3);
     assert_eq!(world.store.deployments().len(), 1);
     let again = world.store.create(app(1, "run"), world.now);
     assert_eq!(again, Err(Refusal::Exists(ID())));
     assert_eq!(world.run().len(), 3);
-    assert!(!world.store.wants_offers(world.now));
+    assert_eq!(world.store.demand(world.now), 0);
     assert!(world.store.deployments().is_empty());
     let instance = world.store.instances_of(&ID())[0];
     assert_eq!(instance.tasks[0].addresses[0].address, "9.0.1.3");
