@@ -150,7 +150,9 @@ impl<'a> Session<'a> {
             json!({"type": "ACCEPT", "accept": {
                 "offer_ids": [{"value": offer.id}],
                 "operations": operations,
-                "filters": {"refuse_seconds": DECLINE_SECONDS},
+                // The master sets this filter at some later time: a longer one could come after
+                // the next REVIVE and undo it.
+                "filters": {"refuse_seconds": 0.0},
             }})
         };
         for task in placements.iter().flat_map(|placed| &placed.tasks) {
