@@ -1,4 +1,8 @@
 //! The v1 scheduler API of a Mesos master, as far as Marathon needs it.
+//!
+//! [`sim::framework`](crate::sim::framework) is not used: it places tasks by itself on what nobody
+//! has reserved, while Marathon decides offer by offer, by reservation, and with the message that
+//! the offer makes.
 
 use std::time::Duration;
 
@@ -6,13 +10,13 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::sim::recordio::{Decoder, Malformed};
+
 const JSON: &str = "application/json";
 const STREAM_ID: &str = "Mesos-Stream-Id";
 /// Heartbeats come every 15 seconds.
 const SILENCE: Duration = Duration::from_mins(1);
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
-/// No event of a master is longer, even with every offer of a large cluster in it.
-const LONGEST_EVENT: usize = 256 << 20;
 
 /// What can go wrong between a scheduler and the master.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +36,10 @@ pub enum MesosError {
     },
     /// What the master sends is not an event stream.
     #[error("the Mesos master's event stream cannot be read: {0}")]
-    Garbled(&'static str),
+    Garbled(#[from] Malformed),
+    /// An event is not JSON.
+    #[error("an event of the Mesos master is not JSON: {0}")]
+    NotJson(#[from] serde_json::Error),
     /// The master has fallen silent or ended the stream.
     #[error("the Mesos master's event stream has ended")]
     Ended,
@@ -86,7 +93,7 @@ impl Caller {
 #[derive(Debug)]
 pub(super) struct Events {
     response: Response,
-    buffer: Vec<u8>,
+    records: Decoder,
 }
 
 /// Subscribes; `framework_info` has an id if the framework was here before.
@@ -112,7 +119,7 @@ pub(super) async fn subscribe(
     let stream_id = stream_id.to_owned();
     let mut events = Events {
         response,
-        buffer: Vec::new(),
+        records: Decoder::default(),
     };
     let first = events.next().await?;
     let framework_id = first.pointer("/subscribed/framework_id/value");
@@ -143,40 +150,15 @@ impl Events {
     /// The next event, heartbeats included. May be dropped at any time without losing one.
     pub(super) async fn next(&mut self) -> Result<Value, MesosError> {
         loop {
-            if let Some(record) = take_record(&mut self.buffer)? {
-                return serde_json::from_slice(&record)
-                    .map_err(|_| MesosError::Garbled("an event is not JSON"));
+            if let Some(record) = self.records.next_record()? {
+                return Ok(serde_json::from_slice(&record)?);
             }
             let chunk = tokio::time::timeout(SILENCE, self.response.chunk());
             let chunk = chunk.await.map_err(|_| MesosError::Ended)??;
             let chunk = chunk.ok_or(MesosError::Ended)?;
-            self.buffer.extend_from_slice(&chunk);
+            self.records.push(&chunk);
         }
     }
-}
-
-/// The first whole record of a `RecordIO` stream: its length in decimal, a newline, itself.
-fn take_record(buffer: &mut Vec<u8>) -> Result<Option<Vec<u8>>, MesosError> {
-    const GARBLED: MesosError = MesosError::Garbled("a record has no length");
-    let Some(end) = buffer.iter().position(|byte| *byte == b'\n') else {
-        // Nobody writes so many digits.
-        return if buffer.len() > 20 {
-            Err(GARBLED)
-        } else {
-            Ok(None)
-        };
-    };
-    let length = buffer.get(..end).map(std::str::from_utf8);
-    let length = length.and_then(|text| text.ok()?.trim().parse::<usize>().ok());
-    let length = length
-        .filter(|length| *length <= LONGEST_EVENT)
-        .ok_or(GARBLED)?;
-    let start = end + 1;
-    if buffer.len() < start + length {
-        return Ok(None);
-    }
-    let record = buffer.drain(..start + length).skip(start).collect();
-    Ok(Some(record))
 }
 
 /// Has the master end a framework with all its tasks, whether it is subscribed or not.
@@ -186,30 +168,4 @@ pub(super) async fn teardown(master: &str, framework_id: &str) -> Result<(), Mes
     let request = request.body(format!("frameworkId={framework_id}"));
     let response = request.timeout(CALL_DEADLINE).send().await?;
     check(&call, response).await.map(|_| ())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_are_found_wherever_the_stream_is_cut() {
-        let stream = b"3\nabc11\n{\"a\": \"b\n\"}";
-        let mut buffer = Vec::new();
-        let mut records = Vec::new();
-        for byte in stream {
-            buffer.push(*byte);
-            records.extend(take_record(&mut buffer).unwrap());
-        }
-        assert_eq!(records, [b"abc".to_vec(), b"{\"a\": \"b\n\"}".to_vec()]);
-        assert!(buffer.is_empty());
-    }
-
-    #[test]
-    fn what_is_no_stream_is_refused() {
-        for bad in ["x\n", "-1\n", "\n", "<html><head><title>oops</title>"] {
-            let result = take_record(&mut bad.as_bytes().to_vec());
-            assert!(matches!(result, Err(MesosError::Garbled(_))), "{bad:?}");
-        }
-    }
 }
