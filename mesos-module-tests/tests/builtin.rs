@@ -123,7 +123,7 @@ fn a_container_with_an_image_runs_in_its_root_filesystem() -> Result<()> {
         let cluster = Cluster::on(host).images().start()?;
         let framework = framework(&cluster)?;
         host.block_on(async {
-            let command = "grep -q 'of the image' /etc/hosts && test ! -e /etc/debian_version";
+            let command = "test -L /bin/ls && test ! -e /etc/debian_version";
             let task = TaskSpec::new("command", command).image("busybox");
             framework.launch(task).await?;
             let end = framework.wait_end("command", LONG).await?;
