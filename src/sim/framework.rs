@@ -11,6 +11,7 @@
 //! - A lost master is subscribed to again, with the same framework id, until `teardown`.
 
 mod actor;
+mod room;
 mod spec;
 mod update;
 

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use super::spec::{Launch, Placement, Room};
+use super::room::Room;
+use super::spec::{Launch, Placement};
 use super::{FrameworkError, Options, Shared, TaskUpdate};
 use crate::sim::recordio::Decoder;
 

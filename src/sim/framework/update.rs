@@ -144,3 +144,37 @@ impl fmt::Display for TaskUpdate {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_whole() {
+        let status = json!({
+            "task_id": {"value": "t"}, "state": "TASK_RUNNING", "source": "SOURCE_EXECUTOR",
+            "agent_id": {"value": "S0"}, "executor_id": {"value": "e"},
+            "container_status": {
+                "container_id": {"value": "c", "parent": {"value": "b", "parent": {"value": "a"}}},
+                "executor_pid": 42,
+                "network_infos": [
+                    {"name": "blue", "ip_addresses": [{"ip_address": "192.0.2.7"}, {}]},
+                    {"name": "red", "ip_addresses": [{"ip_address": "2001:db8::7"}]},
+                ],
+            },
+            "labels": {"labels": [{"key": "mac", "value": "02:00"}, {"key": "bare"}]},
+        });
+        let update = TaskUpdate::read(&status).expect("it is a status");
+        assert_eq!(update.state, TaskState::TaskRunning);
+        assert_eq!(update.container_id, ["a", "b", "c"]);
+        assert_eq!(update.executor_pid, Some(42));
+        let addresses: Vec<_> = update.addresses().iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["192.0.2.7", "2001:db8::7"]);
+        assert_eq!(update.labels["mac"], "02:00");
+        assert_eq!(update.labels["bare"], "");
+        assert!(TaskUpdate::read(&json!({"state": "TASK_RUNNING"})).is_none());
+        assert!(TaskUpdate::read(&json!({"task_id": {"value": "t"}, "state": "?"})).is_none());
+    }
+}
