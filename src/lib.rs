@@ -11,3 +11,5 @@ mod module;
 pub mod plumbing;
 pub mod proto;
 pub mod provider;
+#[cfg(feature = "sim")]
+pub mod sim;
