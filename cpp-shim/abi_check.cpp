@@ -28,7 +28,7 @@ constexpr bool is_1_11() {
 }
 
 #define CHECK_FACT(condition, text) static_assert(!is_1_11() || (condition), text)
-#define CHECK_SAME(real, fact)                                                  \
+#define CHECK_SAME(real, fact)                                               \
   CHECK_FACT(sizeof(real) == sizeof(fact) && alignof(real) == alignof(fact), \
              #real " is not laid out as mesos_abi_1_11.hpp says")
 
@@ -66,12 +66,21 @@ CHECK_SAME(agent::ContainerStates, facts::ContainerStates);
 // libstdc++ keeps buckets, bucket count, the first node and the count first.
 CHECK_FACT(sizeof(agent::ContainerIds) == 56 && sizeof(facts::ContainerIds) == 32, "hashset");
 
+// What src/module/descriptor.rs declares: eight words, `compatible` and `create` last.
+using mesos::modules::Module;
+using mesos::modules::ModuleBase;
+CHECK_FACT(sizeof(Module<mesos::slave::Isolator>) == 64 && sizeof(Module<mesos::Hook>) == 64,
+           "Module<T> is eight words");
+CHECK_FACT(sizeof(ModuleBase) == 56, "ModuleBase is seven words");
+CHECK_FACT(MESOS_MODULE_API_VERSION[0] == '2' && MESOS_MODULE_API_VERSION[1] == '\0',
+           "the module API is version 2");
+
 // How a value is returned: in registers or through a hidden pointer.
-#define CHECK_PASSING(real, fact)                                                             \
-  CHECK_FACT(std::is_trivially_copy_constructible<real>::value ==                             \
-                     std::is_trivially_copy_constructible<fact>::value &&                     \
-                 std::is_trivially_destructible<real>::value ==                               \
-                     std::is_trivially_destructible<fact>::value,                             \
+#define CHECK_PASSING(real, fact)                                         \
+  CHECK_FACT(std::is_trivially_copy_constructible<real>::value ==         \
+                     std::is_trivially_copy_constructible<fact>::value && \
+                 std::is_trivially_destructible<real>::value ==           \
+                     std::is_trivially_destructible<fact>::value,         \
              #real " is not returned as mesos_abi_1_11.hpp returns it")
 CHECK_PASSING(Future<Nothing>, facts::Future<facts::Nothing>);
 CHECK_PASSING(agent::DockerPrepareInfoFuture, facts::DockerPrepareInfoFuture);
@@ -88,11 +97,10 @@ struct FutureLayout {
 };
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Winvalid-offsetof"
-#define FUTURE_LAYOUT(T)                                                          \
-  template struct FutureLayout<T, offsetof(Future<T>::Data, state),               \
-                               offsetof(Future<T>::Data, discard),                \
-                               offsetof(Future<T>::Data, associated),             \
-                               offsetof(Future<T>::Data, abandoned)>
+#define FUTURE_LAYOUT(T)                                                       \
+  template struct FutureLayout<                                                \
+      T, offsetof(Future<T>::Data, state), offsetof(Future<T>::Data, discard), \
+      offsetof(Future<T>::Data, associated), offsetof(Future<T>::Data, abandoned)>
 FUTURE_LAYOUT(Nothing);
 FUTURE_LAYOUT(Option<mesos::slave::ContainerLaunchInfo>);
 FUTURE_LAYOUT(mesos::slave::ContainerLimitation);

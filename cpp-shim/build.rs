@@ -16,6 +16,9 @@ const SOURCES: &str = "cpp-shim";
 /// What the ABI facts are facts of.
 const ABI_VERSION: &str = "1.11.0";
 
+/// What the official binary is configured with; it changes layouts.
+const DEFINES: &str = "USE_SSL_SOCKET USE_LIBEVENT ENABLE_SECCOMP_ISOLATOR";
+
 /// The headers of one Mesos.
 struct Headers {
     directories: Vec<PathBuf>,
@@ -26,7 +29,7 @@ struct Headers {
 pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={SOURCES}");
     println!("cargo::rerun-if-changed=src/module/bridge.rs");
-    for variable in ["MESOS_TREE", "MESOS_BUILD", "MESOS_PREFIX"] {
+    for variable in ["MESOS_TREE", "MESOS_BUILD", "MESOS_PREFIX", "MESOS_DEFINES"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let headers = match (
@@ -53,8 +56,8 @@ pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
             // As system headers: their warnings are not ours.
             build.flag("-isystem").flag(directory);
         }
-        // What the official binary and every distribution's are built with; they change layouts.
-        for define in ["USE_SSL_SOCKET", "USE_LIBEVENT", "ENABLE_SECCOMP_ISOLATOR"] {
+        let defines = env::var("MESOS_DEFINES").unwrap_or_else(|_| DEFINES.to_owned());
+        for define in defines.split_whitespace() {
             build.define(define, "1");
         }
         build
@@ -135,11 +138,16 @@ fn finish(candidates: Vec<PathBuf>, advice: &str) -> Result<Headers, Box<dyn Err
         .into_iter()
         .filter(|path| path.is_dir())
         .collect();
+    let multiarch = format!("/usr/include/{}-linux-gnu", env::consts::ARCH);
+    let multiarch = Path::new(&multiarch);
     let anywhere = |header: &str| {
         directories
             .iter()
             .map(|directory| directory.join(header))
-            .chain([Path::new("/usr/include").join(header)])
+            .chain([
+                Path::new("/usr/include").join(header),
+                multiarch.join(header),
+            ])
             .find(|path| path.is_file())
     };
     let needed = [
@@ -157,8 +165,9 @@ fn finish(candidates: Vec<PathBuf>, advice: &str) -> Result<Headers, Box<dyn Err
         ("picojson.h", "picojson 1.3.0"),
         (
             "rapidjson/document.h",
-            "rapidjson, Debian package rapidjson-dev",
+            "rapidjson 1.1.0, or Debian package rapidjson-dev",
         ),
+        ("curl/curl.h", "Debian package libcurl4-openssl-dev"),
     ];
     let missing: Vec<String> = needed
         .iter()

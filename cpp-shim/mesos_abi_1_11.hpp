@@ -300,7 +300,6 @@ inline std::vector<std::string> serialize_all(const ContainerIds& ids) {
 // Whether this process has a libmesos at all; our own tests have none.
 inline bool is_running() { return abi::has_libmesos(); }
 inline std::string mismatch() { return abi::check_agent(); }
-constexpr const char kMesosVersion[] = "1.11.0";
 
 // The virtual functions in the order of 1.11. All pure: a base class' vtable is never used.
 class Isolator {

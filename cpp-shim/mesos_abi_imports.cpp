@@ -69,8 +69,8 @@ std::string look_up() {
   for (size_t i = 0; i < kMessageTypes; ++i) {
     const std::string name = kMessageNames[i];
     lookup.find(messages[i].construct, "_ZN" + name + "C1Ev");
-    lookup.find(messages[i].copy, "_ZN" + name + "C1ERKS" +
-                                      (name.find("5slave") == std::string::npos ? "0_" : "1_"));
+    lookup.find(messages[i].copy,
+                "_ZN" + name + "C1ERKS" + (name.find("5slave") == std::string::npos ? "0_" : "1_"));
     lookup.find(messages[i].destroy, "_ZN" + name + "D1Ev");
   }
   for (size_t i = 0; i < kFutureTypes; ++i) {

@@ -4,10 +4,6 @@
 
 #include <functional>
 #include <map>
-#include <string>
-#include <utility>
-#include <vector>
-
 #include <mesos/hook.hpp>
 #include <mesos/mesos.hpp>
 #include <mesos/module.hpp>
@@ -25,6 +21,9 @@
 #include <stout/option.hpp>
 #include <stout/result.hpp>
 #include <stout/try.hpp>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace contrail_mesos {
 namespace agent {
@@ -103,7 +102,6 @@ std::vector<std::string> serialize_all(const Messages& messages) {
 // The agent compares versions by itself, and the dynamic linker knows every symbol.
 inline bool is_running() { return true; }
 inline std::string mismatch() { return ""; }
-constexpr const char kMesosVersion[] = MESOS_VERSION;
 
 }  // namespace agent
 }  // namespace contrail_mesos

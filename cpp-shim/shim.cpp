@@ -59,25 +59,30 @@ std::string caught() noexcept {
   }
 }
 
-bool set_nothing(Promise<Nothing>& promise) { return promise.set(Nothing()); }
-bool set_nothing(Promise<Option<ContainerLaunchInfo>>& promise) {
-  return promise.set(Option<ContainerLaunchInfo>());
-}
+// Nothing, None or an empty message.
 template <typename T>
-bool set_nothing(Promise<T>& promise) {
-  return promise.set(T());
+void set_nothing(Promise<T>& promise) {
+  promise.set(T());
 }
 
-bool set_message(Promise<Nothing>& promise, const std::string&) { return set_nothing(promise); }
+// False where the bytes are no such message.
+
+bool set_message(Promise<Nothing>& promise, const std::string&) {
+  set_nothing(promise);
+  return true;
+}
 bool set_message(Promise<Option<ContainerLaunchInfo>>& promise, const std::string& bytes) {
   ContainerLaunchInfo message;
-  return agent::parse(message, bytes) ? promise.set(Option<ContainerLaunchInfo>(message)) || true
-                                      : false;
+  if (!agent::parse(message, bytes)) return false;
+  promise.set(Option<ContainerLaunchInfo>(message));
+  return true;
 }
 template <typename T>
 bool set_message(Promise<T>& promise, const std::string& bytes) {
   T message;
-  return agent::parse(message, bytes) ? promise.set(message) || true : false;
+  if (!agent::parse(message, bytes)) return false;
+  promise.set(message);
+  return true;
 }
 
 template <typename T>
@@ -89,8 +94,9 @@ class CompletionOf final : public Completion {
     guard([&] {
       const std::string bytes(reinterpret_cast<const char*>(message.data()), message.size());
       if (!set_message(*promise_, bytes))
-        promise_->fail("contrail-mesos answered with bytes that are no such message; please "
-                       "report this as a bug of contrail-mesos");
+        promise_->fail(
+            "contrail-mesos answered with bytes that are no such message; please "
+            "report this as a bug of contrail-mesos");
     });
   }
   void answer_nothing() noexcept override {
@@ -239,8 +245,7 @@ class HookFacade final : public agent::Hook {
   }
   agent::DockerPrepareInfoFuture slavePreLaunchDockerTaskExecutorDecorator(
       const agent::OptionalTaskInfo&, const agent::ExecutorInfo&, const std::string&,
-      const std::string&, const std::string&,
-      const agent::OptionalEnvironment&) noexcept override {
+      const std::string&, const std::string&, const agent::OptionalEnvironment&) noexcept override {
     return None();
   }
   Try<Nothing> slavePostFetchHook(const ContainerID&, const std::string&) noexcept override {
@@ -264,7 +269,8 @@ class HookFacade final : public agent::Hook {
       // Only the labels count; what else a TaskStatus requires is not looked at.
       if (!agent::parse_partial(
               decorated, std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())))
-        return Result<TaskStatus>(Error{"contrail-mesos answered with bytes that are no TaskStatus"});
+        return Result<TaskStatus>(
+            Error{"contrail-mesos answered with bytes that are no TaskStatus"});
       return Result<TaskStatus>(decorated);
     } catch (...) {
       return Result<TaskStatus>(Error{caught()});
@@ -301,10 +307,6 @@ __attribute__((constructor)) void check_at_load() noexcept {
 }
 
 }  // namespace
-
-rust::String agent_mismatch() noexcept { return rust::String::lossy(agent::mismatch()); }
-const char* built_for_mesos() noexcept { return agent::kMesosVersion; }
-
 }  // namespace contrail_mesos
 
 using namespace contrail_mesos;  // NOLINT: the functions below have C names

@@ -23,13 +23,6 @@ class Completion {
   virtual void discard() noexcept = 0;
 };
 
-// Empty when the running libmesos is the one that this module was built for; else what is
-// wrong and what the operator can do.
-rust::String agent_mismatch() noexcept;
-
-// "1.11.0", from whichever of the two headers this was built on; static.
-const char* built_for_mesos() noexcept;
-
 }  // namespace contrail_mesos
 
 // What the module descriptors point to. `parameters` is a mesos::Parameters.

@@ -118,6 +118,10 @@ where
     }
 }
 
+#[allow(
+    clippy::unnecessary_box_returns,
+    reason = "cxx hands a Rust type over in a box"
+)]
 impl IsolatorHandle {
     pub(super) fn recover(
         &self,

@@ -77,9 +77,8 @@ impl<S: Sink> Pending<S> {
 
     fn lose(&mut self, reason: &str) {
         self.answered = true;
-        match self.on_loss {
-            OnLoss::Fail => self.sink.fail(reason),
-            OnLoss::StayPending => log::error!("{reason}"),
+        if self.on_loss == OnLoss::Fail {
+            self.sink.fail(reason);
         }
     }
 }
@@ -97,6 +96,7 @@ impl<S: Sink> Drop for Pending<S> {
                  contrail-mesos; please report it with the agent's log.",
                 self.what
             );
+            log::error!("{reason}");
             self.lose(&reason);
         }
     }
