@@ -68,13 +68,21 @@ fn request(kind: u16, flags: u16, message: &LinkMessage, what: String) -> Reques
     Request::new(kind, flags, payload, what)
 }
 
+/// Why a veth pair is not as it should be.
+#[derive(Debug)]
+pub enum VethError {
+    /// Nothing was made.
+    NotMade(NetlinkError),
+    /// The pair was made, and has to be deleted again.
+    Unfinished(NetlinkError),
+}
+
 /// Makes the pair, its inner end in `namespace`, and turns its host end on as a bridge port.
-/// The caller learns which step failed from the two answers: nothing was made if the first did.
 pub fn create_veth(
     socket: &mut NetlinkSocket,
     pair: &VethPair<'_>,
     namespace: BorrowedFd<'_>,
-) -> Result<(), NetlinkError> {
+) -> Result<(), VethError> {
     let inner = LinkUnspec::new_with_name(pair.inner)
         .mtu(pair.mtu)
         .address(pair.mac.to_vec())
@@ -85,18 +93,18 @@ pub fn create_veth(
         .controller(pair.bridge)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(inner)))
         .build();
-    socket.execute_all(&[
-        request(
-            RTM_NEWLINK,
-            NLM_F_CREATE | NLM_F_EXCL,
-            &create,
-            format!(
-                "create the pair {} and {} (in the container)",
-                pair.host, pair.inner
-            ),
-        ),
+    let what = format!(
+        "create the pair {} and {} (in the container)",
+        pair.host, pair.inner
+    );
+    let answers = socket.execute(&[
+        request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &create, what),
         configure_port(pair.host, pair.alias, pair.hairpin),
-    ])
+    ]);
+    let mut answers = answers.map_err(VethError::Unfinished)?.into_iter();
+    let mut next = || answers.next().unwrap_or(Ok(()));
+    next().map_err(VethError::NotMade)?;
+    next().map_err(VethError::Unfinished)
 }
 
 /// Turns a link on as a port of a bridge, with our mark on it.

@@ -32,7 +32,7 @@ pub enum NetlinkError {
     #[error("netlink socket: {0}; is the process root, and does the kernel have {1}?")]
     Socket(#[source] io::Error, &'static str),
     /// The kernel refused the request.
-    #[error("the kernel refused to {what}: {source}{}", .explanation.as_ref().map(|text| format!(" ({text})")).unwrap_or_default())]
+    #[error("the kernel refused to {what}: {source}{}", hint(.source, .explanation.as_deref()))]
     Refused {
         /// What was asked, with the names of the things.
         what: String,
@@ -60,6 +60,16 @@ impl NetlinkError {
             Self::Refused { source, .. } => source.raw_os_error().map(nix::errno::Errno::from_raw),
             _ => None,
         }
+    }
+}
+
+fn hint(error: &io::Error, explanation: Option<&str>) -> String {
+    match (error.kind(), explanation) {
+        (_, Some(text)) => format!(" ({text})"),
+        (io::ErrorKind::PermissionDenied, None) => {
+            " (this needs root, or CAP_NET_ADMIN in this network namespace)".to_owned()
+        }
+        _ => String::new(),
     }
 }
 

@@ -82,10 +82,22 @@ impl Table {
 
     /// Adds `elements`, all or none, and whatever of the table is missing.
     pub fn add(&self, elements: &[Element]) -> Result<(), NftError> {
-        if elements.is_empty() {
-            return Ok(());
+        let mut state = self.lock();
+        let new: Vec<_> = elements
+            .iter()
+            // What containers share is there since the first of them; if it was removed behind
+            // our back, the transaction for the rest says so.
+            .filter(|element| element.set.is_exclusive() || !state.known.contains_key(&key(element)))
+            .cloned()
+            .collect();
+        if new.is_empty() {
+            return if elements.is_empty() || state.is_current()? {
+                Ok(())
+            } else {
+                state.repair().map(drop)
+            };
         }
-        self.lock().add(elements)
+        state.add(&new)
     }
 
     /// Elements that are there already, from before a restart, as well as ones that are not.
@@ -98,10 +110,13 @@ impl Table {
             state.known.insert(key(element), element.clone());
         }
         let missing: Vec<_> = missing.into_iter().cloned().collect();
-        if missing.is_empty() {
+        if !missing.is_empty() {
+            state.add(&missing)
+        } else if state.generation.is_none() {
             state.repair().map(drop)
         } else {
-            state.add(&missing)
+            // Looked through before; whoever adds the next element sees whether it still holds.
+            Ok(())
         }
     }
 
@@ -310,6 +325,11 @@ impl State {
         // Too busy a host to be sure; the next change looks again.
         self.generation = None;
         Ok(repaired)
+    }
+
+    /// Whether no table was changed since ours was last known to be right.
+    fn is_current(&mut self) -> Result<bool, NftError> {
+        Ok(self.generation == Some(self.current_generation()?))
     }
 
     fn current_generation(&mut self) -> Result<u32, NftError> {

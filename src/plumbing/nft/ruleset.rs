@@ -28,6 +28,8 @@ const REG32_01: u32 = 9;
 const REG32_04: u32 = 12;
 const REG_1: u32 = 1;
 const REG_2: u32 = 2;
+const EQUAL: u32 = 0;
+const NOT_EQUAL: u32 = 1;
 
 /// A chain of the table.
 #[derive(Debug)]
@@ -183,10 +185,14 @@ impl Expressions {
     }
 
     fn compare(&mut self, register: u32, value: &[u8]) {
+        self.compare_by(EQUAL, register, value);
+    }
+
+    fn compare_by(&mut self, operation: u32, register: u32, value: &[u8]) {
         self.next()
             .nested_data_cmp()
             .push_sreg(register)
-            .push_op(0)
+            .push_op(operation)
             .nested_data()
             .push_value(value);
     }
@@ -298,7 +304,7 @@ impl Expressions {
             .push_key(STATUS)
             .push_dreg(REG_1);
         self.mask(REG_1, &DESTINATION_NAT.to_ne_bytes());
-        self.compare(REG_1, &DESTINATION_NAT.to_ne_bytes());
+        self.compare_by(NOT_EQUAL, REG_1, &[0; 4]);
     }
 
     /// `fib daddr type local`

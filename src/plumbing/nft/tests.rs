@@ -37,7 +37,8 @@ fn the_table_comes_with_its_first_element_and_goes_with_its_last() {
             "iifname @bridges ip daddr 127.0.0.0/8 drop",
             "fib daddr type local dnat ip to meta l4proto . th dport map @ports4",
             "fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6",
-            "ct status dnat ip saddr . ip daddr @local4 masquerade",
+            "ip saddr . ip daddr @local4 masquerade",
+            "ct status dnat",
             "ip6 saddr . ip6 daddr @masquerade6 masquerade",
             "type nat hook postrouting priority srcnat; policy accept;",
         ] {
