@@ -51,6 +51,27 @@ impl LinkReaper {
             .map_err(|_| ReapError::Gone)?;
         Ok(done.await.map_err(|_| ReapError::Gone)??)
     }
+
+    /// Deletes all of `names`, waits until they are gone, and returns what failed. Blocks.
+    pub fn delete_all(&self, names: Vec<String>) -> Vec<ReapError> {
+        let mut waiting = Vec::new();
+        let mut errors = Vec::new();
+        for name in names {
+            let (answer, done) = oneshot::channel();
+            match self.jobs.send((name, answer)) {
+                Ok(()) => waiting.push(done),
+                Err(_) => errors.push(ReapError::Gone),
+            }
+        }
+        for done in waiting {
+            match done.blocking_recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => errors.push(error.into()),
+                Err(_) => errors.push(ReapError::Gone),
+            }
+        }
+        errors
+    }
 }
 
 /// A group that is ours: "cm" and 16 bits of our process, so that two agents on one host do not

@@ -329,7 +329,8 @@ impl State {
 
     /// Whether no table was changed since ours was last known to be right.
     fn is_current(&mut self) -> Result<bool, NftError> {
-        Ok(self.generation == Some(self.current_generation()?))
+        let current = self.current_generation()?;
+        Ok(self.generation == Some(current))
     }
 
     fn current_generation(&mut self) -> Result<u32, NftError> {

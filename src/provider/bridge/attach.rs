@@ -1,0 +1,415 @@
+//! One attach, on a thread of its own: the host's side first, then inside the namespace.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+
+use super::super::{Intent, PortMapping, Protocol, ProviderError};
+use super::host::{HostError, Words};
+use super::registry::{Entry, State};
+use super::{BoxError, Inner, failed, holder, mark, own, refused};
+use crate::plumbing::links::{self, VethError, VethPair};
+use crate::plumbing::netlink::{NetlinkSocket, Request};
+use crate::plumbing::netns::{Kind, OwnThread};
+use crate::plumbing::nft::{Element, NftError};
+use crate::plumbing::{addressing, sysctl};
+
+/// What an attach has made so far.
+#[derive(Debug, Default)]
+struct Made {
+    ports: bool,
+    link: bool,
+}
+
+impl Inner {
+    /// Makes what the entry's intent says, or nothing.
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        thread: OwnThread,
+        entry: &Arc<Entry>,
+        namespace: &OwnedFd,
+    ) -> Result<(), ProviderError> {
+        let intent = &entry.intent;
+        let _work = entry.lock();
+        if entry.state() != State::Attaching {
+            return Err(refused(
+                &intent.network,
+                "the container was detached before it was attached",
+            ));
+        }
+        let mut made = Made::default();
+        // Opened before the thread leaves: it is what undoes, too.
+        let mut host =
+            NetlinkSocket::route().map_err(|error| failed(&intent.network, "attach", error))?;
+        let result = self.make(thread, &mut host, intent, namespace, &mut made);
+        match result {
+            Ok(()) => {
+                // A detach may have begun to wait for us meanwhile.
+                entry.go(State::Attaching, State::Attached);
+                self.ipam.settle(&holder(intent));
+                Ok(())
+            }
+            Err(error) => {
+                self.undo(&mut host, intent, &made);
+                self.registry.remove_this(entry);
+                if let Err(error) = self.tidy(intent) {
+                    log::warn!("after a failed attach: {error}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn make(
+        self: &Arc<Self>,
+        mut thread: OwnThread,
+        host: &mut NetlinkSocket,
+        intent: &Intent,
+        namespace: &OwnedFd,
+        made: &mut Made,
+    ) -> Result<(), ProviderError> {
+        let network = &intent.network;
+        for port in &intent.ports {
+            check_port(intent, *port)?;
+        }
+        let bridge = &own(intent).bridge;
+        let shared = self
+            .host
+            .shared()
+            .map_err(|error| failed(network, format!("lock the bridge {bridge}"), error))?;
+        self.add_elements(intent)?;
+        made.ports = true;
+        self.create_link(host, intent, namespace, made)?;
+        drop(shared);
+
+        thread
+            .enter(namespace, Kind::Net)
+            .map_err(|error| failed(network, "enter the container's namespace", error))?;
+        let fail = |error: BoxError| {
+            let action = format!("configure {} in the container", intent.interface);
+            failed(network, action, error)
+        };
+        for (name, value) in inner_settings(intent) {
+            sysctl::set_if_there(&name, value).map_err(|error| fail(error.into()))?;
+        }
+        let mut inside = NetlinkSocket::route().map_err(|error| fail(error.into()))?;
+        let link = links::by_name(&mut inside, &intent.interface)
+            .map_err(|error| fail(error.into()))?
+            .ok_or_else(|| fail("the interface is not there".into()))?;
+        inside
+            .execute_all(&inner_requests(intent, link.index))
+            .map_err(|error| fail(error.into()))
+    }
+
+    /// Mapped ports, and what the network's containers share.
+    fn add_elements(&self, intent: &Intent) -> Result<(), ProviderError> {
+        let mut elements = self.network_elements(intent, false);
+        elements.extend(self.port_elements(intent));
+        self.table.add(&elements).map_err(|error| match error {
+            NftError::Taken { element, holder } => {
+                let port = intent.ports.iter().find(|port| {
+                    self.elements_of_port(intent, **port)
+                        .iter()
+                        .any(|other| other.key == element.key)
+                });
+                let what = port.map_or_else(
+                    || element.to_string(),
+                    |port| format!("port {}/{} of the host", port.host_port, port.protocol),
+                );
+                refused(
+                    &intent.network,
+                    format!("{what} is taken by {}", mark::describe(&holder)),
+                )
+            }
+            other => failed(
+                &intent.network,
+                "set up port mappings and masquerading",
+                other,
+            ),
+        })
+    }
+
+    fn create_link(
+        self: &Arc<Self>,
+        host: &mut NetlinkSocket,
+        intent: &Intent,
+        namespace: &OwnedFd,
+        made: &mut Made,
+    ) -> Result<(), ProviderError> {
+        let own = own(intent);
+        let spec = self.bridge_spec(intent);
+        let alias = self.tag.of_container(intent);
+        let mut is_second_try = false;
+        loop {
+            let bridge = self
+                .host
+                .ensure(host, &spec)
+                .map_err(|error| self.bridge_failed(intent, error))?;
+            let pair = VethPair {
+                host: &own.host_interface,
+                inner: &intent.interface,
+                mac: intent.mac.0,
+                mtu: intent.mtu,
+                bridge,
+                alias: &alias,
+                hairpin: own.hairpin,
+            };
+            match links::create_veth(host, &pair, namespace.as_fd()) {
+                Ok(()) => {
+                    made.link = true;
+                    return Ok(());
+                }
+                Err(VethError::NotMade(error))
+                    if !is_second_try
+                        && matches!(error.errno(), Some(Errno::ENODEV | Errno::EINVAL)) =>
+                {
+                    // The bridge was deleted behind our back, and with it what others had.
+                    is_second_try = true;
+                    self.host.forget(&own.bridge);
+                    self.repair_later();
+                }
+                Err(VethError::NotMade(error)) if error.errno() == Some(Errno::EEXIST) => {
+                    let is_attached =
+                        matches!(links::by_name(host, &own.host_interface), Ok(Some(_)));
+                    let message = if is_attached {
+                        format!(
+                            "the interface {} of container {} is attached already (its host end is {}); detach it first",
+                            intent.interface, intent.container, own.host_interface
+                        )
+                    } else {
+                        format!(
+                            "the container's namespace has an interface {} already",
+                            intent.interface
+                        )
+                    };
+                    return Err(refused(&intent.network, message));
+                }
+                Err(VethError::Unfinished(error)) => {
+                    made.link = true;
+                    return Err(failed(&intent.network, "attach", error));
+                }
+                Err(VethError::NotMade(error)) => {
+                    return Err(failed(&intent.network, "attach", error));
+                }
+            }
+        }
+    }
+
+    pub(super) fn bridge_failed(&self, intent: &Intent, error: HostError) -> ProviderError {
+        match error {
+            HostError::NotABridge(_) => refused(&intent.network, error.to_string()),
+            other => {
+                let action = format!("make the bridge {}", own(intent).bridge);
+                failed(&intent.network, action, other)
+            }
+        }
+    }
+
+    fn undo(&self, host: &mut NetlinkSocket, intent: &Intent, made: &Made) {
+        // What cannot be undone here, the detach that follows every failed attach undoes.
+        if made.ports
+            && let Err(error) = self.table.remove(&self.port_elements(intent))
+        {
+            log::warn!(
+                "network {:?}: after a failed attach: {error}",
+                intent.network
+            );
+        }
+        if made.link {
+            let name = &own(intent).host_interface;
+            if let Err(error) = host.execute_all(&[links::delete(name)])
+                && error.errno() != Some(Errno::ENODEV)
+            {
+                log::warn!(
+                    "network {:?}: after a failed attach: {error}",
+                    intent.network
+                );
+            }
+        }
+    }
+
+    /// Elements that lead from the host's ports to this container.
+    pub(super) fn port_elements(&self, intent: &Intent) -> Vec<Element> {
+        intent
+            .ports
+            .iter()
+            .flat_map(|port| self.elements_of_port(intent, *port))
+            .collect()
+    }
+
+    fn elements_of_port(&self, intent: &Intent, port: PortMapping) -> Vec<Element> {
+        let protocol = match port.protocol {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        };
+        let mark = self.tag.of_container(intent);
+        let first = |is_v4: bool| {
+            let mut of_family = intent.addresses.iter().map(IpNet::addr);
+            of_family.find(|address| address.is_ipv4() == is_v4)
+        };
+        [first(true), first(false)]
+            .into_iter()
+            .flatten()
+            .map(|address| {
+                Element::port(
+                    protocol,
+                    port.host_port,
+                    address,
+                    port.container_port,
+                    &mark,
+                )
+            })
+            .collect()
+    }
+
+    /// Elements that all containers of the network share: those that this one needs, or all.
+    pub(super) fn network_elements(&self, intent: &Intent, all: bool) -> Vec<Element> {
+        let own = own(intent);
+        let mark = self.tag.of_network(&intent.network);
+        let mut elements = Vec::new();
+        if all || !intent.ports.is_empty() {
+            elements.push(Element::bridge(&own.bridge, &mark));
+            for net in &own.bridge_addresses {
+                elements.push(Element::local(net.trunc(), &mark));
+            }
+        }
+        if all || own.masquerade {
+            for net in &own.bridge_addresses {
+                elements.extend(Element::masquerade(net.trunc(), &mark));
+            }
+        }
+        elements
+    }
+
+    /// What `attach` would do, in words.
+    pub(super) fn plan(&self, intent: &Intent) -> Result<Vec<String>, ProviderError> {
+        let network = &intent.network;
+        let own = own(intent);
+        for port in &intent.ports {
+            check_port(intent, *port)?;
+        }
+        let mut steps: Vec<String> = intent
+            .addresses
+            .iter()
+            .map(|net| format!("lease {} of network {network}", net.addr()))
+            .collect();
+        let mut elements = self.network_elements(intent, false);
+        elements.extend(self.port_elements(intent));
+        if !elements.is_empty() {
+            let nft = self
+                .table
+                .plan(&elements)
+                .map_err(|error| failed(network, "look at the nftables table", error))?;
+            steps.extend(nft);
+        }
+        let spec = self.bridge_spec(intent);
+        let mut socket =
+            NetlinkSocket::route().map_err(|error| failed(network, "look at the host", error))?;
+        let changes = self
+            .host
+            .changes(&mut socket, &spec)
+            .map_err(|error| self.bridge_failed(intent, error))?;
+        steps.extend(
+            changes
+                .iter()
+                .map(|change| Words(change, &own.bridge).to_string()),
+        );
+        steps.push(format!(
+            "create the veth pair {} (port of {}, up) and {} (in the container), MAC {}, MTU {}{}",
+            own.host_interface,
+            own.bridge,
+            intent.interface,
+            intent.mac,
+            intent.mtu,
+            if own.hairpin { ", hairpin" } else { "" }
+        ));
+        steps.extend(
+            inner_settings(intent)
+                .into_iter()
+                .map(|(name, value)| format!("in the container: set /proc/sys/{name} to {value}")),
+        );
+        steps.extend(
+            inner_requests(intent, 0)
+                .iter()
+                .map(|request| format!("in the container: {}", request.what())),
+        );
+        Ok(steps)
+    }
+}
+
+/// Kernel settings of the interface inside the container.
+fn inner_settings(intent: &Intent) -> Vec<(String, &'static str)> {
+    let setting = |name: &str| format!("net/ipv6/conf/{}/{name}", intent.interface);
+    // A neighbour must not become its router; and it need not ask whether its address is taken.
+    let mut settings = vec![(setting("accept_ra"), "0"), (setting("accept_dad"), "0")];
+    if intent.addresses.iter().any(|net| net.addr().is_ipv6()) {
+        settings.push((setting("disable_ipv6"), "0"));
+    }
+    settings
+}
+
+/// Requests that configure the interface of that index inside the container.
+fn inner_requests(intent: &Intent, index: u32) -> Vec<Request> {
+    let name = &intent.interface;
+    let mut requests = vec![links::set_up("lo", None), links::set_up(name, None)];
+    for net in &intent.addresses {
+        requests.push(addressing::add_address(index, name, *net));
+    }
+    // The first interface's routes win; the others' stand by.
+    let metric = name
+        .trim_start_matches(|letter: char| !letter.is_ascii_digit())
+        .parse::<u32>()
+        .ok()
+        .filter(|number| *number > 0)
+        .map(|number| number.saturating_add(1024));
+    for gateway in &intent.gateways {
+        let mut routes: Vec<IpNet> = own(intent)
+            .routes
+            .iter()
+            .copied()
+            .filter(|net| net.addr().is_ipv4() == gateway.is_ipv4())
+            .collect();
+        if own(intent).routes.is_empty() {
+            routes.extend(IpNet::new(unspecified(*gateway), 0));
+        }
+        for route in routes {
+            requests.push(addressing::add_route(route, *gateway, index, metric));
+        }
+    }
+    requests
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Refuses a port that a process of the host listens on: its clients would be led away from it.
+fn check_port(intent: &Intent, port: PortMapping) -> Result<(), ProviderError> {
+    for net in &intent.addresses {
+        let address = SocketAddr::new(unspecified(net.addr()), port.host_port);
+        let result = match port.protocol {
+            Protocol::Tcp => TcpListener::bind(address).map(drop),
+            Protocol::Udp => UdpSocket::bind(address).map(drop),
+            Protocol::Sctp => Ok(()),
+        };
+        if let Err(error) = result
+            && error.kind() == std::io::ErrorKind::AddrInUse
+        {
+            return Err(refused(
+                &intent.network,
+                format!(
+                    "port {}/{} of the host is in use by a process of the host; stop it, or map another port",
+                    port.host_port, port.protocol
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
