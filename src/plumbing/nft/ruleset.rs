@@ -140,16 +140,6 @@ pub(super) const CHAINS: [Chain; 4] = [
                     rule.masquerade();
                 },
             },
-            Rule {
-                comment: "answers to the host's IPv6 loopback by a mapped port",
-                expressions: |rule| {
-                    rule.family(NFPROTO_IPV6);
-                    rule.translated();
-                    rule.loopback6();
-                    rule.interface_is_bridge(7);
-                    rule.masquerade();
-                },
-            },
         ],
     },
 ];
@@ -164,9 +154,12 @@ const PORT_RULES: &[Rule] = &[
         },
     },
     Rule {
-        comment: "mapped ports to IPv6 containers",
+        // The kernel cannot lead answers back to ::1. Left alone, a connection to it is refused
+        // at once, and whoever asked for `localhost` goes on to 127.0.0.1.
+        comment: "mapped ports to IPv6 containers, but for ::1",
         expressions: |rule| {
             rule.family(NFPROTO_IPV6);
+            rule.not_to_loopback6();
             rule.to_local_address();
             rule.to_container(NFPROTO_IPV6, Set::Ports6, REG32_04);
         },
@@ -264,10 +257,10 @@ impl Expressions {
         self.compare(REG_1, &[127, 0, 0, 0]);
     }
 
-    /// `ip6 saddr ::1`
-    fn loopback6(&mut self) {
-        self.payload(1, 8, 16, REG_1);
-        self.compare(REG_1, &std::net::Ipv6Addr::LOCALHOST.octets());
+    /// `ip6 daddr != ::1`
+    fn not_to_loopback6(&mut self) {
+        self.payload(1, 24, 16, REG_1);
+        self.compare_by(NOT_EQUAL, REG_1, &std::net::Ipv6Addr::LOCALHOST.octets());
     }
 
     fn drop(&mut self) {

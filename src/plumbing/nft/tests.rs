@@ -36,7 +36,7 @@ fn the_table_comes_with_its_first_element_and_goes_with_its_last() {
             "\"cm0\" comment \"net a\"",
             "iifname @bridges ip daddr 127.0.0.0/8 drop",
             "fib daddr type local dnat ip to meta l4proto . th dport map @ports4",
-            "fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6",
+            "ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6",
             "ip saddr . ip daddr @local4 masquerade",
             "ct status dnat",
             "ip6 saddr . ip6 daddr @masquerade6 masquerade",
@@ -107,6 +107,10 @@ fn whatever_was_removed_behind_our_back_comes_back() {
         nft("flush map inet contrail_mesos ports6");
         after_restart.adopt(&elements()).unwrap();
         assert_eq!(nft_ruleset().len(), whole.len());
+        for element in elements() {
+            let holder = after_restart.lock().holder(&element);
+            assert_eq!(holder.as_ref(), Some(&element.comment), "{element}");
+        }
         nft("add table inet somebody_else");
         after_restart.remove(&elements()).unwrap();
         assert!(after_restart.remove_if_unused().unwrap());

@@ -155,7 +155,7 @@ impl Inner {
                 mtu: intent.mtu,
                 bridge,
                 alias: &alias,
-                hairpin: own.hairpin,
+                hairpin: needs_hairpin(intent),
             };
             match links::create_veth(host, &pair, namespace.as_fd()) {
                 Ok(()) => {
@@ -325,7 +325,11 @@ impl Inner {
             intent.interface,
             intent.mac,
             intent.mtu,
-            if own.hairpin { ", hairpin" } else { "" }
+            if needs_hairpin(intent) {
+                ", hairpin"
+            } else {
+                ""
+            }
         ));
         steps.extend(
             inner_settings(intent)
@@ -339,6 +343,13 @@ impl Inner {
         );
         Ok(steps)
     }
+}
+
+/// Whether the container's port must send frames back to where they came from. Where the module
+/// `br_netfilter` is loaded, as Docker does, a container that uses its own mapped port is answered
+/// by the bridge itself, not by the host above it.
+pub(super) fn needs_hairpin(intent: &Intent) -> bool {
+    own(intent).hairpin || !intent.ports.is_empty()
 }
 
 /// Kernel settings of the interface inside the container.

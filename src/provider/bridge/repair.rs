@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::super::{Intent, Lost, ProviderError};
+use super::attach::needs_hairpin;
 use super::registry::State;
 use super::{BoxError, Inner, failed, own};
 use crate::plumbing::link_watch::{LinkEvent, LinkWatch};
@@ -120,7 +121,8 @@ impl Inner {
             return Ok(false);
         }
         let alias = self.tag.of_container(intent);
-        links::enslave(socket, &own.host_interface, bridge, &alias, own.hairpin)
+        let hairpin = needs_hairpin(intent);
+        links::enslave(socket, &own.host_interface, bridge, &alias, hairpin)
             .map_err(|error| failed(&intent.network, "put a port back on its bridge", error))?;
         Ok(true)
     }

@@ -92,8 +92,8 @@ fn a_restart_adopts_and_sweeps() {
         assert_eq!(
             link_names(),
             [
-                "cmb-blue".to_owned(),
-                own(&one.intent).host_interface.clone()
+                own(&one.intent).host_interface.clone(),
+                "cmb-blue".to_owned()
             ]
         );
         assert!(ask_tcp("127.0.0.1:8080".parse().unwrap()).is_ok());

@@ -4,7 +4,21 @@ use super::*;
 
 #[test]
 fn mapped_ports_are_reached_from_everywhere() {
-    isolated_async(|| async {
+    reached_from_everywhere("0");
+}
+
+#[test]
+fn mapped_ports_are_reached_from_everywhere_beside_docker() {
+    reached_from_everywhere("1");
+}
+
+/// With and without frames of bridges passing the host's tables (module `br_netfilter`).
+fn reached_from_everywhere(bridge_netfilter: &'static str) {
+    isolated_async(move || async move {
+        for family in ["iptables", "ip6tables"] {
+            let name = format!("net/bridge/bridge-nf-call-{family}");
+            crate::plumbing::sysctl::set_if_there(&name, bridge_netfilter).unwrap();
+        }
         let outside = other_host();
         let host = Harness::new();
         let mut web = request("web", &network("blue", 1));
@@ -27,7 +41,6 @@ fn mapped_ports_are_reached_from_everywhere() {
             "10.1.0.1",
             "fd00:1::1",
             "127.0.0.1",
-            "::1",
         ] {
             let address: std::net::IpAddr = server.parse().unwrap();
             let (tcp, udp) = (
@@ -65,6 +78,12 @@ fn mapped_ports_are_reached_from_everywhere() {
             }
         }
         assert!(failures.is_empty(), "{failures:#?}");
+        let start = std::time::Instant::now();
+        assert!(ask_tcp("[::1]:8080".parse().unwrap()).is_err());
+        assert!(
+            start.elapsed() < PATIENCE / 2,
+            "::1 does not refuse at once"
+        );
         let tcp: SocketAddr = "192.0.2.1:8080".parse().unwrap();
         assert_eq!(
             inside(&outside, move || ask_tcp(tcp)).unwrap(),

@@ -142,12 +142,12 @@ fn two_instances_leave_each_other_alone() {
         assert_eq!(
             link_names(),
             [
-                "cmb-blue".to_owned(),
-                own(&one.intent).host_interface.clone()
+                own(&one.intent).host_interface.clone(),
+                "cmb-blue".to_owned()
             ]
         );
         assert!(nft_ruleset().contains("8080"));
-        assert!(!nft_ruleset().contains("10.2.0.0"));
+        assert!(!nft_ruleset().contains("10.2.0.0/16"));
         drop(two);
         first.detach(&one).await;
         first.assert_clean();
