@@ -53,6 +53,7 @@ impl LinkReaper {
     }
 
     /// Deletes all of `names`, waits until they are gone, and returns what failed. Blocks.
+    #[must_use]
     pub fn delete_all(&self, names: Vec<String>) -> Vec<ReapError> {
         let mut waiting = Vec::new();
         let mut errors = Vec::new();

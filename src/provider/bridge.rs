@@ -12,8 +12,7 @@
 //! An attach or detach that was begun ends as it would have, even when nobody waits for it any
 //! more; a detach waits for the attach that it undoes.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::spawn_blocking;
 
-use self::host::{BridgeSpec, Host};
+use self::host::Host;
 use self::mark::Tag;
-use self::registry::{Registry, State};
+use self::registry::Registry;
 use super::ipam::{self, Holder, Ipam};
 use super::{
     AddressRequest, Attachment, Intent, Lost, NetworkRequest, Provider, ProviderError,
@@ -40,8 +39,11 @@ use crate::plumbing::nft::Table;
 use crate::plumbing::{links, netns};
 
 mod attach;
+mod detach;
+mod elements;
 mod host;
 mod mark;
+mod plan;
 mod registry;
 mod repair;
 #[cfg(test)]
@@ -378,93 +380,5 @@ impl Provider for BridgeProvider {
             })
         })
         .await
-    }
-}
-
-impl Inner {
-    /// First part of a detach: whatever leads to the container goes, and an attach that is still
-    /// under way is waited for.
-    fn stop(&self, intent: &Intent) -> Result<(), ProviderError> {
-        let entry = self
-            .registry
-            .set(&own(intent).host_interface, State::Detaching);
-        let _attach_is_over = entry.as_ref().map(|entry| entry.lock());
-        self.table
-            .remove(&self.port_elements(intent))
-            .map_err(|error| failed(&intent.network, "remove the port mappings", error))
-    }
-
-    /// Last part of a detach: the interface is gone.
-    fn finish(&self, intent: &Intent) -> Vec<ProviderError> {
-        let own = own(intent);
-        let mut errors = self
-            .ipam
-            .release(&intent.network, &intent.addresses, &holder(intent));
-        self.registry.remove(&own.host_interface);
-        errors.extend(self.tidy(intent).err());
-        errors
-    }
-
-    /// Removes the bridge and the table if nothing needs them any more.
-    fn tidy(&self, intent: &Intent) -> Result<(), ProviderError> {
-        let own = own(intent);
-        if self.registry.uses(&own.bridge) {
-            return Ok(());
-        }
-        let fail = |error: BoxError| {
-            failed(
-                &intent.network,
-                format!("remove the unused bridge {}", own.bridge),
-                error,
-            )
-        };
-        let Some(_nobody_attaches) = self.host.exclusive().map_err(|error| fail(error.into()))?
-        else {
-            return Ok(());
-        };
-        if self.registry.uses(&own.bridge) {
-            return Ok(());
-        }
-        let unused = self
-            .host
-            .remove_bridge_if_unused(&own.bridge)
-            .map_err(|error| fail(error.into()))?;
-        if unused {
-            self.table
-                .remove(&self.network_elements(intent, true))
-                .and_then(|()| self.table.remove_if_unused())
-                .map_err(|error| fail(error.into()))?;
-        }
-        Ok(())
-    }
-
-    fn bridge_spec(&self, intent: &Intent) -> BridgeSpec {
-        let own = own(intent);
-        BridgeSpec {
-            name: own.bridge.clone(),
-            mac: self.tag.bridge_mac(&own.bridge),
-            mtu: intent.mtu,
-            addresses: own.bridge_addresses.clone(),
-            reaches_loopback: !intent.ports.is_empty()
-                && intent.addresses.iter().any(|net| net.addr().is_ipv4()),
-        }
-    }
-
-    /// Names of the interfaces, and leases, of `known`.
-    fn known(known: &[Intent]) -> (HashSet<String>, HashSet<(String, IpAddr, Holder)>) {
-        let names = known
-            .iter()
-            .map(|intent| own(intent).host_interface.clone())
-            .collect();
-        let leases = known
-            .iter()
-            .flat_map(|intent| {
-                intent
-                    .addresses
-                    .iter()
-                    .map(|net| (intent.network.clone(), net.addr(), holder(intent)))
-            })
-            .collect();
-        (names, leases)
     }
 }

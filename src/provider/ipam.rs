@@ -10,7 +10,7 @@
 //!   then.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 
 pub use self::leases::Holder;
-use self::leases::{Leases, SweepLock};
+use self::leases::{Found, Leases, SweepLock};
 use self::pool::{Pool, Spec};
 use super::{AddressRequest, ProviderError};
 use crate::config::BridgeNetwork;
@@ -27,6 +27,7 @@ use crate::config::BridgeNetwork;
 mod leases;
 mod pool;
 mod ranges;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -220,7 +221,7 @@ impl Ipam {
                 net(wanted)
             } else {
                 let by = match leases.holder(wanted).map_err(unusable)? {
-                    Some(Some(by)) => format!("container {} ({})", by.container, by.interface),
+                    Found::Taken(by) => format!("container {} ({})", by.container, by.interface),
                     _ => "a container that cannot be told".to_owned(),
                 };
                 Err(refused(
@@ -350,102 +351,25 @@ impl Ipam {
             .holder(address)
             .map_err(|error| failed(name, action(), error))?
         {
-            Some(Some(found)) if found == *holder => {
+            Found::Taken(found) if found == *holder => {
                 leases
                     .give_back(address)
                     .map_err(|error| failed(name, action(), error))?;
             }
             // Given back already; perhaps somebody else's now.
-            Some(Some(_)) => return Ok(()),
-            Some(None) => {
+            Found::Taken(_) => return Ok(()),
+            Found::Unreadable => {
                 log::warn!(
                     "network {name:?}: the lease of {address} cannot be read; it is kept until the next restart of the agent"
                 );
                 return Ok(());
             }
-            None => {}
+            Found::Free => {}
         }
         if let Some(pool) = state.pools.get_mut(&(name.to_owned(), address.is_ipv6())) {
             pool.freed(number(address));
         }
         Ok(())
-    }
-
-    /// Frees every lease that neither `known` nor a pending reservation of ours stands behind,
-    /// after `first` has removed what used them. Waits a little for other processes that are
-    /// between reservation and attach; while it runs they wait for it.
-    pub fn sweep(
-        &self,
-        known: &HashSet<(String, IpAddr, Holder)>,
-        first: impl FnOnce() -> Vec<ProviderError>,
-    ) -> Vec<ProviderError> {
-        let mut state = self.lock();
-        // Our own reservations are spared below by name; their lock would only be in our way.
-        state.guard = None;
-        let exclusive = match self.lock.exclusive() {
-            Ok(file) => file,
-            Err(error) => {
-                state.guard_again(&self.lock);
-                return vec![failed("*", "sweep the leases".to_owned(), error)];
-            }
-        };
-        let mut errors = first();
-        let networks = match fs::read_dir(&self.root) {
-            Ok(entries) => entries
-                .flatten()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .filter_map(|entry| entry.file_name().into_string().ok())
-                .collect::<Vec<_>>(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => {
-                let action = format!("read {}", self.root.display());
-                errors.push(failed("*", action, error));
-                Vec::new()
-            }
-        };
-        for name in networks {
-            let leases = self.leases(&name);
-            let all = match leases.all() {
-                Ok(all) => all,
-                Err(error) => {
-                    errors.push(failed(&name, "read the leases".to_owned(), error));
-                    continue;
-                }
-            };
-            for lease in all {
-                let stays = match &lease.holder {
-                    Some(holder) => {
-                        state.pending.contains(holder)
-                            || known.contains(&(name.clone(), lease.address, holder.clone()))
-                    }
-                    None => false,
-                };
-                if stays {
-                    continue;
-                }
-                if let Err(error) = leases.give_back(lease.address) {
-                    let action = format!("free the orphaned address {}", lease.address);
-                    errors.push(failed(&name, action, error));
-                } else {
-                    log::info!(
-                        "network {name:?}: freed the orphaned address {}",
-                        lease.address
-                    );
-                }
-            }
-            leases.tidy();
-        }
-        // What is in use but has lost its lease, or had one that cannot be read, must not be given
-        // to another.
-        for (name, address, holder) in known {
-            if let Err(error) = self.leases(name).take(*address, holder) {
-                errors.push(failed(name, format!("lease {address} again"), error));
-            }
-        }
-        state.pools.clear();
-        drop(exclusive);
-        state.guard_again(&self.lock);
-        errors
     }
 }
 
@@ -454,12 +378,6 @@ impl State {
         self.pending.remove(holder);
         if self.pending.is_empty() {
             self.guard = None;
-        }
-    }
-
-    fn guard_again(&mut self, lock: &SweepLock) {
-        if !self.pending.is_empty() {
-            self.guard = lock.shared().ok();
         }
     }
 }

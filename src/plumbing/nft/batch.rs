@@ -1,4 +1,4 @@
-//! One nf_tables transaction: every change of it happens, or none.
+//! One `nf_tables` transaction: every change of it happens, or none.
 
 use netlink_bindings::nftables::{Nfgenmsg, OpBatchBeginDo, OpBatchEndDo};
 use netlink_packet_core::NLM_F_ACK;
@@ -11,7 +11,7 @@ const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFPROTO_INET: u8 = 1;
 
-/// Message types of nf_tables.
+/// Message types of `nf_tables`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Message {
     NewTable = 0,

@@ -322,15 +322,15 @@ impl fmt::Display for Element {
             Set::Masquerade4 | Set::Masquerade6 | Set::Local4 | Set::Local6 => {
                 let half = self.key.len() / 2;
                 let end = self.key_end.as_ref().unwrap_or(&self.key);
-                let part = |range: std::ops::Range<usize>| {
+                let interval = |range: std::ops::Range<usize>| {
                     let at = |key: &[u8]| ip(key.get(range.clone()).unwrap_or_default());
                     format!("{}-{}", at(&self.key), at(end))
                 };
                 write!(
                     formatter,
                     "{} . {}",
-                    part(0..half),
-                    part(half..self.key.len())
+                    interval(0..half),
+                    interval(half..self.key.len())
                 )?;
             }
         }

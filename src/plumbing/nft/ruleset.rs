@@ -8,28 +8,15 @@
 //!                                 or from the host's loopback by a mapped port, is masqueraded
 //! ```
 
-use netlink_bindings::nftables::{
-    OpNewchainDo, OpNewruleDo, OpNewsetDo, OpNewtableDo, PushExprAttrs, PushExprListAttrs,
-};
+use netlink_bindings::nftables::{OpNewchainDo, OpNewruleDo, OpNewsetDo, OpNewtableDo};
 use netlink_bindings::traits::Pusher;
-use netlink_bindings::utils::push_header;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC};
 
 use super::super::netlink::Request;
 use super::TABLE;
 use super::batch::{Message, header, request};
 use super::element::{Set, comment};
-
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
-/// The first of the 32-bit registers; an address in it starts a concatenation.
-const REG32_00: u32 = 8;
-const REG32_01: u32 = 9;
-const REG32_04: u32 = 12;
-const REG_1: u32 = 1;
-const REG_2: u32 = 2;
-const EQUAL: u32 = 0;
-const NOT_EQUAL: u32 = 1;
+use super::expressions::{Expressions, NFPROTO_IPV4, NFPROTO_IPV6, REG32_01, REG32_04};
 
 /// A chain of the table.
 #[derive(Debug)]
@@ -149,8 +136,8 @@ const PORT_RULES: &[Rule] = &[
         comment: "mapped ports to IPv4 containers",
         expressions: |rule| {
             rule.family(NFPROTO_IPV4);
-            rule.to_local_address();
-            rule.to_container(NFPROTO_IPV4, Set::Ports4, REG32_01);
+            rule.is_for_local_address();
+            rule.translate(NFPROTO_IPV4, Set::Ports4, REG32_01);
         },
     },
     Rule {
@@ -160,173 +147,11 @@ const PORT_RULES: &[Rule] = &[
         expressions: |rule| {
             rule.family(NFPROTO_IPV6);
             rule.not_to_loopback6();
-            rule.to_local_address();
-            rule.to_container(NFPROTO_IPV6, Set::Ports6, REG32_04);
+            rule.is_for_local_address();
+            rule.translate(NFPROTO_IPV6, Set::Ports6, REG32_04);
         },
     },
 ];
-
-/// Builds the expressions of one rule.
-#[derive(Debug, Default)]
-pub(super) struct Expressions {
-    bytes: Vec<u8>,
-}
-
-impl Expressions {
-    fn next(&mut self) -> PushExprAttrs<PushExprListAttrs<&mut Vec<u8>>> {
-        PushExprListAttrs::new(&mut self.bytes).nested_elem()
-    }
-
-    fn compare(&mut self, register: u32, value: &[u8]) {
-        self.compare_by(EQUAL, register, value);
-    }
-
-    fn compare_by(&mut self, operation: u32, register: u32, value: &[u8]) {
-        self.next()
-            .nested_data_cmp()
-            .push_sreg(register)
-            .push_op(operation)
-            .nested_data()
-            .push_value(value);
-    }
-
-    fn meta(&mut self, key: u32, register: u32) {
-        self.next()
-            .nested_data_meta()
-            .push_key(key)
-            .push_dreg(register);
-    }
-
-    fn payload(&mut self, base: u32, offset: u32, length: u32, register: u32) {
-        self.next()
-            .nested_data_payload()
-            .push_dreg(register)
-            .push_base(base)
-            .push_offset(offset)
-            .push_len(length);
-    }
-
-    fn mask(&mut self, register: u32, mask: &[u8]) {
-        let length = u32::try_from(mask.len()).unwrap_or(0);
-        self.next()
-            .nested_data_bitwise()
-            .push_sreg(register)
-            .push_dreg(register)
-            .push_len(length)
-            .nested_mask()
-            .push_value(mask)
-            .end_nested()
-            .nested_xor()
-            .push_value(&vec![0; mask.len()]);
-    }
-
-    fn lookup(&mut self, set: Set, source: u32, destination: Option<u32>) {
-        // NFTA_LOOKUP_SREG and NFTA_LOOKUP_DREG: the specification that the bindings are made
-        // of has them one off.
-        const SOURCE: u16 = 2;
-        const DESTINATION: u16 = 3;
-        let mut expression = self
-            .next()
-            .nested_data_lookup()
-            .push_set_bytes(set.name().as_bytes());
-        let registers = [(SOURCE, Some(source)), (DESTINATION, destination)];
-        for (attribute, register) in registers {
-            if let Some(register) = register {
-                push_header(expression.as_vec_mut(), attribute, 4);
-                expression.as_vec_mut().extend(register.to_be_bytes());
-            }
-        }
-    }
-
-    /// `meta nfproto`
-    fn family(&mut self, family: u8) {
-        self.meta(15, REG_1);
-        self.compare(REG_1, &[family]);
-    }
-
-    /// `iifname @bridges` with key 6, `oifname @bridges` with key 7
-    fn interface_is_bridge(&mut self, key: u32) {
-        self.meta(key, REG_1);
-        self.lookup(Set::Bridges, REG_1, None);
-    }
-
-    /// `ip saddr 127.0.0.0/8` with offset 12, `ip daddr 127.0.0.0/8` with offset 16
-    fn loopback(&mut self, offset: u32) {
-        self.payload(1, offset, 4, REG_1);
-        self.mask(REG_1, &[255, 0, 0, 0]);
-        self.compare(REG_1, &[127, 0, 0, 0]);
-    }
-
-    /// `ip6 daddr != ::1`
-    fn not_to_loopback6(&mut self) {
-        self.payload(1, 24, 16, REG_1);
-        self.compare_by(NOT_EQUAL, REG_1, &std::net::Ipv6Addr::LOCALHOST.octets());
-    }
-
-    fn drop(&mut self) {
-        self.next()
-            .nested_data_immediate()
-            .push_dreg(0)
-            .nested_data()
-            .nested_verdict()
-            .push_code(0);
-    }
-
-    /// `ip saddr . ip daddr @set`, or the same of IPv6
-    fn addresses_in(&mut self, set: Set) {
-        if matches!(set, Set::Masquerade4 | Set::Local4) {
-            self.payload(1, 12, 4, REG32_00);
-            self.payload(1, 16, 4, REG32_01);
-        } else {
-            self.payload(1, 8, 16, REG_1);
-            self.payload(1, 24, 16, REG_2);
-        }
-        self.lookup(set, REG32_00, None);
-    }
-
-    fn masquerade(&mut self) {
-        self.next().push_name(c"masq");
-    }
-
-    /// `ct status dnat`
-    fn translated(&mut self) {
-        const STATUS: u32 = 2;
-        const DESTINATION_NAT: u32 = 1 << 5;
-        self.next()
-            .nested_data_ct()
-            .push_key(STATUS)
-            .push_dreg(REG_1);
-        self.mask(REG_1, &DESTINATION_NAT.to_ne_bytes());
-        self.compare_by(NOT_EQUAL, REG_1, &[0; 4]);
-    }
-
-    /// `fib daddr type local`
-    fn to_local_address(&mut self) {
-        const RESULT_ADDRESS_TYPE: u32 = 3;
-        const BY_DESTINATION: u32 = 2;
-        const LOCAL: u32 = 2;
-        self.next()
-            .nested_data_fib()
-            .push_dreg(REG_1)
-            .push_result(RESULT_ADDRESS_TYPE)
-            .push_flags(BY_DESTINATION);
-        self.compare(REG_1, &LOCAL.to_ne_bytes());
-    }
-
-    /// `dnat to meta l4proto . th dport map @set`
-    fn to_container(&mut self, family: u8, set: Set, port_register: u32) {
-        const DESTINATION: u32 = 1;
-        self.meta(16, REG32_00);
-        self.payload(2, 2, 2, REG32_01);
-        self.lookup(set, REG32_00, Some(REG_1));
-        self.next()
-            .nested_data_nat()
-            .push_type(DESTINATION)
-            .push_family(u32::from(family))
-            .push_reg_addr_min(REG_1)
-            .push_reg_proto_min(port_register);
-    }
-}
 
 /// The changes that make the table what it has to be, whatever there is of it. Elements stay.
 pub(super) fn build() -> Vec<Request> {
@@ -394,25 +219,61 @@ pub(super) fn tear_down() -> Vec<Request> {
     changes
 }
 
-fn new_set(id: usize, set: Set) -> Request {
-    const MAP: u32 = 8;
-    const INTERVAL: u32 = 4;
-    const CONCATENATION: u32 = 0x80;
-    // Types as `nft` numbers them, six bits each: only it reads them.
-    const PROTOCOL_PORT: u32 = (12 << 6) | 13;
-    const INTERFACE: u32 = 41;
-    let (flags, key_type, key_length, data, fields): (u32, u32, u32, Option<(u32, u32)>, &[u32]) =
-        match set {
-            Set::Ports4 => (MAP, PROTOCOL_PORT, 8, Some(((7 << 6) | 13, 8)), &[]),
-            Set::Ports6 => (MAP, PROTOCOL_PORT, 8, Some(((8 << 6) | 13, 20)), &[]),
-            Set::Bridges => (0, INTERFACE, 16, None, &[]),
-            Set::Masquerade4 | Set::Local4 => {
-                (INTERVAL | CONCATENATION, (7 << 6) | 7, 8, None, &[4, 4])
-            }
-            Set::Masquerade6 | Set::Local6 => {
-                (INTERVAL | CONCATENATION, (8 << 6) | 8, 32, None, &[16, 16])
-            }
+/// How the kernel, and `nft`, are to see a set.
+struct Shape {
+    flags: u32,
+    /// As `nft` numbers types, six bits for each field: only it reads them.
+    key_type: u32,
+    key_length: u32,
+    /// Type and length of what a map maps to.
+    data: Option<(u32, u32)>,
+    /// Lengths of the fields of which each is an interval of its own.
+    fields: &'static [u32],
+}
+
+impl Shape {
+    fn of(set: Set) -> Self {
+        const MAP: u32 = 8;
+        const INTERVAL: u32 = 4;
+        const CONCATENATION: u32 = 0x80;
+        const IPV4: u32 = 0x07;
+        const IPV6: u32 = 0x08;
+        const PROTOCOL: u32 = 0x0c;
+        const PORT: u32 = 0x0d;
+        const INTERFACE: u32 = 0x29;
+        let pair = |first: u32, second: u32| (first << 6) | second;
+        let ports = |address: u32, length: u32| Self {
+            flags: MAP,
+            key_type: pair(PROTOCOL, PORT),
+            key_length: 8,
+            data: Some((pair(address, PORT), length + 4)),
+            fields: &[],
         };
+        let addresses = |address: u32, fields: &'static [u32]| Self {
+            flags: INTERVAL | CONCATENATION,
+            key_type: pair(address, address),
+            key_length: fields.iter().sum(),
+            data: None,
+            fields,
+        };
+        match set {
+            Set::Ports4 => ports(IPV4, 4),
+            Set::Ports6 => ports(IPV6, 16),
+            Set::Bridges => Self {
+                flags: 0,
+                key_type: INTERFACE,
+                key_length: 16,
+                data: None,
+                fields: &[],
+            },
+            Set::Masquerade4 | Set::Local4 => addresses(IPV4, &[4, 4]),
+            Set::Masquerade6 | Set::Local6 => addresses(IPV6, &[16, 16]),
+        }
+    }
+}
+
+fn new_set(id: usize, set: Set) -> Request {
+    let shape = Shape::of(set);
     request(
         Message::NewSet,
         NLM_F_CREATE,
@@ -421,11 +282,11 @@ fn new_set(id: usize, set: Set) -> Request {
             let mut attributes = OpNewsetDo::encode_request(buffer, &header())
                 .push_table_bytes(TABLE.as_bytes())
                 .push_name_bytes(set.name().as_bytes())
-                .push_flags(flags)
-                .push_key_type(key_type)
-                .push_key_len(key_length)
+                .push_flags(shape.flags)
+                .push_key_type(shape.key_type)
+                .push_key_len(shape.key_length)
                 .push_id(u32::try_from(id + 1).unwrap_or(1));
-            if let Some((kind, length)) = data {
+            if let Some((kind, length)) = shape.data {
                 attributes = attributes.push_data_type(kind).push_data_len(length);
             }
             if set == Set::Bridges {
@@ -433,9 +294,9 @@ fn new_set(id: usize, set: Set) -> Request {
                 let host_byte_order = [&[0, 4][..], &1_u32.to_ne_bytes()].concat();
                 attributes = attributes.push_userdata(&host_byte_order);
             }
-            if !fields.is_empty() {
+            if !shape.fields.is_empty() {
                 let mut concatenation = attributes.nested_desc().nested_concat();
-                for length in fields {
+                for length in shape.fields {
                     concatenation = concatenation.nested_elem().push_len(*length).end_nested();
                 }
             }
@@ -491,7 +352,7 @@ fn new_rule(chain: &Chain, rule: &Rule) -> Request {
                 .push_table_bytes(TABLE.as_bytes())
                 .push_chain_bytes(chain.name.as_bytes())
                 .nested_expressions();
-            list.as_vec_mut().extend(&expressions.bytes);
+            list.as_vec_mut().extend(expressions.bytes());
             list.end_nested().push_userdata(&comment(rule.comment));
         },
     )

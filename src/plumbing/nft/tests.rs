@@ -99,7 +99,7 @@ fn whatever_was_removed_behind_our_back_comes_back() {
             table.remove(&[next]).unwrap();
             assert_eq!(nft_ruleset().len(), whole.len(), "{harm}");
             nft(harm);
-            assert_eq!(table.repair().unwrap().is_empty(), false, "{harm}");
+            assert!(!table.repair().unwrap().is_empty(), "{harm}");
             assert_eq!(table.repair().unwrap(), Vec::<String>::new());
             assert_eq!(nft_ruleset().len(), whole.len(), "{harm}");
         }

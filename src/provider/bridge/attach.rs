@@ -8,13 +8,13 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::super::{Intent, PortMapping, Protocol, ProviderError};
-use super::host::{HostError, Words};
+use super::host::HostError;
 use super::registry::{Entry, State};
 use super::{BoxError, Inner, failed, holder, mark, own, refused};
 use crate::plumbing::links::{self, VethError, VethPair};
 use crate::plumbing::netlink::{NetlinkSocket, Request};
 use crate::plumbing::netns::{Kind, OwnThread};
-use crate::plumbing::nft::{Element, NftError};
+use crate::plumbing::nft::NftError;
 use crate::plumbing::{addressing, sysctl};
 
 /// What an attach has made so far.
@@ -124,7 +124,7 @@ impl Inner {
                     format!("{what} is taken by {}", mark::describe(&holder)),
                 )
             }
-            other => failed(
+            other @ NftError::Netlink(_) => failed(
                 &intent.network,
                 "set up port mappings and masquerading",
                 other,
@@ -147,7 +147,7 @@ impl Inner {
             let bridge = self
                 .host
                 .ensure(host, &spec)
-                .map_err(|error| self.bridge_failed(intent, error))?;
+                .map_err(|error| bridge_failed(intent, error))?;
             let pair = VethPair {
                 host: &own.host_interface,
                 inner: &intent.interface,
@@ -198,16 +198,6 @@ impl Inner {
         }
     }
 
-    pub(super) fn bridge_failed(&self, intent: &Intent, error: HostError) -> ProviderError {
-        match error {
-            HostError::NotABridge(_) => refused(&intent.network, error.to_string()),
-            other => {
-                let action = format!("make the bridge {}", own(intent).bridge);
-                failed(&intent.network, action, other)
-            }
-        }
-    }
-
     fn undo(&self, host: &mut NetlinkSocket, intent: &Intent, made: &Made) {
         // What cannot be undone here, the detach that follows every failed attach undoes.
         if made.ports
@@ -230,119 +220,15 @@ impl Inner {
             }
         }
     }
+}
 
-    /// Elements that lead from the host's ports to this container.
-    pub(super) fn port_elements(&self, intent: &Intent) -> Vec<Element> {
-        intent
-            .ports
-            .iter()
-            .flat_map(|port| self.elements_of_port(intent, *port))
-            .collect()
+/// Says which bridge could not be made.
+pub(super) fn bridge_failed(intent: &Intent, error: HostError) -> ProviderError {
+    if let HostError::NotABridge(_) = error {
+        return refused(&intent.network, error.to_string());
     }
-
-    fn elements_of_port(&self, intent: &Intent, port: PortMapping) -> Vec<Element> {
-        let protocol = match port.protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        };
-        let mark = self.tag.of_container(intent);
-        let first = |is_v4: bool| {
-            let mut of_family = intent.addresses.iter().map(IpNet::addr);
-            of_family.find(|address| address.is_ipv4() == is_v4)
-        };
-        [first(true), first(false)]
-            .into_iter()
-            .flatten()
-            .map(|address| {
-                Element::port(
-                    protocol,
-                    port.host_port,
-                    address,
-                    port.container_port,
-                    &mark,
-                )
-            })
-            .collect()
-    }
-
-    /// Elements that all containers of the network share: those that this one needs, or all.
-    pub(super) fn network_elements(&self, intent: &Intent, all: bool) -> Vec<Element> {
-        let own = own(intent);
-        let mark = self.tag.of_network(&intent.network);
-        let mut elements = Vec::new();
-        if all || !intent.ports.is_empty() {
-            elements.push(Element::bridge(&own.bridge, &mark));
-            for net in &own.bridge_addresses {
-                elements.push(Element::local(net.trunc(), &mark));
-            }
-        }
-        if all || own.masquerade {
-            for net in &own.bridge_addresses {
-                elements.extend(Element::masquerade(net.trunc(), &mark));
-            }
-        }
-        elements
-    }
-
-    /// What `attach` would do, in words.
-    pub(super) fn plan(&self, intent: &Intent) -> Result<Vec<String>, ProviderError> {
-        let network = &intent.network;
-        let own = own(intent);
-        for port in &intent.ports {
-            check_port(intent, *port)?;
-        }
-        let mut steps: Vec<String> = intent
-            .addresses
-            .iter()
-            .map(|net| format!("lease {} of network {network}", net.addr()))
-            .collect();
-        let mut elements = self.network_elements(intent, false);
-        elements.extend(self.port_elements(intent));
-        if !elements.is_empty() {
-            let nft = self
-                .table
-                .plan(&elements)
-                .map_err(|error| failed(network, "look at the nftables table", error))?;
-            steps.extend(nft);
-        }
-        let spec = self.bridge_spec(intent);
-        let mut socket =
-            NetlinkSocket::route().map_err(|error| failed(network, "look at the host", error))?;
-        let changes = self
-            .host
-            .changes(&mut socket, &spec)
-            .map_err(|error| self.bridge_failed(intent, error))?;
-        steps.extend(
-            changes
-                .iter()
-                .map(|change| Words(change, &own.bridge).to_string()),
-        );
-        steps.push(format!(
-            "create the veth pair {} (port of {}, up) and {} (in the container), MAC {}, MTU {}{}",
-            own.host_interface,
-            own.bridge,
-            intent.interface,
-            intent.mac,
-            intent.mtu,
-            if needs_hairpin(intent) {
-                ", hairpin"
-            } else {
-                ""
-            }
-        ));
-        steps.extend(
-            inner_settings(intent)
-                .into_iter()
-                .map(|(name, value)| format!("in the container: set /proc/sys/{name} to {value}")),
-        );
-        steps.extend(
-            inner_requests(intent, 0)
-                .iter()
-                .map(|request| format!("in the container: {}", request.what())),
-        );
-        Ok(steps)
-    }
+    let action = format!("make the bridge {}", own(intent).bridge);
+    failed(&intent.network, action, error)
 }
 
 /// Whether the container's port must send frames back to where they came from. Where the module
@@ -353,7 +239,7 @@ pub(super) fn needs_hairpin(intent: &Intent) -> bool {
 }
 
 /// Kernel settings of the interface inside the container.
-fn inner_settings(intent: &Intent) -> Vec<(String, &'static str)> {
+pub(super) fn inner_settings(intent: &Intent) -> Vec<(String, &'static str)> {
     let setting = |name: &str| format!("net/ipv6/conf/{}/{name}", intent.interface);
     // A neighbour must not become its router; and it need not ask whether its address is taken.
     let mut settings = vec![(setting("accept_ra"), "0"), (setting("accept_dad"), "0")];
@@ -364,7 +250,7 @@ fn inner_settings(intent: &Intent) -> Vec<(String, &'static str)> {
 }
 
 /// Requests that configure the interface of that index inside the container.
-fn inner_requests(intent: &Intent, index: u32) -> Vec<Request> {
+pub(super) fn inner_requests(intent: &Intent, index: u32) -> Vec<Request> {
     let name = &intent.interface;
     let mut requests = vec![links::set_up("lo", None), links::set_up(name, None)];
     for net in &intent.addresses {
@@ -402,7 +288,7 @@ fn unspecified(like: IpAddr) -> IpAddr {
 }
 
 /// Refuses a port that a process of the host listens on: its clients would be led away from it.
-fn check_port(intent: &Intent, port: PortMapping) -> Result<(), ProviderError> {
+pub(super) fn check_port(intent: &Intent, port: PortMapping) -> Result<(), ProviderError> {
     for net in &intent.addresses {
         let address = SocketAddr::new(unspecified(net.addr()), port.host_port);
         let result = match port.protocol {

@@ -1,14 +1,16 @@
 //! Adopting, sweeping, and putting back what went away behind our back.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::super::ipam::Holder;
 use super::super::{Intent, Lost, ProviderError};
-use super::attach::needs_hairpin;
+use super::attach::{bridge_failed, needs_hairpin};
 use super::registry::State;
-use super::{BoxError, Inner, failed, own};
+use super::{BoxError, Inner, failed, holder, own};
 use crate::plumbing::link_watch::{LinkEvent, LinkWatch};
 use crate::plumbing::links::{self, Link};
 use crate::plumbing::netlink::{NetlinkError, NetlinkSocket};
@@ -85,8 +87,7 @@ impl Inner {
         let _shared = self.host.shared().map_err(|error| fail(error.into()))?;
         let mut socket = NetlinkSocket::route().map_err(|error| fail(error.into()))?;
         let all = links::all(&mut socket).map_err(|error| fail(error.into()))?;
-        let there: std::collections::HashMap<_, _> =
-            all.iter().map(|link| (link.name.as_str(), link)).collect();
+        let there: HashMap<_, _> = all.iter().map(|link| (link.name.as_str(), link)).collect();
         for entry in self.registry.all() {
             let own = own(&entry.intent);
             if !there.contains_key(own.bridge.as_str()) {
@@ -116,7 +117,7 @@ impl Inner {
         let bridge = self
             .host
             .ensure(socket, &self.bridge_spec(intent))
-            .map_err(|error| self.bridge_failed(intent, error))?;
+            .map_err(|error| bridge_failed(intent, error))?;
         if link.controller == Some(bridge) {
             return Ok(false);
         }
@@ -161,6 +162,24 @@ impl Inner {
             }
             Err(error) => Err(fail(error.into())),
         }
+    }
+
+    /// Names of the interfaces, and leases, of `known`.
+    fn known(known: &[Intent]) -> (HashSet<String>, HashSet<(String, IpAddr, Holder)>) {
+        let names = known
+            .iter()
+            .map(|intent| own(intent).host_interface.clone())
+            .collect();
+        let leases = known
+            .iter()
+            .flat_map(|intent| {
+                intent
+                    .addresses
+                    .iter()
+                    .map(|net| (intent.network.clone(), net.addr(), holder(intent)))
+            })
+            .collect();
+        (names, leases)
     }
 
     /// Removes what is ours and belongs to none of `known`, nor to what this process attached.

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -16,6 +16,7 @@ use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, nf
 
 mod faults;
 mod mapped_ports;
+mod pace;
 mod reach;
 
 fn network(name: &str, octet: u8) -> Network {
@@ -221,7 +222,6 @@ fn ip(command: &str) {
 fn other_host() -> OwnedFd {
     let other = namespace();
     // `ip` wants a path; the descriptor of this process is one.
-    use std::os::fd::AsRawFd;
     let path = format!("/proc/{}/fd/{}", std::process::id(), other.as_raw_fd());
     ip("link add uplink type veth peer name wan");
     ip(&format!("link set wan netns {path}"));

@@ -34,6 +34,15 @@ pub(super) struct Lease {
     pub(super) holder: Option<Holder>,
 }
 
+/// What there is under an address.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    Free,
+    Taken(Holder),
+    /// A file that does not say whose it is.
+    Unreadable,
+}
+
 /// The leases of one network.
 #[derive(Clone, Debug)]
 pub(super) struct Leases {
@@ -79,10 +88,10 @@ impl Leases {
     }
 
     /// Who has `address`: nobody, somebody, or a file that does not say.
-    pub(super) fn holder(&self, address: IpAddr) -> io::Result<Option<Option<Holder>>> {
+    pub(super) fn holder(&self, address: IpAddr) -> io::Result<Found> {
         match fs::read(self.path(address)) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text).ok())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(text) => Ok(serde_json::from_slice(&text).map_or(Found::Unreadable, Found::Taken)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Free),
             Err(error) => Err(error),
         }
     }
@@ -113,10 +122,13 @@ impl Leases {
                 // Not ours.
                 continue;
             };
-            // Gone meanwhile is gone.
-            if let Some(holder) = self.holder(address).unwrap_or(Some(None)) {
-                leases.push(Lease { address, holder });
-            }
+            let holder = match self.holder(address) {
+                // Gone meanwhile.
+                Ok(Found::Free) => continue,
+                Ok(Found::Taken(holder)) => Some(holder),
+                Ok(Found::Unreadable) | Err(_) => None,
+            };
+            leases.push(Lease { address, holder });
         }
         Ok(leases)
     }

@@ -88,7 +88,10 @@ fn a_restart_adopts_and_sweeps() {
             .status()
             .unwrap();
         host.provider.adopt(&one.intent).await.unwrap();
-        host.provider.sweep(&[one.intent.clone()]).await.unwrap();
+        host.provider
+            .sweep(std::slice::from_ref(&one.intent))
+            .await
+            .unwrap();
         assert_eq!(
             link_names(),
             [
