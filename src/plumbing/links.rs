@@ -4,6 +4,8 @@
 //! with its final name: at no moment does a link exist that nobody would look for.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::sync::OnceLock;
 
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::link::{
@@ -113,13 +115,10 @@ fn configure_port(name: &str, alias: &str, hairpin: bool) -> Request {
         .name(name)
         .alias(alias)
         .hairpin(hairpin)
-        // A port needs no address of its own; without this every container costs the host a
-        // link-local address and its multicast memberships.
-        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
-            vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
-        )]))
-        .up()
-        .build();
+        .up();
+    // A port needs no address of its own; with one every container would cost the host a
+    // link-local address and its multicast memberships.
+    let message = without_link_local(message).build();
     request(
         RTM_NEWLINK,
         0,
@@ -170,6 +169,36 @@ pub fn create_bridge(
         &mark,
         format!("mark the bridge {name} as ours"),
     )])
+}
+
+/// The kernel refuses IPv6 settings where it was started without IPv6.
+fn has_ipv6() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| Path::new("/proc/sys/net/ipv6").exists())
+}
+
+/// Keeps the kernel from giving the link a link-local IPv6 address of its own accord.
+fn without_link_local<T>(message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+    if !has_ipv6() {
+        return message;
+    }
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    message.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+        vec![mode],
+    )]))
+}
+
+/// Request: link `name` up, and without a link-local IPv6 address, whose announcements would
+/// reach every other container.
+#[must_use]
+pub fn set_up_for_ipv4(name: &str) -> Request {
+    let message = without_link_local(LinkUnspec::new_with_name(name).up()).build();
+    request(
+        RTM_SETLINK,
+        0,
+        &message,
+        format!("turn {name} up, for IPv4 only"),
+    )
 }
 
 /// Request: link `name` up, with that MTU if one is given.

@@ -207,3 +207,6 @@ pub async fn set_hostname(namespace: OwnedFd, name: String) -> Result<(), NetnsE
     })
     .await?
 }
+
+#[cfg(test)]
+mod tests;

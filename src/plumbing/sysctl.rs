@@ -46,6 +46,20 @@ pub fn set(name: &str, value: &str) -> Result<bool, SysctlError> {
         })
 }
 
+/// Writes `name` without looking at it first, where a kernel without the setting is as good. For
+/// the attach path: finding a setting of a container takes the kernel longer the more containers
+/// there are.
+pub fn write_if_there(name: &str, value: &str) -> Result<(), SysctlError> {
+    match fs::write(path(name), value) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(SysctlError {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Like [`set`], where a kernel without the setting is as good.
 pub fn set_if_there(name: &str, value: &str) -> Result<bool, SysctlError> {
     match set(name, value) {

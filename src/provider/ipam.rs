@@ -166,7 +166,10 @@ impl Ipam {
             let guard = self.lock.shared().map_err(|error| {
                 failed(
                     name,
-                    format!("lock the leases in {}", self.root.display()),
+                    format!(
+                        "lock the leases in {} (is it full or read-only?)",
+                        self.root.display()
+                    ),
                     error,
                 )
             })?;

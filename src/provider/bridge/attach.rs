@@ -92,16 +92,31 @@ impl Inner {
             let action = format!("configure {} in the container", intent.interface);
             failed(network, action, error)
         };
-        for (name, value) in inner_settings(intent) {
-            sysctl::set_if_there(&name, value).map_err(|error| fail(error.into()))?;
-        }
+        let (name, value) = no_router_advertisements(intent);
+        sysctl::write_if_there(&name, value).map_err(|error| fail(error.into()))?;
         let mut inside = NetlinkSocket::route().map_err(|error| fail(error.into()))?;
         let link = links::by_name(&mut inside, &intent.interface)
             .map_err(|error| fail(error.into()))?
             .ok_or_else(|| fail("the interface is not there".into()))?;
-        inside
-            .execute_all(&inner_requests(intent, link.index))
-            .map_err(|error| fail(error.into()))
+        let requests = inner_requests(intent, link.index);
+        match inside.execute_all(&requests) {
+            // IPv6 was turned off for new interfaces, which is not what this network says.
+            Err(error) if error.errno() == Some(Errno::EACCES) => {
+                let name = format!("net/ipv6/conf/{}/disable_ipv6", intent.interface);
+                sysctl::write_if_there(&name, "0").map_err(|error| fail(error.into()))?;
+                for answer in inside
+                    .execute(&requests)
+                    .map_err(|error| fail(error.into()))?
+                {
+                    match answer {
+                        Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+                        other => other.map_err(|error| fail(error.into()))?,
+                    }
+                }
+                Ok(())
+            }
+            other => other.map_err(|error| fail(error.into())),
+        }
     }
 
     /// Mapped ports, and what the network's containers share.
@@ -238,21 +253,22 @@ pub(super) fn needs_hairpin(intent: &Intent) -> bool {
     own(intent).hairpin || !intent.ports.is_empty()
 }
 
-/// Kernel settings of the interface inside the container.
-pub(super) fn inner_settings(intent: &Intent) -> Vec<(String, &'static str)> {
-    let setting = |name: &str| format!("net/ipv6/conf/{}/{name}", intent.interface);
-    // A neighbour must not become its router; and it need not ask whether its address is taken.
-    let mut settings = vec![(setting("accept_ra"), "0"), (setting("accept_dad"), "0")];
-    if intent.addresses.iter().any(|net| net.addr().is_ipv6()) {
-        settings.push((setting("disable_ipv6"), "0"));
-    }
-    settings
+/// The setting by which no neighbour can become the container's router.
+pub(super) fn no_router_advertisements(intent: &Intent) -> (String, &'static str) {
+    let name = format!("net/ipv6/conf/{}/accept_ra", intent.interface);
+    (name, "0")
 }
 
 /// Requests that configure the interface of that index inside the container.
 pub(super) fn inner_requests(intent: &Intent, index: u32) -> Vec<Request> {
     let name = &intent.interface;
-    let mut requests = vec![links::set_up("lo", None), links::set_up(name, None)];
+    let is_v6 = intent.addresses.iter().any(|net| net.addr().is_ipv6());
+    let up = if is_v6 {
+        links::set_up(name, None)
+    } else {
+        links::set_up_for_ipv4(name)
+    };
+    let mut requests = vec![links::set_up("lo", None), up];
     for net in &intent.addresses {
         requests.push(addressing::add_address(index, name, *net));
     }

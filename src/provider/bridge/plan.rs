@@ -1,7 +1,9 @@
 //! Saying what an attach would do, from the same data that it is done by.
 
 use super::super::{Intent, ProviderError};
-use super::attach::{bridge_failed, check_port, inner_requests, inner_settings, needs_hairpin};
+use super::attach::{
+    bridge_failed, check_port, inner_requests, needs_hairpin, no_router_advertisements,
+};
 use super::host::Words;
 use super::{Inner, failed, own};
 use crate::plumbing::netlink::NetlinkSocket;
@@ -53,11 +55,8 @@ impl Inner {
                 ""
             }
         ));
-        steps.extend(
-            inner_settings(intent)
-                .into_iter()
-                .map(|(name, value)| format!("in the container: set /proc/sys/{name} to {value}")),
-        );
+        let (name, value) = no_router_advertisements(intent);
+        steps.push(format!("in the container: set /proc/sys/{name} to {value}"));
         steps.extend(
             inner_requests(intent, 0)
                 .iter()

@@ -17,6 +17,7 @@ use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, nf
 mod faults;
 mod mapped_ports;
 mod pace;
+mod races;
 mod reach;
 
 fn network(name: &str, octet: u8) -> Network {

@@ -13,8 +13,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 /// The same requests, and one file, by one thread: nothing can be faster.
-fn floor(directory: &std::path::Path, bridge: u32, number: usize) -> Duration {
-    let container = namespace();
+fn floor(directory: &std::path::Path, bridge: u32, number: usize, container: &OwnedFd) -> Duration {
     let name = format!("floor{number}");
     let start = Instant::now();
     let mut file = std::fs::File::create(directory.join(&name)).unwrap();
@@ -38,7 +37,7 @@ fn floor(directory: &std::path::Path, bridge: u32, number: usize) -> Duration {
     let taken = start.elapsed();
     // Inside there is another thread's start, which the floor does not count.
     taken
-        + inside(&container, move || {
+        + inside(container, move || {
             let start = Instant::now();
             let mut socket = NetlinkSocket::route().unwrap();
             let index = links::by_name(&mut socket, "eth0").unwrap().unwrap().index;
@@ -89,8 +88,11 @@ fn pace() {
                 )];
                 present.push(host.attach(&request).await.unwrap());
             }
+            let mut ended = Vec::new();
             let floors = (0..100).map(|number| {
-                let time = floor(host.state.path(), bridge, number);
+                // Namespaces end later: their end holds the kernel's locks for a long time.
+                ended.push(namespace());
+                let time = floor(host.state.path(), bridge, number, ended.last().unwrap());
                 socket
                     .execute_all(&[links::delete(&format!("floor{number}"))])
                     .unwrap();
@@ -120,6 +122,7 @@ fn pace() {
                     let start = Instant::now();
                     host.provider.detach(&intent).await.unwrap();
                     detaches.push(start.elapsed());
+                    ended.push(container);
                 }
                 println!(
                     "{count} present, mapped port: {mapped}: reserve {:?}, reserve + fsynced intent + attach {:?}, floor {floors:?}, detach {:?}",
