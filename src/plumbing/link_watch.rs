@@ -1,7 +1,7 @@
 //! Watches a network namespace for links that go away.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
@@ -96,9 +96,7 @@ fn is_overrun(error: &io::Error) -> bool {
 
 /// Waits for an event, or for the end: true.
 fn wait(socket: &NetlinkSocket, stopped: &UnixStream) -> Result<bool, Errno> {
-    use std::os::fd::AsFd;
     let events: BorrowedFd<'_> = socket.socket().as_fd();
-    debug_assert!(events.as_raw_fd() >= 0);
     let mut files = [
         PollFd::new(events, PollFlags::POLLIN),
         PollFd::new(stopped.as_fd(), PollFlags::POLLIN),

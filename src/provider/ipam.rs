@@ -64,6 +64,14 @@ fn refused(network: &str, message: String) -> ProviderError {
     }
 }
 
+fn taken_by(network: &str, wanted: IpAddr, found: &Found) -> ProviderError {
+    let by = match found {
+        Found::Taken(by) => format!("container {} ({})", by.container, by.interface),
+        _ => "a container that cannot be told".to_owned(),
+    };
+    refused(network, format!("the address {wanted} is taken by {by}"))
+}
+
 /// A number for an address; the families are kept apart by whoever uses it.
 fn number(address: IpAddr) -> u128 {
     match address {
@@ -223,14 +231,8 @@ impl Ipam {
                 pool.taken(number(wanted));
                 net(wanted)
             } else {
-                let by = match leases.holder(wanted).map_err(unusable)? {
-                    Found::Taken(by) => format!("container {} ({})", by.container, by.interface),
-                    _ => "a container that cannot be told".to_owned(),
-                };
-                Err(refused(
-                    name,
-                    format!("the address {wanted} is taken by {by}"),
-                ))
+                let found = leases.holder(wanted).map_err(unusable)?;
+                Err(taken_by(name, wanted, &found))
             };
         }
         let mut is_fresh = false;
@@ -309,6 +311,12 @@ impl Ipam {
             .into_iter()
             .map(|(is_v6, wanted)| {
                 let pool = scratch.pool(&mut state, name, network, is_v6)?;
+                if let Some(wanted) = wanted
+                    && let Ok(found @ (Found::Taken(_) | Found::Unreadable)) =
+                        scratch.leases(name).holder(wanted)
+                {
+                    return Err(taken_by(name, wanted, &found));
+                }
                 let next = wanted.map(number).or_else(|| pool.candidate());
                 let Some(next) = next else {
                     return Err(ProviderError::Exhausted {

@@ -37,7 +37,7 @@ fn a_handle_keeps_a_namespace_until_it_is_let_go() {
             "another's handle was taken over"
         );
         assert!(handles::is_handle(&path));
-        assert!(same(&of_path(&path).unwrap(), &one).unwrap());
+        assert!(same(of_path(&path).unwrap(), &one).unwrap());
         assert!(!same(&one, &two).unwrap());
         handles::unpin(&path).unwrap();
         handles::unpin(&path).unwrap();
@@ -101,7 +101,7 @@ fn only_the_thread_of_its_own_changes_its_namespaces() {
         let there = run_in(other.try_clone().unwrap(), || {
             of_this_thread(Kind::Net).unwrap()
         });
-        assert!(same(&there.await.unwrap(), &other).unwrap());
+        assert!(same(there.await.unwrap(), &other).unwrap());
         assert!(same(of_this_thread(Kind::Net).unwrap(), &before).unwrap());
         let uts = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWUTS).unwrap();
