@@ -1,10 +1,15 @@
 //! Container networking for Apache Mesos.
-#![cfg_attr(not(feature = "module"), forbid(unsafe_code))]
+#![deny(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod config;
 pub mod container;
 pub mod labels;
+#[cfg(feature = "module")]
+#[allow(unsafe_code, reason = "the border to C++ is here and nowhere else")]
+mod module;
 pub mod plumbing;
 pub mod proto;
 pub mod provider;
+#[cfg(feature = "sim")]
+pub mod sim;

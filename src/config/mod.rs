@@ -55,8 +55,8 @@ impl Default for Deadlines {
         Self {
             prepare: Duration::from_secs(30),
             isolate: Duration::from_secs(30),
-            cleanup: Duration::from_secs(60),
-            recover: Duration::from_secs(120),
+            cleanup: Duration::from_mins(1),
+            recover: Duration::from_mins(2),
         }
     }
 }

@@ -90,6 +90,7 @@ pub trait AddressFamily: Copy + FromStr + fmt::Display {
     const LONGEST_PREFIX: u8;
 
     /// The subnet without host bits.
+    #[must_use]
     fn truncated(&self) -> Self;
     /// The prefix length in bits.
     fn prefix(&self) -> u8;

@@ -1,0 +1,185 @@
+//! Compiles the shim, on the ABI facts or on the headers of a Mesos.
+//!
+//! | environment | headers of |
+//! |---|---|
+//! | none | nobody: `mesos_abi_1_11.hpp` |
+//! | `MESOS_TREE`, `MESOS_BUILD` | a source tree and its build directory |
+//! | `MESOS_PREFIX` | an installation made with `--enable-install-module-dependencies` |
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const SOURCES: &str = "cpp-shim";
+
+/// What the ABI facts are facts of.
+const ABI_VERSION: &str = "1.11.0";
+
+/// The headers of one Mesos.
+struct Headers {
+    directories: Vec<PathBuf>,
+    version: String,
+}
+
+/// Compiles the bridge and the shim into one static library.
+pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={SOURCES}");
+    println!("cargo::rerun-if-changed=src/module/bridge.rs");
+    for variable in ["MESOS_TREE", "MESOS_BUILD", "MESOS_PREFIX"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let headers = match (
+        path("MESOS_TREE"),
+        path("MESOS_BUILD"),
+        path("MESOS_PREFIX"),
+    ) {
+        (None, None, None) => None,
+        (Some(tree), build, None) => Some(tree_headers(&tree, build.as_deref())?),
+        (None, None, Some(prefix)) => Some(prefix_headers(&prefix)?),
+        (None, Some(_), None) => return Err("MESOS_BUILD needs MESOS_TREE beside it".into()),
+        (_, _, Some(_)) => {
+            return Err("MESOS_PREFIX excludes MESOS_TREE and MESOS_BUILD: name one Mesos".into());
+        }
+    };
+    let mut build = cxx_build::bridge("src/module/bridge.rs");
+    build
+        .std("c++17")
+        .file(format!("{SOURCES}/shim.cpp"))
+        .warnings(true)
+        .extra_warnings(true);
+    let version = if let Some(headers) = headers {
+        for directory in &headers.directories {
+            // As system headers: their warnings are not ours.
+            build.flag("-isystem").flag(directory);
+        }
+        // What the official binary and every distribution's are built with; they change layouts.
+        for define in ["USE_SSL_SOCKET", "USE_LIBEVENT", "ENABLE_SECCOMP_ISOLATOR"] {
+            build.define(define, "1");
+        }
+        build
+            .define("CONTRAIL_MESOS_TREE", None)
+            .file(format!("{SOURCES}/abi_check.cpp"));
+        headers.version
+    } else {
+        build.file(format!("{SOURCES}/mesos_abi_imports.cpp"));
+        ABI_VERSION.to_owned()
+    };
+    println!("cargo::rustc-env=CONTRAIL_MESOS_MESOS_VERSION={version}");
+    build.try_compile("contrail_mesos_shim")?;
+    Ok(())
+}
+
+fn path(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+fn tree_headers(tree: &Path, build: Option<&Path>) -> Result<Headers, Box<dyn Error>> {
+    let generated = match build {
+        Some(build) => build.to_owned(),
+        // Where mesos-tree-headers.sh puts what a bare tree lacks.
+        None => path("CARGO_MANIFEST_DIR")
+            .unwrap_or_default()
+            .join("target/mesos-headers"),
+    };
+    let mut candidates = vec![
+        tree.join("include"),
+        tree.join("3rdparty/libprocess/include"),
+        tree.join("3rdparty/stout/include"),
+        generated.join("include"),
+        generated.join("3rdparty/libprocess/include"),
+    ];
+    let bundled = generated.join("3rdparty");
+    for entry in fs::read_dir(&bundled).into_iter().flatten().flatten() {
+        let unpacked = entry.path();
+        // The layouts of the autotools and the CMake builds.
+        for inside in ["", "src", "include", "src/include", "build/src"] {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let wanted = ["protobuf-", "glog-", "boost-", "picojson-", "rapidjson-"];
+            if wanted.iter().any(|prefix| name.starts_with(prefix)) {
+                candidates.push(unpacked.join(inside));
+            }
+        }
+    }
+    finish(
+        candidates,
+        &format!(
+            "Give the build directory of {} as MESOS_BUILD, or let cpp-shim/mesos-tree-headers.sh \
+             {} prepare what a bare source tree lacks",
+            tree.display(),
+            tree.display()
+        ),
+    )
+}
+
+fn prefix_headers(prefix: &Path) -> Result<Headers, Box<dyn Error>> {
+    finish(
+        vec![
+            prefix.join("include"),
+            prefix.join("lib/mesos/3rdparty/include"),
+            prefix.join("lib64/mesos/3rdparty/include"),
+        ],
+        &format!(
+            "Configure that Mesos with --enable-install-module-dependencies and install it to {}",
+            prefix.display()
+        ),
+    )
+}
+
+/// Looks for one header of each component, so that what is missing has a name.
+fn finish(candidates: Vec<PathBuf>, advice: &str) -> Result<Headers, Box<dyn Error>> {
+    let mut directories: Vec<PathBuf> = candidates
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .collect();
+    let anywhere = |header: &str| {
+        directories
+            .iter()
+            .map(|directory| directory.join(header))
+            .chain([Path::new("/usr/include").join(header)])
+            .find(|path| path.is_file())
+    };
+    let needed = [
+        ("mesos/slave/isolator.hpp", "Mesos' own include directory"),
+        ("mesos/version.hpp", "Mesos' configured include directory"),
+        ("mesos/mesos.pb.h", "the generated protobuf code"),
+        ("process/future.hpp", "3rdparty/libprocess/include"),
+        ("stout/option.hpp", "3rdparty/stout/include"),
+        ("google/protobuf/message.h", "protobuf 3.5.0"),
+        ("glog/logging.h", "glog 0.4.0"),
+        (
+            "boost/functional/hash.hpp",
+            "boost, Debian package libboost-dev",
+        ),
+        ("picojson.h", "picojson 1.3.0"),
+        (
+            "rapidjson/document.h",
+            "rapidjson, Debian package rapidjson-dev",
+        ),
+    ];
+    let missing: Vec<String> = needed
+        .iter()
+        .filter(|(header, _)| anywhere(header).is_none())
+        .map(|(header, component)| format!("{header} ({component})"))
+        .collect();
+    if !missing.is_empty() {
+        return Err(format!("no {} found. {advice}.", missing.join(", no ")).into());
+    }
+    let version = anywhere("mesos/version.hpp")
+        .and_then(|header| fs::read_to_string(header).ok())
+        .and_then(|text| {
+            let line = text
+                .lines()
+                .find(|line| line.contains("define MESOS_VERSION "))?;
+            line.split('"').nth(1).map(str::to_owned)
+        })
+        .ok_or("mesos/version.hpp has no MESOS_VERSION")?;
+    directories.dedup();
+    Ok(Headers {
+        directories,
+        version,
+    })
+}

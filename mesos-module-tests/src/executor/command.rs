@@ -1,0 +1,286 @@
+//! The executor of a command task.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::future::pending;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep_until};
+
+use super::agent::{Agent, Event};
+
+/// How long a killed task has, where neither the kill nor the task says so.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What the agent passes on the command line.
+#[derive(Default)]
+struct Flags(BTreeMap<String, String>);
+
+impl Flags {
+    fn read(arguments: &[String]) -> Self {
+        let flag = |argument: &String| {
+            let (name, value) = argument.strip_prefix("--")?.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        };
+        Self(arguments.iter().filter_map(flag).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    fn json(&self, name: &str) -> Result<Option<Value>> {
+        self.get(name)
+            .map(|text| serde_json::from_str(text).with_context(|| format!("--{name} is not JSON")))
+            .transpose()
+    }
+}
+
+/// The task, once it has been launched.
+struct Task {
+    info: Value,
+    child: Option<Child>,
+    killed: bool,
+    /// When it is killed for good.
+    deadline: Option<Instant>,
+}
+
+pub(super) async fn run(arguments: &[String]) -> Result<()> {
+    let flags = Flags::read(arguments);
+    let (mut agent, _) = Agent::connect().await?;
+    let mut task: Option<Task> = None;
+    loop {
+        let done = task.as_ref().is_some_and(|task| task.child.is_none());
+        if done && agent.is_settled() {
+            return Ok(());
+        }
+        let deadline = task.as_ref().and_then(|task| task.deadline);
+        tokio::select! {
+            event = agent.next() => match event {
+                Event::Api(event) => match event["type"].as_str().unwrap_or_default() {
+                    "LAUNCH" if task.is_none() => {
+                        task = Some(launch(&mut agent, &flags, &event["launch"]["task"]).await);
+                    }
+                    "KILL" => {
+                        let Some(task) = &mut task else { return Ok(()) };
+                        let grace = nanoseconds(&event["kill"]["kill_policy"])
+                            .or_else(|| nanoseconds(&task.info["kill_policy"]))
+                            .unwrap_or(GRACE);
+                        if task.child.is_some() && !task.killed {
+                            agent.update(&task.info, "TASK_KILLING", "", json!({})).await;
+                        }
+                        task.kill(grace);
+                    }
+                    "SHUTDOWN" => {
+                        let Some(task) = &mut task else { return Ok(()) };
+                        task.kill(agent.grace.min(GRACE));
+                    }
+                    "ERROR" => anyhow::bail!("the agent says: {}", event["error"]["message"]),
+                    _ => {}
+                },
+                Event::Back => {}
+                Event::Gone => {
+                    if let Some(task) = &mut task {
+                        task.signal(Signal::SIGKILL);
+                    }
+                    return Ok(());
+                }
+            },
+            status = exit(&mut task) => if let Some(task) = &mut task {
+                task.child = None;
+                let (state, message) = verdict(status?, task.killed);
+                agent.update(&task.info, state, &message, json!({})).await;
+            },
+            () = overdue(deadline) => if let Some(task) = &mut task {
+                task.signal(Signal::SIGKILL);
+                task.deadline = None;
+            },
+        }
+    }
+}
+
+async fn exit(task: &mut Option<Task>) -> std::io::Result<ExitStatus> {
+    match task.as_mut().and_then(|task| task.child.as_mut()) {
+        Some(child) => child.wait().await,
+        None => pending().await,
+    }
+}
+
+async fn overdue(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+impl Task {
+    /// Everything that the task has started is in the process group of its first process.
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.as_ref().and_then(Child::id);
+        if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) {
+            // It may have ended on its own by now.
+            let _ = killpg(Pid::from_raw(pid), signal);
+        }
+    }
+
+    fn kill(&mut self, grace: Duration) {
+        self.killed = true;
+        self.signal(Signal::SIGTERM);
+        self.deadline.get_or_insert(Instant::now() + grace);
+    }
+}
+
+fn nanoseconds(policy: &Value) -> Option<Duration> {
+    let nanoseconds = policy["grace_period"]["nanoseconds"].as_u64()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
+
+/// What the end of a process says about its task.
+pub(super) fn verdict(status: ExitStatus, killed: bool) -> (&'static str, String) {
+    let message = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("Command exited with status {code}"),
+        (None, Some(signal)) => format!("Command terminated with signal {signal}"),
+        (None, None) => "Command ended".to_owned(),
+    };
+    let state = if killed {
+        "TASK_KILLED"
+    } else if status.success() {
+        "TASK_FINISHED"
+    } else {
+        "TASK_FAILED"
+    };
+    (state, message)
+}
+
+async fn launch(agent: &mut Agent, flags: &Flags, info: &Value) -> Task {
+    agent.launched(info);
+    agent.update(info, "TASK_STARTING", "", json!({})).await;
+    let child = command(flags, info).and_then(|mut command| {
+        let spawned = command.process_group(0).spawn();
+        spawned
+            .with_context(|| format!("cannot start {}", command.as_std().get_program().display()))
+    });
+    let child = match child {
+        Ok(child) => {
+            agent.update(info, "TASK_RUNNING", "", json!({})).await;
+            Some(child)
+        }
+        Err(error) => {
+            agent
+                .update(info, "TASK_FAILED", &format!("{error:#}"), json!({}))
+                .await;
+            None
+        }
+    };
+    Task {
+        info: info.clone(),
+        child,
+        killed: false,
+        deadline: None,
+    }
+}
+
+/// The environment of the task: the executor's, the image's, the task's own, the later ones first.
+fn environment(flags: &Flags, info: &Value) -> Result<BTreeMap<String, String>> {
+    let mut all: BTreeMap<String, String> = env::vars().collect();
+    // What is said to the executor alone.
+    all.retain(|name, _| !name.starts_with("MESOS_CONTAINERIZER_"));
+    let image = flags.json("task_environment")?.unwrap_or_default();
+    for variables in [
+        &image["variables"],
+        &info["command"]["environment"]["variables"],
+    ] {
+        for variable in variables.as_array().into_iter().flatten() {
+            if let (Some(name), Some(value)) =
+                (variable["name"].as_str(), variable["value"].as_str())
+            {
+                all.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn command(flags: &Flags, info: &Value) -> Result<Command> {
+    let told = flags.json("task_command")?;
+    let wanted = told.as_ref().unwrap_or(&info["command"]);
+    let environment = environment(flags, info)?;
+    if let Some(rootfs) = flags.get("rootfs") {
+        return contained(flags, wanted, &environment, rootfs);
+    }
+    let value = wanted["value"].as_str().unwrap_or_default();
+    // Absent means true: the default of CommandInfo.
+    let mut command = if wanted["shell"].as_bool().unwrap_or(true) {
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(value);
+        shell
+    } else {
+        let mut command = Command::new(value);
+        let arguments = wanted["arguments"].as_array().into_iter().flatten();
+        let mut arguments = arguments.filter_map(Value::as_str);
+        if let Some(name) = arguments.next() {
+            command.arg0(name);
+        }
+        command.args(arguments);
+        command
+    };
+    command.env_clear().envs(environment);
+    Ok(command)
+}
+
+/// A task with an image: mesos-containerizer enters the root filesystem and runs it.
+fn contained(
+    flags: &Flags,
+    wanted: &Value,
+    environment: &BTreeMap<String, String>,
+    rootfs: &str,
+) -> Result<Command> {
+    let sandbox = flags
+        .get("sandbox_directory")
+        .unwrap_or("/mnt/mesos/sandbox");
+    let mut launch = json!({
+        "command": wanted,
+        "rootfs": rootfs,
+        "working_directory": flags.get("working_directory").unwrap_or(sandbox),
+        "environment": {"variables": environment.iter()
+            .map(|(name, value)| json!({"name": name, "type": "VALUE", "value": value}))
+            .collect::<Vec<_>>()},
+    });
+    if let Some(user) = flags.get("user") {
+        launch["user"] = json!(user);
+    }
+    for capabilities in ["effective_capabilities", "bounding_capabilities"] {
+        if let Some(set) = flags.json(capabilities)? {
+            launch[capabilities] = set;
+        }
+    }
+    if let Some(more) = flags.json("task_launch_info")? {
+        for field in [
+            "mounts",
+            "file_operations",
+            "pre_exec_commands",
+            "clone_namespaces",
+        ] {
+            if let Some(value) = more.get(field) {
+                launch[field] = value.clone();
+            }
+        }
+    }
+    let directory = flags
+        .get("launcher_dir")
+        .context("the agent gives no --launcher_dir")?;
+    let mut command = Command::new(format!("{directory}/mesos-containerizer"));
+    command
+        .arg("launch")
+        .arg(format!("--launch_info={launch}"))
+        // What is mounted for the task is not seen by the executor.
+        .arg("--unshare_namespace_mnt=true");
+    Ok(command)
+}

@@ -1,0 +1,255 @@
+//! The executor of task groups: every task is a nested container that the agent runs for it.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::agent::{Agent, Event, Operator};
+use super::command::verdict;
+
+/// How long a killed task has, where nothing says so.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How a nested container ended.
+struct Ended {
+    task: String,
+    /// The wait status, the agent's words.
+    outcome: Result<(Option<i32>, Value), String>,
+}
+
+struct Task {
+    info: Value,
+    /// Tasks of one group live and die together.
+    group: usize,
+    container: Value,
+    killed: bool,
+}
+
+struct Executor {
+    agent: Agent,
+    operator: Operator,
+    /// The executor's own container.
+    parent: Value,
+    tasks: BTreeMap<String, Task>,
+    groups: usize,
+    ended: mpsc::UnboundedSender<Ended>,
+    /// Nothing more is launched.
+    leaving: bool,
+}
+
+pub(super) async fn run() -> Result<()> {
+    let (agent, subscribed) = Agent::connect().await?;
+    let parent = subscribed["container_id"].clone();
+    if parent.is_null() {
+        bail!("the agent does not say which container this is");
+    }
+    let (ended, mut inbox) = mpsc::unbounded_channel();
+    let mut executor = Executor {
+        operator: agent.operator(),
+        agent,
+        parent,
+        tasks: BTreeMap::new(),
+        groups: 0,
+        ended,
+        leaving: false,
+    };
+    loop {
+        let idle = executor.tasks.is_empty() && (executor.groups > 0 || executor.leaving);
+        if idle && executor.agent.is_settled() {
+            return Ok(());
+        }
+        tokio::select! {
+            event = executor.agent.next() => match event {
+                Event::Api(event) => executor.on_event(&event).await?,
+                // The waits of the old connection have ended with it and begin again by themselves.
+                Event::Back => {}
+                Event::Gone => return Ok(()),
+            },
+            Some(ended) = inbox.recv() => executor.on_end(ended).await,
+        }
+    }
+}
+
+impl Executor {
+    async fn on_event(&mut self, event: &Value) -> Result<()> {
+        match event["type"].as_str().unwrap_or_default() {
+            "LAUNCH_GROUP" if !self.leaving => {
+                self.launch(&event["launch_group"]["task_group"]["tasks"])
+                    .await;
+            }
+            "KILL" => {
+                let id = event["kill"]["task_id"]["value"]
+                    .as_str()
+                    .unwrap_or_default();
+                self.kill(id, &event["kill"]["kill_policy"]).await;
+            }
+            "SHUTDOWN" => {
+                self.leaving = true;
+                for id in self.tasks.keys().cloned().collect::<Vec<_>>() {
+                    self.kill(&id, &Value::Null).await;
+                }
+            }
+            "ERROR" => bail!("the agent says: {}", event["error"]["message"]),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn launch(&mut self, tasks: &Value) {
+        let group = self.groups;
+        self.groups += 1;
+        let mut launched = Vec::new();
+        for info in tasks.as_array().into_iter().flatten() {
+            let id = info["task_id"]["value"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            let container = json!({"value": Uuid::new_v4().to_string(), "parent": self.parent});
+            self.agent.launched(info);
+            self.agent
+                .update(info, "TASK_STARTING", "", json!({}))
+                .await;
+            let task = Task {
+                info: info.clone(),
+                group,
+                container,
+                killed: false,
+            };
+            self.tasks.insert(id.clone(), task);
+            launched.push(id);
+        }
+        for id in launched {
+            if let Err(error) = self.start(&id).await {
+                let message = format!("{error:#}");
+                let outcome = Err(message);
+                self.on_end(Ended { task: id, outcome }).await;
+            }
+        }
+    }
+
+    async fn start(&mut self, id: &str) -> Result<()> {
+        // Another task of its group has failed already.
+        let Some(task) = self.tasks.get(id) else {
+            return Ok(());
+        };
+        let (info, container) = (task.info.clone(), task.container.clone());
+        let mut nested = json!({"container_id": container, "command": info["command"]});
+        if info["container"].is_object() {
+            nested["container"] = info["container"].clone();
+        }
+        let call = json!({"type": "LAUNCH_NESTED_CONTAINER", "launch_nested_container": nested});
+        let (status, body) = self
+            .operator
+            .call(call)
+            .await
+            .context("cannot reach the agent")?;
+        if !(200..300).contains(&status) {
+            bail!("{body}");
+        }
+        let more = json!({"container_status": {"container_id": container}});
+        self.agent.update(&info, "TASK_RUNNING", "", more).await;
+        let ended = self.ended.clone();
+        let operator = self.operator.clone();
+        let task = id.to_owned();
+        tokio::spawn(async move {
+            let outcome = wait(&operator, &container).await;
+            // Nobody listens once the executor ends.
+            let _ = ended.send(Ended { task, outcome });
+        });
+        Ok(())
+    }
+
+    async fn on_end(&mut self, ended: Ended) {
+        let Some(task) = self.tasks.remove(&ended.task) else {
+            return;
+        };
+        let mut more = json!({"container_status": {"container_id": task.container}});
+        let (state, message) = match ended.outcome {
+            Err(message) => ("TASK_FAILED", message),
+            Ok((Some(status), told)) => {
+                let (state, message) = verdict(ExitStatus::from_raw(status), task.killed);
+                // What the agent knows better: a limitation that ended the container.
+                let state = match told["state"].as_str() {
+                    Some("TASK_FAILED") if !task.killed => "TASK_FAILED",
+                    _ => state,
+                };
+                if told["reason"].is_string() {
+                    more["reason"] = told["reason"].clone();
+                }
+                let said = told["message"].as_str().map(|said| format!(": {said}"));
+                (state, message + &said.unwrap_or_default())
+            }
+            Ok((None, told)) => {
+                let message = told["message"].as_str().unwrap_or("Container ended");
+                let state = if task.killed {
+                    "TASK_KILLED"
+                } else {
+                    "TASK_FAILED"
+                };
+                (state, message.to_owned())
+            }
+        };
+        self.agent.update(&task.info, state, &message, more).await;
+        if state == "TASK_FINISHED" {
+            return;
+        }
+        let group = task.group;
+        let others = self.tasks.iter().filter(|(_, other)| other.group == group);
+        for id in others.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.kill(&id, &Value::Null).await;
+        }
+    }
+
+    async fn kill(&mut self, id: &str, policy: &Value) {
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
+        if std::mem::replace(&mut task.killed, true) {
+            return;
+        }
+        let grace = [policy, &task.info["kill_policy"]]
+            .iter()
+            .find_map(|policy| policy["grace_period"]["nanoseconds"].as_u64())
+            .map_or(GRACE, Duration::from_nanos);
+        let (info, container) = (task.info.clone(), task.container.clone());
+        let more = json!({"container_status": {"container_id": container}});
+        self.agent.update(&info, "TASK_KILLING", "", more).await;
+        let operator = self.operator.clone();
+        tokio::spawn(async move {
+            for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+                let call = json!({"type": "KILL_NESTED_CONTAINER", "kill_nested_container":
+                    {"container_id": container, "signal": signal as i32}});
+                // A container that has ended is not found, and that is well.
+                let _ = operator.call(call).await;
+                sleep(grace).await;
+            }
+        });
+    }
+}
+
+/// Waits for the end of a container, across restarts of the agent.
+async fn wait(operator: &Operator, container: &Value) -> Result<(Option<i32>, Value), String> {
+    loop {
+        let call = json!({"type": "WAIT_NESTED_CONTAINER",
+                          "wait_nested_container": {"container_id": container}});
+        match operator.call(call).await {
+            Ok((200, body)) => {
+                let told: Value = serde_json::from_str(&body).unwrap_or_default();
+                let told = told["wait_nested_container"].clone();
+                let status = told["exit_status"].as_i64();
+                return Ok((status.and_then(|status| status.try_into().ok()), told));
+            }
+            Ok((404, _)) => return Err("the container's end was not seen by the agent".to_owned()),
+            // The agent is away or still recovering.
+            Ok(_) | Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The executors that the agent starts: one for command tasks, one for task groups.
+//!
+//! They run inside the container, in its network namespace, and speak the v1 HTTP executor API to
+//! the agent at its own address.
+//!
+//! Invariants:
+//! - An update is kept until the agent has acknowledged it; after a restart of a checkpointing
+//!   agent all of the kept ones are sent again, in order.
+//! - An executor ends with its last task once everything is acknowledged, when the agent says so,
+//!   or when the agent stays away for longer than it may.
+
+mod agent;
+mod command;
+mod group;
+
+use std::future::Future;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+/// Runs the executor that this process is called as. `arguments` begin with the program's name.
+pub fn main(arguments: &[String]) -> Result<()> {
+    let name = arguments
+        .first()
+        .and_then(|program| Path::new(program).file_name()?.to_str())
+        .context("an executor needs a name")?;
+    match name {
+        "mesos-executor" => run(command::run(&arguments[1..])),
+        "mesos-default-executor" => run(group::run()),
+        other => bail!("{other} is not an executor of Mesos"),
+    }
+}
+
+/// Hundreds of executors run at once: each has one thread.
+fn run(executor: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the executor's runtime")?
+        .block_on(executor)
+}

@@ -1,0 +1,242 @@
+//! A simulated host.
+
+use std::fs;
+use std::future::Future;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
+use log::error;
+use tokio::runtime::Runtime;
+
+use crate::init::READY;
+use crate::install::Install;
+use crate::leftovers::Leftovers;
+use crate::namespace;
+
+/// A host: network, mount and process namespaces of its own, `/run` of its own, an address that
+/// its containers can reach. Handles are cheap to clone; the host ends with the last one, or with
+/// the process that started it.
+#[derive(Clone, Debug)]
+pub struct Host(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// util-linux's unshare. It is in the host's namespaces, and its child is the first process.
+    unshare: Child,
+    install: Install,
+    name: String,
+    directory: PathBuf,
+    address: IpAddr,
+    clusters: AtomicUsize,
+    /// Its threads are in the host's network namespace. Only none while the host is dropped.
+    runtime: Option<Runtime>,
+}
+
+/// Hosts that this process has started.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+impl Host {
+    /// Starts a host with that address. Needs root.
+    pub fn start(address: IpAddr) -> Result<Self> {
+        Self::with_addresses(address, &[])
+    }
+
+    /// Starts a host with an address and more of them.
+    pub fn with_addresses(address: IpAddr, more: &[IpAddr]) -> Result<Self> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make network namespaces and run the real Mesos agent: run them as root"
+        );
+        let install = Install::find()?;
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("contrail_test_{}_{number}", std::process::id());
+        let directory = std::env::temp_dir().join(&name);
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        let mut command = Command::new("unshare");
+        command
+            .args(["--net", "--mount", "--pid", "--fork", "--mount-proc"])
+            .args(["--propagation", "private", "--kill-child", "--"])
+            .arg(&install.testbed_host)
+            // The underscore ends the number: no host is another's prefix.
+            .arg(format!("--cgroups={name}_"))
+            .arg("--directory")
+            .arg(&directory);
+        for address in [&[address], more].concat() {
+            command.arg(format!("--address={}", IpNet::from(address)));
+        }
+        let unshare = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run unshare; is util-linux installed?")?;
+        let mut inner = Inner {
+            unshare,
+            install,
+            name,
+            directory,
+            address,
+            clusters: AtomicUsize::new(0),
+            runtime: None,
+        };
+        inner.wait_ready()?;
+        inner.runtime = Some(runtime(inner.namespace())?);
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// The host's address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.0.address
+    }
+
+    /// A name that no other host of the machine has.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// A directory that goes with the host.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.0.directory
+    }
+
+    /// The host's network namespace, for as long as the host lives.
+    #[must_use]
+    pub fn namespace(&self) -> PathBuf {
+        self.0.namespace()
+    }
+
+    /// A process in the host's network and mount namespaces, as `ip link … netns PID` wants it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.unshare.id()
+    }
+
+    /// A command that will run on the host.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let pid = self.pid();
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/proc/{pid}/ns/net"))
+            .arg(format!("--mount=/proc/{pid}/ns/mnt"))
+            .arg(format!("--pid=/proc/{pid}/ns/pid_for_children"))
+            .arg("--")
+            .arg(program);
+        command
+    }
+
+    /// Runs a shell script on the host and returns what it prints; fails as the script does.
+    pub fn sh(&self, script: &str) -> Result<String> {
+        let output = self.command("/bin/sh").args(["-ec", script]).output();
+        let output = output.context("cannot run nsenter; is util-linux installed?")?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            bail!("{script:?} ended with {}: {printed}{errors}", output.status);
+        }
+        Ok(printed)
+    }
+
+    /// Runs `work` on a thread in the host's network namespace.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        namespace::in_namespace(&self.namespace(), work)
+    }
+
+    /// Runs a future in the host's network namespace. What it spawns lives on, in the same
+    /// namespace, until the host ends.
+    ///
+    /// # Panics
+    /// If the future does, or if the namespace is gone.
+    pub fn block_on<F: Future + Send>(&self, future: F) -> F::Output
+    where
+        F::Output: Send,
+    {
+        let runtime = self
+            .0
+            .runtime
+            .as_ref()
+            .expect("only a dropped host has none");
+        self.run(|| runtime.block_on(future))
+            .expect("a host's namespace lives as long as the host")
+    }
+
+    /// What there is on the host now, to compare with later.
+    pub fn leftovers(&self) -> Result<Leftovers> {
+        Leftovers::of(self)
+    }
+
+    pub(crate) fn install(&self) -> &Install {
+        &self.0.install
+    }
+
+    pub(crate) fn next_cluster(&self) -> usize {
+        self.0.clusters.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Inner {
+    fn namespace(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.unshare.id()).into()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let mut line = String::new();
+        if let Some(stdout) = self.unshare.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        if line.trim() == READY {
+            return Ok(());
+        }
+        let mut errors = String::new();
+        if let Some(mut stderr) = self.unshare.stderr.take() {
+            stderr.read_to_string(&mut errors)?;
+        }
+        bail!("the host {} did not start: {errors}", self.name)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        // The first process takes this as the end of the host.
+        drop(self.unshare.stdin.take());
+        let mut errors = String::new();
+        if let Some(mut stderr) = self.unshare.stderr.take() {
+            // What it says is only an explanation of its status.
+            let _ = stderr.read_to_string(&mut errors);
+        }
+        let ended = self.unshare.wait();
+        if !ended.as_ref().is_ok_and(std::process::ExitStatus::success) {
+            let message = format!("the host {} ended with {ended:?}: {errors}", self.name);
+            if std::thread::panicking() {
+                error!("{message}");
+            } else {
+                panic!("{message}");
+            }
+        }
+    }
+}
+
+fn runtime(namespace: PathBuf) -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .on_thread_start(move || {
+            // A thread that stayed outside would make the test talk to the machine.
+            namespace::enter(&namespace).expect("cannot enter the host's network namespace");
+        })
+        .build()
+        .context("cannot start the host's runtime")
+}

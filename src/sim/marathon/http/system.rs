@@ -1,0 +1,72 @@
+//! What Marathon says about itself.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::sim::marathon::Shared;
+use crate::sim::marathon::model::run_spec::RunSpec;
+
+/// The release whose behaviour is followed where releases differ.
+const VERSION: &str = "1.11.24";
+
+pub(super) async fn deployments(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let store = shared.store();
+    let all = store.deployments();
+    let shown = all.iter().map(|(id, path)| {
+        let mut run_specs = store.instances().map(|instance| &instance.run_spec);
+        let entry = store.entry(path).map(|entry| &entry.run_spec);
+        let run_spec = entry.or_else(|| run_specs.find(|own| own.id() == path));
+        let pod = run_spec.is_some_and(|own| matches!(&**own, RunSpec::Pod(_)));
+        json!({
+            "id": id,
+            "affectedApps": if pod { json!([]) } else { json!([path]) },
+            "affectedPods": if pod { json!([path]) } else { json!([]) },
+        })
+    });
+    Json(shown.collect())
+}
+
+pub(super) async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let store = shared.store();
+    Json(json!({
+        "name": "marathon",
+        "version": VERSION,
+        "buildref": "contrail-mesos-sim",
+        "elected": true,
+        "leader": shared.address.to_string(),
+        "frameworkId": store.framework_id,
+        "marathon_config": {
+            "master": shared.options.master,
+            "mesos_role": store.defaults.role,
+            "mesos_bridge_name": store.defaults.mesos_bridge_name,
+            "default_network_name": store.defaults.network_name,
+            "framework_name": shared.options.framework_name,
+            "failover_timeout": shared.options.failover_timeout.as_secs(),
+            "checkpoint": true,
+        },
+        "http_config": {"http_port": shared.address.port()},
+    }))
+}
+
+pub(super) async fn leader(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!({"leader": shared.address.to_string()}))
+}
+
+/// Text for who takes text, JSON for who takes that, else nothing.
+pub(super) async fn ping(headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT);
+    let accept = accept.and_then(|accept| accept.to_str().ok());
+    match accept {
+        None => "pong".into_response(),
+        Some(accept) if accept.contains("text/") || accept.contains("*/*") => {
+            "pong".into_response()
+        }
+        Some(accept) if accept.contains("application/json") => Json("pong").into_response(),
+        Some(_) => StatusCode::NO_CONTENT.into_response(),
+    }
+}

@@ -1,0 +1,190 @@
+//! Marathon's identifiers: paths, instances, tasks and executors, in the form of 1.8 to 1.11.
+//!
+//! Invariant: a path's elements hold no `_`, so that the flattened form in instance and task ids
+//! can be read back without doubt.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// What a task of an app carries where a pod's task carries its container's name.
+const APP_CONTAINER: &str = "_app";
+
+/// An absolute path that names an app, a pod or a group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct PathId(Vec<String>);
+
+/// A path with an element that Marathon does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must fully match regular expression \
+     '^(([a-z0-9]|[a-z0-9][a-z0-9\\-]*[a-z0-9])\\.)*([a-z0-9]|[a-z0-9][a-z0-9\\-]*[a-z0-9])|(\\.|\\.\\.)$'"
+)]
+pub struct InvalidPath;
+
+impl PathId {
+    /// Reads a path; a relative one is taken from the root group, as the API does.
+    pub fn parse(text: &str) -> Result<Self, InvalidPath> {
+        let elements: Vec<String> = text
+            .split('/')
+            .filter(|element| !element.is_empty())
+            .map(str::to_owned)
+            .collect();
+        if elements.is_empty() || !elements.iter().all(|element| is_path_element(element)) {
+            return Err(InvalidPath);
+        }
+        Ok(Self(elements))
+    }
+
+    /// `/a/b` as it appears in instance and task ids: `a_b`.
+    #[must_use]
+    pub fn safe_path(&self) -> String {
+        self.0.join("_")
+    }
+
+    /// `/shop/web` as a name for service discovery: `web.shop`.
+    #[must_use]
+    pub fn to_hostname(&self) -> String {
+        let mut elements: Vec<&str> = self.0.iter().map(String::as_str).collect();
+        elements.reverse();
+        elements.join(".")
+    }
+
+    /// Whether this lies in the group `group` (an absolute path, `/` for all).
+    #[must_use]
+    pub fn is_below(&self, group: &str) -> bool {
+        let group: Vec<&str> = group.split('/').filter(|part| !part.is_empty()).collect();
+        self.0.len() > group.len() && self.0.iter().zip(&group).all(|(own, other)| own == other)
+    }
+}
+
+/// A DNS label, or several joined by dots.
+fn is_path_element(element: &str) -> bool {
+    element.split('.').all(is_name)
+}
+
+/// Whether `text` is a DNS label in lower case, which is what pods, containers and endpoints are
+/// named with.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.bytes().all(allowed) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+impl fmt::Display for PathId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|element| write!(out, "/{element}"))
+    }
+}
+
+impl From<PathId> for String {
+    fn from(path: PathId) -> Self {
+        path.to_string()
+    }
+}
+
+impl TryFrom<String> for PathId {
+    type Error = InvalidPath;
+
+    fn try_from(text: String) -> Result<Self, InvalidPath> {
+        Self::parse(&text)
+    }
+}
+
+/// One instance of an app or a pod; it stays the same when the instance is launched again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId {
+    safe_path: String,
+    uuid: Uuid,
+}
+
+impl InstanceId {
+    /// The id of a new instance. `node` is the station that its time-based UUID names.
+    #[must_use]
+    pub fn new(run_spec: &PathId, node: [u8; 6]) -> Self {
+        Self::with_uuid(run_spec, Uuid::now_v1(&node))
+    }
+
+    /// The id of an instance whose UUID is known.
+    #[must_use]
+    pub fn with_uuid(run_spec: &PathId, uuid: Uuid) -> Self {
+        Self {
+            safe_path: run_spec.safe_path(),
+            uuid,
+        }
+    }
+
+    /// The id of the default executor that holds a pod's instance. Note the order.
+    #[must_use]
+    pub fn executor_id(&self) -> String {
+        format!("instance-{}.{}", self.safe_path, self.uuid)
+    }
+
+    /// The id of a task: of the app, or of a pod's container.
+    #[must_use]
+    pub fn task_id(&self, container: Option<&str>, incarnation: u32) -> String {
+        let container = container.unwrap_or(APP_CONTAINER);
+        format!("{self}.{container}.{incarnation}")
+    }
+
+    /// The instance that a task id of our own making belongs to.
+    #[must_use]
+    pub fn of_task(task_id: &str) -> Option<Self> {
+        let mut parts = task_id.rsplitn(3, '.');
+        parts.next()?.parse::<u32>().ok()?;
+        parts.next()?;
+        let (safe_path, uuid) = parts.next()?.rsplit_once(".instance-")?;
+        Some(Self {
+            safe_path: safe_path.to_owned(),
+            uuid: uuid.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.instance-{}", self.safe_path, self.uuid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_absolute_and_checked() {
+        let path = PathId::parse("shop/web").unwrap();
+        assert_eq!(path.to_string(), "/shop/web");
+        assert_eq!(path.safe_path(), "shop_web");
+        assert_eq!(path.to_hostname(), "web.shop");
+        assert!(path.is_below("/shop") && path.is_below("/") && !path.is_below("/shop/web"));
+        for bad in ["", "/", "/a_b", "/A", "/-a", "/a-", "/a b", "/a..b"] {
+            assert_eq!(PathId::parse(bad), Err(InvalidPath), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ids_have_the_form_of_marathon_1_8_and_read_back() {
+        let path = PathId::parse("/a/b.c").unwrap();
+        let uuid: Uuid = "0bcd1234-c7a5-11ea-8f39-0242ac110002".parse().unwrap();
+        let id = InstanceId::with_uuid(&path, uuid);
+        assert_eq!(id.to_string(), format!("a_b.c.instance-{uuid}"));
+        assert_eq!(id.executor_id(), format!("instance-a_b.c.{uuid}"));
+        assert_eq!(id.task_id(None, 1), format!("{id}._app.1"));
+        assert_eq!(id.task_id(Some("c1"), 7), format!("{id}.c1.7"));
+        assert_eq!(InstanceId::of_task(&id.task_id(Some("c1"), 7)), Some(id));
+        assert_eq!(InstanceId::of_task("t1"), None);
+    }
+
+    #[test]
+    fn new_instances_carry_time_based_uuids() {
+        let path = PathId::parse("/a").unwrap();
+        let id = InstanceId::new(&path, [2, 0, 0, 0, 0, 1]);
+        assert_eq!(id.uuid.get_version_num(), 1);
+        assert_ne!(id, InstanceId::new(&path, [2, 0, 0, 0, 0, 1]));
+    }
+}

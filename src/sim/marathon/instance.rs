@@ -1,0 +1,198 @@
+//! Instances and their tasks, as Marathon tracks them.
+
+use std::sync::Arc;
+
+use super::id::InstanceId;
+use super::model::run_spec::RunSpec;
+use super::time::Timestamp;
+
+/// What is known of a task or an instance, in the words of Marathon 1.8 and later.
+///
+/// The order is that of Marathon's hierarchy: what a pod's instance is said to be is the first of
+/// what its tasks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "Marathon's own words")]
+pub enum Condition {
+    Error,
+    Failed,
+    Gone,
+    Dropped,
+    Unreachable,
+    Killing,
+    Starting,
+    Staging,
+    Unknown,
+    Provisioned,
+    Running,
+    Finished,
+    Killed,
+    Scheduled,
+}
+
+impl Condition {
+    /// What a `TaskState` means.
+    #[must_use]
+    pub fn from_mesos(state: &str) -> Self {
+        match state {
+            "TASK_STAGING" => Self::Staging,
+            "TASK_STARTING" => Self::Starting,
+            "TASK_RUNNING" => Self::Running,
+            "TASK_KILLING" => Self::Killing,
+            "TASK_FINISHED" => Self::Finished,
+            "TASK_FAILED" => Self::Failed,
+            "TASK_KILLED" => Self::Killed,
+            "TASK_ERROR" => Self::Error,
+            "TASK_UNREACHABLE" => Self::Unreachable,
+            "TASK_DROPPED" => Self::Dropped,
+            "TASK_LOST" | "TASK_GONE" | "TASK_GONE_BY_OPERATOR" => Self::Gone,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The `TaskState` that the API shows for it.
+    #[must_use]
+    pub fn mesos_state(self) -> &'static str {
+        match self {
+            Self::Scheduled | Self::Provisioned | Self::Staging => "TASK_STAGING",
+            Self::Starting => "TASK_STARTING",
+            Self::Running => "TASK_RUNNING",
+            Self::Killing => "TASK_KILLING",
+            Self::Finished => "TASK_FINISHED",
+            Self::Failed => "TASK_FAILED",
+            Self::Killed => "TASK_KILLED",
+            Self::Error => "TASK_ERROR",
+            Self::Unreachable => "TASK_UNREACHABLE",
+            Self::Dropped => "TASK_DROPPED",
+            Self::Gone => "TASK_GONE",
+            Self::Unknown => "TASK_UNKNOWN",
+        }
+    }
+
+    /// Whether nothing more will come.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        match self {
+            Self::Error
+            | Self::Failed
+            | Self::Gone
+            | Self::Dropped
+            | Self::Unknown
+            | Self::Finished
+            | Self::Killed => true,
+            Self::Unreachable
+            | Self::Killing
+            | Self::Starting
+            | Self::Staging
+            | Self::Provisioned
+            | Self::Running
+            | Self::Scheduled => false,
+        }
+    }
+
+    /// Whether an instance that ended so has to wait before it is launched again.
+    #[must_use]
+    pub fn delays_launch(self) -> bool {
+        self.is_terminal() && self != Self::Killed
+    }
+}
+
+/// What should become of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// It runs, and is launched again when it ends.
+    Running,
+    /// It is killed and forgotten.
+    Decommissioned,
+}
+
+/// Where an instance runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub struct Agent {
+    pub id: String,
+    pub host: String,
+    pub region: Option<String>,
+    pub zone: Option<String>,
+}
+
+/// An address of a task, as Mesos reported it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The network that it is on, if it was named.
+    pub network: Option<String>,
+    /// The address.
+    pub address: String,
+    /// `IPv4` or `IPv6`.
+    pub protocol: String,
+}
+
+/// One task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Its id.
+    pub id: String,
+    /// The pod's container that it is.
+    pub container: Option<String>,
+    /// What is known of it.
+    pub condition: Condition,
+    /// When it was sent to Mesos.
+    pub staged_at: Timestamp,
+    /// When it was first seen running.
+    pub started_at: Option<Timestamp>,
+    /// When `condition` last changed.
+    pub since: Timestamp,
+    /// When Mesos last spoke of it.
+    pub updated: Timestamp,
+    /// Its ports on the host, in the order of its mappings, definitions or endpoints.
+    pub host_ports: Vec<Option<u16>>,
+    /// Its addresses, in the order in which Mesos reported them.
+    pub addresses: Vec<Address>,
+    /// What Mesos last said about it.
+    pub message: Option<String>,
+}
+
+/// One instance of a run spec.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its id, the same for all incarnations.
+    pub id: InstanceId,
+    /// What it is an instance of, as it was when the instance was made.
+    pub run_spec: Arc<RunSpec>,
+    /// The version of `run_spec`.
+    pub version: Timestamp,
+    /// What should become of it.
+    pub goal: Goal,
+    /// How many times it has been launched.
+    pub incarnation: u32,
+    /// Where it runs; nothing while it waits for an offer.
+    pub agent: Option<Agent>,
+    /// Its tasks; none while it waits for an offer.
+    pub tasks: Vec<Task>,
+    /// When its condition last changed.
+    pub since: Timestamp,
+    /// When its tasks were last asked to end.
+    pub killed_at: Option<Timestamp>,
+    /// Grows from instance to instance; tells younger from older.
+    pub age: u64,
+}
+
+impl Instance {
+    /// What is known of it.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        let conditions = self.tasks.iter().map(|task| task.condition);
+        conditions.min().unwrap_or(Condition::Scheduled)
+    }
+
+    /// Whether it waits for an offer.
+    #[must_use]
+    pub fn is_scheduled(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Whether it was launched and nothing of it is left.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        !self.tasks.is_empty() && self.tasks.iter().all(|task| task.condition.is_terminal())
+    }
+}

@@ -1,0 +1,154 @@
+//! Networks, and the ports that lead through them, as apps and pods write them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Labels, in an order that does not change between answers.
+pub type Labels = BTreeMap<String, String>;
+
+/// How a network reaches the outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// The agent's own network.
+    #[serde(rename = "host")]
+    Host,
+    /// A network that gives every container an address of its own.
+    #[default]
+    #[serde(rename = "container")]
+    Container,
+    /// The one bridge behind each agent.
+    #[serde(rename = "container/bridge")]
+    Bridge,
+}
+
+/// One network that a run spec joins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Which network, for [`Mode::Container`] only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// How.
+    #[serde(default)]
+    pub mode: Mode,
+    /// What the network's provider should know; opaque to Marathon.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: Labels,
+}
+
+impl Network {
+    /// The host's network.
+    #[must_use]
+    pub fn host() -> Self {
+        Self {
+            mode: Mode::Host,
+            ..Self::default()
+        }
+    }
+
+    /// What Mesos knows this network as; nothing for the host's.
+    #[must_use]
+    pub fn mesos_name<'a>(&'a self, mesos_bridge_name: &'a str) -> Option<&'a str> {
+        match self.mode {
+            Mode::Host => None,
+            Mode::Container => self.name.as_deref(),
+            Mode::Bridge => Some(mesos_bridge_name),
+        }
+    }
+}
+
+/// Whether everything runs on the host's network.
+#[must_use]
+pub fn is_host(networks: &[Network]) -> bool {
+    networks.iter().all(|network| network.mode == Mode::Host)
+}
+
+/// `container.portMappings[]` of an app on a container network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PortMapping {
+    /// The port inside; 0 means the same as the host's.
+    pub container_port: u16,
+    /// The port on the agent: none, any (0) or this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
+    /// A number that load balancers know the app by.
+    pub service_port: u16,
+    /// `tcp`, `udp` or `udp,tcp`.
+    pub protocol: String,
+    /// What the port is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// For service discovery; opaque to Marathon.
+    pub labels: Labels,
+    /// The networks it is about; none means all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub network_names: Vec<String>,
+}
+
+impl Default for PortMapping {
+    fn default() -> Self {
+        Self {
+            container_port: 0,
+            host_port: None,
+            service_port: 0,
+            protocol: "tcp".to_owned(),
+            name: None,
+            labels: Labels::new(),
+            network_names: Vec::new(),
+        }
+    }
+}
+
+/// `portDefinitions[]` of an app on the host's network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortDefinition {
+    /// The service port and, with `requirePorts`, the port on the host; 0 means any.
+    pub port: u16,
+    /// `tcp`, `udp` or `udp,tcp`.
+    pub protocol: String,
+    /// What the port is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// For service discovery; opaque to Marathon.
+    pub labels: Labels,
+}
+
+impl Default for PortDefinition {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            protocol: "tcp".to_owned(),
+            name: None,
+            labels: Labels::new(),
+        }
+    }
+}
+
+/// `endpoints[]` of a pod's container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// What the endpoint is called.
+    pub name: String,
+    /// The port inside; on the host's network there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_port: Option<u16>,
+    /// The port on the agent: none, any (0) or this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
+    /// `tcp`, `udp` or both.
+    #[serde(default = "tcp")]
+    pub protocol: Vec<String>,
+    /// For service discovery; opaque to Marathon.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: Labels,
+    /// The networks it is about; none means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub network_names: Vec<String>,
+}
+
+fn tcp() -> Vec<String> {
+    vec!["tcp".to_owned()]
+}

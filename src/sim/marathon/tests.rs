@@ -1,0 +1,270 @@
+//! The whole of it against a master that answers as written here: HTTP on both sides.
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use futures::channel::mpsc::{UnboundedSender, unbounded};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// A master with one agent, on which every task runs at once and until it is killed.
+#[derive(Default)]
+struct Master {
+    events: Option<UnboundedSender<Result<Bytes, Infallible>>>,
+    calls: Vec<Value>,
+}
+
+type Shared = Arc<Mutex<Master>>;
+
+impl Master {
+    async fn start() -> (String, Shared) {
+        let master = Shared::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let router = Router::new()
+            .route("/api/v1/scheduler", post(call))
+            .with_state(Arc::clone(&master));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (address, master)
+    }
+
+    fn send(&self, event: &Value) {
+        let event = event.to_string();
+        let record = format!("{}\n{event}", event.len());
+        if let Some(events) = &self.events {
+            let _ = events.unbounded_send(Ok(record.into()));
+        }
+    }
+
+    fn offer(&self) {
+        let scalar = |name: &str, value: f64| json!({"name": name, "type": "SCALAR", "scalar": {"value": value}, "role": "*"});
+        let ports = json!({"name": "ports", "type": "RANGES", "role": "*",
+            "ranges": {"range": [{"begin": 31000, "end": 32000}]}});
+        self.send(&json!({"type": "OFFERS", "offers": {"offers": [{
+            "id": {"value": "o1"}, "agent_id": {"value": "S1"}, "framework_id": {"value": "F1"},
+            "hostname": "h",
+            "resources": [scalar("cpus", 4.0), scalar("mem", 4096.0), scalar("disk", 99.0), ports],
+        }]}}));
+    }
+
+    fn update(&self, task_id: &Value, state: &str) {
+        self.send(&json!({"type": "UPDATE", "update": {"status": {
+            "task_id": task_id, "agent_id": {"value": "S1"}, "state": state, "uuid": "dQ==",
+            "container_status": {"network_infos": [
+                {"name": "contrail", "ip_addresses": [{"ip_address": "9.0.1.3", "protocol": "IPv4"}]}]},
+        }}}));
+    }
+
+    fn calls(&self, kind: &str) -> usize {
+        self.calls
+            .iter()
+            .filter(|call| call["type"] == kind)
+            .count()
+    }
+}
+
+async fn call(State(master): State<Shared>, body: Bytes) -> Response {
+    let call: Value = serde_json::from_slice(&body).unwrap();
+    let mut master = master.lock().unwrap();
+    let kind = call["type"].as_str().unwrap().to_owned();
+    master.calls.push(call.clone());
+    match kind.as_str() {
+        "SUBSCRIBE" => {
+            let (sender, events) = unbounded();
+            master.events = Some(sender);
+            master.send(&json!({"type": "SUBSCRIBED",
+                                "subscribed": {"framework_id": {"value": "F1"}}}));
+            return Body::from_stream(events).into_response();
+        }
+        "REVIVE" => master.offer(),
+        "ACCEPT" => {
+            for operation in call["accept"]["operations"].as_array().unwrap() {
+                let tasks = operation.pointer("/launch/task_infos");
+                let group = operation.pointer("/launch_group/task_group/tasks");
+                for task in tasks.or(group).unwrap().as_array().unwrap() {
+                    master.update(&task["task_id"], "TASK_RUNNING");
+                }
+            }
+        }
+        "KILL" => master.update(&call["kill"]["task_id"], "TASK_KILLED"),
+        _ => {}
+    }
+    StatusCode::ACCEPTED.into_response()
+}
+
+struct World {
+    master: Shared,
+    marathon: Marathon,
+}
+
+impl World {
+    async fn start() -> Self {
+        let (address, master) = Master::start().await;
+        let marathon = Marathon::start(Options {
+            master: address,
+            listen: ([127, 0, 0, 1], 0).into(),
+            ..Options::default()
+        });
+        Self {
+            master,
+            marathon: marathon.await.unwrap(),
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("{}{path}", self.marathon.url());
+        let request = client.request(method, url).body(body.to_string());
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let body = answer.bytes().await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.ask(Method::GET, path, Value::Null).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    /// Until nothing is under way any more.
+    async fn settle(&self) {
+        for _ in 0..500 {
+            if self.get("/v2/deployments").await == json!([]) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("still deploying: {:?}", self.master.lock().unwrap().calls);
+    }
+}
+
+#[tokio::test]
+async fn an_app_is_launched_scaled_and_deleted() {
+    let world = World::start().await;
+    let app = json!({"id": "/a", "cmd": "run", "cpus": 0.1, "instances": 3,
+        "ipAddress": {"networkName": "contrail", "labels": {"networks": "blue"}}});
+    let (status, created) = world.ask(Method::POST, "/v2/apps", app.clone()).await;
+    assert_eq!(status, 201, "{created}");
+    assert_eq!(created["networks"][0]["name"], "contrail");
+    assert_eq!(created["tasks"], json!([]));
+    assert_eq!(world.ask(Method::POST, "/v2/apps", app).await.0, 409);
+    world.settle().await;
+    let shown = world.get("/v2/apps/a?embed=app.tasks").await;
+    assert_eq!(shown["app"]["tasksRunning"], 3);
+    let task = &shown["app"]["tasks"][0];
+    assert_eq!(task["state"], "TASK_RUNNING");
+    assert_eq!(task["slaveId"], "S1");
+    assert_eq!(
+        task["ipAddresses"],
+        json!([{"ipAddress": "9.0.1.3", "protocol": "IPv4"}])
+    );
+    assert_eq!(shown["app"].get("ipAddress"), None);
+
+    let fewer = world.ask(Method::PUT, "/v2/apps/a", json!({"instances": 1}));
+    assert_eq!(fewer.await.0, 200);
+    world.settle().await;
+    let left = world.get("/v2/tasks").await;
+    assert_eq!(left["tasks"].as_array().unwrap().len(), 1);
+    assert_eq!(left["tasks"][0]["id"], task["id"], "the oldest stays");
+
+    assert_eq!(
+        world.ask(Method::DELETE, "/v2/apps/a", Value::Null).await.0,
+        200
+    );
+    world.settle().await;
+    assert_eq!(world.get("/v2/apps").await, json!({"apps": []}));
+    let master = world.master.lock().unwrap();
+    assert_eq!(master.calls("KILL"), 3);
+    assert_eq!(master.calls("ACKNOWLEDGE"), 6);
+}
+
+#[tokio::test]
+async fn a_pod_shows_its_containers_and_its_one_set_of_networks() {
+    let world = World::start().await;
+    let part = |name: &str| {
+        json!({"name": name, "resources": {"cpus": 0.1, "mem": 32},
+                                   "exec": {"command": {"shell": "run"}}})
+    };
+    let pod = json!({"id": "/p", "networks": [{"name": "contrail"}],
+                     "containers": [part("c1"), part("c2")]});
+    let (status, created) = world.ask(Method::POST, "/v2/pods", pod).await;
+    assert_eq!(status, 201, "{created}");
+    world.settle().await;
+    let shown = world.get("/v2/pods/p::status").await;
+    assert_eq!(shown["status"], "STABLE");
+    let instance = &shown["instances"][0];
+    assert_eq!(instance["status"], "STABLE");
+    assert_eq!(
+        instance["networks"],
+        json!([{"name": "contrail", "addresses": ["9.0.1.3"]}])
+    );
+    let id = instance["id"].as_str().unwrap();
+    assert_eq!(
+        instance["containers"][1]["containerId"],
+        format!("{id}.c2.1")
+    );
+    assert_eq!(world.get("/v2/pods/::status").await[0]["id"], "/p");
+    assert_eq!(world.get("/v2/pods").await[0]["id"], "/p");
+    assert_eq!(world.get("/v2/tasks").await, json!({"tasks": []}));
+    assert_eq!(
+        world.ask(Method::DELETE, "/v2/pods/p", Value::Null).await.0,
+        202
+    );
+    world.settle().await;
+    assert_eq!(world.get("/v2/pods").await, json!([]));
+}
+
+#[tokio::test]
+async fn a_lost_master_is_subscribed_to_again_as_the_same_framework() {
+    let world = World::start().await;
+    let app = json!({"id": "/a", "cmd": "run", "cpus": 0.1});
+    world.ask(Method::POST, "/v2/apps", app).await;
+    world.settle().await;
+    world.master.lock().unwrap().events = None;
+    world
+        .ask(Method::PUT, "/v2/apps/a", json!({"instances": 2}))
+        .await;
+    world.settle().await;
+    let master = world.master.lock().unwrap();
+    let again = master
+        .calls
+        .iter()
+        .rfind(|call| call["type"] == "SUBSCRIBE");
+    assert_eq!(again.unwrap()["framework_id"]["value"], "F1");
+}
+
+#[tokio::test]
+async fn marathon_says_what_it_is_and_what_it_does_not_know() {
+    let world = World::start().await;
+    assert_eq!(
+        world.get("/v2/leader").await["leader"],
+        world.marathon.address().to_string()
+    );
+    assert_eq!(world.get("/v2/info").await["name"], "marathon");
+    for path in [
+        "/v2/apps/x",
+        "/v2/pods/x",
+        "/v2/pods/x::status",
+        "/x",
+        "/v2/apps/_",
+    ] {
+        let (status, body) = world.ask(Method::GET, path, Value::Null).await;
+        assert_eq!(status, 404, "{path}");
+        assert!(body["message"].is_string(), "{path}");
+    }
+    let invalid = json!({"id": "/a", "cmd": "run", "networks": [{"mode": "container"}]});
+    let (status, body) = world.ask(Method::POST, "/v2/apps", invalid).await;
+    assert_eq!(status, 422);
+    assert_eq!(body["message"], "Object is not valid");
+    assert_eq!(body["details"][0]["path"], "/networks");
+}

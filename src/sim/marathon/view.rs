@@ -1,0 +1,318 @@
+//! Apps, tasks and pods as the API shows them: pure.
+
+use serde_json::{Value, json};
+
+use super::id::PathId;
+use super::instance::{Condition, Goal, Instance, Task};
+use super::model::app::App;
+use super::model::run_spec::RunSpec;
+use super::store::{Entry, Failure, Store};
+
+/// What a request wants to see of an app besides the definition.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(missing_docs, reason = "Marathon's own words")]
+pub struct Embed {
+    pub tasks: bool,
+    pub last_task_failure: bool,
+}
+
+impl Embed {
+    /// From the `embed` parameters of a request; `apps.`, `app.` and `group.apps.` mean the same.
+    #[must_use]
+    pub fn from_parameters<'a>(parameters: impl Iterator<Item = &'a str>) -> Self {
+        let mut embed = Self::default();
+        for parameter in parameters {
+            let word = parameter.rsplit('.').next().unwrap_or_default();
+            embed.tasks |= matches!(word, "tasks" | "failures");
+            embed.last_task_failure |= matches!(word, "lastTaskFailure" | "failures");
+        }
+        embed
+    }
+}
+
+/// An app as `GET /v2/apps` lists it.
+#[must_use]
+pub fn app(store: &Store, app: &App, entry: &Entry, embed: Embed) -> Value {
+    let mut shown = definition(app);
+    let instances = store.instances_of(&app.id);
+    let count = |wanted: &[Condition]| {
+        let conditions = instances.iter().map(|instance| instance.condition());
+        conditions.filter(|own| wanted.contains(own)).count()
+    };
+    let staged = [
+        Condition::Provisioned,
+        Condition::Staging,
+        Condition::Starting,
+    ];
+    let deployments = entry.deployment.iter().map(|id| json!({"id": id}));
+    let more = json!({
+        "version": entry.version,
+        "versionInfo": {
+            "lastScalingAt": entry.last_scaling,
+            "lastConfigChangeAt": entry.last_config_change,
+        },
+        "tasksStaged": count(&staged),
+        "tasksRunning": count(&[Condition::Running]),
+        "tasksHealthy": 0,
+        "tasksUnhealthy": 0,
+        "deployments": deployments.collect::<Value>(),
+    });
+    extend(&mut shown, more);
+    if embed.tasks {
+        shown["tasks"] = tasks(store, &app.id);
+    }
+    if let Some(failure) = entry
+        .last_failure
+        .as_ref()
+        .filter(|_| embed.last_task_failure)
+    {
+        shown["lastTaskFailure"] = last_task_failure(&app.id, failure);
+    }
+    shown
+}
+
+/// A definition alone.
+#[must_use]
+pub fn definition(definition: &impl serde::Serialize) -> Value {
+    // Our own types have string keys and finite numbers only, so this cannot fail.
+    serde_json::to_value(definition).unwrap_or_default()
+}
+
+fn extend(shown: &mut Value, more: Value) {
+    if let (Some(shown), Value::Object(more)) = (shown.as_object_mut(), more) {
+        shown.extend(more);
+    }
+}
+
+fn last_task_failure(app: &PathId, failure: &Failure) -> Value {
+    let agent = failure.instance.agent.as_ref();
+    json!({
+        "appId": app,
+        "host": agent.map(|agent| &agent.host),
+        "message": failure.message,
+        "state": failure.condition.mesos_state(),
+        "taskId": failure.task_id,
+        "timestamp": failure.at,
+        "version": failure.instance.version,
+        "slaveId": agent.map(|agent| &agent.id),
+    })
+}
+
+/// The tasks of one app. What waits for an offer is no task yet.
+#[must_use]
+pub fn tasks(store: &Store, app: &PathId) -> Value {
+    let instances = store.instances_of(app);
+    let shown = instances.iter().flat_map(|instance| {
+        let tasks = instance.tasks.iter();
+        tasks.map(|shown| task(instance, shown))
+    });
+    shown.collect()
+}
+
+/// One task of an app.
+#[must_use]
+pub fn task(instance: &Instance, task: &Task) -> Value {
+    let agent = instance.agent.as_ref();
+    let addresses = task
+        .addresses
+        .iter()
+        .map(|address| json!({"ipAddress": address.address, "protocol": address.protocol}));
+    let mut shown = json!({
+        "appId": instance.run_spec.id(),
+        "id": task.id,
+        "host": agent.map(|agent| &agent.host),
+        "slaveId": agent.map(|agent| &agent.id),
+        "state": task.condition.mesos_state(),
+        "ipAddresses": addresses.collect::<Value>(),
+        "healthCheckResults": [],
+        "localVolumes": [],
+        "role": instance.run_spec.role(),
+    });
+    if let RunSpec::App(app) = &*instance.run_spec {
+        shown["servicePorts"] = json!(app.service_ports());
+    }
+    if task.condition.is_terminal() {
+        shown["ports"] = json!([]);
+    } else {
+        let ports: Vec<&u16> = task.host_ports.iter().flatten().collect();
+        shown["ports"] = json!(ports);
+        shown["stagedAt"] = json!(task.staged_at);
+        shown["version"] = json!(instance.version);
+        if let Some(started_at) = task.started_at {
+            shown["startedAt"] = json!(started_at);
+        }
+    }
+    if let Some(agent) = agent {
+        let place = [("region", &agent.region), ("zone", &agent.zone)];
+        for (name, value) in place {
+            if let Some(value) = value {
+                shown[name] = json!(value);
+            }
+        }
+    }
+    shown
+}
+
+/// A pod's definition as `GET /v2/pods` lists it.
+#[must_use]
+pub fn pod(entry: &Entry) -> Value {
+    let mut shown = match &*entry.run_spec {
+        RunSpec::Pod(pod) => definition(pod),
+        RunSpec::App(app) => definition(app),
+    };
+    shown["version"] = json!(entry.version);
+    shown
+}
+
+/// `PodStatus`.
+#[must_use]
+pub fn pod_status(store: &Store, entry: &Entry) -> Value {
+    let instances = store.instances_of(entry.run_spec.id());
+    let stable = |instance: &&&Instance| instance_status(instance) == "STABLE";
+    let complete = instances.iter().filter(stable).count() == entry.run_spec.instances();
+    let since = instances.iter().map(|instance| instance.since).max();
+    let since = since.unwrap_or(entry.version);
+    let instances = instances.iter().map(|instance| pod_instance(instance));
+    json!({
+        "id": entry.run_spec.id(),
+        "spec": pod(entry),
+        "status": if complete { "STABLE" } else { "DEGRADED" },
+        "statusSince": since,
+        "instances": instances.collect::<Value>(),
+        "terminationHistory": entry.terminated.iter().map(termination).collect::<Value>(),
+        "lastUpdated": since,
+        "lastChanged": since,
+    })
+}
+
+fn instance_status(instance: &Instance) -> &'static str {
+    match instance.condition() {
+        _ if instance.goal == Goal::Decommissioned => "TERMINAL",
+        Condition::Scheduled | Condition::Provisioned => "PENDING",
+        Condition::Staging | Condition::Starting => "STAGING",
+        Condition::Running => "STABLE",
+        Condition::Unreachable => "DEGRADED",
+        Condition::Killing
+        | Condition::Error
+        | Condition::Failed
+        | Condition::Gone
+        | Condition::Dropped
+        | Condition::Unknown
+        | Condition::Finished
+        | Condition::Killed => "TERMINAL",
+    }
+}
+
+fn pod_instance(instance: &Instance) -> Value {
+    let reference = format!(
+        "/v2/pods{}::versions/{}",
+        instance.run_spec.id(),
+        instance.version
+    );
+    let updated = instance.tasks.iter().map(|task| task.updated).max();
+    let containers = instance.tasks.iter().map(|task| container(instance, task));
+    let mut shown = json!({
+        "id": instance.id.to_string(),
+        "status": instance_status(instance),
+        "statusSince": instance.since,
+        "networks": networks(instance),
+        "containers": containers.collect::<Value>(),
+        "conditions": [],
+        "specReference": reference,
+        "localVolumes": [],
+        "lastUpdated": updated.unwrap_or(instance.since),
+        "lastChanged": instance.since,
+        "role": instance.run_spec.role(),
+    });
+    if let Some(agent) = &instance.agent {
+        extend(
+            &mut shown,
+            json!({"agentHostname": agent.host, "agentId": agent.id}),
+        );
+        for (name, value) in [("agentRegion", &agent.region), ("agentZone", &agent.zone)] {
+            if let Some(value) = value {
+                shown[name] = json!(value);
+            }
+        }
+    }
+    let mut messages = instance
+        .tasks
+        .iter()
+        .filter_map(|task| task.message.as_ref());
+    if let Some(message) = messages.next_back() {
+        shown["message"] = json!(message);
+    }
+    shown
+}
+
+/// The networks of all tasks by name, each address once: all tasks report the same ones.
+fn networks(instance: &Instance) -> Value {
+    let mut merged: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
+    for address in instance.tasks.iter().flat_map(|task| &task.addresses) {
+        let name = address.network.as_deref();
+        let index = merged.iter().position(|(own, _)| *own == name);
+        let index = index.unwrap_or_else(|| {
+            merged.push((name, Vec::new()));
+            merged.len() - 1
+        });
+        if !merged[index].1.contains(&address.address.as_str()) {
+            merged[index].1.push(&address.address);
+        }
+    }
+    let network = |(name, addresses): &(Option<&str>, Vec<&str>)| match name {
+        Some(name) => json!({"name": name, "addresses": addresses}),
+        None => json!({"addresses": addresses}),
+    };
+    merged.iter().map(network).collect()
+}
+
+fn container(instance: &Instance, task: &Task) -> Value {
+    let name = task.container.as_deref().unwrap_or_default();
+    let declared = match &*instance.run_spec {
+        RunSpec::Pod(pod) => pod.containers.iter().find(|part| part.name == name),
+        RunSpec::App(_) => None,
+    };
+    let endpoints = declared.map(|declared| declared.endpoints.as_slice());
+    let endpoints = endpoints.unwrap_or_default().iter().zip(&task.host_ports);
+    let endpoints = endpoints.map(|(endpoint, port)| match port {
+        Some(port) => json!({"name": endpoint.name, "allocatedHostPort": port}),
+        None => json!({"name": endpoint.name}),
+    });
+    let mut shown = json!({
+        "name": name,
+        "status": task.condition.mesos_state(),
+        "statusSince": task.since,
+        "containerId": task.id,
+        "endpoints": endpoints.collect::<Value>(),
+        "conditions": [],
+        "lastUpdated": task.updated,
+        "lastChanged": task.since,
+    });
+    if let Some(declared) = declared {
+        shown["resources"] = definition(&declared.resources);
+    }
+    if task.condition.is_terminal() {
+        shown["termination"] = json!({"message": task.message});
+    }
+    shown
+}
+
+fn termination(failure: &Failure) -> Value {
+    let instance = &failure.instance;
+    let started = instance.tasks.iter().map(|task| task.staged_at).min();
+    let containers = instance.tasks.iter().map(|task| {
+        json!({
+            "name": task.container,
+            "containerId": task.id,
+            "lastKnownState": task.condition.mesos_state(),
+            "termination": {"message": task.message},
+        })
+    });
+    json!({
+        "instanceID": instance.id.to_string(),
+        "startedAt": started,
+        "terminatedAt": failure.at,
+        "message": failure.message,
+        "containers": containers.collect::<Value>(),
+    })
+}
