@@ -1,0 +1,110 @@
+//! Addresses and routes by rtnetlink.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
+
+use super::netlink::{NetlinkError, NetlinkSocket, Request};
+
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+
+/// Request: `address` on the link of that index. An IPv6 address is usable at once: duplicate
+/// detection would cost a second, and we know that nobody else has it.
+#[must_use]
+pub fn add_address(index: u32, name: &str, address: IpNet) -> Request {
+    let message = match address {
+        IpNet::V4(net) => AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(index)
+            .address(net.addr(), net.prefix_len())
+            .build(),
+        IpNet::V6(net) => {
+            let mut message = AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(index)
+                .address(net.addr(), net.prefix_len())
+                .build();
+            message
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message
+        }
+    };
+    let mut payload = vec![0; message.buffer_len()];
+    message.emit(&mut payload);
+    Request::new(
+        RTM_NEWADDR,
+        NLM_F_CREATE | NLM_F_EXCL,
+        payload,
+        format!("give {address} to {name}"),
+    )
+}
+
+/// Request: what is for `destination` goes to `gateway`, by the link of that index. Where two
+/// routes have the same destination, the lower metric wins.
+#[must_use]
+pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32, metric: Option<u32>) -> Request {
+    let what = format!("route {destination} by {gateway}");
+    let mut payload = Vec::new();
+    match (destination, gateway) {
+        (IpNet::V4(net), IpAddr::V4(gateway)) => {
+            let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(net.network(), net.prefix_len())
+                .gateway(gateway)
+                .output_interface(index);
+            if let Some(metric) = metric {
+                route = route.priority(metric);
+            }
+            let message = route.build();
+            payload.resize(message.buffer_len(), 0);
+            message.emit(&mut payload);
+        }
+        (IpNet::V6(net), IpAddr::V6(gateway)) => {
+            let mut route = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(net.network(), net.prefix_len())
+                .gateway(gateway)
+                .output_interface(index);
+            if let Some(metric) = metric {
+                route = route.priority(metric);
+            }
+            let message = route.build();
+            payload.resize(message.buffer_len(), 0);
+            message.emit(&mut payload);
+        }
+        // An empty payload is refused by the kernel, with `what` in the error.
+        _ => {}
+    }
+    Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, payload, what)
+}
+
+/// Every address of the namespace, with the index of its link.
+pub fn addresses(socket: &mut NetlinkSocket) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
+    let message = AddressMessage::default();
+    let mut payload = vec![0; message.buffer_len()];
+    message.emit(&mut payload);
+    let mut found = Vec::new();
+    socket.dump(
+        &Request::new(RTM_GETADDR, 0, payload, "list the addresses"),
+        |bytes| {
+            let Ok(message) = AddressMessage::parse(bytes) else {
+                return;
+            };
+            let address = message.attributes.iter().find_map(|attribute| {
+                if let AddressAttribute::Address(address) = attribute {
+                    Some(*address)
+                } else {
+                    None
+                }
+            });
+            if let Some(net) =
+                address.and_then(|address| IpNet::new(address, message.header.prefix_len).ok())
+            {
+                found.push((message.header.index, net));
+            }
+        },
+    )?;
+    Ok(found)
+}

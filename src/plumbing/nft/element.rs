@@ -1,0 +1,339 @@
+//! What the attach path changes: elements of the table's sets and maps.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_bindings::nftables::{OpNewsetelemDo, PushDataAttrs, PushSetelemListElemAttrs};
+use netlink_bindings::traits::Pusher;
+use netlink_bindings::utils::{finalize_nested_header, push_nested_header};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NlasIterator};
+
+use super::super::netlink::Request;
+use super::TABLE;
+use super::batch::{Message, header, request};
+
+const KEY_END: u16 = 10;
+
+/// The sets and maps of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Set {
+    /// Protocol and port of the host → IPv4 address and port of a container.
+    Ports4,
+    /// Protocol and port of the host → IPv6 address and port of a container.
+    Ports6,
+    /// Names of the bridges.
+    Bridges,
+    /// IPv4 source and destination of what leaves with the host's address.
+    Masquerade4,
+    /// IPv6 source and destination of what leaves with the host's address.
+    Masquerade6,
+    /// IPv4 source and destination inside one subnet.
+    Local4,
+    /// IPv6 source and destination inside one subnet.
+    Local6,
+}
+
+impl Set {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Ports4,
+        Self::Ports6,
+        Self::Bridges,
+        Self::Masquerade4,
+        Self::Masquerade6,
+        Self::Local4,
+        Self::Local6,
+    ];
+
+    /// Its name in the table.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ports4 => "ports4",
+            Self::Ports6 => "ports6",
+            Self::Bridges => "bridges",
+            Self::Masquerade4 => "masquerade4",
+            Self::Masquerade6 => "masquerade6",
+            Self::Local4 => "local4",
+            Self::Local6 => "local6",
+        }
+    }
+
+    /// Whether an element belongs to one container: a second one with the same key is refused.
+    #[must_use]
+    pub fn is_exclusive(self) -> bool {
+        matches!(self, Self::Ports4 | Self::Ports6)
+    }
+}
+
+/// An element of one of the sets.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Element {
+    /// The set that it is in.
+    pub set: Set,
+    /// Its key, as the kernel has it.
+    pub key: Vec<u8>,
+    /// The end of its interval, inclusive.
+    pub key_end: Option<Vec<u8>>,
+    /// What a map maps its key to.
+    pub data: Option<Vec<u8>>,
+    /// Whose it is.
+    pub comment: String,
+}
+
+/// A protocol number or port, padded as a field of a concatenation.
+fn field<const N: usize>(bytes: [u8; N]) -> [u8; 4] {
+    let mut field = [0; 4];
+    for (to, from) in field.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    field
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+impl Element {
+    /// The port of the host that leads to `target`.
+    #[must_use]
+    pub fn port(protocol: u8, host_port: u16, target: IpAddr, port: u16, comment: &str) -> Self {
+        let mut data = octets(target);
+        data.extend(field(port.to_be_bytes()));
+        Self {
+            set: if target.is_ipv4() {
+                Set::Ports4
+            } else {
+                Set::Ports6
+            },
+            key: [field([protocol]), field(host_port.to_be_bytes())].concat(),
+            key_end: None,
+            data: Some(data),
+            comment: comment.to_owned(),
+        }
+    }
+
+    /// A bridge of containers.
+    #[must_use]
+    pub fn bridge(name: &str, comment: &str) -> Self {
+        let mut key = name.as_bytes().to_vec();
+        key.resize(16, 0);
+        Self {
+            set: Set::Bridges,
+            key,
+            key_end: None,
+            data: None,
+            comment: comment.to_owned(),
+        }
+    }
+
+    /// Traffic that stays inside `subnet`.
+    #[must_use]
+    pub fn local(subnet: IpNet, comment: &str) -> Self {
+        let set = match subnet {
+            IpNet::V4(_) => Set::Local4,
+            IpNet::V6(_) => Set::Local6,
+        };
+        Self::pair(set, subnet, (subnet.network(), last(subnet)), comment)
+    }
+
+    /// Traffic that leaves `subnet` for anywhere but multicast: what lies below the subnet, and
+    /// what lies above it.
+    #[must_use]
+    pub fn masquerade(subnet: IpNet, comment: &str) -> Vec<Self> {
+        let (below, above) = match subnet {
+            IpNet::V4(net) => {
+                let end = u32::from(Ipv4Addr::new(224, 0, 0, 0)) - 1;
+                let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
+                let pair = |from: u32, to: u32| {
+                    (
+                        IpAddr::from(Ipv4Addr::from(from)),
+                        IpAddr::from(Ipv4Addr::from(to)),
+                    )
+                };
+                (
+                    first.checked_sub(1).map(|to| pair(0, to)),
+                    (last < end).then(|| pair(last.saturating_add(1), end)),
+                )
+            }
+            IpNet::V6(net) => {
+                let end = u128::from(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)) - 1;
+                let (first, last) = (u128::from(net.network()), u128::from(net.broadcast()));
+                let pair = |from: u128, to: u128| {
+                    (
+                        IpAddr::from(Ipv6Addr::from(from)),
+                        IpAddr::from(Ipv6Addr::from(to)),
+                    )
+                };
+                (
+                    first.checked_sub(1).map(|to| pair(0, to)),
+                    (last < end).then(|| pair(last.saturating_add(1), end)),
+                )
+            }
+        };
+        let set = match subnet {
+            IpNet::V4(_) => Set::Masquerade4,
+            IpNet::V6(_) => Set::Masquerade6,
+        };
+        [below, above]
+            .into_iter()
+            .flatten()
+            .map(|range| Self::pair(set, subnet, range, comment))
+            .collect()
+    }
+
+    fn pair(set: Set, source: IpNet, destination: (IpAddr, IpAddr), comment: &str) -> Self {
+        Self {
+            set,
+            key: [octets(source.network()), octets(destination.0)].concat(),
+            key_end: Some([octets(last(source)), octets(destination.1)].concat()),
+            data: None,
+            comment: comment.to_owned(),
+        }
+    }
+
+    /// The request that adds it.
+    pub(super) fn add(&self) -> Request {
+        let exclusive = if self.set.is_exclusive() {
+            NLM_F_EXCL
+        } else {
+            0
+        };
+        self.message(Message::NewElement, NLM_F_CREATE | exclusive, "add")
+    }
+
+    /// The request that removes it.
+    pub(super) fn remove(&self) -> Request {
+        self.message(Message::DelElement, 0, "remove")
+    }
+
+    /// The request that asks for it.
+    pub(super) fn get(&self) -> Request {
+        self.message(Message::GetElement, 0, "look up")
+    }
+
+    fn message(&self, message: Message, flags: u16, verb: &str) -> Request {
+        request(message, flags, format!("{verb} {self}"), |buffer| {
+            let list = OpNewsetelemDo::encode_request(buffer, &header())
+                .push_table_bytes(TABLE.as_bytes())
+                .push_set_bytes(self.set.name().as_bytes())
+                .nested_elements();
+            self.encode(list, matches!(message, Message::NewElement));
+        })
+    }
+
+    fn encode<P: Pusher>(&self, list: PushSetelemListElemAttrs<P>, whole: bool) {
+        let mut element = list
+            .nested_elem()
+            .nested_key()
+            .push_value(&self.key)
+            .end_nested();
+        if let Some(end) = &self.key_end {
+            // NFTA_SET_ELEM_KEY_END: the specification that the bindings are made of has it one
+            // off.
+            let buffer = element.as_vec_mut();
+            let start = push_nested_header(buffer, KEY_END);
+            drop(PushDataAttrs::new(&mut *buffer).push_value(end));
+            finalize_nested_header(buffer, start);
+        }
+        if whole {
+            if let Some(data) = &self.data {
+                element = element.nested_data().push_value(data).end_nested();
+            }
+            element.push_userdata(&comment(&self.comment));
+        }
+    }
+}
+
+fn last(net: IpNet) -> IpAddr {
+    match net {
+        IpNet::V4(net) => net.broadcast().into(),
+        IpNet::V6(net) => net.broadcast().into(),
+    }
+}
+
+/// A comment, as `nft` writes and shows it.
+pub(super) fn comment(text: &str) -> Vec<u8> {
+    let text: String = text.chars().filter(char::is_ascii).take(127).collect();
+    let mut bytes = vec![0, u8::try_from(text.len() + 1).unwrap_or(u8::MAX)];
+    bytes.extend(text.as_bytes());
+    bytes.push(0);
+    bytes
+}
+
+/// Finds the end of an element's interval among its attributes.
+pub(super) fn read_key_end(attributes: &[u8]) -> Option<Vec<u8>> {
+    let end = NlasIterator::new(attributes)
+        .flatten()
+        .find(|attribute| attribute.kind() == KEY_END)?;
+    let value = NlasIterator::new(end.value()).flatten().next()?;
+    Some(value.value().to_vec())
+}
+
+/// Reads a comment back.
+pub(super) fn read_comment(bytes: &[u8]) -> Option<String> {
+    let (header, rest) = bytes.split_first_chunk::<2>()?;
+    let text = rest.get(..usize::from(header[1]).checked_sub(1)?)?;
+    (header[0] == 0).then(|| String::from_utf8_lossy(text).into_owned())
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ip = |bytes: &[u8]| -> String {
+            if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+                Ipv4Addr::from(octets).to_string()
+            } else if let Ok(octets) = <[u8; 16]>::try_from(bytes) {
+                Ipv6Addr::from(octets).to_string()
+            } else {
+                format!("{bytes:?}")
+            }
+        };
+        let port = |bytes: &[u8]| match bytes {
+            [high, low, ..] => u16::from_be_bytes([*high, *low]),
+            _ => 0,
+        };
+        write!(formatter, "element ")?;
+        match self.set {
+            Set::Ports4 | Set::Ports6 => {
+                let (protocol, host) = self.key.split_at(self.key.len().min(4));
+                let protocol = match protocol.first() {
+                    Some(6) => "tcp",
+                    Some(17) => "udp",
+                    Some(132) => "sctp",
+                    _ => "protocol",
+                };
+                write!(formatter, "{protocol} {}", port(host))?;
+                if let Some((address, to)) = self
+                    .data
+                    .as_ref()
+                    .and_then(|data| data.split_at_checked(data.len().checked_sub(4)?))
+                {
+                    write!(formatter, " : {} . {}", ip(address), port(to))?;
+                }
+            }
+            Set::Bridges => {
+                let name = String::from_utf8_lossy(&self.key);
+                write!(formatter, "{:?}", name.trim_end_matches('\0'))?;
+            }
+            Set::Masquerade4 | Set::Masquerade6 | Set::Local4 | Set::Local6 => {
+                let half = self.key.len() / 2;
+                let end = self.key_end.as_ref().unwrap_or(&self.key);
+                let interval = |range: std::ops::Range<usize>| {
+                    let at = |key: &[u8]| ip(key.get(range.clone()).unwrap_or_default());
+                    format!("{}-{}", at(&self.key), at(end))
+                };
+                write!(
+                    formatter,
+                    "{} . {}",
+                    interval(0..half),
+                    interval(half..self.key.len())
+                )?;
+            }
+        }
+        write!(formatter, " of {}", self.set.name())
+    }
+}

@@ -1,0 +1,124 @@
+//! Looking at what the kernel has of our table.
+
+use std::collections::BTreeMap;
+
+use netlink_bindings::nftables::{
+    IterableDataAttrs, Nfgenmsg, OpGetgenDo, OpGetruleDump, OpGetsetelemDo, OpGetsetelemDump,
+};
+use netlink_bindings::utils::ErrorContext;
+use nix::errno::Errno;
+
+use super::super::netlink::NetlinkError;
+use super::batch::{Message, header, request};
+use super::element::{self, Element, Set};
+use super::{NftError, State, TABLE, ruleset};
+
+impl State {
+    /// The generation of all tables of the namespace.
+    pub(super) fn current_generation(&mut self) -> Result<u32, NftError> {
+        let what = "tell the generation of the tables";
+        let bytes = self
+            .socket
+            .get(&request(Message::GetGeneration, 0, what, |buffer| {
+                drop(OpGetgenDo::encode_request(buffer, &Nfgenmsg::new()));
+            }))?;
+        let (_, attributes) = OpGetgenDo::decode_request(&bytes);
+        attributes.get_id().map_err(|error| {
+            NftError::Netlink(NetlinkError::Garbled {
+                what: what.to_owned(),
+                message: error.to_string(),
+            })
+        })
+    }
+
+    /// Whether every rule of ours is there, in its order, and no other.
+    pub(super) fn rules_are_right(&mut self) -> Result<bool, NftError> {
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let list = request(Message::GetRule, 0, "list our rules", |buffer| {
+            OpGetruleDump::encode_request(buffer, &header()).push_table_bytes(TABLE.as_bytes());
+        });
+        let result = self.socket.dump(&list, |bytes| {
+            let (_, rule) = OpGetruleDump::decode_request(bytes);
+            // Older kernels ignore the filter by table.
+            if rule.get_table().map(std::ffi::CStr::to_bytes) != Ok(TABLE.as_bytes()) {
+                return;
+            }
+            let chain = rule
+                .get_chain()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            let comment = rule.get_userdata().ok().and_then(element::read_comment);
+            found
+                .entry(chain)
+                .or_default()
+                .push(comment.unwrap_or_default());
+        });
+        match result {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(false),
+            other => other?,
+        }
+        Ok(found.len() == ruleset::CHAINS.len()
+            && ruleset::CHAINS.iter().all(|chain| {
+                found.get(chain.name).is_some_and(|rules| {
+                    rules.iter().eq(chain.rules.iter().map(|rule| rule.comment))
+                })
+            }))
+    }
+
+    pub(super) fn elements(&mut self, set: Set) -> Result<Vec<Element>, NftError> {
+        let list = request(
+            Message::GetElement,
+            0,
+            format!("list the elements of {}", set.name()),
+            |buffer| {
+                OpGetsetelemDump::encode_request(buffer, &header())
+                    .push_table_bytes(TABLE.as_bytes())
+                    .push_set_bytes(set.name().as_bytes());
+            },
+        );
+        let mut found = Vec::new();
+        match self
+            .socket
+            .dump(&list, |bytes| read_elements(set, bytes, &mut found))
+        {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Vec::new()),
+            other => {
+                other?;
+                Ok(found)
+            }
+        }
+    }
+
+    /// The comment of the element that is in the kernel under this element's key.
+    pub(super) fn holder(&mut self, element: &Element) -> Option<String> {
+        let bytes = self.socket.get(&element.get()).ok()?;
+        let mut found = Vec::new();
+        read_elements(element.set, &bytes, &mut found);
+        found.pop().map(|element| element.comment)
+    }
+}
+
+fn read_elements(set: Set, bytes: &[u8], found: &mut Vec<Element>) {
+    let (_, attributes) = OpGetsetelemDo::decode_request(bytes);
+    let Ok(list) = attributes.get_elements() else {
+        return;
+    };
+    for element in list.get_elem() {
+        let value = |data: Result<IterableDataAttrs<'_>, ErrorContext>| {
+            data.ok()?.get_value().ok().map(<[u8]>::to_vec)
+        };
+        if let Some(key) = value(element.get_key()) {
+            found.push(Element {
+                set,
+                key,
+                key_end: element::read_key_end(element.get_buf()),
+                data: value(element.get_data()),
+                comment: element
+                    .get_userdata()
+                    .ok()
+                    .and_then(element::read_comment)
+                    .unwrap_or_default(),
+            });
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The fixed part of the table: chains and rules that never change, whatever containers do.
+//!
+//! ```text
+//! chain protect     filter, prerouting raw: bridges reach no 127.0.0.0/8 of the host, nor claim it
+//! chain prerouting  nat, dstnat:  a local address and a port of @ports → the container
+//! chain output      nat, dstnat:  the same for what the host itself sends
+//! chain postrouting nat, srcnat:  what leaves a network, and what comes back into its own subnet
+//!                                 or from the host's loopback by a mapped port, is masqueraded
+//! ```
+
+use netlink_bindings::nftables::{OpNewchainDo, OpNewruleDo, OpNewsetDo, OpNewtableDo};
+use netlink_bindings::traits::Pusher;
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC};
+
+use super::super::netlink::Request;
+use super::TABLE;
+use super::batch::{Message, header, request};
+use super::element::{Set, comment};
+use super::expressions::{Expressions, NFPROTO_IPV4, NFPROTO_IPV6, REG32_01, REG32_04};
+
+/// A chain of the table.
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) name: &'static str,
+    kind: &'static str,
+    hook: u32,
+    priority: i32,
+    pub(super) rules: &'static [Rule],
+}
+
+/// A rule: its comment, by which it is recognised, and what it does. A rule whose meaning changes
+/// must change its comment, so that an older version's table is rebuilt.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) comment: &'static str,
+    expressions: fn(&mut Expressions),
+}
+
+pub(super) const CHAINS: [Chain; 4] = [
+    Chain {
+        name: "protect",
+        kind: "filter",
+        hook: 0,
+        priority: -300,
+        rules: &[
+            Rule {
+                comment: "containers do not reach the host's loopback",
+                expressions: |rule| {
+                    rule.family(NFPROTO_IPV4);
+                    rule.interface_is_bridge(6);
+                    rule.loopback(16);
+                    rule.drop();
+                },
+            },
+            Rule {
+                comment: "containers do not claim to be the host's loopback",
+                expressions: |rule| {
+                    rule.family(NFPROTO_IPV4);
+                    rule.interface_is_bridge(6);
+                    rule.loopback(12);
+                    rule.drop();
+                },
+            },
+        ],
+    },
+    Chain {
+        name: "prerouting",
+        kind: "nat",
+        hook: 0,
+        priority: -100,
+        rules: PORT_RULES,
+    },
+    Chain {
+        name: "output",
+        kind: "nat",
+        hook: 3,
+        priority: -100,
+        rules: PORT_RULES,
+    },
+    Chain {
+        name: "postrouting",
+        kind: "nat",
+        hook: 4,
+        priority: 100,
+        rules: &[
+            Rule {
+                comment: "IPv4 leaves a network with the host's address",
+                expressions: |rule| {
+                    rule.family(NFPROTO_IPV4);
+                    rule.addresses_in(Set::Masquerade4);
+                    rule.masquerade();
+                },
+            },
+            Rule {
+                comment: "IPv6 leaves a network with the host's address",
+                expressions: |rule| {
+                    rule.family(NFPROTO_IPV6);
+                    rule.addresses_in(Set::Masquerade6);
+                    rule.masquerade();
+                },
+            },
+            Rule {
+                comment: "answers of IPv4 neighbours by a mapped port come back by the host",
+                expressions: |rule| {
+                    rule.family(NFPROTO_IPV4);
+                    rule.translated();
+                    rule.addresses_in(Set::Local4);
+                    rule.masquerade();
+                },
+            },
+            Rule {
+                comment: "answers of IPv6 neighbours by a mapped port come back by the host",
+                expressions: |rule| {
+                    rule.family(NFPROTO_IPV6);
+                    rule.translated();
+                    rule.addresses_in(Set::Local6);
+                    rule.masquerade();
+                },
+            },
+            Rule {
+                comment: "answers to the host's IPv4 loopback by a mapped port",
+                expressions: |rule| {
+                    rule.family(NFPROTO_IPV4);
+                    rule.translated();
+                    rule.loopback(12);
+                    rule.interface_is_bridge(7);
+                    rule.masquerade();
+                },
+            },
+        ],
+    },
+];
+
+const PORT_RULES: &[Rule] = &[
+    Rule {
+        comment: "mapped ports to IPv4 containers",
+        expressions: |rule| {
+            rule.family(NFPROTO_IPV4);
+            rule.is_for_local_address();
+            rule.translate(NFPROTO_IPV4, Set::Ports4, REG32_01);
+        },
+    },
+    Rule {
+        // The kernel cannot lead answers back to ::1. Left alone, a connection to it is refused
+        // at once, and whoever asked for `localhost` goes on to 127.0.0.1.
+        comment: "mapped ports to IPv6 containers, but for ::1",
+        expressions: |rule| {
+            rule.family(NFPROTO_IPV6);
+            rule.not_to_loopback6();
+            rule.is_for_local_address();
+            rule.translate(NFPROTO_IPV6, Set::Ports6, REG32_04);
+        },
+    },
+];
+
+/// The changes that make the table what it has to be, whatever there is of it. Elements stay.
+pub(super) fn build() -> Vec<Request> {
+    let mut changes = vec![request(
+        Message::NewTable,
+        NLM_F_CREATE,
+        format!("create the table inet {TABLE}"),
+        |buffer| {
+            OpNewtableDo::encode_request(buffer, &header())
+                .push_name_bytes(TABLE.as_bytes())
+                .push_userdata(&comment(
+                    "contrail-mesos: container networks; rebuilt if changed",
+                ));
+        },
+    )];
+    changes.extend(
+        Set::ALL
+            .into_iter()
+            .enumerate()
+            .map(|(id, set)| new_set(id, set)),
+    );
+    changes.extend(CHAINS.iter().map(new_chain));
+    changes.extend(CHAINS.iter().map(flush_chain));
+    for chain in &CHAINS {
+        changes.extend(chain.rules.iter().map(|rule| new_rule(chain, rule)));
+    }
+    changes
+}
+
+/// The changes that remove the table, refused by the kernel as long as it has an element.
+pub(super) fn tear_down() -> Vec<Request> {
+    let mut changes: Vec<_> = CHAINS.iter().map(flush_chain).collect();
+    changes.extend(CHAINS.iter().map(|chain| {
+        request(
+            Message::DelChain,
+            NLM_F_NONREC,
+            format!("remove the chain {}", chain.name),
+            |buffer| {
+                OpNewchainDo::encode_request(buffer, &header())
+                    .push_table_bytes(TABLE.as_bytes())
+                    .push_name_bytes(chain.name.as_bytes());
+            },
+        )
+    }));
+    changes.extend(Set::ALL.into_iter().map(|set| {
+        request(
+            Message::DelSet,
+            NLM_F_NONREC,
+            format!("remove the set {}", set.name()),
+            |buffer| {
+                OpNewsetDo::encode_request(buffer, &header())
+                    .push_table_bytes(TABLE.as_bytes())
+                    .push_name_bytes(set.name().as_bytes());
+            },
+        )
+    }));
+    changes.push(request(
+        Message::DelTable,
+        NLM_F_NONREC,
+        format!("remove the table inet {TABLE}"),
+        |buffer| {
+            OpNewtableDo::encode_request(buffer, &header()).push_name_bytes(TABLE.as_bytes());
+        },
+    ));
+    changes
+}
+
+/// How the kernel, and `nft`, are to see a set.
+struct Shape {
+    flags: u32,
+    /// As `nft` numbers types, six bits for each field: only it reads them.
+    key_type: u32,
+    key_length: u32,
+    /// Type and length of what a map maps to.
+    data: Option<(u32, u32)>,
+    /// Lengths of the fields of which each is an interval of its own.
+    fields: &'static [u32],
+}
+
+impl Shape {
+    fn of(set: Set) -> Self {
+        const MAP: u32 = 8;
+        const INTERVAL: u32 = 4;
+        const CONCATENATION: u32 = 0x80;
+        const IPV4: u32 = 0x07;
+        const IPV6: u32 = 0x08;
+        const PROTOCOL: u32 = 0x0c;
+        const PORT: u32 = 0x0d;
+        const INTERFACE: u32 = 0x29;
+        let pair = |first: u32, second: u32| (first << 6) | second;
+        let ports = |address: u32, length: u32| Self {
+            flags: MAP,
+            key_type: pair(PROTOCOL, PORT),
+            key_length: 8,
+            data: Some((pair(address, PORT), length + 4)),
+            fields: &[],
+        };
+        let addresses = |address: u32, fields: &'static [u32]| Self {
+            flags: INTERVAL | CONCATENATION,
+            key_type: pair(address, address),
+            key_length: fields.iter().sum(),
+            data: None,
+            fields,
+        };
+        match set {
+            Set::Ports4 => ports(IPV4, 4),
+            Set::Ports6 => ports(IPV6, 16),
+            Set::Bridges => Self {
+                flags: 0,
+                key_type: INTERFACE,
+                key_length: 16,
+                data: None,
+                fields: &[],
+            },
+            Set::Masquerade4 | Set::Local4 => addresses(IPV4, &[4, 4]),
+            Set::Masquerade6 | Set::Local6 => addresses(IPV6, &[16, 16]),
+        }
+    }
+}
+
+fn new_set(id: usize, set: Set) -> Request {
+    let shape = Shape::of(set);
+    request(
+        Message::NewSet,
+        NLM_F_CREATE,
+        format!("create the set {}", set.name()),
+        |buffer| {
+            let mut attributes = OpNewsetDo::encode_request(buffer, &header())
+                .push_table_bytes(TABLE.as_bytes())
+                .push_name_bytes(set.name().as_bytes())
+                .push_flags(shape.flags)
+                .push_key_type(shape.key_type)
+                .push_key_len(shape.key_length)
+                .push_id(u32::try_from(id + 1).unwrap_or(1));
+            if let Some((kind, length)) = shape.data {
+                attributes = attributes.push_data_type(kind).push_data_len(length);
+            }
+            if set == Set::Bridges {
+                // Tells `nft` that the key is a string of the host, not a number of the network.
+                let host_byte_order = [&[0, 4][..], &1_u32.to_ne_bytes()].concat();
+                attributes = attributes.push_userdata(&host_byte_order);
+            }
+            if !shape.fields.is_empty() {
+                let mut concatenation = attributes.nested_desc().nested_concat();
+                for length in shape.fields {
+                    concatenation = concatenation.nested_elem().push_len(*length).end_nested();
+                }
+            }
+        },
+    )
+}
+
+fn new_chain(chain: &Chain) -> Request {
+    const ACCEPT: u32 = 1;
+    request(
+        Message::NewChain,
+        NLM_F_CREATE,
+        format!("create the chain {}", chain.name),
+        |buffer| {
+            OpNewchainDo::encode_request(buffer, &header())
+                .push_table_bytes(TABLE.as_bytes())
+                .push_name_bytes(chain.name.as_bytes())
+                .nested_hook()
+                .push_num(chain.hook)
+                .push_priority(chain.priority)
+                .end_nested()
+                .push_policy(ACCEPT)
+                .push_type_bytes(chain.kind.as_bytes());
+        },
+    )
+}
+
+fn flush_chain(chain: &Chain) -> Request {
+    request(
+        Message::DelRule,
+        0,
+        format!("empty the chain {}", chain.name),
+        |buffer| {
+            OpNewruleDo::encode_request(buffer, &header())
+                .push_table_bytes(TABLE.as_bytes())
+                .push_chain_bytes(chain.name.as_bytes());
+        },
+    )
+}
+
+fn new_rule(chain: &Chain, rule: &Rule) -> Request {
+    let mut expressions = Expressions::default();
+    (rule.expressions)(&mut expressions);
+    request(
+        Message::NewRule,
+        NLM_F_CREATE | NLM_F_APPEND,
+        format!(
+            "add the rule {:?} to the chain {}",
+            rule.comment, chain.name
+        ),
+        |buffer| {
+            let mut list = OpNewruleDo::encode_request(buffer, &header())
+                .push_table_bytes(TABLE.as_bytes())
+                .push_chain_bytes(chain.name.as_bytes())
+                .nested_expressions();
+            list.as_vec_mut().extend(expressions.bytes());
+            list.end_nested().push_userdata(&comment(rule.comment));
+        },
+    )
+}

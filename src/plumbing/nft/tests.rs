@@ -1,0 +1,129 @@
+use super::super::testing::{isolated, nft_ruleset};
+use super::*;
+
+fn elements() -> Vec<Element> {
+    let mut all = vec![
+        Element::bridge("cm0", "net a"),
+        Element::port(6, 8080, "10.1.0.2".parse().unwrap(), 80, "container one"),
+        Element::port(17, 53, "fd00::2".parse().unwrap(), 53, "container one"),
+        Element::local("10.1.0.0/16".parse().unwrap(), "net a"),
+        Element::local("fd00::/64".parse().unwrap(), "net a"),
+    ];
+    all.extend(Element::masquerade("10.1.0.0/16".parse().unwrap(), "net a"));
+    all.extend(Element::masquerade("fd00::/64".parse().unwrap(), "net a"));
+    all
+}
+
+fn nft(command: &str) {
+    let status = std::process::Command::new("nft")
+        .args(command.split(' '))
+        .status();
+    assert!(status.unwrap().success(), "nft {command}");
+}
+
+#[test]
+fn the_table_comes_with_its_first_element_and_goes_with_its_last() {
+    isolated(|| {
+        let table = Table::open().unwrap();
+        assert!(!table.remove_if_unused().unwrap());
+        table.add(&elements()).unwrap();
+        let text = nft_ruleset();
+        for part in [
+            "table inet contrail_mesos",
+            "tcp . 8080 comment \"container one\" : 10.1.0.2 . 80",
+            "udp . 53 comment \"container one\" : fd00::2 . 53",
+            "10.1.0.0/16 . 10.2.0.0-223.255.255.255",
+            "\"cm0\" comment \"net a\"",
+            "iifname @bridges ip daddr 127.0.0.0/8 drop",
+            "fib daddr type local dnat ip to meta l4proto . th dport map @ports4",
+            "ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @ports6",
+            "ip saddr . ip daddr @local4 masquerade",
+            "ct status dnat",
+            "ip6 saddr . ip6 daddr @masquerade6 masquerade",
+            "type nat hook postrouting priority srcnat; policy accept;",
+        ] {
+            assert!(text.contains(part), "no {part:?} in:\n{text}");
+        }
+        assert!(!table.remove_if_unused().unwrap());
+        table.remove(&elements()).unwrap();
+        table.remove(&elements()).unwrap();
+        assert!(table.remove_if_unused().unwrap());
+        assert_eq!(nft_ruleset(), "");
+    });
+}
+
+#[test]
+fn a_taken_port_is_refused_and_its_holder_named() {
+    isolated(|| {
+        let (one, two) = (Table::open().unwrap(), Table::open().unwrap());
+        let port = |comment| Element::port(6, 80, "10.1.0.2".parse().unwrap(), 80, comment);
+        one.add(&[port("first")]).unwrap();
+        for table in [&one, &two] {
+            let also = Element::port(6, 81, "10.1.0.2".parse().unwrap(), 80, "second");
+            let error = table.add(&[also, port("second")]).unwrap_err();
+            assert!(error.to_string().contains("taken by first"), "{error}");
+        }
+        assert_eq!(
+            one.elements().unwrap().len(),
+            1,
+            "a part of a refused change stayed"
+        );
+        two.remove(&[port("second")]).unwrap();
+        assert_eq!(
+            one.elements().unwrap().len(),
+            1,
+            "another's element was removed"
+        );
+        two.remove(&[port("first")]).unwrap();
+        assert_eq!(one.elements().unwrap().len(), 0);
+    });
+}
+
+#[test]
+fn whatever_was_removed_behind_our_back_comes_back() {
+    isolated(|| {
+        let table = Table::open().unwrap();
+        table.add(&elements()).unwrap();
+        let whole = nft_ruleset();
+        for harm in [
+            "flush ruleset",
+            "flush table inet contrail_mesos",
+            "delete table inet contrail_mesos",
+            "flush chain inet contrail_mesos postrouting",
+            "flush map inet contrail_mesos ports4",
+            "add rule inet contrail_mesos output drop",
+        ] {
+            nft(harm);
+            let next = Element::port(6, 9, "10.1.0.3".parse().unwrap(), 9, "next");
+            table.add(std::slice::from_ref(&next)).unwrap();
+            table.remove(&[next]).unwrap();
+            assert_eq!(nft_ruleset().len(), whole.len(), "{harm}");
+            nft(harm);
+            assert!(!table.repair().unwrap().is_empty(), "{harm}");
+            assert_eq!(table.repair().unwrap(), Vec::<String>::new());
+            assert_eq!(nft_ruleset().len(), whole.len(), "{harm}");
+        }
+        let after_restart = Table::open().unwrap();
+        nft("flush map inet contrail_mesos ports6");
+        after_restart.adopt(&elements()).unwrap();
+        assert_eq!(nft_ruleset().len(), whole.len());
+        for element in elements() {
+            let holder = after_restart.lock().holder(&element);
+            assert_eq!(holder.as_ref(), Some(&element.comment), "{element}");
+        }
+        nft("add table inet somebody_else");
+        after_restart.remove(&elements()).unwrap();
+        assert!(after_restart.remove_if_unused().unwrap());
+        assert!(nft_ruleset().contains("somebody_else"));
+    });
+}
+
+#[test]
+fn a_plan_changes_nothing() {
+    isolated(|| {
+        let table = Table::open().unwrap();
+        let plan = table.plan(&elements()).unwrap();
+        assert_eq!(plan.len(), 1 + elements().len(), "{plan:#?}");
+        assert_eq!(nft_ruleset(), "");
+    });
+}

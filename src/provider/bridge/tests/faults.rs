@@ -1,0 +1,282 @@
+//! Crashes, conflicts, and things that are changed behind our back.
+
+use super::*;
+
+#[test]
+fn five_hundred_detaches_at_once() {
+    isolated_async(|| async {
+        let host = Harness::new();
+        let blue = network("blue", 1);
+        let mut containers = Vec::new();
+        for number in 0..500 {
+            let mut request = request(&format!("c{number}"), &blue);
+            request.ports = vec![port(Protocol::Tcp, 10_000 + number, 80)];
+            containers.push(host.attach(&request).await.unwrap());
+        }
+        let start = std::time::Instant::now();
+        let detaches = containers
+            .iter()
+            .map(|container| host.provider.detach(&container.intent));
+        for result in futures::future::join_all(detaches).await {
+            result.unwrap();
+        }
+        println!("500 detaches took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            start.elapsed()
+        );
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn an_intent_is_enough_to_undo_whatever_there_is() {
+    isolated_async(|| async {
+        let blue = network("blue", 1);
+        let mut mapped = request("one", &blue);
+        mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
+        // Nothing but the reservation was made.
+        let host = Harness::new();
+        let intent = host.provider.reserve(&mapped).await.unwrap();
+        let host = host.restart();
+        host.provider.detach(&intent).await.unwrap();
+        host.assert_clean();
+        for harm in 0..4 {
+            let one = host.attach(&mapped).await.unwrap();
+            match harm {
+                0 => ip(&format!("link del {}", own(&one.intent).host_interface)),
+                1 => host
+                    .provider
+                    .inner
+                    .table
+                    .remove(&host.provider.inner.port_elements(&one.intent))
+                    .unwrap(),
+                2 => ip("link del cmb-blue"),
+                _ => std::fs::remove_dir_all(host.state.path().join("networks/blue")).unwrap(),
+            }
+            let again = Harness::at(tempfile::TempDir::new().unwrap());
+            drop(again);
+            host.detach(&one).await;
+            host.assert_clean();
+        }
+        // A crash after everything was made.
+        let one = host.attach(&mapped).await.unwrap();
+        let host = host.restart();
+        host.detach(&one).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn a_restart_adopts_and_sweeps() {
+    isolated_async(|| async {
+        let host = Harness::new();
+        let blue = network("blue", 1);
+        let mut mapped = request("one", &blue);
+        mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
+        let one = host.attach(&mapped).await.unwrap();
+        mapped = request("orphan", &blue);
+        mapped.ports = vec![port(Protocol::Tcp, 8081, 80)];
+        let orphan = host.attach(&mapped).await.unwrap();
+        let red = host.launch("red-orphan", &network("red", 2)).await;
+        serve(&one, 80);
+        let host = host.restart();
+        ip("link del cmb-blue");
+        std::process::Command::new("nft")
+            .args(["flush", "ruleset"])
+            .status()
+            .unwrap();
+        host.provider.adopt(&one.intent).await.unwrap();
+        host.provider
+            .sweep(std::slice::from_ref(&one.intent))
+            .await
+            .unwrap();
+        assert_eq!(
+            link_names(),
+            [
+                own(&one.intent).host_interface.clone(),
+                "cmb-blue".to_owned()
+            ]
+        );
+        assert!(ask_tcp("127.0.0.1:8080".parse().unwrap()).is_ok());
+        assert!(!nft_ruleset().contains("8081"));
+        let mut leases: Vec<_> = std::fs::read_dir(host.state.path().join("networks/blue"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        leases.sort();
+        assert_eq!(leases, ["10.1.0.2", "fd00:1::2"]);
+        assert!(
+            host.provider.adopt(&orphan.intent).await.is_err(),
+            "adopted what is gone"
+        );
+        drop(red);
+        host.detach(&one).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn whatever_goes_behind_our_back_is_told_or_put_back() {
+    isolated_async(|| async {
+        let mut host = Harness::new();
+        let blue = network("blue", 1);
+        let one = host.launch("one", &blue).await;
+        let two = host.launch("two", &blue).await;
+        serve(&one, 80);
+        let address = SocketAddr::new(one.v4(), 80);
+        ip("link del cmb-blue");
+        // The watch repairs; an attach would, too.
+        let three = host.launch("three", &blue).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for container in [&two, &three] {
+            container.inside(move || ask_tcp(address)).unwrap();
+        }
+        assert_eq!(host.provider.repair().await.unwrap(), Vec::<String>::new());
+        std::process::Command::new("nft")
+            .args(["flush", "ruleset"])
+            .status()
+            .unwrap();
+        assert!(!host.provider.repair().await.unwrap().is_empty());
+        assert!(nft_ruleset().contains("10.1.0.0/16"));
+        ip(&format!("link del {}", own(&two.intent).host_interface));
+        let lost = tokio::time::timeout(PATIENCE, host.lost.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(lost.container, two.intent.container);
+        assert!(lost.message.contains("blue"), "{}", lost.message);
+        // A namespace that ends takes the interface along.
+        let Container { intent, namespace } = three;
+        drop(namespace);
+        let lost = tokio::time::timeout(PATIENCE, host.lost.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(lost.container, intent.container);
+        host.provider.detach(&intent).await.unwrap();
+        host.detach(&two).await;
+        host.detach(&one).await;
+        assert!(host.lost.try_recv().is_err(), "a detach was told as a loss");
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn conflicts_are_refused_and_leave_what_was_there() {
+    isolated_async(|| async {
+        let host = Harness::new();
+        let blue = network("blue", 1);
+        let one = host.launch("one", &blue).await;
+        let error = host
+            .provider
+            .attach(&one.intent, one.namespace.as_fd())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("attached already"), "{error}");
+        let other = request("other", &blue);
+        let intent = host.provider.reserve(&other).await.unwrap();
+        let error = host
+            .provider
+            .attach(&intent, one.namespace.as_fd())
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("has an interface eth0 already"),
+            "{error}"
+        );
+        host.provider.detach(&intent).await.unwrap();
+        assert_eq!(link_names().len(), 2);
+        // Another process of ours, which knows nothing of what this one attached.
+        let (sender, _lost) = unbounded_channel();
+        let second = BridgeProvider::new(host.state.path(), sender).unwrap();
+        let error = second
+            .attach(&one.intent, namespace().as_fd())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("attached already"), "{error}");
+        assert_eq!(link_names().len(), 2);
+        host.detach(&one).await;
+
+        ip("link add cmb-blue type veth peer name other");
+        let error = host.attach(&other).await.err().unwrap();
+        assert!(
+            error.contains("cmb-blue is there, but is no bridge"),
+            "{error}"
+        );
+        ip("link del cmb-blue");
+        ip("link add cmb-blue type bridge");
+        ip("link set cmb-blue up mtu 1300");
+        ip("addr add 10.1.0.1/16 dev cmb-blue");
+        let one = host.launch("one", &blue).await;
+        serve(&one, 80);
+        assert!(ask_tcp(SocketAddr::new(one.v4(), 80)).is_ok());
+        host.detach(&one).await;
+        assert_eq!(
+            link_names(),
+            ["cmb-blue"],
+            "the operator's bridge was removed"
+        );
+        ip("link del cmb-blue");
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn an_exhausted_subnet_and_a_full_disk() {
+    isolated_async(|| async {
+        let host = Harness::new();
+        let mut tiny = network("tiny", 3);
+        let v4 = bridge_of(&mut tiny).v4.as_mut().unwrap();
+        v4.subnet = "10.3.0.0/30".parse().unwrap();
+        v4.last = "10.3.0.2".parse().unwrap();
+        let one = host.launch("one", &tiny).await;
+        let error = host.attach(&request("two", &tiny)).await.err().unwrap();
+        assert!(
+            error.contains("no IPv4 address left in 10.3.0.0/30"),
+            "{error}"
+        );
+        host.detach(&one).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn a_plan_says_what_an_attach_does_and_does_nothing() {
+    isolated_async(|| async {
+        let host = Harness::new();
+        let mut mapped = request("one", &network("blue", 1));
+        mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
+        let plan = host.provider.plan(&mapped).await.unwrap();
+        println!("{}", plan.join("\n"));
+        for part in [
+            "lease 10.1.0.2 of network blue",
+            "create the bridge cmb-blue, MAC 02:",
+            "give 10.1.0.1/16 to cmb-blue",
+            "create the nftables table inet contrail_mesos",
+            "add the nftables element tcp 8080 : 10.1.0.2 . 80 of ports4",
+            "set /proc/sys/net/ipv4/ip_forward to 1",
+            "set /proc/sys/net/ipv4/conf/cmb-blue/route_localnet to 1",
+            "create the veth pair",
+            "in the container: give 10.1.0.2/16 to eth0",
+            "in the container: route 0.0.0.0/0 by 10.1.0.1",
+            "in the container: route ::/0 by fd00:1::1",
+        ] {
+            assert!(plan.iter().any(|step| step.contains(part)), "no {part:?}");
+        }
+        assert_eq!(link_names(), Vec::<String>::new());
+        assert_eq!(nft_ruleset(), "");
+        assert!(!host.state.path().join("networks").exists());
+        let one = host.attach(&mapped).await.unwrap();
+        let mut next = request("two", &network("blue", 1));
+        next.addresses = vec![AddressRequest::V4];
+        let plan = host.provider.plan(&next).await.unwrap();
+        assert!(
+            !plan.iter().any(|step| step.contains("the bridge")),
+            "{plan:#?}"
+        );
+        host.detach(&one).await;
+        host.assert_clean();
+    });
+}

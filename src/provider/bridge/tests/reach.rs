@@ -1,0 +1,180 @@
+//! Who reaches whom.
+
+use super::*;
+
+#[test]
+fn containers_reach_each_other_their_gateway_and_the_host() {
+    isolated_async(|| async {
+        let host = Harness::new();
+        let blue = network("blue", 1);
+        let one = host.launch("one", &blue).await;
+        let two = host.launch("two", &blue).await;
+        assert_eq!(one.intent.addresses[0].to_string(), "10.1.0.2/16");
+        assert_eq!(one.intent.addresses[1].to_string(), "fd00:1::2/64");
+        serve(&one, 80);
+        serve_tcp("[::]:7000".parse().unwrap());
+        let (own4, own6) = (two.v4().to_string(), two.v6().to_string());
+        for (server, port, seen) in [
+            (one.v4(), 80, own4.clone()),
+            (one.v6(), 80, own6.clone()),
+            ("10.1.0.1".parse().unwrap(), 7000, own4),
+            ("fd00:1::1".parse().unwrap(), 7000, own6),
+        ] {
+            let peer = two
+                .inside(move || ask_tcp(SocketAddr::new(server, port)))
+                .unwrap();
+            assert_eq!(peer.trim_start_matches("::ffff:"), seen);
+        }
+        assert!(ask_tcp(SocketAddr::new(one.v4(), 80)).is_ok());
+        assert!(ask_tcp(SocketAddr::new(one.v6(), 80)).is_ok());
+        let text = two.inside(|| {
+            let output = std::process::Command::new("ip")
+                .args(["-o", "addr"])
+                .output();
+            String::from_utf8(output.unwrap().stdout).unwrap()
+        });
+        assert!(
+            text.contains("10.1.0.3/16") && text.contains("fd00:1::3/64"),
+            "{text}"
+        );
+        let usable = text.lines().filter(|line| !line.contains("fe80"));
+        assert!(!usable.collect::<String>().contains("tentative"), "{text}");
+        let link = two.inside(|| {
+            let mut socket = NetlinkSocket::route().unwrap();
+            links::by_name(&mut socket, "eth0").unwrap().unwrap()
+        });
+        assert_eq!((link.mtu, link.mac), (1400, two.intent.mac.0.to_vec()));
+        let counters = host.provider.statistics(&one.intent).await.unwrap();
+        assert!(
+            counters.rx_packets > 3 && counters.tx_bytes > 200,
+            "{counters:?}"
+        );
+        host.detach(&one).await;
+        assert!(host.provider.statistics(&one.intent).await.is_err());
+        host.detach(&two).await;
+        host.detach(&two).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn what_leaves_a_network_does_so_as_the_host() {
+    isolated_async(|| async {
+        let outside = other_host();
+        inside(&outside, || serve_tcp("[::]:80".parse().unwrap()));
+        let host = Harness::new();
+        let mut plain = network("plain", 2);
+        bridge_of(&mut plain).masquerade = false;
+        let one = host.launch("one", &network("blue", 1)).await;
+        let two = host.launch("two", &plain).await;
+        for (server, seen) in [
+            ("192.0.2.2", "::ffff:192.0.2.1"),
+            ("2001:db8::2", "2001:db8::1"),
+        ] {
+            let address = SocketAddr::new(server.parse().unwrap(), 80);
+            assert_eq!(one.inside(move || ask_tcp(address)).unwrap(), seen);
+        }
+        inside(&outside, || {
+            ip("route add 10.2.0.0/16 via 192.0.2.1");
+            ip("route add fd00:2::/64 via 2001:db8::1");
+        });
+        for (server, seen) in [
+            ("192.0.2.2", format!("::ffff:{}", two.v4())),
+            ("2001:db8::2", two.v6().to_string()),
+        ] {
+            let address = SocketAddr::new(server.parse().unwrap(), 80);
+            assert_eq!(two.inside(move || ask_tcp(address)).unwrap(), seen);
+        }
+        // Networks of one host reach each other.
+        serve(&two, 81);
+        let address = SocketAddr::new(two.v4(), 81);
+        assert_eq!(
+            one.inside(move || ask_tcp(address)).unwrap(),
+            "::ffff:10.2.0.1"
+        );
+        host.detach(&one).await;
+        host.detach(&two).await;
+        ip("link del uplink");
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn one_container_on_two_networks() {
+    isolated_async(|| async {
+        let host = Harness::new();
+        let one = host.launch("one", &network("blue", 1)).await;
+        let mut second = request("one", &network("red", 2));
+        second.interface = "eth1".to_owned();
+        let intent = host.provider.reserve(&second).await.unwrap();
+        host.provider
+            .attach(&intent, one.namespace.as_fd())
+            .await
+            .unwrap();
+        serve_tcp("0.0.0.0:7000".parse().unwrap());
+        for gateway in ["10.1.0.1:7000", "10.2.0.1:7000"] {
+            let gateway: SocketAddr = gateway.parse().unwrap();
+            assert!(one.inside(move || ask_tcp(gateway)).is_ok());
+        }
+        host.provider.detach(&intent).await.unwrap();
+        host.detach(&one).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn a_container_whose_ipv6_is_turned_off_gets_it_all_the_same() {
+    isolated_async(|| async {
+        let host = Harness::new();
+        let one = host.launch("one", &network("blue", 1)).await;
+        let intent = host
+            .provider
+            .reserve(&request("two", &network("blue", 1)))
+            .await
+            .unwrap();
+        let two = namespace();
+        inside(&two, || {
+            std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        });
+        host.provider.attach(&intent, two.as_fd()).await.unwrap();
+        serve(&one, 80);
+        let address = SocketAddr::new(one.v6(), 80);
+        assert!(inside(&two, move || ask_tcp(address)).is_ok());
+        host.provider.detach(&intent).await.unwrap();
+        host.detach(&one).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn two_instances_leave_each_other_alone() {
+    isolated_async(|| async {
+        let (first, second) = (Harness::new(), Harness::new());
+        let mut mapped = request("one", &network("blue", 1));
+        mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
+        let one = first.attach(&mapped).await.unwrap();
+        let two = second.launch("two", &network("red", 2)).await;
+        let mut conflicting = request("three", &network("red", 2));
+        conflicting.ports = vec![port(Protocol::Tcp, 8080, 80)];
+        let error = second.attach(&conflicting).await.err().unwrap();
+        assert!(
+            error.contains("8080/tcp") && error.contains("container one (eth0)"),
+            "{error}"
+        );
+        second.provider.sweep(&[]).await.unwrap();
+        let second = second.restart();
+        second.provider.sweep(&[]).await.unwrap();
+        assert_eq!(
+            link_names(),
+            [
+                own(&one.intent).host_interface.clone(),
+                "cmb-blue".to_owned()
+            ]
+        );
+        assert!(nft_ruleset().contains("8080"));
+        assert!(!nft_ruleset().contains("10.2.0.0/16"));
+        drop(two);
+        first.detach(&one).await;
+        first.assert_clean();
+    });
+}

@@ -1,0 +1,132 @@
+//! A set of numbers as ranges: any operation takes time logarithmic in how scattered it is, and
+//! an IPv6 subnet costs no more than a small IPv4 one.
+
+use std::collections::BTreeMap;
+
+/// Disjoint, inclusive ranges that do not touch each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ranges {
+    /// First number of each range → its last.
+    ranges: BTreeMap<u128, u128>,
+}
+
+impl Ranges {
+    pub(super) fn of(first: u128, last: u128) -> Self {
+        let mut ranges = BTreeMap::new();
+        if first <= last {
+            ranges.insert(first, last);
+        }
+        Self { ranges }
+    }
+
+    /// The smallest number of the set that is at least `from`, or the smallest of all.
+    pub(super) fn next(&self, from: u128) -> Option<u128> {
+        if let Some((_, last)) = self.ranges.range(..=from).next_back()
+            && *last >= from
+        {
+            return Some(from);
+        }
+        let after = self.ranges.range(from..).next();
+        after
+            .or_else(|| self.ranges.first_key_value())
+            .map(|(first, _)| *first)
+    }
+
+    /// Takes `first..=last` out of the set, as far as it is in it.
+    pub(super) fn remove(&mut self, first: u128, last: u128) {
+        if first > last {
+            return;
+        }
+        while let Some((start, end)) = self
+            .ranges
+            .range(..=last)
+            .next_back()
+            .map(|(start, end)| (*start, *end))
+            .filter(|(_, end)| *end >= first)
+        {
+            self.ranges.remove(&start);
+            if end > last {
+                self.ranges.insert(last + 1, end);
+            }
+            if start < first {
+                self.ranges.insert(start, first - 1);
+            }
+        }
+    }
+
+    /// Puts one number into the set.
+    pub(super) fn insert(&mut self, number: u128) {
+        let (mut first, mut last) = (number, number);
+        if let Some((start, end)) = self.ranges.range(..=number).next_back() {
+            if *end >= number {
+                return;
+            }
+            if *end + 1 == number {
+                first = *start;
+            }
+        }
+        if let Some(after) = number.checked_add(1)
+            && let Some(end) = self.ranges.remove(&after)
+        {
+            last = end;
+        }
+        self.ranges.insert(first, last);
+    }
+
+    pub(super) fn contains(&self, number: u128) -> bool {
+        self.ranges
+            .range(..=number)
+            .next_back()
+            .is_some_and(|(_, last)| *last >= number)
+    }
+
+    /// How many numbers are in the set.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> u128 {
+        self.ranges.iter().fold(0_u128, |sum, (first, last)| {
+            sum.saturating_add((last - first).saturating_add(1))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ranges_are_a_set_of_numbers(
+            steps in proptest::collection::vec((0..3_u8, 0..60_u128, 0..8_u128), 0..80)
+        ) {
+            let mut ranges = Ranges::of(10, 40);
+            let mut model: BTreeSet<u128> = (10..=40).collect();
+            for (kind, at, length) in steps {
+                if kind == 0 {
+                    ranges.insert(at);
+                    model.insert(at);
+                } else {
+                    ranges.remove(at, at + length);
+                    model.retain(|number| !(at..=at + length).contains(number));
+                }
+                prop_assert_eq!(ranges.len(), model.len() as u128);
+                let expected = model.range(at..).next().or_else(|| model.first()).copied();
+                prop_assert_eq!(ranges.next(at), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_number_space_are_no_trap() {
+        let mut ranges = Ranges::of(0, u128::MAX);
+        ranges.remove(u128::MAX, u128::MAX);
+        ranges.remove(0, 0);
+        assert_eq!(ranges.next(0), Some(1));
+        ranges.insert(u128::MAX);
+        ranges.insert(0);
+        assert_eq!(ranges, Ranges::of(0, u128::MAX));
+    }
+}
