@@ -11,7 +11,7 @@ SHELL := /bin/bash
 # `cargo build --release` writes a library of this name as well, without the module in it. So the
 # module is built in a directory of its own, and only the finished library is put beside the
 # binaries.
-BUILT := target/module/release/libcontrail_mesos.so
+BUILT := target/module/module/libcontrail_mesos.so
 OURS := $(CURDIR)/target/release/libcontrail_mesos.so
 
 # The library that demo, test, soak and bench load into the agent. Another one can be named.
@@ -64,7 +64,8 @@ bench: ready ## Measure against network/cni and the kernel's own floor (root)
 module: toolchain ## Build the library for the agent [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
 	@.ci/packages g++
 	$(say) 'building the module'
-	@cargo rustc --release --locked --lib --crate-type cdylib \
+	@if [ -n "$(MESOS_TREE)" ] && [ -z "$(MESOS_BUILD)" ]; then cpp-shim/mesos-tree-headers.sh "$(MESOS_TREE)"; fi
+	@cargo rustc --profile module --locked --lib --crate-type cdylib \
 	    --no-default-features --features module --target-dir target/module
 	@mkdir -p target/release
 	@# Renamed into place: an agent that has the old library loaded keeps the old file.

@@ -79,10 +79,14 @@ pub fn request(
         let addresses = addresses(&info.ip_addresses, &mut problem);
         let ports = ports(info, &mut host_ports, &mut problem);
         let labels = labels(info, &mut problem);
+        let dns = network.dns.clone().or_else(|| config.dns.clone());
         networks.push(NetworkRequest {
             container: id.clone(),
             interface: format!("eth{index}"),
-            network: network.clone(),
+            network: Network {
+                dns,
+                ..network.clone()
+            },
             addresses,
             ports,
             labels,

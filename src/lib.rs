@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod container;
+pub mod isolator;
 pub mod labels;
 #[cfg(feature = "module")]
 #[allow(unsafe_code, reason = "the border to C++ is here and nowhere else")]

@@ -156,12 +156,21 @@ impl Source {
     fn parse(&self, text: &str) -> Result<Config, ConfigError> {
         let document = Document::new(&self.path, text);
         let parsed = document.parse();
-        let from_file = read(&document, &parsed);
-        document.finish()?;
-        self.apply(from_file)
+        let mut config = read(&document, &parsed);
+        let mut problems = document
+            .finish()
+            .err()
+            .map_or_else(Vec::new, |error| error.problems);
+        problems.extend(self.apply(&mut config));
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError { problems })
+        }
     }
 
-    fn apply(&self, mut config: Config) -> Result<Config, ConfigError> {
+    /// Overrides the file's keys; returns what is wrong with the parameters.
+    fn apply(&self, config: &mut Config) -> Vec<Problem> {
         let mut problems = vec![];
         for (key, value) in &self.overrides {
             // One more document, so that a parameter is checked as the same key of a file is.
@@ -184,11 +193,7 @@ impl Source {
                 },
             }
         }
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError { problems })
-        }
+        problems
     }
 }
 

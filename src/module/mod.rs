@@ -11,6 +11,11 @@
 //!   agent asked for one. Dropping one unanswered answers it with a reason.
 
 mod bridge;
+#[cfg_attr(
+    any(test, feature = "module-fake"),
+    expect(dead_code, reason = "the fake takes its place")
+)]
+mod contrail;
 mod core;
 mod descriptor;
 #[cfg(any(test, feature = "module-fake"))]

@@ -148,6 +148,10 @@ pub struct OwnThread {
 
 impl OwnThread {
     /// Puts this thread into `namespace`, for the rest of its life.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place: on a thread that ends with its work"
+    )]
     pub fn enter(&mut self, namespace: impl AsFd, kind: Kind) -> Result<(), NetnsError> {
         nix::sched::setns(namespace, kind.flag()).map_err(|error| NetnsError::Enter {
             kind: kind.name(),

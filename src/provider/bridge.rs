@@ -12,7 +12,7 @@
 //! An attach or detach that was begun ends as it would have, even when nobody waits for it any
 //! more; a detach waits for the attach that it undoes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ use super::{
     ProviderIntent, Statistics,
 };
 use crate::config::{BridgeNetwork, NetworkProvider};
+use crate::container::ContainerId;
 use crate::plumbing::link_reaper::LinkReaper;
 use crate::plumbing::link_watch::LinkWatch;
 use crate::plumbing::netlink::NetlinkSocket;
@@ -156,23 +157,6 @@ impl BridgeProvider {
         let inner = Arc::clone(&self.inner);
         blocking("*", move || inner.repair()).await
     }
-
-    /// Every change that an attach would make, in order, in words. Reserves and changes nothing.
-    pub async fn plan(&self, request: &NetworkRequest) -> Result<Vec<String>, Vec<ProviderError>> {
-        self.validate(request)?;
-        let (inner, request) = (Arc::clone(&self.inner), request.clone());
-        let network = request.network.name.clone();
-        blocking(&network, move || {
-            let NetworkProvider::Bridge(network) = &request.network.provider;
-            let addresses =
-                inner
-                    .ipam
-                    .preview(&request.network.name, network, &request.addresses)?;
-            inner.plan(&intent(&request, network, addresses))
-        })
-        .await
-        .map_err(|error| vec![error])
-    }
 }
 
 /// The intent of a request that was given `addresses`.
@@ -265,6 +249,22 @@ impl Provider for BridgeProvider {
         }
     }
 
+    async fn plan(&self, request: &NetworkRequest) -> Result<Vec<String>, Vec<ProviderError>> {
+        self.validate(request)?;
+        let (inner, request) = (Arc::clone(&self.inner), request.clone());
+        let network = request.network.name.clone();
+        blocking(&network, move || {
+            let NetworkProvider::Bridge(network) = &request.network.provider;
+            let addresses =
+                inner
+                    .ipam
+                    .preview(&request.network.name, network, &request.addresses)?;
+            inner.plan(&intent(&request, network, addresses))
+        })
+        .await
+        .map_err(|error| vec![error])
+    }
+
     async fn reserve(&self, request: &NetworkRequest) -> Result<Intent, ProviderError> {
         let (inner, request) = (Arc::clone(&self.inner), request.clone());
         let name = request.network.name.clone();
@@ -344,9 +344,14 @@ impl Provider for BridgeProvider {
         blocking(&network, move || inner.adopt(&intent)).await
     }
 
-    async fn sweep(&self, known: &[Intent]) -> Result<(), Vec<ProviderError>> {
-        let (inner, known) = (Arc::clone(&self.inner), known.to_vec());
-        let errors = spawn_blocking(move || inner.sweep(&known))
+    async fn sweep(
+        &self,
+        known: &[Intent],
+        damaged: &HashSet<ContainerId>,
+    ) -> Result<(), Vec<ProviderError>> {
+        let (known, damaged) = (known.to_vec(), damaged.clone());
+        let inner = Arc::clone(&self.inner);
+        let errors = spawn_blocking(move || inner.sweep(&known, &damaged))
             .await
             .unwrap_or_else(|error| vec![failed("*", "finish a sweep", error)]);
         if errors.is_empty() {

@@ -13,7 +13,9 @@
 
 pub mod bridge;
 pub mod ipam;
+mod registry;
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -24,6 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Dns, Network};
 use crate::container::{ContainerId, Mac};
+
+pub use registry::Providers;
 
 /// One network of one container, checked as far as it can be without asking a provider.
 #[derive(Clone, Debug)]
@@ -39,7 +43,7 @@ pub struct NetworkRequest {
     /// The host's ports that lead to the container.
     pub ports: Vec<PortMapping>,
     /// The labels of the `NetworkInfo`, last one of a key wins.
-    pub labels: std::collections::BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One address that a framework asks for.
@@ -213,6 +217,9 @@ pub trait Provider: Send + Sync {
     /// Refuses what cannot be, touching nothing. Every reason at once.
     fn validate(&self, request: &NetworkRequest) -> Result<(), Vec<ProviderError>>;
 
+    /// Every change that reserve and attach would make, in order, in words. Makes none.
+    async fn plan(&self, request: &NetworkRequest) -> Result<Vec<String>, Vec<ProviderError>>;
+
     /// Chooses names and addresses and reserves them for this container.
     async fn reserve(&self, request: &NetworkRequest) -> Result<Intent, ProviderError>;
 
@@ -236,8 +243,13 @@ pub trait Provider: Send + Sync {
     /// lacks. An error means that the container's network is lost.
     async fn adopt(&self, intent: &Intent) -> Result<(), ProviderError>;
 
-    /// Removes whatever is ours by name and belongs to none of `known`.
-    async fn sweep(&self, known: &[Intent]) -> Result<(), Vec<ProviderError>>;
+    /// Removes whatever is ours by name and belongs neither to an intent of `known` nor to a
+    /// container of `damaged`, whose intent cannot be read.
+    async fn sweep(
+        &self,
+        known: &[Intent],
+        damaged: &HashSet<ContainerId>,
+    ) -> Result<(), Vec<ProviderError>>;
 
     /// The interface's counters.
     async fn statistics(&self, intent: &Intent) -> Result<Statistics, ProviderError>;

@@ -28,7 +28,9 @@ fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for ancestor in path.ancestors() {
         if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
-            return real.join(rest);
+            // Joining nothing would add a slash, and make another instance of the same directory
+            // once it exists.
+            return real.join(rest).components().collect();
         }
     }
     path
@@ -97,5 +99,21 @@ pub(super) fn describe(mark: &str) -> String {
     match words.as_slice() {
         [PROGRAM, _, _, container, interface] => format!("container {container} ({interface})"),
         _ => format!("{mark:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_the_same_before_and_after_its_directory_exists() {
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = directory.path().join("state");
+        let before = Tag::of(&state_dir);
+        std::fs::create_dir(&state_dir).unwrap();
+        assert_eq!(Tag::of(&state_dir), before);
+        assert_eq!(Tag::of(&state_dir.join("")), before);
+        assert_ne!(Tag::of(directory.path()), before);
     }
 }

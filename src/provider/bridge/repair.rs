@@ -11,10 +11,14 @@ use super::super::{Intent, Lost, ProviderError};
 use super::attach::{bridge_failed, needs_hairpin};
 use super::registry::State;
 use super::{BoxError, Inner, failed, holder, own};
+use crate::container::ContainerId;
 use crate::plumbing::link_watch::{LinkEvent, LinkWatch};
 use crate::plumbing::links::{self, Link};
 use crate::plumbing::netlink::{NetlinkError, NetlinkSocket};
 use crate::plumbing::nft::Element;
+
+/// More than any container has networks.
+const INTERFACES: usize = 32;
 
 /// Watches for links that go away.
 pub(super) fn watch(
@@ -182,14 +186,26 @@ impl Inner {
         (names, leases)
     }
 
-    /// Removes what is ours and belongs to none of `known`, nor to what this process attached.
-    pub(super) fn sweep(&self, known: &[Intent]) -> Vec<ProviderError> {
+    /// Removes what is ours and belongs to none of `known`, nor to what this process attached, nor
+    /// to a container of `damaged`.
+    pub(super) fn sweep(
+        &self,
+        known: &[Intent],
+        damaged: &HashSet<ContainerId>,
+    ) -> Vec<ProviderError> {
         let mut known = known.to_vec();
         known.extend(self.registry.all().iter().map(|entry| entry.intent.clone()));
-        let (names, leases) = Self::known(&known);
-        self.ipam.sweep(&leases, || {
+        let (mut names, leases) = Self::known(&known);
+        // Their names follow from their ids; how many networks they have is not known.
+        let interfaces = (0..INTERFACES).map(|index| format!("eth{index}"));
+        names.extend(interfaces.flat_map(|interface| {
+            let name = |id: &ContainerId| id.host_interface(&interface);
+            damaged.iter().map(name).collect::<Vec<_>>()
+        }));
+        self.ipam.sweep(&leases, damaged, || {
             let mut errors = Vec::new();
-            errors.extend(self.sweep_elements(&known, &names).err());
+            let all_known = damaged.is_empty();
+            errors.extend(self.sweep_elements(&known, &names, all_known).err());
             errors.extend(self.sweep_links(&known, &names));
             errors
         })
@@ -199,6 +215,7 @@ impl Inner {
         &self,
         known: &[Intent],
         names: &HashSet<String>,
+        all_known: bool,
     ) -> Result<(), ProviderError> {
         let networks: HashSet<_> = known
             .iter()
@@ -214,7 +231,8 @@ impl Inner {
                 element.comment.starts_with(&self.tag.prefix())
                     && match self.tag.link(&element.comment) {
                         Some(link) => !names.contains(link),
-                        None => !networks.contains(&element.comment),
+                        // It may be the network of a container that we know too little of.
+                        None => all_known && !networks.contains(&element.comment),
                     }
             })
             .collect();

@@ -7,14 +7,17 @@ use std::net::IpAddr;
 
 use super::leases::{Holder, SweepLock};
 use super::{Ipam, ProviderError, State, failed};
+use crate::container::ContainerId;
 
 impl Ipam {
-    /// Frees every lease that neither `known` nor a pending reservation of ours stands behind,
+    /// Frees every lease that neither `known`, nor a container of `damaged`, nor a pending reservation
+    /// of ours stands behind,
     /// after `first` has removed what used them. Waits a little for other processes that are
     /// between reservation and attach; while it runs they wait for it.
     pub fn sweep(
         &self,
         known: &HashSet<(String, IpAddr, Holder)>,
+        damaged: &HashSet<ContainerId>,
         first: impl FnOnce() -> Vec<ProviderError>,
     ) -> Vec<ProviderError> {
         let mut state = self.lock();
@@ -54,6 +57,7 @@ impl Ipam {
                 let stays = match &lease.holder {
                     Some(holder) => {
                         state.pending.contains(holder)
+                            || damaged.contains(&holder.container)
                             || known.contains(&(name.clone(), lease.address, holder.clone()))
                     }
                     None => false,

@@ -176,7 +176,10 @@ fn a_sweep_frees_orphans_and_repairs_leases() {
             holder("lives"),
         ),
     ];
-    assert_eq!(ipam.sweep(&known.into(), Vec::new).len(), 0);
+    assert_eq!(
+        ipam.sweep(&known.into(), &HashSet::new(), Vec::new).len(),
+        0
+    );
     let mut left: Vec<_> = std::fs::read_dir(directory.path().join("networks/blue"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -191,7 +194,7 @@ fn a_sweep_waits_for_the_reservations_of_other_processes() {
     let (other, ipam) = (Ipam::new(directory.path()), Ipam::new(directory.path()));
     take(&other, "half-made", AddressRequest::V4).unwrap();
     std::thread::scope(|scope| {
-        let sweep = scope.spawn(|| ipam.sweep(&HashSet::new(), Vec::new));
+        let sweep = scope.spawn(|| ipam.sweep(&HashSet::new(), &HashSet::new(), Vec::new));
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(directory.path().join("networks/blue/10.1.0.2").exists());
         other.settle(&holder("half-made"));

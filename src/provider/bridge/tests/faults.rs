@@ -1,6 +1,7 @@
 //! Crashes, conflicts, and things that are changed behind our back.
 
 use super::*;
+use std::collections::HashSet;
 
 #[test]
 fn five_hundred_detaches_at_once() {
@@ -89,7 +90,7 @@ fn a_restart_adopts_and_sweeps() {
             .unwrap();
         host.provider.adopt(&one.intent).await.unwrap();
         host.provider
-            .sweep(std::slice::from_ref(&one.intent))
+            .sweep(&[one.intent.clone()], &HashSet::new())
             .await
             .unwrap();
         assert_eq!(

@@ -1,6 +1,7 @@
 //! Who reaches whom.
 
 use super::*;
+use std::collections::HashSet;
 
 #[test]
 fn containers_reach_each_other_their_gateway_and_the_host() {
@@ -161,9 +162,9 @@ fn two_instances_leave_each_other_alone() {
             error.contains("8080/tcp") && error.contains("container one (eth0)"),
             "{error}"
         );
-        second.provider.sweep(&[]).await.unwrap();
+        second.provider.sweep(&[], &HashSet::new()).await.unwrap();
         let second = second.restart();
-        second.provider.sweep(&[]).await.unwrap();
+        second.provider.sweep(&[], &HashSet::new()).await.unwrap();
         assert_eq!(
             link_names(),
             [

@@ -1,0 +1,44 @@
+//! `contrail-mesos config check`.
+
+use std::process::ExitCode;
+
+use contrail_mesos::config::{Network, Source};
+
+/// Prints what is wrong, a problem a line, or what the configuration says.
+pub(crate) fn run(source: &Source) -> ExitCode {
+    match source.load() {
+        Ok(config) => {
+            println!(
+                "{}: good, {} network{}",
+                source.path().display(),
+                config.networks.len(),
+                if config.networks.len() == 1 { "" } else { "s" }
+            );
+            for network in &config.networks {
+                println!("  {}: {}", network.name, subnets(network));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            for problem in &error.problems {
+                println!("{problem}");
+            }
+            let count = error.problems.len();
+            eprintln!(
+                "{count} problem{} in {}",
+                if count == 1 { "" } else { "s" },
+                source.path().display()
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn subnets(network: &Network) -> String {
+    let subnets = network.subnets();
+    subnets
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
+}

@@ -1,0 +1,85 @@
+//! `contrail-mesos`: the operators' command line. The same core that the agent's module runs,
+//! on any network namespace.
+
+mod attach;
+mod check;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use contrail_mesos::config::{Config, DEFAULT_PATH, Source};
+
+/// Container networking for Apache Mesos.
+#[derive(Parser)]
+#[command(name = "contrail-mesos", version, about)]
+struct Arguments {
+    /// The agent's configuration.
+    #[arg(long, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Attach a network namespace to networks, as the agent attaches a container
+    Attach(attach::Attach),
+    /// Give back everything that an attach made
+    Detach(attach::Detach),
+    /// Show the containers that are attached on this host
+    Status(status::Status),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Report everything that is wrong with the configuration, with file, line and what to write
+    Check,
+}
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("contrail-mesos: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let source = Source::file(&arguments.config);
+    match arguments.command {
+        Command::Config(ConfigCommand::Check) => Ok(check::run(&source)),
+        Command::Attach(command) => runtime()?.block_on(command.run(&load(&source)?)),
+        Command::Detach(command) => runtime()?.block_on(command.run(&load(&source)?)),
+        Command::Status(command) => runtime()?.block_on(command.run(&load(&source)?)),
+    }
+}
+
+fn load(source: &Source) -> Result<Config> {
+    Ok(source.load()?)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?)
+}

@@ -1,0 +1,404 @@
+//! Attaching and detaching all networks of one container: the core that the agent and the
+//! command line share. Knows nothing of Mesos' life cycle.
+//!
+//! Invariants: nothing is made before the checkpoint that names it is durable, and the
+//! checkpoint goes last; a failed attach leaves everything to `detach`, which works from the
+//! checkpoint alone, is idempotent and collects every error.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use futures::future::join_all;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::checkpoint::{Checkpoint, Checkpoints, ExecutorKey, Found, Owner};
+use super::error::IsolatorError;
+use super::etc_files;
+use crate::config::{Config, Dns};
+use crate::container::ContainerId;
+use crate::labels::Request;
+use crate::plumbing::container::{self, Namespaces};
+use crate::plumbing::netns::{self, Kind, handles};
+use crate::provider::{Attachment, Intent, Lost, Provider, ProviderError, Providers};
+
+/// The networks of all containers of one state directory.
+pub struct Networks {
+    providers: Providers,
+    checkpoints: Checkpoints,
+    netns_dir: PathBuf,
+}
+
+impl Networks {
+    /// As configured; interfaces that vanish are reported to `lost`.
+    pub fn new(config: &Config, lost: UnboundedSender<Lost>) -> Result<Self, IsolatorError> {
+        let providers = Providers::new(&config.state_dir, lost)
+            .map_err(|error| IsolatorError::Provider(vec![error]))?;
+        Ok(Self {
+            providers,
+            checkpoints: Checkpoints::new(&config.state_dir),
+            netns_dir: config.netns_dir.clone(),
+        })
+    }
+
+    /// Where the checkpoints are.
+    #[must_use]
+    pub fn checkpoints(&self) -> &Checkpoints {
+        &self.checkpoints
+    }
+
+    /// The provider of an intent.
+    #[must_use]
+    pub fn provider(&self, intent: &Intent) -> &dyn Provider {
+        self.providers.of_intent(intent)
+    }
+
+    /// The handle to the container's network namespace, for `ip netns exec`.
+    #[must_use]
+    pub fn handle(&self, container: &ContainerId) -> PathBuf {
+        self.netns_dir.join(container.file_name())
+    }
+
+    /// Refuses what cannot be, with every reason, touching nothing.
+    pub fn validate(&self, request: &Request) -> Result<(), IsolatorError> {
+        let errors: Vec<ProviderError> = request
+            .networks
+            .iter()
+            .filter_map(|network| self.providers.of(&network.network).validate(network).err())
+            .flatten()
+            .collect();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(IsolatorError::Provider(errors))
+        }
+    }
+
+    /// Every change that an attach would make, in order, for a person to read. Makes none.
+    pub async fn plan(&self, request: &Request) -> Result<Vec<String>, IsolatorError> {
+        self.validate(request)?;
+        let mut plan = Vec::new();
+        for network in &request.networks {
+            let provider = self.providers.of(&network.network);
+            plan.extend(
+                provider
+                    .plan(network)
+                    .await
+                    .map_err(IsolatorError::Provider)?,
+            );
+        }
+        Ok(plan)
+    }
+
+    /// Reserves what the request needs and makes the intent durable.
+    pub async fn reserve(
+        &self,
+        request: &Request,
+        container: &ContainerId,
+        owner: Owner,
+        executor: Option<ExecutorKey>,
+    ) -> Result<Checkpoint, IsolatorError> {
+        self.validate(request)?;
+        let mut intents = Vec::new();
+        for network in &request.networks {
+            match self.providers.of(&network.network).reserve(network).await {
+                Ok(intent) => intents.push(intent),
+                Err(error) => {
+                    let errors = std::iter::once(error).chain(self.release(&intents).await);
+                    return Err(IsolatorError::Provider(errors.collect()));
+                }
+            }
+        }
+        let checkpoint = Checkpoint::new(container, owner, executor, request, intents);
+        let checkpoints = self.checkpoints.clone();
+        let written = blocking("prepare", move || {
+            let written = checkpoints.write_intent(&checkpoint);
+            (checkpoint, written)
+        });
+        let (checkpoint, written) = written.await?;
+        if let Err(error) = written {
+            let intents: Vec<Intent> = intents_of(&checkpoint).cloned().collect();
+            for error in self.release(&intents).await {
+                log::error!(container:% = container, error:% = error; "cannot release a reservation");
+            }
+            return Err(error.into());
+        }
+        Ok(checkpoint)
+    }
+
+    async fn release(&self, intents: &[Intent]) -> Vec<ProviderError> {
+        let released = intents
+            .iter()
+            .map(|intent| self.provider(intent).release(intent));
+        join_all(released)
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+            .flatten()
+            .collect()
+    }
+
+    /// Writes the container's files below /etc, as far as addresses and resolvers are known.
+    pub async fn write_etc_files(
+        &self,
+        checkpoint: &Checkpoint,
+        made: Option<&[Attachment]>,
+    ) -> Result<(), IsolatorError> {
+        let addresses = addresses(checkpoint, made);
+        let dns: Vec<&Dns> = match made {
+            Some(made) => made.iter().map(|made| &made.dns).collect(),
+            None => intents_of(checkpoint).map(|intent| &intent.dns).collect(),
+        };
+        let dns = etc_files::merge(dns);
+        let directory = self.checkpoints.directory(&checkpoint.container);
+        let hostname = checkpoint.hostname.clone();
+        blocking("writing the files below /etc", move || {
+            etc_files::write(&directory, &hostname, &addresses, &dns)
+        })
+        .await?
+        .map_err(Into::into)
+    }
+
+    /// Attaches the container whose namespaces are those of process `pid`: the handle, loopback,
+    /// the hostname, and every network.
+    pub async fn attach(
+        &self,
+        checkpoint: &Checkpoint,
+        target: Target,
+    ) -> Result<Vec<Attachment>, IsolatorError> {
+        let namespace = self.enter(checkpoint, target).await?;
+        let attached = join_all(
+            intents_of(checkpoint)
+                .map(|intent| self.provider(intent).attach(intent, namespace.as_fd())),
+        );
+        let mut made = Vec::new();
+        let mut errors = Vec::new();
+        for result in attached.await {
+            match result {
+                Ok(attachment) => made.push(attachment),
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(IsolatorError::Provider(errors));
+        }
+        let differs = intents_of(checkpoint)
+            .zip(&made)
+            .any(|(intent, made)| intent.dns != made.dns || intent.addresses != made.addresses);
+        if differs {
+            self.write_etc_files(checkpoint, Some(&made)).await?;
+        }
+        let checkpoints = self.checkpoints.clone();
+        let container = checkpoint.container.clone();
+        let (made, written) = blocking("isolate", move || {
+            let written = checkpoints.write_attached(&container, &made);
+            (made, written)
+        })
+        .await?;
+        written?;
+        Ok(made)
+    }
+
+    /// Opens the container's namespaces, pins the handle, and sets up what is the same for every
+    /// provider.
+    async fn enter(
+        &self,
+        checkpoint: &Checkpoint,
+        target: Target,
+    ) -> Result<OwnedFd, IsolatorError> {
+        let handle = self.handle(&checkpoint.container);
+        let hostname = checkpoint.hostname.clone();
+        netns::on_own_thread("cm-enter", move |thread| {
+            let namespaces = target.open()?;
+            target.pin(&namespaces, &handle)?;
+            let network = namespaces
+                .network
+                .try_clone()
+                .map_err(IsolatorError::Descriptor)?;
+            container::set_up(thread, namespaces, &hostname)?;
+            Ok(network)
+        })
+        .await?
+    }
+
+    /// Detaches every network, then forgets the container. Idempotent; the checkpoint stays as
+    /// long as anything else does.
+    pub async fn detach(&self, checkpoint: &Checkpoint) -> Result<(), IsolatorError> {
+        let detached =
+            join_all(intents_of(checkpoint).map(|intent| self.provider(intent).detach(intent)));
+        let mut errors: Vec<IsolatorError> = detached
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+            .map(IsolatorError::Provider)
+            .collect();
+        if let Err(error) = self.forget(&checkpoint.container, errors.is_empty()).await {
+            errors.push(error);
+        }
+        IsolatorError::all(errors)
+    }
+
+    /// Removes the handle to the namespace and, if `checkpoint_too`, the container's directory.
+    async fn forget(
+        &self,
+        container: &ContainerId,
+        checkpoint_too: bool,
+    ) -> Result<(), IsolatorError> {
+        let handle = self.handle(container);
+        let checkpoints = self.checkpoints.clone();
+        let container = container.clone();
+        blocking("cleanup", move || {
+            handles::unpin(&handle)?;
+            if checkpoint_too {
+                checkpoints.remove(&container)?;
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// Removes whatever is ours by name and belongs to no container of `keep`: what is left of a
+    /// container whose checkpoint is lost.
+    pub async fn sweep(&self, keep: &HashSet<ContainerId>) -> Result<(), IsolatorError> {
+        let checkpoints = self.checkpoints.clone();
+        let found = blocking("recover", move || checkpoints.find()).await??;
+        let mut known = Vec::new();
+        let mut damaged = keep.clone();
+        for found in found {
+            let Found::Container(checkpoint, _) = found else {
+                continue;
+            };
+            let kept = damaged.remove(&checkpoint.container);
+            if kept || checkpoint.owner == Owner::Operator {
+                known.extend(intents_of(&checkpoint).cloned());
+            }
+        }
+        self.providers
+            .sweep(&known, &damaged)
+            .await
+            .map_err(IsolatorError::Provider)
+    }
+
+    /// As [`Networks::detach`], for a container whose checkpoint is lost.
+    pub async fn detach_unknown(
+        &self,
+        container: &ContainerId,
+        keep: &HashSet<ContainerId>,
+    ) -> Result<(), IsolatorError> {
+        let swept = self.sweep(keep).await;
+        let forgotten = self.forget(container, swept.is_ok()).await;
+        IsolatorError::all(
+            [swept, forgotten]
+                .into_iter()
+                .filter_map(Result::err)
+                .collect(),
+        )
+    }
+
+    /// Takes a container over after a restart: every network, and the handle if that is gone and
+    /// a process of the container is known.
+    pub async fn adopt(
+        &self,
+        checkpoint: &Checkpoint,
+        pid: Option<u32>,
+    ) -> Result<(), IsolatorError> {
+        let handle = self.handle(&checkpoint.container);
+        let pinned = blocking("recover", move || match pid {
+            Some(pid) if !handles::is_handle(&handle) => {
+                let target = Target::Process(pid);
+                target.pin(&target.open()?, &handle)
+            }
+            _ => Ok(()),
+        });
+        let mut errors: Vec<IsolatorError> = pinned.await?.err().into_iter().collect();
+        let adopted =
+            join_all(intents_of(checkpoint).map(|intent| self.provider(intent).adopt(intent)));
+        let lost: Vec<ProviderError> = adopted.await.into_iter().filter_map(Result::err).collect();
+        if !lost.is_empty() {
+            errors.push(IsolatorError::Provider(lost));
+        }
+        IsolatorError::all(errors)
+    }
+}
+
+/// Where a container's namespaces are.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Those of a process. The hostname is set in its UTS namespace.
+    Process(u32),
+    /// A network namespace, by path. There is no hostname to set.
+    Namespace(PathBuf),
+}
+
+impl Target {
+    fn open(&self) -> Result<Namespaces, IsolatorError> {
+        Ok(match self {
+            Self::Process(pid) => {
+                let own = netns::of_this_thread(Kind::Uts)?;
+                let uts = netns::of_pid(*pid, Kind::Uts)?;
+                // A process on the host's hostname keeps it, and so does the host.
+                let shared = netns::same(&own, &uts).map_err(IsolatorError::Descriptor)?;
+                Namespaces {
+                    network: netns::of_pid(*pid, Kind::Net)?,
+                    uts: (!shared).then_some(uts),
+                }
+            }
+            Self::Namespace(path) => Namespaces {
+                network: netns::of_path(path)?,
+                uts: None,
+            },
+        })
+    }
+
+    /// Makes `handle` the name of the network namespace; refuses the host's own, which attaching
+    /// would turn upside down.
+    fn pin(&self, namespaces: &Namespaces, handle: &Path) -> Result<(), IsolatorError> {
+        let own = netns::of_this_thread(Kind::Net)?;
+        if netns::same(&own, &namespaces.network).map_err(IsolatorError::Descriptor)? {
+            return Err(IsolatorError::HostNamespace(self.to_string()));
+        }
+        if let Some(directory) = handle.parent() {
+            handles::prepare_directory(directory)?;
+        }
+        Ok(handles::pin(&namespaces.network, handle)?)
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process(pid) => write!(formatter, "process {pid}"),
+            Self::Namespace(path) => write!(formatter, "{}", path.display()),
+        }
+    }
+}
+
+fn intents_of(checkpoint: &Checkpoint) -> impl Iterator<Item = &Intent> {
+    checkpoint.networks.iter().map(|network| &network.intent)
+}
+
+/// The container's addresses, in the order of its networks.
+pub(super) fn addresses(checkpoint: &Checkpoint, made: Option<&[Attachment]>) -> Vec<IpAddr> {
+    match made {
+        Some(made) => made
+            .iter()
+            .flat_map(|made| &made.addresses)
+            .map(ipnet::IpNet::addr)
+            .collect(),
+        None => intents_of(checkpoint)
+            .flat_map(|intent| &intent.addresses)
+            .map(ipnet::IpNet::addr)
+            .collect(),
+    }
+}
+
+/// Runs what blocks on the kernel or a file system away from the threads that everybody shares.
+async fn blocking<T: Send + 'static>(
+    step: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, IsolatorError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| IsolatorError::Internal(step))
+}
