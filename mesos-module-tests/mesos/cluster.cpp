@@ -44,6 +44,11 @@ void local_flags(void* self) __asm__("_ZN5mesos8internal5local5FlagsC1Ev");
 void local_launch(void* place, const void* flags, void* allocator)
     __asm__("_ZN5mesos8internal5local6launchERKNS1_5FlagsEPNS_9allocator9AllocatorE");
 
+void hooks_initialize(void* place, const std::string& hooks)
+    __asm__(
+        "_ZN5mesos8internal11HookManager10initializeERKNSt7__cxx1112basic_stringIcSt11char_traitsIc"
+        "ESaIcEEE");
+
 void flags_base(void* self) __asm__("_ZN5flags9FlagsBaseC1Ev");
 void flags_load(void* place, void* self, const OptionString& prefix, int argc,
                 const char* const* argv, bool unknowns, bool duplicates)
@@ -161,6 +166,13 @@ int cluster() {
   process_initialize(delegate, none, none);
   local_flags(&flags);
   local_launch(&place, &flags, nullptr);
+  // The real agent's own main does this, after it has loaded the modules.
+  if (const char* hooks = std::getenv("MESOS_HOOKS")) {
+    // Try<Nothing>: an Option of Nothing, then an Option of an Error.
+    static Room<64> done;
+    hooks_initialize(&done, hooks);
+    if (*reinterpret_cast<int*>(done.bytes) != 0) refuse("the hooks cannot be initialized");
+  }
   for (;;) pause();
 }
 

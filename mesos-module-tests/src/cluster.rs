@@ -254,6 +254,17 @@ impl Cluster {
 
     fn end(&mut self) -> Result<()> {
         self.kill_9()?;
+        // Where to keep the logs of tests, for somebody who looks for the reason of a failure.
+        if let Some(logs) = std::env::var_os("CONTRAIL_TEST_LOGS") {
+            let test = std::thread::current()
+                .name()
+                .unwrap_or("test")
+                .replace(':', "_");
+            fs::copy(
+                &self.log,
+                Path::new(&logs).join(format!("{test}-{}.log", self.name)),
+            )?;
+        }
         cgroups::remove(&self.name)?;
         // The mounts are seen on the host only.
         self.host.sh(&format!(

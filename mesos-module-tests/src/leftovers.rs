@@ -52,9 +52,23 @@ impl Host {
     /// Waits until nothing is on the host that was not there `before`. The end of a container takes
     /// the agent, and the kernel, a moment.
     pub fn expect_nothing_since(&self, before: &Leftovers) -> Result<()> {
+        self.expect_nothing(before, |_| true)
+    }
+
+    /// As [`Host::expect_nothing_since`], for these kinds of things only: `link`, `namespace`,
+    /// `mount`, `table`, `cgroup`, `process`, `file`.
+    pub fn expect_nothing_of(&self, kinds: &[&str], before: &Leftovers) -> Result<()> {
+        self.expect_nothing(before, |line| {
+            let kind = line.split(' ').next().unwrap_or_default();
+            kinds.contains(&kind)
+        })
+    }
+
+    fn expect_nothing(&self, before: &Leftovers, counts: impl Fn(&str) -> bool) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let more = self.leftovers()?.since(before);
+            let mut more = self.leftovers()?.since(before);
+            more.retain(|line| counts(line));
             if more.is_empty() {
                 return Ok(());
             }

@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod agent;
+pub mod burst;
 pub mod cgroups;
 mod cluster;
 pub mod executor;

@@ -247,7 +247,10 @@ async fn wait(operator: &Operator, container: &Value) -> Result<(Option<i32>, Va
                 let status = told["exit_status"].as_i64();
                 return Ok((status.and_then(|status| status.try_into().ok()), told));
             }
-            Ok((404, _)) => return Err("the container's end was not seen by the agent".to_owned()),
+            // A port that is open before the agent is behind it says 404 as well, in fewer words.
+            Ok((404, body)) if body.contains("cannot be found") => {
+                return Err("the container's end was not seen by the agent".to_owned());
+            }
             // The agent is away or still recovering.
             Ok(_) | Err(_) => sleep(Duration::from_millis(100)).await,
         }

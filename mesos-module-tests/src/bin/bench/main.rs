@@ -1,0 +1,142 @@
+//! `make bench`: one table, all of it measured in this run: ours, the peer, and the floor, which
+//! is the least that the machine needs for the same thing.
+
+mod agent;
+mod contender;
+mod floor;
+mod ours;
+mod plugins;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use contender::{Contender, Figures, measure};
+use report::{Report, Row};
+
+/// Measure against network/cni, the CNI plugins and the kernel's own floor
+#[derive(Parser)]
+struct Arguments {
+    /// Containers present while attach and detach are measured
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 500, 1000])]
+    present: Vec<usize>,
+    /// Attaches and detaches to measure at each
+    #[arg(long, default_value_t = 100)]
+    rounds: usize,
+    /// Tasks present while launches on the real agent are measured
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 50, 100, 200, 500])]
+    tasks: Vec<usize>,
+    /// Measure attach and detach only, without the real agent
+    #[arg(long)]
+    without_agent: bool,
+    /// Measure the real agent only
+    #[arg(long, conflicts_with = "without_agent")]
+    only_agent: bool,
+    /// Where the table goes as JSON
+    #[arg(long, default_value = "target/bench.json")]
+    json: PathBuf,
+    /// The module library
+    #[arg(
+        long,
+        env = "MODULE",
+        default_value = "target/release/libcontrail_mesos.so"
+    )]
+    module: PathBuf,
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    // Every bridge and rule lives in namespaces that end with this process.
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+        .context("cannot make namespaces; run as root")?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let mut report = Report::default();
+    Report::header();
+    if !arguments.only_agent {
+        attach_and_detach(arguments, &mut report)?;
+    }
+    if !arguments.without_agent {
+        agent::measure(&arguments.module, &arguments.tasks, &mut report)?;
+    }
+    report.write(&arguments.json)?;
+    println!("\nwritten to {}", arguments.json.display());
+    for row in report.missed() {
+        println!("missed: {}", row.name);
+    }
+    Ok(())
+}
+
+fn attach_and_detach(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let port_at = [0, 500];
+    let figures = |contender: Contender| -> Result<Figures> {
+        measure(contender, &arguments.present, &port_at, arguments.rounds)
+    };
+    let ours = figures(Contender::Ours)?;
+    let peer = figures(Contender::Plugins)?;
+    let floor = figures(Contender::Floor)?;
+    for (level, present) in arguments.present.iter().enumerate() {
+        let at = |figures: &Figures| figures.levels.get(level).cloned().unwrap_or_default();
+        let (ours, peer, floor) = (at(&ours), at(&peer), at(&floor));
+        let name = |what: &str| format!("{what}, {present} present");
+        let three = |what: &str, figure: &dyn Fn(&contender::Level) -> Option<f64>| {
+            Row::new(name(what), "ms").figures(figure(&ours), figure(&peer), figure(&floor))
+        };
+        let attach = three("attach p50", &|level| level.attach.wall(0.5));
+        report.add(attach.goal("<= 1.5x floor, >= 10x peer", |row| {
+            Some(row.to_floor? <= 1.5 && row.to_peer? >= 10.0)
+        }));
+        report.add(three("attach p99", &|level| level.attach.wall(0.99)));
+        report.add(three("attach CPU p50", &|level| level.attach.cpu(0.5)));
+        report.add(three("detach p50", &|level| level.detach.wall(0.5)));
+        report.add(three("detach p99", &|level| level.detach.wall(0.99)));
+        report.add(three("detach CPU p50", &|level| level.detach.cpu(0.5)));
+        if ours.attach_port.wall(0.5).is_some() {
+            let attach = three("attach with a port p50", &|level| {
+                level.attach_port.wall(0.5)
+            });
+            report.add(if *present == 500 {
+                attach.goal(">= 50x peer", |row| Some(row.to_peer? >= 50.0))
+            } else {
+                attach
+            });
+            report.add(three("detach with a port p50", &|level| {
+                level.detach_port.wall(0.5)
+            }));
+        }
+    }
+    let growth = |figures: &Figures| {
+        let first = figures.levels.first()?.attach.wall(0.5)?;
+        let last = figures.levels.last()?.attach.wall(0.5)?;
+        Some(last / first)
+    };
+    report.add(
+        Row::new("attach p50, growth from fewest to most present", "x")
+            .figures(growth(&ours), growth(&peer), growth(&floor))
+            .goal("no steeper than the floor's", |row| {
+                // A tenth is what the floor itself differs by from run to run.
+                Some(row.ours? <= row.floor? * 1.1)
+            }),
+    );
+    report.add(
+        Row::new("500 detaches at once", "s")
+            .figures(ours.burst, peer.burst, floor.burst)
+            .goal("< 2 s", |row| Some(row.ours? < 2.0)),
+    );
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! What the demo prints: steps, the containers, and who reaches whom.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use mesos_module_tests::Host;
+use serde::Deserialize;
+
+/// A step.
+pub(crate) fn say(what: &str) {
+    println!("\n==> {what}");
+}
+
+pub(crate) fn indent(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("    {line}\n"))
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
+}
+
+/// A program that was built beside this one.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let path = own.with_file_name(name);
+    ensure!(
+        path.is_file(),
+        "{} is not there: run make demo",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// A line of `contrail-mesos status`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) container: String,
+    pub(crate) executor: String,
+    pub(crate) network: String,
+    pub(crate) interface: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) mac: String,
+    pub(crate) namespace: String,
+    pub(crate) state: String,
+}
+
+/// Prints the containers as `contrail-mesos status` does, and returns them.
+pub(crate) fn status(host: &Host, config: &Path) -> Result<Vec<Row>> {
+    let rows = containers(host, config)?;
+    println!("{}", indent(&run_status(host, config, "table")?));
+    for row in &rows {
+        ensure!(row.state == "attached", "{row:?}");
+        host.sh(&format!("test -e {}", row.namespace))?;
+    }
+    println!("    namespaces: ip netns exec CONTAINER …, by the handles in /run/netns");
+    Ok(rows)
+}
+
+/// Waits until no container is attached.
+pub(crate) fn wait_detached(host: &Host, config: &Path) -> Result<()> {
+    for _ in 0..300 {
+        if containers(host, config)?.is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    bail!(
+        "containers are still attached: {:?}",
+        containers(host, config)?
+    )
+}
+
+fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
+    #[derive(Deserialize)]
+    struct Status {
+        containers: Vec<Row>,
+    }
+    let status: Status =
+        serde_json::from_str(&run_status(host, config, "json")?).context("not JSON")?;
+    Ok(status.containers)
+}
+
+fn run_status(host: &Host, config: &Path, output: &str) -> Result<String> {
+    let result = host
+        .command(program("contrail-mesos")?)
+        .arg("--config")
+        .arg(config)
+        .args(["status", "-o", output])
+        .output()?;
+    let printed = String::from_utf8_lossy(&result.stdout).into_owned();
+    // It fails for a container that is going away as it looks; the rows say so.
+    ensure!(
+        result.status.success() || !printed.is_empty(),
+        "contrail-mesos status: {}",
+        String::from_utf8_lossy(&result.stderr)
+    );
+    Ok(printed)
+}
+
+/// Pings from everyone to everyone, the host included, and fails if one does not answer.
+pub(crate) fn matrix(host: &Host, rows: &[Row]) -> Result<()> {
+    let mut names: Vec<(String, String, Option<&str>)> =
+        vec![("host".to_owned(), host.address().to_string(), None)];
+    for row in rows {
+        let address = row.addresses.first().context("no address")?;
+        let address = address.split('/').next().unwrap_or_default();
+        names.push((address.to_owned(), address.to_owned(), Some(&row.container)));
+    }
+    print!("    {:<14}", "");
+    for (name, _, _) in &names {
+        print!("{name:<14}");
+    }
+    println!();
+    let mut unreachable = Vec::new();
+    for (name, _, container) in &names {
+        print!("    {name:<14}");
+        for (other, address, _) in &names {
+            let ping = format!("ping -q -c 1 -W 3 {address}");
+            let command = match container {
+                Some(container) => format!("ip netns exec {container} {ping}"),
+                None => ping,
+            };
+            let reached = host.sh(&command).is_ok();
+            print!("{:<14}", if reached { "yes" } else { "NO" });
+            if !reached {
+                unreachable.push(format!("{name} -> {other}"));
+            }
+        }
+        println!();
+    }
+    ensure!(unreachable.is_empty(), "not reachable: {unreachable:?}");
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! Networks come from the configuration as it is at each launch.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use contrail_mesos::sim::framework::TaskSpec;
+use mesos_module_tests::agent::{Agent, BLUE, RED, address, with_parameters};
+use mesos_module_tests::{Cluster, Host};
+
+#[test]
+fn networks_come_and_go_without_a_restart() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let message = agent.refused(TaskSpec::new("early", "true").network("red"))?;
+    ensure!(
+        message.contains("unknown network \"red\"; this agent has: blue"),
+        "{message}"
+    );
+    agent.configure(&format!("{BLUE}{RED}"))?;
+    let red = agent.run(TaskSpec::new("red", "sleep 1000").network("red"))?;
+    ensure!(address(&red)?.to_string().starts_with("10.33.0."), "{red}");
+    agent.configure(BLUE)?;
+    let message = agent.refused(TaskSpec::new("late", "true").network("red"))?;
+    ensure!(message.contains("unknown network \"red\""), "{message}");
+    // A running container keeps what it was launched with, to its end.
+    agent
+        .host()
+        .sh(&format!("ping -c 1 -W 5 {}", address(&red)?))?;
+    agent.kill("red")?;
+    agent.end()
+}
+
+#[test]
+fn a_changed_network_is_for_new_containers() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let old = agent.run(TaskSpec::new("old", "sleep 1000").network("blue"))?;
+    agent.configure(
+        &BLUE
+            .replace("10.32.0.0/24", "10.35.0.0/24")
+            .replace("blue0", "blue1"),
+    )?;
+    let new = agent.run(TaskSpec::new("new", "sleep 1000").network("blue"))?;
+    ensure!(address(&old)?.to_string().starts_with("10.32.0."));
+    ensure!(address(&new)?.to_string().starts_with("10.35.0."));
+    agent
+        .host()
+        .sh(&format!("ping -c 1 -W 5 {}", address(&old)?))?;
+    agent.kill("old")?;
+    agent.kill("new")?;
+    agent.end()
+}
+
+#[test]
+fn a_bad_configuration_fails_only_those_who_need_it() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let running = agent.run(TaskSpec::new("before", "sleep 1000").network("blue"))?;
+    for (index, (config, expected)) in [
+        ("[[network]\n", ":2"),
+        ("[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.0/24'\n[[network]]\nname = 'pink'\nprovider = 'bridge'\nsubnet = '10.32.0.128/25'\n", "overlaps 10.32.0.0/24"),
+        ("[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.0/24'\nsubnett = 'x'\n", "unknown key"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        agent.configure(config)?;
+        let message = agent.refused(TaskSpec::new(&format!("bad{index}"), "true").network("blue"))?;
+        ensure!(message.contains("configuration is not usable") && message.contains(expected), "{message}");
+    }
+    fs::remove_file(agent.config_path())?;
+    let message = agent.refused(TaskSpec::new("missing", "true").network("blue"))?;
+    ensure!(
+        message.contains("cannot read the configuration"),
+        "{message}"
+    );
+    // Neighbours, and those who need no network of ours, are unharmed.
+    agent.passes(TaskSpec::new("plain", "true"))?;
+    agent
+        .host()
+        .sh(&format!("ping -c 1 -W 5 {}", address(&running)?))?;
+    agent.configure(BLUE)?;
+    agent.passes(TaskSpec::new("after", "true").network("blue"))?;
+    agent.kill("before")?;
+    agent.end()
+}
+
+/// Why the agent does not start.
+fn refusal(config: &str, parameters: &[(&str, &str)]) -> Result<String> {
+    let host = Host::start("192.0.2.1".parse()?)?;
+    match with_parameters(&host, config, parameters)?.start() {
+        Ok(_) => anyhow::bail!("the agent started"),
+        Err(error) => Ok(format!("{error:#}")),
+    }
+}
+
+#[test]
+fn the_module_refuses_to_load_with_every_error_at_once() -> Result<()> {
+    let config =
+        "[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.0/33'\nmtu = 'big'\n";
+    let text = refusal(config, &[("colour", "blue"), ("deadlines.isolate", "soon")])?;
+    for expected in [
+        "module parameter \"colour\"",
+        "module parameter \"deadlines.isolate\"",
+        "network[0].subnet",
+        "network[0].mtu",
+    ] {
+        ensure!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_agent_refuses_to_start_without_a_configuration() -> Result<()> {
+    let host = Host::start("192.0.2.1".parse()?)?;
+    let builder = with_parameters(&host, BLUE, &[])?;
+    fs::remove_file(host.directory().join("agent.toml"))?;
+    let Err(error) = builder.start() else {
+        anyhow::bail!("the agent started");
+    };
+    ensure!(
+        format!("{error:#}").contains("cannot read the configuration"),
+        "{error:#}"
+    );
+    Ok(())
+}
+
+#[test]
+fn network_cni_beside_ours_is_refused_by_the_agent() -> Result<()> {
+    let host = Host::start("192.0.2.1".parse()?)?;
+    let builder = with_parameters(&host, BLUE, &[])?.isolation(&["network/cni"]);
+    let Err(error) = builder.start() else {
+        anyhow::bail!("the agent started");
+    };
+    let text = format!("{error:#}");
+    ensure!(
+        text.contains("multiple network isolators simultaneously is disallowed"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_agent_without_the_module_runs_without_it() -> Result<()> {
+    let host = Host::start("192.0.2.1".parse()?)?;
+    let cluster = Cluster::on(&host).start()?;
+    ensure!(!cluster.log()?.contains("network/contrail"));
+    Ok(())
+}

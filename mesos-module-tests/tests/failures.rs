@@ -1,0 +1,178 @@
+//! Things that go wrong underneath: a clear error or a repair, and nothing left.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use contrail_mesos::sim::framework::{TaskSpec, TaskState};
+use mesos_module_tests::agent::{Agent, BLUE, address, container};
+use serde_json::json;
+
+fn host_interface(agent: &Agent) -> Result<String> {
+    let name = agent
+        .host()
+        .sh("ip -o link show type veth | awk -F'[ :@]+' '{print $2}' | grep ^cm")?;
+    Ok(name.trim().to_owned())
+}
+
+#[test]
+fn a_provider_that_fails_in_isolate_fails_the_task() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    // The bridge's name is taken by what is no bridge.
+    agent
+        .host()
+        .sh("ip link add blue0 type veth peer name blue1")?;
+    let message = agent.refused(TaskSpec::new("bad", "true").network("blue"))?;
+    ensure!(
+        message.contains("blue0") && message.contains("bridge"),
+        "{message}"
+    );
+    agent.host().sh("ip link delete blue0")?;
+    agent.expect_no_container()?;
+    agent.passes(TaskSpec::new("good", "true").network("blue"))?;
+    agent.end()
+}
+
+#[test]
+fn a_task_killed_while_it_is_prepared_leaves_nothing() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    for round in 0..10_u64 {
+        let id = format!("t{round}");
+        agent.launch(TaskSpec::new(&id, "sleep 1000").network("blue"))?;
+        std::thread::sleep(Duration::from_millis(round * 5));
+        let end = agent.kill(&id)?;
+        ensure!(end.state.is_terminal(), "{end}");
+    }
+    agent.expect_no_container()?;
+    agent.end()
+}
+
+#[test]
+fn a_lost_interface_ends_the_container_with_a_reason() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    agent.run(TaskSpec::new("victim", "sleep 1000").network("blue"))?;
+    let interface = host_interface(&agent)?;
+    let neighbour = agent.run(TaskSpec::new("neighbour", "sleep 1000").network("blue"))?;
+    agent.host().sh(&format!("ip link delete {interface}"))?;
+    let end = agent.ended("victim")?;
+    ensure!(end.state == TaskState::TaskFailed, "{end}");
+    ensure!(
+        end.reason.as_deref() == Some("REASON_CONTAINER_LIMITATION"),
+        "{end}"
+    );
+    ensure!(end.message.contains(&interface), "{end}");
+    agent
+        .host()
+        .sh(&format!("ping -c 1 -W 5 {}", address(&neighbour)?))?;
+    agent.kill("neighbour")?;
+    agent.end()
+}
+
+#[test]
+fn an_interface_lost_while_the_agent_was_away_is_noticed() -> Result<()> {
+    let mut agent = Agent::start(BLUE)?;
+    agent.run(TaskSpec::new("victim", "sleep 1000").network("blue"))?;
+    let interface = host_interface(&agent)?;
+    agent.cluster.kill_9()?;
+    agent.host().sh(&format!("ip link delete {interface}"))?;
+    agent.cluster.restart()?;
+    let end = agent.ended("victim")?;
+    ensure!(end.state == TaskState::TaskFailed, "{end}");
+    agent.end()
+}
+
+#[test]
+fn rules_and_bridges_removed_behind_our_back_are_made_again() -> Result<()> {
+    // While there is no bridge the executors' packets are lost, and TCP takes its time to resend.
+    let mut agent = Agent::start_with(BLUE, |cluster| {
+        cluster.env("MESOS_EXECUTOR_REREGISTRATION_TIMEOUT", "15secs")
+    })?;
+    let info = |port: u16| {
+        json!({
+            "name": "blue",
+            "port_mappings": [{ "host_port": port, "container_port": 80 }],
+        })
+    };
+    let serve = "mkdir -p www && echo here > www/index.html && exec busybox httpd -f -p 80 -h www";
+    let fetch = |port: u16| {
+        format!(
+            "for i in $(seq 100); do curl -sfg -m 5 http://192.0.2.1:{port}/ && exit 0; sleep 0.1; done; exit 1"
+        )
+    };
+    agent.run(
+        TaskSpec::new("old", serve)
+            .ports(&[31080])
+            .network_info(info(31080)),
+    )?;
+    agent.host().sh(&fetch(31080))?;
+    agent.host().sh("nft flush ruleset")?;
+    // The next attach makes the rules of all containers again.
+    agent.run(
+        TaskSpec::new("new", serve)
+            .ports(&[31081])
+            .network_info(info(31081)),
+    )?;
+    agent.host().sh(&fetch(31081))?;
+    agent.host().sh(&fetch(31080))?;
+    // So does a restart of the agent, with the bridge too.
+    agent.cluster.kill_9()?;
+    agent.host().sh("nft flush ruleset; ip link delete blue0")?;
+    agent.cluster.restart()?;
+    agent.host().sh(&fetch(31080))?;
+    agent.host().sh(&fetch(31081))?;
+    agent.kill("old")?;
+    agent.kill("new")?;
+    agent.end()
+}
+
+#[test]
+fn a_detach_finds_nothing_left_to_do() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let running = agent.run(TaskSpec::new("one", "sleep 1000").network("blue"))?;
+    let id = container(&running)?;
+    // Somebody was faster with everything but the interface, whose loss would end the task.
+    agent.host().sh(&format!(
+        "nft flush ruleset; umount -l /run/netns/{id}; rm /run/netns/{id}"
+    ))?;
+    let end = agent.kill("one")?;
+    ensure!(end.state == TaskState::TaskKilled, "{end}");
+    agent.end()
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_written_fails_the_task() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let neighbour = agent.run(TaskSpec::new("neighbour", "sleep 1000").network("blue"))?;
+    let state = agent.state_dir().display().to_string();
+    agent.host().sh(&format!(
+        "mount --bind {state} {state} && mount -o remount,ro,bind {state}"
+    ))?;
+    let message = agent.refused(TaskSpec::new("readonly", "true").network("blue"))?;
+    ensure!(
+        message.contains(&state) || message.to_lowercase().contains("read-only"),
+        "{message}"
+    );
+    agent.host().sh(&format!("umount {state}"))?;
+    agent.passes(TaskSpec::new("after", "true").network("blue"))?;
+    agent
+        .host()
+        .sh(&format!("ping -c 1 -W 5 {}", address(&neighbour)?))?;
+    agent.kill("neighbour")?;
+    agent.end()
+}
+
+#[test]
+fn a_full_state_directory_fails_the_task() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let state = agent.state_dir().display().to_string();
+    agent.host().sh(&format!(
+        "mkdir -p {state} && mount -t tmpfs -o size=64k,nr_inodes=32 tmpfs {state}"
+    ))?;
+    agent
+        .host()
+        .sh(&format!("head -c 100k /dev/zero > {state}/filler || true"))?;
+    let message = agent.refused(TaskSpec::new("full", "true").network("blue"))?;
+    ensure!(message.contains("No space left on device"), "{message}");
+    agent.host().sh(&format!("umount {state}"))?;
+    agent.passes(TaskSpec::new("after", "true").network("blue"))?;
+    agent.end()
+}

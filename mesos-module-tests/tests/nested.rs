@@ -1,0 +1,126 @@
+//! Pods, nested containers with networks of their own, and DEBUG containers.
+
+use anyhow::{Context as _, Result, ensure};
+use contrail_mesos::sim::framework::{GroupSpec, TaskSpec, TaskState};
+use mesos_module_tests::agent::{Agent, BLUE, RED};
+use serde_json::json;
+
+#[test]
+fn a_pods_tasks_share_the_executors_network_and_address() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let group = GroupSpec::new("pod")
+        .network("blue")
+        .task(TaskSpec::new(
+            "one",
+            "ip -o -4 address show eth0; sleep 1000",
+        ))
+        .task(TaskSpec::new("two", "sleep 1000"));
+    agent.launch_group(group)?;
+    let (one, two) = (agent.running("one")?, agent.running("two")?);
+    ensure!(!one.addresses().is_empty(), "{one}");
+    assert_eq!(one.addresses(), two.addresses());
+    ensure!(
+        one.addresses()[0].to_string().starts_with("10.32.0."),
+        "{:?}",
+        one.addresses()
+    );
+    assert_eq!(one.network_infos[0]["name"], "blue");
+    // The hook labels a pod's tasks with its root's interface.
+    ensure!(
+        one.labels.contains_key("contrail-mesos/eth0/mac"),
+        "{:?}",
+        one.labels
+    );
+    // They are in one namespace: what one listens on, the other reaches by loopback.
+    let namespaces = agent.host().sh("ls /run/netns")?;
+    assert_eq!(namespaces.lines().count(), 1, "{namespaces}");
+    agent.kill("one")?;
+    agent.ended("two")?;
+    agent.end()
+}
+
+#[test]
+fn nested_addresses_survive_a_crash_of_the_agent() -> Result<()> {
+    let mut agent = Agent::start(BLUE)?;
+    let group = GroupSpec::new("pod")
+        .network("blue")
+        .task(TaskSpec::new("one", "sleep 1000"));
+    agent.launch_group(group)?;
+    let before = agent.running("one")?.addresses();
+    agent.crash()?;
+    let containers = agent.containers()?;
+    let nested = containers
+        .iter()
+        .find(|container| !container["container_status"]["container_id"]["parent"].is_null())
+        .context("the nested container is gone")?;
+    let shown = &nested["container_status"]["network_infos"][0]["ip_addresses"][0]["ip_address"];
+    assert_eq!(shown, &json!(before[0].to_string()));
+    agent.kill("one")?;
+    agent.end()
+}
+
+#[test]
+fn a_nested_container_shares_its_roots_hostname() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let container =
+        json!({ "type": "MESOS", "hostname": "pod-1", "network_infos": [{ "name": "blue" }] });
+    let group = GroupSpec::new("pod")
+        .set("container", container)
+        .task(TaskSpec::new(
+            "one",
+            "test $(hostname) = pod-1 && test $(cat /etc/hostname) = pod-1",
+        ));
+    agent.launch_group(group)?;
+    let end = agent.ended("one")?;
+    ensure!(end.state == TaskState::TaskFinished, "{end}");
+    agent.end()
+}
+
+#[test]
+fn a_nested_container_may_have_networks_of_its_own() -> Result<()> {
+    let agent = Agent::start(&format!("{BLUE}{RED}"))?;
+    let own = TaskSpec::new("own", "sleep 1000").network("red");
+    let group = GroupSpec::new("pod")
+        .network("blue")
+        .task(own)
+        .task(TaskSpec::new("joined", "sleep 1000"));
+    agent.launch_group(group)?;
+    let own = agent.running("own")?.addresses();
+    let joined = agent.running("joined")?.addresses();
+    ensure!(own[0].to_string().starts_with("10.33.0."), "{own:?}");
+    ensure!(joined[0].to_string().starts_with("10.32.0."), "{joined:?}");
+    let namespaces = agent.host().sh("ls /run/netns")?;
+    assert_eq!(namespaces.lines().count(), 2, "{namespaces}");
+    agent.kill("own")?;
+    agent.ended("joined")?;
+    agent.end()
+}
+
+#[test]
+fn a_pod_on_the_host_network_stays_there() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let own = agent.host().sh("readlink /proc/self/ns/net")?;
+    let check = format!("test \"$(readlink /proc/self/ns/net)\" = '{}'", own.trim());
+    agent.launch_group(GroupSpec::new("pod").task(TaskSpec::new("one", &check)))?;
+    let end = agent.ended("one")?;
+    ensure!(end.state == TaskState::TaskFinished, "{end}");
+    agent.end()
+}
+
+#[test]
+fn a_pod_survives_a_crash_of_the_agent() -> Result<()> {
+    let mut agent = Agent::start(BLUE)?;
+    let group = GroupSpec::new("pod")
+        .network("blue")
+        .task(TaskSpec::new("one", "sleep 1000"));
+    agent.launch_group(group)?;
+    let before = agent.running("one")?.addresses();
+    agent.crash()?;
+    // It has re-registered when a second crash finds it again.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    agent.crash()?;
+    agent.host().sh(&format!("ping -c 1 -W 5 {}", before[0]))?;
+    let end = agent.kill("one")?;
+    ensure!(end.state == TaskState::TaskKilled, "{end}");
+    agent.end()
+}
