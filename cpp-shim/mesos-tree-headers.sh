@@ -9,7 +9,7 @@ set -euo pipefail
 
 tree=$(realpath "${1:?usage: $0 MESOS_TREE [OUTPUT]}")
 output=$(realpath -m "${2:-$(dirname "$0")/../target/mesos-headers}")
-protobuf=protobuf-3.5.0
+protobuf="protobuf-3.5.0"
 # The last release of this PyPI source package with protobuf 3.5.0 inside.
 carrier=grpcio-tools carrier_version=1.10.1
 carrier_sha256=fe0195b106b1369583e7b30eaca5ff81f4887963b4109bec487aa17ef8358602

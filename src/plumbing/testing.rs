@@ -81,13 +81,24 @@ pub(crate) fn link_names() -> Vec<String> {
     names
 }
 
+/// Runs an operator's command in this thread's namespace, and returns what it prints.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests look at the host as an operator does"
+)]
+pub(crate) fn run(program: &str, arguments: &str) -> String {
+    let output = std::process::Command::new(program)
+        .args(arguments.split(' '))
+        .output()
+        .unwrap_or_else(|error| panic!("{program}, to look at what was made: {error}"));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{program} {arguments}: {errors}");
+    String::from_utf8(output.stdout).unwrap() + &errors
+}
+
 /// What `nft list ruleset` prints in this thread's namespace. For eyes and assertions only.
 pub(crate) fn nft_ruleset() -> String {
-    let output = std::process::Command::new("nft")
-        .args(["list", "ruleset"])
-        .output()
-        .expect("nft, to look at what was made: apt-get install nftables");
-    String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    run("nft", "list ruleset")
 }
 
 #[test]

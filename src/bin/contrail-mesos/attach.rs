@@ -38,7 +38,7 @@ pub(crate) struct Attach {
     /// Map a port of the host on the first network: 8080:80, 5353:53/udp
     #[arg(long = "port", value_name = "HOST:CONTAINER[/PROTOCOL]", value_parser = port)]
     ports: Vec<PortMapping>,
-    /// A label of the NetworkInfo
+    /// A label of the `NetworkInfo`
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<Label>,
     /// The hostname; default: the container's name

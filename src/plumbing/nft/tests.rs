@@ -1,4 +1,4 @@
-use super::super::testing::{isolated, nft_ruleset};
+use super::super::testing::{isolated, nft_ruleset, run};
 use super::*;
 
 fn elements() -> Vec<Element> {
@@ -15,10 +15,7 @@ fn elements() -> Vec<Element> {
 }
 
 fn nft(command: &str) {
-    let status = std::process::Command::new("nft")
-        .args(command.split(' '))
-        .status();
-    assert!(status.unwrap().success(), "nft {command}");
+    run("nft", command);
 }
 
 #[test]

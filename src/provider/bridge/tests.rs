@@ -12,7 +12,7 @@ use super::super::{AddressRequest, PortMapping, Protocol};
 use super::*;
 use crate::config::{Network, Subnet};
 use crate::container::ContainerId;
-use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, nft_ruleset};
+use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
 
 mod faults;
 mod mapped_ports;
@@ -213,10 +213,7 @@ fn serve(container: &Container, port: u16) {
 }
 
 fn ip(command: &str) {
-    let status = std::process::Command::new("ip")
-        .args(command.split(' '))
-        .status();
-    assert!(status.unwrap().success(), "ip {command}");
+    run("ip", command);
 }
 
 /// Another host: a namespace behind a link of this one.

@@ -12,11 +12,8 @@ pub(crate) fn say(what: &str) {
 }
 
 pub(crate) fn indent(text: &str) -> String {
-    text.lines()
-        .map(|line| format!("    {line}\n"))
-        .collect::<String>()
-        .trim_end()
-        .to_owned()
+    let lines: Vec<_> = text.lines().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
 }
 
 /// A program that was built beside this one.

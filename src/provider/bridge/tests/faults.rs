@@ -84,13 +84,10 @@ fn a_restart_adopts_and_sweeps() {
         serve(&one, 80);
         let host = host.restart();
         ip("link del cmb-blue");
-        std::process::Command::new("nft")
-            .args(["flush", "ruleset"])
-            .status()
-            .unwrap();
+        run("nft", "flush ruleset");
         host.provider.adopt(&one.intent).await.unwrap();
         host.provider
-            .sweep(&[one.intent.clone()], &HashSet::new())
+            .sweep(std::slice::from_ref(&one.intent), &HashSet::new())
             .await
             .unwrap();
         assert_eq!(
@@ -135,10 +132,7 @@ fn whatever_goes_behind_our_back_is_told_or_put_back() {
             container.inside(move || ask_tcp(address)).unwrap();
         }
         assert_eq!(host.provider.repair().await.unwrap(), Vec::<String>::new());
-        std::process::Command::new("nft")
-            .args(["flush", "ruleset"])
-            .status()
-            .unwrap();
+        run("nft", "flush ruleset");
         assert!(!host.provider.repair().await.unwrap().is_empty());
         assert!(nft_ruleset().contains("10.1.0.0/16"));
         ip(&format!("link del {}", own(&two.intent).host_interface));

@@ -28,12 +28,7 @@ fn containers_reach_each_other_their_gateway_and_the_host() {
         }
         assert!(ask_tcp(SocketAddr::new(one.v4(), 80)).is_ok());
         assert!(ask_tcp(SocketAddr::new(one.v6(), 80)).is_ok());
-        let text = two.inside(|| {
-            let output = std::process::Command::new("ip")
-                .args(["-o", "addr"])
-                .output();
-            String::from_utf8(output.unwrap().stdout).unwrap()
-        });
+        let text = two.inside(|| run("ip", "-o addr"));
         assert!(
             text.contains("10.1.0.3/16") && text.contains("fd00:1::3/64"),
             "{text}"
