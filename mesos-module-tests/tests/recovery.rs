@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use contrail_mesos::sim::framework::TaskSpec;
-use mesos_module_tests::agent::{Agent, BLUE, RED, address, container};
+use mesos_module_tests::agent::{Agent, BLUE, PATIENCE, RED, address, container};
 use serde_json::json;
 
 #[test]
@@ -208,9 +208,7 @@ fn a_framework_without_checkpointing_loses_its_containers_cleanly() -> Result<()
         framework
             .launch(TaskSpec::new("orphan", "sleep 1000").network("blue"))
             .await?;
-        framework
-            .wait_state("orphan", state, Duration::from_secs(60))
-            .await
+        framework.wait_state("orphan", state, PATIENCE).await
     })?;
     agent.crash()?;
     agent.expect_no_container()?;

@@ -30,6 +30,10 @@ fn refuses(config: &str, cases: Vec<(Value, &str)>) -> Result<()> {
     agent.end()
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "reads like the JSON that it makes"
+)]
 fn on(networks: Value) -> Value {
     json!({ "type": "MESOS", "network_infos": networks })
 }

@@ -214,8 +214,9 @@ impl Checkpoints {
             .join(container.file_name())
     }
 
-    /// Makes the intent durable. Refuses a container that has one already.
-    pub fn write_intent(&self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    /// Writes the intent, which is durable once [`Checkpoints::sync_intent`] says so of the file
+    /// returned. Refuses a container that has one already.
+    pub fn write_intent(&self, checkpoint: &Checkpoint) -> Result<File, CheckpointError> {
         let directory = self.directory(&checkpoint.container);
         let failed = |action, path: &Path| {
             let path = path.to_owned();
@@ -235,11 +236,23 @@ impl Checkpoints {
             .create_new(true)
             .open(&path)
             .map_err(failed("create", &path))?;
-        let written = file.write_all(&text).and_then(|()| file.sync_data());
-        written.map_err(|source| {
-            // Nothing was made yet, so nothing needs the file; the first error is the one to tell.
-            let _ = fs::remove_dir_all(&directory);
-            failed("write", &path)(source)
+        match file.write_all(&text) {
+            Ok(()) => Ok(file),
+            Err(source) => {
+                // Nothing was made yet, so nothing needs the file; the first error is the one to
+                // tell.
+                let _ = fs::remove_dir_all(&directory);
+                Err(failed("write", &path)(source))
+            }
+        }
+    }
+
+    /// Waits until an intent that was just written is on the disk.
+    pub fn sync_intent(&self, container: &ContainerId, file: &File) -> Result<(), CheckpointError> {
+        file.sync_data().map_err(|source| CheckpointError {
+            action: "write",
+            path: self.directory(container).join(INTENT),
+            source,
         })
     }
 

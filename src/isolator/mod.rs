@@ -23,6 +23,7 @@ mod launch;
 pub mod networks;
 mod prepare;
 mod recover;
+mod target;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, Weak};

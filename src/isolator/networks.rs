@@ -5,22 +5,26 @@
 //! checkpoint goes last; a failed attach leaves everything to `detach`, which works from the
 //! checkpoint alone, is idempotent and collects every error.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::future::join_all;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinHandle;
 
-use super::checkpoint::{Checkpoint, Checkpoints, ExecutorKey, Found, Owner};
+use super::checkpoint::{Checkpoint, CheckpointError, Checkpoints, ExecutorKey, Found, Owner};
 use super::error::IsolatorError;
 use super::etc_files;
+pub use super::target::Target;
+use super::target::pin;
 use crate::config::{Config, Dns};
 use crate::container::ContainerId;
 use crate::labels::Request;
 use crate::plumbing::container::{self, Namespaces};
-use crate::plumbing::netns::{self, Kind, handles};
+use crate::plumbing::netns::{self, handles};
 use crate::provider::{Attachment, Intent, Lost, Provider, ProviderError, Providers};
 
 /// The networks of all containers of one state directory.
@@ -28,7 +32,11 @@ pub struct Networks {
     providers: Providers,
     checkpoints: Checkpoints,
     netns_dir: PathBuf,
+    /// Intents that are on their way to the disk.
+    syncing: Mutex<HashMap<ContainerId, Syncing>>,
 }
+
+type Syncing = JoinHandle<Result<(), CheckpointError>>;
 
 impl Networks {
     /// As configured; interfaces that vanish are reported to `lost`.
@@ -39,6 +47,7 @@ impl Networks {
             providers,
             checkpoints: Checkpoints::new(&config.state_dir),
             netns_dir: config.netns_dir.clone(),
+            syncing: Mutex::default(),
         })
     }
 
@@ -54,9 +63,14 @@ impl Networks {
         self.providers.of_intent(intent)
     }
 
-    /// The handle to the container's network namespace, for `ip netns exec`.
+    /// The handle to the container's network namespace, for `ip netns exec`. An operator's
+    /// attachment has none of ours: its namespace is the operator's, and may have that very name.
     #[must_use]
-    pub fn handle(&self, container: &ContainerId) -> PathBuf {
+    pub fn handle(&self, checkpoint: &Checkpoint) -> Option<PathBuf> {
+        (checkpoint.owner == Owner::Agent).then(|| self.handle_of(&checkpoint.container))
+    }
+
+    fn handle_of(&self, container: &ContainerId) -> PathBuf {
         self.netns_dir.join(container.file_name())
     }
 
@@ -91,7 +105,8 @@ impl Networks {
         Ok(plan)
     }
 
-    /// Reserves what the request needs and makes the intent durable.
+    /// Reserves what the request needs and writes the intent, which is durable before `attach`
+    /// makes anything.
     pub async fn reserve(
         &self,
         request: &Request,
@@ -117,13 +132,21 @@ impl Networks {
             (checkpoint, written)
         });
         let (checkpoint, written) = written.await?;
-        if let Err(error) = written {
-            let intents: Vec<Intent> = intents_of(&checkpoint).cloned().collect();
-            for error in self.release(&intents).await {
-                log::error!(container:% = container, error:% = error; "cannot release a reservation");
+        let file = match written {
+            Ok(file) => file,
+            Err(error) => {
+                let intents: Vec<Intent> = intents_of(&checkpoint).cloned().collect();
+                for error in self.release(&intents).await {
+                    log::error!(container:% = container, error:% = error; "cannot release a reservation");
+                }
+                return Err(error.into());
             }
-            return Err(error.into());
-        }
+        };
+        // The disk works while the agent forks; `attach` waits for it before it makes anything.
+        let checkpoints = self.checkpoints.clone();
+        let id = container.clone();
+        let syncing = tokio::task::spawn_blocking(move || checkpoints.sync_intent(&id, &file));
+        self.syncing().insert(container.clone(), syncing);
         Ok(checkpoint)
     }
 
@@ -167,22 +190,24 @@ impl Networks {
         checkpoint: &Checkpoint,
         target: Target,
     ) -> Result<Vec<Attachment>, IsolatorError> {
-        let namespace = self.enter(checkpoint, target).await?;
+        self.durable(&checkpoint.container).await?;
+        let (namespaces, network) = open(target).await?;
         let attached = join_all(
             intents_of(checkpoint)
-                .map(|intent| self.provider(intent).attach(intent, namespace.as_fd())),
+                .map(|intent| self.provider(intent).attach(intent, network.as_fd())),
         );
+        // Neither needs the other, and each has its own thread.
+        let (set_up, attached) = tokio::join!(self.set_up(checkpoint, namespaces), attached);
         let mut made = Vec::new();
         let mut errors = Vec::new();
-        for result in attached.await {
+        for result in attached {
             match result {
                 Ok(attachment) => made.push(attachment),
                 Err(error) => errors.push(error),
             }
         }
-        if !errors.is_empty() {
-            return Err(IsolatorError::Provider(errors));
-        }
+        let failed = (!errors.is_empty()).then_some(IsolatorError::Provider(errors));
+        IsolatorError::all(set_up.err().into_iter().chain(failed).collect())?;
         let differs = intents_of(checkpoint)
             .zip(&made)
             .any(|(intent, made)| intent.dns != made.dns || intent.addresses != made.addresses);
@@ -200,24 +225,37 @@ impl Networks {
         Ok(made)
     }
 
-    /// Opens the container's namespaces, pins the handle, and sets up what is the same for every
-    /// provider.
-    async fn enter(
+    /// Waits until the intent is on the disk: nothing is made before.
+    async fn durable(&self, container: &ContainerId) -> Result<(), IsolatorError> {
+        let syncing = self.syncing().remove(container);
+        // Without one the intent is from before a restart, and was synced then.
+        match syncing {
+            Some(syncing) => syncing
+                .await
+                .map_err(|_| IsolatorError::Internal("isolate"))?
+                .map_err(Into::into),
+            None => Ok(()),
+        }
+    }
+
+    fn syncing(&self) -> MutexGuard<'_, HashMap<ContainerId, Syncing>> {
+        // Each use is one step.
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pins the handle, and sets up what is the same for every provider.
+    async fn set_up(
         &self,
         checkpoint: &Checkpoint,
-        target: Target,
-    ) -> Result<OwnedFd, IsolatorError> {
-        let handle = self.handle(&checkpoint.container);
+        namespaces: Namespaces,
+    ) -> Result<(), IsolatorError> {
+        let handle = self.handle(checkpoint);
         let hostname = checkpoint.hostname.clone();
         netns::on_own_thread("cm-enter", move |thread| {
-            let namespaces = target.open()?;
-            target.pin(&namespaces, &handle)?;
-            let network = namespaces
-                .network
-                .try_clone()
-                .map_err(IsolatorError::Descriptor)?;
-            container::set_up(thread, namespaces, &hostname)?;
-            Ok(network)
+            if let Some(handle) = handle {
+                pin(&namespaces.network, &handle)?;
+            }
+            Ok(container::set_up(thread, namespaces, &hostname)?)
         })
         .await?
     }
@@ -225,6 +263,7 @@ impl Networks {
     /// Detaches every network, then forgets the container. Idempotent; the checkpoint stays as
     /// long as anything else does.
     pub async fn detach(&self, checkpoint: &Checkpoint) -> Result<(), IsolatorError> {
+        self.syncing().remove(&checkpoint.container);
         let detached =
             join_all(intents_of(checkpoint).map(|intent| self.provider(intent).detach(intent)));
         let mut errors: Vec<IsolatorError> = detached
@@ -233,9 +272,9 @@ impl Networks {
             .filter_map(Result::err)
             .map(IsolatorError::Provider)
             .collect();
-        if let Err(error) = self.forget(&checkpoint.container, errors.is_empty()).await {
-            errors.push(error);
-        }
+        let handle = self.handle(checkpoint);
+        let forgotten = self.forget(&checkpoint.container, handle, errors.is_empty());
+        errors.extend(forgotten.await.err());
         IsolatorError::all(errors)
     }
 
@@ -243,13 +282,15 @@ impl Networks {
     async fn forget(
         &self,
         container: &ContainerId,
+        handle: Option<PathBuf>,
         checkpoint_too: bool,
     ) -> Result<(), IsolatorError> {
-        let handle = self.handle(container);
         let checkpoints = self.checkpoints.clone();
         let container = container.clone();
         blocking("cleanup", move || {
-            handles::unpin(&handle)?;
+            if let Some(handle) = handle {
+                handles::unpin(&handle)?;
+            }
             if checkpoint_too {
                 checkpoints.remove(&container)?;
             }
@@ -287,7 +328,8 @@ impl Networks {
         keep: &HashSet<ContainerId>,
     ) -> Result<(), IsolatorError> {
         let swept = self.sweep(keep).await;
-        let forgotten = self.forget(container, swept.is_ok()).await;
+        let handle = Some(self.handle_of(container));
+        let forgotten = self.forget(container, handle, swept.is_ok()).await;
         IsolatorError::all(
             [swept, forgotten]
                 .into_iter()
@@ -303,11 +345,13 @@ impl Networks {
         checkpoint: &Checkpoint,
         pid: Option<u32>,
     ) -> Result<(), IsolatorError> {
-        let handle = self.handle(&checkpoint.container);
+        let handle = self.handle_of(&checkpoint.container);
         let pinned = blocking("recover", move || match pid {
             Some(pid) if !handles::is_handle(&handle) => {
                 let target = Target::Process(pid);
-                target.pin(&target.open()?, &handle)
+                let namespaces = target.open()?;
+                target.check(&namespaces)?;
+                pin(&namespaces.network, &handle)
             }
             _ => Ok(()),
         });
@@ -319,58 +363,6 @@ impl Networks {
             errors.push(IsolatorError::Provider(lost));
         }
         IsolatorError::all(errors)
-    }
-}
-
-/// Where a container's namespaces are.
-#[derive(Clone, Debug)]
-pub enum Target {
-    /// Those of a process. The hostname is set in its UTS namespace.
-    Process(u32),
-    /// A network namespace, by path. There is no hostname to set.
-    Namespace(PathBuf),
-}
-
-impl Target {
-    fn open(&self) -> Result<Namespaces, IsolatorError> {
-        Ok(match self {
-            Self::Process(pid) => {
-                let own = netns::of_this_thread(Kind::Uts)?;
-                let uts = netns::of_pid(*pid, Kind::Uts)?;
-                // A process on the host's hostname keeps it, and so does the host.
-                let shared = netns::same(&own, &uts).map_err(IsolatorError::Descriptor)?;
-                Namespaces {
-                    network: netns::of_pid(*pid, Kind::Net)?,
-                    uts: (!shared).then_some(uts),
-                }
-            }
-            Self::Namespace(path) => Namespaces {
-                network: netns::of_path(path)?,
-                uts: None,
-            },
-        })
-    }
-
-    /// Makes `handle` the name of the network namespace; refuses the host's own, which attaching
-    /// would turn upside down.
-    fn pin(&self, namespaces: &Namespaces, handle: &Path) -> Result<(), IsolatorError> {
-        let own = netns::of_this_thread(Kind::Net)?;
-        if netns::same(&own, &namespaces.network).map_err(IsolatorError::Descriptor)? {
-            return Err(IsolatorError::HostNamespace(self.to_string()));
-        }
-        if let Some(directory) = handle.parent() {
-            handles::prepare_directory(directory)?;
-        }
-        Ok(handles::pin(&namespaces.network, handle)?)
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Process(pid) => write!(formatter, "process {pid}"),
-            Self::Namespace(path) => write!(formatter, "{}", path.display()),
-        }
     }
 }
 
@@ -391,6 +383,20 @@ pub(super) fn addresses(checkpoint: &Checkpoint, made: Option<&[Attachment]>) ->
             .map(ipnet::IpNet::addr)
             .collect(),
     }
+}
+
+/// Opens the container's namespaces.
+async fn open(target: Target) -> Result<(Namespaces, OwnedFd), IsolatorError> {
+    blocking("isolate", move || {
+        let namespaces = target.open()?;
+        target.check(&namespaces)?;
+        let network = namespaces
+            .network
+            .try_clone()
+            .map_err(IsolatorError::Descriptor)?;
+        Ok((namespaces, network))
+    })
+    .await?
 }
 
 /// Runs what blocks on the kernel or a file system away from the threads that everybody shares.

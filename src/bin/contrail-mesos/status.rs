@@ -33,8 +33,8 @@ struct Row {
     addresses: Vec<String>,
     mac: String,
     ports: Vec<String>,
-    /// The handle to the network namespace.
-    namespace: String,
+    /// The handle to the network namespace; an operator's attachment has none.
+    namespace: Option<String>,
     /// `attached`, `attaching`, or `lost` with what is gone.
     state: String,
 }
@@ -114,7 +114,9 @@ async fn row(
                 )
             })
             .collect(),
-        namespace: networks.handle(&checkpoint.container).display().to_string(),
+        namespace: networks
+            .handle(checkpoint)
+            .map(|handle| handle.display().to_string()),
         state,
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use contrail_mesos::plumbing::links;
 use contrail_mesos::plumbing::netlink::NetlinkSocket;
 use contrail_mesos::plumbing::netns::{self, Kind, handles};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
@@ -17,6 +18,7 @@ use crate::floor::Floor;
 use crate::ours::Ours;
 use crate::plugins::Plugins;
 use crate::report::Samples;
+use crate::turns::{Turn, take_turns};
 
 /// Containers detached at once at the end.
 const BURST: usize = 500;
@@ -96,32 +98,61 @@ impl Attach for Plugins {
     }
 }
 
-/// Measures one contender, with each of `present` containers there, in ascending order.
-pub(crate) fn measure(
-    contender: Contender,
-    present: &[usize],
-    port_at: &[usize],
-    rounds: usize,
-) -> Result<Figures> {
-    let (present, port_at) = (present.to_vec(), port_at.to_vec());
-    let thread = std::thread::spawn(move || -> Result<Figures> {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        NetlinkSocket::route()?.execute_all(&[links::set_up("lo", None)])?;
-        let directory = tempfile::Builder::new()
-            .prefix("contrail-mesos-bench-")
-            .tempdir()?;
-        let mut contender: Box<dyn Attach> = match contender {
-            Contender::Ours => Box::new(Ours::new(directory.path())?),
-            Contender::Plugins => Box::new(Plugins::new(&directory.path().join("leases"))),
-            Contender::Floor => Box::new(Floor::new(directory.path())?),
-        };
-        let host = Host {
-            handles: directory.path().join("containers"),
-        };
-        fs::create_dir(&host.handles)?;
-        host.measure(contender.as_mut(), &present, &port_at, rounds)
+/// What to measure.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Containers present, in ascending order.
+    pub(crate) present: Vec<usize>,
+    /// At which of these with a mapped port, too.
+    pub(crate) port_at: Vec<usize>,
+    /// Attaches and detaches at each.
+    pub(crate) rounds: usize,
+}
+
+/// Measures all three, in the order of their names here, each in a namespace of its own. They
+/// take turns, round by round, so that whatever else the machine does meets all of them.
+pub(crate) fn measure_all(plan: &Plan) -> Result<[Figures; 3]> {
+    let all = [Contender::Ours, Contender::Plugins, Contender::Floor];
+    let mut turns = take_turns(all.len()).into_iter();
+    let threads = all.map(|contender| {
+        let (plan, turn) = (plan.clone(), turns.next());
+        std::thread::spawn(move || measure(contender, &plan, &turn.context("no turn")?))
     });
-    thread.join().map_err(|_| anyhow!("a thread panicked"))?
+    let [ours, peer, floor] = threads.map(|thread| {
+        let result = thread.join().map_err(|_| anyhow!("a thread panicked"));
+        result.and_then(|result| result)
+    });
+    Ok([ours?, peer?, floor?])
+}
+
+fn measure(contender: Contender, plan: &Plan, turn: &Turn) -> Result<Figures> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    NetlinkSocket::route()?.execute_all(&[links::set_up("lo", None)])?;
+    let directory = tempfile::Builder::new()
+        .prefix("contrail-mesos-bench-")
+        .tempdir()?;
+    let mut contender: Box<dyn Attach> = match contender {
+        Contender::Ours => Box::new(Ours::new(directory.path())?),
+        Contender::Plugins => Box::new(Plugins::new(&directory.path().join("leases"))),
+        Contender::Floor => Box::new(Floor::new(directory.path())?),
+    };
+    let host = Host {
+        handles: directory.path().join("containers"),
+    };
+    fs::create_dir(&host.handles)?;
+    // Our handles are on a memory file system, as below /run, where they are by default.
+    let netns = subdirectory(directory.path(), "netns")?;
+    mount(
+        Some("bench"),
+        &netns,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )?;
+    let figures = host.measure(contender.as_mut(), plan, turn);
+    drop(contender);
+    umount2(&netns, MntFlags::MNT_DETACH)?;
+    figures
 }
 
 struct Host {
@@ -129,44 +160,46 @@ struct Host {
 }
 
 impl Host {
-    fn measure(
-        &self,
-        contender: &mut dyn Attach,
-        present: &[usize],
-        port_at: &[usize],
-        rounds: usize,
-    ) -> Result<Figures> {
+    fn measure(&self, contender: &mut dyn Attach, plan: &Plan, turn: &Turn) -> Result<Figures> {
         let mut there = Vec::new();
         let mut figures = Figures::default();
-        for count in present {
-            while there.len() < *count {
-                let container = self.container(&format!("present-{}", there.len()), None)?;
-                contender.ready(&container)?;
-                contender.attach(&container)?;
-                there.push(container);
-            }
+        for count in &plan.present {
+            turn.take(|| self.fill(contender, &mut there, *count))?;
             let mut level = Level::default();
-            self.rounds(contender, rounds, None, &mut level)?;
-            if port_at.contains(count) {
-                self.rounds(contender, rounds, Some(20_000), &mut level)?;
+            self.rounds(contender, plan.rounds, None, &mut level, turn)?;
+            if plan.port_at.contains(count) {
+                self.rounds(contender, plan.rounds, Some(20_000), &mut level, turn)?;
             }
             figures.levels.push(level);
         }
-        while there.len() < BURST {
+        turn.take(|| self.fill(contender, &mut there, BURST))?;
+        let rest = there.split_off(BURST);
+        turn.take(|| {
+            let start = Instant::now();
+            contender.detach_all(&there)?;
+            figures.burst = Some(start.elapsed().as_secs_f64());
+            contender.detach_all(&rest)?;
+            for container in there.iter().chain(&rest) {
+                handles::unpin(&container.path)?;
+            }
+            anyhow::Ok(())
+        })?;
+        Ok(figures)
+    }
+
+    fn fill(
+        &self,
+        contender: &mut dyn Attach,
+        there: &mut Vec<Container>,
+        count: usize,
+    ) -> Result<()> {
+        while there.len() < count {
             let container = self.container(&format!("present-{}", there.len()), None)?;
             contender.ready(&container)?;
             contender.attach(&container)?;
             there.push(container);
         }
-        let rest = there.split_off(BURST);
-        let start = Instant::now();
-        contender.detach_all(&there)?;
-        figures.burst = Some(start.elapsed().as_secs_f64());
-        contender.detach_all(&rest)?;
-        for container in there.iter().chain(&rest) {
-            handles::unpin(&container.path)?;
-        }
-        Ok(figures)
+        Ok(())
     }
 
     fn rounds(
@@ -175,7 +208,10 @@ impl Host {
         rounds: usize,
         port: Option<u16>,
         level: &mut Level,
+        turn: &Turn,
     ) -> Result<()> {
+        // Kept to the end: the kernel's work at the end of a namespace would be in somebody's way.
+        let mut done = Vec::new();
         for round in 0..rounds {
             let port = port.map(|port| port + u16::try_from(round).unwrap_or_default());
             let container = self.container(&format!("round-{round}"), port)?;
@@ -183,12 +219,15 @@ impl Host {
                 None => (&mut level.attach, &mut level.detach),
                 Some(_) => (&mut level.attach_port, &mut level.detach_port),
             };
-            contender.ready(&container)?;
-            timed(attach, || contender.attach(&container))?;
-            timed(detach, || contender.detach(&container))?;
-            handles::unpin(&container.path)?;
+            turn.take(|| {
+                contender.ready(&container)?;
+                timed(attach, || contender.attach(&container))?;
+                timed(detach, || contender.detach(&container))
+            })?;
+            done.push(container);
         }
-        Ok(())
+        done.iter()
+            .try_for_each(|container| Ok(handles::unpin(&container.path)?))
     }
 
     fn container(&self, id: &str, port: Option<u16>) -> Result<Container> {

@@ -22,7 +22,8 @@ const GROUP: u32 = 0x666c;
 
 pub(crate) struct Floor {
     host: NetlinkSocket,
-    bridge: u32,
+    /// The bridge comes with the first container and goes with the last, as ours does.
+    bridge: Option<u32>,
     files: PathBuf,
     next: u32,
     numbers: HashMap<String, u32>,
@@ -33,18 +34,9 @@ pub(crate) struct Floor {
 
 impl Floor {
     pub(crate) fn new(directory: &Path) -> Result<Self> {
-        let mut host = NetlinkSocket::route()?;
-        links::create_bridge(&mut host, BRIDGE, [2, 0, 0, 0, 0, 1], 1500, "floor")?;
-        let bridge = links::by_name(&mut host, BRIDGE)?
-            .context("the bridge is gone")?
-            .index;
-        host.execute_all(&[
-            addressing::add_address(bridge, BRIDGE, "10.88.0.1/16".parse()?),
-            links::set_up(BRIDGE, None),
-        ])?;
         Ok(Self {
-            host,
-            bridge,
+            host: NetlinkSocket::route()?,
+            bridge: None,
             files: subdirectory(directory, "floor")?,
             next: u32::from(Ipv4Addr::new(10, 88, 0, 2)),
             numbers: HashMap::new(),
@@ -63,6 +55,32 @@ impl Floor {
         })
     }
 
+    fn bridge(&mut self) -> Result<u32> {
+        if let Some(bridge) = self.bridge {
+            return Ok(bridge);
+        }
+        let host = &mut self.host;
+        links::create_bridge(host, BRIDGE, [2, 0, 0, 0, 0, 1], 1500, "floor")?;
+        host.execute_all(&[links::set_up(BRIDGE, None)])?;
+        let index = links::by_name(host, BRIDGE)?
+            .context("the bridge is gone")?
+            .index;
+        host.execute_all(&[addressing::add_address(
+            index,
+            BRIDGE,
+            "10.88.0.1/16".parse()?,
+        )])?;
+        self.bridge = Some(index);
+        Ok(index)
+    }
+
+    fn end_bridge(&mut self) -> Result<()> {
+        if self.numbers.is_empty() && self.bridge.take().is_some() {
+            self.host.execute_all(&[links::delete(BRIDGE)])?;
+        }
+        Ok(())
+    }
+
     fn host_end(&mut self, container: &Container) -> String {
         format!("fl{:08x}", self.number(container))
     }
@@ -78,6 +96,7 @@ impl Attach for Floor {
     }
 
     fn attach(&mut self, container: &Container) -> Result<()> {
+        let bridge = self.bridge()?;
         let host_end = self.host_end(container);
         let address = Ipv4Addr::from(self.number(container));
         let mut inside = self.inside.remove(&container.id).context("not ready")?;
@@ -92,7 +111,7 @@ impl Attach for Floor {
                 inner: "eth0",
                 mac: [2, 1, 0, 0, c, d],
                 mtu: 1500,
-                bridge: self.bridge,
+                bridge,
                 alias: &host_end,
                 hairpin: true,
             },
@@ -121,10 +140,14 @@ impl Attach for Floor {
         self.host.execute_all(&[links::delete(&host_end)])?;
         fs::remove_file(self.files.join(&container.id))?;
         self.numbers.remove(&container.id);
-        Ok(())
+        self.end_bridge()
     }
 
     fn detach_all(&mut self, containers: &[Container]) -> Result<()> {
+        // The kernel knows no empty group.
+        if containers.is_empty() {
+            return Ok(());
+        }
         let groups: Vec<_> = containers
             .iter()
             .map(|container| links::set_group(&self.host_end(container), GROUP))
@@ -135,7 +158,8 @@ impl Attach for Floor {
         self.host.execute_all(&[links::delete_group(GROUP)])?;
         for container in containers {
             fs::remove_file(self.files.join(&container.id))?;
+            self.numbers.remove(&container.id);
         }
-        Ok(())
+        self.end_bridge()
     }
 }

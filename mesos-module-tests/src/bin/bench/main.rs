@@ -7,16 +7,18 @@ mod floor;
 mod ours;
 mod plugins;
 mod report;
+mod turns;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use contender::{Contender, Figures, measure};
+use contender::{Figures, Plan, measure_all};
 use report::{Report, Row};
 
 /// Measure against network/cni, the CNI plugins and the kernel's own floor
@@ -40,13 +42,12 @@ struct Arguments {
     /// Where the table goes as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
-    /// The module library
-    #[arg(
-        long,
-        env = "MODULE",
-        default_value = "target/release/libcontrail_mesos.so"
-    )]
-    module: PathBuf,
+    /// Containers at which the memory of the agent is compared
+    #[arg(long, default_value_t = 1000)]
+    memory_at: usize,
+    /// How long network/cni may take to launch what has to be present, in seconds
+    #[arg(long, default_value_t = 240)]
+    peer_patience: u64,
 }
 
 fn main() -> ExitCode {
@@ -72,7 +73,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         attach_and_detach(arguments, &mut report)?;
     }
     if !arguments.without_agent {
-        agent::measure(&arguments.module, &arguments.tasks, &mut report)?;
+        agent::measure(
+            &arguments.tasks,
+            arguments.memory_at,
+            Duration::from_secs(arguments.peer_patience),
+            &mut report,
+        )?;
     }
     report.write(&arguments.json)?;
     println!("\nwritten to {}", arguments.json.display());
@@ -84,12 +90,12 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 fn attach_and_detach(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let port_at = [0, 500];
-    let figures = |contender: Contender| -> Result<Figures> {
-        measure(contender, &arguments.present, &port_at, arguments.rounds)
+    let plan = Plan {
+        present: arguments.present.clone(),
+        port_at: port_at.to_vec(),
+        rounds: arguments.rounds,
     };
-    let ours = figures(Contender::Ours)?;
-    let peer = figures(Contender::Plugins)?;
-    let floor = figures(Contender::Floor)?;
+    let [ours, peer, floor] = measure_all(&plan)?;
     for (level, present) in arguments.present.iter().enumerate() {
         let at = |figures: &Figures| figures.levels.get(level).cloned().unwrap_or_default();
         let (ours, peer, floor) = (at(&ours), at(&peer), at(&floor));

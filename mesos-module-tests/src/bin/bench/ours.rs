@@ -32,7 +32,8 @@ impl Ours {
             &path,
             format!(
                 "state_dir = '{directory}/state'\nnetns_dir = '{directory}/netns'\n\
-                 [[network]]\nname = 'bench'\nprovider = 'bridge'\nsubnet = '10.99.0.0/16'\n"
+                 [[network]]\nname = 'bench'\nprovider = 'bridge'\nsubnet = '10.99.0.0/16'\n\
+                 # As the peer is configured here.\nmasquerade = false\n"
             ),
         )?;
         let config = Source::file(path).load()?;
@@ -79,9 +80,7 @@ impl Attach for Ours {
         let config = &self.config;
         let checkpoint = self.runtime.block_on(async {
             let request = labels::request(&id, &info(container), config)?;
-            let checkpoint = networks
-                .reserve(&request, &id, Owner::Operator, None)
-                .await?;
+            let checkpoint = networks.reserve(&request, &id, Owner::Agent, None).await?;
             networks.write_etc_files(&checkpoint, None).await?;
             networks.attach(&checkpoint, target).await?;
             Ok::<_, anyhow::Error>(checkpoint)

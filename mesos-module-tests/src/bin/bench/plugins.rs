@@ -25,14 +25,20 @@ impl Plugins {
     pub(crate) fn add(&self, id: &str, namespace: &Path, port: Option<u16>) -> Result<()> {
         let result = run("ADD", "bridge", id, namespace, &self.bridge())?;
         if let Some(port) = port {
-            run("ADD", "portmap", id, namespace, &portmap(port, result))?;
+            run("ADD", "portmap", id, namespace, &portmap(port, &result))?;
         }
         Ok(())
     }
 
     pub(crate) fn delete(&self, id: &str, namespace: &Path, port: Option<u16>) -> Result<()> {
         if let Some(port) = port {
-            run("DEL", "portmap", id, namespace, &portmap(port, Value::Null))?;
+            run(
+                "DEL",
+                "portmap",
+                id,
+                namespace,
+                &portmap(port, &Value::Null),
+            )?;
         }
         run("DEL", "bridge", id, namespace, &self.bridge())?;
         Ok(())
@@ -50,7 +56,7 @@ impl Plugins {
     }
 }
 
-fn portmap(port: u16, previous: Value) -> Value {
+fn portmap(port: u16, previous: &Value) -> Value {
     json!({
         "cniVersion": "0.3.1", "name": "peer", "type": "portmap", "snat": true,
         "capabilities": { "portMappings": true }, "prevResult": previous,
