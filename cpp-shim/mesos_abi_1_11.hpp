@@ -120,7 +120,7 @@ class CallableOnce {
     virtual void operator()() && = 0;
   };
   struct Function final : Callable {
-    explicit Function(std::function<void()> f) : f(std::move(f)) {}
+    explicit Function(std::function<void()> callable) : f(std::move(callable)) {}
     void operator()() && override { f(); }
     std::function<void()> f;
   };
