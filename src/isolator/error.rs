@@ -7,7 +7,6 @@ use super::checkpoint::CheckpointError;
 use super::etc_files::EtcFilesError;
 use crate::config::ConfigError;
 use crate::labels::RequestError;
-use crate::plumbing::container::SetUpError;
 use crate::plumbing::netns::NetnsError;
 use crate::provider::ProviderError;
 
@@ -32,9 +31,6 @@ pub enum IsolatorError {
     /// A namespace of the container could not be used.
     #[error(transparent)]
     Namespace(#[from] NetnsError),
-    /// The container's network namespace could not be set up.
-    #[error(transparent)]
-    SetUp(#[from] SetUpError),
     /// The container is in the host's network namespace.
     #[error(
         "{0} is in the host's own network namespace, which must not be attached; was CLONE_NEWNET lost on the way?"

@@ -19,11 +19,10 @@ use super::checkpoint::{Checkpoint, CheckpointError, Checkpoints, ExecutorKey, F
 use super::error::IsolatorError;
 use super::etc_files;
 pub use super::target::Target;
-use super::target::pin;
+use super::target::{Namespaces, pin};
 use crate::config::{Config, Dns};
 use crate::container::ContainerId;
 use crate::labels::Request;
-use crate::plumbing::container::{self, Namespaces};
 use crate::plumbing::netns::{self, handles};
 use crate::provider::{Attachment, Intent, Lost, Provider, ProviderError, Providers};
 
@@ -243,7 +242,7 @@ impl Networks {
         self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pins the handle, and sets up what is the same for every provider.
+    /// Pins the handle and sets the hostname: what is the same for every provider.
     async fn set_up(
         &self,
         checkpoint: &Checkpoint,
@@ -251,13 +250,14 @@ impl Networks {
     ) -> Result<(), IsolatorError> {
         let handle = self.handle(checkpoint);
         let hostname = checkpoint.hostname.clone();
-        netns::on_own_thread("cm-enter", move |thread| {
-            if let Some(handle) = handle {
-                pin(&namespaces.network, &handle)?;
-            }
-            Ok(container::set_up(thread, namespaces, &hostname)?)
-        })
-        .await?
+        let network = namespaces.network;
+        if let Some(handle) = handle {
+            blocking("isolate", move || pin(network, &handle)).await??;
+        }
+        if let Some(uts) = namespaces.uts {
+            netns::set_hostname(uts, hostname).await?;
+        }
+        Ok(())
     }
 
     /// Detaches every network, then forgets the container. Idempotent; the checkpoint stays as

@@ -1,11 +1,18 @@
 //! Where a container's namespaces are, and their handle.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::error::IsolatorError;
-use crate::plumbing::container::Namespaces;
 use crate::plumbing::netns::{self, Kind, handles};
+
+/// The namespaces of one container.
+pub(super) struct Namespaces {
+    pub(super) network: OwnedFd,
+    /// Where the container has one of its own.
+    pub(super) uts: Option<OwnedFd>,
+}
 
 /// Where a container's namespaces are.
 #[derive(Clone, Debug)]
@@ -48,8 +55,14 @@ impl Target {
 
 /// Makes `handle` the name of a network namespace.
 pub(super) fn pin(network: impl AsFd, handle: &Path) -> Result<(), IsolatorError> {
+    // Once is enough: it walks over every handle that is there.
+    static PREPARED: Mutex<Option<PathBuf>> = Mutex::new(None);
     if let Some(directory) = handle.parent() {
-        handles::prepare_directory(directory)?;
+        let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if prepared.as_deref() != Some(directory) || !directory.exists() {
+            handles::prepare_directory(directory)?;
+            *prepared = Some(directory.to_owned());
+        }
     }
     Ok(handles::pin(network, handle)?)
 }

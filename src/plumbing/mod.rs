@@ -5,7 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod addressing;
-pub mod container;
 pub mod link_reaper;
 pub mod link_watch;
 pub mod links;

@@ -228,7 +228,8 @@ pub trait Provider: Send + Sync {
         self.detach(intent).await
     }
 
-    /// Makes what the intent says, in the network namespace `namespace`.
+    /// Makes what the intent says, in the network namespace `namespace`, and brings its loopback
+    /// up.
     async fn attach(
         &self,
         intent: &Intent,

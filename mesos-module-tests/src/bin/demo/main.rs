@@ -95,7 +95,7 @@ fn acts(host: &Host, cluster: &mut Cluster) -> Result<()> {
     let pod = marathon.create_pod()?;
     let port = marathon.wait_pod(&pod)?;
 
-    say("contrail-mesos status");
+    say("what is attached, by contrail-mesos status");
     let rows = show::status(host, &config_path(host))?;
     ensure!(
         rows.len() == 4,

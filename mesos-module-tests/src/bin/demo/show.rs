@@ -37,19 +37,32 @@ pub(crate) struct Row {
     pub(crate) interface: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) mac: String,
-    pub(crate) namespace: String,
+    pub(crate) ports: Vec<String>,
     pub(crate) state: String,
 }
 
-/// Prints the containers as `contrail-mesos status` does, and returns them.
+/// Prints the containers that `contrail-mesos status` tells, and returns them.
 pub(crate) fn status(host: &Host, config: &Path) -> Result<Vec<Row>> {
     let rows = containers(host, config)?;
-    println!("{}", indent(&run_status(host, config, "table")?));
+    println!(
+        "    {:<62} {:<37} {:<17} {:<20} {:<27} {:<18} PORTS",
+        "TASK OR EXECUTOR", "CONTAINER", "NAMESPACE", "NETWORK", "ADDRESS", "MAC"
+    );
     for row in &rows {
         ensure!(row.state == "attached", "{row:?}");
-        host.sh(&format!("test -e {}", row.namespace))?;
+        let inside = format!("ip netns exec {} readlink /proc/self/ns/net", row.container);
+        println!(
+            "    {:<62} {:<37} {:<17} {:<20} {:<27} {:<18} {}",
+            row.executor,
+            row.container,
+            host.sh(&inside)?.trim(),
+            row.network,
+            row.addresses.join(" "),
+            row.mac,
+            row.ports.join(" ")
+        );
     }
-    println!("    namespaces: ip netns exec CONTAINER …, by the handles in /run/netns");
+    println!("    (ip netns exec CONTAINER … runs a command in a container's namespace)");
     Ok(rows)
 }
 
@@ -72,26 +85,18 @@ fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
     struct Status {
         containers: Vec<Row>,
     }
-    let status: Status =
-        serde_json::from_str(&run_status(host, config, "json")?).context("not JSON")?;
-    Ok(status.containers)
-}
-
-fn run_status(host: &Host, config: &Path, output: &str) -> Result<String> {
     let result = host
         .command(program("contrail-mesos")?)
         .arg("--config")
         .arg(config)
-        .args(["status", "-o", output])
+        .args(["status", "-o", "json"])
         .output()?;
-    let printed = String::from_utf8_lossy(&result.stdout).into_owned();
     // It fails for a container that is going away as it looks; the rows say so.
-    ensure!(
-        result.status.success() || !printed.is_empty(),
-        "contrail-mesos status: {}",
-        String::from_utf8_lossy(&result.stderr)
-    );
-    Ok(printed)
+    let status: Status = serde_json::from_slice(&result.stdout).with_context(|| {
+        let errors = String::from_utf8_lossy(&result.stderr);
+        format!("contrail-mesos status: {errors}")
+    })?;
+    Ok(status.containers)
 }
 
 /// Pings from everyone to everyone, the host included, and fails if one does not answer.
