@@ -4,7 +4,11 @@
 
 pub mod config;
 pub mod container;
+pub mod http;
 pub mod labels;
 pub mod plumbing;
 pub mod proto;
 pub mod provider;
+#[cfg(feature = "vnc")]
+pub mod vnc;
+pub mod vrouter;
