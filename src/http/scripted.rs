@@ -56,7 +56,7 @@ pub(crate) enum Reply {
     Raw(&'static [u8]),
 }
 
-pub(crate) fn ok(body: impl ToString) -> Reply {
+pub(crate) fn ok(body: &impl ToString) -> Reply {
     Reply::Answer(200, body.to_string())
 }
 

@@ -46,9 +46,9 @@ async fn failures_are_told_apart() {
         "/half" => Reply::Half,
         "/hang" => Reply::Hang,
         "/not-http" => Reply::Raw(b"SSH-2.0-OpenSSH_9.2p1\r\n"),
-        "/long" => ok("x".repeat(1001)),
+        "/long" => ok(&"x".repeat(1001)),
         "/away" => Reply::With(302, "location", "http://169.254.169.254/"),
-        _ => ok("yes"),
+        _ => ok(&"yes"),
     })
     .await;
     let client = client(&TlsOptions::default());
@@ -115,7 +115,7 @@ async fn sockets_acknowledge_at_once_after_every_read() {
 #[ignore = "a measurement: prints times, asserts nothing"]
 async fn quickack_saves_forty_milliseconds_a_call() {
     const CALLS: u32 = 100;
-    let server = Scripted::start(|_, _| ok("x".repeat(600))).await;
+    let server = Scripted::start(|_, _| ok(&"x".repeat(600))).await;
     let uri: Uri = format!("http://{}/", server.address).parse().unwrap();
 
     let mut connector = HttpConnector::new();
@@ -201,7 +201,7 @@ async fn only_those_that_the_authority_knows_talk_to_each_other() {
     let identity = authority.write(directory.path(), "localhost");
     let ours = authority.write(directory.path(), "manager");
     let tls = Some(acceptor(directory.path(), &identity));
-    let server = Scripted::start_with(tls, |_, _| ok("private")).await;
+    let server = Scripted::start_with(tls, |_, _| ok(&"private")).await;
     let uri = format!("https://localhost:{}/", server.address.port());
     let ca = Some(directory.path().join("ca.pem"));
 

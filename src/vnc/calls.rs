@@ -1,4 +1,4 @@
-//! What can be done with one object.
+//! What can be done with an object that is there.
 
 use hyper::Method;
 use serde::Serialize;
@@ -7,12 +7,8 @@ use uuid::Uuid;
 
 use super::FqName;
 use super::client::{Answer, Call, VncClient};
-use super::compare::differences;
-use super::error::{Question, VncError, VncErrorKind};
+use super::error::{VncError, VncErrorKind};
 use super::object::Object;
-
-/// How often an object may come and go between our questions before we give up.
-const CREATE_ATTEMPTS: usize = 3;
 
 /// What of an object to read besides its own properties and references.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,24 +19,6 @@ pub struct Reading {
     pub children: bool,
     /// These fields only; the server adds some of its own choice.
     pub fields: Vec<String>,
-}
-
-/// An object that is there now.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ensured<T> {
-    /// Its uuid.
-    pub uuid: Uuid,
-    /// The object as it was found; `None` when it was created.
-    pub found: Option<Found<T>>,
-}
-
-/// An object that was there before.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Found<T> {
-    /// The object.
-    pub object: T,
-    /// The fields that are not as they were asked for.
-    pub differs: Vec<String>,
 }
 
 /// A change of some fields of an object. A list of references replaces the old one.
@@ -106,87 +84,6 @@ impl PropertyUpdate {
 }
 
 impl VncClient {
-    /// Creates an object, with the uuid that it has or else a new one. What is there already is
-    /// an error; see [`VncClient::ensure`].
-    pub async fn create<T: Object>(&self, object: &T) -> Result<Uuid, VncError> {
-        let mut object = object.clone();
-        let uuid = *object.common_mut().uuid.get_or_insert_with(Uuid::new_v4);
-        let fq_name = &object.common().fq_name;
-        let what = format!("create the {} {fq_name}", T::TYPE);
-        let call = Call {
-            question: Question::Create,
-            ..Call::new(what, Method::POST, format!("/{}", T::collection()))
-        };
-        let call = match serde_json::to_value(&object) {
-            Ok(body) => call.with_body(json!({ T::TYPE: body })),
-            Err(error) => return Err(self.invalid(call.what, error.to_string())),
-        };
-        match self.ask(&call).await {
-            Ok(answer) => {
-                let made = self.inner_object(&call, &answer, T::TYPE)?;
-                let made = made.get("uuid").and_then(Value::as_str);
-                if made.and_then(|made| made.parse().ok()) == Some(uuid) {
-                    Ok(uuid)
-                } else {
-                    let problem = format!("the new object has the uuid {made:?}, not {uuid}");
-                    Err(self.nonsense(&call, problem))
-                }
-            }
-            // Our own first attempt made it, and its answer was lost.
-            Err(failure)
-                if failure.maybe_done_before && is_same(&failure.error.kind, uuid, fq_name) =>
-            {
-                Ok(uuid)
-            }
-            Err(failure) => Err(failure.into()),
-        }
-    }
-
-    /// Creates an object unless there is one of that name, or that uuid with that name. Says how
-    /// one that was there differs, and leaves it as it is. Another object with the uuid is an
-    /// error.
-    pub async fn ensure<T: Object>(&self, object: &T) -> Result<Ensured<T>, VncError> {
-        let fq_name = &object.common().fq_name;
-        let mut attempts = 0;
-        loop {
-            let error = match self.create(object).await {
-                Ok(uuid) => return Ok(Ensured { uuid, found: None }),
-                Err(error) => error,
-            };
-            let existing = match &error.kind {
-                VncErrorKind::Exists {
-                    uuid: Some(uuid), ..
-                } => Some(*uuid),
-                VncErrorKind::Exists {
-                    fq_name: Some(name),
-                    ..
-                } if name == fq_name => object.common().uuid,
-                VncErrorKind::Exists {
-                    uuid: None,
-                    fq_name: None,
-                } => self.id_of::<T>(fq_name).await?,
-                _ => return Err(error),
-            };
-            if let Some(uuid) = existing
-                && let Some(found) = self.read::<T>(uuid).await?
-            {
-                let differs = differences(object, &found);
-                return Ok(Ensured {
-                    uuid,
-                    found: Some(Found {
-                        object: found,
-                        differs,
-                    }),
-                });
-            }
-            // It was deleted in between.
-            attempts += 1;
-            if attempts == CREATE_ATTEMPTS {
-                return Err(error);
-            }
-        }
-    }
-
     /// Reads an object's own properties and references; `None` where there is none.
     pub async fn read<T: Object>(&self, uuid: Uuid) -> Result<Option<T>, VncError> {
         self.read_with(uuid, &Reading::default()).await
@@ -402,7 +299,12 @@ impl VncClient {
     }
 
     /// The object in an answer `{"<type>": {…}}`.
-    fn inner_object(&self, call: &Call, answer: &Answer, key: &str) -> Result<Value, VncError> {
+    pub(super) fn inner_object(
+        &self,
+        call: &Call,
+        answer: &Answer,
+        key: &str,
+    ) -> Result<Value, VncError> {
         let mut answer = self.json(call, answer)?;
         match answer.get_mut(key).map(Value::take) {
             Some(object @ Value::Object(_)) => Ok(object),
@@ -438,19 +340,5 @@ impl VncClient {
             server: self.server(),
             kind: VncErrorKind::Invalid { said },
         }
-    }
-}
-
-/// Whether what exists is what was to be created.
-fn is_same(kind: &VncErrorKind, ours: Uuid, name: &FqName) -> bool {
-    match kind {
-        VncErrorKind::Exists {
-            uuid: Some(uuid), ..
-        } => *uuid == ours,
-        VncErrorKind::Exists {
-            fq_name: Some(fq_name),
-            ..
-        } => fq_name == name,
-        _ => false,
     }
 }

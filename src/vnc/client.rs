@@ -164,6 +164,7 @@ impl VncClient {
         let mut pauses = pauses().build();
         let mut failed = 0;
         let mut maybe_done = false;
+        let mut last = None;
         loop {
             let index = inner.current.load(Ordering::Relaxed);
             let Some(server) = inner.servers.get(index) else {
@@ -178,7 +179,10 @@ impl VncClient {
                     maybe_done_before: false,
                 });
             };
-            let kind = match self.attempt_before(deadline, server, call).await {
+            let kind = match self
+                .attempt_before(deadline, last.as_ref(), server, call)
+                .await
+            {
                 Ok(body) => return Ok(Answer { body }),
                 Err(kind) => kind,
             };
@@ -217,6 +221,7 @@ impl VncClient {
             }
             log::debug!(server:% = server, failed; "cannot {}, trying again: {kind}", call.what);
             maybe_done |= !unseen;
+            last = Some(kind);
             sleep(pause).await;
         }
     }
@@ -224,12 +229,17 @@ impl VncClient {
     async fn attempt_before(
         &self,
         deadline: Instant,
+        last: Option<&VncErrorKind>,
         server: &Server,
         call: &Call,
     ) -> Result<Bytes, VncErrorKind> {
         let patience = self.0.patience;
         let too_late = |waiting: bool| {
-            let problem = format!("no answer within {patience:?}");
+            // What went wrong before says more than that the time is over.
+            let problem = match last {
+                None => format!("no answer within {patience:?}"),
+                Some(last) => format!("no answer within {patience:?}, before that: {last}"),
+            };
             if waiting {
                 VncErrorKind::Unreachable {
                     problem: format!("{problem}: too many calls are under way"),

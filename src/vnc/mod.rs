@@ -15,6 +15,7 @@ mod auth;
 mod calls;
 mod client;
 mod compare;
+mod create;
 mod error;
 mod list;
 mod loadbalancer;
@@ -25,8 +26,9 @@ mod policy;
 mod server;
 
 pub use auth::{Auth, Keystone, KeystoneVersion};
-pub use calls::{Ensured, Found, Patch, PropertyUpdate, Reading};
+pub use calls::{Patch, PropertyUpdate, Reading};
 pub use client::{VncClient, VncOptions};
+pub use create::{Ensured, Found};
 pub use error::{Referrer, VncError, VncErrorKind};
 pub use list::{Detail, Query};
 pub use loadbalancer::{
@@ -39,8 +41,8 @@ pub use object::{Address, Common, IdPerms, KeyValues, NoAttribute, Object, Ref};
 pub use objects::{
     AllocationPool, Domain, FloatingIp, FloatingIpPool, InstanceIp, InterfaceProperties,
     IpamSubnet, IpamSubnets, MacAddresses, NetworkIpam, NetworkIpamSubnets, PolicyAttachment,
-    PortMap, PortMappings, Prefix, Project, SentList, Sequence, VirtualMachine,
-    VirtualMachineInterface, VirtualNetwork, VirtualNetworkProperties, VirtualRouter,
+    PortMap, PortMappings, Prefix, Project, Sequence, VirtualMachine, VirtualMachineInterface,
+    VirtualNetwork, VirtualNetworkProperties, VirtualRouter,
 };
 pub use policy::{
     Actions, NetworkPolicy, PolicyAddress, PolicyEntries, PolicyRule, PortRange, SecurityGroup,

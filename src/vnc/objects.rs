@@ -38,23 +38,13 @@ object! {
     }
 }
 
-object! {
-    /// What a network takes of an ipam: its own subnets there, or none of a flat one.
-    NetworkIpamSubnets, {
-        /// The subnets; sent even when empty, since the server looks for it.
-        ipam_subnets: SentList<IpamSubnet>,
-    }
-}
-
-/// A list that is sent even when it is empty.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct SentList<T>(pub Vec<T>);
-
-impl<T> Default for SentList<T> {
-    fn default() -> Self {
-        Self(vec![])
-    }
+/// What a network takes of an ipam: its own subnets there, or none of a flat one.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct NetworkIpamSubnets {
+    /// The subnets; sent even when there is none, since the server looks for the field.
+    #[serde(deserialize_with = "super::object::nullable")]
+    pub ipam_subnets: Vec<IpamSubnet>,
 }
 
 object! {

@@ -1,6 +1,7 @@
 //! The address of an API server.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use hyper::Uri;
@@ -37,9 +38,12 @@ impl FromStr for Server {
             .filter(|&scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
             .ok_or_else(wrong)?;
         let authority = uri.authority().ok_or_else(wrong)?;
+        // Brackets are for IPv6: mesos-manager's own default is the impossible `[127.0.0.1]`.
+        let bracketed = authority.host().trim_matches(['[', ']']);
         // A password in an address would end up in messages; a path is no part of the API's.
         if authority.as_str().contains('@')
             || authority.host().is_empty()
+            || (authority.host() != bracketed && bracketed.parse::<Ipv6Addr>().is_err())
             || !matches!(uri.path(), "" | "/")
             || uri.query().is_some()
         {
