@@ -117,7 +117,7 @@ impl From<Failure> for VncError {
 }
 
 /// The pauses between two rounds over all servers.
-fn pauses() -> ExponentialBuilder {
+pub(super) fn pauses() -> ExponentialBuilder {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(2))

@@ -1,17 +1,21 @@
 //! Creating an object once, however often it has to be asked for.
 
+use backon::BackoffBuilder as _;
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::FqName;
-use super::client::{Call, VncClient};
+use super::client::{Call, VncClient, pauses};
 use super::compare::differences;
 use super::error::{Question, VncError, VncErrorKind};
 use super::object::Object;
 
 /// How often an object may come and go between our questions before we give up.
 const CREATE_ATTEMPTS: usize = 3;
+/// How often to look for an object whose name is taken.
+const CONFIRMATIONS: usize = 6;
 
 /// An object that is there now.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,10 +66,22 @@ impl VncClient {
             Err(failure)
                 if failure.maybe_done_before && is_same(&failure.error.kind, uuid, fq_name) =>
             {
-                Ok(uuid)
+                self.confirm::<T>(uuid, failure.error).await
             }
             Err(failure) => Err(failure.into()),
         }
+    }
+
+    /// Waits until an object is there whose name is taken already: the server takes the name
+    /// first, and may still be at work on what was asked before, or undo it.
+    async fn confirm<T: Object>(&self, uuid: Uuid, error: VncError) -> Result<Uuid, VncError> {
+        for pause in pauses().with_max_times(CONFIRMATIONS).build() {
+            if self.read::<T>(uuid).await?.is_some() {
+                return Ok(uuid);
+            }
+            sleep(pause).await;
+        }
+        Err(error)
     }
 
     /// Creates an object unless there is one of that name, or that uuid with that name. Says how
@@ -73,7 +89,7 @@ impl VncClient {
     /// error.
     pub async fn ensure<T: Object>(&self, object: &T) -> Result<Ensured<T>, VncError> {
         let fq_name = &object.common().fq_name;
-        let mut attempts = 0;
+        let mut pauses = pauses().with_max_times(CREATE_ATTEMPTS).build();
         loop {
             let error = match self.create(object).await {
                 Ok(uuid) => return Ok(Ensured { uuid, found: None }),
@@ -105,10 +121,10 @@ impl VncClient {
                     }),
                 });
             }
-            // It was deleted in between.
-            attempts += 1;
-            if attempts == CREATE_ATTEMPTS {
-                return Err(error);
+            // It was deleted in between, or somebody else's create is not done yet.
+            match pauses.next() {
+                Some(pause) => sleep(pause).await,
+                None => return Err(error),
             }
         }
     }

@@ -37,7 +37,7 @@ pub enum VncErrorKind {
         fq_name: Option<FqName>,
     },
     /// Something refers to the object.
-    #[error("{} still refer to it; delete those first", join(by))]
+    #[error("it is still in use by {}; delete what uses it first", join(by))]
     Referenced {
         /// What refers to it, as far as the server says.
         by: Vec<Referrer>,
@@ -232,7 +232,10 @@ pub(super) fn classify(question: Question, response: &Response) -> VncErrorKind 
         StatusCode::NOT_FOUND if question == Question::Create && said.starts_with("Name") => {
             VncErrorKind::NoSuchParent { said }
         }
-        StatusCode::NOT_FOUND => VncErrorKind::NotFound { said },
+        StatusCode::NOT_FOUND if is_of_an_object(&said) => VncErrorKind::NotFound { said },
+        StatusCode::NOT_FOUND => VncErrorKind::Nonsense {
+            problem: format!("404: {said}"),
+        },
         StatusCode::CONFLICT => conflict(&response.body, said),
         StatusCode::PRECONDITION_FAILED => VncErrorKind::Quota { said },
         StatusCode::PAYLOAD_TOO_LARGE => VncErrorKind::TooLarge { said },
@@ -257,6 +260,12 @@ pub(super) fn classify(question: Question, response: &Response) -> VncErrorKind 
             problem: format!("{status}: {said}"),
         },
     }
+}
+
+/// Whether a 404 says that an object is missing, in a sentence as the API server does, rather
+/// than the page. Taken for the other, a wrong address would read as "all is deleted".
+fn is_of_an_object(said: &str) -> bool {
+    !said.is_empty() && !said.starts_with(['<', '{']) && !said.starts_with("Not found: '/")
 }
 
 fn bad_request(said: String) -> VncErrorKind {

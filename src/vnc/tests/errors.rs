@@ -159,8 +159,18 @@ fn every_recorded_refusal_is_understood() {
             |kind| matches!(kind, VncErrorKind::NotFound { .. }),
         ),
         (created(404, "Not found: '/nosuchtypes'"), |kind| {
-            matches!(kind, VncErrorKind::NotFound { .. })
+            matches!(kind, VncErrorKind::Nonsense { .. })
         }),
+        (other(404, "<html>404 Not Found</html>"), |kind| {
+            matches!(kind, VncErrorKind::Nonsense { .. })
+        }),
+        (other(404, ""), |kind| {
+            matches!(kind, VncErrorKind::Nonsense { .. })
+        }),
+        (
+            created(500, "Too many pending updates to RabbitMQ: 4097"),
+            |kind| matches!(kind, VncErrorKind::Unavailable { .. }),
+        ),
         (
             created(412, "quota limit (10) exceeded for resource instance_ip"),
             |kind| matches!(kind, VncErrorKind::Quota { .. }),

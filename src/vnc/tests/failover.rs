@@ -35,13 +35,19 @@ async fn a_create_whose_answer_was_lost_is_known_again() {
             format!("{VM} already exists with fq_name: ['{VM}']"),
         ] {
             let lost = lost.clone();
-            let server = Scripted::start(move |_, before| match before {
+            let server = Scripted::start(move |asked, before| match before {
                 0 => lost.clone(),
-                _ => Reply::Answer(409, said.clone()),
+                1 => Reply::Answer(409, said.clone()),
+                // The server is still at work on the first.
+                2 => Reply::Answer(404, format!("Unknown id: {VM}")),
+                _ => {
+                    assert_eq!(asked.method, "GET");
+                    ok(&serde_json::json!({ "virtual-machine": { "uuid": VM } }))
+                }
             })
             .await;
             assert_eq!(client(&server).create(&machine()).await.unwrap(), uuid(VM));
-            assert_eq!(server.asked().len(), 2);
+            assert_eq!(server.asked().len(), 4);
         }
     }
 }
