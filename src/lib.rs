@@ -8,3 +8,5 @@ pub mod labels;
 pub mod plumbing;
 pub mod proto;
 pub mod provider;
+#[cfg(feature = "sim")]
+pub mod sim;
