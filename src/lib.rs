@@ -9,6 +9,8 @@ pub mod labels;
 pub mod plumbing;
 pub mod proto;
 pub mod provider;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(feature = "vnc")]
 pub mod vnc;
 pub mod vrouter;

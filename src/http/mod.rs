@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -28,6 +28,9 @@ pub use tls::{TlsError, TlsOptions};
 /// How long a connection is kept for the next call. Shorter than what servers and the load
 /// balancers before them allow, so that it is us who close.
 const IDLE: Duration = Duration::from_secs(20);
+
+/// What we call ourselves: servers log it.
+const NAME: &str = concat!("contrail-mesos/", env!("CARGO_PKG_VERSION"));
 
 /// How long, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +149,9 @@ impl HttpClient {
                 .into_iter()
                 .map(|(name, value)| (Some(name), value)),
         );
+        message
+            .headers_mut()
+            .insert(USER_AGENT, HeaderValue::from_static(NAME));
         if !body.is_empty() {
             message
                 .headers_mut()

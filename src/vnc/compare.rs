@@ -7,18 +7,20 @@ use serde_json::Value;
 
 use super::object::Object;
 
-/// The fields of `wanted` that `found` has otherwise.
+/// The fields of `wanted` that `found` has otherwise, sorted.
 pub(super) fn differences<T: Object>(wanted: &T, found: &T) -> Vec<String> {
     let (Ok(Value::Object(wanted)), Ok(Value::Object(found))) =
         (serde_json::to_value(wanted), serde_json::to_value(found))
     else {
         return vec![];
     };
-    wanted
+    let mut differs: Vec<String> = wanted
         .iter()
         .filter(|(field, value)| !holds(value, found.get(*field).unwrap_or(&Value::Null)))
         .map(|(field, _)| field.clone())
-        .collect()
+        .collect();
+    differs.sort();
+    differs
 }
 
 fn holds(wanted: &Value, found: &Value) -> bool {

@@ -30,13 +30,19 @@ pub enum Detail {
     Full,
 }
 
+/// Objects by themselves. The server takes both at once, but for *either* rather than *both*.
+#[derive(Clone, Debug)]
+enum Chosen {
+    Uuids(Vec<Uuid>),
+    Names(Vec<FqName>),
+}
+
 /// Which objects to list. Every condition narrows; an empty list of ids matches nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     parents: Option<Vec<Uuid>>,
     referring_to: Option<Vec<Uuid>>,
-    uuids: Option<Vec<Uuid>>,
-    names: Option<Vec<FqName>>,
+    chosen: Option<Chosen>,
     filters: Vec<(String, Value)>,
     detail: Detail,
     page: Option<u32>,
@@ -63,17 +69,17 @@ impl Query {
         self
     }
 
-    /// These objects.
+    /// These objects, in place of chosen names.
     #[must_use]
     pub fn uuids(mut self, uuids: impl IntoIterator<Item = Uuid>) -> Self {
-        self.uuids = Some(uuids.into_iter().collect());
+        self.chosen = Some(Chosen::Uuids(uuids.into_iter().collect()));
         self
     }
 
-    /// Objects of these names. A name with a comma cannot be asked for.
+    /// Objects of these names, in place of chosen uuids. A name with a comma cannot be asked for.
     #[must_use]
     pub fn names(mut self, names: impl IntoIterator<Item = FqName>) -> Self {
-        self.names = Some(names.into_iter().collect());
+        self.chosen = Some(Chosen::Names(names.into_iter().collect()));
         self
     }
 
@@ -102,48 +108,55 @@ impl Query {
         let empty = |uuids: &Option<Vec<Uuid>>| uuids.as_ref().is_some_and(Vec::is_empty);
         empty(&self.parents)
             || empty(&self.referring_to)
-            || empty(&self.uuids)
-            || self.names.as_ref().is_some_and(Vec::is_empty)
+            || match &self.chosen {
+                None => false,
+                Some(Chosen::Uuids(uuids)) => uuids.is_empty(),
+                Some(Chosen::Names(names)) => names.is_empty(),
+            }
     }
 
     fn is_narrow(&self) -> bool {
-        self.ids() > 0
+        self.parents.is_some() || self.referring_to.is_some() || self.chosen.is_some()
     }
 
-    fn ids(&self) -> usize {
-        [&self.parents, &self.referring_to, &self.uuids]
-            .into_iter()
-            .flatten()
-            .map(Vec::len)
-            .chain(self.names.as_ref().map(Vec::len))
-            .sum()
+    /// Whether there are too many ids for a URL. In a body the server overlooks names, and would
+    /// list everything.
+    fn is_long(&self) -> bool {
+        let chosen = match &self.chosen {
+            None => 0,
+            Some(Chosen::Uuids(uuids)) => uuids.len(),
+            Some(Chosen::Names(_)) => return false,
+        };
+        let ids = [&self.parents, &self.referring_to].into_iter().flatten();
+        ids.map(Vec::len).sum::<usize>() + chosen > IDS_IN_URL
     }
 
     /// The same query in parts that a request has room for.
     fn parts(&self) -> Vec<Self> {
-        fn split<T: Clone>(ids: Option<&Vec<T>>) -> Option<Vec<Vec<T>>> {
+        let chunks = |ids: Option<&Vec<Uuid>>| {
             let ids = ids.filter(|ids| ids.len() > IDS_IN_BODY)?;
-            Some(ids.chunks(IDS_IN_BODY).map(<[T]>::to_vec).collect())
-        }
-        let with = |set: fn(&mut Self, Vec<Uuid>), chunks: Vec<Vec<Uuid>>| {
-            let part = |chunk| {
-                let mut part = self.clone();
-                set(&mut part, chunk);
-                part
-            };
-            chunks.into_iter().map(part).collect()
+            Some(
+                ids.chunks(IDS_IN_BODY)
+                    .map(<[_]>::to_vec)
+                    .collect::<Vec<_>>(),
+            )
         };
-        if let Some(chunks) = split(self.uuids.as_ref()) {
-            with(|part, chunk| part.uuids = Some(chunk), chunks)
-        } else if let Some(chunks) = split(self.referring_to.as_ref()) {
-            with(|part, chunk| part.referring_to = Some(chunk), chunks)
-        } else if let Some(chunks) = split(self.parents.as_ref()) {
-            with(|part, chunk| part.parents = Some(chunk), chunks)
-        } else if let Some(chunks) = split(self.names.as_ref()) {
-            let part = |chunk| Self {
-                names: Some(chunk),
-                ..self.clone()
-            };
+        let uuids = match &self.chosen {
+            Some(Chosen::Names(names)) => {
+                let part = |names: &[FqName]| self.clone().names(names.to_vec());
+                return names.chunks(IDS_IN_URL).map(part).collect();
+            }
+            Some(Chosen::Uuids(uuids)) => Some(uuids),
+            None => None,
+        };
+        if let Some(chunks) = chunks(uuids) {
+            let part = |chunk| self.clone().uuids(chunk);
+            chunks.into_iter().map(part).collect()
+        } else if let Some(chunks) = chunks(self.referring_to.as_ref()) {
+            let part = |chunk| self.clone().referring_to(chunk);
+            chunks.into_iter().map(part).collect()
+        } else if let Some(chunks) = chunks(self.parents.as_ref()) {
+            let part = |chunk| self.clone().children_of(chunk);
             chunks.into_iter().map(part).collect()
         } else {
             vec![self.clone()]
@@ -158,19 +171,23 @@ impl Query {
             Detail::Fields(fields) => parameters.push(("fields", fields.join(","))),
             Detail::Full => parameters.push(("detail", "true".to_owned())),
         }
-        for (key, uuids) in [
-            ("parent_id", &self.parents),
-            ("back_ref_id", &self.referring_to),
-            ("obj_uuids", &self.uuids),
-        ] {
-            if let Some(uuids) = uuids {
-                let uuids: Vec<String> = uuids.iter().map(Uuid::to_string).collect();
-                parameters.push((key, uuids.join(",")));
-            }
+        let mut ids = |key, uuids: &[Uuid]| {
+            let uuids: Vec<String> = uuids.iter().map(Uuid::to_string).collect();
+            parameters.push((key, uuids.join(",")));
+        };
+        if let Some(parents) = &self.parents {
+            ids("parent_id", parents);
         }
-        if let Some(names) = &self.names {
-            let names: Vec<String> = names.iter().map(FqName::to_string).collect();
-            parameters.push(("fq_names", joined(&names)?));
+        if let Some(referred) = &self.referring_to {
+            ids("back_ref_id", referred);
+        }
+        match &self.chosen {
+            None => {}
+            Some(Chosen::Uuids(uuids)) => ids("obj_uuids", uuids),
+            Some(Chosen::Names(names)) => {
+                let names: Vec<String> = names.iter().map(FqName::to_string).collect();
+                parameters.push(("fq_names", joined(&names)?));
+            }
         }
         if !self.filters.is_empty() {
             let filters: Vec<String> = self
@@ -209,7 +226,7 @@ impl VncClient {
             let page = part.page.or((!part.is_narrow()).then_some(PAGE));
             let mut marker = page.map(|_| "none".to_owned());
             loop {
-                let call = if part.ids() > IDS_IN_URL {
+                let call = if part.is_long() {
                     bulk::<T>(what.clone(), &parameters, page, marker.as_deref())
                 } else {
                     plain::<T>(what.clone(), &parameters, page, marker.as_deref())

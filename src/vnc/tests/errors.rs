@@ -83,6 +83,7 @@ fn one_status_has_several_meanings() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn every_recorded_refusal_is_understood() {
     type Is = fn(&VncErrorKind) -> bool;
     let cases: &[(VncErrorKind, Is)] = &[

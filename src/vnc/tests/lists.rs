@@ -102,6 +102,19 @@ async fn many_ids_go_into_bodies() {
     assert!(body.get("page_marker").is_none());
 }
 
+/// A real server overlooks names in a body, and lists everything.
+#[tokio::test]
+async fn many_names_never_go_into_bodies() {
+    let server = Scripted::start(|_, _| ok(&json!({ "virtual-machines": [] }))).await;
+    let names = (0..60).map(|index| FqName::new([format!("vm-{index}")]));
+    let query = Query::new().names(names);
+    client(&server)
+        .list::<VirtualMachine>(&query)
+        .await
+        .unwrap();
+    assert_eq!(server.lines(), ["GET /virtual-machines"; 3]);
+}
+
 #[tokio::test]
 async fn conditions_are_encoded() {
     let server = Scripted::start(|_, _| ok(&json!({ "virtual-networks": [] }))).await;

@@ -5,6 +5,8 @@ mod errors;
 mod failover;
 mod lists;
 mod objects;
+#[cfg(feature = "sim")]
+mod simulator;
 
 use std::net::SocketAddr;
 use std::time::Duration;

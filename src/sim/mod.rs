@@ -1,0 +1,3 @@
+//! What `contrail-mesos-sim` is made of.
+
+pub mod vnc;

@@ -1,0 +1,446 @@
+//! Requests that are not about one type: names, references, collections, keys, rights.
+
+use serde_json::{Map, Value, json};
+
+use super::answer::{Outcome, Refusal, Reply, refuse};
+use super::api::{self, Request};
+use super::change;
+use super::db::{Db, key_of};
+use super::hooks;
+use super::python::{self, pformat_names, truthy};
+use super::schema::{Collection, Prop, schema};
+use super::store::{Object, canonical};
+use super::validate;
+
+/// The methods of an address that is not a type's, if there is one of this name.
+pub(crate) fn known(name: &str) -> Option<&'static [&'static str]> {
+    Some(match name {
+        "fqname-to-id"
+        | "id-to-fqname"
+        | "ref-update"
+        | "ref-relax-for-delete"
+        | "prop-collection-update"
+        | "useragent-kv"
+        | "list-bulk-collection"
+        | "set-tag"
+        | "chown"
+        | "chmod" => &["POST"],
+        "prop-collection-get" | "obj-perms" => &["GET", "HEAD"],
+        "aaa-mode" => &["GET", "HEAD", "PUT"],
+        _ => return None,
+    })
+}
+
+/// Answers a request for one of these.
+pub(crate) fn answer(db: &mut Db, name: &str, request: &Request) -> Outcome<Reply> {
+    match name {
+        "fqname-to-id" => to_id(db, request.body()?),
+        "id-to-fqname" => to_name(db, request.body()?),
+        "ref-update" => ref_update(db, request.body()?),
+        "ref-relax-for-delete" => relax(db, request.body()?),
+        "prop-collection-update" => collection_update(db, request.body()?),
+        "prop-collection-get" => collection_get(db, request),
+        "useragent-kv" => useragent(db, request.body()?),
+        "list-bulk-collection" => api::bulk(db, request),
+        "set-tag" => api::set_tag(db, request),
+        "obj-perms" => Ok(Reply::Json(permissions(request))),
+        "aaa-mode" => aaa_mode(db, request),
+        _ => rights(db, name, request.body()?),
+    }
+}
+
+fn text<'a>(body: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    body.get(name).and_then(Value::as_str)
+}
+
+fn to_id(db: &Db, body: &Map<String, Value>) -> Outcome<Reply> {
+    let kind = Db::kind(text(body, "type"))?;
+    if !body.contains_key("fq_name") {
+        return Err(Refusal::internal());
+    }
+    let name = api::name_in(body, "fq_name");
+    match db.store.by_name(kind, &name) {
+        Some(object) => Ok(Reply::Json(json!({ "uuid": object.uuid }))),
+        None => refuse(404, format!("Name {} not found", pformat_names(&name))),
+    }
+}
+
+fn to_name(db: &Db, body: &Map<String, Value>) -> Outcome<Reply> {
+    let uuid = text(body, "uuid").ok_or_else(Refusal::internal)?;
+    match db.store.find(uuid) {
+        Some(object) => {
+            let kind = &schema().kind(object.kind).name;
+            Ok(Reply::Json(
+                json!({"fq_name": object.fq_name, "type": kind}),
+            ))
+        }
+        None => refuse(404, format!("UUID {uuid} not found")),
+    }
+}
+
+fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
+    let kind = Db::kind(text(body, "type"))?;
+    let target = text(body, "ref-type").ok_or_else(Refusal::internal)?;
+    let target = Db::kind(Some(target))?;
+    let (kind_name, target_name) = (&schema().kind(kind).name, &schema().kind(target).name);
+    let shown = |name: &str| body.get(name).map_or("None".to_owned(), python::str);
+    let (uuid, operation) = (text(body, "uuid"), text(body, "operation"));
+    let (Some(uuid), Some(operation)) = (uuid, operation) else {
+        return refuse(
+            400,
+            format!(
+                "Bad Request: type/uuid/ref-type/operation is null: {kind_name}, {}, \
+                 {target_name}, {}.",
+                shown("uuid"),
+                shown("operation")
+            ),
+        );
+    };
+    let operation = operation.to_uppercase();
+    if !["ADD", "DELETE"].contains(&operation.as_str()) {
+        return refuse(
+            400,
+            format!("Bad Request: operation should be add or delete: {operation}"),
+        );
+    }
+    let by_uuid = text(body, "ref-uuid").filter(|uuid| !uuid.is_empty());
+    let by_name = api::name_in(body, "ref-fq-name");
+    let to = match by_uuid {
+        None if by_name.is_empty() => {
+            return refuse(
+                400,
+                "Bad Request: ref-uuid or ref-fq-name must be specified",
+            );
+        }
+        None => match db.store.by_name(target, &by_name) {
+            Some(object) => Some(object.clone()),
+            None => {
+                return refuse(404, format!("Name {} not found", pformat_names(&by_name)));
+            }
+        },
+        Some(uuid) => match db.store.find(uuid).cloned() {
+            None if operation == "ADD" => return Err(Refusal::unknown_id(uuid)),
+            found => found,
+        },
+    };
+    let object = db.store.find_kind(kind, uuid).cloned();
+    let object = object.ok_or_else(|| Refusal::unknown_id(uuid))?;
+    if let Some(to) = to {
+        let attr = body.get("attr").cloned().unwrap_or_default();
+        let change = ref_change(db, &object, &to, attr, operation == "ADD");
+        let field = format!("{}_refs", schema().kind(target).object);
+        // A type that cannot be referred to is accepted, and nothing comes of it.
+        let known = schema().kind(kind).reference(&field).is_some() && to.kind == target;
+        let change = if known {
+            change
+        } else {
+            Value::Array(Vec::new())
+        };
+        let mut body = Map::new();
+        body.insert(field, change);
+        change::update(db, kind, uuid, body, "ref-update")?;
+    } else {
+        change::update(db, kind, uuid, Map::new(), "ref-update")?;
+    }
+    if let Some(to) = by_uuid.and_then(canonical)
+        && body.get("relax_ref_for_delete").is_some_and(truthy)
+    {
+        db.store.relax(object.uuid, to);
+    }
+    Ok(Reply::Json(json!({ "uuid": uuid })))
+}
+
+/// An object's references with one more, or one less.
+fn ref_change(db: &Db, object: &Object, to: &Object, attr: Value, add: bool) -> Value {
+    let mut refs: Vec<Value> = db
+        .store
+        .targets(object, to.kind)
+        .filter(|(target, _)| target.uuid != to.uuid)
+        .map(|(target, attr)| json!({"to": target.fq_name, "uuid": target.uuid, "attr": attr}))
+        .collect();
+    if add {
+        refs.push(json!({"to": to.fq_name, "uuid": to.uuid, "attr": attr}));
+    }
+    refs.into()
+}
+
+fn relax(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
+    let shown = |name: &str| body.get(name).map_or("None".to_owned(), python::str);
+    let (Some(from), Some(to)) = (text(body, "uuid"), text(body, "ref-uuid")) else {
+        return refuse(
+            400,
+            format!(
+                "Bad Request: Both uuid and ref-uuid should be specified: {}, {}.",
+                shown("uuid"),
+                shown("ref-uuid")
+            ),
+        );
+    };
+    let Some(object) = db.store.find(from).map(|object| object.uuid) else {
+        return refuse(404, format!("uuid {from} not found"));
+    };
+    if let Some(to) = canonical(to) {
+        db.store.relax(object, to);
+    }
+    Ok(Reply::Json(json!({ "uuid": from })))
+}
+
+fn collection<'a>(object: &Object, field: &str) -> Outcome<&'a Prop> {
+    let prop = schema().kind(object.kind).prop(field);
+    prop.filter(|prop| prop.collection.is_some())
+        .ok_or_else(|| {
+            let text = format!("{field} neither \"ListProperty\" nor \"MapProperty\"");
+            Refusal::new(400, text)
+        })
+}
+
+fn found<'a>(db: &'a Db, uuid: &str) -> Outcome<&'a Object> {
+    let found = db.store.find(uuid);
+    found.ok_or_else(|| Refusal::new(404, format!("Object Not Found: {uuid}")))
+}
+
+/// The elements of a collection.
+fn elements(object: &Object, prop: &Prop) -> Vec<Value> {
+    let wrapper = schema().wrapper(&prop.form).map_or("", |field| &field.name);
+    let value = object.props.get(&prop.name).map(|value| &value[wrapper]);
+    value.and_then(Value::as_array).cloned().unwrap_or_default()
+}
+
+fn collection_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
+    let Some(uuid) = text(body, "uuid").filter(|uuid| !uuid.is_empty()) else {
+        return refuse(400, "Error: prop_collection_update needs obj_uuid");
+    };
+    let object = found(db, uuid)?.clone();
+    let mut fields: Map<String, Value> = Map::new();
+    for update in body
+        .get("updates")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let field = text(update.as_object().ok_or_else(Refusal::internal)?, "field");
+        let prop = collection(&object, field.unwrap_or("None"))?;
+        let wrapper = schema().wrapper(&prop.form).ok_or_else(Refusal::internal)?;
+        let current = fields.get(&prop.name).map(|value| &value[&wrapper.name]);
+        let current = current.and_then(Value::as_array).cloned();
+        let mut items = current.unwrap_or_else(|| elements(&object, prop));
+        apply(&mut items, prop, update)?;
+        fields.insert(prop.name.clone(), json!({ wrapper.name.clone(): items }));
+    }
+    change::update(db, object.kind, uuid, fields, "prop-collection-update")?;
+    Ok(Reply::Done)
+}
+
+fn apply(items: &mut Vec<Value>, prop: &Prop, update: &Value) -> Outcome<()> {
+    let operation = update["operation"]
+        .as_str()
+        .ok_or_else(Refusal::internal)?
+        .to_lowercase();
+    let mut value = update["value"].clone();
+    let position = python::str(&update["position"]);
+    if let Some(super::schema::Form::Complex(name)) =
+        schema().wrapper(&prop.form).map(|field| &field.form)
+    {
+        validate::complex_value(name, &mut value).map_err(|text| Refusal::new(400, text))?;
+    }
+    let index = position
+        .parse::<usize>()
+        .ok()
+        .filter(|index| *index < items.len());
+    match (prop.collection, operation.as_str()) {
+        (Some(Collection::List), "add" | "modify") | (Some(Collection::Map), "set")
+            if value.is_null() =>
+        {
+            let (verb, shown) = (capital(&operation), update.to_string());
+            return refuse(400, format!("{verb} needs field value in request {shown}"));
+        }
+        (Some(Collection::List), "modify") => match index {
+            Some(index) => items[index] = value,
+            None => items.push(value),
+        },
+        (Some(Collection::List), "add") => items.push(value),
+        (Some(Collection::List), "delete") => {
+            if let Some(index) = index {
+                items.remove(index);
+            }
+        }
+        (Some(Collection::Map), "set") => {
+            items.retain(|item| key_of(item) != key_of(&value));
+            items.push(value);
+        }
+        (Some(Collection::Map), "delete") => items.retain(|item| key_of(item) != position),
+        _ => {
+            return refuse(
+                400,
+                format!("Unsupported operation {operation} in request {update}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn capital(word: &str) -> String {
+    let (first, rest) = word.split_at(word.len().min(1));
+    format!("{}{rest}", first.to_uppercase())
+}
+
+fn collection_get(db: &Db, request: &Request) -> Outcome<Reply> {
+    let Some(uuid) = request.argument("uuid") else {
+        return refuse(400, "Object uuid needed for property collection get");
+    };
+    let Some(fields) = request.argument("fields") else {
+        return refuse(400, "Object fields needed for property collection get");
+    };
+    let object = found(db, uuid)?;
+    let mut out = Map::new();
+    for field in fields.split(',') {
+        let prop = collection(object, field)?;
+        let elements = elements(object, prop).into_iter().enumerate();
+        let with_positions = elements.map(|(index, item)| {
+            let position = match prop.collection {
+                Some(Collection::Map) => key_of(&item),
+                _ => index.to_string(),
+            };
+            (position, item)
+        });
+        let asked = request.argument("position");
+        let chosen = with_positions.filter(|(at, _)| asked.is_none_or(|asked| at == asked));
+        let chosen: Vec<_> = chosen.map(|(at, item)| json!([item, at])).collect();
+        out.insert(field.to_owned(), chosen.into());
+    }
+    Ok(Reply::Json(out.into()))
+}
+
+fn useragent(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
+    let Some(operation) = body
+        .get("operation")
+        .filter(|operation| !operation.is_null())
+    else {
+        return refuse(
+            400,
+            "Error: Key/value store API needs 'operation' parameter",
+        );
+    };
+    let Some(key) = body.get("key") else {
+        return refuse(400, "Error: Key/value store API needs 'key' parameter");
+    };
+    let key = python::str(key);
+    match operation.as_str() {
+        Some("STORE") => {
+            let value = body.get("value").cloned().unwrap_or_else(|| "".into());
+            db.useragent.insert(key, value);
+            Ok(Reply::Done)
+        }
+        Some("RETRIEVE") => match db.useragent.get(&key) {
+            Some(value) => Ok(Reply::Json(json!({ "value": value }))),
+            None => refuse(404, format!("Unknown User-Agent key {key}")),
+        },
+        Some("DELETE") => {
+            db.useragent.remove(&key);
+            Ok(Reply::Done)
+        }
+        _ => refuse(404, format!("Invalid Operation {}", python::str(operation))),
+    }
+}
+
+/// What the asking user may do. Where there are no users, everything.
+fn permissions(request: &Request) -> Value {
+    match &request.identity {
+        None => json!({
+            "token_info": null, "is_cloud_admin_role": false,
+            "is_global_read_only_role": false, "permissions": "RWX"
+        }),
+        Some(who) => json!({
+            "token_info": who.token_info(), "is_cloud_admin_role": who.is_admin(),
+            "is_global_read_only_role": false,
+            "permissions": if who.is_admin() { "RWX" } else { "" }
+        }),
+    }
+}
+
+fn aaa_mode(db: &mut Db, request: &Request) -> Outcome<Reply> {
+    if request.method == "PUT" {
+        let mode = text(request.body()?, "aaa-mode").ok_or_else(Refusal::internal)?;
+        if !["no-auth", "cloud-admin", "rbac"].contains(&mode) {
+            return Err(Refusal::internal());
+        }
+        mode.clone_into(&mut db.aaa_mode);
+    }
+    Ok(Reply::Json(json!({ "aaa-mode": db.aaa_mode })))
+}
+
+/// `chown` and `chmod`.
+fn rights(db: &mut Db, action: &str, body: &Map<String, Value>) -> Outcome<Reply> {
+    let uuid = text(body, "uuid").and_then(canonical);
+    let Some(object) = uuid.and_then(|uuid| db.store.get(uuid)).cloned() else {
+        return refuse(400, "Bad Request, invalid object id");
+    };
+    let mut perms = object.props.get("perms2").cloned().unwrap_or_default();
+    let fields: &[&str] = match action {
+        "chown" => &["owner"],
+        _ => &["owner", "owner_access", "share", "global_access"],
+    };
+    for field in fields {
+        if let Some(value) = body.get(*field) {
+            perms[*field] = value.clone();
+        }
+    }
+    let mut change = Map::new();
+    change.insert("perms2".to_owned(), perms);
+    change::update(db, object.kind, &object.uuid.to_string(), change, action)?;
+    Ok(Reply::Done)
+}
+
+/// `ip-alloc`, `ip-free` and `subnet-ip-count` of a network; none if there is no such action.
+pub(crate) fn of_network(
+    db: &mut Db,
+    id: &str,
+    action: &str,
+    request: &Request,
+) -> Option<Outcome<Reply>> {
+    if !["ip-alloc", "ip-free", "subnet-ip-count"].contains(&action) {
+        return None;
+    }
+    Some(network_action(db, id, action, request))
+}
+
+fn network_action(db: &mut Db, id: &str, action: &str, request: &Request) -> Outcome<Reply> {
+    let Some(network) = db.store.find(id).cloned() else {
+        return refuse(404, format!("Virtual Network {id} not found!"));
+    };
+    let body = request.body()?;
+    let items = |name: &str| api::name_in(body, name);
+    match action {
+        "ip-alloc" => {
+            let count = body.get("count").map_or(Some(1), Value::as_u64);
+            let count = count.ok_or_else(Refusal::internal)?;
+            let version = match text(body, "family") {
+                None | Some("") => None,
+                Some("v6") => Some(6),
+                Some(_) => Some(4),
+            };
+            let mut addresses = Vec::new();
+            for _ in 0..count {
+                let subnet = text(body, "subnet").filter(|subnet| !subnet.is_empty());
+                match hooks::allocate_for_network(db, &network, subnet, version) {
+                    Ok(taken) => addresses.push(taken.address),
+                    Err(problem) => return Err(problem.refusal(&network.fq_name)),
+                }
+            }
+            Ok(Reply::Json(json!({ "ip_addr": addresses })))
+        }
+        "ip-free" => {
+            for address in items("ip_addr") {
+                hooks::release_for_network(db, &network, &address);
+            }
+            Ok(Reply::Done)
+        }
+        _ => {
+            let subnets = items("subnet_list").into_iter();
+            let counts: Vec<_> = subnets
+                .map(|subnet| hooks::count(db, &network, &subnet))
+                .collect();
+            Ok(Reply::Json(json!({ "ip_count_list": counts })))
+        }
+    }
+}
