@@ -1,7 +1,5 @@
 //! Servers that fail: which questions are asked again, and of whom.
 
-use std::time::Instant;
-
 use super::*;
 
 #[tokio::test]
@@ -46,7 +44,10 @@ async fn a_create_whose_answer_was_lost_is_known_again() {
                 }
             })
             .await;
-            assert_eq!(client(&server).create(&machine()).await.unwrap(), uuid(VM));
+            let mut options = options(&[server.address]);
+            options.limits.answer = Duration::from_secs(1);
+            let client = VncClient::new(options).unwrap();
+            assert_eq!(client.create(&machine()).await.unwrap(), uuid(VM));
             assert_eq!(server.asked().len(), 4);
         }
     }
@@ -132,13 +133,11 @@ async fn patience_ends() {
         ..options(&[server.address])
     })
     .unwrap();
-    let started = Instant::now();
     let error = client.ping().await.unwrap_err();
     assert!(
         matches!(error.kind, VncErrorKind::Unknown { .. }),
         "{error}"
     );
-    assert!(started.elapsed() < Duration::from_secs(30));
     let client = VncClient::new(options(&[])).unwrap();
     assert!(
         client

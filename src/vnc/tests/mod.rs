@@ -29,10 +29,10 @@ fn options(servers: &[SocketAddr]) -> VncOptions {
         .collect();
     VncOptions {
         limits: Limits {
-            answer: Duration::from_millis(300),
+            answer: Duration::from_secs(20),
             ..Limits::default()
         },
-        patience: Duration::from_secs(5),
+        patience: Duration::from_secs(40),
         ..VncOptions::new(servers)
     }
 }
