@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::python;
+
 /// Subnets by the network or ipam that they are of, in their order.
 #[derive(Default)]
 pub(crate) struct Pools(HashMap<Uuid, Vec<Subnet>>);
@@ -69,7 +71,7 @@ impl Subnet {
             .into_iter()
             .flatten()
         {
-            let shown = super::python::repr(pool);
+            let shown = python::repr(pool);
             let end = |key: &str| {
                 pool[key]
                     .as_str()
@@ -114,6 +116,21 @@ impl Subnet {
         };
         let gateway: IpAddr = address(given("default_gateway"), near, "Gateway")?;
         let service: IpAddr = address(given("dns_server_address"), next, "Service Node")?;
+        let whole = fields
+            .get("allocation_pools")
+            .is_none_or(|pools| !python::truthy(pools));
+        for (start, end) in &ranges {
+            let end = if whole { last } else { *end };
+            if !has_room(
+                (*start, end),
+                (first, last),
+                number(gateway),
+                number(service),
+            ) {
+                // The real server stumbles over what it wants to say: a pool is too small.
+                return Err("can only concatenate str (not \"int\") to str".to_owned());
+            }
+        }
         fields.insert("default_gateway".to_owned(), gateway.to_string().into());
         fields.insert("dns_server_address".to_owned(), service.to_string().into());
         Ok(Self {
@@ -198,6 +215,17 @@ impl Subnet {
             .sum::<usize>();
         self.taken.len() + reserved
     }
+}
+
+/// Whether a pool has more addresses than the server keeps to itself, as the real one counts.
+fn has_room(pool: (u128, u128), net: (u128, u128), gateway: u128, service: u128) -> bool {
+    let (start, end) = pool;
+    let inside = |address: u128| start < address && address < end;
+    let mut kept = u128::from(start == net.0);
+    kept += u128::from(end == net.1 && (start != net.0 || end > start));
+    kept += u128::from(inside(gateway));
+    kept += u128::from(inside(service) && gateway.abs_diff(service) > 1);
+    end - start + 1 > kept
 }
 
 /// The network of `{"ip_prefix":…,"ip_prefix_len":…}`.

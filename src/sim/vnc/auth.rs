@@ -48,7 +48,7 @@ impl Keystone {
                 project: project.to_owned(),
                 roles: vec![ADMIN.to_owned()],
             }],
-            lifetime: Duration::from_secs(3600),
+            lifetime: Duration::from_hours(1),
             v3: true,
             v2: true,
         }
@@ -115,7 +115,7 @@ impl Tokens {
         if method != "POST" || !(if v3 { keystone.v3 } else { keystone.v2 }) {
             return error(404, "Not Found", "The resource could not be found.");
         }
-        let auth = body.map(|body| &body["auth"]).unwrap_or(&Value::Null);
+        let auth = body.map_or(&Value::Null, |body| &body["auth"]);
         let (name, password) = if v3 {
             let user = &auth["identity"]["password"]["user"];
             (&user["name"], &user["password"])

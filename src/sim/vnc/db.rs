@@ -44,8 +44,10 @@ pub(crate) struct Numbers(HashMap<String, BTreeMap<u64, String>>);
 impl Numbers {
     pub(crate) fn allocate(&mut self, what: &str, owner: &str, first: u64) -> u64 {
         let taken = self.0.entry(what.to_owned()).or_default();
-        let number = (first..).find(|number| !taken.contains_key(number));
-        let number = number.unwrap_or(first);
+        let mut number = first;
+        while taken.contains_key(&number) {
+            number += 1;
+        }
         taken.insert(number, owner.to_owned());
         number
     }

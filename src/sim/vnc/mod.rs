@@ -19,6 +19,7 @@ mod api;
 mod auth;
 mod change;
 mod changes;
+mod collections;
 mod create;
 mod db;
 mod defaults;
