@@ -72,6 +72,10 @@ async fn the_official_client_is_served() {
     .unwrap();
     assert!(output.ends_with("done\n"), "{output}");
     assert_eq!([open.counts(), guarded.counts()], before);
+    assert_eq!(
+        [open.addresses(), guarded.addresses()],
+        [const { Vec::new() }; 2]
+    );
     let log = open.log();
     assert!(
         log.iter()

@@ -240,6 +240,46 @@ async fn flat_subnets_are_shared_by_networks() {
     assert_eq!(refused, (409, "IP address already in use".to_owned()));
 }
 
+/// What spreads connections to a virtual address over tasks: a floating address beneath an
+/// instance-ip, without a pool.
+#[tokio::test]
+async fn a_floating_address_can_be_an_instance_ips() {
+    let api = Api::new(Options::default()).await;
+    api.network("vn", json!([subnet("10.0.0.0", 24)]))
+        .await
+        .unwrap();
+    api.address("vip", "vn", json!({})).await.unwrap();
+    let uuid = "0b4cd8ec-8a6c-4d5c-8d6b-9b1a6a1a1f00";
+    let made = api
+        .make(
+            "floating-ip",
+            json!({
+                "fq_name": ["vip", uuid], "uuid": uuid, "parent_type": "instance-ip",
+                "floating_ip_address": "10.0.0.252", "floating_ip_traffic_direction": "ingress",
+                "floating_ip_port_mappings_enable": true,
+                "floating_ip_port_mappings": {"port_mappings": [
+                    {"protocol": "TCP", "src_port": 80, "dst_port": 8080}
+                ]},
+                "project_refs": [{"to": ["default-domain", "default-project"]}]
+            }),
+        )
+        .await;
+    assert_eq!(made.as_deref(), Ok(uuid));
+    let mut body = json!({"floating_ip_traffic_direction": "sideways"});
+    let (status, text) = api.change("floating-ip", uuid, body.clone()).await;
+    assert_eq!(status, 400);
+    assert!(
+        text.ends_with("value must be one of ['ingress', 'egress', 'both']"),
+        "{text}"
+    );
+    body = json!({"floating_ip_port_mappings": {"port_mapping": []}});
+    let (status, text) = api.change("floating-ip", uuid, body).await;
+    assert_eq!(status, 400);
+    assert!(text.contains("does not have field port_mapping"), "{text}");
+    assert_eq!(api.delete("floating-ip", uuid).await.0, 200);
+    assert_eq!(api.server.addresses().len(), 1);
+}
+
 #[tokio::test]
 async fn pages_end() {
     let api = Api::new(Options::default()).await;

@@ -125,22 +125,24 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     };
     let object = db.store.find_kind(kind, uuid).cloned();
     let object = object.ok_or_else(|| Refusal::unknown_id(uuid))?;
-    if let Some(to) = to {
-        let attr = body.get("attr").cloned().unwrap_or_default();
-        let change = ref_change(db, &object, &to, &attr, operation == "ADD");
-        let field = format!("{}_refs", schema().kind(target).object);
-        // A type that cannot be referred to is accepted, and nothing comes of it.
-        let known = schema().kind(kind).reference(&field).is_some() && to.kind == target;
-        let change = if known {
-            change
-        } else {
-            Value::Array(Vec::new())
-        };
-        let mut body = Map::new();
-        body.insert(field, change);
-        change::update(db, kind, uuid, body, "ref-update")?;
-    } else {
-        change::update(db, kind, uuid, Map::new(), "ref-update")?;
+    let field = format!("{}_refs", schema().kind(target).object);
+    // A type that cannot be referred to is accepted, and nothing comes of it.
+    let known = schema().kind(kind).reference(&field);
+    match (to.filter(|to| to.kind == target), known) {
+        (Some(to), Some(known)) => {
+            let attr = body.get("attr").cloned().unwrap_or_default();
+            let add = operation == "ADD";
+            if known.attr.is_none() && !hooks::cares_for_refs(kind) {
+                // A virtual-router refers to so many that they are not all looked at each time.
+                db.set_ref(object.uuid, to.uuid, add.then_some(attr));
+                db.touch(object.uuid);
+            } else {
+                let mut body = Map::new();
+                body.insert(field, ref_change(db, &object, &to, &attr, add));
+                change::update(db, kind, uuid, body, "ref-update")?;
+            }
+        }
+        _ => change::update(db, kind, uuid, Map::new(), "ref-update")?,
     }
     if let Some(to) = by_uuid.and_then(canonical)
         && body.get("relax_ref_for_delete").is_some_and(truthy)

@@ -40,6 +40,22 @@ impl Pools {
         self.0.remove(&owner);
     }
 
+    /// Every address that somebody has, and who: of which network or ipam, and the holder.
+    pub(crate) fn taken(&self) -> Vec<(Uuid, IpAddr, String)> {
+        let subnets = self.0.iter();
+        let subnets = subnets.flat_map(|(owner, list)| list.iter().map(move |one| (owner, one)));
+        let mut taken: Vec<_> = subnets
+            .flat_map(|(owner, subnet)| {
+                let taken = subnet.taken.iter();
+                taken.map(|(number, holder)| {
+                    (*owner, address(*number, subnet.network), holder.clone())
+                })
+            })
+            .collect();
+        taken.sort();
+        taken
+    }
+
     /// Makes an owner's subnets these; those that stay keep what is taken of them.
     pub(crate) fn set(&mut self, owner: Uuid, subnets: Vec<Subnet>) {
         let mut old = self.0.remove(&owner).unwrap_or_default();

@@ -184,6 +184,12 @@ impl Db {
         }
     }
 
+    /// Puts this in the place of an object's reference to another, or takes it away.
+    pub(crate) fn set_ref(&mut self, uuid: Uuid, to: Uuid, attr: Option<Value>) {
+        self.changed(uuid, Operation::Update);
+        self.store.set_ref(uuid, to, attr);
+    }
+
     /// Takes an object away.
     pub(crate) fn remove(&mut self, uuid: Uuid) -> Option<Object> {
         self.changed(uuid, Operation::Delete);

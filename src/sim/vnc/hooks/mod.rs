@@ -92,6 +92,16 @@ pub(crate) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
     }
 }
 
+/// Whether a type's checks of a change look at references.
+pub(crate) fn cares_for_refs(kind: KindId) -> bool {
+    [
+        "virtual-network",
+        "virtual-machine-interface",
+        "instance-ip",
+    ]
+    .contains(&schema().kind(kind).name.as_str())
+}
+
 /// Checks the end of an object that nothing refers to.
 pub(crate) fn before_delete(db: &mut Db, object: &Object) -> Outcome<()> {
     match schema().kind(object.kind).name.as_str() {
