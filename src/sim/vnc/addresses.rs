@@ -120,7 +120,7 @@ impl Subnet {
                 .filter(|text| !text.is_empty() && *text != "None")
         };
         let (near, next) = if from_start {
-            (first + 1, first + 2)
+            (first.saturating_add(1), first.saturating_add(2))
         } else {
             (last.saturating_sub(1), last.saturating_sub(2))
         };
@@ -241,7 +241,7 @@ fn has_room(pool: (u128, u128), net: (u128, u128), gateway: u128, service: u128)
     kept += u128::from(end == net.1 && (start != net.0 || end > start));
     kept += u128::from(inside(gateway));
     kept += u128::from(inside(service) && gateway.abs_diff(service) > 1);
-    end - start + 1 > kept
+    (end - start).saturating_add(1) > kept
 }
 
 /// The network of `{"ip_prefix":…,"ip_prefix_len":…}`.

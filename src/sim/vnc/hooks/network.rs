@@ -246,6 +246,7 @@ pub(super) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
     {
         return refuse(403, "Cannot update the virtual network ID");
     }
+    let asked = array(body.get("network_ipam_refs"))?.to_vec();
     check_subnets(db, &object.fq_name, body, Some(object))?;
     if !body.contains_key("network_ipam_refs") {
         return Ok(());
@@ -260,7 +261,56 @@ pub(super) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
         .filter(|old| !subnets.iter().any(|new| new.network == *old))
         .collect();
     check_unused(db, object, &gone)?;
+    check_gateways(db, object, &asked)?;
     db.pools.set(object.uuid, subnets);
+    Ok(())
+}
+
+/// A subnet keeps its gateway. Only references with a uuid are looked at.
+fn check_gateways(db: &Db, object: &Object, asked: &[Value]) -> Outcome<()> {
+    let gateway = |subnet: &Value| {
+        let text = subnet["default_gateway"].as_str().map(str::to_lowercase);
+        text.filter(|text| text != "none")
+    };
+    let subnets = |attr: &Value| attr["ipam_subnets"].as_array().cloned().unwrap_or_default();
+    for (ipam, attr) in db.store.targets(object, Db::kind(Some("network-ipam"))?) {
+        let same = asked
+            .iter()
+            .filter(|reference| reference["uuid"] == ipam.uuid.to_string());
+        for new in same.flat_map(|reference| subnets(&reference["attr"])) {
+            let Some(net) = network(new.get("subnet")) else {
+                continue;
+            };
+            let mut olds = subnets(attr).into_iter();
+            let Some(old) = olds.find(|old| network(old.get("subnet")) == Some(net)) else {
+                continue;
+            };
+            let mut plain = json!({
+                "subnet": old["subnet"], "addr_from_start": old["addr_from_start"]
+            });
+            if let Some(fields) = plain.as_object_mut() {
+                Subnet::read(fields, "").map_err(|problem| Refusal::new(500, problem))?;
+            }
+            let (old, new, usual) = (gateway(&old), gateway(&new), gateway(&plain));
+            if old != new
+                && (if new.is_none() {
+                    old != usual
+                } else {
+                    new != usual
+                })
+            {
+                let shown = |text: Option<String>| text.unwrap_or_else(|| "None".to_owned());
+                return refuse(
+                    400,
+                    format!(
+                        "default gateway change is not allowed orig:{}, new: {}",
+                        shown(old),
+                        shown(new)
+                    ),
+                );
+            }
+        }
+    }
     Ok(())
 }
 
