@@ -1,16 +1,16 @@
-//! Requests that are not about one type: names, references, collections, keys, rights.
+//! Requests that are not about one type: names, references, keys, rights.
 
 use serde_json::{Map, Value, json};
 
 use super::answer::{Outcome, Refusal, Reply, refuse};
 use super::api::{self, Request};
 use super::change;
-use super::db::{Db, key_of};
+use super::collections;
+use super::db::Db;
 use super::hooks;
 use super::python::{self, pformat_names, truthy};
-use super::schema::{Collection, Prop, schema};
+use super::schema::schema;
 use super::store::{Object, canonical};
-use super::validate;
 
 /// The methods of an address that is not a type's, if there is one of this name.
 pub(crate) fn known(name: &str) -> Option<&'static [&'static str]> {
@@ -38,8 +38,8 @@ pub(crate) fn answer(db: &mut Db, name: &str, request: &Request) -> Outcome<Repl
         "id-to-fqname" => to_name(db, request.body()?),
         "ref-update" => ref_update(db, request.body()?),
         "ref-relax-for-delete" => relax(db, request.body()?),
-        "prop-collection-update" => collection_update(db, request.body()?),
-        "prop-collection-get" => collection_get(db, request),
+        "prop-collection-update" => collections::update(db, request.body()?),
+        "prop-collection-get" => collections::get(db, request),
         "useragent-kv" => useragent(db, request.body()?),
         "list-bulk-collection" => api::bulk(db, request),
         "set-tag" => api::set_tag(db, request),
@@ -125,22 +125,24 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     };
     let object = db.store.find_kind(kind, uuid).cloned();
     let object = object.ok_or_else(|| Refusal::unknown_id(uuid))?;
-    if let Some(to) = to {
-        let attr = body.get("attr").cloned().unwrap_or_default();
-        let change = ref_change(db, &object, &to, attr, operation == "ADD");
-        let field = format!("{}_refs", schema().kind(target).object);
-        // A type that cannot be referred to is accepted, and nothing comes of it.
-        let known = schema().kind(kind).reference(&field).is_some() && to.kind == target;
-        let change = if known {
-            change
-        } else {
-            Value::Array(Vec::new())
-        };
-        let mut body = Map::new();
-        body.insert(field, change);
-        change::update(db, kind, uuid, body, "ref-update")?;
-    } else {
-        change::update(db, kind, uuid, Map::new(), "ref-update")?;
+    let field = format!("{}_refs", schema().kind(target).object);
+    // A type that cannot be referred to is accepted, and nothing comes of it.
+    let known = schema().kind(kind).reference(&field);
+    match (to.filter(|to| to.kind == target), known) {
+        (Some(to), Some(known)) => {
+            let attr = body.get("attr").cloned().unwrap_or_default();
+            let add = operation == "ADD";
+            if known.attr.is_none() && !hooks::cares_for_refs(kind) {
+                // A virtual-router refers to so many that they are not all looked at each time.
+                db.set_ref(object.uuid, to.uuid, add.then_some(attr));
+                db.touch(object.uuid);
+            } else {
+                let mut body = Map::new();
+                body.insert(field, ref_change(db, &object, &to, &attr, add));
+                change::update(db, kind, uuid, body, "ref-update")?;
+            }
+        }
+        _ => change::update(db, kind, uuid, Map::new(), "ref-update")?,
     }
     if let Some(to) = by_uuid.and_then(canonical)
         && body.get("relax_ref_for_delete").is_some_and(truthy)
@@ -151,7 +153,7 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
 }
 
 /// An object's references with one more, or one less.
-fn ref_change(db: &Db, object: &Object, to: &Object, attr: Value, add: bool) -> Value {
+fn ref_change(db: &Db, object: &Object, to: &Object, attr: &Value, add: bool) -> Value {
     let mut refs: Vec<Value> = db
         .store
         .targets(object, to.kind)
@@ -183,132 +185,6 @@ fn relax(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
         db.store.relax(object, to);
     }
     Ok(Reply::Json(json!({ "uuid": from })))
-}
-
-fn collection<'a>(object: &Object, field: &str) -> Outcome<&'a Prop> {
-    let prop = schema().kind(object.kind).prop(field);
-    prop.filter(|prop| prop.collection.is_some())
-        .ok_or_else(|| {
-            let text = format!("{field} neither \"ListProperty\" nor \"MapProperty\"");
-            Refusal::new(400, text)
-        })
-}
-
-fn found<'a>(db: &'a Db, uuid: &str) -> Outcome<&'a Object> {
-    let found = db.store.find(uuid);
-    found.ok_or_else(|| Refusal::new(404, format!("Object Not Found: {uuid}")))
-}
-
-/// The elements of a collection.
-fn elements(object: &Object, prop: &Prop) -> Vec<Value> {
-    let wrapper = schema().wrapper(&prop.form).map_or("", |field| &field.name);
-    let value = object.props.get(&prop.name).map(|value| &value[wrapper]);
-    value.and_then(Value::as_array).cloned().unwrap_or_default()
-}
-
-fn collection_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
-    let Some(uuid) = text(body, "uuid").filter(|uuid| !uuid.is_empty()) else {
-        return refuse(400, "Error: prop_collection_update needs obj_uuid");
-    };
-    let object = found(db, uuid)?.clone();
-    let mut fields: Map<String, Value> = Map::new();
-    for update in body
-        .get("updates")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        let field = text(update.as_object().ok_or_else(Refusal::internal)?, "field");
-        let prop = collection(&object, field.unwrap_or("None"))?;
-        let wrapper = schema().wrapper(&prop.form).ok_or_else(Refusal::internal)?;
-        let current = fields.get(&prop.name).map(|value| &value[&wrapper.name]);
-        let current = current.and_then(Value::as_array).cloned();
-        let mut items = current.unwrap_or_else(|| elements(&object, prop));
-        apply(&mut items, prop, update)?;
-        fields.insert(prop.name.clone(), json!({ wrapper.name.clone(): items }));
-    }
-    change::update(db, object.kind, uuid, fields, "prop-collection-update")?;
-    Ok(Reply::Done)
-}
-
-fn apply(items: &mut Vec<Value>, prop: &Prop, update: &Value) -> Outcome<()> {
-    let operation = update["operation"]
-        .as_str()
-        .ok_or_else(Refusal::internal)?
-        .to_lowercase();
-    let mut value = update["value"].clone();
-    let position = python::str(&update["position"]);
-    if let Some(super::schema::Form::Complex(name)) =
-        schema().wrapper(&prop.form).map(|field| &field.form)
-    {
-        validate::complex_value(name, &mut value).map_err(|text| Refusal::new(400, text))?;
-    }
-    let index = position
-        .parse::<usize>()
-        .ok()
-        .filter(|index| *index < items.len());
-    match (prop.collection, operation.as_str()) {
-        (Some(Collection::List), "add" | "modify") | (Some(Collection::Map), "set")
-            if value.is_null() =>
-        {
-            let (verb, shown) = (capital(&operation), update.to_string());
-            return refuse(400, format!("{verb} needs field value in request {shown}"));
-        }
-        (Some(Collection::List), "modify") => match index {
-            Some(index) => items[index] = value,
-            None => items.push(value),
-        },
-        (Some(Collection::List), "add") => items.push(value),
-        (Some(Collection::List), "delete") => {
-            if let Some(index) = index {
-                items.remove(index);
-            }
-        }
-        (Some(Collection::Map), "set") => {
-            items.retain(|item| key_of(item) != key_of(&value));
-            items.push(value);
-        }
-        (Some(Collection::Map), "delete") => items.retain(|item| key_of(item) != position),
-        _ => {
-            return refuse(
-                400,
-                format!("Unsupported operation {operation} in request {update}"),
-            );
-        }
-    }
-    Ok(())
-}
-
-fn capital(word: &str) -> String {
-    let (first, rest) = word.split_at(word.len().min(1));
-    format!("{}{rest}", first.to_uppercase())
-}
-
-fn collection_get(db: &Db, request: &Request) -> Outcome<Reply> {
-    let Some(uuid) = request.argument("uuid") else {
-        return refuse(400, "Object uuid needed for property collection get");
-    };
-    let Some(fields) = request.argument("fields") else {
-        return refuse(400, "Object fields needed for property collection get");
-    };
-    let object = found(db, uuid)?;
-    let mut out = Map::new();
-    for field in fields.split(',') {
-        let prop = collection(object, field)?;
-        let elements = elements(object, prop).into_iter().enumerate();
-        let with_positions = elements.map(|(index, item)| {
-            let position = match prop.collection {
-                Some(Collection::Map) => key_of(&item),
-                _ => index.to_string(),
-            };
-            (position, item)
-        });
-        let asked = request.argument("position");
-        let chosen = with_positions.filter(|(at, _)| asked.is_none_or(|asked| at == asked));
-        let chosen: Vec<_> = chosen.map(|(at, item)| json!([item, at])).collect();
-        out.insert(field.to_owned(), chosen.into());
-    }
-    Ok(Reply::Json(out.into()))
 }
 
 fn useragent(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {

@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::python;
+
 /// Subnets by the network or ipam that they are of, in their order.
 #[derive(Default)]
 pub(crate) struct Pools(HashMap<Uuid, Vec<Subnet>>);
@@ -36,6 +38,22 @@ impl Pools {
 
     pub(crate) fn remove(&mut self, owner: Uuid) {
         self.0.remove(&owner);
+    }
+
+    /// Every address that somebody has, and who: of which network or ipam, and the holder.
+    pub(crate) fn taken(&self) -> Vec<(Uuid, IpAddr, String)> {
+        let subnets = self.0.iter();
+        let subnets = subnets.flat_map(|(owner, list)| list.iter().map(move |one| (owner, one)));
+        let mut taken: Vec<_> = subnets
+            .flat_map(|(owner, subnet)| {
+                let taken = subnet.taken.iter();
+                taken.map(|(number, holder)| {
+                    (*owner, address(*number, subnet.network), holder.clone())
+                })
+            })
+            .collect();
+        taken.sort();
+        taken
     }
 
     /// Makes an owner's subnets these; those that stay keep what is taken of them.
@@ -69,7 +87,7 @@ impl Subnet {
             .into_iter()
             .flatten()
         {
-            let shown = super::python::repr(pool);
+            let shown = python::repr(pool);
             let end = |key: &str| {
                 pool[key]
                     .as_str()
@@ -102,7 +120,7 @@ impl Subnet {
                 .filter(|text| !text.is_empty() && *text != "None")
         };
         let (near, next) = if from_start {
-            (first + 1, first + 2)
+            (first.saturating_add(1), first.saturating_add(2))
         } else {
             (last.saturating_sub(1), last.saturating_sub(2))
         };
@@ -114,6 +132,21 @@ impl Subnet {
         };
         let gateway: IpAddr = address(given("default_gateway"), near, "Gateway")?;
         let service: IpAddr = address(given("dns_server_address"), next, "Service Node")?;
+        let whole = fields
+            .get("allocation_pools")
+            .is_none_or(|pools| !python::truthy(pools));
+        for (start, end) in &ranges {
+            let end = if whole { last } else { *end };
+            if !has_room(
+                (*start, end),
+                (first, last),
+                number(gateway),
+                number(service),
+            ) {
+                // The real server stumbles over what it wants to say: a pool is too small.
+                return Err("can only concatenate str (not \"int\") to str".to_owned());
+            }
+        }
         fields.insert("default_gateway".to_owned(), gateway.to_string().into());
         fields.insert("dns_server_address".to_owned(), service.to_string().into());
         Ok(Self {
@@ -198,6 +231,17 @@ impl Subnet {
             .sum::<usize>();
         self.taken.len() + reserved
     }
+}
+
+/// Whether a pool has more addresses than the server keeps to itself, as the real one counts.
+fn has_room(pool: (u128, u128), net: (u128, u128), gateway: u128, service: u128) -> bool {
+    let (start, end) = pool;
+    let inside = |address: u128| start < address && address < end;
+    let mut kept = u128::from(start == net.0);
+    kept += u128::from(end == net.1 && (start != net.0 || end > start));
+    kept += u128::from(inside(gateway));
+    kept += u128::from(inside(service) && gateway.abs_diff(service) > 1);
+    (end - start).saturating_add(1) > kept
 }
 
 /// The network of `{"ip_prefix":…,"ip_prefix_len":…}`.

@@ -92,7 +92,7 @@ fn collection(db: &mut Db, plural: &str, request: &Request) -> Outcome<Reply> {
     match request.method.as_str() {
         "GET" | "HEAD" => question(db, kind, request)?.map_or_else(
             || Ok(Reply::Json(json!({ plural: [] }))),
-            |question| question.answer(db, &request.base),
+            |question| Ok(question.answer(db, &request.base)),
         ),
         "POST" => {
             let body = request.body()?.get(&schema().kind(kind).name);
@@ -241,7 +241,7 @@ pub(crate) fn bulk(db: &Db, request: &Request) -> Outcome<Reply> {
         detail: truth("detail"),
         exclude_hrefs: truth("exclude_hrefs"),
     };
-    question.answer(db, &request.base)
+    Ok(question.answer(db, &request.base))
 }
 
 /// `set-tag` needs the type with underscores, which no other request does.

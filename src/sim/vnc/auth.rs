@@ -48,7 +48,7 @@ impl Keystone {
                 project: project.to_owned(),
                 roles: vec![ADMIN.to_owned()],
             }],
-            lifetime: Duration::from_secs(3600),
+            lifetime: Duration::from_hours(1),
             v3: true,
             v2: true,
         }
@@ -85,9 +85,9 @@ impl Identity {
     }
 }
 
-/// The tokens given out.
+/// The tokens given out, and until when they are good.
 #[derive(Default)]
-pub(crate) struct Tokens(HashMap<String, (Identity, Instant)>);
+pub(crate) struct Tokens(HashMap<String, (Identity, Option<Instant>)>);
 
 impl Tokens {
     /// Makes every token one that has expired.
@@ -115,7 +115,7 @@ impl Tokens {
         if method != "POST" || !(if v3 { keystone.v3 } else { keystone.v2 }) {
             return error(404, "Not Found", "The resource could not be found.");
         }
-        let auth = body.map(|body| &body["auth"]).unwrap_or(&Value::Null);
+        let auth = body.map_or(&Value::Null, |body| &body["auth"]);
         let (name, password) = if v3 {
             let user = &auth["identity"]["password"]["user"];
             (&user["name"], &user["password"])
@@ -137,7 +137,7 @@ impl Tokens {
             roles: user.roles.clone(),
         };
         let token = Uuid::new_v4().simple().to_string();
-        let until = Instant::now() + keystone.lifetime;
+        let until = Instant::now().checked_add(keystone.lifetime);
         self.0.insert(token.clone(), (identity.clone(), until));
         let expires = super::time::after(keystone.lifetime);
         if v3 {
@@ -166,7 +166,9 @@ impl Tokens {
             return Ok(None);
         }
         let known = token.and_then(|token| self.0.get(token));
-        let Some((identity, _)) = known.filter(|(_, until)| *until > Instant::now()) else {
+        let Some((identity, _)) =
+            known.filter(|(_, until)| until.is_none_or(|until| until > Instant::now()))
+        else {
             return Err(Refusal {
                 challenge: Some(format!("Keystone uri='{base}'")),
                 ..Refusal::new(401, "Authentication required")

@@ -31,11 +31,12 @@ pub(crate) fn update(
     validate::body(schema().kind(kind), &mut body, when)?;
     id_perms(&object, &mut body);
     check_refs_exist(db, kind, &body, "update")?;
+    check_nulls(kind, &body)?;
     // Nothing may be taken from pools for a body whose references cannot be resolved.
     resolve(db, kind, &body)?;
     hooks::before_update(db, &object, &mut body)?;
     let refs = resolve(db, kind, &body)?;
-    apply(db, &object, &body)?;
+    apply(db, &object, &body);
     for (target, refs) in refs {
         db.set_refs(object.uuid, target, refs);
     }
@@ -90,17 +91,19 @@ fn resolve(db: &Db, kind: KindId, body: &Map<String, Value>) -> Outcome<Vec<(Kin
     Ok(resolved)
 }
 
-fn apply(db: &mut Db, object: &Object, body: &Map<String, Value>) -> Outcome<()> {
-    for prop in &schema().kind(object.kind).props {
-        let Some(value) = body.get(&prop.name) else {
-            continue;
-        };
-        if value.is_null() && prop.collection.is_some() {
-            return refuse(500, "TypeError: 'NoneType' object is not iterable");
-        }
+fn check_nulls(kind: KindId, body: &Map<String, Value>) -> Outcome<()> {
+    let mut collections = schema().kind(kind).props.iter();
+    if collections
+        .any(|prop| prop.collection.is_some() && body.get(&prop.name).is_some_and(Value::is_null))
+    {
+        return refuse(500, "TypeError: 'NoneType' object is not iterable");
     }
+    Ok(())
+}
+
+fn apply(db: &mut Db, object: &Object, body: &Map<String, Value>) {
     let Some(stored) = db.store.get_mut(object.uuid) else {
-        return Ok(());
+        return;
     };
     for prop in &schema().kind(object.kind).props {
         let Some(value) = body.get(&prop.name) else {
@@ -114,7 +117,6 @@ fn apply(db: &mut Db, object: &Object, body: &Map<String, Value>) -> Outcome<()>
             stored.props.insert(prop.name.clone(), value);
         }
     }
-    Ok(())
 }
 
 /// Takes an object away that nothing refers to and nothing is beneath of.

@@ -334,6 +334,7 @@ fn finish(
     }
     let parent = body
         .get("parent_uuid")
+        .filter(|_| body.contains_key("parent_type"))
         .and_then(Value::as_str)
         .and_then(canonical);
     hooks::allocate(db, kind, uuid, &mut body)?;

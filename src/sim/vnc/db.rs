@@ -44,8 +44,10 @@ pub(crate) struct Numbers(HashMap<String, BTreeMap<u64, String>>);
 impl Numbers {
     pub(crate) fn allocate(&mut self, what: &str, owner: &str, first: u64) -> u64 {
         let taken = self.0.entry(what.to_owned()).or_default();
-        let number = (first..).find(|number| !taken.contains_key(number));
-        let number = number.unwrap_or(first);
+        let mut number = first;
+        while taken.contains_key(&number) {
+            number += 1;
+        }
         taken.insert(number, owner.to_owned());
         number
     }
@@ -180,6 +182,12 @@ impl Db {
             self.changed(uuid, Operation::Update);
             self.store.set_refs(uuid, kind, refs);
         }
+    }
+
+    /// Puts this in the place of an object's reference to another, or takes it away.
+    pub(crate) fn set_ref(&mut self, uuid: Uuid, to: Uuid, attr: Option<Value>) {
+        self.changed(uuid, Operation::Update);
+        self.store.set_ref(uuid, to, attr);
     }
 
     /// Takes an object away.

@@ -27,8 +27,8 @@ pub(crate) struct Question {
     pub(crate) count: bool,
     pub(crate) detail: bool,
     pub(crate) exclude_hrefs: bool,
-    /// Where the page before ended; the first page begins at `None`.
-    pub(crate) page: Option<Option<String>>,
+    /// Where the page before ended; the first page begins at the empty text.
+    pub(crate) page: Option<String>,
     pub(crate) limit: Option<usize>,
 }
 
@@ -50,9 +50,9 @@ pub(crate) fn filters(text: &str) -> Option<Vec<(String, Vec<Value>)>> {
 }
 
 /// A marker as a client gives it.
-pub(crate) fn marker(text: &str) -> Outcome<Option<String>> {
+pub(crate) fn marker(text: &str) -> Outcome<String> {
     if text.is_empty() || text.eq_ignore_ascii_case("none") {
-        return Ok(None);
+        return Ok(String::new());
     }
     let uuid = text.rsplit(':').next().unwrap_or_default();
     if Uuid::parse_str(uuid).is_err() {
@@ -61,7 +61,7 @@ pub(crate) fn marker(text: &str) -> Outcome<Option<String>> {
             format!("Invalid page_marker {text}: badly formed hexadecimal UUID string"),
         );
     }
-    Ok(Some(text.to_owned()))
+    Ok(text.to_owned())
 }
 
 /// A limit as a client gives it.
@@ -79,7 +79,7 @@ pub(crate) fn limit(text: &str) -> Outcome<usize> {
 
 impl Question {
     /// Answers it.
-    pub(crate) fn answer(&self, db: &Db, base: &str) -> Outcome<Reply> {
+    pub(crate) fn answer(&self, db: &Db, base: &str) -> Reply {
         let plural = format!("{}s", schema().kind(self.kind).name);
         let anchored = self.parents.is_some() || self.back_refs.is_some();
         let mut found: Vec<(&Object, String)> = self
@@ -99,12 +99,12 @@ impl Question {
             if anchored {
                 found.sort_by(|(_, one), (_, other)| one.cmp(other));
             }
-            if let Some(marker) = page {
+            if !page.is_empty() {
                 if self.uuids.is_some() && !anchored {
-                    let start = found.iter().position(|(_, key)| key == marker);
+                    let start = found.iter().position(|(_, key)| key == page);
                     found.drain(..start.map_or(found.len(), |start| start + 1));
                 } else {
-                    found.retain(|(_, key)| key > marker);
+                    found.retain(|(_, key)| key > page);
                 }
             }
             found.retain(|(object, _)| self.matches(object));
@@ -131,7 +131,7 @@ impl Question {
         if self.page.is_some() && !self.count {
             out.insert("marker".to_owned(), next);
         }
-        Ok(Reply::Json(out.into()))
+        Reply::Json(out.into())
     }
 
     fn candidates<'a>(&self, db: &'a Db) -> Vec<&'a Object> {

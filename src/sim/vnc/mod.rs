@@ -19,6 +19,7 @@ mod api;
 mod auth;
 mod change;
 mod changes;
+mod collections;
 mod create;
 mod db;
 mod defaults;
@@ -39,7 +40,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 pub use auth::{Keystone, User};
 pub use changes::{Change, Operation};
@@ -190,6 +192,13 @@ impl Handle {
         };
         let object = inner.db.store.find(uuid)?;
         Some(render::object(&inner.db, object, &wanted, None).into())
+    }
+
+    /// Every address that somebody has: of which network or ipam, and who. The holder is the uuid
+    /// of an instance-ip, a floating-ip or an alias-ip, or `ip-alloc`.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Uuid, IpAddr, String)> {
+        self.shared.lock().db.pools.taken()
     }
 
     /// Nobody can reach it any more; what it knows stays.

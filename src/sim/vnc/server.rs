@@ -124,7 +124,11 @@ async fn handle(
         }
         Some(Effect::CutInBody) => {
             peer.cut(Cut::InBody);
-            response(&outcome)
+            match outcome {
+                // There has to be a body to be cut off.
+                Ok(Reply::Done) => build(200, "application/json", "{}".to_owned(), &[]),
+                outcome => response(&outcome),
+            }
         }
     };
     let status = answer.status().as_u16();

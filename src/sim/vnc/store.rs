@@ -212,6 +212,22 @@ impl Store {
         }
     }
 
+    /// Puts this in the place of an object's reference to another, or takes it away.
+    pub(crate) fn set_ref(&mut self, uuid: Uuid, to: Uuid, attr: Option<Value>) {
+        let Some(object) = self.objects.get_mut(&uuid) else {
+            return;
+        };
+        let key = (object.kind, object.stamp, object.uuid);
+        object.refs.retain(|reference| reference.to != to);
+        if let Some(attr) = attr {
+            object.refs.push(Ref { to, attr });
+            self.referrers.entry(to).or_default().insert(key);
+        } else {
+            unlink(&mut self.referrers, to, key);
+            self.relaxed.remove(&(uuid, to));
+        }
+    }
+
     /// From now on the first no longer keeps the second from being deleted.
     pub(crate) fn relax(&mut self, referrer: Uuid, target: Uuid) {
         self.relaxed.insert((referrer, target));

@@ -77,19 +77,19 @@ fn one(
         .get("value")
         .filter(|value| !value.is_null() && !value.is_array());
     let value = value.map(python::str);
-    let with = |value: &String| {
+    let is_that = |value: &String| {
         let name = format!("{sort}={value}");
         move |tag: &Vec<String>| tag.last() == Some(&name)
     };
     if sort == MANY {
         add.extend(value);
         for value in &add {
-            if !have.iter().any(with(value)) {
+            if !have.iter().any(is_that(value)) {
                 have.push(locate(db, object, sort, value, global)?);
             }
         }
         for value in &delete {
-            have.retain(|tag| !with(value)(tag));
+            have.retain(|tag| !is_that(value)(tag));
         }
         return Ok(());
     }
@@ -102,7 +102,7 @@ fn one(
     let Some(value) = value else {
         return refuse(400, format!("No valid value provided for tag type {sort}"));
     };
-    if !have.iter().any(with(&value)) {
+    if !have.iter().any(is_that(&value)) {
         have.retain(|tag| !is_of(tag, sort));
         have.push(locate(db, object, sort, &value, global)?);
     }

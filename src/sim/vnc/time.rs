@@ -10,7 +10,7 @@ pub(crate) fn now() -> String {
 
 /// So much later than now, marked as UTC.
 pub(crate) fn after(time: Duration) -> String {
-    let until = since_epoch() + time;
+    let until = since_epoch().saturating_add(time);
     format!("{}Z", iso(until.as_secs(), until.subsec_micros()))
 }
 

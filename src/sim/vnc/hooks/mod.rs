@@ -3,6 +3,8 @@
 //! Everything that can be refused is refused before anything is changed, so that nothing has to
 //! be undone.
 
+mod floating;
+mod ipam;
 mod network;
 mod policy;
 mod pool;
@@ -34,10 +36,10 @@ pub(crate) fn before_name(kind: KindId, body: &mut Body) -> Outcome<()> {
 pub(crate) fn before_create(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Body) -> Outcome<()> {
     match schema().kind(kind).name.as_str() {
         "virtual-network" => network::before_create(db, body)?,
-        "network-ipam" => network::ipam_before_create(body)?,
+        "network-ipam" => ipam::before_create(body)?,
         "virtual-machine-interface" => port::interface_before_create(uuid, body)?,
         "instance-ip" => port::instance_before_create(db, body)?,
-        "floating-ip" | "alias-ip" => port::floating_before_create(body)?,
+        "floating-ip" | "alias-ip" => floating::before_create(body)?,
         "security-group" => policy::group_before_create(body)?,
         "network-policy" => policy::rules(body, "network_policy_entries", true)?,
         "tag" => policy::tag_before_create(db, body)?,
@@ -51,10 +53,10 @@ pub(crate) fn before_create(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Bo
 pub(crate) fn allocate(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Body) -> Outcome<()> {
     match schema().kind(kind).name.as_str() {
         "virtual-network" => network::allocate(db, uuid, body),
-        "network-ipam" => network::ipam_allocate(db, uuid, body),
+        "network-ipam" => ipam::allocate(db, uuid, body),
         "instance-ip" => port::instance_allocate(db, uuid, body),
-        "floating-ip" => port::floating_allocate(db, uuid, body, "floating"),
-        "alias-ip" => port::floating_allocate(db, uuid, body, "alias"),
+        "floating-ip" => floating::allocate(db, uuid, body, "floating"),
+        "alias-ip" => floating::allocate(db, uuid, body, "alias"),
         "security-group" => {
             policy::group_allocate(db, body);
             Ok(())
@@ -80,7 +82,7 @@ pub(crate) fn after_create(db: &mut Db, uuid: Uuid) -> Outcome<()> {
 pub(crate) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Outcome<()> {
     match schema().kind(object.kind).name.as_str() {
         "virtual-network" => network::before_update(db, object, body),
-        "network-ipam" => network::ipam_before_update(db, object, body),
+        "network-ipam" => ipam::before_update(db, object, body),
         "virtual-machine-interface" => port::interface_before_update(db, object, body),
         "instance-ip" => port::instance_before_update(db, object, body),
         "security-group" => policy::group_before_update(object, body),
@@ -88,6 +90,16 @@ pub(crate) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
         "tag" => policy::tag_before_update(body),
         _ => Ok(()),
     }
+}
+
+/// Whether a type's checks of a change look at references.
+pub(crate) fn cares_for_refs(kind: KindId) -> bool {
+    [
+        "virtual-network",
+        "virtual-machine-interface",
+        "instance-ip",
+    ]
+    .contains(&schema().kind(kind).name.as_str())
 }
 
 /// Checks the end of an object that nothing refers to.
@@ -105,8 +117,8 @@ pub(crate) fn after_delete(db: &mut Db, object: &Object) {
         "virtual-network" => network::after_delete(db, object),
         "network-ipam" => db.pools.remove(object.uuid),
         "instance-ip" => port::instance_after_delete(db, object),
-        "floating-ip" => port::floating_after_delete(db, object, "floating_ip_address"),
-        "alias-ip" => port::floating_after_delete(db, object, "alias_ip_address"),
+        "floating-ip" => floating::after_delete(db, object, "floating_ip_address"),
+        "alias-ip" => floating::after_delete(db, object, "alias_ip_address"),
         "security-group" => {
             if let Some(number) = object
                 .props

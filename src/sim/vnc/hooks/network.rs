@@ -1,4 +1,4 @@
-//! Virtual networks and ipams: their subnets.
+//! Virtual networks and their own subnets.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use super::super::db::{Db, fq_name, names};
 use super::super::python;
 use super::super::schema::schema;
 use super::super::store::{Object, canonical};
-use super::Body;
+use super::{Body, ipam};
 
 /// Addresses of these networks are not the server's to give.
 pub(super) fn is_underlay(fq_name: &[String]) -> bool {
@@ -69,12 +69,11 @@ fn check_subnets(db: &Db, name: &[String], body: &mut Body, old: Option<&Object>
     let mut any_flat = false;
     for reference in &mut refs {
         let by_uuid = reference.get("uuid").and_then(Value::as_str);
-        let ipam = match by_uuid.and_then(canonical) {
-            Some(uuid) => db.store.get(uuid),
-            None => {
-                let to = reference.get("to").ok_or(Refusal::key_error("to"))?;
-                db.store.by_name(ipam_kind, &names(Some(to)))
-            }
+        let ipam = if let Some(uuid) = by_uuid.and_then(canonical) {
+            db.store.get(uuid)
+        } else {
+            let to = reference.get("to").ok_or(Refusal::key_error("to"))?;
+            db.store.by_name(ipam_kind, &names(Some(to)))
         };
         let ipam = ipam.ok_or_else(Refusal::internal)?;
         let Some(subnets) = reference["attr"]
@@ -85,7 +84,7 @@ fn check_subnets(db: &Db, name: &[String], body: &mut Body, old: Option<&Object>
         };
         if ipam.text("ipam_subnet_method") == Some("flat-subnet") {
             any_flat = true;
-            flat_nets.extend(ipam_nets(&ipam.props));
+            flat_nets.extend(ipam::nets(&ipam.props));
             if subnets
                 .iter()
                 .any(|subnet| subnet["subnet"].get("ip_prefix").is_some())
@@ -144,7 +143,7 @@ fn read(refs: &mut [Value], owner: &str) -> Outcome<Vec<Subnet>> {
 }
 
 /// What can be wrong with a subnet by itself.
-fn check_each(subnets: &[Value]) -> Outcome<()> {
+pub(super) fn check_each(subnets: &[Value]) -> Outcome<()> {
     for subnet in subnets {
         let Some(net) = network(subnet.get("subnet")) else {
             return Err(Refusal::key_error("subnet"));
@@ -196,7 +195,7 @@ fn check_each(subnets: &[Value]) -> Outcome<()> {
     Ok(())
 }
 
-fn check_overlap(nets: &[IpNet]) -> Outcome<()> {
+pub(super) fn check_overlap(nets: &[IpNet]) -> Outcome<()> {
     for (index, one) in nets.iter().enumerate() {
         for other in &nets[index + 1..] {
             if one.contains(other) || other.contains(one) {
@@ -247,6 +246,7 @@ pub(super) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
     {
         return refuse(403, "Cannot update the virtual network ID");
     }
+    let asked = array(body.get("network_ipam_refs"))?.to_vec();
     check_subnets(db, &object.fq_name, body, Some(object))?;
     if !body.contains_key("network_ipam_refs") {
         return Ok(());
@@ -261,12 +261,61 @@ pub(super) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
         .filter(|old| !subnets.iter().any(|new| new.network == *old))
         .collect();
     check_unused(db, object, &gone)?;
+    check_gateways(db, object, &asked)?;
     db.pools.set(object.uuid, subnets);
     Ok(())
 }
 
+/// A subnet keeps its gateway. Only references with a uuid are looked at.
+fn check_gateways(db: &Db, object: &Object, asked: &[Value]) -> Outcome<()> {
+    let gateway = |subnet: &Value| {
+        let text = subnet["default_gateway"].as_str().map(str::to_lowercase);
+        text.filter(|text| text != "none")
+    };
+    let subnets = |attr: &Value| attr["ipam_subnets"].as_array().cloned().unwrap_or_default();
+    for (ipam, attr) in db.store.targets(object, Db::kind(Some("network-ipam"))?) {
+        let same = asked
+            .iter()
+            .filter(|reference| reference["uuid"] == ipam.uuid.to_string());
+        for new in same.flat_map(|reference| subnets(&reference["attr"])) {
+            let Some(net) = network(new.get("subnet")) else {
+                continue;
+            };
+            let mut olds = subnets(attr).into_iter();
+            let Some(old) = olds.find(|old| network(old.get("subnet")) == Some(net)) else {
+                continue;
+            };
+            let mut plain = json!({
+                "subnet": old["subnet"], "addr_from_start": old["addr_from_start"]
+            });
+            if let Some(fields) = plain.as_object_mut() {
+                Subnet::read(fields, "").map_err(|problem| Refusal::new(500, problem))?;
+            }
+            let (old, new, usual) = (gateway(&old), gateway(&new), gateway(&plain));
+            if old != new
+                && (if new.is_none() {
+                    old != usual
+                } else {
+                    new != usual
+                })
+            {
+                let shown = |text: Option<String>| text.unwrap_or_else(|| "None".to_owned());
+                return refuse(
+                    400,
+                    format!(
+                        "default gateway change is not allowed orig:{}, new: {}",
+                        shown(old),
+                        shown(new)
+                    ),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
 /// No address of these subnets may be in use in this network.
-fn check_unused(db: &Db, network: &Object, gone: &[IpNet]) -> Outcome<()> {
+pub(super) fn check_unused(db: &Db, network: &Object, gone: &[IpNet]) -> Outcome<()> {
     let inside = |address: Option<&str>| {
         let address = address?.parse::<IpAddr>().ok()?;
         gone.iter()
@@ -336,85 +385,4 @@ pub(super) fn after_delete(db: &mut Db, object: &Object) {
         }
         db.remove(uuid);
     }
-}
-
-fn ipam_nets(props: &Body) -> Vec<IpNet> {
-    let subnets = props.get("ipam_subnets").map(|subnets| &subnets["subnets"]);
-    let subnets = subnets.and_then(Value::as_array).into_iter().flatten();
-    subnets
-        .filter_map(|subnet| network(subnet.get("subnet")))
-        .collect()
-}
-
-pub(super) fn ipam_before_create(body: &mut Body) -> Outcome<()> {
-    let flat = body
-        .get("ipam_subnet_method")
-        .is_some_and(|method| method == "flat-subnet");
-    if !flat
-        && body
-            .get("ipam_subnets")
-            .is_some_and(|subnets| !subnets.is_null())
-    {
-        return refuse(400, "ipam-subnets are allowed only with flat-subnet");
-    }
-    if !flat && body.get("ipam_subnetting").is_some_and(python::truthy) {
-        return refuse(400, "subnetting is allowed only with flat-subnet");
-    }
-    check_ipam(body)
-}
-
-fn check_ipam(body: &mut Body) -> Outcome<()> {
-    check_overlap(&ipam_nets(body))?;
-    let subnets = body
-        .get("ipam_subnets")
-        .and_then(|subnets| subnets["subnets"].as_array());
-    check_each(subnets.map_or(&[], Vec::as_slice))?;
-    read_ipam(body).map(|_| ())
-}
-
-fn read_ipam(body: &mut Body) -> Outcome<Vec<Subnet>> {
-    let name = fq_name(body).join(":");
-    let list = body
-        .get_mut("ipam_subnets")
-        .and_then(|subnets| subnets.get_mut("subnets"))
-        .and_then(Value::as_array_mut);
-    list.into_iter()
-        .flatten()
-        .filter_map(Value::as_object_mut)
-        .map(|subnet| Subnet::read(subnet, &name).map_err(|problem| Refusal::new(500, problem)))
-        .collect()
-}
-
-pub(super) fn ipam_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> {
-    let subnets = read_ipam(body)?;
-    db.pools.set(uuid, subnets);
-    Ok(())
-}
-
-pub(super) fn ipam_before_update(db: &mut Db, object: &Object, body: &mut Body) -> Outcome<()> {
-    if let Some(method) = body.get("ipam_subnet_method")
-        && object
-            .props
-            .get("ipam_subnet_method")
-            .unwrap_or(&Value::Null)
-            != method
-    {
-        return refuse(400, "ipam_subnet_method can not be changed");
-    }
-    if !body.contains_key("ipam_subnets") {
-        return Ok(());
-    }
-    if object.text("ipam_subnet_method") != Some("flat-subnet") {
-        return refuse(400, "ipam-subnets are allowed only with flat-subnet");
-    }
-    check_ipam(body)?;
-    let new = ipam_nets(body);
-    let mut gone = ipam_nets(&object.props);
-    gone.retain(|old| !new.contains(old));
-    let kind = Db::kind(Some("virtual-network"))?;
-    let networks: Vec<_> = db.store.referrers(object.uuid, kind).cloned().collect();
-    for network in networks {
-        check_unused(db, &network, &gone)?;
-    }
-    ipam_allocate(db, object.uuid, body)
 }
