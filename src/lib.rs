@@ -4,6 +4,8 @@
 
 pub mod config;
 pub mod container;
+#[cfg(feature = "contrail")]
+pub mod http;
 pub mod isolator;
 pub mod labels;
 #[cfg(feature = "module")]
@@ -14,3 +16,7 @@ pub mod proto;
 pub mod provider;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "contrail")]
+pub mod vnc;
+#[cfg(feature = "contrail")]
+pub mod vrouter;

@@ -6,3 +6,4 @@
 pub mod framework;
 pub mod marathon;
 pub mod recordio;
+pub mod vnc;

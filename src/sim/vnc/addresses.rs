@@ -1,0 +1,322 @@
+//! Pools of addresses: which are taken, by whom, and which is next.
+//!
+//! A subnet's own address, its last one, the gateway and the service address are never given out.
+//! Addresses are given out from the top unless the subnet says otherwise.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::python;
+
+/// Subnets by the network or ipam that they are of, in their order.
+#[derive(Default)]
+pub(crate) struct Pools(HashMap<Uuid, Vec<Subnet>>);
+
+/// One subnet.
+pub(crate) struct Subnet {
+    pub(crate) network: IpNet,
+    gateway: Option<IpAddr>,
+    service: Option<IpAddr>,
+    from_start: bool,
+    /// Sorted; first and last of each.
+    ranges: Vec<(u128, u128)>,
+    taken: BTreeMap<u128, String>,
+}
+
+impl Pools {
+    pub(crate) fn of(&self, owner: Uuid) -> &[Subnet] {
+        self.0.get(&owner).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn of_mut(&mut self, owner: Uuid) -> &mut [Subnet] {
+        self.0.get_mut(&owner).map_or(&mut [], Vec::as_mut_slice)
+    }
+
+    pub(crate) fn remove(&mut self, owner: Uuid) {
+        self.0.remove(&owner);
+    }
+
+    /// Every address that somebody has, and who: of which network or ipam, and the holder.
+    pub(crate) fn taken(&self) -> Vec<(Uuid, IpAddr, String)> {
+        let subnets = self.0.iter();
+        let subnets = subnets.flat_map(|(owner, list)| list.iter().map(move |one| (owner, one)));
+        let mut taken: Vec<_> = subnets
+            .flat_map(|(owner, subnet)| {
+                let taken = subnet.taken.iter();
+                taken.map(|(number, holder)| {
+                    (*owner, address(*number, subnet.network), holder.clone())
+                })
+            })
+            .collect();
+        taken.sort();
+        taken
+    }
+
+    /// Makes an owner's subnets these; those that stay keep what is taken of them.
+    pub(crate) fn set(&mut self, owner: Uuid, subnets: Vec<Subnet>) {
+        let mut old = self.0.remove(&owner).unwrap_or_default();
+        let subnets = subnets
+            .into_iter()
+            .map(|mut subnet| {
+                if let Some(old) = old.iter_mut().find(|old| old.network == subnet.network) {
+                    subnet.taken = std::mem::take(&mut old.taken);
+                }
+                subnet
+            })
+            .collect();
+        self.0.insert(owner, subnets);
+    }
+}
+
+impl Subnet {
+    /// From its JSON, in which the gateway and the service address are then filled in. The error
+    /// is in the words of the real server.
+    pub(crate) fn read(fields: &mut Map<String, Value>, owner: &str) -> Result<Self, String> {
+        let network = network(fields.get("subnet")).ok_or("'subnet'")?;
+        let name = format!("{owner}:{network}");
+        let (first, last) = bounds(network);
+        let from_start = fields.get("addr_from_start") == Some(&Value::Bool(true));
+        let mut ranges = Vec::new();
+        for pool in fields
+            .get("allocation_pools")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let shown = python::repr(pool);
+            let end = |key: &str| {
+                pool[key]
+                    .as_str()
+                    .and_then(|text| text.parse::<IpAddr>().ok())
+                    .ok_or_else(|| {
+                        format!("subnet({name}) has Invalid Ip address in Allocation Pool({shown})")
+                    })
+            };
+            let (start, end) = (end("start")?, end("end")?);
+            if !network.contains(&start) || !network.contains(&end) {
+                return Err(format!(
+                    "subnet({name}) allocation pool ({shown}) is out of cidr"
+                ));
+            }
+            if number(end) < number(start) {
+                return Err(format!(
+                    "subnet({name}) has Invalid Allocation Pool({shown})"
+                ));
+            }
+            ranges.push((number(start), number(end)));
+        }
+        ranges.sort_unstable();
+        if ranges.is_empty() {
+            ranges.push((first, last.saturating_sub(1)));
+        }
+        let given = |name: &str| {
+            fields
+                .get(name)
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty() && *text != "None")
+        };
+        let (near, next) = if from_start {
+            (first.saturating_add(1), first.saturating_add(2))
+        } else {
+            (last.saturating_sub(1), last.saturating_sub(2))
+        };
+        let address = |text: Option<&str>, otherwise: u128, what: &str| match text {
+            None => Ok(address(otherwise, network)),
+            Some(text) => text
+                .parse()
+                .map_err(|_| format!("subnet({name}) has Invalid {what} ip address({text})")),
+        };
+        let gateway: IpAddr = address(given("default_gateway"), near, "Gateway")?;
+        let service: IpAddr = address(given("dns_server_address"), next, "Service Node")?;
+        let whole = fields
+            .get("allocation_pools")
+            .is_none_or(|pools| !python::truthy(pools));
+        for (start, end) in &ranges {
+            let end = if whole { last } else { *end };
+            if !has_room(
+                (*start, end),
+                (first, last),
+                number(gateway),
+                number(service),
+            ) {
+                // The real server stumbles over what it wants to say: a pool is too small.
+                return Err("can only concatenate str (not \"int\") to str".to_owned());
+            }
+        }
+        fields.insert("default_gateway".to_owned(), gateway.to_string().into());
+        fields.insert("dns_server_address".to_owned(), service.to_string().into());
+        Ok(Self {
+            network,
+            gateway: Some(gateway),
+            service: Some(service),
+            from_start,
+            ranges,
+            taken: BTreeMap::new(),
+        })
+    }
+
+    /// Whether nobody can have this address, or somebody has it.
+    pub(crate) fn is_taken(&self, address: IpAddr) -> bool {
+        self.is_reserved(number(address)) || self.taken.contains_key(&number(address))
+    }
+
+    /// The gateway and the service address are handed out to whoever asks for them by name.
+    pub(crate) fn is_special(&self, address: IpAddr) -> bool {
+        [self.gateway, self.service].contains(&Some(address))
+    }
+
+    fn is_reserved(&self, address: u128) -> bool {
+        let (first, last) = bounds(self.network);
+        address == first
+            || address == last
+            || [self.gateway, self.service]
+                .into_iter()
+                .flatten()
+                .any(|special| number(special) == address)
+    }
+
+    /// Takes this very address.
+    pub(crate) fn reserve(&mut self, address: IpAddr, holder: &str) {
+        self.taken
+            .entry(number(address))
+            .or_insert_with(|| holder.to_owned());
+    }
+
+    /// Takes the next address.
+    pub(crate) fn allocate(&mut self, holder: &str) -> Option<IpAddr> {
+        let free =
+            |address: &u128| !self.is_reserved(*address) && !self.taken.contains_key(address);
+        let mut ranges = self.ranges.iter();
+        let found = if self.from_start {
+            ranges.find_map(|(first, last)| (*first..=*last).find(free))
+        } else {
+            ranges
+                .rev()
+                .find_map(|(first, last)| (*first..=*last).rev().find(free))
+        }?;
+        self.taken.insert(found, holder.to_owned());
+        Some(address(found, self.network))
+    }
+
+    /// Gives an address back, unless it is somebody else's. Without a holder, whoever has it.
+    pub(crate) fn free(&mut self, address: IpAddr, holder: Option<&str>) {
+        let address = number(address);
+        if holder.is_none() || self.taken.get(&address).map(String::as_str) == holder {
+            self.taken.remove(&address);
+        }
+    }
+
+    /// How many addresses are not to be had.
+    pub(crate) fn count(&self) -> usize {
+        let reserved = self
+            .ranges
+            .iter()
+            .map(|(first, last)| {
+                let (net, end) = bounds(self.network);
+                [
+                    Some(net),
+                    Some(end),
+                    self.gateway.map(number),
+                    self.service.map(number),
+                ]
+                .into_iter()
+                .flatten()
+                .filter(|address| (first..=last).contains(&address))
+                .count()
+            })
+            .sum::<usize>();
+        self.taken.len() + reserved
+    }
+}
+
+/// Whether a pool has more addresses than the server keeps to itself, as the real one counts.
+fn has_room(pool: (u128, u128), net: (u128, u128), gateway: u128, service: u128) -> bool {
+    let (start, end) = pool;
+    let inside = |address: u128| start < address && address < end;
+    let mut kept = u128::from(start == net.0);
+    kept += u128::from(end == net.1 && (start != net.0 || end > start));
+    kept += u128::from(inside(gateway));
+    kept += u128::from(inside(service) && gateway.abs_diff(service) > 1);
+    (end - start).saturating_add(1) > kept
+}
+
+/// The network of `{"ip_prefix":…,"ip_prefix_len":…}`.
+pub(crate) fn network(subnet: Option<&Value>) -> Option<IpNet> {
+    let subnet = subnet?;
+    let prefix = subnet.get("ip_prefix")?.as_str()?;
+    let length = u8::try_from(subnet.get("ip_prefix_len")?.as_u64()?).ok()?;
+    Some(IpNet::new(prefix.parse().ok()?, length).ok()?.trunc())
+}
+
+fn bounds(network: IpNet) -> (u128, u128) {
+    (number(network.network()), number(network.broadcast()))
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+fn address(number: u128, network: IpNet) -> IpAddr {
+    match network {
+        IpNet::V4(_) => Ipv4Addr::from_bits(u32::try_from(number).unwrap_or(u32::MAX)).into(),
+        IpNet::V6(_) => Ipv6Addr::from_bits(number).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn subnet(mut value: Value) -> Subnet {
+        Subnet::read(value.as_object_mut().unwrap(), "vn").unwrap()
+    }
+
+    fn of(prefix: &str, length: u8) -> Value {
+        json!({"subnet": {"ip_prefix": prefix, "ip_prefix_len": length}})
+    }
+
+    #[test]
+    fn addresses_come_from_the_top() {
+        let mut value = of("5.5.5.0", 29);
+        let mut subnet = Subnet::read(value.as_object_mut().unwrap(), "vn").unwrap();
+        assert_eq!(value["default_gateway"], "5.5.5.6");
+        assert_eq!(value["dns_server_address"], "5.5.5.5");
+        let given: Vec<_> = std::iter::from_fn(|| subnet.allocate("x"))
+            .map(|address| address.to_string())
+            .collect();
+        assert_eq!(given, ["5.5.5.4", "5.5.5.3", "5.5.5.2", "5.5.5.1"]);
+        subnet.free("5.5.5.3".parse().unwrap(), Some("y"));
+        assert_eq!(subnet.allocate("z"), None);
+        subnet.free("5.5.5.3".parse().unwrap(), Some("x"));
+        assert_eq!(subnet.allocate("z"), "5.5.5.3".parse().ok());
+    }
+
+    #[test]
+    fn addresses_come_from_the_start_when_asked_to() {
+        let mut value = of("fd00::", 64);
+        value["addr_from_start"] = true.into();
+        let mut subnet = subnet(value);
+        assert_eq!(subnet.allocate("x"), "fd00::3".parse().ok());
+    }
+
+    #[test]
+    fn pools_bound_what_is_given_out() {
+        let mut value = of("5.5.5.0", 24);
+        value["allocation_pools"] = json!([
+            {"start": "5.5.5.10", "end": "5.5.5.11"}, {"start": "5.5.5.20", "end": "5.5.5.20"}
+        ]);
+        let mut subnet = subnet(value);
+        let given: Vec<_> = std::iter::from_fn(|| subnet.allocate("x")).collect();
+        assert_eq!(given.len(), 3);
+        assert_eq!(given[0], "5.5.5.20".parse::<IpAddr>().unwrap());
+    }
+}

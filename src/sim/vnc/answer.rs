@@ -1,0 +1,58 @@
+//! What the server answers: JSON, or a refusal in plain words.
+
+use serde_json::Value;
+
+/// A status and the words that go with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) text: String,
+    /// The value of a WWW-Authenticate header.
+    pub(crate) challenge: Option<String>,
+}
+
+/// What a piece of the server comes to.
+pub(crate) type Outcome<T> = Result<T, Refusal>;
+
+/// What goes back to the client.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Reply {
+    Json(Value),
+    /// JSON of an object as of this time of its last change.
+    Object(Value, String),
+    /// A new token: the body, the status, and the value of an X-Subject-Token header.
+    Token(Value, u16, Option<String>),
+    /// 200 and no body.
+    Done,
+    /// 304 and no body.
+    Unchanged,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: u16, text: impl Into<String>) -> Self {
+        Self {
+            status,
+            text: text.into(),
+            challenge: None,
+        }
+    }
+
+    /// An exception outside of the stateful part of a request.
+    pub(crate) fn internal() -> Self {
+        Self::new(500, "Internal Server Error")
+    }
+
+    /// An exception inside of it: the last line of its traceback.
+    pub(crate) fn key_error(key: &str) -> Self {
+        Self::new(500, format!("KeyError: '{key}'"))
+    }
+
+    pub(crate) fn unknown_id(id: &str) -> Self {
+        Self::new(404, format!("Unknown id: {id}"))
+    }
+}
+
+/// `Err` with this status and text.
+pub(crate) fn refuse<T>(status: u16, text: impl Into<String>) -> Outcome<T> {
+    Err(Refusal::new(status, text))
+}

@@ -1,0 +1,205 @@
+//! Tokens, as a keystone beside the server would give them out.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::answer::{Refusal, Reply};
+
+/// The role that may do everything.
+const ADMIN: &str = "admin";
+
+/// A keystone.
+#[derive(Clone, Debug)]
+pub struct Keystone {
+    /// Who has an account.
+    pub users: Vec<User>,
+    /// How long a token is good for.
+    pub lifetime: Duration,
+    /// Whether it answers at `/v3/auth/tokens`.
+    pub v3: bool,
+    /// Whether it answers at `/v2.0/tokens`.
+    pub v2: bool,
+}
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The name to log in with.
+    pub name: String,
+    /// The password to log in with.
+    pub password: String,
+    /// The project whose rights the user has.
+    pub project: String,
+    /// The roles; `admin` may do everything, any other nothing.
+    pub roles: Vec<String>,
+}
+
+impl Keystone {
+    /// One administrator, tokens good for an hour, both versions.
+    #[must_use]
+    pub fn with_admin(name: &str, password: &str, project: &str) -> Self {
+        Self {
+            users: vec![User {
+                name: name.to_owned(),
+                password: password.to_owned(),
+                project: project.to_owned(),
+                roles: vec![ADMIN.to_owned()],
+            }],
+            lifetime: Duration::from_hours(1),
+            v3: true,
+            v2: true,
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) user: String,
+    pub(crate) project: String,
+    pub(crate) project_id: String,
+    pub(crate) roles: Vec<String>,
+}
+
+impl Identity {
+    pub(crate) fn is_admin(&self) -> bool {
+        self.roles.iter().any(|role| role == ADMIN)
+    }
+
+    /// As keystone's third version tells it.
+    pub(crate) fn token_info(&self) -> Value {
+        let roles: Vec<_> = self
+            .roles
+            .iter()
+            .map(|role| json!({"name": role}))
+            .collect();
+        let domain = json!({"id": "default", "name": "Default"});
+        json!({"token": {
+            "methods": ["password"], "roles": roles,
+            "project": {"id": self.project_id, "name": self.project, "domain": domain},
+            "user": {"name": self.user, "domain": domain}
+        }})
+    }
+}
+
+/// The tokens given out, and until when they are good.
+#[derive(Default)]
+pub(crate) struct Tokens(HashMap<String, (Identity, Option<Instant>)>);
+
+impl Tokens {
+    /// Makes every token one that has expired.
+    pub(crate) fn expire(&mut self) {
+        self.0.clear();
+    }
+
+    /// Answers a request for a token; none if it is no such request.
+    pub(crate) fn answer(
+        &mut self,
+        keystone: &Keystone,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Option<Reply> {
+        let v3 = match path {
+            "/v3/auth/tokens" => true,
+            "/v2.0/tokens" => false,
+            _ => return None,
+        };
+        let error = |code: u16, title: &str, message: &str| {
+            let error = json!({"code": code, "title": title, "message": message});
+            Some(Reply::Token(json!({ "error": error }), code, None))
+        };
+        if method != "POST" || !(if v3 { keystone.v3 } else { keystone.v2 }) {
+            return error(404, "Not Found", "The resource could not be found.");
+        }
+        let auth = body.map_or(&Value::Null, |body| &body["auth"]);
+        let (name, password) = if v3 {
+            let user = &auth["identity"]["password"]["user"];
+            (&user["name"], &user["password"])
+        } else {
+            let user = &auth["passwordCredentials"];
+            (&user["username"], &user["password"])
+        };
+        let mut users = keystone.users.iter();
+        let Some(user) = users.find(|user| *name == user.name && *password == user.password) else {
+            let message = "The request you have made requires authentication.";
+            return error(401, "Unauthorized", message);
+        };
+        let identity = Identity {
+            user: user.name.clone(),
+            project: user.project.clone(),
+            project_id: Uuid::new_v5(&Uuid::NAMESPACE_OID, user.project.as_bytes())
+                .simple()
+                .to_string(),
+            roles: user.roles.clone(),
+        };
+        let token = Uuid::new_v4().simple().to_string();
+        let until = Instant::now().checked_add(keystone.lifetime);
+        self.0.insert(token.clone(), (identity.clone(), until));
+        let expires = super::time::after(keystone.lifetime);
+        if v3 {
+            let mut info = identity.token_info();
+            info["token"]["expires_at"] = expires.into();
+            return Some(Reply::Token(info, 201, Some(token)));
+        }
+        let tenant = json!({"id": identity.project_id, "name": identity.project});
+        let roles = &identity.token_info()["token"]["roles"];
+        let access = json!({
+            "token": {"id": token, "expires": expires, "tenant": tenant},
+            "user": {"name": identity.user, "roles": roles}, "serviceCatalog": []
+        });
+        Some(Reply::Token(json!({ "access": access }), 200, None))
+    }
+
+    /// Who asks with this token, and whether they may.
+    pub(crate) fn check(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        base: &str,
+    ) -> Result<Option<Identity>, Refusal> {
+        if path == "/" || path.starts_with("/documentation") {
+            return Ok(None);
+        }
+        let known = token.and_then(|token| self.0.get(token));
+        let Some((identity, _)) =
+            known.filter(|(_, until)| until.is_none_or(|until| until > Instant::now()))
+        else {
+            return Err(Refusal {
+                challenge: Some(format!("Keystone uri='{base}'")),
+                ..Refusal::new(401, "Authentication required")
+            });
+        };
+        if identity.is_admin() {
+            return Ok(Some(identity.clone()));
+        }
+        let operation = match method {
+            "POST" => "C",
+            "PUT" => "U",
+            "DELETE" => "D",
+            _ => "R",
+        };
+        let object = path
+            .trim_start_matches('/')
+            .split('/')
+            .next()
+            .unwrap_or_default();
+        let object = match object.strip_suffix('s') {
+            Some(one) if super::schema::schema().id(object).is_none() => one,
+            _ => object,
+        };
+        Err(Refusal::new(
+            403,
+            format!(
+                "Permission Denied for {} as {} to {operation} {object} in {}",
+                identity.user,
+                super::python::names(&identity.roles),
+                identity.project
+            ),
+        ))
+    }
+}

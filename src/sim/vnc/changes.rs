@@ -1,0 +1,104 @@
+//! News of changes, for those that follow the configuration as a vRouter agent does.
+//!
+//! A change names the virtual-routers whose agents are concerned: those that refer to a virtual
+//! machine to which the changed object belongs.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::schema::schema;
+use super::store::Store;
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Operation {
+    /// It is new.
+    Create,
+    /// Its properties or references are others.
+    Update,
+    /// It is gone.
+    Delete,
+}
+
+/// A change of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// What happened.
+    pub operation: Operation,
+    /// The object's type, such as `virtual-machine-interface`.
+    pub kind: String,
+    /// The object.
+    pub uuid: Uuid,
+    /// The object's name.
+    pub fq_name: Vec<String>,
+    /// The virtual-routers whose agents need to know, as far as they were linked at that moment.
+    pub virtual_routers: BTreeSet<Uuid>,
+}
+
+/// The way from a type to the virtual machines that it configures: those that refer to it, or what
+/// it refers to.
+const TOWARDS_MACHINES: [(&str, Way, &str); 12] = [
+    ("virtual-machine", Way::Referrers, "virtual-router"),
+    ("virtual-machine-interface", Way::Targets, "virtual-machine"),
+    ("instance-ip", Way::Targets, "virtual-machine-interface"),
+    ("floating-ip", Way::Targets, "virtual-machine-interface"),
+    (
+        "virtual-network",
+        Way::Referrers,
+        "virtual-machine-interface",
+    ),
+    (
+        "security-group",
+        Way::Referrers,
+        "virtual-machine-interface",
+    ),
+    (
+        "routing-instance",
+        Way::Referrers,
+        "virtual-machine-interface",
+    ),
+    (
+        "interface-route-table",
+        Way::Referrers,
+        "virtual-machine-interface",
+    ),
+    ("network-ipam", Way::Referrers, "virtual-network"),
+    ("network-policy", Way::Referrers, "virtual-network"),
+    ("loadbalancer", Way::Targets, "virtual-machine-interface"),
+    ("tag", Way::Referrers, "virtual-machine-interface"),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Referrers,
+    Targets,
+}
+
+/// The virtual-routers that an object concerns.
+pub(crate) fn routers(store: &Store, uuid: Uuid) -> BTreeSet<Uuid> {
+    let mut found = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    let mut open = vec![uuid];
+    while let Some(uuid) = open.pop() {
+        let Some(object) = store.get(uuid).filter(|_| seen.insert(uuid)) else {
+            continue;
+        };
+        if object.is("virtual-router") {
+            found.insert(uuid);
+            continue;
+        }
+        for (from, way, to) in TOWARDS_MACHINES {
+            let Some(to) = schema().id(to).filter(|_| object.is(from)) else {
+                continue;
+            };
+            match way {
+                Way::Referrers => open.extend(store.referrers(uuid, to).map(|next| next.uuid)),
+                Way::Targets => open.extend(store.targets(object, to).map(|(next, _)| next.uuid)),
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,134 @@
+//! What the server does beyond storing: checks, addresses and objects of its own, by type.
+//!
+//! Everything that can be refused is refused before anything is changed, so that nothing has to
+//! be undone.
+
+mod floating;
+mod ipam;
+mod network;
+mod policy;
+mod pool;
+mod port;
+mod project;
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::answer::Outcome;
+use super::db::Db;
+use super::schema::{KindId, schema};
+use super::store::Object;
+
+pub(crate) use pool::{allocate_for_network, count, release_for_network};
+
+/// A body, as it is changed on its way.
+pub(crate) type Body = Map<String, Value>;
+
+/// Before the name of a new object is looked at.
+pub(crate) fn before_name(kind: KindId, body: &mut Body) -> Outcome<()> {
+    match schema().kind(kind).name.as_str() {
+        "tag" => policy::name_tag(body),
+        _ => Ok(()),
+    }
+}
+
+/// Checks a new object, and completes its body.
+pub(crate) fn before_create(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Body) -> Outcome<()> {
+    match schema().kind(kind).name.as_str() {
+        "virtual-network" => network::before_create(db, body)?,
+        "network-ipam" => ipam::before_create(body)?,
+        "virtual-machine-interface" => port::interface_before_create(uuid, body)?,
+        "instance-ip" => port::instance_before_create(db, body)?,
+        "floating-ip" | "alias-ip" => floating::before_create(body)?,
+        "security-group" => policy::group_before_create(body)?,
+        "network-policy" => policy::rules(body, "network_policy_entries", true)?,
+        "tag" => policy::tag_before_create(db, body)?,
+        "global-system-config" => project::only_one(db, kind)?,
+        _ => {}
+    }
+    project::check_quota(db, kind, body)
+}
+
+/// Takes what the object needs; nothing may be refused after this.
+pub(crate) fn allocate(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Body) -> Outcome<()> {
+    match schema().kind(kind).name.as_str() {
+        "virtual-network" => network::allocate(db, uuid, body),
+        "network-ipam" => ipam::allocate(db, uuid, body),
+        "instance-ip" => port::instance_allocate(db, uuid, body),
+        "floating-ip" => floating::allocate(db, uuid, body, "floating"),
+        "alias-ip" => floating::allocate(db, uuid, body, "alias"),
+        "security-group" => {
+            policy::group_allocate(db, body);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes what belongs to a new object.
+pub(crate) fn after_create(db: &mut Db, uuid: Uuid) -> Outcome<()> {
+    let Some(object) = db.store.get(uuid).cloned() else {
+        return Ok(());
+    };
+    match schema().kind(object.kind).name.as_str() {
+        "virtual-network" => network::after_create(db, &object),
+        "virtual-machine-interface" => port::interface_after_create(db, &object),
+        "project" => project::after_create(db, &object),
+        _ => Ok(()),
+    }
+}
+
+/// Checks a change of an object, and completes it.
+pub(crate) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Outcome<()> {
+    match schema().kind(object.kind).name.as_str() {
+        "virtual-network" => network::before_update(db, object, body),
+        "network-ipam" => ipam::before_update(db, object, body),
+        "virtual-machine-interface" => port::interface_before_update(db, object, body),
+        "instance-ip" => port::instance_before_update(db, object, body),
+        "security-group" => policy::group_before_update(object, body),
+        "network-policy" => policy::rules(body, "network_policy_entries", true),
+        "tag" => policy::tag_before_update(body),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a type's checks of a change look at references.
+pub(crate) fn cares_for_refs(kind: KindId) -> bool {
+    [
+        "virtual-network",
+        "virtual-machine-interface",
+        "instance-ip",
+    ]
+    .contains(&schema().kind(kind).name.as_str())
+}
+
+/// Checks the end of an object that nothing refers to.
+pub(crate) fn before_delete(db: &mut Db, object: &Object) -> Outcome<()> {
+    match schema().kind(object.kind).name.as_str() {
+        "virtual-network" => network::before_delete(object),
+        "project" => project::before_delete(db, object),
+        _ => Ok(()),
+    }
+}
+
+/// Gives back what an object had, and takes away what the server made for it.
+pub(crate) fn after_delete(db: &mut Db, object: &Object) {
+    match schema().kind(object.kind).name.as_str() {
+        "virtual-network" => network::after_delete(db, object),
+        "network-ipam" => db.pools.remove(object.uuid),
+        "instance-ip" => port::instance_after_delete(db, object),
+        "floating-ip" => floating::after_delete(db, object, "floating_ip_address"),
+        "alias-ip" => floating::after_delete(db, object, "alias_ip_address"),
+        "security-group" => {
+            if let Some(number) = object
+                .props
+                .get("security_group_id")
+                .and_then(Value::as_u64)
+            {
+                db.numbers.free("security-group", number);
+            }
+        }
+        "tag" => policy::tag_after_delete(db, object),
+        _ => {}
+    }
+}

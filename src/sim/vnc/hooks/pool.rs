@@ -1,0 +1,291 @@
+//! Addresses of a virtual network: of its own subnets, and of the flat ones of its ipams.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::super::addresses::network as network_of;
+use super::super::answer::{Outcome, Refusal};
+use super::super::db::Db;
+use super::super::python;
+use super::super::schema::schema;
+use super::super::store::Object;
+
+/// An address that was asked for or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) address: IpAddr,
+    pub(crate) subnet_uuid: Option<String>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wish<'a> {
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) subnet: Option<&'a str>,
+    /// 4 or 6.
+    pub(crate) version: Option<u8>,
+}
+
+/// Why there is no address.
+#[derive(Debug)]
+pub(crate) enum Problem {
+    /// The subnet is not one of the network's.
+    Invalid(String),
+    /// These were tried.
+    Exhausted(Vec<String>),
+}
+
+/// A network's reference to an ipam.
+struct Ipam {
+    uuid: Uuid,
+    subnets: Vec<Value>,
+}
+
+impl Problem {
+    /// What `ip-alloc` makes of it.
+    pub(crate) fn refusal(&self, network: &[String]) -> Refusal {
+        match self {
+            Self::Invalid(_) => Refusal::internal(),
+            Self::Exhausted(_) => Refusal::new(409, self.text(network)),
+        }
+    }
+
+    /// In the words of the real server.
+    pub(crate) fn text(&self, network: &[String]) -> String {
+        let name = python::names(network);
+        match self {
+            Self::Invalid(subnet) => {
+                format!("Virtual-Network({name}) has invalid subnet({subnet})")
+            }
+            Self::Exhausted(tried) => {
+                let tried = python::names(tried);
+                format!("Virtual-Network({name}) has exhausted subnet({tried})")
+            }
+        }
+    }
+}
+
+impl Ipam {
+    /// Flat subnets are the ipam's own; the network only says by which uuid it knows them.
+    fn is_flat(&self) -> bool {
+        let first = self.subnets.first();
+        first.is_some_and(|first| first["subnet"].get("ip_prefix").is_none())
+    }
+
+    fn flat_uuid(&self) -> Option<String> {
+        self.subnets[0]["subnet_uuid"].as_str().map(str::to_owned)
+    }
+}
+
+fn ipams(db: &Db, network: &Object) -> Vec<Ipam> {
+    let Some(kind) = schema().id("network-ipam") else {
+        return Vec::new();
+    };
+    db.store
+        .targets(network, kind)
+        .map(|(ipam, attr)| Ipam {
+            uuid: ipam.uuid,
+            subnets: attr["ipam_subnets"].as_array().cloned().unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn version(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 4 } else { 6 }
+}
+
+/// Whether somebody has an address of this network, or nobody can have it.
+pub(crate) fn is_taken(db: &Db, network: &Object, address: IpAddr) -> Outcome<bool> {
+    let ipams = ipams(db, network);
+    if ipams.is_empty() {
+        return Err(Refusal::key_error("network_ipam_refs"));
+    }
+    let owners = ipams.iter().map(|ipam| ipam.uuid).chain([network.uuid]);
+    let taken = owners
+        .flat_map(|owner| db.pools.of(owner))
+        .find(|subnet| subnet.network.contains(&address))
+        .is_some_and(|subnet| subnet.is_taken(address));
+    Ok(taken)
+}
+
+/// Whether this is the gateway of one of the network's subnets.
+pub(crate) fn is_gateway(db: &Db, network: &Object, address: &str) -> bool {
+    let is = |subnet: &Value| subnet["default_gateway"] == address;
+    ipams(db, network).iter().any(|ipam| {
+        let of_ipam = db
+            .store
+            .get(ipam.uuid)
+            .and_then(|ipam| ipam.props.get("ipam_subnets"));
+        let of_ipam = of_ipam.and_then(|subnets| subnets["subnets"].as_array());
+        of_ipam.into_iter().flatten().any(is) || ipam.subnets.iter().any(is)
+    })
+}
+
+/// Takes an address of a network.
+pub(crate) fn take(
+    db: &mut Db,
+    network: &Object,
+    wish: Wish<'_>,
+    holder: &str,
+) -> Result<Taken, Problem> {
+    if wish.address.is_some() || wish.subnet.is_some() {
+        return take_flat(db, network, wish, holder)
+            .or_else(|_| take_own(db, network, wish, holder));
+    }
+    match network.text("address_allocation_mode") {
+        Some("flat-subnet-only") => take_flat(db, network, wish, holder),
+        Some("user-defined-subnet-only") => take_own(db, network, wish, holder),
+        Some("flat-subnet-preferred") => {
+            take_flat(db, network, wish, holder).or_else(|_| take_own(db, network, wish, holder))
+        }
+        _ => take_own(db, network, wish, holder).or_else(|_| take_flat(db, network, wish, holder)),
+    }
+}
+
+fn take_flat(
+    db: &mut Db,
+    network: &Object,
+    wish: Wish<'_>,
+    holder: &str,
+) -> Result<Taken, Problem> {
+    let mut tried = Vec::new();
+    let mut found = false;
+    for ipam in ipams(db, network).iter().filter(|ipam| ipam.is_flat()) {
+        let subnet_uuid = ipam.flat_uuid();
+        if wish.subnet.is_some() && subnet_uuid.as_deref() != wish.subnet {
+            continue;
+        }
+        found = true;
+        tried.clear();
+        if let Some(address) = take_of(db, ipam.uuid, |_| true, wish, holder, &mut tried) {
+            return Ok(Taken {
+                address,
+                subnet_uuid,
+            });
+        }
+    }
+    match wish.subnet {
+        Some(subnet) if !found => Err(Problem::Invalid(subnet.to_owned())),
+        _ => Err(Problem::Exhausted(tried)),
+    }
+}
+
+fn take_own(db: &mut Db, network: &Object, wish: Wish<'_>, holder: &str) -> Result<Taken, Problem> {
+    let mut tried = Vec::new();
+    let mut found = false;
+    for subnet in ipams(db, network).into_iter().flat_map(|ipam| ipam.subnets) {
+        let Some(net) = network_of(subnet.get("subnet")) else {
+            continue;
+        };
+        let subnet_uuid = subnet["subnet_uuid"].as_str().map(str::to_owned);
+        if wish.subnet.is_some() && subnet_uuid.as_deref() != wish.subnet {
+            continue;
+        }
+        found = true;
+        let this = |name: &str| name == net.to_string();
+        if let Some(address) = take_of(db, network.uuid, this, wish, holder, &mut tried) {
+            return Ok(Taken {
+                address,
+                subnet_uuid,
+            });
+        }
+    }
+    match wish.subnet {
+        Some(subnet) if !found => Err(Problem::Invalid(subnet.to_owned())),
+        _ => Err(Problem::Exhausted(tried)),
+    }
+}
+
+/// Takes an address of the first of an owner's subnets that has one.
+fn take_of(
+    db: &mut Db,
+    owner: Uuid,
+    only: impl Fn(&str) -> bool,
+    wish: Wish<'_>,
+    holder: &str,
+    tried: &mut Vec<String>,
+) -> Option<IpAddr> {
+    for subnet in db.pools.of_mut(owner) {
+        let name = subnet.network.to_string();
+        let of_version = version(subnet.network.addr());
+        if !only(&name) || wish.version.is_some_and(|version| version != of_version) {
+            continue;
+        }
+        if let Some(address) = wish.address {
+            if subnet.is_special(address) {
+                return Some(address);
+            }
+            if !subnet.network.contains(&address) {
+                continue;
+            }
+            subnet.reserve(address, holder);
+            return Some(address);
+        }
+        tried.push(name);
+        if let Some(address) = subnet.allocate(holder) {
+            return Some(address);
+        }
+    }
+    None
+}
+
+/// Gives an address back, if this holder has it. Without a holder, whoever has it.
+pub(crate) fn give_back(db: &mut Db, network: &Object, address: &str, holder: Option<&str>) {
+    let Ok(address) = address.parse() else { return };
+    let owners: Vec<_> = ipams(db, network).iter().map(|ipam| ipam.uuid).collect();
+    for owner in [network.uuid].into_iter().chain(owners) {
+        for subnet in db.pools.of_mut(owner) {
+            if subnet.network.contains(&address) {
+                subnet.free(address, holder);
+                return;
+            }
+        }
+    }
+}
+
+/// `ip-alloc`: addresses that belong to no object.
+pub(crate) fn allocate_for_network(
+    db: &mut Db,
+    network: &Object,
+    subnet: Option<&str>,
+    version: Option<u8>,
+) -> Result<Taken, Problem> {
+    let wish = Wish {
+        subnet,
+        version,
+        ..Wish::default()
+    };
+    take(db, network, wish, "ip-alloc")
+}
+
+/// `ip-free`
+pub(crate) fn release_for_network(db: &mut Db, network: &Object, address: &str) {
+    give_back(db, network, address, None);
+}
+
+/// Whether a network knows a subnet by this uuid.
+pub(crate) fn is_subnet(db: &Db, network: &Object, subnet: &str) -> bool {
+    let subnets = ipams(db, network).into_iter().flat_map(|ipam| ipam.subnets);
+    subnets
+        .into_iter()
+        .any(|known| known["subnet_uuid"] == subnet)
+}
+
+/// How many addresses of one of the network's own subnets are not to be had.
+pub(crate) fn count(db: &Db, network: &Object, subnet: &str) -> usize {
+    let subnets = ipams(db, network).into_iter().flat_map(|ipam| ipam.subnets);
+    subnets
+        .into_iter()
+        .filter(|known| known["subnet_uuid"] == subnet)
+        .filter_map(|known| network_of(known.get("subnet")))
+        .filter_map(|net| {
+            db.pools
+                .of(network.uuid)
+                .iter()
+                .find(|own| own.network == net)
+        })
+        .map(super::super::addresses::Subnet::count)
+        .sum()
+}

@@ -1,0 +1,319 @@
+//! Interfaces and their addresses.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::super::answer::{Outcome, Refusal, refuse};
+use super::super::create::array;
+use super::super::db::{Db, names};
+use super::super::python::{self, truthy};
+use super::super::schema::schema;
+use super::super::store::{Object, Ref, canonical};
+use super::Body;
+use super::network::is_underlay;
+use super::pool::{self, Wish};
+
+const MACS: &str = "virtual_machine_interface_mac_addresses";
+const BINDINGS: &str = "virtual_machine_interface_bindings";
+const PAIRS: &str = "virtual_machine_interface_allowed_address_pairs";
+
+pub(super) fn interface_before_create(uuid: Uuid, body: &mut Body) -> Outcome<()> {
+    let networks = array(body.get("virtual_network_refs"))?;
+    if !body.contains_key("virtual_network_refs") {
+        return Err(Refusal::key_error("virtual_network_refs"));
+    }
+    if networks.is_empty() {
+        return refuse(500, "IndexError: list index out of range");
+    }
+    let vlan = body
+        .get("virtual_machine_interface_properties")
+        .and_then(|properties| properties["sub_interface_vlan_tag"].as_i64())
+        .unwrap_or_default();
+    if !(0..=4094).contains(&vlan) {
+        return refuse(400, format!("Invalid sub-interface VLAN tag ID: {vlan}"));
+    }
+    let given = body
+        .get(MACS)
+        .map(|macs| &macs["mac_address"])
+        .filter(|macs| truthy(macs));
+    let macs: Vec<String> = match given.and_then(Value::as_array) {
+        Some(macs) => macs
+            .iter()
+            .map(|mac| python::str(mac).replace('-', ":"))
+            .collect(),
+        None => vec![mac(uuid)],
+    };
+    body.insert(MACS.to_owned(), json!({ "mac_address": macs }));
+    if let Some(bindings) = body
+        .get_mut(BINDINGS)
+        .and_then(|b| b["key_value_pair"].as_array_mut())
+    {
+        if !bindings.iter().any(|binding| binding["key"] == "vnic_type") {
+            bindings.push(json!({"key": "vnic_type", "value": "normal"}));
+        }
+        let normal =
+            |binding: &Value| binding["key"] == "vnic_type" && binding["value"] == "normal";
+        if bindings.iter().any(normal) {
+            // How the interface is plugged is the agent's to say, unless it is one of DPDK.
+            bindings.retain(|binding| binding["key"] != "vif_type");
+        }
+    }
+    check_pairs(body, None)
+}
+
+/// The address of an interface for which none was chosen.
+fn mac(uuid: Uuid) -> String {
+    let id = uuid.simple().to_string();
+    let parts = [0, 2, 4, 6, 8].map(|at| &id[at..at + 2]);
+    format!("02:{}", parts.join(":"))
+}
+
+fn check_pairs(body: &Body, old: Option<&Object>) -> Outcome<()> {
+    let field = |name: &str| {
+        body.get(name)
+            .or_else(|| old.and_then(|old| old.props.get(name)))
+    };
+    let pairs = field(PAIRS).map(|pairs| &pairs["allowed_address_pair"]);
+    let pairs = pairs
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    for pair in pairs {
+        let prefix = python::str(&pair["ip"]["ip_prefix"]);
+        if prefix.parse::<IpAddr>().is_err() {
+            return refuse(
+                400,
+                format!("failed to detect a valid IP address from '{prefix}'"),
+            );
+        }
+    }
+    if field("port_security_enabled") == Some(&Value::Bool(false)) && !pairs.is_empty() {
+        return refuse(
+            400,
+            "Allowed address pairs are not allowed when port security is disabled",
+        );
+    }
+    Ok(())
+}
+
+/// The interface joins the routing instance of its network.
+pub(super) fn interface_after_create(db: &mut Db, object: &Object) -> Outcome<()> {
+    let (networks, instances) = (
+        Db::kind(Some("virtual-network"))?,
+        Db::kind(Some("routing-instance"))?,
+    );
+    let Some((network, _)) = db.store.targets(object, networks).next() else {
+        return Ok(());
+    };
+    let mut name = network.fq_name.clone();
+    name.push(network.name().to_owned());
+    let Some(instance) = db.store.by_name(instances, &name) else {
+        return Ok(());
+    };
+    let attr = json!({
+        "direction": "both", "vlan_tag": null, "src_mac": null, "dst_mac": null,
+        "mpls_label": null, "service_chain_address": null, "ipv6_service_chain_address": null,
+        "protocol": null
+    });
+    let to = instance.uuid;
+    db.set_refs(object.uuid, instances, vec![Ref { to, attr }]);
+    db.touch(object.uuid);
+    Ok(())
+}
+
+pub(super) fn interface_before_update(db: &Db, object: &Object, body: &mut Body) -> Outcome<()> {
+    if body.get("virtual_machine_refs").is_some_and(truthy) {
+        for instance in db
+            .store
+            .referrers(object.uuid, Db::kind(Some("instance-ip"))?)
+        {
+            let network = network_of(db, instance)?;
+            let address = instance.text("instance_ip_address").unwrap_or_default();
+            if network.is_some_and(|network| pool::is_gateway(db, network, address)) {
+                return refuse(400, "Gateway IP cannot be used by VM port");
+            }
+        }
+    }
+    let vlan = |value: Option<&Value>| {
+        value
+            .and_then(|value| value["sub_interface_vlan_tag"].as_i64())
+            .unwrap_or_default()
+    };
+    let properties = "virtual_machine_interface_properties";
+    if let Some(new) = body.get(properties) {
+        let is_sub = db.store.targets(object, object.kind).next().is_some();
+        if is_sub && vlan(Some(new)) != vlan(object.props.get(properties)) {
+            return refuse(400, "Cannot change sub-interface VLAN tag ID");
+        }
+    }
+    if body.contains_key("port_security_enabled") || body.contains_key(PAIRS) {
+        check_pairs(body, Some(object))?;
+    }
+    Ok(())
+}
+
+fn network_of<'a>(db: &'a Db, instance: &'a Object) -> Outcome<Option<&'a Object>> {
+    let kind = Db::kind(Some("virtual-network"))?;
+    let network = db.store.targets(instance, kind).next();
+    Ok(network
+        .map(|(network, _)| network)
+        .filter(|network| !is_underlay(&network.fq_name)))
+}
+
+/// The virtual network in a body's references.
+fn asked_network(db: &Db, body: &Body) -> Outcome<Option<Object>> {
+    let refs = array(body.get("virtual_network_refs"))?;
+    let Some(first) = refs.first() else {
+        return Ok(None);
+    };
+    let to = first.get("to").ok_or(Refusal::key_error("to"))?;
+    let network = db.store.named("virtual-network", &names(Some(to)));
+    network.cloned().map(Some).ok_or_else(|| {
+        let name = python::names(&names(Some(to)));
+        Refusal::new(
+            500,
+            format!("cfgm_common.exceptions.NoIdError: Unknown id: {name}"),
+        )
+    })
+}
+
+pub(super) fn instance_before_create(db: &Db, body: &mut Body) -> Outcome<()> {
+    let has = |name: &str| body.get(name).is_some_and(truthy);
+    if has("virtual_router_refs") && has("network_ipam_refs") {
+        return refuse(400, "virtual_router_refs and ipam_refs are not allowed");
+    }
+    if has("virtual_router_refs") && has("virtual_network_refs") {
+        return refuse(400, "router_refs and network_refs are not allowed");
+    }
+    if has("network_ipam_refs") && has("instance_ip_address") && !has("virtual_network_refs") {
+        return refuse(
+            400,
+            "allocation for requested IP from a network_ipam is not supported",
+        );
+    }
+    if asked_network(db, body)?.is_none() && !has("network_ipam_refs") {
+        // What Python makes of joining the parts of no name.
+        return refuse(400, "can only join an iterable");
+    }
+    Ok(())
+}
+
+pub(super) fn instance_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> {
+    let Some(network) = asked_network(db, body)? else {
+        return ipam_allocate(db, uuid, body);
+    };
+    if is_underlay(&network.fq_name) {
+        return Ok(());
+    }
+    let text = |name: &str| {
+        let text = body.get(name).and_then(Value::as_str);
+        text.filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let asked = text("instance_ip_address");
+    let address = match &asked {
+        None => None,
+        Some(asked) => Some(asked.parse::<IpAddr>().map_err(|_| {
+            let problem = format!("failed to detect a valid IP address from '{asked}'");
+            Refusal::new(500, format!("netaddr.core.AddrFormatError: {problem}"))
+        })?),
+    };
+    if let Some(address) = address
+        && pool::is_taken(db, &network, address)?
+    {
+        if !pool::is_gateway(db, &network, &address.to_string()) {
+            return refuse(409, "IP address already in use");
+        }
+        if is_of_machine(db, body)? {
+            return refuse(400, "Gateway IP cannot be used by VM port");
+        }
+    }
+    let version = match text("instance_ip_family").as_deref() {
+        Some("v4") => Some(4),
+        Some("v6") => Some(6),
+        _ => None,
+    };
+    let subnet = text("subnet_uuid");
+    let wish = Wish {
+        address,
+        subnet: subnet.as_deref(),
+        version,
+    };
+    let taken = pool::take(db, &network, wish, &uuid.to_string())
+        .map_err(|problem| Refusal::new(400, problem.text(&network.fq_name)))?;
+    body.insert(
+        "instance_ip_address".to_owned(),
+        taken.address.to_string().into(),
+    );
+    body.insert("subnet_uuid".to_owned(), taken.subnet_uuid.into());
+    Ok(())
+}
+
+/// An address straight from an ipam, of no network.
+fn ipam_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> {
+    let refs = array(body.get("network_ipam_refs"))?;
+    let to = refs.first().and_then(|first| first.get("to"));
+    let ipam = db
+        .store
+        .named("network-ipam", &names(to))
+        .map(|ipam| ipam.uuid);
+    let mut subnets = ipam.map(|ipam| db.pools.of_mut(ipam)).into_iter().flatten();
+    let address = subnets.find_map(|subnet| subnet.allocate(&uuid.to_string()));
+    let address = address.map(|address| address.to_string());
+    body.insert("instance_ip_address".to_owned(), address.into());
+    Ok(())
+}
+
+/// Whether an interface in a body's references is a virtual machine's.
+fn is_of_machine(db: &Db, body: &Body) -> Outcome<bool> {
+    let machines = Db::kind(Some("virtual-machine"))?;
+    let interfaces = array(body.get("virtual_machine_interface_refs"))?;
+    Ok(interfaces.iter().any(|interface| {
+        let by_uuid = interface
+            .get("uuid")
+            .and_then(Value::as_str)
+            .and_then(canonical);
+        let interface = match by_uuid {
+            Some(uuid) => db.store.get(uuid),
+            None => db
+                .store
+                .named("virtual-machine-interface", &names(interface.get("to"))),
+        };
+        interface.is_some_and(|interface| db.store.targets(interface, machines).next().is_some())
+    }))
+}
+
+pub(super) fn instance_before_update(db: &Db, object: &Object, body: &mut Body) -> Outcome<()> {
+    let Some(network) = network_of(db, object)? else {
+        return Ok(());
+    };
+    let address = object.text("instance_ip_address").unwrap_or_default();
+    if body
+        .get("instance_ip_address")
+        .is_some_and(|asked| truthy(asked) && asked != address)
+    {
+        return refuse(400, "Instance IP Address can not be changed");
+    }
+    if pool::is_gateway(db, network, address) && is_of_machine(db, body)? {
+        return refuse(400, "Gateway IP cannot be used by VM port");
+    }
+    Ok(())
+}
+
+pub(super) fn instance_after_delete(db: &mut Db, object: &Object) {
+    let Some(address) = object.text("instance_ip_address") else {
+        return;
+    };
+    let holder = object.uuid.to_string();
+    let target = |kind: &str| {
+        let (target, _) = db.store.targets(object, schema().id(kind)?).next()?;
+        Some(target.clone())
+    };
+    if let Some(network) = target("virtual-network") {
+        pool::give_back(db, &network, address, Some(&holder));
+    } else if let (Some(ipam), Ok(address)) = (target("network-ipam"), address.parse()) {
+        for subnet in db.pools.of_mut(ipam.uuid) {
+            subnet.free(address, Some(&holder));
+        }
+    }
+}

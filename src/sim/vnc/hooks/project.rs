@@ -1,0 +1,93 @@
+//! Projects: the objects that every one has, and how many of each it may have.
+
+use serde_json::{Value, json};
+
+use super::super::answer::{Outcome, refuse};
+use super::super::create::internal;
+use super::super::db::{Db, names};
+use super::super::schema::{KindId, schema};
+use super::super::store::{Object, Ref, canonical};
+use super::Body;
+
+const DEFAULT: &str = "default-application-policy-set";
+
+fn default_set(object: &Object) -> Vec<String> {
+    let mut name = object.fq_name.clone();
+    name.push(DEFAULT.to_owned());
+    name
+}
+
+pub(super) fn after_create(db: &mut Db, object: &Object) -> Outcome<()> {
+    let body = json!({
+        "fq_name": default_set(object), "parent_type": "project", "all_applications": true
+    });
+    let to = internal(db, "application-policy-set", body)?;
+    let kind = Db::kind(Some("application-policy-set"))?;
+    let attr = Value::Null;
+    db.set_refs(object.uuid, kind, vec![Ref { to, attr }]);
+    db.touch(object.uuid);
+    Ok(())
+}
+
+pub(super) fn before_delete(db: &mut Db, object: &Object) -> Outcome<()> {
+    let kind = Db::kind(Some("application-policy-set"))?;
+    let set = db.store.by_name(kind, &default_set(object));
+    if let Some(uuid) = set.map(|set| set.uuid) {
+        db.set_refs(object.uuid, kind, Vec::new());
+        db.remove(uuid);
+    }
+    Ok(())
+}
+
+/// There is never more than one object of this type.
+pub(super) fn only_one(db: &Db, kind: KindId) -> Outcome<()> {
+    match db.store.of_kind(kind).next() {
+        None => Ok(()),
+        Some(existing) => refuse(
+            400,
+            format!(
+                "Global System Config already exists with name {} ({})",
+                existing.name(),
+                existing.uuid
+            ),
+        ),
+    }
+}
+
+/// Refuses what is more than the project may have.
+pub(super) fn check_quota(db: &Db, kind: KindId, body: &Body) -> Outcome<()> {
+    let object = &schema().kind(kind).object;
+    let known = schema().complex("QuotaType").unwrap_or_default();
+    let projects = Db::kind(Some("project"))?;
+    let by_ref = body
+        .get("project_refs")
+        .map(|refs| names(refs[0].get("to")));
+    let project = match by_ref {
+        Some(name) => db.store.by_name(projects, &name),
+        None => body
+            .get("parent_uuid")
+            .and_then(Value::as_str)
+            .and_then(canonical)
+            .and_then(|uuid| db.store.get(uuid))
+            .filter(|parent| parent.kind == projects),
+    };
+    let Some(project) = project.filter(|_| known.iter().any(|field| field.name == *object)) else {
+        return Ok(());
+    };
+    let Some(limit) = project
+        .props
+        .get("quota")
+        .and_then(|quota| quota[object].as_i64())
+    else {
+        return Ok(());
+    };
+    let have = db.store.children(project.uuid, kind).count()
+        + db.store.referrers(project.uuid, kind).count();
+    if limit >= 0 && i64::try_from(have).is_ok_and(|have| have >= limit) {
+        return refuse(
+            412,
+            format!("quota limit ({limit}) exceeded for resource {object}"),
+        );
+    }
+    Ok(())
+}

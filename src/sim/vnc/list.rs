@@ -1,0 +1,241 @@
+//! Collections: filters, counts, details and pages.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::answer::{Outcome, Refusal, Reply, refuse};
+use super::db::Db;
+use super::python;
+use super::render::{self, Wanted, href};
+use super::schema::{KindId, schema};
+use super::store::{Object, canonical};
+
+/// Length of a page when the client does not say.
+const PAGE: usize = 256;
+
+/// A question for objects of one type.
+#[derive(Debug, Default)]
+pub(crate) struct Question {
+    pub(crate) kind: KindId,
+    pub(crate) parents: Option<Vec<String>>,
+    pub(crate) back_refs: Option<Vec<String>>,
+    pub(crate) uuids: Option<Vec<String>>,
+    pub(crate) filters: Vec<(String, Vec<Value>)>,
+    pub(crate) fields: Vec<String>,
+    pub(crate) count: bool,
+    pub(crate) detail: bool,
+    pub(crate) exclude_hrefs: bool,
+    /// Where the page before ended; the first page begins at the empty text.
+    pub(crate) page: Option<String>,
+    pub(crate) limit: Option<usize>,
+}
+
+/// `a==1,b=="x"` as names with the values that will do.
+pub(crate) fn filters(text: &str) -> Option<Vec<(String, Vec<Value>)>> {
+    let mut filters: Vec<(String, Vec<Value>)> = Vec::new();
+    for filter in text.split(',').filter(|_| !text.is_empty()) {
+        let mut parts = filter.split("==");
+        let (Some(key), Some(value), None) = (parts.next(), parts.next(), parts.next()) else {
+            return None;
+        };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        match filters.iter_mut().find(|(known, _)| known == key) {
+            Some((_, values)) => values.push(value),
+            None => filters.push((key.to_owned(), vec![value])),
+        }
+    }
+    Some(filters)
+}
+
+/// A marker as a client gives it.
+pub(crate) fn marker(text: &str) -> Outcome<String> {
+    if text.is_empty() || text.eq_ignore_ascii_case("none") {
+        return Ok(String::new());
+    }
+    let uuid = text.rsplit(':').next().unwrap_or_default();
+    if Uuid::parse_str(uuid).is_err() {
+        return refuse(
+            400,
+            format!("Invalid page_marker {text}: badly formed hexadecimal UUID string"),
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// A limit as a client gives it.
+pub(crate) fn limit(text: &str) -> Outcome<usize> {
+    let problem = match text.trim().parse::<i64>() {
+        Ok(number) if number > 0 => return Ok(usize::try_from(number).unwrap_or(usize::MAX)),
+        Ok(_) => "page_limit has to be greater than zero".to_owned(),
+        Err(_) => format!(
+            "invalid literal for int() with base 10: {}",
+            python::repr_str(text)
+        ),
+    };
+    refuse(400, format!("Invalid page_limit {text}: {problem}"))
+}
+
+impl Question {
+    /// Answers it.
+    pub(crate) fn answer(&self, db: &Db, base: &str) -> Reply {
+        let plural = format!("{}s", schema().kind(self.kind).name);
+        let anchored = self.parents.is_some() || self.back_refs.is_some();
+        let mut found: Vec<(&Object, String)> = self
+            .candidates(db)
+            .into_iter()
+            .map(|object| {
+                let key = if anchored || self.uuids.is_some() {
+                    object.uuid.to_string()
+                } else {
+                    format!("{}:{}", object.fq_name.join(":"), object.uuid)
+                };
+                (object, key)
+            })
+            .collect();
+        let mut next = Value::Null;
+        if let Some(page) = &self.page {
+            if anchored {
+                found.sort_by(|(_, one), (_, other)| one.cmp(other));
+            }
+            if !page.is_empty() {
+                if self.uuids.is_some() && !anchored {
+                    let start = found.iter().position(|(_, key)| key == page);
+                    found.drain(..start.map_or(found.len(), |start| start + 1));
+                } else {
+                    found.retain(|(_, key)| key > page);
+                }
+            }
+            found.retain(|(object, _)| self.matches(object));
+            let limit = self.limit.unwrap_or(PAGE);
+            if found.len() >= limit {
+                found.truncate(limit);
+                next = found
+                    .last()
+                    .map_or(Value::Null, |(_, key)| key.clone().into());
+            }
+        } else {
+            found.retain(|(object, _)| self.matches(object));
+        }
+        let items: Value = if self.count {
+            json!({ "count": found.len() })
+        } else {
+            let items = found.into_iter();
+            items
+                .map(|(object, _)| self.item(db, object, base))
+                .collect()
+        };
+        let mut out = Map::new();
+        out.insert(plural, items);
+        if self.page.is_some() && !self.count {
+            out.insert("marker".to_owned(), next);
+        }
+        Reply::Json(out.into())
+    }
+
+    fn candidates<'a>(&self, db: &'a Db) -> Vec<&'a Object> {
+        let store = &db.store;
+        let ids = |texts: &[String]| -> Vec<Uuid> {
+            texts.iter().filter_map(|text| canonical(text)).collect()
+        };
+        let chosen = |object: &&Object| {
+            self.uuids
+                .as_ref()
+                .is_none_or(|uuids| uuids.contains(&object.uuid.to_string()))
+        };
+        if let Some(parents) = self.parents.as_ref().filter(|parents| !parents.is_empty()) {
+            let targets = self.back_refs.as_ref().map(|uuids| ids(uuids));
+            let mut children: Vec<_> = ids(parents)
+                .into_iter()
+                .flat_map(|parent| store.children(parent, self.kind))
+                .filter(chosen)
+                .filter(|object| {
+                    targets.as_ref().is_none_or(|targets| {
+                        let mut refs = object.refs.iter();
+                        refs.any(|reference| targets.contains(&reference.to))
+                    })
+                })
+                .collect();
+            children.sort_by_key(|object| object.stamp);
+            return children;
+        }
+        if let Some(targets) = &self.back_refs {
+            let mut seen = HashSet::new();
+            return ids(targets)
+                .into_iter()
+                .flat_map(|target| store.referrers(target, self.kind))
+                .filter(chosen)
+                .filter(|object| seen.insert(object.uuid))
+                .collect();
+        }
+        if let Some(uuids) = &self.uuids {
+            let mut seen = HashSet::new();
+            return ids(uuids)
+                .into_iter()
+                .filter_map(|uuid| store.get(uuid))
+                .filter(|object| object.kind == self.kind && seen.insert(object.uuid))
+                .collect();
+        }
+        store.of_kind(self.kind).collect()
+    }
+
+    fn matches(&self, object: &Object) -> bool {
+        let kind = schema().kind(object.kind);
+        // A name that is no property is ignored only where no other one is either.
+        if !self
+            .filters
+            .iter()
+            .any(|(name, _)| kind.prop(name).is_some())
+        {
+            return true;
+        }
+        self.filters.iter().all(|(name, values)| {
+            let Some(value) = object.props.get(name).filter(|_| kind.prop(name).is_some()) else {
+                return false;
+            };
+            match value {
+                Value::Object(fields) => values.iter().any(|wanted| {
+                    wanted.as_object().is_some_and(|wanted| {
+                        let mut wanted = wanted.iter();
+                        wanted.all(|(key, value)| fields.get(key) == Some(value))
+                    })
+                }),
+                value => values.contains(value),
+            }
+        })
+    }
+
+    fn item(&self, db: &Db, object: &Object, base: &str) -> Value {
+        let kind = schema().kind(object.kind);
+        let wanted = Wanted {
+            own: self.detail,
+            named: self.fields.iter().map(String::as_str).collect(),
+            ..Wanted::own()
+        };
+        let mut out = render::object(db, object, &wanted, None);
+        if !self.detail {
+            out.retain(|name, _| {
+                ["uuid", "fq_name"].contains(&name.as_str()) || self.fields.contains(name)
+            });
+        }
+        if !self.exclude_hrefs {
+            out.insert("href".to_owned(), href(base, kind, object.uuid).into());
+        }
+        if self.detail {
+            out.insert("name".to_owned(), object.name().into());
+            return json!({ kind.name.clone(): out });
+        }
+        out.into()
+    }
+}
+
+/// The texts between commas.
+pub(crate) fn commas(text: &str) -> Vec<String> {
+    text.split(',').map(str::to_owned).collect()
+}
+
+/// What a client gets for filters that cannot be read.
+pub(crate) fn bad_filter(text: &str) -> Refusal {
+    Refusal::new(400, format!("Invalid filter {text}"))
+}

@@ -1,0 +1,120 @@
+//! Values as Python prints them: the real server's refusals are full of them.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// Width at which Python's `pprint` begins a new line.
+const WIDTH: usize = 80;
+
+/// `repr(value)`
+pub(crate) fn repr(value: &Value) -> String {
+    match value {
+        Value::Null => "None".to_owned(),
+        Value::Bool(true) => "True".to_owned(),
+        Value::Bool(false) => "False".to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => repr_str(text),
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(repr).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Object(fields) => {
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| format!("{}: {}", repr_str(name), repr(value)))
+                .collect();
+            format!("{{{}}}", fields.join(", "))
+        }
+    }
+}
+
+/// `repr(text)`: with single quotes unless only double ones need no escape.
+pub(crate) fn repr_str(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
+    let mut out = String::from(quote);
+    for letter in text.chars() {
+        match letter {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            letter if letter == quote => {
+                out.push('\\');
+                out.push(letter);
+            }
+            letter if letter.is_control() => {
+                let _ = write!(out, "\\x{:02x}", u32::from(letter));
+            }
+            letter => out.push(letter),
+        }
+    }
+    out.push(quote);
+    out
+}
+
+/// `repr` of a list of names.
+pub(crate) fn names<T: AsRef<str>>(names: &[T]) -> String {
+    let items: Vec<_> = names.iter().map(|name| repr_str(name.as_ref())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// `pformat` of a list of names: one to a line when they do not fit in one.
+pub(crate) fn pformat_names<T: AsRef<str>>(list: &[T]) -> String {
+    let one_line = names(list);
+    if one_line.chars().count() <= WIDTH {
+        return one_line;
+    }
+    let items: Vec<_> = list.iter().map(|name| repr_str(name.as_ref())).collect();
+    format!("[{}]", items.join(",\n "))
+}
+
+/// Whether `if value:` would be taken.
+pub(crate) fn truthy(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
+
+/// `str(value)`
+pub(crate) fn str(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        value => repr(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_look_like_python() {
+        let value = json!({"a": [1, null, true], "b": "it's", "c": "x\n"});
+        assert_eq!(
+            repr(&value),
+            r#"{'a': [1, None, True], 'b': "it's", 'c': 'x\n'}"#
+        );
+    }
+
+    #[test]
+    fn long_lists_are_broken() {
+        let long = "x".repeat(50);
+        assert_eq!(pformat_names(&["a", "b"]), "['a', 'b']");
+        assert_eq!(
+            pformat_names(&[&long, &long]),
+            format!("['{long}',\n '{long}']")
+        );
+    }
+}

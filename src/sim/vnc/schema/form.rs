@@ -1,0 +1,57 @@
+//! What a value may be: a simple type with its bounds, or a complex type by name.
+
+use serde_json::Value;
+
+/// The form of a value.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Form {
+    Simple(Simple),
+    /// The name of a complex type.
+    Complex(String),
+}
+
+/// A simple type.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Simple {
+    Bool,
+    /// With the first and the last value allowed.
+    Int(Option<(i64, i64)>),
+    /// With the values allowed; none are listed where all are.
+    Text(Vec<String>),
+}
+
+impl Form {
+    /// `bool`, `int`, `int[0..7]`, `string`, `string[a|b]` or the name of a complex type.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let (name, bounds) = match text.strip_suffix(']') {
+            Some(text) => text
+                .split_once('[')
+                .map(|(name, rest)| (name, Some(rest)))?,
+            None => (text, None),
+        };
+        Some(match (name, bounds) {
+            ("bool", None) => Self::Simple(Simple::Bool),
+            ("int", None) => Self::Simple(Simple::Int(None)),
+            ("int", Some(bounds)) => {
+                let (first, last) = bounds.split_once("..")?;
+                Self::Simple(Simple::Int(Some((first.parse().ok()?, last.parse().ok()?))))
+            }
+            ("string", bounds) => Self::Simple(Simple::Text(
+                bounds
+                    .map(|values| values.split('|').map(str::to_owned).collect())
+                    .unwrap_or_default(),
+            )),
+            (_, Some(_)) => return None,
+            (name, None) => Self::Complex(name.to_owned()),
+        })
+    }
+
+    /// A default as it is written in the table.
+    pub(super) fn default(&self, text: &str) -> Value {
+        match self {
+            Self::Simple(Simple::Bool) => Value::Bool(text == "true"),
+            Self::Simple(Simple::Int(_)) => text.parse::<i64>().map_or(Value::Null, Value::from),
+            _ => Value::from(text),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The objects, by uuid, by name, by parent and by what they refer to.
+//!
+//! Invariants: a name is one object's within its type; `children` and `referrers` mirror `parent`
+//! and `refs`; what an object refers to exists. Whether a change is allowed is not known here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::schema::{KindId, schema};
+
+/// An object.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    pub(crate) kind: KindId,
+    pub(crate) uuid: Uuid,
+    pub(crate) fq_name: Vec<String>,
+    pub(crate) parent: Option<Uuid>,
+    /// In the order in which they were written.
+    pub(crate) props: Map<String, Value>,
+    pub(crate) refs: Vec<Ref>,
+    /// Rises from object to object.
+    pub(crate) stamp: u64,
+}
+
+/// A reference from one object to another.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ref {
+    pub(crate) to: Uuid,
+    pub(crate) attr: Value,
+}
+
+/// Objects on the other end, by type, oldest first.
+type Links = HashMap<Uuid, BTreeSet<(KindId, u64, Uuid)>>;
+
+/// All objects.
+#[derive(Default)]
+pub(crate) struct Store {
+    objects: HashMap<Uuid, Object>,
+    names: BTreeMap<(KindId, Vec<String>), Uuid>,
+    children: Links,
+    referrers: Links,
+    relaxed: HashSet<(Uuid, Uuid)>,
+    stamp: u64,
+}
+
+/// A uuid in the one form that the API knows: lower case with dashes.
+pub(crate) fn canonical(text: &str) -> Option<Uuid> {
+    Uuid::parse_str(text)
+        .ok()
+        .filter(|uuid| uuid.to_string() == text)
+}
+
+impl Object {
+    /// The last part of the name.
+    pub(crate) fn name(&self) -> &str {
+        self.fq_name.last().map_or("", String::as_str)
+    }
+
+    /// The parts of the name before the last.
+    pub(crate) fn parent_name(&self) -> &[String] {
+        &self.fq_name[..self.fq_name.len().saturating_sub(1)]
+    }
+
+    pub(crate) fn text(&self, prop: &str) -> Option<&str> {
+        self.props.get(prop).and_then(Value::as_str)
+    }
+
+    pub(crate) fn is(&self, kind: &str) -> bool {
+        schema().kind(self.kind).is(kind)
+    }
+}
+
+impl Store {
+    pub(crate) fn get(&self, uuid: Uuid) -> Option<&Object> {
+        self.objects.get(&uuid)
+    }
+
+    pub(crate) fn get_mut(&mut self, uuid: Uuid) -> Option<&mut Object> {
+        self.objects.get_mut(&uuid)
+    }
+
+    /// The object of this uuid as it is written in a request.
+    pub(crate) fn find(&self, uuid: &str) -> Option<&Object> {
+        self.get(canonical(uuid)?)
+    }
+
+    /// The object of this uuid if it is of this type.
+    pub(crate) fn find_kind(&self, kind: KindId, uuid: &str) -> Option<&Object> {
+        self.find(uuid).filter(|object| object.kind == kind)
+    }
+
+    pub(crate) fn by_name(&self, kind: KindId, fq_name: &[String]) -> Option<&Object> {
+        // The key has to be owned: a tuple of borrowed parts is another type.
+        let uuid = self.names.get(&(kind, fq_name.to_vec()))?;
+        self.get(*uuid)
+    }
+
+    /// The object of this name, its type given by name.
+    pub(crate) fn named(&self, kind: &str, fq_name: &[String]) -> Option<&Object> {
+        self.by_name(schema().id(kind)?, fq_name)
+    }
+
+    /// All objects of a type in the order of their names.
+    pub(crate) fn of_kind(&self, kind: KindId) -> impl Iterator<Item = &Object> {
+        self.names
+            .range((kind, Vec::new())..(kind + 1, Vec::new()))
+            .filter_map(|(_, uuid)| self.get(*uuid))
+    }
+
+    pub(crate) fn children(&self, parent: Uuid, kind: KindId) -> impl Iterator<Item = &Object> {
+        self.linked(&self.children, parent, kind)
+    }
+
+    pub(crate) fn referrers(&self, target: Uuid, kind: KindId) -> impl Iterator<Item = &Object> {
+        self.linked(&self.referrers, target, kind)
+    }
+
+    /// Those of every type.
+    pub(crate) fn all_referrers(&self, target: Uuid) -> impl Iterator<Item = &Object> {
+        self.referrers
+            .get(&target)
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, _, uuid)| self.get(*uuid))
+    }
+
+    fn linked<'a>(
+        &'a self,
+        links: &'a Links,
+        uuid: Uuid,
+        kind: KindId,
+    ) -> impl Iterator<Item = &'a Object> {
+        links
+            .get(&uuid)
+            .into_iter()
+            .flat_map(move |links| links.range((kind, 0, Uuid::nil())..(kind + 1, 0, Uuid::nil())))
+            .filter_map(|(_, _, uuid)| self.get(*uuid))
+    }
+
+    /// What an object refers to, of one type.
+    pub(crate) fn targets<'a>(
+        &'a self,
+        object: &'a Object,
+        kind: KindId,
+    ) -> impl Iterator<Item = (&'a Object, &'a Value)> {
+        object.refs.iter().filter_map(move |reference| {
+            let target = self.get(reference.to)?;
+            (target.kind == kind).then_some((target, &reference.attr))
+        })
+    }
+
+    /// Adds an object whose name and uuid are free.
+    pub(crate) fn insert(&mut self, mut object: Object) {
+        self.stamp += 1;
+        object.stamp = self.stamp;
+        let key = (object.kind, object.stamp, object.uuid);
+        if let Some(parent) = object.parent {
+            self.children.entry(parent).or_default().insert(key);
+        }
+        for reference in &object.refs {
+            self.referrers.entry(reference.to).or_default().insert(key);
+        }
+        self.names
+            .insert((object.kind, object.fq_name.clone()), object.uuid);
+        self.objects.insert(object.uuid, object);
+    }
+
+    /// Takes an object away and everything that points from it.
+    pub(crate) fn remove(&mut self, uuid: Uuid) -> Option<Object> {
+        let object = self.objects.remove(&uuid)?;
+        let key = (object.kind, object.stamp, object.uuid);
+        self.names.remove(&(object.kind, object.fq_name.clone()));
+        if let Some(parent) = object.parent {
+            unlink(&mut self.children, parent, key);
+        }
+        for reference in &object.refs {
+            unlink(&mut self.referrers, reference.to, key);
+        }
+        self.referrers.remove(&uuid);
+        self.children.remove(&uuid);
+        self.relaxed
+            .retain(|(referrer, target)| *referrer != uuid && *target != uuid);
+        Some(object)
+    }
+
+    /// Puts these in the place of an object's references to objects of one type.
+    pub(crate) fn set_refs(&mut self, uuid: Uuid, kind: KindId, refs: Vec<Ref>) {
+        let Some(object) = self.objects.get(&uuid) else {
+            return;
+        };
+        let key = (object.kind, object.stamp, object.uuid);
+        let (old, mut kept): (Vec<_>, Vec<_>) =
+            object.refs.clone().into_iter().partition(|reference| {
+                self.objects
+                    .get(&reference.to)
+                    .is_some_and(|target| target.kind == kind)
+            });
+        for reference in &old {
+            unlink(&mut self.referrers, reference.to, key);
+            if !refs.iter().any(|new| new.to == reference.to) {
+                self.relaxed.remove(&(uuid, reference.to));
+            }
+        }
+        for reference in &refs {
+            self.referrers.entry(reference.to).or_default().insert(key);
+        }
+        kept.extend(refs);
+        if let Some(object) = self.objects.get_mut(&uuid) {
+            object.refs = kept;
+        }
+    }
+
+    /// Puts this in the place of an object's reference to another, or takes it away.
+    pub(crate) fn set_ref(&mut self, uuid: Uuid, to: Uuid, attr: Option<Value>) {
+        let Some(object) = self.objects.get_mut(&uuid) else {
+            return;
+        };
+        let key = (object.kind, object.stamp, object.uuid);
+        object.refs.retain(|reference| reference.to != to);
+        if let Some(attr) = attr {
+            object.refs.push(Ref { to, attr });
+            self.referrers.entry(to).or_default().insert(key);
+        } else {
+            unlink(&mut self.referrers, to, key);
+            self.relaxed.remove(&(uuid, to));
+        }
+    }
+
+    /// From now on the first no longer keeps the second from being deleted.
+    pub(crate) fn relax(&mut self, referrer: Uuid, target: Uuid) {
+        self.relaxed.insert((referrer, target));
+    }
+
+    pub(crate) fn is_relaxed(&self, referrer: Uuid, target: Uuid) -> bool {
+        self.relaxed.contains(&(referrer, target))
+    }
+}
+
+fn unlink(links: &mut Links, from: Uuid, key: (KindId, u64, Uuid)) {
+    if let Some(set) = links.get_mut(&from) {
+        set.remove(&key);
+        if set.is_empty() {
+            links.remove(&from);
+        }
+    }
+}

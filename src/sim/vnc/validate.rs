@@ -1,0 +1,219 @@
+//! Properties and attributes of references, checked against the schema.
+//!
+//! As the real server does: a property that no type has is dropped without a word, a field that no
+//! complex type has is refused; false, 0 and empty values pass unchecked.
+
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+
+use super::answer::{Outcome, refuse};
+use super::python::{self, repr, truthy};
+use super::schema::{Form, Kind, Simple, schema};
+
+/// What is wrong, in the words of a Python exception.
+type Check = Result<(), String>;
+
+/// Checks a whole body; `when` says where: `create` or `http_put`.
+pub(crate) fn body(kind: &Kind, body: &mut Map<String, Value>, when: &str) -> Outcome<()> {
+    for prop in &kind.props {
+        let Some(value) = body.get_mut(&prop.name).filter(|value| truthy(value)) else {
+            if when == "create" && prop.name == "loadbalancer_healthmonitor_properties" {
+                return refuse(
+                    400,
+                    format!("Bad property in {when}: {} property is missing", prop.name),
+                );
+            }
+            continue;
+        };
+        let checked = match &prop.form {
+            Form::Simple(simple) => simple_value(&prop.name, simple, value)
+                .map_err(|problem| format!("Error validating property {problem}")),
+            Form::Complex(name) if value.is_object() => {
+                let before = repr(value);
+                complex_value(name, value).map_err(|problem| {
+                    format!(
+                        "Error validating property {} value {before} {problem}",
+                        prop.name
+                    )
+                })
+            }
+            Form::Complex(name) => Err(format!(
+                "Error in property {} type {} value of {} ",
+                prop.name,
+                class(name),
+                python::str(value)
+            )),
+        };
+        if let Err(problem) = checked {
+            return refuse(400, format!("Bad property in {when}: {problem}"));
+        }
+    }
+    for field in &kind.refs {
+        let Some(attr) = &field.attr else { continue };
+        let Some(refs) = body.get_mut(&field.name).and_then(Value::as_array_mut) else {
+            continue;
+        };
+        for reference in refs {
+            let before = repr(reference);
+            let checked = match reference.get_mut("attr") {
+                None => Err("'attr'".to_owned()),
+                Some(value) => complex_value(attr, value),
+            };
+            if let Err(problem) = checked {
+                return refuse(
+                    400,
+                    format!(
+                        "Bad reference in {when}: Error validating reference {} value \
+                         {before}{problem}",
+                        field.name
+                    ),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks one value of a complex type and puts it into its normal form.
+pub(crate) fn complex_value(name: &str, value: &mut Value) -> Check {
+    let fields = match value {
+        Value::Null => return Ok(()),
+        Value::Object(fields) => fields,
+        other => return Err(no_attribute(other, "items")),
+    };
+    let known = schema().complex(name).unwrap_or_default();
+    for (key, value) in fields {
+        let Some(field) = known.iter().find(|field| field.name == *key) else {
+            return Err(format!("class {} does not have field {key}", class(name)));
+        };
+        if !truthy(value) {
+            continue;
+        }
+        if field.list {
+            let Some(items) = value.as_array_mut() else {
+                return Err(format!(
+                    "Field {key} must be a list. Received value: {}",
+                    python::str(value)
+                ));
+            };
+            for item in items {
+                field_value(key, &field.form, item)?;
+            }
+        } else {
+            field_value(key, &field.form, value)?;
+        }
+    }
+    Ok(())
+}
+
+fn field_value(key: &str, form: &Form, value: &mut Value) -> Check {
+    match form {
+        Form::Simple(simple) => simple_value(key, simple, value),
+        Form::Complex(name) => {
+            if name == "AllowedAddressPair" {
+                pair(value)?;
+            }
+            if name == "SubnetType" {
+                subnet(value)?;
+            }
+            complex_value(name, value)
+        }
+    }
+}
+
+fn simple_value(name: &str, simple: &Simple, value: &mut Value) -> Check {
+    if value.is_null() {
+        return Ok(());
+    }
+    let shown = python::str(value);
+    match simple {
+        Simple::Bool if value.is_boolean() => Ok(()),
+        Simple::Bool => Err(format!("{name}: true/false expected instead of {shown}")),
+        Simple::Int(bounds) => {
+            let number = match &*value {
+                Value::Number(number) if !number.is_f64() => {
+                    Some(i128::from(number.as_i64().unwrap_or(i64::MAX)))
+                }
+                Value::Number(number) => number.as_f64().map(|number| {
+                    #[allow(clippy::cast_possible_truncation)]
+                    let number = number as i64;
+                    *value = Value::from(number);
+                    i128::from(number)
+                }),
+                Value::Bool(bool) => Some(i128::from(*bool)),
+                Value::String(text) => text.trim().parse::<i64>().ok().map(|number| {
+                    *value = Value::from(number);
+                    i128::from(number)
+                }),
+                _ => None,
+            };
+            let Some(number) = number else {
+                return Err(format!("{name}: integer value expected instead of {shown}"));
+            };
+            match bounds {
+                Some((first, last))
+                    if !(i128::from(*first)..=i128::from(*last)).contains(&number) =>
+                {
+                    Err(format!("{name}: value must be between {first} and {last}"))
+                }
+                _ => Ok(()),
+            }
+        }
+        Simple::Text(allowed) => match value {
+            Value::String(text) if allowed.is_empty() || allowed.contains(text) => Ok(()),
+            Value::String(_) => Err(format!(
+                "{name}: value must be one of {}",
+                python::names(allowed)
+            )),
+            _ => Err(format!("{name}: string value expected instead of {shown}")),
+        },
+    }
+}
+
+/// A subnet is kept by the address of its network.
+fn subnet(value: &mut Value) -> Check {
+    let Value::Object(fields) = value else {
+        return Err("Subnet type is invalid".to_owned());
+    };
+    let part = |name: &str| fields.get(name).map(python::str).ok_or(format!("'{name}'"));
+    let text = format!("{}/{}", part("ip_prefix")?, part("ip_prefix_len")?);
+    let Ok(network) = text.parse::<IpNet>() else {
+        return Err(format!("Subnet type '{text}' is invalid"));
+    };
+    fields.insert("ip_prefix".to_owned(), network.network().to_string().into());
+    fields.insert("ip_prefix_len".to_owned(), network.prefix_len().into());
+    Ok(())
+}
+
+/// An address that several interfaces share may be of a small prefix only.
+fn pair(value: &Value) -> Check {
+    let mode = value.get("address_mode").ok_or("'address_mode'")?;
+    if mode != "active-standby" {
+        return Ok(());
+    }
+    let prefix = value["ip"]["ip_prefix"].as_str().unwrap_or_default();
+    let length = value["ip"]["ip_prefix_len"].as_i64().unwrap_or_default();
+    if prefix.contains(':') && length < 120 {
+        return Err("IPv6 Prefix length lesser than 120 is is not acceptable".to_owned());
+    }
+    if !prefix.contains(':') && length < 24 {
+        return Err("IPv4 Prefix length lesser than 24 is not acceptable".to_owned());
+    }
+    Ok(())
+}
+
+fn class(name: &str) -> String {
+    format!("<class 'vnc_api.gen.resource_xsd.{name}'>")
+}
+
+fn no_attribute(value: &Value, name: &str) -> String {
+    let class = match value {
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "int",
+        Value::String(_) => "str",
+        Value::Array(_) => "list",
+        Value::Object(_) => "dict",
+        Value::Null => "NoneType",
+    };
+    format!("'{class}' object has no attribute '{name}'")
+}

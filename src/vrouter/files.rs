@@ -1,0 +1,122 @@
+//! Port files: what the agent, and we, know of live interfaces after a restart.
+//!
+//! `<directory>/<container>/<interface>`, both uuids. Invariants: names are made of uuids only,
+//! so that none leads elsewhere; a file is whole or not there. Everything here blocks on the file
+//! system.
+
+use std::fs;
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use atomic_write_file::AtomicWriteFile;
+use uuid::Uuid;
+
+use super::port::Port;
+
+/// Where the agent looks.
+pub const DEFAULT_DIRECTORY: &str = "/var/lib/contrail/ports/vm";
+
+/// A port file that cannot be written, read or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} the port file {}: {source}", path.display())]
+pub struct PortFileError {
+    /// What was to be done with it.
+    pub action: &'static str,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What went wrong.
+    pub source: io::Error,
+}
+
+/// The port files of a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortFiles {
+    directory: PathBuf,
+}
+
+impl PortFiles {
+    /// The files in this directory, which need not exist yet.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+        }
+    }
+
+    /// Writes the file of an interface, in place of an older one.
+    pub fn write(&self, port: &Port) -> Result<(), PortFileError> {
+        let directory = self.of(port.vm_uuid);
+        let path = directory.join(port.vmi_uuid.to_string());
+        let write = || {
+            fs::create_dir_all(&directory)?;
+            let mut text = serde_json::to_string_pretty(port)?;
+            text.push('\n');
+            let mut file = AtomicWriteFile::open(&path)?;
+            file.write_all(text.as_bytes())?;
+            file.commit()
+        };
+        write().map_err(|source| failed("write", &path, source))
+    }
+
+    /// The containers that have files.
+    pub fn machines(&self) -> Result<Vec<Uuid>, PortFileError> {
+        uuids_in(&self.directory)
+    }
+
+    /// The interfaces of a container, each by itself: one that cannot be read hides no other.
+    pub fn ports(&self, machine: Uuid) -> Result<Vec<Result<Port, PortFileError>>, PortFileError> {
+        let directory = self.of(machine);
+        let read = |uuid: Uuid| {
+            let path = directory.join(uuid.to_string());
+            fs::read(&path)
+                .and_then(|text| Ok(serde_json::from_slice(&text)?))
+                .map_err(|source| failed("read", &path, source))
+        };
+        Ok(uuids_in(&directory)?.into_iter().map(read).collect())
+    }
+
+    /// Removes all files of a container; `false` where there is none.
+    pub fn remove(&self, machine: Uuid) -> Result<bool, PortFileError> {
+        let directory = self.of(machine);
+        match fs::remove_dir_all(&directory) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            // The agent removes them too, at the same time.
+            Err(_) if !directory.exists() => Ok(true),
+            Err(source) => Err(failed("remove", &directory, source)),
+        }
+    }
+
+    fn of(&self, machine: Uuid) -> PathBuf {
+        self.directory.join(machine.to_string())
+    }
+}
+
+/// The entries whose names are uuids; others are nobody's business. No directory has none.
+fn uuids_in(directory: &Path) -> Result<Vec<Uuid>, PortFileError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries.map_err(|source| failed("list", directory, source))?,
+    };
+    let mut uuids = vec![];
+    for entry in entries {
+        let entry = entry.map_err(|source| failed("list", directory, source))?;
+        let name = entry.file_name();
+        // As they are printed: other spellings of a uuid are not ours.
+        let uuid = name.to_str().and_then(|name| {
+            let uuid: Uuid = name.parse().ok()?;
+            (uuid.to_string() == name).then_some(uuid)
+        });
+        uuids.extend(uuid);
+    }
+    uuids.sort();
+    Ok(uuids)
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> PortFileError {
+    PortFileError {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
