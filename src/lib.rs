@@ -12,6 +12,8 @@ pub mod labels;
 #[allow(unsafe_code, reason = "the border to C++ is here and nowhere else")]
 mod module;
 pub mod plumbing;
+#[cfg(feature = "contrail")]
+pub mod ports;
 pub mod proto;
 pub mod provider;
 #[cfg(feature = "sim")]

@@ -1,0 +1,203 @@
+//! What an agent asks the manager for, and what it answers: the ports of one container.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `PUT /v1/ports/{machine}` | [`PortsRequest`] | 200 [`Ports`]: the objects exist |
+//! | `GET /v1/ports/{machine}` | | 200 [`Ports`], or 404 |
+//! | `DELETE /v1/ports/{machine}` | | 200 `{}` when nothing is left, whether or not there was anything |
+//! | `GET /v1/ports?agent={agent}` | | 200 [`PortsList`]: every container of that agent |
+//!
+//! `{machine}` is the uuid of the container's virtual-machine object ([`machine`]). An agent says
+//! who it is in the header [`AGENT_HEADER`], and touches its own containers only; a shared token
+//! goes into `Authorization: Bearer …`. A refusal has a body [`Refusal`] and a status that says
+//! whether to try again:
+//!
+//! | status | meaning | again? |
+//! |---|---|---|
+//! | 400 | the request is wrong: a label, a name that does not exist, an address outside the subnet | no |
+//! | 401, 403 | no token or a wrong one; another agent's container | no |
+//! | 404 | no such container (`GET` only) | no |
+//! | 409 | the address is taken, the subnet used up, a quota reached | no |
+//! | 307 | another manager leads; `Location` says which | there |
+//! | 502, 503, 504 | the API server cannot be reached or does not answer; no leader | yes |
+//!
+//! Every call is idempotent: a `PUT` whose answer was lost is asked again and completes what the
+//! first one began. The names of all objects derive from the container's id, so manager and agent
+//! know them without asking each other.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::container::{ContainerId, Mac};
+
+/// The header in which an agent says who it is: the name of its host's virtual-router.
+pub const AGENT_HEADER: &str = "x-contrail-mesos-agent";
+
+/// What everything that we name by a hash is named in.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6d65_736f_732d_636f_6e74_7261_696c_0001);
+
+/// The uuid of a container's virtual-machine object: the container's id where that is one, as the
+/// vRouter agent and every other tool of Contrail expect, else one made from the whole id.
+#[must_use]
+pub fn machine(container: &ContainerId) -> Uuid {
+    if container.parent().is_none()
+        && let Ok(uuid) = Uuid::try_parse(container.value())
+        // The vRouter agent knows the canonical form only, and nil is what it calls nothing.
+        && uuid.hyphenated().to_string() == container.value()
+        && !uuid.is_nil()
+    {
+        return uuid;
+    }
+    let values = Vec::<String>::from(container.clone());
+    // JSON, for no separator is one that an id cannot contain.
+    Uuid::new_v5(&NAMESPACE, serde_json::json!(values).to_string().as_bytes())
+}
+
+/// The uuid of the virtual-machine-interface object of a container's interface.
+#[must_use]
+pub fn interface(machine: Uuid, interface: &str) -> Uuid {
+    Uuid::new_v5(&machine, interface.as_bytes())
+}
+
+/// The ports that one container is to have: all of them, for the vRouter agent is told of each how
+/// many there are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortsRequest {
+    /// The container's id and those of its parents, outermost first.
+    pub container: ContainerId,
+    /// The address by which the agent's virtual-router is found where none has the agent's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_router_address: Option<IpAddr>,
+    /// What the container belongs to, for annotations, such as `framework` and `executor`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// In the order of the container's interfaces.
+    pub ports: Vec<PortRequest>,
+}
+
+/// One port that a container is to have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRequest {
+    /// The interface inside the container, such as `eth0`.
+    pub interface: String,
+    /// What the framework calls the network: the `NetworkInfo`'s name.
+    pub network: String,
+    /// The virtual network of containers whose labels name none, by its fully qualified name or
+    /// its name within the default project; without it the manager has a default of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_network: Option<String>,
+    /// The labels of the `NetworkInfo`, as the framework wrote them. `networks` names one network
+    /// here: a list has been taken apart, into one port each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The addresses that the framework asks for; none: one of each family of the network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<PortAddressRequest>,
+}
+
+/// One address that a framework asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortAddressRequest {
+    /// Any IPv4 address.
+    V4,
+    /// Any IPv6 address.
+    V6,
+    /// This very address.
+    Static(IpAddr),
+}
+
+/// The ports that one container has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    /// The uuid of its virtual-machine object.
+    pub machine: Uuid,
+    /// The container's id, where its object says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerId>,
+    /// In the order of the container's interfaces.
+    pub ports: Vec<Port>,
+}
+
+/// One port of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The interface inside the container, such as `eth0`.
+    pub interface: String,
+    /// The uuid of its virtual-machine-interface object.
+    pub uuid: Uuid,
+    /// The uuid of its virtual network.
+    pub virtual_network: Uuid,
+    /// The virtual network's name, `domain:project:network`.
+    pub virtual_network_name: String,
+    /// The interface's Ethernet address.
+    pub mac: Mac,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<PortAddress>,
+    /// Floating addresses that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub floating_ips: Vec<IpAddr>,
+}
+
+/// One address of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortAddress {
+    /// The address, with the prefix of its subnet.
+    pub address: IpNet,
+    /// The subnet's gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// The subnet's name server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<IpAddr>,
+}
+
+/// The containers of one agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortsList {
+    /// In no particular order.
+    pub containers: Vec<Ports>,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What is wrong, and what to do about it; every reason, joined by `; `.
+    pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_whose_id_is_a_uuid_is_its_machine() {
+        let id = "660a305f-10e4-47fd-a5fc-50e48147423b";
+        assert_eq!(machine(&ContainerId::top_level(id)).to_string(), id);
+    }
+
+    #[test]
+    fn other_ids_have_machines_of_their_own() {
+        let root = ContainerId::top_level("660a305f-10e4-47fd-a5fc-50e48147423b");
+        let ids = [
+            root.nested("660a305f-10e4-47fd-a5fc-50e48147423b"),
+            root.nested("a"),
+            root.nested("a").nested("b"),
+            root.nested("a.b"),
+            ContainerId::top_level("660A305F-10E4-47FD-A5FC-50E48147423B"),
+            ContainerId::top_level("660a305f10e447fda5fc50e48147423b"),
+            ContainerId::top_level("00000000-0000-0000-0000-000000000000"),
+            ContainerId::top_level(""),
+            ContainerId::top_level("a\",\"b"),
+            ContainerId::top_level("a").nested("b"),
+            root,
+        ];
+        let machines: std::collections::HashSet<Uuid> = ids.iter().map(machine).collect();
+        assert_eq!(machines.len(), ids.len());
+        assert!(!machines.contains(&Uuid::nil()));
+    }
+}
