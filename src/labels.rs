@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::config::{Config, Network};
+use crate::config::{Config, Network, NetworkProvider};
 use crate::container::ContainerId;
 use crate::proto::mesos::network_info::{self, IpAddress};
 use crate::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
@@ -66,7 +66,7 @@ pub fn request(
         Some((name, info))
     });
     let mut infos = Vec::new();
-    for (index, (name, info)) in named.enumerate() {
+    for (name, info) in named {
         if !seen.insert(name) {
             problems.push(format!("network {} is named twice", Quoted(name)));
             continue;
@@ -80,9 +80,9 @@ pub fn request(
         let ports = ports(info, &mut host_ports, &mut problem);
         let labels = labels(info, &mut problem);
         let dns = network.dns.clone().or_else(|| config.dns.clone());
-        networks.push(NetworkRequest {
+        let first = NetworkRequest {
             container: id.clone(),
-            interface: format!("eth{index}"),
+            interface: String::new(),
             network: Network {
                 dns,
                 ..network.clone()
@@ -90,8 +90,14 @@ pub fn request(
             addresses,
             ports,
             labels,
-        });
-        infos.push(info.clone());
+        };
+        for request in one_each(first, &mut problem) {
+            networks.push(NetworkRequest {
+                interface: format!("eth{}", networks.len()),
+                ..request
+            });
+            infos.push(info.clone());
+        }
     }
     if problems.is_empty() {
         Ok(Request {
@@ -103,6 +109,46 @@ pub fn request(
         Err(RequestError(problems))
     }
 }
+
+/// The label by which a framework chooses among Contrail's virtual networks.
+pub(crate) const NETWORKS_LABEL: &str = "networks";
+
+/// One request for each virtual network of Contrail that the label `networks` lists. What is asked
+/// for beyond the networks (addresses, ports) is the first one's.
+fn one_each(request: NetworkRequest, problem: &mut impl FnMut(String)) -> Vec<NetworkRequest> {
+    let list = match request.network.provider {
+        NetworkProvider::Contrail(_) => request.labels.get(NETWORKS_LABEL).cloned(),
+        NetworkProvider::Bridge(_) => None,
+    };
+    let Some(list) = list.filter(|list| list.contains(',')) else {
+        return vec![request];
+    };
+    let mut seen = BTreeSet::new();
+    let mut requests = Vec::new();
+    for name in list.split(',').map(str::trim) {
+        if name.is_empty() || !seen.insert(name) {
+            problem(format!(
+                "the label {NETWORKS_LABEL} is {}, where each name may stand once: \"blue,red\"",
+                Quoted(list.as_bytes())
+            ));
+            break;
+        }
+        let mut one = request.clone();
+        one.labels
+            .insert(NETWORKS_LABEL.to_owned(), name.to_owned());
+        if !requests.is_empty() {
+            one.addresses = vec![AddressRequest::Any];
+            one.ports = vec![];
+            // They would lead to two interfaces.
+            one.labels.remove(FLOATING_IPS_LABEL);
+        }
+        requests.push(one);
+    }
+    requests
+}
+
+/// The label by which a framework asks for floating addresses.
+const FLOATING_IPS_LABEL: &str = "floating-ips";
 
 fn known<'a>(name: &[u8], config: &'a Config, problems: &mut Vec<String>) -> Option<&'a Network> {
     let network = std::str::from_utf8(name)

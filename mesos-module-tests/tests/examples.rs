@@ -18,7 +18,9 @@ fn load(path: &Path) -> Config {
 
 fn bridge<'a>(config: &'a Config, name: &str) -> (&'a Network, &'a Subnet<ipnet::Ipv4Net>) {
     let network = config.network(name).expect("the network");
-    let NetworkProvider::Bridge(bridge) = &network.provider;
+    let NetworkProvider::Bridge(bridge) = &network.provider else {
+        panic!("{network:?}")
+    };
     (network, bridge.v4.as_ref().expect("an IPv4 subnet"))
 }
 

@@ -3,8 +3,10 @@
 //! Invariant: a [`Config`] holds only what was checked; everything that is wrong with a file is
 //! reported at once, each with its place and what to write instead.
 
+mod bridge;
+mod contrail;
 mod network;
-mod reader;
+pub(crate) mod reader;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +14,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-pub use network::{AddressFamily, BridgeNetwork, Dns, Network, NetworkProvider, Subnet};
+pub use bridge::{AddressFamily, BridgeNetwork, Subnet};
+pub use contrail::{Contrail, ContrailNetwork, Vif};
+pub use network::{Dns, Network, NetworkProvider};
 pub use reader::{ConfigError, Problem};
 use reader::{Document, Section};
 
@@ -32,6 +36,8 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// Resolver configuration of containers whose networks have none.
     pub dns: Option<Dns>,
+    /// Contrail, as this host sees it; there where a network of provider `contrail` is.
+    pub contrail: Option<Contrail>,
     /// The networks, in the order of the file; names, subnets and bridges are all different.
     pub networks: Vec<Network>,
 }
@@ -241,8 +247,23 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
             .section("deadlines")
             .map_or_else(Deadlines::default, deadlines),
         dns: top.section("dns").map(network::dns),
+        contrail: top.section("contrail").map(contrail::read),
         networks: networks(&top),
     };
+    let needs_contrail = config
+        .networks
+        .iter()
+        .find(|network| matches!(network.provider, NetworkProvider::Contrail(_)));
+    if let (Some(network), None) = (needs_contrail, &config.contrail) {
+        top.problem(
+            "contrail",
+            format!(
+                "network {:?} is of provider \"contrail\" and needs a table [contrail] with \
+                 managers = [\"https://master-1.example:6990\"]",
+                network.name
+            ),
+        );
+    }
     top.finish();
     config
 }

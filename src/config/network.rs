@@ -1,13 +1,12 @@
 //! A `[[network]]` table: what it may say, and what must hold of all of them together.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use super::bridge::{self, BridgeNetwork};
+use super::contrail::{self, ContrailNetwork};
 use super::reader::Section;
 
 /// Resolver configuration, as it becomes `/etc/resolv.conf`.
@@ -40,140 +39,21 @@ pub struct Network {
 pub enum NetworkProvider {
     /// One host, a Linux bridge, nothing else needed.
     Bridge(BridgeNetwork),
-}
-
-/// A network of provider `bridge`. At least one of `v4` and `v6` is there, every address lies in
-/// its subnet, and no subnet overlaps another network's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BridgeNetwork {
-    /// The bridge's interface name.
-    pub bridge: String,
-    /// IPv4.
-    pub v4: Option<Subnet<Ipv4Net>>,
-    /// IPv6.
-    pub v6: Option<Subnet<Ipv6Net>>,
-    /// MTU of the bridge and of the containers' interfaces, in bytes.
-    pub mtu: u32,
-    /// Whether what leaves the network's subnet does so with the host's address.
-    pub masquerade: bool,
-    /// Whether a frame may leave by the bridge port that it came in by.
-    pub hairpin: bool,
-    /// Routes of the containers, by the gateway. Default: everything.
-    pub routes: Vec<IpNet>,
-}
-
-/// Where a network's addresses of one family come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subnet<N: AddressFamily> {
-    /// The subnet, with its prefix.
-    pub subnet: N,
-    /// The bridge's own address.
-    pub gateway: N::Address,
-    /// First address that containers are given, inclusive.
-    pub first: N::Address,
-    /// Last address that containers are given, inclusive.
-    pub last: N::Address,
-    /// Addresses, as inclusive ranges, that only a static request gets.
-    pub reserved: Vec<(N::Address, N::Address)>,
-}
-
-/// The two address families.
-pub trait AddressFamily: Copy + FromStr + fmt::Display {
-    /// An address of the family.
-    type Address: Copy + Ord + fmt::Display + fmt::Debug + FromStr + Into<IpAddr>;
-
-    /// `IPv4` or `IPv6`.
-    const NAME: &'static str;
-    /// What a subnet of the family looks like, for messages.
-    const EXAMPLE: &'static str;
-    /// The longest prefix that leaves a network room for a gateway and a container.
-    const LONGEST_PREFIX: u8;
-
-    /// The subnet without host bits.
-    #[must_use]
-    fn truncated(&self) -> Self;
-    /// The prefix length in bits.
-    fn prefix(&self) -> u8;
-    /// Whether the address is one of the subnet's.
-    fn has(&self, address: Self::Address) -> bool;
-    /// The first address that a host may have: the gateway's by default.
-    fn first_host(&self) -> Self::Address;
-    /// The last address that a host may have.
-    fn last_host(&self) -> Self::Address;
-    /// The address after this one; saturates.
-    fn next(address: Self::Address) -> Self::Address;
-}
-
-impl AddressFamily for Ipv4Net {
-    type Address = Ipv4Addr;
-
-    const NAME: &'static str = "IPv4";
-    const EXAMPLE: &'static str = "an IPv4 subnet such as \"10.32.0.0/16\"";
-    const LONGEST_PREFIX: u8 = 30;
-
-    fn truncated(&self) -> Self {
-        self.trunc()
-    }
-
-    fn prefix(&self) -> u8 {
-        self.prefix_len()
-    }
-
-    fn has(&self, address: Ipv4Addr) -> bool {
-        self.contains(&address)
-    }
-
-    fn first_host(&self) -> Ipv4Addr {
-        Self::next(self.network())
-    }
-
-    fn last_host(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.broadcast().to_bits().saturating_sub(1))
-    }
-
-    fn next(address: Ipv4Addr) -> Ipv4Addr {
-        Ipv4Addr::from_bits(address.to_bits().saturating_add(1))
-    }
-}
-
-impl AddressFamily for Ipv6Net {
-    type Address = Ipv6Addr;
-
-    const NAME: &'static str = "IPv6";
-    const EXAMPLE: &'static str = "an IPv6 subnet such as \"fd00:32::/64\"";
-    const LONGEST_PREFIX: u8 = 126;
-
-    fn truncated(&self) -> Self {
-        self.trunc()
-    }
-
-    fn prefix(&self) -> u8 {
-        self.prefix_len()
-    }
-
-    fn has(&self, address: Ipv6Addr) -> bool {
-        self.contains(&address)
-    }
-
-    fn first_host(&self) -> Ipv6Addr {
-        // The subnet's own address is the routers' anycast address.
-        Self::next(self.network())
-    }
-
-    fn last_host(&self) -> Ipv6Addr {
-        self.broadcast()
-    }
-
-    fn next(address: Ipv6Addr) -> Ipv6Addr {
-        Ipv6Addr::from_bits(address.to_bits().saturating_add(1))
-    }
+    /// Contrail's vRouter.
+    Contrail(ContrailNetwork),
 }
 
 /// The longest name that a network may have, in bytes: it becomes a directory's.
 const LONGEST_NAME: usize = 128;
-/// The longest name that the kernel gives an interface, in bytes.
-const LONGEST_INTERFACE: usize = 15;
+
 const DEFAULT_MTU: u32 = 1500;
+
+/// The MTU of a network, in bytes.
+pub(super) fn mtu(section: &Section<'_>, smallest: u32) -> u32 {
+    section
+        .integer("mtu", smallest..=65535)
+        .unwrap_or(DEFAULT_MTU)
+}
 
 /// Reads one `[[network]]`; `None` when something that it cannot do without is missing or wrong,
 /// which then has been reported.
@@ -197,16 +77,18 @@ pub(super) fn read(section: Section<'_>) -> Option<Network> {
             None
         }
     };
-    let provider = section.text("provider", "the provider, \"bridge\"");
+    let provider = section.text("provider", "the provider, \"bridge\" or \"contrail\"");
     let dns = section.section("dns").map(dns);
     let provider = match provider.as_deref() {
-        Some("bridge") => {
-            bridge(&section, name.as_deref().unwrap_or_default()).map(NetworkProvider::Bridge)
-        }
+        Some("bridge") => bridge::bridge(&section, name.as_deref().unwrap_or_default())
+            .map(NetworkProvider::Bridge),
+        Some("contrail") => Some(NetworkProvider::Contrail(contrail::network(&section))),
         Some(other) => {
             section.problem(
                 "provider",
-                format!("there is no provider {other:?}; this version has \"bridge\""),
+                format!(
+                    "there is no provider {other:?}; this version has \"bridge\" and \"contrail\""
+                ),
             );
             return None;
         }
@@ -266,166 +148,8 @@ fn is_network_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte))
 }
 
-fn is_interface_name(name: &str) -> bool {
-    (1..=LONGEST_INTERFACE).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
-/// The bridge of a network that names none: `cmb-` and the head of the name's hash.
-fn default_bridge(network: &str) -> String {
-    let digest = Sha256::digest(network);
-    let hash = digest[..6]
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    format!("cmb-{}", &hash[..11])
-}
-
-fn bridge(section: &Section<'_>, name: &str) -> Option<BridgeNetwork> {
-    let bridge = section
-        .text("bridge", "an interface name such as \"mesos0\"")
-        .unwrap_or_else(|| default_bridge(name));
-    if !is_interface_name(&bridge) {
-        section.problem(
-            "bridge",
-            format!(
-                "{bridge:?} is not an interface name: 1 to {LONGEST_INTERFACE} letters, digits \
-                 and any of . _ -"
-            ),
-        );
-    }
-    let v4 = subnet::<Ipv4Net>(section, "subnet", "gateway", "range", "reserved");
-    let v6 = subnet::<Ipv6Net>(section, "subnet6", "gateway6", "range6", "reserved6");
-    if !section.has("subnet") && !section.has("subnet6") {
-        section.problem(
-            "",
-            "a bridge network needs a subnet: subnet = \"10.32.0.0/16\" or subnet6 = \"fd00:32::/64\"",
-        );
-    }
-    // The kernel takes IPv6 from an interface whose MTU is below 1280.
-    let smallest_mtu = if v6.is_some() { 1280 } else { 576 };
-    let mtu = section.integer("mtu", smallest_mtu..=65535);
-    let routes = section.parsed_list("routes", "a destination such as \"0.0.0.0/0\"");
-    let everything = || {
-        let mut routes = vec![];
-        routes.extend(v4.is_some().then_some(IpNet::V4(Ipv4Net::default())));
-        routes.extend(v6.is_some().then_some(IpNet::V6(Ipv6Net::default())));
-        routes
-    };
-    let network = BridgeNetwork {
-        bridge,
-        mtu: mtu.unwrap_or(DEFAULT_MTU),
-        masquerade: section.boolean("masquerade", true),
-        hairpin: section.boolean("hairpin", true),
-        routes: routes.unwrap_or_else(everything),
-        v4,
-        v6,
-    };
-    for route in &network.routes {
-        let reachable = match route {
-            IpNet::V4(_) => network.v4.is_some(),
-            IpNet::V6(_) => network.v6.is_some(),
-        };
-        if !reachable {
-            section.problem(
-                "routes",
-                format!("{route} is of a family in which this network has no subnet"),
-            );
-        }
-    }
-    (network.v4.is_some() || network.v6.is_some()).then_some(network)
-}
-
-fn subnet<N: AddressFamily>(
-    section: &Section<'_>,
-    subnet_key: &str,
-    gateway_key: &str,
-    range_key: &str,
-    reserved_key: &str,
-) -> Option<Subnet<N>> {
-    let subnet: Option<N> = section.parsed(subnet_key, N::EXAMPLE);
-    let address = format!("an {} address", N::NAME);
-    let gateway: Option<N::Address> = section.parsed(gateway_key, &address);
-    let range: Option<Range<N>> =
-        section.parsed(range_key, &format!("two {} addresses, first-last", N::NAME));
-    let reserved: Option<Vec<Range<N>>> = section.parsed_list(
-        reserved_key,
-        &format!("an {} address, or two as first-last", N::NAME),
-    );
-    let Some(subnet) = subnet else {
-        for key in [gateway_key, range_key, reserved_key] {
-            if section.has(key) && !section.has(subnet_key) {
-                section.problem(key, format!("needs {subnet_key} beside it"));
-            }
-        }
-        return None;
-    };
-    if subnet.prefix() > N::LONGEST_PREFIX {
-        section.problem(
-            subnet_key,
-            format!(
-                "{subnet} has no room for a gateway and a container; the longest prefix is /{}",
-                N::LONGEST_PREFIX
-            ),
-        );
-        return None;
-    }
-    let (first_host, last_host) = (subnet.first_host(), subnet.last_host());
-    let is_host = |address: N::Address| first_host <= address && address <= last_host;
-    let check = |key: &str, address: N::Address| {
-        if !is_host(address) {
-            section.problem(
-                key,
-                format!("{address} is not between {first_host} and {last_host} of {subnet}"),
-            );
-        }
-    };
-    let subnet = subnet.truncated();
-    let gateway = gateway.unwrap_or(first_host);
-    check(gateway_key, gateway);
-    let (first, last) = range.map_or((first_host, last_host), |range| (range.first, range.last));
-    check(range_key, first);
-    check(range_key, last);
-    let reserved: Vec<_> = reserved
-        .unwrap_or_default()
-        .into_iter()
-        .map(|range| (range.first, range.last))
-        .collect();
-    for (first, last) in &reserved {
-        check(reserved_key, *first);
-        check(reserved_key, *last);
-    }
-    Some(Subnet {
-        subnet,
-        gateway,
-        first,
-        last,
-        reserved,
-    })
-}
-
-/// `first-last`, or one address.
-struct Range<N: AddressFamily> {
-    first: N::Address,
-    last: N::Address,
-}
-
-impl<N: AddressFamily> FromStr for Range<N> {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let first = first.trim().parse().map_err(|_| ())?;
-        let last = last.trim().parse().map_err(|_| ())?;
-        (first <= last).then_some(Self { first, last }).ok_or(())
-    }
-}
-
 impl Network {
-    /// The network's subnets, of both families.
+    /// The network's subnets on this host, of both families.
     #[must_use]
     pub fn subnets(&self) -> Vec<IpNet> {
         match &self.provider {
@@ -434,6 +158,8 @@ impl Network {
                 let v6 = bridge.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
                 v4.into_iter().chain(v6).collect()
             }
+            // They are Contrail's, and may overlap each other.
+            NetworkProvider::Contrail(_) => vec![],
         }
     }
 
@@ -443,9 +169,10 @@ impl Network {
         if self.name == other.name {
             conflicts.push(("name", format!("network {:?} is there twice", self.name)));
         }
-        let NetworkProvider::Bridge(ours) = &self.provider;
-        let NetworkProvider::Bridge(theirs) = &other.provider;
-        if ours.bridge == theirs.bridge {
+        if let (NetworkProvider::Bridge(ours), NetworkProvider::Bridge(theirs)) =
+            (&self.provider, &other.provider)
+            && ours.bridge == theirs.bridge
+        {
             conflicts.push((
                 "bridge",
                 format!("{:?} is network {:?}'s already", ours.bridge, other.name),

@@ -16,7 +16,9 @@ fn defaults_are_filled_in() {
     let config = parse("[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.5/24'")
         .expect("a minimal network");
     let network = config.network("blue").expect("blue");
-    let NetworkProvider::Bridge(bridge) = &network.provider;
+    let NetworkProvider::Bridge(bridge) = &network.provider else {
+        panic!("{network:?}")
+    };
     let v4 = bridge.v4.as_ref().expect("v4");
     assert_eq!(v4.subnet.to_string(), "10.32.0.0/24");
     assert_eq!(v4.gateway.to_string(), "10.32.0.1");

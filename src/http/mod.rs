@@ -10,6 +10,7 @@
 //! never followed and proxies of the environment never used, since credentials travel here.
 
 pub mod quickack;
+mod server;
 pub mod tls;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use quickack::QuickAckConnector;
+pub use server::{NotAServer, Server};
 pub use tls::{TlsError, TlsOptions};
 
 /// How long a connection is kept for the next call. Shorter than what servers and the load

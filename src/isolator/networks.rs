@@ -9,11 +9,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::join_all;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::checkpoint::{Checkpoint, CheckpointError, Checkpoints, ExecutorKey, Found, Owner};
 use super::error::IsolatorError;
@@ -28,22 +28,22 @@ use crate::provider::{Attachment, Intent, Lost, Provider, ProviderError, Provide
 
 /// The networks of all containers of one state directory.
 pub struct Networks {
-    providers: Providers,
+    providers: Arc<Providers>,
     checkpoints: Checkpoints,
     netns_dir: PathBuf,
     /// Intents that are on their way to the disk.
     syncing: Mutex<HashMap<ContainerId, Syncing>>,
 }
 
-type Syncing = JoinHandle<Result<(), CheckpointError>>;
+type Syncing = JoinHandle<Result<Result<(), CheckpointError>, JoinError>>;
 
 impl Networks {
     /// As configured; interfaces that vanish are reported to `lost`.
     pub fn new(config: &Config, lost: UnboundedSender<Lost>) -> Result<Self, IsolatorError> {
-        let providers = Providers::new(&config.state_dir, lost)
-            .map_err(|error| IsolatorError::Provider(vec![error]))?;
+        let providers =
+            Providers::new(config, lost).map_err(|error| IsolatorError::Provider(vec![error]))?;
         Ok(Self {
-            providers,
+            providers: Arc::new(providers),
             checkpoints: Checkpoints::new(&config.state_dir),
             netns_dir: config.netns_dir.clone(),
             syncing: Mutex::default(),
@@ -141,10 +141,20 @@ impl Networks {
                 return Err(error.into());
             }
         };
-        // The disk works while the agent forks; `attach` waits for it before it makes anything.
+        // The disk works while the agent forks, and so do the providers once it is done; `attach`
+        // waits for both before it makes anything.
         let checkpoints = self.checkpoints.clone();
+        let providers = Arc::clone(&self.providers);
+        let intents: Vec<Intent> = intents_of(&checkpoint).cloned().collect();
         let id = container.clone();
-        let syncing = tokio::task::spawn_blocking(move || checkpoints.sync_intent(&id, &file));
+        let syncing = tokio::spawn(async move {
+            let synced = tokio::task::spawn_blocking(move || checkpoints.sync_intent(&id, &file));
+            let synced = synced.await;
+            if matches!(synced, Ok(Ok(()))) {
+                providers.start(&intents.iter().collect::<Vec<_>>());
+            }
+            synced
+        });
         self.syncing().insert(container.clone(), syncing);
         Ok(checkpoint)
     }
@@ -191,21 +201,14 @@ impl Networks {
     ) -> Result<Vec<Attachment>, IsolatorError> {
         self.durable(&checkpoint.container).await?;
         let (namespaces, network) = open(target).await?;
-        let attached = join_all(
-            intents_of(checkpoint)
-                .map(|intent| self.provider(intent).attach(intent, network.as_fd())),
-        );
+        let intents: Vec<&Intent> = intents_of(checkpoint).collect();
+        let attached = self.providers.attach_all(&intents, network.as_fd());
         // Neither needs the other, and each has its own thread.
         let (set_up, attached) = tokio::join!(self.set_up(checkpoint, namespaces), attached);
-        let mut made = Vec::new();
-        let mut errors = Vec::new();
-        for result in attached {
-            match result {
-                Ok(attachment) => made.push(attachment),
-                Err(error) => errors.push(error),
-            }
-        }
-        let failed = (!errors.is_empty()).then_some(IsolatorError::Provider(errors));
+        let (made, failed) = match attached {
+            Ok(made) => (made, None),
+            Err(errors) => (vec![], Some(IsolatorError::Provider(errors))),
+        };
         IsolatorError::all(set_up.err().into_iter().chain(failed).collect())?;
         let differs = intents_of(checkpoint)
             .zip(&made)
@@ -231,6 +234,7 @@ impl Networks {
         match syncing {
             Some(syncing) => syncing
                 .await
+                .flatten()
                 .map_err(|_| IsolatorError::Internal("isolate"))?
                 .map_err(Into::into),
             None => Ok(()),
@@ -263,14 +267,17 @@ impl Networks {
     /// Detaches every network, then forgets the container. Idempotent; the checkpoint stays as
     /// long as anything else does.
     pub async fn detach(&self, checkpoint: &Checkpoint) -> Result<(), IsolatorError> {
-        self.syncing().remove(&checkpoint.container);
-        let detached =
-            join_all(intents_of(checkpoint).map(|intent| self.provider(intent).detach(intent)));
+        let syncing = self.syncing().remove(&checkpoint.container);
+        if let Some(syncing) = syncing {
+            // What is started now would not be undone.
+            let _ = syncing.await;
+        }
+        let intents: Vec<&Intent> = intents_of(checkpoint).collect();
+        let detached = self.providers.detach_all(&intents).await;
         let mut errors: Vec<IsolatorError> = detached
-            .await
-            .into_iter()
-            .filter_map(Result::err)
+            .err()
             .map(IsolatorError::Provider)
+            .into_iter()
             .collect();
         let handle = self.handle(checkpoint);
         let forgotten = self.forget(&checkpoint.container, handle, errors.is_empty());

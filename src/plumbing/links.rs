@@ -10,10 +10,12 @@ use std::sync::OnceLock;
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Stats64,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, Stats64,
 };
 use nix::errno::Errno;
-use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{
+    LinkBridge, LinkBridgePort, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVlan,
+};
 
 use super::netlink::{NetlinkError, NetlinkSocket, Request};
 
@@ -56,10 +58,17 @@ pub struct VethPair<'a> {
     pub mac: [u8; 6],
     /// MTU of both ends.
     pub mtu: u32,
-    /// Index of the bridge.
-    pub bridge: u32,
     /// Alias of the host's end.
     pub alias: &'a str,
+    /// The bridge that the host's end becomes a port of.
+    pub bridge: Option<BridgePort>,
+}
+
+/// How a link is a port of a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BridgePort {
+    /// Index of the bridge.
+    pub bridge: u32,
     /// Whether a frame may leave by the port that it came in by.
     pub hairpin: bool,
 }
@@ -79,7 +88,7 @@ pub enum VethError {
     Unfinished(NetlinkError),
 }
 
-/// Makes the pair, its inner end in `namespace`, and turns its host end on as a bridge port.
+/// Makes the pair, its inner end in `namespace`, and turns its host end on.
 pub fn create_veth(
     socket: &mut NetlinkSocket,
     pair: &VethPair<'_>,
@@ -90,23 +99,97 @@ pub fn create_veth(
         .address(pair.mac.to_vec())
         .setns_by_fd(namespace.as_raw_fd())
         .build();
-    let create = LinkMessageBuilder::<rtnetlink::LinkVeth>::new(pair.host, pair.inner)
+    let mut create = LinkMessageBuilder::<rtnetlink::LinkVeth>::new(pair.host, pair.inner)
         .mtu(pair.mtu)
-        .controller(pair.bridge)
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(inner)))
-        .build();
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(inner)));
+    let mut configure = configure_host_end(pair.host, pair.alias);
+    if let Some(port) = pair.bridge {
+        create = create.controller(port.bridge);
+        configure = configure_port(pair.host, pair.alias, port.hairpin);
+    }
     let what = format!(
         "create the pair {} and {} (in the container)",
         pair.host, pair.inner
     );
     let answers = socket.execute(&[
-        request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &create, what),
-        configure_port(pair.host, pair.alias, pair.hairpin),
+        request(
+            RTM_NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL,
+            &create.build(),
+            what,
+        ),
+        configure,
     ]);
     let mut answers = answers.map_err(VethError::Unfinished)?.into_iter();
     let mut next = || answers.next().unwrap_or(Ok(()));
     next().map_err(VethError::NotMade)?;
     next().map_err(VethError::Unfinished)
+}
+
+/// A macvlan in a container, on a VLAN of an interface of the host, to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VlanLink<'a> {
+    /// The host's interface.
+    pub parent: &'a str,
+    /// The VLAN on it.
+    pub vlan: u16,
+    /// Name of the VLAN's link.
+    pub host: &'a str,
+    /// Name of the macvlan in the container.
+    pub inner: &'a str,
+    /// Ethernet address of the macvlan.
+    pub mac: [u8; 6],
+    /// MTU of both.
+    pub mtu: u32,
+    /// Alias of the VLAN's link.
+    pub alias: &'a str,
+}
+
+/// Makes the VLAN, and the macvlan on it straight inside `namespace`. Deleting the VLAN takes the
+/// macvlan with it.
+pub fn create_macvlan_on_vlan(
+    socket: &mut NetlinkSocket,
+    link: &VlanLink<'_>,
+    namespace: BorrowedFd<'_>,
+) -> Result<(), VethError> {
+    let index = |socket: &mut NetlinkSocket, name: &str| {
+        by_name(socket, name)?.map_or_else(
+            || Err(NetlinkError::NoLink(name.to_owned())),
+            |link| Ok(link.index),
+        )
+    };
+    let parent = index(socket, link.parent).map_err(VethError::NotMade)?;
+    let vlan = LinkVlan::new(link.host, parent, link.vlan)
+        .mtu(link.mtu)
+        .build();
+    let what = format!("create the VLAN {} on {}", link.host, link.parent);
+    socket
+        .execute_all(&[request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &vlan, what)])
+        .map_err(VethError::NotMade)?;
+    let mut finish = || {
+        socket.execute_all(&[configure_host_end(link.host, link.alias)])?;
+        let vlan = index(socket, link.host)?;
+        let macvlan = LinkMacVlan::new(link.inner, vlan, MacVlanMode::Vepa)
+            .mtu(link.mtu)
+            .address(link.mac.to_vec())
+            .setns_by_fd(namespace.as_raw_fd())
+            .build();
+        let what = format!("create the macvlan {} (in the container)", link.inner);
+        socket.execute_all(&[request(
+            RTM_NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL,
+            &macvlan,
+            what,
+        )])
+    };
+    finish().map_err(VethError::Unfinished)
+}
+
+/// Turns a link on that somebody else will forward for, with our mark on it.
+fn configure_host_end(name: &str, alias: &str) -> Request {
+    let message = LinkUnspec::new_with_name(name).alias(alias).up();
+    let message = without_link_local(message).build();
+    request(RTM_SETLINK, 0, &message, format!("configure {name}"))
 }
 
 /// Turns a link on as a port of a bridge, with our mark on it.
@@ -217,6 +300,20 @@ pub fn set_up(name: &str, mtu: Option<u32>) -> Request {
             mtu.map(|mtu| format!(" with an MTU of {mtu} bytes"))
                 .unwrap_or_default()
         ),
+    )
+}
+
+/// Request: another Ethernet address for link `name`.
+#[must_use]
+pub fn set_mac(name: &str, mac: [u8; 6]) -> Request {
+    let message = LinkUnspec::new_with_name(name)
+        .address(mac.to_vec())
+        .build();
+    request(
+        RTM_SETLINK,
+        0,
+        &message,
+        format!("give {name} its Ethernet address"),
     )
 }
 

@@ -42,6 +42,9 @@ pub enum NetlinkError {
         /// The kernel's own words, if it had any.
         explanation: Option<String>,
     },
+    /// There is no link of that name.
+    #[error("there is no interface {0} on this host")]
+    NoLink(String),
     /// The answer made no sense.
     #[error("the kernel's answer to {what} cannot be read: {message}")]
     Garbled {

@@ -25,6 +25,8 @@
 //! first one began. The names of all objects derive from the container's id, so manager and agent
 //! know them without asking each other.
 
+mod client;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -33,6 +35,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::container::{ContainerId, Mac};
+
+pub use client::{Manager, PortsClient, PortsError, PortsErrorKind, PortsOptions, PortsSetupError};
 
 /// The header in which an agent says who it is: the name of its host's virtual-router.
 pub const AGENT_HEADER: &str = "x-contrail-mesos-agent";

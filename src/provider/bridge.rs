@@ -18,32 +18,31 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::spawn_blocking;
 
 use self::host::Host;
-use self::mark::Tag;
 use self::registry::Registry;
 use super::ipam::{self, Holder, Ipam};
+use super::mark::Tag;
 use super::{
-    AddressRequest, Attachment, Intent, Lost, NetworkRequest, Provider, ProviderError,
-    ProviderIntent, Statistics,
+    AddressRequest, Attachment, BoxError, Intent, Lost, NetworkRequest, Provider, ProviderError,
+    ProviderIntent, Statistics, counters, failed, refused,
 };
 use crate::config::{BridgeNetwork, NetworkProvider};
 use crate::container::ContainerId;
 use crate::plumbing::link_reaper::LinkReaper;
 use crate::plumbing::link_watch::LinkWatch;
-use crate::plumbing::netlink::NetlinkSocket;
+use crate::plumbing::netns;
 use crate::plumbing::nft::Table;
-use crate::plumbing::{links, netns};
 
 mod attach;
 mod detach;
 mod elements;
 mod host;
-mod mark;
 mod plan;
 mod registry;
 mod repair;
@@ -89,27 +88,31 @@ struct Inner {
     registry: Registry,
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-fn failed(network: &str, action: impl Into<String>, source: impl Into<BoxError>) -> ProviderError {
-    ProviderError::Failed {
-        network: network.to_owned(),
-        action: action.into(),
-        source: source.into(),
-    }
-}
-
-fn refused(network: &str, message: impl Into<String>) -> ProviderError {
-    ProviderError::Refused {
-        network: network.to_owned(),
-        message: message.into(),
-    }
-}
-
-/// Our part of an intent. Every intent that this provider is given has one.
+/// Our part of an intent; of another provider's intent, a part that names nothing.
 fn own(intent: &Intent) -> &BridgeIntent {
-    let ProviderIntent::Bridge(own) = &intent.provider;
-    own
+    static NOTHING: BridgeIntent = BridgeIntent {
+        bridge: String::new(),
+        host_interface: String::new(),
+        bridge_addresses: Vec::new(),
+        masquerade: false,
+        hairpin: false,
+        routes: Vec::new(),
+    };
+    match &intent.provider {
+        ProviderIntent::Bridge(own) => own,
+        ProviderIntent::Contrail(_) => &NOTHING,
+    }
+}
+
+/// The configuration of a network of ours.
+fn network(request: &NetworkRequest) -> Result<&BridgeNetwork, ProviderError> {
+    match &request.network.provider {
+        NetworkProvider::Bridge(network) => Ok(network),
+        NetworkProvider::Contrail(_) => Err(refused(
+            &request.network.name,
+            "is no network of provider \"bridge\"",
+        )),
+    }
 }
 
 fn holder(intent: &Intent) -> Holder {
@@ -156,6 +159,62 @@ impl BridgeProvider {
     pub async fn repair(&self) -> Result<Vec<String>, ProviderError> {
         let inner = Arc::clone(&self.inner);
         blocking("*", move || inner.repair()).await
+    }
+
+    /// As [`Provider::attach_all`], of one network.
+    async fn attach(
+        &self,
+        intent: &Intent,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Attachment, ProviderError> {
+        let network = &intent.network;
+        let namespace = namespace
+            .try_clone_to_owned()
+            .map_err(|error| failed(network, "keep the container's namespace open", error))?;
+        let entry = self.inner.registry.begin(intent)?;
+        let inner = Arc::clone(&self.inner);
+        netns::on_own_thread("cm-attach", move |thread| {
+            inner.attach(thread, &entry, &namespace)
+        })
+        .await
+        .map_err(|error| failed(network, "attach", error))??;
+        Ok(Attachment {
+            addresses: intent.addresses.clone(),
+            gateways: intent.gateways.clone(),
+            mac: intent.mac,
+            dns: intent.dns.clone(),
+        })
+    }
+
+    /// As [`Provider::detach_all`], of one network.
+    async fn detach(&self, intent: &Intent) -> Result<(), Vec<ProviderError>> {
+        let network = intent.network.clone();
+        let owned = Arc::new(intent.clone());
+        let (inner, of) = (Arc::clone(&self.inner), Arc::clone(&owned));
+        let mut errors: Vec<_> = blocking(&network, move || inner.stop(&of))
+            .await
+            .err()
+            .into_iter()
+            .collect();
+        let link = own(intent).host_interface.clone();
+        if let Err(error) = self.inner.reaper.delete(link.clone()).await {
+            // The address stays taken: the interface may still answer to it.
+            errors.push(failed(
+                &network,
+                format!("remove the interface {link}"),
+                error,
+            ));
+            return Err(errors);
+        }
+        let inner = Arc::clone(&self.inner);
+        let rest = spawn_blocking(move || inner.finish(&owned)).await;
+        errors
+            .extend(rest.unwrap_or_else(|error| vec![failed(&network, "finish a detach", error)]));
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     }
 }
 
@@ -207,7 +266,7 @@ fn intent(request: &NetworkRequest, network: &BridgeNetwork, addresses: Vec<IpNe
 #[async_trait]
 impl Provider for BridgeProvider {
     fn validate(&self, request: &NetworkRequest) -> Result<(), Vec<ProviderError>> {
-        let NetworkProvider::Bridge(network) = &request.network.provider;
+        let network = network(request).map_err(|error| vec![error])?;
         let name = &request.network.name;
         let mut errors = ipam::check(name, network, &request.addresses);
         let is_name = (1..=15).contains(&request.interface.len())
@@ -254,7 +313,7 @@ impl Provider for BridgeProvider {
         let (inner, request) = (Arc::clone(&self.inner), request.clone());
         let network = request.network.name.clone();
         blocking(&network, move || {
-            let NetworkProvider::Bridge(network) = &request.network.provider;
+            let network = self::network(&request)?;
             let addresses =
                 inner
                     .ipam
@@ -269,7 +328,7 @@ impl Provider for BridgeProvider {
         let (inner, request) = (Arc::clone(&self.inner), request.clone());
         let name = request.network.name.clone();
         blocking(&name, move || {
-            let NetworkProvider::Bridge(network) = &request.network.provider;
+            let network = self::network(&request)?;
             let holder = Holder {
                 container: request.container.clone(),
                 interface: request.interface.clone(),
@@ -284,53 +343,35 @@ impl Provider for BridgeProvider {
         .await
     }
 
-    async fn attach(
+    async fn attach_all(
         &self,
-        intent: &Intent,
+        intents: &[&Intent],
         namespace: BorrowedFd<'_>,
-    ) -> Result<Attachment, ProviderError> {
-        let network = &intent.network;
-        let namespace = namespace
-            .try_clone_to_owned()
-            .map_err(|error| failed(network, "keep the container's namespace open", error))?;
-        let entry = self.inner.registry.begin(intent)?;
-        let inner = Arc::clone(&self.inner);
-        netns::on_own_thread("cm-attach", move |thread| {
-            inner.attach(thread, &entry, &namespace)
-        })
-        .await
-        .map_err(|error| failed(network, "attach", error))??;
-        Ok(Attachment {
-            addresses: intent.addresses.clone(),
-            gateways: intent.gateways.clone(),
-            mac: intent.mac,
-            dns: intent.dns.clone(),
-        })
+    ) -> Result<Vec<Attachment>, Vec<ProviderError>> {
+        let attached = intents.iter().map(|intent| self.attach(intent, namespace));
+        let mut made = Vec::new();
+        let mut errors = Vec::new();
+        for result in join_all(attached).await {
+            match result {
+                Ok(attachment) => made.push(attachment),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            Ok(made)
+        } else {
+            Err(errors)
+        }
     }
 
-    async fn detach(&self, intent: &Intent) -> Result<(), Vec<ProviderError>> {
-        let network = intent.network.clone();
-        let owned = Arc::new(intent.clone());
-        let (inner, of) = (Arc::clone(&self.inner), Arc::clone(&owned));
-        let mut errors: Vec<_> = blocking(&network, move || inner.stop(&of))
+    async fn detach_all(&self, intents: &[&Intent]) -> Result<(), Vec<ProviderError>> {
+        let detached = intents.iter().map(|intent| self.detach(intent));
+        let errors: Vec<_> = join_all(detached)
             .await
-            .err()
             .into_iter()
+            .filter_map(Result::err)
+            .flatten()
             .collect();
-        let link = own(intent).host_interface.clone();
-        if let Err(error) = self.inner.reaper.delete(link.clone()).await {
-            // The address stays taken: the interface may still answer to it.
-            errors.push(failed(
-                &network,
-                format!("remove the interface {link}"),
-                error,
-            ));
-            return Err(errors);
-        }
-        let inner = Arc::clone(&self.inner);
-        let rest = spawn_blocking(move || inner.finish(&owned)).await;
-        errors
-            .extend(rest.unwrap_or_else(|error| vec![failed(&network, "finish a detach", error)]));
         if errors.is_empty() {
             Ok(())
         } else {
@@ -362,28 +403,6 @@ impl Provider for BridgeProvider {
     }
 
     async fn statistics(&self, intent: &Intent) -> Result<Statistics, ProviderError> {
-        let name = own(intent).host_interface.clone();
-        let network = intent.network.clone();
-        blocking(&intent.network, move || {
-            let fail =
-                |error: BoxError| failed(&network, format!("read the counters of {name}"), error);
-            let mut socket = NetlinkSocket::route().map_err(|error| fail(error.into()))?;
-            let link = links::by_name(&mut socket, &name)
-                .map_err(|error| fail(error.into()))?
-                .ok_or_else(|| fail("the interface is gone".into()))?;
-            let counters = link.counters;
-            // What the host's end receives, the container has sent.
-            Ok(Statistics {
-                rx_packets: counters.tx_packets,
-                rx_bytes: counters.tx_bytes,
-                rx_errors: counters.tx_errors,
-                rx_dropped: counters.tx_dropped,
-                tx_packets: counters.rx_packets,
-                tx_bytes: counters.rx_bytes,
-                tx_errors: counters.rx_errors,
-                tx_dropped: counters.rx_dropped,
-            })
-        })
-        .await
+        counters::of_host_end(&intent.network, own(intent).host_interface.clone()).await
     }
 }

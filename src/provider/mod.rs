@@ -4,15 +4,21 @@
 //! life cycle. The isolator and the command line drive it in this order:
 //!
 //! 1. `validate` — refuse what cannot be, before anything is touched.
-//! 2. `reserve` — choose names and addresses. The [`Intent`] that comes back names everything
-//!    that `attach` is about to make; the caller makes it durable before going on.
-//! 3. `attach` — make it.
-//! 4. `detach` — undo it from the intent alone. Idempotent, and it collects every error.
+//! 2. `reserve` — choose names, and addresses where it is us who choose them. The [`Intent`] that
+//!    comes back names everything that is about to be made; the caller makes it durable before
+//!    going on.
+//! 3. `start` — begin what is slow, while the container is being forked.
+//! 4. `attach_all` — make it: all of a container's networks of this provider at once.
+//! 5. `detach_all` — undo it from the intents alone. Idempotent, and it collects every error.
 //!
 //! After a restart the caller hands each intent that it found to `adopt`, then calls `sweep`.
 
 pub mod bridge;
+pub mod contrail;
+mod counters;
+mod inside;
 pub mod ipam;
+mod mark;
 mod registry;
 
 use std::collections::{BTreeMap, HashSet};
@@ -124,6 +130,8 @@ pub struct Intent {
 pub enum ProviderIntent {
     /// The embedded bridge.
     Bridge(bridge::BridgeIntent),
+    /// Contrail's vRouter.
+    Contrail(contrail::ContrailIntent),
 }
 
 /// What an attach made, beyond what its intent said already.
@@ -205,11 +213,28 @@ pub enum ProviderError {
     },
 }
 
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn failed(network: &str, action: impl Into<String>, source: impl Into<BoxError>) -> ProviderError {
+    ProviderError::Failed {
+        network: network.to_owned(),
+        action: action.into(),
+        source: source.into(),
+    }
+}
+
+fn refused(network: &str, message: impl Into<String>) -> ProviderError {
+    ProviderError::Refused {
+        network: network.to_owned(),
+        message: message.into(),
+    }
+}
+
 /// A kind of network. See the module's documentation for the order of the calls.
 ///
 /// # Guarantees that every provider gives
-/// - `attach` undoes what it made when it fails.
-/// - `detach` succeeds when there is nothing left to undo, whoever undid it.
+/// - `attach_all` undoes what it made when it fails, or leaves it to the `detach_all` that follows.
+/// - `detach_all` succeeds when there is nothing left to undo, whoever undid it.
 /// - No call blocks the thread that it is polled on for longer than a lock is held; none starts a
 ///   child process (the `cni` provider is the exception by nature).
 #[async_trait]
@@ -223,22 +248,28 @@ pub trait Provider: Send + Sync {
     /// Chooses names and addresses and reserves them for this container.
     async fn reserve(&self, request: &NetworkRequest) -> Result<Intent, ProviderError>;
 
-    /// Gives back what `reserve` took, where `attach` was never called.
+    /// Gives back what `reserve` took, where `start` and `attach_all` were never called.
     async fn release(&self, intent: &Intent) -> Result<(), Vec<ProviderError>> {
-        self.detach(intent).await
+        self.detach_all(&[intent]).await
     }
 
-    /// Makes what the intent says, in the network namespace `namespace`, and brings its loopback
-    /// up.
-    async fn attach(
-        &self,
-        intent: &Intent,
-        namespace: BorrowedFd<'_>,
-    ) -> Result<Attachment, ProviderError>;
+    /// Begins in the background what `attach_all` would else have to wait for. `intents` are all
+    /// of one container's, and durable.
+    fn start(&self, intents: &[&Intent]) {
+        let _ = intents;
+    }
 
-    /// Undoes an attach, complete or not; the addresses are free again only when the interface is
-    /// gone.
-    async fn detach(&self, intent: &Intent) -> Result<(), Vec<ProviderError>>;
+    /// Makes what the intents of one container say, in the network namespace `namespace`, and
+    /// brings its loopback up. What comes back is in their order.
+    async fn attach_all(
+        &self,
+        intents: &[&Intent],
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Vec<Attachment>, Vec<ProviderError>>;
+
+    /// Undoes an attach of one container, complete or not; the addresses are free again only when
+    /// the interface is gone.
+    async fn detach_all(&self, intents: &[&Intent]) -> Result<(), Vec<ProviderError>>;
 
     /// Takes over a container that was attached before a restart: repairs what the host side
     /// lacks. An error means that the container's network is lost.

@@ -11,9 +11,9 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::Server;
 use super::auth::{Auth, Credentials};
 use super::error::{Question, VncError, VncErrorKind, classify};
-use super::server::Server;
 use crate::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
 
 /// How to reach the API.

@@ -23,8 +23,8 @@ mod name;
 mod object;
 mod objects;
 mod policy;
-mod server;
 
+pub use crate::http::NotAServer;
 pub use auth::{Auth, Keystone, KeystoneVersion};
 pub use calls::{Patch, PropertyUpdate, Reading};
 pub use client::{VncClient, VncOptions};
@@ -47,7 +47,9 @@ pub use objects::{
 pub use policy::{
     Actions, NetworkPolicy, PolicyAddress, PolicyEntries, PolicyRule, PortRange, SecurityGroup,
 };
-pub use server::{NotAServer, Server};
+
+/// The address of an API server; port 8082 unless it says otherwise.
+pub type Server = crate::http::Server<8082>;
 
 #[cfg(test)]
 mod tests;

@@ -138,12 +138,15 @@ impl VrouterClient {
     }
 
     /// Asks until there is an answer.
-    async fn insist(
+    async fn insist<F>(
         &self,
         what: &str,
         deadline: Instant,
-        ask: impl AsyncFn() -> Result<Response, VrouterError>,
-    ) -> Result<(), VrouterError> {
+        ask: impl Fn() -> F,
+    ) -> Result<(), VrouterError>
+    where
+        F: Future<Output = Result<Response, VrouterError>>,
+    {
         let mut pauses = pauses().build();
         let mut last = self.error(
             what,

@@ -42,12 +42,14 @@ impl VrouterClient {
         wanted: Wanted<'_>,
         deadline: Instant,
     ) -> Result<Vec<InterfaceConfig>, NotReady> {
-        let step = async || match self.configuration(machine).await? {
-            None => Err(Missing::Configuration),
-            Some(interfaces) => match wanted {
-                Wanted::Annotated => by_index(interfaces),
-                Wanted::These(uuids) => by_uuid(&interfaces, uuids),
-            },
+        let step = move || async move {
+            match self.configuration(machine).await? {
+                None => Err(Missing::Configuration),
+                Some(interfaces) => match wanted {
+                    Wanted::Annotated => by_index(interfaces),
+                    Wanted::These(uuids) => by_uuid(&interfaces, uuids),
+                },
+            }
         };
         self.poll(machine, deadline, step).await
     }
@@ -60,9 +62,11 @@ impl VrouterClient {
         interfaces: &[Uuid],
         deadline: Instant,
     ) -> Result<Vec<Plugged>, NotReady> {
-        let step = async || match self.addresses(machine).await? {
-            None => Err(Missing::Address),
-            Some(plugged) => with_addresses(&plugged, interfaces),
+        let step = move || async move {
+            match self.addresses(machine).await? {
+                None => Err(Missing::Address),
+                Some(plugged) => with_addresses(&plugged, interfaces),
+            }
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let until = deadline - DIAGNOSIS.min(left / 10);
@@ -85,12 +89,15 @@ impl VrouterClient {
         })
     }
 
-    async fn poll<T>(
+    async fn poll<T, F>(
         &self,
         machine: Uuid,
         deadline: Instant,
-        step: impl AsyncFn() -> Result<T, Missing>,
-    ) -> Result<T, NotReady> {
+        step: impl Fn() -> F,
+    ) -> Result<T, NotReady>
+    where
+        F: Future<Output = Result<T, Missing>>,
+    {
         let started = Instant::now();
         let mut pauses = pauses().build();
         let mut last = None;

@@ -1,21 +1,21 @@
 //! One attach, on a thread of its own: the host's side first, then inside the namespace.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use nix::errno::Errno;
 
+use super::super::inside::{self, Inside, unspecified};
+use super::super::mark;
 use super::super::{Intent, PortMapping, Protocol, ProviderError};
 use super::host::HostError;
 use super::registry::{Entry, State};
-use super::{BoxError, Inner, failed, holder, mark, own, refused};
-use crate::plumbing::links::{self, VethError, VethPair};
-use crate::plumbing::netlink::{NetlinkSocket, Request};
-use crate::plumbing::netns::{Kind, OwnThread};
+use super::{Inner, failed, holder, own, refused};
+use crate::plumbing::links::{self, BridgePort, VethError, VethPair};
+use crate::plumbing::netlink::NetlinkSocket;
+use crate::plumbing::netns::OwnThread;
 use crate::plumbing::nft::NftError;
-use crate::plumbing::{addressing, sysctl};
 
 /// What an attach has made so far.
 #[derive(Debug, Default)]
@@ -85,38 +85,10 @@ impl Inner {
         self.create_link(host, intent, namespace, made)?;
         drop(shared);
 
-        thread
-            .enter(namespace, Kind::Net)
-            .map_err(|error| failed(network, "enter the container's namespace", error))?;
-        let fail = |error: BoxError| {
+        inside::configure(&mut thread, namespace, &inner(intent)).map_err(|error| {
             let action = format!("configure {} in the container", intent.interface);
             failed(network, action, error)
-        };
-        let (name, value) = no_router_advertisements(intent);
-        sysctl::write_if_there(&name, value).map_err(|error| fail(error.into()))?;
-        let mut inside = NetlinkSocket::route().map_err(|error| fail(error.into()))?;
-        let link = links::by_name(&mut inside, &intent.interface)
-            .map_err(|error| fail(error.into()))?
-            .ok_or_else(|| fail("the interface is not there".into()))?;
-        let requests = inner_requests(intent, link.index);
-        match inside.execute_all(&requests) {
-            // IPv6 was turned off for new interfaces, which is not what this network says.
-            Err(error) if error.errno() == Some(Errno::EACCES) => {
-                let name = format!("net/ipv6/conf/{}/disable_ipv6", intent.interface);
-                sysctl::write_if_there(&name, "0").map_err(|error| fail(error.into()))?;
-                for answer in inside
-                    .execute(&requests)
-                    .map_err(|error| fail(error.into()))?
-                {
-                    match answer {
-                        Err(error) if error.errno() == Some(Errno::EEXIST) => {}
-                        other => other.map_err(|error| fail(error.into()))?,
-                    }
-                }
-                Ok(())
-            }
-            other => other.map_err(|error| fail(error.into())),
-        }
+        })
     }
 
     /// Mapped ports, and what the network's containers share.
@@ -156,7 +128,7 @@ impl Inner {
     ) -> Result<(), ProviderError> {
         let own = own(intent);
         let spec = self.bridge_spec(intent);
-        let alias = self.tag.of_container(intent);
+        let alias = self.tag.of_container(intent, &own.host_interface);
         let mut is_second_try = false;
         loop {
             let bridge = self
@@ -168,9 +140,11 @@ impl Inner {
                 inner: &intent.interface,
                 mac: intent.mac.0,
                 mtu: intent.mtu,
-                bridge,
                 alias: &alias,
-                hairpin: needs_hairpin(intent),
+                bridge: Some(BridgePort {
+                    bridge,
+                    hairpin: needs_hairpin(intent),
+                }),
             };
             match links::create_veth(host, &pair, namespace.as_fd()) {
                 Ok(()) => {
@@ -253,53 +227,14 @@ pub(super) fn needs_hairpin(intent: &Intent) -> bool {
     own(intent).hairpin || !intent.ports.is_empty()
 }
 
-/// The setting by which no neighbour can become the container's router.
-pub(super) fn no_router_advertisements(intent: &Intent) -> (String, &'static str) {
-    let name = format!("net/ipv6/conf/{}/accept_ra", intent.interface);
-    (name, "0")
-}
-
-/// Requests that configure the interface of that index inside the container.
-pub(super) fn inner_requests(intent: &Intent, index: u32) -> Vec<Request> {
-    let name = &intent.interface;
-    let is_v6 = intent.addresses.iter().any(|net| net.addr().is_ipv6());
-    let up = if is_v6 {
-        links::set_up(name, None)
-    } else {
-        links::set_up_for_ipv4(name)
-    };
-    let mut requests = vec![links::set_up("lo", None), up];
-    for net in &intent.addresses {
-        requests.push(addressing::add_address(index, name, *net));
-    }
-    // The first interface's routes win; the others' stand by.
-    let metric = name
-        .trim_start_matches(|letter: char| !letter.is_ascii_digit())
-        .parse::<u32>()
-        .ok()
-        .filter(|number| *number > 0)
-        .map(|number| number.saturating_add(1024));
-    for gateway in &intent.gateways {
-        let mut routes: Vec<IpNet> = own(intent)
-            .routes
-            .iter()
-            .copied()
-            .filter(|net| net.addr().is_ipv4() == gateway.is_ipv4())
-            .collect();
-        if own(intent).routes.is_empty() {
-            routes.extend(IpNet::new(unspecified(*gateway), 0));
-        }
-        for route in routes {
-            requests.push(addressing::add_route(route, *gateway, index, metric));
-        }
-    }
-    requests
-}
-
-fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+/// What the interface is to be inside the container.
+pub(super) fn inner(intent: &Intent) -> Inside<'_> {
+    Inside {
+        interface: &intent.interface,
+        mac: None,
+        addresses: &intent.addresses,
+        gateways: &intent.gateways,
+        routes: &own(intent).routes,
     }
 }
 

@@ -23,7 +23,7 @@ impl Inner {
             Protocol::Udp => 17,
             Protocol::Sctp => 132,
         };
-        let mark = self.tag.of_container(intent);
+        let mark = self.tag.of_container(intent, &own(intent).host_interface);
         let first = |is_v4: bool| {
             let mut of_family = intent.addresses.iter().map(IpNet::addr);
             of_family.find(|address| address.is_ipv4() == is_v4)

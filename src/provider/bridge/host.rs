@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use super::mark::Tag;
+use super::super::mark::Tag;
 use crate::plumbing::links::{self, Link};
 use crate::plumbing::netlink::{NetlinkError, NetlinkSocket};
 use crate::plumbing::{addressing, sysctl};

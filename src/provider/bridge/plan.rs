@@ -1,9 +1,8 @@
 //! Saying what an attach would do, from the same data that it is done by.
 
+use super::super::inside;
 use super::super::{Intent, ProviderError};
-use super::attach::{
-    bridge_failed, check_port, inner_requests, needs_hairpin, no_router_advertisements,
-};
+use super::attach::{bridge_failed, check_port, inner, needs_hairpin};
 use super::host::Words;
 use super::{Inner, failed, own};
 use crate::plumbing::netlink::NetlinkSocket;
@@ -55,13 +54,7 @@ impl Inner {
                 ""
             }
         ));
-        let (name, value) = no_router_advertisements(intent);
-        steps.push(format!("in the container: set /proc/sys/{name} to {value}"));
-        steps.extend(
-            inner_requests(intent, 0)
-                .iter()
-                .map(|request| format!("in the container: {}", request.what())),
-        );
+        steps.extend(inside::plan(&inner(intent)));
         Ok(steps)
     }
 }

@@ -125,7 +125,7 @@ impl Inner {
         if link.controller == Some(bridge) {
             return Ok(false);
         }
-        let alias = self.tag.of_container(intent);
+        let alias = self.tag.of_container(intent, &own.host_interface);
         let hairpin = needs_hairpin(intent);
         links::enslave(socket, &own.host_interface, bridge, &alias, hairpin)
             .map_err(|error| failed(&intent.network, "put a port back on its bridge", error))?;

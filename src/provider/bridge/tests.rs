@@ -12,6 +12,8 @@ use super::super::{AddressRequest, PortMapping, Protocol};
 use super::*;
 use crate::config::{Network, Subnet};
 use crate::container::ContainerId;
+use crate::plumbing::links;
+use crate::plumbing::netlink::NetlinkSocket;
 use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
 
 mod faults;
@@ -51,7 +53,9 @@ fn network(name: &str, octet: u8) -> Network {
 }
 
 fn bridge_of(network: &mut Network) -> &mut BridgeNetwork {
-    let NetworkProvider::Bridge(bridge) = &mut network.provider;
+    let NetworkProvider::Bridge(bridge) = &mut network.provider else {
+        panic!("a network of another provider")
+    };
     bridge
 }
 

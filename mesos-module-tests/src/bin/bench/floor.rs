@@ -111,9 +111,11 @@ impl Attach for Floor {
                 inner: "eth0",
                 mac: [2, 1, 0, 0, c, d],
                 mtu: 1500,
-                bridge,
                 alias: &host_end,
-                hairpin: true,
+                bridge: Some(links::BridgePort {
+                    bridge,
+                    hairpin: true,
+                }),
             },
             container.namespace.as_fd(),
         )

@@ -24,9 +24,11 @@ fn floor(directory: &std::path::Path, bridge: u32, number: usize, container: &Ow
         inner: "eth0",
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1400,
-        bridge,
         alias: "floor",
-        hairpin: false,
+        bridge: Some(links::BridgePort {
+            bridge,
+            hairpin: false,
+        }),
     };
     links::create_veth(
         &mut NetlinkSocket::route().unwrap(),

@@ -51,7 +51,7 @@ fn an_attach_that_nobody_waits_for_is_undone_by_its_detach() {
                 .unwrap();
             let container = namespace();
             {
-                let mut attach = host.provider.attach(&intent, container.as_fd());
+                let mut attach = Box::pin(host.provider.attach(&intent, container.as_fd()));
                 let mut context = Context::from_waker(Waker::noop());
                 assert!(matches!(attach.as_mut().poll(&mut context), Poll::Pending));
                 if round % 2 == 0 {

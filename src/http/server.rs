@@ -1,4 +1,4 @@
-//! The address of an API server.
+//! The address of a server: scheme, host and port.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -7,26 +7,30 @@ use std::str::FromStr;
 use hyper::Uri;
 use hyper::http::uri::{Authority, Scheme};
 
-/// Where API servers listen.
-const PORT: u16 = 8082;
-
-/// The address of an API server: `host`, `host:port`, or either after `http://` or `https://`.
+/// The address of a server that listens at `PORT` unless its address says otherwise: `host`,
+/// `host:port`, or either after `http://` or `https://`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
+pub struct Server<const PORT: u16> {
     scheme: Scheme,
     authority: Authority,
 }
 
 /// Not the address of a server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an API server's address such as \"https://10.84.22.1:8082\"")]
-pub struct NotAServer(String);
+#[error("{text:?} is not a server's address such as \"https://10.84.22.1:{port}\"")]
+pub struct NotAServer {
+    text: String,
+    port: u16,
+}
 
-impl FromStr for Server {
+impl<const PORT: u16> FromStr for Server<PORT> {
     type Err = NotAServer;
 
     fn from_str(text: &str) -> Result<Self, NotAServer> {
-        let wrong = || NotAServer(text.to_owned());
+        let wrong = || NotAServer {
+            text: text.to_owned(),
+            port: PORT,
+        };
         let whole = if text.contains("://") {
             text.to_owned()
         } else {
@@ -62,9 +66,9 @@ impl FromStr for Server {
     }
 }
 
-impl Server {
+impl<const PORT: u16> Server<PORT> {
     /// The URI of a path, query included, on this server.
-    pub(super) fn uri(&self, path: &str) -> Result<Uri, hyper::http::Error> {
+    pub fn uri(&self, path: &str) -> Result<Uri, hyper::http::Error> {
         Uri::builder()
             .scheme(self.scheme.clone())
             .authority(self.authority.clone())
@@ -73,7 +77,7 @@ impl Server {
     }
 }
 
-impl fmt::Display for Server {
+impl<const PORT: u16> fmt::Display for Server<PORT> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}://{}", self.scheme, self.authority)
     }
@@ -92,7 +96,7 @@ mod tests {
             ("https://[2001:db8::1]/", "https://[2001:db8::1]:8082"),
             ("http://api:80", "http://api:80"),
         ] {
-            assert_eq!(text.parse::<Server>().unwrap().to_string(), address);
+            assert_eq!(text.parse::<Server<8082>>().unwrap().to_string(), address);
         }
         for wrong in [
             "",
@@ -103,7 +107,7 @@ mod tests {
             "a b",
             "[127.0.0.1]",
         ] {
-            assert!(wrong.parse::<Server>().is_err(), "{wrong:?}");
+            assert!(wrong.parse::<Server<8082>>().is_err(), "{wrong:?}");
         }
     }
 }

@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::super::Intent;
-use super::own;
+use super::Intent;
 
 const PROGRAM: &str = "contrail-mesos";
 /// The longest part of a container's id or network's name that is shown; `nft` shows 127 bytes.
@@ -62,11 +61,11 @@ impl Tag {
         format!("{PROGRAM} {} ", self.0)
     }
 
-    pub(super) fn of_container(&self, intent: &Intent) -> String {
+    /// Of a container's interface, whose host end is the link `host_interface`.
+    pub(super) fn of_container(&self, intent: &Intent, host_interface: &str) -> String {
         format!(
-            "{}{} {} {}",
+            "{}{host_interface} {} {}",
             self.prefix(),
-            own(intent).host_interface,
             shown(&intent.container.file_name()),
             intent.interface
         )

@@ -1,0 +1,211 @@
+//! `[contrail]`: how this host's agent reaches the managers and the vRouter agent; and what a
+//! network of provider `contrail` may say.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::network::mtu;
+use super::reader::Section;
+use crate::http::TlsOptions;
+use crate::http::tls::Identity;
+use crate::ports::Manager;
+use crate::vrouter::DEFAULT_DIRECTORY;
+
+/// Where the vRouter agent's port service listens.
+const VROUTER_PORT: u16 = 9091;
+
+/// Contrail, as this host sees it. Read when the agent starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contrail {
+    /// The managers, the preferred one first; never empty.
+    pub managers: Vec<Manager>,
+    /// The name of this host's virtual-router: who we are to the managers.
+    pub agent: String,
+    /// The address by which the virtual-router is found where none has that name.
+    pub virtual_router_address: Option<IpAddr>,
+    /// The file with the token that agents and managers share.
+    pub token_file: Option<PathBuf>,
+    /// TLS of the managers.
+    pub tls: TlsOptions,
+    /// The vRouter agent's host name or address.
+    pub vrouter_host: String,
+    /// The vRouter agent's port.
+    pub vrouter_port: u16,
+    /// Where the vRouter agent reads port files.
+    pub port_directory: PathBuf,
+    /// How long a container waits for manager and vRouter agent together.
+    pub deadline: Duration,
+    /// The kind of the containers' interfaces.
+    pub vif: Vif,
+    /// Whether the vRouter agent is told to forget ports that nobody registers again after the
+    /// agent has restarted. Only where nobody else registers ports with it.
+    pub sync_ports: bool,
+}
+
+/// The kind of interface that a container gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Vif {
+    /// A veth pair, whose host end the vRouter forwards for.
+    Veth,
+    /// On a host that is itself a virtual machine of Contrail: a macvlan on a VLAN of this
+    /// interface, which the vRouter below the host forwards for.
+    Macvlan {
+        /// The host's interface.
+        parent: String,
+    },
+}
+
+/// A network of provider `contrail`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContrailNetwork {
+    /// The virtual network of containers whose labels name none: `domain:project:network`, or a
+    /// name within the managers' default project. Without it the managers' own default.
+    pub virtual_network: Option<String>,
+    /// MTU of the containers' interfaces, in bytes.
+    pub mtu: u32,
+}
+
+pub(super) fn read(section: Section<'_>) -> Contrail {
+    let word = |key: &str, expected: &str| section.text(key, expected);
+    let file = |key: &str, expected: &str| word(key, expected).map(PathBuf::from);
+    let managers = section.parsed_list(
+        "managers",
+        "a manager's address such as \"https://master-1.example:6990\"",
+    );
+    if !section.has("managers") || managers.as_ref().is_some_and(Vec::is_empty) {
+        section.problem(
+            "managers",
+            "contrail needs a manager: managers = [\"https://master-1.example:6990\"]",
+        );
+    }
+    let agent = word("agent", "the name of this host's virtual-router").unwrap_or_else(hostname);
+    if agent.is_empty() || !agent.bytes().all(|byte| byte.is_ascii_graphic()) {
+        section.problem(
+            "agent",
+            format!("{agent:?} is no virtual-router's name: ASCII without spaces"),
+        );
+    }
+    let ca = file("ca_file", "a PEM file");
+    let certificate = file("certificate_file", "a PEM file");
+    let key = file("key_file", "a PEM file");
+    if certificate.is_some() != key.is_some() {
+        section.problem(
+            "certificate_file",
+            "certificate_file and key_file belong together: name both or none",
+        );
+    }
+    let identity = certificate
+        .zip(key)
+        .map(|(certificate, key)| Identity { certificate, key });
+    let (vrouter_host, vrouter_port) = vrouter(&section);
+    let contrail = Contrail {
+        managers: managers.unwrap_or_default(),
+        agent,
+        virtual_router_address: section.parsed(
+            "virtual_router_address",
+            "the address of this host's virtual-router",
+        ),
+        token_file: file("token_file", "the path of a file with one word"),
+        tls: TlsOptions { ca, identity },
+        vrouter_host,
+        vrouter_port,
+        port_directory: directory(&section),
+        deadline: section.duration("deadline", Duration::from_secs(20)),
+        vif: vif(&section),
+        sync_ports: section.boolean("sync_ports", false),
+    };
+    section.finish();
+    contrail
+}
+
+/// `host`, `host:port`, or an IPv6 address, in brackets with a port.
+fn vrouter(section: &Section<'_>) -> (String, u16) {
+    let expected = "the vRouter agent's address such as \"127.0.0.1:9091\"";
+    let Some(text) = section.text("vrouter", expected) else {
+        return ("127.0.0.1".to_owned(), VROUTER_PORT);
+    };
+    if text.parse::<IpAddr>().is_ok() {
+        return (text, VROUTER_PORT);
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)),
+        None => (text.as_str(), Some(VROUTER_PORT)),
+    };
+    let host = host.trim_matches(['[', ']']);
+    let is_host = !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-:_".contains(&byte));
+    if let Some(port) = port.filter(|_| is_host) {
+        (host.to_owned(), port)
+    } else {
+        section.problem("vrouter", format!("{text:?} is not {expected}"));
+        (String::new(), VROUTER_PORT)
+    }
+}
+
+fn directory(section: &Section<'_>) -> PathBuf {
+    let path = section
+        .text("port_directory", "a directory")
+        .map_or_else(|| PathBuf::from(DEFAULT_DIRECTORY), PathBuf::from);
+    if !path.is_absolute() {
+        section.problem(
+            "port_directory",
+            format!(
+                "{:?} must be an absolute path such as {DEFAULT_DIRECTORY:?}",
+                path.display()
+            ),
+        );
+    }
+    path
+}
+
+fn vif(section: &Section<'_>) -> Vif {
+    let kind = section.text("vif", "\"veth\" or \"macvlan\"");
+    let parent = section.text("parent_interface", "an interface of this host");
+    match kind.as_deref() {
+        None | Some("veth") => {
+            if parent.is_some() {
+                section.problem("parent_interface", "is for vif = \"macvlan\" only");
+            }
+            Vif::Veth
+        }
+        Some("macvlan") => Vif::Macvlan {
+            parent: parent.unwrap_or_else(|| "eth0".to_owned()),
+        },
+        Some(other) => {
+            section.problem("vif", format!("{other:?} is not \"veth\" or \"macvlan\""));
+            Vif::Veth
+        }
+    }
+}
+
+/// What Contrail's provisioning calls a virtual-router unless it is told otherwise.
+fn hostname() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_default()
+}
+
+/// The keys of a `[[network]]` of provider `contrail`.
+pub(super) fn network(section: &Section<'_>) -> ContrailNetwork {
+    let virtual_network = section.text(
+        "virtual_network",
+        "a virtual network such as \"default-domain:default-project:blue\"",
+    );
+    if let Some(name) = &virtual_network {
+        let parts: Vec<&str> = name.split(':').collect();
+        if !matches!(parts.len(), 1 | 3) || parts.iter().any(|part| part.is_empty()) {
+            section.problem(
+                "virtual_network",
+                format!("{name:?} is neither \"domain:project:network\" nor a bare name"),
+            );
+        }
+    }
+    ContrailNetwork {
+        virtual_network,
+        mtu: mtu(section, 576),
+    }
+}

@@ -1,0 +1,193 @@
+//! What goes on in the background: debts are settled, and a vRouter agent that came back is told
+//! of the containers again.
+//!
+//! The agent reads port files when it starts, so that as a rule it knows them; what it does not
+//! know (a file that was lost, an interface that it gave up) it is told here.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::machine::{Machine, State};
+use super::{Inner, blocking};
+use crate::vrouter::Port;
+
+/// How often one of the containers is asked after.
+const PROBE: Duration = Duration::from_secs(2);
+/// How often debts of others are looked for: every so many probes.
+const LOOK: u32 = 5;
+/// How many questions to one side are under way at a time.
+const AT_ONCE: usize = 16;
+/// How long a registration may take.
+const REGISTRATION: Duration = Duration::from_secs(5);
+
+/// Runs as long as the provider is there.
+pub(super) async fn run(inner: Weak<Inner>) {
+    let mut turn: u32 = 0;
+    let mut is_away = false;
+    loop {
+        sleep(PROBE).await;
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        turn = turn.wrapping_add(1);
+        if turn.is_multiple_of(LOOK) {
+            inner.look_for_debts().await;
+        }
+        inner.settle_all().await;
+        is_away = inner.probe(turn, is_away).await;
+    }
+}
+
+impl Inner {
+    async fn look_for_debts(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        let looked = blocking(move || Ok(inner.debts.look()?)).await;
+        if let Err(error) = looked {
+            log::warn!("cannot look for containers that are still to be removed: {error}");
+        }
+    }
+
+    async fn settle_all(&self) {
+        let settled = stream::iter(self.debts.machines()).map(|machine| async move {
+            // A detach that is under way does it itself.
+            if self.machines().contains_key(&machine) {
+                return;
+            }
+            match self.settle(machine).await {
+                Ok(()) => log::info!("container {machine} is removed everywhere"),
+                Err(problem) => {
+                    log::debug!("container {machine} is still to be removed: {problem}")
+                }
+            }
+        });
+        settled.buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
+
+    /// Asks after one container, each time another; returns whether the agent is away.
+    async fn probe(&self, turn: u32, was_away: bool) -> bool {
+        let attached: Vec<(Uuid, Arc<Machine>)> = self
+            .machines()
+            .iter()
+            .filter(|(_, machine)| machine.state() == State::Attached)
+            .map(|(uuid, machine)| (*uuid, Arc::clone(machine)))
+            .collect();
+        let Some(index) = usize::try_from(turn)
+            .unwrap_or(0)
+            .checked_rem(attached.len())
+        else {
+            return false;
+        };
+        let Some((uuid, machine)) = attached.get(index).cloned() else {
+            return false;
+        };
+        match self.vrouter.addresses(uuid).await {
+            Err(error) if error.kind.is_passing() => {
+                if !was_away {
+                    log::warn!("{error}");
+                }
+                return true;
+            }
+            Ok(Some(_)) if !was_away => return false,
+            // It forgot this one, if it has been given it at all.
+            _ if !was_away => self.register(uuid, &machine).await,
+            _ => {
+                log::warn!(
+                    "the vRouter agent at {} is back: it is told of {} containers again",
+                    self.vrouter.agent(),
+                    attached.len()
+                );
+                stream::iter(attached)
+                    .map(|(uuid, machine)| async move { self.register(uuid, &machine).await })
+                    .buffer_unordered(AT_ONCE)
+                    .collect::<()>()
+                    .await;
+            }
+        }
+        false
+    }
+
+    /// Tells the agent of an attached container.
+    pub(super) async fn register(&self, uuid: Uuid, machine: &Machine) {
+        let _gate = machine.gate.lock().await;
+        if machine.state() != State::Attached {
+            return;
+        }
+        let files = self.files.clone();
+        let ports: Vec<Port> = match blocking(move || Ok(files.ports(uuid)?)).await {
+            Ok(ports) => ports.into_iter().filter_map(Result::ok).collect(),
+            Err(error) => {
+                log::warn!("container {uuid} cannot be registered again: {error}");
+                return;
+            }
+        };
+        let ports = match self.complete(uuid, machine, ports).await {
+            Ok(ports) => ports,
+            Err(problem) => {
+                log::warn!("container {uuid} cannot be registered again: {problem}");
+                return;
+            }
+        };
+        for port in &ports {
+            let registered = self
+                .vrouter
+                .register(port, Instant::now() + REGISTRATION)
+                .await;
+            if let Err(error) = registered {
+                log::warn!("{error}");
+            }
+        }
+    }
+
+    /// The ports of a container, those whose file was lost from what the agent says.
+    async fn complete(
+        &self,
+        uuid: Uuid,
+        machine: &Machine,
+        mut ports: Vec<Port>,
+    ) -> Result<Vec<Port>, super::BoxError> {
+        let missing: Vec<_> = machine
+            .intents
+            .iter()
+            .filter_map(|intent| Some((intent, super::own(intent)?)))
+            .filter(|(_, own)| own.parent.is_none())
+            .filter(|(_, own)| ports.iter().all(|port| port.vmi_uuid != own.uuid))
+            .collect();
+        if missing.is_empty() {
+            return Ok(ports);
+        }
+        let configuration = self.vrouter.configuration(uuid).await?.unwrap_or_default();
+        let mut lost = Vec::new();
+        for (intent, own) in missing {
+            let known = configuration
+                .iter()
+                .find(|interface| interface.interface == own.uuid);
+            // Without configuration there is nothing that it could be registered for.
+            let Some(known) = known else { continue };
+            lost.push(Port {
+                time: Port::now(),
+                vm_id: uuid.to_string(),
+                vm_uuid: uuid,
+                vm_name: intent.container.to_string(),
+                host_ifname: own.host_interface.clone(),
+                vm_ifname: intent.interface.clone(),
+                vm_namespace: String::new(),
+                vn_uuid: known.network,
+                vmi_uuid: own.uuid,
+            });
+        }
+        ports.extend(lost.iter().cloned());
+        let files = self.files.clone();
+        blocking(move || {
+            for port in &lost {
+                files.write(port)?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(ports)
+    }
+}

@@ -1,0 +1,30 @@
+//! The counters of a container's interface, read at its host end.
+
+use super::{BoxError, ProviderError, Statistics, failed};
+use crate::plumbing::links;
+use crate::plumbing::netlink::NetlinkSocket;
+
+/// The counters of the container whose host end is the link `name`.
+pub(super) async fn of_host_end(network: &str, name: String) -> Result<Statistics, ProviderError> {
+    let action = format!("read the counters of {name}");
+    let read = move || -> Result<Statistics, BoxError> {
+        let mut socket = NetlinkSocket::route()?;
+        let link = links::by_name(&mut socket, &name)?.ok_or("the interface is gone")?;
+        let counters = link.counters;
+        // What the host's end receives, the container has sent.
+        Ok(Statistics {
+            rx_packets: counters.tx_packets,
+            rx_bytes: counters.tx_bytes,
+            rx_errors: counters.tx_errors,
+            rx_dropped: counters.tx_dropped,
+            tx_packets: counters.rx_packets,
+            tx_bytes: counters.rx_bytes,
+            tx_errors: counters.rx_errors,
+            tx_dropped: counters.rx_dropped,
+        })
+    };
+    tokio::task::spawn_blocking(read)
+        .await
+        .unwrap_or_else(|error| Err(error.into()))
+        .map_err(|error| failed(network, action, error))
+}

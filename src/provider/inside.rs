@@ -1,0 +1,118 @@
+//! The container's side: its interface, which is there already, gets addresses and routes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+
+use super::BoxError;
+use crate::container::Mac;
+use crate::plumbing::netlink::{NetlinkSocket, Request};
+use crate::plumbing::netns::{Kind, OwnThread};
+use crate::plumbing::{addressing, links, sysctl};
+
+/// What an interface is to be.
+pub(super) struct Inside<'a> {
+    pub(super) interface: &'a str,
+    /// Its Ethernet address, where it was not made with the right one.
+    pub(super) mac: Option<Mac>,
+    pub(super) addresses: &'a [IpNet],
+    /// Next hops, one per family at most.
+    pub(super) gateways: &'a [IpAddr],
+    /// What is reached by the gateways; nothing: everything.
+    pub(super) routes: &'a [IpNet],
+}
+
+/// Enters the namespace and configures the interface there, and loopback.
+pub(super) fn configure(
+    thread: &mut OwnThread,
+    namespace: &OwnedFd,
+    inside: &Inside<'_>,
+) -> Result<(), BoxError> {
+    thread.enter(namespace, Kind::Net)?;
+    let (name, value) = no_router_advertisements(inside);
+    sysctl::write_if_there(&name, value)?;
+    let mut socket = NetlinkSocket::route()?;
+    let link =
+        links::by_name(&mut socket, inside.interface)?.ok_or("the interface is not there")?;
+    let requests = requests(inside, link.index);
+    match socket.execute_all(&requests) {
+        // IPv6 was turned off for new interfaces, which is not what this network says.
+        Err(error) if error.errno() == Some(Errno::EACCES) => {
+            let name = format!("net/ipv6/conf/{}/disable_ipv6", inside.interface);
+            sysctl::write_if_there(&name, "0")?;
+            for answer in socket.execute(&requests)? {
+                match answer {
+                    Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+                    other => other?,
+                }
+            }
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
+/// What `configure` would do, in words.
+pub(super) fn plan(inside: &Inside<'_>) -> Vec<String> {
+    let (name, value) = no_router_advertisements(inside);
+    let setting = format!("in the container: set /proc/sys/{name} to {value}");
+    let requests = requests(inside, 0);
+    let requests = requests
+        .iter()
+        .map(|request| format!("in the container: {}", request.what()));
+    std::iter::once(setting).chain(requests).collect()
+}
+
+/// The setting by which no neighbour can become the container's router.
+fn no_router_advertisements(inside: &Inside<'_>) -> (String, &'static str) {
+    let name = format!("net/ipv6/conf/{}/accept_ra", inside.interface);
+    (name, "0")
+}
+
+/// Requests that configure the interface of that index.
+fn requests(inside: &Inside<'_>, index: u32) -> Vec<Request> {
+    let name = inside.interface;
+    let is_v6 = inside.addresses.iter().any(|net| net.addr().is_ipv6());
+    let up = if is_v6 {
+        links::set_up(name, None)
+    } else {
+        links::set_up_for_ipv4(name)
+    };
+    let mut requests = vec![links::set_up("lo", None)];
+    requests.extend(inside.mac.map(|mac| links::set_mac(name, mac.0)));
+    requests.push(up);
+    for net in inside.addresses {
+        requests.push(addressing::add_address(index, name, *net));
+    }
+    // The first interface's routes win; the others' stand by.
+    let metric = name
+        .trim_start_matches(|letter: char| !letter.is_ascii_digit())
+        .parse::<u32>()
+        .ok()
+        .filter(|number| *number > 0)
+        .map(|number| number.saturating_add(1024));
+    for gateway in inside.gateways {
+        let mut routes: Vec<IpNet> = inside
+            .routes
+            .iter()
+            .copied()
+            .filter(|net| net.addr().is_ipv4() == gateway.is_ipv4())
+            .collect();
+        if inside.routes.is_empty() {
+            routes.extend(IpNet::new(unspecified(*gateway), 0));
+        }
+        for route in routes {
+            requests.push(addressing::add_route(route, *gateway, index, metric));
+        }
+    }
+    requests
+}
+
+pub(super) fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
