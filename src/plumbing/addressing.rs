@@ -3,8 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Parseable};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
 
 use super::netlink::{NetlinkError, NetlinkSocket, Request};
@@ -12,6 +16,7 @@ use super::netlink::{NetlinkError, NetlinkSocket, Request};
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWNEIGH: u16 = 28;
 
 /// Request: `address` on the link of that index. An IPv6 address is usable at once: duplicate
 /// detection would cost a second, and we know that nobody else has it.
@@ -78,6 +83,31 @@ pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32, metric: Option
         _ => {}
     }
     Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, payload, what)
+}
+
+/// Request: `address` is to be found at `mac`, for ever, by the link of that index.
+#[must_use]
+pub fn add_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
+    let mut message = NeighbourMessage::default();
+    let (family, destination) = match address {
+        IpAddr::V4(v4) => (AddressFamily::Inet, NeighbourAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, NeighbourAddress::Inet6(v6)),
+    };
+    message.header.family = family;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(destination),
+        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+    ];
+    let mut payload = vec![0; message.buffer_len()];
+    message.emit(&mut payload);
+    Request::new(
+        RTM_NEWNEIGH,
+        NLM_F_CREATE | NLM_F_REPLACE,
+        payload,
+        format!("note where {address} is"),
+    )
 }
 
 /// Every address of the namespace, with the index of its link.

@@ -22,6 +22,10 @@ pub(super) struct Inside<'a> {
     pub(super) gateways: &'a [IpAddr],
     /// What is reached by the gateways; nothing: everything.
     pub(super) routes: &'a [IpNet],
+    /// The gateways' Ethernet address, where it stays as it is. The container then never asks for
+    /// it, and takes no room in the kernel's table of neighbours, which all namespaces share and
+    /// which has room for 1,024 by default.
+    pub(super) gateway_mac: Option<Mac>,
 }
 
 /// Enters the namespace and configures the interface there, and loopback.
@@ -106,6 +110,11 @@ fn requests(inside: &Inside<'_>, index: u32) -> Vec<Request> {
         for route in routes {
             requests.push(addressing::add_route(route, *gateway, index, metric));
         }
+        requests.extend(
+            inside
+                .gateway_mac
+                .map(|mac| addressing::add_neighbour(index, *gateway, mac.0)),
+        );
     }
     requests
 }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::super::inside::{self, Inside, unspecified};
 use super::super::mark;
 use super::super::{Intent, PortMapping, Protocol, ProviderError};
-use super::host::HostError;
+use super::host::{Bridge, HostError};
 use super::registry::{Entry, State};
 use super::{Inner, failed, holder, own, refused};
 use crate::plumbing::links::{self, BridgePort, VethError, VethPair};
@@ -82,10 +82,14 @@ impl Inner {
             .map_err(|error| failed(network, format!("lock the bridge {bridge}"), error))?;
         self.add_elements(intent)?;
         made.ports = true;
-        self.create_link(host, intent, namespace, made)?;
+        let bridge = self.create_link(host, intent, namespace, made)?;
         drop(shared);
 
-        inside::configure(&mut thread, namespace, &inner(intent)).map_err(|error| {
+        let inside = Inside {
+            gateway_mac: bridge.mac,
+            ..inner(intent)
+        };
+        inside::configure(&mut thread, namespace, &inside).map_err(|error| {
             let action = format!("configure {} in the container", intent.interface);
             failed(network, action, error)
         })
@@ -125,7 +129,7 @@ impl Inner {
         intent: &Intent,
         namespace: &OwnedFd,
         made: &mut Made,
-    ) -> Result<(), ProviderError> {
+    ) -> Result<Bridge, ProviderError> {
         let own = own(intent);
         let spec = self.bridge_spec(intent);
         let alias = self.tag.of_container(intent, &own.host_interface);
@@ -142,14 +146,14 @@ impl Inner {
                 mtu: intent.mtu,
                 alias: &alias,
                 bridge: Some(BridgePort {
-                    bridge,
+                    bridge: bridge.index,
                     hairpin: needs_hairpin(intent),
                 }),
             };
             match links::create_veth(host, &pair, namespace.as_fd()) {
                 Ok(()) => {
                     made.link = true;
-                    return Ok(());
+                    return Ok(bridge);
                 }
                 Err(VethError::NotMade(error))
                     if !is_second_try
@@ -235,6 +239,7 @@ pub(super) fn inner(intent: &Intent) -> Inside<'_> {
         addresses: &intent.addresses,
         gateways: &intent.gateways,
         routes: &own(intent).routes,
+        gateway_mac: None,
     }
 }
 

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::super::mark::Tag;
+use crate::container::Mac;
 use crate::plumbing::links::{self, Link};
 use crate::plumbing::netlink::{NetlinkError, NetlinkSocket};
 use crate::plumbing::{addressing, sysctl};
@@ -65,7 +66,7 @@ impl fmt::Display for Words<'_> {
                 write!(formatter, "set /proc/sys/{name} to {value}")
             }
             Change::Create { mac, mtu } => {
-                let mac = crate::container::Mac(*mac);
+                let mac = Mac(*mac);
                 write!(
                     formatter,
                     "create the bridge {bridge}, MAC {mac}, MTU {mtu}"
@@ -77,13 +78,21 @@ impl fmt::Display for Words<'_> {
     }
 }
 
+/// A bridge that is as it has to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bridge {
+    pub(super) index: u32,
+    /// Its Ethernet address, if it is ours and so stays as it is.
+    pub(super) mac: Option<Mac>,
+}
+
 /// The bridges of this host.
 #[derive(Debug)]
 pub(super) struct Host {
     tag: Tag,
     directory: PathBuf,
-    /// Bridges that are as they have to be, with their index.
-    ready: Mutex<HashMap<String, (u32, BridgeSpec)>>,
+    /// Bridges that are as they have to be.
+    ready: Mutex<HashMap<String, (Bridge, BridgeSpec)>>,
 }
 
 impl Host {
@@ -95,7 +104,7 @@ impl Host {
         }
     }
 
-    fn ready(&self) -> MutexGuard<'_, HashMap<String, (u32, BridgeSpec)>> {
+    fn ready(&self) -> MutexGuard<'_, HashMap<String, (Bridge, BridgeSpec)>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,19 +143,19 @@ impl Host {
         self.ready().remove(bridge).is_some()
     }
 
-    /// Makes the bridge what it has to be, and returns its index.
+    /// Makes the bridge what it has to be.
     pub(super) fn ensure(
         &self,
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
-    ) -> Result<u32, HostError> {
+    ) -> Result<Bridge, HostError> {
         let mut ready = self.ready();
         let mut spec = spec.clone();
-        if let Some((index, there)) = ready.get(&spec.name) {
+        if let Some((bridge, there)) = ready.get(&spec.name) {
             // Once containers were promised their ports on 127.0.0.1, that stays.
             spec.reaches_loopback |= there.reaches_loopback;
             if spec == *there {
-                return Ok(*index);
+                return Ok(*bridge);
             }
         }
         for change in self.changes(socket, &spec)? {
@@ -154,8 +163,13 @@ impl Host {
         }
         let link = links::by_name(socket, &spec.name)?
             .ok_or_else(|| HostError::Vanished(spec.name.clone()))?;
-        ready.insert(spec.name.clone(), (link.index, spec));
-        Ok(link.index)
+        let mac = <[u8; 6]>::try_from(link.mac.as_slice()).ok().map(Mac);
+        let bridge = Bridge {
+            index: link.index,
+            mac: mac.filter(|_| self.is_ours(&link)),
+        };
+        ready.insert(spec.name.clone(), (bridge, spec));
+        Ok(bridge)
     }
 
     /// What has to be changed for the bridge to be what it has to be, in order.

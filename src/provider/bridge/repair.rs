@@ -122,12 +122,12 @@ impl Inner {
             .host
             .ensure(socket, &self.bridge_spec(intent))
             .map_err(|error| bridge_failed(intent, error))?;
-        if link.controller == Some(bridge) {
+        if link.controller == Some(bridge.index) {
             return Ok(false);
         }
         let alias = self.tag.of_container(intent, &own.host_interface);
         let hairpin = needs_hairpin(intent);
-        links::enslave(socket, &own.host_interface, bridge, &alias, hairpin)
+        links::enslave(socket, &own.host_interface, bridge.index, &alias, hairpin)
             .map_err(|error| failed(&intent.network, "put a port back on its bridge", error))?;
         Ok(true)
     }

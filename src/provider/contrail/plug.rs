@@ -162,20 +162,21 @@ impl Plug {
         namespace: OwnedFd,
         attachments: &[Attachment],
     ) -> Result<(), BoxError> {
-        let work: Vec<(String, Attachment)> = self
+        let work: Vec<((String, Mac), Attachment)> = self
             .interfaces
             .iter()
-            .map(|interface| interface.name.clone())
+            .map(|interface| (interface.name.clone(), interface.mac))
             .zip(attachments.iter().cloned())
             .collect();
         netns::on_own_thread("cm-plug", move |mut thread| -> Result<(), BoxError> {
-            for (interface, attachment) in &work {
+            for ((interface, mac), attachment) in &work {
                 let inside = Inside {
                     interface,
-                    mac: Some(attachment.mac),
+                    mac: (attachment.mac != *mac).then_some(attachment.mac),
                     addresses: &attachment.addresses,
                     gateways: &attachment.gateways,
                     routes: &[],
+                    gateway_mac: None,
                 };
                 inside::configure(&mut thread, &namespace, &inside)?;
             }

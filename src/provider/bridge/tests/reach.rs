@@ -40,6 +40,10 @@ fn containers_reach_each_other_their_gateway_and_the_host() {
             links::by_name(&mut socket, "eth0").unwrap().unwrap()
         });
         assert_eq!((link.mtu, link.mac), (1400, two.intent.mac.0.to_vec()));
+        let neighbours = two.inside(|| run("ip", "neigh show nud permanent"));
+        for gateway in ["10.1.0.1 ", "fd00:1::1 "] {
+            assert!(neighbours.contains(gateway), "{neighbours}");
+        }
         let counters = host.provider.statistics(&one.intent).await.unwrap();
         assert!(
             counters.rx_packets > 3 && counters.tx_bytes > 200,
