@@ -79,7 +79,11 @@ pub fn request(
         let addresses = addresses(&info.ip_addresses, &mut problem);
         let ports = ports(info, &mut host_ports, &mut problem);
         let labels = labels(info, &mut problem);
-        let dns = network.dns.clone().or_else(|| config.dns.clone());
+        let dns = match network.provider {
+            // Contrail has name servers for each of its networks.
+            NetworkProvider::Contrail(_) => network.dns.clone(),
+            NetworkProvider::Bridge(_) => network.dns.clone().or_else(|| config.dns.clone()),
+        };
         let first = NetworkRequest {
             container: id.clone(),
             interface: String::new(),

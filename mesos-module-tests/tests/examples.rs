@@ -41,6 +41,20 @@ fn the_agents_example_is_accepted_and_its_defaults_are_ours() {
     let (_, red) = bridge(&config, "red");
     assert!(blue.dns.is_some());
     assert_eq!(red.gateway.to_string(), "10.33.0.1");
+
+    // What the example gives as default is.
+    let minimal = directory.path().join("minimal.toml");
+    std::fs::write(&minimal, "[contrail]\nmanagers = ['192.0.2.1']").expect("a file");
+    let default = load(&minimal).contrail.expect("contrail");
+    let contrail = config.contrail.as_ref().expect("contrail");
+    assert_eq!(contrail.vrouter_host, default.vrouter_host);
+    assert_eq!(contrail.vrouter_port, default.vrouter_port);
+    assert_eq!(contrail.port_directory, default.port_directory);
+    assert_eq!(contrail.deadline, default.deadline);
+    assert_eq!(contrail.vif, default.vif);
+    assert_eq!(contrail.sync_ports, default.sync_ports);
+    assert_eq!(contrail.managers.len(), 2);
+    assert!(config.network("contrail-cni-plugin").is_some());
 }
 
 #[test]

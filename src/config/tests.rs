@@ -137,3 +137,86 @@ fn a_missing_file_says_what_to_do() {
         "{error}"
     );
 }
+
+#[test]
+fn contrail_needs_little() {
+    let config = parse(
+        "[contrail]\nmanagers = ['192.0.2.1', 'https://master-2.example:7000']\n\
+         [[network]]\nname = 'contrail-cni-plugin'\nprovider = 'contrail'",
+    )
+    .expect("a minimal configuration");
+    let contrail = config.contrail.as_ref().expect("contrail");
+    let managers: Vec<String> = contrail.managers.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        managers,
+        ["http://192.0.2.1:6990", "https://master-2.example:7000"]
+    );
+    assert!(!contrail.agent.is_empty());
+    assert_eq!(
+        (contrail.vrouter_host.as_str(), contrail.vrouter_port),
+        ("127.0.0.1", 9091)
+    );
+    assert_eq!(contrail.vif, Vif::Veth);
+    assert!(!contrail.sync_ports);
+    let network = config.network("contrail-cni-plugin").expect("the network");
+    let expected = ContrailNetwork {
+        virtual_network: None,
+        mtu: 1500,
+    };
+    assert_eq!(network.provider, NetworkProvider::Contrail(expected));
+    assert!(network.subnets().is_empty());
+}
+
+#[test]
+fn a_vrouter_is_found_in_every_form() {
+    for (text, host, port) in [
+        ("10.84.22.27", "10.84.22.27", 9091),
+        ("10.84.22.27:9092", "10.84.22.27", 9092),
+        ("node-1.example", "node-1.example", 9091),
+        ("2001:db8::1", "2001:db8::1", 9091),
+        ("[2001:db8::1]:9092", "2001:db8::1", 9092),
+    ] {
+        let config = parse(&format!("[contrail]\nmanagers = ['a']\nvrouter = '{text}'"));
+        let contrail = config.expect("an address").contrail.expect("contrail");
+        assert_eq!(
+            (contrail.vrouter_host.as_str(), contrail.vrouter_port),
+            (host, port)
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_with_contrail_is_said_at_once() {
+    let problems = problems(
+        "[contrail]\nagent = 'node 1'\nvrouter = 'a b'\nport_directory = 'ports'\n\
+         vif = 'tun'\nkey_file = '/k'\n\
+         [[network]]\nname = 'c'\nprovider = 'contrail'\nvirtual_network = 'a:b'\nsubnet = '10.0.0.0/8'",
+    );
+    for (key, what) in [
+        ("contrail.managers", "needs a manager"),
+        ("contrail.agent", "no virtual-router's name"),
+        ("contrail.vrouter", "vRouter agent's address"),
+        ("contrail.port_directory", "absolute path"),
+        ("contrail.vif", "macvlan"),
+        ("contrail.certificate_file", "belong together"),
+        ("network[0].virtual_network", "domain:project:network"),
+        ("network[0].subnet", "unknown key"),
+    ] {
+        assert!(
+            problems
+                .iter()
+                .any(|problem| problem.contains(key) && problem.contains(what)),
+            "{key}: {problems:#?}"
+        );
+    }
+    assert_eq!(problems.len(), 8, "{problems:#?}");
+}
+
+#[test]
+fn a_network_of_contrail_needs_contrail() {
+    let problems = problems("[[network]]\nname = 'c'\nprovider = 'contrail'");
+    assert!(
+        problems[0].contains("needs a table [contrail]"),
+        "{problems:?}"
+    );
+}

@@ -6,7 +6,9 @@ fn config() -> Config {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("agent.toml");
     let text = "[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.1.0.0/24'\n\
-                [[network]]\nname = 'red'\nprovider = 'bridge'\nsubnet = '10.2.0.0/24'";
+                [[network]]\nname = 'red'\nprovider = 'bridge'\nsubnet = '10.2.0.0/24'\n\
+                [contrail]\nmanagers = ['192.0.2.1']\n\
+                [[network]]\nname = 'contrail-cni-plugin'\nprovider = 'contrail'";
     std::fs::write(&path, text).expect("a file");
     Source::file(path).load().expect("a configuration")
 }
@@ -55,7 +57,7 @@ fn an_empty_name_is_a_name() {
     assert!(asks_for_networks(&container));
     assert_eq!(
         problems(&container),
-        "unknown network \"\"; this agent has: blue, red"
+        "unknown network \"\"; this agent has: blue, red, contrail-cni-plugin"
     );
 }
 
@@ -171,4 +173,78 @@ fn ports_of_both_protocols_and_families_are_understood() {
             AddressRequest::Static("fd00::5".parse().expect("an address")),
         ]
     );
+}
+
+fn labelled(name: &[u8], labels: &[(&str, &str)]) -> NetworkInfo {
+    let label = |(key, value): &(&str, &str)| Label {
+        key: key.as_bytes().to_vec(),
+        value: Some(value.as_bytes().to_vec()),
+    };
+    NetworkInfo {
+        labels: Some(Labels {
+            labels: labels.iter().map(label).collect(),
+        }),
+        ..named(name)
+    }
+}
+
+#[test]
+fn a_list_of_virtual_networks_becomes_an_interface_each() {
+    let mut info = labelled(
+        b"contrail-cni-plugin",
+        &[
+            ("networks", "blue, default-domain:default-project:red"),
+            ("security-groups", "web"),
+            ("floating-ips", "d:p:public:pool"),
+        ],
+    );
+    info.ip_addresses = vec![IpAddress {
+        protocol: None,
+        ip_address: Some(b"10.0.0.7".to_vec()),
+    }];
+    let request = parse(&container(vec![named(b"red"), info, named(b"blue")]));
+    let request = request.expect("a good request");
+    let interfaces: Vec<_> = request
+        .networks
+        .iter()
+        .map(|network| {
+            let label = |key| network.labels.get(key).map(String::as_str);
+            (
+                network.interface.as_str(),
+                label("networks"),
+                label("security-groups"),
+                label("floating-ips").is_some(),
+                network.addresses[0] == AddressRequest::Any,
+            )
+        })
+        .collect();
+    assert_eq!(
+        interfaces,
+        [
+            ("eth0", None, None, false, true),
+            ("eth1", Some("blue"), Some("web"), true, false),
+            (
+                "eth2",
+                Some("default-domain:default-project:red"),
+                Some("web"),
+                false,
+                true
+            ),
+            ("eth3", None, None, false, true),
+        ]
+    );
+    assert_eq!(request.infos.len(), 4);
+}
+
+#[test]
+fn a_list_of_virtual_networks_names_each_once() {
+    for list in ["blue,blue", "blue,", ",", "blue,,red"] {
+        let info = labelled(b"contrail-cni-plugin", &[("networks", list)]);
+        let problems = problems(&container(vec![info]));
+        assert!(problems.contains("each name may stand once"), "{problems}");
+    }
+    // To another provider it is a label like any other.
+    let info = labelled(b"blue", &[("networks", "a,b")]);
+    let request = parse(&container(vec![info])).expect("a good request");
+    assert_eq!(request.networks.len(), 1);
 }

@@ -175,33 +175,4 @@ pub struct Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_container_whose_id_is_a_uuid_is_its_machine() {
-        let id = "660a305f-10e4-47fd-a5fc-50e48147423b";
-        assert_eq!(machine(&ContainerId::top_level(id)).to_string(), id);
-    }
-
-    #[test]
-    fn other_ids_have_machines_of_their_own() {
-        let root = ContainerId::top_level("660a305f-10e4-47fd-a5fc-50e48147423b");
-        let ids = [
-            root.nested("660a305f-10e4-47fd-a5fc-50e48147423b"),
-            root.nested("a"),
-            root.nested("a").nested("b"),
-            root.nested("a.b"),
-            ContainerId::top_level("660A305F-10E4-47FD-A5FC-50E48147423B"),
-            ContainerId::top_level("660a305f10e447fda5fc50e48147423b"),
-            ContainerId::top_level("00000000-0000-0000-0000-000000000000"),
-            ContainerId::top_level(""),
-            ContainerId::top_level("a\",\"b"),
-            ContainerId::top_level("a").nested("b"),
-            root,
-        ];
-        let machines: std::collections::HashSet<Uuid> = ids.iter().map(machine).collect();
-        assert_eq!(machines.len(), ids.len());
-        assert!(!machines.contains(&Uuid::nil()));
-    }
-}
+mod tests;
