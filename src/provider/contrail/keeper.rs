@@ -51,7 +51,7 @@ impl Inner {
         }
     }
 
-    async fn settle_all(&self) {
+    pub(super) async fn settle_all(&self) {
         let settled = stream::iter(self.debts.machines()).map(|machine| async move {
             // A detach that is under way does it itself.
             if self.machines().contains_key(&machine) {
@@ -68,7 +68,7 @@ impl Inner {
     }
 
     /// Asks after one container, each time another; returns whether the agent is away.
-    async fn probe(&self, turn: u32, was_away: bool) -> bool {
+    pub(super) async fn probe(&self, turn: u32, was_away: bool) -> bool {
         let attached: Vec<(Uuid, Arc<Machine>)> = self
             .machines()
             .iter()
