@@ -51,7 +51,12 @@ pub fn module() -> Result<PathBuf> {
 /// A host for an agent. The directory of the namespaces' handles is a mount of its own there, as
 /// `ip netns` and we make it once and for all; so that is nothing that a test leaves.
 pub fn host() -> Result<Host> {
-    let host = Host::start("192.0.2.1".parse()?)?;
+    host_at("192.0.2.1".parse()?)
+}
+
+/// As [`host`], with that address.
+pub fn host_at(address: std::net::IpAddr) -> Result<Host> {
+    let host = Host::start(address)?;
     host.sh("ip netns add once && ip netns delete once")?;
     Ok(host)
 }
@@ -113,7 +118,15 @@ impl Agent {
         config: &str,
         more: impl FnOnce(ClusterBuilder) -> ClusterBuilder,
     ) -> Result<Self> {
-        let host = host()?;
+        Self::start_on(host()?, config, more)
+    }
+
+    /// As [`Agent::start_with`], on a host that is there already.
+    pub fn start_on(
+        host: Host,
+        config: &str,
+        more: impl FnOnce(ClusterBuilder) -> ClusterBuilder,
+    ) -> Result<Self> {
         let before = host.leftovers()?;
         let cluster = more(with_module(&host, config)?).start()?;
         let framework = host.block_on(Framework::connect(cluster.master()))?;
@@ -270,7 +283,8 @@ impl Agent {
     pub fn expect_no_state(&self) -> Result<()> {
         let state = self.state_dir().display().to_string();
         let list = format!(
-            "find {state}/containers {state}/networks -mindepth 1 ! -name .lock 2>/dev/null || true"
+            "find {state}/containers {state}/networks {state}/contrail -mindepth 1 \
+             ! -name .lock ! -name debts 2>/dev/null || true"
         );
         let start = std::time::Instant::now();
         loop {

@@ -135,6 +135,26 @@ impl Host {
         command
     }
 
+    /// Lays a cable from a port of this host's bridge to an interface `uplink` of the host in which
+    /// the process `pid` is.
+    pub fn attach_cable(&self, port: &str, bridge: &str, pid: u32) -> Result<()> {
+        // The other host's process id is the machine's, not this host's.
+        let script = format!(
+            "ip link add {port} master {bridge} up type veth peer name uplink netns {pid}"
+        );
+        let output = Command::new("nsenter")
+            .arg(format!("--net={}", self.namespace().display()))
+            .args(["--", "/bin/sh", "-ec", &script])
+            .output()
+            .context("cannot run nsenter")?;
+        ensure!(
+            output.status.success(),
+            "{script}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
     /// Runs a shell script on the host and returns what it prints; fails as the script does.
     pub fn sh(&self, script: &str) -> Result<String> {
         let output = self.command("/bin/sh").args(["-ec", script]).output();

@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod burst;
+pub mod contrail;
 pub mod cgroups;
 mod cluster;
 pub mod executor;

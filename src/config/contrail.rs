@@ -71,12 +71,12 @@ pub(super) fn read(section: Section<'_>) -> Contrail {
     let file = |key: &str, expected: &str| word(key, expected).map(PathBuf::from);
     let managers = section.parsed_list(
         "managers",
-        "a manager's address such as \"https://master-1.example:6990\"",
+        "a manager's address such as \"https://master-1.example:6992\"",
     );
     if !section.has("managers") || managers.as_ref().is_some_and(Vec::is_empty) {
         section.problem(
             "managers",
-            "contrail needs a manager: managers = [\"https://master-1.example:6990\"]",
+            "contrail needs a manager: managers = [\"https://master-1.example:6992\"]",
         );
     }
     let agent = word("agent", "the name of this host's virtual-router").unwrap_or_else(hostname);

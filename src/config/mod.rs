@@ -259,7 +259,7 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
             "contrail",
             format!(
                 "network {:?} is of provider \"contrail\" and needs a table [contrail] with \
-                 managers = [\"https://master-1.example:6990\"]",
+                 managers = [\"https://master-1.example:6992\"]",
                 network.name
             ),
         );

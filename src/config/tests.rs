@@ -149,7 +149,7 @@ fn contrail_needs_little() {
     let managers: Vec<String> = contrail.managers.iter().map(ToString::to_string).collect();
     assert_eq!(
         managers,
-        ["http://192.0.2.1:6990", "https://master-2.example:7000"]
+        ["http://192.0.2.1:6992", "https://master-2.example:7000"]
     );
     assert!(!contrail.agent.is_empty());
     assert_eq!(

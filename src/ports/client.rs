@@ -21,8 +21,8 @@ use uuid::Uuid;
 use super::{AGENT_HEADER, Ports, PortsList, PortsRequest, Refusal};
 use crate::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
 
-/// The address of a manager; port 6990 unless it says otherwise.
-pub type Manager = crate::http::Server<6990>;
+/// The address of a manager; port 6992 unless it says otherwise.
+pub type Manager = crate::http::Server<6992>;
 
 /// How to reach the managers.
 #[derive(Clone, Debug)]

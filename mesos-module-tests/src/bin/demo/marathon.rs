@@ -9,10 +9,9 @@ use serde_json::{Value, json};
 
 use crate::show;
 
-const LISTEN: &str = "192.0.2.1:8080";
-
 pub(crate) struct Marathon {
     host: Host,
+    listen: String,
     process: Option<Child>,
 }
 
@@ -55,6 +54,7 @@ pub(crate) fn sample() -> Value {
 impl Marathon {
     pub(crate) fn start(host: &Host, cluster: &Cluster) -> Result<Self> {
         let program = show::program("contrail-mesos-sim")?;
+        let listen = format!("{}:8080", host.address());
         let log = std::fs::File::create(host.directory().join("marathon.log"))?;
         let process = host
             .command("/bin/sh")
@@ -62,7 +62,7 @@ impl Marathon {
             .args(["-c", "echo $$ > \"$0\"; exec \"$@\""])
             .arg(host.directory().join("marathon.pid"))
             .arg(&program)
-            .args(["marathon", "--master", cluster.master(), "--listen", LISTEN])
+            .args(["marathon", "--master", cluster.master(), "--listen", &listen])
             // A root filesystem that is here stands in for the sample's Docker image.
             .args(["--role", "slave_public", "--image", "ubuntu-upstart=busybox", "--teardown"])
             .stdin(Stdio::null())
@@ -72,6 +72,7 @@ impl Marathon {
             .with_context(|| format!("cannot start {}", program.display()))?;
         let marathon = Self {
             host: host.clone(),
+            listen,
             process: Some(process),
         };
         marathon.until("Marathon answers", || {
@@ -163,6 +164,13 @@ impl Marathon {
         })
     }
 
+    /// The ids of all apps.
+    pub(crate) fn apps(&self) -> Result<Vec<String>> {
+        let answer = self.get("/v2/apps")?;
+        let apps = answer["apps"].as_array().into_iter().flatten();
+        Ok(apps.map(|app| text(&app["id"]).to_owned()).collect())
+    }
+
     pub(crate) fn delete(&self, path: &str) -> Result<()> {
         println!("    DELETE {path}");
         self.call(reqwest::Method::DELETE, &format!("{path}?force=true"), None)?;
@@ -198,7 +206,7 @@ impl Marathon {
     fn call(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> Result<Value> {
         self.host.block_on(async {
             let client = reqwest::Client::builder().no_proxy().build()?;
-            let mut request = client.request(method, format!("http://{LISTEN}{path}"));
+            let mut request = client.request(method, format!("http://{}{path}", self.listen));
             if let Some(body) = body {
                 request = request.json(body);
             }

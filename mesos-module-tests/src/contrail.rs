@@ -1,0 +1,490 @@
+//! Contrail around one or more hosts: a simulated API server, the real manager, and on each host a
+//! simulated vRouter agent that truly forwards. Everything listens inside the hosts' namespaces.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use contrail_mesos::sim::{vnc as api, vrouter};
+use contrail_mesos::vnc::{
+    Domain, FqName, IpamSubnet, NetworkIpam, NetworkIpamSubnets, Object, PolicyAddress,
+    PolicyEntries, PolicyRule, PortRange, Prefix, Project, Ref, VirtualNetwork, VirtualRouter,
+    VncClient, VncOptions,
+};
+use serde_json::{Value, json};
+
+use crate::Host;
+use crate::agent::PATIENCE;
+
+/// Where the API server listens, on the host that has it.
+const API_PORT: u16 = 8082;
+const CONTROL_PORT: u16 = 8083;
+const MANAGER_PORT: u16 = 6992;
+/// What agents and manager share.
+const TOKEN: &str = "a-token-of-this-test-alone";
+
+/// Projects, networks and subnets that are there before any container, as the seed's examples name
+/// them.
+const NETWORKS: [(&str, &[&str]); 3] = [
+    (
+        "default-domain:default-project:blue-network",
+        &["5.5.5.0/24", "fd00:5::/64"],
+    ),
+    ("default-domain:default-project:red-network", &["6.6.6.0/24"]),
+    (
+        "default-domain:default-project:tiny-network",
+        &["7.7.7.0/29"],
+    ),
+];
+
+/// The API server and the manager, on one host.
+pub struct Contrail {
+    api: api::Handle,
+    client: VncClient,
+    manager: Option<Child>,
+    host: Host,
+    directory: PathBuf,
+    before: Before,
+}
+
+/// What the API server holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    objects: BTreeMap<String, usize>,
+    addresses: Vec<String>,
+}
+
+/// The vRouter agent of a host.
+pub struct Vrouter {
+    /// The agent, seen from the inside.
+    pub handle: vrouter::Handle,
+    host: Host,
+    name: String,
+    address: IpAddr,
+    options: vrouter::Options,
+}
+
+impl Contrail {
+    /// Starts API server and manager on a host, with the networks of the seed's examples.
+    pub fn start(host: &Host) -> Result<Self> {
+        let any = |port| std::net::SocketAddr::new(host.address(), port);
+        let options = api::Options::default();
+        let (_, api) = host.block_on(api::Server::start_on(any(API_PORT), options))?;
+        host.block_on(api.control(any(CONTROL_PORT)))?;
+        let server = any(API_PORT).to_string().parse()?;
+        let client = host.block_on(async { VncClient::new(VncOptions::new(vec![server])) })?;
+        host.block_on(provision(&client))?;
+        let directory = host.directory().join("contrail");
+        fs::create_dir_all(&directory)?;
+        let mut contrail = Self {
+            before: before(&api),
+            api,
+            client,
+            manager: None,
+            host: host.clone(),
+            directory,
+        };
+        contrail.configure_manager()?;
+        contrail.start_manager()?;
+        // The manager has provisioned its own.
+        contrail.before = before(&contrail.api);
+        Ok(contrail)
+    }
+
+    /// The API server, seen from the inside.
+    #[must_use]
+    pub fn api(&self) -> &api::Handle {
+        &self.api
+    }
+
+    /// A client of the API server. To be used on the host.
+    #[must_use]
+    pub fn client(&self) -> &VncClient {
+        &self.client
+    }
+
+    /// Makes an object, if it is not there.
+    pub fn ensure<T: Object>(&self, object: &T) -> Result<()> {
+        self.host.block_on(self.client.ensure(object))?;
+        Ok(())
+    }
+
+    /// Makes a virtual network with these subnets, and what it needs.
+    pub fn network(&self, name: &str, subnets: &[&str]) -> Result<()> {
+        self.host.block_on(network(&self.client, name, subnets))
+    }
+
+    /// How many objects the API server holds, in words.
+    #[must_use]
+    pub fn holds(&self) -> String {
+        let now = before(&self.api);
+        let count: usize = now.objects.values().sum();
+        format!("{count} objects, {} addresses", now.addresses.len())
+    }
+
+    /// What the manager has logged.
+    pub fn manager_says(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.manager_log())?)
+    }
+
+    /// The containers' objects, for people.
+    pub fn tables(&self) -> Result<Vec<String>> {
+        let names = |object: &Value| {
+            let parts = object["fq_name"].as_array().into_iter().flatten();
+            parts
+                .filter_map(Value::as_str)
+                .collect::<Vec<_>>()
+                .join(":")
+        };
+        let mut lines = Vec::new();
+        for address in self.api.objects("instance-ip") {
+            lines.push(format!(
+                "instance-ip {:<40} {:<20} {}",
+                names(&address),
+                address["instance_ip_address"].as_str().unwrap_or_default(),
+                names(&json!({ "fq_name": address["virtual_network_refs"][0]["to"] }))
+            ));
+        }
+        for floating in self.api.objects("floating-ip") {
+            lines.push(format!(
+                "floating-ip {} {}",
+                floating["floating_ip_address"].as_str().unwrap_or_default(),
+                names(&floating)
+            ));
+        }
+        for router in self.api.objects("virtual-router") {
+            let refs = router["virtual_machine_refs"].as_array().map_or(0, Vec::len);
+            lines.push(format!("virtual-router {}: {refs} virtual machines", names(&router)));
+        }
+        Ok(lines)
+    }
+
+    /// Starts the vRouter agent of a host, and registers its virtual-router as `name`.
+    pub fn vrouter(&mut self, host: &Host, name: &str, uplink: Option<&str>) -> Result<Vrouter> {
+        let address = host.address();
+        let router = FqName::new(["default-global-system-config", name]);
+        let mut router = VirtualRouter::named(router);
+        router.virtual_router_ip_address = Some(address.to_string());
+        self.host.block_on(self.client.ensure(&router))?;
+        self.before = before(&self.api);
+        let ports = host.directory().join("ports");
+        let options = vrouter::Options {
+            address,
+            data_path: vrouter::DataPath::On(vrouter::Forwarding {
+                uplink: uplink.map(str::to_owned),
+                host_access: true,
+            }),
+            ..vrouter::Options::new(name, &self.control(), &ports)
+        };
+        let (_, handle) = host.block_on(vrouter::Agent::start(options.clone()))?;
+        Ok(Vrouter {
+            handle,
+            host: host.clone(),
+            name: name.to_owned(),
+            address,
+            options,
+        })
+    }
+
+    fn control(&self) -> String {
+        format!("http://{}:{CONTROL_PORT}", self.host.address())
+    }
+
+    fn configure_manager(&self) -> Result<()> {
+        let address = self.host.address();
+        fs::write(self.token_file(), format!("{TOKEN}\n"))?;
+        let text = format!(
+            "listen = '{address}:{MANAGER_PORT}'\n\
+             legacy_listen = '{address}:6991'\n\
+             token_file = '{}'\n\
+             domain = 'default-domain'\n\
+             project = 'default-project'\n\
+             create = ['networks']\n\
+             [vnc]\n\
+             servers = ['http://{address}:{API_PORT}']\n\
+             [provision]\n\
+             pod_task_subnets = ['10.32.0.0/16']\n\
+             ip_fabric_subnets = ['10.64.0.0/16']\n",
+            self.token_file().display()
+        );
+        fs::write(self.directory.join("manager.toml"), text)?;
+        Ok(())
+    }
+
+    fn token_file(&self) -> PathBuf {
+        self.directory.join("token")
+    }
+
+    /// Starts the manager, and waits until it answers.
+    pub fn start_manager(&mut self) -> Result<()> {
+        ensure!(self.manager.is_none(), "the manager runs already");
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.manager_log())?;
+        let manager = Command::new("nsenter")
+            .arg(format!("--net={}", self.host.namespace().display()))
+            .arg("--")
+            .arg(binary("contrail-mesos-manager")?)
+            .arg("--config")
+            .arg(self.directory.join("manager.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot run the manager")?;
+        self.manager = Some(manager);
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let url = format!(
+            "http://{}:{MANAGER_PORT}/v1/ports?agent=nobody",
+            self.host.address()
+        );
+        let client = reqwest::Client::new();
+        loop {
+            let ask = client
+                .get(&url)
+                .bearer_auth(TOKEN)
+                .header(contrail_mesos::ports::AGENT_HEADER, "nobody")
+                .send();
+            if let Ok(answer) = self.host.block_on(ask)
+                && answer.status().is_success()
+            {
+                return Ok(());
+            }
+            let ended = self.manager.as_mut().and_then(|m| m.try_wait().ok()?);
+            ensure!(
+                ended.is_none() && started.elapsed() < PATIENCE,
+                "the manager does not start:\n{}",
+                fs::read_to_string(self.manager_log())?
+            );
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn manager_log(&self) -> PathBuf {
+        self.directory.join("manager.log")
+    }
+
+    /// Kills the manager.
+    pub fn kill_manager(&mut self) -> Result<()> {
+        let mut manager = self.manager.take().context("the manager does not run")?;
+        manager.kill()?;
+        manager.wait()?;
+        Ok(())
+    }
+
+    /// What the agent's configuration says of Contrail, for a host whose vRouter agent this is.
+    #[must_use]
+    pub fn agent_config(&self, vrouter: &Vrouter) -> String {
+        format!(
+            "[contrail]\n\
+             managers = ['{}:{MANAGER_PORT}']\n\
+             agent = '{}'\n\
+             virtual_router_address = '{}'\n\
+             token_file = '{}'\n\
+             vrouter = '{}'\n\
+             port_directory = '{}'\n\
+             [[network]]\n\
+             name = 'contrail-cni-plugin'\n\
+             provider = 'contrail'\n",
+            self.host.address(),
+            vrouter.name,
+            vrouter.address,
+            self.token_file().display(),
+            vrouter.handle.address(),
+            vrouter.port_files().display(),
+        )
+    }
+
+    /// Takes what the API server holds now for what it held before.
+    pub fn accept(&mut self) -> Result<()> {
+        self.before = before(&self.api);
+        Ok(())
+    }
+
+    /// Waits until the API server holds what it held before: not one object or address more or
+    /// less.
+    pub fn expect_as_before(&self) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let now = before(&self.api);
+            if now == self.before {
+                return Ok(());
+            }
+            if started.elapsed() > PATIENCE {
+                bail!(
+                    "the API server held\n{:?}\nand holds\n{now:?}\nthe manager says\n{}",
+                    self.before,
+                    fs::read_to_string(self.manager_log())?
+                );
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Contrail {
+    fn drop(&mut self) {
+        if self.manager.is_some()
+            && let Err(error) = self.kill_manager()
+        {
+            log::error!("cannot end the manager: {error:#}");
+        }
+        if std::thread::panicking()
+            && let Ok(log) = fs::read_to_string(self.manager_log())
+        {
+            eprintln!("the manager said:\n{log}");
+        }
+    }
+}
+
+impl Vrouter {
+    /// The directory of port files that the agent's configuration names.
+    #[must_use]
+    pub fn port_files(&self) -> PathBuf {
+        self.options.ports_dir.join("vm")
+    }
+
+    /// Waits until the agent has no port and no port file any more.
+    pub fn expect_no_port(&self) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let ports = self.handle.ports();
+            let files = files(&self.port_files())?;
+            if ports.is_empty() && files.is_empty() {
+                return Ok(());
+            }
+            ensure!(
+                started.elapsed() < PATIENCE,
+                "the vRouter agent has {ports:?}, and files {files:?}"
+            );
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the agent, and starts it again at the same address.
+    pub fn restart(&mut self) -> Result<()> {
+        self.host.block_on(self.handle.stop())?;
+        let options = vrouter::Options {
+            listen: self.handle.address(),
+            ..self.options.clone()
+        };
+        let (_, handle) = self.host.block_on(vrouter::Agent::start(options))?;
+        self.handle = handle;
+        Ok(())
+    }
+
+    /// Ends the agent, and what it forwards with.
+    pub fn stop(self) -> Result<()> {
+        self.host.block_on(self.handle.stop())?;
+        Ok(())
+    }
+}
+
+/// A binary of the product, built in release.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/release")
+        .join(name);
+    ensure!(
+        path.is_file(),
+        "{} is not there: run make binaries",
+        path.display()
+    );
+    Ok(path.canonicalize()?)
+}
+
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    if !directory.exists() {
+        return Ok(vec![]);
+    }
+    fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
+}
+
+fn before(api: &api::Handle) -> Before {
+    let taken = api.addresses();
+    let mut addresses: Vec<String> = taken
+        .iter()
+        .map(|(subnet, address, _)| format!("{address} of {subnet}"))
+        .collect();
+    addresses.sort();
+    Before {
+        objects: api.counts(),
+        addresses,
+    }
+}
+
+/// A security group's rules that let these TCP ports in, and everything out.
+#[must_use]
+pub fn open_ports(ports: &[i64]) -> PolicyEntries {
+    let range = |start_port, end_port| PortRange {
+        start_port: Some(start_port),
+        end_port: Some(end_port),
+    };
+    let local = || PolicyAddress {
+        security_group: Some("local".to_owned()),
+        ..PolicyAddress::default()
+    };
+    let anywhere = || PolicyAddress {
+        subnet: "0.0.0.0/0".parse().ok().map(Prefix::of),
+        ..PolicyAddress::default()
+    };
+    let rule = |protocol: &str, from, to, ports| PolicyRule {
+        direction: Some(">".to_owned()),
+        protocol: Some(protocol.to_owned()),
+        ethertype: Some("IPv4".to_owned()),
+        src_addresses: vec![from],
+        src_ports: vec![range(0, 65535)],
+        dst_addresses: vec![to],
+        dst_ports: vec![ports],
+        ..PolicyRule::default()
+    };
+    let mut rules = vec![rule("any", local(), anywhere(), range(0, 65535))];
+    for port in ports {
+        rules.push(rule("tcp", anywhere(), local(), range(*port, *port)));
+    }
+    PolicyEntries { policy_rule: rules }
+}
+
+async fn provision(client: &VncClient) -> Result<()> {
+    for (name, subnets) in NETWORKS {
+        network(client, name, subnets).await?;
+    }
+    Ok(())
+}
+
+async fn network(client: &VncClient, name: &str, subnets: &[&str]) -> Result<()> {
+    let name: FqName = name.parse()?;
+    let project = name.parent().context("a network has a project")?;
+    let domain = project.parent().context("a project has a domain")?;
+    client.ensure(&Domain::named(domain)).await?;
+    client.ensure(&Project::named(project.clone())).await?;
+    let ipam = NetworkIpam::named(project.child(format!("{}-ipam", name.name())));
+    client.ensure(&ipam).await?;
+    let mut network = VirtualNetwork::named(name);
+    let subnets = subnets.iter().map(|subnet| {
+        Ok(IpamSubnet {
+            subnet: Some(Prefix::of(subnet.parse()?)),
+            ..IpamSubnet::default()
+        })
+    });
+    network.network_ipam_refs = vec![Ref::with(
+        ipam.common.fq_name,
+        NetworkIpamSubnets {
+            ipam_subnets: subnets.collect::<Result<_>>()?,
+        },
+    )];
+    client.ensure(&network).await?;
+    Ok(())
+}

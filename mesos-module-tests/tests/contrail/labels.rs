@@ -1,0 +1,148 @@
+//! What frameworks write, good and bad.
+
+use anyhow::{Result, ensure};
+use contrail_mesos::vnc::{FloatingIpPool, FqName, Object as _, SecurityGroup};
+use mesos_module_tests::contrail::open_ports;
+
+use crate::bed::{BLUE, Bed, address_in, blue, task};
+
+/// Each message says what is wrong and what there is; nothing is left, and the agent goes on.
+#[test]
+fn names_that_do_not_exist_are_refused_with_what_does() -> Result<()> {
+    let bed = Bed::start()?;
+    let long = "x".repeat(300);
+    for (id, labels, expected) in [
+        ("network", vec![("networks", "blu"), ("project-name", "default-project")], "blue-network"),
+        ("project", vec![("networks", "blue-network"), ("project-name", "nobody's")], "nobody's"),
+        (
+            "group",
+            [BLUE.to_vec(), vec![("security-groups", "default-domain:default-project:none")]].concat(),
+            "none",
+        ),
+        (
+            "pool",
+            [BLUE.to_vec(), vec![("floating-ips", "default-domain:default-project:blue-network:none")]].concat(),
+            "none",
+        ),
+        (
+            "floating",
+            [BLUE.to_vec(), vec![("floating-ips", "a:b(c")]].concat(),
+            "floating-ips",
+        ),
+        (
+            "subnet",
+            [BLUE.to_vec(), vec![("network-subnets", "9.9.9.0/24")]].concat(),
+            "9.9.9.0/24",
+        ),
+        ("long", vec![("networks", long.as_str()), ("project-name", "default-project")], "xxx"),
+        ("hostile", vec![("networks", "$(reboot);'\"\n../../x"), ("project-name", "default-project")], "reboot"),
+        ("list", vec![("networks", "blue-network,blue-network")], "each name may stand once"),
+    ] {
+        let message = bed.agent.refused(task(id, "true", &labels))?;
+        ensure!(message.contains(expected), "{id}: {message}");
+    }
+    bed.expect_nothing()?;
+    bed.agent.passes(task("good", "true", &BLUE))?;
+    bed.expect_nothing()?;
+    bed.end()
+}
+
+#[test]
+fn a_used_up_network_and_a_taken_address_are_refused() -> Result<()> {
+    let bed = Bed::start()?;
+    let tiny = [
+        ("networks", "tiny-network"),
+        ("project-name", "default-project"),
+    ];
+    let mut running = 0;
+    let message = loop {
+        let id = format!("t{running}");
+        bed.agent.launch(task(&id, "exec sleep 1000", &tiny))?;
+        let update = bed.agent.settled(&id)?;
+        if update.state.is_terminal() {
+            break update.message;
+        }
+        running += 1;
+    };
+    // Of 8 addresses, gateway, name server, network and broadcast are not for containers.
+    ensure!(running == 4 && message.contains("7.7.7.0/29"), "{running}: {message}");
+    let one = bed.agent.run(blue("one"))?;
+    let taken = address_in(&one, "5.5.5.")?;
+    let asked = |id: &str, address: &str| {
+        let mut info = crate::bed::info(&BLUE);
+        info["ip_addresses"] = serde_json::json!([{ "ip_address": address }]);
+        contrail_mesos::sim::framework::TaskSpec::new(id, "exec sleep 1000").network_info(info)
+    };
+    let message = bed.agent.refused(asked("taken", &taken))?;
+    ensure!(message.contains(&taken), "{message}");
+    let message = bed.agent.refused(asked("outside", "8.8.8.8"))?;
+    ensure!(message.contains("8.8.8.8"), "{message}");
+    let update = bed.agent.run(asked("chosen", "5.5.5.77"))?;
+    address_in(&update, "5.5.5.77")?;
+    bed.end()
+}
+
+#[test]
+fn a_network_that_is_not_there_is_made_where_a_subnet_is_named() -> Result<()> {
+    let bed = Bed::start()?;
+    let labels = [
+        ("networks", "new-network"),
+        ("network-subnets", "12.12.12.0/24"),
+        ("project-name", "default-project"),
+    ];
+    let update = bed.agent.run(task("one", "exec sleep 1000", &labels))?;
+    address_in(&update, "12.12.12.")?;
+    bed.agent.kill("one")?;
+    bed.vrouter.expect_no_port()?;
+    let machines = bed.contrail.api().objects("virtual-machine");
+    ensure!(machines.is_empty(), "{machines:?}");
+    bed.agent.host().block_on(bed.agent.framework.teardown())?;
+    // The network stays, as everything does that names give a life of its own.
+    let networks = bed.contrail.api().objects("virtual-network");
+    let made = networks
+        .iter()
+        .filter(|network| network["fq_name"][2] == "new-network");
+    ensure!(made.count() == 1, "{networks:?}");
+    Ok(())
+}
+
+#[test]
+fn a_security_group_opens_one_port_only_and_a_floating_address_leads_inside() -> Result<()> {
+    let mut bed = Bed::start()?;
+    let group: FqName = "default-domain:default-project:security_groups_mesos".parse()?;
+    let mut object = SecurityGroup::named(group);
+    object.security_group_entries = Some(open_ports(&[8080]));
+    let pool: FqName = "default-domain:default-project:red-network:outside".parse()?;
+    bed.contrail.ensure(&object)?;
+    bed.contrail.ensure(&FloatingIpPool::named(pool))?;
+    bed.contrail.accept()?;
+    let labels = [
+        BLUE.to_vec(),
+        vec![
+            ("security-groups", "default-domain:default-project:security_groups_mesos"),
+            ("floating-ips", "default-domain:default-project:red-network:outside(6.6.6.66)"),
+        ],
+    ]
+    .concat();
+    let server = "busybox httpd -p 8080 -h /etc && busybox httpd -p 8081 -h /etc && exec sleep 1000";
+    let one = bed.agent.run(task("server", server, &labels))?;
+    let address = address_in(&one, "5.5.5.")?;
+    let fetch = |port: u16| format!("curl -sS -m 2 --retry 5 --retry-connrefused -o /dev/null http://{address}:{port}/hostname");
+    bed.agent.passes(task("open", &fetch(8080), &BLUE))?;
+    bed.agent
+        .passes(task("closed", &format!("! {}", fetch(8081)), &BLUE))?;
+    let red = [
+        ("networks", "red-network"),
+        ("project-name", "default-project"),
+    ];
+    // From the floating address's own network it is reached, and by its own address it is not.
+    bed.agent.passes(task(
+        "floating",
+        "curl -sS -m 2 --retry 5 --retry-connrefused -o /dev/null http://6.6.6.66:8080/hostname",
+        &red,
+    ))?;
+    bed.agent.passes(task("own", &format!("! {}", fetch(8080)), &red))?;
+    bed.agent.kill("server")?;
+    bed.expect_nothing()?;
+    bed.end()
+}

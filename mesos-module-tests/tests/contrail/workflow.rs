@@ -1,0 +1,191 @@
+//! The workflow: isolator, manager, API server, vRouter agent, interface, and back.
+
+use anyhow::{Context as _, Result, ensure};
+use contrail_mesos::sim::framework::{GroupSpec, TaskSpec};
+use mesos_module_tests::agent::container;
+use serde_json::json;
+
+use crate::bed::{BLUE, Bed, NETWORK, address_in, blue, info, task};
+
+#[test]
+fn a_task_gets_its_address_from_contrail_and_gives_it_back() -> Result<()> {
+    let bed = Bed::start()?;
+    let one = bed.agent.run(blue("one"))?;
+    let address = address_in(&one, "5.5.5.")?;
+    ensure!(one.addresses().len() == 2, "of both families: {one}");
+    let id = container(&one)?;
+    let machines = bed.contrail.api().objects("virtual-machine");
+    ensure!(
+        machines.len() == 1 && machines[0]["uuid"] == id.as_str(),
+        "{machines:?}"
+    );
+    // The container knows what Contrail says, and reaches its neighbour and no other network.
+    let seen = format!(
+        "ip addr show dev eth0 | grep -q 'inet {address}/24' && ip route | grep -q '^default via 5.5.5' \
+         && grep -q ^nameserver /etc/resolv.conf && ip link show dev eth0 | grep -q 'mtu 1500'"
+    );
+    let look = bed.agent.host().sh(&format!(
+        "ip netns exec {id} sh -ec \"{seen}\" && ls /run/netns/{id}"
+    ));
+    look.context("the container does not see its network")?;
+    bed.agent
+        .passes(task("two", &format!("ping -c 1 -W 5 {address}"), &BLUE))?;
+    let red = [
+        ("networks", "red-network"),
+        ("project-name", "default-project"),
+    ];
+    bed.agent.passes(task(
+        "three",
+        &format!("ip addr show dev eth0 | grep -q 'inet 6.6.6.' && ! ping -c 1 -W 1 {address}"),
+        &red,
+    ))?;
+    bed.agent.kill("one")?;
+    bed.expect_nothing()?;
+    bed.end()
+}
+
+#[test]
+fn several_virtual_networks_become_several_interfaces() -> Result<()> {
+    let bed = Bed::start()?;
+    let labels = [
+        ("networks", "blue-network,default-domain:default-project:red-network"),
+        ("project-name", "default-project"),
+    ];
+    let update = bed.agent.run(task("both", "exec sleep 1000", &labels))?;
+    let addresses: Vec<String> = update.addresses().iter().map(ToString::to_string).collect();
+    ensure!(
+        addresses.len() == 3 && addresses[0].starts_with("5.5.5.") && addresses[2].starts_with("6.6.6."),
+        "{addresses:?}"
+    );
+    let id = container(&update)?;
+    let text = bed.agent.host().sh(&format!("ip netns exec {id} ip -4 -o addr"))?;
+    ensure!(
+        text.contains("eth0    inet 5.5.5.") && text.contains("eth1    inet 6.6.6."),
+        "{text}"
+    );
+    let interfaces = bed.contrail.api().objects("virtual-machine-interface");
+    let mut indices: Vec<String> = interfaces
+        .iter()
+        .flat_map(|interface| {
+            let pairs = interface["annotations"]["key_value_pair"].as_array();
+            pairs.cloned().unwrap_or_default()
+        })
+        .filter(|pair| pair["key"] == "index")
+        .map(|pair| pair["value"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    indices.sort();
+    ensure!(indices == ["0/2", "1/2"], "{indices:?}");
+    bed.agent.kill("both")?;
+    bed.expect_nothing()?;
+    bed.end()
+}
+
+#[test]
+fn nested_containers_join_or_have_their_own() -> Result<()> {
+    let bed = Bed::start()?;
+    let inside = "ip addr show dev eth0 | grep -q 'inet 5.5.5.'";
+    let group = GroupSpec::new("pod")
+        .network_info(info(&BLUE))
+        .task(TaskSpec::new("first", &format!("{inside} && exec sleep 1000")))
+        .task(TaskSpec::new("second", &format!("{inside} && exec sleep 1000")).set(
+            "container",
+            json!({ "type": "MESOS", "network_infos": [info(&[
+                ("networks", "blue-network"), ("project-name", "default-project"),
+            ])] }),
+        ));
+    bed.agent.launch_group(group)?;
+    bed.agent.running("first")?;
+    bed.agent.running("second")?;
+    // The pod's, and the one of the nested container that asked for its own.
+    let machines = bed.contrail.api().objects("virtual-machine");
+    ensure!(machines.len() == 2, "{machines:?}");
+    bed.agent.kill("first")?;
+    bed.expect_nothing()?;
+    bed.end()
+}
+
+#[test]
+fn a_burst_of_100_containers_all_come_up_and_all_go() -> Result<()> {
+    let bed = Bed::start()?;
+    let ids: Vec<String> = (0..100).map(|number| format!("t{number}")).collect();
+    for id in &ids {
+        bed.agent.launch(blue(id).resources(0.01, 16.0, 0.0))?;
+    }
+    let mut addresses = std::collections::BTreeSet::new();
+    for id in &ids {
+        let update = bed.agent.running(id)?;
+        let address = address_in(&update, "5.5.5.")?;
+        ensure!(addresses.insert(address), "{id} has an address of another");
+    }
+    for id in &ids {
+        bed.agent
+            .host()
+            .block_on(bed.agent.framework.kill(id))?;
+    }
+    for id in &ids {
+        bed.agent.ended(id)?;
+    }
+    bed.expect_nothing()?;
+    bed.end()
+}
+
+#[test]
+fn the_agent_and_the_vrouter_agent_come_back_and_find_their_containers() -> Result<()> {
+    let mut bed = Bed::start()?;
+    let one = bed.agent.run(blue("one"))?;
+    let address = address_in(&one, "5.5.5.")?;
+    bed.agent.crash()?;
+    let reached = format!("ping -c 1 -W 5 {address}");
+    bed.agent.passes(task("two", &reached, &BLUE))?;
+    // The vRouter agent loses everything that it was told, its files included.
+    bed.agent
+        .host()
+        .sh(&format!("rm -r {}/*", bed.vrouter.port_files().display()))?;
+    let host = bed.agent.host().clone();
+    bed.vrouter.restart()?;
+    bed.agent.passes(task("three", "true", &BLUE))?;
+    let started = std::time::Instant::now();
+    while bed.vrouter.handle.ports().is_empty() {
+        ensure!(
+            started.elapsed() < mesos_module_tests::agent::PATIENCE,
+            "the vRouter agent is not told of the container again"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    bed.agent
+        .passes(task("four", &format!("for i in 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 1 {address} && exit 0; done; exit 1"), &BLUE))?;
+    drop(host);
+    bed.agent.kill("one")?;
+    bed.expect_nothing()?;
+    bed.end()
+}
+
+#[test]
+fn containers_of_bridge_and_contrail_stand_side_by_side() -> Result<()> {
+    let host = mesos_module_tests::agent::host()?;
+    let mut contrail = mesos_module_tests::contrail::Contrail::start(&host)?;
+    let vrouter = contrail.vrouter(&host, "node-1", None)?;
+    let config = format!(
+        "{}{}",
+        contrail.agent_config(&vrouter),
+        mesos_module_tests::agent::BLUE
+    );
+    let agent = mesos_module_tests::agent::Agent::start_on(host, &config, |cluster| cluster)?;
+    let bed = Bed {
+        agent,
+        vrouter,
+        contrail,
+    };
+    let both = TaskSpec::new("both", "exec sleep 1000")
+        .network_info(json!({ "name": "blue" }))
+        .network_info(info(&BLUE));
+    let update = bed.agent.run(both)?;
+    let addresses: Vec<String> = update.addresses().iter().map(ToString::to_string).collect();
+    ensure!(
+        addresses[0].starts_with("10.32.0.") && addresses[1].starts_with("5.5.5."),
+        "{NETWORK}: {addresses:?}"
+    );
+    bed.agent.kill("both")?;
+    bed.expect_nothing()?;
+    bed.end()
+}
