@@ -47,7 +47,13 @@ pub(crate) struct Space {
 impl Space {
     fn new(address: IpAddr) -> Self {
         let mut keeper = command("unshare")
-            .args(["--net", "--", "sh", "-c", "ip link set lo up && echo ready && exec cat"])
+            .args([
+                "--net",
+                "--",
+                "sh",
+                "-c",
+                "ip link set lo up && echo ready && exec cat",
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -55,7 +61,10 @@ impl Space {
         let mut line = String::new();
         let stdout = keeper.stdout.take().unwrap();
         BufReader::new(stdout).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "these tests make network namespaces: run them as root");
+        assert_eq!(
+            line, "ready\n",
+            "these tests make network namespaces: run them as root"
+        );
         Self { keeper, address }
     }
 
@@ -65,7 +74,9 @@ impl Space {
 
     fn command(&self) -> Command {
         let mut command = command("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.pid())).arg("--");
+        command
+            .arg(format!("--net=/proc/{}/ns/net", self.pid()))
+            .arg("--");
         command
     }
 
@@ -76,7 +87,9 @@ impl Space {
     /// Runs work inside.
     fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let space = netns::of_pid(self.pid(), netns::Kind::Net).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         runtime.block_on(netns::run_in(space, work)).unwrap()
     }
 
@@ -128,7 +141,10 @@ impl Space {
              ip route delete {address}; exit $result'",
             self.pid()
         );
-        let status = command("bash").args(["-c", &script]).stderr(Stdio::null()).status();
+        let status = command("bash")
+            .args(["-c", &script])
+            .stderr(Stdio::null())
+            .status();
         status.unwrap().success()
     }
 
@@ -153,6 +169,8 @@ pub(crate) struct Host {
     ports: PathBuf,
     arguments: Vec<String>,
     agent: Option<Child>,
+    /// What the kernel had before there was an agent.
+    pub(crate) pristine: String,
 }
 
 impl std::ops::Deref for Host {
@@ -240,7 +258,7 @@ pub(crate) struct Bed {
     api: Child,
     fabric: Space,
     count: AtomicU64,
-    _ports: tempfile::TempDir,
+    ports: tempfile::TempDir,
 }
 
 impl Bed {
@@ -253,57 +271,54 @@ impl Bed {
         fabric.sh(
             "ip link add br0 type bridge; ip link set br0 up; ip address add 10.84.0.254/16 dev br0",
         );
-        let join = |address: &str| {
-            let space = Space::new(address.parse().unwrap());
-            let last = address.rsplit('.').next().unwrap();
-            fabric.sh(&format!(
-                "ip link add p{last} type veth peer name eth0 netns {}; ip link set p{last} master br0 up",
-                space.pid()
-            ));
-            space.sh(&format!("ip address add {address}/16 dev eth0; ip link set eth0 up"));
-            space
-        };
         let api = fabric
             .command()
-            .args([SIM, "vnc", "--listen", "10.84.0.254:8082", "--control", "10.84.0.254:8083"])
+            .args([
+                SIM,
+                "vnc",
+                "--listen",
+                "10.84.0.254:8082",
+                "--control",
+                "10.84.0.254:8083",
+            ])
             .spawn()
             .unwrap();
         let ports = tempfile::tempdir().unwrap();
         let mut bed = Self {
             hosts: vec![],
-            outside: join("10.84.0.9"),
+            outside: join(&fabric, "10.84.0.9"),
             api,
             count: AtomicU64::new(1),
-            _ports: ports,
+            ports,
             fabric,
         };
-        wait_for("the API server", || bed.fabric.reaches(bed.fabric.address, 8083));
-        bed.create("project", &json!({"fq_name": ["default-domain", "p"], "parent_type": "domain"}));
+        wait_for("the API server", || {
+            bed.fabric.reaches(bed.fabric.address, 8083)
+        });
+        bed.create(
+            "project",
+            &json!({"fq_name": ["default-domain", "p"], "parent_type": "domain"}),
+        );
         for number in 1..=2 {
             let name = format!("host{number}");
-            let space = {
-                let fabric = &bed.fabric;
-                let space = Space::new(format!("10.84.0.{number}").parse().unwrap());
-                fabric.sh(&format!(
-                    "ip link add p{number} type veth peer name eth0 netns {}; \
-                     ip link set p{number} master br0 up",
-                    space.pid()
-                ));
-                space.sh(&format!("ip address add 10.84.0.{number}/16 dev eth0; ip link set eth0 up"));
-                space
-            };
-            bed.create("virtual-router", &json!({
-                "fq_name": ["default-global-system-config", name],
-                "parent_type": "global-system-config",
-                "virtual_router_ip_address": space.address,
-            }));
+            let space = join(&bed.fabric, &format!("10.84.0.{number}"));
+            bed.create(
+                "virtual-router",
+                &json!({
+                    "fq_name": ["default-global-system-config", name],
+                    "parent_type": "global-system-config",
+                    "virtual_router_ip_address": space.address,
+                }),
+            );
             let mut host = Host {
                 space,
-                ports: bed._ports.path().join(&name),
+                ports: bed.ports.path().join(&name),
                 name,
                 arguments: arguments.iter().map(ToString::to_string).collect(),
                 agent: None,
+                pristine: String::new(),
             };
+            host.pristine = host.kernel();
             host.start();
             bed.hosts.push(host);
         }
@@ -350,7 +365,10 @@ impl Bed {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let name = format!("c{number}");
         let machine = uuid::Uuid::from_u128(u128::from(number) << 64 | 1).to_string();
-        self.create("virtual-machine", &json!({"fq_name": [name], "uuid": machine}));
+        self.create(
+            "virtual-machine",
+            &json!({"fq_name": [name], "uuid": machine}),
+        );
         let mut body = json!({
             "fq_name": ["default-domain", "p", name], "parent_type": "project",
             "virtual_network_refs": [{"to": ["default-domain", "p", network]}],
@@ -359,17 +377,23 @@ impl Bed {
         });
         merge(&mut body, more);
         let interface = self.create("virtual-machine-interface", &body);
-        self.create("instance-ip", &json!({
-            "fq_name": [name],
-            "virtual_network_refs": [{"to": ["default-domain", "p", network]}],
-            "virtual_machine_interface_refs": [{"to": ["default-domain", "p", name]}],
-        }));
+        self.create(
+            "instance-ip",
+            &json!({
+                "fq_name": [name],
+                "virtual_network_refs": [{"to": ["default-domain", "p", network]}],
+                "virtual_machine_interface_refs": [{"to": ["default-domain", "p", name]}],
+            }),
+        );
         self.link(host, &machine, "ADD");
 
         let tap = format!("tap{number}");
         let mut space = Space::new([0, 0, 0, 0].into());
         let on = &self.hosts[host];
-        on.sh(&format!("ip link add {tap} type veth peer name eth0 netns {}", space.pid()));
+        on.sh(&format!(
+            "ip link add {tap} type veth peer name eth0 netns {}",
+            space.pid()
+        ));
         let agent = format!("http://{}:9091", on.address);
         let body = json!({
             "vm-uuid": machine, "vm-id": machine, "vm-name": machine, "host-ifname": tap,
@@ -404,16 +428,24 @@ impl Bed {
         let router = ["default-global-system-config", &self.hosts[host].name];
         let question = json!({"type": "virtual-router", "fq_name": router});
         let router = self.api("POST", "/fqname-to-id", Some(question))["uuid"].clone();
-        self.api("POST", "/ref-update", Some(json!({
-            "type": "virtual-router", "uuid": router, "ref-type": "virtual-machine",
-            "ref-uuid": machine, "ref-fq-name": null, "operation": operation, "attr": null,
-        })));
+        self.api(
+            "POST",
+            "/ref-update",
+            Some(json!({
+                "type": "virtual-router", "uuid": router, "ref-type": "virtual-machine",
+                "ref-uuid": machine, "ref-fq-name": null, "operation": operation, "attr": null,
+            })),
+        );
     }
 
     /// Waits until the agents had time to see the latest change: another one, that can be seen.
     pub(crate) fn settle(&self) {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        self.network(&format!("settle{number}"), &format!("10.9.{number}.0"), json!({}));
+        self.network(
+            &format!("settle{number}"),
+            &format!("10.9.{number}.0"),
+            json!({}),
+        );
         for host in 0..self.hosts.len() {
             drop(self.container(host, &format!("settle{number}"), json!({})));
         }
@@ -425,6 +457,20 @@ impl Drop for Bed {
         let _ = self.api.kill();
         let _ = self.api.wait();
     }
+}
+
+/// A namespace with an address on the fabric.
+fn join(fabric: &Space, address: &str) -> Space {
+    let space = Space::new(address.parse().unwrap());
+    let last = address.rsplit('.').next().unwrap();
+    fabric.sh(&format!(
+        "ip link add p{last} type veth peer name eth0 netns {}; ip link set p{last} master br0 up",
+        space.pid()
+    ));
+    space.sh(&format!(
+        "ip address add {address}/16 dev eth0; ip link set eth0 up"
+    ));
+    space
 }
 
 fn merge(body: &mut Value, more: Value) {

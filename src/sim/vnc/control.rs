@@ -311,3 +311,6 @@ async fn gone(State(handle): State<Handle>, Json(time): Json<Milliseconds>) {
 async fn expire_tokens(State(handle): State<Handle>) {
     handle.expire_tokens();
 }
+
+#[cfg(test)]
+mod tests;

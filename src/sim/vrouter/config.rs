@@ -142,8 +142,12 @@ impl Config {
             .filter(|object| (object.kind == ADDRESS) == addresses && !new.contains(&object.uuid))
             .map(|object| object.uuid)
             .collect();
-        old.into_iter().for_each(|uuid| self.remove(uuid));
-        objects.into_iter().for_each(|object| self.put(object));
+        for uuid in old {
+            self.remove(uuid);
+        }
+        for object in objects {
+            self.put(object);
+        }
     }
 
     pub(crate) fn get(&self, uuid: Uuid) -> Option<&Object> {

@@ -59,7 +59,9 @@ async fn read(shared: &Shared, rest: &Queue, addresses: &Queue) -> Result<(), St
         shared.options.control.trim_end_matches('/'),
         KINDS.join(",")
     );
-    let answer = reqwest::get(&url).await.and_then(reqwest::Response::error_for_status);
+    let answer = reqwest::get(&url)
+        .await
+        .and_then(reqwest::Response::error_for_status);
     let mut pieces = answer.map_err(|error| chain(&error))?.bytes_stream();
     let mut buffer = Vec::new();
     let mut list = Some((Vec::new(), Vec::new()));

@@ -64,7 +64,11 @@ pub struct Delays {
 
 impl Delays {
     pub(crate) fn of(&self, address: bool) -> Duration {
-        let more = if address { self.address } else { Duration::ZERO };
+        let more = if address {
+            self.address
+        } else {
+            Duration::ZERO
+        };
         self.configuration + more
     }
 }

@@ -42,7 +42,7 @@ pub(crate) type Key = (Way, Uuid, Uuid);
 /// All ports.
 pub(crate) struct Ports {
     directory: PathBuf,
-    ports: BTreeMap<Key, Port>,
+    known: BTreeMap<Key, Port>,
     version: u64,
 }
 
@@ -51,10 +51,13 @@ impl Ports {
     pub(crate) fn load(directory: &Path, exists: impl Fn(&str) -> bool) -> Self {
         let mut ports = Self {
             directory: directory.to_owned(),
-            ports: BTreeMap::new(),
+            known: BTreeMap::new(),
             version: 0,
         };
-        let mut files: Vec<_> = uuids(directory).into_iter().map(|(_, path)| (Way::Port, path)).collect();
+        let mut files: Vec<_> = uuids(directory)
+            .into_iter()
+            .map(|(_, path)| (Way::Port, path))
+            .collect();
         for (_, machine) in uuids(&directory.join("vm")) {
             let found = uuids(&machine).into_iter();
             files.extend(found.map(|(_, path)| (Way::Machine, path)));
@@ -72,7 +75,7 @@ impl Ports {
                 Ok((_, port)) if !exists(&port.tap) => {
                     log::info!("{}: {} is not there, skipped", path.display(), port.tap);
                 }
-                Ok((key, port)) => drop(ports.ports.insert(key, port)),
+                Ok((key, port)) => drop(ports.known.insert(key, port)),
                 Err(problem) => log::warn!("{}: {problem}, skipped", path.display()),
             }
         }
@@ -90,18 +93,21 @@ impl Ports {
                 if let Some(directory) = path.parent() {
                     fs::create_dir_all(directory)?;
                 }
-                fs::write(&path, super::rest::pretty(&Value::Object(port.fields.clone())))
+                fs::write(
+                    &path,
+                    super::rest::pretty(&Value::Object(port.fields.clone())),
+                )
             };
             if let Err(error) = write() {
                 log::error!("cannot write {}: {error}", path.display());
             }
         }
-        self.ports.insert(key, port);
+        self.known.insert(key, port);
     }
 
     /// Forgets a port and its file.
     pub(crate) fn remove(&mut self, key: Key) {
-        self.ports.remove(&key);
+        self.known.remove(&key);
         let path = self.path(key);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -120,25 +126,29 @@ impl Ports {
     fn path(&self, (way, machine, interface): Key) -> PathBuf {
         let interface = interface.to_string();
         match way {
-            Way::Machine => self.directory.join("vm").join(machine.to_string()).join(interface),
+            Way::Machine => self
+                .directory
+                .join("vm")
+                .join(machine.to_string())
+                .join(interface),
             Way::Port => self.directory.join(interface),
         }
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = (&Key, &Port)> {
-        self.ports.iter()
+        self.known.iter()
     }
 
     /// The port of an interface of a virtual machine, by whichever way it was told.
     pub(crate) fn of(&self, machine: Uuid, interface: Uuid) -> Option<&Port> {
         [Way::Machine, Way::Port]
             .into_iter()
-            .find_map(|way| self.ports.get(&(way, machine, interface)))
+            .find_map(|way| self.known.get(&(way, machine, interface)))
     }
 
     /// The port of an interface that came by `POST /port`.
     pub(crate) fn nova(&mut self, interface: Uuid) -> Option<(Key, &mut Port)> {
-        let mut ports = self.ports.iter_mut();
+        let mut ports = self.known.iter_mut();
         ports
             .find(|((way, _, of), _)| *way == Way::Port && *of == interface)
             .map(|(key, port)| (*key, port))
@@ -146,7 +156,7 @@ impl Ports {
 
     /// Whether `POST /port` named a virtual machine, whose configuration the agent then asks for.
     pub(crate) fn subscribes(&self, machine: Uuid) -> bool {
-        self.ports
+        self.known
             .keys()
             .any(|(way, of, _)| *way == Way::Port && *of == machine)
     }
@@ -160,7 +170,7 @@ impl Ports {
     /// Forgets the ports that were last told before this version.
     pub(crate) fn sweep(&mut self, version: u64) {
         let old: Vec<_> = self
-            .ports
+            .known
             .iter()
             .filter(|(_, port)| port.version < version)
             .map(|(key, _)| *key)
@@ -195,7 +205,10 @@ pub(crate) fn machine_port(fields: Map<String, Value>) -> Result<(Key, Port), St
     text(&fields, "vm-name")?;
     uuid(&fields, "vn-uuid")?;
     let interface = uuid(&fields, "vmi-uuid")?;
-    Ok(((Way::Machine, machine, interface), Port::new(machine, tap, fields)))
+    Ok((
+        (Way::Machine, machine, interface),
+        Port::new(machine, tap, fields),
+    ))
 }
 
 /// Reads the body of `POST /port`.
@@ -219,7 +232,10 @@ pub(crate) fn nova_port(fields: Map<String, Value>) -> Result<(Key, Port), Strin
             return Err(format!("Invalid or missing field for <{name}>"));
         }
     }
-    Ok(((Way::Port, machine, interface), Port::new(machine, tap, fields)))
+    Ok((
+        (Way::Port, machine, interface),
+        Port::new(machine, tap, fields),
+    ))
 }
 
 fn text(fields: &Map<String, Value>, name: &str) -> Result<String, String> {

@@ -33,7 +33,11 @@ pub(crate) fn canonical(text: &str) -> Option<Uuid> {
 }
 
 /// Answers a request.
-pub(crate) fn answer(inner: &mut Inner, name: &str, request: (&str, &str, &[u8])) -> (Answer, Effect) {
+pub(crate) fn answer(
+    inner: &mut Inner,
+    name: &str,
+    request: (&str, &str, &[u8]),
+) -> (Answer, Effect) {
     let (method, path, body) = request;
     let parts: Vec<_> = path.split('/').skip(1).collect();
     let id = parts.get(1).and_then(|part| canonical(part));
@@ -221,7 +225,10 @@ fn plugged(inner: &Inner, name: &str, machine: Uuid) -> Option<Value> {
 fn describe(config: &Config, interface: &Object, machine: Uuid, port: &Port) -> Option<Value> {
     let network = config.network(interface)?;
     let addresses = config.addresses(interface.uuid);
-    let v4 = addresses.iter().find(|address| address.is_ipv4()).copied()?;
+    let v4 = addresses
+        .iter()
+        .find(|address| address.is_ipv4())
+        .copied()?;
     let subnet = config.subnet(network, v4)?;
     let text = |address: Option<IpAddr>, none: &str| {
         address.map_or_else(|| none.to_owned(), |address| address.to_string())

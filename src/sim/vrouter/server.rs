@@ -167,7 +167,13 @@ async fn handle(
     response
 }
 
-fn perform(shared: &Arc<Shared>, method: &str, path: &str, body: &[u8], order: u64) -> rest::Answer {
+fn perform(
+    shared: &Arc<Shared>,
+    method: &str,
+    path: &str,
+    body: &[u8],
+    order: u64,
+) -> rest::Answer {
     let (answer, effect) = {
         let mut inner = shared.lock();
         inner.log.note(order, |entry| entry.performed = true);

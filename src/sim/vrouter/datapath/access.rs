@@ -53,12 +53,14 @@ pub(super) fn group(config: &Config, group: &Object) -> Group {
         let is_local = |ends: &[Value]| ends.iter().any(|end| end["security_group"] == "local");
         if is_local(to) {
             let peers = group_ends(config, group, from);
-            out.incoming.extend(matches(rule, &peers, &[End::Anything], false));
+            out.incoming
+                .extend(matches(rule, &peers, &[End::Anything], false));
             out.note(&peers);
         }
         if is_local(from) {
             let peers = group_ends(config, group, to);
-            out.outgoing.extend(matches(rule, &[End::Anything], &peers, false));
+            out.outgoing
+                .extend(matches(rule, &[End::Anything], &peers, false));
             out.note(&peers);
         }
     }
@@ -139,10 +141,9 @@ pub(super) fn policy(config: &Config, of: &Object, from: &Object, to: &Object) -
 fn policy_ends(config: &Config, of: &Object, end: &Value, network: &Object) -> Option<Vec<End>> {
     let named = |name: &str| end[name].as_str().filter(|text| !text.is_empty());
     let meant = match (named("virtual_network"), named("network_policy")) {
-        (Some("any"), _) => true,
+        (Some("any"), _) | (None, Some("any")) => true,
         (Some("local"), _) => of.uuid == network.uuid,
         (Some(name), _) => network.name() == name,
-        (None, Some("any")) => true,
         (None, Some(name)) => config
             .targets(network, "network-policy")
             .any(|(policy, _)| policy.name() == name),
@@ -165,7 +166,11 @@ fn matches(rule: &Value, from: &[End], to: &[End], reversed: bool) -> Vec<Match>
         Some("IPv6") => Some(true),
         _ => None,
     };
-    let sides = if reversed { ["dst_ports", "src_ports"] } else { ["src_ports", "dst_ports"] };
+    let sides = if reversed {
+        ["dst_ports", "src_ports"]
+    } else {
+        ["src_ports", "dst_ports"]
+    };
     let [from_ports, to_ports] = sides.map(|side| ports(&rule[side], protocol));
     let mut out = vec![];
     for from in from {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::Stdio;
 
 use super::super::options::Forwarding;
@@ -48,8 +49,11 @@ impl Kernel {
         if let Some(uplink) = &self.forwarding.uplink {
             // IPv6 addresses have no labels: those are known only as long as we live.
             lines.push(format!("address flush dev {uplink} label {uplink}:{LABEL}"));
-            let floating = self.made.iter().filter(|item| matches!(item, Item::Floating(..)));
-            let v6 = floating.map(Item::remove).filter(|line| line.contains("::"));
+            let v6 = self
+                .made
+                .iter()
+                .filter(|item| matches!(item, Item::Floating(_, IpAddr::V6(_))))
+                .map(Item::remove);
             lines.extend(v6);
         }
         let problems = batch("ip", &lines)?;
@@ -70,12 +74,15 @@ impl Kernel {
     pub(super) fn apply(
         &mut self,
         plan: &Plan,
-        own: std::net::IpAddr,
+        own: IpAddr,
     ) -> Result<(BTreeSet<String>, BTreeSet<String>), DataPathError> {
         let uplink = self.forwarding.uplink.clone();
         let wanted = items(plan, uplink.as_deref());
         let links = links::all(&mut self.socket)?;
-        let links: BTreeMap<_, _> = links.iter().map(|link| (link.name.as_str(), link)).collect();
+        let links: BTreeMap<_, _> = links
+            .iter()
+            .map(|link| (link.name.as_str(), link))
+            .collect();
         self.made.retain(|item| is_there(item, &links));
         let mut problems = BTreeSet::new();
 
@@ -98,9 +105,12 @@ impl Kernel {
             let is_tap = matches!(item, Item::Port(..));
             let tap = links.get(item.on());
             match tap {
-                None if is_tap => problems.insert(format!("{}: there is no such interface", item.on())),
-                Some(tap) if is_tap && tap.kind.as_deref() != Some("veth") => problems
-                    .insert(format!("{}: it is no veth, and not connected", item.on())),
+                None if is_tap => {
+                    problems.insert(format!("{}: there is no such interface", item.on()))
+                }
+                Some(tap) if is_tap && tap.kind.as_deref() != Some("veth") => {
+                    problems.insert(format!("{}: it is no veth, and not connected", item.on()))
+                }
                 _ => return true,
             };
             false
@@ -111,7 +121,8 @@ impl Kernel {
             let what = item.make(own).join("; ");
             format!("{what}: {problem}")
         }));
-        self.made.extend(new.iter().filter(|item| !bad.contains(item)).cloned());
+        self.made
+            .extend(new.iter().filter(|item| !bad.contains(item)).cloned());
         for item in new.iter().filter(|item| item.is_link()) {
             let_forward(item.on(), &mut problems);
         }
@@ -186,7 +197,10 @@ fn change(
 }
 
 /// Runs lines, and says which of them failed and why.
-fn batch(program: &'static str, lines: &[String]) -> Result<BTreeMap<usize, String>, DataPathError> {
+fn batch(
+    program: &'static str,
+    lines: &[String],
+) -> Result<BTreeMap<usize, String>, DataPathError> {
     if lines.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -201,7 +215,7 @@ fn batch(program: &'static str, lines: &[String]) -> Result<BTreeMap<usize, Stri
             let problem = std::mem::take(&mut problem);
             problems.insert(number.saturating_sub(1), problem);
         } else {
-            problem = line.to_owned();
+            line.clone_into(&mut problem);
         }
     }
     Ok(problems)

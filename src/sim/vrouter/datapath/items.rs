@@ -137,14 +137,20 @@ impl Item {
             ],
             Self::Address(bridge, address) => {
                 let more = if address.is_ipv6() { " nodad" } else { "" };
-                vec![format!("address add {address}/{} dev {bridge}{more}", length(*address))]
+                vec![format!(
+                    "address add {address}/{} dev {bridge}{more}",
+                    length(*address)
+                )]
             }
             Self::Neighbour(bridge, address, mac) => vec![format!(
                 "neighbour replace {address} lladdr {} dev {bridge} nud permanent",
                 Mac(*mac)
             )],
             Self::Route(bridge, address) => {
-                vec![format!("route add {address}/{} dev {bridge}", length(*address))]
+                vec![format!(
+                    "route add {address}/{} dev {bridge}",
+                    length(*address)
+                )]
             }
             Self::Port(tap, bridge) => vec![
                 format!("link set dev {tap} master {bridge}"),
@@ -155,12 +161,18 @@ impl Item {
                     IpAddr::V4(_) => format!(" label {uplink}:{LABEL}"),
                     IpAddr::V6(_) => " nodad".to_owned(),
                 };
-                vec![format!("address add {address}/{} dev {uplink}{more}", length(*address))]
+                vec![format!(
+                    "address add {address}/{} dev {uplink}{more}",
+                    length(*address)
+                )]
             }
             Self::Forward(vxlan, mac, peer) => {
                 // For all the others there is one entry for each host.
                 let how = if *mac == [0; 6] { "append" } else { "replace" };
-                vec![format!("fdb {how} {} dev {vxlan} dst {peer} self permanent", Mac(*mac))]
+                vec![format!(
+                    "fdb {how} {} dev {vxlan} dst {peer} self permanent",
+                    Mac(*mac)
+                )]
             }
         }
     }

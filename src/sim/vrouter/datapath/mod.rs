@@ -97,13 +97,16 @@ pub(super) fn start_afresh(forwarding: &Forwarding) -> Result<BTreeSet<String>, 
 
 /// The thread on which all of it happens, in the namespace of whoever started it.
 pub(super) struct Thread {
-    thread: JoinHandle<Result<(), DataPathError>>,
+    running: JoinHandle<Result<(), DataPathError>>,
     stopping: Arc<AtomicBool>,
     wake: SyncSender<()>,
 }
 
 impl Thread {
-    pub(super) fn start(shared: Arc<Shared>, forwarding: Forwarding) -> Result<Self, DataPathError> {
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        forwarding: Forwarding,
+    ) -> Result<Self, DataPathError> {
         let (wake, woken) = sync_channel(1);
         *shared
             .wake
@@ -111,7 +114,7 @@ impl Thread {
             .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(wake.clone());
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = stopping.clone();
-        let thread = std::thread::Builder::new()
+        let running = std::thread::Builder::new()
             .name("cvr-datapath".to_owned())
             .spawn(move || {
                 let mut kernel = Kernel::open(forwarding.clone())?;
@@ -128,7 +131,7 @@ impl Thread {
             })
             .map_err(DataPathError::Thread)?;
         Ok(Self {
-            thread,
+            running,
             stopping,
             wake,
         })
@@ -137,8 +140,8 @@ impl Thread {
     pub(super) async fn stop(self) -> Result<(), DataPathError> {
         self.stopping.store(true, Ordering::SeqCst);
         let _ = self.wake.try_send(());
-        let thread = self.thread;
-        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        let running = self.running;
+        let joined = tokio::task::spawn_blocking(move || running.join()).await;
         match joined {
             Ok(Ok(result)) => result,
             _ => Err(DataPathError::Thread(io::Error::other("it panicked"))),

@@ -89,7 +89,8 @@ pub(super) fn plan(inner: &Inner, options: &Options, forwarding: &Forwarding) ->
     for router in config.of_kind("virtual-router") {
         let address = router.field("virtual_router_ip_address").as_str();
         let address = address.and_then(|address| address.parse::<IpAddr>().ok());
-        plan.peers.extend(address.filter(|address| *address != options.address));
+        plan.peers
+            .extend(address.filter(|address| *address != options.address));
     }
     plan.add_taps(inner, options, forwarding);
     plan.add_networks(config, options);
@@ -125,7 +126,8 @@ impl Plan {
             }
             let Some(mac) = ether(interface) else {
                 let text = format!("{:?} is no Ethernet address", interface.mac());
-                self.problems.insert(format!("the interface {}: {text}", interface.uuid));
+                self.problems
+                    .insert(format!("the interface {}: {text}", interface.uuid));
                 continue;
             };
             let tap = Tap {
@@ -149,7 +151,9 @@ impl Plan {
             let own = own.iter().filter_map(|uuid| config.get(*uuid));
             let near = own.filter(|own| own.uuid != network.uuid);
             if network.name() != FABRIC
-                && near.into_iter().any(|own| is_connected(config, own, network))
+                && near
+                    .into_iter()
+                    .any(|own| is_connected(config, own, network))
             {
                 wanted.insert(network.uuid);
             }
@@ -222,7 +226,11 @@ impl Plan {
 
     fn add_floating(&mut self, config: &Config) {
         for tap in self.taps.values() {
-            if !self.networks.get(&tap.network).is_some_and(|network| network.routed) {
+            if !self
+                .networks
+                .get(&tap.network)
+                .is_some_and(|network| network.routed)
+            {
                 continue;
             }
             let addresses = config.addresses(tap.interface);
@@ -248,7 +256,9 @@ impl Plan {
                 self.floating.entry(outer).or_default().push(floating);
             }
         }
-        self.floating.values_mut().for_each(|behind| behind.sort());
+        for behind in self.floating.values_mut() {
+            behind.sort();
+        }
     }
 }
 
@@ -260,7 +270,8 @@ fn ether(interface: &Object) -> Option<Ether> {
 /// A name from the whole uuid, and within the kernel's 15 letters.
 pub(super) fn hash(uuid: Uuid) -> String {
     let hash = Sha256::digest(uuid.as_bytes());
-    hash[..5].iter().map(|byte| format!("{byte:02x}")).collect()
+    let bytes = hash[..5].iter();
+    bytes.fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn is_tap_name(name: &str) -> bool {
@@ -280,7 +291,12 @@ fn number(network: &Object) -> Option<u64> {
         .filter(|number| (1..1 << 24).contains(number))
 }
 
-fn network(config: &Config, object: &Object, number: u64, places: &BTreeMap<Uuid, IpAddr>) -> Network {
+fn network(
+    config: &Config,
+    object: &Object,
+    number: u64,
+    places: &BTreeMap<Uuid, IpAddr>,
+) -> Network {
     let hash = hash(object.uuid);
     let mut hosts = BTreeMap::new();
     let mut remote = BTreeMap::new();
@@ -345,9 +361,15 @@ fn sources(config: &Config, interface: &Object) -> Option<BTreeSet<IpNet>> {
     if interface.field("port_security_enabled") == false {
         return None;
     }
-    let own = config.addresses(interface.uuid).into_iter().map(IpNet::from);
+    let own = config
+        .addresses(interface.uuid)
+        .into_iter()
+        .map(IpNet::from);
     let pairs = interface.field("virtual_machine_interface_allowed_address_pairs");
-    let pairs = pairs["allowed_address_pair"].as_array().into_iter().flatten();
+    let pairs = pairs["allowed_address_pair"]
+        .as_array()
+        .into_iter()
+        .flatten();
     let pairs = pairs.filter_map(|pair| prefix(&pair["ip"]));
     Some(own.chain(pairs).collect())
 }

@@ -21,8 +21,7 @@ const TABLE: &str = "contrail_vrouter_sim";
 const KNOWN: &str = "0x10000000";
 /// The mark of packets of the host itself, where it has access.
 const HOST: &str = "0x20000000";
-const NEIGHBOURS: &str =
-    "meta l4proto 58 icmpv6 type { 133, 134, 135, 136 } accept";
+const NEIGHBOURS: &str = "meta l4proto 58 icmpv6 type { 133, 134, 135, 136 } accept";
 
 /// Removes both tables, there or not.
 pub(super) fn none() -> String {
@@ -48,7 +47,11 @@ fn bridge(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     say!(out, "table bridge {TABLE} {{");
     let vxlans = plan.networks.values().map(|network| network.vxlan.as_str());
     set(out, "vxlans", "ifname", vxlans.map(quoted));
-    let local: BTreeSet<_> = plan.networks.values().flat_map(|network| &network.local).collect();
+    let local: BTreeSet<_> = plan
+        .networks
+        .values()
+        .flat_map(|network| &network.local)
+        .collect();
     let local = local.into_iter().filter(|address| address.is_ipv4());
     set(out, "gateways", "ipv4_addr", local.map(ToString::to_string));
     for (group, addresses) in &plan.members {
@@ -94,7 +97,10 @@ fn bridge(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     say!(out, "chain leave {{");
     say!(out, "type filter hook postrouting priority 0");
     let source = host_mac(own);
-    say!(out, "oifname @vxlans ether saddr {GATEWAY} ether saddr set {source}");
+    say!(
+        out,
+        "oifname @vxlans ether saddr {GATEWAY} ether saddr set {source}"
+    );
     say!(out, "}}");
     say!(out, "}}");
 }
@@ -163,12 +169,18 @@ fn judge(out: &mut String, tap: &Tap, letter: &str) {
 
 fn inet(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     say!(out, "table inet {TABLE} {{");
-    let bridges = plan.networks.values().map(|network| network.bridge.as_str());
+    let bridges = plan
+        .networks
+        .values()
+        .map(|network| network.bridge.as_str());
     set(out, "bridges", "ifname", bridges.map(quoted));
     let to_fabric = plan.ways.iter().filter(|way| way.to.is_none());
     let masked = to_fabric.filter_map(|way| plan.networks.get(&way.from?));
     let masked: BTreeSet<_> = masked.flat_map(|network| network.hosts.keys()).collect();
-    for (name, kind, v6) in [("masked4", "ipv4_addr", false), ("masked6", "ipv6_addr", true)] {
+    for (name, kind, v6) in [
+        ("masked4", "ipv4_addr", false),
+        ("masked6", "ipv6_addr", true),
+    ] {
         let of_family = masked.iter().filter(|address| address.is_ipv6() == v6);
         set(out, name, kind, of_family.map(ToString::to_string));
     }
@@ -176,15 +188,34 @@ fn inet(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
         let [first, second] = &way.steps;
         // A chain has to be there before another leads to it.
         steps(out, &format!("way{number}b"), second, "accept");
-        steps(out, &format!("way{number}a"), first, &format!("goto way{number}b"));
+        steps(
+            out,
+            &format!("way{number}a"),
+            first,
+            &format!("goto way{number}b"),
+        );
     }
-    say!(out, "chain zones {{\ntype filter hook prerouting priority -300");
+    say!(
+        out,
+        "chain zones {{\ntype filter hook prerouting priority -300"
+    );
     for network in plan.networks.values().filter(|network| !network.routed) {
-        say!(out, "iifname {} ct zone set {}", quoted(&network.bridge), zone(network));
+        say!(
+            out,
+            "iifname {} ct zone set {}",
+            quoted(&network.bridge),
+            zone(network)
+        );
     }
     say!(out, "}}");
-    say!(out, "chain known {{\ntype filter hook prerouting priority -150");
-    say!(out, "iifname @bridges ct state established,related meta mark set meta mark | {KNOWN}");
+    say!(
+        out,
+        "chain known {{\ntype filter hook prerouting priority -150"
+    );
+    say!(
+        out,
+        "iifname @bridges ct state established,related meta mark set meta mark | {KNOWN}"
+    );
     say!(out, "}}");
     forward(out, plan, forwarding);
     host(out, plan, forwarding, own);
@@ -195,7 +226,10 @@ fn inet(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
 fn forward(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
     say!(out, "chain forward {{\ntype filter hook forward priority 0");
     say!(out, "iifname != @bridges oifname != @bridges accept");
-    say!(out, "oifname @bridges ct state established,related meta mark set meta mark | {KNOWN}");
+    say!(
+        out,
+        "oifname @bridges ct state established,related meta mark set meta mark | {KNOWN}"
+    );
     let same = plan.networks.values().map(|network| {
         let bridge = quoted(&network.bridge);
         format!("{bridge} . {bridge} : accept")
@@ -207,10 +241,22 @@ fn forward(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
     say!(out, "ct state established,related accept");
     if let Some(uplink) = &forwarding.uplink {
         let uplink = quoted(uplink);
-        say!(out, "iifname {uplink} oifname @bridges ct status dnat accept");
-        for behind in plan.floating.values().flatten().filter(|behind| behind.outgoing) {
+        say!(
+            out,
+            "iifname {uplink} oifname @bridges ct status dnat accept"
+        );
+        for behind in plan
+            .floating
+            .values()
+            .flatten()
+            .filter(|behind| behind.outgoing)
+        {
             let family = family(behind.fixed);
-            say!(out, "iifname @bridges oifname {uplink} {family} saddr {} accept", behind.fixed);
+            say!(
+                out,
+                "iifname @bridges oifname {uplink} {family} saddr {} accept",
+                behind.fixed
+            );
         }
     }
     for (number, way) in plan.ways.iter().enumerate() {
@@ -232,7 +278,12 @@ fn host(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     if forwarding.host_access {
         say!(out, "{} daddr {own} accept", family(own));
     }
-    for (number, way) in plan.ways.iter().enumerate().filter(|(_, way)| way.to.is_none()) {
+    for (number, way) in plan
+        .ways
+        .iter()
+        .enumerate()
+        .filter(|(_, way)| way.to.is_none())
+    {
         if let Some(from) = interface(plan, way.from) {
             say!(out, "iifname {from} goto way{number}a");
         }
@@ -240,12 +291,20 @@ fn host(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     say!(out, "drop\n}}");
     say!(out, "chain output {{\ntype filter hook output priority 0");
     say!(out, "oifname != @bridges accept");
-    say!(out, "ct state established,related meta mark set meta mark | {KNOWN} accept");
+    say!(
+        out,
+        "ct state established,related meta mark set meta mark | {KNOWN} accept"
+    );
     say!(out, "meta l4proto 58 accept");
     if forwarding.host_access {
         say!(out, "meta mark set meta mark | {HOST} accept");
     }
-    for (number, way) in plan.ways.iter().enumerate().filter(|(_, way)| way.from.is_none()) {
+    for (number, way) in plan
+        .ways
+        .iter()
+        .enumerate()
+        .filter(|(_, way)| way.from.is_none())
+    {
         if let Some(to) = interface(plan, way.to) {
             say!(out, "oifname {to} goto way{number}a");
         }
@@ -254,15 +313,25 @@ fn host(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
 }
 
 fn nat(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
-    say!(out, "chain outside {{\ntype nat hook prerouting priority -100");
+    say!(
+        out,
+        "chain outside {{\ntype nat hook prerouting priority -100"
+    );
     if let Some(uplink) = &forwarding.uplink {
         for (outer, behind) in &plan.floating {
-            let to = format!("iifname {} {} daddr {outer}", quoted(uplink), family(*outer));
+            let to = format!(
+                "iifname {} {} daddr {outer}",
+                quoted(uplink),
+                family(*outer)
+            );
             destinations(out, &to, *outer, behind);
         }
     }
     say!(out, "}}");
-    say!(out, "chain leave {{\ntype nat hook postrouting priority 100");
+    say!(
+        out,
+        "chain leave {{\ntype nat hook postrouting priority 100"
+    );
     if let Some(uplink) = &forwarding.uplink {
         for (outer, behind) in &plan.floating {
             for behind in behind.iter().filter(|behind| behind.outgoing) {
@@ -281,7 +350,10 @@ fn nat(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
 fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[Floating]) {
     let family = family(outer);
     let mut outer_ports = BTreeSet::new();
-    for (protocol, port, _) in behind.iter().flat_map(|behind| behind.ports.iter().flatten()) {
+    for (protocol, port, _) in behind
+        .iter()
+        .flat_map(|behind| behind.ports.iter().flatten())
+    {
         outer_ports.insert((*protocol, *port));
     }
     let turns = |out: &mut String, from: &str, targets: &[IpAddr], port: Option<u16>| {
@@ -296,8 +368,14 @@ fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[Floating]) 
             }
             targets => {
                 let map = targets.iter().enumerate();
-                let map: Vec<_> = map.map(|(turn, target)| format!("{turn} : {target}")).collect();
-                let turn = format!("numgen inc mod {} map {{ {} }}", targets.len(), map.join(", "));
+                let map: Vec<_> = map
+                    .map(|(turn, target)| format!("{turn} : {target}"))
+                    .collect();
+                let turn = format!(
+                    "numgen inc mod {} map {{ {} }}",
+                    targets.len(),
+                    map.join(", ")
+                );
                 say!(out, "{from} dnat {family} to {turn}{port}");
             }
         }
@@ -372,7 +450,10 @@ fn conditions(rule: &Match) -> Vec<String> {
 /// A network's interface, or what is none of ours.
 fn interface(plan: &Plan, network: Option<Uuid>) -> Option<String> {
     match network {
-        Some(uuid) => plan.networks.get(&uuid).map(|network| quoted(&network.bridge)),
+        Some(uuid) => plan
+            .networks
+            .get(&uuid)
+            .map(|network| quoted(&network.bridge)),
         None => Some("!= @bridges".to_owned()),
     }
 }
