@@ -2,10 +2,12 @@
 //! a network namespace, and containers on the hosts. Needs root.
 
 mod bed;
+mod space;
 
 use serde_json::json;
 
-use bed::{Bed, wait_for};
+use bed::Bed;
+use space::wait_for;
 
 #[test]
 fn a_network_spans_hosts_and_another_one_is_apart() {
@@ -250,7 +252,8 @@ fn a_floating_address_is_reached_from_outside() {
     // What it sends has the floating address, and without one nothing gets out.
     let listener = bed.outside.listen(7777);
     assert!(first.reaches(bed.outside.address, 7777));
-    assert_eq!(listener.accept().unwrap().1.ip(), whole_address);
+    let from = listener.accept().unwrap().1.ip();
+    assert_eq!(from.to_canonical(), whole_address);
     assert!(!second.reaches(bed.outside.address, 7777));
     bed.delete("floating-ip", &whole);
     wait_for("it to be gone", || !bed.outside.reaches(whole_address, 80));
@@ -315,4 +318,77 @@ fn host_access_opens_the_way_between_a_container_and_its_host_alone() {
     assert!(bed.hosts[0].reaches(first.address, 80));
     assert!(!second.reaches(first.address, 80));
     assert!(!first.reaches(bed.hosts[1].address, 5051));
+}
+
+#[test]
+fn ipv6_is_forwarded_and_guarded_too() {
+    let bed = Bed::new();
+    let ipam = ["default-domain", "default-project", "default-network-ipam"];
+    let subnet = |prefix: &str, length: u8| json!({"subnet": {"ip_prefix": prefix, "ip_prefix_len": length}});
+    let both = json!({"network_ipam_refs": [{"to": ipam, "attr": {
+        "ipam_subnets": [subnet("10.1.1.0", 24), subnet("fd01::", 64)]}}]});
+    bed.network("blue", "10.1.1.0", both);
+    let ports = |first: u16, last: u16| json!([{"start_port": first, "end_port": last}]);
+    let rule = json!({
+        "direction": ">", "protocol": "tcp", "ethertype": "IPv6",
+        "src_addresses": [{"subnet": {"ip_prefix": "::", "ip_prefix_len": 0}}],
+        "src_ports": ports(0, 65535),
+        "dst_addresses": [{"security_group": "local"}], "dst_ports": ports(80, 80),
+    });
+    bed.create(
+        "security-group",
+        &json!({
+            "fq_name": ["default-domain", "p", "web"], "parent_type": "project",
+            "security_group_entries": {"policy_rule": [rule]},
+        }),
+    );
+    let web = json!({"security_group_refs": [{"to": ["default-domain", "p", "web"]}]});
+    let client = bed.container(0, "blue", json!({}));
+    bed.add_v6(&client, "blue");
+    for host in 0..2 {
+        let server = bed.container(host, "blue", web.clone());
+        let address = bed.add_v6(&server, "blue");
+        server.serve(80);
+        server.serve(81);
+        wait_for("the open port", || client.reaches(address, 80));
+        assert!(!client.reaches(address, 81));
+        assert!(!client.reaches(server.address, 80), "the rule is of IPv6");
+    }
+    let gateway = "fd01::ffff:ffff:ffff:fffe";
+    assert!(client.pings(gateway), "the gateway answers");
+}
+
+#[test]
+fn a_policy_towards_ip_fabric_opens_the_way_to_hosts_and_beyond() {
+    let bed = Bed::new();
+    bed.network("blue", "10.1.1.0", json!({}));
+    let blue = bed.container(0, "blue", json!({}));
+    blue.serve(80);
+    bed.hosts[0].serve(5051);
+    let listener = bed.outside.listen(7777);
+    assert!(!blue.reaches(bed.hosts[0].address, 5051));
+    let any = json!([{"start_port": -1, "end_port": -1}]);
+    let np = "default-domain:p:np";
+    let fabric = "default-domain:default-project:ip-fabric";
+    bed.create(
+        "network-policy",
+        &json!({
+            "fq_name": ["default-domain", "p", "np"], "parent_type": "project",
+            "network_policy_entries": {"policy_rule": [{
+                "direction": "<>", "protocol": "any", "action_list": {"simple_action": "pass"},
+                "src_addresses": [{"network_policy": np}], "src_ports": any,
+                "dst_addresses": [{"virtual_network": fabric}], "dst_ports": any,
+            }]},
+        }),
+    );
+    let attached = json!({"network_policy_refs": [{
+        "to": ["default-domain", "p", "np"], "attr": {"sequence": {"major": 0, "minor": 0}},
+    }]});
+    bed.update("virtual-network", "blue", &attached);
+    bed.update("virtual-network", fabric, &attached);
+    wait_for("the host", || blue.reaches(bed.hosts[0].address, 5051));
+    assert!(bed.hosts[0].reaches(blue.address, 80));
+    assert!(blue.reaches(bed.outside.address, 7777));
+    let from = listener.accept().unwrap().1.ip();
+    assert_eq!(from.to_canonical(), bed.hosts[0].address);
 }
