@@ -1,6 +1,7 @@
 //! Stand-ins for the services around contrail-mesos that no test machine has.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use contrail_mesos::sim::marathon::launch::image::Images;
 use contrail_mesos::sim::marathon::model::Defaults;
 use contrail_mesos::sim::marathon::{Marathon, Options};
+use contrail_mesos::sim::{vnc, vrouter};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Stand-ins for the services around contrail-mesos.
@@ -21,6 +23,79 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Marathon(MarathonArgs),
+    Vnc(VncArgs),
+    Vrouter(VrouterArgs),
+}
+
+/// A VNC API server, in memory.
+#[derive(Debug, Args)]
+struct VncArgs {
+    /// Where the API listens
+    #[arg(long, default_value = "127.0.0.1:8082")]
+    listen: SocketAddr,
+    /// Where the control listener is, which vRouter agents of this simulation follow
+    #[arg(long, value_name = "ADDRESS")]
+    control: Option<SocketAddr>,
+    /// How long every answer takes, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay: u64,
+    /// Write header and body of answers apart, as the real server does
+    #[arg(long)]
+    split_writes: bool,
+    /// Want a token, for which this administrator can log in at the same address
+    #[arg(long, value_name = "USER:PASSWORD:PROJECT", value_parser = administrator)]
+    keystone: Option<vnc::Keystone>,
+}
+
+/// A vRouter agent: its port service, and a data path in this network namespace (root).
+#[derive(Debug, Args)]
+struct VrouterArgs {
+    /// The last part of the name of its virtual-router
+    #[arg(long)]
+    name: String,
+    /// The host's address, that of its virtual-router
+    #[arg(long)]
+    address: IpAddr,
+    /// The control listener of the API server
+    #[arg(long, value_name = "URL")]
+    control: String,
+    /// Where the port service listens
+    #[arg(long, default_value = "127.0.0.1:9091")]
+    listen: SocketAddr,
+    /// Where the files of ports are
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/contrail/ports")]
+    ports_dir: PathBuf,
+    /// Where its own control listener is
+    #[arg(long, value_name = "ADDRESS")]
+    own_control: Option<SocketAddr>,
+    /// The interface to the outside, where floating addresses are answered for
+    #[arg(long, value_name = "INTERFACE")]
+    uplink: Option<String>,
+    /// Let every container and the host's address reach each other, whatever policies say
+    #[arg(long)]
+    host_access: bool,
+    /// Forward nothing; needs no root
+    #[arg(long, conflicts_with_all = ["uplink", "host_access"])]
+    no_data_path: bool,
+    /// How long a port may be stale after POST /syncports, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 60_000)]
+    stale: u64,
+    /// How long every answer takes, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay: u64,
+    /// How long a change takes from the API server to here, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    configuration_delay: u64,
+    /// How much longer an address takes, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    address_delay: u64,
+}
+
+fn administrator(text: &str) -> Result<vnc::Keystone, String> {
+    match text.split(':').collect::<Vec<_>>().as_slice() {
+        [user, password, project] => Ok(vnc::Keystone::with_admin(user, password, project)),
+        _ => Err("expected USER:PASSWORD:PROJECT".to_owned()),
+    }
 }
 
 /// Marathon's REST API; what it launches runs on the Mesos that is named.
@@ -77,6 +152,8 @@ async fn main() -> Result<()> {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     match Cli::parse().command {
         Command::Marathon(args) => marathon(args).await,
+        Command::Vnc(args) => api_server(args).await,
+        Command::Vrouter(args) => vrouter_agent(args).await,
     }
 }
 
@@ -105,11 +182,69 @@ async fn marathon(args: MarathonArgs) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {listen}"))?;
     log::info!("marathon listens on {}", running.url());
+    ended().await?;
+    let stopped = running.stop(args.teardown).await;
+    stopped.map_err(|error| anyhow!("cannot end the framework: {error}"))
+}
+
+async fn api_server(args: VncArgs) -> Result<()> {
+    let options = vnc::Options {
+        auth: args.keystone.map_or(vnc::Auth::None, vnc::Auth::Keystone),
+        delay: Duration::from_millis(args.delay),
+        split_writes: args.split_writes,
+        ..vnc::Options::default()
+    };
+    let (address, handle) = vnc::Server::start_on(args.listen, options)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    log::info!("the API server listens on http://{address}");
+    if let Some(control) = args.control {
+        let control = handle.control(control).await;
+        let control = control.with_context(|| "cannot listen for control")?;
+        log::info!("the API server's control listens on http://{control}");
+    }
+    ended().await
+}
+
+async fn vrouter_agent(args: VrouterArgs) -> Result<()> {
+    let name = args.name.clone();
+    let options = vrouter::Options {
+        address: args.address,
+        listen: args.listen,
+        stale: Duration::from_millis(args.stale),
+        data_path: if args.no_data_path {
+            vrouter::DataPath::Off
+        } else {
+            vrouter::DataPath::On(vrouter::Forwarding {
+                uplink: args.uplink,
+                host_access: args.host_access,
+            })
+        },
+        delays: vrouter::Delays {
+            answer: Duration::from_millis(args.delay),
+            configuration: Duration::from_millis(args.configuration_delay),
+            address: Duration::from_millis(args.address_delay),
+        },
+        ..vrouter::Options::new(&name, &args.control, args.ports_dir)
+    };
+    let (address, handle) = vrouter::Agent::start(options).await?;
+    log::info!("the vRouter agent {name} listens on http://{address}");
+    if let Some(control) = args.own_control {
+        let control = handle.control(control).await;
+        let control = control.with_context(|| "cannot listen for control")?;
+        log::info!("the vRouter agent's control listens on http://{control}");
+    }
+    ended().await?;
+    handle.stop().await?;
+    Ok(())
+}
+
+/// Waits until this process is told to end.
+async fn ended() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = terminate.recv() => {}
         done = tokio::signal::ctrl_c() => done?,
     }
-    let stopped = running.stop(args.teardown).await;
-    stopped.map_err(|error| anyhow!("cannot end the framework: {error}"))
+    Ok(())
 }

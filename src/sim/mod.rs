@@ -3,7 +3,9 @@
 //!
 //! Invariant: nothing here is linked into the module library.
 
+pub mod fault_text;
 pub mod framework;
 pub mod marathon;
 pub mod recordio;
 pub mod vnc;
+pub mod vrouter;

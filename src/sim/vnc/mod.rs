@@ -3,10 +3,12 @@
 //! It answers as the real one of release 2005 does, refusals and oddities included: what was
 //! recorded of the real one is replayed against it in a test. In addition it can be slow, wrong or
 //! gone on request, it keeps a log of who asked what, and it tells followers of every change and
-//! which virtual-routers it concerns.
+//! which virtual-routers it concerns. All of that can also be had from another process, at a
+//! listener of its own.
 //!
 //! ```text
 //! server  HTTP, faults, tokens, log
+//! control the listener for the simulation alone
 //! api     which address means what → create, change, list, actions, tags
 //! hooks   what each type does beyond storing; addresses
 //! store   the objects; schema says which there can be
@@ -20,13 +22,14 @@ mod auth;
 mod change;
 mod changes;
 mod collections;
+mod control;
 mod create;
 mod db;
 mod defaults;
 mod home;
 mod hooks;
 mod list;
-mod log;
+pub(crate) mod log;
 mod options;
 mod python;
 mod render;
@@ -36,7 +39,7 @@ mod store;
 mod tags;
 mod time;
 mod validate;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -52,6 +55,7 @@ use uuid::Uuid;
 
 pub use auth::{Keystone, User};
 pub use changes::{Change, Operation};
+pub use control::Event;
 pub use log::Entry;
 pub use options::{Auth, Effect, Fault, Options};
 

@@ -19,6 +19,8 @@ pub struct Options {
     pub faults: Vec<Fault>,
     /// How many requests the log keeps.
     pub log_limit: usize,
+    /// How many changes a slow follower may be behind.
+    pub backlog: usize,
 }
 
 /// Who may ask.
@@ -74,6 +76,7 @@ impl Default for Options {
             split_writes: false,
             faults: Vec::new(),
             log_limit: 100_000,
+            backlog: 65_536,
         }
     }
 }

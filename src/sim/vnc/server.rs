@@ -24,8 +24,6 @@ use super::wire::{Cut, Peer};
 
 /// The real server takes no longer body.
 const LARGEST: usize = 1_024_000;
-/// How many changes a slow follower may be behind.
-const BACKLOG: usize = 65_536;
 const TEXT: &str = "text/html; charset=UTF-8";
 
 /// What all connections share.
@@ -56,7 +54,7 @@ impl Shared {
                 delay: options.delay,
                 online: true,
             }),
-            changes: broadcast::channel(BACKLOG).0,
+            changes: broadcast::channel(options.backlog).0,
             options,
         })
     }

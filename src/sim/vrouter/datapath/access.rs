@@ -1,0 +1,227 @@
+//! Who may talk to whom: rules of security groups and network policies, made simple.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::super::config::{Config, Object, prefix};
+
+/// One end of a rule.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum End {
+    Anything,
+    Prefix(IpNet),
+    /// The interfaces of a security group.
+    Group(Uuid),
+}
+
+/// What a rule fits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Match {
+    /// IPv6, IPv4, or none for both.
+    pub(super) v6: Option<bool>,
+    pub(super) protocol: Option<u8>,
+    pub(super) from: End,
+    pub(super) to: End,
+    pub(super) from_ports: Option<(u16, u16)>,
+    pub(super) to_ports: Option<(u16, u16)>,
+}
+
+/// A rule of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) matches: Match,
+    pub(super) pass: bool,
+}
+
+/// What a security group allows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) incoming: BTreeSet<Match>,
+    pub(super) outgoing: BTreeSet<Match>,
+    /// The groups that its rules name.
+    pub(super) peers: BTreeSet<Uuid>,
+}
+
+/// What a security group's rules allow.
+pub(super) fn group(config: &Config, group: &Object) -> Group {
+    let mut out = Group::default();
+    for rule in list(&group.field("security_group_entries")["policy_rule"]) {
+        let (from, to) = (list(&rule["src_addresses"]), list(&rule["dst_addresses"]));
+        let is_local = |ends: &[Value]| ends.iter().any(|end| end["security_group"] == "local");
+        if is_local(to) {
+            let peers = group_ends(config, group, from);
+            out.incoming
+                .extend(matches(rule, &peers, &[End::Anything], false));
+            out.note(&peers);
+        }
+        if is_local(from) {
+            let peers = group_ends(config, group, to);
+            out.outgoing
+                .extend(matches(rule, &[End::Anything], &peers, false));
+            out.note(&peers);
+        }
+    }
+    out
+}
+
+impl Group {
+    fn note(&mut self, ends: &[End]) {
+        self.peers.extend(ends.iter().filter_map(|end| match end {
+            End::Group(group) => Some(*group),
+            _ => None,
+        }));
+    }
+}
+
+fn group_ends(config: &Config, own: &Object, ends: &[Value]) -> Vec<End> {
+    let mut out = vec![];
+    for end in ends {
+        match end["security_group"].as_str() {
+            None | Some("local" | "") => {}
+            Some("any") => out.push(End::Anything),
+            Some(name) if name == own.name() => out.push(End::Group(own.uuid)),
+            Some(name) => {
+                let mut groups = config.of_kind("security-group");
+                let peer = groups.find(|group| group.name() == name);
+                out.extend(peer.map(|peer| End::Group(peer.uuid)));
+            }
+        }
+        out.extend(prefixes(end));
+    }
+    out
+}
+
+fn prefixes(end: &Value) -> impl Iterator<Item = End> {
+    let all = list(&end["subnet_list"]).iter().chain([&end["subnet"]]);
+    all.filter_map(prefix).map(End::Prefix)
+}
+
+/// What the policies that are attached to a network, `of`, say of packets from one network to
+/// another, in order.
+pub(super) fn policy(config: &Config, of: &Object, from: &Object, to: &Object) -> Vec<Verdict> {
+    let mut attached: Vec<_> = config.targets(of, "network-policy").collect();
+    attached.sort_by_key(|(_, attr)| {
+        let part = |name: &str| attr["sequence"][name].as_i64().unwrap_or(0);
+        (part("major"), part("minor"))
+    });
+    let mut verdicts = vec![];
+    for (policy, _) in attached {
+        for rule in list(&policy.field("network_policy_entries")["policy_rule"]) {
+            let pass = match rule["action_list"]["simple_action"].as_str() {
+                Some("deny") => false,
+                Some("pass") => true,
+                _ => continue,
+            };
+            let ends = |side: &str, network| {
+                let ends = list(&rule[side]).iter();
+                let ends = ends.filter_map(|end| policy_ends(config, of, end, network));
+                ends.flatten().collect::<Vec<_>>()
+            };
+            let mut add = |from_side, to_side, reversed| {
+                let (from, to) = (ends(from_side, from), ends(to_side, to));
+                let found = matches(rule, &from, &to, reversed).into_iter();
+                verdicts.extend(found.map(|matches| Verdict { matches, pass }));
+            };
+            let direction = rule["direction"].as_str().unwrap_or("<>");
+            if direction.contains('>') {
+                add("src_addresses", "dst_addresses", false);
+            }
+            if direction.contains('<') {
+                add("dst_addresses", "src_addresses", true);
+            }
+        }
+    }
+    verdicts
+}
+
+/// What one end of a rule means for a network; none when it is not meant.
+fn policy_ends(config: &Config, of: &Object, end: &Value, network: &Object) -> Option<Vec<End>> {
+    let named = |name: &str| end[name].as_str().filter(|text| !text.is_empty());
+    let meant = match (named("virtual_network"), named("network_policy")) {
+        (Some("any"), _) | (None, Some("any")) => true,
+        (Some("local"), _) => of.uuid == network.uuid,
+        (Some(name), _) => network.name() == name,
+        (None, Some(name)) => config
+            .targets(network, "network-policy")
+            .any(|(policy, _)| policy.name() == name),
+        (None, None) => prefixes(end).next().is_some(),
+    };
+    let prefixes: Vec<_> = prefixes(end).collect();
+    meant.then_some(if prefixes.is_empty() {
+        vec![End::Anything]
+    } else {
+        prefixes
+    })
+}
+
+fn matches(rule: &Value, from: &[End], to: &[End], reversed: bool) -> Vec<Match> {
+    let Some(protocol) = protocol(&rule["protocol"], rule["ethertype"] == "IPv6") else {
+        return vec![];
+    };
+    let v6 = match rule["ethertype"].as_str() {
+        Some("IPv4") => Some(false),
+        Some("IPv6") => Some(true),
+        _ => None,
+    };
+    let sides = if reversed {
+        ["dst_ports", "src_ports"]
+    } else {
+        ["src_ports", "dst_ports"]
+    };
+    let [from_ports, to_ports] = sides.map(|side| ports(&rule[side], protocol));
+    let mut out = vec![];
+    for from in from {
+        for to in to {
+            for from_ports in &from_ports {
+                for to_ports in &to_ports {
+                    out.push(Match {
+                        v6,
+                        protocol,
+                        from: from.clone(),
+                        to: to.clone(),
+                        from_ports: *from_ports,
+                        to_ports: *to_ports,
+                    });
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The protocol's number; within, none for any.
+#[expect(clippy::option_option, reason = "unknown, any, or one")]
+fn protocol(value: &Value, v6: bool) -> Option<Option<u8>> {
+    match value.as_str()? {
+        "any" => Some(None),
+        "icmp" if v6 => Some(Some(58)),
+        "icmp" => Some(Some(1)),
+        "icmp6" => Some(Some(58)),
+        "tcp" => Some(Some(6)),
+        "udp" => Some(Some(17)),
+        number => number.parse().ok().map(Some),
+    }
+}
+
+/// The ranges of a side; none for any port. Only TCP, UDP and SCTP have ports.
+fn ports(value: &Value, protocol: Option<u8>) -> Vec<Option<(u16, u16)>> {
+    let has_ports = protocol.is_some_and(|protocol| [6, 17, 132].contains(&protocol));
+    let ranges = list(value).iter().filter(|_| has_ports).map(|range| {
+        let port = |name: &str| u16::try_from(range[name].as_i64()?).ok();
+        let range = (port("start_port")?, port("end_port")?);
+        (range != (0, u16::MAX)).then_some(range)
+    });
+    let ranges: Vec<_> = ranges.collect();
+    if ranges.is_empty() || ranges.contains(&None) {
+        vec![None]
+    } else {
+        ranges
+    }
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}

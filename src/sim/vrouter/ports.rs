@@ -1,0 +1,270 @@
+//! The ports that the agent was told of, and their files.
+//!
+//! `<ports>/vm/<virtual machine>/<interface>` for those of `POST /vm`, `<ports>/<interface>` for
+//! those of `POST /port`. Names are uuids only, so that none leads elsewhere.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+/// Who writes the files.
+const AUTHOR: &str = "/usr/bin/contrail-vrouter-agent";
+/// A port whose interface is elsewhere.
+const REMOTE: i64 = 2;
+
+/// Which path a port was told by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    /// `POST /vm`
+    Machine,
+    /// `POST /port`
+    Port,
+}
+
+/// A port.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    pub(crate) machine: Uuid,
+    pub(crate) tap: String,
+    /// What was told, with the author and the time.
+    pub(crate) fields: Map<String, Value>,
+    version: u64,
+    pub(crate) enabled: bool,
+}
+
+/// What identifies a port.
+pub(crate) type Key = (Way, Uuid, Uuid);
+
+/// All ports.
+pub(crate) struct Ports {
+    directory: PathBuf,
+    known: BTreeMap<Key, Port>,
+    version: u64,
+}
+
+impl Ports {
+    /// The ports whose files are there, and whose interfaces are.
+    pub(crate) fn load(directory: &Path, exists: impl Fn(&str) -> bool) -> Self {
+        let mut ports = Self {
+            directory: directory.to_owned(),
+            known: BTreeMap::new(),
+            version: 0,
+        };
+        let mut files: Vec<_> = uuids(directory)
+            .into_iter()
+            .map(|(_, path)| (Way::Port, path))
+            .collect();
+        for (_, machine) in uuids(&directory.join("vm")) {
+            let found = uuids(&machine).into_iter();
+            files.extend(found.map(|(_, path)| (Way::Machine, path)));
+        }
+        for (way, path) in files.into_iter().filter(|(_, path)| path.is_file()) {
+            let text = fs::read(&path).unwrap_or_default();
+            let read = match serde_json::from_slice(&text) {
+                Ok(Value::Object(fields)) => match way {
+                    Way::Machine => machine_port(fields),
+                    Way::Port => nova_port(fields),
+                },
+                _ => Err("Invalid Json".to_owned()),
+            };
+            match read {
+                Ok((_, port)) if !exists(&port.tap) => {
+                    log::info!("{}: {} is not there, skipped", path.display(), port.tap);
+                }
+                Ok((key, port)) => drop(ports.known.insert(key, port)),
+                Err(problem) => log::warn!("{}: {problem}, skipped", path.display()),
+            }
+        }
+        ports
+    }
+
+    /// Takes a port in, or once more.
+    pub(crate) fn add(&mut self, key: Key, mut port: Port) {
+        port.version = self.version;
+        let path = self.path(key);
+        port.fields.insert("author".to_owned(), AUTHOR.into());
+        port.fields.insert("time".to_owned(), now().into());
+        if !path.exists() {
+            let write = || {
+                if let Some(directory) = path.parent() {
+                    fs::create_dir_all(directory)?;
+                }
+                fs::write(
+                    &path,
+                    super::rest::pretty(&Value::Object(port.fields.clone())),
+                )
+            };
+            if let Err(error) = write() {
+                log::error!("cannot write {}: {error}", path.display());
+            }
+        }
+        self.known.insert(key, port);
+    }
+
+    /// Forgets a port and its file.
+    pub(crate) fn remove(&mut self, key: Key) {
+        self.known.remove(&key);
+        let path = self.path(key);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                log::error!("cannot remove {}: {error}", path.display());
+            }
+            _ => {}
+        }
+        if key.0 == Way::Machine
+            && let Some(directory) = path.parent()
+        {
+            // It stays while other interfaces are in it.
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
+    fn path(&self, (way, machine, interface): Key) -> PathBuf {
+        let interface = interface.to_string();
+        match way {
+            Way::Machine => self
+                .directory
+                .join("vm")
+                .join(machine.to_string())
+                .join(interface),
+            Way::Port => self.directory.join(interface),
+        }
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Key, &Port)> {
+        self.known.iter()
+    }
+
+    /// The port of an interface of a virtual machine, by whichever way it was told.
+    pub(crate) fn of(&self, machine: Uuid, interface: Uuid) -> Option<&Port> {
+        [Way::Machine, Way::Port]
+            .into_iter()
+            .find_map(|way| self.known.get(&(way, machine, interface)))
+    }
+
+    /// The port of an interface that came by `POST /port`.
+    pub(crate) fn nova(&mut self, interface: Uuid) -> Option<(Key, &mut Port)> {
+        let mut ports = self.known.iter_mut();
+        ports
+            .find(|((way, _, of), _)| *way == Way::Port && *of == interface)
+            .map(|(key, port)| (*key, port))
+    }
+
+    /// Whether `POST /port` named a virtual machine, whose configuration the agent then asks for.
+    pub(crate) fn subscribes(&self, machine: Uuid) -> bool {
+        self.known
+            .keys()
+            .any(|(way, of, _)| *way == Way::Port && *of == machine)
+    }
+
+    /// From now on a port that is not told again is an old one.
+    pub(crate) fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    /// Forgets the ports that were last told before this version.
+    pub(crate) fn sweep(&mut self, version: u64) {
+        let old: Vec<_> = self
+            .known
+            .iter()
+            .filter(|(_, port)| port.version < version)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in old {
+            log::info!("the port {} is stale", key.2);
+            self.remove(key);
+        }
+    }
+}
+
+impl Port {
+    fn new(machine: Uuid, tap: String, fields: Map<String, Value>) -> Self {
+        Self {
+            machine,
+            tap,
+            fields,
+            version: 0,
+            enabled: true,
+        }
+    }
+
+    pub(crate) fn is_remote(&self) -> bool {
+        self.fields.get("type").and_then(Value::as_i64) == Some(REMOTE)
+    }
+}
+
+/// Reads the body of `POST /vm`.
+pub(crate) fn machine_port(fields: Map<String, Value>) -> Result<(Key, Port), String> {
+    let machine = uuid(&fields, "vm-uuid")?;
+    let tap = text(&fields, "host-ifname")?;
+    text(&fields, "vm-name")?;
+    uuid(&fields, "vn-uuid")?;
+    let interface = uuid(&fields, "vmi-uuid")?;
+    Ok((
+        (Way::Machine, machine, interface),
+        Port::new(machine, tap, fields),
+    ))
+}
+
+/// Reads the body of `POST /port`.
+pub(crate) fn nova_port(fields: Map<String, Value>) -> Result<(Key, Port), String> {
+    let interface = uuid(&fields, "id")?;
+    let machine = uuid(&fields, "instance-id")?;
+    for name in ["vn-id", "vm-project-id"] {
+        uuid(&fields, name)?;
+    }
+    for name in ["display-name", "ip-address", "ip6-address"] {
+        text(&fields, name)?;
+    }
+    let tap = text(&fields, "system-name")?;
+    let mac = text(&fields, "mac-address")?;
+    let zero = mac.chars().all(|letter| letter == '0' || letter == ':');
+    if mac.matches(':').count() != 5 || zero {
+        return Err("Invalid MAC address".to_owned());
+    }
+    for name in ["type", "rx-vlan-id", "tx-vlan-id"] {
+        if !fields.get(name).is_some_and(Value::is_i64) {
+            return Err(format!("Invalid or missing field for <{name}>"));
+        }
+    }
+    Ok((
+        (Way::Port, machine, interface),
+        Port::new(machine, tap, fields),
+    ))
+}
+
+fn text(fields: &Map<String, Value>, name: &str) -> Result<String, String> {
+    let text = fields.get(name).and_then(Value::as_str);
+    text.map(str::to_owned)
+        .ok_or_else(|| format!("Invalid or missing field for <{name}>"))
+}
+
+/// Text that is no uuid counts as the nil uuid.
+fn uuid(fields: &Map<String, Value>, name: &str) -> Result<Uuid, String> {
+    let text = fields.get(name).and_then(Value::as_str);
+    let text = text.ok_or_else(|| format!("Invalid or missing data for <{name}>"))?;
+    Ok(text.parse().unwrap_or_default())
+}
+
+/// The entries of a directory whose names are uuids as they are printed.
+fn uuids(directory: &Path) -> Vec<(Uuid, PathBuf)> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| {
+            let uuid = super::rest::canonical(entry.file_name().to_str()?)?;
+            Some((uuid, entry.path()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.strftime("%Y-%b-%d %H:%M:%S.%6f").to_string()
+}

@@ -1,0 +1,121 @@
+//! What is late, wrong or gone because it was asked to be.
+
+use super::*;
+
+#[tokio::test]
+async fn what_is_late_is_late() {
+    let bed = Bed::new().await;
+    let client = bed.client();
+    let for_ever = Duration::from_hours(1);
+    bed.agent.set_delays(Delays {
+        address: for_ever,
+        ..Delays::default()
+    });
+    let interface = bed.machine(1).await[0];
+    bed.address(0, "v4").await;
+    bed.link("host1", "ADD").await;
+    client
+        .await_configuration(VM, Wanted::Annotated, late())
+        .await
+        .unwrap();
+    client
+        .register(&bed.port_of(interface), late())
+        .await
+        .unwrap();
+    let soon = Instant::now() + Duration::from_secs(2);
+    let missing = client
+        .await_addresses(VM, &[interface], soon)
+        .await
+        .unwrap_err()
+        .missing;
+    assert_eq!(missing, Missing::Address);
+
+    let bed = Bed::new().await;
+    bed.agent.set_delays(Delays {
+        configuration: for_ever,
+        ..Delays::default()
+    });
+    bed.machine(1).await;
+    bed.link("host1", "ADD").await;
+    let soon = Instant::now() + Duration::from_secs(2);
+    let missing = bed
+        .client()
+        .await_configuration(VM, Wanted::Annotated, soon)
+        .await;
+    assert_eq!(missing.unwrap_err().missing, Missing::Configuration);
+}
+
+#[tokio::test]
+async fn what_goes_wrong_goes_wrong_as_often_as_was_asked() {
+    let bed = Bed::new().await;
+    let client = bed.client();
+    let fault = |effect| Fault::new(effect).on("GET", "/vm-cfg").times(1, 1);
+    bed.agent.fault(fault(Effect::Nonsense("[{]".to_owned())));
+    assert_eq!(client.configuration(VM).await.unwrap(), None);
+    let error = client.configuration(VM).await.unwrap_err();
+    assert!(
+        matches!(error.kind, VrouterErrorKind::Nonsense { .. }),
+        "{error}"
+    );
+    assert_eq!(client.configuration(VM).await.unwrap(), None);
+    bed.agent.clear_faults();
+    bed.agent
+        .fault(Fault::new(Effect::Cut).on("GET", "/vm-cfg").times(0, 1));
+    assert!(client.configuration(VM).await.is_err());
+    assert_eq!(client.configuration(VM).await.unwrap(), None);
+    // Told by the control listener, and gone for a while.
+    let control = bed
+        .agent
+        .control(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .await
+        .unwrap();
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("http://{control}/{path}");
+    let fault = json!({"path": "/vm-cfg", "times": 1, "effect": {"status": [500, "no"]}});
+    http.post(url("faults"))
+        .json(&fault)
+        .send()
+        .await
+        .unwrap()
+        .error_for_status()
+        .unwrap();
+    let error = client.configuration(VM).await.unwrap_err();
+    assert!(
+        matches!(error.kind, VrouterErrorKind::Refused { status: 500, .. }),
+        "{error}"
+    );
+    http.put(url("online"))
+        .json(&false)
+        .send()
+        .await
+        .unwrap()
+        .error_for_status()
+        .unwrap();
+    assert!(client.configuration(VM).await.is_err());
+    http.put(url("online"))
+        .json(&true)
+        .send()
+        .await
+        .unwrap()
+        .error_for_status()
+        .unwrap();
+    assert_eq!(client.configuration(VM).await.unwrap(), None);
+    let state: Value = http
+        .get(url("state"))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(state["forwarding"], Value::Null);
+    let log: Value = http
+        .get(url("log?since=1"))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(log[0]["order"], 1);
+}
