@@ -5,5 +5,4 @@
 
 pub mod framework;
 pub mod marathon;
-pub mod recordio;
 pub mod vnc;
