@@ -1,5 +1,7 @@
 //! Why a server that is followed did not answer as it should have.
 
+use std::fmt;
+
 use hyper::StatusCode;
 
 use super::credentials::CredentialsError;
@@ -100,7 +102,7 @@ impl Problem {
     }
 
     /// An answer that makes no sense.
-    pub(crate) fn nonsense(problem: impl ToString, body: &[u8]) -> Self {
+    pub(crate) fn nonsense(problem: &dyn fmt::Display, body: &[u8]) -> Self {
         Self::Nonsense {
             problem: problem.to_string(),
             said: excerpt(body).chars().take(100).collect(),

@@ -137,7 +137,7 @@ impl LeaderClient {
     async fn attempt(&self, server: &Address, ask: &Ask) -> Result<Streaming, Problem> {
         let uri = server.uri(&ask.path).map_err(|error| {
             // Paths are made of checked parts; the operator's prefix may still be odd.
-            Problem::nonsense(format!("{server} with {}: {error}", ask.path), b"")
+            Problem::nonsense(&format!("{server} with {}: {error}", ask.path), b"")
         })?;
         let mut headers = vec![(ACCEPT, HeaderValue::from_static(ask.accept))];
         if let Some(value) = self.credentials.header().await? {

@@ -80,12 +80,12 @@ impl MarathonClient {
             // A list may be long, and the event stream must be read meanwhile.
             let (body, read) = (answer.body, read.clone());
             let read = tokio::task::spawn_blocking(move || {
-                read(&body).map_err(|error| Problem::nonsense(error, &body))
+                read(&body).map_err(|error| Problem::nonsense(&error, &body))
             });
             match read.await {
                 Ok(Ok(read)) => return Ok(read),
                 Ok(Err(problem)) => last = Some(ask.failed(&server, problem)),
-                Err(error) => last = Some(ask.failed(&server, Problem::nonsense(error, b""))),
+                Err(error) => last = Some(ask.failed(&server, Problem::nonsense(&error, b""))),
             }
         }
         self.remember(None);
@@ -201,7 +201,7 @@ impl MarathonClient {
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
             let problem = format!("it is {kind:?} and no event stream");
-            return Err(ask.failed(&leader, Problem::nonsense(problem, b"")));
+            return Err(ask.failed(&leader, Problem::nonsense(&problem, b"")));
         }
         self.remember(Some(leader.clone()));
         Ok((leader, answer))

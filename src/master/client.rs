@@ -73,11 +73,11 @@ impl MasterClient {
             .body;
         // The state may be long.
         let read = tokio::task::spawn_blocking(move || {
-            json::state(&body).map_err(|error| Problem::nonsense(error, &body))
+            json::state(&body).map_err(|error| Problem::nonsense(&error, &body))
         });
         let read = read
             .await
-            .map_err(|error| failed(Problem::nonsense(error, b"")))?;
+            .map_err(|error| failed(Problem::nonsense(&error, b"")))?;
         read.map_err(failed)
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::time::timeout;
 use zookeeper_client::Client;
@@ -188,7 +188,7 @@ mod tests {
         };
         assert_eq!(found.to_string(), "zk://z1:2181,z2:2181/dcos/mesos");
         assert_eq!(
-            found.auth.as_ref().map(|auth| auth.expose_secret()),
+            found.auth.as_ref().map(ExposeSecret::expose_secret),
             Some("u:p@ss")
         );
         assert!(!format!("{found:?}").contains("p@ss"));

@@ -11,6 +11,7 @@ use super::client::MasterClient;
 use super::event::{Change, Event};
 use super::json;
 use super::model::State;
+use crate::condition::Condition;
 use crate::http::{CallError, Problem, Streaming};
 use crate::recordio::Decoder;
 
@@ -27,6 +28,9 @@ pub struct FollowOptions {
     pub attach: Duration,
     /// How often to subscribe again all the same.
     pub refresh: Duration,
+    /// How soon to subscribe again when an agent is lost. The master tells of its tasks, and not
+    /// always of the agent itself.
+    pub settle: Duration,
     /// How many changes may wait for the consumer. If there are more, they are given up for a new
     /// snapshot.
     pub waiting: usize,
@@ -41,6 +45,7 @@ impl Default for FollowOptions {
             quiet: Duration::from_secs(45),
             attach: Duration::from_mins(2),
             refresh: Duration::from_mins(15),
+            settle: Duration::from_secs(5),
             waiting: 1 << 16,
             pause: (Duration::from_millis(250), Duration::from_secs(30)),
         }
@@ -173,7 +178,7 @@ impl Machine {
                 skipped.problem
             );
         }
-        let refresh = Instant::now() + self.options.refresh;
+        let mut refresh = Instant::now() + self.options.refresh;
         let mut update = Update::Snapshot(state);
         loop {
             if let Err(error) = self.sender.try_send(update) {
@@ -187,7 +192,12 @@ impl Machine {
             update = loop {
                 match timeout_at(refresh, stream.next()).await {
                     Err(_) => return End::Refresh,
-                    Ok(Ok(Event::Changed(change))) => break Update::Changed(change),
+                    Ok(Ok(Event::Changed(change))) => {
+                        if tells_of_a_lost_agent(&change) {
+                            refresh = refresh.min(Instant::now() + self.options.settle);
+                        }
+                        break Update::Changed(change);
+                    }
                     Ok(Ok(Event::Subscribed(state, _))) => break Update::Snapshot(state),
                     Ok(Ok(Event::Nothing)) => {}
                     Ok(Err(problem)) => return End::Lost(ask.failed(&leader, problem)),
@@ -195,6 +205,13 @@ impl Machine {
             };
         }
     }
+}
+
+fn tells_of_a_lost_agent(change: &Change) -> bool {
+    matches!(change, Change::TaskUpdated { status, .. } if matches!(
+        status.condition,
+        Condition::Unreachable | Condition::Lost | Condition::Gone | Condition::Unknown
+    ))
 }
 
 /// An open event stream.
@@ -230,7 +247,7 @@ impl EventStream {
 
 async fn read(record: Vec<u8>) -> Result<Event, Problem> {
     let read =
-        |record: &[u8]| json::event(record).map_err(|error| Problem::nonsense(error, record));
+        |record: &[u8]| json::event(record).map_err(|error| Problem::nonsense(&error, record));
     if record.len() <= LONG {
         return read(&record);
     }
@@ -238,6 +255,6 @@ async fn read(record: Vec<u8>) -> Result<Event, Problem> {
     read.map_err(stream)?
 }
 
-fn stream(error: impl ToString) -> Problem {
-    Problem::Stream(error.to_string())
+fn stream(error: impl Into<Box<dyn std::error::Error>>) -> Problem {
+    Problem::Stream(error.into().to_string())
 }

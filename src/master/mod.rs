@@ -11,8 +11,8 @@
 //!   subscribe ── a standby names the leader; the first event is the whole state
 //!     │          Snapshot
 //!     v
-//!   follow ───── Changed, Changed, …; a heartbeat every few seconds
-//!     │
+//!   follow ───── Changed, Changed, …; a heartbeat every few seconds. Every so often, and when a
+//!     │          task tells of a lost agent, subscribe again
 //!     v          the stream ends, breaks or is silent; a record or an event makes no
 //!   lost ─────── sense; the consumer is too slow. Lost, a pause with jitter, and again
 //! ```

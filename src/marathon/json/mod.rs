@@ -85,7 +85,7 @@ impl Reader {
         Ok(self.task_elements(None, &answer.tasks))
     }
 
-    fn skip(&mut self, kind: &'static str, id: Option<&str>, problem: impl ToString) {
+    fn skip(&mut self, kind: &'static str, id: Option<&str>, problem: &dyn std::fmt::Display) {
         self.listing.skipped.push(Skipped {
             kind,
             id: id.map(Into::into),
@@ -103,7 +103,7 @@ impl Reader {
         serde_json::from_str(element.get())
             .inspect_err(|error| {
                 let id = own_id(element);
-                self.skip(kind, id.as_deref().or(within), error);
+                self.skip(kind, id.as_deref().or(within), &error);
             })
             .ok()
     }
@@ -111,7 +111,7 @@ impl Reader {
     fn run_spec_id(&mut self, kind: &'static str, id: Option<&str>) -> Option<RunSpecId> {
         let parsed = id.and_then(RunSpecId::parse);
         if parsed.is_none() {
-            self.skip(kind, id, "it has no id that Marathon gives out");
+            self.skip(kind, id, &"it has no id that Marathon gives out");
         }
         parsed
     }
@@ -122,7 +122,7 @@ impl Reader {
         let tasks = if let Some(tasks) = &raw.tasks {
             self.task_elements(Some(id.as_str()), tasks)
         } else {
-            self.skip("app", Some(id.as_str()), "its tasks are missing");
+            self.skip("app", Some(id.as_str()), &"its tasks are missing");
             return None;
         };
         Some(App {
@@ -146,7 +146,7 @@ impl Reader {
     fn task_element(&mut self, app: Option<&str>, element: &RawValue) -> Option<Task> {
         let raw: RawTask<'_> = self.element("task", app, element)?;
         let Some(id) = raw.id.filter(|id| !id.is_empty()) else {
-            self.skip("task", app, "it has no id");
+            self.skip("task", app, &"it has no id");
             return None;
         };
         let addresses = raw.ip_addresses.unwrap_or_default();
@@ -170,7 +170,7 @@ impl Reader {
         let raw: RawPod<'_> = self.element("pod", None, element)?;
         let id = self.run_spec_id("pod", raw.id.as_deref())?;
         let Some(spec) = raw.spec else {
-            self.skip("pod", Some(id.as_str()), "its specification is missing");
+            self.skip("pod", Some(id.as_str()), &"its specification is missing");
             return None;
         };
         let instances = raw.instances.unwrap_or_default();
@@ -189,7 +189,7 @@ impl Reader {
     fn instance_element(&mut self, pod: &str, element: &RawValue) -> Option<PodInstance> {
         let raw: RawInstance<'_> = self.element("instance", Some(pod), element)?;
         let Some(id) = raw.id.filter(|id| !id.is_empty()) else {
-            self.skip("instance", Some(pod), "it has no id");
+            self.skip("instance", Some(pod), &"it has no id");
             return None;
         };
         let networks = raw.networks.unwrap_or_default();

@@ -12,12 +12,22 @@ use crate::intern::Interner;
 /// The lists that are absent when they are empty; each element is read on its own.
 #[derive(Deserialize, Default)]
 pub(super) struct RawState<'a> {
-    #[serde(borrow, default, deserialize_with = "or_default")]
-    get_tasks: Tasks<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
-    get_agents: Agents<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
-    get_frameworks: Frameworks<'a>,
+    #[serde(rename = "get_tasks", borrow, default, deserialize_with = "or_default")]
+    tasks: Tasks<'a>,
+    #[serde(
+        rename = "get_agents",
+        borrow,
+        default,
+        deserialize_with = "or_default"
+    )]
+    agents: Agents<'a>,
+    #[serde(
+        rename = "get_frameworks",
+        borrow,
+        default,
+        deserialize_with = "or_default"
+    )]
+    frameworks: Frameworks<'a>,
 }
 
 #[derive(Deserialize, Default)]
@@ -52,8 +62,8 @@ impl RawState<'_> {
             let problem = problem.into();
             skipped.push(Skipped { kind, problem });
         };
-        let tasks = self.get_tasks.tasks.into_iter();
-        for element in tasks.chain(self.get_tasks.unreachable_tasks) {
+        let tasks = self.tasks.tasks.into_iter();
+        for element in tasks.chain(self.tasks.unreachable_tasks) {
             match serde_json::from_str::<RawTask>(element.get()) {
                 Err(error) => skip("task", error.to_string()),
                 Ok(raw) => match raw.read(&mut names) {
@@ -66,7 +76,7 @@ impl RawState<'_> {
                 },
             }
         }
-        for element in self.get_agents.agents {
+        for element in self.agents.agents {
             match serde_json::from_str::<RawAgent>(element.get()) {
                 Err(error) => skip("agent", error.to_string()),
                 Ok(raw) => match raw.read(&mut names) {
@@ -77,7 +87,7 @@ impl RawState<'_> {
                 },
             }
         }
-        for element in self.get_agents.recovered_agents {
+        for element in self.agents.recovered_agents {
             match serde_json::from_str::<AgentInfo>(element.get()) {
                 Err(error) => skip("agent", error.to_string()),
                 Ok(info) => match info.read(&mut names) {
@@ -88,7 +98,7 @@ impl RawState<'_> {
                 },
             }
         }
-        for element in self.get_frameworks.frameworks {
+        for element in self.frameworks.frameworks {
             match serde_json::from_str::<RawFramework>(element.get()) {
                 Err(error) => skip("framework", error.to_string()),
                 Ok(raw) => match raw.read(&mut names) {
