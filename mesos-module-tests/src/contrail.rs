@@ -35,7 +35,10 @@ const NETWORKS: [(&str, &[&str]); 3] = [
         "default-domain:default-project:blue-network",
         &["5.5.5.0/24", "fd00:5::/64"],
     ),
-    ("default-domain:default-project:red-network", &["6.6.6.0/24"]),
+    (
+        "default-domain:default-project:red-network",
+        &["6.6.6.0/24"],
+    ),
     (
         "default-domain:default-project:tiny-network",
         &["7.7.7.0/29"],
@@ -158,8 +161,13 @@ impl Contrail {
             ));
         }
         for router in self.api.objects("virtual-router") {
-            let refs = router["virtual_machine_refs"].as_array().map_or(0, Vec::len);
-            lines.push(format!("virtual-router {}: {refs} virtual machines", names(&router)));
+            let refs = router["virtual_machine_refs"]
+                .as_array()
+                .map_or(0, Vec::len);
+            lines.push(format!(
+                "virtual-router {}: {refs} virtual machines",
+                names(&router)
+            ));
         }
         Ok(lines)
     }

@@ -139,9 +139,8 @@ impl Host {
     /// the process `pid` is.
     pub fn attach_cable(&self, port: &str, bridge: &str, pid: u32) -> Result<()> {
         // The other host's process id is the machine's, not this host's.
-        let script = format!(
-            "ip link add {port} master {bridge} up type veth peer name uplink netns {pid}"
-        );
+        let script =
+            format!("ip link add {port} master {bridge} up type veth peer name uplink netns {pid}");
         let output = Command::new("nsenter")
             .arg(format!("--net={}", self.namespace().display()))
             .args(["--", "/bin/sh", "-ec", &script])

@@ -14,9 +14,9 @@
 
 pub mod agent;
 pub mod burst;
-pub mod contrail;
 pub mod cgroups;
 mod cluster;
+pub mod contrail;
 pub mod executor;
 mod host;
 pub mod image;

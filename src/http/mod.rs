@@ -6,25 +6,38 @@
 //! hides its sockets behind a sealed type, so this module puts hyper-util, which reqwest itself
 //! is made of, on streams that acknowledge at once ([`quickack`]).
 //!
-//! Invariants: every answer is read whole, within one deadline and one size; redirections are
-//! never followed and proxies of the environment never used, since credentials travel here.
+//! Invariants: every answer is read whole, within one deadline and one size, unless it is a stream,
+//! of which every silence has a deadline; redirections are followed by [`LeaderClient`] alone, by
+//! its own rules, and proxies of the environment never used, since credentials travel here.
 
+mod address;
+mod call_error;
+mod credentials;
+mod leader;
 pub mod quickack;
+mod redirect;
 mod server;
+mod streaming;
 pub mod tls;
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+pub use address::{Address, NotAnAddress};
+pub use call_error::{CallError, Problem};
+pub use credentials::{Credentials, CredentialsError};
+pub use leader::{Ask, LeaderClient, LeaderOptions};
 use quickack::QuickAckConnector;
+pub use redirect::{RedirectError, Redirects};
 pub use server::{NotAServer, Server};
+pub use streaming::Streaming;
 pub use tls::{TlsError, TlsOptions};
 
 /// How long a connection is kept for the next call. Shorter than what servers and the load
@@ -84,17 +97,23 @@ impl Response {
     /// The body as text, for messages: its first 500 characters.
     #[must_use]
     pub fn text(&self) -> String {
-        let text = String::from_utf8_lossy(&self.body);
-        let text = text.trim();
-        match text.char_indices().nth(500) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text.to_owned(),
-        }
+        excerpt(&self.body)
+    }
+}
+
+/// The first 500 characters of a text.
+pub(crate) fn excerpt(text: &[u8]) -> String {
+    // Four bytes a character at most, and one that is cut.
+    let text = String::from_utf8_lossy(&text[..text.len().min(2004)]);
+    let text = text.trim();
+    match text.char_indices().nth(500) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
 /// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
     /// There is no connection: the server has seen nothing of the request.
     #[error("cannot connect: {0}")]
@@ -105,6 +124,9 @@ pub enum HttpError {
     /// No whole answer in time: the server may have done what it was asked.
     #[error("no answer within {0:?}")]
     Late(Duration),
+    /// A stream has brought nothing for so long that its server must be gone.
+    #[error("nothing has come for {0:?}, not even a sign of life")]
+    Silent(Duration),
     /// The answer is longer than anybody expects.
     #[error("the answer is longer than {0} bytes")]
     TooLong(usize),
@@ -132,15 +154,27 @@ impl HttpClient {
         Ok(Self { client, limits })
     }
 
+    /// Asks, and returns when the answer's head is there: its body is read as it comes.
+    pub async fn open(&self, request: Request) -> Result<Streaming, HttpError> {
+        let limit = self.limits.answer;
+        let response = tokio::time::timeout(limit, self.exchange(request))
+            .await
+            .unwrap_or(Err(HttpError::Late(limit)))?;
+        Ok(Streaming::new(response, self.limits))
+    }
+
     /// Asks, and reads the whole answer, whatever its status.
     pub async fn send(&self, request: Request) -> Result<Response, HttpError> {
         let limit = self.limits.answer;
-        tokio::time::timeout(limit, self.exchange(request))
-            .await
-            .unwrap_or(Err(HttpError::Late(limit)))
+        tokio::time::timeout(limit, async {
+            let response = self.exchange(request).await?;
+            Streaming::new(response, self.limits).whole().await
+        })
+        .await
+        .unwrap_or(Err(HttpError::Late(limit)))
     }
 
-    async fn exchange(&self, request: Request) -> Result<Response, HttpError> {
+    async fn exchange(&self, request: Request) -> Result<hyper::Response<Incoming>, HttpError> {
         let body = request.body.unwrap_or_default();
         let mut message = hyper::Request::new(Full::new(body.clone()));
         *message.method_mut() = request.method;
@@ -159,30 +193,22 @@ impl HttpClient {
                 .headers_mut()
                 .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        let response = self.client.request(message).await.map_err(|error| {
+        self.client.request(message).await.map_err(|error| {
             if error.is_connect() {
                 HttpError::Connect(reasons(&error))
             } else {
                 HttpError::Cut(reasons(&error))
             }
-        })?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, self.limits.body)
-            .collect()
-            .await
-            .map_err(|error| {
-                if error.is::<LengthLimitError>() {
-                    HttpError::TooLong(self.limits.body)
-                } else {
-                    HttpError::Cut(reasons(error.as_ref()))
-                }
-            })?
-            .to_bytes();
-        Ok(Response {
-            status: head.status,
-            headers: head.headers,
-            body,
         })
+    }
+}
+
+/// A body that is a JSON object, as far as its beginning says. serde would read an array as one,
+/// by the order of the fields.
+pub(crate) fn expect_object(body: &[u8]) -> Result<&[u8], serde_json::Error> {
+    match body.trim_ascii_start().first() {
+        Some(b'{') => Ok(body),
+        _ => Err(serde::de::Error::custom("it is no JSON object")),
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -54,6 +55,9 @@ pub(crate) enum Reply {
     Hang,
     /// Says this.
     Raw(&'static [u8]),
+    /// A body of this type without an end: what is sent here goes to every such connection, each
+    /// part in a write of its own; an empty part closes them.
+    Feed(&'static str, broadcast::Sender<Vec<u8>>),
 }
 
 pub(crate) fn ok(body: &impl ToString) -> Reply {
@@ -145,6 +149,21 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 return stream.shutdown().await;
             }
             Reply::Hang => std::future::pending().await,
+            Reply::Feed(kind, feed) => {
+                let mut parts = feed.subscribe();
+                let head =
+                    format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                stream.flush().await?;
+                while let Ok(part) = parts.recv().await {
+                    if part.is_empty() {
+                        return stream.shutdown().await;
+                    }
+                    stream.write_all(&part).await?;
+                    stream.flush().await?;
+                }
+                return Ok(());
+            }
             Reply::Raw(bytes) => {
                 stream.write_all(bytes).await?;
                 return stream.shutdown().await;

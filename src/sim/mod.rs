@@ -6,6 +6,5 @@
 pub mod fault_text;
 pub mod framework;
 pub mod marathon;
-pub mod recordio;
 pub mod vnc;
 pub mod vrouter;

@@ -162,7 +162,9 @@ impl From<HttpError> for VncErrorKind {
         let problem = error.to_string();
         match error {
             HttpError::Connect(_) => Self::Unreachable { problem },
-            HttpError::Cut(_) | HttpError::Late(_) => Self::Unknown { problem },
+            HttpError::Cut(_) | HttpError::Late(_) | HttpError::Silent(_) => {
+                Self::Unknown { problem }
+            }
             HttpError::TooLong(_) => Self::Nonsense { problem },
         }
     }

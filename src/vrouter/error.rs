@@ -67,7 +67,9 @@ impl From<HttpError> for VrouterErrorKind {
         let problem = error.to_string();
         match error {
             HttpError::Connect(_) => Self::Unreachable { problem },
-            HttpError::Cut(_) | HttpError::Late(_) => Self::Unanswered { problem },
+            HttpError::Cut(_) | HttpError::Late(_) | HttpError::Silent(_) => {
+                Self::Unanswered { problem }
+            }
             HttpError::TooLong(_) => Self::Nonsense { problem },
         }
     }

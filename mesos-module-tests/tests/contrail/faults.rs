@@ -45,7 +45,11 @@ fn the_api_server_fails_at_each_call_in_turn() -> Result<()> {
         for call in 0..calls {
             let fault = Fault::new(effect.clone()).times(call, 1);
             // Carried out or not, the client does not know.
-            let fault = if call % 2 == 0 { fault.performed() } else { fault };
+            let fault = if call % 2 == 0 {
+                fault.performed()
+            } else {
+                fault
+            };
             bed.contrail.api().fault(fault);
             let id = format!("t{kind}-{call}");
             one_life(&bed, &id)?;
@@ -72,7 +76,10 @@ fn the_api_server_is_slow_or_talks_nonsense_or_is_away() -> Result<()> {
     bed.expect_nothing()?;
     for (id, effect) in [
         ("nonsense", Effect::Nonsense("{}".to_owned())),
-        ("refused", Effect::Status(403, "Permission Denied".to_owned())),
+        (
+            "refused",
+            Effect::Status(403, "Permission Denied".to_owned()),
+        ),
     ] {
         bed.contrail.api().fault(Fault::new(effect));
         let message = bed.agent.refused(blue(id))?;

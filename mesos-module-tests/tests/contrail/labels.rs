@@ -12,16 +12,35 @@ fn names_that_do_not_exist_are_refused_with_what_does() -> Result<()> {
     let bed = Bed::start()?;
     let long = "x".repeat(300);
     for (id, labels, expected) in [
-        ("network", vec![("networks", "blu"), ("project-name", "default-project")], "blue-network"),
-        ("project", vec![("networks", "blue-network"), ("project-name", "nobody's")], "nobody's"),
+        (
+            "network",
+            vec![("networks", "blu"), ("project-name", "default-project")],
+            "blue-network",
+        ),
+        (
+            "project",
+            vec![("networks", "blue-network"), ("project-name", "nobody's")],
+            "nobody's",
+        ),
         (
             "group",
-            [BLUE.to_vec(), vec![("security-groups", "default-domain:default-project:none")]].concat(),
+            [
+                BLUE.to_vec(),
+                vec![("security-groups", "default-domain:default-project:none")],
+            ]
+            .concat(),
             "none",
         ),
         (
             "pool",
-            [BLUE.to_vec(), vec![("floating-ips", "default-domain:default-project:blue-network:none")]].concat(),
+            [
+                BLUE.to_vec(),
+                vec![(
+                    "floating-ips",
+                    "default-domain:default-project:blue-network:none",
+                )],
+            ]
+            .concat(),
             "none",
         ),
         (
@@ -34,9 +53,27 @@ fn names_that_do_not_exist_are_refused_with_what_does() -> Result<()> {
             [BLUE.to_vec(), vec![("network-subnets", "9.9.9.0/24")]].concat(),
             "9.9.9.0/24",
         ),
-        ("long", vec![("networks", long.as_str()), ("project-name", "default-project")], "xxx"),
-        ("hostile", vec![("networks", "$(reboot);'\"\n../../x"), ("project-name", "default-project")], "reboot"),
-        ("list", vec![("networks", "blue-network,blue-network")], "each name may stand once"),
+        (
+            "long",
+            vec![
+                ("networks", long.as_str()),
+                ("project-name", "default-project"),
+            ],
+            "xxx",
+        ),
+        (
+            "hostile",
+            vec![
+                ("networks", "$(reboot);'\"\n../../x"),
+                ("project-name", "default-project"),
+            ],
+            "reboot",
+        ),
+        (
+            "list",
+            vec![("networks", "blue-network,blue-network")],
+            "each name may stand once",
+        ),
     ] {
         let message = bed.agent.refused(task(id, "true", &labels))?;
         ensure!(message.contains(expected), "{id}: {message}");
@@ -65,7 +102,10 @@ fn a_used_up_network_and_a_taken_address_are_refused() -> Result<()> {
         running += 1;
     };
     // Of 8 addresses, gateway, name server, network and broadcast are not for containers.
-    ensure!(running == 4 && message.contains("7.7.7.0/29"), "{running}: {message}");
+    ensure!(
+        running == 4 && message.contains("7.7.7.0/29"),
+        "{running}: {message}"
+    );
     let one = bed.agent.run(blue("one"))?;
     let taken = address_in(&one, "5.5.5.")?;
     let asked = |id: &str, address: &str| {
@@ -119,15 +159,26 @@ fn a_security_group_opens_one_port_only_and_a_floating_address_leads_inside() ->
     let labels = [
         BLUE.to_vec(),
         vec![
-            ("security-groups", "default-domain:default-project:security_groups_mesos"),
-            ("floating-ips", "default-domain:default-project:red-network:outside(6.6.6.66)"),
+            (
+                "security-groups",
+                "default-domain:default-project:security_groups_mesos",
+            ),
+            (
+                "floating-ips",
+                "default-domain:default-project:red-network:outside(6.6.6.66)",
+            ),
         ],
     ]
     .concat();
-    let server = "busybox httpd -p 8080 -h /etc && busybox httpd -p 8081 -h /etc && exec sleep 1000";
+    let server =
+        "busybox httpd -p 8080 -h /etc && busybox httpd -p 8081 -h /etc && exec sleep 1000";
     let one = bed.agent.run(task("server", server, &labels))?;
     let address = address_in(&one, "5.5.5.")?;
-    let fetch = |port: u16| format!("curl -sS -m 2 --retry 5 --retry-connrefused -o /dev/null http://{address}:{port}/hostname");
+    let fetch = |port: u16| {
+        format!(
+            "curl -sS -m 2 --retry 5 --retry-connrefused -o /dev/null http://{address}:{port}/hostname"
+        )
+    };
     bed.agent.passes(task("open", &fetch(8080), &BLUE))?;
     bed.agent
         .passes(task("closed", &format!("! {}", fetch(8081)), &BLUE))?;
@@ -141,7 +192,8 @@ fn a_security_group_opens_one_port_only_and_a_floating_address_leads_inside() ->
         "curl -sS -m 2 --retry 5 --retry-connrefused -o /dev/null http://6.6.6.66:8080/hostname",
         &red,
     ))?;
-    bed.agent.passes(task("own", &format!("! {}", fetch(8080)), &red))?;
+    bed.agent
+        .passes(task("own", &format!("! {}", fetch(8080)), &red))?;
     bed.agent.kill("server")?;
     bed.expect_nothing()?;
     bed.end()

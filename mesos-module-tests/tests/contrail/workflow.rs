@@ -48,17 +48,25 @@ fn a_task_gets_its_address_from_contrail_and_gives_it_back() -> Result<()> {
 fn several_virtual_networks_become_several_interfaces() -> Result<()> {
     let bed = Bed::start()?;
     let labels = [
-        ("networks", "blue-network,default-domain:default-project:red-network"),
+        (
+            "networks",
+            "blue-network,default-domain:default-project:red-network",
+        ),
         ("project-name", "default-project"),
     ];
     let update = bed.agent.run(task("both", "exec sleep 1000", &labels))?;
     let addresses: Vec<String> = update.addresses().iter().map(ToString::to_string).collect();
     ensure!(
-        addresses.len() == 3 && addresses[0].starts_with("5.5.5.") && addresses[2].starts_with("6.6.6."),
+        addresses.len() == 3
+            && addresses[0].starts_with("5.5.5.")
+            && addresses[2].starts_with("6.6.6."),
         "{addresses:?}"
     );
     let id = container(&update)?;
-    let text = bed.agent.host().sh(&format!("ip netns exec {id} ip -4 -o addr"))?;
+    let text = bed
+        .agent
+        .host()
+        .sh(&format!("ip netns exec {id} ip -4 -o addr"))?;
     ensure!(
         text.contains("eth0    inet 5.5.5.") && text.contains("eth1    inet 6.6.6."),
         "{text}"
@@ -86,13 +94,18 @@ fn nested_containers_join_or_have_their_own() -> Result<()> {
     let inside = "ip addr show dev eth0 | grep -q 'inet 5.5.5.'";
     let group = GroupSpec::new("pod")
         .network_info(info(&BLUE))
-        .task(TaskSpec::new("first", &format!("{inside} && exec sleep 1000")))
-        .task(TaskSpec::new("second", &format!("{inside} && exec sleep 1000")).set(
-            "container",
-            json!({ "type": "MESOS", "network_infos": [info(&[
+        .task(TaskSpec::new(
+            "first",
+            &format!("{inside} && exec sleep 1000"),
+        ))
+        .task(
+            TaskSpec::new("second", &format!("{inside} && exec sleep 1000")).set(
+                "container",
+                json!({ "type": "MESOS", "network_infos": [info(&[
                 ("networks", "blue-network"), ("project-name", "default-project"),
             ])] }),
-        ));
+            ),
+        );
     bed.agent.launch_group(group)?;
     bed.agent.running("first")?;
     bed.agent.running("second")?;
@@ -118,9 +131,7 @@ fn a_burst_of_100_containers_all_come_up_and_all_go() -> Result<()> {
         ensure!(addresses.insert(address), "{id} has an address of another");
     }
     for id in &ids {
-        bed.agent
-            .host()
-            .block_on(bed.agent.framework.kill(id))?;
+        bed.agent.host().block_on(bed.agent.framework.kill(id))?;
     }
     for id in &ids {
         bed.agent.ended(id)?;
@@ -152,8 +163,11 @@ fn the_agent_and_the_vrouter_agent_come_back_and_find_their_containers() -> Resu
         );
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    bed.agent
-        .passes(task("four", &format!("for i in 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 1 {address} && exit 0; done; exit 1"), &BLUE))?;
+    bed.agent.passes(task(
+        "four",
+        &format!("for i in 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 1 {address} && exit 0; done; exit 1"),
+        &BLUE,
+    ))?;
     drop(host);
     bed.agent.kill("one")?;
     bed.expect_nothing()?;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::room::Room;
 use super::spec::{Launch, Placement};
 use super::{FrameworkError, Options, Shared, TaskUpdate};
-use crate::sim::recordio::Decoder;
+use crate::recordio::Decoder;
 
 /// Between two attempts to reach the master.
 const RETRY: Duration = Duration::from_millis(100);

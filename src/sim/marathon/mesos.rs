@@ -10,7 +10,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::sim::recordio::{Decoder, Malformed};
+use crate::recordio::{Decoder, Malformed};
 
 const JSON: &str = "application/json";
 const STREAM_ID: &str = "Mesos-Stream-Id";

@@ -42,7 +42,9 @@ struct Task {
 }
 
 pub(crate) fn run() -> Result<()> {
-    say("three hosts: two that compute, and one outside with Contrail's API server and our manager");
+    say(
+        "three hosts: two that compute, and one outside with Contrail's API server and our manager",
+    );
     let outside = Host::start("192.0.2.100".parse()?)?;
     let mut names = vec![outside.name().to_owned()];
     let mut hosts = Vec::new();
@@ -52,16 +54,15 @@ pub(crate) fn run() -> Result<()> {
         hosts.push(host);
     }
     connect(&outside, &hosts)?;
-    let before: Vec<_> = hosts
-        .iter()
-        .map(Host::leftovers)
-        .collect::<Result<_>>()?;
+    let before: Vec<_> = hosts.iter().map(Host::leftovers).collect::<Result<_>>()?;
     let mut contrail = Contrail::start(&outside)?;
     provision(&mut contrail)?;
     let mut computes = Vec::new();
     for (index, host) in hosts.iter().enumerate() {
         let name = format!("node-{}", index + 1);
-        println!("    {name}: vRouter agent, and a real Mesos 1.11.0 agent with libcontrail_mesos.so");
+        println!(
+            "    {name}: vRouter agent, and a real Mesos 1.11.0 agent with libcontrail_mesos.so"
+        );
         let vrouter = contrail.vrouter(host, &name, Some("uplink"))?;
         let cluster = agent::with_module(host, &contrail.agent_config(&vrouter))?
             .images()
@@ -217,7 +218,9 @@ fn act(outside: &Host, contrail: &Contrail, computes: &mut [Compute]) -> Result<
     say("the floating addresses, from outside");
     for address in ["10.66.77.123", "10.33.44.11"] {
         let url = format!("http://{address}:8080/");
-        let text = outside.sh(&format!("curl -sSf -m 5 --retry 5 --retry-all-errors {url}"));
+        let text = outside.sh(&format!(
+            "curl -sSf -m 5 --retry 5 --retry-all-errors {url}"
+        ));
         println!("    {url} -> {}", text.context("from outside")?.trim());
     }
     say("DELETE the apps");
@@ -252,8 +255,8 @@ fn matrix(computes: &[Compute], tasks: &[Task]) -> Result<()> {
                 .is_ok();
             print!("{:<12}", if reached { "yes" } else { "-" });
             // The security group lets no ping in.
-            let allowed = from.network == to.network
-                && (to.app != "/secured" || from.app == "/secured");
+            let allowed =
+                from.network == to.network && (to.app != "/secured" || from.app == "/secured");
             if reached != allowed {
                 wrong.push(format!("{} -> {}: {reached}", from.app, to.app));
             }

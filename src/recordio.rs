@@ -4,11 +4,14 @@
 
 use std::fmt;
 
-/// The longest record that is believed; Mesos itself sends nothing near it.
-const LONGEST: usize = 256 << 20;
+/// The longest record that is believed: the whole state of a large cluster is one record.
+const LONGEST: usize = 1 << 30;
+
+/// The longest text of a length.
+const LONGEST_LENGTH: usize = 20;
 
 /// A stream that is not in this framing. Nothing after it can be read.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed(String);
 
 impl fmt::Display for Malformed {
@@ -38,9 +41,13 @@ impl Decoder {
     /// The next record, if all of it has arrived.
     pub fn next_record(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
         let rest = &self.bytes[self.start..];
-        let Some(newline) = rest.iter().position(|byte| *byte == b'\n') else {
-            return if rest.len() > 20 {
-                Err(Malformed("a length of more than 20 digits".to_owned()))
+        // The record itself is not searched: it may be long, and come in many pieces.
+        let head = &rest[..rest.len().min(LONGEST_LENGTH + 1)];
+        let Some(newline) = head.iter().position(|byte| *byte == b'\n') else {
+            return if rest.len() > LONGEST_LENGTH {
+                Err(Malformed(format!(
+                    "a length of more than {LONGEST_LENGTH} digits"
+                )))
             } else {
                 Ok(None)
             };
@@ -65,20 +72,27 @@ impl Decoder {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn decode(parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Malformed> {
+        let mut decoder = Decoder::default();
+        let mut records = Vec::new();
+        for part in parts {
+            decoder.push(part);
+            while let Some(record) = decoder.next_record()? {
+                records.push(record);
+            }
+        }
+        Ok(records)
+    }
 
     #[test]
     fn records_survive_every_cut() {
         let stream = b"5\nhello0\n3\na\nb";
         for cut in 0..=stream.len() {
-            let mut decoder = Decoder::default();
-            let mut records = Vec::new();
-            for part in [&stream[..cut], &stream[cut..]] {
-                decoder.push(part);
-                while let Some(record) = decoder.next_record().expect("well formed") {
-                    records.push(record);
-                }
-            }
+            let records = decode(&[&stream[..cut], &stream[cut..]]).expect("well formed");
             assert_eq!(records, [&b"hello"[..], b"", b"a\nb"], "cut at {cut}");
         }
     }
@@ -91,13 +105,39 @@ mod tests {
             b"999999999999999\n",
             b"HTTP/1.1 200 OK and more",
         ] {
-            let mut decoder = Decoder::default();
-            decoder.push(stream);
             assert!(
-                decoder.next_record().is_err(),
+                decode(&[stream]).is_err(),
                 "{}",
                 String::from_utf8_lossy(stream)
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_framed_comes_out(
+            records in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..6),
+            size in 1_usize..9,
+        ) {
+            let stream: Vec<u8> = records
+                .iter()
+                .flat_map(|record| [format!("{}\n", record.len()).into_bytes(), record.clone()].concat())
+                .collect();
+            let parts: Vec<&[u8]> = stream.chunks(size).collect();
+            prop_assert_eq!(decode(&parts), Ok(records));
+        }
+
+        #[test]
+        fn the_cuts_of_any_bytes_change_nothing(
+            stream in proptest::collection::vec(prop_oneof![Just(b'\n'), b'0'..b'5', any::<u8>()], 0..60),
+            size in 1_usize..9,
+        ) {
+            let parts: Vec<&[u8]> = stream.chunks(size).collect();
+            let (whole, cut) = (decode(&[&stream]), decode(&parts));
+            prop_assert_eq!(whole.is_err(), cut.is_err());
+            if let (Ok(whole), Ok(cut)) = (whole, cut) {
+                prop_assert_eq!(whole, cut);
+            }
         }
     }
 }

@@ -1,0 +1,166 @@
+//! The real master's events, as the client of `master` follows them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use contrail_mesos::condition::Condition;
+use contrail_mesos::http::LeaderOptions;
+use contrail_mesos::master::{
+    FollowOptions, Follower, MasterClient, MasterOptions, State, Task, Update,
+};
+use contrail_mesos::sim::framework::TaskSpec;
+use mesos_module_tests::agent::{Agent, BLUE, PATIENCE, address, container};
+use mesos_module_tests::{Cluster, Host};
+use serde_json::json;
+
+/// A follower and what it has seen.
+struct Seen {
+    host: Host,
+    follower: Follower,
+    state: State,
+    losses: usize,
+}
+
+fn client(master: &str) -> Result<MasterClient> {
+    Ok(MasterClient::new(MasterOptions {
+        masters: master.parse()?,
+        secure: false,
+        access: LeaderOptions::default(),
+    })?)
+}
+
+impl Seen {
+    fn follow(host: &Host, master: &str) -> Result<Self> {
+        let client = client(master)?;
+        let options = FollowOptions {
+            pause: (Duration::from_millis(10), Duration::from_millis(500)),
+            ..FollowOptions::default()
+        };
+        let mut seen = Self {
+            host: host.clone(),
+            follower: host.block_on(async { Follower::start(client, options) }),
+            state: State::default(),
+            losses: 0,
+        };
+        seen.until(|state| !state.agents.is_empty())?;
+        Ok(seen)
+    }
+
+    /// Takes updates until the state is as it should be.
+    fn until(&mut self, wanted: impl Fn(&State) -> bool + Sync) -> Result<()> {
+        self.until_lost(0, wanted)
+    }
+
+    /// The same, and the stream must have been lost so often at least.
+    fn until_lost(&mut self, losses: usize, wanted: impl Fn(&State) -> bool + Sync) -> Result<()> {
+        let host = self.host.clone();
+        host.block_on(async {
+            while self.losses < losses || !wanted(&self.state) {
+                let update = tokio::time::timeout(PATIENCE, self.follower.next());
+                let update = update
+                    .await
+                    .with_context(|| format!("it stays as it is: {:?}", self.state))?;
+                match update {
+                    Update::Snapshot(state) => self.state = *state,
+                    Update::Changed(change) => self.state.apply(change),
+                    Update::Lost(error) => {
+                        self.losses += 1;
+                        self.state = State::default();
+                        println!("{error}");
+                    }
+                }
+                if !self.state.is_complete() {
+                    bail!("not understood: {:?}", self.state.skipped);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn find<'a>(state: &'a State, task: &str) -> Option<&'a Task> {
+    state.tasks.values().find(|one| &*one.key.task == task)
+}
+
+fn runs(state: &State, task: &str) -> bool {
+    find(state, task).is_some_and(|task| {
+        task.status.condition == Condition::Running && task.status.addresses().next().is_some()
+    })
+}
+
+#[test]
+fn a_task_is_joined_with_container_address_and_agent() -> Result<()> {
+    let mut agent = Agent::start(BLUE)?;
+    let mut seen = Seen::follow(agent.host(), agent.cluster.master())?;
+    let known = seen.state.agents.values().next().context("no agent")?;
+    ensure!(known.active, "{known:?}");
+    assert_eq!(known.address, Some(agent.host().address()));
+    ensure!(seen.state.frameworks.contains_key(agent.framework.id()));
+
+    let task = TaskSpec::new("web", "sleep 1000")
+        .network("blue")
+        .label("mine", "yes");
+    let running = agent.run(task)?;
+    seen.until(|state| runs(state, "web"))?;
+    let task = find(&seen.state, "web").context("no task")?;
+    assert_eq!(&*task.key.framework, agent.framework.id());
+    assert_eq!(task.executor(), "web");
+    assert_eq!(
+        task.status.container.as_deref(),
+        Some(&*container(&running)?)
+    );
+    let addresses: Vec<_> = task.status.addresses().collect();
+    assert_eq!(addresses, [address(&running)?]);
+    assert_eq!(task.status.networks[0].name.as_deref(), Some("blue"));
+    assert_eq!(&*task.labels, [("mine".into(), "yes".into())]);
+    ensure!(task.status.at.is_some());
+    let on = seen
+        .state
+        .agent_of(task)
+        .context("its agent is not known")?;
+    assert_eq!(Some(&*on.id), running.agent_id.as_deref());
+
+    // Asked for at once, it is the same.
+    let asked = agent
+        .host()
+        .block_on(client(agent.cluster.master())?.state())?;
+    assert_eq!(asked, seen.state);
+
+    // Master and agent die. What runs is found again.
+    agent.crash()?;
+    seen.until_lost(1, |state| runs(state, "web"))?;
+    let again = find(&seen.state, "web").context("no task")?;
+    assert_eq!(
+        again.status.container.as_deref(),
+        Some(&*container(&running)?)
+    );
+
+    agent.kill("web")?;
+    seen.until(|state| find(state, "web").is_none())?;
+    drop(seen);
+    agent.end()
+}
+
+#[test]
+fn an_agent_that_is_gone_is_known_at_once() -> Result<()> {
+    let host = Host::start("192.0.2.1".parse()?)?;
+    let cluster = Cluster::on(&host).start()?;
+    let mut seen = Seen::follow(&host, cluster.master())?;
+    let framework = cluster.framework()?;
+    let id = framework.id().to_owned();
+    seen.until(|state| state.frameworks.contains_key(&*id))?;
+    host.block_on(framework.launch(TaskSpec::new("web", "sleep 1000")))?;
+    seen.until(|state| runs(state, "web"))?;
+    let agent = seen.state.agents.keys().next().context("no agent")?.clone();
+    cluster.master_call(&json!({"type": "MARK_AGENT_GONE",
+        "mark_agent_gone": {"agent_id": {"value": &*agent}}}))?;
+    seen.until(|state| !state.agents.contains_key(&agent))?;
+    seen.until(|state| {
+        find(state, "web").is_none_or(|task| task.status.condition != Condition::Running)
+    })?;
+    host.block_on(framework.teardown())?;
+    seen.until(|state| !state.frameworks.contains_key(&*id) && state.tasks.is_empty())?;
+    assert_eq!(seen.losses, 0);
+    drop((seen, framework));
+    cluster.stop()
+}

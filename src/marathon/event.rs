@@ -1,0 +1,330 @@
+//! What an event says to look at again. Nothing else in it is believed.
+
+use serde::Deserialize;
+
+use super::id::{InstanceId, RunSpecId, TaskId};
+
+/// The events that are asked for.
+pub(super) const TYPES: [&str; 13] = [
+    ATTACHED,
+    "status_update_event",
+    "instance_changed_event",
+    "instance_health_changed_event",
+    "unknown_instance_terminated_event",
+    "app_terminated_event",
+    "pod_created_event",
+    "pod_updated_event",
+    "pod_deleted_event",
+    "api_post_event",
+    "deployment_info",
+    "deployment_success",
+    "deployment_failed",
+];
+
+const ATTACHED: &str = "event_stream_attached";
+
+/// The events that are useless without an id.
+const NAMING: [&str; 6] = [
+    "status_update_event",
+    "instance_changed_event",
+    "instance_health_changed_event",
+    "unknown_instance_terminated_event",
+    "app_terminated_event",
+    "api_post_event",
+];
+
+/// Something to look at again: it may have changed, come or gone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// An app or a pod; events do not always say which.
+    RunSpec(RunSpecId),
+    /// An instance.
+    Instance(InstanceId),
+    /// A task of an app, or of a pod's container.
+    Task {
+        /// The app or pod.
+        run_spec: RunSpecId,
+        /// The task's id.
+        task: Box<str>,
+    },
+    /// All pods: one was made, changed or deleted, and the event does not say which.
+    Pods,
+}
+
+impl Key {
+    /// The app or pod that it is about.
+    #[must_use]
+    pub fn run_spec(&self) -> Option<&RunSpecId> {
+        match self {
+            Self::RunSpec(id) => Some(id),
+            Self::Instance(instance) => Some(&instance.run_spec),
+            Self::Task { run_spec, .. } => Some(run_spec),
+            Self::Pods => None,
+        }
+    }
+}
+
+/// What an event means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// From here on nothing is missed.
+    Attached,
+    /// Look at these again.
+    Touched(Vec<Key>),
+    /// Something happened, and it is not understood what: list again.
+    Odd(String),
+}
+
+/// The fields that name something, of all events. `null` and absent are the same.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    #[serde(default)]
+    event_type: Option<String>,
+    #[serde(default)]
+    app_id: Option<String>,
+    #[serde(default)]
+    run_spec_id: Option<String>,
+    #[serde(default)]
+    instance_id: Option<String>,
+    #[serde(default)]
+    task_id: Option<String>,
+    #[serde(default)]
+    app_definition: Option<Definition>,
+    #[serde(default)]
+    plan: Option<Plan>,
+}
+
+#[derive(Deserialize)]
+struct Definition {
+    #[serde(default)]
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Plan {
+    #[serde(default)]
+    steps: Option<Vec<Option<Step>>>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    #[serde(default)]
+    actions: Option<Vec<Option<Action>>>,
+}
+
+#[derive(Deserialize)]
+struct Action {
+    #[serde(default)]
+    app: Option<String>,
+    #[serde(default)]
+    pod: Option<String>,
+}
+
+impl Plan {
+    fn run_specs(self) -> impl Iterator<Item = String> {
+        let steps = self.steps.unwrap_or_default().into_iter().flatten();
+        steps
+            .flat_map(|step| step.actions.unwrap_or_default())
+            .flatten()
+            .flat_map(|action| [action.app, action.pod])
+            .flatten()
+    }
+}
+
+/// Reads an event: its type, where the frame names one, and its data.
+pub(super) fn read(named: Option<&str>, data: &str) -> Meaning {
+    if named == Some(ATTACHED) {
+        return Meaning::Attached;
+    }
+    let body: Body = match serde_json::from_str(data) {
+        Ok(body) => body,
+        Err(error) => {
+            let named = named.unwrap_or("an event without a type");
+            return Meaning::Odd(format!("{}: {error}", shorten(named)));
+        }
+    };
+    let kind = named
+        .filter(|named| !named.is_empty())
+        .or(body.event_type.as_deref())
+        .unwrap_or_default()
+        .to_owned();
+    if kind == ATTACHED {
+        return Meaning::Attached;
+    }
+    let mut keys = Vec::new();
+    if let Err(id) = gather(body, &mut keys) {
+        return Meaning::Odd(format!("{}: {:?} is no id", shorten(&kind), shorten(&id)));
+    }
+    if matches!(
+        kind.as_str(),
+        "pod_created_event" | "pod_updated_event" | "pod_deleted_event"
+    ) {
+        keys.push(Key::Pods);
+    }
+    if keys.is_empty() && NAMING.contains(&kind.as_str()) {
+        return Meaning::Odd(format!("{kind} names nothing"));
+    }
+    Meaning::Touched(keys)
+}
+
+/// The most specific key of each thing that is named. Fails with an id that is none.
+fn gather(body: Body, keys: &mut Vec<Key>) -> Result<(), String> {
+    let parse = |id: String| RunSpecId::parse(&id).ok_or(id);
+    let run_spec = body.app_id.or(body.run_spec_id).map(parse).transpose()?;
+    // Some events name an instance as their task, and an upgraded Marathon keeps older forms.
+    let named = body.task_id.into_iter().chain(body.instance_id);
+    for id in named {
+        if let Some(instance) = InstanceId::parse(&id) {
+            keys.push(Key::Instance(instance));
+        } else {
+            let own = TaskId::parse(&id).map(|task| task.instance.run_spec);
+            let Some(run_spec) = run_spec.clone().or(own) else {
+                return Err(id);
+            };
+            let task = id.into();
+            keys.push(Key::Task { run_spec, task });
+        }
+    }
+    if keys.is_empty() {
+        keys.extend(run_spec.map(Key::RunSpec));
+    }
+    let definition = body.app_definition.and_then(|definition| definition.id);
+    let plan = body.plan.into_iter().flat_map(Plan::run_specs);
+    for id in definition.into_iter().chain(plan) {
+        let key = Key::RunSpec(parse(id)?);
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    Ok(())
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(100).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const UUID: &str = "0bcd1234-c7a5-11ea-8f39-0242ac110002";
+
+    fn meaning(kind: &str, data: &Value) -> Meaning {
+        let with = read(Some(kind), &data.to_string());
+        let mut data = data.clone();
+        data["eventType"] = json!(kind);
+        let within = read(None, &data.to_string());
+        // What is said of an odd one may differ.
+        if !matches!((&with, &within), (Meaning::Odd(_), Meaning::Odd(_))) {
+            assert_eq!(with, within);
+        }
+        with
+    }
+
+    fn run_spec(id: &str) -> Key {
+        Key::RunSpec(RunSpecId::parse(id).unwrap())
+    }
+
+    fn instance(id: &str) -> Key {
+        Key::Instance(InstanceId::parse(id).unwrap())
+    }
+
+    #[test]
+    fn events_are_keys() {
+        let task_id = format!("a_b.instance-{UUID}._app.1");
+        let instance_id = format!("a_b.instance-{UUID}");
+        let task = Key::Task {
+            run_spec: RunSpecId::parse("/a/b").unwrap(),
+            task: task_id.as_str().into(),
+        };
+        let plan = json!({"steps": [
+            {"actions": [{"action": "ScaleApplication", "app": "/a"}, {"pod": "/p"}]},
+            {"actions": [{"app": "/a"}, null]}, null]});
+        for (kind, data, keys) in [
+            (
+                "status_update_event",
+                json!({"slaveId": "S", "taskId": task_id, "taskStatus": "TASK_RUNNING", "appId": "/a/b"}),
+                vec![task.clone()],
+            ),
+            (
+                "status_update_event",
+                json!({"taskId": task_id, "appId": null}),
+                vec![task],
+            ),
+            (
+                "instance_changed_event",
+                json!({"instanceId": instance_id, "condition": "Running", "runSpecId": "/a/b", "agentId": null}),
+                vec![instance(&instance_id)],
+            ),
+            (
+                "unknown_instance_terminated_event",
+                json!({"instanceId": instance_id, "runSpecId": "/a/b", "condition": "Killed"}),
+                vec![instance(&instance_id)],
+            ),
+            // This one names an instance as its task.
+            (
+                "failed_health_check_event",
+                json!({"appId": "/a/b", "taskId": instance_id}),
+                vec![instance(&instance_id)],
+            ),
+            (
+                "app_terminated_event",
+                json!({"appId": "/a/b"}),
+                vec![run_spec("/a/b")],
+            ),
+            (
+                "pod_created_event",
+                json!({"clientIp": "x", "uri": "/v2/pods"}),
+                vec![Key::Pods],
+            ),
+            (
+                "api_post_event",
+                json!({"uri": "/v2/apps", "appDefinition": {"id": "/a", "cmd": "x"}}),
+                vec![run_spec("/a")],
+            ),
+            (
+                "deployment_success",
+                json!({"id": "d", "plan": plan}),
+                vec![run_spec("/a"), run_spec("/p")],
+            ),
+            ("scheduler_disconnected_event", json!({}), vec![]),
+            (
+                "a_newer_event",
+                json!({"appId": "/a", "x": [1]}),
+                vec![run_spec("/a")],
+            ),
+        ] {
+            assert_eq!(meaning(kind, &data), Meaning::Touched(keys), "{kind}");
+        }
+        let attached = meaning(ATTACHED, &json!({"remoteAddress": "10.0.0.1"}));
+        assert_eq!(attached, Meaning::Attached);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_odd() {
+        for (kind, data) in [
+            (
+                "status_update_event",
+                json!({"taskId": null, "appId": null}),
+            ),
+            ("instance_changed_event", json!({})),
+            ("status_update_event", json!({"taskId": 7})),
+            ("app_terminated_event", json!({"appId": "../../v2/leader"})),
+            ("status_update_event", json!({"taskId": "web"})),
+            ("deployment_success", json!({"plan": "none"})),
+        ] {
+            let meaning = meaning(kind, &data);
+            assert!(
+                matches!(meaning, Meaning::Odd(_)),
+                "{kind} {data}: {meaning:?}"
+            );
+        }
+        for data in ["", "{", "<html>", "[]", "null"] {
+            let meaning = read(Some("status_update_event"), data);
+            assert!(matches!(meaning, Meaning::Odd(_)), "{data}: {meaning:?}");
+        }
+    }
+}

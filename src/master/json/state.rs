@@ -1,0 +1,117 @@
+//! The whole state, of which each element is read on its own.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::super::model::{Skipped, State};
+use super::parts::{AgentInfo, RawAgent, RawFramework, RawTask, or_default};
+use crate::intern::Interner;
+
+/// The lists that are absent when they are empty; each element is read on its own.
+#[derive(Deserialize, Default)]
+pub(super) struct RawState<'a> {
+    #[serde(rename = "get_tasks", borrow, default, deserialize_with = "or_default")]
+    tasks: Tasks<'a>,
+    #[serde(
+        rename = "get_agents",
+        borrow,
+        default,
+        deserialize_with = "or_default"
+    )]
+    agents: Agents<'a>,
+    #[serde(
+        rename = "get_frameworks",
+        borrow,
+        default,
+        deserialize_with = "or_default"
+    )]
+    frameworks: Frameworks<'a>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct Tasks<'a> {
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    tasks: Vec<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    unreachable_tasks: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct Agents<'a> {
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    agents: Vec<&'a RawValue>,
+    /// Of an earlier leader, and not back yet.
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    recovered_agents: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct Frameworks<'a> {
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    frameworks: Vec<&'a RawValue>,
+}
+
+impl RawState<'_> {
+    pub(super) fn read(self) -> State {
+        let mut state = State::default();
+        let mut names = Interner::default();
+        let mut skipped = Vec::new();
+        let mut skip = |kind, problem: String| {
+            let problem = problem.into();
+            skipped.push(Skipped { kind, problem });
+        };
+        let tasks = self.tasks.tasks.into_iter();
+        for element in tasks.chain(self.tasks.unreachable_tasks) {
+            match serde_json::from_str::<RawTask>(element.get()) {
+                Err(error) => skip("task", error.to_string()),
+                Ok(raw) => match raw.read(&mut names) {
+                    None => skip("task", "it has no id or no framework".to_owned()),
+                    // Until it is acknowledged, what has ended is still listed.
+                    Some(task) if task.status.condition.is_ended() => {}
+                    Some(task) => {
+                        state.tasks.insert(task.key.clone(), task);
+                    }
+                },
+            }
+        }
+        for element in self.agents.agents {
+            match serde_json::from_str::<RawAgent>(element.get()) {
+                Err(error) => skip("agent", error.to_string()),
+                Ok(raw) => match raw.read(&mut names) {
+                    None => skip("agent", "it has no id".to_owned()),
+                    Some(agent) => {
+                        state.agents.insert(Arc::clone(&agent.id), agent);
+                    }
+                },
+            }
+        }
+        for element in self.agents.recovered_agents {
+            match serde_json::from_str::<AgentInfo>(element.get()) {
+                Err(error) => skip("agent", error.to_string()),
+                Ok(info) => match info.read(&mut names) {
+                    None => skip("agent", "it has no id".to_owned()),
+                    Some(agent) => {
+                        state.agents.entry(Arc::clone(&agent.id)).or_insert(agent);
+                    }
+                },
+            }
+        }
+        for element in self.frameworks.frameworks {
+            match serde_json::from_str::<RawFramework>(element.get()) {
+                Err(error) => skip("framework", error.to_string()),
+                Ok(raw) => match raw.read(&mut names) {
+                    None => skip("framework", "it has no id".to_owned()),
+                    Some(framework) => {
+                        state
+                            .frameworks
+                            .insert(Arc::clone(&framework.id), framework);
+                    }
+                },
+            }
+        }
+        state.skipped = skipped;
+        state
+    }
+}
