@@ -139,7 +139,7 @@ fn half_an_answer_is_none() {
         "<html>",
     ] {
         assert!(Reader::default().apps(other.as_bytes()).is_err(), "{other}");
-        if other != "[]" {
+        if !other.starts_with('[') {
             assert!(Reader::default().pods(other.as_bytes()).is_err(), "{other}");
         }
     }
