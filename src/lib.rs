@@ -8,6 +8,8 @@ pub mod container;
 pub mod http;
 pub mod isolator;
 pub mod labels;
+#[cfg(feature = "manager")]
+pub mod manager;
 #[cfg(feature = "module")]
 #[allow(unsafe_code, reason = "the border to C++ is here and nowhere else")]
 mod module;

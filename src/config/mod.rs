@@ -4,7 +4,7 @@
 //! reported at once, each with its place and what to write instead.
 
 mod network;
-mod reader;
+pub(crate) mod reader;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -43,14 +43,14 @@ pub struct ConfigError {
 }
 
 /// The file being read, and what was found wrong with it so far.
-pub(super) struct Document<'a> {
+pub(crate) struct Document<'a> {
     path: PathBuf,
     text: &'a str,
     problems: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Document<'a> {
-    pub(super) fn new(path: &Path, text: &'a str) -> Self {
+    pub(crate) fn new(path: &Path, text: &'a str) -> Self {
         Self {
             path: path.to_owned(),
             text,
@@ -59,7 +59,7 @@ impl<'a> Document<'a> {
     }
 
     /// The file's top level. Syntax errors become problems; what could be parsed is read all the same.
-    pub(super) fn parse(&self) -> Spanned<DeTable<'a>> {
+    pub(crate) fn parse(&self) -> Spanned<DeTable<'a>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {
             let place = self.place(error.span().unwrap_or_default().start);
@@ -68,7 +68,7 @@ impl<'a> Document<'a> {
         table
     }
 
-    pub(super) fn report(&self, place: String, key: String, message: String) {
+    pub(crate) fn report(&self, place: String, key: String, message: String) {
         self.problems.borrow_mut().push(Problem {
             place,
             key,
@@ -76,7 +76,7 @@ impl<'a> Document<'a> {
         });
     }
 
-    pub(super) fn finish(self) -> Result<(), ConfigError> {
+    pub(crate) fn finish(self) -> Result<(), ConfigError> {
         let problems = self.problems.into_inner();
         if problems.is_empty() {
             Ok(())
@@ -93,7 +93,7 @@ impl<'a> Document<'a> {
 }
 
 /// One table of the file.
-pub(super) struct Section<'a> {
+pub(crate) struct Section<'a> {
     document: &'a Document<'a>,
     table: &'a DeTable<'a>,
     /// Where the table starts, for what has no value of its own to point to.
@@ -103,7 +103,7 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn top(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Self {
+    pub(crate) fn top(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Self {
         Self::new(document, table.get_ref(), table.span().start, String::new())
     }
 
@@ -123,7 +123,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports a problem with `key`, or with the section as a whole where the key is empty.
-    pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
+    pub(crate) fn problem(&self, key: &str, message: impl Into<String>) {
         let offset = self
             .table
             .get(key)
@@ -133,12 +133,12 @@ impl<'a> Section<'a> {
     }
 
     /// Where the section starts in the file.
-    pub(super) fn start(&self) -> usize {
+    pub(crate) fn start(&self) -> usize {
         self.offset
     }
 
     /// Reports a problem at an offset that [`Section::start`] gave.
-    pub(super) fn problem_at(&self, offset: usize, key: &str, message: String) {
+    pub(crate) fn problem_at(&self, offset: usize, key: &str, message: String) {
         let place = self.document.place(offset);
         self.document.report(place, key.to_owned(), message);
     }
@@ -156,7 +156,7 @@ impl<'a> Section<'a> {
         self.table.get(key).map(Spanned::get_ref)
     }
 
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
@@ -170,7 +170,7 @@ impl<'a> Section<'a> {
     }
 
     /// A text; `expected` says what it should be, with an example.
-    pub(super) fn text(&self, key: &str, expected: &str) -> Option<String> {
+    pub(crate) fn text(&self, key: &str, expected: &str) -> Option<String> {
         match self.value(key)? {
             DeValue::String(text) => Some(text.to_string()),
             other => self.mismatch(key, other, expected),
@@ -178,7 +178,7 @@ impl<'a> Section<'a> {
     }
 
     /// A text that must parse as `T`.
-    pub(super) fn parsed<T: FromStr>(&self, key: &str, expected: &str) -> Option<T> {
+    pub(crate) fn parsed<T: FromStr>(&self, key: &str, expected: &str) -> Option<T> {
         let value = self.value(key)?;
         match value {
             DeValue::String(text) => match text.parse() {
@@ -190,7 +190,7 @@ impl<'a> Section<'a> {
     }
 
     /// An array of texts that must each parse as `T`; what does not is reported and left out.
-    pub(super) fn parsed_list<T: FromStr>(&self, key: &str, expected: &str) -> Option<Vec<T>> {
+    pub(crate) fn parsed_list<T: FromStr>(&self, key: &str, expected: &str) -> Option<Vec<T>> {
         let value = self.value(key)?;
         let Some(items) = value.as_array() else {
             return self.mismatch(key, value, &format!("an array, each entry {expected}"));
@@ -205,7 +205,7 @@ impl<'a> Section<'a> {
         Some(items.iter().filter_map(parse).collect())
     }
 
-    pub(super) fn boolean(&self, key: &str, default: bool) -> bool {
+    pub(crate) fn boolean(&self, key: &str, default: bool) -> bool {
         match self.value(key) {
             None => default,
             Some(DeValue::Boolean(value)) => *value,
@@ -215,7 +215,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn integer(&self, key: &str, range: std::ops::RangeInclusive<u32>) -> Option<u32> {
+    pub(crate) fn integer(&self, key: &str, range: std::ops::RangeInclusive<u32>) -> Option<u32> {
         let value = self.value(key)?;
         let number = match value {
             DeValue::Integer(number) => {
@@ -229,12 +229,12 @@ impl<'a> Section<'a> {
         })
     }
 
-    pub(super) fn duration(&self, key: &str, default: Duration) -> Duration {
+    pub(crate) fn duration(&self, key: &str, default: Duration) -> Duration {
         self.parsed::<Text<Duration>>(key, "a duration such as \"30s\", \"500ms\" or \"2m\"")
             .map_or(default, |duration| duration.0)
     }
 
-    pub(super) fn section(&self, key: &str) -> Option<Section<'a>> {
+    pub(crate) fn section(&self, key: &str) -> Option<Section<'a>> {
         let path = self.key(key);
         match self.value(key)? {
             DeValue::Table(table) => {
@@ -245,7 +245,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn sections(&self, key: &str) -> Vec<Section<'a>> {
+    pub(crate) fn sections(&self, key: &str) -> Vec<Section<'a>> {
         let path = self.key(key);
         let expected = format!("an array of tables: [[{path}]]");
         let Some(value) = self.value(key) else {
@@ -267,7 +267,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports the keys that nobody asked for.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         let asked = self.asked.borrow();
         for key in self.table.keys() {
             if !asked.contains(key.get_ref().as_ref()) {
@@ -284,7 +284,7 @@ impl<'a> Section<'a> {
 }
 
 /// A text form of what the standard library does not parse.
-pub(super) struct Text<T>(pub(super) T);
+pub(crate) struct Text<T>(pub(crate) T);
 
 impl FromStr for Text<Duration> {
     type Err = ();
