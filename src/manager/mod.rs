@@ -32,5 +32,5 @@ pub use containers::Containers;
 pub use error::ManagerError;
 pub use server::{Manager, StartError};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod tests;
