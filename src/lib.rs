@@ -11,6 +11,8 @@ pub mod http;
 pub mod intern;
 pub mod isolator;
 pub mod labels;
+#[cfg(feature = "manager")]
+pub mod manager;
 #[cfg(feature = "follow")]
 pub mod marathon;
 #[cfg(feature = "follow")]

@@ -177,7 +177,7 @@ impl Contrail {
         let address = host.address();
         let router = FqName::new(["default-global-system-config", name]);
         let mut router = VirtualRouter::named(router);
-        router.virtual_router_ip_address = Some(address.to_string());
+        router.virtual_router_ip_address = address.into();
         self.host.block_on(self.client.ensure(&router))?;
         self.before = before(&self.api);
         let ports = host.directory().join("ports");
@@ -435,10 +435,10 @@ fn before(api: &api::Handle) -> Before {
 
 /// A security group's rules that let these TCP ports in, and everything out.
 #[must_use]
-pub fn open_ports(ports: &[i64]) -> PolicyEntries {
+pub fn open_ports(ports: &[i32]) -> PolicyEntries {
     let range = |start_port, end_port| PortRange {
-        start_port: Some(start_port),
-        end_port: Some(end_port),
+        start_port,
+        end_port,
     };
     let local = || PolicyAddress {
         security_group: Some("local".to_owned()),

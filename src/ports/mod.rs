@@ -5,7 +5,10 @@
 //! | `PUT /v1/ports/{machine}` | [`PortsRequest`] | 200 [`Ports`]: the objects exist |
 //! | `GET /v1/ports/{machine}` | | 200 [`Ports`], or 404 |
 //! | `DELETE /v1/ports/{machine}` | | 200 `{}` when nothing is left, whether or not there was anything |
-//! | `GET /v1/ports?agent={agent}` | | 200 [`PortsList`]: every container of that agent |
+//! | `GET /v1/ports?agent={agent}` | | 200 [`PortsList`]: every complete container of that agent |
+//!
+//! To the list belongs `&address={address}` where the agent's virtual-router is found by its address
+//! ([`PortsRequest::virtual_router_address`]).
 //!
 //! `{machine}` is the uuid of the container's virtual-machine object ([`machine`]). An agent says
 //! who it is in the header [`AGENT_HEADER`], and touches its own containers only; a shared token

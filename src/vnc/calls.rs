@@ -21,6 +21,24 @@ pub struct Reading {
     pub fields: Vec<String>,
 }
 
+impl Reading {
+    /// Apart from the call, for a serializer must not be kept across an await.
+    fn query(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("exclude_hrefs", "true");
+        if !self.back_refs {
+            query.append_pair("exclude_back_refs", "true");
+        }
+        if !self.children {
+            query.append_pair("exclude_children", "true");
+        }
+        if !self.fields.is_empty() {
+            query.append_pair("fields", &self.fields.join(","));
+        }
+        query.finish()
+    }
+}
+
 /// A change of some fields of an object. A list of references replaces the old one.
 #[derive(Clone, Debug, Default)]
 pub struct Patch {
@@ -95,21 +113,10 @@ impl VncClient {
         uuid: Uuid,
         reading: &Reading,
     ) -> Result<Option<T>, VncError> {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("exclude_hrefs", "true");
-        if !reading.back_refs {
-            query.append_pair("exclude_back_refs", "true");
-        }
-        if !reading.children {
-            query.append_pair("exclude_children", "true");
-        }
-        if !reading.fields.is_empty() {
-            query.append_pair("fields", &reading.fields.join(","));
-        }
         let call = Call::new(
             format!("read the {} {uuid}", T::TYPE),
             Method::GET,
-            format!("/{}/{uuid}?{}", T::TYPE, query.finish()),
+            format!("/{}/{uuid}?{}", T::TYPE, reading.query()),
         );
         let Some(answer) = self.ask_existing(&call).await? else {
             return Ok(None);

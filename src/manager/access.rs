@@ -1,0 +1,91 @@
+//! Who asks, and whether it may.
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use super::config::Access;
+use super::error::ManagerError;
+use super::listener::Peer;
+use crate::labels::Quoted;
+use crate::ports::AGENT_HEADER;
+
+/// What a request must show.
+#[derive(Debug)]
+pub(super) struct Gate {
+    tokens: Vec<SecretString>,
+    certificates: bool,
+}
+
+impl Gate {
+    pub(super) fn new(access: &Access) -> Self {
+        let tls = access.tls.as_ref();
+        Self {
+            tokens: access.tokens.clone(),
+            certificates: tls.is_some_and(|tls| tls.client_ca.is_some()),
+        }
+    }
+
+    /// The agent that asks.
+    pub(super) fn agent(&self, headers: &HeaderMap, peer: &Peer) -> Result<String, ManagerError> {
+        self.check_token(headers)?;
+        let agent = headers.get(AGENT_HEADER).ok_or_else(|| {
+            ManagerError::invalid(format!(
+                "the header {AGENT_HEADER} is missing: the agent's name, which its virtual-router has too"
+            ))
+        })?;
+        let agent = agent.as_bytes();
+        let right = (1..=255).contains(&agent.len())
+            && agent
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte));
+        let name = std::str::from_utf8(agent)
+            .ok()
+            .filter(|_| right)
+            .ok_or_else(|| {
+                ManagerError::invalid(format!(
+                    "{} is not an agent's name: letters, digits and any of . _ -",
+                    Quoted(agent)
+                ))
+            })?;
+        if self.certificates && !peer.names.iter().any(|own| own == name) {
+            return Err(ManagerError::Foreign(format!(
+                "the certificate is not that of agent {name:?}; it names {}",
+                Quoted(peer.names.join(", ").as_bytes())
+            )));
+        }
+        Ok(name.to_owned())
+    }
+
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), ManagerError> {
+        if self.tokens.is_empty() {
+            return Ok(());
+        }
+        let shown = headers.get(AUTHORIZATION).and_then(|value| {
+            let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+            scheme
+                .eq_ignore_ascii_case("bearer")
+                .then_some(token.trim())
+        });
+        let Some(shown) = shown else {
+            return Err(ManagerError::Unauthorised(
+                "the manager wants its token in the header Authorization: Bearer …".to_owned(),
+            ));
+        };
+        // Digests, so that the time to compare tells nothing of the token.
+        let digest = |token: &str| Sha256::digest(token.as_bytes());
+        let shown = digest(shown);
+        if self
+            .tokens
+            .iter()
+            .any(|token| digest(token.expose_secret()) == shown)
+        {
+            Ok(())
+        } else {
+            Err(ManagerError::Unauthorised(
+                "the token is not the manager's; see its token_file".to_owned(),
+            ))
+        }
+    }
+}

@@ -1,0 +1,203 @@
+use secrecy::ExposeSecret as _;
+
+use super::*;
+use crate::vnc::{Auth, KeystoneVersion};
+
+const EXAMPLE: &str = include_str!("../../../manager.toml.example");
+
+fn parse(text: &str) -> Result<Config, Vec<String>> {
+    Config::parse(Path::new("m.toml"), text)
+        .map_err(|error| error.problems.iter().map(ToString::to_string).collect())
+}
+
+/// The example with every line that is a key or table put into force, over these files.
+fn whole(directory: &Path) -> String {
+    let lines = EXAMPLE.lines().map(|line| {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        let key = bare.split_once(" = ").is_some_and(|(key, _)| {
+            key.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        });
+        if key || bare.starts_with('[') && bare.ends_with(']') {
+            bare
+        } else {
+            line
+        }
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let directory = format!("{}/", directory.display());
+    text.replace("/etc/contrail-mesos/", &directory)
+}
+
+#[test]
+fn the_example_is_right_as_it_stands_and_says_the_defaults() {
+    let config = parse(EXAMPLE).unwrap();
+    let default = Config::new(config.vnc.clone());
+    assert_eq!(config.listen, default.listen);
+    assert_eq!(config.legacy_listen, None);
+    assert_eq!(config.defaults, default.defaults);
+    assert_eq!(config.ports, default.ports);
+    assert_eq!(config.remember, default.remember);
+    assert_eq!(config.undo_after, default.undo_after);
+    assert!(config.create.networks && !config.create.projects && !config.create.domains);
+    let subnets = config.provision.unwrap();
+    assert_eq!(subnets.pod_task_subnets[0].to_string(), "10.32.0.0/12");
+    let least = parse("[vnc]\nservers = [\"a\"]").unwrap();
+    assert_eq!(least.vnc.patience, config.vnc.patience);
+    assert_eq!(least.vnc.limits, config.vnc.limits);
+    assert_eq!(least.vnc.in_flight, config.vnc.in_flight);
+    assert_eq!(least.provision, None);
+}
+
+#[test]
+fn every_key_of_the_example_exists() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write("manager.token", "0123456789abcdef\n\nfedcba9876543210\n");
+    write("keystone.password", "secret\n");
+    let text = whole(directory.path());
+    let problems = parse(&text).unwrap_err();
+    // Two ways to be known to the API server, of which the second names a variable.
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+    let text = text.split("[vnc.basic]").next().unwrap().to_owned()
+        + &text[text.find("[provision]").unwrap()..];
+    let config = parse(&text).unwrap();
+    let tokens: Vec<_> = config
+        .access
+        .tokens
+        .iter()
+        .map(SecretString::expose_secret)
+        .collect();
+    assert_eq!(tokens, ["0123456789abcdef", "fedcba9876543210"]);
+    let tls = config.access.tls.as_ref().unwrap();
+    assert!(tls.client_ca.as_ref().unwrap().ends_with("agents-ca.pem"));
+    assert!(tls.identity.key.ends_with("manager.key"));
+    assert!(
+        config
+            .vnc
+            .tls
+            .ca
+            .as_ref()
+            .unwrap()
+            .ends_with("contrail-ca.pem")
+    );
+    assert_eq!(config.legacy_listen, "127.0.0.1:6991".parse().ok());
+    let Auth::Keystone(keystone) = &config.vnc.auth else {
+        panic!()
+    };
+    assert_eq!(keystone.password.expose_secret(), "secret");
+    assert_eq!(
+        (keystone.domain.as_str(), keystone.version),
+        ("Default", KeystoneVersion::V3)
+    );
+    let shown = format!("{config:?}");
+    assert!(
+        !shown.contains("secret\"") && !shown.contains("0123456789abcdef"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once_with_its_place() {
+    let problems = parse(
+        r#"
+listen = "0.0.0.0:6992"
+legacy_listen = "here"
+cluster = "a:b"
+network = "a:b"
+create = ["networks", "everything"]
+tokn = "x"
+[tls]
+certificate = "/x.pem"
+[vnc]
+servers = ["http://a/b"]
+patience = 5
+[vnc.keystone]
+user = "u"
+[provision]
+pod_task_subnets = ["10.32.0.1/12", "nonsense"]
+[limits]
+ports = 0
+"#,
+    )
+    .unwrap_err();
+    for (line, said) in [
+        (2, "listen: 0.0.0.0:6992 can be reached from other machines"),
+        (3, "legacy_listen: expected an address and port"),
+        (4, "cluster: \"a:b\" is not a name"),
+        (5, "network: \"a:b\" has not one part, or three"),
+        (
+            6,
+            "create: expected one of \"domains\", \"projects\" and \"networks\", found \"everything\"",
+        ),
+        (7, "tokn: unknown key"),
+        (8, "tls: certificate and key go together"),
+        (11, "vnc.servers: expected an API server's address"),
+        (12, "vnc.patience: expected a duration"),
+        (13, "vnc.keystone.password_file: no password"),
+        (13, "vnc.keystone.url: is missing"),
+        (
+            16,
+            "provision.pod_task_subnets: 10.32.0.1/12 has bits beyond its prefix; write 10.32.0.0/12",
+        ),
+        (16, "provision.pod_task_subnets: expected a subnet"),
+        (18, "limits.ports: expected a number from 1 to 64"),
+    ] {
+        let found = problems
+            .iter()
+            .filter(|problem| problem.starts_with(&format!("m.toml:{line}: {said}")));
+        assert_eq!(found.count(), 1, "{line} {said}: {problems:#?}");
+    }
+    assert_eq!(problems.len(), 15, "{problems:#?}");
+    assert!(parse("").unwrap_err()[0].contains("vnc: is missing"));
+    assert!(parse("[vnc]").unwrap_err()[0].contains("vnc.servers: is missing"));
+}
+
+#[test]
+fn only_this_machine_is_served_without_a_token_or_a_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    let vnc = "[vnc]\nservers = [\"a\"]\n";
+    let with =
+        |top: &str, tls: &str| parse(&format!("listen = \"10.0.0.1:1\"\n{top}\n{tls}\n{vnc}"));
+    let file = format!("token_file = {:?}", token.display().to_string());
+    let problem = with(&file, "").unwrap_err();
+    assert!(
+        problem.len() == 1 && problem[0].contains("cannot read"),
+        "{problem:?}"
+    );
+    for (text, right) in [
+        ("0123456789abcdef", true),
+        ("short", false),
+        ("", false),
+        ("0123456789 abcdef", false),
+    ] {
+        std::fs::write(&token, text).unwrap();
+        let read = with(&file, "");
+        assert_eq!(read.is_ok(), right, "{text:?}");
+        assert!(text.is_empty() || read.is_ok() || !read.unwrap_err().concat().contains(text));
+    }
+    let own = "[tls]\ncertificate = \"c\"\nkey = \"k\"\n";
+    assert!(with("", own).unwrap_err()[0].contains("client_ca"));
+    assert!(with("", &format!("{own}client_ca = \"ca\"")).is_ok());
+    assert!(parse(&format!("listen = \"[::1]:1\"\n{vnc}")).is_ok());
+    assert!(
+        parse(&format!(
+            "listen = \"127.0.0.1:1\"\nlegacy_listen = \"127.0.0.1:1\"\n{vnc}"
+        ))
+        .is_err()
+    );
+    let unset = with("token_env = \"CONTRAIL_MESOS_NO_SUCH\"", "").unwrap_err();
+    assert!(
+        unset.len() == 1 && unset[0].contains("is not set"),
+        "{unset:?}"
+    );
+    let both = with(&format!("{file}\ntoken_env = \"PATH\""), "").unwrap_err();
+    assert!(both[0].contains("write one"), "{both:?}");
+}
+
+#[test]
+fn a_missing_file_is_an_error_that_says_how_to_name_another() {
+    let error = Config::load(Path::new("/nowhere/manager.toml")).unwrap_err();
+    assert!(error.to_string().contains("--config"), "{error}");
+}

@@ -1,0 +1,146 @@
+//! Containers that could not be made, and of which something may be left.
+//!
+//! They are removed in the background, unless the agent asks for them again first. What is
+//! remembered here dies with the manager: the agent's own clean-up then finds what is left.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::Containers;
+use crate::manager::error::ManagerError;
+
+/// Longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// What may be removed of a container that could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undo {
+    /// Nothing: it was complete before, and may be in use.
+    Never,
+    /// All, unless it is complete: who knows who completed it.
+    Unlinked,
+    /// All: the very request that failed began it.
+    Always,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    undo: Undo,
+    due: Instant,
+    pause: Duration,
+}
+
+/// What is to be undone.
+#[derive(Debug)]
+pub(super) struct Undos {
+    entries: Mutex<HashMap<Uuid, Entry>>,
+    changed: Notify,
+    first: Duration,
+}
+
+impl Undos {
+    pub(super) fn new(first: Duration) -> Self {
+        Self {
+            entries: Mutex::default(),
+            changed: Notify::new(),
+            first,
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Uuid, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn later(&self, machine: Uuid, undo: Undo) {
+        let mut entries = self.entries();
+        let pause = entries
+            .get(&machine)
+            .map_or(self.first, |entry| (entry.pause * 2).min(LONGEST_PAUSE));
+        let due = Instant::now() + pause;
+        entries.insert(machine, Entry { undo, due, pause });
+        drop(entries);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn forget(&self, machine: Uuid) {
+        self.entries().remove(&machine);
+    }
+
+    fn due(&self) -> Vec<Uuid> {
+        let now = Instant::now();
+        let entries = self.entries();
+        let due = entries.iter().filter(|(_, entry)| entry.due <= now);
+        due.map(|(machine, _)| *machine).collect()
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.entries().values().map(|entry| entry.due).min()
+    }
+}
+
+impl Containers {
+    /// How many containers are left to be removed because they could not be made.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.undos.entries().len()
+    }
+
+    /// Removes what is left of containers that could not be made, as long as it is polled.
+    pub async fn tidy(&self) {
+        loop {
+            let changed = self.undos.changed.notified();
+            match self.undos.next() {
+                None => changed.await,
+                Some(due) => tokio::select! {
+                    () = changed => {}
+                    () = sleep_until(due) => {
+                        join_all(self.undos.due().into_iter().map(|machine| self.tidy_one(machine))).await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn tidy_one(&self, machine: Uuid) {
+        let _held = self.locks.lock(machine).await;
+        // The agent may have asked again in the meantime.
+        let entry = self.undos.entries().get(&machine).copied();
+        if let Some(entry) = entry {
+            self.undo(machine, entry.undo).await;
+        }
+    }
+
+    /// Removes what there is of a container, now or else later. Its lock is held.
+    pub(super) async fn undo(&self, machine: Uuid, undo: Undo) {
+        match self.try_undo(machine, undo).await {
+            Ok(()) => self.undos.forget(machine),
+            Err(error) if error.is_passing() => {
+                log::warn!(machine:%, error:%; "cannot undo yet what was made of a container");
+                self.undos.later(machine, undo);
+            }
+            Err(error) => {
+                log::error!(machine:%, error:%; "cannot undo what was made of a container");
+                self.undos.forget(machine);
+            }
+        }
+    }
+
+    async fn try_undo(&self, machine: Uuid, undo: Undo) -> Result<(), ManagerError> {
+        let Some(state) = self.state(machine).await? else {
+            return Ok(());
+        };
+        let ours = self.is_ours(&state.machine.common.annotations);
+        if !ours || undo == Undo::Never || (undo == Undo::Unlinked && state.is_linked()) {
+            return Ok(());
+        }
+        self.dismantle(machine, &state).await?;
+        log::info!(machine:%; "what was made of a container is undone");
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn read(pairs: &[(&str, &str)]) -> Result<Wish, Vec<String>> {
+    let pairs = pairs.iter();
+    let labels = pairs
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    wish(&labels, None, &Default::of("mesos"))
+}
+
+fn name(text: &str) -> FqName {
+    text.parse().unwrap()
+}
+
+#[test]
+fn networks_are_read_both_ways() {
+    let network = |pairs: &[(&str, &str)]| read(pairs).unwrap().network.to_string();
+    assert_eq!(
+        network(&[]),
+        "default-domain:mesos-default:mesos-default-pod-task-network"
+    );
+    assert_eq!(
+        network(&[("networks", "blue")]),
+        "default-domain:mesos-default:blue"
+    );
+    assert_eq!(network(&[("networks", " a : b : c ")]), "a:b:c");
+    assert_eq!(
+        network(&[("networks", "blue"), ("project-name", "p")]),
+        "default-domain:p:blue"
+    );
+    assert_eq!(
+        network(&[
+            ("networks", "blue"),
+            ("project-name", "p"),
+            ("domain-name", "d")
+        ]),
+        "d:p:blue"
+    );
+    assert_eq!(
+        network(&[
+            ("networks", "a:b:c"),
+            ("project-name", "p"),
+            ("domain-name", "d")
+        ]),
+        "a:b:c"
+    );
+    assert_eq!(
+        network(&[("networks", ""), ("somebody", "else's")]),
+        "default-domain:mesos-default:mesos-default-pod-task-network"
+    );
+    let fallback = |text, pairs: &[(&str, &str)]| {
+        let labels = pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        wish(&labels, Some(text), &Default::of("mesos")).map(|wish| wish.network.to_string())
+    };
+    assert_eq!(
+        fallback("green", &[("project-name", "p")]).unwrap(),
+        "default-domain:mesos-default:green"
+    );
+    assert_eq!(fallback("a:b:c", &[]).unwrap(), "a:b:c");
+    assert_eq!(
+        fallback("green", &[("networks", "blue")]).unwrap(),
+        "default-domain:mesos-default:blue"
+    );
+    assert!(fallback("a:b", &[]).unwrap_err()[0].starts_with("virtual_network: "));
+}
+
+#[test]
+fn groups_and_subnets_are_lists() {
+    let wish = read(&[
+        ("security-groups", "web, d:p:db,web"),
+        ("network-subnets", "5.5.5.0/24, fd00::/64"),
+        ("project-name", "shop"),
+    ])
+    .unwrap();
+    assert_eq!(
+        wish.security_groups,
+        [name("default-domain:shop:web"), name("d:p:db")]
+    );
+    assert_eq!(
+        wish.subnets,
+        [
+            "5.5.5.0/24".parse::<IpNet>().unwrap(),
+            "fd00::/64".parse().unwrap()
+        ]
+    );
+    assert_eq!(wish.project, name("default-domain:shop"));
+}
+
+#[test]
+fn floating_addresses_are_read_as_the_design_writes_them() {
+    let wish = read(&[("floating-ips", "default-domain:default-project:__public__:__fip_pool_public__(10.66.77.123),default-domain:default-project:__public__:__fip_pool_public2__(10.33.44.11), d:p:n:pool ,d:p:n:pool ( 1.2.3.4 )")]).unwrap();
+    let found: Vec<_> = wish
+        .floating_ips
+        .iter()
+        .map(|floating| (floating.pool.to_string(), floating.address))
+        .collect();
+    let public = "default-domain:default-project:__public__:__fip_pool_public";
+    assert_eq!(
+        found,
+        [
+            (format!("{public}__"), "10.66.77.123".parse().ok()),
+            (format!("{public}2__"), "10.33.44.11".parse().ok()),
+            ("d:p:n:pool".to_owned(), None),
+            ("d:p:n:pool".to_owned(), "1.2.3.4".parse().ok()),
+        ]
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let long = "x".repeat(300);
+    let problems = read(&[
+        ("domain-name", "a:b"),
+        ("project-name", "\u{7}"),
+        ("networks", "a:b"),
+        (
+            "network-subnets",
+            "5.5.5.0/24,5.5.5.128/25,5.5.5.5/24,nonsense",
+        ),
+        ("security-groups", "a,,b:c"),
+        (
+            "floating-ips",
+            "d:p:n,d:p:n:pool(1.2.3.4,d:p:n:pool(x),d:p:n:pool(1.2.3.4),d:p:n:pool(1.2.3.4)",
+        ),
+    ])
+    .unwrap_err();
+    for (label, count) in [
+        ("domain-name", 1),
+        ("project-name", 1),
+        ("networks", 1),
+        ("network-subnets", 3),
+        ("security-groups", 2),
+        ("floating-ips", 4),
+    ] {
+        let start = format!("label {label}: ");
+        assert_eq!(
+            problems
+                .iter()
+                .filter(|problem| problem.starts_with(&start))
+                .count(),
+            count,
+            "{problems:#?}"
+        );
+    }
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.contains("write 5.5.5.0/24"))
+    );
+    assert!(!problems.concat().contains('\u{7}'));
+    let problems = read(&[("networks", &long)]).unwrap_err();
+    assert!(
+        problems[0].len() < 300 && problems[0].contains("(300 bytes)"),
+        "{problems:?}"
+    );
+    let many = "a,".repeat(65);
+    assert!(read(&[("security-groups", &many)]).unwrap_err()[0].contains("more than 64"));
+    assert!(read(&[("networks", "a,b")]).unwrap_err()[0].contains("names several networks"));
+}
+
+#[test]
+fn a_list_of_networks_is_split() {
+    let labels = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    };
+    let all = labels(&[
+        ("networks", "a, d:p:b,"),
+        ("floating-ips", "f"),
+        ("security-groups", "g"),
+        ("network-subnets", "s"),
+    ]);
+    let split = split(&all);
+    assert_eq!(
+        split[0],
+        labels(&[
+            ("networks", "a"),
+            ("floating-ips", "f"),
+            ("security-groups", "g"),
+            ("network-subnets", "s")
+        ])
+    );
+    assert_eq!(
+        split[1],
+        labels(&[("networks", "d:p:b"), ("security-groups", "g")])
+    );
+    assert_eq!(split.len(), 2);
+    assert_eq!(self::split(&BTreeMap::new()).len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn hostile_labels_harm_nobody(value in "\\PC{0,80}|[a:,() ./0-9]{0,40}", key in 0..6_usize) {
+        let key = [NETWORKS, SUBNETS, PROJECT, DOMAIN, GROUPS, FLOATING][key];
+        match read(&[(key, &value)]) {
+            Ok(wish) => {
+                let names = [vec![wish.network, wish.project], wish.security_groups].concat();
+                for name in names {
+                    prop_assert!(name.parts().iter().all(|part| !part.is_empty() && !part.contains(':')));
+                }
+            }
+            Err(problems) => prop_assert!(problems.iter().all(|problem| !problem.contains('\n'))),
+        }
+    }
+}

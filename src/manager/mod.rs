@@ -1,0 +1,36 @@
+//! The manager: owns the objects of containers in the VNC API, and answers the agents.
+//!
+//! ```text
+//! api, legacy   what agents and CNI plugins ask, over HTTP; access says who may
+//! containers    the one writer of containers' objects: put, get, delete, list
+//! plan          a request and the names that it resolves to → the objects wanted: pure
+//! labels        what a framework wrote → typed: pure, every error at once
+//! names         names → uuids, networks and their subnets, for a short while
+//! provision     what has to be there before the first container
+//! ```
+//!
+//! Invariants: what is made says whose it is, and nothing else is ever deleted. All names of a
+//! container's objects derive from its id, so that whoever comes after a crash finds them. The
+//! reference from the virtual-router comes last: a container that has it is complete.
+
+mod access;
+mod api;
+mod config;
+mod containers;
+mod error;
+mod labels;
+mod legacy;
+mod listener;
+mod locks;
+mod names;
+mod plan;
+mod provision;
+mod server;
+
+pub use config::{Access, Config, Create, DEFAULT_PATH, Default as Defaults, Provision, Tls};
+pub use containers::Containers;
+pub use error::ManagerError;
+pub use server::{Manager, StartError};
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

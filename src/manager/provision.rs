@@ -1,0 +1,151 @@
+//! What has to be there before the first container: project, ipams, default network, policy.
+//!
+//! Everything is made if it is missing and left as it is if it is there, so that several managers
+//! can provision at once, and an operator's changes stay.
+
+use ipnet::IpNet;
+
+use super::config::{Config, Provision};
+use super::plan::OWNER;
+use crate::vnc::{
+    Actions, Domain, FqName, IpamSubnet, IpamSubnets, NetworkIpam, NetworkIpamSubnets,
+    NetworkPolicy, Object, PolicyAddress, PolicyAttachment, PolicyEntries, PolicyRule, PortRange,
+    Prefix, Project, Ref, Sequence, VirtualNetwork, VirtualNetworkProperties, VncClient, VncError,
+};
+
+/// The fabric's own network, which every API server makes.
+const FABRIC: [&str; 3] = ["default-domain", "default-project", "ip-fabric"];
+
+/// Makes what is missing.
+pub(super) async fn provision(client: &VncClient, config: &Config) -> Result<(), VncError> {
+    let Some(wanted) = &config.provision else {
+        // The least that says whether the API server can be reached.
+        return client.ping().await;
+    };
+    let maker = Maker { client, config };
+    let network = &config.defaults.network;
+    let project = FqName::new([&config.defaults.domain, &config.defaults.project]);
+    let mut projects = vec![project.clone()];
+    projects.extend(network.parent().filter(|other| *other != project));
+    for project in &projects {
+        if config.create.domains
+            && let Some(domain) = project.parent()
+        {
+            maker.make(Domain::named(domain)).await?;
+        }
+        maker.make(Project::named(project.clone())).await?;
+    }
+    let cluster = &config.defaults.cluster;
+    let fabric_ipam = project.child(format!("{cluster}-ip-fabric-ipam"));
+    let pod_ipam = project.child(format!("{cluster}-pod-task-ipam"));
+    maker.ipam(&fabric_ipam, &wanted.ip_fabric_subnets).await?;
+    maker.ipam(&pod_ipam, &wanted.pod_task_subnets).await?;
+    let ipam = if wanted.ip_fabric_forwarding {
+        fabric_ipam
+    } else {
+        pod_ipam
+    };
+    let network = maker.make(self::network(network, ipam, wanted)).await?;
+
+    let policy = project.child(format!("{cluster}-default-ip-fabric-np"));
+    let Some(fabric) = client.id_of::<VirtualNetwork>(&FqName::new(FABRIC)).await? else {
+        log::warn!("the API server has no network ip-fabric, so there is no policy for it");
+        return Ok(());
+    };
+    let policy = maker.make(self::policy(policy)).await?;
+    let attachment = PolicyAttachment {
+        sequence: Some(Sequence::default()),
+    };
+    for network in [fabric, network] {
+        client
+            .link_with::<VirtualNetwork, NetworkPolicy>(network, policy, &attachment)
+            .await?;
+        client.relax_for_delete(network, policy).await?;
+    }
+    Ok(())
+}
+
+struct Maker<'a> {
+    client: &'a VncClient,
+    config: &'a Config,
+}
+
+impl Maker<'_> {
+    async fn make<T: Object>(&self, mut object: T) -> Result<uuid::Uuid, VncError> {
+        let marks = [("owner", OWNER), ("cluster", &self.config.defaults.cluster)];
+        object.common_mut().annotations = marks.into_iter().collect();
+        let name = object.common().fq_name.clone();
+        let ensured = self.client.ensure(&object).await?;
+        match ensured.found {
+            None => log::info!(object:% = name; "provisioned the {}", T::TYPE),
+            Some(mut found) => {
+                // Whose it is makes no difference here.
+                found.differs.retain(|field| field != "annotations");
+                if !found.differs.is_empty() {
+                    let differs = found.differs.join(", ");
+                    log::warn!(object:% = name, differs; "the {} is not as configured, and left as it is", T::TYPE);
+                }
+            }
+        }
+        Ok(ensured.uuid)
+    }
+
+    async fn ipam(&self, name: &FqName, subnets: &[IpNet]) -> Result<(), VncError> {
+        if subnets.is_empty() {
+            return Ok(());
+        }
+        let mut ipam = NetworkIpam::named(name.clone());
+        ipam.ipam_subnet_method = Some("flat-subnet".to_owned());
+        let subnets = subnets.iter().map(|subnet| IpamSubnet {
+            subnet: Some(Prefix::of(*subnet)),
+            ..IpamSubnet::default()
+        });
+        ipam.ipam_subnets = Some(IpamSubnets {
+            subnets: subnets.collect(),
+        });
+        self.make(ipam).await.map(drop)
+    }
+}
+
+fn network(name: &FqName, ipam: FqName, wanted: &Provision) -> VirtualNetwork {
+    let mut network = VirtualNetwork::named(name.clone());
+    network.address_allocation_mode = Some("flat-subnet-only".to_owned());
+    network.virtual_network_properties = Some(VirtualNetworkProperties {
+        // The server refuses flat subnets with any other.
+        forwarding_mode: Some("l3".to_owned()),
+        ..VirtualNetworkProperties::default()
+    });
+    network.network_ipam_refs = vec![Ref::with(ipam, NetworkIpamSubnets::default())];
+    network.fabric_snat = wanted.ip_fabric_snat.then_some(true);
+    if wanted.ip_fabric_forwarding {
+        network.virtual_network_refs = vec![Ref::to(FqName::new(FABRIC))];
+    }
+    network
+}
+
+/// Everything may pass between the networks that have the policy and the fabric's.
+fn policy(name: FqName) -> NetworkPolicy {
+    let rule = PolicyRule {
+        direction: Some("<>".to_owned()),
+        protocol: Some("any".to_owned()),
+        src_addresses: vec![PolicyAddress {
+            network_policy: Some(name.to_string()),
+            ..PolicyAddress::default()
+        }],
+        src_ports: vec![PortRange::ANY],
+        dst_addresses: vec![PolicyAddress {
+            virtual_network: Some(FqName::new(FABRIC).to_string()),
+            ..PolicyAddress::default()
+        }],
+        dst_ports: vec![PortRange::ANY],
+        action_list: Some(Actions {
+            simple_action: Some("pass".to_owned()),
+        }),
+        ..PolicyRule::default()
+    };
+    let mut policy = NetworkPolicy::named(name);
+    policy.network_policy_entries = Some(PolicyEntries {
+        policy_rule: vec![rule],
+    });
+    policy
+}
