@@ -37,15 +37,23 @@ ARGS ?=
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
-.PHONY: help demo test lint soak bench module audit clean
+.PHONY: help demo demo-bridge demo-contrail test lint soak bench module audit clean
 .PHONY: root toolchain packages mesos binaries ready
 
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-demo: ready ## Run the module in a real Mesos 1.11.0 cluster, and watch (root)
+demo: ready ## Run the module in real Mesos 1.11.0 clusters, and watch (root)
 	$(say) 'demo'
 	@target/release/demo $(ARGS)
+
+demo-bridge: ready ## The first act of demo alone: one host, the embedded bridge (root)
+	$(say) 'demo, act 1'
+	@target/release/demo bridge $(ARGS)
+
+demo-contrail: ready ## The second act of demo alone: two hosts, networks of Contrail (root)
+	$(say) 'demo, act 2'
+	@target/release/demo contrail $(ARGS)
 
 test: ready ## Run all tests, those on the real Mesos included (root)
 	@.ci/test $(ARGS)

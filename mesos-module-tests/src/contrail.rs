@@ -235,6 +235,7 @@ impl Contrail {
             .create(true)
             .append(true)
             .open(self.manager_log())?;
+        let length = usize::try_from(log.metadata()?.len())?;
         let manager = Command::new("nsenter")
             .arg(format!("--net={}", self.host.namespace().display()))
             .arg("--")
@@ -247,34 +248,23 @@ impl Contrail {
             .spawn()
             .context("cannot run the manager")?;
         self.manager = Some(manager);
-        self.wait_until_ready()
+        self.wait_until_ready(length)
     }
 
-    fn wait_until_ready(&mut self) -> Result<()> {
+    /// Waits until the manager says that everything is provisioned, after so much of its log.
+    fn wait_until_ready(&mut self, log: usize) -> Result<()> {
         let started = Instant::now();
-        let url = format!(
-            "http://{}:{MANAGER_PORT}/v1/ports?agent=nobody",
-            self.host.address()
-        );
-        let client = reqwest::Client::new();
         loop {
-            let ask = client
-                .get(&url)
-                .bearer_auth(TOKEN)
-                .header(contrail_mesos::ports::AGENT_HEADER, "nobody")
-                .send();
-            if let Ok(answer) = self.host.block_on(ask)
-                && answer.status().is_success()
-            {
+            let text = fs::read_to_string(self.manager_log())?;
+            if text.get(log..).is_some_and(|new| new.contains("] ready")) {
                 return Ok(());
             }
             let ended = self.manager.as_mut().and_then(|m| m.try_wait().ok()?);
             ensure!(
                 ended.is_none() && started.elapsed() < PATIENCE,
-                "the manager does not start:\n{}",
-                fs::read_to_string(self.manager_log())?
+                "the manager does not start:\n{text}"
             );
-            sleep(Duration::from_millis(20));
+            sleep(Duration::from_millis(5));
         }
     }
 

@@ -205,6 +205,7 @@ impl HttpClient {
 
 /// A body that is a JSON object, as far as its beginning says. serde would read an array as one,
 /// by the order of the fields.
+#[cfg(feature = "follow")]
 pub(crate) fn expect_object(body: &[u8]) -> Result<&[u8], serde_json::Error> {
     match body.trim_ascii_start().first() {
         Some(b'{') => Ok(body),
