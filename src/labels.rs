@@ -90,6 +90,7 @@ pub fn request(
             addresses,
             ports,
             labels,
+            info: info.clone(),
         };
         for request in one_each(first, &mut problem) {
             networks.push(NetworkRequest {
@@ -118,7 +119,7 @@ pub(crate) const NETWORKS_LABEL: &str = "networks";
 fn one_each(request: NetworkRequest, problem: &mut impl FnMut(String)) -> Vec<NetworkRequest> {
     let list = match request.network.provider {
         NetworkProvider::Contrail(_) => request.labels.get(NETWORKS_LABEL).cloned(),
-        NetworkProvider::Bridge(_) => None,
+        NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) => None,
     };
     let Some(list) = list.filter(|list| list.contains(',')) else {
         return vec![request];
@@ -165,7 +166,15 @@ fn known<'a>(name: &[u8], config: &'a Config, problems: &mut Vec<String>) -> Opt
             "" => "no network is configured on this agent",
             known => &format!("this agent has: {known}"),
         };
-        problems.push(format!("unknown network {}; {known}", Quoted(name)));
+        let unusable: String = config
+            .unusable
+            .iter()
+            .map(|problem| format!("; not usable: {problem}"))
+            .collect();
+        problems.push(format!(
+            "unknown network {}; {known}{unusable}",
+            Quoted(name)
+        ));
     }
     network
 }

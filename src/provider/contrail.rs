@@ -96,7 +96,7 @@ struct Inner {
 fn own(intent: &Intent) -> Option<&ContrailIntent> {
     match &intent.provider {
         ProviderIntent::Contrail(own) => Some(own),
-        ProviderIntent::Bridge(_) => None,
+        ProviderIntent::Bridge(_) | ProviderIntent::Cni(_) => None,
     }
 }
 
@@ -188,7 +188,7 @@ impl Inner {
 fn network(request: &NetworkRequest) -> Result<&ContrailNetwork, ProviderError> {
     match &request.network.provider {
         NetworkProvider::Contrail(network) => Ok(network),
-        NetworkProvider::Bridge(_) => Err(refused(
+        NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) => Err(refused(
             &request.network.name,
             "is no network of provider \"contrail\"",
         )),
