@@ -111,6 +111,44 @@ pub fn request(
     }
 }
 
+/// What a `NetworkInfo` asks of Contrail: one request for each virtual network, in order.
+#[cfg(feature = "cni-plugin")]
+pub(crate) fn of_contrail(
+    id: &ContainerId,
+    info: &NetworkInfo,
+    network: crate::config::ContrailNetwork,
+) -> Result<Vec<NetworkRequest>, RequestError> {
+    let mut problems = Vec::new();
+    let mut problem = |message: String| problems.push(message);
+    let name = info.name.as_deref().unwrap_or_default();
+    let first = NetworkRequest {
+        container: id.clone(),
+        interface: String::new(),
+        network: Network {
+            name: String::from_utf8_lossy(name).into_owned(),
+            dns: None,
+            provider: NetworkProvider::Contrail(network),
+        },
+        addresses: addresses(&info.ip_addresses, &mut problem),
+        ports: vec![],
+        labels: labels(info, &mut problem),
+        info: info.clone(),
+    };
+    let requests = one_each(first, &mut problem)
+        .into_iter()
+        .enumerate()
+        .map(|(index, request)| NetworkRequest {
+            interface: format!("eth{index}"),
+            ..request
+        })
+        .collect();
+    if problems.is_empty() {
+        Ok(requests)
+    } else {
+        Err(RequestError(problems))
+    }
+}
+
 /// The label by which a framework chooses among Contrail's virtual networks.
 pub(crate) const NETWORKS_LABEL: &str = "networks";
 
@@ -166,11 +204,9 @@ fn known<'a>(name: &[u8], config: &'a Config, problems: &mut Vec<String>) -> Opt
             "" => "no network is configured on this agent",
             known => &format!("this agent has: {known}"),
         };
-        let unusable: String = config
-            .unusable
-            .iter()
-            .map(|problem| format!("; not usable: {problem}"))
-            .collect();
+        let unusable = config.unusable.iter().fold(String::new(), |text, problem| {
+            text + "; not usable: " + &problem.to_string()
+        });
         problems.push(format!(
             "unknown network {}; {known}{unusable}",
             Quoted(name)

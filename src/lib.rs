@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "cni-plugin")]
+pub mod cni_plugin;
 pub mod config;
 pub mod container;
 pub mod http;

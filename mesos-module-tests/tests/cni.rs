@@ -125,6 +125,7 @@ fn a_network_of_cnis_directory_gives_its_addresses_to_tasks() -> Result<()> {
             .sh(&format!("ping -c 1 -W 5 {}", addresses[0]))?;
         ensure!(cni.leases()? == 2, "{} leases", cni.leases()?);
         agent.kill(network)?;
+        agent.expect_no_state()?;
     }
     cni.end(agent)
 }

@@ -145,10 +145,10 @@ impl CniProvider {
             records: Records::new(&config.state_dir),
             attached: Mutex::default(),
         });
-        let watch = match &config.cni {
-            Some(_) => Some(recover::watch(Arc::downgrade(&inner), lost)),
-            None => None,
-        };
+        let watch = config
+            .cni
+            .as_ref()
+            .map(|_| recover::watch(Arc::downgrade(&inner), lost));
         Ok(Self {
             inner,
             _watch: watch.transpose().map_err(|error| fail(error.into()))?,

@@ -36,6 +36,8 @@ use uuid::Uuid;
 
 use self::debts::Debts;
 use self::machine::Machine;
+#[cfg(feature = "cni-plugin")]
+pub(crate) use self::request::asked;
 use super::mark::Tag;
 use super::{
     Attachment, BoxError, Intent, Lost, NetworkRequest, Provider, ProviderError, ProviderIntent,
@@ -197,7 +199,7 @@ fn network(request: &NetworkRequest) -> Result<&ContrailNetwork, ProviderError> 
 
 /// The container's side of a network's interfaces on this host is named by hash, as all our links
 /// are; the vRouter agent's users look for `tap`.
-fn host_interface(container: &ContainerId, interface: &str) -> String {
+pub(crate) fn host_interface(container: &ContainerId, interface: &str) -> String {
     let name = container.host_interface(interface);
     format!("{TAP}{}", &name[name.len() - 12..])
 }

@@ -32,7 +32,7 @@ pub(super) fn of_container(
         }
         let mut runtime = Map::new();
         if declares(&plugin, "portMappings") && !request.ports.is_empty() {
-            let ports: Vec<Value> = request.ports.iter().map(port_mapping).collect();
+            let ports: Vec<Value> = request.ports.iter().copied().map(port_mapping).collect();
             runtime.insert("portMappings".to_owned(), ports.into());
         }
         if declares(&plugin, "ips") && !addresses.is_empty() {
@@ -77,7 +77,7 @@ pub(super) fn declares(plugin: &PluginConfig, capability: &str) -> bool {
     declared == Some(&Value::Bool(true))
 }
 
-fn port_mapping(port: &PortMapping) -> Value {
+fn port_mapping(port: PortMapping) -> Value {
     json!({
         "hostPort": port.host_port,
         "containerPort": port.container_port,

@@ -60,7 +60,7 @@ impl Inner {
             match self.settle(machine).await {
                 Ok(()) => log::info!("container {machine} is removed everywhere"),
                 Err(problem) => {
-                    log::debug!("container {machine} is still to be removed: {problem}")
+                    log::debug!("container {machine} is still to be removed: {problem}");
                 }
             }
         });
