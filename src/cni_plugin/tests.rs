@@ -150,6 +150,10 @@ impl Place {
     }
 
     fn environment(&self, command: &str, id: &str) -> BTreeMap<String, String> {
+        self.environment_of(command, id, "eth0")
+    }
+
+    fn environment_of(&self, command: &str, id: &str, interface: &str) -> BTreeMap<String, String> {
         let path = format!(
             "/proc/{}/fd/{}",
             std::process::id(),
@@ -158,7 +162,7 @@ impl Place {
         let pairs = [
             ("CNI_COMMAND", command),
             ("CNI_CONTAINERID", id),
-            ("CNI_IFNAME", "eth0"),
+            ("CNI_IFNAME", interface),
             ("CNI_NETNS", &path),
             ("CNI_PATH", "/usr/lib/cni"),
         ];

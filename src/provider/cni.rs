@@ -2,7 +2,7 @@
 //!
 //! - The intent has the whole configuration that the plugins are given, so that a DEL works when
 //!   the file has changed or gone.
-//! - Plugins are programs, and here is the only place of the agent that starts any: see [`plugin`].
+//! - Plugins are programs, and here is the only place of the agent that starts any (`plugin`).
 //!   A container's networks are attached at the same time, each on a thread of its own, so that a
 //!   plugin that hangs holds nobody up, and its time is limited.
 //! - DEL always follows an ADD, however that ended; of a chain in reverse order, and one plugin's

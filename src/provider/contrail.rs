@@ -10,7 +10,7 @@
 //! - The names of everything (uuids, links) follow from the container's id, so that the intent is
 //!   complete before anybody was asked, and a detach needs nothing else.
 //! - The vRouter agent forgets silently nothing that it no longer has configuration for, so it is
-//!   told first and the objects go last ([`debts`]). Where it or the manager cannot be reached,
+//!   told first and the objects go last (`debts`). Where it or the manager cannot be reached,
 //!   what is still to be told is kept on the disk and told later: a container's end waits for
 //!   nobody, and nothing is left.
 //! - Nothing here knows whether the other side is real or simulated.

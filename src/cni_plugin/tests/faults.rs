@@ -141,3 +141,23 @@ fn a_vrouter_agent_that_hangs_is_told_before_the_objects_go() {
         place.del(&config).await;
     });
 }
+
+#[test]
+fn a_macvlan_for_which_the_agent_has_no_vlan_is_refused() {
+    isolated_async(|| async {
+        let agent = Agent::start(ID, 1, &[]).await;
+        let place = Place::new();
+        let config = place.config(&agent, "0.3.1", &json!({ "vif-type": "macvlan" }));
+        let said = place.fails("ADD", &config).await;
+        assert!(
+            said["msg"]
+                .as_str()
+                .unwrap()
+                .contains("has no VLAN for eth0"),
+            "{said}"
+        );
+        let posts = agent.server.asked();
+        assert!(posts.iter().all(|asked| asked.method != "POST"));
+        place.assert_clean();
+    });
+}

@@ -235,3 +235,52 @@ fn our_managers_make_the_ports() {
         );
     });
 }
+
+#[test]
+fn a_meta_plugin_calls_once_for_each_interface() {
+    isolated_async(|| async {
+        let agent = Agent::start(ID, 2, &[]).await;
+        let place = Place::new();
+        let config = |network: &str| {
+            let more = json!({ "meta-plugin": true, "network-name": network });
+            place.config(&agent, "0.3.1", &more).to_string()
+        };
+        // By the network, whatever its index.
+        for (network, interface, address) in [
+            ("net1", "eth0", "10.47.255.251/12"),
+            ("default-domain:p:net0", "blue0", "10.47.255.252/12"),
+        ] {
+            let environment = place.environment_of("ADD", ID, interface);
+            let answer = run(&environment, config(network).as_bytes()).await;
+            let result: Value = serde_json::from_str(&answer.text).unwrap();
+            assert_eq!(result["interfaces"][0]["name"], interface, "{result}");
+            assert_eq!(result["ips"][0]["address"], address);
+        }
+        assert_eq!(inside(&place.namespace, link_names), ["blue0", "eth0"]);
+        let environment = place.environment_of("ADD", ID, "red0");
+        let answer = run(&environment, config("none").as_bytes()).await;
+        assert!(
+            answer.text.contains("no interface on network"),
+            "{answer:?}"
+        );
+        // Each end is its own; the container is unregistered with the last one.
+        let unregister = format!("DELETE /vm/{ID}");
+        let environment = place.environment_of("DEL", ID, "eth0");
+        assert!(
+            run(&environment, config("net1").as_bytes())
+                .await
+                .is_success
+        );
+        assert_eq!(inside(&place.namespace, link_names), ["blue0"]);
+        assert_eq!(place.port_files().len(), 1);
+        assert!(!agent.server.lines().contains(&unregister));
+        let environment = place.environment_of("DEL", ID, "blue0");
+        assert!(
+            run(&environment, config("net0").as_bytes())
+                .await
+                .is_success
+        );
+        assert!(agent.server.lines().contains(&unregister));
+        place.assert_clean();
+    });
+}

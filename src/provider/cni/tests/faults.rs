@@ -211,8 +211,8 @@ fn a_plugin_that_outlives_the_agent_is_waited_for() {
         let harness = Harness::new();
         harness.script(
             "slow",
-            r#"cat > /dev/null; echo begin $CNI_COMMAND >> $place/calls
-            [ $CNI_COMMAND = DEL ] || sleep 1; echo end $CNI_COMMAND >> $place/calls; echo '{}'"#,
+            r"cat > /dev/null; echo begin $CNI_COMMAND >> $place/calls
+            [ $CNI_COMMAND = DEL ] || sleep 1; echo end $CNI_COMMAND >> $place/calls; echo '{}'",
         );
         let network = harness.network(&json!({ "name": "slow", "type": "slow" }));
         let intent = harness.intent(&request("one", &network)).await.unwrap();
@@ -251,7 +251,7 @@ fn a_daemon_that_keeps_the_pipes_is_not_waited_for() {
         run("mkfifo", harness.path("fifo").to_str().unwrap());
         harness.script(
             "daemon",
-            r#"cat > /dev/null; [ $CNI_COMMAND = DEL ] || (read line < $place/fifo) < /dev/null & echo '{}'"#,
+            r"cat > /dev/null; [ $CNI_COMMAND = DEL ] || (read line < $place/fifo) < /dev/null & echo '{}'",
         );
         let network = harness.network(&json!({ "name": "daemon", "type": "daemon" }));
         let container = harness.attach(&request("one", &network)).await.unwrap();
