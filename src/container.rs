@@ -30,6 +30,14 @@ impl ContainerId {
         }
     }
 
+    /// The container that Mesos prints so: `parent.child`. No part of an id of Mesos has a dot.
+    #[must_use]
+    pub fn printed(text: &str) -> Self {
+        Self {
+            values: text.split('.').map(str::to_owned).collect(),
+        }
+    }
+
     /// The nested container `value` of this one.
     #[must_use]
     pub fn nested(&self, value: &str) -> Self {

@@ -82,7 +82,9 @@ pub fn request(
         let dns = match network.provider {
             // Contrail has name servers for each of its networks.
             NetworkProvider::Contrail(_) => network.dns.clone(),
-            NetworkProvider::Bridge(_) => network.dns.clone().or_else(|| config.dns.clone()),
+            NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) => {
+                network.dns.clone().or_else(|| config.dns.clone())
+            }
         };
         let first = NetworkRequest {
             container: id.clone(),
@@ -94,6 +96,7 @@ pub fn request(
             addresses,
             ports,
             labels,
+            info: info.clone(),
         };
         for request in one_each(first, &mut problem) {
             networks.push(NetworkRequest {
@@ -114,6 +117,44 @@ pub fn request(
     }
 }
 
+/// What a `NetworkInfo` asks of Contrail: one request for each virtual network, in order.
+#[cfg(feature = "cni-plugin")]
+pub(crate) fn of_contrail(
+    id: &ContainerId,
+    info: &NetworkInfo,
+    network: crate::config::ContrailNetwork,
+) -> Result<Vec<NetworkRequest>, RequestError> {
+    let mut problems = Vec::new();
+    let mut problem = |message: String| problems.push(message);
+    let name = info.name.as_deref().unwrap_or_default();
+    let first = NetworkRequest {
+        container: id.clone(),
+        interface: String::new(),
+        network: Network {
+            name: String::from_utf8_lossy(name).into_owned(),
+            dns: None,
+            provider: NetworkProvider::Contrail(network),
+        },
+        addresses: addresses(&info.ip_addresses, &mut problem),
+        ports: vec![],
+        labels: labels(info, &mut problem),
+        info: info.clone(),
+    };
+    let requests = one_each(first, &mut problem)
+        .into_iter()
+        .enumerate()
+        .map(|(index, request)| NetworkRequest {
+            interface: format!("eth{index}"),
+            ..request
+        })
+        .collect();
+    if problems.is_empty() {
+        Ok(requests)
+    } else {
+        Err(RequestError(problems))
+    }
+}
+
 /// The label by which a framework chooses among Contrail's virtual networks.
 pub(crate) const NETWORKS_LABEL: &str = "networks";
 
@@ -122,7 +163,7 @@ pub(crate) const NETWORKS_LABEL: &str = "networks";
 fn one_each(request: NetworkRequest, problem: &mut impl FnMut(String)) -> Vec<NetworkRequest> {
     let list = match request.network.provider {
         NetworkProvider::Contrail(_) => request.labels.get(NETWORKS_LABEL).cloned(),
-        NetworkProvider::Bridge(_) => None,
+        NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) => None,
     };
     let Some(list) = list.filter(|list| list.contains(',')) else {
         return vec![request];
@@ -169,7 +210,13 @@ fn known<'a>(name: &[u8], config: &'a Config, problems: &mut Vec<String>) -> Opt
             "" => "no network is configured on this agent",
             known => &format!("this agent has: {known}"),
         };
-        problems.push(format!("unknown network {}; {known}", Quoted(name)));
+        let unusable = config.unusable.iter().fold(String::new(), |text, problem| {
+            text + "; not usable: " + &problem.to_string()
+        });
+        problems.push(format!(
+            "unknown network {}; {known}{unusable}",
+            Quoted(name)
+        ));
     }
     network
 }

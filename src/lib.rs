@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "cni-plugin")]
+pub mod cni_plugin;
 #[cfg(feature = "follow")]
 pub mod condition;
 pub mod config;

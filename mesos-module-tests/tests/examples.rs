@@ -28,7 +28,7 @@ fn bridge<'a>(config: &'a Config, name: &str) -> (&'a Network, &'a Subnet<ipnet:
 fn the_agents_example_is_accepted_and_its_defaults_are_ours() {
     let directory = tempfile::tempdir().expect("a directory");
     let empty = directory.path().join("empty.toml");
-    std::fs::write(&empty, "").expect("a file");
+    std::fs::write(&empty, "[cni]\n").expect("a file");
     let defaults = load(&empty);
 
     let config = load(&example("agent.toml.example"));
@@ -36,6 +36,7 @@ fn the_agents_example_is_accepted_and_its_defaults_are_ours() {
     assert_eq!(config.netns_dir, defaults.netns_dir);
     assert_eq!(config.deadlines, Deadlines::default());
     assert!(config.dns.is_some());
+    assert_eq!(config.cni, defaults.cni);
 
     let (blue, _) = bridge(&config, "blue");
     let (_, red) = bridge(&config, "red");

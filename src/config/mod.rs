@@ -4,6 +4,7 @@
 //! reported at once, each with its place and what to write instead.
 
 mod bridge;
+pub(crate) mod cni;
 mod contrail;
 mod network;
 pub(crate) mod reader;
@@ -15,7 +16,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use bridge::{AddressFamily, BridgeNetwork, Subnet};
+pub use cni::{Chain, Cni, CniNetwork, PluginConfig};
 pub use contrail::{Contrail, ContrailNetwork, Vif};
+pub(crate) use network::is_word;
 pub use network::{Dns, Network, NetworkProvider};
 pub use reader::{ConfigError, Problem};
 use reader::{Document, Section};
@@ -38,8 +41,13 @@ pub struct Config {
     pub dns: Option<Dns>,
     /// Contrail, as this host sees it; there where a network of provider `contrail` is.
     pub contrail: Option<Contrail>,
-    /// The networks, in the order of the file; names, subnets and bridges are all different.
+    /// Where networks of CNI plugins come from, if they do.
+    pub cni: Option<Cni>,
+    /// The networks, in the order of the file, then those of CNI's directory; names, subnets and
+    /// bridges are all different.
     pub networks: Vec<Network>,
+    /// Files of CNI's directory that cannot be used: they harm nobody else.
+    pub unusable: Vec<Problem>,
 }
 
 /// How long each step may take before it fails with a message that says so: the agent itself
@@ -168,6 +176,11 @@ impl Source {
             .err()
             .map_or_else(Vec::new, |error| error.problems);
         problems.extend(self.apply(&mut config));
+        if let Some(cni) = &config.cni {
+            let (networks, unusable) = cni::networks(cni, &config.networks);
+            config.networks.extend(networks);
+            config.unusable = unusable;
+        }
         if problems.is_empty() {
             Ok(config)
         } else {
@@ -248,7 +261,9 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
             .map_or_else(Deadlines::default, deadlines),
         dns: top.section("dns").map(network::dns),
         contrail: top.section("contrail").map(contrail::read),
+        cni: top.section("cni").map(cni::read),
         networks: networks(&top),
+        unusable: vec![],
     };
     let needs_contrail = config
         .networks

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::bridge::{self, BridgeNetwork};
+use super::cni::CniNetwork;
 use super::contrail::{self, ContrailNetwork};
 use super::reader::Section;
 
@@ -41,10 +42,12 @@ pub enum NetworkProvider {
     Bridge(BridgeNetwork),
     /// Contrail's vRouter.
     Contrail(ContrailNetwork),
+    /// CNI plugins, from a file of CNI's directory.
+    Cni(CniNetwork),
 }
 
 /// The longest name that a network may have, in bytes: it becomes a directory's.
-const LONGEST_NAME: usize = 128;
+pub(super) const LONGEST_NAME: usize = 128;
 
 const DEFAULT_MTU: u32 = 1500;
 
@@ -87,7 +90,8 @@ pub(super) fn read(section: Section<'_>) -> Option<Network> {
             section.problem(
                 "provider",
                 format!(
-                    "there is no provider {other:?}; this version has \"bridge\" and \"contrail\""
+                    "there is no provider {other:?}; this version has \"bridge\" and \"contrail\", \
+                     and CNI networks from the directory of [cni]"
                 ),
             );
             return None;
@@ -136,7 +140,7 @@ pub(super) fn dns(section: Section<'_>) -> Dns {
 }
 
 /// Text that may stand in a line of `resolv.conf` without becoming another line.
-fn is_word(text: &str) -> bool {
+pub(crate) fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
@@ -158,8 +162,8 @@ impl Network {
                 let v6 = bridge.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
                 v4.into_iter().chain(v6).collect()
             }
-            // They are Contrail's, and may overlap each other.
-            NetworkProvider::Contrail(_) => vec![],
+            // They are Contrail's or the plugins', and may overlap each other.
+            NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) => vec![],
         }
     }
 

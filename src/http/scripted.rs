@@ -90,7 +90,16 @@ impl Scripted {
         tls: Option<TlsAcceptor>,
         script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_at(any, tls, script).await
+    }
+
+    pub(crate) async fn start_at(
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(vec![]));
         let (log, script): (_, Arc<Handler>) = (Arc::clone(&asked), Arc::new(script));

@@ -15,6 +15,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -234,6 +235,8 @@ impl Checkpoints {
         let mut file = File::options()
             .write(true)
             .create_new(true)
+            // What CNI plugins are configured with may be secret.
+            .mode(0o600)
             .open(&path)
             .map_err(failed("create", &path))?;
         match file.write_all(&text) {

@@ -72,6 +72,9 @@ impl Isolator {
         }
         let source = source?;
         let config = source.load()?;
+        for problem in &config.unusable {
+            log::warn!("{problem}");
+        }
         let (sender, lost) = unbounded_channel();
         let networks = Networks::new(&config, sender).map_err(|error| ConfigError {
             problems: vec![Problem {

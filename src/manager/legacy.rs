@@ -146,7 +146,7 @@ async fn delete(
     let host = given(&posted.args)
         .ok()
         .and_then(|given| host(&given, &peer));
-    let machine = ports::machine(&ContainerId::top_level(&posted.cid));
+    let machine = ports::machine(&ContainerId::printed(&posted.cid));
     let containers = shared.containers.clone();
     let work = async move {
         let agent = host.as_ref().map(|host| host.agent.as_str());
@@ -244,7 +244,7 @@ fn request(cid: &str, given: &Given, host: &Host) -> Result<PortsRequest, Manage
         },
     });
     Ok(PortsRequest {
-        container: ContainerId::top_level(cid),
+        container: ContainerId::printed(cid),
         virtual_router_address: host.address,
         annotations: BTreeMap::new(),
         ports: ports.collect(),

@@ -100,7 +100,7 @@ fn own(intent: &Intent) -> &BridgeIntent {
     };
     match &intent.provider {
         ProviderIntent::Bridge(own) => own,
-        ProviderIntent::Contrail(_) => &NOTHING,
+        ProviderIntent::Contrail(_) | ProviderIntent::Cni(_) => &NOTHING,
     }
 }
 
@@ -108,7 +108,7 @@ fn own(intent: &Intent) -> &BridgeIntent {
 fn network(request: &NetworkRequest) -> Result<&BridgeNetwork, ProviderError> {
     match &request.network.provider {
         NetworkProvider::Bridge(network) => Ok(network),
-        NetworkProvider::Contrail(_) => Err(refused(
+        NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) => Err(refused(
             &request.network.name,
             "is no network of provider \"bridge\"",
         )),

@@ -10,7 +10,7 @@
 //! - The names of everything (uuids, links) follow from the container's id, so that the intent is
 //!   complete before anybody was asked, and a detach needs nothing else.
 //! - The vRouter agent forgets silently nothing that it no longer has configuration for, so it is
-//!   told first and the objects go last ([`debts`]). Where it or the manager cannot be reached,
+//!   told first and the objects go last (`debts`). Where it or the manager cannot be reached,
 //!   what is still to be told is kept on the disk and told later: a container's end waits for
 //!   nobody, and nothing is left.
 //! - Nothing here knows whether the other side is real or simulated.
@@ -36,6 +36,8 @@ use uuid::Uuid;
 
 use self::debts::Debts;
 use self::machine::Machine;
+#[cfg(feature = "cni-plugin")]
+pub(crate) use self::request::asked;
 use super::mark::Tag;
 use super::{
     Attachment, BoxError, Intent, Lost, NetworkRequest, Provider, ProviderError, ProviderIntent,
@@ -96,7 +98,7 @@ struct Inner {
 fn own(intent: &Intent) -> Option<&ContrailIntent> {
     match &intent.provider {
         ProviderIntent::Contrail(own) => Some(own),
-        ProviderIntent::Bridge(_) => None,
+        ProviderIntent::Bridge(_) | ProviderIntent::Cni(_) => None,
     }
 }
 
@@ -188,7 +190,7 @@ impl Inner {
 fn network(request: &NetworkRequest) -> Result<&ContrailNetwork, ProviderError> {
     match &request.network.provider {
         NetworkProvider::Contrail(network) => Ok(network),
-        NetworkProvider::Bridge(_) => Err(refused(
+        NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) => Err(refused(
             &request.network.name,
             "is no network of provider \"contrail\"",
         )),
@@ -197,7 +199,7 @@ fn network(request: &NetworkRequest) -> Result<&ContrailNetwork, ProviderError> 
 
 /// The container's side of a network's interfaces on this host is named by hash, as all our links
 /// are; the vRouter agent's users look for `tap`.
-fn host_interface(container: &ContainerId, interface: &str) -> String {
+pub(crate) fn host_interface(container: &ContainerId, interface: &str) -> String {
     let name = container.host_interface(interface);
     format!("{TAP}{}", &name[name.len() - 12..])
 }

@@ -1,7 +1,7 @@
 //! The counters of a container's interface, read at its host end.
 
 use super::{BoxError, ProviderError, Statistics, failed};
-use crate::plumbing::links;
+use crate::plumbing::links::{self, Link};
 use crate::plumbing::netlink::NetlinkSocket;
 
 /// The counters of the container whose host end is the link `name`.
@@ -27,4 +27,19 @@ pub(super) async fn of_host_end(network: &str, name: String) -> Result<Statistic
         .await
         .unwrap_or_else(|error| Err(error.into()))
         .map_err(|error| failed(network, action, error))
+}
+
+/// The counters of the container's own end, seen from inside.
+pub(super) fn of_own_end(link: &Link) -> Statistics {
+    let counters = link.counters;
+    Statistics {
+        rx_packets: counters.rx_packets,
+        rx_bytes: counters.rx_bytes,
+        rx_errors: counters.rx_errors,
+        rx_dropped: counters.rx_dropped,
+        tx_packets: counters.tx_packets,
+        tx_bytes: counters.tx_bytes,
+        tx_errors: counters.tx_errors,
+        tx_dropped: counters.tx_dropped,
+    }
 }

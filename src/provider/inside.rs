@@ -90,13 +90,7 @@ fn requests(inside: &Inside<'_>, index: u32) -> Vec<Request> {
     for net in inside.addresses {
         requests.push(addressing::add_address(index, name, *net));
     }
-    // The first interface's routes win; the others' stand by.
-    let metric = name
-        .trim_start_matches(|letter: char| !letter.is_ascii_digit())
-        .parse::<u32>()
-        .ok()
-        .filter(|number| *number > 0)
-        .map(|number| number.saturating_add(1024));
+    let metric = metric(name);
     for gateway in inside.gateways {
         let mut routes: Vec<IpNet> = inside
             .routes
@@ -119,9 +113,43 @@ fn requests(inside: &Inside<'_>, index: u32) -> Vec<Request> {
     requests
 }
 
+/// The metric of an interface's routes: the first one's win, the others' stand by, and no two
+/// interfaces' are the same route.
+fn metric(interface: &str) -> Option<u32> {
+    let number = interface
+        .strip_prefix("eth")
+        .and_then(|number| number.parse::<u16>().ok());
+    match number {
+        Some(0) => None,
+        Some(number) => Some(1024 + u32::from(number)),
+        // A name that somebody chose, as CNI plugins allow.
+        None => Some(
+            interface
+                .bytes()
+                .fold(0_u32, |sum, byte| (sum * 31 + u32::from(byte)) % (1 << 20))
+                + (1 << 20),
+        ),
+    }
+}
+
 pub(super) fn unspecified(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::metric;
+
+    #[test]
+    fn the_first_interface_wins_and_no_two_are_the_same() {
+        assert_eq!(metric("eth0"), None);
+        assert_eq!(metric("eth1"), Some(1025));
+        let others = ["eth2", "ethernet", "blue0", "red0", "net7", "0"];
+        let metrics: std::collections::BTreeSet<_> = others.map(metric).into();
+        assert_eq!(metrics.len(), others.len());
+        assert!(metrics.iter().all(|metric| *metric > Some(1025)));
     }
 }

@@ -14,6 +14,7 @@
 //! After a restart the caller hands each intent that it found to `adopt`, then calls `sweep`.
 
 pub mod bridge;
+pub mod cni;
 pub mod contrail;
 mod counters;
 mod inside;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Dns, Network};
 use crate::container::{ContainerId, Mac};
+use crate::proto::mesos::NetworkInfo;
 
 pub use registry::Providers;
 
@@ -50,6 +52,8 @@ pub struct NetworkRequest {
     pub ports: Vec<PortMapping>,
     /// The labels of the `NetworkInfo`, last one of a key wins.
     pub labels: BTreeMap<String, String>,
+    /// What the framework wrote, for plugins that are told all of it.
+    pub info: NetworkInfo,
 }
 
 /// One address that a framework asks for.
@@ -132,6 +136,8 @@ pub enum ProviderIntent {
     Bridge(bridge::BridgeIntent),
     /// Contrail's vRouter.
     Contrail(contrail::ContrailIntent),
+    /// CNI plugins.
+    Cni(cni::CniIntent),
 }
 
 /// What an attach made, beyond what its intent said already.

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::bridge::BridgeProvider;
+use super::cni::CniProvider;
 use super::contrail::ContrailProvider;
 use super::{Attachment, Intent, Lost, Provider, ProviderError, ProviderIntent};
 use crate::config::{Config, Network, NetworkProvider};
@@ -16,6 +17,7 @@ use crate::container::ContainerId;
 pub struct Providers {
     bridge: BridgeProvider,
     contrail: ContrailProvider,
+    cni: CniProvider,
 }
 
 impl Providers {
@@ -24,12 +26,13 @@ impl Providers {
     pub fn new(config: &Config, lost: UnboundedSender<Lost>) -> Result<Self, ProviderError> {
         Ok(Self {
             bridge: BridgeProvider::new(&config.state_dir, lost.clone())?,
-            contrail: ContrailProvider::new(config, lost)?,
+            contrail: ContrailProvider::new(config, lost.clone())?,
+            cni: CniProvider::new(config, lost)?,
         })
     }
 
-    fn all(&self) -> [&dyn Provider; 2] {
-        [&self.bridge, &self.contrail]
+    fn all(&self) -> [&dyn Provider; 3] {
+        [&self.bridge, &self.contrail, &self.cni]
     }
 
     /// The provider of a network.
@@ -38,6 +41,7 @@ impl Providers {
         match network.provider {
             NetworkProvider::Bridge(_) => &self.bridge,
             NetworkProvider::Contrail(_) => &self.contrail,
+            NetworkProvider::Cni(_) => &self.cni,
         }
     }
 
@@ -47,6 +51,7 @@ impl Providers {
         match intent.provider {
             ProviderIntent::Bridge(_) => &self.bridge,
             ProviderIntent::Contrail(_) => &self.contrail,
+            ProviderIntent::Cni(_) => &self.cni,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use contrail_mesos::config::{Network, Source};
+use contrail_mesos::config::{Network, NetworkProvider, Source};
 
 /// Prints what is wrong, a problem a line, or what the configuration says.
 pub(crate) fn run(source: &Source) -> ExitCode {
@@ -15,7 +15,10 @@ pub(crate) fn run(source: &Source) -> ExitCode {
                 if config.networks.len() == 1 { "" } else { "s" }
             );
             for network in &config.networks {
-                println!("  {}: {}", network.name, subnets(network));
+                println!("  {}: {}", network.name, description(network));
+            }
+            for problem in &config.unusable {
+                println!("not usable: {problem}");
             }
             ExitCode::SUCCESS
         }
@@ -34,7 +37,13 @@ pub(crate) fn run(source: &Source) -> ExitCode {
     }
 }
 
-fn subnets(network: &Network) -> String {
+fn description(network: &Network) -> String {
+    if let NetworkProvider::Cni(cni) = &network.provider {
+        return match &cni.chain {
+            Ok(chain) => format!("CNI plugins {}", chain.types().join(", ")),
+            Err(_) => "CNI plugins, not usable".to_owned(),
+        };
+    }
     let subnets = network.subnets();
     subnets
         .iter()

@@ -67,6 +67,7 @@ fn request(container: &str, network: &Network) -> NetworkRequest {
         addresses: vec![AddressRequest::Any],
         ports: vec![],
         labels: std::collections::BTreeMap::new(),
+        info: crate::proto::mesos::NetworkInfo::default(),
     }
 }
 

@@ -58,7 +58,7 @@ pub struct Plug {
 }
 
 impl Plug {
-    /// Plugs it. What was made is left when this fails: see [`Plug::remove_links`] and
+    /// Plugs it. What was made is left when this fails: remove the links, and see
     /// [`VrouterClient::unregister`].
     pub async fn plug(
         &self,

@@ -23,7 +23,7 @@ pub(super) fn check(request: &NetworkRequest) -> Option<ProviderError> {
 }
 
 /// What the framework asks for, less what goes without saying.
-pub(super) fn asked(addresses: &[AddressRequest]) -> Vec<PortAddressRequest> {
+pub(crate) fn asked(addresses: &[AddressRequest]) -> Vec<PortAddressRequest> {
     addresses
         .iter()
         .filter_map(|address| match address {

@@ -180,6 +180,8 @@ impl Harness {
                 sync_ports: false,
             }),
             networks: vec![],
+            cni: None,
+            unusable: vec![],
         };
         let (sender, lost) = unbounded_channel();
         Self {
@@ -265,6 +267,7 @@ fn request(container: &str, place: usize) -> NetworkRequest {
         addresses: vec![AddressRequest::Any],
         ports: vec![],
         labels: BTreeMap::new(),
+        info: crate::proto::mesos::NetworkInfo::default(),
     }
 }
 

@@ -1,0 +1,228 @@
+//! What a plugin's result says, in any form from 0.1.0 to 1.1.0.
+//!
+//! Until 0.2.0 it is `ip4` and `ip6`, from 0.3.0 `ips`, `interfaces` and `routes`. The forms are
+//! told apart by what is there, for plugins are not strict about the version that they write.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::config::{Dns, is_word};
+use crate::container::Mac;
+
+/// What there is to know of a result.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Outcome {
+    /// The container's addresses.
+    pub(super) addresses: Vec<IpNet>,
+    /// Next hops, one per family at most.
+    pub(super) gateways: Vec<IpAddr>,
+    /// Resolver configuration.
+    pub(super) dns: Dns,
+    /// The Ethernet address of the container's interface.
+    pub(super) mac: Option<Mac>,
+    /// Interfaces on the host: among them the host's end, where there is one.
+    pub(super) host_interfaces: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawResult {
+    ip4: Option<RawOldAddress>,
+    ip6: Option<RawOldAddress>,
+    ips: Option<Vec<RawAddress>>,
+    interfaces: Option<Vec<RawInterface>>,
+    dns: Option<RawDns>,
+}
+
+#[derive(Deserialize)]
+struct RawOldAddress {
+    ip: String,
+    #[serde(default)]
+    gateway: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawAddress {
+    address: String,
+    #[serde(default)]
+    gateway: Option<String>,
+    #[serde(default)]
+    interface: Option<i64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawInterface {
+    name: String,
+    mac: Option<String>,
+    sandbox: Option<String>,
+}
+
+impl RawInterface {
+    fn is_inside(&self) -> bool {
+        self.sandbox.as_ref().is_some_and(|path| !path.is_empty())
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawDns {
+    nameservers: Option<Vec<String>>,
+    domain: Option<String>,
+    search: Option<Vec<String>>,
+    options: Option<Vec<String>>,
+}
+
+/// Reads the result of a plugin that was asked for the interface `interface`.
+pub(super) fn parse(result: &Value, interface: &str) -> Result<Outcome, String> {
+    if !result.is_object() {
+        return Err("its result is no JSON object".to_owned());
+    }
+    let raw: RawResult = serde_path_to_error::deserialize(result)
+        .map_err(|error| format!("its result is not as CNI says: {error}"))?;
+    let interfaces = raw.interfaces.unwrap_or_default();
+    let mut outcome = Outcome {
+        host_interfaces: interfaces
+            .iter()
+            .filter(|other| !other.is_inside())
+            .map(|other| other.name.clone())
+            .collect(),
+        dns: raw.dns.map(dns).unwrap_or_default(),
+        ..Outcome::default()
+    };
+    let own = interfaces
+        .iter()
+        .find(|other| other.name == interface && other.is_inside())
+        .or_else(|| interfaces.iter().find(|other| other.is_inside()));
+    outcome.mac = own
+        .and_then(|own| own.mac.clone())
+        .and_then(|mac| Mac::try_from(mac.to_lowercase()).ok());
+    for old in [raw.ip4, raw.ip6].into_iter().flatten() {
+        outcome.add(&old.ip, old.gateway.as_deref())?;
+    }
+    for ip in raw.ips.unwrap_or_default() {
+        // An address of an interface on the host is the host's.
+        let of = ip
+            .interface
+            .and_then(|index| interfaces.get(usize::try_from(index).ok()?));
+        if of.is_none_or(RawInterface::is_inside) {
+            outcome.add(&ip.address, ip.gateway.as_deref())?;
+        }
+    }
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn add(&mut self, address: &str, gateway: Option<&str>) -> Result<(), String> {
+        let address: IpNet = address
+            .parse()
+            .map_err(|_| format!("its result has the address {address:?}, which is none"))?;
+        if !self.addresses.contains(&address) {
+            self.addresses.push(address);
+        }
+        let Some(gateway) = gateway.filter(|gateway| !gateway.is_empty()) else {
+            return Ok(());
+        };
+        let gateway: IpAddr = gateway
+            .parse()
+            .map_err(|_| format!("its result has the gateway {gateway:?}, which is none"))?;
+        if !self
+            .gateways
+            .iter()
+            .any(|other| other.is_ipv4() == gateway.is_ipv4())
+        {
+            self.gateways.push(gateway);
+        }
+        Ok(())
+    }
+}
+
+/// Whatever cannot stand in a `resolv.conf` is left out: a resolver that works in part is better
+/// than no container.
+fn dns(raw: RawDns) -> Dns {
+    let words = |words: Option<Vec<String>>| -> Vec<String> {
+        let words = words.unwrap_or_default().into_iter();
+        words.filter(|word| is_word(word)).collect()
+    };
+    Dns {
+        nameservers: raw
+            .nameservers
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|server| server.parse().ok())
+            .collect(),
+        domain: raw.domain.filter(|domain| is_word(domain)),
+        search: words(raw.search),
+        options: words(raw.options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_old_form_is_understood() {
+        let result = json!({
+            "cniVersion": "0.2.0",
+            "ip4": { "ip": "10.1.0.5/16", "gateway": "10.1.0.1", "routes": [{ "dst": "0.0.0.0/0" }] },
+            "ip6": { "ip": "fd00::5/64" },
+            "dns": { "nameservers": ["10.1.0.2", "not an address"], "search": ["a.b", "c\nd"] },
+        });
+        let outcome = parse(&result, "eth0").unwrap();
+        assert_eq!(outcome.addresses, nets(&["10.1.0.5/16", "fd00::5/64"]));
+        assert_eq!(outcome.gateways, ["10.1.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(outcome.dns.nameservers.len(), 1);
+        assert_eq!(outcome.dns.search, ["a.b"]);
+        assert_eq!(outcome.mac, None);
+    }
+
+    #[test]
+    fn the_new_form_is_understood_and_the_hosts_own_addresses_are_not_the_containers() {
+        let result = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                { "name": "cni0", "mac": "02:00:00:00:00:01", "mtu": 1500 },
+                { "name": "veth1" },
+                { "name": "eth0", "mac": "AA:BB:CC:00:11:22", "sandbox": "/run/netns/x" },
+            ],
+            "ips": [
+                { "address": "10.1.0.1/16", "interface": 0 },
+                { "version": "4", "address": "10.1.0.5/16", "gateway": "10.1.0.1", "interface": 2 },
+                { "address": "fd00::5/64" },
+                { "address": "10.1.0.5/16" },
+            ],
+            "routes": null,
+            "dns": {},
+        });
+        let outcome = parse(&result, "eth0").unwrap();
+        assert_eq!(outcome.addresses, nets(&["10.1.0.5/16", "fd00::5/64"]));
+        assert_eq!(outcome.host_interfaces, ["cni0", "veth1"]);
+        assert_eq!(outcome.mac.unwrap().to_string(), "aa:bb:cc:00:11:22");
+    }
+
+    #[test]
+    fn nonsense_is_refused_and_nothing_is_nothing() {
+        assert_eq!(parse(&json!({}), "eth0").unwrap(), Outcome::default());
+        for wrong in [
+            json!([]),
+            json!("text"),
+            json!({ "ips": [{ "address": "10.0.0.300/8" }] }),
+            json!({ "ips": [{}] }),
+            json!({ "ip4": { "ip": "10.0.0.1" } }),
+            json!({ "ip4": { "ip": "10.0.0.1/8", "gateway": "x" } }),
+            json!({ "ips": "10.0.0.1/8" }),
+        ] {
+            assert!(parse(&wrong, "eth0").is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What the plugins of one interface were given and what they answered, for the DEL that may come
+//! after a restart, and where the intent cannot be read.
+//!
+//! ```text
+//! <state_dir>/cni/<container>/<interface>.json    the record, from before the first plugin runs
+//! <state_dir>/cni/<container>/<interface>.stdin   a plugin's standard input; locked while one runs
+//! ```
+//!
+//! Both are for root's eyes only, for configurations may have passwords. Nothing is synced: the
+//! intent is, and has what a DEL cannot do without.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::super::Intent;
+use crate::container::ContainerId;
+
+/// How often a lock is tried for.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Which namespace it is, for as long as it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NamespaceId {
+    device: u64,
+    inode: u64,
+}
+
+impl NamespaceId {
+    pub(super) fn new(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
+
+    pub(super) fn of(namespace: impl AsFd) -> io::Result<Self> {
+        let stat = fstat(namespace)?;
+        Ok(Self::new(stat.st_dev, stat.st_ino))
+    }
+}
+
+/// What is remembered of an interface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) intent: Intent,
+    /// The container's network namespace.
+    pub(super) namespace: NamespaceId,
+    /// The result of the last plugin, once all have come to their end.
+    #[serde(default)]
+    pub(super) result: Option<Value>,
+    /// The host's end, where there is one that belongs to this container alone.
+    #[serde(default)]
+    pub(super) host_interface: Option<String>,
+    /// Whether the container has an interface of that name: `loopback` makes none.
+    #[serde(default)]
+    pub(super) is_inside: bool,
+}
+
+/// The records of one state directory. Every call blocks on the file system.
+#[derive(Clone, Debug)]
+pub(super) struct Records {
+    directory: PathBuf,
+}
+
+impl Records {
+    pub(super) fn new(state_dir: &Path) -> Self {
+        Self {
+            directory: state_dir.join("cni"),
+        }
+    }
+
+    fn of(&self, container: &ContainerId) -> PathBuf {
+        self.directory.join(container.file_name())
+    }
+
+    fn path(&self, intent: &Intent, extension: &str) -> PathBuf {
+        // Interfaces are called eth0 and so on, by us.
+        self.of(&intent.container)
+            .join(format!("{}.{extension}", intent.interface))
+    }
+
+    fn create_directory(&self, intent: &Intent) -> io::Result<()> {
+        let directory = self.of(&intent.container);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+    }
+
+    pub(super) fn write(&self, record: &Record) -> io::Result<()> {
+        self.create_directory(&record.intent)?;
+        let new = self.path(&record.intent, "new");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        fs::rename(&new, self.path(&record.intent, "json"))
+    }
+
+    /// `None` where there is none that can be read.
+    pub(super) fn read(&self, intent: &Intent) -> Option<Record> {
+        read(&self.path(intent, "json")).ok()
+    }
+
+    /// The file for plugins' standard input, locked. Waits for a plugin of an agent that was
+    /// killed: what that makes is to be there before it is removed.
+    pub(super) fn lock(&self, intent: &Intent, deadline: Instant) -> io::Result<File> {
+        self.create_directory(intent)?;
+        let path = self.path(intent, "stdin");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(io::Error::new(
+                        ErrorKind::TimedOut,
+                        format!(
+                            "an earlier plugin is still at work: see who has {} open",
+                            path.display()
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Forgets an interface. Idempotent.
+    pub(super) fn remove(&self, intent: &Intent) -> io::Result<()> {
+        for extension in ["json", "new", "stdin"] {
+            match fs::remove_file(self.path(intent, extension)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        match fs::remove_dir(self.of(&intent.container)) {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything that is there, and what cannot be read.
+    pub(super) fn all(&self) -> io::Result<Vec<Result<Record, PathBuf>>> {
+        let mut records = vec![];
+        for directory in list(&self.directory)? {
+            for path in list(&directory)? {
+                if path
+                    .extension()
+                    .is_some_and(|extension| extension == "json")
+                {
+                    records.push(read(&path).map_err(|_| path));
+                }
+            }
+        }
+        Ok(records)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Record> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// The entries of a directory; of none, none.
+fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(vec![])
+        }
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
+    }
+}

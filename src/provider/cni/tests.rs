@@ -1,0 +1,199 @@
+//! Plugins in namespaces of the test's own: Debian's, and scripts that do as no plugin should.
+//! Needs root and containernetworking-plugins.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::super::{AddressRequest, PortMapping, Protocol};
+use super::*;
+use crate::config::{Network, Source};
+use crate::plumbing::netns::handles;
+use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
+
+mod faults;
+mod real;
+
+/// Where Debian's containernetworking-plugins puts them.
+const DEBIAN: &str = "/usr/lib/cni";
+
+/// A host: this thread's namespace, with a provider of ours.
+struct Harness {
+    provider: CniProvider,
+    lost: UnboundedReceiver<Lost>,
+    place: TempDir,
+}
+
+struct Container {
+    intent: Intent,
+    attachment: Attachment,
+    namespace: OwnedFd,
+}
+
+impl Harness {
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        for directory in ["net.d", "bin", "netns", "leases"] {
+            fs::create_dir(place.path().join(directory)).unwrap();
+        }
+        Self::at(place)
+    }
+
+    fn at(place: TempDir) -> Self {
+        let text = format!(
+            "state_dir = '{place}/state'\nnetns_dir = '{place}/netns'\n[cni]\nconfig_dir = '{place}/net.d'\nplugin_dirs = ['{place}/bin', '{DEBIAN}']\ndeadline = '5s'\n",
+            place = place.path().display()
+        );
+        fs::write(place.path().join("agent.toml"), text).unwrap();
+        let (sender, lost) = unbounded_channel();
+        let config = Source::file(place.path().join("agent.toml"))
+            .load()
+            .unwrap();
+        Self {
+            provider: CniProvider::new(&config, sender).unwrap(),
+            lost,
+            place,
+        }
+    }
+
+    /// The agent was killed and comes back.
+    fn restart(self) -> Self {
+        let Self { place, .. } = self;
+        Self::at(place)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    /// Puts a network into the directory.
+    fn network(&self, config: &Value) -> Network {
+        let name = config["name"].as_str().unwrap();
+        fs::write(self.path("net.d").join(name), config.to_string()).unwrap();
+        let config = Source::file(self.path("agent.toml")).load().unwrap();
+        config.network(name).unwrap().clone()
+    }
+
+    /// A plugin that is a script, which finds the test's directory in `$place`.
+    fn script(&self, name: &str, text: &str) {
+        let path = self.path("bin").join(name);
+        let place = self.place.path().display();
+        fs::write(&path, format!("#!/bin/sh\nplace={place}\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// What scripts wrote to `$place/<name>`.
+    fn wrote(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    fn host_local(&self) -> Value {
+        json!({
+            "type": "host-local", "dataDir": self.path("leases"),
+            "ranges": [[{ "subnet": "10.77.0.0/24" }], [{ "subnet": "fd00:77::/64" }]],
+            "routes": [{ "dst": "0.0.0.0/0" }]
+        })
+    }
+
+    fn leases(&self) -> usize {
+        let networks = fs::read_dir(self.path("leases")).unwrap();
+        networks
+            .flat_map(|network| fs::read_dir(network.unwrap().path()).unwrap())
+            .filter(|file| {
+                let name = file.as_ref().unwrap().file_name();
+                name.to_str().unwrap().contains(['.', ':'])
+                    && !name.to_str().unwrap().contains("last")
+            })
+            .count()
+    }
+
+    async fn intent(&self, request: &NetworkRequest) -> Result<Intent, String> {
+        self.provider
+            .validate(request)
+            .map_err(|errors| text(&errors))?;
+        let intent = self.provider.reserve(request).await.unwrap();
+        // As it is after a restart.
+        let json = serde_json::to_string(&intent).unwrap();
+        Ok(serde_json::from_str(&json).unwrap())
+    }
+
+    async fn attach(&self, request: &NetworkRequest) -> Result<Container, String> {
+        let intent = self.intent(request).await?;
+        let namespace = namespace();
+        // The isolator does this at the same time.
+        let handle = self.path("netns").join(intent.container.file_name());
+        handles::pin(&namespace, &handle).unwrap();
+        let made = self
+            .provider
+            .attach_all(&[&intent], namespace.as_fd())
+            .await;
+        match made {
+            Ok(mut made) => Ok(Container {
+                attachment: made.remove(0),
+                intent,
+                namespace,
+            }),
+            Err(errors) => {
+                self.provider
+                    .detach_all(&[&intent])
+                    .await
+                    .map_err(|errors| text(&errors))?;
+                handles::unpin(&handle).unwrap();
+                Err(text(&errors))
+            }
+        }
+    }
+
+    async fn detach(&self, container: Container) {
+        self.provider
+            .detach_all(&[&container.intent])
+            .await
+            .unwrap();
+        let handle = self
+            .path("netns")
+            .join(container.intent.container.file_name());
+        handles::unpin(&handle).unwrap();
+    }
+
+    /// Nothing of ours is left.
+    fn assert_clean(&self) {
+        assert_eq!(self.leases(), 0);
+        let records = fs::read_dir(self.path("state/cni")).map_or(0, Iterator::count);
+        assert_eq!(records, 0);
+    }
+}
+
+fn text(errors: &[ProviderError]) -> String {
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    errors.join("; ")
+}
+
+fn request(container: &str, network: &Network) -> NetworkRequest {
+    NetworkRequest {
+        container: ContainerId::top_level(container),
+        interface: "eth0".to_owned(),
+        network: network.clone(),
+        addresses: vec![AddressRequest::Any],
+        ports: vec![],
+        labels: std::collections::BTreeMap::new(),
+        info: crate::proto::mesos::NetworkInfo {
+            name: Some(network.name.clone().into_bytes()),
+            ..crate::proto::mesos::NetworkInfo::default()
+        },
+    }
+}
+
+impl Container {
+    fn addresses(&self) -> Vec<String> {
+        let addresses = self.attachment.addresses.iter();
+        addresses.map(ToString::to_string).collect()
+    }
+
+    fn inside(&self, program: &'static str, arguments: &'static str) -> String {
+        inside(&self.namespace, move || run(program, arguments))
+    }
+}
