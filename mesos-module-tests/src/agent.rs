@@ -303,6 +303,11 @@ impl Agent {
     /// Ends everything, and fails if anything is left on the host or the machine.
     pub fn end(self) -> Result<()> {
         self.host.block_on(self.framework.teardown())?;
+        self.close()
+    }
+
+    /// As [`Agent::end`], for a framework that was torn down already.
+    pub fn close(self) -> Result<()> {
         self.expect_no_container()?;
         self.cluster.stop()?;
         self.host.expect_nothing_since(&self.before)?;

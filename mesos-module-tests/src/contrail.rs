@@ -309,6 +309,19 @@ impl Contrail {
         Ok(())
     }
 
+    /// Waits until the API server holds no object of that type.
+    pub fn expect_none_of(&self, kind: &str) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let objects = self.api.objects(kind);
+            if objects.is_empty() {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < PATIENCE, "left: {objects:?}");
+            sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Waits until the API server holds what it held before: not one object or address more or
     /// less.
     pub fn expect_as_before(&self) -> Result<()> {

@@ -137,7 +137,7 @@ impl Host {
 
     /// Lays a cable from a port of this host's bridge to an interface `uplink` of the host in which
     /// the process `pid` is.
-    pub fn attach_cable(&self, port: &str, bridge: &str, pid: u32) -> Result<()> {
+    fn attach_cable(&self, port: &str, bridge: &str, pid: u32) -> Result<()> {
         // The other host's process id is the machine's, not this host's.
         let script =
             format!("ip link add {port} master {bridge} up type veth peer name uplink netns {pid}");
@@ -151,6 +151,25 @@ impl Host {
             "{script}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+        Ok(())
+    }
+
+    /// Makes this host the switch `fabric` between others, each with a cable from its interface
+    /// `uplink`. Their addresses must be of 192.0.2.0/24; `beyond` is what this host reaches by
+    /// the switch, too.
+    pub fn connect(&self, hosts: &[&Host], beyond: &[&str]) -> Result<()> {
+        let own = self.address();
+        self.sh("ip link add fabric type bridge && ip link set fabric up")?;
+        for subnet in [&["192.0.2.0/24"], beyond].concat() {
+            self.sh(&format!("ip route add {subnet} dev fabric src {own}"))?;
+        }
+        for (index, host) in hosts.iter().enumerate() {
+            self.attach_cable(&format!("port{index}"), "fabric", host.pid())?;
+            let address = host.address();
+            host.sh(&format!(
+                "ip link set uplink up && ip route add 192.0.2.0/24 dev uplink src {address}"
+            ))?;
+        }
         Ok(())
     }
 

@@ -35,6 +35,24 @@ pub struct Found<T> {
     pub differs: Vec<String>,
 }
 
+/// A network whose own subnets are used up is refused in the words of an address outside of them,
+/// since the server went on to look among flat subnets; whoever asked for no address in particular
+/// was told of the former.
+fn without_wish(mut error: VncError, call: &Call) -> VncError {
+    let asks = call.body.iter().flat_map(|body| body.as_object());
+    let asks = asks.flat_map(|body| body.values()).any(|object| {
+        ["instance_ip_address", "floating_ip_address", "subnet_uuid"]
+            .iter()
+            .any(|field| object[*field].is_string())
+    });
+    if let VncErrorKind::AddressOutside { said } = &error.kind
+        && !asks
+    {
+        error.kind = VncErrorKind::Exhausted { said: said.clone() };
+    }
+    error
+}
+
 impl VncClient {
     /// Creates an object, with the uuid that it has or else a new one. What is there already is
     /// an error; see [`VncClient::ensure`].
@@ -68,7 +86,7 @@ impl VncClient {
             {
                 self.confirm::<T>(uuid, failure.error).await
             }
-            Err(failure) => Err(failure.into()),
+            Err(failure) => Err(without_wish(failure.into(), &call)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use contrail_mesos::sim::framework::{TaskSpec, TaskUpdate};
+use mesos_module_tests::Host;
 use mesos_module_tests::agent::{self, Agent};
 use mesos_module_tests::contrail::{Contrail, Vrouter};
 use serde_json::{Value, json};
@@ -24,15 +25,14 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn start() -> Result<Self> {
-        Self::start_with("")
+        Self::on(agent::host()?, "", None)
     }
 
-    /// With more in the agent's configuration, before its first table.
-    pub(crate) fn start_with(config: &str) -> Result<Self> {
-        let host = agent::host()?;
+    /// On that host, with more networks, and the interface on which floating addresses are.
+    pub(crate) fn on(host: Host, networks: &str, uplink: Option<&str>) -> Result<Self> {
         let mut contrail = Contrail::start(&host)?;
-        let vrouter = contrail.vrouter(&host, "node-1", None)?;
-        let config = format!("{config}\n{}", contrail.agent_config(&vrouter));
+        let vrouter = contrail.vrouter(&host, "node-1", uplink)?;
+        let config = format!("{}{networks}", contrail.agent_config(&vrouter));
         let agent = Agent::start_on(host, &config, |cluster| cluster)?;
         Ok(Self {
             agent,
@@ -62,7 +62,7 @@ impl Bed {
         } = self;
         vrouter.stop()?;
         drop(contrail);
-        agent.end()
+        agent.close()
     }
 }
 

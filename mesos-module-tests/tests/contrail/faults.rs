@@ -19,6 +19,12 @@ fn effects() -> [Effect; 5] {
     ]
 }
 
+/// How long a server is away: `CONTRAIL_TEST_AWAY` seconds, or so many.
+fn away(short: u64) -> Duration {
+    let given = std::env::var("CONTRAIL_TEST_AWAY").ok();
+    Duration::from_secs(given.and_then(|text| text.parse().ok()).unwrap_or(short))
+}
+
 /// Runs a task while something is wrong, and ends it; it ran or failed with a reason.
 fn one_life(bed: &Bed, id: &str) -> Result<()> {
     bed.agent.launch(blue(id))?;
@@ -92,7 +98,7 @@ fn the_api_server_is_slow_or_talks_nonsense_or_is_away() -> Result<()> {
     bed.contrail.api().unplug();
     bed.agent.launch(blue("waits"))?;
     bed.agent.kill("stays")?;
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(away(5));
     bed.agent.host().block_on(bed.contrail.api().plug())?;
     let update = bed.agent.settled("waits")?;
     if !update.state.is_terminal() {
@@ -129,7 +135,7 @@ fn the_vrouter_agent_is_away_when_containers_come_and_go() -> Result<()> {
     bed.vrouter.handle.unplug();
     bed.agent.launch(blue("comes"))?;
     bed.agent.kill("goes")?;
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(away(3));
     bed.agent.host().block_on(bed.vrouter.handle.plug())?;
     let update = bed.agent.settled("comes")?;
     if !update.state.is_terminal() {

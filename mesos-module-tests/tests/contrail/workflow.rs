@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use contrail_mesos::sim::framework::{GroupSpec, TaskSpec};
-use mesos_module_tests::agent::container;
+use mesos_module_tests::agent::{self, container};
 use serde_json::json;
 
 use crate::bed::{BLUE, Bed, NETWORK, address_in, blue, info, task};
@@ -152,7 +152,6 @@ fn the_agent_and_the_vrouter_agent_come_back_and_find_their_containers() -> Resu
     bed.agent
         .host()
         .sh(&format!("rm -r {}/*", bed.vrouter.port_files().display()))?;
-    let host = bed.agent.host().clone();
     bed.vrouter.restart()?;
     bed.agent.passes(task("three", "true", &BLUE))?;
     let started = std::time::Instant::now();
@@ -168,7 +167,6 @@ fn the_agent_and_the_vrouter_agent_come_back_and_find_their_containers() -> Resu
         &format!("for i in 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 1 {address} && exit 0; done; exit 1"),
         &BLUE,
     ))?;
-    drop(host);
     bed.agent.kill("one")?;
     bed.expect_nothing()?;
     bed.end()
@@ -176,20 +174,7 @@ fn the_agent_and_the_vrouter_agent_come_back_and_find_their_containers() -> Resu
 
 #[test]
 fn containers_of_bridge_and_contrail_stand_side_by_side() -> Result<()> {
-    let host = mesos_module_tests::agent::host()?;
-    let mut contrail = mesos_module_tests::contrail::Contrail::start(&host)?;
-    let vrouter = contrail.vrouter(&host, "node-1", None)?;
-    let config = format!(
-        "{}{}",
-        contrail.agent_config(&vrouter),
-        mesos_module_tests::agent::BLUE
-    );
-    let agent = mesos_module_tests::agent::Agent::start_on(host, &config, |cluster| cluster)?;
-    let bed = Bed {
-        agent,
-        vrouter,
-        contrail,
-    };
+    let bed = Bed::on(agent::host()?, agent::BLUE, None)?;
     let both = TaskSpec::new("both", "exec sleep 1000")
         .network_info(json!({ "name": "blue" }))
         .network_info(info(&BLUE));

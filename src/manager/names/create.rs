@@ -60,10 +60,9 @@ impl Names {
             return Err(self.unknown::<VirtualNetwork>("network", name).await?);
         }
         if subnets.is_empty() {
+            let unknown = self.unknown::<VirtualNetwork>("network", name).await?;
             return Err(ManagerError::invalid(format!(
-                "there is no network {}, and it is created only with subnets: name them in the \
-                 label network-subnets",
-                quoted(name)
+                "{unknown}; it is created only with subnets: name them in the label network-subnets"
             )));
         }
         if let Some(project) = name.parent() {

@@ -53,7 +53,11 @@ pub(crate) fn run() -> Result<()> {
         names.push(host.name().to_owned());
         hosts.push(host);
     }
-    connect(&outside, &hosts)?;
+    // Floating addresses are answered for on the cable.
+    outside.connect(
+        &hosts.iter().collect::<Vec<_>>(),
+        &["10.66.77.0/24", "10.33.44.0/24"],
+    )?;
     let before: Vec<_> = hosts.iter().map(Host::leftovers).collect::<Result<_>>()?;
     let mut contrail = Contrail::start(&outside)?;
     provision(&mut contrail)?;
@@ -96,23 +100,6 @@ pub(crate) fn run() -> Result<()> {
     for name in names {
         let traces = leftovers::traces_of(&name)?;
         ensure!(traces.is_empty(), "left on the machine: {traces:?}");
-    }
-    Ok(())
-}
-
-/// A switch outside, with a cable to each host.
-fn connect(outside: &Host, hosts: &[Host]) -> Result<()> {
-    outside.sh("ip link add fabric type bridge && ip link set fabric up")?;
-    outside.sh("ip route add 192.0.2.0/24 dev fabric src 192.0.2.100")?;
-    // Floating addresses are answered for on the cable.
-    outside.sh("ip route add 10.66.77.0/24 dev fabric src 192.0.2.100 && ip route add 10.33.44.0/24 dev fabric src 192.0.2.100")?;
-    for (index, host) in hosts.iter().enumerate() {
-        let pid = host.pid();
-        outside.attach_cable(&format!("port{index}"), "fabric", pid)?;
-        let address = host.address();
-        host.sh(&format!(
-            "ip link set uplink up && ip route add 192.0.2.0/24 dev uplink src {address}"
-        ))?;
     }
     Ok(())
 }
