@@ -1,23 +1,24 @@
 //! Contrail around one or more hosts: a simulated API server, the real manager, and on each host a
 //! simulated vRouter agent that truly forwards. Everything listens inside the hosts' namespaces.
 
+mod objects;
+mod vrouter;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos::sim::{vnc as api, vrouter};
-use contrail_mesos::vnc::{
-    Domain, FqName, IpamSubnet, NetworkIpam, NetworkIpamSubnets, Object, PolicyAddress,
-    PolicyEntries, PolicyRule, PortRange, Prefix, Project, Ref, VirtualNetwork, VirtualRouter,
-    VncClient, VncOptions,
-};
+use contrail_mesos::sim::{vnc as api, vrouter as agent};
+use contrail_mesos::vnc::{FqName, Object, VirtualRouter, VncClient, VncOptions};
 use serde_json::{Value, json};
 
+pub use self::objects::open_ports;
+use self::objects::{network, provision};
+pub use self::vrouter::Vrouter;
 use crate::Host;
 use crate::agent::PATIENCE;
 
@@ -27,23 +28,6 @@ const CONTROL_PORT: u16 = 8083;
 const MANAGER_PORT: u16 = 6992;
 /// What agents and manager share.
 const TOKEN: &str = "a-token-of-this-test-alone";
-
-/// Projects, networks and subnets that are there before any container, as the seed's examples name
-/// them.
-const NETWORKS: [(&str, &[&str]); 3] = [
-    (
-        "default-domain:default-project:blue-network",
-        &["5.5.5.0/24", "fd00:5::/64"],
-    ),
-    (
-        "default-domain:default-project:red-network",
-        &["6.6.6.0/24"],
-    ),
-    (
-        "default-domain:default-project:tiny-network",
-        &["7.7.7.0/29"],
-    ),
-];
 
 /// The API server and the manager, on one host.
 pub struct Contrail {
@@ -60,16 +44,6 @@ pub struct Contrail {
 pub struct Before {
     objects: BTreeMap<String, usize>,
     addresses: Vec<String>,
-}
-
-/// The vRouter agent of a host.
-pub struct Vrouter {
-    /// The agent, seen from the inside.
-    pub handle: vrouter::Handle,
-    host: Host,
-    name: String,
-    address: IpAddr,
-    options: vrouter::Options,
 }
 
 impl Contrail {
@@ -181,15 +155,15 @@ impl Contrail {
         self.host.block_on(self.client.ensure(&router))?;
         self.before = before(&self.api);
         let ports = host.directory().join("ports");
-        let options = vrouter::Options {
+        let options = agent::Options {
             address,
-            data_path: vrouter::DataPath::On(vrouter::Forwarding {
+            data_path: agent::DataPath::On(agent::Forwarding {
                 uplink: uplink.map(str::to_owned),
                 host_access: true,
             }),
-            ..vrouter::Options::new(name, &self.control(), &ports)
+            ..agent::Options::new(name, &self.control(), &ports)
         };
-        let (_, handle) = host.block_on(vrouter::Agent::start(options.clone()))?;
+        let (_, handle) = host.block_on(agent::Agent::start(options.clone()))?;
         Ok(Vrouter {
             handle,
             host: host.clone(),
@@ -358,49 +332,6 @@ impl Drop for Contrail {
     }
 }
 
-impl Vrouter {
-    /// The directory of port files that the agent's configuration names.
-    #[must_use]
-    pub fn port_files(&self) -> PathBuf {
-        self.options.ports_dir.join("vm")
-    }
-
-    /// Waits until the agent has no port and no port file any more.
-    pub fn expect_no_port(&self) -> Result<()> {
-        let started = Instant::now();
-        loop {
-            let ports = self.handle.ports();
-            let files = files(&self.port_files())?;
-            if ports.is_empty() && files.is_empty() {
-                return Ok(());
-            }
-            ensure!(
-                started.elapsed() < PATIENCE,
-                "the vRouter agent has {ports:?}, and files {files:?}"
-            );
-            sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Ends the agent, and starts it again at the same address.
-    pub fn restart(&mut self) -> Result<()> {
-        self.host.block_on(self.handle.stop())?;
-        let options = vrouter::Options {
-            listen: self.handle.address(),
-            ..self.options.clone()
-        };
-        let (_, handle) = self.host.block_on(vrouter::Agent::start(options))?;
-        self.handle = handle;
-        Ok(())
-    }
-
-    /// Ends the agent, and what it forwards with.
-    pub fn stop(self) -> Result<()> {
-        self.host.block_on(self.handle.stop())?;
-        Ok(())
-    }
-}
-
 /// A binary of the product, built in release.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -414,15 +345,6 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path.canonicalize()?)
 }
 
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
-    if !directory.exists() {
-        return Ok(vec![]);
-    }
-    fs::read_dir(directory)?
-        .map(|entry| Ok(entry?.path()))
-        .collect()
-}
-
 fn before(api: &api::Handle) -> Before {
     let taken = api.addresses();
     let mut addresses: Vec<String> = taken
@@ -434,68 +356,4 @@ fn before(api: &api::Handle) -> Before {
         objects: api.counts(),
         addresses,
     }
-}
-
-/// A security group's rules that let these TCP ports in, and everything out.
-#[must_use]
-pub fn open_ports(ports: &[i32]) -> PolicyEntries {
-    let range = |start_port, end_port| PortRange {
-        start_port,
-        end_port,
-    };
-    let local = || PolicyAddress {
-        security_group: Some("local".to_owned()),
-        ..PolicyAddress::default()
-    };
-    let anywhere = || PolicyAddress {
-        subnet: "0.0.0.0/0".parse().ok().map(Prefix::of),
-        ..PolicyAddress::default()
-    };
-    let rule = |protocol: &str, from, to, ports| PolicyRule {
-        direction: Some(">".to_owned()),
-        protocol: Some(protocol.to_owned()),
-        ethertype: Some("IPv4".to_owned()),
-        src_addresses: vec![from],
-        src_ports: vec![range(0, 65535)],
-        dst_addresses: vec![to],
-        dst_ports: vec![ports],
-        ..PolicyRule::default()
-    };
-    let mut rules = vec![rule("any", local(), anywhere(), range(0, 65535))];
-    for port in ports {
-        rules.push(rule("tcp", anywhere(), local(), range(*port, *port)));
-    }
-    PolicyEntries { policy_rule: rules }
-}
-
-async fn provision(client: &VncClient) -> Result<()> {
-    for (name, subnets) in NETWORKS {
-        network(client, name, subnets).await?;
-    }
-    Ok(())
-}
-
-async fn network(client: &VncClient, name: &str, subnets: &[&str]) -> Result<()> {
-    let name: FqName = name.parse()?;
-    let project = name.parent().context("a network has a project")?;
-    let domain = project.parent().context("a project has a domain")?;
-    client.ensure(&Domain::named(domain)).await?;
-    client.ensure(&Project::named(project.clone())).await?;
-    let ipam = NetworkIpam::named(project.child(format!("{}-ipam", name.name())));
-    client.ensure(&ipam).await?;
-    let mut network = VirtualNetwork::named(name);
-    let subnets = subnets.iter().map(|subnet| {
-        Ok(IpamSubnet {
-            subnet: Some(Prefix::of(subnet.parse()?)),
-            ..IpamSubnet::default()
-        })
-    });
-    network.network_ipam_refs = vec![Ref::with(
-        ipam.common.fq_name,
-        NetworkIpamSubnets {
-            ipam_subnets: subnets.collect::<Result<_>>()?,
-        },
-    )];
-    client.ensure(&network).await?;
-    Ok(())
 }

@@ -39,7 +39,7 @@ pub struct Found<T> {
 /// since the server went on to look among flat subnets; whoever asked for no address in particular
 /// was told of the former.
 fn without_wish(mut error: VncError, call: &Call) -> VncError {
-    let asks = call.body.iter().flat_map(|body| body.as_object());
+    let asks = call.body.iter().filter_map(|body| body.as_object());
     let asks = asks.flat_map(|body| body.values()).any(|object| {
         ["instance_ip_address", "floating_ip_address", "subnet_uuid"]
             .iter()

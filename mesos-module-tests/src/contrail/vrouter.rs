@@ -1,0 +1,75 @@
+//! The simulated vRouter agent of a host.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use contrail_mesos::sim::vrouter;
+
+use crate::Host;
+use crate::agent::PATIENCE;
+
+/// The vRouter agent of a host.
+pub struct Vrouter {
+    /// The agent, seen from the inside.
+    pub handle: vrouter::Handle,
+    pub(super) host: Host,
+    pub(super) name: String,
+    pub(super) address: IpAddr,
+    pub(super) options: vrouter::Options,
+}
+
+impl Vrouter {
+    /// The directory of port files that the agent's configuration names.
+    #[must_use]
+    pub fn port_files(&self) -> PathBuf {
+        self.options.ports_dir.join("vm")
+    }
+
+    /// Waits until the agent has no port and no port file any more.
+    pub fn expect_no_port(&self) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let ports = self.handle.ports();
+            let files = files(&self.port_files())?;
+            if ports.is_empty() && files.is_empty() {
+                return Ok(());
+            }
+            ensure!(
+                started.elapsed() < PATIENCE,
+                "the vRouter agent has {ports:?}, and files {files:?}"
+            );
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the agent, and starts it again at the same address.
+    pub fn restart(&mut self) -> Result<()> {
+        self.host.block_on(self.handle.stop())?;
+        let options = vrouter::Options {
+            listen: self.handle.address(),
+            ..self.options.clone()
+        };
+        let (_, handle) = self.host.block_on(vrouter::Agent::start(options))?;
+        self.handle = handle;
+        Ok(())
+    }
+
+    /// Ends the agent, and what it forwards with.
+    pub fn stop(self) -> Result<()> {
+        self.host.block_on(self.handle.stop())?;
+        Ok(())
+    }
+}
+
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    if !directory.exists() {
+        return Ok(vec![]);
+    }
+    fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
+}
