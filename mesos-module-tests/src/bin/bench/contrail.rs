@@ -15,10 +15,10 @@ use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner};
 use contrail_mesos::isolator::networks::{Networks, Target};
 use contrail_mesos::labels;
 use contrail_mesos::manager::{self, Manager};
+use contrail_mesos::plumbing::addressing;
 use contrail_mesos::plumbing::links::{self, VethPair};
 use contrail_mesos::plumbing::netlink::NetlinkSocket;
 use contrail_mesos::plumbing::netns::{self, Kind};
-use contrail_mesos::plumbing::addressing;
 use contrail_mesos::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
 use contrail_mesos::sim::{vnc as api, vrouter as agent};
 use contrail_mesos::vnc::{
@@ -115,7 +115,11 @@ async fn measure_here(rounds: usize, directory: &Path, report: &mut Report) -> R
             row
         });
         report.add(
-            Row::new(format!("contrail: API calls a container, burst of {count}"), "calls").figures(
+            Row::new(
+                format!("contrail: API calls a container, burst of {count}"),
+                "calls",
+            )
+            .figures(
                 Some(as_f64(own_calls) / as_f64(count)),
                 None,
                 each(floor_calls),
@@ -193,7 +197,7 @@ impl Bed {
         manager.ready().await;
         let mut router =
             VirtualRouter::named(FqName::new(["default-global-system-config", "node-1"]));
-        router.virtual_router_ip_address = Some("127.0.0.1".to_owned());
+        router.virtual_router_ip_address = std::net::IpAddr::from(Ipv4Addr::LOCALHOST).into();
         let router = client.ensure(&router).await?.uuid;
         let control = format!("http://{control}");
         let options = agent::Options::new("node-1", &control, directory.join("ports"));
@@ -301,7 +305,7 @@ impl Bed {
         interface.common.uuid = Some(port);
         interface.virtual_network_refs = vec![Ref::to(network.clone())];
         interface.virtual_machine_refs = vec![Ref::to(name)];
-        interface.common.annotations = Some(KeyValues::from_iter([("index", "0/1")]));
+        interface.common.annotations = KeyValues::from_iter([("index", "0/1")]);
         self.client.create(&interface).await?;
         let mut ip = InstanceIp::named(FqName::new([address.to_string()]));
         ip.common.uuid = Some(address);
@@ -349,7 +353,10 @@ impl Bed {
             .vrouter
             .await_addresses(machine, &[port], deadline)
             .await?;
-        let v4 = plugged.first().and_then(|port| port.v4).context("no address")?;
+        let v4 = plugged
+            .first()
+            .and_then(|port| port.v4)
+            .context("no address")?;
         let namespace = container.namespace.try_clone()?;
         netns::run_in(namespace, move || {
             let mut socket = NetlinkSocket::route()?;

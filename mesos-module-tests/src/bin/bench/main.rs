@@ -3,6 +3,7 @@
 
 mod agent;
 mod contender;
+mod contrail;
 mod floor;
 mod ours;
 mod plugins;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -33,12 +34,9 @@ struct Arguments {
     /// Tasks present while launches on the real agent are measured
     #[arg(long, value_delimiter = ',', default_values_t = [10, 50, 100, 200, 500])]
     tasks: Vec<usize>,
-    /// Measure attach and detach only, without the real agent
-    #[arg(long)]
-    without_agent: bool,
-    /// Measure the real agent only
-    #[arg(long, conflicts_with = "without_agent")]
-    only_agent: bool,
+    /// What to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Agent])]
+    parts: Vec<Part>,
     /// Where the table goes as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -48,6 +46,17 @@ struct Arguments {
     /// How long network/cni may take to launch what has to be present, in seconds
     #[arg(long, default_value_t = 240)]
     peer_patience: u64,
+}
+
+/// A part of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Attach and detach of networks on bridges, without the real agent
+    Attach,
+    /// Containers of Contrail, without the real agent
+    Contrail,
+    /// Launches on the real agent, and its memory
+    Agent,
 }
 
 fn main() -> ExitCode {
@@ -69,12 +78,16 @@ fn run(arguments: &Arguments) -> Result<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     let mut report = Report::default();
     Report::header();
-    if !arguments.only_agent {
+    let is_wanted = |part| arguments.parts.contains(&part);
+    if is_wanted(Part::Attach) {
         attach_and_detach(arguments, &mut report)?;
+    }
+    if is_wanted(Part::Contrail) {
+        contrail::measure(arguments.rounds, &mut report)?;
     }
     // What was measured is worth keeping whatever becomes of the rest.
     let mut result = Ok(());
-    if !arguments.without_agent {
+    if is_wanted(Part::Agent) {
         result = agent::measure(
             &arguments.tasks,
             arguments.memory_at,
