@@ -70,7 +70,7 @@ async fn a_container_is_made_and_the_manager_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("manager.toml");
     let text = format!(
-        "listen = \"127.0.0.1:0\"\nlegacy_listen = \"127.0.0.1:0\"\n[vnc]\nservers = [\"{}\"]\n\
+        "listen = \"127.0.0.1:0\"\nlegacy_listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n[vnc]\nservers = [\"{}\"]\n\
          [provision]\npod_task_subnets = [\"10.32.0.0/12\"]\n",
         server.url()
     );
