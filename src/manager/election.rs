@@ -29,8 +29,8 @@ mod record;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 use zookeeper_client::{Acls, Client};
 
@@ -59,11 +59,11 @@ pub struct ZooKeeper {
     pub advertise: Option<ports::Manager>,
 }
 
-/// A candidature, which ends with the runtime or when it is resigned.
+/// A candidature. It ends when it is resigned or dropped; then others have to wait for its end.
 #[derive(Debug)]
 pub(super) struct Election {
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl Election {
@@ -72,6 +72,7 @@ impl Election {
         let (keeper, fence) = fence::fence("it is connecting to ZooKeeper");
         let stop = CancellationToken::new();
         let task = tokio::spawn(stand(options, url, keeper, stop.clone()));
+        let task = AbortOnDropHandle::new(task);
         (Self { stop, task }, fence)
     }
 

@@ -131,7 +131,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        *self.held.lease() = None;
+        self.close("it stands for election no longer");
     }
 }
 
@@ -240,6 +240,7 @@ mod tests {
         assert_eq!(fence.term(), Some(2));
         drop(keeper);
         assert_eq!(fence.term(), None);
+        fence.over(2).await;
         assert!(fence.hold(steps(&done)).await.is_err());
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::middleware::from_fn_with_state;
+use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -84,31 +85,12 @@ impl Manager {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let client = VncClient::new(config.vnc.clone())?;
         let tls = config.access.tls.as_ref().map(server_config).transpose()?;
-        let bind = async |address, tls| {
-            let listener = Listener::bind(address, tls).await;
-            listener.map_err(|error| StartError::Listen { address, error })
-        };
         let is_tls = tls.is_some();
-        let listener = bind(config.listen, tls).await?;
-        let legacy_listener = match config.legacy_listen {
-            None => None,
-            Some(address) => Some(bind(address, None).await?),
-        };
-        let address = local(&listener, config.listen)?;
-        let legacy_address = match (&legacy_listener, config.legacy_listen) {
-            (Some(listener), Some(asked)) => Some(local(listener, asked)?),
-            _ => None,
-        };
+        let (listener, address) = bind(config.listen, tls).await?;
+        let (legacy_listener, legacy_address) = bind_plain(config.legacy_listen).await?;
+        let (admin_listener, admin_address) = bind_plain(config.admin_listen).await?;
         warn(&config, address, legacy_address);
 
-        let admin_listener = match config.admin_listen {
-            None => None,
-            Some(address) => Some(bind(address, None).await?),
-        };
-        let admin_address = match (&admin_listener, config.admin_listen) {
-            (Some(listener), Some(asked)) => Some(local(listener, asked)?),
-            _ => None,
-        };
         let (election, fence) = match config.zookeeper.clone() {
             None => (None, Fence::alone()),
             Some(zookeeper) => {
@@ -258,14 +240,24 @@ fn advertise(address: SocketAddr, tls: bool) -> Result<ports::Manager, StartErro
     url.parse().map_err(|_| StartError::Advertise(url))
 }
 
-fn local(listener: &Listener, asked: SocketAddr) -> Result<SocketAddr, StartError> {
-    let local = axum::serve::Listener::local_addr(listener);
-    local
-        .map(|peer| peer.address)
-        .map_err(|error| StartError::Listen {
-            address: asked,
-            error,
-        })
+async fn bind(
+    address: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
+) -> Result<(Listener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen { address, error };
+    let listener = Listener::bind(address, tls).await.map_err(failed)?;
+    let local = axum::serve::Listener::local_addr(&listener).map_err(failed)?;
+    Ok((listener, local.address))
+}
+
+async fn bind_plain(
+    address: Option<SocketAddr>,
+) -> Result<(Option<Listener>, Option<SocketAddr>), StartError> {
+    let Some(address) = address else {
+        return Ok((None, None));
+    };
+    let (listener, local) = bind(address, None).await?;
+    Ok((Some(listener), Some(local)))
 }
 
 fn warn(config: &Config, address: SocketAddr, legacy: Option<SocketAddr>) {

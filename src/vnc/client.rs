@@ -308,7 +308,7 @@ impl VncClient {
             "{} {}: {:?}", call.method, call.path, result.as_ref().map(|response| response.status)
         );
         self.0.tally.count(
-            call.method.clone(),
+            &call.method,
             &call.path,
             result.as_ref().map(|response| response.status).ok(),
         );

@@ -21,7 +21,7 @@ pub struct Outcome {
 pub(super) struct Tally(Mutex<BTreeMap<Outcome, u64>>);
 
 impl Tally {
-    pub(super) fn count(&self, method: Method, path: &str, status: Option<StatusCode>) {
+    pub(super) fn count(&self, method: &Method, path: &str, status: Option<StatusCode>) {
         let resource = path.trim_start_matches('/');
         // Paths are ours, so that there are only so many first parts.
         let end = resource.find(['/', '?']).unwrap_or(resource.len());
@@ -51,9 +51,9 @@ mod tests {
     fn requests_are_counted_by_the_first_part_of_their_path() {
         let tally = Tally::default();
         for path in ["/virtual-machine/1", "/virtual-machine/2?x=/y", "/"] {
-            tally.count(Method::GET, path, Some(StatusCode::OK));
+            tally.count(&Method::GET, path, Some(StatusCode::OK));
         }
-        tally.count(Method::GET, "/virtual-machine/1", None);
+        tally.count(&Method::GET, "/virtual-machine/1", None);
         let counts: Vec<_> = tally.counts();
         let counts: Vec<_> = counts
             .iter()

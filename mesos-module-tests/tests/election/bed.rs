@@ -28,32 +28,32 @@ const AGENTS: u16 = 6992;
 const LEGACY: u16 = 6991;
 const ADMIN: u16 = 6993;
 /// How long a manager may be silent.
-pub const SESSION: Duration = Duration::from_secs(3);
+pub(crate) const SESSION: Duration = Duration::from_secs(3);
 
 /// One manager.
-pub struct Member {
+pub(crate) struct Member {
     address: IpAddr,
     child: Option<Child>,
 }
 
-pub struct Bed {
-    pub zookeeper: ZooKeeper,
-    pub api: api::Handle,
-    pub members: Vec<Member>,
-    pub client: PortsClient,
+pub(crate) struct Bed {
+    pub(crate) zookeeper: ZooKeeper,
+    pub(crate) api: api::Handle,
+    pub(crate) members: Vec<Member>,
+    pub(crate) client: PortsClient,
     host: Host,
 }
 
 /// An answer of a manager.
-pub struct Answer {
-    pub status: u16,
-    pub text: String,
-    pub headers: BTreeMap<String, String>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) text: String,
+    pub(crate) headers: BTreeMap<String, String>,
 }
 
 impl Bed {
     /// ZooKeeper, an API server, so many managers, and an agent that knows all of them.
-    pub fn start(count: u8) -> Result<Self> {
+    pub(crate) fn start(count: u8) -> Result<Self> {
         let address = |number: u8| IpAddr::from([192, 0, 2, number]);
         let addresses: Vec<IpAddr> = (1..=count).map(|number| address(10 + number)).collect();
         let host = Host::with_addresses(address(1), &addresses)?;
@@ -96,7 +96,7 @@ impl Bed {
         Ok(bed)
     }
 
-    pub fn host(&self) -> &Host {
+    pub(crate) fn host(&self) -> &Host {
         &self.host
     }
 
@@ -107,7 +107,7 @@ impl Bed {
     }
 
     /// Starts a manager that does not run.
-    pub fn run(&mut self, index: usize) -> Result<()> {
+    pub(crate) fn run(&mut self, index: usize) -> Result<()> {
         let address = self.members[index].address;
         let directory = self.host.directory();
         let text = format!(
@@ -141,7 +141,7 @@ impl Bed {
         Ok(())
     }
 
-    pub fn signal(&self, index: usize, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, index: usize, signal: Signal) -> Result<()> {
         let child = self.members[index]
             .child
             .as_ref()
@@ -151,7 +151,7 @@ impl Bed {
     }
 
     /// Ends a manager with that signal.
-    pub fn end(&mut self, index: usize, signal: Signal) -> Result<()> {
+    pub(crate) fn end(&mut self, index: usize, signal: Signal) -> Result<()> {
         self.signal(index, signal)?;
         let mut child = self.members[index]
             .child
@@ -162,19 +162,19 @@ impl Bed {
     }
 
     /// Asks a manager's admin listener.
-    pub fn admin(&self, index: usize, path: &str) -> Result<Answer> {
+    pub(crate) fn admin(&self, index: usize, path: &str) -> Result<Answer> {
         let url = format!("http://{}:{ADMIN}{path}", self.members[index].address);
         self.send(reqwest::Client::new().get(url))
     }
 
     /// Sets what a manager logs.
-    pub fn log_level(&self, index: usize, level: &str) -> Result<Answer> {
+    pub(crate) fn log_level(&self, index: usize, level: &str) -> Result<Answer> {
         let url = format!("http://{}:{ADMIN}/log-level", self.members[index].address);
         self.send(reqwest::Client::new().put(url).body(level.to_owned()))
     }
 
     /// Asks for a container's ports as an agent does that knows this manager only.
-    pub fn put_at(&self, index: usize, name: &str) -> Result<Answer> {
+    pub(crate) fn put_at(&self, index: usize, name: &str) -> Result<Answer> {
         let (machine, request) = container(name);
         let address = self.members[index].address;
         let url = format!("http://{address}:{AGENTS}/v1/ports/{machine}");
@@ -184,7 +184,7 @@ impl Bed {
     }
 
     /// Asks as a CNI plugin of Contrail's own manager does.
-    pub fn legacy(&self, index: usize) -> Result<Answer> {
+    pub(crate) fn legacy(&self, index: usize) -> Result<Answer> {
         let url = format!(
             "http://{}:{LEGACY}/add_cni_info",
             self.members[index].address
@@ -209,7 +209,7 @@ impl Bed {
     }
 
     /// The manager that leads, once exactly one of those that run does and all others know it.
-    pub fn leader(&self) -> Result<usize> {
+    pub(crate) fn leader(&self) -> Result<usize> {
         let mut last = String::new();
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
@@ -248,7 +248,7 @@ impl Bed {
     }
 
     /// Waits until a manager's readiness is as it should be.
-    pub fn until_ready_says(&self, index: usize, status: u16, said: &str) -> Result<()> {
+    pub(crate) fn until_ready_says(&self, index: usize, status: u16, said: &str) -> Result<()> {
         let started = Instant::now();
         loop {
             let now = self.admin(index, "/ready")?;
@@ -267,7 +267,7 @@ impl Bed {
     }
 
     /// Has a container's ports made by whichever manager.
-    pub fn make(&self, name: &str) -> Result<Ports> {
+    pub(crate) fn make(&self, name: &str) -> Result<Ports> {
         let (machine, request) = container(name);
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let made = self.client.put(machine, &request, deadline);
@@ -277,7 +277,7 @@ impl Bed {
     }
 
     /// Has a container's ports removed.
-    pub fn remove(&self, name: &str) -> Result<()> {
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
         let (machine, _) = container(name);
         let deadline = tokio::time::Instant::now() + PATIENCE;
         self.host.block_on(self.client.delete(machine, deadline))?;
@@ -285,7 +285,7 @@ impl Bed {
     }
 
     /// How many changes the API server has seen.
-    pub fn changes(&self) -> usize {
+    pub(crate) fn changes(&self) -> usize {
         self.api.log().iter().map(|entry| entry.changes.len()).sum()
     }
 
@@ -298,24 +298,23 @@ impl Bed {
     }
 
     /// The terms in which a manager has led, by its log.
-    pub fn terms(&self, index: usize) -> BTreeSet<u64> {
+    pub(crate) fn terms(&self, index: usize) -> BTreeSet<u64> {
         let lines = self.lines(index).into_iter();
         let lines = lines.filter(|line| line["message"] == "leading");
         lines.filter_map(|line| line["term"].as_u64()).collect()
     }
 
-    pub fn logs(&self) -> String {
-        (0..self.members.len())
-            .map(|index| {
-                let text = fs::read_to_string(self.path(index, "log")).unwrap_or_default();
-                format!("manager {index}:\n{text}\n")
-            })
-            .collect()
+    pub(crate) fn logs(&self) -> String {
+        let logs = (0..self.members.len()).map(|index| {
+            let text = fs::read_to_string(self.path(index, "log")).unwrap_or_default();
+            format!("manager {index}:\n{text}")
+        });
+        logs.collect::<Vec<_>>().join("\n")
     }
 
     /// No two managers have led in one term, and their writes do not interleave: the API server
     /// saw no more successions than there were terms.
-    pub fn check_one_writer(&self) -> Result<()> {
+    pub(crate) fn check_one_writer(&self) -> Result<()> {
         let mut terms = BTreeMap::new();
         for index in 0..self.members.len() {
             for term in self.terms(index) {
