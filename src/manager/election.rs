@@ -14,12 +14,14 @@
 //!   the session's timeout. Once somebody else has written `term`, no renewal of the former leader
 //!   succeeds; and the one who wrote waits until the last renewal that it overwrote must have run
 //!   out. It counts from when it first saw that renewal itself, which was later than it was sent.
-//!   So neither a clock's time nor when a node vanished matters, but only that two machines' clocks
-//!   run equally fast, and not slower than twice each other. A leader that took leave has given up
-//!   its lease, and nobody waits for it.
+//!   So it does not matter what time a clock tells, or when and why a node vanished, but only that
+//!   all machines' clocks run equally fast. (A virtual machine that is halted as a whole does not
+//!   count that time: it may write for the rest of its lease when it goes on.) A leader that took
+//!   leave has given up its lease, and nobody waits for it.
 //! - **It stops at the first sign**: when the connection to ZooKeeper is lost or the lease not
 //!   renewed in time, whichever is first. A session's end comes much later.
-//! - A term rises by one with every leader and never repeats. A leader that was cut off and comes
+//! - A term rises by one with every leader and never repeats, unless somebody removes the node; then
+//!   all begin anew, after a lease's time. A leader that was cut off and comes
 //!   back with its session before anybody took over goes on in its term.
 //! - What is not understood, a lost node or a foreign one, ends the session, and a new one begins.
 

@@ -23,6 +23,8 @@ use nix::unistd::Pid;
 
 const TOKEN: &str = "a-token-of-this-test-alone";
 const PASSWORD: &str = "a-password-of-this-test-alone";
+/// Who the managers are to ZooKeeper.
+pub(crate) const DIGEST: &str = "managers:a-password-of-this-test-alone";
 const API: u16 = 8082;
 const AGENTS: u16 = 6992;
 const LEGACY: u16 = 6991;

@@ -188,8 +188,12 @@ impl<'a> Campaign<'a> {
         let path = self.candidates_path();
         let client = self.client.clone();
         self.ask(client.mkdir(&path, &directory)).await?;
-        self.create(&self.term_path(), &bytes(&Record::none()), &directory)
-            .await?;
+        self.create(
+            &self.term_path(),
+            &bytes(&Record::none(self.record(0).lease_ms)),
+            &directory,
+        )
+        .await?;
         let ephemeral = CreateMode::EphemeralSequential.with_acls(self.options.acls());
         let data = bytes(&self.me);
         let prefix = format!("{path}/{PREFIX}");

@@ -28,14 +28,14 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Before the first term.
-    pub(super) fn none() -> Self {
+    /// Before the first term. Not released: somebody may have removed the node of a leader.
+    pub(super) fn none(lease_ms: u64) -> Self {
         Self {
             term: 0,
             id: Uuid::nil(),
             url: String::new(),
-            lease_ms: 0,
-            released: true,
+            lease_ms,
+            released: false,
         }
     }
 

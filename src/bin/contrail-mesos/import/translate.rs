@@ -67,7 +67,10 @@ const NONE: &[(&str, &str)] = &[
         "mesos_cni_secure_*",
         "the old manager did not use it; agents have TLS by [tls]",
     ),
-    ("mesos_cluster_owner", "objects' owner is always \"mesos\""),
+    (
+        "mesos_cluster_owner",
+        "objects' owner is always \"contrail-mesos\"; the cluster's name tells whose they are",
+    ),
     (
         "mesos_agent_retry_sync_*",
         "agents say their containers' names themselves",
