@@ -106,6 +106,8 @@ impl Masters {
     }
 }
 
+/// For the manager's own election.
+#[cfg(feature = "manager")]
 impl ZooKeeper {
     /// `host:port,host:port`
     pub(crate) fn servers(&self) -> &str {
@@ -121,7 +123,9 @@ impl ZooKeeper {
     pub(crate) fn has_credentials(&self) -> bool {
         self.auth.is_some()
     }
+}
 
+impl ZooKeeper {
     async fn leader(&self, secure: bool) -> Result<Address, String> {
         let mut connector = Client::connector();
         if let Some(auth) = &self.auth {
