@@ -70,7 +70,7 @@ async fn a_container_is_made_and_the_manager_stopped() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("manager.toml");
     let text = format!(
-        "listen = \"127.0.0.1:0\"\nlegacy_listen = \"127.0.0.1:0\"\n[vnc]\nservers = [\"{}\"]\n\
+        "listen = \"127.0.0.1:0\"\nlegacy_listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n[vnc]\nservers = [\"{}\"]\n\
          [provision]\npod_task_subnets = [\"10.32.0.0/12\"]\n",
         server.url()
     );
@@ -84,12 +84,16 @@ async fn a_container_is_made_and_the_manager_stopped() {
         .unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut url = None;
+    let mut admin = None;
     let mut line = String::new();
     while !line.contains("ready") {
         line.clear();
         assert!(log.read_line(&mut line).unwrap() > 0, "the manager ended");
         if let Some((_, address)) = line.split_once("agents ask at ") {
             url = Some(address.trim().to_owned());
+        }
+        if let Some((_, address)) = line.split_once("operators ask at ") {
+            admin = Some(address.trim().to_owned());
         }
     }
     let machine = ports::machine(&ContainerId::top_level("a"));
@@ -105,6 +109,26 @@ async fn a_container_is_made_and_the_manager_stopped() {
         answer["ports"][0]["addresses"][0]["address"], "10.47.255.252/12",
         "{answer}"
     );
+
+    let admin = admin.unwrap();
+    let ask = async |path: &str| {
+        let answer = http.get(format!("{admin}{path}")).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(ask("/live").await, (200, "live\n".to_owned()));
+    assert_eq!(ask("/ready").await, (200, "leading\n".to_owned()));
+    assert_eq!(ask("/leading").await, (200, "leading\n".to_owned()));
+    assert_eq!(ask("/log-level").await, (200, "info\n".to_owned()));
+    let (_, metrics) = ask("/metrics").await;
+    for line in [
+        "contrail_mesos_manager_containers_made_total 1",
+        "contrail_mesos_manager_serving 1",
+        "contrail_mesos_manager_term 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    assert_eq!(ask("/nothing").await.0, 404);
 
     let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();

@@ -24,6 +24,7 @@ pub mod init;
 mod install;
 pub mod leftovers;
 pub mod namespace;
+pub mod zookeeper;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use host::Host;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use contrail_mesos::manager::logging::{self, LogFormat};
 use contrail_mesos::manager::{Config, DEFAULT_PATH, Manager};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,10 +19,23 @@ struct Arguments {
     /// Say everything that is wrong with the configuration, and end
     #[arg(long)]
     check: bool,
+    /// How a line of the log looks
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    log_format: Format,
+    /// What is logged at first; see PUT /log-level of the admin listener
+    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     match run(&Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
@@ -32,6 +46,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let format = match arguments.log_format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    };
+    logging::init(format, &arguments.log_level)?;
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(error) => {
@@ -58,6 +77,9 @@ async fn serve(config: Config) -> Result<()> {
     log::info!("agents ask at {}", manager.url());
     if let Some(address) = manager.legacy_address() {
         log::info!("CNI plugins ask at http://{address}");
+    }
+    if let Some(address) = manager.admin_address() {
+        log::info!("operators ask at http://{address}");
     }
     tokio::select! {
         _ = terminate.recv() => {}

@@ -9,6 +9,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
 use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, put};
 use serde::Deserialize;
@@ -20,7 +21,10 @@ use uuid::Uuid;
 use super::access::Gate;
 use super::containers::Containers;
 use super::error::ManagerError;
+use super::fence::Leadership;
+use super::lead::Readiness;
 use super::listener::Peer;
+use super::standby;
 use crate::labels::Quoted;
 use crate::ports::{PortsRequest, Refusal};
 
@@ -33,7 +37,9 @@ pub(super) struct Shared {
     pub containers: Arc<Containers>,
     pub gate: Gate,
     /// Why containers cannot be made yet.
-    pub unready: watch::Receiver<Option<String>>,
+    pub ready: watch::Receiver<Readiness>,
+    /// Who writes.
+    pub leadership: watch::Receiver<Leadership>,
     /// What was begun, and ends even when nobody waits for its answer.
     pub tasks: TaskTracker,
 }
@@ -41,7 +47,7 @@ pub(super) struct Shared {
 impl Shared {
     /// Refuses as long as the API server is not provisioned.
     pub(super) fn check_ready(&self) -> Result<(), ManagerError> {
-        match &*self.unready.borrow() {
+        match &self.ready.borrow().unready {
             None => Ok(()),
             Some(reason) => Err(ManagerError::NotReady(reason.clone())),
         }
@@ -78,6 +84,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(LONGEST))
+        .layer(from_fn_with_state(shared.clone(), standby::redirect))
         .with_state(shared)
 }
 

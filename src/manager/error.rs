@@ -23,6 +23,9 @@ pub enum ManagerError {
     /// The manager has not provisioned the API server yet.
     #[error("the manager is not ready: {0}; ask again")]
     NotReady(String),
+    /// This manager may not write, or may not any more.
+    #[error("this manager does not lead: {0}; ask again")]
+    NotLeading(String),
     /// The API server did not do it.
     #[error("{0}")]
     Vnc(#[from] VncError),
@@ -44,7 +47,7 @@ impl ManagerError {
             Self::Unauthorised(_) => StatusCode::UNAUTHORIZED,
             Self::Foreign(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady(_) | Self::NotLeading(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Nonsense(_) => StatusCode::BAD_GATEWAY,
             Self::Vnc(error) => of_kind(&error.kind),
         }

@@ -14,6 +14,7 @@ use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
@@ -23,6 +24,7 @@ use super::api::Shared;
 use super::error::ManagerError;
 use super::labels;
 use super::listener::Peer;
+use super::standby;
 use crate::container::ContainerId;
 use crate::labels::Quoted;
 use crate::ports::{self, PortAddressRequest, PortRequest, PortsRequest};
@@ -30,9 +32,10 @@ use crate::ports::{self, PortAddressRequest, PortRequest, PortsRequest};
 /// The routes.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/", get(links))
         .route("/add_cni_info", post(add))
         .route("/del_cni_info", post(delete))
+        .layer(from_fn_with_state(shared.clone(), standby::refuse))
+        .route("/", get(links))
         .with_state(shared)
 }
 

@@ -7,6 +7,9 @@
 //! labels        what a framework wrote → typed: pure, every error at once
 //! names         names → uuids, networks and their subnets, for a short while
 //! provision     what has to be there before the first container
+//! election      who leads, by the word of ZooKeeper; fence: nobody else writes
+//! lead          what the leader does before it takes requests
+//! admin         what is seen from outside: readiness, metrics, the log level
 //! ```
 //!
 //! Invariants: what is made says whose it is, and nothing else is ever deleted. All names of a
@@ -14,22 +17,31 @@
 //! reference from the virtual-router comes last: a container that has it is complete.
 
 mod access;
+mod admin;
 mod api;
 mod config;
 mod containers;
+mod election;
 mod error;
+mod fence;
 mod labels;
+mod lead;
 mod legacy;
 mod listener;
 mod locks;
+pub mod logging;
+mod metrics;
 mod names;
 mod plan;
 mod provision;
 mod server;
+mod standby;
 
 pub use config::{Access, Config, Create, DEFAULT_PATH, Default as Defaults, Provision, Tls};
 pub use containers::Containers;
+pub use election::ZooKeeper;
 pub use error::ManagerError;
+pub use fence::{Fence, Leadership};
 pub use server::{Manager, StartError};
 
 #[cfg(all(test, feature = "sim"))]

@@ -5,20 +5,27 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use axum::middleware::from_fn_with_state;
+use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Gate;
+use super::admin::{self, Shown};
 use super::api::{self, Shared};
 use super::config::Config;
 use super::containers::Containers;
+use super::election::Election;
+use super::fence::Fence;
+use super::lead::{Readiness, lead};
 use super::legacy;
 use super::listener::{Listener, Peer, server_config};
+use super::metrics::{Metrics, Seen, measure};
 use super::provision::provision;
 use crate::http::TlsError;
+use crate::ports;
 use crate::vnc::VncClient;
 
 /// How long connections may take to end once the manager stops.
@@ -29,7 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub enum StartError {
     /// An address is in use, or not this machine's.
     #[error(
-        "cannot listen on {address}: {error}; see listen and legacy_listen in the configuration"
+        "cannot listen on {address}: {error}; see listen, legacy_listen and admin_listen in the \
+         configuration"
     )]
     Listen {
         /// The address.
@@ -37,6 +45,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// Other managers cannot be told where this one is.
+    #[error("{0:?} is no manager's address; write advertise in [zookeeper]")]
+    Advertise(String),
     /// A certificate or key is no use.
     #[error("{0}")]
     Tls(#[from] TlsError),
@@ -47,9 +58,12 @@ pub enum StartError {
 pub struct Manager {
     address: SocketAddr,
     legacy_address: Option<SocketAddr>,
+    admin_address: Option<SocketAddr>,
     tls: bool,
     containers: Arc<Containers>,
-    unready: watch::Receiver<Option<String>>,
+    fence: Fence,
+    election: Option<Election>,
+    ready: watch::Receiver<Readiness>,
     stop: CancellationToken,
     requests: TaskTracker,
     servers: JoinSet<io::Result<()>>,
@@ -71,48 +85,80 @@ impl Manager {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let client = VncClient::new(config.vnc.clone())?;
         let tls = config.access.tls.as_ref().map(server_config).transpose()?;
-        let bind = async |address, tls| {
-            let listener = Listener::bind(address, tls).await;
-            listener.map_err(|error| StartError::Listen { address, error })
-        };
         let is_tls = tls.is_some();
-        let listener = bind(config.listen, tls).await?;
-        let legacy_listener = match config.legacy_listen {
-            None => None,
-            Some(address) => Some(bind(address, None).await?),
-        };
-        let address = local(&listener, config.listen)?;
-        let legacy_address = match (&legacy_listener, config.legacy_listen) {
-            (Some(listener), Some(asked)) => Some(local(listener, asked)?),
-            _ => None,
-        };
+        let (listener, address) = bind(config.listen, tls).await?;
+        let (legacy_listener, legacy_address) = bind_plain(config.legacy_listen).await?;
+        let (admin_listener, admin_address) = bind_plain(config.admin_listen).await?;
         warn(&config, address, legacy_address);
 
-        let containers = Containers::new(client.clone(), &config);
-        let (ready, unready) = watch::channel(Some("it has just started".to_owned()));
+        let (election, fence) = match config.zookeeper.clone() {
+            None => (None, Fence::alone()),
+            Some(zookeeper) => {
+                let url = match zookeeper.advertise.clone() {
+                    Some(url) => url,
+                    None => advertise(address, is_tls)?,
+                };
+                let (election, fence) = Election::start(zookeeper, url);
+                (Some(election), fence)
+            }
+        };
+        let containers = Containers::fenced(client.clone(), &config, fence.clone());
+        let (sender, ready) = watch::channel(Readiness::none());
         let stop = CancellationToken::new();
         let requests = TaskTracker::new();
+        let metrics = Metrics::new(Seen {
+            client: client.clone(),
+            containers: containers.clone(),
+            fence: fence.clone(),
+            ready: ready.clone(),
+        });
         let shared = Arc::new(Shared {
             containers: containers.clone(),
             gate: Gate::new(&config.access),
-            unready: unready.clone(),
+            ready: ready.clone(),
+            leadership: fence.leadership(),
             tasks: requests.clone(),
         });
         let mut servers = JoinSet::new();
-        serve(&mut servers, listener, api::router(shared.clone()), &stop);
+        let measured = |router: axum::Router, api| {
+            router.layer(from_fn_with_state((metrics.clone(), api), measure))
+        };
+        let agents = measured(api::router(shared.clone()), "agents");
+        serve(&mut servers, listener, agents, &stop);
         if let Some(listener) = legacy_listener {
-            serve(&mut servers, listener, legacy::router(shared), &stop);
+            let legacy = measured(legacy::router(shared), "legacy");
+            serve(&mut servers, listener, legacy, &stop);
+        }
+        if let Some(listener) = admin_listener {
+            let shown = Shown {
+                fence: fence.clone(),
+                ready: ready.clone(),
+                metrics,
+            };
+            serve(
+                &mut servers,
+                listener,
+                admin::router(Arc::new(shown)),
+                &stop,
+            );
         }
         let mut background = JoinSet::new();
         let tidy = containers.clone();
         background.spawn(async move { tidy.tidy().await });
-        background.spawn(provision_until_done(client, config, ready));
+        let before_leading = move |_term| {
+            let (client, config) = (client.clone(), config.clone());
+            async move { Ok(provision(&client, &config).await?) }
+        };
+        background.spawn(lead(fence.clone(), sender, before_leading));
         Ok(Self {
             address,
             legacy_address,
+            admin_address,
             tls: is_tls,
             containers,
-            unready,
+            fence,
+            election,
+            ready,
             stop,
             requests,
             servers,
@@ -132,11 +178,22 @@ impl Manager {
         self.legacy_address
     }
 
+    /// Where operators and what watches over the manager ask.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Whether this manager writes, and what keeps everything else from it.
+    #[must_use]
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     /// Where agents ask, as a URL.
     #[must_use]
     pub fn url(&self) -> String {
-        let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}", self.address)
+        url(self.address, self.tls)
     }
 
     /// The writer behind the API.
@@ -145,10 +202,11 @@ impl Manager {
         &self.containers
     }
 
-    /// Waits until the API server is provisioned, and containers can be made.
+    /// Waits until this manager leads, the API server is provisioned, and containers can be made.
     pub async fn ready(&self) {
+        let mut ready = self.ready.clone();
         // An error is that the manager has ended; it is not getting any readier.
-        let _ = self.unready.clone().wait_for(Option::is_none).await;
+        let _ = ready.wait_for(|ready| ready.unready.is_none()).await;
     }
 
     /// Accepts nothing more, and ends when what is under way is done.
@@ -165,17 +223,41 @@ impl Manager {
         }
         self.servers.shutdown().await;
         self.background.shutdown().await;
+        // Last, for until now it writes.
+        if let Some(election) = self.election {
+            election.resign().await;
+        }
     }
 }
 
-fn local(listener: &Listener, asked: SocketAddr) -> Result<SocketAddr, StartError> {
-    let local = axum::serve::Listener::local_addr(listener);
-    local
-        .map(|peer| peer.address)
-        .map_err(|error| StartError::Listen {
-            address: asked,
-            error,
-        })
+fn url(address: SocketAddr, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{address}")
+}
+
+fn advertise(address: SocketAddr, tls: bool) -> Result<ports::Manager, StartError> {
+    let url = url(address, tls);
+    url.parse().map_err(|_| StartError::Advertise(url))
+}
+
+async fn bind(
+    address: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
+) -> Result<(Listener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen { address, error };
+    let listener = Listener::bind(address, tls).await.map_err(failed)?;
+    let local = axum::serve::Listener::local_addr(&listener).map_err(failed)?;
+    Ok((listener, local.address))
+}
+
+async fn bind_plain(
+    address: Option<SocketAddr>,
+) -> Result<(Option<Listener>, Option<SocketAddr>), StartError> {
+    let Some(address) = address else {
+        return Ok((None, None));
+    };
+    let (listener, local) = bind(address, None).await?;
+    Ok((Some(listener), Some(local)))
 }
 
 fn warn(config: &Config, address: SocketAddr, legacy: Option<SocketAddr>) {
@@ -201,32 +283,4 @@ fn serve(
             .with_graceful_shutdown(stopped)
             .await
     });
-}
-
-async fn provision_until_done(
-    client: VncClient,
-    config: Config,
-    ready: watch::Sender<Option<String>>,
-) {
-    let mut pauses = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(500))
-        .with_max_delay(Duration::from_secs(30))
-        .with_jitter()
-        .without_max_times()
-        .build();
-    loop {
-        match provision(&client, &config).await {
-            Ok(()) => {
-                ready.send_replace(None);
-                log::info!("ready");
-                // Those who wait for it are told by the value; the channel stays open for them.
-                return ready.closed().await;
-            }
-            Err(error) => {
-                log::error!(error:%; "cannot provision; trying again");
-                ready.send_replace(Some(format!("it cannot provision: {error}")));
-                tokio::time::sleep(pauses.next().unwrap_or_default()).await;
-            }
-        }
-    }
 }

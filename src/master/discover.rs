@@ -106,6 +106,25 @@ impl Masters {
     }
 }
 
+/// For the manager's own election.
+#[cfg(feature = "manager")]
+impl ZooKeeper {
+    /// `host:port,host:port`
+    pub(crate) fn servers(&self) -> &str {
+        &self.servers
+    }
+
+    /// The node, such as `/mesos`.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether it has a user and password in it.
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.auth.is_some()
+    }
+}
+
 impl ZooKeeper {
     async fn leader(&self, secure: bool) -> Result<Address, String> {
         let mut connector = Client::connector();

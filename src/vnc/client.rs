@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Server;
 use super::auth::{Auth, Credentials};
 use super::error::{Question, VncError, VncErrorKind, classify};
+use super::tally::{Outcome, Tally};
 use crate::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
 
 /// How to reach the API.
@@ -62,6 +63,7 @@ struct Inner {
     patience: Duration,
     in_flight: Semaphore,
     requests: AtomicU64,
+    tally: Tally,
 }
 
 /// A question.
@@ -136,6 +138,7 @@ impl VncClient {
             patience: options.patience,
             in_flight: Semaphore::new(options.in_flight.max(1)),
             requests: AtomicU64::new(0),
+            tally: Tally::default(),
         })))
     }
 
@@ -143,6 +146,12 @@ impl VncClient {
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::Relaxed)
+    }
+
+    /// What became of every request so far.
+    #[must_use]
+    pub fn tally(&self) -> Vec<(Outcome, u64)> {
+        self.0.tally.counts()
     }
 
     /// The server in use, for messages.
@@ -297,6 +306,11 @@ impl VncClient {
         log::trace!(
             server:% = server, elapsed:? = started.elapsed();
             "{} {}: {:?}", call.method, call.path, result.as_ref().map(|response| response.status)
+        );
+        self.0.tally.count(
+            &call.method,
+            &call.path,
+            result.as_ref().map(|response| response.status).ok(),
         );
         Ok(result?)
     }

@@ -23,6 +23,7 @@ mod name;
 mod object;
 mod objects;
 mod policy;
+mod tally;
 
 pub use crate::http::NotAServer;
 pub use auth::{Auth, Keystone, KeystoneVersion};
@@ -47,6 +48,7 @@ pub use objects::{
 pub use policy::{
     Actions, NetworkPolicy, PolicyAddress, PolicyEntries, PolicyRule, PortRange, SecurityGroup,
 };
+pub use tally::Outcome;
 
 /// The address of an API server; port 8082 unless it says otherwise.
 pub type Server = crate::http::Server<8082>;

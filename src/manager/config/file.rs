@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::{Access, Config, Create, Default, Provision, Tls};
+use super::{Access, Config, Create, Default, Provision, Tls, zookeeper};
 use crate::config::ConfigError;
 use crate::config::reader::{Document, Section};
 use crate::http::tls::Identity;
@@ -48,7 +48,9 @@ fn read(top: &Section<'_>) -> Config {
             .parsed::<SocketAddr>("listen", ADDRESS)
             .unwrap_or(config.listen),
         legacy_listen: top.parsed::<SocketAddr>("legacy_listen", ADDRESS),
+        admin_listen: admin(top, config.admin_listen),
         access: access(top),
+        zookeeper: zookeeper::read(top),
         defaults: defaults(top),
         create: create(top),
         provision: top.section("provision").map(provision),
@@ -77,7 +79,34 @@ fn read(top: &Section<'_>) -> Config {
     if config.legacy_listen == Some(config.listen) && config.listen.port() != 0 {
         top.problem("legacy_listen", "is the same as listen; take another port");
     }
+    let others = [Some(config.listen), config.legacy_listen];
+    if let Some(admin) = config.admin_listen
+        && admin.port() != 0
+        && others.contains(&Some(admin))
+    {
+        let message = "is the same as listen or legacy_listen; take another port";
+        top.problem("admin_listen", message);
+    }
+    zookeeper::check(top, &config);
     config
+}
+
+fn admin(top: &Section<'_>, default: Option<SocketAddr>) -> Option<SocketAddr> {
+    let expected = "an address and port such as \"127.0.0.1:6993\", or \"none\"";
+    match top.text("admin_listen", expected).as_deref() {
+        None => default,
+        Some("none") => None,
+        Some(text) => {
+            let address = text.parse();
+            if address.is_err() {
+                top.problem(
+                    "admin_listen",
+                    format!("expected {expected}, found {text:?}"),
+                );
+            }
+            address.ok()
+        }
+    }
 }
 
 fn access(top: &Section<'_>) -> Access {
@@ -138,7 +167,7 @@ fn identity(section: &Section<'_>) -> Option<Identity> {
 }
 
 /// A secret from the file `<name>_file` or the variable `<name>_env`, if either is written.
-fn secret(section: &Section<'_>, name: &str, what: &str) -> Option<String> {
+pub(super) fn secret(section: &Section<'_>, name: &str, what: &str) -> Option<String> {
     let file_key = format!("{name}_file");
     let env_key = format!("{name}_env");
     let file = section.text(&file_key, &format!("a file with {what}"));

@@ -5,6 +5,7 @@
 //! files of their own or in the environment, never in this file.
 
 mod file;
+mod zookeeper;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use super::election::ZooKeeper;
 use crate::config::{ConfigError, Problem};
 use crate::http::tls::Identity;
 use crate::vnc::{FqName, VncOptions};
@@ -27,8 +29,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where CNI plugins of Contrail's own manager ask; nowhere by default.
     pub legacy_listen: Option<SocketAddr>,
+    /// Where operators ask; nowhere without.
+    pub admin_listen: Option<SocketAddr>,
     /// Who may ask.
     pub access: Access,
+    /// Where it is decided which of several managers leads; there is only one without.
+    pub zookeeper: Option<ZooKeeper>,
     /// How the VNC API is reached.
     pub vnc: VncOptions,
     /// What labels that say nothing mean.
@@ -125,6 +131,8 @@ impl Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 6992)),
             legacy_listen: None,
+            admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 6993))),
+            zookeeper: None,
             access: Access::default(),
             vnc,
             defaults: Default::of("mesos"),

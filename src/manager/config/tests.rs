@@ -35,6 +35,8 @@ fn the_example_is_right_as_it_stands_and_says_the_defaults() {
     let default = Config::new(config.vnc.clone());
     assert_eq!(config.listen, default.listen);
     assert_eq!(config.legacy_listen, None);
+    assert_eq!(config.admin_listen, default.admin_listen);
+    assert!(config.zookeeper.is_none());
     assert_eq!(config.defaults, default.defaults);
     assert_eq!(config.ports, default.ports);
     assert_eq!(config.remember, default.remember);
@@ -55,6 +57,7 @@ fn every_key_of_the_example_exists() {
     let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     write("manager.token", "0123456789abcdef\n\nfedcba9876543210\n");
     write("keystone.password", "secret\n");
+    write("zookeeper.password", "secret\n");
     let text = whole(directory.path());
     let problems = parse(&text).unwrap_err();
     // Two ways to be known to the API server, of which the second names a variable.
@@ -82,6 +85,15 @@ fn every_key_of_the_example_exists() {
             .ends_with("contrail-ca.pem")
     );
     assert_eq!(config.legacy_listen, "127.0.0.1:6991".parse().ok());
+    let zookeeper = config.zookeeper.as_ref().unwrap();
+    assert_eq!(
+        zookeeper.servers,
+        "10.84.22.1:2181,10.84.22.2:2181,10.84.22.3:2181"
+    );
+    assert_eq!(zookeeper.path, "/contrail-mesos");
+    let digest = zookeeper.digest.as_ref().unwrap();
+    assert_eq!(digest.expose_secret(), "contrail-mesos:secret");
+    assert_eq!(zookeeper.advertise, "https://master-1:6992".parse().ok());
     let Auth::Keystone(keystone) = &config.vnc.auth else {
         panic!()
     };
@@ -200,4 +212,52 @@ fn only_this_machine_is_served_without_a_token_or_a_certificate() {
 fn a_missing_file_is_an_error_that_says_how_to_name_another() {
     let error = Config::load(Path::new("/nowhere/manager.toml")).unwrap_err();
     assert!(error.to_string().contains("--config"), "{error}");
+}
+
+#[test]
+fn an_election_needs_a_place_and_an_address() {
+    let with = |listen: &str, text: &str| {
+        let text = format!(
+            "listen = \"{listen}\"\ntoken_env = \"PATH\"\n[zookeeper]\n{text}\n[vnc]\nservers = [\"a\"]\n"
+        );
+        // The variable holds no token; that is another test's.
+        let problems = parse(&text).err().unwrap_or_default();
+        let problems = problems.into_iter();
+        problems
+            .filter(|problem| !problem.contains("token"))
+            .collect::<Vec<_>>()
+    };
+    let servers = "servers = \"zk://z1:2181,z2:2181/contrail-mesos\"";
+    let none: [&str; 0] = [];
+    assert_eq!(with("10.0.0.1:1", servers), none);
+    let everywhere = with("0.0.0.0:1", servers);
+    assert!(
+        everywhere[0].contains("advertise is missing"),
+        "{everywhere:?}"
+    );
+    let named = format!("{servers}\nadvertise = \"https://master-1\"");
+    assert_eq!(with("0.0.0.0:1", &named), none);
+    for (text, said) in [
+        ("", "servers: is missing"),
+        ("servers = \"z1:2181\"", "servers: expected"),
+        ("servers = \"zk://z1:2181\"", "servers: expected"),
+        (
+            "servers = \"zk://u:hidden@z1:2181/p\"",
+            "has a password in it",
+        ),
+        ("session_timeout = \"1h\"", "session_timeout: expected"),
+        ("user = \"u\"", "go together"),
+        ("password_env = \"PATH\"", "go together"),
+        ("advertise = \"http://u:p@m\"", "advertise: expected"),
+    ] {
+        let text = match text.contains("servers") {
+            true => text.to_owned(),
+            false if text.is_empty() => text.to_owned(),
+            false => format!("{servers}\n{text}"),
+        };
+        let problems = with("127.0.0.1:1", &text);
+        assert_eq!(problems.len(), 1, "{text}: {problems:?}");
+        assert!(problems[0].contains(said), "{text}: {problems:?}");
+        assert!(!problems[0].contains("hidden"), "{problems:?}");
+    }
 }

@@ -12,6 +12,7 @@ mod undo;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 use super::config::{Config, Default};
 use super::error::ManagerError;
+use super::fence::Fence;
 use super::labels::Wish;
 use super::locks::Locks;
 use super::names::{Names, Network};
@@ -39,12 +41,38 @@ pub struct Containers {
     names: Names,
     locks: Locks,
     undos: Undos,
+    fence: Fence,
+    tally: Tally,
+}
+
+/// What became of what was asked for.
+#[derive(Debug, std::default::Default)]
+pub(super) struct Tally {
+    /// Containers whose ports were made, completed or found made.
+    pub made: AtomicU64,
+    /// Containers whose ports were removed.
+    pub removed: AtomicU64,
+    /// Requests that failed.
+    pub failed: AtomicU64,
+}
+
+impl Tally {
+    fn count<T>(&self, result: &Result<T, ManagerError>, good: &AtomicU64) {
+        let counter = if result.is_ok() { good } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Containers {
-    /// A writer with these defaults; asks nothing yet.
+    /// A writer with these defaults, where there is no other manager; asks nothing yet.
     #[must_use]
     pub fn new(client: VncClient, config: &Config) -> Arc<Self> {
+        Self::fenced(client, config, Fence::alone())
+    }
+
+    /// A writer that writes nothing but behind this fence.
+    #[must_use]
+    pub fn fenced(client: VncClient, config: &Config, fence: Fence) -> Arc<Self> {
         Arc::new(Self {
             names: Names::new(client.clone(), config),
             client,
@@ -52,7 +80,13 @@ impl Containers {
             most_ports: config.ports,
             locks: Locks::default(),
             undos: Undos::new(config.undo_after),
+            fence,
+            tally: Tally::default(),
         })
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// How many requests went to API servers so far.
@@ -69,7 +103,9 @@ impl Containers {
         request: &PortsRequest,
     ) -> Result<Ports, ManagerError> {
         let started = Instant::now();
-        let made = self.put_locked(agent, machine, request).await;
+        let work = self.put_locked(agent, machine, request);
+        let made = self.fence.hold(work).await;
+        self.tally.count(&made, &self.tally.made);
         match &made {
             Ok(ports) => {
                 let elapsed = started.elapsed();
@@ -108,7 +144,7 @@ impl Containers {
             && undo != Undo::Never
         {
             if error.is_passing() {
-                self.undos.later(machine, undo);
+                self.undos.later(machine, undo, self.fence.term());
             } else {
                 self.undo(machine, undo).await;
             }

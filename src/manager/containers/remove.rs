@@ -22,12 +22,16 @@ impl Containers {
     /// Without an agent, whoever's it is, as CNI plugins cannot say.
     pub async fn delete(&self, agent: Option<&str>, machine: Uuid) -> Result<(), ManagerError> {
         let started = Instant::now();
-        let held = self.locks.lock(machine).await;
-        let removed = self.remove(agent, machine).await;
-        if removed.is_ok() {
-            self.undos.forget(machine);
-        }
-        drop(held);
+        let work = async {
+            let _held = self.locks.lock(machine).await;
+            let removed = self.remove(agent, machine).await;
+            if removed.is_ok() {
+                self.undos.forget(machine);
+            }
+            removed
+        };
+        let removed = self.fence.hold(work).await;
+        self.tally.count(&removed, &self.tally.removed);
         match &removed {
             Ok(false) => log::debug!(machine:%, agent:?; "no ports to remove"),
             Ok(true) => {

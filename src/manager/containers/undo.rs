@@ -1,7 +1,8 @@
 //! Containers that could not be made, and of which something may be left.
 //!
 //! They are removed in the background, unless the agent asks for them again first. What is
-//! remembered here dies with the manager: the agent's own clean-up then finds what is left.
+//! remembered here dies with the manager, and is forgotten when another one may lead: the agent's
+//! own clean-up then finds what is left.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,8 @@ pub(super) enum Undo {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     undo: Undo,
+    /// The term in which that was known; in another one somebody may have completed it.
+    term: Option<u64>,
     due: Instant,
     pause: Duration,
 }
@@ -57,19 +60,29 @@ impl Undos {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn later(&self, machine: Uuid, undo: Undo) {
+    pub(super) fn later(&self, machine: Uuid, undo: Undo, term: Option<u64>) {
         let mut entries = self.entries();
         let pause = entries
             .get(&machine)
             .map_or(self.first, |entry| (entry.pause * 2).min(LONGEST_PAUSE));
         let due = Instant::now() + pause;
-        entries.insert(machine, Entry { undo, due, pause });
+        let entry = Entry {
+            undo,
+            term,
+            due,
+            pause,
+        };
+        entries.insert(machine, entry);
         drop(entries);
         self.changed.notify_one();
     }
 
     pub(super) fn forget(&self, machine: Uuid) {
         self.entries().remove(&machine);
+    }
+
+    fn entry(&self, machine: Uuid) -> Option<Entry> {
+        self.entries().get(&machine).copied()
     }
 
     fn due(&self) -> Vec<Uuid> {
@@ -108,11 +121,21 @@ impl Containers {
     }
 
     async fn tidy_one(&self, machine: Uuid) {
-        let _held = self.locks.lock(machine).await;
-        // The agent may have asked again in the meantime.
-        let entry = self.undos.entries().get(&machine).copied();
-        if let Some(entry) = entry {
-            self.undo(machine, entry.undo).await;
+        let work = async {
+            let _held = self.locks.lock(machine).await;
+            // The agent may have asked again in the meantime.
+            match self.undos.entry(machine) {
+                Some(entry) if entry.term == self.fence.term() => {
+                    self.undo(machine, entry.undo).await;
+                }
+                _ => self.undos.forget(machine),
+            }
+            Ok(())
+        };
+        if self.fence.hold(work).await.is_err()
+            && let Some(entry) = self.undos.entry(machine)
+        {
+            self.undos.later(machine, entry.undo, entry.term);
         }
     }
 
@@ -122,7 +145,7 @@ impl Containers {
             Ok(()) => self.undos.forget(machine),
             Err(error) if error.is_passing() => {
                 log::warn!(machine:%, error:%; "cannot undo yet what was made of a container");
-                self.undos.later(machine, undo);
+                self.undos.later(machine, undo, self.fence.term());
             }
             Err(error) => {
                 log::error!(machine:%, error:%; "cannot undo what was made of a container");

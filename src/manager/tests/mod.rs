@@ -114,6 +114,7 @@ impl World {
         let (_, server) = Server::start(Options::default()).await.unwrap();
         let mut config = Config::new(options(&server));
         config.listen.set_port(0);
+        config.admin_listen = None;
         change(&mut config);
         let client = VncClient::new(options(&server)).unwrap();
         for project in ["default-domain:mesos-default", "tenants:shop"] {

@@ -9,6 +9,7 @@ fn config(server: &Handle) -> Config {
         ..options(server)
     });
     config.listen.set_port(0);
+    config.admin_listen = None;
     config.provision = Some(Provision {
         pod_task_subnets: vec!["10.32.0.0/12".parse().unwrap()],
         ip_fabric_subnets: vec!["10.64.0.0/12".parse().unwrap()],

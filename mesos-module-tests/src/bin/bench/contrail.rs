@@ -188,6 +188,7 @@ impl Bed {
         let client = VncClient::new(server.clone())?;
         let mut settings = manager::Config::new(server);
         settings.listen.set_port(0);
+        settings.admin_listen = None;
         settings.provision = Some(manager::Provision {
             pod_task_subnets: vec!["10.32.0.0/12".parse()?],
             ip_fabric_subnets: vec!["10.64.0.0/12".parse()?],

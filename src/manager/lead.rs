@@ -1,0 +1,132 @@
+//! What the leader does before it takes requests.
+//!
+//! Invariant: nothing is taken on in a term before everything that comes before it has been done in
+//! that term; whoever leads again after another one begins anew.
+
+use std::time::{Duration, SystemTime};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use tokio::sync::watch;
+
+use super::error::ManagerError;
+use super::fence::{Fence, Leadership};
+
+/// Whether requests are taken on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Readiness {
+    /// Why not.
+    pub unready: Option<String>,
+    /// When it was last provisioned.
+    pub provisioned: Option<SystemTime>,
+}
+
+impl Readiness {
+    /// Before the first term.
+    pub(super) fn none() -> Self {
+        Self {
+            unready: Some("it has just started".to_owned()),
+            provisioned: None,
+        }
+    }
+}
+
+fn pauses() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(500))
+        .with_max_delay(Duration::from_secs(30))
+        .with_jitter()
+        .without_max_times()
+}
+
+/// Does in each term what comes before requests, and says whether they are taken on. Never ends.
+pub(super) async fn lead<W>(
+    fence: Fence,
+    ready: watch::Sender<Readiness>,
+    mut before_leading: impl FnMut(u64) -> W,
+) where
+    W: Future<Output = Result<(), ManagerError>>,
+{
+    let unready = |reason: String| {
+        ready.send_modify(|ready| ready.unready = Some(reason));
+    };
+    let mut leadership = fence.leadership();
+    let mut done = None;
+    loop {
+        let now = leadership.borrow_and_update().clone();
+        let reason = match now {
+            Leadership::Leading { term } => {
+                if done != Some(term) {
+                    unready("it is preparing to lead".to_owned());
+                    tokio::select! {
+                        () = prepare(&fence, term, &unready, &mut before_leading) => done = Some(term),
+                        () = fence.over(term) => continue,
+                    }
+                    ready.send_modify(|ready| ready.provisioned = Some(SystemTime::now()));
+                    log::info!(term; "ready");
+                }
+                ready.send_modify(|ready| ready.unready = None);
+                fence.over(term).await;
+                continue;
+            }
+            Leadership::Following { leader } => format!("{leader} leads"),
+            Leadership::Unknown { reason } => format!("no leader is known: {reason}"),
+        };
+        unready(reason);
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn prepare<W>(
+    fence: &Fence,
+    term: u64,
+    unready: &impl Fn(String),
+    before_leading: &mut impl FnMut(u64) -> W,
+) where
+    W: Future<Output = Result<(), ManagerError>>,
+{
+    let mut pauses = pauses().build();
+    while let Err(error) = fence.hold(before_leading(term)).await {
+        log::error!(error:%; "cannot provision; trying again");
+        unready(format!("it cannot provision: {error}"));
+        tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::fence::fence;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_term_is_prepared_once_and_again_until_it_succeeds() {
+        let (keeper, fence) = fence("no");
+        let (sender, mut ready) = watch::channel(Readiness::none());
+        let tries = &*Box::leak(Box::new(AtomicU64::new(0)));
+        let before = move |_| async move {
+            // The first and the third time it fails.
+            match tries.fetch_add(1, Ordering::Relaxed) {
+                0 | 2 => Err(ManagerError::Nonsense("not yet".to_owned())),
+                _ => Ok(()),
+            }
+        };
+        tokio::spawn(lead(fence, sender, before));
+        for (term, tried) in [(1, 2), (1, 2), (2, 4)] {
+            keeper.lead(term, None);
+            ready
+                .wait_for(|ready| ready.unready.is_none())
+                .await
+                .unwrap();
+            assert_eq!(tries.load(Ordering::Relaxed), tried);
+            keeper.close("lost");
+            let lost = ready
+                .wait_for(|ready| ready.unready.is_some())
+                .await
+                .unwrap();
+            assert!(lost.unready.as_ref().unwrap().contains("lost"), "{lost:?}");
+        }
+    }
+}
