@@ -18,7 +18,10 @@ use super::containers::Containers;
 use super::legacy;
 use super::listener::{Listener, Peer, server_config};
 use super::provision::provision;
+use super::reconcile::Reconciler;
 use crate::http::TlsError;
+use crate::marathon::MarathonClient;
+use crate::master::MasterClient;
 use crate::vnc::VncClient;
 
 /// How long connections may take to end once the manager stops.
@@ -64,6 +67,12 @@ impl Manager {
         if let Some(tls) = &config.access.tls {
             server_config(tls)?;
         }
+        if let Some(follow) = &config.follow {
+            MasterClient::new(follow.mesos.clone())?;
+            if let Some(marathon) = &follow.marathon {
+                MarathonClient::new(marathon.clone())?;
+            }
+        }
         Ok(())
     }
 
@@ -106,6 +115,22 @@ impl Manager {
         let mut background = JoinSet::new();
         let tidy = containers.clone();
         background.spawn(async move { tidy.tidy().await });
+        if let Some(follow) = &config.follow {
+            let mesos = MasterClient::new(follow.mesos.clone())?;
+            let marathon = follow.marathon.clone().map(MarathonClient::new);
+            let marathon = marathon.transpose()?;
+            let (may_write, writes) = watch::channel(true);
+            let reconciler =
+                Reconciler::new(containers.clone(), client.clone(), &config, follow, writes);
+            let mut unready = unready.clone();
+            background.spawn(async move {
+                // It may write as long as it runs.
+                let _may_write = may_write;
+                if unready.wait_for(Option::is_none).await.is_ok() {
+                    reconciler.run(mesos, marathon).await;
+                }
+            });
+        }
         background.spawn(provision_until_done(client, config, ready));
         Ok(Self {
             address,

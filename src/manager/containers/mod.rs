@@ -5,6 +5,8 @@
 //! again, also of another manager after this one died at any call.
 
 mod create;
+mod keep;
+mod puts;
 mod read;
 mod remove;
 mod state;
@@ -28,6 +30,7 @@ use crate::labels::Quoted;
 use crate::ports::{Port, PortAddress, Ports, PortsRequest};
 use crate::vnc::{KeyValues, VirtualMachineInterface, VncClient};
 
+use puts::Puts;
 use undo::{Undo, Undos};
 
 /// The containers of all agents.
@@ -39,6 +42,7 @@ pub struct Containers {
     names: Names,
     locks: Locks,
     undos: Undos,
+    puts: Puts,
 }
 
 impl Containers {
@@ -52,6 +56,7 @@ impl Containers {
             most_ports: config.ports,
             locks: Locks::default(),
             undos: Undos::new(config.undo_after),
+            puts: Puts::default(),
         })
     }
 
@@ -59,6 +64,11 @@ impl Containers {
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.client.requests()
+    }
+
+    /// Forgets the uuids of names: one of them is gone.
+    pub(super) fn forget_names(&self) {
+        self.names.forget();
     }
 
     /// Makes a container's ports, completes them, or finds them made.
@@ -93,6 +103,7 @@ impl Containers {
         let _held = self.locks.lock(machine).await;
         // Whatever there is of the container, it is this call's now.
         self.undos.forget(machine);
+        self.puts.note(machine);
         let mut undo = Undo::Never;
         let mut made = self
             .attempt(agent, machine, request, &checked.wishes, &mut undo)
