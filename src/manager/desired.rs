@@ -233,7 +233,10 @@ fn remove(
     if mesos.has_unplaced(&agent.id) {
         return Err(Doubt::Unplaced);
     }
-    let executor = names.framework_id.as_deref().zip(names.executor.as_deref());
+    let executor = names
+        .framework_id
+        .as_deref()
+        .zip(names.executor.as_deref().or(task));
     if mesos.has_executor(&agent.id, executor) {
         return Err(Doubt::Executor);
     }
@@ -278,7 +281,7 @@ fn keep(known: &Known<'_>, machine: &Machine, task: &Task) -> Keep {
         task: Some(clip(&task.key.task)),
         framework: framework.map(|name| clip(name).into()),
         framework_id: Some(clip(&task.key.framework).into()),
-        executor: Some(clip(executor)),
+        executor: task.executor.as_deref().map(clip),
         mesos_agent: task.agent.as_deref().map(|agent| clip(agent).into()),
     };
     let mut keep = Keep {
