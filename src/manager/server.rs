@@ -52,6 +52,7 @@ pub struct Manager {
     legacy_address: Option<SocketAddr>,
     tls: bool,
     containers: Arc<Containers>,
+    reconciler: Option<Arc<Reconciler>>,
     unready: watch::Receiver<Option<String>>,
     stop: CancellationToken,
     requests: TaskTracker,
@@ -115,19 +116,20 @@ impl Manager {
         let mut background = JoinSet::new();
         let tidy = containers.clone();
         background.spawn(async move { tidy.tidy().await });
+        let mut reconciler = None;
         if let Some(follow) = &config.follow {
             let mesos = MasterClient::new(follow.mesos.clone())?;
             let marathon = follow.marathon.clone().map(MarathonClient::new);
             let marathon = marathon.transpose()?;
             let (may_write, writes) = watch::channel(true);
-            let reconciler =
-                Reconciler::new(containers.clone(), client.clone(), &config, follow, writes);
+            let new = Reconciler::new(containers.clone(), client.clone(), &config, follow, writes);
+            reconciler = Some(new.clone());
             let mut unready = unready.clone();
             background.spawn(async move {
                 // It may write as long as it runs.
                 let _may_write = may_write;
                 if unready.wait_for(Option::is_none).await.is_ok() {
-                    reconciler.run(mesos, marathon).await;
+                    new.run(mesos, marathon).await;
                 }
             });
         }
@@ -137,6 +139,7 @@ impl Manager {
             legacy_address,
             tls: is_tls,
             containers,
+            reconciler,
             unready,
             stop,
             requests,
@@ -168,6 +171,12 @@ impl Manager {
     #[must_use]
     pub fn containers(&self) -> &Arc<Containers> {
         &self.containers
+    }
+
+    /// What keeps the VNC API true, where something is followed.
+    #[must_use]
+    pub fn reconciler(&self) -> Option<&Arc<Reconciler>> {
+        self.reconciler.as_ref()
     }
 
     /// Waits until the API server is provisioned, and containers can be made.

@@ -187,5 +187,10 @@ async fn a_manager_that_starts_late_adopts_what_runs() {
     while display_name() != task_id(1) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    let reconciler = manager.reconciler().unwrap();
+    while reconciler.waiting() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(reconciler.differences(), []);
     manager.stop().await;
 }
