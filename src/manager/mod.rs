@@ -6,6 +6,9 @@
 //! plan          a request and the names that it resolves to → the objects wanted: pure
 //! labels        what a framework wrote → typed: pure, every error at once
 //! names         names → uuids, networks and their subnets, for a short while
+//! stores        what Marathon, Mesos and the VNC API say, and whether it is to be believed
+//! desired       what is to become of each container: a pure function of the stores
+//! reconcile     follows the sources, and keeps what is in the VNC API as it is to be
 //! provision     what has to be there before the first container
 //! election      who leads, by the word of ZooKeeper; fence: nobody else writes
 //! lead          what the leader does before it takes requests
@@ -21,6 +24,7 @@ mod admin;
 mod api;
 mod config;
 mod containers;
+mod desired;
 mod election;
 mod error;
 mod fence;
@@ -34,14 +38,20 @@ mod metrics;
 mod names;
 mod plan;
 mod provision;
+mod reconcile;
 mod server;
 mod standby;
+mod stores;
 
-pub use config::{Access, Config, Create, DEFAULT_PATH, Default as Defaults, Provision, Tls};
+pub use config::{
+    Access, Config, Create, DEFAULT_PATH, Default as Defaults, Follow, Provision, Tls,
+};
 pub use containers::Containers;
+pub use desired::{Difference, Policy, Reason};
 pub use election::ZooKeeper;
 pub use error::ManagerError;
 pub use fence::{Fence, Leadership};
+pub use reconcile::{Planned, Reconciler};
 pub use server::{Manager, StartError};
 
 #[cfg(all(test, feature = "sim"))]

@@ -28,7 +28,7 @@ const RESERVED: [&str; 4] = ["owner", "cluster", "agent", "container"];
 /// The most that an agent may add, and how long each key and value may be.
 const ANNOTATIONS: usize = 32;
 const LONGEST_KEY: usize = 128;
-const LONGEST_VALUE: usize = 1024;
+pub(super) const LONGEST_VALUE: usize = 1024;
 
 /// A request that makes sense, its names not looked up yet.
 #[derive(Clone, Debug)]
@@ -199,6 +199,7 @@ pub(super) fn port(
         ("interface".to_owned(), request.interface.clone()),
     ]
     .into_iter()
+    .chain(is_harmless(&request.network).then(|| ("network".to_owned(), request.network.clone())))
     .chain(
         ["owner", "cluster", "agent"]
             .into_iter()
@@ -206,25 +207,11 @@ pub(super) fn port(
     )
     .collect();
 
-    let addresses = addresses(uuid, &name, request, wish, &network)?;
-    let floating_ips = wish
-        .floating_ips
-        .iter()
-        .enumerate()
-        .map(|(index, floating)| {
-            let own = match floating.address {
-                None => format!("{uuid}-{index}"),
-                Some(address) => format!("{uuid}-{index}-{}", in_a_name(address)),
-            };
-            let mut object = FloatingIp::named(floating.pool.child(own));
-            object.common.uuid = Some(of_name(uuid, &object.common.fq_name));
-            object.common.annotations = interface.common.annotations.clone();
-            object.floating_ip_address = Address(floating.address);
-            object.project_refs = vec![Ref::to(wish.project.clone())];
-            object.virtual_machine_interface_refs = vec![Ref::to(name.clone())];
-            object
-        });
-    let floating_ips = floating_ips.collect();
+    let mut addresses = addresses(uuid, &name, request, wish, &network)?;
+    for address in &mut addresses {
+        address.instance_ip.common.annotations = interface.common.annotations.clone();
+    }
+    let floating_ips = floating_ips(&name, uuid, wish, &interface.common.annotations);
     Ok(Port {
         uuid,
         name: request.interface.clone(),
@@ -234,6 +221,39 @@ pub(super) fn port(
         addresses,
         floating_ips,
     })
+}
+
+/// The floating addresses that an interface is to have.
+pub(super) fn floating_ips(
+    name: &FqName,
+    interface: Uuid,
+    wish: &Wish,
+    annotations: &KeyValues,
+) -> Vec<FloatingIp> {
+    let floating_ips = wish.floating_ips.iter().enumerate();
+    let floating_ips = floating_ips.map(|(index, floating)| {
+        let own = match floating.address {
+            None => format!("{interface}-{index}"),
+            Some(address) => format!("{interface}-{index}-{}", in_a_name(address)),
+        };
+        let mut object = FloatingIp::named(floating.pool.child(own));
+        object.common.uuid = Some(of_name(interface, &object.common.fq_name));
+        object.common.annotations = annotations.clone();
+        object.floating_ip_address = Address(floating.address);
+        object.project_refs = vec![Ref::to(wish.project.clone())];
+        object.virtual_machine_interface_refs = vec![Ref::to(name.clone())];
+        object
+    });
+    floating_ips.collect()
+}
+
+/// Whether a text is the same in the JSON that the vRouter agent makes of it.
+pub(super) fn is_harmless(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= LONGEST_VALUE
+        && !text.chars().any(|letter| {
+            letter.is_control() || matches!(letter, '"' | '\\' | '\u{fffe}'..='\u{ffff}')
+        })
 }
 
 fn addresses(

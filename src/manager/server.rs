@@ -24,7 +24,10 @@ use super::legacy;
 use super::listener::{Listener, Peer, server_config};
 use super::metrics::{Metrics, Seen, measure};
 use super::provision::provision;
+use super::reconcile::Reconciler;
 use crate::http::TlsError;
+use crate::marathon::MarathonClient;
+use crate::master::MasterClient;
 use crate::ports;
 use crate::vnc::VncClient;
 
@@ -61,6 +64,7 @@ pub struct Manager {
     admin_address: Option<SocketAddr>,
     tls: bool,
     containers: Arc<Containers>,
+    reconciler: Option<Arc<Reconciler>>,
     fence: Fence,
     election: Option<Election>,
     ready: watch::Receiver<Readiness>,
@@ -77,6 +81,12 @@ impl Manager {
         VncClient::new(config.vnc.clone())?;
         if let Some(tls) = &config.access.tls {
             server_config(tls)?;
+        }
+        if let Some(follow) = &config.follow {
+            MasterClient::new(follow.mesos.clone())?;
+            if let Some(marathon) = &follow.marathon {
+                MarathonClient::new(marathon.clone())?;
+            }
         }
         Ok(())
     }
@@ -145,6 +155,33 @@ impl Manager {
         let mut background = JoinSet::new();
         let tidy = containers.clone();
         background.spawn(async move { tidy.tidy().await });
+        let mut reconciler = None;
+        if let Some(follow) = &config.follow {
+            let mesos = MasterClient::new(follow.mesos.clone())?;
+            let marathon = follow.marathon.clone().map(MarathonClient::new);
+            let marathon = marathon.transpose()?;
+            let (may_write, writes) = watch::channel(false);
+            let new = Reconciler::new(containers.clone(), client.clone(), &config, follow, writes);
+            reconciler = Some(new.clone());
+            let mut readiness = ready.clone();
+            background.spawn(async move {
+                // A standby follows nothing: whoever comes to lead lists before it writes.
+                let is_ready = |ready: &Readiness| ready.unready.is_none();
+                if readiness.wait_for(is_ready).await.is_err() {
+                    return;
+                }
+                let follow = new.run(mesos, marathon);
+                let allow = async {
+                    loop {
+                        may_write.send_replace(readiness.borrow_and_update().unready.is_none());
+                        if readiness.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::join!(follow, allow);
+            });
+        }
         let before_leading = move |_term| {
             let (client, config) = (client.clone(), config.clone());
             async move { Ok(provision(&client, &config).await?) }
@@ -156,6 +193,7 @@ impl Manager {
             admin_address,
             tls: is_tls,
             containers,
+            reconciler,
             fence,
             election,
             ready,
@@ -200,6 +238,12 @@ impl Manager {
     #[must_use]
     pub fn containers(&self) -> &Arc<Containers> {
         &self.containers
+    }
+
+    /// What keeps the VNC API true, where something is followed.
+    #[must_use]
+    pub fn reconciler(&self) -> Option<&Arc<Reconciler>> {
+        self.reconciler.as_ref()
     }
 
     /// Waits until this manager leads, the API server is provisioned, and containers can be made.

@@ -37,4 +37,6 @@ pub use client::{MasterClient, MasterOptions};
 pub use discover::{Masters, NotMasters, PORT};
 pub use event::Change;
 pub use follow::{FollowOptions, Follower, Update};
-pub use model::{Agent, Framework, Labels, Network, Skipped, State, Status, Task, TaskKey};
+pub use model::{
+    Agent, Executor, Framework, Labels, Network, Skipped, State, Status, Task, TaskKey,
+};

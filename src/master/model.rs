@@ -1,7 +1,7 @@
 //! What the master says there is, in the fields that networks are about. Many tasks are kept at a
 //! time, so they are small: texts that many share are kept once in a snapshot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -123,6 +123,17 @@ pub struct Framework {
     pub active: bool,
 }
 
+/// An executor that a framework brought.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Executor {
+    /// The framework's id.
+    pub framework: Arc<str>,
+    /// The id of its agent.
+    pub agent: Arc<str>,
+    /// Its id.
+    pub id: Box<str>,
+}
+
 /// Something that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
@@ -141,6 +152,9 @@ pub struct State {
     pub agents: HashMap<Arc<str>, Agent>,
     /// The frameworks.
     pub frameworks: HashMap<Arc<str>, Framework>,
+    /// The executors that frameworks brought. One may live on without a task, and no event tells
+    /// of it: as of the snapshot.
+    pub executors: HashSet<Executor>,
     /// What could not be read. It is there, and must not be taken for gone.
     pub skipped: Vec<Skipped>,
 }
@@ -200,6 +214,7 @@ impl State {
             Change::FrameworkRemoved(id) => {
                 self.frameworks.remove(&id);
                 self.tasks.retain(|key, _| key.framework != id);
+                self.executors.retain(|one| one.framework != id);
             }
         }
     }

@@ -252,6 +252,34 @@ impl VncClient {
         Ok(objects)
     }
 
+    /// One page of all objects of a type, from where the last one ended, and where the next one
+    /// begins; none after the last. What narrows the query is ignored.
+    pub async fn list_page<T: Object>(
+        &self,
+        query: &Query,
+        marker: Option<&str>,
+    ) -> Result<(Vec<T>, Option<String>), VncError> {
+        let what = format!("list the {}", T::collection());
+        let all = Query {
+            detail: query.detail.clone(),
+            page: query.page,
+            ..Query::default()
+        };
+        let parameters = all
+            .parameters()
+            .map_err(|problem| self.invalid(what.clone(), problem))?;
+        let marker = marker.unwrap_or("none");
+        let page = all.page.unwrap_or(PAGE);
+        let call = plain::<T>(what, &parameters, Some(page), Some(marker));
+        let (values, next) = self.page::<T>(&call).await?;
+        if next.as_deref() == Some(marker) {
+            let problem = "the page after this one is this one".to_owned();
+            return Err(self.nonsense(&call, problem));
+        }
+        let objects = values.into_iter().map(|value| self.decode(&call, value));
+        Ok((objects.collect::<Result<_, _>>()?, next))
+    }
+
     /// How many objects of a type there are.
     pub async fn count<T: Object>(&self) -> Result<u64, VncError> {
         let collection = T::collection();

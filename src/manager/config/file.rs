@@ -54,6 +54,7 @@ fn read(top: &Section<'_>) -> Config {
         defaults: defaults(top),
         create: create(top),
         provision: top.section("provision").map(provision),
+        follow: super::follow::read(top),
         ..config
     };
     let known = !config.access.tokens.is_empty()
@@ -154,7 +155,7 @@ fn tls(section: Section<'_>) -> Option<Tls> {
 }
 
 /// The keys `certificate` and `key`, which come together.
-fn identity(section: &Section<'_>) -> Option<Identity> {
+pub(super) fn identity(section: &Section<'_>) -> Option<Identity> {
     let certificate = section.text("certificate", "a PEM file");
     let key = section.text("key", "a PEM file");
     if section.has("certificate") != section.has("key") {
@@ -373,7 +374,7 @@ fn auth(section: &Section<'_>) -> Auth {
     keystone.or(basic).unwrap_or_default()
 }
 
-fn credentials(section: &Section<'_>) -> (String, SecretString) {
+pub(super) fn credentials(section: &Section<'_>) -> (String, SecretString) {
     let user = section.text("user", "a user's name").unwrap_or_default();
     if !section.has("user") {
         section.problem("user", "is missing: a user's name");

@@ -5,6 +5,7 @@
 //! files of their own or in the environment, never in this file.
 
 mod file;
+mod follow;
 mod zookeeper;
 
 use std::net::SocketAddr;
@@ -14,9 +15,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
+use super::desired::Policy;
 use super::election::ZooKeeper;
 use crate::config::{ConfigError, Problem};
 use crate::http::tls::Identity;
+use crate::marathon::MarathonOptions;
+use crate::master::MasterOptions;
 use crate::vnc::{FqName, VncOptions};
 
 /// Where the configuration is when nobody says otherwise.
@@ -50,6 +54,40 @@ pub struct Config {
     /// How long what there is of a container that could not be made is left to the agent, which
     /// asks again, before it is removed.
     pub undo_after: Duration,
+    /// What is followed, to keep what is in the VNC API true; nothing by default.
+    pub follow: Option<Follow>,
+}
+
+/// What is followed, and how what is in the VNC API is kept true.
+#[derive(Clone, Debug)]
+pub struct Follow {
+    /// How Mesos is reached.
+    pub mesos: MasterOptions,
+    /// How Marathon is reached. Without it labels that change are not seen.
+    pub marathon: Option<MarathonOptions>,
+    /// How long to wait before what.
+    pub policy: Policy,
+    /// How often everything is listed and compared.
+    pub resync: Duration,
+    /// How many containers are corrected at a time.
+    pub concurrency: usize,
+    /// How many objects are listed at a time.
+    pub page: u32,
+}
+
+impl Follow {
+    /// Mesos alone, and defaults.
+    #[must_use]
+    pub fn new(mesos: MasterOptions) -> Self {
+        Self {
+            mesos,
+            marathon: None,
+            policy: Policy::default(),
+            resync: Duration::from_mins(5),
+            concurrency: 8,
+            page: 500,
+        }
+    }
 }
 
 /// Who may ask, and how that is known.
@@ -141,6 +179,7 @@ impl Config {
             ports: 16,
             remember: Duration::from_secs(30),
             undo_after: Duration::from_secs(5),
+            follow: None,
         }
     }
 

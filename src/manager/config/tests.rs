@@ -1,6 +1,8 @@
 use secrecy::ExposeSecret as _;
 
 use super::*;
+use crate::http::Credentials;
+use crate::master::Masters;
 use crate::vnc::{Auth, KeystoneVersion};
 
 const EXAMPLE: &str = include_str!("../../../manager.toml.example");
@@ -41,6 +43,7 @@ fn the_example_is_right_as_it_stands_and_says_the_defaults() {
     assert_eq!(config.ports, default.ports);
     assert_eq!(config.remember, default.remember);
     assert_eq!(config.undo_after, default.undo_after);
+    assert!(config.follow.is_none());
     assert!(config.create.networks && !config.create.projects && !config.create.domains);
     let subnets = config.provision.unwrap();
     assert_eq!(subnets.pod_task_subnets[0].to_string(), "10.32.0.0/12");
@@ -58,6 +61,7 @@ fn every_key_of_the_example_exists() {
     write("manager.token", "0123456789abcdef\n\nfedcba9876543210\n");
     write("keystone.password", "secret\n");
     write("zookeeper.password", "secret\n");
+    write("mesos.password", "secret\n");
     let text = whole(directory.path());
     let problems = parse(&text).unwrap_err();
     // Two ways to be known to the API server, of which the second names a variable.
@@ -101,6 +105,33 @@ fn every_key_of_the_example_exists() {
     assert_eq!(
         (keystone.domain.as_str(), keystone.version),
         ("Default", KeystoneVersion::V3)
+    );
+    let follow = config.follow.as_ref().unwrap();
+    let Credentials::Basic { user, password } = &follow.mesos.access.credentials else {
+        panic!()
+    };
+    assert_eq!(
+        (user.as_str(), password.expose_secret()),
+        ("contrail", "secret")
+    );
+    let Masters::ZooKeeper(zookeeper) = &follow.mesos.masters else {
+        panic!()
+    };
+    assert_eq!(
+        zookeeper.to_string(),
+        "zk://10.84.22.1:2181,10.84.22.2:2181/mesos"
+    );
+    let marathon = follow.marathon.as_ref().unwrap();
+    assert_eq!(marathon.servers.len(), 2);
+    assert!(matches!(
+        &marathon.access.credentials,
+        Credentials::TokenFile(path) if path.ends_with("dcos.token")
+    ));
+    let default = Follow::new(follow.mesos.clone());
+    assert_eq!(follow.policy, default.policy);
+    assert_eq!(
+        (follow.resync, follow.concurrency, follow.page),
+        (default.resync, default.concurrency, default.page)
     );
     let shown = format!("{config:?}");
     assert!(
@@ -163,6 +194,52 @@ ports = 0
     assert_eq!(problems.len(), 15, "{problems:#?}");
     assert!(parse("").unwrap_err()[0].contains("vnc: is missing"));
     assert!(parse("[vnc]").unwrap_err()[0].contains("vnc.servers: is missing"));
+}
+
+#[test]
+fn what_is_followed_is_checked() {
+    let vnc = "[vnc]\nservers = [\"a\"]\n";
+    let wrong = |text: &str, said: &str| {
+        let problems = parse(&format!("{vnc}{text}")).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(problems[0].contains(said), "{problems:#?}");
+    };
+    wrong("[mesos]\n", "mesos.masters: is missing");
+    wrong(
+        "[mesos]\nmasters = \"zk://a\"",
+        "mesos.masters: expected masters such as",
+    );
+    wrong(
+        "[marathon]\nservers = [\"a\"]",
+        "marathon: needs a table [mesos]",
+    );
+    wrong(
+        "[reconcile]\nresync = \"1m\"",
+        "reconcile: needs a table [mesos]",
+    );
+    let mesos = "[mesos]\nmasters = \"a\"\n";
+    wrong(
+        &format!("{mesos}[marathon]\nservers = []"),
+        "marathon.servers: is empty",
+    );
+    wrong(
+        &format!("{mesos}[marathon]\nservers = [\"a\", \"ftp://a\"]"),
+        "marathon.servers: expected a Marathon",
+    );
+    wrong(
+        &format!("{mesos}[reconcile]\nyoung = \"1s\""),
+        "reconcile.young: is less than settle",
+    );
+    wrong(
+        &format!("{mesos}[reconcile]\nconcurrency = 0"),
+        "reconcile.concurrency: expected a number",
+    );
+    wrong(
+        &format!("{mesos}[mesos.basic]\nuser = \"u\""),
+        "mesos.basic.password_file: no password",
+    );
+    let least = parse(&format!("{vnc}{mesos}")).unwrap();
+    assert!(least.follow.unwrap().marathon.is_none());
 }
 
 #[test]

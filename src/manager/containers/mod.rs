@@ -5,6 +5,8 @@
 //! again, also of another manager after this one died at any call.
 
 mod create;
+mod keep;
+mod puts;
 mod read;
 mod remove;
 mod state;
@@ -30,6 +32,7 @@ use crate::labels::Quoted;
 use crate::ports::{Port, PortAddress, Ports, PortsRequest};
 use crate::vnc::{KeyValues, VirtualMachineInterface, VncClient};
 
+use puts::Puts;
 use undo::{Undo, Undos};
 
 /// The containers of all agents.
@@ -41,6 +44,7 @@ pub struct Containers {
     names: Names,
     locks: Locks,
     undos: Undos,
+    puts: Puts,
     fence: Fence,
     tally: Tally,
 }
@@ -82,7 +86,13 @@ impl Containers {
             undos: Undos::new(config.undo_after),
             fence,
             tally: Tally::default(),
+            puts: Puts::default(),
         })
+    }
+
+    /// What everything that writes has to be held by.
+    pub(in crate::manager) fn fence(&self) -> &Fence {
+        &self.fence
     }
 
     pub(super) fn tally(&self) -> &Tally {
@@ -93,6 +103,11 @@ impl Containers {
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.client.requests()
+    }
+
+    /// Forgets the uuids of names: one of them is gone.
+    pub(super) fn forget_names(&self) {
+        self.names.forget();
     }
 
     /// Makes a container's ports, completes them, or finds them made.
@@ -129,6 +144,7 @@ impl Containers {
         let _held = self.locks.lock(machine).await;
         // Whatever there is of the container, it is this call's now.
         self.undos.forget(machine);
+        self.puts.note(machine);
         let mut undo = Undo::Never;
         let mut made = self
             .attempt(agent, machine, request, &checked.wishes, &mut undo)

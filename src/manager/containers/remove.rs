@@ -27,6 +27,7 @@ impl Containers {
             let removed = self.remove(agent, machine).await;
             if removed.is_ok() {
                 self.undos.forget(machine);
+                self.puts.forget(machine);
             }
             removed
         };
@@ -43,7 +44,11 @@ impl Containers {
     }
 
     /// Whether there was anything. The container's lock is held.
-    async fn remove(&self, agent: Option<&str>, machine: Uuid) -> Result<bool, ManagerError> {
+    pub(super) async fn remove(
+        &self,
+        agent: Option<&str>,
+        machine: Uuid,
+    ) -> Result<bool, ManagerError> {
         let mut round = 1;
         loop {
             let Some(state) = self.state(machine).await? else {

@@ -7,6 +7,7 @@ mod legacy;
 mod names;
 mod ownership;
 mod provision;
+mod reconcile;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

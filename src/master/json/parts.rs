@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::super::event::Change;
-use super::super::model::{Agent, Framework, Labels, Network, Status, Task, TaskKey};
+use super::super::model::{Agent, Executor, Framework, Labels, Network, Status, Task, TaskKey};
 use crate::condition::Condition;
 use crate::intern::Interner;
 
@@ -298,6 +298,32 @@ impl RawFramework {
             id: names.get(&self.framework_info.id.text()?),
             name: self.framework_info.name.into(),
             active: self.active,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct RawExecutor {
+    #[serde(default, deserialize_with = "or_default")]
+    executor_info: ExecutorInfo,
+    #[serde(default, deserialize_with = "or_default")]
+    agent_id: Id,
+}
+
+#[derive(Deserialize, Default)]
+struct ExecutorInfo {
+    #[serde(default, deserialize_with = "or_default")]
+    executor_id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    framework_id: Id,
+}
+
+impl RawExecutor {
+    pub(super) fn read(self, names: &mut Interner) -> Option<Executor> {
+        Some(Executor {
+            framework: names.get(&self.executor_info.framework_id.text()?),
+            agent: names.get(&self.agent_id.text()?),
+            id: self.executor_info.executor_id.text()?.into(),
         })
     }
 }

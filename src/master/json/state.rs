@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::model::{Skipped, State};
-use super::parts::{AgentInfo, RawAgent, RawFramework, RawTask, or_default};
+use super::parts::{AgentInfo, RawAgent, RawExecutor, RawFramework, RawTask, or_default};
 use crate::intern::Interner;
 
 /// The lists that are absent when they are empty; each element is read on its own.
@@ -28,6 +28,13 @@ pub(super) struct RawState<'a> {
         deserialize_with = "or_default"
     )]
     frameworks: Frameworks<'a>,
+    #[serde(
+        rename = "get_executors",
+        borrow,
+        default,
+        deserialize_with = "or_default"
+    )]
+    executors: Executors<'a>,
 }
 
 #[derive(Deserialize, Default)]
@@ -51,6 +58,12 @@ pub(super) struct Agents<'a> {
 pub(super) struct Frameworks<'a> {
     #[serde(borrow, default, deserialize_with = "or_default")]
     frameworks: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct Executors<'a> {
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    executors: Vec<&'a RawValue>,
 }
 
 impl RawState<'_> {
@@ -107,6 +120,17 @@ impl RawState<'_> {
                         state
                             .frameworks
                             .insert(Arc::clone(&framework.id), framework);
+                    }
+                },
+            }
+        }
+        for element in self.executors.executors {
+            match serde_json::from_str::<RawExecutor>(element.get()) {
+                Err(error) => skip("executor", error.to_string()),
+                Ok(raw) => match raw.read(&mut names) {
+                    None => skip("executor", "it has no id, framework or agent".to_owned()),
+                    Some(executor) => {
+                        state.executors.insert(executor);
                     }
                 },
             }

@@ -61,8 +61,11 @@ fn a_state_is_read_and_joined() {
             "recovered_agents": [{"id": {"value": "S9"}, "hostname": "h9"}]},
         "get_frameworks": {"frameworks": [
             {"framework_info": {"id": {"value": "F"}, "name": "marathon"}, "active": true}]},
-        "get_executors": {"executors": [{"newer": 1}]}}));
+        "get_executors": {"executors": [{"executor_info": {"executor_id": {"value": "e"},
+            "framework_id": {"value": "F"}, "newer": 1}, "agent_id": {"value": "S0"}}]}}));
     assert!(state.is_complete(), "{:?}", state.skipped);
+    let executor = state.executors.iter().next().unwrap();
+    assert_eq!((&*executor.agent, &*executor.id), ("S0", "e"));
     assert_eq!(state.tasks.len(), 2);
     let task = state
         .tasks

@@ -1,0 +1,237 @@
+//! Following the sources into the stores.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use futures::future::join_all;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use uuid::Uuid;
+
+use super::{Key, Reconciler};
+use crate::http::CallError;
+use crate::manager::stores::read::Reading;
+use crate::marathon::{self, MarathonClient, RunSpecId};
+use crate::master::{self, MasterClient};
+
+/// How long keys of Marathon are gathered, so that an app of which many tasks change is asked for
+/// once.
+const GATHER: Duration = Duration::from_secs(1);
+/// How long to wait before what could not be read is read again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The least time between two looks at everything.
+const BREATH: Duration = Duration::from_secs(1);
+
+impl Reconciler {
+    /// Follows and corrects, as long as it is polled.
+    pub(in crate::manager) async fn run(
+        self: Arc<Self>,
+        mesos: MasterClient,
+        marathon: Option<MarathonClient>,
+    ) {
+        let workers = join_all((0..self.workers).map(|_| self.work()));
+        let marathon = async {
+            if let Some(marathon) = marathon {
+                self.follow_marathon(marathon).await;
+            }
+        };
+        tokio::join!(
+            self.follow_mesos(mesos),
+            marathon,
+            self.read_contrail(),
+            self.look_again(),
+            workers,
+        );
+    }
+
+    async fn look_again(&self) {
+        loop {
+            // An error is that nobody has asked.
+            let _ = timeout(self.resync, self.all.notified()).await;
+            self.look_at_all();
+            sleep(BREATH).await;
+        }
+    }
+
+    async fn follow_mesos(&self, client: MasterClient) {
+        let options = master::FollowOptions::default();
+        let options = master::FollowOptions {
+            refresh: self.resync.min(options.refresh),
+            ..options
+        };
+        let mut follower = master::Follower::start(client, options);
+        loop {
+            let update = follower.next().await;
+            self.take_mesos(update);
+        }
+    }
+
+    /// Takes over what Mesos says.
+    pub(in crate::manager) fn take_mesos(&self, update: master::Update) {
+        let now = Instant::now();
+        match update {
+            master::Update::Lost(error) => {
+                let why = error.to_string();
+                self.stores.mesos.change(|view| view.lost(now, &why));
+            }
+            master::Update::Snapshot(state) => {
+                let settle = self.policy.settle;
+                self.stores
+                    .mesos
+                    .change(|view| view.listed(*state, now, settle));
+                self.all.notify_one();
+            }
+            master::Update::Changed(change) => {
+                let touched = self.stores.mesos.change(|view| view.apply(change, now));
+                self.touch(touched);
+            }
+        }
+    }
+
+    /// Puts on the queue what may be a container of ours: most tasks have no network.
+    fn touch(&self, machines: Vec<Uuid>) {
+        if machines.is_empty() {
+            return;
+        }
+        self.stores.contrail.read(|contrail| {
+            for machine in machines {
+                if contrail.machines.contains_key(&machine)
+                    || self.containers.put_at(machine).is_some()
+                {
+                    self.queue.push(Key::Machine(machine));
+                }
+            }
+        });
+    }
+
+    async fn follow_marathon(&self, client: MarathonClient) {
+        let options = marathon::FollowOptions::default();
+        let mut follower = marathon::Follower::start(client.clone(), options);
+        let mut keys: HashSet<Option<RunSpecId>> = HashSet::new();
+        let mut due = Instant::now();
+        loop {
+            let update = tokio::select! {
+                update = follower.next() => update,
+                () = sleep_until(due), if !keys.is_empty() => {
+                    keys = self.reread(&client, std::mem::take(&mut keys)).await;
+                    due = Instant::now() + AGAIN;
+                    continue;
+                }
+            };
+            match update {
+                marathon::Update::Touched(key) => {
+                    if keys.is_empty() {
+                        due = Instant::now() + GATHER;
+                    }
+                    keys.insert(key.run_spec().cloned());
+                }
+                marathon::Update::Snapshot(_) => {
+                    keys.clear();
+                    self.take_marathon(update);
+                }
+                marathon::Update::Lost(_) => self.take_marathon(update),
+            }
+        }
+    }
+
+    /// Takes over what Marathon says of everything.
+    pub(in crate::manager) fn take_marathon(&self, update: marathon::Update) {
+        let now = Instant::now();
+        match update {
+            marathon::Update::Lost(error) => {
+                let why = error.to_string();
+                self.stores.marathon.change(|view| view.lost(now, &why));
+            }
+            marathon::Update::Snapshot(listing) => {
+                let settle = self.policy.settle;
+                self.stores
+                    .marathon
+                    .change(|view| view.listed(*listing, now, settle));
+                self.all.notify_one();
+            }
+            marathon::Update::Touched(_) => {}
+        }
+    }
+
+    /// Reads apps and pods again, and all where it is not known which; says which it could not.
+    async fn reread(
+        &self,
+        client: &MarathonClient,
+        keys: HashSet<Option<RunSpecId>>,
+    ) -> HashSet<Option<RunSpecId>> {
+        let mut failed = HashSet::new();
+        if keys.contains(&None) {
+            match client.list().await {
+                Ok(listing) => {
+                    self.take_marathon(marathon::Update::Snapshot(Box::new(listing)));
+                    return failed;
+                }
+                Err(error) => log::warn!(error:%; "Marathon's pods cannot be read again yet"),
+            }
+            failed.insert(None);
+        }
+        for id in keys.into_iter().flatten() {
+            match self.reread_one(client, &id).await {
+                Ok(true) => self.touch_application(&id),
+                Ok(false) => {}
+                Err(error) => {
+                    log::warn!(app:% = id, error:%; "it cannot be read again yet");
+                    failed.insert(Some(id));
+                }
+            }
+        }
+        failed
+    }
+
+    async fn reread_one(&self, client: &MarathonClient, id: &RunSpecId) -> Result<bool, CallError> {
+        let store = &self.stores.marathon;
+        if let Some(app) = client.app(id).await? {
+            return Ok(store.change(|view| view.app(id, Some(app))));
+        }
+        let pod = client.pod(id).await?;
+        Ok(store.change(|view| view.pod(id, pod)))
+    }
+
+    /// Looks at the containers of an app whose networks have other labels now.
+    fn touch_application(&self, id: &RunSpecId) {
+        self.stores.contrail.read(|contrail| {
+            for (uuid, machine) in &contrail.machines {
+                if machine.names.application.as_deref() == Some(id.as_str()) {
+                    self.queue.push(Key::Machine(*uuid));
+                }
+            }
+        });
+    }
+
+    async fn read_contrail(&self) {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_secs(1))
+            .with_max_delay(Duration::from_secs(30))
+            .with_jitter()
+            .without_max_times();
+        loop {
+            let mut reading = Reading::new(&self.defaults, self.page);
+            let mut pauses = backoff.build();
+            while let Err(error) = reading.go_on(&self.client).await {
+                log::warn!(error:%; "the VNC API cannot be read; going on later");
+                let now = Instant::now();
+                let why = error.to_string();
+                self.stores
+                    .contrail
+                    .change(|view| view.source.lost(now, &why));
+                sleep(pauses.next().unwrap_or_default()).await;
+            }
+            self.take_contrail(reading);
+            sleep(self.resync).await;
+        }
+    }
+
+    /// Takes over what was read of the VNC API.
+    pub(in crate::manager) fn take_contrail(&self, reading: Reading) {
+        self.stores
+            .contrail
+            .replace(|old| reading.finish(old, Instant::now()));
+        self.all.notify_one();
+    }
+}

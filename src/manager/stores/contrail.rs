@@ -1,0 +1,153 @@
+//! What the VNC API says of our containers: a cache, which says what to look at. Whoever writes
+//! reads the object itself first.
+//!
+//! An object's age is how long it has been known here: clocks of servers decide nothing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::source::Source;
+use crate::vnc::{FqName, KeyValues};
+
+/// Annotations that say what a container is to Mesos.
+pub(in crate::manager) const APPLICATION: &str = "application";
+pub(in crate::manager) const TASK: &str = "task";
+pub(in crate::manager) const FRAMEWORK: &str = "framework";
+pub(in crate::manager) const FRAMEWORK_ID: &str = "framework-id";
+pub(in crate::manager) const EXECUTOR: &str = "executor";
+pub(in crate::manager) const MESOS_AGENT: &str = "mesos-agent";
+
+/// What the VNC API says.
+#[derive(Clone, Debug, Default)]
+pub(in crate::manager) struct ContrailView {
+    pub source: Source,
+    /// Our containers.
+    pub machines: HashMap<Uuid, Machine>,
+    /// Hosts by name.
+    pub routers: HashMap<Arc<str>, Router>,
+    /// Ours, and belonging to nothing; and since when they are known so.
+    pub orphans: HashMap<Orphan, Instant>,
+}
+
+/// A host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::manager) struct Router {
+    pub uuid: Uuid,
+    pub address: Option<IpAddr>,
+}
+
+/// A container of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::manager) struct Machine {
+    /// Whose it is: the name of its host's virtual-router.
+    pub agent: Arc<str>,
+    pub display_name: Option<Box<str>>,
+    pub names: Names,
+    /// In the order of its interfaces.
+    pub interfaces: Box<[Interface]>,
+    /// The virtual-routers that refer to it.
+    pub routers: Box<[Uuid]>,
+    /// Since when it is known here.
+    pub seen: Instant,
+}
+
+impl Machine {
+    /// Whether every interface has an address, and there is one.
+    pub(in crate::manager) fn is_whole(&self) -> bool {
+        !self.interfaces.is_empty() && self.interfaces.iter().all(|one| one.addresses > 0)
+    }
+}
+
+/// What a container is to Mesos, in its annotations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::manager) struct Names {
+    pub application: Option<Arc<str>>,
+    pub task: Option<Box<str>>,
+    pub framework: Option<Arc<str>>,
+    pub framework_id: Option<Arc<str>>,
+    /// Where it is not the task itself.
+    pub executor: Option<Box<str>>,
+    pub mesos_agent: Option<Arc<str>>,
+}
+
+impl Names {
+    /// As annotations.
+    pub(in crate::manager) fn pairs(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            (APPLICATION, self.application.as_deref()),
+            (TASK, self.task.as_deref()),
+            (FRAMEWORK, self.framework.as_deref()),
+            (FRAMEWORK_ID, self.framework_id.as_deref()),
+            (EXECUTOR, self.executor.as_deref()),
+            (MESOS_AGENT, self.mesos_agent.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+    }
+
+    /// From annotations.
+    pub(in crate::manager) fn read(
+        annotations: &KeyValues,
+        text: &mut impl FnMut(&str) -> Arc<str>,
+    ) -> Self {
+        let mut shared = |key| annotations.get(key).map(&mut *text);
+        Self {
+            application: shared(APPLICATION),
+            framework: shared(FRAMEWORK),
+            framework_id: shared(FRAMEWORK_ID),
+            mesos_agent: shared(MESOS_AGENT),
+            task: annotations.get(TASK).map(Into::into),
+            executor: annotations.get(EXECUTOR).map(Into::into),
+        }
+    }
+}
+
+/// An interface of a container of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::manager) struct Interface {
+    pub uuid: Uuid,
+    pub index: u16,
+    /// What the framework calls its network.
+    pub network: Option<Arc<str>>,
+    /// Its security groups, sorted.
+    pub groups: Box<[Arc<FqName>]>,
+    /// Floating addresses that lead to it and that we made.
+    pub floating: Box<[Uuid]>,
+    /// How many addresses it has.
+    pub addresses: u16,
+}
+
+/// Something of ours that belongs to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(in crate::manager) enum Orphan {
+    /// Without a container.
+    Interface(Uuid),
+    /// Without an interface.
+    InstanceIp(Uuid),
+    /// Likewise.
+    FloatingIp(Uuid),
+}
+
+impl Orphan {
+    /// Its uuid.
+    pub(in crate::manager) fn uuid(self) -> Uuid {
+        match self {
+            Self::Interface(uuid) | Self::InstanceIp(uuid) | Self::FloatingIp(uuid) => uuid,
+        }
+    }
+}
+
+impl fmt::Display for Orphan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interface(uuid) => write!(formatter, "virtual-machine-interface {uuid}"),
+            Self::InstanceIp(uuid) => write!(formatter, "instance-ip {uuid}"),
+            Self::FloatingIp(uuid) => write!(formatter, "floating-ip {uuid}"),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What Mesos says: which container each task is, and which agents there are.
+//!
+//! Invariant: a container is forgotten only when every task of it has ended or is listed no more;
+//! when that was, is remembered until the next list.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::source::Source;
+use crate::container::ContainerId;
+use crate::master::{Agent, Change, State, Task, TaskKey};
+use crate::ports;
+
+/// How long an agent that is gone is remembered; longer than anybody waits for it.
+const REMEMBERED: Duration = Duration::from_hours(48);
+
+/// What Mesos says.
+#[derive(Clone, Debug, Default)]
+pub(in crate::manager) struct MesosView {
+    pub source: Source,
+    state: State,
+    /// The tasks of each machine: of the container itself, and of those inside it.
+    machines: HashMap<Uuid, Claims>,
+    /// Since when each agent has been connected.
+    connected: HashMap<Arc<str>, Instant>,
+    /// Agents by host name, lower case.
+    hosts: HashMap<Box<str>, Arc<str>>,
+    addresses: HashMap<IpAddr, Arc<str>>,
+    /// Since when agents that were there are not.
+    gone: HashMap<Arc<str>, Instant>,
+    /// Machines that have lost their last task since the list before the last.
+    vanished: HashMap<Uuid, Instant>,
+    /// Tasks of each agent that have not said what their container is.
+    unplaced: HashMap<Arc<str>, u32>,
+}
+
+/// The tasks of one container: one but in pods.
+#[derive(Clone, Debug)]
+enum Claims {
+    One(TaskKey),
+    Many(Vec<TaskKey>),
+}
+
+impl Claims {
+    fn as_slice(&self) -> &[TaskKey] {
+        match self {
+            Self::One(key) => std::slice::from_ref(key),
+            Self::Many(keys) => keys,
+        }
+    }
+}
+
+/// The machines that a container and those around it would have, were they on a network.
+fn machines_of(container: &str) -> impl Iterator<Item = Uuid> {
+    let mut id: Option<ContainerId> = None;
+    container.split('.').map(move |value| {
+        let next = match &id {
+            None => ContainerId::top_level(value),
+            Some(parent) => parent.nested(value),
+        };
+        let machine = ports::machine(&next);
+        id = Some(next);
+        machine
+    })
+}
+
+impl MesosView {
+    /// The list is lost.
+    pub(in crate::manager) fn lost(&mut self, now: Instant, why: &str) {
+        self.source.lost(now, why);
+    }
+
+    /// Takes over a new list.
+    pub(in crate::manager) fn listed(&mut self, mut state: State, now: Instant, settle: Duration) {
+        for task in state.tasks.values_mut() {
+            slim(task);
+        }
+        let old = std::mem::take(&mut self.machines);
+        let agents_before: Vec<Arc<str>> = self.state.agents.keys().cloned().collect();
+        self.state = state;
+        self.index();
+        let sizes = [
+            (old.len(), self.machines.len()),
+            (agents_before.len(), self.state.agents.len()),
+        ];
+        // Of the two the one that says less.
+        let worse = sizes.into_iter().max_by_key(|(before, after)| {
+            let lost = before.saturating_sub(*after);
+            (lost * 1000).checked_div(*before).unwrap_or(0)
+        });
+        let complete = self.state.is_complete();
+        self.source
+            .listed(now, worse.unwrap_or_default(), complete, settle);
+        self.vanished = old
+            .into_keys()
+            .filter(|machine| !self.machines.contains_key(machine))
+            .map(|machine| (machine, now))
+            .collect();
+        for agent in agents_before {
+            if !self.state.agents.contains_key(&agent) {
+                self.gone.entry(agent).or_insert(now);
+            }
+        }
+        self.gone.retain(|agent, since| {
+            !self.state.agents.contains_key(agent) && now - *since < REMEMBERED
+        });
+        let agents = self.state.agents.values().filter(|agent| agent.active);
+        self.connected = agents
+            .map(|agent| {
+                let since = self.connected.get(&agent.id).copied().unwrap_or(now);
+                (agent.id.clone(), since)
+            })
+            .collect();
+    }
+
+    fn index(&mut self) {
+        self.machines.clear();
+        self.unplaced.clear();
+        self.hosts.clear();
+        self.addresses.clear();
+        let state = std::mem::take(&mut self.state);
+        self.machines.reserve(state.tasks.len());
+        for task in state.tasks.values() {
+            self.claim(task);
+        }
+        for agent in state.agents.values() {
+            self.name(agent);
+        }
+        self.state = state;
+    }
+
+    fn name(&mut self, agent: &Agent) {
+        self.hosts
+            .insert(agent.host.to_lowercase().into(), agent.id.clone());
+        if let Some(address) = agent.address {
+            self.addresses.insert(address, agent.id.clone());
+        }
+    }
+
+    fn claim(&mut self, task: &Task) {
+        let Some(container) = &task.status.container else {
+            if let Some(agent) = &task.agent {
+                *self.unplaced.entry(agent.clone()).or_default() += 1;
+            }
+            return;
+        };
+        for machine in machines_of(container) {
+            self.vanished.remove(&machine);
+            match self.machines.get_mut(&machine) {
+                None => {
+                    self.machines.insert(machine, Claims::One(task.key.clone()));
+                }
+                Some(claims) if claims.as_slice().contains(&task.key) => {}
+                Some(Claims::Many(keys)) => keys.push(task.key.clone()),
+                Some(claims) => {
+                    let keys = claims.as_slice().iter().chain([&task.key]);
+                    *claims = Claims::Many(keys.cloned().collect());
+                }
+            }
+        }
+    }
+
+    fn unclaim(&mut self, task: &Task, now: Instant) {
+        let Some(container) = &task.status.container else {
+            if let Some(agent) = &task.agent
+                && let Some(count) = self.unplaced.get_mut(agent)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.unplaced.remove(agent);
+                }
+            }
+            return;
+        };
+        for machine in machines_of(container) {
+            let Some(claims) = self.machines.get_mut(&machine) else {
+                continue;
+            };
+            let left = claims.as_slice().iter().filter(|key| **key != task.key);
+            let mut left: Vec<TaskKey> = left.cloned().collect();
+            match left.len() {
+                0 => {
+                    self.machines.remove(&machine);
+                    self.vanished.insert(machine, now);
+                }
+                1 => *claims = Claims::One(left.remove(0)),
+                _ => *claims = Claims::Many(left),
+            }
+        }
+    }
+
+    /// Takes over a change; says which machines it may be about.
+    pub(in crate::manager) fn apply(&mut self, mut change: Change, now: Instant) -> Vec<Uuid> {
+        let mut touched = vec![];
+        match &mut change {
+            Change::TaskAdded(task) => slim(task),
+            Change::TaskUpdated { status, .. } => status.networks = Box::default(),
+            _ => {}
+        }
+        match &change {
+            Change::TaskAdded(_) | Change::TaskUpdated { .. } => {
+                let key = match &change {
+                    Change::TaskAdded(task) => task.key.clone(),
+                    Change::TaskUpdated { key, .. } => key.clone(),
+                    _ => return touched,
+                };
+                if let Some(task) = self.state.tasks.get(&key).cloned() {
+                    touched.extend(task.status.container.iter().flat_map(|id| machines_of(id)));
+                    self.unclaim(&task, now);
+                }
+                self.state.apply(change);
+                if let Some(task) = self.state.tasks.get(&key).cloned() {
+                    self.claim(&task);
+                    touched.extend(task.status.container.iter().flat_map(|id| machines_of(id)));
+                }
+                touched.sort_unstable();
+                touched.dedup();
+            }
+            Change::AgentAdded(agent) => {
+                self.gone.remove(&agent.id);
+                if agent.active {
+                    self.connected.entry(agent.id.clone()).or_insert(now);
+                } else {
+                    self.connected.remove(&agent.id);
+                }
+                self.name(agent);
+                self.state.apply(change);
+            }
+            Change::AgentRemoved(id) => {
+                if self.state.agents.contains_key(id) {
+                    self.gone.entry(id.clone()).or_insert(now);
+                }
+                self.connected.remove(id);
+                self.state.apply(change);
+            }
+            Change::FrameworkRemoved(_) => {
+                let before = std::mem::take(&mut self.machines);
+                self.state.apply(change);
+                self.index();
+                for machine in before.into_keys() {
+                    if !self.machines.contains_key(&machine) {
+                        self.vanished.insert(machine, now);
+                        touched.push(machine);
+                    }
+                }
+            }
+            Change::FrameworkChanged(_) => self.state.apply(change),
+        }
+        touched
+    }
+
+    /// A task of the container with that machine: the first by its id.
+    pub(in crate::manager) fn task_of(&self, machine: Uuid) -> Option<&Task> {
+        let first = self.machines.get(&machine)?.as_slice().iter().min()?;
+        self.state.tasks.get(first)
+    }
+
+    /// The name of a framework.
+    pub(in crate::manager) fn framework(&self, id: &str) -> Option<&str> {
+        Some(&self.state.frameworks.get(id)?.name)
+    }
+
+    /// An agent by its id.
+    pub(in crate::manager) fn agent(&self, id: &str) -> Option<&Agent> {
+        self.state.agents.get(id)
+    }
+
+    /// The agent of a host of that name or address.
+    pub(in crate::manager) fn agent_at(
+        &self,
+        host: &str,
+        address: Option<IpAddr>,
+    ) -> Option<&Agent> {
+        let host = host.to_lowercase();
+        let by_name = self.hosts.get(host.as_str());
+        let by_address = || self.addresses.get(&address.or_else(|| host.parse().ok())?);
+        let by_host = || self.hosts.get(address?.to_string().as_str());
+        let id = by_name.or_else(by_address).or_else(by_host)?;
+        self.state.agents.get(id)
+    }
+
+    /// All agents.
+    pub(in crate::manager) fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.state.agents.values()
+    }
+
+    /// Since when an agent has been connected.
+    pub(in crate::manager) fn connected_since(&self, agent: &str) -> Option<Instant> {
+        self.connected.get(agent).copied()
+    }
+
+    /// Since when an agent is gone that was there while we looked.
+    pub(in crate::manager) fn gone_since(&self, agent: &str) -> Option<Instant> {
+        self.gone.get(agent).copied()
+    }
+
+    /// When a machine lost its last task, unless a list has confirmed it since.
+    pub(in crate::manager) fn vanished_at(&self, machine: Uuid) -> Option<Instant> {
+        self.vanished.get(&machine).copied()
+    }
+
+    /// Whether a task of an agent has not said what its container is.
+    pub(in crate::manager) fn has_unplaced(&self, agent: &str) -> bool {
+        self.unplaced.contains_key(agent)
+    }
+
+    /// Whether an agent has this executor: `None` for any that has no task.
+    pub(in crate::manager) fn has_executor(
+        &self,
+        agent: &str,
+        which: Option<(&str, &str)>,
+    ) -> bool {
+        let mut executors = self.state.executors.iter();
+        executors.any(|executor| {
+            &*executor.agent == agent
+                && match which {
+                    Some((framework, id)) => {
+                        &*executor.framework == framework && &*executor.id == id
+                    }
+                    None => !self.state.tasks.values().any(|task| {
+                        task.key.framework == executor.framework && task.executor() == &*executor.id
+                    }),
+                }
+        })
+    }
+}
+
+/// Without what nobody here looks at.
+fn slim(task: &mut Task) {
+    task.labels = Box::default();
+    task.status.networks = Box::default();
+}

@@ -1,0 +1,60 @@
+//! What Marathon, Mesos and the VNC API say, each kept once and read by many.
+//!
+//! ```text
+//! source     whether what is kept is to be believed, since when, and why not
+//! mesos      tasks by the machine of their container, agents, executors
+//! marathon   apps and pods: their networks' labels, and which tasks they have
+//! contrail   our objects in the VNC API; `read` fills it page by page
+//! ```
+//!
+//! A snapshot costs nothing and stays as it is. What changes a store copies it only while somebody
+//! holds a snapshot, so a stream of events is taken in as fast as it comes.
+
+pub(super) mod contrail;
+pub(super) mod marathon;
+pub(super) mod mesos;
+pub(super) mod read;
+pub(super) mod source;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use contrail::ContrailView;
+use marathon::MarathonView;
+use mesos::MesosView;
+
+/// One store.
+#[derive(Debug, Default)]
+pub(super) struct Store<T>(RwLock<Arc<T>>);
+
+impl<T: Clone> Store<T> {
+    /// What there is now.
+    pub(super) fn snapshot(&self) -> Arc<T> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Looks at what there is now, for a moment.
+    pub(super) fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts something else in its place.
+    pub(super) fn replace(&self, new: impl FnOnce(&T) -> T) {
+        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let new = new(&held);
+        *held = Arc::new(new);
+    }
+
+    /// Changes what there is.
+    pub(super) fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut held))
+    }
+}
+
+/// All stores.
+#[derive(Debug, Default)]
+pub(super) struct Stores {
+    pub mesos: Store<MesosView>,
+    pub marathon: Store<MarathonView>,
+    pub contrail: Store<ContrailView>,
+}

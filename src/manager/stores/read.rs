@@ -1,0 +1,339 @@
+//! Reading the VNC API into the cache: type by type, page by page.
+//!
+//! A reading that fails goes on where it was as soon as the server answers again; the cache holds
+//! the last whole one until the next is whole. Objects come and go meanwhile: what refers to
+//! something that has come since the page of it was read is an orphan only if it is one again in
+//! later readings, and then by its own word.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::contrail::{ContrailView, Interface, Machine, Names, Orphan, Router};
+use crate::intern::Interner;
+use crate::manager::config::Default as Defaults;
+use crate::manager::plan::{self, OWNER};
+use crate::vnc::{
+    Detail, FloatingIp, FqName, InstanceIp, KeyValues, Object, Query, Ref, VirtualMachine,
+    VirtualMachineInterface, VirtualRouter, VncClient, VncError,
+};
+
+/// What is read, in this order: what refers before what is referred to would look like orphans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    FloatingIps,
+    InstanceIps,
+    Interfaces,
+    Machines,
+    Routers,
+    Done,
+}
+
+/// A reading that is under way.
+#[derive(Debug)]
+pub(in crate::manager) struct Reading {
+    begun: Instant,
+    cluster: String,
+    page: u32,
+    stage: Stage,
+    marker: Option<String>,
+    texts: Interner,
+    names: HashSet<Arc<FqName>>,
+    addresses: HashMap<Uuid, u16>,
+    floating: HashMap<Uuid, Vec<Uuid>>,
+    /// The interface of each address and floating address of ours that says it is one.
+    owned: Vec<(Orphan, Option<Uuid>)>,
+    interfaces: HashMap<Uuid, Vec<Interface>>,
+    known: HashSet<Uuid>,
+    machines: HashMap<Uuid, VirtualMachineSlim>,
+    routers: HashMap<Arc<str>, Router>,
+    links: HashMap<Uuid, Vec<Uuid>>,
+}
+
+#[derive(Debug)]
+struct VirtualMachineSlim {
+    agent: Arc<str>,
+    display_name: Option<Box<str>>,
+    names: Names,
+}
+
+fn fields<const N: usize>(fields: [&str; N]) -> Detail {
+    Detail::Fields(fields.map(str::to_owned).to_vec())
+}
+
+fn first(references: &[Ref]) -> Option<Uuid> {
+    references.iter().find_map(|reference| reference.uuid)
+}
+
+impl Reading {
+    pub(in crate::manager) fn new(defaults: &Defaults, page: u32) -> Self {
+        Self {
+            begun: Instant::now(),
+            cluster: defaults.cluster.clone(),
+            page,
+            stage: Stage::FloatingIps,
+            marker: None,
+            texts: Interner::default(),
+            names: HashSet::new(),
+            addresses: HashMap::new(),
+            floating: HashMap::new(),
+            owned: vec![],
+            interfaces: HashMap::new(),
+            known: HashSet::new(),
+            machines: HashMap::new(),
+            routers: HashMap::new(),
+            links: HashMap::new(),
+        }
+    }
+
+    /// Reads until everything is read. After an error, and if it is dropped, the same page is the
+    /// next one.
+    pub(in crate::manager) async fn go_on(&mut self, client: &VncClient) -> Result<(), VncError> {
+        while self.stage != Stage::Done {
+            let next = match self.stage {
+                Stage::FloatingIps => {
+                    let detail = fields(["annotations", "virtual_machine_interface_refs"]);
+                    let take = |this: &mut Self, one: FloatingIp| this.floating_ip(&one);
+                    self.turn(client, detail, take).await?
+                }
+                Stage::InstanceIps => {
+                    let detail = fields(["annotations", "virtual_machine_interface_refs"]);
+                    let take = |this: &mut Self, one: InstanceIp| this.instance_ip(&one);
+                    self.turn(client, detail, take).await?
+                }
+                Stage::Interfaces => {
+                    let detail =
+                        fields(["annotations", "virtual_machine_refs", "security_group_refs"]);
+                    let take = |this: &mut Self, one: VirtualMachineInterface| this.interface(&one);
+                    self.turn(client, detail, take).await?
+                }
+                Stage::Machines => {
+                    let detail = fields(["annotations", "display_name"]);
+                    let take = |this: &mut Self, one: VirtualMachine| this.machine(one);
+                    self.turn(client, detail, take).await?
+                }
+                Stage::Routers => {
+                    let detail = fields(["virtual_router_ip_address", "virtual_machine_refs"]);
+                    let take = |this: &mut Self, one: VirtualRouter| this.router(&one);
+                    self.turn(client, detail, take).await?
+                }
+                Stage::Done => return Ok(()),
+            };
+            self.marker = next;
+            if self.marker.is_none() {
+                self.stage = match self.stage {
+                    Stage::FloatingIps => Stage::InstanceIps,
+                    Stage::InstanceIps => Stage::Interfaces,
+                    Stage::Interfaces => Stage::Machines,
+                    Stage::Machines => Stage::Routers,
+                    Stage::Routers | Stage::Done => Stage::Done,
+                };
+            }
+        }
+        Ok(())
+    }
+
+    async fn turn<T: Object>(
+        &mut self,
+        client: &VncClient,
+        detail: Detail,
+        take: impl Fn(&mut Self, T),
+    ) -> Result<Option<String>, VncError> {
+        let query = Query::new().detail(detail).page(self.page);
+        let (objects, next) = client
+            .list_page::<T>(&query, self.marker.as_deref())
+            .await?;
+        for object in objects {
+            take(self, object);
+        }
+        Ok(next)
+    }
+
+    fn is_ours(&self, annotations: &KeyValues) -> bool {
+        annotations.get("owner") == Some(OWNER) && annotations.get("cluster") == Some(&self.cluster)
+    }
+
+    fn name(&mut self, name: &FqName) -> Arc<FqName> {
+        if let Some(known) = self.names.get(name) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(name.clone());
+        self.names.insert(Arc::clone(&new));
+        new
+    }
+
+    fn floating_ip(&mut self, one: &FloatingIp) {
+        let Some(uuid) = one.common.uuid else { return };
+        let interface = first(&one.virtual_machine_interface_refs);
+        for owner in &one.virtual_machine_interface_refs {
+            let reference = Ref {
+                uuid: Some(uuid),
+                ..Ref::to(one.common.fq_name.clone())
+            };
+            if let Some(owner) = owner.uuid.filter(|owner| plan::is_ours(*owner, &reference)) {
+                self.floating.entry(owner).or_default().push(uuid);
+            }
+        }
+        if self.is_ours(&one.common.annotations) {
+            self.owned.push((Orphan::FloatingIp(uuid), interface));
+        }
+    }
+
+    fn instance_ip(&mut self, one: &InstanceIp) {
+        let Some(uuid) = one.common.uuid else { return };
+        for owner in &one.virtual_machine_interface_refs {
+            if let Some(owner) = owner.uuid {
+                let count = self.addresses.entry(owner).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+        if self.is_ours(&one.common.annotations) {
+            let interface = first(&one.virtual_machine_interface_refs);
+            self.owned.push((Orphan::InstanceIp(uuid), interface));
+        }
+    }
+
+    fn interface(&mut self, one: &VirtualMachineInterface) {
+        let Some(uuid) = one.common.uuid else { return };
+        self.known.insert(uuid);
+        let annotations = &one.common.annotations;
+        if !self.is_ours(annotations) {
+            return;
+        }
+        let machine = first(&one.virtual_machine_refs);
+        self.owned.push((Orphan::Interface(uuid), machine));
+        let Some(machine) = machine else { return };
+        let index = annotations
+            .get("index")
+            .and_then(|index| index.split('/').next()?.parse().ok());
+        let network = annotations.get("network").map(|text| self.texts.get(text));
+        let groups = one.security_group_refs.iter();
+        let mut groups: Vec<_> = groups.map(|group| self.name(&group.to)).collect();
+        groups.sort_unstable();
+        let interface = Interface {
+            uuid,
+            index: index.unwrap_or(0),
+            network,
+            groups: groups.into(),
+            floating: self.floating.remove(&uuid).unwrap_or_default().into(),
+            addresses: self.addresses.remove(&uuid).unwrap_or_default(),
+        };
+        self.interfaces.entry(machine).or_default().push(interface);
+    }
+
+    fn machine(&mut self, one: VirtualMachine) {
+        let Some(uuid) = one.common.uuid else { return };
+        self.known.insert(uuid);
+        let annotations = &one.common.annotations;
+        if !self.is_ours(annotations) {
+            return;
+        }
+        let agent = self.texts.get(annotations.get("agent").unwrap_or_default());
+        let names = Names::read(annotations, &mut |text| self.texts.get(text));
+        let display_name = one.common.display_name.map(Into::into);
+        let slim = VirtualMachineSlim {
+            agent,
+            display_name,
+            names,
+        };
+        self.machines.insert(uuid, slim);
+    }
+
+    fn router(&mut self, one: &VirtualRouter) {
+        let Some(uuid) = one.common.uuid else { return };
+        for machine in one.virtual_machine_refs.iter().filter_map(|one| one.uuid) {
+            self.links.entry(machine).or_default().push(uuid);
+        }
+        let router = Router {
+            uuid,
+            address: one.virtual_router_ip_address.0,
+        };
+        let name = self.texts.get(one.common.fq_name.name());
+        self.routers.insert(name, router);
+    }
+
+    /// What was read, in place of what was read before.
+    pub(in crate::manager) fn finish(mut self, old: &ContrailView, now: Instant) -> ContrailView {
+        let mut machines: HashMap<Uuid, Machine> = self
+            .machines
+            .into_iter()
+            .map(|(uuid, slim)| {
+                let mut interfaces = self.interfaces.remove(&uuid).unwrap_or_default();
+                interfaces.sort_by_key(|one| (one.index, one.uuid));
+                let machine = Machine {
+                    agent: slim.agent,
+                    display_name: slim.display_name,
+                    names: slim.names,
+                    interfaces: interfaces.into(),
+                    routers: self.links.remove(&uuid).unwrap_or_default().into(),
+                    seen: old.machines.get(&uuid).map_or(now, |known| known.seen),
+                };
+                (uuid, machine)
+            })
+            .collect();
+        // What was looked at by itself meanwhile may have come after its page was read.
+        for (uuid, machine) in &old.machines {
+            if machine.seen >= self.begun {
+                let known = machines.entry(*uuid);
+                known.or_insert_with(|| machine.clone());
+            }
+        }
+        let orphans = self.owned.into_iter();
+        let orphans =
+            orphans.filter(|(_, owner)| owner.is_none_or(|one| !self.known.contains(&one)));
+        let orphans = orphans
+            .map(|(orphan, _)| (orphan, old.orphans.get(&orphan).copied().unwrap_or(now)))
+            .collect();
+        let mut source = old.source.clone();
+        let sizes = (old.machines.len(), machines.len());
+        source.listed(now, sizes, true, std::time::Duration::ZERO);
+        ContrailView {
+            source,
+            machines,
+            routers: self.routers,
+            orphans,
+        }
+    }
+}
+
+/// One container, as its objects say that were just read.
+pub(in crate::manager) fn one(
+    machine: &VirtualMachine,
+    interfaces: &[VirtualMachineInterface],
+    seen: Instant,
+) -> Machine {
+    let annotations = &machine.common.annotations;
+    let interfaces = interfaces.iter().filter_map(|one| {
+        let uuid = one.common.uuid?;
+        let annotations = &one.common.annotations;
+        let index = annotations
+            .get("index")
+            .and_then(|index| index.split('/').next()?.parse().ok());
+        let groups = one.security_group_refs.iter();
+        let mut groups: Vec<_> = groups.map(|group| Arc::new(group.to.clone())).collect();
+        groups.sort_unstable();
+        let floating = one.floating_ip_back_refs.iter();
+        let floating = floating.filter(|reference| plan::is_ours(uuid, reference));
+        Some(Interface {
+            uuid,
+            index: index.unwrap_or(0),
+            network: annotations.get("network").map(Into::into),
+            groups: groups.into(),
+            floating: floating.filter_map(|one| one.uuid).collect(),
+            addresses: u16::try_from(one.instance_ip_back_refs.len()).unwrap_or(u16::MAX),
+        })
+    });
+    let mut interfaces: Vec<_> = interfaces.collect();
+    interfaces.sort_by_key(|one| (one.index, one.uuid));
+    let routers = machine.virtual_router_back_refs.iter();
+    Machine {
+        agent: annotations.get("agent").unwrap_or_default().into(),
+        display_name: machine.common.display_name.as_deref().map(Into::into),
+        names: Names::read(annotations, &mut |text| text.into()),
+        interfaces: interfaces.into(),
+        routers: routers.filter_map(|one| one.uuid).collect(),
+        seen,
+    }
+}
