@@ -155,33 +155,7 @@ impl Manager {
         let mut background = JoinSet::new();
         let tidy = containers.clone();
         background.spawn(async move { tidy.tidy().await });
-        let mut reconciler = None;
-        if let Some(follow) = &config.follow {
-            let mesos = MasterClient::new(follow.mesos.clone())?;
-            let marathon = follow.marathon.clone().map(MarathonClient::new);
-            let marathon = marathon.transpose()?;
-            let (may_write, writes) = watch::channel(false);
-            let new = Reconciler::new(containers.clone(), client.clone(), &config, follow, writes);
-            reconciler = Some(new.clone());
-            let mut readiness = ready.clone();
-            background.spawn(async move {
-                // A standby follows nothing: whoever comes to lead lists before it writes.
-                let is_ready = |ready: &Readiness| ready.unready.is_none();
-                if readiness.wait_for(is_ready).await.is_err() {
-                    return;
-                }
-                let follow = new.run(mesos, marathon);
-                let allow = async {
-                    loop {
-                        may_write.send_replace(readiness.borrow_and_update().unready.is_none());
-                        if readiness.changed().await.is_err() {
-                            return;
-                        }
-                    }
-                };
-                tokio::join!(follow, allow);
-            });
-        }
+        let reconciler = reconcile(&mut background, &containers, &client, &config, &ready)?;
         let before_leading = move |_term| {
             let (client, config) = (client.clone(), config.clone());
             async move { Ok(provision(&client, &config).await?) }
@@ -327,4 +301,41 @@ fn serve(
             .with_graceful_shutdown(stopped)
             .await
     });
+}
+
+/// Begins to keep the VNC API true, where something is followed.
+fn reconcile(
+    background: &mut JoinSet<()>,
+    containers: &Arc<Containers>,
+    client: &VncClient,
+    config: &Config,
+    ready: &watch::Receiver<Readiness>,
+) -> Result<Option<Arc<Reconciler>>, TlsError> {
+    let Some(follow) = &config.follow else {
+        return Ok(None);
+    };
+    let mesos = MasterClient::new(follow.mesos.clone())?;
+    let marathon = follow.marathon.clone().map(MarathonClient::new);
+    let marathon = marathon.transpose()?;
+    let (may_write, writes) = watch::channel(false);
+    let reconciler = Reconciler::new(containers.clone(), client.clone(), config, follow, writes);
+    let running = reconciler.clone();
+    let mut readiness = ready.clone();
+    background.spawn(async move {
+        // A standby follows nothing: whoever comes to lead lists before it writes.
+        let is_ready = |ready: &Readiness| ready.unready.is_none();
+        if readiness.wait_for(is_ready).await.is_err() {
+            return;
+        }
+        let allow = async {
+            loop {
+                may_write.send_replace(readiness.borrow_and_update().unready.is_none());
+                if readiness.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(running.run(mesos, marathon), allow);
+    });
+    Ok(Some(reconciler))
 }

@@ -5,10 +5,9 @@
 //! system.
 
 use std::fs;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use atomic_write_file::AtomicWriteFile;
 use uuid::Uuid;
 
 use super::port::Port;
@@ -51,9 +50,11 @@ impl PortFiles {
             fs::create_dir_all(&directory)?;
             let mut text = serde_json::to_string_pretty(port)?;
             text.push('\n');
-            let mut file = AtomicWriteFile::open(&path)?;
-            file.write_all(text.as_bytes())?;
-            file.commit()
+            // Not synced: what a crash of the machine leaves is a port of no container. The agent
+            // passes over names that are no uuids.
+            let new = directory.join(format!(".{}.new", port.vmi_uuid));
+            fs::write(&new, text)?;
+            fs::rename(&new, &path)
         };
         write().map_err(|source| failed("write", &path, source))
     }

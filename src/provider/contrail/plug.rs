@@ -67,18 +67,17 @@ impl Plug {
         namespace: OwnedFd,
         deadline: Instant,
     ) -> Result<Vec<Attachment>, BoxError> {
-        let this = self.clone();
-        let fd = namespace.try_clone()?;
-        blocking(move || this.make_links(&fd)).await?;
         let registered: Vec<Port> = self
             .interfaces
             .iter()
             .filter(|interface| interface.vlan.is_none())
             .map(|interface| self.port(interface))
             .collect();
-        // The agent reads the file when it restarts, so the file comes before it knows.
+        let (this, fd) = (self.clone(), namespace.try_clone()?);
         let (to_write, ports) = (files.clone(), registered.clone());
         blocking(move || {
+            this.make_links(&fd)?;
+            // The agent reads the file when it restarts, so the file comes before it knows.
             for port in &ports {
                 to_write.write(port)?;
             }
