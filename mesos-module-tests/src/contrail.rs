@@ -164,6 +164,11 @@ impl Contrail {
             ..agent::Options::new(name, &self.control(), &ports)
         };
         let (_, handle) = host.block_on(agent::Agent::start(options.clone()))?;
+        // What it forwards with is there for as long as it is, and is none of a container's.
+        host.sh("for i in $(seq 500); do \
+             [ $(nft list tables | grep -c contrail_vrouter_sim) = 2 ] && exit 0; sleep 0.02; \
+             done; exit 1")
+            .context("the vRouter agent does not begin to forward")?;
         Ok(Vrouter {
             handle,
             host: host.clone(),
