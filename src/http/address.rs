@@ -21,20 +21,54 @@ pub struct Address {
 #[error(
     "{0:?} is not a server's address such as \"10.0.0.1\", \"leader:8080\" or \"https://proxy/service/marathon\""
 )]
-pub struct NotAnAddress(String);
+pub struct NotAnAddress(pub(super) String);
+
+impl NotAnAddress {
+    /// What is refused may hold a password.
+    pub(super) fn of(text: &str) -> Self {
+        Self(text.rsplit('@').next().unwrap_or_default().to_owned())
+    }
+}
+
+/// Where servers listen whose address does not say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ports {
+    /// Where no scheme is named either.
+    bare: u16,
+    http: u16,
+    https: u16,
+}
+
+impl Ports {
+    pub(super) fn all(port: u16) -> Self {
+        Self {
+            bare: port,
+            http: port,
+            https: port,
+        }
+    }
+}
 
 impl Address {
     /// Reads `host`, `host:port`, or a URL with a path. Where no scheme is named it is `http`,
     /// and `port` is where such servers listen; a URL without a port has its scheme's.
     pub fn parse(text: &str, port: u16) -> Result<Self, NotAnAddress> {
-        // What is refused may hold a password.
-        let wrong = || NotAnAddress(text.rsplit('@').next().unwrap_or_default().to_owned());
+        let ports = Ports {
+            bare: port,
+            http: 80,
+            https: 443,
+        };
+        Self::read(text, ports)
+    }
+
+    pub(super) fn read(text: &str, ports: Ports) -> Result<Self, NotAnAddress> {
+        let wrong = || NotAnAddress::of(text);
         let (whole, port) = if text.starts_with("https://") {
-            (text.to_owned(), 443)
+            (text.to_owned(), ports.https)
         } else if text.contains("://") {
-            (text.to_owned(), 80)
+            (text.to_owned(), ports.http)
         } else {
-            (format!("http://{text}"), port)
+            (format!("http://{text}"), ports.bare)
         };
         let uri: Uri = whole.parse().map_err(|_| wrong())?;
         let scheme = uri
@@ -43,7 +77,9 @@ impl Address {
             .ok_or_else(wrong)?;
         let authority = uri.authority().ok_or_else(wrong)?;
         let host = authority.host();
+        // Brackets are for IPv6: mesos-manager's own default is the impossible `[127.0.0.1]`.
         let bracketed = host.trim_matches(['[', ']']);
+        // A password in an address would end up in messages.
         if authority.as_str().contains('@')
             || host.is_empty()
             || (host != bracketed && bracketed.parse::<Ipv6Addr>().is_err())

@@ -1,19 +1,16 @@
-//! The address of a server: scheme, host and port.
+//! The address of a server that has no path before its API's: scheme, host and port.
 
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use hyper::Uri;
-use hyper::http::uri::{Authority, Scheme};
+
+use super::address::{Address, NotAnAddress, Ports};
 
 /// The address of a server that listens at `PORT` unless its address says otherwise: `host`,
 /// `host:port`, or either after `http://` or `https://`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server<const PORT: u16> {
-    scheme: Scheme,
-    authority: Authority,
-}
+pub struct Server<const PORT: u16>(Address);
 
 /// Not the address of a server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,59 +24,26 @@ impl<const PORT: u16> FromStr for Server<PORT> {
     type Err = NotAServer;
 
     fn from_str(text: &str) -> Result<Self, NotAServer> {
-        let wrong = || NotAServer {
-            text: text.to_owned(),
-            port: PORT,
-        };
-        let whole = if text.contains("://") {
-            text.to_owned()
+        let wrong = |NotAnAddress(text)| NotAServer { text, port: PORT };
+        let address = Address::read(text, Ports::all(PORT)).map_err(wrong)?;
+        if address.prefix().is_empty() {
+            Ok(Self(address))
         } else {
-            format!("http://{text}")
-        };
-        let uri: Uri = whole.parse().map_err(|_| wrong())?;
-        let scheme = uri
-            .scheme()
-            .filter(|&scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
-            .ok_or_else(wrong)?;
-        let authority = uri.authority().ok_or_else(wrong)?;
-        // Brackets are for IPv6: mesos-manager's own default is the impossible `[127.0.0.1]`.
-        let bracketed = authority.host().trim_matches(['[', ']']);
-        // A password in an address would end up in messages; a path is no part of the API's.
-        if authority.as_str().contains('@')
-            || authority.host().is_empty()
-            || (authority.host() != bracketed && bracketed.parse::<Ipv6Addr>().is_err())
-            || !matches!(uri.path(), "" | "/")
-            || uri.query().is_some()
-        {
-            return Err(wrong());
+            Err(wrong(NotAnAddress::of(text)))
         }
-        let authority = match authority.port() {
-            Some(_) => authority.clone(),
-            None => format!("{}:{PORT}", authority.host())
-                .parse()
-                .map_err(|_| wrong())?,
-        };
-        Ok(Self {
-            scheme: scheme.clone(),
-            authority,
-        })
     }
 }
 
 impl<const PORT: u16> Server<PORT> {
     /// The URI of a path, query included, on this server.
     pub fn uri(&self, path: &str) -> Result<Uri, hyper::http::Error> {
-        Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(path)
-            .build()
+        self.0.uri(path)
     }
 }
 
 impl<const PORT: u16> fmt::Display for Server<PORT> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}://{}", self.scheme, self.authority)
+        self.0.fmt(formatter)
     }
 }
 
@@ -107,7 +71,8 @@ mod tests {
             "a b",
             "[127.0.0.1]",
         ] {
-            assert!(wrong.parse::<Server<8082>>().is_err(), "{wrong:?}");
+            let error = wrong.parse::<Server<8082>>().unwrap_err().to_string();
+            assert!(!error.contains("password"), "{error}");
         }
     }
 }
