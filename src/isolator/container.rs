@@ -1,10 +1,11 @@
-//! One container with networks of its own, as the isolator remembers it.
+//! The containers with networks of their own, as the isolator remembers them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, ExecutorKey};
 use crate::container::ContainerId;
 use crate::proto::mesos::network_info::{IpAddress, Protocol};
 use crate::proto::mesos::{ContainerStatus, NetworkInfo};
@@ -13,6 +14,8 @@ use crate::provider::Attachment;
 /// A container with networks of its own.
 pub(super) struct Container {
     pub(super) id: ContainerId,
+    /// Whose container it is, where that is known.
+    pub(super) executor: Option<ExecutorKey>,
     /// Held by whoever changes the container: one step at a time, in the order of the calls.
     pub(super) gate: tokio::sync::Mutex<()>,
     known: Mutex<Known>,
@@ -30,9 +33,10 @@ pub(super) struct Known {
 }
 
 impl Container {
-    pub(super) fn new(id: ContainerId, known: Known) -> Self {
+    pub(super) fn new(id: ContainerId, executor: Option<ExecutorKey>, known: Known) -> Self {
         Self {
             id,
+            executor,
             gate: tokio::sync::Mutex::default(),
             known: Mutex::new(known),
             lost: watch::Sender::new(None),
@@ -66,6 +70,46 @@ impl Container {
         ContainerStatus {
             network_infos: network_infos.collect(),
             ..ContainerStatus::default()
+        }
+    }
+}
+
+/// All containers with networks of their own.
+#[derive(Default)]
+pub(super) struct Containers {
+    by_id: HashMap<ContainerId, Arc<Container>>,
+    /// Every update of a task's status asks for its executor's.
+    by_executor: HashMap<ExecutorKey, ContainerId>,
+}
+
+impl Containers {
+    pub(super) fn get(&self, id: &ContainerId) -> Option<&Arc<Container>> {
+        self.by_id.get(id)
+    }
+
+    pub(super) fn of_executor(&self, executor: &ExecutorKey) -> Option<&Arc<Container>> {
+        self.by_id.get(self.by_executor.get(executor)?)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = &ContainerId> {
+        self.by_id.keys()
+    }
+
+    pub(super) fn insert(&mut self, container: Arc<Container>) {
+        if let Some(executor) = &container.executor {
+            self.by_executor
+                .insert(executor.clone(), container.id.clone());
+        }
+        self.by_id.insert(container.id.clone(), container);
+    }
+
+    pub(super) fn remove(&mut self, id: &ContainerId) {
+        let executor = self.by_id.remove(id).and_then(|gone| gone.executor.clone());
+        // The executor may have another container by now.
+        if let Some(executor) = executor
+            && self.by_executor.get(&executor) == Some(id)
+        {
+            self.by_executor.remove(&executor);
         }
     }
 }

@@ -25,7 +25,7 @@ mod prepare;
 mod recover;
 mod target;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use futures::future::join_all;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::checkpoint::{Checkpoint, ExecutorKey};
-use self::container::{Container, lock};
+use self::container::{Container, Containers, lock};
 pub use self::error::IsolatorError;
 use self::networks::Networks;
 use crate::config::{ConfigError, Deadlines, Problem, Source};
@@ -50,7 +50,7 @@ pub struct Isolator {
     source: Source,
     deadlines: Deadlines,
     networks: Networks,
-    containers: Mutex<HashMap<ContainerId, Arc<Container>>>,
+    containers: Mutex<Containers>,
 }
 
 impl Isolator {
@@ -112,21 +112,15 @@ impl Isolator {
     }
 
     fn of_executor(&self, executor: &ExecutorKey) -> Option<Arc<Container>> {
-        let containers = lock(&self.containers);
-        let found = containers.values().find(|container| {
-            let known = container.known();
-            let checkpoint = known.checkpoint.as_ref();
-            checkpoint.and_then(|checkpoint| checkpoint.executor.as_ref()) == Some(executor)
-        });
-        found.cloned()
+        lock(&self.containers).of_executor(executor).cloned()
     }
 
     fn ids(&self) -> HashSet<ContainerId> {
-        lock(&self.containers).keys().cloned().collect()
+        lock(&self.containers).ids().cloned().collect()
     }
 
     fn insert(&self, container: Arc<Container>) {
-        lock(&self.containers).insert(container.id.clone(), container);
+        lock(&self.containers).insert(container);
     }
 
     fn remove(&self, id: &ContainerId) {

@@ -45,7 +45,8 @@ impl Isolator {
         if self.container(&id).is_some() {
             return Err(IsolatorError::Exists(id.to_string()));
         }
-        let container = Arc::new(Container::new(id.clone(), Known::default()));
+        let executor = executor_key(config.executor_info.as_ref());
+        let container = Arc::new(Container::new(id.clone(), executor, Known::default()));
         let _gate = container.gate.lock().await;
         self.insert(container.clone());
         let prepared = self.reserve(&container, &config).await;
@@ -66,7 +67,7 @@ impl Isolator {
             .map_err(|_| IsolatorError::Internal("reading the configuration"))??;
         let info = config.container_info.clone().unwrap_or_default();
         let request = labels::request(&container.id, &info, &networks)?;
-        let executor = executor_key(config.executor_info.as_ref());
+        let executor = container.executor.clone();
         let checkpoint = self
             .networks
             .reserve(&request, &container.id, Owner::Agent, executor)

@@ -63,7 +63,7 @@ impl Isolator {
                 Found::Container(checkpoint, made) => {
                     let state = alive.get(&checkpoint.container).copied();
                     let known = state.is_some() || orphans.contains(&checkpoint.container);
-                    if known || checkpoint.owner == Owner::Operator {
+                    if known {
                         keep.insert(checkpoint.container.clone());
                     }
                     work.push(self.take_over_one(checkpoint, made, state, known));
@@ -76,7 +76,7 @@ impl Isolator {
                         .find(|id| id.file_name().as_str() == file_name);
                     if let Some(id) = known {
                         keep.insert(id.clone());
-                        self.insert(Arc::new(Container::new(id.clone(), Known::default())));
+                        self.insert(Arc::new(Container::new(id.clone(), None, Known::default())));
                     }
                 }
             }
@@ -105,6 +105,7 @@ impl Isolator {
         }
         let container = Arc::new(Container::new(
             id.clone(),
+            checkpoint.executor.clone(),
             Known {
                 checkpoint: Some((*checkpoint).clone()),
                 made: made.clone(),
