@@ -52,37 +52,40 @@ pub fn add_address(index: u32, name: &str, address: IpNet) -> Request {
 /// routes have the same destination, the lower metric wins.
 #[must_use]
 pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32, metric: Option<u32>) -> Request {
-    let what = format!("route {destination} by {gateway}");
-    let mut payload = Vec::new();
-    match (destination, gateway) {
+    let payload = match (destination, gateway) {
         (IpNet::V4(net), IpAddr::V4(gateway)) => {
-            let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+            let route = RouteMessageBuilder::<Ipv4Addr>::new()
                 .destination_prefix(net.network(), net.prefix_len())
-                .gateway(gateway)
-                .output_interface(index);
-            if let Some(metric) = metric {
-                route = route.priority(metric);
-            }
-            let message = route.build();
-            payload.resize(message.buffer_len(), 0);
-            message.emit(&mut payload);
+                .gateway(gateway);
+            route_by(route, index, metric)
         }
         (IpNet::V6(net), IpAddr::V6(gateway)) => {
-            let mut route = RouteMessageBuilder::<Ipv6Addr>::new()
+            let route = RouteMessageBuilder::<Ipv6Addr>::new()
                 .destination_prefix(net.network(), net.prefix_len())
-                .gateway(gateway)
-                .output_interface(index);
-            if let Some(metric) = metric {
-                route = route.priority(metric);
-            }
-            let message = route.build();
-            payload.resize(message.buffer_len(), 0);
-            message.emit(&mut payload);
+                .gateway(gateway);
+            route_by(route, index, metric)
         }
-        // An empty payload is refused by the kernel, with `what` in the error.
-        _ => {}
+        // Refused by the kernel, and the request says what it was to be.
+        _ => Vec::new(),
+    };
+    Request::new(
+        RTM_NEWROUTE,
+        NLM_F_CREATE | NLM_F_EXCL,
+        payload,
+        format!("route {destination} by {gateway}"),
+    )
+}
+
+fn route_by<T>(route: RouteMessageBuilder<T>, index: u32, metric: Option<u32>) -> Vec<u8> {
+    let route = route.output_interface(index);
+    let message = match metric {
+        Some(metric) => route.priority(metric),
+        None => route,
     }
-    Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, payload, what)
+    .build();
+    let mut payload = vec![0; message.buffer_len()];
+    message.emit(&mut payload);
+    payload
 }
 
 /// Request: `address` is to be found at `mac`, for ever, by the link of that index.

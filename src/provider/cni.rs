@@ -34,7 +34,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::record::Records;
 use super::{
     Attachment, BoxError, Intent, Lost, NetworkRequest, Provider, ProviderError, ProviderIntent,
-    Statistics, failed, refused,
+    Statistics, blocking, failed, refused,
 };
 use crate::config::cni::plugin_type;
 use crate::config::{Chain, CniNetwork, Config, NetworkProvider, PluginConfig};
@@ -116,15 +116,6 @@ fn network(request: &NetworkRequest) -> Result<(&CniNetwork, &Chain), ProviderEr
             format!("{} cannot be used: {message}", network.file.display()),
         )),
     }
-}
-
-/// Runs file and netlink work where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BoxError> + Send + 'static,
-) -> Result<T, BoxError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(error.into()))
 }
 
 impl CniProvider {

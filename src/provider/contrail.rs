@@ -41,7 +41,7 @@ pub(crate) use self::request::asked;
 use super::mark::Tag;
 use super::{
     Attachment, BoxError, Intent, Lost, NetworkRequest, Provider, ProviderError, ProviderIntent,
-    Statistics, counters, failed, refused,
+    Statistics, blocking, counters, failed, refused,
 };
 use crate::config::{Config, Contrail, ContrailNetwork, NetworkProvider, Vif};
 use crate::container::ContainerId;
@@ -205,15 +205,6 @@ pub(crate) fn host_interface(container: &ContainerId, interface: &str) -> String
 }
 
 const TAP: &str = "tap";
-
-/// Runs file and netlink work where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BoxError> + Send + 'static,
-) -> Result<T, BoxError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(error.into()))
-}
 
 #[async_trait]
 impl Provider for ContrailProvider {

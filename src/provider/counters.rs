@@ -1,13 +1,13 @@
 //! The counters of a container's interface, read at its host end.
 
-use super::{BoxError, ProviderError, Statistics, failed};
+use super::{ProviderError, Statistics, blocking, failed};
 use crate::plumbing::links::{self, Link};
 use crate::plumbing::netlink::NetlinkSocket;
 
 /// The counters of the container whose host end is the link `name`.
 pub(super) async fn of_host_end(network: &str, name: String) -> Result<Statistics, ProviderError> {
     let action = format!("read the counters of {name}");
-    let read = move || -> Result<Statistics, BoxError> {
+    let read = move || {
         let mut socket = NetlinkSocket::route()?;
         let link = links::by_name(&mut socket, &name)?.ok_or("the interface is gone")?;
         let counters = link.counters;
@@ -23,9 +23,8 @@ pub(super) async fn of_host_end(network: &str, name: String) -> Result<Statistic
             tx_dropped: counters.rx_dropped,
         })
     };
-    tokio::task::spawn_blocking(read)
+    blocking(read)
         .await
-        .unwrap_or_else(|error| Err(error.into()))
         .map_err(|error| failed(network, action, error))
 }
 

@@ -221,6 +221,15 @@ pub enum ProviderError {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Runs file and netlink work where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BoxError> + Send + 'static,
+) -> Result<T, BoxError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(error.into()))
+}
+
 fn failed(network: &str, action: impl Into<String>, source: impl Into<BoxError>) -> ProviderError {
     ProviderError::Failed {
         network: network.to_owned(),
