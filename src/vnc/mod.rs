@@ -40,10 +40,11 @@ pub use loadbalancer::{
 pub use name::{FqName, NotAName};
 pub use object::{Address, Common, IdPerms, KeyValues, NoAttribute, Object, Ref};
 pub use objects::{
-    AllocationPool, Domain, FloatingIp, FloatingIpPool, InstanceIp, InterfaceProperties,
-    IpamSubnet, IpamSubnets, MacAddresses, NetworkIpam, NetworkIpamSubnets, PolicyAttachment,
-    PortMap, PortMappings, Prefix, Project, Sequence, VirtualMachine, VirtualMachineInterface,
-    VirtualNetwork, VirtualNetworkProperties, VirtualRouter,
+    AllocationPool, Domain, FloatingIp, FloatingIpPool, GlobalVrouterConfig, InstanceIp,
+    InterfaceProperties, IpamSubnet, IpamSubnets, MacAddresses, NetworkIpam, NetworkIpamSubnets,
+    PolicyAttachment, PortMap, PortMappings, PortTranslationPool, PortTranslationPools, Prefix,
+    Project, Sequence, VirtualMachine, VirtualMachineInterface, VirtualNetwork,
+    VirtualNetworkProperties, VirtualRouter,
 };
 pub use policy::{
     Actions, NetworkPolicy, PolicyAddress, PolicyEntries, PolicyRule, PortRange, SecurityGroup,

@@ -6,6 +6,7 @@
 use uuid::Uuid;
 
 use super::object::{Address, KeyValues, Ref, object};
+use super::policy::PortRange;
 
 object! {
     /// The root of names: `default-domain`.
@@ -312,5 +313,34 @@ object! {
         src_port: u16,
         /// The interface's port.
         dst_port: u16,
+    }
+}
+
+object! {
+    /// What all vRouter agents have in common.
+    GlobalVrouterConfig = "global-vrouter-config" in Some("global-system-config"), {
+        /// The ports of a host that its containers' connections share, where they leave with the
+        /// host's address. Without any, none leaves.
+        port_translation_pools: Option<PortTranslationPools>,
+    }
+}
+
+object! {
+    /// Ports of every host.
+    PortTranslationPools, {
+        /// The pools.
+        port_translation_pool: Vec<PortTranslationPool>,
+    }
+}
+
+object! {
+    /// Ports of a protocol.
+    PortTranslationPool, {
+        /// `tcp` or `udp`.
+        protocol: String,
+        /// Which ports.
+        port_range: Option<PortRange>,
+        /// How many of them; a number as text.
+        port_count: Option<String>,
     }
 }
