@@ -8,7 +8,8 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use contrail_mesos::sim::marathon::launch::image::Images;
 use contrail_mesos::sim::marathon::model::Defaults;
-use contrail_mesos::sim::marathon::{Marathon, Options};
+use contrail_mesos::sim::marathon::version::Version;
+use contrail_mesos::sim::marathon::{HttpCredentials, Marathon, Options};
 use contrail_mesos::sim::{vnc, vrouter};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -98,15 +99,31 @@ fn administrator(text: &str) -> Result<vnc::Keystone, String> {
     }
 }
 
-/// Marathon's REST API; what it launches runs on the Mesos that is named.
+/// Marathon's REST API and event stream; what it launches runs on the Mesos that is named.
 #[derive(Debug, Args)]
 struct MarathonArgs {
     /// The Mesos master, host:port
     #[arg(long, default_value = "127.0.0.1:5050")]
     master: String,
-    /// Where the API listens
+    /// Where the API listens; more than once for more servers, of which the first leads
     #[arg(long, default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
+    /// Where the control listener is, which says who leads and what goes wrong
+    #[arg(long, value_name = "ADDRESS")]
+    control: Option<SocketAddr>,
+    /// The release to behave like: 1.7, 1.8, 1.9, 1.10 or 1.11
+    #[arg(long, value_name = "RELEASE", default_value = "1.11")]
+    release: Version,
+    /// A file with `user:password`, which every request has to bring; or in the environment's
+    /// MESOSPHERE_HTTP_CREDENTIALS
+    #[arg(long, value_name = "FILE")]
+    http_credentials_file: Option<PathBuf>,
+    /// How often an event stream gives a sign of life, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    heartbeat: u64,
+    /// How many events wait for a slow consumer
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    event_stream_max_outstanding_messages: usize,
     /// The framework's role; for apps that accept `slave_public` only, that, on agents that run
     /// with `--default_role=slave_public`
     #[arg(long, default_value = "*")]
@@ -157,11 +174,32 @@ async fn main() -> Result<()> {
     }
 }
 
+/// `--http_credentials`, from where it is not seen.
+fn http_credentials(file: Option<PathBuf>) -> Result<Option<HttpCredentials>> {
+    let text = match file {
+        Some(file) => std::fs::read_to_string(&file)
+            .with_context(|| format!("cannot read {}", file.display()))?,
+        None => match std::env::var("MESOSPHERE_HTTP_CREDENTIALS") {
+            Ok(text) => text,
+            Err(_) => return Ok(None),
+        },
+    };
+    let credentials = HttpCredentials::parse(text.trim_end());
+    let credentials = credentials.context("the credentials are not of the form user:password")?;
+    Ok(Some(credentials))
+}
+
 async fn marathon(args: MarathonArgs) -> Result<()> {
     let images = Images::default();
+    let (listen, standbys) = args.listen.split_first().context("no --listen")?;
     let options = Options {
         master: args.master,
-        listen: args.listen,
+        listen: *listen,
+        standbys: standbys.to_vec(),
+        version: args.release,
+        http_credentials: http_credentials(args.http_credentials_file)?,
+        heartbeat: Duration::from_millis(args.heartbeat),
+        outstanding: args.event_stream_max_outstanding_messages,
         framework_name: args.framework_name,
         failover_timeout: Duration::from_secs(args.failover_timeout),
         defaults: Defaults {
@@ -177,11 +215,17 @@ async fn marathon(args: MarathonArgs) -> Result<()> {
         },
         ..Options::default()
     };
-    let listen = options.listen;
     let running = Marathon::start(options)
         .await
-        .with_context(|| format!("cannot listen on {listen}"))?;
-    log::info!("marathon listens on {}", running.url());
+        .with_context(|| format!("cannot listen on {:?}", args.listen))?;
+    for address in running.handle().servers() {
+        log::info!("marathon listens on http://{address}");
+    }
+    if let Some(control) = args.control {
+        let control = running.handle().control(control).await;
+        let control = control.with_context(|| "cannot listen for control")?;
+        log::info!("marathon's control listens on http://{control}");
+    }
     ended().await?;
     let stopped = running.stop(args.teardown).await;
     stopped.map_err(|error| anyhow!("cannot end the framework: {error}"))

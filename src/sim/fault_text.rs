@@ -6,13 +6,15 @@
 //! ```
 //!
 //! Effects: `"cut"`, `"cut-in-body"`, `"hang"`, `{"delay": 250}` in milliseconds,
-//! `{"status": [503, "text"]}`, `{"nonsense": "text"}`. Everything but the effect may be left out.
+//! `{"status": [503, "text"]}`, `{"nonsense": "text"}`, `"empty-list"`, `"half-list"`. Everything but the effect may be left out.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::vnc::{Effect, Fault};
+use serde_json::Value;
+
+use super::vnc::{Effect, Fault, Keep};
 
 /// A fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,10 @@ pub enum EffectText {
     Status(u16, String),
     /// 200, JSON by name, and this.
     Nonsense(String),
+    /// The right answer, but its list is empty.
+    EmptyList,
+    /// The right answer, but with the first half of its list only.
+    HalfList,
     /// The connection ends without an answer.
     Cut,
     /// The connection ends within the answer.
@@ -77,21 +83,23 @@ impl From<Milliseconds> for Duration {
 
 impl From<FaultText> for Fault {
     fn from(text: FaultText) -> Self {
-        let late = matches!(text.effect, EffectText::Delay(_));
+        let effect = match text.effect {
+            EffectText::Delay(time) => Effect::Delay(Duration::from_millis(time)),
+            EffectText::Status(status, text) => Effect::Status(status, text),
+            EffectText::Nonsense(text) => Effect::Nonsense(text),
+            EffectText::EmptyList => Effect::List(Keep::None),
+            EffectText::HalfList => Effect::List(Keep::Half),
+            EffectText::Cut => Effect::Cut,
+            EffectText::CutInBody => Effect::CutInBody,
+            EffectText::Hang => Effect::Hang,
+        };
         Self {
             method: text.method,
             path: text.path,
             skip: text.skip,
             times: text.times,
-            performed: text.performed || late,
-            effect: match text.effect {
-                EffectText::Delay(time) => Effect::Delay(Duration::from_millis(time)),
-                EffectText::Status(status, text) => Effect::Status(status, text),
-                EffectText::Nonsense(text) => Effect::Nonsense(text),
-                EffectText::Cut => Effect::Cut,
-                EffectText::CutInBody => Effect::CutInBody,
-                EffectText::Hang => Effect::Hang,
-            },
+            performed: text.performed || effect.needs_the_answer(),
+            effect,
         }
     }
 }
@@ -108,11 +116,29 @@ impl From<Fault> for FaultText {
                 Effect::Delay(time) => EffectText::Delay(Milliseconds::from(time).milliseconds),
                 Effect::Status(status, text) => EffectText::Status(status, text),
                 Effect::Nonsense(text) => EffectText::Nonsense(text),
+                Effect::List(Keep::None) => EffectText::EmptyList,
+                Effect::List(Keep::Half) => EffectText::HalfList,
                 Effect::Cut => EffectText::Cut,
                 Effect::CutInBody => EffectText::CutInBody,
                 Effect::Hang => EffectText::Hang,
             },
         }
+    }
+}
+
+/// Leaves only so much of an answer that is a list, or whose fields are.
+pub(crate) fn keep_of_lists(answer: &mut Value, keep: Keep) {
+    let shorten = |list: &mut Vec<Value>| match keep {
+        Keep::None => list.clear(),
+        Keep::Half => list.truncate(list.len() / 2),
+    };
+    match answer {
+        Value::Array(list) => shorten(list),
+        Value::Object(fields) => fields
+            .values_mut()
+            .filter_map(Value::as_array_mut)
+            .for_each(shorten),
+        _ => {}
     }
 }
 
@@ -129,6 +155,8 @@ mod tests {
             r#"{"delay":250}"#,
             r#"{"status":[503,"busy"]}"#,
             r#"{"nonsense":"[}"}"#,
+            r#""empty-list""#,
+            r#""half-list""#,
         ] {
             let text = format!(r#"{{"path":"/vm","skip":2,"times":1,"effect":{effect}}}"#);
             let read: FaultText = serde_json::from_str(&text).unwrap();
@@ -137,7 +165,9 @@ mod tests {
             let written = serde_json::to_value(FaultText::from(fault)).unwrap();
             let effect: serde_json::Value = serde_json::from_str(effect).unwrap();
             assert_eq!(written["effect"], effect);
-            assert_eq!(written["performed"], effect.get("delay").is_some());
+            let late = effect.get("delay").is_some();
+            let list = effect.as_str().is_some_and(|word| word.ends_with("-list"));
+            assert_eq!(written["performed"], late || list);
         }
         assert!(serde_json::from_str::<FaultText>(r#"{"effect":"melt"}"#).is_err());
         assert!(serde_json::from_str::<FaultText>(r#"{"pat":"/vm","effect":"cut"}"#).is_err());

@@ -1,4 +1,5 @@
-//! Marathon's identifiers: paths, instances, tasks and executors, in the form of 1.8 to 1.11.
+//! Marathon's identifiers: paths, instances, tasks and executors, in the forms of 1.7 and of 1.8 to
+//! 1.11.
 //!
 //! Invariant: a path's elements hold no `_`, so that the flattened form in instance and task ids
 //! can be read back without doubt.
@@ -95,27 +96,46 @@ impl TryFrom<String> for PathId {
     }
 }
 
-/// One instance of an app or a pod; it stays the same when the instance is launched again.
+/// How the ids of an instance and of its tasks are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Form {
+    /// An app's before 1.8: `a_b.marathon-UUID` and `a_b.UUID`.
+    OldApp,
+    /// A pod's before 1.8: `a_b.instance-UUID` and `a_b.instance-UUID.CONTAINER`.
+    OldPod,
+    /// Any since 1.8: `a_b.instance-UUID` and `a_b.instance-UUID.CONTAINER.N`.
+    Incarnated,
+}
+
+/// One instance of an app or a pod. Since 1.8 it stays the same when it is launched again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId {
     safe_path: String,
     uuid: Uuid,
+    form: Form,
 }
 
 impl InstanceId {
     /// The id of a new instance. `node` is the station that its time-based UUID names.
     #[must_use]
-    pub fn new(run_spec: &PathId, node: [u8; 6]) -> Self {
-        Self::with_uuid(run_spec, Uuid::now_v1(&node))
+    pub fn new(run_spec: &PathId, form: Form, node: [u8; 6]) -> Self {
+        Self::with_uuid(run_spec, form, Uuid::now_v1(&node))
     }
 
     /// The id of an instance whose UUID is known.
     #[must_use]
-    pub fn with_uuid(run_spec: &PathId, uuid: Uuid) -> Self {
+    pub fn with_uuid(run_spec: &PathId, form: Form, uuid: Uuid) -> Self {
         Self {
             safe_path: run_spec.safe_path(),
             uuid,
+            form,
         }
+    }
+
+    /// The path of the app or pod.
+    #[must_use]
+    pub fn run_spec(&self) -> String {
+        format!("/{}", self.safe_path.replace('_', "/"))
     }
 
     /// The id of the default executor that holds a pod's instance. Note the order.
@@ -128,26 +148,46 @@ impl InstanceId {
     #[must_use]
     pub fn task_id(&self, container: Option<&str>, incarnation: u32) -> String {
         let container = container.unwrap_or(APP_CONTAINER);
-        format!("{self}.{container}.{incarnation}")
+        match self.form {
+            Form::OldApp => format!("{}.{}", self.safe_path, self.uuid),
+            Form::OldPod => format!("{self}.{container}"),
+            Form::Incarnated => format!("{self}.{container}.{incarnation}"),
+        }
     }
 
     /// The instance that a task id of our own making belongs to.
     #[must_use]
     pub fn of_task(task_id: &str) -> Option<Self> {
-        let mut parts = task_id.rsplitn(3, '.');
-        parts.next()?.parse::<u32>().ok()?;
-        parts.next()?;
-        let (safe_path, uuid) = parts.next()?.rsplit_once(".instance-")?;
+        let Some((safe_path, rest)) = task_id.rsplit_once(".instance-") else {
+            let (safe_path, uuid) = task_id.rsplit_once('.')?;
+            return Self::read(safe_path, uuid, Form::OldApp);
+        };
+        let (uuid, container) = rest.split_once('.')?;
+        match container.split_once('.') {
+            None => Self::read(safe_path, uuid, Form::OldPod),
+            Some((_, incarnation)) => {
+                incarnation.parse::<u32>().ok()?;
+                Self::read(safe_path, uuid, Form::Incarnated)
+            }
+        }
+    }
+
+    fn read(safe_path: &str, uuid: &str, form: Form) -> Option<Self> {
         Some(Self {
             safe_path: safe_path.to_owned(),
             uuid: uuid.parse().ok()?,
+            form,
         })
     }
 }
 
 impl fmt::Display for InstanceId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}.instance-{}", self.safe_path, self.uuid)
+        let kind = match self.form {
+            Form::OldApp => "marathon",
+            Form::OldPod | Form::Incarnated => "instance",
+        };
+        write!(out, "{}.{kind}-{}", self.safe_path, self.uuid)
     }
 }
 
@@ -168,23 +208,35 @@ mod tests {
     }
 
     #[test]
-    fn ids_have_the_form_of_marathon_1_8_and_read_back() {
+    fn ids_have_the_form_of_their_release_and_read_back() {
         let path = PathId::parse("/a/b.c").unwrap();
         let uuid: Uuid = "0bcd1234-c7a5-11ea-8f39-0242ac110002".parse().unwrap();
-        let id = InstanceId::with_uuid(&path, uuid);
+        let id = InstanceId::with_uuid(&path, Form::Incarnated, uuid);
         assert_eq!(id.to_string(), format!("a_b.c.instance-{uuid}"));
         assert_eq!(id.executor_id(), format!("instance-a_b.c.{uuid}"));
         assert_eq!(id.task_id(None, 1), format!("{id}._app.1"));
         assert_eq!(id.task_id(Some("c1"), 7), format!("{id}.c1.7"));
-        assert_eq!(InstanceId::of_task(&id.task_id(Some("c1"), 7)), Some(id));
-        assert_eq!(InstanceId::of_task("t1"), None);
+        assert_eq!(id.run_spec(), "/a/b.c");
+        let app = InstanceId::with_uuid(&path, Form::OldApp, uuid);
+        assert_eq!(app.to_string(), format!("a_b.c.marathon-{uuid}"));
+        assert_eq!(app.task_id(None, 1), format!("a_b.c.{uuid}"));
+        let pod = InstanceId::with_uuid(&path, Form::OldPod, uuid);
+        assert_eq!(pod.to_string(), id.to_string());
+        assert_eq!(pod.task_id(Some("c1"), 7), format!("{id}.c1"));
+        for (id, container) in [(id, Some("c1")), (app, None), (pod, Some("c1"))] {
+            assert_eq!(InstanceId::of_task(&id.task_id(container, 7)), Some(id));
+        }
+        for strange in ["t1", "a.b", "a.instance-x.c.1", "a.instance-x"] {
+            assert_eq!(InstanceId::of_task(strange), None, "{strange}");
+        }
     }
 
     #[test]
     fn new_instances_carry_time_based_uuids() {
         let path = PathId::parse("/a").unwrap();
-        let id = InstanceId::new(&path, [2, 0, 0, 0, 0, 1]);
+        let new = || InstanceId::new(&path, Form::Incarnated, [2, 0, 0, 0, 0, 1]);
+        let id = new();
         assert_eq!(id.uuid.get_version_num(), 1);
-        assert_ne!(id, InstanceId::new(&path, [2, 0, 0, 0, 0, 1]));
+        assert_ne!(id, new());
     }
 }

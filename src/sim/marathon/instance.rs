@@ -170,6 +170,8 @@ pub struct Instance {
     pub tasks: Vec<Task>,
     /// When its condition last changed.
     pub since: Timestamp,
+    /// Whether somebody wants it killed, although it is to run again.
+    pub kill_wanted: bool,
     /// When its tasks were last asked to end.
     pub killed_at: Option<Timestamp>,
     /// Grows from instance to instance; tells younger from older.

@@ -10,11 +10,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::Shared;
+use super::events::Event;
 use super::instance::Condition;
 use super::launch::Placement;
 use super::launch::offer::Offer;
 use super::mesos::{Caller, Events, MesosError, subscribe};
+use super::server::Shared;
 use super::status::TaskStatus;
 use super::store::scheduling::Kill;
 use super::time::Timestamp;
@@ -29,16 +30,45 @@ const RECONCILIATION_INTERVAL: Duration = Duration::from_mins(10);
 /// `--decline_offer_duration`, in seconds; reviving ends it.
 const DECLINE_SECONDS: f64 = 120.0;
 
-/// Runs until it is aborted.
+/// Runs until it is aborted. Whoever leads is the scheduler; a new leader takes the framework over.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let mut leader = shared.leader.subscribe();
     loop {
-        let master = &shared.options.master;
-        match subscribe(master, &framework_info(&shared)).await {
+        let leads = leader.borrow_and_update().is_some();
+        let lead = async {
+            if leads {
+                lead(&shared).await;
+            }
+        };
+        tokio::select! {
+            changed = leader.changed() => if changed.is_err() {
+                return;
+            },
+            () = lead, if leads => {}
+        }
+    }
+}
+
+/// One leader's time, which has no end of its own.
+async fn lead(shared: &Shared) {
+    let master = &shared.options.master;
+    let host = master.rsplit_once(':').map_or(&**master, |(host, _)| host);
+    let mut registered = false;
+    loop {
+        match subscribe(master, &framework_info(shared)).await {
             Ok((caller, events)) => {
-                log::info!("subscribed at {master} as {}", caller.framework_id());
-                shared.store().framework_id = Some(caller.framework_id().to_owned());
-                let ended = Session::new(&shared, caller).follow(events).await;
+                let id = caller.framework_id();
+                log::info!("subscribed at {master} as {id}");
+                shared.store().framework_id = Some(id.to_owned());
+                shared.bus.publish(if registered {
+                    Event::reregistered(host)
+                } else {
+                    Event::registered(id, host)
+                });
+                registered = true;
+                let ended = Session::new(shared, caller).follow(events).await;
                 log::warn!("{ended}; subscribing again");
+                shared.bus.publish(Event::disconnected());
             }
             Err(error) => log::warn!("cannot subscribe at {master}: {error}"),
         }
@@ -48,6 +78,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 fn framework_info(shared: &Shared) -> Value {
     let options = &shared.options;
+    let address = shared.leader_address().unwrap_or(options.listen);
     let capabilities = [
         "PARTITION_AWARE",
         "TASK_KILLING_STATE",
@@ -62,8 +93,8 @@ fn framework_info(shared: &Shared) -> Value {
         "capabilities": capabilities,
         "checkpoint": true,
         "failover_timeout": options.failover_timeout.as_secs_f64(),
-        "hostname": shared.address.ip().to_string(),
-        "webui_url": format!("http://{}", shared.address),
+        "hostname": address.ip().to_string(),
+        "webui_url": format!("http://{address}"),
     });
     if let Some(id) = &shared.store().framework_id {
         info["id"] = json!({"value": id});

@@ -9,18 +9,23 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::id::{InstanceId, PathId};
+use super::events::Event;
+use super::id::{Form, InstanceId, PathId};
 use super::instance::{Condition, Goal, Instance};
 use super::launch::image::Images;
 use super::model::Defaults;
 use super::model::app::KillSelection;
 use super::model::run_spec::RunSpec;
 use super::time::Timestamp;
+use super::version::Version;
 use delay::Delay;
+use deployment::{Action, Deployment};
 pub use failure::Failure;
 
 mod delay;
+pub mod deployment;
 mod failure;
+mod kill;
 pub mod scheduling;
 #[cfg(test)]
 mod tests;
@@ -56,6 +61,8 @@ pub struct Entry {
     pub last_config_change: Timestamp,
     /// The deployment that is under way.
     pub deployment: Option<Uuid>,
+    /// All definitions that it has had, by version.
+    pub history: Vec<(Timestamp, Arc<RunSpec>)>,
     /// The last task that failed.
     pub last_failure: Option<Failure>,
     /// The last instances that ended by themselves.
@@ -69,15 +76,19 @@ pub struct Store {
     pub defaults: Defaults,
     /// What stands in for images.
     pub images: Images,
+    /// The release whose ids and words are used.
+    pub version: Version,
     /// The framework's id, once the master has given one.
     pub framework_id: Option<String>,
     run_specs: BTreeMap<PathId, Entry>,
     instances: BTreeMap<InstanceId, Instance>,
     deletions: BTreeMap<PathId, Uuid>,
+    under_way: BTreeMap<Uuid, Deployment>,
     delays: BTreeMap<PathId, Delay>,
     node: [u8; 6],
     next_age: u64,
     last_version: Option<Timestamp>,
+    events: Vec<Event>,
 }
 
 impl Store {
@@ -91,15 +102,28 @@ impl Store {
         Self {
             defaults,
             images,
+            version: Version::default(),
             framework_id: None,
             run_specs: BTreeMap::new(),
             instances: BTreeMap::new(),
             deletions: BTreeMap::new(),
+            under_way: BTreeMap::new(),
             delays: BTreeMap::new(),
             node,
             next_age: 0,
             last_version: None,
+            events: Vec::new(),
         }
+    }
+
+    /// What has happened since this was last asked.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Something has happened that is not of the store's own making.
+    pub fn note(&mut self, event: Event) {
+        self.events.push(event);
     }
 
     /// All run specs.
@@ -147,11 +171,15 @@ impl Store {
         }
         self.check_lock(&id, false)?;
         self.assign_service_ports(&mut run_spec);
-        let (version, deployment) = (self.next_version(now), Uuid::new_v4());
+        let version = self.next_version(now);
+        let steps = [Action::Start, Action::Scale];
+        let deployment = self.deploy(&run_spec, &steps, version);
+        let run_spec = Arc::new(run_spec);
         self.run_specs.insert(
             id.clone(),
             Entry {
-                run_spec: Arc::new(run_spec),
+                history: vec![(version, Arc::clone(&run_spec))],
+                run_spec,
                 version,
                 last_scaling: version,
                 last_config_change: version,
@@ -175,39 +203,54 @@ impl Store {
         let id = run_spec.id().clone();
         self.check_lock(&id, force)?;
         self.assign_service_ports(&mut run_spec);
-        let (version, deployment) = (self.next_version(now), Uuid::new_v4());
-        let Some(entry) = self.run_specs.get_mut(&id) else {
+        let Some(entry) = self.run_specs.get(&id) else {
             return Err(Refusal::Unknown(id));
         };
         let only_scales = entry.run_spec.only_scales(&run_spec);
-        entry.run_spec = Arc::new(run_spec);
-        entry.version = version;
-        entry.deployment = Some(deployment);
-        if only_scales {
-            entry.last_scaling = version;
+        let step = if only_scales {
+            Action::Scale
         } else {
-            entry.last_config_change = version;
-            self.delays.remove(&id);
-            self.decommission(&id, |_| true);
-        }
-        self.scale(&id, now);
-        Ok(deployment)
+            Action::Restart
+        };
+        Ok(self.change(Arc::new(run_spec), step, now))
     }
 
     /// Replaces all instances of a run spec, at once.
     pub fn restart(&mut self, id: &PathId, force: bool, now: Timestamp) -> Result<Uuid, Refusal> {
         self.check_lock(id, force)?;
-        let (version, deployment) = (self.next_version(now), Uuid::new_v4());
-        let Some(entry) = self.run_specs.get_mut(id) else {
+        let Some(entry) = self.run_specs.get(id) else {
             return Err(Refusal::Unknown(id.clone()));
         };
-        entry.version = version;
-        entry.last_config_change = version;
-        entry.deployment = Some(deployment);
-        self.delays.remove(id);
-        self.decommission(id, |_| true);
-        self.scale(id, now);
-        Ok(deployment)
+        let run_spec = Arc::clone(&entry.run_spec);
+        Ok(self.change(run_spec, Action::Restart, now))
+    }
+
+    /// From now on a run spec that there is, is so.
+    fn change(&mut self, run_spec: Arc<RunSpec>, step: Action, now: Timestamp) -> Uuid {
+        let id = run_spec.id().clone();
+        let version = self.next_version(now);
+        let before = self.run_specs.get_mut(&id);
+        let before = before.and_then(|entry| entry.deployment.take());
+        self.cancel(before);
+        let deployment = self.deploy(&run_spec, &[step], version);
+        if let Some(entry) = self.run_specs.get_mut(&id) {
+            entry.history.push((version, Arc::clone(&run_spec)));
+            entry.run_spec = run_spec;
+            entry.version = version;
+            entry.deployment = Some(deployment);
+            match step {
+                Action::Scale => entry.last_scaling = version,
+                Action::Start | Action::Restart | Action::Stop => {
+                    entry.last_config_change = version;
+                }
+            }
+        }
+        if step != Action::Scale {
+            self.delays.remove(&id);
+            self.decommission(&id, |_| true);
+        }
+        self.scale(&id, now);
+        deployment
     }
 
     /// Takes a run spec away, and has its instances killed.
@@ -216,10 +259,13 @@ impl Store {
             return Err(Refusal::Unknown(id.clone()));
         }
         self.check_lock(id, force)?;
-        self.run_specs.remove(id);
+        let Some(entry) = self.run_specs.remove(id) else {
+            return Err(Refusal::Unknown(id.clone()));
+        };
         self.delays.remove(id);
+        self.cancel(entry.deployment);
+        let deployment = self.deploy(&entry.run_spec, &[Action::Stop], entry.version);
         self.decommission(id, |_| true);
-        let deployment = Uuid::new_v4();
         self.deletions.insert(id.clone(), deployment);
         self.settle();
         Ok(deployment)
@@ -287,33 +333,52 @@ impl Store {
             .collect();
         self.decommission(id, |instance| victims.contains(&instance.id));
         for _ in kept.len()..wanted {
-            let instance = InstanceId::new(id, self.node);
-            self.next_age += 1;
-            let fresh = Instance {
-                id: instance.clone(),
-                run_spec: Arc::clone(&run_spec),
-                version,
-                goal: Goal::Running,
-                incarnation: 1,
-                agent: None,
-                tasks: Vec::new(),
-                since: now,
-                killed_at: None,
-                age: self.next_age,
-            };
-            self.instances.insert(instance, fresh);
+            self.add_instance(&run_spec, version, now);
         }
         self.settle();
     }
 
+    /// Makes an instance that waits for an offer.
+    fn add_instance(&mut self, run_spec: &Arc<RunSpec>, version: Timestamp, now: Timestamp) {
+        let form = match &**run_spec {
+            _ if self.version.schedules_instances() => Form::Incarnated,
+            RunSpec::App(_) => Form::OldApp,
+            RunSpec::Pod(_) => Form::OldPod,
+        };
+        self.next_age += 1;
+        let fresh = Instance {
+            id: InstanceId::new(run_spec.id(), form, self.node),
+            run_spec: Arc::clone(run_spec),
+            version,
+            goal: Goal::Running,
+            incarnation: 1,
+            agent: None,
+            tasks: Vec::new(),
+            since: now,
+            kill_wanted: false,
+            killed_at: None,
+            age: self.next_age,
+        };
+        if self.version.schedules_instances() {
+            self.events
+                .push(Event::instance_changed(&fresh, self.version));
+        }
+        self.instances.insert(fresh.id.clone(), fresh);
+    }
+
     /// Has instances killed; those that were not launched yet are forgotten.
     fn decommission(&mut self, id: &PathId, chosen: impl Fn(&Instance) -> bool) {
+        let (version, events) = (self.version, &mut self.events);
         self.instances.retain(|_, instance| {
-            if instance.run_spec.id() == id && chosen(instance) {
-                instance.goal = Goal::Decommissioned;
-                return !instance.is_scheduled();
+            let meant = instance.run_spec.id() == id && chosen(instance);
+            if !meant || instance.goal == Goal::Decommissioned {
+                return true;
             }
-            true
+            instance.goal = Goal::Decommissioned;
+            if version.schedules_instances() {
+                events.push(Event::instance_changed(instance, version));
+            }
+            !instance.is_scheduled()
         });
     }
 
@@ -326,14 +391,25 @@ impl Store {
                 .values()
                 .filter(move |instance| *instance.run_spec.id() == id)
         };
-        self.deletions.retain(|id, _| of(id).next().is_some());
+        let mut done = Vec::new();
+        let events = &mut self.events;
+        self.deletions.retain(|id, deployment| {
+            let left = of(id).next().is_some();
+            if !left {
+                events.push(Event::app_terminated(id));
+                done.push(*deployment);
+            }
+            left
+        });
         for (id, entry) in &mut self.run_specs {
             let running = |instance: &Instance| {
                 instance.goal == Goal::Running && instance.condition() == Condition::Running
             };
-            if of(id).all(running) && of(id).count() == entry.run_spec.instances() {
-                entry.deployment = None;
-            }
+            let complete = of(id).all(running) && of(id).count() == entry.run_spec.instances();
+            done.extend(entry.deployment.take_if(|_| complete));
+        }
+        for deployment in done {
+            self.succeed(deployment);
         }
     }
 }

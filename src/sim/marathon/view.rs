@@ -7,6 +7,8 @@ use super::instance::{Condition, Goal, Instance, Task};
 use super::model::app::App;
 use super::model::run_spec::RunSpec;
 use super::store::{Entry, Failure, Store};
+use super::time::Timestamp;
+use super::version::Version;
 
 /// What a request wants to see of an app besides the definition.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +35,7 @@ impl Embed {
 /// An app as `GET /v2/apps` lists it.
 #[must_use]
 pub fn app(store: &Store, app: &App, entry: &Entry, embed: Embed) -> Value {
-    let mut shown = definition(app);
+    let mut shown = with_role(definition(app), store.version);
     let instances = store.instances_of(&app.id);
     let count = |wanted: &[Condition]| {
         let conditions = instances.iter().map(|instance| instance.condition());
@@ -78,6 +80,14 @@ pub fn definition(definition: &impl serde::Serialize) -> Value {
     serde_json::to_value(definition).unwrap_or_default()
 }
 
+/// What is shown, without a role where there are none yet.
+fn with_role(mut shown: Value, version: Version) -> Value {
+    if let Some(fields) = shown.as_object_mut().filter(|_| !version.has_roles()) {
+        fields.remove("role");
+    }
+    shown
+}
+
 fn extend(shown: &mut Value, more: Value) {
     if let (Some(shown), Value::Object(more)) = (shown.as_object_mut(), more) {
         shown.extend(more);
@@ -104,14 +114,14 @@ pub fn tasks(store: &Store, app: &PathId) -> Value {
     let instances = store.instances_of(app);
     let shown = instances.iter().flat_map(|instance| {
         let tasks = instance.tasks.iter();
-        tasks.map(|shown| task(instance, shown))
+        tasks.map(|shown| task(instance, shown, store.version))
     });
     shown.collect()
 }
 
 /// One task of an app.
 #[must_use]
-pub fn task(instance: &Instance, task: &Task) -> Value {
+pub fn task(instance: &Instance, task: &Task, version: Version) -> Value {
     let agent = instance.agent.as_ref();
     let addresses = task
         .addresses
@@ -150,32 +160,41 @@ pub fn task(instance: &Instance, task: &Task) -> Value {
             }
         }
     }
-    shown
+    with_role(shown, version)
 }
 
 /// A pod's definition as `GET /v2/pods` lists it.
 #[must_use]
-pub fn pod(entry: &Entry) -> Value {
-    let mut shown = match &*entry.run_spec {
+pub fn pod(entry: &Entry, version: Version) -> Value {
+    pod_definition(&entry.run_spec, entry.version, version)
+}
+
+/// A pod's definition of this version.
+#[must_use]
+pub fn pod_definition(run_spec: &RunSpec, version: Timestamp, marathon: Version) -> Value {
+    let mut shown = match run_spec {
         RunSpec::Pod(pod) => definition(pod),
         RunSpec::App(app) => definition(app),
     };
-    shown["version"] = json!(entry.version);
-    shown
+    shown["version"] = json!(version);
+    with_role(shown, marathon)
 }
 
 /// `PodStatus`.
 #[must_use]
 pub fn pod_status(store: &Store, entry: &Entry) -> Value {
-    let instances = store.instances_of(entry.run_spec.id());
+    let version = store.version;
+    let mut instances = store.instances_of(entry.run_spec.id());
+    instances.retain(|own| version.schedules_instances() || !own.is_scheduled());
     let stable = |instance: &&&Instance| instance_status(instance) == "STABLE";
     let complete = instances.iter().filter(stable).count() == entry.run_spec.instances();
     let since = instances.iter().map(|instance| instance.since).max();
     let since = since.unwrap_or(entry.version);
-    let instances = instances.iter().map(|instance| pod_instance(instance));
+    let instances = instances.iter();
+    let instances = instances.map(|instance| pod_instance(instance, version));
     json!({
         "id": entry.run_spec.id(),
-        "spec": pod(entry),
+        "spec": pod(entry, version),
         "status": if complete { "STABLE" } else { "DEGRADED" },
         "statusSince": since,
         "instances": instances.collect::<Value>(),
@@ -203,7 +222,9 @@ fn instance_status(instance: &Instance) -> &'static str {
     }
 }
 
-fn pod_instance(instance: &Instance) -> Value {
+/// `PodInstanceStatus`.
+#[must_use]
+pub fn pod_instance(instance: &Instance, version: Version) -> Value {
     let reference = format!(
         "/v2/pods{}::versions/{}",
         instance.run_spec.id(),
@@ -242,7 +263,7 @@ fn pod_instance(instance: &Instance) -> Value {
     if let Some(message) = messages.next_back() {
         shown["message"] = json!(message);
     }
-    shown
+    with_role(shown, version)
 }
 
 /// The networks of all tasks by name, each address once: all tasks report the same ones.

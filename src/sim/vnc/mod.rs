@@ -57,7 +57,7 @@ pub use auth::{Keystone, User};
 pub use changes::{Change, Operation};
 pub use control::Event;
 pub use log::Entry;
-pub use options::{Auth, Effect, Fault, Options};
+pub use options::{Auth, Effect, Fault, Keep, Options};
 
 use render::Wanted;
 use schema::schema;

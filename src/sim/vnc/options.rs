@@ -60,12 +60,30 @@ pub enum Effect {
     Status(u16, String),
     /// 200, JSON by name, and this.
     Nonsense(String),
+    /// The right answer, with a part of its list only.
+    List(Keep),
     /// The connection ends without an answer.
     Cut,
     /// The connection ends within the answer.
     CutInBody,
     /// No answer, and the connection stays.
     Hang,
+}
+
+impl Effect {
+    /// Whether it is the right answer that is spoilt, so that there has to be one.
+    pub(crate) fn needs_the_answer(&self) -> bool {
+        matches!(self, Self::Delay(_) | Self::List(_))
+    }
+}
+
+/// How much of a list is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    None,
+    /// The first half, rounded down.
+    Half,
 }
 
 impl Default for Options {
@@ -90,7 +108,7 @@ impl Fault {
             path: None,
             skip: 0,
             times: None,
-            performed: matches!(effect, Effect::Delay(_)),
+            performed: effect.needs_the_answer(),
             effect,
         }
     }

@@ -21,6 +21,7 @@ use super::defaults;
 use super::log::{Entry, Log};
 use super::options::{Auth, Effect, Fault, Options};
 use super::wire::{Cut, Peer};
+use crate::sim::fault_text::keep_of_lists;
 
 /// The real server takes no longer body.
 const LARGEST: usize = 1_024_000;
@@ -115,6 +116,12 @@ async fn handle(
         None | Some(Effect::Delay(_)) => response(&outcome),
         Some(Effect::Status(status, text)) => response(&Err(Refusal::new(status, text))),
         Some(Effect::Nonsense(text)) => build(200, "application/json", text, &[]),
+        Some(Effect::List(keep)) => {
+            if let Ok(Reply::Json(value)) = &mut outcome {
+                keep_of_lists(value, keep);
+            }
+            response(&outcome)
+        }
         Some(Effect::Hang) => pending().await,
         Some(Effect::Cut) => {
             peer.cut(Cut::Now);

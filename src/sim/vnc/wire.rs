@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use axum::extract::connect_info::Connected;
@@ -44,9 +44,15 @@ pub(crate) struct Pipe {
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     cut: Arc<AtomicU8>,
+    called_1_1: Arc<AtomicBool>,
 }
 
 impl Peer {
+    /// The next answer is HTTP/1.0 in how it ends, and calls itself HTTP/1.1.
+    pub(crate) fn call_it_1_1(&self) {
+        self.called_1_1.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn cut(&self, how: Cut) {
         self.cut.store(how as u8, Ordering::SeqCst);
     }
@@ -67,7 +73,11 @@ impl Listener for Wire {
         let cut = Arc::new(AtomicU8::new(Cut::Not as u8));
         let pipe = Pipe {
             stream,
-            peer: Peer { address, cut },
+            peer: Peer {
+                address,
+                cut,
+                called_1_1: Arc::default(),
+            },
             split: self.split,
         };
         (pipe, address)
@@ -98,10 +108,17 @@ impl AsyncWrite for Pipe {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        mut bytes: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.peer.is(Cut::Now) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let mut bytes = bytes;
+        let mut renamed;
+        if bytes.starts_with(b"HTTP/1.0 ") && self.peer.called_1_1.load(Ordering::SeqCst) {
+            renamed = bytes.to_vec();
+            renamed[7] = b'1';
+            bytes = &renamed;
         }
         let mut windows = bytes.windows(END_OF_HEADER.len());
         let header = windows

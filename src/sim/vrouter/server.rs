@@ -20,6 +20,7 @@ use super::config::Config;
 use super::options::{Delays, Options};
 use super::ports::Ports;
 use super::rest;
+use crate::sim::fault_text::keep_of_lists;
 use crate::sim::vnc::log::{Entry, Log};
 use crate::sim::vnc::wire::{Cut, Peer, Wire};
 use crate::sim::vnc::{Effect, Fault};
@@ -151,6 +152,13 @@ async fn handle(
         None | Some(Effect::Delay(_)) => build(answer.0, answer.1),
         Some(Effect::Status(status, text)) => build(status, text),
         Some(Effect::Nonsense(text)) => build(200, text),
+        Some(Effect::List(keep)) => match serde_json::from_str(&answer.1) {
+            Ok(mut value) => {
+                keep_of_lists(&mut value, keep);
+                build(answer.0, value.to_string())
+            }
+            Err(_) => build(answer.0, answer.1),
+        },
         Some(Effect::Hang) => pending().await,
         Some(Effect::Cut) => {
             peer.cut(Cut::Now);

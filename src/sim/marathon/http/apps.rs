@@ -4,21 +4,24 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::error::{Refused, json_body};
-use super::{Query, force};
-use crate::sim::marathon::Shared;
+use super::kill;
+use super::{Query, client_ip, force};
+use crate::sim::marathon::events::Event;
 use crate::sim::marathon::id::PathId;
 use crate::sim::marathon::model::app::{self, App};
 use crate::sim::marathon::model::run_spec::RunSpec;
+use crate::sim::marathon::server::Shared;
 use crate::sim::marathon::store::{Entry, Store};
 use crate::sim::marathon::time::Timestamp;
 use crate::sim::marathon::view::{self, Embed};
+use crate::sim::vnc::wire::Peer;
 
 fn embed(query: &Query) -> Embed {
     let embeds = query.iter().filter(|(name, _)| name == "embed");
@@ -34,7 +37,7 @@ fn apps(store: &Store) -> impl Iterator<Item = (&App, &Entry)> {
         })
 }
 
-fn find<'a>(store: &'a Store, id: &str) -> Result<(&'a App, &'a Entry), Refused> {
+pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<(&'a App, &'a Entry), Refused> {
     let path = PathId::parse(id).ok();
     path.and_then(|path| apps(store).find(|(app, _)| app.id == path))
         .ok_or_else(|| Refused::unknown("App", id))
@@ -80,6 +83,8 @@ pub(super) async fn show(
 
 pub(super) async fn create(
     State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    uri: Uri,
     body: Bytes,
 ) -> Result<Response, Refused> {
     let definition = json_body(&body)?;
@@ -93,12 +98,22 @@ pub(super) async fn create(
         ..Embed::default()
     };
     let shown = view::app(&store, app, entry, embed);
+    note(&mut store, &peer, &uri, &id);
     shared.wake();
     let headers = [
         ("Location", format!("/v2/apps{id}")),
         ("Marathon-Deployment-Id", deployment.to_string()),
     ];
     Ok((StatusCode::CREATED, headers, Json(shown)).into_response())
+}
+
+/// Says who changed an app, and to what.
+fn note(store: &mut Store, peer: &Peer, uri: &Uri, id: &PathId) {
+    if let Ok((app, _)) = find(store, &id.to_string()) {
+        let definition = view::definition(app);
+        let event = Event::api_post(&client_ip(peer), uri.path(), &definition);
+        store.note(event);
+    }
 }
 
 /// The definition that an update of `old` by `change` makes.
@@ -133,6 +148,8 @@ fn merged(old: Option<&App>, id: &str, change: Value) -> Value {
 
 pub(super) async fn update(
     State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    uri: Uri,
     Path(path): Path<String>,
     query: Query,
     body: Bytes,
@@ -154,6 +171,7 @@ pub(super) async fn update(
         store.update(run_spec, force(&query), Timestamp::now())?
     };
     let version = store.entry(&id).map(|entry| entry.version);
+    note(&mut store, &peer, &uri, &id);
     shared.wake();
     let status = if created {
         StatusCode::CREATED
@@ -163,7 +181,7 @@ pub(super) async fn update(
     Ok((status, Json(deployed(version, deployment))).into_response())
 }
 
-fn deployed(version: Option<Timestamp>, deployment: Uuid) -> Value {
+pub(super) fn deployed(version: Option<Timestamp>, deployment: Uuid) -> Value {
     json!({"version": version.unwrap_or_else(Timestamp::now), "deploymentId": deployment})
 }
 
@@ -172,6 +190,9 @@ pub(super) async fn delete(
     Path(path): Path<String>,
     query: Query,
 ) -> Result<Json<Value>, Refused> {
+    if let Some((app, task)) = path.split_once("/tasks") {
+        return kill::of_app(&shared, app, task, &query);
+    }
     let mut store = shared.store();
     let id = find(&store, &path)?.0.id.clone();
     let deployment = store.delete(&id, force(&query))?;
@@ -209,7 +230,7 @@ pub(super) async fn tasks(State(shared): State<Arc<Shared>>, query: Query) -> Js
         .flat_map(|(app, _)| store.instances_of(&app.id))
         .flat_map(|instance| instance.tasks.iter().map(move |task| (instance, task)))
         .filter(|(_, task)| wanted.is_empty() || wanted.contains(&task.condition.mesos_state()))
-        .map(|(instance, task)| view::task(instance, task))
+        .map(|(instance, task)| view::task(instance, task, store.version))
         .collect();
     Json(json!({"tasks": tasks}))
 }

@@ -21,6 +21,15 @@ impl Refused {
     }
 }
 
+impl Refused {
+    /// The JSON of a request does not say what it has to.
+    pub(super) fn not_read(problem: serde_json::Error) -> Self {
+        let details = problem.to_string();
+        let body = json!({"message": "Invalid JSON", "details": details});
+        Self(StatusCode::BAD_REQUEST, body)
+    }
+}
+
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.0, Json(self.1)).into_response()
@@ -61,13 +70,7 @@ impl From<Refusal> for Refused {
 
 /// The JSON of a request, whatever its Content-Type says: Marathon does not look either.
 pub(super) fn json_body(body: &Bytes) -> Result<Value, Refused> {
-    serde_json::from_slice(body).map_err(|problem| {
-        let problem = problem.to_string();
-        Refused(
-            StatusCode::BAD_REQUEST,
-            json!({"message": "Invalid JSON", "details": problem}),
-        )
-    })
+    serde_json::from_slice(body).map_err(Refused::not_read)
 }
 
 pub(super) async fn unknown_path(uri: Uri) -> Refused {

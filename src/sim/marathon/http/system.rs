@@ -8,11 +8,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::sim::marathon::Shared;
 use crate::sim::marathon::model::run_spec::RunSpec;
-
-/// The release whose behaviour is followed where releases differ.
-const VERSION: &str = "1.11.24";
+use crate::sim::marathon::server::Shared;
 
 pub(super) async fn deployments(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let store = shared.store();
@@ -35,10 +32,10 @@ pub(super) async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let store = shared.store();
     Json(json!({
         "name": "marathon",
-        "version": VERSION,
+        "version": shared.options.version.release(),
         "buildref": "contrail-mesos-sim",
         "elected": true,
-        "leader": shared.address.to_string(),
+        "leader": shared.leader_address().map(|leader| leader.to_string()),
         "frameworkId": store.framework_id,
         "marathon_config": {
             "master": shared.options.master,
@@ -49,12 +46,18 @@ pub(super) async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
             "failover_timeout": shared.options.failover_timeout.as_secs(),
             "checkpoint": true,
         },
-        "http_config": {"http_port": shared.address.port()},
+        "http_config": {"http_port": shared.options.listen.port()},
     }))
 }
 
-pub(super) async fn leader(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    Json(json!({"leader": shared.address.to_string()}))
+pub(super) async fn leader(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.leader_address() {
+        Some(leader) => Json(json!({"leader": leader.to_string()})).into_response(),
+        None => {
+            let message = json!({"message": "There is no leader"});
+            (StatusCode::NOT_FOUND, Json(message)).into_response()
+        }
+    }
 }
 
 /// Text for who takes text, JSON for who takes that, else nothing.

@@ -2,7 +2,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::sim::marathon::id::PathId;
+use crate::sim::marathon::id::{Form, PathId};
 use crate::sim::marathon::model::{Defaults, app, pod};
 
 const UUID: &str = "0bcd1234-c7a5-11ea-8f39-0242ac110002";
@@ -14,7 +14,7 @@ fn placed(run_spec: &RunSpec, offer: &mut Offer) -> Option<Placement> {
     };
     let uuid = UUID.parse().unwrap();
     let launch = Launch {
-        instance: &InstanceId::with_uuid(run_spec.id(), uuid),
+        instance: &InstanceId::with_uuid(run_spec.id(), Form::Incarnated, uuid),
         incarnation: 1,
         version: Timestamp::now(),
         hostname: "10.0.0.5",

@@ -47,6 +47,18 @@ impl RunSpec {
         usize::try_from(instances).unwrap_or(usize::MAX)
     }
 
+    /// The same with another number of instances.
+    #[must_use]
+    pub fn with_instances(&self, instances: usize) -> Self {
+        let mut other = self.clone();
+        let instances = u32::try_from(instances).unwrap_or(u32::MAX);
+        match &mut other {
+            Self::App(app) => app.instances = instances,
+            Self::Pod(pod) => pod.scaling.instances = instances,
+        }
+        other
+    }
+
     /// The networks it joins.
     #[must_use]
     pub fn networks(&self) -> &[Network] {

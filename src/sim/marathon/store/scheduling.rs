@@ -1,9 +1,11 @@
 //! What passes between the store and Mesos: offers, statuses, kills.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::failure::{Failure, REMEMBERED};
 use super::{Delay, Store};
+use crate::sim::marathon::events::Event;
 use crate::sim::marathon::id::InstanceId;
 use crate::sim::marathon::instance::{Agent, Condition, Goal, Instance, Task};
 use crate::sim::marathon::launch::offer::Offer;
@@ -64,6 +66,8 @@ impl Store {
             };
             if let Some(placement) = place(&instance.run_spec, &launch, offer) {
                 provision(instance, offer, &placement, now);
+                self.events
+                    .push(Event::instance_changed(instance, self.version));
                 placements.push(placement);
             }
         }
@@ -77,19 +81,30 @@ impl Store {
             .and_then(|id| self.instances.get_mut(&id))
             .filter(|own| own.tasks.iter().any(|task| task.id == status.task_id));
         let Some(instance) = instance else {
+            let stranger = InstanceId::of_task(&status.task_id);
+            if let Some(id) = stranger.filter(|_| status.condition.is_terminal()) {
+                let event = Event::unknown_terminated(&id, status.condition, self.version);
+                self.events.push(event);
+            }
             return (!status.condition.is_terminal()).then_some(Kill {
                 task_id: status.task_id,
                 agent_id: status.agent_id,
             });
         };
         let before = instance.condition();
-        for task in &mut instance.tasks {
-            if task.id == status.task_id {
-                update(task, &status, now);
+        let mut changed = None;
+        for (index, task) in instance.tasks.iter_mut().enumerate() {
+            if task.id == status.task_id && update(task, &status, now) {
+                changed = Some(index);
             }
         }
         if instance.condition() != before {
             instance.since = now;
+            self.events
+                .push(Event::instance_changed(instance, self.version));
+        }
+        if let Some(task) = changed.and_then(|index| instance.tasks.get(index)) {
+            self.events.push(Event::status_update(instance, task));
         }
         if instance.has_ended() {
             let id = instance.id.clone();
@@ -126,11 +141,23 @@ impl Store {
                 entry.last_failure = Some(failure);
             }
         }
+        if !self.version.schedules_instances() {
+            let (run_spec, version) = (Arc::clone(&instance.run_spec), instance.version);
+            self.instances.remove(id);
+            self.add_instance(&run_spec, version, now);
+            return;
+        }
+        let Some(instance) = self.instances.get_mut(id) else {
+            return;
+        };
         instance.tasks.clear();
         instance.agent = None;
+        instance.kill_wanted = false;
         instance.killed_at = None;
         instance.incarnation += 1;
         instance.since = now;
+        self.events
+            .push(Event::instance_changed(instance, self.version));
     }
 
     /// The tasks that Mesos should be asked to kill now.
@@ -140,7 +167,8 @@ impl Store {
             let asked = instance
                 .killed_at
                 .is_some_and(|at| at.elapsed_until(now) < KILL_RETRY);
-            if instance.goal == Goal::Running || asked {
+            let wanted = instance.goal == Goal::Decommissioned || instance.kill_wanted;
+            if !wanted || asked {
                 continue;
             }
             instance.killed_at = Some(now);
@@ -202,12 +230,14 @@ fn provision(instance: &mut Instance, offer: &Offer, placement: &Placement, now:
     instance.since = now;
 }
 
-fn update(task: &mut Task, status: &TaskStatus, now: Timestamp) {
+/// Whether there is anything to tell of it.
+fn update(task: &mut Task, status: &TaskStatus, now: Timestamp) -> bool {
     // Mesos may repeat itself, and what has ended does not come back.
     if task.condition.is_terminal() {
-        return;
+        return false;
     }
-    if task.condition != status.condition {
+    let mut changed = task.condition != status.condition;
+    if changed {
         task.condition = status.condition;
         task.since = now;
     }
@@ -216,9 +246,11 @@ fn update(task: &mut Task, status: &TaskStatus, now: Timestamp) {
         task.started_at.get_or_insert(now);
     }
     if let Some(addresses) = &status.addresses {
+        changed |= task.addresses != *addresses;
         task.addresses.clone_from(addresses);
     }
     if status.message.is_some() {
         task.message.clone_from(&status.message);
     }
+    changed
 }

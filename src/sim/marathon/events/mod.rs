@@ -1,0 +1,223 @@
+//! `/v2/events`: who follows, and what each is told.
+//!
+//! Invariants: events go out in the order in which they are published, unless a fault says
+//! otherwise; nothing is repeated for who comes later; who reads too slowly loses events (1.7) or
+//! the stream (since 1.8), and holds nobody else up.
+
+mod event;
+mod fault;
+mod stream;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc};
+
+pub use event::Event;
+pub use fault::{EventEffect, EventFault};
+pub(super) use stream::EventStream;
+
+use super::time::Timestamp;
+use super::version::Version;
+
+/// Everybody who follows.
+#[derive(Debug)]
+pub(super) struct Bus {
+    version: Version,
+    /// `--event_stream_max_outstanding_messages`.
+    outstanding: usize,
+    heartbeat: Duration,
+    inner: Mutex<Inner>,
+    own: Weak<Self>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    followers: Vec<Follower>,
+    next: u64,
+    faults: Vec<EventFault>,
+    held: Vec<Event>,
+    lost: u64,
+}
+
+#[derive(Debug)]
+struct Follower {
+    id: u64,
+    server: usize,
+    remote_address: String,
+    /// Types; all of them if it is empty.
+    wanted: BTreeSet<String>,
+    queue: mpsc::Sender<Bytes>,
+    closed: Arc<Notify>,
+}
+
+impl Bus {
+    pub(super) fn new(version: Version, outstanding: usize, heartbeat: Duration) -> Arc<Self> {
+        Arc::new_cyclic(|own| Self {
+            version,
+            outstanding: outstanding.max(1),
+            heartbeat: heartbeat.max(Duration::from_millis(1)),
+            inner: Mutex::default(),
+            own: Weak::clone(own),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new stream at this server.
+    pub(super) fn attach(
+        &self,
+        server: usize,
+        remote_address: String,
+        wanted: BTreeSet<String>,
+    ) -> EventStream {
+        let (queue, events) = mpsc::channel(self.outstanding);
+        let closed = Arc::new(Notify::new());
+        let id = {
+            let mut inner = self.lock();
+            inner.next += 1;
+            let id = inner.next;
+            inner.followers.push(Follower {
+                id,
+                server,
+                remote_address: remote_address.clone(),
+                wanted,
+                queue,
+                closed: Arc::clone(&closed),
+            });
+            id
+        };
+        self.publish(Event::stream("event_stream_attached", &remote_address));
+        EventStream::new(Weak::clone(&self.own), id, events, closed, self.heartbeat)
+    }
+
+    fn detach(&self, id: u64) {
+        let gone = {
+            let mut inner = self.lock();
+            let at = inner.followers.iter().position(|own| own.id == id);
+            at.map(|at| inner.followers.remove(at))
+        };
+        if let Some(gone) = gone {
+            let address = &gone.remote_address;
+            self.publish(Event::stream("event_stream_detached", address));
+        }
+    }
+
+    /// Tells everybody, through the faults.
+    pub(super) fn publish(&self, event: Event) {
+        let effect = {
+            let mut inner = self.lock();
+            let mut faults = inner.faults.iter_mut();
+            faults.find_map(|fault| fault.strikes(&event.kind).then(|| fault.effect))
+        };
+        match effect {
+            None => self.send(event),
+            Some(EventEffect::Drop) => {}
+            Some(EventEffect::Duplicate) => {
+                self.send(event.clone());
+                self.send(event);
+            }
+            Some(EventEffect::Swap) => self.lock().held.push(event),
+            Some(EventEffect::Delay(time)) => {
+                let bus = Weak::clone(&self.own);
+                // A stream may be dropped when the runtime is no more.
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move {
+                        tokio::time::sleep(time).await;
+                        if let Some(bus) = bus.upgrade() {
+                            bus.send(event);
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// Tells everybody, and after it what was held back for it.
+    fn send(&self, mut event: Event) {
+        event.data["timestamp"] = Timestamp::now().to_string().into();
+        let mut inner = self.lock();
+        let held = std::mem::take(&mut inner.held);
+        self.deliver(&mut inner, Some(&event.kind), &event.frame().into());
+        for mut event in held {
+            event.data["timestamp"] = Timestamp::now().to_string().into();
+            self.deliver(&mut inner, Some(&event.kind), &event.frame().into());
+        }
+    }
+
+    /// Writes these bytes into every stream, whatever it wants.
+    pub(super) fn send_raw(&self, bytes: &Bytes) {
+        self.deliver(&mut self.lock(), None, bytes);
+    }
+
+    fn deliver(&self, inner: &mut Inner, kind: Option<&str>, frame: &Bytes) {
+        let mut lost = 0;
+        inner.followers.retain(|own| {
+            let wanted = kind.is_none_or(|kind| own.wanted.is_empty() || own.wanted.contains(kind));
+            if !wanted {
+                return true;
+            }
+            match own.queue.try_send(frame.clone()) {
+                Ok(()) => true,
+                Err(TrySendError::Closed(_)) => false,
+                Err(TrySendError::Full(_)) => {
+                    lost += 1;
+                    log::warn!("{} reads its events too slowly", own.remote_address);
+                    let closes = self.version.closes_slow_streams();
+                    if closes {
+                        own.closed.notify_one();
+                    }
+                    !closes
+                }
+            }
+        });
+        inner.lost += lost;
+    }
+
+    /// Ends the streams of one server, or all.
+    pub(super) fn close(&self, server: Option<usize>) {
+        let mut inner = self.lock();
+        inner.followers.retain(|own| {
+            let meant = server.is_none_or(|server| own.server == server);
+            if meant {
+                own.closed.notify_one();
+            }
+            !meant
+        });
+    }
+
+    /// How many streams there are.
+    pub(super) fn followers(&self) -> usize {
+        self.lock().followers.len()
+    }
+
+    /// How many events, or streams with them, slow consumers have lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.lock().lost
+    }
+
+    pub(super) fn faults(&self) -> Vec<EventFault> {
+        self.lock().faults.clone()
+    }
+
+    pub(super) fn fault(&self, fault: EventFault) {
+        self.lock().faults.push(fault);
+    }
+
+    /// What was held back is sent after all.
+    pub(super) fn clear_faults(&self) {
+        let held = {
+            let mut inner = self.lock();
+            inner.faults.clear();
+            std::mem::take(&mut inner.held)
+        };
+        for event in held {
+            self.send(event);
+        }
+    }
+}

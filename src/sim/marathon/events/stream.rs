@@ -1,0 +1,95 @@
+//! One stream, as Jetty writes it: frames, and between them an empty line every so often, whose two
+//! bytes it flushes one by one.
+
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use futures::Stream;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Interval, MissedTickBehavior, interval_at};
+
+use super::Bus;
+
+/// The body of an answer to `/v2/events`. Its follower is gone when it is dropped.
+pub(crate) struct EventStream {
+    bus: Weak<Bus>,
+    id: u64,
+    events: mpsc::Receiver<Bytes>,
+    closed: Pin<Box<OwnedNotified>>,
+    heartbeat: Interval,
+    beat: Beat,
+}
+
+/// How far an empty line is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beat {
+    Not,
+    /// `\r` is written and has to be flushed.
+    Half,
+    /// It is flushed.
+    Flushed,
+}
+
+impl EventStream {
+    pub(super) fn new(
+        bus: Weak<Bus>,
+        id: u64,
+        events: mpsc::Receiver<Bytes>,
+        closed: Arc<Notify>,
+        heartbeat: Duration,
+    ) -> Self {
+        let mut heartbeat = interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            bus,
+            id,
+            events,
+            closed: Box::pin(closed.notified_owned()),
+            heartbeat,
+            beat: Beat::Not,
+        }
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<Bytes, std::convert::Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.closed.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        match self.beat {
+            Beat::Half => {
+                // To have nothing to say is what makes the connection flush.
+                self.beat = Beat::Flushed;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Beat::Flushed => {
+                self.beat = Beat::Not;
+                return Poll::Ready(Some(Ok(Bytes::from_static(b"\n"))));
+            }
+            Beat::Not => {}
+        }
+        if let Poll::Ready(event) = self.events.poll_recv(context) {
+            return Poll::Ready(event.map(Ok));
+        }
+        if self.heartbeat.poll_tick(context).is_ready() {
+            self.beat = Beat::Half;
+            return Poll::Ready(Some(Ok(Bytes::from_static(b"\r"))));
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        if let Some(bus) = self.bus.upgrade() {
+            bus.detach(self.id);
+        }
+    }
+}
