@@ -12,6 +12,7 @@ use contrail_mesos::sim::framework::TaskSpec;
 use serde_json::json;
 
 use crate::agent::{Agent, BLUE};
+use crate::random::Random;
 
 /// How much to do.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +38,7 @@ pub fn seed() -> u64 {
 /// Runs one.
 pub fn run(burst: &Burst) -> Result<()> {
     println!("{burst:?} (CONTRAIL_TEST_SEED={} repeats it)", burst.seed);
-    let mut random = Random(burst.seed);
+    let mut random = Random::new(burst.seed);
     let mut agent = Agent::start(&BLUE.replace("10.32.0.0/24", "10.32.0.0/20"))?;
     let bursts = burst.kills + 1;
     let each = burst.tasks.div_ceil(bursts);
@@ -101,18 +102,5 @@ fn task(index: usize) -> TaskSpec {
         }))
     } else {
         TaskSpec::new(&id, "sleep 1000").network("blue")
-    }
-}
-
-/// xorshift64*: the same numbers for the same seed, on every machine.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.max(1);
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
     }
 }

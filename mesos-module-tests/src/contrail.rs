@@ -12,12 +12,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos::sim::{vnc as api, vrouter as agent};
-use contrail_mesos::vnc::{FqName, Object, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos::sim::vnc as api;
+use contrail_mesos::vnc::{Object, VncClient, VncOptions};
 use serde_json::{Value, json};
 
-pub use self::objects::open_ports;
-use self::objects::{network, provision};
+use self::objects::network;
+pub use self::objects::{open_ports, provision};
 pub use self::vrouter::Vrouter;
 use crate::Host;
 use crate::agent::PATIENCE;
@@ -148,34 +148,10 @@ impl Contrail {
 
     /// Starts the vRouter agent of a host, and registers its virtual-router as `name`.
     pub fn vrouter(&mut self, host: &Host, name: &str, uplink: Option<&str>) -> Result<Vrouter> {
-        let address = host.address();
-        let router = FqName::new(["default-global-system-config", name]);
-        let mut router = VirtualRouter::named(router);
-        router.virtual_router_ip_address = address.into();
-        self.host.block_on(self.client.ensure(&router))?;
+        let registered = Vrouter::register(&self.client, name, host.address());
+        self.host.block_on(registered)?;
         self.before = before(&self.api);
-        let ports = host.directory().join("ports");
-        let options = agent::Options {
-            address,
-            data_path: agent::DataPath::On(agent::Forwarding {
-                uplink: uplink.map(str::to_owned),
-                host_access: true,
-            }),
-            ..agent::Options::new(name, &self.control(), &ports)
-        };
-        let (_, handle) = host.block_on(agent::Agent::start(options.clone()))?;
-        // What it forwards with is there for as long as it is, and is none of a container's.
-        host.sh("for i in $(seq 500); do \
-             [ $(nft list tables | grep -c contrail_vrouter_sim) = 2 ] && exit 0; sleep 0.02; \
-             done; exit 1")
-            .context("the vRouter agent does not begin to forward")?;
-        Ok(Vrouter {
-            handle,
-            host: host.clone(),
-            name: name.to_owned(),
-            address,
-            options,
-        })
+        Vrouter::start(&self.control(), host, name, uplink)
     }
 
     fn control(&self) -> String {

@@ -15,6 +15,7 @@
 pub mod agent;
 pub mod burst;
 pub mod cgroups;
+pub mod chaos;
 mod cluster;
 pub mod contrail;
 pub mod executor;
@@ -24,6 +25,7 @@ pub mod init;
 mod install;
 pub mod leftovers;
 pub mod namespace;
+pub mod random;
 pub mod zookeeper;
 
 pub use cluster::{Cluster, ClusterBuilder};

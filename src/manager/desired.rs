@@ -31,7 +31,7 @@ pub struct Policy {
     /// How long a source must have been whole before anything is removed on its word, and how long
     /// after a list that shrank at once another one must say the same.
     pub settle: Duration,
-    /// How long what was just made, or is just seen, is left alone.
+    /// How long what was just made, is just seen or just lost its last task is left alone.
     pub young: Duration,
     /// How long an agent must be gone before its containers are.
     pub agent_gone: Duration,
@@ -122,7 +122,7 @@ pub enum Reason {
 pub(super) enum Doubt {
     /// Mesos cannot be believed: why.
     Mesos(String),
-    /// It was made or seen only just now.
+    /// It was made or seen only just now, or had a task until just now.
     Young,
     /// Marathon lists its task.
     MarathonHasIt,
@@ -182,8 +182,12 @@ fn remove(
         ..
     } = *known;
     let for_long = |since: Instant, how_long| now.saturating_duration_since(since) >= how_long;
-    let born = put.map_or(machine.seen, |put| put.max(machine.seen));
-    if !for_long(born, policy.young) {
+    // An agent takes its time to end a container, and tells its vRouter agent before it has the
+    // objects removed: without them nothing of the container would be forgotten there.
+    let vanished = mesos.vanished_at(uuid);
+    let last = [put, vanished].into_iter().flatten().max();
+    let touched = last.map_or(machine.seen, |at| at.max(machine.seen));
+    if !for_long(touched, policy.young) {
         return Err(Doubt::Young);
     }
     let mistrust = || Doubt::Mesos(mesos.source.problem(now));
@@ -192,7 +196,7 @@ fn remove(
     if !for_long(believed, policy.settle) {
         return Err(mistrust());
     }
-    if mesos.vanished_at(uuid).is_some_and(|at| at >= listed) {
+    if vanished.is_some_and(|at| at >= listed) {
         return Err(Doubt::NotListedSince);
     }
     let names = &machine.names;

@@ -3,12 +3,27 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use mesos_module_tests::burst::{self, Burst};
+use mesos_module_tests::chaos::{self, Chaos};
 
-/// Run the long tests
+/// Run the long tests; all of them, unless one is named
 #[derive(Parser)]
 struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Bursts of tasks on one agent that is killed at random moments
+    Bursts(Bursts),
+    /// Managers, ZooKeeper, API server, Marathon, Mesos and vRouter agent killed, paused or cut off
+    Chaos(Rounds),
+}
+
+#[derive(clap::Args)]
+struct Bursts {
     /// Rounds, each with a seed of its own
     #[arg(long, default_value_t = 10)]
     rounds: u64,
@@ -23,9 +38,40 @@ struct Arguments {
     seed: Option<u64>,
 }
 
+#[derive(clap::Args)]
+struct Rounds {
+    /// Rounds, each with a seed of its own
+    #[arg(long, default_value_t = 200)]
+    rounds: u64,
+    /// The first round's seed; the next ones follow
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Begin with rounds that have every fault there is
+    #[arg(long)]
+    covering: bool,
+}
+
 fn main() -> ExitCode {
+    env_logger::init();
     let arguments = Arguments::parse();
-    match run(&arguments) {
+    let done = match &arguments.what {
+        Some(What::Bursts(bursts)) => run_bursts(bursts),
+        Some(What::Chaos(rounds)) => run_chaos(rounds),
+        None => run_bursts(&Bursts {
+            rounds: 10,
+            tasks: 200,
+            kills: 5,
+            seed: None,
+        })
+        .and_then(|()| {
+            run_chaos(&Rounds {
+                rounds: 200,
+                seed: None,
+                covering: true,
+            })
+        }),
+    };
+    match done {
         Ok(()) => {
             println!("soak: ok");
             ExitCode::SUCCESS
@@ -37,7 +83,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn run_bursts(arguments: &Bursts) -> Result<()> {
     let seed = arguments.seed.unwrap_or_else(burst::seed);
     for round in 0..arguments.rounds {
         println!("==> round {} of {}", round + 1, arguments.rounds);
@@ -48,4 +94,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+fn run_chaos(arguments: &Rounds) -> Result<()> {
+    chaos::run(&Chaos {
+        covering: arguments.covering,
+        rounds: arguments.rounds,
+        seed: arguments.seed.unwrap_or_else(burst::seed),
+    })
 }

@@ -55,7 +55,8 @@ pub fn open_ports(ports: &[i32]) -> PolicyEntries {
     PolicyEntries { policy_rule: rules }
 }
 
-pub(super) async fn provision(client: &VncClient) -> Result<()> {
+/// Makes projects, networks and subnets as the seed's examples name them.
+pub async fn provision(client: &VncClient) -> Result<()> {
     for (name, subnets) in NETWORKS {
         network(client, name, subnets).await?;
     }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use contrail_mesos::sim::vrouter;
+use contrail_mesos::vnc::{FqName, Object as _, VirtualRouter, VncClient};
 
 use crate::Host;
 use crate::agent::PATIENCE;
@@ -23,6 +24,43 @@ pub struct Vrouter {
 }
 
 impl Vrouter {
+    /// Makes the virtual-router `name` at that address.
+    pub async fn register(client: &VncClient, name: &str, address: IpAddr) -> Result<()> {
+        let router = FqName::new(["default-global-system-config", name]);
+        let mut router = VirtualRouter::named(router);
+        router.virtual_router_ip_address = address.into();
+        client.ensure(&router).await?;
+        Ok(())
+    }
+
+    /// Starts the vRouter agent of a host, whose virtual-router has been registered as `name`;
+    /// `control` is the API server's control listener.
+    pub fn start(control: &str, host: &Host, name: &str, uplink: Option<&str>) -> Result<Self> {
+        let address = host.address();
+        let ports = host.directory().join("ports");
+        let options = vrouter::Options {
+            address,
+            data_path: vrouter::DataPath::On(vrouter::Forwarding {
+                uplink: uplink.map(str::to_owned),
+                host_access: true,
+            }),
+            ..vrouter::Options::new(name, control, &ports)
+        };
+        let (_, handle) = host.block_on(vrouter::Agent::start(options.clone()))?;
+        // What it forwards with is there for as long as it is, and is none of a container's.
+        host.sh("for i in $(seq 500); do \
+             [ $(nft list tables | grep -c contrail_vrouter_sim) = 2 ] && exit 0; sleep 0.02; \
+             done; exit 1")
+            .context("the vRouter agent does not begin to forward")?;
+        Ok(Self {
+            handle,
+            host: host.clone(),
+            name: name.to_owned(),
+            address,
+            options,
+        })
+    }
+
     /// The directory of port files that the agent's configuration names.
     #[must_use]
     pub fn port_files(&self) -> PathBuf {

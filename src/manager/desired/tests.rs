@@ -368,6 +368,32 @@ fn a_task_that_ends_needs_a_list_to_confirm_it() {
 }
 
 #[test]
+fn a_container_that_just_lost_its_task_is_left_to_its_agent() {
+    let mut scene = Scene::new();
+    let own = task(TASK, "S1", Some(scene.machine));
+    scene.list(1, state(vec![other(), own.clone()], agents()));
+    scene.mesos.apply(
+        Change::TaskUpdated {
+            key: own.key,
+            agent: None,
+            executor: None,
+            status: Box::new(Status {
+                condition: Condition::Killed,
+                ..Status::default()
+            }),
+        },
+        scene.at(800),
+    );
+    // Its agent may be ending it: lists say nothing of that.
+    for at in [801, 900, 1000] {
+        scene.list(at, state(vec![other()], agents()));
+        assert_eq!(scene.fate(at + 1), Fate::Unknown(Doubt::Young));
+    }
+    assert_eq!(scene.fate(1399), Fate::Unknown(Doubt::Young));
+    assert_eq!(scene.fate(1400), Fate::Remove(Reason::NotOnAgent));
+}
+
+#[test]
 fn words_that_are_no_end_keep_a_container() {
     for condition in [
         Condition::Unreachable,

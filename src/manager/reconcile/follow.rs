@@ -76,10 +76,13 @@ impl Reconciler {
                 self.stores.mesos.change(|view| view.lost(now, &why));
             }
             master::Update::Snapshot(state) => {
-                let settle = self.policy.settle;
-                self.stores
-                    .mesos
-                    .change(|view| view.listed(*state, now, settle));
+                let policy = &self.policy;
+                self.stores.mesos.change(|view| {
+                    view.listed(*state, now, policy.settle);
+                    if let Some(before) = now.checked_sub(policy.young) {
+                        view.forget_vanished(before);
+                    }
+                });
                 self.all.notify_one();
             }
             master::Update::Changed(change) => {

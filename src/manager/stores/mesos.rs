@@ -33,7 +33,7 @@ pub(in crate::manager) struct MesosView {
     addresses: HashMap<IpAddr, Arc<str>>,
     /// Since when agents that were there are not.
     gone: HashMap<Arc<str>, Instant>,
-    /// Machines that have lost their last task since the list before the last.
+    /// Machines that have lost their last task, and when, until that is forgotten.
     vanished: HashMap<Uuid, Instant>,
     /// Tasks of each agent that have not said what their container is.
     unplaced: HashMap<Arc<str>, u32>,
@@ -96,11 +96,11 @@ impl MesosView {
         let complete = self.state.is_complete();
         self.source
             .listed(now, worse.unwrap_or_default(), complete, settle);
-        self.vanished = old
-            .into_keys()
-            .filter(|machine| !self.machines.contains_key(machine))
-            .map(|machine| (machine, now))
-            .collect();
+        for machine in old.into_keys() {
+            if !self.machines.contains_key(&machine) {
+                self.vanished.insert(machine, now);
+            }
+        }
         for agent in agents_before {
             if !self.state.agents.contains_key(&agent) {
                 self.gone.entry(agent).or_insert(now);
@@ -299,9 +299,14 @@ impl MesosView {
         self.gone.get(agent).copied()
     }
 
-    /// When a machine lost its last task, unless a list has confirmed it since.
+    /// When a machine lost its last task, unless that is forgotten.
     pub(in crate::manager) fn vanished_at(&self, machine: Uuid) -> Option<Instant> {
         self.vanished.get(&machine).copied()
+    }
+
+    /// Forgets which machines lost their last task before then.
+    pub(in crate::manager) fn forget_vanished(&mut self, before: Instant) {
+        self.vanished.retain(|_, at| *at >= before);
     }
 
     /// Whether a task of an agent has not said what its container is.

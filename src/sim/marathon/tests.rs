@@ -16,6 +16,9 @@ use tokio::net::TcpListener;
 
 use super::*;
 
+mod cluster;
+mod events;
+
 /// A master with one agent, on which every task runs at once and until it is killed.
 #[derive(Default)]
 struct Master {
@@ -101,6 +104,12 @@ async fn call(State(master): State<Shared>, body: Bytes) -> Response {
     StatusCode::ACCEPTED.into_response()
 }
 
+fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().no_proxy();
+    let client = client.redirect(reqwest::redirect::Policy::none());
+    client.build().unwrap()
+}
+
 struct World {
     master: Shared,
     marathon: Marathon,
@@ -108,11 +117,15 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    async fn with(options: Options) -> Self {
         let (address, master) = Master::start().await;
         let marathon = Marathon::start(Options {
             master: address,
             listen: ([127, 0, 0, 1], 0).into(),
-            ..Options::default()
+            ..options
         });
         Self {
             master,
@@ -121,7 +134,7 @@ impl World {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = client();
         let url = format!("{}{path}", self.marathon.url());
         let request = client.request(method, url).body(body.to_string());
         let answer = request.send().await.unwrap();
@@ -267,4 +280,71 @@ async fn marathon_says_what_it_is_and_what_it_does_not_know() {
     assert_eq!(status, 422);
     assert_eq!(body["message"], "Object is not valid");
     assert_eq!(body["details"][0]["path"], "/networks");
+}
+
+#[tokio::test]
+async fn tasks_are_killed_by_name_with_or_without_scaling() {
+    let world = World::start().await;
+    let app = json!({"id": "/a", "cmd": "run", "cpus": 0.1, "instances": 3});
+    world.ask(Method::POST, "/v2/apps", app).await;
+    world.settle().await;
+    let ids = async || {
+        let tasks = world.get("/v2/apps/a/tasks").await;
+        let tasks = tasks["tasks"].as_array().unwrap().iter();
+        let ids = tasks.map(|task| task["id"].as_str().unwrap().to_owned());
+        ids.collect::<Vec<String>>()
+    };
+    let before = ids().await;
+    let path = format!("/v2/apps/a/tasks/{}", before[0]);
+    let (status, killed) = world.ask(Method::DELETE, &path, Value::Null).await;
+    assert_eq!((status, &killed["task"]["id"]), (200, &json!(before[0])));
+    let again = before[0].replace("._app.1", "._app.2");
+    let truth = || world.marathon.handle().tasks();
+    while truth().get(&again) != Some(&"TASK_RUNNING") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(truth().len(), 3, "{:?}", truth());
+
+    let chosen = json!({"ids": [before[1], "nothing"]});
+    let path = "/v2/tasks/delete?scale=true";
+    let (status, scaled) = world.ask(Method::POST, path, chosen).await;
+    assert_eq!(status, 200);
+    assert!(scaled["deploymentId"].is_string(), "{scaled}");
+    world.settle().await;
+    assert_eq!(world.get("/v2/apps/a").await["app"]["instances"], 2);
+    let mut left = vec![again, before[2].clone()];
+    left.sort();
+    assert_eq!(truth().into_keys().collect::<Vec<_>>(), left);
+    let (status, _) = world
+        .ask(Method::DELETE, "/v2/apps/a/tasks/none", Value::Null)
+        .await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn the_oldest_release_names_things_as_it_did() {
+    let world = World::with(Options {
+        version: version::Version::V1_7,
+        ..Options::default()
+    })
+    .await;
+    let app = json!({"id": "/g/a", "cmd": "run", "cpus": 0.1});
+    world.ask(Method::POST, "/v2/apps", app).await;
+    world.settle().await;
+    assert_eq!(world.get("/v2/info").await["version"], "1.7.216");
+    let tasks = world.get("/v2/tasks").await;
+    let task = &tasks["tasks"][0];
+    let id = task["id"].as_str().unwrap().to_owned();
+    assert!(
+        id.starts_with("g_a.") && id.matches('.').count() == 1,
+        "{id}"
+    );
+    assert_eq!(task.get("role"), None);
+    let path = format!("/v2/apps/g/a/tasks/{id}");
+    world.ask(Method::DELETE, &path, Value::Null).await;
+    // Whoever takes its place is another instance.
+    let truth = || world.marathon.handle().tasks();
+    while truth().contains_key(&id) || truth().values().next() != Some(&"TASK_RUNNING") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

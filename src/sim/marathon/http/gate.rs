@@ -48,6 +48,7 @@ pub(super) fn client() -> reqwest::Client {
     let client = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(0)
         .connect_timeout(CONNECT)
         .read_timeout(READ);
     // Without TLS and without a proxy there is nothing to fail with.

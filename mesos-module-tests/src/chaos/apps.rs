@@ -1,0 +1,151 @@
+//! What Marathon is told to run, and what Contrail is to hold for it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+/// The network that agents' configuration names.
+pub(super) const NETWORK: &str = "contrail-cni-plugin";
+const PROJECT: &str = "default-domain:default-project";
+/// Security groups that are there.
+pub(super) const GROUPS: [&str; 2] = [
+    "default-domain:default-project:web",
+    "default-domain:default-project:database",
+];
+/// Pools of floating addresses that are there.
+pub(super) const POOLS: [&str; 2] = [
+    "default-domain:default-project:red-network:east",
+    "default-domain:default-project:red-network:west",
+];
+
+/// An app or a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum App {
+    /// On one network.
+    Plain,
+    /// On two networks, with security groups.
+    Guarded,
+    /// With a floating address each.
+    Outside,
+    /// A pod of two containers.
+    Pod,
+}
+
+/// All of them.
+pub(super) const APPS: [App; 4] = [App::Plain, App::Guarded, App::Outside, App::Pod];
+
+impl App {
+    pub(super) fn id(self) -> &'static str {
+        match self {
+            Self::Plain => "/plain",
+            Self::Guarded => "/guarded",
+            Self::Outside => "/outside",
+            Self::Pod => "/pod",
+        }
+    }
+
+    /// The most instances.
+    pub(super) fn most(self) -> u64 {
+        match self {
+            Self::Plain => 5,
+            Self::Guarded => 3,
+            Self::Outside | Self::Pod => 2,
+        }
+    }
+
+    /// Between how many sets of labels there is a choice.
+    pub(super) fn labels(self) -> u64 {
+        match self {
+            Self::Plain | Self::Pod => 2,
+            Self::Guarded | Self::Outside => 3,
+        }
+    }
+}
+
+/// How an app is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) instances: u64,
+    pub(super) labels: u64,
+}
+
+/// What all apps are to be.
+pub(super) type AllWanted = BTreeMap<App, Wanted>;
+
+impl Wanted {
+    /// At the beginning.
+    pub(super) fn first() -> Self {
+        Self {
+            instances: 1,
+            labels: 0,
+        }
+    }
+
+    /// The networks of its containers.
+    pub(super) fn networks(&self, app: App) -> &'static [&'static str] {
+        match app {
+            App::Guarded => &["blue-network", "red-network"],
+            _ => &["blue-network"],
+        }
+    }
+
+    /// The security groups of its interfaces.
+    pub(super) fn groups(&self, app: App) -> &'static [&'static str] {
+        match (app, self.labels) {
+            (App::Guarded, 1) | (App::Pod, 1) => &GROUPS[..1],
+            (App::Guarded, 2) => &GROUPS,
+            _ => &[],
+        }
+    }
+
+    /// The pools from which each of its interfaces has an address.
+    pub(super) fn pools(&self, app: App) -> &'static [&'static str] {
+        match (app, self.labels) {
+            (App::Outside, 0) => &POOLS[..1],
+            (App::Outside, 1) | (App::Plain, 1) => &POOLS[1..],
+            (App::Outside, 2) => &POOLS,
+            _ => &[],
+        }
+    }
+
+    /// As Marathon's REST API takes it.
+    pub(super) fn definition(&self, app: App) -> Value {
+        let networks = self.networks(app).iter();
+        let networks: Vec<String> = networks
+            .map(|network| format!("{PROJECT}:{network}"))
+            .collect();
+        let mut labels = json!({
+            "networks": networks.join(","),
+            "project-name": "default-project",
+            "domain-name": "default-domain",
+        });
+        for (key, list) in [
+            ("security-groups", self.groups(app)),
+            ("floating-ips", self.pools(app)),
+        ] {
+            if !list.is_empty() {
+                labels[key] = json!(list.join(","));
+            }
+        }
+        let networks = json!([{"mode": "container", "name": NETWORK, "labels": labels}]);
+        let command = "exec sleep 100000";
+        if app == App::Pod {
+            let part = |name: &str| {
+                json!({"name": name, "resources": {"cpus": 0.1, "mem": 16},
+                       "exec": {"command": {"shell": command}}})
+            };
+            return json!({
+                "id": app.id(), "networks": networks,
+                "containers": [part("first"), part("second")],
+                "scaling": {"kind": "fixed", "instances": self.instances},
+                "scheduling": {"backoff":
+                    {"backoff": 0.5, "backoffFactor": 1.1, "maxLaunchDelay": 2}},
+            });
+        }
+        json!({
+            "id": app.id(), "cmd": command, "cpus": 0.1, "mem": 16,
+            "instances": self.instances, "networks": networks,
+            "backoffSeconds": 1, "backoffFactor": 1.1, "maxLaunchDelaySeconds": 2,
+        })
+    }
+}

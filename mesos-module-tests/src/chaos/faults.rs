@@ -1,0 +1,169 @@
+//! Faults that begin and end.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use contrail_mesos::sim::vnc::{Effect, Fault as ApiFault};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::bed::Bed;
+use super::cut::{Cut, cut, mend};
+use super::member::AGENTS;
+use super::plan::{ApiHarm, Fault, Harm, MarathonHarm, Role, Side, VrouterHarm};
+use super::services::{API, MARATHON, ZOOKEEPER};
+
+/// How long the API server takes where it is slow, and where it answers only later.
+const SLOW: Duration = Duration::from_millis(300);
+const LATER: Duration = Duration::from_secs(4);
+/// Connections that end without an answer, before all do.
+const DROPPED: usize = 200;
+
+/// A fault that has begun.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Active {
+    fault: Fault,
+    /// Of a manager: which.
+    member: usize,
+}
+
+impl Bed {
+    /// Lets a fault begin; nothing if there is nobody left to whom it could happen. Says what was
+    /// done.
+    pub(super) fn begin(&mut self, fault: Fault) -> Result<Option<Active>> {
+        let mut member = 0;
+        match fault {
+            Fault::Manager(role, harm) => {
+                let Some(index) = self.role(role) else {
+                    return Ok(None);
+                };
+                member = index;
+                self.harm_member(index, harm)?;
+            }
+            Fault::ZooKeeper(Harm::Killed) => self.zookeeper.kill()?,
+            Fault::ZooKeeper(Harm::Paused) => self.zookeeper.pause()?,
+            Fault::ZooKeeper(_) => cut(&self.services, "zookeeper", Cut::At(&[ZOOKEEPER]))?,
+            Fault::Api(harm) => self.harm_api(harm)?,
+            Fault::Marathon(MarathonHarm::CutOff) => {
+                cut(&self.services, "marathon", Cut::At(&MARATHON))?;
+            }
+            Fault::Mesos(Harm::Killed) => self.cluster.kill_9()?,
+            Fault::Mesos(Harm::Paused) => self.signal_mesos(Signal::SIGSTOP)?,
+            Fault::Mesos(_) => cut(&self.node, "node", Cut::Off)?,
+            Fault::Vrouter(VrouterHarm::Gone) => self.vrouter.handle.unplug(),
+            Fault::Vrouter(VrouterHarm::Restarted) => self.vrouter.restart()?,
+        }
+        Ok(Some(Active { fault, member }))
+    }
+
+    /// Lets it end.
+    pub(super) fn heal(&mut self, active: Active) -> Result<()> {
+        match active.fault {
+            Fault::Manager(_, harm) => self.heal_member(active.member, harm)?,
+            Fault::ZooKeeper(Harm::Killed) => self.zookeeper.run()?,
+            Fault::ZooKeeper(Harm::Paused) => self.zookeeper.resume()?,
+            Fault::ZooKeeper(_) => mend(&self.services, "zookeeper")?,
+            Fault::Api(harm) => self.heal_api(harm)?,
+            Fault::Marathon(MarathonHarm::CutOff) => mend(&self.services, "marathon")?,
+            Fault::Mesos(Harm::Killed) => self.cluster.restart()?,
+            Fault::Mesos(Harm::Paused) => self.signal_mesos(Signal::SIGCONT)?,
+            Fault::Mesos(_) => mend(&self.node, "node")?,
+            Fault::Vrouter(VrouterHarm::Gone) => {
+                self.node.block_on(self.vrouter.handle.plug())?;
+            }
+            Fault::Vrouter(VrouterHarm::Restarted) => {}
+        }
+        Ok(())
+    }
+
+    /// Which manager that is now. Where nobody leads, it is any.
+    fn role(&self, role: Role) -> Option<usize> {
+        let leader = self.leader();
+        let well = |index: &usize| !self.members[*index].harmed;
+        let mut all = 0..self.members.len();
+        match role {
+            Role::Leader => leader.or_else(|| all.find(well)),
+            Role::Standby => {
+                let other = all
+                    .clone()
+                    .find(|index| well(index) && Some(*index) != leader);
+                other.or_else(|| all.find(well))
+            }
+        }
+    }
+
+    fn harm_member(&mut self, index: usize, harm: Harm) -> Result<()> {
+        let member = &mut self.members[index];
+        member.harmed = true;
+        match harm {
+            Harm::Killed => member.kill(),
+            Harm::Paused => member.signal(Signal::SIGSTOP),
+            Harm::CutOff => cut(&member.host, "manager", Cut::Off),
+            Harm::CutFrom(side) => cut(
+                &member.host,
+                "manager",
+                match side {
+                    Side::ZooKeeper => Cut::From(&[ZOOKEEPER]),
+                    Side::Api => Cut::From(&[API]),
+                    Side::Mesos => Cut::From(&[5050]),
+                    Side::Marathon => Cut::From(&MARATHON),
+                    Side::Agents => Cut::At(&[AGENTS]),
+                },
+            ),
+        }
+    }
+
+    fn heal_member(&mut self, index: usize, harm: Harm) -> Result<()> {
+        let member = &mut self.members[index];
+        member.harmed = false;
+        match harm {
+            Harm::Killed => member.run(),
+            Harm::Paused => member.signal(Signal::SIGCONT),
+            Harm::CutOff | Harm::CutFrom(_) => mend(&member.host, "manager"),
+        }
+    }
+
+    fn harm_api(&self, harm: ApiHarm) -> Result<()> {
+        let api = &self.api;
+        match harm {
+            ApiHarm::Gone => api.unplug(),
+            ApiHarm::Slow => api.set_delay(SLOW),
+            ApiHarm::Refusing => {
+                let text = "the database is away".to_owned();
+                api.fault(ApiFault::new(Effect::Status(503, text)));
+            }
+            ApiHarm::Lying => {
+                let text = "Internal Server Error".to_owned();
+                api.fault(ApiFault::new(Effect::Status(500, text)).performed());
+            }
+            ApiHarm::Dropping => {
+                for _ in 0..DROPPED / 2 {
+                    api.fault(ApiFault::new(Effect::Cut).times(0, 1).performed());
+                    api.fault(ApiFault::new(Effect::Cut).times(0, 1));
+                }
+                api.fault(ApiFault::new(Effect::Cut));
+            }
+            ApiHarm::Paused => api.fault(ApiFault::new(Effect::Delay(LATER))),
+            ApiHarm::CutOff => cut(&self.services, "api", Cut::At(&[API]))?,
+        }
+        Ok(())
+    }
+
+    fn heal_api(&self, harm: ApiHarm) -> Result<()> {
+        match harm {
+            ApiHarm::Gone => self.services.block_on(self.api.plug())?,
+            ApiHarm::Slow => self.api.set_delay(Duration::ZERO),
+            ApiHarm::Refusing | ApiHarm::Lying | ApiHarm::Dropping | ApiHarm::Paused => {
+                self.api.clear_faults();
+            }
+            ApiHarm::CutOff => mend(&self.services, "api")?,
+        }
+        Ok(())
+    }
+
+    fn signal_mesos(&self, signal: Signal) -> Result<()> {
+        let pid = self.cluster.pid().context("Mesos does not run")?;
+        kill(Pid::from_raw(pid), signal)?;
+        Ok(())
+    }
+}

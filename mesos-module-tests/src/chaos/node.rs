@@ -1,0 +1,106 @@
+//! What there is of containers on the node, whoever they belong to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use uuid::Uuid;
+
+use super::bed::Bed;
+use crate::{agent, leftovers};
+
+/// The node.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// The containers with a handle to their namespace, and the addresses inside.
+    pub(super) addresses: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// The host's ends of interfaces.
+    pub(super) taps: BTreeSet<String>,
+    /// Containers with a checkpoint.
+    pub(super) checkpoints: BTreeSet<String>,
+    /// Containers that are still to be removed.
+    pub(super) debts: BTreeSet<String>,
+    /// Virtual machines and interfaces with a file for the vRouter agent.
+    pub(super) port_files: BTreeSet<(Uuid, Uuid)>,
+}
+
+impl Node {
+    pub(super) fn look(bed: &Bed) -> Result<Self> {
+        let host = &bed.node;
+        let mut addresses = BTreeMap::new();
+        // Lines of a container's name, or of one of its addresses: "1: eth0 inet 5.5.5.3/24 …".
+        let text = host.sh("for n in $(ls -A /run/netns); do echo $n; \
+             ip netns exec $n ip -o address show scope global || true; done")?;
+        let mut container = String::new();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                [name] => {
+                    name.clone_into(&mut container);
+                    addresses.insert(container.clone(), BTreeSet::new());
+                }
+                [_, _, _, prefix, ..] => {
+                    let address = prefix.split('/').next().unwrap_or_default();
+                    let address = address.parse().with_context(|| line.to_owned())?;
+                    let entry = addresses.get_mut(&container);
+                    entry.context("an address of nobody")?.insert(address);
+                }
+                _ => {}
+            }
+        }
+        let links = bed.node_links()?;
+        let state = agent::state_dir(host);
+        let mut port_files = BTreeSet::new();
+        for machine in names(&bed.vrouter.port_files())? {
+            for name in names(&bed.vrouter.port_files().join(&machine))? {
+                let interface = name.parse().with_context(|| format!("port file {name}"))?;
+                port_files.insert((machine.parse()?, interface));
+            }
+        }
+        Ok(Self {
+            addresses,
+            taps: links,
+            checkpoints: names(&state.join("containers"))?,
+            debts: names(&state.join("contrail/debts"))?,
+            port_files,
+        })
+    }
+
+    pub(super) fn namespaces(&self) -> BTreeSet<String> {
+        self.addresses.keys().cloned().collect()
+    }
+}
+
+impl Bed {
+    /// Links that were not there before any container, and with which the data path does not
+    /// forward itself.
+    fn node_links(&self) -> Result<BTreeSet<String>> {
+        let links = leftovers::links(&self.node)?.into_iter();
+        let links = links.map(|link| {
+            // `tap@if2` is its name and the other end.
+            let name = link.split('@').next().unwrap_or_default();
+            name.to_owned()
+        });
+        let before = self.clean.to_string();
+        let known = |link: &String| {
+            link.starts_with("cvr")
+                || before.lines().any(|line| {
+                    line.strip_prefix("link ")
+                        .is_some_and(|known| known.split('@').next() == Some(link))
+                })
+        };
+        Ok(links.filter(|link| !known(link)).collect())
+    }
+}
+
+/// The names of a directory's entries; none where there is no directory.
+fn names(directory: &Path) -> Result<BTreeSet<String>> {
+    if !directory.is_dir() {
+        return Ok(BTreeSet::new());
+    }
+    std::fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .filter(|name: &Result<String>| name.as_ref().is_ok_and(|name| !name.starts_with('.')))
+        .collect()
+}

@@ -1,0 +1,261 @@
+//! What is to happen in a round: decided by a seed before it begins.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::apps::{APPS, App};
+use crate::random::Random;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A manager.
+    Manager(Role, Harm),
+    /// ZooKeeper.
+    ZooKeeper(Harm),
+    /// The API server.
+    Api(ApiHarm),
+    /// Marathon.
+    Marathon(MarathonHarm),
+    /// Master and agent, which are one process.
+    Mesos(Harm),
+    /// The vRouter agent.
+    Vrouter(VrouterHarm),
+}
+
+/// Which manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The one that leads when it begins.
+    Leader,
+    /// The other.
+    Standby,
+}
+
+/// What is done to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// It is killed, and started again.
+    Killed,
+    /// It is stopped, and goes on.
+    Paused,
+    /// Its host is cut off from all others.
+    CutOff,
+    /// It is cut off from one side alone.
+    CutFrom(Side),
+}
+
+/// Whom a manager talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// ZooKeeper.
+    ZooKeeper,
+    /// The API server.
+    Api,
+    /// Mesos.
+    Mesos,
+    /// Marathon.
+    Marathon,
+    /// The agents, which ask it.
+    Agents,
+}
+
+/// What is done to the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApiHarm {
+    /// Nobody can connect.
+    Gone,
+    /// Each answer takes a while.
+    Slow,
+    /// It refuses; nothing is carried out.
+    Refusing,
+    /// It refuses although everything is carried out.
+    Lying,
+    /// Connections end without an answer; every second request is carried out.
+    Dropping,
+    /// It answers only once it is well again.
+    Paused,
+    /// Packets do not reach it.
+    CutOff,
+}
+
+/// What is done to Marathon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarathonHarm {
+    /// Packets do not reach its servers.
+    CutOff,
+}
+
+/// What is done to the vRouter agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VrouterHarm {
+    /// Nobody can connect.
+    Gone,
+    /// It is ended, with its data path, and started again.
+    Restarted,
+}
+
+const MANAGER: [Harm; 8] = [
+    Harm::Killed,
+    Harm::Paused,
+    Harm::CutOff,
+    Harm::CutFrom(Side::ZooKeeper),
+    Harm::CutFrom(Side::Api),
+    Harm::CutFrom(Side::Mesos),
+    Harm::CutFrom(Side::Marathon),
+    Harm::CutFrom(Side::Agents),
+];
+const PROCESS: [Harm; 3] = [Harm::Killed, Harm::Paused, Harm::CutOff];
+const API: [ApiHarm; 7] = [
+    ApiHarm::Gone,
+    ApiHarm::Slow,
+    ApiHarm::Refusing,
+    ApiHarm::Lying,
+    ApiHarm::Dropping,
+    ApiHarm::Paused,
+    ApiHarm::CutOff,
+];
+const MARATHON: [MarathonHarm; 1] = [MarathonHarm::CutOff];
+const VROUTER: [VrouterHarm; 2] = [VrouterHarm::Gone, VrouterHarm::Restarted];
+/// Those to whom something can happen.
+const VICTIMS: u64 = 7;
+
+impl Fault {
+    /// All that can happen to one of [`VICTIMS`].
+    fn of(victim: u64) -> Vec<Self> {
+        let manager = |role| MANAGER.map(|harm| Self::Manager(role, harm)).to_vec();
+        match victim {
+            0 => manager(Role::Leader),
+            1 => manager(Role::Standby),
+            2 => PROCESS.map(Self::ZooKeeper).to_vec(),
+            3 => API.map(Self::Api).to_vec(),
+            4 => MARATHON.map(Self::Marathon).to_vec(),
+            5 => PROCESS.map(Self::Mesos).to_vec(),
+            _ => VROUTER.map(Self::Vrouter).to_vec(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Manager(role, harm) => write!(formatter, "{role:?} {harm:?}"),
+            Self::ZooKeeper(harm) => write!(formatter, "ZooKeeper {harm:?}"),
+            Self::Api(harm) => write!(formatter, "API {harm:?}"),
+            Self::Marathon(harm) => write!(formatter, "Marathon {harm:?}"),
+            Self::Mesos(harm) => write!(formatter, "Mesos {harm:?}"),
+            Self::Vrouter(harm) => write!(formatter, "vRouter {harm:?}"),
+        }
+    }
+}
+
+/// Something that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A fault begins; which one.
+    Begin(usize),
+    /// It ends.
+    End(usize),
+    /// An app is to have so many instances.
+    Scale(App, u64),
+    /// It is to have these labels; see [`App::labels`].
+    Relabel(App, u64),
+}
+
+/// A round.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) faults: Vec<Fault>,
+    /// In the order of time.
+    pub(super) steps: Vec<(Duration, Step)>,
+}
+
+impl Plan {
+    /// One or two faults, and apps that change meanwhile.
+    pub(super) fn random(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let count = 1 + random.below(2);
+        let mut victims: Vec<u64> = (0..VICTIMS).collect();
+        let mut faults = vec![];
+        for _ in 0..count {
+            let victim = *random.pick(&victims);
+            victims.retain(|other| *other != victim);
+            faults.push(*random.pick(&Fault::of(victim)));
+        }
+        Self::of(faults, &mut random)
+    }
+
+    /// So many rounds have, together, every fault there is.
+    pub(super) fn covering(seed: u64) -> Vec<Self> {
+        let mut random = Random::new(seed);
+        let all: Vec<Vec<Fault>> = (0..VICTIMS).map(Fault::of).collect();
+        let rounds = all.iter().map(Vec::len).max().unwrap_or_default();
+        (0..rounds)
+            .map(|round| {
+                let faults = all.iter().filter_map(|faults| faults.get(round).copied());
+                Self::of(faults.collect(), &mut random)
+            })
+            .collect()
+    }
+
+    fn of(faults: Vec<Fault>, random: &mut Random) -> Self {
+        let mut steps = vec![];
+        for index in 0..faults.len() {
+            let begin = random.below(2000);
+            // Up to well beyond the managers' session.
+            let length = 1500 + random.below(4000);
+            steps.push((begin, Step::Begin(index)));
+            steps.push((begin + length, Step::End(index)));
+        }
+        for _ in 0..3 + random.below(4) {
+            let app = *random.pick(&APPS);
+            let step = if random.below(3) == 0 {
+                Step::Relabel(app, random.below(app.labels()))
+            } else {
+                Step::Scale(app, random.below(app.most() + 1))
+            };
+            steps.push((random.below(5000), step));
+        }
+        steps.sort_by_key(|(at, _)| *at);
+        let at = |(at, step)| (Duration::from_millis(at), step);
+        Self {
+            faults,
+            steps: steps.into_iter().map(at).collect(),
+        }
+    }
+
+    /// Its faults, in words.
+    pub(super) fn title(&self) -> String {
+        let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
+        faults.join(" + ")
+    }
+
+    pub(super) fn step(&self, step: Step) -> String {
+        match step {
+            Step::Begin(index) => format!("{} begins", self.faults[index]),
+            Step::End(index) => format!("{} ends", self.faults[index]),
+            Step::Scale(app, count) => format!("{} to {count} instances", app.id()),
+            Step::Relabel(app, labels) => format!("{} to labels {labels}", app.id()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_decides_everything_and_all_faults_come_to_pass() {
+        let text = |seed| format!("{:?}", Plan::random(seed));
+        assert_eq!(text(7), text(7));
+        assert_ne!(text(7), text(8));
+        let random = (0..2000).flat_map(|seed| Plan::random(seed).faults);
+        let random: Vec<Fault> = random.collect();
+        let covered = Plan::covering(1).into_iter().flat_map(|plan| plan.faults);
+        let covered: Vec<Fault> = covered.collect();
+        for fault in (0..VICTIMS).flat_map(Fault::of) {
+            assert!(random.contains(&fault), "{fault} never happens");
+            assert!(covered.contains(&fault), "{fault} is not covered");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! What the managers depend on, on one host: the real ZooKeeper, an API server, Marathon.
+
+/// Where the API server listens.
+pub(super) const API: u16 = 8082;
+/// Where the vRouter agents follow it.
+pub(super) const CONTROL: u16 = 8083;
+/// Where ZooKeeper listens.
+pub(super) const ZOOKEEPER: u16 = 2181;
+/// Where Marathon's servers listen.
+pub(super) const MARATHON: [u16; 1] = [8080];
+/// What agents and managers share.
+pub(super) const TOKEN: &str = "a-token-of-this-run-alone";

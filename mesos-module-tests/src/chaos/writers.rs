@@ -1,0 +1,93 @@
+//! Who wrote when: two managers never write in one term.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::bed::Bed;
+
+/// How much later than it is so a manager may write down that it leads.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What is known of the writes so far.
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    /// The number of the first request that has not been looked at.
+    next: u64,
+    /// The term of the last write.
+    term: u64,
+    /// How many writes there were.
+    pub(super) writes: usize,
+}
+
+/// A term.
+#[derive(Clone, Copy, Debug)]
+struct Term {
+    leader: IpAddr,
+    since: SystemTime,
+}
+
+impl Writers {
+    /// Looks at what has been written since the last time: each write is of the leader of a term
+    /// that had begun, and none is of a term before that of an earlier write.
+    pub(super) fn check(&mut self, bed: &Bed) -> Result<()> {
+        let terms = terms(bed)?;
+        let log = bed.api.log();
+        if let Some(first) = log.first() {
+            ensure!(
+                first.order <= self.next,
+                "the API server's log is too short: it begins with {}, and {} was to be next",
+                first.order,
+                self.next
+            );
+        }
+        let managers: Vec<IpAddr> = bed.members.iter().map(|one| one.host.address()).collect();
+        let next = self.next;
+        for entry in log.iter().filter(|entry| entry.order >= next) {
+            self.next = entry.order + 1;
+            let writer = entry.peer.ip();
+            if entry.changes.is_empty() || !managers.contains(&writer) {
+                continue;
+            }
+            self.writes += 1;
+            if terms
+                .get(&self.term)
+                .is_some_and(|term| term.leader == writer)
+            {
+                continue;
+            }
+            let led = terms
+                .range(self.term..)
+                .find(|(_, term)| term.leader == writer && term.since <= entry.at + LATE);
+            let Some((term, _)) = led else {
+                anyhow::bail!(
+                    "{writer} wrote in no term of its own: {} {} (order {}, at {:?}) after a write \
+                     of term {}; terms: {terms:?}",
+                    entry.method,
+                    entry.path,
+                    entry.order,
+                    entry.at,
+                    self.term
+                );
+            };
+            self.term = *term;
+        }
+        Ok(())
+    }
+}
+
+/// The terms by the managers' logs. No two managers have led in one.
+fn terms(bed: &Bed) -> Result<BTreeMap<u64, Term>> {
+    let mut terms = BTreeMap::new();
+    for member in &bed.members {
+        for (term, since) in member.terms()? {
+            let leader = member.host.address();
+            let other: Option<Term> = terms.insert(term, Term { leader, since });
+            ensure!(other.is_none(), "term {term} was had twice");
+        }
+    }
+    terms.first_key_value().context("nobody has ever led")?;
+    Ok(terms)
+}

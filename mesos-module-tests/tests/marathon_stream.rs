@@ -1,0 +1,323 @@
+//! The product's own follower of Marathon, at a simulated Marathon of three servers whose tasks run
+//! on the real Mesos: it is told of everything, and what is listed is what there is.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use contrail_mesos::http::{Address, Credentials, LeaderOptions};
+use contrail_mesos::marathon::{
+    FollowOptions, Follower, Key, Listing, MarathonClient, MarathonOptions, PORT, TaskId, Update,
+};
+use contrail_mesos::sim::marathon::events::Event;
+use contrail_mesos::sim::marathon::version::Version;
+use contrail_mesos::sim::marathon::{Handle, HttpCredentials, Marathon, Options};
+use mesos_module_tests::agent::PATIENCE;
+use mesos_module_tests::{Cluster, Host};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const WEB: &str = "/v2/apps/shop/web";
+const USER: &str = "contrail";
+const PASSWORD: &str = "a password of this test alone";
+
+struct World {
+    host: Host,
+    cluster: Cluster,
+    marathon: Marathon,
+    client: MarathonClient,
+    follower: Follower,
+}
+
+impl World {
+    /// The follower knows the standbys only, so that it has to be sent to the leader.
+    fn start(address: &str, version: Version) -> Result<Self> {
+        let host = Host::start(address.parse::<IpAddr>()?)?;
+        let cluster = Cluster::on(&host).start()?;
+        let any = (host.address(), 0).into();
+        let options = Options {
+            master: cluster.master().to_owned(),
+            listen: any,
+            standbys: vec![any, any],
+            version,
+            http_credentials: HttpCredentials::parse(&format!("{USER}:{PASSWORD}")),
+            outstanding: 256,
+            ..Options::default()
+        };
+        let marathon = host.block_on(Marathon::start(options))?;
+        let servers = marathon.handle().servers();
+        let standbys = servers.iter().skip(1);
+        let servers: Result<Vec<Address>, _> = standbys
+            .map(|server| Address::parse(&server.to_string(), PORT))
+            .collect();
+        let client = MarathonClient::new(MarathonOptions {
+            servers: servers?,
+            access: LeaderOptions {
+                credentials: Credentials::Basic {
+                    user: USER.to_owned(),
+                    password: PASSWORD.into(),
+                },
+                ..LeaderOptions::default()
+            },
+        })?;
+        let options = FollowOptions {
+            pause: (Duration::from_millis(10), Duration::from_millis(200)),
+            ..FollowOptions::default()
+        };
+        let follower = host.block_on(async { Follower::start(client.clone(), options) });
+        Ok(Self {
+            host,
+            cluster,
+            marathon,
+            client,
+            follower,
+        })
+    }
+
+    fn handle(&self) -> &Handle {
+        self.marathon.handle()
+    }
+
+    fn ask(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
+        let leader = self.handle().leader().context("no leader")?;
+        let url = format!("http://{}{path}", self.handle().servers()[leader]);
+        self.host.block_on(async {
+            let client = reqwest::Client::builder().no_proxy().build()?;
+            let request = client.request(method, url).body(body.to_string());
+            let answer = request.basic_auth(USER, Some(PASSWORD)).send().await?;
+            let status = answer.status();
+            let body = answer.bytes().await?;
+            ensure!(status.is_success(), "{path}: {status} {body:?}");
+            Ok(serde_json::from_slice(&body).unwrap_or_default())
+        })
+    }
+
+    fn next(&mut self) -> Result<Update> {
+        let follower = &mut self.follower;
+        let next = async { tokio::time::timeout(PATIENCE, follower.next()).await };
+        self.host.block_on(next).context("the follower is silent")
+    }
+
+    /// Waits for a snapshot with the stream attached. Before it, it may say that the stream is lost.
+    fn expect_snapshot(&mut self) -> Result<()> {
+        loop {
+            if let Update::Snapshot(listing) = self.next()?
+                && listing.followed
+            {
+                ensure!(listing.is_complete(), "{:?}", listing.skipped);
+                return self.expect_truth(&listing);
+            }
+        }
+    }
+
+    fn expect_lost(&mut self) -> Result<()> {
+        while !matches!(self.next()?, Update::Lost(_)) {}
+        Ok(())
+    }
+
+    fn truth(&self) -> BTreeSet<String> {
+        self.handle().tasks().into_keys().collect()
+    }
+
+    /// What is listed is what the store and Mesos have, nothing more and nothing less.
+    fn expect_truth(&self, listing: &Listing) -> Result<()> {
+        let apps = listing.apps.iter().flat_map(|app| &app.tasks);
+        let apps = apps.map(|task| task.id.to_string());
+        let pods = listing.pods.iter().flat_map(|pod| &pod.instances);
+        let pods = pods.flat_map(|instance| &instance.containers);
+        let pods = pods.filter_map(|container| Some(container.task.as_deref()?.to_owned()));
+        let listed: BTreeSet<String> = apps.chain(pods).collect();
+        let truth = self.truth();
+        ensure!(listed == truth, "listed {listed:?}, there are {truth:?}");
+        let answer = self.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
+        let tasks = answer["get_tasks"]["tasks"].as_array().cloned();
+        let tasks = tasks.unwrap_or_default();
+        let running: BTreeSet<String> = tasks
+            .iter()
+            .filter(|task| task["state"] == "TASK_RUNNING")
+            .filter_map(|task| Some(task["task_id"]["value"].as_str()?.to_owned()))
+            .collect();
+        ensure!(running == truth, "Mesos runs {running:?} of {truth:?}");
+        Ok(())
+    }
+
+    /// Does something, waits until nothing is under way and so many tasks run, and until the
+    /// follower has named every task that came or went. Then the list is what there is.
+    fn step(&mut self, count: usize, act: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let before = self.truth();
+        act(self)?;
+        let started = Instant::now();
+        loop {
+            let tasks = self.handle().tasks();
+            let running = tasks.values().all(|state| *state == "TASK_RUNNING");
+            let other = tasks.keys().ne(before.iter());
+            if self.handle().deployments() == 0 && running && other && tasks.len() == count {
+                break;
+            }
+            ensure!(started.elapsed() < PATIENCE, "{count} of {tasks:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let after = self.truth();
+        let mut missing: BTreeSet<String> = before.symmetric_difference(&after).cloned().collect();
+        while !missing.is_empty() {
+            match self.next()? {
+                Update::Touched(key) => missing.retain(|task| !names(&key, task)),
+                // It holds everything that was touched before.
+                Update::Snapshot(_) => missing.clear(),
+                Update::Lost(error) => bail!("the stream is lost: {error}"),
+            }
+        }
+        let listing = self.host.block_on(self.client.list())?;
+        self.expect_truth(&listing)
+    }
+
+    fn stop(self) -> Result<()> {
+        drop(self.follower);
+        self.host.block_on(self.marathon.stop(true))?;
+        self.cluster.stop()
+    }
+}
+
+/// Whether a key says to look at this task again.
+fn names(key: &Key, task: &str) -> bool {
+    match key {
+        Key::Task { task: own, .. } => **own == *task,
+        Key::Instance(instance) => {
+            TaskId::parse(task).is_some_and(|task| task.instance == *instance)
+        }
+        Key::RunSpec(_) | Key::Pods => false,
+    }
+}
+
+fn app() -> Value {
+    json!({"id": "/shop/web", "cmd": "exec sleep 1000", "cpus": 0.01, "mem": 16, "instances": 3})
+}
+
+/// The way of an app and of a pod, and of the Marathon that they are of.
+fn follow(address: &str, version: Version) -> Result<()> {
+    let mut world = World::start(address, version)?;
+    world.expect_snapshot()?;
+    assert_eq!(world.handle().streams(), 1);
+    let sent_on = world.handle().log(1).into_iter();
+    let mut sent_on = sent_on.filter(|entry| entry.path.starts_with("/v2/events"));
+    assert!(sent_on.any(|entry| entry.status == Some(302)));
+
+    world.step(3, |world| {
+        world.ask(Method::POST, "/v2/apps", &app()).map(drop)
+    })?;
+    for count in [10, 2] {
+        world.step(count, |world| {
+            let change = json!({"instances": count});
+            world.ask(Method::PUT, WEB, &change).map(drop)
+        })?;
+    }
+    world.step(2, |world| {
+        let change = json!({"env": {"COLOUR": "blue"}});
+        world.ask(Method::PUT, WEB, &change).map(drop)
+    })?;
+    world.step(2, |world| {
+        let path = format!("{WEB}/restart");
+        world.ask(Method::POST, &path, &Value::Null).map(drop)
+    })?;
+    world.step(2, |world| {
+        let one = world.truth().into_iter().next().context("no task")?;
+        let path = format!("{WEB}/tasks/{one}");
+        world.ask(Method::DELETE, &path, &Value::Null).map(drop)
+    })?;
+    world.step(4, |world| {
+        let part = |name: &str| {
+            json!({"name": name, "resources": {"cpus": 0.01, "mem": 16},
+                   "exec": {"command": {"shell": "sleep 1000"}}})
+        };
+        let pod = json!({"id": "/pod", "containers": [part("c1"), part("c2")]});
+        world.ask(Method::POST, "/v2/pods", &pod).map(drop)
+    })?;
+
+    let framework = world.handle().framework_id();
+    let before = world.truth();
+    world.handle().set_leader(Some(1));
+    world.expect_lost()?;
+    world.expect_snapshot()?;
+    world.handle().set_leader(None);
+    world.expect_lost()?;
+    let refused = world.host.block_on(world.client.list());
+    let refused = refused.err().context("there is a leader")?.to_string();
+    ensure!(refused.contains("502"), "{refused}");
+    world.handle().set_leader(Some(2));
+    world.expect_snapshot()?;
+    // The leader cannot be reached any more, and another one takes its place.
+    world.handle().unplug(2);
+    world.expect_lost()?;
+    world.handle().set_leader(Some(0));
+    world.expect_snapshot()?;
+    let handle = world.marathon.handle().clone();
+    world.host.block_on(handle.plug(2))?;
+    assert_eq!(world.truth(), before, "nothing was started anew");
+    assert_eq!(world.handle().framework_id(), framework);
+
+    slow_consumer(&world, version)?;
+    world.step(2, |world| {
+        world
+            .ask(Method::DELETE, "/v2/pods/pod", &Value::Null)
+            .map(drop)
+    })?;
+    world.step(0, |world| {
+        world.ask(Method::DELETE, WEB, &Value::Null).map(drop)
+    })?;
+    world.stop()
+}
+
+/// Somebody else reads too slowly: 1.7 leaves events out, later ones end the stream. The follower
+/// does not notice.
+fn slow_consumer(world: &World, version: Version) -> Result<()> {
+    let handle = world.handle();
+    let address = handle.servers()[0];
+    let request = reqwest::Client::new()
+        .get("http://m/")
+        .basic_auth(USER, Some(PASSWORD));
+    let credentials = request.build()?.headers()["authorization"]
+        .to_str()?
+        .to_owned();
+    let request = format!(
+        "GET /v2/events?event_type=flood HTTP/1.1\r\nHost: m\r\nAccept: text/event-stream\r\n\
+         Authorization: {credentials}\r\n\r\n"
+    );
+    world.host.block_on(async {
+        let streams = handle.streams();
+        let mut socket = TcpStream::connect(address).await?;
+        socket.write_all(request.as_bytes()).await?;
+        while handle.streams() == streams {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let text = "x".repeat(1 << 16);
+        let started = Instant::now();
+        let mut sent = 0;
+        while handle.lost() == 0 {
+            handle.publish(Event::new("flood", json!({"number": sent, "text": text})));
+            sent += 1;
+            ensure!(started.elapsed() < PATIENCE, "{sent} events, none lost");
+            tokio::task::yield_now().await;
+        }
+        let closes = version.closes_slow_streams();
+        assert_eq!(handle.streams(), streams + usize::from(!closes));
+        if closes {
+            let mut rest = Vec::new();
+            socket.read_to_end(&mut rest).await?;
+            ensure!(rest.len() < sent * text.len(), "nothing is missing");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn the_newest_marathon_is_followed() -> Result<()> {
+    follow("10.94.3.1", Version::V1_11)
+}
+
+#[test]
+fn the_oldest_marathon_is_followed() -> Result<()> {
+    follow("10.94.4.1", Version::V1_7)
+}
