@@ -143,6 +143,7 @@ impl Scene {
                 groups: Box::default(),
                 floating: Box::default(),
                 addresses: 1,
+                details: Default::default(),
             }]),
             routers: Box::new([machine(500)]),
             seen: start,
