@@ -270,7 +270,13 @@ mod tests {
         let (_, entries) = history.of(Uuid::from_u128(1)).unwrap();
         assert_eq!(entries[0].details.len(), LONGEST + '…'.len_utf8());
         let json = serde_json::to_value(&entries[0]).unwrap();
-        assert_eq!((&json["who"], &json["name"]), (&"agent".into(), &"node1".into()));
-        assert!(json["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{json}");
+        assert_eq!(
+            (&json["who"], &json["name"]),
+            (&"agent".into(), &"node1".into())
+        );
+        assert!(
+            json["at"].as_str().is_some_and(|at| at.ends_with('Z')),
+            "{json}"
+        );
     }
 }

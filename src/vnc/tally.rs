@@ -99,7 +99,11 @@ mod tests {
             ]
         );
         // The last had no answer; a refusal is one.
-        assert!(tally.trouble().is_some_and(|trouble| trouble.last.status.is_none()));
+        assert!(
+            tally
+                .trouble()
+                .is_some_and(|trouble| trouble.last.status.is_none())
+        );
         tally.count(&Method::GET, "/x", Some(StatusCode::CONFLICT));
         assert_eq!(tally.trouble(), None);
         tally.count(&Method::GET, "/x", Some(StatusCode::BAD_GATEWAY));

@@ -55,7 +55,10 @@ impl Containers {
             Query::new().uuids(unknown.iter().copied()).detail(detail)
         };
         let (own, floating) = (query("instance_ip_address"), query("floating_ip_address"));
-        let has_floating = machine.interfaces.iter().any(|one| !one.floating.is_empty());
+        let has_floating = machine
+            .interfaces
+            .iter()
+            .any(|one| !one.floating.is_empty());
         let floating = async {
             if has_floating {
                 self.client.list::<FloatingIp>(&floating).await

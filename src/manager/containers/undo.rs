@@ -167,7 +167,8 @@ impl Containers {
             }
         };
         let outcome = (outcome.0, outcome.1.as_str());
-        self.history.note(machine, None, Who::Undo, elapsed, outcome);
+        self.history
+            .note(machine, None, Who::Undo, elapsed, outcome);
     }
 
     /// Says whether there was anything.

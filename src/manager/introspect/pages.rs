@@ -26,7 +26,9 @@ impl Page {
             limit if (1..=LIMIT.1).contains(&limit) => Ok(limit),
             limit => {
                 let most = LIMIT.1;
-                Err(Refused::wrong(format!("limit={limit} is not between 1 and {most}")))
+                Err(Refused::wrong(format!(
+                    "limit={limit} is not between 1 and {most}"
+                )))
             }
         }
     }

@@ -45,7 +45,10 @@ pub(in crate::manager) fn all(shown: &Shown) -> Vec<Problem> {
 
 fn of_the_manager(shown: &Shown, problems: &mut Vec<Problem>) {
     let unready = shown.ready.borrow().unready.clone();
-    let following = matches!(*shown.fence.leadership().borrow(), Leadership::Following { .. });
+    let following = matches!(
+        *shown.fence.leadership().borrow(),
+        Leadership::Following { .. }
+    );
     if let Some(reason) = unready.filter(|_| !following) {
         problems.push(Problem {
             kind: "not-serving",
@@ -144,7 +147,10 @@ fn of_what_is_known(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
     }
     more("labels", survey.labels.len(), todo, problems);
     // Before the virtual-routers have been read, no agent has one.
-    if stores.contrail.read(|view| view.source.last_listed().is_none()) {
+    if stores
+        .contrail
+        .read(|view| view.source.last_listed().is_none())
+    {
         return;
     }
     let todo = "Register the host's vRouter under the agent's name, or with its address.";
@@ -161,7 +167,12 @@ fn of_what_is_known(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
             todo,
         });
     }
-    more("agent-without-virtual-router", without.len(), todo, problems);
+    more(
+        "agent-without-virtual-router",
+        without.len(),
+        todo,
+        problems,
+    );
 }
 
 fn of_containers(shown: &Shown, problems: &mut Vec<Problem>) {

@@ -51,11 +51,17 @@ fn source(name: &'static str, source: &Source) -> SourceRow {
 pub(in crate::manager) fn sources(reconciler: &Reconciler) -> Vec<SourceRow> {
     let stores = reconciler.stores();
     let mut rows = vec![
-        stores.contrail.read(|view| source("contrail", &view.source)),
+        stores
+            .contrail
+            .read(|view| source("contrail", &view.source)),
         stores.mesos.read(|view| source("mesos", &view.source)),
     ];
     if reconciler.follows_marathon() {
-        rows.push(stores.marathon.read(|view| source("marathon", &view.source)));
+        rows.push(
+            stores
+                .marathon
+                .read(|view| source("marathon", &view.source)),
+        );
     }
     rows
 }
@@ -109,7 +115,12 @@ pub(super) fn mesos(reconciler: &Reconciler, asked: &Page) -> Answer {
         total: chosen.total,
         more: chosen.more,
     };
-    let skipped: Vec<_> = view.skipped().iter().take(20).map(|one| &*one.problem).collect();
+    let skipped: Vec<_> = view
+        .skipped()
+        .iter()
+        .take(20)
+        .map(|one| &*one.problem)
+        .collect();
     let more = json!({
         "source": source("mesos", &view.source),
         "agents": view.agents().len(),
@@ -124,10 +135,14 @@ pub(super) fn mesos(reconciler: &Reconciler, asked: &Page) -> Answer {
 /// What Marathon says.
 pub(super) fn marathon(reconciler: &Reconciler, asked: &Page) -> Answer {
     if !reconciler.follows_marathon() {
-        return Err(Refused::missing("Marathon is not followed; see [marathon] in the configuration"));
+        return Err(Refused::missing(
+            "Marathon is not followed; see [marathon] in the configuration",
+        ));
     }
     let view = reconciler.stores().marathon.snapshot();
-    let specs = view.specs().map(|(id, spec)| (id.as_str().to_owned(), spec));
+    let specs = view
+        .specs()
+        .map(|(id, spec)| (id.as_str().to_owned(), spec));
     let chosen = choose(specs, asked.after.as_ref(), asked.limit()?);
     let rows = chosen.elements.into_iter().map(|(id, spec)| {
         let networks = spec.networks.iter().map(|network| {
@@ -179,7 +194,11 @@ pub(super) fn contrail(reconciler: &Reconciler, asked: &Page) -> Answer {
         "leftovers": orphans.elements.into_iter().map(|(_, row)| row).collect::<Vec<_>>(),
         "leftovers_total": orphans.total,
     });
-    page("virtual_routers", choose(routers, asked.after.as_ref(), limit), more)
+    page(
+        "virtual_routers",
+        choose(routers, asked.after.as_ref(), limit),
+        more,
+    )
 }
 
 /// The hosts.
@@ -220,7 +239,10 @@ pub(in crate::manager) fn network_rows(reconciler: &Reconciler) -> Vec<NetworkRo
         NetworkRow {
             name: name.to_string(),
             uuid: known.map(|network| network.uuid),
-            subnets: subnets.iter().map(|subnet| subnet.net.to_string()).collect(),
+            subnets: subnets
+                .iter()
+                .map(|subnet| subnet.net.to_string())
+                .collect(),
             containers: *containers,
         }
     });
@@ -231,7 +253,11 @@ pub(in crate::manager) fn network_rows(reconciler: &Reconciler) -> Vec<NetworkRo
 pub(super) fn networks(reconciler: &Reconciler, asked: &Page) -> Answer {
     let rows = network_rows(reconciler).into_iter();
     let rows = rows.map(|row| (row.name.clone(), row));
-    page("networks", choose(rows, asked.after.as_ref(), asked.limit()?), json!({}))
+    page(
+        "networks",
+        choose(rows, asked.after.as_ref(), asked.limit()?),
+        json!({}),
+    )
 }
 
 /// An interface of a container.
@@ -401,7 +427,11 @@ pub(super) fn differences(reconciler: &Reconciler, asked: &Page) -> Answer {
         (*uuid, row)
     });
     let chosen = choose(rows, uuid(asked)?.as_ref(), asked.limit()?);
-    page("differences", chosen, json!({ "left_alone": survey.doubts }))
+    page(
+        "differences",
+        chosen,
+        json!({ "left_alone": survey.doubts }),
+    )
 }
 
 /// What waits: what failed first.

@@ -84,7 +84,9 @@ impl Asked {
             }
         }
         let query = query.finish();
-        query.strip_suffix("/?").map_or(query.clone(), |_| "/".to_owned())
+        query
+            .strip_suffix("/?")
+            .map_or(query.clone(), |_| "/".to_owned())
     }
 }
 
@@ -171,7 +173,11 @@ mod tests {
 
     #[test]
     fn the_policy_names_the_one_style_and_nothing_else() {
-        assert!(POLICY.starts_with("default-src 'none'; style-src 'sha256-"), "{}", *POLICY);
+        assert!(
+            POLICY.starts_with("default-src 'none'; style-src 'sha256-"),
+            "{}",
+            *POLICY
+        );
         assert!(!POLICY.contains("unsafe"));
         // What is between the tags is hashed as it is.
         assert!(!STYLE.contains("</") && !STYLE.contains("url("));
@@ -184,7 +190,10 @@ mod tests {
             network: Some(" ".to_owned()),
             ..Asked::default()
         };
-        assert_eq!(asked.link(Some("x"), true), "/?app=%2Fa%26b%3D%22%3C&after=x");
+        assert_eq!(
+            asked.link(Some("x"), true),
+            "/?app=%2Fa%26b%3D%22%3C&after=x"
+        );
         assert_eq!(Asked::default().link(None, true), "/");
         assert_eq!(Asked::default().link(None, false), "/?refresh=off");
     }

@@ -165,11 +165,7 @@ impl Reconciler {
     }
 
     /// Reads apps and pods again, and all where it is not known which; says which it could not.
-    async fn reread(
-        &self,
-        client: &MarathonClient,
-        keys: Touched,
-    ) -> Touched {
+    async fn reread(&self, client: &MarathonClient, keys: Touched) -> Touched {
         let mut failed = Touched::new();
         if let Some(since) = keys.get(&None) {
             match client.list().await {

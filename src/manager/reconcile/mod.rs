@@ -246,7 +246,13 @@ impl Reconciler {
             Err(error) => {
                 self.tally.outcome("failed");
                 log::warn!(machine:%, app, task, agent:%, elapsed:?, again_in:? = pause, error:%; "{kind}: cannot be put right");
-                self.note(machine, key, elapsed, What::Failed, &format!("cannot be put right: {error}"));
+                self.note(
+                    machine,
+                    key,
+                    elapsed,
+                    What::Failed,
+                    &format!("cannot be put right: {error}"),
+                );
             }
         }
     }

@@ -56,7 +56,11 @@ impl Reconciler {
     /// Everything that is known. Takes a while: not for the runtime's threads.
     pub(in crate::manager) fn survey(&self) -> Arc<Survey> {
         // Who comes meanwhile waits for the same.
-        let mut last = self.surveys.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self
+            .surveys
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some((at, survey)) = &*last
             && at.elapsed() < FRESH
         {
@@ -89,20 +93,21 @@ impl Reconciler {
             for network in on {
                 *survey.networks.entry(Arc::clone(network)).or_default() += 1;
             }
-            let differences = match desired::fate(&known, *uuid, machine, self.containers.put_at(*uuid)) {
-                Fate::Keep(keep) => {
-                    let differences = desired::differences(&keep, machine);
-                    if !keep.problems.is_empty() {
-                        survey.labels.insert(*uuid, keep.problems);
+            let differences =
+                match desired::fate(&known, *uuid, machine, self.containers.put_at(*uuid)) {
+                    Fate::Keep(keep) => {
+                        let differences = desired::differences(&keep, machine);
+                        if !keep.problems.is_empty() {
+                            survey.labels.insert(*uuid, keep.problems);
+                        }
+                        differences
                     }
-                    differences
-                }
-                Fate::Remove(reason) => vec![Difference::Remove(reason)],
-                Fate::Unknown(doubt) => {
-                    *survey.doubts.entry(doubt.name()).or_default() += 1;
-                    continue;
-                }
-            };
+                    Fate::Remove(reason) => vec![Difference::Remove(reason)],
+                    Fate::Unknown(doubt) => {
+                        *survey.doubts.entry(doubt.name()).or_default() += 1;
+                        continue;
+                    }
+                };
             survey.plan(*uuid, differences);
         }
         for orphan in desired::orphans(&known) {
@@ -149,10 +154,14 @@ impl Reconciler {
         match self.containers.networks(networks).await {
             Ok(networks) => {
                 let networks = networks.into_iter();
-                let networks = networks.map(|network| (network.name.clone(), network)).collect();
+                let networks = networks
+                    .map(|network| (network.name.clone(), network))
+                    .collect();
                 self.stores.networks.replace(|_| networks);
             }
-            Err(error) => log::warn!(error:%; "the networks' subnets cannot be read; going on later"),
+            Err(error) => {
+                log::warn!(error:%; "the networks' subnets cannot be read; going on later")
+            }
         }
     }
 }

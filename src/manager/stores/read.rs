@@ -11,9 +11,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::contrail::{
-    ContrailView, Details, Given, Interface, Machine, Names, Orphan, Router,
-};
+use super::contrail::{ContrailView, Details, Given, Interface, Machine, Names, Orphan, Router};
 use crate::intern::Interner;
 use crate::manager::config::Default as Defaults;
 use crate::manager::plan::{self, OWNER};
@@ -348,8 +346,13 @@ pub(in crate::manager) fn one(
         let floating: Box<[Uuid]> = floating.filter_map(|one| one.uuid).collect();
         let addresses = one.instance_ip_back_refs.iter();
         let details = Details {
-            network: one.virtual_network_refs.first().map(|on| Arc::new(on.to.clone())),
-            addresses: addresses.filter_map(|one| Some((one.uuid?, None))).collect(),
+            network: one
+                .virtual_network_refs
+                .first()
+                .map(|on| Arc::new(on.to.clone())),
+            addresses: addresses
+                .filter_map(|one| Some((one.uuid?, None)))
+                .collect(),
             floating: floating.iter().map(|uuid| (*uuid, None)).collect(),
         };
         Some(Interface {
