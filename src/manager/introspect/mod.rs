@@ -105,8 +105,8 @@ pub(super) async fn aside<T: Send + 'static>(
     shown: Arc<Shown>,
     make: impl FnOnce(&Shown) -> T + Send + 'static,
 ) -> Result<T, Refused> {
-    let made = tokio::task::spawn_blocking(move || make(&shown));
-    made.await.map_err(|error| {
+    let task = tokio::task::spawn_blocking(move || make(&shown));
+    task.await.map_err(|error| {
         log::error!(error:%; "internal error in what is shown");
         let what = "internal error in the manager; its log says more".to_owned();
         Refused(StatusCode::INTERNAL_SERVER_ERROR, what)
@@ -117,8 +117,7 @@ async fn answer(
     shown: Arc<Shown>,
     make: impl FnOnce(&Shown) -> Answer + Send + 'static,
 ) -> Result<Response, Refused> {
-    let made = aside(shown, |shown| make(shown).map(|value| body(&value)));
-    made.await?
+    aside(shown, |shown| make(shown).map(|value| body(&value))).await?
 }
 
 /// A list that is shown page by page.

@@ -23,7 +23,8 @@ pub(in crate::manager) struct Problem {
     pub severe: bool,
     /// What it is about.
     pub subject: String,
-    pub problem: String,
+    #[serde(rename = "problem")]
+    pub what: String,
     pub todo: &'static str,
 }
 
@@ -54,7 +55,7 @@ fn of_the_manager(shown: &Shown, problems: &mut Vec<Problem>) {
             kind: "not-serving",
             severe: true,
             subject: "this manager".to_owned(),
-            problem: format!("it takes no requests: {reason}"),
+            what: format!("it takes no requests: {reason}"),
             todo: "Agents ask again by themselves. Mend what the reason says.",
         });
     }
@@ -66,7 +67,7 @@ fn of_the_manager(shown: &Shown, problems: &mut Vec<Problem>) {
             kind: "api-server",
             severe: true,
             subject: "the VNC API".to_owned(),
-            problem: format!(
+            what: format!(
                 "its last answer, to {} {}, was {status}; so for {seconds} s",
                 trouble.last.method, trouble.last.resource
             ),
@@ -87,7 +88,7 @@ fn of_sources(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
                     _ => "Marathon",
                 }
                 .to_owned(),
-                problem: format!("it is not believed: {problem}"),
+                what: format!("it is not believed: {problem}"),
                 todo: "Nothing is removed on its word meanwhile. It is asked again by itself.",
             });
         }
@@ -107,7 +108,7 @@ fn of_the_queue(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
             kind: "cannot-be-put-right",
             severe: false,
             subject,
-            problem: format!("failed {} times in a row: {error}", one.failures),
+            what: format!("failed {} times in a row: {error}", one.failures),
             todo,
         });
     }
@@ -121,7 +122,7 @@ fn more(kind: &'static str, all: usize, todo: &'static str, problems: &mut Vec<P
             kind,
             severe: false,
             subject: format!("{} more", all - MOST),
-            problem: "the same; only the first are shown".to_owned(),
+            what: "the same; only the first are shown".to_owned(),
             todo,
         });
     }
@@ -141,7 +142,7 @@ fn of_what_is_known(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
             kind: "labels",
             severe: false,
             subject: format!("container {uuid}{app}"),
-            problem: wrong.join("; "),
+            what: wrong.join("; "),
             todo,
         });
     }
@@ -163,7 +164,7 @@ fn of_what_is_known(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
             kind: "agent-without-virtual-router",
             severe: false,
             subject: format!("agent {name}"),
-            problem: "it has no virtual-router, so that containers on it get no network".to_owned(),
+            what: "it has no virtual-router, so that containers on it get no network".to_owned(),
             todo,
         });
     }
@@ -182,7 +183,7 @@ fn of_containers(shown: &Shown, problems: &mut Vec<Problem>) {
             kind: "unfinished",
             severe: false,
             subject: format!("{unfinished} containers"),
-            problem: "they could not be made, and what was made of them is still there".to_owned(),
+            what: "they could not be made, and what was made of them is still there".to_owned(),
             todo: "It is removed by itself once the API server answers.",
         });
     }
@@ -199,7 +200,7 @@ fn of_containers(shown: &Shown, problems: &mut Vec<Problem>) {
                 kind: "container-failed",
                 severe: false,
                 subject: format!("container {uuid}"),
-                problem: entry.details.to_string(),
+                what: entry.details.to_string(),
                 todo,
             });
         }

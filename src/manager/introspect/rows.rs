@@ -67,7 +67,7 @@ pub(in crate::manager) fn sources(reconciler: &Reconciler) -> Vec<SourceRow> {
 }
 
 /// A page of a list.
-fn page<K: ToString, T: Serialize>(name: &str, chosen: Chosen<K, T>, more: Value) -> Answer {
+fn page<K: ToString, T: Serialize>(name: &str, chosen: Chosen<K, T>, more: Value) -> Value {
     let last = chosen.elements.last().filter(|_| chosen.more);
     let next = last.map(|(key, _)| key.to_string());
     let rows: Vec<T> = chosen.elements.into_iter().map(|(_, row)| row).collect();
@@ -75,7 +75,7 @@ fn page<K: ToString, T: Serialize>(name: &str, chosen: Chosen<K, T>, more: Value
     answer[name] = serde_json::to_value(rows).unwrap_or_default();
     answer["total"] = chosen.total.into();
     answer["next"] = next.into();
-    Ok(answer)
+    answer
 }
 
 fn uuid(page: &Page) -> Result<Option<Uuid>, Refused> {
@@ -129,7 +129,7 @@ pub(super) fn mesos(reconciler: &Reconciler, asked: &Page) -> Answer {
         })).collect::<Vec<_>>(),
         "unreadable": { "count": view.skipped().len(), "first": skipped },
     });
-    page("tasks", chosen, more)
+    Ok(page("tasks", chosen, more))
 }
 
 /// What Marathon says.
@@ -172,7 +172,7 @@ pub(super) fn marathon(reconciler: &Reconciler, asked: &Page) -> Answer {
         "source": source("marathon", &view.source),
         "unreadable": { "count": skipped.len(), "first": skipped.iter().take(20).collect::<Vec<_>>() },
     });
-    page("apps", chosen, more)
+    Ok(page("apps", chosen, more))
 }
 
 /// What the VNC API says of all.
@@ -194,11 +194,11 @@ pub(super) fn contrail(reconciler: &Reconciler, asked: &Page) -> Answer {
         "leftovers": orphans.elements.into_iter().map(|(_, row)| row).collect::<Vec<_>>(),
         "leftovers_total": orphans.total,
     });
-    page(
+    Ok(page(
         "virtual_routers",
         choose(routers, asked.after.as_ref(), limit),
         more,
-    )
+    ))
 }
 
 /// The hosts.
@@ -217,7 +217,7 @@ pub(super) fn agents(reconciler: &Reconciler, asked: &Page) -> Answer {
         (name.to_string(), row)
     });
     let chosen = choose(hosts, asked.after.as_ref(), asked.limit()?);
-    page("agents", chosen, json!({}))
+    Ok(page("agents", chosen, json!({})))
 }
 
 /// A network.
@@ -253,11 +253,11 @@ pub(in crate::manager) fn network_rows(reconciler: &Reconciler) -> Vec<NetworkRo
 pub(super) fn networks(reconciler: &Reconciler, asked: &Page) -> Answer {
     let rows = network_rows(reconciler).into_iter();
     let rows = rows.map(|row| (row.name.clone(), row));
-    page(
+    Ok(page(
         "networks",
         choose(rows, asked.after.as_ref(), asked.limit()?),
         json!({}),
-    )
+    ))
 }
 
 /// An interface of a container.
@@ -358,7 +358,7 @@ pub(in crate::manager) fn container_rows(
 /// The containers.
 pub(super) fn containers(reconciler: &Reconciler, asked: &Page) -> Answer {
     let chosen = container_rows(reconciler, asked, asked.limit()?)?;
-    page("containers", chosen, json!({}))
+    Ok(page("containers", chosen, json!({})))
 }
 
 /// One container, with everything that is known of it.
@@ -427,11 +427,11 @@ pub(super) fn differences(reconciler: &Reconciler, asked: &Page) -> Answer {
         (*uuid, row)
     });
     let chosen = choose(rows, uuid(asked)?.as_ref(), asked.limit()?);
-    page(
+    Ok(page(
         "differences",
         chosen,
         json!({ "left_alone": survey.doubts }),
-    )
+    ))
 }
 
 /// What waits: what failed first.

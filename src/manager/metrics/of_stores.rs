@@ -20,6 +20,9 @@ struct Connected {
     connected: &'static str,
 }
 
+/// What a metric says of a source.
+type Look = fn(&SourceRow) -> Option<i64>;
+
 fn whole(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -92,7 +95,6 @@ fn encode_sources(
     encoder: &mut DescriptorEncoder<'_>,
 ) -> Result<(), fmt::Error> {
     let kind = MetricType::Gauge;
-    type Look = fn(&SourceRow) -> Option<i64>;
     let looks: [(_, _, _, Look); 3] = [
         (
             "source_fresh",

@@ -54,7 +54,7 @@ pub(super) fn problems(problems: &[Problem]) -> Markup {
                         li data-kind=(one.kind) {
                             span.tag.bad[one.severe].warn[!one.severe] { (one.kind.replace('-', " ")) }
                             " " b { (one.subject) }
-                            p { (one.problem) }
+                            p { (one.what) }
                             p.soft { (one.todo) }
                         }
                     }

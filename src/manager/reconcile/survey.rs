@@ -160,7 +160,7 @@ impl Reconciler {
                 self.stores.networks.replace(|_| networks);
             }
             Err(error) => {
-                log::warn!(error:%; "the networks' subnets cannot be read; going on later")
+                log::warn!(error:%; "the networks' subnets cannot be read; going on later");
             }
         }
     }
