@@ -2,6 +2,8 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /` | the page, for operators: [`super::page`] |
+//! | `GET /v1/…` | what the stores hold, as JSON: [`super::introspect`] |
 //! | `GET /live` | 200 as long as the manager runs |
 //! | `GET /ready` | 200 if it takes on requests, or knows who does; else 503, and why |
 //! | `GET /leading` | 200 if it takes on requests itself; else 503, and who does |
@@ -11,6 +13,7 @@
 //! Whoever reaches this listener may ask: it is this machine's alone unless configured otherwise.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::State;
@@ -20,10 +23,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
 
+use super::containers::Containers;
 use super::fence::{Fence, Leadership};
+use super::introspect::{self, Refused};
 use super::lead::Readiness;
 use super::logging;
 use super::metrics::{self, Metrics};
+use super::page;
+use super::reconcile::Reconciler;
+use crate::vnc::VncClient;
 
 /// What is shown.
 #[derive(Debug)]
@@ -31,6 +39,16 @@ pub(super) struct Shown {
     pub fence: Fence,
     pub ready: watch::Receiver<Readiness>,
     pub metrics: Arc<Metrics>,
+    pub containers: Arc<Containers>,
+    /// Where something is followed.
+    pub reconciler: Option<Arc<Reconciler>>,
+    pub client: VncClient,
+    pub cluster: String,
+    /// Where agents ask this manager.
+    pub url: String,
+    /// Whether there may be others.
+    pub elected: bool,
+    pub started: SystemTime,
 }
 
 /// The routes.
@@ -41,12 +59,22 @@ pub(super) fn router(shown: Arc<Shown>) -> Router {
         .route("/leading", get(leading))
         .route("/metrics", get(metrics))
         .route("/log-level", get(log_level).put(set_log_level))
+        .route("/", get(page::show))
+        .merge(introspect::router())
         .with_state(shown)
 }
 
 type Said = (StatusCode, String);
 
 impl Shown {
+    /// What keeps the VNC API true.
+    pub(super) fn reconciler(&self) -> Result<&Reconciler, Refused> {
+        let missing = "this manager follows nothing; see [mesos] in the configuration";
+        self.reconciler
+            .as_deref()
+            .ok_or_else(|| Refused::missing(missing))
+    }
+
     /// Why this manager takes on no requests.
     fn unready(&self) -> Option<String> {
         self.ready.borrow().unready.clone()

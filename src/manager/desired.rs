@@ -152,6 +152,33 @@ impl fmt::Display for Reason {
     }
 }
 
+impl Doubt {
+    /// For people, without what is only of this one.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Mesos(_) => "Mesos cannot be believed",
+            Self::Young => "it was made or seen only just now",
+            Self::MarathonHasIt => "Marathon lists its task",
+            Self::Unreadable => "it may be what cannot be read of Marathon's list",
+            Self::NotListedSince => "Mesos has not listed everything since its last task ended",
+            Self::AgentAway => "its agent is not connected, or has not been listed since it is",
+            Self::Unplaced => "a task on its agent has not said what its container is",
+            Self::Executor => "an executor without tasks may have it",
+            Self::AgentGoneRecently => "its agent is gone, and not for long enough",
+            Self::NoAgent => "it cannot be told which agent is its",
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mesos(why) => write!(formatter, "{}: {why}", self.name()),
+            _ => formatter.write_str(self.name()),
+        }
+    }
+}
+
 /// What is to become of a container.
 pub(super) fn fate(known: &Known<'_>, uuid: Uuid, machine: &Machine, put: Option<Instant>) -> Fate {
     let Known { mesos, now, .. } = *known;

@@ -14,6 +14,7 @@
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -51,7 +52,7 @@ struct Lease {
 
 /// What the one who decides and those who write share.
 #[derive(Debug, Default)]
-struct Held(Mutex<Option<Lease>>);
+struct Held(Mutex<Option<Lease>>, Mutex<Vec<String>>);
 
 impl Held {
     fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
@@ -100,6 +101,11 @@ impl Keeper {
         self.say(Leadership::Leading { term });
     }
 
+    /// The managers that stand for election, in their order.
+    pub(super) fn know(&self, managers: Vec<String>) {
+        *self.held.1.lock().unwrap_or_else(PoisonError::into_inner) = managers;
+    }
+
     /// Closes the fence: another manager leads.
     pub(super) fn follow(&self, leader: ports::Manager) {
         *self.held.lease() = None;
@@ -146,7 +152,7 @@ impl Fence {
         let (_, leadership) = watch::channel(Leadership::Leading { term: 0 });
         Self {
             leadership,
-            held: Arc::new(Held(Mutex::new(Some(lease)))),
+            held: Arc::new(Held(Mutex::new(Some(lease)), Mutex::default())),
         }
     }
 
@@ -155,6 +161,19 @@ impl Fence {
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
+    }
+
+    /// How long this manager may still write, unless its lease is renewed; none where it may for
+    /// ever, or does not lead.
+    pub(super) fn lease_left(&self) -> Option<Duration> {
+        let until = (*self.held.lease())?.until?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The managers that stand for election, in their order, as far as this one knows.
+    pub(super) fn managers(&self) -> Vec<String> {
+        let managers = self.held.1.lock().unwrap_or_else(PoisonError::into_inner);
+        managers.clone()
     }
 
     /// The term in which this manager may write now.
@@ -204,7 +223,6 @@ impl Fence {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use super::*;
 

@@ -1,5 +1,7 @@
 //! What is measured, as Prometheus reads it.
 
+mod of_stores;
+
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +23,7 @@ use tokio::sync::watch;
 use super::containers::Containers;
 use super::fence::{Fence, Leadership};
 use super::lead::Readiness;
+use super::reconcile::Reconciler;
 use crate::vnc::VncClient;
 
 /// The media type of the text.
@@ -69,6 +72,7 @@ pub(super) struct Seen {
     pub containers: Arc<Containers>,
     pub fence: Fence,
     pub ready: watch::Receiver<Readiness>,
+    pub reconciler: Option<Arc<Reconciler>>,
 }
 
 impl fmt::Debug for Seen {
@@ -100,6 +104,9 @@ impl Metrics {
             Unit::Seconds,
             seconds.clone(),
         );
+        if let Some(reconciler) = &seen.reconciler {
+            reconciler.tally().register(&mut registry);
+        }
         registry.register_collector(Box::new(seen));
         Arc::new(Self {
             requests,
@@ -152,6 +159,9 @@ pub(super) async fn measure(
 impl Collector for Seen {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_calls(&mut encoder)?;
+        if let Some(reconciler) = &self.reconciler {
+            of_stores::encode(reconciler, &mut encoder)?;
+        }
         let tally = self.containers.tally();
         for (name, help, value) in [
             (
@@ -194,6 +204,11 @@ impl Collector for Seen {
                 "containers_unfinished",
                 "Containers that could not be made and are still to be removed",
                 unfinished,
+            ),
+            (
+                "histories",
+                "Containers of which it is remembered what happened",
+                i64::try_from(self.containers.history().len()).unwrap_or(i64::MAX),
             ),
             ("leading", "Whether this manager leads", leading),
             (

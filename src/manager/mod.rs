@@ -12,7 +12,9 @@
 //! provision     what has to be there before the first container
 //! election      who leads, by the word of ZooKeeper; fence: nobody else writes
 //! lead          what the leader does before it takes requests
-//! admin         what is seen from outside: readiness, metrics, the log level
+//! history       what happened to each container
+//! admin         what is seen from outside: readiness, metrics, the log level; introspect and page
+//!               show the stores
 //! ```
 //!
 //! Invariants: what is made says whose it is, and nothing else is ever deleted. All names of a
@@ -28,6 +30,8 @@ mod desired;
 mod election;
 mod error;
 mod fence;
+mod history;
+mod introspect;
 mod labels;
 mod lead;
 mod legacy;
@@ -36,6 +40,7 @@ mod locks;
 pub mod logging;
 mod metrics;
 mod names;
+mod page;
 mod plan;
 mod provision;
 mod reconcile;

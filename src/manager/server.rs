@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::middleware::from_fn_with_state;
 use rustls::ServerConfig;
@@ -101,6 +101,7 @@ impl Manager {
         let (admin_listener, admin_address) = bind_plain(config.admin_listen).await?;
         warn(&config, address, legacy_address);
 
+        let mut own_url = url(address, is_tls);
         let (election, fence) = match config.zookeeper.clone() {
             None => (None, Fence::alone()),
             Some(zookeeper) => {
@@ -108,6 +109,7 @@ impl Manager {
                     Some(url) => url,
                     None => advertise(address, is_tls)?,
                 };
+                own_url = url.to_string();
                 let (election, fence) = Election::start(zookeeper, url);
                 (Some(election), fence)
             }
@@ -116,11 +118,14 @@ impl Manager {
         let (sender, ready) = watch::channel(Readiness::none());
         let stop = CancellationToken::new();
         let requests = TaskTracker::new();
+        let mut background = JoinSet::new();
+        let reconciler = reconcile(&mut background, &containers, &client, &config, &ready)?;
         let metrics = Metrics::new(Seen {
             client: client.clone(),
             containers: containers.clone(),
             fence: fence.clone(),
             ready: ready.clone(),
+            reconciler: reconciler.clone(),
         });
         let shared = Arc::new(Shared {
             containers: containers.clone(),
@@ -144,6 +149,13 @@ impl Manager {
                 fence: fence.clone(),
                 ready: ready.clone(),
                 metrics,
+                containers: containers.clone(),
+                reconciler: reconciler.clone(),
+                client: client.clone(),
+                cluster: config.defaults.cluster.clone(),
+                url: own_url,
+                elected: election.is_some(),
+                started: SystemTime::now(),
             };
             serve(
                 &mut servers,
@@ -152,10 +164,8 @@ impl Manager {
                 &stop,
             );
         }
-        let mut background = JoinSet::new();
         let tidy = containers.clone();
         background.spawn(async move { tidy.tidy().await });
-        let reconciler = reconcile(&mut background, &containers, &client, &config, &ready)?;
         let before_leading = move |_term| {
             let (client, config) = (client.clone(), config.clone());
             async move { Ok(provision(&client, &config).await?) }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Server;
 use super::auth::{Auth, Credentials};
 use super::error::{Question, VncError, VncErrorKind, classify};
-use super::tally::{Outcome, Tally};
+use super::tally::{Outcome, Tally, Trouble};
 use crate::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
 
 /// How to reach the API.
@@ -152,6 +152,12 @@ impl VncClient {
     #[must_use]
     pub fn tally(&self) -> Vec<(Outcome, u64)> {
         self.0.tally.counts()
+    }
+
+    /// What is wrong with the servers since the last request.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.0.tally.trouble()
     }
 
     /// The server in use, for messages.

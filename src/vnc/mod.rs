@@ -49,7 +49,7 @@ pub use objects::{
 pub use policy::{
     Actions, NetworkPolicy, PolicyAddress, PolicyEntries, PolicyRule, PortRange, SecurityGroup,
 };
-pub use tally::Outcome;
+pub use tally::{Outcome, Trouble};
 
 /// The address of an API server; port 8082 unless it says otherwise.
 pub type Server = crate::http::Server<8082>;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use hyper::{Method, StatusCode};
 
@@ -16,9 +17,24 @@ pub struct Outcome {
     pub status: Option<u16>,
 }
 
+/// The last request had no answer, or the server said that it failed itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Since when it has been so.
+    pub since: Instant,
+    /// The last such request, and what became of it.
+    pub last: Outcome,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    counts: BTreeMap<Outcome, u64>,
+    trouble: Option<Trouble>,
+}
+
 /// How often each happened.
 #[derive(Debug, Default)]
-pub(super) struct Tally(Mutex<BTreeMap<Outcome, u64>>);
+pub(super) struct Tally(Mutex<Inner>);
 
 impl Tally {
     pub(super) fn count(&self, method: &Method, path: &str, status: Option<StatusCode>) {
@@ -30,13 +46,28 @@ impl Tally {
             resource: resource[..end].to_owned(),
             status: status.map(|status| status.as_u16()),
         };
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *counts.entry(outcome).or_default() += 1;
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if outcome.status.is_none_or(|status| status >= 500) {
+            let since = inner.trouble.as_ref().map(|trouble| trouble.since);
+            inner.trouble = Some(Trouble {
+                since: since.unwrap_or_else(Instant::now),
+                last: outcome.clone(),
+            });
+        } else {
+            inner.trouble = None;
+        }
+        *inner.counts.entry(outcome).or_default() += 1;
+    }
+
+    /// What is wrong since the last request.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.trouble.clone()
     }
 
     pub(super) fn counts(&self) -> Vec<(Outcome, u64)> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = counts.iter();
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = inner.counts.iter();
         counts
             .map(|(outcome, count)| (outcome.clone(), *count))
             .collect()
@@ -67,5 +98,15 @@ mod tests {
                 ("virtual-machine", Some(200), 2)
             ]
         );
+        // The last had no answer; a refusal is one.
+        assert!(
+            tally
+                .trouble()
+                .is_some_and(|trouble| trouble.last.status.is_none())
+        );
+        tally.count(&Method::GET, "/x", Some(StatusCode::CONFLICT));
+        assert_eq!(tally.trouble(), None);
+        tally.count(&Method::GET, "/x", Some(StatusCode::BAD_GATEWAY));
+        assert!(tally.trouble().is_some());
     }
 }

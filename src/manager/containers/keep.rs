@@ -1,7 +1,7 @@
 //! Containers that live are kept as they are to be, and what is dead is removed: on the word of
 //! the caller, but by what the API server itself says of each object.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -16,8 +16,8 @@ use crate::manager::plan;
 use crate::manager::stores::contrail::{APPLICATION, Machine, Orphan, TASK};
 use crate::manager::stores::read;
 use crate::vnc::{
-    FloatingIp, InstanceIp, KeyValues, Object, Patch, PropertyUpdate, Reading, Ref, VirtualMachine,
-    VirtualMachineInterface, VirtualRouter,
+    Detail, FloatingIp, InstanceIp, KeyValues, Object, Patch, PropertyUpdate, Query, Reading, Ref,
+    VirtualMachine, VirtualMachineInterface, VirtualRouter,
 };
 
 impl Containers {
@@ -42,6 +42,40 @@ impl Containers {
         let ours = ours.filter(|one| self.is_ours(&one.common.annotations));
         let ours: Vec<_> = ours.cloned().collect();
         read::one(&state.machine, &ours, seen)
+    }
+
+    /// Looks up the addresses of a container that are not known yet, for those who look at it.
+    pub(in crate::manager) async fn look_up_addresses(&self, machine: &mut Machine) {
+        let unknown: Vec<Uuid> = machine.unknown().map(|(uuid, _)| *uuid).collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let query = |field: &str| {
+            let detail = Detail::Fields(vec![field.to_owned()]);
+            Query::new().uuids(unknown.iter().copied()).detail(detail)
+        };
+        let (own, floating) = (query("instance_ip_address"), query("floating_ip_address"));
+        let has_floating = machine
+            .interfaces
+            .iter()
+            .any(|one| !one.floating.is_empty());
+        let floating = async {
+            if has_floating {
+                self.client.list::<FloatingIp>(&floating).await
+            } else {
+                Ok(vec![])
+            }
+        };
+        let (own, floating) = tokio::join!(self.client.list::<InstanceIp>(&own), floating);
+        let own = own.unwrap_or_default().into_iter();
+        let own = own.map(|one| (one.common.uuid, one.instance_ip_address.0));
+        // Whoever reads everything next finds what was not found now.
+        let floating = floating.unwrap_or_default().into_iter();
+        let floating = floating.map(|one| (one.common.uuid, one.floating_ip_address.0));
+        let known: HashMap<_, _> = own.chain(floating).collect();
+        for (uuid, address) in machine.unknown() {
+            *address = known.get(&Some(*uuid)).copied().flatten();
+        }
     }
 
     /// Gives a container what it is to have. Says what there is after that; `None` where there is

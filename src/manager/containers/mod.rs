@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::config::{Config, Default};
 use super::error::ManagerError;
 use super::fence::Fence;
+use super::history::{History, What, Who};
 use super::labels::Wish;
 use super::locks::Locks;
 use super::names::{Names, Network};
@@ -47,6 +48,7 @@ pub struct Containers {
     puts: Puts,
     fence: Fence,
     tally: Tally,
+    history: History,
 }
 
 /// What became of what was asked for.
@@ -86,6 +88,7 @@ impl Containers {
             undos: Undos::new(config.undo_after),
             fence,
             tally: Tally::default(),
+            history: History::default(),
             puts: Puts::default(),
         })
     }
@@ -99,10 +102,23 @@ impl Containers {
         &self.tally
     }
 
+    /// What happened to each container.
+    pub(in crate::manager) fn history(&self) -> &History {
+        &self.history
+    }
+
     /// How many requests went to API servers so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.client.requests()
+    }
+
+    /// The networks with these uuids.
+    pub(in crate::manager) async fn networks(
+        &self,
+        uuids: Vec<Uuid>,
+    ) -> Result<Vec<Network>, ManagerError> {
+        self.names.read(uuids).await
     }
 
     /// Forgets the uuids of names: one of them is gone.
@@ -121,15 +137,24 @@ impl Containers {
         let work = self.put_locked(agent, machine, request);
         let made = self.fence.hold(work).await;
         self.tally.count(&made, &self.tally.made);
-        match &made {
+        let elapsed = started.elapsed();
+        let container = request.container.to_string();
+        let shown = Quoted(container.as_bytes());
+        let outcome = match &made {
             Ok(ports) => {
-                let elapsed = started.elapsed();
-                log::info!(container:% = request.container, agent, elapsed:?; "ports made: {}", summary(ports));
+                let summary = summary(ports);
+                log::info!(container:% = shown, machine:%, agent, elapsed:?; "ports made: {summary}");
+                (What::Made, summary)
             }
             Err(error) => {
-                log::error!(container:% = Quoted(request.container.to_string().as_bytes()), agent, error:%; "cannot make ports");
+                log::error!(container:% = shown, machine:%, agent, elapsed:?, error:%; "cannot make ports");
+                (What::Failed, format!("cannot make ports: {error}"))
             }
-        }
+        };
+        let who = Who::Agent(agent.into());
+        let outcome = (outcome.0, outcome.1.as_str());
+        self.history
+            .note(machine, Some(&container), who, elapsed, outcome);
         made
     }
 

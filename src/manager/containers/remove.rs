@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::Containers;
 use super::state::State;
 use crate::manager::error::ManagerError;
+use crate::manager::history::{What, Who};
 use crate::manager::plan;
 use crate::vnc::{
     FloatingIp, InstanceIp, Object, Ref, VirtualMachine, VirtualMachineInterface, VirtualRouter,
@@ -33,13 +34,26 @@ impl Containers {
         };
         let removed = self.fence.hold(work).await;
         self.tally.count(&removed, &self.tally.removed);
-        match &removed {
-            Ok(false) => log::debug!(machine:%, agent:?; "no ports to remove"),
-            Ok(true) => {
-                log::info!(machine:%, agent:?, elapsed:? = started.elapsed(); "ports removed");
+        let elapsed = started.elapsed();
+        let who = agent.map_or(Who::Plugin, |agent| Who::Agent(agent.into()));
+        // A plugin does not say whose it is.
+        let agent = agent.unwrap_or("");
+        let outcome = match &removed {
+            Ok(false) => {
+                log::debug!(machine:%, agent, elapsed:?; "no ports to remove");
+                return Ok(());
             }
-            Err(error) => log::error!(machine:%, agent:?, error:%; "cannot remove ports"),
-        }
+            Ok(true) => {
+                log::info!(machine:%, agent, elapsed:?; "ports removed");
+                (What::Removed, "ports removed".to_owned())
+            }
+            Err(error) => {
+                log::error!(machine:%, agent, elapsed:?, error:%; "cannot remove ports");
+                (What::Failed, format!("cannot remove ports: {error}"))
+            }
+        };
+        let outcome = (outcome.0, outcome.1.as_str());
+        self.history.note(machine, None, who, elapsed, outcome);
         removed.map(drop)
     }
 

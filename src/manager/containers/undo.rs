@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Containers;
 use crate::manager::error::ManagerError;
+use crate::manager::history::{What, Who};
 
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
@@ -141,29 +142,45 @@ impl Containers {
 
     /// Removes what there is of a container, now or else later. Its lock is held.
     pub(super) async fn undo(&self, machine: Uuid, undo: Undo) {
-        match self.try_undo(machine, undo).await {
-            Ok(()) => self.undos.forget(machine),
+        let started = Instant::now();
+        let undone = self.try_undo(machine, undo).await;
+        let elapsed = started.elapsed();
+        let outcome = match &undone {
+            Ok(false) => {
+                self.undos.forget(machine);
+                return;
+            }
+            Ok(true) => {
+                log::info!(machine:%, elapsed:?; "what was made of a container is undone");
+                self.undos.forget(machine);
+                (What::Removed, "what was made is undone".to_owned())
+            }
             Err(error) if error.is_passing() => {
-                log::warn!(machine:%, error:%; "cannot undo yet what was made of a container");
+                log::warn!(machine:%, elapsed:?, error:%; "cannot undo yet what was made of a container");
                 self.undos.later(machine, undo, self.fence.term());
+                (What::Failed, format!("cannot undo it yet: {error}"))
             }
             Err(error) => {
-                log::error!(machine:%, error:%; "cannot undo what was made of a container");
+                log::error!(machine:%, elapsed:?, error:%; "cannot undo what was made of a container");
                 self.undos.forget(machine);
+                (What::Failed, format!("cannot undo it: {error}"))
             }
-        }
+        };
+        let outcome = (outcome.0, outcome.1.as_str());
+        self.history
+            .note(machine, None, Who::Undo, elapsed, outcome);
     }
 
-    async fn try_undo(&self, machine: Uuid, undo: Undo) -> Result<(), ManagerError> {
+    /// Says whether there was anything.
+    async fn try_undo(&self, machine: Uuid, undo: Undo) -> Result<bool, ManagerError> {
         let Some(state) = self.state(machine).await? else {
-            return Ok(());
+            return Ok(false);
         };
         let ours = self.is_ours(&state.machine.common.annotations);
         if !ours || undo == Undo::Never || (undo == Undo::Unlinked && state.is_linked()) {
-            return Ok(());
+            return Ok(false);
         }
         self.dismantle(machine, &state).await?;
-        log::info!(machine:%; "what was made of a container is undone");
-        Ok(())
+        Ok(true)
     }
 }

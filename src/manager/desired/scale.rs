@@ -74,6 +74,7 @@ fn views(tasks: u32, agents: u32, now: Instant) -> (MesosView, ContrailView) {
                 groups: Box::new([groups.clone()]),
                 floating: Box::default(),
                 addresses: 1,
+                details: crate::manager::stores::contrail::Details::default(),
             }]),
             routers: Box::new([Uuid::from_u128(u128::from(agent) + 1)]),
             seen: now,

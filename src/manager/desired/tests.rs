@@ -143,6 +143,7 @@ impl Scene {
                 groups: Box::default(),
                 floating: Box::default(),
                 addresses: 1,
+                details: crate::manager::stores::contrail::Details::default(),
             }]),
             routers: Box::new([machine(500)]),
             seen: start,

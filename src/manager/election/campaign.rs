@@ -65,6 +65,8 @@ pub(super) struct Campaign<'a> {
     seen: Option<(i32, Instant)>,
     /// Fires when a candidate comes or goes.
     children: Option<OneshotWatcher>,
+    /// The candidates of which the keeper was told.
+    known: Vec<String>,
 }
 
 impl<'a> Campaign<'a> {
@@ -92,6 +94,7 @@ impl<'a> Campaign<'a> {
             reign: None,
             seen: None,
             children: None,
+            known: vec![],
         }
     }
 
@@ -174,6 +177,7 @@ impl<'a> Campaign<'a> {
         } else {
             self.look(&candidates).await?;
         }
+        self.know(&candidates).await?;
         let Some(children) = self.children.take() else {
             return self.wait(sleep(self.beat)).await;
         };
@@ -228,6 +232,33 @@ impl<'a> Campaign<'a> {
             return Err(Setback::Final("our candidature was removed".to_owned()));
         }
         Ok(candidates)
+    }
+
+    /// Tells who stands for election, where that has changed. For people.
+    async fn know(&mut self, candidates: &[String]) -> Step<()> {
+        let mut sorted = candidates.to_vec();
+        sorted.sort_unstable();
+        if sorted == self.known {
+            return Ok(());
+        }
+        let mut managers = vec![];
+        for node in &sorted {
+            let path = format!("{}/{node}", self.candidates_path());
+            let client = self.client.clone();
+            let read = async {
+                match client.get_data(&path).await {
+                    Ok((data, _)) => Ok(Some(data)),
+                    Err(Error::NoNode) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            };
+            let data = self.ask(read).await?;
+            let candidate = data.and_then(|data| serde_json::from_slice::<Candidate>(&data).ok());
+            managers.extend(candidate.map(|candidate| candidate.url));
+        }
+        self.known = sorted;
+        self.keeper.know(managers);
+        Ok(())
     }
 
     /// Who leads; or begins to lead.

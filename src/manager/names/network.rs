@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Key, Known, Names};
 use crate::manager::error::ManagerError;
-use crate::vnc::{FqName, IpamSubnet, NetworkIpam, VirtualNetwork};
+use crate::vnc::{Detail, FqName, IpamSubnet, NetworkIpam, Query, VirtualNetwork};
 
 /// A network that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,24 @@ impl Names {
                 "the network {name} has no uuid"
             ))),
         }
+    }
+
+    /// The networks with these uuids, those that are there; asked for anew.
+    pub(in crate::manager) async fn read(
+        &self,
+        uuids: Vec<Uuid>,
+    ) -> Result<Vec<Network>, ManagerError> {
+        if uuids.is_empty() {
+            return Ok(vec![]);
+        }
+        let fields = ["network_ipam_refs", "address_allocation_mode"];
+        let detail = Detail::Fields(fields.map(str::to_owned).to_vec());
+        let query = Query::new().uuids(uuids).detail(detail);
+        let mut networks = vec![];
+        for network in self.client.list::<VirtualNetwork>(&query).await? {
+            networks.push(self.with_subnets(network).await?);
+        }
+        Ok(networks)
     }
 
     async fn with_subnets(&self, network: VirtualNetwork) -> Result<Network, ManagerError> {

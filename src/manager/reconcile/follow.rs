@@ -1,6 +1,6 @@
 //! Following the sources into the stores.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ const GATHER: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(5);
 /// The least time between two looks at everything.
 const BREATH: Duration = Duration::from_secs(1);
+
+/// What Marathon has touched, and when first; none where it is not known what.
+type Touched = HashMap<Option<RunSpecId>, Instant>;
 
 impl Reconciler {
     /// Follows and corrects, as long as it is polled.
@@ -72,10 +75,12 @@ impl Reconciler {
         let now = Instant::now();
         match update {
             master::Update::Lost(error) => {
+                self.tally.update("mesos", "loss");
                 let why = error.to_string();
                 self.stores.mesos.change(|view| view.lost(now, &why));
             }
             master::Update::Snapshot(state) => {
+                self.tally.update("mesos", "list");
                 let policy = &self.policy;
                 self.stores.mesos.change(|view| {
                     view.listed(*state, now, policy.settle);
@@ -86,6 +91,7 @@ impl Reconciler {
                 self.all.notify_one();
             }
             master::Update::Changed(change) => {
+                self.tally.update("mesos", "event");
                 let touched = self.stores.mesos.change(|view| view.apply(change, now));
                 self.touch(touched);
             }
@@ -111,7 +117,7 @@ impl Reconciler {
     async fn follow_marathon(&self, client: MarathonClient) {
         let options = marathon::FollowOptions::default();
         let mut follower = marathon::Follower::start(client.clone(), options);
-        let mut keys: HashSet<Option<RunSpecId>> = HashSet::new();
+        let mut keys = Touched::new();
         let mut due = Instant::now();
         loop {
             let update = tokio::select! {
@@ -124,10 +130,12 @@ impl Reconciler {
             };
             match update {
                 marathon::Update::Touched(key) => {
+                    self.tally.update("marathon", "event");
                     if keys.is_empty() {
                         due = Instant::now() + GATHER;
                     }
-                    keys.insert(key.run_spec().cloned());
+                    keys.entry(key.run_spec().cloned())
+                        .or_insert_with(Instant::now);
                 }
                 marathon::Update::Snapshot(_) => {
                     keys.clear();
@@ -143,10 +151,12 @@ impl Reconciler {
         let now = Instant::now();
         match update {
             marathon::Update::Lost(error) => {
+                self.tally.update("marathon", "loss");
                 let why = error.to_string();
                 self.stores.marathon.change(|view| view.lost(now, &why));
             }
             marathon::Update::Snapshot(listing) => {
+                self.tally.update("marathon", "list");
                 let settle = self.policy.settle;
                 self.stores
                     .marathon
@@ -158,13 +168,9 @@ impl Reconciler {
     }
 
     /// Reads apps and pods again, and all where it is not known which; says which it could not.
-    async fn reread(
-        &self,
-        client: &MarathonClient,
-        keys: HashSet<Option<RunSpecId>>,
-    ) -> HashSet<Option<RunSpecId>> {
-        let mut failed = HashSet::new();
-        if keys.contains(&None) {
+    async fn reread(&self, client: &MarathonClient, keys: Touched) -> Touched {
+        let mut failed = Touched::new();
+        if let Some(since) = keys.get(&None) {
             match client.list().await {
                 Ok(listing) => {
                     self.take_marathon(marathon::Update::Snapshot(Box::new(listing)));
@@ -172,15 +178,16 @@ impl Reconciler {
                 }
                 Err(error) => log::warn!(error:%; "Marathon's pods cannot be read again yet"),
             }
-            failed.insert(None);
+            failed.insert(None, *since);
         }
-        for id in keys.into_iter().flatten() {
+        for (id, since) in keys {
+            let Some(id) = id else { continue };
             match self.reread_one(client, &id).await {
-                Ok(true) => self.touch_application(&id),
+                Ok(true) => self.touch_application(&id, since),
                 Ok(false) => {}
                 Err(error) => {
                     log::warn!(app:% = id, error:%; "it cannot be read again yet");
-                    failed.insert(Some(id));
+                    failed.insert(Some(id), since);
                 }
             }
         }
@@ -197,11 +204,11 @@ impl Reconciler {
     }
 
     /// Looks at the containers of an app whose networks have other labels now.
-    fn touch_application(&self, id: &RunSpecId) {
+    fn touch_application(&self, id: &RunSpecId, since: Instant) {
         self.stores.contrail.read(|contrail| {
             for (uuid, machine) in &contrail.machines {
                 if machine.names.application.as_deref() == Some(id.as_str()) {
-                    self.queue.push(Key::Machine(*uuid));
+                    self.queue.push_since(Key::Machine(*uuid), since);
                 }
             }
         });
@@ -214,9 +221,11 @@ impl Reconciler {
             .with_jitter()
             .without_max_times();
         loop {
+            let began = Instant::now();
             let mut reading = Reading::new(&self.defaults, self.page);
             let mut pauses = backoff.build();
             while let Err(error) = reading.go_on(&self.client).await {
+                self.tally.update("contrail", "loss");
                 log::warn!(error:%; "the VNC API cannot be read; going on later");
                 let now = Instant::now();
                 let why = error.to_string();
@@ -226,6 +235,9 @@ impl Reconciler {
                 sleep(pauses.next().unwrap_or_default()).await;
             }
             self.take_contrail(reading);
+            self.tally.update("contrail", "list");
+            self.tally.reading.observe(began.elapsed().as_secs_f64());
+            self.look_up_networks().await;
             sleep(self.resync).await;
         }
     }

@@ -11,6 +11,8 @@
 
 mod follow;
 mod queue;
+mod survey;
+mod tally;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +25,18 @@ use super::config::{Config, Default as Defaults, Follow};
 use super::containers::Containers;
 use super::desired::{self, Difference, Fate, Keep, Known, Policy};
 use super::error::ManagerError;
+use super::history::{What, Who};
 use super::stores::Stores;
 use super::stores::contrail::{Machine, Orphan};
 use crate::vnc::VncClient;
 use queue::Queue;
+pub(super) use queue::Waiting;
+use survey::Surveys;
+use tally::Tally;
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Key {
+pub(super) enum Key {
     Machine(Uuid),
     Orphan(Orphan),
 }
@@ -47,6 +53,9 @@ pub struct Reconciler {
     page: u32,
     workers: usize,
     queue: Queue<Key>,
+    tally: Tally,
+    surveys: Surveys,
+    follows_marathon: bool,
     /// Everything is to be looked at.
     all: Notify,
     may_write: watch::Receiver<bool>,
@@ -83,6 +92,9 @@ impl Reconciler {
             page: follow.page,
             workers: follow.concurrency,
             queue: Queue::new(),
+            tally: Tally::default(),
+            surveys: Surveys::default(),
+            follows_marathon: follow.marathon.is_some(),
             all: Notify::new(),
             may_write,
         })
@@ -103,8 +115,7 @@ impl Reconciler {
         }
     }
 
-    /// The stores, to be filled with what the test says.
-    #[cfg(test)]
+    /// What the sources say.
     pub(in crate::manager) fn stores(&self) -> &Stores {
         &self.stores
     }
@@ -124,6 +135,11 @@ impl Reconciler {
                 })
             })
         })
+    }
+
+    /// What was done.
+    pub(in crate::manager) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Everything that would be written on what is known now.
@@ -163,7 +179,10 @@ impl Reconciler {
 
     /// Puts everything that is not as it is to be on the queue.
     fn look_at_all(&self) {
-        for planned in self.differences() {
+        let began = Instant::now();
+        let differences = self.differences();
+        self.tally.comparison.observe(began.elapsed().as_secs_f64());
+        for planned in differences {
             match planned.differences.first() {
                 Some(Difference::Orphan(_)) => {}
                 _ => self.queue.push(Key::Machine(planned.uuid)),
@@ -186,34 +205,67 @@ impl Reconciler {
             if *self.may_write.borrow() {
                 self.handle(key).await;
             } else {
-                self.queue.done(key, false);
+                self.queue.done(key, None);
             }
         }
     }
 
     async fn handle(&self, key: Key) {
         let began = Instant::now();
+        let since = self.queue.since(key).unwrap_or(began);
+        let (machine, kind) = match key {
+            Key::Machine(uuid) => (uuid, "container"),
+            Key::Orphan(orphan) => (orphan.uuid(), "leftover"),
+        };
+        // Before it is done: it may be removed.
+        let names = self.stores.contrail.read(|view| {
+            let machine = view.machines.get(&machine)?;
+            Some((machine.names.clone(), machine.agent.clone()))
+        });
         let handled = match key {
             Key::Machine(uuid) => self.machine(uuid).await,
             Key::Orphan(orphan) => self.orphan(orphan).await,
         };
-        let pause = self.queue.done(key, handled.is_err());
+        let failed = handled.as_ref().err().map(ToString::to_string);
+        let pause = self.queue.done(key, failed.as_deref());
         let elapsed = began.elapsed();
-        let (kind, uuid) = match key {
-            Key::Machine(uuid) => ("container", uuid),
-            Key::Orphan(orphan) => ("leftover", orphan.uuid()),
-        };
-        match handled {
-            Ok(None) => log::debug!(uuid:%, elapsed:?; "{kind}: nothing to do"),
-            Ok(Some(what)) => log::info!(uuid:%, elapsed:?; "{kind}: {what}"),
+        let (names, agent) = names.unwrap_or_default();
+        let app = names.application.as_deref().unwrap_or("");
+        let task = names.task.as_deref().unwrap_or("");
+        match &handled {
+            Ok(None) => {
+                self.tally.outcome("unchanged");
+                log::debug!(machine:%, app, task, agent:%, elapsed:?; "{kind}: nothing to do");
+            }
+            Ok(Some((outcome, what))) => {
+                self.tally.outcome(outcome.name(key));
+                self.tally.lag.observe(since.elapsed().as_secs_f64());
+                log::info!(machine:%, app, task, agent:%, elapsed:?; "{kind}: {what}");
+                self.note(machine, key, elapsed, outcome.what(), what);
+            }
             Err(error) => {
-                log::warn!(uuid:%, elapsed:?, again_in:? = pause, error:%; "{kind}: cannot be put right");
+                self.tally.outcome("failed");
+                log::warn!(machine:%, app, task, agent:%, elapsed:?, again_in:? = pause, error:%; "{kind}: cannot be put right");
+                self.note(
+                    machine,
+                    key,
+                    elapsed,
+                    What::Failed,
+                    &format!("cannot be put right: {error}"),
+                );
             }
         }
     }
 
+    fn note(&self, machine: Uuid, key: Key, took: Duration, what: What, details: &str) {
+        if matches!(key, Key::Machine(_)) {
+            let history = self.containers.history();
+            history.note(machine, None, Who::Reconciler, took, (what, details));
+        }
+    }
+
     /// Decides on a container and does it; says what was done.
-    async fn machine(&self, uuid: Uuid) -> Result<Option<String>, ManagerError> {
+    async fn machine(&self, uuid: Uuid) -> Result<Option<Done>, ManagerError> {
         let cached = |known: &Known<'_>| known.contrail.machines.contains_key(&uuid);
         if !self.known(cached) {
             // An agent has asked for it since everything was read.
@@ -223,12 +275,12 @@ impl Reconciler {
             let Some(machine) = self.containers.look(uuid, Instant::now()).await? else {
                 return Ok(None);
             };
-            self.cache(uuid, Some(machine));
+            self.cache(uuid, Some(machine)).await;
         }
         match self.decide(uuid) {
             None => Ok(None),
             Some((_, Fate::Unknown(doubt))) => {
-                log::debug!(uuid:%, doubt:?; "container: in doubt, nothing is done");
+                log::debug!(machine:% = uuid, doubt:?; "container: in doubt, nothing is done");
                 Ok(None)
             }
             Some((machine, Fate::Keep(keep))) => self.keep(uuid, &machine, &keep).await,
@@ -240,9 +292,9 @@ impl Reconciler {
                     .hold(self.containers.remove_if(uuid, still))
                     .await?;
                 if still() {
-                    self.cache(uuid, None);
+                    self.cache(uuid, None).await;
                 }
-                Ok(removed.then(|| format!("removed, because {reason}")))
+                Ok(removed.then(|| (Outcome::Removed, format!("removed, because {reason}"))))
             }
         }
     }
@@ -252,11 +304,14 @@ impl Reconciler {
         uuid: Uuid,
         machine: &Machine,
         keep: &Keep,
-    ) -> Result<Option<String>, ManagerError> {
+    ) -> Result<Option<Done>, ManagerError> {
         let differences = desired::differences(keep, machine);
         if !keep.problems.is_empty() {
             let problems = keep.problems.join("; ");
-            log::warn!(uuid:%, problems; "container: labels that make no sense are passed over");
+            let names = &keep.names;
+            let app = names.application.as_deref().unwrap_or("");
+            let task = names.task.as_deref().unwrap_or("");
+            log::warn!(machine:% = uuid, app, task, agent:% = machine.agent, problems; "container: labels that make no sense are passed over");
         }
         if differences.is_empty() {
             return Ok(None);
@@ -267,7 +322,7 @@ impl Reconciler {
             .hold(self.containers.keep(uuid, keep, machine.seen))
             .await;
         match now {
-            Ok(now) => self.cache(uuid, now),
+            Ok(now) => self.cache(uuid, now).await,
             Err(error) => {
                 if error.is_missing() {
                     self.containers.forget_names();
@@ -276,10 +331,10 @@ impl Reconciler {
             }
         }
         let differences: Vec<_> = differences.iter().map(ToString::to_string).collect();
-        Ok(Some(differences.join(", ")))
+        Ok(Some((Outcome::Kept, differences.join(", "))))
     }
 
-    async fn orphan(&self, orphan: Orphan) -> Result<Option<String>, ManagerError> {
+    async fn orphan(&self, orphan: Orphan) -> Result<Option<Done>, ManagerError> {
         let removed = self
             .containers
             .fence()
@@ -288,7 +343,8 @@ impl Reconciler {
         self.stores
             .contrail
             .change(|view| view.orphans.remove(&orphan));
-        Ok(removed.then(|| format!("removed the {orphan}, which belonged to nothing")))
+        let what = || format!("removed the {orphan}, which belonged to nothing");
+        Ok(removed.then(|| (Outcome::Removed, what())))
     }
 
     fn decide(&self, uuid: Uuid) -> Option<(Machine, Fate)> {
@@ -299,10 +355,49 @@ impl Reconciler {
         })
     }
 
-    fn cache(&self, uuid: Uuid, machine: Option<Machine>) {
-        self.stores.contrail.change(|view| match machine {
-            Some(machine) => view.machines.insert(uuid, machine),
-            None => view.machines.remove(&uuid),
+    async fn cache(&self, uuid: Uuid, machine: Option<Machine>) {
+        let Some(mut machine) = machine else {
+            self.stores
+                .contrail
+                .change(|view| view.machines.remove(&uuid));
+            return;
+        };
+        self.stores.contrail.read(|view| {
+            if let Some(before) = view.machines.get(&uuid) {
+                machine.recall(before);
+            }
         });
+        self.containers.look_up_addresses(&mut machine).await;
+        self.stores
+            .contrail
+            .change(|view| view.machines.insert(uuid, machine));
+    }
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Kept,
+    Removed,
+}
+
+/// What was written, and the same for people.
+type Done = (Outcome, String);
+
+impl Outcome {
+    /// As it is counted.
+    fn name(self, key: Key) -> &'static str {
+        match (self, key) {
+            (Self::Kept, _) => "kept",
+            (Self::Removed, Key::Machine(_)) => "removed",
+            (Self::Removed, Key::Orphan(_)) => "leftover_removed",
+        }
+    }
+
+    fn what(self) -> What {
+        match self {
+            Self::Kept => What::Changed,
+            Self::Removed => What::Removed,
+        }
     }
 }

@@ -30,6 +30,8 @@ pub(in crate::manager) struct ContrailView {
     pub machines: HashMap<Uuid, Machine>,
     /// Hosts by name.
     pub routers: HashMap<Arc<str>, Router>,
+    /// The networks that our containers are on.
+    pub networks: HashMap<Arc<FqName>, Uuid>,
     /// Ours, and belonging to nothing; and since when they are known so.
     pub orphans: HashMap<Orphan, Instant>,
 }
@@ -60,6 +62,22 @@ impl Machine {
     /// Whether every interface has an address, and there is one.
     pub(in crate::manager) fn is_whole(&self) -> bool {
         !self.interfaces.is_empty() && self.interfaces.iter().all(|one| one.addresses > 0)
+    }
+
+    /// The objects of its addresses of which the address is not known.
+    pub(in crate::manager) fn unknown(&mut self) -> impl Iterator<Item = &mut Given> {
+        let details = self.interfaces.iter_mut().map(|one| &mut one.details);
+        let given = details.flat_map(|one| one.addresses.iter_mut().chain(&mut one.floating));
+        given.filter(|(_, address)| address.is_none())
+    }
+
+    /// Takes over what was known of its addresses: that of an object never changes.
+    pub(in crate::manager) fn recall(&mut self, before: &Self) {
+        let known = before.interfaces.iter().flat_map(|one| one.details.given());
+        let known: HashMap<Uuid, Option<IpAddr>> = known.copied().collect();
+        for (uuid, address) in self.unknown() {
+            *address = known.get(uuid).copied().flatten();
+        }
     }
 }
 
@@ -120,6 +138,25 @@ pub(in crate::manager) struct Interface {
     pub floating: Box<[Uuid]>,
     /// How many addresses it has.
     pub addresses: u16,
+    pub details: Details,
+}
+
+/// An address's object, and the address where it is known.
+pub(in crate::manager) type Given = (Uuid, Option<IpAddr>);
+
+/// What is shown of an interface. Nothing is decided on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::manager) struct Details {
+    pub network: Option<Arc<FqName>>,
+    pub addresses: Box<[Given]>,
+    /// Those that we made.
+    pub floating: Box<[Given]>,
+}
+
+impl Details {
+    fn given(&self) -> impl Iterator<Item = &Given> {
+        self.addresses.iter().chain(&self.floating)
+    }
 }
 
 /// Something of ours that belongs to nothing.

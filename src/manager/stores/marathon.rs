@@ -24,7 +24,7 @@ pub(in crate::manager) struct Spec {
     /// Its networks.
     pub networks: Box<[Network]>,
     /// Its tasks that have not ended, in the order of their ids.
-    tasks: Box<[Box<str>]>,
+    pub tasks: Box<[Box<str>]>,
 }
 
 impl Spec {
@@ -108,6 +108,16 @@ impl MarathonView {
     /// An app or pod.
     pub(in crate::manager) fn spec(&self, id: &RunSpecId) -> Option<&Spec> {
         self.specs.get(id)
+    }
+
+    /// All apps and pods.
+    pub(in crate::manager) fn specs(&self) -> impl ExactSizeIterator<Item = (&RunSpecId, &Spec)> {
+        self.specs.iter()
+    }
+
+    /// The ids of what could not be read, where they are known.
+    pub(in crate::manager) fn skipped(&self) -> &[Option<Box<str>>] {
+        &self.skipped
     }
 
     /// Whether an app or pod has a task that has not ended.

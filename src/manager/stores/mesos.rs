@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::source::Source;
 use crate::container::ContainerId;
-use crate::master::{Agent, Change, State, Task, TaskKey};
+use crate::master::{Agent, Change, Framework, Skipped, State, Task, TaskKey};
 use crate::ports;
 
 /// How long an agent that is gone is remembered; longer than anybody waits for it.
@@ -285,8 +285,23 @@ impl MesosView {
     }
 
     /// All agents.
-    pub(in crate::manager) fn agents(&self) -> impl Iterator<Item = &Agent> {
+    pub(in crate::manager) fn agents(&self) -> impl ExactSizeIterator<Item = &Agent> {
         self.state.agents.values()
+    }
+
+    /// All tasks.
+    pub(in crate::manager) fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
+        self.state.tasks.values()
+    }
+
+    /// All frameworks.
+    pub(in crate::manager) fn frameworks(&self) -> impl ExactSizeIterator<Item = &Framework> {
+        self.state.frameworks.values()
+    }
+
+    /// What of the last list could not be read.
+    pub(in crate::manager) fn skipped(&self) -> &[Skipped] {
+        &self.state.skipped
     }
 
     /// Since when an agent has been connected.

@@ -16,8 +16,11 @@ pub(super) mod mesos;
 pub(super) mod read;
 pub(super) mod source;
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::manager::names::Network;
+use crate::vnc::FqName;
 use contrail::ContrailView;
 use marathon::MarathonView;
 use mesos::MesosView;
@@ -57,4 +60,6 @@ pub(super) struct Stores {
     pub mesos: Store<MesosView>,
     pub marathon: Store<MarathonView>,
     pub contrail: Store<ContrailView>,
+    /// The networks that our containers are on, with their subnets. For people.
+    pub networks: Store<HashMap<FqName, Network>>,
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::contrail::{ContrailView, Interface, Machine, Names, Orphan, Router};
+use super::contrail::{ContrailView, Details, Given, Interface, Machine, Names, Orphan, Router};
 use crate::intern::Interner;
 use crate::manager::config::Default as Defaults;
 use crate::manager::plan::{self, OWNER};
@@ -41,8 +41,9 @@ pub(in crate::manager) struct Reading {
     marker: Option<String>,
     texts: Interner,
     names: HashSet<Arc<FqName>>,
-    addresses: HashMap<Uuid, u16>,
-    floating: HashMap<Uuid, Vec<Uuid>>,
+    networks: HashMap<Arc<FqName>, Uuid>,
+    addresses: HashMap<Uuid, Vec<Given>>,
+    floating: HashMap<Uuid, Vec<Given>>,
     /// The interface of each address and floating address of ours that says it is one.
     owned: Vec<(Orphan, Option<Uuid>)>,
     interfaces: HashMap<Uuid, Vec<Interface>>,
@@ -77,6 +78,7 @@ impl Reading {
             marker: None,
             texts: Interner::default(),
             names: HashSet::new(),
+            networks: HashMap::new(),
             addresses: HashMap::new(),
             floating: HashMap::new(),
             owned: vec![],
@@ -94,18 +96,30 @@ impl Reading {
         while self.stage != Stage::Done {
             let next = match self.stage {
                 Stage::FloatingIps => {
-                    let detail = fields(["annotations", "virtual_machine_interface_refs"]);
+                    let detail = fields([
+                        "annotations",
+                        "virtual_machine_interface_refs",
+                        "floating_ip_address",
+                    ]);
                     let take = |this: &mut Self, one: FloatingIp| this.floating_ip(&one);
                     self.turn(client, detail, take).await?
                 }
                 Stage::InstanceIps => {
-                    let detail = fields(["annotations", "virtual_machine_interface_refs"]);
+                    let detail = fields([
+                        "annotations",
+                        "virtual_machine_interface_refs",
+                        "instance_ip_address",
+                    ]);
                     let take = |this: &mut Self, one: InstanceIp| this.instance_ip(&one);
                     self.turn(client, detail, take).await?
                 }
                 Stage::Interfaces => {
-                    let detail =
-                        fields(["annotations", "virtual_machine_refs", "security_group_refs"]);
+                    let detail = fields([
+                        "annotations",
+                        "virtual_machine_refs",
+                        "security_group_refs",
+                        "virtual_network_refs",
+                    ]);
                     let take = |this: &mut Self, one: VirtualMachineInterface| this.interface(&one);
                     self.turn(client, detail, take).await?
                 }
@@ -173,7 +187,8 @@ impl Reading {
                 ..Ref::to(one.common.fq_name.clone())
             };
             if let Some(owner) = owner.uuid.filter(|owner| plan::is_ours(*owner, &reference)) {
-                self.floating.entry(owner).or_default().push(uuid);
+                let given = (uuid, one.floating_ip_address.0);
+                self.floating.entry(owner).or_default().push(given);
             }
         }
         if self.is_ours(&one.common.annotations) {
@@ -185,8 +200,8 @@ impl Reading {
         let Some(uuid) = one.common.uuid else { return };
         for owner in &one.virtual_machine_interface_refs {
             if let Some(owner) = owner.uuid {
-                let count = self.addresses.entry(owner).or_default();
-                *count = count.saturating_add(1);
+                let given = (uuid, one.instance_ip_address.0);
+                self.addresses.entry(owner).or_default().push(given);
             }
         }
         if self.is_ours(&one.common.annotations) {
@@ -212,13 +227,24 @@ impl Reading {
         let groups = one.security_group_refs.iter();
         let mut groups: Vec<_> = groups.map(|group| self.name(&group.to)).collect();
         groups.sort_unstable();
+        let on = one.virtual_network_refs.first();
+        let on = on.map(|on| (self.name(&on.to), on.uuid));
+        if let Some((name, Some(uuid))) = &on {
+            self.networks.insert(Arc::clone(name), *uuid);
+        }
+        let details = Details {
+            network: on.map(|(name, _)| name),
+            addresses: self.addresses.remove(&uuid).unwrap_or_default().into(),
+            floating: self.floating.remove(&uuid).unwrap_or_default().into(),
+        };
         let interface = Interface {
             uuid,
             index: index.unwrap_or(0),
             network,
             groups: groups.into(),
-            floating: self.floating.remove(&uuid).unwrap_or_default().into(),
-            addresses: self.addresses.remove(&uuid).unwrap_or_default(),
+            floating: details.floating.iter().map(|(uuid, _)| *uuid).collect(),
+            addresses: u16::try_from(details.addresses.len()).unwrap_or(u16::MAX),
+            details,
         };
         self.interfaces.entry(machine).or_default().push(interface);
     }
@@ -293,6 +319,7 @@ impl Reading {
             source,
             machines,
             routers: self.routers,
+            networks: self.networks,
             orphans,
         }
     }
@@ -316,13 +343,26 @@ pub(in crate::manager) fn one(
         groups.sort_unstable();
         let floating = one.floating_ip_back_refs.iter();
         let floating = floating.filter(|reference| plan::is_ours(uuid, reference));
+        let floating: Box<[Uuid]> = floating.filter_map(|one| one.uuid).collect();
+        let addresses = one.instance_ip_back_refs.iter();
+        let details = Details {
+            network: one
+                .virtual_network_refs
+                .first()
+                .map(|on| Arc::new(on.to.clone())),
+            addresses: addresses
+                .filter_map(|one| Some((one.uuid?, None)))
+                .collect(),
+            floating: floating.iter().map(|uuid| (*uuid, None)).collect(),
+        };
         Some(Interface {
             uuid,
             index: index.unwrap_or(0),
             network: annotations.get("network").map(Into::into),
             groups: groups.into(),
-            floating: floating.filter_map(|one| one.uuid).collect(),
+            floating,
             addresses: u16::try_from(one.instance_ip_back_refs.len()).unwrap_or(u16::MAX),
+            details,
         })
     });
     let mut interfaces: Vec<_> = interfaces.collect();

@@ -94,6 +94,16 @@ impl Source {
         self.believed
     }
 
+    /// For people: how it is.
+    pub(in crate::manager) fn state(&self) -> &'static str {
+        match self.state {
+            State::Never => "never heard of",
+            State::Stale { .. } => "lost",
+            State::Fresh if self.doubt.is_some() || self.believed.is_none() => "doubted",
+            State::Fresh => "fresh",
+        }
+    }
+
     /// For people: why it is not believed.
     pub(in crate::manager) fn problem(&self, now: Instant) -> String {
         match &self.state {

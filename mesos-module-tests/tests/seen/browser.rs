@@ -1,0 +1,100 @@
+//! The page in the real Chromium: hostile names are text, nothing is complained of, and it fits.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use super::task;
+use crate::bed::Bed;
+use crate::chromium;
+
+/// A task's name that would run, were it not escaped.
+const HOSTILE: &str = "<img src=x onerror=document.title=1>\"'&<script>alert(1)<";
+
+#[test]
+fn a_browser_shows_the_page_as_it_is_meant() -> Result<()> {
+    let bed = Bed::start()?;
+    let leader = bed.leader()?;
+    bed.router()?;
+    bed.until_measured(leader, &["virtual_routers_known 1"])?;
+    let ids: Vec<String> = (1..=6).map(task).collect();
+    for id in &ids {
+        let container = bed.task(id)?;
+        bed.make(&container, &[])?;
+    }
+    let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+    bed.marathon.app("/shop/web", &names, &json!({}));
+    bed.until_json(leader, "/v1/containers?app=shop", |said| said["total"] == 6)?;
+    bed.until_json(leader, "/v1/problems", |said| said["problems"] == json!([]))?;
+    for (size, name) in [
+        ("1280,1500", "healthy-wide"),
+        ("500,2600", "healthy-narrow"),
+    ] {
+        let seen = chromium::open(&bed, leader, "/?refresh=off", size, name)?;
+        ensure!(seen.console.is_empty(), "{:?}", seen.console);
+        for part in [
+            "All is well",
+            "id=\"networks\"",
+            "id=\"containers\"",
+            "id=\"agents\"",
+            "id=\"managers\"",
+            "id=\"sources\"",
+        ] {
+            ensure!(seen.dom.contains(part), "{part} is not in {}", seen.dom);
+        }
+        println!("{}", seen.screenshot.display());
+    }
+
+    // With a hostile task, labels without sense, a request that fails.
+    let container = bed.task(HOSTILE)?;
+    bed.make(&container, &[])?;
+    let labels = json!({"floating-ips": "<script>alert(2)</script>("});
+    bed.marathon.app("/shop/web", &names, &labels);
+    let (status, _) = bed.try_make(
+        leader,
+        "11111111-2222-3333-4444-555555555555",
+        &[("networks", "no<b>where")],
+    )?;
+    assert_eq!(status, 400);
+    bed.until(leader, "/?refresh=off", |page| {
+        page.contains("&lt;img src=x")
+            && page.contains("data-kind=\"labels\"")
+            && page.contains("no&lt;b&gt;where")
+    })?;
+    for (size, name) in [
+        ("1280,2400", "problems-wide"),
+        ("500,4200", "problems-narrow"),
+    ] {
+        let seen = chromium::open(&bed, leader, "/?refresh=off", size, name)?;
+        ensure!(seen.console.is_empty(), "{:?}", seen.console);
+        // As text, and never as an element.
+        ensure!(seen.dom.contains("&lt;img src=x onerror"), "{}", seen.dom);
+        ensure!(
+            !seen.dom.contains("<img") && !seen.dom.contains("<script"),
+            "{}",
+            seen.dom
+        );
+        ensure!(seen.dom.contains("Wrong now"), "{}", seen.dom);
+        println!("{}", seen.screenshot.display());
+    }
+    for width in [1280, 400] {
+        let (needed, given) = chromium::width(&bed, leader, "/?refresh=off", width)?;
+        ensure!(
+            needed <= given,
+            "at {width} it is {needed} wide, and has {given}"
+        );
+    }
+
+    // The filter is a plain form.
+    let found = bed
+        .get(leader, "/?app=shop&network=&agent=&refresh=off")?
+        .text;
+    let table = found
+        .split("id=\"containers\"")
+        .nth(1)
+        .context("no containers")?;
+    ensure!(
+        table.contains("with this filter") && !table.contains("&lt;img"),
+        "{table}"
+    );
+    bed.stop()
+}

@@ -1,0 +1,394 @@
+//! What is seen of a manager from outside says what happened: each metric, the JSON and the page.
+
+mod bed;
+mod browser;
+mod chromium;
+mod marathon;
+
+use anyhow::{Context as _, Result, ensure};
+use contrail_mesos::sim::vnc::{Effect, Fault};
+use contrail_mesos::vnc::{FqName, InstanceIp, KeyValues, Object as _};
+use serde_json::{Value, json};
+
+use bed::{Bed, machine};
+
+/// A name that Marathon gives to a task of `/shop/web`.
+fn task(number: u32) -> String {
+    format!("shop_web.instance-0bcd1234-c7a5-11ea-8f39-0242ac1{number:05}._app.1")
+}
+
+fn problem<'a>(said: &'a Value, kind: &str) -> Option<&'a Value> {
+    let problems = said["problems"].as_array()?;
+    problems.iter().find(|one| one["kind"] == kind)
+}
+
+/// The kinds of what happened, with who asked, oldest first.
+fn outcomes(history: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let entries = history["history"].as_array().into_iter().flatten();
+    entries
+        .map(|one| (text(&one["who"]), text(&one["what"])))
+        .collect()
+}
+
+#[test]
+fn what_is_seen_is_what_happened() -> Result<()> {
+    let bed = Bed::start()?;
+    let leader = bed.leader()?;
+    let standby = 1 - leader;
+
+    // Before there is anything.
+    bed.until_measured(
+        leader,
+        &[
+            "leading 1",
+            "leader_known 1",
+            "serving 1",
+            "source_fresh{source=\"contrail\"} 1",
+            "source_fresh{source=\"mesos\"} 1",
+            "source_fresh{source=\"marathon\"} 1",
+            "source_believed{source=\"mesos\"} 1",
+            "agents{connected=\"true\"} 1",
+            "agents{connected=\"false\"} 0",
+            "frameworks 1",
+            "tasks 0",
+            "apps 0",
+            "containers_known 0",
+            "virtual_routers_known 0",
+            "leftovers_known 0",
+            "queue_length 0",
+            "queue_failing 0",
+            "histories 0",
+            "containers_unfinished 0",
+        ],
+    )?;
+    ensure!(bed.measured(leader, "provisioned_timestamp_seconds")? > 1_700_000_000.0);
+    ensure!(bed.measured(leader, "source_age_seconds{source=\"mesos\"}")? >= 0.0);
+    let seen = bed.measured(
+        leader,
+        "source_updates_total{source=\"contrail\",update=\"list\"}",
+    )?;
+    ensure!(bed.measured(leader, "contrail_reading_seconds_count")? >= seen);
+    ensure!(bed.measured(leader, "comparison_seconds_count")? >= 1.0);
+
+    // An agent without a virtual-router is said to have none; then it has one.
+    let said = bed.until_json(leader, "/v1/problems", |said| {
+        problem(said, "agent-without-virtual-router").is_some()
+    })?;
+    ensure!(problem(&said, "source").is_none(), "{said}");
+    bed.router()?;
+    bed.until_measured(leader, &["virtual_routers_known 1"])?;
+    let said = bed.until_json(leader, "/v1/agents", |said| {
+        said["agents"][0]["virtual_router"] == "node1"
+    })?;
+    assert_eq!(said["agents"][0]["connected"], true);
+    bed.until(leader, "/", |page| page.contains("All is well"))?;
+
+    // A task with a container, which is given the names of its task.
+    let web = task(1);
+    let container = bed.task(&web)?;
+    bed.marathon.app("/shop/web", &[&web], &json!({}));
+    let made = bed.make(&container, &[])?;
+    let address = made.ports[0].addresses[0].address.addr().to_string();
+    let id = machine(&container);
+    let said = bed.until_json(leader, &format!("/v1/containers/{container}"), |said| {
+        said["contrail"]["app"] == "/shop/web"
+            && said["fate"]
+                .as_str()
+                .is_some_and(|fate| fate.contains("as it is to be"))
+    })?;
+    assert_eq!(said["machine"], id.to_string());
+    let interface = &said["contrail"]["interfaces"][0];
+    assert_eq!(interface["addresses"], json!([address]), "{said}");
+    assert_eq!(said["contrail"]["virtual_routers"], json!(["node1"]));
+    assert_eq!(said["contrail"]["complete"], true);
+    assert_eq!(said["mesos"]["id"], web);
+    assert_eq!(
+        outcomes(&said),
+        [
+            ("agent".into(), "made".into()),
+            ("reconciler".into(), "changed".into())
+        ]
+    );
+    bed.until_measured(
+        leader,
+        &[
+            "tasks 1",
+            "apps 1",
+            "containers_known 1",
+            "histories 1",
+            "queue_length 0",
+            "containers_made_total 1",
+            "reconciled_total{outcome=\"kept\"} 1",
+            "write_lag_seconds_count 1",
+        ],
+    )?;
+    ensure!(
+        bed.measured(
+            leader,
+            "source_updates_total{source=\"mesos\",update=\"event\"}"
+        )? >= 1.0
+    );
+    ensure!(
+        bed.measured(
+            leader,
+            "source_updates_total{source=\"marathon\",update=\"event\"}"
+        )? >= 1.0
+    );
+    let network = bed.until_json(leader, "/v1/networks", |said| {
+        said["networks"][0]["containers"] == 1
+            && said["networks"][0]["subnets"] == json!(["10.32.0.0/12"])
+    })?;
+    let network = network["networks"][0]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let page = bed.get(leader, "/")?;
+    for part in [
+        &web,
+        &address,
+        &network,
+        "/shop/web",
+        "10.32.0.0/12",
+        "node1",
+    ] {
+        ensure!(page.text.contains(part), "{part} is not in\n{}", page.text);
+    }
+    let policy = &page.headers["content-security-policy"];
+    ensure!(policy.starts_with("default-src 'none'"), "{policy}");
+    assert_eq!(page.headers["x-content-type-options"], "nosniff");
+    assert_eq!(page.headers["cache-control"], "no-store");
+    ensure!(!page.text.contains("<script"), "{}", page.text);
+
+    // Each outcome is one line, with the same names in all.
+    let lines = bed.lines_of(leader, id)?;
+    let messages: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line["message"].as_str())
+        .collect();
+    assert_eq!(lines.len(), 2, "{messages:?}");
+    for line in &lines {
+        assert_eq!(line["agent"], "node1", "{line}");
+        ensure!(line["elapsed"].is_string(), "{line}");
+    }
+    assert_eq!(
+        (&lines[1]["app"], &lines[1]["task"]),
+        (&json!("/shop/web"), &json!(web))
+    );
+
+    // A standby knows who leads, and nothing else.
+    let said: Value = serde_json::from_str(&bed.get(standby, "/v1/managers")?.text)?;
+    assert_eq!(
+        (&said["leading"], &said["leader"]),
+        (&json!(false), &json!(bed.agents_url(leader)))
+    );
+    assert_eq!(said["managers"].as_array().map(Vec::len), Some(2), "{said}");
+    let page = bed.get(standby, "/")?.text;
+    ensure!(
+        page.contains("standby") && page.contains("Only the leader follows"),
+        "{page}"
+    );
+    assert_eq!(bed.get(leader, "/v1/containers/nobody")?.status, 404);
+    assert_eq!(bed.get(leader, "/v1/containers?limit=0")?.status, 400);
+    bed.stop()
+}
+
+#[test]
+fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
+    let mut bed = Bed::start()?;
+    let leader = bed.leader()?;
+    bed.router()?;
+    bed.until_measured(leader, &["virtual_routers_known 1"])?;
+    let web = task(1);
+    let container = bed.task(&web)?;
+    bed.marathon.app("/shop/web", &[&web], &json!({}));
+    bed.make(&container, &[])?;
+
+    // A request that makes no sense.
+    let (status, said) = bed.try_make(
+        leader,
+        "11111111-2222-3333-4444-555555555555",
+        &[("networks", "nowhere")],
+    )?;
+    assert_eq!(status, 400, "{said}");
+    bed.until_measured(leader, &["containers_failed_total 1"])?;
+    let said = bed.until_json(leader, "/v1/problems", |said| {
+        problem(said, "container-failed").is_some()
+    })?;
+    let failed = problem(&said, "container-failed").context("no problem")?;
+    ensure!(
+        failed["problem"]
+            .as_str()
+            .is_some_and(|text| text.contains("nowhere")),
+        "{failed}"
+    );
+    bed.until(leader, "/", |page| {
+        page.contains("data-kind=\"container-failed\"") && page.contains("nowhere")
+    })?;
+
+    // Labels that make no sense, and then do.
+    bed.marathon.app(
+        "/shop/web",
+        &[&web],
+        &json!({"floating-ips": "nonsense(1.2.3)"}),
+    );
+    let said = bed.until_json(leader, "/v1/problems", |said| {
+        problem(said, "labels").is_some()
+    })?;
+    ensure!(said.to_string().contains("/shop/web"), "{said}");
+    bed.until(leader, "/", |page| page.contains("data-kind=\"labels\""))?;
+
+    // Floating addresses of a pool that is not there: what fails waits, and says why.
+    let pool = "default-domain:nobody:nothing:pool";
+    bed.marathon
+        .app("/shop/web", &[&web], &json!({"floating-ips": pool}));
+    bed.until_measured(leader, &["queue_failing 1"])?;
+    ensure!(bed.measured(leader, "reconciled_total{outcome=\"failed\"}")? >= 1.0);
+    let said = bed.until_json(leader, "/v1/queue", |said| said["failing"] == 1)?;
+    ensure!(
+        said["queue"][0]["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("nobody")),
+        "{said}"
+    );
+    bed.until_json(leader, "/v1/differences", |said| said["total"] == 1)?;
+    bed.until(leader, "/", |page| {
+        page.contains("data-kind=\"cannot-be-put-right\"")
+    })?;
+    bed.marathon.app("/shop/web", &[&web], &json!({}));
+    bed.until_measured(leader, &["queue_failing 0", "queue_length 0"])?;
+    bed.until_json(leader, "/v1/differences", |said| said["total"] == 0)?;
+
+    // The API server fails: it is said, and what is half made is unfinished until it is removed.
+    bed.api
+        .fault(Fault::new(Effect::Status(500, "broken".to_owned())).on("POST", "/instance-ips"));
+    let half = bed.task(&task(2))?;
+    let (status, said) = bed.try_make(leader, &half, &[])?;
+    ensure!(status >= 500, "{said}");
+    bed.until_measured(
+        leader,
+        &["containers_unfinished 1", "containers_failed_total 2"],
+    )?;
+    bed.until(leader, "/", |page| {
+        page.contains("data-kind=\"unfinished\"")
+    })?;
+    bed.api
+        .fault(Fault::new(Effect::Status(503, "away".to_owned())));
+    bed.until_measured(
+        leader,
+        &[
+            "source_fresh{source=\"contrail\"} 0",
+            "source_believed{source=\"contrail\"} 0",
+        ],
+    )?;
+    ensure!(
+        bed.measured(
+            leader,
+            "source_updates_total{source=\"contrail\",update=\"loss\"}"
+        )? >= 1.0
+    );
+    let said = bed.until_json(leader, "/v1/problems", |said| {
+        problem(said, "source").is_some() && problem(said, "api-server").is_some()
+    })?;
+    assert_eq!(said["problems"][0]["severe"], true);
+    bed.api.clear_faults();
+    bed.make(&half, &[])?;
+    bed.until_measured(
+        leader,
+        &[
+            "containers_unfinished 0",
+            "source_fresh{source=\"contrail\"} 1",
+        ],
+    )?;
+    bed.until_json(leader, "/v1/problems", |said| {
+        problem(said, "source").is_none() && problem(said, "api-server").is_none()
+    })?;
+    let history: Value = serde_json::from_str(
+        &bed.get(leader, &format!("/v1/containers/{half}/history"))?
+            .text,
+    )?;
+    let outcomes = outcomes(&history);
+    assert_eq!(outcomes[0], ("agent".into(), "failed".into()), "{history}");
+    ensure!(
+        outcomes.contains(&("agent".into(), "made".into())),
+        "{history}"
+    );
+
+    // Something of ours that belongs to nothing is removed.
+    let ours = bed
+        .api
+        .object(&machine(&container).to_string())
+        .context("it is gone")?;
+    let pairs = ours["annotations"]["key_value_pair"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let cluster = pairs
+        .filter(|pair| pair["key"] == "cluster")
+        .find_map(|pair| pair["value"].as_str());
+    let mut left = InstanceIp::named(FqName::new(["left"]));
+    let owner = [
+        ("owner", "contrail-mesos"),
+        ("cluster", cluster.context("no cluster")?),
+    ];
+    let owner = owner.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    left.common.annotations = owner.into_iter().collect::<KeyValues>();
+    let networks = bed.api.objects("virtual-network");
+    let network = networks
+        .iter()
+        .find(|one| one["fq_name"][2] == "mesos-default-pod-task-network")
+        .context("no network")?;
+    let network: FqName = serde_json::from_value(network["fq_name"].clone())?;
+    left.virtual_network_refs = vec![contrail_mesos::vnc::Ref::to(network)];
+    bed.host.block_on(bed.vnc.create(&left))?;
+    bed.until_measured(leader, &["leftovers_known 1"])?;
+    bed.until_measured(
+        leader,
+        &[
+            "leftovers_known 0",
+            "reconciled_total{outcome=\"leftover_removed\"} 1",
+        ],
+    )?;
+
+    // Its agent removes one; the other's task ends, and nobody removes it.
+    bed.end(&task(2))?;
+    bed.remove(&half)?;
+    bed.until_measured(leader, &["containers_removed_total 1"])?;
+    bed.end(&web)?;
+    bed.until_measured(
+        leader,
+        &[
+            "reconciled_total{outcome=\"removed\"} 1",
+            "containers_known 0",
+            "tasks 0",
+        ],
+    )?;
+    let path = format!("/v1/containers/{container}/history");
+    let history: Value = serde_json::from_str(&bed.get(leader, &path)?.text)?;
+    let last = history["history"].as_array().and_then(|all| all.last());
+    let last = last.context("no history")?;
+    assert_eq!(
+        (&last["who"], &last["what"]),
+        (&json!("reconciler"), &json!("removed")),
+        "{history}"
+    );
+
+    // The leader dies. The other one says so, and then knows what there is.
+    bed.kill(leader)?;
+    let other = bed.leader()?;
+    ensure!(other != leader);
+    let said = bed.until_json(other, "/v1/managers", |said| {
+        said["managers"].as_array().map(Vec::len) == Some(1)
+    })?;
+    assert_eq!(
+        (&said["leading"], &said["leader"]),
+        (&json!(true), &json!(bed.agents_url(other)))
+    );
+    ensure!(said["term"].as_u64() >= Some(2), "{said}");
+    ensure!(said["lease_seconds"].as_f64() > Some(0.0), "{said}");
+    bed.until_measured(
+        other,
+        &["source_believed{source=\"mesos\"} 1", "containers_known 0"],
+    )?;
+    bed.stop()
+}
