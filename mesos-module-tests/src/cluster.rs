@@ -247,6 +247,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Stops master and agent as they are: connections stay open, and nobody answers.
+    pub fn pause(&self) -> Result<()> {
+        let process = self.process.as_ref().context("the cluster does not run")?;
+        kill(process.pid, Signal::SIGSTOP).context("cannot stop the cluster")
+    }
+
+    /// Lets master and agent go on.
+    pub fn resume(&self) -> Result<()> {
+        let process = self.process.as_ref().context("the cluster does not run")?;
+        // nsenter stops itself when its child stops.
+        let nsenter = Pid::from_raw(process.nsenter.id().try_into()?);
+        for pid in [nsenter, process.pid] {
+            kill(pid, Signal::SIGCONT).context("cannot let the cluster go on")?;
+        }
+        Ok(())
+    }
+
     /// Ends the cluster and everything that it runs, and removes its cgroups, mounts and files.
     pub fn stop(mut self) -> Result<()> {
         self.end()

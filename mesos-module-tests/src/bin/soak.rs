@@ -18,13 +18,13 @@ struct Arguments {
 enum What {
     /// Bursts of tasks on one agent that is killed at random moments
     Bursts(Bursts),
-    /// Managers, ZooKeeper, API server, Marathon, Mesos and vRouter agent killed, paused or cut off
-    Chaos(Rounds),
+    /// Managers and all that they depend on killed, paused or cut off
+    Chaos(ChaosRun),
 }
 
 #[derive(clap::Args)]
 struct Bursts {
-    /// Rounds, each with a seed of its own
+    /// ChaosRun, each with a seed of its own
     #[arg(long, default_value_t = 10)]
     rounds: u64,
     /// Tasks a round
@@ -39,8 +39,8 @@ struct Bursts {
 }
 
 #[derive(clap::Args)]
-struct Rounds {
-    /// Rounds, each with a seed of its own
+struct ChaosRun {
+    /// ChaosRun, each with a seed of its own
     #[arg(long, default_value_t = 200)]
     rounds: u64,
     /// The first round's seed; the next ones follow
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
             seed: None,
         })
         .and_then(|()| {
-            run_chaos(&Rounds {
+            run_chaos(&ChaosRun {
                 rounds: 200,
                 seed: None,
                 covering: true,
@@ -96,7 +96,7 @@ fn run_bursts(arguments: &Bursts) -> Result<()> {
     Ok(())
 }
 
-fn run_chaos(arguments: &Rounds) -> Result<()> {
+fn run_chaos(arguments: &ChaosRun) -> Result<()> {
     chaos::run(&Chaos {
         covering: arguments.covering,
         rounds: arguments.rounds,

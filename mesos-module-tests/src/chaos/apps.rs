@@ -53,6 +53,14 @@ impl App {
         }
     }
 
+    /// The networks of its containers.
+    pub(super) fn networks(self) -> &'static [&'static str] {
+        match self {
+            Self::Guarded => &["blue-network", "red-network"],
+            _ => &["blue-network"],
+        }
+    }
+
     /// Between how many sets of labels there is a choice.
     pub(super) fn labels(self) -> u64 {
         match self {
@@ -81,18 +89,10 @@ impl Wanted {
         }
     }
 
-    /// The networks of its containers.
-    pub(super) fn networks(&self, app: App) -> &'static [&'static str] {
-        match app {
-            App::Guarded => &["blue-network", "red-network"],
-            _ => &["blue-network"],
-        }
-    }
-
     /// The security groups of its interfaces.
     pub(super) fn groups(&self, app: App) -> &'static [&'static str] {
         match (app, self.labels) {
-            (App::Guarded, 1) | (App::Pod, 1) => &GROUPS[..1],
+            (App::Guarded | App::Pod, 1) => &GROUPS[..1],
             (App::Guarded, 2) => &GROUPS,
             _ => &[],
         }
@@ -102,7 +102,7 @@ impl Wanted {
     pub(super) fn pools(&self, app: App) -> &'static [&'static str] {
         match (app, self.labels) {
             (App::Outside, 0) => &POOLS[..1],
-            (App::Outside, 1) | (App::Plain, 1) => &POOLS[1..],
+            (App::Outside | App::Plain, 1) => &POOLS[1..],
             (App::Outside, 2) => &POOLS,
             _ => &[],
         }
@@ -110,7 +110,7 @@ impl Wanted {
 
     /// As Marathon's REST API takes it.
     pub(super) fn definition(&self, app: App) -> Value {
-        let networks = self.networks(app).iter();
+        let networks = app.networks().iter();
         let networks: Vec<String> = networks
             .map(|network| format!("{PROJECT}:{network}"))
             .collect();

@@ -82,6 +82,10 @@ impl Bed {
         let options = MarathonOptions {
             master: cluster.master().to_owned(),
             listen: SocketAddr::new(services.address(), MARATHON[0]),
+            standbys: MARATHON[1..]
+                .iter()
+                .map(|port| SocketAddr::new(services.address(), *port))
+                .collect(),
             // Not before an agent that was killed as well has come back.
             reconciliation_initial_delay: Duration::from_secs(5),
             ..MarathonOptions::default()
@@ -143,33 +147,43 @@ impl Bed {
         [&self.services, &self.node].into_iter().chain(managers)
     }
 
-    /// Asks Marathon.
+    /// Asks Marathon: whichever of its servers answers.
     pub(super) fn ask(
         &self,
-        method: Method,
+        method: &Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Value)> {
-        let url = format!("{}{path}", self.marathon.url());
+        let servers = self.marathon.handle().servers();
         self.services.block_on(async {
             let client = reqwest::Client::builder()
                 .no_proxy()
                 .timeout(Duration::from_secs(2))
                 .build()?;
-            let mut ask = client.request(method, url);
-            if let Some(body) = body {
-                ask = ask.json(body);
+            let mut last = None;
+            for server in servers {
+                let mut ask = client.request(method.clone(), format!("http://{server}{path}"));
+                if let Some(body) = body {
+                    ask = ask.json(body);
+                }
+                match ask.send().await {
+                    Ok(answer) => {
+                        let status = answer.status().as_u16();
+                        let body = answer.bytes().await?;
+                        return Ok((status, serde_json::from_slice(&body).unwrap_or_default()));
+                    }
+                    // One that cannot be reached has not heard it.
+                    Err(error) if error.is_connect() => last = Some(error),
+                    Err(error) => return Err(error.into()),
+                }
             }
-            let answer = ask.send().await?;
-            let status = answer.status().as_u16();
-            let body = answer.bytes().await?;
-            Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+            Err(last.map_or_else(|| anyhow::anyhow!("no server"), Into::into))
         })
     }
 
     /// What Marathon says at a path.
     pub(super) fn get(&self, path: &str) -> Result<Value> {
-        let (status, body) = self.ask(Method::GET, path, None)?;
+        let (status, body) = self.ask(&Method::GET, path, None)?;
         ensure!(status == 200, "{path}: {status} {body}");
         Ok(body)
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use contrail_mesos::sim::marathon::events::{EventEffect, EventFault};
 use contrail_mesos::sim::vnc::{Effect, Fault as ApiFault};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use super::bed::Bed;
 use super::cut::{Cut, cut, mend};
@@ -19,11 +19,19 @@ const LATER: Duration = Duration::from_secs(4);
 /// Connections that end without an answer, before all do.
 const DROPPED: usize = 200;
 
+/// How many events are muddled at most.
+const MUDDLED: usize = 50;
+
+/// The server of Marathon that leads after this one.
+fn next(leader: usize) -> usize {
+    (leader + 1) % MARATHON.len()
+}
+
 /// A fault that has begun.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Active {
     fault: Fault,
-    /// Of a manager: which.
+    /// Which manager, or which of Marathon's servers.
     member: usize,
 }
 
@@ -44,11 +52,9 @@ impl Bed {
             Fault::ZooKeeper(Harm::Paused) => self.zookeeper.pause()?,
             Fault::ZooKeeper(_) => cut(&self.services, "zookeeper", Cut::At(&[ZOOKEEPER]))?,
             Fault::Api(harm) => self.harm_api(harm)?,
-            Fault::Marathon(MarathonHarm::CutOff) => {
-                cut(&self.services, "marathon", Cut::At(&MARATHON))?;
-            }
+            Fault::Marathon(harm) => member = self.harm_marathon(harm)?,
             Fault::Mesos(Harm::Killed) => self.cluster.kill_9()?,
-            Fault::Mesos(Harm::Paused) => self.signal_mesos(Signal::SIGSTOP)?,
+            Fault::Mesos(Harm::Paused) => self.cluster.pause()?,
             Fault::Mesos(_) => cut(&self.node, "node", Cut::Off)?,
             Fault::Vrouter(VrouterHarm::Gone) => self.vrouter.handle.unplug(),
             Fault::Vrouter(VrouterHarm::Restarted) => self.vrouter.restart()?,
@@ -64,9 +70,9 @@ impl Bed {
             Fault::ZooKeeper(Harm::Paused) => self.zookeeper.resume()?,
             Fault::ZooKeeper(_) => mend(&self.services, "zookeeper")?,
             Fault::Api(harm) => self.heal_api(harm)?,
-            Fault::Marathon(MarathonHarm::CutOff) => mend(&self.services, "marathon")?,
+            Fault::Marathon(harm) => self.heal_marathon(active.member, harm)?,
             Fault::Mesos(Harm::Killed) => self.cluster.restart()?,
-            Fault::Mesos(Harm::Paused) => self.signal_mesos(Signal::SIGCONT)?,
+            Fault::Mesos(Harm::Paused) => self.cluster.resume()?,
             Fault::Mesos(_) => mend(&self.node, "node")?,
             Fault::Vrouter(VrouterHarm::Gone) => {
                 self.node.block_on(self.vrouter.handle.plug())?;
@@ -161,9 +167,46 @@ impl Bed {
         Ok(())
     }
 
-    fn signal_mesos(&self, signal: Signal) -> Result<()> {
-        let pid = self.cluster.pid().context("Mesos does not run")?;
-        kill(Pid::from_raw(pid), signal)?;
+    /// Says which of the servers leads.
+    fn harm_marathon(&self, harm: MarathonHarm) -> Result<usize> {
+        let marathon = self.marathon.handle();
+        let leader = marathon.leader().context("Marathon has no leader")?;
+        match harm {
+            MarathonHarm::LeaderChanged => marathon.set_leader(Some(next(leader))),
+            MarathonHarm::NoLeader => marathon.set_leader(None),
+            MarathonHarm::LeaderGone => marathon.unplug(leader),
+            MarathonHarm::Muddled => {
+                marathon.cut_streams();
+                for _ in 0..MUDDLED {
+                    for effect in [EventEffect::Duplicate, EventEffect::Swap] {
+                        marathon.event_fault(EventFault {
+                            times: Some(1),
+                            ..EventFault::new(effect)
+                        });
+                    }
+                }
+            }
+            MarathonHarm::Slow => marathon.set_delay(SLOW),
+            MarathonHarm::Refusing => {
+                let text = "<html><h1>500</h1>".to_owned();
+                marathon.fault(None, ApiFault::new(Effect::Status(500, text)));
+            }
+            MarathonHarm::CutOff => cut(&self.services, "marathon", Cut::At(&MARATHON))?,
+        }
+        Ok(leader)
+    }
+
+    fn heal_marathon(&self, leader: usize, harm: MarathonHarm) -> Result<()> {
+        let marathon = self.marathon.handle();
+        match harm {
+            MarathonHarm::LeaderChanged => {}
+            MarathonHarm::NoLeader => marathon.set_leader(Some(next(leader))),
+            MarathonHarm::LeaderGone => self.services.block_on(marathon.plug(leader))?,
+            MarathonHarm::Muddled => marathon.clear_event_faults(),
+            MarathonHarm::Slow => marathon.set_delay(Duration::ZERO),
+            MarathonHarm::Refusing => marathon.clear_faults(),
+            MarathonHarm::CutOff => mend(&self.services, "marathon")?,
+        }
         Ok(())
     }
 }

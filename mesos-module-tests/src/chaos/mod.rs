@@ -99,7 +99,7 @@ fn begin(bed: &mut Bed, wanted: &mut AllWanted) -> Result<()> {
     for (app, wanted) in &*wanted {
         let kind = if *app == App::Pod { "pods" } else { "apps" };
         let body = wanted.definition(*app);
-        let (status, answer) = bed.ask(Method::POST, &format!("/v2/{kind}"), Some(&body))?;
+        let (status, answer) = bed.ask(&Method::POST, &format!("/v2/{kind}"), Some(&body))?;
         ensure!(status == 201, "{status} {answer}");
     }
     let mut round = Round::new(bed, wanted);

@@ -82,6 +82,18 @@ pub enum ApiHarm {
 /// What is done to Marathon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarathonHarm {
+    /// Another server leads from now on.
+    LeaderChanged,
+    /// None leads.
+    NoLeader,
+    /// The one that leads cannot be reached, and nobody takes over.
+    LeaderGone,
+    /// Every event stream ends; events come twice and in another order.
+    Muddled,
+    /// Each answer takes a while.
+    Slow,
+    /// It refuses.
+    Refusing,
     /// Packets do not reach its servers.
     CutOff,
 }
@@ -115,7 +127,15 @@ const API: [ApiHarm; 7] = [
     ApiHarm::Paused,
     ApiHarm::CutOff,
 ];
-const MARATHON: [MarathonHarm; 1] = [MarathonHarm::CutOff];
+const MARATHON: [MarathonHarm; 7] = [
+    MarathonHarm::LeaderChanged,
+    MarathonHarm::NoLeader,
+    MarathonHarm::LeaderGone,
+    MarathonHarm::Muddled,
+    MarathonHarm::Slow,
+    MarathonHarm::Refusing,
+    MarathonHarm::CutOff,
+];
 const VROUTER: [VrouterHarm; 2] = [VrouterHarm::Gone, VrouterHarm::Restarted];
 /// Those to whom something can happen.
 const VICTIMS: u64 = 7;

@@ -15,7 +15,7 @@ use super::plan::{Plan, Step};
 use super::truth::{Look, look};
 
 /// How long it may take, once all is healed, until all is as it is to be.
-pub(super) const BOUND: Duration = Duration::from_secs(120);
+pub(super) const BOUND: Duration = Duration::from_mins(2);
 /// How long all must stay so: longer than the managers' resync.
 const STAYS: Duration = Duration::from_millis(2500);
 const PAUSE: Duration = Duration::from_millis(250);
@@ -126,7 +126,7 @@ impl<'a> Round<'a> {
         };
         let kind = if app == App::Pod { "pods" } else { "apps" };
         let path = format!("/v2/{kind}{}?force=true", app.id());
-        let (status, answer) = self.bed.ask(Method::PUT, &path, Some(&body))?;
+        let (status, answer) = self.bed.ask(&Method::PUT, &path, Some(&body))?;
         ensure!((200..300).contains(&status), "{status} {answer}");
         self.unsure.remove(&app);
         Ok(())

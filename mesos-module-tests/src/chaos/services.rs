@@ -7,6 +7,6 @@ pub(super) const CONTROL: u16 = 8083;
 /// Where ZooKeeper listens.
 pub(super) const ZOOKEEPER: u16 = 2181;
 /// Where Marathon's servers listen.
-pub(super) const MARATHON: [u16; 1] = [8080];
+pub(super) const MARATHON: [u16; 3] = [8080, 8180, 8280];
 /// What agents and managers share.
 pub(super) const TOKEN: &str = "a-token-of-this-run-alone";

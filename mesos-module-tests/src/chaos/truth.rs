@@ -60,7 +60,7 @@ fn look_at(bed: &Bed, wanted: &AllWanted, look: &mut Look) -> Result<()> {
     let containers = mesos(bed, &apps, look)?;
     look.containers = containers.len();
     contrail(bed, wanted, &containers, look);
-    node(bed, wanted, &containers, look)?;
+    node(bed, &containers, look)?;
     Ok(())
 }
 
@@ -70,32 +70,25 @@ fn listed(bed: &Bed, wanted: &AllWanted, look: &mut Look) -> Result<BTreeMap<Str
     look.same("deployments", &deployments, &json!([]));
     let mut tasks = BTreeMap::new();
     for (app, wanted) in wanted {
-        let (instances, all) = match app {
-            App::Pod => {
-                let status = bed.get("/v2/pods/pod::status")?;
-                let instances = list(&status["instances"]);
-                let containers = instances.iter().flat_map(|one| list(&one["containers"]));
-                let ids = containers.map(|one| {
-                    let running = one["status"] == "TASK_RUNNING";
-                    (text(&one["containerId"]), running, one.clone())
-                });
-                (instances.len(), ids.collect::<Vec<_>>())
-            }
-            _ => {
-                let shown = bed.get(&format!("/v2/apps{}?embed=app.tasks", app.id()))?;
-                let all = list(&shown["app"]["tasks"]);
-                let ids = all.iter().map(|one| {
-                    let running = one["state"] == "TASK_RUNNING";
-                    (text(&one["id"]), running, one.clone())
-                });
-                (all.len(), ids.collect())
-            }
+        let (instances, all) = if *app == App::Pod {
+            let status = bed.get("/v2/pods/pod::status")?;
+            let instances = list(&status["instances"]);
+            let containers = instances.iter().flat_map(|one| list(&one["containers"]));
+            let ids = containers.map(|one| (text(&one["containerId"]), text(&one["status"])));
+            (instances.len(), ids.collect::<Vec<_>>())
+        } else {
+            let shown = bed.get(&format!("/v2/apps{}?embed=app.tasks", app.id()))?;
+            let all = list(&shown["app"]["tasks"]);
+            let ids = all
+                .iter()
+                .map(|one| (text(&one["id"]), text(&one["state"])));
+            (all.len(), ids.collect())
         };
         let what = format!("instances of {}", app.id());
         look.same(&what, &u64::try_from(instances)?, &wanted.instances);
-        for (id, running, shown) in all {
-            if !running {
-                look.wrong(format!("Marathon's {id} does not run: {shown}"));
+        for (id, state) in all {
+            if state != "TASK_RUNNING" {
+                look.wrong(format!("Marathon has {id} in {state}"));
             }
             tasks.insert(id, *app);
         }
@@ -185,7 +178,7 @@ fn contrail(
         let Some(wanted) = wanted.get(&container.app) else {
             continue;
         };
-        let interfaces = wanted.networks(container.app).len();
+        let interfaces = container.app.networks().len();
         // One of each family on the blue network.
         let addresses = interfaces + 1;
         let floating = interfaces * wanted.pools(container.app).len();
@@ -206,7 +199,7 @@ fn contrail(
             None => look.wrong(format!("container {id} has no virtual-machine {machine}")),
         }
         for index in 0..interfaces {
-            let network = wanted.networks(container.app)[index];
+            let network = container.app.networks()[index];
             let uuid = ports::interface(machine, &format!("eth{index}"));
             let place = format!("{} {id} eth{index}", container.app.id());
             let Some(object) = bed.api.object(&uuid.to_string()) else {
@@ -300,12 +293,7 @@ fn names(id: &str, container: &Container, object: &Value, look: &mut Look) {
 }
 
 /// What the node has: interfaces, addresses, files.
-fn node(
-    bed: &Bed,
-    wanted: &AllWanted,
-    containers: &BTreeMap<String, Container>,
-    look: &mut Look,
-) -> Result<()> {
+fn node(bed: &Bed, containers: &BTreeMap<String, Container>, look: &mut Look) -> Result<()> {
     let node = Node::look(bed).context("the node")?;
     let ids: BTreeSet<String> = containers.keys().cloned().collect();
     look.same("handles of namespaces", &node.namespaces(), &ids);
@@ -313,10 +301,7 @@ fn node(
     look.same("debts", &node.debts, &BTreeSet::new());
     let mut interfaces = BTreeSet::new();
     for (id, container) in containers {
-        let Some(wanted) = wanted.get(&container.app) else {
-            continue;
-        };
-        let count = wanted.networks(container.app).len();
+        let count = container.app.networks().len();
         for index in 0..count {
             let machine = machine(id);
             interfaces.insert((machine, ports::interface(machine, &format!("eth{index}"))));
