@@ -112,13 +112,13 @@ impl Bed {
         let token = directory.join("token");
         let text = format!(
             "listen = '{address}:{AGENTS}'\nadmin_listen = '{address}:{ADMIN}'\n\
-             undo_after = '1h'\ntoken_file = '{}'\n\
+             token_file = '{}'\n\
              [zookeeper]\nservers = '{}'\nsession_timeout = '4s'\n\
              [vnc]\nservers = ['http://{address}:{API}']\npatience = '1s'\n\
              [provision]\npod_task_subnets = ['10.32.0.0/12']\n\
              [mesos]\nmasters = '{}'\n\
              [marathon]\nservers = ['http://{own}:{MARATHON}']\n\
-             [reconcile]\nresync = '1s'\nsettle = '0s'\nyoung = '3s'\n",
+             [limits]\nundo_after = '60m'\n[reconcile]\nresync = '1s'\nsettle = '1s'\nyoung = '3s'\n",
             token.display(),
             self.zookeeper.url("/contrail/managers"),
             self.cluster.master(),

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use contrail_mesos::sim::vnc::{Effect, Fault};
 use contrail_mesos::vnc::{FqName, InstanceIp, KeyValues, Object as _};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use bed::{Bed, machine};
 
@@ -35,9 +36,14 @@ fn outcomes(history: &Value) -> Vec<(String, String)> {
 fn what_is_seen_is_what_happened() -> Result<()> {
     let bed = Bed::start()?;
     let leader = bed.leader()?;
-    let standby = 1 - leader;
+    before_there_is_anything(&bed, leader)?;
+    let network = a_container_is_shown(&bed, leader)?;
+    ensure!(!network.is_empty());
+    a_standby_knows_who_leads(&bed, leader)?;
+    bed.stop()
+}
 
-    // Before there is anything.
+fn before_there_is_anything(bed: &Bed, leader: usize) -> Result<()> {
     bed.until_measured(
         leader,
         &[
@@ -83,8 +89,11 @@ fn what_is_seen_is_what_happened() -> Result<()> {
     })?;
     assert_eq!(said["agents"][0]["connected"], true);
     bed.until(leader, "/", |page| page.contains("All is well"))?;
+    Ok(())
+}
 
-    // A task with a container, which is given the names of its task.
+/// A task with a container, which is given the names of its task; says its network.
+fn a_container_is_shown(bed: &Bed, leader: usize) -> Result<String> {
     let web = task(1);
     let container = bed.task(&web)?;
     bed.marathon.app("/shop/web", &[&web], &json!({}));
@@ -160,7 +169,11 @@ fn what_is_seen_is_what_happened() -> Result<()> {
     assert_eq!(page.headers["cache-control"], "no-store");
     ensure!(!page.text.contains("<script"), "{}", page.text);
 
-    // Each outcome is one line, with the same names in all.
+    one_line_an_outcome(bed, leader, id, &web)?;
+    Ok(network)
+}
+
+fn one_line_an_outcome(bed: &Bed, leader: usize, id: Uuid, web: &str) -> Result<()> {
     let lines = bed.lines_of(leader, id)?;
     let messages: Vec<_> = lines
         .iter()
@@ -176,7 +189,11 @@ fn what_is_seen_is_what_happened() -> Result<()> {
         (&json!("/shop/web"), &json!(web))
     );
 
-    // A standby knows who leads, and nothing else.
+    Ok(())
+}
+
+fn a_standby_knows_who_leads(bed: &Bed, leader: usize) -> Result<()> {
+    let standby = 1 - leader;
     let said: Value = serde_json::from_str(&bed.get(standby, "/v1/managers")?.text)?;
     assert_eq!(
         (&said["leading"], &said["leader"]),
@@ -190,7 +207,7 @@ fn what_is_seen_is_what_happened() -> Result<()> {
     );
     assert_eq!(bed.get(leader, "/v1/containers/nobody")?.status, 404);
     assert_eq!(bed.get(leader, "/v1/containers?limit=0")?.status, 400);
-    bed.stop()
+    Ok(())
 }
 
 #[test]
@@ -204,7 +221,16 @@ fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
     bed.marathon.app("/shop/web", &[&web], &json!({}));
     bed.make(&container, &[])?;
 
-    // A request that makes no sense.
+    what_makes_no_sense_is_said(&bed, leader, &web)?;
+    let half = the_api_server_fails(&bed, leader)?;
+    leftovers_are_removed(&bed, leader, &container)?;
+    what_is_dead_is_removed(&bed, leader, (&web, &container), &half)?;
+    the_leader_dies(&mut bed, leader)?;
+    bed.stop()
+}
+
+fn what_makes_no_sense_is_said(bed: &Bed, leader: usize, web: &str) -> Result<()> {
+    // A request.
     let (status, said) = bed.try_make(
         leader,
         "11111111-2222-3333-4444-555555555555",
@@ -229,7 +255,7 @@ fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
     // Labels that make no sense, and then do.
     bed.marathon.app(
         "/shop/web",
-        &[&web],
+        &[web],
         &json!({"floating-ips": "nonsense(1.2.3)"}),
     );
     let said = bed.until_json(leader, "/v1/problems", |said| {
@@ -241,7 +267,7 @@ fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
     // Floating addresses of a pool that is not there: what fails waits, and says why.
     let pool = "default-domain:nobody:nothing:pool";
     bed.marathon
-        .app("/shop/web", &[&web], &json!({"floating-ips": pool}));
+        .app("/shop/web", &[web], &json!({"floating-ips": pool}));
     bed.until_measured(leader, &["queue_failing 1"])?;
     ensure!(bed.measured(leader, "reconciled_total{outcome=\"failed\"}")? >= 1.0);
     let said = bed.until_json(leader, "/v1/queue", |said| said["failing"] == 1)?;
@@ -255,11 +281,15 @@ fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
     bed.until(leader, "/", |page| {
         page.contains("data-kind=\"cannot-be-put-right\"")
     })?;
-    bed.marathon.app("/shop/web", &[&web], &json!({}));
+    bed.marathon.app("/shop/web", &[web], &json!({}));
     bed.until_measured(leader, &["queue_failing 0", "queue_length 0"])?;
     bed.until_json(leader, "/v1/differences", |said| said["total"] == 0)?;
 
-    // The API server fails: it is said, and what is half made is unfinished until it is removed.
+    Ok(())
+}
+
+/// It is said, and what is half made is unfinished until it is made; says which container that is.
+fn the_api_server_fails(bed: &Bed, leader: usize) -> Result<String> {
     bed.api
         .fault(Fault::new(Effect::Status(500, "broken".to_owned())).on("POST", "/instance-ips"));
     let half = bed.task(&task(2))?;
@@ -314,10 +344,13 @@ fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
         "{history}"
     );
 
-    // Something of ours that belongs to nothing is removed.
+    Ok(half)
+}
+
+fn leftovers_are_removed(bed: &Bed, leader: usize, container: &str) -> Result<()> {
     let ours = bed
         .api
-        .object(&machine(&container).to_string())
+        .object(&machine(container).to_string())
         .context("it is gone")?;
     let pairs = ours["annotations"]["key_value_pair"]
         .as_array()
@@ -350,11 +383,20 @@ fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
         ],
     )?;
 
+    Ok(())
+}
+
+fn what_is_dead_is_removed(
+    bed: &Bed,
+    leader: usize,
+    (web, container): (&str, &str),
+    half: &str,
+) -> Result<()> {
     // Its agent removes one; the other's task ends, and nobody removes it.
     bed.end(&task(2))?;
-    bed.remove(&half)?;
+    bed.remove(half)?;
     bed.until_measured(leader, &["containers_removed_total 1"])?;
-    bed.end(&web)?;
+    bed.end(web)?;
     bed.until_measured(
         leader,
         &[
@@ -373,7 +415,11 @@ fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
         "{history}"
     );
 
-    // The leader dies. The other one says so, and then knows what there is.
+    Ok(())
+}
+
+/// The other one says so, and then knows what there is.
+fn the_leader_dies(bed: &mut Bed, leader: usize) -> Result<()> {
     bed.kill(leader)?;
     let other = bed.leader()?;
     ensure!(other != leader);
@@ -390,5 +436,5 @@ fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
         other,
         &["source_believed{source=\"mesos\"} 1", "containers_known 0"],
     )?;
-    bed.stop()
+    Ok(())
 }

@@ -76,7 +76,8 @@ impl Marathon {
             let head =
                 "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
             stream.write_all(format!("{head}{hello}").as_bytes())?;
-            self.held(|held| Ok::<_, std::io::Error>(held.streams.push(stream.try_clone()?)))?;
+            let kept = stream.try_clone()?;
+            self.held(|held| held.streams.push(kept));
             // Until the other end goes.
             reader.read_to_end(&mut vec![])?;
             return Ok(());
