@@ -9,6 +9,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
+use super::effort::Source;
 use super::{Key, Reconciler};
 use crate::http::CallError;
 use crate::manager::stores::read::Reading;
@@ -49,7 +50,7 @@ impl Reconciler {
         loop {
             // An error is that nobody has asked.
             let _ = timeout(self.resync, self.all.notified()).await;
-            self.look_at_all();
+            self.look_at_all().await;
             sleep(BREATH).await;
         }
     }
@@ -80,11 +81,13 @@ impl Reconciler {
                 self.stores
                     .mesos
                     .change(|view| view.listed(*state, now, settle));
+                self.counters.listed(Source::Mesos);
                 self.all.notify_one();
             }
             master::Update::Changed(change) => {
                 let touched = self.stores.mesos.change(|view| view.apply(change, now));
                 self.touch(touched);
+                self.counters.changed();
             }
         }
     }
@@ -148,6 +151,7 @@ impl Reconciler {
                 self.stores
                     .marathon
                     .change(|view| view.listed(*listing, now, settle));
+                self.counters.listed(Source::Marathon);
                 self.all.notify_one();
             }
             marathon::Update::Touched(_) => {}
@@ -232,6 +236,7 @@ impl Reconciler {
         self.stores
             .contrail
             .replace(|old| reading.finish(old, Instant::now()));
+        self.counters.listed(Source::Contrail);
         self.all.notify_one();
     }
 }

@@ -3,12 +3,14 @@
 //! ```text
 //! follow     Mesos, Marathon and the VNC API into the stores; what changes is put on the queue
 //! queue      each container once; what fails again after a pause, with jitter
+//! effort     what has been done, counted
 //! here       what is on the queue is decided anew, on what is known at that moment, and written
 //! ```
 //!
 //! Every event only says where to look, and every so often everything is looked at. Who may not
 //! write looks on, and so is at once in the picture when it may.
 
+mod effort;
 mod follow;
 mod queue;
 
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -26,7 +29,13 @@ use super::error::ManagerError;
 use super::stores::Stores;
 use super::stores::contrail::{Machine, Orphan};
 use crate::vnc::VncClient;
+use effort::Counters;
 use queue::Queue;
+
+pub use effort::Effort;
+
+/// How many containers are looked at before others may go on.
+const TURN: usize = 1000;
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -50,6 +59,7 @@ pub struct Reconciler {
     /// Everything is to be looked at.
     all: Notify,
     may_write: watch::Receiver<bool>,
+    counters: Counters,
 }
 
 /// What a container, or something that belongs to nothing, would be changed in.
@@ -85,6 +95,7 @@ impl Reconciler {
             queue: Queue::new(),
             all: Notify::new(),
             may_write,
+            counters: Counters::default(),
         })
     }
 
@@ -94,10 +105,16 @@ impl Reconciler {
         self.queue.len()
     }
 
+    /// What has been done so far.
+    #[must_use]
+    pub fn effort(&self) -> Effort {
+        self.counters.effort(self.stores.copied())
+    }
+
     /// Looks at everything, and works on it until nothing is due any more.
     #[cfg(test)]
     pub(in crate::manager) async fn settle(&self) {
-        self.look_at_all();
+        self.look_at_all().await;
         while let Some(key) = self.queue.try_next() {
             self.handle(key).await;
         }
@@ -161,16 +178,37 @@ impl Reconciler {
         machines.chain(orphans).collect()
     }
 
-    /// Puts everything that is not as it is to be on the queue.
-    fn look_at_all(&self) {
-        for planned in self.differences() {
-            match planned.differences.first() {
-                Some(Difference::Orphan(_)) => {}
-                _ => self.queue.push(Key::Machine(planned.uuid)),
-            }
+    /// Puts everything that is not as it is to be on the queue. Events are taken in meanwhile: what
+    /// they change is looked at on their word.
+    async fn look_at_all(&self) {
+        let lists = self.counters.begin();
+        let machines: Vec<Uuid> = self
+            .stores
+            .contrail
+            .read(|contrail| contrail.machines.keys().copied().collect());
+        for turn in machines.chunks(TURN) {
+            self.known(|known| {
+                let wrong = turn.iter().filter(|uuid| self.is_wrong(known, **uuid));
+                wrong.for_each(|uuid| self.queue.push(Key::Machine(*uuid)));
+            });
+            self.counters.decided(turn.len());
+            yield_now().await;
         }
         for orphan in self.known(desired::orphans) {
             self.queue.push(Key::Orphan(orphan));
+        }
+        self.counters.looked(lists);
+    }
+
+    /// Whether something of a container would be written.
+    fn is_wrong(&self, known: &Known<'_>, uuid: Uuid) -> bool {
+        let Some(machine) = known.contrail.machines.get(&uuid) else {
+            return false;
+        };
+        match desired::fate(known, uuid, machine, self.containers.put_at(uuid)) {
+            Fate::Keep(keep) => !desired::differences(&keep, machine).is_empty(),
+            Fate::Remove(_) => true,
+            Fate::Unknown(_) => false,
         }
     }
 
@@ -293,6 +331,7 @@ impl Reconciler {
 
     fn decide(&self, uuid: Uuid) -> Option<(Machine, Fate)> {
         let put = self.containers.put_at(uuid);
+        self.counters.decided(1);
         self.known(|known| {
             let machine = known.contrail.machines.get(&uuid)?;
             Some((machine.clone(), desired::fate(known, uuid, machine, put)))

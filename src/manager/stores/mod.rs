@@ -16,6 +16,7 @@ pub(super) mod mesos;
 pub(super) mod read;
 pub(super) mod source;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use contrail::ContrailView;
@@ -24,29 +25,35 @@ use mesos::MesosView;
 
 /// One store.
 #[derive(Debug, Default)]
-pub(super) struct Store<T>(RwLock<Arc<T>>);
+pub(super) struct Store<T> {
+    held: RwLock<Arc<T>>,
+    copied: AtomicU64,
+}
 
 impl<T: Clone> Store<T> {
     /// What there is now.
     pub(super) fn snapshot(&self) -> Arc<T> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.held.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Looks at what there is now, for a moment.
     pub(super) fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.held.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Puts something else in its place.
     pub(super) fn replace(&self, new: impl FnOnce(&T) -> T) {
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let new = new(&held);
         *held = Arc::new(new);
     }
 
     /// Changes what there is.
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::get_mut(&mut held).is_none() {
+            self.copied.fetch_add(1, Ordering::Relaxed);
+        }
         change(Arc::make_mut(&mut held))
     }
 }
@@ -57,4 +64,12 @@ pub(super) struct Stores {
     pub mesos: Store<MesosView>,
     pub marathon: Store<MarathonView>,
     pub contrail: Store<ContrailView>,
+}
+
+impl Stores {
+    /// How often a store was copied as a whole because somebody held a snapshot of it.
+    pub(super) fn copied(&self) -> u64 {
+        let copied = [&self.mesos.copied, &self.marathon.copied, &self.contrail.copied];
+        copied.map(|one| one.load(Ordering::Relaxed)).iter().sum()
+    }
 }
