@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::effort::Source;
 use super::{Key, Reconciler};
 use crate::http::CallError;
+use crate::manager::stores::mesos;
 use crate::manager::stores::read::Reading;
 use crate::marathon::{self, MarathonClient, RunSpecId};
 use crate::master::{self, MasterClient};
@@ -78,9 +79,11 @@ impl Reconciler {
             }
             master::Update::Snapshot(state) => {
                 let settle = self.policy.settle;
+                let state = mesos::share(*state, &mut self.stores.texts());
                 self.stores
                     .mesos
-                    .change(|view| view.listed(*state, now, settle));
+                    .change(|view| view.listed(state, now, settle));
+                self.stores.texts().tidy();
                 self.counters.listed(Source::Mesos);
                 self.all.notify_one();
             }
@@ -148,9 +151,11 @@ impl Reconciler {
             }
             marathon::Update::Snapshot(listing) => {
                 let settle = self.policy.settle;
-                self.stores
-                    .marathon
-                    .change(|view| view.listed(*listing, now, settle));
+                self.stores.marathon.change(|view| {
+                    view.listed(*listing, now, settle);
+                    view.share(&mut self.stores.texts());
+                });
+                self.stores.texts().tidy();
                 self.counters.listed(Source::Marathon);
                 self.all.notify_one();
             }
@@ -175,9 +180,12 @@ impl Reconciler {
             }
             failed.insert(None);
         }
+        let mut changed = HashSet::new();
         for id in keys.into_iter().flatten() {
             match self.reread_one(client, &id).await {
-                Ok(true) => self.touch_application(&id),
+                Ok(true) => {
+                    changed.insert(id);
+                }
                 Ok(false) => {}
                 Err(error) => {
                     log::warn!(app:% = id, error:%; "it cannot be read again yet");
@@ -185,6 +193,7 @@ impl Reconciler {
                 }
             }
         }
+        self.touch_applications(&changed);
         failed
     }
 
@@ -197,11 +206,16 @@ impl Reconciler {
         Ok(store.change(|view| view.pod(id, pod)))
     }
 
-    /// Looks at the containers of an app whose networks have other labels now.
-    fn touch_application(&self, id: &RunSpecId) {
+    /// Looks at the containers of apps whose networks have other labels now.
+    fn touch_applications(&self, changed: &HashSet<RunSpecId>) {
+        if changed.is_empty() {
+            return;
+        }
+        let changed: HashSet<&str> = changed.iter().map(RunSpecId::as_str).collect();
         self.stores.contrail.read(|contrail| {
             for (uuid, machine) in &contrail.machines {
-                if machine.names.application.as_deref() == Some(id.as_str()) {
+                let application = machine.names.application.as_deref();
+                if application.is_some_and(|one| changed.contains(one)) {
                     self.queue.push(Key::Machine(*uuid));
                 }
             }
@@ -233,9 +247,15 @@ impl Reconciler {
 
     /// Takes over what was read of the VNC API.
     pub(in crate::manager) fn take_contrail(&self, reading: Reading) {
-        self.stores
-            .contrail
-            .replace(|old| reading.finish(old, Instant::now()));
+        self.stores.contrail.replace(|old| {
+            let mut new = reading.finish(old, Instant::now());
+            let mut texts = self.stores.texts();
+            new.machines
+                .values_mut()
+                .for_each(|machine| machine.share(&mut texts));
+            new
+        });
+        self.stores.texts().tidy();
         self.counters.listed(Source::Contrail);
         self.all.notify_one();
     }

@@ -338,7 +338,10 @@ impl Reconciler {
         })
     }
 
-    fn cache(&self, uuid: Uuid, machine: Option<Machine>) {
+    fn cache(&self, uuid: Uuid, mut machine: Option<Machine>) {
+        if let Some(machine) = &mut machine {
+            machine.share(&mut self.stores.texts());
+        }
         self.stores.contrail.change(|view| match machine {
             Some(machine) => view.machines.insert(uuid, machine),
             None => view.machines.remove(&uuid),

@@ -7,6 +7,8 @@
 //! contrail   our objects in the VNC API; `read` fills it page by page
 //! ```
 //!
+//! Ids that several of them name are kept once for all.
+//!
 //! A snapshot costs nothing and stays as it is. What changes a store copies it only while somebody
 //! holds a snapshot, so a stream of events is taken in as fast as it comes.
 
@@ -17,11 +19,13 @@ pub(super) mod read;
 pub(super) mod source;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use contrail::ContrailView;
 use marathon::MarathonView;
 use mesos::MesosView;
+
+use crate::intern::Interner;
 
 /// One store.
 #[derive(Debug, Default)]
@@ -64,9 +68,15 @@ pub(super) struct Stores {
     pub mesos: Store<MesosView>,
     pub marathon: Store<MarathonView>,
     pub contrail: Store<ContrailView>,
+    texts: Mutex<Interner>,
 }
 
 impl Stores {
+    /// The texts that they share.
+    pub(super) fn texts(&self) -> MutexGuard<'_, Interner> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How often a store was copied as a whole because somebody held a snapshot of it.
     pub(super) fn copied(&self) -> u64 {
         let copied = [&self.mesos.copied, &self.marathon.copied, &self.contrail.copied];
