@@ -60,7 +60,11 @@ fn the_manager_does_no_more_for_an_event_where_there_are_more_tasks() -> Result<
         }
     }
     // As many writes for each that is stale.
-    let each: Vec<_> = stale.iter().zip([2.0, 12.0]).map(|(all, count)| all / count).collect();
+    let each: Vec<_> = stale
+        .iter()
+        .zip([2.0, 12.0])
+        .map(|(all, count)| all / count)
+        .collect();
     assert_eq!(each, [1.0, 1.0]);
     let growth = rows.0.iter().filter(|row| {
         let name = row["name"].as_str().unwrap_or_default();

@@ -452,6 +452,4 @@ pub(super) fn orphans(known: &Known<'_>) -> Vec<Orphan> {
 }
 
 #[cfg(test)]
-mod scale;
-#[cfg(test)]
 mod tests;

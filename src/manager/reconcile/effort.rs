@@ -63,7 +63,8 @@ impl Counters {
     }
 
     pub(super) fn effort(&self, copied: u64) -> Effort {
-        let counts = |counts: &[AtomicU64; 3]| counts.each_ref().map(|one| one.load(Ordering::Relaxed));
+        let counts =
+            |counts: &[AtomicU64; 3]| counts.each_ref().map(|one| one.load(Ordering::Relaxed));
         Effort {
             lists: counts(&self.lists),
             seen: counts(&self.seen),

@@ -61,7 +61,7 @@ impl Machine {
     /// Makes its texts those that others have already.
     pub(in crate::manager) fn share(&mut self, texts: &mut Interner) {
         let names = &mut self.names;
-        let named = [
+        let own = [
             &mut self.display_name,
             &mut names.application,
             &mut names.task,
@@ -71,7 +71,7 @@ impl Machine {
             &mut names.mesos_agent,
         ];
         let networks = self.interfaces.iter_mut().map(|one| &mut one.network);
-        for text in named.into_iter().chain(networks).flatten() {
+        for text in own.into_iter().chain(networks).flatten() {
             *text = texts.share(text);
         }
         self.agent = texts.share(&self.agent);

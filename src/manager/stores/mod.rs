@@ -79,7 +79,11 @@ impl Stores {
 
     /// How often a store was copied as a whole because somebody held a snapshot of it.
     pub(super) fn copied(&self) -> u64 {
-        let copied = [&self.mesos.copied, &self.marathon.copied, &self.contrail.copied];
+        let copied = [
+            &self.mesos.copied,
+            &self.marathon.copied,
+            &self.contrail.copied,
+        ];
         copied.map(|one| one.load(Ordering::Relaxed)).iter().sum()
     }
 }

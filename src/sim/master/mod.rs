@@ -98,9 +98,8 @@ impl Master {
         let mut inner = self.lock();
         inner.state.frameworks.insert(id.into(), name.into());
         let framework = state::framework(id, name);
-        inner.tell(
-            &json!({"type": "FRAMEWORK_ADDED", "framework_added": {"framework": framework}}),
-        );
+        inner
+            .tell(&json!({"type": "FRAMEWORK_ADDED", "framework_added": {"framework": framework}}));
     }
 
     /// An agent has registered, for the first time or again.

@@ -171,7 +171,11 @@ impl State {
         list("get_tasks", "tasks", tasks);
         let frameworks = &mut self.frameworks.iter().map(|(id, name)| framework(id, name));
         list("get_frameworks", "frameworks", frameworks);
-        list("get_agents", "agents", &mut self.agents.values().map(Agent::json));
+        list(
+            "get_agents",
+            "agents",
+            &mut self.agents.values().map(Agent::json),
+        );
         text.push('}');
         text
     }

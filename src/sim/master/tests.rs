@@ -75,10 +75,18 @@ async fn the_client_of_the_real_one_follows_it() {
     let states: BTreeSet<_> = seen
         .tasks
         .values()
-        .map(|task| (task.status.container.clone().unwrap(), task.status.condition))
+        .map(|task| {
+            (
+                task.status.container.clone().unwrap(),
+                task.status.condition,
+            )
+        })
         .collect();
     assert_eq!(states.len(), 3);
-    assert_eq!(seen.agents["S2"].address, Some(IpAddr::from([192, 0, 2, 2])));
+    assert_eq!(
+        seen.agents["S2"].address,
+        Some(IpAddr::from([192, 0, 2, 2]))
+    );
 
     assert!(master.update_task("t1", TaskState::TaskKilling));
     assert!(master.update_task("t2", TaskState::TaskFailed));
@@ -107,6 +115,10 @@ async fn what_is_no_call_is_refused() {
         ("application/json", r#"{"type":"GET_STATE"}"#, 200),
     ] {
         let answer = http.post(&url).header("content-type", kind).body(body);
-        assert_eq!(answer.send().await.unwrap().status(), status, "{kind} {body}");
+        assert_eq!(
+            answer.send().await.unwrap().status(),
+            status,
+            "{kind} {body}"
+        );
     }
 }

@@ -90,9 +90,7 @@ impl Question {
             json!({ "count": found.len() })
         } else {
             let items = found.into_iter();
-            items
-                .map(|object| self.item(db, object, base))
-                .collect()
+            items.map(|object| self.item(db, object, base)).collect()
         };
         let mut out = Map::new();
         out.insert(plural, items);

@@ -68,7 +68,10 @@ impl Object {
 
     /// What it is sorted by in a list of its type.
     fn key(&self) -> (KindId, String) {
-        (self.kind, format!("{}:{}", self.fq_name.join(":"), self.uuid))
+        (
+            self.kind,
+            format!("{}:{}", self.fq_name.join(":"), self.uuid),
+        )
     }
 
     pub(crate) fn text(&self, prop: &str) -> Option<&str> {

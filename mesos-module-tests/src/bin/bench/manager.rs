@@ -242,8 +242,13 @@ fn rows(level: &Level, report: &mut Report) {
     };
     let most = |most: f64| move |row: &Row| Some(row.ours? <= most);
     report.add(
-        two("full resync", "s", ours.resync.wall, Some(floor.resync.wall))
-            .goal("<= 15 s", most(15.0)),
+        two(
+            "full resync",
+            "s",
+            ours.resync.wall,
+            Some(floor.resync.wall),
+        )
+        .goal("<= 15 s", most(15.0)),
     );
     report.add(two(
         "full resync, CPU",
@@ -262,10 +267,20 @@ fn rows(level: &Level, report: &mut Report) {
     } else {
         memory
     });
-    report.add(two("memory a task, most in a resync", "KiB", kib(ours.peak), None));
+    report.add(two(
+        "memory a task, most in a resync",
+        "KiB",
+        kib(ours.peak),
+        None,
+    ));
     report.add(
-        two("events", "1/s", 1.0 / ours.change.wall, Some(1.0 / floor.change.wall))
-            .goal(">= 10000/s", |row| Some(row.ours? >= 10_000.0)),
+        two(
+            "events",
+            "1/s",
+            1.0 / ours.change.wall,
+            Some(1.0 / floor.change.wall),
+        )
+        .goal(">= 10000/s", |row| Some(row.ours? >= 10_000.0)),
     );
     report.add(two(
         "CPU of an event",
@@ -274,8 +289,7 @@ fn rows(level: &Level, report: &mut Report) {
         Some(floor.change.cpu * 1e6),
     ));
     report.add(
-        two("containers decided on for an event", "", ours.decided, None)
-            .goal("<= 1", most(1.0)),
+        two("containers decided on for an event", "", ours.decided, None).goal("<= 1", most(1.0)),
     );
     let (lags, busy) = (samples(&ours.lags), samples(&ours.busy_lags));
     let floor_lags = samples(&floor.lags);
@@ -290,13 +304,16 @@ fn rows(level: &Level, report: &mut Report) {
     report.add(two("idle CPU", "%", ours.idle * 100.0, None).goal("< 1 %", most(1.0)));
     let with_resync = (ours.idle + ours.resync.cpu / RESYNC) * 100.0;
     report.add(
-        two("idle CPU, with a resync every 5 min", "%", with_resync, None)
-            .goal("< 1 %", most(1.0)),
+        two(
+            "idle CPU, with a resync every 5 min",
+            "%",
+            with_resync,
+            None,
+        )
+        .goal("< 1 %", most(1.0)),
     );
     let done = as_f64(ours.left + stale.left) + ours.written;
-    report.add(
-        two("written or left where nothing is to do", "", done, None).goal("0", most(0.0)),
-    );
+    report.add(two("written or left where nothing is to do", "", done, None).goal("0", most(0.0)));
     report.add(two("written where 1 % is stale", "", stale.written, None));
     #[allow(clippy::cast_precision_loss, reason = "a few")]
     report.add(two("stores copied", "", ours.copied as f64, None).goal("0", most(0.0)));
@@ -315,11 +332,17 @@ fn growth(levels: &[Level], report: &mut Report) {
     let figures: [(&str, Figure); 7] = [
         ("full resync", |level| Some(level.ours.resync.wall)),
         ("full resync, CPU", |level| Some(level.ours.resync.cpu)),
-        ("full resync, 1 % stale", |level| Some(level.stale.resync.wall)),
+        ("full resync, 1 % stale", |level| {
+            Some(level.stale.resync.wall)
+        }),
         ("memory", |level| Some(level.ours.resident)),
         ("CPU of an event", |level| Some(level.ours.change.cpu)),
-        ("event to write p50", |level| samples(&level.ours.lags).wall(0.5)),
-        ("event to write p99", |level| samples(&level.ours.lags).wall(0.99)),
+        ("event to write p50", |level| {
+            samples(&level.ours.lags).wall(0.5)
+        }),
+        ("event to write p99", |level| {
+            samples(&level.ours.lags).wall(0.99)
+        }),
     ];
     for (what, figure) in figures {
         let grown = figure(many).zip(figure(few)).map(|(many, few)| many / few);

@@ -46,7 +46,9 @@ impl Cluster {
     }
 
     pub(crate) fn machine(number: usize) -> Uuid {
-        ports::machine(&ContainerId::top_level(&Self::container(number).to_string()))
+        ports::machine(&ContainerId::top_level(
+            &Self::container(number).to_string(),
+        ))
     }
 
     pub(crate) fn interface(number: usize) -> Uuid {
@@ -162,7 +164,10 @@ impl Cluster {
             },
         )];
         create(vnc, &network)?;
-        create(vnc, &named::<SecurityGroup>(&[PROJECT[0], PROJECT[1], GROUP]))?;
+        create(
+            vnc,
+            &named::<SecurityGroup>(&[PROJECT[0], PROJECT[1], GROUP]),
+        )?;
         for number in 0..self.tasks + WAITING {
             self.fill_container(vnc, number)?;
         }
@@ -223,16 +228,14 @@ impl Cluster {
         interface.virtual_network_refs =
             vec![Ref::to(FqName::new([PROJECT[0], PROJECT[1], NETWORK]))];
         interface.virtual_machine_refs = vec![Ref::to(FqName::new([name]))];
-        interface.security_group_refs =
-            vec![Ref::to(FqName::new([PROJECT[0], PROJECT[1], GROUP]))];
+        interface.security_group_refs = vec![Ref::to(FqName::new([PROJECT[0], PROJECT[1], GROUP]))];
         interface.port_security_enabled = Some(true);
         let own = [
             ("index", "0/1".to_owned()),
             ("interface", "eth0".to_owned()),
             ("network", "contrail".to_owned()),
         ];
-        interface.common.annotations =
-            annotations(own.into_iter().chain(ours).chain(names));
+        interface.common.annotations = annotations(own.into_iter().chain(ours).chain(names));
         create(vnc, &interface)?;
 
         let address = ports::interface(machine, "address");
@@ -255,4 +258,3 @@ fn create<T: Object>(vnc: &Handle, object: &T) -> Result<()> {
     let failed = |problem| anyhow!("the {} {}: {problem}", T::TYPE, object.common().fq_name);
     made.map(drop).map_err(failed)
 }
-

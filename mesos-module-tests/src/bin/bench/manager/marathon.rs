@@ -25,7 +25,10 @@ pub(crate) async fn serve(apps: Vec<Value>) -> Result<SocketAddr> {
     let address = listener.local_addr()?;
     let apps = Bytes::from(json!({ "apps": apps }).to_string());
     let router = Router::new()
-        .route("/v2/info", get(async || Json(json!({"version": "1.11.24"}))))
+        .route(
+            "/v2/info",
+            get(async || Json(json!({"version": "1.11.24"}))),
+        )
         .route("/v2/pods/::status", get(async || Json(json!([]))))
         .route(
             "/v2/apps",
@@ -44,5 +47,8 @@ async fn events() -> impl IntoResponse {
         sleep(Duration::from_secs(10)).await;
         Some((Ok("\r\n"), false))
     });
-    ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(beats))
+    (
+        [(CONTENT_TYPE, "text/event-stream")],
+        Body::from_stream(beats),
+    )
 }

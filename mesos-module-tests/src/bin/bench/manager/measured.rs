@@ -220,7 +220,10 @@ impl Running {
         while !is_so(&reconciler.effort()) || reconciler.waiting() > 0 {
             if Instant::now() > deadline {
                 let waiting = reconciler.waiting();
-                bail!("{what}: not so, with {waiting} waiting: {:?}", reconciler.effort());
+                bail!(
+                    "{what}: not so, with {waiting} waiting: {:?}",
+                    reconciler.effort()
+                );
             }
             sleep(GLANCE).await;
         }
@@ -266,7 +269,10 @@ async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measured> {
     running.until("every change is taken in", taken).await?;
     let cost = since.cost()?;
     let after = running.effort()?;
-    ensure!(after.lists[0] == before.lists[0], "changes were given up for a new list");
+    ensure!(
+        after.lists[0] == before.lists[0],
+        "changes were given up for a new list"
+    );
     let count = as_f64(sent - before.changes);
     running.measured.change = Cost {
         wall: cost.wall / count,

@@ -228,7 +228,11 @@ impl Simulators {
         self.master.add_task(task);
         let written = async {
             loop {
-                let first = self.seen.first.lock().unwrap_or_else(PoisonError::into_inner);
+                let first = self
+                    .seen
+                    .first
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 // Its making was before.
                 if let Some(at) = first.get(&interface) {
                     return *at;
