@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// The texts of one listing.
+/// The texts of one listing, or of all that several keep.
 #[derive(Debug, Default)]
 pub struct Interner(HashSet<Arc<str>>);
 
@@ -16,6 +16,33 @@ impl Interner {
         let new: Arc<str> = text.into();
         self.0.insert(Arc::clone(&new));
         new
+    }
+
+    /// The one copy of a text of which somebody has one already.
+    pub fn share(&mut self, text: &Arc<str>) -> Arc<str> {
+        if let Some(known) = self.0.get(text) {
+            return Arc::clone(known);
+        }
+        self.0.insert(Arc::clone(text));
+        Arc::clone(text)
+    }
+
+    /// Forgets what nobody else has.
+    pub fn tidy(&mut self) {
+        self.0.retain(|text| Arc::strong_count(text) > 1);
+        self.0.shrink_to(self.0.len() * 2);
+    }
+
+    /// How many texts there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The one copy of a text that may be missing; an empty one is missing too.
@@ -38,5 +65,17 @@ mod tests {
         assert_eq!(interner.optional(Some("")), None);
         assert_eq!(interner.optional(None), None);
         assert_eq!(interner.optional(Some("agent")).as_ref(), Some(&first));
+    }
+
+    #[test]
+    fn what_nobody_has_is_forgotten() {
+        let mut interner = Interner::default();
+        let kept = interner.share(&"kept".into());
+        let other: Arc<str> = "kept".into();
+        assert!(Arc::ptr_eq(&kept, &interner.share(&other)));
+        drop(interner.share(&"gone".into()));
+        interner.tidy();
+        assert_eq!(interner.len(), 1);
+        assert!(Arc::ptr_eq(&kept, &interner.get("kept")));
     }
 }

@@ -7,6 +7,13 @@ use std::fmt;
 /// The longest record that is believed: the whole state of a large cluster is one record.
 const LONGEST: usize = 1 << 30;
 
+/// A record from this length on is handed on without a copy, and what it took is given back: the
+/// first record of a stream is far longer than all that follow.
+const LONG: usize = 1 << 16;
+
+/// The most that comes at a time: what follows a long record in the same piece.
+const MORE: usize = 1 << 19;
+
 /// The longest text of a length.
 const LONGEST_LENGTH: usize = 20;
 
@@ -62,7 +69,20 @@ impl Decoder {
         }
         let (begin, end) = (newline + 1, newline + 1 + length);
         if rest.len() < end {
+            if length >= LONG {
+                // Once, and not twice what is needed. What never comes takes no memory.
+                self.bytes.drain(..self.start);
+                self.start = 0;
+                self.bytes.reserve_exact(end + MORE - self.bytes.len());
+            }
             return Ok(None);
+        }
+        if length >= LONG {
+            let rest = self.bytes.split_off(self.start + end);
+            let mut record = std::mem::replace(&mut self.bytes, rest);
+            record.drain(..self.start + begin);
+            self.start = 0;
+            return Ok(Some(record));
         }
         let record = rest[begin..end].to_vec();
         self.start += end;
@@ -94,6 +114,26 @@ mod tests {
         for cut in 0..=stream.len() {
             let records = decode(&[&stream[..cut], &stream[cut..]]).expect("well formed");
             assert_eq!(records, [&b"hello"[..], b"", b"a\nb"], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_long_record_is_one_like_others_and_leaves_nothing_behind() {
+        let long = vec![b'x'; 3 * LONG];
+        let short = b"5\nhello";
+        let head = format!("{}\n", long.len());
+        let stream = [&short[..], head.as_bytes(), &long, short, short].concat();
+        for size in [1000, LONG, stream.len()] {
+            let mut decoder = Decoder::default();
+            let mut records = Vec::new();
+            for part in stream.chunks(size) {
+                decoder.push(part);
+                while let Some(record) = decoder.next_record().expect("well formed") {
+                    records.push(record);
+                }
+            }
+            assert_eq!(records, [&b"hello"[..], &long, b"hello", b"hello"]);
+            assert!(decoder.bytes.capacity() < LONG, "{size} bytes at a time");
         }
     }
 

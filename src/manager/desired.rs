@@ -75,7 +75,7 @@ pub(super) enum Fate {
 /// How a container that lives is to be.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Keep {
-    pub display_name: Box<str>,
+    pub display_name: Arc<str>,
     pub names: Names,
     /// Its host.
     pub router: Option<Uuid>,
@@ -308,12 +308,12 @@ fn keep(known: &Known<'_>, machine: &Machine, task: &Task) -> Keep {
     let name: &str = instance.as_deref().unwrap_or(&task.key.task);
     let spec = run_spec_of(&task.key.task).filter(|_| of_marathon);
     let names = Names {
-        application: spec.as_ref().map(|spec| clip(spec.as_str()).into()),
+        application: spec.as_ref().map(|spec| clip(spec.as_str())),
         task: Some(clip(&task.key.task)),
-        framework: framework.map(|name| clip(name).into()),
-        framework_id: Some(clip(&task.key.framework).into()),
+        framework: framework.map(|name| clip(name)),
+        framework_id: Some(clip(&task.key.framework)),
         executor: task.executor.as_deref().map(clip),
-        mesos_agent: task.agent.as_deref().map(|agent| clip(agent).into()),
+        mesos_agent: task.agent.as_deref().map(|agent| clip(agent)),
     };
     let mut keep = Keep {
         display_name: clip(name),
@@ -388,7 +388,11 @@ fn by_labels(
 }
 
 /// A text that can be an annotation.
-fn clip(text: &str) -> Box<str> {
+fn clip(text: &str) -> Arc<str> {
+    let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    if text.len() <= plan::LONGEST_VALUE && text.bytes().all(is_plain) {
+        return text.into();
+    }
     let mut clipped: String = text
         .chars()
         .map(|letter| match letter {
@@ -478,7 +482,5 @@ pub(super) fn orphans(known: &Known<'_>) -> Vec<Orphan> {
     old
 }
 
-#[cfg(test)]
-mod scale;
 #[cfg(test)]
 mod tests;

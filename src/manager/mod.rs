@@ -56,7 +56,7 @@ pub use desired::{Difference, Policy, Reason};
 pub use election::ZooKeeper;
 pub use error::ManagerError;
 pub use fence::{Fence, Leadership};
-pub use reconcile::{Planned, Reconciler};
+pub use reconcile::{Effort, Planned, Reconciler};
 pub use server::{Manager, StartError};
 
 #[cfg(all(test, feature = "sim"))]

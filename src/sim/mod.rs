@@ -6,5 +6,6 @@
 pub mod fault_text;
 pub mod framework;
 pub mod marathon;
+pub mod master;
 pub mod vnc;
 pub mod vrouter;

@@ -1,13 +1,16 @@
 //! Lists of objects: which ones, with which fields, in pages and in bulk.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::marker::PhantomData;
 
 use hyper::Method;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::FqName;
-use super::client::{Call, VncClient};
+use super::client::{Answer, Call, VncClient};
 use super::error::VncError;
 use super::object::Object;
 
@@ -271,13 +274,24 @@ impl VncClient {
         let marker = marker.unwrap_or("none");
         let page = all.page.unwrap_or(PAGE);
         let call = plain::<T>(what, &parameters, Some(page), Some(marker));
-        let (values, next) = self.page::<T>(&call).await?;
+        let answer = self.ask(&call).await?;
+        let (objects, next) = match serde_json::from_slice::<Page<T>>(&answer.body) {
+            Ok(Page {
+                objects: Some(objects),
+                marker,
+            }) if objects.iter().all(|one| one.common().uuid.is_some()) => (objects, marker),
+            // In more steps, with what is around each object, and saying what is wrong where.
+            _ => {
+                let (values, next) = self.values::<T>(&call, &answer)?;
+                let objects = values.into_iter().map(|value| self.decode(&call, value));
+                (objects.collect::<Result<_, _>>()?, next)
+            }
+        };
         if next.as_deref() == Some(marker) {
             let problem = "the page after this one is this one".to_owned();
             return Err(self.nonsense(&call, problem));
         }
-        let objects = values.into_iter().map(|value| self.decode(&call, value));
-        Ok((objects.collect::<Result<_, _>>()?, next))
+        Ok((objects, next))
     }
 
     /// How many objects of a type there are.
@@ -297,7 +311,15 @@ impl VncClient {
     /// The objects of one page, without what is around each, and the marker of the next.
     async fn page<T: Object>(&self, call: &Call) -> Result<(Vec<Value>, Option<String>), VncError> {
         let answer = self.ask(call).await?;
-        let mut answer = self.json(call, &answer)?;
+        self.values::<T>(call, &answer)
+    }
+
+    fn values<T: Object>(
+        &self,
+        call: &Call,
+        answer: &Answer,
+    ) -> Result<(Vec<Value>, Option<String>), VncError> {
+        let mut answer = self.json(call, answer)?;
         let collection = T::collection();
         let Some(Value::Array(values)) = answer.get_mut(&collection).map(Value::take) else {
             return Err(self.nonsense(call, format!("there is no list of {collection} in it")));
@@ -308,6 +330,46 @@ impl VncClient {
         };
         let marker = answer["marker"].as_str().map(str::to_owned);
         Ok((values.into_iter().map(bare).collect(), marker))
+    }
+}
+
+/// A page as it is where nothing is around its objects, read at once: a large cluster has thousands.
+struct Page<T> {
+    objects: Option<Vec<T>>,
+    marker: Option<String>,
+}
+
+impl<'de, T: Object> Deserialize<'de> for Page<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(PageVisitor(PhantomData))
+    }
+}
+
+struct PageVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Object> Visitor<'de> for PageVisitor<T> {
+    type Value = Page<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "a list of {}", T::collection())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Page<T>, A::Error> {
+        let collection = T::collection();
+        let mut page = Page {
+            objects: None,
+            marker: None,
+        };
+        while let Some(key) = map.next_key::<String>()? {
+            if key == collection {
+                page.objects = Some(map.next_value()?);
+            } else if key == "marker" {
+                page.marker = map.next_value()?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(page)
     }
 }
 

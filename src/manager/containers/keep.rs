@@ -113,8 +113,8 @@ impl Containers {
         let wanted: Vec<_> = keep.names.pairs().collect();
         let common = &state.machine.common;
         self.annotate(machine, &common.annotations, &wanted).await?;
-        if common.display_name.as_deref() != Some(&keep.display_name) {
-            let patch = Patch::new().set("display_name", &keep.display_name);
+        if common.display_name.as_deref() != Some(&*keep.display_name) {
+            let patch = Patch::new().set("display_name", &*keep.display_name);
             self.client.update::<VirtualMachine>(machine, patch).await?;
         }
         let state = self.state(machine).await?;

@@ -158,7 +158,7 @@ pub(super) fn marathon(reconciler: &Reconciler, asked: &Page) -> Answer {
             "networks": networks,
             "tasks": spec.tasks.len(),
             // Those of all apps together may be many.
-            "first_tasks": spec.tasks.iter().take(20).collect::<Vec<_>>(),
+            "first_tasks": spec.tasks.iter().take(20).map(|task| &**task).collect::<Vec<_>>(),
         });
         (id, row)
     });

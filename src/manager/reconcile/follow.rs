@@ -9,8 +9,10 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
+use super::effort::Source;
 use super::{Key, Reconciler};
 use crate::http::CallError;
+use crate::manager::stores::mesos;
 use crate::manager::stores::read::Reading;
 use crate::marathon::{self, MarathonClient, RunSpecId};
 use crate::master::{self, MasterClient};
@@ -52,7 +54,7 @@ impl Reconciler {
         loop {
             // An error is that nobody has asked.
             let _ = timeout(self.resync, self.all.notified()).await;
-            self.look_at_all();
+            self.look_at_all().await;
             sleep(BREATH).await;
         }
     }
@@ -82,18 +84,22 @@ impl Reconciler {
             master::Update::Snapshot(state) => {
                 self.tally.update("mesos", "list");
                 let policy = &self.policy;
+                let state = mesos::share(*state, &mut self.stores.texts());
                 self.stores.mesos.change(|view| {
-                    view.listed(*state, now, policy.settle);
+                    view.listed(state, now, policy.settle);
                     if let Some(before) = now.checked_sub(policy.young) {
                         view.forget_vanished(before);
                     }
                 });
+                self.stores.texts().tidy();
+                self.counters.listed(Source::Mesos);
                 self.all.notify_one();
             }
             master::Update::Changed(change) => {
                 self.tally.update("mesos", "event");
                 let touched = self.stores.mesos.change(|view| view.apply(change, now));
                 self.touch(touched);
+                self.counters.changed();
             }
         }
     }
@@ -158,9 +164,12 @@ impl Reconciler {
             marathon::Update::Snapshot(listing) => {
                 self.tally.update("marathon", "list");
                 let settle = self.policy.settle;
-                self.stores
-                    .marathon
-                    .change(|view| view.listed(*listing, now, settle));
+                self.stores.marathon.change(|view| {
+                    view.listed(*listing, now, settle);
+                    view.share(&mut self.stores.texts());
+                });
+                self.stores.texts().tidy();
+                self.counters.listed(Source::Marathon);
                 self.all.notify_one();
             }
             marathon::Update::Touched(_) => {}
@@ -180,10 +189,13 @@ impl Reconciler {
             }
             failed.insert(None, *since);
         }
+        let mut changed = HashMap::new();
         for (id, since) in keys {
             let Some(id) = id else { continue };
             match self.reread_one(client, &id).await {
-                Ok(true) => self.touch_application(&id, since),
+                Ok(true) => {
+                    changed.insert(id, since);
+                }
                 Ok(false) => {}
                 Err(error) => {
                     log::warn!(app:% = id, error:%; "it cannot be read again yet");
@@ -191,6 +203,7 @@ impl Reconciler {
                 }
             }
         }
+        self.touch_applications(&changed);
         failed
     }
 
@@ -203,12 +216,20 @@ impl Reconciler {
         Ok(store.change(|view| view.pod(id, pod)))
     }
 
-    /// Looks at the containers of an app whose networks have other labels now.
-    fn touch_application(&self, id: &RunSpecId, since: Instant) {
+    /// Looks at the containers of apps whose networks have other labels now; since when each has.
+    fn touch_applications(&self, changed: &HashMap<RunSpecId, Instant>) {
+        if changed.is_empty() {
+            return;
+        }
+        let changed: HashMap<&str, Instant> = changed
+            .iter()
+            .map(|(id, since)| (id.as_str(), *since))
+            .collect();
         self.stores.contrail.read(|contrail| {
             for (uuid, machine) in &contrail.machines {
-                if machine.names.application.as_deref() == Some(id.as_str()) {
-                    self.queue.push_since(Key::Machine(*uuid), since);
+                let application = machine.names.application.as_deref();
+                if let Some(since) = application.and_then(|one| changed.get(one)) {
+                    self.queue.push_since(Key::Machine(*uuid), *since);
                 }
             }
         });
@@ -244,9 +265,16 @@ impl Reconciler {
 
     /// Takes over what was read of the VNC API.
     pub(in crate::manager) fn take_contrail(&self, reading: Reading) {
-        self.stores
-            .contrail
-            .replace(|old| reading.finish(old, Instant::now()));
+        self.stores.contrail.replace(|old| {
+            let mut new = reading.finish(old, Instant::now());
+            let mut texts = self.stores.texts();
+            new.machines
+                .values_mut()
+                .for_each(|machine| machine.share(&mut texts));
+            new
+        });
+        self.stores.texts().tidy();
+        self.counters.listed(Source::Contrail);
         self.all.notify_one();
     }
 }

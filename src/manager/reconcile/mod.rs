@@ -3,12 +3,14 @@
 //! ```text
 //! follow     Mesos, Marathon and the VNC API into the stores; what changes is put on the queue
 //! queue      each container once; what fails again after a pause, with jitter
+//! effort     what has been done, counted
 //! here       what is on the queue is decided anew, on what is known at that moment, and written
 //! ```
 //!
 //! Every event only says where to look, and every so often everything is looked at. Who may not
 //! write looks on, and so is at once in the picture when it may.
 
+mod effort;
 mod follow;
 mod queue;
 mod survey;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -29,10 +32,16 @@ use super::history::{What, Who};
 use super::stores::Stores;
 use super::stores::contrail::{Machine, Orphan};
 use crate::vnc::VncClient;
+use effort::Counters;
 use queue::Queue;
 pub(super) use queue::Waiting;
 use survey::Surveys;
 use tally::Tally;
+
+pub use effort::Effort;
+
+/// How many containers are looked at before others may go on.
+const TURN: usize = 1000;
 
 /// What is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +68,7 @@ pub struct Reconciler {
     /// Everything is to be looked at.
     all: Notify,
     may_write: watch::Receiver<bool>,
+    counters: Counters,
 }
 
 /// What a container, or something that belongs to nothing, would be changed in.
@@ -97,6 +107,7 @@ impl Reconciler {
             follows_marathon: follow.marathon.is_some(),
             all: Notify::new(),
             may_write,
+            counters: Counters::default(),
         })
     }
 
@@ -106,10 +117,16 @@ impl Reconciler {
         self.queue.len()
     }
 
+    /// What has been done so far.
+    #[must_use]
+    pub fn effort(&self) -> Effort {
+        self.counters.effort(self.stores.copied())
+    }
+
     /// Looks at everything, and works on it until nothing is due any more.
     #[cfg(test)]
     pub(in crate::manager) async fn settle(&self) {
-        self.look_at_all();
+        self.look_at_all().await;
         while let Some(key) = self.queue.try_next() {
             self.handle(key).await;
         }
@@ -177,19 +194,39 @@ impl Reconciler {
         machines.chain(orphans).collect()
     }
 
-    /// Puts everything that is not as it is to be on the queue.
-    fn look_at_all(&self) {
+    /// Puts everything that is not as it is to be on the queue. Events are taken in meanwhile: what
+    /// they change is looked at on their word.
+    async fn look_at_all(&self) {
         let began = Instant::now();
-        let differences = self.differences();
-        self.tally.comparison.observe(began.elapsed().as_secs_f64());
-        for planned in differences {
-            match planned.differences.first() {
-                Some(Difference::Orphan(_)) => {}
-                _ => self.queue.push(Key::Machine(planned.uuid)),
-            }
+        let lists = self.counters.begin();
+        let machines: Vec<Uuid> = self
+            .stores
+            .contrail
+            .read(|contrail| contrail.machines.keys().copied().collect());
+        for turn in machines.chunks(TURN) {
+            self.known(|known| {
+                let wrong = turn.iter().filter(|uuid| self.is_wrong(known, **uuid));
+                wrong.for_each(|uuid| self.queue.push(Key::Machine(*uuid)));
+            });
+            self.counters.decided(turn.len());
+            yield_now().await;
         }
         for orphan in self.known(desired::orphans) {
             self.queue.push(Key::Orphan(orphan));
+        }
+        self.counters.looked(lists);
+        self.tally.comparison.observe(began.elapsed().as_secs_f64());
+    }
+
+    /// Whether something of a container would be written.
+    fn is_wrong(&self, known: &Known<'_>, uuid: Uuid) -> bool {
+        let Some(machine) = known.contrail.machines.get(&uuid) else {
+            return false;
+        };
+        match desired::fate(known, uuid, machine, self.containers.put_at(uuid)) {
+            Fate::Keep(keep) => !desired::differences(&keep, machine).is_empty(),
+            Fate::Remove(_) => true,
+            Fate::Unknown(_) => false,
         }
     }
 
@@ -349,6 +386,7 @@ impl Reconciler {
 
     fn decide(&self, uuid: Uuid) -> Option<(Machine, Fate)> {
         let put = self.containers.put_at(uuid);
+        self.counters.decided(1);
         self.known(|known| {
             let machine = known.contrail.machines.get(&uuid)?;
             Some((machine.clone(), desired::fate(known, uuid, machine, put)))
@@ -362,6 +400,7 @@ impl Reconciler {
                 .change(|view| view.machines.remove(&uuid));
             return;
         };
+        machine.share(&mut self.stores.texts());
         self.stores.contrail.read(|view| {
             if let Some(before) = view.machines.get(&uuid) {
                 machine.recall(before);

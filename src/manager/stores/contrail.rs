@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::source::Source;
+use crate::intern::Interner;
 use crate::vnc::{FqName, KeyValues};
 
 /// Annotations that say what a container is to Mesos.
@@ -48,7 +49,7 @@ pub(in crate::manager) struct Router {
 pub(in crate::manager) struct Machine {
     /// Whose it is: the name of its host's virtual-router.
     pub agent: Arc<str>,
-    pub display_name: Option<Box<str>>,
+    pub display_name: Option<Arc<str>>,
     pub names: Names,
     /// In the order of its interfaces.
     pub interfaces: Box<[Interface]>,
@@ -59,6 +60,25 @@ pub(in crate::manager) struct Machine {
 }
 
 impl Machine {
+    /// Makes its texts those that others have already.
+    pub(in crate::manager) fn share(&mut self, texts: &mut Interner) {
+        let names = &mut self.names;
+        let own = [
+            &mut self.display_name,
+            &mut names.application,
+            &mut names.task,
+            &mut names.framework,
+            &mut names.framework_id,
+            &mut names.executor,
+            &mut names.mesos_agent,
+        ];
+        let networks = self.interfaces.iter_mut().map(|one| &mut one.network);
+        for text in own.into_iter().chain(networks).flatten() {
+            *text = texts.share(text);
+        }
+        self.agent = texts.share(&self.agent);
+    }
+
     /// Whether every interface has an address, and there is one.
     pub(in crate::manager) fn is_whole(&self) -> bool {
         !self.interfaces.is_empty() && self.interfaces.iter().all(|one| one.addresses > 0)
@@ -85,11 +105,11 @@ impl Machine {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::manager) struct Names {
     pub application: Option<Arc<str>>,
-    pub task: Option<Box<str>>,
+    pub task: Option<Arc<str>>,
     pub framework: Option<Arc<str>>,
     pub framework_id: Option<Arc<str>>,
     /// Where it is not the task itself.
-    pub executor: Option<Box<str>>,
+    pub executor: Option<Arc<str>>,
     pub mesos_agent: Option<Arc<str>>,
 }
 

@@ -1,12 +1,14 @@
 //! What Marathon says: the networks of its apps and pods, and which tasks they have.
 
 use std::collections::HashMap;
-
+use std::sync::Arc;
 use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::source::Source;
 use crate::condition::Life;
+use crate::intern::Interner;
 use crate::marathon::{App, Listing, Network, Pod, RunSpecId, TaskId, executor_of};
 
 /// What Marathon says.
@@ -24,7 +26,7 @@ pub(in crate::manager) struct Spec {
     /// Its networks.
     pub networks: Box<[Network]>,
     /// Its tasks that have not ended, in the order of their ids.
-    pub tasks: Box<[Box<str>]>,
+    pub tasks: Box<[Arc<str>]>,
 }
 
 impl Spec {
@@ -44,7 +46,7 @@ impl Spec {
     }
 
     fn new(networks: Box<[Network]>, tasks: impl IntoIterator<Item = Box<str>>) -> Self {
-        let mut tasks: Vec<_> = tasks.into_iter().collect();
+        let mut tasks: Vec<Arc<str>> = tasks.into_iter().map(Into::into).collect();
         tasks.sort_unstable();
         Self {
             networks,
@@ -80,6 +82,13 @@ impl MarathonView {
             if self.is_skipped(id.as_str()) {
                 self.specs.entry(id).or_insert(spec);
             }
+        }
+    }
+
+    /// Makes its ids those that others have already.
+    pub(in crate::manager) fn share(&mut self, texts: &mut Interner) {
+        for task in self.specs.values_mut().flat_map(|spec| &mut spec.tasks) {
+            *task = texts.share(task);
         }
     }
 

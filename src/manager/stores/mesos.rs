@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 use super::source::Source;
 use crate::container::ContainerId;
-use crate::master::{Agent, Change, Framework, Skipped, State, Task, TaskKey};
+use crate::intern::Interner;
+use crate::master::{Agent, Change, Executor, Framework, Skipped, State, Task, TaskKey};
 use crate::ports;
 
 /// How long an agent that is gone is remembered; longer than anybody waits for it.
@@ -35,6 +36,8 @@ pub(in crate::manager) struct MesosView {
     gone: HashMap<Arc<str>, Instant>,
     /// Machines that have lost their last task, and when, until that is forgotten.
     vanished: HashMap<Uuid, Instant>,
+    /// The executors of each agent.
+    executors: HashMap<Arc<str>, Vec<Executor>>,
     /// Tasks of each agent that have not said what their container is.
     unplaced: HashMap<Arc<str>, u32>,
 }
@@ -82,6 +85,11 @@ impl MesosView {
         }
         let old = std::mem::take(&mut self.machines);
         let agents_before: Vec<Arc<str>> = self.state.agents.keys().cloned().collect();
+        self.executors.clear();
+        for executor in std::mem::take(&mut state.executors) {
+            let on_it = self.executors.entry(executor.agent.clone());
+            on_it.or_default().push(executor);
+        }
         self.state = state;
         self.index();
         let sizes = [
@@ -238,7 +246,10 @@ impl MesosView {
                 self.connected.remove(id);
                 self.state.apply(change);
             }
-            Change::FrameworkRemoved(_) => {
+            Change::FrameworkRemoved(id) => {
+                for on_it in self.executors.values_mut() {
+                    on_it.retain(|executor| executor.framework != *id);
+                }
                 let before = std::mem::take(&mut self.machines);
                 self.state.apply(change);
                 self.index();
@@ -335,19 +346,28 @@ impl MesosView {
         agent: &str,
         which: Option<(&str, &str)>,
     ) -> bool {
-        let mut executors = self.state.executors.iter();
-        executors.any(|executor| {
-            &*executor.agent == agent
-                && match which {
-                    Some((framework, id)) => {
-                        &*executor.framework == framework && &*executor.id == id
-                    }
-                    None => !self.state.tasks.values().any(|task| {
-                        task.key.framework == executor.framework && task.executor() == &*executor.id
-                    }),
-                }
+        let mut on_it = self.executors.get(agent).into_iter().flatten();
+        on_it.any(|executor| match which {
+            Some((framework, id)) => &*executor.framework == framework && &*executor.id == id,
+            None => !self.state.tasks.values().any(|task| {
+                task.key.framework == executor.framework && task.executor() == &*executor.id
+            }),
         })
     }
+}
+
+/// A state whose ids are those that others have already.
+pub(in crate::manager) fn share(mut state: State, texts: &mut Interner) -> State {
+    let tasks = std::mem::take(&mut state.tasks).into_values();
+    state.tasks = tasks
+        .map(|mut task| {
+            task.key.framework = texts.share(&task.key.framework);
+            task.key.task = texts.share(&task.key.task);
+            task.agent = task.agent.map(|agent| texts.share(&agent));
+            (task.key.clone(), task)
+        })
+        .collect();
+    state
 }
 
 /// Without what nobody here looks at.

@@ -7,6 +7,8 @@
 //! contrail   our objects in the VNC API; `read` fills it page by page
 //! ```
 //!
+//! Ids that several of them name are kept once for all.
+//!
 //! A snapshot costs nothing and stays as it is. What changes a store copies it only while somebody
 //! holds a snapshot, so a stream of events is taken in as fast as it comes.
 
@@ -17,7 +19,8 @@ pub(super) mod read;
 pub(super) mod source;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::manager::names::Network;
 use crate::vnc::FqName;
@@ -25,31 +28,39 @@ use contrail::ContrailView;
 use marathon::MarathonView;
 use mesos::MesosView;
 
+use crate::intern::Interner;
+
 /// One store.
 #[derive(Debug, Default)]
-pub(super) struct Store<T>(RwLock<Arc<T>>);
+pub(super) struct Store<T> {
+    held: RwLock<Arc<T>>,
+    copied: AtomicU64,
+}
 
 impl<T: Clone> Store<T> {
     /// What there is now.
     pub(super) fn snapshot(&self) -> Arc<T> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.held.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Looks at what there is now, for a moment.
     pub(super) fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        look(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.held.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Puts something else in its place.
     pub(super) fn replace(&self, new: impl FnOnce(&T) -> T) {
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         let new = new(&held);
         *held = Arc::new(new);
     }
 
     /// Changes what there is.
     pub(super) fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::get_mut(&mut held).is_none() {
+            self.copied.fetch_add(1, Ordering::Relaxed);
+        }
         change(Arc::make_mut(&mut held))
     }
 }
@@ -62,4 +73,22 @@ pub(super) struct Stores {
     pub contrail: Store<ContrailView>,
     /// The networks that our containers are on, with their subnets. For people.
     pub networks: Store<HashMap<FqName, Network>>,
+    texts: Mutex<Interner>,
+}
+
+impl Stores {
+    /// The texts that they share.
+    pub(super) fn texts(&self) -> MutexGuard<'_, Interner> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often a store was copied as a whole because somebody held a snapshot of it.
+    pub(super) fn copied(&self) -> u64 {
+        let copied = [
+            &self.mesos.copied,
+            &self.marathon.copied,
+            &self.contrail.copied,
+        ];
+        copied.map(|one| one.load(Ordering::Relaxed)).iter().sum()
+    }
 }

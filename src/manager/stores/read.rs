@@ -56,7 +56,7 @@ pub(in crate::manager) struct Reading {
 #[derive(Debug)]
 struct VirtualMachineSlim {
     agent: Arc<str>,
-    display_name: Option<Box<str>>,
+    display_name: Option<Arc<str>>,
     names: Names,
 }
 

@@ -81,18 +81,56 @@ impl Question {
     /// Answers it.
     pub(crate) fn answer(&self, db: &Db, base: &str) -> Reply {
         let plural = format!("{}s", schema().kind(self.kind).name);
+        let (found, next) = if self.is_narrow() {
+            self.chosen(db)
+        } else {
+            self.walk(db)
+        };
+        let items: Value = if self.count {
+            json!({ "count": found.len() })
+        } else {
+            let items = found.into_iter();
+            items.map(|object| self.item(db, object, base)).collect()
+        };
+        let mut out = Map::new();
+        out.insert(plural, items);
+        if self.page.is_some() && !self.count {
+            out.insert("marker".to_owned(), next);
+        }
+        Reply::Json(out.into())
+    }
+
+    fn is_narrow(&self) -> bool {
+        self.parents.is_some() || self.back_refs.is_some() || self.uuids.is_some()
+    }
+
+    /// All objects of the type, or a page of them, and where that ends.
+    fn walk<'a>(&self, db: &'a Db) -> (Vec<&'a Object>, Value) {
+        let after = self.page.as_deref().unwrap_or_default();
+        let found = db.store.listed(self.kind, after);
+        let found = found.filter(|(_, object)| self.matches(object));
+        let limit = match &self.page {
+            Some(_) => self.limit.unwrap_or(PAGE),
+            None => usize::MAX,
+        };
+        let mut next = Value::Null;
+        let mut page = vec![];
+        for (key, object) in found.take(limit) {
+            page.push(object);
+            if page.len() == limit {
+                next = key.into();
+            }
+        }
+        (page, next)
+    }
+
+    /// The objects that the question chooses, or a page of them, and where that ends.
+    fn chosen<'a>(&self, db: &'a Db) -> (Vec<&'a Object>, Value) {
         let anchored = self.parents.is_some() || self.back_refs.is_some();
         let mut found: Vec<(&Object, String)> = self
             .candidates(db)
             .into_iter()
-            .map(|object| {
-                let key = if anchored || self.uuids.is_some() {
-                    object.uuid.to_string()
-                } else {
-                    format!("{}:{}", object.fq_name.join(":"), object.uuid)
-                };
-                (object, key)
-            })
+            .map(|object| (object, object.uuid.to_string()))
             .collect();
         let mut next = Value::Null;
         if let Some(page) = &self.page {
@@ -100,11 +138,11 @@ impl Question {
                 found.sort_by(|(_, one), (_, other)| one.cmp(other));
             }
             if !page.is_empty() {
-                if self.uuids.is_some() && !anchored {
+                if anchored {
+                    found.retain(|(_, key)| key > page);
+                } else {
                     let start = found.iter().position(|(_, key)| key == page);
                     found.drain(..start.map_or(found.len(), |start| start + 1));
-                } else {
-                    found.retain(|(_, key)| key > page);
                 }
             }
             found.retain(|(object, _)| self.matches(object));
@@ -118,20 +156,7 @@ impl Question {
         } else {
             found.retain(|(object, _)| self.matches(object));
         }
-        let items: Value = if self.count {
-            json!({ "count": found.len() })
-        } else {
-            let items = found.into_iter();
-            items
-                .map(|(object, _)| self.item(db, object, base))
-                .collect()
-        };
-        let mut out = Map::new();
-        out.insert(plural, items);
-        if self.page.is_some() && !self.count {
-            out.insert("marker".to_owned(), next);
-        }
-        Reply::Json(out.into())
+        (found.into_iter().map(|(object, _)| object).collect(), next)
     }
 
     fn candidates<'a>(&self, db: &'a Db) -> Vec<&'a Object> {

@@ -1,9 +1,10 @@
 //! The objects, by uuid, by name, by parent and by what they refer to.
 //!
-//! Invariants: a name is one object's within its type; `children` and `referrers` mirror `parent`
-//! and `refs`; what an object refers to exists. Whether a change is allowed is not known here.
+//! Invariants: a name is one object's within its type; `listed` has the same objects as `names`, in
+//! the order of pages; `children` and `referrers` mirror `parent` and `refs`; what an object refers to exists. Whether a change is allowed is not known here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -39,6 +40,8 @@ type Links = HashMap<Uuid, BTreeSet<(KindId, u64, Uuid)>>;
 pub(crate) struct Store {
     objects: HashMap<Uuid, Object>,
     names: BTreeMap<(KindId, Vec<String>), Uuid>,
+    /// By name and uuid in one text, which is what the real server's database sorts by.
+    listed: BTreeMap<(KindId, String), Uuid>,
     children: Links,
     referrers: Links,
     relaxed: HashSet<(Uuid, Uuid)>,
@@ -61,6 +64,14 @@ impl Object {
     /// The parts of the name before the last.
     pub(crate) fn parent_name(&self) -> &[String] {
         &self.fq_name[..self.fq_name.len().saturating_sub(1)]
+    }
+
+    /// What it is sorted by in a list of its type.
+    fn key(&self) -> (KindId, String) {
+        (
+            self.kind,
+            format!("{}:{}", self.fq_name.join(":"), self.uuid),
+        )
     }
 
     pub(crate) fn text(&self, prop: &str) -> Option<&str> {
@@ -107,6 +118,19 @@ impl Store {
         self.names
             .range((kind, Vec::new())..(kind + 1, Vec::new()))
             .filter_map(|(_, uuid)| self.get(*uuid))
+    }
+
+    /// Objects of a type in the order of pages, after this place; each with its own.
+    pub(crate) fn listed(
+        &self,
+        kind: KindId,
+        after: &str,
+    ) -> impl Iterator<Item = (&str, &Object)> {
+        let after = Bound::Excluded((kind, after.to_owned()));
+        let end = Bound::Excluded((kind + 1, String::new()));
+        self.listed
+            .range((after, end))
+            .filter_map(|((_, key), uuid)| Some((key.as_str(), self.get(*uuid)?)))
     }
 
     pub(crate) fn children(&self, parent: Uuid, kind: KindId) -> impl Iterator<Item = &Object> {
@@ -164,6 +188,7 @@ impl Store {
         }
         self.names
             .insert((object.kind, object.fq_name.clone()), object.uuid);
+        self.listed.insert(object.key(), object.uuid);
         self.objects.insert(object.uuid, object);
     }
 
@@ -172,6 +197,7 @@ impl Store {
         let object = self.objects.remove(&uuid)?;
         let key = (object.kind, object.stamp, object.uuid);
         self.names.remove(&(object.kind, object.fq_name.clone()));
+        self.listed.remove(&object.key());
         if let Some(parent) = object.parent {
             unlink(&mut self.children, parent, key);
         }

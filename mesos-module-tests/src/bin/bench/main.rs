@@ -5,6 +5,7 @@ mod agent;
 mod contender;
 mod contrail;
 mod floor;
+mod manager;
 mod ours;
 mod plugins;
 mod report;
@@ -35,7 +36,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [10, 50, 100, 200, 500])]
     tasks: Vec<usize>,
     /// What to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Agent])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Manager, Part::Agent])]
     parts: Vec<Part>,
     /// Where the table goes as JSON
     #[arg(long, default_value = "target/bench.json")]
@@ -46,6 +47,23 @@ struct Arguments {
     /// How long network/cni may take to launch what has to be present, in seconds
     #[arg(long, default_value_t = 240)]
     peer_patience: u64,
+    /// Tasks that the manager follows
+    #[arg(long, value_delimiter = ',', default_values_t = [1000, 10_000, 100_000])]
+    followed: Vec<usize>,
+    /// Times that the manager is started with each; the least counts
+    #[arg(long, default_value_t = 3)]
+    starts: usize,
+    /// Tasks that change, to measure how many the manager takes in
+    #[arg(long, default_value_t = 100_000)]
+    changes: usize,
+    /// Tasks that are launched, to measure how long a write takes; up to 300
+    #[arg(long, default_value_t = 300)]
+    launches: usize,
+    /// How long nothing happens, to measure what the manager does then, in seconds
+    #[arg(long, default_value_t = 15)]
+    idle: u64,
+    #[command(subcommand)]
+    process: Option<manager::Process>,
 }
 
 /// A part of the table.
@@ -55,6 +73,8 @@ enum Part {
     Attach,
     /// Containers of Contrail, without the real agent
     Contrail,
+    /// The manager, with tasks by the hundred thousand
+    Manager,
     /// Launches on the real agent, and its memory
     Agent,
 }
@@ -71,6 +91,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(process) = &arguments.process {
+        return process.run();
+    }
     // Every bridge and rule lives in namespaces that end with this process.
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .context("cannot make namespaces; run as root")?;
@@ -84,6 +107,16 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     if is_wanted(Part::Contrail) {
         contrail::measure(arguments.rounds, &mut report)?;
+    }
+    if is_wanted(Part::Manager) {
+        let plan = manager::Plan {
+            tasks: arguments.followed.clone(),
+            rounds: arguments.starts,
+            changes: arguments.changes,
+            launches: arguments.launches,
+            idle: arguments.idle,
+        };
+        manager::measure(&plan, &mut report)?;
     }
     // What was measured is worth keeping whatever becomes of the rest.
     let mut result = Ok(());

@@ -1,0 +1,260 @@
+//! What the simulated cluster is: the same tasks to Mesos, Marathon and the VNC API.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Result, anyhow};
+use contrail_mesos::container::ContainerId;
+use contrail_mesos::ports;
+use contrail_mesos::sim::master::{Agent, Master, Task, TaskState};
+use contrail_mesos::sim::vnc::Handle;
+use contrail_mesos::vnc::{
+    Domain, FqName, InstanceIp, IpamSubnet, KeyValues, NetworkIpam, NetworkIpamSubnets, Object,
+    Prefix, Project, Ref, SecurityGroup, VirtualMachine, VirtualMachineInterface, VirtualNetwork,
+    VirtualRouter,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// So many tasks are on an agent, and of an app.
+const ON_AN_AGENT: usize = 20;
+pub(crate) const OF_AN_APP: usize = 50;
+/// Containers whose tasks Mesos has not told of yet: launched to measure how long a write takes.
+pub(crate) const WAITING: usize = 600;
+const FRAMEWORK: &str = "6b8a02bb-2f3c-4f36-a6a1-b9a1a33d1f0a-0000";
+const PROJECT: [&str; 2] = ["default-domain", "mesos-default"];
+const NETWORK: &str = "mesos-default-pod-task-network";
+const GROUP: &str = "web";
+
+/// A cluster of that many tasks, and those that wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cluster {
+    pub(crate) tasks: usize,
+}
+
+fn named<T: Object>(name: &[&str]) -> T {
+    T::named(FqName::new(name.iter().copied()))
+}
+
+impl Cluster {
+    pub(crate) fn agents(self) -> usize {
+        self.tasks.div_ceil(ON_AN_AGENT)
+    }
+
+    fn container(number: usize) -> Uuid {
+        // As random ones: hashed and sorted without an order.
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, &number.to_be_bytes())
+    }
+
+    pub(crate) fn machine(number: usize) -> Uuid {
+        ports::machine(&ContainerId::top_level(
+            &Self::container(number).to_string(),
+        ))
+    }
+
+    pub(crate) fn interface(number: usize) -> Uuid {
+        ports::interface(Self::machine(number), "eth0")
+    }
+
+    fn app(number: usize) -> String {
+        format!("/shop/web{}", number / OF_AN_APP)
+    }
+
+    /// As Marathon 1.11 names it.
+    pub(crate) fn task_id(number: usize) -> String {
+        let instance = Self::container(number + (1 << 40));
+        format!("shop_web{}.instance-{instance}._app.1", number / OF_AN_APP)
+    }
+
+    fn agent_of(self, number: usize) -> usize {
+        number % self.agents()
+    }
+
+    fn agent_id(number: usize) -> String {
+        format!("6b8a02bb-2f3c-4f36-a6a1-b9a1a33d1f0a-S{number}")
+    }
+
+    fn host(number: usize) -> String {
+        format!("node{number}.example")
+    }
+
+    fn address(block: u32, number: usize) -> Result<IpAddr> {
+        Ok(Ipv4Addr::from_bits(block + u32::try_from(number)?).into())
+    }
+
+    fn task_address(number: usize) -> Result<IpAddr> {
+        Self::address(0x0a20_0010, number)
+    }
+
+    pub(crate) fn task(self, number: usize) -> Result<Task> {
+        Ok(Task {
+            id: Self::task_id(number).into(),
+            framework: FRAMEWORK.into(),
+            agent: Self::agent_id(self.agent_of(number)).into(),
+            container: Self::container(number).to_string().into(),
+            network: ("contrail".into(), Self::task_address(number)?),
+            state: TaskState::TaskRunning,
+        })
+    }
+
+    /// Tells the master everything but the tasks that wait.
+    pub(crate) fn fill_master(self, master: &Master) -> Result<()> {
+        master.add_framework(FRAMEWORK, "marathon");
+        for number in 0..self.agents() {
+            master.add_agent(Agent {
+                id: Self::agent_id(number).into(),
+                host: Self::host(number).into(),
+                address: Self::address(0x0a54_0001, number)?,
+            });
+        }
+        for number in 0..self.tasks {
+            master.add_task(self.task(number)?);
+        }
+        Ok(())
+    }
+
+    /// What Marathon lists: apps, the tasks that wait included.
+    pub(crate) fn apps(self) -> Result<Vec<Value>> {
+        let all = self.tasks + WAITING;
+        (0..all.div_ceil(OF_AN_APP))
+            .map(|app| {
+                let first = app * OF_AN_APP;
+                let tasks: Result<Vec<_>> = (first..all.min(first + OF_AN_APP))
+                    .map(|number| self.marathon_task(number))
+                    .collect();
+                let tasks = tasks?;
+                Ok(json!({
+                    "id": Self::app(first), "cmd": "sleep 1000", "cpus": 0.1, "mem": 64,
+                    "instances": tasks.len(), "labels": {},
+                    "networks": [{"mode": "container", "name": "contrail",
+                                  "labels": {"security-groups": GROUP}}],
+                    "tasks": tasks, "tasksRunning": tasks.len(),
+                    "version": "2026-11-21T03:00:24.084Z",
+                }))
+            })
+            .collect()
+    }
+
+    fn marathon_task(self, number: usize) -> Result<Value> {
+        Ok(json!({
+            "appId": Self::app(number), "id": Self::task_id(number),
+            "host": Self::host(self.agent_of(number)),
+            "slaveId": Self::agent_id(self.agent_of(number)),
+            "ipAddresses": [{"ipAddress": Self::task_address(number)?, "protocol": "IPv4"}],
+            "ports": [], "servicePorts": [], "state": "TASK_RUNNING",
+            "stagedAt": "2026-11-21T03:00:24.084Z", "startedAt": "2026-11-21T03:00:25.084Z",
+            "version": "2026-11-21T03:00:24.084Z",
+        }))
+    }
+
+    /// Makes the objects that the manager makes, complete but for the names of those that wait.
+    pub(crate) fn fill_vnc(self, vnc: &Handle) -> Result<()> {
+        create(vnc, &named::<Domain>(&PROJECT[..1])).ok();
+        create(vnc, &named::<Project>(&PROJECT))?;
+        let ipam = [PROJECT[0], PROJECT[1], "ipam"];
+        create(vnc, &named::<NetworkIpam>(&ipam))?;
+        let mut network: VirtualNetwork = named(&[PROJECT[0], PROJECT[1], NETWORK]);
+        let subnet = IpamSubnet {
+            subnet: Some(Prefix::of("10.32.0.0/12".parse()?)),
+            ..IpamSubnet::default()
+        };
+        network.network_ipam_refs = vec![Ref::with(
+            FqName::new(ipam),
+            NetworkIpamSubnets {
+                ipam_subnets: vec![subnet],
+            },
+        )];
+        create(vnc, &network)?;
+        create(
+            vnc,
+            &named::<SecurityGroup>(&[PROJECT[0], PROJECT[1], GROUP]),
+        )?;
+        for number in 0..self.tasks + WAITING {
+            self.fill_container(vnc, number)?;
+        }
+        for number in 0..self.agents() {
+            let mut router: VirtualRouter =
+                named(&["default-global-system-config", &Self::host(number)]);
+            router.virtual_router_ip_address = Self::address(0x0a54_0001, number)?.into();
+            let here = (number..self.tasks + WAITING).step_by(self.agents());
+            router.virtual_machine_refs = here
+                .map(|number| Ref::to(FqName::new([Self::machine(number).to_string()])))
+                .collect();
+            create(vnc, &router)?;
+        }
+        Ok(())
+    }
+
+    fn fill_container(self, vnc: &Handle, number: usize) -> Result<()> {
+        let machine = Self::machine(number);
+        let name = machine.to_string();
+        let task = Self::task_id(number);
+        let has_names = number < self.tasks;
+        let agent = self.agent_of(number);
+        let ours = [
+            ("owner", "contrail-mesos".to_owned()),
+            ("cluster", "mesos".to_owned()),
+            ("agent", Self::host(agent)),
+        ];
+        let names = [("application", Self::app(number)), ("task", task.clone())];
+        let names = names.into_iter().filter(|_| has_names);
+
+        let mut object: VirtualMachine = named(&[&name]);
+        object.common.uuid = Some(machine);
+        object.server_type = Some("container".to_owned());
+        let container = json!([Self::container(number).to_string()]).to_string();
+        let more = [
+            ("framework", "marathon".to_owned()),
+            ("framework-id", FRAMEWORK.to_owned()),
+            ("mesos-agent", Self::agent_id(agent)),
+        ];
+        object.common.annotations = annotations(
+            ours.clone()
+                .into_iter()
+                .chain([("container", container)])
+                .chain(names.clone())
+                .chain(more.into_iter().filter(|_| has_names)),
+        );
+        if has_names {
+            // What Marathon calls the instance is what people know.
+            object.common.display_name = Some(task.clone());
+        }
+        create(vnc, &object)?;
+
+        let uuid = Self::interface(number);
+        let interface_name = FqName::new(PROJECT).child(format!("{machine}-eth0"));
+        let mut interface = VirtualMachineInterface::named(interface_name.clone());
+        interface.common.uuid = Some(uuid);
+        interface.common.parent_type = Some("project".to_owned());
+        interface.virtual_network_refs =
+            vec![Ref::to(FqName::new([PROJECT[0], PROJECT[1], NETWORK]))];
+        interface.virtual_machine_refs = vec![Ref::to(FqName::new([name]))];
+        interface.security_group_refs = vec![Ref::to(FqName::new([PROJECT[0], PROJECT[1], GROUP]))];
+        interface.port_security_enabled = Some(true);
+        let own = [
+            ("index", "0/1".to_owned()),
+            ("interface", "eth0".to_owned()),
+            ("network", "contrail".to_owned()),
+        ];
+        interface.common.annotations = annotations(own.into_iter().chain(ours).chain(names));
+        create(vnc, &interface)?;
+
+        let address = ports::interface(machine, "address");
+        let mut ip: InstanceIp = named(&[&address.to_string()]);
+        ip.common.uuid = Some(address);
+        ip.common.annotations = interface.common.annotations.clone();
+        ip.instance_ip_address = Self::task_address(number)?.into();
+        ip.virtual_network_refs = interface.virtual_network_refs.clone();
+        ip.virtual_machine_interface_refs = vec![Ref::to(interface_name)];
+        create(vnc, &ip)
+    }
+}
+
+fn annotations(pairs: impl Iterator<Item = (&'static str, String)>) -> KeyValues {
+    pairs.map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn create<T: Object>(vnc: &Handle, object: &T) -> Result<()> {
+    let made = vnc.create(T::TYPE, serde_json::to_value(object)?);
+    let failed = |problem| anyhow!("the {} {}: {problem}", T::TYPE, object.common().fq_name);
+    made.map(drop).map_err(failed)
+}

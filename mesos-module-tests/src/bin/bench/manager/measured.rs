@@ -1,0 +1,372 @@
+//! What is measured, each in a process of its own: the manager, and the bare clients that are its
+//! floor. A process prints what it measured as one line of JSON.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use contrail_mesos::http::{Address, LeaderOptions};
+use contrail_mesos::manager::{Config, Effort, Follow, Manager};
+use contrail_mesos::marathon::{self, MarathonClient, MarathonOptions};
+use contrail_mesos::master::{
+    self, FollowOptions, Follower, MasterClient, MasterOptions, Masters, Update,
+};
+use contrail_mesos::vnc::{
+    Detail, FloatingIp, InstanceIp, Object, PropertyUpdate, Query, Reading, VirtualMachine,
+    VirtualMachineInterface, VirtualRouter, VncClient, VncOptions,
+};
+use nix::sys::resource::{UsageWho, getrusage};
+use serde::{Deserialize, Serialize};
+use tokio::task::block_in_place;
+use tokio::time::sleep;
+
+use super::cluster::Cluster;
+use super::simulators::{Addresses, Control, Order};
+
+const PATIENCE: Duration = Duration::from_mins(5);
+/// How often it is looked whether it is done.
+const GLANCE: Duration = Duration::from_millis(2);
+/// Changes that are sent at a time, and that may wait to be taken in.
+const BATCH: usize = 2000;
+const WAITING: u64 = 20_000;
+
+/// What a process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Role {
+    /// The manager, from its start until nothing is to do
+    Resync,
+    /// The manager, and everything after its start as well
+    Whole,
+    /// The bare clients
+    Floor,
+}
+
+/// How long something took.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Cost {
+    pub(crate) wall: f64,
+    /// Of the process.
+    pub(crate) cpu: f64,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    /// From nothing known to nothing to do.
+    pub(crate) resync: Cost,
+    /// Bytes that the process grew by, once it was quiet.
+    pub(crate) resident: f64,
+    /// The most that it grew by meanwhile.
+    pub(crate) peak: f64,
+    /// Share of a core when nothing happens.
+    pub(crate) idle: f64,
+    /// A change of a task, until it is decided on.
+    pub(crate) change: Cost,
+    /// Milliseconds from a task's launch to the write that it leads to.
+    pub(crate) lags: Vec<f64>,
+    /// The same, while other tasks change.
+    pub(crate) busy_lags: Vec<f64>,
+    /// Containers decided on for each change.
+    pub(crate) decided: f64,
+    /// Stores copied as a whole.
+    pub(crate) copied: u64,
+    /// Objects written from the start until nothing was to do.
+    pub(crate) written: f64,
+    /// What would still be written.
+    pub(crate) left: usize,
+}
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amount {
+    pub(crate) changes: usize,
+    pub(crate) launches: usize,
+    pub(crate) idle: Duration,
+}
+
+/// Measures, and prints it.
+pub(crate) fn run(role: Role, addresses: &Addresses, amount: Amount) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let measured = runtime.block_on(async {
+        match role {
+            Role::Resync => resync(addresses).await,
+            Role::Whole => whole(addresses, amount).await,
+            Role::Floor => floor(addresses, amount).await,
+        }
+    })?;
+    println!("{}", serde_json::to_string(&measured)?);
+    Ok(())
+}
+
+/// A moment, to tell the cost of what came after it.
+#[derive(Clone, Copy)]
+struct Since {
+    wall: Instant,
+    cpu: Duration,
+}
+
+fn cpu() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let time = |time: nix::sys::time::TimeVal| {
+        let seconds = u64::try_from(time.tv_sec()).unwrap_or_default();
+        let micros = u64::try_from(time.tv_usec()).unwrap_or_default();
+        Duration::from_secs(seconds) + Duration::from_micros(micros)
+    };
+    Ok(time(usage.user_time()) + time(usage.system_time()))
+}
+
+impl Since {
+    fn now() -> Result<Self> {
+        Ok(Self {
+            wall: Instant::now(),
+            cpu: cpu()?,
+        })
+    }
+
+    fn cost(self) -> Result<Cost> {
+        Ok(Cost {
+            wall: self.wall.elapsed().as_secs_f64(),
+            cpu: (cpu()? - self.cpu).as_secs_f64(),
+        })
+    }
+}
+
+/// A figure of this process from `/proc/self/status`, in bytes.
+fn memory(of: &str) -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(of));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    let kib: f64 = kib.with_context(|| format!("no {of}"))?.parse()?;
+    Ok(kib * 1024.0)
+}
+
+fn vnc(addresses: &Addresses) -> Result<VncOptions> {
+    Ok(VncOptions::new(vec![addresses.vnc.parse()?]))
+}
+
+fn master(addresses: &Addresses) -> Result<MasterOptions> {
+    Ok(MasterOptions {
+        masters: Masters::Listed(vec![Address::parse(&addresses.master, master::PORT)?]),
+        secure: false,
+        access: LeaderOptions::default(),
+    })
+}
+
+fn marathon(addresses: &Addresses) -> Result<MarathonOptions> {
+    Ok(MarathonOptions {
+        servers: vec![Address::parse(&addresses.marathon, marathon::PORT)?],
+        access: LeaderOptions::default(),
+    })
+}
+
+struct Running {
+    manager: Manager,
+    measured: Measured,
+    control: Control,
+    before: f64,
+}
+
+impl Running {
+    /// Starts a manager, and waits until it has nothing to do.
+    async fn start(addresses: &Addresses) -> Result<Self> {
+        let mut config = Config::new(vnc(addresses)?);
+        config.listen.set_port(0);
+        config.admin_listen = None;
+        let mut follow = Follow::new(master(addresses)?);
+        follow.marathon = Some(marathon(addresses)?);
+        config.follow = Some(follow);
+        let mut control = Control::connect(addresses)?;
+        let written = writes(&mut control)?;
+        let before = memory("VmRSS")?;
+        let since = Since::now()?;
+        let mut running = Self {
+            manager: Manager::start(config).await?,
+            measured: Measured::default(),
+            control,
+            before,
+        };
+        running
+            .until("everything is listed and compared", |effort| {
+                effort.lists.iter().all(|lists| *lists > 0) && effort.seen == effort.lists
+            })
+            .await?;
+        running.measured.resync = since.cost()?;
+        running.measured.peak = memory("VmHWM")? - before;
+        running.measured.written = writes(&mut running.control)? - written;
+        running.measured.left = running.left()?;
+        Ok(running)
+    }
+
+    fn effort(&self) -> Result<Effort> {
+        let reconciler = self.manager.reconciler().context("nothing is followed")?;
+        Ok(reconciler.effort())
+    }
+
+    fn left(&self) -> Result<usize> {
+        let reconciler = self.manager.reconciler().context("nothing is followed")?;
+        let differences = reconciler.differences();
+        for planned in differences.iter().take(3) {
+            eprintln!("left: {planned:?}");
+        }
+        Ok(differences.len())
+    }
+
+    /// Waits until this is so, and nothing is in the queue.
+    async fn until(&self, what: &str, is_so: impl Fn(&Effort) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let reconciler = self.manager.reconciler().context("nothing is followed")?;
+        while !is_so(&reconciler.effort()) || reconciler.waiting() > 0 {
+            if Instant::now() > deadline {
+                let waiting = reconciler.waiting();
+                bail!(
+                    "{what}: not so, with {waiting} waiting: {:?}",
+                    reconciler.effort()
+                );
+            }
+            sleep(GLANCE).await;
+        }
+        Ok(())
+    }
+}
+
+/// Others go on meanwhile.
+fn order(control: &mut Control, order: Order) -> Result<Vec<f64>> {
+    block_in_place(|| control.order(order))
+}
+
+fn writes(control: &mut Control) -> Result<f64> {
+    let writes = order(control, Order::Writes)?;
+    writes.first().copied().context("no count")
+}
+
+async fn resync(addresses: &Addresses) -> Result<Measured> {
+    Ok(Running::start(addresses).await?.measured)
+}
+
+async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measured> {
+    let mut running = Running::start(addresses).await?;
+    // What was needed to read is given back.
+    sleep(Duration::from_secs(2)).await;
+    running.measured.resident = memory("VmRSS")? - running.before;
+    let since = Since::now()?;
+    sleep(amount.idle).await;
+    let idle = since.cost()?;
+    running.measured.idle = idle.cpu / idle.wall;
+
+    let before = running.effort()?;
+    let mut sent = before.changes;
+    let since = Since::now()?;
+    for _ in 0..amount.changes.div_ceil(BATCH) {
+        order(&mut running.control, Order::Change(BATCH))?;
+        sent += BATCH as u64;
+        while sent - running.effort()?.changes > WAITING {
+            sleep(GLANCE).await;
+        }
+    }
+    let taken = |effort: &Effort| effort.changes >= sent;
+    running.until("every change is taken in", taken).await?;
+    let cost = since.cost()?;
+    let after = running.effort()?;
+    ensure!(
+        after.lists[0] == before.lists[0],
+        "changes were given up for a new list"
+    );
+    let count = as_f64(sent - before.changes);
+    running.measured.change = Cost {
+        wall: cost.wall / count,
+        cpu: cost.cpu / count,
+    };
+    running.measured.decided = as_f64(after.decided - before.decided) / count;
+
+    let launch = |beside| Order::Launch {
+        count: amount.launches,
+        beside,
+    };
+    running.measured.lags = order(&mut running.control, launch(0))?;
+    running.measured.busy_lags = order(&mut running.control, launch(1000))?;
+    running.until("every launch is written", |_| true).await?;
+    running.measured.copied = running.effort()?.copied;
+    running.measured.left += running.left()?;
+    Ok(running.measured)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts of a bench")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
+/// The same lists, changes and calls, by clients that keep nothing.
+async fn floor(addresses: &Addresses, amount: Amount) -> Result<Measured> {
+    let mut control = Control::connect(addresses)?;
+    let mut measured = Measured::default();
+    let vnc = VncClient::new(vnc(addresses)?)?;
+    let mesos = MasterClient::new(master(addresses)?)?;
+    let marathon = MarathonClient::new(marathon(addresses)?)?;
+    let since = Since::now()?;
+    let lists = async {
+        list::<FloatingIp>(&vnc, &["annotations", "virtual_machine_interface_refs"]).await?;
+        list::<InstanceIp>(&vnc, &["annotations", "virtual_machine_interface_refs"]).await?;
+        let fields = ["annotations", "virtual_machine_refs", "security_group_refs"];
+        list::<VirtualMachineInterface>(&vnc, &fields).await?;
+        list::<VirtualMachine>(&vnc, &["annotations", "display_name"]).await?;
+        let fields = ["virtual_router_ip_address", "virtual_machine_refs"];
+        list::<VirtualRouter>(&vnc, &fields).await
+    };
+    let (listed, state, apps) = tokio::join!(lists, mesos.state(), marathon.list());
+    listed?;
+    ensure!(state?.tasks.len() >= addresses.tasks);
+    ensure!(!apps?.apps.is_empty());
+    measured.resync = since.cost()?;
+
+    let mut follower = Follower::start(mesos, FollowOptions::default());
+    ensure!(matches!(follower.next().await, Update::Snapshot(_)));
+    let since = Since::now()?;
+    for _ in 0..amount.changes.div_ceil(BATCH) {
+        order(&mut control, Order::Change(BATCH))?;
+        for _ in 0..BATCH {
+            ensure!(matches!(follower.next().await, Update::Changed(_)));
+        }
+    }
+    let cost = since.cost()?;
+    let count = as_f64((amount.changes.div_ceil(BATCH) * BATCH) as u64);
+    measured.change = Cost {
+        wall: cost.wall / count,
+        cpu: cost.cpu / count,
+    };
+
+    // What is read before the first write, and that.
+    let around = Reading {
+        back_refs: true,
+        ..Reading::default()
+    };
+    for number in 0..amount.launches {
+        let (machine, interface) = (Cluster::machine(number), Cluster::interface(number));
+        let began = Instant::now();
+        vnc.read_with::<VirtualMachine>(machine, &around).await?;
+        vnc.read_with::<VirtualMachineInterface>(interface, &around)
+            .await?;
+        let application = PropertyUpdate::Set {
+            field: "annotations".to_owned(),
+            key: "bench".to_owned(),
+            value: number.to_string(),
+        };
+        vnc.update_properties(interface, &[application]).await?;
+        measured.lags.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(measured)
+}
+
+async fn list<T: Object>(client: &VncClient, fields: &[&str]) -> Result<()> {
+    let detail = Detail::Fields(fields.iter().map(ToString::to_string).collect());
+    let query = Query::new().detail(detail).page(500);
+    let mut marker: Option<String> = None;
+    loop {
+        let (_, next) = client.list_page::<T>(&query, marker.as_deref()).await?;
+        if next.is_none() {
+            return Ok(());
+        }
+        marker = next;
+    }
+}

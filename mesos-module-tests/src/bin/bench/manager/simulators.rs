@@ -1,0 +1,273 @@
+//! Everything around the manager, in a process of its own, so that what the manager takes can be
+//! told from what they take; and the line by which they are told what to do.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use contrail_mesos::sim::master::{Master, TaskState};
+use contrail_mesos::sim::vnc::{Handle, Options, Server};
+use contrail_mesos::vnc::{Patch, VirtualMachine, VncClient, VncOptions};
+use futures::stream::{self, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::cluster::{Cluster, WAITING};
+use super::marathon;
+
+const PATIENCE: Duration = Duration::from_mins(2);
+/// How long between two launches, while others change as well.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Where they are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Addresses {
+    pub(crate) tasks: usize,
+    pub(crate) vnc: String,
+    pub(crate) master: String,
+    pub(crate) marathon: String,
+    /// Where they are told what to do.
+    pub(crate) control: String,
+}
+
+/// What they are told to do, each a line of JSON that is answered by one.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// So many tasks change, one after another, as fast as it goes.
+    Change(usize),
+    /// So many containers get a wrong display name.
+    Spoil(usize),
+    /// So many of the tasks that wait run, one after another, while others change so many times a
+    /// second. The answer: milliseconds until the first write of each.
+    Launch { count: usize, beside: usize },
+    /// How many objects were written.
+    Writes,
+}
+
+/// Runs until the standard input is closed.
+pub(crate) fn run(tasks: usize) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let simulators = runtime.block_on(Simulators::start(tasks))?;
+    println!("{}", serde_json::to_string(&simulators.addresses)?);
+    let handle = runtime.handle().clone();
+    std::thread::spawn(move || simulators.obey(&handle));
+    let mut nothing = vec![];
+    std::io::stdin().read_to_end(&mut nothing)?;
+    Ok(())
+}
+
+struct Simulators {
+    cluster: Cluster,
+    addresses: Addresses,
+    control: TcpListener,
+    client: VncClient,
+    master: Master,
+    seen: Arc<Seen>,
+    next: AtomicU64,
+    launched: AtomicU64,
+}
+
+/// What was written to the API server.
+#[derive(Default)]
+struct Seen {
+    writes: AtomicU64,
+    first: Mutex<HashMap<Uuid, Instant>>,
+}
+
+impl Seen {
+    async fn watch(self: Arc<Self>, vnc: Handle) {
+        let mut changes = vnc.changes();
+        loop {
+            match changes.recv().await {
+                Ok(change) => {
+                    self.writes.fetch_add(1, Ordering::Relaxed);
+                    let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+                    first.entry(change.uuid).or_insert_with(Instant::now);
+                }
+                Err(RecvError::Lagged(many)) => {
+                    self.writes.fetch_add(many, Ordering::Relaxed);
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
+impl Simulators {
+    async fn start(tasks: usize) -> Result<Self> {
+        let cluster = Cluster { tasks };
+        let options = Options {
+            // Bodies of hundreds of thousands of requests would be kept.
+            log_limit: 1000,
+            ..Options::default()
+        };
+        let (_, vnc) = Server::start(options).await?;
+        cluster.fill_vnc(&vnc)?;
+        let master = Master::start().await?;
+        cluster.fill_master(&master)?;
+        let marathon = marathon::serve(cluster.apps()?).await?;
+        let control = TcpListener::bind(("127.0.0.1", 0))?;
+        let client = VncClient::new(VncOptions::new(vec![vnc.url().parse()?]))?;
+        let seen = Arc::<Seen>::default();
+        tokio::spawn(Arc::clone(&seen).watch(vnc.clone()));
+        Ok(Self {
+            cluster,
+            addresses: Addresses {
+                tasks,
+                vnc: vnc.url(),
+                master: master.address().to_string(),
+                marathon: marathon.to_string(),
+                control: control.local_addr()?.to_string(),
+            },
+            control,
+            client,
+            master,
+            seen,
+            next: AtomicU64::new(0),
+            launched: AtomicU64::new(0),
+        })
+    }
+
+    fn obey(&self, runtime: &Runtime) -> Result<()> {
+        for stream in self.control.incoming() {
+            let mut stream = BufReader::new(stream?);
+            let mut line = String::new();
+            while stream.read_line(&mut line)? > 0 {
+                let order: Order = serde_json::from_str(&line)?;
+                let answer = runtime.block_on(self.carry_out(order));
+                let answer = answer.map_err(|error| format!("{error:#}"));
+                let mut text = serde_json::to_string(&answer)?;
+                text.push('\n');
+                stream.get_mut().write_all(text.as_bytes())?;
+                line.clear();
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&self, order: Order) -> Result<Vec<f64>> {
+        match order {
+            Order::Change(count) => {
+                self.change(count)?;
+                Ok(vec![])
+            }
+            Order::Spoil(count) => {
+                let spoil = (0..count).map(async |number| {
+                    let patch = Patch::new().set("display_name", "stale");
+                    let machine = Cluster::machine(number * self.cluster.tasks / count);
+                    self.client.update::<VirtualMachine>(machine, patch).await
+                });
+                let mut spoilt = stream::iter(spoil).buffer_unordered(16);
+                while let Some(done) = spoilt.next().await {
+                    done?;
+                }
+                Ok(vec![])
+            }
+            Order::Launch { count, beside } => self.launch(count, beside).await,
+            #[allow(clippy::cast_precision_loss, reason = "a few thousand")]
+            Order::Writes => Ok(vec![self.seen.writes.load(Ordering::Relaxed) as f64]),
+        }
+    }
+
+    /// As agents do when they say again how a task is.
+    fn change(&self, count: usize) -> Result<()> {
+        for _ in 0..count {
+            let next = self.next.fetch_add(1, Ordering::Relaxed);
+            let task = Cluster::task_id(usize::try_from(next)? % self.cluster.tasks);
+            ensure!(self.master.update_task(&task, TaskState::TaskRunning));
+        }
+        Ok(())
+    }
+
+    async fn launch(&self, count: usize, beside: usize) -> Result<Vec<f64>> {
+        let others = async {
+            let each = Duration::from_millis(10);
+            let mut tick = tokio::time::interval(each);
+            loop {
+                tick.tick().await;
+                if let Err(error) = self.change(beside / 100) {
+                    return error;
+                }
+            }
+        };
+        let launches = async {
+            let mut lags = vec![];
+            for _ in 0..count {
+                lags.push(self.launch_one().await?);
+                if beside > 0 {
+                    sleep(PAUSE).await;
+                }
+            }
+            Ok(lags)
+        };
+        tokio::select! {
+            error = others => Err(error),
+            lags = launches => lags,
+        }
+    }
+
+    async fn launch_one(&self) -> Result<f64> {
+        let launched = self.launched.fetch_add(1, Ordering::Relaxed);
+        let number = usize::try_from(launched)?;
+        ensure!(number < WAITING, "no more tasks wait");
+        let number = self.cluster.tasks + number;
+        // The interface is written first.
+        let interface = Cluster::interface(number);
+        let task = self.cluster.task(number)?;
+        let began = Instant::now();
+        self.master.add_task(task);
+        let written = async {
+            loop {
+                let first = self
+                    .seen
+                    .first
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                // Its making was before.
+                if let Some(at) = first.get(&interface) {
+                    return *at;
+                }
+                drop(first);
+                sleep(Duration::from_micros(500)).await;
+            }
+        };
+        let written = timeout(PATIENCE, written).await;
+        let written = written.context("nothing is written for a task that runs")?;
+        Ok(written.duration_since(began).as_secs_f64() * 1e3)
+    }
+}
+
+/// The other end of the line. Blocks.
+pub(crate) struct Control(BufReader<TcpStream>);
+
+impl Control {
+    pub(crate) fn connect(addresses: &Addresses) -> Result<Self> {
+        let stream = TcpStream::connect(&addresses.control)?;
+        stream.set_nodelay(true)?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    pub(crate) fn order(&mut self, order: Order) -> Result<Vec<f64>> {
+        let mut line = serde_json::to_string(&order)?;
+        line.push('\n');
+        self.0.get_mut().write_all(line.as_bytes())?;
+        line.clear();
+        self.0.read_line(&mut line)?;
+        let answer: Result<Vec<f64>, String> =
+            serde_json::from_str(&line).context("the simulators have ended")?;
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(problem) => bail!("{order:?}: {problem}"),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The bench of the manager at scale, cut short: what it counts is right, and no more of it for an
+//! event where there are more tasks. No time is looked at.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+const FEW: usize = 200;
+const MANY: usize = 1200;
+
+struct Rows(Vec<Value>);
+
+impl Rows {
+    fn measure(json: &Path) -> Result<Self> {
+        let output = Command::new(env!("CARGO_BIN_EXE_bench"))
+            .args(["--parts", "manager", "--starts", "1", "--idle", "1"])
+            .args(["--changes", "4000", "--launches", "5"])
+            .args(["--followed", &format!("{FEW},{MANY}")])
+            .arg("--json")
+            .arg(json)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{said}");
+        Ok(Self(serde_json::from_slice(&std::fs::read(json)?)?))
+    }
+
+    fn ours(&self, tasks: usize, what: &str) -> Result<f64> {
+        let name = format!("manager, {tasks} tasks: {what}");
+        let row = self.0.iter().find(|row| row["name"] == *name);
+        let ours = row.and_then(|row| row["ours"].as_f64());
+        ours.with_context(|| format!("no figure for {name}"))
+    }
+}
+
+#[test]
+fn the_manager_does_no_more_for_an_event_where_there_are_more_tasks() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let rows = Rows::measure(&directory.path().join("bench.json"))?;
+    let mut stale = vec![];
+    for tasks in [FEW, MANY] {
+        // Nothing is written where nothing is to do, and what is stale is put right.
+        let done = rows.ours(tasks, "written or left where nothing is to do")?;
+        assert_eq!((tasks, done), (tasks, 0.0));
+        stale.push(rows.ours(tasks, "written where 1 % is stale")?);
+        // A change is about one container, which is looked at once at most.
+        let decided = rows.ours(tasks, "containers decided on for an event")?;
+        ensure!(0.0 < decided && decided <= 1.0, "{tasks} tasks: {decided}");
+        assert_eq!((tasks, rows.ours(tasks, "stores copied")?), (tasks, 0.0));
+        for figure in [
+            "full resync",
+            "memory a task",
+            "events",
+            "event to write p50",
+            "event to write p99",
+            "idle CPU",
+        ] {
+            rows.ours(tasks, figure)?;
+        }
+    }
+    // As many writes for each that is stale.
+    let each: Vec<_> = stale
+        .iter()
+        .zip([2.0, 12.0])
+        .map(|(all, count)| all / count)
+        .collect();
+    assert_eq!(each, [1.0, 1.0]);
+    let growth = rows.0.iter().filter(|row| {
+        let name = row["name"].as_str().unwrap_or_default();
+        name.starts_with("manager: growth of")
+    });
+    assert_eq!(growth.count(), 7);
+    Ok(())
+}
