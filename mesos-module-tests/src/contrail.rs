@@ -49,6 +49,11 @@ pub struct Before {
 impl Contrail {
     /// Starts API server and manager on a host, with the networks of the seed's examples.
     pub fn start(host: &Host) -> Result<Self> {
+        Self::start_with(host, "")
+    }
+
+    /// As [`Contrail::start`], with more tables in the manager's configuration.
+    pub fn start_with(host: &Host, more: &str) -> Result<Self> {
         let any = |port| std::net::SocketAddr::new(host.address(), port);
         let options = api::Options::default();
         let (_, api) = host.block_on(api::Server::start_on(any(API_PORT), options))?;
@@ -66,7 +71,7 @@ impl Contrail {
             host: host.clone(),
             directory,
         };
-        contrail.configure_manager()?;
+        contrail.configure_manager(more)?;
         contrail.start_manager()?;
         // The manager has provisioned its own.
         contrail.before = before(&contrail.api);
@@ -158,7 +163,8 @@ impl Contrail {
         format!("http://{}:{CONTROL_PORT}", self.host.address())
     }
 
-    fn configure_manager(&self) -> Result<()> {
+    /// Writes the manager's configuration, which is read when it starts, with these tables more.
+    pub fn configure_manager(&self, more: &str) -> Result<()> {
         let address = self.host.address();
         fs::write(self.token_file(), format!("{TOKEN}\n"))?;
         let text = format!(
@@ -172,7 +178,8 @@ impl Contrail {
              servers = ['http://{address}:{API_PORT}']\n\
              [provision]\n\
              pod_task_subnets = ['10.32.0.0/16']\n\
-             ip_fabric_subnets = ['10.64.0.0/16']\n",
+             ip_fabric_subnets = ['10.64.0.0/16']\n\
+             {more}",
             self.token_file().display()
         );
         fs::write(self.directory.join("manager.toml"), text)?;

@@ -115,7 +115,7 @@ struct MarathonArgs {
     #[arg(long, value_name = "RELEASE", default_value = "1.11")]
     release: Version,
     /// A file with `user:password`, which every request has to bring; or in the environment's
-    /// MESOSPHERE_HTTP_CREDENTIALS
+    /// `MESOSPHERE_HTTP_CREDENTIALS`
     #[arg(long, value_name = "FILE")]
     http_credentials_file: Option<PathBuf>,
     /// How often an event stream gives a sign of life, in milliseconds

@@ -310,10 +310,10 @@ fn keep(known: &Known<'_>, machine: &Machine, task: &Task) -> Keep {
     let names = Names {
         application: spec.as_ref().map(|spec| clip(spec.as_str())),
         task: Some(clip(&task.key.task)),
-        framework: framework.map(|name| clip(name)),
+        framework: framework.map(clip),
         framework_id: Some(clip(&task.key.framework)),
         executor: task.executor.as_deref().map(clip),
-        mesos_agent: task.agent.as_deref().map(|agent| clip(agent)),
+        mesos_agent: task.agent.as_deref().map(clip),
     };
     let mut keep = Keep {
         display_name: clip(name),

@@ -117,8 +117,8 @@ impl Shared {
         let router = http::router(Arc::clone(self), server);
         let service = router.into_make_service_with_connect_info::<Peer>();
         let task = tokio::spawn(async move {
-            let served = axum::serve(Wire { tcp, split: false }, service).await;
-            if let Err(error) = served {
+            let ended = axum::serve(Wire { tcp, split: false }, service).await;
+            if let Err(error) = ended {
                 log::error!("server {server} of the Marathon ended: {error}");
             }
         });

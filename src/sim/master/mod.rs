@@ -135,6 +135,7 @@ impl Master {
 
     /// The state of a task is this now; one that has ended is forgotten. Says whether there is
     /// such a task.
+    #[must_use]
     pub fn update_task(&self, id: &str, state: TaskState) -> bool {
         let mut inner = self.lock();
         let Some(task) = inner.state.tasks.get_mut(id) else {

@@ -158,7 +158,10 @@ impl State {
                     "\""
                 });
                 if is_empty {
-                    text.push_str(&format!("{of}\":{{\"{name}\":["));
+                    text.push_str(of);
+                    text.push_str("\":{\"");
+                    text.push_str(name);
+                    text.push_str("\":[");
                 }
                 is_empty = false;
                 text.push_str(&element.to_string());

@@ -73,7 +73,7 @@ impl Bus {
     pub(super) fn attach(
         &self,
         server: usize,
-        remote_address: String,
+        remote_address: &str,
         wanted: BTreeSet<String>,
     ) -> EventStream {
         let (queue, events) = mpsc::channel(self.outstanding);
@@ -85,14 +85,14 @@ impl Bus {
             inner.followers.push(Follower {
                 id,
                 server,
-                remote_address: remote_address.clone(),
+                remote_address: remote_address.to_owned(),
                 wanted,
                 queue,
                 closed: Arc::clone(&closed),
             });
             id
         };
-        self.publish(Event::stream("event_stream_attached", &remote_address));
+        self.publish(Event::stream("event_stream_attached", remote_address));
         EventStream::new(Weak::clone(&self.own), id, events, closed, self.heartbeat)
     }
 
@@ -113,7 +113,7 @@ impl Bus {
         let effect = {
             let mut inner = self.lock();
             let mut faults = inner.faults.iter_mut();
-            faults.find_map(|fault| fault.strikes(&event.kind).then(|| fault.effect))
+            faults.find_map(|fault| fault.strikes(&event.kind).then_some(fault.effect))
         };
         match effect {
             None => self.send(event),

@@ -23,7 +23,7 @@ impl Refused {
 
 impl Refused {
     /// The JSON of a request does not say what it has to.
-    pub(super) fn not_read(problem: serde_json::Error) -> Self {
+    pub(super) fn not_read(problem: &serde_json::Error) -> Self {
         let details = problem.to_string();
         let body = json!({"message": "Invalid JSON", "details": details});
         Self(StatusCode::BAD_REQUEST, body)
@@ -70,7 +70,7 @@ impl From<Refusal> for Refused {
 
 /// The JSON of a request, whatever its Content-Type says: Marathon does not look either.
 pub(super) fn json_body(body: &Bytes) -> Result<Value, Refused> {
-    serde_json::from_slice(body).map_err(Refused::not_read)
+    serde_json::from_slice(body).map_err(|problem| Refused::not_read(&problem))
 }
 
 pub(super) async fn unknown_path(uri: Uri) -> Refused {

@@ -1,4 +1,4 @@
-//! `/v2/events`, as Jetty's EventSourceServlet answers.
+//! `/v2/events`, as Jetty's `EventSourceServlet` answers.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::sim::vnc::wire::Peer;
 
 const EVENT_STREAM: &str = "text/event-stream";
 
-pub(super) async fn follow(
+pub(super) fn follow(
     server: usize,
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     query: Query,
-    headers: HeaderMap,
+    headers: &HeaderMap,
 ) -> Response {
     let mut accepted = headers.get_all(header::ACCEPT).iter();
     // The whole value is compared: a list is refused.
@@ -29,7 +29,7 @@ pub(super) async fn follow(
     let wanted = query.0.into_iter();
     let wanted = wanted.filter_map(|(name, value)| (name == "event_type").then_some(value));
     let address = peer.address.ip().to_string();
-    let stream = shared.bus.attach(server, address, wanted.collect());
+    let stream = shared.bus.attach(server, &address, wanted.collect());
     if shared.leader() != Some(server) {
         shared.bus.close(Some(server));
     }

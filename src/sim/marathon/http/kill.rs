@@ -26,10 +26,7 @@ fn scales(query: &Query) -> bool {
 }
 
 /// The tasks of apps that are not at their end, and pass.
-fn live<'a>(
-    store: &'a Store,
-    passes: impl Fn(&Instance, &Task) -> bool,
-) -> Vec<(&'a Instance, &'a Task)> {
+fn live(store: &Store, passes: impl Fn(&Instance, &Task) -> bool) -> Vec<(&Instance, &Task)> {
     let instances = store.instances();
     let apps = instances.filter(|own| matches!(&*own.run_spec, RunSpec::App(_)));
     apps.flat_map(|own| own.tasks.iter().map(move |task| (own, task)))
@@ -88,7 +85,8 @@ pub(super) async fn tasks(
     query: Query,
     body: Bytes,
 ) -> Result<Json<Value>, Refused> {
-    let Ids { ids } = serde_json::from_value(json_body(&body)?).map_err(Refused::not_read)?;
+    let Ids { ids } =
+        serde_json::from_value(json_body(&body)?).map_err(|problem| Refused::not_read(&problem))?;
     let mut store = shared.store();
     let chosen = live(&store, |_, own| ids.contains(&own.id));
     let shown: Vec<Value> = chosen
@@ -130,7 +128,8 @@ pub(super) fn of_pod(
     body: &Bytes,
 ) -> Result<Response, Refused> {
     let wanted: Vec<String> = match instance.trim_matches('/') {
-        "" => serde_json::from_value(json_body(body)?).map_err(Refused::not_read)?,
+        "" => serde_json::from_value(json_body(body)?)
+            .map_err(|problem| Refused::not_read(&problem))?,
         one => vec![one.to_owned()],
     };
     let mut store = shared.store();

@@ -45,11 +45,12 @@ pub(super) fn router(shared: Arc<Shared>, server: usize) -> Router {
         server,
         client: gate::client(),
     };
-    let follow =
-        move |state: State<Arc<Shared>>,
-              peer: ConnectInfo<Peer>,
-              query: Query,
-              headers: HeaderMap| { events::follow(server, state, peer, query, headers) };
+    let follow = move |state: State<Arc<Shared>>,
+                       peer: ConnectInfo<Peer>,
+                       query: Query,
+                       headers: HeaderMap| async move {
+        events::follow(server, state, peer, query, &headers)
+    };
     let leader = middleware::map_response_with_state(Arc::clone(&shared), name_leader);
     Router::new()
         .route("/v2/apps", get(apps::list).post(apps::create))

@@ -51,13 +51,11 @@ pub(super) async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 pub(super) async fn leader(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.leader_address() {
-        Some(leader) => Json(json!({"leader": leader.to_string()})).into_response(),
-        None => {
-            let message = json!({"message": "There is no leader"});
-            (StatusCode::NOT_FOUND, Json(message)).into_response()
-        }
-    }
+    let Some(leader) = shared.leader_address() else {
+        let message = json!({"message": "There is no leader"});
+        return (StatusCode::NOT_FOUND, Json(message)).into_response();
+    };
+    Json(json!({"leader": leader.to_string()})).into_response()
 }
 
 /// Text for who takes text, JSON for who takes that, else nothing.

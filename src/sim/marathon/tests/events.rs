@@ -236,7 +236,7 @@ fn event(number: u32) -> Event {
 }
 
 fn attach(bus: &Bus) -> EventStream {
-    bus.attach(0, "peer".to_owned(), BTreeSet::from(["x".to_owned()]))
+    bus.attach(0, "peer", BTreeSet::from(["x".to_owned()]))
 }
 
 /// The numbers of the events that have come, and whether the stream has ended.
