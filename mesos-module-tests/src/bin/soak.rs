@@ -24,7 +24,7 @@ enum What {
 
 #[derive(clap::Args)]
 struct Bursts {
-    /// ChaosRun, each with a seed of its own
+    /// Rounds, each with a seed of its own
     #[arg(long, default_value_t = 10)]
     rounds: u64,
     /// Tasks a round
@@ -40,7 +40,7 @@ struct Bursts {
 
 #[derive(clap::Args)]
 struct ChaosRun {
-    /// ChaosRun, each with a seed of its own
+    /// Rounds, each with a seed of its own
     #[arg(long, default_value_t = 200)]
     rounds: u64,
     /// The first round's seed; the next ones follow

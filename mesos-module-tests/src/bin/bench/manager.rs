@@ -319,6 +319,9 @@ fn rows(level: &Level, report: &mut Report) {
     report.add(two("stores copied", "", ours.copied as f64, None).goal("0", most(0.0)));
 }
 
+/// What is measured at a level.
+type Figure = fn(&Level) -> Option<f64>;
+
 /// How each grows from the fewest tasks to the most, against how the tasks do.
 fn growth(levels: &[Level], report: &mut Report) {
     let (Some(few), Some(many)) = (levels.first(), levels.last()) else {
@@ -328,7 +331,6 @@ fn growth(levels: &[Level], report: &mut Report) {
         return;
     }
     let tasks = many.tasks / few.tasks;
-    type Figure = fn(&Level) -> Option<f64>;
     let figures: [(&str, Figure); 7] = [
         ("full resync", |level| Some(level.ours.resync.wall)),
         ("full resync, CPU", |level| Some(level.ours.resync.cpu)),

@@ -243,7 +243,8 @@ impl Cluster {
         ip.common.uuid = Some(address);
         ip.common.annotations = interface.common.annotations.clone();
         ip.instance_ip_address = Self::task_address(number)?.into();
-        ip.virtual_network_refs = interface.virtual_network_refs.clone();
+        ip.virtual_network_refs
+            .clone_from(&interface.virtual_network_refs);
         ip.virtual_machine_interface_refs = vec![Ref::to(interface_name)];
         create(vnc, &ip)
     }

@@ -128,7 +128,7 @@ impl Since {
     fn cost(self) -> Result<Cost> {
         Ok(Cost {
             wall: self.wall.elapsed().as_secs_f64(),
-            cpu: (cpu()? - self.cpu).as_secs_f64(),
+            cpu: cpu()?.saturating_sub(self.cpu).as_secs_f64(),
         })
     }
 }

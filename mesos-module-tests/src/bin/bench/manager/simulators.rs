@@ -228,16 +228,14 @@ impl Simulators {
         self.master.add_task(task);
         let written = async {
             loop {
-                let first = self
-                    .seen
-                    .first
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+                let first = self.seen.first.lock();
+                let first = first.unwrap_or_else(PoisonError::into_inner);
                 // Its making was before.
-                if let Some(at) = first.get(&interface) {
-                    return *at;
-                }
+                let at = first.get(&interface).copied();
                 drop(first);
+                if let Some(at) = at {
+                    return at;
+                }
                 sleep(Duration::from_micros(500)).await;
             }
         };
