@@ -397,6 +397,8 @@ fn what_is_dead_is_removed(
     bed.remove(half)?;
     bed.until_measured(leader, &["containers_removed_total 1"])?;
     bed.end(web)?;
+    // As long as Marathon lists it, it may live.
+    bed.marathon.app("/shop/web", &[], &json!({}));
     bed.until_measured(
         leader,
         &[

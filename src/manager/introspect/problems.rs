@@ -1,5 +1,6 @@
 //! What is wrong now.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -132,21 +133,28 @@ fn of_what_is_known(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
     let survey = reconciler.survey();
     let stores = reconciler.stores();
     let todo = "Correct the labels of the app's network; until then these are passed over.";
-    for (uuid, wrong) in survey.labels.iter().take(MOST) {
-        let app = stores.contrail.read(|view| {
-            let names = &view.machines.get(uuid)?.names;
-            Some(names.application.as_deref()?.to_owned())
-        });
-        let app = app.map_or(String::new(), |app| format!(" of {app}"));
+    // The containers of an app have the same labels, and so the same is wrong with them.
+    let mut apps: BTreeMap<(String, String), usize> = BTreeMap::new();
+    stores.contrail.read(|view| {
+        for (uuid, wrong) in &survey.labels {
+            let app = view.machines.get(uuid);
+            let app = app.and_then(|machine| machine.names.application.as_deref());
+            let subject =
+                app.map_or_else(|| format!("container {uuid}"), |app| format!("app {app}"));
+            *apps.entry((subject, wrong.join("; "))).or_default() += 1;
+        }
+    });
+    let all = apps.len();
+    for ((subject, wrong), count) in apps.into_iter().take(MOST) {
         problems.push(Problem {
             kind: "labels",
             severe: false,
-            subject: format!("container {uuid}{app}"),
-            what: wrong.join("; "),
+            subject: format!("{subject}, {count} containers"),
+            what: wrong,
             todo,
         });
     }
-    more("labels", survey.labels.len(), todo, problems);
+    more("labels", all, todo, problems);
     // Before the virtual-routers have been read, no agent has one.
     if stores
         .contrail

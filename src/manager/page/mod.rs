@@ -2,7 +2,7 @@
 //!
 //! It is rendered here, without a script, and refers to nothing elsewhere. Everything that a
 //! framework, an agent or the API server wrote is escaped by the templates; beyond that the policy
-//! in the headers lets nothing run or load but the one style sheet whose digest it names.
+//! in the headers lets nothing run, and nothing load but the one style sheet whose digest it names.
 
 mod sections;
 
@@ -35,7 +35,7 @@ const REFRESH: u32 = 15;
 static POLICY: LazyLock<String> = LazyLock::new(|| {
     let digest = STANDARD.encode(Sha256::digest(STYLE));
     format!(
-        "default-src 'none'; style-src 'sha256-{digest}'; form-action 'self'; base-uri 'none'; \
+        "default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; base-uri 'none'; \
          frame-ancestors 'none'"
     )
 });
@@ -127,7 +127,7 @@ fn render(shown: &Shown, asked: &Asked) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 @if asked.refreshes() { meta http-equiv="refresh" content=(REFRESH); }
                 title { (sections::title(shown, &problems)) }
-                // Without it a browser asks for one, which the policy refuses.
+                // An empty one: without it a browser asks for one.
                 link rel="icon" href="data:,";
                 style { (PreEscaped(STYLE)) }
             }

@@ -254,11 +254,13 @@ impl Reconciler {
             Key::Machine(uuid) => (uuid, "container"),
             Key::Orphan(orphan) => (orphan.uuid(), "leftover"),
         };
-        // Before it is done: it may be removed.
-        let names = self.stores.contrail.read(|view| {
-            let machine = view.machines.get(&machine)?;
-            Some((machine.names.clone(), machine.agent.clone()))
-        });
+        let names = || {
+            self.stores.contrail.read(|view| {
+                let machine = view.machines.get(&machine)?;
+                Some((machine.names.clone(), machine.agent.clone()))
+            })
+        };
+        let before = names();
         let handled = match key {
             Key::Machine(uuid) => self.machine(uuid).await,
             Key::Orphan(orphan) => self.orphan(orphan).await,
@@ -266,7 +268,8 @@ impl Reconciler {
         let failed = handled.as_ref().err().map(ToString::to_string);
         let pause = self.queue.done(key, failed.as_deref());
         let elapsed = began.elapsed();
-        let (names, agent) = names.unwrap_or_default();
+        // Named as it is now, or as it was before it was removed.
+        let (names, agent) = names().or(before).unwrap_or_default();
         let app = names.application.as_deref().unwrap_or("");
         let task = names.task.as_deref().unwrap_or("");
         match &handled {
