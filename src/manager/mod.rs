@@ -12,6 +12,8 @@
 //! provision     what has to be there before the first container
 //! election      who leads, by the word of ZooKeeper; fence: nobody else writes
 //! lead          what the leader does before it takes requests
+//! dry_run       what would be written, for people
+//! reload        a new configuration while the manager runs
 //! admin         what is seen from outside: readiness, metrics, the log level
 //! ```
 //!
@@ -25,6 +27,7 @@ mod api;
 mod config;
 mod containers;
 mod desired;
+mod dry_run;
 mod election;
 mod error;
 mod fence;
@@ -39,6 +42,7 @@ mod names;
 mod plan;
 mod provision;
 mod reconcile;
+mod reload;
 mod server;
 mod standby;
 mod stores;
@@ -48,10 +52,11 @@ pub use config::{
 };
 pub use containers::Containers;
 pub use desired::{Difference, Policy, Reason};
+pub use dry_run::{DryRun, DryRunError, dry_run};
 pub use election::ZooKeeper;
 pub use error::ManagerError;
 pub use fence::{Fence, Leadership};
-pub use reconcile::{Planned, Reconciler};
+pub use reconcile::{Outlook, Planned, Reconciler, When};
 pub use server::{Manager, StartError};
 
 #[cfg(all(test, feature = "sim"))]

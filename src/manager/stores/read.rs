@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::contrail::{ContrailView, Interface, Machine, Names, Orphan, Router};
 use crate::intern::Interner;
 use crate::manager::config::Default as Defaults;
+use crate::manager::containers::Adopted;
 use crate::manager::plan::{self, OWNER};
 use crate::vnc::{
     Detail, FloatingIp, FqName, InstanceIp, KeyValues, Object, Query, Ref, VirtualMachine,
@@ -172,8 +173,14 @@ impl Reading {
                 uuid: Some(uuid),
                 ..Ref::to(one.common.fq_name.clone())
             };
-            if let Some(owner) = owner.uuid.filter(|owner| plan::is_ours(*owner, &reference)) {
-                self.floating.entry(owner).or_default().push(uuid);
+            let Some(owner) = owner.uuid else { continue };
+            let stands_for = if plan::is_ours(owner, &reference) {
+                Some(uuid)
+            } else {
+                plan::adopted(owner, &one.common.annotations)
+            };
+            if let Some(stands_for) = stands_for {
+                self.floating.entry(owner).or_default().push(stands_for);
             }
         }
         if self.is_ours(&one.common.annotations) {
@@ -302,6 +309,7 @@ impl Reading {
 pub(in crate::manager) fn one(
     machine: &VirtualMachine,
     interfaces: &[VirtualMachineInterface],
+    adopted: &[Adopted],
     seen: Instant,
 ) -> Machine {
     let annotations = &machine.common.annotations;
@@ -316,12 +324,15 @@ pub(in crate::manager) fn one(
         groups.sort_unstable();
         let floating = one.floating_ip_back_refs.iter();
         let floating = floating.filter(|reference| plan::is_ours(uuid, reference));
+        let adopted = adopted.iter().filter(|one| one.interface == uuid);
+        let floating = floating.filter_map(|one| one.uuid);
+        let floating = floating.chain(adopted.map(|one| one.stands_for));
         Some(Interface {
             uuid,
             index: index.unwrap_or(0),
             network: annotations.get("network").map(Into::into),
             groups: groups.into(),
-            floating: floating.filter_map(|one| one.uuid).collect(),
+            floating: floating.collect(),
             addresses: u16::try_from(one.instance_ip_back_refs.len()).unwrap_or(u16::MAX),
         })
     });
