@@ -35,9 +35,16 @@ pub struct Decoder {
     bytes: Vec<u8>,
     /// Where the first byte not yet given out is.
     start: usize,
+    /// How long a record may be from now on, where that is less.
+    longest: Option<usize>,
 }
 
 impl Decoder {
+    /// From the next record on none may be longer than this.
+    pub fn limit(&mut self, longest: usize) {
+        self.longest = Some(longest);
+    }
+
     /// Adds bytes from the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.start);
@@ -64,7 +71,7 @@ impl Decoder {
             .trim()
             .parse()
             .map_err(|_| Malformed(format!("{digits:?} is not a length")))?;
-        if length > LONGEST {
+        if length > self.longest.unwrap_or(LONGEST).min(LONGEST) {
             return Err(Malformed(format!("a record of {length} bytes")));
         }
         let (begin, end) = (newline + 1, newline + 1 + length);
@@ -151,6 +158,17 @@ mod tests {
                 String::from_utf8_lossy(stream)
             );
         }
+    }
+
+    #[test]
+    fn a_record_has_a_longest_length() {
+        let mut decoder = Decoder::default();
+        decoder.push(b"6\nsnapsh5\nevent6\nsnapsh");
+        assert_eq!(decoder.next_record().unwrap().unwrap(), b"snapsh");
+        decoder.limit(5);
+        assert_eq!(decoder.next_record().unwrap().unwrap(), b"event");
+        // Before any of it is kept.
+        decoder.next_record().unwrap_err();
     }
 
     proptest! {

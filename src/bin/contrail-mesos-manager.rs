@@ -1,13 +1,18 @@
 //! `contrail-mesos-manager`: owns the objects of containers in Contrail, and answers the agents.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use contrail_mesos::config::Problem;
 use contrail_mesos::manager::logging::{self, LogFormat};
-use contrail_mesos::manager::{Config, DEFAULT_PATH, Manager};
+use contrail_mesos::manager::{Config, DEFAULT_PATH, DryRun, Manager, dry_run};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// What a dry run ends with that has found something to write.
+const DIFFERS: u8 = 2;
 
 /// Makes the objects of containers in the Contrail VNC API, for the agents that ask.
 #[derive(Debug, Parser)]
@@ -19,10 +24,18 @@ struct Arguments {
     /// Say everything that is wrong with the configuration, and end
     #[arg(long)]
     check: bool,
+    /// Say what a manager that starts now would write, write nothing, and end: 0 if there is
+    /// nothing, 2 if there is something, 1 if it cannot be told
+    #[arg(long, conflicts_with = "check")]
+    dry_run: bool,
+    /// How the dry run says it
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT", requires = "dry_run")]
+    output: Format,
     /// How a line of the log looks
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     log_format: Format,
-    /// What is logged at first; see PUT /log-level of the admin listener
+    /// What is logged, unless the configuration says otherwise; see also PUT
+    /// /log-level of the admin listener
     #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
     log_level: String,
 }
@@ -36,7 +49,16 @@ enum Format {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Where it cannot even be printed, the status says it.
+            let _ = error.print();
+            // 2, the usual one, says something else here.
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
+    match run(&arguments) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("contrail-mesos-manager: {error:#}");
@@ -65,13 +87,88 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("{}: all right", arguments.config.display());
         return Ok(ExitCode::SUCCESS);
     }
-    tokio::runtime::Runtime::new()
-        .context("cannot start the runtime")?
-        .block_on(serve(config))?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    if arguments.dry_run {
+        let told = runtime.block_on(dry_run(&config))?;
+        print(&told, arguments.output)?;
+        return Ok(ExitCode::from(if told.differs() { DIFFERS } else { 0 }));
+    }
+    if let Some(level) = &config.log_level {
+        logging::set_filter(level)?;
+    }
+    runtime.block_on(serve(config, &arguments.config))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config) -> Result<()> {
+fn print(told: &DryRun, output: Format) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if matches!(output, Format::Json) {
+        serde_json::to_writer_pretty(&mut out, told)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    for what in &told.provision {
+        writeln!(out, "{what}")?;
+    }
+    for one in &told.containers {
+        writeln!(out, "{one}")?;
+    }
+    let [now, later, doubt] = told.counts();
+    if told.followed {
+        writeln!(
+            out,
+            "{} to provision; of containers {now} to change now, {later} later, {doubt} in doubt",
+            told.provision.len()
+        )?;
+    } else {
+        writeln!(
+            out,
+            "{} to provision; containers are not looked at without a table [mesos]",
+            told.provision.len()
+        )?;
+    }
+    Ok(())
+}
+
+/// Reads the configuration again, with the files that it names, and says what came of it.
+fn reload(manager: &Manager, path: &Path) {
+    let file = path.display();
+    // Some small files: nobody waits for long.
+    let taken = tokio::task::block_in_place(|| {
+        let config = Config::load(path).map_err(|error| error.problems)?;
+        let restart = manager.reload(&config).map_err(|error| {
+            vec![Problem {
+                place: file.to_string(),
+                key: String::new(),
+                message: error.to_string(),
+            }]
+        })?;
+        Ok::<_, Vec<Problem>>((config, restart))
+    });
+    match taken {
+        Ok((config, restart)) => {
+            let level = config.log_level.map(|level| logging::set_filter(&level));
+            if let Some(Err(error)) = level {
+                log::error!(error:%; "the log level stays");
+            }
+            if restart.is_empty() {
+                log::info!(file:%; "configuration reloaded");
+            } else {
+                let restart = restart.join(", ");
+                log::warn!(file:%, restart; "configuration reloaded, but for what needs a restart");
+            }
+        }
+        Err(problems) => {
+            for problem in &problems {
+                log::error!("{problem}");
+            }
+            log::error!(file:%, problems = problems.len(); "configuration refused, the old one stays");
+        }
+    }
+}
+
+async fn serve(config: Config, path: &Path) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let manager = Manager::start(config).await?;
     log::info!("agents ask at {}", manager.url());
@@ -81,9 +178,15 @@ async fn serve(config: Config) -> Result<()> {
     if let Some(address) = manager.admin_address() {
         log::info!("operators ask at http://{address}");
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        done = tokio::signal::ctrl_c() => done?,
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            done = tokio::signal::ctrl_c() => {
+                done?;
+                break;
+            }
+            _ = hangup.recv() => reload(&manager, path),
+        }
     }
     log::info!("stopping");
     manager.stop().await;

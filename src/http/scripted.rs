@@ -58,6 +58,10 @@ pub(crate) enum Reply {
     /// A body of this type without an end: what is sent here goes to every such connection, each
     /// part in a write of its own; an empty part closes them.
     Feed(&'static str, broadcast::Sender<Vec<u8>>),
+    /// The same, with this before all else.
+    Begin(&'static str, Vec<u8>, broadcast::Sender<Vec<u8>>),
+    /// This of a body without a length, and the end.
+    End(&'static str, Vec<u8>),
 }
 
 pub(crate) fn ok(body: &impl ToString) -> Reply {
@@ -158,21 +162,13 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 return stream.shutdown().await;
             }
             Reply::Hang => std::future::pending().await,
-            Reply::Feed(kind, feed) => {
-                let mut parts = feed.subscribe();
-                let head =
-                    format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n");
-                stream.write_all(head.as_bytes()).await?;
-                stream.flush().await?;
-                while let Ok(part) = parts.recv().await {
-                    if part.is_empty() {
-                        return stream.shutdown().await;
-                    }
-                    stream.write_all(&part).await?;
-                    stream.flush().await?;
-                }
-                return Ok(());
+            Reply::End(kind, body) => {
+                stream.write_all(&open(kind)).await?;
+                stream.write_all(&body).await?;
+                return stream.shutdown().await;
             }
+            Reply::Feed(kind, feed) => return follow(stream, kind, &[], &feed).await,
+            Reply::Begin(kind, first, feed) => return follow(stream, kind, &first, &feed).await,
             Reply::Raw(bytes) => {
                 stream.write_all(bytes).await?;
                 return stream.shutdown().await;
@@ -185,6 +181,31 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         );
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(body.as_bytes()).await?;
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
+/// The head of an answer whose body has no length.
+fn open(kind: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n").into_bytes()
+}
+
+async fn follow<S: AsyncWrite + Unpin>(
+    mut stream: S,
+    kind: &str,
+    first: &[u8],
+    feed: &broadcast::Sender<Vec<u8>>,
+) -> io::Result<()> {
+    let mut parts = feed.subscribe();
+    stream.write_all(&open(kind)).await?;
+    stream.write_all(first).await?;
+    stream.flush().await?;
+    while let Ok(part) = parts.recv().await {
+        if part.is_empty() {
+            return stream.shutdown().await;
+        }
+        stream.write_all(&part).await?;
         stream.flush().await?;
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! Who asks, and whether it may.
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
@@ -13,18 +15,36 @@ use crate::ports::AGENT_HEADER;
 
 /// What a request must show.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct Gate(RwLock<Shown>);
+
+#[derive(Debug)]
+struct Shown {
     tokens: Vec<SecretString>,
     certificates: bool,
 }
 
-impl Gate {
-    pub(super) fn new(access: &Access) -> Self {
+impl Shown {
+    fn new(access: &Access) -> Self {
         let tls = access.tls.as_ref();
         Self {
             tokens: access.tokens.clone(),
             certificates: tls.is_some_and(|tls| tls.client_ca.is_some()),
         }
+    }
+}
+
+impl Gate {
+    pub(super) fn new(access: &Access) -> Self {
+        Self(RwLock::new(Shown::new(access)))
+    }
+
+    /// From now on something else must be shown, also on connections that are open.
+    pub(super) fn replace(&self, access: &Access) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Shown::new(access);
+    }
+
+    fn shown(&self) -> RwLockReadGuard<'_, Shown> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The agent that asks.
@@ -49,7 +69,7 @@ impl Gate {
                     Quoted(agent)
                 ))
             })?;
-        if self.certificates && !peer.names.iter().any(|own| own == name) {
+        if self.shown().certificates && !peer.names.iter().any(|own| own == name) {
             return Err(ManagerError::Foreign(format!(
                 "the certificate is not that of agent {name:?}; it names {}",
                 Quoted(peer.names.join(", ").as_bytes())
@@ -59,7 +79,8 @@ impl Gate {
     }
 
     fn check_token(&self, headers: &HeaderMap) -> Result<(), ManagerError> {
-        if self.tokens.is_empty() {
+        let wanted = self.shown();
+        if wanted.tokens.is_empty() {
             return Ok(());
         }
         let shown = headers.get(AUTHORIZATION).and_then(|value| {
@@ -76,7 +97,7 @@ impl Gate {
         // Digests, so that the time to compare tells nothing of the token.
         let digest = |token: &str| Sha256::digest(token.as_bytes());
         let shown = digest(shown);
-        if self
+        if wanted
             .tokens
             .iter()
             .any(|token| digest(token.expose_secret()) == shown)

@@ -35,7 +35,7 @@ const LONGEST: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub containers: Arc<Containers>,
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     /// Why containers cannot be made yet.
     pub ready: watch::Receiver<Readiness>,
     /// Who writes.

@@ -411,11 +411,16 @@ pub(super) fn differences(keep: &Keep, machine: &Machine) -> Vec<Difference> {
     if machine.names != keep.names || machine.display_name.as_ref() != Some(&keep.display_name) {
         differences.push(Difference::Names);
     }
-    if let Some(router) = keep.router
-        && !machine.routers.contains(&router)
-        && machine.is_whole()
-    {
-        differences.push(Difference::Link(router));
+    if let Some(router) = keep.router {
+        let linked = machine.routers.contains(&router);
+        if !linked && machine.is_whole() {
+            differences.push(Difference::Link(router));
+        }
+        // It leaves no host before it is at the right one.
+        if linked || machine.is_whole() {
+            let others = machine.routers.iter().filter(|other| **other != router);
+            differences.extend(others.map(|other| Difference::Unlink(*other)));
+        }
     }
     for wanted in &keep.interfaces {
         let interfaces = machine.interfaces.iter();
@@ -445,6 +450,8 @@ pub enum Difference {
     Names,
     /// The reference from this virtual-router.
     Link(Uuid),
+    /// The reference from this virtual-router goes: the container is on another host.
+    Unlink(Uuid),
     /// The security groups of this interface.
     Groups(Uuid),
     /// The floating addresses of this interface.
@@ -460,6 +467,12 @@ impl fmt::Display for Difference {
         match self {
             Self::Names => formatter.write_str("set display name and annotations"),
             Self::Link(router) => write!(formatter, "link the virtual-router {router}"),
+            Self::Unlink(router) => {
+                write!(
+                    formatter,
+                    "unlink the virtual-router {router}, where it is not"
+                )
+            }
             Self::Groups(interface) => write!(formatter, "set the security groups of {interface}"),
             Self::Floating(interface) => {
                 write!(formatter, "set the floating addresses of {interface}")

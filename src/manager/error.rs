@@ -17,6 +17,9 @@ pub enum ManagerError {
     /// The container is another agent's, or was not made by this cluster's manager.
     #[error("{0}")]
     Foreign(String),
+    /// Somebody else has an address that is asked for: who.
+    #[error("the floating address is taken: {0}")]
+    Taken(String),
     /// There is no such container.
     #[error("there is no container with the machine {0}")]
     NotFound(Uuid),
@@ -46,6 +49,7 @@ impl ManagerError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorised(_) => StatusCode::UNAUTHORIZED,
             Self::Foreign(_) => StatusCode::FORBIDDEN,
+            Self::Taken(_) => StatusCode::CONFLICT,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotReady(_) | Self::NotLeading(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Nonsense(_) => StatusCode::BAD_GATEWAY,

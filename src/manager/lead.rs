@@ -3,10 +3,11 @@
 //! Invariant: nothing is taken on in a term before everything that comes before it has been done in
 //! that term; whoever leads again after another one begins anew.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::error::ManagerError;
 use super::fence::{Fence, Leadership};
@@ -42,6 +43,7 @@ fn pauses() -> ExponentialBuilder {
 pub(super) async fn lead<W>(
     fence: Fence,
     ready: watch::Sender<Readiness>,
+    again: Arc<Notify>,
     mut before_leading: impl FnMut(u64) -> W,
 ) where
     W: Future<Output = Result<(), ManagerError>>,
@@ -65,7 +67,20 @@ pub(super) async fn lead<W>(
                     log::info!(term; "ready");
                 }
                 ready.send_modify(|ready| ready.unready = None);
-                fence.over(term).await;
+                // Requests are taken on meanwhile: what is there stays.
+                let forget = |_| {};
+                loop {
+                    tokio::select! {
+                        () = fence.over(term) => break,
+                        () = again.notified() => tokio::select! {
+                            () = fence.over(term) => break,
+                            () = prepare(&fence, term, &forget, &mut before_leading) => {
+                                ready.send_modify(|ready| ready.provisioned = Some(SystemTime::now()));
+                                log::info!(term; "provisioned again");
+                            }
+                        },
+                    }
+                }
                 continue;
             }
             Leadership::Following { leader } => format!("{leader} leads"),
@@ -113,7 +128,8 @@ mod tests {
                 _ => Ok(()),
             }
         };
-        tokio::spawn(lead(fence, sender, before));
+        let again = Arc::new(Notify::new());
+        tokio::spawn(lead(fence, sender, again.clone(), before));
         for (term, tried) in [(1, 2), (1, 2), (2, 4)] {
             keeper.lead(term, None);
             ready
@@ -128,5 +144,25 @@ mod tests {
                 .unwrap();
             assert!(lost.unready.as_ref().unwrap().contains("lost"), "{lost:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_before_requests_is_done_again_while_they_are_taken() {
+        let (keeper, fence) = fence("no");
+        let (sender, mut ready) = watch::channel(Readiness::none());
+        let tries = &*Box::leak(Box::new(AtomicU64::new(0)));
+        let before = move |_| async move {
+            tries.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        };
+        let again = Arc::new(Notify::new());
+        tokio::spawn(lead(fence, sender, again.clone(), before));
+        keeper.lead(1, None);
+        let is_ready = |ready: &Readiness| ready.unready.is_none();
+        ready.wait_for(is_ready).await.unwrap();
+        again.notify_one();
+        ready.changed().await.unwrap();
+        assert!(is_ready(&ready.borrow()));
+        assert_eq!(tries.load(Ordering::Relaxed), 2);
     }
 }

@@ -14,7 +14,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -62,15 +62,15 @@ impl std::fmt::Debug for dyn Stream {
 }
 
 impl Listener {
-    /// Listens, with TLS if there is a configuration for it.
+    /// Listens, with TLS if there is a configuration for it, which may be replaced.
     pub(super) async fn bind(
         address: SocketAddr,
-        tls: Option<Arc<ServerConfig>>,
+        tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let local = listener.local_addr()?;
         let (sender, accepted) = mpsc::channel(HANDSHAKES);
-        let task = tokio::spawn(accept(listener, tls.map(TlsAcceptor::from), sender));
+        let task = tokio::spawn(accept(listener, tls, sender));
         Ok(Self {
             local,
             accepted,
@@ -107,7 +107,7 @@ impl axum::serve::Listener for Listener {
 
 async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     accepted: mpsc::Sender<(Box<dyn Stream>, Peer)>,
 ) {
     let mut handshakes = JoinSet::new();
@@ -138,7 +138,9 @@ async fn accept(
                 }
             }
             Some(tls) => {
-                let (tls, accepted) = (tls.clone(), accepted.clone());
+                // The certificate that is in force now.
+                let tls = TlsAcceptor::from(tls.borrow().clone());
+                let accepted = accepted.clone();
                 handshakes.spawn(async move {
                     match tokio::time::timeout(HANDSHAKE, handshake(&tls, stream, peer)).await {
                         // If nobody takes it, the manager is stopping.

@@ -66,7 +66,7 @@ pub(super) fn filter() -> Option<String> {
 }
 
 /// Changes what is logged.
-pub(super) fn set_filter(filter: &str) -> Result<(), LogError> {
+pub fn set_filter(filter: &str) -> Result<(), LogError> {
     check(filter)?;
     let switch = SWITCH.get().ok_or(LogError::Taken)?;
     let logger = build(switch.format, filter);
@@ -82,7 +82,7 @@ pub(super) fn set_filter(filter: &str) -> Result<(), LogError> {
 }
 
 /// The logger itself would take what it does not understand for a module's name.
-fn check(filter: &str) -> Result<(), LogError> {
+pub(super) fn check(filter: &str) -> Result<(), LogError> {
     let right = filter.split(',').all(|part| {
         let (module, level) = part.trim().rsplit_once('=').unwrap_or(("all", part.trim()));
         let named = module

@@ -13,6 +13,8 @@
 //! election      who leads, by the word of ZooKeeper; fence: nobody else writes
 //! lead          what the leader does before it takes requests
 //! history       what happened to each container
+//! dry_run       what would be written, for people
+//! reload        a new configuration while the manager runs
 //! admin         what is seen from outside: readiness, metrics, the log level; introspect and page
 //!               show the stores
 //! ```
@@ -27,6 +29,7 @@ mod api;
 mod config;
 mod containers;
 mod desired;
+mod dry_run;
 mod election;
 mod error;
 mod fence;
@@ -44,6 +47,7 @@ mod page;
 mod plan;
 mod provision;
 mod reconcile;
+mod reload;
 mod server;
 mod standby;
 mod stores;
@@ -53,10 +57,11 @@ pub use config::{
 };
 pub use containers::Containers;
 pub use desired::{Difference, Policy, Reason};
+pub use dry_run::{DryRun, DryRunError, dry_run};
 pub use election::ZooKeeper;
 pub use error::ManagerError;
 pub use fence::{Fence, Leadership};
-pub use reconcile::{Effort, Planned, Reconciler};
+pub use reconcile::{Effort, Outlook, Planned, Reconciler, When};
 pub use server::{Manager, StartError};
 
 #[cfg(all(test, feature = "sim"))]

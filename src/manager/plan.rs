@@ -247,6 +247,20 @@ pub(super) fn floating_ips(
     floating_ips.collect()
 }
 
+/// Says on a floating address of somebody else's which of ours it stands for.
+pub(super) const ADOPTED: &str = "contrail-mesos-adopted";
+
+/// What the mark says.
+pub(super) fn adoption(interface: Uuid, stands_for: Uuid) -> String {
+    format!("{interface}/{stands_for}")
+}
+
+/// Which of ours a floating address at this interface stands for, if it was adopted for that one.
+pub(super) fn adopted(interface: Uuid, annotations: &KeyValues) -> Option<Uuid> {
+    let (of, stands_for) = annotations.get(ADOPTED)?.split_once('/')?;
+    (of.parse() == Ok(interface)).then(|| stands_for.parse().ok())?
+}
+
 /// Whether a text is the same in the JSON that the vRouter agent makes of it.
 pub(super) fn is_harmless(text: &str) -> bool {
     !text.is_empty()

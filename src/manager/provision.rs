@@ -3,7 +3,10 @@
 //! Everything is made if it is missing and left as it is if it is there, so that several managers
 //! can provision at once, and an operator's changes stay.
 
+use std::sync::{Mutex, PoisonError};
+
 use ipnet::IpNet;
+use uuid::Uuid;
 
 use super::config::{Config, Provision};
 use super::plan::OWNER;
@@ -22,59 +25,94 @@ pub(super) async fn provision(client: &VncClient, config: &Config) -> Result<(),
         // The least that says whether the API server can be reached.
         return client.ping().await;
     };
-    let maker = Maker { client, config };
-    let network = &config.defaults.network;
-    let project = FqName::new([&config.defaults.domain, &config.defaults.project]);
-    let mut projects = vec![project.clone()];
-    projects.extend(network.parent().filter(|other| *other != project));
-    for project in &projects {
-        if config.create.domains
-            && let Some(domain) = project.parent()
-        {
-            maker.make(Domain::named(domain)).await?;
-        }
-        maker.make(Project::named(project.clone())).await?;
-    }
-    let cluster = &config.defaults.cluster;
-    let fabric_ipam = project.child(format!("{cluster}-ip-fabric-ipam"));
-    let pod_ipam = project.child(format!("{cluster}-pod-task-ipam"));
-    maker.ipam(&fabric_ipam, &wanted.ip_fabric_subnets).await?;
-    maker.ipam(&pod_ipam, &wanted.pod_task_subnets).await?;
-    let ipam = if wanted.ip_fabric_forwarding {
-        fabric_ipam
-    } else {
-        pod_ipam
+    let maker = Maker {
+        client,
+        config,
+        missing: None,
     };
-    let network = maker.make(self::network(network, ipam, wanted)).await?;
+    maker.all(wanted).await
+}
 
-    let policy = project.child(format!("{cluster}-default-ip-fabric-np"));
-    let Some(fabric) = client.id_of::<VirtualNetwork>(&FqName::new(FABRIC)).await? else {
-        log::warn!("the API server has no network ip-fabric, so there is no policy for it");
-        return Ok(());
+/// Says what [`provision`] would make, and makes nothing.
+pub(super) async fn missing(client: &VncClient, config: &Config) -> Result<Vec<String>, VncError> {
+    let Some(wanted) = &config.provision else {
+        client.ping().await?;
+        return Ok(vec![]);
     };
-    let policy = maker.make(self::policy(policy)).await?;
-    let attachment = PolicyAttachment {
-        sequence: Some(Sequence::default()),
+    let maker = Maker {
+        client,
+        config,
+        missing: Some(Mutex::default()),
     };
-    for network in [fabric, network] {
-        client
-            .link_with::<VirtualNetwork, NetworkPolicy>(network, policy, &attachment)
-            .await?;
-        client.relax_for_delete(network, policy).await?;
+    maker.all(wanted).await?;
+    let missing = maker.missing.unwrap_or_default();
+    Ok(missing.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Maker<'_> {
+    async fn all(&self, wanted: &Provision) -> Result<(), VncError> {
+        let (maker, config) = (self, self.config);
+        let network = &config.defaults.network;
+        let project = FqName::new([&config.defaults.domain, &config.defaults.project]);
+        let mut projects = vec![project.clone()];
+        projects.extend(network.parent().filter(|other| *other != project));
+        for project in &projects {
+            if config.create.domains
+                && let Some(domain) = project.parent()
+            {
+                maker.make(Domain::named(domain)).await?;
+            }
+            maker.make(Project::named(project.clone())).await?;
+        }
+        let cluster = &config.defaults.cluster;
+        let fabric_ipam = project.child(format!("{cluster}-ip-fabric-ipam"));
+        let pod_ipam = project.child(format!("{cluster}-pod-task-ipam"));
+        maker.ipam(&fabric_ipam, &wanted.ip_fabric_subnets).await?;
+        maker.ipam(&pod_ipam, &wanted.pod_task_subnets).await?;
+        let ipam = if wanted.ip_fabric_forwarding {
+            fabric_ipam
+        } else {
+            pod_ipam
+        };
+        let network = maker.make(self::network(network, ipam, wanted)).await?;
+
+        let policy = project.child(format!("{cluster}-default-ip-fabric-np"));
+        let Some(fabric) = maker
+            .client
+            .id_of::<VirtualNetwork>(&FqName::new(FABRIC))
+            .await?
+        else {
+            log::warn!("the API server has no network ip-fabric, so there is no policy for it");
+            return Ok(());
+        };
+        let policy = maker.make(self::policy(policy)).await?;
+        let names = [FqName::new(FABRIC), config.defaults.network.clone()];
+        for (network, name) in [fabric, network].into_iter().zip(&names) {
+            maker.attach((network, name), policy).await?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 struct Maker<'a> {
     client: &'a VncClient,
     config: &'a Config,
+    /// What is missing, where nothing is to be made.
+    missing: Option<Mutex<Vec<String>>>,
 }
 
 impl Maker<'_> {
-    async fn make<T: Object>(&self, mut object: T) -> Result<uuid::Uuid, VncError> {
+    async fn make<T: Object>(&self, mut object: T) -> Result<Uuid, VncError> {
         let marks = [("owner", OWNER), ("cluster", &self.config.defaults.cluster)];
         object.common_mut().annotations = marks.into_iter().collect();
         let name = object.common().fq_name.clone();
+        if self.missing.is_some() {
+            let there = self.client.id_of::<T>(&name).await?;
+            if there.is_none() {
+                self.lacks(format!("make the {} {name}", T::TYPE));
+            }
+            return Ok(there.unwrap_or_default());
+        }
         let ensured = self.client.ensure(&object).await?;
         match ensured.found {
             None => log::info!(object:% = name; "provisioned the {}", T::TYPE),
@@ -88,6 +126,40 @@ impl Maker<'_> {
             }
         }
         Ok(ensured.uuid)
+    }
+
+    fn lacks(&self, what: String) {
+        if let Some(missing) = &self.missing {
+            let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
+            missing.push(what);
+        }
+    }
+
+    /// Has the policy hold for the network.
+    async fn attach(&self, (network, name): (Uuid, &FqName), policy: Uuid) -> Result<(), VncError> {
+        if self.missing.is_some() {
+            let there = if network.is_nil() || policy.is_nil() {
+                None
+            } else {
+                self.client.read::<VirtualNetwork>(network).await?
+            };
+            let mut policies = there
+                .iter()
+                .flat_map(|network| &network.network_policy_refs);
+            if !policies.any(|other| other.uuid == Some(policy)) {
+                self.lacks(format!(
+                    "attach the default policy to the virtual-network {name}"
+                ));
+            }
+            return Ok(());
+        }
+        let attachment = PolicyAttachment {
+            sequence: Some(Sequence::default()),
+        };
+        self.client
+            .link_with::<VirtualNetwork, NetworkPolicy>(network, policy, &attachment)
+            .await?;
+        self.client.relax_for_delete(network, policy).await
     }
 
     async fn ipam(&self, name: &FqName, subnets: &[IpNet]) -> Result<(), VncError> {

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::middleware::from_fn_with_state;
 use rustls::ServerConfig;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,10 +24,9 @@ use super::legacy;
 use super::listener::{Listener, Peer, server_config};
 use super::metrics::{Metrics, Seen, measure};
 use super::provision::provision;
-use super::reconcile::Reconciler;
+use super::reconcile::{Reconciler, Sources};
+use super::reload::Live;
 use crate::http::TlsError;
-use crate::marathon::MarathonClient;
-use crate::master::MasterClient;
 use crate::ports;
 use crate::vnc::VncClient;
 
@@ -65,6 +64,7 @@ pub struct Manager {
     tls: bool,
     containers: Arc<Containers>,
     reconciler: Option<Arc<Reconciler>>,
+    live: Live,
     fence: Fence,
     election: Option<Election>,
     ready: watch::Receiver<Readiness>,
@@ -82,12 +82,7 @@ impl Manager {
         if let Some(tls) = &config.access.tls {
             server_config(tls)?;
         }
-        if let Some(follow) = &config.follow {
-            MasterClient::new(follow.mesos.clone())?;
-            if let Some(marathon) = &follow.marathon {
-                MarathonClient::new(marathon.clone())?;
-            }
-        }
+        config.follow.as_ref().map(Sources::of).transpose()?;
         Ok(())
     }
 
@@ -96,7 +91,9 @@ impl Manager {
         let client = VncClient::new(config.vnc.clone())?;
         let tls = config.access.tls.as_ref().map(server_config).transpose()?;
         let is_tls = tls.is_some();
-        let (listener, address) = bind(config.listen, tls).await?;
+        let tls = tls.map(watch::Sender::new);
+        let (listener, address) =
+            bind(config.listen, tls.as_ref().map(watch::Sender::subscribe)).await?;
         let (legacy_listener, legacy_address) = bind_plain(config.legacy_listen).await?;
         let (admin_listener, admin_address) = bind_plain(config.admin_listen).await?;
         warn(&config, address, legacy_address);
@@ -127,9 +124,10 @@ impl Manager {
             ready: ready.clone(),
             reconciler: reconciler.clone(),
         });
+        let gate = Arc::new(Gate::new(&config.access));
         let shared = Arc::new(Shared {
             containers: containers.clone(),
-            gate: Gate::new(&config.access),
+            gate: gate.clone(),
             ready: ready.clone(),
             leadership: fence.leadership(),
             tasks: requests.clone(),
@@ -166,11 +164,21 @@ impl Manager {
         }
         let tidy = containers.clone();
         background.spawn(async move { tidy.tidy().await });
+        let live = Live {
+            config: Arc::new(Mutex::new(config)),
+            gate,
+            tls,
+            reconciler: reconciler.clone(),
+            provision: Arc::new(Notify::new()),
+        };
+        let in_force = live.config.clone();
         let before_leading = move |_term| {
+            let config = in_force.lock().unwrap_or_else(PoisonError::into_inner);
             let (client, config) = (client.clone(), config.clone());
             async move { Ok(provision(&client, &config).await?) }
         };
-        background.spawn(lead(fence.clone(), sender, before_leading));
+        let again = live.provision.clone();
+        background.spawn(lead(fence.clone(), sender, again, before_leading));
         Ok(Self {
             address,
             legacy_address,
@@ -178,6 +186,7 @@ impl Manager {
             tls: is_tls,
             containers,
             reconciler,
+            live,
             fence,
             election,
             ready,
@@ -230,6 +239,13 @@ impl Manager {
         self.reconciler.as_ref()
     }
 
+    /// Takes over what of a new configuration can change while the manager runs, or nothing of it.
+    /// Says of which keys the new values need a restart. Blocks on the file system.
+    pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, TlsError> {
+        VncClient::new(config.vnc.clone())?;
+        self.live.reload(config)
+    }
+
     /// Waits until this manager leads, the API server is provisioned, and containers can be made.
     pub async fn ready(&self) {
         let mut ready = self.ready.clone();
@@ -270,7 +286,7 @@ fn advertise(address: SocketAddr, tls: bool) -> Result<ports::Manager, StartErro
 
 async fn bind(
     address: SocketAddr,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
 ) -> Result<(Listener, SocketAddr), StartError> {
     let failed = |error| StartError::Listen { address, error };
     let listener = Listener::bind(address, tls).await.map_err(failed)?;
@@ -324,9 +340,7 @@ fn reconcile(
     let Some(follow) = &config.follow else {
         return Ok(None);
     };
-    let mesos = MasterClient::new(follow.mesos.clone())?;
-    let marathon = follow.marathon.clone().map(MarathonClient::new);
-    let marathon = marathon.transpose()?;
+    let sources = Sources::of(follow)?;
     let (may_write, writes) = watch::channel(false);
     let reconciler = Reconciler::new(containers.clone(), client.clone(), config, follow, writes);
     let running = reconciler.clone();
@@ -345,7 +359,7 @@ fn reconcile(
                 }
             }
         };
-        tokio::join!(running.run(mesos, marathon), allow);
+        tokio::join!(running.run(sources), allow);
     });
     Ok(Some(reconciler))
 }

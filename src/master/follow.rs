@@ -17,6 +17,8 @@ use crate::recordio::Decoder;
 
 /// Records longer than this are not read on a thread that others wait for.
 const LONG: usize = 1 << 20;
+/// No event but the first, the whole state, is longer than this: it is about one task or agent.
+const LONGEST_EVENT: usize = 16 << 20;
 
 /// How to follow.
 #[derive(Clone, Debug)]
@@ -160,6 +162,7 @@ impl Machine {
                 Ok(Ok(Event::Subscribed(state, interval))) => {
                     let beats = interval.unwrap_or_default().saturating_mul(3);
                     stream.quiet = self.options.quiet.max(beats);
+                    stream.decoder.limit(LONGEST_EVENT);
                     break state;
                 }
                 Ok(Ok(_)) => {}

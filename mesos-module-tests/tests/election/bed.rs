@@ -25,6 +25,8 @@ const TOKEN: &str = "a-token-of-this-test-alone";
 const PASSWORD: &str = "a-password-of-this-test-alone";
 /// Who the managers are to ZooKeeper.
 pub(crate) const DIGEST: &str = "managers:a-password-of-this-test-alone";
+/// What gives a process another clock, of Debian's package faketime.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 const API: u16 = 8082;
 const AGENTS: u16 = 6992;
 const LEGACY: u16 = 6991;
@@ -108,6 +110,22 @@ impl Bed {
             .join(format!("manager-{index}.{what}"))
     }
 
+    /// Moves a manager's clock on the wall by that much from the right time, at once.
+    pub(crate) fn set_clock(&self, index: usize, offset: &str) -> Result<()> {
+        // It is read at any time, so that it must never be half written.
+        let new = self.path(index, "clock.new");
+        fs::write(&new, offset)?;
+        fs::rename(new, self.path(index, "clock"))?;
+        Ok(())
+    }
+
+    /// The years in which a manager has written its log.
+    pub(crate) fn years(&self, index: usize) -> BTreeSet<String> {
+        let lines = self.lines(index).into_iter();
+        let lines = lines.filter_map(|line| Some(line["time"].as_str()?.get(..4)?.to_owned()));
+        lines.collect()
+    }
+
     /// Starts a manager that does not run.
     pub(crate) fn run(&mut self, index: usize) -> Result<()> {
         let address = self.members[index].address;
@@ -125,11 +143,21 @@ impl Bed {
             SESSION.as_secs(),
         );
         fs::write(self.path(index, "toml"), text)?;
+        self.set_clock(index, "+0")?;
+        ensure!(
+            std::path::Path::new(FAKETIME).is_file(),
+            "{FAKETIME} is missing: install the Debian package faketime"
+        );
         let log = self.path(index, "log");
         let log = fs::File::options().create(true).append(true).open(log)?;
         let child = Command::new("nsenter")
             .arg(format!("--net={}", self.host.namespace().display()))
             .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
+            // Its own clock on the wall, which the test moves; what measures time is the kernel's.
+            .arg("env")
+            .arg(format!("LD_PRELOAD={FAKETIME}"))
+            .arg(format!("FAKETIME_TIMESTAMP_FILE={}", self.path(index, "clock").display()))
+            .args(["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"])
             .arg(binary("contrail-mesos-manager")?)
             .arg("--config")
             .arg(self.path(index, "toml"))

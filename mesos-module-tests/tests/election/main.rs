@@ -1,6 +1,7 @@
 //! Several real managers, the real ZooKeeper, and agents that ask whoever leads.
 
 mod bed;
+mod clock;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

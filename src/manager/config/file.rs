@@ -12,6 +12,7 @@ use crate::config::ConfigError;
 use crate::config::reader::{Document, Section};
 use crate::http::tls::Identity;
 use crate::http::{Limits, TlsOptions};
+use crate::manager::logging;
 use crate::vnc::{Auth, FqName, Keystone, KeystoneVersion, Server, VncOptions};
 
 /// How long a call may take by default: an agent waits no longer than half a minute for a launch.
@@ -54,6 +55,7 @@ fn read(top: &Section<'_>) -> Config {
         defaults: defaults(top),
         create: create(top),
         provision: top.section("provision").map(provision),
+        log_level: log_level(top),
         follow: super::follow::read(top),
         ..config
     };
@@ -106,6 +108,17 @@ fn admin(top: &Section<'_>, default: Option<SocketAddr>) -> Option<SocketAddr> {
                 );
             }
             address.ok()
+        }
+    }
+}
+
+fn log_level(top: &Section<'_>) -> Option<String> {
+    let level = top.text("log_level", "what to log, such as \"info\"")?;
+    match logging::check(&level) {
+        Ok(()) => Some(level),
+        Err(error) => {
+            top.problem("log_level", error.to_string());
+            None
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Config {
     /// How long what there is of a container that could not be made is left to the agent, which
     /// asks again, before it is removed.
     pub undo_after: Duration,
+    /// What is logged, where the configuration says so.
+    pub log_level: Option<String>,
     /// What is followed, to keep what is in the VNC API true; nothing by default.
     pub follow: Option<Follow>,
 }
@@ -179,6 +181,7 @@ impl Config {
             ports: 16,
             remember: Duration::from_secs(30),
             undo_after: Duration::from_secs(5),
+            log_level: None,
             follow: None,
         }
     }

@@ -127,6 +127,12 @@ impl Containers {
                 .any(|ip| ip.common.uuid == Some(uuid))
         });
         self.remove_all::<FloatingIp>(uuid, &floating).await?;
+        for adopted in self.adopted(interface).await? {
+            let mut wanted = port.floating_ips.iter();
+            if !wanted.any(|ip| ip.common.uuid == Some(adopted.stands_for)) {
+                self.give_back(adopted).await?;
+            }
+        }
         let addresses = unwanted(&interface.instance_ip_back_refs, &|uuid| {
             port.addresses
                 .iter()
@@ -167,7 +173,7 @@ impl Containers {
         let floating = join_all(
             port.floating_ips
                 .iter()
-                .map(|floating| self.floating(floating)),
+                .map(|floating| self.floating(port.uuid, floating)),
         );
         let (addresses, floating) = tokio::join!(addresses, floating);
         let mut made = Port {
@@ -243,15 +249,9 @@ impl Containers {
         Ok(port_address(&port.network, address))
     }
 
-    async fn floating(&self, floating: &FloatingIp) -> Result<std::net::IpAddr, ManagerError> {
-        let made = self.client.ensure(floating).await?;
-        let given = floating.floating_ip_address.0;
-        self.given(made, given, |ip| ip.floating_ip_address.0).await
-    }
-
     /// The address of an object: asked for, found, or read, since the server does not say which
     /// it gives.
-    async fn given<T: Object>(
+    pub(super) async fn given<T: Object>(
         &self,
         made: Ensured<T>,
         asked: Option<std::net::IpAddr>,

@@ -7,9 +7,9 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::Containers;
 use super::remove::{first_error, uuids};
 use super::state::State;
+use super::{Adopted, Containers};
 use crate::manager::desired::{Keep, Wanted};
 use crate::manager::error::ManagerError;
 use crate::manager::plan;
@@ -41,7 +41,7 @@ impl Containers {
         let ours = state.interfaces.iter();
         let ours = ours.filter(|one| self.is_ours(&one.common.annotations));
         let ours: Vec<_> = ours.cloned().collect();
-        read::one(&state.machine, &ours, seen)
+        read::one(&state.machine, &ours, &state.adopted, seen)
     }
 
     /// Looks up the addresses of a container that are not known yet, for those who look at it.
@@ -97,16 +97,14 @@ impl Containers {
         let ours: Vec<_> = ours
             .filter(|one| self.is_ours(&one.common.annotations))
             .collect();
-        let interfaces = ours.iter().map(|one| self.keep_interface(one, keep));
+        let interfaces = ours
+            .iter()
+            .map(|one| self.keep_interface(one, &state.adopted, keep));
         // One whose pool is used up keeps nothing else from being right.
         let interfaces = first_error(join_all(interfaces).await);
-        if let Some(router) = keep.router
-            && !uuids(&state.machine.virtual_router_back_refs).any(|other| other == router)
-            && self.seen(&state, seen).is_whole()
-        {
-            self.client
-                .link::<VirtualRouter, VirtualMachine>(router, machine)
-                .await?;
+        if let Some(router) = keep.router {
+            let is_whole = self.seen(&state, seen).is_whole();
+            self.keep_link(&state, router, is_whole).await?;
         }
         interfaces?;
         // The last: a container with the right names is one with the right interfaces.
@@ -119,6 +117,34 @@ impl Containers {
         }
         let state = self.state(machine).await?;
         Ok(state.map(|state| self.seen(&state, seen)))
+    }
+
+    /// Links the container to its host, and then to no other.
+    async fn keep_link(
+        &self,
+        state: &State,
+        router: Uuid,
+        is_whole: bool,
+    ) -> Result<(), ManagerError> {
+        let Some(machine) = state.machine.common.uuid else {
+            return Ok(());
+        };
+        let links = &state.machine.virtual_router_back_refs;
+        let linked = uuids(links).any(|other| other == router);
+        if !linked && !is_whole {
+            return Ok(());
+        }
+        if !linked {
+            self.client
+                .link::<VirtualRouter, VirtualMachine>(router, machine)
+                .await?;
+        }
+        let others = uuids(links).filter(|other| *other != router);
+        let unlinked = others.map(|other| {
+            self.client
+                .unlink::<VirtualRouter, VirtualMachine>(other, machine)
+        });
+        first_error(join_all(unlinked).await)
     }
 
     async fn annotate(
@@ -145,6 +171,7 @@ impl Containers {
     async fn keep_interface(
         &self,
         interface: &VirtualMachineInterface,
+        adopted: &[Adopted],
         keep: &Keep,
     ) -> Result<(), ManagerError> {
         let Some(uuid) = interface.common.uuid else {
@@ -185,7 +212,7 @@ impl Containers {
                 .await?;
         }
         match wanted {
-            Some(wanted) => self.keep_floating(uuid, interface, wanted).await,
+            Some(wanted) => self.keep_floating(uuid, interface, adopted, wanted).await,
             None => Ok(()),
         }
     }
@@ -194,20 +221,26 @@ impl Containers {
         &self,
         uuid: Uuid,
         interface: &VirtualMachineInterface,
+        adopted: &[Adopted],
         wanted: &Wanted,
     ) -> Result<(), ManagerError> {
         let annotations = &interface.common.annotations;
         let floating = wanted.floating(&interface.common.fq_name, annotations);
         let ours = interface.floating_ip_back_refs.iter();
         let ours = ours.filter(|reference| plan::is_ours(uuid, reference));
-        let is_wanted = |reference: &Ref| {
-            let mut floating = floating.iter();
-            floating.any(|one| one.common.uuid == reference.uuid)
-        };
-        let unwanted: Vec<_> = ours.filter(|one| !is_wanted(one)).cloned().collect();
-        let there: BTreeSet<_> = uuids(&interface.floating_ip_back_refs).collect();
+        let is_wanted = |uuid: Option<Uuid>| floating.iter().any(|one| one.common.uuid == uuid);
+        let unwanted: Vec<_> = ours.filter(|one| !is_wanted(one.uuid)).cloned().collect();
+        let adopted = adopted.iter().filter(|one| one.interface == uuid);
+        let (kept, given_back): (Vec<&Adopted>, Vec<&Adopted>) =
+            adopted.partition(|one| is_wanted(Some(one.stands_for)));
+        let there = uuids(&interface.floating_ip_back_refs);
+        let there = there.chain(kept.into_iter().map(|one| one.stands_for));
+        let there: BTreeSet<_> = there.collect();
         // First what is given up: the new one may have the same address.
         self.remove_all::<FloatingIp>(uuid, &unwanted).await?;
+        for one in given_back {
+            self.give_back(*one).await?;
+        }
         for one in &floating {
             if one.common.uuid.is_some_and(|uuid| there.contains(&uuid)) {
                 continue;
@@ -215,7 +248,7 @@ impl Containers {
             if let Some(pool) = one.common.fq_name.parent() {
                 self.names.pool(&pool).await?;
             }
-            self.client.ensure(one).await?;
+            self.floating(uuid, one).await?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! again, also of another manager after this one died at any call.
 
 mod create;
+mod floating;
 mod keep;
 mod puts;
 mod read;
@@ -33,6 +34,7 @@ use crate::labels::Quoted;
 use crate::ports::{Port, PortAddress, Ports, PortsRequest};
 use crate::vnc::{KeyValues, VirtualMachineInterface, VncClient};
 
+pub(in crate::manager) use floating::Adopted;
 use puts::Puts;
 use undo::{Undo, Undos};
 

@@ -3,7 +3,7 @@
 use futures::future::try_join_all;
 use uuid::Uuid;
 
-use super::Containers;
+use super::{Adopted, Containers};
 use crate::manager::error::ManagerError;
 use crate::vnc::{Reading, VirtualMachine, VirtualMachineInterface};
 
@@ -12,6 +12,8 @@ use crate::vnc::{Reading, VirtualMachine, VirtualMachineInterface};
 pub(super) struct State {
     pub machine: VirtualMachine,
     pub interfaces: Vec<VirtualMachineInterface>,
+    /// Floating addresses of somebody else's that stand for ours.
+    pub adopted: Vec<Adopted>,
 }
 
 impl State {
@@ -43,14 +45,17 @@ impl Containers {
                 self.client
                     .read_with::<VirtualMachineInterface>(uuid, &around)
             });
-        let interfaces = try_join_all(interfaces)
+        let interfaces: Vec<_> = try_join_all(interfaces)
             .await?
             .into_iter()
             .flatten()
             .collect();
+        let adopted = interfaces.iter().map(|interface| self.adopted(interface));
+        let adopted = try_join_all(adopted).await?.into_iter().flatten().collect();
         Ok(Some(State {
             machine,
             interfaces,
+            adopted,
         }))
     }
 }

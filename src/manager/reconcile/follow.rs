@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::effort::Source;
 use super::{Key, Reconciler};
-use crate::http::CallError;
+use crate::http::{CallError, TlsError};
+use crate::manager::config::Follow;
 use crate::manager::stores::mesos;
 use crate::manager::stores::read::Reading;
 use crate::marathon::{self, MarathonClient, RunSpecId};
@@ -28,32 +29,72 @@ const BREATH: Duration = Duration::from_secs(1);
 /// What Marathon has touched, and when first; none where it is not known what.
 type Touched = HashMap<Option<RunSpecId>, Instant>;
 
+/// A source that was lost is asked again at least as often as one that answers.
+fn no_longer((shortest, longest): (Duration, Duration), resync: Duration) -> (Duration, Duration) {
+    (shortest.min(resync), longest.min(resync))
+}
+
+/// What is followed.
+#[derive(Clone, Debug)]
+pub(in crate::manager) struct Sources {
+    mesos: MasterClient,
+    marathon: Option<MarathonClient>,
+}
+
+impl Sources {
+    /// As configured. Reads certificate files: blocks on the file system.
+    pub(in crate::manager) fn of(follow: &Follow) -> Result<Self, TlsError> {
+        let marathon = follow.marathon.clone().map(MarathonClient::new);
+        Ok(Self {
+            mesos: MasterClient::new(follow.mesos.clone())?,
+            marathon: marathon.transpose()?,
+        })
+    }
+}
+
 impl Reconciler {
     /// Follows and corrects, as long as it is polled.
-    pub(in crate::manager) async fn run(
-        self: Arc<Self>,
-        mesos: MasterClient,
-        marathon: Option<MarathonClient>,
-    ) {
+    pub(in crate::manager) async fn run(self: Arc<Self>, sources: Sources) {
         let workers = join_all((0..self.workers).map(|_| self.work()));
-        let marathon = async {
-            if let Some(marathon) = marathon {
-                self.follow_marathon(marathon).await;
-            }
-        };
         tokio::join!(
-            self.follow_mesos(mesos),
-            marathon,
+            self.follow(sources),
             self.read_contrail(),
             self.look_again(),
             workers,
         );
     }
 
+    /// Follows these sources, and others in their place when there are others.
+    async fn follow(&self, mut sources: Sources) {
+        let mut others = self.sources.subscribe();
+        loop {
+            if let Some(newer) = others.borrow_and_update().clone() {
+                sources = newer;
+            }
+            let Sources { mesos, marathon } = sources.clone();
+            let marathon = async {
+                if let Some(marathon) = marathon {
+                    self.follow_marathon(marathon).await;
+                }
+            };
+            let follow = async { tokio::join!(self.follow_mesos(mesos), marathon) };
+            tokio::select! {
+                _ = follow => {}
+                // It cannot fail: the other end is here.
+                _ = others.changed() => {}
+            }
+            // Nothing is believed of the new ones because the old ones have said so.
+            let why = "the configuration was read again";
+            let now = Instant::now();
+            self.stores.mesos.change(|view| view.lost(now, why));
+            self.stores.marathon.change(|view| view.lost(now, why));
+        }
+    }
+
     async fn look_again(&self) {
         loop {
             // An error is that nobody has asked.
-            let _ = timeout(self.resync, self.all.notified()).await;
+            let _ = timeout(self.settings().resync, self.all.notified()).await;
             self.look_at_all().await;
             sleep(BREATH).await;
         }
@@ -61,8 +102,10 @@ impl Reconciler {
 
     async fn follow_mesos(&self, client: MasterClient) {
         let options = master::FollowOptions::default();
+        let resync = self.settings().resync;
         let options = master::FollowOptions {
-            refresh: self.resync.min(options.refresh),
+            refresh: resync.min(options.refresh),
+            pause: no_longer(options.pause, resync),
             ..options
         };
         let mut follower = master::Follower::start(client, options);
@@ -83,7 +126,7 @@ impl Reconciler {
             }
             master::Update::Snapshot(state) => {
                 self.tally.update("mesos", "list");
-                let policy = &self.policy;
+                let policy = self.settings().policy;
                 let state = mesos::share(*state, &mut self.stores.texts());
                 self.stores.mesos.change(|view| {
                     view.listed(state, now, policy.settle);
@@ -122,6 +165,14 @@ impl Reconciler {
 
     async fn follow_marathon(&self, client: MarathonClient) {
         let options = marathon::FollowOptions::default();
+        let resync = self.settings().resync;
+        let options = marathon::FollowOptions {
+            refresh: resync.min(options.refresh),
+            refresh_lossy: resync.min(options.refresh_lossy),
+            gap: resync.min(options.gap),
+            pause: no_longer(options.pause, resync),
+            ..options
+        };
         let mut follower = marathon::Follower::start(client.clone(), options);
         let mut keys = Touched::new();
         let mut due = Instant::now();
@@ -163,7 +214,7 @@ impl Reconciler {
             }
             marathon::Update::Snapshot(listing) => {
                 self.tally.update("marathon", "list");
-                let settle = self.policy.settle;
+                let settle = self.settings().policy.settle;
                 self.stores.marathon.change(|view| {
                     view.listed(*listing, now, settle);
                     view.share(&mut self.stores.texts());
@@ -241,9 +292,10 @@ impl Reconciler {
             .with_max_delay(Duration::from_secs(30))
             .with_jitter()
             .without_max_times();
+        let mut changed = self.settings.subscribe();
         loop {
             let began = Instant::now();
-            let mut reading = Reading::new(&self.defaults, self.page);
+            let mut reading = Reading::new(&self.defaults, self.settings().page);
             let mut pauses = backoff.build();
             while let Err(error) = reading.go_on(&self.client).await {
                 self.tally.update("contrail", "loss");
@@ -259,7 +311,8 @@ impl Reconciler {
             self.tally.update("contrail", "list");
             self.tally.reading.observe(began.elapsed().as_secs_f64());
             self.look_up_networks().await;
-            sleep(self.resync).await;
+            // An error is that the time is over.
+            let _ = timeout(self.settings().resync, changed.changed()).await;
         }
     }
 

@@ -4,6 +4,7 @@
 //! follow     Mesos, Marathon and the VNC API into the stores; what changes is put on the queue
 //! queue      each container once; what fails again after a pause, with jitter
 //! effort     what has been done, counted
+//! outlook    what would be written, and when
 //! here       what is on the queue is decided anew, on what is known at that moment, and written
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 mod effort;
 mod follow;
+mod outlook;
 mod queue;
 mod survey;
 mod tally;
@@ -33,6 +35,8 @@ use super::stores::Stores;
 use super::stores::contrail::{Machine, Orphan};
 use crate::vnc::VncClient;
 use effort::Counters;
+pub(in crate::manager) use follow::Sources;
+pub use outlook::{Outlook, When};
 use queue::Queue;
 pub(super) use queue::Waiting;
 use survey::Surveys;
@@ -57,9 +61,9 @@ pub struct Reconciler {
     containers: Arc<Containers>,
     client: VncClient,
     defaults: Defaults,
-    policy: Policy,
-    resync: Duration,
-    page: u32,
+    settings: watch::Sender<Settings>,
+    /// What is followed in place of what [`Reconciler::run`] was given.
+    sources: watch::Sender<Option<Sources>>,
     workers: usize,
     queue: Queue<Key>,
     tally: Tally,
@@ -69,6 +73,24 @@ pub struct Reconciler {
     all: Notify,
     may_write: watch::Receiver<bool>,
     counters: Counters,
+}
+
+/// How what is in the VNC API is kept true, as far as it can change.
+#[derive(Clone, Debug)]
+struct Settings {
+    policy: Policy,
+    resync: Duration,
+    page: u32,
+}
+
+impl Settings {
+    fn of(follow: &Follow) -> Self {
+        Self {
+            policy: follow.policy.clone(),
+            resync: follow.resync,
+            page: follow.page,
+        }
+    }
 }
 
 /// What a container, or something that belongs to nothing, would be changed in.
@@ -97,9 +119,8 @@ impl Reconciler {
             containers,
             client,
             defaults: config.defaults.clone(),
-            policy: follow.policy.clone(),
-            resync: follow.resync,
-            page: follow.page,
+            settings: watch::Sender::new(Settings::of(follow)),
+            sources: watch::Sender::new(None),
             workers: follow.concurrency,
             queue: Queue::new(),
             tally: Tally::default(),
@@ -137,7 +158,19 @@ impl Reconciler {
         &self.stores
     }
 
+    fn settings(&self) -> Settings {
+        self.settings.borrow().clone()
+    }
+
+    /// Takes over new settings, and follows these from now on.
+    pub(in crate::manager) fn reload(&self, follow: &Follow, sources: Sources) {
+        self.settings.send_replace(Settings::of(follow));
+        self.sources.send_replace(Some(sources));
+        self.all.notify_one();
+    }
+
     fn known<R>(&self, look: impl FnOnce(&Known<'_>) -> R) -> R {
+        let policy = self.settings().policy;
         self.stores.mesos.read(|mesos| {
             self.stores.marathon.read(|marathon| {
                 self.stores.contrail.read(|contrail| {
@@ -146,7 +179,7 @@ impl Reconciler {
                         marathon,
                         contrail,
                         defaults: &self.defaults,
-                        policy: &self.policy,
+                        policy: &policy,
                         now: Instant::now(),
                     })
                 })
@@ -165,12 +198,13 @@ impl Reconciler {
         let mesos = self.stores.mesos.snapshot();
         let marathon = self.stores.marathon.snapshot();
         let contrail = self.stores.contrail.snapshot();
+        let policy = self.settings().policy;
         let known = Known {
             mesos: &mesos,
             marathon: &marathon,
             contrail: &contrail,
             defaults: &self.defaults,
-            policy: &self.policy,
+            policy: &policy,
             now: Instant::now(),
         };
         let machines = contrail.machines.iter().filter_map(|(uuid, machine)| {

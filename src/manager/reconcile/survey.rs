@@ -75,12 +75,13 @@ impl Reconciler {
         let mesos = self.stores.mesos.snapshot();
         let marathon = self.stores.marathon.snapshot();
         let contrail = self.stores.contrail.snapshot();
+        let settings = self.settings();
         let known = Known {
             mesos: &mesos,
             marathon: &marathon,
             contrail: &contrail,
             defaults: &self.defaults,
-            policy: &self.policy,
+            policy: &settings.policy,
             now: Instant::now(),
         };
         let mut survey = Survey {

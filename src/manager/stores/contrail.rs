@@ -154,7 +154,8 @@ pub(in crate::manager) struct Interface {
     pub network: Option<Arc<str>>,
     /// Its security groups, sorted.
     pub groups: Box<[Arc<FqName>]>,
-    /// Floating addresses that lead to it and that we made.
+    /// Floating addresses that lead to it and that we made; for one that was adopted, the uuid of
+    /// the one of ours that it stands for.
     pub floating: Box<[Uuid]>,
     /// How many addresses it has.
     pub addresses: u16,

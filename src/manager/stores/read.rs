@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::contrail::{ContrailView, Details, Given, Interface, Machine, Names, Orphan, Router};
 use crate::intern::Interner;
 use crate::manager::config::Default as Defaults;
+use crate::manager::containers::Adopted;
 use crate::manager::plan::{self, OWNER};
 use crate::vnc::{
     Detail, FloatingIp, FqName, InstanceIp, KeyValues, Object, Query, Ref, VirtualMachine,
@@ -186,8 +187,14 @@ impl Reading {
                 uuid: Some(uuid),
                 ..Ref::to(one.common.fq_name.clone())
             };
-            if let Some(owner) = owner.uuid.filter(|owner| plan::is_ours(*owner, &reference)) {
-                let given = (uuid, one.floating_ip_address.0);
+            let Some(owner) = owner.uuid else { continue };
+            let stands_for = if plan::is_ours(owner, &reference) {
+                Some(uuid)
+            } else {
+                plan::adopted(owner, &one.common.annotations)
+            };
+            if let Some(stands_for) = stands_for {
+                let given = (stands_for, one.floating_ip_address.0);
                 self.floating.entry(owner).or_default().push(given);
             }
         }
@@ -329,6 +336,7 @@ impl Reading {
 pub(in crate::manager) fn one(
     machine: &VirtualMachine,
     interfaces: &[VirtualMachineInterface],
+    adopted: &[Adopted],
     seen: Instant,
 ) -> Machine {
     let annotations = &machine.common.annotations;
@@ -343,7 +351,9 @@ pub(in crate::manager) fn one(
         groups.sort_unstable();
         let floating = one.floating_ip_back_refs.iter();
         let floating = floating.filter(|reference| plan::is_ours(uuid, reference));
-        let floating: Box<[Uuid]> = floating.filter_map(|one| one.uuid).collect();
+        let floating = floating.filter_map(|one| one.uuid);
+        let adopted = adopted.iter().filter(|one| one.interface == uuid);
+        let floating: Box<[Uuid]> = floating.chain(adopted.map(|one| one.stands_for)).collect();
         let addresses = one.instance_ip_back_refs.iter();
         let details = Details {
             network: one

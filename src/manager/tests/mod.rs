@@ -2,6 +2,7 @@
 
 mod containers;
 mod faults;
+mod hostile;
 mod http;
 mod legacy;
 mod names;

@@ -1,5 +1,6 @@
 //! What is in the VNC API is kept true.
 
+mod gaps;
 mod sources;
 
 use std::net::IpAddr;

@@ -9,32 +9,18 @@ use super::super::model::{Skipped, State};
 use super::parts::{AgentInfo, RawAgent, RawExecutor, RawFramework, RawTask, or_default};
 use crate::intern::Interner;
 
-/// The lists that are absent when they are empty; each element is read on its own.
+/// What of the lists within is absent is empty; each element is read on its own. The master sends
+/// the four around them always, so that a state without one of them is not whole.
 #[derive(Deserialize, Default)]
 pub(super) struct RawState<'a> {
-    #[serde(rename = "get_tasks", borrow, default, deserialize_with = "or_default")]
-    tasks: Tasks<'a>,
-    #[serde(
-        rename = "get_agents",
-        borrow,
-        default,
-        deserialize_with = "or_default"
-    )]
-    agents: Agents<'a>,
-    #[serde(
-        rename = "get_frameworks",
-        borrow,
-        default,
-        deserialize_with = "or_default"
-    )]
-    frameworks: Frameworks<'a>,
-    #[serde(
-        rename = "get_executors",
-        borrow,
-        default,
-        deserialize_with = "or_default"
-    )]
-    executors: Executors<'a>,
+    #[serde(rename = "get_tasks", borrow, default)]
+    tasks: Option<Tasks<'a>>,
+    #[serde(rename = "get_agents", borrow, default)]
+    agents: Option<Agents<'a>>,
+    #[serde(rename = "get_frameworks", borrow, default)]
+    frameworks: Option<Frameworks<'a>>,
+    #[serde(rename = "get_executors", borrow, default)]
+    executors: Option<Executors<'a>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -75,8 +61,18 @@ impl RawState<'_> {
             let problem = problem.into();
             skipped.push(Skipped { kind, problem });
         };
-        let tasks = self.tasks.tasks.into_iter();
-        for element in tasks.chain(self.tasks.unreachable_tasks) {
+        for (kind, is_there) in [
+            ("task", self.tasks.is_some()),
+            ("agent", self.agents.is_some()),
+            ("framework", self.frameworks.is_some()),
+            ("executor", self.executors.is_some()),
+        ] {
+            if !is_there {
+                skip(kind, "there is no list of them at all".to_owned());
+            }
+        }
+        let tasks = self.tasks.unwrap_or_default();
+        for element in tasks.tasks.into_iter().chain(tasks.unreachable_tasks) {
             match serde_json::from_str::<RawTask>(element.get()) {
                 Err(error) => skip("task", error.to_string()),
                 Ok(raw) => match raw.read(&mut names) {
@@ -89,7 +85,8 @@ impl RawState<'_> {
                 },
             }
         }
-        for element in self.agents.agents {
+        let agents = self.agents.unwrap_or_default();
+        for element in agents.agents {
             match serde_json::from_str::<RawAgent>(element.get()) {
                 Err(error) => skip("agent", error.to_string()),
                 Ok(raw) => match raw.read(&mut names) {
@@ -100,7 +97,7 @@ impl RawState<'_> {
                 },
             }
         }
-        for element in self.agents.recovered_agents {
+        for element in agents.recovered_agents {
             match serde_json::from_str::<AgentInfo>(element.get()) {
                 Err(error) => skip("agent", error.to_string()),
                 Ok(info) => match info.read(&mut names) {
@@ -111,7 +108,7 @@ impl RawState<'_> {
                 },
             }
         }
-        for element in self.frameworks.frameworks {
+        for element in self.frameworks.unwrap_or_default().frameworks {
             match serde_json::from_str::<RawFramework>(element.get()) {
                 Err(error) => skip("framework", error.to_string()),
                 Ok(raw) => match raw.read(&mut names) {
@@ -124,7 +121,7 @@ impl RawState<'_> {
                 },
             }
         }
-        for element in self.executors.executors {
+        for element in self.executors.unwrap_or_default().executors {
             match serde_json::from_str::<RawExecutor>(element.get()) {
                 Err(error) => skip("executor", error.to_string()),
                 Ok(raw) => match raw.read(&mut names) {

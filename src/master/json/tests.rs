@@ -95,16 +95,25 @@ fn a_state_is_read_and_joined() {
 
 #[test]
 fn an_empty_cluster_is_a_state() {
-    for state in [
-        json!({}),
-        json!({"get_tasks": {}, "get_agents": null, "get_frameworks": {"frameworks": null}}),
-    ] {
-        assert_eq!(subscribed(&state), State::default());
-    }
-    assert_eq!(
-        super::state(br#"{"type":"GET_STATE","get_state":{}}"#).unwrap(),
-        State::default()
-    );
+    let empty = json!({"get_tasks": {}, "get_agents": {"agents": null},
+        "get_frameworks": {"frameworks": []}, "get_executors": {}});
+    assert_eq!(subscribed(&empty), State::default());
+    let answer = json!({"type": "GET_STATE", "get_state": empty}).to_string();
+    assert_eq!(super::state(answer.as_bytes()).unwrap(), State::default());
+}
+
+#[test]
+fn a_state_without_its_lists_is_not_whole() {
+    let missing = |state: &Value| {
+        let state = subscribed(state);
+        assert!(!state.is_complete());
+        state.skipped.iter().map(|one| one.kind).collect::<Vec<_>>()
+    };
+    let all = ["task", "agent", "framework", "executor"];
+    assert_eq!(missing(&json!({})), all);
+    let null =
+        json!({"get_tasks": null, "get_agents": {}, "get_frameworks": {}, "get_executors": {}});
+    assert_eq!(missing(&null), ["task"]);
 }
 
 #[test]
@@ -112,7 +121,7 @@ fn one_bad_element_is_left_out_and_named() {
     let state = subscribed(&json!({
         "get_tasks": {"tasks": [task(), null, {"task_id": {"value": 7}}, {"task_id": {"value": "x"}}]},
         "get_agents": {"agents": [{"agent_info": null}, 3]},
-        "get_frameworks": {"frameworks": ["?"]}}));
+        "get_frameworks": {"frameworks": ["?"]}, "get_executors": {}}));
     assert_eq!(state.tasks.len(), 1);
     let kinds: Vec<_> = state.skipped.iter().map(|one| one.kind).collect();
     assert_eq!(

@@ -41,7 +41,8 @@ fn record(event: &Value) -> Vec<u8> {
 fn subscribed() -> Vec<u8> {
     record(
         &json!({"type": "SUBSCRIBED", "subscribed": {"get_state": {"get_agents": {"agents": [
-        {"agent_info": {"id": {"value": "S0"}, "hostname": "h0"}, "active": true}]}},
+        {"agent_info": {"id": {"value": "S0"}, "hostname": "h0"}, "active": true}]},
+        "get_tasks": {}, "get_frameworks": {}, "get_executors": {}},
         "heartbeat_interval_seconds": 0.001}}),
     )
 }

@@ -1,0 +1,11 @@
+//! The binary `contrail-mesos-manager` beside a Mesos master: what it would write, and a new
+//! configuration while it runs.
+#![cfg(all(feature = "manager", feature = "sim"))]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is no agent: the binary under test is a child"
+)]
+
+mod bed;
+mod dry_run;
+mod reload;
