@@ -70,7 +70,7 @@ impl Asked {
 
     /// The same page with another beginning, and maybe refreshing or not.
     fn link(&self, after: Option<&str>, refreshes: bool) -> String {
-        let mut query = form_urlencoded::Serializer::new(String::from("/?"));
+        let mut query = form_urlencoded::Serializer::for_suffix(String::from("/?"), 2);
         let page = self.page();
         for (key, value) in [
             ("network", page.network.as_deref()),
@@ -83,10 +83,10 @@ impl Asked {
                 query.append_pair(key, value);
             }
         }
-        let query = query.finish();
-        query
-            .strip_suffix("/?")
-            .map_or(query.clone(), |_| "/".to_owned())
+        match query.finish() {
+            none if none == "/?" => "/".to_owned(),
+            query => query,
+        }
     }
 }
 
