@@ -84,6 +84,12 @@ impl Contrail {
         &self.api
     }
 
+    /// The API server's URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}:{API_PORT}", self.host.address())
+    }
+
     /// A client of the API server. To be used on the host.
     #[must_use]
     pub fn client(&self) -> &VncClient {
@@ -186,7 +192,9 @@ impl Contrail {
         Ok(())
     }
 
-    fn token_file(&self) -> PathBuf {
+    /// Where the token is that agents and manager share.
+    #[must_use]
+    pub fn token_file(&self) -> PathBuf {
         self.directory.join("token")
     }
 
@@ -245,24 +253,8 @@ impl Contrail {
     /// What the agent's configuration says of Contrail, for a host whose vRouter agent this is.
     #[must_use]
     pub fn agent_config(&self, vrouter: &Vrouter) -> String {
-        format!(
-            "[contrail]\n\
-             managers = ['{}:{MANAGER_PORT}']\n\
-             agent = '{}'\n\
-             virtual_router_address = '{}'\n\
-             token_file = '{}'\n\
-             vrouter = '{}'\n\
-             port_directory = '{}'\n\
-             [[network]]\n\
-             name = 'contrail-cni-plugin'\n\
-             provider = 'contrail'\n",
-            self.host.address(),
-            vrouter.name,
-            vrouter.address,
-            self.token_file().display(),
-            vrouter.handle.address(),
-            vrouter.port_files().display(),
-        )
+        let manager = format!("'{}:{MANAGER_PORT}'", self.host.address());
+        vrouter.agent_config(&manager, &self.token_file())
     }
 
     /// Takes what the API server holds now for what it held before.

@@ -11,13 +11,22 @@ use uuid::Uuid;
 use super::config::{Config, Provision};
 use super::plan::OWNER;
 use crate::vnc::{
-    Actions, Domain, FqName, IpamSubnet, IpamSubnets, NetworkIpam, NetworkIpamSubnets,
-    NetworkPolicy, Object, PolicyAddress, PolicyAttachment, PolicyEntries, PolicyRule, PortRange,
-    Prefix, Project, Ref, Sequence, VirtualNetwork, VirtualNetworkProperties, VncClient, VncError,
+    Actions, Domain, FqName, GlobalVrouterConfig, IpamSubnet, IpamSubnets, NetworkIpam,
+    NetworkIpamSubnets, NetworkPolicy, Object, Patch, PolicyAddress, PolicyAttachment,
+    PolicyEntries, PolicyRule, PortRange, PortTranslationPool, PortTranslationPools, Prefix,
+    Project, Ref, Sequence, VirtualNetwork, VirtualNetworkProperties, VncClient, VncError,
 };
 
 /// The fabric's own network, which every API server makes.
 const FABRIC: [&str; 3] = ["default-domain", "default-project", "ip-fabric"];
+
+/// What all vRouter agents have in common, which every API server makes.
+const GLOBAL_VROUTER_CONFIG: [&str; 2] = [
+    "default-global-system-config",
+    "default-global-vrouter-config",
+];
+/// As Contrail's own mesos-manager has them.
+const PORT_TRANSLATION: [(&str, i32, i32); 2] = [("tcp", 56_000, 57_023), ("udp", 57_024, 58_047)];
 
 /// Makes what is missing.
 pub(super) async fn provision(client: &VncClient, config: &Config) -> Result<(), VncError> {
@@ -85,6 +94,9 @@ impl Maker<'_> {
             log::warn!("the API server has no network ip-fabric, so there is no policy for it");
             return Ok(());
         };
+        if wanted.ip_fabric_snat {
+            maker.port_translation().await?;
+        }
         let policy = maker.make(self::policy(policy)).await?;
         let names = [FqName::new(FABRIC), config.defaults.network.clone()];
         for (network, name) in [fabric, network].into_iter().zip(&names) {
@@ -160,6 +172,45 @@ impl Maker<'_> {
             .link_with::<VirtualNetwork, NetworkPolicy>(network, policy, &attachment)
             .await?;
         self.client.relax_for_delete(network, policy).await
+    }
+
+    /// Without ports to translate to, nothing leaves with the host's address. They are the same for
+    /// all that uses this Contrail, so that what is there stays.
+    async fn port_translation(&self) -> Result<(), VncError> {
+        let name = FqName::new(GLOBAL_VROUTER_CONFIG);
+        let Some(found) = self.client.find::<GlobalVrouterConfig>(&name).await? else {
+            log::warn!(object:% = name; "the API server has no such global-vrouter-config");
+            return Ok(());
+        };
+        let pools = found.port_translation_pools.unwrap_or_default();
+        let Some(uuid) = found
+            .common
+            .uuid
+            .filter(|_| pools.port_translation_pool.is_empty())
+        else {
+            return Ok(());
+        };
+        if self.missing.is_some() {
+            self.lacks(format!("set the port_translation_pools of {name}"));
+            return Ok(());
+        }
+        let pools = PORT_TRANSLATION.map(|(protocol, start_port, end_port)| PortTranslationPool {
+            protocol: protocol.to_owned(),
+            port_range: Some(PortRange {
+                start_port,
+                end_port,
+            }),
+            port_count: Some((end_port - start_port + 1).to_string()),
+        });
+        let pools = PortTranslationPools {
+            port_translation_pool: pools.into(),
+        };
+        let patch = Patch::new().set("port_translation_pools", &pools);
+        self.client
+            .update::<GlobalVrouterConfig>(uuid, patch)
+            .await?;
+        log::info!(object:% = name; "provisioned the port_translation_pools");
+        Ok(())
     }
 
     async fn ipam(&self, name: &FqName, subnets: &[IpNet]) -> Result<(), VncError> {

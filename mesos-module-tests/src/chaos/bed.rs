@@ -18,13 +18,13 @@ use contrail_mesos::vnc::{FloatingIpPool, Object as _, SecurityGroup, VncClient,
 use reqwest::Method;
 use serde_json::Value;
 
-use super::apps::{GROUPS, NETWORK, POOLS};
-use super::member::{AGENTS, Member, Surroundings};
+use super::apps::{GROUPS, POOLS};
+use super::member::{Member, Surroundings};
 use super::services::{API, CONTROL, MARATHON, TOKEN, ZOOKEEPER};
 use crate::contrail::{Vrouter, open_ports, provision};
 use crate::leftovers::Leftovers;
 use crate::zookeeper::ZooKeeper;
-use crate::{Cluster, Host, agent};
+use crate::{Cluster, Host, agent, manager};
 
 /// What the API server holds that is no container's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,7 +77,8 @@ impl Bed {
         let control = format!("http://{}", SocketAddr::new(services.address(), CONTROL));
         let vrouter = Vrouter::start(&control, &node, ROUTER, None)?;
         let clean = node.leftovers()?;
-        let config = agent_config(&[first.address(), second.address()], &vrouter, &node)?;
+        let managers = [first.address(), second.address()];
+        let config = manager::agent_config(&node, &managers, TOKEN, &vrouter)?;
         let cluster = agent::with_module(&node, &config)?.start()?;
         let options = MarathonOptions {
             master: cluster.master().to_owned(),
@@ -101,7 +102,7 @@ impl Bed {
             Member::new(second, "second", &around)?,
         ];
         for member in &mut members {
-            member.run()?;
+            member.manager.run()?;
         }
         let mut bed = Self {
             members,
@@ -126,8 +127,8 @@ impl Bed {
             ensure!(
                 started.elapsed() < agent::PATIENCE,
                 "no manager leads:\n{}\n{}",
-                self.members[0].tail(50),
-                self.members[1].tail(50)
+                self.members[0].manager.tail(50),
+                self.members[1].manager.tail(50)
             );
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -136,14 +137,14 @@ impl Bed {
 
     /// The manager that leads, of those to which nothing has been done.
     pub(super) fn leader(&self) -> Option<usize> {
-        self.members.iter().position(|member| {
-            !member.harmed && member.ready().is_ok_and(|said| said == "leading\n")
-        })
+        self.members
+            .iter()
+            .position(|member| !member.harmed && member.manager.leads())
     }
 
     /// All hosts.
     pub(super) fn hosts(&self) -> impl Iterator<Item = &Host> {
-        let managers = self.members.iter().map(|member| &member.host);
+        let managers = self.members.iter().map(|member| member.manager.host());
         [&self.services, &self.node].into_iter().chain(managers)
     }
 
@@ -235,24 +236,4 @@ fn api_server(services: &Host) -> Result<(api::Handle, VncClient)> {
         anyhow::Ok(())
     })?;
     Ok((api, client))
-}
-
-fn agent_config(managers: &[IpAddr], vrouter: &Vrouter, node: &Host) -> Result<String> {
-    let token = node.directory().join("token");
-    std::fs::write(&token, TOKEN)?;
-    let managers: Vec<String> = managers
-        .iter()
-        .map(|address| format!("'{address}:{AGENTS}'"))
-        .collect();
-    Ok(format!(
-        "[contrail]\nmanagers = [{}]\nagent = '{ROUTER}'\n\
-         virtual_router_address = '{}'\ntoken_file = '{}'\n\
-         vrouter = '{}'\nport_directory = '{}'\n\
-         [[network]]\nname = '{NETWORK}'\nprovider = 'contrail'\n",
-        managers.join(", "),
-        node.address(),
-        token.display(),
-        vrouter.handle.address(),
-        vrouter.port_files().display(),
-    ))
 }

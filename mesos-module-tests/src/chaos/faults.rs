@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 
 use super::bed::Bed;
 use super::cut::{Cut, cut, mend};
-use super::member::AGENTS;
 use super::plan::{ApiHarm, Fault, Harm, MarathonHarm, Role, Side, VrouterHarm};
 use super::services::{API, MARATHON, ZOOKEEPER};
+use crate::manager::AGENTS;
 
 /// How long the API server takes where it is slow, and where it answers only later.
 const SLOW: Duration = Duration::from_millis(300);
@@ -102,11 +102,11 @@ impl Bed {
         let member = &mut self.members[index];
         member.harmed = true;
         match harm {
-            Harm::Killed => member.kill(),
-            Harm::Paused => member.signal(Signal::SIGSTOP),
-            Harm::CutOff => cut(&member.host, "manager", Cut::Off),
+            Harm::Killed => member.manager.kill(),
+            Harm::Paused => member.manager.signal(Signal::SIGSTOP),
+            Harm::CutOff => cut(member.manager.host(), "manager", Cut::Off),
             Harm::CutFrom(side) => cut(
-                &member.host,
+                member.manager.host(),
                 "manager",
                 match side {
                     Side::ZooKeeper => Cut::From(&[ZOOKEEPER]),
@@ -123,9 +123,9 @@ impl Bed {
         let member = &mut self.members[index];
         member.harmed = false;
         match harm {
-            Harm::Killed => member.run(),
-            Harm::Paused => member.signal(Signal::SIGCONT),
-            Harm::CutOff | Harm::CutFrom(_) => mend(&member.host, "manager"),
+            Harm::Killed => member.manager.run(),
+            Harm::Paused => member.manager.signal(Signal::SIGCONT),
+            Harm::CutOff | Harm::CutFrom(_) => mend(member.manager.host(), "manager"),
         }
     }
 

@@ -143,10 +143,13 @@ fn one(
         }
         Err(error) => {
             let kept = keep(bed, &format!("{seed}-{number}"));
-            let tails = bed
-                .members
-                .iter()
-                .map(|member| format!("the manager {} said:\n{}", member.name, member.tail(30)));
+            let tails = bed.members.iter().map(|member| {
+                format!(
+                    "the manager {} said:\n{}",
+                    member.manager.name(),
+                    member.manager.tail(30)
+                )
+            });
             let tails: Vec<String> = tails.collect();
             Err(error.context(format!(
                 "round {number}, seed {seed}, {}:\n{journal}\n{}\nlogs are in {kept:?}",
@@ -162,7 +165,10 @@ fn keep(bed: &Bed, name: &str) -> Result<PathBuf> {
     let directory = std::env::temp_dir().join(format!("contrail-chaos-{name}"));
     fs::create_dir_all(&directory)?;
     for member in &bed.members {
-        fs::copy(member.log(), directory.join(format!("{}.log", member.name)))?;
+        fs::copy(
+            member.manager.log(),
+            directory.join(format!("{}.log", member.manager.name())),
+        )?;
     }
     fs::write(directory.join("mesos.log"), bed.cluster.log()?)?;
     let lines = |entries: Vec<contrail_mesos::sim::vnc::Entry>| -> Result<String> {

@@ -139,8 +139,11 @@ impl<'a> Round<'a> {
         let mut well: Option<(Instant, Look)> = None;
         loop {
             for member in &mut self.bed.members {
-                if let Some(status) = member.has_ended() {
-                    bail!("the manager {} ended by itself: {status}", member.name);
+                if let Some(status) = member.manager.has_ended() {
+                    bail!(
+                        "the manager {} ended by itself: {status}",
+                        member.manager.name()
+                    );
                 }
             }
             for app in self.unsure.clone() {

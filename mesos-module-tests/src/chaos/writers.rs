@@ -43,7 +43,11 @@ impl Writers {
                 self.next
             );
         }
-        let managers: Vec<IpAddr> = bed.members.iter().map(|one| one.host.address()).collect();
+        let managers: Vec<IpAddr> = bed
+            .members
+            .iter()
+            .map(|one| one.manager.host().address())
+            .collect();
         let next = self.next;
         for entry in log.iter().filter(|entry| entry.order >= next) {
             self.next = entry.order + 1;
@@ -82,8 +86,8 @@ impl Writers {
 fn terms(bed: &Bed) -> Result<BTreeMap<u64, Term>> {
     let mut terms = BTreeMap::new();
     for member in &bed.members {
-        for (term, since) in member.terms()? {
-            let leader = member.host.address();
+        for (term, since) in member.manager.terms()? {
+            let leader = member.manager.host().address();
             let other: Option<Term> = terms.insert(term, Term { leader, since });
             ensure!(other.is_none(), "term {term} was had twice");
         }

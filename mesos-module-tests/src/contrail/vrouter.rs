@@ -61,6 +61,29 @@ impl Vrouter {
         })
     }
 
+    /// What the configuration of the host's agent says of this vRouter agent, and of the managers, a
+    /// list in TOML without its brackets.
+    #[must_use]
+    pub fn agent_config(&self, managers: &str, token_file: &Path) -> String {
+        format!(
+            "[contrail]\n\
+             managers = [{managers}]\n\
+             agent = '{}'\n\
+             virtual_router_address = '{}'\n\
+             token_file = '{}'\n\
+             vrouter = '{}'\n\
+             port_directory = '{}'\n\
+             [[network]]\n\
+             name = 'contrail-cni-plugin'\n\
+             provider = 'contrail'\n",
+            self.name,
+            self.address,
+            token_file.display(),
+            self.handle.address(),
+            self.port_files().display(),
+        )
+    }
+
     /// The directory of port files that the agent's configuration names.
     #[must_use]
     pub fn port_files(&self) -> PathBuf {

@@ -3,9 +3,10 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
+use mesos_module_tests::chromium;
+
 use super::task;
 use crate::bed::Bed;
-use crate::chromium;
 
 /// A task's name that would run, were it not escaped.
 const HOSTILE: &str = "<img src=x onerror=document.title=1>\"'&<script>alert(1)<";
@@ -29,7 +30,7 @@ fn a_browser_shows_the_page_as_it_is_meant() -> Result<()> {
         ("1280,1500", "healthy-wide"),
         ("500,2600", "healthy-narrow"),
     ] {
-        let seen = chromium::open(&bed, leader, "/?refresh=off", size, name)?;
+        let seen = chromium::open(&bed.host, &bed.url(leader, "/?refresh=off"), size, name)?;
         ensure!(seen.console.is_empty(), "{:?}", seen.console);
         for part in [
             "All is well",
@@ -64,7 +65,7 @@ fn a_browser_shows_the_page_as_it_is_meant() -> Result<()> {
         ("1280,2400", "problems-wide"),
         ("500,4200", "problems-narrow"),
     ] {
-        let seen = chromium::open(&bed, leader, "/?refresh=off", size, name)?;
+        let seen = chromium::open(&bed.host, &bed.url(leader, "/?refresh=off"), size, name)?;
         ensure!(seen.console.is_empty(), "{:?}", seen.console);
         // As text, and never as an element.
         ensure!(seen.dom.contains("&lt;img src=x onerror"), "{}", seen.dom);
@@ -76,8 +77,9 @@ fn a_browser_shows_the_page_as_it_is_meant() -> Result<()> {
         ensure!(seen.dom.contains("Wrong now"), "{}", seen.dom);
         println!("{}", seen.screenshot.display());
     }
+    let page = bed.get(leader, "/?refresh=off")?.text;
     for width in [1280, 400] {
-        let (needed, given) = chromium::width(&bed, leader, "/?refresh=off", width)?;
+        let (needed, given) = chromium::width(&bed.host, &page, width)?;
         ensure!(
             needed <= given,
             "at {width} it is {needed} wide, and has {given}"

@@ -2,7 +2,6 @@
 
 mod bed;
 mod browser;
-mod chromium;
 mod marathon;
 
 use anyhow::{Context as _, Result, ensure};

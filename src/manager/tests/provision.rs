@@ -101,6 +101,16 @@ async fn a_network_may_lie_upon_the_fabric() {
         "mesos-ip-fabric-ipam"
     );
     assert_eq!(network.fabric_snat, Some(true));
+    let pools = &server.objects("global-vrouter-config")[0]["port_translation_pools"];
+    assert_eq!(
+        pools["port_translation_pool"],
+        json!([
+            {"protocol": "tcp", "port_range": {"start_port": 56000, "end_port": 57023},
+             "port_count": "1024"},
+            {"protocol": "udp", "port_range": {"start_port": 57024, "end_port": 58047},
+             "port_count": "1024"},
+        ])
+    );
     let router = VirtualRouter::named(name("default-global-system-config:node1"));
     client.ensure(&router).await.unwrap();
     let (machine, request) = plain(1);

@@ -4,7 +4,7 @@
 //! each other, a mapped port is fetched, the agent is killed and adopts them, and at the end
 //! nothing is left.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::agent::{self, config_path, state_dir};
 use mesos_module_tests::{Cluster, Host, leftovers};
 use serde_json::json;
@@ -66,8 +66,8 @@ fn acts(host: &Host, cluster: &mut Cluster) -> Result<()> {
     let id = marathon.create_app(&app)?;
     let tasks = marathon.wait_app(&id, 3)?;
     say("POST /v2/pods: a pod with a mapped port");
-    let pod = marathon.create_pod()?;
-    let port = marathon.wait_pod(&pod)?;
+    let pod = marathon.create_pod(&marathon::pod(true))?;
+    let port = marathon.wait_pod(&pod)?.context("no port is mapped")?;
 
     say("what is attached, by contrail-mesos status");
     let rows = show::status(host, &config_path(host))?;

@@ -3,6 +3,7 @@
 
 mod bridge;
 mod contrail;
+mod manager;
 mod marathon;
 mod show;
 
@@ -15,7 +16,7 @@ use clap::{Parser, ValueEnum};
 #[derive(Parser)]
 struct Arguments {
     /// What to show
-    #[arg(value_enum, default_values_t = [Act::Bridge, Act::Contrail])]
+    #[arg(value_enum, default_values_t = [Act::Bridge, Act::Contrail, Act::Manager])]
     acts: Vec<Act>,
 }
 
@@ -25,6 +26,8 @@ enum Act {
     Bridge,
     /// Two hosts, networks of Contrail
     Contrail,
+    /// Managers that come late, keep Contrail true, and take over from each other
+    Manager,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         match act {
             Act::Bridge => bridge::run().context("act 1, the bridge")?,
             Act::Contrail => contrail::run().context("act 2, Contrail")?,
+            Act::Manager => manager::run().context("act 3, the managers")?,
         }
     }
     Ok(())

@@ -51,6 +51,27 @@ pub(crate) fn sample() -> Value {
     })
 }
 
+/// A pod of one container, which serves a page; with a port of the host that leads there, or not.
+pub(crate) fn pod(mapped: bool) -> Value {
+    let mut pod = json!({
+        "id": "/pod-no-1",
+        "networks": [{ "name": "contrail-cni-plugin", "mode": "container" }],
+        "scheduling": { "placement": { "acceptedResourceRoles": ["slave_public"] } },
+        "containers": [{
+            "name": "web",
+            "resources": { "cpus": 0.1, "mem": 32 },
+            "exec": { "command": { "shell":
+                "mkdir -p www && echo hello from the pod > www/index.html && exec busybox httpd -f -p 80 -h www" } },
+        }],
+    });
+    if mapped {
+        pod["containers"][0]["endpoints"] = json!([
+            { "name": "http", "containerPort": 80, "hostPort": 0, "protocol": ["tcp"] },
+        ]);
+    }
+    pod
+}
+
 impl Marathon {
     pub(crate) fn start(host: &Host, cluster: &Cluster) -> Result<Self> {
         let program = show::program("contrail-mesos-sim")?;
@@ -89,78 +110,108 @@ impl Marathon {
             .context("an app without an id")
     }
 
-    pub(crate) fn create_pod(&self) -> Result<String> {
-        let pod = json!({
-            "id": "/pod-no-1",
-            "networks": [{ "name": "contrail-cni-plugin", "mode": "container" }],
-            "scheduling": { "placement": { "acceptedResourceRoles": ["slave_public"] } },
-            "containers": [{
-                "name": "web",
-                "resources": { "cpus": 0.1, "mem": 32 },
-                "exec": { "command": { "shell":
-                    "mkdir -p www && echo hello from the pod > www/index.html && exec busybox httpd -f -p 80 -h www" } },
-                "endpoints": [{ "name": "http", "containerPort": 80, "hostPort": 0, "protocol": ["tcp"] }],
-            }],
-        });
-        let answer = self.call(reqwest::Method::POST, "/v2/pods", Some(&pod))?;
+    pub(crate) fn create_pod(&self, pod: &Value) -> Result<String> {
+        let answer = self.call(reqwest::Method::POST, "/v2/pods", Some(pod))?;
         answer["id"]
             .as_str()
             .map(str::to_owned)
             .context("a pod without an id")
     }
 
-    /// Waits until the app has that many running tasks with addresses, and prints them as they come.
+    /// Waits until the app has that many running tasks with addresses and no other, and prints them as
+    /// they come.
     pub(crate) fn wait_app(&self, id: &str, count: usize) -> Result<Vec<Task>> {
         let mut seen = Vec::new();
+        self.wait_tasks(id, count, |line| {
+            if !seen.iter().any(|old| old == line) {
+                println!("{line}");
+                seen.push(line.to_owned());
+            }
+        })
+    }
+
+    /// The same, and prints nothing.
+    pub(crate) fn wait_app_quietly(&self, id: &str, count: usize) -> Result<Vec<Task>> {
+        self.wait_tasks(id, count, |_| {})
+    }
+
+    fn wait_tasks(&self, id: &str, count: usize, mut show: impl FnMut(&str)) -> Result<Vec<Task>> {
         self.until("all instances run", || {
             let app = self.get(&format!(
-                "/v2/apps{id}?embed=app.tasks&embed=app.lastTaskFailure"
+                "/v2/apps{id}?embed=app.tasks&embed=app.deployments&embed=app.lastTaskFailure"
             ))?;
-            let mut tasks = Vec::new();
-            for task in app["app"]["tasks"].as_array().into_iter().flatten() {
-                let (state, address) = (&task["state"], &task["ipAddresses"][0]["ipAddress"]);
-                let line = format!(
-                    "    {} {} {}",
-                    text(&task["id"]),
-                    text(state),
-                    text(address)
-                );
-                if !seen.contains(&line) {
-                    println!("{}", line.trim_end());
-                    seen.push(line);
-                }
-                if state == "TASK_RUNNING" && address.is_string() {
-                    tasks.push(Task {
-                        id: text(&task["id"]).to_owned(),
-                        address: text(address).to_owned(),
-                    });
-                }
+            let tasks = app["app"]["tasks"].as_array();
+            for task in tasks.into_iter().flatten() {
+                let address = &task["ipAddresses"][0]["ipAddress"];
+                let words = [&task["id"], &task["state"], address].map(text);
+                show(format!("    {}", words.join(" ")).trim_end());
             }
             if let Some(message) = app["app"]["lastTaskFailure"]["message"].as_str() {
                 bail!("a task failed: {message}");
             }
-            tasks.sort();
-            Ok((tasks.len() == count).then_some(tasks))
+            let running = running(&app);
+            let all = running.len() == tasks.map_or(0, Vec::len);
+            let deployed = app["app"]["deployments"]
+                .as_array()
+                .is_none_or(Vec::is_empty);
+            Ok((all && deployed && running.len() == count).then_some(running))
         })
     }
 
-    /// Waits until the pod is stable, and returns the host port of its endpoint.
-    pub(crate) fn wait_pod(&self, id: &str) -> Result<u16> {
+    /// The app's running tasks with addresses.
+    pub(crate) fn tasks(&self, id: &str) -> Result<Vec<Task>> {
+        Ok(running(
+            &self.get(&format!("/v2/apps{id}?embed=app.tasks"))?,
+        ))
+    }
+
+    /// Waits until there is no such app, and no task of it.
+    pub(crate) fn wait_gone(&self, id: &str) -> Result<()> {
+        self.until("the app is gone", || {
+            let tasks = self.get("/v2/tasks")?;
+            let tasks = tasks["tasks"].as_array();
+            let gone = tasks.is_some_and(|tasks| tasks.iter().all(|task| task["appId"] != id));
+            Ok((gone && !self.apps()?.iter().any(|app| app == id)).then_some(()))
+        })
+    }
+
+    /// Has the app run so many instances.
+    pub(crate) fn scale(&self, id: &str, instances: usize) -> Result<()> {
+        println!("    PUT /v2/apps{id} {{\"instances\": {instances}}}");
+        let body = json!({ "instances": instances });
+        self.call(reqwest::Method::PUT, &format!("/v2/apps{id}"), Some(&body))?;
+        Ok(())
+    }
+
+    /// Changes an app.
+    pub(crate) fn update(&self, app: &Value) -> Result<()> {
+        let path = format!("/v2/apps{}", text(&app["id"]));
+        println!("    PUT {path}");
+        self.call(reqwest::Method::PUT, &path, Some(app))?;
+        Ok(())
+    }
+
+    /// Where its API listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.listen
+    }
+
+    /// Waits until the pod is stable, and returns the host port of its endpoint, if it has one.
+    pub(crate) fn wait_pod(&self, id: &str) -> Result<Option<u16>> {
         self.until("the pod is stable", || {
             let status = self.get(&format!("/v2/pods{id}::status"))?;
             let instance = &status["instances"][0];
             if instance["status"] != "STABLE" {
                 return Ok(None);
             }
+            let [id, state] = [&instance["id"], &instance["status"]].map(text);
+            print!("    {id} {state} {}", instance["networks"]);
             let port = instance["containers"][0]["endpoints"][0]["allocatedHostPort"].as_u64();
             println!(
-                "    {} {} {} host port {}",
-                text(&instance["id"]),
-                text(&instance["status"]),
-                instance["networks"],
-                port.unwrap_or_default()
+                "{}",
+                port.map_or_else(String::new, |port| format!(" host port {port}"))
             );
-            Ok(port.and_then(|port| port.try_into().ok()))
+            Ok(Some(port.map(u16::try_from).transpose()?))
         })
     }
 
@@ -237,4 +288,20 @@ impl Marathon {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+/// The running tasks with addresses of an app that was shown.
+fn running(app: &Value) -> Vec<Task> {
+    let tasks = app["app"]["tasks"].as_array().into_iter().flatten();
+    let tasks = tasks.filter(|task| task["state"] == "TASK_RUNNING");
+    let mut tasks: Vec<Task> = tasks
+        .filter_map(|task| {
+            Some(Task {
+                id: text(&task["id"]).to_owned(),
+                address: task["ipAddresses"][0]["ipAddress"].as_str()?.to_owned(),
+            })
+        })
+        .collect();
+    tasks.sort();
+    tasks
 }

@@ -273,7 +273,7 @@ async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measured> {
         after.lists[0] == before.lists[0],
         "changes were given up for a new list"
     );
-    let count = as_f64(sent - before.changes);
+    let count = as_f64((sent - before.changes).max(1));
     running.measured.change = Cost {
         wall: cost.wall / count,
         cpu: cost.cpu / count,
@@ -330,7 +330,7 @@ async fn floor(addresses: &Addresses, amount: Amount) -> Result<Measured> {
         }
     }
     let cost = since.cost()?;
-    let count = as_f64((amount.changes.div_ceil(BATCH) * BATCH) as u64);
+    let count = as_f64((amount.changes.div_ceil(BATCH) * BATCH).max(1) as u64);
     measured.change = Cost {
         wall: cost.wall / count,
         cpu: cost.cpu / count,

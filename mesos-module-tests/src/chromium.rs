@@ -1,19 +1,20 @@
-//! The page as a browser sees it: the real Chromium, on the host of the test.
+//! A page as the real Chromium sees it, on a host of the testbed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::bed::Bed;
+use crate::Host;
 
 /// What a browser made of a page.
-pub(crate) struct Seen {
+pub struct Seen {
     /// The document after it was loaded.
-    pub(crate) dom: String,
+    pub dom: String,
     /// What it complained of.
-    pub(crate) console: Vec<String>,
-    pub(crate) screenshot: PathBuf,
+    pub console: Vec<String>,
+    /// The screenshot.
+    pub screenshot: PathBuf,
 }
 
 /// Where screenshots are kept.
@@ -21,10 +22,10 @@ fn screenshots() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/page")
 }
 
-fn chromium(bed: &Bed, more: &[&str], url: &str) -> Result<(String, String)> {
-    let profile = bed.host.directory().join("chromium");
-    let output = bed
-        .host
+/// Runs it on a host; returns what it prints, and what it says beside.
+pub fn run(host: &Host, arguments: &[&str], url: &str) -> Result<(String, String)> {
+    let profile = host.directory().join("chromium");
+    let output = host
         .command("chromium")
         .args([
             "--headless",
@@ -44,8 +45,8 @@ fn chromium(bed: &Bed, more: &[&str], url: &str) -> Result<(String, String)> {
             "--v=0",
         ])
         .arg(format!("--user-data-dir={}", profile.display()))
-        .env("HOME", bed.host.directory())
-        .args(more)
+        .env("HOME", host.directory())
+        .args(arguments)
         .arg(url)
         .output()
         .context("cannot run chromium; is the Debian package installed?")?;
@@ -59,16 +60,15 @@ fn chromium(bed: &Bed, more: &[&str], url: &str) -> Result<(String, String)> {
     Ok((printed, errors))
 }
 
-/// Opens a page of a manager, that wide, and keeps a screenshot of that name.
-pub(crate) fn open(bed: &Bed, index: usize, path: &str, size: &str, name: &str) -> Result<Seen> {
+/// Opens a page in a window of that size, and keeps a screenshot of that name.
+pub fn open(host: &Host, url: &str, size: &str, name: &str) -> Result<Seen> {
     fs::create_dir_all(screenshots())?;
-    let screenshot = screenshots().join(format!("{name}.png"));
+    let screenshot = screenshots().canonicalize()?.join(format!("{name}.png"));
     let size = format!("--window-size={size}");
-    let url = bed.url(index, path);
     let keep = format!("--screenshot={}", screenshot.display());
-    chromium(bed, &[&size, &keep], &url)?;
+    run(host, &[&size, &keep], url)?;
     ensure!(fs::metadata(&screenshot)?.len() > 0, "no screenshot");
-    let (dom, errors) = chromium(bed, &[&size, "--dump-dom"], &url)?;
+    let (dom, errors) = run(host, &[&size, "--dump-dom"], url)?;
     let console = errors.lines().filter(|line| line.contains("CONSOLE"));
     Ok(Seen {
         console: console.map(str::to_owned).collect(),
@@ -78,12 +78,11 @@ pub(crate) fn open(bed: &Bed, index: usize, path: &str, size: &str, name: &str) 
 }
 
 /// How wide a page is laid out in a frame of that width, and how wide the frame is.
-pub(crate) fn width(bed: &Bed, index: usize, path: &str, frame: u32) -> Result<(u32, u32)> {
-    // The page itself lets no script run, so a copy of it is measured.
-    let page = bed.get(index, path)?.text;
+pub fn width(host: &Host, page: &str, frame: u32) -> Result<(u32, u32)> {
+    // The page itself may let no script run, so a copy of it is measured.
     let measure = "<script>const root=document.documentElement;\
                    parent.postMessage(root.scrollWidth+' '+root.clientWidth,'*')</script>";
-    let directory = bed.host.directory();
+    let directory = host.directory();
     fs::write(directory.join("copy.html"), format!("{page}{measure}"))?;
     let outer = format!(
         "<!DOCTYPE html><script>addEventListener('message',said=>document.body.id=said.data)</script>\
@@ -92,7 +91,7 @@ pub(crate) fn width(bed: &Bed, index: usize, path: &str, frame: u32) -> Result<(
     let outer_file = directory.join("outer.html");
     fs::write(&outer_file, outer)?;
     let url = format!("file://{}", outer_file.display());
-    let (dom, _) = chromium(bed, &["--virtual-time-budget=5000", "--dump-dom"], &url)?;
+    let (dom, _) = run(host, &["--virtual-time-budget=5000", "--dump-dom"], &url)?;
     let said = dom
         .split("<body id=\"")
         .nth(1)

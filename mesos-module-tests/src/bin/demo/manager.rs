@@ -1,0 +1,384 @@
+//! The third act: managers that come when tasks run already, keep Contrail true while apps change,
+//! and take over from each other.
+//!
+//! Every step is compared: what Marathon says runs, and what the API server holds for it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use contrail_mesos::vnc::Object as _;
+use contrail_mesos::vnc::{FloatingIpPool, FqName};
+use mesos_module_tests::agent::{self, PATIENCE, config_path};
+use mesos_module_tests::contrail::{Contrail, Vrouter};
+use mesos_module_tests::manager::{AGENTS, Manager};
+use mesos_module_tests::zookeeper::ZooKeeper;
+use mesos_module_tests::{Cluster, Host, chromium, leftovers};
+use serde_json::{Value, json};
+
+use crate::marathon::{self, Marathon, Task};
+use crate::show::{self, say};
+
+const PUBLIC: &str = "default-domain:default-project:__public__";
+const POOL: &str = "__fip_pool_public__";
+/// What moves from one app to another.
+const FLOATING: &str = "10.66.77.123";
+/// How long a manager may be silent.
+const SESSION: Duration = Duration::from_secs(3);
+
+/// Everything.
+struct Stage {
+    outside: Host,
+    node: Host,
+    cluster: Cluster,
+    contrail: Contrail,
+    vrouter: Vrouter,
+    marathon: Marathon,
+    managers: Vec<Manager>,
+    /// Its data is in the directory of the host outside.
+    _zookeeper: ZooKeeper,
+}
+
+pub(crate) fn run() -> Result<()> {
+    say(
+        "four hosts: one that computes; one with ZooKeeper and Contrail's API server; two for managers",
+    );
+    let host = |last: u8| Host::start([192, 0, 2, last].into());
+    let (outside, first, second) = (host(100)?, host(11)?, host(12)?);
+    let node = agent::host_at("192.0.2.1".parse()?)?;
+    outside.connect(&[&node, &first, &second], &["10.66.77.0/24"])?;
+    let hosts = [&outside, &node, &first, &second];
+    let names: Vec<String> = hosts.map(|host| host.name().to_owned()).into();
+    let before = node.leftovers()?;
+    let mut stage = Stage::set(outside, node, [first, second])?;
+    let held = stage.contrail.holds();
+    let played = stage.play();
+    if played.is_err() {
+        for manager in &stage.managers {
+            eprintln!("{} said:\n{}", manager.name(), manager.tail(60));
+        }
+    }
+    played?;
+    say("what is left");
+    stage.contrail.expect_as_before()?;
+    println!("    the API server holds what it held before: {held}");
+    stage.vrouter.expect_no_port()?;
+    stage.strike(&before)?;
+    println!("    no port, port file, link, namespace, mount, rule or process more than before");
+    for name in names {
+        let traces = leftovers::traces_of(&name)?;
+        ensure!(traces.is_empty(), "left on the machine: {traces:?}");
+    }
+    Ok(())
+}
+
+fn app(id: &str, instances: u32, floating: bool) -> Value {
+    let mut labels = json!({
+        "networks": "blue-network",
+        "project-name": "default-project",
+        "domain-name": "default-domain",
+    });
+    if floating {
+        labels["floating-ips"] = json!(format!("{PUBLIC}:{POOL}({FLOATING})"));
+    }
+    let mut app = marathon::sample();
+    app["id"] = json!(id);
+    app["instances"] = json!(instances);
+    app["mem"] = json!(32);
+    app["cpus"] = json!(0.05);
+    app["cmd"] = json!(format!(
+        "mkdir -p www && echo {id} > www/index.html && \
+         busybox httpd -p 8080 -h www && exec sleep 100000"
+    ));
+    app["networks"] = json!([{
+        "name": "contrail-cni-plugin", "mode": "container", "labels": labels,
+    }]);
+    app
+}
+
+impl Stage {
+    /// Yesterday: a manager that only serves agents, and no other one.
+    fn set(outside: Host, node: Host, hosts: [Host; 2]) -> Result<Self> {
+        let mut contrail = Contrail::start(&outside)?;
+        contrail.network(PUBLIC, &["10.66.77.0/24"])?;
+        let public: FqName = PUBLIC.parse()?;
+        contrail.ensure(&FloatingIpPool::named(public.child(POOL)))?;
+        contrail.accept()?;
+        let vrouter = contrail.vrouter(&node, "node-1", Some("uplink"))?;
+        let managers = [&outside, &hosts[0], &hosts[1]].map(|host| {
+            let address = SocketAddr::new(host.address(), AGENTS);
+            format!("'{address}'")
+        });
+        let config = vrouter.agent_config(&managers.join(", "), &contrail.token_file());
+        println!("    a real Mesos 1.11.0 with libcontrail_mesos.so, a vRouter agent, Marathon");
+        let cluster = agent::with_module(&node, &config)?
+            .images()
+            .env("MESOS_DEFAULT_ROLE", "slave_public")
+            .start()?;
+        let marathon = Marathon::start(&node, &cluster)?;
+        println!("    the real ZooKeeper");
+        let zookeeper = ZooKeeper::start(&outside, 2181)?;
+        let token = std::fs::read_to_string(contrail.token_file())?;
+        let config = format!(
+            "[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n\
+             [vnc]\nservers = ['{}']\n\
+             [mesos]\nmasters = '{}'\n[marathon]\nservers = ['http://{}']\n\
+             [reconcile]\nresync = '2s'\nsettle = '2s'\nyoung = '10s'\n",
+            zookeeper.url("/contrail-mesos"),
+            SESSION.as_secs(),
+            contrail.url(),
+            cluster.master(),
+            marathon.address(),
+        );
+        let [first, second] = hosts;
+        let managers = vec![
+            Manager::new(first, "manager-1", &token, &config)?,
+            Manager::new(second, "manager-2", &token, &config)?,
+        ];
+        Ok(Self {
+            outside,
+            node,
+            cluster,
+            contrail,
+            vrouter,
+            marathon,
+            managers,
+            _zookeeper: zookeeper,
+        })
+    }
+
+    fn play(&mut self) -> Result<()> {
+        say("yesterday: a manager that serves agents only, and three apps");
+        for (id, instances, floating) in
+            [("/web", 3, false), ("/shop", 1, true), ("/old", 1, false)]
+        {
+            let id = self.marathon.create_app(&app(id, instances, floating))?;
+            self.marathon.wait_app(&id, instances as usize)?;
+        }
+        self.fetch("/shop")?;
+        say("it is killed; /old ends while nobody keeps the books");
+        self.contrail.kill_manager()?;
+        self.marathon.delete("/v2/apps/old")?;
+        self.marathon.wait_gone("/old")?;
+        self.print_machines()?;
+
+        say("two managers start, after the tasks: one leads, and adopts what runs");
+        let untouched = self.addresses(&["/web", "/shop"])?;
+        for manager in &mut self.managers {
+            manager.run()?;
+        }
+        let leader = self.leader()?;
+        println!("    {} leads", self.managers[leader].name());
+        self.wait_true(&[("/web", 3), ("/shop", 1)])?;
+        self.print_machines()?;
+        self.expect_same(&untouched)?;
+
+        say("/web scales: 3, 10, 2");
+        for instances in [10, 2] {
+            self.marathon.scale("/web", instances)?;
+            let tasks = self.marathon.wait_app_quietly("/web", instances)?;
+            self.wait_true(&[("/web", instances), ("/shop", 1)])?;
+            println!(
+                "    {} tasks run; the API server holds {}",
+                tasks.len(),
+                self.contrail.holds()
+            );
+        }
+
+        say("a pod");
+        let pod = self.marathon.create_pod(&marathon::pod(false))?;
+        self.marathon.wait_pod(&pod)?;
+        self.wait_true(&[("/web", 2), ("/shop", 1), (&pod, 1)])?;
+
+        say("the floating address moves from /shop to /web-2, by their labels");
+        self.marathon.update(&app("/shop", 1, false))?;
+        self.marathon.wait_app_quietly("/shop", 1)?;
+        self.marathon.create_app(&app("/web-2", 1, true))?;
+        self.marathon.wait_app("/web-2", 1)?;
+        self.wait_true(&[("/web", 2), ("/shop", 1), ("/web-2", 1), (&pod, 1)])?;
+        self.fetch("/web-2")?;
+
+        self.take_over(leader, &pod)?;
+
+        say("the page of the new leader, as Chromium shows it");
+        let leader = self.leader()?;
+        let manager = &self.managers[leader];
+        let url = manager.url("/?refresh=off");
+        let seen = chromium::open(manager.host(), &url, "1280,1600", "demo")?;
+        ensure!(seen.console.is_empty(), "{:?}", seen.console);
+        ensure!(seen.dom.contains("/web-2"), "{}", seen.dom);
+        println!("    {url}");
+        println!("    {}", seen.screenshot.display());
+
+        say("DELETE everything");
+        for app in self.marathon.apps()? {
+            self.marathon.delete(&format!("/v2/apps{app}"))?;
+        }
+        self.marathon.delete(&format!("/v2/pods{pod}"))?;
+        self.marathon.wait_empty()?;
+        show::wait_detached(&self.node, &config_path(&self.node))
+    }
+
+    /// The leader is killed, and the standby goes on.
+    fn take_over(&mut self, leader: usize, pod: &str) -> Result<()> {
+        say("kill -9 of the leader: the standby takes over");
+        let apps = ["/web", "/shop", "/web-2"];
+        let untouched = self.addresses(&apps)?;
+        let asked = self.contrail.api().log().len();
+        self.managers[leader].kill()?;
+        let next = self.leader()?;
+        ensure!(next != leader, "it is dead");
+        println!(
+            "    {} was killed, {} leads",
+            self.managers[leader].name(),
+            self.managers[next].name()
+        );
+        self.wait_settled(next)?;
+        let writes: Vec<String> = self.contrail.api().log()[asked..]
+            .iter()
+            .filter(|entry| entry.performed && !entry.changes.is_empty())
+            .map(|entry| format!("{} {}", entry.method, entry.path))
+            .collect();
+        println!(
+            "    what it has written to the API server: {}",
+            writes.len()
+        );
+        ensure!(writes.is_empty(), "{writes:?}");
+        self.expect_same(&untouched)?;
+        self.marathon.scale("/web", 3)?;
+        self.marathon.wait_app_quietly("/web", 3)?;
+        self.wait_true(&[("/web", 3), ("/shop", 1), ("/web-2", 1), (pod, 1)])?;
+        println!("    /web scales to 3 by it");
+        self.managers[leader].run()
+    }
+
+    /// Waits for a manager that leads.
+    fn leader(&self) -> Result<usize> {
+        until("a manager leads", || {
+            Ok(self.managers.iter().position(Manager::leads))
+        })
+    }
+
+    /// Waits until a manager has listed and compared everything, and has nothing to write.
+    fn wait_settled(&self, manager: usize) -> Result<()> {
+        until("everything is as it is to be", || {
+            let manager = &self.managers[manager];
+            let metrics = manager.get("/metrics")?;
+            let sources = ["mesos", "marathon", "contrail"];
+            let believed = sources.iter().all(|source| {
+                let line =
+                    format!("contrail_mesos_manager_source_believed{{source=\"{source}\"}} 1");
+                metrics.lines().any(|one| one == line)
+            });
+            let said: Value = serde_json::from_str(&manager.get("/v1/differences")?)?;
+            Ok((believed && said["total"] == 0).then_some(()))
+        })
+    }
+
+    /// The names of the virtual-machines that the API server holds, by their apps.
+    fn machines(&self) -> BTreeMap<String, Vec<String>> {
+        let mut machines: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for machine in self.contrail.api().objects("virtual-machine") {
+            let annotations = machine["annotations"]["key_value_pair"].as_array();
+            let application = annotations.into_iter().flatten();
+            let mut application = application.filter(|pair| pair["key"] == "application");
+            let application = application
+                .next()
+                .and_then(|pair| pair["value"].as_str())
+                .unwrap_or("?");
+            let name = machine["display_name"].as_str().unwrap_or("?");
+            machines
+                .entry(application.to_owned())
+                .or_default()
+                .push(name.to_owned());
+        }
+        machines
+    }
+
+    fn print_machines(&self) -> Result<()> {
+        println!("    the API server holds {}", self.contrail.holds());
+        for (application, names) in self.machines() {
+            for name in names {
+                println!("    virtual-machine of {application:<8} {name}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the API server holds exactly the containers of these apps, by name.
+    fn wait_true(&self, apps: &[(&str, usize)]) -> Result<()> {
+        let wanted: BTreeMap<&str, usize> = apps.iter().copied().collect();
+        until("the API server holds what runs, and nothing else", || {
+            let machines = self.machines();
+            let held: BTreeMap<&str, usize> = machines
+                .iter()
+                .map(|(app, names)| (app.as_str(), names.len()))
+                .collect();
+            Ok((held == wanted).then_some(()))
+        })
+        .with_context(|| format!("it holds {:?}", self.machines()))
+    }
+
+    /// The tasks of these apps, with their addresses.
+    fn addresses(&self, apps: &[&'static str]) -> Result<Vec<(&'static str, Vec<Task>)>> {
+        apps.iter()
+            .map(|app| Ok((*app, self.marathon.tasks(app)?)))
+            .collect()
+    }
+
+    /// Nothing has been rebuilt: the same tasks have the same addresses.
+    fn expect_same(&self, before: &[(&'static str, Vec<Task>)]) -> Result<()> {
+        for (app, tasks) in before {
+            let now = self.marathon.tasks(app)?;
+            ensure!(now == *tasks, "{app}: it was {tasks:?}, and is {now:?}");
+        }
+        println!("    the same tasks have the same addresses");
+        Ok(())
+    }
+
+    /// Who answers at the floating address, from outside.
+    fn fetch(&self, app: &str) -> Result<()> {
+        let url = format!("http://{FLOATING}:8080/");
+        let text = until("the floating address answers", || {
+            let fetched = self.outside.sh(&format!("curl -sf -m 2 {url}"));
+            Ok(fetched.ok().filter(|text| text.trim() == app))
+        })?;
+        println!("    {url} -> {}", text.trim());
+        Ok(())
+    }
+
+    fn strike(self, before: &leftovers::Leftovers) -> Result<()> {
+        let Self {
+            node,
+            cluster,
+            vrouter,
+            marathon,
+            managers,
+            ..
+        } = self;
+        marathon.stop()?;
+        drop(managers);
+        cluster.stop()?;
+        vrouter.stop()?;
+        node.expect_nothing_since(before)
+    }
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let started = Instant::now();
+    let mut last = None;
+    while started.elapsed() < PATIENCE {
+        match look() {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => last = None,
+            Err(error) => last = Some(error),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let gave_up = format!("gave up waiting until {what}");
+    Err(last.map_or_else(
+        || anyhow::anyhow!(gave_up.clone()),
+        |error| error.context(gave_up.clone()),
+    ))
+}
