@@ -98,19 +98,7 @@ impl Manager {
         let (admin_listener, admin_address) = bind_plain(config.admin_listen).await?;
         warn(&config, address, legacy_address);
 
-        let mut own_url = url(address, is_tls);
-        let (election, fence) = match config.zookeeper.clone() {
-            None => (None, Fence::alone()),
-            Some(zookeeper) => {
-                let url = match zookeeper.advertise.clone() {
-                    Some(url) => url,
-                    None => advertise(address, is_tls)?,
-                };
-                own_url = url.to_string();
-                let (election, fence) = Election::start(zookeeper, url);
-                (Some(election), fence)
-            }
-        };
+        let (election, fence, own_url) = elect(&config, address, is_tls)?;
         let containers = Containers::fenced(client.clone(), &config, fence.clone());
         let (sender, ready) = watch::channel(Readiness::none());
         let stop = CancellationToken::new();
@@ -327,6 +315,25 @@ fn serve(
             .with_graceful_shutdown(stopped)
             .await
     });
+}
+
+/// A candidate for the lead where a ZooKeeper is configured, and by what URL this manager is
+/// known; without one it leads alone.
+fn elect(
+    config: &Config,
+    address: SocketAddr,
+    is_tls: bool,
+) -> Result<(Option<Election>, Fence, String), StartError> {
+    let Some(zookeeper) = config.zookeeper.clone() else {
+        return Ok((None, Fence::alone(), url(address, is_tls)));
+    };
+    let advertised = match zookeeper.advertise.clone() {
+        Some(url) => url,
+        None => advertise(address, is_tls)?,
+    };
+    let known_as = advertised.to_string();
+    let (election, fence) = Election::start(zookeeper, advertised);
+    Ok((Some(election), fence, known_as))
 }
 
 /// Begins to keep the VNC API true, where something is followed.

@@ -161,7 +161,7 @@ impl Stage {
         self.contrail.kill_manager()?;
         self.marathon.delete("/v2/apps/old")?;
         self.marathon.wait_gone("/old")?;
-        self.print_machines()?;
+        self.print_machines();
 
         say("two managers start, after the tasks: one leads, and adopts what runs");
         let untouched = self.addresses(&["/web", "/shop"])?;
@@ -171,7 +171,7 @@ impl Stage {
         let leader = self.leader()?;
         println!("    {} leads", self.managers[leader].name());
         self.wait_true(&[("/web", 3), ("/shop", 1)])?;
-        self.print_machines()?;
+        self.print_machines();
         self.expect_same(&untouched)?;
 
         say("/web scales: 3, 10, 2");
@@ -296,14 +296,13 @@ impl Stage {
         machines
     }
 
-    fn print_machines(&self) -> Result<()> {
+    fn print_machines(&self) {
         println!("    the API server holds {}", self.contrail.holds());
         for (application, names) in self.machines() {
             for name in names {
                 println!("    virtual-machine of {application:<8} {name}");
             }
         }
-        Ok(())
     }
 
     /// Waits until the API server holds exactly the containers of these apps, by name.

@@ -228,11 +228,11 @@ impl Simulators {
         self.master.add_task(task);
         let written = async {
             loop {
-                let first = self.seen.first.lock();
-                let first = first.unwrap_or_else(PoisonError::into_inner);
                 // Its making was before.
-                let at = first.get(&interface).copied();
-                drop(first);
+                let first = self.seen.first.lock();
+                let at = (first.unwrap_or_else(PoisonError::into_inner))
+                    .get(&interface)
+                    .copied();
                 if let Some(at) = at {
                     return at;
                 }
