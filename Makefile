@@ -37,7 +37,7 @@ ARGS ?=
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
-.PHONY: help demo demo-bridge demo-contrail test lint soak bench module audit clean
+.PHONY: help demo demo-bridge demo-contrail demo-manager test lint soak bench module audit clean
 .PHONY: root toolchain packages mesos binaries ready
 
 help: ## List the targets
@@ -54,6 +54,10 @@ demo-bridge: ready ## The first act of demo alone: one host, the embedded bridge
 demo-contrail: ready ## The second act of demo alone: two hosts, networks of Contrail (root)
 	$(say) 'demo, act 2'
 	@target/release/demo contrail $(ARGS)
+
+demo-manager: ready ## The third act of demo alone: managers that adopt, follow and take over (root)
+	$(say) 'demo, act 3'
+	@target/release/demo manager $(ARGS)
 
 test: ready ## Run all tests, those on the real Mesos included (root)
 	@.ci/test $(ARGS)

@@ -166,8 +166,10 @@ impl Host {
         for (index, host) in hosts.iter().enumerate() {
             self.attach_cable(&format!("port{index}"), "fabric", host.pid())?;
             let address = host.address();
+            // An address of its own, for a vRouter agent takes its last one off again: with the last
+            // address of a link go its routes.
             host.sh(&format!(
-                "ip link set uplink up && ip route add 192.0.2.0/24 dev uplink src {address}"
+                "ip address add {address}/24 dev uplink && ip link set uplink up"
             ))?;
         }
         Ok(())

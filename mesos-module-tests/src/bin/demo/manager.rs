@@ -192,10 +192,13 @@ impl Stage {
         self.wait_true(&[("/web", 2), ("/shop", 1), (&pod, 1)])?;
 
         say("the floating address moves from /shop to /web-2, by their labels");
-        self.marathon.update(&app("/shop", 1, false))?;
-        self.marathon.wait_app_quietly("/shop", 1)?;
-        self.marathon.create_app(&app("/web-2", 1, true))?;
+        self.marathon.create_app(&app("/web-2", 1, false))?;
         self.marathon.wait_app("/web-2", 1)?;
+        // A change of labels is a new version of the app to Marathon: it replaces the task.
+        for (id, floating) in [("/shop", false), ("/web-2", true)] {
+            self.marathon.update(&app(id, 1, floating))?;
+            self.marathon.wait_app_quietly(id, 1)?;
+        }
         self.wait_true(&[("/web", 2), ("/shop", 1), ("/web-2", 1), (&pod, 1)])?;
         self.fetch("/web-2")?;
 
