@@ -82,7 +82,7 @@ async fn what_it_says_is_what_is_then_written() {
 
     // A manager writes the one and waits with the other; a dry run beside it writes nothing.
     let run = bed.run();
-    run.said(&format!("uuid={live}"), 1).await;
+    run.said(&format!("machine={live}"), 1).await;
     let written = run
         .log()
         .into_iter()

@@ -67,7 +67,7 @@ fn every_key_of_the_example_exists() {
     // Two ways to be known to the API server, of which the second names a variable.
     assert_eq!(problems.len(), 2, "{problems:#?}");
     let text = text.split("[vnc.basic]").next().unwrap().to_owned()
-        + &text[text.find("[provision]").unwrap()..];
+        + &text[text.find("\n[provision]").unwrap()..];
     let config = parse(&text).unwrap();
     let tokens: Vec<_> = config
         .access

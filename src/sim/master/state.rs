@@ -143,43 +143,33 @@ impl Task {
 }
 
 impl State {
-    /// The answer to `GET_STATE`, which is also in the first event: lists that are empty are not
-    /// there at all. A large cluster's is put together as text, an element at a time.
+    /// The answer to `GET_STATE`, which is also in the first event: all four parts are there, but of
+    /// their lists not those that are empty. A large cluster's is put together as text, an element
+    /// at a time.
     pub(super) fn text(&self) -> String {
         let mut text = String::from("{");
-        let mut list = |of: &str, name: &str, elements: &mut dyn Iterator<Item = Value>| {
-            let mut is_empty = true;
-            for element in elements {
-                text.push_str(if !is_empty {
-                    ","
-                } else if text.len() > 1 {
-                    ",\""
-                } else {
-                    "\""
-                });
-                if is_empty {
-                    text.push_str(of);
-                    text.push_str("\":{\"");
-                    text.push_str(name);
-                    text.push_str("\":[");
-                }
-                is_empty = false;
-                text.push_str(&element.to_string());
-            }
-            if !is_empty {
-                text.push_str("]}");
-            }
-        };
-        let tasks = &mut self.tasks.values().map(Task::json);
-        list("get_tasks", "tasks", tasks);
-        let frameworks = &mut self.frameworks.iter().map(|(id, name)| framework(id, name));
-        list("get_frameworks", "frameworks", frameworks);
-        list(
-            "get_agents",
-            "agents",
-            &mut self.agents.values().map(Agent::json),
-        );
+        part(&mut text, "tasks", self.tasks.values().map(Task::json));
+        text.push(',');
+        let frameworks = self.frameworks.iter();
+        let frameworks = frameworks.map(|(id, name)| framework(id, name));
+        part(&mut text, "frameworks", frameworks);
+        text.push(',');
+        part(&mut text, "agents", self.agents.values().map(Agent::json));
+        text.push(',');
+        part(&mut text, "executors", std::iter::empty());
         text.push('}');
         text
     }
+}
+
+fn part(text: &mut String, name: &str, mut elements: impl Iterator<Item = Value>) {
+    let Some(first) = elements.next() else {
+        text.extend(["\"get_", name, "\":{}"]);
+        return;
+    };
+    text.extend(["\"get_", name, "\":{\"", name, "\":[", &first.to_string()]);
+    for element in elements {
+        text.extend([",", &element.to_string()]);
+    }
+    text.push_str("]}");
 }

@@ -224,6 +224,7 @@ impl Cluster {
         let interface_name = FqName::new(PROJECT).child(format!("{machine}-eth0"));
         let mut interface = VirtualMachineInterface::named(interface_name.clone());
         interface.common.uuid = Some(uuid);
+        interface.common.display_name = has_names.then(|| format!("{task} eth0"));
         interface.common.parent_type = Some("project".to_owned());
         interface.virtual_network_refs =
             vec![Ref::to(FqName::new([PROJECT[0], PROJECT[1], NETWORK]))];
