@@ -1,35 +1,37 @@
 //! Texts that many items share, such as the ids of agents, kept once.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+
+use arcstr::ArcStr;
 
 /// The texts of one listing, or of all that several keep.
 #[derive(Debug, Default)]
-pub struct Interner(HashSet<Arc<str>>);
+pub struct Interner(HashSet<ArcStr>);
 
 impl Interner {
     /// The one copy of a text.
-    pub fn get(&mut self, text: &str) -> Arc<str> {
+    pub fn get(&mut self, text: &str) -> ArcStr {
         if let Some(known) = self.0.get(text) {
-            return Arc::clone(known);
+            return known.clone();
         }
-        let new: Arc<str> = text.into();
-        self.0.insert(Arc::clone(&new));
+        let new: ArcStr = text.into();
+        self.0.insert(new.clone());
         new
     }
 
     /// The one copy of a text of which somebody has one already.
-    pub fn share(&mut self, text: &Arc<str>) -> Arc<str> {
+    pub fn share(&mut self, text: &ArcStr) -> ArcStr {
         if let Some(known) = self.0.get(text) {
-            return Arc::clone(known);
+            return known.clone();
         }
-        self.0.insert(Arc::clone(text));
-        Arc::clone(text)
+        self.0.insert(text.clone());
+        text.clone()
     }
 
     /// Forgets what nobody else has.
     pub fn tidy(&mut self) {
-        self.0.retain(|text| Arc::strong_count(text) > 1);
+        self.0
+            .retain(|text| ArcStr::strong_count(text).is_some_and(|count| count > 1));
         self.0.shrink_to(self.0.len() * 2);
     }
 
@@ -46,7 +48,7 @@ impl Interner {
     }
 
     /// The one copy of a text that may be missing; an empty one is missing too.
-    pub fn optional(&mut self, text: Option<&str>) -> Option<Arc<str>> {
+    pub fn optional(&mut self, text: Option<&str>) -> Option<ArcStr> {
         text.filter(|text| !text.is_empty())
             .map(|text| self.get(text))
     }
@@ -60,8 +62,8 @@ mod tests {
     fn equal_texts_are_kept_once() {
         let mut interner = Interner::default();
         let first = interner.get("agent");
-        assert!(Arc::ptr_eq(&first, &interner.get("agent")));
-        assert!(!Arc::ptr_eq(&first, &interner.get("other")));
+        assert!(ArcStr::ptr_eq(&first, &interner.get("agent")));
+        assert!(!ArcStr::ptr_eq(&first, &interner.get("other")));
         assert_eq!(interner.optional(Some("")), None);
         assert_eq!(interner.optional(None), None);
         assert_eq!(interner.optional(Some("agent")).as_ref(), Some(&first));
@@ -71,11 +73,11 @@ mod tests {
     fn what_nobody_has_is_forgotten() {
         let mut interner = Interner::default();
         let kept = interner.share(&"kept".into());
-        let other: Arc<str> = "kept".into();
-        assert!(Arc::ptr_eq(&kept, &interner.share(&other)));
+        let other: ArcStr = "kept".into();
+        assert!(ArcStr::ptr_eq(&kept, &interner.share(&other)));
         drop(interner.share(&"gone".into()));
         interner.tidy();
         assert_eq!(interner.len(), 1);
-        assert!(Arc::ptr_eq(&kept, &interner.get("kept")));
+        assert!(ArcStr::ptr_eq(&kept, &interner.get("kept")));
     }
 }

@@ -79,7 +79,8 @@ impl Seen {
 }
 
 fn find<'a>(state: &'a State, task: &str) -> Option<&'a Task> {
-    state.tasks.values().find(|one| &*one.key.task == task)
+    let mut tasks = state.tasks.values().map(Box::as_ref);
+    tasks.find(|one| &*one.key.task == task)
 }
 
 fn runs(state: &State, task: &str) -> bool {

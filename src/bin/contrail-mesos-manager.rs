@@ -9,7 +9,12 @@ use clap::{Parser, ValueEnum};
 use contrail_mesos::config::Problem;
 use contrail_mesos::manager::logging::{self, LogFormat};
 use contrail_mesos::manager::{Config, DEFAULT_PATH, DryRun, Manager, dry_run};
+use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Every few minutes a manager reads all there is: glibc's keeps what that took.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// What a dry run ends with that has found something to write.
 const DIFFERS: u8 = 2;

@@ -9,9 +9,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -75,7 +75,7 @@ pub(super) enum Fate {
 /// How a container that lives is to be.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Keep {
-    pub display_name: Arc<str>,
+    pub display_name: ArcStr,
     pub names: Names,
     /// Its host.
     pub router: Option<Uuid>,
@@ -359,7 +359,7 @@ fn router_of(known: &Known<'_>, machine: &Machine, task: &Task) -> Option<Uuid> 
 fn by_labels(
     known: &Known<'_>,
     machine: &Machine,
-    network: &Arc<str>,
+    network: &ArcStr,
     labels: &[(Box<str>, Box<str>)],
     keep: &mut Keep,
 ) {
@@ -388,7 +388,7 @@ fn by_labels(
 }
 
 /// A text that can be an annotation.
-fn clip(text: &str) -> Arc<str> {
+fn clip(text: &str) -> ArcStr {
     let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
     if text.len() <= plan::LONGEST_VALUE && text.bytes().all(is_plain) {
         return text.into();

@@ -2,8 +2,8 @@
 //! time, so they are small: texts that many share are kept once.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
+use arcstr::ArcStr;
 use jiff::Timestamp;
 
 use super::id::RunSpecId;
@@ -65,7 +65,7 @@ pub struct Network {
     /// How.
     pub mode: Mode,
     /// Its name, where it has one.
-    pub name: Option<Arc<str>>,
+    pub name: Option<ArcStr>,
     /// Its labels.
     pub labels: Labels,
 }
@@ -91,9 +91,9 @@ pub struct Task {
     /// How it is.
     pub condition: Condition,
     /// The id of its agent, once it has one.
-    pub agent: Option<Arc<str>>,
+    pub agent: Option<ArcStr>,
     /// The name of its agent, once it has one.
-    pub host: Option<Arc<str>>,
+    pub host: Option<ArcStr>,
     /// Its addresses on all networks, in the order of Mesos.
     pub addresses: Box<[IpAddr]>,
     /// When it was launched.
@@ -101,7 +101,7 @@ pub struct Task {
     /// When it began to run.
     pub started: Option<Timestamp>,
     /// The version of the app that it is of.
-    pub version: Option<Arc<str>>,
+    pub version: Option<ArcStr>,
 }
 
 /// A pod.
@@ -125,9 +125,9 @@ pub struct PodInstance {
     /// How it is.
     pub state: PodState,
     /// The id of its agent, once it has one.
-    pub agent: Option<Arc<str>>,
+    pub agent: Option<ArcStr>,
     /// The name of its agent, once it has one.
-    pub host: Option<Arc<str>>,
+    pub host: Option<ArcStr>,
     /// Its addresses, by network.
     pub networks: Box<[PodNetwork]>,
     /// Its containers.
@@ -157,7 +157,7 @@ pub enum PodState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodNetwork {
     /// The network's name; none on the host's.
-    pub name: Option<Arc<str>>,
+    pub name: Option<ArcStr>,
     /// The addresses.
     pub addresses: Box<[IpAddr]>,
 }
@@ -166,7 +166,7 @@ pub struct PodNetwork {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodContainer {
     /// Its name in the pod.
-    pub name: Arc<str>,
+    pub name: ArcStr,
     /// Its task in Mesos, once there is one.
     pub task: Option<Box<str>>,
     /// How it is.

@@ -1,9 +1,9 @@
 //! The events of the master.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::model::{Agent, Framework, State, Status, Task, TaskKey};
+use arcstr::ArcStr;
 
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Change {
         /// Which.
         key: TaskKey,
         /// Its agent.
-        agent: Option<Arc<str>>,
+        agent: Option<ArcStr>,
         /// Its executor, where that is not the task's own.
         executor: Option<Box<str>>,
         /// What is known of it now.
@@ -25,11 +25,11 @@ pub enum Change {
     AgentAdded(Box<Agent>),
     /// An agent is gone: it ended in order, was given up, or does not answer any more. Its tasks
     /// may still run.
-    AgentRemoved(Arc<str>),
+    AgentRemoved(ArcStr),
     /// A framework has registered, or is connected again, or no more.
     FrameworkChanged(Framework),
     /// A framework is gone, and so are its tasks.
-    FrameworkRemoved(Arc<str>),
+    FrameworkRemoved(ArcStr),
 }
 
 /// An event of the stream.

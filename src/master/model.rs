@@ -3,10 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::event::Change;
 use crate::condition::Condition;
+use arcstr::ArcStr;
 
 /// Labels: keys and values.
 pub type Labels = Box<[(Box<str>, Box<str>)]>;
@@ -15,9 +15,9 @@ pub type Labels = Box<[(Box<str>, Box<str>)]>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskKey {
     /// The framework's id.
-    pub framework: Arc<str>,
+    pub framework: ArcStr,
     /// The task's id.
-    pub task: Arc<str>,
+    pub task: ArcStr,
 }
 
 /// A task.
@@ -26,7 +26,7 @@ pub struct Task {
     /// Which.
     pub key: TaskKey,
     /// The id of its agent; none until it is placed.
-    pub agent: Option<Arc<str>>,
+    pub agent: Option<ArcStr>,
     /// The id of its executor, where that is not the task's own.
     pub executor: Option<Box<str>>,
     /// Its labels.
@@ -89,7 +89,7 @@ impl Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
     /// Its name; none on the host's.
-    pub name: Option<Arc<str>>,
+    pub name: Option<ArcStr>,
     /// Its labels.
     pub labels: Labels,
     /// The container's addresses on it.
@@ -100,7 +100,7 @@ pub struct Network {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agent {
     /// Its id.
-    pub id: Arc<str>,
+    pub id: ArcStr,
     /// Its host's name.
     pub host: Box<str>,
     /// Where it listens, as far as the master says.
@@ -116,7 +116,7 @@ pub struct Agent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Framework {
     /// Its id.
-    pub id: Arc<str>,
+    pub id: ArcStr,
     /// Its name.
     pub name: Box<str>,
     /// Whether its scheduler is connected.
@@ -127,9 +127,9 @@ pub struct Framework {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Executor {
     /// The framework's id.
-    pub framework: Arc<str>,
+    pub framework: ArcStr,
     /// The id of its agent.
-    pub agent: Arc<str>,
+    pub agent: ArcStr,
     /// Its id.
     pub id: Box<str>,
 }
@@ -146,12 +146,13 @@ pub struct Skipped {
 /// Everything at one time, joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// The tasks that have not ended, of all frameworks.
-    pub tasks: HashMap<TaskKey, Task>,
+    /// The tasks that have not ended, of all frameworks: boxed, for a table has many places that
+    /// are free.
+    pub tasks: HashMap<TaskKey, Box<Task>>,
     /// The agents.
-    pub agents: HashMap<Arc<str>, Agent>,
+    pub agents: HashMap<ArcStr, Agent>,
     /// The frameworks.
-    pub frameworks: HashMap<Arc<str>, Framework>,
+    pub frameworks: HashMap<ArcStr, Framework>,
     /// The executors that frameworks brought. One may live on without a task, and no event tells
     /// of it: as of the snapshot.
     pub executors: HashSet<Executor>,
@@ -176,7 +177,7 @@ impl State {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::TaskAdded(task) => {
-                self.tasks.insert(task.key.clone(), *task);
+                self.tasks.insert(task.key.clone(), task);
             }
             Change::TaskUpdated {
                 key,
@@ -199,17 +200,17 @@ impl State {
                         labels: Labels::default(),
                         status: *status,
                     };
-                    self.tasks.insert(key, task);
+                    self.tasks.insert(key, Box::new(task));
                 }
             }
             Change::AgentAdded(agent) => {
-                self.agents.insert(Arc::clone(&agent.id), *agent);
+                self.agents.insert(agent.id.clone(), *agent);
             }
             Change::AgentRemoved(id) => {
                 self.agents.remove(&id);
             }
             Change::FrameworkChanged(framework) => {
-                self.frameworks.insert(Arc::clone(&framework.id), framework);
+                self.frameworks.insert(framework.id.clone(), framework);
             }
             Change::FrameworkRemoved(id) => {
                 self.frameworks.remove(&id);

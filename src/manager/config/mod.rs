@@ -85,7 +85,7 @@ impl Follow {
             mesos,
             marathon: None,
             policy: Policy::default(),
-            resync: Duration::from_mins(5),
+            resync: Duration::from_mins(10),
             concurrency: 8,
             page: 500,
         }

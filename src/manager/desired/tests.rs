@@ -65,7 +65,7 @@ fn state(tasks: Vec<Task>, agents: Vec<Agent>) -> State {
     State {
         tasks: tasks
             .into_iter()
-            .map(|one| (one.key.clone(), one))
+            .map(|one| (one.key.clone(), Box::new(one)))
             .collect(),
         agents: agents
             .into_iter()
@@ -153,13 +153,13 @@ impl Scene {
                 uuid: machine(uuid),
                 address: None,
             };
-            (Arc::from(name), router)
+            (name.into(), router)
         });
         let mut scene = Self {
             mesos: MesosView::default(),
             marathon: MarathonView::default(),
             contrail: ContrailView {
-                machines: HashMap::from([(uuid, ours)]),
+                machines: HashMap::from([(uuid, Box::new(ours))]),
                 routers: HashMap::from(routers),
                 ..ContrailView::default()
             },

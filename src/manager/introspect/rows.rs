@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use arcstr::ArcStr;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -292,7 +293,7 @@ pub(in crate::manager) struct ContainerRow {
 
 fn container_row(view: &ContrailView, machine: Uuid, found: &Machine) -> ContainerRow {
     let names = &found.names;
-    let owned = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
+    let owned = |text: &Option<ArcStr>| text.as_deref().map(str::to_owned);
     let routers = view.routers.iter();
     let routers = routers.filter(|(_, router)| found.routers.contains(&router.uuid));
     let given = |given: &[Given]| given.iter().map(|(_, address)| *address).collect();

@@ -421,7 +421,7 @@ impl Reconciler {
         Ok(removed.then(|| (Outcome::Removed, what())))
     }
 
-    fn decide(&self, uuid: Uuid) -> Option<(Machine, Fate)> {
+    fn decide(&self, uuid: Uuid) -> Option<(Box<Machine>, Fate)> {
         let put = self.containers.put_at(uuid);
         self.counters.decided(1);
         self.known(|known| {
@@ -446,7 +446,7 @@ impl Reconciler {
         self.containers.look_up_addresses(&mut machine).await;
         self.stores
             .contrail
-            .change(|view| view.machines.insert(uuid, machine));
+            .change(|view| view.machines.insert(uuid, Box::new(machine)));
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -43,11 +44,11 @@ pub(in crate::manager) struct Survey {
 #[derive(Clone, Debug, Default)]
 pub(in crate::manager) struct Host {
     /// Its agent's id.
-    pub agent: Option<Arc<str>>,
+    pub agent: Option<ArcStr>,
     pub address: Option<IpAddr>,
     pub connected: bool,
     /// Its virtual-router.
-    pub router: Option<Arc<str>>,
+    pub router: Option<ArcStr>,
     pub containers: usize,
     pub tasks: usize,
 }
@@ -184,7 +185,7 @@ impl Survey {
 /// The agents joined with the virtual-routers: by name, or by address.
 fn hosts(mesos: &MesosView, contrail: &ContrailView) -> BTreeMap<Box<str>, Host> {
     let routers = &contrail.routers;
-    let by_address: HashMap<IpAddr, &Arc<str>> = routers
+    let by_address: HashMap<IpAddr, &ArcStr> = routers
         .iter()
         .filter_map(|(name, router)| Some((router.address?, name)))
         .collect();
@@ -209,7 +210,7 @@ fn hosts(mesos: &MesosView, contrail: &ContrailView) -> BTreeMap<Box<str>, Host>
         }
         let name = router.map_or(&*agent.host, |router| router);
         let host = Host {
-            agent: Some(Arc::clone(&agent.id)),
+            agent: Some(agent.id.clone()),
             address: agent.address,
             connected: agent.active,
             router: router.cloned(),
@@ -226,7 +227,7 @@ fn hosts(mesos: &MesosView, contrail: &ContrailView) -> BTreeMap<Box<str>, Host>
     for (name, router) in routers.iter().filter(|(name, _)| !used.contains(&***name)) {
         let host = Host {
             address: router.address,
-            router: Some(Arc::clone(name)),
+            router: Some(name.clone()),
             containers: containers.get(&**name).copied().unwrap_or_default(),
             ..Host::default()
         };

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arcstr::ArcStr;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -27,10 +28,10 @@ pub(in crate::manager) const MESOS_AGENT: &str = "mesos-agent";
 #[derive(Clone, Debug, Default)]
 pub(in crate::manager) struct ContrailView {
     pub source: Source,
-    /// Our containers.
-    pub machines: HashMap<Uuid, Machine>,
+    /// Our containers: boxed, for a table has many places that are free.
+    pub machines: HashMap<Uuid, Box<Machine>>,
     /// Hosts by name.
-    pub routers: HashMap<Arc<str>, Router>,
+    pub routers: HashMap<ArcStr, Router>,
     /// The networks that our containers are on.
     pub networks: HashMap<Arc<FqName>, Uuid>,
     /// Ours, and belonging to nothing; and since when they are known so.
@@ -48,8 +49,8 @@ pub(in crate::manager) struct Router {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::manager) struct Machine {
     /// Whose it is: the name of its host's virtual-router.
-    pub agent: Arc<str>,
-    pub display_name: Option<Arc<str>>,
+    pub agent: ArcStr,
+    pub display_name: Option<ArcStr>,
     pub names: Names,
     /// In the order of its interfaces.
     pub interfaces: Box<[Interface]>,
@@ -104,13 +105,13 @@ impl Machine {
 /// What a container is to Mesos, in its annotations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::manager) struct Names {
-    pub application: Option<Arc<str>>,
-    pub task: Option<Arc<str>>,
-    pub framework: Option<Arc<str>>,
-    pub framework_id: Option<Arc<str>>,
+    pub application: Option<ArcStr>,
+    pub task: Option<ArcStr>,
+    pub framework: Option<ArcStr>,
+    pub framework_id: Option<ArcStr>,
     /// Where it is not the task itself.
-    pub executor: Option<Arc<str>>,
-    pub mesos_agent: Option<Arc<str>>,
+    pub executor: Option<ArcStr>,
+    pub mesos_agent: Option<ArcStr>,
 }
 
 impl Names {
@@ -131,7 +132,7 @@ impl Names {
     /// From annotations.
     pub(in crate::manager) fn read(
         annotations: &KeyValues,
-        text: &mut impl FnMut(&str) -> Arc<str>,
+        text: &mut impl FnMut(&str) -> ArcStr,
     ) -> Self {
         let mut shared = |key| annotations.get(key).map(&mut *text);
         Self {
@@ -151,7 +152,7 @@ pub(in crate::manager) struct Interface {
     pub uuid: Uuid,
     pub index: u16,
     /// What the framework calls its network.
-    pub network: Option<Arc<str>>,
+    pub network: Option<ArcStr>,
     /// Its security groups, sorted.
     pub groups: Box<[Arc<FqName>]>,
     /// Floating addresses that lead to it and that we made; for one that was adopted, the uuid of

@@ -1,9 +1,9 @@
 //! What Marathon says: the networks of its apps and pods, and which tasks they have.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use tokio::time::Instant;
 
 use super::source::Source;
@@ -26,7 +26,7 @@ pub(in crate::manager) struct Spec {
     /// Its networks.
     pub networks: Box<[Network]>,
     /// Its tasks that have not ended, in the order of their ids.
-    pub tasks: Box<[Arc<str>]>,
+    pub tasks: Box<[ArcStr]>,
 }
 
 impl Spec {
@@ -46,7 +46,7 @@ impl Spec {
     }
 
     fn new(networks: Box<[Network]>, tasks: impl IntoIterator<Item = Box<str>>) -> Self {
-        let mut tasks: Vec<Arc<str>> = tasks.into_iter().map(Into::into).collect();
+        let mut tasks: Vec<ArcStr> = tasks.into_iter().map(Into::into).collect();
         tasks.sort_unstable();
         Self {
             networks,

@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -28,18 +28,18 @@ pub(in crate::manager) struct MesosView {
     /// The tasks of each machine: of the container itself, and of those inside it.
     machines: HashMap<Uuid, Claims>,
     /// Since when each agent has been connected.
-    connected: HashMap<Arc<str>, Instant>,
+    connected: HashMap<ArcStr, Instant>,
     /// Agents by host name, lower case.
-    hosts: HashMap<Box<str>, Arc<str>>,
-    addresses: HashMap<IpAddr, Arc<str>>,
+    hosts: HashMap<Box<str>, ArcStr>,
+    addresses: HashMap<IpAddr, ArcStr>,
     /// Since when agents that were there are not.
-    gone: HashMap<Arc<str>, Instant>,
+    gone: HashMap<ArcStr, Instant>,
     /// Machines that have lost their last task, and when, until that is forgotten.
     vanished: HashMap<Uuid, Instant>,
     /// The executors of each agent.
-    executors: HashMap<Arc<str>, Vec<Executor>>,
+    executors: HashMap<ArcStr, Vec<Executor>>,
     /// Tasks of each agent that have not said what their container is.
-    unplaced: HashMap<Arc<str>, u32>,
+    unplaced: HashMap<ArcStr, u32>,
 }
 
 /// The tasks of one container: one but in pods.
@@ -84,7 +84,7 @@ impl MesosView {
             slim(task);
         }
         let old = std::mem::take(&mut self.machines);
-        let agents_before: Vec<Arc<str>> = self.state.agents.keys().cloned().collect();
+        let agents_before: Vec<ArcStr> = self.state.agents.keys().cloned().collect();
         self.executors.clear();
         for executor in std::mem::take(&mut state.executors) {
             let on_it = self.executors.entry(executor.agent.clone());
@@ -268,7 +268,7 @@ impl MesosView {
     /// A task of the container with that machine: the first by its id.
     pub(in crate::manager) fn task_of(&self, machine: Uuid) -> Option<&Task> {
         let first = self.machines.get(&machine)?.as_slice().iter().min()?;
-        self.state.tasks.get(first)
+        Some(self.state.tasks.get(first)?)
     }
 
     /// The name of a framework.
@@ -302,7 +302,7 @@ impl MesosView {
 
     /// All tasks.
     pub(in crate::manager) fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
-        self.state.tasks.values()
+        self.state.tasks.values().map(Box::as_ref)
     }
 
     /// All frameworks.

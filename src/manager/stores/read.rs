@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use arcstr::ArcStr;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -50,19 +51,25 @@ pub(in crate::manager) struct Reading {
     interfaces: HashMap<Uuid, Vec<Interface>>,
     known: HashSet<Uuid>,
     machines: HashMap<Uuid, VirtualMachineSlim>,
-    routers: HashMap<Arc<str>, Router>,
+    routers: HashMap<ArcStr, Router>,
     links: HashMap<Uuid, Vec<Uuid>>,
 }
 
 #[derive(Debug)]
 struct VirtualMachineSlim {
-    agent: Arc<str>,
-    display_name: Option<Arc<str>>,
+    agent: ArcStr,
+    display_name: Option<ArcStr>,
     names: Names,
 }
 
 fn fields<const N: usize>(fields: [&str; N]) -> Detail {
     Detail::Fields(fields.map(str::to_owned).to_vec())
+}
+
+/// Hardly anything has more than one.
+fn put<T>(all: &mut HashMap<Uuid, Vec<T>>, of: Uuid, one: T) {
+    let those = all.entry(of).or_insert_with(|| Vec::with_capacity(1));
+    those.push(one);
 }
 
 fn first(references: &[Ref]) -> Option<Uuid> {
@@ -195,7 +202,7 @@ impl Reading {
             };
             if let Some(stands_for) = stands_for {
                 let given = (stands_for, one.floating_ip_address.0);
-                self.floating.entry(owner).or_default().push(given);
+                put(&mut self.floating, owner, given);
             }
         }
         if self.is_ours(&one.common.annotations) {
@@ -208,7 +215,7 @@ impl Reading {
         for owner in &one.virtual_machine_interface_refs {
             if let Some(owner) = owner.uuid {
                 let given = (uuid, one.instance_ip_address.0);
-                self.addresses.entry(owner).or_default().push(given);
+                put(&mut self.addresses, owner, given);
             }
         }
         if self.is_ours(&one.common.annotations) {
@@ -253,7 +260,7 @@ impl Reading {
             addresses: u16::try_from(details.addresses.len()).unwrap_or(u16::MAX),
             details,
         };
-        self.interfaces.entry(machine).or_default().push(interface);
+        put(&mut self.interfaces, machine, interface);
     }
 
     fn machine(&mut self, one: VirtualMachine) {
@@ -277,7 +284,7 @@ impl Reading {
     fn router(&mut self, one: &VirtualRouter) {
         let Some(uuid) = one.common.uuid else { return };
         for machine in one.virtual_machine_refs.iter().filter_map(|one| one.uuid) {
-            self.links.entry(machine).or_default().push(uuid);
+            put(&mut self.links, machine, uuid);
         }
         let router = Router {
             uuid,
@@ -289,7 +296,7 @@ impl Reading {
 
     /// What was read, in place of what was read before.
     pub(in crate::manager) fn finish(mut self, old: &ContrailView, now: Instant) -> ContrailView {
-        let mut machines: HashMap<Uuid, Machine> = self
+        let mut machines: HashMap<Uuid, Box<Machine>> = self
             .machines
             .into_iter()
             .map(|(uuid, slim)| {
@@ -303,7 +310,7 @@ impl Reading {
                     routers: self.links.remove(&uuid).unwrap_or_default().into(),
                     seen: old.machines.get(&uuid).map_or(now, |known| known.seen),
                 };
-                (uuid, machine)
+                (uuid, Box::new(machine))
             })
             .collect();
         // What was looked at by itself meanwhile may have come after its page was read.

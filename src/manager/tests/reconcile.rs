@@ -87,7 +87,7 @@ fn state(tasks: &[(u128, Uuid)]) -> State {
     let other = (9999, Uuid::from_u128(9999));
     for (number, machine) in tasks.iter().chain([&other]) {
         let task = task(*number, *machine);
-        state.tasks.insert(task.key.clone(), task);
+        state.tasks.insert(task.key.clone(), Box::new(task));
     }
     state
 }

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use arcstr::ArcStr;
 use serde::{Deserialize, Deserializer};
 
 use super::super::event::Change;
@@ -56,7 +56,7 @@ pub(super) struct RawTask {
 
 impl RawTask {
     pub(super) fn read(self, names: &mut Interner) -> Option<Task> {
-        let task: Arc<str> = self.task_id.text()?.into();
+        let task: ArcStr = self.task_id.text()?.into();
         let mut status = Status {
             networks: networks(self.container.network_infos, names),
             ..Status::default()

@@ -1,7 +1,5 @@
 //! The whole state, of which each element is read on its own.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -80,7 +78,7 @@ impl RawState<'_> {
                     // Until it is acknowledged, what has ended is still listed.
                     Some(task) if task.status.condition.is_ended() => {}
                     Some(task) => {
-                        state.tasks.insert(task.key.clone(), task);
+                        state.tasks.insert(task.key.clone(), Box::new(task));
                     }
                 },
             }
@@ -92,7 +90,7 @@ impl RawState<'_> {
                 Ok(raw) => match raw.read(&mut names) {
                     None => skip("agent", "it has no id".to_owned()),
                     Some(agent) => {
-                        state.agents.insert(Arc::clone(&agent.id), agent);
+                        state.agents.insert(agent.id.clone(), agent);
                     }
                 },
             }
@@ -103,7 +101,7 @@ impl RawState<'_> {
                 Ok(info) => match info.read(&mut names) {
                     None => skip("agent", "it has no id".to_owned()),
                     Some(agent) => {
-                        state.agents.entry(Arc::clone(&agent.id)).or_insert(agent);
+                        state.agents.entry(agent.id.clone()).or_insert(agent);
                     }
                 },
             }
@@ -114,9 +112,7 @@ impl RawState<'_> {
                 Ok(raw) => match raw.read(&mut names) {
                     None => skip("framework", "it has no id".to_owned()),
                     Some(framework) => {
-                        state
-                            .frameworks
-                            .insert(Arc::clone(&framework.id), framework);
+                        state.frameworks.insert(framework.id.clone(), framework);
                     }
                 },
             }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
+use arcstr::ArcStr;
 use serde_json::{Value, json};
 
 use crate::sim::framework::TaskState;
@@ -15,7 +15,7 @@ const TIME: f64 = 1_795_000_000.25;
 #[derive(Clone, Debug)]
 pub struct Agent {
     /// Its id.
-    pub id: Arc<str>,
+    pub id: ArcStr,
     /// Its host's name.
     pub host: Box<str>,
     /// Where it listens.
@@ -26,15 +26,15 @@ pub struct Agent {
 #[derive(Clone, Debug)]
 pub struct Task {
     /// Its id.
-    pub id: Arc<str>,
+    pub id: ArcStr,
     /// The id of its framework.
-    pub framework: Arc<str>,
+    pub framework: ArcStr,
     /// The id of its agent.
-    pub agent: Arc<str>,
+    pub agent: ArcStr,
     /// The id of its container.
     pub container: Box<str>,
     /// The network that it is on, and its address there.
-    pub network: (Arc<str>, IpAddr),
+    pub network: (ArcStr, IpAddr),
     /// How it is.
     pub state: TaskState,
 }
@@ -42,10 +42,10 @@ pub struct Task {
 /// Everything.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) tasks: BTreeMap<Arc<str>, Task>,
-    pub(super) agents: BTreeMap<Arc<str>, Agent>,
+    pub(super) tasks: BTreeMap<ArcStr, Task>,
+    pub(super) agents: BTreeMap<ArcStr, Agent>,
     /// Names by id.
-    pub(super) frameworks: BTreeMap<Arc<str>, Box<str>>,
+    pub(super) frameworks: BTreeMap<ArcStr, Box<str>>,
 }
 
 fn value(id: &str) -> Value {

@@ -19,9 +19,14 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use tikv_jemallocator::Jemalloc;
 
 use contender::{Figures, Plan, measure_all};
 use report::{Report, Row};
+
+/// As in contrail-mesos-manager, for it runs in a process of this program.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// Measure against network/cni, the CNI plugins and the kernel's own floor
 #[derive(Parser)]

@@ -26,7 +26,7 @@ use simulators::{Addresses, Control, Order};
 use crate::report::{Report, Row, Samples};
 
 /// How often everything is listed again when nothing happens: the manager's default, in seconds.
-const RESYNC: f64 = 300.0;
+const RESYNC: f64 = 600.0;
 
 /// What one of the processes does.
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -261,8 +261,8 @@ fn rows(level: &Level, report: &mut Report) {
     );
     let kib = |bytes: f64| bytes / 1024.0 / tasks;
     let memory = two("memory a task", "KiB", kib(ours.resident), None);
-    // What a manager without tasks has already is most of it where there are few.
-    report.add(if *tasks >= 10_000.0 {
+    // What a manager without tasks has already is a good part of it where there are fewer.
+    report.add(if *tasks >= 100_000.0 {
         memory.goal("<= 1 KiB", most(1.0))
     } else {
         memory
@@ -305,7 +305,7 @@ fn rows(level: &Level, report: &mut Report) {
     let with_resync = (ours.idle + ours.resync.cpu / RESYNC) * 100.0;
     report.add(
         two(
-            "idle CPU, with a resync every 5 min",
+            "idle CPU, with a resync every 10 min",
             "%",
             with_resync,
             None,

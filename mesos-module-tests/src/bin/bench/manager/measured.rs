@@ -247,8 +247,8 @@ async fn resync(addresses: &Addresses) -> Result<Measured> {
 
 async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measured> {
     let mut running = Running::start(addresses).await?;
-    // What was needed to read is given back.
-    sleep(Duration::from_secs(2)).await;
+    // What was needed to read is given back: by and by, within ten seconds.
+    sleep(Duration::from_secs(20)).await;
     running.measured.resident = memory("VmRSS")? - running.before;
     let since = Since::now()?;
     sleep(amount.idle).await;
