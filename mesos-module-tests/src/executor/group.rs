@@ -18,6 +18,9 @@ use super::command::verdict;
 /// How long a killed task has, where nothing says so.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How long to wait before an agent that is away or still recovering is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// How a nested container ended.
 struct Ended {
     task: String,
@@ -225,14 +228,31 @@ impl Executor {
         let operator = self.operator.clone();
         tokio::spawn(async move {
             for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-                let call = json!({"type": "KILL_NESTED_CONTAINER", "kill_nested_container":
-                    {"container_id": container, "signal": signal as i32}});
-                // A container that has ended is not found, and that is well.
-                let _ = operator.call(call).await;
+                send(&operator, &container, signal).await;
                 sleep(grace).await;
             }
         });
     }
+}
+
+/// Sends a signal to a container, across restarts of the agent.
+async fn send(operator: &Operator, container: &Value, signal: Signal) {
+    let call = json!({"type": "KILL_NESTED_CONTAINER", "kill_nested_container":
+        {"container_id": container, "signal": signal as i32}});
+    loop {
+        match operator.call(call.clone()).await {
+            Ok((200..300, _)) => return,
+            // It has ended already.
+            Ok((404, body)) if is_unknown(&body) => return,
+            Ok(_) | Err(_) => sleep(AGAIN).await,
+        }
+    }
+}
+
+/// What the agent says of a container that it does not have. A port that is open before the agent
+/// is behind it says 404 as well, in fewer words.
+fn is_unknown(body: &str) -> bool {
+    body.contains("cannot be found")
 }
 
 /// Waits for the end of a container, across restarts of the agent.
@@ -247,12 +267,10 @@ async fn wait(operator: &Operator, container: &Value) -> Result<(Option<i32>, Va
                 let status = told["exit_status"].as_i64();
                 return Ok((status.and_then(|status| status.try_into().ok()), told));
             }
-            // A port that is open before the agent is behind it says 404 as well, in fewer words.
-            Ok((404, body)) if body.contains("cannot be found") => {
+            Ok((404, body)) if is_unknown(&body) => {
                 return Err("the container's end was not seen by the agent".to_owned());
             }
-            // The agent is away or still recovering.
-            Ok(_) | Err(_) => sleep(Duration::from_millis(100)).await,
+            Ok(_) | Err(_) => sleep(AGAIN).await,
         }
     }
 }
