@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::Host;
+use crate::agent::PATIENCE;
 use crate::contrail::binary;
 
 /// Where agents ask a manager.
@@ -21,6 +22,55 @@ pub const AGENTS: u16 = 6992;
 pub const ADMIN: u16 = 6993;
 /// The file in its host's directory in which the agents' token is.
 const TOKEN_FILE: &str = "token";
+
+/// Runs a manager in a host's network namespace, until it or the calling thread ends. `around` is a
+/// command that runs it, such as `env`; nothing runs it directly.
+pub fn spawn(host: &Host, config: &Path, log: &Path, around: &[&str]) -> Result<Child> {
+    let log = fs::File::options().create(true).append(true).open(log)?;
+    Command::new("nsenter")
+        .arg(format!("--net={}", host.namespace().display()))
+        .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
+        .args(around)
+        .arg(binary("contrail-mesos-manager")?)
+        .arg("--config")
+        .arg(config)
+        .args(["--log-format", "json"])
+        .env("RUST_LOG", "info")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("cannot run the manager")
+}
+
+/// An answer of a manager.
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its body.
+    pub text: String,
+    /// Its headers, in lower case.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Answer {
+    /// Asks from a host.
+    pub fn to(ask: reqwest::RequestBuilder, host: &Host) -> Result<Self> {
+        let ask = ask.timeout(PATIENCE);
+        host.block_on(async {
+            let answer = ask.send().await?;
+            let headers = answer.headers().iter();
+            let headers = headers.filter_map(|(name, value)| {
+                Some((name.to_string(), value.to_str().ok()?.to_owned()))
+            });
+            Ok(Self {
+                status: answer.status().as_u16(),
+                headers: headers.collect(),
+                text: answer.text().await?,
+            })
+        })
+    }
+}
 
 /// A manager. It ends with the value, or with the thread that started it.
 pub struct Manager {
@@ -78,23 +128,8 @@ impl Manager {
         if self.runs() {
             return Ok(());
         }
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.log())?;
-        let child = Command::new("nsenter")
-            .arg(format!("--net={}", self.host.namespace().display()))
-            .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
-            .arg(binary("contrail-mesos-manager")?)
-            .arg("--config")
-            .arg(self.host.directory().join("manager.toml"))
-            .args(["--log-format", "json"])
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot run the manager")?;
+        let config = self.host.directory().join("manager.toml");
+        let child = spawn(&self.host, &config, &self.log(), &[])?;
         self.child = Some(child);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use contrail_mesos::sim::vnc as api;
 use contrail_mesos::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
 use mesos_module_tests::Host;
 use mesos_module_tests::agent::PATIENCE;
-use mesos_module_tests::contrail::binary;
+use mesos_module_tests::manager::{ADMIN, AGENTS, Answer, spawn};
 use mesos_module_tests::zookeeper::ZooKeeper;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,9 +28,7 @@ pub(crate) const DIGEST: &str = "managers:a-password-of-this-test-alone";
 /// What gives a process another clock, of Debian's package faketime.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 const API: u16 = 8082;
-const AGENTS: u16 = 6992;
 const LEGACY: u16 = 6991;
-const ADMIN: u16 = 6993;
 /// How long a manager may be silent.
 pub(crate) const SESSION: Duration = Duration::from_secs(3);
 
@@ -46,13 +44,6 @@ pub(crate) struct Bed {
     pub(crate) members: Vec<Member>,
     pub(crate) client: PortsClient,
     host: Host,
-}
-
-/// An answer of a manager.
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) text: String,
-    pub(crate) headers: BTreeMap<String, String>,
 }
 
 impl Bed {
@@ -148,26 +139,17 @@ impl Bed {
             std::path::Path::new(FAKETIME).is_file(),
             "{FAKETIME} is missing: install the Debian package faketime"
         );
-        let log = self.path(index, "log");
-        let log = fs::File::options().create(true).append(true).open(log)?;
-        let child = Command::new("nsenter")
-            .arg(format!("--net={}", self.host.namespace().display()))
-            .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
-            // Its own clock on the wall, which the test moves; what measures time is the kernel's.
-            .arg("env")
-            .arg(format!("LD_PRELOAD={FAKETIME}"))
-            .arg(format!("FAKETIME_TIMESTAMP_FILE={}", self.path(index, "clock").display()))
-            .args(["FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1"])
-            .arg(binary("contrail-mesos-manager")?)
-            .arg("--config")
-            .arg(self.path(index, "toml"))
-            .args(["--log-format", "json"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot run the manager")?;
-        self.members[index].child = Some(child);
+        let clock = self.path(index, "clock");
+        // Its own clock on the wall, which the test moves; what measures time is the kernel's.
+        let around = [
+            "env",
+            &format!("LD_PRELOAD={FAKETIME}"),
+            &format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
+            "FAKETIME_NO_CACHE=1",
+            "FAKETIME_DONT_FAKE_MONOTONIC=1",
+        ];
+        let (config, log) = (self.path(index, "toml"), self.path(index, "log"));
+        self.members[index].child = Some(spawn(&self.host, &config, &log, &around)?);
         Ok(())
     }
 
@@ -223,19 +205,7 @@ impl Bed {
     }
 
     fn send(&self, ask: reqwest::RequestBuilder) -> Result<Answer> {
-        let ask = ask.timeout(PATIENCE);
-        self.host.block_on(async {
-            let answer = ask.send().await?;
-            let headers = answer.headers().iter();
-            let headers = headers.filter_map(|(name, value)| {
-                Some((name.to_string(), value.to_str().ok()?.to_owned()))
-            });
-            Ok(Answer {
-                status: answer.status().as_u16(),
-                headers: headers.collect(),
-                text: answer.text().await?,
-            })
-        })
+        Answer::to(ask, &self.host)
     }
 
     /// The manager that leads, once exactly one of those that run does and all others know it.

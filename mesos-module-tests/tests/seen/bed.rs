@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use contrail_mesos::sim::framework::{Framework, Options, TaskSpec, TaskState};
 use contrail_mesos::sim::vnc as api;
 use contrail_mesos::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
 use mesos_module_tests::agent::{PATIENCE, container};
-use mesos_module_tests::contrail::binary;
+use mesos_module_tests::manager::{ADMIN, AGENTS, Answer, spawn};
 use mesos_module_tests::zookeeper::ZooKeeper;
 use mesos_module_tests::{Cluster, Host};
 use serde_json::Value;
@@ -26,8 +26,6 @@ use crate::marathon::Marathon;
 
 const TOKEN: &str = "a-token-of-this-test-alone";
 const API: u16 = 8082;
-const AGENTS: u16 = 6992;
-const ADMIN: u16 = 6993;
 const MARATHON: u16 = 8080;
 
 /// A manager.
@@ -46,13 +44,6 @@ pub(crate) struct Bed {
     cluster: Cluster,
     zookeeper: ZooKeeper,
     pub(crate) host: Host,
-}
-
-/// An answer of a manager.
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) text: String,
-    pub(crate) headers: BTreeMap<String, String>,
 }
 
 impl Bed {
@@ -126,20 +117,7 @@ impl Bed {
         let config = directory.join(format!("manager-{index}.toml"));
         fs::write(&config, text)?;
         let log = directory.join(format!("manager-{index}.log"));
-        let log = fs::File::options().create(true).append(true).open(log)?;
-        let child = Command::new("nsenter")
-            .arg(format!("--net={}", self.host.namespace().display()))
-            .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
-            .arg(binary("contrail-mesos-manager")?)
-            .arg("--config")
-            .arg(config)
-            .args(["--log-format", "json"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot run the manager")?;
-        self.members[index].child = Some(child);
+        self.members[index].child = Some(spawn(&self.host, &config, &log, &[])?);
         Ok(())
     }
 
@@ -167,18 +145,7 @@ impl Bed {
     /// Asks a manager's admin listener.
     pub(crate) fn get(&self, index: usize, path: &str) -> Result<Answer> {
         let ask = reqwest::Client::new().get(self.url(index, path));
-        self.host.block_on(async {
-            let answer = ask.timeout(PATIENCE).send().await?;
-            let headers = answer.headers().iter();
-            let headers = headers.filter_map(|(name, value)| {
-                Some((name.to_string(), value.to_str().ok()?.to_owned()))
-            });
-            Ok(Answer {
-                status: answer.status().as_u16(),
-                headers: headers.collect(),
-                text: answer.text().await?,
-            })
-        })
+        Answer::to(ask, &self.host)
     }
 
     /// Waits until a manager says what it should there.

@@ -22,6 +22,18 @@ fn problem<'a>(said: &'a Value, kind: &str) -> Option<&'a Value> {
     problems.iter().find(|one| one["kind"] == kind)
 }
 
+/// Waits until the page has these numbers in its tiles.
+fn tiles(bed: &Bed, leader: usize, wanted: &[(&str, usize)]) -> Result<()> {
+    let shown = |page: &str, (name, number): &(&str, usize)| {
+        let tile = page.split_once(&format!("id=\"count-{name}\""));
+        let tile = tile.and_then(|(_, rest)| rest.split_once('>'));
+        tile.is_some_and(|(_, rest)| rest.starts_with(&format!("{number}<")))
+    };
+    let all = |page: &str| wanted.iter().all(|one| shown(page, one));
+    let page = bed.until(leader, "/", all);
+    page.map(drop).with_context(|| format!("{wanted:?}"))
+}
+
 /// The kinds of what happened, with who asked, oldest first.
 fn outcomes(history: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -49,6 +61,7 @@ fn before_there_is_anything(bed: &Bed, leader: usize) -> Result<()> {
             "leading 1",
             "leader_known 1",
             "serving 1",
+            "term 1",
             "source_fresh{source=\"contrail\"} 1",
             "source_fresh{source=\"mesos\"} 1",
             "source_fresh{source=\"marathon\"} 1",
@@ -168,6 +181,11 @@ fn a_container_is_shown(bed: &Bed, leader: usize) -> Result<String> {
     assert_eq!(page.headers["cache-control"], "no-store");
     ensure!(!page.text.contains("<script"), "{}", page.text);
 
+    let numbers = [("containers", 1), ("tasks", 1), ("differences", 0)];
+    let nothing = ["queue", "failing", "leftovers", "unfinished"].map(|name| (name, 0));
+    tiles(bed, leader, &numbers)?;
+    tiles(bed, leader, &nothing)?;
+
     one_line_an_outcome(bed, leader, id, &web)?;
     Ok(network)
 }
@@ -280,6 +298,11 @@ fn what_makes_no_sense_is_said(bed: &Bed, leader: usize, web: &str) -> Result<()
     bed.until(leader, "/", |page| {
         page.contains("data-kind=\"cannot-be-put-right\"")
     })?;
+    tiles(
+        bed,
+        leader,
+        &[("differences", 1), ("queue", 1), ("failing", 1)],
+    )?;
     bed.marathon.app("/shop/web", &[web], &json!({}));
     bed.until_measured(leader, &["queue_failing 0", "queue_length 0"])?;
     bed.until_json(leader, "/v1/differences", |said| said["total"] == 0)?;
@@ -301,6 +324,7 @@ fn the_api_server_fails(bed: &Bed, leader: usize) -> Result<String> {
     bed.until(leader, "/", |page| {
         page.contains("data-kind=\"unfinished\"")
     })?;
+    tiles(bed, leader, &[("unfinished", 1)])?;
     bed.api
         .fault(Fault::new(Effect::Status(503, "away".to_owned())));
     bed.until_measured(
@@ -393,6 +417,10 @@ fn what_is_dead_is_removed(
 ) -> Result<()> {
     // Its agent removes one; the other's task ends, and nobody removes it.
     bed.end(&task(2))?;
+    // It is looked at, and it is not time to remove it.
+    let unchanged = "reconciled_total{outcome=\"unchanged\"}";
+    bed.until(leader, "/metrics", |text| text.contains(unchanged))?;
+    ensure!(bed.measured(leader, unchanged)? >= 1.0);
     bed.remove(half)?;
     bed.until_measured(leader, &["containers_removed_total 1"])?;
     bed.end(web)?;
@@ -435,7 +463,12 @@ fn the_leader_dies(bed: &mut Bed, leader: usize) -> Result<()> {
     ensure!(said["lease_seconds"].as_f64() > Some(0.0), "{said}");
     bed.until_measured(
         other,
-        &["source_believed{source=\"mesos\"} 1", "containers_known 0"],
+        &[
+            "leading 1",
+            "term 2",
+            "source_believed{source=\"mesos\"} 1",
+            "containers_known 0",
+        ],
     )?;
     Ok(())
 }
