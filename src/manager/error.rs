@@ -20,6 +20,9 @@ pub enum ManagerError {
     /// Somebody else has an address that is asked for: who.
     #[error("the floating address is taken: {0}")]
     Taken(String),
+    /// Another container of ours has an address that is asked for: which.
+    #[error("the floating address is in use: {0}")]
+    InUse(String),
     /// There is no such container.
     #[error("there is no container with the machine {0}")]
     NotFound(Uuid),
@@ -49,7 +52,7 @@ impl ManagerError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorised(_) => StatusCode::UNAUTHORIZED,
             Self::Foreign(_) => StatusCode::FORBIDDEN,
-            Self::Taken(_) => StatusCode::CONFLICT,
+            Self::Taken(_) | Self::InUse(_) => StatusCode::CONFLICT,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotReady(_) | Self::NotLeading(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Nonsense(_) => StatusCode::BAD_GATEWAY,

@@ -173,7 +173,7 @@ impl Containers {
         let floating = join_all(
             port.floating_ips
                 .iter()
-                .map(|floating| self.floating(port.uuid, floating)),
+                .map(|floating| self.floating_or_later(port.uuid, floating)),
         );
         let (addresses, floating) = tokio::join!(addresses, floating);
         let mut made = Port {
@@ -183,7 +183,10 @@ impl Containers {
             virtual_network_name: port.network.name.to_string(),
             mac,
             addresses: addresses.into_iter().collect::<Result<_, _>>()?,
-            floating_ips: floating.into_iter().collect::<Result<_, _>>()?,
+            floating_ips: floating
+                .into_iter()
+                .filter_map(Result::transpose)
+                .collect::<Result<_, _>>()?,
         };
         sort(&mut made);
         Ok(made)

@@ -1,5 +1,6 @@
 //! Floating addresses that are asked for by themselves: made, or adopted where an operator has
-//! made them and nobody uses them, or else it is said who has them.
+//! made them and nobody uses them, or else it is said who has them. What another container of ours
+//! has, as the task that a new one replaces, is given over when it is free.
 //!
 //! Invariant: what somebody else made is marked and linked, and never deleted. Its mark names the
 //! interface too, so that one that is left behind means nothing once another interface has it.
@@ -27,6 +28,23 @@ pub(in crate::manager) struct Adopted {
 }
 
 impl Containers {
+    /// The same for a container that is being made: it does not wait for an address that another
+    /// one of ours still has, where somebody sees to it that it gets it later. A framework ends an
+    /// old task only once the new one runs.
+    pub(super) async fn floating_or_later(
+        &self,
+        interface: Uuid,
+        floating: &FloatingIp,
+    ) -> Result<Option<IpAddr>, ManagerError> {
+        match self.floating(interface, floating).await {
+            Err(ManagerError::InUse(by)) if self.kept_true => {
+                log::warn!(interface:%; "made without a floating address, which follows when it is free: {by}");
+                Ok(None)
+            }
+            given => given.map(Some),
+        }
+    }
+
     /// Makes or adopts a floating address for an interface; says which address it is.
     pub(super) async fn floating(
         &self,
@@ -74,11 +92,18 @@ impl Containers {
         let users = &read.virtual_machine_interface_refs;
         let is_here = uuids(users).any(|user| user == interface);
         if !users.is_empty() && !is_here {
+            let annotations = &read.common.annotations;
+            let is_lent = uuids(users).any(|user| plan::adopted(user, annotations).is_some());
             let users: Vec<_> = users.iter().map(|user| user.to.to_string()).collect();
             let users = users.join(", ");
-            return Err(taken(format!(
+            let by = format!(
                 "the virtual-machine-interface {users} has it, by the floating-ip {holder}"
-            )));
+            );
+            return Err(if is_lent || self.is_ours(annotations) {
+                ManagerError::InUse(format!("{asked} of the pool {pool}: {by}"))
+            } else {
+                taken(by)
+            });
         }
         let annotations = &read.common.annotations;
         if self.is_ours(annotations) {

@@ -51,6 +51,8 @@ pub struct Containers {
     fence: Fence,
     tally: Tally,
     history: History,
+    /// Whether somebody comes back to what could not be given.
+    kept_true: bool,
 }
 
 /// What became of what was asked for.
@@ -92,6 +94,7 @@ impl Containers {
             tally: Tally::default(),
             history: History::default(),
             puts: Puts::default(),
+            kept_true: config.follow.is_some(),
         })
     }
 

@@ -164,6 +164,46 @@ async fn an_address_of_ours_that_nobody_uses_is_made_anew() {
 }
 
 #[tokio::test]
+async fn an_address_goes_over_to_the_task_that_replaces_its_own() {
+    let rig = Rig::new().await;
+    let fixed = format!("{POOL}(10.66.77.123)");
+    let labels = [("floating-ips", fixed.as_str())];
+    let asked = |number| request(number, vec![super::port("eth0", &labels)]);
+    let (old, wanted) = asked(1);
+    let containers = &rig.world.containers;
+    containers.put("node1", old, &wanted).await.unwrap();
+    let has = |interface: Uuid| {
+        let interface = vec![interface.to_string()];
+        assert_eq!(rig.floating(), [("10.66.77.123".to_owned(), interface)]);
+    };
+    has(ports::interface(old, "eth0"));
+    // Where nobody comes back to it, the new one is refused.
+    let (new, wanted) = asked(2);
+    let refused = containers.put("node1", new, &wanted).await.unwrap_err();
+    assert_eq!(refused.status(), 409);
+    assert!(refused.to_string().contains("in use"), "{refused}");
+    assert_eq!(rig.world.server.object(&new.to_string()), None);
+    // Else it is made without it.
+    let config = Config {
+        follow: Some(follow(vec![])),
+        ..rig.world.config.clone()
+    };
+    let followed = Containers::new(rig.world.client.clone(), &config);
+    let made = followed.put("node1", new, &wanted).await.unwrap();
+    assert_eq!(made.ports[0].floating_ips, Vec::<IpAddr>::new());
+    assert_eq!(made.ports[0].addresses.len(), 1);
+    has(ports::interface(old, "eth0"));
+    // And gets it when the old one has gone.
+    rig.mesos(&[(1, old), (2, new)]);
+    rig.marathon(listing(&labels, &[1, 2]));
+    containers.delete(Some("node1"), old).await.unwrap();
+    rig.mesos(&[(2, new)]);
+    rig.marathon(listing(&labels, &[2]));
+    rig.settle().await;
+    has(ports::interface(new, "eth0"));
+}
+
+#[tokio::test]
 async fn an_address_that_somebody_has_is_left_and_it_is_said_who_has_it() {
     let rig = Rig::new().await;
     let machine = rig.put(1).await;
