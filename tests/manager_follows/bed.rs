@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,11 @@ pub(crate) struct Bed {
     master: std::net::SocketAddr,
     /// The tasks that run, by their ids.
     pub(crate) tasks: Arc<Mutex<Vec<(String, Uuid)>>>,
+    /// Whether the agent is connected.
+    pub(crate) connected: Arc<AtomicBool>,
 }
 
-fn state(tasks: &[(String, Uuid)]) -> Value {
+fn state(tasks: &[(String, Uuid)], connected: bool) -> Value {
     let tasks = tasks.iter().map(|(id, machine)| {
         json!({"task_id": {"value": id}, "framework_id": {"value": "F"}, "agent_id": {"value": "S1"},
             "state": "TASK_RUNNING", "statuses": [{"state": "TASK_RUNNING",
@@ -43,13 +46,12 @@ fn state(tasks: &[(String, Uuid)]) -> Value {
     });
     json!({"get_tasks": {"tasks": tasks.collect::<Vec<_>>()}, "get_executors": {},
         "get_agents": {"agents": [
-            {"agent_info": {"id": {"value": "S1"}, "hostname": "node1"}, "active": true}]},
+            {"agent_info": {"id": {"value": "S1"}, "hostname": "node1"}, "active": connected}]},
         "get_frameworks": {"frameworks": [
             {"framework_info": {"id": {"value": "F"}, "name": "marathon"}, "active": true}]}})
 }
 
-fn answer(tasks: &[(String, Uuid)], asked: &Value) -> Response {
-    let state = state(tasks);
+fn answer(state: &Value, asked: &Value) -> Response {
     let body = if asked["type"] == "SUBSCRIBE" {
         let event = json!({"type": "SUBSCRIBED", "subscribed": {"get_state": state}}).to_string();
         let first = format!("{}\n{event}", event.len());
@@ -70,10 +72,12 @@ impl Bed {
         let router = FqName::new(["default-global-system-config", "node1"]);
         client.create(&VirtualRouter::named(router)).await.unwrap();
         let tasks: Arc<Mutex<Vec<(String, Uuid)>>> = Arc::default();
-        let run = tasks.clone();
+        let connected = Arc::new(AtomicBool::new(true));
+        let (run, active) = (tasks.clone(), connected.clone());
         let answer = post(move |body: String| {
             let asked: Value = serde_json::from_str(&body).unwrap();
-            let answer = answer(&run.lock().unwrap(), &asked);
+            let state = state(&run.lock().unwrap(), active.load(Ordering::Relaxed));
+            let answer = answer(&state, &asked);
             async move { answer }
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -87,6 +91,7 @@ impl Bed {
             directory: tempfile::tempdir().unwrap(),
             master,
             tasks,
+            connected,
         }
     }
 

@@ -1,5 +1,5 @@
-//! The binary `contrail-mesos-manager` beside a Mesos master: what it would write, and a new
-//! configuration while it runs.
+//! The binary `contrail-mesos-manager` beside a Mesos master: what it would write, a new
+//! configuration while it runs, and what it shows of more than a page holds.
 #![cfg(all(feature = "manager", feature = "sim"))]
 #![expect(
     clippy::disallowed_methods,
@@ -8,4 +8,5 @@
 
 mod bed;
 mod dry_run;
+mod page;
 mod reload;
