@@ -25,7 +25,7 @@ fn a_handle_keeps_a_namespace_until_it_is_let_go() {
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let own: Vec<_> = mounts
             .lines()
-            .filter(|line| line.contains("/netns "))
+            .filter(|line| line.contains(directory.to_str().unwrap()))
             .collect();
         assert!(own.len() == 1 && own[0].contains("shared:"), "{own:?}");
         let (one, two) = (namespace(), namespace());
