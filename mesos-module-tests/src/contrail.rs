@@ -6,6 +6,7 @@ mod vrouter;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -253,8 +254,8 @@ impl Contrail {
     /// What the agent's configuration says of Contrail, for a host whose vRouter agent this is.
     #[must_use]
     pub fn agent_config(&self, vrouter: &Vrouter) -> String {
-        let manager = format!("'{}:{MANAGER_PORT}'", self.host.address());
-        vrouter.agent_config(&manager, &self.token_file())
+        let manager = SocketAddr::new(self.host.address(), MANAGER_PORT);
+        vrouter.agent_config(&[manager], &self.token_file())
     }
 
     /// Takes what the API server holds now for what it held before.

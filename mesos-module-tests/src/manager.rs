@@ -221,9 +221,8 @@ pub fn agent_config(
 ) -> Result<String> {
     let file = node.directory().join(TOKEN_FILE);
     fs::write(&file, token)?;
-    let managers: Vec<String> = managers
+    let managers = managers
         .iter()
-        .map(|address| format!("'{}'", SocketAddr::new(*address, AGENTS)))
-        .collect();
-    Ok(vrouter.agent_config(&managers.join(", "), &file))
+        .map(|address| SocketAddr::new(*address, AGENTS));
+    Ok(vrouter.agent_config(&managers.collect::<Vec<_>>(), &file))
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::model::{Agent, Framework, State, Status, Task, TaskKey};
 use arcstr::ArcStr;
+
+use super::model::{Agent, Framework, State, Status, Task, TaskKey};
 
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,9 +4,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use arcstr::ArcStr;
+
 use super::event::Change;
 use crate::condition::Condition;
-use arcstr::ArcStr;
 
 /// Labels: keys and values.
 pub type Labels = Box<[(Box<str>, Box<str>)]>;

@@ -1,7 +1,7 @@
 //! The simulated vRouter agent of a host.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -61,10 +61,11 @@ impl Vrouter {
         })
     }
 
-    /// What the configuration of the host's agent says of this vRouter agent, and of the managers, a
-    /// list in TOML without its brackets.
+    /// What the configuration of the host's agent says of this vRouter agent, and of the managers.
     #[must_use]
-    pub fn agent_config(&self, managers: &str, token_file: &Path) -> String {
+    pub fn agent_config(&self, managers: &[SocketAddr], token_file: &Path) -> String {
+        let managers = managers.iter().map(|manager| format!("'{manager}'"));
+        let managers = managers.collect::<Vec<_>>().join(", ");
         format!(
             "[contrail]\n\
              managers = [{managers}]\n\

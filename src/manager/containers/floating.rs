@@ -28,23 +28,6 @@ pub(in crate::manager) struct Adopted {
 }
 
 impl Containers {
-    /// The same for a container that is being made: it does not wait for an address that another
-    /// one of ours still has, where somebody sees to it that it gets it later. A framework ends an
-    /// old task only once the new one runs.
-    pub(super) async fn floating_or_later(
-        &self,
-        interface: Uuid,
-        floating: &FloatingIp,
-    ) -> Result<Option<IpAddr>, ManagerError> {
-        match self.floating(interface, floating).await {
-            Err(ManagerError::InUse(by)) if self.kept_true => {
-                log::warn!(interface:%; "made without a floating address, which follows when it is free: {by}");
-                Ok(None)
-            }
-            given => given.map(Some),
-        }
-    }
-
     /// Makes or adopts a floating address for an interface; says which address it is.
     pub(super) async fn floating(
         &self,
@@ -59,6 +42,23 @@ impl Containers {
                 ..
             }) if let Some(asked) = asked => self.adopt(interface, floating, asked).await,
             made => self.given(made?, asked, address).await,
+        }
+    }
+
+    /// The same for a container that is being made: it does not wait for an address that another
+    /// one of ours still has, where somebody sees to it that it gets it later. A framework ends an
+    /// old task only once the new one runs.
+    pub(super) async fn floating_or_later(
+        &self,
+        interface: Uuid,
+        floating: &FloatingIp,
+    ) -> Result<Option<IpAddr>, ManagerError> {
+        match self.floating(interface, floating).await {
+            Err(ManagerError::InUse(by)) if self.kept_true => {
+                log::warn!(interface:%; "made without a floating address, which follows when it is free: {by}");
+                Ok(None)
+            }
+            given => given.map(Some),
         }
     }
 
@@ -91,8 +91,8 @@ impl Containers {
         };
         let users = &read.virtual_machine_interface_refs;
         let is_here = uuids(users).any(|user| user == interface);
+        let annotations = &read.common.annotations;
         if !users.is_empty() && !is_here {
-            let annotations = &read.common.annotations;
             let is_lent = uuids(users).any(|user| plan::adopted(user, annotations).is_some());
             let users: Vec<_> = users.iter().map(|user| user.to.to_string()).collect();
             let users = users.join(", ");
@@ -105,7 +105,6 @@ impl Containers {
                 taken(by)
             });
         }
-        let annotations = &read.common.annotations;
         if self.is_ours(annotations) {
             if is_here {
                 return Err(taken(format!(

@@ -268,7 +268,7 @@ impl MesosView {
     /// A task of the container with that machine: the first by its id.
     pub(in crate::manager) fn task_of(&self, machine: Uuid) -> Option<&Task> {
         let first = self.machines.get(&machine)?.as_slice().iter().min()?;
-        Some(self.state.tasks.get(first)?)
+        self.state.tasks.get(first).map(Box::as_ref)
     }
 
     /// The name of a framework.

@@ -106,11 +106,9 @@ impl Stage {
         contrail.ensure(&FloatingIpPool::named(public.child(POOL)))?;
         contrail.accept()?;
         let vrouter = contrail.vrouter(&node, "node-1", Some("uplink"))?;
-        let managers = [&outside, &hosts[0], &hosts[1]].map(|host| {
-            let address = SocketAddr::new(host.address(), AGENTS);
-            format!("'{address}'")
-        });
-        let config = vrouter.agent_config(&managers.join(", "), &contrail.token_file());
+        let managers = [&outside, &hosts[0], &hosts[1]];
+        let managers = managers.map(|host| SocketAddr::new(host.address(), AGENTS));
+        let config = vrouter.agent_config(&managers, &contrail.token_file());
         println!("    a real Mesos 1.11.0 with libcontrail_mesos.so, a vRouter agent, Marathon");
         let cluster = agent::with_module(&node, &config)?
             .images()
