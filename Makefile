@@ -78,7 +78,7 @@ module: toolchain ## Build the library for the agent [MESOS_TREE=… MESOS_BUILD
 	$(say) 'building the module'
 	@if [ -n "$(MESOS_TREE)" ] && [ -z "$(MESOS_BUILD)" ]; then cpp-shim/mesos-tree-headers.sh "$(MESOS_TREE)"; fi
 	@cargo rustc --profile module --locked --lib --crate-type cdylib \
-	    --no-default-features --features module --target-dir target/module
+	    --features module --target-dir target/module
 	@mkdir -p target/release
 	@# Renamed into place: an agent that has the old library loaded keeps the old file.
 	@cmp -s $(BUILT) $(OURS) || { cp $(BUILT) $(OURS).new && mv $(OURS).new $(OURS); }

@@ -10,3 +10,40 @@ pub mod mesos {
         include!(concat!(env!("OUT_DIR"), "/mesos.slave.rs"));
     }
 }
+
+use contrail_mesos_api::container::ContainerId;
+
+impl From<&mesos::ContainerId> for ContainerId {
+    fn from(id: &mesos::ContainerId) -> Self {
+        let mut values = vec![id.value.clone()];
+        let mut parent = id.parent.as_deref();
+        while let Some(id) = parent {
+            values.push(id.value.clone());
+            parent = id.parent.as_deref();
+        }
+        values.reverse();
+        Self::from(values)
+    }
+}
+
+impl From<&ContainerId> for mesos::ContainerId {
+    fn from(id: &ContainerId) -> Self {
+        mesos::ContainerId {
+            value: id.value().to_owned(),
+            parent: id.parent().map(|parent| Box::new((&parent).into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn container_id_messages_round_trip() {
+        let id = ContainerId::top_level("a").nested("b").nested("c");
+        let message = mesos::ContainerId::from(&id);
+        assert_eq!(message.value, "c");
+        assert_eq!(ContainerId::from(&message), id);
+    }
+}

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::framework::{Framework, GroupSpec, TaskSpec, TaskState, TaskUpdate};
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::sim::framework::{Framework, GroupSpec, TaskSpec, TaskState, TaskUpdate};
 use serde_json::{Value, json};
 
 use crate::leftovers::{self, Leftovers};

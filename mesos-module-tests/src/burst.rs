@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::framework::TaskSpec;
 use anyhow::{Result, ensure};
-use contrail_mesos::sim::framework::TaskSpec;
 use serde_json::json;
 
 use crate::agent::{Agent, BLUE};

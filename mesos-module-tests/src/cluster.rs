@@ -17,8 +17,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::framework::Framework;
 pub use builder::ClusterBuilder;
-use contrail_mesos::sim::framework::Framework;
 
 use crate::cgroups;
 use crate::host::Host;

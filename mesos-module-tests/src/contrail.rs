@@ -13,8 +13,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos::sim::vnc as api;
-use contrail_mesos::vnc::{Object, VncClient, VncOptions};
+use contrail_mesos_manager::vnc::{Object, VncClient, VncOptions};
+use contrail_mesos_sim::vnc as api;
 use serde_json::{Value, json};
 
 use self::objects::network;

@@ -1,7 +1,7 @@
 //! The testbed: simulated hosts that run the real Mesos 1.11.0.
 //!
 //! A [`Host`] is a set of namespaces of its own, a [`Cluster`] on it is a real master and a real
-//! agent, and what they launch is launched through `contrail_mesos::sim::framework`. See
+//! agent, and what they launch is launched through `crate::framework`. See
 //! `mesos/install.sh` for where Mesos comes from.
 //!
 //! Invariants:
@@ -20,6 +20,7 @@ pub mod chromium;
 mod cluster;
 pub mod contrail;
 pub mod executor;
+pub mod framework;
 mod host;
 pub mod image;
 pub mod init;

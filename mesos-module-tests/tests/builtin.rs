@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::sim::framework::{GroupSpec, TaskSpec, TaskState};
+use mesos_module_tests::framework::{GroupSpec, TaskSpec, TaskState};
 use mesos_module_tests::{Cluster, Host, leftovers};
 
 const LONG: Duration = Duration::from_mins(1);

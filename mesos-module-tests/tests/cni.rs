@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::sim::framework::{TaskSpec, TaskState};
 use mesos_module_tests::agent::{Agent, PATIENCE, address};
+use mesos_module_tests::framework::{TaskSpec, TaskState};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -3,8 +3,8 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use contrail_mesos::sim::framework::TaskSpec;
 use mesos_module_tests::agent::{Agent, BLUE, RED, address, with_parameters};
+use mesos_module_tests::framework::TaskSpec;
 use mesos_module_tests::{Cluster, Host};
 
 #[test]

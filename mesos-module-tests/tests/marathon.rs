@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::sim::marathon::launch::image::Images;
-use contrail_mesos::sim::marathon::model::Defaults;
-use contrail_mesos::sim::marathon::{Marathon, Options};
+use contrail_mesos_sim::marathon::launch::image::Images;
+use contrail_mesos_sim::marathon::model::Defaults;
+use contrail_mesos_sim::marathon::{Marathon, Options};
 use mesos_module_tests::{Cluster, Host};
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos::http::{Address, Credentials, LeaderOptions};
-use contrail_mesos::marathon::{
+use contrail_mesos_api::http::{Address, Credentials, LeaderOptions};
+use contrail_mesos_manager::marathon::{
     FollowOptions, Follower, Key, Listing, MarathonClient, MarathonOptions, PORT, TaskId, Update,
 };
-use contrail_mesos::sim::marathon::events::Event;
-use contrail_mesos::sim::marathon::version::Version;
-use contrail_mesos::sim::marathon::{Handle, HttpCredentials, Marathon, Options};
+use contrail_mesos_sim::marathon::events::Event;
+use contrail_mesos_sim::marathon::version::Version;
+use contrail_mesos_sim::marathon::{Handle, HttpCredentials, Marathon, Options};
 use mesos_module_tests::agent::PATIENCE;
 use mesos_module_tests::{Cluster, Host};
 use reqwest::Method;

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos::condition::Condition;
-use contrail_mesos::http::LeaderOptions;
-use contrail_mesos::master::{
+use contrail_mesos_api::http::LeaderOptions;
+use contrail_mesos_manager::mesos_master::{
     FollowOptions, Follower, MasterClient, MasterOptions, State, Task, Update,
 };
-use contrail_mesos::sim::framework::TaskSpec;
+use contrail_mesos_manager::task_state::Condition;
 use mesos_module_tests::agent::{Agent, BLUE, PATIENCE, address, container};
+use mesos_module_tests::framework::TaskSpec;
 use mesos_module_tests::{Cluster, Host};
 use serde_json::json;
 

@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::sim::framework::{Framework, TaskSpec, TaskState};
+use mesos_module_tests::framework::{Framework, TaskSpec, TaskState};
 use mesos_module_tests::{Cluster, Host, leftovers};
 
 const LONG: Duration = Duration::from_mins(2);

@@ -3,7 +3,7 @@
 
 mod vnc_support;
 
-use contrail_mesos::sim::vnc::Options;
+use contrail_mesos_sim::vnc::Options;
 use serde_json::{Value, json};
 use vnc_support::{Api, subnet};
 

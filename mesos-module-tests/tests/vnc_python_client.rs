@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use contrail_mesos::sim::vnc::{Auth, Keystone, Options, Server};
+use contrail_mesos_sim::vnc::{Auth, Keystone, Options, Server};
 
 /// The client, and what it needs but does not ask for, as they were when this was written.
 const PACKAGES: [&str; 4] = [

@@ -6,7 +6,7 @@ mod vnc_support;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use contrail_mesos::sim::vnc::{Auth, Effect, Fault, Keystone, Operation, Options, User};
+use contrail_mesos_sim::vnc::{Auth, Effect, Fault, Keystone, Operation, Options, User};
 use serde_json::{Value, json};
 use vnc_support::{Api, subnet};
 

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
-use contrail_mesos::sim::vnc::{Options, Server};
+use contrail_mesos_sim::vnc::{Options, Server};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 use super::failure::{Code, Failure};
 use super::{Call, is_interface_name, result};
 use crate::config::{Dns, Vif};
-use crate::plumbing::links;
-use crate::plumbing::netlink::NetlinkSocket;
-use crate::plumbing::netns::{self, Kind};
-use crate::ports::Ports;
+use crate::net::links;
+use crate::net::netlink::NetlinkSocket;
+use crate::net::netns::{self, Kind};
 use crate::provider::contrail::host_interface;
 use crate::provider::contrail::plug::{Interface, Plug};
 use crate::vrouter::{InterfaceConfig, Wanted};
+use contrail_mesos_api::agent_api::Ports;
 
 /// How long undoing a failed ADD may take on each side.
 const UNDO: Duration = Duration::from_secs(5);

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::Call;
 use super::failure::{Code, Failure};
-use crate::plumbing::netlink::NetlinkSocket;
-use crate::plumbing::{addressing, links, netns};
+use crate::net::netlink::NetlinkSocket;
+use crate::net::{addressing, links, netns};
 
 impl Call {
     pub(super) async fn check(&self, version: &str, input: &[u8]) -> Result<(), Failure> {

@@ -13,12 +13,12 @@ use serde_json::Value;
 
 use super::failure::{Code, Failure};
 use crate::config::Vif;
-use crate::http::TlsOptions;
-use crate::http::tls::Identity;
-use crate::ports::Manager;
 use crate::proto::mesos::NetworkInfo;
 use crate::proto::mesos::{Label, Labels, network_info};
 use crate::vrouter::DEFAULT_DIRECTORY;
+use contrail_mesos_api::agent_api::Manager;
+use contrail_mesos_api::http::TlsOptions;
+use contrail_mesos_api::http::tls::Identity;
 
 /// The configuration of one call.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::failure::{Code, Failure};
 use super::{Call, is_interface_name};
-use crate::plumbing::links;
-use crate::plumbing::netlink::NetlinkSocket;
+use crate::net::links;
+use crate::net::netlink::NetlinkSocket;
 use crate::provider::contrail::host_interface;
 use crate::vrouter::{Port, VrouterErrorKind};
 

@@ -11,10 +11,10 @@ use super::Call;
 use super::config::{Managed, Ours};
 use super::failure::{Code, Failure};
 use crate::config::ContrailNetwork;
-use crate::http::{HttpClient, Limits, Request, TlsOptions};
-use crate::labels;
-use crate::ports::{PortRequest, Ports, PortsClient, PortsOptions, PortsRequest};
+use crate::network_request;
 use crate::provider::contrail::asked;
+use contrail_mesos_api::agent_api::{PortRequest, Ports, PortsClient, PortsOptions, PortsRequest};
+use contrail_mesos_api::http::{HttpClient, Limits, Request, TlsOptions};
 
 impl Call {
     /// Has the container's objects made. `None` where nobody says what was made.
@@ -59,8 +59,9 @@ impl Call {
             virtual_network: ours.virtual_network.clone(),
             mtu: self.settings.mtu,
         };
-        let requests = labels::of_contrail(&self.container, &self.settings.network_info, network)
-            .map_err(|problems| Failure::new(Code::Config, problems.to_string()))?;
+        let requests =
+            network_request::of_contrail(&self.container, &self.settings.network_info, network)
+                .map_err(|problems| Failure::new(Code::Config, problems.to_string()))?;
         let ports = requests.into_iter().map(|request| PortRequest {
             addresses: asked(&request.addresses),
             interface: request.interface,

@@ -28,10 +28,10 @@ use uuid::Uuid;
 
 use self::config::Settings;
 use self::failure::{Code, Failure};
-use crate::container::ContainerId;
-use crate::http::Limits;
-use crate::ports;
 use crate::vrouter::{PortFiles, VrouterClient, VrouterOptions};
+use contrail_mesos_api::agent_api;
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::http::Limits;
 
 /// The versions that results can be had in.
 const VERSIONS: [&str; 6] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"];
@@ -175,7 +175,7 @@ fn call(
     .map_err(|error| Failure::new(Code::Config, error.to_string()))?;
     let container = ContainerId::printed(&id);
     Ok(Call {
-        machine: ports::machine(&container),
+        machine: agent_api::machine(&container),
         files: PortFiles::new(&settings.port_directory),
         vrouter,
         settings,

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
 use super::*;
-use crate::http::scripted::{Asked, Reply, Scripted, ok};
-use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, run as command};
+use crate::net::testing::{inside, isolated_async, link_names, namespace, run as command};
+use contrail_mesos_api::http::scripted::{Asked, Reply, Scripted, ok};
 
 mod configuration;
 mod faults;

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
 
 use super::network::mtu;
-use super::reader::Section;
+use contrail_mesos_api::config_reader::Section;
 
 /// The longest name that the kernel gives an interface, in bytes.
 const LONGEST_INTERFACE: usize = 15;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::reader::Section;
+use contrail_mesos_api::config_reader::Section;
 
 pub(crate) use directory::find;
 pub(super) use directory::networks;

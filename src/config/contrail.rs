@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::network::mtu;
-use super::reader::Section;
-use crate::http::TlsOptions;
-use crate::http::tls::Identity;
-use crate::ports::Manager;
 use crate::vrouter::DEFAULT_DIRECTORY;
+use contrail_mesos_api::agent_api::Manager;
+use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::http::TlsOptions;
+use contrail_mesos_api::http::tls::Identity;
 
 /// Where the vRouter agent's port service listens.
 const VROUTER_PORT: u16 = 9091;

@@ -7,7 +7,6 @@ mod bridge;
 pub(crate) mod cni;
 mod contrail;
 mod network;
-pub(crate) mod reader;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,10 +17,10 @@ use toml::de::{DeTable, DeValue};
 pub use bridge::{AddressFamily, BridgeNetwork, Subnet};
 pub use cni::{Chain, Cni, CniNetwork, PluginConfig};
 pub use contrail::{Contrail, ContrailNetwork, Vif};
+pub use contrail_mesos_api::config_reader::{ConfigError, Problem};
+use contrail_mesos_api::config_reader::{Document, Section};
 pub(crate) use network::is_word;
 pub use network::{Dns, Network, NetworkProvider};
-pub use reader::{ConfigError, Problem};
-use reader::{Document, Section};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/contrail-mesos/agent.toml";

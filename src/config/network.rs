@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::bridge::{self, BridgeNetwork};
 use super::cni::CniNetwork;
 use super::contrail::{self, ContrailNetwork};
-use super::reader::Section;
+use contrail_mesos_api::config_reader::Section;
 
 /// Resolver configuration, as it becomes `/etc/resolv.conf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

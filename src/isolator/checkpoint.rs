@@ -22,11 +22,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::container::ContainerId;
-use crate::labels::Request;
+use crate::network_request::Request;
 use crate::proto::mesos::network_info::PortMapping;
 use crate::proto::mesos::{Label, Labels, NetworkInfo};
 use crate::provider::{Attachment, Intent};
+use contrail_mesos_api::container::ContainerId;
 
 /// The layout that this version writes; a newer one is set aside, not guessed at.
 const VERSION: u32 = 1;

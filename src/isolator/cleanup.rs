@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Isolator, IsolatorError, outcome, step};
-use crate::container::ContainerId;
+use contrail_mesos_api::container::ContainerId;
 
 impl Isolator {
     /// Detaches the container's networks, and forgets it.

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::checkpoint::{Checkpoint, ExecutorKey};
-use crate::container::ContainerId;
 use crate::proto::mesos::network_info::{IpAddress, Protocol};
 use crate::proto::mesos::{ContainerStatus, NetworkInfo};
 use crate::provider::Attachment;
+use contrail_mesos_api::container::ContainerId;
 
 /// A container with networks of its own.
 pub(super) struct Container {

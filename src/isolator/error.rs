@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::checkpoint::CheckpointError;
 use super::etc_files::EtcFilesError;
 use crate::config::ConfigError;
-use crate::labels::RequestError;
-use crate::plumbing::netns::NetnsError;
+use crate::net::netns::NetnsError;
+use crate::network_request::RequestError;
 use crate::provider::ProviderError;
 
 /// Why a step of a container's life failed.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::Isolator;
 use super::checkpoint::ExecutorKey;
 use super::container::Container;
-use crate::container::ContainerId;
 use crate::proto::mesos::{Label, Labels, TaskStatus};
+use contrail_mesos_api::container::ContainerId;
 
 /// What the labels that we add to a task's status begin with.
 const LABEL_PREFIX: &str = "contrail-mesos/";

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::networks::Target;
 use super::{Isolator, IsolatorError, outcome, step};
-use crate::container::ContainerId;
+use contrail_mesos_api::container::ContainerId;
 
 impl Isolator {
     /// Attaches the container whose first process is `pid`. Nothing to do for a container without

@@ -37,10 +37,10 @@ use self::container::{Container, Containers, lock};
 pub use self::error::IsolatorError;
 use self::networks::Networks;
 use crate::config::{ConfigError, Deadlines, Problem, Source};
-use crate::container::ContainerId;
 use crate::proto::mesos::slave::ContainerLimitation;
 use crate::proto::mesos::{ContainerStatus, ResourceStatistics, slave};
 use crate::provider::{Lost, Statistics};
+use contrail_mesos_api::container::ContainerId;
 
 /// `TaskStatus.Reason` of a container whose network is lost: `REASON_CONTAINER_LIMITATION`.
 const REASON_CONTAINER_LIMITATION: i32 = 19;

@@ -21,10 +21,10 @@ use super::etc_files;
 pub use super::target::Target;
 use super::target::{Namespaces, pin};
 use crate::config::{Config, Dns};
-use crate::container::ContainerId;
-use crate::labels::Request;
-use crate::plumbing::netns::{self, handles};
+use crate::net::netns::{self, handles};
+use crate::network_request::Request;
 use crate::provider::{Attachment, Intent, Lost, Provider, ProviderError, Providers};
+use contrail_mesos_api::container::ContainerId;
 
 /// The networks of all containers of one state directory.
 pub struct Networks {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::checkpoint::Owner;
 use super::container::{Container, Known};
 use super::{Isolator, IsolatorError, etc_files, executor_key, launch, step, summary};
-use crate::container::ContainerId;
-use crate::labels;
+use crate::network_request;
 use crate::proto::mesos::slave::{ContainerClass, ContainerConfig, ContainerLaunchInfo};
+use contrail_mesos_api::container::ContainerId;
 
 impl Isolator {
     /// What to launch the container with; `None` for one that we have nothing to do with.
@@ -66,7 +66,7 @@ impl Isolator {
             .await
             .map_err(|_| IsolatorError::Internal("reading the configuration"))??;
         let info = config.container_info.clone().unwrap_or_default();
-        let request = labels::request(&container.id, &info, &networks)?;
+        let request = network_request::request(&container.id, &info, &networks)?;
         let executor = container.executor.clone();
         let checkpoint = self
             .networks
@@ -105,7 +105,7 @@ fn asks_for_networks(config: &ContainerConfig) -> bool {
     config
         .container_info
         .as_ref()
-        .is_some_and(labels::asks_for_networks)
+        .is_some_and(network_request::asks_for_networks)
 }
 
 /// On the host's network only an image's files need us, since network/cni is not there to do it.

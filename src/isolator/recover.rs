@@ -16,9 +16,9 @@ use futures::future::join_all;
 use super::checkpoint::{Checkpoint, Found, Owner};
 use super::container::{Container, Known};
 use super::{Isolator, IsolatorError, State, outcome, step, summary};
-use crate::container::ContainerId;
 use crate::proto::mesos;
 use crate::provider::Attachment;
+use contrail_mesos_api::container::ContainerId;
 
 impl Isolator {
     /// Takes over what an earlier agent left. Never fails, lest the agent does not start; what

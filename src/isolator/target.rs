@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::error::IsolatorError;
-use crate::plumbing::netns::{self, Kind, handles};
+use crate::net::netns::{self, Kind, handles};
 
 /// The namespaces of one container.
 pub(super) struct Namespaces {

@@ -7,7 +7,7 @@ use nix::sched::CloneFlags;
 use prost::Message as _;
 
 use super::*;
-use crate::plumbing::testing::isolated_async;
+use crate::net::testing::isolated_async;
 use crate::proto::mesos::slave::{ContainerClass, ContainerConfig};
 use crate::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
 

@@ -47,7 +47,8 @@ const fn module(
         mesos_version: MESOS_VERSION.as_ptr(),
         kind: kind.as_ptr(),
         author: c"The contrail-mesos authors".as_ptr(),
-        email: c"contrail-mesos@example.com".as_ptr(),
+        // Mesos refuses a null pointer, not an empty address.
+        email: c"".as_ptr(),
         description: description.as_ptr(),
         compatible: Some(contrail_mesos_compatible),
         create,
@@ -58,7 +59,7 @@ const fn module(
 #[unsafe(export_name = "network/contrail")]
 pub(super) static ISOLATOR: Module = module(
     c"Isolator",
-    c"Network isolator: bridge, overlay, Contrail and CNI networks",
+    c"Network isolator: bridge, Contrail and CNI networks",
     contrail_mesos_create_isolator,
 );
 

@@ -3,9 +3,10 @@
 use cxx::CxxString;
 use prost::Message;
 
-use super::core;
 use super::guard::guard;
-use super::isolator::decode;
+use super::isolator::{decode, isolator};
+use super::runtime;
+use crate::isolator::checkpoint::ExecutorKey;
 use crate::proto::mesos::{ExecutorInfo, FrameworkId, TaskStatus};
 
 /// The one field of `mesos.FrameworkInfo` that is looked at.
@@ -21,12 +22,12 @@ pub(super) fn decorate_status(
     status: &CxxString,
 ) -> Result<Vec<u8>, String> {
     guard("the decoration of a task's status", || {
-        let Some(core) = core::get() else {
+        let Some(isolator) = isolator() else {
             return Ok(Vec::new());
         };
         let framework: FrameworkId = decode("a framework's id", framework.as_bytes())?;
         let status: TaskStatus = decode("a task's status", status.as_bytes())?;
-        let Some(labels) = core.status_labels(&text(&framework), &status) else {
+        let Some(labels) = isolator.status_labels(&text(&framework), &status) else {
             return Ok(Vec::new());
         };
         // Without a container status: that would replace the agent's.
@@ -42,12 +43,16 @@ pub(super) fn decorate_status(
 /// The agent has removed an executor.
 pub(super) fn executor_removed(framework: &CxxString, executor: &CxxString) -> Result<(), String> {
     guard("the removal of an executor", || {
-        let Some(core) = core::get() else {
+        let Some(isolator) = isolator() else {
             return Ok(());
         };
         let framework: FrameworkInfo = decode("a framework", framework.as_bytes())?;
         let executor: ExecutorInfo = decode("an executor", executor.as_bytes())?;
-        core.executor_removed(&text(&framework.id.unwrap_or_default()), &executor);
+        let executor = ExecutorKey {
+            framework: text(&framework.id.unwrap_or_default()).into_owned(),
+            executor: String::from_utf8_lossy(&executor.executor_id.value).into_owned(),
+        };
+        runtime::handle()?.spawn(async move { isolator.executor_removed(&executor).await });
         Ok(())
     })
 }

@@ -1,25 +1,33 @@
-//! The isolator's calls: bytes decoded, the core driven, the outcome encoded.
+//! The isolator's calls: each decodes its arguments, calls the [`Isolator`] and encodes the result.
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cxx::{CxxString, CxxVector, UniquePtr};
 use prost::Message;
 
 use super::bridge::ffi::Completion;
-use super::core::{self, Core, Failure};
 use super::guard::guard;
 use super::pending::{Answer, Call, OnLoss, Sink, start};
 use super::runtime;
-use crate::container::ContainerId;
+use crate::isolator::{Isolator, IsolatorError};
 use crate::proto::mesos;
+use contrail_mesos_api::container::ContainerId;
 
 /// The isolator, as its C++ facade owns it.
 pub(super) struct IsolatorHandle {
-    core: Arc<dyn Core>,
+    isolator: Arc<Isolator>,
     /// The watch of every container, to be ended when the container is.
     watches: Mutex<HashMap<ContainerId, Call>>,
+}
+
+/// The isolator of this process, which the hook also uses. The agent creates at most one.
+static ISOLATOR: OnceLock<Arc<Isolator>> = OnceLock::new();
+
+/// The isolator, once the agent has created it.
+pub(super) fn isolator() -> Option<&'static Arc<Isolator>> {
+    ISOLATOR.get()
 }
 
 /// Makes the isolator of serialised `mesos.Parameters`.
@@ -33,10 +41,11 @@ pub(super) fn create_isolator(parameters: &CxxString) -> Result<Box<IsolatorHand
             .into_iter()
             .map(|parameter| (parameter.key, parameter.value))
             .collect();
-        // Providers may want a reactor from their very first breath.
+        // Providers may spawn tasks in their constructors.
         let _runtime = runtime::handle()?.enter();
+        let isolator = Isolator::new(&parameters).map_err(|error| error.to_string())?;
         Ok(Box::new(IsolatorHandle {
-            core: core::create(&parameters)?,
+            isolator: Arc::clone(ISOLATOR.get_or_init(|| isolator)),
             watches: Mutex::default(),
         }))
     })
@@ -82,10 +91,10 @@ fn message(message: &impl Message) -> Answer {
 }
 
 fn outcome<T>(
-    result: Result<T, Failure>,
+    result: Result<T, IsolatorError>,
     answer: impl FnOnce(T) -> Answer,
 ) -> Result<Answer, String> {
-    result.map(answer).map_err(|failure| failure.to_string())
+    result.map(answer).map_err(|error| error.to_string())
 }
 
 /// Starts a call on one container; what cannot even start fails `sink` at once.
@@ -129,7 +138,7 @@ impl IsolatorHandle {
         orphans: &CxxVector<CxxString>,
         completion: UniquePtr<Completion>,
     ) -> Box<Call> {
-        let core = Arc::clone(&self.core);
+        let isolator = Arc::clone(&self.isolator);
         let (states, mut bad) = decode_all("a recovered container's state", states);
         let (orphans, worse) = decode_all("an orphaned container's id", orphans);
         bad.extend(worse);
@@ -141,7 +150,7 @@ impl IsolatorHandle {
             "recovery".to_owned(),
             completion,
             OnLoss::Fail,
-            async move { outcome(core.recover(states, orphans).await, nothing) },
+            async move { outcome(isolator.recover(states, orphans).await, nothing) },
         ))
     }
 
@@ -151,11 +160,11 @@ impl IsolatorHandle {
         config: &CxxString,
         completion: UniquePtr<Completion>,
     ) -> Box<Call> {
-        let core = Arc::clone(&self.core);
+        let isolator = Arc::clone(&self.isolator);
         let work = |id| {
             let config = decode("a container's configuration", config.as_bytes())?;
             Ok(async move {
-                outcome(core.prepare(&id, config).await, |info| {
+                outcome(isolator.prepare(&id, config).await, |info| {
                     info.as_ref().map_or(Answer::Nothing, message)
                 })
             })
@@ -170,19 +179,19 @@ impl IsolatorHandle {
         pid: i32,
         completion: UniquePtr<Completion>,
     ) -> Box<Call> {
-        let core = Arc::clone(&self.core);
+        let isolator = Arc::clone(&self.isolator);
         let work = |id| {
             let pid = u32::try_from(pid)
                 .map_err(|_| format!("contrail-mesos: isolate with the impossible pid {pid}"))?;
-            Ok(async move { outcome(core.isolate(&id, pid).await, nothing) })
+            Ok(async move { outcome(isolator.isolate(&id, pid).await, nothing) })
         };
         let (_, call) = call("isolate", completion, OnLoss::Fail, id.as_bytes(), work);
         Box::new(call)
     }
 
     pub(super) fn watch(&self, id: &CxxString, completion: UniquePtr<Completion>) -> Box<Call> {
-        let core = Arc::clone(&self.core);
-        let work = |id| Ok(async move { Ok(message(&core.watch(&id).await)) });
+        let isolator = Arc::clone(&self.isolator);
+        let work = |id| Ok(async move { Ok(message(&isolator.watch(&id).await)) });
         let (id, call) = call(
             "watch",
             completion,
@@ -201,20 +210,20 @@ impl IsolatorHandle {
     }
 
     pub(super) fn usage(&self, id: &CxxString, completion: UniquePtr<Completion>) -> Box<Call> {
-        let core = Arc::clone(&self.core);
-        let work = |id| Ok(async move { Ok(message(&core.usage(&id).await)) });
+        let isolator = Arc::clone(&self.isolator);
+        let work = |id| Ok(async move { Ok(message(&isolator.usage(&id).await)) });
         let (_, call) = call("usage", completion, OnLoss::Fail, id.as_bytes(), work);
         Box::new(call)
     }
 
     pub(super) fn cleanup(&self, id: &CxxString, completion: UniquePtr<Completion>) -> Box<Call> {
-        let core = Arc::clone(&self.core);
+        let isolator = Arc::clone(&self.isolator);
         let work = |id: ContainerId| {
             // The agent is destroying the container by now, and heeds no limitation of it.
             if let Some(watch) = self.lock_watches().remove(&id) {
                 watch.cancel();
             }
-            Ok(async move { outcome(core.cleanup(&id).await, nothing) })
+            Ok(async move { outcome(isolator.cleanup(&id).await, nothing) })
         };
         let (_, call) = call("cleanup", completion, OnLoss::Fail, id.as_bytes(), work);
         Box::new(call)
@@ -223,7 +232,7 @@ impl IsolatorHandle {
     pub(super) fn status(&self, id: &CxxString) -> Result<Vec<u8>, String> {
         guard("status", || {
             let id = container(id.as_bytes())?;
-            Ok(self.core.status(&id).encode_to_vec())
+            Ok(self.isolator.status(&id).encode_to_vec())
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The agent calls the facades of `cpp-shim/`; these call [`bridge`] with bytes and a completion
 //! for each future that the agent waits for; [`isolator`] and [`hook`] decode the bytes and drive
-//! the [`core`] on the [`runtime`].
+//! the isolator on the [`runtime`].
 //!
 //! # Invariants
 //! - No call of the agent blocks: what is not answered from memory runs on the runtime.
@@ -11,15 +11,7 @@
 //!   agent asked for one. Dropping one unanswered answers it with a reason.
 
 mod bridge;
-#[cfg_attr(
-    any(test, feature = "module-fake"),
-    expect(dead_code, reason = "the fake takes its place")
-)]
-mod contrail;
-mod core;
 mod descriptor;
-#[cfg(any(test, feature = "module-fake"))]
-mod fake;
 mod guard;
 mod hook;
 mod isolator;

@@ -33,11 +33,11 @@ use super::{
     ProviderIntent, Statistics, counters, failed, refused,
 };
 use crate::config::{BridgeNetwork, NetworkProvider};
-use crate::container::ContainerId;
-use crate::plumbing::link_reaper::LinkReaper;
-use crate::plumbing::link_watch::LinkWatch;
-use crate::plumbing::netns;
-use crate::plumbing::nft::Table;
+use crate::net::link_reaper::LinkReaper;
+use crate::net::link_watch::LinkWatch;
+use crate::net::netns;
+use crate::net::nft::Table;
+use contrail_mesos_api::container::ContainerId;
 
 mod attach;
 mod detach;

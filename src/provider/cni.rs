@@ -38,9 +38,9 @@ use super::{
 };
 use crate::config::cni::plugin_type;
 use crate::config::{Chain, CniNetwork, Config, NetworkProvider, PluginConfig};
-use crate::container::ContainerId;
-use crate::plumbing::link_watch::LinkWatch;
-use crate::plumbing::netns;
+use crate::net::link_watch::LinkWatch;
+use crate::net::netns;
+use contrail_mesos_api::container::ContainerId;
 
 /// Where programs are, for plugins of an agent that has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

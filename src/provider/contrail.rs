@@ -36,7 +36,6 @@ use uuid::Uuid;
 
 use self::debts::Debts;
 use self::machine::Machine;
-#[cfg(feature = "cni-plugin")]
 pub(crate) use self::request::asked;
 use super::mark::Tag;
 use super::{
@@ -44,12 +43,12 @@ use super::{
     Statistics, blocking, counters, failed, refused,
 };
 use crate::config::{Config, Contrail, ContrailNetwork, NetworkProvider, Vif};
-use crate::container::ContainerId;
-use crate::http::Limits;
-use crate::plumbing::link_reaper::LinkReaper;
-use crate::plumbing::link_watch::LinkWatch;
-use crate::ports::{self, PortAddressRequest, PortsClient, PortsOptions};
+use crate::net::link_reaper::LinkReaper;
+use crate::net::link_watch::LinkWatch;
 use crate::vrouter::{PortFiles, VrouterClient, VrouterOptions};
+use contrail_mesos_api::agent_api::{self, PortAddressRequest, PortsClient, PortsOptions};
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::http::Limits;
 
 /// What the contrail provider needs to undo an attach, and to do it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -240,7 +239,7 @@ impl Provider for ContrailProvider {
     async fn reserve(&self, request: &NetworkRequest) -> Result<Intent, ProviderError> {
         let inner = self.inner(&request.network.name)?;
         let network = network(request)?;
-        let machine = ports::machine(&request.container);
+        let machine = agent_api::machine(&request.container);
         Ok(Intent {
             container: request.container.clone(),
             network: request.network.name.clone(),
@@ -254,7 +253,7 @@ impl Provider for ContrailProvider {
             dns: request.network.dns.clone().unwrap_or_default(),
             provider: ProviderIntent::Contrail(ContrailIntent {
                 machine,
-                uuid: ports::interface(machine, &request.interface),
+                uuid: agent_api::interface(machine, &request.interface),
                 host_interface: host_interface(&request.container, &request.interface),
                 parent: match &inner.options.vif {
                     Vif::Veth => None,

@@ -1,8 +1,8 @@
 //! The counters of a container's interface, read at its host end.
 
 use super::{ProviderError, Statistics, blocking, failed};
-use crate::plumbing::links::{self, Link};
-use crate::plumbing::netlink::NetlinkSocket;
+use crate::net::links::{self, Link};
+use crate::net::netlink::NetlinkSocket;
 
 /// The counters of the container whose host end is the link `name`.
 pub(super) async fn of_host_end(network: &str, name: String) -> Result<Statistics, ProviderError> {

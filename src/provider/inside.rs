@@ -7,10 +7,10 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::BoxError;
-use crate::container::Mac;
-use crate::plumbing::netlink::{NetlinkSocket, Request};
-use crate::plumbing::netns::{Kind, OwnThread};
-use crate::plumbing::{addressing, links, sysctl};
+use crate::net::netlink::{NetlinkSocket, Request};
+use crate::net::netns::{Kind, OwnThread};
+use crate::net::{addressing, links, sysctl};
+use contrail_mesos_api::container::Mac;
 
 /// What an interface is to be.
 pub(super) struct Inside<'a> {

@@ -32,8 +32,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Dns, Network};
-use crate::container::{ContainerId, Mac};
 use crate::proto::mesos::NetworkInfo;
+use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub use registry::Providers;
 

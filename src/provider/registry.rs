@@ -11,7 +11,7 @@ use super::cni::CniProvider;
 use super::contrail::ContrailProvider;
 use super::{Attachment, Intent, Lost, Provider, ProviderError, ProviderIntent};
 use crate::config::{Config, Network, NetworkProvider};
-use crate::container::ContainerId;
+use contrail_mesos_api::container::ContainerId;
 
 /// The providers, sharing one state directory.
 pub struct Providers {

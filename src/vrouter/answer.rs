@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::container::Mac;
+use contrail_mesos_api::container::Mac;
 
 /// The VLAN id that means none.
 const NO_VLAN: i64 = 65535;

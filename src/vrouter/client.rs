@@ -13,7 +13,7 @@ use super::answer::{self, InterfaceConfig, Plugged};
 use super::error::{VrouterError, VrouterErrorKind};
 use super::port::Port;
 use super::wait::pauses;
-use crate::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
+use contrail_mesos_api::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
 
 /// How to reach the agent of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::http::HttpError;
+use contrail_mesos_api::http::HttpError;
 
 /// A question to the agent that was not answered as it should have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

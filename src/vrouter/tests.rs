@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
-use crate::http::Limits;
-use crate::http::scripted::{Asked, Reply, Scripted, ok};
+use contrail_mesos_api::http::Limits;
+use contrail_mesos_api::http::scripted::{Asked, Reply, Scripted, ok};
 
 const VM: &str = "660a305f-10e4-47fd-a5fc-50e48147423b";
 const FIRST: Uuid = Uuid::from_u128(1);

@@ -12,9 +12,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use contrail_mesos::sim::marathon::{Marathon, Options as MarathonOptions};
-use contrail_mesos::sim::vnc as api;
-use contrail_mesos::vnc::{FloatingIpPool, Object as _, SecurityGroup, VncClient, VncOptions};
+use contrail_mesos_manager::vnc::{
+    FloatingIpPool, Object as _, SecurityGroup, VncClient, VncOptions,
+};
+use contrail_mesos_sim::marathon::{Marathon, Options as MarathonOptions};
+use contrail_mesos_sim::vnc as api;
 use reqwest::Method;
 use serde_json::Value;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use contrail_mesos::sim::marathon::events::{EventEffect, EventFault};
-use contrail_mesos::sim::vnc::{Effect, Fault as ApiFault};
+use contrail_mesos_sim::marathon::events::{EventEffect, EventFault};
+use contrail_mesos_sim::vnc::{Effect, Fault as ApiFault};
 use nix::sys::signal::Signal;
 
 use super::bed::Bed;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
-use contrail_mesos::container::ContainerId;
-use contrail_mesos::{marathon, ports};
+use contrail_mesos_api::agent_api;
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_manager::marathon;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -200,7 +201,7 @@ fn contrail(
         }
         for index in 0..interfaces {
             let network = container.app.networks()[index];
-            let uuid = ports::interface(machine, &format!("eth{index}"));
+            let uuid = agent_api::interface(machine, &format!("eth{index}"));
             let place = format!("{} {id} eth{index}", container.app.id());
             let Some(object) = bed.api.object(&uuid.to_string()) else {
                 look.wrong(format!("{place}: there is no interface {uuid}"));
@@ -304,7 +305,10 @@ fn node(bed: &Bed, containers: &BTreeMap<String, Container>, look: &mut Look) ->
         let count = container.app.networks().len();
         for index in 0..count {
             let machine = machine(id);
-            interfaces.insert((machine, ports::interface(machine, &format!("eth{index}"))));
+            interfaces.insert((
+                machine,
+                agent_api::interface(machine, &format!("eth{index}")),
+            ));
         }
         let inside = node.addresses.get(id).cloned().unwrap_or_default();
         look.same(
@@ -326,7 +330,7 @@ fn node(bed: &Bed, containers: &BTreeMap<String, Container>, look: &mut Look) ->
 }
 
 fn machine(container: &str) -> Uuid {
-    ports::machine(&ContainerId::top_level(container))
+    agent_api::machine(&ContainerId::top_level(container))
 }
 
 /// The addresses of a container's interfaces, as the API server holds them.
@@ -334,7 +338,7 @@ fn instance_addresses(bed: &Bed, machine: Uuid, interfaces: usize) -> BTreeSet<I
     let interfaces = (0..interfaces).map(|index| format!("eth{index}"));
     let interfaces = interfaces.filter_map(|interface| {
         bed.api
-            .object(&ports::interface(machine, &interface).to_string())
+            .object(&agent_api::interface(machine, &interface).to_string())
     });
     interfaces
         .flat_map(|object| list(&object["instance_ip_back_refs"]))

@@ -1,7 +1,7 @@
 //! What the API server holds before any container: networks, and rules for security groups.
 
 use anyhow::{Context as _, Result};
-use contrail_mesos::vnc::{
+use contrail_mesos_manager::vnc::{
     Domain, FqName, IpamSubnet, NetworkIpam, NetworkIpamSubnets, Object as _, PolicyAddress,
     PolicyEntries, PolicyRule, PortRange, Prefix, Project, Ref, VirtualNetwork, VncClient,
 };

@@ -7,8 +7,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::sim::vrouter;
-use contrail_mesos::vnc::{FqName, Object as _, VirtualRouter, VncClient};
+use contrail_mesos_manager::vnc::{FqName, Object as _, VirtualRouter, VncClient};
+use contrail_mesos_sim::vrouter;
 
 use crate::Host;
 use crate::agent::PATIENCE;

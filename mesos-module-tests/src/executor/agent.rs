@@ -4,7 +4,7 @@ use std::env;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use contrail_mesos::recordio::Decoder;
+use contrail_mesos_api::recordio::Decoder;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;

@@ -1,10 +1,10 @@
 //! One host with everything on it.
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::sim::framework::{TaskSpec, TaskUpdate};
 use mesos_module_tests::Host;
 use mesos_module_tests::agent::{self, Agent};
 use mesos_module_tests::contrail::{Contrail, Vrouter};
+use mesos_module_tests::framework::{TaskSpec, TaskUpdate};
 use serde_json::{Value, json};
 
 /// The network that the seed's examples name.

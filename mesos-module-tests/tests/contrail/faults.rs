@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use contrail_mesos::sim::vnc::{Effect, Fault};
+use contrail_mesos_sim::vnc::{Effect, Fault};
 
 use crate::bed::{Bed, address_in, blue};
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use contrail_mesos::sim::vnc::{Effect, Fault};
+use contrail_mesos_sim::vnc::{Effect, Fault};
 use mesos_module_tests::agent::PATIENCE;
 
 use crate::bed::{Bed, blue};

@@ -1,7 +1,7 @@
 //! What frameworks write, good and bad.
 
 use anyhow::{Result, ensure};
-use contrail_mesos::vnc::{FloatingIpPool, FqName, Object as _, SecurityGroup};
+use contrail_mesos_manager::vnc::{FloatingIpPool, FqName, Object as _, SecurityGroup};
 use mesos_module_tests::contrail::open_ports;
 use mesos_module_tests::{Host, agent};
 
@@ -112,7 +112,7 @@ fn a_used_up_network_and_a_taken_address_are_refused() -> Result<()> {
     let asked = |id: &str, address: &str| {
         let mut info = crate::bed::info(&BLUE);
         info["ip_addresses"] = serde_json::json!([{ "ip_address": address }]);
-        contrail_mesos::sim::framework::TaskSpec::new(id, "exec sleep 1000").network_info(info)
+        mesos_module_tests::framework::TaskSpec::new(id, "exec sleep 1000").network_info(info)
     };
     let message = bed.agent.refused(asked("taken", &taken))?;
     ensure!(message.contains(&taken), "{message}");

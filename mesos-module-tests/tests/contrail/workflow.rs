@@ -1,8 +1,8 @@
 //! The workflow: isolator, manager, API server, vRouter agent, interface, and back.
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::sim::framework::{GroupSpec, TaskSpec};
 use mesos_module_tests::agent::{self, container};
+use mesos_module_tests::framework::{GroupSpec, TaskSpec};
 use serde_json::json;
 
 use crate::bed::{BLUE, Bed, NETWORK, address_in, blue, info, task};

@@ -9,11 +9,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::container::ContainerId;
-use contrail_mesos::http::{Limits, TlsOptions};
-use contrail_mesos::ports::{self, PortRequest, Ports, PortsClient, PortsOptions, PortsRequest};
-use contrail_mesos::sim::vnc as api;
-use contrail_mesos::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos_api::agent_api::{
+    self, PortRequest, Ports, PortsClient, PortsOptions, PortsRequest,
+};
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::http::{Limits, TlsOptions};
+use contrail_mesos_manager::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos_sim::vnc as api;
 use mesos_module_tests::Host;
 use mesos_module_tests::agent::PATIENCE;
 use mesos_module_tests::manager::{ADMIN, AGENTS, Answer, spawn};
@@ -192,7 +194,7 @@ impl Bed {
         let url = format!("http://{address}:{AGENTS}/v1/ports/{machine}");
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
         let ask = client.build()?.put(url).bearer_auth(TOKEN);
-        self.send(ask.header(ports::AGENT_HEADER, "node1").json(&request))
+        self.send(ask.header(agent_api::AGENT_HEADER, "node1").json(&request))
     }
 
     /// Asks as a CNI plugin of Contrail's own manager does.
@@ -373,5 +375,5 @@ fn container(name: &str) -> (uuid::Uuid, PortsRequest) {
         ports: vec![port],
         container: container.clone(),
     };
-    (ports::machine(&container), request)
+    (agent_api::machine(&container), request)
 }

@@ -7,8 +7,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use contrail_mesos::http::LeaderOptions;
-use contrail_mesos::master::{MasterClient, MasterOptions};
+use contrail_mesos_api::http::LeaderOptions;
+use contrail_mesos_manager::mesos_master::{MasterClient, MasterOptions};
 use mesos_module_tests::agent::PATIENCE;
 use mesos_module_tests::zookeeper::ZooKeeper;
 use mesos_module_tests::{Cluster, Host};

@@ -9,13 +9,15 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos::container::ContainerId;
-use contrail_mesos::http::{Limits, TlsOptions};
-use contrail_mesos::ports::{self, PortRequest, Ports, PortsClient, PortsOptions, PortsRequest};
-use contrail_mesos::sim::framework::{Framework, Options, TaskSpec, TaskState};
-use contrail_mesos::sim::vnc as api;
-use contrail_mesos::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos_api::agent_api::{
+    self, PortRequest, Ports, PortsClient, PortsOptions, PortsRequest,
+};
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::http::{Limits, TlsOptions};
+use contrail_mesos_manager::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos_sim::vnc as api;
 use mesos_module_tests::agent::{PATIENCE, container};
+use mesos_module_tests::framework::{Framework, Options, TaskSpec, TaskState};
 use mesos_module_tests::manager::{ADMIN, AGENTS, Answer, spawn};
 use mesos_module_tests::zookeeper::ZooKeeper;
 use mesos_module_tests::{Cluster, Host};
@@ -276,7 +278,9 @@ impl Bed {
         let (machine, request) = request(container, labels);
         let url = format!("{}/v1/ports/{machine}", self.agents_url(index));
         let ask = reqwest::Client::new().put(url).json(&request);
-        let ask = ask.bearer_auth(TOKEN).header(ports::AGENT_HEADER, "node1");
+        let ask = ask
+            .bearer_auth(TOKEN)
+            .header(agent_api::AGENT_HEADER, "node1");
         self.host.block_on(async {
             let answer = ask.timeout(PATIENCE).send().await?;
             Ok((answer.status().as_u16(), answer.text().await?))
@@ -339,7 +343,7 @@ impl Drop for Bed {
 
 /// The machine of a container.
 pub(crate) fn machine(container: &str) -> Uuid {
-    ports::machine(&ContainerId::top_level(container))
+    agent_api::machine(&ContainerId::top_level(container))
 }
 
 fn request(container: &str, labels: &[(&str, &str)]) -> (Uuid, PortsRequest) {

@@ -5,8 +5,8 @@ mod browser;
 mod marathon;
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::sim::vnc::{Effect, Fault};
-use contrail_mesos::vnc::{FqName, InstanceIp, KeyValues, Object as _};
+use contrail_mesos_manager::vnc::{FqName, InstanceIp, KeyValues, Object as _};
+use contrail_mesos_sim::vnc::{Effect, Fault};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -395,7 +395,7 @@ fn leftovers_are_removed(bed: &Bed, leader: usize, container: &str) -> Result<()
         .find(|one| one["fq_name"][2] == "mesos-default-pod-task-network")
         .context("no network")?;
     let network: FqName = serde_json::from_value(network["fq_name"].clone())?;
-    left.virtual_network_refs = vec![contrail_mesos::vnc::Ref::to(network)];
+    left.virtual_network_refs = vec![contrail_mesos_manager::vnc::Ref::to(network)];
     bed.host.block_on(bed.vnc.create(&left))?;
     bed.until_measured(leader, &["leftovers_known 1"])?;
     bed.until_measured(

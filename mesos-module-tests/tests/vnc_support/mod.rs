@@ -3,7 +3,7 @@
 // No test needs all of it.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-use contrail_mesos::sim::vnc::{Handle, Options, Server};
+use contrail_mesos_sim::vnc::{Handle, Options, Server};
 use serde_json::{Value, json};
 
 /// A server, and a client of it.

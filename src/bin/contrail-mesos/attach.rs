@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use contrail_mesos::config::Config;
-use contrail_mesos::container::ContainerId;
 use contrail_mesos::isolator::checkpoint::{Checkpoint, Found, Owner};
 use contrail_mesos::isolator::networks::{Networks, Target};
-use contrail_mesos::labels::{self, Request};
+use contrail_mesos::network_request::{self, Request};
 use contrail_mesos::proto::mesos::network_info::{IpAddress, PortMapping};
 use contrail_mesos::proto::mesos::{ContainerInfo, Label, Labels, NetworkInfo, container_info};
+use contrail_mesos_api::container::ContainerId;
 use serde_json::json;
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -55,7 +55,7 @@ pub(crate) struct Attach {
 impl Attach {
     pub(crate) async fn run(self, config: &Config) -> Result<ExitCode> {
         let container = ContainerId::top_level(&self.container);
-        let request = labels::request(&container, &self.container_info(), config)?;
+        let request = network_request::request(&container, &self.container_info(), config)?;
         let (lost, _nobody_waits) = unbounded_channel();
         let networks = Networks::new(config, lost)?;
         if self.dry_run {

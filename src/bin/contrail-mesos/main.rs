@@ -3,7 +3,6 @@
 
 mod attach;
 mod check;
-mod import;
 mod status;
 
 use std::path::PathBuf;
@@ -41,7 +40,6 @@ enum Command {
 enum ConfigCommand {
     /// Report everything that is wrong with the configuration, with file, line and what to write
     Check,
-    Import(import::Import),
 }
 
 /// How to print.
@@ -69,7 +67,6 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let source = Source::file(&arguments.config);
     match arguments.command {
         Command::Config(ConfigCommand::Check) => Ok(check::run(&source)),
-        Command::Config(ConfigCommand::Import(command)) => command.run(),
         Command::Attach(command) => runtime()?.block_on(command.run(&load(&source)?)),
         Command::Detach(command) => runtime()?.block_on(command.run(&load(&source)?)),
         Command::Status(command) => runtime()?.block_on(command.run(&load(&source)?)),

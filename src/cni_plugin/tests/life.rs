@@ -100,7 +100,7 @@ fn an_id_that_is_no_uuid_has_a_machine_of_its_own() {
     isolated_async(|| async {
         for id in ["not a uuid/../x", "parent.child"] {
             let container = ContainerId::printed(id);
-            let machine = ports::machine(&container).to_string();
+            let machine = agent_api::machine(&container).to_string();
             let agent = Agent::start(&machine, 1, &[]).await;
             let place = Place::new();
             let config = place.config(&agent, "0.3.1", &json!({}));
@@ -212,7 +212,7 @@ fn our_managers_make_the_ports() {
         let asked = manager.asked().remove(0);
         assert_eq!(asked.line(), format!("PUT /v1/ports/{ID}"));
         // Who we are: what the manager of old called the node.
-        assert_eq!(asked.header(ports::AGENT_HEADER), Some("node-1"));
+        assert_eq!(asked.header(agent_api::AGENT_HEADER), Some("node-1"));
         let expected = json!({
             "container": [ID],
             "ports": [

@@ -12,10 +12,10 @@ use super::super::{Intent, PortMapping, Protocol, ProviderError};
 use super::host::{Bridge, HostError};
 use super::registry::{Entry, State};
 use super::{Inner, failed, holder, own, refused};
-use crate::plumbing::links::{self, BridgePort, VethError, VethPair};
-use crate::plumbing::netlink::NetlinkSocket;
-use crate::plumbing::netns::OwnThread;
-use crate::plumbing::nft::NftError;
+use crate::net::links::{self, BridgePort, VethError, VethPair};
+use crate::net::netlink::NetlinkSocket;
+use crate::net::netns::OwnThread;
+use crate::net::nft::NftError;
 
 /// What an attach has made so far.
 #[derive(Debug, Default)]

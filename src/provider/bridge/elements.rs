@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::super::{Intent, PortMapping, Protocol};
 use super::host::BridgeSpec;
 use super::{Inner, own};
-use crate::plumbing::nft::Element;
+use crate::net::nft::Element;
 
 impl Inner {
     /// Elements that lead from the host's ports to this container.

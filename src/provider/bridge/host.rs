@@ -15,10 +15,10 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::super::mark::Tag;
-use crate::container::Mac;
-use crate::plumbing::links::{self, Link};
-use crate::plumbing::netlink::{NetlinkError, NetlinkSocket};
-use crate::plumbing::{addressing, sysctl};
+use crate::net::links::{self, Link};
+use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use crate::net::{addressing, sysctl};
+use contrail_mesos_api::container::Mac;
 
 /// A bridge as it has to be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use super::super::{Intent, ProviderError};
 use super::attach::{bridge_failed, check_port, inner, needs_hairpin};
 use super::host::Words;
 use super::{Inner, failed, own};
-use crate::plumbing::netlink::NetlinkSocket;
+use crate::net::netlink::NetlinkSocket;
 
 impl Inner {
     /// What `attach` would do, in words.

@@ -11,11 +11,11 @@ use super::super::{Intent, Lost, ProviderError};
 use super::attach::{bridge_failed, needs_hairpin};
 use super::registry::State;
 use super::{BoxError, Inner, failed, holder, own};
-use crate::container::ContainerId;
-use crate::plumbing::link_watch::{LinkEvent, LinkWatch};
-use crate::plumbing::links::{self, Link};
-use crate::plumbing::netlink::{NetlinkError, NetlinkSocket};
-use crate::plumbing::nft::Element;
+use crate::net::link_watch::{LinkEvent, LinkWatch};
+use crate::net::links::{self, Link};
+use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use crate::net::nft::Element;
+use contrail_mesos_api::container::ContainerId;
 
 /// More than any container has networks.
 const INTERFACES: usize = 32;

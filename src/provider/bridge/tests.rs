@@ -11,10 +11,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::super::{AddressRequest, PortMapping, Protocol};
 use super::*;
 use crate::config::{Network, Subnet};
-use crate::container::ContainerId;
-use crate::plumbing::links;
-use crate::plumbing::netlink::NetlinkSocket;
-use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
+use crate::net::links;
+use crate::net::netlink::NetlinkSocket;
+use crate::net::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
+use contrail_mesos_api::container::ContainerId;
 
 mod faults;
 mod mapped_ports;

@@ -11,10 +11,10 @@ use super::super::{Attachment, BoxError, Intent, ProviderError, failed, refused}
 use super::chain::Chain;
 use super::record::{NamespaceId, Record};
 use super::{CniIntent, Inner, outcome};
-use crate::container::Mac;
-use crate::plumbing::links::{self, Link};
-use crate::plumbing::netlink::NetlinkSocket;
-use crate::plumbing::netns::{Kind, OwnThread};
+use crate::net::links::{self, Link};
+use crate::net::netlink::NetlinkSocket;
+use crate::net::netns::{Kind, OwnThread};
+use contrail_mesos_api::container::Mac;
 
 impl Inner {
     /// Runs the plugins' ADD. Blocks.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::{Dns, is_word};
-use crate::container::Mac;
+use contrail_mesos_api::container::Mac;
 
 /// What there is to know of a result.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::Intent;
-use crate::container::ContainerId;
+use contrail_mesos_api::container::ContainerId;
 
 /// How often a lock is tried for.
 const PAUSE: Duration = Duration::from_millis(5);

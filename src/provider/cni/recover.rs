@@ -8,11 +8,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::super::{Intent, Lost, ProviderError, Statistics, counters, failed, refused};
 use super::{BoxError, Inner, attach, blocking, own};
-use crate::container::ContainerId;
-use crate::plumbing::link_watch::{LinkEvent, LinkWatch};
-use crate::plumbing::links::{self, Link};
-use crate::plumbing::netlink::{NetlinkError, NetlinkSocket};
-use crate::plumbing::netns;
+use crate::net::link_watch::{LinkEvent, LinkWatch};
+use crate::net::links::{self, Link};
+use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use crate::net::netns;
+use contrail_mesos_api::container::ContainerId;
 
 /// Watches for host ends that go away.
 pub(super) fn watch(

@@ -12,8 +12,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::super::{AddressRequest, PortMapping, Protocol};
 use super::*;
 use crate::config::{Network, Source};
-use crate::plumbing::netns::handles;
-use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
+use crate::net::netns::handles;
+use crate::net::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
 
 mod faults;
 mod real;

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::super::{Intent, ProviderError, failed, refused};
 use super::{Inner, own, request};
-use crate::ports::{Ports, PortsErrorKind};
 use crate::vrouter::{InterfaceConfig, Wanted};
+use contrail_mesos_api::agent_api::{Ports, PortsErrorKind};
 
 /// What is known before the container has a process.
 #[derive(Debug)]

@@ -12,12 +12,12 @@ use super::super::inside::{self, Inside};
 use super::super::{Attachment, BoxError};
 use super::blocking;
 use crate::config::Dns;
-use crate::container::Mac;
-use crate::plumbing::links::{self, VethError, VethPair, VlanLink};
-use crate::plumbing::netlink::NetlinkSocket;
-use crate::plumbing::netns;
-use crate::ports::PortAddress;
+use crate::net::links::{self, VethError, VethPair, VlanLink};
+use crate::net::netlink::NetlinkSocket;
+use crate::net::netns;
 use crate::vrouter::{InterfaceAddress, Plugged, Port, PortFiles, VrouterClient};
+use contrail_mesos_api::agent_api::PortAddress;
+use contrail_mesos_api::container::Mac;
 
 /// One interface that is to be.
 #[derive(Clone, Debug)]
@@ -189,7 +189,7 @@ impl Plug {
 fn already(
     socket: &mut NetlinkSocket,
     interface: &Interface,
-    error: crate::plumbing::netlink::NetlinkError,
+    error: crate::net::netlink::NetlinkError,
 ) -> BoxError {
     if error.errno() != Some(nix::errno::Errno::EEXIST) {
         return error.into();

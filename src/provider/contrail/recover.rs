@@ -11,11 +11,11 @@ use super::super::{Intent, Lost, ProviderError, failed, refused};
 use super::debts::Debt;
 use super::machine::{Machine, State};
 use super::{BoxError, Inner, TAP, blocking, host_interface, own};
-use crate::container::ContainerId;
-use crate::plumbing::link_watch::{LinkEvent, LinkWatch};
-use crate::plumbing::links;
-use crate::plumbing::netlink::{NetlinkError, NetlinkSocket};
-use crate::ports;
+use crate::net::link_watch::{LinkEvent, LinkWatch};
+use crate::net::links;
+use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use contrail_mesos_api::agent_api;
+use contrail_mesos_api::container::ContainerId;
 
 /// More than any container has networks.
 const INTERFACES: usize = 32;
@@ -209,7 +209,7 @@ impl Keep {
             machines: own
                 .iter()
                 .map(|own| own.machine)
-                .chain(damaged.iter().map(ports::machine))
+                .chain(damaged.iter().map(agent_api::machine))
                 .collect(),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::{AddressRequest, Intent, NetworkRequest, ProviderError, refused};
 use super::own;
 use crate::config::{Contrail, Vif};
-use crate::ports::{PortAddressRequest, PortRequest, PortsRequest};
+use contrail_mesos_api::agent_api::{PortAddressRequest, PortRequest, PortsRequest};
 
 /// The longest label that is passed on, in bytes: Contrail's own names are shorter.
 const LONGEST_LABEL: usize = 4096;

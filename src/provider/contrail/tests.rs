@@ -11,10 +11,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::config::{Deadlines, Network};
-use crate::http::TlsOptions;
-use crate::http::scripted::{Asked, Reply, Scripted, ok};
-use crate::plumbing::testing::{inside, isolated_async, link_names, namespace, run};
+use crate::net::testing::{inside, isolated_async, link_names, namespace, run};
 use crate::provider::AddressRequest;
+use contrail_mesos_api::http::TlsOptions;
+use contrail_mesos_api::http::scripted::{Asked, Reply, Scripted, ok};
 
 const CONTAINER: &str = "660a305f-10e4-47fd-a5fc-50e48147423b";
 /// Shares its first 11 characters with the other.
@@ -65,7 +65,7 @@ fn manager(shared: &Shared, asked: &Asked) -> Reply {
     if let Some(refusal) = known.refusal {
         return Reply::Answer(400, json!({ "error": refusal }).to_string());
     }
-    let uuid = |interface: &str| ports::interface(machine.parse().unwrap(), interface);
+    let uuid = |interface: &str| agent_api::interface(machine.parse().unwrap(), interface);
     let request = asked.json();
     let asked = request["ports"].as_array().unwrap();
     let ports: Vec<Value> = asked
@@ -297,7 +297,7 @@ fn a_container_is_plugged_and_unplugged_in_the_right_order() {
         ] {
             assert!(text.contains(what), "{what} is not in {text}");
         }
-        let machine = ports::machine(&ContainerId::top_level(CONTAINER));
+        let machine = agent_api::machine(&ContainerId::top_level(CONTAINER));
         assert_eq!(machine.to_string(), CONTAINER);
         let file = std::fs::read_dir(host.ports().join(CONTAINER)).unwrap();
         assert_eq!(file.count(), 2);
@@ -322,7 +322,7 @@ fn containers_whose_ids_share_a_prefix_stand_side_by_side() {
         let ours = host.intents(CONTAINER, 1).await;
         let theirs = host.intents(SIBLING, 1).await;
         let nested = ContainerId::top_level(CONTAINER).nested("a");
-        assert_ne!(ports::machine(&nested).to_string(), CONTAINER);
+        assert_ne!(agent_api::machine(&nested).to_string(), CONTAINER);
         let (first, second) = tokio::join!(host.attach(&ours, &one), host.attach(&theirs, &two));
         first.unwrap();
         second.unwrap();

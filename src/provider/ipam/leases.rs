@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::ContainerId;
+use contrail_mesos_api::container::ContainerId;
 
 /// How long a sweep waits for others to finish what they began.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(5);

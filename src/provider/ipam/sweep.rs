@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::leases::{Holder, SweepLock};
 use super::{Ipam, ProviderError, State, failed};
-use crate::container::ContainerId;
+use contrail_mesos_api::container::ContainerId;
 
 impl Ipam {
     /// Frees every lease that neither `known`, nor a container of `damaged`, nor a pending reservation

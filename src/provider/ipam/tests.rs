@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::Subnet;
-use crate::container::ContainerId;
+use contrail_mesos_api::container::ContainerId;
 
 fn network() -> BridgeNetwork {
     BridgeNetwork {

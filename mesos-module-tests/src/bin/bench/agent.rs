@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use contrail_mesos::sim::framework::{Framework, TaskSpec, TaskState};
+use mesos_module_tests::framework::{Framework, TaskSpec, TaskState};
 use mesos_module_tests::{Cluster, ClusterBuilder, Host, agent};
 use serde_json::json;
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
-use contrail_mesos::plumbing::links;
-use contrail_mesos::plumbing::netlink::NetlinkSocket;
-use contrail_mesos::plumbing::netns::{self, Kind, handles};
+use contrail_mesos::net::links;
+use contrail_mesos::net::netlink::NetlinkSocket;
+use contrail_mesos::net::netns::{self, Kind, handles};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Usage, UsageWho, getrusage};

@@ -10,22 +10,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use contrail_mesos::config::{Config, Source};
-use contrail_mesos::container::ContainerId;
 use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner};
 use contrail_mesos::isolator::networks::{Networks, Target};
-use contrail_mesos::labels;
-use contrail_mesos::manager::{self, Manager};
-use contrail_mesos::plumbing::addressing;
-use contrail_mesos::plumbing::links::{self, VethPair};
-use contrail_mesos::plumbing::netlink::NetlinkSocket;
-use contrail_mesos::plumbing::netns::{self, Kind};
+use contrail_mesos::net::addressing;
+use contrail_mesos::net::links::{self, VethPair};
+use contrail_mesos::net::netlink::NetlinkSocket;
+use contrail_mesos::net::netns::{self, Kind};
+use contrail_mesos::network_request;
 use contrail_mesos::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
-use contrail_mesos::sim::{vnc as api, vrouter as agent};
-use contrail_mesos::vnc::{
+use contrail_mesos::vrouter::{Port, VrouterClient, VrouterOptions, Wanted};
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_manager::vnc::{
     FqName, InstanceIp, KeyValues, Object as _, Ref, VirtualMachine, VirtualMachineInterface,
     VirtualRouter, VncClient, VncOptions,
 };
-use contrail_mesos::vrouter::{Port, VrouterClient, VrouterOptions, Wanted};
+use contrail_mesos_manager::{self as manager, Manager};
+use contrail_mesos_sim::{vnc as api, vrouter as agent};
 use futures::future::join_all;
 use nix::sched::{CloneFlags, unshare};
 use tokio::sync::mpsc::unbounded_channel;
@@ -222,7 +222,7 @@ impl Bed {
         let networks = Networks::new(&config, lost)?;
         let name: FqName = NETWORK.parse()?;
         let network = client
-            .id_of::<contrail_mesos::vnc::VirtualNetwork>(&name)
+            .id_of::<contrail_mesos_manager::vnc::VirtualNetwork>(&name)
             .await?
             .context("the default network is not there")?;
         Ok(Self {
@@ -252,7 +252,7 @@ impl Bed {
                 ..NetworkInfo::default()
             }],
         };
-        let request = labels::request(&container.id, &info, &self.config)?;
+        let request = network_request::request(&container.id, &info, &self.config)?;
         let id = &container.id;
         let checkpoint = self
             .networks

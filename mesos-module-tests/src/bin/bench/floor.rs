@@ -9,9 +9,9 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
-use contrail_mesos::plumbing::links::{self, VethPair};
-use contrail_mesos::plumbing::netlink::NetlinkSocket;
-use contrail_mesos::plumbing::{addressing, netns};
+use contrail_mesos::net::links::{self, VethPair};
+use contrail_mesos::net::netlink::NetlinkSocket;
+use contrail_mesos::net::{addressing, netns};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::contender::{Attach, Container, subdirectory};

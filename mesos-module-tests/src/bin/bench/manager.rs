@@ -15,8 +15,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use contrail_mesos::plumbing::links;
-use contrail_mesos::plumbing::netlink::NetlinkSocket;
+use contrail_mesos::net::links;
+use contrail_mesos::net::netlink::NetlinkSocket;
 use nix::sched::{CloneFlags, unshare};
 
 pub(crate) use measured::Role;

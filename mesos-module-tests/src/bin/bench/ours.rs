@@ -6,12 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use contrail_mesos::config::{Config, Source};
-use contrail_mesos::container::ContainerId;
 use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner};
 use contrail_mesos::isolator::networks::{Networks, Target};
-use contrail_mesos::labels;
+use contrail_mesos::network_request;
 use contrail_mesos::proto::mesos::network_info::PortMapping;
 use contrail_mesos::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
+use contrail_mesos_api::container::ContainerId;
 use futures::future::join_all;
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -79,7 +79,7 @@ impl Attach for Ours {
         let networks = &self.networks;
         let config = &self.config;
         let checkpoint = self.runtime.block_on(async {
-            let request = labels::request(&id, &info(container), config)?;
+            let request = network_request::request(&id, &info(container), config)?;
             let checkpoint = networks.reserve(&request, &id, Owner::Agent, None).await?;
             networks.write_etc_files(&checkpoint, None).await?;
             networks.attach(&checkpoint, target).await?;

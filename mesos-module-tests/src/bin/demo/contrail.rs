@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::vnc::Object as _;
-use contrail_mesos::vnc::{FloatingIpPool, FqName, SecurityGroup};
+use contrail_mesos_manager::vnc::Object as _;
+use contrail_mesos_manager::vnc::{FloatingIpPool, FqName, SecurityGroup};
 use mesos_module_tests::agent::{self, config_path};
 use mesos_module_tests::contrail::{Contrail, Vrouter, open_ports};
 use mesos_module_tests::{Cluster, Host, leftovers};

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos::vnc::Object as _;
-use contrail_mesos::vnc::{FloatingIpPool, FqName};
+use contrail_mesos_manager::vnc::Object as _;
+use contrail_mesos_manager::vnc::{FloatingIpPool, FqName};
 use mesos_module_tests::agent::{self, PATIENCE, config_path};
 use mesos_module_tests::contrail::{Contrail, Vrouter};
 use mesos_module_tests::manager::{AGENTS, Manager};

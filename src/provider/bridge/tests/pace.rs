@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::*;
-use crate::plumbing::addressing;
-use crate::plumbing::netlink::Request;
+use crate::net::addressing;
+use crate::net::netlink::Request;
 
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();

@@ -3,15 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Result, anyhow};
-use contrail_mesos::container::ContainerId;
-use contrail_mesos::ports;
-use contrail_mesos::sim::master::{Agent, Master, Task, TaskState};
-use contrail_mesos::sim::vnc::Handle;
-use contrail_mesos::vnc::{
+use contrail_mesos_api::agent_api;
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_manager::vnc::{
     Domain, FqName, InstanceIp, IpamSubnet, KeyValues, NetworkIpam, NetworkIpamSubnets, Object,
     Prefix, Project, Ref, SecurityGroup, VirtualMachine, VirtualMachineInterface, VirtualNetwork,
     VirtualRouter,
 };
+use contrail_mesos_sim::mesos_master::{Agent, Master, Task, TaskState};
+use contrail_mesos_sim::vnc::Handle;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -46,13 +46,13 @@ impl Cluster {
     }
 
     pub(crate) fn machine(number: usize) -> Uuid {
-        ports::machine(&ContainerId::top_level(
+        agent_api::machine(&ContainerId::top_level(
             &Self::container(number).to_string(),
         ))
     }
 
     pub(crate) fn interface(number: usize) -> Uuid {
-        ports::interface(Self::machine(number), "eth0")
+        agent_api::interface(Self::machine(number), "eth0")
     }
 
     fn app(number: usize) -> String {
@@ -239,7 +239,7 @@ impl Cluster {
         interface.common.annotations = annotations(own.into_iter().chain(ours).chain(names));
         create(vnc, &interface)?;
 
-        let address = ports::interface(machine, "address");
+        let address = agent_api::interface(machine, "address");
         let mut ip: InstanceIp = named(&[&address.to_string()]);
         ip.common.uuid = Some(address);
         ip.common.annotations = interface.common.annotations.clone();

@@ -4,16 +4,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos::http::{Address, LeaderOptions};
-use contrail_mesos::manager::{Config, Effort, Follow, Manager};
-use contrail_mesos::marathon::{self, MarathonClient, MarathonOptions};
-use contrail_mesos::master::{
+use contrail_mesos_api::http::{Address, LeaderOptions};
+use contrail_mesos_manager::marathon::{self, MarathonClient, MarathonOptions};
+use contrail_mesos_manager::mesos_master::{
     self, FollowOptions, Follower, MasterClient, MasterOptions, Masters, Update,
 };
-use contrail_mesos::vnc::{
+use contrail_mesos_manager::vnc::{
     Detail, FloatingIp, InstanceIp, Object, PropertyUpdate, Query, Reading, VirtualMachine,
     VirtualMachineInterface, VirtualRouter, VncClient, VncOptions,
 };
+use contrail_mesos_manager::{Config, Effort, Follow, Manager};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
@@ -148,7 +148,7 @@ fn vnc(addresses: &Addresses) -> Result<VncOptions> {
 
 fn master(addresses: &Addresses) -> Result<MasterOptions> {
     Ok(MasterOptions {
-        masters: Masters::Listed(vec![Address::parse(&addresses.master, master::PORT)?]),
+        masters: Masters::Listed(vec![Address::parse(&addresses.master, mesos_master::PORT)?]),
         secure: false,
         access: LeaderOptions::default(),
     })

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos::sim::master::{Master, TaskState};
-use contrail_mesos::sim::vnc::{Handle, Options, Server};
-use contrail_mesos::vnc::{Patch, VirtualMachine, VncClient, VncOptions};
+use contrail_mesos_manager::vnc::{Patch, VirtualMachine, VncClient, VncOptions};
+use contrail_mesos_sim::mesos_master::{Master, TaskState};
+use contrail_mesos_sim::vnc::{Handle, Options, Server};
 use futures::stream::{self, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle as Runtime;

@@ -1,0 +1,291 @@
+//! A server for tests that does as it is told: also what no server should.
+//!
+//! Like the servers that it stands for it sends header and body in two writes, with Nagle's
+//! algorithm on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+/// A request that came.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: String,
+}
+
+impl Asked {
+    /// The first header of that name, in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// `METHOD path`, without the query.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let path = self.path.split('?').next().unwrap_or_default();
+        format!("{} {path}", self.method)
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    ///
+    /// If it is not JSON.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// What the server does with a request.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Answers.
+    Answer(u16, String),
+    /// Answers with one more header.
+    With(u16, &'static str, &'static str),
+    /// Closes the connection without a word.
+    Cut,
+    /// Closes it in the middle of the body.
+    Half,
+    /// Says nothing more, and keeps the connection.
+    Hang,
+    /// Says this.
+    Raw(&'static [u8]),
+    /// A body of this type without an end: what is sent here goes to every such connection, each
+    /// part in a write of its own; an empty part closes them.
+    Feed(&'static str, broadcast::Sender<Vec<u8>>),
+    /// The same, with this before all else.
+    Begin(&'static str, Vec<u8>, broadcast::Sender<Vec<u8>>),
+    /// This of a body without a length, and the end.
+    End(&'static str, Vec<u8>),
+}
+
+/// An answer with status 200.
+pub fn ok(body: &impl ToString) -> Reply {
+    Reply::Answer(200, body.to_string())
+}
+
+type Handler = dyn Fn(&Asked, usize) -> Reply + Send + Sync;
+
+/// A running server. It ends when it is dropped.
+pub struct Scripted {
+    /// Where it listens.
+    pub address: SocketAddr,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Scripted {
+    /// Starts a server on a free port of the loopback address. `script` gets each request and the
+    /// number of requests before it.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot listen.
+    pub async fn start(script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_with(None, script).await
+    }
+
+    /// The same, with TLS.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot listen.
+    pub async fn start_with(
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_at(any, tls, script).await
+    }
+
+    /// The same, at an address.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot listen.
+    pub async fn start_at(
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Arc::new(Mutex::new(vec![]));
+        let (log, script): (_, Arc<Handler>) = (Arc::clone(&asked), Arc::new(script));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (log, script, tls) = (Arc::clone(&log), Arc::clone(&script), tls.clone());
+                tokio::spawn(async move {
+                    // What fails here fails at the client too.
+                    let _ = match tls {
+                        None => serve(stream, &log, &*script).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => serve(stream, &log, &*script).await,
+                            Err(error) => Err(error),
+                        },
+                    };
+                });
+            }
+        });
+        Self {
+            address,
+            asked,
+            task,
+        }
+    }
+
+    /// Every request so far.
+    ///
+    /// # Panics
+    ///
+    /// If the script panicked.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// Method and path of every request so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.asked().iter().map(Asked::line).collect()
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    log: &Mutex<Vec<Asked>>,
+    script: &Handler,
+) -> io::Result<()> {
+    let mut buffer = vec![];
+    while let Some(asked) = read(&mut stream, &mut buffer).await? {
+        let before = {
+            let mut log = log.lock().unwrap();
+            log.push(asked.clone());
+            log.len() - 1
+        };
+        let (status, header, body) = match script(&asked, before) {
+            Reply::Answer(status, body) => (status, String::new(), body),
+            Reply::With(status, name, value) => {
+                (status, format!("{name}: {value}\r\n"), "{}".to_owned())
+            }
+            Reply::Cut => return Ok(()),
+            Reply::Half => {
+                let half = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"half\":";
+                stream.write_all(half).await?;
+                return stream.shutdown().await;
+            }
+            Reply::Hang => std::future::pending().await,
+            Reply::End(kind, body) => {
+                stream.write_all(&open(kind)).await?;
+                stream.write_all(&body).await?;
+                return stream.shutdown().await;
+            }
+            Reply::Feed(kind, feed) => return follow(stream, kind, &[], &feed).await,
+            Reply::Begin(kind, first, feed) => return follow(stream, kind, &first, &feed).await,
+            Reply::Raw(bytes) => {
+                stream.write_all(bytes).await?;
+                return stream.shutdown().await;
+            }
+        };
+        // Whatever the status: a vRouter agent says OK to everything.
+        let head = format!(
+            "HTTP/1.1 {status} OK\r\n{header}content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body.as_bytes()).await?;
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
+/// The head of an answer whose body has no length.
+fn open(kind: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n").into_bytes()
+}
+
+async fn follow<S: AsyncWrite + Unpin>(
+    mut stream: S,
+    kind: &str,
+    first: &[u8],
+    feed: &broadcast::Sender<Vec<u8>>,
+) -> io::Result<()> {
+    let mut parts = feed.subscribe();
+    stream.write_all(&open(kind)).await?;
+    stream.write_all(first).await?;
+    stream.flush().await?;
+    while let Ok(part) = parts.recv().await {
+        if part.is_empty() {
+            return stream.shutdown().await;
+        }
+        stream.write_all(&part).await?;
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
+async fn read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<Asked>> {
+    let head = loop {
+        if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+            let rest = buffer.split_off(end + 4);
+            break String::from_utf8(std::mem::replace(buffer, rest)).unwrap();
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    };
+    let mut lines = head.lines();
+    let mut request = lines
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .map(str::to_owned);
+    let (method, path) = (request.next().unwrap(), request.next().unwrap());
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        .collect();
+    let mut asked = Asked {
+        method,
+        path,
+        headers,
+        body: String::new(),
+    };
+    let length = asked
+        .header("content-length")
+        .map_or(0, |text| text.parse().unwrap());
+    while buffer.len() < length {
+        if stream.read_buf(buffer).await? == 0 {
+            return Ok(None);
+        }
+    }
+    let rest = buffer.split_off(length);
+    asked.body = String::from_utf8(std::mem::replace(buffer, rest)).unwrap();
+    Ok(Some(asked))
+}

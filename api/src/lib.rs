@@ -1,0 +1,21 @@
+//! What agents and the manager share.
+//!
+//! ```text
+//! agent_api      the API that the manager serves to agents: wire types and client
+//! http           the HTTP client: TLS, credentials, redirects to a leader, streams
+//! container      container ids, and the names that derive from them
+//! config_reader  a TOML file read with every problem collected
+//! recordio       the framing of Mesos' event streams
+//! text           untrusted text in messages
+//! ```
+//!
+//! Invariant: nothing here knows a network provider, Mesos or the VNC API.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod agent_api;
+pub mod config_reader;
+pub mod container;
+pub mod http;
+pub mod recordio;
+pub mod text;

@@ -1,0 +1,429 @@
+//! How the file is written.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use secrecy::SecretString;
+
+use super::{Access, Config, Create, Default, Provision, Tls, zookeeper};
+use crate::config::ConfigError;
+use crate::logging;
+use crate::vnc::{Auth, FqName, Keystone, KeystoneVersion, Server, VncOptions};
+use contrail_mesos_api::config_reader::{Document, Section};
+use contrail_mesos_api::http::tls::Identity;
+use contrail_mesos_api::http::{Limits, TlsOptions};
+
+/// How long a call may take by default: an agent waits no longer than half a minute for a launch.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Shorter tokens are guessed.
+const SHORTEST_TOKEN: usize = 16;
+const ADDRESS: &str = "an address and port such as \"127.0.0.1:6992\"";
+const SUBNET: &str = "a subnet such as \"10.32.0.0/12\"";
+
+pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    let document = Document::new(path, text);
+    let table = document.parse();
+    let top = Section::top(&document, &table);
+    let config = read(&top);
+    top.finish();
+    document.finish()?;
+    Ok(config)
+}
+
+fn read(top: &Section<'_>) -> Config {
+    let vnc = top.section("vnc").map(vnc);
+    let vnc = vnc.unwrap_or_else(|| {
+        let message = "is missing: write a table [vnc] with servers = [\"http://10.84.22.1:8082\"]";
+        top.problem("vnc", message);
+        VncOptions::new(vec![])
+    });
+    let config = Config::new(vnc);
+    let config = match top.section("limits") {
+        Some(section) => limits(section, config),
+        None => config,
+    };
+    let config = Config {
+        listen: top
+            .parsed::<SocketAddr>("listen", ADDRESS)
+            .unwrap_or(config.listen),
+        legacy_listen: top.parsed::<SocketAddr>("legacy_listen", ADDRESS),
+        admin_listen: admin(top, config.admin_listen),
+        access: access(top),
+        zookeeper: zookeeper::read(top),
+        defaults: defaults(top),
+        create: create(top),
+        provision: top.section("provision").map(provision),
+        log_level: log_level(top),
+        follow: super::follow::read(top),
+        ..config
+    };
+    let known = !config.access.tokens.is_empty()
+        || config
+            .access
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some());
+    // What a secret was read from may be what is wrong: it is asked for, and so not missing.
+    let known = known || top.has("token_file") || top.has("token_env");
+    if !config.listen.ip().is_loopback() && !known {
+        top.problem(
+            "listen",
+            format!(
+                "{} can be reached from other machines, and whoever reaches it could touch every \
+                 container: write token_file or token_env, or client_ca in [tls], or listen on \
+                 \"127.0.0.1:{}\"",
+                config.listen,
+                config.listen.port()
+            ),
+        );
+    }
+    if config.legacy_listen == Some(config.listen) && config.listen.port() != 0 {
+        top.problem("legacy_listen", "is the same as listen; take another port");
+    }
+    let others = [Some(config.listen), config.legacy_listen];
+    if let Some(admin) = config.admin_listen
+        && admin.port() != 0
+        && others.contains(&Some(admin))
+    {
+        let message = "is the same as listen or legacy_listen; take another port";
+        top.problem("admin_listen", message);
+    }
+    zookeeper::check(top, &config);
+    config
+}
+
+fn admin(top: &Section<'_>, default: Option<SocketAddr>) -> Option<SocketAddr> {
+    let expected = "an address and port such as \"127.0.0.1:6993\", or \"none\"";
+    match top.text("admin_listen", expected).as_deref() {
+        None => default,
+        Some("none") => None,
+        Some(text) => {
+            let address = text.parse();
+            if address.is_err() {
+                top.problem(
+                    "admin_listen",
+                    format!("expected {expected}, found {text:?}"),
+                );
+            }
+            address.ok()
+        }
+    }
+}
+
+fn log_level(top: &Section<'_>) -> Option<String> {
+    let level = top.text("log_level", "what to log, such as \"info\"")?;
+    match logging::check(&level) {
+        Ok(()) => Some(level),
+        Err(error) => {
+            top.problem("log_level", error.to_string());
+            None
+        }
+    }
+}
+
+fn access(top: &Section<'_>) -> Access {
+    let text = secret(top, "token", "the agents' shared token").unwrap_or_default();
+    let tokens: Vec<SecretString> = text
+        .lines()
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            if line.len() < SHORTEST_TOKEN || !line.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let key = if top.has("token_file") {
+                    "token_file"
+                } else {
+                    "token_env"
+                };
+                let message = format!(
+                    "a token has fewer than {SHORTEST_TOKEN} characters, or others than printable \
+                     ASCII without spaces; make one with `openssl rand -hex 32`"
+                );
+                top.problem(key, message);
+            }
+            SecretString::from(line)
+        })
+        .collect();
+    Access {
+        tokens,
+        tls: top.section("tls").and_then(tls),
+    }
+}
+
+fn tls(section: Section<'_>) -> Option<Tls> {
+    let identity = identity(&section);
+    let client_ca = section.text("client_ca", "a PEM file");
+    if identity.is_none() && !section.has("certificate") && !section.has("key") {
+        section.problem(
+            "",
+            "TLS needs a certificate: write certificate and key, both PEM files",
+        );
+    }
+    section.finish();
+    Some(Tls {
+        identity: identity?,
+        client_ca: client_ca.map(PathBuf::from),
+    })
+}
+
+/// The keys `certificate` and `key`, which come together.
+pub(super) fn identity(section: &Section<'_>) -> Option<Identity> {
+    let certificate = section.text("certificate", "a PEM file");
+    let key = section.text("key", "a PEM file");
+    if section.has("certificate") != section.has("key") {
+        section.problem("", "certificate and key go together: write both or neither");
+    }
+    Some(Identity {
+        certificate: certificate?.into(),
+        key: key?.into(),
+    })
+}
+
+/// A secret from the file `<name>_file` or the variable `<name>_env`, if either is written.
+pub(super) fn secret(section: &Section<'_>, name: &str, what: &str) -> Option<String> {
+    let file_key = format!("{name}_file");
+    let env_key = format!("{name}_env");
+    let file = section.text(&file_key, &format!("a file with {what}"));
+    let variable = section.text(
+        &env_key,
+        &format!("the name of an environment variable with {what}"),
+    );
+    let (key, read) = match (file, variable) {
+        (None, None) => return None,
+        (Some(_), Some(_)) => {
+            let message = format!("{file_key} and {env_key} are both there; write one");
+            section.problem(&env_key, message);
+            return None;
+        }
+        (Some(file), None) => (
+            file_key,
+            std::fs::read_to_string(&file)
+                .map_err(|error| format!("cannot read {file:?}: {error}; it should hold {what}")),
+        ),
+        (None, Some(name)) => {
+            let set = std::env::var(&name);
+            let problem = format!("the environment variable {name:?} is not set to {what}");
+            (env_key, set.map_err(|_| problem))
+        }
+    };
+    match read {
+        Ok(text) if !text.trim().is_empty() => Some(text.trim().to_owned()),
+        Ok(_) => {
+            section.problem(&key, format!("there is nothing in it; it should be {what}"));
+            None
+        }
+        Err(problem) => {
+            section.problem(&key, problem);
+            None
+        }
+    }
+}
+
+fn defaults(top: &Section<'_>) -> Default {
+    let name = |key: &str| {
+        let name = top.text(key, "a name")?;
+        let right = !name.is_empty()
+            && !name
+                .chars()
+                .any(|letter| ":,".contains(letter) || letter.is_control());
+        if !right {
+            top.problem(key, format!("{name:?} is not a name: it needs a letter, and no colon, comma or control character"));
+        }
+        right.then_some(name)
+    };
+    let mut defaults = Default::of(&name("cluster").unwrap_or_else(|| "mesos".to_owned()));
+    if let Some(domain) = name("domain") {
+        defaults.domain = domain;
+    }
+    if let Some(project) = name("project") {
+        defaults.project = project;
+    }
+    let in_project =
+        |name: &str| FqName::new([defaults.domain.as_str(), defaults.project.as_str(), name]);
+    let own = defaults.network.name().to_owned();
+    let asked = top.parsed::<FqName>(
+        "network",
+        "a network such as \"blue\" or \"domain:project:blue\"",
+    );
+    defaults.network = match asked {
+        None => in_project(&own),
+        Some(name) => match name.parts() {
+            [name] => in_project(name),
+            [_, _, _] => name,
+            _ => {
+                let message = format!(
+                    "\"{name}\" has not one part, or three: write \"network\" or \"domain:project:network\""
+                );
+                top.problem("network", message);
+                in_project(&own)
+            }
+        },
+    };
+    defaults
+}
+
+fn create(top: &Section<'_>) -> Create {
+    let mut create = Create::default();
+    let known = "one of \"domains\", \"projects\" and \"networks\"";
+    for what in top
+        .parsed_list::<String>("create", known)
+        .unwrap_or_default()
+    {
+        match what.as_str() {
+            "domains" => create.domains = true,
+            "projects" => create.projects = true,
+            "networks" => create.networks = true,
+            other => top.problem("create", format!("expected {known}, found {other:?}")),
+        }
+    }
+    create
+}
+
+fn provision(section: Section<'_>) -> Provision {
+    let subnets = |key: &str| {
+        let subnets = section
+            .parsed_list::<IpNet>(key, SUBNET)
+            .unwrap_or_default();
+        for (index, subnet) in subnets.iter().enumerate() {
+            if *subnet != subnet.trunc() {
+                let message = format!(
+                    "{subnet} has bits beyond its prefix; write {}",
+                    subnet.trunc()
+                );
+                section.problem(key, message);
+            }
+            let others = &subnets[..index];
+            if let Some(other) = others
+                .iter()
+                .find(|other| other.contains(subnet) || subnet.contains(*other))
+            {
+                section.problem(key, format!("{subnet} and {other} overlap"));
+            }
+        }
+        subnets
+    };
+    let provision = Provision {
+        pod_task_subnets: subnets("pod_task_subnets"),
+        ip_fabric_subnets: subnets("ip_fabric_subnets"),
+        ip_fabric_forwarding: section.boolean("ip_fabric_forwarding", false),
+        ip_fabric_snat: section.boolean("ip_fabric_snat", false),
+    };
+    let (key, needed) = if provision.ip_fabric_forwarding {
+        ("ip_fabric_subnets", &provision.ip_fabric_subnets)
+    } else {
+        ("pod_task_subnets", &provision.pod_task_subnets)
+    };
+    if needed.is_empty() && !section.has(key) {
+        section.problem(
+            key,
+            format!("is missing: the default network needs {SUBNET}"),
+        );
+    } else if needed.is_empty() {
+        section.problem(key, format!("is empty: the default network needs {SUBNET}"));
+    }
+    section.finish();
+    provision
+}
+
+fn limits(section: Section<'_>, config: Config) -> Config {
+    let config = Config {
+        ports: section
+            .integer("ports", 1..=64)
+            .map_or(config.ports, |ports| ports as usize),
+        remember: section.duration("remember", config.remember),
+        undo_after: section.duration("undo_after", config.undo_after),
+        ..config
+    };
+    section.finish();
+    config
+}
+
+fn vnc(section: Section<'_>) -> VncOptions {
+    let address = "an API server's address such as \"http://10.84.22.1:8082\"";
+    let servers = section.parsed_list::<Server>("servers", address);
+    if servers.as_ref().is_none_or(Vec::is_empty) && !section.has("servers") {
+        section.problem(
+            "servers",
+            format!("is missing: an array, each entry {address}"),
+        );
+    } else if servers.as_ref().is_some_and(Vec::is_empty) {
+        section.problem(
+            "servers",
+            format!("is empty: an array, each entry {address}"),
+        );
+    }
+    let options = VncOptions::new(servers.unwrap_or_default());
+    let options = VncOptions {
+        tls: TlsOptions {
+            ca: section.text("ca", "a PEM file").map(PathBuf::from),
+            identity: identity(&section),
+        },
+        limits: Limits {
+            answer: section.duration("answer", options.limits.answer),
+            ..options.limits
+        },
+        patience: section.duration("patience", PATIENCE),
+        in_flight: section
+            .integer("in_flight", 1..=10_000)
+            .map_or(options.in_flight, |calls| calls as usize),
+        auth: auth(&section),
+        ..options
+    };
+    section.finish();
+    options
+}
+
+fn auth(section: &Section<'_>) -> Auth {
+    let keystone = section.section("keystone").map(keystone);
+    let basic = section.section("basic").map(|section| {
+        let (user, password) = credentials(&section);
+        section.finish();
+        Auth::Basic { user, password }
+    });
+    if keystone.is_some() && basic.is_some() {
+        section.problem("basic", "[vnc.keystone] is there as well; write one");
+    }
+    keystone.or(basic).unwrap_or_default()
+}
+
+pub(super) fn credentials(section: &Section<'_>) -> (String, SecretString) {
+    let user = section.text("user", "a user's name").unwrap_or_default();
+    if !section.has("user") {
+        section.problem("user", "is missing: a user's name");
+    }
+    let password = secret(section, "password", "the password");
+    if password.is_none() && !section.has("password_file") && !section.has("password_env") {
+        let message = "no password: write password_file, a file with it, or password_env, the name of an environment variable";
+        section.problem("password_file", message);
+    }
+    (user, SecretString::from(password.unwrap_or_default()))
+}
+
+fn keystone(section: Section<'_>) -> Auth {
+    let (user, password) = credentials(&section);
+    let url = section.text(
+        "url",
+        "a keystone's address such as \"http://10.84.22.1:35357\"",
+    );
+    if !section.has("url") {
+        let message = "is missing: a keystone's address such as \"http://10.84.22.1:35357\"";
+        section.problem("url", message);
+    }
+    let project = section.text("project", "a project's name");
+    let domain = section.text("domain", "a domain's name");
+    let version = match section.integer("version", 2..=3) {
+        None => KeystoneVersion::Any,
+        Some(2) => KeystoneVersion::V2,
+        Some(_) => KeystoneVersion::V3,
+    };
+    section.finish();
+    Auth::Keystone(Keystone {
+        url: url.unwrap_or_default(),
+        user,
+        password,
+        project: project.unwrap_or_else(|| "admin".to_owned()),
+        domain: domain.unwrap_or_else(|| "Default".to_owned()),
+        version,
+    })
+}

@@ -1,0 +1,146 @@
+//! The tables `[mesos]`, `[marathon]` and `[reconcile]`.
+
+use std::path::PathBuf;
+
+use super::Follow;
+use super::file::{credentials, identity};
+use crate::marathon::{self, MarathonOptions};
+use crate::mesos_master::{MasterOptions, Masters};
+use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::http::{Address, Credentials, LeaderOptions, TlsOptions};
+
+const MASTERS: &str = "masters such as \"10.0.0.1:5050,10.0.0.2:5050\" or \
+                       \"zk://10.0.0.1:2181,10.0.0.2:2181/mesos\"";
+const SERVER: &str = "a Marathon such as \"http://10.0.0.1:8080\"";
+
+pub(super) fn read(top: &Section<'_>) -> Option<Follow> {
+    let mesos = top.section("mesos").map(mesos);
+    let marathon = top.section("marathon").map(marathon);
+    let reconcile = top.section("reconcile");
+    let Some(mesos) = mesos else {
+        let without = "needs a table [mesos], which says what runs";
+        if marathon.is_some() {
+            top.problem("marathon", without);
+        }
+        if let Some(section) = reconcile {
+            top.problem("reconcile", without);
+            // Its keys are checked all the same.
+            times(&section, Follow::new(nowhere()));
+            section.finish();
+        }
+        return None;
+    };
+    let mut follow = Follow::new(mesos);
+    if let Some((options, framework)) = marathon {
+        follow.marathon = Some(options);
+        if let Some(framework) = framework {
+            follow.policy.framework = framework.into();
+        }
+    }
+    if let Some(section) = reconcile {
+        follow = times(&section, follow);
+        section.finish();
+    }
+    Some(follow)
+}
+
+fn nowhere() -> MasterOptions {
+    MasterOptions {
+        masters: Masters::Listed(vec![]),
+        secure: false,
+        access: LeaderOptions::default(),
+    }
+}
+
+fn mesos(section: Section<'_>) -> MasterOptions {
+    let masters = section.parsed::<Masters>("masters", MASTERS);
+    if !section.has("masters") {
+        section.problem("masters", format!("is missing: {MASTERS}"));
+    }
+    let options = MasterOptions {
+        masters: masters.unwrap_or(Masters::Listed(vec![])),
+        secure: section.boolean("secure", false),
+        access: access(&section),
+    };
+    section.finish();
+    options
+}
+
+fn marathon(section: Section<'_>) -> (MarathonOptions, Option<String>) {
+    let servers = section.parsed_list::<Marathon>("servers", SERVER);
+    if !section.has("servers") {
+        section.problem(
+            "servers",
+            format!("is missing: an array, each entry {SERVER}"),
+        );
+    } else if servers.as_ref().is_some_and(Vec::is_empty) {
+        section.problem(
+            "servers",
+            format!("is empty: an array, each entry {SERVER}"),
+        );
+    }
+    let servers = servers.unwrap_or_default().into_iter();
+    let options = MarathonOptions {
+        servers: servers.map(|server| server.0).collect(),
+        access: access(&section),
+    };
+    let framework = section.text("framework", "the name of Marathon's framework");
+    section.finish();
+    (options, framework)
+}
+
+struct Marathon(Address);
+
+impl std::str::FromStr for Marathon {
+    type Err = contrail_mesos_api::http::NotAnAddress;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Address::parse(text, marathon::PORT).map(Self)
+    }
+}
+
+/// Certificates and credentials.
+fn access(section: &Section<'_>) -> LeaderOptions {
+    let basic = section.section("basic").map(|section| {
+        let (user, password) = credentials(&section);
+        section.finish();
+        Credentials::Basic { user, password }
+    });
+    let token = section.text("token_file", "a file with a DC/OS token");
+    if basic.is_some() && token.is_some() {
+        section.problem(
+            "token_file",
+            "there is a table for name and password as well; write one",
+        );
+    }
+    LeaderOptions {
+        tls: TlsOptions {
+            ca: section.text("ca", "a PEM file").map(PathBuf::from),
+            identity: identity(section),
+        },
+        credentials: basic
+            .or_else(|| Some(Credentials::TokenFile(token?.into())))
+            .unwrap_or_default(),
+        ..LeaderOptions::default()
+    }
+}
+
+fn times(section: &Section<'_>, mut follow: Follow) -> Follow {
+    follow.resync = section.duration("resync", follow.resync);
+    let policy = &mut follow.policy;
+    policy.settle = section.duration("settle", policy.settle);
+    policy.young = section.duration("young", policy.young);
+    policy.agent_gone = section.duration("agent_gone", policy.agent_gone);
+    if policy.young < policy.settle {
+        let message = "is less than settle: what is young is left alone for longer than a source \
+                       needs to be believed";
+        section.problem("young", message);
+    }
+    if let Some(concurrency) = section.integer("concurrency", 1..=1000) {
+        follow.concurrency = concurrency as usize;
+    }
+    if let Some(page) = section.integer("page", 1..=10_000) {
+        follow.page = page;
+    }
+    follow
+}

@@ -1,0 +1,340 @@
+use secrecy::ExposeSecret as _;
+
+use super::*;
+use crate::mesos_master::Masters;
+use crate::vnc::{Auth, KeystoneVersion};
+use contrail_mesos_api::http::Credentials;
+
+const EXAMPLE: &str = include_str!("../../../manager.toml.example");
+
+fn parse(text: &str) -> Result<Config, Vec<String>> {
+    Config::parse(Path::new("m.toml"), text)
+        .map_err(|error| error.problems.iter().map(ToString::to_string).collect())
+}
+
+/// The example with every line that is a key or table put into force, over these files.
+fn whole(directory: &Path) -> String {
+    let lines = EXAMPLE.lines().map(|line| {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        let key = bare.split_once(" = ").is_some_and(|(key, _)| {
+            key.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        });
+        if key || bare.starts_with('[') && bare.ends_with(']') {
+            bare
+        } else {
+            line
+        }
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let directory = format!("{}/", directory.display());
+    text.replace("/etc/contrail-mesos/", &directory)
+}
+
+#[test]
+fn the_example_is_right_as_it_stands_and_says_the_defaults() {
+    let config = parse(EXAMPLE).unwrap();
+    let default = Config::new(config.vnc.clone());
+    assert_eq!(config.listen, default.listen);
+    assert_eq!(config.legacy_listen, None);
+    assert_eq!(config.admin_listen, default.admin_listen);
+    assert!(config.zookeeper.is_none());
+    assert_eq!(config.defaults, default.defaults);
+    assert_eq!(config.ports, default.ports);
+    assert_eq!(config.remember, default.remember);
+    assert_eq!(config.undo_after, default.undo_after);
+    assert!(config.follow.is_none());
+    assert!(config.create.networks && !config.create.projects && !config.create.domains);
+    let subnets = config.provision.unwrap();
+    assert_eq!(subnets.pod_task_subnets[0].to_string(), "10.32.0.0/12");
+    let least = parse("[vnc]\nservers = [\"a\"]").unwrap();
+    assert_eq!(least.vnc.patience, config.vnc.patience);
+    assert_eq!(least.vnc.limits, config.vnc.limits);
+    assert_eq!(least.vnc.in_flight, config.vnc.in_flight);
+    assert_eq!(least.provision, None);
+}
+
+#[test]
+fn every_key_of_the_example_exists() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write("manager.token", "0123456789abcdef\n\nfedcba9876543210\n");
+    write("keystone.password", "secret\n");
+    write("zookeeper.password", "secret\n");
+    write("mesos.password", "secret\n");
+    let text = whole(directory.path());
+    let problems = parse(&text).unwrap_err();
+    // Two ways to be known to the API server, of which the second names a variable.
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+    let text = text.split("[vnc.basic]").next().unwrap().to_owned()
+        + &text[text.find("\n[provision]").unwrap()..];
+    let config = parse(&text).unwrap();
+    let tokens: Vec<_> = config
+        .access
+        .tokens
+        .iter()
+        .map(SecretString::expose_secret)
+        .collect();
+    assert_eq!(tokens, ["0123456789abcdef", "fedcba9876543210"]);
+    let tls = config.access.tls.as_ref().unwrap();
+    assert!(tls.client_ca.as_ref().unwrap().ends_with("agents-ca.pem"));
+    assert!(tls.identity.key.ends_with("manager.key"));
+    assert!(
+        config
+            .vnc
+            .tls
+            .ca
+            .as_ref()
+            .unwrap()
+            .ends_with("contrail-ca.pem")
+    );
+    assert_eq!(config.legacy_listen, "127.0.0.1:6991".parse().ok());
+    let zookeeper = config.zookeeper.as_ref().unwrap();
+    assert_eq!(
+        zookeeper.servers,
+        "10.84.22.1:2181,10.84.22.2:2181,10.84.22.3:2181"
+    );
+    assert_eq!(zookeeper.path, "/contrail-mesos");
+    let digest = zookeeper.digest.as_ref().unwrap();
+    assert_eq!(digest.expose_secret(), "contrail-mesos:secret");
+    assert_eq!(zookeeper.advertise, "https://master-1:6992".parse().ok());
+    let Auth::Keystone(keystone) = &config.vnc.auth else {
+        panic!()
+    };
+    assert_eq!(keystone.password.expose_secret(), "secret");
+    assert_eq!(
+        (keystone.domain.as_str(), keystone.version),
+        ("Default", KeystoneVersion::V3)
+    );
+    let follow = config.follow.as_ref().unwrap();
+    let Credentials::Basic { user, password } = &follow.mesos.access.credentials else {
+        panic!()
+    };
+    assert_eq!(
+        (user.as_str(), password.expose_secret()),
+        ("contrail", "secret")
+    );
+    let Masters::ZooKeeper(zookeeper) = &follow.mesos.masters else {
+        panic!()
+    };
+    assert_eq!(
+        zookeeper.to_string(),
+        "zk://10.84.22.1:2181,10.84.22.2:2181/mesos"
+    );
+    let marathon = follow.marathon.as_ref().unwrap();
+    assert_eq!(marathon.servers.len(), 2);
+    assert!(matches!(
+        &marathon.access.credentials,
+        Credentials::TokenFile(path) if path.ends_with("dcos.token")
+    ));
+    let default = Follow::new(follow.mesos.clone());
+    assert_eq!(follow.policy, default.policy);
+    assert_eq!(
+        (follow.resync, follow.concurrency, follow.page),
+        (default.resync, default.concurrency, default.page)
+    );
+    let shown = format!("{config:?}");
+    assert!(
+        !shown.contains("secret\"") && !shown.contains("0123456789abcdef"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once_with_its_place() {
+    let problems = parse(
+        r#"
+listen = "0.0.0.0:6992"
+legacy_listen = "here"
+cluster = "a:b"
+network = "a:b"
+create = ["networks", "everything"]
+tokn = "x"
+[tls]
+certificate = "/x.pem"
+[vnc]
+servers = ["http://a/b"]
+patience = 5
+[vnc.keystone]
+user = "u"
+[provision]
+pod_task_subnets = ["10.32.0.1/12", "nonsense"]
+[limits]
+ports = 0
+"#,
+    )
+    .unwrap_err();
+    for (line, said) in [
+        (2, "listen: 0.0.0.0:6992 can be reached from other machines"),
+        (3, "legacy_listen: expected an address and port"),
+        (4, "cluster: \"a:b\" is not a name"),
+        (5, "network: \"a:b\" has not one part, or three"),
+        (
+            6,
+            "create: expected one of \"domains\", \"projects\" and \"networks\", found \"everything\"",
+        ),
+        (7, "tokn: unknown key"),
+        (8, "tls: certificate and key go together"),
+        (11, "vnc.servers: expected an API server's address"),
+        (12, "vnc.patience: expected a duration"),
+        (13, "vnc.keystone.password_file: no password"),
+        (13, "vnc.keystone.url: is missing"),
+        (
+            16,
+            "provision.pod_task_subnets: 10.32.0.1/12 has bits beyond its prefix; write 10.32.0.0/12",
+        ),
+        (16, "provision.pod_task_subnets: expected a subnet"),
+        (18, "limits.ports: expected a number from 1 to 64"),
+    ] {
+        let found = problems
+            .iter()
+            .filter(|problem| problem.starts_with(&format!("m.toml:{line}: {said}")));
+        assert_eq!(found.count(), 1, "{line} {said}: {problems:#?}");
+    }
+    assert_eq!(problems.len(), 15, "{problems:#?}");
+    assert!(parse("").unwrap_err()[0].contains("vnc: is missing"));
+    assert!(parse("[vnc]").unwrap_err()[0].contains("vnc.servers: is missing"));
+}
+
+#[test]
+fn what_is_followed_is_checked() {
+    let vnc = "[vnc]\nservers = [\"a\"]\n";
+    let wrong = |text: &str, said: &str| {
+        let problems = parse(&format!("{vnc}{text}")).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(problems[0].contains(said), "{problems:#?}");
+    };
+    wrong("[mesos]\n", "mesos.masters: is missing");
+    wrong(
+        "[mesos]\nmasters = \"zk://a\"",
+        "mesos.masters: expected masters such as",
+    );
+    wrong(
+        "[marathon]\nservers = [\"a\"]",
+        "marathon: needs a table [mesos]",
+    );
+    wrong(
+        "[reconcile]\nresync = \"1m\"",
+        "reconcile: needs a table [mesos]",
+    );
+    let mesos = "[mesos]\nmasters = \"a\"\n";
+    wrong(
+        &format!("{mesos}[marathon]\nservers = []"),
+        "marathon.servers: is empty",
+    );
+    wrong(
+        &format!("{mesos}[marathon]\nservers = [\"a\", \"ftp://a\"]"),
+        "marathon.servers: expected a Marathon",
+    );
+    wrong(
+        &format!("{mesos}[reconcile]\nyoung = \"1s\""),
+        "reconcile.young: is less than settle",
+    );
+    wrong(
+        &format!("{mesos}[reconcile]\nconcurrency = 0"),
+        "reconcile.concurrency: expected a number",
+    );
+    wrong(
+        &format!("{mesos}[mesos.basic]\nuser = \"u\""),
+        "mesos.basic.password_file: no password",
+    );
+    let least = parse(&format!("{vnc}{mesos}")).unwrap();
+    assert!(least.follow.unwrap().marathon.is_none());
+}
+
+#[test]
+fn only_this_machine_is_served_without_a_token_or_a_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    let vnc = "[vnc]\nservers = [\"a\"]\n";
+    let with =
+        |top: &str, tls: &str| parse(&format!("listen = \"10.0.0.1:1\"\n{top}\n{tls}\n{vnc}"));
+    let file = format!("token_file = {:?}", token.display().to_string());
+    let problem = with(&file, "").unwrap_err();
+    assert!(
+        problem.len() == 1 && problem[0].contains("cannot read"),
+        "{problem:?}"
+    );
+    for (text, right) in [
+        ("0123456789abcdef", true),
+        ("short", false),
+        ("", false),
+        ("0123456789 abcdef", false),
+    ] {
+        std::fs::write(&token, text).unwrap();
+        let read = with(&file, "");
+        assert_eq!(read.is_ok(), right, "{text:?}");
+        assert!(text.is_empty() || read.is_ok() || !read.unwrap_err().concat().contains(text));
+    }
+    let own = "[tls]\ncertificate = \"c\"\nkey = \"k\"\n";
+    assert!(with("", own).unwrap_err()[0].contains("client_ca"));
+    assert!(with("", &format!("{own}client_ca = \"ca\"")).is_ok());
+    assert!(parse(&format!("listen = \"[::1]:1\"\n{vnc}")).is_ok());
+    assert!(
+        parse(&format!(
+            "listen = \"127.0.0.1:1\"\nlegacy_listen = \"127.0.0.1:1\"\n{vnc}"
+        ))
+        .is_err()
+    );
+    let unset = with("token_env = \"CONTRAIL_MESOS_NO_SUCH\"", "").unwrap_err();
+    assert!(
+        unset.len() == 1 && unset[0].contains("is not set"),
+        "{unset:?}"
+    );
+    let both = with(&format!("{file}\ntoken_env = \"PATH\""), "").unwrap_err();
+    assert!(both[0].contains("write one"), "{both:?}");
+}
+
+#[test]
+fn a_missing_file_is_an_error_that_says_how_to_name_another() {
+    let error = Config::load(Path::new("/nowhere/manager.toml")).unwrap_err();
+    assert!(error.to_string().contains("--config"), "{error}");
+}
+
+#[test]
+fn an_election_needs_a_place_and_an_address() {
+    let with = |listen: &str, text: &str| {
+        let text = format!(
+            "listen = \"{listen}\"\ntoken_env = \"PATH\"\n[zookeeper]\n{text}\n[vnc]\nservers = [\"a\"]\n"
+        );
+        // The variable holds no token; that is another test's.
+        let problems = parse(&text).err().unwrap_or_default();
+        let problems = problems.into_iter();
+        problems
+            .filter(|problem| !problem.contains("token"))
+            .collect::<Vec<_>>()
+    };
+    let servers = "servers = \"zk://z1:2181,z2:2181/contrail-mesos\"";
+    let none: [&str; 0] = [];
+    assert_eq!(with("10.0.0.1:1", servers), none);
+    let everywhere = with("0.0.0.0:1", servers);
+    assert!(
+        everywhere[0].contains("advertise is missing"),
+        "{everywhere:?}"
+    );
+    let named = format!("{servers}\nadvertise = \"https://master-1\"");
+    assert_eq!(with("0.0.0.0:1", &named), none);
+    for (text, said) in [
+        ("", "servers: is missing"),
+        ("servers = \"z1:2181\"", "servers: expected"),
+        ("servers = \"zk://z1:2181\"", "servers: expected"),
+        (
+            "servers = \"zk://u:hidden@z1:2181/p\"",
+            "has a password in it",
+        ),
+        ("session_timeout = \"1h\"", "session_timeout: expected"),
+        ("user = \"u\"", "go together"),
+        ("password_env = \"PATH\"", "go together"),
+        ("advertise = \"http://u:p@m\"", "advertise: expected"),
+    ] {
+        let text = match text.contains("servers") {
+            true => text.to_owned(),
+            false if text.is_empty() => text.to_owned(),
+            false => format!("{servers}\n{text}"),
+        };
+        let problems = with("127.0.0.1:1", &text);
+        assert_eq!(problems.len(), 1, "{text}: {problems:?}");
+        assert!(problems[0].contains(said), "{text}: {problems:?}");
+        assert!(!problems[0].contains("hidden"), "{problems:?}");
+    }
+}

@@ -1,0 +1,221 @@
+//! Questions to Marathon: which server, and what its answer means.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::event::TYPES;
+use super::id::RunSpecId;
+use super::json::{self, Reader};
+use super::model::{App, Listing, Pod, Task};
+use contrail_mesos_api::http::{
+    Address, Ask, CallError, LeaderClient, LeaderOptions, Problem, Streaming, TlsError,
+};
+
+/// Where Marathon listens.
+pub const PORT: u16 = 8080;
+
+/// How Marathon is reached.
+#[derive(Clone, Debug)]
+pub struct MarathonOptions {
+    /// The servers of one Marathon, or what stands before them.
+    pub servers: Vec<Address>,
+    /// TLS, credentials, limits.
+    pub access: LeaderOptions,
+}
+
+/// The client. Clones share connections and what is known of the leader.
+#[derive(Clone, Debug)]
+pub struct MarathonClient(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    http: LeaderClient,
+    servers: Vec<Address>,
+    /// Who answered last. Standbys pass calls on, but give the leader ten seconds only.
+    leader: Mutex<Option<Address>>,
+}
+
+impl MarathonClient {
+    /// A client; nothing is asked yet. Reads certificate files: blocks on the file system.
+    pub fn new(options: MarathonOptions) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(Inner {
+            http: LeaderClient::new(options.access)?,
+            servers: options.servers,
+            leader: Mutex::new(None),
+        })))
+    }
+
+    /// The servers in the order in which to ask them.
+    fn candidates(&self) -> Vec<Address> {
+        let leader = self.0.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut candidates: Vec<Address> = leader.iter().cloned().collect();
+        drop(leader);
+        let others = self.0.servers.iter();
+        let others = others.filter(|server| candidates.first() != Some(*server));
+        let others: Vec<Address> = others.cloned().collect();
+        candidates.extend(others);
+        candidates
+    }
+
+    fn remember(&self, leader: Option<Address>) {
+        *self.0.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+    }
+
+    /// Asks one server after another, the leader first, until one answers.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: &Ask,
+        read: impl Fn(&[u8]) -> Result<T, serde_json::Error> + Clone + Send + 'static,
+    ) -> Result<T, CallError> {
+        let mut last = None;
+        for server in self.candidates() {
+            let (server, answer) = match self.0.http.send(&self.0.servers, &server, ask).await {
+                Ok(answer) => answer,
+                // The leader's own word.
+                Err(error) if is_not_found(&error) => return Err(error),
+                Err(error) => {
+                    last = Some(error);
+                    continue;
+                }
+            };
+            // A list may be long, and the event stream must be read meanwhile.
+            let (body, read) = (answer.body, read.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                read(&body).map_err(|error| Problem::nonsense(&error, &body))
+            });
+            match read.await {
+                Ok(Ok(read)) => return Ok(read),
+                Ok(Err(problem)) => last = Some(ask.failed(&server, problem)),
+                Err(error) => last = Some(ask.failed(&server, Problem::nonsense(&error, b""))),
+            }
+        }
+        self.remember(None);
+        Err(last.unwrap_or_else(|| no_server(ask)))
+    }
+
+    /// Everything, with [`Listing::followed`] unset.
+    pub async fn list(&self) -> Result<Listing, CallError> {
+        let apps = Ask::get("list the apps", "/v2/apps?embed=apps.tasks");
+        let pods = Ask::get("list the pods", "/v2/pods/::status");
+        let reader = self.ask(&apps, |body| {
+            let mut reader = Reader::default();
+            reader.apps(body).map(|()| reader.listing)
+        });
+        let mut listing = reader.await?;
+        let pods = self.ask(&pods, |body| {
+            let mut reader = Reader::default();
+            reader.pods(body).map(|()| reader.listing)
+        });
+        let pods = pods.await?;
+        listing.pods = pods.pods;
+        listing.skipped.extend(pods.skipped);
+        Ok(listing)
+    }
+
+    /// An app with its tasks; none if there is none of that id. What of it could not be read is
+    /// an error here.
+    pub async fn app(&self, id: &RunSpecId) -> Result<Option<App>, CallError> {
+        let ask = Ask::get(
+            format!("read the app {id}"),
+            format!("/v2/apps{id}?embed=app.tasks"),
+        );
+        self.one(&ask, Reader::app).await
+    }
+
+    /// A pod with its instances; none if there is none of that id. What of it could not be read
+    /// is an error here.
+    pub async fn pod(&self, id: &RunSpecId) -> Result<Option<Pod>, CallError> {
+        let ask = Ask::get(
+            format!("read the pod {id}"),
+            format!("/v2/pods{id}::status"),
+        );
+        self.one(&ask, Reader::pod).await
+    }
+
+    async fn one<T: Send + 'static>(
+        &self,
+        ask: &Ask,
+        read: impl Fn(&mut Reader, &[u8]) -> Result<Option<T>, serde_json::Error>
+        + Clone
+        + Send
+        + 'static,
+    ) -> Result<Option<T>, CallError> {
+        let answer = self.ask(ask, move |body| {
+            let mut reader = Reader::default();
+            let one = read(&mut reader, body)?;
+            match reader.listing.skipped.into_iter().next() {
+                None => Ok(one),
+                Some(skipped) => Err(serde::de::Error::custom(skipped.problem)),
+            }
+        });
+        match answer.await {
+            Err(error) if is_not_found(&error) => Ok(None),
+            answer => answer,
+        }
+    }
+
+    /// The tasks of all apps, and how many could not be read.
+    pub async fn tasks(&self) -> Result<(Vec<Task>, usize), CallError> {
+        let ask = Ask::get("list the tasks", "/v2/tasks");
+        self.ask(&ask, |body| {
+            let mut reader = Reader::default();
+            let tasks = reader.tasks(body)?;
+            Ok((tasks, reader.listing.skipped.len()))
+        })
+        .await
+    }
+
+    /// The leader as it calls itself, `host:port`.
+    pub async fn leader(&self) -> Result<String, CallError> {
+        let ask = Ask::get("ask for the leader", "/v2/leader");
+        self.ask(&ask, json::leader).await
+    }
+
+    /// Whether this Marathon drops events for slow consumers without a word, as 1.7 does. One that
+    /// does not say its version might.
+    pub(super) async fn drops_events(&self) -> bool {
+        let ask = Ask::get("ask for the version", "/v2/info");
+        let version = self.ask(&ask, |body| Ok(json::minor_version(body))).await;
+        !matches!(version, Ok(Some(minor)) if minor > 7)
+    }
+
+    /// Where to ask for the event stream, and how.
+    pub(super) fn events(&self) -> (Vec<Address>, Ask) {
+        let types = TYPES.map(|kind| format!("event_type={kind}"));
+        let path = format!("/v2/events?plan-format=light&{}", types.join("&"));
+        let ask = Ask {
+            // The one value that Marathon takes.
+            accept: "text/event-stream",
+            ..Ask::get("follow the events", path)
+        };
+        (self.candidates(), ask)
+    }
+
+    /// Opens the event stream at one of these servers, and remembers the leader.
+    pub(super) async fn open(
+        &self,
+        server: &Address,
+        ask: &Ask,
+    ) -> Result<(Address, Streaming), CallError> {
+        let (leader, answer) = self.0.http.open(&self.0.servers, server, ask).await?;
+        let kind = answer.headers.get(hyper::header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with("text/event-stream") {
+            let problem = format!("it is {kind:?} and no event stream");
+            return Err(ask.failed(&leader, Problem::nonsense(&problem, b"")));
+        }
+        self.remember(Some(leader.clone()));
+        Ok((leader, answer))
+    }
+}
+
+pub(super) fn no_server(ask: &Ask) -> CallError {
+    CallError {
+        what: ask.what.clone(),
+        server: "(none)".to_owned(),
+        problem: Problem::Discovery("no server is configured".to_owned()),
+    }
+}
+
+fn is_not_found(error: &CallError) -> bool {
+    matches!(error.problem, Problem::NotFound { .. })
+}

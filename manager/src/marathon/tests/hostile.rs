@@ -1,0 +1,111 @@
+//! Answers that are none.
+
+use super::*;
+use contrail_mesos_api::http::Problem;
+
+fn id(text: &str) -> RunSpecId {
+    RunSpecId::parse(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_bad_answer_is_an_error_and_never_an_empty_list() {
+    let whole = json!({"apps": [app("/a"), app("/b")]}).to_string();
+    for reply in [
+        ok(&"<html><body>It works!</body></html>"),
+        ok(&""),
+        ok(&"{}"),
+        ok(&"null"),
+        ok(&r#"{"apps": null}"#),
+        ok(&&whole[..whole.len() / 2]),
+        Reply::Answer(500, r#"{"apps": []}"#.to_owned()),
+        Reply::Answer(404, r#"{"apps": []}"#.to_owned()),
+        Reply::Answer(401, r#"{"apps": []}"#.to_owned()),
+        Reply::Answer(502, "Could not determine the current leader".to_owned()),
+        Reply::Cut,
+        Reply::Half,
+        Reply::Raw(b"SSH-2.0-OpenSSH_9.2p1\r\n"),
+    ] {
+        let said = format!("{reply:?}");
+        let server = Leader::start_with(move |asked, _| {
+            (asked.line() == "GET /v2/apps").then(|| reply.clone())
+        })
+        .await;
+        let error = client(&[&server.server]).list().await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot list the apps at http://"),
+            "{said}: {error}"
+        );
+    }
+    let denied = Scripted::start(|_, _| Reply::Answer(403, "no".to_owned())).await;
+    let error = client(&[&denied]).list().await.unwrap_err();
+    assert!(
+        matches!(error.problem, Problem::Denied { status: 403, .. }),
+        "{error}"
+    );
+    let nobody = client(&[]).list().await.unwrap_err();
+    assert!(matches!(nobody.problem, Problem::Discovery(_)), "{nobody}");
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked() {
+    let leader = Leader::start().await;
+    for reply in [
+        Reply::Answer(502, "Could not determine the current leader".to_owned()),
+        Reply::Cut,
+        ok(&"<html>"),
+    ] {
+        let other = Scripted::start(move |_, _| reply.clone()).await;
+        let listing = client(&[&other, &leader.server]).list().await.unwrap();
+        assert_eq!(listing.apps.len(), 1);
+        assert!(!listing.followed);
+        assert!(!other.asked().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn only_marathon_itself_says_that_something_is_gone() {
+    let gone = json!({"message": "App '/a' does not exist"}).to_string();
+    for (reply, is_gone) in [
+        (Reply::Answer(404, gone), true),
+        (Reply::Answer(404, "<html>404</html>".to_owned()), false),
+        (Reply::Answer(404, String::new()), false),
+        (Reply::Answer(500, "{\"message\":\"x\"}".to_owned()), false),
+    ] {
+        let said = format!("{reply:?}");
+        let server = Scripted::start(move |_, _| reply.clone()).await;
+        let client = client(&[&server]);
+        let (app, pod) = (client.app(&id("/a")).await, client.pod(&id("/a/b")).await);
+        if is_gone {
+            assert_eq!((app.unwrap(), pod.unwrap()), (None, None));
+        } else {
+            app.expect_err(&said);
+            pod.expect_err(&said);
+        }
+        assert_eq!(
+            server.lines(),
+            ["GET /v2/apps/a", "GET /v2/pods/a/b::status"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn one_thing_is_read_whole_or_not_at_all() {
+    let server = Scripted::start(|asked, _| match asked.line().as_str() {
+        "GET /v2/apps/good" => ok(&json!({"app": {"id": "/good", "tasks": [{"id": "t"}]}})),
+        "GET /v2/apps/bad" => ok(&json!({"app": {"id": "/bad", "tasks": [{"id": 1}]}})),
+        "GET /v2/tasks" => ok(&json!({"tasks": [{"id": "t"}, null]})),
+        "GET /v2/leader" => ok(&json!({"leader": "host:8080"})),
+        _ => ok(&json!({})),
+    })
+    .await;
+    let client = client(&[&server]);
+    let good = client.app(&id("/good")).await.unwrap().unwrap();
+    assert_eq!(&*good.tasks[0].id, "t");
+    client.app(&id("/bad")).await.unwrap_err();
+    client.pod(&id("/none")).await.unwrap_err();
+    let (tasks, skipped) = client.tasks().await.unwrap();
+    assert_eq!((tasks.len(), skipped), (1, 1));
+    assert_eq!(client.leader().await.unwrap(), "host:8080");
+}

@@ -1,0 +1,165 @@
+//! Against servers that do as they are told, and against the simulated Marathon.
+
+mod hostile;
+mod machine;
+mod simulator;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+
+use super::*;
+use contrail_mesos_api::http::scripted::{Asked, Reply, Scripted, ok};
+use contrail_mesos_api::http::{Address, LeaderOptions, Limits};
+
+/// How long anything may take before a test gives up. Never asserted as a time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const EVENT_STREAM: &str = "text/event-stream;charset=utf-8";
+
+fn address(server: &Scripted) -> Address {
+    Address::parse(&server.address.to_string(), PORT).unwrap()
+}
+
+fn options(servers: &[&Scripted]) -> MarathonOptions {
+    MarathonOptions {
+        servers: servers.iter().map(|server| address(server)).collect(),
+        access: LeaderOptions {
+            limits: Limits {
+                answer: PATIENCE,
+                ..Limits::default()
+            },
+            ..LeaderOptions::default()
+        },
+    }
+}
+
+fn client(servers: &[&Scripted]) -> MarathonClient {
+    MarathonClient::new(options(servers)).unwrap()
+}
+
+/// Without pauses worth waiting for, and with deadlines that no test reaches by chance.
+fn quick() -> FollowOptions {
+    FollowOptions {
+        quiet: PATIENCE,
+        attach: PATIENCE,
+        longest_event: 10_000,
+        gap: Duration::from_millis(1),
+        pause: (Duration::from_millis(1), Duration::from_millis(20)),
+        ..FollowOptions::default()
+    }
+}
+
+fn app(id: &str) -> Value {
+    json!({"id": id, "tasks": []})
+}
+
+fn event(kind: &str, data: &Value) -> Vec<u8> {
+    format!("event: {kind}\r\ndata: {data}\r\n\r\n").into_bytes()
+}
+
+fn attached() -> Vec<u8> {
+    event("event_stream_attached", &json!({"remoteAddress": "::1"}))
+}
+
+fn terminated(id: &str) -> Vec<u8> {
+    event("app_terminated_event", &json!({"appId": id}))
+}
+
+/// A Marathon 1.11 that leads. Its one app is named after how often the apps were listed.
+struct Leader {
+    server: Scripted,
+    feed: broadcast::Sender<Vec<u8>>,
+}
+
+impl Leader {
+    async fn start() -> Self {
+        Self::start_with(|_, _| None).await
+    }
+
+    /// `other` may answer in its place; it is told how often the same path was asked for before.
+    async fn start_with(
+        other: impl Fn(&Asked, usize) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        let (feed, _) = broadcast::channel(1 << 15);
+        let parts = feed.clone();
+        let lists = Arc::new(AtomicUsize::new(0));
+        let seen = std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new());
+        let server = Scripted::start(move |asked, _| {
+            let line = asked.line();
+            let before = {
+                let mut seen = seen.lock().unwrap();
+                let count = seen.entry(line.clone()).or_default();
+                *count += 1;
+                *count - 1
+            };
+            if let Some(reply) = other(asked, before) {
+                return reply;
+            }
+            match line.as_str() {
+                "GET /v2/events" => Reply::Feed(EVENT_STREAM, parts.clone()),
+                "GET /v2/info" => ok(&json!({"version": "1.11.24"})),
+                "GET /v2/apps" => {
+                    let number = lists.fetch_add(1, Ordering::Relaxed);
+                    ok(&json!({"apps": [app(&format!("/list-{number}"))]}))
+                }
+                "GET /v2/pods/::status" => ok(&json!([])),
+                _ => Reply::Answer(404, json!({"message": "nothing here"}).to_string()),
+            }
+        })
+        .await;
+        Self { server, feed }
+    }
+
+    /// Waits until `count` streams are open, and sends.
+    async fn send(&self, count: usize, parts: &[Vec<u8>]) {
+        let open = async {
+            while self.feed.receiver_count() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, open).await.expect("nobody follows");
+        for part in parts {
+            self.feed.send(part.clone()).unwrap();
+        }
+    }
+
+    fn follow(&self) -> Follower {
+        Follower::start(client(&[&self.server]), quick())
+    }
+}
+
+async fn next(follower: &mut Follower) -> Update {
+    timeout(PATIENCE, follower.next()).await.expect("no update")
+}
+
+/// The ids of the apps of the next update, which must be a snapshot.
+async fn snapshot(follower: &mut Follower) -> Vec<String> {
+    match next(follower).await {
+        Update::Snapshot(listing) => {
+            assert!(listing.followed && listing.is_complete(), "{listing:?}");
+            listing.apps.iter().map(|app| app.id.to_string()).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The next update, which must be that key.
+async fn touched(follower: &mut Follower) -> String {
+    match next(follower).await {
+        Update::Touched(Key::RunSpec(id)) => id.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Why the stream was lost, which must be the next update.
+async fn lost(follower: &mut Follower) -> contrail_mesos_api::http::Problem {
+    match next(follower).await {
+        Update::Lost(error) => error.problem,
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,107 @@
+//! Calls to the leading master.
+
+use std::sync::Arc;
+
+use hyper::Method;
+use hyper::body::Bytes;
+
+use super::discover::Masters;
+use super::json;
+use super::model::State;
+use contrail_mesos_api::http::{
+    Address, Ask, CallError, LeaderClient, LeaderOptions, Problem, Streaming, TlsError,
+};
+
+/// How the masters are reached.
+#[derive(Clone, Debug)]
+pub struct MasterOptions {
+    /// Which there are.
+    pub masters: Masters,
+    /// Whether masters that ZooKeeper names speak TLS.
+    pub secure: bool,
+    /// TLS, credentials, limits.
+    pub access: LeaderOptions,
+}
+
+/// The client. Clones share their connections.
+#[derive(Clone, Debug)]
+pub struct MasterClient(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    http: LeaderClient,
+    masters: Masters,
+    secure: bool,
+}
+
+fn call(what: &str, body: &'static str) -> Ask {
+    Ask {
+        method: Method::POST,
+        body: Some(Bytes::from_static(body.as_bytes())),
+        ..Ask::get(what, "/api/v1")
+    }
+}
+
+impl MasterClient {
+    /// A client; nothing is asked yet. Reads certificate files: blocks on the file system.
+    pub fn new(options: MasterOptions) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(Inner {
+            http: LeaderClient::new(options.access)?,
+            masters: options.masters,
+            secure: options.secure,
+        })))
+    }
+
+    async fn masters(&self, ask: &Ask) -> Result<Vec<Address>, CallError> {
+        let found = self.0.masters.find(self.0.secure).await;
+        found.map_err(|problem| CallError {
+            what: ask.what.clone(),
+            server: "(none)".to_owned(),
+            problem: Problem::Discovery(problem),
+        })
+    }
+
+    /// Everything, at one time.
+    pub async fn state(&self) -> Result<State, CallError> {
+        let ask = call("read the state of Mesos", r#"{"type":"GET_STATE"}"#);
+        let (server, answer) = self.first(&ask).await?;
+        let failed = |problem| ask.failed(&server, problem);
+        let body = answer
+            .whole()
+            .await
+            .map_err(|error| failed(error.into()))?
+            .body;
+        // The state may be long.
+        let read = tokio::task::spawn_blocking(move || {
+            json::state(&body).map_err(|error| Problem::nonsense(&error, &body))
+        });
+        let read = read
+            .await
+            .map_err(|error| failed(Problem::nonsense(&error, b"")))?;
+        read.map_err(failed)
+    }
+
+    /// Opens the event stream.
+    pub(super) async fn subscribe(&self) -> Result<(Ask, Address, Streaming), CallError> {
+        let ask = call("follow Mesos", r#"{"type":"SUBSCRIBE"}"#);
+        let (server, answer) = self.first(&ask).await?;
+        Ok((ask, server, answer))
+    }
+
+    /// Asks one master after another, until one answers.
+    async fn first(&self, ask: &Ask) -> Result<(Address, Streaming), CallError> {
+        let masters = self.masters(ask).await?;
+        let mut last = None;
+        for master in &masters {
+            match self.0.http.open(&masters, master, ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| CallError {
+            what: ask.what.clone(),
+            server: "(none)".to_owned(),
+            problem: Problem::Discovery("no master is configured".to_owned()),
+        }))
+    }
+}

@@ -1,0 +1,263 @@
+//! Following the leading master: the state machine of the module's documentation.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::client::MasterClient;
+use super::event::{Change, Event};
+use super::json;
+use super::model::State;
+use crate::task_state::Condition;
+use contrail_mesos_api::http::{CallError, Problem, Streaming};
+use contrail_mesos_api::recordio::Decoder;
+
+/// Records longer than this are not read on a thread that others wait for.
+const LONG: usize = 1 << 20;
+/// No event but the first, the whole state, is longer than this: it is about one task or agent.
+const LONGEST_EVENT: usize = 16 << 20;
+
+/// How to follow.
+#[derive(Clone, Debug)]
+pub struct FollowOptions {
+    /// How long the stream may be silent; three of the heartbeats that the master announces, if
+    /// that is more.
+    pub quiet: Duration,
+    /// How long the first event, the whole state, may take.
+    pub attach: Duration,
+    /// How often to subscribe again all the same.
+    pub refresh: Duration,
+    /// How soon to subscribe again when an agent is lost. The master tells of its tasks, and not
+    /// always of the agent itself.
+    pub settle: Duration,
+    /// How many changes may wait for the consumer. If there are more, they are given up for a new
+    /// snapshot.
+    pub waiting: usize,
+    /// The shortest and the longest pause after the stream was lost. They grow from one to the
+    /// other, with jitter.
+    pub pause: (Duration, Duration),
+}
+
+impl Default for FollowOptions {
+    fn default() -> Self {
+        Self {
+            quiet: Duration::from_secs(45),
+            attach: Duration::from_mins(2),
+            refresh: Duration::from_mins(15),
+            settle: Duration::from_secs(5),
+            waiting: 1 << 16,
+            pause: (Duration::from_millis(250), Duration::from_secs(30)),
+        }
+    }
+}
+
+/// What a follower sees.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// The event stream is lost: from now on nothing is known to be as it was. A snapshot follows
+    /// as soon as there is one.
+    Lost(CallError),
+    /// Everything. What it no longer names is gone, if it is complete.
+    Snapshot(Box<State>),
+    /// This has changed since.
+    Changed(Change),
+}
+
+/// Follows the leading master until it is dropped.
+#[derive(Debug)]
+pub struct Follower {
+    updates: mpsc::Receiver<Update>,
+    task: JoinHandle<()>,
+}
+
+impl Follower {
+    /// Begins to follow, in a task of the current runtime.
+    #[must_use]
+    pub fn start(client: MasterClient, options: FollowOptions) -> Self {
+        let (sender, updates) = mpsc::channel(options.waiting.max(2));
+        let machine = Machine {
+            client,
+            options,
+            sender,
+        };
+        Self {
+            updates,
+            task: tokio::spawn(machine.run()),
+        }
+    }
+
+    /// The next update; waits for one. Cancel-safe.
+    pub async fn next(&mut self) -> Update {
+        match self.updates.recv().await {
+            Some(update) => update,
+            // Only a runtime that ends stops the task, and with it this one.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Machine {
+    client: MasterClient,
+    options: FollowOptions,
+    sender: mpsc::Sender<Update>,
+}
+
+/// Why a subscription is at its end.
+enum End {
+    Lost(CallError),
+    /// It is time for a new one.
+    Refresh,
+    /// Nobody listens any more.
+    Dropped,
+}
+
+impl Machine {
+    async fn run(self) {
+        let (shortest, longest) = self.options.pause;
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(shortest)
+            .with_max_delay(longest)
+            .with_jitter()
+            .without_max_times();
+        let mut pauses = backoff.build();
+        loop {
+            let begun = Instant::now();
+            match self.round().await {
+                End::Dropped => return,
+                End::Refresh => pauses = backoff.build(),
+                End::Lost(error) => {
+                    log::warn!("Mesos: {error}");
+                    // Here it may wait: there is no stream that must be read.
+                    if self.sender.send(Update::Lost(error)).await.is_err() {
+                        return;
+                    }
+                    // A master that accepts and then fails, over and over, is one that fails.
+                    if begun.elapsed() > longest {
+                        pauses = backoff.build();
+                    }
+                    sleep(pauses.next().unwrap_or(longest)).await;
+                }
+            }
+        }
+    }
+
+    async fn round(&self) -> End {
+        let (ask, leader, answer) = match self.client.subscribe().await {
+            Ok(subscribed) => subscribed,
+            Err(error) => return End::Lost(error),
+        };
+        let mut stream = EventStream::new(answer, self.options.quiet);
+        let until = Instant::now() + self.options.attach;
+        let state = loop {
+            match timeout_at(until, stream.next()).await {
+                Ok(Ok(Event::Subscribed(state, interval))) => {
+                    let beats = interval.unwrap_or_default().saturating_mul(3);
+                    stream.quiet = self.options.quiet.max(beats);
+                    stream.decoder.limit(LONGEST_EVENT);
+                    break state;
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(problem)) => return End::Lost(ask.failed(&leader, problem)),
+                Err(_) => {
+                    let problem = format!("no state within {:?}", self.options.attach);
+                    return End::Lost(ask.failed(&leader, Problem::NotAttached(problem)));
+                }
+            }
+        };
+        log::info!("following Mesos at {leader}");
+        for skipped in &state.skipped {
+            log::warn!(
+                "Mesos at {leader}: a {} cannot be read: {}",
+                skipped.kind,
+                skipped.problem
+            );
+        }
+        let mut refresh = Instant::now() + self.options.refresh;
+        let mut update = Update::Snapshot(state);
+        loop {
+            if let Err(error) = self.sender.try_send(update) {
+                let full = matches!(error, mpsc::error::TrySendError::Full(_));
+                if !full {
+                    return End::Dropped;
+                }
+                let problem = "more has changed than is taken from it".to_owned();
+                return End::Lost(ask.failed(&leader, Problem::Stream(problem)));
+            }
+            update = loop {
+                match timeout_at(refresh, stream.next()).await {
+                    Err(_) => return End::Refresh,
+                    Ok(Ok(Event::Changed(change))) => {
+                        if tells_of_a_lost_agent(&change) {
+                            refresh = refresh.min(Instant::now() + self.options.settle);
+                        }
+                        break Update::Changed(change);
+                    }
+                    Ok(Ok(Event::Subscribed(state, _))) => break Update::Snapshot(state),
+                    Ok(Ok(Event::Nothing)) => {}
+                    Ok(Err(problem)) => return End::Lost(ask.failed(&leader, problem)),
+                }
+            };
+        }
+    }
+}
+
+fn tells_of_a_lost_agent(change: &Change) -> bool {
+    matches!(change, Change::TaskUpdated { status, .. } if matches!(
+        status.condition,
+        Condition::Unreachable | Condition::Lost | Condition::Gone | Condition::Unknown
+    ))
+}
+
+/// An open event stream.
+struct EventStream {
+    answer: Streaming,
+    decoder: Decoder,
+    quiet: Duration,
+}
+
+impl EventStream {
+    fn new(answer: Streaming, quiet: Duration) -> Self {
+        Self {
+            answer,
+            decoder: Decoder::default(),
+            quiet,
+        }
+    }
+
+    /// The next event. After an error, or if this is dropped before it is done, the stream is of
+    /// no further use.
+    async fn next(&mut self) -> Result<Event, Problem> {
+        loop {
+            if let Some(record) = self.decoder.next_record().map_err(stream)? {
+                return read(record).await;
+            }
+            match self.answer.next(self.quiet).await? {
+                Some(bytes) => self.decoder.push(&bytes),
+                None => return Err(Problem::Ended),
+            }
+        }
+    }
+}
+
+async fn read(record: Vec<u8>) -> Result<Event, Problem> {
+    let read =
+        |record: &[u8]| json::event(record).map_err(|error| Problem::nonsense(&error, record));
+    if record.len() <= LONG {
+        return read(&record);
+    }
+    let read = tokio::task::spawn_blocking(move || read(&record)).await;
+    read.map_err(stream)?
+}
+
+fn stream(error: impl Into<Box<dyn std::error::Error>>) -> Problem {
+    Problem::Stream(error.into().to_string())
+}

@@ -1,0 +1,336 @@
+//! Tasks, agents and frameworks in the master's JSON.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use arcstr::ArcStr;
+use serde::{Deserialize, Deserializer};
+
+use super::super::event::Change;
+use super::super::model::{Agent, Executor, Framework, Labels, Network, Status, Task, TaskKey};
+use crate::intern::Interner;
+use crate::task_state::Condition;
+
+#[derive(Deserialize, Default)]
+pub(super) struct Id {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) value: String,
+    #[serde(default)]
+    pub(super) parent: Option<Box<Id>>,
+}
+
+impl Id {
+    pub(super) fn text(self) -> Option<String> {
+        Some(self.value).filter(|value| !value.is_empty())
+    }
+
+    /// With its parents', outermost first.
+    pub(super) fn path(&self) -> String {
+        match &self.parent {
+            None => self.value.clone(),
+            Some(parent) => format!("{}.{}", parent.path(), self.value),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct RawTask {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) task_id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) framework_id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) executor_id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) agent_id: Id,
+    #[serde(default)]
+    pub(super) state: Condition,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) statuses: Vec<RawStatus>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) labels: RawLabels,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) container: Container,
+}
+
+impl RawTask {
+    pub(super) fn read(self, names: &mut Interner) -> Option<Task> {
+        let task: ArcStr = self.task_id.text()?.into();
+        let mut status = Status {
+            networks: networks(self.container.network_infos, names),
+            ..Status::default()
+        };
+        // Oldest first, one for each state that it was in.
+        for older in self.statuses {
+            status.update(older.read(names));
+        }
+        status.condition = self.state;
+        let executor = self.executor_id.text();
+        Some(Task {
+            executor: executor.filter(|id| **id != *task).map(Into::into),
+            key: TaskKey {
+                framework: names.get(&self.framework_id.text()?),
+                task,
+            },
+            agent: names.optional(self.agent_id.text().as_deref()),
+            labels: self.labels.read(),
+            status,
+        })
+    }
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct Container {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) network_infos: Vec<NetworkInfo>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct TaskUpdated {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) framework_id: Id,
+    #[serde(default)]
+    pub(super) status: Option<RawStatus>,
+    /// The latest, which may be newer than that of the status.
+    #[serde(default)]
+    pub(super) state: Option<Condition>,
+}
+
+impl TaskUpdated {
+    pub(super) fn read(self, names: &mut Interner) -> Option<Change> {
+        let mut raw = self.status?;
+        let task = std::mem::take(&mut raw.task_id).text()?;
+        let executor = std::mem::take(&mut raw.executor_id).text();
+        let agent = std::mem::take(&mut raw.agent_id).text();
+        let mut status = raw.read(names);
+        if let Some(state) = self.state {
+            status.condition = state;
+        }
+        Some(Change::TaskUpdated {
+            executor: executor.filter(|id| *id != task).map(Into::into),
+            key: TaskKey {
+                framework: names.get(&self.framework_id.text()?),
+                task: task.into(),
+            },
+            agent: names.optional(agent.as_deref()),
+            status: Box::new(status),
+        })
+    }
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct RawStatus {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) task_id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) executor_id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) agent_id: Id,
+    #[serde(default)]
+    pub(super) state: Condition,
+    #[serde(default)]
+    pub(super) timestamp: Option<f64>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) container_status: ContainerStatus,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct ContainerStatus {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) container_id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) network_infos: Vec<NetworkInfo>,
+}
+
+impl RawStatus {
+    pub(super) fn read(self, names: &mut Interner) -> Status {
+        let container = self.container_status.container_id.path();
+        Status {
+            condition: self.state,
+            container: Some(container).filter(|id| !id.is_empty()).map(Into::into),
+            networks: networks(self.container_status.network_infos, names),
+            at: self.timestamp.and_then(milliseconds),
+        }
+    }
+}
+
+pub(super) fn milliseconds(seconds: f64) -> Option<i64> {
+    let since = Duration::try_from_secs_f64(seconds).ok()?;
+    since.as_millis().try_into().ok()
+}
+
+#[derive(Deserialize)]
+pub(super) struct NetworkInfo {
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) labels: RawLabels,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) ip_addresses: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Address {
+    #[serde(default)]
+    pub(super) ip_address: Option<String>,
+}
+
+pub(super) fn networks(infos: Vec<NetworkInfo>, names: &mut Interner) -> Box<[Network]> {
+    let networks = infos.into_iter().map(|info| Network {
+        name: names.optional(info.name.as_deref()),
+        labels: info.labels.read(),
+        addresses: info
+            .ip_addresses
+            .iter()
+            // network/cni leaves the prefix on those of IPv6.
+            .filter_map(|address| address.ip_address.as_deref()?.split('/').next()?.parse().ok())
+            .collect(),
+    });
+    networks.collect()
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct RawLabels {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) labels: Vec<Label>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Label {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) key: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) value: String,
+}
+
+impl RawLabels {
+    /// Of equal keys the first counts, as in Mesos.
+    pub(super) fn read(self) -> Labels {
+        let mut seen = HashSet::new();
+        let labels = self.labels.into_iter();
+        labels
+            .filter(|label| seen.insert(label.key.clone()))
+            .map(|label| (label.key.into(), label.value.into()))
+            .collect()
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct RawAgent {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) agent_info: AgentInfo,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) active: bool,
+    /// `slave(1)@10.0.0.5:5051`
+    #[serde(default)]
+    pub(super) pid: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct AgentInfo {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) hostname: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) attributes: Vec<Attribute>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Attribute {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) text: Option<Id>,
+}
+
+impl RawAgent {
+    pub(super) fn read(self, names: &mut Interner) -> Option<Agent> {
+        let address = self.pid.as_deref().and_then(address_of_pid);
+        Some(Agent {
+            address,
+            active: self.active,
+            ..self.agent_info.read(names)?
+        })
+    }
+}
+
+impl AgentInfo {
+    pub(super) fn read(self, names: &mut Interner) -> Option<Agent> {
+        let attributes = self.attributes.into_iter();
+        let attributes =
+            attributes.filter_map(|one| Some((one.name.into(), one.text?.value.into())));
+        Some(Agent {
+            id: names.get(&self.id.text()?),
+            host: self.hostname.into(),
+            address: None,
+            active: false,
+            attributes: attributes.collect(),
+        })
+    }
+}
+
+pub(super) fn address_of_pid(pid: &str) -> Option<IpAddr> {
+    let (host, _) = pid.rsplit_once('@')?.1.rsplit_once(':')?;
+    host.trim_matches(['[', ']']).parse().ok()
+}
+
+#[derive(Deserialize)]
+pub(super) struct RawFramework {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) framework_info: FrameworkInfo,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) active: bool,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct FrameworkInfo {
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) name: String,
+}
+
+impl RawFramework {
+    pub(super) fn read(self, names: &mut Interner) -> Option<Framework> {
+        Some(Framework {
+            id: names.get(&self.framework_info.id.text()?),
+            name: self.framework_info.name.into(),
+            active: self.active,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct RawExecutor {
+    #[serde(default, deserialize_with = "or_default")]
+    executor_info: ExecutorInfo,
+    #[serde(default, deserialize_with = "or_default")]
+    agent_id: Id,
+}
+
+#[derive(Deserialize, Default)]
+struct ExecutorInfo {
+    #[serde(default, deserialize_with = "or_default")]
+    executor_id: Id,
+    #[serde(default, deserialize_with = "or_default")]
+    framework_id: Id,
+}
+
+impl RawExecutor {
+    pub(super) fn read(self, names: &mut Interner) -> Option<Executor> {
+        Some(Executor {
+            framework: names.get(&self.executor_info.framework_id.text()?),
+            agent: names.get(&self.agent_id.text()?),
+            id: self.executor_info.executor_id.text()?.into(),
+        })
+    }
+}
+
+/// `null` is as good as nothing.
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}

@@ -1,0 +1,254 @@
+//! Against masters that do as they are told.
+
+mod simulator;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+
+use super::*;
+use contrail_mesos_api::http::scripted::{Reply, Scripted, ok};
+use contrail_mesos_api::http::{Address, Credentials, HttpError, LeaderOptions, Problem};
+
+/// How long anything may take before a test gives up. Never asserted as a time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn options(servers: &[&Scripted]) -> MasterOptions {
+    let address = |server: &&Scripted| Address::parse(&server.address.to_string(), PORT).unwrap();
+    MasterOptions {
+        masters: Masters::Listed(servers.iter().map(address).collect()),
+        secure: false,
+        access: LeaderOptions::default(),
+    }
+}
+
+fn quick() -> FollowOptions {
+    FollowOptions {
+        pause: (Duration::from_millis(1), Duration::from_millis(20)),
+        ..FollowOptions::default()
+    }
+}
+
+fn follow(servers: &[&Scripted], follow: FollowOptions) -> Follower {
+    Follower::start(MasterClient::new(options(servers)).unwrap(), follow)
+}
+
+fn record(event: &Value) -> Vec<u8> {
+    let event = event.to_string();
+    format!("{}\n{event}", event.len()).into_bytes()
+}
+
+fn subscribed() -> Vec<u8> {
+    record(
+        &json!({"type": "SUBSCRIBED", "subscribed": {"get_state": {"get_agents": {"agents": [
+        {"agent_info": {"id": {"value": "S0"}, "hostname": "h0"}, "active": true}]},
+        "get_tasks": {}, "get_frameworks": {}, "get_executors": {}},
+        "heartbeat_interval_seconds": 0.001}}),
+    )
+}
+
+fn removed(agent: &str) -> Vec<u8> {
+    record(&json!({"type": "AGENT_REMOVED", "agent_removed": {"agent_id": {"value": agent}}}))
+}
+
+/// A leading master whose events are sent by the test.
+struct Leader {
+    server: Scripted,
+    feed: broadcast::Sender<Vec<u8>>,
+}
+
+impl Leader {
+    async fn start() -> Self {
+        let (feed, _) = broadcast::channel(1 << 15);
+        let parts = feed.clone();
+        let server = Scripted::start(move |asked, _| {
+            if asked.line() == "POST /api/v1" && asked.json()["type"] == "SUBSCRIBE" {
+                Reply::Feed("application/json", parts.clone())
+            } else {
+                Reply::Answer(404, String::new())
+            }
+        });
+        Self {
+            server: server.await,
+            feed,
+        }
+    }
+
+    async fn send(&self, parts: &[Vec<u8>]) {
+        let open = async {
+            while self.feed.receiver_count() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, open).await.expect("nobody follows");
+        for part in parts {
+            self.feed.send(part.clone()).unwrap();
+        }
+    }
+}
+
+async fn next(follower: &mut Follower) -> Update {
+    timeout(PATIENCE, follower.next()).await.expect("no update")
+}
+
+async fn snapshot(follower: &mut Follower) -> State {
+    match next(follower).await {
+        Update::Snapshot(state) => *state,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn lost(follower: &mut Follower) -> Problem {
+    match next(follower).await {
+        Update::Lost(error) => error.problem,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_then_changes() {
+    let leader = Leader::start().await;
+    let mut follower = follow(&[&leader.server], quick());
+    let bytes = [
+        subscribed(),
+        record(&json!({"type": "HEARTBEAT"})),
+        removed("S0"),
+    ]
+    .concat();
+    let parts: Vec<Vec<u8>> = bytes.into_iter().map(|byte| vec![byte]).collect();
+    leader.send(&parts).await;
+    let mut state = snapshot(&mut follower).await;
+    assert!(state.agents.contains_key("S0"));
+    match next(&mut follower).await {
+        Update::Changed(change) => state.apply(change),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(state, State::default());
+    let asked = leader.server.asked();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].header("accept"), Some("application/json"));
+}
+
+#[tokio::test]
+async fn anything_odd_costs_a_new_snapshot() {
+    let leader = Leader::start().await;
+    let mut follower = follow(&[&leader.server], quick());
+    leader.send(&[subscribed()]).await;
+    snapshot(&mut follower).await;
+    for (odd, is_expected) in [
+        (
+            vec![],
+            (|problem| matches!(problem, Problem::Ended)) as fn(&Problem) -> bool,
+        ),
+        (b"<html>nothing of the kind</html>".to_vec(), |problem| {
+            matches!(problem, Problem::Stream(_))
+        }),
+        (b"3\n{]}".to_vec(), |problem| {
+            matches!(problem, Problem::Nonsense { .. })
+        }),
+        (record(&json!({"type": "TASK_ADDED"})), |problem| {
+            matches!(problem, Problem::Nonsense { .. })
+        }),
+    ] {
+        leader.send(&[odd]).await;
+        let problem = lost(&mut follower).await;
+        assert!(is_expected(&problem), "{problem:?}");
+        // The old connection ends on its own time: go on until there is a new one.
+        loop {
+            leader.send(&[subscribed()]).await;
+            match timeout(Duration::from_millis(200), follower.next()).await {
+                Ok(Update::Snapshot(_)) => break,
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn silence_is_loss() {
+    let leader = Leader::start().await;
+    let options = FollowOptions {
+        quiet: Duration::from_millis(300),
+        ..quick()
+    };
+    let mut follower = follow(&[&leader.server], options);
+    leader.send(&[subscribed()]).await;
+    snapshot(&mut follower).await;
+    let problem = lost(&mut follower).await;
+    assert!(
+        matches!(problem, Problem::Http(HttpError::Silent(_))),
+        "{problem:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_too_slow_starts_again() {
+    let leader = Leader::start().await;
+    let options = FollowOptions {
+        waiting: 4,
+        ..quick()
+    };
+    let mut follower = follow(&[&leader.server], options);
+    leader.send(&[subscribed()]).await;
+    leader.send(&vec![removed("S0"); 100]).await;
+    snapshot(&mut follower).await;
+    let problem = loop {
+        match next(&mut follower).await {
+            Update::Changed(_) => {}
+            Update::Lost(error) => break error.problem,
+            Update::Snapshot(_) => panic!("it has not been lost"),
+        }
+    };
+    assert!(matches!(problem, Problem::Stream(_)), "{problem:?}");
+}
+
+#[tokio::test]
+async fn a_standby_names_the_leader_and_the_password_goes_along() {
+    let leader = Leader::start().await;
+    let location: &'static str = format!("//{}/api/v1", leader.server.address).leak();
+    let standby = Scripted::start(move |_, _| Reply::With(307, "location", location)).await;
+    let none = Scripted::start(|_, _| Reply::Answer(503, "No leader elected".to_owned())).await;
+    let mut options = options(&[&none, &standby]);
+    options.access.credentials = Credentials::Basic {
+        user: "u".to_owned(),
+        password: "p".into(),
+    };
+    let mut follower = Follower::start(MasterClient::new(options).unwrap(), quick());
+    leader.send(&[subscribed()]).await;
+    snapshot(&mut follower).await;
+    let asked = leader.server.asked();
+    assert_eq!(asked[0].header("authorization"), Some("Basic dTpw"));
+    assert_eq!(asked[0].json()["type"], "SUBSCRIBE");
+}
+
+#[tokio::test]
+async fn a_bad_answer_is_an_error_and_never_an_empty_state() {
+    for reply in [
+        Reply::Answer(503, "No leader elected".to_owned()),
+        Reply::Answer(500, "{}".to_owned()),
+        Reply::Answer(403, String::new()),
+        ok(&"<html>"),
+        ok(&""),
+        ok(&"{}"),
+        ok(&r#"{"get_state": null}"#),
+        ok(&r#"{"get_state": {"get_tasks""#),
+        Reply::Cut,
+        Reply::Half,
+    ] {
+        let said = format!("{reply:?}");
+        let server = Scripted::start(move |_, _| reply.clone()).await;
+        let client = MasterClient::new(options(&[&server])).unwrap();
+        let error = client.state().await.expect_err(&said);
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot read the state of Mesos at http"),
+            "{error}"
+        );
+        let mut follower = follow(&[&server], quick());
+        lost(&mut follower).await;
+    }
+}

@@ -1,0 +1,165 @@
+//! The API of Contrail's own manager, as a CNI plugin that was made for it asks.
+
+use serde_json::json;
+
+use super::*;
+
+/// What Mesos gives a plugin, as the design document has it.
+const SAMPLE: &str = r#"{"args":{"org.apache.mesos":{"network_info":{"ip_addresses":[{"protocol":"IPv4"}],"labels":{"labels":[{"key":"networks","value":"blue-network"},{"key":"network-subnets","value":"5.5.5.0\/24"},{"key":"project-name","value":"default"},{"key":"domain-name","value":"default-domain"}]},"name":"contrail-cni-plugin"}}},"cniVersion":"0.2.0","contrail":{"cluster-name":"b2s27","config-dir":"\/var\/lib\/contrail\/ports\/vm","log-file":"\/var\/log\/contrail\/cni\/opencontrail.log","log-level":"info","poll-retries":5,"poll-timeout":15,"vrouter-ip":"10.84.22.27","vrouter-port":9091},"name":"contrail-cni-plugin","type":"contrail-cni-plugin"}"#;
+
+struct Plugin {
+    http: reqwest::Client,
+    base: String,
+}
+
+impl Plugin {
+    async fn post(&self, command: &str, cid: &str, args: &str) -> (u16, String, String) {
+        let path = if command == "ADD" {
+            "add_cni_info"
+        } else {
+            "del_cni_info"
+        };
+        let body = json!({ "cid": cid, "cmd": command, "args": args }).to_string();
+        let asked = self
+            .http
+            .post(format!("{}/{path}", self.base))
+            .body(body.clone());
+        let answer = asked
+            .header("content-type", "application/json")
+            .send()
+            .await
+            .unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap(), body)
+    }
+}
+
+async fn start(world: &World) -> (Manager, Plugin) {
+    let mut config = world.config.clone();
+    config.legacy_listen = Some(([127, 0, 0, 1], 0).into());
+    config.create = Create {
+        projects: true,
+        networks: true,
+        ..Create::default()
+    };
+    let manager = Manager::start(config).await.unwrap();
+    manager.ready().await;
+    let base = format!("http://{}", manager.legacy_address().unwrap());
+    (
+        manager,
+        Plugin {
+            http: reqwest::Client::new(),
+            base,
+        },
+    )
+}
+
+#[tokio::test]
+async fn a_plugin_gets_its_request_back_once_the_objects_exist() {
+    let world = World::new().await;
+    let (_manager, plugin) = start(&world).await;
+    let (machine, _) = plain(1);
+    for _ in 0..2 {
+        let (status, answer, asked) = plugin.post("ADD", &machine.to_string(), SAMPLE).await;
+        assert_eq!((status, &answer), (200, &asked));
+        let found = world.other().get(Some("b2s27"), machine).await.unwrap();
+        assert_eq!(
+            found.ports[0].addresses[0].address.to_string(),
+            "5.5.5.252/24"
+        );
+        assert_eq!(
+            found.ports[0].virtual_network_name,
+            "default-domain:default:blue-network"
+        );
+    }
+    // The host was found by its address, as no virtual-router has its name.
+    let vm = world.server.object(&machine.to_string()).unwrap();
+    assert_eq!(vm["virtual_router_back_refs"][0]["to"][1], "node1");
+    for _ in 0..2 {
+        let (status, answer, asked) = plugin.post("DEL", &machine.to_string(), SAMPLE).await;
+        assert_eq!((status, &answer), (200, &asked));
+        assert_eq!(world.more("virtual-machine"), 0);
+    }
+}
+
+#[tokio::test]
+async fn several_networks_and_ids_of_any_kind() {
+    let world = World::new().await;
+    let (_manager, plugin) = start(&world).await;
+    let mut args: Value = serde_json::from_str(SAMPLE).unwrap();
+    args["contrail"]["cluster-name"] = "node2".into();
+    args["contrail"]["vrouter-ip"] = "127.0.0.1".into();
+    let info = &mut args["args"]["org.apache.mesos"]["network_info"];
+    info["ip_addresses"] = json!([]);
+    info["labels"]["labels"] = json!([
+        {"key": "networks", "value": "blue, tenants:shop:red"},
+        {"key": "floating-ips", "value": "default-domain:default-project:__public__:__fip_pool_public__"},
+        // A framework does not choose the host.
+        {"key": "node-name", "value": "node1"},
+    ]);
+    let args = args.to_string();
+    assert_eq!(plugin.post("ADD", "not a uuid", &args).await.0, 200);
+    let machine = agent_api::machine(&ContainerId::top_level("not a uuid"));
+    let found = world.other().get(Some("node2"), machine).await.unwrap();
+    assert_eq!(found.ports.len(), 2);
+    assert_eq!(
+        (
+            found.ports[0].interface.as_str(),
+            found.ports[0].floating_ips.len()
+        ),
+        ("eth0", 1)
+    );
+    assert_eq!(
+        (
+            found.ports[1].interface.as_str(),
+            found.ports[1].floating_ips.len()
+        ),
+        ("eth1", 0)
+    );
+    // Another host's plugin may not, one that can no longer say whose it is may.
+    assert_eq!(plugin.post("DEL", "not a uuid", SAMPLE).await.0, 403);
+    assert_eq!(plugin.post("DEL", "not a uuid", "broken").await.0, 200);
+    world.assert_clean("deleted");
+}
+
+#[tokio::test]
+async fn errors_are_not_200() {
+    let world = World::new().await;
+    let (_manager, plugin) = start(&world).await;
+    let (machine, _) = plain(1);
+    let cid = machine.to_string();
+    let mut nowhere: Value = serde_json::from_str(SAMPLE).unwrap();
+    nowhere["contrail"] = json!({});
+    let unknown = SAMPLE.replace("10.84.22.27", "10.84.22.99");
+    let hostile = SAMPLE.replace("b2s27", "b2\\\"s27");
+    for (args, said) in [
+        ("broken", "args"),
+        (&*nowhere.to_string(), "cluster-name"),
+        (&*unknown, "no virtual-router"),
+        (&*hostile, "not a host's name"),
+        (&*SAMPLE.replace("IPv4", "IPv9"), "IPv9"),
+        (
+            &*SAMPLE.replace("\"labels\":[", "\"labels\":[5,"),
+            "labels.labels[0]",
+        ),
+    ] {
+        let (status, answer, _) = plugin.post("ADD", &cid, args).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer.contains(said), "{answer}");
+    }
+    // A first request that was wrong stands in no one's way.
+    assert_eq!(plugin.post("ADD", &cid, SAMPLE).await.0, 200);
+    let answer = plugin.http.get(&plugin.base).send().await.unwrap();
+    let links: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    assert_eq!(
+        links["links"][0]["link"]["href"],
+        format!("{}/add_cni_info", plugin.base)
+    );
+    let answer = plugin
+        .http
+        .post(format!("{}/add_cni_info", plugin.base))
+        .body("x")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 400);
+}

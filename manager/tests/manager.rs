@@ -1,0 +1,146 @@
+//! The binary `contrail-mesos-manager`, as an operator runs it.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is no agent: the binary under test is a child"
+)]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use contrail_mesos_api::agent_api::{self, AGENT_HEADER};
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_manager::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos_sim::vnc::{Options, Server};
+use serde_json::{Value, json};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_contrail-mesos-manager");
+
+fn check(config: &Path) -> (bool, String, String) {
+    let output = Command::new(BINARY)
+        .arg("--check")
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.success(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn a_configuration_is_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manager.toml.example");
+    let (right, out, err) = check(&example);
+    assert!(
+        right && out.ends_with("manager.toml.example: all right\n"),
+        "{err}"
+    );
+
+    let wrong = directory.path().join("wrong.toml");
+    std::fs::write(&wrong, "listn = 1\n[vnc]\nservers = []\n").unwrap();
+    let (right, _, err) = check(&wrong);
+    assert!(!right);
+    assert!(
+        err.contains("wrong.toml:1: listn: unknown key")
+            && err.contains("wrong.toml:3: vnc.servers"),
+        "{err}"
+    );
+
+    std::fs::write(
+        &wrong,
+        "[vnc]\nservers = [\"a\"]\n[tls]\ncertificate = \"/no\"\nkey = \"/no\"",
+    )
+    .unwrap();
+    let (right, _, err) = check(&wrong);
+    assert!(!right && err.contains("/no"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_is_made_and_the_manager_stopped() {
+    let (_, server) = Server::start(Options::default()).await.unwrap();
+    let client = VncClient::new(VncOptions::new(vec![server.url().parse().unwrap()])).unwrap();
+    let router = FqName::new(["default-global-system-config", "node1"]);
+    client.create(&VirtualRouter::named(router)).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("manager.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nlegacy_listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\n[vnc]\nservers = [\"{}\"]\n\
+         [provision]\npod_task_subnets = [\"10.32.0.0/12\"]\n",
+        server.url()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut child = Command::new(BINARY)
+        .arg("--config")
+        .arg(&config)
+        .env_remove("RUST_LOG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut url = None;
+    let mut admin = None;
+    let mut line = String::new();
+    while !line.contains("ready") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "the manager ended");
+        if let Some((_, address)) = line.split_once("agents ask at ") {
+            url = Some(address.trim().to_owned());
+        }
+        if let Some((_, address)) = line.split_once("operators ask at ") {
+            admin = Some(address.trim().to_owned());
+        }
+    }
+    let machine = agent_api::machine(&ContainerId::top_level("a"));
+    let request = json!({"container": ["a"], "ports": [{"interface": "eth0", "network": "n"}]});
+    let address = format!("{}/v1/ports/{machine}", url.unwrap());
+    let http = reqwest::Client::new();
+    let asked = http
+        .put(&address)
+        .header(AGENT_HEADER, "node1")
+        .json(&request);
+    let answer: Value = asked.send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        answer["ports"][0]["addresses"][0]["address"], "10.47.255.252/12",
+        "{answer}"
+    );
+
+    let admin = admin.unwrap();
+    let ask = async |path: &str| {
+        let answer = http.get(format!("{admin}{path}")).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(ask("/live").await, (200, "live\n".to_owned()));
+    assert_eq!(ask("/ready").await, (200, "leading\n".to_owned()));
+    assert_eq!(ask("/leading").await, (200, "leading\n".to_owned()));
+    assert_eq!(ask("/log-level").await, (200, "info\n".to_owned()));
+    let (_, metrics) = ask("/metrics").await;
+    for line in [
+        "contrail_mesos_manager_containers_made_total 1",
+        "contrail_mesos_manager_serving 1",
+        "contrail_mesos_manager_term 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    assert_eq!(ask("/nothing").await.0, 404);
+
+    let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let (status, rest) = tokio::task::spawn_blocking(move || {
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        (child.wait().unwrap(), rest)
+    })
+    .await
+    .unwrap();
+    assert!(status.success(), "{rest}");
+    assert!(
+        rest.contains("ports made: eth0 10.47.255.252/12") && rest.contains("stopping"),
+        "{rest}"
+    );
+}

@@ -1,0 +1,11 @@
+//! The binary `contrail-mesos-manager` beside a Mesos master: what it would write, a new
+//! configuration while it runs, and what it shows of more than a page holds.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is no agent: the binary under test is a child"
+)]
+
+mod bed;
+mod dry_run;
+mod page;
+mod reload;

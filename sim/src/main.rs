@@ -1,0 +1,294 @@
+//! Stand-ins for the services around contrail-mesos that no test machine has.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use clap::{Args, Parser, Subcommand};
+use contrail_mesos_sim::marathon::launch::image::Images;
+use contrail_mesos_sim::marathon::model::Defaults;
+use contrail_mesos_sim::marathon::version::Version;
+use contrail_mesos_sim::marathon::{HttpCredentials, Marathon, Options};
+use contrail_mesos_sim::{vnc, vrouter};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Stand-ins for the services around contrail-mesos.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Marathon(MarathonArgs),
+    Vnc(VncArgs),
+    Vrouter(VrouterArgs),
+}
+
+/// A VNC API server, in memory.
+#[derive(Debug, Args)]
+struct VncArgs {
+    /// Where the API listens
+    #[arg(long, default_value = "127.0.0.1:8082")]
+    listen: SocketAddr,
+    /// Where the control listener is, which vRouter agents of this simulation follow
+    #[arg(long, value_name = "ADDRESS")]
+    control: Option<SocketAddr>,
+    /// How long every answer takes, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay: u64,
+    /// Write header and body of answers apart, as the real server does
+    #[arg(long)]
+    split_writes: bool,
+    /// Want a token, for which this administrator can log in at the same address
+    #[arg(long, value_name = "USER:PASSWORD:PROJECT", value_parser = administrator)]
+    keystone: Option<vnc::Keystone>,
+}
+
+/// A vRouter agent: its port service, and a data path in this network namespace (root).
+#[derive(Debug, Args)]
+struct VrouterArgs {
+    /// The last part of the name of its virtual-router
+    #[arg(long)]
+    name: String,
+    /// The host's address, that of its virtual-router
+    #[arg(long)]
+    address: IpAddr,
+    /// The control listener of the API server
+    #[arg(long, value_name = "URL")]
+    control: String,
+    /// Where the port service listens
+    #[arg(long, default_value = "127.0.0.1:9091")]
+    listen: SocketAddr,
+    /// Where the files of ports are
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/contrail/ports")]
+    ports_dir: PathBuf,
+    /// Where its own control listener is
+    #[arg(long, value_name = "ADDRESS")]
+    own_control: Option<SocketAddr>,
+    /// The interface to the outside, where floating addresses are answered for
+    #[arg(long, value_name = "INTERFACE")]
+    uplink: Option<String>,
+    /// Let every container and the host's address reach each other, whatever policies say
+    #[arg(long)]
+    host_access: bool,
+    /// Forward nothing; needs no root
+    #[arg(long, conflicts_with_all = ["uplink", "host_access"])]
+    no_data_path: bool,
+    /// How long a port may be stale after POST /syncports, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 60_000)]
+    stale: u64,
+    /// How long every answer takes, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay: u64,
+    /// How long a change takes from the API server to here, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    configuration_delay: u64,
+    /// How much longer an address takes, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    address_delay: u64,
+}
+
+fn administrator(text: &str) -> Result<vnc::Keystone, String> {
+    match text.split(':').collect::<Vec<_>>().as_slice() {
+        [user, password, project] => Ok(vnc::Keystone::with_admin(user, password, project)),
+        _ => Err("expected USER:PASSWORD:PROJECT".to_owned()),
+    }
+}
+
+/// Marathon's REST API and event stream; what it launches runs on the Mesos that is named.
+#[derive(Debug, Args)]
+struct MarathonArgs {
+    /// The Mesos master, host:port
+    #[arg(long, default_value = "127.0.0.1:5050")]
+    master: String,
+    /// Where the API listens; more than once for more servers, of which the first leads
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: Vec<SocketAddr>,
+    /// Where the control listener is, which says who leads and what goes wrong
+    #[arg(long, value_name = "ADDRESS")]
+    control: Option<SocketAddr>,
+    /// The release to behave like: 1.7, 1.8, 1.9, 1.10 or 1.11
+    #[arg(long, value_name = "RELEASE", default_value = "1.11")]
+    release: Version,
+    /// A file with `user:password`, which every request has to bring; or in the environment's
+    /// `MESOSPHERE_HTTP_CREDENTIALS`
+    #[arg(long, value_name = "FILE")]
+    http_credentials_file: Option<PathBuf>,
+    /// How often an event stream gives a sign of life, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    heartbeat: u64,
+    /// How many events wait for a slow consumer
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    event_stream_max_outstanding_messages: usize,
+    /// The framework's role; for apps that accept `slave_public` only, that, on agents that run
+    /// with `--default_role=slave_public`
+    #[arg(long, default_value = "*")]
+    role: String,
+    /// The framework's name
+    #[arg(long, default_value = "marathon")]
+    framework_name: String,
+    /// How long Mesos keeps the tasks when this is away, in seconds
+    #[arg(long, default_value_t = 604_800)]
+    failover_timeout: u64,
+    /// End the framework and all its tasks when this is ended by SIGTERM or SIGINT
+    #[arg(long)]
+    teardown: bool,
+    /// What a container network without a name is called
+    #[arg(long)]
+    default_network_name: Option<String>,
+    /// What networks of mode `container/bridge` are called towards Mesos
+    #[arg(long, default_value = "mesos-bridge")]
+    mesos_bridge_name: String,
+    /// The local image to use in place of IMAGE; nothing after the `=` means the agent's own
+    /// filesystem
+    #[arg(long = "image", value_name = "IMAGE=LOCAL", value_parser = image)]
+    images: Vec<(String, Option<String>)>,
+    /// The local image to use in place of every other one; without it, the agent's own filesystem
+    #[arg(long, value_name = "LOCAL")]
+    rootfs_image: Option<String>,
+    /// Leave images that no --image names as they are
+    #[arg(long, conflicts_with = "rootfs_image")]
+    keep_images: bool,
+    /// The shell command of containers that leave it to their image
+    #[arg(long)]
+    default_command: Option<String>,
+}
+
+fn image(text: &str) -> Result<(String, Option<String>), String> {
+    let (image, local) = text.split_once('=').ok_or("expected IMAGE=LOCAL")?;
+    let local = (!local.is_empty()).then(|| local.to_owned());
+    Ok((image.to_owned(), local))
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    match Cli::parse().command {
+        Command::Marathon(args) => marathon(args).await,
+        Command::Vnc(args) => api_server(args).await,
+        Command::Vrouter(args) => vrouter_agent(args).await,
+    }
+}
+
+/// `--http_credentials`, from where it is not seen.
+fn http_credentials(file: Option<PathBuf>) -> Result<Option<HttpCredentials>> {
+    let text = match file {
+        Some(file) => std::fs::read_to_string(&file)
+            .with_context(|| format!("cannot read {}", file.display()))?,
+        None => match std::env::var("MESOSPHERE_HTTP_CREDENTIALS") {
+            Ok(text) => text,
+            Err(_) => return Ok(None),
+        },
+    };
+    let credentials = HttpCredentials::parse(text.trim_end());
+    let credentials = credentials.context("the credentials are not of the form user:password")?;
+    Ok(Some(credentials))
+}
+
+async fn marathon(args: MarathonArgs) -> Result<()> {
+    let images = Images::default();
+    let (listen, standbys) = args.listen.split_first().context("no --listen")?;
+    let options = Options {
+        master: args.master,
+        listen: *listen,
+        standbys: standbys.to_vec(),
+        version: args.release,
+        http_credentials: http_credentials(args.http_credentials_file)?,
+        heartbeat: Duration::from_millis(args.heartbeat),
+        outstanding: args.event_stream_max_outstanding_messages,
+        framework_name: args.framework_name,
+        failover_timeout: Duration::from_secs(args.failover_timeout),
+        defaults: Defaults {
+            network_name: args.default_network_name,
+            mesos_bridge_name: args.mesos_bridge_name,
+            role: args.role,
+        },
+        images: Images {
+            by_name: args.images.into_iter().collect(),
+            otherwise: args.rootfs_image,
+            keep: args.keep_images,
+            default_command: args.default_command.unwrap_or(images.default_command),
+        },
+        ..Options::default()
+    };
+    let running = Marathon::start(options)
+        .await
+        .with_context(|| format!("cannot listen on {:?}", args.listen))?;
+    for address in running.handle().servers() {
+        log::info!("marathon listens on http://{address}");
+    }
+    if let Some(control) = args.control {
+        let control = running.handle().control(control).await;
+        let control = control.with_context(|| "cannot listen for control")?;
+        log::info!("marathon's control listens on http://{control}");
+    }
+    ended().await?;
+    let stopped = running.stop(args.teardown).await;
+    stopped.map_err(|error| anyhow!("cannot end the framework: {error}"))
+}
+
+async fn api_server(args: VncArgs) -> Result<()> {
+    let options = vnc::Options {
+        auth: args.keystone.map_or(vnc::Auth::None, vnc::Auth::Keystone),
+        delay: Duration::from_millis(args.delay),
+        split_writes: args.split_writes,
+        ..vnc::Options::default()
+    };
+    let (address, handle) = vnc::Server::start_on(args.listen, options)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen))?;
+    log::info!("the API server listens on http://{address}");
+    if let Some(control) = args.control {
+        let control = handle.control(control).await;
+        let control = control.with_context(|| "cannot listen for control")?;
+        log::info!("the API server's control listens on http://{control}");
+    }
+    ended().await
+}
+
+async fn vrouter_agent(args: VrouterArgs) -> Result<()> {
+    let name = args.name.clone();
+    let options = vrouter::Options {
+        address: args.address,
+        listen: args.listen,
+        stale: Duration::from_millis(args.stale),
+        data_path: if args.no_data_path {
+            vrouter::DataPath::Off
+        } else {
+            vrouter::DataPath::On(vrouter::Forwarding {
+                uplink: args.uplink,
+                host_access: args.host_access,
+            })
+        },
+        delays: vrouter::Delays {
+            answer: Duration::from_millis(args.delay),
+            configuration: Duration::from_millis(args.configuration_delay),
+            address: Duration::from_millis(args.address_delay),
+        },
+        ..vrouter::Options::new(&name, &args.control, args.ports_dir)
+    };
+    let (address, handle) = vrouter::Agent::start(options).await?;
+    log::info!("the vRouter agent {name} listens on http://{address}");
+    if let Some(control) = args.own_control {
+        let control = handle.control(control).await;
+        let control = control.with_context(|| "cannot listen for control")?;
+        log::info!("the vRouter agent's control listens on http://{control}");
+    }
+    ended().await?;
+    handle.stop().await?;
+    Ok(())
+}
+
+/// Waits until this process is told to end.
+async fn ended() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        done = tokio::signal::ctrl_c() => done?,
+    }
+    Ok(())
+}

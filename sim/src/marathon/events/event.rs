@@ -1,0 +1,209 @@
+//! Events as Marathon writes them, field by field in its order: pure.
+//!
+//! What Marathon writes by hand has `null` for what is not there, and the time before the type;
+//! what it derives from its classes has no such field at all, and the time last.
+
+use serde_json::{Value, json};
+
+use crate::marathon::id::InstanceId;
+use crate::marathon::instance::{Condition, Instance, Task};
+use crate::marathon::store::deployment::{Action, Deployment};
+use crate::marathon::version::Version;
+
+/// What happened. The time is filled in when it is published.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Its type.
+    pub kind: String,
+    /// Everything, the type included.
+    pub data: Value,
+}
+
+impl Event {
+    /// An event of this type; the fields `eventType` and `timestamp` are added where they are not.
+    #[must_use]
+    pub fn new(kind: &str, mut data: Value) -> Self {
+        if let Some(fields) = data.as_object_mut() {
+            fields
+                .entry("eventType")
+                .or_insert_with(|| Value::from(kind));
+            fields.entry("timestamp").or_insert(Value::Null);
+        }
+        Self {
+            kind: kind.to_owned(),
+            data,
+        }
+    }
+
+    /// Somebody follows the events, or no longer does.
+    #[must_use]
+    pub fn stream(kind: &str, remote_address: &str) -> Self {
+        Self::new(kind, json!({"remoteAddress": remote_address}))
+    }
+
+    /// A task's status.
+    #[must_use]
+    pub fn status_update(instance: &Instance, task: &Task) -> Self {
+        let agent = instance.agent.as_ref();
+        let addresses = task
+            .addresses
+            .iter()
+            .map(|address| json!({"ipAddress": address.address, "protocol": address.protocol}));
+        let ports: Vec<&u16> = task.host_ports.iter().flatten().collect();
+        Self::new(
+            "status_update_event",
+            json!({
+                "slaveId": agent.map_or("", |agent| &agent.id),
+                "taskId": task.id,
+                "taskStatus": task.condition.mesos_state(),
+                "message": task.message.as_deref().unwrap_or_default(),
+                "appId": instance.run_spec.id(),
+                "host": agent.map_or("unknown", |agent| &agent.host),
+                "ipAddresses": addresses.collect::<Value>(),
+                "ports": ports,
+                "version": instance.version,
+            }),
+        )
+    }
+
+    /// An instance's condition or goal.
+    #[must_use]
+    pub fn instance_changed(instance: &Instance, version: Version) -> Self {
+        let agent = instance.agent.as_ref();
+        let kind = "instance_changed_event";
+        Self::new(
+            kind,
+            json!({
+                "instanceId": instance.id.to_string(),
+                "condition": version.word(instance.condition()),
+                "runSpecId": instance.run_spec.id(),
+                "agentId": agent.map(|agent| &agent.id),
+                "host": agent.map(|agent| &agent.host),
+                "runSpecVersion": instance.version,
+                "timestamp": null,
+                "eventType": kind,
+            }),
+        )
+    }
+
+    /// The end of a task that nobody here knows.
+    #[must_use]
+    pub fn unknown_terminated(id: &InstanceId, condition: Condition, version: Version) -> Self {
+        let kind = "unknown_instance_terminated_event";
+        Self::new(
+            kind,
+            json!({
+                "instanceId": id.to_string(),
+                "runSpecId": id.run_spec(),
+                "condition": version.word(condition),
+                "timestamp": null,
+                "eventType": kind,
+            }),
+        )
+    }
+
+    /// The end of an app or a pod.
+    #[must_use]
+    pub fn app_terminated(run_spec: &impl serde::Serialize) -> Self {
+        Self::new("app_terminated_event", json!({"appId": run_spec}))
+    }
+
+    /// A request about a pod. Which pod, it does not say.
+    #[must_use]
+    pub fn pod(kind: &str, client: &str, uri: &str) -> Self {
+        Self::new(kind, json!({"clientIp": client, "uri": uri}))
+    }
+
+    /// A request about an app.
+    #[must_use]
+    pub fn api_post(client: &str, uri: &str, definition: &Value) -> Self {
+        Self::new(
+            "api_post_event",
+            json!({"clientIp": client, "uri": uri, "appDefinition": definition}),
+        )
+    }
+
+    /// `deployment_info` and `deployment_step_success`.
+    #[must_use]
+    pub fn deployment_step(kind: &str, deployment: &Deployment, step: &Action) -> Self {
+        Self::new(
+            kind,
+            json!({
+                "plan": plan(deployment),
+                "currentStep": {"actions": [action(deployment, *step)]},
+            }),
+        )
+    }
+
+    /// A deployment is done.
+    #[must_use]
+    pub fn deployment_success(deployment: &Deployment) -> Self {
+        let plan = plan(deployment);
+        Self::new(
+            "deployment_success",
+            json!({"id": deployment.id, "plan": plan}),
+        )
+    }
+
+    /// A deployment will not be done.
+    #[must_use]
+    pub fn deployment_failed(deployment: &Deployment, reason: &str) -> Self {
+        let plan = plan(deployment);
+        Self::new(
+            "deployment_failed",
+            json!({"id": deployment.id, "plan": plan, "reason": reason}),
+        )
+    }
+
+    /// This Marathon's framework has come to the master.
+    #[must_use]
+    pub fn registered(framework_id: &str, master: &str) -> Self {
+        Self::new(
+            "scheduler_registered_event",
+            json!({"frameworkId": framework_id, "master": master}),
+        )
+    }
+
+    /// It has come again, from the same leader.
+    #[must_use]
+    pub fn reregistered(master: &str) -> Self {
+        Self::new("scheduler_reregistered_event", json!({"master": master}))
+    }
+
+    /// The master is lost.
+    #[must_use]
+    pub fn disconnected() -> Self {
+        Self::new("scheduler_disconnected_event", json!({}))
+    }
+
+    /// As it stands in a stream.
+    #[must_use]
+    pub fn frame(&self) -> String {
+        format!("event: {}\r\ndata: {}\r\n\r\n", self.kind, self.data)
+    }
+}
+
+fn plan(deployment: &Deployment) -> Value {
+    let steps = deployment.steps.iter();
+    let steps = steps.map(|step| json!({"actions": [action(deployment, *step)]}));
+    json!({
+        "id": deployment.id,
+        "steps": steps.collect::<Value>(),
+        "version": deployment.version,
+    })
+}
+
+fn action(deployment: &Deployment, action: Action) -> Value {
+    let (kind, key) = if deployment.pod {
+        ("Pod", "pod")
+    } else {
+        ("Application", "app")
+    };
+    let word = match action {
+        Action::Start => "Start",
+        Action::Scale => "Scale",
+        Action::Restart => "Restart",
+        Action::Stop => "Stop",
+    };
+    json!({"action": format!("{word}{kind}"), key: deployment.run_spec})
+}

@@ -1,0 +1,79 @@
+//! How Marathon says no.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::marathon::model::Rejection;
+use crate::marathon::store::Refusal;
+
+/// An answer that is not the wanted one.
+#[derive(Debug)]
+pub(super) struct Refused(StatusCode, Value);
+
+impl Refused {
+    pub(super) fn unknown(kind: &str, id: &str) -> Self {
+        let id = id.trim_start_matches('/');
+        let message = format!("{kind} '/{id}' does not exist");
+        Self(StatusCode::NOT_FOUND, json!({"message": message}))
+    }
+}
+
+impl Refused {
+    /// The JSON of a request does not say what it has to.
+    pub(super) fn not_read(problem: &serde_json::Error) -> Self {
+        let details = problem.to_string();
+        let body = json!({"message": "Invalid JSON", "details": details});
+        Self(StatusCode::BAD_REQUEST, body)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Shape { path, problem } => Self(
+                StatusCode::BAD_REQUEST,
+                json!({
+                    "message": "Invalid JSON",
+                    "details": [{"path": path, "errors": [problem]}],
+                }),
+            ),
+            Rejection::Invalid(violations) => Self(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                json!({"message": "Object is not valid", "details": violations.details()}),
+            ),
+        }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            Refusal::Exists(_) => Self(StatusCode::CONFLICT, json!({"message": message})),
+            Refusal::Unknown(id) => Self::unknown("App", &id.to_string()),
+            Refusal::Locked(deployment) => Self(
+                StatusCode::CONFLICT,
+                json!({"message": message, "deployments": [{"id": deployment}]}),
+            ),
+        }
+    }
+}
+
+/// The JSON of a request, whatever its Content-Type says: Marathon does not look either.
+pub(super) fn json_body(body: &Bytes) -> Result<Value, Refused> {
+    serde_json::from_slice(body).map_err(|problem| Refused::not_read(&problem))
+}
+
+pub(super) async fn unknown_path(uri: Uri) -> Refused {
+    let message = format!("URI not found: {}", uri.path());
+    Refused(StatusCode::NOT_FOUND, json!({"message": message}))
+}

@@ -1,0 +1,171 @@
+//! The v1 scheduler API of a Mesos master, as far as Marathon needs it.
+//!
+//! [`sim::framework`](crate::framework) is not used: it places tasks by itself on what nobody
+//! has reserved, while Marathon decides offer by offer, by reservation, and with the message that
+//! the offer makes.
+
+use std::time::Duration;
+
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+
+use contrail_mesos_api::recordio::{Decoder, Malformed};
+
+const JSON: &str = "application/json";
+const STREAM_ID: &str = "Mesos-Stream-Id";
+/// Heartbeats come every 15 seconds.
+const SILENCE: Duration = Duration::from_mins(1);
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What can go wrong between a scheduler and the master.
+#[derive(Debug, thiserror::Error)]
+pub enum MesosError {
+    /// The master cannot be reached, or went away.
+    #[error("the Mesos master does not answer: {0}")]
+    Unreachable(#[from] reqwest::Error),
+    /// The master did not accept a call.
+    #[error("the Mesos master refused {call}: {status} {message}")]
+    Refused {
+        /// The call's type.
+        call: String,
+        /// How.
+        status: StatusCode,
+        /// Why.
+        message: String,
+    },
+    /// What the master sends is not an event stream.
+    #[error("the Mesos master's event stream cannot be read: {0}")]
+    Garbled(#[from] Malformed),
+    /// An event is not JSON.
+    #[error("an event of the Mesos master is not JSON: {0}")]
+    NotJson(#[from] serde_json::Error),
+    /// The master has fallen silent or ended the stream.
+    #[error("the Mesos master's event stream has ended")]
+    Ended,
+}
+
+fn url(master: &str) -> String {
+    format!("http://{master}/api/v1/scheduler")
+}
+
+/// No proxy stands between a scheduler and its master, whatever the environment says.
+fn client() -> Result<Client, reqwest::Error> {
+    Client::builder().no_proxy().build()
+}
+
+async fn check(call: &Value, response: Response) -> Result<Response, MesosError> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    Err(MesosError::Refused {
+        call: call["type"].as_str().unwrap_or_default().to_owned(),
+        status: response.status(),
+        message: response.text().await.unwrap_or_default(),
+    })
+}
+
+/// Makes calls as a framework that has subscribed.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    http: Client,
+    url: String,
+    stream_id: String,
+    framework_id: String,
+}
+
+impl Caller {
+    /// One call; `framework_id` is filled in.
+    pub(super) async fn call(&self, mut call: Value) -> Result<(), MesosError> {
+        call["framework_id"] = json!({"value": self.framework_id});
+        let request = self.http.post(&self.url).header(CONTENT_TYPE, JSON);
+        let request = request.header(STREAM_ID, &self.stream_id);
+        let response = request
+            .body(call.to_string())
+            .timeout(CALL_DEADLINE)
+            .send()
+            .await?;
+        check(&call, response).await.map(|_| ())
+    }
+}
+
+/// The events of a framework that has subscribed.
+#[derive(Debug)]
+pub(super) struct Events {
+    response: Response,
+    records: Decoder,
+}
+
+/// Subscribes; `framework_info` has an id if the framework was here before.
+pub(super) async fn subscribe(
+    master: &str,
+    framework_info: &Value,
+) -> Result<(Caller, Events), MesosError> {
+    let http = client()?;
+    let url = url(master);
+    let mut call = json!({"type": "SUBSCRIBE", "subscribe": {"framework_info": framework_info}});
+    if let Some(id) = framework_info.get("id") {
+        call["framework_id"] = id.clone();
+    }
+    let request = http.post(&url).header(CONTENT_TYPE, JSON);
+    let request = request.header(ACCEPT, JSON).body(call.to_string());
+    let sent = tokio::time::timeout(CALL_DEADLINE, request.send());
+    let response = sent.await.map_err(|_| MesosError::Ended)??;
+    let response = check(&call, response).await?;
+    let stream_id = response.headers().get(STREAM_ID);
+    let stream_id = stream_id
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or_default();
+    let stream_id = stream_id.to_owned();
+    let mut events = Events {
+        response,
+        records: Decoder::default(),
+    };
+    let first = events.next().await?;
+    let framework_id = first.pointer("/subscribed/framework_id/value");
+    let Some(framework_id) = framework_id.and_then(Value::as_str) else {
+        return Err(MesosError::Refused {
+            call: "SUBSCRIBE".to_owned(),
+            status: StatusCode::OK,
+            message: first.to_string(),
+        });
+    };
+    let caller = Caller {
+        http,
+        url,
+        stream_id,
+        framework_id: framework_id.to_owned(),
+    };
+    Ok((caller, events))
+}
+
+impl Caller {
+    /// The framework's id.
+    pub(super) fn framework_id(&self) -> &str {
+        &self.framework_id
+    }
+}
+
+impl Events {
+    /// The next event, heartbeats included. May be dropped at any time without losing one.
+    pub(super) async fn next(&mut self) -> Result<Value, MesosError> {
+        loop {
+            if let Some(record) = self.records.next_record()? {
+                return Ok(serde_json::from_slice(&record)?);
+            }
+            let chunk = tokio::time::timeout(SILENCE, self.response.chunk());
+            let chunk = chunk.await.map_err(|_| MesosError::Ended)??;
+            let chunk = chunk.ok_or(MesosError::Ended)?;
+            self.records.push(&chunk);
+        }
+    }
+}
+
+/// Has the master end a framework with all its tasks, whether it is subscribed or not.
+pub(super) async fn teardown(master: &str, framework_id: &str) -> Result<(), MesosError> {
+    let call = json!({"type": "TEARDOWN"});
+    let request = client()?.post(format!("http://{master}/master/teardown"));
+    let request = request.body(format!("frameworkId={framework_id}"));
+    let response = request.timeout(CALL_DEADLINE).send().await?;
+    check(&call, response).await.map(|_| ())
+}

@@ -1,0 +1,248 @@
+//! An app: one command, run as often as `instances` says.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::network::{Labels, Network, PortDefinition, PortMapping, is_host};
+use super::{Defaults, Rejection, legacy, read, validate};
+use crate::marathon::id::PathId;
+
+/// An app in canonical form.
+///
+/// The fields that are [`Value`]s are kept and served, and do nothing: no health checks run, no
+/// constraints are heeded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub struct App {
+    pub id: PathId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, Value>,
+    #[serde(default = "one")]
+    pub instances: u32,
+    #[serde(default = "one_cpu")]
+    pub cpus: f64,
+    #[serde(default = "default_mem")]
+    pub mem: f64,
+    #[serde(default)]
+    pub disk: f64,
+    #[serde(default)]
+    pub gpus: u32,
+    #[serde(default)]
+    pub executor: String,
+    #[serde(default)]
+    pub constraints: Vec<Value>,
+    #[serde(default)]
+    pub fetch: Vec<Value>,
+    #[serde(default)]
+    pub health_checks: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readiness_checks: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependencies: Vec<String>,
+    #[serde(default = "one_second")]
+    pub backoff_seconds: u64,
+    #[serde(default = "default_backoff_factor")]
+    pub backoff_factor: f64,
+    #[serde(default = "default_launch_delay")]
+    pub max_launch_delay_seconds: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    #[serde(default)]
+    pub labels: Labels,
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_definitions: Option<Vec<PortDefinition>>,
+    #[serde(default)]
+    pub require_ports: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_resource_roles: Option<Vec<String>>,
+    #[serde(default)]
+    pub kill_selection: KillSelection,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_kill_grace_period_seconds: Option<u64>,
+    #[serde(default = "default_upgrade_strategy")]
+    pub upgrade_strategy: Value,
+    #[serde(default = "default_unreachable_strategy")]
+    pub unreachable_strategy: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+}
+
+/// Which instances go first when an app shrinks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum KillSelection {
+    /// The last one started.
+    #[default]
+    YoungestFirst,
+    /// The first one started.
+    OldestFirst,
+}
+
+/// Which containerizer runs an app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum EngineType {
+    /// Mesos' own: the one that has isolators.
+    #[default]
+    Mesos,
+    /// The Docker daemon.
+    Docker,
+}
+
+/// What an app runs in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// Which containerizer.
+    #[serde(rename = "type")]
+    pub engine: EngineType,
+    /// The image, whichever containerizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docker: Option<Docker>,
+    /// Kept and served; nothing is mounted.
+    pub volumes: Vec<Value>,
+    /// The ports that lead in, on container networks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_mappings: Option<Vec<PortMapping>>,
+}
+
+/// An image, and how to get and start it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Docker {
+    /// The image's name.
+    pub image: String,
+    /// Whether to ask the registry even if the image is there.
+    pub force_pull_image: bool,
+    /// Options for `docker run`.
+    pub parameters: Vec<Value>,
+    /// Whether the container may do everything.
+    pub privileged: bool,
+    /// Where the registry's credentials are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pull_config: Option<Value>,
+}
+
+fn one() -> u32 {
+    1
+}
+fn one_cpu() -> f64 {
+    1.0
+}
+fn default_mem() -> f64 {
+    128.0
+}
+fn one_second() -> u64 {
+    1
+}
+fn default_backoff_factor() -> f64 {
+    1.15
+}
+fn default_launch_delay() -> u64 {
+    300
+}
+fn default_upgrade_strategy() -> Value {
+    json!({"minimumHealthCapacity": 1, "maximumOverCapacity": 1})
+}
+fn default_unreachable_strategy() -> Value {
+    json!({"inactiveAfterSeconds": 0, "expungeAfterSeconds": 0})
+}
+
+impl App {
+    /// The port mappings; none on the host's network.
+    #[must_use]
+    pub fn port_mappings(&self) -> &[PortMapping] {
+        self.container
+            .as_ref()
+            .and_then(|container| container.port_mappings.as_deref())
+            .unwrap_or_default()
+    }
+
+    /// The image's name, if the app has one.
+    #[must_use]
+    pub fn image(&self) -> Option<&str> {
+        let docker = self.container.as_ref()?.docker.as_ref()?;
+        Some(&docker.image)
+    }
+
+    /// The service ports, in the order of the mappings or definitions.
+    #[must_use]
+    pub fn service_ports(&self) -> Vec<u16> {
+        if is_host(&self.networks) {
+            let definitions = self.port_definitions.as_deref().unwrap_or_default();
+            definitions.iter().map(|port| port.port).collect()
+        } else {
+            let mappings = self.port_mappings().iter();
+            mappings.map(|mapping| mapping.service_port).collect()
+        }
+    }
+
+    /// Gives every service port that was left open a number from `free`.
+    pub fn assign_service_ports(&mut self, free: &mut dyn Iterator<Item = u16>) {
+        let host = is_host(&self.networks);
+        let definitions = self.port_definitions.iter_mut().flatten();
+        let mappings = self
+            .container
+            .iter_mut()
+            .filter_map(|container| container.port_mappings.as_mut())
+            .flatten();
+        let open: Vec<&mut u16> = if host {
+            definitions.map(|port| &mut port.port).collect()
+        } else {
+            mappings.map(|mapping| &mut mapping.service_port).collect()
+        };
+        for port in open.into_iter().filter(|port| **port == 0) {
+            *port = free.next().unwrap_or(0);
+        }
+    }
+}
+
+/// The canonical app that the JSON of a request describes.
+pub fn parse(request: Value, defaults: &Defaults) -> Result<App, Rejection> {
+    let canonical = legacy::canonical(request, &defaults.mesos_bridge_name)?;
+    let mut app: App = read(canonical)?;
+    validate::app(&app, defaults).map_err(Rejection::Invalid)?;
+    normalize(&mut app, defaults);
+    Ok(app)
+}
+
+/// Fills in what Marathon fills in once a definition is known to be valid.
+fn normalize(app: &mut App, defaults: &Defaults) {
+    if app.networks.is_empty() {
+        app.networks.push(Network::host());
+    }
+    super::run_spec::name_networks(&mut app.networks, defaults);
+    app.role.get_or_insert_with(|| defaults.role.clone());
+    if is_host(&app.networks) {
+        app.port_definitions.get_or_insert_with(|| {
+            vec![PortDefinition {
+                name: Some("default".to_owned()),
+                ..PortDefinition::default()
+            }]
+        });
+        return;
+    }
+    app.require_ports = false;
+    let bridged = app
+        .networks
+        .iter()
+        .any(|network| network.mode == super::network::Mode::Bridge);
+    let container = app.container.get_or_insert_default();
+    for mapping in container.port_mappings.iter_mut().flatten() {
+        // In bridge mode nobody could reach a port without one on the host.
+        if bridged {
+            mapping.host_port.get_or_insert(0);
+        }
+    }
+}

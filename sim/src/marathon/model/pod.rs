@@ -1,0 +1,217 @@
+//! A pod: several containers that share one executor, and with it one network namespace.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::network::{Endpoint, Labels, Network};
+use super::{Defaults, Rejection, read, run_spec, validate};
+use crate::marathon::id::PathId;
+
+/// A pod in canonical form.
+///
+/// The fields that are [`Value`]s are kept and served, and do nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub struct Pod {
+    pub id: PathId,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: Labels,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, Value>,
+    pub containers: Vec<PodContainer>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Value>,
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    #[serde(default)]
+    pub scaling: Scaling,
+    #[serde(default)]
+    pub scheduling: Scheduling,
+    #[serde(default)]
+    pub executor_resources: ExecutorResources,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+}
+
+/// One container of a pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub struct PodContainer {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exec: Option<Exec>,
+    pub resources: Resources,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volume_mounts: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: Labels,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifecycle: Option<Value>,
+}
+
+/// What a container runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exec {
+    /// The command.
+    pub command: Command,
+    /// Whether its first word takes the place of the image's entry point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub override_entrypoint: Option<bool>,
+}
+
+/// A command, in one of its two forms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub enum Command {
+    Shell { shell: String },
+    Argv { argv: Vec<String> },
+}
+
+/// What a container may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub struct Resources {
+    pub cpus: f64,
+    pub mem: f64,
+    #[serde(default)]
+    pub disk: f64,
+    #[serde(default)]
+    pub gpus: u32,
+}
+
+/// What the executor itself may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub struct ExecutorResources {
+    pub cpus: f64,
+    pub mem: f64,
+    pub disk: f64,
+}
+
+impl Default for ExecutorResources {
+    fn default() -> Self {
+        Self {
+            cpus: 0.1,
+            mem: 32.0,
+            disk: 10.0,
+        }
+    }
+}
+
+/// An image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    /// `DOCKER` or `APPC`.
+    pub kind: String,
+    /// The image's name.
+    pub id: String,
+    /// Whether to ask the registry even if the image is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force_pull: Option<bool>,
+}
+
+/// How often a pod runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// `fixed`, the only one there is.
+    #[serde(default = "fixed")]
+    pub kind: String,
+    /// How many instances.
+    #[serde(default = "one")]
+    pub instances: u32,
+}
+
+impl Default for Scaling {
+    fn default() -> Self {
+        Self {
+            kind: fixed(),
+            instances: one(),
+        }
+    }
+}
+
+fn fixed() -> String {
+    "fixed".to_owned()
+}
+fn one() -> u32 {
+    1
+}
+
+/// When and where a pod is launched.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub struct Scheduling {
+    pub backoff: PodBackoff,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Value>,
+    pub placement: Placement,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kill_selection: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreachable_strategy: Option<Value>,
+}
+
+/// How long to wait before a failed pod is launched again, in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub struct PodBackoff {
+    pub backoff: f64,
+    pub backoff_factor: f64,
+    pub max_launch_delay: f64,
+}
+
+impl Default for PodBackoff {
+    fn default() -> Self {
+        Self {
+            backoff: 1.0,
+            backoff_factor: 1.15,
+            max_launch_delay: 300.0,
+        }
+    }
+}
+
+/// Which resources a pod takes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "named and documented by Marathon's API")]
+pub struct Placement {
+    pub constraints: Vec<Value>,
+    pub accepted_resource_roles: Vec<String>,
+}
+
+/// The canonical pod that the JSON of a request describes.
+pub fn parse(mut request: Value, defaults: &Defaults) -> Result<Pod, Rejection> {
+    super::drop_nulls(&mut request);
+    let mut pod: Pod = read(request)?;
+    validate::pod(&pod, defaults).map_err(Rejection::Invalid)?;
+    if pod.networks.is_empty() {
+        pod.networks.push(Network::host());
+    }
+    run_spec::name_networks(&mut pod.networks, defaults);
+    pod.role.get_or_insert_with(|| defaults.role.clone());
+    Ok(pod)
+}

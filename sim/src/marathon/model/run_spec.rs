@@ -1,0 +1,170 @@
+//! What apps and pods have in common: something that is run.
+
+use std::time::Duration;
+
+use super::Defaults;
+use super::app::{App, KillSelection};
+use super::network::{Mode, Network, is_host};
+use super::pod::Pod;
+use crate::marathon::id::PathId;
+
+/// An app or a pod.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "they are what they are called")]
+pub enum RunSpec {
+    App(Box<App>),
+    Pod(Box<Pod>),
+}
+
+/// How long to wait before something that failed is launched again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    /// The first wait.
+    pub first: Duration,
+    /// How much longer each next one is.
+    pub factor: f64,
+    /// The longest one.
+    pub longest: Duration,
+}
+
+impl RunSpec {
+    /// Its path.
+    #[must_use]
+    pub fn id(&self) -> &PathId {
+        match self {
+            Self::App(app) => &app.id,
+            Self::Pod(pod) => &pod.id,
+        }
+    }
+
+    /// How many instances should run.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        let instances = match self {
+            Self::App(app) => app.instances,
+            Self::Pod(pod) => pod.scaling.instances,
+        };
+        usize::try_from(instances).unwrap_or(usize::MAX)
+    }
+
+    /// The same with another number of instances.
+    #[must_use]
+    pub fn with_instances(&self, instances: usize) -> Self {
+        let mut other = self.clone();
+        let instances = u32::try_from(instances).unwrap_or(u32::MAX);
+        match &mut other {
+            Self::App(app) => app.instances = instances,
+            Self::Pod(pod) => pod.scaling.instances = instances,
+        }
+        other
+    }
+
+    /// The networks it joins.
+    #[must_use]
+    pub fn networks(&self) -> &[Network] {
+        match self {
+            Self::App(app) => &app.networks,
+            Self::Pod(pod) => &pod.networks,
+        }
+    }
+
+    /// The role that it belongs to.
+    #[must_use]
+    pub fn role(&self) -> &str {
+        let role = match self {
+            Self::App(app) => &app.role,
+            Self::Pod(pod) => &pod.role,
+        };
+        role.as_deref().unwrap_or("*")
+    }
+
+    /// The reservations whose resources it takes; `*` is what nobody reserved.
+    #[must_use]
+    pub fn accepted_resource_roles(&self) -> Vec<&str> {
+        let accepted: &[String] = match self {
+            Self::App(app) => app.accepted_resource_roles.as_deref().unwrap_or_default(),
+            Self::Pod(pod) => &pod.scheduling.placement.accepted_resource_roles,
+        };
+        if accepted.is_empty() {
+            vec!["*", self.role()]
+        } else {
+            accepted.iter().map(String::as_str).collect()
+        }
+    }
+
+    /// Which instances go first when it shrinks.
+    #[must_use]
+    pub fn kill_selection(&self) -> KillSelection {
+        match self {
+            Self::App(app) => app.kill_selection,
+            Self::Pod(pod) => match pod.scheduling.kill_selection.as_deref() {
+                Some("OldestFirst" | "OLDEST_FIRST") => KillSelection::OldestFirst,
+                _ => KillSelection::YoungestFirst,
+            },
+        }
+    }
+
+    /// How long to wait before a failed instance is launched again.
+    #[must_use]
+    pub fn backoff(&self) -> Backoff {
+        let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        match self {
+            Self::App(app) => Backoff {
+                first: Duration::from_secs(app.backoff_seconds),
+                factor: app.backoff_factor,
+                longest: Duration::from_secs(app.max_launch_delay_seconds),
+            },
+            Self::Pod(pod) => {
+                let backoff = &pod.scheduling.backoff;
+                Backoff {
+                    first: seconds(backoff.backoff),
+                    factor: backoff.backoff_factor,
+                    longest: seconds(backoff.max_launch_delay),
+                }
+            }
+        }
+    }
+
+    /// The ports on the agent that one instance asks for, in the order of its mappings,
+    /// definitions or endpoints: none, any (0), or this one.
+    #[must_use]
+    pub fn host_ports(&self) -> Vec<Option<u16>> {
+        match self {
+            Self::App(app) if is_host(&app.networks) => {
+                let definitions = app.port_definitions.as_deref().unwrap_or_default();
+                let wanted = |port: u16| Some(if app.require_ports { port } else { 0 });
+                definitions.iter().map(|port| wanted(port.port)).collect()
+            }
+            Self::App(app) => {
+                let mappings = app.port_mappings().iter();
+                mappings.map(|mapping| mapping.host_port).collect()
+            }
+            Self::Pod(pod) => {
+                let endpoints = pod.containers.iter().flat_map(|part| &part.endpoints);
+                endpoints.map(|endpoint| endpoint.host_port).collect()
+            }
+        }
+    }
+
+    /// Whether an instance of `other` would be launched exactly as one of this is: then only the
+    /// number of instances has to change.
+    #[must_use]
+    pub fn only_scales(&self, other: &Self) -> bool {
+        let mut other = other.clone();
+        match (self, &mut other) {
+            (Self::App(own), Self::App(other)) => other.instances = own.instances,
+            (Self::Pod(own), Self::Pod(other)) => other.scaling = own.scaling.clone(),
+            _ => return false,
+        }
+        *self == other
+    }
+}
+
+/// Gives container networks that have no name the default one.
+pub(super) fn name_networks(networks: &mut [Network], defaults: &Defaults) {
+    for network in networks {
+        if network.mode == Mode::Container && network.name.is_none() {
+            network.name.clone_from(&defaults.network_name);
+        }
+    }
+}

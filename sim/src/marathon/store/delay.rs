@@ -1,0 +1,33 @@
+//! How long a run spec whose instances keep failing has to wait.
+
+use std::time::Duration;
+
+use crate::marathon::model::run_spec::Backoff;
+use crate::marathon::time::Timestamp;
+
+/// The present wait of one run spec.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delay {
+    length: Duration,
+    until: Timestamp,
+}
+
+impl Delay {
+    /// After one more failure.
+    pub(super) fn after(previous: Option<Self>, backoff: &Backoff, now: Timestamp) -> Self {
+        let longer = |previous: Self| {
+            Duration::try_from_secs_f64(previous.length.as_secs_f64() * backoff.factor)
+                .unwrap_or(backoff.longest)
+        };
+        let length = previous.map_or(backoff.first, longer).min(backoff.longest);
+        Self {
+            length,
+            until: now.after(length),
+        }
+    }
+
+    /// Whether it is over.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        self.until <= now
+    }
+}

@@ -1,0 +1,175 @@
+//! Tasks, agents and frameworks, and how the real master writes each in JSON.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use arcstr::ArcStr;
+use serde_json::{Value, json};
+
+use super::TaskState;
+
+/// A time for everything: nobody reads it but people.
+const TIME: f64 = 1_795_000_000.25;
+
+/// An agent.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Its id.
+    pub id: ArcStr,
+    /// Its host's name.
+    pub host: Box<str>,
+    /// Where it listens.
+    pub address: IpAddr,
+}
+
+/// A task in a container of its own.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// Its id.
+    pub id: ArcStr,
+    /// The id of its framework.
+    pub framework: ArcStr,
+    /// The id of its agent.
+    pub agent: ArcStr,
+    /// The id of its container.
+    pub container: Box<str>,
+    /// The network that it is on, and its address there.
+    pub network: (ArcStr, IpAddr),
+    /// How it is.
+    pub state: TaskState,
+}
+
+/// Everything.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) tasks: BTreeMap<ArcStr, Task>,
+    pub(super) agents: BTreeMap<ArcStr, Agent>,
+    /// Names by id.
+    pub(super) frameworks: BTreeMap<ArcStr, Box<str>>,
+}
+
+fn value(id: &str) -> Value {
+    json!({ "value": id })
+}
+
+fn resource(name: &str, value: f64) -> Value {
+    json!({"name": name, "role": "*", "scalar": {"value": value}, "type": "SCALAR"})
+}
+
+/// A framework whose scheduler is connected.
+pub(super) fn framework(id: &str, name: &str) -> Value {
+    json!({
+        "active": true,
+        "connected": true,
+        "recovered": false,
+        "framework_info": {
+            "checkpoint": true, "failover_timeout": 604_800.0, "hostname": "marathon.example",
+            "id": value(id), "name": name, "roles": ["*"], "user": "root",
+        },
+        "registered_time": {"nanoseconds": 1_795_000_000_250_000_000_u64},
+    })
+}
+
+impl Agent {
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "active": true,
+            "agent_info": {
+                "hostname": &*self.host, "id": value(&self.id), "port": 5051,
+                "resources": [resource("cpus", 64.0), resource("mem", 262_144.0)],
+            },
+            "pid": format!("slave(1)@{}:5051", self.address),
+            "registered_time": {"nanoseconds": 1_795_000_000_250_000_000_u64},
+            "total_resources": [resource("cpus", 64.0), resource("mem", 262_144.0)],
+            "version": "1.11.0",
+        })
+    }
+}
+
+impl Task {
+    fn status(&self, state: TaskState) -> Value {
+        let mut status = json!({
+            "agent_id": value(&self.agent),
+            "executor_id": value(&self.id),
+            "source": "SOURCE_EXECUTOR",
+            "state": state,
+            "task_id": value(&self.id),
+            "timestamp": TIME,
+            "uuid": "F3R0ZXN0dGVzdHRlc3R0ZQ==",
+        });
+        if state != TaskState::TaskStaging {
+            let (network, address) = &self.network;
+            status["container_status"] = json!({
+                "container_id": value(&self.container),
+                "network_infos": [{
+                    "ip_addresses": [{"ip_address": address, "protocol": "IPv4"}],
+                    "name": &**network,
+                }],
+            });
+        }
+        status
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let statuses: Vec<_> = [TaskState::TaskStarting, self.state]
+            .into_iter()
+            .filter(|_| self.state != TaskState::TaskStaging)
+            .map(|state| self.status(state))
+            .collect();
+        json!({
+            "agent_id": value(&self.agent),
+            "container": {"network_infos": [{"name": &*self.network.0}], "type": "MESOS"},
+            "framework_id": value(&self.framework),
+            "name": &*self.id,
+            "resources": [resource("cpus", 0.1), resource("mem", 64.0)],
+            "state": self.state,
+            "status_update_state": self.state,
+            "status_update_uuid": "F3R0ZXN0dGVzdHRlc3R0ZQ==",
+            "statuses": statuses,
+            "task_id": value(&self.id),
+        })
+    }
+
+    pub(super) fn update(&self) -> Value {
+        json!({
+            "type": "TASK_UPDATED",
+            "task_updated": {
+                "framework_id": value(&self.framework),
+                "state": self.state,
+                "status": self.status(self.state),
+            },
+        })
+    }
+}
+
+impl State {
+    /// The answer to `GET_STATE`, which is also in the first event: all four parts are there, but of
+    /// their lists not those that are empty. A large cluster's is put together as text, an element
+    /// at a time.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::from("{");
+        part(&mut text, "tasks", self.tasks.values().map(Task::json));
+        text.push(',');
+        let frameworks = self.frameworks.iter();
+        let frameworks = frameworks.map(|(id, name)| framework(id, name));
+        part(&mut text, "frameworks", frameworks);
+        text.push(',');
+        part(&mut text, "agents", self.agents.values().map(Agent::json));
+        text.push(',');
+        part(&mut text, "executors", std::iter::empty());
+        text.push('}');
+        text
+    }
+}
+
+fn part(text: &mut String, name: &str, mut elements: impl Iterator<Item = Value>) {
+    let Some(first) = elements.next() else {
+        text.extend(["\"get_", name, "\":{}"]);
+        return;
+    };
+    text.extend(["\"get_", name, "\":{\"", name, "\":[", &first.to_string()]);
+    for element in elements {
+        text.extend([",", &element.to_string()]);
+    }
+    text.push_str("]}");
+}

@@ -1,0 +1,262 @@
+//! Bringing the kernel to a plan, by the commands that an operator would use.
+//!
+//! Invariant: what is written down as made is there, or its link has gone meanwhile, which the next
+//! look finds out. Nothing outside our names is changed, but taps that were registered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::process::Stdio;
+
+use super::super::options::Forwarding;
+use super::DataPathError;
+use super::items::{Item, LABEL, is_ours, items};
+use super::plan::Plan;
+use super::rules;
+use contrail_mesos::net::links::{self, Link};
+use contrail_mesos::net::netlink::NetlinkSocket;
+use contrail_mesos::net::sysctl;
+
+/// The kernel, as far as we made it.
+pub(super) struct Kernel {
+    socket: NetlinkSocket,
+    forwarding: Forwarding,
+    made: BTreeSet<Item>,
+    rules: String,
+}
+
+impl Kernel {
+    /// That of this thread's namespace.
+    pub(super) fn open(forwarding: Forwarding) -> Result<Self, DataPathError> {
+        Ok(Self {
+            socket: NetlinkSocket::route()?,
+            forwarding,
+            made: BTreeSet::new(),
+            rules: String::new(),
+        })
+    }
+
+    pub(super) fn link_names(&mut self) -> Result<BTreeSet<String>, DataPathError> {
+        let links = links::all(&mut self.socket)?.into_iter();
+        Ok(links.map(|link| link.name).collect())
+    }
+
+    /// Removes everything that has a name of ours, whoever made it.
+    pub(super) fn remove_everything(&mut self) -> Result<(), DataPathError> {
+        // First the bridges: taps come off them, and no packet passes without its rules.
+        let ours = self.link_names()?.into_iter().filter(|name| is_ours(name));
+        let mut lines: Vec<_> = ours.map(|name| format!("link delete dev {name}")).collect();
+        if let Some(uplink) = &self.forwarding.uplink {
+            // IPv6 addresses have no labels: those are known only as long as we live.
+            lines.push(format!("address flush dev {uplink} label {uplink}:{LABEL}"));
+            let v6 = self
+                .made
+                .iter()
+                .filter(|item| matches!(item, Item::Floating(_, IpAddr::V6(_))))
+                .map(Item::remove);
+            lines.extend(v6);
+        }
+        let problems = batch("ip", &lines)?;
+        self.made.clear();
+        self.rules.clear();
+        run("nft", &["-f", "-"], &rules::none())?;
+        match problems.into_values().next() {
+            Some(problem) => Err(DataPathError::Command {
+                program: "ip",
+                problem,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings the kernel to the plan. Says which taps are connected, and what did not work, which
+    /// is tried again next time.
+    pub(super) fn apply(
+        &mut self,
+        plan: &Plan,
+        own: IpAddr,
+    ) -> Result<(BTreeSet<String>, BTreeSet<String>), DataPathError> {
+        let uplink = self.forwarding.uplink.clone();
+        let wanted = items(plan, uplink.as_deref());
+        let links = links::all(&mut self.socket)?;
+        let links: BTreeMap<_, _> = links
+            .iter()
+            .map(|link| (link.name.as_str(), link))
+            .collect();
+        self.made.retain(|item| is_there(item, &links));
+        let mut problems = BTreeSet::new();
+
+        let mut old: Vec<_> = self.made.difference(&wanted).cloned().collect();
+        old.reverse();
+        for (item, problem) in change(&old, |item| vec![item.remove()])? {
+            // What was on a link that is gone by now is gone too.
+            log::debug!("{item:?}: {problem}");
+        }
+        self.made.retain(|item| wanted.contains(item));
+
+        let rules = rules::rules(plan, &self.forwarding, own);
+        if rules != self.rules {
+            run("nft", &["-f", "-"], &rules)?;
+            self.rules = rules;
+        }
+
+        let mut new: Vec<_> = wanted.difference(&self.made).cloned().collect();
+        new.retain(|item| {
+            let is_tap = matches!(item, Item::Port(..));
+            let tap = links.get(item.on());
+            match tap {
+                None if is_tap => {
+                    problems.insert(format!("{}: there is no such interface", item.on()))
+                }
+                Some(tap) if is_tap && tap.kind.as_deref() != Some("veth") => {
+                    problems.insert(format!("{}: it is no veth, and not connected", item.on()))
+                }
+                _ => return true,
+            };
+            false
+        });
+        let failed = change(&new, |item| item.make(own))?;
+        let bad: BTreeSet<_> = failed.iter().map(|(item, _)| item.clone()).collect();
+        problems.extend(failed.into_iter().map(|(item, problem)| {
+            let what = item.make(own).join("; ");
+            format!("{what}: {problem}")
+        }));
+        self.made
+            .extend(new.iter().filter(|item| !bad.contains(item)).cloned());
+        for item in new.iter().filter(|item| item.is_link()) {
+            let_forward(item.on(), &mut problems);
+        }
+        if let Some(uplink) = uplink.filter(|_| !wanted.is_empty()) {
+            let_forward(&uplink, &mut problems);
+        }
+        let connected = self.made.iter().filter_map(|item| match item {
+            Item::Port(tap, _) => Some(tap.clone()),
+            _ => None,
+        });
+        Ok((connected.collect(), problems))
+    }
+}
+
+/// Packets that came in by this interface may be forwarded, whatever the host's own setting.
+fn let_forward(interface: &str, problems: &mut BTreeSet<String>) {
+    for name in [
+        format!("net/ipv4/conf/{interface}/forwarding"),
+        format!("net/ipv6/conf/{interface}/force_forwarding"),
+    ] {
+        if let Err(error) = sysctl::set_if_there(&name, "1") {
+            problems.insert(error.to_string());
+        }
+    }
+}
+
+fn is_there(item: &Item, links: &BTreeMap<&str, &Link>) -> bool {
+    let Some(link) = links.get(item.on()) else {
+        return false;
+    };
+    let has_port = |bridge: &String| {
+        let bridge = links.get(bridge.as_str());
+        bridge.is_some_and(|bridge| link.controller == Some(bridge.index))
+    };
+    match item {
+        Item::Port(_, bridge) | Item::Vxlan { bridge, .. } => has_port(bridge),
+        _ => true,
+    }
+}
+
+/// Runs the commands of all items, in order; says which failed.
+fn change(
+    items: &[Item],
+    commands: impl Fn(&Item) -> Vec<String>,
+) -> Result<Vec<(Item, String)>, DataPathError> {
+    let mut failed = Vec::new();
+    // Forwarding entries come last where they are made, and first where they are removed.
+    let mut groups: Vec<(bool, Vec<&Item>)> = Vec::new();
+    for item in items {
+        match groups.last_mut() {
+            Some((fdb, group)) if *fdb == item.is_fdb() => group.push(item),
+            _ => groups.push((item.is_fdb(), vec![item])),
+        }
+    }
+    for (fdb, group) in groups {
+        let mut lines = Vec::new();
+        let mut owners = Vec::new();
+        for item in group {
+            for line in commands(item) {
+                lines.push(line);
+                owners.push(item);
+            }
+        }
+        let problems = batch(if fdb { "bridge" } else { "ip" }, &lines)?;
+        for (line, problem) in problems {
+            if let Some(item) = owners.get(line) {
+                failed.push(((*item).clone(), problem));
+            }
+        }
+    }
+    Ok(failed)
+}
+
+/// Runs lines, and says which of them failed and why.
+fn batch(
+    program: &'static str,
+    lines: &[String],
+) -> Result<BTreeMap<usize, String>, DataPathError> {
+    if lines.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let input = lines.join("\n") + "\n";
+    let said = output(program, &["-force", "-batch", "-"], &input)?;
+    let mut problems = BTreeMap::new();
+    let mut problem = String::new();
+    for line in String::from_utf8_lossy(&said.stderr).lines() {
+        // "RTNETLINK answers: …" comes first, then "Command failed -:3".
+        if let Some(number) = line.strip_prefix("Command failed -:") {
+            let number: usize = number.trim().parse().unwrap_or(0);
+            let problem = std::mem::take(&mut problem);
+            problems.insert(number.saturating_sub(1), problem);
+        } else {
+            line.clone_into(&mut problem);
+        }
+    }
+    Ok(problems)
+}
+
+fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<(), DataPathError> {
+    let said = output(program, arguments, input)?;
+    if said.status.success() {
+        return Ok(());
+    }
+    log::debug!("{program} refused:\n{input}");
+    Err(DataPathError::Command {
+        program,
+        problem: String::from_utf8_lossy(&said.stderr).trim().to_owned(),
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is a process of its own, no agent of Mesos: children cost nobody anything"
+)]
+fn output(
+    program: &'static str,
+    arguments: &[&str],
+    input: &str,
+) -> Result<std::process::Output, DataPathError> {
+    let fail = |error: std::io::Error| DataPathError::Command {
+        program,
+        problem: error.to_string(),
+    };
+    let mut child = std::process::Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(fail)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that ends early has said why.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    child.wait_with_output().map_err(fail)
+}

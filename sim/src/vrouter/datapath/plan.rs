@@ -1,0 +1,393 @@
+//! What there should be on this host, from the configuration and the ports alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::super::config::{Config, Object, prefix};
+use super::super::options::{Forwarding, Options};
+use super::super::rest;
+use super::super::server::Inner;
+use super::access::{self, Group, Verdict};
+use contrail_mesos_api::container::Mac;
+
+/// The name of the network that is the host's own.
+const FABRIC: &str = "default-domain:default-project:ip-fabric";
+
+/// An Ethernet address, in order.
+pub(super) type Ether = [u8; 6];
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) networks: BTreeMap<Uuid, Network>,
+    /// By name.
+    pub(super) taps: BTreeMap<String, Tap>,
+    pub(super) groups: BTreeMap<Uuid, Group>,
+    /// The addresses of the interfaces of groups, wherever they are.
+    pub(super) members: BTreeMap<Uuid, BTreeSet<IpAddr>>,
+    pub(super) ways: Vec<Way>,
+    pub(super) floating: BTreeMap<IpAddr, Vec<Floating>>,
+    /// The other hosts.
+    pub(super) peers: BTreeSet<IpAddr>,
+    pub(super) problems: BTreeSet<String>,
+}
+
+/// A virtual network that has interfaces here, or that a policy connects with one.
+#[derive(Debug)]
+pub(super) struct Network {
+    /// The same on all hosts.
+    pub(super) number: u64,
+    pub(super) bridge: String,
+    pub(super) vxlan: String,
+    /// Gateways and name servers.
+    pub(super) local: BTreeSet<IpAddr>,
+    /// Every interface's address.
+    pub(super) hosts: BTreeMap<IpAddr, Ether>,
+    /// On which other host an interface is.
+    pub(super) remote: BTreeMap<Ether, IpAddr>,
+    pub(super) routed: bool,
+}
+
+/// The host's end of an interface.
+#[derive(Debug)]
+pub(super) struct Tap {
+    pub(super) interface: Uuid,
+    pub(super) network: Uuid,
+    pub(super) mac: Ether,
+    /// What it may send from; none for anything.
+    pub(super) sources: Option<BTreeSet<IpNet>>,
+    /// None for no restriction.
+    pub(super) groups: Option<BTreeSet<Uuid>>,
+}
+
+/// From one network to another; none is the host and what lies beyond it.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) from: Option<Uuid>,
+    pub(super) to: Option<Uuid>,
+    pub(super) steps: [Vec<Verdict>; 2],
+}
+
+/// What is behind a floating address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Floating {
+    pub(super) fixed: IpAddr,
+    /// Protocol, outer and inner port; none for everything.
+    pub(super) ports: Option<Vec<(u8, u16, u16)>>,
+    /// Whether what the interface sends has the floating address.
+    pub(super) outgoing: bool,
+}
+
+/// What there should be.
+pub(super) fn plan(inner: &Inner, options: &Options, forwarding: &Forwarding) -> Plan {
+    let config = &inner.config;
+    let mut plan = Plan::default();
+    for router in config.of_kind("virtual-router") {
+        let address = router.field("virtual_router_ip_address").as_str();
+        let address = address.and_then(|address| address.parse::<IpAddr>().ok());
+        plan.peers
+            .extend(address.filter(|address| *address != options.address));
+    }
+    plan.add_taps(inner, options, forwarding);
+    plan.add_networks(config, options);
+    plan.add_ways(config);
+    plan.add_groups(config);
+    plan.add_floating(config);
+    plan
+}
+
+impl Plan {
+    fn add_taps(&mut self, inner: &Inner, options: &Options, forwarding: &Forwarding) {
+        let config = &inner.config;
+        for ((_, machine, interface), port) in inner.ports.all() {
+            let wanted = port.enabled && !port.is_remote() && port.machine == *machine;
+            let Some(interface) = config.get(*interface).filter(|_| wanted) else {
+                continue;
+            };
+            let of_machine = config
+                .targets(interface, "virtual-machine")
+                .any(|(of, _)| of.uuid == *machine);
+            if !of_machine || !rest::is_known(inner, &options.name, *machine) {
+                continue;
+            }
+            let Some(network) = config.network(interface) else {
+                continue;
+            };
+            if !is_tap_name(&port.tap) || forwarding.uplink.as_ref() == Some(&port.tap) {
+                self.problems.insert(format!(
+                    "{:?} is no name of a tap: the interface {} is not connected",
+                    port.tap, interface.uuid
+                ));
+                continue;
+            }
+            let Some(mac) = ether(interface) else {
+                let text = format!("{:?} is no Ethernet address", interface.mac());
+                self.problems
+                    .insert(format!("the interface {}: {text}", interface.uuid));
+                continue;
+            };
+            let tap = Tap {
+                interface: interface.uuid,
+                network: network.uuid,
+                mac,
+                sources: sources(config, interface),
+                groups: groups(config, interface),
+            };
+            if self.taps.insert(port.tap.clone(), tap).is_some() {
+                let problem = format!("{} is the tap of two interfaces", port.tap);
+                self.problems.insert(problem);
+            }
+        }
+    }
+
+    fn add_networks(&mut self, config: &Config, options: &Options) {
+        let mut wanted: BTreeSet<_> = self.taps.values().map(|tap| tap.network).collect();
+        let own = wanted.clone();
+        for network in config.of_kind("virtual-network") {
+            let own = own.iter().filter_map(|uuid| config.get(*uuid));
+            let near = own.filter(|own| own.uuid != network.uuid);
+            if network.name() != FABRIC
+                && near
+                    .into_iter()
+                    .any(|own| is_connected(config, own, network))
+            {
+                wanted.insert(network.uuid);
+            }
+        }
+        let places = places(config, options);
+        let mut found: Vec<_> = wanted
+            .into_iter()
+            .filter_map(|uuid| config.get(uuid))
+            .filter_map(|object| Some((number(object)?, object)))
+            .collect();
+        found.sort_by_key(|(number, _)| *number);
+        let mut taken: BTreeMap<IpAddr, String> = BTreeMap::new();
+        for (number, object) in found {
+            let mut network = network(config, object, number, &places);
+            let used = network.hosts.keys().find_map(|address| taken.get(address));
+            if let Some(other) = used {
+                network.routed = false;
+                let name = object.name();
+                self.problems.insert(format!(
+                    "{name} has an address in common with {other}: it is switched, not routed"
+                ));
+            } else {
+                let addresses = network.hosts.keys();
+                taken.extend(addresses.map(|address| (*address, object.name())));
+            }
+            self.networks.insert(object.uuid, network);
+        }
+    }
+
+    fn add_ways(&mut self, config: &Config) {
+        let mut ends: Vec<_> = self
+            .networks
+            .iter()
+            .filter(|(_, network)| network.routed)
+            .filter_map(|(uuid, _)| config.get(*uuid))
+            .map(|object| (Some(object.uuid), object))
+            .collect();
+        let fabric = config
+            .of_kind("virtual-network")
+            .find(|network| network.name() == FABRIC);
+        ends.extend(fabric.map(|fabric| (None, fabric)));
+        for (from, from_object) in &ends {
+            for (to, to_object) in &ends {
+                if from == to || !is_connected(config, from_object, to_object) {
+                    continue;
+                }
+                let steps = [from_object, to_object]
+                    .map(|of| access::policy(config, of, from_object, to_object));
+                let (from, to) = (*from, *to);
+                self.ways.push(Way { from, to, steps });
+            }
+        }
+    }
+
+    fn add_groups(&mut self, config: &Config) {
+        let mut used = BTreeSet::new();
+        for tap in self.taps.values() {
+            used.extend(tap.groups.iter().flatten().copied());
+        }
+        for object in used.iter().filter_map(|uuid| config.get(*uuid)) {
+            let group = access::group(config, object);
+            for peer in &group.peers {
+                let interfaces = config.referrers(*peer, "virtual-machine-interface");
+                let addresses = interfaces.flat_map(|interface| config.addresses(interface.uuid));
+                self.members.insert(*peer, addresses.collect());
+            }
+            self.groups.insert(object.uuid, group);
+        }
+    }
+
+    fn add_floating(&mut self, config: &Config) {
+        for tap in self.taps.values() {
+            if !self
+                .networks
+                .get(&tap.network)
+                .is_some_and(|network| network.routed)
+            {
+                continue;
+            }
+            let addresses = config.addresses(tap.interface);
+            for object in config.referrers(tap.interface, "floating-ip") {
+                let address = |name: &str| object.field(name).as_str()?.parse::<IpAddr>().ok();
+                let Some(outer) = address("floating_ip_address") else {
+                    continue;
+                };
+                let own = addresses.iter().copied();
+                let mut own = own.filter(|own| own.is_ipv4() == outer.is_ipv4());
+                let fixed = address("floating_ip_fixed_ip_address")
+                    .filter(|fixed| addresses.contains(fixed));
+                let Some(fixed) = fixed.or_else(|| own.next()) else {
+                    continue;
+                };
+                let ports = ports(object);
+                let direction = object.field("floating_ip_traffic_direction").as_str();
+                let floating = Floating {
+                    fixed,
+                    outgoing: ports.is_none() && direction != Some("ingress"),
+                    ports,
+                };
+                self.floating.entry(outer).or_default().push(floating);
+            }
+        }
+        for behind in self.floating.values_mut() {
+            behind.sort();
+        }
+    }
+}
+
+fn ether(interface: &Object) -> Option<Ether> {
+    let mac = Mac::try_from(interface.mac()?.to_owned()).ok()?;
+    Some(mac.0)
+}
+
+/// A name from the whole uuid, and within the kernel's 15 letters.
+pub(super) fn hash(uuid: Uuid) -> String {
+    let hash = Sha256::digest(uuid.as_bytes());
+    let bytes = hash[..5].iter();
+    bytes.fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+fn is_tap_name(name: &str) -> bool {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    (1..=15).contains(&name.len())
+        && name.chars().all(plain)
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && !["lo", "all", "default"].contains(&name)
+        && !super::items::is_ours(name)
+}
+
+fn number(network: &Object) -> Option<u64> {
+    // What a VXLAN has room for.
+    network
+        .field("virtual_network_network_id")
+        .as_u64()
+        .filter(|number| (1..1 << 24).contains(number))
+}
+
+fn network(
+    config: &Config,
+    object: &Object,
+    number: u64,
+    places: &BTreeMap<Uuid, IpAddr>,
+) -> Network {
+    let hash = hash(object.uuid);
+    let mut hosts = BTreeMap::new();
+    let mut remote = BTreeMap::new();
+    for interface in config.referrers(object.uuid, "virtual-machine-interface") {
+        let Some(mac) = ether(interface) else {
+            continue;
+        };
+        let addresses = config.addresses(interface.uuid);
+        hosts.extend(addresses.into_iter().map(|address| (address, mac)));
+        let mut machines = config.targets(interface, "virtual-machine");
+        let place = machines.find_map(|(machine, _)| places.get(&machine.uuid));
+        remote.extend(place.map(|place| (mac, *place)));
+    }
+    let subnets = config.subnets(object).into_iter();
+    Network {
+        number,
+        bridge: format!("cvrb{hash}"),
+        vxlan: format!("cvrx{hash}"),
+        local: subnets
+            .flat_map(|subnet| [subnet.gateway, subnet.dns])
+            .flatten()
+            .filter(|address| !hosts.contains_key(address))
+            .collect(),
+        hosts,
+        remote,
+        routed: true,
+    }
+}
+
+/// On which other host each virtual machine is.
+fn places(config: &Config, options: &Options) -> BTreeMap<Uuid, IpAddr> {
+    let mut places = BTreeMap::new();
+    for router in config.of_kind("virtual-router") {
+        let address = router.field("virtual_router_ip_address").as_str();
+        let Some(address) = address.and_then(|address| address.parse().ok()) else {
+            continue;
+        };
+        let name = router.fq_name.last().map_or("", String::as_str);
+        if address != options.address && name != options.name {
+            let machines = config.machines(name).into_iter();
+            places.extend(machines.map(|machine| (machine, address)));
+        }
+    }
+    places
+}
+
+/// Whether the policies of both say something of packets from the one to the other.
+fn is_connected(config: &Config, one: &Object, other: &Object) -> bool {
+    [(one, other), (other, one)].into_iter().any(|(from, to)| {
+        let mut both = [from, to].into_iter();
+        both.all(|of| !access::policy(config, of, from, to).is_empty())
+    })
+}
+
+fn groups(config: &Config, interface: &Object) -> Option<BTreeSet<Uuid>> {
+    let groups = config.targets(interface, "security-group");
+    let groups: BTreeSet<_> = groups.map(|(group, _)| group.uuid).collect();
+    (!groups.is_empty()).then_some(groups)
+}
+
+fn sources(config: &Config, interface: &Object) -> Option<BTreeSet<IpNet>> {
+    if interface.field("port_security_enabled") == false {
+        return None;
+    }
+    let own = config
+        .addresses(interface.uuid)
+        .into_iter()
+        .map(IpNet::from);
+    let pairs = interface.field("virtual_machine_interface_allowed_address_pairs");
+    let pairs = pairs["allowed_address_pair"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let pairs = pairs.filter_map(|pair| prefix(&pair["ip"]));
+    Some(own.chain(pairs).collect())
+}
+
+fn ports(floating: &Object) -> Option<Vec<(u8, u16, u16)>> {
+    if floating.field("floating_ip_port_mappings_enable") != true {
+        return None;
+    }
+    let mappings = floating.field("floating_ip_port_mappings");
+    let mappings = mappings["port_mappings"].as_array().into_iter().flatten();
+    let ports = mappings.filter_map(|mapping| {
+        let protocol = match mapping["protocol"].as_str()?.to_lowercase().as_str() {
+            "tcp" => 6,
+            "udp" => 17,
+            _ => return None,
+        };
+        let port = |name: &str| u16::try_from(mapping[name].as_u64()?).ok();
+        Some((protocol, port("src_port")?, port("dst_port")?))
+    });
+    Some(ports.collect())
+}

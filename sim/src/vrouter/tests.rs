@@ -1,0 +1,352 @@
+//! The port service, asked by the real client and by hand.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::*;
+use crate::vnc::{self, Effect};
+use contrail_mesos::vrouter::{
+    Missing, Port, PortFiles, VrouterClient, VrouterErrorKind, VrouterOptions, Wanted,
+};
+use contrail_mesos_api::http::Limits;
+
+const VM: Uuid = Uuid::from_u128(0x660a_305f_10e4_47fd_a5fc_50e4_8147_423b);
+
+mod faults;
+mod letters;
+
+/// An API server, an agent on `host1`, and a client of it.
+struct Bed {
+    api: vnc::Handle,
+    agent: Handle,
+    options: Options,
+    ports: TempDir,
+}
+
+impl Bed {
+    async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Options)) -> Self {
+        let (_, api) = vnc::Server::start(vnc::Options::default()).await.unwrap();
+        let control = api.control(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let control = format!("http://{}", control.unwrap());
+        let ports = tempfile::tempdir().unwrap();
+        let mut options = Options::new("host1", &control, ports.path());
+        change(&mut options);
+        let (_, agent) = Agent::start(options.clone()).await.unwrap();
+        let bed = Self {
+            api,
+            agent,
+            options,
+            ports,
+        };
+        bed.create(
+            "project",
+            json!({"fq_name": ["default-domain", "p"], "parent_type": "domain"}),
+        )
+        .await;
+        for name in ["host1", "host2"] {
+            bed.create(
+                "virtual-router",
+                json!({
+                    "fq_name": ["default-global-system-config", name],
+                    "parent_type": "global-system-config", "virtual_router_ip_address": "10.0.0.1",
+                }),
+            )
+            .await;
+        }
+        bed.create(
+            "virtual-network",
+            json!({
+                "fq_name": ["default-domain", "p", "blue"], "parent_type": "project",
+                "network_ipam_refs": [{
+                    "to": ["default-domain", "default-project", "default-network-ipam"],
+                    "attr": {"ipam_subnets": [
+                        {"subnet": {"ip_prefix": "5.5.5.0", "ip_prefix_len": 24}},
+                        {"subnet": {"ip_prefix": "fd05::", "ip_prefix_len": 64}},
+                    ]},
+                }],
+            }),
+        )
+        .await;
+        bed
+    }
+
+    async fn restart(&mut self) {
+        self.agent.stop().await.unwrap();
+        self.agent = Agent::start(self.options.clone()).await.unwrap().1;
+    }
+
+    async fn api(&self, method: &str, path: &str, body: Value) -> Value {
+        let client = reqwest::Client::new();
+        let request = client.request(method.parse().unwrap(), format!("{}{path}", self.api.url()));
+        let answer = request.json(&body).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        assert_eq!(status, 200, "{method} {path}: {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    async fn create(&self, kind: &str, body: Value) -> Uuid {
+        let made = self
+            .api("POST", &format!("/{kind}s"), json!({ kind: body }))
+            .await;
+        made[kind]["uuid"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// A virtual machine with so many interfaces, which have no address yet.
+    async fn machine(&self, count: usize) -> Vec<Uuid> {
+        self.create("virtual-machine", json!({"fq_name": ["vm"], "uuid": VM}))
+            .await;
+        let mut interfaces = vec![];
+        for index in 0..count {
+            let name = format!("vm-{index}");
+            let index = format!("{index}/{count}");
+            let body = json!({
+                "fq_name": ["default-domain", "p", name], "parent_type": "project",
+                "virtual_network_refs": [{"to": ["default-domain", "p", "blue"]}],
+                "virtual_machine_refs": [{"to": ["vm"]}],
+                "annotations": {"key_value_pair": [{"key": "index", "value": index}]},
+            });
+            interfaces.push(self.create("virtual-machine-interface", body).await);
+        }
+        interfaces
+    }
+
+    async fn address(&self, interface: usize, family: &str) {
+        self.create(
+            "instance-ip",
+            json!({
+                "fq_name": [format!("iip-{interface}-{family}")], "instance_ip_family": family,
+                "virtual_network_refs": [{"to": ["default-domain", "p", "blue"]}],
+                "virtual_machine_interface_refs": [
+                    {"to": ["default-domain", "p", format!("vm-{interface}")]}],
+            }),
+        )
+        .await;
+    }
+
+    async fn link(&self, router: &str, operation: &str) {
+        let name = ["default-global-system-config", router];
+        let question = json!({"type": "virtual-router", "fq_name": name});
+        let router = self.api("POST", "/fqname-to-id", question).await["uuid"].clone();
+        self.api(
+            "POST",
+            "/ref-update",
+            json!({
+                "type": "virtual-router", "uuid": router, "ref-type": "virtual-machine",
+                "ref-uuid": VM, "ref-fq-name": null, "operation": operation, "attr": null,
+            }),
+        )
+        .await;
+    }
+
+    fn client(&self) -> VrouterClient {
+        let options = VrouterOptions {
+            port: self.agent.address().port(),
+            limits: Limits {
+                answer: Duration::from_secs(20),
+                ..Limits::default()
+            },
+            ..VrouterOptions::default()
+        };
+        VrouterClient::new(&options).unwrap()
+    }
+
+    /// Status line, headers and body, as they come.
+    async fn raw(&self, method: &str, path: &str, body: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(self.agent.address()).await.unwrap();
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+
+    fn port_of(&self, interface: Uuid) -> Port {
+        let networks = self.api.objects("virtual-network");
+        let blue = networks
+            .iter()
+            .find(|network| network["fq_name"][2] == "blue")
+            .unwrap();
+        Port {
+            time: Port::now(),
+            vm_id: VM.to_string(),
+            vm_uuid: VM,
+            vm_name: VM.to_string(),
+            host_ifname: "tapeth0-660a30".to_owned(),
+            vm_ifname: "eth0".to_owned(),
+            vm_namespace: String::new(),
+            vn_uuid: blue["uuid"].as_str().unwrap().parse().unwrap(),
+            vmi_uuid: interface,
+        }
+    }
+}
+
+fn late() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let end = late();
+    while !done().await {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_container_comes_up_and_goes_as_the_client_expects() {
+    let bed = Bed::new().await;
+    let client = bed.client();
+    let interfaces = bed.machine(2).await;
+    for interface in 0..2 {
+        bed.address(interface, "v4").await;
+    }
+    bed.address(0, "v6").await;
+    bed.link("host1", "ADD").await;
+    let configured = client
+        .await_configuration(VM, Wanted::Annotated, late())
+        .await
+        .unwrap();
+    let found: Vec<_> = configured
+        .iter()
+        .map(|interface| interface.interface)
+        .collect();
+    assert_eq!(found, interfaces);
+    assert_eq!(configured[0].network_name, "default-domain:p:blue");
+    assert_eq!(configured[0].vlan, None);
+    // All interfaces have to be registered before any has an address.
+    client
+        .register(&bed.port_of(interfaces[0]), late())
+        .await
+        .unwrap();
+    assert_eq!(client.addresses(VM).await.unwrap(), None);
+    client
+        .register(&bed.port_of(interfaces[1]), late())
+        .await
+        .unwrap();
+    let plugged = client
+        .await_addresses(VM, &interfaces, late())
+        .await
+        .unwrap();
+    let v4 = plugged[0].v4.unwrap();
+    assert_eq!(v4.address.to_string(), "5.5.5.252");
+    assert_eq!(v4.prefix, Some(24));
+    assert_eq!(v4.gateway.unwrap().to_string(), "5.5.5.254");
+    assert_eq!(v4.dns.unwrap().to_string(), "5.5.5.253");
+    let v6 = plugged[0].v6.unwrap();
+    assert!(v6.address.to_string().starts_with("fd05::"), "{v6:?}");
+    assert_eq!(plugged[1].v6, None);
+    assert_eq!(plugged[0].host_interface, "tapeth0-660a30");
+    assert_eq!(plugged[0].mac, configured[0].mac);
+
+    let files = PortFiles::new(bed.ports.path().join("vm"));
+    assert_eq!(files.ports(VM).unwrap().len(), 2);
+    client.unregister(VM, late()).await.unwrap();
+    assert!(files.machines().unwrap().is_empty());
+    assert!(bed.agent.ports().is_empty());
+    client.unregister(VM, late()).await.unwrap();
+}
+
+#[tokio::test]
+async fn configuration_comes_only_to_the_host_that_is_linked() {
+    let bed = Bed::new().await;
+    let client = bed.client();
+    let interface = bed.machine(1).await[0];
+    bed.link("host2", "ADD").await;
+    // The agent has seen the object once it has seen a later one.
+    let seen = async || bed.agent.shared.lock().config.is_linked("host2", VM);
+    wait_for("the link", seen).await;
+    assert_eq!(client.configuration(VM).await.unwrap(), None);
+    client
+        .register(&bed.port_of(interface), late())
+        .await
+        .unwrap();
+    bed.link("host1", "ADD").await;
+    client
+        .await_configuration(VM, Wanted::These(&[interface]), late())
+        .await
+        .unwrap();
+    bed.address(0, "v4").await;
+    client
+        .await_addresses(VM, &[interface], late())
+        .await
+        .unwrap();
+    // Without its configuration the agent forgets nothing: neither the port nor its file.
+    bed.link("host1", "DELETE").await;
+    wait_for("the link to go", async || {
+        client.configuration(VM).await.unwrap().is_none()
+    })
+    .await;
+    let (head, body) = bed.raw("DELETE", &format!("/vm/{VM}"), "").await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert_eq!(body, "{}");
+    assert_eq!(bed.agent.ports().len(), 1);
+    assert!(
+        bed.ports
+            .path()
+            .join(format!("vm/{VM}/{interface}"))
+            .exists()
+    );
+}
+
+#[tokio::test]
+async fn a_restarted_agent_knows_its_ports_again() {
+    let mut bed = Bed::new().await;
+    let interface = bed.machine(1).await[0];
+    bed.address(0, "v4").await;
+    bed.link("host1", "ADD").await;
+    let files = PortFiles::new(bed.ports.path().join("vm"));
+    let port = bed.port_of(interface);
+    files.write(&port).unwrap();
+    bed.client().register(&port, late()).await.unwrap();
+    // What the client wrote stays as it is.
+    assert_eq!(files.ports(VM).unwrap()[0].as_ref().unwrap(), &port);
+    std::fs::write(bed.ports.path().join("vm").join("no-uuid"), "x").unwrap();
+    std::fs::write(bed.ports.path().join(Uuid::nil().to_string()), "x").unwrap();
+    bed.restart().await;
+    assert_eq!(
+        bed.agent.ports(),
+        [(VM, interface, port.host_ifname.clone())]
+    );
+    bed.client()
+        .await_addresses(VM, &[interface], late())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn ports_that_are_not_told_again_become_stale() {
+    let bed = Bed::with(|options| options.stale = Duration::from_millis(300)).await;
+    let interfaces = bed.machine(2).await;
+    let client = bed.client();
+    for interface in &interfaces {
+        client
+            .register(&bed.port_of(*interface), late())
+            .await
+            .unwrap();
+    }
+    client.sync(late()).await.unwrap();
+    client
+        .register(&bed.port_of(interfaces[0]), late())
+        .await
+        .unwrap();
+    wait_for("the sweep", async || bed.agent.ports().len() < 2).await;
+    assert_eq!(bed.agent.ports()[0].1, interfaces[0]);
+    let files = PortFiles::new(bed.ports.path().join("vm"));
+    assert_eq!(files.ports(VM).unwrap().len(), 1);
+}

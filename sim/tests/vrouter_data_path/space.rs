@@ -1,0 +1,156 @@
+//! Network namespaces that end with the test, and what can be tried in them.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use contrail_mesos::net::netns;
+
+/// How long what should come may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Waits for something that has to happen.
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests act as an operator does")]
+fn command(program: &str) -> Command {
+    Command::new(program)
+}
+
+fn sh(mut command: Command, script: &str) -> String {
+    let output = command.args(["sh", "-ec", script]).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A network namespace, and the process that keeps it.
+pub(crate) struct Space {
+    keeper: Child,
+    pub(crate) address: IpAddr,
+}
+
+impl Space {
+    pub(crate) fn new(address: IpAddr) -> Self {
+        let mut keeper = command("unshare")
+            .args([
+                "--net",
+                "--",
+                "sh",
+                "-c",
+                "ip link set lo up && echo ready && exec cat",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = keeper.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        assert_eq!(
+            line, "ready\n",
+            "these tests make network namespaces: run them as root"
+        );
+        Self { keeper, address }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.keeper.id()
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = command("nsenter");
+        command
+            .arg(format!("--net=/proc/{}/ns/net", self.pid()))
+            .arg("--");
+        command
+    }
+
+    pub(crate) fn sh(&self, script: &str) -> String {
+        sh(self.command(), script)
+    }
+
+    /// Runs work inside.
+    pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let space = netns::of_pid(self.pid(), netns::Kind::Net).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(netns::run_in(space, work)).unwrap()
+    }
+
+    pub(crate) fn listen(&self, port: u16) -> TcpListener {
+        self.inside(move || TcpListener::bind(("::", port)).unwrap())
+    }
+
+    /// Answers each connection by reading it to its end and saying how much that was.
+    pub(crate) fn serve(&self, port: u16) {
+        let listener = self.listen(port);
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                std::thread::spawn(move || {
+                    let mut all = Vec::new();
+                    let count = stream.read_to_end(&mut all).unwrap_or(0);
+                    let _ = stream.write_all(count.to_string().as_bytes());
+                });
+            }
+        });
+    }
+
+    fn connect(&self, address: IpAddr, port: u16) -> Option<TcpStream> {
+        self.inside(move || {
+            let to = SocketAddr::from((address, port));
+            TcpStream::connect_timeout(&to, Duration::from_millis(1500)).ok()
+        })
+    }
+
+    pub(crate) fn reaches(&self, address: IpAddr, port: u16) -> bool {
+        self.connect(address, port).is_some()
+    }
+
+    pub(crate) fn carries(&self, address: IpAddr, port: u16, size: usize) -> bool {
+        let Some(mut stream) = self.connect(address, port) else {
+            return false;
+        };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&vec![7; size]).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer == size.to_string()
+    }
+
+    pub(crate) fn reaches_from(&self, source: &str, address: IpAddr, port: u16) -> bool {
+        let script = format!(
+            "nsenter --net=/proc/{}/ns/net bash -c 'ip route replace {address} dev eth0 src {source} \
+             && timeout 1.5 bash -c \"</dev/tcp/{address}/{port}\"; result=$?; \
+             ip route delete {address}; exit $result'",
+            self.pid()
+        );
+        let status = command("bash")
+            .args(["-c", &script])
+            .stderr(Stdio::null())
+            .status();
+        status.unwrap().success()
+    }
+
+    pub(crate) fn pings(&self, address: &str) -> bool {
+        let mut command = self.command();
+        command.args(["ping", "-c", "2", "-W", "1", "-q", address]);
+        command.stdout(Stdio::null()).status().unwrap().success()
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
