@@ -152,9 +152,36 @@ impl fmt::Display for Reason {
     }
 }
 
+impl Reason {
+    /// The stable code of this reason in JSON.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::NotOnAgent => "not-on-agent",
+            Self::AgentGone => "agent-gone",
+            Self::HalfMade => "incomplete",
+        }
+    }
+}
+
 impl Doubt {
+    /// The stable code of this reason in JSON.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::Mesos(_) => "mesos-untrusted",
+            Self::Young => "grace-period",
+            Self::MarathonHasIt => "listed-by-marathon",
+            Self::Unreadable => "marathon-entry-unreadable",
+            Self::NotListedSince => "mesos-not-listed-since",
+            Self::AgentAway => "agent-disconnected",
+            Self::Unplaced => "task-without-container",
+            Self::Executor => "executor-without-tasks",
+            Self::AgentGoneRecently => "agent-gone-recently",
+            Self::NoAgent => "agent-unknown",
+        }
+    }
+
     /// For people, without what is only of this one.
-    pub(super) fn name(&self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
             Self::Mesos(_) => "Mesos cannot be believed",
             Self::Young => "it was made or seen only just now",

@@ -84,7 +84,7 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, DryRunError> {
     let (_, may_write) = watch::channel(false);
     let reconciler = Reconciler::new(containers, client.clone(), config, follow, may_write);
     // First what there is: what is made meanwhile is then in nobody's way.
-    let mut reading = Reading::new(&config.defaults, follow.page);
+    let mut reading = Reading::new(&config.defaults, follow.page_size);
     reading.go_on(&client).await?;
     reconciler.take_contrail(reading);
     if let Some(options) = &follow.marathon {

@@ -1,9 +1,8 @@
-//! What happened to each container: who asked, what was made, changed or removed, what failed and
-//! why, and when.
+//! Each container's recent history: who created, updated or deleted it, when, and what failed.
 //!
-//! Bounded: so many entries a container, and so many containers; whoever was left alone longest is
-//! forgotten first. What is removed stays known until then. It is for people, and dies with the
-//! manager: nothing is decided on it.
+//! Invariants: the number of containers and of entries per container is bounded; the container
+//! whose last entry is oldest is evicted first. Entries of deleted containers stay until then. The
+//! history is for operators only and is lost when the manager ends: no decision depends on it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,133 +11,135 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
-/// The most entries of a container.
-const ENTRIES: usize = 16;
-/// The most containers.
-const CONTAINERS: usize = 20_000;
-/// The longest text of an entry, in bytes.
-const LONGEST: usize = 512;
+/// How many entries a container may have.
+const MAX_ENTRIES: usize = 16;
+/// How many containers may have a history.
+const MAX_CONTAINERS: usize = 20_000;
+/// The length limit of a container's id and of an entry's details, in bytes.
+const MAX_TEXT_BYTES: usize = 512;
 
-/// Who asked.
+/// Who caused an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "who", content = "name", rename_all = "kebab-case")]
-pub(super) enum Who {
-    /// An agent, by its name.
+#[serde(tag = "actor", content = "name", rename_all = "kebab-case")]
+pub(super) enum Actor {
+    /// The agent of that name.
     Agent(Box<str>),
     /// A CNI plugin of Contrail's own manager.
     Plugin,
-    /// This manager, to keep what is in the VNC API true.
+    /// This manager's reconciliation.
     Reconciler,
-    /// This manager, because the container could not be made.
-    Undo,
+    /// This manager, after the container could not be created.
+    Rollback,
 }
 
-/// What became of it.
+/// What was done to a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum What {
-    /// Its ports were made, completed, or found made.
-    Made,
-    /// It was given what it is to have now.
-    Changed,
-    /// Everything of it was removed.
-    Removed,
-    /// Nothing was done, because something failed.
+pub(super) enum Action {
+    /// Its ports were created, completed, or found complete.
+    Created,
+    /// Its objects were brought to their desired state.
+    Updated,
+    /// All its objects were deleted.
+    Deleted,
+    /// The action failed.
     Failed,
 }
 
-/// One outcome, or several in a row that are the same.
+/// An outcome, or several equal ones in a row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Entry {
-    /// When it first ended so.
-    #[serde(serialize_with = "date")]
+    /// When it occurred first.
+    #[serde(serialize_with = "serialize_timestamp")]
     pub first: SystemTime,
-    /// When it last did.
-    #[serde(serialize_with = "date")]
+    /// When it occurred last.
+    #[serde(serialize_with = "serialize_timestamp")]
     pub at: SystemTime,
     /// How long the last one took.
-    #[serde(rename = "seconds", serialize_with = "seconds")]
+    #[serde(rename = "seconds", serialize_with = "serialize_seconds")]
     pub took: Duration,
-    /// How often in a row.
+    /// How often it occurred in a row.
     pub times: u32,
     #[serde(flatten)]
-    pub who: Who,
-    pub what: What,
+    pub actor: Actor,
+    pub action: Action,
     pub details: Box<str>,
 }
 
-/// A date as JSON and people read it.
-pub(super) fn text_of(at: SystemTime) -> String {
+/// An RFC 3339 timestamp in UTC, with milliseconds.
+pub(super) fn timestamp(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |at| format!("{at:.3}"))
 }
 
-fn date<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&text_of(*at))
+fn serialize_timestamp<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&timestamp(*at))
 }
 
-fn seconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_seconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(took.as_secs_f64())
 }
 
 #[derive(Debug, Default)]
 struct Record {
-    /// As Mesos prints it, where somebody said it.
+    /// The container's id as Mesos prints it, where it is known.
     container: Option<Box<str>>,
     entries: VecDeque<Entry>,
-    /// Its place among those that were touched.
-    touched: u64,
+    /// The sequence number of the last entry.
+    sequence: u64,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    records: HashMap<Uuid, Record>,
-    /// Which was touched when.
-    touches: BTreeMap<u64, Uuid>,
-    next: u64,
+struct Records {
+    by_uuid: HashMap<Uuid, Record>,
+    /// The containers in the order of their last entries.
+    by_sequence: BTreeMap<u64, Uuid>,
+    last_sequence: u64,
 }
 
-/// The histories.
+/// The histories of all containers, by the uuid of their virtual-machine.
 #[derive(Debug, Default)]
-pub(super) struct History(Mutex<Inner>);
+pub(super) struct History(Mutex<Records>);
 
 impl History {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Records> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says what happened just now.
-    pub(super) fn note(
+    /// Adds an entry at the current time.
+    pub(super) fn record(
         &self,
-        machine: Uuid,
+        uuid: Uuid,
         container: Option<&str>,
-        who: Who,
+        actor: Actor,
         took: Duration,
-        (what, details): (What, &str),
+        (action, details): (Action, &str),
     ) {
         let now = SystemTime::now();
         let details = clip(details);
-        let mut inner = self.lock();
-        let Inner {
-            records,
-            touches,
-            next,
-        } = &mut *inner;
-        let record = records.entry(machine).or_default();
-        touches.remove(&record.touched);
-        *next += 1;
-        record.touched = *next;
-        touches.insert(*next, machine);
+        let mut records = self.lock();
+        let Records {
+            by_uuid,
+            by_sequence,
+            last_sequence,
+        } = &mut *records;
+        let record = by_uuid.entry(uuid).or_default();
+        by_sequence.remove(&record.sequence);
+        *last_sequence += 1;
+        record.sequence = *last_sequence;
+        by_sequence.insert(*last_sequence, uuid);
         if let Some(container) = container {
             record.container.get_or_insert_with(|| clip(container));
         }
         match record.entries.back_mut() {
-            Some(last) if last.who == who && last.what == what && last.details == details => {
+            Some(last)
+                if last.actor == actor && last.action == action && last.details == details =>
+            {
                 last.at = now;
                 last.took = took;
                 last.times = last.times.saturating_add(1);
             }
             _ => {
-                if record.entries.len() >= ENTRIES {
+                if record.entries.len() >= MAX_ENTRIES {
                     record.entries.pop_front();
                 }
                 record.entries.push_back(Entry {
@@ -146,44 +147,44 @@ impl History {
                     at: now,
                     took,
                     times: 1,
-                    who,
-                    what,
+                    actor,
+                    action,
                     details,
                 });
             }
         }
-        while records.len() > CONTAINERS {
-            let Some((_, oldest)) = touches.pop_first() else {
+        while by_uuid.len() > MAX_CONTAINERS {
+            let Some((_, oldest)) = by_sequence.pop_first() else {
                 break;
             };
-            records.remove(&oldest);
+            by_uuid.remove(&oldest);
         }
     }
 
-    /// What is known of a container: its id, and what happened, oldest first.
-    pub(super) fn of(&self, machine: Uuid) -> Option<(Option<Box<str>>, Vec<Entry>)> {
-        let inner = self.lock();
-        let record = inner.records.get(&machine)?;
+    /// A container's id and its entries, oldest first.
+    pub(super) fn get(&self, uuid: Uuid) -> Option<(Option<Box<str>>, Vec<Entry>)> {
+        let records = self.lock();
+        let record = records.by_uuid.get(&uuid)?;
         let entries = record.entries.iter().cloned().collect();
         Some((record.container.clone(), entries))
     }
 
-    /// The containers of which the last outcome is a failure since then, the latest first, and how
-    /// many more there are than `limit`.
+    /// The containers whose last entry is a failure since then, the latest first, at most `limit`;
+    /// and how many more there are.
     pub(super) fn failing(&self, since: SystemTime, limit: usize) -> (Vec<(Uuid, Entry)>, usize) {
-        let inner = self.lock();
-        let latest = inner.touches.values().rev();
-        let last = latest.filter_map(|machine| {
-            let last = inner.records.get(machine)?.entries.back()?;
-            Some((*machine, last))
-        });
-        let recent = last.take_while(|(_, last)| last.at >= since);
-        let failed = recent.filter(|(_, last)| last.what == What::Failed);
+        let records = self.lock();
+        let failed = records
+            .by_sequence
+            .values()
+            .rev()
+            .filter_map(|uuid| Some((*uuid, records.by_uuid.get(uuid)?.entries.back()?)))
+            .take_while(|(_, last)| last.at >= since)
+            .filter(|(_, last)| last.action == Action::Failed);
         let mut failing = vec![];
         let mut more = 0;
-        for (machine, last) in failed {
+        for (uuid, last) in failed {
             if failing.len() < limit {
-                failing.push((machine, last.clone()));
+                failing.push((uuid, last.clone()));
             } else {
                 more += 1;
             }
@@ -191,15 +192,15 @@ impl History {
         (failing, more)
     }
 
-    /// How many containers are known.
+    /// How many containers have a history.
     pub(super) fn len(&self) -> usize {
-        self.lock().records.len()
+        self.lock().by_uuid.len()
     }
 }
 
-/// Names and errors may be as long as whoever wrote them likes.
+/// Bounds names and error messages, which others write.
 fn clip(text: &str) -> Box<str> {
-    match text.floor_char_boundary(LONGEST) {
+    match text.floor_char_boundary(MAX_TEXT_BYTES) {
         end if end < text.len() => format!("{}…", &text[..end]).into(),
         _ => text.into(),
     }
@@ -209,53 +210,56 @@ fn clip(text: &str) -> Box<str> {
 mod tests {
     use super::*;
 
-    fn note(history: &History, machine: u128, what: What, details: &str) {
-        let machine = Uuid::from_u128(machine);
-        let who = Who::Agent("node1".into());
-        history.note(machine, Some("c"), who, Duration::ZERO, (what, details));
+    fn record(history: &History, uuid: u128, action: Action, details: &str) {
+        let uuid = Uuid::from_u128(uuid);
+        let actor = Actor::Agent("node1".into());
+        history.record(uuid, Some("c"), actor, Duration::ZERO, (action, details));
     }
 
     #[test]
-    fn what_is_the_same_is_counted_and_what_is_old_goes() {
+    fn equal_entries_are_counted_and_old_ones_are_evicted() {
         let history = History::default();
         for _ in 0..3 {
-            note(&history, 1, What::Failed, "refused");
+            record(&history, 1, Action::Failed, "refused");
         }
-        note(&history, 1, What::Made, "eth0");
-        let (container, entries) = history.of(Uuid::from_u128(1)).unwrap();
+        record(&history, 1, Action::Created, "eth0");
+        let (container, entries) = history.get(Uuid::from_u128(1)).unwrap();
         assert_eq!(container.as_deref(), Some("c"));
-        let said: Vec<_> = entries.iter().map(|one| (one.what, one.times)).collect();
-        assert_eq!(said, [(What::Failed, 3), (What::Made, 1)]);
+        let outcomes: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.action, entry.times))
+            .collect();
+        assert_eq!(outcomes, [(Action::Failed, 3), (Action::Created, 1)]);
         for number in 0..100 {
-            note(&history, 1, What::Changed, &number.to_string());
+            record(&history, 1, Action::Updated, &number.to_string());
         }
-        let (_, entries) = history.of(Uuid::from_u128(1)).unwrap();
-        assert_eq!(entries.len(), ENTRIES);
+        let (_, entries) = history.get(Uuid::from_u128(1)).unwrap();
+        assert_eq!(entries.len(), MAX_ENTRIES);
         assert_eq!(&*entries[0].details, "84");
     }
 
     #[test]
-    fn whoever_was_left_alone_longest_is_forgotten() {
+    fn container_with_the_oldest_entry_is_evicted() {
         let history = History::default();
-        for machine in 0..CONTAINERS as u128 {
-            note(&history, machine, What::Made, "");
+        for uuid in 0..MAX_CONTAINERS as u128 {
+            record(&history, uuid, Action::Created, "");
         }
-        note(&history, 0, What::Removed, "");
-        note(&history, u128::MAX, What::Made, "");
-        assert_eq!(history.len(), CONTAINERS);
-        assert!(history.of(Uuid::from_u128(0)).is_some());
-        assert!(history.of(Uuid::from_u128(1)).is_none());
-        assert!(history.of(Uuid::from_u128(2)).is_some());
+        record(&history, 0, Action::Deleted, "");
+        record(&history, u128::MAX, Action::Created, "");
+        assert_eq!(history.len(), MAX_CONTAINERS);
+        assert!(history.get(Uuid::from_u128(0)).is_some());
+        assert!(history.get(Uuid::from_u128(1)).is_none());
+        assert!(history.get(Uuid::from_u128(2)).is_some());
     }
 
     #[test]
-    fn those_that_fail_now_are_known_and_bounded() {
+    fn failing_lists_the_latest_failures_up_to_the_limit() {
         let history = History::default();
         let start = SystemTime::now();
-        for machine in 0..10 {
-            note(&history, machine, What::Failed, "full");
+        for uuid in 0..10 {
+            record(&history, uuid, Action::Failed, "full");
         }
-        note(&history, 9, What::Made, "");
+        record(&history, 9, Action::Created, "");
         let (failing, more) = history.failing(start, 4);
         let failing: Vec<_> = failing.iter().map(|(uuid, _)| uuid.as_u128()).collect();
         assert_eq!((failing, more), (vec![8, 7, 6, 5], 5));
@@ -264,14 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_clipped_between_letters() {
+    fn details_are_clipped_at_a_character_boundary() {
         let history = History::default();
-        note(&history, 1, What::Failed, &"ä".repeat(LONGEST));
-        let (_, entries) = history.of(Uuid::from_u128(1)).unwrap();
-        assert_eq!(entries[0].details.len(), LONGEST + '…'.len_utf8());
+        record(&history, 1, Action::Failed, &"ä".repeat(MAX_TEXT_BYTES));
+        let (_, entries) = history.get(Uuid::from_u128(1)).unwrap();
+        assert_eq!(entries[0].details.len(), MAX_TEXT_BYTES + '…'.len_utf8());
         let json = serde_json::to_value(&entries[0]).unwrap();
         assert_eq!(
-            (&json["who"], &json["name"]),
+            (&json["actor"], &json["name"]),
             (&"agent".into(), &"node1".into())
         );
         assert!(

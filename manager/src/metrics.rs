@@ -206,7 +206,7 @@ impl Collector for Seen {
                 unfinished,
             ),
             (
-                "histories",
+                "container_histories",
                 "Containers of which it is remembered what happened",
                 i64::try_from(self.containers.history().len()).unwrap_or(i64::MAX),
             ),

@@ -67,7 +67,7 @@ impl Names {
             client,
             create: config.create,
             cluster: config.defaults.cluster.clone(),
-            remember: config.remember,
+            remember: config.name_cache_ttl,
             slots: Mutex::default(),
         }
     }

@@ -67,7 +67,7 @@ fn restart(old: &Config, new: &Config) -> Vec<&'static str> {
         let digest = config.zookeeper.as_ref()?.digest.as_ref()?;
         Some(digest.expose_secret().to_owned())
     };
-    let limits = |config: &Config| (config.ports, config.remember, config.undo_after);
+    let limits = |config: &Config| (config.ports, config.name_cache_ttl, config.rollback_delay);
     let checks = [
         ("listen", old.listen != new.listen),
         ("legacy_listen", old.legacy_listen != new.legacy_listen),
@@ -157,7 +157,7 @@ mod tests {
             ),
             (format!("network = \"n\"\n{LEAST}"), "network"),
             (format!("create = [\"projects\"]\n{LEAST}"), "create"),
-            (format!("{LEAST}patience = \"1s\""), "[vnc]"),
+            (format!("{LEAST}call_timeout = \"1s\""), "[vnc]"),
             (format!("{LEAST}[limits]\nports = 3"), "[limits]"),
             (format!("{LEAST}[mesos]\nmasters = \"a:1\""), "[mesos]"),
             (
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(restart(&config(&mesos), &other), ["reconcile.concurrency"]);
         // And none else.
         let other = format!(
-            "token_file = \"{token}\"\n{mesos}[marathon]\nservers = [\"a\"]\n[reconcile]\nsettle = \"2m\"\n\
+            "token_file = \"{token}\"\n{mesos}[marathon]\nservers = [\"a\"]\n[reconcile]\nstabilization_window = \"2m\"\n\
              [provision]\npod_task_subnets = [\"10.32.0.0/12\"]"
         );
         assert_eq!(restart(&config(&mesos), &config(&other)), [""; 0]);

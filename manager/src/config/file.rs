@@ -16,7 +16,7 @@ use contrail_mesos_api::http::tls::Identity;
 use contrail_mesos_api::http::{Limits, TlsOptions};
 
 /// How long a call may take by default: an agent waits no longer than half a minute for a launch.
-const PATIENCE: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Shorter tokens are guessed.
 const SHORTEST_TOKEN: usize = 16;
 const ADDRESS: &str = "an address and port such as \"127.0.0.1:6992\"";
@@ -331,8 +331,8 @@ fn limits(section: Section<'_>, config: Config) -> Config {
         ports: section
             .integer("ports", 1..=64)
             .map_or(config.ports, |ports| ports as usize),
-        remember: section.duration("remember", config.remember),
-        undo_after: section.duration("undo_after", config.undo_after),
+        name_cache_ttl: section.duration("name_cache_ttl", config.name_cache_ttl),
+        rollback_delay: section.duration("rollback_delay", config.rollback_delay),
         ..config
     };
     section.finish();
@@ -360,10 +360,10 @@ fn vnc(section: Section<'_>) -> VncOptions {
             identity: identity(&section),
         },
         limits: Limits {
-            answer: section.duration("answer", options.limits.answer),
+            answer: section.duration("request_timeout", options.limits.answer),
             ..options.limits
         },
-        patience: section.duration("patience", PATIENCE),
+        patience: section.duration("call_timeout", CALL_TIMEOUT),
         in_flight: section
             .integer("in_flight", 1..=10_000)
             .map_or(options.in_flight, |calls| calls as usize),

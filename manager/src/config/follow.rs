@@ -128,19 +128,18 @@ fn access(section: &Section<'_>) -> LeaderOptions {
 fn times(section: &Section<'_>, mut follow: Follow) -> Follow {
     follow.resync = section.duration("resync", follow.resync);
     let policy = &mut follow.policy;
-    policy.settle = section.duration("settle", policy.settle);
-    policy.young = section.duration("young", policy.young);
-    policy.agent_gone = section.duration("agent_gone", policy.agent_gone);
+    policy.settle = section.duration("stabilization_window", policy.settle);
+    policy.young = section.duration("grace_period", policy.young);
+    policy.agent_gone = section.duration("agent_gone_after", policy.agent_gone);
     if policy.young < policy.settle {
-        let message = "is less than settle: what is young is left alone for longer than a source \
-                       needs to be believed";
-        section.problem("young", message);
+        let message = "is less than stabilization_window: it has to be at least as long";
+        section.problem("grace_period", message);
     }
     if let Some(concurrency) = section.integer("concurrency", 1..=1000) {
         follow.concurrency = concurrency as usize;
     }
-    if let Some(page) = section.integer("page", 1..=10_000) {
-        follow.page = page;
+    if let Some(page_size) = section.integer("page_size", 1..=10_000) {
+        follow.page_size = page_size;
     }
     follow
 }

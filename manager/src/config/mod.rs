@@ -50,10 +50,10 @@ pub struct Config {
     /// How many ports a container may have.
     pub ports: usize,
     /// How long a name's uuid, and a network's subnets, are taken for granted.
-    pub remember: Duration,
+    pub name_cache_ttl: Duration,
     /// How long what there is of a container that could not be made is left to the agent, which
     /// asks again, before it is removed.
-    pub undo_after: Duration,
+    pub rollback_delay: Duration,
     /// What is logged, where the configuration says so.
     pub log_level: Option<String>,
     /// What is followed, to keep what is in the VNC API true; nothing by default.
@@ -74,7 +74,7 @@ pub struct Follow {
     /// How many containers are corrected at a time.
     pub concurrency: usize,
     /// How many objects are listed at a time.
-    pub page: u32,
+    pub page_size: u32,
 }
 
 impl Follow {
@@ -87,7 +87,7 @@ impl Follow {
             policy: Policy::default(),
             resync: Duration::from_mins(10),
             concurrency: 8,
-            page: 500,
+            page_size: 500,
         }
     }
 }
@@ -179,8 +179,8 @@ impl Config {
             create: Create::default(),
             provision: None,
             ports: 16,
-            remember: Duration::from_secs(30),
-            undo_after: Duration::from_secs(5),
+            name_cache_ttl: Duration::from_secs(30),
+            rollback_delay: Duration::from_secs(5),
             log_level: None,
             follow: None,
         }

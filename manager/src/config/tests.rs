@@ -41,8 +41,8 @@ fn the_example_is_right_as_it_stands_and_says_the_defaults() {
     assert!(config.zookeeper.is_none());
     assert_eq!(config.defaults, default.defaults);
     assert_eq!(config.ports, default.ports);
-    assert_eq!(config.remember, default.remember);
-    assert_eq!(config.undo_after, default.undo_after);
+    assert_eq!(config.name_cache_ttl, default.name_cache_ttl);
+    assert_eq!(config.rollback_delay, default.rollback_delay);
     assert!(config.follow.is_none());
     assert!(config.create.networks && !config.create.projects && !config.create.domains);
     let subnets = config.provision.unwrap();
@@ -130,8 +130,8 @@ fn every_key_of_the_example_exists() {
     let default = Follow::new(follow.mesos.clone());
     assert_eq!(follow.policy, default.policy);
     assert_eq!(
-        (follow.resync, follow.concurrency, follow.page),
-        (default.resync, default.concurrency, default.page)
+        (follow.resync, follow.concurrency, follow.page_size),
+        (default.resync, default.concurrency, default.page_size)
     );
     let shown = format!("{config:?}");
     assert!(
@@ -154,7 +154,7 @@ tokn = "x"
 certificate = "/x.pem"
 [vnc]
 servers = ["http://a/b"]
-patience = 5
+call_timeout = 5
 [vnc.keystone]
 user = "u"
 [provision]
@@ -176,7 +176,7 @@ ports = 0
         (7, "tokn: unknown key"),
         (8, "tls: certificate and key go together"),
         (11, "vnc.servers: expected an API server's address"),
-        (12, "vnc.patience: expected a duration"),
+        (12, "vnc.call_timeout: expected a duration"),
         (13, "vnc.keystone.password_file: no password"),
         (13, "vnc.keystone.url: is missing"),
         (
@@ -227,8 +227,8 @@ fn what_is_followed_is_checked() {
         "marathon.servers: expected a Marathon",
     );
     wrong(
-        &format!("{mesos}[reconcile]\nyoung = \"1s\""),
-        "reconcile.young: is less than settle",
+        &format!("{mesos}[reconcile]\ngrace_period = \"1s\""),
+        "reconcile.grace_period: is less than stabilization_window",
     );
     wrong(
         &format!("{mesos}[reconcile]\nconcurrency = 0"),

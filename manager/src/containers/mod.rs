@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::config::{Config, Default};
 use super::error::ManagerError;
 use super::fence::Fence;
-use super::history::{History, What, Who};
+use super::history::{Action, Actor, History};
 use super::labels::Wish;
 use super::locks::Locks;
 use super::names::{Names, Network};
@@ -89,7 +89,7 @@ impl Containers {
             defaults: config.defaults.clone(),
             most_ports: config.ports,
             locks: Locks::default(),
-            undos: Undos::new(config.undo_after),
+            undos: Undos::new(config.rollback_delay),
             fence,
             tally: Tally::default(),
             history: History::default(),
@@ -146,17 +146,17 @@ impl Containers {
             Ok(ports) => {
                 let summary = summary(ports);
                 log::info!(container:% = shown, machine:%, agent, elapsed:?; "ports made: {summary}");
-                (What::Made, summary)
+                (Action::Created, summary)
             }
             Err(error) => {
                 log::error!(container:% = shown, machine:%, agent, elapsed:?, error:%; "cannot make ports");
-                (What::Failed, format!("cannot make ports: {error}"))
+                (Action::Failed, format!("cannot make ports: {error}"))
             }
         };
-        let who = Who::Agent(agent.into());
+        let actor = Actor::Agent(agent.into());
         let outcome = (outcome.0, outcome.1.as_str());
         self.history
-            .note(machine, Some(&container), who, elapsed, outcome);
+            .record(machine, Some(&container), actor, elapsed, outcome);
         made
     }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::Containers;
 use super::state::State;
 use crate::error::ManagerError;
-use crate::history::{What, Who};
+use crate::history::{Action, Actor};
 use crate::plan;
 use crate::vnc::{
     FloatingIp, InstanceIp, Object, Ref, VirtualMachine, VirtualMachineInterface, VirtualRouter,
@@ -35,7 +35,7 @@ impl Containers {
         let removed = self.fence.hold(work).await;
         self.tally.count(&removed, &self.tally.removed);
         let elapsed = started.elapsed();
-        let who = agent.map_or(Who::Plugin, |agent| Who::Agent(agent.into()));
+        let actor = agent.map_or(Actor::Plugin, |agent| Actor::Agent(agent.into()));
         // A plugin does not say whose it is.
         let agent = agent.unwrap_or("");
         let outcome = match &removed {
@@ -45,15 +45,15 @@ impl Containers {
             }
             Ok(true) => {
                 log::info!(machine:%, agent, elapsed:?; "ports removed");
-                (What::Removed, "ports removed".to_owned())
+                (Action::Deleted, "ports removed".to_owned())
             }
             Err(error) => {
                 log::error!(machine:%, agent, elapsed:?, error:%; "cannot remove ports");
-                (What::Failed, format!("cannot remove ports: {error}"))
+                (Action::Failed, format!("cannot remove ports: {error}"))
             }
         };
         let outcome = (outcome.0, outcome.1.as_str());
-        self.history.note(machine, None, who, elapsed, outcome);
+        self.history.record(machine, None, actor, elapsed, outcome);
         removed.map(drop)
     }
 

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::Containers;
 use crate::error::ManagerError;
-use crate::history::{What, Who};
+use crate::history::{Action, Actor};
 
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
@@ -153,22 +153,22 @@ impl Containers {
             Ok(true) => {
                 log::info!(machine:%, elapsed:?; "what was made of a container is undone");
                 self.undos.forget(machine);
-                (What::Removed, "what was made is undone".to_owned())
+                (Action::Deleted, "what was made is undone".to_owned())
             }
             Err(error) if error.is_passing() => {
                 log::warn!(machine:%, elapsed:?, error:%; "cannot undo yet what was made of a container");
                 self.undos.later(machine, undo, self.fence.term());
-                (What::Failed, format!("cannot undo it yet: {error}"))
+                (Action::Failed, format!("cannot undo it yet: {error}"))
             }
             Err(error) => {
                 log::error!(machine:%, elapsed:?, error:%; "cannot undo what was made of a container");
                 self.undos.forget(machine);
-                (What::Failed, format!("cannot undo it: {error}"))
+                (Action::Failed, format!("cannot undo it: {error}"))
             }
         };
         let outcome = (outcome.0, outcome.1.as_str());
         self.history
-            .note(machine, None, Who::Undo, elapsed, outcome);
+            .record(machine, None, Actor::Rollback, elapsed, outcome);
     }
 
     /// Says whether there was anything.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /v1/mesos` | what Mesos says: the source, counts, and tasks |
 //! | `GET /v1/marathon` | what Marathon says: the source, counts, apps and pods |
-//! | `GET /v1/contrail` | what the VNC API says: the source, counts, virtual-routers, leftovers |
+//! | `GET /v1/contrail` | what the VNC API says: the source, counts, virtual-routers, orphans |
 //! | `GET /v1/agents` | agents joined with virtual-routers |
 //! | `GET /v1/networks` | networks that containers are on |
 //! | `GET /v1/containers` | containers; `network`, `app` and `agent` choose those with it in the name |

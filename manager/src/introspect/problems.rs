@@ -106,14 +106,14 @@ fn of_the_queue(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
             Key::Orphan(orphan) => orphan.to_string(),
         };
         problems.push(Problem {
-            kind: "cannot-be-put-right",
+            kind: "reconcile-failed",
             severe: false,
             subject,
             what: format!("failed {} times in a row: {error}", one.failures),
             todo,
         });
     }
-    more("cannot-be-put-right", failing, todo, problems);
+    more("reconcile-failed", failing, todo, problems);
 }
 
 /// Says how many of a kind are not shown.

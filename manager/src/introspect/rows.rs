@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{Answer, Chosen, Page, Refused, choose};
 use crate::admin::Shown;
 use crate::fence::Leadership;
-use crate::history::text_of;
+use crate::history::timestamp;
 use crate::reconcile::{Key, Reconciler};
 use crate::stores::contrail::{ContrailView, Given, Machine};
 use crate::stores::source::Source;
@@ -25,7 +25,7 @@ pub(crate) struct SourceRow {
     /// Whether it is followed, and has listed everything since.
     pub fresh: bool,
     /// Since when it has been believed, in seconds.
-    pub believed_seconds: Option<u64>,
+    pub trusted_seconds: Option<u64>,
     /// When it last listed everything, in seconds ago.
     pub age_seconds: Option<u64>,
     /// Why it is not believed.
@@ -42,7 +42,7 @@ fn source(name: &'static str, source: &Source) -> SourceRow {
         source: name,
         state: source.state(),
         fresh: source.is_fresh(),
-        believed_seconds: believed.map(ago),
+        trusted_seconds: believed.map(ago),
         age_seconds: source.last_listed().map(ago),
         problem: believed.is_none().then(|| source.problem(Instant::now())),
     }
@@ -106,7 +106,7 @@ pub(super) fn mesos(reconciler: &Reconciler, asked: &Page) -> Answer {
             "agent_id": task.agent.as_deref(),
             "agent": task.agent.as_ref().and_then(|id| Some(&*view.agent(id)?.host)),
             "executor": task.executor(),
-            "condition": format!("{:?}", task.status.condition),
+            "state": task.status.condition,
             "container": task.status.container,
         });
         (key, row)
@@ -151,7 +151,7 @@ pub(super) fn marathon(reconciler: &Reconciler, asked: &Page) -> Answer {
             let labels: serde_json::Map<_, _> = labels
                 .map(|(key, value)| (key.to_string(), Value::from(&**value)))
                 .collect();
-            json!({ "name": network.name.as_deref(), "mode": format!("{:?}", network.mode), "labels": labels })
+            json!({ "name": network.name.as_deref(), "mode": network.mode, "labels": labels })
         });
         let networks: Vec<_> = networks.collect();
         let row = json!({
@@ -192,8 +192,8 @@ pub(super) fn contrail(reconciler: &Reconciler, asked: &Page) -> Answer {
     let more = json!({
         "source": source("contrail", &view.source),
         "containers": view.machines.len(),
-        "leftovers": orphans.elements.into_iter().map(|(_, row)| row).collect::<Vec<_>>(),
-        "leftovers_total": orphans.total,
+        "orphans": orphans.elements.into_iter().map(|(_, row)| row).collect::<Vec<_>>(),
+        "orphans_total": orphans.total,
     });
     Ok(page(
         "virtual_routers",
@@ -377,24 +377,27 @@ pub(super) fn container(shown: &Shown, machine: Uuid) -> Answer {
             "id": &*task.key.task,
             "framework_id": &*task.key.framework,
             "agent_id": task.agent.as_deref(),
-            "condition": format!("{:?}", task.status.condition),
+            "state": task.status.condition,
             "container": task.status.container,
         }))
     });
-    let fate = reconciler.and_then(|reconciler| reconciler.fate_of(machine));
-    let history = shown.containers.history().of(machine);
+    let decision = reconciler.and_then(|reconciler| reconciler.decision_of(machine));
+    let history = shown.containers.history().get(machine);
     if row.is_none() && task.is_none() && history.is_none() {
         return Err(unknown(machine));
     }
-    let (fate, labels) = fate.unzip();
     let (container, history) = history.unzip();
+    let decision = decision.unwrap_or_default();
     Ok(json!({
         "machine": machine,
         "container": container.flatten(),
         "contrail": row,
         "mesos": task,
-        "fate": fate,
-        "labels_without_sense": labels.unwrap_or_default(),
+        "decision": (!decision.decision.is_empty()).then_some(decision.decision),
+        "reason": decision.reason,
+        "message": decision.message,
+        "differences": decision.differences,
+        "invalid_labels": decision.invalid_labels,
         "history": history.unwrap_or_default(),
     }))
 }
@@ -410,7 +413,7 @@ pub(super) fn history(shown: &Shown, machine: Uuid) -> Answer {
     let (container, entries) = shown
         .containers
         .history()
-        .of(machine)
+        .get(machine)
         .ok_or_else(|| unknown(machine))?;
     Ok(json!({ "machine": machine, "container": container, "history": entries }))
 }
@@ -423,7 +426,7 @@ pub(super) fn differences(reconciler: &Reconciler, asked: &Page) -> Answer {
         let row = json!({
             "machine": uuid,
             "differences": differences.collect::<Vec<_>>(),
-            "labels_without_sense": planned.problems,
+            "invalid_labels": planned.problems,
         });
         (*uuid, row)
     });
@@ -431,7 +434,7 @@ pub(super) fn differences(reconciler: &Reconciler, asked: &Page) -> Answer {
     Ok(page(
         "differences",
         chosen,
-        json!({ "left_alone": survey.doubts }),
+        json!({ "skipped": survey.doubts }),
     ))
 }
 
@@ -477,16 +480,16 @@ pub(super) fn managers(shown: &Shown) -> Value {
     json!({
         "this": shown.url,
         "version": env!("CARGO_PKG_VERSION"),
-        "started": text_of(shown.started),
+        "started": timestamp(shown.started),
         "elected": shown.elected,
         "leading": shown.fence.term().is_some(),
         "term": shown.fence.term(),
         "lease_seconds": shown.fence.lease_left().map(|left| left.as_secs_f64()),
         "leader": leader,
-        "no_leader_because": reason,
+        "no_leader_reason": reason,
         "managers": managers.collect::<Vec<_>>(),
         "serving": ready.unready.is_none(),
-        "not_serving_because": ready.unready,
-        "provisioned": ready.provisioned.map(text_of),
+        "not_serving_reason": ready.unready,
+        "provisioned": ready.provisioned.map(timestamp),
     })
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use arcstr::ArcStr;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::id::RunSpecId;
 use crate::task_state::Condition;
@@ -71,7 +72,8 @@ pub struct Network {
 }
 
 /// How an app or pod is on a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// The agent's own network.
     Host,

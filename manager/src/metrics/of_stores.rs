@@ -63,13 +63,13 @@ pub(super) fn encode(
             routers,
         ),
         (
-            "leftovers_known",
+            "orphans",
             "Objects of ours in the VNC API that belong to nothing",
             orphans,
         ),
         (
             "queue_length",
-            "Containers and leftovers that wait to be looked at, or are being corrected",
+            "Containers and orphaned objects that wait to be looked at, or are being corrected",
             queued,
         ),
         (
@@ -103,10 +103,10 @@ fn encode_sources(
             |row| Some(i64::from(row.fresh)),
         ),
         (
-            "source_believed",
+            "source_trusted",
             "Whether all that the source said lately was whole and undoubted",
             None,
-            |row| Some(i64::from(row.believed_seconds.is_some())),
+            |row| Some(i64::from(row.trusted_seconds.is_some())),
         ),
         (
             "source_age",

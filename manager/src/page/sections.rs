@@ -8,7 +8,7 @@ use super::Asked;
 use super::REFRESH;
 use crate::admin::Shown;
 use crate::fence::Leadership;
-use crate::history::text_of;
+use crate::history::timestamp;
 use crate::introspect::problems::Problem;
 use crate::introspect::rows::{self, ContainerRow};
 use crate::reconcile::Reconciler;
@@ -74,7 +74,7 @@ pub(super) fn tiles(shown: &Shown, reconciler: &Reconciler) -> Markup {
     let survey = reconciler.survey();
     let (_, queued, failing) = reconciler.queued(0);
     let containers = stores.contrail.read(|view| view.machines.len());
-    let leftovers = stores.contrail.read(|view| view.orphans.len());
+    let orphans = stores.contrail.read(|view| view.orphans.len());
     let tasks = stores.mesos.read(|view| view.tasks().len());
     let unfinished = shown.containers.unfinished();
     html! {
@@ -84,7 +84,7 @@ pub(super) fn tiles(shown: &Shown, reconciler: &Reconciler) -> Markup {
             (tile("to be written", "count-differences", survey.differences.len(), false))
             (tile("waiting", "count-queue", queued, false))
             (tile("failing", "count-failing", failing, failing > 0))
-            (tile("leftovers", "count-leftovers", leftovers, leftovers > 0))
+            (tile("orphans", "count-orphans", orphans, orphans > 0))
             (tile("unfinished", "count-unfinished", unfinished, unfinished > 0))
         }
     }
@@ -112,10 +112,10 @@ pub(super) fn sources(reconciler: &Reconciler) -> Markup {
                         tr data-source=(row.source) {
                             td data-name="Source" { (row.source) }
                             td data-name="State" {
-                                span.tag.good[row.state == "fresh"].warn[row.state == "doubted"]
+                                span.tag.good[row.state == "fresh"].warn[row.state == "untrusted"]
                                     .bad[!row.fresh] { (row.state) }
                             }
-                            td data-name="Believed for" { (row.believed_seconds.map_or("–".to_owned(), for_people)) }
+                            td data-name="Believed for" { (row.trusted_seconds.map_or("–".to_owned(), for_people)) }
                             td data-name="Last listed" {
                                 (row.age_seconds.map_or("never".to_owned(), |age| format!("{} ago", for_people(age))))
                             }
@@ -226,7 +226,7 @@ fn container(shown: &Shown, reconciler: &Reconciler, row: &ContainerRow) -> Mark
     let survey = reconciler.survey();
     let differs = survey.differences.contains_key(&row.machine);
     let odd = survey.labels.contains_key(&row.machine);
-    let known = shown.containers.history().of(row.machine).is_some();
+    let known = shown.containers.history().get(row.machine).is_some();
     let name = row.name.as_deref().or(row.task.as_deref());
     html! {
         tr id={ "c-" (row.machine) } {
@@ -330,7 +330,7 @@ pub(super) fn managers(shown: &Shown) -> Markup {
                     Leadership::Following { .. } => "Only the leader follows the sources: see its page. ",
                     Leadership::Unknown { reason } => { (reason) ". " },
                 }
-                @if let Some(at) = provisioned { "Provisioned the API server " (text_of(at)) ". " }
+                @if let Some(at) = provisioned { "Provisioned the API server " (timestamp(at)) ". " }
             }
         }
     }
@@ -341,7 +341,7 @@ pub(super) fn footer(asked: &Asked) -> Markup {
     let after = asked.after.as_deref();
     html! {
         footer {
-            "As of " (text_of(std::time::SystemTime::now())) " · version " (env!("CARGO_PKG_VERSION")) " · "
+            "As of " (timestamp(std::time::SystemTime::now())) " · version " (env!("CARGO_PKG_VERSION")) " · "
             @if asked.refreshes() {
                 "every " (REFRESH) " s anew; " a href=(asked.link(after, false)) { "stop that" }
             } @else { a href=(asked.link(after, true)) { "refresh by itself" } }

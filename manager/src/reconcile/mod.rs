@@ -15,7 +15,7 @@ mod effort;
 mod follow;
 mod outlook;
 mod queue;
-mod survey;
+pub(crate) mod survey;
 mod tally;
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use super::config::{Config, Default as Defaults, Follow};
 use super::containers::Containers;
 use super::desired::{self, Difference, Fate, Keep, Known, Policy};
 use super::error::ManagerError;
-use super::history::{What, Who};
+use super::history::{Action, Actor};
 use super::stores::Stores;
 use super::stores::contrail::{Machine, Orphan};
 use crate::vnc::VncClient;
@@ -88,7 +88,7 @@ impl Settings {
         Self {
             policy: follow.policy.clone(),
             resync: follow.resync,
-            page: follow.page,
+            page: follow.page_size,
         }
     }
 }
@@ -286,7 +286,7 @@ impl Reconciler {
         let since = self.queue.since(key).unwrap_or(began);
         let (machine, kind) = match key {
             Key::Machine(uuid) => (uuid, "container"),
-            Key::Orphan(orphan) => (orphan.uuid(), "leftover"),
+            Key::Orphan(orphan) => (orphan.uuid(), "orphan"),
         };
         let names = || {
             self.stores.contrail.read(|view| {
@@ -315,7 +315,7 @@ impl Reconciler {
                 self.tally.outcome(outcome.name(key));
                 self.tally.lag.observe(since.elapsed().as_secs_f64());
                 log::info!(machine:%, app, task, agent:%, elapsed:?; "{kind}: {what}");
-                self.note(machine, key, elapsed, outcome.what(), what);
+                self.note(machine, key, elapsed, outcome.action(), what);
             }
             Err(error) => {
                 self.tally.outcome("failed");
@@ -324,17 +324,17 @@ impl Reconciler {
                     machine,
                     key,
                     elapsed,
-                    What::Failed,
+                    Action::Failed,
                     &format!("cannot be put right: {error}"),
                 );
             }
         }
     }
 
-    fn note(&self, machine: Uuid, key: Key, took: Duration, what: What, details: &str) {
+    fn note(&self, machine: Uuid, key: Key, took: Duration, action: Action, details: &str) {
         if matches!(key, Key::Machine(_)) {
             let history = self.containers.history();
-            history.note(machine, None, Who::Reconciler, took, (what, details));
+            history.record(machine, None, Actor::Reconciler, took, (action, details));
         }
     }
 
@@ -466,14 +466,14 @@ impl Outcome {
         match (self, key) {
             (Self::Kept, _) => "kept",
             (Self::Removed, Key::Machine(_)) => "removed",
-            (Self::Removed, Key::Orphan(_)) => "leftover_removed",
+            (Self::Removed, Key::Orphan(_)) => "orphan_removed",
         }
     }
 
-    fn what(self) -> What {
+    fn action(self) -> Action {
         match self {
-            Self::Kept => What::Changed,
-            Self::Removed => What::Removed,
+            Self::Kept => Action::Updated,
+            Self::Removed => Action::Deleted,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arcstr::ArcStr;
+use serde::Serialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -32,7 +33,7 @@ pub(crate) struct Survey {
     pub differences: BTreeMap<Uuid, Planned>,
     /// Containers with labels that make no sense, and why, by uuid.
     pub labels: BTreeMap<Uuid, Vec<String>>,
-    /// The containers with which nothing is done for now: how many, by reason.
+    /// The containers with which nothing is done for now: how many, by the code of the reason.
     pub doubts: BTreeMap<&'static str, usize>,
     /// Hosts, by name: agents, and virtual-routers without an agent.
     pub hosts: BTreeMap<Box<str>, Host>,
@@ -51,6 +52,21 @@ pub(crate) struct Host {
     pub router: Option<ArcStr>,
     pub containers: usize,
     pub tasks: usize,
+}
+
+/// What is decided about a container, as JSON shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct DecisionRow {
+    /// `in-sync`, `out-of-sync`, `delete` or `defer`.
+    pub decision: &'static str,
+    /// The code of the reason to delete or to defer.
+    pub reason: Option<&'static str>,
+    /// The reason, for people.
+    pub message: Option<String>,
+    /// What would be written.
+    pub differences: Vec<String>,
+    /// Why labels are ignored.
+    pub invalid_labels: Vec<String>,
 }
 
 impl Reconciler {
@@ -106,7 +122,7 @@ impl Reconciler {
                     }
                     Fate::Remove(reason) => vec![Difference::Remove(reason)],
                     Fate::Unknown(doubt) => {
-                        *survey.doubts.entry(doubt.name()).or_default() += 1;
+                        *survey.doubts.entry(doubt.code()).or_default() += 1;
                         continue;
                     }
                 };
@@ -118,22 +134,34 @@ impl Reconciler {
         survey
     }
 
-    /// What is to become of one container, for people; none where it is not known.
-    pub(crate) fn fate_of(&self, uuid: Uuid) -> Option<(String, Vec<String>)> {
+    /// What is decided about one container; none where it is not known.
+    pub(crate) fn decision_of(&self, uuid: Uuid) -> Option<DecisionRow> {
         let (machine, fate) = self.decide(uuid)?;
         Some(match fate {
             Fate::Keep(keep) => {
                 let differences = desired::differences(&keep, &machine);
-                let differences: Vec<_> = differences.iter().map(ToString::to_string).collect();
-                let fate = if differences.is_empty() {
-                    "it lives, and is as it is to be".to_owned()
-                } else {
-                    format!("it lives, and is to be changed: {}", differences.join(", "))
-                };
-                (fate, keep.problems)
+                DecisionRow {
+                    decision: match differences.is_empty() {
+                        true => "in-sync",
+                        false => "out-of-sync",
+                    },
+                    differences: differences.iter().map(ToString::to_string).collect(),
+                    invalid_labels: keep.problems,
+                    ..DecisionRow::default()
+                }
             }
-            Fate::Remove(reason) => (format!("it is to be removed, because {reason}"), vec![]),
-            Fate::Unknown(doubt) => (format!("nothing is done for now: {doubt}"), vec![]),
+            Fate::Remove(reason) => DecisionRow {
+                decision: "delete",
+                reason: Some(reason.code()),
+                message: Some(reason.to_string()),
+                ..DecisionRow::default()
+            },
+            Fate::Unknown(doubt) => DecisionRow {
+                decision: "defer",
+                reason: Some(doubt.code()),
+                message: Some(doubt.to_string()),
+                ..DecisionRow::default()
+            },
         })
     }
 

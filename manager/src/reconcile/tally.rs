@@ -66,7 +66,7 @@ impl Tally {
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
             "reconciled",
-            "Containers and leftovers that were compared, by outcome",
+            "Containers and orphaned objects that were compared, by outcome",
             self.outcomes.clone(),
         );
         registry.register(

@@ -94,12 +94,12 @@ impl Source {
         self.believed
     }
 
-    /// For people: how it is.
+    /// The code of its state in JSON.
     pub(crate) fn state(&self) -> &'static str {
         match self.state {
-            State::Never => "never heard of",
+            State::Never => "never-listed",
             State::Stale { .. } => "lost",
-            State::Fresh if self.doubt.is_some() || self.believed.is_none() => "doubted",
+            State::Fresh if self.doubt.is_some() || self.believed.is_none() => "untrusted",
             State::Fresh => "fresh",
         }
     }

@@ -231,7 +231,7 @@ async fn what_the_server_does_late_is_not_done_twice() {
 
 #[tokio::test]
 async fn what_cannot_be_undone_at_once_is_undone_later() {
-    let world = World::with(|config| config.undo_after = Duration::from_millis(50)).await;
+    let world = World::with(|config| config.rollback_delay = Duration::from_millis(50)).await;
     let (machine, request) = rich(1);
     let containers = world.impatient();
     let (known, other) = plain(2);
@@ -257,7 +257,7 @@ async fn what_cannot_be_undone_at_once_is_undone_later() {
 
 #[tokio::test]
 async fn a_container_in_use_is_not_undone_when_it_is_asked_for_again_in_vain() {
-    let world = World::with(|config| config.undo_after = Duration::from_millis(1)).await;
+    let world = World::with(|config| config.rollback_delay = Duration::from_millis(1)).await;
     let (machine, request) = rich(1);
     put(&world.containers, machine, &request).await.unwrap();
     for (case, fault) in cases() {

@@ -91,7 +91,7 @@ async fn start(world: &World) -> Manager {
 
 #[tokio::test]
 async fn the_api_answers_as_the_contract_says() {
-    let world = World::with(|config| config.undo_after = Duration::from_millis(10)).await;
+    let world = World::with(|config| config.rollback_delay = Duration::from_millis(10)).await;
     let manager = start(&world).await;
     let agent = Agent::new(&manager, "node1");
     let (machine, request) = plain(1);

@@ -20,7 +20,8 @@ async fn json(bed: &Bed) -> (Option<i32>, Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_says_is_what_is_then_written() {
     let bed = Bed::start().await;
-    let patient = "settle = \"1s\"\nyoung = \"60m\"\nagent_gone = \"120m\"";
+    let patient =
+        "stabilization_window = \"1s\"\ngrace_period = \"60m\"\nagent_gone_after = \"120m\"";
     bed.configure("", patient);
     // Of an empty API server, all that has to be provisioned.
     let before = bed.changes();
@@ -106,7 +107,7 @@ async fn what_it_says_is_what_is_then_written() {
     // When its time has come, it is what is written.
     bed.configure(
         "",
-        "settle = \"1ms\"\nyoung = \"1ms\"\nagent_gone = \"1ms\"",
+        "stabilization_window = \"1ms\"\ngrace_period = \"1ms\"\nagent_gone_after = \"1ms\"",
     );
     let run = bed.run();
     let started = Instant::now();

@@ -32,7 +32,7 @@ fn rows(page: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_much_for_a_page_is_on_the_next_one() {
     let bed = Bed::start().await;
-    bed.configure("", "settle = \"60m\"\nyoung = \"60m\"");
+    bed.configure("", "stabilization_window = \"60m\"\ngrace_period = \"60m\"");
     let run = bed.run();
     let admin = run.address("operators ask at").await;
     run.said("ready", 1).await;

@@ -15,7 +15,7 @@ async fn what_can_change_changes_and_what_is_wrong_is_refused() {
     let write = |text: &str| std::fs::write(&token, text).unwrap();
     write(ONE);
     let line = format!("token_file = {:?}", token.display().to_string());
-    let careful = "young = \"60m\"";
+    let careful = "grace_period = \"60m\"";
     bed.configure(&line, careful);
     let run = bed.run();
     let url = run.address("agents ask at ").await;
@@ -45,7 +45,7 @@ async fn what_can_change_changes_and_what_is_wrong_is_refused() {
     let dead = bed.make(1).await;
     bed.configure(
         &format!("{line}\nlog_level = \"loud\"\nlistn = 1"),
-        "young = \"1ms\"\nsettle = \"2ms\"",
+        "grace_period = \"1ms\"\nstabilization_window = \"2ms\"",
     );
     run.signal(Signal::SIGHUP);
     let refused = run
@@ -55,7 +55,7 @@ async fn what_can_change_changes_and_what_is_wrong_is_refused() {
     for problem in [
         "log_level: \"loud\" is not what to log",
         "listn: unknown key",
-        "young",
+        "grace_period",
     ] {
         run.said(problem, 1).await;
     }
@@ -64,7 +64,10 @@ async fn what_can_change_changes_and_what_is_wrong_is_refused() {
 
     // The level, the times, and what needs a restart, which is named.
     let level_line = format!("{line}\nlog_level = \"trace\"\ncluster = \"other\"");
-    bed.configure(&level_line, "young = \"1ms\"\nsettle = \"1ms\"");
+    bed.configure(
+        &level_line,
+        "grace_period = \"1ms\"\nstabilization_window = \"1ms\"",
+    );
     run.signal(Signal::SIGHUP);
     let reloaded = run.said("configuration reloaded", 2).await;
     assert!(reloaded.contains("what needs a restart"), "{reloaded}");

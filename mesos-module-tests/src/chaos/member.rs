@@ -36,11 +36,11 @@ impl Member {
         // containers itself, however slow the machine is and however long it is paused or cut off.
         let config = format!(
             "[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n\
-             [vnc]\nservers = ['http://{services}:{API}']\nanswer = '3s'\npatience = '8s'\n\
+             [vnc]\nservers = ['http://{services}:{API}']\nrequest_timeout = '3s'\ncall_timeout = '8s'\n\
              [provision]\npod_task_subnets = ['10.32.0.0/16']\n\
              [mesos]\nmasters = '{}'\n\
              [marathon]\nservers = [{}]\n\
-             [reconcile]\nresync = '2s'\nsettle = '2s'\nyoung = '20s'\n",
+             [reconcile]\nresync = '2s'\nstabilization_window = '2s'\ngrace_period = '20s'\n",
             around.zookeeper,
             SESSION.as_secs(),
             around.mesos,

@@ -107,11 +107,11 @@ impl Bed {
             "listen = '{address}:{AGENTS}'\nadmin_listen = '{address}:{ADMIN}'\n\
              token_file = '{}'\n\
              [zookeeper]\nservers = '{}'\nsession_timeout = '4s'\n\
-             [vnc]\nservers = ['http://{address}:{API}']\npatience = '1s'\n\
+             [vnc]\nservers = ['http://{address}:{API}']\ncall_timeout = '1s'\n\
              [provision]\npod_task_subnets = ['10.32.0.0/12']\n\
              [mesos]\nmasters = '{}'\n\
              [marathon]\nservers = ['http://{own}:{MARATHON}']\n\
-             [limits]\nundo_after = '60m'\n[reconcile]\nresync = '1s'\nsettle = '1s'\nyoung = '3s'\n",
+             [limits]\nrollback_delay = '60m'\n[reconcile]\nresync = '1s'\nstabilization_window = '1s'\ngrace_period = '3s'\n",
             token.display(),
             self.zookeeper.url("/contrail/managers"),
             self.cluster.master(),

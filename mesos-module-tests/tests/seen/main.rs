@@ -39,7 +39,7 @@ fn outcomes(history: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let entries = history["history"].as_array().into_iter().flatten();
     entries
-        .map(|one| (text(&one["who"]), text(&one["what"])))
+        .map(|one| (text(&one["actor"]), text(&one["action"])))
         .collect()
 }
 
@@ -65,7 +65,7 @@ fn before_there_is_anything(bed: &Bed, leader: usize) -> Result<()> {
             "source_fresh{source=\"contrail\"} 1",
             "source_fresh{source=\"mesos\"} 1",
             "source_fresh{source=\"marathon\"} 1",
-            "source_believed{source=\"mesos\"} 1",
+            "source_trusted{source=\"mesos\"} 1",
             "agents{connected=\"true\"} 1",
             "agents{connected=\"false\"} 0",
             "frameworks 1",
@@ -73,10 +73,10 @@ fn before_there_is_anything(bed: &Bed, leader: usize) -> Result<()> {
             "apps 0",
             "containers_known 0",
             "virtual_routers_known 0",
-            "leftovers_known 0",
+            "orphans 0",
             "queue_length 0",
             "queue_failing 0",
-            "histories 0",
+            "container_histories 0",
             "containers_unfinished 0",
         ],
     )?;
@@ -113,10 +113,7 @@ fn a_container_is_shown(bed: &Bed, leader: usize) -> Result<String> {
     let address = made.ports[0].addresses[0].address.addr().to_string();
     let id = machine(&container);
     let said = bed.until_json(leader, &format!("/v1/containers/{container}"), |said| {
-        said["contrail"]["app"] == "/shop/web"
-            && said["fate"]
-                .as_str()
-                .is_some_and(|fate| fate.contains("as it is to be"))
+        said["contrail"]["app"] == "/shop/web" && said["decision"] == "in-sync"
     })?;
     assert_eq!(said["machine"], id.to_string());
     let interface = &said["contrail"]["interfaces"][0];
@@ -127,8 +124,8 @@ fn a_container_is_shown(bed: &Bed, leader: usize) -> Result<String> {
     assert_eq!(
         outcomes(&said),
         [
-            ("agent".into(), "made".into()),
-            ("reconciler".into(), "changed".into())
+            ("agent".into(), "created".into()),
+            ("reconciler".into(), "updated".into())
         ]
     );
     bed.until_measured(
@@ -137,7 +134,7 @@ fn a_container_is_shown(bed: &Bed, leader: usize) -> Result<String> {
             "tasks 1",
             "apps 1",
             "containers_known 1",
-            "histories 1",
+            "container_histories 1",
             "queue_length 0",
             "containers_made_total 1",
             "reconciled_total{outcome=\"kept\"} 1",
@@ -182,7 +179,7 @@ fn a_container_is_shown(bed: &Bed, leader: usize) -> Result<String> {
     ensure!(!page.text.contains("<script"), "{}", page.text);
 
     let numbers = [("containers", 1), ("tasks", 1), ("differences", 0)];
-    let nothing = ["queue", "failing", "leftovers", "unfinished"].map(|name| (name, 0));
+    let nothing = ["queue", "failing", "orphans", "unfinished"].map(|name| (name, 0));
     tiles(bed, leader, &numbers)?;
     tiles(bed, leader, &nothing)?;
 
@@ -296,7 +293,7 @@ fn what_makes_no_sense_is_said(bed: &Bed, leader: usize, web: &str) -> Result<()
     );
     bed.until_json(leader, "/v1/differences", |said| said["total"] == 1)?;
     bed.until(leader, "/", |page| {
-        page.contains("data-kind=\"cannot-be-put-right\"")
+        page.contains("data-kind=\"reconcile-failed\"")
     })?;
     tiles(
         bed,
@@ -331,7 +328,7 @@ fn the_api_server_fails(bed: &Bed, leader: usize) -> Result<String> {
         leader,
         &[
             "source_fresh{source=\"contrail\"} 0",
-            "source_believed{source=\"contrail\"} 0",
+            "source_trusted{source=\"contrail\"} 0",
         ],
     )?;
     ensure!(
@@ -363,7 +360,7 @@ fn the_api_server_fails(bed: &Bed, leader: usize) -> Result<String> {
     let outcomes = outcomes(&history);
     assert_eq!(outcomes[0], ("agent".into(), "failed".into()), "{history}");
     ensure!(
-        outcomes.contains(&("agent".into(), "made".into())),
+        outcomes.contains(&("agent".into(), "created".into())),
         "{history}"
     );
 
@@ -397,12 +394,12 @@ fn leftovers_are_removed(bed: &Bed, leader: usize, container: &str) -> Result<()
     let network: FqName = serde_json::from_value(network["fq_name"].clone())?;
     left.virtual_network_refs = vec![contrail_mesos_manager::vnc::Ref::to(network)];
     bed.host.block_on(bed.vnc.create(&left))?;
-    bed.until_measured(leader, &["leftovers_known 1"])?;
+    bed.until_measured(leader, &["orphans 1"])?;
     bed.until_measured(
         leader,
         &[
-            "leftovers_known 0",
-            "reconciled_total{outcome=\"leftover_removed\"} 1",
+            "orphans 0",
+            "reconciled_total{outcome=\"orphan_removed\"} 1",
         ],
     )?;
 
@@ -439,8 +436,8 @@ fn what_is_dead_is_removed(
     let last = history["history"].as_array().and_then(|all| all.last());
     let last = last.context("no history")?;
     assert_eq!(
-        (&last["who"], &last["what"]),
-        (&json!("reconciler"), &json!("removed")),
+        (&last["actor"], &last["action"]),
+        (&json!("reconciler"), &json!("deleted")),
         "{history}"
     );
 
@@ -466,7 +463,7 @@ fn the_leader_dies(bed: &mut Bed, leader: usize) -> Result<()> {
         &[
             "leading 1",
             "term 2",
-            "source_believed{source=\"mesos\"} 1",
+            "source_trusted{source=\"mesos\"} 1",
             "containers_known 0",
         ],
     )?;

@@ -122,7 +122,7 @@ impl Stage {
             "[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n\
              [vnc]\nservers = ['{}']\n\
              [mesos]\nmasters = '{}'\n[marathon]\nservers = ['http://{}']\n\
-             [reconcile]\nresync = '2s'\nsettle = '2s'\nyoung = '10s'\n",
+             [reconcile]\nresync = '2s'\nstabilization_window = '2s'\ngrace_period = '10s'\n",
             zookeeper.url("/contrail-mesos"),
             SESSION.as_secs(),
             contrail.url(),
@@ -269,7 +269,7 @@ impl Stage {
             let sources = ["mesos", "marathon", "contrail"];
             let believed = sources.iter().all(|source| {
                 let line =
-                    format!("contrail_mesos_manager_source_believed{{source=\"{source}\"}} 1");
+                    format!("contrail_mesos_manager_source_trusted{{source=\"{source}\"}} 1");
                 metrics.lines().any(|one| one == line)
             });
             let said: Value = serde_json::from_str(&manager.get("/v1/differences")?)?;
