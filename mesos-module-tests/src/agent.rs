@@ -1,8 +1,7 @@
 //! A host whose real agent runs our module: what the tests of the module start from.
 
-use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::framework::{Framework, GroupSpec, TaskSpec, TaskState, TaskUpdate};
@@ -10,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::leftovers::{self, Leftovers};
-use crate::{Cluster, ClusterBuilder, Host};
+use crate::{Cluster, ClusterBuilder, Host, module};
 
 /// How long anything may take before a test gives up. Never asserted as a time.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -30,22 +29,6 @@ pub struct Agent {
     name: String,
     host: Host,
     before: Leftovers,
-}
-
-/// The library under test: `MODULE`, or where `make module` puts it.
-pub fn module() -> Result<PathBuf> {
-    let path = match env::var_os("MODULE") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/libcontrail_mesos.so")
-        }
-    };
-    ensure!(
-        path.is_file(),
-        "the module is not at {}: run make module",
-        path.display()
-    );
-    Ok(path.canonicalize()?)
 }
 
 /// A host for an agent. The directory of the namespaces' handles is a mount of its own there, as

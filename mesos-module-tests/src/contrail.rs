@@ -7,7 +7,7 @@ mod vrouter;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use self::objects::network;
 pub use self::objects::{open_ports, provision};
 pub use self::vrouter::Vrouter;
-use crate::Host;
 use crate::agent::PATIENCE;
+use crate::{Host, program};
 
 /// Where the API server listens, on the host that has it.
 const API_PORT: u16 = 8082;
@@ -210,7 +210,7 @@ impl Contrail {
         let manager = Command::new("nsenter")
             .arg(format!("--net={}", self.host.namespace().display()))
             .arg("--")
-            .arg(binary("contrail-mesos-manager")?)
+            .arg(program("contrail-mesos-manager")?)
             .arg("--config")
             .arg(self.directory.join("manager.toml"))
             .stdin(Stdio::null())
@@ -311,19 +311,6 @@ impl Drop for Contrail {
             eprintln!("the manager said:\n{log}");
         }
     }
-}
-
-/// A binary of the product, built in release.
-pub fn binary(name: &str) -> Result<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../target/release")
-        .join(name);
-    ensure!(
-        path.is_file(),
-        "{} is not there: run make binaries",
-        path.display()
-    );
-    Ok(path.canonicalize()?)
 }
 
 fn before(api: &api::Handle) -> Before {

@@ -1,4 +1,7 @@
-//! Where the real Mesos and the testbed's own programs are.
+//! Finds the real Mesos, the programs that cargo built and the module library.
+//!
+//! Programs are those of the profile that the running program was built with: a test runs dev
+//! builds, `bench` and `soak` run release builds.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 /// The installed programs.
 #[derive(Clone, Debug)]
 pub struct Install {
-    /// The real Mesos: the cluster and mesos-containerizer.
+    /// `mesos-containerizer` of the real Mesos. The cluster program is beside it.
     pub mesos_containerizer: PathBuf,
     /// The executors.
     pub mesos_executor: PathBuf,
@@ -19,9 +22,8 @@ pub struct Install {
 impl Install {
     /// Finds them; an error says how to make what is missing.
     pub fn find() -> Result<Self> {
-        let mesos = env::var_os("CONTRAIL_TEST_MESOS").map(PathBuf::from);
-        let mesos = match mesos {
-            Some(mesos) => mesos,
+        let mesos = match env::var_os("CONTRAIL_TEST_MESOS") {
+            Some(mesos) => PathBuf::from(mesos),
             None => target()?.join("mesos"),
         };
         let mesos_containerizer = mesos.join("libexec/mesos-containerizer");
@@ -38,6 +40,32 @@ impl Install {
     }
 }
 
+/// The path of a binary of this workspace, of the profile that is running.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let path = profile()?.join(name);
+    ensure!(
+        path.is_file(),
+        "{} is not built: run cargo build --workspace --bins, for that profile",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// The path of the module library: the environment variable `MODULE`, or else
+/// `module/libcontrail_mesos.so` in the directory of the profile that is running.
+pub fn module() -> Result<PathBuf> {
+    let path = match env::var_os("MODULE") {
+        Some(path) => PathBuf::from(path),
+        None => profile()?.join("module/libcontrail_mesos.so"),
+    };
+    ensure!(
+        path.is_file(),
+        "the module library is not at {}: run make module",
+        path.display()
+    );
+    Ok(path.canonicalize()?)
+}
+
 /// The directory of the running profile: that of a binary, or above that of a test.
 fn profile() -> Result<PathBuf> {
     let exe = env::current_exe().context("cannot tell which program this is")?;
@@ -49,23 +77,15 @@ fn profile() -> Result<PathBuf> {
 }
 
 fn target() -> Result<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let given = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let built = profile()?.parent().map(Path::to_owned);
-    let usual = manifest.parent().map(|root| root.join("target"));
-    let mut places = [given, built, usual].into_iter().flatten();
-    let found = places.clone().find(|place| place.join("mesos").is_dir());
-    found
-        .or_else(|| places.next_back())
+    let default = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(|root| root.join("target"));
+    let mut candidates = [given, built, default].into_iter().flatten();
+    candidates
+        .clone()
+        .find(|directory| directory.join("mesos").is_dir())
+        .or_else(|| candidates.next_back())
         .context("cannot tell where the target directory is")
-}
-
-fn program(name: &str) -> Result<PathBuf> {
-    let path = profile()?.join(name);
-    ensure!(
-        path.is_file(),
-        "{} is not built: run cargo build -p mesos-module-tests --bins",
-        path.display()
-    );
-    Ok(path)
 }

@@ -33,4 +33,4 @@ pub mod zookeeper;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use host::Host;
-pub use install::Install;
+pub use install::{Install, module, program};

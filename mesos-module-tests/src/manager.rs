@@ -12,9 +12,8 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::Host;
 use crate::agent::PATIENCE;
-use crate::contrail::binary;
+use crate::{Host, program};
 
 /// Where agents ask a manager.
 pub const AGENTS: u16 = 6992;
@@ -31,7 +30,7 @@ pub fn spawn(host: &Host, config: &Path, log: &Path, around: &[&str]) -> Result<
         .arg(format!("--net={}", host.namespace().display()))
         .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
         .args(around)
-        .arg(binary("contrail-mesos-manager")?)
+        .arg(program("contrail-mesos-manager")?)
         .arg("--config")
         .arg(config)
         .args(["--log-format", "json"])

@@ -1,11 +1,11 @@
 //! `contrail-mesos`, as an operator uses it on a host without any agent.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::Host;
 use mesos_module_tests::agent::{self, BLUE, RED};
+use mesos_module_tests::{Host, program};
 use serde_json::Value;
 
 struct Operator {
@@ -27,16 +27,9 @@ impl Operator {
 
     /// What the command prints, and whether it succeeded.
     fn run(&self, arguments: &str) -> Result<(bool, String)> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let program = root.join("target/release/contrail-mesos");
-        ensure!(
-            program.is_file(),
-            "{} is not there: run make test",
-            program.display()
-        );
         let output = self
             .host
-            .command(program.canonicalize()?)
+            .command(program("contrail-mesos")?)
             .arg("--config")
             .arg(&self.config)
             .args(arguments.split(' '))

@@ -36,7 +36,7 @@ pub(crate) fn measure(
     peer_patience: Duration,
     report: &mut Report,
 ) -> Result<()> {
-    let library = fs::metadata(agent::module()?)?.len();
+    let library = fs::metadata(mesos_module_tests::module()?)?.len();
     let peer = measure_peer(present, peer_patience)?;
     let mut host_network = Bed::start(None, |host| Ok(Cluster::on(host)))?;
     let mut ours = Bed::start(Some(NETWORK), |host| {

@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use mesos_module_tests::{Cluster, Host};
 use serde_json::{Value, json};
 
-use crate::show;
 
 pub(crate) struct Marathon {
     host: Host,
@@ -74,7 +73,7 @@ pub(crate) fn pod(mapped: bool) -> Value {
 
 impl Marathon {
     pub(crate) fn start(host: &Host, cluster: &Cluster) -> Result<Self> {
-        let program = show::program("contrail-mesos-sim")?;
+        let program = mesos_module_tests::program("contrail-mesos-sim")?;
         let listen = format!("{}:8080", host.address());
         let log = std::fs::File::create(host.directory().join("marathon.log"))?;
         let process = host

@@ -1,9 +1,9 @@
 //! What the demo prints: steps, the containers, and who reaches whom.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesos_module_tests::Host;
+use mesos_module_tests::{Host, program};
 use serde::Deserialize;
 
 /// A step.
@@ -14,18 +14,6 @@ pub(crate) fn say(what: &str) {
 pub(crate) fn indent(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(|line| format!("    {line}")).collect();
     lines.join("\n")
-}
-
-/// A program that was built beside this one.
-pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let path = own.with_file_name(name);
-    ensure!(
-        path.is_file(),
-        "{} is not there: run make demo",
-        path.display()
-    );
-    Ok(path)
 }
 
 /// A line of `contrail-mesos status`.
