@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 /// One thing that is wrong with the configuration, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// File and line, or the module parameter.
     pub place: String,
     /// The key, as a path such as `network[1].subnet`; empty for the file as a whole.
@@ -24,7 +24,7 @@ pub struct Problem {
     pub message: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}: ", self.place)?;
         if !self.key.is_empty() {
@@ -39,14 +39,14 @@ impl fmt::Display for Problem {
 #[error("{}", .problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct ConfigError {
     /// Never empty.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<ConfigProblem>,
 }
 
 /// The file being read, and what was found wrong with it so far.
 pub struct Document<'a> {
     path: PathBuf,
     text: &'a str,
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<ConfigProblem>>,
 }
 
 impl<'a> Document<'a> {
@@ -71,7 +71,7 @@ impl<'a> Document<'a> {
 
     /// Reports a problem.
     pub fn report(&self, place: String, key: String, message: String) {
-        self.problems.borrow_mut().push(Problem {
+        self.problems.borrow_mut().push(ConfigProblem {
             place,
             key,
             message,
@@ -182,11 +182,31 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A text that must parse as `T`.
+    /// A string that must parse as `T`.
     pub fn parsed<T: FromStr>(&self, key: &str, expected: &str) -> Option<T> {
+        self.parsed_with(key, expected, str::parse)
+    }
+
+    /// A string that `parse` must accept.
+    pub fn parsed_with<T, E>(
+        &self,
+        key: &str,
+        expected: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
         let value = self.value(key)?;
+        self.parse_value(key, value, expected, &parse)
+    }
+
+    fn parse_value<T, E>(
+        &self,
+        key: &str,
+        value: &DeValue<'_>,
+        expected: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
         match value {
-            DeValue::String(text) => match text.parse() {
+            DeValue::String(text) => match parse(text) {
                 Ok(parsed) => Some(parsed),
                 Err(_) => self.mismatch(key, value, expected),
             },
@@ -194,20 +214,28 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// An array of texts that must each parse as `T`; what does not is reported and left out.
+    /// An array of strings that must each parse as `T`; what does not is reported and left out.
     pub fn parsed_list<T: FromStr>(&self, key: &str, expected: &str) -> Option<Vec<T>> {
+        self.parsed_list_with(key, expected, str::parse)
+    }
+
+    /// An array of strings that `parse` must accept; what it refuses is reported and left out.
+    pub fn parsed_list_with<T, E>(
+        &self,
+        key: &str,
+        expected: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
         let value = self.value(key)?;
         let Some(items) = value.as_array() else {
             return self.mismatch(key, value, &format!("an array, each entry {expected}"));
         };
-        let parse = |item: &Spanned<DeValue<'_>>| match item.get_ref() {
-            DeValue::String(text) => match text.parse() {
-                Ok(parsed) => Some(parsed),
-                Err(_) => self.mismatch(key, item.get_ref(), expected),
-            },
-            other => self.mismatch(key, other, expected),
-        };
-        Some(items.iter().filter_map(parse).collect())
+        Some(
+            items
+                .iter()
+                .filter_map(|item| self.parse_value(key, item.get_ref(), expected, &parse))
+                .collect(),
+        )
     }
 
     /// `true` or `false`, without quotes.

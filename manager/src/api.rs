@@ -61,7 +61,7 @@ impl Shared {
         self.tasks.spawn(work).await.unwrap_or_else(|error| {
             log::error!(error:%; "internal error in a request");
             let what = "internal error in the manager; its log says more".to_owned();
-            Err(ManagerError::Nonsense(what))
+            Err(ManagerError::InvalidResponse(what))
         })
     }
 }

@@ -38,7 +38,7 @@ use zookeeper_client::{Acls, Client};
 
 use super::fence::{self, Fence, Keeper};
 use campaign::Campaign;
-use contrail_mesos_api::agent_api;
+use contrail_mesos_api::http::Address;
 
 /// How long a failed session is left alone before the next one.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -58,7 +58,7 @@ pub struct ZooKeeper {
     /// another.
     pub session_timeout: Duration,
     /// Where the other managers send agents that are to ask this one; by default where it listens.
-    pub advertise: Option<agent_api::Manager>,
+    pub advertise: Option<Address>,
 }
 
 /// A candidature. It ends when it is resigned or dropped; then others have to wait for its end.
@@ -70,7 +70,7 @@ pub(super) struct Election {
 
 impl Election {
     /// Stands for election from now on, for ever. Whoever leads is known by the fence.
-    pub(super) fn start(options: ZooKeeper, url: agent_api::Manager) -> (Self, Fence) {
+    pub(super) fn start(options: ZooKeeper, url: Address) -> (Self, Fence) {
         let (keeper, fence) = fence::fence("it is connecting to ZooKeeper");
         let stop = CancellationToken::new();
         let task = tokio::spawn(stand(options, url, keeper, stop.clone()));
@@ -105,12 +105,7 @@ impl ZooKeeper {
 }
 
 /// One session after another.
-async fn stand(
-    options: ZooKeeper,
-    url: agent_api::Manager,
-    keeper: Keeper,
-    stop: CancellationToken,
-) {
+async fn stand(options: ZooKeeper, url: Address, keeper: Keeper, stop: CancellationToken) {
     // Another one with every start: what a killed manager left is not taken for our own.
     let id = Uuid::new_v4();
     loop {

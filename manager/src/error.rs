@@ -37,7 +37,7 @@ pub enum ManagerError {
     Vnc(#[from] VncError),
     /// What the API server holds makes no sense.
     #[error("{0}")]
-    Nonsense(String),
+    InvalidResponse(String),
 }
 
 impl ManagerError {
@@ -55,14 +55,14 @@ impl ManagerError {
             Self::Taken(_) | Self::InUse(_) => StatusCode::CONFLICT,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotReady(_) | Self::NotLeading(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Nonsense(_) => StatusCode::BAD_GATEWAY,
+            Self::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
             Self::Vnc(error) => of_kind(&error.kind),
         }
     }
 
     /// Whether the same request may succeed later.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         self.status().is_server_error()
     }
 
@@ -100,7 +100,7 @@ fn of_kind(kind: &VncErrorKind) -> StatusCode {
         | Kind::Forbidden { .. }
         | Kind::NotFound { .. }
         | Kind::Server { .. }
-        | Kind::Nonsense { .. } => StatusCode::BAD_GATEWAY,
+        | Kind::InvalidResponse { .. } => StatusCode::BAD_GATEWAY,
         Kind::Unavailable { .. } | Kind::Unreachable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
     }
@@ -122,7 +122,10 @@ mod tests {
         assert_eq!(status(VncErrorKind::Invalid { said: said() }), 400);
         assert_eq!(status(VncErrorKind::Unauthorised { said: said() }), 502);
         assert_eq!(status(VncErrorKind::Forbidden { said: said() }), 502);
-        assert_eq!(status(VncErrorKind::Nonsense { problem: said() }), 502);
+        assert_eq!(
+            status(VncErrorKind::InvalidResponse { problem: said() }),
+            502
+        );
         assert_eq!(status(VncErrorKind::Unavailable { said: said() }), 503);
         assert_eq!(status(VncErrorKind::Unreachable { problem: said() }), 503);
         assert_eq!(status(VncErrorKind::Unknown { problem: said() }), 504);

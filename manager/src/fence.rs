@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::ManagerError;
-use contrail_mesos_api::agent_api;
+use contrail_mesos_api::http::Address;
 
 /// Who writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum Leadership {
     /// Another one.
     Following {
         /// Where agents ask it.
-        leader: agent_api::Manager,
+        leader: Address,
     },
     /// Nobody that is known.
     Unknown {
@@ -107,7 +107,7 @@ impl Keeper {
     }
 
     /// Closes the fence: another manager leads.
-    pub(super) fn follow(&self, leader: agent_api::Manager) {
+    pub(super) fn follow(&self, leader: Address) {
         *self.held.lease() = None;
         self.say(Leadership::Following { leader });
     }

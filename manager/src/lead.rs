@@ -124,7 +124,7 @@ mod tests {
         let before = move |_| async move {
             // The first and the third time it fails.
             match tries.fetch_add(1, Ordering::Relaxed) {
-                0 | 2 => Err(ManagerError::Nonsense("not yet".to_owned())),
+                0 | 2 => Err(ManagerError::InvalidResponse("not yet".to_owned())),
                 _ => Ok(()),
             }
         };

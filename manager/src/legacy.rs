@@ -132,7 +132,7 @@ async fn add(
     })?;
     let request = request(&posted.cid, &given, &host)?;
     shared.check_ready()?;
-    let machine = agent_api::machine(&request.container);
+    let machine = agent_api::vm_uuid(&request.container);
     let containers = shared.containers.clone();
     let work = async move { containers.put(&host.agent, machine, &request).await };
     shared.to_the_end(work).await?;
@@ -149,7 +149,7 @@ async fn delete(
     let host = given(&posted.args)
         .ok()
         .and_then(|given| host(&given, &peer));
-    let machine = agent_api::machine(&ContainerId::printed(&posted.cid));
+    let machine = agent_api::vm_uuid(&ContainerId::printed(&posted.cid));
     let containers = shared.containers.clone();
     let work = async move {
         let agent = host.as_ref().map(|host| host.agent.as_str());

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use contrail_mesos_api::config_reader::Problem;
+use contrail_mesos_api::config_reader::ConfigProblem;
 use contrail_mesos_manager::logging::{self, LogFormat};
 use contrail_mesos_manager::{Config, DEFAULT_PATH, DryRun, Manager, dry_run};
 use tikv_jemallocator::Jemalloc;
@@ -155,13 +155,13 @@ fn reload(manager: &Manager, path: &Path) {
     let taken = tokio::task::block_in_place(|| {
         let config = Config::load(path).map_err(|error| error.problems)?;
         let restart = manager.reload(&config).map_err(|error| {
-            vec![Problem {
+            vec![ConfigProblem {
                 place: file.to_string(),
                 key: String::new(),
                 message: error.to_string(),
             }]
         })?;
-        Ok::<_, Vec<Problem>>((config, restart))
+        Ok::<_, Vec<ConfigProblem>>((config, restart))
     });
     match taken {
         Ok((config, restart)) => {

@@ -195,7 +195,7 @@ impl Names {
             .await?
         {
             Some(Known::Uuid(uuid)) => Ok(uuid),
-            _ => Err(ManagerError::Nonsense(
+            _ => Err(ManagerError::InvalidResponse(
                 "a virtual-router has no uuid".to_owned(),
             )),
         }

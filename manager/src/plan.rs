@@ -64,11 +64,11 @@ pub(super) fn check(
     most: usize,
 ) -> Result<Checked, Vec<String>> {
     let mut problems = vec![];
-    if agent_api::machine(&request.container) != machine {
+    if agent_api::vm_uuid(&request.container) != machine {
         problems.push(format!(
             "the machine of container {} is {}, not {machine}",
             Quoted(request.container.to_string().as_bytes()),
-            agent_api::machine(&request.container)
+            agent_api::vm_uuid(&request.container)
         ));
     }
     if request.ports.is_empty() || request.ports.len() > most {
@@ -178,7 +178,7 @@ pub(super) fn port(
     network: Arc<Network>,
     annotations: &KeyValues,
 ) -> Result<Port, Vec<String>> {
-    let uuid = agent_api::interface(machine, &request.interface);
+    let uuid = agent_api::interface_uuid(machine, &request.interface);
     let mac = mac(uuid);
     let name = wish
         .project

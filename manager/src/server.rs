@@ -28,7 +28,7 @@ use super::reconcile::{Reconciler, Sources};
 use super::reload::Live;
 use crate::vnc::VncClient;
 use contrail_mesos_api::agent_api;
-use contrail_mesos_api::http::TlsError;
+use contrail_mesos_api::http::{Address, TlsError};
 
 /// How long connections may take to end once the manager stops.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -267,9 +267,9 @@ fn url(address: SocketAddr, tls: bool) -> String {
     format!("{scheme}://{address}")
 }
 
-fn advertise(address: SocketAddr, tls: bool) -> Result<agent_api::Manager, StartError> {
+fn advertise(address: SocketAddr, tls: bool) -> Result<Address, StartError> {
     let url = url(address, tls);
-    url.parse().map_err(|_| StartError::Advertise(url))
+    agent_api::manager_address(&url).map_err(|_| StartError::Advertise(url))
 }
 
 async fn bind(

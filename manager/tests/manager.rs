@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 
 use contrail_mesos_api::agent_api::{self, AGENT_HEADER};
 use contrail_mesos_api::container::ContainerId;
-use contrail_mesos_manager::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos_manager::vnc::{
+    FqName, Object as _, VirtualRouter, VncClient, VncOptions, server_address,
+};
 use contrail_mesos_sim::vnc::{Options, Server};
 use serde_json::{Value, json};
 
@@ -63,7 +65,10 @@ fn a_configuration_is_checked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_is_made_and_the_manager_stopped() {
     let (_, server) = Server::start(Options::default()).await.unwrap();
-    let client = VncClient::new(VncOptions::new(vec![server.url().parse().unwrap()])).unwrap();
+    let client = VncClient::new(VncOptions::new(vec![
+        server_address(&server.url()).unwrap(),
+    ]))
+    .unwrap();
     let router = FqName::new(["default-global-system-config", "node1"]);
     client.create(&VirtualRouter::named(router)).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -95,7 +100,7 @@ async fn a_container_is_made_and_the_manager_stopped() {
             admin = Some(address.trim().to_owned());
         }
     }
-    let machine = agent_api::machine(&ContainerId::top_level("a"));
+    let machine = agent_api::vm_uuid(&ContainerId::top_level("a"));
     let request = json!({"container": ["a"], "ports": [{"interface": "eth0", "network": "n"}]});
     let address = format!("{}/v1/ports/{machine}", url.unwrap());
     let http = reqwest::Client::new();

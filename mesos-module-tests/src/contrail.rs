@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos_manager::vnc::{Object, VncClient, VncOptions};
+use contrail_mesos_manager::vnc::{Object, VncClient, VncOptions, server_address};
 use contrail_mesos_sim::vnc as api;
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ impl Contrail {
         let options = api::Options::default();
         let (_, api) = host.block_on(api::Server::start_on(any(API_PORT), options))?;
         host.block_on(api.control(any(CONTROL_PORT)))?;
-        let server = any(API_PORT).to_string().parse()?;
+        let server = server_address(&any(API_PORT).to_string())?;
         let client = host.block_on(async { VncClient::new(VncOptions::new(vec![server])) })?;
         host.block_on(provision(&client))?;
         let directory = host.directory().join("contrail");

@@ -16,7 +16,8 @@ use crate::config::Vif;
 use crate::proto::mesos::NetworkInfo;
 use crate::proto::mesos::{Label, Labels, network_info};
 use crate::vrouter::DEFAULT_DIRECTORY;
-use contrail_mesos_api::agent_api::Manager;
+use contrail_mesos_api::agent_api;
+use contrail_mesos_api::http::Address;
 use contrail_mesos_api::http::TlsOptions;
 use contrail_mesos_api::http::tls::Identity;
 
@@ -55,7 +56,7 @@ pub(super) enum Managed {
 /// How to reach our managers.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Ours {
-    pub(super) managers: Vec<Manager>,
+    pub(super) managers: Vec<Address>,
     pub(super) agent: String,
     pub(super) virtual_router_address: Option<IpAddr>,
     pub(super) virtual_network: Option<String>,
@@ -235,9 +236,9 @@ fn ours(contrail: &RawContrail, vrouter_host: &str) -> Result<Ours, Failure> {
         Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
         _ => return Err(wrong("managers", expected)),
     };
-    let managers: Vec<Manager> = managers
+    let managers: Vec<Address> = managers
         .into_iter()
-        .map(str::parse)
+        .map(agent_api::manager_address)
         .collect::<Result<_, _>>()
         .map_err(|_| wrong("managers", expected))?;
     if managers.is_empty() {

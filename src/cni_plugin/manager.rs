@@ -30,7 +30,7 @@ impl Call {
                 let client = client(ours, self.settings.deadline)?;
                 let made = client.put(self.machine, &request, deadline).await;
                 made.map(Some).map_err(|error| {
-                    let code = if error.kind.is_passing() {
+                    let code = if error.kind.is_transient() {
                         Code::Again
                     } else {
                         Code::Other
@@ -96,9 +96,9 @@ impl Call {
             .build()
             .map_err(|error| failed(Code::Config, error.to_string()))?;
         let limits = Limits {
-            connect: Duration::from_secs(2),
-            answer: Duration::from_secs(10),
-            body: 8 << 20,
+            connect_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(10),
+            max_body_bytes: 8 << 20,
         };
         let http = HttpClient::new(limits, &TlsOptions::default())
             .map_err(|error| failed(Code::Config, error.to_string()))?;
@@ -140,9 +140,9 @@ fn client(ours: &Ours, deadline: Duration) -> Result<PortsClient, Failure> {
         token_file: ours.token_file.clone(),
         tls: ours.tls.clone(),
         limits: Limits {
-            connect: deadline / 8,
-            answer: deadline,
-            body: 4 << 20,
+            connect_timeout: deadline / 8,
+            request_timeout: deadline,
+            max_body_bytes: 4 << 20,
         },
     })
     .map_err(|error| Failure::new(Code::Config, error.to_string()))

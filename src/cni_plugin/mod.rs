@@ -167,15 +167,15 @@ fn call(
         host: settings.vrouter_host.clone(),
         port: settings.vrouter_port,
         limits: Limits {
-            connect: Duration::from_secs(1),
-            answer: settings.deadline.min(Duration::from_secs(5)),
-            body: 4 << 20,
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: settings.deadline.min(Duration::from_secs(5)),
+            max_body_bytes: 4 << 20,
         },
     })
     .map_err(|error| Failure::new(Code::Config, error.to_string()))?;
     let container = ContainerId::printed(&id);
     Ok(Call {
-        machine: agent_api::machine(&container),
+        machine: agent_api::vm_uuid(&container),
         files: PortFiles::new(&settings.port_directory),
         vrouter,
         settings,

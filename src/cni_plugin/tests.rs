@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::net::testing::{inside, isolated_async, link_names, namespace, run as command};
-use contrail_mesos_api::http::scripted::{Asked, Reply, Scripted, ok};
+use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
 
 mod configuration;
 mod faults;
@@ -31,7 +31,7 @@ struct Faults {
 
 /// A vRouter agent that has one container, or several interfaces of it.
 struct Agent {
-    server: Scripted,
+    server: ScriptedServer,
     faults: Arc<Faults>,
 }
 
@@ -58,7 +58,7 @@ impl Agent {
         let registered = Mutex::new(Vec::<String>::new());
         let (machine, of) = (machine.to_owned(), Arc::clone(&faults));
         let annotations: Vec<String> = annotations.iter().map(ToString::to_string).collect();
-        let script = move |asked: &Asked, _: usize| {
+        let script = move |asked: &ReceivedRequest, _: usize| {
             let config = |index: usize| {
                 let mut all = vec![format!("{{index:{index}/{count}}}")];
                 all.extend(annotations.clone());
@@ -113,7 +113,7 @@ impl Agent {
             Reply::Answer(404, r#"{"error":"Unknown Request"}"#.to_owned())
         };
         Self {
-            server: Scripted::start_at(address, None, script).await,
+            server: ScriptedServer::start_at(address, None, script).await,
             faults,
         }
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::network::mtu;
 use crate::vrouter::DEFAULT_DIRECTORY;
-use contrail_mesos_api::agent_api::Manager;
+use contrail_mesos_api::agent_api;
 use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::http::Address;
 use contrail_mesos_api::http::TlsOptions;
 use contrail_mesos_api::http::tls::Identity;
 
@@ -19,7 +20,7 @@ const VROUTER_PORT: u16 = 9091;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contrail {
     /// The managers, the preferred one first; never empty.
-    pub managers: Vec<Manager>,
+    pub managers: Vec<Address>,
     /// The name of this host's virtual-router: who we are to the managers.
     pub agent: String,
     /// The address by which the virtual-router is found where none has that name.
@@ -69,9 +70,10 @@ pub struct ContrailNetwork {
 pub(super) fn read(section: Section<'_>) -> Contrail {
     let word = |key: &str, expected: &str| section.text(key, expected);
     let file = |key: &str, expected: &str| word(key, expected).map(PathBuf::from);
-    let managers = section.parsed_list(
+    let managers = section.parsed_list_with(
         "managers",
         "a manager's address such as \"https://master-1.example:6992\"",
+        agent_api::manager_address,
     );
     if !section.has("managers") || managers.as_ref().is_some_and(Vec::is_empty) {
         section.problem(

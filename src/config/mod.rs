@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 pub use bridge::{AddressFamily, BridgeNetwork, Subnet};
 pub use cni::{Chain, Cni, CniNetwork, PluginConfig};
 pub use contrail::{Contrail, ContrailNetwork, Vif};
-pub use contrail_mesos_api::config_reader::{ConfigError, Problem};
+pub use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
 use contrail_mesos_api::config_reader::{Document, Section};
 pub(crate) use network::is_word;
 pub use network::{Dns, Network, NetworkProvider};
@@ -46,7 +46,7 @@ pub struct Config {
     /// bridges are all different.
     pub networks: Vec<Network>,
     /// Files of CNI's directory that cannot be used: they harm nobody else.
-    pub unusable: Vec<Problem>,
+    pub unusable: Vec<ConfigProblem>,
 }
 
 /// How long each step may take before it fails with a message that says so: the agent itself
@@ -115,7 +115,7 @@ impl Source {
         let mut problems = vec![];
         for (index, (key, value)) in parameters.iter().enumerate() {
             let mut problem = |message: String| {
-                problems.push(Problem {
+                problems.push(ConfigProblem {
                     place: format!("module parameter {key:?}"),
                     key: String::new(),
                     message,
@@ -154,7 +154,7 @@ impl Source {
     /// Reads the file as it is now. Blocks on the file system.
     pub fn load(&self) -> Result<Config, ConfigError> {
         let text = std::fs::read_to_string(&self.path).map_err(|error| ConfigError {
-            problems: vec![Problem {
+            problems: vec![ConfigProblem {
                 place: self.path.display().to_string(),
                 key: String::new(),
                 message: format!(
@@ -188,7 +188,7 @@ impl Source {
     }
 
     /// Overrides the file's keys; returns what is wrong with the parameters.
-    fn apply(&self, config: &mut Config) -> Vec<Problem> {
+    fn apply(&self, config: &mut Config) -> Vec<ConfigProblem> {
         let mut problems = vec![];
         for (key, value) in &self.overrides {
             // One more document, so that a parameter is checked as the same key of a file is.
@@ -197,10 +197,12 @@ impl Source {
             let parsed = table_of(key, value);
             let read = read(&document, &parsed);
             match document.finish() {
-                Err(error) => problems.extend(error.problems.into_iter().map(|problem| Problem {
-                    place: place.display().to_string(),
-                    ..problem
-                })),
+                Err(error) => {
+                    problems.extend(error.problems.into_iter().map(|problem| ConfigProblem {
+                        place: place.display().to_string(),
+                        ..problem
+                    }))
+                }
                 Ok(()) => match key.as_str() {
                     "state_dir" => config.state_dir = read.state_dir,
                     "netns_dir" => config.netns_dir = read.netns_dir,

@@ -36,7 +36,7 @@ use self::checkpoint::{Checkpoint, ExecutorKey};
 use self::container::{Container, Containers, lock};
 pub use self::error::IsolatorError;
 use self::networks::Networks;
-use crate::config::{ConfigError, Deadlines, Problem, Source};
+use crate::config::{ConfigError, ConfigProblem, Deadlines, Source};
 use crate::proto::mesos::slave::ContainerLimitation;
 use crate::proto::mesos::{ContainerStatus, ResourceStatistics, slave};
 use crate::provider::{Lost, Statistics};
@@ -61,7 +61,7 @@ impl Isolator {
         let source = Source::from_parameters(parameters);
         if !nix::unistd::geteuid().is_root() {
             let mut problems = source.err().map_or_else(Vec::new, |error| error.problems);
-            problems.push(Problem {
+            problems.push(ConfigProblem {
                 place: "network/contrail".to_owned(),
                 key: String::new(),
                 message: "needs root to make interfaces: run the agent as root, or take the \
@@ -77,7 +77,7 @@ impl Isolator {
         }
         let (sender, lost) = unbounded_channel();
         let networks = Networks::new(&config, sender).map_err(|error| ConfigError {
-            problems: vec![Problem {
+            problems: vec![ConfigProblem {
                 place: "network/contrail".to_owned(),
                 key: String::new(),
                 message: error.to_string(),

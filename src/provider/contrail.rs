@@ -121,9 +121,9 @@ impl ContrailProvider {
             tls: options.tls.clone(),
             limits: Limits {
                 // One attempt: the next manager is asked within the container's deadline.
-                connect: options.deadline / 8,
-                answer: options.deadline,
-                body: 4 << 20,
+                connect_timeout: options.deadline / 8,
+                request_timeout: options.deadline,
+                max_body_bytes: 4 << 20,
             },
         })
         .map_err(|error| fail(error.into()))?;
@@ -239,7 +239,7 @@ impl Provider for ContrailProvider {
     async fn reserve(&self, request: &NetworkRequest) -> Result<Intent, ProviderError> {
         let inner = self.inner(&request.network.name)?;
         let network = network(request)?;
-        let machine = agent_api::machine(&request.container);
+        let machine = agent_api::vm_uuid(&request.container);
         Ok(Intent {
             container: request.container.clone(),
             network: request.network.name.clone(),
@@ -253,7 +253,7 @@ impl Provider for ContrailProvider {
             dns: request.network.dns.clone().unwrap_or_default(),
             provider: ProviderIntent::Contrail(ContrailIntent {
                 machine,
-                uuid: agent_api::interface(machine, &request.interface),
+                uuid: agent_api::interface_uuid(machine, &request.interface),
                 host_interface: host_interface(&request.container, &request.interface),
                 parent: match &inner.options.vif {
                     Vif::Veth => None,

@@ -32,9 +32,9 @@ impl Default for VrouterOptions {
             host: "127.0.0.1".to_owned(),
             port: 9091,
             limits: Limits {
-                connect: Duration::from_secs(1),
-                answer: Duration::from_secs(5),
-                body: 4 << 20,
+                connect_timeout: Duration::from_secs(1),
+                request_timeout: Duration::from_secs(5),
+                max_body_bytes: 4 << 20,
             },
         }
     }
@@ -70,7 +70,7 @@ impl VrouterClient {
             Ok(body) => body,
             Err(error) => {
                 let problem = error.to_string();
-                return Err(self.error(&what, VrouterErrorKind::Nonsense { problem }));
+                return Err(self.error(&what, VrouterErrorKind::InvalidResponse { problem }));
             }
         };
         let ask = || self.ask(&what, Method::POST, "/vm", Some(&body));
@@ -133,7 +133,7 @@ impl VrouterClient {
         }
         self.accept(what, &response)?;
         let items = decode(&response.body)
-            .map_err(|problem| self.error(what, VrouterErrorKind::Nonsense { problem }))?;
+            .map_err(|problem| self.error(what, VrouterErrorKind::InvalidResponse { problem }))?;
         Ok((!items.is_empty()).then_some(items))
     }
 
@@ -157,7 +157,7 @@ impl VrouterClient {
         loop {
             match timeout_at(deadline, ask()).await {
                 Ok(Ok(response)) => return self.accept(what, &response),
-                Ok(Err(error)) if error.kind.is_passing() => last = error,
+                Ok(Err(error)) if error.kind.is_transient() => last = error,
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(last),
             }
@@ -199,7 +199,7 @@ impl VrouterClient {
             .build()
             .map_err(|error| {
                 let problem = format!("{:?} is no address: {error}", self.agent);
-                self.error(what, VrouterErrorKind::Nonsense { problem })
+                self.error(what, VrouterErrorKind::InvalidResponse { problem })
             })?;
         let request = Request {
             method,

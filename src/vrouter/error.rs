@@ -48,7 +48,7 @@ pub enum VrouterErrorKind {
     },
     /// The answer is not what the port service describes.
     #[error("answers nonsense: {problem}; is this its port service?")]
-    Nonsense {
+    InvalidResponse {
         /// What is wrong with it.
         problem: String,
     },
@@ -57,7 +57,7 @@ pub enum VrouterErrorKind {
 impl VrouterErrorKind {
     /// Whether it may do better when asked again.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unanswered { .. })
     }
 }
@@ -67,10 +67,10 @@ impl From<HttpError> for VrouterErrorKind {
         let problem = error.to_string();
         match error {
             HttpError::Connect(_) => Self::Unreachable { problem },
-            HttpError::Cut(_) | HttpError::Late(_) | HttpError::Silent(_) => {
+            HttpError::ConnectionClosed(_) | HttpError::Timeout(_) | HttpError::IdleTimeout(_) => {
                 Self::Unanswered { problem }
             }
-            HttpError::TooLong(_) => Self::Nonsense { problem },
+            HttpError::BodyTooLarge(_) => Self::InvalidResponse { problem },
         }
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use contrail_mesos_api::http::Limits;
-use contrail_mesos_api::http::scripted::{Asked, Reply, Scripted, ok};
+use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
 
 const VM: &str = "660a305f-10e4-47fd-a5fc-50e48147423b";
 const FIRST: Uuid = Uuid::from_u128(1);
@@ -18,11 +18,11 @@ fn vm() -> Uuid {
     VM.parse().unwrap()
 }
 
-fn client(agent: &Scripted) -> VrouterClient {
+fn client(agent: &ScriptedServer) -> VrouterClient {
     let options = VrouterOptions {
         port: agent.address.port(),
         limits: Limits {
-            answer: Duration::from_secs(20),
+            request_timeout: Duration::from_secs(20),
             ..Limits::default()
         },
         ..VrouterOptions::default()
@@ -75,8 +75,8 @@ fn plugged(interface: Uuid, address: &str) -> Value {
 }
 
 /// An agent that knows this configuration and these addresses, pretty-printed as agents do.
-async fn agent(configuration: Vec<Value>, plugged: Vec<Value>) -> Scripted {
-    Scripted::start(move |asked, _| {
+async fn agent(configuration: Vec<Value>, plugged: Vec<Value>) -> ScriptedServer {
+    ScriptedServer::start(move |asked, _| {
         let answer = |values: &[Value]| match values {
             [] => not_found(),
             values => ok(&serde_json::to_string_pretty(values).unwrap()),
@@ -150,39 +150,40 @@ async fn addresses_of_both_families_are_read() {
 
 #[tokio::test]
 async fn waiting_ends_as_soon_as_everything_is_there() {
-    let agent = Scripted::start(
-        |asked, before| match (asked.path.contains("vm-cfg"), before) {
-            (true, 0) => not_found(),
-            (true, 1) => Reply::Cut,
-            (true, 2) => Reply::Raw(b"nonsense\r\n\r\n"),
-            (true, 3) => Reply::Answer(500, r#"{"error":"busy"}"#.to_owned()),
-            (true, 4) => ok(&"[]"),
-            (true, 5) => ok(&json!([configuration(FIRST, &["{index:0/2}"])])),
-            (true, _) => ok(&json!([
-                configuration(FIRST, &["{index:0/2}"]),
-                configuration(SECOND, &["{index:1/2}"]),
-            ])),
-            (false, _) => ok(&json!([plugged(FIRST, "5.5.5.252")])),
-        },
-    )
-    .await;
+    let agent =
+        ScriptedServer::start(
+            |asked, before| match (asked.path.contains("vm-cfg"), before) {
+                (true, 0) => not_found(),
+                (true, 1) => Reply::Close,
+                (true, 2) => Reply::Raw(b"nonsense\r\n\r\n"),
+                (true, 3) => Reply::Answer(500, r#"{"error":"busy"}"#.to_owned()),
+                (true, 4) => ok(&"[]"),
+                (true, 5) => ok(&json!([configuration(FIRST, &["{index:0/2}"])])),
+                (true, _) => ok(&json!([
+                    configuration(FIRST, &["{index:0/2}"]),
+                    configuration(SECOND, &["{index:1/2}"]),
+                ])),
+                (false, _) => ok(&json!([plugged(FIRST, "5.5.5.252")])),
+            },
+        )
+        .await;
     let client = client(&agent);
     let found = client
         .await_configuration(vm(), Wanted::Annotated, late())
         .await
         .unwrap();
     assert_eq!(found.len(), 2);
-    assert_eq!(agent.asked().len(), 7);
+    assert_eq!(agent.requests().len(), 7);
     client
         .await_addresses(vm(), &[FIRST], late())
         .await
         .unwrap();
-    assert_eq!(agent.asked().len(), 8);
+    assert_eq!(agent.requests().len(), 8);
 }
 
 #[tokio::test]
 async fn what_is_missing_is_named() {
-    let missing = async |agent: &Scripted, wanted: Wanted<'_>| {
+    let missing = async |agent: &ScriptedServer, wanted: Wanted<'_>| {
         let result = client(agent)
             .await_configuration(vm(), wanted, soon())
             .await;
@@ -193,7 +194,7 @@ async fn what_is_missing_is_named() {
         missing(&nothing, Wanted::Annotated).await,
         Missing::Configuration
     );
-    assert!(nothing.asked().len() > 1);
+    assert!(nothing.requests().len() > 1);
 
     let unmarked = agent(vec![configuration(FIRST, &[])], vec![]).await;
     assert_eq!(
@@ -210,20 +211,21 @@ async fn what_is_missing_is_named() {
         "{problem}"
     );
 
-    let stuck = Scripted::start(|_, _| Reply::Hang).await;
+    let stuck = ScriptedServer::start(|_, _| Reply::Hang).await;
     let problem = missing(&stuck, Wanted::Annotated).await;
     assert!(problem.to_string().contains("did not answer"), "{problem}");
 
-    let other = Scripted::start(|_, _| ok(&"<html>")).await;
+    let other = ScriptedServer::start(|_, _| ok(&"<html>")).await;
     let problem = missing(&other, Wanted::Annotated).await;
     assert!(problem.to_string().contains("nonsense"), "{problem}");
-    let other =
-        Scripted::start(|_, _| Reply::Answer(404, r#"{"error":"Unknown Request"}"#.to_owned()))
-            .await;
+    let other = ScriptedServer::start(|_, _| {
+        Reply::Answer(404, r#"{"error":"Unknown Request"}"#.to_owned())
+    })
+    .await;
     let problem = missing(&other, Wanted::Annotated).await;
     assert!(problem.to_string().contains("Unknown Request"), "{problem}");
 
-    let nobody = Scripted::start(|_, _| Reply::Hang).await;
+    let nobody = ScriptedServer::start(|_, _| Reply::Hang).await;
     let client = client(&nobody);
     drop(nobody);
     tokio::task::yield_now().await;
@@ -236,7 +238,7 @@ async fn what_is_missing_is_named() {
 
 #[tokio::test]
 async fn what_of_an_address_is_missing_is_named() {
-    let missing = async |agent: &Scripted| {
+    let missing = async |agent: &ScriptedServer| {
         let wait = Instant::now() + Duration::from_secs(3);
         let result = client(agent)
             .await_addresses(vm(), &[FIRST, SECOND], wait)
@@ -256,8 +258,8 @@ async fn what_of_an_address_is_missing_is_named() {
 
 #[tokio::test]
 async fn ports_are_registered_as_the_agent_wants_them() {
-    let agent = Scripted::start(|_, before| match before {
-        0 => Reply::Cut,
+    let agent = ScriptedServer::start(|_, before| match before {
+        0 => Reply::Close,
         _ => ok(&"{}"),
     })
     .await;
@@ -265,8 +267,8 @@ async fn ports_are_registered_as_the_agent_wants_them() {
     client.register(&port(), late()).await.unwrap();
     client.unregister(vm(), late()).await.unwrap();
     client.sync(late()).await.unwrap();
-    let asked = agent.asked();
-    let lines: Vec<String> = asked.iter().map(Asked::line).collect();
+    let asked = agent.requests();
+    let lines: Vec<String> = asked.iter().map(ReceivedRequest::line).collect();
     let delete = format!("DELETE /vm/{VM}");
     assert_eq!(lines, ["POST /vm", "POST /vm", &delete, "POST /syncports"]);
     let mut body = asked[1].json();
@@ -286,14 +288,14 @@ async fn ports_are_registered_as_the_agent_wants_them() {
 #[tokio::test]
 async fn a_refusal_is_not_repeated() {
     let said = r#"{"error":"{ Invalid or missing field for vm-name }"}"#;
-    let agent = Scripted::start(move |_, _| Reply::Answer(500, said.to_owned())).await;
+    let agent = ScriptedServer::start(move |_, _| Reply::Answer(500, said.to_owned())).await;
     let error = client(&agent).register(&port(), late()).await.unwrap_err();
     let expected = VrouterErrorKind::Refused {
         status: 500,
         said: "Invalid or missing field for vm-name".to_owned(),
     };
     assert_eq!(error.kind, expected);
-    assert_eq!(agent.asked().len(), 1);
+    assert_eq!(agent.requests().len(), 1);
 }
 
 #[test]

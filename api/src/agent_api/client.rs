@@ -19,16 +19,23 @@ use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use super::{AGENT_HEADER, Ports, PortsList, PortsRequest, Refusal};
-use crate::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
+use crate::http::{
+    Address, HttpClient, InvalidAddress, Limits, Request, Response, TlsError, TlsOptions,
+};
 
-/// The address of a manager; port 6992 unless it says otherwise.
-pub type Manager = crate::http::Server<6992>;
+/// The port of a manager whose address has none.
+pub const DEFAULT_PORT: u16 = 6992;
+
+/// Parses the address of a manager: `host` or `host:port`, with or without a scheme.
+pub fn manager_address(text: &str) -> Result<Address, InvalidAddress> {
+    Address::parse_root(text, DEFAULT_PORT)
+}
 
 /// How to reach the managers.
 #[derive(Clone, Debug)]
 pub struct PortsOptions {
     /// The managers, the preferred one first.
-    pub managers: Vec<Manager>,
+    pub managers: Vec<Address>,
     /// Who we are: the name of this host's virtual-router.
     pub agent: String,
     /// The file with the token that agents and managers share, read again when it is refused.
@@ -95,7 +102,7 @@ pub enum PortsErrorKind {
 impl PortsErrorKind {
     /// Whether it may do better when asked again.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
 }
@@ -106,7 +113,7 @@ pub struct PortsClient(Arc<Inner>);
 
 struct Inner {
     http: HttpClient,
-    managers: Vec<Manager>,
+    managers: Vec<Address>,
     /// The index of the manager in use.
     current: AtomicUsize,
     agent: HeaderValue,
@@ -326,7 +333,7 @@ impl PortsClient {
         let location = response.headers.get(LOCATION)?.to_str().ok()?;
         let uri: hyper::Uri = location.parse().ok()?;
         let named = format!("{}://{}", uri.scheme()?, uri.authority()?);
-        let named: Manager = named.parse().ok()?;
+        let named = manager_address(&named).ok()?;
         self.0.managers.iter().position(|manager| *manager == named)
     }
 }

@@ -10,7 +10,7 @@
 //! To the list belongs `&address={address}` where the agent's virtual-router is found by its address
 //! ([`PortsRequest::virtual_router_address`]).
 //!
-//! `{machine}` is the uuid of the container's virtual-machine object ([`machine`]). An agent says
+//! `{machine}` is the uuid of the container's virtual-machine object ([`vm_uuid`]). An agent says
 //! who it is in the header [`AGENT_HEADER`], and touches its own containers only; a shared token
 //! goes into `Authorization: Bearer …`. A refusal has a body [`Refusal`] and a status that says
 //! whether to try again:
@@ -39,7 +39,10 @@ use uuid::Uuid;
 
 use crate::container::{ContainerId, Mac};
 
-pub use client::{Manager, PortsClient, PortsError, PortsErrorKind, PortsOptions, PortsSetupError};
+pub use client::{
+    DEFAULT_PORT, PortsClient, PortsError, PortsErrorKind, PortsOptions, PortsSetupError,
+    manager_address,
+};
 
 /// The header in which an agent says who it is: the name of its host's virtual-router.
 pub const AGENT_HEADER: &str = "x-contrail-mesos-agent";
@@ -50,7 +53,7 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x6d65_736f_732d_636f_6e74_7261_696c_000
 /// The uuid of a container's virtual-machine object: the container's id where that is one, as the
 /// vRouter agent and every other tool of Contrail expect, else one made from the whole id.
 #[must_use]
-pub fn machine(container: &ContainerId) -> Uuid {
+pub fn vm_uuid(container: &ContainerId) -> Uuid {
     if container.parent().is_none()
         && let Ok(uuid) = Uuid::try_parse(container.value())
         // The vRouter agent knows the canonical form only, and nil is what it calls nothing.
@@ -66,7 +69,7 @@ pub fn machine(container: &ContainerId) -> Uuid {
 
 /// The uuid of the virtual-machine-interface object of a container's interface.
 #[must_use]
-pub fn interface(machine: Uuid, interface: &str) -> Uuid {
+pub fn interface_uuid(machine: Uuid, interface: &str) -> Uuid {
     Uuid::new_v5(&machine, interface.as_bytes())
 }
 

@@ -16,82 +16,87 @@ pub struct Address {
     prefix: Box<str>,
 }
 
-/// Not the address of a server.
+/// A string that is not the address of a server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a server's address such as \"10.0.0.1\", \"leader:8080\" or \"https://proxy/service/marathon\""
-)]
-pub struct NotAnAddress(pub(super) String);
+#[error("{address:?} is not a server's address such as {example}")]
+pub struct InvalidAddress {
+    /// The string, without a password.
+    address: String,
+    example: String,
+}
 
-impl NotAnAddress {
-    /// What is refused may hold a password.
-    pub(super) fn of(text: &str) -> Self {
-        Self(text.rsplit('@').next().unwrap_or_default().to_owned())
+impl InvalidAddress {
+    fn new(address: &str, example: impl Into<String>) -> Self {
+        Self {
+            address: address.rsplit('@').next().unwrap_or_default().to_owned(),
+            example: example.into(),
+        }
     }
 }
 
-/// Where servers listen whose address does not say.
+/// The ports of servers whose address has none.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ports {
-    /// Where no scheme is named either.
-    bare: u16,
+struct DefaultPorts {
+    without_scheme: u16,
     http: u16,
     https: u16,
 }
 
-impl Ports {
-    pub(super) fn all(port: u16) -> Self {
-        Self {
-            bare: port,
-            http: port,
-            https: port,
-        }
-    }
-}
-
 impl Address {
-    /// Reads `host`, `host:port`, or a URL with a path. Where no scheme is named it is `http`,
-    /// and `port` is where such servers listen; a URL without a port has its scheme's.
-    pub fn parse(text: &str, port: u16) -> Result<Self, NotAnAddress> {
-        let ports = Ports {
-            bare: port,
+    /// Parses `host`, `host:port`, or a URL with a path. Without a scheme it is `http` and `port`
+    /// is the default; a URL without a port has its scheme's.
+    pub fn parse(text: &str, port: u16) -> Result<Self, InvalidAddress> {
+        let ports = DefaultPorts {
+            without_scheme: port,
             http: 80,
             https: 443,
         };
-        Self::read(text, ports)
+        Self::with_default_ports(text, ports).ok_or_else(|| {
+            let example = r#""10.0.0.1", "leader:8080" or "https://proxy/service/marathon""#;
+            InvalidAddress::new(text, example)
+        })
     }
 
-    pub(super) fn read(text: &str, ports: Ports) -> Result<Self, NotAnAddress> {
-        let wrong = || NotAnAddress::of(text);
-        let (whole, port) = if text.starts_with("https://") {
+    /// Parses the address of a server whose API is at the root: `host` or `host:port`, either with
+    /// or without `http://` or `https://`. `port` is the default with every scheme.
+    pub fn parse_root(text: &str, port: u16) -> Result<Self, InvalidAddress> {
+        let ports = DefaultPorts {
+            without_scheme: port,
+            http: port,
+            https: port,
+        };
+        Self::with_default_ports(text, ports)
+            .filter(|address| address.prefix.is_empty())
+            .ok_or_else(|| InvalidAddress::new(text, format!("\"https://10.84.22.1:{port}\"")))
+    }
+
+    fn with_default_ports(text: &str, ports: DefaultPorts) -> Option<Self> {
+        let (url, port) = if text.starts_with("https://") {
             (text.to_owned(), ports.https)
         } else if text.contains("://") {
             (text.to_owned(), ports.http)
         } else {
-            (format!("http://{text}"), ports.bare)
+            (format!("http://{text}"), ports.without_scheme)
         };
-        let uri: Uri = whole.parse().map_err(|_| wrong())?;
+        let uri: Uri = url.parse().ok()?;
         let scheme = uri
             .scheme()
-            .filter(|&scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
-            .ok_or_else(wrong)?;
-        let authority = uri.authority().ok_or_else(wrong)?;
+            .filter(|&scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)?;
+        let authority = uri.authority()?;
         let host = authority.host();
         // Brackets are for IPv6: mesos-manager's own default is the impossible `[127.0.0.1]`.
-        let bracketed = host.trim_matches(['[', ']']);
+        let unbracketed = host.trim_matches(['[', ']']);
+        let has_invalid_brackets = host != unbracketed && unbracketed.parse::<Ipv6Addr>().is_err();
         // A password in an address would end up in messages.
-        if authority.as_str().contains('@')
-            || host.is_empty()
-            || (host != bracketed && bracketed.parse::<Ipv6Addr>().is_err())
-            || uri.query().is_some()
-        {
-            return Err(wrong());
+        let has_user = authority.as_str().contains('@');
+        if has_user || host.is_empty() || has_invalid_brackets || uri.query().is_some() {
+            return None;
         }
         let authority = match authority.port_u16() {
             Some(_) => authority.clone(),
-            None => format!("{host}:{port}").parse().map_err(|_| wrong())?,
+            None => format!("{host}:{port}").parse().ok()?,
         };
-        Ok(Self {
+        Some(Self {
             scheme: scheme.clone(),
             authority,
             prefix: uri.path().trim_end_matches('/').into(),
@@ -153,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_in_every_form() {
+    fn address_should_parse_every_form() {
         for (text, address, uri) in [
             (
                 "10.0.0.1",
@@ -182,5 +187,32 @@ mod tests {
         }
         let secret = Address::parse("http://user:password@a", 8080).unwrap_err();
         assert!(!secret.to_string().contains("password"), "{secret}");
+    }
+    #[test]
+    fn root_address_should_have_one_port_and_no_path() {
+        for (text, address) in [
+            ("10.84.22.1", "http://10.84.22.1:8082"),
+            ("api.example", "http://api.example:8082"),
+            ("api.example:9100", "http://api.example:9100"),
+            ("https://[2001:db8::1]/", "https://[2001:db8::1]:8082"),
+            ("http://api:80", "http://api:80"),
+        ] {
+            assert_eq!(
+                Address::parse_root(text, 8082).unwrap().to_string(),
+                address
+            );
+        }
+        for wrong in [
+            "",
+            "ftp://a",
+            "http://",
+            "http://a/path",
+            "http://user:password@a",
+            "a b",
+            "[127.0.0.1]",
+        ] {
+            let error = Address::parse_root(wrong, 8082).unwrap_err().to_string();
+            assert!(!error.contains("password"), "{error}");
+        }
     }
 }

@@ -10,20 +10,20 @@ use super::{HttpError, excerpt};
 
 /// A question to a server that was not answered as it should have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {what} at {server}: {problem}")]
+#[error("cannot {operation} at {server}: {kind}")]
 pub struct CallError {
     /// What was to be done, such as `list the apps`.
-    pub what: String,
+    pub operation: String,
     /// The server that was asked last.
     pub server: String,
     /// What it means.
     #[source]
-    pub problem: Problem,
+    pub kind: CallErrorKind,
 }
 
 /// What a failure means. Each says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub enum CallErrorKind {
     /// There is no answer.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -69,7 +69,7 @@ pub enum Problem {
     #[error(
         "the answer makes no sense: {problem}; is that address the right one? It begins with {said:?}"
     )]
-    Nonsense {
+    InvalidResponse {
         /// What is wrong with it.
         problem: String,
         /// How it begins.
@@ -89,7 +89,7 @@ pub enum Problem {
     Discovery(String),
 }
 
-impl Problem {
+impl CallErrorKind {
     /// What a status that is no success means.
     pub(super) fn of_status(status: StatusCode, body: &[u8]) -> Self {
         let (code, said) = (status.as_u16(), excerpt(body));
@@ -102,8 +102,8 @@ impl Problem {
     }
 
     /// An answer that makes no sense.
-    pub fn nonsense(problem: &dyn fmt::Display, body: &[u8]) -> Self {
-        Self::Nonsense {
+    pub fn invalid_response(problem: &dyn fmt::Display, body: &[u8]) -> Self {
+        Self::InvalidResponse {
             problem: problem.to_string(),
             said: excerpt(body).chars().take(100).collect(),
         }

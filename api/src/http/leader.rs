@@ -6,7 +6,7 @@ use hyper::body::Bytes;
 use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue, LOCATION};
 
 use super::address::Address;
-use super::call_error::{CallError, Problem};
+use super::call_error::{CallError, CallErrorKind};
 use super::credentials::Credentials;
 use super::redirect::{RedirectError, Redirects};
 use super::{HttpClient, Limits, Request, Response, Streaming, TlsError, TlsOptions};
@@ -29,9 +29,9 @@ pub struct LeaderOptions {
 
 /// A question.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct RequestSpec {
     /// What it is for, as it reads after "cannot".
-    pub what: String,
+    pub operation: String,
     /// The method.
     pub method: Method,
     /// With the query, encoded.
@@ -42,12 +42,12 @@ pub struct Ask {
     pub body: Option<Bytes>,
 }
 
-impl Ask {
+impl RequestSpec {
     /// Asks for JSON.
     #[must_use]
-    pub fn get(what: impl Into<String>, path: impl Into<String>) -> Self {
+    pub fn get(operation: impl Into<String>, path: impl Into<String>) -> Self {
         Self {
-            what: what.into(),
+            operation: operation.into(),
             method: Method::GET,
             path: path.into(),
             accept: "application/json",
@@ -57,11 +57,11 @@ impl Ask {
 
     /// The error of this question.
     #[must_use]
-    pub fn failed(&self, server: &Address, problem: impl Into<Problem>) -> CallError {
+    pub fn failed(&self, server: &Address, kind: impl Into<CallErrorKind>) -> CallError {
         CallError {
-            what: self.what.clone(),
+            operation: self.operation.clone(),
             server: server.to_string(),
-            problem: problem.into(),
+            kind: kind.into(),
         }
     }
 }
@@ -90,12 +90,12 @@ impl LeaderClient {
         &self,
         listed: &[Address],
         at: &Address,
-        ask: &Ask,
+        spec: &RequestSpec,
     ) -> Result<(Address, Streaming), CallError> {
         let mut server = at.clone();
         for _ in 0..=MOST_REDIRECTIONS {
-            let failed = |problem: Problem| ask.failed(&server, problem);
-            let answer = self.attempt(&server, ask).await.map_err(failed)?;
+            let failed = |problem: CallErrorKind| spec.failed(&server, problem);
+            let answer = self.attempt(&server, spec).await.map_err(failed)?;
             if answer.status.is_success() {
                 return Ok((server, answer));
             }
@@ -106,18 +106,18 @@ impl LeaderClient {
                     .whole()
                     .await
                     .map_or_else(|_| Bytes::new(), |whole| whole.body);
-                return Err(failed(Problem::of_status(status, &body)));
+                return Err(failed(CallErrorKind::of_status(status, &body)));
             }
             let location = answer
                 .headers
                 .get(LOCATION)
                 .and_then(|value| value.to_str().ok());
-            let target = self.redirects.target(&server, listed, location, &ask.path);
+            let target = self.redirects.target(&server, listed, location, &spec.path);
             let target = target.map_err(|error| failed(error.into()))?;
             log::debug!("{server} names {target} as the leader");
             server = target;
         }
-        Err(ask.failed(&server, RedirectError::Loop(MOST_REDIRECTIONS + 1)))
+        Err(spec.failed(&server, RedirectError::Loop(MOST_REDIRECTIONS + 1)))
     }
 
     /// As [`Self::open`], with the whole answer.
@@ -125,29 +125,33 @@ impl LeaderClient {
         &self,
         listed: &[Address],
         at: &Address,
-        ask: &Ask,
+        spec: &RequestSpec,
     ) -> Result<(Address, Response), CallError> {
-        let (server, answer) = self.open(listed, at, ask).await?;
+        let (server, answer) = self.open(listed, at, spec).await?;
         match answer.whole().await {
             Ok(whole) => Ok((server, whole)),
-            Err(error) => Err(ask.failed(&server, error)),
+            Err(error) => Err(spec.failed(&server, error)),
         }
     }
 
-    async fn attempt(&self, server: &Address, ask: &Ask) -> Result<Streaming, Problem> {
-        let uri = server.uri(&ask.path).map_err(|error| {
+    async fn attempt(
+        &self,
+        server: &Address,
+        spec: &RequestSpec,
+    ) -> Result<Streaming, CallErrorKind> {
+        let uri = server.uri(&spec.path).map_err(|error| {
             // Paths are made of checked parts; the operator's prefix may still be odd.
-            Problem::nonsense(&format!("{server} with {}: {error}", ask.path), b"")
+            CallErrorKind::invalid_response(&format!("{server} with {}: {error}", spec.path), b"")
         })?;
-        let mut headers = vec![(ACCEPT, HeaderValue::from_static(ask.accept))];
+        let mut headers = vec![(ACCEPT, HeaderValue::from_static(spec.accept))];
         if let Some(value) = self.credentials.header().await? {
             headers.push((AUTHORIZATION, value));
         }
         let request = Request {
-            method: ask.method.clone(),
+            method: spec.method.clone(),
             uri,
             headers,
-            body: ask.body.clone(),
+            body: spec.body.clone(),
         };
         Ok(self.http.open(request).await?)
     }

@@ -16,7 +16,6 @@ mod credentials;
 mod leader;
 pub mod quickack;
 mod redirect;
-mod server;
 mod streaming;
 pub mod tls;
 
@@ -30,13 +29,12 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-pub use address::{Address, NotAnAddress};
-pub use call_error::{CallError, Problem};
+pub use address::{Address, InvalidAddress};
+pub use call_error::{CallError, CallErrorKind};
 pub use credentials::{Credentials, CredentialsError};
-pub use leader::{Ask, LeaderClient, LeaderOptions};
+pub use leader::{LeaderClient, LeaderOptions, RequestSpec};
 use quickack::QuickAckConnector;
 pub use redirect::{RedirectError, Redirects};
-pub use server::{NotAServer, Server};
 pub use streaming::Streaming;
 pub use tls::{TlsError, TlsOptions};
 
@@ -51,20 +49,20 @@ const NAME: &str = concat!("contrail-mesos/", env!("CARGO_PKG_VERSION"));
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Until a connection stands.
-    pub connect: Duration,
+    pub connect_timeout: Duration,
     /// Until the last byte of an answer, the connection included.
-    pub answer: Duration,
+    pub request_timeout: Duration,
     /// Bytes of an answer's body.
-    pub body: usize,
+    pub max_body_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(5),
-            answer: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(30),
             // A list of tens of thousands of objects with all their fields.
-            body: 256 << 20,
+            max_body_bytes: 256 << 20,
         }
     }
 }
@@ -120,16 +118,16 @@ pub enum HttpError {
     Connect(String),
     /// The connection ended before the answer did: the server may have done what it was asked.
     #[error("the connection broke before the answer was complete: {0}")]
-    Cut(String),
+    ConnectionClosed(String),
     /// No whole answer in time: the server may have done what it was asked.
     #[error("no answer within {0:?}")]
-    Late(Duration),
+    Timeout(Duration),
     /// A stream has brought nothing for so long that its server must be gone.
     #[error("nothing has come for {0:?}, not even a sign of life")]
-    Silent(Duration),
+    IdleTimeout(Duration),
     /// The answer is longer than anybody expects.
     #[error("the answer is longer than {0} bytes")]
-    TooLong(usize),
+    BodyTooLarge(usize),
 }
 
 /// The client. Clones share their connections.
@@ -146,7 +144,7 @@ impl HttpClient {
             .with_tls_config(tls.client_config()?)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(QuickAckConnector::new(limits.connect));
+            .wrap_connector(QuickAckConnector::new(limits.connect_timeout));
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
@@ -156,22 +154,22 @@ impl HttpClient {
 
     /// Asks, and returns when the answer's head is there: its body is read as it comes.
     pub async fn open(&self, request: Request) -> Result<Streaming, HttpError> {
-        let limit = self.limits.answer;
+        let limit = self.limits.request_timeout;
         let response = tokio::time::timeout(limit, self.exchange(request))
             .await
-            .unwrap_or(Err(HttpError::Late(limit)))?;
+            .unwrap_or(Err(HttpError::Timeout(limit)))?;
         Ok(Streaming::new(response, self.limits))
     }
 
     /// Asks, and reads the whole answer, whatever its status.
     pub async fn send(&self, request: Request) -> Result<Response, HttpError> {
-        let limit = self.limits.answer;
+        let limit = self.limits.request_timeout;
         tokio::time::timeout(limit, async {
             let response = self.exchange(request).await?;
             Streaming::new(response, self.limits).whole().await
         })
         .await
-        .unwrap_or(Err(HttpError::Late(limit)))
+        .unwrap_or(Err(HttpError::Timeout(limit)))
     }
 
     async fn exchange(&self, request: Request) -> Result<hyper::Response<Incoming>, HttpError> {
@@ -197,7 +195,7 @@ impl HttpClient {
             if error.is_connect() {
                 HttpError::Connect(reasons(&error))
             } else {
-                HttpError::Cut(reasons(&error))
+                HttpError::ConnectionClosed(reasons(&error))
             }
         })
     }

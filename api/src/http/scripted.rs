@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// A request that came.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ReceivedRequest {
     /// The method.
     pub method: String,
     /// Path and query.
@@ -26,7 +26,7 @@ pub struct Asked {
     pub body: String,
 }
 
-impl Asked {
+impl ReceivedRequest {
     /// The first header of that name, in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -58,22 +58,22 @@ pub enum Reply {
     /// Answers.
     Answer(u16, String),
     /// Answers with one more header.
-    With(u16, &'static str, &'static str),
+    WithHeader(u16, &'static str, &'static str),
     /// Closes the connection without a word.
-    Cut,
+    Close,
     /// Closes it in the middle of the body.
-    Half,
+    Truncate,
     /// Says nothing more, and keeps the connection.
     Hang,
     /// Says this.
     Raw(&'static [u8]),
     /// A body of this type without an end: what is sent here goes to every such connection, each
     /// part in a write of its own; an empty part closes them.
-    Feed(&'static str, broadcast::Sender<Vec<u8>>),
+    Stream(&'static str, broadcast::Sender<Vec<u8>>),
     /// The same, with this before all else.
-    Begin(&'static str, Vec<u8>, broadcast::Sender<Vec<u8>>),
+    StreamAfter(&'static str, Vec<u8>, broadcast::Sender<Vec<u8>>),
     /// This of a body without a length, and the end.
-    End(&'static str, Vec<u8>),
+    Unsized(&'static str, Vec<u8>),
 }
 
 /// An answer with status 200.
@@ -81,30 +81,32 @@ pub fn ok(body: &impl ToString) -> Reply {
     Reply::Answer(200, body.to_string())
 }
 
-type Handler = dyn Fn(&Asked, usize) -> Reply + Send + Sync;
+type Handler = dyn Fn(&ReceivedRequest, usize) -> Reply + Send + Sync;
 
 /// A running server. It ends when it is dropped.
-pub struct Scripted {
+pub struct ScriptedServer {
     /// Where it listens.
     pub address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<ReceivedRequest>>>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Scripted {
+impl Drop for ScriptedServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Scripted {
+impl ScriptedServer {
     /// Starts a server on a free port of the loopback address. `script` gets each request and the
     /// number of requests before it.
     ///
     /// # Panics
     ///
     /// If it cannot listen.
-    pub async fn start(script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn start(
+        script: impl Fn(&ReceivedRequest, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         Self::start_with(None, script).await
     }
 
@@ -115,7 +117,7 @@ impl Scripted {
     /// If it cannot listen.
     pub async fn start_with(
         tls: Option<TlsAcceptor>,
-        script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static,
+        script: impl Fn(&ReceivedRequest, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self::start_at(any, tls, script).await
@@ -129,12 +131,12 @@ impl Scripted {
     pub async fn start_at(
         address: SocketAddr,
         tls: Option<TlsAcceptor>,
-        script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static,
+        script: impl Fn(&ReceivedRequest, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(vec![]));
-        let (log, script): (_, Arc<Handler>) = (Arc::clone(&asked), Arc::new(script));
+        let requests = Arc::new(Mutex::new(vec![]));
+        let (log, script): (_, Arc<Handler>) = (Arc::clone(&requests), Arc::new(script));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (log, script, tls) = (Arc::clone(&log), Arc::clone(&script), tls.clone());
@@ -152,7 +154,7 @@ impl Scripted {
         });
         Self {
             address,
-            asked,
+            requests,
             task,
         }
     }
@@ -163,48 +165,50 @@ impl Scripted {
     ///
     /// If the script panicked.
     #[must_use]
-    pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
+        self.requests.lock().unwrap().clone()
     }
 
     /// Method and path of every request so far.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.asked().iter().map(Asked::line).collect()
+        self.requests().iter().map(ReceivedRequest::line).collect()
     }
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    log: &Mutex<Vec<Asked>>,
+    log: &Mutex<Vec<ReceivedRequest>>,
     script: &Handler,
 ) -> io::Result<()> {
     let mut buffer = vec![];
-    while let Some(asked) = read(&mut stream, &mut buffer).await? {
+    while let Some(request) = read(&mut stream, &mut buffer).await? {
         let before = {
             let mut log = log.lock().unwrap();
-            log.push(asked.clone());
+            log.push(request.clone());
             log.len() - 1
         };
-        let (status, header, body) = match script(&asked, before) {
+        let (status, header, body) = match script(&request, before) {
             Reply::Answer(status, body) => (status, String::new(), body),
-            Reply::With(status, name, value) => {
+            Reply::WithHeader(status, name, value) => {
                 (status, format!("{name}: {value}\r\n"), "{}".to_owned())
             }
-            Reply::Cut => return Ok(()),
-            Reply::Half => {
+            Reply::Close => return Ok(()),
+            Reply::Truncate => {
                 let half = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"half\":";
                 stream.write_all(half).await?;
                 return stream.shutdown().await;
             }
             Reply::Hang => std::future::pending().await,
-            Reply::End(kind, body) => {
+            Reply::Unsized(kind, body) => {
                 stream.write_all(&open(kind)).await?;
                 stream.write_all(&body).await?;
                 return stream.shutdown().await;
             }
-            Reply::Feed(kind, feed) => return follow(stream, kind, &[], &feed).await,
-            Reply::Begin(kind, first, feed) => return follow(stream, kind, &first, &feed).await,
+            Reply::Stream(kind, feed) => return follow(stream, kind, &[], &feed).await,
+            Reply::StreamAfter(kind, first, feed) => {
+                return follow(stream, kind, &first, &feed).await;
+            }
             Reply::Raw(bytes) => {
                 stream.write_all(bytes).await?;
                 return stream.shutdown().await;
@@ -250,7 +254,7 @@ async fn follow<S: AsyncWrite + Unpin>(
 async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
-) -> io::Result<Option<Asked>> {
+) -> io::Result<Option<ReceivedRequest>> {
     let head = loop {
         if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             let rest = buffer.split_off(end + 4);
@@ -271,13 +275,13 @@ async fn read<S: AsyncRead + Unpin>(
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
         .collect();
-    let mut asked = Asked {
+    let mut received = ReceivedRequest {
         method,
         path,
         headers,
         body: String::new(),
     };
-    let length = asked
+    let length = received
         .header("content-length")
         .map_or(0, |text| text.parse().unwrap());
     while buffer.len() < length {
@@ -286,6 +290,6 @@ async fn read<S: AsyncRead + Unpin>(
         }
     }
     let rest = buffer.split_off(length);
-    asked.body = String::from_utf8(std::mem::replace(buffer, rest)).unwrap();
-    Ok(Some(asked))
+    received.body = String::from_utf8(std::mem::replace(buffer, rest)).unwrap();
+    Ok(Some(received))
 }

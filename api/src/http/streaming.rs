@@ -42,11 +42,11 @@ impl Streaming {
         loop {
             let frame = timeout_at(self.heard + quiet, self.body.frame())
                 .await
-                .map_err(|_| HttpError::Silent(quiet))?;
+                .map_err(|_| HttpError::IdleTimeout(quiet))?;
             self.heard = Instant::now();
             match frame {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(HttpError::Cut(reasons(&error))),
+                Some(Err(error)) => return Err(HttpError::ConnectionClosed(reasons(&error))),
                 // Trailers say nothing here.
                 Some(Ok(frame)) => {
                     if let Ok(bytes) = frame.into_data() {
@@ -60,15 +60,15 @@ impl Streaming {
     /// The whole answer, if it comes in time and is not too long.
     pub async fn whole(self) -> Result<Response, HttpError> {
         let limits = self.limits;
-        let body = Limited::new(self.body, limits.body).collect();
-        let body = tokio::time::timeout(limits.answer, body)
+        let body = Limited::new(self.body, limits.max_body_bytes).collect();
+        let body = tokio::time::timeout(limits.request_timeout, body)
             .await
-            .map_err(|_| HttpError::Late(limits.answer))?
+            .map_err(|_| HttpError::Timeout(limits.request_timeout))?
             .map_err(|error| {
                 if error.is::<LengthLimitError>() {
-                    HttpError::TooLong(limits.body)
+                    HttpError::BodyTooLarge(limits.max_body_bytes)
                 } else {
-                    HttpError::Cut(reasons(error.as_ref()))
+                    HttpError::ConnectionClosed(reasons(error.as_ref()))
                 }
             })?;
         Ok(Response {

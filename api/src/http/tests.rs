@@ -17,14 +17,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
-use super::scripted::{Reply, Scripted, ok};
+use super::scripted::{Reply, ScriptedServer, ok};
 use super::tls::Identity;
 use super::*;
 
 fn client(tls: &TlsOptions) -> HttpClient {
     let limits = Limits {
-        answer: Duration::from_secs(20),
-        body: 1000,
+        request_timeout: Duration::from_secs(20),
+        max_body_bytes: 1000,
         ..Limits::default()
     };
     HttpClient::new(limits, tls).unwrap()
@@ -41,24 +41,24 @@ fn get(uri: &str) -> Request {
 
 #[tokio::test]
 async fn failures_are_told_apart() {
-    let server = Scripted::start(|asked, _| match asked.path.as_str() {
-        "/cut" => Reply::Cut,
-        "/half" => Reply::Half,
+    let server = ScriptedServer::start(|asked, _| match asked.path.as_str() {
+        "/cut" => Reply::Close,
+        "/half" => Reply::Truncate,
         "/hang" => Reply::Hang,
         "/not-http" => Reply::Raw(b"SSH-2.0-OpenSSH_9.2p1\r\n"),
         "/long" => ok(&"x".repeat(1001)),
-        "/away" => Reply::With(302, "location", "http://169.254.169.254/"),
+        "/away" => Reply::WithHeader(302, "location", "http://169.254.169.254/"),
         _ => ok(&"yes"),
     })
     .await;
     let hasty = Limits {
-        answer: Duration::from_millis(200),
+        request_timeout: Duration::from_millis(200),
         ..Limits::default()
     };
     let hasty = HttpClient::new(hasty, &TlsOptions::default()).unwrap();
     let uri = format!("http://{}/hang", server.address);
     let late = hasty.send(get(&uri)).await;
-    assert!(matches!(late, Err(HttpError::Late(_))), "{late:?}");
+    assert!(matches!(late, Err(HttpError::Timeout(_))), "{late:?}");
 
     let client = client(&TlsOptions::default());
     let ask = async |path: &str| {
@@ -67,10 +67,22 @@ async fn failures_are_told_apart() {
     };
     assert_eq!(ask("/").await.unwrap().text(), "yes");
     assert_eq!(ask("/away").await.unwrap().status, 302);
-    assert!(matches!(ask("/cut").await, Err(HttpError::Cut(_))));
-    assert!(matches!(ask("/half").await, Err(HttpError::Cut(_))));
-    assert!(matches!(ask("/not-http").await, Err(HttpError::Cut(_))));
-    assert!(matches!(ask("/long").await, Err(HttpError::TooLong(1000))));
+    assert!(matches!(
+        ask("/cut").await,
+        Err(HttpError::ConnectionClosed(_))
+    ));
+    assert!(matches!(
+        ask("/half").await,
+        Err(HttpError::ConnectionClosed(_))
+    ));
+    assert!(matches!(
+        ask("/not-http").await,
+        Err(HttpError::ConnectionClosed(_))
+    ));
+    assert!(matches!(
+        ask("/long").await,
+        Err(HttpError::BodyTooLarge(1000))
+    ));
 
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("http://{}/", closed.local_addr().unwrap());
@@ -123,7 +135,7 @@ async fn sockets_acknowledge_at_once_after_every_read() {
 #[ignore = "a measurement: prints times, asserts nothing"]
 async fn quickack_saves_forty_milliseconds_a_call() {
     const CALLS: u32 = 100;
-    let server = Scripted::start(|_, _| ok(&"x".repeat(600))).await;
+    let server = ScriptedServer::start(|_, _| ok(&"x".repeat(600))).await;
     let uri: Uri = format!("http://{}/", server.address).parse().unwrap();
 
     let mut connector = HttpConnector::new();
@@ -209,7 +221,7 @@ async fn only_those_that_the_authority_knows_talk_to_each_other() {
     let identity = authority.write(directory.path(), "localhost");
     let ours = authority.write(directory.path(), "manager");
     let tls = Some(acceptor(directory.path(), &identity));
-    let server = Scripted::start_with(tls, |_, _| ok(&"private")).await;
+    let server = ScriptedServer::start_with(tls, |_, _| ok(&"private")).await;
     let uri = format!("https://localhost:{}/", server.address.port());
     let ca = Some(directory.path().join("ca.pem"));
 
@@ -231,7 +243,7 @@ async fn only_those_that_the_authority_knows_talk_to_each_other() {
     // The right authority, but another host.
     let uri = format!("https://127.0.0.1:{}/", server.address.port());
     client(&known).send(get(&uri)).await.unwrap_err();
-    assert_eq!(server.asked().len(), 1);
+    assert_eq!(server.requests().len(), 1);
 }
 
 #[test]

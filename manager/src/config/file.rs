@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use super::{Access, Config, Create, Default, Provision, Tls, zookeeper};
 use crate::config::ConfigError;
 use crate::logging;
-use crate::vnc::{Auth, FqName, Keystone, KeystoneVersion, Server, VncOptions};
+use crate::vnc::{Auth, FqName, Keystone, KeystoneVersion, VncOptions, server_address};
 use contrail_mesos_api::config_reader::{Document, Section};
 use contrail_mesos_api::http::tls::Identity;
 use contrail_mesos_api::http::{Limits, TlsOptions};
@@ -341,7 +341,7 @@ fn limits(section: Section<'_>, config: Config) -> Config {
 
 fn vnc(section: Section<'_>) -> VncOptions {
     let address = "an API server's address such as \"http://10.84.22.1:8082\"";
-    let servers = section.parsed_list::<Server>("servers", address);
+    let servers = section.parsed_list_with("servers", address, server_address);
     if servers.as_ref().is_none_or(Vec::is_empty) && !section.has("servers") {
         section.problem(
             "servers",
@@ -360,10 +360,10 @@ fn vnc(section: Section<'_>) -> VncOptions {
             identity: identity(&section),
         },
         limits: Limits {
-            answer: section.duration("request_timeout", options.limits.answer),
+            request_timeout: section.duration("request_timeout", options.limits.request_timeout),
             ..options.limits
         },
-        patience: section.duration("call_timeout", CALL_TIMEOUT),
+        call_timeout: section.duration("call_timeout", CALL_TIMEOUT),
         in_flight: section
             .integer("in_flight", 1..=10_000)
             .map_or(options.in_flight, |calls| calls as usize),

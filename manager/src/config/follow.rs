@@ -67,7 +67,9 @@ fn mesos(section: Section<'_>) -> MasterOptions {
 }
 
 fn marathon(section: Section<'_>) -> (MarathonOptions, Option<String>) {
-    let servers = section.parsed_list::<Marathon>("servers", SERVER);
+    let servers = section.parsed_list_with("servers", SERVER, |text| {
+        Address::parse(text, marathon::PORT)
+    });
     if !section.has("servers") {
         section.problem(
             "servers",
@@ -79,24 +81,13 @@ fn marathon(section: Section<'_>) -> (MarathonOptions, Option<String>) {
             format!("is empty: an array, each entry {SERVER}"),
         );
     }
-    let servers = servers.unwrap_or_default().into_iter();
     let options = MarathonOptions {
-        servers: servers.map(|server| server.0).collect(),
+        servers: servers.unwrap_or_default(),
         access: access(&section),
     };
     let framework = section.text("framework", "the name of Marathon's framework");
     section.finish();
     (options, framework)
-}
-
-struct Marathon(Address);
-
-impl std::str::FromStr for Marathon {
-    type Err = contrail_mesos_api::http::NotAnAddress;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Address::parse(text, marathon::PORT).map(Self)
-    }
 }
 
 /// Certificates and credentials.

@@ -20,7 +20,7 @@ use super::election::ZooKeeper;
 use crate::marathon::MarathonOptions;
 use crate::mesos_master::MasterOptions;
 use crate::vnc::{FqName, VncOptions};
-use contrail_mesos_api::config_reader::{ConfigError, Problem};
+use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
 use contrail_mesos_api::http::tls::Identity;
 
 /// Where the configuration is when nobody says otherwise.
@@ -189,7 +189,7 @@ impl Config {
     /// Reads a file, and the files and variables that it names. Blocks on the file system.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            problems: vec![Problem {
+            problems: vec![ConfigProblem {
                 place: path.display().to_string(),
                 key: String::new(),
                 message: format!(

@@ -3,6 +3,7 @@ use secrecy::ExposeSecret as _;
 use super::*;
 use crate::mesos_master::Masters;
 use crate::vnc::{Auth, KeystoneVersion};
+use contrail_mesos_api::agent_api;
 use contrail_mesos_api::http::Credentials;
 
 const EXAMPLE: &str = include_str!("../../../manager.toml.example");
@@ -48,7 +49,7 @@ fn the_example_is_right_as_it_stands_and_says_the_defaults() {
     let subnets = config.provision.unwrap();
     assert_eq!(subnets.pod_task_subnets[0].to_string(), "10.32.0.0/12");
     let least = parse("[vnc]\nservers = [\"a\"]").unwrap();
-    assert_eq!(least.vnc.patience, config.vnc.patience);
+    assert_eq!(least.vnc.call_timeout, config.vnc.call_timeout);
     assert_eq!(least.vnc.limits, config.vnc.limits);
     assert_eq!(least.vnc.in_flight, config.vnc.in_flight);
     assert_eq!(least.provision, None);
@@ -97,7 +98,10 @@ fn every_key_of_the_example_exists() {
     assert_eq!(zookeeper.path, "/contrail-mesos");
     let digest = zookeeper.digest.as_ref().unwrap();
     assert_eq!(digest.expose_secret(), "contrail-mesos:secret");
-    assert_eq!(zookeeper.advertise, "https://master-1:6992".parse().ok());
+    assert_eq!(
+        zookeeper.advertise,
+        agent_api::manager_address("https://master-1:6992").ok()
+    );
     let Auth::Keystone(keystone) = &config.vnc.auth else {
         panic!()
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::file::secret;
 use super::{Config, ZooKeeper};
 use crate::mesos_master::Masters;
-use contrail_mesos_api::agent_api::Manager;
+use contrail_mesos_api::agent_api;
 use contrail_mesos_api::config_reader::Section;
 
 /// How long a manager may be silent by default: a pause of its machine is no reason for an election.
@@ -50,9 +50,10 @@ pub(super) fn read(top: &Section<'_>) -> Option<ZooKeeper> {
     if !RANGE.contains(&session_timeout) {
         section.problem("session_timeout", "expected a time from \"1s\" to \"60s\"");
     }
-    let advertise = section.parsed::<Manager>(
+    let advertise = section.parsed_with(
         "advertise",
         "where agents ask this manager, such as \"https://master-1:6992\"",
+        agent_api::manager_address,
     );
     section.finish();
     let address = address?;

@@ -266,7 +266,7 @@ impl Containers {
             (Some(found), _) => Some(found.object),
         };
         object.as_ref().and_then(address).ok_or_else(|| {
-            ManagerError::Nonsense(format!("the {} {} has no address", T::TYPE, made.uuid))
+            ManagerError::InvalidResponse(format!("the {} {} has no address", T::TYPE, made.uuid))
         })
     }
 }

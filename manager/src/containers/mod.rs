@@ -186,7 +186,7 @@ impl Containers {
         if let Err(error) = &made
             && undo != Undo::Never
         {
-            if error.is_passing() {
+            if error.is_transient() {
                 self.undos.later(machine, undo, self.fence.term());
             } else {
                 self.undo(machine, undo).await;
@@ -332,7 +332,7 @@ fn mac_of(interface: &VirtualMachineInterface) -> Result<Mac, ManagerError> {
     mac.and_then(|mac| mac.clone().try_into().ok())
         .ok_or_else(|| {
             let name = &interface.common.fq_name;
-            ManagerError::Nonsense(format!(
+            ManagerError::InvalidResponse(format!(
                 "the virtual-machine-interface {name} has no Ethernet address"
             ))
         })

@@ -155,7 +155,7 @@ impl Containers {
                 self.undos.forget(machine);
                 (Action::Deleted, "what was made is undone".to_owned())
             }
-            Err(error) if error.is_passing() => {
+            Err(error) if error.is_transient() => {
                 log::warn!(machine:%, elapsed:?, error:%; "cannot undo yet what was made of a container");
                 self.undos.later(machine, undo, self.fence.term());
                 (Action::Failed, format!("cannot undo it yet: {error}"))

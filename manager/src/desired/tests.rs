@@ -137,7 +137,7 @@ impl Scene {
                 ..Names::default()
             },
             interfaces: Box::new([Interface {
-                uuid: contrail_mesos_api::agent_api::interface(uuid, "eth0"),
+                uuid: contrail_mesos_api::agent_api::interface_uuid(uuid, "eth0"),
                 index: 0,
                 network: Some("contrail".into()),
                 groups: Box::default(),

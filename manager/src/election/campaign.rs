@@ -15,6 +15,7 @@ use super::record::{Candidate, PREFIX, Record, first};
 use super::{FAREWELL, ZooKeeper};
 use crate::fence::Keeper;
 use contrail_mesos_api::agent_api;
+use contrail_mesos_api::http::Address;
 
 /// Why a step was not done.
 enum Setback {
@@ -74,7 +75,7 @@ impl<'a> Campaign<'a> {
         options: &'a ZooKeeper,
         client: Client,
         id: Uuid,
-        url: &agent_api::Manager,
+        url: &Address,
         keeper: &'a Keeper,
     ) -> Self {
         let timeout = client.session_timeout();
@@ -283,7 +284,7 @@ impl<'a> Campaign<'a> {
             return Ok(());
         };
         let candidate: Candidate = parse(&path, &data)?;
-        let leader = candidate.url.parse::<agent_api::Manager>();
+        let leader = agent_api::manager_address(&candidate.url);
         match leader {
             Ok(leader) if candidate.id == record.id && !record.released => {
                 self.keeper.follow(leader);

@@ -141,7 +141,7 @@ async fn problems(State(shown): State<Arc<Shown>>) -> Result<Response, Refused> 
 
 /// The machine of a container, by either of its names.
 fn machine(id: &str) -> Uuid {
-    agent_api::machine(&ContainerId::printed(id))
+    agent_api::vm_uuid(&ContainerId::printed(id))
 }
 
 async fn container(

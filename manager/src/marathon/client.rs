@@ -7,7 +7,8 @@ use super::id::RunSpecId;
 use super::json::{self, Reader};
 use super::model::{App, Listing, Pod, Task};
 use contrail_mesos_api::http::{
-    Address, Ask, CallError, LeaderClient, LeaderOptions, Problem, Streaming, TlsError,
+    Address, CallError, CallErrorKind, LeaderClient, LeaderOptions, RequestSpec, Streaming,
+    TlsError,
 };
 
 /// Where Marathon listens.
@@ -63,12 +64,12 @@ impl MarathonClient {
     /// Asks one server after another, the leader first, until one answers.
     async fn ask<T: Send + 'static>(
         &self,
-        ask: &Ask,
+        spec: &RequestSpec,
         read: impl Fn(&[u8]) -> Result<T, serde_json::Error> + Clone + Send + 'static,
     ) -> Result<T, CallError> {
         let mut last = None;
         for server in self.candidates() {
-            let (server, answer) = match self.0.http.send(&self.0.servers, &server, ask).await {
+            let (server, answer) = match self.0.http.send(&self.0.servers, &server, spec).await {
                 Ok(answer) => answer,
                 // The leader's own word.
                 Err(error) if is_not_found(&error) => return Err(error),
@@ -80,22 +81,24 @@ impl MarathonClient {
             // A list may be long, and the event stream must be read meanwhile.
             let (body, read) = (answer.body, read.clone());
             let read = tokio::task::spawn_blocking(move || {
-                read(&body).map_err(|error| Problem::nonsense(&error, &body))
+                read(&body).map_err(|error| CallErrorKind::invalid_response(&error, &body))
             });
             match read.await {
                 Ok(Ok(read)) => return Ok(read),
-                Ok(Err(problem)) => last = Some(ask.failed(&server, problem)),
-                Err(error) => last = Some(ask.failed(&server, Problem::nonsense(&error, b""))),
+                Ok(Err(problem)) => last = Some(spec.failed(&server, problem)),
+                Err(error) => {
+                    last = Some(spec.failed(&server, CallErrorKind::invalid_response(&error, b"")))
+                }
             }
         }
         self.remember(None);
-        Err(last.unwrap_or_else(|| no_server(ask)))
+        Err(last.unwrap_or_else(|| no_server(spec)))
     }
 
     /// Everything, with [`Listing::followed`] unset.
     pub async fn list(&self) -> Result<Listing, CallError> {
-        let apps = Ask::get("list the apps", "/v2/apps?embed=apps.tasks");
-        let pods = Ask::get("list the pods", "/v2/pods/::status");
+        let apps = RequestSpec::get("list the apps", "/v2/apps?embed=apps.tasks");
+        let pods = RequestSpec::get("list the pods", "/v2/pods/::status");
         let reader = self.ask(&apps, |body| {
             let mut reader = Reader::default();
             reader.apps(body).map(|()| reader.listing)
@@ -114,32 +117,32 @@ impl MarathonClient {
     /// An app with its tasks; none if there is none of that id. What of it could not be read is
     /// an error here.
     pub async fn app(&self, id: &RunSpecId) -> Result<Option<App>, CallError> {
-        let ask = Ask::get(
+        let spec = RequestSpec::get(
             format!("read the app {id}"),
             format!("/v2/apps{id}?embed=app.tasks"),
         );
-        self.one(&ask, Reader::app).await
+        self.one(&spec, Reader::app).await
     }
 
     /// A pod with its instances; none if there is none of that id. What of it could not be read
     /// is an error here.
     pub async fn pod(&self, id: &RunSpecId) -> Result<Option<Pod>, CallError> {
-        let ask = Ask::get(
+        let spec = RequestSpec::get(
             format!("read the pod {id}"),
             format!("/v2/pods{id}::status"),
         );
-        self.one(&ask, Reader::pod).await
+        self.one(&spec, Reader::pod).await
     }
 
     async fn one<T: Send + 'static>(
         &self,
-        ask: &Ask,
+        spec: &RequestSpec,
         read: impl Fn(&mut Reader, &[u8]) -> Result<Option<T>, serde_json::Error>
         + Clone
         + Send
         + 'static,
     ) -> Result<Option<T>, CallError> {
-        let answer = self.ask(ask, move |body| {
+        let answer = self.ask(spec, move |body| {
             let mut reader = Reader::default();
             let one = read(&mut reader, body)?;
             match reader.listing.skipped.into_iter().next() {
@@ -155,8 +158,8 @@ impl MarathonClient {
 
     /// The tasks of all apps, and how many could not be read.
     pub async fn tasks(&self) -> Result<(Vec<Task>, usize), CallError> {
-        let ask = Ask::get("list the tasks", "/v2/tasks");
-        self.ask(&ask, |body| {
+        let spec = RequestSpec::get("list the tasks", "/v2/tasks");
+        self.ask(&spec, |body| {
             let mut reader = Reader::default();
             let tasks = reader.tasks(body)?;
             Ok((tasks, reader.listing.skipped.len()))
@@ -166,56 +169,56 @@ impl MarathonClient {
 
     /// The leader as it calls itself, `host:port`.
     pub async fn leader(&self) -> Result<String, CallError> {
-        let ask = Ask::get("ask for the leader", "/v2/leader");
-        self.ask(&ask, json::leader).await
+        let spec = RequestSpec::get("ask for the leader", "/v2/leader");
+        self.ask(&spec, json::leader).await
     }
 
     /// Whether this Marathon drops events for slow consumers without a word, as 1.7 does. One that
     /// does not say its version might.
     pub(super) async fn drops_events(&self) -> bool {
-        let ask = Ask::get("ask for the version", "/v2/info");
-        let version = self.ask(&ask, |body| Ok(json::minor_version(body))).await;
+        let spec = RequestSpec::get("ask for the version", "/v2/info");
+        let version = self.ask(&spec, |body| Ok(json::minor_version(body))).await;
         !matches!(version, Ok(Some(minor)) if minor > 7)
     }
 
     /// Where to ask for the event stream, and how.
-    pub(super) fn events(&self) -> (Vec<Address>, Ask) {
+    pub(super) fn events(&self) -> (Vec<Address>, RequestSpec) {
         let types = TYPES.map(|kind| format!("event_type={kind}"));
         let path = format!("/v2/events?plan-format=light&{}", types.join("&"));
-        let ask = Ask {
+        let spec = RequestSpec {
             // The one value that Marathon takes.
             accept: "text/event-stream",
-            ..Ask::get("follow the events", path)
+            ..RequestSpec::get("follow the events", path)
         };
-        (self.candidates(), ask)
+        (self.candidates(), spec)
     }
 
     /// Opens the event stream at one of these servers, and remembers the leader.
     pub(super) async fn open(
         &self,
         server: &Address,
-        ask: &Ask,
+        spec: &RequestSpec,
     ) -> Result<(Address, Streaming), CallError> {
-        let (leader, answer) = self.0.http.open(&self.0.servers, server, ask).await?;
+        let (leader, answer) = self.0.http.open(&self.0.servers, server, spec).await?;
         let kind = answer.headers.get(hyper::header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
             let problem = format!("it is {kind:?} and no event stream");
-            return Err(ask.failed(&leader, Problem::nonsense(&problem, b"")));
+            return Err(spec.failed(&leader, CallErrorKind::invalid_response(&problem, b"")));
         }
         self.remember(Some(leader.clone()));
         Ok((leader, answer))
     }
 }
 
-pub(super) fn no_server(ask: &Ask) -> CallError {
+pub(super) fn no_server(spec: &RequestSpec) -> CallError {
     CallError {
-        what: ask.what.clone(),
+        operation: spec.operation.clone(),
         server: "(none)".to_owned(),
-        problem: Problem::Discovery("no server is configured".to_owned()),
+        kind: CallErrorKind::Discovery("no server is configured".to_owned()),
     }
 }
 
 fn is_not_found(error: &CallError) -> bool {
-    matches!(error.problem, Problem::NotFound { .. })
+    matches!(error.kind, CallErrorKind::NotFound { .. })
 }

@@ -15,7 +15,7 @@ use super::event::{Key, Meaning};
 use super::mailbox::{MOST_KEYS, Mailbox};
 use super::model::{Listing, Skipped};
 use super::stream::EventStream;
-use contrail_mesos_api::http::{Address, Ask, CallError, Problem};
+use contrail_mesos_api::http::{Address, CallError, CallErrorKind, RequestSpec};
 
 /// How long to wait for the version.
 const VERSION: Duration = Duration::from_secs(5);
@@ -113,7 +113,7 @@ struct Machine {
 struct Attached {
     stream: EventStream,
     leader: Address,
-    ask: Ask,
+    spec: RequestSpec,
     lossy: bool,
 }
 
@@ -161,10 +161,10 @@ impl Machine {
 
     /// Opens a stream and waits for its first event, at one server after another.
     async fn attach(&self) -> Result<Attached, CallError> {
-        let (servers, ask) = self.client.events();
-        let mut last = no_server(&ask);
+        let (servers, spec) = self.client.events();
+        let mut last = no_server(&spec);
         for server in servers {
-            match self.attach_at(&server, &ask).await {
+            match self.attach_at(&server, &spec).await {
                 Ok((stream, leader)) => {
                     // The stream waits unread meanwhile.
                     let lossy = timeout(VERSION, self.client.drops_events()).await;
@@ -172,7 +172,7 @@ impl Machine {
                     return Ok(Attached {
                         stream,
                         leader,
-                        ask,
+                        spec,
                         lossy,
                     });
                 }
@@ -185,9 +185,9 @@ impl Machine {
     async fn attach_at(
         &self,
         server: &Address,
-        ask: &Ask,
+        spec: &RequestSpec,
     ) -> Result<(EventStream, Address), CallError> {
-        let (leader, answer) = self.client.open(server, ask).await?;
+        let (leader, answer) = self.client.open(server, spec).await?;
         let mut stream = EventStream::new(answer, self.options.quiet, self.options.longest_event);
         let attached = async {
             loop {
@@ -198,14 +198,14 @@ impl Machine {
             }
         };
         let patience = self.options.attach;
-        let attached: Result<(), Problem> =
+        let attached: Result<(), CallErrorKind> =
             timeout(patience, attached).await.unwrap_or_else(|_| {
                 let problem = format!("event_stream_attached did not come within {patience:?}");
-                Err(Problem::NotAttached(problem))
+                Err(CallErrorKind::NotAttached(problem))
             });
         match attached {
             Ok(()) => Ok((stream, leader)),
-            Err(problem) => Err(ask.failed(&leader, problem)),
+            Err(problem) => Err(spec.failed(&leader, problem)),
         }
     }
 
@@ -214,7 +214,7 @@ impl Machine {
         let Attached {
             mut stream,
             leader,
-            ask,
+            spec,
             lossy,
         } = attached;
         let refresh = if lossy {
@@ -233,7 +233,7 @@ impl Machine {
             let due = if again { soon } else { regular };
             tokio::select! {
                 meaning = stream.next() => match meaning {
-                    Err(problem) => return ask.failed(&leader, problem),
+                    Err(problem) => return spec.failed(&leader, problem),
                     Ok(Meaning::Attached) => {}
                     Ok(Meaning::Odd(why)) => {
                         log::warn!("Marathon at {leader}: {why}: listing again");

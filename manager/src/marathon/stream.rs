@@ -13,7 +13,7 @@ use hyper::body::Bytes;
 use sse_stream::{Error as SseError, SseByteStream};
 
 use super::event::{self, Meaning};
-use contrail_mesos_api::http::{HttpError, Problem, Streaming};
+use contrail_mesos_api::http::{CallErrorKind, HttpError, Streaming};
 
 /// An open event stream.
 pub(super) struct EventStream {
@@ -50,7 +50,7 @@ impl EventStream {
             // Both ends of this counter are in one task.
             let before = counter.fetch_add(bytes.len(), Ordering::Relaxed);
             if before + bytes.len() > longest {
-                return Err(HttpError::TooLong(longest).into());
+                return Err(HttpError::BodyTooLarge(longest).into());
             }
             Ok(bytes)
         });
@@ -61,18 +61,18 @@ impl EventStream {
     }
 
     /// The next event. Cancel-safe. After an error there is no other.
-    pub(super) async fn next(&mut self) -> Result<Meaning, Problem> {
+    pub(super) async fn next(&mut self) -> Result<Meaning, CallErrorKind> {
         loop {
             let event = match self.events.next().await {
-                None => return Err(Problem::Ended),
+                None => return Err(CallErrorKind::Ended),
                 Some(Ok(event)) => event,
                 Some(Err(SseError::Body(error))) => {
                     return Err(match error.downcast::<Broken>() {
-                        Ok(broken) => Problem::Http(broken.0),
-                        Err(other) => Problem::Stream(other.to_string()),
+                        Ok(broken) => CallErrorKind::Http(broken.0),
+                        Err(other) => CallErrorKind::Stream(other.to_string()),
                     });
                 }
-                Some(Err(error)) => return Err(Problem::Stream(error.to_string())),
+                Some(Err(error)) => return Err(CallErrorKind::Stream(error.to_string())),
             };
             self.pending.store(0, Ordering::Relaxed);
             // Without data it is none, by the standard of such streams.
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     /// What a stream means, and how it ends.
-    fn meanings(bytes: &[u8], size: usize) -> (Vec<Meaning>, Problem) {
+    fn meanings(bytes: &[u8], size: usize) -> (Vec<Meaning>, CallErrorKind) {
         let parts: Vec<_> = bytes.chunks(size).map(Bytes::copy_from_slice).collect();
         let mut stream = EventStream::over(iter(parts.into_iter().map(Ok)), 1000);
         let mut meanings = Vec::new();
@@ -124,7 +124,7 @@ mod tests {
                 let (meanings, problem) = meanings(bytes.as_bytes(), size);
                 let expected = [Meaning::Attached, touched("/a"), touched("/b")];
                 assert_eq!(meanings, expected, "{end:?}, {size} bytes at a time");
-                assert_eq!(problem, Problem::Ended);
+                assert_eq!(problem, CallErrorKind::Ended);
             }
         }
     }
@@ -133,7 +133,7 @@ mod tests {
     fn what_is_not_text_ends_the_stream() {
         let (meanings, problem) = meanings(b"data: {\"appId\":\"/a\"}\n\ndata: \xff\n\n", 7);
         assert_eq!(meanings, [touched("/a")]);
-        assert!(matches!(problem, Problem::Stream(_)), "{problem:?}");
+        assert!(matches!(problem, CallErrorKind::Stream(_)), "{problem:?}");
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         ] {
             let (meanings, problem) = meanings(long.as_bytes(), 50);
             assert_eq!(meanings, []);
-            assert_eq!(problem, Problem::Http(HttpError::TooLong(1000)));
+            assert_eq!(problem, CallErrorKind::Http(HttpError::BodyTooLarge(1000)));
         }
     }
 

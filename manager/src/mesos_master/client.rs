@@ -9,7 +9,8 @@ use super::discover::Masters;
 use super::json;
 use super::model::State;
 use contrail_mesos_api::http::{
-    Address, Ask, CallError, LeaderClient, LeaderOptions, Problem, Streaming, TlsError,
+    Address, CallError, CallErrorKind, LeaderClient, LeaderOptions, RequestSpec, Streaming,
+    TlsError,
 };
 
 /// How the masters are reached.
@@ -34,11 +35,11 @@ struct Inner {
     secure: bool,
 }
 
-fn call(what: &str, body: &'static str) -> Ask {
-    Ask {
+fn call(what: &str, body: &'static str) -> RequestSpec {
+    RequestSpec {
         method: Method::POST,
         body: Some(Bytes::from_static(body.as_bytes())),
-        ..Ask::get(what, "/api/v1")
+        ..RequestSpec::get(what, "/api/v1")
     }
 }
 
@@ -52,20 +53,20 @@ impl MasterClient {
         })))
     }
 
-    async fn masters(&self, ask: &Ask) -> Result<Vec<Address>, CallError> {
+    async fn masters(&self, spec: &RequestSpec) -> Result<Vec<Address>, CallError> {
         let found = self.0.masters.find(self.0.secure).await;
         found.map_err(|problem| CallError {
-            what: ask.what.clone(),
+            operation: spec.operation.clone(),
             server: "(none)".to_owned(),
-            problem: Problem::Discovery(problem),
+            kind: CallErrorKind::Discovery(problem),
         })
     }
 
     /// Everything, at one time.
     pub async fn state(&self) -> Result<State, CallError> {
-        let ask = call("read the state of Mesos", r#"{"type":"GET_STATE"}"#);
-        let (server, answer) = self.first(&ask).await?;
-        let failed = |problem| ask.failed(&server, problem);
+        let spec = call("read the state of Mesos", r#"{"type":"GET_STATE"}"#);
+        let (server, answer) = self.first(&spec).await?;
+        let failed = |problem| spec.failed(&server, problem);
         let body = answer
             .whole()
             .await
@@ -73,35 +74,35 @@ impl MasterClient {
             .body;
         // The state may be long.
         let read = tokio::task::spawn_blocking(move || {
-            json::state(&body).map_err(|error| Problem::nonsense(&error, &body))
+            json::state(&body).map_err(|error| CallErrorKind::invalid_response(&error, &body))
         });
         let read = read
             .await
-            .map_err(|error| failed(Problem::nonsense(&error, b"")))?;
+            .map_err(|error| failed(CallErrorKind::invalid_response(&error, b"")))?;
         read.map_err(failed)
     }
 
     /// Opens the event stream.
-    pub(super) async fn subscribe(&self) -> Result<(Ask, Address, Streaming), CallError> {
-        let ask = call("follow Mesos", r#"{"type":"SUBSCRIBE"}"#);
-        let (server, answer) = self.first(&ask).await?;
-        Ok((ask, server, answer))
+    pub(super) async fn subscribe(&self) -> Result<(RequestSpec, Address, Streaming), CallError> {
+        let spec = call("follow Mesos", r#"{"type":"SUBSCRIBE"}"#);
+        let (server, answer) = self.first(&spec).await?;
+        Ok((spec, server, answer))
     }
 
     /// Asks one master after another, until one answers.
-    async fn first(&self, ask: &Ask) -> Result<(Address, Streaming), CallError> {
-        let masters = self.masters(ask).await?;
+    async fn first(&self, spec: &RequestSpec) -> Result<(Address, Streaming), CallError> {
+        let masters = self.masters(spec).await?;
         let mut last = None;
         for master in &masters {
-            match self.0.http.open(&masters, master, ask).await {
+            match self.0.http.open(&masters, master, spec).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => last = Some(error),
             }
         }
         Err(last.unwrap_or_else(|| CallError {
-            what: ask.what.clone(),
+            operation: spec.operation.clone(),
             server: "(none)".to_owned(),
-            problem: Problem::Discovery("no master is configured".to_owned()),
+            kind: CallErrorKind::Discovery("no master is configured".to_owned()),
         }))
     }
 }

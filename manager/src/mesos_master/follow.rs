@@ -12,7 +12,7 @@ use super::event::{Change, Event};
 use super::json;
 use super::model::State;
 use crate::task_state::Condition;
-use contrail_mesos_api::http::{CallError, Problem, Streaming};
+use contrail_mesos_api::http::{CallError, CallErrorKind, Streaming};
 use contrail_mesos_api::recordio::Decoder;
 
 /// Records longer than this are not read on a thread that others wait for.
@@ -151,7 +151,7 @@ impl Machine {
     }
 
     async fn round(&self) -> End {
-        let (ask, leader, answer) = match self.client.subscribe().await {
+        let (spec, leader, answer) = match self.client.subscribe().await {
             Ok(subscribed) => subscribed,
             Err(error) => return End::Lost(error),
         };
@@ -166,10 +166,10 @@ impl Machine {
                     break state;
                 }
                 Ok(Ok(_)) => {}
-                Ok(Err(problem)) => return End::Lost(ask.failed(&leader, problem)),
+                Ok(Err(problem)) => return End::Lost(spec.failed(&leader, problem)),
                 Err(_) => {
                     let problem = format!("no state within {:?}", self.options.attach);
-                    return End::Lost(ask.failed(&leader, Problem::NotAttached(problem)));
+                    return End::Lost(spec.failed(&leader, CallErrorKind::NotAttached(problem)));
                 }
             }
         };
@@ -190,7 +190,7 @@ impl Machine {
                     return End::Dropped;
                 }
                 let problem = "more has changed than is taken from it".to_owned();
-                return End::Lost(ask.failed(&leader, Problem::Stream(problem)));
+                return End::Lost(spec.failed(&leader, CallErrorKind::Stream(problem)));
             }
             update = loop {
                 match timeout_at(refresh, stream.next()).await {
@@ -203,7 +203,7 @@ impl Machine {
                     }
                     Ok(Ok(Event::Subscribed(state, _))) => break Update::Snapshot(state),
                     Ok(Ok(Event::Nothing)) => {}
-                    Ok(Err(problem)) => return End::Lost(ask.failed(&leader, problem)),
+                    Ok(Err(problem)) => return End::Lost(spec.failed(&leader, problem)),
                 }
             };
         }
@@ -235,22 +235,23 @@ impl EventStream {
 
     /// The next event. After an error, or if this is dropped before it is done, the stream is of
     /// no further use.
-    async fn next(&mut self) -> Result<Event, Problem> {
+    async fn next(&mut self) -> Result<Event, CallErrorKind> {
         loop {
             if let Some(record) = self.decoder.next_record().map_err(stream)? {
                 return read(record).await;
             }
             match self.answer.next(self.quiet).await? {
                 Some(bytes) => self.decoder.push(&bytes),
-                None => return Err(Problem::Ended),
+                None => return Err(CallErrorKind::Ended),
             }
         }
     }
 }
 
-async fn read(record: Vec<u8>) -> Result<Event, Problem> {
-    let read =
-        |record: &[u8]| json::event(record).map_err(|error| Problem::nonsense(&error, record));
+async fn read(record: Vec<u8>) -> Result<Event, CallErrorKind> {
+    let read = |record: &[u8]| {
+        json::event(record).map_err(|error| CallErrorKind::invalid_response(&error, record))
+    };
     if record.len() <= LONG {
         return read(&record);
     }
@@ -258,6 +259,6 @@ async fn read(record: Vec<u8>) -> Result<Event, Problem> {
     read.map_err(stream)?
 }
 
-fn stream(error: impl Into<Box<dyn std::error::Error>>) -> Problem {
-    Problem::Stream(error.into().to_string())
+fn stream(error: impl Into<Box<dyn std::error::Error>>) -> CallErrorKind {
+    CallErrorKind::Stream(error.into().to_string())
 }

@@ -71,7 +71,7 @@ impl Names {
         };
         match self.known(Key::Network(name.clone()), find).await? {
             Some(Known::Network(network)) => Ok(network),
-            _ => Err(ManagerError::Nonsense(format!(
+            _ => Err(ManagerError::InvalidResponse(format!(
                 "the network {name} has no uuid"
             ))),
         }
@@ -94,7 +94,8 @@ impl Names {
 
     async fn with_subnets(&self, network: VirtualNetwork) -> Result<Network, ManagerError> {
         let name = network.common.fq_name.clone();
-        let nonsense = |what: &str| ManagerError::Nonsense(format!("the network {name} {what}"));
+        let nonsense =
+            |what: &str| ManagerError::InvalidResponse(format!("the network {name} {what}"));
         let uuid = network.common.uuid.ok_or_else(|| nonsense("has no uuid"))?;
         let (own, flat) = match network.address_allocation_mode.as_deref() {
             Some("flat-subnet-only") => (false, true),

@@ -66,7 +66,7 @@ fn machines_of(container: &str) -> impl Iterator<Item = Uuid> {
             None => ContainerId::top_level(value),
             Some(parent) => parent.nested(value),
         };
-        let machine = agent_api::machine(&next);
+        let machine = agent_api::vm_uuid(&next);
         id = Some(next);
         machine
     })

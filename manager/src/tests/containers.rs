@@ -21,7 +21,7 @@ async fn a_container_comes_and_goes() {
         panic!("{made:?}")
     };
     assert_eq!(port.interface, "eth0");
-    assert_eq!(port.uuid, agent_api::interface(machine, "eth0"));
+    assert_eq!(port.uuid, agent_api::interface_uuid(machine, "eth0"));
     assert_eq!(
         port.virtual_network_name,
         "default-domain:mesos-default:mesos-default-pod-task-network"

@@ -244,7 +244,7 @@ async fn what_cannot_be_undone_at_once_is_undone_later() {
     let broken = Fault::new(Effect::Status(503, "no ZooKeeper".to_owned()));
     world.server.fault(broken.on("POST", "/instance-ips"));
     let error = put(&containers, machine, &request).await.unwrap_err();
-    assert!(error.is_passing(), "{error}");
+    assert!(error.is_transient(), "{error}");
     assert_eq!(containers.unfinished(), 1);
     assert_eq!(world.more("virtual-machine"), 1);
     // Virtual time would pass the client's deadlines as well, so it is real.

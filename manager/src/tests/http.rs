@@ -187,7 +187,7 @@ async fn the_api_answers_as_the_contract_says() {
 async fn nobody_is_served_before_the_api_server_is_there() {
     let mut world = World::new().await;
     world.server.unplug();
-    world.config.vnc.patience = Duration::from_millis(100);
+    world.config.vnc.call_timeout = Duration::from_millis(100);
     let manager = Manager::start(world.config.clone()).await.unwrap();
     let agent = Agent::new(&manager, "node1");
     let (machine, request) = plain(1);

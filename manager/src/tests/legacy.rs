@@ -98,7 +98,7 @@ async fn several_networks_and_ids_of_any_kind() {
     ]);
     let args = args.to_string();
     assert_eq!(plugin.post("ADD", "not a uuid", &args).await.0, 200);
-    let machine = agent_api::machine(&ContainerId::top_level("not a uuid"));
+    let machine = agent_api::vm_uuid(&ContainerId::top_level("not a uuid"));
     let found = world.other().get(Some("node2"), machine).await.unwrap();
     assert_eq!(found.ports.len(), 2);
     assert_eq!(

@@ -21,7 +21,7 @@ use super::*;
 use crate::vnc::{
     Domain, FloatingIpPool, FqName, IpamSubnet, IpamSubnets, NetworkIpam, NetworkIpamSubnets,
     Object, Prefix, Project, Ref, SecurityGroup, VirtualNetwork, VirtualNetworkProperties,
-    VirtualRouter, VncClient, VncOptions,
+    VirtualRouter, VncClient, VncOptions, server_address,
 };
 use contrail_mesos_api::agent_api::{self, PortRequest, PortsRequest};
 use contrail_mesos_api::container::ContainerId;
@@ -46,11 +46,11 @@ fn name(text: &str) -> FqName {
 fn options(server: &Handle) -> VncOptions {
     VncOptions {
         limits: Limits {
-            answer: Duration::from_secs(20),
+            request_timeout: Duration::from_secs(20),
             ..Limits::default()
         },
-        patience: Duration::from_secs(30),
-        ..VncOptions::new(vec![server.url().parse().unwrap()])
+        call_timeout: Duration::from_secs(30),
+        ..VncOptions::new(vec![server_address(&server.url()).unwrap()])
     }
 }
 
@@ -184,7 +184,7 @@ impl World {
     /// A manager that gives up soon.
     fn impatient(&self) -> Arc<Containers> {
         let options = VncOptions {
-            patience: Duration::from_millis(40),
+            call_timeout: Duration::from_millis(40),
             ..options(&self.server)
         };
         Containers::new(VncClient::new(options).unwrap(), &self.config)
@@ -233,7 +233,7 @@ fn port(interface: &str, pairs: &[(&str, &str)]) -> PortRequest {
 fn request(number: u128, ports: Vec<PortRequest>) -> (Uuid, PortsRequest) {
     let machine = Uuid::from_u128(0x660a_305f_10e4_47fd_a5fc_0000_0000_0000 + number);
     let container = ContainerId::top_level(&machine.to_string());
-    assert_eq!(agent_api::machine(&container), machine);
+    assert_eq!(agent_api::vm_uuid(&container), machine);
     let request = PortsRequest {
         container,
         virtual_router_address: None,

@@ -95,7 +95,7 @@ async fn what_an_operator_put_on_a_port_stays() {
         .await
         .unwrap();
     // An operator's own floating address and address on our port: they lose it, and stay.
-    let interface = agent_api::interface(machine, "eth0");
+    let interface = agent_api::interface_uuid(machine, "eth0");
     let found = world
         .client
         .read::<VirtualMachineInterface>(interface)

@@ -5,7 +5,7 @@ use contrail_mesos_sim::vnc::{Effect, Fault};
 
 fn config(server: &Handle) -> Config {
     let mut config = Config::new(VncOptions {
-        patience: Duration::from_secs(1),
+        call_timeout: Duration::from_secs(1),
         ..options(server)
     });
     config.listen.set_port(0);

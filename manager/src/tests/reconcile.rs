@@ -15,7 +15,7 @@ use crate::mesos_master::{self, Agent, Change, MasterOptions, Masters, State, St
 use crate::stores::read::Reading;
 use crate::task_state::Condition;
 use crate::vnc::{FloatingIp, VirtualMachine};
-use contrail_mesos_api::http::scripted::{Reply, Scripted};
+use contrail_mesos_api::http::scripted::{Reply, ScriptedServer};
 use contrail_mesos_api::http::{Address, LeaderOptions};
 
 const POOL: &str = "default-domain:default-project:__public__:__fip_pool_public__";
@@ -191,7 +191,7 @@ impl Rig {
     }
 
     fn interface(&self, machine: Uuid) -> Value {
-        let interface = agent_api::interface(machine, "eth0").to_string();
+        let interface = agent_api::interface_uuid(machine, "eth0").to_string();
         self.world.server.object(&interface).unwrap()
     }
 
@@ -227,7 +227,7 @@ async fn a_container_is_called_as_its_task_is() {
             "{key}"
         );
     }
-    let interface = agent_api::interface(machine, "eth0");
+    let interface = agent_api::interface_uuid(machine, "eth0");
     assert_eq!(
         rig.annotation(interface, "application").as_deref(),
         Some("/shop/web")
@@ -269,7 +269,7 @@ async fn labels_that_change_are_followed() {
     };
     assert_eq!(group(one).as_deref(), Some(web));
     assert_eq!(group(two), None);
-    let interface = agent_api::interface(one, "eth0").to_string();
+    let interface = agent_api::interface_uuid(one, "eth0").to_string();
     assert_eq!(
         rig.floating(),
         [("10.66.77.123".to_owned(), vec![interface.clone()])]
@@ -303,7 +303,7 @@ async fn labels_that_change_are_followed() {
         .await
         .unwrap();
     rig.settle().await;
-    let interface = agent_api::interface(two, "eth0").to_string();
+    let interface = agent_api::interface_uuid(two, "eth0").to_string();
     assert_eq!(
         rig.floating(),
         [("10.33.44.11".to_owned(), vec![interface])]
@@ -395,7 +395,7 @@ async fn what_is_dead_is_removed_and_only_what_is_ours() {
     rig.mesos(&[(1, dead), (2, alive)]);
     rig.settle().await;
     let lost = async |rig: &Rig| {
-        let nobody = Scripted::start(|_, _| Reply::Answer(503, String::new())).await;
+        let nobody = ScriptedServer::start(|_, _| Reply::Answer(503, String::new())).await;
         let address = Address::parse(&nobody.address.to_string(), mesos_master::PORT).unwrap();
         let client = mesos_master::MasterClient::new(follow(vec![address]).mesos).unwrap();
         let error = client.state().await.unwrap_err();

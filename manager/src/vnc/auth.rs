@@ -75,7 +75,7 @@ pub(super) struct Token(HeaderName, HeaderValue);
 
 impl Token {
     fn new(name: HeaderName, text: &str) -> Result<Self, VncErrorKind> {
-        let mut value = HeaderValue::try_from(text).map_err(|_| VncErrorKind::Nonsense {
+        let mut value = HeaderValue::try_from(text).map_err(|_| VncErrorKind::InvalidResponse {
             problem: "the token cannot be sent in a header".to_owned(),
         })?;
         value.set_sensitive(true);
@@ -239,7 +239,7 @@ fn refusal(url: &str, response: &Response) -> Result<(), VncErrorKind> {
 }
 
 fn no_token(url: &str) -> VncErrorKind {
-    VncErrorKind::Nonsense {
+    VncErrorKind::InvalidResponse {
         problem: format!("there is no token in the answer of {url}"),
     }
 }

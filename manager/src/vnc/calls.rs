@@ -315,13 +315,13 @@ impl VncClient {
         let mut answer = self.json(call, answer)?;
         match answer.get_mut(key).map(Value::take) {
             Some(object @ Value::Object(_)) => Ok(object),
-            _ => Err(self.nonsense(call, format!("there is no {key} in it"))),
+            _ => Err(self.invalid_response(call, format!("there is no {key} in it"))),
         }
     }
 
     pub(super) fn json(&self, call: &Call, answer: &Answer) -> Result<Value, VncError> {
         serde_json::from_slice(&answer.body)
-            .map_err(|error| self.nonsense(call, format!("it is not JSON: {error}")))
+            .map_err(|error| self.invalid_response(call, format!("it is not JSON: {error}")))
     }
 
     pub(super) fn decode<T: serde::de::DeserializeOwned>(
@@ -330,14 +330,14 @@ impl VncClient {
         value: Value,
     ) -> Result<T, VncError> {
         serde_path_to_error::deserialize(value)
-            .map_err(|error| self.nonsense(call, error.to_string()))
+            .map_err(|error| self.invalid_response(call, error.to_string()))
     }
 
-    pub(super) fn nonsense(&self, call: &Call, problem: String) -> VncError {
+    pub(super) fn invalid_response(&self, call: &Call, problem: String) -> VncError {
         VncError {
             what: call.what.clone(),
             server: self.server(),
-            kind: VncErrorKind::Nonsense { problem },
+            kind: VncErrorKind::InvalidResponse { problem },
         }
     }
 

@@ -11,17 +11,18 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::Server;
 use super::auth::{Auth, Credentials};
 use super::error::{Question, VncError, VncErrorKind, classify};
 use super::tally::{Outcome, Tally, Trouble};
-use contrail_mesos_api::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
+use contrail_mesos_api::http::{
+    Address, HttpClient, Limits, Request, Response, TlsError, TlsOptions,
+};
 
 /// How to reach the API.
 #[derive(Clone, Debug)]
 pub struct VncOptions {
     /// The servers, the preferred one first. They must be servers of one cluster.
-    pub servers: Vec<Server>,
+    pub servers: Vec<Address>,
     /// TLS of the servers, and of the keystone.
     pub tls: TlsOptions,
     /// Who we are.
@@ -29,7 +30,7 @@ pub struct VncOptions {
     /// Limits of a single attempt.
     pub limits: Limits,
     /// How long a call may take with all its attempts.
-    pub patience: Duration,
+    pub call_timeout: Duration,
     /// How many calls are under way at a time; more wait their turn.
     pub in_flight: usize,
 }
@@ -37,13 +38,13 @@ pub struct VncOptions {
 impl VncOptions {
     /// These servers, and defaults for the rest.
     #[must_use]
-    pub fn new(servers: Vec<Server>) -> Self {
+    pub fn new(servers: Vec<Address>) -> Self {
         Self {
             servers,
             tls: TlsOptions::default(),
             auth: Auth::default(),
             limits: Limits::default(),
-            patience: Duration::from_mins(1),
+            call_timeout: Duration::from_mins(1),
             in_flight: 64,
         }
     }
@@ -56,11 +57,11 @@ pub struct VncClient(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     http: HttpClient,
-    servers: Vec<Server>,
+    servers: Vec<Address>,
     /// The index of the server in use.
     current: AtomicUsize,
     credentials: Credentials,
-    patience: Duration,
+    call_timeout: Duration,
     in_flight: Semaphore,
     requests: AtomicU64,
     tally: Tally,
@@ -135,7 +136,7 @@ impl VncClient {
             servers: options.servers,
             current: AtomicUsize::new(0),
             credentials: Credentials::new(options.auth),
-            patience: options.patience,
+            call_timeout: options.call_timeout,
             in_flight: Semaphore::new(options.in_flight.max(1)),
             requests: AtomicU64::new(0),
             tally: Tally::default(),
@@ -166,16 +167,16 @@ impl VncClient {
         self.0
             .servers
             .get(index)
-            .map_or_else(|| "(none)".to_owned(), Server::to_string)
+            .map_or_else(|| "(none)".to_owned(), Address::to_string)
     }
 
-    /// Asks until there is an answer, a refusal, or no patience left.
+    /// Asks until there is an answer, a refusal, or no call_timeout left.
     ///
     /// A server that fails is left for the next one at once; when all have failed there is a
     /// pause. What is not repeatable is asked again only where no server has seen it.
     pub(super) async fn ask(&self, call: &Call) -> Result<Answer, Failure> {
         let inner = &*self.0;
-        let deadline = Instant::now() + inner.patience;
+        let deadline = Instant::now() + inner.call_timeout;
         let mut pauses = pauses().build();
         let mut failed = 0;
         let mut maybe_done = false;
@@ -209,7 +210,7 @@ impl VncClient {
                 },
                 maybe_done_before: maybe_done,
             };
-            if !kind.is_passing() {
+            if !kind.is_transient() {
                 return Err(failure(kind));
             }
             // Whoever fails first moves on; others who failed at the same server follow.
@@ -245,15 +246,15 @@ impl VncClient {
         &self,
         deadline: Instant,
         last: Option<&VncErrorKind>,
-        server: &Server,
+        server: &Address,
         call: &Call,
     ) -> Result<Bytes, VncErrorKind> {
-        let patience = self.0.patience;
+        let call_timeout = self.0.call_timeout;
         let too_late = |waiting: bool| {
             // What went wrong before says more than that the time is over.
             let problem = match last {
-                None => format!("no answer within {patience:?}"),
-                Some(last) => format!("no answer within {patience:?}, before that: {last}"),
+                None => format!("no answer within {call_timeout:?}"),
+                Some(last) => format!("no answer within {call_timeout:?}, before that: {last}"),
             };
             if waiting {
                 VncErrorKind::Unreachable {
@@ -272,7 +273,7 @@ impl VncClient {
             .unwrap_or_else(|_| Err(too_late(false)))
     }
 
-    async fn attempt(&self, server: &Server, call: &Call) -> Result<Bytes, VncErrorKind> {
+    async fn attempt(&self, server: &Address, call: &Call) -> Result<Bytes, VncErrorKind> {
         let credentials = &self.0.credentials;
         let mut token = credentials.token(&self.0.http, None).await?;
         let mut response = self.send(server, call, token.as_ref()).await?;
@@ -291,7 +292,7 @@ impl VncClient {
 
     async fn send(
         &self,
-        server: &Server,
+        server: &Address,
         call: &Call,
         token: Option<&super::auth::Token>,
     ) -> Result<Response, VncErrorKind> {

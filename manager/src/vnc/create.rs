@@ -77,7 +77,7 @@ impl VncClient {
                     Ok(uuid)
                 } else {
                     let problem = format!("the new object has the uuid {made:?}, not {uuid}");
-                    Err(self.nonsense(&call, problem))
+                    Err(self.invalid_response(&call, problem))
                 }
             }
             // Our own first attempt made it, and its answer was lost.

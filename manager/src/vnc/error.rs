@@ -127,7 +127,7 @@ pub enum VncErrorKind {
     },
     /// The answer is not what the API describes.
     #[error("the answer makes no sense: {problem}; is this address a Contrail API server?")]
-    Nonsense {
+    InvalidResponse {
         /// What is wrong with it.
         problem: String,
     },
@@ -149,7 +149,7 @@ impl VncErrorKind {
     /// Whether another server, or the same one later, may do better. Says nothing of whether
     /// asking again does harm.
     #[must_use]
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(
             self,
             Self::Unavailable { .. } | Self::Unreachable { .. } | Self::Unknown { .. }
@@ -162,10 +162,10 @@ impl From<HttpError> for VncErrorKind {
         let problem = error.to_string();
         match error {
             HttpError::Connect(_) => Self::Unreachable { problem },
-            HttpError::Cut(_) | HttpError::Late(_) | HttpError::Silent(_) => {
+            HttpError::ConnectionClosed(_) | HttpError::Timeout(_) | HttpError::IdleTimeout(_) => {
                 Self::Unknown { problem }
             }
-            HttpError::TooLong(_) => Self::Nonsense { problem },
+            HttpError::BodyTooLarge(_) => Self::InvalidResponse { problem },
         }
     }
 }
@@ -235,7 +235,7 @@ pub(super) fn classify(question: Question, response: &Response) -> VncErrorKind 
             VncErrorKind::NoSuchParent { said }
         }
         StatusCode::NOT_FOUND if is_of_an_object(&said) => VncErrorKind::NotFound { said },
-        StatusCode::NOT_FOUND => VncErrorKind::Nonsense {
+        StatusCode::NOT_FOUND => VncErrorKind::InvalidResponse {
             problem: format!("404: {said}"),
         },
         StatusCode::CONFLICT => conflict(&response.body, said),
@@ -258,7 +258,7 @@ pub(super) fn classify(question: Question, response: &Response) -> VncErrorKind 
         status if status.is_client_error() => VncErrorKind::Invalid {
             said: format!("{status}: {said}"),
         },
-        status => VncErrorKind::Nonsense {
+        status => VncErrorKind::InvalidResponse {
             problem: format!("{status}: {said}"),
         },
     }

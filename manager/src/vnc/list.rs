@@ -247,7 +247,7 @@ impl VncClient {
                 };
                 if marker.as_deref() == Some(&next) {
                     let problem = "the page after this one is this one".to_owned();
-                    return Err(self.nonsense(&call, problem));
+                    return Err(self.invalid_response(&call, problem));
                 }
                 marker = Some(next);
             }
@@ -289,7 +289,7 @@ impl VncClient {
         };
         if next.as_deref() == Some(marker) {
             let problem = "the page after this one is this one".to_owned();
-            return Err(self.nonsense(&call, problem));
+            return Err(self.invalid_response(&call, problem));
         }
         Ok((objects, next))
     }
@@ -305,7 +305,7 @@ impl VncClient {
         let answer = self.ask(&call).await?;
         self.json(&call, &answer)?[&collection]["count"]
             .as_u64()
-            .ok_or_else(|| self.nonsense(&call, "there is no count in it".to_owned()))
+            .ok_or_else(|| self.invalid_response(&call, "there is no count in it".to_owned()))
     }
 
     /// The objects of one page, without what is around each, and the marker of the next.
@@ -322,7 +322,9 @@ impl VncClient {
         let mut answer = self.json(call, answer)?;
         let collection = T::collection();
         let Some(Value::Array(values)) = answer.get_mut(&collection).map(Value::take) else {
-            return Err(self.nonsense(call, format!("there is no list of {collection} in it")));
+            return Err(
+                self.invalid_response(call, format!("there is no list of {collection} in it"))
+            );
         };
         let bare = |mut value: Value| match value.get_mut(T::TYPE) {
             Some(inner @ Value::Object(_)) => inner.take(),

@@ -28,7 +28,7 @@ mod tally;
 pub use auth::{Auth, Keystone, KeystoneVersion};
 pub use calls::{Patch, PropertyUpdate, Reading};
 pub use client::{VncClient, VncOptions};
-pub use contrail_mesos_api::http::NotAServer;
+use contrail_mesos_api::http::InvalidAddress;
 pub use create::{Ensured, Found};
 pub use error::{Referrer, VncError, VncErrorKind};
 pub use list::{Detail, Query};
@@ -51,8 +51,13 @@ pub use policy::{
 };
 pub use tally::{Outcome, Trouble};
 
-/// The address of an API server; port 8082 unless it says otherwise.
-pub type Server = contrail_mesos_api::http::Server<8082>;
+/// The port of an API server whose address has none.
+pub const DEFAULT_PORT: u16 = 8082;
+
+/// Parses the address of an API server: `host` or `host:port`, with or without a scheme.
+pub fn server_address(text: &str) -> Result<contrail_mesos_api::http::Address, InvalidAddress> {
+    contrail_mesos_api::http::Address::parse_root(text, DEFAULT_PORT)
+}
 
 #[cfg(test)]
 mod tests;

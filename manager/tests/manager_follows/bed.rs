@@ -14,7 +14,9 @@ use axum::response::Response;
 use axum::routing::post;
 use contrail_mesos_api::agent_api::{self, PortRequest, PortsRequest};
 use contrail_mesos_api::container::ContainerId;
-use contrail_mesos_manager::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos_manager::vnc::{
+    FqName, Object as _, VirtualRouter, VncClient, VncOptions, server_address,
+};
 use contrail_mesos_manager::{Config, Containers};
 use contrail_mesos_sim::vnc::{Handle, Options, Server};
 use futures::{StreamExt as _, stream};
@@ -67,7 +69,7 @@ fn answer(state: &Value, asked: &Value) -> Response {
 impl Bed {
     pub(crate) async fn start() -> Self {
         let (_, server) = Server::start(Options::default()).await.unwrap();
-        let options = VncOptions::new(vec![server.url().parse().unwrap()]);
+        let options = VncOptions::new(vec![server_address(&server.url()).unwrap()]);
         let client = VncClient::new(options).unwrap();
         let router = FqName::new(["default-global-system-config", "node1"]);
         client.create(&VirtualRouter::named(router)).await.unwrap();
@@ -137,7 +139,7 @@ impl Bed {
         let containers = Containers::new(self.client.clone(), &config);
         let machine = Uuid::from_u128(0x660a_305f_10e4_47fd_a5fc_0000_0000_0000 + number);
         let container = ContainerId::top_level(&machine.to_string());
-        assert_eq!(agent_api::machine(&container), machine);
+        assert_eq!(agent_api::vm_uuid(&container), machine);
         let port = PortRequest {
             interface: "eth0".to_owned(),
             network: "n".to_owned(),

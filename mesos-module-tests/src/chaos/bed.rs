@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use contrail_mesos_manager::vnc::{
-    FloatingIpPool, Object as _, SecurityGroup, VncClient, VncOptions,
+    FloatingIpPool, Object as _, SecurityGroup, VncClient, VncOptions, server_address,
 };
 use contrail_mesos_sim::marathon::{Marathon, Options as MarathonOptions};
 use contrail_mesos_sim::vnc as api;
@@ -223,7 +223,7 @@ fn api_server(services: &Host) -> Result<(api::Handle, VncClient)> {
     };
     let (_, api) = services.block_on(api::Server::start_on(at(API), options))?;
     services.block_on(api.control(at(CONTROL)))?;
-    let server = at(API).to_string().parse()?;
+    let server = server_address(&at(API).to_string())?;
     let client = services.block_on(async { VncClient::new(VncOptions::new(vec![server])) })?;
     services.block_on(async {
         provision(&client).await?;

@@ -201,7 +201,7 @@ fn contrail(
         }
         for index in 0..interfaces {
             let network = container.app.networks()[index];
-            let uuid = agent_api::interface(machine, &format!("eth{index}"));
+            let uuid = agent_api::interface_uuid(machine, &format!("eth{index}"));
             let place = format!("{} {id} eth{index}", container.app.id());
             let Some(object) = bed.api.object(&uuid.to_string()) else {
                 look.wrong(format!("{place}: there is no interface {uuid}"));
@@ -307,7 +307,7 @@ fn node(bed: &Bed, containers: &BTreeMap<String, Container>, look: &mut Look) ->
             let machine = machine(id);
             interfaces.insert((
                 machine,
-                agent_api::interface(machine, &format!("eth{index}")),
+                agent_api::interface_uuid(machine, &format!("eth{index}")),
             ));
         }
         let inside = node.addresses.get(id).cloned().unwrap_or_default();
@@ -330,7 +330,7 @@ fn node(bed: &Bed, containers: &BTreeMap<String, Container>, look: &mut Look) ->
 }
 
 fn machine(container: &str) -> Uuid {
-    agent_api::machine(&ContainerId::top_level(container))
+    agent_api::vm_uuid(&ContainerId::top_level(container))
 }
 
 /// The addresses of a container's interfaces, as the API server holds them.
@@ -338,7 +338,7 @@ fn instance_addresses(bed: &Bed, machine: Uuid, interfaces: usize) -> BTreeSet<I
     let interfaces = (0..interfaces).map(|index| format!("eth{index}"));
     let interfaces = interfaces.filter_map(|interface| {
         bed.api
-            .object(&agent_api::interface(machine, &interface).to_string())
+            .object(&agent_api::interface_uuid(machine, &interface).to_string())
     });
     interfaces
         .flat_map(|object| list(&object["instance_ip_back_refs"]))

@@ -14,7 +14,9 @@ use contrail_mesos_api::agent_api::{
 };
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::http::{Limits, TlsOptions};
-use contrail_mesos_manager::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos_manager::vnc::{
+    FqName, Object as _, VirtualRouter, VncClient, VncOptions, server_address,
+};
 use contrail_mesos_sim::vnc as api;
 use mesos_module_tests::Host;
 use mesos_module_tests::agent::PATIENCE;
@@ -59,16 +61,18 @@ impl Bed {
         // the server's log says which manager it was.
         let any = SocketAddr::from(([0, 0, 0, 0], API));
         let (_, api) = host.block_on(api::Server::start_on(any, api::Options::default()))?;
-        let server = SocketAddr::new(host.address(), API).to_string().parse()?;
+        let server = server_address(&SocketAddr::new(host.address(), API).to_string())?;
         let vnc = host.block_on(async { VncClient::new(VncOptions::new(vec![server])) })?;
         let router = FqName::new(["default-global-system-config", "node1"]);
         host.block_on(vnc.create(&VirtualRouter::named(router)))?;
         for (name, secret) in [("token", TOKEN), ("password", PASSWORD)] {
             fs::write(host.directory().join(name), secret)?;
         }
-        let managers = addresses
-            .iter()
-            .map(|address| Ok(SocketAddr::new(*address, AGENTS).to_string().parse()?));
+        let managers = addresses.iter().map(|address| {
+            Ok(agent_api::manager_address(
+                &SocketAddr::new(*address, AGENTS).to_string(),
+            )?)
+        });
         let options = PortsOptions {
             managers: managers.collect::<Result<_>>()?,
             agent: "node1".to_owned(),
@@ -375,5 +379,5 @@ fn container(name: &str) -> (uuid::Uuid, PortsRequest) {
         ports: vec![port],
         container: container.clone(),
     };
-    (agent_api::machine(&container), request)
+    (agent_api::vm_uuid(&container), request)
 }

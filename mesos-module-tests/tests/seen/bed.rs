@@ -14,7 +14,9 @@ use contrail_mesos_api::agent_api::{
 };
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::http::{Limits, TlsOptions};
-use contrail_mesos_manager::vnc::{FqName, Object as _, VirtualRouter, VncClient, VncOptions};
+use contrail_mesos_manager::vnc::{
+    FqName, Object as _, VirtualRouter, VncClient, VncOptions, server_address,
+};
 use contrail_mesos_sim::vnc as api;
 use mesos_module_tests::agent::{PATIENCE, container};
 use mesos_module_tests::framework::{Framework, Options, TaskSpec, TaskState};
@@ -58,7 +60,7 @@ impl Bed {
         let zookeeper = ZooKeeper::start(&host, 2181)?;
         let any = SocketAddr::from(([0, 0, 0, 0], API));
         let (_, api) = host.block_on(api::Server::start_on(any, api::Options::default()))?;
-        let server = SocketAddr::new(host.address(), API).to_string().parse()?;
+        let server = server_address(&SocketAddr::new(host.address(), API).to_string())?;
         let vnc = host.block_on(async { VncClient::new(VncOptions::new(vec![server])) })?;
         let cluster = Cluster::on(&host).start()?;
         let options = Options {
@@ -66,9 +68,11 @@ impl Bed {
             ..Options::default()
         };
         let framework = host.block_on(Framework::connect_with(cluster.master(), options))?;
-        let managers = addresses
-            .iter()
-            .map(|address| Ok(SocketAddr::new(*address, AGENTS).to_string().parse()?));
+        let managers = addresses.iter().map(|address| {
+            Ok(agent_api::manager_address(
+                &SocketAddr::new(*address, AGENTS).to_string(),
+            )?)
+        });
         let options = PortsOptions {
             managers: managers.collect::<Result<_>>()?,
             agent: "node1".to_owned(),
@@ -343,7 +347,7 @@ impl Drop for Bed {
 
 /// The machine of a container.
 pub(crate) fn machine(container: &str) -> Uuid {
-    agent_api::machine(&ContainerId::top_level(container))
+    agent_api::vm_uuid(&ContainerId::top_level(container))
 }
 
 fn request(container: &str, labels: &[(&str, &str)]) -> (Uuid, PortsRequest) {

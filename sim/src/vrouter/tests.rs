@@ -154,7 +154,7 @@ impl Bed {
         let options = VrouterOptions {
             port: self.agent.address().port(),
             limits: Limits {
-                answer: Duration::from_secs(20),
+                request_timeout: Duration::from_secs(20),
                 ..Limits::default()
             },
             ..VrouterOptions::default()

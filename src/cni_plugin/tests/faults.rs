@@ -115,7 +115,7 @@ fn the_go_plugins_interface_is_removed_and_the_hosts_own_are_not() {
 fn a_vrouter_agent_that_hangs_is_told_before_the_objects_go() {
     isolated_async(|| async {
         let agent = Agent::start(ID, 1, &[]).await;
-        let manager = Scripted::start(|asked, _| ok(&asked.body)).await;
+        let manager = ScriptedServer::start(|asked, _| ok(&asked.body)).await;
         let place = Place::new();
         let more = json!({
             "mode": "mesos", "mesos-ip": "127.0.0.1", "mesos-port": manager.address.port(),
@@ -156,7 +156,7 @@ fn a_macvlan_for_which_the_agent_has_no_vlan_is_refused() {
                 .contains("has no VLAN for eth0"),
             "{said}"
         );
-        let posts = agent.server.asked();
+        let posts = agent.server.requests();
         assert!(posts.iter().all(|asked| asked.method != "POST"));
         place.assert_clean();
     });

@@ -45,7 +45,7 @@ fn add_and_del_in_every_version() {
             assert_eq!(file["vmi-uuid"], INTERFACE);
             assert_eq!(file["vm-ifname"], "eth0");
             assert_eq!(json!([file["host-ifname"]]), json!(link_names()));
-            let posted = agent.server.asked();
+            let posted = agent.server.requests();
             let posted = posted.iter().find(|asked| asked.method == "POST").unwrap();
             assert_eq!(posted.json(), file);
             place.del(&config).await;
@@ -100,7 +100,7 @@ fn an_id_that_is_no_uuid_has_a_machine_of_its_own() {
     isolated_async(|| async {
         for id in ["not a uuid/../x", "parent.child"] {
             let container = ContainerId::printed(id);
-            let machine = agent_api::machine(&container).to_string();
+            let machine = agent_api::vm_uuid(&container).to_string();
             let agent = Agent::start(&machine, 1, &[]).await;
             let place = Place::new();
             let config = place.config(&agent, "0.3.1", &json!({}));
@@ -149,10 +149,10 @@ fn contrails_own_manager_is_told() {
         let agent = Agent::start(ID, 1, &[]).await;
         let is_away = Arc::new(AtomicBool::new(false));
         let away = Arc::clone(&is_away);
-        let manager = Scripted::start(move |asked, before| match before {
+        let manager = ScriptedServer::start(move |asked, before| match before {
             _ if away.load(Ordering::Relaxed) => Reply::Answer(503, String::new()),
             // It was restarting.
-            0 => Reply::Cut,
+            0 => Reply::Close,
             _ => ok(&asked.body),
         })
         .await;
@@ -165,7 +165,7 @@ fn contrails_own_manager_is_told() {
             let more = json!({ "mode": "mesos", "mesos-ip": "127.0.0.1", "mesos-port": port });
             let config = place.config(&agent, "0.3.1", &more);
             place.add(&config).await;
-            let told = manager.asked();
+            let told = manager.requests();
             let told = told.last().unwrap();
             assert_eq!(told.line(), "POST /add_cni_info");
             let expected = json!({ "cid": ID, "cmd": "ADD", "args": config.to_string() });
@@ -194,7 +194,7 @@ fn our_managers_make_the_ports() {
             })
         };
         let made = json!({ "machine": ID, "ports": [port(0), port(1)] });
-        let manager = Scripted::start(move |asked, _| match asked.method.as_str() {
+        let manager = ScriptedServer::start(move |asked, _| match asked.method.as_str() {
             "PUT" => ok(&made),
             _ => ok(&json!({})),
         })
@@ -209,7 +209,7 @@ fn our_managers_make_the_ports() {
             "labels": { "labels": [{ "key": "networks", "value": "blue, red" }] },
         } } });
         place.add(&config).await;
-        let asked = manager.asked().remove(0);
+        let asked = manager.requests().remove(0);
         assert_eq!(asked.line(), format!("PUT /v1/ports/{ID}"));
         // Who we are: what the manager of old called the node.
         assert_eq!(asked.header(agent_api::AGENT_HEADER), Some("node-1"));

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::super::network::LONGEST_NAME;
-use super::super::{Network, NetworkProvider, Problem};
+use super::super::{ConfigProblem, Network, NetworkProvider};
 use super::{Chain, Cni, CniNetwork, PluginConfig};
 
 /// Longer than any configuration that somebody wrote.
@@ -22,11 +22,14 @@ const MESOS: &str = "org.apache.mesos";
 
 /// The directory's networks but those that `taken` has already, and what cannot be used, each with
 /// its file. Blocks on the file system.
-pub(in super::super) fn networks(cni: &Cni, taken: &[Network]) -> (Vec<Network>, Vec<Problem>) {
+pub(in super::super) fn networks(
+    cni: &Cni,
+    taken: &[Network],
+) -> (Vec<Network>, Vec<ConfigProblem>) {
     let mut networks: Vec<Network> = vec![];
     let mut problems = vec![];
     let mut problem = |place: &Path, message: String| {
-        problems.push(Problem {
+        problems.push(ConfigProblem {
             place: place.display().to_string(),
             key: String::new(),
             message,

@@ -85,7 +85,7 @@ impl Inner {
             return false;
         };
         match self.vrouter.addresses(uuid).await {
-            Err(error) if error.kind.is_passing() => {
+            Err(error) if error.kind.is_transient() => {
                 if !was_away {
                     log::warn!("{error}");
                 }

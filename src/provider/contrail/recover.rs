@@ -209,7 +209,7 @@ impl Keep {
             machines: own
                 .iter()
                 .map(|own| own.machine)
-                .chain(damaged.iter().map(agent_api::machine))
+                .chain(damaged.iter().map(agent_api::vm_uuid))
                 .collect(),
         }
     }

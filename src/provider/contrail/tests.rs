@@ -14,7 +14,7 @@ use crate::config::{Deadlines, Network};
 use crate::net::testing::{inside, isolated_async, link_names, namespace, run};
 use crate::provider::AddressRequest;
 use contrail_mesos_api::http::TlsOptions;
-use contrail_mesos_api::http::scripted::{Asked, Reply, Scripted, ok};
+use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
 
 const CONTAINER: &str = "660a305f-10e4-47fd-a5fc-50e48147423b";
 /// Shares its first 11 characters with the other.
@@ -51,7 +51,7 @@ fn last(path: &str) -> String {
     path.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-fn manager(shared: &Shared, asked: &Asked) -> Reply {
+fn manager(shared: &Shared, asked: &ReceivedRequest) -> Reply {
     let mut known = shared.lock().unwrap();
     if known.manager_is_away {
         return Reply::Answer(503, json!({ "error": "no leader" }).to_string());
@@ -65,7 +65,7 @@ fn manager(shared: &Shared, asked: &Asked) -> Reply {
     if let Some(refusal) = known.refusal {
         return Reply::Answer(400, json!({ "error": refusal }).to_string());
     }
-    let uuid = |interface: &str| agent_api::interface(machine.parse().unwrap(), interface);
+    let uuid = |interface: &str| agent_api::interface_uuid(machine.parse().unwrap(), interface);
     let request = asked.json();
     let asked = request["ports"].as_array().unwrap();
     let ports: Vec<Value> = asked
@@ -96,10 +96,10 @@ fn manager(shared: &Shared, asked: &Asked) -> Reply {
     ok(&json!({ "machine": machine, "ports": ports }))
 }
 
-fn vrouter(shared: &Shared, asked: &Asked) -> Reply {
+fn vrouter(shared: &Shared, asked: &ReceivedRequest) -> Reply {
     let mut known = shared.lock().unwrap();
     if known.vrouter_is_away {
-        return Reply::Cut;
+        return Reply::Close;
     }
     let machine = last(&asked.path);
     let not_found = Reply::Answer(404, json!({ "error": "{ Not Found }" }).to_string());
@@ -148,7 +148,7 @@ struct Harness {
     lost: UnboundedReceiver<Lost>,
     known: Shared,
     config: Config,
-    _servers: (Scripted, Scripted),
+    _servers: (ScriptedServer, ScriptedServer),
     state: TempDir,
 }
 
@@ -158,8 +158,10 @@ impl Harness {
         let known = Shared::default();
         known.lock().unwrap().has_configuration = true;
         let (one, two) = (Arc::clone(&known), Arc::clone(&known));
-        let manager = Scripted::start(move |asked: &Asked, _| manager(&one, asked)).await;
-        let vrouter = Scripted::start(move |asked: &Asked, _| vrouter(&two, asked)).await;
+        let manager =
+            ScriptedServer::start(move |asked: &ReceivedRequest, _| manager(&one, asked)).await;
+        let vrouter =
+            ScriptedServer::start(move |asked: &ReceivedRequest, _| vrouter(&two, asked)).await;
         let state = tempfile::tempdir().unwrap();
         let config = Config {
             state_dir: state.path().join("state"),
@@ -167,7 +169,7 @@ impl Harness {
             deadlines: Deadlines::default(),
             dns: None,
             contrail: Some(Contrail {
-                managers: vec![manager.address.to_string().parse().unwrap()],
+                managers: vec![agent_api::manager_address(&manager.address.to_string()).unwrap()],
                 agent: "node-1".to_owned(),
                 virtual_router_address: None,
                 token_file: None,
@@ -297,7 +299,7 @@ fn a_container_is_plugged_and_unplugged_in_the_right_order() {
         ] {
             assert!(text.contains(what), "{what} is not in {text}");
         }
-        let machine = agent_api::machine(&ContainerId::top_level(CONTAINER));
+        let machine = agent_api::vm_uuid(&ContainerId::top_level(CONTAINER));
         assert_eq!(machine.to_string(), CONTAINER);
         let file = std::fs::read_dir(host.ports().join(CONTAINER)).unwrap();
         assert_eq!(file.count(), 2);
@@ -322,7 +324,7 @@ fn containers_whose_ids_share_a_prefix_stand_side_by_side() {
         let ours = host.intents(CONTAINER, 1).await;
         let theirs = host.intents(SIBLING, 1).await;
         let nested = ContainerId::top_level(CONTAINER).nested("a");
-        assert_ne!(agent_api::machine(&nested).to_string(), CONTAINER);
+        assert_ne!(agent_api::vm_uuid(&nested).to_string(), CONTAINER);
         let (first, second) = tokio::join!(host.attach(&ours, &one), host.attach(&theirs, &two));
         first.unwrap();
         second.unwrap();

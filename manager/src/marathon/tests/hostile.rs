@@ -1,7 +1,7 @@
 //! Answers that are none.
 
 use super::*;
-use contrail_mesos_api::http::Problem;
+use contrail_mesos_api::http::CallErrorKind;
 
 fn id(text: &str) -> RunSpecId {
     RunSpecId::parse(text).unwrap()
@@ -21,8 +21,8 @@ async fn a_bad_answer_is_an_error_and_never_an_empty_list() {
         Reply::Answer(404, r#"{"apps": []}"#.to_owned()),
         Reply::Answer(401, r#"{"apps": []}"#.to_owned()),
         Reply::Answer(502, "Could not determine the current leader".to_owned()),
-        Reply::Cut,
-        Reply::Half,
+        Reply::Close,
+        Reply::Truncate,
         Reply::Raw(b"SSH-2.0-OpenSSH_9.2p1\r\n"),
     ] {
         let said = format!("{reply:?}");
@@ -38,14 +38,17 @@ async fn a_bad_answer_is_an_error_and_never_an_empty_list() {
             "{said}: {error}"
         );
     }
-    let denied = Scripted::start(|_, _| Reply::Answer(403, "no".to_owned())).await;
+    let denied = ScriptedServer::start(|_, _| Reply::Answer(403, "no".to_owned())).await;
     let error = client(&[&denied]).list().await.unwrap_err();
     assert!(
-        matches!(error.problem, Problem::Denied { status: 403, .. }),
+        matches!(error.kind, CallErrorKind::Denied { status: 403, .. }),
         "{error}"
     );
     let nobody = client(&[]).list().await.unwrap_err();
-    assert!(matches!(nobody.problem, Problem::Discovery(_)), "{nobody}");
+    assert!(
+        matches!(nobody.kind, CallErrorKind::Discovery(_)),
+        "{nobody}"
+    );
 }
 
 #[tokio::test]
@@ -53,14 +56,14 @@ async fn the_next_server_is_asked() {
     let leader = Leader::start().await;
     for reply in [
         Reply::Answer(502, "Could not determine the current leader".to_owned()),
-        Reply::Cut,
+        Reply::Close,
         ok(&"<html>"),
     ] {
-        let other = Scripted::start(move |_, _| reply.clone()).await;
+        let other = ScriptedServer::start(move |_, _| reply.clone()).await;
         let listing = client(&[&other, &leader.server]).list().await.unwrap();
         assert_eq!(listing.apps.len(), 1);
         assert!(!listing.followed);
-        assert!(!other.asked().is_empty());
+        assert!(!other.requests().is_empty());
     }
 }
 
@@ -74,7 +77,7 @@ async fn only_marathon_itself_says_that_something_is_gone() {
         (Reply::Answer(500, "{\"message\":\"x\"}".to_owned()), false),
     ] {
         let said = format!("{reply:?}");
-        let server = Scripted::start(move |_, _| reply.clone()).await;
+        let server = ScriptedServer::start(move |_, _| reply.clone()).await;
         let client = client(&[&server]);
         let (app, pod) = (client.app(&id("/a")).await, client.pod(&id("/a/b")).await);
         if is_gone {
@@ -92,7 +95,7 @@ async fn only_marathon_itself_says_that_something_is_gone() {
 
 #[tokio::test]
 async fn one_thing_is_read_whole_or_not_at_all() {
-    let server = Scripted::start(|asked, _| match asked.line().as_str() {
+    let server = ScriptedServer::start(|asked, _| match asked.line().as_str() {
         "GET /v2/apps/good" => ok(&json!({"app": {"id": "/good", "tasks": [{"id": "t"}]}})),
         "GET /v2/apps/bad" => ok(&json!({"app": {"id": "/bad", "tasks": [{"id": 1}]}})),
         "GET /v2/tasks" => ok(&json!({"tasks": [{"id": "t"}, null]})),

@@ -1,7 +1,7 @@
 //! The state machine, step by step.
 
 use super::*;
-use contrail_mesos_api::http::{Credentials, HttpError, Problem, RedirectError, Redirects};
+use contrail_mesos_api::http::{CallErrorKind, Credentials, HttpError, RedirectError, Redirects};
 
 #[tokio::test]
 async fn attached_listed_followed() {
@@ -19,7 +19,7 @@ async fn attached_listed_followed() {
         .collect();
     leader.send(1, &bytes).await;
     assert_eq!(touched(&mut follower).await, "/a");
-    let asked = leader.server.asked();
+    let asked = leader.server.requests();
     assert_eq!(asked[0].line(), "GET /v2/events");
     assert_eq!(asked[0].header("accept"), Some("text/event-stream"));
     assert!(
@@ -112,13 +112,16 @@ async fn a_lost_stream_is_opened_again_and_everything_listed() {
     for (number, (last, is_expected)) in [
         (
             vec![],
-            (|problem| matches!(problem, Problem::Ended)) as fn(&Problem) -> bool,
+            (|problem| matches!(problem, CallErrorKind::Ended)) as fn(&CallErrorKind) -> bool,
         ),
         (b"data: \xff\xfe\r\n\r\n".to_vec(), |problem| {
-            matches!(problem, Problem::Stream(_))
+            matches!(problem, CallErrorKind::Stream(_))
         }),
         (long, |problem| {
-            matches!(problem, Problem::Http(HttpError::TooLong(10_000)))
+            matches!(
+                problem,
+                CallErrorKind::Http(HttpError::BodyTooLarge(10_000))
+            )
         }),
     ]
     .into_iter()
@@ -160,7 +163,7 @@ async fn silence_is_loss_and_heartbeats_are_life() {
     assert_eq!(touched(&mut follower).await, "/alive");
     let problem = lost(&mut follower).await;
     assert!(
-        matches!(problem, Problem::Http(HttpError::Silent(_))),
+        matches!(problem, CallErrorKind::Http(HttpError::IdleTimeout(_))),
         "{problem:?}"
     );
 }
@@ -211,7 +214,7 @@ async fn without_any_stream_there_are_lists() {
     for number in 0..2 {
         let problem = lost(&mut follower).await;
         assert!(
-            matches!(problem, Problem::Refused { status: 405, .. }),
+            matches!(problem, CallErrorKind::Refused { status: 405, .. }),
             "{problem:?}"
         );
         match next(&mut follower).await {
@@ -229,8 +232,8 @@ async fn without_any_stream_there_are_lists() {
 async fn redirections_carry_credentials_to_whom_they_may() {
     let leader = Leader::start().await;
     let location: &'static str = format!("http://{}/v2/events?x", leader.server.address).leak();
-    let standby = Scripted::start(move |asked, _| match asked.line().as_str() {
-        "GET /v2/events" => Reply::With(302, "location", location),
+    let standby = ScriptedServer::start(move |asked, _| match asked.line().as_str() {
+        "GET /v2/events" => Reply::WithHeader(302, "location", location),
         _ => Reply::Answer(502, "Could not determine the current leader".to_owned()),
     })
     .await;
@@ -244,11 +247,14 @@ async fn redirections_carry_credentials_to_whom_they_may() {
     let mut strict = Follower::start(MarathonClient::new(access.clone()).unwrap(), quick());
     let problem = lost(&mut strict).await;
     assert!(
-        matches!(problem, Problem::Redirect(RedirectError::NotListed(_))),
+        matches!(
+            problem,
+            CallErrorKind::Redirect(RedirectError::NotListed(_))
+        ),
         "{problem:?}"
     );
     drop(strict);
-    assert_eq!(leader.server.asked().len(), 0);
+    assert_eq!(leader.server.requests().len(), 0);
 
     // Listed, or trusted: it goes, and what follows is asked of the leader itself.
     for listed in [true, false] {
@@ -263,7 +269,7 @@ async fn redirections_carry_credentials_to_whom_they_may() {
         snapshot(&mut follower).await;
         drop(follower);
         leader.send(0, &[]).await;
-        let asked = leader.server.asked();
+        let asked = leader.server.requests();
         assert!(
             asked
                 .iter()

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use tokio::time::timeout;
 
 use super::*;
-use contrail_mesos_api::http::scripted::{Asked, Reply, Scripted, ok};
+use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
 use contrail_mesos_api::http::{Address, LeaderOptions, Limits};
 
 /// How long anything may take before a test gives up. Never asserted as a time.
@@ -21,16 +21,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const EVENT_STREAM: &str = "text/event-stream;charset=utf-8";
 
-fn address(server: &Scripted) -> Address {
+fn address(server: &ScriptedServer) -> Address {
     Address::parse(&server.address.to_string(), PORT).unwrap()
 }
 
-fn options(servers: &[&Scripted]) -> MarathonOptions {
+fn options(servers: &[&ScriptedServer]) -> MarathonOptions {
     MarathonOptions {
         servers: servers.iter().map(|server| address(server)).collect(),
         access: LeaderOptions {
             limits: Limits {
-                answer: PATIENCE,
+                request_timeout: PATIENCE,
                 ..Limits::default()
             },
             ..LeaderOptions::default()
@@ -38,7 +38,7 @@ fn options(servers: &[&Scripted]) -> MarathonOptions {
     }
 }
 
-fn client(servers: &[&Scripted]) -> MarathonClient {
+fn client(servers: &[&ScriptedServer]) -> MarathonClient {
     MarathonClient::new(options(servers)).unwrap()
 }
 
@@ -72,7 +72,7 @@ fn terminated(id: &str) -> Vec<u8> {
 
 /// A Marathon 1.11 that leads. Its one app is named after how often the apps were listed.
 struct Leader {
-    server: Scripted,
+    server: ScriptedServer,
     feed: broadcast::Sender<Vec<u8>>,
 }
 
@@ -83,13 +83,13 @@ impl Leader {
 
     /// `other` may answer in its place; it is told how often the same path was asked for before.
     async fn start_with(
-        other: impl Fn(&Asked, usize) -> Option<Reply> + Send + Sync + 'static,
+        other: impl Fn(&ReceivedRequest, usize) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
         let (feed, _) = broadcast::channel(1 << 15);
         let parts = feed.clone();
         let lists = Arc::new(AtomicUsize::new(0));
         let seen = std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new());
-        let server = Scripted::start(move |asked, _| {
+        let server = ScriptedServer::start(move |asked, _| {
             let line = asked.line();
             let before = {
                 let mut seen = seen.lock().unwrap();
@@ -101,7 +101,7 @@ impl Leader {
                 return reply;
             }
             match line.as_str() {
-                "GET /v2/events" => Reply::Feed(EVENT_STREAM, parts.clone()),
+                "GET /v2/events" => Reply::Stream(EVENT_STREAM, parts.clone()),
                 "GET /v2/info" => ok(&json!({"version": "1.11.24"})),
                 "GET /v2/apps" => {
                     let number = lists.fetch_add(1, Ordering::Relaxed);
@@ -157,9 +157,9 @@ async fn touched(follower: &mut Follower) -> String {
 }
 
 /// Why the stream was lost, which must be the next update.
-async fn lost(follower: &mut Follower) -> contrail_mesos_api::http::Problem {
+async fn lost(follower: &mut Follower) -> contrail_mesos_api::http::CallErrorKind {
     match next(follower).await {
-        Update::Lost(error) => error.problem,
+        Update::Lost(error) => error.kind,
         other => panic!("{other:?}"),
     }
 }

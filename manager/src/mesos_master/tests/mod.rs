@@ -9,14 +9,15 @@ use tokio::sync::broadcast;
 use tokio::time::timeout;
 
 use super::*;
-use contrail_mesos_api::http::scripted::{Reply, Scripted, ok};
-use contrail_mesos_api::http::{Address, Credentials, HttpError, LeaderOptions, Problem};
+use contrail_mesos_api::http::scripted::{Reply, ScriptedServer, ok};
+use contrail_mesos_api::http::{Address, CallErrorKind, Credentials, HttpError, LeaderOptions};
 
 /// How long anything may take before a test gives up. Never asserted as a time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn options(servers: &[&Scripted]) -> MasterOptions {
-    let address = |server: &&Scripted| Address::parse(&server.address.to_string(), PORT).unwrap();
+fn options(servers: &[&ScriptedServer]) -> MasterOptions {
+    let address =
+        |server: &&ScriptedServer| Address::parse(&server.address.to_string(), PORT).unwrap();
     MasterOptions {
         masters: Masters::Listed(servers.iter().map(address).collect()),
         secure: false,
@@ -31,7 +32,7 @@ fn quick() -> FollowOptions {
     }
 }
 
-fn follow(servers: &[&Scripted], follow: FollowOptions) -> Follower {
+fn follow(servers: &[&ScriptedServer], follow: FollowOptions) -> Follower {
     Follower::start(MasterClient::new(options(servers)).unwrap(), follow)
 }
 
@@ -55,7 +56,7 @@ fn removed(agent: &str) -> Vec<u8> {
 
 /// A leading master whose events are sent by the test.
 struct Leader {
-    server: Scripted,
+    server: ScriptedServer,
     feed: broadcast::Sender<Vec<u8>>,
 }
 
@@ -63,9 +64,9 @@ impl Leader {
     async fn start() -> Self {
         let (feed, _) = broadcast::channel(1 << 15);
         let parts = feed.clone();
-        let server = Scripted::start(move |asked, _| {
+        let server = ScriptedServer::start(move |asked, _| {
             if asked.line() == "POST /api/v1" && asked.json()["type"] == "SUBSCRIBE" {
-                Reply::Feed("application/json", parts.clone())
+                Reply::Stream("application/json", parts.clone())
             } else {
                 Reply::Answer(404, String::new())
             }
@@ -100,9 +101,9 @@ async fn snapshot(follower: &mut Follower) -> State {
     }
 }
 
-async fn lost(follower: &mut Follower) -> Problem {
+async fn lost(follower: &mut Follower) -> CallErrorKind {
     match next(follower).await {
-        Update::Lost(error) => error.problem,
+        Update::Lost(error) => error.kind,
         other => panic!("{other:?}"),
     }
 }
@@ -126,7 +127,7 @@ async fn a_snapshot_then_changes() {
         other => panic!("{other:?}"),
     }
     assert_eq!(state, State::default());
-    let asked = leader.server.asked();
+    let asked = leader.server.requests();
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0].header("accept"), Some("application/json"));
 }
@@ -140,16 +141,16 @@ async fn anything_odd_costs_a_new_snapshot() {
     for (odd, is_expected) in [
         (
             vec![],
-            (|problem| matches!(problem, Problem::Ended)) as fn(&Problem) -> bool,
+            (|problem| matches!(problem, CallErrorKind::Ended)) as fn(&CallErrorKind) -> bool,
         ),
         (b"<html>nothing of the kind</html>".to_vec(), |problem| {
-            matches!(problem, Problem::Stream(_))
+            matches!(problem, CallErrorKind::Stream(_))
         }),
         (b"3\n{]}".to_vec(), |problem| {
-            matches!(problem, Problem::Nonsense { .. })
+            matches!(problem, CallErrorKind::InvalidResponse { .. })
         }),
         (record(&json!({"type": "TASK_ADDED"})), |problem| {
-            matches!(problem, Problem::Nonsense { .. })
+            matches!(problem, CallErrorKind::InvalidResponse { .. })
         }),
     ] {
         leader.send(&[odd]).await;
@@ -179,7 +180,7 @@ async fn silence_is_loss() {
     snapshot(&mut follower).await;
     let problem = lost(&mut follower).await;
     assert!(
-        matches!(problem, Problem::Http(HttpError::Silent(_))),
+        matches!(problem, CallErrorKind::Http(HttpError::IdleTimeout(_))),
         "{problem:?}"
     );
 }
@@ -198,19 +199,21 @@ async fn a_consumer_that_is_too_slow_starts_again() {
     let problem = loop {
         match next(&mut follower).await {
             Update::Changed(_) => {}
-            Update::Lost(error) => break error.problem,
+            Update::Lost(error) => break error.kind,
             Update::Snapshot(_) => panic!("it has not been lost"),
         }
     };
-    assert!(matches!(problem, Problem::Stream(_)), "{problem:?}");
+    assert!(matches!(problem, CallErrorKind::Stream(_)), "{problem:?}");
 }
 
 #[tokio::test]
 async fn a_standby_names_the_leader_and_the_password_goes_along() {
     let leader = Leader::start().await;
     let location: &'static str = format!("//{}/api/v1", leader.server.address).leak();
-    let standby = Scripted::start(move |_, _| Reply::With(307, "location", location)).await;
-    let none = Scripted::start(|_, _| Reply::Answer(503, "No leader elected".to_owned())).await;
+    let standby =
+        ScriptedServer::start(move |_, _| Reply::WithHeader(307, "location", location)).await;
+    let none =
+        ScriptedServer::start(|_, _| Reply::Answer(503, "No leader elected".to_owned())).await;
     let mut options = options(&[&none, &standby]);
     options.access.credentials = Credentials::Basic {
         user: "u".to_owned(),
@@ -219,7 +222,7 @@ async fn a_standby_names_the_leader_and_the_password_goes_along() {
     let mut follower = Follower::start(MasterClient::new(options).unwrap(), quick());
     leader.send(&[subscribed()]).await;
     snapshot(&mut follower).await;
-    let asked = leader.server.asked();
+    let asked = leader.server.requests();
     assert_eq!(asked[0].header("authorization"), Some("Basic dTpw"));
     assert_eq!(asked[0].json()["type"], "SUBSCRIBE");
 }
@@ -235,11 +238,11 @@ async fn a_bad_answer_is_an_error_and_never_an_empty_state() {
         ok(&"{}"),
         ok(&r#"{"get_state": null}"#),
         ok(&r#"{"get_state": {"get_tasks""#),
-        Reply::Cut,
-        Reply::Half,
+        Reply::Close,
+        Reply::Truncate,
     ] {
         let said = format!("{reply:?}");
-        let server = Scripted::start(move |_, _| reply.clone()).await;
+        let server = ScriptedServer::start(move |_, _| reply.clone()).await;
         let client = MasterClient::new(options(&[&server])).unwrap();
         let error = client.state().await.expect_err(&said);
         assert!(

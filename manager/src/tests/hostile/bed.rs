@@ -11,7 +11,7 @@ use super::*;
 use crate::marathon::MarathonOptions;
 use crate::mesos_master::{MasterOptions, Masters};
 use crate::vnc::VirtualMachine;
-use contrail_mesos_api::http::scripted::{Asked, Reply, Scripted, ok};
+use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
 use contrail_mesos_api::http::{Address, LeaderOptions};
 
 /// How long anything may take before a test gives up. Never asserted as a time.
@@ -53,7 +53,7 @@ pub(super) struct Bed {
     manager: Manager,
     /// What is nobody's of ours, as it was.
     others: BTreeMap<String, Value>,
-    _servers: [Scripted; 2],
+    _servers: [ScriptedServer; 2],
 }
 
 /// A name that Marathon gives.
@@ -132,21 +132,23 @@ impl Truth {
         match self.mesos.pop_front() {
             None => {
                 self.told[0] += 1;
-                Reply::Begin(KIND, truth, feed.clone())
+                Reply::StreamAfter(KIND, truth, feed.clone())
             }
             Some(Lie::Answer(reply)) => reply,
-            Some(Lie::End(bytes)) => Reply::End(KIND, bytes),
-            Some(Lie::Instead(bytes)) => Reply::Begin(KIND, bytes, feed.clone()),
-            Some(Lie::Behind(bytes)) => Reply::Begin(KIND, [truth, bytes].concat(), feed.clone()),
-            Some(Lie::BehindEnd(bytes)) => Reply::End(KIND, [truth, bytes].concat()),
+            Some(Lie::End(bytes)) => Reply::Unsized(KIND, bytes),
+            Some(Lie::Instead(bytes)) => Reply::StreamAfter(KIND, bytes, feed.clone()),
+            Some(Lie::Behind(bytes)) => {
+                Reply::StreamAfter(KIND, [truth, bytes].concat(), feed.clone())
+            }
+            Some(Lie::BehindEnd(bytes)) => Reply::Unsized(KIND, [truth, bytes].concat()),
         }
     }
 
-    fn marathon(&mut self, asked: &Asked, feed: &broadcast::Sender<Vec<u8>>) -> Reply {
+    fn marathon(&mut self, asked: &ReceivedRequest, feed: &broadcast::Sender<Vec<u8>>) -> Reply {
         match asked.line().as_str() {
             "GET /v2/events" => {
                 let attached = event("event_stream_attached", "{\"remoteAddress\":\"::1\"}");
-                Reply::Begin("text/event-stream", attached, feed.clone())
+                Reply::StreamAfter("text/event-stream", attached, feed.clone())
             }
             "GET /v2/info" => ok(&json!({"version": "1.11.24"})),
             "GET /v2/apps" => self.lists.pop_front().unwrap_or_else(|| {
@@ -168,12 +170,14 @@ impl Bed {
         let (mesos, _) = broadcast::channel(1 << 12);
         let (marathon, _) = broadcast::channel(1 << 12);
         let (said, feed) = (truth.clone(), mesos.clone());
-        let master = Scripted::start(move |_, _| said.lock().unwrap().mesos(&feed)).await;
+        let master = ScriptedServer::start(move |_, _| said.lock().unwrap().mesos(&feed)).await;
         let (said, feed) = (truth.clone(), marathon.clone());
-        let front = Scripted::start(move |asked, _| said.lock().unwrap().marathon(asked, &feed));
+        let front =
+            ScriptedServer::start(move |asked, _| said.lock().unwrap().marathon(asked, &feed));
         let front = front.await;
-        let address =
-            |server: &Scripted, port| Address::parse(&server.address.to_string(), port).unwrap();
+        let address = |server: &ScriptedServer, port| {
+            Address::parse(&server.address.to_string(), port).unwrap()
+        };
         let mut follow = Follow::new(MasterOptions {
             masters: Masters::Listed(vec![address(&master, crate::mesos_master::PORT)]),
             secure: false,
@@ -317,7 +321,7 @@ impl Bed {
         let live = self.truth().live.clone();
         let uuids: BTreeSet<String> = live
             .values()
-            .flat_map(|machine| [*machine, agent_api::interface(*machine, "eth0")])
+            .flat_map(|machine| [*machine, agent_api::interface_uuid(*machine, "eth0")])
             .map(|uuid| uuid.to_string())
             .collect();
         for entry in self.world.server.log() {
@@ -340,7 +344,7 @@ impl Bed {
         let truth = self.truth();
         let server = &self.world.server;
         for machine in &truth.dead {
-            let interface = agent_api::interface(*machine, "eth0");
+            let interface = agent_api::interface_uuid(*machine, "eth0");
             for uuid in [*machine, interface] {
                 if server.object(&uuid.to_string()).is_some() {
                     return Err(format!("{uuid} is dead and there"));
@@ -348,7 +352,7 @@ impl Bed {
             }
         }
         for (number, machine) in &truth.live {
-            let interface = agent_api::interface(*machine, "eth0").to_string();
+            let interface = agent_api::interface_uuid(*machine, "eth0").to_string();
             let (Some(machine), Some(interface)) = (
                 server.object(&machine.to_string()),
                 server.object(&interface),

@@ -55,8 +55,8 @@ fn lists(live: &[u128]) -> Vec<(&'static str, Vec<Reply>)> {
             repeated(ok(&json!({"apps": [app(&live[..6])]}))),
         ),
         ("half an answer", repeated(ok(&&whole[..whole.len() / 2]))),
-        ("an answer cut in the middle", repeated(Reply::Half)),
-        ("no answer", repeated(Reply::Cut)),
+        ("an answer cut in the middle", repeated(Reply::Truncate)),
+        ("no answer", repeated(Reply::Close)),
         (
             "nulls",
             vec![

@@ -57,7 +57,7 @@ fn states(live: &BTreeMap<u128, Uuid>) -> Faults {
         ),
         (
             "no answer",
-            vec![Lie::Answer(Reply::Cut), Lie::Answer(Reply::Half)],
+            vec![Lie::Answer(Reply::Close), Lie::Answer(Reply::Truncate)],
         ),
         ("an empty list", vec![Lie::Instead(subscribed([]))]),
         ("half a list", vec![Lie::Instead(half)]),

@@ -88,7 +88,7 @@ async fn an_address_that_nobody_uses_is_adopted_and_given_back() {
     let wanted = listing(&[("floating-ips", fixed.as_str())], &[1]);
     rig.marathon(wanted.clone());
     rig.settle().await;
-    let interface = agent_api::interface(machine, "eth0").to_string();
+    let interface = agent_api::interface_uuid(machine, "eth0").to_string();
     let has = |users: &[&String]| {
         let users = users.iter().map(|user| (*user).clone()).collect();
         assert_eq!(rig.floating(), [("10.66.77.123".to_owned(), users)]);
@@ -129,7 +129,7 @@ async fn an_address_that_nobody_uses_is_adopted_and_given_back() {
     // What is left of the mark means nothing: an operator gives it to another container.
     let two = rig.put(2).await;
     rig.mesos(&[(2, two)]);
-    let other = agent_api::interface(two, "eth0");
+    let other = agent_api::interface_uuid(two, "eth0");
     let link = rig
         .world
         .client
@@ -155,7 +155,7 @@ async fn an_address_of_ours_that_nobody_uses_is_made_anew() {
         .contrail
         .change(|view| view.orphans.clear());
     rig.settle().await;
-    let interface = agent_api::interface(machine, "eth0").to_string();
+    let interface = agent_api::interface_uuid(machine, "eth0").to_string();
     assert_eq!(
         rig.floating(),
         [("10.66.77.123".to_owned(), vec![interface])]
@@ -176,7 +176,7 @@ async fn an_address_goes_over_to_the_task_that_replaces_its_own() {
         let interface = vec![interface.to_string()];
         assert_eq!(rig.floating(), [("10.66.77.123".to_owned(), interface)]);
     };
-    has(agent_api::interface(old, "eth0"));
+    has(agent_api::interface_uuid(old, "eth0"));
     // Where nobody comes back to it, the new one is refused.
     let (new, wanted) = asked(2);
     let refused = containers.put("node1", new, &wanted).await.unwrap_err();
@@ -192,7 +192,7 @@ async fn an_address_goes_over_to_the_task_that_replaces_its_own() {
     let made = followed.put("node1", new, &wanted).await.unwrap();
     assert_eq!(made.ports[0].floating_ips, Vec::<IpAddr>::new());
     assert_eq!(made.ports[0].addresses.len(), 1);
-    has(agent_api::interface(old, "eth0"));
+    has(agent_api::interface_uuid(old, "eth0"));
     // And gets it when the old one has gone.
     rig.mesos(&[(1, old), (2, new)]);
     rig.marathon(listing(&labels, &[1, 2]));
@@ -200,7 +200,7 @@ async fn an_address_goes_over_to_the_task_that_replaces_its_own() {
     rig.mesos(&[(2, new)]);
     rig.marathon(listing(&labels, &[2]));
     rig.settle().await;
-    has(agent_api::interface(new, "eth0"));
+    has(agent_api::interface_uuid(new, "eth0"));
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn an_address_that_somebody_has_is_left_and_it_is_said_who_has_it() {
     let rig = Rig::new().await;
     let machine = rig.put(1).await;
     let other = rig.put(2).await;
-    let other = agent_api::interface(other, "eth0");
+    let other = agent_api::interface_uuid(other, "eth0");
     let client = &rig.world.client;
     let used = rig.floating_of_others("10.66.77.120", &[]).await;
     let link = client.link::<FloatingIp, VirtualMachineInterface>(used, other);
@@ -265,7 +265,7 @@ async fn an_address_that_somebody_has_is_left_and_it_is_said_who_has_it() {
         .put("node1", machine, &request)
         .await
         .unwrap();
-    let interface = agent_api::interface(machine, "eth0").to_string();
+    let interface = agent_api::interface_uuid(machine, "eth0").to_string();
     assert!(
         rig.floating()
             .contains(&("10.66.77.121".to_owned(), vec![interface]))

@@ -50,7 +50,7 @@ async fn a_reading_that_is_cut_goes_on_where_it_was() {
         rig.put(number).await;
     }
     let impatient = VncClient::new(VncOptions {
-        patience: Duration::from_millis(40),
+        call_timeout: Duration::from_millis(40),
         ..options(&rig.world.server)
     })
     .unwrap();
@@ -165,7 +165,8 @@ async fn a_manager_that_starts_late_adopts_what_runs() {
         .unwrap();
     let (feed, _) = tokio::sync::broadcast::channel(16);
     let parts = feed.clone();
-    let master = Scripted::start(move |_, _| Reply::Feed("application/json", parts.clone())).await;
+    let master =
+        ScriptedServer::start(move |_, _| Reply::Stream("application/json", parts.clone())).await;
     let address = Address::parse(&master.address.to_string(), mesos_master::PORT).unwrap();
     let mut config = world.config.clone();
     config.follow = Some(Follow {

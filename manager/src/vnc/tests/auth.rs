@@ -19,8 +19,8 @@ fn keystone(url: String) -> Auth {
 }
 
 /// An API server that takes one token.
-async fn guarded(token: &'static str) -> Scripted {
-    Scripted::start(move |asked, _| {
+async fn guarded(token: &'static str) -> ScriptedServer {
+    ScriptedServer::start(move |asked, _| {
         if asked.header("x-auth-token") == Some(token) {
             made(asked)
         } else {
@@ -30,7 +30,7 @@ async fn guarded(token: &'static str) -> Scripted {
     .await
 }
 
-fn with(server: &Scripted, auth: Auth) -> VncClient {
+fn with(server: &ScriptedServer, auth: Auth) -> VncClient {
     VncClient::new(VncOptions {
         auth,
         ..options(&[server.address])
@@ -40,8 +40,8 @@ fn with(server: &Scripted, auth: Auth) -> VncClient {
 
 #[tokio::test]
 async fn a_token_is_fetched_once_and_renewed_once() {
-    let tokens = Scripted::start(|_, before| {
-        Reply::With(
+    let tokens = ScriptedServer::start(|_, before| {
+        Reply::WithHeader(
             201,
             "X-Subject-Token",
             if before == 0 { "old" } else { "new" },
@@ -56,18 +56,19 @@ async fn a_token_is_fetched_once_and_renewed_once() {
         result.unwrap();
     }
     assert_eq!(tokens.lines(), ["POST /v3/auth/tokens"; 2]);
-    let asked = tokens.asked()[0].json();
+    let asked = tokens.requests()[0].json();
     let user = &asked["auth"]["identity"]["password"]["user"];
     assert_eq!(user["password"], PASSWORD);
     assert_eq!(asked["auth"]["scope"]["project"]["name"], "mesos");
 
     client.create(&machine).await.unwrap();
-    assert_eq!(tokens.asked().len(), 2);
+    assert_eq!(tokens.requests().len(), 2);
 }
 
 #[tokio::test]
 async fn a_token_that_does_not_help_is_not_renewed_for_ever() {
-    let tokens = Scripted::start(|_, _| Reply::With(201, "x-subject-token", "useless")).await;
+    let tokens =
+        ScriptedServer::start(|_, _| Reply::WithHeader(201, "x-subject-token", "useless")).await;
     let server = guarded("other").await;
     let client = with(&server, keystone(format!("http://{}", tokens.address)));
     let error = client.create(&machine()).await.unwrap_err();
@@ -75,12 +76,12 @@ async fn a_token_that_does_not_help_is_not_renewed_for_ever() {
         matches!(error.kind, VncErrorKind::Unauthorised { .. }),
         "{error}"
     );
-    assert_eq!((tokens.asked().len(), server.asked().len()), (2, 2));
+    assert_eq!((tokens.requests().len(), server.requests().len()), (2, 2));
 }
 
 #[tokio::test]
 async fn version_2_is_used_where_there_is_no_other() {
-    let tokens = Scripted::start(|asked, _| match asked.path.as_str() {
+    let tokens = ScriptedServer::start(|asked, _| match asked.path.as_str() {
         "/v2.0/tokens" => ok(&json!({ "access": { "token": { "id": "t2" } } })),
         _ => Reply::Answer(404, "not found".to_owned()),
     })
@@ -92,7 +93,7 @@ async fn version_2_is_used_where_there_is_no_other() {
         tokens.lines(),
         ["POST /v3/auth/tokens", "POST /v2.0/tokens"]
     );
-    assert_eq!(tokens.asked()[1].json()["auth"]["tenantName"], "mesos");
+    assert_eq!(tokens.requests()[1].json()["auth"]["tenantName"], "mesos");
 
     // As mesos-manager's auth_token_url has it.
     let client = with(
@@ -100,14 +101,14 @@ async fn version_2_is_used_where_there_is_no_other() {
         keystone(format!("http://{}/v2.0/tokens", tokens.address)),
     );
     client.create(&machine()).await.unwrap();
-    assert_eq!(tokens.asked().len(), 3);
+    assert_eq!(tokens.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn a_keystone_that_refuses_or_fails_is_named() {
     let server = guarded("t").await;
     let no = "Could not recognize Authentication Token".to_owned();
-    let tokens = Scripted::start(move |_, _| Reply::Answer(401, no.clone())).await;
+    let tokens = ScriptedServer::start(move |_, _| Reply::Answer(401, no.clone())).await;
     let error = with(&server, keystone(format!("http://{}", tokens.address)))
         .create(&machine())
         .await
@@ -120,7 +121,7 @@ async fn a_keystone_that_refuses_or_fails_is_named() {
 
     let client = VncClient::new(VncOptions {
         auth: keystone(format!("http://{}", nobody())),
-        patience: Duration::from_millis(200),
+        call_timeout: Duration::from_millis(200),
         ..options(&[server.address])
     });
     let error = client.unwrap().create(&machine()).await.unwrap_err();
@@ -131,12 +132,13 @@ async fn a_keystone_that_refuses_or_fails_is_named() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("nonsense"), "{error}");
-    assert_eq!(server.asked().len(), 0);
+    assert_eq!(server.requests().len(), 0);
 }
 
 #[tokio::test]
 async fn secrets_are_not_printed() {
-    let tokens = Scripted::start(|_, _| Reply::With(201, "x-subject-token", "t0ken")).await;
+    let tokens =
+        ScriptedServer::start(|_, _| Reply::WithHeader(201, "x-subject-token", "t0ken")).await;
     let server = guarded("t0ken").await;
     let basic = Auth::Basic {
         user: "admin".to_owned(),
@@ -150,7 +152,7 @@ async fn secrets_are_not_printed() {
         assert!(!printed.contains("t0ken"), "{printed}");
         assert!(printed.contains("admin"), "{printed}");
     }
-    let asked = &server.asked()[0];
+    let asked = &server.requests()[0];
     assert_eq!(
         asked.header("authorization"),
         Some("Basic YWRtaW46Y29ycmVjdCBob3JzZQ==")

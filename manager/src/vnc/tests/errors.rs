@@ -160,13 +160,13 @@ fn every_recorded_refusal_is_understood() {
             |kind| matches!(kind, VncErrorKind::NotFound { .. }),
         ),
         (created(404, "Not found: '/nosuchtypes'"), |kind| {
-            matches!(kind, VncErrorKind::Nonsense { .. })
+            matches!(kind, VncErrorKind::InvalidResponse { .. })
         }),
         (other(404, "<html>404 Not Found</html>"), |kind| {
-            matches!(kind, VncErrorKind::Nonsense { .. })
+            matches!(kind, VncErrorKind::InvalidResponse { .. })
         }),
         (other(404, ""), |kind| {
-            matches!(kind, VncErrorKind::Nonsense { .. })
+            matches!(kind, VncErrorKind::InvalidResponse { .. })
         }),
         (
             created(500, "Too many pending updates to RabbitMQ: 4097"),
@@ -192,13 +192,13 @@ fn every_recorded_refusal_is_understood() {
     for (kind, expected) in cases {
         assert!(expected(kind), "{kind:?}");
         let passing = matches!(kind, VncErrorKind::Unavailable { .. });
-        assert_eq!(kind.is_passing(), passing, "{kind:?}");
+        assert_eq!(kind.is_transient(), passing, "{kind:?}");
     }
 }
 
 #[tokio::test]
 async fn a_failure_says_what_where_and_what_to_do() {
-    let server = Scripted::start(|_, _| {
+    let server = ScriptedServer::start(|_, _| {
         Reply::Answer(
             400,
             "Parent ['nodomain'] type domain does not exist".to_owned(),

@@ -4,36 +4,39 @@ use super::*;
 
 #[tokio::test]
 async fn a_dead_server_is_left_for_good() {
-    let alive = Scripted::start(|asked, _| made(asked)).await;
+    let alive = ScriptedServer::start(|asked, _| made(asked)).await;
     let client = VncClient::new(options(&[nobody(), alive.address])).unwrap();
     for _ in 0..3 {
         client.create(&machine()).await.unwrap();
     }
     // One attempt at the dead one, not one for every call.
     assert_eq!(client.requests(), 4);
-    assert_eq!(alive.asked().len(), 3);
+    assert_eq!(alive.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn one_server_serves_all_while_it_can() {
-    let script = |asked: &contrail_mesos_api::http::scripted::Asked, _| made(asked);
-    let (first, second) = (Scripted::start(script).await, Scripted::start(script).await);
+    let script = |asked: &contrail_mesos_api::http::scripted::ReceivedRequest, _| made(asked);
+    let (first, second) = (
+        ScriptedServer::start(script).await,
+        ScriptedServer::start(script).await,
+    );
     let client = VncClient::new(options(&[first.address, second.address])).unwrap();
     for _ in 0..4 {
         client.create(&machine()).await.unwrap();
     }
-    assert_eq!((first.asked().len(), second.asked().len()), (4, 0));
+    assert_eq!((first.requests().len(), second.requests().len()), (4, 0));
 }
 
 #[tokio::test]
 async fn a_create_whose_answer_was_lost_is_known_again() {
-    for lost in [Reply::Cut, Reply::Half, Reply::Hang] {
+    for lost in [Reply::Close, Reply::Truncate, Reply::Hang] {
         for said in [
             format!("['{VM}'] already exists with uuid: {VM}"),
             format!("{VM} already exists with fq_name: ['{VM}']"),
         ] {
             let lost = lost.clone();
-            let server = Scripted::start(move |asked, before| match before {
+            let server = ScriptedServer::start(move |asked, before| match before {
                 0 => lost.clone(),
                 1 => Reply::Answer(409, said.clone()),
                 // The server is still at work on the first.
@@ -45,24 +48,24 @@ async fn a_create_whose_answer_was_lost_is_known_again() {
             })
             .await;
             let mut options = options(&[server.address]);
-            options.limits.answer = Duration::from_secs(1);
+            options.limits.request_timeout = Duration::from_secs(1);
             let client = VncClient::new(options).unwrap();
             assert_eq!(client.create(&machine()).await.unwrap(), uuid(VM));
-            assert_eq!(server.asked().len(), 4);
+            assert_eq!(server.requests().len(), 4);
         }
     }
 }
 
 #[tokio::test]
 async fn a_create_without_a_uuid_is_repeated_with_the_same_one() {
-    let server = Scripted::start(|asked, before| match before {
-        0 => Reply::Cut,
+    let server = ScriptedServer::start(|asked, before| match before {
+        0 => Reply::Close,
         _ => made(asked),
     })
     .await;
     let project = Project::named("default-domain:p1".parse().unwrap());
     let made = client(&server).create(&project).await.unwrap();
-    for asked in server.asked() {
+    for asked in server.requests() {
         let body = asked.json();
         assert_eq!(body["project"]["uuid"], made.to_string());
         assert_eq!(body["project"]["parent_type"], "domain");
@@ -73,8 +76,8 @@ async fn a_create_without_a_uuid_is_repeated_with_the_same_one() {
 #[tokio::test]
 async fn what_was_there_before_is_not_taken_for_ours() {
     // The answer of another was lost, but the object has another uuid.
-    let server = Scripted::start(|_, before| match before {
-        0 => Reply::Cut,
+    let server = ScriptedServer::start(|_, before| match before {
+        0 => Reply::Close,
         _ => Reply::Answer(409, format!("['{VM}'] already exists with uuid: {OTHER}")),
     })
     .await;
@@ -82,7 +85,7 @@ async fn what_was_there_before_is_not_taken_for_ours() {
     assert!(matches!(error.kind, VncErrorKind::Exists { .. }), "{error}");
 
     // Nothing was lost, so it is not ours although it looks so.
-    let server = Scripted::start(|_, _| {
+    let server = ScriptedServer::start(|_, _| {
         Reply::Answer(409, format!("['{VM}'] already exists with uuid: {VM}"))
     })
     .await;
@@ -92,44 +95,45 @@ async fn what_was_there_before_is_not_taken_for_ours() {
 
 #[tokio::test]
 async fn a_delete_whose_answer_was_lost_is_a_delete() {
-    let server = Scripted::start(|_, before| match before {
-        0 => Reply::Cut,
+    let server = ScriptedServer::start(|_, before| match before {
+        0 => Reply::Close,
         _ => Reply::Answer(404, format!("ID {VM} does not exist")),
     })
     .await;
     let client = client(&server);
     assert!(client.delete::<VirtualMachine>(uuid(VM)).await.unwrap());
     assert!(!client.delete::<VirtualMachine>(uuid(VM)).await.unwrap());
-    assert_eq!(server.asked().len(), 3);
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn refusals_and_failures_are_not_repeated() {
     for status in [400, 401, 403, 404, 409, 412, 413, 500] {
-        let server = Scripted::start(move |_, _| Reply::Answer(status, "no".to_owned())).await;
+        let server =
+            ScriptedServer::start(move |_, _| Reply::Answer(status, "no".to_owned())).await;
         client(&server).create(&machine()).await.unwrap_err();
-        assert_eq!(server.asked().len(), 1, "{status}");
+        assert_eq!(server.requests().len(), 1, "{status}");
     }
 }
 
 #[tokio::test]
 async fn a_server_that_cannot_now_is_asked_later() {
     for status in [502, 503] {
-        let server = Scripted::start(move |asked, before| match before {
+        let server = ScriptedServer::start(move |asked, before| match before {
             0..3 => Reply::Answer(status, "no ZooKeeper".to_owned()),
             _ => made(asked),
         })
         .await;
         client(&server).create(&machine()).await.unwrap();
-        assert_eq!(server.asked().len(), 4);
+        assert_eq!(server.requests().len(), 4);
     }
 }
 
 #[tokio::test]
 async fn patience_ends() {
-    let server = Scripted::start(|_, _| Reply::Hang).await;
+    let server = ScriptedServer::start(|_, _| Reply::Hang).await;
     let client = VncClient::new(VncOptions {
-        patience: Duration::from_millis(700),
+        call_timeout: Duration::from_millis(700),
         ..options(&[server.address])
     })
     .unwrap();
@@ -161,18 +165,18 @@ async fn nonsense_is_named_and_not_repeated() {
         "{\"virtual-machine\": {\"uuid\": \"zz\"}}",
         "{\"virtual-machine\": {\"annotations\": 1}}",
     ] {
-        let server = Scripted::start(move |_, _| ok(&nonsense)).await;
+        let server = ScriptedServer::start(move |_, _| ok(&nonsense)).await;
         let error = client(&server)
             .read::<VirtualMachine>(uuid(VM))
             .await
             .expect_err(nonsense);
         assert!(
-            matches!(error.kind, VncErrorKind::Nonsense { .. }),
+            matches!(error.kind, VncErrorKind::InvalidResponse { .. }),
             "{nonsense}: {error}"
         );
         let error = client(&server).create(&machine()).await.unwrap_err();
         assert!(
-            matches!(error.kind, VncErrorKind::Nonsense { .. }),
+            matches!(error.kind, VncErrorKind::InvalidResponse { .. }),
             "{nonsense}: {error}"
         );
         let error = client(&server)
@@ -180,16 +184,16 @@ async fn nonsense_is_named_and_not_repeated() {
             .await
             .unwrap_err();
         assert!(
-            matches!(error.kind, VncErrorKind::Nonsense { .. }),
+            matches!(error.kind, VncErrorKind::InvalidResponse { .. }),
             "{nonsense}: {error}"
         );
-        assert_eq!(server.asked().len(), 3);
+        assert_eq!(server.requests().len(), 3);
     }
 }
 
 #[tokio::test]
 async fn calls_wait_their_turn() {
-    let server = Scripted::start(|asked, _| made(asked)).await;
+    let server = ScriptedServer::start(|asked, _| made(asked)).await;
     let client = VncClient::new(VncOptions {
         in_flight: 2,
         ..options(&[server.address])
@@ -205,5 +209,5 @@ async fn calls_wait_their_turn() {
     for result in futures::future::join_all(creates).await {
         result.unwrap();
     }
-    assert_eq!(server.asked().len(), 50);
+    assert_eq!(server.requests().len(), 50);
 }

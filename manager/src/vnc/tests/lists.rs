@@ -24,7 +24,7 @@ fn names(machines: &[VirtualMachine]) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_long_list_comes_in_pages_and_each_object_once() {
-    let server = Scripted::start(|asked, _| {
+    let server = ScriptedServer::start(|asked, _| {
         let marker = asked.path.split_once("page_marker=").unwrap().1;
         match marker {
             "none" => vms(&["a", "b"], &json!("fq:name:b:1")),
@@ -36,37 +36,37 @@ async fn a_long_list_comes_in_pages_and_each_object_once() {
     let all: Vec<VirtualMachine> = client(&server).list(&Query::new().page(2)).await.unwrap();
     assert_eq!(names(&all), ["a", "b", "c", "d"]);
     assert_eq!(
-        server.asked()[0].path,
+        server.requests()[0].path,
         "/virtual-machines?exclude_hrefs=true&detail=true&page_limit=2&page_marker=none"
     );
-    assert_eq!(server.asked().len(), 3);
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn a_server_without_pages_is_asked_once() {
-    let server = Scripted::start(|_, _| {
+    let server = ScriptedServer::start(|_, _| {
         ok(&json!({ "virtual-machines": [{ "fq_name": ["a"], "uuid": VM, "href": "x" }] }))
     })
     .await;
     let all: Vec<VirtualMachine> = client(&server).list(&Query::new()).await.unwrap();
     assert_eq!(names(&all), ["a"]);
-    assert_eq!(server.asked().len(), 1);
+    assert_eq!(server.requests().len(), 1);
 }
 
 #[tokio::test]
 async fn pages_that_go_in_circles_are_nonsense() {
-    let server = Scripted::start(|_, _| vms(&["a"], &json!("again"))).await;
+    let server = ScriptedServer::start(|_, _| vms(&["a"], &json!("again"))).await;
     let result = client(&server).list::<VirtualMachine>(&Query::new()).await;
     assert!(matches!(
         result.unwrap_err().kind,
-        VncErrorKind::Nonsense { .. }
+        VncErrorKind::InvalidResponse { .. }
     ));
-    assert_eq!(server.asked().len(), 2);
+    assert_eq!(server.requests().len(), 2);
 }
 
 #[tokio::test]
 async fn no_ids_are_no_objects_rather_than_all() {
-    let server = Scripted::start(|_, _| Reply::Hang).await;
+    let server = ScriptedServer::start(|_, _| Reply::Hang).await;
     for query in [
         Query::new().uuids([]),
         Query::new().children_of([]),
@@ -76,12 +76,12 @@ async fn no_ids_are_no_objects_rather_than_all() {
         let found = client(&server).list::<VirtualMachine>(&query).await;
         assert_eq!(found.unwrap(), []);
     }
-    assert!(server.asked().is_empty());
+    assert!(server.requests().is_empty());
 }
 
 #[tokio::test]
 async fn many_ids_go_into_bodies() {
-    let server = Scripted::start(|asked, _| {
+    let server = ScriptedServer::start(|asked, _| {
         let body = asked.json();
         let ids = body["back_ref_id"].as_str().unwrap();
         let list: Vec<Value> = ids.split(',').map(|id| json!({ "uuid": id })).collect();
@@ -96,7 +96,7 @@ async fn many_ids_go_into_bodies() {
     let found: Vec<Uuid> = found.iter().filter_map(|found| found.common.uuid).collect();
     assert_eq!(found, ids);
     assert_eq!(server.lines(), ["POST /list-bulk-collection"; 3]);
-    let body = server.asked()[0].json();
+    let body = server.requests()[0].json();
     assert_eq!(body["type"], "virtual-machine-interface");
     assert_eq!(body["fields"], "virtual_machine_refs");
     assert!(body.get("page_marker").is_none());
@@ -105,7 +105,7 @@ async fn many_ids_go_into_bodies() {
 /// A real server overlooks names in a body, and lists everything.
 #[tokio::test]
 async fn many_names_never_go_into_bodies() {
-    let server = Scripted::start(|_, _| ok(&json!({ "virtual-machines": [] }))).await;
+    let server = ScriptedServer::start(|_, _| ok(&json!({ "virtual-machines": [] }))).await;
     let names = (0..60).map(|index| FqName::new([format!("vm-{index}")]));
     let query = Query::new().names(names);
     client(&server)
@@ -117,7 +117,7 @@ async fn many_names_never_go_into_bodies() {
 
 #[tokio::test]
 async fn conditions_are_encoded() {
-    let server = Scripted::start(|_, _| ok(&json!({ "virtual-networks": [] }))).await;
+    let server = ScriptedServer::start(|_, _| ok(&json!({ "virtual-networks": [] }))).await;
     let query = Query::new()
         .names(["d:p:a & b".parse().unwrap()])
         .filter("display_name", "x=1")
@@ -127,7 +127,7 @@ async fn conditions_are_encoded() {
         .await
         .unwrap();
     assert_eq!(
-        server.asked()[0].path,
+        server.requests()[0].path,
         "/virtual-networks?exclude_hrefs=true&fq_names=d%3Ap%3Aa+%26+b&filters=display_name%3D%3D%22x%3D1%22"
     );
     let query = Query::new().names([FqName::new(["a,b"])]);
@@ -140,6 +140,7 @@ async fn conditions_are_encoded() {
 
 #[tokio::test]
 async fn objects_are_counted() {
-    let server = Scripted::start(|_, _| ok(&json!({ "virtual-networks": { "count": 6 } }))).await;
+    let server =
+        ScriptedServer::start(|_, _| ok(&json!({ "virtual-networks": { "count": 6 } }))).await;
     assert_eq!(client(&server).count::<VirtualNetwork>().await.unwrap(), 6);
 }

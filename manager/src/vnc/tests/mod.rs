@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::*;
 use contrail_mesos_api::http::Limits;
-use contrail_mesos_api::http::scripted::{Reply, Scripted, ok};
+use contrail_mesos_api::http::scripted::{Reply, ScriptedServer, ok};
 
 const VM: &str = "e33cd325-e13e-4334-a837-36be5ba45791";
 const OTHER: &str = "777ac05d-da01-4d18-837a-f5b41f3b7a84";
@@ -24,19 +24,19 @@ fn uuid(text: &str) -> uuid::Uuid {
 fn options(servers: &[SocketAddr]) -> VncOptions {
     let servers = servers
         .iter()
-        .map(|address| address.to_string().parse().unwrap())
+        .map(|address| server_address(&address.to_string()).unwrap())
         .collect();
     VncOptions {
         limits: Limits {
-            answer: Duration::from_secs(20),
+            request_timeout: Duration::from_secs(20),
             ..Limits::default()
         },
-        patience: Duration::from_secs(40),
+        call_timeout: Duration::from_secs(40),
         ..VncOptions::new(servers)
     }
 }
 
-fn client(server: &Scripted) -> VncClient {
+fn client(server: &ScriptedServer) -> VncClient {
     VncClient::new(options(&[server.address])).unwrap()
 }
 
@@ -53,7 +53,7 @@ fn machine() -> VirtualMachine {
     machine
 }
 
-fn made(asked: &contrail_mesos_api::http::scripted::Asked) -> Reply {
+fn made(asked: &contrail_mesos_api::http::scripted::ReceivedRequest) -> Reply {
     let body = asked.json();
     let (object_type, object) = body.as_object().unwrap().iter().next().unwrap();
     ok(&serde_json::json!({ object_type: { "uuid": object["uuid"], "href": "http://10.0.0.1/" } }))

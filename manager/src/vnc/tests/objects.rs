@@ -9,7 +9,7 @@ const VMI: &str = r#"{"virtual-machine-interface": {"uuid": "777ac05d-da01-4d18-
 
 #[tokio::test]
 async fn an_object_is_read() {
-    let server = Scripted::start(|_, _| ok(&VMI)).await;
+    let server = ScriptedServer::start(|_, _| ok(&VMI)).await;
     let client = client(&server);
     let vmi: VirtualMachineInterface = client.read(uuid(OTHER)).await.unwrap().unwrap();
     assert_eq!(vmi.common.fq_name.to_string(), "default-domain:p1:vmi-1");
@@ -29,7 +29,11 @@ async fn an_object_is_read() {
         .read_with::<VirtualMachineInterface>(uuid(OTHER), &reading)
         .await
         .unwrap();
-    let asked: Vec<String> = server.asked().into_iter().map(|asked| asked.path).collect();
+    let asked: Vec<String> = server
+        .requests()
+        .into_iter()
+        .map(|asked| asked.path)
+        .collect();
     assert_eq!(
         asked,
         [
@@ -124,7 +128,7 @@ fn what_was_never_set_is_not_sent() {
 
 #[tokio::test]
 async fn an_object_that_is_there_is_compared() {
-    let server = Scripted::start(|asked, _| match asked.line().as_str() {
+    let server = ScriptedServer::start(|asked, _| match asked.line().as_str() {
         "POST /virtual-machine-interfaces" => Reply::Answer(
             409,
             format!("['default-domain', 'p1', 'vmi-1'] already exists with uuid: {OTHER}"),
@@ -152,7 +156,7 @@ async fn an_object_that_is_there_is_compared() {
 
 #[tokio::test]
 async fn an_object_with_our_uuid_is_compared_and_another_refused() {
-    let server = Scripted::start(|asked, _| match asked.method.as_str() {
+    let server = ScriptedServer::start(|asked, _| match asked.method.as_str() {
         "POST" => Reply::Answer(409, format!("{VM} already exists with fq_name: ['{VM}']")),
         _ => ok(&json!({ "virtual-machine": { "uuid": VM, "fq_name": [VM], "server_type": "container" } })),
     })
@@ -176,7 +180,7 @@ async fn an_object_with_our_uuid_is_compared_and_another_refused() {
 
 #[tokio::test]
 async fn an_object_that_goes_in_between_is_created_after_all() {
-    let server = Scripted::start(|asked, before| match (asked.method.as_str(), before) {
+    let server = ScriptedServer::start(|asked, before| match (asked.method.as_str(), before) {
         ("POST", 0) => Reply::Answer(409, format!("['{VM}'] already exists with uuid: {VM}")),
         ("POST", _) => made(asked),
         _ => Reply::Answer(404, format!("Unknown id: {VM}")),
@@ -186,12 +190,12 @@ async fn an_object_that_goes_in_between_is_created_after_all() {
         client(&server).ensure(&machine()).await.unwrap().found,
         None
     );
-    assert_eq!(server.asked().len(), 3);
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn actions_are_worded_as_the_server_wants_them() {
-    let server = Scripted::start(|asked, _| match asked.path.as_str() {
+    let server = ScriptedServer::start(|asked, _| match asked.path.as_str() {
         "/fqname-to-id" => ok(&json!({ "uuid": VM })),
         "/id-to-fqname" => ok(&json!({ "fq_name": ["d", "p"], "type": "project" })),
         _ => ok(&""),
@@ -227,7 +231,7 @@ async fn actions_are_worded_as_the_server_wants_them() {
     );
 
     let asked: Vec<(String, Value)> = server
-        .asked()
+        .requests()
         .iter()
         .map(|asked| (asked.line(), asked.json()))
         .collect();

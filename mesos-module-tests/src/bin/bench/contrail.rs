@@ -22,7 +22,7 @@ use contrail_mesos::vrouter::{Port, VrouterClient, VrouterOptions, Wanted};
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_manager::vnc::{
     FqName, InstanceIp, KeyValues, Object as _, Ref, VirtualMachine, VirtualMachineInterface,
-    VirtualRouter, VncClient, VncOptions,
+    VirtualRouter, VncClient, VncOptions, server_address,
 };
 use contrail_mesos_manager::{self as manager, Manager};
 use contrail_mesos_sim::{vnc as api, vrouter as agent};
@@ -184,7 +184,7 @@ impl Bed {
         let control = api
             .control(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             .await?;
-        let server = VncOptions::new(vec![address.to_string().parse()?]);
+        let server = VncOptions::new(vec![server_address(&address.to_string())?]);
         let client = VncClient::new(server.clone())?;
         let mut settings = manager::Config::new(server);
         settings.listen.set_port(0);

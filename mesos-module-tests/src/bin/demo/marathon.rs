@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 use mesos_module_tests::{Cluster, Host};
 use serde_json::{Value, json};
 
-
 pub(crate) struct Marathon {
     host: Host,
     listen: String,

@@ -54,7 +54,7 @@ async fn what_goes_wrong_goes_wrong_as_often_as_was_asked() {
     assert_eq!(client.configuration(VM).await.unwrap(), None);
     let error = client.configuration(VM).await.unwrap_err();
     assert!(
-        matches!(error.kind, VrouterErrorKind::Nonsense { .. }),
+        matches!(error.kind, VrouterErrorKind::InvalidResponse { .. }),
         "{error}"
     );
     assert_eq!(client.configuration(VM).await.unwrap(), None);

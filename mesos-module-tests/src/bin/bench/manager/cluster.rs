@@ -46,13 +46,13 @@ impl Cluster {
     }
 
     pub(crate) fn machine(number: usize) -> Uuid {
-        agent_api::machine(&ContainerId::top_level(
+        agent_api::vm_uuid(&ContainerId::top_level(
             &Self::container(number).to_string(),
         ))
     }
 
     pub(crate) fn interface(number: usize) -> Uuid {
-        agent_api::interface(Self::machine(number), "eth0")
+        agent_api::interface_uuid(Self::machine(number), "eth0")
     }
 
     fn app(number: usize) -> String {
@@ -239,7 +239,7 @@ impl Cluster {
         interface.common.annotations = annotations(own.into_iter().chain(ours).chain(names));
         create(vnc, &interface)?;
 
-        let address = agent_api::interface(machine, "address");
+        let address = agent_api::interface_uuid(machine, "address");
         let mut ip: InstanceIp = named(&[&address.to_string()]);
         ip.common.uuid = Some(address);
         ip.common.annotations = interface.common.annotations.clone();

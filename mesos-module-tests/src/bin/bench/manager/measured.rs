@@ -11,7 +11,7 @@ use contrail_mesos_manager::mesos_master::{
 };
 use contrail_mesos_manager::vnc::{
     Detail, FloatingIp, InstanceIp, Object, PropertyUpdate, Query, Reading, VirtualMachine,
-    VirtualMachineInterface, VirtualRouter, VncClient, VncOptions,
+    VirtualMachineInterface, VirtualRouter, VncClient, VncOptions, server_address,
 };
 use contrail_mesos_manager::{Config, Effort, Follow, Manager};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -143,7 +143,7 @@ fn memory(of: &str) -> Result<f64> {
 }
 
 fn vnc(addresses: &Addresses) -> Result<VncOptions> {
-    Ok(VncOptions::new(vec![addresses.vnc.parse()?]))
+    Ok(VncOptions::new(vec![server_address(&addresses.vnc)?]))
 }
 
 fn master(addresses: &Addresses) -> Result<MasterOptions> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contrail_mesos_manager::vnc::{Patch, VirtualMachine, VncClient, VncOptions};
+use contrail_mesos_manager::vnc::{Patch, VirtualMachine, VncClient, VncOptions, server_address};
 use contrail_mesos_sim::mesos_master::{Master, TaskState};
 use contrail_mesos_sim::vnc::{Handle, Options, Server};
 use futures::stream::{self, StreamExt as _};
@@ -117,7 +117,7 @@ impl Simulators {
         cluster.fill_master(&master)?;
         let marathon = marathon::serve(cluster.apps()?).await?;
         let control = TcpListener::bind(("127.0.0.1", 0))?;
-        let client = VncClient::new(VncOptions::new(vec![vnc.url().parse()?]))?;
+        let client = VncClient::new(VncOptions::new(vec![server_address(&vnc.url())?]))?;
         let seen = Arc::<Seen>::default();
         tokio::spawn(Arc::clone(&seen).watch(vnc.clone()));
         Ok(Self {
