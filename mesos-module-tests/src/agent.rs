@@ -267,7 +267,7 @@ impl Agent {
         let state = self.state_dir().display().to_string();
         let list = format!(
             "find {state}/containers {state}/networks {state}/contrail -mindepth 1 \
-             ! -name .lock ! -name debts 2>/dev/null || true"
+             ! -name .lock ! -name pending-teardown 2>/dev/null || true"
         );
         let start = std::time::Instant::now();
         loop {

@@ -10,19 +10,20 @@
 //! - The names of everything (uuids, links) follow from the container's id, so that the intent is
 //!   complete before anybody was asked, and a detach needs nothing else.
 //! - The vRouter agent forgets silently nothing that it no longer has configuration for, so it is
-//!   told first and the objects go last (`debts`). Where it or the manager cannot be reached,
+//!   told first and the objects go last (`pending_teardown`). Where it or the manager cannot be reached,
 //!   what is still to be told is kept on the disk and told later: a container's end waits for
 //!   nobody, and nothing is left.
 //! - Nothing here knows whether the other side is real or simulated.
 
 mod attach;
-mod debts;
 mod detach;
-mod keeper;
 mod machine;
+mod pending_teardown;
 pub mod plug;
 mod recover;
+mod registration;
 mod request;
+mod teardown_retry;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
@@ -34,8 +35,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
-use self::debts::Debts;
 use self::machine::Machine;
+use self::pending_teardown::PendingTeardowns;
 pub(crate) use self::request::asked;
 use super::mark::Tag;
 use super::{
@@ -77,7 +78,7 @@ pub struct ContrailIntent {
 pub struct ContrailProvider {
     /// `None` where the configuration has no `[contrail]`.
     inner: Option<Arc<Inner>>,
-    keeper: Option<AbortHandle>,
+    background_task: Option<AbortHandle>,
     _watch: Option<LinkWatch>,
 }
 
@@ -89,7 +90,7 @@ struct Inner {
     vrouter: VrouterClient,
     files: PortFiles,
     reaper: LinkReaper,
-    debts: Debts,
+    pending_teardowns: PendingTeardowns,
     machines: Mutex<HashMap<Uuid, Arc<Machine>>>,
 }
 
@@ -109,7 +110,7 @@ impl ContrailProvider {
         let Some(options) = &config.contrail else {
             return Ok(Self {
                 inner: None,
-                keeper: None,
+                background_task: None,
                 _watch: None,
             });
         };
@@ -139,15 +140,17 @@ impl ContrailProvider {
             vrouter,
             files: PortFiles::new(&options.port_directory),
             reaper: LinkReaper::start().map_err(|error| fail(error.into()))?,
-            debts: Debts::open(&config.state_dir).map_err(|error| fail(error.into()))?,
+            pending_teardowns: PendingTeardowns::open(&config.state_dir)
+                .map_err(|error| fail(error.into()))?,
             machines: Mutex::default(),
             options: options.clone(),
         });
         let watch = recover::watch(&inner, lost).map_err(|error| fail(error.into()))?;
-        let keeper = tokio::spawn(keeper::run(Arc::downgrade(&inner))).abort_handle();
+        let background_task =
+            tokio::spawn(teardown_retry::run(Arc::downgrade(&inner))).abort_handle();
         Ok(Self {
             inner: Some(inner),
-            keeper: Some(keeper),
+            background_task: Some(background_task),
             _watch: Some(watch),
         })
     }
@@ -172,8 +175,8 @@ impl ContrailProvider {
 
 impl Drop for ContrailProvider {
     fn drop(&mut self) {
-        if let Some(keeper) = &self.keeper {
-            keeper.abort();
+        if let Some(background_task) = &self.background_task {
+            background_task.abort();
         }
     }
 }

@@ -19,8 +19,8 @@ pub(super) struct Node {
     pub(super) taps: BTreeSet<String>,
     /// Containers with a checkpoint.
     pub(super) checkpoints: BTreeSet<String>,
-    /// Containers that are still to be removed.
-    pub(super) debts: BTreeSet<String>,
+    /// Containers whose teardown is pending.
+    pub(super) pending_teardowns: BTreeSet<String>,
     /// Virtual machines and interfaces with a file for the vRouter agent.
     pub(super) port_files: BTreeSet<(Uuid, Uuid)>,
 }
@@ -62,7 +62,7 @@ impl Node {
             addresses,
             taps: links,
             checkpoints: names(&state.join("containers"))?,
-            debts: names(&state.join("contrail/debts"))?,
+            pending_teardowns: names(&state.join("contrail/pending-teardown"))?,
             port_files,
         })
     }

@@ -299,7 +299,11 @@ fn node(bed: &Bed, containers: &BTreeMap<String, Container>, look: &mut Look) ->
     let ids: BTreeSet<String> = containers.keys().cloned().collect();
     look.same("handles of namespaces", &node.namespaces(), &ids);
     look.same("checkpoints", &node.checkpoints, &ids);
-    look.same("debts", &node.debts, &BTreeSet::new());
+    look.same(
+        "pending teardowns",
+        &node.pending_teardowns,
+        &BTreeSet::new(),
+    );
     let mut interfaces = BTreeSet::new();
     for (id, container) in containers {
         let count = container.app.networks().len();

@@ -42,7 +42,7 @@ impl Bed {
     }
 
     /// Waits until nothing of any container is left: objects, addresses, ports, port files, links,
-    /// checkpoints, debts.
+    /// checkpoints, pending teardowns.
     pub(crate) fn expect_nothing(&self) -> Result<()> {
         self.agent.expect_no_state()?;
         self.vrouter.expect_no_port()?;

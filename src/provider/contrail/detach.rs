@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use super::super::{Intent, ProviderError, failed};
-use super::debts::Debt;
+use super::pending_teardown::PendingTeardown;
 use super::{BoxError, Inner, blocking, own};
 
 impl Inner {
@@ -39,17 +39,17 @@ impl Inner {
             .filter_map(|intent| own(intent))
             .map(|own| own.host_interface.clone())
             .collect();
-        let debt = Debt {
-            machine: uuid,
+        let teardown = PendingTeardown {
+            vm_uuid: uuid,
             links: links.clone(),
         };
         // From here on it is known what is left to do, whatever comes.
-        if let Err(error) = self.debts.incur(debt).await {
+        if let Err(error) = self.pending_teardowns.record(teardown).await {
             let action = format!("note that container {uuid} is to be removed");
             return Err(vec![fail(action)(error)]);
         }
         let mut errors = Vec::new();
-        let settled = self.settle(uuid).await;
+        let settled = self.retry_teardown(uuid).await;
         if let Err(problem) = settled {
             log::warn!(
                 "network {network:?}: container {uuid} is not removed everywhere yet, it is tried again: {problem}"

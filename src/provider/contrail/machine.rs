@@ -123,11 +123,11 @@ impl Inner {
         };
         let machine = first.machine;
         // What is still owed from an earlier container of that id would hit this one.
-        self.settle(machine)
+        self.retry_teardown(machine)
             .await
             .map_err(|problem| NotMade::Failed {
                 action: "remove what an earlier container of that id left",
-                problem,
+                problem: problem.to_string(),
             })?;
         let made = self.manager.put(machine, &question, deadline).await;
         let ports = made.map_err(|error| match error.kind {

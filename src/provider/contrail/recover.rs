@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::{Intent, Lost, ProviderError, failed, refused};
-use super::debts::Debt;
 use super::machine::{Machine, State};
+use super::pending_teardown::PendingTeardown;
 use super::{BoxError, Inner, TAP, blocking, host_interface, own};
 use crate::net::link_watch::{LinkEvent, LinkWatch};
 use crate::net::links;
@@ -124,13 +124,16 @@ impl Inner {
             deleted.map_err(|error| fail(error.into()))?;
         }
         let (inner, machines) = (Arc::clone(self), keep.machines);
-        let debts = blocking(move || inner.strange_ports(&machines)).await;
-        for debt in debts.map_err(fail)? {
+        let teardowns = blocking(move || inner.strange_ports(&machines)).await;
+        for teardown in teardowns.map_err(fail)? {
             log::warn!(
                 "removing the ports of {}, which is no container of this host",
-                debt.machine
+                teardown.vm_uuid
             );
-            self.debts.incur(debt).await.map_err(fail)?;
+            self.pending_teardowns
+                .record(teardown)
+                .await
+                .map_err(fail)?;
         }
         Ok(())
     }
@@ -155,9 +158,9 @@ impl Inner {
 
     /// Port files with names of our making whose links are gone and whose containers are not
     /// among `keep`.
-    fn strange_ports(&self, keep: &HashSet<Uuid>) -> Result<Vec<Debt>, BoxError> {
+    fn strange_ports(&self, keep: &HashSet<Uuid>) -> Result<Vec<PendingTeardown>, BoxError> {
         let mut socket = NetlinkSocket::route()?;
-        let mut debts = Vec::new();
+        let mut teardowns = Vec::new();
         for machine in self.files.machines()? {
             if keep.contains(&machine) {
                 continue;
@@ -171,13 +174,13 @@ impl Inner {
                 links.push(name);
             }
             if is_ours && !links.is_empty() {
-                debts.push(Debt {
-                    machine,
+                teardowns.push(PendingTeardown {
+                    vm_uuid: machine,
                     links: vec![],
                 });
             }
         }
-        Ok(debts)
+        Ok(teardowns)
     }
 }
 

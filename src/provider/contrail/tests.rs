@@ -239,15 +239,15 @@ impl Harness {
         &self.config.contrail.as_ref().unwrap().port_directory
     }
 
-    fn debts(&self) -> usize {
-        let directory = self.state.path().join("state/contrail/debts");
+    fn pending_teardowns(&self) -> usize {
+        let directory = self.state.path().join("state/contrail/pending-teardown");
         std::fs::read_dir(directory).map_or(0, Iterator::count)
     }
 
     fn assert_clean(&self) {
         assert_eq!(link_names(), Vec::<String>::new());
         let files = std::fs::read_dir(self.ports()).map_or(0, Iterator::count);
-        assert_eq!((files, self.debts()), (0, 0));
+        assert_eq!((files, self.pending_teardowns()), (0, 0));
         let known = self.known();
         assert!(known.made.is_empty() && known.registered.is_empty());
         assert!(self.provider.inner.as_ref().unwrap().machines().is_empty());
@@ -401,7 +401,7 @@ fn what_nobody_was_there_to_be_told_is_told_later() {
             tokio::time::resume();
             // What is here is gone, and what is there is not forgotten.
             assert_eq!(link_names(), Vec::<String>::new());
-            assert_eq!(host.debts(), 1);
+            assert_eq!(host.pending_teardowns(), 1);
             // Objects are not removed before the vRouter agent was told.
             assert_eq!(host.known().made.len(), 1);
             host.restart();
@@ -410,7 +410,12 @@ fn what_nobody_was_there_to_be_told_is_told_later() {
                 known.manager_is_away = false;
                 known.vrouter_is_away = false;
             }
-            host.provider.inner.as_ref().unwrap().settle_all().await;
+            host.provider
+                .inner
+                .as_ref()
+                .unwrap()
+                .retry_pending_teardowns()
+                .await;
             host.assert_clean();
             // A container of the same id finds nothing of the old one.
             host.attach(&intents, &namespace()).await.unwrap();
@@ -438,7 +443,12 @@ fn a_restarted_agent_takes_containers_over_and_sweeps_the_rest() {
             .sweep(&intents, &HashSet::new())
             .await
             .unwrap();
-        host.provider.inner.as_ref().unwrap().settle_all().await;
+        host.provider
+            .inner
+            .as_ref()
+            .unwrap()
+            .retry_pending_teardowns()
+            .await;
         assert_eq!(link_names().len(), 2, "the orphan's link stayed");
         assert!(!host.known().made.contains_key(SIBLING));
         let machine = intents[0].container.value().to_owned();

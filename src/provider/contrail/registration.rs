@@ -1,72 +1,24 @@
-//! What goes on in the background: debts are settled, and a vRouter agent that came back is told
-//! of the containers again.
+//! Keeps attached containers registered with the vRouter agent.
 //!
-//! The agent reads port files when it starts, so that as a rule it knows them; what it does not
-//! know (a file that was lost, an interface that it gave up) it is told here.
+//! The agent reads the port files when it starts, so it usually knows the ports already. A port
+//! that it does not know (its file was lost, the agent dropped the interface) is registered again.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::machine::{Machine, State};
+use super::teardown_retry::MAX_CONCURRENT_CALLS;
 use super::{Inner, blocking};
 use crate::vrouter::Port;
 
-/// How often one of the containers is asked after.
-const PROBE: Duration = Duration::from_secs(2);
-/// How often debts of others are looked for: every so many probes.
-const LOOK: u32 = 5;
-/// How many questions to one side are under way at a time.
-const AT_ONCE: usize = 16;
 /// How long a registration may take.
-const REGISTRATION: Duration = Duration::from_secs(5);
-
-/// Runs as long as the provider is there.
-pub(super) async fn run(inner: Weak<Inner>) {
-    let mut turn: u32 = 0;
-    let mut is_away = false;
-    loop {
-        sleep(PROBE).await;
-        let Some(inner) = inner.upgrade() else {
-            return;
-        };
-        turn = turn.wrapping_add(1);
-        if turn.is_multiple_of(LOOK) {
-            inner.look_for_debts().await;
-        }
-        inner.settle_all().await;
-        is_away = inner.probe(turn, is_away).await;
-    }
-}
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Inner {
-    async fn look_for_debts(self: &Arc<Self>) {
-        let inner = Arc::clone(self);
-        let looked = blocking(move || Ok(inner.debts.look()?)).await;
-        if let Err(error) = looked {
-            log::warn!("cannot look for containers that are still to be removed: {error}");
-        }
-    }
-
-    pub(super) async fn settle_all(&self) {
-        let settled = stream::iter(self.debts.machines()).map(|machine| async move {
-            // A detach that is under way does it itself.
-            if self.machines().contains_key(&machine) {
-                return;
-            }
-            match self.settle(machine).await {
-                Ok(()) => log::info!("container {machine} is removed everywhere"),
-                Err(problem) => {
-                    log::debug!("container {machine} is still to be removed: {problem}");
-                }
-            }
-        });
-        settled.buffer_unordered(AT_ONCE).collect::<()>().await;
-    }
-
     /// Asks after one container, each time another; returns whether the agent is away.
     pub(super) async fn probe(&self, turn: u32, was_away: bool) -> bool {
         let attached: Vec<(Uuid, Arc<Machine>)> = self
@@ -102,7 +54,7 @@ impl Inner {
                 );
                 stream::iter(attached)
                     .map(|(uuid, machine)| async move { self.register(uuid, &machine).await })
-                    .buffer_unordered(AT_ONCE)
+                    .buffer_unordered(MAX_CONCURRENT_CALLS)
                     .collect::<()>()
                     .await;
             }
@@ -134,7 +86,7 @@ impl Inner {
         for port in &ports {
             let registered = self
                 .vrouter
-                .register(port, Instant::now() + REGISTRATION)
+                .register(port, Instant::now() + REGISTRATION_TIMEOUT)
                 .await;
             if let Err(error) = registered {
                 log::warn!("{error}");

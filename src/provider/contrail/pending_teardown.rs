@@ -1,0 +1,135 @@
+//! Teardown steps that are still pending at the vRouter agent or the manager.
+//!
+//! A file `<state_dir>/contrail/pending-teardown/<virtual machine>.json` exists, durable, from
+//! before the first step of a container's teardown until after its last.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use atomic_write_file::AtomicWriteFile;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{BoxError, blocking};
+
+/// A container whose teardown is not complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PendingTeardown {
+    /// The uuid of its virtual-machine object.
+    pub(super) vm_uuid: Uuid,
+    /// Its links on the host.
+    #[serde(default)]
+    pub(super) links: Vec<String>,
+}
+
+/// A pending teardown that this process knows of.
+#[derive(Clone)]
+pub(super) struct TeardownEntry {
+    pub(super) teardown: PendingTeardown,
+    /// Held while the teardown is executed.
+    pub(super) lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The pending teardowns of one state directory.
+pub(super) struct PendingTeardowns {
+    directory: PathBuf,
+    entries: Mutex<HashMap<Uuid, TeardownEntry>>,
+}
+
+impl PendingTeardowns {
+    /// Loads the pending teardowns of `state_dir`. Blocks on the file system.
+    pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
+        let teardowns = Self {
+            directory: state_dir.join("contrail").join("pending-teardown"),
+            entries: Mutex::default(),
+        };
+        teardowns.load()?;
+        Ok(teardowns)
+    }
+
+    /// Adds the teardowns that other processes, such as the command line, have recorded. Blocks on
+    /// the file system.
+    pub(super) fn load(&self) -> io::Result<()> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let teardown = std::fs::read(&path)
+                .and_then(|bytes| Ok(serde_json::from_slice::<PendingTeardown>(&bytes)?));
+            match teardown {
+                Ok(teardown) if self.path(teardown.vm_uuid) == path => self.insert(teardown),
+                Ok(teardown) => log::warn!(
+                    "ignoring {}: it is about container {}",
+                    path.display(),
+                    teardown.vm_uuid
+                ),
+                // Completed in the meantime.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => log::warn!("cannot read {}: {error}", path.display()),
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, vm_uuid: Uuid) -> PathBuf {
+        self.directory.join(format!("{vm_uuid}.json"))
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Uuid, TeardownEntry>> {
+        // Every critical section is a single map operation.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, teardown: PendingTeardown) {
+        self.entries()
+            .entry(teardown.vm_uuid)
+            .or_insert_with(|| TeardownEntry {
+                teardown,
+                lock: Arc::default(),
+            });
+    }
+
+    /// The virtual machines with a pending teardown.
+    pub(super) fn vm_uuids(&self) -> Vec<Uuid> {
+        self.entries().keys().copied().collect()
+    }
+
+    pub(super) fn get(&self, vm_uuid: Uuid) -> Option<TeardownEntry> {
+        self.entries().get(&vm_uuid).cloned()
+    }
+
+    /// Makes a teardown durable.
+    pub(super) async fn record(&self, teardown: PendingTeardown) -> Result<(), BoxError> {
+        let path = self.path(teardown.vm_uuid);
+        let json = serde_json::to_vec(&teardown)?;
+        self.insert(teardown);
+        blocking(move || {
+            if let Some(directory) = path.parent() {
+                std::fs::create_dir_all(directory)?;
+            }
+            let mut file = AtomicWriteFile::open(&path)?;
+            file.write_all(&json)?;
+            Ok(file.commit()?)
+        })
+        .await
+    }
+
+    /// Removes a completed teardown.
+    pub(super) async fn remove(&self, vm_uuid: Uuid) -> Result<(), BoxError> {
+        let path = self.path(vm_uuid);
+        blocking(move || match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        })
+        .await?;
+        self.entries().remove(&vm_uuid);
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! The background task: retries pending teardowns, and registers containers again with a vRouter
+//! agent that was restarted.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::pending_teardown::PendingTeardown;
+use super::{BoxError, Inner, blocking};
+
+/// How often the vRouter agent is probed, and pending teardowns are retried.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// The teardowns of other processes are loaded once per this many probes.
+const PROBES_PER_LOAD: u32 = 5;
+/// How many calls to one peer run at a time.
+pub(super) const MAX_CONCURRENT_CALLS: usize = 16;
+/// How long the vRouter agent may take to unregister a container.
+const VROUTER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the managers may take to delete a container's objects.
+const MANAGER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs until the provider is dropped.
+pub(super) async fn run(inner: Weak<Inner>) {
+    let mut probe_count: u32 = 0;
+    let mut agent_is_away = false;
+    loop {
+        sleep(PROBE_INTERVAL).await;
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        probe_count = probe_count.wrapping_add(1);
+        if probe_count.is_multiple_of(PROBES_PER_LOAD) {
+            inner.load_pending_teardowns().await;
+        }
+        inner.retry_pending_teardowns().await;
+        agent_is_away = inner.probe(probe_count, agent_is_away).await;
+    }
+}
+
+impl Inner {
+    async fn load_pending_teardowns(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        if let Err(error) = blocking(move || Ok(inner.pending_teardowns.load()?)).await {
+            log::warn!("cannot load the pending teardowns: {error}");
+        }
+    }
+
+    /// Retries every pending teardown except those that a detach is executing now.
+    pub(super) async fn retry_pending_teardowns(&self) {
+        stream::iter(self.pending_teardowns.vm_uuids())
+            .map(|vm_uuid| async move {
+                if self.machines().contains_key(&vm_uuid) {
+                    return;
+                }
+                match self.retry_teardown(vm_uuid).await {
+                    Ok(()) => log::info!("the teardown of container {vm_uuid} is complete"),
+                    Err(error) => {
+                        log::debug!("the teardown of container {vm_uuid} is pending: {error}");
+                    }
+                }
+            })
+            .buffer_unordered(MAX_CONCURRENT_CALLS)
+            .collect::<()>()
+            .await;
+    }
+
+    /// Executes the pending teardown of a virtual machine, if there is one.
+    pub(super) async fn retry_teardown(&self, vm_uuid: Uuid) -> Result<(), BoxError> {
+        let Some(entry) = self.pending_teardowns.get(vm_uuid) else {
+            return Ok(());
+        };
+        let _executing = entry.lock.lock().await;
+        // Another task may have completed it while this one waited for the lock.
+        if self.pending_teardowns.get(vm_uuid).is_none() {
+            return Ok(());
+        }
+        self.execute_teardown(&entry.teardown).await
+    }
+
+    /// The order matters: the vRouter agent silently keeps ports whose configuration is gone, so
+    /// it unregisters them before the manager deletes the objects.
+    async fn execute_teardown(&self, teardown: &PendingTeardown) -> Result<(), BoxError> {
+        let vm_uuid = teardown.vm_uuid;
+        self.vrouter
+            .unregister(vm_uuid, Instant::now() + VROUTER_TIMEOUT)
+            .await?;
+        for link in &teardown.links {
+            self.reaper.delete(link.clone()).await?;
+        }
+        let files = self.files.clone();
+        blocking(move || Ok(files.remove(vm_uuid)?)).await?;
+        self.manager
+            .delete(vm_uuid, Instant::now() + MANAGER_TIMEOUT)
+            .await?;
+        self.pending_teardowns.remove(vm_uuid).await
+    }
+}
