@@ -5,7 +5,6 @@
 pub mod cni_plugin;
 pub mod config;
 pub mod isolator;
-#[cfg(feature = "module")]
 #[allow(unsafe_code, reason = "the border to C++ is here and nowhere else")]
 mod module;
 pub mod net;
