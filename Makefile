@@ -1,4 +1,4 @@
-# contrail-mesos: every chore by name. `make` lists them.
+# contrail-mesos: every task by name. `make` lists them.
 #
 # Each target installs what it needs itself, and asks for root only where it needs it.
 
@@ -8,95 +8,90 @@ SHELL := /bin/bash
 # Cargo locks its target directory and runs its jobs on all cores by itself.
 .NOTPARALLEL:
 
-# `cargo build --release` writes a library of this name as well, without the module in it. So the
-# module is built in a directory of its own, and only the finished library is put beside the
-# binaries.
-BUILT := target/module/module/libcontrail_mesos.so
-OURS := $(CURDIR)/target/release/libcontrail_mesos.so
+# demo and test share one build, of the dev profile. soak and bench measure what is shipped: release
+# programs, and the library for the agent, which has a profile of its own.
+BUILT ?= $(or $(CARGO_TARGET_DIR),target)
+LIBRARY := $(BUILT)/module/libcontrail_mesos.so
 
-# The library that demo, test, soak and bench load into the agent. Another one can be named.
-MODULE ?= $(OURS)
-# What module is built on, read by build.rs: a pinned Mesos source tree, its build directory, or
-# an installation with module dependencies. None of them: the facts of the 1.11.0 ABI.
+# Another library for demo, test, soak and bench to load into the agent, by its path.
+MODULE ?=
+# What the library is built on, read by build.rs: a pinned Mesos source tree, its build directory, or
+# an installation with module dependencies. None of them: the recorded layout of the 1.11.0 ABI.
 MESOS_TREE ?=
 MESOS_BUILD ?=
 MESOS_PREFIX ?=
+ifneq ($(MODULE),)
 export MODULE
-ifneq ($(MESOS_TREE),)
-export MESOS_TREE
 endif
-ifneq ($(MESOS_BUILD),)
-export MESOS_BUILD
-endif
-ifneq ($(MESOS_PREFIX),)
-export MESOS_PREFIX
-endif
+# Only the library is built on a Mesos tree: programs do not link to libmesos.
+on_abi = env -u MESOS_TREE -u MESOS_BUILD -u MESOS_PREFIX
+on_tree = env $(foreach name,MESOS_TREE MESOS_BUILD MESOS_PREFIX,$(if $($(name)),$(name)=$($(name))))
 # Passed on to demo, soak, bench and to the test runner.
 ARGS ?=
 
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
-.PHONY: help demo demo-bridge demo-contrail demo-manager test lint soak bench module audit clean
-.PHONY: root toolchain packages mesos binaries ready
+.PHONY: help demo demo-bridge demo-contrail demo-manager check lint test soak bench module release audit clean
+.PHONY: root toolchain compiler packages testbed programs release-programs mesos
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-demo: ready ## Run the module in real Mesos 1.11.0 clusters, and watch (root)
+demo: testbed ## Run the module in real Mesos 1.11.0 clusters, and watch (root)
 	$(say) 'demo'
-	@target/release/demo $(ARGS)
+	@$(BUILT)/debug/demo $(ARGS)
 
-demo-bridge: ready ## The first act of demo alone: one host, the embedded bridge (root)
-	$(say) 'demo, act 1'
-	@target/release/demo bridge $(ARGS)
+demo-bridge: testbed ## The first part of the demo alone: one host, the bridge provider (root)
+	$(say) 'demo, part 1'
+	@$(BUILT)/debug/demo bridge $(ARGS)
 
-demo-contrail: ready ## The second act of demo alone: two hosts, networks of Contrail (root)
-	$(say) 'demo, act 2'
-	@target/release/demo contrail $(ARGS)
+demo-contrail: testbed ## The second part of the demo alone: two hosts, Contrail networks (root)
+	$(say) 'demo, part 2'
+	@$(BUILT)/debug/demo contrail $(ARGS)
 
-demo-manager: ready ## The third act of demo alone: managers that adopt, follow and take over (root)
-	$(say) 'demo, act 3'
-	@target/release/demo manager $(ARGS)
+demo-manager: testbed ## The third part of the demo alone: managers adopt, follow and fail over (root)
+	$(say) 'demo, part 3'
+	@$(BUILT)/debug/demo manager $(ARGS)
 
-test: ready ## Run all tests, those on the real Mesos included (root)
-	@.ci/test $(ARGS)
+check: toolchain compiler ## Format, warnings, and every test that needs neither root nor Mesos
+	@.ci/check $(ARGS)
 
-lint: ## Check format, warnings, documentation, shell scripts and house rules
+lint: toolchain ## Check format, warnings, documentation, shell scripts and the rules of CONTRIBUTING.md
 	@.ci/lint
 
-soak: ready ## Run the long tests: crashes at random moments, for hours (root)
+test: testbed ## Run all tests, those on the real Mesos included (root)
+	@.ci/test $(ARGS)
+
+soak: root toolchain packages release-programs mesos ## Run the long tests: crashes at random moments, for hours (root)
 	$(say) 'soak'
-	@target/release/soak $(ARGS)
+	@MODULE="$${MODULE:-$(LIBRARY)}" $(BUILT)/release/soak $(ARGS)
 
-bench: ready ## Measure against network/cni and the kernel's own floor (root)
+bench: root toolchain packages release-programs mesos ## Measure against network/cni and the kernel's own floor (root)
 	$(say) 'bench'
-	@target/release/bench $(ARGS)
+	@MODULE="$${MODULE:-$(LIBRARY)}" $(BUILT)/release/bench $(ARGS)
 
-module: toolchain ## Build the library for the agent [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
-	@.ci/packages g++
-	$(say) 'building the module'
+module: toolchain compiler ## Build the library for the agent [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
+	$(say) 'building the library for the agent'
 	@if [ -n "$(MESOS_TREE)" ] && [ -z "$(MESOS_BUILD)" ]; then cpp-shim/mesos-tree-headers.sh "$(MESOS_TREE)"; fi
-	@cargo rustc --profile module --locked --lib --crate-type cdylib \
-	    --features module --target-dir target/module
-	@mkdir -p target/release
-	@# Renamed into place: an agent that has the old library loaded keeps the old file.
-	@cmp -s $(BUILT) $(OURS) || { cp $(BUILT) $(OURS).new && mv $(OURS).new $(OURS); }
-	$(say) 'module: target/release/libcontrail_mesos.so'
+	@$(on_tree) cargo rustc --profile module --locked --package contrail-mesos --lib --crate-type cdylib
+	$(say) 'library: $(LIBRARY)'
+
+release: module ## Build everything that is shipped: the library and the programs
+	$(say) 'building the programs'
+	@$(on_abi) cargo build --release --locked --package contrail-mesos --package contrail-mesos-manager --bins
+	$(say) 'programs: $(BUILT)/release/{contrail-mesos,contrail-mesos-cni,contrail-mesos-manager}'
 
 audit: toolchain ## Check licences, banned crates and sources (cargo-deny, without its advisories)
 	@.ci/audit
 
 clean: ## Remove everything that was built or fetched
-	$(say) 'removing target/'
-	@rm -rf target
+	$(say) 'removing $(BUILT)/'
+	@rm -rf $(BUILT)
 
-# What demo, test, soak and bench have in common.
-ready: root toolchain packages
-	@if [ "$(MODULE)" = "$(OURS)" ]; then $(MAKE) --no-print-directory module; \
-	 elif [ ! -f "$(MODULE)" ]; then echo 'MODULE=$(MODULE): no such file' >&2; exit 1; \
-	 else echo '==> module: $(MODULE)'; fi
-	@$(MAKE) --no-print-directory binaries mesos
+# What demo and test have in common.
+testbed: root toolchain packages programs mesos
+	@if [ -n "$(MODULE)" ] && [ ! -f "$(MODULE)" ]; then echo 'MODULE=$(MODULE): no such file' >&2; exit 1; fi
 
 root:
 	@if [ "$$(id -u)" != 0 ]; then \
@@ -110,13 +105,20 @@ toolchain:
 	  exit 1; \
 	}
 
+compiler:
+	@.ci/packages g++
+
 packages:
 	@.ci/packages $(TESTBED_PACKAGES)
 
-binaries:
-	$(say) 'building the binaries'
-	@# All of the workspace at once, for cargo would build it anew for each selection of packages.
-	@cargo build --release --locked --workspace --bins
+programs:
+	$(say) 'building the programs and the library (dev profile)'
+	@# The whole workspace at once: another selection of packages has other features, and builds.
+	@$(on_abi) cargo build --locked --workspace --bins
+
+release-programs: module
+	$(say) 'building the programs (release profile)'
+	@$(on_abi) cargo build --release --locked --workspace --bins
 
 mesos:
 	$(say) 'the real Mesos 1.11.0'

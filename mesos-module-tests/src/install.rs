@@ -51,16 +51,17 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The path of the module library: the environment variable `MODULE`, or else
-/// `module/libcontrail_mesos.so` in the directory of the profile that is running.
+/// The path of the module library: the environment variable `MODULE`, or else the one that cargo
+/// built beside the running program. Cargo leaves it in `deps/`, where it is current after every
+/// build of something that depends on the library.
 pub fn module() -> Result<PathBuf> {
     let path = match env::var_os("MODULE") {
         Some(path) => PathBuf::from(path),
-        None => profile()?.join("module/libcontrail_mesos.so"),
+        None => profile()?.join("deps/libcontrail_mesos.so"),
     };
     ensure!(
         path.is_file(),
-        "the module library is not at {}: run make module",
+        "the module library is not at {}: run cargo build --workspace --bins, for that profile",
         path.display()
     );
     Ok(path.canonicalize()?)
