@@ -1,7 +1,7 @@
-//! `NetworkInfo` → typed requests: pure, and every error at once.
+//! Parses `NetworkInfo` messages into typed requests. Pure; reports all problems at once.
 //!
-//! Everything in a `NetworkInfo` was written by a framework and is hostile until it has passed
-//! through here: text is quoted and shortened in messages and checked before it is used.
+//! A `NetworkInfo` is written by a framework and is not trusted until it has passed through here:
+//! strings are checked before use, and quoted and shortened in messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,40 +13,44 @@ use crate::provider::{AddressRequest, NetworkRequest, PortMapping, Protocol};
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::text::Quoted;
 
-/// Longest hostname that the kernel takes, in bytes.
-const LONGEST_HOSTNAME: usize = 64;
+/// The longest hostname that the kernel accepts, in bytes.
+const MAX_HOSTNAME_BYTES: usize = 64;
+/// The label by which a framework selects Contrail's virtual networks.
+pub(crate) const NETWORKS_LABEL: &str = "networks";
+/// The label by which a framework requests floating IPs.
+const FLOATING_IPS_LABEL: &str = "floating-ips";
 
 /// Everything that is wrong with a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
 pub struct RequestError(pub Vec<String>);
 
-/// What a framework asks for one container, checked.
+/// A framework's valid request for one container.
 #[derive(Clone, Debug)]
-pub struct Request {
-    /// The named networks, in the order of the `NetworkInfo`s; never empty.
+pub struct ContainerRequest {
+    /// One request per interface, in the order of the `NetworkInfo`s; never empty.
     pub networks: Vec<NetworkRequest>,
-    /// The `NetworkInfo`s that `networks` came from, same order, to be reported with addresses.
-    pub infos: Vec<NetworkInfo>,
+    /// For each of `networks`, the `NetworkInfo` that it came from.
+    pub network_infos: Vec<NetworkInfo>,
     /// The container's hostname.
     pub hostname: String,
 }
 
-/// Whether the container asks for networks of its own: a `NetworkInfo` without a name does not.
+/// Whether the container requests networks of its own: a `NetworkInfo` without a name does not.
 #[must_use]
-pub fn asks_for_networks(container: &ContainerInfo) -> bool {
+pub fn requests_networks(container: &ContainerInfo) -> bool {
     container
         .network_infos
         .iter()
         .any(|info| info.name.is_some())
 }
 
-/// The request of a container that [asks for networks](asks_for_networks).
-pub fn request(
+/// Parses the request of a container that [requests networks](requests_networks).
+pub fn parse(
     id: &ContainerId,
     container: &ContainerInfo,
     config: &Config,
-) -> Result<Request, RequestError> {
+) -> Result<ContainerRequest, RequestError> {
     let mut problems = Vec::new();
     if container.r#type() != container_info::Type::Mesos {
         problems.push(
@@ -56,20 +60,19 @@ pub fn request(
         );
     }
     let hostname = hostname(id, container.hostname.as_deref(), &mut problems);
-    let mut seen = BTreeSet::new();
+    let mut names = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
     let mut networks = Vec::new();
-    let named = container.network_infos.iter().filter_map(|info| {
-        let name = info.name.as_deref()?;
-        Some((name, info))
-    });
-    let mut infos = Vec::new();
-    for (name, info) in named {
-        if !seen.insert(name) {
+    let mut network_infos = Vec::new();
+    for info in &container.network_infos {
+        let Some(name) = info.name.as_deref() else {
+            continue;
+        };
+        if !names.insert(name) {
             problems.push(format!("network {} is named twice", Quoted(name)));
             continue;
         }
-        let Some(network) = known(name, config, &mut problems) else {
+        let Some(network) = find_network(name, config, &mut problems) else {
             continue;
         };
         let mut problem =
@@ -78,13 +81,13 @@ pub fn request(
         let ports = ports(info, &mut host_ports, &mut problem);
         let labels = labels(info, &mut problem);
         let dns = match network.provider {
-            // Contrail has name servers for each of its networks.
+            // Contrail provides name servers for each of its networks.
             NetworkProvider::Contrail(_) => network.dns.clone(),
             NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) => {
                 network.dns.clone().or_else(|| config.dns.clone())
             }
         };
-        let first = NetworkRequest {
+        let request = NetworkRequest {
             container: id.clone(),
             interface: String::new(),
             network: Network {
@@ -96,18 +99,18 @@ pub fn request(
             labels,
             info: info.clone(),
         };
-        for request in one_each(first, &mut problem) {
+        for request in split_by_virtual_network(request, &mut problem) {
             networks.push(NetworkRequest {
                 interface: format!("eth{}", networks.len()),
                 ..request
             });
-            infos.push(info.clone());
+            network_infos.push(info.clone());
         }
     }
     if problems.is_empty() {
-        Ok(Request {
+        Ok(ContainerRequest {
             networks,
-            infos,
+            network_infos,
             hostname,
         })
     } else {
@@ -115,8 +118,8 @@ pub fn request(
     }
 }
 
-/// What a `NetworkInfo` asks of Contrail: one request for each virtual network, in order.
-pub(crate) fn of_contrail(
+/// Parses a `NetworkInfo` for Contrail: one request for each virtual network, in order.
+pub(crate) fn parse_contrail(
     id: &ContainerId,
     info: &NetworkInfo,
     network: crate::config::ContrailNetwork,
@@ -124,7 +127,7 @@ pub(crate) fn of_contrail(
     let mut problems = Vec::new();
     let mut problem = |message: String| problems.push(message);
     let name = info.name.as_deref().unwrap_or_default();
-    let first = NetworkRequest {
+    let request = NetworkRequest {
         container: id.clone(),
         interface: String::new(),
         network: Network {
@@ -137,7 +140,7 @@ pub(crate) fn of_contrail(
         labels: labels(info, &mut problem),
         info: info.clone(),
     };
-    let requests = one_each(first, &mut problem)
+    let requests = split_by_virtual_network(request, &mut problem)
         .into_iter()
         .enumerate()
         .map(|(index, request)| NetworkRequest {
@@ -152,12 +155,12 @@ pub(crate) fn of_contrail(
     }
 }
 
-/// The label by which a framework chooses among Contrail's virtual networks.
-pub(crate) const NETWORKS_LABEL: &str = "networks";
-
-/// One request for each virtual network of Contrail that the label `networks` lists. What is asked
-/// for beyond the networks (addresses, ports) is the first one's.
-fn one_each(request: NetworkRequest, problem: &mut impl FnMut(String)) -> Vec<NetworkRequest> {
+/// Splits a request to Contrail into one for each virtual network that the label `networks` lists.
+/// Addresses, ports and floating IPs go to the first.
+fn split_by_virtual_network(
+    request: NetworkRequest,
+    problem: &mut impl FnMut(String),
+) -> Vec<NetworkRequest> {
     let list = match request.network.provider {
         NetworkProvider::Contrail(_) => request.labels.get(NETWORKS_LABEL).cloned(),
         NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) => None,
@@ -165,51 +168,54 @@ fn one_each(request: NetworkRequest, problem: &mut impl FnMut(String)) -> Vec<Ne
     let Some(list) = list.filter(|list| list.contains(',')) else {
         return vec![request];
     };
-    let mut seen = BTreeSet::new();
+    let mut names = BTreeSet::new();
     let mut requests = Vec::new();
     for name in list.split(',').map(str::trim) {
-        if name.is_empty() || !seen.insert(name) {
+        if name.is_empty() || !names.insert(name) {
             problem(format!(
-                "the label {NETWORKS_LABEL} is {}, where each name may stand once: \"blue,red\"",
+                "the label {NETWORKS_LABEL} is {}; list each network once, such as \"blue,red\"",
                 Quoted(list.as_bytes())
             ));
             break;
         }
-        let mut one = request.clone();
-        one.labels
+        let mut part = request.clone();
+        part.labels
             .insert(NETWORKS_LABEL.to_owned(), name.to_owned());
         if !requests.is_empty() {
-            one.addresses = vec![AddressRequest::Any];
-            one.ports = vec![];
-            // They would lead to two interfaces.
-            one.labels.remove(FLOATING_IPS_LABEL);
+            part.addresses = vec![AddressRequest::Any];
+            part.ports = vec![];
+            // A floating IP belongs to one interface.
+            part.labels.remove(FLOATING_IPS_LABEL);
         }
-        requests.push(one);
+        requests.push(part);
     }
     requests
 }
 
-/// The label by which a framework asks for floating addresses.
-const FLOATING_IPS_LABEL: &str = "floating-ips";
-
-fn known<'a>(name: &[u8], config: &'a Config, problems: &mut Vec<String>) -> Option<&'a Network> {
+fn find_network<'a>(
+    name: &[u8],
+    config: &'a Config,
+    problems: &mut Vec<String>,
+) -> Option<&'a Network> {
     let network = std::str::from_utf8(name)
         .ok()
         .and_then(|name| config.network(name));
     if network.is_none() {
-        let known = config
+        let names: Vec<&str> = config
             .networks
             .iter()
             .map(|network| network.name.as_str())
-            .collect::<Vec<_>>()
-            .join(", ");
-        let known = match known.as_str() {
-            "" => "no network is configured on this agent",
-            known => &format!("this agent has: {known}"),
+            .collect();
+        let known = if names.is_empty() {
+            "no network is configured on this agent".to_owned()
+        } else {
+            format!("this agent has: {}", names.join(", "))
         };
-        let unusable = config.unusable.iter().fold(String::new(), |text, problem| {
-            text + "; not usable: " + &problem.to_string()
-        });
+        let unusable: String = config
+            .cni_problems
+            .iter()
+            .map(|problem| format!("; not usable: {problem}"))
+            .collect();
         problems.push(format!(
             "unknown network {}; {known}{unusable}",
             Quoted(name)
@@ -218,56 +224,50 @@ fn known<'a>(name: &[u8], config: &'a Config, problems: &mut Vec<String>) -> Opt
     network
 }
 
-fn hostname(id: &ContainerId, asked: Option<&[u8]>, problems: &mut Vec<String>) -> String {
-    let Some(asked) = asked else {
-        // A nested container's id may be longer than the kernel allows a hostname to be.
+/// The requested hostname; by default the container's id, made a valid hostname.
+fn hostname(id: &ContainerId, requested: Option<&[u8]>, problems: &mut Vec<String>) -> String {
+    let Some(requested) = requested else {
         return id
             .value()
             .chars()
-            .map(|letter| {
-                if is_hostname_letter(letter) {
-                    letter
-                } else {
-                    '-'
-                }
-            })
-            .take(LONGEST_HOSTNAME)
+            .map(|c| if is_hostname_char(c) { c } else { '-' })
+            .take(MAX_HOSTNAME_BYTES)
             .collect();
     };
-    match std::str::from_utf8(asked) {
+    match std::str::from_utf8(requested) {
         Ok(name)
-            if (1..=LONGEST_HOSTNAME).contains(&name.len())
-                && name.chars().all(is_hostname_letter)
+            if (1..=MAX_HOSTNAME_BYTES).contains(&name.len())
+                && name.chars().all(is_hostname_char)
                 && !name.starts_with(['.', '-']) =>
         {
             name.to_owned()
         }
         _ => {
             problems.push(format!(
-                "{} is not a hostname: 1 to {LONGEST_HOSTNAME} letters, digits and any of . _ -",
-                Quoted(asked)
+                "{} is not a hostname: use 1 to {MAX_HOSTNAME_BYTES} letters, digits and any of . _ -",
+                Quoted(requested)
             ));
             String::new()
         }
     }
 }
 
-fn is_hostname_letter(letter: char) -> bool {
-    letter.is_ascii_alphanumeric() || "._-".contains(letter)
+fn is_hostname_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
-fn addresses(asked: &[IpAddress], problem: &mut impl FnMut(String)) -> Vec<AddressRequest> {
-    if asked.is_empty() {
-        // Marathon's pods carry no entry at all and mean what an empty entry means.
+fn addresses(entries: &[IpAddress], problem: &mut impl FnMut(String)) -> Vec<AddressRequest> {
+    if entries.is_empty() {
+        // Marathon sends an empty entry for an app's container, and none for a pod.
         return vec![AddressRequest::Any];
     }
     let mut addresses = Vec::new();
-    for entry in asked {
+    for entry in entries {
         match address(entry) {
             Ok(AddressRequest::Static(address))
                 if addresses.contains(&AddressRequest::Static(address)) =>
             {
-                problem(format!("address {address} is asked for twice"));
+                problem(format!("address {address} is requested twice"));
             }
             Ok(address) => addresses.push(address),
             Err(message) => problem(message),
@@ -283,22 +283,26 @@ fn address(entry: &IpAddress) -> Result<AddressRequest, String> {
         .protocol
         .map(|family| {
             Family::try_from(family).map_err(|_| {
-                format!("there is no address family {family}; IPv4 is 1 and IPv6 is 2")
+                format!("there is no address family {family}; use 1 for IPv4 or 2 for IPv6")
             })
         })
         .transpose()?;
-    // A framework may also leave the text empty where it means that there is none.
-    let Some(text) = entry.ip_address.as_deref().filter(|text| !text.is_empty()) else {
+    // Some frameworks send an empty address for none.
+    let Some(bytes) = entry
+        .ip_address
+        .as_deref()
+        .filter(|bytes| !bytes.is_empty())
+    else {
         return Ok(match family {
             None => AddressRequest::Any,
             Some(Family::Ipv4) => AddressRequest::V4,
             Some(Family::Ipv6) => AddressRequest::V6,
         });
     };
-    let address: IpAddr = std::str::from_utf8(text)
+    let address: IpAddr = std::str::from_utf8(bytes)
         .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| format!("{} is not an IP address", Quoted(text)))?;
+        .and_then(|string| string.parse().ok())
+        .ok_or_else(|| format!("{} is not an IP address", Quoted(bytes)))?;
     match (family, address) {
         (Some(Family::Ipv6), IpAddr::V4(_)) => Err(format!(
             "{address} is an IPv4 address, but its protocol says IPv6"
@@ -312,15 +316,15 @@ fn address(entry: &IpAddress) -> Result<AddressRequest, String> {
 
 fn ports(
     info: &NetworkInfo,
-    taken: &mut BTreeSet<(u16, Protocol)>,
+    host_ports: &mut BTreeSet<(u16, Protocol)>,
     problem: &mut impl FnMut(String),
 ) -> Vec<PortMapping> {
     let mut ports = Vec::new();
     for mapping in &info.port_mappings {
-        let mut port = |what: &str, port: u32| {
+        let mut port = |side: &str, port: u32| {
             let number = u16::try_from(port).ok().filter(|port| *port != 0);
             if number.is_none() {
-                problem(format!("{what} port {port} is not between 1 and 65535"));
+                problem(format!("{side} port {port} is not between 1 and 65535"));
             }
             number
         };
@@ -338,7 +342,7 @@ fn ports(
             }
         };
         for protocol in protocols {
-            if taken.insert((host_port, protocol)) {
+            if host_ports.insert((host_port, protocol)) {
                 ports.push(PortMapping {
                     host_port,
                     container_port,
@@ -352,20 +356,20 @@ fn ports(
     ports
 }
 
-/// Marathon passes on what the user wrote, `udp,tcp` included.
-fn protocols(text: Option<&[u8]>) -> Result<Vec<Protocol>, String> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else {
+/// Parses a list of protocols: Marathon passes on `udp,tcp` as the user wrote it.
+fn protocols(list: Option<&[u8]>) -> Result<Vec<Protocol>, String> {
+    let Some(list) = list.filter(|list| !list.is_empty()) else {
         return Ok(vec![Protocol::Tcp]);
     };
-    text.split(|byte| *byte == b',')
+    list.split(|byte| *byte == b',')
         .map(
             |word| match word.trim_ascii().to_ascii_lowercase().as_slice() {
                 b"tcp" => Ok(Protocol::Tcp),
                 b"udp" => Ok(Protocol::Udp),
                 b"sctp" => Ok(Protocol::Sctp),
                 _ => Err(format!(
-                    "{} is not a transport protocol; known are tcp, udp and sctp",
-                    Quoted(text)
+                    "{} is not a transport protocol; use tcp, udp or sctp",
+                    Quoted(list)
                 )),
             },
         )

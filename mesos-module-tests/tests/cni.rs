@@ -175,7 +175,7 @@ fn networks_come_and_go_with_their_files() -> Result<()> {
     let message = refused("broken")?;
     ensure!(
         message.contains("unknown network \"blue\"")
-            && message.contains("blue.conf: it is no JSON"),
+            && message.contains("blue.conf: is not valid JSON"),
         "{message}"
     );
     cni.write(

@@ -108,7 +108,7 @@ fn addresses() -> Result<()> {
                     "ip_addresses",
                     json!([{ "ip_address": "10.32.0.9" }, { "ip_address": "10.32.0.9" }]),
                 ),
-                "asked for twice",
+                "requested twice",
             ),
         ],
     )

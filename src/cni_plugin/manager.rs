@@ -60,7 +60,7 @@ impl Call {
             mtu: self.settings.mtu,
         };
         let requests =
-            network_request::of_contrail(&self.container, &self.settings.network_info, network)
+            network_request::parse_contrail(&self.container, &self.settings.network_info, network)
                 .map_err(|problems| Failure::new(Code::Config, problems.to_string()))?;
         let ports = requests.into_iter().map(|request| PortRequest {
             addresses: asked(&request.addresses),

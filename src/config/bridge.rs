@@ -1,4 +1,4 @@
-//! What a network of provider `bridge` may say.
+//! The keys of networks of provider `bridge`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,44 +7,44 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
 
-use super::network::mtu;
+use super::fields::mtu;
 use contrail_mesos_api::config_reader::Section;
 
-/// The longest name that the kernel gives an interface, in bytes.
-const LONGEST_INTERFACE: usize = 15;
+/// The longest interface name of the kernel, in bytes.
+const MAX_INTERFACE_NAME_BYTES: usize = 15;
 
-/// A network of provider `bridge`. At least one of `v4` and `v6` is there, every address lies in
-/// its subnet, and no subnet overlaps another network's.
+/// A network of provider `bridge`. It has at least one of `v4` and `v6`, every address lies in its
+/// subnet, and no subnet overlaps another network's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BridgeNetwork {
     /// The bridge's interface name.
     pub bridge: String,
-    /// IPv4.
+    /// IPv4 addresses.
     pub v4: Option<Subnet<Ipv4Net>>,
-    /// IPv6.
+    /// IPv6 addresses.
     pub v6: Option<Subnet<Ipv6Net>>,
     /// MTU of the bridge and of the containers' interfaces, in bytes.
     pub mtu: u32,
-    /// Whether what leaves the network's subnet does so with the host's address.
+    /// Whether traffic that leaves the network's subnet gets the host's address.
     pub masquerade: bool,
-    /// Whether a frame may leave by the bridge port that it came in by.
+    /// Whether a frame may leave by the bridge port by which it came in.
     pub hairpin: bool,
-    /// Routes of the containers, by the gateway. Default: everything.
+    /// Destinations that the containers reach by the gateway. Default: all.
     pub routes: Vec<IpNet>,
 }
 
-/// Where a network's addresses of one family come from.
+/// The addresses of one family of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subnet<N: AddressFamily> {
-    /// The subnet, with its prefix.
+    /// The subnet.
     pub subnet: N,
     /// The bridge's own address.
     pub gateway: N::Address,
-    /// First address that containers are given, inclusive.
+    /// First address for containers, inclusive.
     pub first: N::Address,
-    /// Last address that containers are given, inclusive.
+    /// Last address for containers, inclusive.
     pub last: N::Address,
-    /// Addresses, as inclusive ranges, that only a static request gets.
+    /// Inclusive ranges of addresses that only a static request gets.
     pub reserved: Vec<(N::Address, N::Address)>,
 }
 
@@ -55,21 +55,21 @@ pub trait AddressFamily: Copy + FromStr + fmt::Display {
 
     /// `IPv4` or `IPv6`.
     const NAME: &'static str;
-    /// What a subnet of the family looks like, for messages.
+    /// A subnet of the family, for messages.
     const EXAMPLE: &'static str;
-    /// The longest prefix that leaves a network room for a gateway and a container.
-    const LONGEST_PREFIX: u8;
+    /// The longest prefix that leaves room for a gateway and a container.
+    const MAX_PREFIX: u8;
 
     /// The subnet without host bits.
     #[must_use]
     fn truncated(&self) -> Self;
     /// The prefix length in bits.
     fn prefix(&self) -> u8;
-    /// Whether the address is one of the subnet's.
+    /// Whether the address is in the subnet.
     fn has(&self, address: Self::Address) -> bool;
-    /// The first address that a host may have: the gateway's by default.
+    /// The first address for a host, which is the gateway's by default.
     fn first_host(&self) -> Self::Address;
-    /// The last address that a host may have.
+    /// The last address for a host.
     fn last_host(&self) -> Self::Address;
     /// The address after this one; saturates.
     fn next(address: Self::Address) -> Self::Address;
@@ -80,7 +80,7 @@ impl AddressFamily for Ipv4Net {
 
     const NAME: &'static str = "IPv4";
     const EXAMPLE: &'static str = "an IPv4 subnet such as \"10.32.0.0/16\"";
-    const LONGEST_PREFIX: u8 = 30;
+    const MAX_PREFIX: u8 = 30;
 
     fn truncated(&self) -> Self {
         self.trunc()
@@ -112,7 +112,7 @@ impl AddressFamily for Ipv6Net {
 
     const NAME: &'static str = "IPv6";
     const EXAMPLE: &'static str = "an IPv6 subnet such as \"fd00:32::/64\"";
-    const LONGEST_PREFIX: u8 = 126;
+    const MAX_PREFIX: u8 = 126;
 
     fn truncated(&self) -> Self {
         self.trunc()
@@ -127,7 +127,7 @@ impl AddressFamily for Ipv6Net {
     }
 
     fn first_host(&self) -> Ipv6Addr {
-        // The subnet's own address is the routers' anycast address.
+        // The subnet's first address is the routers' anycast address.
         Self::next(self.network())
     }
 
@@ -141,7 +141,7 @@ impl AddressFamily for Ipv6Net {
 }
 
 fn is_interface_name(name: &str) -> bool {
-    (1..=LONGEST_INTERFACE).contains(&name.len())
+    (1..=MAX_INTERFACE_NAME_BYTES).contains(&name.len())
         && name != "."
         && name != ".."
         && name
@@ -149,17 +149,18 @@ fn is_interface_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// The bridge of a network that names none: `cmb-` and the head of the name's hash.
+/// The default name of a network's bridge: `cmb-` and the start of the hash of the network's name.
 fn default_bridge(network: &str) -> String {
     let digest = Sha256::digest(network);
-    let hash = digest[..6]
+    let hash: String = digest[..6]
         .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("cmb-{}", &hash[..11])
 }
 
-/// The keys of a `[[network]]` of provider `bridge`; `None` as for `network::read`.
-pub(super) fn bridge(section: &Section<'_>, name: &str) -> Option<BridgeNetwork> {
+/// Reads the keys of a `[[network]]` of provider `bridge`; `None` as in `network::read`.
+pub(super) fn network(section: &Section<'_>, name: &str) -> Option<BridgeNetwork> {
     let bridge = section
         .text("bridge", "an interface name such as \"mesos0\"")
         .unwrap_or_else(|| default_bridge(name));
@@ -167,8 +168,8 @@ pub(super) fn bridge(section: &Section<'_>, name: &str) -> Option<BridgeNetwork>
         section.problem(
             "bridge",
             format!(
-                "{bridge:?} is not an interface name: 1 to {LONGEST_INTERFACE} letters, digits \
-                 and any of . _ -"
+                "{bridge:?} is not an interface name: use 1 to {MAX_INTERFACE_NAME_BYTES} letters, \
+                 digits and any of . _ -"
             ),
         );
     }
@@ -180,22 +181,21 @@ pub(super) fn bridge(section: &Section<'_>, name: &str) -> Option<BridgeNetwork>
             "a bridge network needs a subnet: subnet = \"10.32.0.0/16\" or subnet6 = \"fd00:32::/64\"",
         );
     }
-    // The kernel takes IPv6 from an interface whose MTU is below 1280.
-    let smallest_mtu = if v6.is_some() { 1280 } else { 576 };
-    let mtu = mtu(section, smallest_mtu);
+    // The kernel disables IPv6 on an interface whose MTU is below 1280.
+    let minimum_mtu = if v6.is_some() { 1280 } else { 576 };
+    let mtu = mtu(section, minimum_mtu);
     let routes = section.parsed_list("routes", "a destination such as \"0.0.0.0/0\"");
-    let everything = || {
-        let mut routes = vec![];
-        routes.extend(v4.is_some().then_some(IpNet::V4(Ipv4Net::default())));
-        routes.extend(v6.is_some().then_some(IpNet::V6(Ipv6Net::default())));
-        routes
+    let default_routes = || {
+        let v4 = v4.is_some().then_some(IpNet::V4(Ipv4Net::default()));
+        let v6 = v6.is_some().then_some(IpNet::V6(Ipv6Net::default()));
+        v4.into_iter().chain(v6).collect()
     };
     let network = BridgeNetwork {
         bridge,
         mtu,
         masquerade: section.boolean("masquerade", true),
         hairpin: section.boolean("hairpin", true),
-        routes: routes.unwrap_or_else(everything),
+        routes: routes.unwrap_or_else(default_routes),
         v4,
         v6,
     };
@@ -207,7 +207,7 @@ pub(super) fn bridge(section: &Section<'_>, name: &str) -> Option<BridgeNetwork>
         if !reachable {
             section.problem(
                 "routes",
-                format!("{route} is of a family in which this network has no subnet"),
+                format!("this network has no subnet of the address family of {route}"),
             );
         }
     }
@@ -224,26 +224,26 @@ fn subnet<N: AddressFamily>(
     let subnet: Option<N> = section.parsed(subnet_key, N::EXAMPLE);
     let address = format!("an {} address", N::NAME);
     let gateway: Option<N::Address> = section.parsed(gateway_key, &address);
-    let range: Option<Range<N>> =
+    let range: Option<AddressRange<N>> =
         section.parsed(range_key, &format!("two {} addresses, first-last", N::NAME));
-    let reserved: Option<Vec<Range<N>>> = section.parsed_list(
+    let reserved: Option<Vec<AddressRange<N>>> = section.parsed_list(
         reserved_key,
         &format!("an {} address, or two as first-last", N::NAME),
     );
     let Some(subnet) = subnet else {
         for key in [gateway_key, range_key, reserved_key] {
             if section.has(key) && !section.has(subnet_key) {
-                section.problem(key, format!("needs {subnet_key} beside it"));
+                section.problem(key, format!("needs {subnet_key}, too"));
             }
         }
         return None;
     };
-    if subnet.prefix() > N::LONGEST_PREFIX {
+    if subnet.prefix() > N::MAX_PREFIX {
         section.problem(
             subnet_key,
             format!(
                 "{subnet} has no room for a gateway and a container; the longest prefix is /{}",
-                N::LONGEST_PREFIX
+                N::MAX_PREFIX
             ),
         );
         return None;
@@ -283,16 +283,16 @@ fn subnet<N: AddressFamily>(
 }
 
 /// `first-last`, or one address.
-struct Range<N: AddressFamily> {
+struct AddressRange<N: AddressFamily> {
     first: N::Address,
     last: N::Address,
 }
 
-impl<N: AddressFamily> FromStr for Range<N> {
+impl<N: AddressFamily> FromStr for AddressRange<N> {
     type Err = ();
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
+    fn from_str(range: &str) -> Result<Self, ()> {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
         let first = first.trim().parse().map_err(|_| ())?;
         let last = last.trim().parse().map_err(|_| ())?;
         (first <= last).then_some(Self { first, last }).ok_or(())

@@ -1,7 +1,7 @@
-//! `[cni]`: where this agent's CNI networks and their plugins are, as network/cni is told by its
-//! flags `--network_cni_config_dir` and `--network_cni_plugins_dir`.
+//! The table `[cni]`: the directories of CNI networks and plugins. The counterpart of the flags
+//! `--network_cni_config_dir` and `--network_cni_plugins_dir` of `network/cni`.
 
-mod directory;
+mod network_files;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,57 +9,58 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::fields::directory;
 use contrail_mesos_api::config_reader::Section;
 
-pub(crate) use directory::find;
-pub(super) use directory::networks;
+pub(crate) use network_files::find_plugin;
+pub(super) use network_files::networks;
 
 const DEFAULT_CONFIG_DIR: &str = "/etc/cni/net.d";
 const DEFAULT_PLUGIN_DIRS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
 
-/// Where networks of CNI plugins come from.
+/// Where the networks of CNI plugins are configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cni {
-    /// The directory whose files are the networks, read at each launch.
+    /// The directory with a file per network, read at each launch.
     pub config_dir: PathBuf,
-    /// Where plugins are looked for, in this order.
+    /// The directories of plugins, searched in this order.
     pub plugin_dirs: Vec<PathBuf>,
     /// How long the plugins of a network may take together.
     pub deadline: Duration,
 }
 
-/// A network of CNI plugins: one file of the directory.
+/// A network of CNI plugins, configured by one file of the directory.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CniNetwork {
     /// The file.
     pub file: PathBuf,
-    /// Where its plugins are looked for.
+    /// The directories of plugins, searched in this order.
     pub plugin_dirs: Vec<PathBuf>,
-    /// How long they may take together.
+    /// How long its plugins may take together.
     pub deadline: Duration,
-    /// What the file says, or what is wrong with it.
+    /// The plugins, or what is wrong with the file.
     pub chain: Result<Chain, String>,
 }
 
-/// Plugins that make a network one after another; never empty.
+/// The plugins of a network in the order of their execution; never empty.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Chain {
-    /// Each one's whole configuration, network name and version included.
+    /// The complete configuration of each, with network name and version.
     pub plugins: Vec<PluginConfig>,
 }
 
-/// The configuration of one plugin: what goes to its standard input.
+/// The configuration of one plugin, which it reads from its standard input.
 pub type PluginConfig = Map<String, Value>;
 
 impl Chain {
-    /// The plugins' programs, in order.
+    /// The names of the plugins' programs, in order.
     #[must_use]
     pub fn types(&self) -> Vec<&str> {
         self.plugins.iter().map(plugin_type).collect()
     }
 }
 
-/// The program of a plugin.
+/// The name of a plugin's program.
 #[must_use]
 pub(crate) fn plugin_type(config: &PluginConfig) -> &str {
     config
@@ -68,7 +69,7 @@ pub(crate) fn plugin_type(config: &PluginConfig) -> &str {
         .unwrap_or_default()
 }
 
-/// What plugins are configured with may be secret: only their programs are shown.
+/// Shows only the names of the programs: configurations may have secrets.
 impl fmt::Debug for Chain {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_tuple("Chain").field(&self.types()).finish()
@@ -86,36 +87,30 @@ impl fmt::Debug for CniNetwork {
 }
 
 pub(super) fn read(section: Section<'_>) -> Cni {
-    let absolute = |key: &str, path: PathBuf| {
+    let plugin_dirs: Vec<PathBuf> = section
+        .parsed_list("plugin_dirs", "a directory such as \"/opt/cni/bin\"")
+        .unwrap_or_else(|| DEFAULT_PLUGIN_DIRS.map(PathBuf::from).to_vec());
+    if plugin_dirs.is_empty() {
+        section.problem("plugin_dirs", "needs at least one directory");
+    }
+    for path in &plugin_dirs {
         if !path.is_absolute() {
             section.problem(
-                key,
+                "plugin_dirs",
                 format!("{:?} must be an absolute path", path.display()),
             );
         }
-        path
-    };
-    let config_dir = section
-        .text("config_dir", "a directory such as \"/etc/cni/net.d\"")
-        .unwrap_or_else(|| DEFAULT_CONFIG_DIR.to_owned());
-    let plugin_dirs: Option<Vec<PathBuf>> =
-        section.parsed_list("plugin_dirs", "a directory such as \"/opt/cni/bin\"");
-    if plugin_dirs.as_ref().is_some_and(Vec::is_empty) {
-        section.problem("plugin_dirs", "plugins must be somewhere: name a directory");
+        // CNI_PATH is a list that is separated by colons.
+        if path.as_os_str().as_encoded_bytes().contains(&b':') {
+            section.problem(
+                "plugin_dirs",
+                format!("{:?} must not contain a colon", path.display()),
+            );
+        }
     }
     let cni = Cni {
-        config_dir: absolute("config_dir", config_dir.into()),
-        plugin_dirs: plugin_dirs
-            .unwrap_or_else(|| DEFAULT_PLUGIN_DIRS.map(PathBuf::from).to_vec())
-            .into_iter()
-            .map(|path| {
-                // It becomes part of a list that colons divide.
-                if path.as_os_str().as_encoded_bytes().contains(&b':') {
-                    section.problem("plugin_dirs", "a directory with a colon cannot be used");
-                }
-                absolute("plugin_dirs", path)
-            })
-            .collect(),
+        config_dir: directory(&section, "config_dir", DEFAULT_CONFIG_DIR),
+        plugin_dirs,
         deadline: section.duration("deadline", Duration::from_secs(20)),
     };
     section.finish();

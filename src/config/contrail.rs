@@ -1,11 +1,11 @@
-//! `[contrail]`: how this host's agent reaches the managers and the vRouter agent; and what a
-//! network of provider `contrail` may say.
+//! The table `[contrail]`: how this host reaches the managers and the vRouter agent; and the keys
+//! of networks of provider `contrail`.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::network::mtu;
+use super::fields::{directory, mtu};
 use crate::vrouter::DEFAULT_DIRECTORY;
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::config_reader::Section;
@@ -13,44 +13,44 @@ use contrail_mesos_api::http::Address;
 use contrail_mesos_api::http::TlsOptions;
 use contrail_mesos_api::http::tls::Identity;
 
-/// Where the vRouter agent's port service listens.
+/// The port of the vRouter agent's port service.
 const VROUTER_PORT: u16 = 9091;
 
-/// Contrail, as this host sees it. Read when the agent starts.
+/// How this host reaches Contrail. Read when the agent starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contrail {
-    /// The managers, the preferred one first; never empty.
+    /// The managers, in order of preference; never empty.
     pub managers: Vec<Address>,
-    /// The name of this host's virtual-router: who we are to the managers.
+    /// The name of this host's virtual-router, by which the managers know this agent.
     pub agent: String,
-    /// The address by which the virtual-router is found where none has that name.
+    /// The address by which to find the virtual-router if none has that name.
     pub virtual_router_address: Option<IpAddr>,
     /// The file with the token that agents and managers share.
     pub token_file: Option<PathBuf>,
-    /// TLS of the managers.
+    /// TLS of the connections to managers.
     pub tls: TlsOptions,
     /// The vRouter agent's host name or address.
     pub vrouter_host: String,
     /// The vRouter agent's port.
     pub vrouter_port: u16,
-    /// Where the vRouter agent reads port files.
+    /// The directory from which the vRouter agent reads port files.
     pub port_directory: PathBuf,
-    /// How long a container waits for manager and vRouter agent together.
+    /// How long a container waits for the manager and the vRouter agent together.
     pub deadline: Duration,
     /// The kind of the containers' interfaces.
     pub vif: Vif,
-    /// Whether the vRouter agent is told to forget ports that nobody registers again after the
-    /// agent has restarted. Only where nobody else registers ports with it.
+    /// Whether the vRouter agent removes the ports that are not registered again after this agent
+    /// restarts. Only safe if nothing else registers ports with it.
     pub sync_ports: bool,
 }
 
-/// The kind of interface that a container gets.
+/// The kind of a container's interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vif {
-    /// A veth pair, whose host end the vRouter forwards for.
+    /// A veth pair. The vRouter on this host forwards for its host end.
     Veth,
-    /// On a host that is itself a virtual machine of Contrail: a macvlan on a VLAN of this
-    /// interface, which the vRouter below the host forwards for.
+    /// A macvlan on a VLAN of `parent`, on a host that is a virtual machine of Contrail. The
+    /// vRouter on the hypervisor forwards for it.
     Macvlan {
         /// The host's interface.
         parent: String,
@@ -61,15 +61,14 @@ pub enum Vif {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContrailNetwork {
     /// The virtual network of containers whose labels name none: `domain:project:network`, or a
-    /// name within the managers' default project. Without it the managers' own default.
+    /// name in the managers' default project. `None` for the managers' default network.
     pub virtual_network: Option<String>,
     /// MTU of the containers' interfaces, in bytes.
     pub mtu: u32,
 }
 
 pub(super) fn read(section: Section<'_>) -> Contrail {
-    let word = |key: &str, expected: &str| section.text(key, expected);
-    let file = |key: &str, expected: &str| word(key, expected).map(PathBuf::from);
+    let file = |key: &str, expected: &str| section.text(key, expected).map(PathBuf::from);
     let managers = section.parsed_list_with(
         "managers",
         "a manager's address such as \"https://master-1.example:6992\"",
@@ -78,14 +77,18 @@ pub(super) fn read(section: Section<'_>) -> Contrail {
     if !section.has("managers") || managers.as_ref().is_some_and(Vec::is_empty) {
         section.problem(
             "managers",
-            "contrail needs a manager: managers = [\"https://master-1.example:6992\"]",
+            "[contrail] needs a manager: managers = [\"https://master-1.example:6992\"]",
         );
     }
-    let agent = word("agent", "the name of this host's virtual-router").unwrap_or_else(hostname);
+    let agent = section
+        .text("agent", "the name of this host's virtual-router")
+        .unwrap_or_else(hostname);
     if agent.is_empty() || !agent.bytes().all(|byte| byte.is_ascii_graphic()) {
         section.problem(
             "agent",
-            format!("{agent:?} is no virtual-router's name: ASCII without spaces"),
+            format!(
+                "{agent:?} is not a virtual-router's name: use ASCII characters without spaces"
+            ),
         );
     }
     let ca = file("ca_file", "a PEM file");
@@ -94,7 +97,7 @@ pub(super) fn read(section: Section<'_>) -> Contrail {
     if certificate.is_some() != key.is_some() {
         section.problem(
             "certificate_file",
-            "certificate_file and key_file belong together: name both or none",
+            "certificate_file and key_file belong together: set both or neither",
         );
     }
     let identity = certificate
@@ -108,11 +111,11 @@ pub(super) fn read(section: Section<'_>) -> Contrail {
             "virtual_router_address",
             "the address of this host's virtual-router",
         ),
-        token_file: file("token_file", "the path of a file with one word"),
+        token_file: file("token_file", "the path of a file with the token"),
         tls: TlsOptions { ca, identity },
         vrouter_host,
         vrouter_port,
-        port_directory: directory(&section),
+        port_directory: directory(&section, "port_directory", DEFAULT_DIRECTORY),
         deadline: section.duration("deadline", Duration::from_secs(20)),
         vif: vif(&section),
         sync_ports: section.boolean("sync_ports", false),
@@ -124,15 +127,15 @@ pub(super) fn read(section: Section<'_>) -> Contrail {
 /// `host`, `host:port`, or an IPv6 address, in brackets with a port.
 fn vrouter(section: &Section<'_>) -> (String, u16) {
     let expected = "the vRouter agent's address such as \"127.0.0.1:9091\"";
-    let Some(text) = section.text("vrouter", expected) else {
+    let Some(address) = section.text("vrouter", expected) else {
         return ("127.0.0.1".to_owned(), VROUTER_PORT);
     };
-    if text.parse::<IpAddr>().is_ok() {
-        return (text, VROUTER_PORT);
+    if address.parse::<IpAddr>().is_ok() {
+        return (address, VROUTER_PORT);
     }
-    let (host, port) = match text.rsplit_once(':') {
+    let (host, port) = match address.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)),
-        None => (text.as_str(), Some(VROUTER_PORT)),
+        None => (address.as_str(), Some(VROUTER_PORT)),
     };
     let host = host.trim_matches(['[', ']']);
     let is_host = !host.is_empty()
@@ -142,25 +145,9 @@ fn vrouter(section: &Section<'_>) -> (String, u16) {
     if let Some(port) = port.filter(|_| is_host) {
         (host.to_owned(), port)
     } else {
-        section.problem("vrouter", format!("{text:?} is not {expected}"));
+        section.problem("vrouter", format!("{address:?} is not {expected}"));
         (String::new(), VROUTER_PORT)
     }
-}
-
-fn directory(section: &Section<'_>) -> PathBuf {
-    let path = section
-        .text("port_directory", "a directory")
-        .map_or_else(|| PathBuf::from(DEFAULT_DIRECTORY), PathBuf::from);
-    if !path.is_absolute() {
-        section.problem(
-            "port_directory",
-            format!(
-                "{:?} must be an absolute path such as {DEFAULT_DIRECTORY:?}",
-                path.display()
-            ),
-        );
-    }
-    path
 }
 
 fn vif(section: &Section<'_>) -> Vif {
@@ -169,7 +156,7 @@ fn vif(section: &Section<'_>) -> Vif {
     match kind.as_deref() {
         None | Some("veth") => {
             if parent.is_some() {
-                section.problem("parent_interface", "is for vif = \"macvlan\" only");
+                section.problem("parent_interface", "needs vif = \"macvlan\"");
             }
             Vif::Veth
         }
@@ -183,7 +170,7 @@ fn vif(section: &Section<'_>) -> Vif {
     }
 }
 
-/// What Contrail's provisioning calls a virtual-router unless it is told otherwise.
+/// The name that Contrail's provisioning gives to a virtual-router by default.
 fn hostname() -> String {
     nix::unistd::gethostname()
         .ok()
@@ -202,7 +189,7 @@ pub(super) fn network(section: &Section<'_>) -> ContrailNetwork {
         if !matches!(parts.len(), 1 | 3) || parts.iter().any(|part| part.is_empty()) {
             section.problem(
                 "virtual_network",
-                format!("{name:?} is neither \"domain:project:network\" nor a bare name"),
+                format!("{name:?} is neither \"domain:project:network\" nor a plain name"),
             );
         }
     }

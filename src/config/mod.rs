@@ -1,13 +1,15 @@
-//! The agent's configuration: one TOML file, read again at every launch.
+//! The agent's configuration: one TOML file, read again at each launch.
 //!
-//! Invariant: a [`Config`] holds only what was checked; everything that is wrong with a file is
-//! reported at once, each with its place and what to write instead.
+//! Invariant: a [`Config`] has only valid values. All problems of a file are reported at once, each
+//! with its file, line and key.
 
 mod bridge;
 pub(crate) mod cni;
 mod contrail;
+mod fields;
 mod network;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,47 +21,46 @@ pub use cni::{Chain, Cni, CniNetwork, PluginConfig};
 pub use contrail::{Contrail, ContrailNetwork, Vif};
 pub use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
 use contrail_mesos_api::config_reader::{Document, Section};
-pub(crate) use network::is_word;
+pub(crate) use fields::is_word;
 pub use network::{Dns, Network, NetworkProvider};
 
-/// Where the configuration is when nobody says otherwise.
+/// The default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/contrail-mesos/agent.toml";
 const DEFAULT_STATE_DIR: &str = "/var/lib/contrail-mesos";
 const DEFAULT_NETNS_DIR: &str = "/run/netns";
 
-/// Everything that the agent side can be told.
+/// The configuration of one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Checkpoints and address leases. Must outlive a reboot.
+    /// Directory of checkpoints and address leases. Must survive a reboot.
     pub state_dir: PathBuf,
-    /// Handles to the containers' network namespaces, by container id, where `ip netns` finds them.
+    /// Directory of the handles to the containers' network namespaces, named by container id.
     pub netns_dir: PathBuf,
     /// How long each step may take.
     pub deadlines: Deadlines,
-    /// Resolver configuration of containers whose networks have none.
+    /// Resolver configuration for containers whose network has none.
     pub dns: Option<Dns>,
-    /// Contrail, as this host sees it; there where a network of provider `contrail` is.
+    /// How this host reaches Contrail. Always present if a network is of provider `contrail`.
     pub contrail: Option<Contrail>,
-    /// Where networks of CNI plugins come from, if they do.
+    /// Where the networks of CNI plugins are configured; `None` for no such networks.
     pub cni: Option<Cni>,
-    /// The networks, in the order of the file, then those of CNI's directory; names, subnets and
-    /// bridges are all different.
+    /// The networks in the order of the file, then those of the CNI directory. Names, bridges and
+    /// subnets are distinct.
     pub networks: Vec<Network>,
-    /// Files of CNI's directory that cannot be used: they harm nobody else.
-    pub unusable: Vec<ConfigProblem>,
+    /// Files of the CNI directory that cannot be used. They affect no other network.
+    pub cni_problems: Vec<ConfigProblem>,
 }
 
-/// How long each step may take before it fails with a message that says so: the agent itself
-/// waits for ever.
+/// How long each step may take before it fails: the agent itself waits forever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Checking a request, reserving addresses, the checkpoint.
+    /// Checking a request, reserving addresses and writing the checkpoint.
     pub prepare: Duration,
-    /// Making the interfaces.
+    /// Creating the interfaces.
     pub isolate: Duration,
-    /// Removing them.
+    /// Removing the interfaces.
     pub cleanup: Duration,
-    /// Adopting live containers and removing what is left of dead ones when the agent starts.
+    /// When the agent starts: adopting live containers and cleaning up after dead ones.
     pub recover: Duration,
 }
 
@@ -82,15 +83,15 @@ impl Config {
     }
 }
 
-/// Where a configuration comes from: a file, and the module parameters that override its keys.
+/// A configuration file, and the module parameters that override its keys.
 #[derive(Clone, Debug)]
 pub struct Source {
     path: PathBuf,
     overrides: Vec<(String, String)>,
 }
 
-/// The keys that a module parameter may override.
-const PARAMETERS: [&str; 6] = [
+/// The keys that module parameters can override.
+const OVERRIDABLE_KEYS: [&str; 6] = [
     "state_dir",
     "netns_dir",
     "deadlines.prepare",
@@ -100,7 +101,7 @@ const PARAMETERS: [&str; 6] = [
 ];
 
 impl Source {
-    /// A file alone.
+    /// A file without overrides.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -109,7 +110,8 @@ impl Source {
         }
     }
 
-    /// From the parameters of a Mesos module: `config` names the file, the others override its keys.
+    /// From the parameters of the Mesos module: `config` is the file's path, the others override
+    /// keys of the file. Loads the file once, to report its problems, too.
     pub fn from_parameters(parameters: &[(String, String)]) -> Result<Self, ConfigError> {
         let mut source = Self::file(DEFAULT_PATH);
         let mut problems = vec![];
@@ -125,16 +127,15 @@ impl Source {
                 problem("is given twice".to_owned());
             } else if key == "config" {
                 source.path = PathBuf::from(value);
-            } else if PARAMETERS.contains(&key.as_str()) {
+            } else if OVERRIDABLE_KEYS.contains(&key.as_str()) {
                 source.overrides.push((key.clone(), value.clone()));
             } else {
                 problem(format!(
-                    "is unknown; known are config, {}",
-                    PARAMETERS.join(", ")
+                    "is unknown; the known ones are config, {}",
+                    OVERRIDABLE_KEYS.join(", ")
                 ));
             }
         }
-        // What else is wrong is worth knowing at the same time.
         if let Err(error) = source.load() {
             problems.extend(error.problems);
         }
@@ -145,40 +146,51 @@ impl Source {
         }
     }
 
-    /// The file's path.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads the file as it is now. Blocks on the file system.
+    /// Reads the file and the CNI directory. Blocks on the file system.
     pub fn load(&self) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(&self.path).map_err(|error| ConfigError {
+        let toml = std::fs::read_to_string(&self.path).map_err(|error| ConfigError {
             problems: vec![ConfigProblem {
                 place: self.path.display().to_string(),
                 key: String::new(),
                 message: format!(
-                    "cannot read the configuration: {error}; name an existing file in the \
-                     module parameter \"config\" (default {DEFAULT_PATH})"
+                    "cannot read the configuration: {error}; give the path of an existing file \
+                     in the module parameter \"config\" (default {DEFAULT_PATH})"
                 ),
             }],
         })?;
-        self.parse(&text)
+        self.parse(&toml)
     }
 
-    fn parse(&self, text: &str) -> Result<Config, ConfigError> {
-        let document = Document::new(&self.path, text);
+    fn parse(&self, toml: &str) -> Result<Config, ConfigError> {
+        let document = Document::new(&self.path, toml);
         let parsed = document.parse();
         let mut config = read(&document, &parsed);
         let mut problems = document
             .finish()
             .err()
             .map_or_else(Vec::new, |error| error.problems);
-        problems.extend(self.apply(&mut config));
+        problems.extend(self.apply_overrides(&mut config));
         if let Some(cni) = &config.cni {
-            let (networks, unusable) = cni::networks(cni, &config.networks);
-            config.networks.extend(networks);
-            config.unusable = unusable;
+            let names: HashSet<&str> = config
+                .networks
+                .iter()
+                .map(|network| network.name.as_str())
+                .collect();
+            let (networks, cni_problems) = cni::networks(cni, &names);
+            config
+                .networks
+                .extend(networks.into_iter().map(|(name, network)| Network {
+                    name,
+                    dns: None,
+                    provider: NetworkProvider::Cni(network),
+                }));
+            config.cni_problems = cni_problems;
         }
         if problems.is_empty() {
             Ok(config)
@@ -187,14 +199,14 @@ impl Source {
         }
     }
 
-    /// Overrides the file's keys; returns what is wrong with the parameters.
-    fn apply(&self, config: &mut Config) -> Vec<ConfigProblem> {
+    /// Applies the module parameters; returns their problems.
+    fn apply_overrides(&self, config: &mut Config) -> Vec<ConfigProblem> {
         let mut problems = vec![];
         for (key, value) in &self.overrides {
-            // One more document, so that a parameter is checked as the same key of a file is.
+            // Read as a document of its own, to be checked like the same key of a file.
             let place = PathBuf::from(format!("module parameter {key:?}"));
             let document = Document::new(&place, "");
-            let parsed = table_of(key, value);
+            let parsed = single_key_table(key, value);
             let read = read(&document, &parsed);
             match document.finish() {
                 Err(error) => {
@@ -217,8 +229,8 @@ impl Source {
     }
 }
 
-/// A file that would say `key = "value"` and nothing else.
-fn table_of(key: &str, value: &str) -> Spanned<DeTable<'static>> {
+/// The parsed form of a file that has `key = "value"` alone.
+fn single_key_table(key: &str, value: &str) -> Spanned<DeTable<'static>> {
     let spanned = |value| Spanned::new(0..0, value);
     let mut table = DeTable::new();
     let mut value = DeValue::String(value.to_owned().into());
@@ -238,25 +250,9 @@ fn table_of(key: &str, value: &str) -> Spanned<DeTable<'static>> {
 
 fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Config {
     let top = Section::top(document, table);
-    let directory = |key: &str, default: &str| {
-        let path = PathBuf::from(
-            top.text(key, "a directory")
-                .unwrap_or_else(|| default.to_owned()),
-        );
-        if !path.is_absolute() {
-            top.problem(
-                key,
-                format!(
-                    "{:?} must be an absolute path such as {default:?}",
-                    path.display()
-                ),
-            );
-        }
-        path
-    };
     let config = Config {
-        state_dir: directory("state_dir", DEFAULT_STATE_DIR),
-        netns_dir: directory("netns_dir", DEFAULT_NETNS_DIR),
+        state_dir: fields::directory(&top, "state_dir", DEFAULT_STATE_DIR),
+        netns_dir: fields::directory(&top, "netns_dir", DEFAULT_NETNS_DIR),
         deadlines: top
             .section("deadlines")
             .map_or_else(Deadlines::default, deadlines),
@@ -264,7 +260,7 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
         contrail: top.section("contrail").map(contrail::read),
         cni: top.section("cni").map(cni::read),
         networks: networks(&top),
-        unusable: vec![],
+        cni_problems: vec![],
     };
     let needs_contrail = config
         .networks
@@ -274,7 +270,7 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
         top.problem(
             "contrail",
             format!(
-                "network {:?} is of provider \"contrail\" and needs a table [contrail] with \
+                "network {:?} is of provider \"contrail\", which needs a table [contrail] with \
                  managers = [\"https://master-1.example:6992\"]",
                 network.name
             ),

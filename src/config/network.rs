@@ -1,4 +1,4 @@
-//! A `[[network]]` table: what it may say, and what must hold of all of them together.
+//! The `[[network]]` tables, and the conflicts between them.
 
 use std::net::IpAddr;
 
@@ -8,15 +8,16 @@ use serde::{Deserialize, Serialize};
 use super::bridge::{self, BridgeNetwork};
 use super::cni::CniNetwork;
 use super::contrail::{self, ContrailNetwork};
+use super::fields::{MAX_NETWORK_NAME_BYTES, is_word};
 use contrail_mesos_api::config_reader::Section;
 
-/// Resolver configuration, as it becomes `/etc/resolv.conf`.
+/// Resolver configuration: the contents of `/etc/resolv.conf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Dns {
     /// Name servers, in order.
     pub nameservers: Vec<IpAddr>,
-    /// The local domain.
+    /// Local domain.
     pub domain: Option<String>,
     /// Search list.
     pub search: Vec<String>,
@@ -24,42 +25,30 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// One network that containers can name.
+/// A network that containers can request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// What frameworks call it in `NetworkInfo.name`.
+    /// The name that frameworks give in `NetworkInfo.name`.
     pub name: String,
-    /// Resolver configuration for its containers; `None` leaves it to the agent's default.
+    /// Resolver configuration for its containers; `None` for the agent's default.
     pub dns: Option<Dns>,
-    /// Its provider, with the provider's own keys.
+    /// The provider, with its own keys.
     pub provider: NetworkProvider,
 }
 
 /// The provider of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetworkProvider {
-    /// One host, a Linux bridge, nothing else needed.
+    /// A Linux bridge on this host.
     Bridge(BridgeNetwork),
     /// Contrail's vRouter.
     Contrail(ContrailNetwork),
-    /// CNI plugins, from a file of CNI's directory.
+    /// CNI plugins, from a file of the CNI directory.
     Cni(CniNetwork),
 }
 
-/// The longest name that a network may have, in bytes: it becomes a directory's.
-pub(super) const LONGEST_NAME: usize = 128;
-
-const DEFAULT_MTU: u32 = 1500;
-
-/// The MTU of a network, in bytes.
-pub(super) fn mtu(section: &Section<'_>, smallest: u32) -> u32 {
-    section
-        .integer("mtu", smallest..=65535)
-        .unwrap_or(DEFAULT_MTU)
-}
-
-/// Reads one `[[network]]`; `None` when something that it cannot do without is missing or wrong,
-/// which then has been reported.
+/// Reads one `[[network]]`. `None` if a required key is missing or invalid, which is reported to
+/// the section.
 pub(super) fn read(section: Section<'_>) -> Option<Network> {
     let name = section.text("name", "the name that frameworks use, such as \"blue\"");
     let name = match name {
@@ -68,8 +57,8 @@ pub(super) fn read(section: Section<'_>) -> Option<Network> {
             section.problem(
                 "name",
                 format!(
-                    "{name:?} is not a network name: 1 to {LONGEST_NAME} letters, digits and \
-                     any of . _ : - , beginning with a letter or digit"
+                    "{name:?} is not a network name: use 1 to {MAX_NETWORK_NAME_BYTES} letters, \
+                     digits and any of . _ : - , starting with a letter or digit"
                 ),
             );
             None
@@ -83,15 +72,15 @@ pub(super) fn read(section: Section<'_>) -> Option<Network> {
     let provider = section.text("provider", "the provider, \"bridge\" or \"contrail\"");
     let dns = section.section("dns").map(dns);
     let provider = match provider.as_deref() {
-        Some("bridge") => bridge::bridge(&section, name.as_deref().unwrap_or_default())
+        Some("bridge") => bridge::network(&section, name.as_deref().unwrap_or_default())
             .map(NetworkProvider::Bridge),
         Some("contrail") => Some(NetworkProvider::Contrail(contrail::network(&section))),
         Some(other) => {
             section.problem(
                 "provider",
                 format!(
-                    "there is no provider {other:?}; this version has \"bridge\" and \"contrail\", \
-                     and CNI networks from the directory of [cni]"
+                    "there is no provider {other:?}; use \"bridge\" or \"contrail\", or configure a \
+                     CNI network in the directory of [cni]"
                 ),
             );
             return None;
@@ -139,13 +128,8 @@ pub(super) fn dns(section: Section<'_>) -> Dns {
     dns
 }
 
-/// Text that may stand in a line of `resolv.conf` without becoming another line.
-pub(crate) fn is_word(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
 fn is_network_name(name: &str) -> bool {
-    name.len() <= LONGEST_NAME
+    name.len() <= MAX_NETWORK_NAME_BYTES
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && name
             .bytes()
@@ -162,36 +146,36 @@ impl Network {
                 let v6 = bridge.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
                 v4.into_iter().chain(v6).collect()
             }
-            // They are Contrail's or the plugins', and may overlap each other.
+            // Contrail or the plugins choose the subnets, which may overlap.
             NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) => vec![],
         }
     }
 
-    /// Why this network cannot stand beside `other`.
+    /// The conflicts with `other`: the key, and a message.
     pub(super) fn conflicts(&self, other: &Network) -> Vec<(&'static str, String)> {
         let mut conflicts = vec![];
         if self.name == other.name {
-            conflicts.push(("name", format!("network {:?} is there twice", self.name)));
+            conflicts.push(("name", format!("network {:?} is defined twice", self.name)));
         }
-        if let (NetworkProvider::Bridge(ours), NetworkProvider::Bridge(theirs)) =
+        if let (NetworkProvider::Bridge(own), NetworkProvider::Bridge(theirs)) =
             (&self.provider, &other.provider)
-            && ours.bridge == theirs.bridge
+            && own.bridge == theirs.bridge
         {
             conflicts.push((
                 "bridge",
-                format!("{:?} is network {:?}'s already", ours.bridge, other.name),
+                format!("network {:?} already uses {:?}", other.name, own.bridge),
             ));
         }
-        for one in self.subnets() {
-            for two in other.subnets() {
-                if one.contains(&two) || two.contains(&one) {
-                    let key = match one {
+        for own in self.subnets() {
+            for theirs in other.subnets() {
+                if own.contains(&theirs) || theirs.contains(&own) {
+                    let key = match own {
                         IpNet::V4(_) => "subnet",
                         IpNet::V6(_) => "subnet6",
                     };
                     conflicts.push((
                         key,
-                        format!("{one} overlaps {two} of network {:?}", other.name),
+                        format!("{own} overlaps {theirs} of network {:?}", other.name),
                     ));
                 }
             }

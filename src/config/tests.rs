@@ -1,18 +1,18 @@
 use super::*;
 
-fn parse(text: &str) -> Result<Config, ConfigError> {
-    Source::file("/etc/agent.toml").parse(text)
+fn parse(toml: &str) -> Result<Config, ConfigError> {
+    Source::file("/etc/agent.toml").parse(toml)
 }
 
-fn problems(text: &str) -> Vec<String> {
-    match parse(text) {
+fn problems(toml: &str) -> Vec<String> {
+    match parse(toml) {
         Ok(config) => panic!("accepted: {config:?}"),
         Err(error) => error.problems.iter().map(ToString::to_string).collect(),
     }
 }
 
 #[test]
-fn defaults_are_filled_in() {
+fn minimal_bridge_network_gets_defaults() {
     let config = parse("[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.5/24'")
         .expect("a minimal network");
     let network = config.network("blue").expect("blue");
@@ -31,7 +31,7 @@ fn defaults_are_filled_in() {
 }
 
 #[test]
-fn every_problem_is_reported_at_once_with_its_line() {
+fn all_problems_are_reported_with_their_lines() {
     let problems = problems(
         "state_dir = 'relative'
 colour = 'blue'
@@ -66,7 +66,7 @@ provider = 'carrier-pigeon'
         "/etc/agent.toml:13: network[1].gateway: 10.33.0.1 is not between",
         "/etc/agent.toml:14: network[1].mtu: expected a number from 576 to 65535",
         "/etc/agent.toml:15: network[1].subnett: unknown key",
-        "network[2].name: network \"blue\" is there twice",
+        "network[2].name: network \"blue\" is defined twice",
         "network[2].subnet: 10.32.5.0/24 overlaps 10.32.0.0/16",
         "/etc/agent.toml:22: network[3].provider: there is no provider \"carrier-pigeon\"",
     ] {
@@ -78,7 +78,7 @@ provider = 'carrier-pigeon'
 }
 
 #[test]
-fn syntax_errors_have_a_line() {
+fn syntax_error_is_reported_with_its_line() {
     let problems = problems("state_dir = '/x'\n= 3\n");
     assert!(
         problems[0].starts_with("/etc/agent.toml:2: "),
@@ -87,14 +87,14 @@ fn syntax_errors_have_a_line() {
 }
 
 #[test]
-fn resolver_words_cannot_become_lines() {
+fn resolver_word_with_newline_is_refused() {
     let problems = problems("[dns]\nsearch = [\"a\\nnameserver 1.2.3.4\"]\ndomain = \"a b\"");
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems[0].contains("is not one word"), "{problems:?}");
 }
 
 #[test]
-fn parameters_override_the_file_and_are_checked_alike() {
+fn module_parameters_override_file_and_are_checked() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("agent.toml");
     std::fs::write(&path, "state_dir = '/a'\n").expect("a file");
@@ -117,18 +117,21 @@ fn parameters_override_the_file_and_are_checked_alike() {
         parameter("deadlines.recover", "soon"),
     ])
     .expect_err("bad parameters");
-    let text = error.to_string();
+    let message = error.to_string();
     for expected in [
         "module parameter \"statedir\": is unknown",
         "module parameter \"netns_dir\": netns_dir: \"b\" must be an absolute path",
         "module parameter \"deadlines.recover\": deadlines.recover: expected a duration",
     ] {
-        assert!(text.contains(expected), "{expected:?} is not in {text}");
+        assert!(
+            message.contains(expected),
+            "{expected:?} is not in {message}"
+        );
     }
 }
 
 #[test]
-fn a_missing_file_says_what_to_do() {
+fn missing_file_error_names_the_module_parameter() {
     let error = Source::file("/nonexistent/agent.toml")
         .load()
         .expect_err("no file");
@@ -139,7 +142,7 @@ fn a_missing_file_says_what_to_do() {
 }
 
 #[test]
-fn contrail_needs_little() {
+fn minimal_contrail_configuration_gets_defaults() {
     let config = parse(
         "[contrail]\nmanagers = ['192.0.2.1', 'https://master-2.example:7000']\n\
          [[network]]\nname = 'contrail-cni-plugin'\nprovider = 'contrail'",
@@ -168,15 +171,17 @@ fn contrail_needs_little() {
 }
 
 #[test]
-fn a_vrouter_is_found_in_every_form() {
-    for (text, host, port) in [
+fn vrouter_address_is_parsed_in_every_form() {
+    for (address, host, port) in [
         ("10.84.22.27", "10.84.22.27", 9091),
         ("10.84.22.27:9092", "10.84.22.27", 9092),
         ("node-1.example", "node-1.example", 9091),
         ("2001:db8::1", "2001:db8::1", 9091),
         ("[2001:db8::1]:9092", "2001:db8::1", 9092),
     ] {
-        let config = parse(&format!("[contrail]\nmanagers = ['a']\nvrouter = '{text}'"));
+        let config = parse(&format!(
+            "[contrail]\nmanagers = ['a']\nvrouter = '{address}'"
+        ));
         let contrail = config.expect("an address").contrail.expect("contrail");
         assert_eq!(
             (contrail.vrouter_host.as_str(), contrail.vrouter_port),
@@ -186,15 +191,15 @@ fn a_vrouter_is_found_in_every_form() {
 }
 
 #[test]
-fn what_is_wrong_with_contrail_is_said_at_once() {
+fn all_problems_of_contrail_are_reported() {
     let problems = problems(
         "[contrail]\nagent = 'node 1'\nvrouter = 'a b'\nport_directory = 'ports'\n\
          vif = 'tun'\nkey_file = '/k'\n\
          [[network]]\nname = 'c'\nprovider = 'contrail'\nvirtual_network = 'a:b'\nsubnet = '10.0.0.0/8'",
     );
-    for (key, what) in [
+    for (key, expected) in [
         ("contrail.managers", "needs a manager"),
-        ("contrail.agent", "no virtual-router's name"),
+        ("contrail.agent", "not a virtual-router's name"),
         ("contrail.vrouter", "vRouter agent's address"),
         ("contrail.port_directory", "absolute path"),
         ("contrail.vif", "macvlan"),
@@ -205,7 +210,7 @@ fn what_is_wrong_with_contrail_is_said_at_once() {
         assert!(
             problems
                 .iter()
-                .any(|problem| problem.contains(key) && problem.contains(what)),
+                .any(|problem| problem.contains(key) && problem.contains(expected)),
             "{key}: {problems:#?}"
         );
     }
@@ -213,7 +218,7 @@ fn what_is_wrong_with_contrail_is_said_at_once() {
 }
 
 #[test]
-fn a_network_of_contrail_needs_contrail() {
+fn contrail_network_without_contrail_table_is_refused() {
     let problems = problems("[[network]]\nname = 'c'\nprovider = 'contrail'");
     assert!(
         problems[0].contains("needs a table [contrail]"),

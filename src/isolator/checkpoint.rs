@@ -1,18 +1,20 @@
-//! What survives the agent: one directory a container under `<state_dir>/containers`.
+//! The state that outlives the agent: one directory per container.
 //!
 //! ```text
 //! <state_dir>/containers/<container>/
-//!     intent.json     everything that was about to be made, fsynced before any of it was made
-//!     attached.json   what was made beyond that; a hint for status, never needed for a detach
+//!     intent.json     everything that an attach creates, fsynced before any of it is created
+//!     attached.json   the result of the attach; a hint for status, never needed for a detach
 //!     hosts hostname resolv.conf
-//! <state_dir>/damaged/<container>-<time>   what could not be read, moved aside
+//! <state_dir>/damaged/<container>-<milliseconds since 1970>   unreadable ones, moved aside
 //! ```
 //!
-//! Invariants: nothing is made before `intent.json` is durable. It is written once, in place: a
-//! file that a crash cut short is from before anything was made. `attached.json` is not synced,
-//! for a crash of the machine ends every container.
+//! Invariants: nothing is created before `intent.json` is durable. It is written once, in place: a
+//! file that a crash truncated is from before anything was created. `attached.json` is not synced,
+//! because a crash of the machine ends every container.
+//!
+//! A version reads the layouts of all earlier versions, and refuses those of later ones.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -22,58 +24,58 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::network_request::Request;
+use crate::network_request::ContainerRequest;
 use crate::proto::mesos::network_info::PortMapping;
 use crate::proto::mesos::{Label, Labels, NetworkInfo};
 use crate::provider::{Attachment, Intent};
 use contrail_mesos_api::container::ContainerId;
 
-/// The layout that this version writes; a newer one is set aside, not guessed at.
-const VERSION: u32 = 1;
-const INTENT: &str = "intent.json";
-const ATTACHED: &str = "attached.json";
+/// The layout of `intent.json` that this version writes. Layouts start at 1.
+const LAYOUT_VERSION: u32 = 1;
+const INTENT_FILE: &str = "intent.json";
+const ATTACHMENTS_FILE: &str = "attached.json";
 
-/// Why a checkpoint could not be written, read or removed.
+/// A checkpoint could not be written, read or removed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {path}: {source}; see that the state directory is on a writable file system with space left", path = path.display())]
+#[error("cannot {action} {path}: {source}; check that the state directory is on a writable file system with space left", path = path.display())]
 pub struct CheckpointError {
-    /// What was tried.
+    /// The operation, as a verb.
     pub action: &'static str,
-    /// On which file.
+    /// The file or directory.
     pub path: PathBuf,
-    /// Why it failed.
+    /// The reason.
     #[source]
     pub source: io::Error,
 }
 
-/// Who attached a container, and so who may clean up after it.
+/// Who attached a container, and so who detaches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Owner {
-    /// The agent: a container that it does not know is an orphan.
+    /// The agent; a container that it does not know is an orphan.
     Agent,
-    /// An operator, by the command line: nobody else detaches it.
+    /// An operator, on the command line; the agent never detaches it.
     Operator,
 }
 
 /// The executor that a container was launched for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ExecutorKey {
-    /// Framework id.
+    /// The framework's id.
     pub framework: String,
-    /// Executor id; for a command task this is the task's id.
+    /// The executor's id; for a command task, the task's id.
     pub executor: String,
 }
 
-/// Everything that is about to be made for one container.
+/// Everything that an attach creates for one container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     version: u32,
     /// The container.
     pub container: ContainerId,
-    /// Who attached it.
+    /// Who attaches it.
     pub owner: Owner,
-    /// The executor, where the agent named one.
+    /// The executor, if the agent names one.
     pub executor: Option<ExecutorKey>,
     /// The container's hostname.
     pub hostname: String,
@@ -84,28 +86,28 @@ pub struct Checkpoint {
 /// One network of a checkpointed container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointedNetwork {
-    /// What the provider is about to make.
+    /// Everything that the provider creates.
     pub intent: Intent,
-    /// What the framework asked for.
-    pub asked: Asked,
+    /// The framework's request, to be reported back.
+    pub network_info: NetworkInfoRecord,
 }
 
-/// The parts of a `NetworkInfo` that go back to the framework as they came. All of it has passed
-/// through `labels`, so it is UTF-8.
+/// The parts of a `NetworkInfo` that are reported back to the framework unchanged. They passed
+/// [`crate::network_request`], so they are UTF-8.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct NetworkInfoRecord {
     groups: Vec<String>,
     labels: Option<Vec<(String, Option<String>)>>,
     port_mappings: Vec<(u32, u32, Option<String>)>,
 }
 
-impl Asked {
+impl NetworkInfoRecord {
     fn new(info: &NetworkInfo) -> Self {
-        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let string = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
         Self {
-            groups: info.groups.iter().map(text).collect(),
+            groups: info.groups.iter().map(string).collect(),
             labels: info.labels.as_ref().map(|labels| {
-                let label = |label: &Label| (text(&label.key), label.value.as_ref().map(text));
+                let label = |label: &Label| (string(&label.key), label.value.as_ref().map(string));
                 labels.labels.iter().map(label).collect()
             }),
             port_mappings: info
@@ -115,17 +117,17 @@ impl Asked {
                     (
                         port.host_port,
                         port.container_port,
-                        port.protocol.as_ref().map(text),
+                        port.protocol.as_ref().map(string),
                     )
                 })
                 .collect(),
         }
     }
 
-    /// The `NetworkInfo` again, without addresses.
+    /// The `NetworkInfo` of network `name`, without addresses.
     #[must_use]
-    pub fn network_info(&self, name: &str) -> NetworkInfo {
-        let bytes = |text: &String| text.clone().into_bytes();
+    pub fn to_message(&self, name: &str) -> NetworkInfo {
+        let bytes = |string: &String| string.clone().into_bytes();
         NetworkInfo {
             name: Some(name.as_bytes().to_vec()),
             groups: self.groups.iter().map(bytes).collect(),
@@ -153,53 +155,60 @@ impl Asked {
 }
 
 impl Checkpoint {
-    /// The checkpoint of a request whose networks have been reserved as `intents`, in order.
+    /// The checkpoint of a request whose networks were reserved as `intents`, in order.
     #[must_use]
     pub fn new(
         container: &ContainerId,
         owner: Owner,
         executor: Option<ExecutorKey>,
-        request: &Request,
+        request: &ContainerRequest,
         intents: Vec<Intent>,
     ) -> Self {
-        let asked = request.infos.iter().map(Asked::new);
         Self {
-            version: VERSION,
+            version: LAYOUT_VERSION,
             container: container.clone(),
             owner,
             executor,
             hostname: request.hostname.clone(),
             networks: intents
                 .into_iter()
-                .zip(asked)
-                .map(|(intent, asked)| CheckpointedNetwork { intent, asked })
+                .zip(&request.network_infos)
+                .map(|(intent, info)| CheckpointedNetwork {
+                    intent,
+                    network_info: NetworkInfoRecord::new(info),
+                })
                 .collect(),
         }
     }
 }
 
-/// A checkpoint as found after a restart.
+/// A checkpoint as it is on the disk.
 #[derive(Debug)]
-pub enum Found {
-    /// A container, and what was made for it if its attach came to an end.
-    Container(Box<Checkpoint>, Option<Vec<Attachment>>),
-    /// A directory whose intent cannot be read.
+pub enum StoredCheckpoint {
+    /// It can be read.
+    Intact {
+        /// The checkpoint.
+        checkpoint: Box<Checkpoint>,
+        /// One attachment per network, if the attach is complete.
+        attachments: Option<Vec<Attachment>>,
+    },
+    /// Its intent cannot be read.
     Damaged {
         /// The directory's name: the container's [`ContainerId::file_name`].
         file_name: OsString,
-        /// What is wrong with it.
+        /// The file and what is wrong with it.
         error: String,
     },
 }
 
-/// The checkpoints of one state directory. Every call blocks on the file system.
+/// The checkpoints of one state directory. Every method blocks on the file system.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     state_dir: PathBuf,
 }
 
 impl Checkpoints {
-    /// The checkpoints below `state_dir`, which is created at the first write.
+    /// The checkpoints below `state_dir`, which the first write creates.
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
         Self {
@@ -207,7 +216,7 @@ impl Checkpoints {
         }
     }
 
-    /// The container's own directory.
+    /// The container's directory.
     #[must_use]
     pub fn directory(&self, container: &ContainerId) -> PathBuf {
         self.state_dir
@@ -215,8 +224,8 @@ impl Checkpoints {
             .join(container.file_name())
     }
 
-    /// Writes the intent, which is durable once [`Checkpoints::sync_intent`] says so of the file
-    /// returned. Refuses a container that has one already.
+    /// Writes the intent. It is durable once [`Checkpoints::sync_intent`] of the returned file
+    /// succeeds. Fails for a container that already has one.
     pub fn write_intent(&self, checkpoint: &Checkpoint) -> Result<File, CheckpointError> {
         let directory = self.directory(&checkpoint.container);
         let failed = |action, path: &Path| {
@@ -228,59 +237,58 @@ impl Checkpoints {
             }
         };
         fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
-        let path = directory.join(INTENT);
-        let text = serde_json::to_vec(checkpoint)
+        let path = directory.join(INTENT_FILE);
+        let json = serde_json::to_vec(checkpoint)
             .map_err(io::Error::from)
             .map_err(failed("encode", &path))?;
         let mut file = File::options()
             .write(true)
             .create_new(true)
-            // What CNI plugins are configured with may be secret.
+            // The configuration of CNI plugins may have secrets.
             .mode(0o600)
             .open(&path)
             .map_err(failed("create", &path))?;
-        match file.write_all(&text) {
+        match file.write_all(&json) {
             Ok(()) => Ok(file),
             Err(source) => {
-                // Nothing was made yet, so nothing needs the file; the first error is the one to
-                // tell.
+                // Nothing was created yet, so nothing needs the file. The first error is reported.
                 let _ = fs::remove_dir_all(&directory);
                 Err(failed("write", &path)(source))
             }
         }
     }
 
-    /// Waits until an intent that was just written is on the disk.
+    /// Waits until an intent that was just written is durable.
     pub fn sync_intent(&self, container: &ContainerId, file: &File) -> Result<(), CheckpointError> {
         file.sync_data().map_err(|source| CheckpointError {
             action: "write",
-            path: self.directory(container).join(INTENT),
+            path: self.directory(container).join(INTENT_FILE),
             source,
         })
     }
 
-    /// Records what an attach made. Not synced: see the module's documentation.
-    pub fn write_attached(
+    /// Records the result of an attach. Not synced: see the module's documentation.
+    pub fn write_attachments(
         &self,
         container: &ContainerId,
         attachments: &[Attachment],
     ) -> Result<(), CheckpointError> {
-        let path = self.directory(container).join(ATTACHED);
+        let path = self.directory(container).join(ATTACHMENTS_FILE);
         let failed = |source| CheckpointError {
             action: "write",
             path: path.clone(),
             source,
         };
-        let text = serde_json::to_vec(attachments)
+        let json = serde_json::to_vec(attachments)
             .map_err(io::Error::from)
             .map_err(failed)?;
-        let new = path.with_extension("new");
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &path))
+        let temporary = path.with_extension("new");
+        fs::write(&temporary, json)
+            .and_then(|()| fs::rename(&temporary, &path))
             .map_err(failed)
     }
 
-    /// Forgets the container: its directory and everything in it. Idempotent.
+    /// Removes the container's directory and everything in it. Idempotent.
     pub fn remove(&self, container: &ContainerId) -> Result<(), CheckpointError> {
         let path = self.directory(container);
         match fs::remove_dir_all(&path) {
@@ -293,8 +301,8 @@ impl Checkpoints {
         }
     }
 
-    /// Everything that is there.
-    pub fn find(&self) -> Result<Vec<Found>, CheckpointError> {
+    /// Reads all checkpoints.
+    pub fn load_all(&self) -> Result<Vec<StoredCheckpoint>, CheckpointError> {
         let path = self.state_dir.join("containers");
         let failed = |source| CheckpointError {
             action: "list",
@@ -305,23 +313,23 @@ impl Checkpoints {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(failed)?,
         };
-        let mut found = Vec::new();
+        let mut stored = Vec::new();
         for entry in entries {
             let entry = entry.map_err(failed)?;
-            found.push(read(&entry.path(), entry.file_name()));
+            stored.push(load(&entry.path(), entry.file_name()));
         }
-        Ok(found)
+        Ok(stored)
     }
 
-    /// Moves a damaged container's directory out of the way, for an operator to look at; returns
-    /// where it went.
-    pub fn set_aside(&self, file_name: &OsString) -> Result<PathBuf, CheckpointError> {
+    /// Moves the directory of a damaged checkpoint out of the way, for an operator to inspect.
+    /// Returns its new path.
+    pub fn set_aside(&self, file_name: &OsStr) -> Result<PathBuf, CheckpointError> {
         let directory = self.state_dir.join("damaged");
-        let seconds = SystemTime::now()
+        let milliseconds = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| time.as_millis());
-        let mut name = file_name.clone();
-        name.push(format!("-{seconds}"));
+        let mut name = file_name.to_owned();
+        name.push(format!("-{milliseconds}"));
         let target = directory.join(name);
         fs::create_dir_all(&directory)
             .and_then(|()| fs::rename(self.state_dir.join("containers").join(file_name), &target))
@@ -334,45 +342,54 @@ impl Checkpoints {
     }
 }
 
-fn read(directory: &Path, file_name: OsString) -> Found {
+fn load(directory: &Path, file_name: OsString) -> StoredCheckpoint {
     match read_intent(directory, &file_name) {
         Ok(checkpoint) => {
             // Only a hint: without it the addresses are those of the intent.
-            let attachments: Option<Vec<Attachment>> = read_json(&directory.join(ATTACHED)).ok();
-            let complete = attachments.filter(|made| made.len() == checkpoint.networks.len());
-            Found::Container(Box::new(checkpoint), complete)
+            let attachments = read_json(&directory.join(ATTACHMENTS_FILE))
+                .ok()
+                .filter(|all: &Vec<Attachment>| all.len() == checkpoint.networks.len());
+            StoredCheckpoint::Intact {
+                checkpoint: Box::new(checkpoint),
+                attachments,
+            }
         }
-        Err(error) => Found::Damaged { file_name, error },
+        Err(error) => StoredCheckpoint::Damaged { file_name, error },
     }
 }
 
-fn read_intent(directory: &Path, file_name: &OsString) -> Result<Checkpoint, String> {
+fn read_intent(directory: &Path, file_name: &OsStr) -> Result<Checkpoint, String> {
     #[derive(Deserialize)]
-    struct Versioned {
+    struct Layout {
         version: u32,
     }
-    let path = directory.join(INTENT);
-    let described = |error: io::Error| format!("{}: {error}", path.display());
-    let Versioned { version } = read_json(&path).map_err(described)?;
-    if version != VERSION {
-        return Err(format!(
-            "{}: written by a newer version (layout {version}, this one knows {VERSION})",
-            path.display()
-        ));
-    }
-    let checkpoint: Checkpoint = read_json(&path).map_err(described)?;
-    // A file that was copied or renamed must not make us detach somebody else.
+    let path = directory.join(INTENT_FILE);
+    let fail = |message: String| format!("{}: {message}", path.display());
+    let layout: Layout = read_json(&path).map_err(|error| fail(error.to_string()))?;
+    let checkpoint: Checkpoint = match layout.version {
+        LAYOUT_VERSION => read_json(&path).map_err(|error| fail(error.to_string()))?,
+        newer @ LAYOUT_VERSION.. => {
+            return Err(fail(format!(
+                "written by a newer version (layout {newer}, this version reads layouts up to \
+                 {LAYOUT_VERSION})"
+            )));
+        }
+        unknown => return Err(fail(format!("no version writes layout {unknown}"))),
+    };
+    // A copied or renamed directory must not cause another container's detach.
     if checkpoint.container.file_name().as_str() != file_name {
-        return Err(format!(
-            "{}: is of container {}, not of its directory's",
-            path.display(),
+        return Err(fail(format!(
+            "belongs to container {}, not to the one that its directory names",
             checkpoint.container
-        ));
+        )));
     }
     Ok(checkpoint)
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    let text = fs::read(path)?;
-    serde_json::from_slice(&text).map_err(io::Error::from)
+    let json = fs::read(path)?;
+    serde_json::from_slice(&json).map_err(io::Error::from)
 }
+
+#[cfg(test)]
+mod tests;

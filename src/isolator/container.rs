@@ -1,11 +1,12 @@
-//! The containers with networks of their own, as the isolator remembers them.
+//! The containers with networks of their own that the isolator tracks.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::checkpoint::{Checkpoint, ExecutorKey};
+use super::checkpoint::{Checkpoint, CheckpointedNetwork, ExecutorKey};
 use crate::proto::mesos::network_info::{IpAddress, Protocol};
 use crate::proto::mesos::{ContainerStatus, NetworkInfo};
 use crate::provider::Attachment;
@@ -14,57 +15,70 @@ use contrail_mesos_api::container::ContainerId;
 /// A container with networks of its own.
 pub(super) struct Container {
     pub(super) id: ContainerId,
-    /// Whose container it is, where that is known.
+    /// The executor that the container belongs to, if known.
     pub(super) executor: Option<ExecutorKey>,
-    /// Held by whoever changes the container: one step at a time, in the order of the calls.
-    pub(super) gate: tokio::sync::Mutex<()>,
-    known: Mutex<Known>,
-    /// Why the container's network is lost, once it is.
+    /// Held during each step that changes the container: one at a time, in the order of the calls.
+    pub(super) lock: tokio::sync::Mutex<()>,
+    state: Mutex<NetworkState>,
+    /// Why the container has lost its network, once it has.
     pub(super) lost: watch::Sender<Option<String>>,
 }
 
-/// What is known of a container, for answers from memory.
+/// The networks of a container, for answers from memory.
 #[derive(Clone, Default)]
-pub(super) struct Known {
+pub(super) struct NetworkState {
     /// `None` before the reservation, and for a container whose checkpoint is damaged.
     pub(super) checkpoint: Option<Checkpoint>,
-    /// What was made beyond the checkpoint, once the attach has come to its end.
-    pub(super) made: Option<Vec<Attachment>>,
+    /// One per network of the checkpoint, once the attach is complete.
+    pub(super) attachments: Option<Vec<Attachment>>,
+}
+
+impl NetworkState {
+    /// The networks in order, each with its attachment once there is one.
+    pub(super) fn networks(
+        &self,
+    ) -> impl Iterator<Item = (&CheckpointedNetwork, Option<&Attachment>)> {
+        self.checkpoint
+            .iter()
+            .flat_map(|checkpoint| &checkpoint.networks)
+            .enumerate()
+            .map(|(index, network)| {
+                let attachments = self.attachments.as_ref();
+                (network, attachments.and_then(|all| all.get(index)))
+            })
+    }
 }
 
 impl Container {
-    pub(super) fn new(id: ContainerId, executor: Option<ExecutorKey>, known: Known) -> Self {
+    pub(super) fn new(id: ContainerId, executor: Option<ExecutorKey>, state: NetworkState) -> Self {
         Self {
             id,
             executor,
-            gate: tokio::sync::Mutex::default(),
-            known: Mutex::new(known),
+            lock: tokio::sync::Mutex::default(),
+            state: Mutex::new(state),
             lost: watch::Sender::new(None),
         }
     }
 
-    /// For a moment only: never across an await, never while calling out.
-    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        lock(&self.known)
+    /// Must not be held across an await or a call out of this module's callers.
+    pub(super) fn state(&self) -> MutexGuard<'_, NetworkState> {
+        lock(&self.state)
     }
 
-    /// What the container's task status shows: what was asked for, with the addresses it has, in
-    /// the order of the networks.
+    /// What the container's task status shows: the requested networks with the addresses that the
+    /// container has, in order.
     pub(super) fn status(&self) -> ContainerStatus {
-        let known = self.known();
-        let networks = known
-            .checkpoint
-            .iter()
-            .flat_map(|checkpoint| &checkpoint.networks);
-        let network_infos = networks.enumerate().map(|(index, network)| {
-            let made = known.made.as_ref().and_then(|made| made.get(index));
-            let addresses = made.map_or(&network.intent.addresses, |made| &made.addresses);
+        let state = self.state();
+        let network_infos = state.networks().map(|(network, attachment)| {
+            let addresses = attachment.map_or(&network.intent.addresses, |attachment| {
+                &attachment.addresses
+            });
             NetworkInfo {
                 ip_addresses: addresses
                     .iter()
                     .map(|address| ip_address(address.addr()))
                     .collect(),
-                ..network.asked.network_info(&network.intent.network)
+                ..network.network_info.to_message(&network.intent.network)
             }
         });
         ContainerStatus {
@@ -78,7 +92,7 @@ impl Container {
 #[derive(Default)]
 pub(super) struct Containers {
     by_id: HashMap<ContainerId, Arc<Container>>,
-    /// Every update of a task's status asks for its executor's.
+    /// Every update of a task's status looks up its executor's container.
     by_executor: HashMap<ExecutorKey, ContainerId>,
 }
 
@@ -87,7 +101,7 @@ impl Containers {
         self.by_id.get(id)
     }
 
-    pub(super) fn of_executor(&self, executor: &ExecutorKey) -> Option<&Arc<Container>> {
+    pub(super) fn by_executor(&self, executor: &ExecutorKey) -> Option<&Arc<Container>> {
         self.by_id.get(self.by_executor.get(executor)?)
     }
 
@@ -104,7 +118,8 @@ impl Containers {
     }
 
     pub(super) fn remove(&mut self, id: &ContainerId) {
-        let executor = self.by_id.remove(id).and_then(|gone| gone.executor.clone());
+        let removed = self.by_id.remove(id);
+        let executor = removed.and_then(|container| container.executor.clone());
         // The executor may have another container by now.
         if let Some(executor) = executor
             && self.by_executor.get(&executor) == Some(id)
@@ -114,11 +129,10 @@ impl Containers {
     }
 }
 
-fn ip_address(address: std::net::IpAddr) -> IpAddress {
-    let family = if address.is_ipv4() {
-        Protocol::Ipv4
-    } else {
-        Protocol::Ipv6
+fn ip_address(address: IpAddr) -> IpAddress {
+    let family = match address {
+        IpAddr::V4(_) => Protocol::Ipv4,
+        IpAddr::V6(_) => Protocol::Ipv6,
     };
     IpAddress {
         protocol: Some(family.into()),
@@ -126,8 +140,8 @@ fn ip_address(address: std::net::IpAddr) -> IpAddress {
     }
 }
 
-/// A lock that a panic elsewhere does not take away: what it guards is replaced whole, never
-/// left half-changed.
+/// Locks a mutex, poisoned or not: its users replace the value as a whole, so a panic cannot
+/// leave it half-changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Why the isolator failed a container. The text becomes the message of the task's status.
+//! The isolator's errors. Their text becomes the message of the task's status.
 
 use std::io;
 use std::time::Duration;
@@ -9,14 +9,15 @@ use crate::config::ConfigError;
 use crate::net::netns::NetnsError;
 use crate::network_request::RequestError;
 use crate::provider::ProviderError;
+use tokio::task::JoinError;
 
-/// Why a step of a container's life failed.
+/// Why a container could not be attached or detached.
 #[derive(Debug, thiserror::Error)]
 pub enum IsolatorError {
-    /// The framework asks for what cannot be.
+    /// The framework's request is invalid.
     #[error("{0}")]
     Request(#[from] RequestError),
-    /// The agent's configuration is not usable now.
+    /// The agent's configuration has errors.
     #[error("the agent's network configuration is not usable: {0}")]
     Config(#[from] ConfigError),
     /// Providers refused or failed.
@@ -33,31 +34,33 @@ pub enum IsolatorError {
     Namespace(#[from] NetnsError),
     /// The container is in the host's network namespace.
     #[error(
-        "{0} is in the host's own network namespace, which must not be attached; was CLONE_NEWNET lost on the way?"
+        "{0} is in the host's own network namespace, which must not be attached; start it in a network namespace of its own"
     )]
     HostNamespace(String),
-    /// A file descriptor could not be used.
+    /// A file descriptor could not be duplicated or inspected.
     #[error("cannot use the descriptor of a namespace: {0}; is the limit of open files reached?")]
     Descriptor(#[source] io::Error),
-    /// A step did not come to an end in time.
+    /// A step did not end before its deadline. It continues in the background.
     #[error(
         "{step} did not end within {after:?}; see the agent's log, and deadlines.{step} in the configuration if the host is slow"
     )]
     Deadline {
-        /// The step, as its deadline is called in the configuration.
+        /// The step, by the name of its deadline in the configuration.
         step: &'static str,
         /// The deadline.
         after: Duration,
     },
-    /// The container exists already.
-    #[error("container {0} has networks already")]
-    Exists(String),
-    /// Several things went wrong, and all of them matter.
+    /// The container was prepared before.
+    #[error(
+        "container {0} already has networks; if it has ended, restart the agent to clean up after it"
+    )]
+    AlreadyAttached(String),
+    /// Independent errors.
     #[error("{}", list(.0))]
-    Several(Vec<IsolatorError>),
-    /// A defect of ours.
-    #[error("internal error in {0}; please report it with the agent's log")]
-    Internal(&'static str),
+    Multiple(Vec<IsolatorError>),
+    /// A task of ours panicked.
+    #[error("internal error: {0}; please report it with the agent's log")]
+    Internal(#[from] JoinError),
 }
 
 fn list<E: ToString>(errors: &[E]) -> String {
@@ -69,12 +72,12 @@ fn list<E: ToString>(errors: &[E]) -> String {
 }
 
 impl IsolatorError {
-    /// All of them as one; `Ok` for none.
-    pub(super) fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+    /// Combines errors into one; `Ok` if there are none.
+    pub(super) fn combine(mut errors: Vec<Self>) -> Result<(), Self> {
         match errors.len() {
             0 => Ok(()),
             1 => Err(errors.remove(0)),
-            _ => Err(Self::Several(errors)),
+            _ => Err(Self::Multiple(errors)),
         }
     }
 }

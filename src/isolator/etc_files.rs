@@ -1,11 +1,11 @@
 //! A container's `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`.
 //!
-//! Each container with networks of its own has its own files, in its checkpoint directory. The
-//! agent's launch helper binds them over the container's, so nothing is run here and nothing of
-//! the host's is changed.
+//! A container with networks of its own has its own files, in its checkpoint directory. The
+//! agent's launch helper binds them over the container's, so nothing is executed here and the
+//! host's files do not change.
 //!
-//! Invariant: a root filesystem comes from an image and is hostile: no symbolic link in it is
-//! ever followed.
+//! Invariant: a root filesystem comes from an image and is not trusted. No symbolic link in it is
+//! followed.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,10 +23,10 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::config::Dns;
 use crate::proto::mesos::slave::ContainerMountInfo;
 
-/// The files, by name below `/etc`.
+/// The names of the files below `/etc`.
 const FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
-/// Why a container's files could not be written or bound.
+/// A container's files could not be written or bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}: {source}", path = path.display())]
 pub struct EtcFilesError {
@@ -36,8 +36,8 @@ pub struct EtcFilesError {
     source: io::Error,
 }
 
-/// Writes the three files into `directory`. They are written in place, so that a file that is
-/// bound already changes under its mount. `dns` without a name server means the host's resolver.
+/// Writes the three files into `directory`. In place, so that a file that is already bound changes
+/// under its mount. Without a name server in `dns`, `resolv.conf` is a copy of the host's.
 pub(super) fn write(
     directory: &Path,
     hostname: &str,
@@ -45,19 +45,19 @@ pub(super) fn write(
     dns: &Dns,
 ) -> Result<(), EtcFilesError> {
     let host_resolver = Path::new("/etc/resolv.conf");
-    let resolver = if dns.nameservers.is_empty() {
+    let resolv_conf = if dns.nameservers.is_empty() {
         fs::read(host_resolver).map_err(|source| EtcFilesError {
-            action: "read, for a container without name servers of its own,",
+            action: "read the resolver configuration for a container without name servers,",
             path: host_resolver.to_owned(),
             source,
         })?
     } else {
-        resolver(dns).into_bytes()
+        resolv_conf(dns).into_bytes()
     };
     let contents = [
         hosts(hostname, addresses).into_bytes(),
         format!("{hostname}\n").into_bytes(),
-        resolver,
+        resolv_conf,
     ];
     for (name, content) in FILES.iter().zip(contents) {
         let path = directory.join(name);
@@ -81,7 +81,7 @@ fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
     text
 }
 
-fn resolver(dns: &Dns) -> String {
+fn resolv_conf(dns: &Dns) -> String {
     let mut text = String::new();
     let mut line = |keyword: &str, words: &[String]| {
         if !words.is_empty() {
@@ -98,8 +98,8 @@ fn resolver(dns: &Dns) -> String {
     text
 }
 
-/// The resolver configuration of a container on several networks: lists are joined without
-/// repetition, of single values the last network's wins, as network/cni has it.
+/// The resolver configuration of a container on several networks. As in `network/cni`, lists are
+/// joined without duplicates, and the last network's domain wins.
 pub(super) fn merge<'a>(all: impl IntoIterator<Item = &'a Dns>) -> Dns {
     fn join<T: Clone + PartialEq>(into: &mut Vec<T>, from: &[T]) {
         for item in from {
@@ -118,8 +118,8 @@ pub(super) fn merge<'a>(all: impl IntoIterator<Item = &'a Dns>) -> Dns {
     merged
 }
 
-/// The mounts that put the files of `directory` in place of a container's own: over the host's
-/// paths in the container's mount namespace and, for an image, inside its root filesystem.
+/// The mounts that replace a container's files by those of `directory`: over the host's paths in
+/// the container's mount namespace and, for an image, inside its root filesystem.
 pub(super) fn mounts(
     directory: &Path,
     rootfs: Option<&Path>,
@@ -128,7 +128,7 @@ pub(super) fn mounts(
     for name in FILES {
         let source = directory.join(name);
         let on_host = Path::new("/etc").join(name);
-        // The launch helper would create a missing target, on the host.
+        // The launch helper would create a missing target on the host.
         if on_host.exists() {
             mounts.push(bind(&source, &on_host, MsFlags::MS_BIND));
         }
@@ -140,8 +140,8 @@ pub(super) fn mounts(
     Ok(mounts)
 }
 
-/// The mounts that show the host's own files, read-only, in the root filesystem of a container
-/// on the host network.
+/// The mounts that put the host's files, read-only, into the root filesystem of a container on the
+/// host's network.
 pub(super) fn host_mounts(rootfs: &Path) -> Result<Vec<ContainerMountInfo>, EtcFilesError> {
     let mut mounts = Vec::new();
     for name in FILES {
@@ -162,26 +162,26 @@ fn bind(source: &Path, target: &Path, flags: MsFlags) -> ContainerMountInfo {
     ContainerMountInfo {
         source: Some(source.to_string_lossy().into_owned()),
         target: target.to_string_lossy().into_owned(),
-        // The kernel's flags are all below 2^32 here.
+        // All mount flags are below 2^32.
         flags: u32::try_from(flags.bits()).ok(),
         ..ContainerMountInfo::default()
     }
 }
 
-/// The path of `etc/<name>` below `rootfs`, which is a plain file when this returns: it is made
-/// where the image has none, and made anew where the image has a symbolic link, which would lead
-/// the mount to the host.
+/// The path of `etc/<name>` below `rootfs`, which is a regular file when this returns. It is
+/// created if missing, and replaces a symbolic link, through which the mount would end up on the
+/// host.
 fn target_in(rootfs: &Path, name: &str) -> Result<PathBuf, EtcFilesError> {
     let path = rootfs.join("etc").join(name);
-    plain_file(rootfs, name).map_err(|errno| EtcFilesError {
-        action: "make a plain file to mount over of",
+    ensure_regular_file(rootfs, name).map_err(|errno| EtcFilesError {
+        action: "create a regular file in the image at",
         path: path.clone(),
         source: errno.into(),
     })?;
     Ok(path)
 }
 
-fn plain_file(rootfs: &Path, name: &str) -> nix::Result<()> {
+fn ensure_regular_file(rootfs: &Path, name: &str) -> nix::Result<()> {
     let directory = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let root = open(rootfs, directory, Mode::empty())?;
     match mkdirat(&root, "etc", Mode::from_bits_truncate(0o755)) {
@@ -220,30 +220,30 @@ mod tests {
         Dns {
             nameservers: servers
                 .iter()
-                .map(|text| text.parse().expect("an address"))
+                .map(|server| server.parse().expect("an address"))
                 .collect(),
             domain: domain.map(str::to_owned),
             search: vec![],
-            options: options.iter().map(|text| (*text).to_owned()).collect(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
         }
     }
 
     #[test]
-    fn several_networks_share_one_resolver_configuration() {
+    fn merge_of_several_networks_joins_lists() {
         let merged = merge([
             &dns(&["10.0.0.2"], Some("one"), &["ndots:2"]),
             &dns(&["10.0.0.2", "fd00::2"], None, &["rotate"]),
         ]);
         assert_eq!(
-            resolver(&merged),
+            resolv_conf(&merged),
             "domain one\noptions ndots:2 rotate\nnameserver 10.0.0.2\nnameserver fd00::2\n"
         );
     }
 
     #[test]
-    fn hosts_names_the_first_address_of_each_family() {
+    fn hosts_has_first_address_of_each_family() {
         let addresses =
-            ["10.0.0.5", "10.1.0.5", "fd00::5"].map(|text| text.parse().expect("an address"));
+            ["10.0.0.5", "10.1.0.5", "fd00::5"].map(|server| server.parse().expect("an address"));
         let text = hosts("web", &addresses);
         assert!(
             text.contains("\n10.0.0.5 web\n") && text.contains("\nfd00::5 web\n"),
@@ -253,27 +253,27 @@ mod tests {
     }
 
     #[test]
-    fn an_image_cannot_lead_a_mount_out_of_its_root() {
+    fn symlink_in_image_cannot_redirect_mount() {
         let outside = tempfile::tempdir().expect("a directory");
         let rootfs = tempfile::tempdir().expect("a directory");
         let victim = outside.path().join("victim");
         fs::write(&victim, "host").expect("a file");
         fs::create_dir(rootfs.path().join("etc")).expect("etc");
         symlink(&victim, rootfs.path().join("etc/resolv.conf")).expect("a link");
-        let target = target_in(rootfs.path(), "resolv.conf").expect("a plain file");
+        let target = target_in(rootfs.path(), "resolv.conf").expect("a regular file");
         assert!(fs::symlink_metadata(target).expect("metadata").is_file());
         assert_eq!(fs::read_to_string(&victim).expect("untouched"), "host");
 
         let rootfs = tempfile::tempdir().expect("a directory");
         symlink(outside.path(), rootfs.path().join("etc")).expect("a link");
-        target_in(rootfs.path(), "hosts").expect_err("a linked etc is refused");
+        target_in(rootfs.path(), "hosts").expect_err("a symbolic link at etc is refused");
         assert!(!outside.path().join("hosts").exists());
     }
 
     #[test]
-    fn an_image_without_etc_gets_one() {
+    fn missing_etc_in_image_is_created() {
         let rootfs = tempfile::tempdir().expect("a directory");
-        let target = target_in(rootfs.path(), "hosts").expect("a plain file");
+        let target = target_in(rootfs.path(), "hosts").expect("a regular file");
         assert_eq!(target, rootfs.path().join("etc/hosts"));
         assert!(target.is_file());
     }

@@ -1,4 +1,5 @@
-//! The hook's half: what task status lacks, and the safety net when an executor is gone.
+//! What the hook needs of the isolator: labels for task status, and the cleanup of a container
+//! whose executor is gone.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use super::container::Container;
 use crate::proto::mesos::{Label, Labels, TaskStatus};
 use contrail_mesos_api::container::ContainerId;
 
-/// What the labels that we add to a task's status begin with.
+/// The prefix of the labels that we add to a task's status.
 const LABEL_PREFIX: &str = "contrail-mesos/";
 
 impl Isolator {
@@ -20,68 +21,65 @@ impl Isolator {
             .container_status
             .as_ref()
             .and_then(|status| status.container_id.as_ref())
-            .and_then(|id| self.owner(&ContainerId::from(id)));
+            .and_then(|id| self.namespace_owner(&ContainerId::from(id)));
         let container = nested.or_else(|| {
             let executor = status.executor_id.as_ref()?;
-            self.of_executor(&ExecutorKey {
+            self.executor_container(&ExecutorKey {
                 framework: framework.to_owned(),
                 executor: String::from_utf8_lossy(&executor.value).into_owned(),
             })
         })?;
-        let ours = labels(&container);
-        if ours.is_empty() {
+        let own = labels(&container);
+        if own.is_empty() {
             return None;
         }
-        // What the hook returns replaces the status' labels, so the task's own go along.
+        // The hook's labels replace those of the status, so they must include the task's own.
         let mut labels = status.labels.clone().unwrap_or_default();
         labels
             .labels
             .retain(|label| !label.key.starts_with(LABEL_PREFIX.as_bytes()));
-        labels.labels.extend(ours);
+        labels.labels.extend(own);
         Some(labels)
     }
 
-    /// The agent removed an executor, long after it cleaned up the executor's container. If it
-    /// did not, we do.
+    /// The agent has removed an executor, long after it should have cleaned up the executor's
+    /// container. Cleans up the container if the agent did not.
     pub async fn executor_removed(self: &Arc<Self>, executor: &ExecutorKey) {
-        let Some(container) = self.of_executor(executor) else {
+        let Some(container) = self.executor_container(executor) else {
             return;
         };
         let id = container.id.clone();
         drop(container);
-        // A cleanup that is under way is the agent's; only what outlives it is ours.
+        // Leaves a cleanup that is under way to the agent.
         tokio::time::sleep(self.deadlines.cleanup).await;
         if self.container(&id).is_some() {
-            log::warn!(container:% = id; "its executor is gone, and the agent never cleaned it up");
-            // The outcome is logged there.
+            log::warn!(container:% = id; "cleaning up: the executor was removed, but the agent did not clean up its container");
+            // Logs its own outcome.
             let _ = self.cleanup(&id).await;
         }
     }
 }
 
 fn labels(container: &Container) -> Vec<Label> {
-    let known = container.known();
     let mut labels = Vec::new();
-    let networks = known
-        .checkpoint
-        .iter()
-        .flat_map(|checkpoint| &checkpoint.networks);
-    for (index, network) in networks.enumerate() {
+    for (network, attachment) in container.state().networks() {
         let intent = &network.intent;
-        let made = known.made.as_ref().and_then(|made| made.get(index));
-        let mut label = |name: &str, value: String| {
+        let mut add = |name: &str, value: String| {
             labels.push(Label {
                 key: format!("{LABEL_PREFIX}{}/{name}", intent.interface).into_bytes(),
                 value: Some(value.into_bytes()),
             });
         };
-        let mac = made.map_or(intent.mac, |made| made.mac);
-        let gateways = made.map_or(&intent.gateways, |made| &made.gateways);
-        let gateways: Vec<String> = gateways.iter().map(ToString::to_string).collect();
-        label("network", intent.network.clone());
-        label("mac", mac.to_string());
+        let mac = attachment.map_or(intent.mac, |attachment| attachment.mac);
+        let gateways: Vec<String> = attachment
+            .map_or(&intent.gateways, |attachment| &attachment.gateways)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        add("network", intent.network.clone());
+        add("mac", mac.to_string());
         if !gateways.is_empty() {
-            label("gateway", gateways.join(","));
+            add("gateway", gateways.join(","));
         }
     }
     labels

@@ -1,4 +1,4 @@
-//! What the agent is told to launch a container with.
+//! How the agent launches a container: namespaces, mounts and environment.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,8 @@ use crate::proto::mesos::{Environment, environment};
 pub(super) fn own_networks(mounts: Vec<ContainerMountInfo>) -> ContainerLaunchInfo {
     ContainerLaunchInfo {
         environment: Some(Environment {
-            // The executor's libprocess would else bind the agent's address, which is not there.
+            // Otherwise the executor's libprocess binds the agent's address, which the
+            // container does not have.
             variables: vec![Variable {
                 name: "LIBPROCESS_IP".to_owned(),
                 value: Some("0.0.0.0".to_owned()),
@@ -56,7 +57,7 @@ pub(super) fn host_network(mounts: Vec<ContainerMountInfo>) -> ContainerLaunchIn
     }
 }
 
-/// The container's root filesystem, where it has an image.
+/// The container's root filesystem, if it has an image.
 pub(super) fn rootfs(config: &ContainerConfig) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStrExt as _;
     let rootfs = config.rootfs.as_deref()?;

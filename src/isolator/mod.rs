@@ -1,91 +1,86 @@
-//! The isolator `network/contrail`: prepare → isolate → status → cleanup, and recover. Knows no
-//! netlink and no HTTP.
+//! The isolator `network/contrail`: recover, then prepare → isolate → status → cleanup for each
+//! container. Knows no netlink and no HTTP.
 //!
 //! # Guarantees
-//! - Every step has a deadline: the agent itself would wait for ever.
-//! - A step that was started comes to its end even if the agent no longer waits for it; a later
-//!   step of the same container waits for it first. So a cleanup sees everything that was made.
+//! - Every step has a deadline, because the agent itself waits forever.
+//! - A step that has started runs to its end even if the agent no longer waits for it, and a later
+//!   step of the same container waits for it. A cleanup therefore sees everything that was created.
 //! - `status` answers from memory.
-//! - `recover` never fails: what cannot be read is moved aside and reported.
-//! - A container's trouble stays its own.
+//! - `recover` never fails: a checkpoint that cannot be read is moved aside and reported.
+//! - A failure affects one container only.
 //!
-//! Only containers with networks of their own are remembered. Those that join another's, or are
-//! on the host's network, have nothing to clean up.
+//! Only containers with networks of their own are tracked. Containers that join another's network
+//! or use the host's have nothing to clean up.
 
+pub mod attacher;
 pub mod checkpoint;
-mod cleanup;
 mod container;
 mod error;
 mod etc_files;
 mod hook;
-mod isolate;
 mod launch;
-pub mod networks;
-mod prepare;
 mod recover;
 mod target;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use self::checkpoint::{Checkpoint, ExecutorKey};
-use self::container::{Container, Containers, lock};
+use self::attacher::{Attacher, Target};
+use self::checkpoint::{Checkpoint, ExecutorKey, Owner};
+use self::container::{Container, Containers, NetworkState, lock};
 pub use self::error::IsolatorError;
-use self::networks::Networks;
 use crate::config::{ConfigError, ConfigProblem, Deadlines, Source};
-use crate::proto::mesos::slave::ContainerLimitation;
-use crate::proto::mesos::{ContainerStatus, ResourceStatistics, slave};
+use crate::network_request;
+use crate::proto::mesos::slave::{
+    ContainerClass, ContainerConfig, ContainerLaunchInfo, ContainerLimitation,
+};
+use crate::proto::mesos::{ContainerStatus, ExecutorInfo, ResourceStatistics};
 use crate::provider::{Lost, Statistics};
 use contrail_mesos_api::container::ContainerId;
 
-/// `TaskStatus.Reason` of a container whose network is lost: `REASON_CONTAINER_LIMITATION`.
+/// `TaskStatus.Reason` of a container that lost its network: `REASON_CONTAINER_LIMITATION`.
 const REASON_CONTAINER_LIMITATION: i32 = 19;
 
 /// The isolator of one agent. All asynchronous calls need a tokio runtime.
 pub struct Isolator {
     source: Source,
     deadlines: Deadlines,
-    networks: Networks,
+    attacher: Attacher,
     containers: Mutex<Containers>,
 }
 
 impl Isolator {
-    /// The isolator that the module's parameters describe. Blocks on the configuration file.
+    /// Creates the isolator from the module's parameters. Blocks on the configuration file.
     ///
-    /// Must be called inside a tokio runtime, where the lost interfaces will be waited for.
+    /// Must be called inside a tokio runtime: it spawns the task that waits for lost interfaces.
     pub fn new(parameters: &[(String, String)]) -> Result<Arc<Self>, ConfigError> {
         let source = Source::from_parameters(parameters);
         if !nix::unistd::geteuid().is_root() {
             let mut problems = source.err().map_or_else(Vec::new, |error| error.problems);
-            problems.push(ConfigProblem {
-                place: "network/contrail".to_owned(),
-                key: String::new(),
-                message: "needs root to make interfaces: run the agent as root, or take the \
-                          isolator out of --isolation"
+            problems.push(isolator_problem(
+                "needs root to create interfaces: run the agent as root, or remove \
+                 network/contrail from --isolation"
                     .to_owned(),
-            });
+            ));
             return Err(ConfigError { problems });
         }
         let source = source?;
         let config = source.load()?;
-        for problem in &config.unusable {
+        for problem in &config.cni_problems {
             log::warn!("{problem}");
         }
         let (sender, lost) = unbounded_channel();
-        let networks = Networks::new(&config, sender).map_err(|error| ConfigError {
-            problems: vec![ConfigProblem {
-                place: "network/contrail".to_owned(),
-                key: String::new(),
-                message: error.to_string(),
-            }],
+        let attacher = Attacher::new(&config, sender).map_err(|error| ConfigError {
+            problems: vec![isolator_problem(error.to_string())],
         })?;
         let isolator = Arc::new(Self {
             deadlines: config.deadlines,
-            networks,
+            attacher,
             source,
             containers: Mutex::default(),
         });
@@ -97,9 +92,9 @@ impl Isolator {
         lock(&self.containers).get(id).cloned()
     }
 
-    /// The container itself, or the nearest of its parents, that has networks of its own: the one
-    /// whose network namespace it is in.
-    fn owner(&self, id: &ContainerId) -> Option<Arc<Container>> {
+    /// The container whose network namespace `id` is in: itself, or its nearest ancestor that has
+    /// networks of its own.
+    fn namespace_owner(&self, id: &ContainerId) -> Option<Arc<Container>> {
         let containers = lock(&self.containers);
         let mut next = Some(id.clone());
         while let Some(id) = next {
@@ -111,8 +106,8 @@ impl Isolator {
         None
     }
 
-    fn of_executor(&self, executor: &ExecutorKey) -> Option<Arc<Container>> {
-        lock(&self.containers).of_executor(executor).cloned()
+    fn executor_container(&self, executor: &ExecutorKey) -> Option<Arc<Container>> {
+        lock(&self.containers).by_executor(executor).cloned()
     }
 
     fn ids(&self) -> HashSet<ContainerId> {
@@ -127,20 +122,175 @@ impl Isolator {
         lock(&self.containers).remove(id);
     }
 
+    /// How to launch the container; `None` if it needs nothing from us.
+    ///
+    /// A container that requests networks is reserved addresses, and its intent is on its way to
+    /// the disk when this returns.
+    pub async fn prepare(
+        self: &Arc<Self>,
+        id: &ContainerId,
+        config: ContainerConfig,
+    ) -> Result<Option<ContainerLaunchInfo>, IsolatorError> {
+        if let Some(parent) = id.parent() {
+            let is_debug = config.container_class() == ContainerClass::Debug;
+            if is_debug || !requests_networks(&config) {
+                return self.prepare_joining(&parent, &config, is_debug);
+            }
+        } else if !requests_networks(&config) {
+            return prepare_host_network(&config);
+        }
+        let isolator = self.clone();
+        let container = id.clone();
+        let prepared = step("prepare", self.deadlines.prepare, async move {
+            isolator.prepare_own_networks(container, config).await
+        })
+        .await;
+        if let Err(error) = &prepared {
+            log::error!(container:% = id, error:% = error; "prepare failed");
+        }
+        prepared.map(Some)
+    }
+
+    async fn prepare_own_networks(
+        &self,
+        id: ContainerId,
+        config: ContainerConfig,
+    ) -> Result<ContainerLaunchInfo, IsolatorError> {
+        if self.container(&id).is_some() {
+            return Err(IsolatorError::AlreadyAttached(id.to_string()));
+        }
+        let executor = executor_key(config.executor_info.as_ref());
+        let container = Arc::new(Container::new(
+            id.clone(),
+            executor,
+            NetworkState::default(),
+        ));
+        let _guard = container.lock.lock().await;
+        self.insert(container.clone());
+        let prepared = self.reserve(&container, &config).await;
+        if prepared.is_err() && container.state().checkpoint.is_none() {
+            self.remove(&id);
+        }
+        prepared
+    }
+
+    async fn reserve(
+        &self,
+        container: &Container,
+        container_config: &ContainerConfig,
+    ) -> Result<ContainerLaunchInfo, IsolatorError> {
+        let source = self.source.clone();
+        let config = tokio::task::spawn_blocking(move || source.load()).await??;
+        let info = container_config.container_info.clone().unwrap_or_default();
+        let request = network_request::parse(&container.id, &info, &config)?;
+        let executor = container.executor.clone();
+        let checkpoint = self
+            .attacher
+            .reserve(&request, &container.id, Owner::Agent, executor)
+            .await?;
+        container.state().checkpoint = Some(checkpoint.clone());
+        self.attacher.write_etc_files(&checkpoint, None).await?;
+        let directory = self.attacher.checkpoints().directory(&container.id);
+        let mounts = etc_files::mounts(&directory, launch::rootfs(container_config).as_deref())?;
+        log::info!(container:% = container.id; "prepared: {}", summary(&checkpoint));
+        Ok(launch::own_networks(mounts))
+    }
+
+    /// A nested container that shares its parent's network, be it the host's.
+    fn prepare_joining(
+        &self,
+        parent: &ContainerId,
+        config: &ContainerConfig,
+        is_debug: bool,
+    ) -> Result<Option<ContainerLaunchInfo>, IsolatorError> {
+        let Some(owner) = self.namespace_owner(parent) else {
+            return prepare_host_network(config);
+        };
+        // A DEBUG container also shares its parent's mounts, where the files already are.
+        let directory = self.attacher.checkpoints().directory(&owner.id);
+        let mounts = if is_debug || !directory.join("hosts").exists() {
+            vec![]
+        } else {
+            etc_files::mounts(&directory, launch::rootfs(config).as_deref())?
+        };
+        Ok(Some(launch::joining(mounts)))
+    }
+
+    /// Attaches the container whose first process is `pid`, before that process executes its
+    /// first instruction. Does nothing for a container without networks of its own.
+    pub async fn isolate(
+        self: &Arc<Self>,
+        id: &ContainerId,
+        pid: u32,
+    ) -> Result<(), IsolatorError> {
+        let Some(container) = self.container(id) else {
+            return Ok(());
+        };
+        let isolator = self.clone();
+        let isolated = step("isolate", self.deadlines.isolate, async move {
+            let _guard = container.lock.lock().await;
+            let Some(checkpoint) = container.state().checkpoint.clone() else {
+                // A cleanup came first.
+                return Ok(());
+            };
+            let attachments = isolator
+                .attacher
+                .attach(&checkpoint, Target::Process(pid))
+                .await?;
+            container.state().attachments = Some(attachments);
+            Ok(())
+        })
+        .await;
+        log_outcome("attach", id, &isolated);
+        isolated
+    }
+
+    /// Detaches the container's networks and stops tracking it. Idempotent.
+    ///
+    /// The agent calls it once, also for containers that we do not track. What fails here is
+    /// retried when the agent starts next.
+    pub async fn cleanup(self: &Arc<Self>, id: &ContainerId) -> Result<(), IsolatorError> {
+        let Some(container) = self.container(id) else {
+            return Ok(());
+        };
+        let isolator = self.clone();
+        let cleaned = step("cleanup", self.deadlines.cleanup, async move {
+            // Waits for a prepare or isolate that the agent no longer waits for.
+            let _guard = container.lock.lock().await;
+            let checkpoint = container.state().checkpoint.clone();
+            if let Some(checkpoint) = checkpoint {
+                isolator.attacher.detach(&checkpoint).await?;
+            } else {
+                let mut keep = isolator.ids();
+                keep.remove(&container.id);
+                isolator
+                    .attacher
+                    .detach_without_checkpoint(&container.id, &keep)
+                    .await?;
+            }
+            *container.state() = NetworkState::default();
+            isolator.remove(&container.id);
+            Ok(())
+        })
+        .await;
+        log_outcome("detach", id, &cleaned);
+        cleaned
+    }
+
     /// The addresses of the container, or of the one whose network it shares.
     #[must_use]
     pub fn status(&self, id: &ContainerId) -> ContainerStatus {
-        self.owner(id)
+        self.namespace_owner(id)
             .map_or_else(ContainerStatus::default, |owner| owner.status())
     }
 
-    /// Completes when the container's network is lost, with the reason to end the container.
+    /// Completes when the container loses its network, with the reason to end the container.
     pub async fn watch(&self, id: &ContainerId) -> ContainerLimitation {
         let Some(container) = self.container(id) else {
             return std::future::pending().await;
         };
         let mut lost = container.lost.subscribe();
-        // Nobody else keeps the sender: the container may be forgotten while it is watched.
+        // Holds no reference: the container may be removed while it is watched.
         drop(container);
         let Ok(Some(message)) = lost
             .wait_for(Option::is_some)
@@ -155,7 +305,8 @@ impl Isolator {
         }
     }
 
-    /// The counters of all interfaces of the container; those that cannot be read count nothing.
+    /// The sum of the counters of the container's interfaces; an interface whose counters cannot
+    /// be read is left out.
     pub async fn usage(&self, id: &ContainerId) -> ResourceStatistics {
         let timestamp = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -166,16 +317,19 @@ impl Isolator {
         };
         let Some(checkpoint) = self
             .container(id)
-            .and_then(|container| container.known().checkpoint.clone())
+            .and_then(|container| container.state().checkpoint.clone())
         else {
             return empty;
         };
-        let read = join_all(checkpoint.networks.iter().map(|network| {
-            self.networks
+        let counters: Vec<Statistics> = join_all(checkpoint.networks.iter().map(|network| {
+            self.attacher
                 .provider(&network.intent)
                 .statistics(&network.intent)
-        }));
-        let counters: Vec<Statistics> = read.await.into_iter().filter_map(Result::ok).collect();
+        }))
+        .await
+        .into_iter()
+        .filter_map(Result::ok)
+        .collect();
         if counters.is_empty() {
             return empty;
         }
@@ -194,7 +348,34 @@ impl Isolator {
     }
 }
 
-/// Ends the containers whose interfaces vanish, as long as the isolator is there.
+fn isolator_problem(message: String) -> ConfigProblem {
+    ConfigProblem {
+        place: "network/contrail".to_owned(),
+        key: String::new(),
+        message,
+    }
+}
+
+fn requests_networks(config: &ContainerConfig) -> bool {
+    config
+        .container_info
+        .as_ref()
+        .is_some_and(network_request::requests_networks)
+}
+
+/// On the host's network only a container with an image needs us, to bind the host's files below
+/// /etc: `network/cni`, which would do it, is not loaded.
+fn prepare_host_network(
+    config: &ContainerConfig,
+) -> Result<Option<ContainerLaunchInfo>, IsolatorError> {
+    let Some(rootfs) = launch::rootfs(config) else {
+        return Ok(None);
+    };
+    let mounts = etc_files::host_mounts(Path::new(&rootfs))?;
+    Ok(Some(launch::host_network(mounts)))
+}
+
+/// Ends the containers that lose an interface, until the isolator is dropped.
 async fn limit_lost(isolator: Weak<Isolator>, mut lost: UnboundedReceiver<Lost>) {
     while let Some(Lost { container, message }) = lost.recv().await {
         let Some(isolator) = isolator.upgrade() else {
@@ -207,55 +388,53 @@ async fn limit_lost(isolator: Weak<Isolator>, mut lost: UnboundedReceiver<Lost>)
     }
 }
 
-/// Runs a step to its end, and waits for that no longer than its deadline.
+/// Runs a step to its end, and waits for it until its deadline.
 async fn step<T, F>(name: &'static str, deadline: Duration, work: F) -> Result<T, IsolatorError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, IsolatorError>> + Send + 'static,
 {
-    match tokio::time::timeout(deadline, tokio::spawn(work)).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(IsolatorError::Internal(name)),
-        Err(_) => Err(IsolatorError::Deadline {
+    tokio::time::timeout(deadline, tokio::spawn(work))
+        .await
+        .map_err(|_| IsolatorError::Deadline {
             step: name,
             after: deadline,
-        }),
-    }
+        })??
 }
 
-/// The executor that a container was launched for, where the agent says.
-fn executor_key(executor: Option<&crate::proto::mesos::ExecutorInfo>) -> Option<ExecutorKey> {
+/// The executor that a container was launched for, if the agent names one.
+fn executor_key(executor: Option<&ExecutorInfo>) -> Option<ExecutorKey> {
     let executor = executor?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let string = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Some(ExecutorKey {
-        framework: text(&executor.framework_id.as_ref()?.value),
-        executor: text(&executor.executor_id.value),
+        framework: string(&executor.framework_id.as_ref()?.value),
+        executor: string(&executor.executor_id.value),
     })
 }
 
-/// One line for an outcome, whatever it is.
-fn outcome<T>(step: &str, id: &ContainerId, result: &Result<T, IsolatorError>) {
+/// Logs one line for the outcome of an action.
+fn log_outcome<T>(action: &str, id: &ContainerId, result: &Result<T, IsolatorError>) {
     match result {
-        Ok(_) => log::info!(container:% = id; "{step}"),
-        Err(error) => log::error!(container:% = id, error:% = error; "{step} failed"),
+        Ok(_) => log::info!(container:% = id; "{action} succeeded"),
+        Err(error) => log::error!(container:% = id, error:% = error; "{action} failed"),
     }
 }
 
 /// The container's networks and addresses on one line, for the log.
 fn summary(checkpoint: &Checkpoint) -> String {
-    let networks = checkpoint.networks.iter().map(|network| {
-        let addresses = network.intent.addresses.iter().map(ToString::to_string);
-        let addresses = addresses.collect::<Vec<_>>().join(",");
+    let describe = |network: &checkpoint::CheckpointedNetwork| {
+        let intent = &network.intent;
+        let addresses: Vec<String> = intent.addresses.iter().map(ToString::to_string).collect();
         format!(
-            "{}={}[{addresses}]",
-            network.intent.interface, network.intent.network
+            "{}={}[{}]",
+            intent.interface,
+            intent.network,
+            addresses.join(",")
         )
-    });
-    networks.collect::<Vec<_>>().join(" ")
+    };
+    let networks: Vec<String> = checkpoint.networks.iter().map(describe).collect();
+    networks.join(" ")
 }
-
-/// The state of a container as the agent found it when it started.
-type State = slave::ContainerState;
 
 #[cfg(test)]
 mod tests;

@@ -1,74 +1,83 @@
-//! recover: when the agent starts, checkpoints × what the agent knows → adopt, keep or clean up.
+//! Recovery when the agent starts, from the checkpoints and what the agent knows.
 //!
-//! | checkpoint | the agent says | then |
+//! | checkpoint | the agent reports | action |
 //! |---|---|---|
-//! | readable | alive | adopted with its addresses; if its interface is gone, its network is lost |
-//! | readable | orphan | kept until the agent calls cleanup |
-//! | readable | nothing | detached now: the agent forgot it, as after a reboot |
-//! | damaged | alive or orphan | moved aside; what is left of it is swept at its cleanup |
-//! | damaged | nothing | moved aside; what is left of it is swept now |
+//! | intact | alive | adopt it with its addresses; if its interface is gone, its network is lost |
+//! | intact | orphan | keep it until the agent calls cleanup |
+//! | intact | nothing | detach it now: the agent no longer knows it, as after a reboot |
+//! | intact, an operator's | anything | leave it: only the operator detaches it |
+//! | damaged | alive or orphan | move it aside; sweep what is left of it at its cleanup |
+//! | damaged | nothing | move it aside; sweep what is left of it now |
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use futures::future::join_all;
 
-use super::checkpoint::{Checkpoint, Found, Owner};
-use super::container::{Container, Known};
-use super::{Isolator, IsolatorError, State, outcome, step, summary};
+use super::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
+use super::container::{Container, NetworkState};
+use super::{Isolator, IsolatorError, log_outcome, step, summary};
 use crate::proto::mesos;
+use crate::proto::mesos::slave::ContainerState;
 use crate::provider::Attachment;
 use contrail_mesos_api::container::ContainerId;
 
 impl Isolator {
-    /// Takes over what an earlier agent left. Never fails, lest the agent does not start; what
-    /// goes wrong is logged, and tried again at the next start.
+    /// Takes over what an earlier agent left. Never fails, because the agent would then not start;
+    /// errors are logged, and retried at the next start.
     pub async fn recover(
         self: &Arc<Self>,
-        states: Vec<State>,
+        states: Vec<ContainerState>,
         orphans: Vec<mesos::ContainerId>,
     ) -> Result<(), IsolatorError> {
         let isolator = self.clone();
         let recovered = step("recover", self.deadlines.recover, async move {
-            isolator.take_over(&states, &orphans).await;
+            isolator.recover_all(&states, &orphans).await;
             Ok(())
         })
         .await;
         if let Err(error) = recovered {
-            log::error!(error:% = error; "recovery goes on in the background");
+            log::error!(error:% = error; "recovery continues in the background");
         }
         Ok(())
     }
 
-    async fn take_over(&self, states: &[State], orphans: &[mesos::ContainerId]) {
-        let alive: HashMap<ContainerId, &State> = states
+    async fn recover_all(&self, states: &[ContainerState], orphans: &[mesos::ContainerId]) {
+        let alive: HashMap<ContainerId, &ContainerState> = states
             .iter()
             .map(|state| (ContainerId::from(&state.container_id), state))
             .collect();
         let orphans: HashSet<ContainerId> = orphans.iter().map(ContainerId::from).collect();
-        let checkpoints = self.networks.checkpoints().clone();
-        let found = match tokio::task::spawn_blocking(move || checkpoints.find()).await {
-            Ok(Ok(found)) => found,
+        let checkpoints = self.attacher.checkpoints().clone();
+        let stored = match tokio::task::spawn_blocking(move || checkpoints.load_all()).await {
+            Ok(Ok(stored)) => stored,
             Ok(Err(error)) => {
-                // Without knowing what to keep, nothing may be removed.
+                // Without the list of what to keep, nothing may be removed.
                 log::error!(error:% = error; "cannot recover any container");
                 return;
             }
             Err(_) => return,
         };
         let mut keep = HashSet::new();
-        let mut work = Vec::new();
-        for found in found {
-            match found {
-                Found::Container(checkpoint, made) => {
+        let mut recoveries = Vec::new();
+        for stored in stored {
+            match stored {
+                // The sweep keeps it, too.
+                StoredCheckpoint::Intact { checkpoint, .. }
+                    if checkpoint.owner == Owner::Operator => {}
+                StoredCheckpoint::Intact {
+                    checkpoint,
+                    attachments,
+                } => {
                     let state = alive.get(&checkpoint.container).copied();
-                    let known = state.is_some() || orphans.contains(&checkpoint.container);
-                    if known {
+                    let is_known = state.is_some() || orphans.contains(&checkpoint.container);
+                    if is_known {
                         keep.insert(checkpoint.container.clone());
                     }
-                    work.push(self.take_over_one(checkpoint, made, state, known));
+                    recoveries.push(self.recover_one(*checkpoint, attachments, state, is_known));
                 }
-                Found::Damaged { file_name, error } => {
+                StoredCheckpoint::Damaged { file_name, error } => {
                     self.set_aside(&file_name, &error).await;
                     let known = alive
                         .keys()
@@ -76,52 +85,55 @@ impl Isolator {
                         .find(|id| id.file_name().as_str() == file_name);
                     if let Some(id) = known {
                         keep.insert(id.clone());
-                        self.insert(Arc::new(Container::new(id.clone(), None, Known::default())));
+                        let state = NetworkState::default();
+                        self.insert(Arc::new(Container::new(id.clone(), None, state)));
                     }
                 }
             }
         }
-        join_all(work).await;
-        if let Err(error) = self.networks.sweep(&keep).await {
+        join_all(recoveries).await;
+        if let Err(error) = self.attacher.sweep(&keep).await {
             log::error!(error:% = error; "cannot remove everything that dead containers left");
         }
     }
 
-    async fn take_over_one(
+    async fn recover_one(
         &self,
-        checkpoint: Box<Checkpoint>,
-        made: Option<Vec<Attachment>>,
-        state: Option<&State>,
-        known: bool,
+        checkpoint: Checkpoint,
+        attachments: Option<Vec<Attachment>>,
+        state: Option<&ContainerState>,
+        is_known: bool,
     ) {
         let id = checkpoint.container.clone();
-        if checkpoint.owner == Owner::Operator {
+        if !is_known {
+            let detached = self.attacher.detach(&checkpoint).await;
+            log_outcome(
+                "detach of a container that the agent no longer knows",
+                &id,
+                &detached,
+            );
             return;
         }
-        if !known {
-            let detached = self.networks.detach(&checkpoint).await;
-            outcome("detached, for the agent no longer knows it", &id, &detached);
-            return;
-        }
+        let was_attached = attachments.is_some();
         let container = Arc::new(Container::new(
             id.clone(),
             checkpoint.executor.clone(),
-            Known {
-                checkpoint: Some((*checkpoint).clone()),
-                made: made.clone(),
+            NetworkState {
+                checkpoint: Some(checkpoint.clone()),
+                attachments,
             },
         ));
         self.insert(container.clone());
         let Some(state) = state else {
             return;
         };
-        // A container that was not attached yet waited for the old agent, and went with it: its
-        // process id may be another's by now.
-        let pid = u32::try_from(state.pid).ok().filter(|_| made.is_some());
-        match self.networks.adopt(&checkpoint, pid).await {
+        // A container that was not attached yet waited for the old agent and ended with it, so
+        // its process id may be another process' by now.
+        let pid = u32::try_from(state.pid).ok().filter(|_| was_attached);
+        match self.attacher.adopt(&checkpoint, pid).await {
             Ok(()) => log::info!(container:% = id; "adopted: {}", summary(&checkpoint)),
-            Err(error) if made.is_none() => {
-                log::warn!(container:% = id, error:% = error; "was never attached");
+            Err(error) if !was_attached => {
+                log::warn!(container:% = id, error:% = error; "container was never attached");
             }
             Err(error) => {
                 log::error!(container:% = id, error:% = error; "network lost while the agent was away");
@@ -130,9 +142,9 @@ impl Isolator {
         }
     }
 
-    async fn set_aside(&self, file_name: &std::ffi::OsString, error: &str) {
-        let checkpoints = self.networks.checkpoints().clone();
-        let name = file_name.clone();
+    async fn set_aside(&self, file_name: &OsStr, error: &str) {
+        let checkpoints = self.attacher.checkpoints().clone();
+        let name = file_name.to_owned();
         match tokio::task::spawn_blocking(move || checkpoints.set_aside(&name)).await {
             Ok(Ok(path)) => log::error!(
                 "damaged checkpoint moved aside to {}: {error}",

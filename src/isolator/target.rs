@@ -1,4 +1,4 @@
-//! Where a container's namespaces are, and their handle.
+//! Finding a container's namespaces, and pinning its network namespace.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use crate::net::netns::{self, Kind, handles};
 /// The namespaces of one container.
 pub(super) struct Namespaces {
     pub(super) network: OwnedFd,
-    /// Where the container has one of its own.
+    /// `None` if the container shares the host's.
     pub(super) uts: Option<OwnedFd>,
 }
 
-/// Where a container's namespaces are.
+/// The namespaces that an attach works on.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// Those of a process. The hostname is set in its UTS namespace.
+    /// Those of a process, by its id. The hostname is set in its UTS namespace.
     Process(u32),
-    /// A network namespace, by path. There is no hostname to set.
+    /// A network namespace, by path. No hostname is set.
     Namespace(PathBuf),
 }
 
@@ -29,7 +29,7 @@ impl Target {
             Self::Process(pid) => {
                 let own = netns::of_this_thread(Kind::Uts)?;
                 let uts = netns::of_pid(*pid, Kind::Uts)?;
-                // A process on the host's hostname keeps it, and so does the host.
+                // In a shared UTS namespace the hostname is the host's, which must not change.
                 let shared = netns::same(&own, &uts).map_err(IsolatorError::Descriptor)?;
                 Namespaces {
                     network: netns::of_pid(*pid, Kind::Net)?,
@@ -43,7 +43,7 @@ impl Target {
         })
     }
 
-    /// Refuses the host's own network namespace, which attaching would turn upside down.
+    /// Refuses the host's network namespace, whose routes and addresses an attach would replace.
     pub(super) fn check(&self, namespaces: &Namespaces) -> Result<(), IsolatorError> {
         let own = netns::of_this_thread(Kind::Net)?;
         if netns::same(&own, &namespaces.network).map_err(IsolatorError::Descriptor)? {
@@ -53,9 +53,9 @@ impl Target {
     }
 }
 
-/// Makes `handle` the name of a network namespace.
+/// Binds `network` to the path `handle`.
 pub(super) fn pin(network: impl AsFd, handle: &Path) -> Result<(), IsolatorError> {
-    // Once is enough: it walks over every handle that is there.
+    // Done once per directory, because it walks over all existing handles.
     static PREPARED: Mutex<Option<PathBuf>> = Mutex::new(None);
     if let Some(directory) = handle.parent() {
         let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);

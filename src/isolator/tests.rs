@@ -1,5 +1,5 @@
-//! What the local cluster of the other tests cannot do: DEBUG containers, and bytes that no
-//! framework can send by its JSON API. Each test has a host of its own, and needs root.
+//! Cases that the tests on a real Mesos cannot cause: DEBUG containers, and bytes that no framework
+//! can send through the JSON API. Each test has a network namespace of its own, and needs root.
 
 use std::path::Path;
 
@@ -13,16 +13,16 @@ use crate::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
 
 fn isolator(directory: &Path) -> Arc<Isolator> {
     let path = directory.join("agent.toml");
-    let text = format!(
+    let toml = format!(
         "state_dir = '{0}/state'\nnetns_dir = '{0}/netns'\n\
          [[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.1.0.0/24'",
         directory.display()
     );
-    std::fs::write(&path, text).unwrap();
+    std::fs::write(&path, toml).unwrap();
     Isolator::new(&[("config".to_owned(), path.display().to_string())]).unwrap()
 }
 
-fn on(name: &[u8]) -> ContainerConfig {
+fn on_network(name: &[u8]) -> ContainerConfig {
     ContainerConfig {
         container_info: Some(ContainerInfo {
             r#type: container_info::Type::Mesos.into(),
@@ -37,16 +37,16 @@ fn on(name: &[u8]) -> ContainerConfig {
 }
 
 #[test]
-fn a_debug_container_enters_its_parents_namespaces_and_makes_none() {
+fn debug_container_joins_namespaces_of_its_parent() {
     isolated_async(|| async {
         let directory = tempfile::tempdir().unwrap();
         let isolator = isolator(directory.path());
         let root = ContainerId::top_level("root");
-        isolator.prepare(&root, on(b"blue")).await.unwrap();
+        isolator.prepare(&root, on_network(b"blue")).await.unwrap();
         let debug = ContainerConfig {
             container_class: Some(ContainerClass::Debug.into()),
-            // Even if it asks for a network: it looks at its parent's.
-            ..on(b"blue")
+            // Its own request is ignored.
+            ..on_network(b"blue")
         };
         let nested = root.nested("task").nested("check");
         let launch = isolator.prepare(&nested, debug).await.unwrap().unwrap();
@@ -69,7 +69,7 @@ fn a_debug_container_enters_its_parents_namespaces_and_makes_none() {
 }
 
 #[test]
-fn a_debug_container_on_the_host_network_stays_there() {
+fn debug_container_on_host_network_is_left_alone() {
     isolated_async(|| async {
         let directory = tempfile::tempdir().unwrap();
         let isolator = isolator(directory.path());
@@ -83,12 +83,15 @@ fn a_debug_container_on_the_host_network_stays_there() {
 }
 
 #[test]
-fn a_name_that_is_not_utf8_is_refused_and_leaves_nothing() {
+fn network_name_that_is_not_utf8_is_refused() {
     isolated_async(|| async {
         let directory = tempfile::tempdir().unwrap();
         let isolator = isolator(directory.path());
         let id = ContainerId::top_level("c1");
-        let error = isolator.prepare(&id, on(b"bl\xffue")).await.unwrap_err();
+        let error = isolator
+            .prepare(&id, on_network(b"bl\xffue"))
+            .await
+            .unwrap_err();
         assert!(
             error
                 .to_string()
@@ -101,20 +104,23 @@ fn a_name_that_is_not_utf8_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn bytes_cut_at_every_length_harm_nobody() {
+fn truncated_requests_do_not_affect_other_containers() {
     isolated_async(|| async {
         let directory = tempfile::tempdir().unwrap();
         let isolator = isolator(directory.path());
         let neighbour = ContainerId::top_level("neighbour");
-        isolator.prepare(&neighbour, on(b"blue")).await.unwrap();
+        isolator
+            .prepare(&neighbour, on_network(b"blue"))
+            .await
+            .unwrap();
         let before = isolator.status(&neighbour);
-        let bytes = on(b"blue").encode_to_vec();
+        let bytes = on_network(b"blue").encode_to_vec();
         for length in 0..bytes.len() {
             let Ok(config) = ContainerConfig::decode(&bytes[..length]) else {
                 continue;
             };
             let id = ContainerId::top_level(&format!("cut{length}"));
-            // Whatever it means now, it can be cleaned up.
+            // Refused or prepared, it can be cleaned up.
             let _ = isolator.prepare(&id, config).await;
             isolator.cleanup(&id).await.unwrap();
         }
@@ -124,12 +130,12 @@ fn bytes_cut_at_every_length_harm_nobody() {
 }
 
 #[test]
-fn a_process_that_is_gone_before_isolate_fails_that_container_only() {
+fn isolate_of_ended_process_fails_and_can_be_cleaned_up() {
     isolated_async(|| async {
         let directory = tempfile::tempdir().unwrap();
         let isolator = isolator(directory.path());
         let id = ContainerId::top_level("c1");
-        isolator.prepare(&id, on(b"blue")).await.unwrap();
+        isolator.prepare(&id, on_network(b"blue")).await.unwrap();
         // Larger than any process id can be.
         let error = isolator.isolate(&id, 1 << 30).await.unwrap_err();
         assert!(
@@ -137,7 +143,7 @@ fn a_process_that_is_gone_before_isolate_fails_that_container_only() {
             "{error}"
         );
         isolator.cleanup(&id).await.unwrap();
-        // Twice, and for one that never was.
+        // Again, and for a container that was never prepared.
         isolator.cleanup(&id).await.unwrap();
         isolator
             .cleanup(&ContainerId::top_level("never"))
@@ -147,15 +153,18 @@ fn a_process_that_is_gone_before_isolate_fails_that_container_only() {
 }
 
 #[test]
-fn a_second_prepare_of_the_same_container_is_refused() {
+fn second_prepare_of_same_container_is_refused() {
     isolated_async(|| async {
         let directory = tempfile::tempdir().unwrap();
         let isolator = isolator(directory.path());
         let id = ContainerId::top_level("c1");
-        isolator.prepare(&id, on(b"blue")).await.unwrap();
-        let error = isolator.prepare(&id, on(b"blue")).await.unwrap_err();
+        isolator.prepare(&id, on_network(b"blue")).await.unwrap();
+        let error = isolator
+            .prepare(&id, on_network(b"blue"))
+            .await
+            .unwrap_err();
         assert!(
-            error.to_string().contains("has networks already"),
+            error.to_string().contains("already has networks"),
             "{error}"
         );
         isolator.cleanup(&id).await.unwrap();

@@ -28,8 +28,8 @@ fn container(network_infos: Vec<NetworkInfo>) -> ContainerInfo {
     }
 }
 
-fn parse(container: &ContainerInfo) -> Result<Request, RequestError> {
-    request(&ContainerId::top_level("c1"), container, &config())
+fn parse(container: &ContainerInfo) -> Result<ContainerRequest, RequestError> {
+    super::parse(&ContainerId::top_level("c1"), container, &config())
 }
 
 fn problems(container: &ContainerInfo) -> String {
@@ -39,7 +39,7 @@ fn problems(container: &ContainerInfo) -> String {
 #[test]
 fn named_networks_become_interfaces_in_order() {
     let container = container(vec![named(b"red"), NetworkInfo::default(), named(b"blue")]);
-    assert!(asks_for_networks(&container));
+    assert!(requests_networks(&container));
     let request = parse(&container).expect("a good request");
     let interfaces: Vec<_> = request
         .networks
@@ -52,9 +52,9 @@ fn named_networks_become_interfaces_in_order() {
 }
 
 #[test]
-fn an_empty_name_is_a_name() {
+fn empty_name_counts_as_unknown_network() {
     let container = container(vec![named(b"")]);
-    assert!(asks_for_networks(&container));
+    assert!(requests_networks(&container));
     assert_eq!(
         problems(&container),
         "unknown network \"\"; this agent has: blue, red, contrail-cni-plugin"
@@ -71,9 +71,12 @@ fn hostile_names_are_quoted_and_shortened() {
         (b"\xff\xfe", "\"\u{fffd}\u{fffd}\""),
         (&[b'x'; 300], "… (300 bytes)"),
     ] {
-        let text = problems(&container(vec![named(name)]));
-        assert!(text.contains(expected), "{expected} is not in {text}");
-        assert!(!text.contains('\n') && text.len() < 400, "{text:?}");
+        let message = problems(&container(vec![named(name)]));
+        assert!(message.contains(expected), "{expected} is not in {message}");
+        assert!(
+            !message.contains('\n') && message.len() < 400,
+            "{message:?}"
+        );
     }
 }
 
@@ -115,7 +118,7 @@ fn every_problem_is_reported_at_once() {
     });
     let mut container = container(vec![info, named(b"blue")]);
     container.hostname = Some(b"a b".to_vec());
-    let text = problems(&container);
+    let message = problems(&container);
     for expected in [
         "\"a b\" is not a hostname",
         "10.1.0.5 is an IPv4 address, but its protocol says IPv6",
@@ -128,19 +131,22 @@ fn every_problem_is_reported_at_once() {
         "the value \"\u{fffd}\" of label \"k\" is not UTF-8",
         "network \"blue\" is named twice",
     ] {
-        assert!(text.contains(expected), "{expected:?} is not in {text}");
+        assert!(
+            message.contains(expected),
+            "{expected:?} is not in {message}"
+        );
     }
 }
 
 #[test]
-fn docker_containers_are_refused() {
+fn docker_container_is_refused() {
     let mut container = container(vec![named(b"blue")]);
     container.r#type = container_info::Type::Docker.into();
     assert!(problems(&container).contains("only containers of type MESOS"));
 }
 
 #[test]
-fn ports_of_both_protocols_and_families_are_understood() {
+fn protocol_lists_and_address_families_are_parsed() {
     let mut info = named(b"blue");
     info.port_mappings = vec![network_info::PortMapping {
         host_port: 53,
@@ -189,7 +195,7 @@ fn labelled(name: &[u8], labels: &[(&str, &str)]) -> NetworkInfo {
 }
 
 #[test]
-fn a_list_of_virtual_networks_becomes_an_interface_each() {
+fn networks_label_becomes_one_interface_per_network() {
     let mut info = labelled(
         b"contrail-cni-plugin",
         &[
@@ -233,17 +239,17 @@ fn a_list_of_virtual_networks_becomes_an_interface_each() {
             ("eth3", None, None, false, true),
         ]
     );
-    assert_eq!(request.infos.len(), 4);
+    assert_eq!(request.network_infos.len(), 4);
 }
 
 #[test]
-fn a_list_of_virtual_networks_names_each_once() {
+fn networks_label_with_duplicate_or_empty_name_is_refused() {
     for list in ["blue,blue", "blue,", ",", "blue,,red"] {
         let info = labelled(b"contrail-cni-plugin", &[("networks", list)]);
         let problems = problems(&container(vec![info]));
-        assert!(problems.contains("each name may stand once"), "{problems}");
+        assert!(problems.contains("list each network once"), "{problems}");
     }
-    // To another provider it is a label like any other.
+    // Other providers ignore the label.
     let info = labelled(b"blue", &[("networks", "a,b")]);
     let request = parse(&container(vec![info])).expect("a good request");
     assert_eq!(request.networks.len(), 1);

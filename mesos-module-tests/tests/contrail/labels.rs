@@ -73,7 +73,7 @@ fn names_that_do_not_exist_are_refused_with_what_does() -> Result<()> {
         (
             "list",
             vec![("networks", "blue-network,blue-network")],
-            "each name may stand once",
+            "list each network once",
         ),
     ] {
         let message = bed.agent.refused(task(id, "true", &labels))?;

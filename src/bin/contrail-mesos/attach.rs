@@ -1,4 +1,5 @@
-//! `contrail-mesos attach` and `detach`: what the agent does for a container, by hand.
+//! `contrail-mesos attach` and `detach`: attach any network namespace as the agent attaches a
+//! container's.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,9 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use contrail_mesos::config::Config;
-use contrail_mesos::isolator::checkpoint::{Checkpoint, Found, Owner};
-use contrail_mesos::isolator::networks::{Networks, Target};
-use contrail_mesos::network_request::{self, Request};
+use contrail_mesos::isolator::attacher::{Attacher, Target};
+use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
+use contrail_mesos::network_request::{self, ContainerRequest};
 use contrail_mesos::proto::mesos::network_info::{IpAddress, PortMapping};
 use contrail_mesos::proto::mesos::{ContainerInfo, Label, Labels, NetworkInfo, container_info};
 use contrail_mesos_api::container::ContainerId;
@@ -21,33 +22,33 @@ use crate::Output;
 /// Attach a network namespace to networks
 #[derive(Args)]
 pub(crate) struct Attach {
-    /// A name for the attachment, as a container id; detach takes the same
+    /// Name of the attachment, used like a container id; give it to detach
     container: String,
-    /// A network of the configuration; once for eth0, again for eth1, …
+    /// Network to attach to, by its name in the configuration; repeat it for eth1 and so on
     #[arg(long = "network", required = true, value_name = "NAME")]
     networks: Vec<String>,
-    /// The network namespace: a path, or a name below /run/netns
+    /// Network namespace: a path, or a name below /run/netns
     #[arg(long, value_name = "NAMESPACE", conflicts_with = "pid")]
     netns: Option<PathBuf>,
-    /// A process whose network namespace it is; its hostname is set too
+    /// Process whose network namespace to attach; its hostname is set, too
     #[arg(long, required_unless_present_any = ["netns", "dry_run"])]
     pid: Option<u32>,
-    /// Ask for this very address on the first network
+    /// Static address on the first network
     #[arg(long = "address", value_name = "ADDRESS")]
     addresses: Vec<IpAddr>,
-    /// Map a port of the host on the first network: 8080:80, 5353:53/udp
+    /// Host port to map on the first network: 8080:80, 5353:53/udp
     #[arg(long = "port", value_name = "HOST:CONTAINER[/PROTOCOL]", value_parser = port)]
     ports: Vec<PortMapping>,
-    /// A label of the `NetworkInfo`
+    /// Label of the `NetworkInfo`, for every network
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<Label>,
-    /// The hostname; default: the container's name
+    /// Hostname [default: the name of the attachment]
     #[arg(long)]
     hostname: Option<String>,
-    /// Print every change that would be made, and make none
+    /// Print the changes without making them
     #[arg(long)]
     dry_run: bool,
-    /// How to print what was made
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }
@@ -55,26 +56,27 @@ pub(crate) struct Attach {
 impl Attach {
     pub(crate) async fn run(self, config: &Config) -> Result<ExitCode> {
         let container = ContainerId::top_level(&self.container);
-        let request = network_request::request(&container, &self.container_info(), config)?;
-        let (lost, _nobody_waits) = unbounded_channel();
-        let networks = Networks::new(config, lost)?;
+        let request = network_request::parse(&container, &self.container_info(), config)?;
+        let (lost, _receiver) = unbounded_channel();
+        let attacher = Attacher::new(config, lost)?;
         if self.dry_run {
-            for change in networks.plan(&request).await? {
+            for change in attacher.plan(&request).await? {
                 println!("{change}");
             }
             return Ok(ExitCode::SUCCESS);
         }
         let target = self.target()?;
-        let checkpoint = networks
+        let checkpoint = attacher
             .reserve(&request, &container, Owner::Operator, None)
             .await?;
-        let attached = attach(&networks, &checkpoint, target).await;
-        if let Err(error) = attached {
-            let undone = networks.detach(&checkpoint).await;
-            let undone = undone.err().map_or(String::new(), |error| {
-                format!("; not everything could be undone: {error}")
-            });
-            bail!("{error:#}{undone}");
+        if let Err(error) = attach(&attacher, &checkpoint, target).await {
+            match attacher.detach(&checkpoint).await {
+                Ok(()) => return Err(error),
+                Err(detach_error) => bail!(
+                    "{error:#}; cannot undo everything: {detach_error}; \
+                     retry with contrail-mesos detach {container}"
+                ),
+            }
         }
         self.print(&request, &checkpoint)?;
         Ok(ExitCode::SUCCESS)
@@ -82,14 +84,18 @@ impl Attach {
 
     fn container_info(&self) -> ContainerInfo {
         let info = |(index, name): (usize, &String)| {
-            let first = index == 0;
+            let is_first = index == 0;
             NetworkInfo {
                 name: Some(name.clone().into_bytes()),
                 labels: Some(Labels {
                     labels: self.labels.clone(),
                 }),
-                port_mappings: if first { self.ports.clone() } else { vec![] },
-                ip_addresses: if first { self.ip_addresses() } else { vec![] },
+                port_mappings: if is_first { self.ports.clone() } else { vec![] },
+                ip_addresses: if is_first {
+                    self.ip_addresses()
+                } else {
+                    vec![]
+                },
                 groups: vec![],
             }
         };
@@ -115,17 +121,17 @@ impl Attach {
                 Ok(Target::Namespace(PathBuf::from("/run/netns").join(path)))
             }
             (None, Some(path)) => Ok(Target::Namespace(path.clone())),
-            (None, None) => bail!("name the namespace with --netns or --pid"),
+            (None, None) => bail!("no namespace: give --netns or --pid"),
         }
     }
 
-    fn print(&self, request: &Request, checkpoint: &Checkpoint) -> Result<()> {
+    fn print(&self, request: &ContainerRequest, checkpoint: &Checkpoint) -> Result<()> {
         let intents = || checkpoint.networks.iter().map(|network| &network.intent);
         match self.output {
             Output::Json => {
                 let intents: Vec<_> = intents().collect();
-                let text = json!({ "container": self.container, "networks": intents });
-                println!("{}", serde_json::to_string_pretty(&text)?);
+                let attachment = json!({ "container": self.container, "networks": intents });
+                println!("{}", serde_json::to_string_pretty(&attachment)?);
             }
             Output::Table => {
                 for intent in intents() {
@@ -146,18 +152,18 @@ impl Attach {
     }
 }
 
-async fn attach(networks: &Networks, checkpoint: &Checkpoint, target: Target) -> Result<()> {
-    networks.write_etc_files(checkpoint, None).await?;
-    networks.attach(checkpoint, target).await?;
+async fn attach(attacher: &Attacher, checkpoint: &Checkpoint, target: Target) -> Result<()> {
+    attacher.write_etc_files(checkpoint, None).await?;
+    attacher.attach(checkpoint, target).await?;
     Ok(())
 }
 
-/// Give back everything that an attach made
+/// Undo an attach
 #[derive(Args)]
 pub(crate) struct Detach {
-    /// The name that attach was given
+    /// Name of the attachment
     container: String,
-    /// Detach even a container of the agent
+    /// Also detach a container of the agent
     #[arg(long)]
     force: bool,
 }
@@ -165,17 +171,21 @@ pub(crate) struct Detach {
 impl Detach {
     pub(crate) async fn run(self, config: &Config) -> Result<ExitCode> {
         let container = ContainerId::top_level(&self.container);
-        let (lost, _nobody_waits) = unbounded_channel();
-        let networks = Networks::new(config, lost)?;
-        let found = networks.checkpoints().find()?;
-        let checkpoint = found.into_iter().find_map(|found| match found {
-            Found::Container(checkpoint, _) => {
-                // The name that status prints, for nested containers too.
-                let named = checkpoint.container.to_string() == self.container;
-                named.then_some(checkpoint)
-            }
-            Found::Damaged { .. } => None,
-        });
+        let (lost, _receiver) = unbounded_channel();
+        let attacher = Attacher::new(config, lost)?;
+        let checkpoint = attacher
+            .checkpoints()
+            .load_all()?
+            .into_iter()
+            .find_map(|stored| match stored {
+                // By the name that status prints, which has dots for a nested container.
+                StoredCheckpoint::Intact { checkpoint, .. }
+                    if checkpoint.container.to_string() == self.container =>
+                {
+                    Some(checkpoint)
+                }
+                _ => None,
+            });
         let Some(checkpoint) = checkpoint else {
             println!("{container} is not attached: nothing to do");
             return Ok(ExitCode::SUCCESS);
@@ -183,27 +193,27 @@ impl Detach {
         if checkpoint.owner == Owner::Agent && !self.force {
             bail!(
                 "{container} is a container of the agent, which detaches it when it ends; \
-                 --force detaches it all the same"
+                 use --force to detach it now"
             );
         }
-        networks
+        attacher
             .detach(&checkpoint)
             .await
-            .with_context(|| format!("{container} is not completely detached"))?;
+            .with_context(|| format!("{container} is not completely detached; retry"))?;
         println!("{container} is detached");
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn port(text: &str) -> Result<PortMapping> {
-    let (ports, protocol) = match text.split_once('/') {
+fn port(argument: &str) -> Result<PortMapping> {
+    let (ports, protocol) = match argument.split_once('/') {
         Some((ports, protocol)) => (ports, Some(protocol.as_bytes().to_vec())),
-        None => (text, None),
+        None => (argument, None),
     };
     let (host, container) = ports.split_once(':').unwrap_or((ports, ports));
-    let number = |text: &str| {
-        text.parse()
-            .with_context(|| format!("{text:?} is not a port number"))
+    let number = |port: &str| {
+        port.parse()
+            .with_context(|| format!("{port:?} is not a port number"))
     };
     Ok(PortMapping {
         host_port: number(host)?,
@@ -212,10 +222,10 @@ fn port(text: &str) -> Result<PortMapping> {
     })
 }
 
-fn label(text: &str) -> Result<Label> {
-    let (key, value) = text
+fn label(argument: &str) -> Result<Label> {
+    let (key, value) = argument
         .split_once('=')
-        .with_context(|| format!("{text:?} is not KEY=VALUE"))?;
+        .with_context(|| format!("{argument:?} is not KEY=VALUE"))?;
     Ok(Label {
         key: key.as_bytes().to_vec(),
         value: Some(value.as_bytes().to_vec()),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use contrail_mesos::config::{Network, NetworkProvider, Source};
 
-/// Prints what is wrong, a problem a line, or what the configuration says.
+/// Prints the networks of the configuration, or its problems, one per line.
 pub(crate) fn run(source: &Source) -> ExitCode {
     match source.load() {
         Ok(config) => {
@@ -17,7 +17,7 @@ pub(crate) fn run(source: &Source) -> ExitCode {
             for network in &config.networks {
                 println!("  {}: {}", network.name, description(network));
             }
-            for problem in &config.unusable {
+            for problem in &config.cni_problems {
                 println!("not usable: {problem}");
             }
             ExitCode::SUCCESS

@@ -1,5 +1,5 @@
-//! `contrail-mesos`: the operators' command line. The same core that the agent's module runs,
-//! on any network namespace.
+//! `contrail-mesos`: the operators' command line. Does what the agent's module does, with the same
+//! code, for any network namespace.
 
 mod attach;
 mod check;
@@ -16,7 +16,7 @@ use contrail_mesos::config::{Config, DEFAULT_PATH, Source};
 #[derive(Parser)]
 #[command(name = "contrail-mesos", version, about)]
 struct Arguments {
-    /// The agent's configuration.
+    /// Configuration file of the agent
     #[arg(long, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
     config: PathBuf,
     #[command(subcommand)]
@@ -27,27 +27,27 @@ struct Arguments {
 enum Command {
     /// Attach a network namespace to networks, as the agent attaches a container
     Attach(attach::Attach),
-    /// Give back everything that an attach made
+    /// Undo an attach
     Detach(attach::Detach),
-    /// Show the containers that are attached on this host
+    /// List the containers that are attached on this host
     Status(status::Status),
-    /// Look at the configuration
+    /// Inspect the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
 }
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Report everything that is wrong with the configuration, with file, line and what to write
+    /// Check the configuration; reports every problem with its file and line
     Check,
 }
 
-/// How to print.
+/// Output format.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For people
+    /// A table, for people
     Table,
-    /// For programs
+    /// JSON, for programs
     Json,
 }
 

@@ -1,4 +1,4 @@
-//! `contrail-mesos status`: the containers that are attached on this host.
+//! `contrail-mesos status`: lists the containers that are attached on this host.
 
 use std::process::ExitCode;
 
@@ -6,18 +6,18 @@ use anyhow::Result;
 use clap::Args;
 use comfy_table::{Table, presets};
 use contrail_mesos::config::Config;
-use contrail_mesos::isolator::checkpoint::{Checkpoint, Found, Owner};
-use contrail_mesos::isolator::networks::Networks;
+use contrail_mesos::isolator::attacher::Attacher;
+use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
 use contrail_mesos::provider::{Attachment, Intent};
 use serde::Serialize;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::Output;
 
-/// Show the containers that are attached on this host
+/// List the containers that are attached on this host
 #[derive(Args)]
 pub(crate) struct Status {
-    /// How to print
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }
@@ -26,45 +26,47 @@ pub(crate) struct Status {
 #[derive(Serialize)]
 struct Row {
     container: String,
-    /// The executor, for a command task the task; `-` for an operator's attachment.
+    /// The executor's id, which for a command task is the task's; `-` for an operator's attachment.
     executor: String,
     network: String,
     interface: String,
     addresses: Vec<String>,
     mac: String,
     ports: Vec<String>,
-    /// The handle to the network namespace; an operator's attachment has none.
+    /// The handle to the network namespace; none for an operator's attachment.
     namespace: Option<String>,
-    /// `attached`, `attaching`, or `lost` with what is gone.
+    /// `attached`, `attaching`, or `lost: ` and the reason.
     state: String,
 }
 
 impl Status {
-    /// Fails if a container's network is lost or a checkpoint is damaged.
+    /// Exits with failure if a container has lost its network or a checkpoint is damaged.
     pub(crate) async fn run(self, config: &Config) -> Result<ExitCode> {
-        let (lost, _nobody_waits) = unbounded_channel();
-        let networks = Networks::new(config, lost)?;
+        let (lost, _receiver) = unbounded_channel();
+        let attacher = Attacher::new(config, lost)?;
         let mut rows = Vec::new();
         let mut damaged = Vec::new();
-        for found in networks.checkpoints().find()? {
-            match found {
-                Found::Container(checkpoint, made) => {
+        for stored in attacher.checkpoints().load_all()? {
+            match stored {
+                StoredCheckpoint::Intact {
+                    checkpoint,
+                    attachments,
+                } => {
                     for (index, network) in checkpoint.networks.iter().enumerate() {
-                        let made = made.as_ref().and_then(|made| made.get(index));
-                        rows.push(row(&networks, &checkpoint, &network.intent, made).await);
+                        let attachment = attachments.as_ref().and_then(|all| all.get(index));
+                        rows.push(row(&attacher, &checkpoint, &network.intent, attachment).await);
                     }
                 }
-                Found::Damaged { error, .. } => damaged.push(error),
+                StoredCheckpoint::Damaged { error, .. } => damaged.push(error),
             }
         }
-        rows.sort_by(|one, two| {
-            (&one.container, &one.interface).cmp(&(&two.container, &two.interface))
-        });
-        let good = damaged.is_empty() && rows.iter().all(|row| !row.state.starts_with("lost"));
+        rows.sort_by(|a, b| (&a.container, &a.interface).cmp(&(&b.container, &b.interface)));
+        let is_healthy =
+            damaged.is_empty() && rows.iter().all(|row| !row.state.starts_with("lost"));
         match self.output {
             Output::Json => {
-                let all = serde_json::json!({ "containers": rows, "damaged": damaged });
-                println!("{}", serde_json::to_string_pretty(&all)?);
+                let status = serde_json::json!({ "containers": rows, "damaged": damaged });
+                println!("{}", serde_json::to_string_pretty(&status)?);
             }
             Output::Table => {
                 println!("{}", table(&rows));
@@ -73,7 +75,7 @@ impl Status {
                 }
             }
         }
-        Ok(if good {
+        Ok(if is_healthy {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -82,12 +84,13 @@ impl Status {
 }
 
 async fn row(
-    networks: &Networks,
+    attacher: &Attacher,
     checkpoint: &Checkpoint,
     intent: &Intent,
-    made: Option<&Attachment>,
+    attachment: Option<&Attachment>,
 ) -> Row {
-    let state = match (made, networks.provider(intent).statistics(intent).await) {
+    let statistics = attacher.provider(intent).statistics(intent).await;
+    let state = match (attachment, statistics) {
         (None, _) => "attaching".to_owned(),
         (Some(_), Ok(_)) => "attached".to_owned(),
         (Some(_), Err(error)) => format!("lost: {error}"),
@@ -96,14 +99,16 @@ async fn row(
         (Some(executor), Owner::Agent) => executor.executor.clone(),
         _ => "-".to_owned(),
     };
-    let addresses = made.map_or(&intent.addresses, |made| &made.addresses);
+    let addresses = attachment.map_or(&intent.addresses, |attachment| &attachment.addresses);
     Row {
         container: checkpoint.container.to_string(),
         executor,
         network: intent.network.clone(),
         interface: intent.interface.clone(),
         addresses: addresses.iter().map(ToString::to_string).collect(),
-        mac: made.map_or(intent.mac, |made| made.mac).to_string(),
+        mac: attachment
+            .map_or(intent.mac, |attachment| attachment.mac)
+            .to_string(),
         ports: intent
             .ports
             .iter()
@@ -114,7 +119,7 @@ async fn row(
                 )
             })
             .collect(),
-        namespace: networks
+        namespace: attacher
             .handle(checkpoint)
             .map(|handle| handle.display().to_string()),
         state,
@@ -137,7 +142,7 @@ fn table(rows: &[Row]) -> Table {
     for row in rows {
         table.add_row([
             row.container.clone(),
-            // A framework chose it: no control characters on an operator's terminal.
+            // Chosen by a framework, so it may have control characters.
             row.executor.escape_default().to_string(),
             row.network.clone(),
             row.interface.clone(),

@@ -17,7 +17,7 @@ use super::plugin::{self, Command, Parameters};
 use super::record::Records;
 use super::{CniIntent, Environment};
 use crate::config::PluginConfig;
-use crate::config::cni::{find, plugin_type};
+use crate::config::cni::{find_plugin, plugin_type};
 
 /// The plugins of one interface.
 pub(super) struct Chain<'a> {
@@ -80,7 +80,7 @@ impl Chain<'_> {
     ) -> Result<Vec<u8>, BoxError> {
         let directories = self.directories();
         let program = plugin_type(config);
-        let path = find(program, &directories).ok_or_else(|| {
+        let path = find_plugin(program, &directories).ok_or_else(|| {
             format!(
                 "the CNI plugin {program} cannot {command}: it is in none of {}; install it again",
                 list(&directories).to_string_lossy()

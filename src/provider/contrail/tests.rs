@@ -183,7 +183,7 @@ impl Harness {
             }),
             networks: vec![],
             cni: None,
-            unusable: vec![],
+            cni_problems: vec![],
         };
         let (sender, lost) = unbounded_channel();
         Self {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use contrail_mesos::config::{Config, Source};
+use contrail_mesos::isolator::attacher::{Attacher, Target};
 use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner};
-use contrail_mesos::isolator::networks::{Networks, Target};
 use contrail_mesos::net::addressing;
 use contrail_mesos::net::links::{self, VethPair};
 use contrail_mesos::net::netlink::NetlinkSocket;
@@ -164,7 +164,7 @@ struct Bed {
     api: api::Handle,
     agent: agent::Handle,
     manager: Manager,
-    networks: Networks,
+    attacher: Attacher,
     config: Config,
     client: VncClient,
     vrouter: VrouterClient,
@@ -219,7 +219,7 @@ impl Bed {
         std::fs::write(&path, text)?;
         let config = Source::file(path).load()?;
         let (lost, _nobody_waits) = unbounded_channel();
-        let networks = Networks::new(&config, lost)?;
+        let attacher = Attacher::new(&config, lost)?;
         let name: FqName = NETWORK.parse()?;
         let network = client
             .id_of::<contrail_mesos_manager::vnc::VirtualNetwork>(&name)
@@ -229,7 +229,7 @@ impl Bed {
             api,
             agent,
             manager,
-            networks,
+            attacher,
             config,
             client,
             vrouter,
@@ -252,19 +252,19 @@ impl Bed {
                 ..NetworkInfo::default()
             }],
         };
-        let request = network_request::request(&container.id, &info, &self.config)?;
+        let request = network_request::parse(&container.id, &info, &self.config)?;
         let id = &container.id;
         let checkpoint = self
-            .networks
+            .attacher
             .reserve(&request, id, Owner::Agent, None)
             .await?;
         let target = Target::Namespace(container.path());
-        self.networks.attach(&checkpoint, target).await?;
+        self.attacher.attach(&checkpoint, target).await?;
         Ok(checkpoint)
     }
 
     async fn detach(&self, checkpoint: &Checkpoint) -> Result<()> {
-        Ok(self.networks.detach(checkpoint).await?)
+        Ok(self.attacher.detach(checkpoint).await?)
     }
 
     /// Seconds for so many at once, and the calls that it took.

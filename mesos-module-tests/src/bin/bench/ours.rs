@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use contrail_mesos::config::{Config, Source};
+use contrail_mesos::isolator::attacher::{Attacher, Target};
 use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner};
-use contrail_mesos::isolator::networks::{Networks, Target};
 use contrail_mesos::network_request;
 use contrail_mesos::proto::mesos::network_info::PortMapping;
 use contrail_mesos::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
@@ -20,7 +20,7 @@ use crate::contender::{Attach, Container};
 pub(crate) struct Ours {
     runtime: tokio::runtime::Runtime,
     config: Config,
-    networks: Networks,
+    attacher: Attacher,
     attached: HashMap<String, Checkpoint>,
 }
 
@@ -42,11 +42,11 @@ impl Ours {
             .enable_all()
             .build()?;
         let (lost, _nobody_waits) = unbounded_channel();
-        let networks = runtime.block_on(async { Networks::new(&config, lost) })?;
+        let attacher = runtime.block_on(async { Attacher::new(&config, lost) })?;
         Ok(Self {
             runtime,
             config,
-            networks,
+            attacher,
             attached: HashMap::new(),
         })
     }
@@ -76,13 +76,13 @@ impl Attach for Ours {
     fn attach(&mut self, container: &Container) -> Result<()> {
         let id = ContainerId::top_level(&container.id);
         let target = Target::Namespace(container.path.clone());
-        let networks = &self.networks;
+        let attacher = &self.attacher;
         let config = &self.config;
         let checkpoint = self.runtime.block_on(async {
-            let request = network_request::request(&id, &info(container), config)?;
-            let checkpoint = networks.reserve(&request, &id, Owner::Agent, None).await?;
-            networks.write_etc_files(&checkpoint, None).await?;
-            networks.attach(&checkpoint, target).await?;
+            let request = network_request::parse(&id, &info(container), config)?;
+            let checkpoint = attacher.reserve(&request, &id, Owner::Agent, None).await?;
+            attacher.write_etc_files(&checkpoint, None).await?;
+            attacher.attach(&checkpoint, target).await?;
             Ok::<_, anyhow::Error>(checkpoint)
         })?;
         self.attached.insert(container.id.clone(), checkpoint);
@@ -94,7 +94,7 @@ impl Attach for Ours {
             .attached
             .remove(&container.id)
             .context("was never attached")?;
-        self.runtime.block_on(self.networks.detach(&checkpoint))?;
+        self.runtime.block_on(self.attacher.detach(&checkpoint))?;
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl Attach for Ours {
         let detached = join_all(
             checkpoints
                 .iter()
-                .map(|checkpoint| self.networks.detach(checkpoint)),
+                .map(|checkpoint| self.attacher.detach(checkpoint)),
         );
         for result in self.runtime.block_on(detached) {
             result?;

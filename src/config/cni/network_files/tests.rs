@@ -1,46 +1,47 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Config, Source};
+use crate::config::{Config, NetworkProvider, Source};
 
-/// A directory of networks and one of plugins, `bridge`, `portmap` and `host-local`.
-struct Place(TempDir);
+/// A directory of networks, and one with the plugins `bridge`, `portmap` and `host-local`.
+struct Fixture(TempDir);
 
-impl Place {
+impl Fixture {
     fn new() -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
+        let fixture = Self(tempfile::tempdir().unwrap());
         for directory in ["net.d", "bin"] {
-            fs::create_dir(place.path(directory)).unwrap();
+            fs::create_dir(fixture.path(directory)).unwrap();
         }
         for plugin in ["bridge", "portmap", "host-local"] {
-            place.plugin(plugin, 0o755);
+            fixture.install(plugin, 0o755);
         }
-        place.plugin("no-program", 0o644);
-        place
+        fixture.install("not-executable", 0o644);
+        fixture
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn plugin(&self, name: &str, mode: u32) {
+    fn install(&self, name: &str, mode: u32) {
         let path = self.path("bin").join(name);
         fs::write(&path, "").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path("net.d").join(name), text).unwrap();
+    fn write(&self, name: &str, json: &str) {
+        fs::write(self.path("net.d").join(name), json).unwrap();
     }
 
-    fn load(&self, more: &str) -> Config {
+    /// Loads a configuration of these directories and `tables`.
+    fn load(&self, tables: &str) -> Config {
         let path = self.path("agent.toml");
-        let text = format!(
-            "[cni]\nconfig_dir = '{}'\nplugin_dirs = ['{}']\n{more}",
+        let toml = format!(
+            "[cni]\nconfig_dir = '{}'\nplugin_dirs = ['{}']\n{tables}",
             self.path("net.d").display(),
             self.path("bin").display()
         );
-        fs::write(&path, text).unwrap();
+        fs::write(&path, toml).unwrap();
         Source::file(path).load().unwrap()
     }
 }
@@ -54,22 +55,22 @@ fn chain<'a>(config: &'a Config, name: &str) -> Result<&'a Chain, &'a str> {
 }
 
 #[test]
-fn files_of_every_kind_are_networks() {
-    let place = Place::new();
-    place.write(
+fn conf_json_and_conflist_files_are_networks() {
+    let fixture = Fixture::new();
+    fixture.write(
         "10-one.conf",
         r#"{"name":"one","cniVersion":"0.2.0","type":"bridge","ipam":{"type":"host-local"}}"#,
     );
-    place.write("20-two.json", r#"{"name":"two","type":"bridge"}"#);
-    place.write(
+    fixture.write("20-two.json", r#"{"name":"two","type":"bridge"}"#);
+    fixture.write(
         "30-three.conflist",
         r#"{"name":"three","cniVersion":"1.0.0","plugins":[{"type":"bridge"},
             {"type":"portmap","capabilities":{"portMappings":true},"name":"else"}]}"#,
     );
-    place.write(".hidden", "{");
-    fs::create_dir(place.path("net.d").join("directory")).unwrap();
-    let config = place.load("");
-    assert_eq!(config.unusable, []);
+    fixture.write(".hidden", "{");
+    fs::create_dir(fixture.path("net.d").join("directory")).unwrap();
+    let config = fixture.load("");
+    assert_eq!(config.cni_problems, []);
     let names: Vec<_> = config
         .networks
         .iter()
@@ -82,19 +83,19 @@ fn files_of_every_kind_are_networks() {
         assert_eq!(plugin["name"], "three");
         assert_eq!(plugin["cniVersion"], "1.0.0");
     }
-    // As network/cni does, what a lone plugin is configured with is not added to.
+    // As in network/cni, the configuration of a single plugin is passed on unchanged.
     let two = &chain(&config, "two").unwrap().plugins[0];
     assert!(!two.contains_key("cniVersion"));
 }
 
 #[test]
-fn a_bad_file_takes_only_its_own_network_away_and_says_why() {
-    let place = Place::new();
-    place.write("good", r#"{"name":"good","type":"bridge"}"#);
-    for (file, text, expected) in [
-        ("a", "{", "it is no JSON: see line 1"),
-        ("b", "[]", "it is no JSON object"),
-        ("c", r#"{"type":"bridge"}"#, "it has no \"name\""),
+fn invalid_file_affects_only_its_own_network() {
+    let fixture = Fixture::new();
+    fixture.write("good", r#"{"name":"good","type":"bridge"}"#);
+    for (file, json, expected) in [
+        ("a", "{", "is not valid JSON: see line 1"),
+        ("b", "[]", "is not a JSON object"),
+        ("c", r#"{"type":"bridge"}"#, "has no \"name\""),
         (
             "d",
             r#"{"name":"a/b","type":"bridge"}"#,
@@ -113,7 +114,7 @@ fn a_bad_file_takes_only_its_own_network_away_and_says_why() {
         ),
         (
             "h",
-            r#"{"name":"h","type":"no-program"}"#,
+            r#"{"name":"h","type":"not-executable"}"#,
             "there is no plugin",
         ),
         (
@@ -124,81 +125,85 @@ fn a_bad_file_takes_only_its_own_network_away_and_says_why() {
         (
             "j",
             r#"{"name":"j","plugins":[]}"#,
-            "\"plugins\" is no list",
+            "\"plugins\" is not a list",
         ),
         (
             "k",
             r#"{"name":"k","plugins":[3]}"#,
-            "plugins[0] is no object",
+            "plugins[0] is not an object",
         ),
         (
             "l",
             r#"{"name":"l","type":"bridge","args":{"org.apache.mesos":{}}}"#,
-            "already, which is what a container asks for",
+            "which is reserved for the container's request",
         ),
         (
             "m",
             r#"{"name":"m","type":"bridge","args":[]}"#,
-            "\"args\" is no object",
+            "\"args\" is not an object",
         ),
         (
             "n",
             r#"{"name":"n","type":"bridge","cniVersion":1}"#,
-            "is no text",
+            "is not a string",
         ),
         (
             "o",
             r#"{"name":"good","type":"bridge"}"#,
-            "in a file before this one",
+            "already defined in an earlier file",
         ),
     ] {
-        place.write(&format!("x{file}"), text);
-        let config = place.load("");
+        fixture.write(&format!("x{file}"), json);
+        let config = fixture.load("");
         assert!(chain(&config, "good").is_ok());
-        let [problem] = config.unusable.as_slice() else {
-            panic!("{text}: {:?}", config.unusable)
+        let [problem] = config.cni_problems.as_slice() else {
+            panic!("{json}: {:?}", config.cni_problems)
         };
-        let said = problem.to_string();
-        assert!(said.contains(expected), "{expected:?} is not in {said}");
-        assert!(said.contains(&format!("/net.d/x{file}: ")), "{said}");
-        if ('e'..='n').any(|letter| file == letter.to_string()) {
+        let message = problem.to_string();
+        assert!(
+            message.contains(expected),
+            "{expected:?} is not in {message}"
+        );
+        assert!(message.contains(&format!("/net.d/x{file}: ")), "{message}");
+        // Files that have a valid name.
+        if ('e'..='n').any(|c| file == c.to_string()) {
             assert!(chain(&config, file).unwrap_err().contains(expected));
         }
-        fs::remove_file(place.path("net.d").join(format!("x{file}"))).unwrap();
+        fs::remove_file(fixture.path("net.d").join(format!("x{file}"))).unwrap();
     }
 }
 
 #[test]
-fn what_the_agents_file_says_of_a_name_wins() {
-    let place = Place::new();
-    place.write("one", r#"{"name":"one","type":"bridge"}"#);
+fn network_of_agent_toml_takes_precedence() {
+    let fixture = Fixture::new();
+    fixture.write("one", r#"{"name":"one","type":"bridge"}"#);
     let config =
-        place.load("[[network]]\nname = 'one'\nprovider = 'bridge'\nsubnet = '10.0.0.0/24'\n");
+        fixture.load("[[network]]\nname = 'one'\nprovider = 'bridge'\nsubnet = '10.0.0.0/24'\n");
     assert_eq!(config.networks.len(), 1);
     assert!(matches!(
         config.networks[0].provider,
         NetworkProvider::Bridge(_)
     ));
-    assert_eq!(config.unusable, []);
+    assert_eq!(config.cni_problems, []);
 }
 
 #[test]
-fn a_directory_that_is_not_there_harms_no_other_network() {
-    let place = Place::new();
-    fs::remove_dir_all(place.path("net.d")).unwrap();
-    let config = place.load("");
-    let [problem] = config.unusable.as_slice() else {
-        panic!("{:?}", config.unusable)
+fn missing_directory_is_reported_as_problem() {
+    let fixture = Fixture::new();
+    fs::remove_dir_all(fixture.path("net.d")).unwrap();
+    let config = fixture.load("");
+    let [problem] = config.cni_problems.as_slice() else {
+        panic!("{:?}", config.cni_problems)
     };
     assert!(problem.to_string().contains("cannot list the CNI networks"));
 }
 
 #[test]
-fn what_plugins_are_told_is_not_shown() {
-    let place = Place::new();
-    place.write(
+fn debug_output_has_no_plugin_configuration() {
+    let fixture = Fixture::new();
+    fixture.write(
         "one",
         r#"{"name":"one","type":"bridge","password":"hunter2"}"#,
     );
-    assert!(!format!("{:?}", place.load("")).contains("hunter2"));
+    assert!(!format!("{:?}", fixture.load("")).contains("hunter2"));
 }

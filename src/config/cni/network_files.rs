@@ -1,9 +1,11 @@
-//! The files of the CNI configuration directory: `.conf` and `.json` (one plugin) and `.conflist`
-//! (a chain), told apart by what they say, whatever they are called.
+//! The files of the CNI configuration directory: `.conf` and `.json` for one plugin, `.conflist`
+//! for a chain. Recognised by their contents, not by their names.
 //!
-//! A file that cannot be used takes only its own network away: one that has a name stays known
-//! and says why it is refused. Hidden files, and what is no regular file, are nobody's.
+//! A file that cannot be used affects only its own network. If it has a valid name, containers
+//! that request the network are told what is wrong with the file. Hidden files and everything that
+//! is not a regular file are ignored.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,22 +13,21 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::super::network::LONGEST_NAME;
-use super::super::{ConfigProblem, Network, NetworkProvider};
 use super::{Chain, Cni, CniNetwork, PluginConfig};
+use crate::config::fields::MAX_NETWORK_NAME_BYTES;
+use contrail_mesos_api::config_reader::ConfigProblem;
 
-/// Longer than any configuration that somebody wrote.
-const LONGEST_FILE: u64 = 1 << 20;
-/// The key of `args` that is Mesos'.
-const MESOS: &str = "org.apache.mesos";
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// The key of `args` whose value Mesos sets.
+const MESOS_ARGS_KEY: &str = "org.apache.mesos";
 
-/// The directory's networks but those that `taken` has already, and what cannot be used, each with
-/// its file. Blocks on the file system.
-pub(in super::super) fn networks(
+/// The networks of the directory with their names, and the problems of files that cannot be used.
+/// Leaves out networks with a name of `configured`. Blocks on the file system.
+pub(crate) fn networks(
     cni: &Cni,
-    taken: &[Network],
-) -> (Vec<Network>, Vec<ConfigProblem>) {
-    let mut networks: Vec<Network> = vec![];
+    configured: &HashSet<&str>,
+) -> (Vec<(String, CniNetwork)>, Vec<ConfigProblem>) {
+    let mut networks: Vec<(String, CniNetwork)> = vec![];
     let mut problems = vec![];
     let mut problem = |place: &Path, message: String| {
         problems.push(ConfigProblem {
@@ -46,28 +47,22 @@ pub(in super::super) fn networks(
         }
     };
     for file in files {
-        let config = match read(&file) {
-            Ok(config) => config,
+        let named = read(&file).and_then(|config| Ok((name(&config)?, config)));
+        let (name, config) = match named {
+            Ok(named) => named,
             Err(message) => {
                 problem(&file, message);
                 continue;
             }
         };
-        let name = match name(&config) {
-            Ok(name) => name,
-            Err(message) => {
-                problem(&file, message);
-                continue;
-            }
-        };
-        // What agent.toml says of a name wins.
-        if taken.iter().any(|network| network.name == name) {
+        // A [[network]] of agent.toml takes precedence.
+        if configured.contains(name.as_str()) {
             continue;
         }
-        if networks.iter().any(|network| network.name == name) {
+        if networks.iter().any(|(other, _)| *other == name) {
             problem(
                 &file,
-                format!("network {name:?} is in a file before this one already"),
+                format!("network {name:?} is already defined in an earlier file"),
             );
             continue;
         }
@@ -75,31 +70,28 @@ pub(in super::super) fn networks(
         if let Err(message) = &chain {
             problem(&file, format!("network {name:?}: {message}"));
         }
-        networks.push(Network {
-            name,
-            dns: None,
-            provider: NetworkProvider::Cni(CniNetwork {
-                file,
-                plugin_dirs: cni.plugin_dirs.clone(),
-                deadline: cni.deadline,
-                chain,
-            }),
-        });
+        let network = CniNetwork {
+            file,
+            plugin_dirs: cni.plugin_dirs.clone(),
+            deadline: cni.deadline,
+            chain,
+        };
+        networks.push((name, network));
     }
     (networks, problems)
 }
 
-/// The directory's files in the order of their names.
+/// The files of the directory, sorted by name.
 fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = vec![];
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        // As is a file that somebody is about to rename into place.
+        // For example a file that is about to be renamed into place.
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
         }
         let path = entry.path();
-        // A link's target counts; a pipe would be waited for.
+        // Follows symbolic links; excludes pipes, on which reading would block.
         if fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
             files.push(path);
         }
@@ -109,18 +101,18 @@ fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn read(file: &Path) -> Result<PluginConfig, String> {
-    let mut text = vec![];
+    let mut json = vec![];
     fs::File::open(file)
-        .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut text))
-        .map_err(|error| format!("cannot read it: {error}"))?;
-    if text.len() as u64 > LONGEST_FILE {
-        return Err(format!("it is longer than {LONGEST_FILE} bytes"));
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut json))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if json.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("is longer than {MAX_FILE_BYTES} bytes"));
     }
-    // Errors name the place only, never the text, which may be secret.
-    serde_json::from_slice(&text).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => "it is no JSON object".to_owned(),
+    // Errors do not quote the contents, which may be secret.
+    serde_json::from_slice(&json).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => "is not a JSON object".to_owned(),
         _ => format!(
-            "it is no JSON: see line {}, column {}",
+            "is not valid JSON: see line {}, column {}",
             error.line(),
             error.column()
         ),
@@ -131,21 +123,20 @@ fn name(config: &PluginConfig) -> Result<String, String> {
     let name = config
         .get("name")
         .and_then(Value::as_str)
-        .ok_or("it has no \"name\"")?;
-    let is_name = !name.is_empty()
-        && name.len() <= LONGEST_NAME
-        && !name.contains(|letter: char| letter == '/' || letter.is_control());
-    if is_name {
+        .ok_or("has no \"name\"")?;
+    let is_valid = (1..=MAX_NETWORK_NAME_BYTES).contains(&name.len())
+        && !name.contains(|c: char| c == '/' || c.is_control());
+    if is_valid {
         Ok(name.to_owned())
     } else {
         Err(format!(
-            "its \"name\" is not a network name: 1 to {LONGEST_NAME} bytes without slashes and \
-             control characters"
+            "\"name\" is not a network name: use 1 to {MAX_NETWORK_NAME_BYTES} bytes without \
+             slashes and control characters"
         ))
     }
 }
 
-/// The plugins of a file, each of which must be there.
+/// The plugins of a file. Each must be installed.
 fn chain(mut config: PluginConfig, plugin_dirs: &[PathBuf]) -> Result<Chain, String> {
     let plugins = match config.remove("plugins") {
         None => vec![config],
@@ -154,7 +145,7 @@ fn chain(mut config: PluginConfig, plugin_dirs: &[PathBuf]) -> Result<Chain, Str
             .enumerate()
             .map(|(index, plugin)| match plugin {
                 Value::Object(mut plugin) => {
-                    // What the list says of all of them.
+                    // They apply to every plugin of the list.
                     for key in ["name", "cniVersion"] {
                         if let Some(value) = config.get(key) {
                             plugin.insert(key.to_owned(), value.clone());
@@ -162,10 +153,10 @@ fn chain(mut config: PluginConfig, plugin_dirs: &[PathBuf]) -> Result<Chain, Str
                     }
                     Ok(plugin)
                 }
-                _ => Err(format!("plugins[{index}] is no object")),
+                _ => Err(format!("plugins[{index}] is not an object")),
             })
             .collect::<Result<_, _>>()?,
-        Some(_) => return Err("\"plugins\" is no list of plugins".to_owned()),
+        Some(_) => return Err("\"plugins\" is not a list of plugins".to_owned()),
     };
     for plugin in &plugins {
         check(plugin, plugin_dirs)?;
@@ -178,50 +169,52 @@ fn check(plugin: &PluginConfig, plugin_dirs: &[PathBuf]) -> Result<(), String> {
         .get("type")
         .and_then(Value::as_str)
         .ok_or("a plugin has no \"type\"")?;
-    // Without a type, or with an empty one, a plugin does without.
+    // A plugin does not use IPAM if its type is missing or empty.
     let ipam = plugin
         .get("ipam")
         .and_then(|ipam| ipam.get("type")?.as_str())
         .filter(|program| !program.is_empty());
     for program in std::iter::once(program).chain(ipam) {
-        if find(program, plugin_dirs).is_none() {
-            let places: Vec<String> = plugin_dirs
+        if find_plugin(program, plugin_dirs).is_none() {
+            let directories: Vec<String> = plugin_dirs
                 .iter()
                 .map(|directory| directory.display().to_string())
                 .collect();
             return Err(format!(
-                "there is no plugin {program:?} in {}; install it, or name its directory in \
+                "there is no plugin {program:?} in {}; install it, or add its directory to \
                  cni.plugin_dirs",
-                places.join(", ")
+                directories.join(", ")
             ));
         }
     }
     if let Some(version) = plugin.get("cniVersion")
         && !version.is_string()
     {
-        return Err("\"cniVersion\" is no text".to_owned());
+        return Err("\"cniVersion\" is not a string".to_owned());
     }
     match plugin.get("args") {
         None => Ok(()),
-        Some(Value::Object(args)) if !args.contains_key(MESOS) => Ok(()),
+        Some(Value::Object(args)) if !args.contains_key(MESOS_ARGS_KEY) => Ok(()),
         Some(Value::Object(_)) => Err(format!(
-            "\"args\" has \"{MESOS}\" already, which is what a container asks for"
+            "\"args\" has the key \"{MESOS_ARGS_KEY}\", which is reserved for the container's request"
         )),
-        Some(_) => Err("\"args\" is no object".to_owned()),
+        Some(_) => Err("\"args\" is not an object".to_owned()),
     }
 }
 
-/// The program of a plugin: a name, never a path.
-pub(crate) fn find(program: &str, plugin_dirs: &[PathBuf]) -> Option<PathBuf> {
+/// Finds the program of a plugin by its name, which must not be a path.
+pub(crate) fn find_plugin(program: &str, plugin_dirs: &[PathBuf]) -> Option<PathBuf> {
     let is_name =
         !program.is_empty() && !matches!(program, "." | "..") && !program.contains(['/', '\0']);
     let is_executable = |path: &PathBuf| {
         fs::metadata(path)
             .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
     };
+    if !is_name {
+        return None;
+    }
     plugin_dirs
         .iter()
-        .filter(|_| is_name)
         .map(|directory| directory.join(program))
         .find(is_executable)
 }

@@ -1,0 +1,408 @@
+//! Attaches and detaches all networks of one container. Shared by the agent's isolator and the
+//! command line; knows nothing of Mesos' life cycle.
+//!
+//! Invariants: nothing is created before the checkpoint that names it is durable, and the
+//! checkpoint is removed last. A failed attach leaves everything to `detach`, which works from the
+//! checkpoint alone, is idempotent and collects every error.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::join_all;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+
+use super::checkpoint::{
+    Checkpoint, CheckpointError, Checkpoints, ExecutorKey, Owner, StoredCheckpoint,
+};
+use super::error::IsolatorError;
+use super::etc_files;
+pub use super::target::Target;
+use super::target::{Namespaces, pin};
+use crate::config::{Config, Dns};
+use crate::net::netns::{self, handles};
+use crate::network_request::ContainerRequest;
+use crate::provider::{Attachment, Intent, Lost, Provider, ProviderError, Providers};
+use contrail_mesos_api::container::ContainerId;
+
+/// Attaches the containers of one state directory.
+pub struct Attacher {
+    providers: Arc<Providers>,
+    checkpoints: Checkpoints,
+    netns_dir: PathBuf,
+    /// Intents that are being written to the disk.
+    syncs: Mutex<HashMap<ContainerId, IntentSync>>,
+}
+
+type IntentSync = JoinHandle<Result<Result<(), CheckpointError>, JoinError>>;
+
+impl Attacher {
+    /// An attacher as configured; interfaces that disappear without a detach are sent to `lost`.
+    pub fn new(config: &Config, lost: UnboundedSender<Lost>) -> Result<Self, IsolatorError> {
+        let providers =
+            Providers::new(config, lost).map_err(|error| IsolatorError::Provider(vec![error]))?;
+        Ok(Self {
+            providers: Arc::new(providers),
+            checkpoints: Checkpoints::new(&config.state_dir),
+            netns_dir: config.netns_dir.clone(),
+            syncs: Mutex::default(),
+        })
+    }
+
+    /// The checkpoints of the state directory.
+    #[must_use]
+    pub fn checkpoints(&self) -> &Checkpoints {
+        &self.checkpoints
+    }
+
+    /// The provider that made an intent.
+    #[must_use]
+    pub fn provider(&self, intent: &Intent) -> &dyn Provider {
+        self.providers.of_intent(intent)
+    }
+
+    /// The handle to the container's network namespace, for `ip netns exec`. An operator's
+    /// attachment has none: its namespace is the operator's, who may have given it that very name.
+    #[must_use]
+    pub fn handle(&self, checkpoint: &Checkpoint) -> Option<PathBuf> {
+        (checkpoint.owner == Owner::Agent).then(|| self.handle_path(&checkpoint.container))
+    }
+
+    fn handle_path(&self, container: &ContainerId) -> PathBuf {
+        self.netns_dir.join(container.file_name())
+    }
+
+    /// Checks a request without changing anything. The error has every reason for a refusal.
+    pub fn validate(&self, request: &ContainerRequest) -> Result<(), IsolatorError> {
+        let errors: Vec<ProviderError> = request
+            .networks
+            .iter()
+            .filter_map(|network| self.providers.of(&network.network).validate(network).err())
+            .flatten()
+            .collect();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(IsolatorError::Provider(errors))
+        }
+    }
+
+    /// Describes every change that an attach would make, in order, for a person. Makes none.
+    pub async fn plan(&self, request: &ContainerRequest) -> Result<Vec<String>, IsolatorError> {
+        self.validate(request)?;
+        let mut changes = Vec::new();
+        for network in &request.networks {
+            let provider = self.providers.of(&network.network);
+            changes.extend(
+                provider
+                    .plan(network)
+                    .await
+                    .map_err(IsolatorError::Provider)?,
+            );
+        }
+        Ok(changes)
+    }
+
+    /// Reserves what the request needs and writes the intent. The intent may become durable only
+    /// later; `attach` waits for it.
+    pub async fn reserve(
+        &self,
+        request: &ContainerRequest,
+        container: &ContainerId,
+        owner: Owner,
+        executor: Option<ExecutorKey>,
+    ) -> Result<Checkpoint, IsolatorError> {
+        self.validate(request)?;
+        let mut intents = Vec::new();
+        for network in &request.networks {
+            match self.providers.of(&network.network).reserve(network).await {
+                Ok(intent) => intents.push(intent),
+                Err(error) => {
+                    let errors = std::iter::once(error).chain(self.release(&intents).await);
+                    return Err(IsolatorError::Provider(errors.collect()));
+                }
+            }
+        }
+        let checkpoint = Checkpoint::new(container, owner, executor, request, intents.clone());
+        let checkpoints = self.checkpoints.clone();
+        let (checkpoint, written) = spawn_blocking(move || {
+            let written = checkpoints.write_intent(&checkpoint);
+            (checkpoint, written)
+        })
+        .await?;
+        let file = match written {
+            Ok(file) => file,
+            Err(error) => {
+                for error in self.release(&intents).await {
+                    log::error!(container:% = container, error:% = error; "cannot release a reservation");
+                }
+                return Err(error.into());
+            }
+        };
+        // The sync overlaps with the agent's fork, and the providers start once it is done;
+        // `attach` waits for both before it creates anything.
+        let checkpoints = self.checkpoints.clone();
+        let providers = Arc::clone(&self.providers);
+        let id = container.clone();
+        let sync = tokio::spawn(async move {
+            let synced = spawn_blocking(move || checkpoints.sync_intent(&id, &file)).await;
+            if matches!(synced, Ok(Ok(()))) {
+                providers.start(&intents.iter().collect::<Vec<_>>());
+            }
+            synced
+        });
+        self.syncs().insert(container.clone(), sync);
+        Ok(checkpoint)
+    }
+
+    async fn release(&self, intents: &[Intent]) -> Vec<ProviderError> {
+        join_all(
+            intents
+                .iter()
+                .map(|intent| self.provider(intent).release(intent)),
+        )
+        .await
+        .into_iter()
+        .filter_map(Result::err)
+        .flatten()
+        .collect()
+    }
+
+    /// Writes the container's files below /etc: from the intents, or from the attachments once
+    /// they are known.
+    pub async fn write_etc_files(
+        &self,
+        checkpoint: &Checkpoint,
+        attachments: Option<&[Attachment]>,
+    ) -> Result<(), IsolatorError> {
+        let addresses = addresses(checkpoint, attachments);
+        let dns: Vec<&Dns> = match attachments {
+            Some(attachments) => attachments.iter().map(|attached| &attached.dns).collect(),
+            None => intents(checkpoint).map(|intent| &intent.dns).collect(),
+        };
+        let dns = etc_files::merge(dns);
+        let directory = self.checkpoints.directory(&checkpoint.container);
+        let hostname = checkpoint.hostname.clone();
+        spawn_blocking(move || etc_files::write(&directory, &hostname, &addresses, &dns)).await??;
+        Ok(())
+    }
+
+    /// Attaches the container to its networks, sets its hostname and pins its network namespace.
+    pub async fn attach(
+        &self,
+        checkpoint: &Checkpoint,
+        target: Target,
+    ) -> Result<Vec<Attachment>, IsolatorError> {
+        self.wait_until_durable(&checkpoint.container).await?;
+        let (namespaces, network) = open(target).await?;
+        let intents: Vec<&Intent> = intents(checkpoint).collect();
+        // They are independent, and each has its own thread.
+        let (configured, attached) = tokio::join!(
+            self.configure_namespaces(checkpoint, namespaces),
+            self.providers.attach_all(&intents, network.as_fd())
+        );
+        let (attachments, failed) = match attached {
+            Ok(attachments) => (attachments, None),
+            Err(errors) => (vec![], Some(IsolatorError::Provider(errors))),
+        };
+        IsolatorError::combine(configured.err().into_iter().chain(failed).collect())?;
+        let is_intent_outdated = intents.iter().zip(&attachments).any(|(intent, attached)| {
+            intent.dns != attached.dns || intent.addresses != attached.addresses
+        });
+        if is_intent_outdated {
+            self.write_etc_files(checkpoint, Some(&attachments)).await?;
+        }
+        let checkpoints = self.checkpoints.clone();
+        let container = checkpoint.container.clone();
+        let (attachments, written) = spawn_blocking(move || {
+            let written = checkpoints.write_attachments(&container, &attachments);
+            (attachments, written)
+        })
+        .await?;
+        written?;
+        Ok(attachments)
+    }
+
+    async fn wait_until_durable(&self, container: &ContainerId) -> Result<(), IsolatorError> {
+        let sync = self.syncs().remove(container);
+        // Without one the intent is from before a restart, and was synced then.
+        match sync {
+            Some(sync) => Ok(sync.await.flatten()??),
+            None => Ok(()),
+        }
+    }
+
+    fn syncs(&self) -> MutexGuard<'_, HashMap<ContainerId, IntentSync>> {
+        // Each use is a single map operation.
+        self.syncs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pins the network namespace and sets the hostname, which is the same for every provider.
+    async fn configure_namespaces(
+        &self,
+        checkpoint: &Checkpoint,
+        namespaces: Namespaces,
+    ) -> Result<(), IsolatorError> {
+        if let Some(handle) = self.handle(checkpoint) {
+            let network = namespaces.network;
+            spawn_blocking(move || pin(network, &handle)).await??;
+        }
+        if let Some(uts) = namespaces.uts {
+            netns::set_hostname(uts, checkpoint.hostname.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Detaches every network, then removes the handle and the checkpoint. Idempotent; the
+    /// checkpoint stays as long as anything else does.
+    pub async fn detach(&self, checkpoint: &Checkpoint) -> Result<(), IsolatorError> {
+        let sync = self.syncs().remove(&checkpoint.container);
+        if let Some(sync) = sync {
+            // A provider that starts after its detach would not be undone.
+            let _ = sync.await;
+        }
+        let intents: Vec<&Intent> = intents(checkpoint).collect();
+        let detached = self
+            .providers
+            .detach_all(&intents)
+            .await
+            .map_err(IsolatorError::Provider);
+        let handle = self.handle(checkpoint);
+        let removed = self
+            .remove_state(&checkpoint.container, handle, detached.is_ok())
+            .await;
+        IsolatorError::combine(
+            [detached, removed]
+                .into_iter()
+                .filter_map(Result::err)
+                .collect(),
+        )
+    }
+
+    /// Removes the handle to the namespace and, if `with_checkpoint`, the container's directory.
+    async fn remove_state(
+        &self,
+        container: &ContainerId,
+        handle: Option<PathBuf>,
+        with_checkpoint: bool,
+    ) -> Result<(), IsolatorError> {
+        let checkpoints = self.checkpoints.clone();
+        let container = container.clone();
+        spawn_blocking(move || {
+            if let Some(handle) = handle {
+                handles::unpin(&handle)?;
+            }
+            if with_checkpoint {
+                checkpoints.remove(&container)?;
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// Removes what is ours by name and belongs neither to a container of `keep` nor to an
+    /// operator's attachment: what is left of a container whose checkpoint is lost.
+    pub async fn sweep(&self, keep: &HashSet<ContainerId>) -> Result<(), IsolatorError> {
+        let checkpoints = self.checkpoints.clone();
+        let stored = spawn_blocking(move || checkpoints.load_all()).await??;
+        let mut known = Vec::new();
+        let mut without_checkpoint = keep.clone();
+        for stored in stored {
+            let StoredCheckpoint::Intact { checkpoint, .. } = stored else {
+                continue;
+            };
+            let is_kept = without_checkpoint.remove(&checkpoint.container);
+            if is_kept || checkpoint.owner == Owner::Operator {
+                known.extend(intents(&checkpoint).cloned());
+            }
+        }
+        self.providers
+            .sweep(&known, &without_checkpoint)
+            .await
+            .map_err(IsolatorError::Provider)
+    }
+
+    /// Like [`Attacher::detach`], for a container whose checkpoint is lost.
+    pub async fn detach_without_checkpoint(
+        &self,
+        container: &ContainerId,
+        keep: &HashSet<ContainerId>,
+    ) -> Result<(), IsolatorError> {
+        let swept = self.sweep(keep).await;
+        let handle = Some(self.handle_path(container));
+        let removed = self.remove_state(container, handle, swept.is_ok()).await;
+        IsolatorError::combine(
+            [swept, removed]
+                .into_iter()
+                .filter_map(Result::err)
+                .collect(),
+        )
+    }
+
+    /// Takes over a container after a restart: its networks, and its handle if that is gone and a
+    /// process of the container is known. An error means that the container's network is lost.
+    pub async fn adopt(
+        &self,
+        checkpoint: &Checkpoint,
+        pid: Option<u32>,
+    ) -> Result<(), IsolatorError> {
+        let handle = self.handle_path(&checkpoint.container);
+        let pinned = spawn_blocking(move || match pid {
+            Some(pid) if !handles::is_handle(&handle) => {
+                let target = Target::Process(pid);
+                let namespaces = target.open()?;
+                target.check(&namespaces)?;
+                pin(&namespaces.network, &handle)
+            }
+            _ => Ok(()),
+        })
+        .await?;
+        let lost: Vec<ProviderError> =
+            join_all(intents(checkpoint).map(|intent| self.provider(intent).adopt(intent)))
+                .await
+                .into_iter()
+                .filter_map(Result::err)
+                .collect();
+        let mut errors: Vec<IsolatorError> = pinned.err().into_iter().collect();
+        if !lost.is_empty() {
+            errors.push(IsolatorError::Provider(lost));
+        }
+        IsolatorError::combine(errors)
+    }
+}
+
+fn intents(checkpoint: &Checkpoint) -> impl Iterator<Item = &Intent> {
+    checkpoint.networks.iter().map(|network| &network.intent)
+}
+
+/// The container's addresses, in the order of its networks.
+fn addresses(checkpoint: &Checkpoint, attachments: Option<&[Attachment]>) -> Vec<IpAddr> {
+    match attachments {
+        Some(attachments) => attachments
+            .iter()
+            .flat_map(|attached| &attached.addresses)
+            .map(ipnet::IpNet::addr)
+            .collect(),
+        None => intents(checkpoint)
+            .flat_map(|intent| &intent.addresses)
+            .map(ipnet::IpNet::addr)
+            .collect(),
+    }
+}
+
+/// Opens the container's namespaces, and its network namespace once more for the providers.
+async fn open(target: Target) -> Result<(Namespaces, OwnedFd), IsolatorError> {
+    spawn_blocking(move || {
+        let namespaces = target.open()?;
+        target.check(&namespaces)?;
+        let network = namespaces
+            .network
+            .try_clone()
+            .map_err(IsolatorError::Descriptor)?;
+        Ok((namespaces, network))
+    })
+    .await?
+}
