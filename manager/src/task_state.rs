@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// How a task is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Condition {
+pub enum TaskState {
     /// Marathon 1.7: resources are reserved, nothing is launched.
     Reserved,
     /// Marathon ≥ 1.8: waits for an offer.
@@ -54,7 +54,7 @@ pub enum Condition {
 
 /// What a condition means for what was made for the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Life {
+pub enum Liveness {
     /// Nothing has been launched yet.
     Waiting,
     /// It lives, or may at any moment.
@@ -67,32 +67,32 @@ pub enum Life {
 
 /// Every condition with Marathon's word and that of Mesos. Where two share a word of Mesos, the
 /// first that has it is meant.
-const WORDS: [(Condition, &str, &str); 18] = [
-    (Condition::Staging, "Staging", "TASK_STAGING"),
-    (Condition::Starting, "Starting", "TASK_STARTING"),
-    (Condition::Running, "Running", "TASK_RUNNING"),
-    (Condition::Killing, "Killing", "TASK_KILLING"),
-    (Condition::Unreachable, "Unreachable", "TASK_UNREACHABLE"),
-    (Condition::Finished, "Finished", "TASK_FINISHED"),
-    (Condition::Killed, "Killed", "TASK_KILLED"),
-    (Condition::Failed, "Failed", "TASK_FAILED"),
-    (Condition::Error, "Error", "TASK_ERROR"),
-    (Condition::Gone, "Gone", "TASK_GONE"),
-    (Condition::Dropped, "Dropped", "TASK_DROPPED"),
-    (Condition::Lost, "Lost", "TASK_LOST"),
-    (Condition::Unknown, "Unknown", "TASK_UNKNOWN"),
-    (Condition::Scheduled, "Scheduled", "TASK_STAGING"),
-    (Condition::Provisioned, "Provisioned", "TASK_STAGING"),
-    (Condition::Reserved, "Reserved", "TASK_STAGING"),
-    (Condition::Created, "Created", "TASK_STAGING"),
+const WORDS: [(TaskState, &str, &str); 18] = [
+    (TaskState::Staging, "Staging", "TASK_STAGING"),
+    (TaskState::Starting, "Starting", "TASK_STARTING"),
+    (TaskState::Running, "Running", "TASK_RUNNING"),
+    (TaskState::Killing, "Killing", "TASK_KILLING"),
+    (TaskState::Unreachable, "Unreachable", "TASK_UNREACHABLE"),
+    (TaskState::Finished, "Finished", "TASK_FINISHED"),
+    (TaskState::Killed, "Killed", "TASK_KILLED"),
+    (TaskState::Failed, "Failed", "TASK_FAILED"),
+    (TaskState::Error, "Error", "TASK_ERROR"),
+    (TaskState::Gone, "Gone", "TASK_GONE"),
+    (TaskState::Dropped, "Dropped", "TASK_DROPPED"),
+    (TaskState::Lost, "Lost", "TASK_LOST"),
+    (TaskState::Unknown, "Unknown", "TASK_UNKNOWN"),
+    (TaskState::Scheduled, "Scheduled", "TASK_STAGING"),
+    (TaskState::Provisioned, "Provisioned", "TASK_STAGING"),
+    (TaskState::Reserved, "Reserved", "TASK_STAGING"),
+    (TaskState::Created, "Created", "TASK_STAGING"),
     (
-        Condition::UnreachableInactive,
+        TaskState::UnreachableInactive,
         "UnreachableInactive",
         "TASK_UNREACHABLE",
     ),
 ];
 
-impl Condition {
+impl TaskState {
     /// From a word of Mesos or of Marathon, in any case.
     #[must_use]
     pub fn from_word(word: &str) -> Self {
@@ -109,38 +109,38 @@ impl Condition {
 
     /// What it means for what was made for the task.
     #[must_use]
-    pub fn life(self) -> Life {
+    pub fn liveness(self) -> Liveness {
         match self {
-            Self::Reserved | Self::Scheduled => Life::Waiting,
+            Self::Reserved | Self::Scheduled => Liveness::Waiting,
             Self::Created
             | Self::Provisioned
             | Self::Staging
             | Self::Starting
             | Self::Running
-            | Self::Killing => Life::Alive,
+            | Self::Killing => Liveness::Alive,
             // Marathon counts its own Unknown among the ends, Mesos means what it says.
             Self::Unreachable
             | Self::UnreachableInactive
             | Self::Lost
             | Self::Unknown
-            | Self::Unrecognised => Life::Uncertain,
+            | Self::Unrecognised => Liveness::Uncertain,
             Self::Finished
             | Self::Killed
             | Self::Failed
             | Self::Error
             | Self::Gone
-            | Self::Dropped => Life::Ended,
+            | Self::Dropped => Liveness::Ended,
         }
     }
 
     /// Whether the task never comes back.
     #[must_use]
     pub fn is_ended(self) -> bool {
-        self.life() == Life::Ended
+        self.liveness() == Liveness::Ended
     }
 }
 
-impl fmt::Display for Condition {
+impl fmt::Display for TaskState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = WORDS
             .iter()
@@ -150,7 +150,7 @@ impl fmt::Display for Condition {
     }
 }
 
-impl<'de> Deserialize<'de> for Condition {
+impl<'de> Deserialize<'de> for TaskState {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = Option::<String>::deserialize(deserializer)?;
         Ok(word.map_or_else(Self::default, |word| Self::from_word(&word)))
@@ -164,24 +164,24 @@ mod tests {
     #[test]
     fn both_vocabularies_are_read() {
         for (word, condition) in [
-            ("TASK_RUNNING", Condition::Running),
-            ("Running", Condition::Running),
-            ("running", Condition::Running),
-            ("TASK_STAGING", Condition::Staging),
-            ("Created", Condition::Created),
-            ("Reserved", Condition::Reserved),
-            ("Scheduled", Condition::Scheduled),
-            ("Provisioned", Condition::Provisioned),
-            ("UnreachableInactive", Condition::UnreachableInactive),
-            ("TASK_UNREACHABLE", Condition::Unreachable),
-            ("TASK_GONE_BY_OPERATOR", Condition::Gone),
-            ("TASK_GONE", Condition::Gone),
-            ("TASK_LOST", Condition::Lost),
+            ("TASK_RUNNING", TaskState::Running),
+            ("Running", TaskState::Running),
+            ("running", TaskState::Running),
+            ("TASK_STAGING", TaskState::Staging),
+            ("Created", TaskState::Created),
+            ("Reserved", TaskState::Reserved),
+            ("Scheduled", TaskState::Scheduled),
+            ("Provisioned", TaskState::Provisioned),
+            ("UnreachableInactive", TaskState::UnreachableInactive),
+            ("TASK_UNREACHABLE", TaskState::Unreachable),
+            ("TASK_GONE_BY_OPERATOR", TaskState::Gone),
+            ("TASK_GONE", TaskState::Gone),
+            ("TASK_LOST", TaskState::Lost),
         ] {
-            assert_eq!(Condition::from_word(word), condition, "{word}");
+            assert_eq!(TaskState::from_word(word), condition, "{word}");
         }
         for (condition, marathon, _) in WORDS {
-            assert_eq!(Condition::from_word(marathon), condition);
+            assert_eq!(TaskState::from_word(marathon), condition);
             assert_eq!(condition.to_string(), marathon);
         }
     }
@@ -195,12 +195,16 @@ mod tests {
             "TASK_UNKNOWN",
             "TASK_LOST",
         ] {
-            assert_eq!(Condition::from_word(word).life(), Life::Uncertain, "{word}");
+            assert_eq!(
+                TaskState::from_word(word).liveness(),
+                Liveness::Uncertain,
+                "{word}"
+            );
         }
-        let null: Condition = serde_json::from_str("null").unwrap();
-        assert_eq!(null, Condition::Unrecognised);
-        assert!(Condition::Gone.is_ended() && !Condition::Killing.is_ended());
-        assert_eq!(Condition::Scheduled.life(), Life::Waiting);
-        assert_eq!(Condition::Provisioned.life(), Life::Alive);
+        let null: TaskState = serde_json::from_str("null").unwrap();
+        assert_eq!(null, TaskState::Unrecognised);
+        assert!(TaskState::Gone.is_ended() && !TaskState::Killing.is_ended());
+        assert_eq!(TaskState::Scheduled.liveness(), Liveness::Waiting);
+        assert_eq!(TaskState::Provisioned.liveness(), Liveness::Alive);
     }
 }

@@ -64,7 +64,7 @@ impl World {
             },
         })?;
         let options = FollowOptions {
-            pause: (Duration::from_millis(10), Duration::from_millis(200)),
+            backoff: (Duration::from_millis(10), Duration::from_millis(200)),
             ..FollowOptions::default()
         };
         let follower = host.block_on(async { Follower::start(client.clone(), options) });
@@ -164,7 +164,7 @@ impl World {
         let mut missing: BTreeSet<String> = before.symmetric_difference(&after).cloned().collect();
         while !missing.is_empty() {
             match self.next()? {
-                Update::Touched(key) => missing.retain(|task| !names(&key, task)),
+                Update::Changed(key) => missing.retain(|task| !names(&key, task)),
                 // It holds everything that was touched before.
                 Update::Snapshot(_) => missing.clear(),
                 Update::Lost(error) => bail!("the stream is lost: {error}"),

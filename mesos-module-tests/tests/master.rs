@@ -7,7 +7,7 @@ use contrail_mesos_api::http::LeaderOptions;
 use contrail_mesos_manager::mesos_master::{
     FollowOptions, Follower, MasterClient, MasterOptions, State, Task, Update,
 };
-use contrail_mesos_manager::task_state::Condition;
+use contrail_mesos_manager::task_state::TaskState;
 use mesos_module_tests::agent::{Agent, BLUE, PATIENCE, address, container};
 use mesos_module_tests::framework::TaskSpec;
 use mesos_module_tests::{Cluster, Host};
@@ -33,7 +33,7 @@ impl Seen {
     fn follow(host: &Host, master: &str) -> Result<Self> {
         let client = client(master)?;
         let options = FollowOptions {
-            pause: (Duration::from_millis(10), Duration::from_millis(500)),
+            backoff: (Duration::from_millis(10), Duration::from_millis(500)),
             ..FollowOptions::default()
         };
         let mut seen = Self {
@@ -85,7 +85,7 @@ fn find<'a>(state: &'a State, task: &str) -> Option<&'a Task> {
 
 fn runs(state: &State, task: &str) -> bool {
     find(state, task).is_some_and(|task| {
-        task.status.condition == Condition::Running && task.status.addresses().next().is_some()
+        task.status.state == TaskState::Running && task.status.addresses().next().is_some()
     })
 }
 
@@ -158,7 +158,7 @@ fn an_agent_that_is_gone_is_known_at_once() -> Result<()> {
         "mark_agent_gone": {"agent_id": {"value": &*agent}}}))?;
     seen.until(|state| !state.agents.contains_key(&agent))?;
     seen.until(|state| {
-        find(state, "web").is_none_or(|task| task.status.condition != Condition::Running)
+        find(state, "web").is_none_or(|task| task.status.state != TaskState::Running)
     })?;
     host.block_on(framework.teardown())?;
     seen.until(|state| !state.frameworks.contains_key(&*id) && state.tasks.is_empty())?;

@@ -16,8 +16,8 @@ use crate::plan;
 use crate::stores::contrail::{APPLICATION, Machine, Orphan, TASK};
 use crate::stores::read;
 use crate::vnc::{
-    Detail, FloatingIp, InstanceIp, KeyValues, Object, Patch, PropertyUpdate, Query, Reading, Ref,
-    VirtualMachine, VirtualMachineInterface, VirtualRouter,
+    Detail, FloatingIp, InstanceIp, KeyValues, Object, Patch, PropertyUpdate, Query, ReadOptions,
+    Ref, VirtualMachine, VirtualMachineInterface, VirtualRouter,
 };
 
 impl Containers {
@@ -281,9 +281,9 @@ impl Containers {
                 self.remove_orphan_address(uuid, owner).await
             }
             Orphan::Interface(uuid) => {
-                let around = Reading {
+                let around = ReadOptions {
                     back_refs: true,
-                    ..Reading::default()
+                    ..ReadOptions::default()
                 };
                 let read = self
                     .client

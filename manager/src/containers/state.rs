@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{Adopted, Containers};
 use crate::error::ManagerError;
-use crate::vnc::{Reading, VirtualMachine, VirtualMachineInterface};
+use crate::vnc::{ReadOptions, VirtualMachine, VirtualMachineInterface};
 
 /// A container's objects, with what refers to them.
 #[derive(Clone, Debug)]
@@ -27,9 +27,9 @@ impl Containers {
     /// What there is of a container; `None` where there is no virtual-machine. Without it there is
     /// nothing: all else refers to it.
     pub(super) async fn state(&self, machine: Uuid) -> Result<Option<State>, ManagerError> {
-        let around = Reading {
+        let around = ReadOptions {
             back_refs: true,
-            ..Reading::default()
+            ..ReadOptions::default()
         };
         let found = self
             .client

@@ -9,7 +9,7 @@ use super::*;
 use crate::marathon::{App, Listing, Network, RunSpecId, Skipped};
 use crate::mesos_master::{Change, Executor, Framework, State, Status, TaskKey};
 use crate::stores::contrail::{Interface, Router};
-use crate::task_state::Condition;
+use crate::task_state::TaskState;
 
 const TASK: &str = "shop_web.instance-0bcd1234-c7a5-11ea-8f39-0242ac110002._app.1";
 
@@ -39,7 +39,7 @@ fn task(id: &str, agent: &str, container: Option<Uuid>) -> Task {
         executor: None,
         labels: Box::default(),
         status: Status {
-            condition: Condition::Running,
+            state: TaskState::Running,
             container: container.map(|uuid| uuid.to_string().into()),
             ..Status::default()
         },
@@ -102,7 +102,7 @@ fn app(labels: &[(&str, &str)], tasks: &[&str]) -> App {
             .iter()
             .map(|id| crate::marathon::Task {
                 id: (*id).into(),
-                condition: Condition::Running,
+                state: TaskState::Running,
                 agent: None,
                 host: None,
                 addresses: Box::default(),
@@ -351,7 +351,7 @@ fn a_task_that_ends_needs_a_list_to_confirm_it() {
         agent: None,
         executor: None,
         status: Box::new(Status {
-            condition: Condition::Failed,
+            state: TaskState::Failed,
             ..Status::default()
         }),
     };
@@ -379,7 +379,7 @@ fn a_container_that_just_lost_its_task_is_left_to_its_agent() {
             agent: None,
             executor: None,
             status: Box::new(Status {
-                condition: Condition::Killed,
+                state: TaskState::Killed,
                 ..Status::default()
             }),
         },
@@ -396,17 +396,17 @@ fn a_container_that_just_lost_its_task_is_left_to_its_agent() {
 
 #[test]
 fn words_that_are_no_end_keep_a_container() {
-    for condition in [
-        Condition::Unreachable,
-        Condition::Lost,
-        Condition::Unrecognised,
+    for task_state in [
+        TaskState::Unreachable,
+        TaskState::Lost,
+        TaskState::Unrecognised,
     ] {
         let mut scene = Scene::new();
         let mut own = task(TASK, "S1", Some(scene.machine));
-        own.status.condition = condition;
+        own.status.state = task_state;
         // Its agent is gone, too.
         scene.list(1, state(vec![other(), own], vec![agent("S2", "node2")]));
-        assert!(matches!(scene.fate(100_000), Fate::Keep(_)), "{condition}");
+        assert!(matches!(scene.fate(100_000), Fate::Keep(_)), "{task_state}");
     }
 }
 

@@ -106,7 +106,7 @@ pub(super) fn mesos(reconciler: &Reconciler, asked: &Page) -> Answer {
             "agent_id": task.agent.as_deref(),
             "agent": task.agent.as_ref().and_then(|id| Some(&*view.agent(id)?.host)),
             "executor": task.executor(),
-            "state": task.status.condition,
+            "state": task.status.state,
             "container": task.status.container,
         });
         (key, row)
@@ -377,7 +377,7 @@ pub(super) fn container(shown: &Shown, machine: Uuid) -> Answer {
             "id": &*task.key.task,
             "framework_id": &*task.key.framework,
             "agent_id": task.agent.as_deref(),
-            "state": task.status.condition,
+            "state": task.status.state,
             "container": task.status.container,
         }))
     });

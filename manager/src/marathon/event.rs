@@ -66,13 +66,13 @@ impl Key {
 
 /// What an event means.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(super) enum ParsedEvent {
     /// From here on nothing is missed.
     Attached,
     /// Look at these again.
-    Touched(Vec<Key>),
+    Changed(Vec<Key>),
     /// Something happened, and it is not understood what: list again.
-    Odd(String),
+    Malformed(String),
 }
 
 /// The fields that name something, of all events. `null` and absent are the same.
@@ -133,15 +133,15 @@ impl Plan {
 }
 
 /// Reads an event: its type, where the frame names one, and its data.
-pub(super) fn read(named: Option<&str>, data: &str) -> Meaning {
+pub(super) fn read(named: Option<&str>, data: &str) -> ParsedEvent {
     if named == Some(ATTACHED) {
-        return Meaning::Attached;
+        return ParsedEvent::Attached;
     }
     let body: Body = match serde_json::from_str(data) {
         Ok(body) => body,
         Err(error) => {
             let named = named.unwrap_or("an event without a type");
-            return Meaning::Odd(format!("{}: {error}", shorten(named)));
+            return ParsedEvent::Malformed(format!("{}: {error}", shorten(named)));
         }
     };
     let kind = named
@@ -150,11 +150,11 @@ pub(super) fn read(named: Option<&str>, data: &str) -> Meaning {
         .unwrap_or_default()
         .to_owned();
     if kind == ATTACHED {
-        return Meaning::Attached;
+        return ParsedEvent::Attached;
     }
     let mut keys = Vec::new();
     if let Err(id) = gather(body, &mut keys) {
-        return Meaning::Odd(format!("{}: {:?} is no id", shorten(&kind), shorten(&id)));
+        return ParsedEvent::Malformed(format!("{}: {:?} is no id", shorten(&kind), shorten(&id)));
     }
     if matches!(
         kind.as_str(),
@@ -163,9 +163,9 @@ pub(super) fn read(named: Option<&str>, data: &str) -> Meaning {
         keys.push(Key::Pods);
     }
     if keys.is_empty() && NAMING.contains(&kind.as_str()) {
-        return Meaning::Odd(format!("{kind} names nothing"));
+        return ParsedEvent::Malformed(format!("{kind} names nothing"));
     }
-    Meaning::Touched(keys)
+    ParsedEvent::Changed(keys)
 }
 
 /// The most specific key of each thing that is named. Fails with an id that is none.
@@ -212,13 +212,16 @@ mod tests {
 
     const UUID: &str = "0bcd1234-c7a5-11ea-8f39-0242ac110002";
 
-    fn meaning(kind: &str, data: &Value) -> Meaning {
+    fn meaning(kind: &str, data: &Value) -> ParsedEvent {
         let with = read(Some(kind), &data.to_string());
         let mut data = data.clone();
         data["eventType"] = json!(kind);
         let within = read(None, &data.to_string());
         // What is said of an odd one may differ.
-        if !matches!((&with, &within), (Meaning::Odd(_), Meaning::Odd(_))) {
+        if !matches!(
+            (&with, &within),
+            (ParsedEvent::Malformed(_), ParsedEvent::Malformed(_))
+        ) {
             assert_eq!(with, within);
         }
         with
@@ -297,10 +300,10 @@ mod tests {
                 vec![run_spec("/a")],
             ),
         ] {
-            assert_eq!(meaning(kind, &data), Meaning::Touched(keys), "{kind}");
+            assert_eq!(meaning(kind, &data), ParsedEvent::Changed(keys), "{kind}");
         }
         let attached = meaning(ATTACHED, &json!({"remoteAddress": "10.0.0.1"}));
-        assert_eq!(attached, Meaning::Attached);
+        assert_eq!(attached, ParsedEvent::Attached);
     }
 
     #[test]
@@ -318,13 +321,16 @@ mod tests {
         ] {
             let meaning = meaning(kind, &data);
             assert!(
-                matches!(meaning, Meaning::Odd(_)),
+                matches!(meaning, ParsedEvent::Malformed(_)),
                 "{kind} {data}: {meaning:?}"
             );
         }
         for data in ["", "{", "<html>", "[]", "null"] {
             let meaning = read(Some("status_update_event"), data);
-            assert!(matches!(meaning, Meaning::Odd(_)), "{data}: {meaning:?}");
+            assert!(
+                matches!(meaning, ParsedEvent::Malformed(_)),
+                "{data}: {meaning:?}"
+            );
         }
     }
 }

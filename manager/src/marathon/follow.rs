@@ -11,10 +11,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client::{MarathonClient, no_server};
-use super::event::{Key, Meaning};
-use super::mailbox::{MOST_KEYS, Mailbox};
+use super::event::ParsedEvent;
 use super::model::{Listing, Skipped};
+use super::queue::{CoalescingQueue, MAX_QUEUED_KEYS};
 use super::stream::EventStream;
+use super::update::Update;
 use contrail_mesos_api::http::{Address, CallError, CallErrorKind, RequestSpec};
 
 /// How long to wait for the version.
@@ -24,53 +25,40 @@ const VERSION: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct FollowOptions {
     /// How long the stream may be silent. Marathon gives a sign of life every 10 seconds.
-    pub quiet: Duration,
+    pub idle_timeout: Duration,
     /// How long the first event may take.
-    pub attach: Duration,
+    pub attach_timeout: Duration,
     /// Bytes of one event. A deployment's plan names every app of a group.
-    pub longest_event: usize,
+    pub max_event_bytes: usize,
     /// How often to list all the same.
-    pub refresh: Duration,
+    pub resync_interval: Duration,
     /// How often to list a Marathon that leaves out events without a word, as 1.7 does.
-    pub refresh_lossy: Duration,
+    pub lossy_resync_interval: Duration,
     /// The least time from one list to the next, whatever odd events come.
-    pub gap: Duration,
+    pub min_list_interval: Duration,
     /// The shortest and the longest pause after the stream was lost. They grow from one to the
     /// other, with jitter.
-    pub pause: (Duration, Duration),
+    pub backoff: (Duration, Duration),
 }
 
 impl Default for FollowOptions {
     fn default() -> Self {
         Self {
-            quiet: Duration::from_secs(35),
-            attach: Duration::from_secs(15),
-            longest_event: 16 << 20,
-            refresh: Duration::from_mins(10),
-            refresh_lossy: Duration::from_mins(1),
-            gap: Duration::from_secs(5),
-            pause: (Duration::from_millis(250), Duration::from_secs(30)),
+            idle_timeout: Duration::from_secs(35),
+            attach_timeout: Duration::from_secs(15),
+            max_event_bytes: 16 << 20,
+            resync_interval: Duration::from_mins(10),
+            lossy_resync_interval: Duration::from_mins(1),
+            min_list_interval: Duration::from_secs(5),
+            backoff: (Duration::from_millis(250), Duration::from_secs(30)),
         }
     }
-}
-
-/// What a follower sees.
-#[derive(Clone, Debug)]
-pub enum Update {
-    /// The event stream is lost: from now on nothing is known to be as it was. A snapshot follows
-    /// as soon as there is one.
-    Lost(CallError),
-    /// Everything, and all that was touched before is in it. What it no longer names is gone, if
-    /// it is complete.
-    Snapshot(Box<Listing>),
-    /// Look at this again.
-    Touched(Key),
 }
 
 /// Follows Marathon until it is dropped.
 #[derive(Debug)]
 pub struct Follower {
-    mailbox: Arc<Mailbox>,
+    queue: Arc<CoalescingQueue>,
     task: JoinHandle<()>,
 }
 
@@ -78,22 +66,22 @@ impl Follower {
     /// Begins to follow, in a task of the current runtime.
     #[must_use]
     pub fn start(client: MarathonClient, options: FollowOptions) -> Self {
-        let mailbox = Arc::new(Mailbox::default());
-        let machine = Machine {
+        let queue = Arc::new(CoalescingQueue::default());
+        let watch = WatchTask {
             client,
             options,
-            mailbox: Arc::clone(&mailbox),
+            queue: Arc::clone(&queue),
         };
         Self {
-            mailbox,
-            task: tokio::spawn(machine.run()),
+            queue,
+            task: tokio::spawn(watch.run()),
         }
     }
 
     /// The next update; waits for one. Cancel-safe. Keys that are touched again before they are
     /// taken come once, so a slow consumer has no more to do than a fast one.
     pub async fn next(&mut self) -> Update {
-        self.mailbox.next().await
+        self.queue.next().await
     }
 }
 
@@ -103,10 +91,10 @@ impl Drop for Follower {
     }
 }
 
-struct Machine {
+struct WatchTask {
     client: MarathonClient,
     options: FollowOptions,
-    mailbox: Arc<Mailbox>,
+    queue: Arc<CoalescingQueue>,
 }
 
 /// An attached event stream.
@@ -119,9 +107,9 @@ struct Attached {
 
 type Listed = Pin<Box<dyn Future<Output = (Result<Listing, CallError>, Duration)> + Send>>;
 
-impl Machine {
+impl WatchTask {
     async fn run(self) {
-        let (shortest, longest) = self.options.pause;
+        let (shortest, longest) = self.options.backoff;
         let backoff = ExponentialBuilder::default()
             .with_min_delay(shortest)
             .with_max_delay(longest)
@@ -146,13 +134,13 @@ impl Machine {
             Ok(attached) => {
                 log::info!("following Marathon at {}", attached.leader);
                 let error = self.follow(attached).await;
-                self.mailbox.lost(error.clone());
+                self.queue.lost(error.clone());
                 error
             }
             Err(error) => {
-                self.mailbox.lost(error.clone());
+                self.queue.lost(error.clone());
                 if let Ok(listing) = self.client.list().await {
-                    self.mailbox.snapshot(listing);
+                    self.queue.snapshot(listing);
                 }
                 error
             }
@@ -188,16 +176,20 @@ impl Machine {
         spec: &RequestSpec,
     ) -> Result<(EventStream, Address), CallError> {
         let (leader, answer) = self.client.open(server, spec).await?;
-        let mut stream = EventStream::new(answer, self.options.quiet, self.options.longest_event);
+        let mut stream = EventStream::new(
+            answer,
+            self.options.idle_timeout,
+            self.options.max_event_bytes,
+        );
         let attached = async {
             loop {
                 // What comes before it happened before the list.
-                if stream.next().await? == Meaning::Attached {
+                if stream.next().await? == ParsedEvent::Attached {
                     return Ok(());
                 }
             }
         };
-        let patience = self.options.attach;
+        let patience = self.options.attach_timeout;
         let attached: Result<(), CallErrorKind> =
             timeout(patience, attached).await.unwrap_or_else(|_| {
                 let problem = format!("event_stream_attached did not come within {patience:?}");
@@ -218,9 +210,9 @@ impl Machine {
             lossy,
         } = attached;
         let refresh = if lossy {
-            self.options.refresh_lossy
+            self.options.lossy_resync_interval
         } else {
-            self.options.refresh
+            self.options.resync_interval
         };
         // The keys that came while a list was made: it may be older than they are.
         let mut meanwhile = Vec::new();
@@ -234,16 +226,16 @@ impl Machine {
             tokio::select! {
                 meaning = stream.next() => match meaning {
                     Err(problem) => return spec.failed(&leader, problem),
-                    Ok(Meaning::Attached) => {}
-                    Ok(Meaning::Odd(why)) => {
+                    Ok(ParsedEvent::Attached) => {}
+                    Ok(ParsedEvent::Malformed(why)) => {
                         log::warn!("Marathon at {leader}: {why}: listing again");
                         again = true;
                     }
-                    Ok(Meaning::Touched(keys)) => for key in keys {
+                    Ok(ParsedEvent::Changed(keys)) => for key in keys {
                         // Nobody can look at one thing again before everything was seen once.
-                        let fits = first || self.mailbox.touch(key.clone());
-                        again |= !fits || meanwhile.len() >= MOST_KEYS;
-                        if listing.is_some() && meanwhile.len() < MOST_KEYS {
+                        let fits = first || self.queue.touch(key.clone());
+                        again |= !fits || meanwhile.len() >= MAX_QUEUED_KEYS;
+                        if listing.is_some() && meanwhile.len() < MAX_QUEUED_KEYS {
                             meanwhile.push(key);
                         }
                     },
@@ -260,12 +252,12 @@ impl Machine {
                         let Skipped { kind, id, problem } = skipped;
                         log::warn!("Marathon at {leader}: {kind} {id:?} cannot be read: {problem}");
                     }
-                    self.mailbox.snapshot(listed);
+                    self.queue.snapshot(listed);
                     for key in meanwhile.drain(..) {
-                        again |= !self.mailbox.touch(key);
+                        again |= !self.queue.touch(key);
                     }
                     // Lists that take long are not all that Marathon has to do.
-                    soon = Instant::now() + self.options.gap.max(10 * took);
+                    soon = Instant::now() + self.options.min_list_interval.max(10 * took);
                     regular = Instant::now() + refresh.max(10 * took);
                 },
                 () = sleep_until(due), if listing.is_none() => {

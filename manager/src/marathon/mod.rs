@@ -16,7 +16,7 @@
 //!   │      list ───── keys that come meanwhile wait ─────────────────┤
 //!   │        │        Snapshot, then the keys                        │ Lost
 //!   │        v                                                       │
-//!   │     follow ──── Touched(key), Touched(key), …                  │
+//!   │     follow ──── Changed(key), Changed(key), …                  │
 //!   │        │  ^                                                    │
 //!   │        │  └── list again: an event that makes no sense, too     │
 //!   │        │      many keys, and every so often all the same       │
@@ -38,17 +38,19 @@ mod event;
 mod follow;
 mod id;
 mod json;
-mod mailbox;
 mod model;
+mod queue;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod update;
 
 pub use client::{MarathonClient, MarathonOptions, PORT};
 pub use event::Key;
-pub use follow::{FollowOptions, Follower, Update};
+pub use follow::{FollowOptions, Follower};
 pub use id::{InstanceId, RunSpecId, TaskId, executor_of};
 pub use model::{
     App, Labels, Listing, Mode, Network, Pod, PodContainer, PodInstance, PodNetwork, PodState,
     Skipped, Task,
 };
+pub use update::Update;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::id::RunSpecId;
-use crate::task_state::Condition;
+use crate::task_state::TaskState;
 
 /// Everything at one time.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +91,7 @@ pub struct Task {
     /// Its id.
     pub id: Box<str>,
     /// How it is.
-    pub condition: Condition,
+    pub state: TaskState,
     /// The id of its agent, once it has one.
     pub agent: Option<ArcStr>,
     /// The name of its agent, once it has one.
@@ -172,5 +172,5 @@ pub struct PodContainer {
     /// Its task in Mesos, once there is one.
     pub task: Option<Box<str>>,
     /// How it is.
-    pub condition: Condition,
+    pub state: TaskState,
 }

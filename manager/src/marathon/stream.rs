@@ -12,7 +12,7 @@ use futures::stream::{BoxStream, Stream, StreamExt as _, unfold};
 use hyper::body::Bytes;
 use sse_stream::{Error as SseError, SseByteStream};
 
-use super::event::{self, Meaning};
+use super::event::{self, ParsedEvent};
 use contrail_mesos_api::http::{CallErrorKind, HttpError, Streaming};
 
 /// An open event stream.
@@ -61,7 +61,7 @@ impl EventStream {
     }
 
     /// The next event. Cancel-safe. After an error there is no other.
-    pub(super) async fn next(&mut self) -> Result<Meaning, CallErrorKind> {
+    pub(super) async fn next(&mut self) -> Result<ParsedEvent, CallErrorKind> {
         loop {
             let event = match self.events.next().await {
                 None => return Err(CallErrorKind::Ended),
@@ -89,12 +89,12 @@ mod tests {
     use futures::stream::iter;
     use proptest::prelude::*;
 
-    use super::super::event::Key;
-    use super::super::id::RunSpecId;
     use super::*;
+    use crate::marathon::event::Key;
+    use crate::marathon::id::RunSpecId;
 
     /// What a stream means, and how it ends.
-    fn meanings(bytes: &[u8], size: usize) -> (Vec<Meaning>, CallErrorKind) {
+    fn meanings(bytes: &[u8], size: usize) -> (Vec<ParsedEvent>, CallErrorKind) {
         let parts: Vec<_> = bytes.chunks(size).map(Bytes::copy_from_slice).collect();
         let mut stream = EventStream::over(iter(parts.into_iter().map(Ok)), 1000);
         let mut meanings = Vec::new();
@@ -106,8 +106,8 @@ mod tests {
         }
     }
 
-    fn touched(id: &str) -> Meaning {
-        Meaning::Touched(vec![Key::RunSpec(RunSpecId::parse(id).unwrap())])
+    fn touched(id: &str) -> ParsedEvent {
+        ParsedEvent::Changed(vec![Key::RunSpec(RunSpecId::parse(id).unwrap())])
     }
 
     /// As Jetty sends it: CRLF, and an empty line every ten seconds.
@@ -122,7 +122,7 @@ mod tests {
             let bytes = STREAM.replace("\r\n", end);
             for size in 1..=bytes.len() {
                 let (meanings, problem) = meanings(bytes.as_bytes(), size);
-                let expected = [Meaning::Attached, touched("/a"), touched("/b")];
+                let expected = [ParsedEvent::Attached, touched("/a"), touched("/b")];
                 assert_eq!(meanings, expected, "{end:?}, {size} bytes at a time");
                 assert_eq!(problem, CallErrorKind::Ended);
             }

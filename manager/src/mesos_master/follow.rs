@@ -8,10 +8,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::client::MasterClient;
-use super::event::{Change, Event};
+use super::event::Event;
 use super::json;
-use super::model::State;
-use crate::task_state::Condition;
+use super::model::{Change, State};
+use crate::task_state::TaskState;
 use contrail_mesos_api::http::{CallError, CallErrorKind, Streaming};
 use contrail_mesos_api::recordio::Decoder;
 
@@ -25,31 +25,31 @@ const LONGEST_EVENT: usize = 16 << 20;
 pub struct FollowOptions {
     /// How long the stream may be silent; three of the heartbeats that the master announces, if
     /// that is more.
-    pub quiet: Duration,
+    pub idle_timeout: Duration,
     /// How long the first event, the whole state, may take.
-    pub attach: Duration,
+    pub attach_timeout: Duration,
     /// How often to subscribe again all the same.
-    pub refresh: Duration,
+    pub resync_interval: Duration,
     /// How soon to subscribe again when an agent is lost. The master tells of its tasks, and not
     /// always of the agent itself.
-    pub settle: Duration,
+    pub lost_agent_resync_delay: Duration,
     /// How many changes may wait for the consumer. If there are more, they are given up for a new
     /// snapshot.
-    pub waiting: usize,
+    pub queue_capacity: usize,
     /// The shortest and the longest pause after the stream was lost. They grow from one to the
     /// other, with jitter.
-    pub pause: (Duration, Duration),
+    pub backoff: (Duration, Duration),
 }
 
 impl Default for FollowOptions {
     fn default() -> Self {
         Self {
-            quiet: Duration::from_secs(45),
-            attach: Duration::from_mins(2),
-            refresh: Duration::from_mins(15),
-            settle: Duration::from_secs(5),
-            waiting: 1 << 16,
-            pause: (Duration::from_millis(250), Duration::from_secs(30)),
+            idle_timeout: Duration::from_secs(45),
+            attach_timeout: Duration::from_mins(2),
+            resync_interval: Duration::from_mins(15),
+            lost_agent_resync_delay: Duration::from_secs(5),
+            queue_capacity: 1 << 16,
+            backoff: (Duration::from_millis(250), Duration::from_secs(30)),
         }
     }
 }
@@ -77,15 +77,15 @@ impl Follower {
     /// Begins to follow, in a task of the current runtime.
     #[must_use]
     pub fn start(client: MasterClient, options: FollowOptions) -> Self {
-        let (sender, updates) = mpsc::channel(options.waiting.max(2));
-        let machine = Machine {
+        let (sender, updates) = mpsc::channel(options.queue_capacity.max(2));
+        let watch = WatchTask {
             client,
             options,
             sender,
         };
         Self {
             updates,
-            task: tokio::spawn(machine.run()),
+            task: tokio::spawn(watch.run()),
         }
     }
 
@@ -105,7 +105,7 @@ impl Drop for Follower {
     }
 }
 
-struct Machine {
+struct WatchTask {
     client: MasterClient,
     options: FollowOptions,
     sender: mpsc::Sender<Update>,
@@ -120,9 +120,9 @@ enum End {
     Dropped,
 }
 
-impl Machine {
+impl WatchTask {
     async fn run(self) {
-        let (shortest, longest) = self.options.pause;
+        let (shortest, longest) = self.options.backoff;
         let backoff = ExponentialBuilder::default()
             .with_min_delay(shortest)
             .with_max_delay(longest)
@@ -155,20 +155,20 @@ impl Machine {
             Ok(subscribed) => subscribed,
             Err(error) => return End::Lost(error),
         };
-        let mut stream = EventStream::new(answer, self.options.quiet);
-        let until = Instant::now() + self.options.attach;
+        let mut stream = EventStream::new(answer, self.options.idle_timeout);
+        let until = Instant::now() + self.options.attach_timeout;
         let state = loop {
             match timeout_at(until, stream.next()).await {
                 Ok(Ok(Event::Subscribed(state, interval))) => {
                     let beats = interval.unwrap_or_default().saturating_mul(3);
-                    stream.quiet = self.options.quiet.max(beats);
+                    stream.idle_timeout = self.options.idle_timeout.max(beats);
                     stream.decoder.limit(LONGEST_EVENT);
                     break state;
                 }
                 Ok(Ok(_)) => {}
                 Ok(Err(problem)) => return End::Lost(spec.failed(&leader, problem)),
                 Err(_) => {
-                    let problem = format!("no state within {:?}", self.options.attach);
+                    let problem = format!("no state within {:?}", self.options.attach_timeout);
                     return End::Lost(spec.failed(&leader, CallErrorKind::NotAttached(problem)));
                 }
             }
@@ -181,7 +181,7 @@ impl Machine {
                 skipped.problem
             );
         }
-        let mut refresh = Instant::now() + self.options.refresh;
+        let mut refresh = Instant::now() + self.options.resync_interval;
         let mut update = Update::Snapshot(state);
         loop {
             if let Err(error) = self.sender.try_send(update) {
@@ -197,7 +197,8 @@ impl Machine {
                     Err(_) => return End::Refresh,
                     Ok(Ok(Event::Changed(change))) => {
                         if tells_of_a_lost_agent(&change) {
-                            refresh = refresh.min(Instant::now() + self.options.settle);
+                            refresh =
+                                refresh.min(Instant::now() + self.options.lost_agent_resync_delay);
                         }
                         break Update::Changed(change);
                     }
@@ -212,8 +213,8 @@ impl Machine {
 
 fn tells_of_a_lost_agent(change: &Change) -> bool {
     matches!(change, Change::TaskUpdated { status, .. } if matches!(
-        status.condition,
-        Condition::Unreachable | Condition::Lost | Condition::Gone | Condition::Unknown
+        status.state,
+        TaskState::Unreachable | TaskState::Lost | TaskState::Gone | TaskState::Unknown
     ))
 }
 
@@ -221,15 +222,15 @@ fn tells_of_a_lost_agent(change: &Change) -> bool {
 struct EventStream {
     answer: Streaming,
     decoder: Decoder,
-    quiet: Duration,
+    idle_timeout: Duration,
 }
 
 impl EventStream {
-    fn new(answer: Streaming, quiet: Duration) -> Self {
+    fn new(answer: Streaming, idle_timeout: Duration) -> Self {
         Self {
             answer,
             decoder: Decoder::default(),
-            quiet,
+            idle_timeout,
         }
     }
 
@@ -240,7 +241,7 @@ impl EventStream {
             if let Some(record) = self.decoder.next_record().map_err(stream)? {
                 return read(record).await;
             }
-            match self.answer.next(self.quiet).await? {
+            match self.answer.next(self.idle_timeout).await? {
                 Some(bytes) => self.decoder.push(&bytes),
                 None => return Err(CallErrorKind::Ended),
             }

@@ -35,8 +35,7 @@ mod tests;
 
 pub use client::{MasterClient, MasterOptions};
 pub use discover::{Masters, NotMasters, PORT};
-pub use event::Change;
 pub use follow::{FollowOptions, Follower, Update};
 pub use model::{
-    Agent, Executor, Framework, Labels, Network, Skipped, State, Status, Task, TaskKey,
+    Agent, Change, Executor, Framework, Labels, Network, Skipped, State, Status, Task, TaskKey,
 };

@@ -6,8 +6,7 @@ use std::net::IpAddr;
 
 use arcstr::ArcStr;
 
-use super::event::Change;
-use crate::task_state::Condition;
+use crate::task_state::TaskState;
 
 /// Labels: keys and values.
 pub type Labels = Box<[(Box<str>, Box<str>)]>;
@@ -48,7 +47,7 @@ impl Task {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// How it is.
-    pub condition: Condition,
+    pub state: TaskState,
     /// Its container with its parents, outermost first and joined by dots, as Mesos prints it.
     /// None before it has one.
     pub container: Option<Box<str>>,
@@ -75,7 +74,7 @@ impl Status {
 
     /// Takes over a newer one. Not every status names the container and its networks again.
     pub(super) fn update(&mut self, newer: Self) {
-        self.condition = newer.condition;
+        self.state = newer.state;
         if newer.container.is_some() {
             self.container = newer.container;
         }
@@ -144,6 +143,33 @@ pub struct Skipped {
     pub problem: Box<str>,
 }
 
+/// What has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A task was launched.
+    TaskAdded(Box<Task>),
+    /// A task has changed; what is none or empty here is as it was.
+    TaskUpdated {
+        /// Which.
+        key: TaskKey,
+        /// Its agent.
+        agent: Option<ArcStr>,
+        /// Its executor, where that is not the task's own.
+        executor: Option<Box<str>>,
+        /// What is known of it now.
+        status: Box<Status>,
+    },
+    /// An agent has registered, for the first time or again.
+    AgentAdded(Box<Agent>),
+    /// An agent is gone: it ended in order, was given up, or does not answer any more. Its tasks
+    /// may still run.
+    AgentRemoved(ArcStr),
+    /// A framework has registered, or is connected again, or no more.
+    FrameworkChanged(Framework),
+    /// A framework is gone, and so are its tasks.
+    FrameworkRemoved(ArcStr),
+}
+
 /// Everything at one time, joined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
@@ -186,7 +212,7 @@ impl State {
                 executor,
                 status,
             } => {
-                if status.condition.is_ended() {
+                if status.state.is_ended() {
                     self.tasks.remove(&key);
                 } else if let Some(task) = self.tasks.get_mut(&key) {
                     task.agent = agent.or(task.agent.take());

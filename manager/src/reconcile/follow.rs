@@ -104,8 +104,8 @@ impl Reconciler {
         let options = mesos_master::FollowOptions::default();
         let resync = self.settings().resync;
         let options = mesos_master::FollowOptions {
-            refresh: resync.min(options.refresh),
-            pause: no_longer(options.pause, resync),
+            resync_interval: resync.min(options.resync_interval),
+            backoff: no_longer(options.backoff, resync),
             ..options
         };
         let mut follower = mesos_master::Follower::start(client, options);
@@ -167,10 +167,10 @@ impl Reconciler {
         let options = marathon::FollowOptions::default();
         let resync = self.settings().resync;
         let options = marathon::FollowOptions {
-            refresh: resync.min(options.refresh),
-            refresh_lossy: resync.min(options.refresh_lossy),
-            gap: resync.min(options.gap),
-            pause: no_longer(options.pause, resync),
+            resync_interval: resync.min(options.resync_interval),
+            lossy_resync_interval: resync.min(options.lossy_resync_interval),
+            min_list_interval: resync.min(options.min_list_interval),
+            backoff: no_longer(options.backoff, resync),
             ..options
         };
         let mut follower = marathon::Follower::start(client.clone(), options);
@@ -186,7 +186,7 @@ impl Reconciler {
                 }
             };
             match update {
-                marathon::Update::Touched(key) => {
+                marathon::Update::Changed(key) => {
                     self.tally.update("marathon", "event");
                     if keys.is_empty() {
                         due = Instant::now() + GATHER;
@@ -223,7 +223,7 @@ impl Reconciler {
                 self.counters.listed(Source::Marathon);
                 self.all.notify_one();
             }
-            marathon::Update::Touched(_) => {}
+            marathon::Update::Changed(_) => {}
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::source::Source;
 use crate::intern::Interner;
 use crate::marathon::{App, Listing, Network, Pod, RunSpecId, TaskId, executor_of};
-use crate::task_state::Life;
+use crate::task_state::Liveness;
 
 /// What Marathon says.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ pub(crate) struct Spec {
 impl Spec {
     fn of_app(app: App) -> (RunSpecId, Self) {
         let tasks = app.tasks.into_iter();
-        let tasks = tasks.filter(|task| task.condition.life() != Life::Ended);
+        let tasks = tasks.filter(|task| task.state.liveness() != Liveness::Ended);
         let spec = Self::new(app.networks, tasks.map(|task| task.id));
         (app.id, spec)
     }
@@ -40,7 +40,7 @@ impl Spec {
     fn of_pod(pod: Pod) -> (RunSpecId, Self) {
         // What is listed of a pod's instance may be under way to its end, and is not there yet.
         let containers = pod.instances.iter().flat_map(|one| &one.containers);
-        let tasks = containers.filter(|one| one.condition.life() != Life::Ended);
+        let tasks = containers.filter(|one| one.state.liveness() != Liveness::Ended);
         let tasks: Vec<_> = tasks.filter_map(|one| one.task.clone()).collect();
         (pod.id, Self::new(pod.networks, tasks))
     }

@@ -1,7 +1,7 @@
 //! Names that do not exist, that come and go, and that are created.
 
 use super::*;
-use crate::vnc::{Reading, VirtualMachine};
+use crate::vnc::{ReadOptions, VirtualMachine};
 
 async fn put(
     world: &World,
@@ -175,9 +175,9 @@ async fn a_host_is_found_by_its_address_when_not_by_its_name() {
         .put("agent-x", machine, &request)
         .await
         .unwrap();
-    let reading = Reading {
+    let reading = ReadOptions {
         back_refs: true,
-        ..Reading::default()
+        ..ReadOptions::default()
     };
     let object = world
         .client

@@ -13,7 +13,7 @@ use super::*;
 use crate::marathon::{self, App, Listing, Mode, Network, RunSpecId};
 use crate::mesos_master::{self, Agent, Change, MasterOptions, Masters, State, Status, TaskKey};
 use crate::stores::read::Reading;
-use crate::task_state::Condition;
+use crate::task_state::TaskState;
 use crate::vnc::{FloatingIp, VirtualMachine};
 use contrail_mesos_api::http::scripted::{Reply, ScriptedServer};
 use contrail_mesos_api::http::{Address, LeaderOptions};
@@ -57,7 +57,7 @@ fn task(number: u128, machine: Uuid) -> mesos_master::Task {
         executor: None,
         labels: Box::default(),
         status: Status {
-            condition: Condition::Running,
+            state: TaskState::Running,
             container: Some(machine.to_string().into()),
             ..Status::default()
         },
@@ -95,7 +95,7 @@ fn state(tasks: &[(u128, Uuid)]) -> State {
 fn listing(labels: &[(&str, &str)], tasks: &[u128]) -> Listing {
     let tasks = tasks.iter().map(|number| marathon::Task {
         id: task_id(*number).into(),
-        condition: Condition::Running,
+        state: TaskState::Running,
         agent: None,
         host: None,
         addresses: Box::default(),
@@ -410,7 +410,7 @@ async fn what_is_dead_is_removed_and_only_what_is_ours() {
         agent: None,
         executor: None,
         status: Box::new(Status {
-            condition: Condition::Failed,
+            state: TaskState::Failed,
             ..Status::default()
         }),
     };

@@ -12,7 +12,7 @@ use super::object::Object;
 
 /// What of an object to read besides its own properties and references.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct ReadOptions {
     /// What refers to it.
     pub back_refs: bool,
     /// Its children.
@@ -21,7 +21,7 @@ pub struct Reading {
     pub fields: Vec<String>,
 }
 
-impl Reading {
+impl ReadOptions {
     /// Apart from the call, for a serializer must not be kept across an await.
     fn query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -104,14 +104,14 @@ impl PropertyUpdate {
 impl VncClient {
     /// Reads an object's own properties and references; `None` where there is none.
     pub async fn read<T: Object>(&self, uuid: Uuid) -> Result<Option<T>, VncError> {
-        self.read_with(uuid, &Reading::default()).await
+        self.read_with(uuid, &ReadOptions::default()).await
     }
 
     /// Reads an object and what is around it; `None` where there is none.
     pub async fn read_with<T: Object>(
         &self,
         uuid: Uuid,
-        reading: &Reading,
+        reading: &ReadOptions,
     ) -> Result<Option<T>, VncError> {
         let call = Call::new(
             format!("read the {} {uuid}", T::TYPE),

@@ -26,7 +26,7 @@ mod policy;
 mod tally;
 
 pub use auth::{Auth, Keystone, KeystoneVersion};
-pub use calls::{Patch, PropertyUpdate, Reading};
+pub use calls::{Patch, PropertyUpdate, ReadOptions};
 pub use client::{VncClient, VncOptions};
 use contrail_mesos_api::http::InvalidAddress;
 pub use create::{Ensured, Found};

@@ -123,7 +123,7 @@ fn a_pod_is_kept_until_its_last_task_ends() {
         assert!(matches!(scene.fate(700), Fate::Keep(_)));
         let key = nested(id, "x").key;
         let status = Box::new(Status {
-            condition: Condition::Finished,
+            state: TaskState::Finished,
             ..Status::default()
         });
         let change = Change::TaskUpdated {

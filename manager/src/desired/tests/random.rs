@@ -76,7 +76,7 @@ proptest! {
                 }
                 Step::Ended(at) => {
                     let key = task(&id(at.into()), "S1", None).key;
-                    let status = Status { condition: Condition::Killed, ..Status::default() };
+                    let status = Status { state: TaskState::Killed, ..Status::default() };
                     let change = Change::TaskUpdated { key, agent: None, executor: None, status: Box::new(status) };
                     scene.mesos.apply(change, scene.at(now));
                 }

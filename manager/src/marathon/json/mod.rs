@@ -156,7 +156,7 @@ impl Reader {
             .filter_map(|one| one.ip_address.as_deref());
         Some(Task {
             id: id.into(),
-            condition: raw.state,
+            state: raw.state,
             agent: self.names.optional(raw.slave_id.as_deref()),
             host: self.names.optional(raw.host.as_deref()),
             addresses: addresses.filter_map(address).collect(),
@@ -208,7 +208,7 @@ impl Reader {
         let containers = containers.into_iter().flatten().map(|one| PodContainer {
             name: self.names.get(one.name.as_deref().unwrap_or_default()),
             task: one.container_id.map(Into::into),
-            condition: one.status,
+            state: one.status,
         });
         Some(PodInstance {
             id: id.into(),

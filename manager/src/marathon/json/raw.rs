@@ -7,7 +7,7 @@ use std::ops::Deref;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::task_state::Condition;
+use crate::task_state::TaskState;
 
 /// Elements that have not been looked at yet.
 pub(super) type Elements<'a> = Vec<&'a RawValue>;
@@ -42,7 +42,7 @@ pub(super) struct RawTask<'a> {
     #[serde(borrow, default)]
     pub(super) id: Option<Text<'a>>,
     #[serde(default)]
-    pub(super) state: Condition,
+    pub(super) state: TaskState,
     #[serde(borrow, default)]
     pub(super) slave_id: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -117,7 +117,7 @@ pub(super) struct RawContainer<'a> {
     #[serde(borrow, default)]
     pub(super) container_id: Option<Text<'a>>,
     #[serde(default)]
-    pub(super) status: Condition,
+    pub(super) status: TaskState,
 }
 
 /// A text, borrowed from the answer where that is possible.

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::task_state::Condition;
+use crate::task_state::TaskState;
 
 fn apps(apps: &Value) -> Listing {
     let mut reader = Reader::default();
@@ -37,7 +37,7 @@ fn an_app_is_read_whole() {
     let [first, second] = app.tasks.as_slice() else {
         panic!("{:?}", app.tasks)
     };
-    assert_eq!((first.condition, &first.agent), (Condition::Staging, &None));
+    assert_eq!((first.state, &first.agent), (TaskState::Staging, &None));
     assert_eq!(second.agent.as_deref(), Some("S4"));
     let addresses: Vec<_> = second.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["9.0.1.3", "2001:db8::3"]);
@@ -64,7 +64,7 @@ fn a_pod_is_read_whole() {
         instance.containers[0].task.as_deref(),
         Some("p.instance-1.c1.1")
     );
-    assert_eq!(instance.containers[0].condition, Condition::Running);
+    assert_eq!(instance.containers[0].state, TaskState::Running);
 }
 
 #[test]

@@ -148,7 +148,7 @@ async fn a_lost_stream_is_opened_again_and_everything_listed() {
 async fn silence_is_loss_and_heartbeats_are_life() {
     let leader = Leader::start().await;
     let options = FollowOptions {
-        quiet: Duration::from_secs(2),
+        idle_timeout: Duration::from_secs(2),
         ..quick()
     };
     let mut follower = Follower::start(client(&[&leader.server]), options);
@@ -196,7 +196,7 @@ async fn a_slow_consumer_sees_each_key_once() {
     let mut seen = 0;
     loop {
         match next(&mut follower).await {
-            Update::Touched(_) => seen += 1,
+            Update::Changed(_) => seen += 1,
             Update::Snapshot(_) => break,
             Update::Lost(error) => panic!("{error}"),
         }

@@ -45,11 +45,11 @@ fn client(servers: &[&ScriptedServer]) -> MarathonClient {
 /// Without pauses worth waiting for, and with deadlines that no test reaches by chance.
 fn quick() -> FollowOptions {
     FollowOptions {
-        quiet: PATIENCE,
-        attach: PATIENCE,
-        longest_event: 10_000,
-        gap: Duration::from_millis(1),
-        pause: (Duration::from_millis(1), Duration::from_millis(20)),
+        idle_timeout: PATIENCE,
+        attach_timeout: PATIENCE,
+        max_event_bytes: 10_000,
+        min_list_interval: Duration::from_millis(1),
+        backoff: (Duration::from_millis(1), Duration::from_millis(20)),
         ..FollowOptions::default()
     }
 }
@@ -151,7 +151,7 @@ async fn snapshot(follower: &mut Follower) -> Vec<String> {
 /// The next update, which must be that key.
 async fn touched(follower: &mut Follower) -> String {
     match next(follower).await {
-        Update::Touched(Key::RunSpec(id)) => id.to_string(),
+        Update::Changed(Key::RunSpec(id)) => id.to_string(),
         other => panic!("{other:?}"),
     }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::event::{Change, Event};
-use super::model::State;
+use super::event::Event;
+use super::model::{Change, State};
 use crate::intern::Interner;
 use contrail_mesos_api::http::expect_object;
 use parts::{FrameworkInfo, Id, RawAgent, RawFramework, RawTask, TaskUpdated, or_default};

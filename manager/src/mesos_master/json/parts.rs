@@ -7,10 +7,11 @@ use std::time::Duration;
 use arcstr::ArcStr;
 use serde::{Deserialize, Deserializer};
 
-use super::super::event::Change;
-use super::super::model::{Agent, Executor, Framework, Labels, Network, Status, Task, TaskKey};
 use crate::intern::Interner;
-use crate::task_state::Condition;
+use crate::mesos_master::model::{
+    Agent, Change, Executor, Framework, Labels, Network, Status, Task, TaskKey,
+};
+use crate::task_state::TaskState;
 
 #[derive(Deserialize, Default)]
 pub(super) struct Id {
@@ -45,7 +46,7 @@ pub(super) struct RawTask {
     #[serde(default, deserialize_with = "or_default")]
     pub(super) agent_id: Id,
     #[serde(default)]
-    pub(super) state: Condition,
+    pub(super) state: TaskState,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) statuses: Vec<RawStatus>,
     #[serde(default, deserialize_with = "or_default")]
@@ -65,7 +66,7 @@ impl RawTask {
         for older in self.statuses {
             status.update(older.read(names));
         }
-        status.condition = self.state;
+        status.state = self.state;
         let executor = self.executor_id.text();
         Some(Task {
             executor: executor.filter(|id| **id != *task).map(Into::into),
@@ -94,7 +95,7 @@ pub(super) struct TaskUpdated {
     pub(super) status: Option<RawStatus>,
     /// The latest, which may be newer than that of the status.
     #[serde(default)]
-    pub(super) state: Option<Condition>,
+    pub(super) state: Option<TaskState>,
 }
 
 impl TaskUpdated {
@@ -105,7 +106,7 @@ impl TaskUpdated {
         let agent = std::mem::take(&mut raw.agent_id).text();
         let mut status = raw.read(names);
         if let Some(state) = self.state {
-            status.condition = state;
+            status.state = state;
         }
         Some(Change::TaskUpdated {
             executor: executor.filter(|id| *id != task).map(Into::into),
@@ -128,7 +129,7 @@ pub(super) struct RawStatus {
     #[serde(default, deserialize_with = "or_default")]
     pub(super) agent_id: Id,
     #[serde(default)]
-    pub(super) state: Condition,
+    pub(super) state: TaskState,
     #[serde(default)]
     pub(super) timestamp: Option<f64>,
     #[serde(default, deserialize_with = "or_default")]
@@ -147,7 +148,7 @@ impl RawStatus {
     pub(super) fn read(self, names: &mut Interner) -> Status {
         let container = self.container_status.container_id.path();
         Status {
-            condition: self.state,
+            state: self.state,
             container: Some(container).filter(|id| !id.is_empty()).map(Into::into),
             networks: networks(self.container_status.network_infos, names),
             at: self.timestamp.and_then(milliseconds),

@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::model::{Skipped, State};
 use super::parts::{AgentInfo, RawAgent, RawExecutor, RawFramework, RawTask, or_default};
 use crate::intern::Interner;
+use crate::mesos_master::model::{Skipped, State};
 
 /// What of the lists within is absent is empty; each element is read on its own. The master sends
 /// the four around them always, so that a state without one of them is not whole.
@@ -76,7 +76,7 @@ impl RawState<'_> {
                 Ok(raw) => match raw.read(&mut names) {
                     None => skip("task", "it has no id or no framework".to_owned()),
                     // Until it is acknowledged, what has ended is still listed.
-                    Some(task) if task.status.condition.is_ended() => {}
+                    Some(task) if task.status.state.is_ended() => {}
                     Some(task) => {
                         state.tasks.insert(task.key.clone(), Box::new(task));
                     }

@@ -1,8 +1,8 @@
 use serde_json::{Value, json};
 
-use super::super::event::Change;
 use super::*;
-use crate::task_state::Condition;
+use crate::mesos_master::model::Change;
+use crate::task_state::TaskState;
 
 fn read(event: &Value) -> Result<Event, serde_json::Error> {
     super::event(event.to_string().as_bytes())
@@ -73,7 +73,7 @@ fn a_state_is_read_and_joined() {
         .find(|task| &*task.key.task == "t")
         .unwrap();
     assert_eq!((&*task.key.framework, task.executor()), ("F", "e"));
-    assert_eq!(task.status.condition, Condition::Running);
+    assert_eq!(task.status.state, TaskState::Running);
     assert_eq!(task.status.container.as_deref(), Some("root.child"));
     assert_eq!(task.status.root_container(), Some("root"));
     assert_eq!(task.status.at, Some(2500));
@@ -163,12 +163,12 @@ fn changes_are_applied() {
     // A status without a container says nothing about it.
     state.apply(change(&update("TASK_KILLING", Value::Null)));
     let task = &state.tasks[&key];
-    assert_eq!(task.status.condition, Condition::Killing);
+    assert_eq!(task.status.state, TaskState::Killing);
     assert_eq!(task.status.container.as_deref(), Some("root.child"));
     assert_eq!(task.status.addresses().count(), 2);
     // A word that is not known is no end, a known one is.
     state.apply(change(&update("TASK_HIBERNATING", Value::Null)));
-    assert_eq!(state.tasks[&key].status.condition, Condition::Unrecognised);
+    assert_eq!(state.tasks[&key].status.state, TaskState::Unrecognised);
     state.apply(change(&update("TASK_FINISHED", Value::Null)));
     assert!(state.tasks.is_empty());
 

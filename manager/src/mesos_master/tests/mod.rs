@@ -27,7 +27,7 @@ fn options(servers: &[&ScriptedServer]) -> MasterOptions {
 
 fn quick() -> FollowOptions {
     FollowOptions {
-        pause: (Duration::from_millis(1), Duration::from_millis(20)),
+        backoff: (Duration::from_millis(1), Duration::from_millis(20)),
         ..FollowOptions::default()
     }
 }
@@ -172,7 +172,7 @@ async fn anything_odd_costs_a_new_snapshot() {
 async fn silence_is_loss() {
     let leader = Leader::start().await;
     let options = FollowOptions {
-        quiet: Duration::from_millis(300),
+        idle_timeout: Duration::from_millis(300),
         ..quick()
     };
     let mut follower = follow(&[&leader.server], options);
@@ -189,7 +189,7 @@ async fn silence_is_loss() {
 async fn a_consumer_that_is_too_slow_starts_again() {
     let leader = Leader::start().await;
     let options = FollowOptions {
-        waiting: 4,
+        queue_capacity: 4,
         ..quick()
     };
     let mut follower = follow(&[&leader.server], options);

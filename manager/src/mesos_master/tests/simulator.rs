@@ -61,7 +61,7 @@ async fn the_client_of_the_real_one_follows_it() {
     let master = Master::start().await.unwrap();
     let client = client(&master);
     let options = FollowOptions {
-        pause: (Duration::from_millis(1), Duration::from_millis(20)),
+        backoff: (Duration::from_millis(1), Duration::from_millis(20)),
         ..FollowOptions::default()
     };
     assert_eq!(client.state().await.unwrap(), Followed::default());
@@ -77,12 +77,7 @@ async fn the_client_of_the_real_one_follows_it() {
     let states: BTreeSet<_> = seen
         .tasks
         .values()
-        .map(|task| {
-            (
-                task.status.container.clone().unwrap(),
-                task.status.condition,
-            )
-        })
+        .map(|task| (task.status.container.clone().unwrap(), task.status.state))
         .collect();
     assert_eq!(states.len(), 3);
     assert_eq!(

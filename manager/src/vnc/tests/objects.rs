@@ -20,10 +20,10 @@ async fn an_object_is_read() {
     let created = vmi.common.id_perms.unwrap().created;
     assert_eq!(created.as_deref(), Some("2026-11-21T03:00:24.175796"));
 
-    let reading = Reading {
+    let reading = ReadOptions {
         back_refs: true,
         fields: vec!["instance_ip_back_refs".to_owned()],
-        ..Reading::default()
+        ..ReadOptions::default()
     };
     client
         .read_with::<VirtualMachineInterface>(uuid(OTHER), &reading)

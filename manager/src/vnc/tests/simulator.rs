@@ -124,9 +124,9 @@ async fn a_container_comes_and_goes() {
     assert_eq!(client.requests() - requests, 5);
     assert_eq!(attach(&client, container, router).await.unwrap(), address);
 
-    let reading = Reading {
+    let reading = ReadOptions {
         back_refs: true,
-        ..Reading::default()
+        ..ReadOptions::default()
     };
     let machine: VirtualMachine = client
         .read_with(container, &reading)

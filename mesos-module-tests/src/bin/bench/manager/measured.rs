@@ -10,7 +10,7 @@ use contrail_mesos_manager::mesos_master::{
     self, FollowOptions, Follower, MasterClient, MasterOptions, Masters, Update,
 };
 use contrail_mesos_manager::vnc::{
-    Detail, FloatingIp, InstanceIp, Object, PropertyUpdate, Query, Reading, VirtualMachine,
+    Detail, FloatingIp, InstanceIp, Object, PropertyUpdate, Query, ReadOptions, VirtualMachine,
     VirtualMachineInterface, VirtualRouter, VncClient, VncOptions, server_address,
 };
 use contrail_mesos_manager::{Config, Effort, Follow, Manager};
@@ -337,9 +337,9 @@ async fn floor(addresses: &Addresses, amount: Amount) -> Result<Measured> {
     };
 
     // What is read before the first write, and that.
-    let around = Reading {
+    let around = ReadOptions {
         back_refs: true,
-        ..Reading::default()
+        ..ReadOptions::default()
     };
     for number in 0..amount.launches {
         let (machine, interface) = (Cluster::machine(number), Cluster::interface(number));

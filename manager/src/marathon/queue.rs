@@ -6,15 +6,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::event::Key;
-use super::follow::Update;
 use super::model::Listing;
+use super::update::Update;
 use contrail_mesos_api::http::CallError;
 
 /// More keys than this are not worth looking at one by one.
-pub(super) const MOST_KEYS: usize = 1 << 16;
+pub(super) const MAX_QUEUED_KEYS: usize = 1 << 16;
 
 #[derive(Debug, Default)]
-pub(super) struct Mailbox {
+pub(super) struct CoalescingQueue {
     waiting: Mutex<Waiting>,
     filled: Notify,
 }
@@ -27,7 +27,7 @@ struct Waiting {
     known: HashSet<Key>,
 }
 
-impl Mailbox {
+impl CoalescingQueue {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         // Every change is complete when the lock is released.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,7 +57,7 @@ impl Mailbox {
     /// False if there are too many keys already: then a list is due.
     pub(super) fn touch(&self, key: Key) -> bool {
         let mut waiting = self.waiting();
-        if waiting.known.len() >= MOST_KEYS {
+        if waiting.known.len() >= MAX_QUEUED_KEYS {
             return waiting.known.contains(&key);
         }
         if waiting.known.insert(key.clone()) {
@@ -89,6 +89,6 @@ impl Waiting {
         }
         let key = self.keys.pop_front()?;
         self.known.remove(&key);
-        Some(Update::Touched(key))
+        Some(Update::Changed(key))
     }
 }
