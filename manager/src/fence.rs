@@ -171,7 +171,7 @@ impl Fence {
     }
 
     /// The managers that stand for election, in their order, as far as this one knows.
-    pub(super) fn managers(&self) -> Vec<String> {
+    pub(super) fn candidates(&self) -> Vec<String> {
         let managers = self.held.1.lock().unwrap_or_else(PoisonError::into_inner);
         managers.clone()
     }

@@ -15,8 +15,7 @@
 //! history       what happened to each container
 //! dry_run       what would be written, for people
 //! reload        a new configuration while the manager runs
-//! admin         what is seen from outside: readiness, metrics, the log level; introspect and page
-//!               show the stores
+//! admin         status page, JSON, health, metrics and log level, for operators
 //! ```
 //!
 //! Invariants: what is made says whose it is, and nothing else is ever deleted. All names of a
@@ -37,7 +36,6 @@ mod error;
 mod fence;
 mod history;
 mod intern;
-mod introspect;
 mod labels;
 mod lead;
 mod legacy;
@@ -46,9 +44,7 @@ mod locks;
 pub mod logging;
 pub mod marathon;
 pub mod mesos_master;
-mod metrics;
 mod names;
-mod page;
 mod plan;
 mod provision;
 mod reconcile;

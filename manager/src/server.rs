@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Gate;
-use super::admin::{self, Shown};
+use super::admin::metrics::{MetricSources, Metrics, measure};
+use super::admin::{self, AdminState};
 use super::api::{self, Shared};
 use super::config::Config;
 use super::containers::Containers;
@@ -22,7 +23,6 @@ use super::fence::Fence;
 use super::lead::{Readiness, lead};
 use super::legacy;
 use super::listener::{Listener, Peer, server_config};
-use super::metrics::{Metrics, Seen, measure};
 use super::provision::provision;
 use super::reconcile::{Reconciler, Sources};
 use super::reload::Live;
@@ -105,7 +105,7 @@ impl Manager {
         let requests = TaskTracker::new();
         let mut background = JoinSet::new();
         let reconciler = reconcile(&mut background, &containers, &client, &config, &ready)?;
-        let metrics = Metrics::new(Seen {
+        let metrics = Metrics::new(MetricSources {
             client: client.clone(),
             containers: containers.clone(),
             fence: fence.clone(),
@@ -131,7 +131,7 @@ impl Manager {
             serve(&mut servers, listener, legacy, &stop);
         }
         if let Some(listener) = admin_listener {
-            let shown = Shown {
+            let state = AdminState {
                 fence: fence.clone(),
                 ready: ready.clone(),
                 metrics,
@@ -146,7 +146,7 @@ impl Manager {
             serve(
                 &mut servers,
                 listener,
-                admin::router(Arc::new(shown)),
+                admin::router(Arc::new(state)),
                 &stop,
             );
         }

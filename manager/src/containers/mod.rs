@@ -15,9 +15,10 @@ mod undo;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::join_all;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -49,27 +50,51 @@ pub struct Containers {
     undos: Undos,
     puts: Puts,
     fence: Fence,
-    tally: Tally,
+    metrics: ContainerMetrics,
     history: History,
     /// Whether somebody comes back to what could not be given.
     kept_true: bool,
 }
 
-/// What became of what was asked for.
+/// The outcomes of requests.
 #[derive(Debug, std::default::Default)]
-pub(super) struct Tally {
-    /// Containers whose ports were made, completed or found made.
-    pub made: AtomicU64,
-    /// Containers whose ports were removed.
-    pub removed: AtomicU64,
-    /// Requests that failed.
-    pub failed: AtomicU64,
+pub(super) struct ContainerMetrics {
+    made: Counter,
+    removed: Counter,
+    failed: Counter,
 }
 
-impl Tally {
-    fn count<T>(&self, result: &Result<T, ManagerError>, good: &AtomicU64) {
-        let counter = if result.is_ok() { good } else { &self.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
+impl ContainerMetrics {
+    /// Adds the metrics to a registry.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            (
+                "containers_made",
+                "Containers whose ports were created, or existed already",
+                &self.made,
+            ),
+            (
+                "containers_removed",
+                "Containers whose ports were removed",
+                &self.removed,
+            ),
+            (
+                "containers_failed",
+                "Requests for containers that failed",
+                &self.failed,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+    }
+
+    fn count<T>(&self, result: &Result<T, ManagerError>, success: &Counter) {
+        let counter = if result.is_ok() {
+            success
+        } else {
+            &self.failed
+        };
+        counter.inc();
     }
 }
 
@@ -91,7 +116,7 @@ impl Containers {
             locks: Locks::default(),
             undos: Undos::new(config.rollback_delay),
             fence,
-            tally: Tally::default(),
+            metrics: ContainerMetrics::default(),
             history: History::default(),
             puts: Puts::default(),
             kept_true: config.follow.is_some(),
@@ -103,8 +128,8 @@ impl Containers {
         &self.fence
     }
 
-    pub(super) fn tally(&self) -> &Tally {
-        &self.tally
+    pub(super) fn metrics(&self) -> &ContainerMetrics {
+        &self.metrics
     }
 
     /// What happened to each container.
@@ -138,7 +163,7 @@ impl Containers {
         let started = Instant::now();
         let work = self.put_locked(agent, machine, request);
         let made = self.fence.hold(work).await;
-        self.tally.count(&made, &self.tally.made);
+        self.metrics.count(&made, &self.metrics.made);
         let elapsed = started.elapsed();
         let container = request.container.to_string();
         let shown = Quoted(container.as_bytes());

@@ -33,7 +33,7 @@ impl Containers {
             removed
         };
         let removed = self.fence.hold(work).await;
-        self.tally.count(&removed, &self.tally.removed);
+        self.metrics.count(&removed, &self.metrics.removed);
         let elapsed = started.elapsed();
         let actor = agent.map_or(Actor::Plugin, |agent| Actor::Agent(agent.into()));
         // A plugin does not say whose it is.

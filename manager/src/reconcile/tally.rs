@@ -24,9 +24,9 @@ struct Said {
 pub(crate) struct Tally {
     outcomes: Family<Outcome, Counter>,
     updates: Family<Said, Counter>,
-    /// How long it took to read everything of the VNC API.
+    /// Duration of reading everything from the VNC API.
     pub reading: Histogram,
-    /// How long it took to compare everything.
+    /// Duration of comparing everything with the desired state.
     pub comparison: Histogram,
     /// From an event to the end of what was written because of it.
     pub lag: Histogram,
@@ -66,28 +66,28 @@ impl Tally {
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
             "reconciled",
-            "Containers and orphaned objects that were compared, by outcome",
+            "Reconciled containers and orphans, by outcome",
             self.outcomes.clone(),
         );
         registry.register(
             "source_updates",
-            "What the sources said: lists, events, and losses",
+            "Full lists, events and connection losses of the sources",
             self.updates.clone(),
         );
         for (name, help, histogram) in [
             (
                 "contrail_reading",
-                "How long it took to read everything of the VNC API",
+                "Duration of reading everything from the VNC API",
                 &self.reading,
             ),
             (
                 "comparison",
-                "How long it took to compare everything",
+                "Duration of comparing everything with the desired state",
                 &self.comparison,
             ),
             (
                 "write_lag",
-                "From an event, or a list that differs, to the end of what was written because of it",
+                "Time from an event, or a list that shows a difference, to the end of the write",
                 &self.lag,
             ),
         ] {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! source     whether what is kept is to be believed, since when, and why not
+//! status     the same, for operators and metrics
 //! mesos      tasks by the machine of their container, agents, executors
 //! marathon   apps and pods: their networks' labels, and which tasks they have
 //! contrail   our objects in the VNC API; `read` fills it page by page
@@ -17,6 +18,7 @@ pub(super) mod marathon;
 pub(super) mod mesos;
 pub(super) mod read;
 pub(super) mod source;
+pub(super) mod status;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -7,5 +7,6 @@
 
 mod bed;
 mod dry_run;
+mod metrics;
 mod page;
 mod reload;

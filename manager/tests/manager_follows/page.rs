@@ -9,7 +9,7 @@ use super::bed::{Bed, PATIENCE};
 const PAGE: usize = 50;
 
 /// Waits until there is a text in what is said there, and returns all of it.
-async fn until(url: &str, text: &str) -> String {
+pub(crate) async fn until(url: &str, text: &str) -> String {
     let http = reqwest::Client::new();
     let started = Instant::now();
     loop {

@@ -1,8 +1,8 @@
-//! The page for operators: what is wrong now, and then what there is.
+//! The status page: current problems first, then the content of the stores.
 //!
-//! It is rendered here, without a script, and refers to nothing elsewhere. Everything that a
-//! framework, an agent or the API server wrote is escaped by the templates; beyond that the policy
-//! in the headers lets nothing run, and nothing load but the one style sheet whose digest it names.
+//! The page has no scripts and no external resources. The templates escape everything that comes
+//! from frameworks, agents or the API server. In addition, the content security policy forbids
+//! scripts, and all styles but the one whose digest it contains.
 
 mod sections;
 
@@ -22,17 +22,16 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::admin::Shown;
-use super::introspect::{Page, aside, problems};
+use super::json::ListQuery;
+use super::problems;
+use super::state::{AdminState, run_blocking};
 
 const STYLE: &str = include_str!("page.css");
-/// How many containers are on a page.
-const CONTAINERS: usize = 50;
-/// After how many seconds the page is asked for again.
-const REFRESH: u32 = 15;
+const CONTAINERS_PER_PAGE: usize = 50;
+const REFRESH_SECONDS: u32 = 15;
 
-/// What may be loaded: the style in the page. What may be sent: the filter, to the manager.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
+/// Allows the inline style, and the filter form to be sent to this manager.
+static CONTENT_POLICY: LazyLock<String> = LazyLock::new(|| {
     let digest = STANDARD.encode(Sha256::digest(STYLE));
     format!(
         "default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'self'; base-uri 'none'; \
@@ -40,22 +39,22 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// What is asked for.
+/// The query of the page's URL.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(super) struct Asked {
+pub(super) struct PageQuery {
     after: Option<String>,
     network: Option<String>,
     app: Option<String>,
     agent: Option<String>,
-    /// `off`: the page stays as it is.
+    /// `off`: the page does not refresh itself.
     refresh: Option<String>,
 }
 
-impl Asked {
-    /// The containers that are asked for.
-    fn page(&self) -> Page {
+impl PageQuery {
+    /// The query for the containers on the page.
+    fn containers(&self) -> ListQuery {
         let some = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-        Page {
+        ListQuery {
             limit: None,
             after: some(&self.after),
             network: some(&self.network),
@@ -68,14 +67,14 @@ impl Asked {
         self.refresh.as_deref() != Some("off")
     }
 
-    /// The same page with another beginning, and maybe refreshing or not.
+    /// The URL of the page with the same filter.
     fn link(&self, after: Option<&str>, refreshes: bool) -> String {
         let mut query = form_urlencoded::Serializer::for_suffix(String::from("/?"), 2);
-        let page = self.page();
+        let filter = self.containers();
         for (key, value) in [
-            ("network", page.network.as_deref()),
-            ("app", page.app.as_deref()),
-            ("agent", page.agent.as_deref()),
+            ("network", filter.network.as_deref()),
+            ("app", filter.app.as_deref()),
+            ("agent", filter.agent.as_deref()),
             ("after", after),
             ("refresh", (!refreshes).then_some("off")),
         ] {
@@ -90,25 +89,25 @@ impl Asked {
     }
 }
 
-/// The page.
+/// `GET /`.
 pub(super) async fn show(
-    State(shown): State<Arc<Shown>>,
-    asked: Result<Query<Asked>, QueryRejection>,
+    State(state): State<Arc<AdminState>>,
+    query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Response {
-    let made = match asked {
-        Ok(Query(asked)) => aside(shown, move |shown| render(shown, &asked)).await,
+    let rendered = match query {
+        Ok(Query(query)) => run_blocking(state, move |state| render(state, &query)).await,
         Err(rejection) => Err(rejection.into()),
     };
-    match made {
-        Ok(page) => secured(StatusCode::OK, page.into_string()),
-        Err(refused) => refused.into_response(),
+    match rendered {
+        Ok(page) => html_response(StatusCode::OK, page.into_string()),
+        Err(error) => error.into_response(),
     }
 }
 
-fn secured(status: StatusCode, page: String) -> Response {
+fn html_response(status: StatusCode, page: String) -> Response {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
-        (CONTENT_SECURITY_POLICY, POLICY.as_str()),
+        (CONTENT_SECURITY_POLICY, CONTENT_POLICY.as_str()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
         (REFERRER_POLICY, "no-referrer"),
@@ -117,25 +116,25 @@ fn secured(status: StatusCode, page: String) -> Response {
     (status, headers, page).into_response()
 }
 
-fn render(shown: &Shown, asked: &Asked) -> Markup {
-    let problems = problems::all(shown);
+fn render(state: &AdminState, query: &PageQuery) -> Markup {
+    let problems = problems::find(state);
     html! {
         (DOCTYPE)
         html lang="en" {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                @if asked.refreshes() { meta http-equiv="refresh" content=(REFRESH); }
-                title { (sections::title(shown, &problems)) }
-                // An empty one: without it a browser asks for one.
+                @if query.refreshes() { meta http-equiv="refresh" content=(REFRESH_SECONDS); }
+                title { (sections::title(state, &problems)) }
+                // An empty icon keeps browsers from requesting /favicon.ico.
                 link rel="icon" href="data:,";
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 header {
                     h1 { "contrail-mesos-manager" }
-                    (sections::role(shown))
-                    span.soft { "cluster " (shown.cluster) }
+                    (sections::role(state))
+                    span.soft { "cluster " (state.cluster) }
                     nav {
                         a href="#networks" { "Networks" }
                         a href="#containers" { "Containers" }
@@ -145,23 +144,23 @@ fn render(shown: &Shown, asked: &Asked) -> Markup {
                 }
                 main {
                     (sections::problems(&problems))
-                    @if let Some(reconciler) = shown.reconciler.as_deref() {
-                        (sections::tiles(shown, reconciler))
+                    @if let Some(reconciler) = state.reconciler.as_deref() {
+                        (sections::tiles(state, reconciler))
                         (sections::sources(reconciler))
                         (sections::networks(reconciler))
-                        (sections::containers(shown, reconciler, asked, CONTAINERS))
+                        (sections::containers(state, reconciler, query, CONTAINERS_PER_PAGE))
                         (sections::agents(reconciler))
                     } @else {
                         section #containers {
                             h2 { "Containers" }
-                            p { "This manager only answers agents: it follows neither Mesos nor Marathon, \
-                                 and knows no more of containers than each one's history. Write [mesos] \
-                                 in the configuration to have it keep what is in the VNC API true." }
+                            p { "This manager only serves agents: it does not follow Mesos or Marathon, and \
+                                 knows only the history of each container. Add [mesos] to its configuration \
+                                 to have it reconcile the VNC API." }
                         }
                     }
-                    (sections::managers(shown))
+                    (sections::managers(state))
                 }
-                (sections::footer(asked))
+                (sections::footer(query))
             }
         }
     }
@@ -172,29 +171,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_names_the_one_style_and_nothing_else() {
+    fn policy_allows_only_the_inline_style() {
         assert!(
-            POLICY.starts_with("default-src 'none'; style-src 'sha256-"),
+            CONTENT_POLICY.starts_with("default-src 'none'; style-src 'sha256-"),
             "{}",
-            *POLICY
+            *CONTENT_POLICY
         );
-        assert!(!POLICY.contains("unsafe"));
-        // What is between the tags is hashed as it is.
+        assert!(!CONTENT_POLICY.contains("unsafe"));
+        // The digest is of the text between the tags.
         assert!(!STYLE.contains("</") && !STYLE.contains("url("));
     }
 
     #[test]
-    fn links_keep_the_filter_and_escape_it() {
-        let asked = Asked {
+    fn links_keep_and_escape_the_filter() {
+        let query = PageQuery {
             app: Some("/a&b=\"<".to_owned()),
             network: Some(" ".to_owned()),
-            ..Asked::default()
+            ..PageQuery::default()
         };
         assert_eq!(
-            asked.link(Some("x"), true),
+            query.link(Some("x"), true),
             "/?app=%2Fa%26b%3D%22%3C&after=x"
         );
-        assert_eq!(Asked::default().link(None, true), "/");
-        assert_eq!(Asked::default().link(None, false), "/?refresh=off");
+        assert_eq!(PageQuery::default().link(None, true), "/");
+        assert_eq!(PageQuery::default().link(None, false), "/?refresh=off");
     }
 }

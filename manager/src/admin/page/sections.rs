@@ -4,32 +4,31 @@ use std::net::IpAddr;
 
 use maud::{Markup, html};
 
-use super::Asked;
-use super::REFRESH;
-use crate::admin::Shown;
+use super::{PageQuery, REFRESH_SECONDS};
+use crate::admin::json::{self, ContainerRow};
+use crate::admin::problems::Problem;
+use crate::admin::state::AdminState;
 use crate::fence::Leadership;
 use crate::history::timestamp;
-use crate::introspect::problems::Problem;
-use crate::introspect::rows::{self, ContainerRow};
 use crate::reconcile::Reconciler;
 
-/// The most of networks and agents that are shown; all are in the JSON.
-const MOST: usize = 200;
+/// How many networks and agents are listed. The JSON has all of them.
+const MAX_ROWS: usize = 200;
 
-/// The title says how it is, so that a tab in the background does.
-pub(super) fn title(shown: &Shown, problems: &[Problem]) -> String {
-    let how = match problems.len() {
+/// The title, which shows the number of problems in the browser's tab.
+pub(super) fn title(state: &AdminState, problems: &[Problem]) -> String {
+    let status = match problems.len() {
         0 => "all is well".to_owned(),
         1 => "1 problem".to_owned(),
         count => format!("{count} problems"),
     };
-    format!("{how} · contrail-mesos-manager {}", shown.cluster)
+    format!("{status} · contrail-mesos-manager {}", state.cluster)
 }
 
-/// Whether this manager leads.
-pub(super) fn role(shown: &Shown) -> Markup {
-    let leadership = shown.fence.leadership().borrow().clone();
-    let serving = shown.ready.borrow().unready.is_none();
+/// The role of this manager.
+pub(super) fn role(state: &AdminState) -> Markup {
+    let leadership = state.fence.leadership().borrow().clone();
+    let serving = state.ready.borrow().unready.is_none();
     html! {
         @match leadership {
             Leadership::Leading { .. } if serving => span #role .tag.good { "leading" },
@@ -40,22 +39,22 @@ pub(super) fn role(shown: &Shown) -> Markup {
     }
 }
 
-/// What is wrong now.
+/// The current problems.
 pub(super) fn problems(problems: &[Problem]) -> Markup {
-    let severe = problems.iter().any(|one| one.severe);
+    let severe = problems.iter().any(|problem| problem.severe);
     html! {
         @if problems.is_empty() {
-            section #problems .all-well { h2 { "All is well" } p.soft { "Nothing that this manager knows of is wrong." } }
+            section #problems .all-well { h2 { "All is well" } p.soft { "This manager knows of no problem." } }
         } @else {
             section #problems .severe[severe] .troubled[!severe] {
-                h2 { "Wrong now " small { (problems.len()) } }
+                h2 { "Problems " small { (problems.len()) } }
                 ul.problems {
-                    @for one in problems {
-                        li data-kind=(one.kind) {
-                            span.tag.bad[one.severe].warn[!one.severe] { (one.kind.replace('-', " ")) }
-                            " " b { (one.subject) }
-                            p { (one.what) }
-                            p.soft { (one.todo) }
+                    @for problem in problems {
+                        li data-kind=(problem.kind) {
+                            span.tag.bad[problem.severe].warn[!problem.severe] { (problem.kind.replace('-', " ")) }
+                            " " b { (problem.subject) }
+                            p { (problem.problem) }
+                            p.soft { (problem.todo) }
                         }
                     }
                 }
@@ -69,14 +68,14 @@ fn tile(name: &'static str, id: &'static str, value: usize, warn: bool) -> Marku
 }
 
 /// The numbers.
-pub(super) fn tiles(shown: &Shown, reconciler: &Reconciler) -> Markup {
+pub(super) fn tiles(state: &AdminState, reconciler: &Reconciler) -> Markup {
     let stores = reconciler.stores();
     let survey = reconciler.survey();
     let (_, queued, failing) = reconciler.queued(0);
     let containers = stores.contrail.read(|view| view.machines.len());
     let orphans = stores.contrail.read(|view| view.orphans.len());
     let tasks = stores.mesos.read(|view| view.tasks().len());
-    let unfinished = shown.containers.unfinished();
+    let unfinished = state.containers.unfinished();
     html! {
         div.tiles {
             (tile("containers in Contrail", "count-containers", containers, false))
@@ -90,7 +89,7 @@ pub(super) fn tiles(shown: &Shown, reconciler: &Reconciler) -> Markup {
     }
 }
 
-fn for_people(seconds: u64) -> String {
+fn duration_text(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
@@ -99,14 +98,16 @@ fn for_people(seconds: u64) -> String {
     }
 }
 
-/// Whether what the sources say is believed.
+/// The state of the sources.
 pub(super) fn sources(reconciler: &Reconciler) -> Markup {
-    let rows = rows::sources(reconciler);
+    let rows = reconciler
+        .stores()
+        .source_status(reconciler.follows_marathon());
     html! {
         section #sources {
             h2 { "Sources" }
             table {
-                thead { tr { th { "Source" } th { "State" } th { "Believed for" } th { "Last listed" } } }
+                thead { tr { th { "Source" } th { "State" } th { "Trusted for" } th { "Last listed" } } }
                 tbody {
                     @for row in rows {
                         tr data-source=(row.source) {
@@ -115,9 +116,9 @@ pub(super) fn sources(reconciler: &Reconciler) -> Markup {
                                 span.tag.good[row.state == "fresh"].warn[row.state == "untrusted"]
                                     .bad[!row.fresh] { (row.state) }
                             }
-                            td data-name="Believed for" { (row.trusted_seconds.map_or("–".to_owned(), for_people)) }
+                            td data-name="Trusted for" { (row.trusted_seconds.map_or("–".to_owned(), duration_text)) }
                             td data-name="Last listed" {
-                                (row.age_seconds.map_or("never".to_owned(), |age| format!("{} ago", for_people(age))))
+                                (row.age_seconds.map_or("never".to_owned(), |age| format!("{} ago", duration_text(age))))
                             }
                         }
                     }
@@ -129,7 +130,7 @@ pub(super) fn sources(reconciler: &Reconciler) -> Markup {
 
 /// The networks.
 pub(super) fn networks(reconciler: &Reconciler) -> Markup {
-    let rows = rows::network_rows(reconciler);
+    let rows = json::network_rows(reconciler);
     html! {
         section #networks {
             h2 { "Networks " small { (rows.len()) } }
@@ -137,7 +138,7 @@ pub(super) fn networks(reconciler: &Reconciler) -> Markup {
                 table {
                     thead { tr { th { "Network" } th { "Subnets" } th.number { "Containers" } } }
                     tbody {
-                        @for row in rows.iter().take(MOST) {
+                        @for row in rows.iter().take(MAX_ROWS) {
                             tr {
                                 td data-name="Network" {
                                     a href={ "/?network=" (encoded(&row.name)) "#containers" } { (row.name) }
@@ -151,7 +152,7 @@ pub(super) fn networks(reconciler: &Reconciler) -> Markup {
                         }
                     }
                 }
-                (cut(rows.len(), "/v1/networks"))
+                (truncation_note(rows.len(), "/v1/networks"))
             }
         }
     }
@@ -161,52 +162,52 @@ fn encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-fn cut(all: usize, path: &str) -> Markup {
+fn truncation_note(all: usize, path: &str) -> Markup {
     html! {
-        @if all > MOST { p.soft { "The first " (MOST) " of " (all) "; all are in " a href=(path) { (path) } "." } }
+        @if all > MAX_ROWS { p.soft { "The first " (MAX_ROWS) " of " (all) "; all are in " a href=(path) { (path) } "." } }
     }
 }
 
-fn field(name: &'static str, what: &'static str, value: Option<&str>) -> Markup {
-    html! { label { (what) input name=(name) value=(value.unwrap_or("")) autocomplete="off"; } }
+fn field(name: &'static str, label: &'static str, value: Option<&str>) -> Markup {
+    html! { label { (label) input name=(name) value=(value.unwrap_or("")) autocomplete="off"; } }
 }
 
-/// The containers that are asked for.
+/// The containers that match the filter.
 pub(super) fn containers(
-    shown: &Shown,
+    state: &AdminState,
     reconciler: &Reconciler,
-    asked: &Asked,
+    query: &PageQuery,
     limit: usize,
 ) -> Markup {
-    let page = asked.page();
-    let filtered = page.network.is_some() || page.app.is_some() || page.agent.is_some();
-    let found = rows::container_rows(reconciler, &page, limit);
+    let filter = query.containers();
+    let filtered = filter.network.is_some() || filter.app.is_some() || filter.agent.is_some();
+    let page = json::container_rows(reconciler, &filter, limit);
     html! {
         section #containers {
             h2 {
                 "Containers "
-                @if let Ok(found) = &found { small { (found.total) @if filtered { " with this filter" } } }
+                @if let Ok(page) = &page { small { (page.total) @if filtered { " with this filter" } } }
             }
             form action="/#containers" {
-                (field("network", "Network", page.network.as_deref()))
-                (field("app", "App", page.app.as_deref()))
-                (field("agent", "Agent", page.agent.as_deref()))
-                @if !asked.refreshes() { input type="hidden" name="refresh" value="off"; }
+                (field("network", "Network", filter.network.as_deref()))
+                (field("app", "App", filter.app.as_deref()))
+                (field("agent", "Agent", filter.agent.as_deref()))
+                @if !query.refreshes() { input type="hidden" name="refresh" value="off"; }
                 button { "Show" }
                 @if filtered { a href="/#containers" { "show all" } }
             }
-            @match &found {
-                Err(_) => p { "There is no such page; " a href="/" { "begin anew" } "." },
-                Ok(found) if found.elements.is_empty() => p.soft { "None." },
-                Ok(found) => {
+            @match &page {
+                Err(_) => p { "There is no such page. " a href="/" { "Back to the first page" } },
+                Ok(page) if page.elements.is_empty() => p.soft { "Ninterface." },
+                Ok(page) => {
                     table {
                         thead { tr { th { "Container" } th { "App" } th { "Agent" } th { "Network" } th { "Addresses" } th { "State" } } }
-                        tbody { @for (_, row) in &found.elements { (container(shown, reconciler, row)) } }
+                        tbody { @for (_, row) in &page.elements { (container(state, reconciler, row)) } }
                     }
                     p.pages {
-                        @if page.after.is_some() { a href=(asked.link(None, asked.refreshes())) { "first page" } }
-                        @if let Some((last, _)) = found.elements.last().filter(|_| found.more) {
-                            a #next href={ (asked.link(Some(&last.to_string()), asked.refreshes())) "#containers" } { "next page" }
+                        @if filter.after.is_some() { a href=(query.link(None, query.refreshes())) { "first page" } }
+                        @if let Some((last, _)) = page.elements.last().filter(|_| page.more) {
+                            a #next href={ (query.link(Some(&last.to_string()), query.refreshes())) "#containers" } { "next page" }
                         }
                     }
                 }
@@ -215,18 +216,21 @@ pub(super) fn containers(
     }
 }
 
-fn given(addresses: &[Option<IpAddr>]) -> String {
-    let addresses = addresses.iter().map(|address| {
-        address.map_or_else(|| "not read yet".to_owned(), |address| address.to_string())
-    });
-    addresses.collect::<Vec<_>>().join(", ")
+fn addresses_text(addresses: &[Option<IpAddr>]) -> String {
+    addresses
+        .iter()
+        .map(|address| {
+            address.map_or_else(|| "not read yet".to_owned(), |address| address.to_string())
+        })
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
-fn container(shown: &Shown, reconciler: &Reconciler, row: &ContainerRow) -> Markup {
+fn container(state: &AdminState, reconciler: &Reconciler, row: &ContainerRow) -> Markup {
     let survey = reconciler.survey();
     let differs = survey.differences.contains_key(&row.machine);
-    let odd = survey.labels.contains_key(&row.machine);
-    let known = shown.containers.history().get(row.machine).is_some();
+    let invalid_labels = survey.labels.contains_key(&row.machine);
+    let has_history = state.containers.history().get(row.machine).is_some();
     let name = row.name.as_deref().or(row.task.as_deref());
     html! {
         tr id={ "c-" (row.machine) } {
@@ -234,31 +238,31 @@ fn container(shown: &Shown, reconciler: &Reconciler, row: &ContainerRow) -> Mark
                 div {
                     (name.unwrap_or("(no name)"))
                     div { a href={ "/v1/containers/" (row.machine) } { code { (row.machine) } }
-                        @if known { " " a href={ "/v1/containers/" (row.machine) "/history" } { "history" } } }
+                        @if has_history { " " a href={ "/v1/containers/" (row.machine) "/history" } { "history" } } }
                 }
             }
             td data-name="App" {
                 @if let Some(app) = &row.app { (app) } @else { span.soft { (row.framework.as_deref().unwrap_or("–")) } }
             }
             td data-name="Agent" { (row.agent) }
-            td data-name="Network" { ul { @for one in &row.interfaces {
-                li { (one.virtual_network.as_deref().or(one.network.as_deref()).unwrap_or("–")) }
+            td data-name="Network" { ul { @for interface in &row.interfaces {
+                li { (interface.virtual_network.as_deref().or(interface.network.as_deref()).unwrap_or("–")) }
             } } }
-            td data-name="Addresses" { ul { @for one in &row.interfaces { li {
-                (given(&one.addresses))
-                @if !one.floating_addresses.is_empty() { br; span.soft { "floating " } (given(&one.floating_addresses)) }
-                @if !one.security_groups.is_empty() { br; span.soft { "groups " (one.security_groups.join(", ")) } }
+            td data-name="Addresses" { ul { @for interface in &row.interfaces { li {
+                (addresses_text(&interface.addresses))
+                @if !interface.floating_addresses.is_empty() { br; span.soft { "floating " } (addresses_text(&interface.floating_addresses)) }
+                @if !interface.security_groups.is_empty() { br; span.soft { "groups " (interface.security_groups.join(", ")) } }
             } } } }
             td data-name="State" { div {
                 @if row.complete { span.tag.good { "complete" } } @else { span.tag.warn { "incomplete" } }
-                @if differs { " " span.tag.warn { "to be changed" } }
-                @if odd { " " span.tag.warn { "labels" } }
+                @if differs { " " span.tag.warn { "out of sync" } }
+                @if invalid_labels { " " span.tag.warn { "invalid labels" } }
             } }
         }
     }
 }
 
-/// The hosts.
+/// The agents and virtual-routers.
 pub(super) fn agents(reconciler: &Reconciler) -> Markup {
     let survey = reconciler.survey();
     html! {
@@ -268,7 +272,7 @@ pub(super) fn agents(reconciler: &Reconciler) -> Markup {
                 table {
                     thead { tr { th { "Agent" } th { "State" } th { "Virtual-router" } th { "Address" } th.number { "Containers" } th.number { "Tasks" } } }
                     tbody {
-                        @for (name, host) in survey.hosts.iter().take(MOST) {
+                        @for (name, host) in survey.hosts.iter().take(MAX_ROWS) {
                             tr {
                                 td data-name="Agent" { a href={ "/?agent=" (encoded(host.router.as_deref().unwrap_or(name))) "#containers" } { (name) } }
                                 td data-name="State" {
@@ -288,25 +292,25 @@ pub(super) fn agents(reconciler: &Reconciler) -> Markup {
                         }
                     }
                 }
-                (cut(survey.hosts.len(), "/v1/agents"))
+                (truncation_note(survey.hosts.len(), "/v1/agents"))
             }
         }
     }
 }
 
-/// Who leads.
-pub(super) fn managers(shown: &Shown) -> Markup {
-    let leadership = shown.fence.leadership().borrow().clone();
+/// The managers.
+pub(super) fn managers(state: &AdminState) -> Markup {
+    let leadership = state.fence.leadership().borrow().clone();
     let leader = match &leadership {
-        Leadership::Leading { .. } => Some(shown.url.clone()),
+        Leadership::Leading { .. } => Some(state.url.clone()),
         Leadership::Following { leader } => Some(leader.to_string()),
         Leadership::Unknown { .. } => None,
     };
-    let mut managers = shown.fence.managers();
+    let mut managers = state.fence.candidates();
     if managers.is_empty() {
-        managers.push(shown.url.clone());
+        managers.push(state.url.clone());
     }
-    let provisioned = shown.ready.borrow().provisioned;
+    let provisioned = state.ready.borrow().provisioned;
     html! {
         section #managers {
             h2 { "Managers " small { (managers.len()) } }
@@ -315,7 +319,7 @@ pub(super) fn managers(shown: &Shown) -> Markup {
                 tbody {
                     @for url in &managers {
                         tr {
-                            td data-name="Manager" { code { (url) } @if *url == shown.url { " " span.soft { "(this one)" } } }
+                            td data-name="Manager" { code { (url) } @if *url == state.url { " " span.soft { "(this one)" } } }
                             td data-name="Role" { div {
                                 @if leader.as_ref() == Some(url) { span.tag.good { "leader" } } @else { span.tag { "standby" } }
                             } }
@@ -325,7 +329,7 @@ pub(super) fn managers(shown: &Shown) -> Markup {
             }
             p.soft {
                 @match &leadership {
-                    Leadership::Leading { .. } if !shown.elected => "There is no election: this manager is alone. ",
+                    Leadership::Leading { .. } if !state.elected => "Leader election is off: this manager always leads. ",
                     Leadership::Leading { term } => { "Term " span #term { (term) } ". " },
                     Leadership::Following { .. } => "Only the leader follows the sources: see its page. ",
                     Leadership::Unknown { reason } => { (reason) ". " },
@@ -336,15 +340,15 @@ pub(super) fn managers(shown: &Shown) -> Markup {
     }
 }
 
-/// Of the page itself.
-pub(super) fn footer(asked: &Asked) -> Markup {
-    let after = asked.after.as_deref();
+/// The age of the page, and links.
+pub(super) fn footer(query: &PageQuery) -> Markup {
+    let after = query.after.as_deref();
     html! {
         footer {
             "As of " (timestamp(std::time::SystemTime::now())) " · version " (env!("CARGO_PKG_VERSION")) " · "
-            @if asked.refreshes() {
-                "every " (REFRESH) " s anew; " a href=(asked.link(after, false)) { "stop that" }
-            } @else { a href=(asked.link(after, true)) { "refresh by itself" } }
+            @if query.refreshes() {
+                "refreshed every " (REFRESH_SECONDS) " s; " a href=(query.link(after, false)) { "stop" }
+            } @else { a href=(query.link(after, true)) { "refresh automatically" } }
             " · as JSON: "
             @for path in ["mesos", "marathon", "contrail", "agents", "networks", "containers", "differences", "queue", "managers", "problems"] {
                 a href={ "/v1/" (path) } { (path) } " "

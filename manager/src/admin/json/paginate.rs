@@ -1,0 +1,127 @@
+//! Pages of long lists.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::admin::state::AdminError;
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+/// The part of a list that is requested, and the containers that are requested.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct ListQuery {
+    pub limit: Option<usize>,
+    pub after: Option<String>,
+    pub network: Option<String>,
+    pub app: Option<String>,
+    pub agent: Option<String>,
+}
+
+impl ListQuery {
+    /// The number of elements.
+    pub(super) fn limit(&self) -> Result<usize, AdminError> {
+        match self.limit.unwrap_or(DEFAULT_LIMIT) {
+            limit @ 1..=MAX_LIMIT => Ok(limit),
+            limit => Err(AdminError::bad_request(format!(
+                "limit={limit} is not between 1 and {MAX_LIMIT}"
+            ))),
+        }
+    }
+}
+
+/// One page of a list.
+#[derive(Debug)]
+pub(crate) struct Page<K, T> {
+    pub elements: Vec<(K, T)>,
+    /// The length of the whole list.
+    pub total: usize,
+    /// Whether more elements follow.
+    pub more: bool,
+}
+
+impl<K, T> Page<K, T> {
+    /// The page with other elements under the same keys.
+    pub(super) fn map<U>(self, mut row: impl FnMut(&K, T) -> U) -> Page<K, U> {
+        Page {
+            elements: self
+                .elements
+                .into_iter()
+                .map(|(key, element)| {
+                    let row = row(&key, element);
+                    (key, row)
+                })
+                .collect(),
+            total: self.total,
+            more: self.more,
+        }
+    }
+}
+
+/// The first `limit` elements after that key, ordered by key. Only these are kept in memory.
+pub(super) fn paginate<K: Ord, T>(
+    all: impl IntoIterator<Item = (K, T)>,
+    after: Option<&K>,
+    limit: usize,
+) -> Page<K, T> {
+    let mut total = 0;
+    let mut first = BTreeMap::new();
+    for (key, element) in all {
+        total += 1;
+        let full = first.len() > limit;
+        let beyond = full && first.last_key_value().is_some_and(|(last, _)| key > *last);
+        if after.is_none_or(|after| key > *after) && !beyond {
+            first.insert(key, element);
+            if first.len() > limit + 1 {
+                first.pop_last();
+            }
+        }
+    }
+    let more = first.len() > limit;
+    if more {
+        first.pop_last();
+    }
+    Page {
+        elements: first.into_iter().collect(),
+        total,
+        more,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_cover_an_unordered_list_without_gaps() {
+        let all = || (0..100_u32).map(|number| (number * 37 % 100, number));
+        let mut keys = vec![];
+        let mut after = None;
+        loop {
+            let page = paginate(all(), after.as_ref(), 7);
+            assert_eq!(page.total, 100);
+            keys.extend(page.elements.iter().map(|(key, _)| *key));
+            after = keys.last().copied();
+            if !page.more {
+                break;
+            }
+            assert_eq!(page.elements.len(), 7);
+        }
+        assert_eq!(keys, (0..100).collect::<Vec<_>>());
+        let whole = paginate(all(), None, 100);
+        assert!(!whole.more && whole.elements.len() == 100);
+        assert!(paginate(all(), Some(&99), 7).elements.is_empty());
+    }
+
+    #[test]
+    fn limit_is_between_one_and_the_maximum() {
+        let query = |limit| ListQuery {
+            limit,
+            ..ListQuery::default()
+        };
+        assert_eq!(query(None).limit().ok(), Some(100));
+        assert_eq!(query(Some(1000)).limit().ok(), Some(1000));
+        assert!(query(Some(0)).limit().is_err() && query(Some(1001)).limit().is_err());
+    }
+}
