@@ -125,7 +125,7 @@ async fn whatever_can_go_wrong_does() {
     assert_eq!(refused, (503, "no".to_owned()));
     api.make("virtual-machine", body("b")).await.unwrap();
 
-    server.fault(on(Effect::Nonsense("{]".to_owned())).times(0, 1));
+    server.fault(on(Effect::InvalidBody("{]".to_owned())).times(0, 1));
     let path = "/virtual-machines";
     let ask = |name: &str| json!({"virtual-machine": body(name)});
     assert_eq!(

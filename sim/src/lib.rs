@@ -1,12 +1,14 @@
-//! What `contrail-mesos-sim` is made of: stand-ins for the services around the real Mesos, each of
-//! which says in its module what it leaves out.
+//! Simulated services around a real Mesos: a VNC API server, a vRouter agent, Marathon, and a Mesos
+//! master of a large cluster. Each module lists what it leaves out.
 //!
-//! Invariant: nothing here is linked into a program that is shipped.
+//! Invariant: no released program links this crate.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-pub mod fault_text;
+mod harness;
 pub mod marathon;
 pub mod mesos_master;
 pub mod vnc;
 pub mod vrouter;
+
+pub use harness::{Effect, Fault, RequestRecord};

@@ -265,7 +265,7 @@ async fn vrouter_agent(args: VrouterArgs) -> Result<()> {
             })
         },
         delays: vrouter::Delays {
-            answer: Duration::from_millis(args.delay),
+            response: Duration::from_millis(args.delay),
             configuration: Duration::from_millis(args.configuration_delay),
             address: Duration::from_millis(args.address_delay),
         },

@@ -19,7 +19,7 @@ fn cases() -> Vec<(&'static str, Fault)> {
         ),
         (
             "nonsense",
-            Fault::new(Effect::Nonsense("<html>".to_owned())).performed(),
+            Fault::new(Effect::InvalidBody("<html>".to_owned())).performed(),
         ),
         (
             "403",

@@ -169,7 +169,7 @@ async fn the_api_answers_as_the_contract_says() {
         (Effect::Status(401, "who?".to_owned()), 502),
         (Effect::Status(403, "Permission Denied".to_owned()), 502),
         (Effect::Status(412, "quota".to_owned()), 409),
-        (Effect::Nonsense("<html>".to_owned()), 502),
+        (Effect::InvalidBody("<html>".to_owned()), 502),
     ] {
         world
             .server

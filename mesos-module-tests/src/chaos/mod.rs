@@ -171,7 +171,7 @@ fn keep(bed: &Bed, name: &str) -> Result<PathBuf> {
         )?;
     }
     fs::write(directory.join("mesos.log"), bed.cluster.log()?)?;
-    let lines = |entries: Vec<contrail_mesos_sim::vnc::Entry>| -> Result<String> {
+    let lines = |entries: Vec<contrail_mesos_sim::vnc::RequestRecord>| -> Result<String> {
         let lines: Result<Vec<String>, _> = entries.iter().map(serde_json::to_string).collect();
         Ok(lines?.join("\n"))
     };

@@ -13,7 +13,7 @@ fn effects() -> [Effect; 5] {
     [
         Effect::Status(503, "the database is away".to_owned()),
         Effect::Status(500, "KeyError".to_owned()),
-        Effect::Nonsense("<html>".to_owned()),
+        Effect::InvalidBody("<html>".to_owned()),
         Effect::Cut,
         Effect::Delay(Duration::from_millis(300)),
     ]
@@ -81,7 +81,7 @@ fn the_api_server_is_slow_or_talks_nonsense_or_is_away() -> Result<()> {
     bed.contrail.api().set_delay(Duration::ZERO);
     bed.expect_nothing()?;
     for (id, effect) in [
-        ("nonsense", Effect::Nonsense("{}".to_owned())),
+        ("nonsense", Effect::InvalidBody("{}".to_owned())),
         (
             "refused",
             Effect::Status(403, "Permission Denied".to_owned()),

@@ -1,50 +1,43 @@
-//! The control listener: the simulation's own way to a running Marathon, which no real one has.
+//! The control listener:
 //!
 //! ```text
-//! GET    /servers             [{"address", "online", "leads"}]
-//! PUT    /servers/{n}/online  true or false: whether anybody can reach this server
-//! POST   /servers/{n}/gone    {"milliseconds":N}: nobody can, for so long
+//! GET    /servers              [{"address", "online", "leads"}]
+//! PUT    /servers/{n}/online   true or false: whether clients can reach this server
+//! POST   /servers/{n}/gone     {"milliseconds":N}: unplugs this server for that long
 //! GET    /servers/{n}/log?since=N  the requests to it, from that number on
-//! GET    /leader              PUT 0, 1, … or null
-//! GET    /faults              POST adds one, of one server with "server"; DELETE clears all
-//! GET    /delay               PUT {"milliseconds":N} makes every answer take so long
-//! GET    /event-faults        POST adds one, DELETE clears all
-//! GET    /streams             how many there are, and what slow consumers have lost;
-//!                             POST writes the body into all, DELETE ends all
-//! GET    /tasks               every task that has not ended, with its state
+//! GET    /leader               PUT 0, 1, … or null
+//! GET    /faults               POST adds one, of one server with "server"; DELETE removes all
+//! GET    /delay                PUT {"milliseconds":N} delays every response
+//! GET    /event-faults         POST adds one, DELETE removes all
+//! GET    /streams              the number of streams, and what slow consumers have lost;
+//!                              POST writes the body into all, DELETE ends all
+//! GET    /tasks                every task that has not ended, with its state
 //! ```
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::net::TcpListener;
 
 use super::events::EventFault;
 use super::handle::Handle;
-use crate::fault_text::{FaultText, Milliseconds};
+use crate::harness::{Fault, control};
 
 impl Handle {
-    /// Serves the control listener at this address, with the runtime; says where it listens.
+    /// Serves the control listener with the runtime, and returns its address.
     pub async fn control(&self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        let router = Router::new()
+        let mut router = Router::new()
             .route("/servers", get(servers))
-            .route("/servers/{server}/online", put(online))
-            .route("/servers/{server}/gone", post(gone))
-            .route("/servers/{server}/log", get(log_of))
             .route("/leader", get(leader).put(set_leader))
             .route("/faults", get(faults).post(add_fault).delete(clear_faults))
-            .route("/delay", get(delay).put(set_delay))
             .route(
                 "/event-faults",
                 get(event_faults)
@@ -53,13 +46,14 @@ impl Handle {
             )
             .route("/streams", get(streams).post(send_raw).delete(cut_streams))
             .route("/tasks", get(tasks))
-            .with_state(self.clone());
-        tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                log::error!("the control listener at {address} ended: {error}");
-            }
-        });
-        Ok(address)
+            .with_state(self.clone())
+            .merge(control::delay_routes(&self.shared.faults));
+        for (index, server) in self.shared.servers.iter().enumerate() {
+            let (frontend, service) = (&server.frontend, &self.services[index]);
+            let routes = control::server_routes(Arc::clone(frontend), Arc::clone(service));
+            router = router.nest(&format!("/servers/{index}"), routes);
+        }
+        control::serve(address, router).await
     }
 }
 
@@ -73,49 +67,6 @@ async fn servers(State(handle): State<Handle>) -> Response {
         })
     });
     Json(servers.collect::<Vec<_>>()).into_response()
-}
-
-async fn online(
-    State(handle): State<Handle>,
-    Path(server): Path<usize>,
-    Json(online): Json<bool>,
-) -> Response {
-    if !online {
-        handle.unplug(server);
-    } else if let Err(error) = handle.plug(server).await {
-        return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
-    }
-    StatusCode::OK.into_response()
-}
-
-async fn gone(
-    State(handle): State<Handle>,
-    Path(server): Path<usize>,
-    Json(time): Json<Milliseconds>,
-) {
-    handle.unplug(server);
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from(time)).await;
-        if let Err(error) = handle.plug(server).await {
-            log::error!("server {server} of the Marathon cannot come back: {error}");
-        }
-    });
-}
-
-#[derive(Deserialize)]
-struct Since {
-    #[serde(default)]
-    since: u64,
-}
-
-async fn log_of(
-    State(handle): State<Handle>,
-    Path(server): Path<usize>,
-    Query(since): Query<Since>,
-) -> Response {
-    let mut entries = handle.log(server);
-    entries.retain(|entry| entry.order >= since.since);
-    Json(entries).into_response()
 }
 
 async fn leader(State(handle): State<Handle>) -> Json<Option<usize>> {
@@ -135,38 +86,27 @@ async fn set_leader(
     Ok(())
 }
 
-/// A fault, and the server that it is of.
+/// A fault and its server.
 #[derive(Serialize, Deserialize)]
 struct ServerFault {
     #[serde(default)]
     server: Option<usize>,
     #[serde(flatten)]
-    fault: FaultText,
+    fault: Fault,
 }
 
 async fn faults(State(handle): State<Handle>) -> Response {
     let faults = handle.faults().into_iter();
-    let faults = faults.map(|(server, fault)| ServerFault {
-        server,
-        fault: fault.into(),
-    });
+    let faults = faults.map(|(server, fault)| ServerFault { server, fault });
     Json(faults.collect::<Vec<_>>()).into_response()
 }
 
 async fn add_fault(State(handle): State<Handle>, Json(fault): Json<ServerFault>) {
-    handle.fault(fault.server, fault.fault.into());
+    handle.fault(fault.server, fault.fault);
 }
 
 async fn clear_faults(State(handle): State<Handle>) {
     handle.clear_faults();
-}
-
-async fn delay(State(handle): State<Handle>) -> Json<Milliseconds> {
-    Json(handle.delay().into())
-}
-
-async fn set_delay(State(handle): State<Handle>, Json(delay): Json<Milliseconds>) {
-    handle.set_delay(delay.into());
 }
 
 async fn event_faults(State(handle): State<Handle>) -> Json<Vec<EventFault>> {

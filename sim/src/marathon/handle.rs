@@ -1,21 +1,23 @@
-//! A running Marathon, seen from the inside: who leads, who can be reached, what goes wrong.
+//! Access to a running Marathon: which server leads, which are reachable, and which faults occur.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Bytes;
 
 use super::events::{Event, EventFault};
-use super::server::{Shared, lock};
-use crate::vnc::{Entry, Fault};
+use super::state::Shared;
+use crate::harness::{Fault, RequestRecord, Service};
 
-/// A running Marathon, seen from the inside. Servers are counted from 0.
+/// Access to a running Marathon. Servers are counted from 0.
 #[derive(Clone)]
-pub struct Handle(pub(super) Arc<Shared>);
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) services: Vec<Arc<Service>>,
+}
 
 impl std::fmt::Debug for Handle {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -27,123 +29,120 @@ impl Handle {
     /// Where the servers listen.
     #[must_use]
     pub fn servers(&self) -> Vec<SocketAddr> {
-        let servers = self.0.servers.iter();
+        let servers = self.shared.servers.iter();
         servers.map(|server| server.address).collect()
     }
 
-    /// Which server leads.
+    /// The server that leads.
     #[must_use]
     pub fn leader(&self) -> Option<usize> {
-        self.0.leader()
+        self.shared.leader()
     }
 
-    /// From now on this server leads, or none. Streams of the one that led end; a new leader
-    /// registers the framework anew, and what runs, runs on.
+    /// Makes this server the leader, or none. Streams of the former leader end; a new leader
+    /// registers the framework again, and tasks continue to run.
     pub fn set_leader(&self, leader: Option<usize>) {
-        self.0.set_leader(leader);
+        self.shared.set_leader(leader);
     }
 
-    /// Nobody can reach this server any more: connections are refused, those that stand are cut
-    /// off. Whether it leads is another matter.
+    /// Makes a server unreachable: connections are refused, and open ones are cut. It stays the
+    /// leader if it leads.
     pub fn unplug(&self, server: usize) {
-        self.0.unplug(server);
+        if let Some(service) = self.services.get(server) {
+            service.unplug();
+        }
     }
 
-    /// It can be reached again, at the same address.
+    /// Makes a server reachable again, at the same address.
     pub async fn plug(&self, server: usize) -> io::Result<()> {
-        self.0.plug(server).await
+        let service = self.services.get(server).ok_or(io::ErrorKind::NotFound)?;
+        service.plug().await
     }
 
-    /// Whether it can be reached.
+    /// Whether a server can be reached.
     #[must_use]
     pub fn is_plugged(&self, server: usize) -> bool {
-        let server = self.0.servers.get(server);
-        server.is_some_and(|server| server.online.load(Ordering::SeqCst))
+        let service = self.services.get(server);
+        service.is_some_and(|service| service.is_online())
     }
 
-    /// Makes something go wrong from now on, after what already does: at this server, or without
-    /// one at whichever a client asks.
+    /// Adds a fault of this server, or of whichever server a client contacts. Of several that match
+    /// a request, the one that was added first applies.
     pub fn fault(&self, server: Option<usize>, fault: Fault) {
-        lock(&self.0.faults).push((server, fault));
+        self.shared.faults.add(server, fault);
     }
 
-    /// What goes wrong, and where.
+    /// The faults and their servers.
     #[must_use]
     pub fn faults(&self) -> Vec<(Option<usize>, Fault)> {
-        lock(&self.0.faults).clone()
+        self.shared.faults.list()
     }
 
-    /// Lets everything go well again, except events.
+    /// Removes all faults, except those of events.
     pub fn clear_faults(&self) {
-        lock(&self.0.faults).clear();
+        self.shared.faults.clear();
     }
 
-    /// Makes every answer take so long.
+    /// Delays every response.
     pub fn set_delay(&self, delay: Duration) {
-        *lock(&self.0.delay) = delay;
+        self.shared.faults.set_delay(delay);
     }
 
-    /// How long every answer is made to take.
-    #[must_use]
-    pub fn delay(&self) -> Duration {
-        *lock(&self.0.delay)
-    }
-
-    /// Makes something go wrong with events from now on, for every stream.
+    /// Adds a fault of events, for every stream.
     pub fn event_fault(&self, fault: EventFault) {
-        self.0.bus.fault(fault);
+        self.shared.bus.fault(fault);
     }
 
-    /// What goes wrong with events.
+    /// The faults of events.
     #[must_use]
     pub fn event_faults(&self) -> Vec<EventFault> {
-        self.0.bus.faults()
+        self.shared.bus.faults()
     }
 
-    /// Lets all events through again; those that were held back come now.
+    /// Removes all faults of events; events that were held back are sent now.
     pub fn clear_event_faults(&self) {
-        self.0.bus.clear_faults();
+        self.shared.bus.clear_faults();
     }
 
-    /// How many event streams there are.
+    /// The number of event streams.
     #[must_use]
     pub fn streams(&self) -> usize {
-        self.0.bus.followers()
+        self.shared.bus.followers()
     }
 
     /// How often a slow consumer has lost an event (1.7) or its stream (since 1.8).
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.0.bus.lost()
+        self.shared.bus.lost()
     }
 
     /// Ends every event stream.
     pub fn cut_streams(&self) {
-        self.0.bus.close(None);
+        self.shared.bus.close(None);
     }
 
-    /// Writes these bytes into every event stream: half a frame, what is not UTF-8, anything.
+    /// Writes these bytes into every event stream: half a frame, invalid UTF-8, anything.
     pub fn send_raw(&self, bytes: impl Into<Bytes>) {
-        self.0.bus.send_raw(&bytes.into());
+        self.shared.bus.send_raw(&bytes.into());
     }
 
-    /// Publishes an event, true or not.
+    /// Publishes an event, whether or not it happened.
     pub fn publish(&self, event: Event) {
-        self.0.bus.publish(event);
+        self.shared.bus.publish(event);
     }
 
-    /// The latest requests to this server, in the order in which they came in.
+    /// The latest requests to this server, in the order of arrival.
     #[must_use]
-    pub fn log(&self, server: usize) -> Vec<Entry> {
-        let server = self.0.servers.get(server);
-        server.map_or_else(Vec::new, |server| lock(&server.log).entries())
+    pub fn log(&self, server: usize) -> Vec<RequestRecord> {
+        let server = self.shared.servers.get(server);
+        server.map_or_else(Vec::new, |server| server.frontend.log_since(0))
     }
 
-    /// The truth: every task that Mesos was asked to launch and that has not ended, with the
-    /// `TASK_…` state that is known of it. Those of deleted apps and pods are in it.
+    /// Every task that Mesos was asked to launch and that has not ended, with its last known
+    /// `TASK_…` state. Tasks of deleted apps and pods are included.
     #[must_use]
     pub fn tasks(&self) -> BTreeMap<String, &'static str> {
-        let store = self.0.store();
+        let store = self.shared.store();
         let tasks = store.instances().flat_map(|instance| &instance.tasks);
         tasks
             .filter(|task| !task.condition.is_terminal())
@@ -151,15 +150,15 @@ impl Handle {
             .collect()
     }
 
-    /// How many deployments are under way.
+    /// The number of deployments in progress.
     #[must_use]
     pub fn deployments(&self) -> usize {
-        self.0.store().deployments().len()
+        self.shared.store().deployments().len()
     }
 
-    /// The framework's id, once the master has given one.
+    /// The framework's id, once the master has assigned one.
     #[must_use]
     pub fn framework_id(&self) -> Option<String> {
-        self.0.store().framework_id.clone()
+        self.shared.store().framework_id.clone()
     }
 }

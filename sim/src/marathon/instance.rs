@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::id::InstanceId;
 use super::model::run_spec::RunSpec;
-use super::time::Timestamp;
+use crate::harness::clock::Timestamp;
 
 /// What is known of a task or an instance, in the words of Marathon 1.8 and later.
 ///

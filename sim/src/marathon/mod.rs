@@ -1,25 +1,26 @@
-//! Marathon's front end, on a real Mesos: what can be had of Marathon where Marathon cannot be had.
+//! A Marathon on a real Mesos, for machines that have none.
 //!
-//! Definitions go in through Marathon's REST API (`http`), are kept in canonical form ([`model`]),
-//! become messages for Mesos exactly as Marathon 1.8 to 1.11 writes them ([`launch`]), and what
-//! Mesos says of the tasks ([`status`], [`instance`]) is shown as Marathon shows it ([`view`]).
-//! [`store`] decides. `http` and `scheduler` have the sockets; everything else is pure.
+//! Definitions arrive through Marathon's REST API (`http`), are kept in canonical form ([`model`])
+//! and become messages for Mesos exactly as Marathon 1.8 to 1.11 writes them ([`launch`]). Task
+//! statuses of Mesos ([`status`], [`instance`]) are shown as Marathon shows them ([`view`]).
+//! [`store`] decides. `http` and `scheduler` do all input and output; everything else is pure.
 //!
-//! One process plays all servers of a Marathon (`server`): one of them leads, or none, and what
-//! they know they have in common, as the real ones have it in ZooKeeper. [`Handle`], and for other
-//! processes its control listener, says who leads, who can be reached and what goes wrong. Where
-//! releases differ, [`Options::version`] says which one is played.
+//! One process plays all servers of a Marathon: one of them leads, or none, and they share their
+//! state (`state`). [`Handle`], and its control listener for other processes, determine which
+//! server leads, which are reachable, and which faults occur. Where releases differ,
+//! [`Options::version`] selects one.
 //!
 //! Left out: health checks and their events, constraints, groups, upgrade strategies (a changed
-//! definition replaces all instances at once), volumes, secrets. Kept and served, though without
-//! effect, where they are fields of a definition.
+//! definition replaces all instances at once), volumes, secrets. As fields of a definition they are
+//! kept and served, without effect.
 //!
-//! `acceptedResourceRoles` is heeded: an app that accepts `slave_public` only is placed on resources
-//! that are reserved for that role, by a Marathon that has that role, or never. For that, give the
-//! agent `MESOS_DEFAULT_ROLE=slave_public` (or name the role in `MESOS_RESOURCES`) and [`Options::defaults`] the
-//! same role, as public agents and Marathon have on DC/OS.
+//! `acceptedResourceRoles` has an effect: an app that accepts only `slave_public` is placed on
+//! resources that are reserved for that role, by a Marathon that has that role, or never. For that,
+//! start the agent with `MESOS_DEFAULT_ROLE=slave_public` (or name the role in `MESOS_RESOURCES`)
+//! and give [`Options::defaults`] the same role, as public agents and Marathon have on DC/OS.
 
 mod control;
+pub mod deployment;
 pub mod events;
 mod handle;
 mod http;
@@ -30,12 +31,11 @@ mod mesos;
 pub mod model;
 mod options;
 mod scheduler;
-mod server;
+mod state;
 pub mod status;
 pub mod store;
 #[cfg(test)]
 mod tests;
-pub mod time;
 pub mod version;
 pub mod view;
 
@@ -43,13 +43,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+pub use crate::harness::clock::Timestamp;
 pub use handle::Handle;
 pub use mesos::MesosError;
 pub use options::{HttpCredentials, Options};
 
-use server::Shared;
+use crate::harness::{Service, ServiceOptions};
+use state::Shared;
 
 /// A running Marathon.
 #[derive(Debug)]
@@ -60,14 +63,35 @@ pub struct Marathon {
 }
 
 impl Marathon {
-    /// Opens the API and starts to look for the master; the master may come later.
-    pub async fn start(options: Options) -> io::Result<Self> {
+    /// Opens the API and starts to connect to the master, which may start later.
+    pub async fn start(mut options: Options) -> io::Result<Self> {
+        let mut listeners = vec![TcpListener::bind(options.listen).await?];
+        for address in &options.standbys {
+            listeners.push(TcpListener::bind(address).await?);
+        }
+        let addresses = listeners
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect::<io::Result<Vec<_>>>()?;
+        options.listen = addresses[0];
         let master = options.master.clone();
-        let shared = Shared::open(options).await?;
+        let shared = Shared::new(options, &addresses);
+        let mut services = Vec::new();
+        for (server, listener) in listeners.into_iter().enumerate() {
+            let bus = Arc::clone(&shared.bus);
+            let service_options = ServiceOptions {
+                name: format!("server {server} of the Marathon"),
+                split_writes: false,
+                online: Arc::clone(shared.servers[server].frontend.online()),
+                on_unplug: Box::new(move || bus.close(Some(server))),
+            };
+            let router = http::router(Arc::clone(&shared), server);
+            services.push(Arc::new(Service::start(service_options, listener, router)?));
+        }
         let scheduler = tokio::spawn(scheduler::run(Arc::clone(&shared)));
         Ok(Self {
             master,
-            handle: Handle(shared),
+            handle: Handle { shared, services },
             scheduler,
         })
     }
@@ -75,7 +99,7 @@ impl Marathon {
     /// Where the API of the first server listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.handle.0.options.listen
+        self.handle.servers()[0]
     }
 
     /// That address as a URL, without a slash at the end.
@@ -84,14 +108,14 @@ impl Marathon {
         format!("http://{}", self.address())
     }
 
-    /// It, seen from the inside.
+    /// Access to the running Marathon.
     #[must_use]
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
 
-    /// Ends. With `teardown` Mesos is told to kill every task of the framework; without, the tasks
-    /// run on until the failover timeout.
+    /// Stops. With `teardown` Mesos kills every task of the framework; without, the tasks run until
+    /// the failover timeout.
     pub async fn stop(self, teardown: bool) -> Result<(), MesosError> {
         self.scheduler.abort();
         for server in 0..self.handle.servers().len() {

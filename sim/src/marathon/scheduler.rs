@@ -15,10 +15,10 @@ use super::instance::Condition;
 use super::launch::Placement;
 use super::launch::offer::Offer;
 use super::mesos::{Caller, Events, MesosError, subscribe};
-use super::server::Shared;
+use super::state::Shared;
 use super::status::TaskStatus;
 use super::store::scheduling::Kill;
-use super::time::Timestamp;
+use crate::harness::clock::Timestamp;
 
 /// How often to look for waits that are over and kills to repeat.
 const TICK: Duration = Duration::from_millis(200);

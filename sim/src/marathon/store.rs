@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::deployment::{Action, Deployment};
 use super::events::Event;
 use super::id::{Form, InstanceId, PathId};
 use super::instance::{Condition, Goal, Instance};
@@ -16,16 +17,13 @@ use super::launch::image::Images;
 use super::model::Defaults;
 use super::model::app::KillSelection;
 use super::model::run_spec::RunSpec;
-use super::time::Timestamp;
 use super::version::Version;
+use crate::harness::clock::Timestamp;
 use delay::Delay;
-use deployment::{Action, Deployment};
 pub use failure::Failure;
 
 mod delay;
-pub mod deployment;
 mod failure;
-mod kill;
 pub mod scheduling;
 #[cfg(test)]
 mod tests;
@@ -271,6 +269,45 @@ impl Store {
         Ok(deployment)
     }
 
+    /// Has these killed; others take their place.
+    pub fn kill(&mut self, chosen: &[InstanceId]) {
+        for id in chosen {
+            if let Some(instance) = self.instances.get_mut(id) {
+                instance.kill_wanted = true;
+            }
+        }
+    }
+
+    /// Has these killed for good: the run spec wants so many fewer from now on.
+    pub fn kill_and_scale(
+        &mut self,
+        id: &PathId,
+        chosen: &[InstanceId],
+        force: bool,
+        now: Timestamp,
+    ) -> Result<Uuid, Refusal> {
+        self.check_lock(id, force)?;
+        let version = self.next_version(now);
+        let Some(entry) = self.run_specs.get_mut(id) else {
+            return Err(Refusal::Unknown(id.clone()));
+        };
+        let fewer = entry.run_spec.instances().saturating_sub(chosen.len());
+        let run_spec = Arc::new(entry.run_spec.with_instances(fewer));
+        let before = entry.deployment.take();
+        entry.run_spec = Arc::clone(&run_spec);
+        entry.version = version;
+        entry.last_scaling = version;
+        entry.history.push((version, Arc::clone(&run_spec)));
+        self.cancel(before);
+        let deployment = self.deploy(&run_spec, &[Action::Scale], version);
+        if let Some(entry) = self.run_specs.get_mut(id) {
+            entry.deployment = Some(deployment);
+        }
+        self.decommission(id, |instance| chosen.contains(&instance.id));
+        self.scale(id, now);
+        Ok(deployment)
+    }
+
     fn check_lock(&self, id: &PathId, force: bool) -> Result<(), Refusal> {
         let deployment = self.run_specs.get(id).and_then(|entry| entry.deployment);
         match self.deletions.get(id).copied().or(deployment) {
@@ -410,6 +447,48 @@ impl Store {
         }
         for deployment in done {
             self.succeed(deployment);
+        }
+    }
+
+    /// Begins one; all of its steps but the last are done at once.
+    fn deploy(&mut self, run_spec: &RunSpec, steps: &[Action], version: Timestamp) -> Uuid {
+        let deployment = Deployment {
+            id: Uuid::new_v4(),
+            run_spec: run_spec.id().clone(),
+            pod: matches!(run_spec, RunSpec::Pod(_)),
+            steps: steps.to_vec(),
+            version,
+        };
+        for (index, step) in steps.iter().enumerate() {
+            if let Some(before) = index.checked_sub(1).and_then(|before| steps.get(before)) {
+                let done = Event::deployment_step("deployment_step_success", &deployment, before);
+                self.events.push(done);
+            }
+            let event = Event::deployment_step("deployment_info", &deployment, step);
+            self.events.push(event);
+        }
+        let id = deployment.id;
+        self.under_way.insert(id, deployment);
+        id
+    }
+
+    /// One has reached what it was for.
+    fn succeed(&mut self, id: Uuid) {
+        if let Some(deployment) = self.under_way.remove(&id) {
+            if let Some(last) = deployment.steps.last() {
+                let done = Event::deployment_step("deployment_step_success", &deployment, last);
+                self.events.push(done);
+            }
+            self.events.push(Event::deployment_success(&deployment));
+        }
+    }
+
+    /// One is given up for another.
+    fn cancel(&mut self, id: Option<Uuid>) {
+        if let Some(deployment) = id.and_then(|id| self.under_way.remove(&id)) {
+            let reason = "The upgrade has been cancelled";
+            let failed = Event::deployment_failed(&deployment, reason);
+            self.events.push(failed);
         }
     }
 }

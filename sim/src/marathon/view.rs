@@ -7,8 +7,8 @@ use super::instance::{Condition, Goal, Instance, Task};
 use super::model::app::App;
 use super::model::run_spec::RunSpec;
 use super::store::{Entry, Failure, Store};
-use super::time::Timestamp;
 use super::version::Version;
+use crate::harness::clock::Timestamp;
 
 /// What a request wants to see of an app besides the definition.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,6 +1,8 @@
 //! HTTP: a call is a POST whose body names its type.
 
 use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -13,38 +15,33 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, interval_at};
 
-use super::{HEARTBEAT, Master};
+use super::state::{Cluster, record};
+use crate::harness::lock;
 
 const JSON: &str = "application/json";
 
-/// How many bytes of waiting records are written at a time.
-const PIECE: usize = 1 << 16;
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-pub(super) fn router(master: Master) -> Router {
+/// How many bytes of waiting records are written at a time.
+const MAX_WRITE_BYTES: usize = 1 << 16;
+
+pub(super) fn router(cluster: Arc<Mutex<Cluster>>) -> Router {
     Router::new()
         .route("/api/v1", post(call))
-        .with_state(master)
-}
-
-/// A record of the stream.
-pub(super) fn record(event: &Value) -> Vec<u8> {
-    framed(&event.to_string())
-}
-
-fn framed(text: &str) -> Vec<u8> {
-    let mut record = text.len().to_string().into_bytes();
-    record.push(b'\n');
-    record.extend_from_slice(text.as_bytes());
-    record
+        .with_state(cluster)
 }
 
 fn refuse(status: StatusCode, text: &'static str) -> Response {
     (status, text).into_response()
 }
 
-async fn call(State(master): State<Master>, headers: HeaderMap, body: Bytes) -> Response {
-    let given = headers.get(header::CONTENT_TYPE);
-    if given.is_none_or(|given| given != JSON) {
+async fn call(
+    State(cluster): State<Arc<Mutex<Cluster>>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    if content_type.is_none_or(|content_type| content_type != JSON) {
         let text = "Expecting 'Content-Type' of application/json or application/x-protobuf";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
     }
@@ -52,9 +49,9 @@ async fn call(State(master): State<Master>, headers: HeaderMap, body: Bytes) -> 
         return refuse(StatusCode::BAD_REQUEST, "Failed to parse body into JSON");
     };
     let answer = match call["type"].as_str() {
-        Some("SUBSCRIBE") => Body::from_stream(follow(&master)),
+        Some("SUBSCRIBE") => Body::from_stream(follow(&cluster)),
         Some("GET_STATE") => {
-            let state = master.lock().state.text();
+            let state = lock(&cluster).json();
             Body::from(format!("{{\"type\":\"GET_STATE\",\"get_state\":{state}}}"))
         }
         _ => {
@@ -70,25 +67,23 @@ struct Follower {
     heartbeat: Interval,
 }
 
-/// The stream. Whatever changes from now on comes after the state.
-fn follow(master: &Master) -> impl futures::Stream<Item = Result<Vec<u8>, Infallible>> + use<> {
-    let (sender, events) = mpsc::unbounded_channel();
-    let state = {
-        let mut inner = master.lock();
-        inner.subscriptions += 1;
-        inner.followers.push(sender.clone());
-        inner.state.text()
+/// The stream of a new follower.
+fn follow(
+    cluster: &Mutex<Cluster>,
+) -> impl futures::Stream<Item = Result<Vec<u8>, Infallible>> + use<> {
+    let (state, events) = {
+        let mut cluster = lock(cluster);
+        (cluster.json(), cluster.subscribe())
     };
-    let seconds = HEARTBEAT.as_secs_f64();
-    let first = framed(&format!(
+    let seconds = HEARTBEAT_INTERVAL.as_secs_f64();
+    let first = record(&format!(
         "{{\"type\":\"SUBSCRIBED\",\"subscribed\":{{\"get_state\":{state},\
          \"heartbeat_interval_seconds\":{seconds:?}}}}}"
     ));
-    let mut first = Some([first, record(&heartbeat())].concat());
-    drop(sender);
+    let mut first = Some([first, heartbeat()].concat());
     let follower = Follower {
         events,
-        heartbeat: interval_at(Instant::now() + HEARTBEAT, HEARTBEAT),
+        heartbeat: interval_at(Instant::now() + HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL),
     };
     stream::unfold(follower, move |mut follower| {
         let first = first.take();
@@ -102,18 +97,18 @@ fn follow(master: &Master) -> impl futures::Stream<Item = Result<Vec<u8>, Infall
     })
 }
 
-fn heartbeat() -> Value {
-    json!({"type": "HEARTBEAT"})
+fn heartbeat() -> Vec<u8> {
+    record(&json!({"type": "HEARTBEAT"}).to_string())
 }
 
 impl Follower {
-    /// What is to be written next; none once the stream is cut.
+    /// The records to write next; none once the stream is cut.
     async fn next(&mut self) -> Option<Vec<u8>> {
         let mut piece = tokio::select! {
             event = self.events.recv() => event?,
-            _ = self.heartbeat.tick() => return Some(record(&heartbeat())),
+            _ = self.heartbeat.tick() => return Some(heartbeat()),
         };
-        while piece.len() < PIECE {
+        while piece.len() < MAX_WRITE_BYTES {
             match self.events.try_recv() {
                 Ok(event) => piece.extend_from_slice(&event),
                 Err(_) => break,

@@ -1,15 +1,16 @@
-//! Tasks, agents and frameworks, and how the real master writes each in JSON.
+//! Tasks, agents and frameworks as the real master writes them in JSON, and their followers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use arcstr::ArcStr;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::TaskState;
 
-/// A time for everything: nobody reads it but people.
-const TIME: f64 = 1_795_000_000.25;
+/// The time of every status; followers ignore it.
+const STATUS_TIME: f64 = 1_795_000_000.25;
 
 /// An agent.
 #[derive(Clone, Debug)]
@@ -33,19 +34,22 @@ pub struct Task {
     pub agent: ArcStr,
     /// The id of its container.
     pub container: Box<str>,
-    /// The network that it is on, and its address there.
+    /// Its network, and its address there.
     pub network: (ArcStr, IpAddr),
-    /// How it is.
+    /// Its state.
     pub state: TaskState,
 }
 
-/// Everything.
+/// What the master knows, and its followers.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct Cluster {
     pub(super) tasks: BTreeMap<ArcStr, Task>,
     pub(super) agents: BTreeMap<ArcStr, Agent>,
     /// Names by id.
     pub(super) frameworks: BTreeMap<ArcStr, Box<str>>,
+    /// Unbounded, as the real master also keeps what a slow follower has not read yet.
+    followers: Vec<mpsc::UnboundedSender<Vec<u8>>>,
+    pub(super) subscriptions: u64,
 }
 
 fn value(id: &str) -> Value {
@@ -94,7 +98,7 @@ impl Task {
             "source": "SOURCE_EXECUTOR",
             "state": state,
             "task_id": value(&self.id),
-            "timestamp": TIME,
+            "timestamp": STATUS_TIME,
             "uuid": "F3R0ZXN0dGVzdHRlc3R0ZQ==",
         });
         if state != TaskState::TaskStaging {
@@ -142,16 +146,35 @@ impl Task {
     }
 }
 
-impl State {
-    /// The answer to `GET_STATE`, which is also in the first event: all four parts are there, but of
-    /// their lists not those that are empty. A large cluster's is put together as text, an element
-    /// at a time.
-    pub(super) fn text(&self) -> String {
+impl Cluster {
+    /// Sends an event to all followers.
+    pub(super) fn publish(&mut self, event: &Value) {
+        let record = record(&event.to_string());
+        self.followers
+            .retain(|follower| follower.send(record.clone()).is_ok());
+    }
+
+    /// Adds a follower, and returns the events after the present state.
+    pub(super) fn subscribe(&mut self) -> mpsc::UnboundedReceiver<Vec<u8>> {
+        let (sender, events) = mpsc::unbounded_channel();
+        self.subscriptions += 1;
+        self.followers.push(sender);
+        events
+    }
+
+    /// Ends the streams of all followers.
+    pub(super) fn drop_followers(&mut self) {
+        self.followers.clear();
+    }
+
+    /// The response to `GET_STATE`, which is also in the first event: it always has all four parts,
+    /// but omits empty lists. It is written element by element, as that of a large cluster is
+    /// large.
+    pub(super) fn json(&self) -> String {
         let mut text = String::from("{");
         part(&mut text, "tasks", self.tasks.values().map(Task::json));
         text.push(',');
-        let frameworks = self.frameworks.iter();
-        let frameworks = frameworks.map(|(id, name)| framework(id, name));
+        let frameworks = self.frameworks.iter().map(|(id, name)| framework(id, name));
         part(&mut text, "frameworks", frameworks);
         text.push(',');
         part(&mut text, "agents", self.agents.values().map(Agent::json));
@@ -160,6 +183,14 @@ impl State {
         text.push('}');
         text
     }
+}
+
+/// A record of the stream.
+pub(super) fn record(text: &str) -> Vec<u8> {
+    let mut record = text.len().to_string().into_bytes();
+    record.push(b'\n');
+    record.extend_from_slice(text.as_bytes());
+    record
 }
 
 fn part(text: &mut String, name: &str, mut elements: impl Iterator<Item = Value>) {

@@ -1,4 +1,4 @@
-//! The states of a task, as Mesos writes them.
+//! States of tasks, as Mesos writes them.
 
 /// The states of a task that Mesos 1.11 knows.
 #[derive(

@@ -3,14 +3,16 @@
 use serde_json::{Map, Value, json};
 
 use super::answer::{Outcome, Refusal, Reply, refuse};
-use super::api::{self, Request};
 use super::change;
 use super::collections;
-use super::db::Db;
+use super::db::{Db, names};
 use super::hooks;
-use super::python::{self, pformat_names, truthy};
+use super::list::Question;
+use super::python_repr::{self, pformat_names, truthy};
+use super::request::Request;
 use super::schema::schema;
 use super::store::{Object, canonical};
+use super::tags;
 
 /// The methods of an address that is not a type's, if there is one of this name.
 pub(crate) fn known(name: &str) -> Option<&'static [&'static str]> {
@@ -41,8 +43,10 @@ pub(crate) fn answer(db: &mut Db, name: &str, request: &Request) -> Outcome<Repl
         "prop-collection-update" => collections::update(db, request.body()?),
         "prop-collection-get" => collections::get(db, request),
         "useragent-kv" => useragent(db, request.body()?),
-        "list-bulk-collection" => api::bulk(db, request),
-        "set-tag" => api::set_tag(db, request),
+        "list-bulk-collection" => {
+            Question::from_body(request).map(|question| question.answer(db, &request.base))
+        }
+        "set-tag" => tags::set(db, request.body()?),
         "obj-perms" => Ok(Reply::Json(permissions(request))),
         "aaa-mode" => aaa_mode(db, request),
         _ => rights(db, name, request.body()?),
@@ -58,7 +62,7 @@ fn to_id(db: &Db, body: &Map<String, Value>) -> Outcome<Reply> {
     if !body.contains_key("fq_name") {
         return Err(Refusal::internal());
     }
-    let name = api::name_in(body, "fq_name");
+    let name = names(body.get("fq_name"));
     match db.store.by_name(kind, &name) {
         Some(object) => Ok(Reply::Json(json!({ "uuid": object.uuid }))),
         None => refuse(404, format!("Name {} not found", pformat_names(&name))),
@@ -83,7 +87,7 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let target = text(body, "ref-type").ok_or_else(Refusal::internal)?;
     let target = Db::kind(Some(target))?;
     let (kind_name, target_name) = (&schema().kind(kind).name, &schema().kind(target).name);
-    let shown = |name: &str| body.get(name).map_or("None".to_owned(), python::str);
+    let shown = |name: &str| body.get(name).map_or("None".to_owned(), python_repr::str);
     let (uuid, operation) = (text(body, "uuid"), text(body, "operation"));
     let (Some(uuid), Some(operation)) = (uuid, operation) else {
         return refuse(
@@ -104,7 +108,7 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
         );
     }
     let by_uuid = text(body, "ref-uuid").filter(|uuid| !uuid.is_empty());
-    let by_name = api::name_in(body, "ref-fq-name");
+    let by_name = names(body.get("ref-fq-name"));
     let to = match by_uuid {
         None if by_name.is_empty() => {
             return refuse(
@@ -167,7 +171,7 @@ fn ref_change(db: &Db, object: &Object, to: &Object, attr: &Value, add: bool) ->
 }
 
 fn relax(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
-    let shown = |name: &str| body.get(name).map_or("None".to_owned(), python::str);
+    let shown = |name: &str| body.get(name).map_or("None".to_owned(), python_repr::str);
     let (Some(from), Some(to)) = (text(body, "uuid"), text(body, "ref-uuid")) else {
         return refuse(
             400,
@@ -200,7 +204,7 @@ fn useragent(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let Some(key) = body.get("key") else {
         return refuse(400, "Error: Key/value store API needs 'key' parameter");
     };
-    let key = python::str(key);
+    let key = python_repr::str(key);
     match operation.as_str() {
         Some("STORE") => {
             let value = body.get("value").cloned().unwrap_or_else(|| "".into());
@@ -215,7 +219,10 @@ fn useragent(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
             db.useragent.remove(&key);
             Ok(Reply::Done)
         }
-        _ => refuse(404, format!("Invalid Operation {}", python::str(operation))),
+        _ => refuse(
+            404,
+            format!("Invalid Operation {}", python_repr::str(operation)),
+        ),
     }
 }
 
@@ -285,7 +292,7 @@ fn network_action(db: &mut Db, id: &str, action: &str, request: &Request) -> Out
         return refuse(404, format!("Virtual Network {id} not found!"));
     };
     let body = request.body()?;
-    let items = |name: &str| api::name_in(body, name);
+    let items = |name: &str| names(body.get(name));
     match action {
         "ip-alloc" => {
             let count = body.get("count").map_or(Some(1), Value::as_u64);

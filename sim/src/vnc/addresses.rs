@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::python;
+use super::python_repr;
 
 /// Subnets by the network or ipam that they are of, in their order.
 #[derive(Default)]
@@ -87,7 +87,7 @@ impl Subnet {
             .into_iter()
             .flatten()
         {
-            let shown = python::repr(pool);
+            let shown = python_repr::repr(pool);
             let end = |key: &str| {
                 pool[key]
                     .as_str()
@@ -134,7 +134,7 @@ impl Subnet {
         let service: IpAddr = address(given("dns_server_address"), next, "Service Node")?;
         let whole = fields
             .get("allocation_pools")
-            .is_none_or(|pools| !python::truthy(pools));
+            .is_none_or(|pools| !python_repr::truthy(pools));
         for (start, end) in &ranges {
             let end = if whole { last } else { *end };
             if !has_room(

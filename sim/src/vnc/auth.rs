@@ -139,7 +139,7 @@ impl Tokens {
         let token = Uuid::new_v4().simple().to_string();
         let until = Instant::now().checked_add(keystone.lifetime);
         self.0.insert(token.clone(), (identity.clone(), until));
-        let expires = super::time::after(keystone.lifetime);
+        let expires = crate::harness::clock::python_after(keystone.lifetime);
         if v3 {
             let mut info = identity.token_info();
             info["token"]["expires_at"] = expires.into();
@@ -197,7 +197,7 @@ impl Tokens {
             format!(
                 "Permission Denied for {} as {} to {operation} {object} in {}",
                 identity.user,
-                super::python::names(&identity.roles),
+                super::python_repr::names(&identity.roles),
                 identity.project
             ),
         ))

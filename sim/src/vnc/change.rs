@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::answer::{Outcome, Refusal, Reply, refuse};
-use super::create::{array, check_refs_exist, is_default};
-use super::db::{Db, names, normal};
+use super::create::{check_refs_exist, is_default};
+use super::db::{Db, array, names, normal};
 use super::hooks;
-use super::python::{self, truthy};
+use super::python_repr::{self, truthy};
 use super::render::href;
 use super::schema::{KindId, schema};
 use super::store::{Object, Ref, canonical};
@@ -74,7 +74,7 @@ fn resolve(db: &Db, kind: KindId, body: &Map<String, Value>) -> Outcome<Vec<(Kin
         }
         let mut refs: Vec<Ref> = Vec::new();
         for reference in array(body.get(&field.name))? {
-            let target = match reference.get("uuid").map(python::str) {
+            let target = match reference.get("uuid").map(python_repr::str) {
                 Some(uuid) => db.store.find_kind(field.kind, &uuid),
                 None => db.store.by_name(field.kind, &names(reference.get("to"))),
             };
@@ -135,7 +135,7 @@ pub(crate) fn delete(db: &mut Db, kind: KindId, uuid: &str, base: &str) -> Outco
             .map(|child| href(base, schema().kind(child.kind), child.uuid))
             .collect();
         if !present.is_empty() {
-            let present = python::names(&present);
+            let present = python_repr::names(&present);
             return refuse(
                 409,
                 format!("Delete when children still present: {present}"),
@@ -150,7 +150,7 @@ pub(crate) fn delete(db: &mut Db, kind: KindId, uuid: &str, base: &str) -> Outco
             .map(|from| href(base, schema().kind(from.kind), from.uuid))
             .collect();
         if !present.is_empty() {
-            let present = python::names(&present);
+            let present = python_repr::names(&present);
             return refuse(
                 409,
                 format!("Delete when resource still referred: {present}"),

@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::answer::{Outcome, Refusal, Reply, refuse};
-use super::api::Request;
 use super::change;
 use super::db::{Db, key_of};
-use super::python;
+use super::python_repr;
+use super::request::Request;
 use super::schema::{Collection, Prop, schema};
 use super::store::Object;
 use super::validate;
@@ -68,7 +68,7 @@ fn apply(items: &mut Vec<Value>, prop: &Prop, update: &Value) -> Outcome<()> {
         .ok_or_else(Refusal::internal)?
         .to_lowercase();
     let mut value = update["value"].clone();
-    let position = python::str(&update["position"]);
+    let position = python_repr::str(&update["position"]);
     if let Some(super::schema::Form::Complex(name)) =
         schema().wrapper(&prop.form).map(|field| &field.form)
     {

@@ -1,38 +1,32 @@
-//! The control listener: the simulation's own way to a running server, which no real one has.
+//! The control listener. Beside the common routes it has:
 //!
 //! ```text
-//! GET    /follow?kinds=a,b   all objects of these types, then every change, as JSON lines, for ever
-//! GET    /objects?kinds=a,b  all objects by type, with what they refer to
-//! GET    /counts             how many objects there are of each type that has any
-//! GET    /addresses          every address that somebody has
-//! GET    /log?since=N        the requests, from that number on
-//! GET    /faults             POST adds one, DELETE clears all
-//! GET    /delay              PUT {"milliseconds":N} makes every answer take so long
-//! PUT    /online             true or false: whether anybody can reach the API
-//! POST   /gone               {"milliseconds":N}: nobody can, for so long
-//! POST   /expire-tokens      every token given out has expired
+//! GET    /follow?kinds=a,b   all objects of these types, then every change, as endless JSON lines
+//! GET    /objects?kinds=a,b  all objects by type, with their references
+//! GET    /counts             the number of objects by type, without types that have none
+//! GET    /addresses          every allocated address
+//! POST   /expire-tokens      expires every token
 //! ```
 //!
-//! A line of `/follow` is an [`Event`]. A follower needs no second source: the objects come first,
-//! in one consistent state, and no change after it is left out. One that falls behind is told to
-//! list again, and the answer ends; to list again is to ask again.
+//! A line of `/follow` is an [`Event`]. Followers need no second source: the objects come first,
+//! in one consistent state, and no later change is omitted. A follower that falls behind receives
+//! [`Event::ListAgain`] and the response ends; it then sends the request again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use uuid::Uuid;
@@ -42,63 +36,54 @@ use super::changes::Change;
 use super::db::Db;
 use super::render::{self, Wanted};
 use super::schema::schema;
-use crate::fault_text::{FaultText, Milliseconds};
+use crate::harness::control;
 
-/// How many changes go into one piece of an answer at most.
-const BATCH: usize = 1024;
+/// How many changes are written at a time.
+const MAX_BATCH: usize = 1024;
 
-/// What a follower is told.
+/// What a follower receives.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// An object is so, whether it is new, changed, or part of the list.
+    /// The present state of an object: listed, new or changed.
     Object {
         /// Its type.
         kind: String,
         /// Its fields.
         object: Map<String, Value>,
     },
-    /// An object is gone.
+    /// An object was deleted.
     Gone {
         /// Its type.
         kind: String,
         /// The object.
         uuid: Uuid,
     },
-    /// Everything that there was has been told.
+    /// The list of existing objects is complete.
     Listed,
-    /// Changes were left out, and nothing more comes.
+    /// Changes were omitted, and the response ends.
     ListAgain,
 }
 
 impl Handle {
-    /// Serves the control listener at this address, with the runtime; says where it listens.
+    /// Serves the control listener with the runtime, and returns its address.
     pub async fn control(&self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        let router = router(self.clone());
-        tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                log::error!("the control listener at {address} ended: {error}");
-            }
-        });
-        Ok(address)
+        let (frontend, faults) = (&self.shared.frontend, &self.shared.faults);
+        let router = Router::new()
+            .route("/follow", get(follow))
+            .route("/objects", get(objects))
+            .route("/counts", get(counts))
+            .route("/addresses", get(addresses))
+            .route("/expire-tokens", post(expire_tokens))
+            .with_state(self.clone())
+            .merge(control::server_routes(
+                Arc::clone(frontend),
+                Arc::clone(&self.service),
+            ))
+            .merge(control::fault_routes(faults))
+            .merge(control::delay_routes(faults));
+        control::serve(address, router).await
     }
-}
-
-fn router(handle: Handle) -> Router {
-    Router::new()
-        .route("/follow", get(follow))
-        .route("/objects", get(objects))
-        .route("/counts", get(counts))
-        .route("/addresses", get(addresses))
-        .route("/log", get(log_of))
-        .route("/faults", get(faults).post(add_fault).delete(clear_faults))
-        .route("/delay", get(delay).put(set_delay))
-        .route("/online", put(online))
-        .route("/gone", post(gone))
-        .route("/expire-tokens", post(expire_tokens))
-        .with_state(handle)
 }
 
 #[derive(Deserialize)]
@@ -107,7 +92,7 @@ struct Kinds {
 }
 
 impl Kinds {
-    /// The types, or that there is none of such a name.
+    /// The types, or an error if one does not exist.
     fn read(&self) -> Result<Option<BTreeSet<String>>, (StatusCode, String)> {
         let Some(kinds) = &self.kinds else {
             return Ok(None);
@@ -136,11 +121,11 @@ async fn follow(State(handle): State<Handle>, Query(kinds): Query<Kinds>) -> Res
         Ok(kinds) => kinds,
         Err(problem) => return problem.into_response(),
     };
-    // Changes are sent under the same lock: none is in neither the list nor what comes after it.
+    // Changes are sent under the same lock, so none is missing between the list and the stream.
     let (changes, list) = {
-        let inner = handle.shared.lock();
+        let state = handle.shared.lock();
         let mut text = String::new();
-        for (kind, objects) in snapshot(&inner.db, kinds.as_ref()) {
+        for (kind, objects) in snapshot(&state.db, kinds.as_ref()) {
             for object in objects {
                 let kind = kind.clone();
                 line(&mut text, &Event::Object { kind, object });
@@ -178,7 +163,7 @@ impl Follower {
             Err(RecvError::Lagged(_)) => return Some(self.end()),
             Err(RecvError::Closed) => return None,
         }
-        while uuids.len() < BATCH {
+        while uuids.len() < MAX_BATCH {
             match self.changes.try_recv() {
                 Ok(change) => uuids.push((change.kind, change.uuid)),
                 Err(TryRecvError::Lagged(_)) => return Some(self.end()),
@@ -186,18 +171,18 @@ impl Follower {
             }
         }
         let mut text = String::new();
-        let mut told = BTreeSet::new();
-        let inner = self.handle.shared.lock();
+        let mut written = BTreeSet::new();
+        let state = self.handle.shared.lock();
         for (kind, uuid) in uuids {
             let wanted = self.kinds.as_ref().is_none_or(|only| only.contains(&kind));
-            if !wanted || !told.insert(uuid) {
+            if !wanted || !written.insert(uuid) {
                 continue;
             }
-            // What it is now, not what it was then: the follower has to know no more.
-            let event = match inner.db.store.get(uuid) {
+            // The present state, not that of the change: the follower needs no more.
+            let event = match state.db.store.get(uuid) {
                 Some(object) => Event::Object {
                     kind,
-                    object: render::object(&inner.db, object, &Wanted::own(), None),
+                    object: render::object(&state.db, object, &Wanted::own(), None),
                 },
                 None => Event::Gone { kind, uuid },
             };
@@ -249,63 +234,12 @@ async fn counts(State(handle): State<Handle>) -> Response {
 }
 
 async fn addresses(State(handle): State<Handle>) -> Response {
-    let addresses = handle.addresses().into_iter();
-    let addresses: Vec<_> = addresses
+    let addresses: Vec<_> = handle
+        .addresses()
+        .into_iter()
         .map(|(of, address, holder)| json!({"of": of, "address": address, "holder": holder}))
         .collect();
     Json(addresses).into_response()
-}
-
-#[derive(Deserialize)]
-struct Since {
-    #[serde(default)]
-    since: u64,
-}
-
-async fn log_of(State(handle): State<Handle>, Query(since): Query<Since>) -> Response {
-    let mut entries = handle.log();
-    entries.retain(|entry| entry.order >= since.since);
-    Json(entries).into_response()
-}
-
-async fn faults(State(handle): State<Handle>) -> Response {
-    let faults = handle.shared.lock().faults.clone();
-    let faults: Vec<FaultText> = faults.into_iter().map(FaultText::from).collect();
-    Json(faults).into_response()
-}
-
-async fn add_fault(State(handle): State<Handle>, Json(fault): Json<FaultText>) {
-    handle.fault(fault.into());
-}
-
-async fn clear_faults(State(handle): State<Handle>) {
-    handle.clear_faults();
-}
-
-async fn delay(State(handle): State<Handle>) -> Response {
-    Json(Milliseconds::from(handle.shared.lock().delay)).into_response()
-}
-
-async fn set_delay(State(handle): State<Handle>, Json(delay): Json<Milliseconds>) {
-    handle.set_delay(delay.into());
-}
-
-async fn online(State(handle): State<Handle>, Json(online): Json<bool>) -> Response {
-    handle.unplug();
-    if online && let Err(error) = handle.plug().await {
-        return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
-    }
-    StatusCode::OK.into_response()
-}
-
-async fn gone(State(handle): State<Handle>, Json(time): Json<Milliseconds>) {
-    handle.unplug();
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from(time)).await;
-        if let Err(error) = handle.plug().await {
-            log::error!("the API server cannot come back: {error}");
-        }
-    });
 }
 
 async fn expire_tokens(State(handle): State<Handle>) {

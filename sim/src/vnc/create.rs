@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::answer::{Outcome, Refusal, Reply, refuse};
-use super::db::{Db, fq_name, names};
+use super::db::{Db, array, fq_name, names};
 use super::hooks;
-use super::python::{self, pformat_names, truthy};
+use super::python_repr::{self, pformat_names, truthy};
 use super::render::href;
 use super::schema::{KindId, schema};
 use super::store::{Object, Ref, canonical};
@@ -116,14 +116,14 @@ fn check_name(body: &Map<String, Value>, may_have_colons: bool) -> Outcome<()> {
 fn check_parent(kind: KindId, body: &Map<String, Value>, name: &[String]) -> Outcome<()> {
     let allowed = &schema().kind(kind).parents;
     let asked = body.get("parent_type").filter(|asked| truthy(asked));
-    let asked = asked.map(python::str);
+    let asked = asked.map(python_repr::str);
     let parent = match &asked {
         Some(parent) if !allowed.contains(parent) => {
             return refuse(
                 400,
                 format!(
                     "Invalid parent type: {parent}. Allowed types: {}",
-                    python::names(allowed)
+                    python_repr::names(allowed)
                 ),
             );
         }
@@ -133,7 +133,7 @@ fn check_parent(kind: KindId, body: &Map<String, Value>, name: &[String]) -> Out
                 400,
                 format!(
                     "Missing parent type: None. Allowed types: {}",
-                    python::names(allowed)
+                    python_repr::names(allowed)
                 ),
             );
         }
@@ -145,14 +145,14 @@ fn check_parent(kind: KindId, body: &Map<String, Value>, name: &[String]) -> Out
             400,
             format!(
                 "Invalid fq-name of an object with no parent: {}",
-                python::names(name)
+                python_repr::names(name)
             ),
         ),
         Some(parent) if parent != "config-root" && name.len() < 2 => refuse(
             400,
             format!(
                 "Invalid fq-name for object with parent_type {parent}: {}",
-                python::names(name)
+                python_repr::names(name)
             ),
         ),
         _ => Ok(()),
@@ -171,7 +171,7 @@ fn owner(
     if of.is("project")
         && let Some(uuid) = body.get("uuid").filter(|uuid| truthy(uuid))
     {
-        return Ok(python::str(uuid).replace('-', ""));
+        return Ok(python_repr::str(uuid).replace('-', ""));
     }
     let asking = project.unwrap_or("cloud-admin").to_owned();
     let parent_name = &name[..name.len().saturating_sub(1)];
@@ -200,7 +200,7 @@ fn owner(
         return refuse(404, format!("Name{} not found", pformat_names(parent_name)));
     };
     let owner = parent.props.get("perms2").map(|perms| &perms["owner"]);
-    Ok(owner.map_or(asking, python::str))
+    Ok(owner.map_or(asking, python_repr::str))
 }
 
 fn asked_uuid(db: &Db, body: &Map<String, Value>) -> Outcome<Option<Uuid>> {
@@ -268,7 +268,7 @@ pub(crate) fn check_refs_exist(
             }
             let to = reference.get("to").ok_or_else(Refusal::internal)?;
             if db.store.by_name(field.kind, &names(Some(to))).is_none() {
-                let shown = python::repr(&Value::Object(body.clone()));
+                let shown = python_repr::repr(&Value::Object(body.clone()));
                 let object = match when {
                     "create" => String::new(),
                     _ => format!("{} ", schema().kind(kind).object),
@@ -281,16 +281,6 @@ pub(crate) fn check_refs_exist(
         }
     }
     Ok(())
-}
-
-/// A list of references, or none.
-pub(crate) fn array(value: Option<&Value>) -> Outcome<&[Value]> {
-    match value {
-        None | Some(Value::Null) => Ok(&[]),
-        Some(Value::Array(items)) => Ok(items),
-        Some(other) if !truthy(other) => Ok(&[]),
-        Some(_) => Err(Refusal::internal()),
-    }
 }
 
 /// References by name, which is what counts; a uuid beside it does not.
@@ -306,7 +296,7 @@ pub(crate) fn resolve(db: &Db, target: KindId, refs: &[Value]) -> Outcome<Vec<Re
                 500,
                 format!(
                     "cfgm_common.exceptions.NoIdError: Unknown id: {}",
-                    python::names(&name)
+                    python_repr::names(&name)
                 ),
             );
         };

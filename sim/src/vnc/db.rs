@@ -8,9 +8,10 @@ use uuid::Uuid;
 use super::addresses::Pools;
 use super::answer::{Outcome, Refusal};
 use super::changes::{Change, Operation, routers};
+use super::python_repr::truthy;
 use super::schema::{Collection, KindId, Prop, schema};
 use super::store::{Object, Ref, Store};
-use super::time;
+use crate::harness::clock;
 
 /// Security groups of users are numbered from here.
 const FIRST_SECURITY_GROUP: u64 = 8_000_000;
@@ -125,7 +126,7 @@ impl Db {
     }
 
     fn stamp_perms(&mut self, uuid: Uuid) {
-        let now = time::now();
+        let now = clock::python_now();
         if let Some(perms) = self.perms(uuid) {
             let (high, low) = uuid.as_u64_pair();
             perms.insert(
@@ -148,7 +149,7 @@ impl Db {
     /// Notes that an object is no longer what it was.
     pub(crate) fn touch(&mut self, uuid: Uuid) {
         if let Some(perms) = self.perms(uuid) {
-            perms.insert("last_modified".to_owned(), time::now().into());
+            perms.insert("last_modified".to_owned(), clock::python_now().into());
         }
         self.changed(uuid, Operation::Update);
     }
@@ -212,6 +213,16 @@ pub(crate) fn names(value: Option<&Value>) -> Vec<String> {
         .collect()
 }
 
+/// A list of references; empty if there is none.
+pub(crate) fn array(value: Option<&Value>) -> Outcome<&[Value]> {
+    match value {
+        None | Some(Value::Null) => Ok(&[]),
+        Some(Value::Array(items)) => Ok(items),
+        Some(other) if !truthy(other) => Ok(&[]),
+        Some(_) => Err(Refusal::internal()),
+    }
+}
+
 /// A property as the database gives it back: an empty collection is not there at all, and a map
 /// has no duplicates and is sorted by key.
 pub(crate) fn normal(prop: &Prop, mut value: Value) -> Option<Value> {
@@ -236,6 +247,6 @@ pub(crate) fn normal(prop: &Prop, mut value: Value) -> Option<Value> {
 pub(crate) fn key_of(item: &Value) -> String {
     item.get("key")
         .or_else(|| item.as_object().and_then(|item| item.values().next()))
-        .map(super::python::str)
+        .map(super::python_repr::str)
         .unwrap_or_default()
 }

@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::answer::{Outcome, Refusal, Reply, refuse};
 use super::db::Db;
-use super::python;
+use super::python_repr::{self, truthy};
 use super::render::{self, Wanted, href};
+use super::request::Request;
 use super::schema::{KindId, schema};
 use super::store::{Object, canonical};
 
@@ -33,7 +34,7 @@ pub(crate) struct Question {
 }
 
 /// `a==1,b=="x"` as names with the values that will do.
-pub(crate) fn filters(text: &str) -> Option<Vec<(String, Vec<Value>)>> {
+fn read_filters(text: &str) -> Option<Vec<(String, Vec<Value>)>> {
     let mut filters: Vec<(String, Vec<Value>)> = Vec::new();
     for filter in text.split(',').filter(|_| !text.is_empty()) {
         let mut parts = filter.split("==");
@@ -50,7 +51,7 @@ pub(crate) fn filters(text: &str) -> Option<Vec<(String, Vec<Value>)>> {
 }
 
 /// A marker as a client gives it.
-pub(crate) fn marker(text: &str) -> Outcome<String> {
+fn marker(text: &str) -> Outcome<String> {
     if text.is_empty() || text.eq_ignore_ascii_case("none") {
         return Ok(String::new());
     }
@@ -65,19 +66,106 @@ pub(crate) fn marker(text: &str) -> Outcome<String> {
 }
 
 /// A limit as a client gives it.
-pub(crate) fn limit(text: &str) -> Outcome<usize> {
+fn limit(text: &str) -> Outcome<usize> {
     let problem = match text.trim().parse::<i64>() {
         Ok(number) if number > 0 => return Ok(usize::try_from(number).unwrap_or(usize::MAX)),
         Ok(_) => "page_limit has to be greater than zero".to_owned(),
         Err(_) => format!(
             "invalid literal for int() with base 10: {}",
-            python::repr_str(text)
+            python_repr::repr_str(text)
         ),
     };
     refuse(400, format!("Invalid page_limit {text}: {problem}"))
 }
 
 impl Question {
+    /// Reads a query; none when nothing can match it.
+    pub(crate) fn from_query(db: &Db, kind: KindId, request: &Request) -> Outcome<Option<Self>> {
+        let argument = |name: &str| request.argument(name);
+        let list = |name: &str| argument(name).map(commas);
+        let truth =
+            |name: &str| argument(name).is_some_and(|value| value.to_lowercase().contains("true"));
+        let mut parents = list("parent_id");
+        if let Some(name) = argument("parent_fq_name_str") {
+            let name: Vec<_> = name.split(':').map(str::to_owned).collect();
+            let allowed = match argument("parent_type") {
+                Some(parent) => {
+                    Db::kind(Some(parent))?;
+                    vec![parent.to_owned()]
+                }
+                None => schema().kind(kind).parents.clone(),
+            };
+            let found = allowed
+                .iter()
+                .filter_map(|parent| db.store.named(parent, &name));
+            parents = Some(found.map(|parent| parent.uuid.to_string()).collect());
+        }
+        let mut uuids = list("obj_uuids");
+        if let Some(fq_names) = argument("fq_names") {
+            for name in fq_names.split(',') {
+                let name: Vec<_> = name.split(':').map(str::to_owned).collect();
+                if let Some(found) = db.store.by_name(kind, &name) {
+                    uuids.get_or_insert_default().push(found.uuid.to_string());
+                }
+            }
+            if uuids.is_none() {
+                return Ok(None);
+            }
+        }
+        let filters = argument("filters").unwrap_or_default();
+        let question = Self {
+            kind,
+            page: argument("page_marker").map(marker).transpose()?,
+            limit: argument("page_limit").map(limit).transpose()?,
+            back_refs: list("back_ref_id"),
+            filters: read_filters(filters).ok_or_else(|| bad_filter(filters))?,
+            fields: list("fields").unwrap_or_default(),
+            count: truth("count"),
+            detail: truth("detail"),
+            exclude_hrefs: argument("exclude_hrefs").is_some(),
+            parents,
+            uuids,
+        };
+        let nothing = question.uuids.is_none()
+            && question.back_refs.is_none()
+            && question.parents.as_ref().is_some_and(Vec::is_empty);
+        Ok((!nothing).then_some(question))
+    }
+
+    /// Reads a body, for lists of ids that do not fit into a URL.
+    pub(crate) fn from_body(request: &Request) -> Outcome<Self> {
+        let body = request.body()?;
+        let kind = Db::kind(body.get("type").and_then(Value::as_str))?;
+        let text = |name: &str| body.get(name).and_then(Value::as_str);
+        let list = |name: &str| match body.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(commas(text))),
+            Some(_) => Err(Refusal::internal()),
+        };
+        let truth = |name: &str| body.get(name).is_some_and(truthy);
+        let filters = text("filters").unwrap_or_default();
+        let number = body.get("page_limit").map(super::python_repr::str);
+        Ok(Self {
+            kind,
+            page: body
+                .get("page_marker")
+                .map(|page| marker(page.as_str().unwrap_or_default()))
+                .transpose()?,
+            limit: number.as_deref().map(limit).transpose()?,
+            parents: list("parent_id")?,
+            back_refs: list("back_ref_id")?,
+            uuids: list("obj_uuids")?,
+            filters: read_filters(filters).ok_or_else(|| bad_filter(filters))?,
+            fields: text("fields")
+                .filter(|fields| !fields.is_empty())
+                .map(commas)
+                .unwrap_or_default(),
+            count: truth("count"),
+            detail: truth("detail"),
+            exclude_hrefs: truth("exclude_hrefs"),
+        })
+    }
+
     /// Answers it.
     pub(crate) fn answer(&self, db: &Db, base: &str) -> Reply {
         let plural = format!("{}s", schema().kind(self.kind).name);
@@ -256,11 +344,11 @@ impl Question {
 }
 
 /// The texts between commas.
-pub(crate) fn commas(text: &str) -> Vec<String> {
+fn commas(text: &str) -> Vec<String> {
     text.split(',').map(str::to_owned).collect()
 }
 
 /// What a client gets for filters that cannot be read.
-pub(crate) fn bad_filter(text: &str) -> Refusal {
+fn bad_filter(text: &str) -> Refusal {
     Refusal::new(400, format!("Invalid filter {text}"))
 }

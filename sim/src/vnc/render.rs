@@ -27,6 +27,14 @@ impl Wanted<'_> {
             named: HashSet::new(),
         }
     }
+
+    pub(crate) fn everything() -> Self {
+        Self {
+            back_refs: true,
+            children: true,
+            ..Self::own()
+        }
+    }
 }
 
 /// The address of an object; `base` is the server's own, as the client named it.

@@ -1,67 +1,75 @@
-//! The server itself: HTTP around the state, with faults and tokens between.
+//! The HTTP server: authentication, requests and responses.
 
-use std::future::pending;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, State};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{ConnectInfo, State as AxumState};
 use axum::http::request::Parts;
 use axum::http::{Request as HttpRequest, Response, StatusCode, header};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
 use super::answer::{Outcome, Refusal, Reply};
-use super::api::{self, Request};
+use super::api;
 use super::auth::Tokens;
 use super::changes::Change;
 use super::db::Db;
 use super::defaults;
-use super::log::{Entry, Log};
-use super::options::{Auth, Effect, Fault, Options};
-use super::wire::{Cut, Peer};
-use crate::fault_text::keep_of_lists;
+use super::options::{Auth, Options};
+use super::request::Request;
+use crate::harness::connection::Peer;
+use crate::harness::{FaultTable, Frontend, lock};
 
-/// The real server takes no longer body.
-const LARGEST: usize = 1_024_000;
-const TEXT: &str = "text/html; charset=UTF-8";
+/// The largest body that the real server accepts.
+const MAX_BODY_BYTES: usize = 1_024_000;
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=UTF-8";
 
 /// What all connections share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
-    inner: Mutex<Inner>,
+    pub(crate) frontend: Arc<Frontend<Change>>,
+    pub(crate) faults: Arc<FaultTable>,
+    state: Mutex<State>,
     pub(crate) changes: broadcast::Sender<Change>,
 }
 
-/// What changes.
-pub(crate) struct Inner {
+/// What requests change.
+pub(crate) struct State {
     pub(crate) db: Db,
     pub(crate) tokens: Tokens,
-    pub(crate) log: Log,
-    pub(crate) faults: Vec<Fault>,
-    pub(crate) delay: Duration,
-    pub(crate) online: bool,
 }
 
 impl Shared {
     pub(crate) fn new(options: Options) -> Arc<Self> {
+        let faults = FaultTable::default();
+        faults.set_delay(options.delay);
         Arc::new(Self {
-            inner: Mutex::new(Inner {
+            frontend: Frontend::new(options.log_limit, JSON, HTML),
+            faults: Arc::new(faults),
+            state: Mutex::new(State {
                 db: defaults::db(),
                 tokens: Tokens::default(),
-                log: Log::new(options.log_limit),
-                faults: options.faults.clone(),
-                delay: options.delay,
-                online: true,
             }),
             changes: broadcast::channel(options.backlog).0,
             options,
         })
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Publishes and returns the changes of the database since the last call. The caller holds the
+    /// lock of the state, so that followers receive changes in their order.
+    pub(crate) fn publish(&self, db: &mut Db) -> Vec<Change> {
+        let changes = std::mem::take(&mut db.changes);
+        for change in &changes {
+            // Having no followers is not an error.
+            let _ = self.changes.send(change.clone());
+        }
+        changes
     }
 }
 
@@ -71,107 +79,43 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn handle(
-    State(shared): State<Arc<Shared>>,
+    AxumState(shared): AxumState<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     request: HttpRequest<Body>,
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, LARGEST).await else {
+    let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
         return response(&Err(Refusal::new(413, "Request entity too large")));
     };
-    let (order, delay, effect, performed) = {
-        let mut inner = shared.lock();
-        let order = inner.log.begin(entry(&parts, &body, &peer));
-        if !inner.online {
-            peer.cut(Cut::Now);
-            return response(&Ok(Reply::Done));
-        }
-        let method = parts.method.as_str();
-        let path = parts.uri.path();
-        let mut faults = inner.faults.iter_mut();
-        let fault = faults.find_map(|fault| {
-            let strikes = fault.strikes(method, path);
-            strikes.then(|| (fault.effect.clone(), fault.performed))
-        });
-        let performed = fault.as_ref().is_none_or(|(_, performed)| *performed);
-        (
-            order,
-            inner.delay,
-            fault.map(|(effect, _)| effect),
-            performed,
-        )
-    };
-    let late = match effect {
-        Some(Effect::Delay(late)) => late,
-        _ => Duration::ZERO,
-    };
-    if !(delay + late).is_zero() {
-        tokio::time::sleep(delay + late).await;
-    }
-    let mut outcome = Ok(Reply::Done);
-    if performed {
-        outcome = perform(&shared, &parts, &body, order);
-    }
-    let answer = match effect {
-        None | Some(Effect::Delay(_)) => response(&outcome),
-        Some(Effect::Status(status, text)) => response(&Err(Refusal::new(status, text))),
-        Some(Effect::Nonsense(text)) => build(200, "application/json", text, &[]),
-        Some(Effect::List(keep)) => {
-            if let Ok(Reply::Json(value)) = &mut outcome {
-                keep_of_lists(value, keep);
-            }
-            response(&outcome)
-        }
-        Some(Effect::Hang) => pending().await,
-        Some(Effect::Cut) => {
-            peer.cut(Cut::Now);
-            return response(&outcome);
-        }
-        Some(Effect::CutInBody) => {
-            peer.cut(Cut::InBody);
-            match outcome {
-                // There has to be a body to be cut off.
-                Ok(Reply::Done) => build(200, "application/json", "{}".to_owned(), &[]),
-                outcome => response(&outcome),
-            }
-        }
-    };
-    let status = answer.status().as_u16();
+    let perform =
+        async |parts: Parts, body: Bytes, order| response(&perform(&shared, &parts, &body, order));
     shared
-        .lock()
-        .log
-        .note(order, |entry| entry.status = Some(status));
-    answer
+        .frontend
+        .handle(&shared.faults, |_| true, &peer, (parts, body), perform)
+        .await
 }
 
 fn perform(shared: &Shared, parts: &Parts, body: &[u8], order: u64) -> Outcome<Reply> {
-    let request = read(parts, body);
-    let mut inner = shared.lock();
-    inner.log.note(order, |entry| entry.performed = true);
-    let mut request = request?;
+    let mut request = read(parts, body)?;
+    let mut state = shared.lock();
     if let Auth::Keystone(keystone) = &shared.options.auth {
         let (method, path) = (request.method.as_str(), request.path.as_str());
-        let given = inner
+        let issued = state
             .tokens
             .answer(keystone, method, path, request.json.as_ref());
-        if let Some(reply) = given {
+        if let Some(reply) = issued {
             return Ok(reply);
         }
-        let token = text(parts, "x-auth-token");
-        if inner.db.aaa_mode != "no-auth" {
-            let who = inner
+        if state.db.aaa_mode != "no-auth" {
+            let token = text(parts, "x-auth-token");
+            request.identity = state
                 .tokens
                 .check(token.as_deref(), method, path, &request.base)?;
-            request.identity = who;
         }
     }
-    let outcome = api::answer(&mut inner.db, &request);
-    let changes = std::mem::take(&mut inner.db.changes);
-    for change in &changes {
-        // Nobody has to listen.
-        let _ = shared.changes.send(change.clone());
-    }
-    inner.log.note(order, |entry| entry.changes = changes);
+    let outcome = api::answer(&mut state.db, &request);
+    let changes = shared.publish(&mut state.db);
+    shared.frontend.record_changes(order, changes);
     outcome
 }
 
@@ -180,29 +124,13 @@ fn text(parts: &Parts, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-fn entry(parts: &Parts, body: &[u8], peer: &Peer) -> Entry {
-    Entry {
-        order: 0,
-        at: SystemTime::now(),
-        peer: peer.address,
-        user_agent: text(parts, "user-agent"),
-        request_id: text(parts, "x-request-id"),
-        method: parts.method.to_string(),
-        path: parts.uri.to_string(),
-        body: serde_json::from_slice(body).ok(),
-        performed: false,
-        status: None,
-        changes: Vec::new(),
-    }
-}
-
 fn read(parts: &Parts, body: &[u8]) -> Outcome<Request> {
     let content_type = text(parts, "content-type")
         .unwrap_or_default()
         .to_lowercase();
     let content_type = content_type.split(';').next().unwrap_or_default().trim();
     let json: Option<Value> = match content_type {
-        "application/json" if !body.is_empty() => {
+        JSON if !body.is_empty() => {
             Some(serde_json::from_slice(body).map_err(|_| Refusal::internal())?)
         }
         _ => None,
@@ -230,7 +158,7 @@ fn read(parts: &Parts, body: &[u8]) -> Outcome<Request> {
     })
 }
 
-/// `%41` is `A`; what is no such code stays as it is.
+/// Decodes percent-encoding; an invalid code stays as it is.
 fn decode(text: &str) -> String {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();
@@ -248,14 +176,13 @@ fn decode(text: &str) -> String {
 }
 
 fn response(outcome: &Outcome<Reply>) -> Response<Body> {
-    let json = "application/json";
     match outcome {
-        Ok(Reply::Json(value)) => build(200, json, value.to_string(), &[]),
+        Ok(Reply::Json(value)) => build(200, JSON, value.to_string(), &[]),
         Ok(Reply::Object(value, modified)) => {
             let etag = format!("\"{modified}\"");
             build(
                 200,
-                json,
+                JSON,
                 value.to_string(),
                 &[(header::ETAG.as_str(), &etag)],
             )
@@ -265,15 +192,15 @@ fn response(outcome: &Outcome<Reply>) -> Response<Body> {
                 .as_ref()
                 .map(|token| ("x-subject-token", token.as_str()));
             let token: Vec<_> = token.into_iter().collect();
-            build(*status, json, value.to_string(), &token)
+            build(*status, JSON, value.to_string(), &token)
         }
-        Ok(Reply::Done) => build(200, TEXT, String::new(), &[]),
-        Ok(Reply::Unchanged) => build(304, TEXT, String::new(), &[]),
+        Ok(Reply::Done) => build(200, HTML, String::new(), &[]),
+        Ok(Reply::Unchanged) => build(304, HTML, String::new(), &[]),
         Err(refusal) => {
             let challenge = refusal.challenge.as_ref();
             let challenge = challenge.map(|text| ("www-authenticate", text.as_str()));
             let challenge: Vec<_> = challenge.into_iter().collect();
-            build(refusal.status, TEXT, refusal.text.clone(), &challenge)
+            build(refusal.status, HTML, refusal.text.clone(), &challenge)
         }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Outcome, Refusal, Reply, refuse};
 use super::change;
 use super::db::Db;
-use super::python::{self, pformat_names};
+use super::python_repr::{self, pformat_names};
 use super::schema::schema;
 use super::store::Object;
 
@@ -17,7 +17,7 @@ pub(crate) fn set(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let text = |name: &str| {
         body.get(name)
             .filter(|value| !value.is_null())
-            .map(python::str)
+            .map(python_repr::str)
     };
     let (Some(kind_name), Some(uuid)) = (text("obj_type"), text("obj_uuid")) else {
         return refuse(400, "Object type and UUID must be specified");
@@ -70,13 +70,13 @@ fn one(
     wish: &Map<String, Value>,
     have: &mut Vec<Vec<String>>,
 ) -> Outcome<()> {
-    let global = wish.get("is_global").is_some_and(python::truthy);
+    let global = wish.get("is_global").is_some_and(python_repr::truthy);
     let values = |name: &str| super::db::names(wish.get(name));
     let (mut add, delete) = (values("add_values"), values("delete_values"));
     let value = wish
         .get("value")
         .filter(|value| !value.is_null() && !value.is_array());
-    let value = value.map(python::str);
+    let value = value.map(python_repr::str);
     let is_that = |value: &String| {
         let name = format!("{sort}={value}");
         move |tag: &Vec<String>| tag.last() == Some(&name)

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::answer::{Outcome, refuse};
-use super::python::{self, repr, truthy};
+use super::python_repr::{self, repr, truthy};
 use super::schema::{Form, Kind, Simple, schema};
 
 /// What is wrong, in the words of a Python exception.
@@ -41,7 +41,7 @@ pub(crate) fn body(kind: &Kind, body: &mut Map<String, Value>, when: &str) -> Ou
                 "Error in property {} type {} value of {} ",
                 prop.name,
                 class(name),
-                python::str(value)
+                python_repr::str(value)
             )),
         };
         if let Err(problem) = checked {
@@ -93,7 +93,7 @@ pub(crate) fn complex_value(name: &str, value: &mut Value) -> Check {
             let Some(items) = value.as_array_mut() else {
                 return Err(format!(
                     "Field {key} must be a list. Received value: {}",
-                    python::str(value)
+                    python_repr::str(value)
                 ));
             };
             for item in items {
@@ -125,7 +125,7 @@ fn simple_value(name: &str, simple: &Simple, value: &mut Value) -> Check {
     if value.is_null() {
         return Ok(());
     }
-    let shown = python::str(value);
+    let shown = python_repr::str(value);
     match simple {
         Simple::Bool if value.is_boolean() => Ok(()),
         Simple::Bool => Err(format!("{name}: true/false expected instead of {shown}")),
@@ -163,7 +163,7 @@ fn simple_value(name: &str, simple: &Simple, value: &mut Value) -> Check {
             Value::String(text) if allowed.is_empty() || allowed.contains(text) => Ok(()),
             Value::String(_) => Err(format!(
                 "{name}: value must be one of {}",
-                python::names(allowed)
+                python_repr::names(allowed)
             )),
             _ => Err(format!("{name}: string value expected instead of {shown}")),
         },
@@ -175,7 +175,12 @@ fn subnet(value: &mut Value) -> Check {
     let Value::Object(fields) = value else {
         return Err("Subnet type is invalid".to_owned());
     };
-    let part = |name: &str| fields.get(name).map(python::str).ok_or(format!("'{name}'"));
+    let part = |name: &str| {
+        fields
+            .get(name)
+            .map(python_repr::str)
+            .ok_or(format!("'{name}'"))
+    };
     let text = format!("{}/{}", part("ip_prefix")?, part("ip_prefix_len")?);
     let Ok(network) = text.parse::<IpNet>() else {
         return Err(format!("Subnet type '{text}' is invalid"));

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::config::{ADDRESS, KINDS, Object};
-use super::server::Shared;
+use super::state::Shared;
 use crate::vnc::Event;
 
 /// The pause before the API server's control listener is asked again.
@@ -117,21 +117,21 @@ async fn arrive(
             sleep_until(sent + delay).await;
         }
         {
-            let mut inner = shared.lock();
+            let mut state = shared.lock();
             match item {
                 Item::All(objects) => {
-                    inner.config.replace(addresses, objects);
+                    state.config.replace(addresses, objects);
                     if addresses {
-                        inner.synced.1 = true;
+                        state.synced.addresses = true;
                     } else {
-                        inner.synced.0 = true;
+                        state.synced.others = true;
                     }
                 }
-                Item::Put(object) => inner.config.put(object),
-                Item::Gone(uuid) => inner.config.remove(uuid),
+                Item::Put(object) => state.config.put(object),
+                Item::Gone(uuid) => state.config.remove(uuid),
             }
         }
-        shared.poke();
+        shared.wake_data_path();
     }
 }
 

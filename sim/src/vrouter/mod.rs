@@ -1,36 +1,37 @@
-//! A vRouter agent: the port service of a compute host, and a data path that forwards.
+//! A vRouter agent: the port service of a compute host, and a data path that forwards packets.
 //!
-//! The service answers as the real agent does, refusals and oddities included. Its configuration
-//! comes from the simulated API server's control listener, as a real agent's comes from a control
-//! node, and reaches it only for virtual machines that its virtual-router refers to, or that
-//! `POST /port` named. In addition it can be slow, wrong or gone on request.
+//! The service responds as the real agent does, including its errors and oddities. Its
+//! configuration comes from the simulated API server's control listener, as that of a real agent
+//! comes from a control node. It has only the configuration of virtual machines that its
+//! virtual-router refers to, or that a `POST /port` named. On request it is slow, wrong or
+//! unreachable.
 //!
 //! ```text
-//! server    HTTP, faults, log                 control   the listener for the simulation alone
-//! rest      which request means what          follow    changes from the API server, delayed
-//! ports     the ports and their files         config    the objects, as the agent sees them
-//! datapath  bridges, VXLAN, nftables; says itself how, and what it leaves out
+//! server    HTTP                               control  the control listener
+//! rest      the requests                       follow   changes from the API server, delayed
+//! ports     the ports and their files          config   the objects, as the agent sees them
+//! datapath  bridges, VXLAN and nftables; its module lists what it leaves out
 //! ```
 //!
-//! Left out: `/gateway`, which is an unknown request here; what an interface of type namespace or
-//! remote is to a real data path.
+//! Left out: `/gateway`, which is an unknown request here, and interfaces of type namespace or
+//! remote in the data path.
 
 mod config;
 mod control;
 mod datapath;
 mod follow;
+mod format;
 mod options;
 mod ports;
 mod rest;
 mod server;
+mod state;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -39,22 +40,22 @@ use uuid::Uuid;
 pub use datapath::DataPathError;
 pub use options::{DataPath, Delays, Forwarding, Options};
 
-use crate::vnc::{Entry, Fault};
+use crate::harness::{Fault, RequestRecord, Service, ServiceOptions, lock};
 use ports::Ports;
-use server::Shared;
+use state::Shared;
 
 /// Why an agent does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Its service cannot listen.
+    /// The port service cannot listen.
     #[error("cannot listen on {address}: {source}; is another vRouter agent running?")]
     Listen {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// Its data path cannot be made.
+    /// The data path cannot be set up.
     #[error(transparent)]
     DataPath(#[from] DataPathError),
 }
@@ -64,13 +65,12 @@ pub enum StartError {
 pub struct Agent;
 
 impl Agent {
-    /// Starts one; says where its service listens. With a data path, what an earlier one left in
-    /// this network namespace is removed first.
+    /// Starts an agent and returns the address of its port service. With a data path, it first
+    /// removes what an earlier agent left in this network namespace.
     pub async fn start(options: Options) -> Result<(SocketAddr, Handle), StartError> {
         let address = options.listen;
         let listen = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
         let (ports, forwarding) = match &options.data_path {
             DataPath::Off => (Ports::load(&options.ports_dir, |_| true), None),
             DataPath::On(forwarding) => {
@@ -80,35 +80,40 @@ impl Agent {
             }
         };
         let shared = Shared::new(options, ports, forwarding.is_some());
-        let path = forwarding
-            .map(|forwarding| datapath::Thread::start(shared.clone(), forwarding))
+        let data_path = forwarding
+            .map(|forwarding| datapath::Thread::start(Arc::clone(&shared), forwarding))
             .transpose()?;
-        let follower = tokio::spawn(follow::follow(shared.clone()));
-        let service = tokio::spawn(server::run(listener, shared.clone()));
+        let follower = tokio::spawn(follow::follow(Arc::clone(&shared)));
+        let service_options = ServiceOptions {
+            name: format!("the vRouter agent {}", shared.options.name),
+            split_writes: false,
+            online: Arc::clone(shared.frontend.online()),
+            on_unplug: Box::new(|| ()),
+        };
+        let router = server::router(Arc::clone(&shared));
+        let service = Service::start(service_options, listener, router).map_err(listen)?;
         let handle = Handle {
-            address,
             shared,
+            service: Arc::new(service),
             tasks: Arc::new(Mutex::new(Tasks {
-                service: Some(service),
                 follower,
-                path,
+                data_path,
             })),
         };
-        Ok((address, handle))
+        Ok((handle.address(), handle))
     }
 }
 
 struct Tasks {
-    service: Option<JoinHandle<io::Result<()>>>,
     follower: JoinHandle<()>,
-    path: Option<datapath::Thread>,
+    data_path: Option<datapath::Thread>,
 }
 
-/// A running agent, seen from the inside. It ends with [`Handle::stop`].
+/// A running agent. It ends with [`Handle::stop`].
 #[derive(Clone)]
 pub struct Handle {
-    address: SocketAddr,
     shared: Arc<Shared>,
+    service: Arc<Service>,
     tasks: Arc<Mutex<Tasks>>,
 }
 
@@ -116,93 +121,67 @@ impl Handle {
     /// Where the port service listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.service.address()
     }
 
-    /// Makes something go wrong from now on, after what already does.
+    /// Adds a fault. Of several that match a request, the one that was added first applies.
     pub fn fault(&self, fault: Fault) {
-        self.shared.lock().faults.push(fault);
+        self.shared.faults.add(None, fault);
     }
 
-    /// Lets everything go well again.
+    /// Removes all faults.
     pub fn clear_faults(&self) {
-        self.shared.lock().faults.clear();
+        self.shared.faults.clear();
     }
 
-    /// What takes how long from now on.
+    /// Changes the simulated delays.
     pub fn set_delays(&self, delays: Delays) {
-        self.shared.lock().delays = delays;
+        self.shared.set_delays(delays);
     }
 
-    /// The latest requests in the order in which they came in.
+    /// The latest requests, in the order of arrival.
     #[must_use]
-    pub fn log(&self) -> Vec<Entry> {
-        self.shared.lock().log.entries()
+    pub fn log(&self) -> Vec<RequestRecord> {
+        self.shared.frontend.log_since(0)
     }
 
-    /// Whether everything that the API server had has been told once.
-    #[must_use]
-    pub fn is_synced(&self) -> bool {
-        self.shared.lock().synced == (true, true)
-    }
-
-    /// The ports: virtual machine, interface, name of the host's end.
+    /// The ports: virtual machine, interface, and name of the host's end.
     #[must_use]
     pub fn ports(&self) -> Vec<(Uuid, Uuid, String)> {
-        let inner = self.shared.lock();
-        let ports = inner.ports.all();
+        let state = self.shared.lock();
+        let ports = state.ports.all();
         ports
-            .map(|((_, machine, interface), port)| (*machine, *interface, port.tap.clone()))
+            .map(|((_, vm, interface), port)| (*vm, *interface, port.tap.clone()))
             .collect()
     }
 
-    /// What the data path cannot do at the moment.
+    /// What the data path cannot do at present.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         self.shared.lock().problems.iter().cloned().collect()
     }
 
-    /// Nobody can reach the port service any more; everything else goes on.
+    /// Makes the port service unreachable; everything else continues.
     pub fn unplug(&self) {
-        self.shared.online.store(false, Ordering::SeqCst);
-        if let Some(service) = self.lock().service.take() {
-            service.abort();
-        }
+        self.service.unplug();
     }
 
-    /// The port service can be reached again at the same address.
+    /// Makes the port service reachable again, at the same address.
     pub async fn plug(&self) -> io::Result<()> {
-        // The listener is gone once the task has ended, which may be a moment after unplugging.
-        let mut tries = 0;
-        let listener = loop {
-            match TcpListener::bind(self.address).await {
-                Ok(listener) => break listener,
-                Err(problem) if tries >= 50 => return Err(problem),
-                Err(_) => tries += 1,
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
-        self.shared.online.store(true, Ordering::SeqCst);
-        let service = tokio::spawn(server::run(listener, self.shared.clone()));
-        self.lock().service = Some(service);
-        Ok(())
+        self.service.plug().await
     }
 
-    /// Ends the agent. Its data path is removed; the files of its ports stay.
+    /// Stops the agent and removes its data path; the files of its ports stay.
     pub async fn stop(&self) -> Result<(), DataPathError> {
         self.unplug();
-        let path = {
-            let mut tasks = self.lock();
+        let data_path = {
+            let mut tasks = lock(&self.tasks);
             tasks.follower.abort();
-            tasks.path.take()
+            tasks.data_path.take()
         };
-        match path {
-            Some(path) => path.stop().await,
+        match data_path {
+            Some(data_path) => data_path.stop().await,
             None => Ok(()),
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Tasks> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,80 +1,84 @@
-//! How the simulated agent behaves, and how it misbehaves.
+//! Options of the simulated agent.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::vnc::Fault;
+use serde::{Deserialize, Serialize};
+
+use crate::harness::milliseconds;
 
 /// How an agent behaves.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The last part of the name of its virtual-router.
     pub name: String,
-    /// The host's address, by which other hosts reach it: of its virtual-router.
+    /// The host's address, which is also that of its virtual-router.
     pub address: IpAddr,
     /// The API server's control listener, `http://host:port`.
     pub control: String,
     /// Where the port service listens.
     pub listen: SocketAddr,
-    /// Where the files of ports are: what is `/var/lib/contrail/ports` on a real host.
+    /// The directory of port files: `/var/lib/contrail/ports` on a real host.
     pub ports_dir: PathBuf,
-    /// How long a port may be stale after `POST /syncports`.
+    /// How long a port may stay stale after `POST /syncports`.
     pub stale: Duration,
-    /// Whether packets flow.
+    /// Whether it forwards packets.
     pub data_path: DataPath,
-    /// What takes how long.
+    /// Simulated delays.
     pub delays: Delays,
-    /// What goes wrong; the first that fits a request is its fate.
-    pub faults: Vec<Fault>,
     /// How many requests the log keeps.
     pub log_limit: usize,
 }
 
-/// Whether packets flow.
+/// Whether an agent forwards packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DataPath {
-    /// No: every interface counts as there and connected. Needs no rights.
+    /// No: every interface counts as present and connected. Needs no privileges.
     #[default]
     Off,
     /// Yes, in the network namespace of the thread that starts the agent. Needs root.
     On(Forwarding),
 }
 
-/// How packets flow.
+/// How an agent forwards packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forwarding {
-    /// The interface to the outside, where floating addresses are answered for.
+    /// The external interface, on which the agent answers ARP for floating IPs.
     pub uplink: Option<String>,
-    /// Whether every interface and the host's own address reach each other, whatever groups and
-    /// policies say: a Mesos executor in a container has to reach its agent.
+    /// Whether every interface and the host's own address reach each other regardless of security
+    /// groups and policies: a Mesos executor in a container has to reach its agent.
     pub host_access: bool,
 }
 
-/// What takes how long.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Simulated delays; in JSON as milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Delays {
-    /// An answer.
-    pub answer: Duration,
-    /// The way of a change from the API server to here.
+    /// The delay of every response.
+    #[serde(with = "milliseconds")]
+    pub response: Duration,
+    /// The delay of changes on the way from the API server.
+    #[serde(with = "milliseconds")]
     pub configuration: Duration,
-    /// How much longer that of an address is.
+    /// The additional delay of changes of addresses.
+    #[serde(with = "milliseconds")]
     pub address: Duration,
 }
 
 impl Delays {
-    pub(crate) fn of(&self, address: bool) -> Duration {
-        let more = if address {
-            self.address
+    /// The delay of changes of addresses, or of other objects.
+    pub(crate) fn of(&self, addresses: bool) -> Duration {
+        if addresses {
+            self.configuration + self.address
         } else {
-            Duration::ZERO
-        };
-        self.configuration + more
+            self.configuration
+        }
     }
 }
 
 impl Options {
-    /// An agent without a data path on a free port of this machine alone.
+    /// An agent without a data path, on a free port of the loopback interface.
     #[must_use]
     pub fn new(name: &str, control: &str, ports_dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -86,7 +90,6 @@ impl Options {
             stale: Duration::from_mins(1),
             data_path: DataPath::Off,
             delays: Delays::default(),
-            faults: Vec::new(),
             log_limit: 100_000,
         }
     }

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::format::{canonical, pretty};
+use crate::harness::clock;
+
 /// Who writes the files.
 const AUTHOR: &str = "/usr/bin/contrail-vrouter-agent";
 /// A port whose interface is elsewhere.
@@ -87,16 +90,14 @@ impl Ports {
         port.version = self.version;
         let path = self.path(key);
         port.fields.insert("author".to_owned(), AUTHOR.into());
-        port.fields.insert("time".to_owned(), now().into());
+        port.fields
+            .insert("time".to_owned(), clock::agent_now().into());
         if !path.exists() {
             let write = || {
                 if let Some(directory) = path.parent() {
                     fs::create_dir_all(directory)?;
                 }
-                fs::write(
-                    &path,
-                    super::rest::pretty(&Value::Object(port.fields.clone())),
-                )
+                fs::write(&path, pretty(&Value::Object(port.fields.clone())))
             };
             if let Err(error) = write() {
                 log::error!("cannot write {}: {error}", path.display());
@@ -256,15 +257,10 @@ fn uuids(directory: &Path) -> Vec<(Uuid, PathBuf)> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries
         .filter_map(|entry| {
-            let uuid = super::rest::canonical(entry.file_name().to_str()?)?;
+            let uuid = canonical(entry.file_name().to_str()?)?;
             Some((uuid, entry.path()))
         })
         .collect();
     found.sort();
     found
-}
-
-fn now() -> String {
-    let now = jiff::Timestamp::now();
-    now.strftime("%Y-%b-%d %H:%M:%S.%6f").to_string()
 }

@@ -4,37 +4,29 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize as _;
-use serde_json::ser::PrettyFormatter;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::config::{Config, Object};
+use super::format::{canonical, pretty};
 use super::ports::{Key, Port, Way, machine_port, nova_port};
-use super::server::Inner;
+use super::state::State;
 
 /// Status and body.
 pub(crate) type Answer = (u16, String);
 
-/// What the service is asked to do after it has answered.
+/// What follows from a request, beside its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    Nothing,
-    /// Ports or their interfaces are others.
-    Changed,
-    /// Ports before this version go once the stale timer has run out.
-    Stale(u64),
-}
-
-/// A uuid in the one form that the service knows.
-pub(crate) fn canonical(text: &str) -> Option<Uuid> {
-    let uuid: Uuid = text.parse().ok()?;
-    (uuid.to_string() == text).then_some(uuid)
+    None,
+    PortsChanged,
+    /// Ports of an earlier version than this expire with the stale timer.
+    PortsStale(u64),
 }
 
 /// Answers a request.
 pub(crate) fn answer(
-    inner: &mut Inner,
+    state: &mut State,
     name: &str,
     request: (&str, &str, &[u8]),
 ) -> (Answer, Effect) {
@@ -42,49 +34,47 @@ pub(crate) fn answer(
     let parts: Vec<_> = path.split('/').skip(1).collect();
     let id = parts.get(1).and_then(|part| canonical(part));
     match (method, parts.as_slice(), id) {
-        ("POST", ["vm"], _) => done(add_machine_port(inner, body), Effect::Changed),
-        ("GET", ["vm", _], Some(machine)) => {
-            (found(plugged(inner, name, machine)), Effect::Nothing)
-        }
+        ("POST", ["vm"], _) => done(add_machine_port(state, body), Effect::PortsChanged),
+        ("GET", ["vm", _], Some(machine)) => (found(plugged(state, name, machine)), Effect::None),
         ("GET", ["vm-cfg", _], Some(machine)) => {
-            (found(configuration(inner, name, machine)), Effect::Nothing)
+            (found(configuration(state, name, machine)), Effect::None)
         }
         ("DELETE", ["vm", _], Some(machine)) => {
-            for interface in known(inner, name, machine) {
-                inner.ports.remove((Way::Machine, machine, interface));
+            for interface in known(state, name, machine) {
+                state.ports.remove((Way::Machine, machine, interface));
             }
-            (empty(), Effect::Changed)
+            (empty(), Effect::PortsChanged)
         }
-        ("POST", ["port"], _) => done(add_nova_ports(inner, body), Effect::Changed),
+        ("POST", ["port"], _) => done(add_nova_ports(state, body), Effect::PortsChanged),
         ("GET", ["port", _], Some(interface)) => {
-            let port = inner.ports.nova(interface);
+            let port = state.ports.nova(interface);
             let port = port.map(|(_, port)| Value::Object(port.fields.clone()));
-            (found(port), Effect::Nothing)
+            (found(port), Effect::None)
         }
         ("DELETE", ["port", _], Some(interface)) => {
-            if let Some((key, _)) = inner.ports.nova(interface) {
-                inner.ports.remove(key);
+            if let Some((key, _)) = state.ports.nova(interface) {
+                state.ports.remove(key);
             }
-            (empty(), Effect::Changed)
+            (empty(), Effect::PortsChanged)
         }
         ("PUT", ["enable-port" | "disable-port", _], Some(interface)) => {
             let enabled = parts[0] == "enable-port";
-            match inner.ports.nova(interface) {
-                None => (found(None), Effect::Nothing),
+            match state.ports.nova(interface) {
+                None => (found(None), Effect::None),
                 Some((_, port)) if !port.is_remote() => {
                     let problem = "Port is not of type remote".to_owned();
-                    (refused(&problem), Effect::Nothing)
+                    (refused(&problem), Effect::None)
                 }
                 Some((_, port)) => {
                     port.enabled = enabled;
-                    (empty(), Effect::Changed)
+                    (empty(), Effect::PortsChanged)
                 }
             }
         }
-        ("POST", ["syncports"], _) => (empty(), Effect::Stale(inner.ports.next_version())),
+        ("POST", ["syncports"], _) => (empty(), Effect::PortsStale(state.ports.next_version())),
         _ => {
             let unknown = json!({"error": "Unknown Request"}).to_string();
-            ((404, unknown), Effect::Nothing)
+            ((404, unknown), Effect::None)
         }
     }
 }
@@ -92,7 +82,7 @@ pub(crate) fn answer(
 fn done(result: Result<(), String>, effect: Effect) -> (Answer, Effect) {
     match result {
         Ok(()) => (empty(), effect),
-        Err(problem) => (refused(&problem), Effect::Nothing),
+        Err(problem) => (refused(&problem), Effect::None),
     }
 }
 
@@ -112,17 +102,6 @@ fn found(value: Option<Value>) -> Answer {
     }
 }
 
-/// JSON as the agent prints it, with four spaces.
-pub(crate) fn pretty(value: &Value) -> String {
-    let mut text = Vec::new();
-    let formatter = PrettyFormatter::with_indent(b"    ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
-    match value.serialize(&mut serializer) {
-        Ok(()) => String::from_utf8_lossy(&text).into_owned(),
-        Err(error) => json!({ "error": error.to_string() }).to_string(),
-    }
-}
-
 fn parse(body: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(body)
         .map_err(|_| format!("Invalid Json string ==> {}", String::from_utf8_lossy(body)))
@@ -138,42 +117,42 @@ fn object(value: Value, body: &[u8]) -> Result<Map<String, Value>, String> {
     }
 }
 
-fn add_machine_port(inner: &mut Inner, body: &[u8]) -> Result<(), String> {
+fn add_machine_port(state: &mut State, body: &[u8]) -> Result<(), String> {
     let (key, port) = machine_port(object(parse(body)?, body)?)?;
-    inner.ports.add(key, port);
+    state.ports.add(key, port);
     Ok(())
 }
 
 /// All of them, or those before the first that is wrong.
-fn add_nova_ports(inner: &mut Inner, body: &[u8]) -> Result<(), String> {
+fn add_nova_ports(state: &mut State, body: &[u8]) -> Result<(), String> {
     let values = match parse(body)? {
         Value::Array(values) => values,
         value => vec![value],
     };
     for value in values {
         let (key, port): (Key, Port) = nova_port(object(value, body)?)?;
-        inner.ports.add(key, port);
+        state.ports.add(key, port);
     }
     Ok(())
 }
 
 /// Whether the agent has the configuration of a virtual machine.
-pub(crate) fn is_known(inner: &Inner, name: &str, machine: Uuid) -> bool {
-    inner.config.is_linked(name, machine) || inner.ports.subscribes(machine)
+pub(crate) fn is_known(state: &State, name: &str, machine: Uuid) -> bool {
+    state.config.is_linked(name, machine) || state.ports.subscribes(machine)
 }
 
 /// The interfaces of a virtual machine that the agent has the configuration of.
-fn known(inner: &Inner, name: &str, machine: Uuid) -> Vec<Uuid> {
-    if !is_known(inner, name, machine) {
+fn known(state: &State, name: &str, machine: Uuid) -> Vec<Uuid> {
+    if !is_known(state, name, machine) {
         return vec![];
     }
-    let interfaces = inner.config.interfaces(machine).into_iter();
+    let interfaces = state.config.interfaces(machine).into_iter();
     interfaces.map(|interface| interface.uuid).collect()
 }
 
-fn configuration(inner: &Inner, name: &str, machine: Uuid) -> Option<Value> {
-    let config = &inner.config;
-    let interfaces = known(inner, name, machine).into_iter();
+fn configuration(state: &State, name: &str, machine: Uuid) -> Option<Value> {
+    let config = &state.config;
+    let interfaces = known(state, name, machine).into_iter();
     let interfaces: Vec<_> = interfaces.filter_map(|uuid| config.get(uuid)).collect();
     if interfaces.is_empty() {
         return None;
@@ -205,16 +184,16 @@ fn configuration(inner: &Inner, name: &str, machine: Uuid) -> Option<Value> {
     described.collect::<Option<Vec<_>>>().map(Value::from)
 }
 
-fn plugged(inner: &Inner, name: &str, machine: Uuid) -> Option<Value> {
-    let config = &inner.config;
-    let interfaces = known(inner, name, machine);
+fn plugged(state: &State, name: &str, machine: Uuid) -> Option<Value> {
+    let config = &state.config;
+    let interfaces = known(state, name, machine);
     if interfaces.is_empty() {
         return None;
     }
     let described = interfaces.into_iter().map(|uuid| {
         let interface = config.get(uuid)?;
-        let port = inner.ports.of(machine, uuid)?;
-        if !inner.forwards(uuid) {
+        let port = state.ports.of(machine, uuid)?;
+        if !state.forwards(uuid) {
             return None;
         }
         describe(config, interface, machine, port)

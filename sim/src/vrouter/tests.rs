@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
-use crate::vnc::{self, Effect};
+use crate::harness::Effect;
+use crate::vnc;
 use contrail_mesos::vrouter::{
     Missing, Port, PortFiles, VrouterClient, VrouterErrorKind, VrouterOptions, Wanted,
 };
@@ -20,7 +21,7 @@ use contrail_mesos_api::http::Limits;
 const VM: Uuid = Uuid::from_u128(0x660a_305f_10e4_47fd_a5fc_50e4_8147_423b);
 
 mod faults;
-mod letters;
+mod raw_requests;
 
 /// An API server, an agent on `host1`, and a client of it.
 struct Bed {

@@ -5,9 +5,9 @@
 
 use serde_json::{Value, json};
 
+use crate::marathon::deployment::{Action, Deployment};
 use crate::marathon::id::InstanceId;
 use crate::marathon::instance::{Condition, Instance, Task};
-use crate::marathon::store::deployment::{Action, Deployment};
 use crate::marathon::version::Version;
 
 /// What happened. The time is filled in when it is published.

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::harness::{countdown, milliseconds};
+
 /// A fault of every stream alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -60,32 +62,6 @@ impl EventFault {
             Some(only) => only == kind,
             None => !kind.starts_with("event_stream_"),
         };
-        if !meant || self.times == Some(0) {
-            return false;
-        }
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        if let Some(times) = &mut self.times {
-            *times -= 1;
-        }
-        true
-    }
-}
-
-mod milliseconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
-
-    use crate::fault_text::Milliseconds;
-
-    pub(super) fn serialize<S: Serializer>(time: &Duration, out: S) -> Result<S::Ok, S::Error> {
-        Milliseconds::from(*time).milliseconds.serialize(out)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
-        u64::deserialize(input).map(Duration::from_millis)
+        meant && countdown(&mut self.skip, &mut self.times)
     }
 }

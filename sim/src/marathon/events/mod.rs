@@ -20,8 +20,8 @@ pub use event::Event;
 pub use fault::{EventEffect, EventFault};
 pub(super) use stream::EventStream;
 
-use super::time::Timestamp;
 use super::version::Version;
+use crate::harness::clock::Timestamp;
 
 /// Everybody who follows.
 #[derive(Debug)]

@@ -13,15 +13,15 @@ use uuid::Uuid;
 use super::error::{Refused, json_body};
 use super::kill;
 use super::{Query, client_ip, force};
+use crate::harness::clock::Timestamp;
+use crate::harness::connection::Peer;
 use crate::marathon::events::Event;
 use crate::marathon::id::PathId;
 use crate::marathon::model::app::{self, App};
 use crate::marathon::model::run_spec::RunSpec;
-use crate::marathon::server::Shared;
+use crate::marathon::state::Shared;
 use crate::marathon::store::{Entry, Store};
-use crate::marathon::time::Timestamp;
 use crate::marathon::view::{self, Embed};
-use crate::vnc::wire::Peer;
 
 fn embed(query: &Query) -> Embed {
     let embeds = query.iter().filter(|(name, _)| name == "embed");

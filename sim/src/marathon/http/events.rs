@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::Query;
-use crate::marathon::server::Shared;
-use crate::vnc::wire::Peer;
+use crate::harness::connection::Peer;
+use crate::marathon::state::Shared;
 
 const EVENT_STREAM: &str = "text/event-stream";
 
@@ -40,6 +40,6 @@ pub(super) fn follow(
     let mut answer = (headers, Body::from_stream(stream)).into_response();
     // The answer has neither a length nor chunks, as if it were HTTP/1.0; what goes out is 1.1.
     *answer.version_mut() = Version::HTTP_10;
-    peer.call_it_1_1();
+    peer.label_http_1_1();
     answer
 }

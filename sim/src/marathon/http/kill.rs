@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use super::error::{Refused, json_body};
 use super::{Query, apps, force, pods};
+use crate::harness::clock::Timestamp;
 use crate::marathon::id::{InstanceId, PathId};
 use crate::marathon::instance::{Instance, Task};
 use crate::marathon::model::run_spec::RunSpec;
-use crate::marathon::server::Shared;
+use crate::marathon::state::Shared;
 use crate::marathon::store::{Refusal, Store};
-use crate::marathon::time::Timestamp;
 use crate::marathon::view;
 
 fn scales(query: &Query) -> bool {

@@ -20,30 +20,31 @@
 mod apps;
 mod error;
 mod events;
-mod gate;
 mod kill;
+mod middleware;
 mod pods;
 mod system;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::{from_fn_with_state, map_response_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
-use axum::{Router, middleware};
 
-use super::server::Shared;
-use crate::vnc::wire::Peer;
+use super::state::Shared;
+use crate::harness::connection::Peer;
 
 type Query = axum::extract::Query<Vec<(String, String)>>;
 
 /// The whole API of one server.
 pub(super) fn router(shared: Arc<Shared>, server: usize) -> Router {
-    let gate = gate::Gate {
+    let context = middleware::ServerContext {
         shared: Arc::clone(&shared),
-        server,
-        client: gate::client(),
+        index: server,
+        client: middleware::client(),
     };
     let follow = move |state: State<Arc<Shared>>,
                        peer: ConnectInfo<Peer>,
@@ -51,7 +52,7 @@ pub(super) fn router(shared: Arc<Shared>, server: usize) -> Router {
                        headers: HeaderMap| async move {
         events::follow(server, state, peer, query, &headers)
     };
-    let leader = middleware::map_response_with_state(Arc::clone(&shared), name_leader);
+    let leader = map_response_with_state(Arc::clone(&shared), name_leader);
     Router::new()
         .route("/v2/apps", get(apps::list).post(apps::create))
         .route(
@@ -75,11 +76,11 @@ pub(super) fn router(shared: Arc<Shared>, server: usize) -> Router {
         .route("/ping", get(system::ping))
         .fallback(error::unknown_path)
         .layer(leader)
-        .layer(middleware::from_fn_with_state(gate, gate::pass))
+        .layer(from_fn_with_state(context, middleware::handle))
         .with_state(shared)
 }
 
-/// Every answer says who the leader is.
+/// Names the leader in every response.
 async fn name_leader(State(shared): State<Arc<Shared>>, mut response: Response) -> Response {
     let leader = shared.leader_address();
     let leader = leader.and_then(|leader| HeaderValue::from_str(&format!("http://{leader}")).ok());
@@ -95,7 +96,7 @@ fn force(query: &Query) -> bool {
         .any(|(name, value)| name == "force" && value != "false")
 }
 
-/// Who asks, as events name them: by the address alone.
+/// The client as events name it: by its address alone.
 fn client_ip(peer: &Peer) -> String {
     peer.address.ip().to_string()
 }

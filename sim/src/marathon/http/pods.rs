@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 use super::error::{Refused, json_body};
 use super::kill;
 use super::{Query, client_ip, force};
+use crate::harness::clock::Timestamp;
+use crate::harness::connection::Peer;
 use crate::marathon::events::Event;
 use crate::marathon::id::PathId;
 use crate::marathon::model::pod;
 use crate::marathon::model::run_spec::RunSpec;
-use crate::marathon::server::Shared;
+use crate::marathon::state::Shared;
 use crate::marathon::store::{Entry, Store};
-use crate::marathon::time::Timestamp;
 use crate::marathon::view;
-use crate::vnc::wire::Peer;
 
 fn pods(store: &Store) -> impl Iterator<Item = &Entry> {
     store

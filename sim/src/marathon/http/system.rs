@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::marathon::model::run_spec::RunSpec;
-use crate::marathon::server::Shared;
+use crate::marathon::state::Shared;
 
 pub(super) async fn deployments(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let store = shared.store();

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::id::InstanceId;
 use super::model::run_spec::RunSpec;
-use super::time::Timestamp;
+use crate::harness::clock::Timestamp;
 use image::Images;
 use offer::Offer;
 

@@ -1,12 +1,16 @@
 //! An app: one command, run as often as `instances` says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::network::{Labels, Network, PortDefinition, PortMapping, is_host};
-use super::{Defaults, Rejection, legacy, read, validate};
+use super::definition::{Defaults, Rejection, Violations, read};
+use super::legacy;
+use super::network::{
+    Labels, Mode, Network, PortDefinition, PortMapping, check_network_names, check_networks,
+    is_host, name_networks,
+};
 use crate::marathon::id::PathId;
 
 /// An app in canonical form.
@@ -206,13 +210,81 @@ impl App {
             *port = free.next().unwrap_or(0);
         }
     }
+
+    /// Validates an app whose deprecated forms are already rewritten.
+    fn validate(&self, defaults: &Defaults) -> Result<(), Violations> {
+        let mut violations = Violations::default();
+        let runnable = match (&self.cmd, &self.args) {
+            (Some(_), Some(_)) => false,
+            (None, None) => self.image().is_some(),
+            _ => true,
+        };
+        violations.check(
+            runnable,
+            "/",
+            "AppDefinition must either contain one of 'cmd' or 'args', and/or a 'container'.",
+        );
+        for (name, amount) in [("cpus", self.cpus), ("mem", self.mem), ("disk", self.disk)] {
+            violations.check(
+                amount >= 0.0,
+                format!("/{name}"),
+                "must be greater than or equal to 0.0",
+            );
+        }
+        violations.check(
+            self.backoff_factor >= 1.0,
+            "/backoffFactor",
+            "must be greater than or equal to 1.0",
+        );
+        check_networks(&self.networks, defaults, &mut violations);
+        if let Some(container) = &self.container {
+            let image = container.docker.as_ref().map(|docker| &docker.image);
+            violations.check(
+                image.is_none_or(|image| !image.is_empty()),
+                "/container/docker/image",
+                "must not be empty",
+            );
+            violations.check(
+                container.engine == EngineType::Mesos || container.docker.is_some(),
+                "/container/docker",
+                "not defined",
+            );
+        }
+        self.check_port_mappings(&mut violations);
+        violations.into_result()
+    }
+
+    fn check_port_mappings(&self, violations: &mut Violations) {
+        let mut names = BTreeSet::new();
+        for (index, mapping) in self.port_mappings().iter().enumerate() {
+            let path = format!("/container/portMappings({index})");
+            violations.check(
+                matches!(mapping.protocol.as_str(), "tcp" | "udp" | "udp,tcp"),
+                format!("{path}/protocol"),
+                "must be one of 'tcp', 'udp', 'udp,tcp'",
+            );
+            let unique = mapping.name.as_ref().is_none_or(|name| names.insert(name));
+            violations.check(
+                unique,
+                "/container/portMappings",
+                "Port names must be unique.",
+            );
+            check_network_names(
+                &mapping.network_names,
+                mapping.host_port.is_some(),
+                &format!("{path}/networkNames"),
+                &self.networks,
+                violations,
+            );
+        }
+    }
 }
 
 /// The canonical app that the JSON of a request describes.
 pub fn parse(request: Value, defaults: &Defaults) -> Result<App, Rejection> {
     let canonical = legacy::canonical(request, &defaults.mesos_bridge_name)?;
     let mut app: App = read(canonical)?;
-    validate::app(&app, defaults).map_err(Rejection::Invalid)?;
+    app.validate(defaults).map_err(Rejection::Invalid)?;
     normalize(&mut app, defaults);
     Ok(app)
 }
@@ -222,7 +294,7 @@ fn normalize(app: &mut App, defaults: &Defaults) {
     if app.networks.is_empty() {
         app.networks.push(Network::host());
     }
-    super::run_spec::name_networks(&mut app.networks, defaults);
+    name_networks(&mut app.networks, defaults);
     app.role.get_or_insert_with(|| defaults.role.clone());
     if is_host(&app.networks) {
         app.port_definitions.get_or_insert_with(|| {
@@ -237,7 +309,7 @@ fn normalize(app: &mut App, defaults: &Defaults) {
     let bridged = app
         .networks
         .iter()
-        .any(|network| network.mode == super::network::Mode::Bridge);
+        .any(|network| network.mode == Mode::Bridge);
     let container = app.container.get_or_insert_default();
     for mapping in container.port_mappings.iter_mut().flatten() {
         // In bridge mode nobody could reach a port without one on the host.

@@ -6,12 +6,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Rejection;
-use super::validate::Violations;
+use super::definition::{Rejection, Violations, drop_nulls};
 
 /// Rewrites the JSON of an app.
 pub fn canonical(mut request: Value, mesos_bridge_name: &str) -> Result<Value, Rejection> {
-    super::drop_nulls(&mut request);
+    drop_nulls(&mut request);
     let Some(app) = request.as_object_mut() else {
         return Err(Rejection::Shape {
             path: "/".to_owned(),

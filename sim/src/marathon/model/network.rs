@@ -1,8 +1,10 @@
 //! Networks, and the ports that lead through them, as apps and pods write them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+use super::definition::{Defaults, Violations};
 
 /// Labels, in an order that does not change between answers.
 pub type Labels = BTreeMap<String, String>;
@@ -151,4 +153,75 @@ pub struct Endpoint {
 
 fn tcp() -> Vec<String> {
     vec!["tcp".to_owned()]
+}
+
+/// Gives container networks that have no name the default one.
+pub(super) fn name_networks(networks: &mut [Network], defaults: &Defaults) {
+    for network in networks {
+        if network.mode == Mode::Container && network.name.is_none() {
+            network.name.clone_from(&defaults.network_name);
+        }
+    }
+}
+
+/// Checks the networks that a port mapping or an endpoint names.
+pub(super) fn check_network_names(
+    names: &[String],
+    hosted: bool,
+    path: &str,
+    networks: &[Network],
+    violations: &mut Violations,
+) {
+    let known = |name: &String| networks.iter().any(|net| net.name.as_ref() == Some(name));
+    violations.check(
+        names.iter().all(known),
+        path,
+        "must be the name of one of the networks",
+    );
+    let containers = networks.iter().filter(|net| net.mode == Mode::Container);
+    violations.check(
+        !hosted || containers.count() < 2 || names.len() == 1,
+        path,
+        "must be a single item list when hostPort is specified and more than 1 container network \
+         is defined",
+    );
+}
+
+/// Checks the networks of an app or a pod.
+pub(super) fn check_networks(
+    networks: &[Network],
+    defaults: &Defaults,
+    violations: &mut Violations,
+) {
+    let of = |mode| networks.iter().filter(move |net| net.mode == mode);
+    let named = |net: &Network| net.name.as_ref().is_some_and(|name| !name.is_empty());
+    violations.check(
+        !of(Mode::Host).any(|net| named(net) || !net.labels.is_empty()),
+        "/networks",
+        "Host networks may not have names or labels",
+    );
+    violations.check(
+        !of(Mode::Bridge).any(named),
+        "/networks",
+        "Bridge networks may not have names",
+    );
+    let mut seen = BTreeSet::new();
+    violations.check(
+        of(Mode::Container).all(|net| seen.insert(&net.name)),
+        "/networks",
+        "Duplicate networks are not allowed",
+    );
+    let counts = [Mode::Host, Mode::Bridge, Mode::Container].map(|mode| of(mode).count());
+    violations.check(
+        matches!(counts, [0 | 1, 0, 0] | [0, 1, 0] | [0, 0, _]),
+        "/networks",
+        "May specify a single host network, single bridge network, or else 1-to-n container \
+         networks",
+    );
+    let nameless = of(Mode::Container).any(|net| !named(net));
+    violations.check(
+        !nameless || defaults.network_name.is_some(),
+        "/networks",
+        "Network name must be specified when container network is selected.",
+    );
 }

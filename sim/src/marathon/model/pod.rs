@@ -1,13 +1,15 @@
 //! A pod: several containers that share one executor, and with it one network namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::network::{Endpoint, Labels, Network};
-use super::{Defaults, Rejection, read, run_spec, validate};
-use crate::marathon::id::PathId;
+use super::definition::{Defaults, Rejection, Violations, drop_nulls, read};
+use super::network::{
+    Endpoint, Labels, Network, check_network_names, check_networks, is_host, name_networks,
+};
+use crate::marathon::id::{PathId, is_name};
 
 /// A pod in canonical form.
 ///
@@ -203,15 +205,75 @@ pub struct Placement {
     pub accepted_resource_roles: Vec<String>,
 }
 
+impl Pod {
+    /// Validates a self.
+    fn validate(&self, defaults: &Defaults) -> Result<(), Violations> {
+        let mut violations = Violations::default();
+        check_networks(&self.networks, defaults, &mut violations);
+        violations.check(
+            !self.containers.is_empty(),
+            "/containers",
+            "must not be empty",
+        );
+        let mut names = BTreeSet::new();
+        let mut endpoints = BTreeSet::new();
+        for (index, container) in self.containers.iter().enumerate() {
+            let path = format!("/containers({index})");
+            violations.check(
+                is_name(&container.name),
+                format!("{path}/name"),
+                "must fully match regular expression '^[a-z0-9]([a-z0-9-]*[a-z0-9])?$'",
+            );
+            violations.check(
+                names.insert(&container.name),
+                "/containers",
+                "container names must be unique",
+            );
+            violations.check(
+                container.exec.is_some() || container.image.is_some(),
+                format!("{path}/exec"),
+                "not defined",
+            );
+            for (index, endpoint) in container.endpoints.iter().enumerate() {
+                let path = format!("{path}/endpoints({index})");
+                violations.check(
+                    endpoints.insert(&endpoint.name),
+                    "/containers",
+                    "Endpoint names are unique across all containers",
+                );
+                let is_host = is_host(&self.networks);
+                violations.check(
+                    is_host || endpoint.container_port.is_some(),
+                    format!("{path}/containerPort"),
+                    "is required when using container-mode networking",
+                );
+                violations.check(
+                    !is_host || endpoint.host_port.is_some(),
+                    format!("{path}/hostPort"),
+                    "is required when using host-mode networking",
+                );
+                check_network_names(
+                    &endpoint.network_names,
+                    endpoint.host_port.is_some(),
+                    &format!("{path}/networkNames"),
+                    &self.networks,
+                    &mut violations,
+                );
+            }
+        }
+        violations.into_result()
+    }
+}
+
 /// The canonical pod that the JSON of a request describes.
 pub fn parse(mut request: Value, defaults: &Defaults) -> Result<Pod, Rejection> {
-    super::drop_nulls(&mut request);
+    drop_nulls(&mut request);
     let mut pod: Pod = read(request)?;
-    validate::pod(&pod, defaults).map_err(Rejection::Invalid)?;
+    pod.validate(defaults).map_err(Rejection::Invalid)?;
     if pod.networks.is_empty() {
         pod.networks.push(Network::host());
     }
-    run_spec::name_networks(&mut pod.networks, defaults);
+    name_networks(&mut pod.networks, defaults);
     pod.role.get_or_insert_with(|| defaults.role.clone());
     Ok(pod)
 }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::Defaults;
 use super::app::{App, KillSelection};
-use super::network::{Mode, Network, is_host};
+use super::network::{Network, is_host};
 use super::pod::Pod;
 use crate::marathon::id::PathId;
 
@@ -157,14 +156,5 @@ impl RunSpec {
             _ => return false,
         }
         *self == other
-    }
-}
-
-/// Gives container networks that have no name the default one.
-pub(super) fn name_networks(networks: &mut [Network], defaults: &Defaults) {
-    for network in networks {
-        if network.mode == Mode::Container && network.name.is_none() {
-            network.name.clone_from(&defaults.network_name);
-        }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::harness::clock::Timestamp;
 use crate::marathon::model::run_spec::Backoff;
-use crate::marathon::time::Timestamp;
 
 /// The present wait of one run spec.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! What is remembered of an instance that ended by itself.
 
+use crate::harness::clock::Timestamp;
 use crate::marathon::instance::{Condition, Instance};
-use crate::marathon::time::Timestamp;
 
 /// How many of them are remembered for each run spec.
 pub(super) const REMEMBERED: usize = 10;

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::failure::{Failure, REMEMBERED};
 use super::{Delay, Store};
+use crate::harness::clock::Timestamp;
 use crate::marathon::events::Event;
 use crate::marathon::id::InstanceId;
 use crate::marathon::instance::{Agent, Condition, Goal, Instance, Task};
 use crate::marathon::launch::offer::Offer;
 use crate::marathon::launch::{Launch, Placement, place};
 use crate::marathon::status::TaskStatus;
-use crate::marathon::time::Timestamp;
 
 /// `--kill_retry_timeout`: when to ask again for a task to be killed.
 const KILL_RETRY: Duration = Duration::from_secs(10);

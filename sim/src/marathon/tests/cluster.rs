@@ -4,7 +4,7 @@ use reqwest::Response;
 use reqwest::header::LOCATION;
 
 use super::*;
-use crate::vnc::{Effect, Fault, Keep};
+use crate::harness::{Effect, Fault};
 
 async fn three(http_credentials: Option<HttpCredentials>) -> World {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -134,11 +134,11 @@ async fn faults_strike_where_they_are_meant_to() {
         let value: Value = answer.json().await.unwrap();
         value["apps"].as_array().unwrap().len()
     };
-    handle.fault(Some(0), Fault::new(Effect::List(Keep::Half)).times(0, 2));
+    handle.fault(Some(0), Fault::new(Effect::HalfList).times(0, 2));
     assert_eq!(apps(0).await, 1);
     assert_eq!(apps(1).await, 1, "the standby passes on what it gets");
     assert_eq!(apps(0).await, 3);
-    handle.fault(None, Fault::new(Effect::List(Keep::None)).times(0, 1));
+    handle.fault(None, Fault::new(Effect::EmptyList).times(0, 1));
     assert_eq!(apps(2).await, 0);
     assert_eq!(apps(2).await, 3);
     let html = "<html>sorry</html>".to_owned();
@@ -178,7 +178,7 @@ async fn the_control_listener_says_and_does_the_same() {
     let fault = json!({"server": 1, "path": "/v2", "effect": "half-list"});
     assert_eq!(send(Method::POST, "/faults", fault).await, 200);
     assert_eq!(get("/faults").await[0]["server"], 1);
-    assert_eq!(handle.faults()[0].1.effect, Effect::List(Keep::Half));
+    assert_eq!(handle.faults()[0].1.effect, Effect::HalfList);
     let fault = json!({"event_type": "x", "times": 1, "effect": {"delay": 5}});
     assert_eq!(send(Method::POST, "/event-faults", fault).await, 200);
     assert_eq!(get("/event-faults").await[0]["effect"]["delay"], 5);

@@ -5,12 +5,11 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::super::answer::{Outcome, Refusal, refuse};
-use super::super::create::array;
-use super::super::db::{Db, fq_name, names};
-use super::super::store::Object;
 use super::Body;
 use super::pool::{self, Problem, Wish};
+use crate::vnc::answer::{Outcome, Refusal, refuse};
+use crate::vnc::db::{Db, array, fq_name, names};
+use crate::vnc::store::Object;
 
 pub(super) fn before_create(body: &mut Body) -> Outcome<()> {
     if body.get("parent_type").is_none() {

@@ -4,13 +4,13 @@ use ipnet::IpNet;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::super::addresses::{Subnet, network};
-use super::super::answer::{Outcome, Refusal, refuse};
-use super::super::db::{Db, fq_name};
-use super::super::python;
-use super::super::store::Object;
 use super::Body;
-use super::network::{check_each, check_overlap, check_unused};
+use super::checks::{check_each, check_overlap, check_unused};
+use crate::vnc::addresses::{Subnet, network};
+use crate::vnc::answer::{Outcome, Refusal, refuse};
+use crate::vnc::db::{Db, fq_name};
+use crate::vnc::python_repr;
+use crate::vnc::store::Object;
 
 /// The networks of an ipam's subnets.
 pub(super) fn nets(props: &Body) -> Vec<IpNet> {
@@ -32,7 +32,7 @@ pub(super) fn before_create(body: &mut Body) -> Outcome<()> {
     {
         return refuse(400, "ipam-subnets are allowed only with flat-subnet");
     }
-    if !flat && body.get("ipam_subnetting").is_some_and(python::truthy) {
+    if !flat && body.get("ipam_subnetting").is_some_and(python_repr::truthy) {
         return refuse(400, "subnetting is allowed only with flat-subnet");
     }
     check(body)

@@ -3,6 +3,7 @@
 //! Everything that can be refused is refused before anything is changed, so that nothing has to
 //! be undone.
 
+mod checks;
 mod floating;
 mod ipam;
 mod network;

@@ -1,19 +1,18 @@
 //! Virtual networks and their own subnets.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::super::addresses::{Subnet, network};
-use super::super::answer::{Outcome, Refusal, refuse};
-use super::super::create::{array, internal};
-use super::super::db::{Db, fq_name, names};
-use super::super::python;
-use super::super::schema::schema;
-use super::super::store::{Object, canonical};
+use super::checks::{check_each, check_overlap, check_unused};
 use super::{Body, ipam};
+use crate::vnc::addresses::{Subnet, network};
+use crate::vnc::answer::{Outcome, Refusal, refuse};
+use crate::vnc::create::internal;
+use crate::vnc::db::{Db, array, fq_name, names};
+use crate::vnc::python_repr;
+use crate::vnc::schema::schema;
+use crate::vnc::store::{Object, canonical};
 
 /// Addresses of these networks are not the server's to give.
 pub(super) fn is_underlay(fq_name: &[String]) -> bool {
@@ -24,7 +23,7 @@ pub(super) fn is_underlay(fq_name: &[String]) -> bool {
 pub(super) fn before_create(db: &Db, body: &mut Body) -> Outcome<()> {
     if body["perms2"]["global_access"] == 7 {
         body.insert("is_shared".to_owned(), true.into());
-    } else if body.get("is_shared").is_some_and(python::truthy) {
+    } else if body.get("is_shared").is_some_and(python_repr::truthy) {
         body["perms2"]["global_access"] = 7.into();
     }
     if body
@@ -106,7 +105,7 @@ fn check_subnets(db: &Db, name: &[String], body: &mut Body, old: Option<&Object>
             );
         }
         for subnet in subnets.iter_mut().filter_map(Value::as_object_mut) {
-            if !subnet.get("subnet_uuid").is_some_and(python::truthy) {
+            if !subnet.get("subnet_uuid").is_some_and(python_repr::truthy) {
                 subnet.insert("subnet_uuid".to_owned(), Uuid::new_v4().to_string().into());
             }
         }
@@ -140,73 +139,6 @@ fn read(refs: &mut [Value], owner: &str) -> Outcome<Vec<Subnet>> {
         }
     }
     Ok(subnets)
-}
-
-/// What can be wrong with a subnet by itself.
-pub(super) fn check_each(subnets: &[Value]) -> Outcome<()> {
-    for subnet in subnets {
-        let Some(net) = network(subnet.get("subnet")) else {
-            return Err(Refusal::key_error("subnet"));
-        };
-        if let Some(uuid) = subnet["subnet_uuid"]
-            .as_str()
-            .filter(|uuid| !uuid.is_empty())
-            && Uuid::parse_str(uuid).is_err()
-        {
-            return refuse(409, format!("Invalid subnet-uuid {uuid} in subnet:{net}"));
-        }
-        for pool in subnet["allocation_pools"].as_array().into_iter().flatten() {
-            let text = |end: &str| python::str(&pool[end]);
-            let (start, end) = (text("start"), text("end"));
-            let (Ok(first), Ok(last)) = (start.parse::<IpAddr>(), end.parse::<IpAddr>()) else {
-                return refuse(
-                    409,
-                    format!("Invalid allocation Pool start:{start}, end:{end} in subnet:{net}"),
-                );
-            };
-            if !net.contains(&first) || !net.contains(&last) {
-                return refuse(
-                    409,
-                    format!("allocation pool start:{start}, end:{end} out of cidr:{net}"),
-                );
-            }
-        }
-        let given = |name: &str| {
-            let text = subnet[name].as_str();
-            text.filter(|text| !text.is_empty() && *text != "None")
-                .map(str::to_owned)
-        };
-        if let Some(text) = given("default_gateway") {
-            let Ok(gateway) = text.parse::<IpAddr>() else {
-                return refuse(409, format!("Invalid gateway Ip address:{text}"));
-            };
-            let inside =
-                net.contains(&gateway) && gateway != net.network() && gateway != net.broadcast();
-            if !gateway.is_unspecified() && !inside {
-                return refuse(409, format!("gateway Ip {text} out of cidr: {net}"));
-            }
-        }
-        if let Some(text) = given("dns_server_address")
-            && text.parse::<IpAddr>().is_err()
-        {
-            return refuse(409, format!("Invalid Dns Server Ip address:{text}"));
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn check_overlap(nets: &[IpNet]) -> Outcome<()> {
-    for (index, one) in nets.iter().enumerate() {
-        for other in &nets[index + 1..] {
-            if one.contains(other) || other.contains(one) {
-                return refuse(
-                    400,
-                    format!("Overlapping addresses: [IPNetwork('{one}'), IPNetwork('{other}')]"),
-                );
-            }
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> {
@@ -307,40 +239,6 @@ fn check_gateways(db: &Db, object: &Object, asked: &[Value]) -> Outcome<()> {
                         shown(old),
                         shown(new)
                     ),
-                );
-            }
-        }
-    }
-    Ok(())
-}
-
-/// No address of these subnets may be in use in this network.
-pub(super) fn check_unused(db: &Db, network: &Object, gone: &[IpNet]) -> Outcome<()> {
-    let inside = |address: Option<&str>| {
-        let address = address?.parse::<IpAddr>().ok()?;
-        gone.iter()
-            .any(|net| net.contains(&address))
-            .then_some(address)
-    };
-    let kind = Db::kind(Some("instance-ip"))?;
-    for instance in db.store.referrers(network.uuid, kind) {
-        if let Some(address) = inside(instance.text("instance_ip_address")) {
-            return refuse(
-                409,
-                format!("Cannot Delete IP Block, IP({address}) is in use"),
-            );
-        }
-    }
-    let (pool, floating) = (
-        Db::kind(Some("floating-ip-pool"))?,
-        Db::kind(Some("floating-ip"))?,
-    );
-    for pool in db.store.children(network.uuid, pool) {
-        for floating in db.store.children(pool.uuid, floating) {
-            if let Some(address) = inside(floating.text("floating_ip_address")) {
-                return refuse(
-                    409,
-                    format!("Cannot Delete IP Block, Floating IP({address}) is in use"),
                 );
             }
         }

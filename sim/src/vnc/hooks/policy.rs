@@ -4,12 +4,12 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::super::answer::{Outcome, Refusal, refuse};
-use super::super::create::internal;
-use super::super::db::{Db, fq_name};
-use super::super::python::{self, truthy};
-use super::super::store::Object;
 use super::Body;
+use crate::vnc::answer::{Outcome, Refusal, refuse};
+use crate::vnc::create::internal;
+use crate::vnc::db::{Db, fq_name};
+use crate::vnc::python_repr::{self, truthy};
+use crate::vnc::store::Object;
 
 /// Checks the rules in a field, and gives each a uuid.
 pub(super) fn rules(body: &mut Body, field: &str, policy: bool) -> Outcome<()> {
@@ -34,7 +34,7 @@ pub(super) fn rules(body: &mut Body, field: &str, policy: bool) -> Outcome<()> {
         .collect();
     for (index, rule) in plain.iter().enumerate() {
         if plain[index + 1..].contains(rule) {
-            let uuid = python::str(&rules[index]["rule_uuid"]);
+            let uuid = python_repr::str(&rules[index]["rule_uuid"]);
             return refuse(409, format!("Rule already exists : {uuid}"));
         }
     }
@@ -54,7 +54,7 @@ fn check_rule(rule: &mut Value, policy: bool) -> Outcome<()> {
     let protocol = fields
         .get("protocol")
         .ok_or(Refusal::key_error("protocol"))?;
-    let protocol = python::str(protocol);
+    let protocol = python_repr::str(protocol);
     let known = ["any", "icmp", "tcp", "udp", "icmp6"].contains(&protocol.as_str());
     if !known && protocol.parse::<u8>().is_err() {
         return refuse(400, format!("Rule with invalid protocol : {protocol}"));
@@ -88,7 +88,7 @@ fn check_rule(rule: &mut Value, policy: bool) -> Outcome<()> {
             .filter(|net| !net.is_null())
         {
             let (prefix, length) = (&subnet["ip_prefix"], &subnet["ip_prefix_len"]);
-            let text = format!("{}/{}", python::str(prefix), python::str(length));
+            let text = format!("{}/{}", python_repr::str(prefix), python_repr::str(length));
             let net: IpNet = text.parse().map_err(|_| Refusal::internal())?;
             let version = if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
             if ethertype != version {
@@ -152,7 +152,7 @@ pub(super) fn name_tag(body: &mut Body) -> Outcome<()> {
     let text = |name: &str| {
         body.get(name)
             .filter(|value| !value.is_null())
-            .map(python::str)
+            .map(python_repr::str)
     };
     let (Some(kind), Some(value)) = (text("tag_type_name"), text("tag_value")) else {
         return refuse(400, "Tag must be created with a type and a value");
@@ -180,7 +180,7 @@ pub(super) fn tag_before_create(db: &mut Db, body: &mut Body) -> Outcome<()> {
     if given("tag_type_refs") {
         return refuse(400, "Tag Type reference is not setable");
     }
-    let kind = python::str(&body["tag_type_name"]);
+    let kind = python_repr::str(&body["tag_type_name"]);
     let name = [kind.clone()];
     if db.store.named("tag-type", &name).is_none() {
         let number = db.numbers.tag_type(&kind);
@@ -228,7 +228,7 @@ pub(super) fn tag_after_delete(db: &mut Db, object: &Object) {
     {
         db.numbers.free(&format!("tag:{kind}"), value);
     }
-    if super::super::db::TAG_TYPES.contains(&kind.as_str()) {
+    if crate::vnc::db::TAG_TYPES.contains(&kind.as_str()) {
         return;
     }
     let Some(of) = db.store.named("tag-type", &[kind]).cloned() else {

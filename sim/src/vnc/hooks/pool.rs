@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::super::addresses::network as network_of;
-use super::super::answer::{Outcome, Refusal};
-use super::super::db::Db;
-use super::super::python;
-use super::super::schema::schema;
-use super::super::store::Object;
+use crate::vnc::addresses::network as network_of;
+use crate::vnc::answer::{Outcome, Refusal};
+use crate::vnc::db::Db;
+use crate::vnc::python_repr;
+use crate::vnc::schema::schema;
+use crate::vnc::store::Object;
 
 /// An address that was asked for or found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,13 +54,13 @@ impl Problem {
 
     /// In the words of the real server.
     pub(crate) fn text(&self, network: &[String]) -> String {
-        let name = python::names(network);
+        let name = python_repr::names(network);
         match self {
             Self::Invalid(subnet) => {
                 format!("Virtual-Network({name}) has invalid subnet({subnet})")
             }
             Self::Exhausted(tried) => {
-                let tried = python::names(tried);
+                let tried = python_repr::names(tried);
                 format!("Virtual-Network({name}) has exhausted subnet({tried})")
             }
         }
@@ -286,6 +286,6 @@ pub(crate) fn count(db: &Db, network: &Object, subnet: &str) -> usize {
                 .iter()
                 .find(|own| own.network == net)
         })
-        .map(super::super::addresses::Subnet::count)
+        .map(crate::vnc::addresses::Subnet::count)
         .sum()
 }

@@ -5,15 +5,14 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::super::answer::{Outcome, Refusal, refuse};
-use super::super::create::array;
-use super::super::db::{Db, names};
-use super::super::python::{self, truthy};
-use super::super::schema::schema;
-use super::super::store::{Object, Ref, canonical};
 use super::Body;
 use super::network::is_underlay;
 use super::pool::{self, Wish};
+use crate::vnc::answer::{Outcome, Refusal, refuse};
+use crate::vnc::db::{Db, array, names};
+use crate::vnc::python_repr::{self, truthy};
+use crate::vnc::schema::schema;
+use crate::vnc::store::{Object, Ref, canonical};
 
 const MACS: &str = "virtual_machine_interface_mac_addresses";
 const BINDINGS: &str = "virtual_machine_interface_bindings";
@@ -41,7 +40,7 @@ pub(super) fn interface_before_create(uuid: Uuid, body: &mut Body) -> Outcome<()
     let macs: Vec<String> = match given.and_then(Value::as_array) {
         Some(macs) => macs
             .iter()
-            .map(|mac| python::str(mac).replace('-', ":"))
+            .map(|mac| python_repr::str(mac).replace('-', ":"))
             .collect(),
         None => vec![mac(uuid)],
     };
@@ -80,7 +79,7 @@ fn check_pairs(body: &Body, old: Option<&Object>) -> Outcome<()> {
         .and_then(Value::as_array)
         .map_or(&[][..], Vec::as_slice);
     for pair in pairs {
-        let prefix = python::str(&pair["ip"]["ip_prefix"]);
+        let prefix = python_repr::str(&pair["ip"]["ip_prefix"]);
         if prefix.parse::<IpAddr>().is_err() {
             return refuse(
                 400,
@@ -170,7 +169,7 @@ fn asked_network(db: &Db, body: &Body) -> Outcome<Option<Object>> {
     let to = first.get("to").ok_or(Refusal::key_error("to"))?;
     let network = db.store.named("virtual-network", &names(Some(to)));
     network.cloned().map(Some).ok_or_else(|| {
-        let name = python::names(&names(Some(to)));
+        let name = python_repr::names(&names(Some(to)));
         Refusal::new(
             500,
             format!("cfgm_common.exceptions.NoIdError: Unknown id: {name}"),

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{Outcome, refuse};
-use super::super::create::internal;
-use super::super::db::{Db, names};
-use super::super::schema::{KindId, schema};
-use super::super::store::{Object, Ref, canonical};
 use super::Body;
+use crate::vnc::answer::{Outcome, refuse};
+use crate::vnc::create::internal;
+use crate::vnc::db::{Db, names};
+use crate::vnc::schema::{KindId, schema};
+use crate::vnc::store::{Object, Ref, canonical};
 
 const DEFAULT: &str = "default-application-policy-set";
 

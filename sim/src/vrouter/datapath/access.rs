@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::super::config::{Config, Object, prefix};
+use crate::vrouter::config::{Config, Object, prefix};
 
 /// One end of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,11 +8,11 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::Stdio;
 
-use super::super::options::Forwarding;
-use super::DataPathError;
-use super::items::{Item, LABEL, is_ours, items};
-use super::plan::Plan;
+use super::error::DataPathError;
+use super::items::{Item, LABEL, items};
+use super::plan::{Plan, is_ours};
 use super::rules;
+use crate::vrouter::options::Forwarding;
 use contrail_mesos::net::links::{self, Link};
 use contrail_mesos::net::netlink::NetlinkSocket;
 use contrail_mesos::net::sysctl;

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::plan::{Ether, Plan};
+use super::plan::{MacOctets, Plan};
 use contrail_mesos_api::container::Mac;
 
 /// The label of addresses on the uplink.
@@ -28,7 +28,7 @@ pub(super) enum Item {
     /// On a bridge.
     Address(String, IpAddr),
     /// By a bridge.
-    Neighbour(String, IpAddr, Ether),
+    Neighbour(String, IpAddr, MacOctets),
     /// By a bridge.
     Route(String, IpAddr),
     /// A tap that is a port of a bridge.
@@ -36,16 +36,7 @@ pub(super) enum Item {
     /// On the uplink.
     Floating(String, IpAddr),
     /// On a VXLAN: to all other hosts, or to the one where an interface is.
-    Forward(String, Ether, IpAddr),
-}
-
-/// Whether a link of this name is ours.
-pub(super) fn is_ours(name: &str) -> bool {
-    ["cvrb", "cvrx"].into_iter().any(|prefix| {
-        name.strip_prefix(prefix).is_some_and(|rest| {
-            rest.len() == 10 && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
-        })
-    })
+    Forward(String, MacOctets, IpAddr),
 }
 
 /// All pieces of a plan.

@@ -42,6 +42,7 @@
 
 mod access;
 mod apply;
+mod error;
 mod items;
 mod plan;
 mod rules;
@@ -54,35 +55,15 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use error::DataPathError;
+
 use super::options::Forwarding;
-use super::server::Shared;
+use super::state::Shared;
+use crate::harness::lock;
 use apply::Kernel;
-use contrail_mesos::net::netlink::NetlinkError;
 
 /// How often the kernel is compared with the plan when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
-
-/// Why there is no data path.
-#[derive(Debug, thiserror::Error)]
-pub enum DataPathError {
-    /// A command failed.
-    #[error("{program} failed: {problem}; the data path needs root, and {program} in PATH")]
-    Command {
-        /// `ip`, `bridge` or `nft`.
-        program: &'static str,
-        /// What it said.
-        problem: String,
-    },
-    /// The kernel cannot be asked.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    /// No thread could be started, or it died.
-    #[error("the data path's thread: {0}")]
-    Thread(#[source] io::Error),
-    /// The uplink is not there.
-    #[error("there is no interface {0}: name another one as uplink, or none")]
-    NoUplink(String),
-}
 
 /// Removes what an earlier agent left in this namespace; says which links there are.
 pub(super) fn start_afresh(forwarding: &Forwarding) -> Result<BTreeSet<String>, DataPathError> {
@@ -108,10 +89,7 @@ impl Thread {
         forwarding: Forwarding,
     ) -> Result<Self, DataPathError> {
         let (wake, woken) = sync_channel(1);
-        *shared
-            .wake
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(wake.clone());
+        *lock(&shared.wake) = Some(wake.clone());
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = stopping.clone();
         let running = std::thread::Builder::new()
@@ -119,7 +97,7 @@ impl Thread {
             .spawn(move || {
                 let mut kernel = Kernel::open(forwarding.clone())?;
                 while !stop.load(Ordering::SeqCst) {
-                    if shared.lock().synced == (true, true) {
+                    if shared.lock().synced.is_complete() {
                         pass(&shared, &forwarding, &mut kernel);
                     }
                     match woken.recv_timeout(TICK) {
@@ -162,12 +140,15 @@ fn pass(shared: &Shared, forwarding: &Forwarding, kernel: &mut Kernel) {
             BTreeSet::new()
         }
     };
-    let mut inner = shared.lock();
-    for problem in problems.difference(&inner.problems) {
+    let mut state = shared.lock();
+    for problem in problems.difference(&state.problems) {
         log::warn!("{}: {problem}", shared.options.name);
     }
-    inner.problems = problems;
-    let taps = plan.taps.iter();
-    let forwarding = taps.filter(|(name, _)| connected.contains(*name));
-    inner.forwarding = Some(forwarding.map(|(_, tap)| tap.interface).collect());
+    state.problems = problems;
+    let forwarding = plan
+        .taps
+        .iter()
+        .filter(|(name, _)| connected.contains(*name))
+        .map(|(_, tap)| tap.interface);
+    state.forwarding = Some(forwarding.collect());
 }

@@ -7,18 +7,18 @@ use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::super::config::{Config, Object, prefix};
-use super::super::options::{Forwarding, Options};
-use super::super::rest;
-use super::super::server::Inner;
 use super::access::{self, Group, Verdict};
+use crate::vrouter::config::{Config, Object, prefix};
+use crate::vrouter::options::{Forwarding, Options};
+use crate::vrouter::rest;
+use crate::vrouter::state::State;
 use contrail_mesos_api::container::Mac;
 
 /// The name of the network that is the host's own.
 const FABRIC: &str = "default-domain:default-project:ip-fabric";
 
 /// An Ethernet address, in order.
-pub(super) type Ether = [u8; 6];
+pub(super) type MacOctets = [u8; 6];
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -46,9 +46,9 @@ pub(super) struct Network {
     /// Gateways and name servers.
     pub(super) local: BTreeSet<IpAddr>,
     /// Every interface's address.
-    pub(super) hosts: BTreeMap<IpAddr, Ether>,
+    pub(super) hosts: BTreeMap<IpAddr, MacOctets>,
     /// On which other host an interface is.
-    pub(super) remote: BTreeMap<Ether, IpAddr>,
+    pub(super) remote: BTreeMap<MacOctets, IpAddr>,
     pub(super) routed: bool,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Network {
 pub(super) struct Tap {
     pub(super) interface: Uuid,
     pub(super) network: Uuid,
-    pub(super) mac: Ether,
+    pub(super) mac: MacOctets,
     /// What it may send from; none for anything.
     pub(super) sources: Option<BTreeSet<IpNet>>,
     /// None for no restriction.
@@ -76,15 +76,15 @@ pub(super) struct Way {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Floating {
     pub(super) fixed: IpAddr,
-    /// Protocol, outer and inner port; none for everything.
+    /// Protocol, outer and state port; none for everything.
     pub(super) ports: Option<Vec<(u8, u16, u16)>>,
     /// Whether what the interface sends has the floating address.
     pub(super) outgoing: bool,
 }
 
 /// What there should be.
-pub(super) fn plan(inner: &Inner, options: &Options, forwarding: &Forwarding) -> Plan {
-    let config = &inner.config;
+pub(super) fn plan(state: &State, options: &Options, forwarding: &Forwarding) -> Plan {
+    let config = &state.config;
     let mut plan = Plan::default();
     for router in config.of_kind("virtual-router") {
         let address = router.field("virtual_router_ip_address").as_str();
@@ -92,7 +92,7 @@ pub(super) fn plan(inner: &Inner, options: &Options, forwarding: &Forwarding) ->
         plan.peers
             .extend(address.filter(|address| *address != options.address));
     }
-    plan.add_taps(inner, options, forwarding);
+    plan.add_taps(state, options, forwarding);
     plan.add_networks(config, options);
     plan.add_ways(config);
     plan.add_groups(config);
@@ -101,9 +101,9 @@ pub(super) fn plan(inner: &Inner, options: &Options, forwarding: &Forwarding) ->
 }
 
 impl Plan {
-    fn add_taps(&mut self, inner: &Inner, options: &Options, forwarding: &Forwarding) {
-        let config = &inner.config;
-        for ((_, machine, interface), port) in inner.ports.all() {
+    fn add_taps(&mut self, state: &State, options: &Options, forwarding: &Forwarding) {
+        let config = &state.config;
+        for ((_, machine, interface), port) in state.ports.all() {
             let wanted = port.enabled && !port.is_remote() && port.machine == *machine;
             let Some(interface) = config.get(*interface).filter(|_| wanted) else {
                 continue;
@@ -111,7 +111,7 @@ impl Plan {
             let of_machine = config
                 .targets(interface, "virtual-machine")
                 .any(|(of, _)| of.uuid == *machine);
-            if !of_machine || !rest::is_known(inner, &options.name, *machine) {
+            if !of_machine || !rest::is_known(state, &options.name, *machine) {
                 continue;
             }
             let Some(network) = config.network(interface) else {
@@ -262,9 +262,18 @@ impl Plan {
     }
 }
 
-fn ether(interface: &Object) -> Option<Ether> {
+fn ether(interface: &Object) -> Option<MacOctets> {
     let mac = Mac::try_from(interface.mac()?.to_owned()).ok()?;
     Some(mac.0)
+}
+
+/// Whether a link of this name is ours.
+pub(super) fn is_ours(name: &str) -> bool {
+    ["cvrb", "cvrx"].into_iter().any(|prefix| {
+        name.strip_prefix(prefix).is_some_and(|rest| {
+            rest.len() == 10 && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    })
 }
 
 /// A name from the whole uuid, and within the kernel's 15 letters.
@@ -280,7 +289,7 @@ fn is_tap_name(name: &str) -> bool {
         && name.chars().all(plain)
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && !["lo", "all", "default"].contains(&name)
-        && !super::items::is_ours(name)
+        && !is_ours(name)
 }
 
 fn number(network: &Object) -> Option<u64> {

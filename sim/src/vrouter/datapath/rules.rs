@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use uuid::Uuid;
 
-use super::super::options::Forwarding;
 use super::access::{End, Match, Verdict};
 use super::items::GATEWAY;
 use super::plan::{Floating, Network, Plan, Tap, hash};
+use crate::vrouter::options::Forwarding;
 use contrail_mesos_api::container::Mac;
 
 /// The name of both tables.

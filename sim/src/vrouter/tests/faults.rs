@@ -50,7 +50,8 @@ async fn what_goes_wrong_goes_wrong_as_often_as_was_asked() {
     let bed = Bed::new().await;
     let client = bed.client();
     let fault = |effect| Fault::new(effect).on("GET", "/vm-cfg").times(1, 1);
-    bed.agent.fault(fault(Effect::Nonsense("[{]".to_owned())));
+    bed.agent
+        .fault(fault(Effect::InvalidBody("[{]".to_owned())));
     assert_eq!(client.configuration(VM).await.unwrap(), None);
     let error = client.configuration(VM).await.unwrap_err();
     assert!(

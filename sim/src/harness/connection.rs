@@ -1,4 +1,4 @@
-//! Connections that can be cut, and that write as the real server does.
+//! Connections that can be cut, and that write as the real servers do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,73 +14,73 @@ use tokio::net::{TcpListener, TcpStream};
 
 const END_OF_HEADER: &[u8] = b"\r\n\r\n";
 
-/// How a connection ends.
+/// Where the server closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Cut {
-    /// When the client wants.
-    Not,
-    /// At the next answer.
-    Now,
-    /// One byte after the header of the next answer.
+    /// Nowhere: the client closes it.
+    Never,
+    /// Before the next response.
+    BeforeResponse,
+    /// One byte after the header of the next response.
     InBody,
 }
 
-/// Takes connections in.
-pub(crate) struct Wire {
+/// Accepts connections.
+pub(crate) struct CuttableListener {
     pub(crate) tcp: TcpListener,
-    pub(crate) split: bool,
+    /// Whether header and body of a response are written apart.
+    pub(crate) split_writes: bool,
 }
 
 /// A connection.
-pub(crate) struct Pipe {
+pub(crate) struct Connection {
     stream: TcpStream,
     peer: Peer,
-    split: bool,
+    split_writes: bool,
 }
 
-/// The other end, as a request knows it.
+/// The client of a connection, as the handler of a request sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     cut: Arc<AtomicU8>,
-    called_1_1: Arc<AtomicBool>,
+    label_http_1_1: Arc<AtomicBool>,
 }
 
 impl Peer {
-    /// The next answer is HTTP/1.0 in how it ends, and calls itself HTTP/1.1.
-    pub(crate) fn call_it_1_1(&self) {
-        self.called_1_1.store(true, Ordering::SeqCst);
+    /// Labels the next response HTTP/1.1 although it is framed as HTTP/1.0.
+    pub(crate) fn label_http_1_1(&self) {
+        self.label_http_1_1.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn cut(&self, how: Cut) {
-        self.cut.store(how as u8, Ordering::SeqCst);
+    pub(crate) fn cut(&self, cut: Cut) {
+        self.cut.store(cut as u8, Ordering::SeqCst);
     }
 
-    fn is(&self, how: Cut) -> bool {
-        self.cut.load(Ordering::SeqCst) == how as u8
+    fn is_cut(&self, cut: Cut) -> bool {
+        self.cut.load(Ordering::SeqCst) == cut as u8
     }
 }
 
-impl Listener for Wire {
-    type Io = Pipe;
+impl Listener for CuttableListener {
+    type Io = Connection;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = Listener::accept(&mut self.tcp).await;
-        // Where header and body are written together nothing may wait for an acknowledgement.
-        let _ = stream.set_nodelay(!self.split);
-        let cut = Arc::new(AtomicU8::new(Cut::Not as u8));
-        let pipe = Pipe {
+        // Nagle's algorithm is what makes split writes slow; nothing else may wait for it.
+        let _ = stream.set_nodelay(!self.split_writes);
+        let connection = Connection {
             stream,
             peer: Peer {
                 address,
-                cut,
-                called_1_1: Arc::default(),
+                cut: Arc::new(AtomicU8::new(Cut::Never as u8)),
+                label_http_1_1: Arc::default(),
             },
-            split: self.split,
+            split_writes: self.split_writes,
         };
-        (pipe, address)
+        (connection, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -88,13 +88,13 @@ impl Listener for Wire {
     }
 }
 
-impl Connected<IncomingStream<'_, Wire>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Wire>) -> Self {
+impl Connected<IncomingStream<'_, CuttableListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, CuttableListener>) -> Self {
         stream.io().peer.clone()
     }
 }
 
-impl AsyncRead for Pipe {
+impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -104,36 +104,36 @@ impl AsyncRead for Pipe {
     }
 }
 
-impl AsyncWrite for Pipe {
+impl AsyncWrite for Connection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.peer.is(Cut::Now) {
+        if self.peer.is_cut(Cut::BeforeResponse) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         let mut bytes = bytes;
-        let mut renamed;
-        if bytes.starts_with(b"HTTP/1.0 ") && self.peer.called_1_1.load(Ordering::SeqCst) {
-            renamed = bytes.to_vec();
-            renamed[7] = b'1';
-            bytes = &renamed;
+        let mut relabelled;
+        if bytes.starts_with(b"HTTP/1.0 ") && self.peer.label_http_1_1.load(Ordering::SeqCst) {
+            relabelled = bytes.to_vec();
+            relabelled[7] = b'1';
+            bytes = &relabelled;
         }
         let mut windows = bytes.windows(END_OF_HEADER.len());
         let header = windows
             .position(|window| window == END_OF_HEADER)
             .filter(|_| bytes.starts_with(b"HTTP/1."))
             .map(|end| end + END_OF_HEADER.len());
-        if self.peer.is(Cut::InBody) {
+        if self.peer.is_cut(Cut::InBody) {
             let end = header.map_or(1, |end| end + 1).min(bytes.len());
             bytes = &bytes[..end];
-        } else if let Some(end) = header.filter(|_| self.split) {
+        } else if let Some(end) = header.filter(|_| self.split_writes) {
             bytes = &bytes[..end];
         }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if self.peer.is(Cut::InBody) && matches!(written, Poll::Ready(Ok(_))) {
-            self.peer.cut(Cut::Now);
+        if self.peer.is_cut(Cut::InBody) && matches!(written, Poll::Ready(Ok(_))) {
+            self.peer.cut(Cut::BeforeResponse);
         }
         written
     }

@@ -1,0 +1,43 @@
+//! A parsed request.
+
+use serde_json::{Map, Value};
+
+use super::answer::{Outcome, Refusal};
+use super::auth::Identity;
+
+/// A request, read.
+#[derive(Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Without the query, decoded.
+    pub(crate) path: String,
+    pub(crate) query: Vec<(String, String)>,
+    /// The body, if it is JSON and said to be.
+    pub(crate) json: Option<Value>,
+    /// `http://host:port`, as the client calls the server.
+    pub(crate) base: String,
+    /// Who asks, where that is known.
+    pub(crate) identity: Option<Identity>,
+    /// The time in an If-None-Match header.
+    pub(crate) if_none_match: Option<String>,
+}
+
+impl Request {
+    pub(crate) fn argument(&self, name: &str) -> Option<&str> {
+        let mut found = self.query.iter().filter(|(key, _)| key == name);
+        found.next().map(|(_, value)| value.as_str())
+    }
+
+    /// The body as an object; without one the real server's code fails on None.
+    pub(crate) fn body(&self) -> Outcome<&Map<String, Value>> {
+        self.json
+            .as_ref()
+            .and_then(Value::as_object)
+            .ok_or_else(Refusal::internal)
+    }
+
+    /// The base of links in the response, unless the client excludes them.
+    pub(crate) fn base(&self) -> Option<&str> {
+        (self.argument("exclude_hrefs").is_none()).then_some(&*self.base)
+    }
+}
