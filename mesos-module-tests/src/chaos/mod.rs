@@ -171,14 +171,10 @@ fn keep(bed: &Bed, name: &str) -> Result<PathBuf> {
         )?;
     }
     fs::write(directory.join("mesos.log"), bed.cluster.log()?)?;
-    let lines = |entries: Vec<contrail_mesos_sim::vnc::RequestRecord>| -> Result<String> {
-        let lines: Result<Vec<String>, _> = entries.iter().map(serde_json::to_string).collect();
-        Ok(lines?.join("\n"))
-    };
-    fs::write(directory.join("api.log"), lines(bed.api.log())?)?;
+    fs::write(directory.join("api.log"), json_lines(&bed.api.log())?)?;
     fs::write(
         directory.join("vrouter.log"),
-        lines(bed.vrouter.handle.log())?,
+        json_lines(&bed.vrouter.handle.log())?,
     )?;
     fs::copy(
         bed.services.directory().join("zookeeper-2181/log"),
@@ -186,4 +182,9 @@ fn keep(bed: &Bed, name: &str) -> Result<PathBuf> {
     )
     .context("ZooKeeper's log")?;
     Ok(directory)
+}
+
+fn json_lines(entries: &[impl serde::Serialize]) -> Result<String> {
+    let lines: Result<Vec<String>, _> = entries.iter().map(serde_json::to_string).collect();
+    Ok(lines?.join("\n"))
 }
