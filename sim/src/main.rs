@@ -1,4 +1,4 @@
-//! Stand-ins for the services around contrail-mesos that no test machine has.
+//! Simulated services around contrail-mesos, for machines that have none of the real ones.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use contrail_mesos_sim::marathon::{HttpCredentials, Marathon, Options};
 use contrail_mesos_sim::{vnc, vrouter};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Stand-ins for the services around contrail-mesos.
+/// Simulated services around contrail-mesos
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -28,33 +28,33 @@ enum Command {
     Vrouter(VrouterArgs),
 }
 
-/// A VNC API server, in memory.
+/// An in-memory VNC API server
 #[derive(Debug, Args)]
 struct VncArgs {
-    /// Where the API listens
+    /// The address on which the API listens
     #[arg(long, default_value = "127.0.0.1:8082")]
     listen: SocketAddr,
-    /// Where the control listener is, which vRouter agents of this simulation follow
+    /// The address of the control listener, which simulated vRouter agents follow
     #[arg(long, value_name = "ADDRESS")]
     control: Option<SocketAddr>,
-    /// How long every answer takes, in milliseconds
+    /// The delay of every response, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     delay: u64,
-    /// Write header and body of answers apart, as the real server does
+    /// Write header and body of responses apart, as the real server does
     #[arg(long)]
     split_writes: bool,
-    /// Want a token, for which this administrator can log in at the same address
+    /// Require a token, which this administrator can obtain at the same address
     #[arg(long, value_name = "USER:PASSWORD:PROJECT", value_parser = administrator)]
     keystone: Option<vnc::Keystone>,
 }
 
-/// A vRouter agent: its port service, and a data path in this network namespace (root).
+/// A vRouter agent: the port service, and a data path in this network namespace (needs root)
 #[derive(Debug, Args)]
 struct VrouterArgs {
     /// The last part of the name of its virtual-router
     #[arg(long)]
     name: String,
-    /// The host's address, that of its virtual-router
+    /// The host's address, which is also that of its virtual-router
     #[arg(long)]
     address: IpAddr,
     /// The control listener of the API server
@@ -63,31 +63,31 @@ struct VrouterArgs {
     /// Where the port service listens
     #[arg(long, default_value = "127.0.0.1:9091")]
     listen: SocketAddr,
-    /// Where the files of ports are
+    /// The directory of port files
     #[arg(long, value_name = "DIR", default_value = "/var/lib/contrail/ports")]
     ports_dir: PathBuf,
-    /// Where its own control listener is
+    /// The address of its own control listener
     #[arg(long, value_name = "ADDRESS")]
     own_control: Option<SocketAddr>,
-    /// The interface to the outside, where floating addresses are answered for
+    /// The external interface, on which floating IPs are answered for
     #[arg(long, value_name = "INTERFACE")]
     uplink: Option<String>,
-    /// Let every container and the host's address reach each other, whatever policies say
+    /// Let every container and the host's address reach each other, regardless of policies
     #[arg(long)]
     host_access: bool,
-    /// Forward nothing; needs no root
+    /// Forward no packets; needs no root
     #[arg(long, conflicts_with_all = ["uplink", "host_access"])]
     no_data_path: bool,
-    /// How long a port may be stale after POST /syncports, in milliseconds
+    /// How long a port may stay stale after POST /syncports, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 60_000)]
     stale: u64,
-    /// How long every answer takes, in milliseconds
+    /// The delay of every response, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     delay: u64,
-    /// How long a change takes from the API server to here, in milliseconds
+    /// The delay of changes from the API server, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     configuration_delay: u64,
-    /// How much longer an address takes, in milliseconds
+    /// The additional delay of changes of addresses, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     address_delay: u64,
 }
@@ -99,61 +99,60 @@ fn administrator(text: &str) -> Result<vnc::Keystone, String> {
     }
 }
 
-/// Marathon's REST API and event stream; what it launches runs on the Mesos that is named.
+/// Marathon's REST API and event stream; its tasks run on a real Mesos
 #[derive(Debug, Args)]
 struct MarathonArgs {
-    /// The Mesos master, host:port
+    /// The address of the Mesos master, host:port
     #[arg(long, default_value = "127.0.0.1:5050")]
     master: String,
-    /// Where the API listens; more than once for more servers, of which the first leads
+    /// The address on which the API listens; repeat it for more servers, of which the first leads
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: Vec<SocketAddr>,
-    /// Where the control listener is, which says who leads and what goes wrong
+    /// The address of the control listener, which sets the leader and faults
     #[arg(long, value_name = "ADDRESS")]
     control: Option<SocketAddr>,
-    /// The release to behave like: 1.7, 1.8, 1.9, 1.10 or 1.11
+    /// The release to simulate: 1.7, 1.8, 1.9, 1.10 or 1.11
     #[arg(long, value_name = "RELEASE", default_value = "1.11")]
     release: Version,
-    /// A file with `user:password`, which every request has to bring; or in the environment's
-    /// `MESOSPHERE_HTTP_CREDENTIALS`
+    /// A file with `user:password`, which every request has to present; it can also be in the
+    /// environment variable `MESOSPHERE_HTTP_CREDENTIALS`
     #[arg(long, value_name = "FILE")]
     http_credentials_file: Option<PathBuf>,
-    /// How often an event stream gives a sign of life, in milliseconds
+    /// The heartbeat interval of event streams, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     heartbeat: u64,
     /// How many events wait for a slow consumer
     #[arg(long, value_name = "N", default_value_t = 1024)]
     event_stream_max_outstanding_messages: usize,
-    /// The framework's role; for apps that accept `slave_public` only, that, on agents that run
-    /// with `--default_role=slave_public`
+    /// The framework's role. Apps that accept only `slave_public` need this role, and agents that
+    /// run with `--default_role=slave_public`
     #[arg(long, default_value = "*")]
     role: String,
     /// The framework's name
     #[arg(long, default_value = "marathon")]
     framework_name: String,
-    /// How long Mesos keeps the tasks when this is away, in seconds
+    /// How long Mesos keeps the tasks while the framework is disconnected, in seconds
     #[arg(long, default_value_t = 604_800)]
     failover_timeout: u64,
-    /// End the framework and all its tasks when this is ended by SIGTERM or SIGINT
+    /// End the framework and all its tasks on SIGTERM or SIGINT
     #[arg(long)]
     teardown: bool,
-    /// What a container network without a name is called
+    /// The name of a container network that has none
     #[arg(long)]
     default_network_name: Option<String>,
-    /// What networks of mode `container/bridge` are called towards Mesos
+    /// The name that Mesos knows networks of mode `container/bridge` by
     #[arg(long, default_value = "mesos-bridge")]
     mesos_bridge_name: String,
-    /// The local image to use in place of IMAGE; nothing after the `=` means the agent's own
-    /// filesystem
+    /// The local image that replaces IMAGE; without LOCAL, the agent's own filesystem
     #[arg(long = "image", value_name = "IMAGE=LOCAL", value_parser = image)]
     images: Vec<(String, Option<String>)>,
-    /// The local image to use in place of every other one; without it, the agent's own filesystem
+    /// The local image that replaces all others; by default, the agent's own filesystem
     #[arg(long, value_name = "LOCAL")]
     rootfs_image: Option<String>,
-    /// Leave images that no --image names as they are
+    /// Keep images that no --image names
     #[arg(long, conflicts_with = "rootfs_image")]
     keep_images: bool,
-    /// The shell command of containers that leave it to their image
+    /// The shell command of containers that rely on the command of their image
     #[arg(long)]
     default_command: Option<String>,
 }
@@ -174,7 +173,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// `--http_credentials`, from where it is not seen.
+/// Reads `--http_credentials` from a file or the environment, where other users cannot see it.
 fn http_credentials(file: Option<PathBuf>) -> Result<Option<HttpCredentials>> {
     let text = match file {
         Some(file) => std::fs::read_to_string(&file)
@@ -283,7 +282,7 @@ async fn vrouter_agent(args: VrouterArgs) -> Result<()> {
     Ok(())
 }
 
-/// Waits until this process is told to end.
+/// Waits for SIGTERM or SIGINT.
 async fn ended() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::id::PathId;
 use crate::harness::clock::Timestamp;
 
-/// What a step does with the run spec.
+/// A step of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "Marathon's own words")]
 pub enum Action {
@@ -15,17 +15,17 @@ pub enum Action {
     Stop,
 }
 
-/// A change that is under way.
+/// A change in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployment {
     /// Its id.
     pub id: Uuid,
-    /// What it changes.
+    /// The run spec that it changes.
     pub run_spec: PathId,
-    /// Whether that is a pod.
+    /// Whether the run spec is a pod.
     pub pod: bool,
-    /// How, one after another.
+    /// Its steps, in order.
     pub steps: Vec<Action>,
-    /// The version that it leads to.
+    /// The version of the run spec that it deploys.
     pub version: Timestamp,
 }

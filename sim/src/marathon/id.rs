@@ -1,15 +1,15 @@
 //! Marathon's identifiers: paths, instances, tasks and executors, in the forms of 1.7 and of 1.8 to
 //! 1.11.
 //!
-//! Invariant: a path's elements hold no `_`, so that the flattened form in instance and task ids
-//! can be read back without doubt.
+//! Invariant: elements of a path contain no `_`, so that the flattened form in instance and task
+//! ids can be parsed unambiguously.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// What a task of an app carries where a pod's task carries its container's name.
+/// The last part of an app's task id, where a pod's has the container's name.
 const APP_CONTAINER: &str = "_app";
 
 /// An absolute path that names an app, a pod or a group.
@@ -17,7 +17,7 @@ const APP_CONTAINER: &str = "_app";
 #[serde(into = "String", try_from = "String")]
 pub struct PathId(Vec<String>);
 
-/// A path with an element that Marathon does not allow.
+/// A path with an invalid element.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must fully match regular expression \
@@ -26,7 +26,7 @@ pub struct PathId(Vec<String>);
 pub struct InvalidPath;
 
 impl PathId {
-    /// Reads a path; a relative one is taken from the root group, as the API does.
+    /// Parses a path; like the API, it resolves relative paths against the root group.
     pub fn parse(text: &str) -> Result<Self, InvalidPath> {
         let elements: Vec<String> = text
             .split('/')
@@ -53,7 +53,7 @@ impl PathId {
         elements.join(".")
     }
 
-    /// Whether this lies in the group `group` (an absolute path, `/` for all).
+    /// Whether this is inside a group (an absolute path, `/` for all).
     #[must_use]
     pub fn is_below(&self, group: &str) -> bool {
         let group: Vec<&str> = group.split('/').filter(|part| !part.is_empty()).collect();
@@ -66,7 +66,7 @@ fn is_path_element(element: &str) -> bool {
     element.split('.').all(is_name)
 }
 
-/// Whether `text` is a DNS label in lower case, which is what pods, containers and endpoints are
+/// Whether `text` is a lower-case DNS label, as names of pods, containers and endpoints are.
 /// named with.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
@@ -96,7 +96,7 @@ impl TryFrom<String> for PathId {
     }
 }
 
-/// How the ids of an instance and of its tasks are written.
+/// The format of the ids of an instance and its tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Form {
     /// An app's before 1.8: `a_b.marathon-UUID` and `a_b.UUID`.
@@ -107,7 +107,7 @@ pub enum Form {
     Incarnated,
 }
 
-/// One instance of an app or a pod. Since 1.8 it stays the same when it is launched again.
+/// One instance of an app or a pod. Since 1.8 it keeps its id when it is launched again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId {
     safe_path: String,
@@ -116,13 +116,13 @@ pub struct InstanceId {
 }
 
 impl InstanceId {
-    /// The id of a new instance. `node` is the station that its time-based UUID names.
+    /// A new instance's id. `node` is the node of its time-based UUID.
     #[must_use]
     pub fn new(run_spec: &PathId, form: Form, node: [u8; 6]) -> Self {
         Self::with_uuid(run_spec, form, Uuid::now_v1(&node))
     }
 
-    /// The id of an instance whose UUID is known.
+    /// The id of an instance with this UUID.
     #[must_use]
     pub fn with_uuid(run_spec: &PathId, form: Form, uuid: Uuid) -> Self {
         Self {
@@ -138,7 +138,7 @@ impl InstanceId {
         format!("/{}", self.safe_path.replace('_', "/"))
     }
 
-    /// The id of the default executor that holds a pod's instance. Note the order.
+    /// The id of the default executor of a pod's instance, in which the instance's id comes first.
     #[must_use]
     pub fn executor_id(&self) -> String {
         format!("instance-{}.{}", self.safe_path, self.uuid)
@@ -155,7 +155,7 @@ impl InstanceId {
         }
     }
 
-    /// The instance that a task id of our own making belongs to.
+    /// Parses a task id that this Marathon created.
     #[must_use]
     pub fn of_task(task_id: &str) -> Option<Self> {
         let Some((safe_path, rest)) = task_id.rsplit_once(".instance-") else {

@@ -6,10 +6,10 @@ use super::id::InstanceId;
 use super::model::run_spec::RunSpec;
 use crate::harness::clock::Timestamp;
 
-/// What is known of a task or an instance, in the words of Marathon 1.8 and later.
+/// The condition of a task or an instance, in the terms of Marathon 1.8 and later.
 ///
-/// The order is that of Marathon's hierarchy: what a pod's instance is said to be is the first of
-/// what its tasks are.
+/// The order is Marathon's: the condition of a pod's instance is the lowest of its tasks'
+/// conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "Marathon's own words")]
 pub enum Condition {
@@ -30,7 +30,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// What a `TaskState` means.
+    /// The condition of a Mesos `TaskState`.
     #[must_use]
     pub fn from_mesos(state: &str) -> Self {
         match state {
@@ -49,7 +49,7 @@ impl Condition {
         }
     }
 
-    /// The `TaskState` that the API shows for it.
+    /// The `TaskState` that the API shows for this condition.
     #[must_use]
     pub fn mesos_state(self) -> &'static str {
         match self {
@@ -68,7 +68,7 @@ impl Condition {
         }
     }
 
-    /// Whether nothing more will come.
+    /// Whether this is a final condition.
     #[must_use]
     pub fn is_terminal(self) -> bool {
         match self {
@@ -89,23 +89,23 @@ impl Condition {
         }
     }
 
-    /// Whether an instance that ended so has to wait before it is launched again.
+    /// Whether the next launch is delayed after an instance ended with this condition.
     #[must_use]
     pub fn delays_launch(self) -> bool {
         self.is_terminal() && self != Self::Killed
     }
 }
 
-/// What should become of an instance.
+/// The goal of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// It runs, and is launched again when it ends.
+    /// It should run, and is launched again when it ends.
     Running,
-    /// It is killed and forgotten.
+    /// It is killed and removed.
     Decommissioned,
 }
 
-/// Where an instance runs.
+/// The agent of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
 pub struct Agent {
@@ -118,7 +118,7 @@ pub struct Agent {
 /// An address of a task, as Mesos reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// The network that it is on, if it was named.
+    /// The network of the address, if Mesos named it.
     pub network: Option<String>,
     /// The address.
     pub address: String,
@@ -131,23 +131,23 @@ pub struct Address {
 pub struct Task {
     /// Its id.
     pub id: String,
-    /// The pod's container that it is.
+    /// The name of the pod's container.
     pub container: Option<String>,
-    /// What is known of it.
+    /// Its condition.
     pub condition: Condition,
     /// When it was sent to Mesos.
     pub staged_at: Timestamp,
-    /// When it was first seen running.
+    /// When it was first reported as running.
     pub started_at: Option<Timestamp>,
     /// When `condition` last changed.
     pub since: Timestamp,
-    /// When Mesos last spoke of it.
+    /// When Mesos last reported on it.
     pub updated: Timestamp,
     /// Its ports on the host, in the order of its mappings, definitions or endpoints.
     pub host_ports: Vec<Option<u16>>,
     /// Its addresses, in the order in which Mesos reported them.
     pub addresses: Vec<Address>,
-    /// What Mesos last said about it.
+    /// The message of its last status.
     pub message: Option<String>,
 }
 
@@ -156,30 +156,30 @@ pub struct Task {
 pub struct Instance {
     /// Its id, the same for all incarnations.
     pub id: InstanceId,
-    /// What it is an instance of, as it was when the instance was made.
+    /// The run spec at the time when the instance was created.
     pub run_spec: Arc<RunSpec>,
     /// The version of `run_spec`.
     pub version: Timestamp,
-    /// What should become of it.
+    /// The goal.
     pub goal: Goal,
-    /// How many times it has been launched.
+    /// The number of launches.
     pub incarnation: u32,
-    /// Where it runs; nothing while it waits for an offer.
+    /// The agent; none while it waits for an offer.
     pub agent: Option<Agent>,
     /// Its tasks; none while it waits for an offer.
     pub tasks: Vec<Task>,
     /// When its condition last changed.
     pub since: Timestamp,
-    /// Whether somebody wants it killed, although it is to run again.
+    /// Whether a client requested to kill it, although it should run again.
     pub kill_wanted: bool,
-    /// When its tasks were last asked to end.
+    /// When Mesos was last asked to kill its tasks.
     pub killed_at: Option<Timestamp>,
-    /// Grows from instance to instance; tells younger from older.
+    /// The sequence number of its creation.
     pub age: u64,
 }
 
 impl Instance {
-    /// What is known of it.
+    /// Its condition.
     #[must_use]
     pub fn condition(&self) -> Condition {
         let conditions = self.tasks.iter().map(|task| task.condition);
@@ -192,7 +192,7 @@ impl Instance {
         self.tasks.is_empty()
     }
 
-    /// Whether it was launched and nothing of it is left.
+    /// Whether it was launched and all its tasks have ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         !self.tasks.is_empty() && self.tasks.iter().all(|task| task.condition.is_terminal())

@@ -1,7 +1,7 @@
 //! The v1 scheduler API of a Mesos master, as far as Marathon needs it.
 //!
-//! [`sim::framework`](crate::framework) is not used: it places tasks by itself on what nobody
-//! has reserved, while Marathon decides offer by offer, by reservation, and with the message that
+//! The tests' framework is not used: it places tasks by itself on unreserved resources, while
+//! Marathon decides per offer, by reservation, and builds the message from the offer.
 //! the offer makes.
 
 use std::time::Duration;
@@ -18,29 +18,29 @@ const STREAM_ID: &str = "Mesos-Stream-Id";
 const SILENCE: Duration = Duration::from_mins(1);
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What can go wrong between a scheduler and the master.
+/// Errors of the connection between scheduler and master.
 #[derive(Debug, thiserror::Error)]
 pub enum MesosError {
-    /// The master cannot be reached, or went away.
+    /// The master cannot be reached, or the connection failed.
     #[error("the Mesos master does not answer: {0}")]
     Unreachable(#[from] reqwest::Error),
-    /// The master did not accept a call.
+    /// The master rejected a call.
     #[error("the Mesos master refused {call}: {status} {message}")]
     Refused {
         /// The call's type.
         call: String,
-        /// How.
+        /// The status of the response.
         status: StatusCode,
-        /// Why.
+        /// The body of the response.
         message: String,
     },
-    /// What the master sends is not an event stream.
+    /// The response of the master is not an event stream.
     #[error("the Mesos master's event stream cannot be read: {0}")]
     Garbled(#[from] Malformed),
     /// An event is not JSON.
     #[error("an event of the Mesos master is not JSON: {0}")]
     NotJson(#[from] serde_json::Error),
-    /// The master has fallen silent or ended the stream.
+    /// The master ended the stream, or sent nothing for too long.
     #[error("the Mesos master's event stream has ended")]
     Ended,
 }
@@ -49,7 +49,7 @@ fn url(master: &str) -> String {
     format!("http://{master}/api/v1/scheduler")
 }
 
-/// No proxy stands between a scheduler and its master, whatever the environment says.
+/// Connections to the master use no proxy, whatever the environment says.
 fn client() -> Result<Client, reqwest::Error> {
     Client::builder().no_proxy().build()
 }
@@ -65,7 +65,7 @@ async fn check(call: &Value, response: Response) -> Result<Response, MesosError>
     })
 }
 
-/// Makes calls as a framework that has subscribed.
+/// Sends calls as a subscribed framework.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     http: Client,
@@ -75,7 +75,7 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// One call; `framework_id` is filled in.
+    /// Sends a call, with `framework_id` added.
     pub(super) async fn call(&self, mut call: Value) -> Result<(), MesosError> {
         call["framework_id"] = json!({"value": self.framework_id});
         let request = self.http.post(&self.url).header(CONTENT_TYPE, JSON);
@@ -89,14 +89,14 @@ impl Caller {
     }
 }
 
-/// The events of a framework that has subscribed.
+/// The events of a subscribed framework.
 #[derive(Debug)]
 pub(super) struct Events {
     response: Response,
     records: Decoder,
 }
 
-/// Subscribes; `framework_info` has an id if the framework was here before.
+/// Subscribes; `framework_info` has an id if the framework was registered before.
 pub(super) async fn subscribe(
     master: &str,
     framework_info: &Value,
@@ -147,7 +147,7 @@ impl Caller {
 }
 
 impl Events {
-    /// The next event, heartbeats included. May be dropped at any time without losing one.
+    /// The next event, heartbeats included. Cancel safe: dropping it loses no event.
     pub(super) async fn next(&mut self) -> Result<Value, MesosError> {
         loop {
             if let Some(record) = self.records.next_record()? {
@@ -161,7 +161,7 @@ impl Events {
     }
 }
 
-/// Has the master end a framework with all its tasks, whether it is subscribed or not.
+/// Makes the master remove a framework with all its tasks, whether or not it is subscribed.
 pub(super) async fn teardown(master: &str, framework_id: &str) -> Result<(), MesosError> {
     let call = json!({"type": "TEARDOWN"});
     let request = client()?.post(format!("http://{master}/master/teardown"));

@@ -1,4 +1,4 @@
-//! What Marathon's command line would say.
+//! Options of Marathon, as on its command line.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,34 +8,34 @@ use super::launch::image::Images;
 use super::model::Defaults;
 use super::version::Version;
 
-/// What Marathon's command line would say.
+/// Options of Marathon, as on its command line.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The Mesos master, `host:port`.
     pub master: String,
-    /// Where the API of the first server listens, which leads at first; port 0 takes any.
+    /// Where the API of the first server listens, which is the first leader; port 0 takes any.
     pub listen: SocketAddr,
-    /// Where those of the other servers listen.
+    /// Where the APIs of the other servers listen.
     pub standbys: Vec<SocketAddr>,
-    /// The release whose behaviour is followed.
+    /// The release to simulate.
     pub version: Version,
     /// The framework's name.
     pub framework_name: String,
-    /// How long Mesos keeps the tasks when nobody is here.
+    /// How long Mesos keeps the tasks while the framework is disconnected.
     pub failover_timeout: Duration,
-    /// When to ask Mesos about every task after (re)connecting.
+    /// When to reconcile all tasks after a (re)connection.
     pub reconciliation_initial_delay: Duration,
-    /// What definitions leave open, the role among it.
+    /// Defaults of definitions, including the role.
     pub defaults: Defaults,
-    /// What stands in for images.
+    /// The replacements of images.
     pub images: Images,
-    /// `--http_credentials`: what every request has to bring.
+    /// `--http_credentials`, which every request has to present.
     pub http_credentials: Option<HttpCredentials>,
-    /// How often an event stream gives a sign of life.
+    /// The heartbeat interval of event streams.
     pub heartbeat: Duration,
     /// `--event_stream_max_outstanding_messages`: how many events wait for a slow consumer.
     pub outstanding: usize,
-    /// How often a server looks for a leader before it gives up, and the time between.
+    /// How often a server checks for a leader before it gives up, and the interval.
     pub leader_checks: (u32, Duration),
     /// How many requests each server's log keeps.
     pub log_limit: usize,
@@ -62,19 +62,19 @@ impl Default for Options {
     }
 }
 
-/// A user and a password.
+/// A user name and a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HttpCredentials(String);
 
 impl HttpCredentials {
-    /// Reads `user:password`.
+    /// Parses `user:password`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (user, password) = text.split_once(':')?;
         (!user.is_empty() && !password.is_empty()).then(|| Self(text.to_owned()))
     }
 
-    /// What `Authorization` has to be.
+    /// The value of the `Authorization` header.
     pub(super) fn header(&self) -> String {
         use base64::Engine as _;
         let encoded = base64::engine::general_purpose::STANDARD.encode(&self.0);

@@ -1,5 +1,5 @@
-//! Between the store and the Mesos master: subscribes, and again whenever the connection is lost;
-//! hands offers and statuses to the store and carries out what the store decides.
+//! The scheduler between the store and the Mesos master: it subscribes, again after each lost
+//! connection, passes offers and statuses to the store, and executes the store's decisions.
 //!
 //! Invariant: a task is in the store before Mesos is asked to launch it, and a status is in the
 //! store before it is acknowledged.
@@ -20,17 +20,17 @@ use super::status::TaskStatus;
 use super::store::scheduling::Kill;
 use crate::harness::clock::Timestamp;
 
-/// How often to look for waits that are over and kills to repeat.
+/// How often to check for expired delays and kills to repeat.
 const TICK: Duration = Duration::from_millis(200);
 const RECONNECT: Duration = Duration::from_secs(1);
-/// `--min_revive_offers_interval`: when to ask again for offers that something still waits for.
+/// `--min_revive_offers_interval`: when to request offers again while an instance waits for one.
 const REVIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// `--reconciliation_interval`.
 const RECONCILIATION_INTERVAL: Duration = Duration::from_mins(10);
 /// `--decline_offer_duration`, in seconds; reviving ends it.
 const DECLINE_SECONDS: f64 = 120.0;
 
-/// Runs until it is aborted. Whoever leads is the scheduler; a new leader takes the framework over.
+/// Runs until it is aborted. Only the leader schedules; a new leader takes over the framework.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut leader = shared.leader.subscribe();
     loop {
@@ -49,7 +49,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// One leader's time, which has no end of its own.
+/// Schedules until the leader changes.
 async fn lead(shared: &Shared) {
     let master = &shared.options.master;
     let host = master.rsplit_once(':').map_or(&**master, |(host, _)| host);
@@ -107,8 +107,8 @@ struct Session<'a> {
     shared: &'a Shared,
     caller: Caller,
     revived: Option<Instant>,
-    /// What waited for an offer when Mesos was last asked for some; nothing once it was asked for
-    /// none.
+    /// How many instances waited for an offer at the last request for offers; none while offers are
+    /// suppressed.
     demand: Option<usize>,
 }
 
@@ -122,7 +122,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Follows the events; answers with why it ended.
+    /// Follows the events, and returns why they ended.
     async fn follow(mut self, mut events: Events) -> MesosError {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -156,13 +156,13 @@ impl<'a> Session<'a> {
             }
             "UPDATE" => self.update(&event["update"]["status"]).await?,
             "ERROR" => {
-                // The master has removed the framework: only a new one can go on.
+                // The master has removed the framework, so register a new one.
                 log::error!("the master says: {}", event["error"]["message"]);
                 self.shared.store().framework_id = None;
                 return Err(MesosError::Ended);
             }
             "FAILURE" => log::info!("agent or executor lost: {}", event["failure"]),
-            // HEARTBEAT and SUBSCRIBED; RESCIND, as offers are answered at once.
+            // HEARTBEAT and SUBSCRIBED; RESCIND, as each offer is answered at once.
             _ => {}
         }
         Ok(())
@@ -181,8 +181,8 @@ impl<'a> Session<'a> {
             json!({"type": "ACCEPT", "accept": {
                 "offer_ids": [{"value": offer.id}],
                 "operations": operations,
-                // The master sets this filter at some later time: a longer one could come after
-                // the next REVIVE and undo it.
+                // The master applies this filter later: a longer one could follow the next REVIVE
+                // and undo it.
                 "filters": {"refuse_seconds": 0.0},
             }})
         };
@@ -196,7 +196,7 @@ impl<'a> Session<'a> {
         called
     }
 
-    /// What Mesos was never asked to launch has failed.
+    /// Fails the tasks that Mesos was never asked to launch.
     fn drop_tasks(&self, placements: &[Placement], why: &str) {
         let mut store = self.shared.store();
         for task in placements.iter().flat_map(|placed| &placed.tasks) {
@@ -243,7 +243,7 @@ impl<'a> Session<'a> {
             .await
     }
 
-    /// Does what is due: kills, and asks for offers or for none.
+    /// Sends the kills that are due, and requests or suppresses offers.
     async fn act(&mut self) -> Result<(), MesosError> {
         let now = Timestamp::now();
         let (kills, demand) = {
@@ -271,7 +271,7 @@ impl<'a> Session<'a> {
 
     async fn reconcile(&self) -> Result<(), MesosError> {
         let known = self.shared.store().known_tasks();
-        // Without a task the call asks about all of them, so that forgotten ones are found too.
+        // Without tasks the call covers all of them, so that unknown ones are found too.
         if !known.is_empty() {
             let tasks: Vec<Value> = known.iter().map(task).collect();
             let call = json!({"type": "RECONCILE", "reconcile": {"tasks": tasks}});

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::instance::{Address, Condition};
 
-/// What Mesos says about a task.
+/// The status of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named and documented by Mesos' TaskStatus")]
 pub struct TaskStatus {
@@ -12,12 +12,12 @@ pub struct TaskStatus {
     pub agent_id: Option<String>,
     pub condition: Condition,
     pub message: Option<String>,
-    /// Nothing if the status does not speak of the container.
+    /// None if the status has no container.
     pub addresses: Option<Vec<Address>>,
 }
 
 impl TaskStatus {
-    /// Reads `event.update.status`; nothing if it is not one.
+    /// Reads `event.update.status`; none if it is invalid.
     #[must_use]
     pub fn from_json(status: &Value) -> Option<Self> {
         let text = |pointer: &str| Some(status.pointer(pointer)?.as_str()?.to_owned());

@@ -1,8 +1,8 @@
-//! What should run, and the instances that there are: no input or output, and no clock of its own.
+//! The desired run specs and the existing instances, without input, output or a clock.
 //!
-//! Invariants: a run spec that was deleted is gone from `run_specs` at once, while its instances
-//! stay until Mesos has said that each of their tasks has ended; nothing is launched for a path
-//! that has instances of a deleted run spec.
+//! Invariants: a deleted run spec is removed from `run_specs` at once, while its instances stay
+//! until Mesos has reported the end of each of their tasks; nothing is launched for a path that has
+//! instances of a deleted run spec.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,10 +28,10 @@ pub mod scheduling;
 #[cfg(test)]
 mod tests;
 
-/// Service ports are given out from here.
+/// The range of service ports.
 const SERVICE_PORTS: std::ops::Range<u16> = 10_000..20_000;
 
-/// Why a change was not made.
+/// Why a change is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Refusal {
@@ -46,20 +46,20 @@ pub enum Refusal {
     Locked(Uuid),
 }
 
-/// A run spec that should run.
+/// A desired run spec.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// It.
+    /// The run spec.
     pub run_spec: Arc<RunSpec>,
-    /// When it was last changed in any way: its version.
+    /// The time of the last change, which is its version.
     pub version: Timestamp,
-    /// When only the number of instances was last changed.
+    /// The last change of only the number of instances.
     pub last_scaling: Timestamp,
-    /// When anything else was last changed.
+    /// The last change of anything else.
     pub last_config_change: Timestamp,
-    /// The deployment that is under way.
+    /// The deployment in progress.
     pub deployment: Option<Uuid>,
-    /// All definitions that it has had, by version.
+    /// All definitions so far, by version.
     pub history: Vec<(Timestamp, Arc<RunSpec>)>,
     /// The last task that failed.
     pub last_failure: Option<Failure>,
@@ -67,16 +67,16 @@ pub struct Entry {
     pub terminated: Vec<Failure>,
 }
 
-/// Everything.
+/// The state of a Marathon.
 #[derive(Debug)]
 pub struct Store {
-    /// What definitions leave open.
+    /// Defaults of definitions.
     pub defaults: Defaults,
-    /// What stands in for images.
+    /// The replacements of images.
     pub images: Images,
-    /// The release whose ids and words are used.
+    /// The release, which determines ids and terms.
     pub version: Version,
-    /// The framework's id, once the master has given one.
+    /// The framework's id, once the master has assigned one.
     pub framework_id: Option<String>,
     run_specs: BTreeMap<PathId, Entry>,
     instances: BTreeMap<InstanceId, Instance>,
@@ -90,12 +90,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty one.
+    /// An empty store.
     #[must_use]
     pub fn new(defaults: Defaults, images: Images) -> Self {
         let mut node = [0; 6];
         node.copy_from_slice(&Uuid::new_v4().as_bytes()[..6]);
-        // The multicast bit marks a station that is no network card.
+        // The multicast bit marks a node that is not a MAC address.
         node[0] |= 1;
         Self {
             defaults,
@@ -114,12 +114,12 @@ impl Store {
         }
     }
 
-    /// What has happened since this was last asked.
+    /// The events since the last call.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
     }
 
-    /// Something has happened that is not of the store's own making.
+    /// Adds an event that is not the store's own.
     pub fn note(&mut self, event: Event) {
         self.events.push(event);
     }
@@ -135,7 +135,7 @@ impl Store {
         self.run_specs.get(id)
     }
 
-    /// The instances of a run spec that is not deleted, oldest first.
+    /// The instances of a run spec, oldest first.
     #[must_use]
     pub fn instances_of(&self, id: &PathId) -> Vec<&Instance> {
         let instances = self.instances.values();
@@ -146,12 +146,12 @@ impl Store {
         own
     }
 
-    /// Every instance there is, those of deleted run specs included.
+    /// All instances, including those of deleted run specs.
     pub fn instances(&self) -> impl Iterator<Item = &Instance> {
         self.instances.values()
     }
 
-    /// The deployments that are under way, each with what it is about.
+    /// The deployments in progress and their run specs.
     #[must_use]
     pub fn deployments(&self) -> Vec<(Uuid, PathId)> {
         let changed = self.run_specs.iter();
@@ -190,8 +190,8 @@ impl Store {
         Ok(deployment)
     }
 
-    /// Changes a run spec. If anything but the number of instances is different, all instances
-    /// are replaced at once: the upgrade strategy is not heeded.
+    /// Changes a run spec. If anything but the number of instances differs, all instances are
+    /// replaced at once: upgrade strategies have no effect.
     pub fn update(
         &mut self,
         mut run_spec: RunSpec,
@@ -213,7 +213,7 @@ impl Store {
         Ok(self.change(Arc::new(run_spec), step, now))
     }
 
-    /// Replaces all instances of a run spec, at once.
+    /// Replaces all instances of a run spec at once.
     pub fn restart(&mut self, id: &PathId, force: bool, now: Timestamp) -> Result<Uuid, Refusal> {
         self.check_lock(id, force)?;
         let Some(entry) = self.run_specs.get(id) else {
@@ -223,7 +223,7 @@ impl Store {
         Ok(self.change(run_spec, Action::Restart, now))
     }
 
-    /// From now on a run spec that there is, is so.
+    /// Replaces an existing run spec.
     fn change(&mut self, run_spec: Arc<RunSpec>, step: Action, now: Timestamp) -> Uuid {
         let id = run_spec.id().clone();
         let version = self.next_version(now);
@@ -251,7 +251,7 @@ impl Store {
         deployment
     }
 
-    /// Takes a run spec away, and has its instances killed.
+    /// Deletes a run spec and kills its instances.
     pub fn delete(&mut self, id: &PathId, force: bool) -> Result<Uuid, Refusal> {
         if !self.run_specs.contains_key(id) {
             return Err(Refusal::Unknown(id.clone()));
@@ -269,7 +269,7 @@ impl Store {
         Ok(deployment)
     }
 
-    /// Has these killed; others take their place.
+    /// Kills these instances, which are then launched again.
     pub fn kill(&mut self, chosen: &[InstanceId]) {
         for id in chosen {
             if let Some(instance) = self.instances.get_mut(id) {
@@ -278,7 +278,7 @@ impl Store {
         }
     }
 
-    /// Has these killed for good: the run spec wants so many fewer from now on.
+    /// Kills these instances and reduces the number of instances accordingly.
     pub fn kill_and_scale(
         &mut self,
         id: &PathId,
@@ -331,7 +331,7 @@ impl Store {
         }
     }
 
-    /// Versions are told apart by their time, so none is given twice.
+    /// Versions are identified by their time, so no two are equal.
     fn next_version(&mut self, now: Timestamp) -> Timestamp {
         let least = self
             .last_version
@@ -341,7 +341,7 @@ impl Store {
         version
     }
 
-    /// Makes as many instances as there should be, or has some killed.
+    /// Creates missing instances, or kills surplus ones.
     fn scale(&mut self, id: &PathId, now: Timestamp) {
         let Some(entry) = self.run_specs.get(id) else {
             return;
@@ -357,7 +357,7 @@ impl Store {
                 (launched, instance.age, instance.id.clone())
             })
             .collect();
-        // What waits for an offer goes first: it costs nothing.
+        // Instances that wait for an offer go first.
         kept.sort_by(|left, right| match run_spec.kill_selection() {
             KillSelection::YoungestFirst => (left.0, right.1).cmp(&(right.0, left.1)),
             KillSelection::OldestFirst => (left.0, left.1).cmp(&(right.0, right.1)),
@@ -375,7 +375,7 @@ impl Store {
         self.settle();
     }
 
-    /// Makes an instance that waits for an offer.
+    /// Creates an instance that waits for an offer.
     fn add_instance(&mut self, run_spec: &Arc<RunSpec>, version: Timestamp, now: Timestamp) {
         let form = match &**run_spec {
             _ if self.version.schedules_instances() => Form::Incarnated,
@@ -403,7 +403,7 @@ impl Store {
         self.instances.insert(fresh.id.clone(), fresh);
     }
 
-    /// Has instances killed; those that were not launched yet are forgotten.
+    /// Kills instances; those that were not launched yet are removed.
     fn decommission(&mut self, id: &PathId, chosen: impl Fn(&Instance) -> bool) {
         let (version, events) = (self.version, &mut self.events);
         self.instances.retain(|_, instance| {
@@ -419,7 +419,7 @@ impl Store {
         });
     }
 
-    /// Ends the deployments that have reached what they were for.
+    /// Completes the deployments that have reached their goal.
     fn settle(&mut self) {
         let instances = &self.instances;
         let of = |id: &PathId| {
@@ -450,7 +450,7 @@ impl Store {
         }
     }
 
-    /// Begins one; all of its steps but the last are done at once.
+    /// Starts a deployment; all of its steps but the last complete at once.
     fn deploy(&mut self, run_spec: &RunSpec, steps: &[Action], version: Timestamp) -> Uuid {
         let deployment = Deployment {
             id: Uuid::new_v4(),
@@ -472,7 +472,7 @@ impl Store {
         id
     }
 
-    /// One has reached what it was for.
+    /// Completes a deployment.
     fn succeed(&mut self, id: Uuid) {
         if let Some(deployment) = self.under_way.remove(&id) {
             if let Some(last) = deployment.steps.last() {
@@ -483,7 +483,7 @@ impl Store {
         }
     }
 
-    /// One is given up for another.
+    /// Cancels a deployment in favour of another.
     fn cancel(&mut self, id: Option<Uuid>) {
         if let Some(deployment) = id.and_then(|id| self.under_way.remove(&id)) {
             let reason = "The upgrade has been cancelled";

@@ -1,4 +1,4 @@
-//! The whole of it against a master that answers as written here: HTTP on both sides.
+//! A whole Marathon against a fake master, with HTTP on both sides.
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::*;
 mod cluster;
 mod events;
 
-/// A master with one agent, on which every task runs at once and until it is killed.
+/// A fake master with one agent, on which every task runs at once, until it is killed.
 #[derive(Default)]
 struct Master {
     events: Option<UnboundedSender<Result<Bytes, Infallible>>>,
@@ -149,7 +149,7 @@ impl World {
         body
     }
 
-    /// Until nothing is under way any more.
+    /// Waits until no deployment is in progress.
     async fn settle(&self) {
         for _ in 0..500 {
             if self.get("/v2/deployments").await == json!([]) {
@@ -342,7 +342,7 @@ async fn the_oldest_release_names_things_as_it_did() {
     assert_eq!(task.get("role"), None);
     let path = format!("/v2/apps/g/a/tasks/{id}");
     world.ask(Method::DELETE, &path, Value::Null).await;
-    // Whoever takes its place is another instance.
+    // Its replacement is another instance.
     let truth = || world.marathon.handle().tasks();
     while truth().contains_key(&id) || truth().values().next() != Some(&"TASK_RUNNING") {
         tokio::time::sleep(Duration::from_millis(5)).await;

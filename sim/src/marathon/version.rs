@@ -1,4 +1,4 @@
-//! The release whose behaviour is followed where releases differ.
+//! Releases of Marathon, and where they differ.
 
 use std::str::FromStr;
 
@@ -16,7 +16,7 @@ pub enum Version {
     V1_11,
 }
 
-/// A release line that is not known here.
+/// An unknown release line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is none of 1.7, 1.8, 1.9, 1.10 and 1.11")]
 pub struct UnknownVersion(String);
@@ -37,7 +37,7 @@ impl FromStr for Version {
 }
 
 impl Version {
-    /// As `/v2/info` says it.
+    /// As in `/v2/info`.
     #[must_use]
     pub fn release(self) -> &'static str {
         match self {
@@ -49,14 +49,14 @@ impl Version {
         }
     }
 
-    /// Whether an instance exists from when it is wanted, with a goal, and keeps its id when it is
-    /// launched again. Before, it exists from its launch to its end.
+    /// Whether instances exist from the moment they are desired, have a goal, and keep their id
+    /// when they are launched again. Before, an instance exists from its launch to its end.
     #[must_use]
     pub fn schedules_instances(self) -> bool {
         self >= Self::V1_8
     }
 
-    /// Whether a consumer that is too slow loses its stream. Before, it loses events.
+    /// Whether a slow consumer loses its stream. Before, it loses events.
     #[must_use]
     pub fn closes_slow_streams(self) -> bool {
         self >= Self::V1_8
@@ -68,7 +68,7 @@ impl Version {
         self >= Self::V1_9
     }
 
-    /// The word for a condition.
+    /// The name of a condition.
     #[must_use]
     pub fn word(self, condition: Condition) -> &'static str {
         match condition {

@@ -10,7 +10,7 @@ use super::store::{Entry, Failure, Store};
 use super::version::Version;
 use crate::harness::clock::Timestamp;
 
-/// What a request wants to see of an app besides the definition.
+/// What a request includes beside the definition of an app.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(missing_docs, reason = "Marathon's own words")]
 pub struct Embed {
@@ -19,7 +19,7 @@ pub struct Embed {
 }
 
 impl Embed {
-    /// From the `embed` parameters of a request; `apps.`, `app.` and `group.apps.` mean the same.
+    /// Parses the `embed` parameters; `apps.`, `app.` and `group.apps.` are equivalent.
     #[must_use]
     pub fn from_parameters<'a>(parameters: impl Iterator<Item = &'a str>) -> Self {
         let mut embed = Self::default();
@@ -73,14 +73,14 @@ pub fn app(store: &Store, app: &App, entry: &Entry, embed: Embed) -> Value {
     shown
 }
 
-/// A definition alone.
+/// Only the definition.
 #[must_use]
 pub fn definition(definition: &impl serde::Serialize) -> Value {
-    // Our own types have string keys and finite numbers only, so this cannot fail.
+    // These types have string keys and finite numbers only, so this cannot fail.
     serde_json::to_value(definition).unwrap_or_default()
 }
 
-/// What is shown, without a role where there are none yet.
+/// Removes the role if the release has none.
 fn with_role(mut shown: Value, version: Version) -> Value {
     if let Some(fields) = shown.as_object_mut().filter(|_| !version.has_roles()) {
         fields.remove("role");
@@ -108,7 +108,7 @@ fn last_task_failure(app: &PathId, failure: &Failure) -> Value {
     })
 }
 
-/// The tasks of one app. What waits for an offer is no task yet.
+/// The tasks of an app. An instance that waits for an offer has none.
 #[must_use]
 pub fn tasks(store: &Store, app: &PathId) -> Value {
     let instances = store.instances_of(app);
@@ -169,7 +169,7 @@ pub fn pod(entry: &Entry, version: Version) -> Value {
     pod_definition(&entry.run_spec, entry.version, version)
 }
 
-/// A pod's definition of this version.
+/// A pod's definition with this version.
 #[must_use]
 pub fn pod_definition(run_spec: &RunSpec, version: Timestamp, marathon: Version) -> Value {
     let mut shown = match run_spec {
@@ -266,7 +266,7 @@ pub fn pod_instance(instance: &Instance, version: Version) -> Value {
     with_role(shown, version)
 }
 
-/// The networks of all tasks by name, each address once: all tasks report the same ones.
+/// The networks of all tasks by name, with each address once: all tasks report the same ones.
 fn networks(instance: &Instance) -> Value {
     let mut merged: Vec<(Option<&str>, Vec<&str>)> = Vec::new();
     for address in instance.tasks.iter().flat_map(|task| &task.addresses) {

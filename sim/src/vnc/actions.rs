@@ -1,4 +1,4 @@
-//! Requests that are not about one type: names, references, keys, rights.
+//! Requests that do not concern one type: names, references, keys, access rights.
 
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,7 @@ use super::schema::schema;
 use super::store::{Object, canonical};
 use super::tags;
 
-/// The methods of an address that is not a type's, if there is one of this name.
+/// The methods of an action; none if there is no such action.
 pub(crate) fn known(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         "fqname-to-id"
@@ -33,7 +33,7 @@ pub(crate) fn known(name: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-/// Answers a request for one of these.
+/// Handles an action.
 pub(crate) fn answer(db: &mut Db, name: &str, request: &Request) -> Outcome<Reply> {
     match name {
         "fqname-to-id" => to_id(db, request.body()?),
@@ -130,14 +130,14 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let object = db.store.find_kind(kind, uuid).cloned();
     let object = object.ok_or_else(|| Refusal::unknown_id(uuid))?;
     let field = format!("{}_refs", schema().kind(target).object);
-    // A type that cannot be referred to is accepted, and nothing comes of it.
+    // A reference to a type that cannot be referred to is accepted and ignored.
     let known = schema().kind(kind).reference(&field);
     match (to.filter(|to| to.kind == target), known) {
         (Some(to), Some(known)) => {
             let attr = body.get("attr").cloned().unwrap_or_default();
             let add = operation == "ADD";
             if known.attr.is_none() && !hooks::cares_for_refs(kind) {
-                // A virtual-router refers to so many that they are not all looked at each time.
+                // A virtual-router has too many references to copy them for each change.
                 db.set_ref(object.uuid, to.uuid, add.then_some(attr));
                 db.touch(object.uuid);
             } else {
@@ -156,7 +156,7 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     Ok(Reply::Json(json!({ "uuid": uuid })))
 }
 
-/// An object's references with one more, or one less.
+/// An object's references with one added or removed.
 fn ref_change(db: &Db, object: &Object, to: &Object, attr: &Value, add: bool) -> Value {
     let mut refs: Vec<Value> = db
         .store
@@ -226,7 +226,7 @@ fn useragent(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     }
 }
 
-/// What the asking user may do. Where there are no users, everything.
+/// The access rights of the user: all, if there is no authentication.
 fn permissions(request: &Request) -> Value {
     match &request.identity {
         None => json!({
@@ -274,7 +274,7 @@ fn rights(db: &mut Db, action: &str, body: &Map<String, Value>) -> Outcome<Reply
     Ok(Reply::Done)
 }
 
-/// `ip-alloc`, `ip-free` and `subnet-ip-count` of a network; none if there is no such action.
+/// `ip-alloc`, `ip-free` and `subnet-ip-count` of a network; none for any other action.
 pub(crate) fn of_network(
     db: &mut Db,
     id: &str,

@@ -1,7 +1,7 @@
-//! Pools of addresses: which are taken, by whom, and which is next.
+//! Address pools: the allocated addresses, their holders, and the next free address.
 //!
-//! A subnet's own address, its last one, the gateway and the service address are never given out.
-//! Addresses are given out from the top unless the subnet says otherwise.
+//! The network address, the last address, the gateway and the service address are never allocated.
+//! Addresses are allocated from the top of a subnet, unless `addr_from_start` is set.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::python_repr;
 
-/// Subnets by the network or ipam that they are of, in their order.
+/// Subnets by their network or ipam, in order.
 #[derive(Default)]
 pub(crate) struct Pools(HashMap<Uuid, Vec<Subnet>>);
 
@@ -22,7 +22,7 @@ pub(crate) struct Subnet {
     gateway: Option<IpAddr>,
     service: Option<IpAddr>,
     from_start: bool,
-    /// Sorted; first and last of each.
+    /// First and last address of each range, sorted.
     ranges: Vec<(u128, u128)>,
     taken: BTreeMap<u128, String>,
 }
@@ -40,7 +40,7 @@ impl Pools {
         self.0.remove(&owner);
     }
 
-    /// Every address that somebody has, and who: of which network or ipam, and the holder.
+    /// Every allocated address: its network or ipam, the address and its holder.
     pub(crate) fn taken(&self) -> Vec<(Uuid, IpAddr, String)> {
         let subnets = self.0.iter();
         let subnets = subnets.flat_map(|(owner, list)| list.iter().map(move |one| (owner, one)));
@@ -56,7 +56,7 @@ impl Pools {
         taken
     }
 
-    /// Makes an owner's subnets these; those that stay keep what is taken of them.
+    /// Replaces an owner's subnets; those that stay keep their allocated addresses.
     pub(crate) fn set(&mut self, owner: Uuid, subnets: Vec<Subnet>) {
         let mut old = self.0.remove(&owner).unwrap_or_default();
         let subnets = subnets
@@ -73,8 +73,8 @@ impl Pools {
 }
 
 impl Subnet {
-    /// From its JSON, in which the gateway and the service address are then filled in. The error
-    /// is in the words of the real server.
+    /// Reads a subnet from JSON, and fills in the gateway and the service address there. Errors are
+    /// those of the real server.
     pub(crate) fn read(fields: &mut Map<String, Value>, owner: &str) -> Result<Self, String> {
         let network = network(fields.get("subnet")).ok_or("'subnet'")?;
         let name = format!("{owner}:{network}");
@@ -143,7 +143,7 @@ impl Subnet {
                 number(gateway),
                 number(service),
             ) {
-                // The real server stumbles over what it wants to say: a pool is too small.
+                // The real server fails while it builds the message that the pool is too small.
                 return Err("can only concatenate str (not \"int\") to str".to_owned());
             }
         }
@@ -159,12 +159,12 @@ impl Subnet {
         })
     }
 
-    /// Whether nobody can have this address, or somebody has it.
+    /// Whether this address is allocated or reserved.
     pub(crate) fn is_taken(&self, address: IpAddr) -> bool {
         self.is_reserved(number(address)) || self.taken.contains_key(&number(address))
     }
 
-    /// The gateway and the service address are handed out to whoever asks for them by name.
+    /// Gateway and service address are only allocated to requests that name them.
     pub(crate) fn is_special(&self, address: IpAddr) -> bool {
         [self.gateway, self.service].contains(&Some(address))
     }
@@ -179,14 +179,14 @@ impl Subnet {
                 .any(|special| number(special) == address)
     }
 
-    /// Takes this very address.
+    /// Allocates this address.
     pub(crate) fn reserve(&mut self, address: IpAddr, holder: &str) {
         self.taken
             .entry(number(address))
             .or_insert_with(|| holder.to_owned());
     }
 
-    /// Takes the next address.
+    /// Allocates the next address.
     pub(crate) fn allocate(&mut self, holder: &str) -> Option<IpAddr> {
         let free =
             |address: &u128| !self.is_reserved(*address) && !self.taken.contains_key(address);
@@ -202,7 +202,7 @@ impl Subnet {
         Some(address(found, self.network))
     }
 
-    /// Gives an address back, unless it is somebody else's. Without a holder, whoever has it.
+    /// Frees an address, unless it has another holder. Without a holder, frees it in any case.
     pub(crate) fn free(&mut self, address: IpAddr, holder: Option<&str>) {
         let address = number(address);
         if holder.is_none() || self.taken.get(&address).map(String::as_str) == holder {
@@ -210,7 +210,7 @@ impl Subnet {
         }
     }
 
-    /// How many addresses are not to be had.
+    /// The number of addresses that are not available.
     pub(crate) fn count(&self) -> usize {
         let reserved = self
             .ranges
@@ -233,7 +233,7 @@ impl Subnet {
     }
 }
 
-/// Whether a pool has more addresses than the server keeps to itself, as the real one counts.
+/// Whether a pool has more addresses than are reserved, as the real server counts them.
 fn has_room(pool: (u128, u128), net: (u128, u128), gateway: u128, service: u128) -> bool {
     let (start, end) = pool;
     let inside = |address: u128| start < address && address < end;
@@ -244,7 +244,7 @@ fn has_room(pool: (u128, u128), net: (u128, u128), gateway: u128, service: u128)
     (end - start).saturating_add(1) > kept
 }
 
-/// The network of `{"ip_prefix":…,"ip_prefix_len":…}`.
+/// The network of `{"ip_prefix": …, "ip_prefix_len": …}`.
 pub(crate) fn network(subnet: Option<&Value>) -> Option<IpNet> {
     let subnet = subnet?;
     let prefix = subnet.get("ip_prefix")?.as_str()?;

@@ -1,8 +1,8 @@
-//! What the server answers: JSON, or a refusal in plain words.
+//! Responses of the server: JSON, or an error in plain text.
 
 use serde_json::Value;
 
-/// A status and the words that go with it.
+/// An error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
@@ -11,20 +11,20 @@ pub(crate) struct Refusal {
     pub(crate) challenge: Option<String>,
 }
 
-/// What a piece of the server comes to.
+/// The result of a part of the server.
 pub(crate) type Outcome<T> = Result<T, Refusal>;
 
-/// What goes back to the client.
+/// A successful response.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reply {
     Json(Value),
-    /// JSON of an object as of this time of its last change.
+    /// The JSON of an object, and the time of its last change.
     Object(Value, String),
-    /// A new token: the body, the status, and the value of an X-Subject-Token header.
+    /// A new token: the body, the status, and the X-Subject-Token header.
     Token(Value, u16, Option<String>),
-    /// 200 and no body.
+    /// 200 without a body.
     Done,
-    /// 304 and no body.
+    /// 304 without a body.
     Unchanged,
 }
 
@@ -37,12 +37,12 @@ impl Refusal {
         }
     }
 
-    /// An exception outside of the stateful part of a request.
+    /// An exception outside the stateful part of a request.
     pub(crate) fn internal() -> Self {
         Self::new(500, "Internal Server Error")
     }
 
-    /// An exception inside of it: the last line of its traceback.
+    /// An exception inside it: the last line of its traceback.
     pub(crate) fn key_error(key: &str) -> Self {
         Self::new(500, format!("KeyError: '{key}'"))
     }

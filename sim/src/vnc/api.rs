@@ -1,4 +1,4 @@
-//! From a request to its answer: which address means what.
+//! Routes requests to their handlers.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use super::render::{self, Wanted};
 use super::request::Request;
 use super::schema::{KindId, schema};
 
-/// Answers a request.
+/// Handles a request.
 pub(crate) fn answer(db: &mut Db, request: &Request) -> Outcome<Reply> {
     let path = request.path.as_str();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -45,7 +45,7 @@ fn not_found(path: &str) -> Outcome<Reply> {
     )
 }
 
-/// Addresses are written with dashes only.
+/// URLs accept type names with dashes only.
 fn kind_of(name: &str) -> Option<KindId> {
     let id = schema().id(name)?;
     schema().kind(id).is(name).then_some(id)

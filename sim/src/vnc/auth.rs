@@ -1,4 +1,4 @@
-//! Tokens, as a keystone beside the server would give them out.
+//! Tokens, as a Keystone beside the server would issue them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,19 +8,19 @@ use uuid::Uuid;
 
 use super::answer::{Refusal, Reply};
 
-/// The role that may do everything.
+/// The role that permits everything.
 const ADMIN: &str = "admin";
 
-/// A keystone.
+/// A Keystone.
 #[derive(Clone, Debug)]
 pub struct Keystone {
-    /// Who has an account.
+    /// The accounts.
     pub users: Vec<User>,
-    /// How long a token is good for.
+    /// How long a token is valid.
     pub lifetime: Duration,
-    /// Whether it answers at `/v3/auth/tokens`.
+    /// Whether it serves `/v3/auth/tokens`.
     pub v3: bool,
-    /// Whether it answers at `/v2.0/tokens`.
+    /// Whether it serves `/v2.0/tokens`.
     pub v2: bool,
 }
 
@@ -31,14 +31,14 @@ pub struct User {
     pub name: String,
     /// The password to log in with.
     pub password: String,
-    /// The project whose rights the user has.
+    /// The project of the user's tokens.
     pub project: String,
-    /// The roles; `admin` may do everything, any other nothing.
+    /// The roles: `admin` permits everything, any other role nothing.
     pub roles: Vec<String>,
 }
 
 impl Keystone {
-    /// One administrator, tokens good for an hour, both versions.
+    /// One administrator, both API versions, and tokens that are valid for an hour.
     #[must_use]
     pub fn with_admin(name: &str, password: &str, project: &str) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl Keystone {
     }
 }
 
-/// Who asks.
+/// The user of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) user: String,
@@ -69,7 +69,7 @@ impl Identity {
         self.roles.iter().any(|role| role == ADMIN)
     }
 
-    /// As keystone's third version tells it.
+    /// The token as version 3 of the API describes it.
     pub(crate) fn token_info(&self) -> Value {
         let roles: Vec<_> = self
             .roles
@@ -85,17 +85,17 @@ impl Identity {
     }
 }
 
-/// The tokens given out, and until when they are good.
+/// The issued tokens and when they expire.
 #[derive(Default)]
 pub(crate) struct Tokens(HashMap<String, (Identity, Option<Instant>)>);
 
 impl Tokens {
-    /// Makes every token one that has expired.
+    /// Expires every token.
     pub(crate) fn expire(&mut self) {
         self.0.clear();
     }
 
-    /// Answers a request for a token; none if it is no such request.
+    /// Handles a request for a token; none if this is another request.
     pub(crate) fn answer(
         &mut self,
         keystone: &Keystone,
@@ -154,7 +154,7 @@ impl Tokens {
         Some(Reply::Token(json!({ "access": access }), 200, None))
     }
 
-    /// Who asks with this token, and whether they may.
+    /// The user of this token, or an error if the token is invalid or does not permit the request.
     pub(crate) fn check(
         &self,
         token: Option<&str>,

@@ -12,7 +12,7 @@ use super::schema::{KindId, schema};
 use super::store::{Object, Ref, canonical};
 use super::validate;
 
-/// Changes what a body names; `when` is what the change is called in refusals.
+/// Updates the fields that a body names; `when` is the name of the operation in error messages.
 pub(crate) fn update(
     db: &mut Db,
     kind: KindId,
@@ -32,7 +32,7 @@ pub(crate) fn update(
     id_perms(&object, &mut body);
     check_refs_exist(db, kind, &body, "update")?;
     check_nulls(kind, &body)?;
-    // Nothing may be taken from pools for a body whose references cannot be resolved.
+    // A body whose references cannot be resolved must not take addresses from pools.
     resolve(db, kind, &body)?;
     hooks::before_update(db, &object, &mut body)?;
     let refs = resolve(db, kind, &body)?;
@@ -44,14 +44,14 @@ pub(crate) fn update(
     Ok(())
 }
 
-/// The answer to a `PUT`.
+/// The response to a `PUT`.
 pub(crate) fn updated(kind: KindId, uuid: &str, base: &str) -> Reply {
     let kind = schema().kind(kind);
     let href = canonical(uuid).map(|uuid| href(base, kind, uuid));
     Reply::Json(json!({ kind.name.clone(): {"uuid": uuid, "href": href} }))
 }
 
-/// Of what the server knows of an object's rights, a client can change little.
+/// Clients can change only a few fields of `id_perms`.
 fn id_perms(object: &Object, body: &mut Map<String, Value>) {
     let Some(asked) = body.shift_remove("id_perms").filter(Value::is_object) else {
         return;
@@ -65,7 +65,7 @@ fn id_perms(object: &Object, body: &mut Map<String, Value>) {
     body.insert("id_perms".to_owned(), perms);
 }
 
-/// Unlike in a new object, a reference here may be by uuid alone.
+/// Unlike in a new object, a reference may have only a uuid here.
 fn resolve(db: &Db, kind: KindId, body: &Map<String, Value>) -> Outcome<Vec<(KindId, Vec<Ref>)>> {
     let mut resolved = Vec::new();
     for field in &schema().kind(kind).refs {
@@ -78,7 +78,7 @@ fn resolve(db: &Db, kind: KindId, body: &Map<String, Value>) -> Outcome<Vec<(Kin
                 Some(uuid) => db.store.find_kind(field.kind, &uuid),
                 None => db.store.by_name(field.kind, &names(reference.get("to"))),
             };
-            // The real server keeps a reference to nothing, which then nobody can read.
+            // The real server keeps a reference to nothing, which clients then cannot read.
             let Some(to) = target.map(|target| target.uuid) else {
                 continue;
             };
@@ -109,7 +109,7 @@ fn apply(db: &mut Db, object: &Object, body: &Map<String, Value>) {
         let Some(value) = body.get(&prop.name) else {
             continue;
         };
-        // A null takes away what is there, and is kept where nothing is.
+        // A null removes a value, and is stored where there was none.
         let had = stored.props.shift_remove(&prop.name).is_some();
         if let Some(value) = normal(prop, value.clone())
             && !(had && value.is_null())
@@ -119,7 +119,7 @@ fn apply(db: &mut Db, object: &Object, body: &Map<String, Value>) {
     }
 }
 
-/// Takes an object away that nothing refers to and nothing is beneath of.
+/// Deletes an object that has neither referrers nor children.
 pub(crate) fn delete(db: &mut Db, kind: KindId, uuid: &str, base: &str) -> Outcome<Reply> {
     let of = schema().kind(kind);
     let Some(object) = db.store.find(uuid).cloned() else {
@@ -146,7 +146,7 @@ pub(crate) fn delete(db: &mut Db, kind: KindId, uuid: &str, base: &str) -> Outco
         let referrers = db.store.referrers(object.uuid, referrer.kind);
         let present: Vec<_> = referrers
             .filter(|from| !db.store.is_relaxed(from.uuid, object.uuid))
-            // What a project refers to by itself goes with the project.
+            // Default references of a project are deleted with the project.
             .map(|from| href(base, schema().kind(from.kind), from.uuid))
             .collect();
         if !present.is_empty() {
@@ -167,7 +167,7 @@ pub(crate) fn delete(db: &mut Db, kind: KindId, uuid: &str, base: &str) -> Outco
         .map(|child| (child.kind, child.uuid.to_string()))
         .collect();
     for (kind, uuid) in children {
-        // One that is in use after all stays, without a parent.
+        // A default child that is still in use stays, without a parent.
         let _ = delete(db, kind, &uuid, base);
     }
     let Some(object) = db.remove(object.uuid) else {
@@ -177,7 +177,7 @@ pub(crate) fn delete(db: &mut Db, kind: KindId, uuid: &str, base: &str) -> Outco
     Ok(Reply::Done)
 }
 
-/// References that no longer count go with what they refer to.
+/// References that were relaxed are deleted with their target.
 fn drop_relaxed(db: &mut Db, object: &Object) {
     let from: Vec<_> = db.store.all_referrers(object.uuid).cloned().collect();
     for referrer in from {
@@ -193,7 +193,7 @@ fn drop_relaxed(db: &mut Db, object: &Object) {
     }
 }
 
-/// A body's object, which has to be one.
+/// A body as an object.
 pub(crate) fn object_of(value: Option<Value>) -> Outcome<Map<String, Value>> {
     match value {
         Some(Value::Object(object)) => Ok(object),

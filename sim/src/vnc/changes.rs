@@ -1,7 +1,7 @@
-//! News of changes, for those that follow the configuration as a vRouter agent does.
+//! Changes, for followers that need the configuration of a virtual-router, as a vRouter agent does.
 //!
-//! A change names the virtual-routers whose agents are concerned: those that refer to a virtual
-//! machine to which the changed object belongs.
+//! A change names the virtual-routers that it concerns: those that refer to a virtual machine to
+//! which the changed object belongs.
 
 use std::collections::BTreeSet;
 
@@ -15,11 +15,11 @@ use super::store::Store;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Operation {
-    /// It is new.
+    /// It was created.
     Create,
-    /// Its properties or references are others.
+    /// Its properties or references changed.
     Update,
-    /// It is gone.
+    /// It was deleted.
     Delete,
 }
 
@@ -30,16 +30,16 @@ pub struct Change {
     pub operation: Operation,
     /// The object's type, such as `virtual-machine-interface`.
     pub kind: String,
-    /// The object.
+    /// The uuid of the object.
     pub uuid: Uuid,
-    /// The object's name.
+    /// The name of the object.
     pub fq_name: Vec<String>,
-    /// The virtual-routers whose agents need to know, as far as they were linked at that moment.
+    /// The virtual-routers that it concerns, as they were linked at that moment.
     pub virtual_routers: BTreeSet<Uuid>,
 }
 
-/// The way from a type to the virtual machines that it configures: those that refer to it, or what
-/// it refers to.
+/// The links from a type to the virtual machines that it configures: through its referrers, or
+/// through its targets.
 const TOWARDS_MACHINES: [(&str, Way, &str); 12] = [
     ("virtual-machine", Way::Referrers, "virtual-router"),
     ("virtual-machine-interface", Way::Targets, "virtual-machine"),

@@ -1,4 +1,4 @@
-//! Lists and maps within objects, changed and read piece by piece.
+//! List and map properties, which clients can read and change element by element.
 
 use serde_json::{Map, Value, json};
 

@@ -1,4 +1,4 @@
-//! `POST /<type>s`: from a request's body to an object, in the real server's order of checks.
+//! `POST /<type>s`: creates an object from a request body, with the real server's order of checks.
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use super::schema::{KindId, schema};
 use super::store::{Object, Ref, canonical};
 use super::validate;
 
-/// Makes an object of the body of a request.
+/// Creates an object for a request.
 pub(crate) fn create(
     db: &mut Db,
     kind: KindId,
@@ -25,7 +25,7 @@ pub(crate) fn create(
     Ok(Reply::Json(describe(db, kind, answer, base)))
 }
 
-/// Makes an object that the server itself wants; says its uuid.
+/// Creates an object for the server itself, and returns its uuid.
 pub(crate) fn internal(db: &mut Db, kind: &str, body: Value) -> Outcome<Uuid> {
     let kind = Db::kind(Some(kind))?;
     let Value::Object(mut body) = body else {
@@ -35,7 +35,7 @@ pub(crate) fn internal(db: &mut Db, kind: &str, body: Value) -> Outcome<Uuid> {
     Ok(finish(db, kind, uuid, body)?.0)
 }
 
-/// Everything that is checked before the object has a uuid.
+/// Runs all checks that precede the uuid of the object.
 fn prepare(
     db: &Db,
     kind: KindId,
@@ -159,7 +159,7 @@ fn check_parent(kind: KindId, body: &Map<String, Value>, name: &[String]) -> Out
     }
 }
 
-/// Who owns a new object: the project that it is in, the one that asks, or the administrator.
+/// The owner of a new object: that of its parent, the project of the client, or the administrator.
 fn owner(
     db: &Db,
     kind: KindId,
@@ -226,7 +226,7 @@ fn asked_uuid(db: &Db, body: &Map<String, Value>) -> Outcome<Option<Uuid>> {
     }
 }
 
-/// Finds the parent. An object whose parent is not named has none, whatever its name says.
+/// Finds the parent. An object without `parent_type` has no parent, whatever its name is.
 fn place(db: &Db, body: &mut Map<String, Value>, name: &[String]) -> Outcome<()> {
     if body
         .get("parent_type")
@@ -253,7 +253,7 @@ fn place(db: &Db, body: &mut Map<String, Value>, name: &[String]) -> Outcome<()>
     Ok(())
 }
 
-/// Every reference without a uuid has to name something that exists.
+/// Checks that every reference without a uuid names an existing object.
 pub(crate) fn check_refs_exist(
     db: &Db,
     kind: KindId,
@@ -283,7 +283,7 @@ pub(crate) fn check_refs_exist(
     Ok(())
 }
 
-/// References by name, which is what counts; a uuid beside it does not.
+/// Resolves references by name. As in the real server, a uuid beside the name is ignored.
 pub(crate) fn resolve(db: &Db, target: KindId, refs: &[Value]) -> Outcome<Vec<Ref>> {
     let mut resolved: Vec<Ref> = Vec::new();
     for reference in refs {
@@ -310,7 +310,7 @@ pub(crate) fn resolve(db: &Db, target: KindId, refs: &[Value]) -> Outcome<Vec<Re
     Ok(resolved)
 }
 
-/// The stateful part: type-specific checks, the object itself, and what belongs to it.
+/// The stateful part: checks of the type, the object itself, and dependent objects.
 fn finish(
     db: &mut Db,
     kind: KindId,
@@ -353,7 +353,7 @@ fn describe(db: &Db, kind: KindId, made: (Uuid, Map<String, Value>), base: &str)
     json!({ of.name.clone(): out })
 }
 
-/// What is written into an object of which nothing is said.
+/// The default of `id_perms`.
 pub(crate) fn default_id_perms() -> Value {
     json!({
         "permissions": {
@@ -365,12 +365,12 @@ pub(crate) fn default_id_perms() -> Value {
     })
 }
 
-/// Likewise.
+/// The default of `perms2`.
 pub(crate) fn default_perms2(owner: &str) -> Value {
     json!({"owner": owner, "owner_access": 7, "global_access": 0, "share": []})
 }
 
-/// Whether an object is one of those that the server makes beneath others by itself.
+/// Whether this is a default object that the server creates with its parent.
 pub(crate) fn is_default(object: &Object) -> bool {
     object.name() == format!("default-{}", schema().kind(object.kind).name)
 }

@@ -13,9 +13,9 @@ use super::schema::{Collection, KindId, Prop, schema};
 use super::store::{Object, Ref, Store};
 use crate::harness::clock;
 
-/// Security groups of users are numbered from here.
+/// Security group ids of users start here.
 const FIRST_SECURITY_GROUP: u64 = 8_000_000;
-/// Types of tags that always exist, by number.
+/// Predefined tag types, by id.
 pub(crate) const TAG_TYPES: [&str; 6] = [
     "label",
     "application",
@@ -24,7 +24,7 @@ pub(crate) const TAG_TYPES: [&str; 6] = [
     "site",
     "neutron_fwaas",
 ];
-/// Types of tags of users are numbered from here.
+/// Tag type ids of users start here.
 const FIRST_TAG_TYPE: u64 = 256;
 
 /// The state.
@@ -34,11 +34,11 @@ pub(crate) struct Db {
     pub(crate) numbers: Numbers,
     pub(crate) useragent: BTreeMap<String, Value>,
     pub(crate) aaa_mode: String,
-    /// What the request under way has changed.
+    /// The changes that the present request has made.
     pub(crate) changes: Vec<Change>,
 }
 
-/// Numbers that the server gives out, by what for and to whom: always the lowest that is free.
+/// Numbers that the server allocates by pool, always the lowest free one, with their owners.
 #[derive(Default)]
 pub(crate) struct Numbers(HashMap<String, BTreeMap<u64, String>>);
 
@@ -88,7 +88,7 @@ impl Db {
         }
     }
 
-    /// The type of this name, or what the server says when there is none.
+    /// The type of this name, or the server's error if there is none.
     pub(crate) fn kind(name: Option<&str>) -> Outcome<KindId> {
         name.and_then(|name| schema().id(name)).ok_or_else(|| {
             let name = name.unwrap_or("None");
@@ -96,7 +96,7 @@ impl Db {
         })
     }
 
-    /// A complete object put in: the body is what the request said, and what hooks made of it.
+    /// Stores a complete object. The body is that of the request, as completed by the hooks.
     pub(crate) fn insert(
         &mut self,
         kind: KindId,
@@ -146,7 +146,7 @@ impl Db {
             .as_object_mut()
     }
 
-    /// Notes that an object is no longer what it was.
+    /// Records a change of an object.
     pub(crate) fn touch(&mut self, uuid: Uuid) {
         if let Some(perms) = self.perms(uuid) {
             perms.insert("last_modified".to_owned(), clock::python_now().into());
@@ -154,7 +154,7 @@ impl Db {
         self.changed(uuid, Operation::Update);
     }
 
-    /// Tells those who follow; a deletion is told of before it happens.
+    /// Publishes a change. A deletion is published before it happens.
     pub(crate) fn changed(&mut self, uuid: Uuid, operation: Operation) {
         if let Some(object) = self.store.get(uuid) {
             let change = Change {
@@ -168,8 +168,8 @@ impl Db {
         }
     }
 
-    /// Puts these in the place of an object's references of one type. The routers that no longer
-    /// have to know of the object are told as well.
+    /// Replaces an object's references to one type. Virtual-routers that it no longer concerns are
+    /// notified as well.
     pub(crate) fn set_refs(&mut self, uuid: Uuid, kind: KindId, refs: Vec<Ref>) {
         let same = self.store.get(uuid).is_some_and(|object| {
             let old = object.refs.iter().filter(|reference| {
@@ -185,25 +185,25 @@ impl Db {
         }
     }
 
-    /// Puts this in the place of an object's reference to another, or takes it away.
+    /// Sets an object's reference to another, or removes it.
     pub(crate) fn set_ref(&mut self, uuid: Uuid, to: Uuid, attr: Option<Value>) {
         self.changed(uuid, Operation::Update);
         self.store.set_ref(uuid, to, attr);
     }
 
-    /// Takes an object away.
+    /// Removes an object.
     pub(crate) fn remove(&mut self, uuid: Uuid) -> Option<Object> {
         self.changed(uuid, Operation::Delete);
         self.store.remove(uuid)
     }
 }
 
-/// The name in a body; it has been checked to be a list of texts.
+/// The name in a body, which has been checked to be a list of strings.
 pub(crate) fn fq_name(body: &Map<String, Value>) -> Vec<String> {
     names(body.get("fq_name"))
 }
 
-/// A list of texts.
+/// A list of strings.
 pub(crate) fn names(value: Option<&Value>) -> Vec<String> {
     let items = value.and_then(Value::as_array);
     items
@@ -223,8 +223,8 @@ pub(crate) fn array(value: Option<&Value>) -> Outcome<&[Value]> {
     }
 }
 
-/// A property as the database gives it back: an empty collection is not there at all, and a map
-/// has no duplicates and is sorted by key.
+/// A property as the database returns it: an empty collection is absent, and a map is sorted by key
+/// and has no duplicates.
 pub(crate) fn normal(prop: &Prop, mut value: Value) -> Option<Value> {
     let Some(collection) = prop.collection else {
         return Some(value);
@@ -243,7 +243,7 @@ pub(crate) fn normal(prop: &Prop, mut value: Value) -> Option<Value> {
     (!items.is_empty()).then_some(value)
 }
 
-/// What an element of a map is known by.
+/// The key of an element of a map.
 pub(crate) fn key_of(item: &Value) -> String {
     item.get("key")
         .or_else(|| item.as_object().and_then(|item| item.values().next()))

@@ -1,4 +1,4 @@
-//! What is there before anybody writes anything.
+//! The objects of a new server.
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use super::store::Ref;
 const PROJECT: [&str; 2] = ["default-domain", "default-project"];
 const SYSTEM: &str = "default-global-system-config";
 
-/// A new server's state.
+/// The state of a new server.
 pub(crate) fn db() -> Db {
     let mut db = Db::new();
     fill(&mut db);
@@ -117,7 +117,7 @@ fn network(db: &mut Db, name: &str, more_instances: &[&str]) {
     }
 }
 
-/// An object as the server itself makes one: with every default, and without a display name.
+/// An object as the server itself creates it: with all defaults, and without a display name.
 fn add(db: &mut Db, kind: &str, fq_name: &[&str], props: Value) -> Option<Uuid> {
     let id = schema().id(kind)?;
     let kind = schema().kind(id);

@@ -1,10 +1,10 @@
-//! The list of links at `/`, from which the Python client learns every address.
+//! The list of links at `/`, from which the Python client learns all URLs.
 
 use serde_json::{Value, json};
 
 use super::schema::schema;
 
-/// Addresses and the names by which clients know them.
+/// The paths of actions, their names in the Python client, and their methods.
 pub(crate) const ACTIONS: [(&str, &str, &str); 17] = [
     ("/prop-collection-get", "prop-collection-get", "GET"),
     ("/prop-collection-update", "prop-collection-update", "POST"),

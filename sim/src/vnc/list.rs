@@ -13,10 +13,10 @@ use super::request::Request;
 use super::schema::{KindId, schema};
 use super::store::{Object, canonical};
 
-/// Length of a page when the client does not say.
+/// The page size if the client does not request one.
 const PAGE: usize = 256;
 
-/// A question for objects of one type.
+/// A query for objects of one type.
 #[derive(Debug, Default)]
 pub(crate) struct Question {
     pub(crate) kind: KindId,
@@ -28,12 +28,12 @@ pub(crate) struct Question {
     pub(crate) count: bool,
     pub(crate) detail: bool,
     pub(crate) exclude_hrefs: bool,
-    /// Where the page before ended; the first page begins at the empty text.
+    /// The marker of the previous page; empty for the first page.
     pub(crate) page: Option<String>,
     pub(crate) limit: Option<usize>,
 }
 
-/// `a==1,b=="x"` as names with the values that will do.
+/// Parses `a==1,b=="x"` into names with their accepted values.
 fn read_filters(text: &str) -> Option<Vec<(String, Vec<Value>)>> {
     let mut filters: Vec<(String, Vec<Value>)> = Vec::new();
     for filter in text.split(',').filter(|_| !text.is_empty()) {
@@ -50,7 +50,7 @@ fn read_filters(text: &str) -> Option<Vec<(String, Vec<Value>)>> {
     Some(filters)
 }
 
-/// A marker as a client gives it.
+/// Parses a page marker.
 fn marker(text: &str) -> Outcome<String> {
     if text.is_empty() || text.eq_ignore_ascii_case("none") {
         return Ok(String::new());
@@ -65,7 +65,7 @@ fn marker(text: &str) -> Outcome<String> {
     Ok(text.to_owned())
 }
 
-/// A limit as a client gives it.
+/// Parses a page limit.
 fn limit(text: &str) -> Outcome<usize> {
     let problem = match text.trim().parse::<i64>() {
         Ok(number) if number > 0 => return Ok(usize::try_from(number).unwrap_or(usize::MAX)),
@@ -166,7 +166,7 @@ impl Question {
         })
     }
 
-    /// Answers it.
+    /// Executes the query.
     pub(crate) fn answer(&self, db: &Db, base: &str) -> Reply {
         let plural = format!("{}s", schema().kind(self.kind).name);
         let (found, next) = if self.is_narrow() {
@@ -192,7 +192,7 @@ impl Question {
         self.parents.is_some() || self.back_refs.is_some() || self.uuids.is_some()
     }
 
-    /// All objects of the type, or a page of them, and where that ends.
+    /// All objects of the type or one page of them, and the marker of the next page.
     fn walk<'a>(&self, db: &'a Db) -> (Vec<&'a Object>, Value) {
         let after = self.page.as_deref().unwrap_or_default();
         let found = db.store.listed(self.kind, after);
@@ -212,7 +212,7 @@ impl Question {
         (page, next)
     }
 
-    /// The objects that the question chooses, or a page of them, and where that ends.
+    /// The selected objects or one page of them, and the marker of the next page.
     fn chosen<'a>(&self, db: &'a Db) -> (Vec<&'a Object>, Value) {
         let anchored = self.parents.is_some() || self.back_refs.is_some();
         let mut found: Vec<(&Object, String)> = self
@@ -295,7 +295,7 @@ impl Question {
 
     fn matches(&self, object: &Object) -> bool {
         let kind = schema().kind(object.kind);
-        // A name that is no property is ignored only where no other one is either.
+        // Filters of unknown properties are ignored, but only if no filter is of a known one.
         if !self
             .filters
             .iter()
@@ -343,12 +343,12 @@ impl Question {
     }
 }
 
-/// The texts between commas.
+/// Splits a list at commas.
 fn commas(text: &str) -> Vec<String> {
     text.split(',').map(str::to_owned).collect()
 }
 
-/// What a client gets for filters that cannot be read.
+/// The error for filters that cannot be parsed.
 fn bad_filter(text: &str) -> Refusal {
     Refusal::new(400, format!("Invalid filter {text}"))
 }

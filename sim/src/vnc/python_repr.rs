@@ -1,10 +1,10 @@
-//! Values as Python prints them: the real server's refusals are full of them.
+//! Values as Python prints them, which the real server's error messages contain.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// Width at which Python's `pprint` begins a new line.
+/// The line width of Python's `pprint`.
 const WIDTH: usize = 80;
 
 /// `repr(value)`
@@ -29,7 +29,7 @@ pub(crate) fn repr(value: &Value) -> String {
     }
 }
 
-/// `repr(text)`: with single quotes unless only double ones need no escape.
+/// `repr(text)`: in single quotes, unless the text has single quotes and no double ones.
 pub(crate) fn repr_str(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') {
         '"'
@@ -63,7 +63,7 @@ pub(crate) fn names<T: AsRef<str>>(names: &[T]) -> String {
     format!("[{}]", items.join(", "))
 }
 
-/// `pformat` of a list of names: one to a line when they do not fit in one.
+/// `pformat` of a list of names: one per line if they do not fit on one line.
 pub(crate) fn pformat_names<T: AsRef<str>>(list: &[T]) -> String {
     let one_line = names(list);
     if one_line.chars().count() <= WIDTH {
@@ -73,7 +73,7 @@ pub(crate) fn pformat_names<T: AsRef<str>>(list: &[T]) -> String {
     format!("[{}]", items.join(",\n "))
 }
 
-/// Whether `if value:` would be taken.
+/// Whether Python's `if value:` is true.
 pub(crate) fn truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,

@@ -8,13 +8,13 @@ use super::db::Db;
 use super::schema::{Kind, schema};
 use super::store::Object;
 
-/// Which fields a reader wants.
+/// The fields that a client requests.
 pub(crate) struct Wanted<'a> {
     /// All properties and references.
     pub(crate) own: bool,
     pub(crate) back_refs: bool,
     pub(crate) children: bool,
-    /// These too.
+    /// Additional fields.
     pub(crate) named: HashSet<&'a str>,
 }
 
@@ -37,12 +37,12 @@ impl Wanted<'_> {
     }
 }
 
-/// The address of an object; `base` is the server's own, as the client named it.
+/// The URL of an object; `base` is that of the server, as the client wrote it.
 pub(crate) fn href(base: &str, kind: &Kind, uuid: uuid::Uuid) -> String {
     format!("{base}/{}/{uuid}", kind.name)
 }
 
-/// An object's fields. With a base, every link gets an address.
+/// An object's fields. With a base, links have URLs.
 pub(crate) fn object(
     db: &Db,
     object: &Object,
@@ -93,7 +93,7 @@ pub(crate) fn object(
     out
 }
 
-/// The answer to a question for one object.
+/// The response to a `GET` of one object.
 pub(crate) fn whole(db: &Db, of: &Object, wanted: &Wanted<'_>, base: Option<&str>) -> Value {
     let kind = schema().kind(of.kind);
     let mut out = object(db, of, wanted, base);

@@ -5,20 +5,20 @@ use serde_json::{Map, Value};
 use super::answer::{Outcome, Refusal};
 use super::auth::Identity;
 
-/// A request, read.
+/// A parsed request.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
     pub(crate) method: String,
-    /// Without the query, decoded.
+    /// Decoded, without the query.
     pub(crate) path: String,
     pub(crate) query: Vec<(String, String)>,
-    /// The body, if it is JSON and said to be.
+    /// The body, if the content type is JSON.
     pub(crate) json: Option<Value>,
-    /// `http://host:port`, as the client calls the server.
+    /// `http://host:port`, as the client addresses the server.
     pub(crate) base: String,
-    /// Who asks, where that is known.
+    /// The user, if the request was authenticated.
     pub(crate) identity: Option<Identity>,
-    /// The time in an If-None-Match header.
+    /// The time in the If-None-Match header.
     pub(crate) if_none_match: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl Request {
         found.next().map(|(_, value)| value.as_str())
     }
 
-    /// The body as an object; without one the real server's code fails on None.
+    /// The body as an object; without one, the real server's code fails on None.
     pub(crate) fn body(&self) -> Outcome<&Map<String, Value>> {
         self.json
             .as_ref()

@@ -1,7 +1,8 @@
-//! The objects, by uuid, by name, by parent and by what they refer to.
+//! The objects, by uuid, name, parent and reference.
 //!
-//! Invariants: a name is one object's within its type; `listed` has the same objects as `names`, in
-//! the order of pages; `children` and `referrers` mirror `parent` and `refs`; what an object refers to exists. Whether a change is allowed is not known here.
+//! Invariants: a name is unique within its type; `listed` has the same objects as `names`, in the
+//! order of pages; `children` and `referrers` mirror `parent` and `refs`; the targets of references
+//! exist. The store does not check whether a change is allowed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
@@ -18,10 +19,10 @@ pub(crate) struct Object {
     pub(crate) uuid: Uuid,
     pub(crate) fq_name: Vec<String>,
     pub(crate) parent: Option<Uuid>,
-    /// In the order in which they were written.
+    /// In the order of insertion.
     pub(crate) props: Map<String, Value>,
     pub(crate) refs: Vec<Ref>,
-    /// Rises from object to object.
+    /// The sequence number of its insertion.
     pub(crate) stamp: u64,
 }
 
@@ -32,7 +33,7 @@ pub(crate) struct Ref {
     pub(crate) attr: Value,
 }
 
-/// Objects on the other end, by type, oldest first.
+/// Objects at the other end of a link, by type, oldest first.
 type Links = HashMap<Uuid, BTreeSet<(KindId, u64, Uuid)>>;
 
 /// All objects.
@@ -40,7 +41,7 @@ type Links = HashMap<Uuid, BTreeSet<(KindId, u64, Uuid)>>;
 pub(crate) struct Store {
     objects: HashMap<Uuid, Object>,
     names: BTreeMap<(KindId, Vec<String>), Uuid>,
-    /// By name and uuid in one text, which is what the real server's database sorts by.
+    /// By name and uuid in one string, which is the sort key of the real server's database.
     listed: BTreeMap<(KindId, String), Uuid>,
     children: Links,
     referrers: Links,
@@ -48,7 +49,7 @@ pub(crate) struct Store {
     stamp: u64,
 }
 
-/// A uuid in the one form that the API knows: lower case with dashes.
+/// Reads a uuid in the only form that the API accepts: with dashes and in lower case.
 pub(crate) fn canonical(text: &str) -> Option<Uuid> {
     Uuid::parse_str(text)
         .ok()
@@ -66,7 +67,7 @@ impl Object {
         &self.fq_name[..self.fq_name.len().saturating_sub(1)]
     }
 
-    /// What it is sorted by in a list of its type.
+    /// The sort key in a list of its type.
     fn key(&self) -> (KindId, String) {
         (
             self.kind,
@@ -92,12 +93,12 @@ impl Store {
         self.objects.get_mut(&uuid)
     }
 
-    /// The object of this uuid as it is written in a request.
+    /// The object of a uuid as requests write it.
     pub(crate) fn find(&self, uuid: &str) -> Option<&Object> {
         self.get(canonical(uuid)?)
     }
 
-    /// The object of this uuid if it is of this type.
+    /// The object of this uuid, if it has this type.
     pub(crate) fn find_kind(&self, kind: KindId, uuid: &str) -> Option<&Object> {
         self.find(uuid).filter(|object| object.kind == kind)
     }
@@ -108,19 +109,19 @@ impl Store {
         self.get(*uuid)
     }
 
-    /// The object of this name, its type given by name.
+    /// The object of this name and this type name.
     pub(crate) fn named(&self, kind: &str, fq_name: &[String]) -> Option<&Object> {
         self.by_name(schema().id(kind)?, fq_name)
     }
 
-    /// All objects of a type in the order of their names.
+    /// All objects of a type, ordered by name.
     pub(crate) fn of_kind(&self, kind: KindId) -> impl Iterator<Item = &Object> {
         self.names
             .range((kind, Vec::new())..(kind + 1, Vec::new()))
             .filter_map(|(_, uuid)| self.get(*uuid))
     }
 
-    /// Objects of a type in the order of pages, after this place; each with its own.
+    /// The objects of a type after this sort key, in the order of pages, with their sort keys.
     pub(crate) fn listed(
         &self,
         kind: KindId,
@@ -141,7 +142,7 @@ impl Store {
         self.linked(&self.referrers, target, kind)
     }
 
-    /// Those of every type.
+    /// The referrers of all types.
     pub(crate) fn all_referrers(&self, target: Uuid) -> impl Iterator<Item = &Object> {
         self.referrers
             .get(&target)
@@ -163,7 +164,7 @@ impl Store {
             .filter_map(|(_, _, uuid)| self.get(*uuid))
     }
 
-    /// What an object refers to, of one type.
+    /// The targets of an object's references to one type.
     pub(crate) fn targets<'a>(
         &'a self,
         object: &'a Object,
@@ -175,7 +176,7 @@ impl Store {
         })
     }
 
-    /// Adds an object whose name and uuid are free.
+    /// Adds an object whose name and uuid are unused.
     pub(crate) fn insert(&mut self, mut object: Object) {
         self.stamp += 1;
         object.stamp = self.stamp;
@@ -192,7 +193,7 @@ impl Store {
         self.objects.insert(object.uuid, object);
     }
 
-    /// Takes an object away and everything that points from it.
+    /// Removes an object and its references.
     pub(crate) fn remove(&mut self, uuid: Uuid) -> Option<Object> {
         let object = self.objects.remove(&uuid)?;
         let key = (object.kind, object.stamp, object.uuid);
@@ -211,7 +212,7 @@ impl Store {
         Some(object)
     }
 
-    /// Puts these in the place of an object's references to objects of one type.
+    /// Replaces an object's references to objects of one type.
     pub(crate) fn set_refs(&mut self, uuid: Uuid, kind: KindId, refs: Vec<Ref>) {
         let Some(object) = self.objects.get(&uuid) else {
             return;
@@ -238,7 +239,7 @@ impl Store {
         }
     }
 
-    /// Puts this in the place of an object's reference to another, or takes it away.
+    /// Sets an object's reference to another, or removes it.
     pub(crate) fn set_ref(&mut self, uuid: Uuid, to: Uuid, attr: Option<Value>) {
         let Some(object) = self.objects.get_mut(&uuid) else {
             return;
@@ -254,7 +255,7 @@ impl Store {
         }
     }
 
-    /// From now on the first no longer keeps the second from being deleted.
+    /// Lets the target be deleted although this object refers to it.
     pub(crate) fn relax(&mut self, referrer: Uuid, target: Uuid) {
         self.relaxed.insert((referrer, target));
     }

@@ -9,10 +9,10 @@ use super::python_repr::{self, pformat_names};
 use super::schema::schema;
 use super::store::Object;
 
-/// The type of which an object can have several tags.
+/// The only type of which an object can have several tags.
 const MANY: &str = "label";
 
-/// Sets an object's tags as a body says.
+/// Sets an object's tags.
 pub(crate) fn set(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let text = |name: &str| {
         body.get(name)
@@ -109,7 +109,7 @@ fn one(
     Ok(())
 }
 
-/// A global tag, or one of the object's project.
+/// Finds a global tag, or one of the object's project.
 fn locate(db: &Db, object: &Object, sort: &str, value: &str, global: bool) -> Outcome<Vec<String>> {
     let name = format!("{sort}={value}");
     let in_project = object

@@ -1,7 +1,7 @@
-//! Properties and attributes of references, checked against the schema.
+//! Checks properties and reference attributes against the schema.
 //!
-//! As the real server does: a property that no type has is dropped without a word, a field that no
-//! complex type has is refused; false, 0 and empty values pass unchecked.
+//! Like the real server, it silently drops unknown properties, rejects unknown fields of complex
+//! types, and accepts false, 0 and empty values unchecked.
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
@@ -10,10 +10,10 @@ use super::answer::{Outcome, refuse};
 use super::python_repr::{self, repr, truthy};
 use super::schema::{Form, Kind, Simple, schema};
 
-/// What is wrong, in the words of a Python exception.
+/// The error is the message of a Python exception.
 type Check = Result<(), String>;
 
-/// Checks a whole body; `when` says where: `create` or `http_put`.
+/// Checks a whole body; `when` is the name of the operation in error messages.
 pub(crate) fn body(kind: &Kind, body: &mut Map<String, Value>, when: &str) -> Outcome<()> {
     for prop in &kind.props {
         let Some(value) = body.get_mut(&prop.name).filter(|value| truthy(value)) else {
@@ -74,7 +74,7 @@ pub(crate) fn body(kind: &Kind, body: &mut Map<String, Value>, when: &str) -> Ou
     Ok(())
 }
 
-/// Checks one value of a complex type and puts it into its normal form.
+/// Checks a value of a complex type and normalizes it.
 pub(crate) fn complex_value(name: &str, value: &mut Value) -> Check {
     let fields = match value {
         Value::Null => return Ok(()),
@@ -170,7 +170,7 @@ fn simple_value(name: &str, simple: &Simple, value: &mut Value) -> Check {
     }
 }
 
-/// A subnet is kept by the address of its network.
+/// A subnet is stored with its network address.
 fn subnet(value: &mut Value) -> Check {
     let Value::Object(fields) = value else {
         return Err("Subnet type is invalid".to_owned());
@@ -190,7 +190,7 @@ fn subnet(value: &mut Value) -> Check {
     Ok(())
 }
 
-/// An address that several interfaces share may be of a small prefix only.
+/// A shared (active-standby) address must have a long prefix.
 fn pair(value: &Value) -> Check {
     let mode = value.get("address_mode").ok_or("'address_mode'")?;
     if mode != "active-standby" {

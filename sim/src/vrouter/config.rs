@@ -1,7 +1,7 @@
 //! The configuration as an agent sees it: a mirror of the API server's objects.
 //!
-//! The mirror holds every object of the types that matter, for addresses of security groups and
-//! places of other machines come from everywhere. What an agent tells of it is confined to the
+//! The mirror holds every object of the followed types, as addresses of security groups and
+//! locations of other virtual machines come from all hosts. What the agent shows is limited to the
 //! virtual machines that its own virtual-router refers to: [`Config::interfaces`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,10 +25,10 @@ pub(crate) const KINDS: [&str; 11] = [
     "network-policy",
     INSTANCE,
 ];
-/// The type whose objects come later by the address delay.
+/// The type whose changes have an additional delay.
 pub(crate) const ADDRESS: &str = "instance-ip";
 const INSTANCE: &str = "routing-instance";
-/// The VLAN id that means none.
+/// The VLAN id of an interface without a VLAN.
 const NO_VLAN: u64 = 65535;
 
 /// An object.
@@ -59,7 +59,7 @@ pub(crate) struct Config {
 }
 
 impl Object {
-    /// Reads an object as the API server tells it.
+    /// Reads an object as the API server sends it.
     pub(crate) fn read(kind: String, fields: Map<String, Value>) -> Option<Self> {
         let refs = fields
             .iter()
@@ -90,7 +90,7 @@ impl Object {
         self.field(field).as_str()?.parse().ok()
     }
 
-    /// An interface's Ethernet address.
+    /// An interface's MAC address.
     pub(crate) fn mac(&self) -> Option<&str> {
         self.field("virtual_machine_interface_mac_addresses")["mac_address"][0].as_str()
     }
@@ -104,7 +104,7 @@ impl Object {
 }
 
 impl Config {
-    /// Puts an object in, in place of what it was.
+    /// Inserts or replaces an object.
     pub(crate) fn put(&mut self, object: Object) {
         self.remove(object.uuid);
         for (to, _) in &object.refs {
@@ -115,7 +115,7 @@ impl Config {
         self.objects.insert(object.uuid, object);
     }
 
-    /// Takes an object out.
+    /// Removes an object.
     pub(crate) fn remove(&mut self, uuid: Uuid) {
         let Some(object) = self.objects.remove(&uuid) else {
             return;
@@ -133,7 +133,7 @@ impl Config {
         }
     }
 
-    /// Replaces all addresses, or everything else.
+    /// Replaces all addresses, or all other objects.
     pub(crate) fn replace(&mut self, addresses: bool, objects: Vec<Object>) {
         let new: BTreeSet<_> = objects.iter().map(|object| object.uuid).collect();
         let old: Vec<_> = self
@@ -159,7 +159,7 @@ impl Config {
         uuids.filter_map(|uuid| self.get(*uuid))
     }
 
-    /// What an object refers to, of one type, with what it says about it.
+    /// The targets of an object's references to one type, with the attributes.
     pub(crate) fn targets<'a>(
         &'a self,
         object: &'a Object,
@@ -171,7 +171,7 @@ impl Config {
         })
     }
 
-    /// What refers to an object, of one type, by uuid.
+    /// The objects of one type that refer to an object, by uuid.
     pub(crate) fn referrers<'a>(
         &'a self,
         uuid: Uuid,
@@ -203,7 +203,7 @@ impl Config {
             .collect()
     }
 
-    /// A virtual machine's interfaces by uuid.
+    /// The interfaces of a virtual machine, by uuid.
     pub(crate) fn interfaces(&self, machine: Uuid) -> Vec<&Object> {
         self.referrers(machine, "virtual-machine-interface")
             .collect()
@@ -244,7 +244,7 @@ impl Config {
         subnets
     }
 
-    /// The subnet of a network in which an address is.
+    /// The most specific subnet of a network that contains an address.
     pub(crate) fn subnet(&self, network: &Object, address: IpAddr) -> Option<Subnet> {
         let subnets = self.subnets(network).into_iter();
         subnets

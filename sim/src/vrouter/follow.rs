@@ -1,7 +1,7 @@
-//! Following the API server's changes, each of which may be made to arrive late.
+//! Follows the API server's changes, and applies them after a delay.
 //!
-//! There are two queues: addresses, which may be later than everything else, and the rest. Within
-//! a queue the order is kept. A list that is asked for again goes through the same queues.
+//! There are two queues: one of addresses, which may be delayed further, and one of all other
+//! objects. Each queue keeps its order. A repeated list goes through the same queues.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use super::config::{ADDRESS, KINDS, Object};
 use super::state::Shared;
 use crate::vnc::Event;
 
-/// The pause before the API server's control listener is asked again.
+/// The pause before a new request to the API server's control listener.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What a queue holds.
+/// An entry of a queue.
 enum Item {
     All(Vec<Object>),
     Put(Object),
@@ -59,7 +59,7 @@ async fn read(shared: &Shared, rest: &Queue, addresses: &Queue) -> Result<(), St
         shared.options.control.trim_end_matches('/'),
         KINDS.join(",")
     );
-    // The simulation is on this machine, whatever proxy leads out of it.
+    // The control listener is on this machine, so the environment's proxy does not apply.
     let client = reqwest::Client::builder().no_proxy().build();
     let client = client.map_err(|error| chain(&error))?;
     let answer = client.get(&url).send().await;
@@ -102,7 +102,7 @@ async fn read(shared: &Shared, rest: &Queue, addresses: &Queue) -> Result<(), St
 }
 
 fn put(queue: &Queue, item: Item) {
-    // The other end lives as long as this one.
+    // The receiver lives as long as this task.
     let _ = queue.send((Instant::now(), item));
 }
 

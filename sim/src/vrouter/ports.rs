@@ -1,7 +1,7 @@
-//! The ports that the agent was told of, and their files.
+//! The registered ports and their files.
 //!
-//! `<ports>/vm/<virtual machine>/<interface>` for those of `POST /vm`, `<ports>/<interface>` for
-//! those of `POST /port`. Names are uuids only, so that none leads elsewhere.
+//! Files are `<ports>/vm/<virtual machine>/<interface>` for `POST /vm`, and `<ports>/<interface>`
+//! for `POST /port`. File names are uuids only, so that none can lead out of the directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,12 +14,12 @@ use uuid::Uuid;
 use super::format::{canonical, pretty};
 use crate::harness::clock;
 
-/// Who writes the files.
+/// The `author` in the files.
 const AUTHOR: &str = "/usr/bin/contrail-vrouter-agent";
-/// A port whose interface is elsewhere.
+/// The type of a port whose interface is on another host.
 const REMOTE: i64 = 2;
 
-/// Which path a port was told by.
+/// The request that registered a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Way {
     /// `POST /vm`
@@ -33,13 +33,13 @@ pub(crate) enum Way {
 pub(crate) struct Port {
     pub(crate) machine: Uuid,
     pub(crate) tap: String,
-    /// What was told, with the author and the time.
+    /// The fields of the request, with author and time.
     pub(crate) fields: Map<String, Value>,
     version: u64,
     pub(crate) enabled: bool,
 }
 
-/// What identifies a port.
+/// The key of a port: request, virtual machine and interface.
 pub(crate) type Key = (Way, Uuid, Uuid);
 
 /// All ports.
@@ -50,7 +50,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// The ports whose files are there, and whose interfaces are.
+    /// Loads the ports that have a file and whose interface exists.
     pub(crate) fn load(directory: &Path, exists: impl Fn(&str) -> bool) -> Self {
         let mut ports = Self {
             directory: directory.to_owned(),
@@ -85,7 +85,7 @@ impl Ports {
         ports
     }
 
-    /// Takes a port in, or once more.
+    /// Adds a port, or registers it again.
     pub(crate) fn add(&mut self, key: Key, mut port: Port) {
         port.version = self.version;
         let path = self.path(key);
@@ -106,7 +106,7 @@ impl Ports {
         self.known.insert(key, port);
     }
 
-    /// Forgets a port and its file.
+    /// Removes a port and its file.
     pub(crate) fn remove(&mut self, key: Key) {
         self.known.remove(&key);
         let path = self.path(key);
@@ -119,7 +119,7 @@ impl Ports {
         if key.0 == Way::Machine
             && let Some(directory) = path.parent()
         {
-            // It stays while other interfaces are in it.
+            // The directory stays while it has other interfaces.
             let _ = fs::remove_dir(directory);
         }
     }
@@ -140,14 +140,14 @@ impl Ports {
         self.known.iter()
     }
 
-    /// The port of an interface of a virtual machine, by whichever way it was told.
+    /// The port of an interface of a virtual machine, whichever request registered it.
     pub(crate) fn of(&self, machine: Uuid, interface: Uuid) -> Option<&Port> {
         [Way::Machine, Way::Port]
             .into_iter()
             .find_map(|way| self.known.get(&(way, machine, interface)))
     }
 
-    /// The port of an interface that came by `POST /port`.
+    /// The port of an interface that `POST /port` registered.
     pub(crate) fn nova(&mut self, interface: Uuid) -> Option<(Key, &mut Port)> {
         let mut ports = self.known.iter_mut();
         ports
@@ -155,20 +155,20 @@ impl Ports {
             .map(|(key, port)| (*key, port))
     }
 
-    /// Whether `POST /port` named a virtual machine, whose configuration the agent then asks for.
+    /// Whether `POST /port` named a virtual machine; the agent then requests its configuration.
     pub(crate) fn subscribes(&self, machine: Uuid) -> bool {
         self.known
             .keys()
             .any(|(way, of, _)| *way == Way::Port && *of == machine)
     }
 
-    /// From now on a port that is not told again is an old one.
+    /// Starts a new version: ports that are not registered again become stale.
     pub(crate) fn next_version(&mut self) -> u64 {
         self.version += 1;
         self.version
     }
 
-    /// Forgets the ports that were last told before this version.
+    /// Removes the ports that were last registered before this version.
     pub(crate) fn sweep(&mut self, version: u64) {
         let old: Vec<_> = self
             .known
@@ -245,14 +245,14 @@ fn text(fields: &Map<String, Value>, name: &str) -> Result<String, String> {
         .ok_or_else(|| format!("Invalid or missing field for <{name}>"))
 }
 
-/// Text that is no uuid counts as the nil uuid.
+/// As in the real agent, a string that is no uuid counts as the nil uuid.
 fn uuid(fields: &Map<String, Value>, name: &str) -> Result<Uuid, String> {
     let text = fields.get(name).and_then(Value::as_str);
     let text = text.ok_or_else(|| format!("Invalid or missing data for <{name}>"))?;
     Ok(text.parse().unwrap_or_default())
 }
 
-/// The entries of a directory whose names are uuids as they are printed.
+/// The entries of a directory whose names are uuids.
 fn uuids(directory: &Path) -> Vec<(Uuid, PathBuf)> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries

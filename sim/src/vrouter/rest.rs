@@ -1,6 +1,6 @@
-//! The port service: which request means what, and how it is answered.
+//! The requests of the port service and their responses.
 //!
-//! Paths match as a whole, with uuids in lower case only; everything else is an unknown request.
+//! Paths match as a whole, with uuids in lower case only; all others are unknown requests.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ pub(crate) enum Effect {
     PortsStale(u64),
 }
 
-/// Answers a request.
+/// Handles a request.
 pub(crate) fn answer(
     state: &mut State,
     name: &str,
@@ -123,7 +123,7 @@ fn add_machine_port(state: &mut State, body: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// All of them, or those before the first that is wrong.
+/// Adds all ports, or those before the first invalid one.
 fn add_nova_ports(state: &mut State, body: &[u8]) -> Result<(), String> {
     let values = match parse(body)? {
         Value::Array(values) => values,
@@ -141,7 +141,7 @@ pub(crate) fn is_known(state: &State, name: &str, machine: Uuid) -> bool {
     state.config.is_linked(name, machine) || state.ports.subscribes(machine)
 }
 
-/// The interfaces of a virtual machine that the agent has the configuration of.
+/// The interfaces of a virtual machine whose configuration the agent has.
 fn known(state: &State, name: &str, machine: Uuid) -> Vec<Uuid> {
     if !is_known(state, name, machine) {
         return vec![];

@@ -1,4 +1,4 @@
-//! The port service, asked by the real client and by hand.
+//! The port service, with the real client and with raw requests.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -104,7 +104,7 @@ impl Bed {
         made[kind]["uuid"].as_str().unwrap().parse().unwrap()
     }
 
-    /// A virtual machine with so many interfaces, which have no address yet.
+    /// Creates a virtual machine with so many interfaces, without addresses.
     async fn machine(&self, count: usize) -> Vec<Uuid> {
         self.create("virtual-machine", json!({"fq_name": ["vm"], "uuid": VM}))
             .await;
@@ -163,7 +163,7 @@ impl Bed {
         VrouterClient::new(&options).unwrap()
     }
 
-    /// Status line, headers and body, as they come.
+    /// Status line with headers, and body, unparsed.
     async fn raw(&self, method: &str, path: &str, body: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.agent.address()).await.unwrap();
         let length = body.len();
@@ -269,7 +269,7 @@ async fn configuration_comes_only_to_the_host_that_is_linked() {
     let client = bed.client();
     let interface = bed.machine(1).await[0];
     bed.link("host2", "ADD").await;
-    // The agent has seen the object once it has seen a later one.
+    // Once the agent has a later object, it has this one.
     let seen = async || bed.agent.shared.lock().config.is_linked("host2", VM);
     wait_for("the link", seen).await;
     assert_eq!(client.configuration(VM).await.unwrap(), None);
@@ -287,7 +287,7 @@ async fn configuration_comes_only_to_the_host_that_is_linked() {
         .await_addresses(VM, &[interface], late())
         .await
         .unwrap();
-    // Without its configuration the agent forgets nothing: neither the port nor its file.
+    // Without its configuration the agent keeps both the port and its file.
     bed.link("host1", "DELETE").await;
     wait_for("the link to go", async || {
         client.configuration(VM).await.unwrap().is_none()
@@ -315,7 +315,7 @@ async fn a_restarted_agent_knows_its_ports_again() {
     let port = bed.port_of(interface);
     files.write(&port).unwrap();
     bed.client().register(&port, late()).await.unwrap();
-    // What the client wrote stays as it is.
+    // What the client wrote stays unchanged.
     assert_eq!(files.ports(VM).unwrap()[0].as_ref().unwrap(), &port);
     std::fs::write(bed.ports.path().join("vm").join("no-uuid"), "x").unwrap();
     std::fs::write(bed.ports.path().join(Uuid::nil().to_string()), "x").unwrap();

@@ -1,5 +1,4 @@
-//! Hosts, a place outside and a fabric between them; the simulators run in them as processes of
-//! their own.
+//! Hosts, a namespace outside and a fabric between them. The simulators run in them as processes.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,7 +20,7 @@ pub(crate) struct Host {
     ports: PathBuf,
     arguments: Vec<String>,
     agent: Option<Child>,
-    /// What the kernel had before there was an agent.
+    /// The kernel's state before there was an agent.
     pub(crate) pristine: String,
 }
 
@@ -64,7 +63,7 @@ impl Host {
         assert!(agent.wait().unwrap().success());
     }
 
-    /// What the agent says of itself.
+    /// The state of the agent.
     pub(crate) fn state(&self) -> Value {
         let url = format!("http://{}:9092/state", self.address);
         let (_, body) = self.inside(move || ask("GET", &url, None));
@@ -93,7 +92,7 @@ impl Drop for Host {
 pub(crate) struct Container {
     space: Space,
     pub(crate) name: String,
-    /// What its agent says of its interface.
+    /// What its agent reports about its interface.
     plugged: String,
 }
 
@@ -105,7 +104,7 @@ impl std::ops::Deref for Container {
     }
 }
 
-/// All of it.
+/// The whole testbed.
 pub(crate) struct Bed {
     pub(crate) hosts: Vec<Host>,
     pub(crate) outside: Space,
@@ -186,13 +185,13 @@ impl Bed {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// Makes an object; says its uuid.
+    /// Creates an object, and returns its uuid.
     pub(crate) fn create(&self, kind: &str, body: &Value) -> String {
         let made = self.api("POST", &format!("/{kind}s"), Some(json!({ kind: body })));
         made[kind]["uuid"].as_str().unwrap().to_owned()
     }
 
-    /// Changes an object of the project, or of another one where the name is whole.
+    /// Updates an object of the project, or of another one if the name is complete.
     pub(crate) fn update(&self, kind: &str, name: &str, body: &Value) {
         let name: Vec<_> = match name.split_once(':') {
             Some(_) => name.split(':').collect(),
@@ -219,7 +218,7 @@ impl Bed {
         self.create("virtual-network", &body);
     }
 
-    /// A container with one interface in a network, up and running.
+    /// Creates a container with one interface in a network, and waits until it works.
     pub(crate) fn container(&self, host: usize, network: &str, more: Value) -> Container {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let name = format!("c{number}");
@@ -282,7 +281,7 @@ impl Bed {
         }
     }
 
-    /// Gives a container an IPv6 address of its network; says which.
+    /// Adds an IPv6 address of its network to a container, and returns it.
     pub(crate) fn add_v6(&self, container: &Container, network: &str) -> IpAddr {
         let interface = ["default-domain", "p", &container.name];
         self.create(
@@ -328,7 +327,7 @@ impl Bed {
         );
     }
 
-    /// Waits until the agents had time to see the latest change: another one, that can be seen.
+    /// Waits until the agents have the latest change, by making another one that can be observed.
     pub(crate) fn settle(&self) {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         self.network(
@@ -369,7 +368,7 @@ fn merge(body: &mut Value, more: Value) {
     }
 }
 
-/// Asks from the thread's own namespace.
+/// Sends a request from the thread's own namespace.
 fn ask(method: &str, url: &str, body: Option<Value>) -> (u16, String) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,5 +1,5 @@
-//! The simulated vRouter agents' data path, in the real kernel: two hosts and a place outside, each
-//! a network namespace, and containers on the hosts. Needs root.
+//! The simulated vRouter agents' data path in the real kernel: two hosts and an outside, each a
+//! network namespace, and containers on the hosts. Needs root.
 
 mod bed;
 mod space;
@@ -33,11 +33,11 @@ fn a_network_spans_hosts_and_another_one_is_apart() {
     assert!(!first.reaches(red.address, 80));
     assert!(!first.reaches(far_red.address, 80));
     assert!(first.pings("10.1.1.254"), "the gateway answers");
-    // The host is nobody's peer.
+    // The host is no peer of any container.
     bed.hosts[0].serve(8080);
     assert!(!first.reaches(bed.hosts[0].address, 8080));
 
-    // What an interface may not send from does not leave its host.
+    // Packets from an address that the interface may not use do not leave the host.
     first.sh("ip address add 10.1.1.77/24 dev eth0");
     assert!(first.reaches_from(&first.address.to_string(), near.address, 80));
     assert!(!first.reaches_from("10.1.1.77", near.address, 80));
@@ -249,7 +249,7 @@ fn a_floating_address_is_reached_from_outside() {
         !bed.outside.reaches(first.address, 80),
         "its own address stays inside"
     );
-    // What it sends has the floating address, and without one nothing gets out.
+    // Its packets have the floating IP as their source; without one, none gets out.
     let listener = bed.outside.listen(7777);
     assert!(first.reaches(bed.outside.address, 7777));
     let from = listener.accept().unwrap().1.ip();
@@ -280,7 +280,7 @@ fn nothing_is_left_after_an_end_and_a_crash_is_cleaned_up_after() {
     let names = |text: &str| text.matches(": cvr").count();
     assert_eq!(names(&bed.hosts[0].kernel()), names(&with_taps));
 
-    // With another configuration, what the crashed agent left is nobody's.
+    // With another configuration, all that the crashed agent left is unknown.
     bed.hosts[0].kill();
     bed.unlink(0, &first);
     bed.hosts[0].start();
@@ -291,7 +291,7 @@ fn nothing_is_left_after_an_end_and_a_crash_is_cleaned_up_after() {
     bed.hosts[1].stop();
     bed.hosts[0].stop();
     for host in &bed.hosts {
-        // The taps are the containers', and stay.
+        // The taps belong to the containers, and stay.
         host.sh("for tap in $(ip -o link | grep -o 'tap[0-9]*' | sort -u); do ip link delete $tap; done");
         assert_eq!(host.kernel(), host.pristine);
     }

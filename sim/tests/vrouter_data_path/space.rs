@@ -1,4 +1,4 @@
-//! Network namespaces that end with the test, and what can be tried in them.
+//! Network namespaces that end with the test, and connection attempts in them.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use contrail_mesos::net::netns;
 
-/// How long what should come may take, on a busy machine.
+/// How long to wait for an expected event on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Waits for something that has to happen.
+/// Waits for an event that has to happen.
 pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !done() {
@@ -77,7 +77,7 @@ impl Space {
         sh(self.command(), script)
     }
 
-    /// Runs work inside.
+    /// Runs a closure inside.
     pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let space = netns::of_pid(self.pid(), netns::Kind::Net).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -90,7 +90,7 @@ impl Space {
         self.inside(move || TcpListener::bind(("::", port)).unwrap())
     }
 
-    /// Answers each connection by reading it to its end and saying how much that was.
+    /// Reads each connection to its end, and responds with the number of bytes.
     pub(crate) fn serve(&self, port: u16) {
         let listener = self.listen(port);
         std::thread::spawn(move || {

@@ -1,7 +1,7 @@
-//! Events as Marathon writes them, field by field in its order: pure.
+//! Events as Marathon writes them, with its order of fields: pure.
 //!
-//! What Marathon writes by hand has `null` for what is not there, and the time before the type;
-//! what it derives from its classes has no such field at all, and the time last.
+//! Events that Marathon formats by hand have `null` for absent values, and the time before the
+//! type. Those that it derives from classes omit absent values, and have the time last.
 
 use serde_json::{Value, json};
 
@@ -10,17 +10,17 @@ use crate::marathon::id::InstanceId;
 use crate::marathon::instance::{Condition, Instance, Task};
 use crate::marathon::version::Version;
 
-/// What happened. The time is filled in when it is published.
+/// An event. Its time is filled in when it is published.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// Its type.
     pub kind: String,
-    /// Everything, the type included.
+    /// All fields, including the type.
     pub data: Value,
 }
 
 impl Event {
-    /// An event of this type; the fields `eventType` and `timestamp` are added where they are not.
+    /// An event of this type; `eventType` and `timestamp` are added if they are absent.
     #[must_use]
     pub fn new(kind: &str, mut data: Value) -> Self {
         if let Some(fields) = data.as_object_mut() {
@@ -35,13 +35,13 @@ impl Event {
         }
     }
 
-    /// Somebody follows the events, or no longer does.
+    /// A client opened or closed an event stream.
     #[must_use]
     pub fn stream(kind: &str, remote_address: &str) -> Self {
         Self::new(kind, json!({"remoteAddress": remote_address}))
     }
 
-    /// A task's status.
+    /// A task changed its status.
     #[must_use]
     pub fn status_update(instance: &Instance, task: &Task) -> Self {
         let agent = instance.agent.as_ref();
@@ -66,7 +66,7 @@ impl Event {
         )
     }
 
-    /// An instance's condition or goal.
+    /// An instance changed its condition or goal.
     #[must_use]
     pub fn instance_changed(instance: &Instance, version: Version) -> Self {
         let agent = instance.agent.as_ref();
@@ -86,7 +86,7 @@ impl Event {
         )
     }
 
-    /// The end of a task that nobody here knows.
+    /// An unknown task ended.
     #[must_use]
     pub fn unknown_terminated(id: &InstanceId, condition: Condition, version: Version) -> Self {
         let kind = "unknown_instance_terminated_event";
@@ -102,19 +102,19 @@ impl Event {
         )
     }
 
-    /// The end of an app or a pod.
+    /// An app or a pod was deleted.
     #[must_use]
     pub fn app_terminated(run_spec: &impl serde::Serialize) -> Self {
         Self::new("app_terminated_event", json!({"appId": run_spec}))
     }
 
-    /// A request about a pod. Which pod, it does not say.
+    /// A request changed a pod. The event does not name the pod.
     #[must_use]
     pub fn pod(kind: &str, client: &str, uri: &str) -> Self {
         Self::new(kind, json!({"clientIp": client, "uri": uri}))
     }
 
-    /// A request about an app.
+    /// A request changed an app.
     #[must_use]
     pub fn api_post(client: &str, uri: &str, definition: &Value) -> Self {
         Self::new(
@@ -135,7 +135,7 @@ impl Event {
         )
     }
 
-    /// A deployment is done.
+    /// A deployment succeeded.
     #[must_use]
     pub fn deployment_success(deployment: &Deployment) -> Self {
         let plan = plan(deployment);
@@ -145,7 +145,7 @@ impl Event {
         )
     }
 
-    /// A deployment will not be done.
+    /// A deployment was cancelled.
     #[must_use]
     pub fn deployment_failed(deployment: &Deployment, reason: &str) -> Self {
         let plan = plan(deployment);
@@ -155,7 +155,7 @@ impl Event {
         )
     }
 
-    /// This Marathon's framework has come to the master.
+    /// The framework registered with the master.
     #[must_use]
     pub fn registered(framework_id: &str, master: &str) -> Self {
         Self::new(
@@ -164,19 +164,19 @@ impl Event {
         )
     }
 
-    /// It has come again, from the same leader.
+    /// The framework registered again, by the same leader.
     #[must_use]
     pub fn reregistered(master: &str) -> Self {
         Self::new("scheduler_reregistered_event", json!({"master": master}))
     }
 
-    /// The master is lost.
+    /// The connection to the master was lost.
     #[must_use]
     pub fn disconnected() -> Self {
         Self::new("scheduler_disconnected_event", json!({}))
     }
 
-    /// As it stands in a stream.
+    /// The event as a frame of the stream.
     #[must_use]
     pub fn frame(&self) -> String {
         format!("event: {}\r\ndata: {}\r\n\r\n", self.kind, self.data)

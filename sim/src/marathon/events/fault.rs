@@ -1,11 +1,11 @@
-//! What can go wrong with events on purpose.
+//! Faults of events.
 //!
 //! ```json
 //! {"event_type": "status_update_event", "skip": 2, "times": 1, "effect": "drop"}
 //! ```
 //!
 //! Effects: `"drop"`, `"duplicate"`, `"swap"` with the next one, `{"delay": 250}` in milliseconds.
-//! Everything but the effect may be left out.
+//! All fields but the effect are optional.
 
 use std::time::Duration;
 
@@ -13,34 +13,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::harness::{countdown, milliseconds};
 
-/// A fault of every stream alike.
+/// The effect of a fault on an event, in all streams alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventEffect {
-    /// It is not sent.
+    /// The event is not sent.
     Drop,
-    /// It is sent twice.
+    /// The event is sent twice.
     Duplicate,
-    /// It is sent after the next one that is not held back.
+    /// The event is sent after the next one that is not held back.
     Swap,
-    /// It is sent so much later; others overtake it.
+    /// The event is sent after a delay; others overtake it.
     Delay(#[serde(with = "milliseconds")] Duration),
 }
 
-/// What happens to which events.
+/// A fault: which events it applies to, and its effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventFault {
-    /// Only to events of this type.
+    /// Only events of this type.
     #[serde(default)]
     pub event_type: Option<String>,
-    /// Not to the first so many.
+    /// How many events to leave alone first.
     #[serde(default)]
     pub skip: u64,
-    /// Only to so many.
+    /// How many events to apply to; all if it is none.
     #[serde(default)]
     pub times: Option<u64>,
-    /// What.
+    /// The effect.
     pub effect: EventEffect,
 }
 
@@ -56,7 +56,7 @@ impl EventFault {
         }
     }
 
-    /// Whether it strikes this event. `event_stream_attached` goes its way unless it is named.
+    /// Whether the fault applies to this event. Events of streams have to be named.
     pub(super) fn strikes(&mut self, kind: &str) -> bool {
         let meant = match &self.event_type {
             Some(only) => only == kind,

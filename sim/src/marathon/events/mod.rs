@@ -1,8 +1,8 @@
-//! `/v2/events`: who follows, and what each is told.
+//! `/v2/events`: the followers, and the events that each receives.
 //!
-//! Invariants: events go out in the order in which they are published, unless a fault says
-//! otherwise; nothing is repeated for who comes later; who reads too slowly loses events (1.7) or
-//! the stream (since 1.8), and holds nobody else up.
+//! Invariants: without faults, events are sent in the order of publication; new followers receive
+//! no earlier events; a slow follower loses events (1.7) or its stream (since 1.8), and delays no
+//! other.
 
 mod event;
 mod fault;
@@ -23,7 +23,7 @@ pub(super) use stream::EventStream;
 use super::version::Version;
 use crate::harness::clock::Timestamp;
 
-/// Everybody who follows.
+/// The followers of the events.
 #[derive(Debug)]
 pub(super) struct Bus {
     version: Version,
@@ -48,7 +48,7 @@ struct Follower {
     id: u64,
     server: usize,
     remote_address: String,
-    /// Types; all of them if it is empty.
+    /// The types that it follows; all of them if it is empty.
     wanted: BTreeSet<String>,
     queue: mpsc::Sender<Bytes>,
     closed: Arc<Notify>,
@@ -69,7 +69,7 @@ impl Bus {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new stream at this server.
+    /// Opens a stream at this server.
     pub(super) fn attach(
         &self,
         server: usize,
@@ -108,7 +108,7 @@ impl Bus {
         }
     }
 
-    /// Tells everybody, through the faults.
+    /// Publishes an event, subject to the faults.
     pub(super) fn publish(&self, event: Event) {
         let effect = {
             let mut inner = self.lock();
@@ -125,7 +125,7 @@ impl Bus {
             Some(EventEffect::Swap) => self.lock().held.push(event),
             Some(EventEffect::Delay(time)) => {
                 let bus = Weak::clone(&self.own);
-                // A stream may be dropped when the runtime is no more.
+                // A stream may be dropped after the runtime.
                 if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                     runtime.spawn(async move {
                         tokio::time::sleep(time).await;
@@ -138,7 +138,7 @@ impl Bus {
         }
     }
 
-    /// Tells everybody, and after it what was held back for it.
+    /// Sends an event to all followers, and then those that were held back.
     fn send(&self, mut event: Event) {
         event.data["timestamp"] = Timestamp::now().to_string().into();
         let mut inner = self.lock();
@@ -150,7 +150,7 @@ impl Bus {
         }
     }
 
-    /// Writes these bytes into every stream, whatever it wants.
+    /// Writes these bytes into every stream, whatever types it follows.
     pub(super) fn send_raw(&self, bytes: &Bytes) {
         self.deliver(&mut self.lock(), None, bytes);
     }
@@ -179,7 +179,7 @@ impl Bus {
         inner.lost += lost;
     }
 
-    /// Ends the streams of one server, or all.
+    /// Ends the streams of one server, or all streams.
     pub(super) fn close(&self, server: Option<usize>) {
         let mut inner = self.lock();
         inner.followers.retain(|own| {
@@ -191,12 +191,12 @@ impl Bus {
         });
     }
 
-    /// How many streams there are.
+    /// The number of streams.
     pub(super) fn followers(&self) -> usize {
         self.lock().followers.len()
     }
 
-    /// How many events, or streams with them, slow consumers have lost.
+    /// How many events, or streams, slow followers have lost.
     pub(super) fn lost(&self) -> u64 {
         self.lock().lost
     }
@@ -209,7 +209,7 @@ impl Bus {
         self.lock().faults.push(fault);
     }
 
-    /// What was held back is sent after all.
+    /// Removes all faults, and sends the events that were held back.
     pub(super) fn clear_faults(&self) {
         let held = {
             let mut inner = self.lock();

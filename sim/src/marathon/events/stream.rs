@@ -1,5 +1,5 @@
-//! One stream, as Jetty writes it: frames, and between them an empty line every so often, whose two
-//! bytes it flushes one by one.
+//! One stream as Jetty writes it: frames, and as a heartbeat an empty line, whose two bytes it
+//! flushes one by one.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -14,7 +14,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval_at};
 
 use super::Bus;
 
-/// The body of an answer to `/v2/events`. Its follower is gone when it is dropped.
+/// The body of a response to `/v2/events`. Dropping it removes the follower.
 pub(crate) struct EventStream {
     bus: Weak<Bus>,
     id: u64,
@@ -24,13 +24,13 @@ pub(crate) struct EventStream {
     beat: Beat,
 }
 
-/// How far an empty line is written.
+/// The progress of a heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Beat {
     Not,
     /// `\r` is written and has to be flushed.
     Half,
-    /// It is flushed.
+    /// `\r` is flushed.
     Flushed,
 }
 
@@ -64,7 +64,7 @@ impl Stream for EventStream {
         }
         match self.beat {
             Beat::Half => {
-                // To have nothing to say is what makes the connection flush.
+                // Returning nothing makes the connection flush.
                 self.beat = Beat::Flushed;
                 context.waker().wake_by_ref();
                 return Poll::Pending;

@@ -107,7 +107,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, headers, Json(shown)).into_response())
 }
 
-/// Says who changed an app, and to what.
+/// Publishes which client changed an app, and the new definition.
 fn note(store: &mut Store, peer: &Peer, uri: &Uri, id: &PathId) {
     if let Ok((app, _)) = find(store, &id.to_string()) {
         let definition = view::definition(app);
@@ -116,7 +116,7 @@ fn note(store: &mut Store, peer: &Peer, uri: &Uri, id: &PathId) {
     }
 }
 
-/// The definition that an update of `old` by `change` makes.
+/// Applies a change to a definition.
 fn merged(old: Option<&App>, id: &str, change: Value) -> Value {
     let Some(old) = old else {
         let mut definition = change;
@@ -130,7 +130,7 @@ fn merged(old: Option<&App>, id: &str, change: Value) -> Value {
     let docker_network = change
         .get("container")
         .and_then(|container| container.pointer("/docker/network"));
-    // What is said in the deprecated way takes the place of what was.
+    // A deprecated field of the change replaces its modern counterpart.
     if change.contains_key("ipAddress") || docker_network.is_some() {
         definition["networks"] = json!([]);
     }

@@ -1,4 +1,4 @@
-//! How Marathon says no.
+//! Error responses.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::marathon::model::Rejection;
 use crate::marathon::store::Refusal;
 
-/// An answer that is not the wanted one.
+/// An error response.
 #[derive(Debug)]
 pub(super) struct Refused(StatusCode, Value);
 
@@ -22,7 +22,7 @@ impl Refused {
 }
 
 impl Refused {
-    /// The JSON of a request does not say what it has to.
+    /// The body is not valid JSON, or lacks a field.
     pub(super) fn not_read(problem: &serde_json::Error) -> Self {
         let details = problem.to_string();
         let body = json!({"message": "Invalid JSON", "details": details});
@@ -68,7 +68,7 @@ impl From<Refusal> for Refused {
     }
 }
 
-/// The JSON of a request, whatever its Content-Type says: Marathon does not look either.
+/// Parses a body as JSON. Like Marathon, it ignores the Content-Type.
 pub(super) fn json_body(body: &Bytes) -> Result<Value, Refused> {
     serde_json::from_slice(body).map_err(|problem| Refused::not_read(&problem))
 }

@@ -1,4 +1,4 @@
-//! `/v2/events`, as Jetty's `EventSourceServlet` answers.
+//! `/v2/events`, as Jetty's `EventSourceServlet` handles it.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) fn follow(
     headers: &HeaderMap,
 ) -> Response {
     let mut accepted = headers.get_all(header::ACCEPT).iter();
-    // The whole value is compared: a list is refused.
+    // Jetty compares the whole value, so a list of types does not match.
     if !accepted.any(|value| value == EVENT_STREAM) {
         let message = "HTTP method GET is not supported by this URL";
         return (StatusCode::METHOD_NOT_ALLOWED, message).into_response();
@@ -38,7 +38,7 @@ pub(super) fn follow(
         (header::CONNECTION, "close"),
     ];
     let mut answer = (headers, Body::from_stream(stream)).into_response();
-    // The answer has neither a length nor chunks, as if it were HTTP/1.0; what goes out is 1.1.
+    // The response has neither a length nor chunks, as in HTTP/1.0, but is labelled HTTP/1.1.
     *answer.version_mut() = Version::HTTP_10;
     peer.label_http_1_1();
     answer

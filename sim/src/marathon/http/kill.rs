@@ -1,4 +1,4 @@
-//! Killing tasks and instances by name.
+//! Requests that kill tasks and instances by id.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -25,7 +25,7 @@ fn scales(query: &Query) -> bool {
         .any(|(name, value)| name == "scale" && value == "true")
 }
 
-/// The tasks of apps that are not at their end, and pass.
+/// The tasks of apps that have not ended and match a filter.
 fn live(store: &Store, passes: impl Fn(&Instance, &Task) -> bool) -> Vec<(&Instance, &Task)> {
     let instances = store.instances();
     let apps = instances.filter(|own| matches!(&*own.run_spec, RunSpec::App(_)));
@@ -108,7 +108,7 @@ pub(super) async fn tasks(
             let version = store.entry(&app).map(|entry| entry.version);
             match done {
                 Ok(deployment) => answer = apps::deployed(version, deployment),
-                // What is deleted goes anyway.
+                // Tasks of a deleted app end anyway.
                 Err(Refusal::Unknown(_)) => {}
                 Err(refusal) => return Err(refusal.into()),
             }
@@ -120,7 +120,7 @@ pub(super) async fn tasks(
     Ok(Json(answer))
 }
 
-/// `DELETE /v2/pods/{id}::instances/{instance}`, or without one those that the body lists.
+/// `DELETE /v2/pods/{id}::instances/{instance}`, or without an instance those that the body lists.
 pub(super) fn of_pod(
     shared: &Shared,
     pod: &str,

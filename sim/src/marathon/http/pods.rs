@@ -44,7 +44,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
     )
 }
 
-/// A pod, its status, or with `::status` alone that of every pod.
+/// A pod or its status; `::status` alone is the status of all pods.
 pub(super) async fn show(
     State(shared): State<Arc<Shared>>,
     Path(path): Path<String>,
@@ -63,7 +63,7 @@ pub(super) async fn show(
     Ok(Json(shown))
 }
 
-/// All versions of a pod, or one of them.
+/// All versions of a pod, or one.
 fn versions(store: &Store, id: &str, version: &str) -> Result<Json<Value>, Refused> {
     let entry = find(store, id)?;
     let mut history = entry.history.iter();

@@ -1,4 +1,4 @@
-//! What Marathon says about itself.
+//! What Marathon reports about itself.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ pub(super) async fn leader(State(shared): State<Arc<Shared>>) -> Response {
     Json(json!({"leader": leader.to_string()})).into_response()
 }
 
-/// Text for who takes text, JSON for who takes that, else nothing.
+/// Responds with text or JSON according to the Accept header, else with nothing.
 pub(super) async fn ping(headers: HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT);
     let accept = accept.and_then(|accept| accept.to_str().ok());

@@ -1,4 +1,4 @@
-//! An app and an offer → `TaskInfo`.
+//! From an app and an offer to a `TaskInfo`.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::marathon::launch::offer::Offer;
 use crate::marathon::model::app::{App, Container, EngineType};
 use crate::marathon::model::network::{Mode, is_host};
 
-/// Takes what the app needs from the offer; nothing is taken if it does not fit.
+/// Takes what the app needs from the offer, or nothing if it does not fit.
 #[must_use]
 pub(super) fn place(
     app: &App,
@@ -84,8 +84,8 @@ fn command(app: &App, launch: &Launch<'_>, task_id: &str, host_ports: &[Option<u
     } else if let Some(args) = &app.args {
         command["shell"] = json!(false);
         command["arguments"] = json!(args);
-        // With an image the arguments go to its entry point; without one, as the command line,
-        // the first of them has to be named.
+        // With an image the arguments go to its entry point; without one they are the command line,
+        // whose first element is the program.
         let local = app.image().and_then(|image| launch.images.local(image));
         if local.is_none() {
             command["value"] = json!(args.first());
@@ -102,7 +102,7 @@ fn command(app: &App, launch: &Launch<'_>, task_id: &str, host_ports: &[Option<u
     command
 }
 
-/// `fetch[]` → `CommandInfo.URI`.
+/// `fetch[]` as `CommandInfo.URI`.
 pub(super) fn uri(artifact: &Value) -> Value {
     let mut uri = json!({"value": artifact["uri"]});
     for (from, to) in [

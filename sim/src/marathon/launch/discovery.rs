@@ -1,4 +1,4 @@
-//! What Marathon tells service discovery: `TaskInfo.discovery`.
+//! `TaskInfo.discovery`, for service discovery.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn info(id: &PathId, ports: &[Value]) -> Value {
     })
 }
 
-/// One port as it is declared.
+/// One declared port.
 struct Declared<'a> {
     name: Option<&'a str>,
     protocols: Vec<&'a str>,
@@ -26,7 +26,7 @@ struct Declared<'a> {
 }
 
 impl Declared<'_> {
-    /// One entry for each protocol, with `more` labels.
+    /// One entry per protocol, with additional labels.
     fn entries(&self, number: u16, more: &[(&str, &str)]) -> Vec<Value> {
         let mut all = self.labels.clone();
         for (key, value) in more {
@@ -45,8 +45,8 @@ impl Declared<'_> {
         self.protocols.iter().map(entry).collect()
     }
 
-    /// The entries of a port on container networks: the host's port if there is one, else the
-    /// container's on each network.
+    /// The entries of a port on container networks: the host port if there is one, else the
+    /// container port on each network.
     fn scoped(&self, host_port: Option<u16>, networks: &[Network], bridge: &str) -> Vec<Value> {
         if let Some(port) = host_port {
             return self.entries(port, &[("network-scope", "host")]);
@@ -65,7 +65,7 @@ impl Declared<'_> {
     }
 }
 
-/// For an app; `host_ports` in the order of its mappings or definitions.
+/// For an app; `host_ports` are in the order of its mappings or definitions.
 #[must_use]
 pub(super) fn app(app: &App, host_ports: &[Option<u16>], bridge: &str) -> Value {
     let mut ports = Vec::new();
@@ -96,7 +96,7 @@ pub(super) fn app(app: &App, host_ports: &[Option<u16>], bridge: &str) -> Value 
     info(&app.id, &ports)
 }
 
-/// For one container of the pod `id`; `host_ports` in the order of its endpoints.
+/// For one container of the pod `id`; `host_ports` are in the order of its endpoints.
 #[must_use]
 pub(super) fn pod_container(
     id: &PathId,

@@ -1,4 +1,4 @@
-//! The environment that Marathon gives to a task.
+//! The environment of a task.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +11,10 @@ use crate::marathon::model::pod::{Pod, PodContainer};
 
 type Variables = BTreeMap<String, String>;
 
-/// Longer names and values of labels are left out.
+/// The limit for names and values of labels; longer ones are left out.
 const LONGEST_VARIABLE: usize = 512;
 const LABEL_PREFIX: &str = "MARATHON_APP_LABEL_";
-/// Where numbers for container ports that nobody chose begin.
+/// The first number for container ports that have none.
 const FIRST_GENERATED_PORT: u16 = 1025;
 
 fn message(variables: &Variables) -> Value {
@@ -22,7 +22,7 @@ fn message(variables: &Variables) -> Value {
     json!({"variables": variables.iter().map(variable).collect::<Value>()})
 }
 
-/// For the task of an app; `host_ports` in the order of its mappings or definitions.
+/// For the task of an app; `host_ports` are in the order of its mappings or definitions.
 #[must_use]
 pub(super) fn app(
     app: &App,
@@ -58,7 +58,7 @@ pub(super) fn app(
     message(&all)
 }
 
-/// For one container of a pod; `host_ports` in the order of all the pod's endpoints.
+/// For one container of a pod; `host_ports` are in the order of all the pod's endpoints.
 #[must_use]
 pub(super) fn pod_container(
     pod: &Pod,
@@ -109,7 +109,7 @@ pub(super) fn pod_container(
     message(&all)
 }
 
-/// Numbers as Java writes doubles: with a decimal point, always.
+/// Formats a number as Java does, always with a decimal point.
 fn decimal(amount: f64) -> String {
     format!("{amount:?}")
 }
@@ -128,7 +128,7 @@ fn escape(name: &str) -> String {
 
 fn add_own(all: &mut Variables, own: &BTreeMap<String, Value>) {
     for (name, value) in own {
-        // Anything else is a secret, and there is nobody here to tell it.
+        // Anything else refers to a secret, and secrets are not simulated.
         if let Some(value) = value.as_str() {
             all.insert(name.clone(), value.to_owned());
         }

@@ -1,19 +1,19 @@
-//! Which root filesystem stands in for an image: no registry is within reach of a test machine.
+//! Replacements of images, as test machines have no access to a registry.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-/// What is used in place of images and of the commands that they would have brought.
+/// What replaces images, and the commands of images.
 #[derive(Clone, Debug)]
 pub struct Images {
-    /// Image by image: the name of a local image, or nothing for the agent's own filesystem.
+    /// The local image for each image; none for the agent's own filesystem.
     pub by_name: BTreeMap<String, Option<String>>,
-    /// For every other image; nothing for the agent's own filesystem.
+    /// The local image for all others; none for the agent's own filesystem.
     pub otherwise: Option<String>,
-    /// Whether images that are not in `by_name` are left as they are, `otherwise` or not.
+    /// Whether to keep images that are not in `by_name`; this takes precedence over `otherwise`.
     pub keep: bool,
-    /// The shell command of a container that has none, because its image would bring one.
+    /// The shell command of containers that rely on the command of their image.
     pub default_command: String,
 }
 
@@ -29,7 +29,7 @@ impl Default for Images {
 }
 
 impl Images {
-    /// The local image for `image`; nothing means the agent's own filesystem.
+    /// The local image for `image`; none for the agent's own filesystem.
     #[must_use]
     pub fn local<'a>(&'a self, image: &'a str) -> Option<&'a str> {
         match self.by_name.get(image) {
@@ -39,7 +39,7 @@ impl Images {
         }
     }
 
-    /// A message `Image` of type DOCKER for it.
+    /// An `Image` message of type DOCKER.
     #[must_use]
     pub fn message(&self, image: &str, force_pull: bool) -> Option<Value> {
         let local = self.local(image)?;

@@ -1,7 +1,7 @@
-//! From a run spec and an offer to what Mesos is asked to launch: pure.
+//! From a run spec and an offer to the operation for Mesos: pure.
 //!
-//! Messages are JSON of the v1 scheduler API, built field by field as Marathon 1.8 to 1.11 fills
-//! them; a field that Marathon leaves unset is absent here.
+//! Messages are JSON of the v1 scheduler API, with the fields that Marathon 1.8 to 1.11 sets;
+//! fields that Marathon leaves unset are absent.
 
 mod app;
 mod discovery;
@@ -21,20 +21,20 @@ use crate::harness::clock::Timestamp;
 use image::Images;
 use offer::Offer;
 
-/// The circumstances of one launch.
+/// The parameters of one launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
-    /// Which instance.
+    /// The instance.
     pub instance: &'a InstanceId,
-    /// How many times it has been launched, with this one.
+    /// The number of launches of the instance, including this one.
     pub incarnation: u32,
     /// The version of the run spec.
     pub version: Timestamp,
-    /// The host that the offer is from.
+    /// The hostname in the offer.
     pub hostname: &'a str,
     /// `--mesos_bridge_name`.
     pub bridge: &'a str,
-    /// What stands in for images.
+    /// The replacements of images.
     pub images: &'a Images,
 }
 
@@ -43,22 +43,22 @@ pub struct Launch<'a> {
 pub struct Placement {
     /// `Offer.Operation`.
     pub operation: Value,
-    /// The tasks; one for an app, one a container for a pod.
+    /// The tasks: one for an app, one per container for a pod.
     pub tasks: Vec<Launched>,
 }
 
-/// A task that is about to exist.
+/// A task to be launched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launched {
     /// Its id.
     pub id: String,
-    /// The pod's container that it is.
+    /// The name of the pod's container.
     pub container: Option<String>,
-    /// Its ports on the host, in the order of its mappings, definitions or endpoints.
+    /// Its host ports, in the order of its mappings, definitions or endpoints.
     pub host_ports: Vec<Option<u16>>,
 }
 
-/// Takes what one instance needs from the offer; nothing is taken if it does not fit.
+/// Takes what one instance needs from the offer, or nothing if it does not fit.
 #[must_use]
 pub fn place(run_spec: &RunSpec, launch: &Launch<'_>, offer: &mut Offer) -> Option<Placement> {
     let roles = run_spec.accepted_resource_roles();

@@ -1,8 +1,8 @@
-//! The `NetworkInfo`s that Marathon asks for.
+//! The `NetworkInfo`s of tasks and executors.
 //!
-//! Apps of the Mesos containerizer: name, labels (the message is always there), one empty address
-//! and the mappings that have a port on the host. Pods: the same without any address. Apps of the
-//! Docker containerizer: the first network's name and nothing else.
+//! Apps of the Mesos containerizer: name, labels (the message is always present), one empty
+//! address, and the mappings that have a host port. Pods: the same without an address. Apps of the
+//! Docker containerizer: only the first network's name.
 
 use serde_json::{Value, json};
 
@@ -10,14 +10,14 @@ use crate::marathon::model::app::App;
 use crate::marathon::model::network::{Labels, Network};
 use crate::marathon::model::pod::Pod;
 
-/// A message `Labels`.
+/// A `Labels` message.
 #[must_use]
 pub(super) fn labels(labels: &Labels) -> Value {
     let label = |(key, value)| json!({"key": key, "value": value});
     json!({"labels": labels.iter().map(label).collect::<Value>()})
 }
 
-/// One mapping for Mesos, and the networks that it is meant for.
+/// One mapping for Mesos, and its networks.
 struct Mapping<'a> {
     networks: &'a [String],
     message: Value,
@@ -65,7 +65,7 @@ fn infos(networks: &[Network], bridge: &str, mappings: &[Mapping<'_>]) -> Vec<Va
     networks.iter().filter_map(info).collect()
 }
 
-/// For an app of the Mesos containerizer; `host_ports` in the order of its mappings.
+/// For an app of the Mesos containerizer; `host_ports` are in the order of its mappings.
 #[must_use]
 pub(super) fn app(app: &App, host_ports: &[Option<u16>], bridge: &str) -> Vec<Value> {
     let mappings: Vec<Mapping<'_>> = app
@@ -95,7 +95,7 @@ pub(super) fn docker_app(app: &App) -> Vec<Value> {
     name.map(|name| json!({"name": name})).into_iter().collect()
 }
 
-/// For a pod; `host_ports` in the order of all its endpoints.
+/// For a pod; `host_ports` are in the order of all its endpoints.
 #[must_use]
 pub(super) fn pod(pod: &Pod, host_ports: &[Option<u16>], bridge: &str) -> Vec<Value> {
     let endpoints = pod.containers.iter().flat_map(|part| &part.endpoints);

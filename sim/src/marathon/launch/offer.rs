@@ -1,14 +1,14 @@
-//! What an agent offers, and taking from it.
+//! Offers, and taking resources from them.
 //!
-//! Invariant: what is taken has the form in which it was offered (reservation, allocation), with
-//! only the amount changed, so that the master finds it in the offer whatever that form is.
+//! Invariant: resources are returned in the form in which they were offered (reservation,
+//! allocation), with only the amount changed, so that the master finds them in the offer.
 
 use serde_json::{Value, json};
 
-/// First and last ports, both included.
+/// First and last ports, inclusive.
 type Ranges = Vec<(u64, u64)>;
 
-/// One agent's offer, or what is left of it.
+/// An agent's offer, or the rest of it.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "named and documented by Mesos' Offer")]
 pub struct Offer {
@@ -36,7 +36,7 @@ enum Amount {
 }
 
 impl Offer {
-    /// Reads an offer of the v1 scheduler API; nothing if it is not one.
+    /// Reads an offer of the v1 scheduler API; none if it is invalid.
     #[must_use]
     pub fn from_json(offer: &Value) -> Option<Self> {
         let text = |pointer: &str| Some(offer.pointer(pointer)?.as_str()?.to_owned());
@@ -56,7 +56,7 @@ impl Offer {
         })
     }
 
-    /// Takes `amount` of a scalar resource from the reservations `roles`; nothing is taken if
+    /// Takes an amount of a scalar resource from the reservations of these roles, or nothing if
     /// there is not enough.
     pub fn take_scalar(&mut self, name: &str, amount: f64, roles: &[&str]) -> Option<Vec<Value>> {
         let mut missing = thousandths(amount);
@@ -79,8 +79,8 @@ impl Offer {
         Some(taken)
     }
 
-    /// Takes a port for each entry of `wanted` that is one: that port, or for 0 the lowest that is
-    /// left. Answers with the ports in the same order and the resources to name.
+    /// Takes a port for each entry of `wanted` that is one: that port, or for 0 the lowest free
+    /// one. Returns the ports in the same order, and the resources.
     pub fn take_ports(
         &mut self,
         wanted: &[Option<u16>],
@@ -89,7 +89,8 @@ impl Offer {
         let mut rest = self.resources.clone();
         let mut ports = vec![None; wanted.len()];
         let mut taken = Vec::new();
-        // Fixed ones first, or a dynamic one could be given a port that is asked for further on.
+        // Fixed ports first, as a dynamic one could otherwise take a port that a later entry
+        // requests.
         let fixed = wanted
             .iter()
             .enumerate()
@@ -114,7 +115,7 @@ impl Offer {
 
 impl Resource {
     fn from_json(offered: &Value) -> Option<Self> {
-        // Neither volumes nor what may be taken away again: Marathon does not use them here.
+        // Neither volumes nor revocable resources: Marathon does not use them here.
         let special = ["disk", "revocable", "shared"];
         if special.iter().any(|field| !offered[field].is_null()) {
             return None;
@@ -179,7 +180,7 @@ fn thousandths(amount: f64) -> f64 {
 pub(super) mod tests {
     use super::*;
 
-    /// An offer with something for everybody and something reserved.
+    /// An offer with unreserved and reserved resources.
     pub(in crate::marathon) fn sample() -> Offer {
         let resource = |name: &str, role: &str, amount: f64| {
             json!({"name": name, "type": "SCALAR", "scalar": {"value": amount}, "role": role,

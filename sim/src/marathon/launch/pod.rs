@@ -1,6 +1,6 @@
-//! A pod and an offer → the default executor with its task group.
+//! From a pod and an offer to the default executor with its task group.
 //!
-//! The networks are the executor's; the tasks name none and so join its namespace.
+//! The executor has the networks; the tasks name none, and so join its namespace.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use super::{Launch, Launched, Placement, discovery, environment, network};
 use crate::marathon::launch::offer::Offer;
 use crate::marathon::model::pod::{Command, Pod, PodContainer, Resources};
 
-/// Takes what the pod needs from the offer; nothing is taken if it does not fit.
+/// Takes what the pod needs from the offer, or nothing if it does not fit.
 #[must_use]
 pub(super) fn place(
     pod: &Pod,
@@ -131,7 +131,7 @@ fn command(
             Command::Argv { argv } => {
                 command["shell"] = json!(false);
                 command["arguments"] = json!(argv);
-                // Without the image there is no entry point that the arguments could go to.
+                // Without the image there is no entry point for the arguments.
                 let bare = image(container, launch).is_none();
                 if bare || exec.override_entrypoint == Some(true) {
                     command["value"] = json!(argv.first());

@@ -1,4 +1,4 @@
-//! The mapping, held against what Marathon's sources say.
+//! The messages for Mesos, compared with those of Marathon's sources.
 use serde_json::json;
 
 use super::*;
@@ -141,7 +141,7 @@ fn a_host_network_app_has_no_network_infos_and_no_scopes() {
     );
 }
 
-/// The sample app of the seed, section 3.5.
+/// A sample app for a public agent: it is reserved for `slave_public`.
 fn sample_app() -> Value {
     json!({
         "id": "/app-no-1", "acceptedResourceRoles": ["slave_public"],

@@ -1,4 +1,4 @@
-//! An app: one command, run as often as `instances` says.
+//! An app: one command, with a number of instances.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +15,8 @@ use crate::marathon::id::PathId;
 
 /// An app in canonical form.
 ///
-/// The fields that are [`Value`]s are kept and served, and do nothing: no health checks run, no
-/// constraints are heeded.
+/// Fields of type [`Value`] are kept and served without effect: there are no health checks and no
+/// constraints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
@@ -82,58 +82,58 @@ pub struct App {
     pub role: Option<String>,
 }
 
-/// Which instances go first when an app shrinks.
+/// Which instances are killed first when an app is scaled down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum KillSelection {
-    /// The last one started.
+    /// The youngest.
     #[default]
     YoungestFirst,
-    /// The first one started.
+    /// The oldest.
     OldestFirst,
 }
 
-/// Which containerizer runs an app.
+/// The containerizer of an app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum EngineType {
-    /// Mesos' own: the one that has isolators.
+    /// That of Mesos, which has isolators.
     #[default]
     Mesos,
     /// The Docker daemon.
     Docker,
 }
 
-/// What an app runs in.
+/// The container of an app.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
-    /// Which containerizer.
+    /// The containerizer.
     #[serde(rename = "type")]
     pub engine: EngineType,
-    /// The image, whichever containerizer.
+    /// The image, for either containerizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker: Option<Docker>,
-    /// Kept and served; nothing is mounted.
+    /// Kept and served without effect.
     pub volumes: Vec<Value>,
-    /// The ports that lead in, on container networks.
+    /// The port mappings on container networks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port_mappings: Option<Vec<PortMapping>>,
 }
 
-/// An image, and how to get and start it.
+/// An image, and how to pull and run it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Docker {
     /// The image's name.
     pub image: String,
-    /// Whether to ask the registry even if the image is there.
+    /// Whether to pull the image even if it is present.
     pub force_pull_image: bool,
-    /// Options for `docker run`.
+    /// Options of `docker run`.
     pub parameters: Vec<Value>,
-    /// Whether the container may do everything.
+    /// Whether the container is privileged.
     pub privileged: bool,
-    /// Where the registry's credentials are.
+    /// The credentials of the registry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pull_config: Option<Value>,
 }
@@ -164,7 +164,7 @@ fn default_unreachable_strategy() -> Value {
 }
 
 impl App {
-    /// The port mappings; none on the host's network.
+    /// The port mappings; empty on the host network.
     #[must_use]
     pub fn port_mappings(&self) -> &[PortMapping] {
         self.container
@@ -192,7 +192,7 @@ impl App {
         }
     }
 
-    /// Gives every service port that was left open a number from `free`.
+    /// Assigns a number from `free` to every service port that has none.
     pub fn assign_service_ports(&mut self, free: &mut dyn Iterator<Item = u16>) {
         let host = is_host(&self.networks);
         let definitions = self.port_definitions.iter_mut().flatten();
@@ -280,7 +280,7 @@ impl App {
     }
 }
 
-/// The canonical app that the JSON of a request describes.
+/// Parses the JSON of a request into a canonical app.
 pub fn parse(request: Value, defaults: &Defaults) -> Result<App, Rejection> {
     let canonical = legacy::canonical(request, &defaults.mesos_bridge_name)?;
     let mut app: App = read(canonical)?;
@@ -289,7 +289,7 @@ pub fn parse(request: Value, defaults: &Defaults) -> Result<App, Rejection> {
     Ok(app)
 }
 
-/// Fills in what Marathon fills in once a definition is known to be valid.
+/// Fills in Marathon's defaults, once a definition is valid.
 fn normalize(app: &mut App, defaults: &Defaults) {
     if app.networks.is_empty() {
         app.networks.push(Network::host());
@@ -312,7 +312,7 @@ fn normalize(app: &mut App, defaults: &Defaults) {
         .any(|network| network.mode == Mode::Bridge);
     let container = app.container.get_or_insert_default();
     for mapping in container.port_mappings.iter_mut().flatten() {
-        // In bridge mode nobody could reach a port without one on the host.
+        // In bridge mode every port is mapped to the host.
         if bridged {
             mapping.host_port.get_or_insert(0);
         }

@@ -1,8 +1,8 @@
-//! The forms of an app's networking from before Marathon 1.5, rewritten to today's.
+//! The networking fields of apps before Marathon 1.5, rewritten to the present ones.
 //!
-//! Accepted on the way in only: `ipAddress` (its `groups` are dropped, as Marathon drops them),
-//! `container.docker.network`, `container.docker.portMappings`, `ports` and `uris`. Works on the
-//! JSON itself and leaves alone what is not of the expected shape: reading it says so better.
+//! On input only, Marathon accepts `ipAddress` (it drops the `groups`), `container.docker.network`,
+//! `container.docker.portMappings`, `ports` and `uris`. This works on JSON and skips values of
+//! unexpected types, for which deserialization has better errors.
 
 use serde_json::{Map, Value, json};
 
@@ -144,7 +144,7 @@ fn docker_port_mappings(container: &mut Map<String, Value>, violations: &mut Vio
     }
 }
 
-/// `ipAddress.discovery.ports[]`: ports inside, never mapped to the host.
+/// `ipAddress.discovery.ports[]`: container ports, never mapped to the host.
 fn discovery_ports(
     container: &mut Map<String, Value>,
     ip_address: Option<&Value>,
@@ -181,7 +181,7 @@ fn discovery_ports(
     container.insert("portMappings".to_owned(), mappings);
 }
 
-/// One mapping if the app says nothing, and one more for each definition that has none.
+/// One mapping if the app has none, and one for each surplus definition.
 fn default_port_mappings(container: &mut Map<String, Value>, wanted: usize) {
     let given = container.remove("portMappings");
     let mut mappings = given.unwrap_or_else(|| json!([{"name": "default"}]));

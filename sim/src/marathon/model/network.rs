@@ -1,4 +1,4 @@
-//! Networks, and the ports that lead through them, as apps and pods write them.
+//! Networks and their ports, as apps and pods declare them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,40 +6,40 @@ use serde::{Deserialize, Serialize};
 
 use super::definition::{Defaults, Violations};
 
-/// Labels, in an order that does not change between answers.
+/// Labels, in a stable order.
 pub type Labels = BTreeMap<String, String>;
 
-/// How a network reaches the outside.
+/// The mode of a network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
-    /// The agent's own network.
+    /// The agent's network.
     #[serde(rename = "host")]
     Host,
-    /// A network that gives every container an address of its own.
+    /// A network on which every container has its own address.
     #[default]
     #[serde(rename = "container")]
     Container,
-    /// The one bridge behind each agent.
+    /// The bridge of each agent.
     #[serde(rename = "container/bridge")]
     Bridge,
 }
 
-/// One network that a run spec joins.
+/// A network of a run spec.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Which network, for [`Mode::Container`] only.
+    /// The name, for [`Mode::Container`] only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// How.
+    /// The mode.
     #[serde(default)]
     pub mode: Mode,
-    /// What the network's provider should know; opaque to Marathon.
+    /// Labels for the network's provider; opaque to Marathon.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: Labels,
 }
 
 impl Network {
-    /// The host's network.
+    /// The host network.
     #[must_use]
     pub fn host() -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Network {
         }
     }
 
-    /// What Mesos knows this network as; nothing for the host's.
+    /// The name that Mesos knows the network by; none for the host network.
     #[must_use]
     pub fn mesos_name<'a>(&'a self, mesos_bridge_name: &'a str) -> Option<&'a str> {
         match self.mode {
@@ -59,7 +59,7 @@ impl Network {
     }
 }
 
-/// Whether everything runs on the host's network.
+/// Whether all networks are the host network.
 #[must_use]
 pub fn is_host(networks: &[Network]) -> bool {
     networks.iter().all(|network| network.mode == Mode::Host)
@@ -69,21 +69,21 @@ pub fn is_host(networks: &[Network]) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PortMapping {
-    /// The port inside; 0 means the same as the host's.
+    /// The container port; 0 means the same as the host port.
     pub container_port: u16,
-    /// The port on the agent: none, any (0) or this one.
+    /// The host port: none, any (0) or this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_port: Option<u16>,
-    /// A number that load balancers know the app by.
+    /// The port by which load balancers know the app.
     pub service_port: u16,
     /// `tcp`, `udp` or `udp,tcp`.
     pub protocol: String,
-    /// What the port is called.
+    /// The name of the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// For service discovery; opaque to Marathon.
     pub labels: Labels,
-    /// The networks it is about; none means all.
+    /// The networks that it applies to; all if it is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub network_names: Vec<String>,
 }
@@ -102,15 +102,15 @@ impl Default for PortMapping {
     }
 }
 
-/// `portDefinitions[]` of an app on the host's network.
+/// `portDefinitions[]` of an app on the host network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PortDefinition {
-    /// The service port and, with `requirePorts`, the port on the host; 0 means any.
+    /// The service port and, with `requirePorts`, the host port; 0 means any.
     pub port: u16,
     /// `tcp`, `udp` or `udp,tcp`.
     pub protocol: String,
-    /// What the port is called.
+    /// The name of the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// For service discovery; opaque to Marathon.
@@ -132,12 +132,12 @@ impl Default for PortDefinition {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// What the endpoint is called.
+    /// The name of the endpoint.
     pub name: String,
-    /// The port inside; on the host's network there is none.
+    /// The container port; none on the host network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container_port: Option<u16>,
-    /// The port on the agent: none, any (0) or this one.
+    /// The host port: none, any (0) or this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port: Option<u16>,
     /// `tcp`, `udp` or both.
@@ -146,7 +146,7 @@ pub struct Endpoint {
     /// For service discovery; opaque to Marathon.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: Labels,
-    /// The networks it is about; none means all.
+    /// The networks that it applies to; all if it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub network_names: Vec<String>,
 }
@@ -155,7 +155,7 @@ fn tcp() -> Vec<String> {
     vec!["tcp".to_owned()]
 }
 
-/// Gives container networks that have no name the default one.
+/// Gives the default name to container networks without a name.
 pub(super) fn name_networks(networks: &mut [Network], defaults: &Defaults) {
     for network in networks {
         if network.mode == Mode::Container && network.name.is_none() {

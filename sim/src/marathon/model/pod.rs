@@ -1,4 +1,4 @@
-//! A pod: several containers that share one executor, and with it one network namespace.
+//! A pod: several containers that share one executor and its network namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::marathon::id::{PathId, is_name};
 
 /// A pod in canonical form.
 ///
-/// The fields that are [`Value`]s are kept and served, and do nothing.
+/// Fields of type [`Value`] are kept and served without effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
@@ -75,12 +75,12 @@ pub struct PodContainer {
 pub struct Exec {
     /// The command.
     pub command: Command,
-    /// Whether its first word takes the place of the image's entry point.
+    /// Whether the first word replaces the image's entry point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub override_entrypoint: Option<bool>,
 }
 
-/// A command, in one of its two forms.
+/// A command in one of its two forms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
@@ -89,7 +89,7 @@ pub enum Command {
     Argv { argv: Vec<String> },
 }
 
-/// What a container may use.
+/// The resources of a container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
 pub struct Resources {
@@ -101,7 +101,7 @@ pub struct Resources {
     pub gpus: u32,
 }
 
-/// What the executor itself may use.
+/// The resources of the executor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
@@ -129,18 +129,18 @@ pub struct Image {
     pub kind: String,
     /// The image's name.
     pub id: String,
-    /// Whether to ask the registry even if the image is there.
+    /// Whether to pull the image even if it is present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force_pull: Option<bool>,
 }
 
-/// How often a pod runs.
+/// The scaling of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scaling {
-    /// `fixed`, the only one there is.
+    /// `fixed`, the only kind.
     #[serde(default = "fixed")]
     pub kind: String,
-    /// How many instances.
+    /// The number of instances.
     #[serde(default = "one")]
     pub instances: u32,
 }
@@ -161,7 +161,7 @@ fn one() -> u32 {
     1
 }
 
-/// When and where a pod is launched.
+/// The scheduling of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
@@ -176,7 +176,7 @@ pub struct Scheduling {
     pub unreachable_strategy: Option<Value>,
 }
 
-/// How long to wait before a failed pod is launched again, in seconds.
+/// The backoff before a failed pod is launched again, in seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
@@ -196,7 +196,7 @@ impl Default for PodBackoff {
     }
 }
 
-/// Which resources a pod takes.
+/// The resources that a pod accepts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
@@ -206,7 +206,7 @@ pub struct Placement {
 }
 
 impl Pod {
-    /// Validates a self.
+    /// Validates a pod.
     fn validate(&self, defaults: &Defaults) -> Result<(), Violations> {
         let mut violations = Violations::default();
         check_networks(&self.networks, defaults, &mut violations);
@@ -265,7 +265,7 @@ impl Pod {
     }
 }
 
-/// The canonical pod that the JSON of a request describes.
+/// Parses the JSON of a request into a canonical pod.
 pub fn parse(mut request: Value, defaults: &Defaults) -> Result<Pod, Rejection> {
     drop_nulls(&mut request);
     let mut pod: Pod = read(request)?;

@@ -1,4 +1,4 @@
-//! What apps and pods have in common: something that is run.
+//! Run specs: what apps and pods have in common.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ pub enum RunSpec {
     Pod(Box<Pod>),
 }
 
-/// How long to wait before something that failed is launched again.
+/// The backoff before a failed instance is launched again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
-    /// The first wait.
+    /// The initial delay.
     pub first: Duration,
-    /// How much longer each next one is.
+    /// The factor of each further delay.
     pub factor: f64,
-    /// The longest one.
+    /// The maximum delay.
     pub longest: Duration,
 }
 
@@ -36,7 +36,7 @@ impl RunSpec {
         }
     }
 
-    /// How many instances should run.
+    /// The desired number of instances.
     #[must_use]
     pub fn instances(&self) -> usize {
         let instances = match self {
@@ -46,7 +46,7 @@ impl RunSpec {
         usize::try_from(instances).unwrap_or(usize::MAX)
     }
 
-    /// The same with another number of instances.
+    /// The same run spec with another number of instances.
     #[must_use]
     pub fn with_instances(&self, instances: usize) -> Self {
         let mut other = self.clone();
@@ -58,7 +58,7 @@ impl RunSpec {
         other
     }
 
-    /// The networks it joins.
+    /// Its networks.
     #[must_use]
     pub fn networks(&self) -> &[Network] {
         match self {
@@ -67,7 +67,7 @@ impl RunSpec {
         }
     }
 
-    /// The role that it belongs to.
+    /// Its role.
     #[must_use]
     pub fn role(&self) -> &str {
         let role = match self {
@@ -77,7 +77,7 @@ impl RunSpec {
         role.as_deref().unwrap_or("*")
     }
 
-    /// The reservations whose resources it takes; `*` is what nobody reserved.
+    /// The roles whose reservations it accepts; `*` means unreserved resources.
     #[must_use]
     pub fn accepted_resource_roles(&self) -> Vec<&str> {
         let accepted: &[String] = match self {
@@ -91,7 +91,7 @@ impl RunSpec {
         }
     }
 
-    /// Which instances go first when it shrinks.
+    /// Which instances are killed first when it is scaled down.
     #[must_use]
     pub fn kill_selection(&self) -> KillSelection {
         match self {
@@ -103,7 +103,7 @@ impl RunSpec {
         }
     }
 
-    /// How long to wait before a failed instance is launched again.
+    /// The backoff before a failed instance is launched again.
     #[must_use]
     pub fn backoff(&self) -> Backoff {
         let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
@@ -124,8 +124,8 @@ impl RunSpec {
         }
     }
 
-    /// The ports on the agent that one instance asks for, in the order of its mappings,
-    /// definitions or endpoints: none, any (0), or this one.
+    /// The host ports of one instance, in the order of its mappings, definitions or endpoints:
+    /// none, any (0), or this one.
     #[must_use]
     pub fn host_ports(&self) -> Vec<Option<u16>> {
         match self {
@@ -145,8 +145,7 @@ impl RunSpec {
         }
     }
 
-    /// Whether an instance of `other` would be launched exactly as one of this is: then only the
-    /// number of instances has to change.
+    /// Whether only the number of instances differs from `other`.
     #[must_use]
     pub fn only_scales(&self, other: &Self) -> bool {
         let mut other = other.clone();

@@ -1,4 +1,4 @@
-//! What comes in, held against what Marathon serves.
+//! Definitions on input, compared with those that Marathon serves.
 use serde_json::{Value, json};
 
 use super::*;

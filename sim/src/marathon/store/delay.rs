@@ -1,11 +1,11 @@
-//! How long a run spec whose instances keep failing has to wait.
+//! The launch delay of run specs whose instances keep failing.
 
 use std::time::Duration;
 
 use crate::harness::clock::Timestamp;
 use crate::marathon::model::run_spec::Backoff;
 
-/// The present wait of one run spec.
+/// The present launch delay of a run spec.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Delay {
     length: Duration,
@@ -13,7 +13,7 @@ pub(super) struct Delay {
 }
 
 impl Delay {
-    /// After one more failure.
+    /// The delay after another failure.
     pub(super) fn after(previous: Option<Self>, backoff: &Backoff, now: Timestamp) -> Self {
         let longer = |previous: Self| {
             Duration::try_from_secs_f64(previous.length.as_secs_f64() * backoff.factor)

@@ -1,9 +1,9 @@
-//! What is remembered of an instance that ended by itself.
+//! Instances that ended by themselves.
 
 use crate::harness::clock::Timestamp;
 use crate::marathon::instance::{Condition, Instance};
 
-/// How many of them are remembered for each run spec.
+/// How many failures are kept for each run spec.
 pub(super) const REMEMBERED: usize = 10;
 
 /// An instance that ended although it should run.
@@ -11,18 +11,18 @@ pub(super) const REMEMBERED: usize = 10;
 pub struct Failure {
     /// The instance as it was at its end.
     pub instance: Instance,
-    /// The task that ended worst.
+    /// The task with the worst condition.
     pub task_id: String,
-    /// How.
+    /// The condition of that task.
     pub condition: Condition,
-    /// What Mesos said.
+    /// The message of its status.
     pub message: String,
-    /// When.
+    /// When the instance ended.
     pub at: Timestamp,
 }
 
 impl Failure {
-    /// Of an instance all of whose tasks have ended.
+    /// The failure of an instance whose tasks have all ended.
     pub(super) fn of(instance: &Instance, at: Timestamp) -> Option<Self> {
         let worst = instance.tasks.iter().min_by_key(|task| task.condition)?;
         Some(Self {

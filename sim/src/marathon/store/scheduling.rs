@@ -1,4 +1,4 @@
-//! What passes between the store and Mesos: offers, statuses, kills.
+//! What the store exchanges with Mesos: offers, statuses and kills.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::marathon::launch::offer::Offer;
 use crate::marathon::launch::{Launch, Placement, place};
 use crate::marathon::status::TaskStatus;
 
-/// `--kill_retry_timeout`: when to ask again for a task to be killed.
+/// `--kill_retry_timeout`: when to ask again to kill a task.
 const KILL_RETRY: Duration = Duration::from_secs(10);
-/// `--minimum_viable_task_execution_duration`: who ran this long has not failed to start.
+/// `--minimum_viable_task_execution_duration`: a task that ran this long did start.
 const VIABLE: Duration = Duration::from_mins(1);
 
-/// A task that must end, and the agent that it is on.
+/// A task to kill, and its agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in Mesos' Call.Kill")]
 pub struct Kill {
@@ -41,7 +41,7 @@ impl Store {
             && delay.is_none_or(|delay| delay.is_over(now))
     }
 
-    /// Launches on this offer what fits; what is left of it goes back to Mesos.
+    /// Launches as many instances on this offer as fit.
     pub fn launch(&mut self, offer: &mut Offer, now: Timestamp) -> Vec<Placement> {
         let mut due: Vec<(u64, InstanceId)> = self
             .instances
@@ -74,8 +74,7 @@ impl Store {
         placements
     }
 
-    /// Takes in what Mesos says about a task. Answers with what to kill because of it: a task that
-    /// nobody here knows.
+    /// Applies a task status. Returns the task to kill if it is unknown.
     pub fn apply(&mut self, status: TaskStatus, now: Timestamp) -> Option<Kill> {
         let instance = InstanceId::of_task(&status.task_id)
             .and_then(|id| self.instances.get_mut(&id))
@@ -114,7 +113,7 @@ impl Store {
         None
     }
 
-    /// An instance has ended: it is forgotten, or launched again.
+    /// Removes an instance that has ended, or schedules it again.
     fn end(&mut self, id: &InstanceId, now: Timestamp) {
         let Some(instance) = self.instances.get_mut(id) else {
             return;
@@ -185,7 +184,7 @@ impl Store {
         kills
     }
 
-    /// Every task that Mesos should know, for reconciliation.
+    /// The tasks that Mesos should know, for reconciliation.
     #[must_use]
     pub fn known_tasks(&self) -> Vec<Kill> {
         let launched = self.instances.values().flat_map(|instance| {
@@ -230,9 +229,9 @@ fn provision(instance: &mut Instance, offer: &Offer, placement: &Placement, now:
     instance.since = now;
 }
 
-/// Whether there is anything to tell of it.
+/// Applies a status to a task; returns whether the change is worth an event.
 fn update(task: &mut Task, status: &TaskStatus, now: Timestamp) -> bool {
-    // Mesos may repeat itself, and what has ended does not come back.
+    // Mesos may repeat a status, and terminal conditions are final.
     if task.condition.is_terminal() {
         return false;
     }

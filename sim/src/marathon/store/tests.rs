@@ -1,4 +1,4 @@
-//! The life of instances, without a Mesos.
+//! The lifecycle of instances, without Mesos.
 use std::time::Duration;
 
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Several servers, who leads, and what goes wrong.
+//! Several servers, leadership and faults.
 
 use reqwest::Response;
 use reqwest::header::LOCATION;
@@ -60,7 +60,7 @@ async fn a_standby_sends_on_who_wants_events_and_passes_on_all_else() {
     let looped = looped.header("X-Marathon-Via", format!("1.1 {standby}"));
     assert_eq!(looped.send().await.unwrap().status(), 502);
     world.marathon.handle().unplug(0);
-    // The listener goes a moment later.
+    // The listener closes a moment later.
     while !world.get_at(0, "/ping").await.unwrap_err().is_connect() {}
     assert_eq!(world.get_at(1, "/ping").await.unwrap().status(), 502);
     world.marathon.handle().plug(0).await.unwrap();

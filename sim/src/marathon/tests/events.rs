@@ -1,4 +1,4 @@
-//! The event stream, byte by byte and event by event.
+//! The event stream, by bytes and by events.
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;
@@ -15,7 +15,7 @@ use crate::marathon::version::Version;
 
 const ATTACHED: &str = "event_stream_attached";
 
-/// A stream as it comes over the wire.
+/// A stream, unparsed.
 struct Wire {
     socket: TcpStream,
     text: String,
@@ -31,7 +31,7 @@ impl Wire {
         Self { socket, text }
     }
 
-    /// Everything until `end`, which is taken too; or until the stream ends.
+    /// Everything up to and including `end`, or until the stream ends.
     async fn until(&mut self, end: &str) -> String {
         loop {
             if let Some(at) = self.text.find(end) {
@@ -87,7 +87,7 @@ async fn the_stream_is_framed_as_jetty_frames_it() {
                  \"eventType\":\"event_stream_attached\",\"timestamp\":\"";
     assert!(first.starts_with(start), "{first}");
     assert!(first.ends_with("Z\"}\r\n\r\n"), "{first}");
-    // Empty lines, and nothing else.
+    // Empty lines only.
     assert_eq!(wire.until("\r\n\r\n\r\n").await, "\r\n\r\n\r\n");
     world.marathon.handle().cut_streams();
     assert_eq!(wire.until("no end").await.replace("\r\n", ""), "");
@@ -115,7 +115,7 @@ async fn the_life_of_an_app_is_told_in_order() {
         assert_eq!(data["eventType"], kind.as_str());
         assert!(data["timestamp"].as_str().unwrap().ends_with('Z'));
         let last = kind == "deployment_success" && told.len() > 12;
-        // Where the master is found is another story.
+        // Hostnames of the master differ between machines.
         if !kind.starts_with("scheduler_") {
             told.push((kind, data));
         }
@@ -239,7 +239,7 @@ fn attach(bus: &Bus) -> EventStream {
     bus.attach(0, "peer", BTreeSet::from(["x".to_owned()]))
 }
 
-/// The numbers of the events that have come, and whether the stream has ended.
+/// The numbers of the received events, and whether the stream has ended.
 fn come(stream: &mut EventStream) -> (Vec<u64>, bool) {
     let mut numbers = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! The control listener, asked as another process asks.
+//! The control listener, over HTTP.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ async fn get(url: String) -> Value {
     reqwest::get(url).await.unwrap().json().await.unwrap()
 }
 
-/// The lines of an answer that does not end by itself.
+/// The lines of an endless response.
 struct Lines {
     answer: reqwest::Response,
     read: Vec<u8>,
@@ -66,7 +66,7 @@ async fn a_follower_is_told_what_is_there_and_then_what_changes() {
         ("virtual-machine", &json!(["before"]))
     );
     assert_eq!(lines.next().await, Some(Event::Listed));
-    // Of another type: not told.
+    // Not of a followed type.
     create(&handle, "domain", json!({"fq_name": ["d"]}))
         .await
         .unwrap();
@@ -98,7 +98,7 @@ async fn one_that_falls_behind_has_to_list_again() {
     .await;
     let mut lines = Lines::follow(&control, "virtual-network").await;
     while lines.next().await != Some(Event::Listed) {}
-    // A network comes with a routing-instance: two changes at once.
+    // Creating a network also creates a routing-instance: two changes at once.
     let network = json!({
         "fq_name": ["default-domain", "default-project", "n"], "parent_type": "project",
     });

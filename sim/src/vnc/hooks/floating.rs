@@ -1,4 +1,4 @@
-//! Floating and alias addresses.
+//! Floating IPs and alias IPs.
 
 use std::net::IpAddr;
 

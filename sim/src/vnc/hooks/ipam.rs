@@ -1,4 +1,4 @@
-//! Ipams: their flat subnets, which several networks share.
+//! Ipams and their flat subnets, which several networks share.
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -12,7 +12,7 @@ use crate::vnc::db::{Db, fq_name};
 use crate::vnc::python_repr;
 use crate::vnc::store::Object;
 
-/// The networks of an ipam's subnets.
+/// The prefixes of an ipam's subnets.
 pub(super) fn nets(props: &Body) -> Vec<IpNet> {
     let subnets = props.get("ipam_subnets").map(|subnets| &subnets["subnets"]);
     let subnets = subnets.and_then(Value::as_array).into_iter().flatten();

@@ -1,7 +1,6 @@
-//! What the server does beyond storing: checks, addresses and objects of its own, by type.
+//! What the server does beyond storing, by type: checks, addresses and dependent objects.
 //!
-//! Everything that can be refused is refused before anything is changed, so that nothing has to
-//! be undone.
+//! Invariant: all checks precede all changes, so that nothing has to be undone.
 
 mod checks;
 mod floating;
@@ -22,10 +21,10 @@ use super::store::Object;
 
 pub(crate) use pool::{allocate_for_network, count, release_for_network};
 
-/// A body, as it is changed on its way.
+/// A body, which hooks complete.
 pub(crate) type Body = Map<String, Value>;
 
-/// Before the name of a new object is looked at.
+/// Sets the name of a new object.
 pub(crate) fn before_name(kind: KindId, body: &mut Body) -> Outcome<()> {
     match schema().kind(kind).name.as_str() {
         "tag" => policy::name_tag(body),
@@ -33,7 +32,7 @@ pub(crate) fn before_name(kind: KindId, body: &mut Body) -> Outcome<()> {
     }
 }
 
-/// Checks a new object, and completes its body.
+/// Checks a new object and completes its body.
 pub(crate) fn before_create(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Body) -> Outcome<()> {
     match schema().kind(kind).name.as_str() {
         "virtual-network" => network::before_create(db, body)?,
@@ -50,7 +49,7 @@ pub(crate) fn before_create(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Bo
     project::check_quota(db, kind, body)
 }
 
-/// Takes what the object needs; nothing may be refused after this.
+/// Allocates addresses and numbers. No check fails after this.
 pub(crate) fn allocate(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Body) -> Outcome<()> {
     match schema().kind(kind).name.as_str() {
         "virtual-network" => network::allocate(db, uuid, body),
@@ -66,7 +65,7 @@ pub(crate) fn allocate(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Body) -
     }
 }
 
-/// Makes what belongs to a new object.
+/// Creates the dependent objects of a new object.
 pub(crate) fn after_create(db: &mut Db, uuid: Uuid) -> Outcome<()> {
     let Some(object) = db.store.get(uuid).cloned() else {
         return Ok(());
@@ -79,7 +78,7 @@ pub(crate) fn after_create(db: &mut Db, uuid: Uuid) -> Outcome<()> {
     }
 }
 
-/// Checks a change of an object, and completes it.
+/// Checks an update of an object and completes it.
 pub(crate) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Outcome<()> {
     match schema().kind(object.kind).name.as_str() {
         "virtual-network" => network::before_update(db, object, body),
@@ -93,7 +92,7 @@ pub(crate) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
     }
 }
 
-/// Whether a type's checks of a change look at references.
+/// Whether the update checks of a type depend on references.
 pub(crate) fn cares_for_refs(kind: KindId) -> bool {
     [
         "virtual-network",
@@ -103,7 +102,7 @@ pub(crate) fn cares_for_refs(kind: KindId) -> bool {
     .contains(&schema().kind(kind).name.as_str())
 }
 
-/// Checks the end of an object that nothing refers to.
+/// Checks the deletion of an object that has no referrers.
 pub(crate) fn before_delete(db: &mut Db, object: &Object) -> Outcome<()> {
     match schema().kind(object.kind).name.as_str() {
         "virtual-network" => network::before_delete(object),
@@ -112,7 +111,7 @@ pub(crate) fn before_delete(db: &mut Db, object: &Object) -> Outcome<()> {
     }
 }
 
-/// Gives back what an object had, and takes away what the server made for it.
+/// Frees addresses and numbers, and deletes dependent objects.
 pub(crate) fn after_delete(db: &mut Db, object: &Object) {
     match schema().kind(object.kind).name.as_str() {
         "virtual-network" => network::after_delete(db, object),

@@ -14,7 +14,7 @@ use crate::vnc::python_repr;
 use crate::vnc::schema::schema;
 use crate::vnc::store::{Object, canonical};
 
-/// Addresses of these networks are not the server's to give.
+/// Networks whose addresses the server does not manage.
 pub(super) fn is_underlay(fq_name: &[String]) -> bool {
     fq_name == ["default-domain", "default-project", "ip-fabric"]
         || fq_name == ["default-domain", "default-project", "__link_local__"]
@@ -34,7 +34,7 @@ pub(super) fn before_create(db: &Db, body: &mut Body) -> Outcome<()> {
     }
     let named = fq_name(body);
     check_subnets(db, &named, body, None)?;
-    // The server itself makes networks without asking for a project.
+    // The server itself creates networks without a project.
     if !body.contains_key("parent_uuid") {
         return Err(Refusal::key_error("parent_uuid"));
     }
@@ -51,7 +51,7 @@ fn check_subnets(db: &Db, name: &[String], body: &mut Body, old: Option<&Object>
     let not_l3 = || Refusal::new(400, "flat-subnet is allowed only with l3 network");
     let ipam_kind = Db::kind(Some("network-ipam"))?;
     if !body.contains_key("network_ipam_refs") {
-        // The references stay; they must go with what the network is to be.
+        // The references stay, but must match the new properties.
         let flat = old.filter(|_| body.contains_key("virtual_network_properties"));
         let flat = flat.is_some_and(|old| {
             let mut ipams = db.store.targets(old, ipam_kind);
@@ -121,7 +121,7 @@ fn check_subnets(db: &Db, name: &[String], body: &mut Body, old: Option<&Object>
     Ok(())
 }
 
-/// Pools of the subnets in references to ipams that are not flat.
+/// The subnets in references to ipams that are not flat.
 fn read(refs: &mut [Value], owner: &str) -> Outcome<Vec<Subnet>> {
     let mut subnets = Vec::new();
     for reference in refs {
@@ -151,7 +151,7 @@ pub(super) fn allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> 
     Ok(())
 }
 
-/// The network's own routing instance.
+/// Creates the network's own routing instance.
 pub(super) fn after_create(db: &mut Db, object: &Object) -> Outcome<()> {
     let mut name = object.fq_name.clone();
     name.push(object.name().to_owned());
@@ -198,7 +198,7 @@ pub(super) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
     Ok(())
 }
 
-/// A subnet keeps its gateway. Only references with a uuid are looked at.
+/// Checks that gateways do not change. Like the real server, it only checks references with a uuid.
 fn check_gateways(db: &Db, object: &Object, asked: &[Value]) -> Outcome<()> {
     let gateway = |subnet: &Value| {
         let text = subnet["default_gateway"].as_str().map(str::to_lowercase);

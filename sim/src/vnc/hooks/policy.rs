@@ -1,4 +1,4 @@
-//! Rules of security groups and policies, and tags.
+//! Security groups, network policies and tags.
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::vnc::db::{Db, fq_name};
 use crate::vnc::python_repr::{self, truthy};
 use crate::vnc::store::Object;
 
-/// Checks the rules in a field, and gives each a uuid.
+/// Checks the rules in a field, and assigns each a uuid.
 pub(super) fn rules(body: &mut Body, field: &str, policy: bool) -> Outcome<()> {
     let Some(rules) = body
         .get_mut(field)
@@ -147,7 +147,7 @@ pub(super) fn group_before_update(object: &Object, body: &mut Body) -> Outcome<(
     rules(body, "security_group_entries", false)
 }
 
-/// A tag's name is made of its type and its value.
+/// Derives a tag's name from its type and value.
 pub(super) fn name_tag(body: &mut Body) -> Outcome<()> {
     let text = |name: &str| {
         body.get(name)
@@ -219,7 +219,7 @@ pub(super) fn tag_before_update(body: &Body) -> Outcome<()> {
     Ok(())
 }
 
-/// Gives the number back, and takes a user's type away when this was its last tag.
+/// Frees the tag's number, and deletes a user's tag type with its last tag.
 pub(super) fn tag_after_delete(db: &mut Db, object: &Object) {
     let kind = object.text("tag_type_name").unwrap_or_default().to_owned();
     let id = object.text("tag_id").unwrap_or_default();

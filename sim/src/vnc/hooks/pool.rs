@@ -1,4 +1,5 @@
-//! Addresses of a virtual network: of its own subnets, and of the flat ones of its ipams.
+//! Address allocation in a virtual network: from its own subnets, and from flat subnets of its
+//! ipams.
 
 use std::net::IpAddr;
 
@@ -12,14 +13,14 @@ use crate::vnc::python_repr;
 use crate::vnc::schema::schema;
 use crate::vnc::store::Object;
 
-/// An address that was asked for or found.
+/// An allocated address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) address: IpAddr,
     pub(crate) subnet_uuid: Option<String>,
 }
 
-/// What is asked for.
+/// A request for an address.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Wish<'a> {
     pub(crate) address: Option<IpAddr>,
@@ -28,12 +29,12 @@ pub(crate) struct Wish<'a> {
     pub(crate) version: Option<u8>,
 }
 
-/// Why there is no address.
+/// Why no address was allocated.
 #[derive(Debug)]
 pub(crate) enum Problem {
-    /// The subnet is not one of the network's.
+    /// The subnet does not belong to the network.
     Invalid(String),
-    /// These were tried.
+    /// These subnets have no free address.
     Exhausted(Vec<String>),
 }
 
@@ -44,7 +45,7 @@ struct Ipam {
 }
 
 impl Problem {
-    /// What `ip-alloc` makes of it.
+    /// The response of `ip-alloc`.
     pub(crate) fn refusal(&self, network: &[String]) -> Refusal {
         match self {
             Self::Invalid(_) => Refusal::internal(),
@@ -52,7 +53,7 @@ impl Problem {
         }
     }
 
-    /// In the words of the real server.
+    /// The real server's message.
     pub(crate) fn text(&self, network: &[String]) -> String {
         let name = python_repr::names(network);
         match self {
@@ -68,7 +69,7 @@ impl Problem {
 }
 
 impl Ipam {
-    /// Flat subnets are the ipam's own; the network only says by which uuid it knows them.
+    /// Flat subnets belong to the ipam; the network only has a uuid for them.
     fn is_flat(&self) -> bool {
         let first = self.subnets.first();
         first.is_some_and(|first| first["subnet"].get("ip_prefix").is_none())
@@ -96,7 +97,7 @@ fn version(address: IpAddr) -> u8 {
     if address.is_ipv4() { 4 } else { 6 }
 }
 
-/// Whether somebody has an address of this network, or nobody can have it.
+/// Whether an address of this network is allocated or reserved.
 pub(crate) fn is_taken(db: &Db, network: &Object, address: IpAddr) -> Outcome<bool> {
     let ipams = ipams(db, network);
     if ipams.is_empty() {
@@ -110,7 +111,7 @@ pub(crate) fn is_taken(db: &Db, network: &Object, address: IpAddr) -> Outcome<bo
     Ok(taken)
 }
 
-/// Whether this is the gateway of one of the network's subnets.
+/// Whether this is the gateway of a subnet of the network.
 pub(crate) fn is_gateway(db: &Db, network: &Object, address: &str) -> bool {
     let is = |subnet: &Value| subnet["default_gateway"] == address;
     ipams(db, network).iter().any(|ipam| {
@@ -123,7 +124,7 @@ pub(crate) fn is_gateway(db: &Db, network: &Object, address: &str) -> bool {
     })
 }
 
-/// Takes an address of a network.
+/// Allocates an address of a network.
 pub(crate) fn take(
     db: &mut Db,
     network: &Object,
@@ -198,7 +199,7 @@ fn take_own(db: &mut Db, network: &Object, wish: Wish<'_>, holder: &str) -> Resu
     }
 }
 
-/// Takes an address of the first of an owner's subnets that has one.
+/// Allocates an address of the first of an owner's subnets that has one.
 fn take_of(
     db: &mut Db,
     owner: Uuid,
@@ -231,7 +232,7 @@ fn take_of(
     None
 }
 
-/// Gives an address back, if this holder has it. Without a holder, whoever has it.
+/// Frees an address if it has this holder. Without a holder, frees it in any case.
 pub(crate) fn give_back(db: &mut Db, network: &Object, address: &str, holder: Option<&str>) {
     let Ok(address) = address.parse() else { return };
     let owners: Vec<_> = ipams(db, network).iter().map(|ipam| ipam.uuid).collect();
@@ -245,7 +246,7 @@ pub(crate) fn give_back(db: &mut Db, network: &Object, address: &str, holder: Op
     }
 }
 
-/// `ip-alloc`: addresses that belong to no object.
+/// `ip-alloc`: addresses without an object.
 pub(crate) fn allocate_for_network(
     db: &mut Db,
     network: &Object,
@@ -265,7 +266,7 @@ pub(crate) fn release_for_network(db: &mut Db, network: &Object, address: &str) 
     give_back(db, network, address, None);
 }
 
-/// Whether a network knows a subnet by this uuid.
+/// Whether the network has a subnet of this uuid.
 pub(crate) fn is_subnet(db: &Db, network: &Object, subnet: &str) -> bool {
     let subnets = ipams(db, network).into_iter().flat_map(|ipam| ipam.subnets);
     subnets
@@ -273,7 +274,7 @@ pub(crate) fn is_subnet(db: &Db, network: &Object, subnet: &str) -> bool {
         .any(|known| known["subnet_uuid"] == subnet)
 }
 
-/// How many addresses of one of the network's own subnets are not to be had.
+/// The number of unavailable addresses in one of the network's own subnets.
 pub(crate) fn count(db: &Db, network: &Object, subnet: &str) -> usize {
     let subnets = ipams(db, network).into_iter().flat_map(|ipam| ipam.subnets);
     subnets

@@ -1,4 +1,4 @@
-//! Interfaces and their addresses.
+//! Virtual machine interfaces and instance IPs.
 
 use std::net::IpAddr;
 
@@ -55,14 +55,14 @@ pub(super) fn interface_before_create(uuid: Uuid, body: &mut Body) -> Outcome<()
         let normal =
             |binding: &Value| binding["key"] == "vnic_type" && binding["value"] == "normal";
         if bindings.iter().any(normal) {
-            // How the interface is plugged is the agent's to say, unless it is one of DPDK.
+            // The vRouter agent decides how an interface is plugged, unless it is a DPDK interface.
             bindings.retain(|binding| binding["key"] != "vif_type");
         }
     }
     check_pairs(body, None)
 }
 
-/// The address of an interface for which none was chosen.
+/// The MAC address of an interface that does not request one.
 fn mac(uuid: Uuid) -> String {
     let id = uuid.simple().to_string();
     let parts = [0, 2, 4, 6, 8].map(|at| &id[at..at + 2]);
@@ -96,7 +96,7 @@ fn check_pairs(body: &Body, old: Option<&Object>) -> Outcome<()> {
     Ok(())
 }
 
-/// The interface joins the routing instance of its network.
+/// Adds the interface to the routing instance of its network.
 pub(super) fn interface_after_create(db: &mut Db, object: &Object) -> Outcome<()> {
     let (networks, instances) = (
         Db::kind(Some("virtual-network"))?,
@@ -192,7 +192,7 @@ pub(super) fn instance_before_create(db: &Db, body: &mut Body) -> Outcome<()> {
         );
     }
     if asked_network(db, body)?.is_none() && !has("network_ipam_refs") {
-        // What Python makes of joining the parts of no name.
+        // Python's message for joining the parts of a missing name.
         return refuse(400, "can only join an iterable");
     }
     Ok(())
@@ -248,7 +248,7 @@ pub(super) fn instance_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Out
     Ok(())
 }
 
-/// An address straight from an ipam, of no network.
+/// Allocates an address from an ipam, without a network.
 fn ipam_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> {
     let refs = array(body.get("network_ipam_refs"))?;
     let to = refs.first().and_then(|first| first.get("to"));
@@ -263,7 +263,7 @@ fn ipam_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> {
     Ok(())
 }
 
-/// Whether an interface in a body's references is a virtual machine's.
+/// Whether a body refers to an interface of a virtual machine.
 fn is_of_machine(db: &Db, body: &Body) -> Outcome<bool> {
     let machines = Db::kind(Some("virtual-machine"))?;
     let interfaces = array(body.get("virtual_machine_interface_refs"))?;

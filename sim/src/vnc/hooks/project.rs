@@ -1,4 +1,4 @@
-//! Projects: the objects that every one has, and how many of each it may have.
+//! Projects: their default objects and their quotas.
 
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ pub(super) fn before_delete(db: &mut Db, object: &Object) -> Outcome<()> {
     Ok(())
 }
 
-/// There is never more than one object of this type.
+/// Checks that there is no other object of this type.
 pub(super) fn only_one(db: &Db, kind: KindId) -> Outcome<()> {
     match db.store.of_kind(kind).next() {
         None => Ok(()),
@@ -54,7 +54,7 @@ pub(super) fn only_one(db: &Db, kind: KindId) -> Outcome<()> {
     }
 }
 
-/// Refuses what is more than the project may have.
+/// Checks the quota of the project.
 pub(super) fn check_quota(db: &Db, kind: KindId, body: &Body) -> Outcome<()> {
     let object = &schema().kind(kind).object;
     let known = schema().complex("QuotaType").unwrap_or_default();

@@ -1,8 +1,8 @@
-//! What a value may be: a simple type with its bounds, or a complex type by name.
+//! Value types: simple types with their bounds, and complex types by name.
 
 use serde_json::Value;
 
-/// The form of a value.
+/// The type of a value.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Form {
     Simple(Simple),
@@ -14,9 +14,9 @@ pub(crate) enum Form {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Simple {
     Bool,
-    /// With the first and the last value allowed.
+    /// The lowest and the highest allowed value.
     Int(Option<(i64, i64)>),
-    /// With the values allowed; none are listed where all are.
+    /// The allowed values; empty if all are.
     Text(Vec<String>),
 }
 
@@ -46,7 +46,7 @@ impl Form {
         })
     }
 
-    /// A default as it is written in the table.
+    /// Parses a default in the table.
     pub(super) fn default(&self, text: &str) -> Value {
         match self {
             Self::Simple(Simple::Bool) => Value::Bool(text == "true"),

@@ -1,8 +1,8 @@
-//! The schema table: which types there are, their parents, properties and references.
+//! The schema: types, their parents, properties and references.
 //!
-//! Read from two data files, `types.txt` and `complex.txt`; children and back references are
-//! derived from parents and references. A line that cannot be read is left out of the table, and
-//! a test makes sure that there is none.
+//! It is read from two data files, `types.txt` and `complex.txt`; children and back references are
+//! derived from parents and references. Lines that cannot be parsed are ignored, and a test checks
+//! that there are none.
 
 mod form;
 
@@ -13,12 +13,12 @@ use serde_json::Value;
 
 pub(crate) use form::{Form, Simple};
 
-/// Where a type stands in the table.
+/// The index of a type in the table.
 pub(crate) type KindId = usize;
 
-/// Types whose objects the server itself makes beneath others: they never block a delete.
+/// Types whose objects the server itself creates as children; they never block a delete.
 const DERIVED_CHILDREN: [&str; 3] = ["access-control-list", "port-tuple", "routing-instance"];
-/// The real server walks sets in an order of its own; what was recorded starts with these.
+/// The real server iterates over sets in no defined order; its recorded responses begin with these.
 const CHECKED_FIRST: [&str; 3] = ["instance-ip", "virtual-network", "virtual-router"];
 
 static SCHEMA: LazyLock<Schema> =
@@ -34,17 +34,17 @@ pub(crate) struct Schema {
 /// One type of object.
 #[derive(Default)]
 pub(crate) struct Kind {
-    /// As in addresses and bodies: `virtual-network`.
+    /// As in URLs and bodies: `virtual-network`.
     pub(crate) name: String,
-    /// As in names of fields: `virtual_network`.
+    /// As in field names: `virtual_network`.
     pub(crate) object: String,
-    /// Names of the types that may be a parent.
+    /// The types that may be a parent.
     pub(crate) parents: Vec<String>,
     pub(crate) props: Vec<Prop>,
     pub(crate) refs: Vec<RefField>,
-    /// Types that can be beneath this one.
+    /// The types that can be a child.
     pub(crate) children: Vec<Link>,
-    /// Types that can refer to this one.
+    /// The types that can refer to this one.
     pub(crate) referrers: Vec<Link>,
 }
 
@@ -52,29 +52,29 @@ pub(crate) struct Kind {
 pub(crate) struct Prop {
     pub(crate) name: String,
     pub(crate) form: Form,
-    /// What an object of the server's own making has here.
+    /// The value in objects that the server itself creates.
     pub(crate) default: Option<Value>,
     pub(crate) collection: Option<Collection>,
 }
 
-/// A property that `prop-collection-update` can change piece by piece.
+/// How `prop-collection-update` changes a property.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Collection {
     List,
     Map,
 }
 
-/// A reference that a type can have.
+/// A reference field.
 pub(crate) struct RefField {
     /// `virtual_network_refs`
     pub(crate) name: String,
     pub(crate) kind: KindId,
-    /// The complex type of the attribute.
+    /// The complex type of the reference's attribute.
     pub(crate) attr: Option<String>,
     derived: bool,
 }
 
-/// A type on the other end.
+/// A type at the other end of a link.
 pub(crate) struct Link {
     pub(crate) kind: KindId,
     /// `virtual_networks` or `virtual_network_back_refs`
@@ -90,7 +90,7 @@ pub(crate) struct Field {
     pub(crate) list: bool,
 }
 
-/// The one table.
+/// The table.
 pub(crate) fn schema() -> &'static Schema {
     &SCHEMA
 }
@@ -146,7 +146,7 @@ impl Schema {
         self.kinds[id].refs.push(field);
     }
 
-    /// Fills in children and referrers, in the order in which a delete looks at them.
+    /// Fills in children and referrers, in the order in which a delete checks them.
     fn link(&mut self) {
         let mut order: Vec<KindId> = (0..self.kinds.len()).collect();
         order.sort_by_key(|id| {
@@ -180,12 +180,12 @@ impl Schema {
         }
     }
 
-    /// The type of this name, written with dashes or underscores.
+    /// The type of this name, with dashes or underscores.
     pub(crate) fn id(&self, name: &str) -> Option<KindId> {
         self.by_name.get(name).copied()
     }
 
-    /// A type. The id must be of this table, which every [`KindId`] is.
+    /// A type. Every [`KindId`] is an index of this table.
     pub(crate) fn kind(&self, id: KindId) -> &Kind {
         &self.kinds[id]
     }
@@ -200,7 +200,7 @@ impl Schema {
         self.complexes.get(name).map(Vec::as_slice)
     }
 
-    /// The one field of a complex type that wraps a collection, such as `key_value_pair`.
+    /// The single field of a complex type that wraps a collection, such as `key_value_pair`.
     pub(crate) fn wrapper(&self, form: &Form) -> Option<&Field> {
         match form {
             Form::Complex(name) => self.complex(name)?.first(),
@@ -210,7 +210,7 @@ impl Schema {
 }
 
 impl Kind {
-    /// Whether the type of this name.
+    /// Whether this is the type of this name.
     pub(crate) fn is(&self, name: &str) -> bool {
         self.name == name
     }

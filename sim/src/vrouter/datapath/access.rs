@@ -1,4 +1,4 @@
-//! Who may talk to whom: rules of security groups and network policies, made simple.
+//! Rules of security groups and network policies, reduced to simple matches.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ pub(super) enum End {
     Group(Uuid),
 }
 
-/// What a rule fits.
+/// What a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Match {
     /// IPv6, IPv4, or none for both.
@@ -41,11 +41,11 @@ pub(super) struct Verdict {
 pub(super) struct Group {
     pub(super) incoming: BTreeSet<Match>,
     pub(super) outgoing: BTreeSet<Match>,
-    /// The groups that its rules name.
+    /// The groups that its rules refer to.
     pub(super) peers: BTreeSet<Uuid>,
 }
 
-/// What a security group's rules allow.
+/// Reads the rules of a security group.
 pub(super) fn group(config: &Config, group: &Object) -> Group {
     let mut out = Group::default();
     for rule in list(&group.field("security_group_entries")["policy_rule"]) {
@@ -99,8 +99,7 @@ fn prefixes(end: &Value) -> impl Iterator<Item = End> {
     all.filter_map(prefix).map(End::Prefix)
 }
 
-/// What the policies that are attached to a network, `of`, say of packets from one network to
-/// another, in order.
+/// The verdicts of the policies of network `of` on packets between two networks, in order.
 pub(super) fn policy(config: &Config, of: &Object, from: &Object, to: &Object) -> Vec<Verdict> {
     let mut attached: Vec<_> = config.targets(of, "network-policy").collect();
     attached.sort_by_key(|(_, attr)| {
@@ -137,7 +136,7 @@ pub(super) fn policy(config: &Config, of: &Object, from: &Object, to: &Object) -
     verdicts
 }
 
-/// What one end of a rule means for a network; none when it is not meant.
+/// What one end of a rule matches in a network; none if it does not apply to the network.
 fn policy_ends(config: &Config, of: &Object, end: &Value, network: &Object) -> Option<Vec<End>> {
     let named = |name: &str| end[name].as_str().filter(|text| !text.is_empty());
     let meant = match (named("virtual_network"), named("network_policy")) {
@@ -192,7 +191,7 @@ fn matches(rule: &Value, from: &[End], to: &[End], reversed: bool) -> Vec<Match>
     out
 }
 
-/// The protocol's number; within, none for any.
+/// The protocol number; the inner none means any.
 #[expect(clippy::option_option, reason = "unknown, any, or one")]
 fn protocol(value: &Value, v6: bool) -> Option<Option<u8>> {
     match value.as_str()? {
@@ -206,7 +205,7 @@ fn protocol(value: &Value, v6: bool) -> Option<Option<u8>> {
     }
 }
 
-/// The ranges of a side; none for any port. Only TCP, UDP and SCTP have ports.
+/// The port ranges of one side; none for any port. Only TCP, UDP and SCTP have ports.
 fn ports(value: &Value, protocol: Option<u8>) -> Vec<Option<(u16, u16)>> {
     let has_ports = protocol.is_some_and(|protocol| [6, 17, 132].contains(&protocol));
     let ranges = list(value).iter().filter(|_| has_ports).map(|range| {

@@ -1,7 +1,8 @@
-//! Bringing the kernel to a plan, by the commands that an operator would use.
+//! Applies a plan to the kernel, with the commands that an operator would use.
 //!
-//! Invariant: what is written down as made is there, or its link has gone meanwhile, which the next
-//! look finds out. Nothing outside our names is changed, but taps that were registered.
+//! Invariant: everything recorded as applied exists in the kernel, unless its link was deleted
+//! meanwhile, which the next run detects. Nothing without a name of ours changes, except registered
+//! taps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -17,7 +18,7 @@ use contrail_mesos::net::links::{self, Link};
 use contrail_mesos::net::netlink::NetlinkSocket;
 use contrail_mesos::net::sysctl;
 
-/// The kernel, as far as we made it.
+/// The kernel, as far as this agent changed it.
 pub(super) struct Kernel {
     socket: NetlinkSocket,
     forwarding: Forwarding,
@@ -26,7 +27,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// That of this thread's namespace.
+    /// The netlink socket of this thread's namespace.
     pub(super) fn open(forwarding: Forwarding) -> Result<Self, DataPathError> {
         Ok(Self {
             socket: NetlinkSocket::route()?,
@@ -41,13 +42,13 @@ impl Kernel {
         Ok(links.map(|link| link.name).collect())
     }
 
-    /// Removes everything that has a name of ours, whoever made it.
+    /// Removes everything that has a name of ours, even if another process created it.
     pub(super) fn remove_everything(&mut self) -> Result<(), DataPathError> {
-        // First the bridges: taps come off them, and no packet passes without its rules.
+        // Bridges first: they release the taps, and no packet passes without the rules.
         let ours = self.link_names()?.into_iter().filter(|name| is_ours(name));
         let mut lines: Vec<_> = ours.map(|name| format!("link delete dev {name}")).collect();
         if let Some(uplink) = &self.forwarding.uplink {
-            // IPv6 addresses have no labels: those are known only as long as we live.
+            // IPv6 addresses have no labels, so they are only known to the process that added them.
             lines.push(format!("address flush dev {uplink} label {uplink}:{LABEL}"));
             let v6 = self
                 .made
@@ -69,8 +70,8 @@ impl Kernel {
         }
     }
 
-    /// Brings the kernel to the plan. Says which taps are connected, and what did not work, which
-    /// is tried again next time.
+    /// Applies the plan. Returns the connected taps, and the problems; the next run tries those
+    /// again.
     pub(super) fn apply(
         &mut self,
         plan: &Plan,
@@ -89,7 +90,7 @@ impl Kernel {
         let mut old: Vec<_> = self.made.difference(&wanted).cloned().collect();
         old.reverse();
         for (item, problem) in change(&old, |item| vec![item.remove()])? {
-            // What was on a link that is gone by now is gone too.
+            // Items on a deleted link are gone with it.
             log::debug!("{item:?}: {problem}");
         }
         self.made.retain(|item| wanted.contains(item));
@@ -137,7 +138,7 @@ impl Kernel {
     }
 }
 
-/// Packets that came in by this interface may be forwarded, whatever the host's own setting.
+/// Forwards packets from this interface, whatever the host's default is.
 fn let_forward(interface: &str, problems: &mut BTreeSet<String>) {
     for name in [
         format!("net/ipv4/conf/{interface}/forwarding"),
@@ -163,13 +164,13 @@ fn is_there(item: &Item, links: &BTreeMap<&str, &Link>) -> bool {
     }
 }
 
-/// Runs the commands of all items, in order; says which failed.
+/// Runs the commands of all items in order, and returns those that failed.
 fn change(
     items: &[Item],
     commands: impl Fn(&Item) -> Vec<String>,
 ) -> Result<Vec<(Item, String)>, DataPathError> {
     let mut failed = Vec::new();
-    // Forwarding entries come last where they are made, and first where they are removed.
+    // Forwarding entries are last when they are added, and first when they are removed.
     let mut groups: Vec<(bool, Vec<&Item>)> = Vec::new();
     for item in items {
         match groups.last_mut() {
@@ -196,7 +197,7 @@ fn change(
     Ok(failed)
 }
 
-/// Runs lines, and says which of them failed and why.
+/// Runs lines, and returns the errors by line.
 fn batch(
     program: &'static str,
     lines: &[String],
@@ -209,7 +210,7 @@ fn batch(
     let mut problems = BTreeMap::new();
     let mut problem = String::new();
     for line in String::from_utf8_lossy(&said.stderr).lines() {
-        // "RTNETLINK answers: …" comes first, then "Command failed -:3".
+        // "RTNETLINK answers: …" precedes "Command failed -:3".
         if let Some(number) = line.strip_prefix("Command failed -:") {
             let number: usize = number.trim().parse().unwrap_or(0);
             let problem = std::mem::take(&mut problem);
@@ -255,7 +256,7 @@ fn output(
         .spawn()
         .map_err(fail)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that ends early has said why.
+        // A program that exits early reports the reason on stderr.
         let _ = stdin.write_all(input.as_bytes());
     }
     child.wait_with_output().map_err(fail)

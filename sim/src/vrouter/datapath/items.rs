@@ -1,7 +1,6 @@
-//! The pieces of a plan outside nftables: how each is made, and how it is removed.
+//! The parts of a plan outside nftables, and the commands that add and remove them.
 //!
-//! Invariant: the order of the variants is an order in which they can be made; the reverse is one
-//! in which they can be removed.
+//! Invariant: items can be added in the order of the variants, and removed in the reverse order.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,12 +10,12 @@ use contrail_mesos_api::container::Mac;
 
 /// The label of addresses on the uplink.
 pub(super) const LABEL: &str = "cvr";
-/// The Ethernet address of every network's gateway, on every host.
+/// The MAC address of every network's gateway, on every host.
 pub(super) const GATEWAY: Mac = Mac([0x02, 0x00, 0x5e, 0x00, 0x01, 0x00]);
-/// VXLAN's port.
+/// The UDP port of VXLAN.
 const PORT: u16 = 4789;
 
-/// A piece.
+/// A part of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Item {
     Bridge(String),
@@ -25,21 +24,21 @@ pub(super) enum Item {
         number: u64,
         bridge: String,
     },
-    /// On a bridge.
+    /// Of a bridge.
     Address(String, IpAddr),
-    /// By a bridge.
+    /// Through a bridge.
     Neighbour(String, IpAddr, MacOctets),
-    /// By a bridge.
+    /// Through a bridge.
     Route(String, IpAddr),
-    /// A tap that is a port of a bridge.
+    /// A tap as a port of a bridge.
     Port(String, String),
-    /// On the uplink.
+    /// Of the uplink.
     Floating(String, IpAddr),
-    /// On a VXLAN: to all other hosts, or to the one where an interface is.
+    /// Of a VXLAN: to all other hosts, or to the host of an interface.
     Forward(String, MacOctets, IpAddr),
 }
 
-/// All pieces of a plan.
+/// All items of a plan.
 pub(super) fn items(plan: &Plan, uplink: Option<&str>) -> BTreeSet<Item> {
     let mut items = BTreeSet::new();
     for network in plan.networks.values() {
@@ -80,12 +79,12 @@ pub(super) fn items(plan: &Plan, uplink: Option<&str>) -> BTreeSet<Item> {
 }
 
 impl Item {
-    /// Whether it is made by `bridge` and not by `ip`.
+    /// Whether `bridge` adds it instead of `ip`.
     pub(super) fn is_fdb(&self) -> bool {
         matches!(self, Self::Forward(..))
     }
 
-    /// The link that has to be there, and without which it is gone.
+    /// The link that it depends on.
     pub(super) fn on(&self) -> &str {
         match self {
             Self::Bridge(name)
@@ -99,12 +98,12 @@ impl Item {
         }
     }
 
-    /// Whether it is itself a link that is made.
+    /// Whether it is itself a link.
     pub(super) fn is_link(&self) -> bool {
         matches!(self, Self::Bridge(_) | Self::Vxlan { .. })
     }
 
-    /// The commands that make it; `own` is the host's address.
+    /// The commands that add it; `own` is the host's address.
     pub(super) fn make(&self, own: IpAddr) -> Vec<String> {
         match self {
             Self::Bridge(name) => vec![
@@ -158,7 +157,7 @@ impl Item {
                 )]
             }
             Self::Forward(vxlan, mac, peer) => {
-                // For all the others there is one entry for each host.
+                // Broadcast has one entry per host.
                 let how = if *mac == [0; 6] { "append" } else { "replace" };
                 vec![format!(
                     "fdb {how} {} dev {vxlan} dst {peer} self permanent",

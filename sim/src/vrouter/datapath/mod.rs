@@ -1,44 +1,44 @@
-//! The data path: what the configuration and the ports say, in the kernel.
+//! The data path: configuration and ports, applied to the kernel.
 //!
 //! ```text
-//! plan    what there should be, from the configuration alone (access: who may talk to whom)
-//! items   the links, addresses, routes, neighbours and fdb entries of a plan, and how each is made
-//! rules   the nftables text of a plan
-//! apply   brings the kernel to it, by ip, bridge and nft
+//! plan    what there should be on this host (access: security groups and policies)
+//! items   links, addresses, routes, neighbours and fdb entries of a plan, and their commands
+//! rules   the nftables rules of a plan
+//! apply   applies a plan with ip, bridge and nft
 //! ```
 //!
-//! Each virtual network is a bridge whose ports are the taps, and a VXLAN with the network's number
-//! to the other hosts, with an entry for each interface that is known to be elsewhere and
-//! replication to all hosts for the rest. Hosts share the gateway's Ethernet address; frames that
-//! leave for another host have one of the host's own. Routes are those of single addresses, with
-//! permanent neighbours, as the control plane knows them: a host routes between two networks that
-//! a policy connects, and the answer may come by another host.
+//! Each virtual network is a bridge with the taps as ports, and a VXLAN with the network's number
+//! to the other hosts. The VXLAN has a forwarding entry for each interface that is known to be on
+//! another host, and replicates all other frames to all hosts. Hosts share the gateway's MAC
+//! address; frames that leave for another host have a MAC address of the host. Routes are host
+//! routes with permanent neighbours, as the control plane knows the addresses: a host routes
+//! between two networks that a policy connects, and the response may come through another host.
 //!
-//! The bridge family has no connection tracking here, so that bridged packets pass the inet hooks
-//! (`nf_call_iptables`, for our bridges alone), where a mark is set on what belongs to a known
-//! connection; groups are then checked in the bridge family, which knows the taps.
+//! The bridge family has no connection tracking here. Bridged packets therefore pass the inet hooks
+//! (`nf_call_iptables`, for our bridges only), which mark packets of known connections; security
+//! groups are then checked in the bridge family, which knows the taps.
 //!
-//! Invariants: names of links and tables are ours (`cvrb…`, `cvrx…`, `contrail_vrouter_sim`), an
-//! address on the uplink has a label of ours; an interface is a port of its bridge only once its
-//! rules are there; nothing that a framework wrote gets into a command except the names of taps,
-//! which are checked. There is one agent in a network namespace.
+//! Invariants: links, tables and the label of addresses on the uplink have names of ours (`cvrb…`,
+//! `cvrx…`, `contrail_vrouter_sim`); an interface becomes a port of its bridge only once its rules
+//! exist; of everything that a framework wrote, only the names of taps get into commands, and those
+//! are checked. There is one agent per network namespace.
 //!
-//! Decided:
+//! Decisions:
 //!
-//! - An interface without security groups may everything, as in the real agent. With groups, what
-//!   none of their rules allows is dropped in both directions. A group without rules allows nothing.
-//! - Anti-spoofing goes with `port_security_enabled`.
-//! - Networks are connected where the policies of both have a rule for the other; then those of the
-//!   source decide, then those of the destination, the first rule that fits. The network `ip-fabric`
-//!   is the host and what lies beyond it; what goes there is masqueraded.
-//! - Of two networks on one host that have an address in common the one of the higher number is
-//!   switched only: without gateway, routes and floating addresses. That is a problem in the log.
+//! - As in the real agent, an interface without security groups allows everything. With groups,
+//!   everything that no rule allows is dropped in both directions. A group without rules allows
+//!   nothing.
+//! - Anti-spoofing applies with `port_security_enabled`.
+//! - Networks are connected if the policies of both have a rule for the other. The first matching
+//!   rule of the source decides, then that of the destination. The network `ip-fabric` is the host
+//!   and everything beyond it; packets to it are masqueraded.
+//! - Of two networks on one host that share an address, the one with the higher number is only
+//!   switched: it has no gateway, routes or floating IPs. The log reports that as a problem.
 //!
-//! Left out: a floating address is answered for on the uplink alone, not in its own virtual network
-//! and not for interfaces of the same host; behind one that several interfaces have, only those of
-//! the host that answers take turns. Interfaces that are VLANs of others. Rules between interfaces
-//! of one network. No name server answers at the DNS address. Settings that are made on the uplink
-//! (forwarding) stay.
+//! Left out: floating IPs are reachable through the uplink only, not in their own virtual network
+//! and not from interfaces of the same host; a floating IP of several interfaces is balanced over
+//! those on one host only. Sub-interfaces with a VLAN. Rules between interfaces of one network. A
+//! name server at the DNS address. Settings of the uplink (forwarding) are not restored.
 
 mod access;
 mod apply;
@@ -62,10 +62,10 @@ use super::state::Shared;
 use crate::harness::lock;
 use apply::Kernel;
 
-/// How often the kernel is compared with the plan when nothing happens.
+/// How often the kernel is compared with the plan without a change.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Removes what an earlier agent left in this namespace; says which links there are.
+/// Removes what an earlier agent left in this namespace, and returns the names of the links.
 pub(super) fn start_afresh(forwarding: &Forwarding) -> Result<BTreeSet<String>, DataPathError> {
     let mut kernel = Kernel::open(forwarding.clone())?;
     kernel.remove_everything()?;
@@ -76,7 +76,7 @@ pub(super) fn start_afresh(forwarding: &Forwarding) -> Result<BTreeSet<String>, 
     }
 }
 
-/// The thread on which all of it happens, in the namespace of whoever started it.
+/// The thread of the data path, in the network namespace of the caller.
 pub(super) struct Thread {
     running: JoinHandle<Result<(), DataPathError>>,
     stopping: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! What there should be on this host, from the configuration and the ports alone.
+//! What there should be on this host, derived from the configuration and the ports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,20 +14,20 @@ use crate::vrouter::rest;
 use crate::vrouter::state::State;
 use contrail_mesos_api::container::Mac;
 
-/// The name of the network that is the host's own.
+/// The network of the host itself.
 const FABRIC: &str = "default-domain:default-project:ip-fabric";
 
-/// An Ethernet address, in order.
+/// A MAC address that can be ordered.
 pub(super) type MacOctets = [u8; 6];
 
-/// All of it.
+/// A plan.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) networks: BTreeMap<Uuid, Network>,
     /// By name.
     pub(super) taps: BTreeMap<String, Tap>,
     pub(super) groups: BTreeMap<Uuid, Group>,
-    /// The addresses of the interfaces of groups, wherever they are.
+    /// The addresses of the interfaces of security groups, on all hosts.
     pub(super) members: BTreeMap<Uuid, BTreeSet<IpAddr>>,
     pub(super) ways: Vec<Way>,
     pub(super) floating: BTreeMap<IpAddr, Vec<Floating>>,
@@ -36,18 +36,19 @@ pub(super) struct Plan {
     pub(super) problems: BTreeSet<String>,
 }
 
-/// A virtual network that has interfaces here, or that a policy connects with one.
+/// A virtual network with interfaces on this host, or one that a policy connects with such a
+/// network.
 #[derive(Debug)]
 pub(super) struct Network {
-    /// The same on all hosts.
+    /// The VXLAN id, the same on all hosts.
     pub(super) number: u64,
     pub(super) bridge: String,
     pub(super) vxlan: String,
     /// Gateways and name servers.
     pub(super) local: BTreeSet<IpAddr>,
-    /// Every interface's address.
+    /// The addresses of all interfaces.
     pub(super) hosts: BTreeMap<IpAddr, MacOctets>,
-    /// On which other host an interface is.
+    /// The hosts of interfaces on other hosts.
     pub(super) remote: BTreeMap<MacOctets, IpAddr>,
     pub(super) routed: bool,
 }
@@ -58,13 +59,13 @@ pub(super) struct Tap {
     pub(super) interface: Uuid,
     pub(super) network: Uuid,
     pub(super) mac: MacOctets,
-    /// What it may send from; none for anything.
+    /// The addresses that it may send from; none for any.
     pub(super) sources: Option<BTreeSet<IpNet>>,
-    /// None for no restriction.
+    /// Its security groups; none for no restriction.
     pub(super) groups: Option<BTreeSet<Uuid>>,
 }
 
-/// From one network to another; none is the host and what lies beyond it.
+/// From one network to another; none is the host and everything beyond it.
 #[derive(Debug)]
 pub(super) struct Way {
     pub(super) from: Option<Uuid>,
@@ -72,17 +73,17 @@ pub(super) struct Way {
     pub(super) steps: [Vec<Verdict>; 2],
 }
 
-/// What is behind a floating address.
+/// The interface behind a floating IP.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Floating {
     pub(super) fixed: IpAddr,
-    /// Protocol, outer and state port; none for everything.
+    /// Protocol, floating port and interface port; none for all traffic.
     pub(super) ports: Option<Vec<(u8, u16, u16)>>,
-    /// Whether what the interface sends has the floating address.
+    /// Whether packets from the interface have the floating IP as their source.
     pub(super) outgoing: bool,
 }
 
-/// What there should be.
+/// Derives the plan.
 pub(super) fn plan(state: &State, options: &Options, forwarding: &Forwarding) -> Plan {
     let config = &state.config;
     let mut plan = Plan::default();
@@ -276,7 +277,7 @@ pub(super) fn is_ours(name: &str) -> bool {
     })
 }
 
-/// A name from the whole uuid, and within the kernel's 15 letters.
+/// A link name from the whole uuid, within the kernel's 15 bytes.
 pub(super) fn hash(uuid: Uuid) -> String {
     let hash = Sha256::digest(uuid.as_bytes());
     let bytes = hash[..5].iter();
@@ -293,7 +294,7 @@ fn is_tap_name(name: &str) -> bool {
 }
 
 fn number(network: &Object) -> Option<u64> {
-    // What a VXLAN has room for.
+    // The VXLAN id has 24 bits.
     network
         .field("virtual_network_network_id")
         .as_u64()
@@ -335,7 +336,7 @@ fn network(
     }
 }
 
-/// On which other host each virtual machine is.
+/// The hosts of virtual machines on other hosts.
 fn places(config: &Config, options: &Options) -> BTreeMap<Uuid, IpAddr> {
     let mut places = BTreeMap::new();
     for router in config.of_kind("virtual-router") {
@@ -352,7 +353,7 @@ fn places(config: &Config, options: &Options) -> BTreeMap<Uuid, IpAddr> {
     places
 }
 
-/// Whether the policies of both say something of packets from the one to the other.
+/// Whether the policies of both networks have rules for packets from one to the other.
 fn is_connected(config: &Config, one: &Object, other: &Object) -> bool {
     [(one, other), (other, one)].into_iter().any(|(from, to)| {
         let mut both = [from, to].into_iter();

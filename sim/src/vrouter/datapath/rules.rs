@@ -1,6 +1,6 @@
-//! The nftables text of a plan: two tables, replaced as one.
+//! The nftables rules of a plan: two tables, which are replaced together.
 //!
-//! Marks live only on this host: they go when a packet leaves for another namespace.
+//! Marks are local to the host: they are lost when a packet enters another namespace.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -19,18 +19,18 @@ use contrail_mesos_api::container::Mac;
 const TABLE: &str = "contrail_vrouter_sim";
 /// The mark of packets of known connections.
 const KNOWN: &str = "0x10000000";
-/// The mark of packets of the host itself, where it has access.
+/// The mark of packets of the host itself, if it has access.
 const HOST: &str = "0x20000000";
 const NEIGHBOURS: &str = "meta l4proto 58 icmpv6 type { 133, 134, 135, 136 } accept";
 
-/// Removes both tables, there or not.
+/// Removes both tables, whether or not they exist.
 pub(super) fn none() -> String {
     ["inet", "bridge"]
         .map(|family| format!("table {family} {TABLE}\ndelete table {family} {TABLE}\n"))
         .concat()
 }
 
-/// Everything, in place of what was there.
+/// Replaces both tables.
 pub(super) fn rules(plan: &Plan, forwarding: &Forwarding, own: IpAddr) -> String {
     let mut out = none();
     bridge(&mut out, plan, forwarding, own);
@@ -105,7 +105,7 @@ fn bridge(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     say!(out, "}}");
 }
 
-/// The source of frames that a host routed to another one.
+/// Sets the source MAC address of frames that a host routed to another host.
 fn host_mac(own: IpAddr) -> Mac {
     let last = match own {
         IpAddr::V4(own) => own.octets(),
@@ -135,7 +135,7 @@ fn tap_chains(out: &mut String, tap: &Tap, host: Option<IpAddr>) {
             say!(out, "ip saddr != {{ {v4} }} drop");
         }
         let mut v6 = family(true);
-        // Those that an interface gives itself, and none while it looks for duplicates.
+        // Link-local addresses, and the unspecified one during duplicate address detection.
         v6.extend(["fe80::/10".to_owned(), "::".to_owned()]);
         say!(out, "ip6 saddr != {{ {} }} drop", v6.join(", "));
         say!(out, "ether type != {{ ip, arp, ip6 }} drop");
@@ -186,7 +186,7 @@ fn inet(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     }
     for (number, way) in plan.ways.iter().enumerate() {
         let [first, second] = &way.steps;
-        // A chain has to be there before another leads to it.
+        // A chain has to be defined before another jumps to it.
         steps(out, &format!("way{number}b"), second, "accept");
         steps(
             out,
@@ -269,7 +269,7 @@ fn forward(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
     say!(out, "drop\n}}");
 }
 
-/// What passes between the host itself and its networks.
+/// Traffic between the host itself and its networks.
 fn host(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     say!(out, "chain input {{\ntype filter hook input priority 0");
     say!(out, "iifname != @bridges accept");
@@ -346,7 +346,7 @@ fn nat(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
     say!(out, "}}");
 }
 
-/// Where packets to a floating address go; several take turns.
+/// The destinations of packets to a floating IP, in turn if there are several.
 fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[Floating]) {
     let family = family(outer);
     let mut outer_ports = BTreeSet::new();
@@ -411,7 +411,7 @@ fn steps(out: &mut String, name: &str, verdicts: &[Verdict], pass: &str) {
     say!(out, "drop\n}}");
 }
 
-/// The conditions of a rule, once for each family of addresses that it can mean.
+/// The conditions of a rule, one for each address family that it can match.
 fn conditions(rule: &Match) -> Vec<String> {
     let mut out = vec![];
     for v6 in [false, true] {
@@ -447,7 +447,7 @@ fn conditions(rule: &Match) -> Vec<String> {
     out
 }
 
-/// A network's interface, or what is none of ours.
+/// The interface of a network, or any interface that is not ours.
 fn interface(plan: &Plan, network: Option<Uuid>) -> Option<String> {
     match network {
         Some(uuid) => plan
@@ -475,7 +475,7 @@ fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
-/// Connections of networks with the same addresses are kept apart.
+/// Separates connections of networks with the same addresses.
 fn zone(network: &Network) -> u64 {
     network.number % 65535 + 1
 }

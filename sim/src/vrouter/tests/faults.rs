@@ -1,4 +1,4 @@
-//! What is late, wrong or gone because it was asked to be.
+//! Delays, faults and outages.
 
 use super::*;
 
@@ -64,7 +64,7 @@ async fn what_goes_wrong_goes_wrong_as_often_as_was_asked() {
         .fault(Fault::new(Effect::Cut).on("GET", "/vm-cfg").times(0, 1));
     assert!(client.configuration(VM).await.is_err());
     assert_eq!(client.configuration(VM).await.unwrap(), None);
-    // Told by the control listener, and gone for a while.
+    // Faults and an outage through the control listener.
     let control = bed
         .agent
         .control(SocketAddr::from(([127, 0, 0, 1], 0)))

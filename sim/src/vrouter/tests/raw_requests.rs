@@ -1,4 +1,4 @@
-//! Raw requests, whose answers are compared as text.
+//! Raw requests, whose responses are compared as strings.
 
 use super::*;
 
@@ -133,7 +133,7 @@ async fn what_is_wrong_is_answered_to_the_letter() {
         );
         assert_eq!(said, answer, "{method} {path} {body}");
     }
-    // Text that is no uuid has become the nil one.
+    // A string that is no uuid became the nil uuid.
     assert_eq!(
         bed.agent.ports(),
         [(Uuid::nil(), Uuid::nil(), "t".to_owned())]
