@@ -437,4 +437,4 @@ fn summary(checkpoint: &Checkpoint) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+mod root_tests;

@@ -1,4 +1,4 @@
-//! Addresses and routes by rtnetlink.
+//! Addresses, routes and neighbours by rtnetlink.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,8 +18,8 @@ const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWNEIGH: u16 = 28;
 
-/// Request: `address` on the link of that index. An IPv6 address is usable at once: duplicate
-/// detection would cost a second, and we know that nobody else has it.
+/// The request to add `address` to the link `name` with that index. Duplicate address detection is
+/// off for IPv6: it takes a second, and the address is reserved for this container.
 #[must_use]
 pub fn add_address(index: u32, name: &str, address: IpNet) -> Request {
     let message = match address {
@@ -48,26 +48,25 @@ pub fn add_address(index: u32, name: &str, address: IpNet) -> Request {
     )
 }
 
-/// Request: what is for `destination` goes to `gateway`, by the link of that index. Where two
-/// routes have the same destination, the lower metric wins.
+/// The request to route `destination` by `gateway`, of the same family, on the link with that
+/// index. Of two routes to the same destination, the one with the lower metric is used.
 #[must_use]
 pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32, metric: Option<u32>) -> Request {
-    let payload = match (destination, gateway) {
-        (IpNet::V4(net), IpAddr::V4(gateway)) => {
-            let route = RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(net.network(), net.prefix_len())
-                .gateway(gateway);
-            route_by(route, index, metric)
-        }
-        (IpNet::V6(net), IpAddr::V6(gateway)) => {
-            let route = RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(net.network(), net.prefix_len())
-                .gateway(gateway);
-            route_by(route, index, metric)
-        }
-        // Refused by the kernel, and the request says what it was to be.
-        _ => Vec::new(),
-    };
+    let payload = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination.network(), destination.prefix_len())
+        .and_then(|route| route.gateway(gateway))
+        .map(|route| {
+            let mut route = route.output_interface(index);
+            if let Some(metric) = metric {
+                route = route.priority(metric);
+            }
+            let message = route.build();
+            let mut payload = vec![0; message.buffer_len()];
+            message.emit(&mut payload);
+            payload
+        })
+        // The kernel refuses an empty request, and the error names the route.
+        .unwrap_or_default();
     Request::new(
         RTM_NEWROUTE,
         NLM_F_CREATE | NLM_F_EXCL,
@@ -76,19 +75,7 @@ pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32, metric: Option
     )
 }
 
-fn route_by<T>(route: RouteMessageBuilder<T>, index: u32, metric: Option<u32>) -> Vec<u8> {
-    let route = route.output_interface(index);
-    let message = match metric {
-        Some(metric) => route.priority(metric),
-        None => route,
-    }
-    .build();
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
-    payload
-}
-
-/// Request: `address` is to be found at `mac`, for ever, by the link of that index.
+/// The request for a permanent neighbour entry: `address` is at `mac`, on the link with that index.
 #[must_use]
 pub fn add_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
     let mut message = NeighbourMessage::default();
@@ -109,16 +96,16 @@ pub fn add_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
         RTM_NEWNEIGH,
         NLM_F_CREATE | NLM_F_REPLACE,
         payload,
-        format!("note where {address} is"),
+        format!("add the neighbour {address}"),
     )
 }
 
-/// Every address of the namespace, with the index of its link.
+/// Lists the addresses of the namespace, each with the index of its link.
 pub fn addresses(socket: &mut NetlinkSocket) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
     let message = AddressMessage::default();
     let mut payload = vec![0; message.buffer_len()];
     message.emit(&mut payload);
-    let mut found = Vec::new();
+    let mut addresses = Vec::new();
     socket.dump(
         &Request::new(RTM_GETADDR, 0, payload, "list the addresses"),
         |bytes| {
@@ -135,9 +122,9 @@ pub fn addresses(socket: &mut NetlinkSocket) -> Result<Vec<(u32, IpNet)>, Netlin
             if let Some(net) =
                 address.and_then(|address| IpNet::new(address, message.header.prefix_len).ok())
             {
-                found.push((message.header.index, net));
+                addresses.push((message.header.index, net));
             }
         },
     )?;
-    Ok(found)
+    Ok(addresses)
 }

@@ -1,8 +1,8 @@
-//! Deletes links, many at once.
+//! Deletes links in batches.
 //!
-//! The kernel answers a deletion only after it has waited, about 25 ms, until nobody can still be
-//! looking at the link; it waits once for a whole group. So one thread deletes: whatever was asked
-//! for while it waited becomes one group and goes in one request.
+//! The kernel completes a deletion only after an RCU grace period of about 25 ms, but needs only
+//! one for a whole group of links. So a single thread deletes: it puts all links that were queued
+//! during a deletion into one group, and deletes the group by one request.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -12,27 +12,27 @@ use tokio::sync::oneshot;
 use super::links;
 use super::netlink::{NetlinkError, NetlinkSocket};
 
-/// Why a link could not be deleted.
+/// A link could not be deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum ReapError {
     /// The kernel refused.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// The thread that deletes is gone.
+    /// The reaper's thread has ended.
     #[error("the thread that deletes links has ended; restart the agent")]
-    Gone,
+    ThreadEnded,
 }
 
 type Job = (String, oneshot::Sender<Result<(), NetlinkError>>);
 
-/// The thread that deletes links, in the network namespace where it was started.
+/// A thread that deletes links, in the network namespace where it was started.
 #[derive(Debug)]
 pub struct LinkReaper {
     jobs: Sender<Job>,
 }
 
 impl LinkReaper {
-    /// Starts it, for the network namespace of this thread.
+    /// Starts the thread, for the network namespace of the calling thread.
     pub fn start() -> Result<Self, NetlinkError> {
         let socket = NetlinkSocket::route()?;
         let (jobs, queue) = channel();
@@ -43,40 +43,40 @@ impl LinkReaper {
         Ok(Self { jobs })
     }
 
-    /// Deletes the link `name` and waits until it is gone. No such link is success.
+    /// Deletes the link `name`. Succeeds if there is no such link.
     pub async fn delete(&self, name: String) -> Result<(), ReapError> {
-        let (answer, done) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         self.jobs
-            .send((name, answer))
-            .map_err(|_| ReapError::Gone)?;
-        Ok(done.await.map_err(|_| ReapError::Gone)??)
+            .send((name, sender))
+            .map_err(|_| ReapError::ThreadEnded)?;
+        Ok(receiver.await.map_err(|_| ReapError::ThreadEnded)??)
     }
 
-    /// Deletes all of `names`, waits until they are gone, and returns what failed. Blocks.
+    /// Deletes the links `names` and returns the errors. Blocks until the links are gone.
     #[must_use]
     pub fn delete_all(&self, names: Vec<String>) -> Vec<ReapError> {
-        let mut waiting = Vec::new();
+        let mut receivers = Vec::new();
         let mut errors = Vec::new();
         for name in names {
-            let (answer, done) = oneshot::channel();
-            match self.jobs.send((name, answer)) {
-                Ok(()) => waiting.push(done),
-                Err(_) => errors.push(ReapError::Gone),
+            let (sender, receiver) = oneshot::channel();
+            match self.jobs.send((name, sender)) {
+                Ok(()) => receivers.push(receiver),
+                Err(_) => errors.push(ReapError::ThreadEnded),
             }
         }
-        for done in waiting {
-            match done.blocking_recv() {
+        for receiver in receivers {
+            match receiver.blocking_recv() {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => errors.push(error.into()),
-                Err(_) => errors.push(ReapError::Gone),
+                Err(_) => errors.push(ReapError::ThreadEnded),
             }
         }
         errors
     }
 }
 
-/// A group that is ours: "cm" and 16 bits of our process, so that two agents on one host do not
-/// wait for each other's links.
+/// A group id of our own: "cm" and the low 16 bits of our process id, so that two agents on one
+/// host do not delete each other's groups.
 fn group() -> u32 {
     0x636d_0000 | (std::process::id() & 0xffff)
 }
@@ -89,7 +89,7 @@ fn run(mut socket: NetlinkSocket, queue: &Receiver<Job>) {
     }
 }
 
-fn gone_is_fine(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+fn ignore_missing(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match result {
         Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(()),
         other => other,
@@ -102,16 +102,16 @@ fn reap(socket: &mut NetlinkSocket, jobs: Vec<Job>) {
             .iter()
             .map(|(name, _)| links::set_group(name, group()))
             .collect();
-        // Whoever could not be grouped is deleted on its own below, and has its error there; so
-        // is whoever the kernel kept.
-        for part in groupings.chunks(64) {
-            let _ = socket.execute(part);
+        // Errors do not matter: the loop below deletes what is still there one by one, and
+        // reports its errors.
+        for chunk in groupings.chunks(64) {
+            let _ = socket.execute(chunk);
         }
         let _ = socket.execute_all(&[links::delete_group(group())]);
     }
-    for (name, answer) in jobs {
-        let result = gone_is_fine(socket.execute_all(&[links::delete(&name)]));
-        // Whoever asked may have stopped waiting.
-        let _ = answer.send(result);
+    for (name, sender) in jobs {
+        let result = ignore_missing(socket.execute_all(&[links::delete(&name)]));
+        // Fails if the caller stopped waiting.
+        let _ = sender.send(result);
     }
 }

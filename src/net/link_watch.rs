@@ -1,4 +1,4 @@
-//! Watches a network namespace for links that go away.
+//! Watches a network namespace for links that disappear.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,39 +11,42 @@ use super::links::{self, RTM_DELLINK};
 use super::netlink::{NetlinkError, NetlinkSocket};
 
 const RTNLGRP_LINK: u32 = 1;
-/// Room for about a thousand links that go away at once.
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// Enough for about a thousand deletions at once.
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 
-/// What the watch saw.
+/// An event of a [`LinkWatch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
     /// The link of that name was deleted, or left the namespace.
     Deleted(String),
-    /// The kernel dropped events: anything may be gone.
+    /// The kernel dropped events, so any link may be gone.
     Missed,
 }
 
-/// A running watch; ends when dropped.
+/// A running watch. It ends when it is dropped.
 #[derive(Debug)]
 pub struct LinkWatch {
     stop: UnixStream,
 }
 
 impl LinkWatch {
-    /// Starts a thread that hands every event of this thread's network namespace to `each`.
-    pub fn start(mut each: impl FnMut(LinkEvent) + Send + 'static) -> Result<Self, NetlinkError> {
+    /// Starts a thread that passes the events of the calling thread's network namespace to
+    /// `on_event`.
+    pub fn start(
+        mut on_event: impl FnMut(LinkEvent) + Send + 'static,
+    ) -> Result<Self, NetlinkError> {
         let fail = |error| NetlinkError::Socket(error, "link events");
         let mut socket = NetlinkSocket::route()?;
         socket.socket().add_membership(RTNLGRP_LINK).map_err(fail)?;
-        // A smaller buffer only means that events are missed sooner, which is told.
-        let _ = socket.socket().set_rx_buf_sz(RECEIVE_BUFFER);
+        // With a smaller buffer, `Missed` is only more likely.
+        let _ = socket.socket().set_rx_buf_sz(RECEIVE_BUFFER_BYTES);
         let (stop, stopped) = UnixStream::pair().map_err(fail)?;
         std::thread::Builder::new()
             .name("cm-watch".to_owned())
             .spawn(move || {
-                if let Err(error) = run(&mut socket, stopped, &mut each) {
+                if let Err(error) = run(&mut socket, stopped, &mut on_event) {
                     log::error!(
-                        "links are no longer watched, a lost interface will be noticed only at the next restart: {error}"
+                        "links are no longer watched, so a lost interface is noticed only when the agent restarts: {error}"
                     );
                 }
             })
@@ -54,7 +57,7 @@ impl LinkWatch {
 
 impl Drop for LinkWatch {
     fn drop(&mut self) {
-        // The thread also ends when this end closes.
+        // If this fails, the thread ends when the stream is closed.
         let _ = self.stop.write_all(b"x");
     }
 }
@@ -62,7 +65,7 @@ impl Drop for LinkWatch {
 fn run(
     socket: &mut NetlinkSocket,
     mut stopped: UnixStream,
-    each: &mut impl FnMut(LinkEvent),
+    on_event: &mut impl FnMut(LinkEvent),
 ) -> Result<(), NetlinkError> {
     loop {
         match wait(socket, &stopped) {
@@ -76,15 +79,17 @@ fn run(
         }
         let received = socket.receive(|kind, _, _, payload| {
             if kind == RTM_DELLINK
-                // A port that leaves its bridge is announced as a deletion, too, of that family.
+                // A port that leaves its bridge is also reported as a deletion, of family AF_BRIDGE.
                 && payload.first() == Some(&0)
                 && let Ok(link) = links::parse(payload)
             {
-                each(LinkEvent::Deleted(link.name));
+                on_event(LinkEvent::Deleted(link.name));
             }
         });
         match received {
-            Err(NetlinkError::Socket(error, _)) if is_overrun(&error) => each(LinkEvent::Missed),
+            Err(NetlinkError::Socket(error, _)) if is_overrun(&error) => {
+                on_event(LinkEvent::Missed)
+            }
             other => other?,
         }
     }
@@ -94,7 +99,7 @@ fn is_overrun(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ENOBUFS as i32)
 }
 
-/// Waits for an event, or for the end: true.
+/// Waits for an event, or until the watch is dropped. Returns whether it was dropped.
 fn wait(socket: &NetlinkSocket, stopped: &UnixStream) -> Result<bool, Errno> {
     let events: BorrowedFd<'_> = socket.socket().as_fd();
     let mut files = [

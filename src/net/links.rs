@@ -1,7 +1,7 @@
-//! Links by rtnetlink: bridges, veth pairs, their ports and counters.
+//! Links by rtnetlink: bridges and their ports, veth pairs, macvlans, counters.
 //!
-//! A veth pair is made in one request, its inner end straight inside the container's namespace
-//! with its final name: at no moment does a link exist that nobody would look for.
+//! A veth pair is created by one request, with its inner end in the container's namespace and with
+//! its final name. A crash therefore never leaves a link whose name no intent has.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
@@ -24,37 +24,37 @@ pub(crate) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 
-/// What there is to know about a link.
+/// A link as the kernel reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its index in its namespace.
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its alias: where we write whose it is.
+    /// Its alias, which identifies its owner.
     pub alias: Option<String>,
-    /// Index of the bridge that it is a port of.
+    /// Index of the bridge or other device that it is a port of.
     pub controller: Option<u32>,
-    /// What kind of link, in the kernel's words: `veth`, `bridge`, …
+    /// Its kind, in the kernel's terms: `veth`, `bridge`, …
     pub kind: Option<String>,
     /// Its MTU.
     pub mtu: u32,
-    /// Its Ethernet address.
+    /// Its MAC address.
     pub mac: Vec<u8>,
-    /// Whether it is up, by the administrator's will.
+    /// Whether it is administratively up.
     pub up: bool,
-    /// Its counters, as the host sees them.
+    /// Its counters, from the view of its own namespace.
     pub counters: Stats64,
 }
 
-/// A veth pair to be made.
+/// A veth pair to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VethPair<'a> {
     /// Name of the host's end.
     pub host: &'a str,
     /// Name of the container's end.
     pub inner: &'a str,
-    /// Ethernet address of the container's end.
+    /// MAC address of the container's end.
     pub mac: [u8; 6],
     /// MTU of both ends.
     pub mtu: u32,
@@ -64,31 +64,31 @@ pub struct VethPair<'a> {
     pub bridge: Option<BridgePort>,
 }
 
-/// How a link is a port of a bridge.
+/// A port of a bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BridgePort {
     /// Index of the bridge.
     pub bridge: u32,
-    /// Whether a frame may leave by the port that it came in by.
+    /// Whether a frame may leave by the port by which it came in.
     pub hairpin: bool,
 }
 
-fn request(kind: u16, flags: u16, message: &LinkMessage, what: String) -> Request {
+fn request(kind: u16, flags: u16, message: &LinkMessage, action: String) -> Request {
     let mut payload = vec![0; message.buffer_len()];
     message.emit(&mut payload);
-    Request::new(kind, flags, payload, what)
+    Request::new(kind, flags, payload, action)
 }
 
-/// Why a veth pair is not as it should be.
+/// A container's link could not be created.
 #[derive(Debug)]
 pub enum VethError {
-    /// Nothing was made.
-    NotMade(NetlinkError),
-    /// The pair was made, and has to be deleted again.
-    Unfinished(NetlinkError),
+    /// Nothing was created.
+    NotCreated(NetlinkError),
+    /// The link was created, and must be deleted again.
+    Incomplete(NetlinkError),
 }
 
-/// Makes the pair, its inner end in `namespace`, and turns its host end on.
+/// Creates the pair, with its inner end in `namespace`, and sets its host end up.
 pub fn create_veth(
     socket: &mut NetlinkSocket,
     pair: &VethPair<'_>,
@@ -107,37 +107,39 @@ pub fn create_veth(
         create = create.controller(port.bridge);
         configure = configure_port(pair.host, pair.alias, port.hairpin);
     }
-    let what = format!(
-        "create the pair {} and {} (in the container)",
+    let action = format!(
+        "create the veth pair {} and {} (in the container)",
         pair.host, pair.inner
     );
-    let answers = socket.execute(&[
-        request(
-            RTM_NEWLINK,
-            NLM_F_CREATE | NLM_F_EXCL,
-            &create.build(),
-            what,
-        ),
-        configure,
-    ]);
-    let mut answers = answers.map_err(VethError::Unfinished)?.into_iter();
-    let mut next = || answers.next().unwrap_or(Ok(()));
-    next().map_err(VethError::NotMade)?;
-    next().map_err(VethError::Unfinished)
+    let mut results = socket
+        .execute(&[
+            request(
+                RTM_NEWLINK,
+                NLM_F_CREATE | NLM_F_EXCL,
+                &create.build(),
+                action,
+            ),
+            configure,
+        ])
+        .map_err(VethError::Incomplete)?
+        .into_iter();
+    let mut next = || results.next().unwrap_or(Ok(()));
+    next().map_err(VethError::NotCreated)?;
+    next().map_err(VethError::Incomplete)
 }
 
-/// A macvlan in a container, on a VLAN of an interface of the host, to be made.
+/// A macvlan to create in a container, on a VLAN of an interface of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VlanLink<'a> {
     /// The host's interface.
     pub parent: &'a str,
-    /// The VLAN on it.
+    /// The VLAN's id.
     pub vlan: u16,
-    /// Name of the VLAN's link.
+    /// Name of the VLAN's link on the host.
     pub host: &'a str,
     /// Name of the macvlan in the container.
     pub inner: &'a str,
-    /// Ethernet address of the macvlan.
+    /// MAC address of the macvlan.
     pub mac: [u8; 6],
     /// MTU of both.
     pub mtu: u32,
@@ -145,8 +147,8 @@ pub struct VlanLink<'a> {
     pub alias: &'a str,
 }
 
-/// Makes the VLAN, and the macvlan on it straight inside `namespace`. Deleting the VLAN takes the
-/// macvlan with it.
+/// Creates the VLAN, and the macvlan on it in `namespace`. Deleting the VLAN also deletes the
+/// macvlan.
 pub fn create_macvlan_on_vlan(
     socket: &mut NetlinkSocket,
     link: &VlanLink<'_>,
@@ -158,14 +160,19 @@ pub fn create_macvlan_on_vlan(
             |link| Ok(link.index),
         )
     };
-    let parent = index(socket, link.parent).map_err(VethError::NotMade)?;
+    let parent = index(socket, link.parent).map_err(VethError::NotCreated)?;
     let vlan = LinkVlan::new(link.host, parent, link.vlan)
         .mtu(link.mtu)
         .build();
-    let what = format!("create the VLAN {} on {}", link.host, link.parent);
+    let action = format!("create the VLAN {} on {}", link.host, link.parent);
     socket
-        .execute_all(&[request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &vlan, what)])
-        .map_err(VethError::NotMade)?;
+        .execute_all(&[request(
+            RTM_NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL,
+            &vlan,
+            action,
+        )])
+        .map_err(VethError::NotCreated)?;
     let mut finish = || {
         socket.execute_all(&[configure_host_end(link.host, link.alias)])?;
         let vlan = index(socket, link.host)?;
@@ -174,33 +181,33 @@ pub fn create_macvlan_on_vlan(
             .address(link.mac.to_vec())
             .setns_by_fd(namespace.as_raw_fd())
             .build();
-        let what = format!("create the macvlan {} (in the container)", link.inner);
+        let action = format!("create the macvlan {} (in the container)", link.inner);
         socket.execute_all(&[request(
             RTM_NEWLINK,
             NLM_F_CREATE | NLM_F_EXCL,
             &macvlan,
-            what,
+            action,
         )])
     };
-    finish().map_err(VethError::Unfinished)
+    finish().map_err(VethError::Incomplete)
 }
 
-/// Turns a link on that somebody else will forward for, with our mark on it.
+/// Sets a link up that the vRouter forwards for, and marks it as ours.
 fn configure_host_end(name: &str, alias: &str) -> Request {
     let message = LinkUnspec::new_with_name(name).alias(alias).up();
     let message = without_link_local(message).build();
     request(RTM_SETLINK, 0, &message, format!("configure {name}"))
 }
 
-/// Turns a link on as a port of a bridge, with our mark on it.
+/// Sets a port of a bridge up, and marks it as ours.
 fn configure_port(name: &str, alias: &str, hairpin: bool) -> Request {
     let message = LinkBridgePort::new(0)
         .name(name)
         .alias(alias)
         .hairpin(hairpin)
         .up();
-    // A port needs no address of its own; with one every container would cost the host a
-    // link-local address and its multicast memberships.
+    // Without this, the host would get a link-local address and multicast memberships for every
+    // container.
     let message = without_link_local(message).build();
     request(
         RTM_NEWLINK,
@@ -210,7 +217,7 @@ fn configure_port(name: &str, alias: &str, hairpin: bool) -> Request {
     )
 }
 
-/// Puts an existing link back on a bridge.
+/// Makes an existing link a port of a bridge again.
 pub fn enslave(
     socket: &mut NetlinkSocket,
     name: &str,
@@ -230,7 +237,7 @@ pub fn enslave(
     ])
 }
 
-/// Makes a bridge. Its MAC address is given, so that it stays when ports come and go.
+/// Creates a bridge. An explicit MAC address keeps it stable when ports come and go.
 pub fn create_bridge(
     socket: &mut NetlinkSocket,
     name: &str,
@@ -254,13 +261,13 @@ pub fn create_bridge(
     )])
 }
 
-/// The kernel refuses IPv6 settings where it was started without IPv6.
+/// Whether the kernel has IPv6. Without it, it refuses IPv6 attributes.
 fn has_ipv6() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| Path::new("/proc/sys/net/ipv6").exists())
+    static HAS_IPV6: OnceLock<bool> = OnceLock::new();
+    *HAS_IPV6.get_or_init(|| Path::new("/proc/sys/net/ipv6").exists())
 }
 
-/// Keeps the kernel from giving the link a link-local IPv6 address of its own accord.
+/// Prevents the kernel from adding a link-local IPv6 address to the link.
 fn without_link_local<T>(message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
     if !has_ipv6() {
         return message;
@@ -271,7 +278,7 @@ fn without_link_local<T>(message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T
     )]))
 }
 
-/// Request: link `name` up, and without a link-local IPv6 address, whose announcements would
+/// The request to set link `name` up without a link-local IPv6 address, whose announcements would
 /// reach every other container.
 #[must_use]
 pub fn set_up_for_ipv4(name: &str) -> Request {
@@ -280,11 +287,11 @@ pub fn set_up_for_ipv4(name: &str) -> Request {
         RTM_SETLINK,
         0,
         &message,
-        format!("turn {name} up, for IPv4 only"),
+        format!("set {name} up, for IPv4 only"),
     )
 }
 
-/// Request: link `name` up, with that MTU if one is given.
+/// The request to set link `name` up, and to change its MTU if one is given.
 #[must_use]
 pub fn set_up(name: &str, mtu: Option<u32>) -> Request {
     let mut message = LinkUnspec::new_with_name(name).up();
@@ -296,14 +303,14 @@ pub fn set_up(name: &str, mtu: Option<u32>) -> Request {
         0,
         &message.build(),
         format!(
-            "turn {name} up{}",
+            "set {name} up{}",
             mtu.map(|mtu| format!(" with an MTU of {mtu} bytes"))
                 .unwrap_or_default()
         ),
     )
 }
 
-/// Request: another Ethernet address for link `name`.
+/// The request to change the MAC address of link `name`.
 #[must_use]
 pub fn set_mac(name: &str, mac: [u8; 6]) -> Request {
     let message = LinkUnspec::new_with_name(name)
@@ -313,25 +320,25 @@ pub fn set_mac(name: &str, mac: [u8; 6]) -> Request {
         RTM_SETLINK,
         0,
         &message,
-        format!("give {name} its Ethernet address"),
+        format!("set the MAC address of {name}"),
     )
 }
 
-/// Request: link `name` into a group of links.
+/// The request to put link `name` into a group of links.
 #[must_use]
 pub fn set_group(name: &str, group: u32) -> Request {
     let message = LinkUnspec::new_with_name(name).link_group(group).build();
-    request(RTM_SETLINK, 0, &message, format!("group {name}"))
+    request(RTM_SETLINK, 0, &message, format!("put {name} into a group"))
 }
 
-/// Request: link `name` away.
+/// The request to delete link `name`.
 #[must_use]
 pub fn delete(name: &str) -> Request {
     let message = LinkUnspec::new_with_name(name).build();
     request(RTM_DELLINK, 0, &message, format!("delete the link {name}"))
 }
 
-/// Request: every link of a group away.
+/// The request to delete every link of a group.
 #[must_use]
 pub fn delete_group(group: u32) -> Request {
     let message = LinkMessageBuilder::<LinkUnspec>::default()
@@ -345,20 +352,20 @@ pub fn delete_group(group: u32) -> Request {
     )
 }
 
-/// The link of that name, if there is one.
+/// Reads the link with that name, if there is one.
 pub fn by_name(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Link>, NetlinkError> {
     let message = LinkUnspec::new_with_name(name).build();
-    let answer = socket.get(&request(
+    let response = socket.get(&request(
         RTM_GETLINK,
         0,
         &message,
         format!("describe the link {name}"),
     ));
-    match answer {
+    match response {
         Ok(bytes) => parse(&bytes)
             .map(Some)
-            .map_err(|message| NetlinkError::Garbled {
-                what: format!("describe the link {name}"),
+            .map_err(|message| NetlinkError::InvalidResponse {
+                action: format!("describe the link {name}"),
                 message,
             }),
         Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
@@ -366,7 +373,7 @@ pub fn by_name(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Link>, N
     }
 }
 
-/// Every link of the namespace.
+/// Lists the links of the namespace, without their counters.
 pub fn all(socket: &mut NetlinkSocket) -> Result<Vec<Link>, NetlinkError> {
     let message = LinkMessageBuilder::<LinkUnspec>::default()
         .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
@@ -374,13 +381,13 @@ pub fn all(socket: &mut NetlinkSocket) -> Result<Vec<Link>, NetlinkError> {
     let mut links = Vec::new();
     socket.dump(
         &request(RTM_GETLINK, 0, &message, "list the links".to_owned()),
-        // One link that cannot be read must not hide all others.
+        // Skips a link that cannot be parsed, rather than failing for all.
         |bytes| links.extend(parse(bytes)),
     )?;
     Ok(links)
 }
 
-/// Reads a message about a link.
+/// Parses a message about a link.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Link, String> {
     let message = LinkMessage::parse(bytes).map_err(|error| error.to_string())?;
     let mut link = Link {

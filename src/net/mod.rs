@@ -1,7 +1,7 @@
-//! The kernel's networking, as far as containers need it. Knows nothing of Mesos.
+//! The parts of the kernel's networking that containers need. Knows nothing of Mesos.
 //!
-//! Invariants: no child process; only `netns` calls setns; a socket is used for the namespace in
-//! which it was opened; nothing that is not ours by name is changed.
+//! Invariants: starts no child process; only `netns` calls setns; a socket acts on the namespace in
+//! which it was opened; changes only what is ours by name.
 #![forbid(unsafe_code)]
 
 pub mod addressing;

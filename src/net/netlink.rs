@@ -1,8 +1,8 @@
-//! One blocking netlink socket: many requests in one send, their answers in order.
+//! A blocking netlink socket that sends many requests at once and returns their results in order.
 //!
-//! The attach path lives on a thread of its own for a millisecond; a socket that blocks is what
-//! it needs, an event loop would cost more than the work. A socket belongs to the network
-//! namespace in which it was opened, whatever its thread does afterwards.
+//! An attach takes a thread of its own for about a millisecond, so an event loop would cost more
+//! than the work. A socket belongs to the network namespace in which it was opened, even if its
+//! thread enters another one later.
 
 use std::io;
 
@@ -12,51 +12,51 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 /// Length of a message header.
-const HEADER: usize = 16;
+const HEADER_BYTES: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// Error messages that carry the kernel's explanation say so with this flag.
+/// Flag of error messages that have attributes, such as an explanation.
 const NLM_F_ACK_TLVS: u16 = 0x200;
-/// … and leave the request out with this one.
+/// Flag of error messages that repeat only the header of the request.
 const NLM_F_CAPPED: u16 = 0x100;
-/// The attribute of an error message that is the explanation.
+/// The attribute of an error message that has the explanation.
 const NLMSGERR_ATTR_MSG: u16 = 1;
-const ANSWER_TIMEOUT_SECONDS: i64 = 60;
-/// Larger than anything that the kernel puts into one datagram of a dump.
-const BUFFER: usize = 64 * 1024;
+const RESPONSE_TIMEOUT_SECONDS: i64 = 60;
+/// The largest datagram of a dump is 32 KiB.
+const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Why a request failed.
+/// A request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// The socket itself failed.
     #[error("netlink socket: {0}; is the process root, and does the kernel have {1}?")]
     Socket(#[source] io::Error, &'static str),
     /// The kernel refused the request.
-    #[error("the kernel refused to {what}: {source}{}", hint(.source, .explanation.as_deref()))]
+    #[error("the kernel refused to {action}: {source}{}", hint(.source, .explanation.as_deref()))]
     Refused {
-        /// What was asked, with the names of the things.
-        what: String,
+        /// The request, completing the sentence "the kernel refused to …".
+        action: String,
         /// The kernel's error.
         #[source]
         source: io::Error,
-        /// The kernel's own words, if it had any.
+        /// The kernel's explanation, if it gave one.
         explanation: Option<String>,
     },
     /// There is no link of that name.
     #[error("there is no interface {0} on this host")]
     NoLink(String),
-    /// The answer made no sense.
-    #[error("the kernel's answer to {what} cannot be read: {message}")]
-    Garbled {
-        /// What was asked.
-        what: String,
-        /// What is wrong with the answer.
+    /// The response could not be parsed.
+    #[error("the kernel's response to the request to {action} is invalid: {message}")]
+    InvalidResponse {
+        /// The request, as in [`NetlinkError::Refused`].
+        action: String,
+        /// What is wrong with the response.
         message: String,
     },
 }
 
 impl NetlinkError {
-    /// The kernel's error number, if it was the kernel that refused.
+    /// The kernel's error number, if the kernel refused the request.
     #[must_use]
     pub fn errno(&self) -> Option<nix::errno::Errno> {
         match self {
@@ -68,7 +68,7 @@ impl NetlinkError {
 
 fn hint(error: &io::Error, explanation: Option<&str>) -> String {
     match (error.kind(), explanation) {
-        (_, Some(text)) => format!(" ({text})"),
+        (_, Some(explanation)) => format!(" ({explanation})"),
         (io::ErrorKind::PermissionDenied, None) => {
             " (this needs root, or CAP_NET_ADMIN in this network namespace)".to_owned()
         }
@@ -76,38 +76,38 @@ fn hint(error: &io::Error, explanation: Option<&str>) -> String {
     }
 }
 
-/// One message to send.
+/// A request to the kernel.
 #[derive(Debug)]
 pub struct Request {
     kind: u16,
     flags: u16,
     payload: Vec<u8>,
     /// For error messages.
-    what: String,
+    action: String,
 }
 
 impl Request {
-    /// A request of type `kind` with `flags` besides `NLM_F_REQUEST`; `what` completes the
+    /// A request of type `kind` with `flags` in addition to `NLM_F_REQUEST`. `action` completes the
     /// sentence "the kernel refused to …".
     #[must_use]
-    pub fn new(kind: u16, flags: u16, payload: Vec<u8>, what: impl Into<String>) -> Self {
+    pub fn new(kind: u16, flags: u16, payload: Vec<u8>, action: impl Into<String>) -> Self {
         Self {
             kind,
             flags,
             payload,
-            what: what.into(),
+            action: action.into(),
         }
     }
 
-    /// What it asks, completing the sentence "the kernel refused to …".
+    /// What the request does, completing the sentence "the kernel refused to …".
     #[must_use]
-    pub fn what(&self) -> &str {
-        &self.what
+    pub fn action(&self) -> &str {
+        &self.action
     }
 
     fn write(&self, buffer: &mut Vec<u8>, flags: u16, sequence: u32) {
-        // Never near 4 GiB: the largest payload is a handful of attributes.
-        let length = u32::try_from(HEADER + self.payload.len()).unwrap_or(u32::MAX);
+        // Never overflows: a payload is a few attributes.
+        let length = u32::try_from(HEADER_BYTES + self.payload.len()).unwrap_or(u32::MAX);
         buffer.extend_from_slice(&length.to_ne_bytes());
         buffer.extend_from_slice(&self.kind.to_ne_bytes());
         buffer.extend_from_slice(&(self.flags | flags | NLM_F_REQUEST).to_ne_bytes());
@@ -128,12 +128,12 @@ pub struct NetlinkSocket {
 }
 
 impl NetlinkSocket {
-    /// A socket of the routing family, in the network namespace of this thread.
+    /// Opens a socket of the routing family, in the network namespace of the calling thread.
     pub fn route() -> Result<Self, NetlinkError> {
         Self::open(netlink_sys::protocols::NETLINK_ROUTE, "rtnetlink")
     }
 
-    /// A socket of the netfilter family, in the network namespace of this thread.
+    /// Opens a socket of the netfilter family, in the network namespace of the calling thread.
     pub fn netfilter() -> Result<Self, NetlinkError> {
         Self::open(
             netlink_sys::protocols::NETLINK_NETFILTER,
@@ -146,14 +146,14 @@ impl NetlinkSocket {
         let mut socket = Socket::new(protocol).map_err(fail)?;
         socket.bind_auto().map_err(fail)?;
         socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
-        // The kernel answers while it works; only a defect of it, or of ours, could make us wait.
+        // The kernel responds within the send; the timeout only guards against defects.
         setsockopt(
             &socket,
             sockopt::ReceiveTimeout,
-            &TimeVal::seconds(ANSWER_TIMEOUT_SECONDS),
+            &TimeVal::seconds(RESPONSE_TIMEOUT_SECONDS),
         )
         .map_err(|error| fail(error.into()))?;
-        // Explanations are a courtesy of newer kernels; without them there is still the errno.
+        // Older kernels have no explanations, only error numbers.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         Ok(Self {
@@ -164,23 +164,25 @@ impl NetlinkSocket {
         })
     }
 
-    /// Sends all `requests` at once and returns the answer to each of them, in order.
+    /// Sends all `requests` at once and returns the result of each, in order.
     pub fn execute(
         &mut self,
         requests: &[Request],
     ) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
-        self.execute_where(requests, |_| NLM_F_ACK, |_, _| false)
+        self.execute_with(requests, |_| NLM_F_ACK, |_, _| false)
     }
 
-    /// Sends all `requests` at once, each with the flags that `flags` gives it, and waits for the
-    /// answers to those that ask for one, or until `enough` says so of an answer.
-    pub(crate) fn execute_where(
+    /// Sends all `requests` at once, each with the additional flags of `flags`. Waits for the
+    /// responses to those with `NLM_F_ACK`, or until `is_last` returns true for the index of a
+    /// response and whether it is an error.
+    pub(crate) fn execute_with(
         &mut self,
         requests: &[Request],
         flags: impl Fn(usize) -> u16,
-        enough: impl Fn(usize, bool) -> bool,
+        is_last: impl Fn(usize, bool) -> bool,
     ) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
-        let (first, mut bytes) = (self.sequence.wrapping_add(1), Vec::new());
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
         let mut missing = 0_usize;
         for (index, request) in requests.iter().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
@@ -189,19 +191,19 @@ impl NetlinkSocket {
             request.write(&mut bytes, flags, self.sequence);
         }
         self.send(&bytes)?;
-        let mut answers: Vec<Option<Result<(), NetlinkError>>> =
+        let mut results: Vec<Option<Result<(), NetlinkError>>> =
             requests.iter().map(|_| None).collect();
         while missing > 0 {
-            self.receive(|kind, answer_flags, sequence, payload| {
+            self.receive(|kind, response_flags, sequence, payload| {
                 let Some((index, slot, request)) = usize::try_from(sequence.wrapping_sub(first))
                     .ok()
-                    .and_then(|index| Some((index, answers.get_mut(index)?, requests.get(index)?)))
+                    .and_then(|index| Some((index, results.get_mut(index)?, requests.get(index)?)))
                 else {
                     return;
                 };
                 if kind == NLMSG_ERROR && slot.is_none() {
-                    let result = answer(request, answer_flags, payload);
-                    missing = if enough(index, result.is_err()) {
+                    let result = parse_ack(request, response_flags, payload);
+                    missing = if is_last(index, result.is_err()) {
                         0
                     } else {
                         missing.saturating_sub(usize::from(flags(index) & NLM_F_ACK != 0))
@@ -210,30 +212,30 @@ impl NetlinkSocket {
                 }
             })?;
         }
-        Ok(answers
+        Ok(results
             .into_iter()
-            .map(|answer| answer.unwrap_or(Ok(())))
+            .map(|result| result.unwrap_or(Ok(())))
             .collect())
     }
 
-    /// Like [`Self::execute`], and the first error is the answer.
+    /// Like [`Self::execute`], but returns only the first error.
     pub fn execute_all(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
         self.execute(requests)?.into_iter().collect()
     }
 
-    /// Asks for one object; its message is the answer.
+    /// Requests one object and returns its message.
     pub fn get(&mut self, request: &Request) -> Result<Vec<u8>, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let own = self.sequence;
+        let request_sequence = self.sequence;
         let mut bytes = Vec::new();
-        request.write(&mut bytes, 0, own);
+        request.write(&mut bytes, 0, request_sequence);
         self.send(&bytes)?;
         let mut result = None;
         while result.is_none() {
             self.receive(|kind, flags, sequence, payload| {
-                if sequence == own && result.is_none() {
+                if sequence == request_sequence && result.is_none() {
                     result = Some(if kind == NLMSG_ERROR {
-                        answer(request, flags, payload).and(Ok(Vec::new()))
+                        parse_ack(request, flags, payload).and(Ok(Vec::new()))
                     } else {
                         Ok(payload.to_vec())
                     });
@@ -243,32 +245,34 @@ impl NetlinkSocket {
         result.unwrap_or_else(|| Ok(Vec::new()))
     }
 
-    /// Asks for all objects of a kind.
+    /// Requests all objects of a kind and calls `on_object` with the message of each.
     pub fn dump(
         &mut self,
         request: &Request,
-        mut each: impl FnMut(&[u8]),
+        mut on_object: impl FnMut(&[u8]),
     ) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let own = self.sequence;
+        let request_sequence = self.sequence;
         let mut bytes = Vec::new();
-        request.write(&mut bytes, NLM_F_DUMP, own);
+        request.write(&mut bytes, NLM_F_DUMP, request_sequence);
         self.send(&bytes)?;
         let mut result = None;
         while result.is_none() {
             self.receive(|kind, flags, sequence, payload| {
-                if sequence != own {
-                } else if kind == NLMSG_ERROR || kind == NLMSG_DONE {
-                    result = Some(answer(request, flags, payload));
+                if sequence != request_sequence {
+                    return;
+                }
+                if kind == NLMSG_ERROR || kind == NLMSG_DONE {
+                    result = Some(parse_ack(request, flags, payload));
                 } else {
-                    each(payload);
+                    on_object(payload);
                 }
             })?;
         }
         result.unwrap_or(Ok(()))
     }
 
-    /// Sends messages that are framed already.
+    /// Sends complete messages.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), NetlinkError> {
         self.socket
             .send(bytes, 0)
@@ -276,13 +280,14 @@ impl NetlinkSocket {
         Ok(())
     }
 
-    /// Waits for one datagram and hands over each of its messages.
+    /// Waits for one datagram and calls `on_message` with the type, flags, sequence number and
+    /// payload of each of its messages.
     pub(crate) fn receive(
         &mut self,
-        mut each: impl FnMut(u16, u16, u32, &[u8]),
+        mut on_message: impl FnMut(u16, u16, u32, &[u8]),
     ) -> Result<(), NetlinkError> {
         self.buffer.clear();
-        self.buffer.reserve(BUFFER);
+        self.buffer.reserve(RECEIVE_BUFFER_BYTES);
         loop {
             match self.socket.recv(&mut self.buffer, 0) {
                 Ok(_) => break,
@@ -291,35 +296,35 @@ impl NetlinkSocket {
             }
         }
         let mut rest = self.buffer.as_slice();
-        while rest.len() >= HEADER {
+        while rest.len() >= HEADER_BYTES {
             let Ok(message) = NetlinkBuffer::new_checked(&rest) else {
                 break;
             };
             let length = usize::try_from(message.length()).unwrap_or(rest.len());
-            each(
+            on_message(
                 message.message_type(),
                 message.flags(),
                 message.sequence_number(),
-                rest.get(HEADER..length).unwrap_or_default(),
+                rest.get(HEADER_BYTES..length).unwrap_or_default(),
             );
             rest = rest
-                .get(length.next_multiple_of(4).max(HEADER)..)
+                .get(length.next_multiple_of(4).max(HEADER_BYTES)..)
                 .unwrap_or_default();
         }
         Ok(())
     }
 
-    /// The socket itself, for polling and multicast groups.
+    /// The underlying socket, for polling and multicast groups.
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
 }
 
-/// Reads an acknowledgement.
-pub(crate) fn answer(request: &Request, flags: u16, payload: &[u8]) -> Result<(), NetlinkError> {
+/// Parses an acknowledgement.
+pub(crate) fn parse_ack(request: &Request, flags: u16, payload: &[u8]) -> Result<(), NetlinkError> {
     let Some((code, rest)) = payload.split_first_chunk::<4>() else {
-        return Err(NetlinkError::Garbled {
-            what: request.what.clone(),
+        return Err(NetlinkError::InvalidResponse {
+            action: request.action.clone(),
             message: "an acknowledgement without a code".to_owned(),
         });
     };
@@ -328,19 +333,19 @@ pub(crate) fn answer(request: &Request, flags: u16, payload: &[u8]) -> Result<()
         return Ok(());
     }
     Err(NetlinkError::Refused {
-        what: request.what.clone(),
+        action: request.action.clone(),
         source: io::Error::from_raw_os_error(code.saturating_neg()),
         explanation: explanation(flags, rest),
     })
 }
 
-/// Finds the kernel's words behind the header of the request that an error message repeats.
+/// Finds the explanation, which follows the request that an error message repeats.
 fn explanation(flags: u16, rest: &[u8]) -> Option<String> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return None;
     }
     let skip = if flags & NLM_F_CAPPED != 0 {
-        HEADER
+        HEADER_BYTES
     } else {
         usize::try_from(u32::from_ne_bytes(*rest.first_chunk()?))
             .ok()?
@@ -352,8 +357,8 @@ fn explanation(flags: u16, rest: &[u8]) -> Option<String> {
         let kind = u16::from_ne_bytes([header[2], header[3]]);
         let value = attributes.get(4..length)?;
         if kind == NLMSGERR_ATTR_MSG {
-            let text = String::from_utf8_lossy(value);
-            return Some(text.trim_end_matches('\0').to_owned());
+            let message = String::from_utf8_lossy(value);
+            return Some(message.trim_end_matches('\0').to_owned());
         }
         attributes = attributes.get(length.next_multiple_of(4)..)?;
     }

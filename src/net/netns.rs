@@ -1,8 +1,7 @@
-//! Entering namespaces, and keeping them by name.
+//! Entering namespaces, and pinning them to a path.
 //!
-//! Invariant: [`OwnThread::enter`] is the one place in the whole tree that calls setns, and it
-//! can be reached only on a thread that was started for that and ends afterwards. A thread that
-//! others use never changes its namespace.
+//! Invariant: only [`OwnThread::enter`] calls setns, and only on a thread that was started for this
+//! work and ends with it. A shared thread never changes its namespaces.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +14,7 @@ use tokio::sync::oneshot;
 
 pub mod handles;
 
-/// Why a namespace could not be used.
+/// A namespace could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// It cannot be opened.
@@ -25,9 +24,9 @@ pub enum NetnsError {
     Open {
         /// `network` or `UTS`.
         kind: &'static str,
-        /// Where it was looked for.
+        /// The path of the namespace.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         #[source]
         source: io::Error,
     },
@@ -36,7 +35,7 @@ pub enum NetnsError {
     Enter {
         /// `network` or `UTS`.
         kind: &'static str,
-        /// Why not.
+        /// The reason.
         #[source]
         source: io::Error,
     },
@@ -45,30 +44,30 @@ pub enum NetnsError {
         "cannot start a thread: {0}; is the limit of processes (ulimit -u, pids cgroup) reached?"
     )]
     Thread(#[source] io::Error),
-    /// The thread ended without an answer.
+    /// The thread panicked.
     #[error(
-        "the thread that worked in the namespace ended without an answer; this is a defect, please report the message above"
+        "internal error: a thread panicked while it worked in a namespace; please report it with the agent's log"
     )]
-    Died,
-    /// A handle could not be made or removed.
+    Panicked,
+    /// A handle could not be created or removed, or a hostname not be set.
     #[error("cannot {action} {path:?}: {source}")]
     Handle {
-        /// What was tried.
+        /// The operation, as a verb.
         action: &'static str,
-        /// On which path.
+        /// The path.
         path: PathBuf,
-        /// Why it failed.
+        /// The reason.
         #[source]
         source: io::Error,
     },
 }
 
-/// The kinds of namespaces that we enter.
+/// A kind of namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Network.
     Net,
-    /// Host name.
+    /// Hostname.
     Uts,
 }
 
@@ -108,7 +107,7 @@ pub fn of_path(path: &Path) -> Result<OwnedFd, NetnsError> {
     open(path, Kind::Net)
 }
 
-/// Opens the namespace that this thread is in.
+/// Opens a namespace of the calling thread.
 pub fn of_this_thread(kind: Kind) -> Result<OwnedFd, NetnsError> {
     open(
         &PathBuf::from(format!("/proc/thread-self/ns/{}", kind.file())),
@@ -128,29 +127,29 @@ fn open(path: &Path, kind: Kind) -> Result<OwnedFd, NetnsError> {
     } else {
         Err(fail(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "it is an ordinary file, left over from before a reboot",
+            "it is a regular file, left from before a reboot",
         )))
     }
 }
 
-/// Whether two descriptors are of the same namespace.
-pub fn same(one: impl AsFd, other: impl AsFd) -> io::Result<bool> {
-    let (one, other) = (fstat(one)?, fstat(other)?);
-    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+/// Whether two descriptors refer to the same namespace.
+pub fn same(a: impl AsFd, b: impl AsFd) -> io::Result<bool> {
+    let (a, b) = (fstat(a)?, fstat(b)?);
+    Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
-/// A thread that was started for one piece of work and ends with it.
+/// Proof that the current thread was started by [`on_own_thread`] and ends with its work.
 #[derive(Debug)]
 pub struct OwnThread {
-    /// Nobody else can make one.
+    /// Prevents construction elsewhere.
     _private: (),
 }
 
 impl OwnThread {
-    /// Puts this thread into `namespace`, for the rest of its life.
+    /// Moves this thread into `namespace`, for the rest of its life.
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one place: on a thread that ends with its work"
+        reason = "allowed here alone: this thread ends with its work"
     )]
     pub fn enter(&mut self, namespace: impl AsFd, kind: Kind) -> Result<(), NetnsError> {
         nix::sched::setns(namespace, kind.flag()).map_err(|error| NetnsError::Enter {
@@ -160,22 +159,21 @@ impl OwnThread {
     }
 }
 
-/// Runs `work` on a thread of its own. When the future is dropped the work still ends as it would
-/// have: nothing is ever cut off in its middle.
+/// Runs `work` on a thread of its own. The work runs to its end even if the future is dropped.
 pub async fn on_own_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce(OwnThread) -> T + Send + 'static,
 ) -> Result<T, NetnsError> {
-    let (answer, result) = oneshot::channel();
+    let (sender, receiver) = oneshot::channel();
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
-            let done = work(OwnThread { _private: () });
-            // Whoever asked may be gone; the work is done all the same.
-            let _ = answer.send(done);
+            let result = work(OwnThread { _private: () });
+            // Fails if the future was dropped.
+            let _ = sender.send(result);
         })
         .map_err(NetnsError::Thread)?;
-    result.await.map_err(|_| NetnsError::Died)
+    receiver.await.map_err(|_| NetnsError::Panicked)
 }
 
 /// Runs `work` inside a network namespace, on a thread of its own.
@@ -200,11 +198,11 @@ pub async fn run_in_all<T: Send + 'static>(
     .await?
 }
 
-/// Sets the host name of a UTS namespace.
+/// Sets the hostname of a UTS namespace.
 pub async fn set_hostname(namespace: OwnedFd, name: String) -> Result<(), NetnsError> {
     run_in_all(vec![(namespace, Kind::Uts)], move || {
         nix::unistd::sethostname(&name).map_err(|error| NetnsError::Handle {
-            action: "set the host name",
+            action: "set the hostname",
             path: PathBuf::from(name),
             source: error.into(),
         })
@@ -213,4 +211,4 @@ pub async fn set_hostname(namespace: OwnedFd, name: String) -> Result<(), NetnsE
 }
 
 #[cfg(test)]
-mod tests;
+mod root_tests;

@@ -1,11 +1,11 @@
-//! Our nftables table, `inet contrail_mesos`: fixed rules, and sets whose elements are all that an
-//! attach changes. Its cost does not depend on how many containers there are.
+//! Our nftables table, `inet contrail_mesos`: constant rules, and sets. An attach changes only
+//! elements of the sets, so its cost does not depend on the number of containers.
 //!
-//! Every change is one transaction, made for the generation of the host's tables that we last
-//! saw: if anybody changed any table since, the kernel refuses it and our table is looked through
-//! and repaired first. So a table, rule or element that was removed behind our back is back after
-//! the next attach at the latest. Two instances on one host share the table; a mapped port is
-//! refused to the second of them by the kernel.
+//! Each change is one transaction for the last known generation of the host's tables. If any table
+//! has changed since, the kernel refuses the transaction, and our table is checked and repaired
+//! first. A table, rule or element that somebody else removed is therefore back after the next
+//! attach at the latest. Two instances on one host share the table; the kernel refuses to map a
+//! port for both of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,38 +24,38 @@ mod ruleset;
 
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "contrail_mesos";
-/// How often a change is tried again because others changed tables meanwhile.
-const ATTEMPTS: usize = 8;
+/// How often a change is retried because other tables changed at the same time.
+const MAX_ATTEMPTS: usize = 8;
 
-/// Why the table could not be changed.
+/// The table could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
-    /// An element is there already, and belongs to somebody else.
+    /// Another container has an element with the same key.
     #[error("{element} is taken by {holder}")]
     Taken {
-        /// The element that was to be added.
+        /// The element that could not be added.
         element: Box<Element>,
-        /// The comment of the element that is there.
+        /// The comment of the existing element.
         holder: String,
     },
-    /// The kernel refused.
+    /// The kernel refused the change.
     #[error("table inet {TABLE}: {0}")]
     Netlink(#[from] NetlinkError),
 }
 
 #[derive(Debug)]
-struct State {
+struct TableState {
     socket: NetlinkSocket,
-    /// What has to be in the table, by set and key.
-    known: BTreeMap<(Set, Vec<u8>), Element>,
-    /// The generation in which the table was last known to be right.
+    /// The elements that must be in the table, by set and key.
+    expected: BTreeMap<(Set, Vec<u8>), Element>,
+    /// The last generation in which the table was known to be complete.
     generation: Option<u32>,
 }
 
 /// The table, in the network namespace where this was opened.
 #[derive(Debug)]
 pub struct Table {
-    state: Mutex<State>,
+    state: Mutex<TableState>,
 }
 
 fn key(element: &Element) -> (Set, Vec<u8>) {
@@ -63,30 +63,30 @@ fn key(element: &Element) -> (Set, Vec<u8>) {
 }
 
 impl Table {
-    /// Opens it, for this thread's network namespace. Changes nothing.
+    /// Opens the table of the calling thread's network namespace. Changes nothing.
     pub fn open() -> Result<Self, NftError> {
         Ok(Self {
-            state: Mutex::new(State {
+            state: Mutex::new(TableState {
                 socket: NetlinkSocket::netfilter()?,
-                known: BTreeMap::new(),
+                expected: BTreeMap::new(),
                 generation: None,
             }),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Each method leaves the state whole before it can fail.
+    fn lock(&self) -> MutexGuard<'_, TableState> {
+        // Each method leaves the state consistent before it can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds `elements`, all or none, and whatever of the table is missing.
+    /// Adds all of `elements` or none, and restores missing parts of the table.
     pub fn add(&self, elements: &[Element]) -> Result<(), NftError> {
         let mut state = self.lock();
         let new: Vec<_> = elements
             .iter()
-            // What containers share is there since the first of them; if it was removed behind
-            // our back, the transaction for the rest says so.
-            .filter(|element| element.set.is_exclusive() || !state.known.contains_key(&key(element)))
+            // The first container of a network adds the shared elements. If somebody removed
+            // them, the generation has changed, which the transaction detects.
+            .filter(|element| element.set.is_exclusive() || !state.expected.contains_key(&key(element)))
             .cloned()
             .collect();
         if new.is_empty() {
@@ -99,14 +99,14 @@ impl Table {
         state.add(&new)
     }
 
-    /// Elements that are there already, from before a restart, as well as ones that are not.
+    /// Takes over `elements` after a restart, and adds the missing ones.
     pub fn adopt(&self, elements: &[Element]) -> Result<(), NftError> {
         let mut state = self.lock();
-        let (there, missing): (Vec<_>, Vec<_>) = elements
+        let (existing, missing): (Vec<_>, Vec<_>) = elements
             .iter()
             .partition(|element| state.holder(element).as_ref() == Some(&element.comment));
-        for element in there {
-            state.known.insert(key(element), element.clone());
+        for element in existing {
+            state.expected.insert(key(element), element.clone());
         }
         let missing: Vec<_> = missing.into_iter().cloned().collect();
         if !missing.is_empty() {
@@ -114,49 +114,47 @@ impl Table {
         } else if state.generation.is_none() {
             state.repair().map(drop)
         } else {
-            // Looked through before; whoever adds the next element sees whether it still holds.
+            // Checked before; the next change detects whether it is still complete.
             Ok(())
         }
     }
 
-    /// Removes those of `elements` that are there with the same comment.
+    /// Removes those of `elements` that are in the table with the same comment.
     pub fn remove(&self, elements: &[Element]) -> Result<(), NftError> {
         let mut state = self.lock();
         let mut own = Vec::new();
         for element in elements {
-            let known = state.known.remove(&key(element));
-            let is_ours = match known {
-                Some(known) if known.comment == element.comment => true,
+            let is_own = match state.expected.remove(&key(element)) {
+                Some(expected) if expected.comment == element.comment => true,
                 Some(other) => {
-                    state.known.insert(key(&other), other);
+                    state.expected.insert(key(&other), other);
                     false
                 }
-                // From before a restart, or another process of ours made it.
+                // From before a restart, or by the command line.
                 None => state.holder(element).as_ref() == Some(&element.comment),
             };
-            if is_ours {
+            if is_own {
                 own.push(element);
             }
         }
         state.remove(&own)
     }
 
-    /// Puts back whatever is missing of the table and of the elements that have to be in it, and
-    /// says what was.
+    /// Restores missing parts of the table, and returns a description of each.
     pub fn repair(&self) -> Result<Vec<String>, NftError> {
         let mut state = self.lock();
-        if state.known.is_empty() {
+        if state.expected.is_empty() {
             return Ok(Vec::new());
         }
         state.repair()
     }
 
-    /// What `add` would have to do for `elements`, in words.
+    /// Describes the changes that `add` would make for `elements`.
     pub fn plan(&self, elements: &[Element]) -> Result<Vec<String>, NftError> {
         let mut state = self.lock();
-        let mut steps = Vec::new();
-        if !state.rules_are_right()? {
-            steps.push(format!(
+        let mut changes = Vec::new();
+        if !state.has_expected_rules()? {
+            changes.push(format!(
                 "create the nftables table inet {TABLE}: {} chains, {} sets",
                 ruleset::CHAINS.len(),
                 Set::ALL.len()
@@ -171,13 +169,13 @@ impl Table {
                     });
                 }
                 Some(_) => {}
-                None => steps.push(format!("add the nftables {element}")),
+                None => changes.push(format!("add the nftables {element}")),
             }
         }
-        Ok(steps)
+        Ok(changes)
     }
 
-    /// Every element of the table, whoever's.
+    /// Lists the elements of the table, including those of other instances.
     pub fn elements(&self) -> Result<Vec<Element>, NftError> {
         let mut state = self.lock();
         let mut all = Vec::new();
@@ -187,10 +185,10 @@ impl Table {
         Ok(all)
     }
 
-    /// Removes the table if it has no element left, of whatever instance. Whether it did.
+    /// Removes the table if it has no element of any instance. Returns whether it was removed.
     pub fn remove_if_unused(&self) -> Result<bool, NftError> {
         let mut state = self.lock();
-        if !state.known.is_empty() {
+        if !state.expected.is_empty() {
             return Ok(false);
         }
         state.generation = None;
@@ -205,15 +203,15 @@ impl Table {
     }
 }
 
-impl State {
+impl TableState {
     fn add(&mut self, elements: &[Element]) -> Result<(), NftError> {
         for attempt in 0.. {
             if self.generation.is_none() {
                 self.repair()?;
             }
             let changes = elements.iter().map(Element::add).collect();
-            // On a host whose tables never rest, rather without the check than not at all.
-            let generation = self.generation.filter(|_| attempt < ATTEMPTS);
+            // If the host's tables change all the time, the last attempt skips the check.
+            let generation = self.generation.filter(|_| attempt < MAX_ATTEMPTS);
             match batch::commit(&mut self.socket, generation, changes) {
                 Ok(()) => break,
                 Err(BatchError::Stale) => self.generation = None,
@@ -224,11 +222,12 @@ impl State {
                         let holder = self.holder(element);
                         return Err(NftError::Taken {
                             element: Box::new(element.clone()),
-                            holder: holder.unwrap_or_else(|| "somebody who is gone now".into()),
+                            holder: holder
+                                .unwrap_or_else(|| "a container that has ended since".into()),
                         });
                     }
-                    // The table went away just now.
-                    if attempt < ATTEMPTS && error.errno() == Some(Errno::ENOENT) {
+                    // Somebody has just removed the table.
+                    if attempt < MAX_ATTEMPTS && error.errno() == Some(Errno::ENOENT) {
                         continue;
                     }
                     return Err(error.into());
@@ -241,17 +240,14 @@ impl State {
         }
         self.advance();
         for element in elements {
-            self.known.insert(key(element), element.clone());
+            self.expected.insert(key(element), element.clone());
         }
         Ok(())
     }
 
-    /// A transaction of ours that the kernel accepted is the next generation.
+    /// Records that the kernel accepted a transaction, which starts the next generation.
     fn advance(&mut self) {
-        // Zero is never used by the kernel.
-        self.generation = self
-            .generation
-            .map(|generation| generation.checked_add(1).unwrap_or(1));
+        self.generation = self.generation.map(next_generation);
     }
 
     fn remove(&mut self, elements: &[&Element]) -> Result<(), NftError> {
@@ -265,7 +261,7 @@ impl State {
                 return Ok(());
             }
             Err(BatchError::Failed(error)) => return Err(error.into()),
-            // Somebody took one of them away already: one by one, then.
+            // Somebody has already removed some of them, so the rest is removed one by one.
             Err(BatchError::Stale | BatchError::Refused(..)) => self.generation = None,
         }
         let mut result = Ok(());
@@ -283,24 +279,28 @@ impl State {
 
     fn repair(&mut self) -> Result<Vec<String>, NftError> {
         let mut repaired = Vec::new();
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let generation = self.current_generation()?;
             let mut changes = Vec::new();
-            if !self.rules_are_right()? {
+            if !self.has_expected_rules()? {
                 repaired.push(format!("the rules of the table inet {TABLE}"));
                 changes.extend(ruleset::build());
             }
             for set in Set::ALL {
-                if !self.known.keys().any(|(of, _)| *of == set) {
+                if !self.expected.keys().any(|(key_set, _)| *key_set == set) {
                     continue;
                 }
-                let there: BTreeSet<_> = self
+                let existing: BTreeSet<_> = self
                     .elements(set)?
                     .into_iter()
                     .map(|element| element.key)
                     .collect();
-                for element in self.known.values().filter(|known| known.set == set) {
-                    if !there.contains(&element.key) {
+                for element in self
+                    .expected
+                    .values()
+                    .filter(|expected| expected.set == set)
+                {
+                    if !existing.contains(&element.key) {
                         repaired.push(format!("the {element}"));
                         changes.push(element.add());
                     }
@@ -312,7 +312,7 @@ impl State {
             }
             match batch::commit(&mut self.socket, Some(generation), changes) {
                 Ok(()) => {
-                    self.generation = Some(generation.checked_add(1).unwrap_or(1));
+                    self.generation = Some(next_generation(generation));
                     return Ok(repaired);
                 }
                 Err(BatchError::Stale) => repaired.clear(),
@@ -321,17 +321,22 @@ impl State {
                 }
             }
         }
-        // Too busy a host to be sure; the next change looks again.
+        // The host's tables change all the time. The next change checks again.
         self.generation = None;
         Ok(repaired)
     }
 
-    /// Whether no table was changed since ours was last known to be right.
+    /// Whether no table has changed since ours was last known to be complete.
     fn is_current(&mut self) -> Result<bool, NftError> {
         let current = self.current_generation()?;
         Ok(self.generation == Some(current))
     }
 }
 
+fn next_generation(generation: u32) -> u32 {
+    // The kernel does not use zero.
+    generation.checked_add(1).unwrap_or(1)
+}
+
 #[cfg(test)]
-mod tests;
+mod root_tests;

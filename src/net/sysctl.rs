@@ -1,21 +1,21 @@
-//! Kernel settings under `/proc/sys/net`, of the namespace that the calling thread is in.
+//! Kernel settings under `/proc/sys`, in the network namespace of the calling thread.
 //!
-//! Written only where they differ, so that a read-only `/proc/sys` is no obstacle on a host that
-//! is set up already.
+//! Names have slashes, such as `net/ipv4/ip_forward`. [`set`] writes only if the value differs, so
+//! that a read-only `/proc/sys` does no harm on a host that is already configured.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-/// A setting that could not be read or written.
+/// A setting could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set {name} to {value}: {source}; is /proc/sys writable here?")]
 pub struct SysctlError {
-    /// As `sysctl` would call it, with slashes.
+    /// The name of the setting.
     pub name: String,
-    /// The wanted value.
+    /// The value to be written.
     pub value: String,
-    /// Why not.
+    /// The reason.
     #[source]
     pub source: io::Error,
 }
@@ -24,15 +24,15 @@ fn path(name: &str) -> std::path::PathBuf {
     Path::new("/proc/sys").join(name)
 }
 
-/// The value of a setting, without its newline; `None` if the kernel has no such setting.
+/// Reads a setting, without its newline. `None` if the kernel does not have it.
 #[must_use]
 pub fn get(name: &str) -> Option<String> {
     fs::read_to_string(path(name))
         .ok()
-        .map(|text| text.trim().to_owned())
+        .map(|value| value.trim().to_owned())
 }
 
-/// Sets `name` unless it is `value` already. Whether it was changed.
+/// Sets `name` to `value`. Returns whether it was changed.
 pub fn set(name: &str, value: &str) -> Result<bool, SysctlError> {
     if get(name).as_deref() == Some(value) {
         return Ok(false);
@@ -46,10 +46,9 @@ pub fn set(name: &str, value: &str) -> Result<bool, SysctlError> {
         })
 }
 
-/// Writes `name` without looking at it first, where a kernel without the setting is as good. For
-/// the attach path: finding a setting of a container takes the kernel longer the more containers
-/// there are.
-pub fn write_if_there(name: &str, value: &str) -> Result<(), SysctlError> {
+/// Writes `name` without reading it first, unless the kernel does not have it. For the attach path:
+/// the more containers there are, the longer the kernel takes to look up a container's setting.
+pub fn write_if_present(name: &str, value: &str) -> Result<(), SysctlError> {
     match fs::write(path(name), value) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(SysctlError {
             name: name.to_owned(),
@@ -60,15 +59,15 @@ pub fn write_if_there(name: &str, value: &str) -> Result<(), SysctlError> {
     }
 }
 
-/// Like [`set`], where a kernel without the setting is as good.
-pub fn set_if_there(name: &str, value: &str) -> Result<bool, SysctlError> {
+/// Like [`set`], but does nothing if the kernel does not have the setting.
+pub fn set_if_present(name: &str, value: &str) -> Result<bool, SysctlError> {
     match set(name, value) {
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
         other => other,
     }
 }
 
-/// The interfaces that have settings of the family `ipv4` or `ipv6`, without `all` and `default`.
+/// The interfaces with settings of the family `ipv4` or `ipv6`, without `all` and `default`.
 #[must_use]
 pub fn interfaces(family: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(path(&format!("net/{family}/conf"))) else {
@@ -78,4 +77,20 @@ pub fn interfaces(family: &str) -> Vec<String> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name != "all" && name != "default")
         .collect()
+}
+
+#[cfg(test)]
+mod root_tests {
+    use super::*;
+    use crate::net::testing::isolated;
+
+    #[test]
+    fn set_writes_only_when_value_differs() {
+        isolated(|| {
+            assert!(set("net/ipv4/ip_forward", "1").unwrap());
+            assert!(!set("net/ipv4/ip_forward", "1").unwrap());
+            assert!(!set_if_present("net/ipv4/no_such_setting", "1").unwrap());
+            assert!(set("net/ipv4/no_such_setting", "1").is_err());
+        });
+    }
 }

@@ -1,13 +1,13 @@
-//! Namespaces for tests that need root: each test has a host of its own, and leaves nothing.
+//! Network namespaces for root tests. Each test has one of its own, which disappears with the test.
 
 use std::future::Future;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
 
+use super::links;
 use super::netlink::NetlinkSocket;
 use super::netns::{self, Kind};
-use super::{links, sysctl};
 
 /// Runs `test` in a network namespace of its own, on a thread of its own.
 pub(crate) fn isolated<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
@@ -30,7 +30,7 @@ pub(crate) fn isolated<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'sta
     }
 }
 
-/// Like [`isolated`], for a test that awaits.
+/// Like [`isolated`], for an asynchronous test.
 pub(crate) fn isolated_async<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     isolated(move || {
         tokio::runtime::Builder::new_current_thread()
@@ -41,7 +41,7 @@ pub(crate) fn isolated_async<F: Future<Output = ()>>(test: impl FnOnce() -> F + 
     });
 }
 
-/// A new, empty network namespace. It lives as long as the descriptor.
+/// Creates an empty network namespace, which exists as long as the descriptor.
 pub(crate) fn namespace() -> OwnedFd {
     std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -68,7 +68,7 @@ pub(crate) fn inside<T: Send + 'static>(
     .unwrap()
 }
 
-/// Names of the links of this thread's namespace, without `lo`.
+/// The sorted names of the links of this thread's namespace, without `lo`.
 pub(crate) fn link_names() -> Vec<String> {
     let mut socket = NetlinkSocket::route().unwrap();
     let mut names: Vec<_> = links::all(&mut socket)
@@ -81,32 +81,22 @@ pub(crate) fn link_names() -> Vec<String> {
     names
 }
 
-/// Runs an operator's command in this thread's namespace, and returns what it prints.
+/// Runs a command in this thread's namespace, and returns its output.
 #[expect(
     clippy::disallowed_methods,
-    reason = "tests look at the host as an operator does"
+    reason = "tests inspect the host with an operator's commands"
 )]
 pub(crate) fn run(program: &str, arguments: &str) -> String {
     let output = std::process::Command::new(program)
         .args(arguments.split(' '))
         .output()
-        .unwrap_or_else(|error| panic!("{program}, to look at what was made: {error}"));
+        .unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{program} {arguments}: {errors}");
     String::from_utf8(output.stdout).unwrap() + &errors
 }
 
-/// What `nft list ruleset` prints in this thread's namespace. For eyes and assertions only.
+/// The output of `nft list ruleset` in this thread's namespace.
 pub(crate) fn nft_ruleset() -> String {
     run("nft", "list ruleset")
-}
-
-#[test]
-fn settings_are_written_only_when_they_differ() {
-    isolated(|| {
-        assert!(sysctl::set("net/ipv4/ip_forward", "1").unwrap());
-        assert!(!sysctl::set("net/ipv4/ip_forward", "1").unwrap());
-        assert!(!sysctl::set_if_there("net/ipv4/no_such_setting", "1").unwrap());
-        assert!(sysctl::set("net/ipv4/no_such_setting", "1").is_err());
-    });
 }

@@ -36,7 +36,7 @@ pub(super) fn configure(
 ) -> Result<(), BoxError> {
     thread.enter(namespace, Kind::Net)?;
     let (name, value) = no_router_advertisements(inside);
-    sysctl::write_if_there(&name, value)?;
+    sysctl::write_if_present(&name, value)?;
     let mut socket = NetlinkSocket::route()?;
     let link =
         links::by_name(&mut socket, inside.interface)?.ok_or("the interface is not there")?;
@@ -45,7 +45,7 @@ pub(super) fn configure(
         // IPv6 was turned off for new interfaces, which is not what this network says.
         Err(error) if error.errno() == Some(Errno::EACCES) => {
             let name = format!("net/ipv6/conf/{}/disable_ipv6", inside.interface);
-            sysctl::write_if_there(&name, "0")?;
+            sysctl::write_if_present(&name, "0")?;
             for answer in socket.execute(&requests)? {
                 match answer {
                     Err(error) if error.errno() == Some(Errno::EEXIST) => {}
@@ -65,7 +65,7 @@ pub(super) fn plan(inside: &Inside<'_>) -> Vec<String> {
     let requests = requests(inside, 0);
     let requests = requests
         .iter()
-        .map(|request| format!("in the container: {}", request.what()));
+        .map(|request| format!("in the container: {}", request.action()));
     std::iter::once(setting).chain(requests).collect()
 }
 

@@ -1,8 +1,8 @@
-//! Handles: files that keep a network namespace alive and give it a name, as `ip netns` does.
+//! Handles: bind mounts that keep a network namespace alive under a path, as `ip netns` makes them.
 //!
-//! The directory of the handles is a mount of its own that is shared in a peer group of its own:
-//! a container's mount namespace that was copied from the host's would else hold a copy of every
-//! handle mounted at the time, and keep those namespaces alive after we let go of them.
+//! The directory of the handles is a mount of its own, shared in a peer group of its own. Without
+//! that, the mount namespace of a container, which is a copy of the host's, would hold a copy of
+//! every handle, and keep those namespaces alive after the handles are removed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -24,18 +24,18 @@ fn fail(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetnsErr
     }
 }
 
-/// Whether an open file is a namespace and not an ordinary file.
+/// Whether an open file is a namespace and not a regular file.
 pub(super) fn is_namespace(file: impl AsFd) -> io::Result<bool> {
     Ok(fstatfs(file)?.filesystem_type() == NSFS_MAGIC)
 }
 
-/// Whether there is a live handle at `path`. A file that a reboot left behind is none.
+/// Whether there is a live handle at `path`. A regular file that a reboot left is not one.
 #[must_use]
 pub fn is_handle(path: &Path) -> bool {
-    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
+    statfs(path).is_ok_and(|stat| stat.filesystem_type() == NSFS_MAGIC)
 }
 
-/// Makes the directory of the handles a shared mount of its own, once.
+/// Makes the directory of the handles a shared mount of its own. Idempotent.
 pub fn prepare_directory(directory: &Path) -> Result<(), NetnsError> {
     fs::create_dir_all(directory).map_err(fail("create", directory))?;
     let none: Option<&str> = None;
@@ -58,8 +58,8 @@ pub fn prepare_directory(directory: &Path) -> Result<(), NetnsError> {
             MsFlags::MS_BIND | MsFlags::MS_REC,
             none,
         )
-        // A bind mount starts in the peer group of its source; only by leaving that does it get
-        // one of its own.
+        // A bind mount joins the peer group of its source. Leaving it first gives the mount a
+        // group of its own.
         .and_then(|()| mount(none, directory, none, MsFlags::MS_PRIVATE, none))
         .and_then(|()| share())
         .map_err(|error| fail("mount", directory)(error.into())),
@@ -67,12 +67,12 @@ pub fn prepare_directory(directory: &Path) -> Result<(), NetnsError> {
     }
 }
 
-/// Makes `path` a handle of `namespace`. An ordinary file that is there is taken over; a live
-/// handle of another namespace is an error.
+/// Makes `path` a handle of `namespace`. Reuses a regular file at `path`; fails for a live handle
+/// of another namespace.
 pub fn pin(namespace: impl AsFd, path: &Path) -> Result<(), NetnsError> {
     if is_handle(path) {
-        let there = File::open(path).map_err(fail("open", path))?;
-        return match super::same(&namespace, &there) {
+        let existing = File::open(path).map_err(fail("open", path))?;
+        return match super::same(&namespace, &existing) {
             Ok(true) => Ok(()),
             Ok(false) => Err(fail("pin a namespace at", path)(
                 io::ErrorKind::AlreadyExists.into(),
@@ -89,17 +89,17 @@ pub fn pin(namespace: impl AsFd, path: &Path) -> Result<(), NetnsError> {
     let source = format!("/proc/thread-self/fd/{}", namespace.as_fd().as_raw_fd());
     let none: Option<&str> = None;
     mount(Some(source.as_str()), path, none, MsFlags::MS_BIND, none).map_err(|error| {
-        // The empty file must not pass for a handle.
+        // Leaves no empty file, which looks like a handle.
         let _ = fs::remove_file(path);
         fail("pin a namespace at", path)(error.into())
     })
 }
 
-/// Lets go of a handle. Nothing there, or only a file that a reboot left, is success.
+/// Removes a handle. Succeeds if there is none, or only a regular file that a reboot left.
 pub fn unpin(path: &Path) -> Result<(), NetnsError> {
     loop {
         match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            // It may have been mounted over and over.
+            // There may be several mounts on top of each other.
             Ok(()) => {}
             Err(Errno::EINVAL | Errno::ENOENT) => break,
             Err(error) => return Err(fail("unmount", path)(error.into())),

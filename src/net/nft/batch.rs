@@ -1,17 +1,17 @@
-//! One `nf_tables` transaction: every change of it happens, or none.
+//! `nf_tables` transactions: all changes happen, or none.
 
 use netlink_bindings::nftables::{Nfgenmsg, OpBatchBeginDo, OpBatchEndDo};
 use netlink_packet_core::NLM_F_ACK;
 use nix::errno::Errno;
 
-use super::super::netlink::{NetlinkError, NetlinkSocket, Request};
+use crate::net::netlink::{NetlinkError, NetlinkSocket, Request};
 
-const SUBSYSTEM: u16 = 10;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFPROTO_INET: u8 = 1;
 
-/// Message types of `nf_tables`.
+/// The message types of `nf_tables`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Message {
     NewTable = 0,
@@ -29,45 +29,50 @@ pub(super) enum Message {
     GetGeneration = 16,
 }
 
-/// The header of every message: our tables are of family `inet`.
+/// The header of all messages about tables of family `inet`.
 pub(super) fn header() -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
     header.nfgen_family = NFPROTO_INET;
     header
 }
 
-/// A single request.
+/// A request of the type `message`. `action` as in [`Request::new`].
 pub(super) fn request(
     message: Message,
     flags: u16,
-    what: impl Into<String>,
+    action: impl Into<String>,
     encode: impl FnOnce(&mut Vec<u8>),
 ) -> Request {
     let mut payload = Vec::new();
     encode(&mut payload);
-    Request::new((SUBSYSTEM << 8) | message as u16, flags, payload, what)
+    Request::new(
+        (NFNL_SUBSYS_NFTABLES << 8) | message as u16,
+        flags,
+        payload,
+        action,
+    )
 }
 
-/// Why a transaction did not happen.
+/// A transaction did not happen.
 #[derive(Debug)]
 pub(super) enum BatchError {
-    /// Somebody changed some table since the generation that the transaction was made for.
+    /// A table has changed since the generation that the transaction was for.
     Stale,
-    /// The first of the changes that the kernel refused, and why.
+    /// The index of the first change that the kernel refused, and the reason.
     Refused(usize, NetlinkError),
     /// The transaction as a whole failed.
     Failed(NetlinkError),
 }
 
-/// Sends `changes` as one transaction. With a generation it happens only if no table of the
-/// namespace was changed since that generation.
+/// Sends `changes` as one transaction. With a generation, it happens only if no table of the
+/// namespace has changed since that generation.
 pub(super) fn commit(
     socket: &mut NetlinkSocket,
     generation: Option<u32>,
     changes: Vec<Request>,
 ) -> Result<(), BatchError> {
     let mut begin_header = Nfgenmsg::new();
-    begin_header.set_res_id(SUBSYSTEM);
+    begin_header.set_res_id(NFNL_SUBSYS_NFTABLES);
     let mut begin = Vec::new();
     let attributes = OpBatchBeginDo::encode_request(&mut begin, &begin_header);
     if let Some(generation) = generation {
@@ -93,11 +98,11 @@ pub(super) fn commit(
         end,
         "end an nftables transaction",
     ));
-    let answers = socket
+    let results = socket
         .execute_batch(&requests)
         .map_err(BatchError::Failed)?;
-    for (index, answer) in answers.into_iter().enumerate() {
-        match answer {
+    for (index, result) in results.into_iter().enumerate() {
+        match result {
             Ok(()) => {}
             Err(error) if error.errno() == Some(Errno::ERESTART) => return Err(BatchError::Stale),
             Err(error) if (1..=count).contains(&index) => {
@@ -110,15 +115,15 @@ pub(super) fn commit(
 }
 
 impl NetlinkSocket {
-    /// Like `execute`, for a transaction: its first and last message are acknowledged by no
-    /// kernel in success (some older ones do it wrongly), and an error of the first is the
-    /// answer to all.
+    /// Like `execute`, for a transaction. Requests no acknowledgement of the first and last
+    /// message, because kernels do not send one or, if older, send a wrong one. An error of the
+    /// first message is the result of the whole transaction.
     fn execute_batch(
         &mut self,
         requests: &[Request],
     ) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
         let last = requests.len().saturating_sub(1);
-        self.execute_where(
+        self.execute_with(
             requests,
             |index| {
                 if index == 0 || index == last {
@@ -127,7 +132,7 @@ impl NetlinkSocket {
                     NLM_F_ACK
                 }
             },
-            |index, failed| index == 0 && failed,
+            |index, is_error| index == 0 && is_error,
         )
     }
 }

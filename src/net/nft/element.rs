@@ -1,4 +1,4 @@
-//! What the attach path changes: elements of the table's sets and maps.
+//! The elements of the table's sets and maps, which are all that an attach changes.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,33 +9,33 @@ use netlink_bindings::traits::Pusher;
 use netlink_bindings::utils::{finalize_nested_header, push_nested_header};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NlasIterator};
 
-use super::super::netlink::Request;
 use super::TABLE;
 use super::batch::{Message, header, request};
+use crate::net::netlink::Request;
 
-const KEY_END: u16 = 10;
+const NFTA_SET_ELEM_KEY_END: u16 = 10;
 
 /// The sets and maps of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Set {
-    /// Protocol and port of the host → IPv4 address and port of a container.
+    /// Map of protocol and port of the host to IPv4 address and port of a container.
     Ports4,
-    /// Protocol and port of the host → IPv6 address and port of a container.
+    /// Map of protocol and port of the host to IPv6 address and port of a container.
     Ports6,
     /// Names of the bridges.
     Bridges,
-    /// IPv4 source and destination of what leaves with the host's address.
+    /// IPv4 source and destination of packets that get the host's address.
     Masquerade4,
-    /// IPv6 source and destination of what leaves with the host's address.
+    /// IPv6 source and destination of packets that get the host's address.
     Masquerade6,
-    /// IPv4 source and destination inside one subnet.
+    /// IPv4 source and destination of packets within one subnet.
     Local4,
-    /// IPv6 source and destination inside one subnet.
+    /// IPv6 source and destination of packets within one subnet.
     Local6,
 }
 
 impl Set {
-    /// All of them.
+    /// All sets.
     pub const ALL: [Self; 7] = [
         Self::Ports4,
         Self::Ports6,
@@ -46,7 +46,7 @@ impl Set {
         Self::Local6,
     ];
 
-    /// Its name in the table.
+    /// The set's name in the table.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -60,7 +60,8 @@ impl Set {
         }
     }
 
-    /// Whether an element belongs to one container: a second one with the same key is refused.
+    /// Whether each element belongs to one container, so that a second one with the same key must
+    /// be refused.
     #[must_use]
     pub fn is_exclusive(self) -> bool {
         matches!(self, Self::Ports4 | Self::Ports6)
@@ -70,24 +71,22 @@ impl Set {
 /// An element of one of the sets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Element {
-    /// The set that it is in.
+    /// Its set.
     pub set: Set,
-    /// Its key, as the kernel has it.
+    /// Its key, in the kernel's format.
     pub key: Vec<u8>,
-    /// The end of its interval, inclusive.
+    /// The inclusive end of its interval.
     pub key_end: Option<Vec<u8>>,
-    /// What a map maps its key to.
+    /// The value, in a map.
     pub data: Option<Vec<u8>>,
-    /// Whose it is.
+    /// Its owner.
     pub comment: String,
 }
 
-/// A protocol number or port, padded as a field of a concatenation.
+/// A protocol number or port, padded to a field of a concatenation.
 fn field<const N: usize>(bytes: [u8; N]) -> [u8; 4] {
     let mut field = [0; 4];
-    for (to, from) in field.iter_mut().zip(bytes) {
-        *to = from;
-    }
+    field[..N].copy_from_slice(&bytes);
     field
 }
 
@@ -99,7 +98,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 impl Element {
-    /// The port of the host that leads to `target`.
+    /// A port of the host that is mapped to `port` of `target`.
     #[must_use]
     pub fn port(protocol: u8, host_port: u16, target: IpAddr, port: u16, comment: &str) -> Self {
         let mut data = octets(target);
@@ -131,7 +130,7 @@ impl Element {
         }
     }
 
-    /// Traffic that stays inside `subnet`.
+    /// Packets within `subnet`.
     #[must_use]
     pub fn local(subnet: IpNet, comment: &str) -> Self {
         let set = match subnet {
@@ -141,8 +140,8 @@ impl Element {
         Self::pair(set, subnet, (subnet.network(), last(subnet)), comment)
     }
 
-    /// Traffic that leaves `subnet` for anywhere but multicast: what lies below the subnet, and
-    /// what lies above it.
+    /// Packets from `subnet` to other addresses except multicast: an interval below the subnet and
+    /// one above it.
     #[must_use]
     pub fn masquerade(subnet: IpNet, comment: &str) -> Vec<Self> {
         let (below, above) = match subnet {
@@ -196,7 +195,7 @@ impl Element {
         }
     }
 
-    /// The request that adds it.
+    /// The request to add the element.
     pub(super) fn add(&self) -> Request {
         let exclusive = if self.set.is_exclusive() {
             NLM_F_EXCL
@@ -206,12 +205,12 @@ impl Element {
         self.message(Message::NewElement, NLM_F_CREATE | exclusive, "add")
     }
 
-    /// The request that removes it.
+    /// The request to remove the element.
     pub(super) fn remove(&self) -> Request {
         self.message(Message::DelElement, 0, "remove")
     }
 
-    /// The request that asks for it.
+    /// The request to read the element.
     pub(super) fn get(&self) -> Request {
         self.message(Message::GetElement, 0, "look up")
     }
@@ -226,21 +225,21 @@ impl Element {
         })
     }
 
-    fn encode<P: Pusher>(&self, list: PushSetelemListElemAttrs<P>, whole: bool) {
+    fn encode<P: Pusher>(&self, list: PushSetelemListElemAttrs<P>, with_data: bool) {
         let mut element = list
             .nested_elem()
             .nested_key()
             .push_value(&self.key)
             .end_nested();
         if let Some(end) = &self.key_end {
-            // NFTA_SET_ELEM_KEY_END: the specification that the bindings are made of has it one
-            // off.
+            // The specification from which the bindings are generated has this attribute off by
+            // one.
             let buffer = element.as_vec_mut();
-            let start = push_nested_header(buffer, KEY_END);
+            let start = push_nested_header(buffer, NFTA_SET_ELEM_KEY_END);
             drop(PushDataAttrs::new(&mut *buffer).push_value(end));
             finalize_nested_header(buffer, start);
         }
-        if whole {
+        if with_data {
             if let Some(data) = &self.data {
                 element = element.nested_data().push_value(data).end_nested();
             }
@@ -256,11 +255,11 @@ fn last(net: IpNet) -> IpAddr {
     }
 }
 
-/// A comment, as `nft` writes and shows it.
-pub(super) fn comment(text: &str) -> Vec<u8> {
-    let text: String = text.chars().filter(char::is_ascii).take(127).collect();
-    let mut bytes = vec![0, u8::try_from(text.len() + 1).unwrap_or(u8::MAX)];
-    bytes.extend(text.as_bytes());
+/// Encodes a comment in the format of `nft`.
+pub(super) fn comment(comment: &str) -> Vec<u8> {
+    let comment: String = comment.chars().filter(char::is_ascii).take(127).collect();
+    let mut bytes = vec![0, u8::try_from(comment.len() + 1).unwrap_or(u8::MAX)];
+    bytes.extend(comment.as_bytes());
     bytes.push(0);
     bytes
 }
@@ -269,16 +268,16 @@ pub(super) fn comment(text: &str) -> Vec<u8> {
 pub(super) fn read_key_end(attributes: &[u8]) -> Option<Vec<u8>> {
     let end = NlasIterator::new(attributes)
         .flatten()
-        .find(|attribute| attribute.kind() == KEY_END)?;
+        .find(|attribute| attribute.kind() == NFTA_SET_ELEM_KEY_END)?;
     let value = NlasIterator::new(end.value()).flatten().next()?;
     Some(value.value().to_vec())
 }
 
-/// Reads a comment back.
+/// Decodes a comment.
 pub(super) fn read_comment(bytes: &[u8]) -> Option<String> {
     let (header, rest) = bytes.split_first_chunk::<2>()?;
-    let text = rest.get(..usize::from(header[1]).checked_sub(1)?)?;
-    (header[0] == 0).then(|| String::from_utf8_lossy(text).into_owned())
+    let comment = rest.get(..usize::from(header[1]).checked_sub(1)?)?;
+    (header[0] == 0).then(|| String::from_utf8_lossy(comment).into_owned())
 }
 
 impl fmt::Display for Element {

@@ -1,4 +1,4 @@
-//! What rules are made of: expressions that load registers, compare them and act.
+//! The expressions of rules: they load registers, compare them and act.
 
 use netlink_bindings::nftables::{PushExprAttrs, PushExprListAttrs};
 use netlink_bindings::traits::Pusher;
@@ -8,14 +8,14 @@ use super::element::Set;
 
 pub(super) const NFPROTO_IPV4: u8 = 2;
 pub(super) const NFPROTO_IPV6: u8 = 10;
-/// The first of the 32-bit registers; an address in it starts a concatenation.
+/// The first of the 32-bit registers, where a concatenation starts.
 const REG32_00: u32 = 8;
 pub(super) const REG32_01: u32 = 9;
 pub(super) const REG32_04: u32 = 12;
 const REG_1: u32 = 1;
 const REG_2: u32 = 2;
-const EQUAL: u32 = 0;
-const NOT_EQUAL: u32 = 1;
+const NFT_CMP_EQ: u32 = 0;
+const NFT_CMP_NEQ: u32 = 1;
 
 /// Builds the expressions of one rule.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ pub(super) struct Expressions {
 }
 
 impl Expressions {
-    /// Them, encoded.
+    /// The encoded expressions.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -34,7 +34,7 @@ impl Expressions {
     }
 
     fn compare(&mut self, register: u32, value: &[u8]) {
-        self.compare_by(EQUAL, register, value);
+        self.compare_by(NFT_CMP_EQ, register, value);
     }
 
     fn compare_by(&mut self, operation: u32, register: u32, value: &[u8]) {
@@ -77,15 +77,17 @@ impl Expressions {
     }
 
     fn lookup(&mut self, set: Set, source: u32, destination: Option<u32>) {
-        // NFTA_LOOKUP_SREG and NFTA_LOOKUP_DREG: the specification that the bindings are made
-        // of has them one off.
-        const SOURCE: u16 = 2;
-        const DESTINATION: u16 = 3;
+        // The specification from which the bindings are generated has these off by one.
+        const NFTA_LOOKUP_SREG: u16 = 2;
+        const NFTA_LOOKUP_DREG: u16 = 3;
         let mut expression = self
             .next()
             .nested_data_lookup()
             .push_set_bytes(set.name().as_bytes());
-        let registers = [(SOURCE, Some(source)), (DESTINATION, destination)];
+        let registers = [
+            (NFTA_LOOKUP_SREG, Some(source)),
+            (NFTA_LOOKUP_DREG, destination),
+        ];
         for (attribute, register) in registers {
             if let Some(register) = register {
                 push_header(expression.as_vec_mut(), attribute, 4);
@@ -116,7 +118,7 @@ impl Expressions {
     /// `ip6 daddr != ::1`
     pub(super) fn not_to_loopback6(&mut self) {
         self.payload(1, 24, 16, REG_1);
-        self.compare_by(NOT_EQUAL, REG_1, &std::net::Ipv6Addr::LOCALHOST.octets());
+        self.compare_by(NFT_CMP_NEQ, REG_1, &std::net::Ipv6Addr::LOCALHOST.octets());
     }
 
     pub(super) fn drop(&mut self) {
@@ -153,7 +155,7 @@ impl Expressions {
             .push_key(STATUS)
             .push_dreg(REG_1);
         self.mask(REG_1, &DESTINATION_NAT.to_ne_bytes());
-        self.compare_by(NOT_EQUAL, REG_1, &[0; 4]);
+        self.compare_by(NFT_CMP_NEQ, REG_1, &[0; 4]);
     }
 
     /// `fib daddr type local`

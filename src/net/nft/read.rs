@@ -1,4 +1,4 @@
-//! Looking at what the kernel has of our table.
+//! Reading our table from the kernel.
 
 use std::collections::BTreeMap;
 
@@ -8,32 +8,32 @@ use netlink_bindings::nftables::{
 use netlink_bindings::utils::ErrorContext;
 use nix::errno::Errno;
 
-use super::super::netlink::NetlinkError;
 use super::batch::{Message, header, request};
 use super::element::{self, Element, Set};
-use super::{NftError, State, TABLE, ruleset};
+use super::{NftError, TABLE, TableState, ruleset};
+use crate::net::netlink::NetlinkError;
 
-impl State {
-    /// The generation of all tables of the namespace.
+impl TableState {
+    /// The generation of the namespace's tables.
     pub(super) fn current_generation(&mut self) -> Result<u32, NftError> {
-        let what = "tell the generation of the tables";
+        let action = "report the generation of the tables";
         let bytes = self
             .socket
-            .get(&request(Message::GetGeneration, 0, what, |buffer| {
+            .get(&request(Message::GetGeneration, 0, action, |buffer| {
                 drop(OpGetgenDo::encode_request(buffer, &Nfgenmsg::new()));
             }))?;
         let (_, attributes) = OpGetgenDo::decode_request(&bytes);
         attributes.get_id().map_err(|error| {
-            NftError::Netlink(NetlinkError::Garbled {
-                what: what.to_owned(),
+            NftError::Netlink(NetlinkError::InvalidResponse {
+                action: action.to_owned(),
                 message: error.to_string(),
             })
         })
     }
 
-    /// Whether every rule of ours is there, in its order, and no other.
-    pub(super) fn rules_are_right(&mut self) -> Result<bool, NftError> {
-        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    /// Whether the table has exactly our rules, in order.
+    pub(super) fn has_expected_rules(&mut self) -> Result<bool, NftError> {
+        let mut comments: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let list = request(Message::GetRule, 0, "list our rules", |buffer| {
             OpGetruleDump::encode_request(buffer, &header()).push_table_bytes(TABLE.as_bytes());
         });
@@ -48,7 +48,7 @@ impl State {
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default();
             let comment = rule.get_userdata().ok().and_then(element::read_comment);
-            found
+            comments
                 .entry(chain)
                 .or_default()
                 .push(comment.unwrap_or_default());
@@ -57,9 +57,9 @@ impl State {
             Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(false),
             other => other?,
         }
-        Ok(found.len() == ruleset::CHAINS.len()
+        Ok(comments.len() == ruleset::CHAINS.len()
             && ruleset::CHAINS.iter().all(|chain| {
-                found.get(chain.name).is_some_and(|rules| {
+                comments.get(chain.name).is_some_and(|rules| {
                     rules.iter().eq(chain.rules.iter().map(|rule| rule.comment))
                 })
             }))
@@ -76,29 +76,27 @@ impl State {
                     .push_set_bytes(set.name().as_bytes());
             },
         );
-        let mut found = Vec::new();
+        let mut elements = Vec::new();
         match self
             .socket
-            .dump(&list, |bytes| read_elements(set, bytes, &mut found))
+            .dump(&list, |bytes| read_elements(set, bytes, &mut elements))
         {
+            Ok(()) => Ok(elements),
             Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(Vec::new()),
-            other => {
-                other?;
-                Ok(found)
-            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// The comment of the element that is in the kernel under this element's key.
+    /// The comment of the kernel's element with the same key, if there is one.
     pub(super) fn holder(&mut self, element: &Element) -> Option<String> {
         let bytes = self.socket.get(&element.get()).ok()?;
-        let mut found = Vec::new();
-        read_elements(element.set, &bytes, &mut found);
-        found.pop().map(|element| element.comment)
+        let mut elements = Vec::new();
+        read_elements(element.set, &bytes, &mut elements);
+        elements.pop().map(|element| element.comment)
     }
 }
 
-fn read_elements(set: Set, bytes: &[u8], found: &mut Vec<Element>) {
+fn read_elements(set: Set, bytes: &[u8], elements: &mut Vec<Element>) {
     let (_, attributes) = OpGetsetelemDo::decode_request(bytes);
     let Ok(list) = attributes.get_elements() else {
         return;
@@ -108,7 +106,7 @@ fn read_elements(set: Set, bytes: &[u8], found: &mut Vec<Element>) {
             data.ok()?.get_value().ok().map(<[u8]>::to_vec)
         };
         if let Some(key) = value(element.get_key()) {
-            found.push(Element {
+            elements.push(Element {
                 set,
                 key,
                 key_end: element::read_key_end(element.get_buf()),

@@ -1,22 +1,22 @@
-//! The fixed part of the table: chains and rules that never change, whatever containers do.
+//! The constant part of the table: its chains and rules.
 //!
 //! ```text
-//! chain protect     filter, prerouting raw: bridges reach no 127.0.0.0/8 of the host, nor claim it
-//! chain prerouting  nat, dstnat:  a local address and a port of @ports → the container
-//! chain output      nat, dstnat:  the same for what the host itself sends
-//! chain postrouting nat, srcnat:  what leaves a network, and what comes back into its own subnet
-//!                                 or from the host's loopback by a mapped port, is masqueraded
+//! chain protect     filter, prerouting raw: drops packets between bridges and the host's 127.0.0.0/8
+//! chain prerouting  nat, dstnat:  translates a local address and a port of @ports to the container's
+//! chain output      nat, dstnat:  the same for packets of the host itself
+//! chain postrouting nat, srcnat:  masquerades packets that leave a network, and packets to mapped
+//!                                 ports that come from the same subnet or the host's loopback
 //! ```
 
 use netlink_bindings::nftables::{OpNewchainDo, OpNewruleDo, OpNewsetDo, OpNewtableDo};
 use netlink_bindings::traits::Pusher;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC};
 
-use super::super::netlink::Request;
 use super::TABLE;
 use super::batch::{Message, header, request};
 use super::element::{Set, comment};
 use super::expressions::{Expressions, NFPROTO_IPV4, NFPROTO_IPV6, REG32_01, REG32_04};
+use crate::net::netlink::Request;
 
 /// A chain of the table.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub(super) struct Chain {
     pub(super) rules: &'static [Rule],
 }
 
-/// A rule: its comment, by which it is recognised, and what it does. A rule whose meaning changes
-/// must change its comment, so that an older version's table is rebuilt.
+/// A rule, recognised by its comment. If its expressions change, its comment must change, too, so
+/// that the table of an older version is rebuilt.
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) comment: &'static str,
@@ -100,7 +100,7 @@ pub(super) const CHAINS: [Chain; 4] = [
                 },
             },
             Rule {
-                comment: "answers of IPv4 neighbours by a mapped port come back by the host",
+                comment: "replies of IPv4 containers of the same subnet to mapped ports pass the host",
                 expressions: |rule| {
                     rule.family(NFPROTO_IPV4);
                     rule.translated();
@@ -109,7 +109,7 @@ pub(super) const CHAINS: [Chain; 4] = [
                 },
             },
             Rule {
-                comment: "answers of IPv6 neighbours by a mapped port come back by the host",
+                comment: "replies of IPv6 containers of the same subnet to mapped ports pass the host",
                 expressions: |rule| {
                     rule.family(NFPROTO_IPV6);
                     rule.translated();
@@ -118,7 +118,7 @@ pub(super) const CHAINS: [Chain; 4] = [
                 },
             },
             Rule {
-                comment: "answers to the host's IPv4 loopback by a mapped port",
+                comment: "replies of mapped ports to the host's IPv4 loopback pass the host",
                 expressions: |rule| {
                     rule.family(NFPROTO_IPV4);
                     rule.translated();
@@ -141,8 +141,8 @@ const PORT_RULES: &[Rule] = &[
         },
     },
     Rule {
-        // The kernel cannot lead answers back to ::1. Left alone, a connection to it is refused
-        // at once, and whoever asked for `localhost` goes on to 127.0.0.1.
+        // The kernel cannot route replies back to ::1. Without a translation, a connection to it
+        // is refused at once, and a client of `localhost` tries 127.0.0.1 next.
         comment: "mapped ports to IPv6 containers, but for ::1",
         expressions: |rule| {
             rule.family(NFPROTO_IPV6);
@@ -153,7 +153,7 @@ const PORT_RULES: &[Rule] = &[
     },
 ];
 
-/// The changes that make the table what it has to be, whatever there is of it. Elements stay.
+/// The changes that build the table or restore missing parts. Elements stay.
 pub(super) fn build() -> Vec<Request> {
     let mut changes = vec![request(
         Message::NewTable,
@@ -181,7 +181,7 @@ pub(super) fn build() -> Vec<Request> {
     changes
 }
 
-/// The changes that remove the table, refused by the kernel as long as it has an element.
+/// The changes that remove the table. The kernel refuses them if it has an element.
 pub(super) fn tear_down() -> Vec<Request> {
     let mut changes: Vec<_> = CHAINS.iter().map(flush_chain).collect();
     changes.extend(CHAINS.iter().map(|chain| {
@@ -219,19 +219,19 @@ pub(super) fn tear_down() -> Vec<Request> {
     changes
 }
 
-/// How the kernel, and `nft`, are to see a set.
-struct Shape {
+/// The definition of a set.
+struct SetDefinition {
     flags: u32,
-    /// As `nft` numbers types, six bits for each field: only it reads them.
+    /// The type numbers of `nft`, six bits for each field. The kernel does not use them.
     key_type: u32,
     key_length: u32,
-    /// Type and length of what a map maps to.
+    /// Type and length of a map's values.
     data: Option<(u32, u32)>,
-    /// Lengths of the fields of which each is an interval of its own.
+    /// Lengths of the fields, if each is an interval.
     fields: &'static [u32],
 }
 
-impl Shape {
+impl SetDefinition {
     fn of(set: Set) -> Self {
         const MAP: u32 = 8;
         const INTERVAL: u32 = 4;
@@ -273,7 +273,7 @@ impl Shape {
 }
 
 fn new_set(id: usize, set: Set) -> Request {
-    let shape = Shape::of(set);
+    let definition = SetDefinition::of(set);
     request(
         Message::NewSet,
         NLM_F_CREATE,
@@ -282,21 +282,21 @@ fn new_set(id: usize, set: Set) -> Request {
             let mut attributes = OpNewsetDo::encode_request(buffer, &header())
                 .push_table_bytes(TABLE.as_bytes())
                 .push_name_bytes(set.name().as_bytes())
-                .push_flags(shape.flags)
-                .push_key_type(shape.key_type)
-                .push_key_len(shape.key_length)
+                .push_flags(definition.flags)
+                .push_key_type(definition.key_type)
+                .push_key_len(definition.key_length)
                 .push_id(u32::try_from(id + 1).unwrap_or(1));
-            if let Some((kind, length)) = shape.data {
+            if let Some((kind, length)) = definition.data {
                 attributes = attributes.push_data_type(kind).push_data_len(length);
             }
             if set == Set::Bridges {
-                // Tells `nft` that the key is a string of the host, not a number of the network.
+                // NFTNL_UDATA_SET_KEYBYTEORDER: lets `nft` print the key as a string.
                 let host_byte_order = [&[0, 4][..], &1_u32.to_ne_bytes()].concat();
                 attributes = attributes.push_userdata(&host_byte_order);
             }
-            if !shape.fields.is_empty() {
+            if !definition.fields.is_empty() {
                 let mut concatenation = attributes.nested_desc().nested_concat();
-                for length in shape.fields {
+                for length in definition.fields {
                     concatenation = concatenation.nested_elem().push_len(*length).end_nested();
                 }
             }

@@ -155,7 +155,7 @@ impl Inner {
                     made.link = true;
                     return Ok(bridge);
                 }
-                Err(VethError::NotMade(error))
+                Err(VethError::NotCreated(error))
                     if !is_second_try
                         && matches!(error.errno(), Some(Errno::ENODEV | Errno::EINVAL)) =>
                 {
@@ -164,7 +164,7 @@ impl Inner {
                     self.host.forget(&own.bridge);
                     self.repair_later();
                 }
-                Err(VethError::NotMade(error)) if error.errno() == Some(Errno::EEXIST) => {
+                Err(VethError::NotCreated(error)) if error.errno() == Some(Errno::EEXIST) => {
                     let is_attached =
                         matches!(links::by_name(host, &own.host_interface), Ok(Some(_)));
                     let message = if is_attached {
@@ -180,11 +180,11 @@ impl Inner {
                     };
                     return Err(refused(&intent.network, message));
                 }
-                Err(VethError::Unfinished(error)) => {
+                Err(VethError::Incomplete(error)) => {
                     made.link = true;
                     return Err(failed(&intent.network, "attach", error));
                 }
-                Err(VethError::NotMade(error)) => {
+                Err(VethError::NotCreated(error)) => {
                     return Err(failed(&intent.network, "attach", error));
                 }
             }

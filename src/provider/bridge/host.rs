@@ -236,7 +236,7 @@ impl Host {
         match change {
             Change::Setting { name, value } => {
                 if name.starts_with("net/ipv6") {
-                    sysctl::set_if_there(name, value)?;
+                    sysctl::set_if_present(name, value)?;
                 } else {
                     sysctl::set(name, value)?;
                 }

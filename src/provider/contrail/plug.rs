@@ -148,7 +148,7 @@ impl Plug {
                 }
             };
             made.map_err(|error| match error {
-                VethError::NotMade(error) | VethError::Unfinished(error) => {
+                VethError::NotCreated(error) | VethError::Incomplete(error) => {
                     already(&mut socket, interface, error)
                 }
             })?;

@@ -144,7 +144,7 @@ fn let_forward(interface: &str, problems: &mut BTreeSet<String>) {
         format!("net/ipv4/conf/{interface}/forwarding"),
         format!("net/ipv6/conf/{interface}/force_forwarding"),
     ] {
-        if let Err(error) = sysctl::set_if_there(&name, "1") {
+        if let Err(error) = sysctl::set_if_present(&name, "1") {
             problems.insert(error.to_string());
         }
     }

@@ -17,7 +17,7 @@ fn reached_from_everywhere(bridge_netfilter: &'static str) {
     isolated_async(move || async move {
         for family in ["iptables", "ip6tables"] {
             let name = format!("net/bridge/bridge-nf-call-{family}");
-            crate::net::sysctl::set_if_there(&name, bridge_netfilter).unwrap();
+            crate::net::sysctl::set_if_present(&name, bridge_netfilter).unwrap();
         }
         let outside = other_host();
         let host = Harness::new();

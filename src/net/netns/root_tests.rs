@@ -4,20 +4,20 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::unshare;
 
-use super::super::testing::{inside, isolated, isolated_async, namespace};
 use super::*;
+use crate::net::testing::{inside, isolated, isolated_async, namespace};
 
-/// A mount namespace of the test's own, for this thread and those that it starts.
-fn own_mounts() {
+/// Gives this thread, and those that it starts, a mount namespace of the test's own.
+fn unshare_mounts() {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
 }
 
 #[test]
-fn a_handle_keeps_a_namespace_until_it_is_let_go() {
+fn pin_is_idempotent_and_refuses_another_namespace() {
     isolated(|| {
-        own_mounts();
+        unshare_mounts();
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path().join("netns");
         handles::prepare_directory(&directory).unwrap();
@@ -28,21 +28,21 @@ fn a_handle_keeps_a_namespace_until_it_is_let_go() {
             .filter(|line| line.contains(directory.to_str().unwrap()))
             .collect();
         assert!(own.len() == 1 && own[0].contains("shared:"), "{own:?}");
-        let (one, two) = (namespace(), namespace());
-        let path = directory.join("one");
-        handles::pin(&one, &path).unwrap();
-        handles::pin(&one, &path).unwrap();
+        let (first, second) = (namespace(), namespace());
+        let path = directory.join("handle");
+        handles::pin(&first, &path).unwrap();
+        handles::pin(&first, &path).unwrap();
         assert!(
-            handles::pin(&two, &path).is_err(),
-            "another's handle was taken over"
+            handles::pin(&second, &path).is_err(),
+            "the handle of another namespace was replaced"
         );
         assert!(handles::is_handle(&path));
-        assert!(same(of_path(&path).unwrap(), &one).unwrap());
-        assert!(!same(&one, &two).unwrap());
+        assert!(same(of_path(&path).unwrap(), &first).unwrap());
+        assert!(!same(&first, &second).unwrap());
         handles::unpin(&path).unwrap();
         handles::unpin(&path).unwrap();
         assert!(!path.exists());
-        // A reboot leaves an ordinary file.
+        // A reboot leaves a regular file.
         fs::write(&path, "").unwrap();
         assert!(!handles::is_handle(&path));
         let error = of_path(&path).unwrap_err();
@@ -50,22 +50,23 @@ fn a_handle_keeps_a_namespace_until_it_is_let_go() {
         handles::unpin(&path).unwrap();
         assert!(!path.exists());
         fs::write(&path, "").unwrap();
-        handles::pin(&two, &path).unwrap();
+        handles::pin(&second, &path).unwrap();
         handles::unpin(&path).unwrap();
         nix::mount::umount(&directory).unwrap();
     });
 }
 
 #[test]
-fn a_handle_that_goes_also_goes_from_copies_of_the_mounts() {
+fn unpin_removes_handle_from_other_mount_namespaces() {
     isolated(|| {
-        own_mounts();
+        unshare_mounts();
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path().join("netns");
         handles::prepare_directory(&directory).unwrap();
-        let path = directory.join("one");
+        let path = directory.join("handle");
         handles::pin(namespace(), &path).unwrap();
-        let (ready, go) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        let (ready_sender, ready) = std::sync::mpsc::channel();
+        let (unpinned_sender, unpinned) = std::sync::mpsc::channel();
         let count = |path: &Path| {
             let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
             mounts
@@ -73,35 +74,35 @@ fn a_handle_that_goes_also_goes_from_copies_of_the_mounts() {
                 .filter(|line| line.contains(path.to_str().unwrap()))
                 .count()
         };
-        let seen = path.clone();
+        let handle = path.clone();
         let container = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            assert_eq!(count(&seen), 1);
-            ready.0.send(()).unwrap();
-            let () = go.1.recv().unwrap();
-            count(&seen)
+            assert_eq!(count(&handle), 1);
+            ready_sender.send(()).unwrap();
+            let () = unpinned.recv().unwrap();
+            count(&handle)
         });
-        ready.1.recv().unwrap();
+        ready.recv().unwrap();
         handles::unpin(&path).unwrap();
-        go.0.send(()).unwrap();
+        unpinned_sender.send(()).unwrap();
         assert_eq!(
             container.join().unwrap(),
             0,
-            "a container keeps the namespace alive"
+            "the container's mount namespace keeps the handle"
         );
         nix::mount::umount(&directory).unwrap();
     });
 }
 
 #[test]
-fn only_the_thread_of_its_own_changes_its_namespaces() {
+fn only_own_threads_change_their_namespaces() {
     isolated_async(|| async {
         let before = of_this_thread(Kind::Net).unwrap();
         let other = namespace();
-        let there = run_in(other.try_clone().unwrap(), || {
+        let entered = run_in(other.try_clone().unwrap(), || {
             of_this_thread(Kind::Net).unwrap()
         });
-        assert!(same(there.await.unwrap(), &other).unwrap());
+        assert!(same(entered.await.unwrap(), &other).unwrap());
         assert!(same(of_this_thread(Kind::Net).unwrap(), &before).unwrap());
         let uts = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWUTS).unwrap();
@@ -117,7 +118,7 @@ fn only_the_thread_of_its_own_changes_its_namespaces() {
         let name = run_in_all(both, || nix::unistd::gethostname().unwrap()).await;
         assert_eq!(name.unwrap(), "box");
         let panicked = run_in(other, || panic!("on purpose")).await;
-        assert!(matches!(panicked, Err(NetnsError::Died)));
+        assert!(matches!(panicked, Err(NetnsError::Panicked)));
         let error = of_pid(u32::MAX >> 1, Kind::Net).unwrap_err();
         assert!(
             error.to_string().contains("has its process ended"),

@@ -1,5 +1,5 @@
-use super::super::testing::{isolated, nft_ruleset, run};
 use super::*;
+use crate::net::testing::{isolated, nft_ruleset, run};
 
 fn elements() -> Vec<Element> {
     let mut all = vec![
@@ -19,12 +19,12 @@ fn nft(command: &str) {
 }
 
 #[test]
-fn the_table_comes_with_its_first_element_and_goes_with_its_last() {
+fn table_is_created_with_first_element_and_removed_when_unused() {
     isolated(|| {
         let table = Table::open().unwrap();
         assert!(!table.remove_if_unused().unwrap());
         table.add(&elements()).unwrap();
-        let text = nft_ruleset();
+        let ruleset = nft_ruleset();
         for part in [
             "table inet contrail_mesos",
             "tcp . 8080 comment \"container one\" : 10.1.0.2 . 80",
@@ -39,7 +39,7 @@ fn the_table_comes_with_its_first_element_and_goes_with_its_last() {
             "ip6 saddr . ip6 daddr @masquerade6 masquerade",
             "type nat hook postrouting priority srcnat; policy accept;",
         ] {
-            assert!(text.contains(part), "no {part:?} in:\n{text}");
+            assert!(ruleset.contains(part), "no {part:?} in:\n{ruleset}");
         }
         assert!(!table.remove_if_unused().unwrap());
         table.remove(&elements()).unwrap();
@@ -50,39 +50,39 @@ fn the_table_comes_with_its_first_element_and_goes_with_its_last() {
 }
 
 #[test]
-fn a_taken_port_is_refused_and_its_holder_named() {
+fn mapping_a_taken_port_names_its_holder() {
     isolated(|| {
-        let (one, two) = (Table::open().unwrap(), Table::open().unwrap());
+        let (first, second) = (Table::open().unwrap(), Table::open().unwrap());
         let port = |comment| Element::port(6, 80, "10.1.0.2".parse().unwrap(), 80, comment);
-        one.add(&[port("first")]).unwrap();
-        for table in [&one, &two] {
-            let also = Element::port(6, 81, "10.1.0.2".parse().unwrap(), 80, "second");
-            let error = table.add(&[also, port("second")]).unwrap_err();
+        first.add(&[port("first")]).unwrap();
+        for table in [&first, &second] {
+            let free = Element::port(6, 81, "10.1.0.2".parse().unwrap(), 80, "second");
+            let error = table.add(&[free, port("second")]).unwrap_err();
             assert!(error.to_string().contains("taken by first"), "{error}");
         }
         assert_eq!(
-            one.elements().unwrap().len(),
+            first.elements().unwrap().len(),
             1,
-            "a part of a refused change stayed"
+            "part of a refused change was applied"
         );
-        two.remove(&[port("second")]).unwrap();
+        second.remove(&[port("second")]).unwrap();
         assert_eq!(
-            one.elements().unwrap().len(),
+            first.elements().unwrap().len(),
             1,
-            "another's element was removed"
+            "an element of another instance was removed"
         );
-        two.remove(&[port("first")]).unwrap();
-        assert_eq!(one.elements().unwrap().len(), 0);
+        second.remove(&[port("first")]).unwrap();
+        assert_eq!(first.elements().unwrap().len(), 0);
     });
 }
 
 #[test]
-fn whatever_was_removed_behind_our_back_comes_back() {
+fn next_change_or_repair_restores_removed_parts() {
     isolated(|| {
         let table = Table::open().unwrap();
         table.add(&elements()).unwrap();
-        let whole = nft_ruleset();
-        for harm in [
+        let complete = nft_ruleset();
+        for damage in [
             "flush ruleset",
             "flush table inet contrail_mesos",
             "delete table inet contrail_mesos",
@@ -90,20 +90,20 @@ fn whatever_was_removed_behind_our_back_comes_back() {
             "flush map inet contrail_mesos ports4",
             "add rule inet contrail_mesos output drop",
         ] {
-            nft(harm);
+            nft(damage);
             let next = Element::port(6, 9, "10.1.0.3".parse().unwrap(), 9, "next");
             table.add(std::slice::from_ref(&next)).unwrap();
             table.remove(&[next]).unwrap();
-            assert_eq!(nft_ruleset().len(), whole.len(), "{harm}");
-            nft(harm);
-            assert!(!table.repair().unwrap().is_empty(), "{harm}");
+            assert_eq!(nft_ruleset().len(), complete.len(), "{damage}");
+            nft(damage);
+            assert!(!table.repair().unwrap().is_empty(), "{damage}");
             assert_eq!(table.repair().unwrap(), Vec::<String>::new());
-            assert_eq!(nft_ruleset().len(), whole.len(), "{harm}");
+            assert_eq!(nft_ruleset().len(), complete.len(), "{damage}");
         }
         let after_restart = Table::open().unwrap();
         nft("flush map inet contrail_mesos ports6");
         after_restart.adopt(&elements()).unwrap();
-        assert_eq!(nft_ruleset().len(), whole.len());
+        assert_eq!(nft_ruleset().len(), complete.len());
         for element in elements() {
             let holder = after_restart.lock().holder(&element);
             assert_eq!(holder.as_ref(), Some(&element.comment), "{element}");
@@ -116,7 +116,7 @@ fn whatever_was_removed_behind_our_back_comes_back() {
 }
 
 #[test]
-fn a_plan_changes_nothing() {
+fn plan_changes_nothing() {
     isolated(|| {
         let table = Table::open().unwrap();
         let plan = table.plan(&elements()).unwrap();
