@@ -1,5 +1,5 @@
-// Holds the facts of mesos_abi_1_11.hpp against the headers of a real Mesos. Compiled in every
-// build on a source tree of 1.11.0, and in those only; it adds no code to the module.
+// Checks the facts of mesos_abi_1_11.hpp against the headers of a real Mesos. Compiled only in builds
+// on a source tree, where it has an effect for 1.11.0. Adds no code to the module.
 
 #include <cstddef>
 #include <cstring>
@@ -7,7 +7,7 @@
 
 #include "mesos_tree.hpp"
 
-// After the real headers: it lives in a namespace of its own.
+// After the real headers, in a namespace of its own.
 #define agent agent_by_facts
 #include "mesos_abi_1_11.hpp"
 #undef agent
@@ -30,9 +30,9 @@ constexpr bool is_1_11() {
 #define CHECK_FACT(condition, text) static_assert(!is_1_11() || (condition), text)
 #define CHECK_SAME(real, fact)                                               \
   CHECK_FACT(sizeof(real) == sizeof(fact) && alignof(real) == alignof(fact), \
-             #real " is not laid out as mesos_abi_1_11.hpp says")
+             "the layout of " #real " differs from mesos_abi_1_11.hpp")
 
-// Messages that the ABI build makes, reads or returns.
+// Messages that the ABI build constructs, reads or returns.
 CHECK_SAME(mesos::ContainerID, facts::ContainerID);
 CHECK_SAME(mesos::slave::ContainerConfig, facts::ContainerConfig);
 CHECK_SAME(mesos::slave::ContainerLaunchInfo, facts::ContainerLaunchInfo);
@@ -45,7 +45,7 @@ CHECK_SAME(mesos::Environment, facts::Environment);
 CHECK_SAME(mesos::Attributes, facts::Attributes);
 CHECK_SAME(mesos::Resources, facts::Resources);
 CHECK_FACT(sizeof(mesos::slave::ContainerState) == abi::kContainerStateSize, "ContainerState");
-// A message is passed to MessageLite's functions by its own address.
+// The address of a message is also that of its MessageLite.
 static_assert(std::is_base_of<google::protobuf::MessageLite, mesos::ContainerID>::value, "");
 
 // Templates of stout and libprocess.
@@ -63,10 +63,11 @@ CHECK_SAME(Future<Nothing>, facts::Future<facts::Nothing>);
 CHECK_SAME(agent::DockerPrepareInfoFuture, facts::DockerPrepareInfoFuture);
 CHECK_SAME(lambda::CallableOnce<void()>, abi::CallableOnce);
 CHECK_SAME(agent::ContainerStates, facts::ContainerStates);
-// libstdc++ keeps buckets, bucket count, the first node and the count first.
+// In libstdc++ it starts with the buckets, their number, the first node and the size.
 CHECK_FACT(sizeof(agent::ContainerIds) == 56 && sizeof(facts::ContainerIds) == 32, "hashset");
 
-// What src/module/descriptor.rs declares: eight words, `compatible` and `create` last.
+// The struct that src/module/descriptor.rs declares: eight words, the last are `compatible` and
+// `create`.
 using mesos::modules::Module;
 using mesos::modules::ModuleBase;
 CHECK_FACT(sizeof(Module<mesos::slave::Isolator>) == 64 && sizeof(Module<mesos::Hook>) == 64,
@@ -75,13 +76,13 @@ CHECK_FACT(sizeof(ModuleBase) == 56, "ModuleBase is seven words");
 CHECK_FACT(MESOS_MODULE_API_VERSION[0] == '2' && MESOS_MODULE_API_VERSION[1] == '\0',
            "the module API is version 2");
 
-// How a value is returned: in registers or through a hidden pointer.
+// Whether a value is returned in registers or through a hidden pointer.
 #define CHECK_PASSING(real, fact)                                         \
   CHECK_FACT(std::is_trivially_copy_constructible<real>::value ==         \
                      std::is_trivially_copy_constructible<fact>::value && \
                  std::is_trivially_destructible<real>::value ==           \
                      std::is_trivially_destructible<fact>::value,         \
-             #real " is not returned as mesos_abi_1_11.hpp returns it")
+             #real " is returned differently in mesos_abi_1_11.hpp")
 CHECK_PASSING(Future<Nothing>, facts::Future<facts::Nothing>);
 CHECK_PASSING(agent::DockerPrepareInfoFuture, facts::DockerPrepareInfoFuture);
 CHECK_PASSING(Try<Nothing>, facts::Try<facts::Nothing>);
@@ -116,7 +117,7 @@ struct Tags {
 template struct Tags<Future<Nothing>::PENDING, Future<Nothing>::READY, Option<Nothing>::SOME,
                      Option<Nothing>::NONE>;
 
-// The place of a virtual function is in the pointer to it: 1 + its offset in the vtable.
+// A pointer to a virtual function is 1 + the function's offset in the vtable.
 template <typename F>
 inline size_t slot(F function) {
   static_assert(sizeof(F) == 16, "the Itanium ABI");
@@ -143,8 +144,8 @@ inline bool slots_agree() {
 }  // namespace
 
 #ifdef __OPTIMIZE__
-// The comparison folds to a constant; where it is false, this call stays and is an error.
-__attribute__((error("the order of virtual functions is not what mesos_abi_1_11.hpp says"))) void
+// The comparison folds to a constant. If it is false, the call remains, which is an error.
+__attribute__((error("the order of virtual functions differs from mesos_abi_1_11.hpp"))) void
 virtual_functions_differ();
 void check_virtual_functions() {
   if (is_1_11() && !slots_agree()) virtual_functions_differ();

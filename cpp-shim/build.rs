@@ -1,10 +1,10 @@
-//! Compiles the shim, on the ABI facts or on the headers of a Mesos.
+//! Compiles the shim, from the ABI facts or with the headers of a Mesos.
 //!
-//! | environment | headers of |
+//! | environment | headers |
 //! |---|---|
-//! | none | nobody: `mesos_abi_1_11.hpp` |
-//! | `MESOS_TREE`, `MESOS_BUILD` | a source tree and its build directory |
-//! | `MESOS_PREFIX` | an installation made with `--enable-install-module-dependencies` |
+//! | none | none: `mesos_abi_1_11.hpp` has the facts |
+//! | `MESOS_TREE`, `MESOS_BUILD` | of a source tree and its build directory |
+//! | `MESOS_PREFIX` | of an installation configured with `--enable-install-module-dependencies` |
 
 use std::env;
 use std::error::Error;
@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 
 const SOURCES: &str = "cpp-shim";
 
-/// What the ABI facts are facts of.
+/// The version of Mesos that the ABI facts are about.
 const ABI_VERSION: &str = "1.11.0";
 
-/// What the official binary is configured with; it changes layouts.
-const DEFINES: &str = "USE_SSL_SOCKET USE_LIBEVENT ENABLE_SECCOMP_ISOLATOR";
+/// The macros of the official binary, which change layouts.
+const DEFAULT_DEFINES: &str = "USE_SSL_SOCKET USE_LIBEVENT ENABLE_SECCOMP_ISOLATOR";
 
 /// The headers of one Mesos.
 struct Headers {
@@ -40,9 +40,11 @@ pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
         (None, None, None) => None,
         (Some(tree), build, None) => Some(tree_headers(&tree, build.as_deref())?),
         (None, None, Some(prefix)) => Some(prefix_headers(&prefix)?),
-        (None, Some(_), None) => return Err("MESOS_BUILD needs MESOS_TREE beside it".into()),
+        (None, Some(_), None) => return Err("MESOS_BUILD needs MESOS_TREE: set both".into()),
         (_, _, Some(_)) => {
-            return Err("MESOS_PREFIX excludes MESOS_TREE and MESOS_BUILD: name one Mesos".into());
+            return Err(
+                "MESOS_PREFIX excludes MESOS_TREE and MESOS_BUILD: set one or the other".into(),
+            );
         }
     };
     let mut build = cxx_build::bridge("src/module/bridge.rs");
@@ -53,10 +55,10 @@ pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
         .extra_warnings(true);
     let version = if let Some(headers) = headers {
         for directory in &headers.directories {
-            // As system headers: their warnings are not ours.
+            // As system headers, to suppress their warnings.
             build.flag("-isystem").flag(directory);
         }
-        let defines = env::var("MESOS_DEFINES").unwrap_or_else(|_| DEFINES.to_owned());
+        let defines = env::var("MESOS_DEFINES").unwrap_or_else(|_| DEFAULT_DEFINES.to_owned());
         for define in defines.split_whitespace() {
             build.define(define, "1");
         }
@@ -82,7 +84,7 @@ fn path(variable: &str) -> Option<PathBuf> {
 fn tree_headers(tree: &Path, build: Option<&Path>) -> Result<Headers, Box<dyn Error>> {
     let generated = match build {
         Some(build) => build.to_owned(),
-        // Where mesos-tree-headers.sh puts what a bare tree lacks.
+        // The output of mesos-tree-headers.sh.
         None => path("CARGO_MANIFEST_DIR")
             .unwrap_or_default()
             .join("target/mesos-headers"),
@@ -101,17 +103,17 @@ fn tree_headers(tree: &Path, build: Option<&Path>) -> Result<Headers, Box<dyn Er
         for inside in ["", "src", "include", "src/include", "build/src"] {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let wanted = ["protobuf-", "glog-", "boost-", "picojson-", "rapidjson-"];
-            if wanted.iter().any(|prefix| name.starts_with(prefix)) {
+            let libraries = ["protobuf-", "glog-", "boost-", "picojson-", "rapidjson-"];
+            if libraries.iter().any(|prefix| name.starts_with(prefix)) {
                 candidates.push(unpacked.join(inside));
             }
         }
     }
-    finish(
+    check_headers(
         candidates,
         &format!(
-            "Give the build directory of {} as MESOS_BUILD, or let cpp-shim/mesos-tree-headers.sh \
-             {} prepare what a bare source tree lacks",
+            "Set MESOS_BUILD to the build directory of {}, or run cpp-shim/mesos-tree-headers.sh {} \
+             to generate the missing headers",
             tree.display(),
             tree.display()
         ),
@@ -119,28 +121,29 @@ fn tree_headers(tree: &Path, build: Option<&Path>) -> Result<Headers, Box<dyn Er
 }
 
 fn prefix_headers(prefix: &Path) -> Result<Headers, Box<dyn Error>> {
-    finish(
+    check_headers(
         vec![
             prefix.join("include"),
             prefix.join("lib/mesos/3rdparty/include"),
             prefix.join("lib64/mesos/3rdparty/include"),
         ],
         &format!(
-            "Configure that Mesos with --enable-install-module-dependencies and install it to {}",
+            "Configure Mesos with --enable-install-module-dependencies and install it in {}",
             prefix.display()
         ),
     )
 }
 
-/// Looks for one header of each component, so that what is missing has a name.
-fn finish(candidates: Vec<PathBuf>, advice: &str) -> Result<Headers, Box<dyn Error>> {
+/// Checks for one header of each component, so that the error can name what is missing, and reads
+/// the version.
+fn check_headers(candidates: Vec<PathBuf>, advice: &str) -> Result<Headers, Box<dyn Error>> {
     let mut directories: Vec<PathBuf> = candidates
         .into_iter()
         .filter(|path| path.is_dir())
         .collect();
     let multiarch = format!("/usr/include/{}-linux-gnu", env::consts::ARCH);
     let multiarch = Path::new(&multiarch);
-    let anywhere = |header: &str| {
+    let find = |header: &str| {
         directories
             .iter()
             .map(|directory| directory.join(header))
@@ -150,8 +153,8 @@ fn finish(candidates: Vec<PathBuf>, advice: &str) -> Result<Headers, Box<dyn Err
             ])
             .find(|path| path.is_file())
     };
-    let needed = [
-        ("mesos/slave/isolator.hpp", "Mesos' own include directory"),
+    let required = [
+        ("mesos/slave/isolator.hpp", "Mesos' include directory"),
         ("mesos/version.hpp", "Mesos' configured include directory"),
         ("mesos/mesos.pb.h", "the generated protobuf code"),
         ("process/future.hpp", "3rdparty/libprocess/include"),
@@ -169,18 +172,18 @@ fn finish(candidates: Vec<PathBuf>, advice: &str) -> Result<Headers, Box<dyn Err
         ),
         ("curl/curl.h", "Debian package libcurl4-openssl-dev"),
     ];
-    let missing: Vec<String> = needed
+    let missing: Vec<String> = required
         .iter()
-        .filter(|(header, _)| anywhere(header).is_none())
+        .filter(|(header, _)| find(header).is_none())
         .map(|(header, component)| format!("{header} ({component})"))
         .collect();
     if !missing.is_empty() {
-        return Err(format!("no {} found. {advice}.", missing.join(", no ")).into());
+        return Err(format!("missing headers: {}. {advice}.", missing.join(", ")).into());
     }
-    let version = anywhere("mesos/version.hpp")
+    let version = find("mesos/version.hpp")
         .and_then(|header| fs::read_to_string(header).ok())
-        .and_then(|text| {
-            let line = text
+        .and_then(|source| {
+            let line = source
                 .lines()
                 .find(|line| line.contains("define MESOS_VERSION "))?;
             line.split('"').nth(1).map(str::to_owned)

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Prepares the headers that our module needs of a bare Mesos source tree: the bundled libraries
-# unpacked, protobuf's generated code, the configured version. Builds nothing of Mesos itself.
-# A tree with its own build directory (MESOS_BUILD) does not need this.
+# Generates the headers that the module needs and a Mesos source tree without a build lacks: unpacks
+# the bundled libraries, generates the protobuf code, and writes the version header. Builds nothing
+# of Mesos itself. Not needed for a tree with a build directory (MESOS_BUILD).
 #
 # usage: mesos-tree-headers.sh MESOS_TREE [OUTPUT, default target/mesos-headers]
 # needs: g++, make, patch; python3 with pip and venv where the tree lacks its protobuf tarball.
@@ -10,16 +10,16 @@ set -euo pipefail
 tree=$(realpath "${1:?usage: $0 MESOS_TREE [OUTPUT]}")
 output=$(realpath -m "${2:-$(dirname "$0")/../target/mesos-headers}")
 protobuf="protobuf-3.5.0"
-# The last release of this PyPI source package with protobuf 3.5.0 inside.
+# The last release of this PyPI source package that contains protobuf 3.5.0.
 carrier=grpcio-tools carrier_version=1.10.1
 carrier_sha256=fe0195b106b1369583e7b30eaca5ff81f4887963b4109bec487aa17ef8358602
 
 say() { printf 'mesos-tree-headers: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
 
-[ -f "$tree/include/mesos/version.hpp.in" ] || die "$tree is no Mesos source tree: it has no include/mesos/version.hpp.in"
+[ -f "$tree/include/mesos/version.hpp.in" ] || die "$tree is not a Mesos source tree: include/mesos/version.hpp.in is missing"
 version=$(sed -n 's/^AC_INIT(\[mesos\], \[\(.*\)\])$/\1/p' "$tree/configure.ac")
-[[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+ ]] || die "$tree/configure.ac names no version"
+[[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+ ]] || die "$tree/configure.ac has no version"
 stamp="$tree $version $(sha256sum < "$0")"
 if [ "$(cat "$output/stamp" 2>/dev/null)" = "$stamp" ]; then exit 0; fi
 mkdir -p "$output/3rdparty" "$output/include/mesos"
@@ -35,7 +35,7 @@ for library in glog-0.4.0 boost-1.65.0 picojson-1.3.0 rapidjson-1.1.0; do
   fi
 done
 
-# What glog's configure finds on every Linux with g++.
+# The results of glog's configure on Linux with g++.
 glog=$output/3rdparty/glog-0.4.0/src/glog
 for header in "$glog"/*.h.in; do
   sed -e 's/@ac_google_start_namespace@/namespace google {/' -e 's/@ac_google_end_namespace@/}/' \
@@ -45,7 +45,7 @@ for header in "$glog"/*.h.in; do
     -e 's/@ac_cv_cxx_using_operator@/1/' -e 's/@ac_cv___attribute___\(noinline\|noreturn\)@/__attribute__((\1))/' \
     -e 's/@ac_cv___attribute___printf_4_5@/__attribute__((__format__(__printf__, 4, 5)))/' \
     "$header" > "${header%.in}"
-  if grep -q '@ac_' "${header%.in}"; then die "$header has a place that this script does not know"; fi
+  if grep -q '@ac_' "${header%.in}"; then die "$header has a variable that this script does not know"; fi
 done
 
 if [ -f "$tree/3rdparty/$protobuf.tar.gz" ]; then
@@ -65,7 +65,7 @@ fi
 source=$output/3rdparty/$protobuf/src
 grep -q 'GOOGLE_PROTOBUF_VERSION 3005000' "$source/google/protobuf/stubs/common.h" || die "$source is not protobuf 3.5.0"
 
-# Only the C++ generator of it; the others need code that a configured build generates.
+# Only its C++ generator, because the others need code that a configured build generates.
 say "compiling protoc 3.5.0 (a minute, once)"
 cat > "$output/protoc.cc" <<'C'
 #include <google/protobuf/compiler/command_line_interface.h>

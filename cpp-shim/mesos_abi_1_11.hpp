@@ -1,14 +1,14 @@
-// What the shim needs of Mesos, from facts about the ABI of 1.11.0 on x86-64 alone: no header of
-// Mesos, no symbol at link time. Each fact is checked twice: by abi_check.cpp against the real
-// headers in a build on a source tree, and, as far as a running program can be asked, by
-// `check_agent` before the agent gets an object of ours.
+// The interface of Mesos that the shim uses, from facts about the ABI of 1.11.0 on x86-64. It needs
+// no header of Mesos and no symbol at link time. abi_check.cpp checks the facts against the real
+// headers in builds on a source tree, and `check_agent` checks at load what can be checked in a
+// running agent, before the agent gets an object of ours.
 //
-// Everything lives in a namespace of its own: a weak `Option<T>` in the global one would be
-// merged with libmesos' by the dynamic linker.
+// All types are in a namespace of their own: the dynamic linker would merge a weak `Option<T>` in
+// the global namespace with that of libmesos.
 #pragma once
 
 #ifndef __x86_64__
-#error "The ABI facts hold on x86-64 only: build on a Mesos source tree (MESOS_TREE) instead."
+#error "The ABI facts are for x86-64 only: build on a Mesos source tree (MESOS_TREE) instead."
 #endif
 
 #include <sys/types.h>
@@ -34,7 +34,7 @@ struct Error {
   std::string message;
 };
 
-// An int tag, 0 for some, then the value.
+// An int tag, which is 0 if there is a value, then the value.
 template <typename T>
 class Option {
  public:
@@ -79,13 +79,13 @@ class Result {
   Try<Option<T>> data_;
 };
 
-// Only ever read or returned empty: the size is all that is known.
+// Only returned, and always empty: only the size is known.
 template <size_t Size>
 struct Opaque {
   alignas(8) char storage[Size];
 };
 
-// A protobuf message of libmesos: made, copied and destroyed by libmesos.
+// A protobuf message that libmesos constructs, copies and destroys.
 template <MessageType Type>
 class Message {
  public:
@@ -98,12 +98,12 @@ class Message {
   alignas(8) char storage_[message_size(Type)];
 };
 
-// A message that the agent owns.
+// A message that the agent owns and passes by reference.
 template <size_t Size>
-class Seen {
+class BorrowedMessage {
  public:
-  Seen() = delete;
-  Seen(const Seen&) = delete;
+  BorrowedMessage() = delete;
+  BorrowedMessage(const BorrowedMessage&) = delete;
 
  private:
   alignas(8) char storage_[Size];
@@ -130,13 +130,13 @@ class CallableOnce {
 template <FutureType Type, typename T>
 class Promise;
 
-// process::Future<T>: a std::shared_ptr to data that only libmesos touches, but for one flag.
+// process::Future<T>: a std::shared_ptr to data. Only libmesos changes the data, except for one flag.
 template <FutureType Type, typename T>
 class Future {
  public:
   Future(const Future&) = default;
-  // A future without a promise counts as abandoned, and the agent dies of one that is abandoned
-  // and then completed; what Promise's constructor does to prevent it is exported by nobody.
+  // A future without a promise is marked as abandoned, and completing an abandoned future aborts
+  // the agent. Promise's constructor clears the flag, but libmesos does not export it.
   Future() : Future(Uninitialised()) {
     import(Type).construct(this);
     data_.get()->abandoned = false;
@@ -145,7 +145,7 @@ class Future {
  private:
   friend class Promise<Type, T>;
   struct Uninitialised {};
-  // libmesos constructs into this storage.
+  // libmesos constructs the object in this storage.
   explicit Future(Uninitialised) {}
   std::shared_ptr<FutureData> data_;
 };
@@ -156,12 +156,13 @@ class Promise {
   Future<Type, T> future() const { return future_; }
   bool set(const T& value) { return import(Type).set(&future_, &value); }
   bool fail(const std::string& message) { return import(Type).fail(&future_, &message); }
-  // The argument is passed by the address of a copy that the caller destroys.
+  // By the calling convention, the argument is passed as the address of a copy that the caller
+  // destroys.
   void discard() {
     Future<Type, T> copy(future_);
     import(Type).discarded(&copy);
   }
-  // Nobody in libmesos asks a ContainerLimitation to be discarded, so it has no such function.
+  // libmesos never discards a Future<ContainerLimitation>, so it does not have this function.
   void on_discard(std::function<void()> f) {
     if (import(Type).on_discard == nullptr) return;
     CallableOnce callable(std::move(f));
@@ -191,7 +192,7 @@ struct ContainerIds {
 
 }  // namespace abi
 
-// The interface that shim.cpp is written against; mesos_tree.hpp has the same.
+// The interface that shim.cpp uses. mesos_tree.hpp has the same.
 namespace agent {
 
 using abi::Error;
@@ -201,8 +202,8 @@ using abi::Option;
 using abi::Result;
 using abi::Try;
 
-using ContainerID = abi::Seen<abi::kContainerIdSize>;
-using ContainerConfig = abi::Seen<abi::kContainerConfigSize>;
+using ContainerID = abi::BorrowedMessage<abi::kContainerIdSize>;
+using ContainerConfig = abi::BorrowedMessage<abi::kContainerConfigSize>;
 using ContainerLaunchInfo = abi::Message<abi::MessageType::kContainerLaunchInfo>;
 using ContainerLimitation = abi::Message<abi::MessageType::kContainerLimitation>;
 using ContainerStatus = abi::Message<abi::MessageType::kContainerStatus>;
@@ -212,7 +213,7 @@ using Labels = abi::Opaque<abi::kLabelsSize>;
 using Environment = abi::Opaque<abi::kEnvironmentSize>;
 using Attributes = abi::Opaque<abi::kAttributesSize>;
 using Resources = abi::Opaque<abi::kResourcesSize>;
-// Passed by reference, serialised or not looked at.
+// Passed by reference, and serialised or ignored.
 struct Parameters;
 struct TaskInfo;
 struct ExecutorInfo;
@@ -258,7 +259,7 @@ class DockerPrepareInfoFuture {
   DockerPrepareInfoFuture(None none) { abi::import().no_docker_prepare_info(this, &none); }
 
  private:
-  // libmesos constructs into this storage.
+  // libmesos constructs the object in this storage.
   alignas(8) char storage_[sizeof(std::shared_ptr<abi::FutureData>)];
 
  public:
@@ -268,7 +269,7 @@ class DockerPrepareInfoFuture {
   }
 };
 
-// Bytes are taken as they are: what is missing is found where they are decoded.
+// Missing required fields are reported by the decoder in Rust.
 template <typename M>
 std::string serialize(const M& message) {
   std::string bytes;
@@ -297,11 +298,11 @@ inline std::vector<std::string> serialize_all(const ContainerIds& ids) {
   return all;
 }
 
-// Whether this process has a libmesos at all; our own tests have none.
+// Whether this process has loaded libmesos. Our unit tests have not.
 inline bool is_running() { return abi::has_libmesos(); }
 inline std::string mismatch() { return abi::check_agent(); }
 
-// The virtual functions in the order of 1.11. All pure: a base class' vtable is never used.
+// The virtual functions in the order of 1.11. All are pure, so no vtable of a base class is used.
 class Isolator {
  public:
   virtual ~Isolator() = default;

@@ -28,7 +28,7 @@ const char* const kFutureNames[kFutureTypes] = {
     "N5mesos5slave19ContainerLimitationE", "N5mesos18ResourceStatisticsE",
     "N5mesos15ContainerStatusE"};
 
-// libmesos keeps one instance of every message in a symbol of exactly its size.
+// libmesos has a default instance of each message, in a symbol of exactly the message's size.
 struct InstanceSize {
   const char* symbol;
   size_t size;
@@ -76,7 +76,7 @@ std::string look_up() {
   for (size_t i = 0; i < kFutureTypes; ++i) {
     const std::string name = kFutureNames[i];
     const std::string future = "7process6FutureI" + name + "E";
-    // The substitution that `T const&` is spelled with depends on how many names T has.
+    // The substitution for `T const&` depends on the number of names in T.
     const char* const value[] = {"S1_", "S5_", "S3_", "S2_", "S2_"};
     lookup.find(futures[i].construct, "_ZN" + future + "C1Ev");
     lookup.find(futures[i].set, "_ZN" + future + "3setERK" + value[i]);
@@ -98,8 +98,8 @@ std::string look_up() {
   return lookup.missing();
 }
 
-// The agent's module manager keeps its own version, for every kind of module, in a static hashmap
-// that is filled before it opens any library.
+// The agent's module manager has its version, for every kind of module, in a static hashmap that it
+// fills before it opens a library.
 using Versions = std::unordered_map<std::string, std::string>;
 const Versions* known_versions() {
   return static_cast<const Versions*>(
@@ -128,7 +128,7 @@ std::string wrong_size() {
   return "";
 }
 
-// One future of Nothing, lived through before the agent sees any.
+// Checks the layout of futures by constructing and completing one.
 bool futures_work() {
   const FutureImports& import = futures[static_cast<size_t>(FutureType::kNothing)];
   std::shared_ptr<FutureData> future;
@@ -148,20 +148,21 @@ std::string check() {
       "MESOS_TREE=<source of that Mesos> [MESOS_BUILD=<its build directory>], or take the release "
       "library for its version.";
   if (version != kVersion)
-    return "this build of contrail-mesos knows the ABI of Mesos " + std::string(kVersion) +
-           " only, but the agent is Mesos " +
+    return "this build of contrail-mesos is for Mesos " + std::string(kVersion) +
+           ", but the agent is Mesos " +
            (version.empty() ? "of an unknown version" : version) + "." + advice;
   std::string missing = look_up();
   if (!missing.empty())
-    return "this agent's libmesos is 1.11.0 but exports no " + missing +
-           ", so it was compiled in another way than the official one." + advice;
+    return "this agent's libmesos is 1.11.0 but does not export " + missing +
+           ", so it was compiled differently from the official one." + advice;
   std::string wrong = wrong_size();
   if (!wrong.empty())
     return "this agent's libmesos is 1.11.0 but " + wrong +
-           " has another size than in the official one, probably by another protobuf." + advice;
+           " has another size than in the official one, probably because of another protobuf." +
+           advice;
   if (!futures_work())
-    return "this agent's libmesos is 1.11.0 but its futures are laid out in another way than in "
-           "the official one." +
+    return "this agent's libmesos is 1.11.0 but the layout of its futures differs from the official "
+           "one." +
            advice;
   return "";
 }

@@ -1,6 +1,6 @@
-// The functions of libmesos 1.11.0 that the ABI build calls, found by name at load: which of them
-// an operator's libmesos exports is up to its compiler, and a missing one is then a sentence in
-// the agent's log instead of the dynamic linker's error or a crash.
+// The functions of libmesos 1.11.0 that the ABI build calls, looked up by name at load. Which of them
+// libmesos exports depends on its compiler. If one is missing, the agent's log says so, instead of
+// an error of the dynamic linker or a crash.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ enum class MessageType {
 };
 constexpr size_t kMessageTypes = 5;
 
-// Of messages that are made here, and of those that only the agent makes.
+// The sizes of messages.
 constexpr size_t kContainerLaunchInfoSize = 280;
 constexpr size_t kContainerLimitationSize = 64;
 constexpr size_t kContainerStatusSize = 72;
@@ -48,7 +48,7 @@ constexpr size_t message_size(MessageType type) {
   return 0;
 }
 
-// What futures that we complete may hold.
+// The value types of futures that we complete.
 enum class FutureType { kNothing, kLaunchInfo, kLimitation, kStatistics, kStatus };
 constexpr size_t kFutureTypes = 5;
 
@@ -83,14 +83,15 @@ struct CommonImports {
   void (*no_docker_prepare_info)(void* future, const void* none);
 };
 
-// Valid once check_agent() has returned an empty string.
+// Valid after check_agent() has returned an empty string.
 const MessageImports& import(MessageType type);
 const FutureImports& import(FutureType type);
 const CommonImports& import();
 
 bool has_libmesos();
 
-// Empty, or why this agent is refused. Looks everything up, once.
+// Returns why this agent is not supported, or an empty string. Looks up the functions at the first
+// call.
 const std::string& check_agent();
 
 }  // namespace abi

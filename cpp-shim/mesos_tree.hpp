@@ -1,5 +1,5 @@
-// What the shim needs of Mesos, from the headers of one: a source tree with its build directory,
-// or an installation. The same interface as at the end of mesos_abi_1_11.hpp.
+// The interface of Mesos that the shim uses, from the headers of a source tree with its build
+// directory or of an installation. The same interface as at the end of mesos_abi_1_11.hpp.
 #pragma once
 
 #include <functional>
@@ -79,7 +79,7 @@ class Promise {
   process::Promise<T> promise_;
 };
 
-// Bytes are taken as they are: what is missing is found where they are decoded.
+// Missing required fields are reported by the decoder in Rust.
 inline std::string serialize(const google::protobuf::MessageLite& message) {
   std::string bytes;
   message.SerializePartialToString(&bytes);
@@ -99,7 +99,7 @@ std::vector<std::string> serialize_all(const Messages& messages) {
   return all;
 }
 
-// The agent compares versions by itself, and the dynamic linker knows every symbol.
+// The agent compares versions, and the dynamic linker resolves the symbols.
 inline bool is_running() { return true; }
 inline std::string mismatch() { return ""; }
 

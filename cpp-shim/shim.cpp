@@ -36,8 +36,7 @@ using agent::serialize;
 using agent::TaskStatus;
 using agent::Try;
 
-// What the operator must read although no logger of ours is up: a line in the form of the
-// agent's own log.
+// Logs an error in the format of the agent's log. Used before the Rust logger is started.
 void log_error(const std::string& message) noexcept {
   timespec now = {};
   clock_gettime(CLOCK_REALTIME, &now);
@@ -48,24 +47,24 @@ void log_error(const std::string& message) noexcept {
                now.tv_nsec / 1000, static_cast<int>(getpid()), message.c_str());
 }
 
-// The current exception, for a message.
-std::string caught() noexcept {
+// Describes the current exception.
+std::string current_exception_message() noexcept {
   try {
     throw;
   } catch (const std::exception& error) {
     return error.what();
   } catch (...) {
-    return "an exception that is no std::exception";
+    return "an exception that is not a std::exception";
   }
 }
 
-// Nothing, None or an empty message.
+// Sets Nothing, None or an empty message.
 template <typename T>
 void set_nothing(Promise<T>& promise) {
   promise.set(T());
 }
 
-// False where the bytes are no such message.
+// The following return false if the bytes cannot be parsed.
 
 bool set_message(Promise<Nothing>& promise, const std::string&) {
   set_nothing(promise);
@@ -90,17 +89,17 @@ class CompletionOf final : public Completion {
  public:
   explicit CompletionOf(std::shared_ptr<Promise<T>> promise) : promise_(std::move(promise)) {}
 
-  void answer(rust::Slice<const uint8_t> message) noexcept override {
+  void set(rust::Slice<const uint8_t> message) noexcept override {
     guard([&] {
       const std::string bytes(reinterpret_cast<const char*>(message.data()), message.size());
       if (!set_message(*promise_, bytes))
         promise_->fail(
-            "contrail-mesos answered with bytes that are no such message; please "
-            "report this as a bug of contrail-mesos");
+            "contrail-mesos responded with an invalid message; please report this as a bug of "
+            "contrail-mesos");
     });
   }
-  void answer_nothing() noexcept override {
-    guard([&] { set_nothing(*promise_); });
+  void set_nothing() noexcept override {
+    guard([&] { contrail_mesos::set_nothing(*promise_); });
   }
   void fail(rust::Str reason) noexcept override {
     guard([&] { promise_->fail(std::string(reason)); });
@@ -115,7 +114,7 @@ class CompletionOf final : public Completion {
     try {
       f();
     } catch (...) {
-      log_error("cannot complete a future: " + caught());
+      log_error("cannot complete a future: " + current_exception_message());
     }
   }
 
@@ -129,21 +128,21 @@ Future<T> failed(const std::string& message) {
   return promise.future();
 }
 
-// Runs `f`, which may throw, and makes a failed future of what it throws.
+// Runs `f`. An exception becomes a failed future.
 template <typename T, typename F>
-Future<T> guarded(const char* what, F f) noexcept {
+Future<T> guarded(const char* call, F f) noexcept {
   try {
     return f();
   } catch (...) {
-    return failed<T>(std::string("contrail-mesos: ") + what + ": " + caught());
+    return failed<T>(std::string("contrail-mesos: ") + call + ": " + current_exception_message());
   }
 }
 
-// Hands `f` a completion and returns its future. A request to discard the future, from whatever
-// thread, cancels the call on the Rust side, which then discards the completion.
+// Passes a completion to `f` and returns its future. A request to discard the future, on any thread,
+// cancels the call in Rust, which then discards the completion.
 template <typename T, typename F>
-Future<T> start(const char* what, F f) noexcept {
-  return guarded<T>(what, [&] {
+Future<T> start(const char* name, F f) noexcept {
+  return guarded<T>(name, [&] {
     auto promise = std::make_shared<Promise<T>>();
     Future<T> future = promise->future();
     auto call = std::make_shared<rust::Box<Call>>(
@@ -155,36 +154,36 @@ Future<T> start(const char* what, F f) noexcept {
 
 class IsolatorFacade final : public agent::Isolator {
  public:
-  explicit IsolatorFacade(rust::Box<IsolatorHandle> core) : core_(std::move(core)) {}
+  explicit IsolatorFacade(rust::Box<IsolatorHandle> isolator) : isolator_(std::move(isolator)) {}
 
   bool supportsNesting() noexcept override { return true; }
-  // As network/cni: a standalone container is on the host's network.
+  // Like network/cni: standalone containers use the host's network.
   bool supportsStandalone() noexcept override { return false; }
 
   Future<Nothing> recover(const agent::ContainerStates& states,
                           const agent::ContainerIds& orphans) noexcept override {
     return start<Nothing>("recover", [&](auto completion) {
-      return core_->recover(agent::serialize_all(states), agent::serialize_all(orphans),
+      return isolator_->recover(agent::serialize_all(states), agent::serialize_all(orphans),
                             std::move(completion));
     });
   }
   Future<Option<ContainerLaunchInfo>> prepare(const ContainerID& id,
                                               const ContainerConfig& config) noexcept override {
     return start<Option<ContainerLaunchInfo>>("prepare", [&](auto completion) {
-      return core_->prepare(serialize(id), serialize(config), std::move(completion));
+      return isolator_->prepare(serialize(id), serialize(config), std::move(completion));
     });
   }
   Future<Nothing> isolate(const ContainerID& id, pid_t pid) noexcept override {
     return start<Nothing>("isolate", [&](auto completion) {
-      return core_->isolate(serialize(id), pid, std::move(completion));
+      return isolator_->isolate(serialize(id), pid, std::move(completion));
     });
   }
   Future<ContainerLimitation> watch(const ContainerID& id) noexcept override {
     return start<ContainerLimitation>("watch", [&](auto completion) {
-      return core_->watch(serialize(id), std::move(completion));
+      return isolator_->watch(serialize(id), std::move(completion));
     });
   }
-  // Resources are none of a network's business.
+  // Networks do not depend on resources.
   Future<Nothing> update(const ContainerID&, const agent::Resources&,
                          const agent::Limits&) noexcept override {
     return guarded<Nothing>("update", [] {
@@ -195,30 +194,30 @@ class IsolatorFacade final : public agent::Isolator {
   }
   Future<ResourceStatistics> usage(const ContainerID& id) noexcept override {
     return start<ResourceStatistics>("usage", [&](auto completion) {
-      return core_->usage(serialize(id), std::move(completion));
+      return isolator_->usage(serialize(id), std::move(completion));
     });
   }
-  // The agent awaits every isolator in turn: answered before this returns.
+  // Completes before it returns, because the agent queries its isolators one after another.
   Future<ContainerStatus> status(const ContainerID& id) noexcept override {
     return guarded<ContainerStatus>("status", [&] {
       auto promise = std::make_shared<Promise<ContainerStatus>>();
       Future<ContainerStatus> future = promise->future();
-      const rust::Vec<uint8_t> bytes = core_->status(serialize(id));
-      CompletionOf<ContainerStatus>(promise).answer({bytes.data(), bytes.size()});
+      const rust::Vec<uint8_t> bytes = isolator_->status(serialize(id));
+      CompletionOf<ContainerStatus>(promise).set({bytes.data(), bytes.size()});
       return future;
     });
   }
   Future<Nothing> cleanup(const ContainerID& id) noexcept override {
     return start<Nothing>("cleanup", [&](auto completion) {
-      return core_->cleanup(serialize(id), std::move(completion));
+      return isolator_->cleanup(serialize(id), std::move(completion));
     });
   }
 
  private:
-  rust::Box<IsolatorHandle> core_;
+  rust::Box<IsolatorHandle> isolator_;
 };
 
-// The master's calls have their place here; a module that is loaded into a master needs them.
+// Implements all calls of the interface, including those that only the master makes.
 class HookFacade final : public agent::Hook {
  public:
   Result<agent::Labels> masterLaunchTaskLabelDecorator(const agent::TaskInfo&,
@@ -257,7 +256,7 @@ class HookFacade final : public agent::Hook {
       executor_removed(serialize(framework), serialize(executor));
       return Try<Nothing>(Nothing());
     } catch (...) {
-      return Try<Nothing>(Error{caught()});
+      return Try<Nothing>(Error{current_exception_message()});
     }
   }
   Result<TaskStatus> slaveTaskStatusDecorator(const agent::FrameworkID& framework,
@@ -266,14 +265,14 @@ class HookFacade final : public agent::Hook {
       const rust::Vec<uint8_t> bytes = decorate_status(serialize(framework), serialize(status));
       if (bytes.empty()) return None();
       TaskStatus decorated;
-      // Only the labels count; what else a TaskStatus requires is not looked at.
+      // Partial, because the agent uses only the labels, and required fields are missing.
       if (!agent::parse_partial(
               decorated, std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())))
         return Result<TaskStatus>(
-            Error{"contrail-mesos answered with bytes that are no TaskStatus"});
+            Error{"contrail-mesos responded with an invalid TaskStatus"});
       return Result<TaskStatus>(decorated);
     } catch (...) {
-      return Result<TaskStatus>(Error{caught()});
+      return Result<TaskStatus>(Error{current_exception_message()});
     }
   }
   Result<agent::Resources> slaveResourcesDecorator(const agent::SlaveInfo&) noexcept override {
@@ -284,25 +283,27 @@ class HookFacade final : public agent::Hook {
   }
 };
 
-// Null makes the agent say that it cannot create the module, and exit; why is in the line above.
+// Runs `f`. If this agent is not supported or `f` throws, logs the reason and returns null, with
+// which the agent logs that it cannot create the module, and exits.
 template <typename F>
-void* create(const char* what, F f) noexcept {
+void* create(const char* name, F f) noexcept {
   try {
     const std::string mismatch = agent::mismatch();
     if (mismatch.empty()) return f();
-    log_error(std::string("cannot create ") + what + ": " + mismatch);
+    log_error(std::string("cannot create ") + name + ": " + mismatch);
   } catch (...) {
-    log_error(std::string("cannot create ") + what + ": " + caught());
+    log_error(std::string("cannot create ") + name + ": " + current_exception_message());
   }
   return nullptr;
 }
 
-// The agent judges the version by itself before it asks `compatible`, and says less than we can.
+// The agent compares versions before it calls `compatible`, but its message has no advice. So the
+// version is also checked when the library is loaded.
 __attribute__((constructor)) void check_at_load() noexcept {
   try {
     if (agent::is_running() && !agent::mismatch().empty()) log_error(agent::mismatch());
   } catch (...) {
-    log_error("cannot check the agent's version: " + caught());
+    log_error("cannot check the agent's version: " + current_exception_message());
   }
 }
 

@@ -1,5 +1,5 @@
-// The bridge between the agent's C++ and our Rust: bytes in, bytes out, futures completed.
-// Included by the code that cxx generates, so it mentions no type of Mesos.
+// The C++ side of the bridge to Rust. The code that cxx generates includes it, so it must not use
+// types of Mesos.
 #pragma once
 
 #include <cstdint>
@@ -10,22 +10,22 @@
 
 namespace contrail_mesos {
 
-// The answer that the agent waits for. Whichever call comes first decides; later ones change
-// nothing. Any thread may call, one at a time. Nothing throws.
+// Completes a future that the agent waits for. Only the first call has an effect. Any thread may
+// call it, one at a time. Does not throw.
 class Completion {
  public:
   virtual ~Completion() = default;
-  // The serialised message. Bytes that are no such message fail the future.
-  virtual void answer(rust::Slice<const uint8_t> message) noexcept = 0;
-  // No message: Nothing, None, or an empty message, whichever the future's type has.
-  virtual void answer_nothing() noexcept = 0;
+  // Sets the value from a serialised message. Fails the future if the bytes cannot be parsed.
+  virtual void set(rust::Slice<const uint8_t> message) noexcept = 0;
+  // Sets Nothing, None or an empty message, depending on the future's type.
+  virtual void set_nothing() noexcept = 0;
   virtual void fail(rust::Str reason) noexcept = 0;
   virtual void discard() noexcept = 0;
 };
 
 }  // namespace contrail_mesos
 
-// What the module descriptors point to. `parameters` is a mesos::Parameters.
+// Referenced by the module descriptors. `parameters` is a mesos::Parameters.
 extern "C" {
 void* contrail_mesos_create_isolator(const void* parameters) noexcept;
 void* contrail_mesos_create_hook(const void* parameters) noexcept;

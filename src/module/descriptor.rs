@@ -1,12 +1,12 @@
-//! The module descriptors, which the agent finds by name.
+//! The module descriptors, which the agent looks up by symbol name.
 //!
-//! Declared here and not in the shim because the linker drops data symbols of C++ objects from
-//! the dynamic symbols of a cdylib. The isolator's name has a slash so that the agent counts it
-//! as its one network isolator and leaves `network/cni` out.
+//! Declared in Rust because the linker does not export data symbols of C++ objects from a cdylib.
+//! The isolator's name starts with `network/`, so the agent treats it as its one network isolator
+//! and does not load `network/cni`.
 
 use std::ffi::{CStr, c_char, c_void};
 
-/// `mesos::modules::Module<T>` of 1.11: eight words; the shim's `abi_check.cpp` asserts it.
+/// `mesos::modules::Module<T>` of 1.11: eight words, as `abi_check.cpp` of the shim asserts.
 #[repr(C)]
 pub(super) struct Module {
     api_version: *const c_char,
@@ -19,22 +19,22 @@ pub(super) struct Module {
     create: unsafe extern "C" fn(parameters: *const c_void) -> *mut c_void,
 }
 
-// SAFETY: all fields are constants, and pointers to constants.
+// SAFETY: the fields are constants and pointers to constants.
 unsafe impl Sync for Module {}
 
-// SAFETY: the shim defines them with these signatures; none throws.
+// SAFETY: the shim defines them with these signatures, and they do not throw.
 unsafe extern "C" {
     fn contrail_mesos_create_isolator(parameters: *const c_void) -> *mut c_void;
     fn contrail_mesos_create_hook(parameters: *const c_void) -> *mut c_void;
     fn contrail_mesos_compatible() -> bool;
 }
 
-/// The version of Mesos that the shim is built for; the build script finds it.
+/// The version of Mesos that the shim is built for, from the build script.
 const MESOS_VERSION: &CStr =
     match CStr::from_bytes_with_nul(concat!(env!("CONTRAIL_MESOS_MESOS_VERSION"), "\0").as_bytes())
     {
         Ok(version) => version,
-        Err(_) => panic!("the version of Mesos has a NUL in it"),
+        Err(_) => panic!("the version of Mesos contains a NUL"),
     };
 
 const fn module(
@@ -47,7 +47,7 @@ const fn module(
         mesos_version: MESOS_VERSION.as_ptr(),
         kind: kind.as_ptr(),
         author: c"The contrail-mesos authors".as_ptr(),
-        // Mesos refuses a null pointer, not an empty address.
+        // May be empty, but Mesos refuses a null pointer.
         email: c"".as_ptr(),
         description: description.as_ptr(),
         compatible: Some(contrail_mesos_compatible),
@@ -55,7 +55,7 @@ const fn module(
     }
 }
 
-// SAFETY: the agent looks the symbol up by this name and reads it as the struct that it is.
+// SAFETY: no other symbol has this name; the agent looks it up and reads it as this struct.
 #[unsafe(export_name = "network/contrail")]
 pub(super) static ISOLATOR: Module = module(
     c"Isolator",
@@ -67,6 +67,6 @@ pub(super) static ISOLATOR: Module = module(
 #[unsafe(export_name = "org_contrail_mesos_Hook")]
 pub(super) static HOOK: Module = module(
     c"Hook",
-    c"Decorates the status of tasks with what their networks gave them",
+    c"Adds labels with MAC addresses and gateways to the status of tasks",
     contrail_mesos_create_hook,
 );

@@ -1,4 +1,4 @@
-//! The panic guard: what panics becomes a reason that names the call and the place.
+//! Turns panics into error messages that name the call and the location.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -6,46 +6,47 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+    static PANIC_LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `f`; a panic becomes an error. For work that leaves nothing half-changed behind, or
-/// nothing that is looked at again.
-pub(super) fn guard<T>(what: &str, f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    remember_places();
+/// Runs `f`; a panic becomes an error. `call` names the call in the message. A panic must leave no
+/// inconsistent state that is used again.
+pub(super) fn guard<T>(call: &str, f: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    record_panic_locations();
     panic::catch_unwind(AssertUnwindSafe(f))
-        .unwrap_or_else(|payload| Err(describe(what, payload.as_ref())))
+        .unwrap_or_else(|payload| Err(describe_panic(call, payload.as_ref())))
 }
 
-/// What a panic says to the operator. To be called on the thread that caught it.
-pub(super) fn describe(what: &str, payload: &(dyn Any + Send)) -> String {
+/// Logs a panic and returns the message for the operator. Must be called on the thread that
+/// panicked.
+pub(super) fn describe_panic(call: &str, payload: &(dyn Any + Send)) -> String {
     let message = payload
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    let place = PLACE
+    let location = PANIC_LOCATION
         .take()
-        .unwrap_or_else(|| "an unknown place".to_owned());
-    let text = format!(
-        "contrail-mesos: {what} panicked at {place}: {message}. This is a bug of contrail-mesos; \
-         other containers are not affected. Please report it with the agent's log."
+        .unwrap_or_else(|| "an unknown location".to_owned());
+    let message = format!(
+        "contrail-mesos: {call} panicked at {location}: {message}. This is a bug of \
+         contrail-mesos; other containers are not affected. Please report it with the agent's log."
     );
-    log::error!("{text}");
-    text
+    log::error!("{message}");
+    message
 }
 
-/// Keeps the place of a thread's last panic, which the payload does not have. The standard
-/// library is linked into our own library, so this is nobody else's hook.
-pub(super) fn remember_places() {
+/// Records the location of a thread's last panic, which the payload does not have. The panic hook
+/// is ours alone: the standard library is linked statically into the module.
+pub(super) fn record_panic_locations() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let before = panic::take_hook();
+        let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            let place = info.location().map(ToString::to_string);
-            // A thread that is ending has no such variable any more.
-            let _ = PLACE.try_with(|cell| cell.replace(place));
-            before(info);
+            let location = info.location().map(ToString::to_string);
+            // Fails on a thread that is ending.
+            let _ = PANIC_LOCATION.try_with(|cell| cell.replace(location));
+            previous(info);
         }));
     });
 }
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_becomes_a_reason_with_its_place() {
+    fn panic_becomes_error_with_call_and_location() {
         let reason = guard("prepare of container c1", || -> Result<(), String> {
             panic!("no bridge {}", 7)
         })

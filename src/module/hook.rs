@@ -1,4 +1,4 @@
-//! The hook's calls. Without an isolator in the same process they change nothing.
+//! The calls of the hook. They do nothing if the agent has not created the isolator.
 
 use cxx::CxxString;
 use prost::Message;
@@ -9,28 +9,29 @@ use super::runtime;
 use crate::isolator::checkpoint::ExecutorKey;
 use crate::proto::mesos::{ExecutorInfo, FrameworkId, TaskStatus};
 
-/// The one field of `mesos.FrameworkInfo` that is looked at.
+/// The only field of `mesos.FrameworkInfo` that is used.
 #[derive(Clone, PartialEq, prost::Message)]
 struct FrameworkInfo {
     #[prost(message, optional, tag = "3")]
     id: Option<FrameworkId>,
 }
 
-/// A serialised `TaskStatus` whose labels replace those of `status`; empty for no change.
+/// Returns a serialised `TaskStatus` whose labels replace those of `status`, or nothing for no
+/// change.
 pub(super) fn decorate_status(
     framework: &CxxString,
     status: &CxxString,
 ) -> Result<Vec<u8>, String> {
-    guard("the decoration of a task's status", || {
+    guard("decorating a task status", || {
         let Some(isolator) = isolator() else {
             return Ok(Vec::new());
         };
-        let framework: FrameworkId = decode("a framework's id", framework.as_bytes())?;
-        let status: TaskStatus = decode("a task's status", status.as_bytes())?;
-        let Some(labels) = isolator.status_labels(&text(&framework), &status) else {
+        let framework: FrameworkId = decode("a FrameworkID", framework.as_bytes())?;
+        let status: TaskStatus = decode("a TaskStatus", status.as_bytes())?;
+        let Some(labels) = isolator.status_labels(&id_string(&framework), &status) else {
             return Ok(Vec::new());
         };
-        // Without a container status: that would replace the agent's.
+        // A container status would replace the agent's.
         let decorated = TaskStatus {
             task_id: status.task_id,
             labels: Some(labels),
@@ -40,16 +41,16 @@ pub(super) fn decorate_status(
     })
 }
 
-/// The agent has removed an executor.
+/// Called when the agent has removed an executor.
 pub(super) fn executor_removed(framework: &CxxString, executor: &CxxString) -> Result<(), String> {
-    guard("the removal of an executor", || {
+    guard("removal of an executor", || {
         let Some(isolator) = isolator() else {
             return Ok(());
         };
-        let framework: FrameworkInfo = decode("a framework", framework.as_bytes())?;
-        let executor: ExecutorInfo = decode("an executor", executor.as_bytes())?;
+        let framework: FrameworkInfo = decode("a FrameworkInfo", framework.as_bytes())?;
+        let executor: ExecutorInfo = decode("an ExecutorInfo", executor.as_bytes())?;
         let executor = ExecutorKey {
-            framework: text(&framework.id.unwrap_or_default()).into_owned(),
+            framework: id_string(&framework.id.unwrap_or_default()).into_owned(),
             executor: String::from_utf8_lossy(&executor.executor_id.value).into_owned(),
         };
         runtime::handle()?.spawn(async move { isolator.executor_removed(&executor).await });
@@ -57,7 +58,7 @@ pub(super) fn executor_removed(framework: &CxxString, executor: &CxxString) -> R
     })
 }
 
-/// A framework's id for logs and look-ups; one that is not UTF-8 is nobody's.
-fn text(framework: &FrameworkId) -> std::borrow::Cow<'_, str> {
+/// A framework's id. If it is not UTF-8, it matches no framework.
+fn id_string(framework: &FrameworkId) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(&framework.value)
 }

@@ -1,4 +1,5 @@
-//! The isolator's calls: each decodes its arguments, calls the [`Isolator`] and encodes the result.
+//! The calls of the isolator. Each decodes its arguments, calls the [`Isolator`] and encodes the
+//! result.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,20 +10,20 @@ use prost::Message;
 
 use super::bridge::ffi::Completion;
 use super::guard::guard;
-use super::pending::{Answer, Call, OnLoss, Sink, start};
+use super::pending::{Call, OnLoss, Response, Sink, start};
 use super::runtime;
 use crate::isolator::{Isolator, IsolatorError};
 use crate::proto::mesos;
 use contrail_mesos_api::container::ContainerId;
 
-/// The isolator, as its C++ facade owns it.
+/// The isolator, owned by its C++ facade.
 pub(super) struct IsolatorHandle {
     isolator: Arc<Isolator>,
-    /// The watch of every container, to be ended when the container is.
+    /// The running `watch` of each container, which its cleanup cancels.
     watches: Mutex<HashMap<ContainerId, Call>>,
 }
 
-/// The isolator of this process, which the hook also uses. The agent creates at most one.
+/// The isolator of this process, for the hook. The agent creates at most one.
 static ISOLATOR: OnceLock<Arc<Isolator>> = OnceLock::new();
 
 /// The isolator, once the agent has created it.
@@ -30,12 +31,12 @@ pub(super) fn isolator() -> Option<&'static Arc<Isolator>> {
     ISOLATOR.get()
 }
 
-/// Makes the isolator of serialised `mesos.Parameters`.
+/// Creates the isolator from serialised `mesos.Parameters`.
 pub(super) fn create_isolator(parameters: &CxxString) -> Result<Box<IsolatorHandle>, String> {
     guard("creation of the isolator", || {
         runtime::start_logging();
         let parameters: mesos::Parameters =
-            decode("the module's parameters", parameters.as_bytes())?;
+            decode("the Parameters of the module", parameters.as_bytes())?;
         let parameters: Vec<_> = parameters
             .parameter
             .into_iter()
@@ -51,53 +52,53 @@ pub(super) fn create_isolator(parameters: &CxxString) -> Result<Box<IsolatorHand
     })
 }
 
-/// Decodes a message that crossed the border. Never panics, whatever the bytes are.
-pub(super) fn decode<M: Message + Default>(what: &str, bytes: &[u8]) -> Result<M, String> {
+/// Decodes a message from C++. `name` names it in the error. Never panics.
+pub(super) fn decode<M: Message + Default>(name: &str, bytes: &[u8]) -> Result<M, String> {
     M::decode(bytes).map_err(|error| {
         format!(
-            "contrail-mesos: cannot decode {what}, {} bytes: {error}. Names, ids and labels must \
-             be UTF-8; if they are, this agent speaks another dialect than Mesos 1.11.",
+            "contrail-mesos: cannot decode {name} of {} bytes: {error}. Container ids must be \
+             UTF-8; if they are, the messages of this agent differ from those of Mesos 1.11.",
             bytes.len()
         )
     })
 }
 
 fn decode_all<M: Message + Default>(
-    what: &str,
+    name: &str,
     messages: &CxxVector<CxxString>,
 ) -> (Vec<M>, Vec<String>) {
-    let mut good = Vec::with_capacity(messages.len());
-    let mut bad = Vec::new();
+    let mut decoded = Vec::with_capacity(messages.len());
+    let mut errors = Vec::new();
     for message in messages {
-        match decode(what, message.as_bytes()) {
-            Ok(message) => good.push(message),
-            Err(reason) => bad.push(reason),
+        match decode(name, message.as_bytes()) {
+            Ok(message) => decoded.push(message),
+            Err(error) => errors.push(error),
         }
     }
-    (good, bad)
+    (decoded, errors)
 }
 
-fn container(bytes: &[u8]) -> Result<ContainerId, String> {
-    let id: mesos::ContainerId = decode("a container's id", bytes)?;
+fn decode_container_id(bytes: &[u8]) -> Result<ContainerId, String> {
+    let id: mesos::ContainerId = decode("a ContainerID", bytes)?;
     Ok(ContainerId::from(&id))
 }
 
-fn nothing((): ()) -> Answer {
-    Answer::Nothing
+fn nothing((): ()) -> Response {
+    Response::Nothing
 }
 
-fn message(message: &impl Message) -> Answer {
-    Answer::Message(message.encode_to_vec())
+fn message(message: &impl Message) -> Response {
+    Response::Message(message.encode_to_vec())
 }
 
-fn outcome<T>(
+fn respond<T>(
     result: Result<T, IsolatorError>,
-    answer: impl FnOnce(T) -> Answer,
-) -> Result<Answer, String> {
-    result.map(answer).map_err(|error| error.to_string())
+    response: impl FnOnce(T) -> Response,
+) -> Result<Response, String> {
+    result.map(response).map_err(|error| error.to_string())
 }
 
-/// Starts a call on one container; what cannot even start fails `sink` at once.
+/// Starts a call for one container. If its arguments are invalid, `sink` fails at once.
 fn call<S: Sink, F>(
     name: &str,
     mut sink: S,
@@ -106,30 +107,30 @@ fn call<S: Sink, F>(
     work: impl FnOnce(ContainerId) -> Result<F, String>,
 ) -> (Option<ContainerId>, Call)
 where
-    F: Future<Output = Result<Answer, String>> + Send + 'static,
+    F: Future<Output = Result<Response, String>> + Send + 'static,
 {
-    let begun = guard(name, || {
-        let id = container(id)?;
+    let prepared = guard(name, || {
+        let id = decode_container_id(id)?;
         Ok((id.clone(), work(id)?))
     });
-    match begun {
+    match prepared {
         Ok((id, work)) => {
-            let what = format!("{name} of container {id}");
-            (Some(id), start(what, sink, on_loss, work))
+            let description = format!("{name} of container {id}");
+            (Some(id), start(description, sink, on_loss, work))
         }
         Err(reason) => {
             match on_loss {
                 OnLoss::Fail => sink.fail(&reason),
                 OnLoss::StayPending => log::error!("{reason}"),
             }
-            (None, Call::done())
+            (None, Call::completed())
         }
     }
 }
 
 #[allow(
     clippy::unnecessary_box_returns,
-    reason = "cxx hands a Rust type over in a box"
+    reason = "cxx passes a Rust type in a box"
 )]
 impl IsolatorHandle {
     pub(super) fn recover(
@@ -139,18 +140,18 @@ impl IsolatorHandle {
         completion: UniquePtr<Completion>,
     ) -> Box<Call> {
         let isolator = Arc::clone(&self.isolator);
-        let (states, mut bad) = decode_all("a recovered container's state", states);
-        let (orphans, worse) = decode_all("an orphaned container's id", orphans);
-        bad.extend(worse);
-        // One unreadable container must not keep the agent from starting.
-        for reason in bad {
-            log::error!("{reason} The container is not recovered.");
+        let (states, mut errors) = decode_all("a ContainerState", states);
+        let (orphans, orphan_errors) = decode_all("the ContainerID of an orphan", orphans);
+        errors.extend(orphan_errors);
+        // An invalid container must not prevent the agent from starting.
+        for error in errors {
+            log::error!("{error} The container is not recovered.");
         }
         Box::new(start(
             "recovery".to_owned(),
             completion,
             OnLoss::Fail,
-            async move { outcome(isolator.recover(states, orphans).await, nothing) },
+            async move { respond(isolator.recover(states, orphans).await, nothing) },
         ))
     }
 
@@ -162,10 +163,10 @@ impl IsolatorHandle {
     ) -> Box<Call> {
         let isolator = Arc::clone(&self.isolator);
         let work = |id| {
-            let config = decode("a container's configuration", config.as_bytes())?;
+            let config = decode("a ContainerConfig", config.as_bytes())?;
             Ok(async move {
-                outcome(isolator.prepare(&id, config).await, |info| {
-                    info.as_ref().map_or(Answer::Nothing, message)
+                respond(isolator.prepare(&id, config).await, |info| {
+                    info.as_ref().map_or(Response::Nothing, message)
                 })
             })
         };
@@ -182,8 +183,8 @@ impl IsolatorHandle {
         let isolator = Arc::clone(&self.isolator);
         let work = |id| {
             let pid = u32::try_from(pid)
-                .map_err(|_| format!("contrail-mesos: isolate with the impossible pid {pid}"))?;
-            Ok(async move { outcome(isolator.isolate(&id, pid).await, nothing) })
+                .map_err(|_| format!("contrail-mesos: isolate received the invalid pid {pid}"))?;
+            Ok(async move { respond(isolator.isolate(&id, pid).await, nothing) })
         };
         let (_, call) = call("isolate", completion, OnLoss::Fail, id.as_bytes(), work);
         Box::new(call)
@@ -200,10 +201,10 @@ impl IsolatorHandle {
             work,
         );
         if let Some(id) = id {
-            let before = self.lock_watches().insert(id, call.clone());
-            // The agent watches a container once; if it ever asks again, the last one counts.
-            if let Some(before) = before {
-                before.cancel();
+            let previous = self.lock_watches().insert(id, call.clone());
+            // The agent watches a container once. If it did so again, the last watch would count.
+            if let Some(previous) = previous {
+                previous.cancel();
             }
         }
         Box::new(call)
@@ -219,11 +220,11 @@ impl IsolatorHandle {
     pub(super) fn cleanup(&self, id: &CxxString, completion: UniquePtr<Completion>) -> Box<Call> {
         let isolator = Arc::clone(&self.isolator);
         let work = |id: ContainerId| {
-            // The agent is destroying the container by now, and heeds no limitation of it.
+            // The agent is already destroying the container, and ignores its limitations.
             if let Some(watch) = self.lock_watches().remove(&id) {
                 watch.cancel();
             }
-            Ok(async move { outcome(isolator.cleanup(&id).await, nothing) })
+            Ok(async move { respond(isolator.cleanup(&id).await, nothing) })
         };
         let (_, call) = call("cleanup", completion, OnLoss::Fail, id.as_bytes(), work);
         Box::new(call)
@@ -231,13 +232,13 @@ impl IsolatorHandle {
 
     pub(super) fn status(&self, id: &CxxString) -> Result<Vec<u8>, String> {
         guard("status", || {
-            let id = container(id.as_bytes())?;
+            let id = decode_container_id(id.as_bytes())?;
             Ok(self.isolator.status(&id).encode_to_vec())
         })
     }
 
     fn lock_watches(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, Call>> {
-        // A map of handles is whole after every step.
+        // Each use is a single map operation.
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -261,24 +262,21 @@ mod tests {
     }
 
     #[test]
-    fn too_deep_nesting_is_an_error() {
-        assert!(container(&nested(50)).is_ok());
-        let reason = container(&nested(5_000)).unwrap_err();
-        assert!(
-            reason.contains("cannot decode a container's id"),
-            "{reason}"
-        );
+    fn container_id_with_deep_nesting_is_refused() {
+        assert!(decode_container_id(&nested(50)).is_ok());
+        let error = decode_container_id(&nested(5_000)).unwrap_err();
+        assert!(error.contains("cannot decode a ContainerID"), "{error}");
     }
 
     #[test]
-    fn names_that_are_not_utf8_are_refused_with_a_reason() {
-        let reason = container(&[0x0a, 0x02, 0xff, 0xfe]).unwrap_err();
-        assert!(reason.contains("UTF-8"), "{reason}");
+    fn container_id_that_is_not_utf8_is_refused() {
+        let error = decode_container_id(&[0x0a, 0x02, 0xff, 0xfe]).unwrap_err();
+        assert!(error.contains("UTF-8"), "{error}");
     }
 
     #[test]
-    fn every_cut_of_a_message_is_decoded_or_refused() {
-        let whole = ContainerState {
+    fn truncated_message_is_decoded_or_refused() {
+        let bytes = ContainerState {
             container_id: mesos::ContainerId {
                 value: "c1".to_owned(),
                 parent: Some(Box::default()),
@@ -288,16 +286,16 @@ mod tests {
             ..ContainerState::default()
         }
         .encode_to_vec();
-        for length in 0..whole.len() {
-            let _ = decode::<ContainerState>("a state", &whole[..length]);
-            let _ = decode::<ContainerConfig>("a configuration", &whole[..length]);
+        for length in 0..bytes.len() {
+            let _ = decode::<ContainerState>("a state", &bytes[..length]);
+            let _ = decode::<ContainerConfig>("a configuration", &bytes[..length]);
         }
     }
 
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-            let _ = container(&bytes);
+            let _ = decode_container_id(&bytes);
             let _ = decode::<ContainerState>("a state", &bytes);
             let _ = decode::<ContainerConfig>("a configuration", &bytes);
             let _ = decode::<mesos::TaskStatus>("a status", &bytes);

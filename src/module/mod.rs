@@ -1,14 +1,15 @@
-//! The module library: what the agent loads, and the only unsafe code of the crate.
+//! The Mesos module: the entry points that the agent loads, and the only unsafe code of the crate.
 //!
-//! The agent calls the facades of `cpp-shim/`; these call [`bridge`] with bytes and a completion
-//! for each future that the agent waits for; [`isolator`] and [`hook`] decode the bytes and drive
-//! the isolator on the [`runtime`].
+//! The agent calls the C++ facades of `cpp-shim/`. They pass serialised messages to [`bridge`],
+//! with a completion for each future that they return. [`isolator`] and [`hook`] decode the
+//! messages and call the isolator on the [`runtime`].
 //!
 //! # Invariants
-//! - No call of the agent blocks: what is not answered from memory runs on the runtime.
-//! - Nothing unwinds into C++, where it would end the agent: every entry is a [`guard`].
-//! - Every completion is answered exactly once: with a message, a reason, or a discard when the
-//!   agent asked for one. Dropping one unanswered answers it with a reason.
+//! - No call of the agent blocks: what cannot be answered from memory runs on the runtime.
+//! - No panic unwinds into C++, where it would abort the agent: every entry runs in a [`guard`].
+//! - Every completion is completed exactly once: with a message, with a failure, or discarded on
+//!   the agent's request. A completion that is dropped fails. The exception is `watch`, which stays
+//!   pending, because the agent destroys a container whose `watch` fails.
 
 mod bridge;
 mod descriptor;

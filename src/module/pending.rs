@@ -1,4 +1,4 @@
-//! A future that the agent waits for, from the call to its answer.
+//! The futures that the agent waits for, from the call to their completion.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -12,30 +12,30 @@ use tokio::task::AbortHandle;
 use super::bridge::ffi::Completion;
 use super::{guard, runtime};
 
-/// What a future is completed with.
+/// The value of a future.
 #[derive(Debug, PartialEq)]
-pub(super) enum Answer {
+pub(super) enum Response {
     /// A serialised message.
     Message(Vec<u8>),
-    /// `Nothing`, or `None`.
+    /// `Nothing`, `None` or an empty message, as the type of the future requires.
     Nothing,
 }
 
-/// Where answers go: a future of libprocess, or a recorder in tests.
+/// Completes a future: one of libprocess, or a recorder in tests.
 pub(super) trait Sink: Send + 'static {
-    /// Completes it with an answer.
-    fn answer(&mut self, answer: Answer);
-    /// Fails it.
+    /// Sets its value.
+    fn set(&mut self, response: Response);
+    /// Fails the future.
     fn fail(&mut self, reason: &str);
-    /// Discards it.
+    /// Discards the future.
     fn discard(&mut self);
 }
 
 impl Sink for UniquePtr<Completion> {
-    fn answer(&mut self, answer: Answer) {
-        match answer {
-            Answer::Message(bytes) => self.pin_mut().answer(&bytes),
-            Answer::Nothing => self.pin_mut().answer_nothing(),
+    fn set(&mut self, response: Response) {
+        match response {
+            Response::Message(bytes) => self.pin_mut().set(&bytes),
+            Response::Nothing => self.pin_mut().set_nothing(),
         }
     }
 
@@ -48,35 +48,35 @@ impl Sink for UniquePtr<Completion> {
     }
 }
 
-/// What becomes of a future that is lost, by a panic or because its task was dropped.
+/// What happens to a future whose call panicked or was dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum OnLoss {
-    /// It fails with the reason.
+    /// It fails.
     Fail,
     /// It stays pending: the agent would destroy the container if its `watch` failed.
     StayPending,
 }
 
-/// An unanswered future. Dropped unanswered it is discarded if that was asked for, else lost.
+/// A pending future. If it is dropped, it is discarded if its call was cancelled, else lost.
 struct Pending<S: Sink> {
-    what: String,
+    call: String,
     sink: S,
     on_loss: OnLoss,
-    cancelled: Arc<AtomicBool>,
-    answered: bool,
+    is_cancelled: Arc<AtomicBool>,
+    is_completed: bool,
 }
 
 impl<S: Sink> Pending<S> {
-    fn finish(mut self, outcome: Result<Answer, String>) {
-        self.answered = true;
-        match outcome {
-            Ok(answer) => self.sink.answer(answer),
+    fn complete(mut self, result: Result<Response, String>) {
+        self.is_completed = true;
+        match result {
+            Ok(response) => self.sink.set(response),
             Err(reason) => self.sink.fail(&reason),
         }
     }
 
     fn lose(&mut self, reason: &str) {
-        self.answered = true;
+        self.is_completed = true;
         if self.on_loss == OnLoss::Fail {
             self.sink.fail(reason);
         }
@@ -85,16 +85,16 @@ impl<S: Sink> Pending<S> {
 
 impl<S: Sink> Drop for Pending<S> {
     fn drop(&mut self) {
-        if self.answered {
+        if self.is_completed {
             return;
         }
-        if self.cancelled.load(Ordering::Acquire) {
+        if self.is_cancelled.load(Ordering::Acquire) {
             self.sink.discard();
         } else {
             let reason = format!(
-                "contrail-mesos: {} was dropped without an answer. This is a bug of \
+                "contrail-mesos: {} was dropped before it completed. This is a bug of \
                  contrail-mesos; please report it with the agent's log.",
-                self.what
+                self.call
             );
             log::error!("{reason}");
             self.lose(&reason);
@@ -102,69 +102,69 @@ impl<S: Sink> Drop for Pending<S> {
     }
 }
 
-/// A call that runs. Dropping it leaves the call alone.
+/// A running call. Dropping it does not stop the call.
 #[derive(Clone)]
 pub(super) struct Call {
-    cancelled: Arc<AtomicBool>,
+    is_cancelled: Arc<AtomicBool>,
     task: Option<AbortHandle>,
 }
 
 impl Call {
-    /// A call that is over.
-    pub(super) fn done() -> Self {
+    /// A call that has completed.
+    pub(super) fn completed() -> Self {
         Self {
-            cancelled: Arc::default(),
+            is_cancelled: Arc::default(),
             task: None,
         }
     }
 
-    /// Stops the call where it is and discards its future; nothing when it is answered already.
+    /// Stops the call and discards its future. Does nothing if it has completed.
     pub(super) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+        self.is_cancelled.store(true, Ordering::Release);
         if let Some(task) = &self.task {
             task.abort();
         }
     }
 }
 
-/// Runs `work` on the runtime and completes `sink` with its outcome. `what` names the call for
-/// the operator.
+/// Runs `work` on the runtime and completes `sink` with its result. `call` names the call in error
+/// messages.
 pub(super) fn start<S: Sink>(
-    what: String,
+    call: String,
     sink: S,
     on_loss: OnLoss,
-    work: impl Future<Output = Result<Answer, String>> + Send + 'static,
+    work: impl Future<Output = Result<Response, String>> + Send + 'static,
 ) -> Call {
-    let cancelled = Arc::new(AtomicBool::new(false));
+    let is_cancelled = Arc::new(AtomicBool::new(false));
     let mut pending = Pending {
-        what,
+        call,
         sink,
         on_loss,
-        cancelled: Arc::clone(&cancelled),
-        answered: false,
+        is_cancelled: Arc::clone(&is_cancelled),
+        is_completed: false,
     };
     let task = match runtime::handle() {
         Ok(handle) => handle
             .spawn(async move {
                 match AssertUnwindSafe(work).catch_unwind().await {
-                    Ok(outcome) => pending.finish(outcome),
+                    Ok(result) => pending.complete(result),
                     Err(payload) => {
-                        let reason = guard::describe(&pending.what, payload.as_ref());
+                        let reason = guard::describe_panic(&pending.call, payload.as_ref());
                         pending.lose(&reason);
                     }
                 }
             })
             .abort_handle(),
         Err(reason) => {
-            pending.finish(Err(reason));
+            pending.complete(Err(reason));
             return Call {
-                cancelled,
+                is_cancelled,
                 task: None,
             };
         }
     };
     Call {
-        cancelled,
+        is_cancelled,
         task: Some(task),
     }
 }
@@ -177,83 +177,94 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq)]
-    enum Seen {
-        Answer(Answer),
+    enum Completion {
+        Set(Response),
         Failed(String),
         Discarded,
     }
 
-    impl Sink for Sender<Seen> {
-        fn answer(&mut self, answer: Answer) {
-            self.send(Seen::Answer(answer)).unwrap();
+    impl Sink for Sender<Completion> {
+        fn set(&mut self, response: Response) {
+            self.send(Completion::Set(response)).unwrap();
         }
         fn fail(&mut self, reason: &str) {
-            self.send(Seen::Failed(reason.to_owned())).unwrap();
+            self.send(Completion::Failed(reason.to_owned())).unwrap();
         }
         fn discard(&mut self) {
-            self.send(Seen::Discarded).unwrap();
+            self.send(Completion::Discarded).unwrap();
         }
     }
 
     fn begin(
         on_loss: OnLoss,
-        work: impl Future<Output = Result<Answer, String>> + Send + 'static,
-    ) -> (Call, Receiver<Seen>) {
+        work: impl Future<Output = Result<Response, String>> + Send + 'static,
+    ) -> (Call, Receiver<Completion>) {
         let (sender, receiver) = channel();
-        guard::remember_places();
+        guard::record_panic_locations();
         (
             start("prepare of c1".to_owned(), sender, on_loss, work),
             receiver,
         )
     }
 
-    const SOON: Duration = Duration::from_secs(10);
+    const COMPLETION_TIMEOUT: Duration = Duration::from_secs(10);
 
     #[test]
-    fn an_answer_arrives_once() {
-        let (call, seen) = begin(OnLoss::Fail, async { Ok(Answer::Message(vec![1])) });
+    fn future_is_completed_once() {
+        let (call, completions) = begin(OnLoss::Fail, async { Ok(Response::Message(vec![1])) });
         assert_eq!(
-            seen.recv_timeout(SOON),
-            Ok(Seen::Answer(Answer::Message(vec![1])))
+            completions.recv_timeout(COMPLETION_TIMEOUT),
+            Ok(Completion::Set(Response::Message(vec![1])))
         );
         call.cancel();
-        assert!(seen.recv_timeout(SOON).is_err(), "answered twice");
+        assert!(
+            completions.recv_timeout(COMPLETION_TIMEOUT).is_err(),
+            "completed twice"
+        );
     }
 
     #[test]
-    fn a_cancelled_call_is_dropped_first_and_then_discarded() {
-        struct Work(Sender<Seen>);
+    fn cancelled_call_is_dropped_before_its_future_is_discarded() {
+        struct Work(Sender<Completion>);
         impl Drop for Work {
             fn drop(&mut self) {
-                self.0.send(Seen::Failed("dropped".to_owned())).unwrap();
+                self.0
+                    .send(Completion::Failed("dropped".to_owned()))
+                    .unwrap();
             }
         }
-        let (sender, seen) = channel();
+        let (sender, completions) = channel();
         let work = Work(sender.clone());
         let call = start("x".to_owned(), sender, OnLoss::Fail, async move {
             std::future::pending::<()>().await;
             drop(work);
-            Ok(Answer::Nothing)
+            Ok(Response::Nothing)
         });
         call.cancel();
         assert_eq!(
-            seen.recv_timeout(SOON),
-            Ok(Seen::Failed("dropped".to_owned()))
+            completions.recv_timeout(COMPLETION_TIMEOUT),
+            Ok(Completion::Failed("dropped".to_owned()))
         );
-        assert_eq!(seen.recv_timeout(SOON), Ok(Seen::Discarded));
+        assert_eq!(
+            completions.recv_timeout(COMPLETION_TIMEOUT),
+            Ok(Completion::Discarded)
+        );
     }
 
     #[test]
-    fn a_panic_fails_its_future_only() {
-        let (_call, seen) = begin(OnLoss::Fail, async { panic!("hostile") });
-        let Ok(Seen::Failed(reason)) = seen.recv_timeout(SOON) else {
-            panic!("not failed")
+    fn panic_fails_future_but_leaves_watch_pending() {
+        let (_call, completions) = begin(OnLoss::Fail, async { panic!("on purpose") });
+        let Ok(Completion::Failed(reason)) = completions.recv_timeout(COMPLETION_TIMEOUT) else {
+            panic!("the future did not fail")
         };
         assert!(
             reason.contains("prepare of c1 panicked at src/module/pending.rs"),
             "{reason}"
         );
-        let (_call, seen) = begin(OnLoss::StayPending, async { panic!("hostile") });
-        assert!(seen.recv_timeout(SOON).is_err(), "a lost watch was told");
+        let (_call, completions) = begin(OnLoss::StayPending, async { panic!("on purpose") });
+        assert!(
+            completions.recv_timeout(COMPLETION_TIMEOUT).is_err(),
+            "a watch was completed after a panic"
+        );
     }
 }

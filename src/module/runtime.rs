@@ -1,27 +1,26 @@
-//! The library's own small runtime. Built at the first use, never shut down: the agent outlives
-//! it by nothing.
+//! The tokio runtime of the module. Created at the first use, and runs until the agent exits.
 
 use std::sync::OnceLock;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Enough for work that waits for the kernel, and little enough to live in every agent.
-const WORKERS: usize = 2;
+/// Few, because calls mostly wait for the kernel and every agent has these threads.
+const WORKER_THREADS: usize = 2;
 
-/// The runtime, or why there is none.
+/// The runtime's handle, or why the runtime could not be created.
 pub(super) fn handle() -> Result<&'static Handle, String> {
     static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
     RUNTIME
         .get_or_init(|| {
             Builder::new_multi_thread()
-                .worker_threads(WORKERS)
+                .worker_threads(WORKER_THREADS)
                 .thread_name("contrail-mesos")
                 .enable_all()
                 .build()
                 .map_err(|error| {
                     format!(
-                        "contrail-mesos: cannot start the {WORKERS} threads of its runtime: \
-                         {error}; check the agent's limits on processes and open files"
+                        "contrail-mesos: cannot start the {WORKER_THREADS} threads of its runtime: \
+                         {error}; check the agent's limits of processes and open files"
                     )
                 })
         })
@@ -30,10 +29,10 @@ pub(super) fn handle() -> Result<&'static Handle, String> {
         .map_err(Clone::clone)
 }
 
-/// Starts logging to standard error, where the agent's own log goes. `CONTRAIL_MESOS_LOG` has the
-/// level, `info` without it.
+/// Starts logging to standard error, like the agent. `CONTRAIL_MESOS_LOG` sets the level, by default
+/// `info`.
 pub(super) fn start_logging() {
     let environment = env_logger::Env::new().filter_or("CONTRAIL_MESOS_LOG", "info");
-    // Fails when there is a logger already, which is then the one to use.
+    // Fails if there already is a logger, which is then used.
     let _ = env_logger::Builder::from_env(environment).try_init();
 }
