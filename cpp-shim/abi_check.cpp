@@ -1,5 +1,5 @@
-// Checks the facts of mesos_abi_1_11.hpp against the headers of a real Mesos. Compiled only in builds
-// on a source tree, where it has an effect for 1.11.0. Adds no code to the module.
+// Checks the facts of mesos_abi_1_11.hpp against the headers of a real Mesos. Compiled only in
+// builds on a source tree, and effective only for 1.11.0. Adds no code to the module.
 
 #include <cstddef>
 #include <cstring>

@@ -130,7 +130,7 @@ class CallableOnce {
 template <FutureType Type, typename T>
 class Promise;
 
-// process::Future<T>: a std::shared_ptr to data. Only libmesos changes the data, except for one flag.
+// process::Future<T>: a std::shared_ptr to data, of which we change one flag and libmesos the rest.
 template <FutureType Type, typename T>
 class Future {
  public:

@@ -161,8 +161,8 @@ std::string check() {
            " has another size than in the official one, probably because of another protobuf." +
            advice;
   if (!futures_work())
-    return "this agent's libmesos is 1.11.0 but the layout of its futures differs from the official "
-           "one." +
+    return "this agent's libmesos is 1.11.0 but its futures have another layout than in the "
+           "official one." +
            advice;
   return "";
 }

@@ -1,6 +1,6 @@
-// The functions of libmesos 1.11.0 that the ABI build calls, looked up by name at load. Which of them
-// libmesos exports depends on its compiler. If one is missing, the agent's log says so, instead of
-// an error of the dynamic linker or a crash.
+// The functions of libmesos 1.11.0 that the ABI build calls, looked up by name at load. Which of
+// them libmesos exports depends on its compiler. If one is missing, the agent's log says so, instead
+// of an error of the dynamic linker or a crash.
 #pragma once
 
 #include <cstddef>

@@ -138,8 +138,8 @@ Future<T> guarded(const char* call, F f) noexcept {
   }
 }
 
-// Passes a completion to `f` and returns its future. A request to discard the future, on any thread,
-// cancels the call in Rust, which then discards the completion.
+// Passes a completion to `f` and returns its future. A request to discard the future, on any
+// thread, cancels the call in Rust, which then discards the completion.
 template <typename T, typename F>
 Future<T> start(const char* name, F f) noexcept {
   return guarded<T>(name, [&] {
