@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::framework::TaskSpec;
+use crate::testbed::framework::TaskSpec;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use crate::agent::{Agent, BLUE};
-use crate::random::Random;
+use crate::testbed::agent::{Agent, BLUE};
+use crate::testbed::random::Random;
 
 /// How much to do.
 #[derive(Clone, Copy, Debug)]

@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::framework::{GroupSpec, TaskSpec, TaskState};
-use mesos_module_tests::{Cluster, Host, leftovers};
+use mesos_module_tests::testbed::framework::{GroupSpec, TaskSpec, TaskState};
+use mesos_module_tests::testbed::{Cluster, Host, leftovers};
 
 const LONG: Duration = Duration::from_mins(1);
 

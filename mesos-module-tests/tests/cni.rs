@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::agent::{Agent, PATIENCE, address};
-use mesos_module_tests::framework::{TaskSpec, TaskState};
+use mesos_module_tests::testbed::agent::{Agent, PATIENCE, address};
+use mesos_module_tests::testbed::framework::{TaskSpec, TaskState};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -223,7 +223,7 @@ fn a_container_outlives_the_agent_and_its_file() -> Result<()> {
         .host()
         .sh(&format!("ping -c 1 -W 5 {}", address(&running)?))?;
     // One that somebody takes away is told of, after a restart as before.
-    let id = mesos_module_tests::agent::container(&running)?;
+    let id = mesos_module_tests::testbed::agent::container(&running)?;
     agent.host().sh(&format!("ip -n {id} link delete eth0"))?;
     let end = agent.ended("one")?;
     ensure!(end.state == TaskState::TaskFailed, "{end}");

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::agent::{self, BLUE, RED};
-use mesos_module_tests::{Host, program};
+use mesos_module_tests::testbed::agent::{self, BLUE, RED};
+use mesos_module_tests::testbed::{Host, program};
 use serde_json::Value;
 
 struct Operator {

@@ -3,9 +3,9 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use mesos_module_tests::agent::{Agent, BLUE, RED, address, with_parameters};
-use mesos_module_tests::framework::TaskSpec;
-use mesos_module_tests::{Cluster, Host};
+use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, address, with_parameters};
+use mesos_module_tests::testbed::framework::TaskSpec;
+use mesos_module_tests::testbed::{Cluster, Host};
 
 #[test]
 fn networks_come_and_go_without_a_restart() -> Result<()> {

@@ -3,9 +3,9 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use mesos_module_tests::ClusterBuilder;
-use mesos_module_tests::agent::{Agent, BLUE};
-use mesos_module_tests::framework::{GroupSpec, TaskSpec, TaskState};
+use mesos_module_tests::testbed::ClusterBuilder;
+use mesos_module_tests::testbed::agent::{Agent, BLUE};
+use mesos_module_tests::testbed::framework::{GroupSpec, TaskSpec, TaskState};
 
 const WITH_DNS: &str = "
 [[network]]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mesos_module_tests::agent::{Agent, BLUE, address, container};
-use mesos_module_tests::framework::{TaskSpec, TaskState};
+use mesos_module_tests::testbed::agent::{Agent, BLUE, address, container};
+use mesos_module_tests::testbed::framework::{TaskSpec, TaskState};
 use serde_json::json;
 
 fn host_interface(agent: &Agent) -> Result<String> {

@@ -1,8 +1,8 @@
 //! A container gets its own network: what the real agent and a framework see of it.
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::agent::{Agent, BLUE, RED, address, container};
-use mesos_module_tests::framework::TaskSpec;
+use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, address, container};
+use mesos_module_tests::testbed::framework::TaskSpec;
 use serde_json::{Value, json};
 
 #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use contrail_mesos_sim::marathon::launch::image::Images;
 use contrail_mesos_sim::marathon::model::Defaults;
 use contrail_mesos_sim::marathon::{Marathon, Options};
-use mesos_module_tests::{Cluster, Host};
+use mesos_module_tests::testbed::{Cluster, Host};
 use reqwest::Method;
 use serde_json::{Value, json};
 

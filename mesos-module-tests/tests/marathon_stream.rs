@@ -13,8 +13,8 @@ use contrail_mesos_manager::marathon::{
 use contrail_mesos_sim::marathon::events::Event;
 use contrail_mesos_sim::marathon::version::Version;
 use contrail_mesos_sim::marathon::{Handle, HttpCredentials, Marathon, Options};
-use mesos_module_tests::agent::PATIENCE;
-use mesos_module_tests::{Cluster, Host};
+use mesos_module_tests::testbed::agent::PATIENCE;
+use mesos_module_tests::testbed::{Cluster, Host};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -8,9 +8,9 @@ use contrail_mesos_manager::mesos_master::{
     FollowOptions, Follower, MasterClient, MasterOptions, State, Task, Update,
 };
 use contrail_mesos_manager::task_state::TaskState;
-use mesos_module_tests::agent::{Agent, BLUE, PATIENCE, address, container};
-use mesos_module_tests::framework::TaskSpec;
-use mesos_module_tests::{Cluster, Host};
+use mesos_module_tests::testbed::agent::{Agent, BLUE, PATIENCE, address, container};
+use mesos_module_tests::testbed::framework::TaskSpec;
+use mesos_module_tests::testbed::{Cluster, Host};
 use serde_json::json;
 
 /// A follower and what it has seen.

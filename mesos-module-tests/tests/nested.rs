@@ -1,8 +1,8 @@
 //! Pods, nested containers with networks of their own, and DEBUG containers.
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::agent::{Agent, BLUE, RED};
-use mesos_module_tests::framework::{GroupSpec, TaskSpec, TaskState};
+use mesos_module_tests::testbed::agent::{Agent, BLUE, RED};
+use mesos_module_tests::testbed::framework::{GroupSpec, TaskSpec, TaskState};
 use serde_json::json;
 
 #[test]

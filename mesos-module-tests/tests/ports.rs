@@ -1,8 +1,8 @@
 //! Port mappings: reachable from everywhere, refused when taken, gone with their container.
 
 use anyhow::{Result, ensure};
-use mesos_module_tests::agent::{Agent, BLUE, RED, address, container};
-use mesos_module_tests::framework::TaskSpec;
+use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, address, container};
+use mesos_module_tests::testbed::framework::TaskSpec;
 use serde_json::json;
 
 fn server(id: &str, network: &str, port: u16) -> TaskSpec {

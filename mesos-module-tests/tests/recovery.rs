@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::agent::{Agent, BLUE, PATIENCE, RED, address, container};
-use mesos_module_tests::framework::TaskSpec;
+use mesos_module_tests::testbed::agent::{Agent, BLUE, PATIENCE, RED, address, container};
+use mesos_module_tests::testbed::framework::TaskSpec;
 use serde_json::json;
 
 #[test]
@@ -193,7 +193,7 @@ fn what_nobody_knows_is_cleaned_up_and_what_is_not_ours_stays() -> Result<()> {
 
 #[test]
 fn a_framework_without_checkpointing_loses_its_containers_cleanly() -> Result<()> {
-    use mesos_module_tests::framework::{Framework, Options};
+    use mesos_module_tests::testbed::framework::{Framework, Options};
     let mut agent = Agent::start(BLUE)?;
     let options = Options {
         checkpoint: false,
@@ -203,7 +203,7 @@ fn a_framework_without_checkpointing_loses_its_containers_cleanly() -> Result<()
     let framework = agent
         .host()
         .block_on(Framework::connect_with(&master, options))?;
-    let state = mesos_module_tests::framework::TaskState::TaskRunning;
+    let state = mesos_module_tests::testbed::framework::TaskState::TaskRunning;
     agent.host().block_on(async {
         framework
             .launch(TaskSpec::new("orphan", "sleep 1000").network("blue"))

@@ -1,8 +1,8 @@
 //! Bad input: a clear error in the task's status, nothing left, the agent alive, neighbours unharmed.
 
 use anyhow::{Result, ensure};
-use mesos_module_tests::agent::{Agent, BLUE, RED, address};
-use mesos_module_tests::framework::TaskSpec;
+use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, address};
+use mesos_module_tests::testbed::framework::TaskSpec;
 use serde_json::{Value, json};
 
 /// Every request is refused with its text, and a neighbour that ran all the time still does.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    match mesos_module_tests::executor::main(&arguments) {
+    match mesos_module_tests::testbed::executor::main(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("executor: {error:#}");

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mesos_module_tests::init;
+use mesos_module_tests::testbed::init;
 
 fn main() -> ExitCode {
     match init::main(&init::Options::parse()) {

@@ -72,15 +72,15 @@ impl App {
 
 /// How an app is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct DesiredApp {
     pub(super) instances: u64,
     pub(super) labels: u64,
 }
 
 /// What all apps are to be.
-pub(super) type AllWanted = BTreeMap<App, Wanted>;
+pub(super) type DesiredApps = BTreeMap<App, DesiredApp>;
 
-impl Wanted {
+impl DesiredApp {
     /// At the beginning.
     pub(super) fn first() -> Self {
         Self {

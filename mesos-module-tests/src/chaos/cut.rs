@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::Host;
+use crate::testbed::Host;
 
 /// What is dropped at a host.
 #[derive(Clone, Copy, Debug)]

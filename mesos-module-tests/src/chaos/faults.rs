@@ -7,11 +7,11 @@ use contrail_mesos_sim::marathon::events::{EventEffect, EventFault};
 use contrail_mesos_sim::vnc::{Effect, Fault as ApiFault};
 use nix::sys::signal::Signal;
 
-use super::bed::Bed;
 use super::cut::{Cut, cut, mend};
 use super::plan::{ApiHarm, Fault, Harm, MarathonHarm, Role, Side, VrouterHarm};
 use super::services::{API, MARATHON, ZOOKEEPER};
-use crate::manager::AGENTS;
+use super::testbed::Testbed;
+use crate::testbed::manager::AGENT_PORT;
 
 /// How long the API server takes where it is slow, and where it answers only later.
 const SLOW: Duration = Duration::from_millis(300);
@@ -31,46 +31,46 @@ fn next(leader: usize) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Active {
     fault: Fault,
-    /// Which manager, or which of Marathon's servers.
-    member: usize,
+    /// The index of the manager, or of Marathon's server.
+    server: usize,
 }
 
-impl Bed {
+impl Testbed {
     /// Lets a fault begin; nothing if there is nobody left to whom it could happen. Says what was
     /// done.
     pub(super) fn begin(&mut self, fault: Fault) -> Result<Option<Active>> {
-        let mut member = 0;
+        let mut server = 0;
         match fault {
             Fault::Manager(role, harm) => {
                 let Some(index) = self.role(role) else {
                     return Ok(None);
                 };
-                member = index;
-                self.harm_member(index, harm)?;
+                server = index;
+                self.harm_manager(index, harm)?;
             }
             Fault::ZooKeeper(Harm::Killed) => self.zookeeper.kill()?,
             Fault::ZooKeeper(Harm::Paused) => self.zookeeper.pause()?,
             Fault::ZooKeeper(_) => cut(&self.services, "zookeeper", Cut::At(&[ZOOKEEPER]))?,
             Fault::Api(harm) => self.harm_api(harm)?,
-            Fault::Marathon(harm) => member = self.harm_marathon(harm)?,
+            Fault::Marathon(harm) => server = self.harm_marathon(harm)?,
             Fault::Mesos(Harm::Killed) => self.cluster.kill_9()?,
             Fault::Mesos(Harm::Paused) => self.cluster.pause()?,
             Fault::Mesos(_) => cut(&self.node, "node", Cut::Off)?,
             Fault::Vrouter(VrouterHarm::Gone) => self.vrouter.handle.unplug(),
             Fault::Vrouter(VrouterHarm::Restarted) => self.vrouter.restart()?,
         }
-        Ok(Some(Active { fault, member }))
+        Ok(Some(Active { fault, server }))
     }
 
     /// Lets it end.
     pub(super) fn heal(&mut self, active: Active) -> Result<()> {
         match active.fault {
-            Fault::Manager(_, harm) => self.heal_member(active.member, harm)?,
+            Fault::Manager(_, harm) => self.heal_manager(active.server, harm)?,
             Fault::ZooKeeper(Harm::Killed) => self.zookeeper.run()?,
             Fault::ZooKeeper(Harm::Paused) => self.zookeeper.resume()?,
             Fault::ZooKeeper(_) => mend(&self.services, "zookeeper")?,
             Fault::Api(harm) => self.heal_api(harm)?,
-            Fault::Marathon(harm) => self.heal_marathon(active.member, harm)?,
+            Fault::Marathon(harm) => self.heal_marathon(active.server, harm)?,
             Fault::Mesos(Harm::Killed) => self.cluster.restart()?,
             Fault::Mesos(Harm::Paused) => self.cluster.resume()?,
             Fault::Mesos(_) => mend(&self.node, "node")?,
@@ -85,8 +85,8 @@ impl Bed {
     /// Which manager that is now. Where nobody leads, it is any.
     fn role(&self, role: Role) -> Option<usize> {
         let leader = self.leader();
-        let well = |index: &usize| !self.members[*index].harmed;
-        let mut all = 0..self.members.len();
+        let well = |index: &usize| !self.managers[*index].harmed;
+        let mut all = 0..self.managers.len();
         match role {
             Role::Leader => leader.or_else(|| all.find(well)),
             Role::Standby => {
@@ -98,34 +98,34 @@ impl Bed {
         }
     }
 
-    fn harm_member(&mut self, index: usize, harm: Harm) -> Result<()> {
-        let member = &mut self.members[index];
-        member.harmed = true;
+    fn harm_manager(&mut self, index: usize, harm: Harm) -> Result<()> {
+        let manager = &mut self.managers[index];
+        manager.harmed = true;
         match harm {
-            Harm::Killed => member.manager.kill(),
-            Harm::Paused => member.manager.signal(Signal::SIGSTOP),
-            Harm::CutOff => cut(member.manager.host(), "manager", Cut::Off),
+            Harm::Killed => manager.process.kill(),
+            Harm::Paused => manager.process.signal(Signal::SIGSTOP),
+            Harm::CutOff => cut(manager.process.host(), "manager", Cut::Off),
             Harm::CutFrom(side) => cut(
-                member.manager.host(),
+                manager.process.host(),
                 "manager",
                 match side {
                     Side::ZooKeeper => Cut::From(&[ZOOKEEPER]),
                     Side::Api => Cut::From(&[API]),
                     Side::Mesos => Cut::From(&[5050]),
                     Side::Marathon => Cut::From(&MARATHON),
-                    Side::Agents => Cut::At(&[AGENTS]),
+                    Side::Agents => Cut::At(&[AGENT_PORT]),
                 },
             ),
         }
     }
 
-    fn heal_member(&mut self, index: usize, harm: Harm) -> Result<()> {
-        let member = &mut self.members[index];
-        member.harmed = false;
+    fn heal_manager(&mut self, index: usize, harm: Harm) -> Result<()> {
+        let manager = &mut self.managers[index];
+        manager.harmed = false;
         match harm {
-            Harm::Killed => member.manager.run(),
-            Harm::Paused => member.manager.signal(Signal::SIGCONT),
-            Harm::CutOff | Harm::CutFrom(_) => mend(member.manager.host(), "manager"),
+            Harm::Killed => manager.process.start(),
+            Harm::Paused => manager.process.signal(Signal::SIGCONT),
+            Harm::CutOff | Harm::CutFrom(_) => mend(manager.process.host(), "manager"),
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! plan     what is to happen in a round, by its seed
-//! bed      all there is: hosts, ZooKeeper, API server, Marathon, Mesos, vRouter agent, managers
+//! testbed      all there is: hosts, ZooKeeper, API server, Marathon, Mesos, vRouter agent, managers
 //! faults   how each fault begins and ends; cut drops packets
 //! apps     what Marathon is told, and what Contrail is to hold for it
 //! round    does a plan, and waits
@@ -16,15 +16,15 @@
 //! - Nothing but the bound is a matter of time.
 
 mod apps;
-mod bed;
+mod comparison;
 mod cut;
 mod faults;
-mod member;
+mod manager;
 mod node;
 mod plan;
 mod round;
 mod services;
-mod truth;
+mod testbed;
 mod writers;
 
 use std::fs;
@@ -33,11 +33,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, ensure};
 use reqwest::Method;
 
-use crate::leftovers;
-use apps::{APPS, AllWanted, App, Wanted};
-use bed::Bed;
+use crate::testbed::leftovers;
+use apps::{APPS, App, DesiredApp, DesiredApps};
 use plan::Plan;
 use round::Round;
+use testbed::Testbed;
 use writers::Writers;
 
 pub use plan::{ApiHarm, Fault, Harm, MarathonHarm, Role, Side, VrouterHarm};
@@ -53,14 +53,14 @@ pub struct Chaos {
     pub seed: u64,
 }
 
-/// Runs the rounds on one bed; prints a line for each.
+/// Runs the rounds on one testbed; prints a line for each.
 pub fn run(chaos: &Chaos) -> Result<()> {
     println!("{chaos:?} (CONTRAIL_TEST_SEED={} repeats it)", chaos.seed);
-    let mut bed = Bed::start()?;
-    let names: Vec<String> = bed.hosts().map(|host| host.name().to_owned()).collect();
-    let mut wanted: AllWanted = APPS.map(|app| (app, Wanted::first())).into();
+    let mut testbed = Testbed::start()?;
+    let names: Vec<String> = testbed.hosts().map(|host| host.name().to_owned()).collect();
+    let mut wanted: DesiredApps = APPS.map(|app| (app, DesiredApp::first())).into();
     let mut writers = Writers::default();
-    begin(&mut bed, &mut wanted)?;
+    begin(&mut testbed, &mut wanted)?;
     let covering = if chaos.covering {
         Plan::covering(chaos.seed)
     } else {
@@ -73,7 +73,7 @@ pub fn run(chaos: &Chaos) -> Result<()> {
     });
     for (number, (seed, plan)) in covering.chain(random).enumerate() {
         one(
-            &mut bed,
+            &mut testbed,
             &mut wanted,
             &mut writers,
             (number + 1, seed),
@@ -83,10 +83,10 @@ pub fn run(chaos: &Chaos) -> Result<()> {
     for wanted in wanted.values_mut() {
         wanted.instances = 0;
     }
-    Round::new(&mut bed, &mut wanted).everything()?;
-    writers.check(&bed)?;
+    Round::new(&mut testbed, &mut wanted).everything()?;
+    writers.check(&testbed)?;
     println!("{} writes, each in its writer's term", writers.writes);
-    bed.end()?;
+    testbed.end()?;
     for name in names {
         let traces = leftovers::traces_of(&name)?;
         ensure!(traces.is_empty(), "left on the machine: {traces:?}");
@@ -95,18 +95,18 @@ pub fn run(chaos: &Chaos) -> Result<()> {
 }
 
 /// Makes the apps, and waits until they run.
-fn begin(bed: &mut Bed, wanted: &mut AllWanted) -> Result<()> {
+fn begin(testbed: &mut Testbed, wanted: &mut DesiredApps) -> Result<()> {
     for (app, wanted) in &*wanted {
         let kind = if *app == App::Pod { "pods" } else { "apps" };
         let body = wanted.definition(*app);
-        let (status, answer) = bed.ask(&Method::POST, &format!("/v2/{kind}"), Some(&body))?;
+        let (status, answer) = testbed.ask(&Method::POST, &format!("/v2/{kind}"), Some(&body))?;
         ensure!(status == 201, "{status} {answer}");
     }
-    let mut round = Round::new(bed, wanted);
+    let mut round = Round::new(testbed, wanted);
     let ended = round.settle();
     let journal = round.journal.join("\n");
     ended.map(drop).map_err(|error| {
-        let kept = keep(bed, "begin");
+        let kept = keep(testbed, "begin");
         error.context(format!(
             "before the first round:\n{journal}\nlogs are in {kept:?}"
         ))
@@ -114,18 +114,18 @@ fn begin(bed: &mut Bed, wanted: &mut AllWanted) -> Result<()> {
 }
 
 fn one(
-    bed: &mut Bed,
-    wanted: &mut AllWanted,
+    testbed: &mut Testbed,
+    wanted: &mut DesiredApps,
     writers: &mut Writers,
     (number, seed): (usize, u64),
     plan: &Plan,
 ) -> Result<()> {
     let before = writers.writes;
-    let mut round = Round::new(bed, wanted);
+    let mut round = Round::new(testbed, wanted);
     let ended = round.run(plan);
     let journal = round.journal.join("\n");
     let ended = ended.and_then(|ended| {
-        writers.check(bed)?;
+        writers.check(testbed)?;
         Ok(ended)
     });
     match ended {
@@ -142,12 +142,12 @@ fn one(
             Ok(())
         }
         Err(error) => {
-            let kept = keep(bed, &format!("{seed}-{number}"));
-            let tails = bed.members.iter().map(|member| {
+            let kept = keep(testbed, &format!("{seed}-{number}"));
+            let tails = testbed.managers.iter().map(|manager| {
                 format!(
                     "the manager {} said:\n{}",
-                    member.manager.name(),
-                    member.manager.tail(30)
+                    manager.process.name(),
+                    manager.process.tail(30)
                 )
             });
             let tails: Vec<String> = tails.collect();
@@ -160,24 +160,24 @@ fn one(
     }
 }
 
-/// Copies the logs of everything to where the bed's end does not remove them; says where.
-fn keep(bed: &Bed, name: &str) -> Result<PathBuf> {
+/// Copies the logs of everything to where the testbed's end does not remove them; says where.
+fn keep(testbed: &Testbed, name: &str) -> Result<PathBuf> {
     let directory = std::env::temp_dir().join(format!("contrail-chaos-{name}"));
     fs::create_dir_all(&directory)?;
-    for member in &bed.members {
+    for manager in &testbed.managers {
         fs::copy(
-            member.manager.log(),
-            directory.join(format!("{}.log", member.manager.name())),
+            manager.process.log_path(),
+            directory.join(format!("{}.log", manager.process.name())),
         )?;
     }
-    fs::write(directory.join("mesos.log"), bed.cluster.log()?)?;
-    fs::write(directory.join("api.log"), json_lines(&bed.api.log())?)?;
+    fs::write(directory.join("mesos.log"), testbed.cluster.log()?)?;
+    fs::write(directory.join("api.log"), json_lines(&testbed.api.log())?)?;
     fs::write(
         directory.join("vrouter.log"),
-        json_lines(&bed.vrouter.handle.log())?,
+        json_lines(&testbed.vrouter.handle.log())?,
     )?;
     fs::copy(
-        bed.services.directory().join("zookeeper-2181/log"),
+        testbed.services.directory().join("zookeeper-2181/log"),
         directory.join("zookeeper.log"),
     )
     .context("ZooKeeper's log")?;

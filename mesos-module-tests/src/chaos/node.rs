@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use uuid::Uuid;
 
-use super::bed::Bed;
-use crate::{agent, leftovers};
+use super::testbed::Testbed;
+use crate::testbed::{agent, leftovers};
 
 /// The node.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn look(bed: &Bed) -> Result<Self> {
-        let host = &bed.node;
+    pub(super) fn look(testbed: &Testbed) -> Result<Self> {
+        let host = &testbed.node;
         let mut addresses = BTreeMap::new();
         // Lines of a container's name, or of one of its addresses: "1: eth0 inet 5.5.5.3/24 …".
         let text = host.sh("for n in $(ls -A /run/netns); do echo $n; \
@@ -49,11 +49,11 @@ impl Node {
                 _ => {}
             }
         }
-        let links = bed.node_links()?;
+        let links = testbed.node_links()?;
         let state = agent::state_dir(host);
         let mut port_files = BTreeSet::new();
-        for machine in names(&bed.vrouter.port_files())? {
-            for name in names(&bed.vrouter.port_files().join(&machine))? {
+        for machine in names(&testbed.vrouter.port_files())? {
+            for name in names(&testbed.vrouter.port_files().join(&machine))? {
                 let interface = name.parse().with_context(|| format!("port file {name}"))?;
                 port_files.insert((machine.parse()?, interface));
             }
@@ -72,7 +72,7 @@ impl Node {
     }
 }
 
-impl Bed {
+impl Testbed {
     /// Links that were not there before any container, and with which the data path does not
     /// forward itself.
     fn node_links(&self) -> Result<BTreeSet<String>> {

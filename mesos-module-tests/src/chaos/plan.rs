@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::apps::{APPS, App};
-use crate::random::Random;
+use crate::testbed::random::Random;
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

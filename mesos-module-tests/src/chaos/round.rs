@@ -8,11 +8,11 @@ use anyhow::{Result, bail, ensure};
 use reqwest::Method;
 use serde_json::json;
 
-use super::apps::{AllWanted, App};
-use super::bed::Bed;
+use super::apps::{App, DesiredApps};
+use super::comparison::{Comparison, look};
 use super::faults::Active;
 use super::plan::{Plan, Step};
-use super::truth::{Look, look};
+use super::testbed::Testbed;
 
 /// How long it may take, once all is healed, until all is as it is to be.
 pub(super) const BOUND: Duration = Duration::from_mins(2);
@@ -22,8 +22,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// What is done in a round, and what has been.
 pub(super) struct Round<'a> {
-    bed: &'a mut Bed,
-    wanted: &'a mut AllWanted,
+    testbed: &'a mut Testbed,
+    wanted: &'a mut DesiredApps,
     /// Apps of which it is not known what Marathon was told last.
     unsure: BTreeSet<App>,
     /// What was done when.
@@ -34,13 +34,13 @@ pub(super) struct Round<'a> {
 /// How a round ended.
 pub(super) struct Ended {
     pub(super) healed_in: Duration,
-    pub(super) look: Look,
+    pub(super) look: Comparison,
 }
 
 impl<'a> Round<'a> {
-    pub(super) fn new(bed: &'a mut Bed, wanted: &'a mut AllWanted) -> Self {
+    pub(super) fn new(testbed: &'a mut Testbed, wanted: &'a mut DesiredApps) -> Self {
         Self {
-            bed,
+            testbed,
             wanted,
             unsure: BTreeSet::new(),
             journal: vec![],
@@ -63,7 +63,7 @@ impl<'a> Round<'a> {
             let what = plan.step(*step);
             match *step {
                 Step::Begin(index) => {
-                    active[index] = self.bed.begin(plan.faults[index])?;
+                    active[index] = self.testbed.begin(plan.faults[index])?;
                     let done = if active[index].is_some() {
                         ""
                     } else {
@@ -74,7 +74,7 @@ impl<'a> Round<'a> {
                 Step::End(index) => {
                     self.note(&what);
                     if let Some(active) = active[index].take() {
-                        self.bed.heal(active)?;
+                        self.testbed.heal(active)?;
                         self.note("… and has");
                     }
                 }
@@ -126,7 +126,7 @@ impl<'a> Round<'a> {
         };
         let kind = if app == App::Pod { "pods" } else { "apps" };
         let path = format!("/v2/{kind}{}?force=true", app.id());
-        let (status, answer) = self.bed.ask(&Method::PUT, &path, Some(&body))?;
+        let (status, answer) = self.testbed.ask(&Method::PUT, &path, Some(&body))?;
         ensure!((200..300).contains(&status), "{status} {answer}");
         self.unsure.remove(&app);
         Ok(())
@@ -136,13 +136,13 @@ impl<'a> Round<'a> {
     pub(super) fn settle(&mut self) -> Result<Ended> {
         self.note("all is healed");
         let healed = Instant::now();
-        let mut well: Option<(Instant, Look)> = None;
+        let mut well: Option<(Instant, Comparison)> = None;
         loop {
-            for member in &mut self.bed.members {
-                if let Some(status) = member.manager.has_ended() {
+            for manager in &mut self.testbed.managers {
+                if let Some(status) = manager.process.exit_status() {
                     bail!(
                         "the manager {} ended by itself: {status}",
-                        member.manager.name()
+                        manager.process.name()
                     );
                 }
             }
@@ -150,7 +150,7 @@ impl<'a> Round<'a> {
                 let what = format!("{} once more", app.id());
                 self.tell(app, false, &what);
             }
-            let look = look(self.bed, self.wanted);
+            let look = look(self.testbed, self.wanted);
             let is_well = look.differences.is_empty() && self.unsure.is_empty();
             match (&well, is_well) {
                 (None, true) => {

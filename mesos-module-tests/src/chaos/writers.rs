@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::bed::Bed;
+use super::testbed::Testbed;
 
 /// How much later than it is so a manager may write down that it leads.
 const LATE: Duration = Duration::from_secs(1);
@@ -32,9 +32,9 @@ struct Term {
 impl Writers {
     /// Looks at what has been written since the last time: each write is of the leader of a term
     /// that had begun, and none is of a term before that of an earlier write.
-    pub(super) fn check(&mut self, bed: &Bed) -> Result<()> {
-        let terms = terms(bed)?;
-        let log = bed.api.log();
+    pub(super) fn check(&mut self, testbed: &Testbed) -> Result<()> {
+        let terms = terms(testbed)?;
+        let log = testbed.api.log();
         if let Some(first) = log.first() {
             ensure!(
                 first.order <= self.next,
@@ -43,10 +43,10 @@ impl Writers {
                 self.next
             );
         }
-        let managers: Vec<IpAddr> = bed
-            .members
+        let managers: Vec<IpAddr> = testbed
+            .managers
             .iter()
-            .map(|one| one.manager.host().address())
+            .map(|manager| manager.process.host().address())
             .collect();
         let next = self.next;
         for entry in log.iter().filter(|entry| entry.order >= next) {
@@ -83,11 +83,11 @@ impl Writers {
 }
 
 /// The terms by the managers' logs. No two managers have led in one.
-fn terms(bed: &Bed) -> Result<BTreeMap<u64, Term>> {
+fn terms(testbed: &Testbed) -> Result<BTreeMap<u64, Term>> {
     let mut terms = BTreeMap::new();
-    for member in &bed.members {
-        for (term, since) in member.manager.terms()? {
-            let leader = member.manager.host().address();
+    for manager in &testbed.managers {
+        for (term, since) in manager.process.terms()? {
+            let leader = manager.process.host().address();
             let other: Option<Term> = terms.insert(term, Term { leader, since });
             ensure!(other.is_none(), "term {term} was had twice");
         }

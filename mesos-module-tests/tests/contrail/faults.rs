@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use contrail_mesos_sim::vnc::{Effect, Fault};
 
-use crate::bed::{Bed, address_in, blue};
+use crate::fixture::{Fixture, address_in, blue};
 
 /// What a client may see of a server in trouble.
 fn effects() -> [Effect; 5] {
@@ -26,26 +26,26 @@ fn away(short: u64) -> Duration {
 }
 
 /// Runs a task while something is wrong, and ends it; it ran or failed with a reason.
-fn one_life(bed: &Bed, id: &str) -> Result<()> {
-    bed.agent.launch(blue(id))?;
-    let update = bed.agent.settled(id)?;
+fn one_life(fixture: &Fixture, id: &str) -> Result<()> {
+    fixture.agent.launch(blue(id))?;
+    let update = fixture.agent.settled(id)?;
     if update.state.is_terminal() {
         ensure!(!update.message.is_empty(), "{id} failed without a reason");
     } else {
         address_in(&update, "5.5.5.")?;
-        bed.agent.kill(id)?;
+        fixture.agent.kill(id)?;
     }
     Ok(())
 }
 
 #[test]
 fn the_api_server_fails_at_each_call_in_turn() -> Result<()> {
-    let bed = Bed::start()?;
+    let fixture = Fixture::start()?;
     // How many calls a life needs is counted, with names that are known by then.
-    one_life(&bed, "warm")?;
-    bed.expect_nothing()?;
-    let calls = count(&bed, || one_life(&bed, "counted"))?;
-    bed.expect_nothing()?;
+    one_life(&fixture, "warm")?;
+    fixture.expect_nothing()?;
+    let calls = count(&fixture, || one_life(&fixture, "counted"))?;
+    fixture.expect_nothing()?;
     ensure!(calls >= 9, "{calls} calls of a container's life");
     for (kind, effect) in effects().into_iter().enumerate() {
         for call in 0..calls {
@@ -56,30 +56,30 @@ fn the_api_server_fails_at_each_call_in_turn() -> Result<()> {
             } else {
                 fault
             };
-            bed.contrail.api().fault(fault);
+            fixture.contrail.api().fault(fault);
             let id = format!("t{kind}-{call}");
-            one_life(&bed, &id)?;
-            bed.contrail.api().clear_faults();
-            bed.expect_nothing()?;
+            one_life(&fixture, &id)?;
+            fixture.contrail.api().clear_faults();
+            fixture.expect_nothing()?;
         }
     }
-    bed.end()
+    fixture.end()
 }
 
-fn count(bed: &Bed, work: impl FnOnce() -> Result<()>) -> Result<u64> {
-    let before = bed.contrail.api().log().len();
+fn count(fixture: &Fixture, work: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let before = fixture.contrail.api().log().len();
     work()?;
-    bed.expect_nothing()?;
-    Ok(u64::try_from(bed.contrail.api().log().len() - before)?)
+    fixture.expect_nothing()?;
+    Ok(u64::try_from(fixture.contrail.api().log().len() - before)?)
 }
 
 #[test]
 fn the_api_server_is_slow_or_talks_nonsense_or_is_away() -> Result<()> {
-    let bed = Bed::start()?;
-    bed.contrail.api().set_delay(Duration::from_millis(200));
-    one_life(&bed, "slow")?;
-    bed.contrail.api().set_delay(Duration::ZERO);
-    bed.expect_nothing()?;
+    let fixture = Fixture::start()?;
+    fixture.contrail.api().set_delay(Duration::from_millis(200));
+    one_life(&fixture, "slow")?;
+    fixture.contrail.api().set_delay(Duration::ZERO);
+    fixture.expect_nothing()?;
     for (id, effect) in [
         ("nonsense", Effect::InvalidBody("{}".to_owned())),
         (
@@ -87,60 +87,67 @@ fn the_api_server_is_slow_or_talks_nonsense_or_is_away() -> Result<()> {
             Effect::Status(403, "Permission Denied".to_owned()),
         ),
     ] {
-        bed.contrail.api().fault(Fault::new(effect));
-        let message = bed.agent.refused(blue(id))?;
+        fixture.contrail.api().fault(Fault::new(effect));
+        let message = fixture.agent.refused(blue(id))?;
         ensure!(!message.is_empty(), "{id} failed without a reason");
-        bed.contrail.api().clear_faults();
-        bed.expect_nothing()?;
+        fixture.contrail.api().clear_faults();
+        fixture.expect_nothing()?;
     }
     // Away when a container comes, and when one goes.
-    bed.agent.run(blue("stays"))?;
-    bed.contrail.api().unplug();
-    bed.agent.launch(blue("waits"))?;
-    bed.agent.kill("stays")?;
+    fixture.agent.run(blue("stays"))?;
+    fixture.contrail.api().unplug();
+    fixture.agent.launch(blue("waits"))?;
+    fixture.agent.kill("stays")?;
     std::thread::sleep(away(5));
-    bed.agent.host().block_on(bed.contrail.api().plug())?;
-    let update = bed.agent.settled("waits")?;
+    fixture
+        .agent
+        .host()
+        .block_on(fixture.contrail.api().plug())?;
+    let update = fixture.agent.settled("waits")?;
     if !update.state.is_terminal() {
-        bed.agent.kill("waits")?;
+        fixture.agent.kill("waits")?;
     }
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.expect_nothing()?;
+    fixture.end()
 }
 
 #[test]
 fn the_vrouter_agent_fails_at_each_call_in_turn() -> Result<()> {
-    let bed = Bed::start()?;
-    let before = bed.vrouter.handle.log().len();
-    one_life(&bed, "counted")?;
-    bed.expect_nothing()?;
-    let calls = u64::try_from(bed.vrouter.handle.log().len() - before)?;
+    let fixture = Fixture::start()?;
+    let before = fixture.vrouter.handle.log().len();
+    one_life(&fixture, "counted")?;
+    fixture.expect_nothing()?;
+    let calls = u64::try_from(fixture.vrouter.handle.log().len() - before)?;
     for (kind, effect) in effects().into_iter().enumerate() {
         for call in 0..calls.min(6) {
-            bed.vrouter
+            fixture
+                .vrouter
                 .handle
                 .fault(Fault::new(effect.clone()).times(call, 1));
-            one_life(&bed, &format!("t{kind}-{call}"))?;
-            bed.vrouter.handle.clear_faults();
-            bed.expect_nothing()?;
+            one_life(&fixture, &format!("t{kind}-{call}"))?;
+            fixture.vrouter.handle.clear_faults();
+            fixture.expect_nothing()?;
         }
     }
-    bed.end()
+    fixture.end()
 }
 
 #[test]
 fn the_vrouter_agent_is_away_when_containers_come_and_go() -> Result<()> {
-    let bed = Bed::start()?;
-    bed.agent.run(blue("goes"))?;
-    bed.vrouter.handle.unplug();
-    bed.agent.launch(blue("comes"))?;
-    bed.agent.kill("goes")?;
+    let fixture = Fixture::start()?;
+    fixture.agent.run(blue("goes"))?;
+    fixture.vrouter.handle.unplug();
+    fixture.agent.launch(blue("comes"))?;
+    fixture.agent.kill("goes")?;
     std::thread::sleep(away(3));
-    bed.agent.host().block_on(bed.vrouter.handle.plug())?;
-    let update = bed.agent.settled("comes")?;
+    fixture
+        .agent
+        .host()
+        .block_on(fixture.vrouter.handle.plug())?;
+    let update = fixture.agent.settled("comes")?;
     if !update.state.is_terminal() {
-        bed.agent.kill("comes")?;
+        fixture.agent.kill("comes")?;
     }
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.expect_nothing()?;
+    fixture.end()
 }

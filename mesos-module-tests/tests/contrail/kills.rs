@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use contrail_mesos_sim::vnc::{Effect, Fault};
-use mesos_module_tests::agent::PATIENCE;
+use mesos_module_tests::testbed::agent::PATIENCE;
 
-use crate::bed::{Bed, blue};
+use crate::fixture::{Fixture, blue};
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,63 +17,65 @@ enum Victim {
 
 /// The calls of a create or a delete, each in turn, are made slow enough to be killed in.
 fn walk(victim: Victim, deletes: bool) -> Result<()> {
-    let mut bed = Bed::start()?;
-    bed.agent.run(blue("warm"))?;
-    bed.agent.kill("warm")?;
-    bed.expect_nothing()?;
+    let mut fixture = Fixture::start()?;
+    fixture.agent.run(blue("warm"))?;
+    fixture.agent.kill("warm")?;
+    fixture.expect_nothing()?;
     let mut call = 0;
     loop {
         let id = format!("t{call}");
         if deletes {
-            bed.agent.run(blue(&id))?;
+            fixture.agent.run(blue(&id))?;
         }
-        let before = bed.contrail.api().log().len();
+        let before = fixture.contrail.api().log().len();
         let fault = Fault::new(Effect::Delay(Duration::from_millis(400))).times(call, 1);
-        bed.contrail.api().fault(fault);
+        fixture.contrail.api().fault(fault);
         if deletes {
-            let kill = bed.agent.framework.kill(&id);
-            bed.agent.host().block_on(kill)?;
+            let kill = fixture.agent.framework.kill(&id);
+            fixture.agent.host().block_on(kill)?;
         } else {
-            bed.agent.launch(blue(&id))?;
+            fixture.agent.launch(blue(&id))?;
         }
-        let reached = reached(&bed, before + usize::try_from(call)? + 1, &id, deletes)?;
+        let reached = reached(&fixture, before + usize::try_from(call)? + 1, &id, deletes)?;
         match victim {
             Victim::Manager => {
-                bed.contrail.kill_manager()?;
-                bed.contrail.start_manager()?;
+                let manager = fixture.contrail.manager_mut();
+                manager.kill()?;
+                manager.start()?;
+                manager.wait_until_leading()?;
             }
-            Victim::Agent => bed.agent.crash()?,
+            Victim::Agent => fixture.agent.crash()?,
         }
-        bed.contrail.api().clear_faults();
+        fixture.contrail.api().clear_faults();
         if deletes {
-            bed.agent.ended(&id)?;
+            fixture.agent.ended(&id)?;
         } else {
-            let update = bed.agent.settled(&id)?;
+            let update = fixture.agent.settled(&id)?;
             if !update.state.is_terminal() {
-                bed.agent.kill(&id)?;
+                fixture.agent.kill(&id)?;
             }
         }
-        bed.expect_nothing()?;
+        fixture.expect_nothing()?;
         if !reached {
             break;
         }
         call += 1;
     }
     ensure!(call >= 4, "only {call} calls were there to be killed in");
-    bed.end()
+    fixture.end()
 }
 
 /// Waits until the API server has got so many calls, or the container's step is over without.
-fn reached(bed: &Bed, calls: usize, id: &str, deletes: bool) -> Result<bool> {
+fn reached(fixture: &Fixture, calls: usize, id: &str, deletes: bool) -> Result<bool> {
     let started = Instant::now();
     loop {
-        if bed.contrail.api().log().len() >= calls {
+        if fixture.contrail.api().log().len() >= calls {
             return Ok(true);
         }
         let over = if deletes {
-            bed.contrail.api().objects("virtual-machine").is_empty()
+            fixture.contrail.api().objects("virtual-machine").is_empty()
         } else {
-            let updates = bed.agent.framework.history(id);
+            let updates = fixture.agent.framework.history(id);
             updates
                 .last()
                 .is_some_and(|update| !update.addresses().is_empty() || update.state.is_terminal())

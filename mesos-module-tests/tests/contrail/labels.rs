@@ -2,15 +2,15 @@
 
 use anyhow::{Result, ensure};
 use contrail_mesos_manager::vnc::{FloatingIpPool, FqName, Object as _, SecurityGroup};
-use mesos_module_tests::contrail::open_ports;
-use mesos_module_tests::{Host, agent};
+use mesos_module_tests::testbed::contrail::open_ports;
+use mesos_module_tests::testbed::{Host, agent};
 
-use crate::bed::{BLUE, Bed, address_in, blue, task};
+use crate::fixture::{BLUE, Fixture, address_in, blue, task};
 
 /// Each message says what is wrong and what there is; nothing is left, and the agent goes on.
 #[test]
 fn names_that_do_not_exist_are_refused_with_what_does() -> Result<()> {
-    let bed = Bed::start()?;
+    let fixture = Fixture::start()?;
     let long = "x".repeat(300);
     for (id, labels, expected) in [
         (
@@ -76,18 +76,18 @@ fn names_that_do_not_exist_are_refused_with_what_does() -> Result<()> {
             "list each network once",
         ),
     ] {
-        let message = bed.agent.refused(task(id, "true", &labels))?;
+        let message = fixture.agent.refused(task(id, "true", &labels))?;
         ensure!(message.contains(expected), "{id}: {message}");
     }
-    bed.expect_nothing()?;
-    bed.agent.passes(task("good", "true", &BLUE))?;
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.expect_nothing()?;
+    fixture.agent.passes(task("good", "true", &BLUE))?;
+    fixture.expect_nothing()?;
+    fixture.end()
 }
 
 #[test]
 fn a_used_up_network_and_a_taken_address_are_refused() -> Result<()> {
-    let bed = Bed::start()?;
+    let fixture = Fixture::start()?;
     let tiny = [
         ("networks", "tiny-network"),
         ("project-name", "default-project"),
@@ -95,8 +95,8 @@ fn a_used_up_network_and_a_taken_address_are_refused() -> Result<()> {
     let mut running = 0;
     let message = loop {
         let id = format!("t{running}");
-        bed.agent.launch(task(&id, "exec sleep 1000", &tiny))?;
-        let update = bed.agent.settled(&id)?;
+        fixture.agent.launch(task(&id, "exec sleep 1000", &tiny))?;
+        let update = fixture.agent.settled(&id)?;
         if update.state.is_terminal() {
             break update.message;
         }
@@ -107,42 +107,43 @@ fn a_used_up_network_and_a_taken_address_are_refused() -> Result<()> {
         running == 4 && message.contains("no free address left"),
         "{running}: {message}"
     );
-    let one = bed.agent.run(blue("one"))?;
+    let one = fixture.agent.run(blue("one"))?;
     let taken = address_in(&one, "5.5.5.")?;
     let asked = |id: &str, address: &str| {
-        let mut info = crate::bed::info(&BLUE);
+        let mut info = crate::fixture::info(&BLUE);
         info["ip_addresses"] = serde_json::json!([{ "ip_address": address }]);
-        mesos_module_tests::framework::TaskSpec::new(id, "exec sleep 1000").network_info(info)
+        mesos_module_tests::testbed::framework::TaskSpec::new(id, "exec sleep 1000")
+            .network_info(info)
     };
-    let message = bed.agent.refused(asked("taken", &taken))?;
+    let message = fixture.agent.refused(asked("taken", &taken))?;
     ensure!(message.contains(&taken), "{message}");
-    let message = bed.agent.refused(asked("outside", "8.8.8.8"))?;
+    let message = fixture.agent.refused(asked("outside", "8.8.8.8"))?;
     ensure!(message.contains("8.8.8.8"), "{message}");
-    let update = bed.agent.run(asked("chosen", "5.5.5.77"))?;
+    let update = fixture.agent.run(asked("chosen", "5.5.5.77"))?;
     address_in(&update, "5.5.5.77")?;
-    bed.end()
+    fixture.end()
 }
 
 #[test]
 fn a_network_that_is_not_there_is_made_where_a_subnet_is_named() -> Result<()> {
-    let mut bed = Bed::start()?;
+    let mut fixture = Fixture::start()?;
     let labels = [
         ("networks", "new-network"),
         ("network-subnets", "12.12.12.0/24"),
         ("project-name", "default-project"),
     ];
-    let update = bed.agent.run(task("one", "exec sleep 1000", &labels))?;
+    let update = fixture.agent.run(task("one", "exec sleep 1000", &labels))?;
     address_in(&update, "12.12.12.")?;
-    bed.agent.kill("one")?;
-    bed.contrail.expect_none_of("virtual-machine")?;
+    fixture.agent.kill("one")?;
+    fixture.contrail.expect_none_of("virtual-machine")?;
     // The network stays, as everything does that names give a life of its own.
-    let networks = bed.contrail.api().objects("virtual-network");
+    let networks = fixture.contrail.api().objects("virtual-network");
     let made = networks
         .iter()
         .filter(|network| network["fq_name"][2] == "new-network");
     ensure!(made.count() == 1, "{networks:?}");
-    bed.contrail.accept()?;
-    bed.end()
+    fixture.contrail.set_baseline();
+    fixture.end()
 }
 
 #[test]
@@ -150,14 +151,14 @@ fn a_security_group_opens_one_port_only_and_a_floating_address_leads_inside() ->
     let outside = Host::start("192.0.2.100".parse()?)?;
     let host = agent::host()?;
     outside.connect(&[&host], &["6.6.6.0/24"])?;
-    let mut bed = Bed::on(host, "", Some("uplink"))?;
+    let mut fixture = Fixture::on(host, "", Some("uplink"))?;
     let group: FqName = "default-domain:default-project:security_groups_mesos".parse()?;
     let mut object = SecurityGroup::named(group);
     object.security_group_entries = Some(open_ports(&[8080]));
     let pool: FqName = "default-domain:default-project:red-network:outside".parse()?;
-    bed.contrail.ensure(&object)?;
-    bed.contrail.ensure(&FloatingIpPool::named(pool))?;
-    bed.contrail.accept()?;
+    fixture.contrail.ensure(&object)?;
+    fixture.contrail.ensure(&FloatingIpPool::named(pool))?;
+    fixture.contrail.set_baseline();
     let labels = [
         BLUE.to_vec(),
         vec![
@@ -174,7 +175,7 @@ fn a_security_group_opens_one_port_only_and_a_floating_address_leads_inside() ->
     .concat();
     let server =
         "busybox httpd -p 8080 -h /etc && busybox httpd -p 8081 -h /etc && exec sleep 1000";
-    let one = bed.agent.run(task("server", server, &labels))?;
+    let one = fixture.agent.run(task("server", server, &labels))?;
     let address = address_in(&one, "5.5.5.")?;
     let fetch = |address: &str, port: u16| {
         format!("curl -sS -m 2 -o /dev/null http://{address}:{port}/hostname")
@@ -184,22 +185,24 @@ fn a_security_group_opens_one_port_only_and_a_floating_address_leads_inside() ->
         "for i in 1 2 3 4 5; do {} && exit 0; sleep 1; done; exit 1",
         fetch(&address, 8080)
     );
-    bed.agent.passes(task("open", &open, &BLUE))?;
+    fixture.agent.passes(task("open", &open, &BLUE))?;
     let red = [
         ("networks", "red-network"),
         ("project-name", "default-project"),
     ];
     let not = |command: String| format!("! {command}");
-    bed.agent
+    fixture
+        .agent
         .passes(task("closed", &not(fetch(&address, 8081)), &BLUE))?;
-    bed.agent
+    fixture
+        .agent
         .passes(task("other", &not(fetch(&address, 8080)), &red))?;
     outside.sh(&fetch("6.6.6.66", 8080))?;
     ensure!(
         outside.sh(&fetch("6.6.6.66", 8081)).is_err(),
         "the security group is not asked about the floating address"
     );
-    bed.agent.kill("server")?;
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.agent.kill("server")?;
+    fixture.expect_nothing()?;
+    fixture.end()
 }

@@ -1,8 +1,8 @@
 //! Tasks on networks of Contrail: the real agent, the real manager, a simulated API server, and a
 //! simulated vRouter agent that truly forwards.
 
-mod bed;
 mod faults;
+mod fixture;
 mod kills;
 mod labels;
 mod workflow;

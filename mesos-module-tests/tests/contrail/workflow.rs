@@ -1,20 +1,20 @@
 //! The workflow: isolator, manager, API server, vRouter agent, interface, and back.
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::agent::{self, container};
-use mesos_module_tests::framework::{GroupSpec, TaskSpec};
+use mesos_module_tests::testbed::agent::{self, container};
+use mesos_module_tests::testbed::framework::{GroupSpec, TaskSpec};
 use serde_json::json;
 
-use crate::bed::{BLUE, Bed, NETWORK, address_in, blue, info, task};
+use crate::fixture::{BLUE, Fixture, NETWORK, address_in, blue, info, task};
 
 #[test]
 fn a_task_gets_its_address_from_contrail_and_gives_it_back() -> Result<()> {
-    let bed = Bed::start()?;
-    let one = bed.agent.run(blue("one"))?;
+    let fixture = Fixture::start()?;
+    let one = fixture.agent.run(blue("one"))?;
     let address = address_in(&one, "5.5.5.")?;
     ensure!(one.addresses().len() == 2, "of both families: {one}");
     let id = container(&one)?;
-    let machines = bed.contrail.api().objects("virtual-machine");
+    let machines = fixture.contrail.api().objects("virtual-machine");
     ensure!(
         machines.len() == 1 && machines[0]["uuid"] == id.as_str(),
         "{machines:?}"
@@ -24,29 +24,30 @@ fn a_task_gets_its_address_from_contrail_and_gives_it_back() -> Result<()> {
         "ip addr show dev eth0 | grep -q 'inet {address}/24' && ip route | grep -q '^default via 5.5.5' \
          && grep -q ^nameserver /etc/resolv.conf && ip link show dev eth0 | grep -q 'mtu 1500'"
     );
-    let look = bed.agent.host().sh(&format!(
+    let look = fixture.agent.host().sh(&format!(
         "ip netns exec {id} sh -ec \"{seen}\" && ls /run/netns/{id}"
     ));
     look.context("the container does not see its network")?;
-    bed.agent
+    fixture
+        .agent
         .passes(task("two", &format!("ping -c 1 -W 5 {address}"), &BLUE))?;
     let red = [
         ("networks", "red-network"),
         ("project-name", "default-project"),
     ];
-    bed.agent.passes(task(
+    fixture.agent.passes(task(
         "three",
         &format!("ip addr show dev eth0 | grep -q 'inet 6.6.6.' && ! ping -c 1 -W 1 {address}"),
         &red,
     ))?;
-    bed.agent.kill("one")?;
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.agent.kill("one")?;
+    fixture.expect_nothing()?;
+    fixture.end()
 }
 
 #[test]
 fn several_virtual_networks_become_several_interfaces() -> Result<()> {
-    let bed = Bed::start()?;
+    let fixture = Fixture::start()?;
     let labels = [
         (
             "networks",
@@ -54,7 +55,9 @@ fn several_virtual_networks_become_several_interfaces() -> Result<()> {
         ),
         ("project-name", "default-project"),
     ];
-    let update = bed.agent.run(task("both", "exec sleep 1000", &labels))?;
+    let update = fixture
+        .agent
+        .run(task("both", "exec sleep 1000", &labels))?;
     let addresses: Vec<String> = update.addresses().iter().map(ToString::to_string).collect();
     ensure!(
         addresses.len() == 3
@@ -63,7 +66,7 @@ fn several_virtual_networks_become_several_interfaces() -> Result<()> {
         "{addresses:?}"
     );
     let id = container(&update)?;
-    let text = bed
+    let text = fixture
         .agent
         .host()
         .sh(&format!("ip netns exec {id} ip -4 -o addr"))?;
@@ -71,7 +74,7 @@ fn several_virtual_networks_become_several_interfaces() -> Result<()> {
         text.contains("eth0    inet 5.5.5.") && text.contains("eth1    inet 6.6.6."),
         "{text}"
     );
-    let interfaces = bed.contrail.api().objects("virtual-machine-interface");
+    let interfaces = fixture.contrail.api().objects("virtual-machine-interface");
     let mut indices: Vec<String> = interfaces
         .iter()
         .flat_map(|interface| {
@@ -83,14 +86,14 @@ fn several_virtual_networks_become_several_interfaces() -> Result<()> {
         .collect();
     indices.sort();
     ensure!(indices == ["0/2", "1/2"], "{indices:?}");
-    bed.agent.kill("both")?;
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.agent.kill("both")?;
+    fixture.expect_nothing()?;
+    fixture.end()
 }
 
 #[test]
 fn nested_containers_join_or_have_their_own() -> Result<()> {
-    let bed = Bed::start()?;
+    let fixture = Fixture::start()?;
     let inside = "ip addr show dev eth0 | grep -q 'inet 5.5.5.'";
     let group = GroupSpec::new("pod")
         .network_info(info(&BLUE))
@@ -106,85 +109,89 @@ fn nested_containers_join_or_have_their_own() -> Result<()> {
             ])] }),
             ),
         );
-    bed.agent.launch_group(group)?;
-    bed.agent.running("first")?;
-    bed.agent.running("second")?;
+    fixture.agent.launch_group(group)?;
+    fixture.agent.running("first")?;
+    fixture.agent.running("second")?;
     // The pod's, and the one of the nested container that asked for its own.
-    let machines = bed.contrail.api().objects("virtual-machine");
+    let machines = fixture.contrail.api().objects("virtual-machine");
     ensure!(machines.len() == 2, "{machines:?}");
-    bed.agent.kill("first")?;
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.agent.kill("first")?;
+    fixture.expect_nothing()?;
+    fixture.end()
 }
 
 #[test]
 fn a_burst_of_100_containers_all_come_up_and_all_go() -> Result<()> {
-    let bed = Bed::start()?;
+    let fixture = Fixture::start()?;
     let ids: Vec<String> = (0..100).map(|number| format!("t{number}")).collect();
     for id in &ids {
-        bed.agent.launch(blue(id).resources(0.01, 16.0, 0.0))?;
+        fixture.agent.launch(blue(id).resources(0.01, 16.0, 0.0))?;
     }
     let mut addresses = std::collections::BTreeSet::new();
     for id in &ids {
-        let update = bed.agent.running(id)?;
+        let update = fixture.agent.running(id)?;
         let address = address_in(&update, "5.5.5.")?;
         ensure!(addresses.insert(address), "{id} has an address of another");
     }
     for id in &ids {
-        bed.agent.host().block_on(bed.agent.framework.kill(id))?;
+        fixture
+            .agent
+            .host()
+            .block_on(fixture.agent.framework.kill(id))?;
     }
     for id in &ids {
-        bed.agent.ended(id)?;
+        fixture.agent.ended(id)?;
     }
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.expect_nothing()?;
+    fixture.end()
 }
 
 #[test]
 fn the_agent_and_the_vrouter_agent_come_back_and_find_their_containers() -> Result<()> {
-    let mut bed = Bed::start()?;
-    let one = bed.agent.run(blue("one"))?;
+    let mut fixture = Fixture::start()?;
+    let one = fixture.agent.run(blue("one"))?;
     let address = address_in(&one, "5.5.5.")?;
-    bed.agent.crash()?;
+    fixture.agent.crash()?;
     let reached = format!("ping -c 1 -W 5 {address}");
-    bed.agent.passes(task("two", &reached, &BLUE))?;
+    fixture.agent.passes(task("two", &reached, &BLUE))?;
     // The vRouter agent loses everything that it was told, its files included.
-    bed.agent
-        .host()
-        .sh(&format!("rm -r {}/*", bed.vrouter.port_files().display()))?;
-    bed.vrouter.restart()?;
-    bed.agent.passes(task("three", "true", &BLUE))?;
+    fixture.agent.host().sh(&format!(
+        "rm -r {}/*",
+        fixture.vrouter.port_files().display()
+    ))?;
+    fixture.vrouter.restart()?;
+    fixture.agent.passes(task("three", "true", &BLUE))?;
     let started = std::time::Instant::now();
-    while bed.vrouter.handle.ports().is_empty() {
+    while fixture.vrouter.handle.ports().is_empty() {
         ensure!(
-            started.elapsed() < mesos_module_tests::agent::PATIENCE,
+            started.elapsed() < mesos_module_tests::testbed::agent::PATIENCE,
             "the vRouter agent is not told of the container again"
         );
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    bed.agent.passes(task(
+    fixture.agent.passes(task(
         "four",
         &format!("for i in 1 2 3 4 5 6 7 8 9; do ping -c 1 -W 1 {address} && exit 0; done; exit 1"),
         &BLUE,
     ))?;
-    bed.agent.kill("one")?;
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.agent.kill("one")?;
+    fixture.expect_nothing()?;
+    fixture.end()
 }
 
 #[test]
 fn containers_of_bridge_and_contrail_stand_side_by_side() -> Result<()> {
-    let bed = Bed::on(agent::host()?, agent::BLUE, None)?;
+    let fixture = Fixture::on(agent::host()?, agent::BLUE, None)?;
     let both = TaskSpec::new("both", "exec sleep 1000")
         .network_info(json!({ "name": "blue" }))
         .network_info(info(&BLUE));
-    let update = bed.agent.run(both)?;
+    let update = fixture.agent.run(both)?;
     let addresses: Vec<String> = update.addresses().iter().map(ToString::to_string).collect();
     ensure!(
         addresses[0].starts_with("10.32.0.") && addresses[1].starts_with("5.5.5."),
         "{NETWORK}: {addresses:?}"
     );
-    bed.agent.kill("both")?;
-    bed.expect_nothing()?;
-    bed.end()
+    fixture.agent.kill("both")?;
+    fixture.expect_nothing()?;
+    fixture.end()
 }

@@ -2,35 +2,43 @@
 
 use anyhow::{Result, ensure};
 
-use super::bed::{Bed, SESSION};
+use super::fixture::{Fixture, SESSION_TIMEOUT};
 
 #[test]
 fn a_clock_that_jumps_changes_nothing() -> Result<()> {
-    let bed = Bed::start(2)?;
-    let leader = bed.leader()?;
+    let fixture = Fixture::start(2)?;
+    let leader = fixture.managers.leader()?;
     let standby = 1 - leader;
-    let address = bed.make("a")?.ports[0].addresses[0].address;
-    let terms = bed.terms(leader);
+    let address = fixture.managers.put("a", &[])?.ports[0].addresses[0].address;
+    let terms = fixture.terms(leader)?;
     for offset in ["+3650d", "-3650d", "+20d", "-1h", "+0"] {
-        let changes = bed.changes();
+        let changes = fixture.changes();
         for index in [leader, standby] {
-            bed.set_clock(index, offset)?;
+            fixture.set_clock(index, offset)?;
         }
         // Long enough for a lease, and for a session, to run out if they were not renewed.
-        std::thread::sleep(SESSION * 2);
-        ensure!(bed.leader()? == leader, "{offset}: {}", bed.logs());
-        assert_eq!(bed.changes(), changes, "{offset}");
-        let again = bed.make("a")?;
+        std::thread::sleep(SESSION_TIMEOUT * 2);
+        ensure!(
+            fixture.managers.leader()? == leader,
+            "{offset}: {}",
+            fixture.managers.logs()
+        );
+        assert_eq!(fixture.changes(), changes, "{offset}");
+        let again = fixture.managers.put("a", &[])?;
         assert_eq!(again.ports[0].addresses[0].address, address, "{offset}");
-        assert_eq!(bed.changes(), changes, "{offset}");
+        assert_eq!(fixture.changes(), changes, "{offset}");
         // It goes on to write.
-        bed.make(offset)?;
-        bed.remove(offset)?;
-        ensure!(bed.changes() > changes, "{offset}");
+        fixture.managers.put(offset, &[])?;
+        fixture.managers.delete(offset)?;
+        ensure!(fixture.changes() > changes, "{offset}");
     }
-    assert_eq!(bed.terms(leader), terms, "{}", bed.logs());
+    assert_eq!(fixture.terms(leader)?, terms, "{}", fixture.managers.logs());
     // The clocks did jump.
-    ensure!(bed.years(leader).len() >= 3, "{:?}", bed.years(leader));
-    bed.remove("a")?;
-    bed.check_one_writer()
+    ensure!(
+        fixture.years(leader).len() >= 3,
+        "{:?}",
+        fixture.years(leader)
+    );
+    fixture.managers.delete("a")?;
+    fixture.check_one_writer()
 }

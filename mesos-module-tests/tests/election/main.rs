@@ -1,7 +1,7 @@
 //! Several real managers, the real ZooKeeper, and agents that ask whoever leads.
 
-mod bed;
 mod clock;
+mod fixture;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,40 +9,43 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use contrail_mesos_api::http::LeaderOptions;
 use contrail_mesos_manager::mesos_master::{MasterClient, MasterOptions};
-use mesos_module_tests::agent::PATIENCE;
-use mesos_module_tests::zookeeper::ZooKeeper;
-use mesos_module_tests::{Cluster, Host};
+use mesos_module_tests::testbed::agent::PATIENCE;
+use mesos_module_tests::testbed::zookeeper::ZooKeeper;
+use mesos_module_tests::testbed::{Cluster, Host};
 use nix::sys::signal::Signal;
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use bed::{Bed, SESSION};
+use fixture::{Fixture, SESSION_TIMEOUT};
 
 #[test]
 fn one_of_three_leads_and_others_take_over() -> Result<()> {
-    let mut bed = Bed::start(3)?;
-    let first = bed.leader()?;
+    let mut fixture = Fixture::start(3)?;
+    let first = fixture.managers.leader()?;
     let standby = (first + 1) % 3;
-    let address = bed.make("a")?.ports[0].addresses[0].address;
+    let address = fixture.managers.put("a", &[])?.ports[0].addresses[0].address;
 
     // A standby sends agents on, and refuses plugins, which follow nobody.
-    let sent_on = bed.put_at(standby, "b")?;
-    assert_eq!(sent_on.status, 307, "{}", sent_on.text);
+    let sent_on = fixture.put_at(standby, "b")?;
+    assert_eq!(sent_on.status, 307, "{}", sent_on.body);
     let location = &sent_on.headers["location"];
     ensure!(
         location.contains(&format!("192.0.2.1{}:6992/v1/ports/", first + 1)),
         "{location}"
     );
-    let refused = bed.legacy(standby)?;
+    let refused = fixture.legacy_request(standby)?;
     assert_eq!(
         (refused.status, &*refused.headers["retry-after"]),
         (503, "1")
     );
-    assert_eq!(bed.legacy(first)?.status, 400);
-    assert_eq!(bed.admin(standby, "/leading")?.status, 503);
-    assert_eq!(bed.admin(first, "/leading")?.status, 200);
+    assert_eq!(fixture.legacy_request(first)?.status, 400);
+    assert_eq!(
+        fixture.managers.manager(standby).get("/leading")?.status,
+        503
+    );
+    assert_eq!(fixture.managers.manager(first).get("/leading")?.status, 200);
 
     // What is measured is what happened.
-    let text = bed.admin(first, "/metrics")?.text;
+    let text = fixture.managers.manager(first).get("/metrics")?.body;
     for line in [
         "contrail_mesos_manager_leading 1",
         "contrail_mesos_manager_serving 1",
@@ -57,7 +60,7 @@ fn one_of_three_leads_and_others_take_over() -> Result<()> {
             "{line} is not in\n{text}"
         );
     }
-    let text = bed.admin(standby, "/metrics")?.text;
+    let text = fixture.managers.manager(standby).get("/metrics")?.body;
     ensure!(
         text.contains("contrail_mesos_manager_leading 0\n"),
         "{text}"
@@ -69,110 +72,136 @@ fn one_of_three_leads_and_others_take_over() -> Result<()> {
     ensure!(text.contains("status=\"307\"} "), "{text}");
 
     // The log's level, at run time.
-    assert_eq!(bed.log_level(first, "loud")?.status, 400);
-    assert_eq!(bed.log_level(first, "trace")?.status, 200);
-    assert_eq!(bed.admin(first, "/log-level")?.text, "trace\n");
-    bed.make("a")?;
-    ensure!(bed.logs().contains("\"level\":\"TRACE\""), "{}", bed.logs());
-    bed.log_level(first, "info")?;
+    assert_eq!(fixture.set_log_level(first, "loud")?.status, 400);
+    assert_eq!(fixture.set_log_level(first, "trace")?.status, 200);
+    assert_eq!(
+        fixture.managers.manager(first).get("/log-level")?.body,
+        "trace\n"
+    );
+    fixture.managers.put("a", &[])?;
+    ensure!(
+        fixture.managers.logs().contains("\"level\":\"TRACE\""),
+        "{}",
+        fixture.managers.logs()
+    );
+    fixture.set_log_level(first, "info")?;
 
     // Killed: another takes over when its session is over, and the agent finds it by itself.
-    bed.end(first, Signal::SIGKILL)?;
-    let again = bed.make("a")?;
+    fixture.managers.manager_mut(first).end(Signal::SIGKILL)?;
+    let again = fixture.managers.put("a", &[])?;
     assert_eq!(again.ports[0].addresses[0].address, address);
-    let second = bed.leader()?;
+    let second = fixture.managers.leader()?;
     ensure!(second != first);
-    ensure!(bed.terms(second).first() > bed.terms(first).last());
+    ensure!(fixture.terms(second)?.first() > fixture.terms(first)?.last());
 
     // Stopped in order: nobody has to wait for its session.
-    bed.run(first)?;
-    ensure!(bed.leader()? == second);
-    bed.end(second, Signal::SIGTERM)?;
-    bed.make("c")?;
-    let third = bed.leader()?;
+    fixture.managers.manager_mut(first).start()?;
+    ensure!(fixture.managers.leader()? == second);
+    fixture.managers.manager_mut(second).end(Signal::SIGTERM)?;
+    fixture.managers.put("c", &[])?;
+    let third = fixture.managers.leader()?;
     ensure!(third != second);
-    bed.remove("a")?;
-    bed.remove("c")?;
-    bed.check_one_writer()
+    fixture.managers.delete("a")?;
+    fixture.managers.delete("c")?;
+    fixture.check_one_writer()
 }
 
 #[test]
 fn nothing_is_written_without_zookeeper() -> Result<()> {
-    let mut bed = Bed::start(1)?;
-    assert_eq!(bed.leader()?, 0);
-    bed.make("a")?;
-    let terms = bed.terms(0);
+    let mut fixture = Fixture::start(1)?;
+    assert_eq!(fixture.managers.leader()?, 0);
+    fixture.managers.put("a", &[])?;
+    let terms = fixture.terms(0)?;
 
     // ZooKeeper stops answering, its connections open. The lease ends well before the session.
-    bed.zookeeper.pause()?;
-    bed.until_ready_says(0, 503, "ZooKeeper")?;
-    let before = bed.changes();
-    let refused = bed.put_at(0, "b")?;
-    assert_eq!(refused.status, 503, "{}", refused.text);
+    fixture.zookeeper.pause()?;
+    fixture
+        .managers
+        .manager(0)
+        .wait_until_ready_is(503, "ZooKeeper")?;
+    let before = fixture.changes();
+    let refused = fixture.put_at(0, "b")?;
+    assert_eq!(refused.status, 503, "{}", refused.body);
     assert_eq!(refused.headers["retry-after"], "1");
-    assert_eq!(bed.changes(), before);
-    bed.zookeeper.resume()?;
-    bed.make("b")?;
+    assert_eq!(fixture.changes(), before);
+    fixture.zookeeper.resume()?;
+    fixture.managers.put("b", &[])?;
 
     // It is away for so long that the session is over.
-    bed.zookeeper.pause()?;
-    bed.until_ready_says(0, 503, "ZooKeeper")?;
-    sleep(SESSION * 2);
-    bed.zookeeper.resume()?;
-    bed.make("c")?;
-    ensure!(bed.terms(0).last() > terms.last(), "{}", bed.logs());
+    fixture.zookeeper.pause()?;
+    fixture
+        .managers
+        .manager(0)
+        .wait_until_ready_is(503, "ZooKeeper")?;
+    sleep(SESSION_TIMEOUT * 2);
+    fixture.zookeeper.resume()?;
+    fixture.managers.put("c", &[])?;
+    ensure!(
+        fixture.terms(0)?.last() > terms.last(),
+        "{}",
+        fixture.managers.logs()
+    );
 
     // It dies, and comes back with what it knew.
-    bed.zookeeper.kill()?;
-    bed.until_ready_says(0, 503, "ZooKeeper")?;
-    assert_eq!(bed.put_at(0, "d")?.status, 503);
-    bed.zookeeper.run()?;
-    bed.make("d")?;
+    fixture.zookeeper.kill()?;
+    fixture
+        .managers
+        .manager(0)
+        .wait_until_ready_is(503, "ZooKeeper")?;
+    assert_eq!(fixture.put_at(0, "d")?.status, 503);
+    fixture.zookeeper.run()?;
+    fixture.managers.put("d", &[])?;
     for name in ["a", "b", "c", "d"] {
-        bed.remove(name)?;
+        fixture.managers.delete(name)?;
     }
-    bed.check_one_writer()
+    fixture.check_one_writer()
 }
 
 #[test]
 fn a_leader_that_slept_writes_nothing_when_it_wakes() -> Result<()> {
-    let bed = Bed::start(2)?;
-    let first = bed.leader()?;
-    bed.make("a")?;
+    let fixture = Fixture::start(2)?;
+    let first = fixture.managers.leader()?;
+    fixture.managers.put("a", &[])?;
     // In the middle of a container: every call takes so long that the leader sleeps within one.
-    bed.api.set_delay(Duration::from_millis(300));
-    let began = bed.changes();
+    fixture.api.set_delay(Duration::from_millis(300));
+    let began = fixture.changes();
     std::thread::scope(|scope| -> Result<()> {
-        let making = scope.spawn(|| bed.make("b"));
+        let making = scope.spawn(|| fixture.managers.put("b", &[]));
         let started = Instant::now();
-        while bed.changes() == began {
-            ensure!(started.elapsed() < PATIENCE, "{}", bed.logs());
+        while fixture.changes() == began {
+            ensure!(started.elapsed() < PATIENCE, "{}", fixture.managers.logs());
             sleep(Duration::from_millis(5));
         }
-        bed.signal(first, Signal::SIGSTOP)?;
-        bed.until_ready_says(1 - first, 200, "leading")?;
-        bed.signal(first, Signal::SIGCONT)?;
+        fixture.managers.manager(first).signal(Signal::SIGSTOP)?;
+        fixture
+            .managers
+            .manager(1 - first)
+            .wait_until_ready_is(200, "leading")?;
+        fixture.managers.manager(first).signal(Signal::SIGCONT)?;
         // The agent waits for the one that slept, which refuses, and asks the other.
         match making.join() {
             Ok(made) => made.map(drop),
             Err(_) => anyhow::bail!("the agent panicked"),
         }
     })?;
-    bed.api.set_delay(Duration::ZERO);
-    bed.until_ready_says(first, 200, "following")?;
-    bed.remove("a")?;
-    bed.remove("b")?;
-    bed.check_one_writer()
+    fixture.api.set_delay(Duration::ZERO);
+    fixture
+        .managers
+        .manager(first)
+        .wait_until_ready_is(200, "following")?;
+    fixture.managers.delete("a")?;
+    fixture.managers.delete("b")?;
+    fixture.check_one_writer()
 }
 
 #[test]
 fn nodes_that_an_operator_removes_cost_an_election_and_no_more() -> Result<()> {
-    let bed = Bed::start(2)?;
-    let first = bed.leader()?;
-    bed.make("a")?;
-    let zookeeper = bed.zookeeper.address().to_string();
-    let client = Client::connector().with_auth("digest", bed::DIGEST.as_bytes());
-    let client = bed.host().block_on(client.connect(&zookeeper))?;
+    let fixture = Fixture::start(2)?;
+    let first = fixture.managers.leader()?;
+    fixture.managers.put("a", &[])?;
+    let zookeeper = fixture.zookeeper.address().to_string();
+    let client = Client::connector().with_auth("digest", fixture::DIGEST.as_bytes());
+    let client = fixture.host().block_on(client.connect(&zookeeper))?;
     let candidates = "/contrail/managers/candidates";
     let remove_first = async {
         let mut nodes = client.list_children(candidates).await?;
@@ -180,39 +209,55 @@ fn nodes_that_an_operator_removes_cost_an_election_and_no_more() -> Result<()> {
         let node = format!("{candidates}/{}", nodes[0]);
         client.delete(&node, None).await
     };
-    bed.host().block_on(remove_first)?;
-    bed.until_ready_says(1 - first, 200, "leading")?;
-    ensure!(bed.leader()? == 1 - first);
-    bed.make("b")?;
-    bed.check_one_writer()?;
+    fixture.host().block_on(remove_first)?;
+    fixture
+        .managers
+        .manager(1 - first)
+        .wait_until_ready_is(200, "leading")?;
+    ensure!(fixture.managers.leader()? == 1 - first);
+    fixture.managers.put("b", &[])?;
+    fixture.check_one_writer()?;
     // Whoever leads next, terms begin anew.
-    bed.host()
+    fixture
+        .host()
         .block_on(client.delete("/contrail/managers/term", None))?;
-    bed.until_ready_says(1 - first, 503, "")?;
-    bed.leader()?;
-    bed.remove("a")?;
-    bed.remove("b")
+    fixture
+        .managers
+        .manager(1 - first)
+        .wait_until_ready_is(503, "")?;
+    fixture.managers.leader()?;
+    fixture.managers.delete("a")?;
+    fixture.managers.delete("b")
 }
 
 #[test]
 fn who_is_not_let_in_says_so() -> Result<()> {
-    let mut bed = Bed::start(2)?;
-    let first = bed.leader()?;
+    let mut fixture = Fixture::start(2)?;
+    let first = fixture.managers.leader()?;
     let other = 1 - first;
-    bed.end(other, Signal::SIGTERM)?;
-    std::fs::write(bed.host().directory().join("password"), "a-wrong-one")?;
-    bed.run(other)?;
+    fixture.managers.manager_mut(other).end(Signal::SIGTERM)?;
+    std::fs::write(fixture.host().directory().join("password"), "a-wrong-one")?;
+    fixture.managers.manager_mut(other).start()?;
     let started = Instant::now();
-    while bed.admin(other, "/ready").map_or(0, |answer| answer.status) != 503 {
-        ensure!(started.elapsed() < PATIENCE, "{}", bed.logs());
+    while fixture
+        .managers
+        .manager(other)
+        .get("/ready")
+        .map_or(0, |response| response.status)
+        != 503
+    {
+        ensure!(started.elapsed() < PATIENCE, "{}", fixture.managers.logs());
         sleep(Duration::from_millis(50));
     }
-    bed.until_ready_says(other, 503, "password_file in [zookeeper]")?;
-    ensure!(!bed.logs().contains("a-wrong-one"));
-    assert_eq!(bed.put_at(other, "a")?.status, 503);
-    assert_eq!(bed.put_at(first, "a")?.status, 200);
-    bed.remove("a")?;
-    bed.check_one_writer()
+    fixture
+        .managers
+        .manager(other)
+        .wait_until_ready_is(503, "password_file in [zookeeper]")?;
+    ensure!(!fixture.managers.logs().contains("a-wrong-one"));
+    assert_eq!(fixture.put_at(other, "a")?.status, 503);
+    assert_eq!(fixture.put_at(first, "a")?.status, 200);
+    fixture.managers.delete("a")?;
+    fixture.check_one_writer()
 }
 
 #[test]

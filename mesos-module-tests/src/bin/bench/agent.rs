@@ -4,8 +4,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use mesos_module_tests::framework::{Framework, TaskSpec, TaskState};
-use mesos_module_tests::{Cluster, ClusterBuilder, Host, agent};
+use mesos_module_tests::testbed::framework::{Framework, TaskSpec, TaskState};
+use mesos_module_tests::testbed::{Cluster, ClusterBuilder, Host, agent};
 use serde_json::json;
 
 use crate::report::{Report, Row, Samples};
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_mins(3);
 const NETWORK: &str = "bench";
 
 /// A cluster of its own, and the network that its tasks are on.
-struct Bed {
+struct BenchCluster {
     framework: Framework,
     cluster: Cluster,
     host: Host,
@@ -36,16 +36,16 @@ pub(crate) fn measure(
     peer_patience: Duration,
     report: &mut Report,
 ) -> Result<()> {
-    let library = fs::metadata(mesos_module_tests::module()?)?.len();
+    let library = fs::metadata(mesos_module_tests::testbed::module()?)?.len();
     let peer = measure_peer(present, peer_patience)?;
-    let mut host_network = Bed::start(None, |host| Ok(Cluster::on(host)))?;
-    let mut ours = Bed::start(Some(NETWORK), |host| {
+    let mut host_network = BenchCluster::start(None, |host| Ok(Cluster::on(host)))?;
+    let mut ours = BenchCluster::start(Some(NETWORK), |host| {
         let network = "name = 'bench'\nprovider = 'bridge'\nsubnet = '10.99.0.0/16'\n";
         agent::with_module(host, &format!("[[network]]\n{network}"))
     })?;
     for (level, count) in present.iter().enumerate() {
-        for bed in [&mut host_network, &mut ours] {
-            bed.fill(*count, None)?;
+        for cluster in [&mut host_network, &mut ours] {
+            cluster.fill(*count, None)?;
         }
         let (mut floor, mut own) = (Samples::default(), Samples::default());
         for _ in 0..LAUNCHES {
@@ -75,9 +75,14 @@ pub(crate) fn measure(
     Ok(())
 }
 
-fn memory(host_network: &mut Bed, ours: &mut Bed, count: usize, report: &mut Report) -> Result<()> {
-    for bed in [&mut *host_network, &mut *ours] {
-        bed.fill(count, None)?;
+fn memory(
+    host_network: &mut BenchCluster,
+    ours: &mut BenchCluster,
+    count: usize,
+    report: &mut Report,
+) -> Result<()> {
+    for cluster in [&mut *host_network, &mut *ours] {
+        cluster.fill(count, None)?;
     }
     let (floor, own) = (host_network.memory()?, ours.memory()?);
     report.add(
@@ -92,25 +97,25 @@ fn memory(host_network: &mut Bed, ours: &mut Bed, count: usize, report: &mut Rep
 
 /// The medians of network/cni, of as many of the levels as it comes to.
 fn measure_peer(present: &[usize], patience: Duration) -> Result<Vec<f64>> {
-    let mut bed = Bed::start(Some(NETWORK), network_cni)?;
+    let mut cluster = BenchCluster::start(Some(NETWORK), network_cni)?;
     let deadline = Instant::now() + patience;
     let mut medians = Vec::new();
     for count in present {
-        if !bed.fill(*count, Some(deadline))? {
+        if !cluster.fill(*count, Some(deadline))? {
             println!(
                 "(network/cni had {} of {count} tasks after {patience:?}: no figures for it from here on)",
-                bed.launched
+                cluster.launched
             );
             break;
         }
         let mut samples = Samples::default();
         for _ in 0..LAUNCHES {
-            samples.add(bed.timed_launch()?, 0.0);
+            samples.add(cluster.timed_launch()?, 0.0);
         }
         medians.extend(samples.wall(0.5));
     }
     // Its own way to the end takes minutes: everything is killed with the host.
-    bed.stop()?;
+    cluster.stop()?;
     Ok(medians)
 }
 
@@ -137,7 +142,7 @@ fn network_cni(host: &Host) -> Result<ClusterBuilder> {
         ))
 }
 
-impl Bed {
+impl BenchCluster {
     fn start(
         network: Option<&'static str>,
         cluster: impl FnOnce(&Host) -> Result<ClusterBuilder>,

@@ -58,27 +58,27 @@ pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
 }
 
 async fn measure_here(rounds: usize, directory: &Path, report: &mut Report) -> Result<()> {
-    let bed = Bed::start(directory).await?;
+    let fixture = Fixture::start(directory).await?;
     let (mut ours, mut floor) = (Samples::default(), Samples::default());
     let (mut our_calls, mut floor_calls) = (0, 0);
     // Names, subnets and connections are known by the second.
     for round in 0..=rounds {
         let container = Container::new()?;
-        let (calls, start) = (bed.calls(), Instant::now());
-        let checkpoint = bed.attach(&container).await?;
+        let (calls, start) = (fixture.calls(), Instant::now());
+        let checkpoint = fixture.attach(&container).await?;
         if round > 0 {
             ours.add(start.elapsed().as_secs_f64() * 1e3, 0.0);
-            our_calls += bed.calls() - calls;
+            our_calls += fixture.calls() - calls;
         }
-        bed.detach(&checkpoint).await?;
+        fixture.detach(&checkpoint).await?;
         let container = Container::new()?;
-        let (calls, start) = (bed.calls(), Instant::now());
-        let bare = bed.bare_attach(&container).await?;
+        let (calls, start) = (fixture.calls(), Instant::now());
+        let bare = fixture.bare_attach(&container).await?;
         if round > 0 {
             floor.add(start.elapsed().as_secs_f64() * 1e3, 0.0);
-            floor_calls += bed.calls() - calls;
+            floor_calls += fixture.calls() - calls;
         }
-        bed.bare_detach(bare).await?;
+        fixture.bare_detach(bare).await?;
     }
     report.add(
         Row::new("contrail: request to usable interface p50", "ms")
@@ -101,8 +101,8 @@ async fn measure_here(rounds: usize, directory: &Path, report: &mut Report) -> R
             }),
     );
     for count in BURSTS {
-        let (own, own_calls) = bed.burst(count).await?;
-        let bare = bed.bare_burst(count).await?;
+        let (own, own_calls) = fixture.burst(count).await?;
+        let bare = fixture.bare_burst(count).await?;
         let rate = |seconds: f64| Some(as_f64(count) / seconds);
         let row = Row::new(format!("contrail: burst of {count}"), "1/s").figures(
             rate(own),
@@ -126,8 +126,8 @@ async fn measure_here(rounds: usize, directory: &Path, report: &mut Report) -> R
             ),
         );
     }
-    bed.manager.stop().await;
-    bed.agent.stop().await?;
+    fixture.manager.stop().await;
+    fixture.agent.stop().await?;
     Ok(())
 }
 
@@ -160,7 +160,7 @@ impl Container {
 }
 
 /// Everything that both need.
-struct Bed {
+struct Fixture {
     api: api::Handle,
     agent: agent::Handle,
     manager: Manager,
@@ -173,7 +173,7 @@ struct Bed {
     router: Uuid,
 }
 
-impl Bed {
+impl Fixture {
     async fn start(directory: &Path) -> Result<Self> {
         // As the real server does.
         let options = api::Options {

@@ -2,14 +2,14 @@
 //! is the least that the machine needs for the same thing.
 
 mod agent;
-mod contender;
+mod cni_plugins;
 mod contrail;
-mod floor;
+mod contrail_mesos;
 mod manager;
-mod ours;
-mod plugins;
+mod netlink_baseline;
 mod report;
-mod turns;
+mod round_robin;
+mod subject;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,8 +21,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use tikv_jemallocator::Jemalloc;
 
-use contender::{Figures, Plan, measure_all};
 use report::{Report, Row};
+use subject::{Figures, Plan, measure_all};
 
 /// As in contrail-mesos-manager, for it runs in a process of this program.
 #[global_allocator]
@@ -153,7 +153,7 @@ fn attach_and_detach(arguments: &Arguments, report: &mut Report) -> Result<()> {
         let at = |figures: &Figures| figures.levels.get(level).cloned().unwrap_or_default();
         let (ours, peer, floor) = (at(&ours), at(&peer), at(&floor));
         let name = |what: &str| format!("{what}, {present} present");
-        let three = |what: &str, figure: &dyn Fn(&contender::Level) -> Option<f64>| {
+        let three = |what: &str, figure: &dyn Fn(&subject::Level) -> Option<f64>| {
             Row::new(name(what), "ms").figures(figure(&ours), figure(&peer), figure(&floor))
         };
         let attach = three("attach p50", &|level| level.attach.wall(0.5));

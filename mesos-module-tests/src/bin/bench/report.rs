@@ -20,7 +20,7 @@ pub(crate) struct Row {
     pub(crate) floor: Option<f64>,
     /// Peer ÷ ours: how many times better we are.
     pub(crate) to_peer: Option<f64>,
-    /// Ours ÷ floor.
+    /// ContrailMesos ÷ floor.
     pub(crate) to_floor: Option<f64>,
     /// What we set out to reach.
     pub(crate) goal: Option<String>,

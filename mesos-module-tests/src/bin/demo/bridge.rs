@@ -5,8 +5,8 @@
 //! nothing is left.
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::agent::{self, config_path, state_dir};
-use mesos_module_tests::{Cluster, Host, leftovers};
+use mesos_module_tests::testbed::agent::{self, config_path, state_dir};
+use mesos_module_tests::testbed::{Cluster, Host, leftovers};
 use serde_json::json;
 
 use crate::marathon::{self, Marathon};

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use contrail_mesos_manager::vnc::Object as _;
 use contrail_mesos_manager::vnc::{FloatingIpPool, FqName, SecurityGroup};
-use mesos_module_tests::agent::{self, config_path};
-use mesos_module_tests::contrail::{Contrail, Vrouter, open_ports};
-use mesos_module_tests::{Cluster, Host, leftovers};
+use mesos_module_tests::testbed::agent::{self, config_path};
+use mesos_module_tests::testbed::contrail::{Contrail, Vrouter, open_ports};
+use mesos_module_tests::testbed::{Cluster, Host, leftovers};
 use serde_json::{Value, json};
 
 use crate::marathon::{self, Marathon};
@@ -68,7 +68,7 @@ pub(crate) fn run() -> Result<()> {
             "    {name}: vRouter agent, and a real Mesos 1.11.0 agent with libcontrail_mesos.so"
         );
         let vrouter = contrail.vrouter(host, &name, Some("uplink"))?;
-        let cluster = agent::with_module(host, &contrail.agent_config(&vrouter))?
+        let cluster = agent::with_module(host, &contrail.agent_config(host, &vrouter)?)?
             .images()
             .env("MESOS_DEFAULT_ROLE", "slave_public")
             .start()?;
@@ -80,14 +80,14 @@ pub(crate) fn run() -> Result<()> {
             marathon,
         });
     }
-    let held = contrail.holds();
+    let held = contrail.summary();
     let result = act(&outside, &contrail, &mut computes);
     if result.is_err() {
-        eprintln!("{}", contrail.manager_says()?);
+        eprintln!("{}", contrail.manager().log());
     }
     result?;
     say("what is left");
-    contrail.expect_as_before()?;
+    contrail.expect_baseline()?;
     println!("    the API server holds what it held before: {held}");
     for (compute, before) in computes.into_iter().zip(&before) {
         compute.vrouter.expect_no_port()?;
@@ -117,7 +117,8 @@ fn provision(contrail: &mut Contrail) -> Result<()> {
     let mut group = SecurityGroup::named(SECURITY_GROUP.parse()?);
     group.security_group_entries = Some(open_ports(&[8080]));
     contrail.ensure(&group)?;
-    contrail.accept()
+    contrail.set_baseline();
+    Ok(())
 }
 
 fn app(id: &str, network: &str, more: &[(&str, &str)]) -> Value {
@@ -192,7 +193,7 @@ fn act(outside: &Host, contrail: &Contrail, computes: &mut [Compute]) -> Result<
         })
         .collect::<Result<Vec<_>>>()?;
     say("what Contrail has of them");
-    for line in contrail.tables()? {
+    for line in contrail.container_objects() {
         println!("    {line}");
     }
     say("who reaches whom (ping from the row to the column): within a network, across hosts");

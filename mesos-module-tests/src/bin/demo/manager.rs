@@ -4,17 +4,16 @@
 //! Every step is compared: what Marathon says runs, and what the API server holds for it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use contrail_mesos_manager::vnc::Object as _;
 use contrail_mesos_manager::vnc::{FloatingIpPool, FqName};
-use mesos_module_tests::agent::{self, PATIENCE, config_path};
-use mesos_module_tests::contrail::{Contrail, Vrouter};
-use mesos_module_tests::manager::{AGENTS, Manager};
-use mesos_module_tests::zookeeper::ZooKeeper;
-use mesos_module_tests::{Cluster, Host, chromium, leftovers};
+use mesos_module_tests::testbed::agent::{self, PATIENCE, config_path};
+use mesos_module_tests::testbed::contrail::{Contrail, Vrouter};
+use mesos_module_tests::testbed::manager::{self, DEFAULT_PROJECT, ManagerProcess};
+use mesos_module_tests::testbed::zookeeper::ZooKeeper;
+use mesos_module_tests::testbed::{Cluster, Host, chromium, leftovers};
 use serde_json::{Value, json};
 
 use crate::marathon::{self, Marathon, Task};
@@ -28,14 +27,14 @@ const FLOATING: &str = "10.66.77.123";
 const SESSION: Duration = Duration::from_secs(3);
 
 /// Everything.
-struct Stage {
+struct Testbed {
     outside: Host,
     node: Host,
     cluster: Cluster,
     contrail: Contrail,
     vrouter: Vrouter,
     marathon: Marathon,
-    managers: Vec<Manager>,
+    managers: Vec<ManagerProcess>,
     /// Its data is in the directory of the host outside.
     _zookeeper: ZooKeeper,
 }
@@ -51,20 +50,20 @@ pub(crate) fn run() -> Result<()> {
     let hosts = [&outside, &node, &first, &second];
     let names: Vec<String> = hosts.map(|host| host.name().to_owned()).into();
     let before = node.leftovers()?;
-    let mut stage = Stage::set(outside, node, [first, second])?;
-    let held = stage.contrail.holds();
-    let played = stage.play();
-    if played.is_err() {
-        for manager in &stage.managers {
+    let mut testbed = Testbed::start(outside, node, [first, second])?;
+    let held = testbed.contrail.summary();
+    let result = testbed.run();
+    if result.is_err() {
+        for manager in &testbed.managers {
             eprintln!("{} said:\n{}", manager.name(), manager.tail(60));
         }
     }
-    played?;
+    result?;
     say("what is left");
-    stage.contrail.expect_as_before()?;
+    testbed.contrail.expect_baseline()?;
     println!("    the API server holds what it held before: {held}");
-    stage.vrouter.expect_no_port()?;
-    stage.strike(&before)?;
+    testbed.vrouter.expect_no_port()?;
+    testbed.stop(&before)?;
     println!("    no port, port file, link, namespace, mount, rule or process more than before");
     for name in names {
         let traces = leftovers::traces_of(&name)?;
@@ -97,18 +96,18 @@ fn app(id: &str, instances: u32, floating: bool) -> Value {
     app
 }
 
-impl Stage {
+impl Testbed {
     /// Yesterday: a manager that only serves agents, and no other one.
-    fn set(outside: Host, node: Host, hosts: [Host; 2]) -> Result<Self> {
+    fn start(outside: Host, node: Host, hosts: [Host; 2]) -> Result<Self> {
         let mut contrail = Contrail::start(&outside)?;
         contrail.network(PUBLIC, &["10.66.77.0/24"])?;
         let public: FqName = PUBLIC.parse()?;
         contrail.ensure(&FloatingIpPool::named(public.child(POOL)))?;
-        contrail.accept()?;
+        contrail.set_baseline();
         let vrouter = contrail.vrouter(&node, "node-1", Some("uplink"))?;
         let managers = [&outside, &hosts[0], &hosts[1]];
-        let managers = managers.map(|host| SocketAddr::new(host.address(), AGENTS));
-        let config = vrouter.agent_config(&managers, &contrail.token_file());
+        let managers = managers.map(|host| host.address());
+        let config = manager::agent_config(&node, &managers, contrail.token(), &vrouter)?;
         println!("    a real Mesos 1.11.0 with libcontrail_mesos.so, a vRouter agent, Marathon");
         let cluster = agent::with_module(&node, &config)?
             .images()
@@ -117,9 +116,8 @@ impl Stage {
         let marathon = Marathon::start(&node, &cluster)?;
         println!("    the real ZooKeeper");
         let zookeeper = ZooKeeper::start(&outside, 2181)?;
-        let token = std::fs::read_to_string(contrail.token_file())?;
         let config = format!(
-            "[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n\
+            "{DEFAULT_PROJECT}[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n\
              [vnc]\nservers = ['{}']\n\
              [mesos]\nmasters = '{}'\n[marathon]\nservers = ['http://{}']\n\
              [reconcile]\nresync = '2s'\nstabilization_window = '2s'\ngrace_period = '10s'\n",
@@ -129,10 +127,9 @@ impl Stage {
             cluster.master(),
             marathon.address(),
         );
-        let [first, second] = hosts;
         let managers = vec![
-            Manager::new(first, "manager-1", &token, &config)?,
-            Manager::new(second, "manager-2", &token, &config)?,
+            ManagerProcess::new(&hosts[0], "manager-1", contrail.token(), &config)?,
+            ManagerProcess::new(&hosts[1], "manager-2", contrail.token(), &config)?,
         ];
         Ok(Self {
             outside,
@@ -146,7 +143,7 @@ impl Stage {
         })
     }
 
-    fn play(&mut self) -> Result<()> {
+    fn run(&mut self) -> Result<()> {
         say("yesterday: a manager that serves agents only, and three apps");
         for (id, instances, floating) in
             [("/web", 3, false), ("/shop", 1, true), ("/old", 1, false)]
@@ -156,7 +153,7 @@ impl Stage {
         }
         self.fetch("/shop")?;
         say("it is killed; /old ends while nobody keeps the books");
-        self.contrail.kill_manager()?;
+        self.contrail.manager_mut().kill()?;
         self.marathon.delete("/v2/apps/old")?;
         self.marathon.wait_gone("/old")?;
         self.print_machines();
@@ -164,7 +161,7 @@ impl Stage {
         say("two managers start, after the tasks: one leads, and adopts what runs");
         let untouched = self.addresses(&["/web", "/shop"])?;
         for manager in &mut self.managers {
-            manager.run()?;
+            manager.start()?;
         }
         let leader = self.leader()?;
         println!("    {} leads", self.managers[leader].name());
@@ -180,7 +177,7 @@ impl Stage {
             println!(
                 "    {} tasks run; the API server holds {}",
                 tasks.len(),
-                self.contrail.holds()
+                self.contrail.summary()
             );
         }
 
@@ -205,7 +202,7 @@ impl Stage {
         say("the page of the new leader, as Chromium shows it");
         let leader = self.leader()?;
         let manager = &self.managers[leader];
-        let url = manager.url("/?refresh=off");
+        let url = manager.admin_url("/?refresh=off");
         let seen = chromium::open(manager.host(), &url, "1280,1600", "demo")?;
         ensure!(seen.console.is_empty(), "{:?}", seen.console);
         ensure!(seen.dom.contains("/web-2"), "{}", seen.dom);
@@ -251,13 +248,13 @@ impl Stage {
         self.marathon.wait_app_quietly("/web", 3)?;
         self.wait_true(&[("/web", 3), ("/shop", 1), ("/web-2", 1), (pod, 1)])?;
         println!("    /web scales to 3 by it");
-        self.managers[leader].run()
+        self.managers[leader].start()
     }
 
     /// Waits for a manager that leads.
     fn leader(&self) -> Result<usize> {
         until("a manager leads", || {
-            Ok(self.managers.iter().position(Manager::leads))
+            Ok(self.managers.iter().position(ManagerProcess::is_leading))
         })
     }
 
@@ -265,14 +262,14 @@ impl Stage {
     fn wait_settled(&self, manager: usize) -> Result<()> {
         until("everything is as it is to be", || {
             let manager = &self.managers[manager];
-            let metrics = manager.get("/metrics")?;
+            let metrics = manager.get("/metrics")?.body;
             let sources = ["mesos", "marathon", "contrail"];
             let believed = sources.iter().all(|source| {
                 let line =
                     format!("contrail_mesos_manager_source_trusted{{source=\"{source}\"}} 1");
                 metrics.lines().any(|one| one == line)
             });
-            let said: Value = serde_json::from_str(&manager.get("/v1/differences")?)?;
+            let said: Value = serde_json::from_str(&manager.get("/v1/differences")?.body)?;
             Ok((believed && said["total"] == 0).then_some(()))
         })
     }
@@ -298,7 +295,7 @@ impl Stage {
     }
 
     fn print_machines(&self) {
-        println!("    the API server holds {}", self.contrail.holds());
+        println!("    the API server holds {}", self.contrail.summary());
         for (application, names) in self.machines() {
             for name in names {
                 println!("    virtual-machine of {application:<8} {name}");
@@ -348,7 +345,7 @@ impl Stage {
         Ok(())
     }
 
-    fn strike(self, before: &leftovers::Leftovers) -> Result<()> {
+    fn stop(self, before: &leftovers::Leftovers) -> Result<()> {
         let Self {
             node,
             cluster,

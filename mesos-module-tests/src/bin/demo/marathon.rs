@@ -4,7 +4,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesos_module_tests::{Cluster, Host};
+use mesos_module_tests::testbed::{Cluster, Host};
 use serde_json::{Value, json};
 
 pub(crate) struct Marathon {
@@ -72,7 +72,7 @@ pub(crate) fn pod(mapped: bool) -> Value {
 
 impl Marathon {
     pub(crate) fn start(host: &Host, cluster: &Cluster) -> Result<Self> {
-        let program = mesos_module_tests::program("contrail-mesos-sim")?;
+        let program = mesos_module_tests::testbed::program("contrail-mesos-sim")?;
         let listen = format!("{}:8080", host.address());
         let log = std::fs::File::create(host.directory().join("marathon.log"))?;
         let process = host

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use mesos_module_tests::{Host, program};
+use mesos_module_tests::testbed::{Host, program};
 use serde::Deserialize;
 
 /// A step.

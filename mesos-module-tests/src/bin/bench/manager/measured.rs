@@ -37,7 +37,7 @@ pub(crate) enum Role {
     /// The manager, and everything after its start as well
     Whole,
     /// The bare clients
-    Floor,
+    NetlinkBaseline,
 }
 
 /// How long something took.
@@ -93,7 +93,7 @@ pub(crate) fn run(role: Role, addresses: &Addresses, amount: Amount) -> Result<(
         match role {
             Role::Resync => resync(addresses).await,
             Role::Whole => whole(addresses, amount).await,
-            Role::Floor => floor(addresses, amount).await,
+            Role::NetlinkBaseline => floor(addresses, amount).await,
         }
     })?;
     println!("{}", serde_json::to_string(&measured)?);

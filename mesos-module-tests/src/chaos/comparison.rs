@@ -1,0 +1,391 @@
+//! Whether what is, is what is to be: Marathon, Mesos, the node's kernel and the API server are
+//! asked, and every difference is a line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use contrail_mesos_api::agent_api;
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_manager::marathon;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::apps::{App, DesiredApps};
+use super::node::Node;
+use super::testbed::{ObjectCounts, Testbed};
+
+/// A container with networks, as Mesos says it.
+#[derive(Debug)]
+struct Container {
+    app: App,
+    /// One, or those of a pod.
+    tasks: BTreeSet<String>,
+    agent: String,
+    executor: String,
+    addresses: BTreeSet<IpAddr>,
+}
+
+/// What is different, and how many objects containers have.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    pub(super) differences: Vec<String>,
+    pub(super) objects: usize,
+    pub(super) containers: usize,
+}
+
+impl Comparison {
+    fn same<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, is: &T, shall: &T) {
+        if is != shall {
+            self.differences
+                .push(format!("{what}: is {is:?}, is to be {shall:?}"));
+        }
+    }
+
+    fn wrong(&mut self, what: String) {
+        self.differences.push(what);
+    }
+}
+
+/// Looks at everything.
+pub(super) fn look(testbed: &Testbed, wanted: &DesiredApps) -> Comparison {
+    let mut look = Comparison::default();
+    if let Err(error) = look_at(testbed, wanted, &mut look) {
+        look.wrong(format!("cannot be asked: {error:#}"));
+    }
+    look
+}
+
+fn look_at(testbed: &Testbed, wanted: &DesiredApps, look: &mut Comparison) -> Result<()> {
+    let apps = listed(testbed, wanted, look)?;
+    let containers = mesos(testbed, &apps, look)?;
+    look.containers = containers.len();
+    contrail(testbed, wanted, &containers, look);
+    node(testbed, &containers, look)?;
+    Ok(())
+}
+
+/// The tasks that Marathon says run, each with its app.
+fn listed(
+    testbed: &Testbed,
+    wanted: &DesiredApps,
+    look: &mut Comparison,
+) -> Result<BTreeMap<String, App>> {
+    let deployments = testbed.get("/v2/deployments")?;
+    look.same("deployments", &deployments, &json!([]));
+    let mut tasks = BTreeMap::new();
+    for (app, wanted) in wanted {
+        let (instances, all) = if *app == App::Pod {
+            let status = testbed.get("/v2/pods/pod::status")?;
+            let instances = list(&status["instances"]);
+            let containers = instances.iter().flat_map(|one| list(&one["containers"]));
+            let ids = containers.map(|one| (text(&one["containerId"]), text(&one["status"])));
+            (instances.len(), ids.collect::<Vec<_>>())
+        } else {
+            let shown = testbed.get(&format!("/v2/apps{}?embed=app.tasks", app.id()))?;
+            let all = list(&shown["app"]["tasks"]);
+            let ids = all
+                .iter()
+                .map(|one| (text(&one["id"]), text(&one["state"])));
+            (all.len(), ids.collect())
+        };
+        let what = format!("instances of {}", app.id());
+        look.same(&what, &u64::try_from(instances)?, &wanted.instances);
+        for (id, state) in all {
+            if state != "TASK_RUNNING" {
+                look.wrong(format!("Marathon has {id} in {state}"));
+            }
+            tasks.insert(id, *app);
+        }
+    }
+    Ok(tasks)
+}
+
+/// The containers of the tasks that Mesos says run; they are Marathon's.
+fn mesos(
+    testbed: &Testbed,
+    apps: &BTreeMap<String, App>,
+    look: &mut Comparison,
+) -> Result<BTreeMap<String, Container>> {
+    let answer = testbed.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
+    let answer = &answer["get_tasks"];
+    for kind in ["pending_tasks", "orphan_tasks", "unreachable_tasks"] {
+        look.same(kind, &list(&answer[kind]).len(), &0);
+    }
+    let mut containers: BTreeMap<String, Container> = BTreeMap::new();
+    let mut running = BTreeSet::new();
+    for task in list(&answer["tasks"]) {
+        let id = text(&task["task_id"]["value"]);
+        if task["state"] != "TASK_RUNNING" {
+            look.wrong(format!("Mesos has {id} in {}", task["state"]));
+            continue;
+        }
+        running.insert(id.clone());
+        let Some(app) = apps.get(&id) else { continue };
+        let statuses = list(&task["statuses"]);
+        let status = statuses
+            .iter()
+            .filter(|status| status["container_status"].is_object())
+            .max_by(|one, other| {
+                let at = |status: &Value| status["timestamp"].as_f64().unwrap_or_default();
+                at(one).total_cmp(&at(other))
+            });
+        let Some(status) = status else {
+            look.wrong(format!("Mesos does not say the container of {id}"));
+            continue;
+        };
+        let status = &status["container_status"];
+        let mut container = &status["container_id"];
+        while container["parent"].is_object() {
+            container = &container["parent"];
+        }
+        let entry = containers
+            .entry(text(&container["value"]))
+            .or_insert_with(|| Container {
+                app: *app,
+                tasks: BTreeSet::new(),
+                agent: text(&task["agent_id"]["value"]),
+                executor: text(&task["executor_id"]["value"]),
+                addresses: addresses(status),
+            });
+        entry.tasks.insert(id);
+    }
+    let listed: BTreeSet<String> = apps.keys().cloned().collect();
+    look.same("what runs, by Mesos and by Marathon", &running, &listed);
+    let call = json!({"type": "GET_CONTAINERS", "get_containers": {"show_nested": false}});
+    let answer = testbed.cluster.agent_call(&call)?;
+    let there = list(&answer["get_containers"]["containers"]);
+    let there: BTreeSet<String> = there
+        .iter()
+        .map(|container| text(&container["container_id"]["value"]))
+        .collect();
+    let of_tasks: BTreeSet<String> = containers.keys().cloned().collect();
+    look.same(
+        "containers, by the agent and by its tasks",
+        &there,
+        &of_tasks,
+    );
+    Ok(containers)
+}
+
+/// The API server holds for each container exactly what it is to have, and nothing else.
+fn contrail(
+    testbed: &Testbed,
+    wanted: &DesiredApps,
+    containers: &BTreeMap<String, Container>,
+    look: &mut Comparison,
+) {
+    let mut shall = testbed.held.clone();
+    let mut machines = BTreeSet::new();
+    for (id, container) in containers {
+        let machine = machine(id);
+        machines.insert(machine.to_string());
+        let Some(wanted) = wanted.get(&container.app) else {
+            continue;
+        };
+        let interfaces = container.app.networks().len();
+        // One of each family on the blue network.
+        let addresses = interfaces + 1;
+        let floating = interfaces * wanted.pools(container.app).len();
+        for (kind, count) in [
+            ("virtual-machine", 1),
+            ("virtual-machine-interface", interfaces),
+            ("instance-ip", addresses),
+            ("floating-ip", floating),
+        ] {
+            if count > 0 {
+                *shall.objects.entry(kind.to_owned()).or_default() += count;
+                look.objects += count;
+            }
+        }
+        shall.addresses += addresses + floating;
+        match testbed.api.object(&machine.to_string()) {
+            Some(object) => names(id, container, &object, look),
+            None => look.wrong(format!("container {id} has no virtual-machine {machine}")),
+        }
+        for index in 0..interfaces {
+            let network = container.app.networks()[index];
+            let uuid = agent_api::interface_uuid(machine, &format!("eth{index}"));
+            let place = format!("{} {id} eth{index}", container.app.id());
+            let Some(object) = testbed.api.object(&uuid.to_string()) else {
+                look.wrong(format!("{place}: there is no interface {uuid}"));
+                continue;
+            };
+            let network = format!("default-domain:default-project:{network}");
+            look.same(
+                &format!("{place}: network"),
+                &targets(&object["virtual_network_refs"]),
+                &vec![network],
+            );
+            look.same(
+                &format!("{place}: container"),
+                &targets(&object["virtual_machine_refs"]),
+                &vec![machine.to_string()],
+            );
+            let mut groups: Vec<String> = wanted
+                .groups(container.app)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            groups.sort();
+            look.same(
+                &format!("{place}: security groups"),
+                &targets(&object["security_group_refs"]),
+                &groups,
+            );
+            let pools: Vec<String> = targets(&object["floating_ip_back_refs"])
+                .iter()
+                .filter_map(|name| Some(name.rsplit_once(':')?.0.to_owned()))
+                .collect();
+            let mut shall: Vec<String> = wanted
+                .pools(container.app)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            shall.sort();
+            look.same(&format!("{place}: floating addresses"), &pools, &shall);
+        }
+        let own = instance_addresses(testbed, machine, interfaces);
+        look.same(
+            &format!("{id}: addresses by Mesos and by Contrail"),
+            &container.addresses,
+            &own,
+        );
+    }
+    let now = ObjectCounts::now(&testbed.api);
+    look.same("objects", &now.objects, &shall.objects);
+    look.same("addresses taken", &now.addresses, &shall.addresses);
+    let linked: BTreeSet<String> = testbed
+        .api
+        .objects("virtual-router")
+        .iter()
+        .flat_map(|router| targets(&router["virtual_machine_refs"]))
+        .collect();
+    look.same("linked to the virtual-router", &linked, &machines);
+}
+
+/// What the container is to Mesos, on its virtual-machine.
+fn names(id: &str, container: &Container, object: &Value, look: &mut Comparison) {
+    let annotations: BTreeMap<String, String> = list(&object["annotations"]["key_value_pair"])
+        .iter()
+        .map(|pair| (text(&pair["key"]), text(&pair["value"])))
+        .collect();
+    let annotation = |key: &str| annotations.get(key).map(String::as_str);
+    let task = annotation("task").unwrap_or_default();
+    if !container.tasks.contains(task) {
+        look.wrong(format!(
+            "{id} is annotated with task {task:?}, not {:?}",
+            container.tasks
+        ));
+    }
+    let pod = container.app == App::Pod;
+    let executor = pod.then_some(container.executor.as_str());
+    for (key, shall) in [
+        ("application", Some(container.app.id())),
+        ("framework", Some("marathon")),
+        ("mesos-agent", Some(container.agent.as_str())),
+        ("executor", executor),
+    ] {
+        look.same(&format!("{id}: annotation {key}"), &annotation(key), &shall);
+    }
+    let instance = executor.and_then(marathon::executor_of);
+    let name = instance.map_or_else(|| task.to_owned(), |instance| instance.id.to_string());
+    look.same(
+        &format!("{id}: display name"),
+        &text(&object["display_name"]),
+        &name,
+    );
+}
+
+/// What the node has: interfaces, addresses, files.
+fn node(
+    testbed: &Testbed,
+    containers: &BTreeMap<String, Container>,
+    look: &mut Comparison,
+) -> Result<()> {
+    let node = Node::look(testbed).context("the node")?;
+    let ids: BTreeSet<String> = containers.keys().cloned().collect();
+    look.same("handles of namespaces", &node.namespaces(), &ids);
+    look.same("checkpoints", &node.checkpoints, &ids);
+    look.same(
+        "pending teardowns",
+        &node.pending_teardowns,
+        &BTreeSet::new(),
+    );
+    let mut interfaces = BTreeSet::new();
+    for (id, container) in containers {
+        let count = container.app.networks().len();
+        for index in 0..count {
+            let machine = machine(id);
+            interfaces.insert((
+                machine,
+                agent_api::interface_uuid(machine, &format!("eth{index}")),
+            ));
+        }
+        let inside = node.addresses.get(id).cloned().unwrap_or_default();
+        look.same(
+            &format!("{id}: addresses inside and by Contrail"),
+            &inside,
+            &instance_addresses(testbed, machine(id), count),
+        );
+    }
+    let ports = testbed.vrouter.handle.ports();
+    let plugged: BTreeSet<(Uuid, Uuid)> = ports
+        .iter()
+        .map(|(machine, interface, _)| (*machine, *interface))
+        .collect();
+    look.same("ports of the vRouter agent", &plugged, &interfaces);
+    look.same("port files", &node.port_files, &interfaces);
+    let taps: BTreeSet<String> = ports.into_iter().map(|(_, _, tap)| tap).collect();
+    look.same("taps", &node.taps, &taps);
+    Ok(())
+}
+
+fn machine(container: &str) -> Uuid {
+    agent_api::vm_uuid(&ContainerId::top_level(container))
+}
+
+/// The addresses of a container's interfaces, as the API server holds them.
+fn instance_addresses(testbed: &Testbed, machine: Uuid, interfaces: usize) -> BTreeSet<IpAddr> {
+    let interfaces = (0..interfaces).map(|index| format!("eth{index}"));
+    let interfaces = interfaces.filter_map(|interface| {
+        testbed
+            .api
+            .object(&agent_api::interface_uuid(machine, &interface).to_string())
+    });
+    interfaces
+        .flat_map(|object| list(&object["instance_ip_back_refs"]))
+        .filter_map(|reference| testbed.api.object(reference["uuid"].as_str()?))
+        .filter_map(|object| object["instance_ip_address"].as_str()?.parse().ok())
+        .collect()
+}
+
+fn addresses(status: &Value) -> BTreeSet<IpAddr> {
+    list(&status["network_infos"])
+        .iter()
+        .flat_map(|info| list(&info["ip_addresses"]))
+        .filter_map(|address| address["ip_address"].as_str()?.parse().ok())
+        .collect()
+}
+
+/// The names that references lead to, sorted.
+fn targets(references: &Value) -> Vec<String> {
+    let mut names: Vec<String> = list(references)
+        .iter()
+        .map(|reference| {
+            let parts = list(&reference["to"]);
+            let parts: Vec<String> = parts.iter().map(text).collect();
+            parts.join(":")
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}

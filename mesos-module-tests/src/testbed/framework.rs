@@ -1,0 +1,344 @@
+//! A framework (scheduler) of Mesos over its v1 HTTP API.
+//!
+//! [`Framework`] is a handle, cheap to clone and usable from any thread. One task of the runtime on
+//! which [`Framework::connect`] was called does all of the talking, so every connection is made in
+//! that runtime's network namespace.
+//!
+//! Invariants:
+//! - Offers are asked for only while something waits to be launched, and then at once (`REVIVE`);
+//!   whatever is not used is given back. Idle frameworks hold nothing.
+//! - Every update is recorded before it is acknowledged, and reaches every listener once.
+//! - A lost master is subscribed to again, with the same framework id, until `teardown`.
+
+mod actor;
+mod offer;
+mod spec;
+mod update;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+
+pub use contrail_mesos_sim::mesos_master::TaskState;
+pub use spec::{GroupSpec, Placement, TaskSpec};
+pub use update::TaskUpdate;
+
+/// What kept a framework from doing what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameworkError {
+    /// No master took the subscription in time.
+    #[error("no Mesos master at {master} took the subscription within {waited:?}: {last}")]
+    NoMaster {
+        /// The address that was tried.
+        master: String,
+        /// How long it was tried.
+        waited: Duration,
+        /// What came of the last attempt.
+        last: String,
+    },
+    /// The master refused a call.
+    #[error("the Mesos master refused {call} with HTTP {status}: {body}")]
+    Refused {
+        /// The type of the call.
+        call: String,
+        /// The HTTP status.
+        status: u16,
+        /// The master's explanation.
+        body: String,
+    },
+    /// The request did not get through.
+    #[error("cannot reach the Mesos master")]
+    Http(#[from] reqwest::Error),
+    /// The framework has been torn down, or the master has sent it an error.
+    #[error("the framework has ended{0}")]
+    Ended(String),
+    /// What was waited for did not come in time.
+    #[error("task {task} did not get there within {waited:?}; its updates: {seen}")]
+    Timeout {
+        /// The task.
+        task: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// The updates that did come.
+        seen: String,
+    },
+    /// The task ended before what was waited for.
+    #[error("task {task} ended first; its updates: {seen}")]
+    TaskEnded {
+        /// The task.
+        task: String,
+        /// Its updates.
+        seen: String,
+    },
+}
+
+/// How a framework presents itself.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Shown by the master.
+    pub name: String,
+    /// The user that tasks run as.
+    pub user: String,
+    /// The one role it takes offers of.
+    pub role: String,
+    /// Whether its tasks survive a restart of the agent.
+    pub checkpoint: bool,
+    /// How long the master keeps its tasks while it is away.
+    pub failover_timeout: Duration,
+    /// The id of an earlier run to continue.
+    pub framework_id: Option<String>,
+    /// How long to try for the first subscription.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "contrail-mesos".to_owned(),
+            user: "root".to_owned(),
+            role: "*".to_owned(),
+            checkpoint: true,
+            failover_timeout: Duration::from_hours(1),
+            framework_id: None,
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the actor writes and the handles read.
+#[derive(Debug, Default)]
+struct Shared {
+    history: BTreeMap<String, Vec<TaskUpdate>>,
+    listeners: Vec<mpsc::UnboundedSender<TaskUpdate>>,
+    ended: Option<String>,
+}
+
+impl Shared {
+    fn lock(shared: &Mutex<Self>) -> MutexGuard<'_, Self> {
+        // Every change is a single push or assignment: a panic elsewhere leaves nothing half done.
+        shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&mut self, update: &TaskUpdate) {
+        self.history
+            .entry(update.task_id.clone())
+            .or_default()
+            .push(update.clone());
+        self.listeners
+            .retain(|listener| listener.send(update.clone()).is_ok());
+    }
+
+    fn end(&mut self, why: String) {
+        self.ended.get_or_insert(why);
+        self.listeners.clear();
+    }
+
+    fn seen(&self, task: &str) -> String {
+        let seen = self.history.get(task).map_or(&[][..], Vec::as_slice);
+        if seen.is_empty() {
+            return "none".to_owned();
+        }
+        let seen: Vec<_> = seen.iter().map(ToString::to_string).collect();
+        seen.join("; ")
+    }
+}
+
+/// A subscribed framework.
+#[derive(Clone, Debug)]
+pub struct Framework {
+    id: String,
+    requests: mpsc::UnboundedSender<actor::Request>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl Framework {
+    /// Subscribes to the master at `master` (`address:port`) with the default [`Options`].
+    pub async fn connect(master: &str) -> Result<Self, FrameworkError> {
+        Self::connect_with(master, Options::default()).await
+    }
+
+    /// Subscribes to the master at `master` (`address:port`).
+    pub async fn connect_with(master: &str, options: Options) -> Result<Self, FrameworkError> {
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let id = actor::start(master, options, inbox, Arc::clone(&shared)).await?;
+        Ok(Self {
+            id,
+            requests,
+            shared,
+        })
+    }
+
+    /// The framework's id, as the master gave it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Launches a command task as soon as an offer has room for it. Returns when the master has
+    /// accepted the launch, with the placement; its updates follow.
+    pub async fn launch(&self, task: TaskSpec) -> Result<Placement, FrameworkError> {
+        self.submit(spec::Launch::Task(task)).await
+    }
+
+    /// Launches a task group (pod) with the default executor.
+    pub async fn launch_group(&self, group: GroupSpec) -> Result<Placement, FrameworkError> {
+        self.submit(spec::Launch::Group(group)).await
+    }
+
+    async fn submit(&self, launch: spec::Launch) -> Result<Placement, FrameworkError> {
+        let (reply, answer) = oneshot::channel();
+        self.request(actor::Request::Launch(Box::new(launch), reply))?;
+        answer.await.map_err(|_| self.ended())
+    }
+
+    /// Asks for a task to be killed.
+    pub async fn kill(&self, task: &str) -> Result<(), FrameworkError> {
+        self.call(json!({"type": "KILL", "kill": {"task_id": {"value": task}}}))
+            .await
+    }
+
+    /// Asks for the latest update of these tasks, or of all of them if none is named.
+    pub async fn reconcile(&self, tasks: &[&str]) -> Result<(), FrameworkError> {
+        let tasks: Vec<Value> = tasks
+            .iter()
+            .map(|task| json!({"task_id": {"value": task}}))
+            .collect();
+        self.call(json!({"type": "RECONCILE", "reconcile": {"tasks": tasks}}))
+            .await
+    }
+
+    /// Ends the framework and everything that it launched.
+    pub async fn teardown(&self) -> Result<(), FrameworkError> {
+        let result = self.call(json!({"type": "TEARDOWN"})).await;
+        // Whatever the master said, this handle is done.
+        let _ = self.request(actor::Request::Stop);
+        result
+    }
+
+    /// Any other call of the scheduler API; the framework's id is added.
+    pub async fn call(&self, call: Value) -> Result<(), FrameworkError> {
+        let (reply, answer) = oneshot::channel();
+        self.request(actor::Request::Call(call, reply))?;
+        answer.await.map_err(|_| self.ended())?
+    }
+
+    fn request(&self, request: actor::Request) -> Result<(), FrameworkError> {
+        self.requests.send(request).map_err(|_| self.ended())
+    }
+
+    fn ended(&self) -> FrameworkError {
+        let why = Shared::lock(&self.shared).ended.clone();
+        FrameworkError::Ended(why.map_or_else(String::new, |why| format!(": {why}")))
+    }
+
+    /// Every update from now on. The stream ends with the framework.
+    #[must_use]
+    pub fn updates(&self) -> mpsc::UnboundedReceiver<TaskUpdate> {
+        let (listener, updates) = mpsc::unbounded_channel();
+        let mut shared = Shared::lock(&self.shared);
+        if shared.ended.is_none() {
+            shared.listeners.push(listener);
+        }
+        updates
+    }
+
+    /// The updates of a task so far, oldest first.
+    #[must_use]
+    pub fn history(&self, task: &str) -> Vec<TaskUpdate> {
+        Shared::lock(&self.shared)
+            .history
+            .get(task)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Forgets a task's updates; long-running callers forget what has ended.
+    pub fn forget(&self, task: &str) {
+        Shared::lock(&self.shared).history.remove(task);
+    }
+
+    /// The first update of `task`, past or to come, that `wanted` says yes to.
+    pub async fn wait_for(
+        &self,
+        task: &str,
+        patience: Duration,
+        wanted: impl Fn(&TaskUpdate) -> bool,
+    ) -> Result<TaskUpdate, FrameworkError> {
+        // Listen first, then look back: an update in between is seen twice instead of never.
+        let mut updates = self.updates();
+        let history = self.history(task);
+        if let Some(update) = history.iter().find(|update| wanted(update)) {
+            return Ok(update.clone());
+        }
+        if history.iter().any(|update| update.state.is_terminal()) {
+            return Err(self.task_ended(task));
+        }
+        let search = async {
+            while let Some(update) = updates.recv().await {
+                if update.task_id != task {
+                    continue;
+                }
+                if wanted(&update) {
+                    return Ok(update);
+                }
+                if update.state.is_terminal() {
+                    return Err(self.task_ended(task));
+                }
+            }
+            Err(self.ended())
+        };
+        tokio::time::timeout(patience, search)
+            .await
+            .unwrap_or_else(|_| {
+                Err(FrameworkError::Timeout {
+                    task: task.to_owned(),
+                    waited: patience,
+                    seen: Shared::lock(&self.shared).seen(task),
+                })
+            })
+    }
+
+    /// The first update of `task` in that state.
+    pub async fn wait_state(
+        &self,
+        task: &str,
+        state: TaskState,
+        patience: Duration,
+    ) -> Result<TaskUpdate, FrameworkError> {
+        self.wait_for(task, patience, |update| update.state == state)
+            .await
+    }
+
+    /// The update with which `task` ended, however it did.
+    pub async fn wait_end(
+        &self,
+        task: &str,
+        patience: Duration,
+    ) -> Result<TaskUpdate, FrameworkError> {
+        self.wait_for(task, patience, |update| update.state.is_terminal())
+            .await
+    }
+
+    fn task_ended(&self, task: &str) -> FrameworkError {
+        FrameworkError::TaskEnded {
+            task: task.to_owned(),
+            seen: Shared::lock(&self.shared).seen(task),
+        }
+    }
+
+    /// The tasks that have sent an update and no terminal one.
+    #[must_use]
+    pub fn live_tasks(&self) -> BTreeSet<String> {
+        Shared::lock(&self.shared)
+            .history
+            .iter()
+            .filter(|(_, updates)| !updates.iter().any(|update| update.state.is_terminal()))
+            .map(|(task, _)| task.clone())
+            .collect()
+    }
+}

@@ -1,0 +1,357 @@
+//! The one task that talks to the master for a framework.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use log::{debug, info, warn};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+use super::offer::RemainingOffer;
+use super::spec::{Launch, Placement};
+use super::{FrameworkError, Options, Shared, TaskUpdate};
+use contrail_mesos_api::recordio::Decoder;
+
+/// Between two attempts to reach the master.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What the handles ask of the actor.
+#[derive(Debug)]
+pub(super) enum Request {
+    Launch(Box<Launch>, oneshot::Sender<Placement>),
+    Call(Value, oneshot::Sender<Result<(), FrameworkError>>),
+    Stop,
+}
+
+/// Subscribes, then goes on in a task of its own. Returns the framework's id.
+pub(super) async fn start(
+    master: &str,
+    options: Options,
+    inbox: mpsc::UnboundedReceiver<Request>,
+    shared: Arc<Mutex<Shared>>,
+) -> Result<String, FrameworkError> {
+    let mut actor = Actor {
+        client: reqwest::Client::builder().no_proxy().build()?,
+        url: format!("http://{master}/master/api/v1/scheduler"),
+        framework_id: options.framework_id.clone(),
+        options,
+        stream_id: None,
+        waiting: VecDeque::new(),
+        shared,
+    };
+    let deadline = Instant::now() + actor.options.patience;
+    let stream = loop {
+        let failure = match actor.subscribe().await {
+            Ok(stream) => break stream,
+            // It will not change its mind about what it has understood.
+            Err(FrameworkError::Refused { call, status, body }) if status == 400 => {
+                return Err(FrameworkError::Refused { call, status, body });
+            }
+            Err(failure) => failure,
+        };
+        if Instant::now() > deadline {
+            return Err(FrameworkError::NoMaster {
+                master: master.to_owned(),
+                waited: actor.options.patience,
+                last: describe(&failure),
+            });
+        }
+        sleep(RETRY).await;
+    };
+    let id = actor.framework_id.clone().unwrap_or_default();
+    tokio::spawn(actor.run(stream, inbox));
+    Ok(id)
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The subscription's response, and what of it has not been cut into events yet.
+struct Stream {
+    response: reqwest::Response,
+    decoder: Decoder,
+}
+
+impl Stream {
+    /// The next event; none once the connection is lost. May be dropped while it waits.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            match self.decoder.next_record() {
+                Ok(Some(record)) => match serde_json::from_slice(&record) {
+                    Ok(event) => return Some(event),
+                    Err(error) => warn!("an event of the Mesos master is not JSON: {error}"),
+                },
+                Ok(None) => match self.response.chunk().await {
+                    Ok(Some(bytes)) => self.decoder.push(&bytes),
+                    Ok(None) => return None,
+                    Err(error) => {
+                        debug!(
+                            "the Mesos master's event stream broke: {}",
+                            describe(&error)
+                        );
+                        return None;
+                    }
+                },
+                Err(error) => {
+                    warn!("the Mesos master's event stream: {error}");
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// Whether there is more to do.
+enum Next {
+    Go,
+    Stop,
+}
+
+struct Actor {
+    client: reqwest::Client,
+    url: String,
+    options: Options,
+    framework_id: Option<String>,
+    stream_id: Option<String>,
+    waiting: VecDeque<(Launch, oneshot::Sender<Placement>)>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl Actor {
+    async fn run(mut self, stream: Stream, mut inbox: mpsc::UnboundedReceiver<Request>) {
+        let mut stream = Some(stream);
+        loop {
+            let next = match &mut stream {
+                Some(connected) => tokio::select! {
+                    event = connected.next() => if let Some(event) = event {
+                        self.on_event(event).await
+                    } else {
+                        info!("framework {}: lost the Mesos master, subscribing again", self.id());
+                        stream = None;
+                        Next::Go
+                    },
+                    request = inbox.recv() => self.on_request(request).await,
+                },
+                None => match self.subscribe().await {
+                    Ok(connected) => {
+                        stream = Some(connected);
+                        // What happened meanwhile is asked for, as every framework must.
+                        self.tell(json!({"type": "RECONCILE", "reconcile": {"tasks": []}}))
+                            .await;
+                        self.ask_for_offers().await;
+                        Next::Go
+                    }
+                    Err(error) => {
+                        debug!("framework {}: {}", self.id(), describe(&error));
+                        tokio::select! {
+                            () = sleep(RETRY) => Next::Go,
+                            request = inbox.recv() => self.on_request(request).await,
+                        }
+                    }
+                },
+            };
+            if matches!(next, Next::Stop) {
+                break;
+            }
+        }
+        Shared::lock(&self.shared).end("it was torn down".to_owned());
+    }
+
+    fn id(&self) -> &str {
+        self.framework_id.as_deref().unwrap_or("(new)")
+    }
+
+    /// Opens the event stream and waits for the event that confirms it.
+    async fn subscribe(&mut self) -> Result<Stream, FrameworkError> {
+        self.stream_id = None;
+        let mut info = json!({
+            "user": self.options.user,
+            "name": self.options.name,
+            "roles": [self.options.role],
+            "checkpoint": self.options.checkpoint,
+            "failover_timeout": self.options.failover_timeout.as_secs_f64(),
+            "capabilities": [{"type": "MULTI_ROLE"}, {"type": "RESERVATION_REFINEMENT"},
+                             {"type": "TASK_KILLING_STATE"}],
+        });
+        if let Some(id) = &self.framework_id {
+            info["id"] = json!({"value": id});
+        }
+        let call = json!({"type": "SUBSCRIBE", "subscribe": {
+            "framework_info": info,
+            // Nothing is offered before something waits to be launched.
+            "suppressed_roles": [self.options.role],
+        }});
+        let response = self.post(call).await?;
+        self.stream_id = response
+            .headers()
+            .get("Mesos-Stream-Id")
+            .and_then(|id| id.to_str().ok())
+            .map(ToOwned::to_owned);
+        let mut stream = Stream {
+            response,
+            decoder: Decoder::default(),
+        };
+        while let Some(event) = stream.next().await {
+            if let Some(id) = event.pointer("/subscribed/framework_id/value") {
+                self.framework_id = id.as_str().map(ToOwned::to_owned);
+                return Ok(stream);
+            }
+            if event["type"] == "ERROR" {
+                return Err(FrameworkError::Refused {
+                    call: "SUBSCRIBE".to_owned(),
+                    status: 400,
+                    body: event["error"]["message"].to_string(),
+                });
+            }
+        }
+        Err(FrameworkError::Ended(
+            ": the stream broke at once".to_owned(),
+        ))
+    }
+
+    async fn post(&self, mut call: Value) -> Result<reqwest::Response, FrameworkError> {
+        if let Some(id) = &self.framework_id {
+            call["framework_id"] = json!({"value": id});
+        }
+        let mut request = self
+            .client
+            .post(&self.url)
+            .header("Accept", "application/json");
+        if let Some(stream) = &self.stream_id {
+            request = request.header("Mesos-Stream-Id", stream);
+        }
+        let response = request.json(&call).send().await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(FrameworkError::Refused {
+            call: call["type"].as_str().unwrap_or_default().to_owned(),
+            status: response.status().as_u16(),
+            body: response.text().await.unwrap_or_default(),
+        })
+    }
+
+    /// A call of which a failure is only worth a line: the master sends again what it misses.
+    async fn tell(&self, call: Value) {
+        if let Err(error) = self.post(call).await {
+            warn!("framework {}: {}", self.id(), describe(&error));
+        }
+    }
+
+    async fn on_request(&mut self, request: Option<Request>) -> Next {
+        match request {
+            Some(Request::Launch(launch, reply)) => {
+                self.waiting.push_back((*launch, reply));
+                self.ask_for_offers().await;
+            }
+            Some(Request::Call(call, reply)) => {
+                let result = self.post(call).await.map(|_| ());
+                let _ = reply.send(result);
+            }
+            Some(Request::Stop) | None => return Next::Stop,
+        }
+        Next::Go
+    }
+
+    async fn ask_for_offers(&self) {
+        if !self.waiting.is_empty() {
+            self.tell(json!({"type": "REVIVE"})).await;
+        }
+    }
+
+    async fn on_event(&mut self, event: Value) -> Next {
+        match event["type"].as_str().unwrap_or_default() {
+            "OFFERS" => self.on_offers(&event["offers"]["offers"]).await,
+            "UPDATE" => self.on_update(&event["update"]["status"]).await,
+            "ERROR" => {
+                let message = event["error"]["message"].as_str().unwrap_or_default();
+                warn!("framework {}: the Mesos master says: {message}", self.id());
+                Shared::lock(&self.shared).end(message.to_owned());
+                return Next::Stop;
+            }
+            _ => {}
+        }
+        Next::Go
+    }
+
+    async fn on_update(&self, status: &Value) {
+        let Some(update) = TaskUpdate::read(status) else {
+            warn!(
+                "framework {}: cannot read the task status {status}",
+                self.id()
+            );
+            return;
+        };
+        debug!("task {}: {update}", update.task_id);
+        Shared::lock(&self.shared).record(&update);
+        // Only what is to be acknowledged carries an id.
+        if let (Some(uuid), Some(agent)) = (status.get("uuid"), update.agent_id) {
+            self.tell(json!({"type": "ACKNOWLEDGE", "acknowledge": {
+                "agent_id": {"value": agent},
+                "task_id": {"value": update.task_id},
+                "uuid": uuid,
+            }}))
+            .await;
+        }
+    }
+
+    async fn on_offers(&mut self, offers: &Value) {
+        let mut unused = Vec::new();
+        let before = self.waiting.len();
+        for offer in offers.as_array().into_iter().flatten() {
+            let agent = offer["agent_id"]["value"].as_str().unwrap_or_default();
+            let hostname = offer["hostname"].as_str().unwrap_or_default();
+            let mut remaining = RemainingOffer::of(offer, &self.options.role);
+            let mut operations = Vec::new();
+            let mut replies = Vec::new();
+            let mut left = VecDeque::new();
+            let framework = self.id().to_owned();
+            for (launch, reply) in self.waiting.drain(..) {
+                let Some(taken) = launch.take(&mut remaining) else {
+                    left.push_back((launch, reply));
+                    continue;
+                };
+                let (operation, place) = launch.operation(&framework, agent, hostname, taken);
+                operations.push(operation);
+                replies.push((reply, place));
+            }
+            self.waiting = left;
+            if operations.is_empty() {
+                unused.push(offer["id"].clone());
+                continue;
+            }
+            self.tell(json!({"type": "ACCEPT", "accept": {
+                "offer_ids": [offer["id"]],
+                "operations": operations,
+                "filters": {"refuse_seconds": 0.0},
+            }}))
+            .await;
+            for (reply, place) in replies {
+                // A caller that went away has lost interest, not the launch.
+                let _ = reply.send(place);
+            }
+        }
+        if !unused.is_empty() {
+            self.tell(json!({"type": "DECLINE", "decline": {
+                "offer_ids": unused,
+                "filters": {"refuse_seconds": 0.0},
+            }}))
+            .await;
+        }
+        if self.waiting.is_empty() {
+            self.tell(json!({"type": "SUPPRESS"})).await;
+        } else if self.waiting.len() < before {
+            self.tell(json!({"type": "REVIVE"})).await;
+        }
+        // Otherwise nothing fitted: the next regular allocation offers again what there is by then.
+    }
+}

@@ -1,0 +1,112 @@
+//! The page in the real Chromium: hostile names are text, nothing is complained of, and it fits.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use mesos_module_tests::testbed::chromium;
+
+use super::task;
+use crate::fixture::Fixture;
+
+/// A task's name that would run, were it not escaped.
+const HOSTILE: &str = "<img src=x onerror=document.title=1>\"'&<script>alert(1)<";
+
+#[test]
+fn a_browser_shows_the_page_as_it_is_meant() -> Result<()> {
+    let fixture = Fixture::start()?;
+    let leader = fixture.managers.leader()?;
+    fixture.register_router()?;
+    fixture.wait_for_metrics(leader, &["virtual_routers_known 1"])?;
+    let ids: Vec<String> = (1..=6).map(task).collect();
+    for id in &ids {
+        let container = fixture.run_task(id)?;
+        fixture.managers.put(&container, &[])?;
+    }
+    let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+    fixture.marathon.app("/shop/web", &names, &json!({}));
+    fixture.wait_for_json(leader, "/v1/containers?app=shop", |said| said["total"] == 6)?;
+    fixture.wait_for_json(leader, "/v1/problems", |said| said["problems"] == json!([]))?;
+    for (size, name) in [
+        ("1280,1500", "healthy-wide"),
+        ("500,2600", "healthy-narrow"),
+    ] {
+        let seen = chromium::open(
+            &fixture.host,
+            &fixture.managers.manager(leader).admin_url("/?refresh=off"),
+            size,
+            name,
+        )?;
+        ensure!(seen.console.is_empty(), "{:?}", seen.console);
+        for part in [
+            "All is well",
+            "id=\"networks\"",
+            "id=\"containers\"",
+            "id=\"agents\"",
+            "id=\"managers\"",
+            "id=\"sources\"",
+        ] {
+            ensure!(seen.dom.contains(part), "{part} is not in {}", seen.dom);
+        }
+        println!("{}", seen.screenshot.display());
+    }
+
+    // With a hostile task, labels without sense, a request that fails.
+    let container = fixture.run_task(HOSTILE)?;
+    fixture.managers.put(&container, &[])?;
+    let labels = json!({"floating-ips": "<script>alert(2)</script>("});
+    fixture.marathon.app("/shop/web", &names, &labels);
+    let response = fixture.put_at(
+        leader,
+        "11111111-2222-3333-4444-555555555555",
+        &[("networks", "no<b>where")],
+    )?;
+    assert_eq!(response.status, 400);
+    fixture.wait_for(leader, "/?refresh=off", |page| {
+        page.contains("&lt;img src=x")
+            && page.contains("data-kind=\"labels\"")
+            && page.contains("no&lt;b&gt;where")
+    })?;
+    for (size, name) in [
+        ("1280,2400", "problems-wide"),
+        ("500,4200", "problems-narrow"),
+    ] {
+        let seen = chromium::open(
+            &fixture.host,
+            &fixture.managers.manager(leader).admin_url("/?refresh=off"),
+            size,
+            name,
+        )?;
+        ensure!(seen.console.is_empty(), "{:?}", seen.console);
+        // As text, and never as an element.
+        ensure!(seen.dom.contains("&lt;img src=x onerror"), "{}", seen.dom);
+        ensure!(
+            !seen.dom.contains("<img") && !seen.dom.contains("<script"),
+            "{}",
+            seen.dom
+        );
+        ensure!(seen.dom.contains("Wrong now"), "{}", seen.dom);
+        println!("{}", seen.screenshot.display());
+    }
+    let page = fixture.get(leader, "/?refresh=off")?.body;
+    for width in [1280, 400] {
+        let (needed, given) = chromium::width(&fixture.host, &page, width)?;
+        ensure!(
+            needed <= given,
+            "at {width} it is {needed} wide, and has {given}"
+        );
+    }
+
+    // The filter is a plain form.
+    let found = fixture
+        .get(leader, "/?app=shop&network=&agent=&refresh=off")?
+        .body;
+    let table = found
+        .split("id=\"containers\"")
+        .nth(1)
+        .context("no containers")?;
+    ensure!(
+        table.contains("with this filter") && !table.contains("&lt;img"),
+        "{table}"
+    );
+    fixture.stop()
+}
