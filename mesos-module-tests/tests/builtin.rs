@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::testbed::framework::{GroupSpec, TaskSpec, TaskState};
 use mesos_module_tests::testbed::{Cluster, Host, leftovers};
 
-const LONG: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 fn host() -> Result<Host> {
     Host::start("192.0.2.1".parse()?)
@@ -30,7 +30,7 @@ fn on_a_host(test: impl FnOnce(&Host) -> Result<()>) -> Result<()> {
 }
 
 #[test]
-fn two_clusters_side_by_side_run_a_task_each() -> Result<()> {
+fn two_clusters_on_one_machine_run_a_task_each() -> Result<()> {
     on_a_host(|one| {
         on_a_host(|two| {
             let clusters = [Cluster::on(one).start()?, Cluster::on(two).start()?];
@@ -41,10 +41,10 @@ fn two_clusters_side_by_side_run_a_task_each() -> Result<()> {
                         .launch(TaskSpec::new("hello", "echo hello"))
                         .await?;
                     let running = framework
-                        .wait_state("hello", TaskState::TaskRunning, LONG)
+                        .wait_state("hello", TaskState::TaskRunning, TIMEOUT)
                         .await?;
                     assert_eq!(running.container_id.len(), 1);
-                    let end = framework.wait_end("hello", LONG).await?;
+                    let end = framework.wait_end("hello", TIMEOUT).await?;
                     assert_eq!(end.state, TaskState::TaskFinished, "{end}");
                     framework.teardown().await?;
                     anyhow::Ok(())
@@ -56,23 +56,23 @@ fn two_clusters_side_by_side_run_a_task_each() -> Result<()> {
 }
 
 #[test]
-fn a_failing_task_fails_and_a_killed_one_is_killed() -> Result<()> {
+fn failed_and_killed_tasks_report_their_states() -> Result<()> {
     on_a_host(|host| {
         let cluster = Cluster::on(host).start()?;
         let framework = cluster.framework()?;
         host.block_on(async {
             framework.launch(TaskSpec::new("bad", "exit 3")).await?;
-            let end = framework.wait_end("bad", LONG).await?;
+            let end = framework.wait_end("bad", TIMEOUT).await?;
             assert_eq!(end.state, TaskState::TaskFailed);
             assert!(end.message.contains("status 3"), "{end}");
             framework
                 .launch(TaskSpec::new("long", "sleep 1000"))
                 .await?;
             framework
-                .wait_state("long", TaskState::TaskRunning, LONG)
+                .wait_state("long", TaskState::TaskRunning, TIMEOUT)
                 .await?;
             framework.kill("long").await?;
-            let end = framework.wait_end("long", LONG).await?;
+            let end = framework.wait_end("long", TIMEOUT).await?;
             assert_eq!(end.state, TaskState::TaskKilled, "{end}");
             anyhow::Ok(())
         })
@@ -80,7 +80,7 @@ fn a_failing_task_fails_and_a_killed_one_is_killed() -> Result<()> {
 }
 
 #[test]
-fn a_task_group_runs_two_nested_containers() -> Result<()> {
+fn task_group_runs_two_nested_containers() -> Result<()> {
     on_a_host(|host| {
         let cluster = Cluster::on(host).start()?;
         let framework = cluster.framework()?;
@@ -91,10 +91,10 @@ fn a_task_group_runs_two_nested_containers() -> Result<()> {
             framework.launch_group(group).await?;
             for task in ["first", "second"] {
                 let running = framework
-                    .wait_state(task, TaskState::TaskRunning, LONG)
+                    .wait_state(task, TaskState::TaskRunning, TIMEOUT)
                     .await?;
                 assert_eq!(running.container_id.len(), 2, "nested in the executor's");
-                let end = framework.wait_end(task, LONG).await?;
+                let end = framework.wait_end(task, TIMEOUT).await?;
                 assert_eq!(end.state, TaskState::TaskFinished, "{end}");
             }
             // One that fails takes the others of its group with it.
@@ -102,9 +102,9 @@ fn a_task_group_runs_two_nested_containers() -> Result<()> {
                 .task(TaskSpec::new("patient", "sleep 1000"))
                 .task(TaskSpec::new("bad", "exit 7"));
             framework.launch_group(group).await?;
-            let end = framework.wait_end("bad", LONG).await?;
+            let end = framework.wait_end("bad", TIMEOUT).await?;
             assert_eq!(end.state, TaskState::TaskFailed, "{end}");
-            let end = framework.wait_end("patient", LONG).await?;
+            let end = framework.wait_end("patient", TIMEOUT).await?;
             assert_eq!(end.state, TaskState::TaskKilled, "{end}");
             anyhow::Ok(())
         })
@@ -112,7 +112,7 @@ fn a_task_group_runs_two_nested_containers() -> Result<()> {
 }
 
 #[test]
-fn a_container_with_an_image_runs_in_its_root_filesystem() -> Result<()> {
+fn image_container_runs_in_its_root_filesystem() -> Result<()> {
     on_a_host(|host| {
         let cluster = Cluster::on(host).images().start()?;
         let framework = cluster.framework()?;
@@ -120,12 +120,12 @@ fn a_container_with_an_image_runs_in_its_root_filesystem() -> Result<()> {
             let command = "test -L /bin/ls && test ! -e /etc/debian_version";
             let task = TaskSpec::new("command", command).image("busybox");
             framework.launch(task).await?;
-            let end = framework.wait_end("command", LONG).await?;
+            let end = framework.wait_end("command", TIMEOUT).await?;
             assert_eq!(end.state, TaskState::TaskFinished, "{end}");
             let group =
                 GroupSpec::new("pod").task(TaskSpec::new("nested", command).image("busybox"));
             framework.launch_group(group).await?;
-            let end = framework.wait_end("nested", LONG).await?;
+            let end = framework.wait_end("nested", TIMEOUT).await?;
             assert_eq!(end.state, TaskState::TaskFinished, "{end}");
             anyhow::Ok(())
         })
@@ -165,11 +165,11 @@ fn network_cni_gives_a_task_and_a_pod_an_address() -> Result<()> {
                 .await?;
             for (task, executor) in [("task", "task"), ("nested", "pod")] {
                 let running = framework
-                    .wait_state(task, TaskState::TaskRunning, LONG)
+                    .wait_state(task, TaskState::TaskRunning, TIMEOUT)
                     .await?;
                 let address = *running.addresses().first().context("no address")?;
                 assert!(address.to_string().starts_with("198.51.100."), "{address}");
-                let end = framework.wait_end(task, LONG).await?;
+                let end = framework.wait_end(task, TIMEOUT).await?;
                 assert_eq!(end.state, TaskState::TaskFinished, "{end}");
                 let mut sandbox = cluster.sandbox(&framework, executor)?;
                 if let [_, nested] = &running.container_id[..] {
@@ -193,7 +193,7 @@ fn network_cni_gives_a_task_and_a_pod_an_address() -> Result<()> {
 }
 
 #[test]
-fn tasks_survive_kill_9_of_the_agent() -> Result<()> {
+fn tasks_survive_sigkill_of_the_agent() -> Result<()> {
     on_a_host(|host| {
         let before = host.leftovers()?;
         let mut cluster = Cluster::on(host).start()?;
@@ -207,7 +207,7 @@ fn tasks_survive_kill_9_of_the_agent() -> Result<()> {
             framework.launch_group(group).await?;
             for task in ["task", "nested"] {
                 framework
-                    .wait_state(task, TaskState::TaskRunning, LONG)
+                    .wait_state(task, TaskState::TaskRunning, TIMEOUT)
                     .await?;
             }
             anyhow::Ok(())
@@ -217,7 +217,7 @@ fn tasks_survive_kill_9_of_the_agent() -> Result<()> {
         fs::write(&flag, "")?;
         host.block_on(async {
             for task in ["task", "nested"] {
-                let end = framework.wait_end(task, LONG).await?;
+                let end = framework.wait_end(task, TIMEOUT).await?;
                 assert_eq!(end.state, TaskState::TaskFinished, "{task}: {end}");
             }
             anyhow::Ok(())
@@ -226,13 +226,13 @@ fn tasks_survive_kill_9_of_the_agent() -> Result<()> {
         // An update that nobody acknowledged while the agent was away is sent again.
         fs::remove_file(&flag)?;
         host.block_on(framework.launch(TaskSpec::new("quiet", &command)))?;
-        host.block_on(framework.wait_state("quiet", TaskState::TaskRunning, LONG))?;
+        host.block_on(framework.wait_state("quiet", TaskState::TaskRunning, TIMEOUT))?;
         cluster.kill_9()?;
         fs::write(&flag, "")?;
         // The task ends while there is no agent to tell.
         std::thread::sleep(Duration::from_millis(300));
         cluster.restart()?;
-        let end = host.block_on(framework.wait_end("quiet", LONG))?;
+        let end = host.block_on(framework.wait_end("quiet", TIMEOUT))?;
         assert_eq!(end.state, TaskState::TaskFinished, "{end}");
         cluster.stop()?;
         host.expect_nothing_since(&before)

@@ -4,7 +4,7 @@ use anyhow::Result;
 use mesos_module_tests::burst::{self, Burst};
 
 #[test]
-fn a_burst_of_tasks_gets_addresses_and_gives_them_back() -> Result<()> {
+fn burst_of_tasks_gets_and_releases_addresses() -> Result<()> {
     burst::run(&Burst {
         tasks: 60,
         kills: 0,
@@ -13,7 +13,7 @@ fn a_burst_of_tasks_gets_addresses_and_gives_them_back() -> Result<()> {
 }
 
 #[test]
-fn an_agent_killed_at_random_moments_of_a_burst_loses_nothing() -> Result<()> {
+fn agent_killed_during_a_burst_leaves_nothing() -> Result<()> {
     burst::run(&Burst {
         tasks: 30,
         kills: 4,

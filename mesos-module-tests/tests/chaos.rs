@@ -5,7 +5,7 @@ use mesos_module_tests::burst;
 use mesos_module_tests::chaos::{self, Chaos};
 
 #[test]
-fn all_is_well_again_after_every_fault_there_is() -> Result<()> {
+fn cluster_recovers_from_every_fault() -> Result<()> {
     chaos::run(&Chaos {
         covering: true,
         rounds: 0,
@@ -14,7 +14,7 @@ fn all_is_well_again_after_every_fault_there_is() -> Result<()> {
 }
 
 #[test]
-fn all_is_well_again_after_faults_at_random() -> Result<()> {
+fn cluster_recovers_from_random_faults() -> Result<()> {
     chaos::run(&Chaos {
         covering: false,
         rounds: 2,

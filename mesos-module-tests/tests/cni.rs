@@ -105,7 +105,7 @@ impl Cni {
 }
 
 #[test]
-fn a_network_of_cnis_directory_gives_its_addresses_to_tasks() -> Result<()> {
+fn cni_network_gives_its_addresses_to_tasks() -> Result<()> {
     let cni = Cni::new()?;
     cni.write("new.conf", &cni.named("new", "1.0.0"))?;
     cni.write("middle.json", &cni.named("middle", "0.3.1"))?;
@@ -131,7 +131,7 @@ fn a_network_of_cnis_directory_gives_its_addresses_to_tasks() -> Result<()> {
 }
 
 #[test]
-fn a_chain_maps_a_port() -> Result<()> {
+fn cni_plugin_chain_maps_a_port() -> Result<()> {
     let cni = Cni::new()?;
     cni.write(
         "chain.conflist",
@@ -165,7 +165,7 @@ fn a_chain_maps_a_port() -> Result<()> {
 }
 
 #[test]
-fn networks_come_and_go_with_their_files() -> Result<()> {
+fn cni_networks_follow_their_configuration_files() -> Result<()> {
     let cni = Cni::new()?;
     let agent = Agent::start(&cni.config())?;
     let refused = |id: &str| agent.refused(TaskSpec::new(id, "true").network("blue"));
@@ -201,7 +201,7 @@ fn networks_come_and_go_with_their_files() -> Result<()> {
 }
 
 #[test]
-fn a_container_outlives_the_agent_and_its_file() -> Result<()> {
+fn cni_container_survives_loss_of_agent_and_configuration() -> Result<()> {
     let cni = Cni::new()?;
     cni.write("blue.conf", &cni.named("blue", "1.0.0"))?;
     let mut agent = Agent::start(&cni.config())?;
@@ -233,7 +233,7 @@ fn a_container_outlives_the_agent_and_its_file() -> Result<()> {
 }
 
 #[test]
-fn an_agent_killed_while_a_plugin_runs_leaves_nothing() -> Result<()> {
+fn agent_killed_during_cni_plugin_leaves_nothing() -> Result<()> {
     let cni = Cni::new()?;
     // Slow to begin and slow to end, with the real plugin between.
     cni.script(
@@ -260,7 +260,7 @@ exit $status",
 }
 
 #[test]
-fn a_plugins_words_reach_the_tasks_status() -> Result<()> {
+fn cni_plugin_error_reaches_the_task_status() -> Result<()> {
     let cni = Cni::new()?;
     cni.script(
         "unwilling",

@@ -52,7 +52,7 @@ impl Operator {
 }
 
 #[test]
-fn a_namespace_is_attached_shown_and_detached() -> Result<()> {
+fn namespace_is_attached_shown_and_detached() -> Result<()> {
     let operator = Operator::new(&format!("{BLUE}{RED}"))?;
     let host = &operator.host;
     host.sh("ip netns add box")?;
@@ -97,7 +97,7 @@ fn a_namespace_is_attached_shown_and_detached() -> Result<()> {
 }
 
 #[test]
-fn a_dry_run_says_every_change_and_makes_none() -> Result<()> {
+fn dry_run_prints_every_change_and_makes_none() -> Result<()> {
     let operator = Operator::new(BLUE)?;
     let before = operator.host.leftovers()?;
     let text = operator.succeeds("attach box --network blue --port 8080:80 --dry-run")?;
@@ -118,7 +118,7 @@ fn a_dry_run_says_every_change_and_makes_none() -> Result<()> {
 }
 
 #[test]
-fn a_configuration_is_checked() -> Result<()> {
+fn config_check_reports_every_problem() -> Result<()> {
     let operator = Operator::new(BLUE)?;
     let text = operator.succeeds("config check")?;
     ensure!(
@@ -139,7 +139,7 @@ fn a_configuration_is_checked() -> Result<()> {
 }
 
 #[test]
-fn a_bad_request_is_refused_and_leaves_nothing() -> Result<()> {
+fn invalid_request_is_refused_and_leaves_nothing() -> Result<()> {
     let operator = Operator::new(BLUE)?;
     operator.host.sh("ip netns add box")?;
     let before = operator.host.leftovers()?;

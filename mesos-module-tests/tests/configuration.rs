@@ -8,7 +8,7 @@ use mesos_module_tests::testbed::framework::TaskSpec;
 use mesos_module_tests::testbed::{Cluster, Host};
 
 #[test]
-fn networks_come_and_go_without_a_restart() -> Result<()> {
+fn networks_change_without_an_agent_restart() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let message = agent.refused(TaskSpec::new("early", "true").network("red"))?;
     ensure!(
@@ -30,7 +30,7 @@ fn networks_come_and_go_without_a_restart() -> Result<()> {
 }
 
 #[test]
-fn a_changed_network_is_for_new_containers() -> Result<()> {
+fn changed_network_applies_to_new_containers() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let old = agent.run(TaskSpec::new("old", "sleep 1000").network("blue"))?;
     agent.configure(
@@ -50,7 +50,7 @@ fn a_changed_network_is_for_new_containers() -> Result<()> {
 }
 
 #[test]
-fn a_bad_configuration_fails_only_those_who_need_it() -> Result<()> {
+fn invalid_configuration_fails_only_new_containers() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let running = agent.run(TaskSpec::new("before", "sleep 1000").network("blue"))?;
     for (index, (config, expected)) in [
@@ -92,7 +92,7 @@ fn refusal(config: &str, parameters: &[(&str, &str)]) -> Result<String> {
 }
 
 #[test]
-fn the_module_refuses_to_load_with_every_error_at_once() -> Result<()> {
+fn module_fails_to_load_and_reports_every_error() -> Result<()> {
     let config =
         "[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.0/33'\nmtu = 'big'\n";
     let text = refusal(config, &[("colour", "blue"), ("deadlines.isolate", "soon")])?;
@@ -108,7 +108,7 @@ fn the_module_refuses_to_load_with_every_error_at_once() -> Result<()> {
 }
 
 #[test]
-fn the_agent_refuses_to_start_without_a_configuration() -> Result<()> {
+fn agent_fails_to_start_without_a_configuration() -> Result<()> {
     let host = Host::start("192.0.2.1".parse()?)?;
     let builder = with_parameters(&host, BLUE, &[])?;
     fs::remove_file(host.directory().join("agent.toml"))?;
@@ -123,7 +123,7 @@ fn the_agent_refuses_to_start_without_a_configuration() -> Result<()> {
 }
 
 #[test]
-fn network_cni_beside_ours_is_refused_by_the_agent() -> Result<()> {
+fn agent_refuses_network_cni_beside_the_module() -> Result<()> {
     let host = Host::start("192.0.2.1".parse()?)?;
     let builder = with_parameters(&host, BLUE, &[])?.isolation(&["network/cni"]);
     let Err(error) = builder.start() else {
@@ -138,7 +138,7 @@ fn network_cni_beside_ours_is_refused_by_the_agent() -> Result<()> {
 }
 
 #[test]
-fn an_agent_without_the_module_runs_without_it() -> Result<()> {
+fn agent_without_the_module_runs_tasks() -> Result<()> {
     let host = Host::start("192.0.2.1".parse()?)?;
     let cluster = Cluster::on(&host).start()?;
     ensure!(!cluster.log()?.contains("network/contrail"));

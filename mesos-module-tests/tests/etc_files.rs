@@ -24,7 +24,7 @@ const OWN_FILES: &str = "grep -q \"$(hostname)$\" /etc/hosts && grep -q '^127.0.
                          && test \"$(cat /etc/hostname)\" = \"$(hostname)\" && grep -q . /etc/resolv.conf";
 
 #[test]
-fn a_container_on_the_hosts_filesystem_has_its_own_files() -> Result<()> {
+fn container_on_host_filesystem_has_its_own_etc_files() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let before = agent
         .host()
@@ -38,7 +38,7 @@ fn a_container_on_the_hosts_filesystem_has_its_own_files() -> Result<()> {
 }
 
 #[test]
-fn an_image_container_has_its_own_files() -> Result<()> {
+fn image_container_has_its_own_etc_files() -> Result<()> {
     let agent = Agent::start_with(BLUE, ClusterBuilder::images)?;
     agent.passes(
         TaskSpec::new("command", OWN_FILES)
@@ -55,7 +55,7 @@ fn an_image_container_has_its_own_files() -> Result<()> {
 }
 
 #[test]
-fn an_image_container_on_the_host_network_has_the_hosts_files_read_only() -> Result<()> {
+fn image_container_on_host_network_has_host_files_read_only() -> Result<()> {
     let agent = Agent::start_with(BLUE, ClusterBuilder::images)?;
     let resolver = fs::read_to_string("/etc/resolv.conf")?;
     let check = format!(
@@ -85,7 +85,7 @@ fn resolver_configuration_comes_from_the_network() -> Result<()> {
 }
 
 #[test]
-fn the_default_resolver_is_for_networks_without_their_own() -> Result<()> {
+fn default_resolver_serves_networks_without_their_own() -> Result<()> {
     let default = "[dns]\nnameservers = ['192.0.2.53']\n[[network]]\nname = 'green'\nprovider = 'bridge'\nsubnet = '10.34.0.0/24'\n";
     let agent = Agent::start(&format!("{default}{WITH_DNS}"))?;
     let only = "test \"$(grep nameserver /etc/resolv.conf)\" = 'nameserver 192.0.2.53'";
@@ -100,7 +100,7 @@ fn the_default_resolver_is_for_networks_without_their_own() -> Result<()> {
 }
 
 #[test]
-fn without_any_name_server_the_hosts_resolver_is_copied() -> Result<()> {
+fn host_resolver_is_copied_if_no_name_server_is_configured() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let resolver = fs::read_to_string("/etc/resolv.conf")?;
     let check = format!(
@@ -112,7 +112,7 @@ fn without_any_name_server_the_hosts_resolver_is_copied() -> Result<()> {
 }
 
 #[test]
-fn a_nested_container_has_the_files_of_its_root() -> Result<()> {
+fn nested_container_has_the_etc_files_of_its_root() -> Result<()> {
     let agent = Agent::start(WITH_DNS)?;
     let check = format!("{OWN_FILES} && grep -q 10.32.0.53 /etc/resolv.conf");
     let group = GroupSpec::new("pod")

@@ -25,7 +25,7 @@ fn bridge<'a>(config: &'a Config, name: &str) -> (&'a Network, &'a Subnet<ipnet:
 }
 
 #[test]
-fn the_agents_example_is_accepted_and_its_defaults_are_ours() {
+fn agent_example_is_valid_and_shows_the_defaults() {
     let directory = tempfile::tempdir().expect("a directory");
     let empty = directory.path().join("empty.toml");
     std::fs::write(&empty, "[cni]\n").expect("a file");
@@ -59,7 +59,7 @@ fn the_agents_example_is_accepted_and_its_defaults_are_ours() {
 }
 
 #[test]
-fn the_modules_example_names_our_modules_and_the_default_configuration() {
+fn modules_example_names_the_modules_and_default_path() {
     let text = std::fs::read_to_string(example("modules.json.example")).expect("the example");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let modules = json["libraries"][0]["modules"].as_array().expect("modules");

@@ -15,7 +15,7 @@ fn host_interface(agent: &Agent) -> Result<String> {
 }
 
 #[test]
-fn a_provider_that_fails_in_isolate_fails_the_task() -> Result<()> {
+fn provider_failure_in_isolate_fails_the_task() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     // The bridge's name is taken by what is no bridge.
     agent
@@ -33,7 +33,7 @@ fn a_provider_that_fails_in_isolate_fails_the_task() -> Result<()> {
 }
 
 #[test]
-fn a_task_killed_while_it_is_prepared_leaves_nothing() -> Result<()> {
+fn task_killed_during_prepare_leaves_nothing() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     for round in 0..10_u64 {
         let id = format!("t{round}");
@@ -47,7 +47,7 @@ fn a_task_killed_while_it_is_prepared_leaves_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_lost_interface_ends_the_container_with_a_reason() -> Result<()> {
+fn lost_interface_ends_the_container_with_a_reason() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     agent.run(TaskSpec::new("victim", "sleep 1000").network("blue"))?;
     let interface = host_interface(&agent)?;
@@ -68,7 +68,7 @@ fn a_lost_interface_ends_the_container_with_a_reason() -> Result<()> {
 }
 
 #[test]
-fn an_interface_lost_while_the_agent_was_away_is_noticed() -> Result<()> {
+fn interface_lost_while_the_agent_is_down_ends_the_container() -> Result<()> {
     let mut agent = Agent::start(BLUE)?;
     agent.run(TaskSpec::new("victim", "sleep 1000").network("blue"))?;
     let interface = host_interface(&agent)?;
@@ -81,7 +81,7 @@ fn an_interface_lost_while_the_agent_was_away_is_noticed() -> Result<()> {
 }
 
 #[test]
-fn rules_and_bridges_removed_behind_our_back_are_made_again() -> Result<()> {
+fn removed_rules_and_bridges_are_restored() -> Result<()> {
     // While there is no bridge the executors' packets are lost, and TCP takes its time to resend.
     let mut agent = Agent::start_with(BLUE, |cluster| {
         cluster.env("MESOS_EXECUTOR_REREGISTRATION_TIMEOUT", "15secs")
@@ -125,7 +125,7 @@ fn rules_and_bridges_removed_behind_our_back_are_made_again() -> Result<()> {
 }
 
 #[test]
-fn a_detach_finds_nothing_left_to_do() -> Result<()> {
+fn detach_tolerates_what_is_already_gone() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let running = agent.run(TaskSpec::new("one", "sleep 1000").network("blue"))?;
     let id = container(&running)?;
@@ -139,7 +139,7 @@ fn a_detach_finds_nothing_left_to_do() -> Result<()> {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_written_fails_the_task() -> Result<()> {
+fn read_only_state_directory_fails_the_task() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let neighbour = agent.run(TaskSpec::new("neighbour", "sleep 1000").network("blue"))?;
     let state = agent.state_dir().display().to_string();
@@ -161,7 +161,7 @@ fn a_state_directory_that_cannot_be_written_fails_the_task() -> Result<()> {
 }
 
 #[test]
-fn a_full_state_directory_fails_the_task() -> Result<()> {
+fn full_state_directory_fails_the_task() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let state = agent.state_dir().display().to_string();
     agent.host().sh(&format!(

@@ -6,7 +6,7 @@ use mesos_module_tests::testbed::framework::TaskSpec;
 use serde_json::{Value, json};
 
 #[test]
-fn a_command_task_gets_an_address_of_its_network() -> Result<()> {
+fn command_task_gets_an_address_of_its_network() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let running = agent.run(TaskSpec::new("web", "sleep 1000").network("blue"))?;
     assert_eq!(running.network_infos.len(), 1);
@@ -29,7 +29,7 @@ fn a_command_task_gets_an_address_of_its_network() -> Result<()> {
 }
 
 #[test]
-fn a_task_without_a_network_is_on_the_hosts() -> Result<()> {
+fn task_without_network_is_on_the_host_network() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let own = agent.host().sh("readlink /proc/self/ns/net")?;
     let command = format!("test \"$(readlink /proc/self/ns/net)\" = '{}'", own.trim());
@@ -77,7 +77,7 @@ fn several_networks_become_interfaces_in_order() -> Result<()> {
 }
 
 #[test]
-fn both_families_and_static_addresses_are_given() -> Result<()> {
+fn both_families_and_static_addresses_are_assigned() -> Result<()> {
     // The agent of these tests has an IPv4 address, which blue leads to whatever red gives.
     let agent = Agent::start(&format!("{BLUE}{RED}"))?;
     for (id, asked, expected) in [
@@ -143,7 +143,7 @@ fn libprocess_ip_is_in_the_environment() -> Result<()> {
 }
 
 #[test]
-fn the_hostname_is_the_containers_own() -> Result<()> {
+fn container_has_its_own_hostname() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let own = agent.host().sh("hostname")?;
     let running =
@@ -170,7 +170,7 @@ fn the_hostname_is_the_containers_own() -> Result<()> {
 }
 
 #[test]
-fn the_checkpoint_says_what_was_made() -> Result<()> {
+fn checkpoint_records_the_attachments() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let running = agent.run(TaskSpec::new("web", "sleep 1000").network("blue"))?;
     let id = container(&running)?;
@@ -198,7 +198,7 @@ fn the_checkpoint_says_what_was_made() -> Result<()> {
 }
 
 #[test]
-fn the_hook_adds_what_frameworks_cannot_get_elsewhere() -> Result<()> {
+fn hook_labels_carry_interface_details() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let task = TaskSpec::new("web", "sleep 1000")
         .network("blue")
@@ -224,7 +224,7 @@ fn the_hook_adds_what_frameworks_cannot_get_elsewhere() -> Result<()> {
 }
 
 #[test]
-fn resource_statistics_count_the_containers_traffic() -> Result<()> {
+fn resource_statistics_count_container_traffic() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let running = agent.run(TaskSpec::new("web", "sleep 1000").network("blue"))?;
     let address = address(&running)?;

@@ -1,4 +1,4 @@
-//! Marathon's front end on the real Mesos: the seed's sample app, from definition to nothing.
+//! The simulated Marathon on the real Mesos: an app and a pod from creation to deletion.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct World {
+struct Fixture {
     host: Host,
     cluster: Cluster,
     marathon: Marathon,
 }
 
-impl World {
-    /// With the agent's own filesystem in place of the sample's image.
+impl Fixture {
+    /// Uses the agent's own filesystem instead of the sample's image.
     fn start(address: &str, role: &str) -> Result<Self> {
         let host = Host::start(address.parse::<IpAddr>()?)?;
         let cluster = Cluster::on(&host).env("MESOS_DEFAULT_ROLE", role).start()?;
@@ -101,7 +101,7 @@ impl World {
     }
 }
 
-/// The sample app of the seed, section 3.5, on the host's network.
+/// A sample app on the host network.
 fn sample() -> Value {
     json!({
         "id": "/app-no-1", "acceptedResourceRoles": ["slave_public"],
@@ -126,28 +126,28 @@ fn ids(tasks: &Value) -> Vec<String> {
 }
 
 #[test]
-fn the_sample_app_and_a_pod_live_and_go() -> Result<()> {
-    let mut world = World::start("10.94.1.1", "slave_public")?;
-    let (status, app) = world.ask(Method::POST, "/v2/apps", &sample())?;
+fn sample_app_and_pod_run_and_are_deleted() -> Result<()> {
+    let mut fixture = Fixture::start("10.94.1.1", "slave_public")?;
+    let (status, app) = fixture.ask(Method::POST, "/v2/apps", &sample())?;
     ensure!(status == 201, "{status} {app}");
-    world.settle()?;
-    let tasks = world.get("/v2/tasks")?;
+    fixture.settle()?;
+    let tasks = fixture.get("/v2/tasks")?;
     let three = ids(&tasks);
     assert_eq!(three.len(), 3);
-    assert_eq!(world.running()?, three);
-    let address = world.host.address().to_string();
+    assert_eq!(fixture.running()?, three);
+    let address = fixture.host.address().to_string();
     for task in tasks["tasks"].as_array().context("no tasks")? {
         assert_eq!(task["state"], "TASK_RUNNING", "{task}");
         assert_eq!(task["ipAddresses"][0]["ipAddress"], address, "{task}");
         assert!(task["ports"][0].as_u64() >= Some(31000), "{task}");
     }
 
-    let fewer = world.ask(Method::PUT, "/v2/apps/app-no-1", &json!({"instances": 1}))?;
+    let fewer = fixture.ask(Method::PUT, "/v2/apps/app-no-1", &json!({"instances": 1}))?;
     assert_eq!(fewer.0, 200, "{}", fewer.1);
-    world.settle()?;
-    let one = ids(&world.get("/v2/tasks")?);
+    fixture.settle()?;
+    let one = ids(&fixture.get("/v2/tasks")?);
     assert_eq!(one.len(), 1);
-    assert_eq!(world.running()?, one);
+    assert_eq!(fixture.running()?, one);
 
     let part = |name: &str| {
         json!({"name": name, "resources": {"cpus": 0.1, "mem": 32},
@@ -155,49 +155,49 @@ fn the_sample_app_and_a_pod_live_and_go() -> Result<()> {
     };
     let pod = json!({"id": "/pod-no-1", "networks": [{"mode": "host"}],
                      "containers": [part("c1"), part("c2")]});
-    let (status, pod) = world.ask(Method::POST, "/v2/pods", &pod)?;
+    let (status, pod) = fixture.ask(Method::POST, "/v2/pods", &pod)?;
     ensure!(status == 201, "{status} {pod}");
-    world.settle()?;
-    let shown = world.get("/v2/pods/pod-no-1::status")?;
+    fixture.settle()?;
+    let shown = fixture.get("/v2/pods/pod-no-1::status")?;
     assert_eq!(shown["status"], "STABLE", "{shown}");
-    assert_eq!(world.running()?.len(), 3);
+    assert_eq!(fixture.running()?.len(), 3);
 
     // Master and agent die at once; what runs, runs on, and Marathon finds its way back.
-    let before = world.running()?;
-    world.cluster.restart()?;
+    let before = fixture.running()?;
+    fixture.cluster.restart()?;
     let deadline = Instant::now() + PATIENCE;
-    while world.running().unwrap_or_default() != before {
+    while fixture.running().unwrap_or_default() != before {
         ensure!(
             Instant::now() < deadline,
             "not adopted: {:?}",
-            world.running()
+            fixture.running()
         );
         std::thread::sleep(Duration::from_millis(100));
     }
 
-    let (status, _) = world.ask(Method::DELETE, "/v2/pods/pod-no-1", &Value::Null)?;
+    let (status, _) = fixture.ask(Method::DELETE, "/v2/pods/pod-no-1", &Value::Null)?;
     assert_eq!(status, 202);
-    let (status, _) = world.ask(Method::DELETE, "/v2/apps/app-no-1", &Value::Null)?;
+    let (status, _) = fixture.ask(Method::DELETE, "/v2/apps/app-no-1", &Value::Null)?;
     assert_eq!(status, 200);
-    world.settle()?;
-    assert_eq!(world.running()?, Vec::<String>::new());
-    assert_eq!(world.get("/v2/apps")?, json!({"apps": []}));
-    assert_eq!(world.get("/v2/pods")?, json!([]));
-    world.stop()
+    fixture.settle()?;
+    assert_eq!(fixture.running()?, Vec::<String>::new());
+    assert_eq!(fixture.get("/v2/apps")?, json!({"apps": []}));
+    assert_eq!(fixture.get("/v2/pods")?, json!([]));
+    fixture.stop()
 }
 
 #[test]
-fn what_cannot_be_placed_waits_and_what_fails_says_why() -> Result<()> {
-    let world = World::start("10.94.2.1", "*")?;
-    let (status, _) = world.ask(Method::POST, "/v2/apps", &sample())?;
+fn unplaceable_task_waits_and_failure_is_reported() -> Result<()> {
+    let fixture = Fixture::start("10.94.2.1", "*")?;
+    let (status, _) = fixture.ask(Method::POST, "/v2/apps", &sample())?;
     assert_eq!(status, 201);
     let unknown = json!({"id": "/b", "cmd": "sleep 1000", "cpus": 0.1, "mem": 32,
                          "networks": [{"name": "nowhere"}]});
-    let (status, _) = world.ask(Method::POST, "/v2/apps", &unknown)?;
+    let (status, _) = fixture.ask(Method::POST, "/v2/apps", &unknown)?;
     assert_eq!(status, 201);
     let deadline = Instant::now() + PATIENCE;
     let message = loop {
-        let shown = world.get("/v2/apps/b?embed=app.lastTaskFailure")?;
+        let shown = fixture.get("/v2/apps/b?embed=app.lastTaskFailure")?;
         let message = &shown["app"]["lastTaskFailure"]["message"];
         if let Some(message) = message.as_str() {
             break message.to_owned();
@@ -207,7 +207,7 @@ fn what_cannot_be_placed_waits_and_what_fails_says_why() -> Result<()> {
     };
     assert!(message.contains("nowhere"), "{message}");
     // Nothing is reserved for slave_public here.
-    let waiting = world.get("/v2/apps/app-no-1?embed=app.tasks")?;
+    let waiting = fixture.get("/v2/apps/app-no-1?embed=app.tasks")?;
     assert_eq!(waiting["app"]["tasks"], json!([]), "{waiting}");
-    world.stop()
+    fixture.stop()
 }

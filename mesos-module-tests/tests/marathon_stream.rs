@@ -24,7 +24,7 @@ const WEB: &str = "/v2/apps/shop/web";
 const USER: &str = "contrail";
 const PASSWORD: &str = "a password of this test alone";
 
-struct World {
+struct Fixture {
     host: Host,
     cluster: Cluster,
     marathon: Marathon,
@@ -32,7 +32,7 @@ struct World {
     follower: Follower,
 }
 
-impl World {
+impl Fixture {
     /// The follower knows the standbys only, so that it has to be sent to the leader.
     fn start(address: &str, version: Version) -> Result<Self> {
         let host = Host::start(address.parse::<IpAddr>()?)?;
@@ -198,82 +198,82 @@ fn app() -> Value {
 
 /// The way of an app and of a pod, and of the Marathon that they are of.
 fn follow(address: &str, version: Version) -> Result<()> {
-    let mut world = World::start(address, version)?;
-    world.expect_snapshot()?;
-    assert_eq!(world.handle().streams(), 1);
-    let sent_on = world.handle().log(1).into_iter();
+    let mut fixture = Fixture::start(address, version)?;
+    fixture.expect_snapshot()?;
+    assert_eq!(fixture.handle().streams(), 1);
+    let sent_on = fixture.handle().log(1).into_iter();
     let mut sent_on = sent_on.filter(|entry| entry.path.starts_with("/v2/events"));
     assert!(sent_on.any(|entry| entry.status == Some(302)));
 
-    world.step(3, |world| {
-        world.ask(Method::POST, "/v2/apps", &app()).map(drop)
+    fixture.step(3, |fixture| {
+        fixture.ask(Method::POST, "/v2/apps", &app()).map(drop)
     })?;
     for count in [10, 2] {
-        world.step(count, |world| {
+        fixture.step(count, |fixture| {
             let change = json!({"instances": count});
-            world.ask(Method::PUT, WEB, &change).map(drop)
+            fixture.ask(Method::PUT, WEB, &change).map(drop)
         })?;
     }
-    world.step(2, |world| {
+    fixture.step(2, |fixture| {
         let change = json!({"env": {"COLOUR": "blue"}});
-        world.ask(Method::PUT, WEB, &change).map(drop)
+        fixture.ask(Method::PUT, WEB, &change).map(drop)
     })?;
-    world.step(2, |world| {
+    fixture.step(2, |fixture| {
         let path = format!("{WEB}/restart");
-        world.ask(Method::POST, &path, &Value::Null).map(drop)
+        fixture.ask(Method::POST, &path, &Value::Null).map(drop)
     })?;
-    world.step(2, |world| {
-        let one = world.truth().into_iter().next().context("no task")?;
+    fixture.step(2, |fixture| {
+        let one = fixture.truth().into_iter().next().context("no task")?;
         let path = format!("{WEB}/tasks/{one}");
-        world.ask(Method::DELETE, &path, &Value::Null).map(drop)
+        fixture.ask(Method::DELETE, &path, &Value::Null).map(drop)
     })?;
-    world.step(4, |world| {
+    fixture.step(4, |fixture| {
         let part = |name: &str| {
             json!({"name": name, "resources": {"cpus": 0.01, "mem": 16},
                    "exec": {"command": {"shell": "sleep 1000"}}})
         };
         let pod = json!({"id": "/pod", "containers": [part("c1"), part("c2")]});
-        world.ask(Method::POST, "/v2/pods", &pod).map(drop)
+        fixture.ask(Method::POST, "/v2/pods", &pod).map(drop)
     })?;
 
-    let framework = world.handle().framework_id();
-    let before = world.truth();
-    world.handle().set_leader(Some(1));
-    world.expect_lost()?;
-    world.expect_snapshot()?;
-    world.handle().set_leader(None);
-    world.expect_lost()?;
-    let refused = world.host.block_on(world.client.list());
+    let framework = fixture.handle().framework_id();
+    let before = fixture.truth();
+    fixture.handle().set_leader(Some(1));
+    fixture.expect_lost()?;
+    fixture.expect_snapshot()?;
+    fixture.handle().set_leader(None);
+    fixture.expect_lost()?;
+    let refused = fixture.host.block_on(fixture.client.list());
     let refused = refused.err().context("there is a leader")?.to_string();
     ensure!(refused.contains("502"), "{refused}");
-    world.handle().set_leader(Some(2));
-    world.expect_snapshot()?;
+    fixture.handle().set_leader(Some(2));
+    fixture.expect_snapshot()?;
     // The leader cannot be reached any more, and another one takes its place.
-    world.handle().unplug(2);
-    world.expect_lost()?;
-    world.handle().set_leader(Some(0));
-    world.expect_snapshot()?;
-    let handle = world.marathon.handle().clone();
-    world.host.block_on(handle.plug(2))?;
-    assert_eq!(world.truth(), before, "nothing was started anew");
-    assert_eq!(world.handle().framework_id(), framework);
+    fixture.handle().unplug(2);
+    fixture.expect_lost()?;
+    fixture.handle().set_leader(Some(0));
+    fixture.expect_snapshot()?;
+    let handle = fixture.marathon.handle().clone();
+    fixture.host.block_on(handle.plug(2))?;
+    assert_eq!(fixture.truth(), before, "nothing was started anew");
+    assert_eq!(fixture.handle().framework_id(), framework);
 
-    slow_consumer(&world, version)?;
-    world.step(2, |world| {
-        world
+    slow_consumer(&fixture, version)?;
+    fixture.step(2, |fixture| {
+        fixture
             .ask(Method::DELETE, "/v2/pods/pod", &Value::Null)
             .map(drop)
     })?;
-    world.step(0, |world| {
-        world.ask(Method::DELETE, WEB, &Value::Null).map(drop)
+    fixture.step(0, |fixture| {
+        fixture.ask(Method::DELETE, WEB, &Value::Null).map(drop)
     })?;
-    world.stop()
+    fixture.stop()
 }
 
 /// Somebody else reads too slowly: 1.7 leaves events out, later ones end the stream. The follower
 /// does not notice.
-fn slow_consumer(world: &World, version: Version) -> Result<()> {
-    let handle = world.handle();
+fn slow_consumer(fixture: &Fixture, version: Version) -> Result<()> {
+    let handle = fixture.handle();
     let address = handle.servers()[0];
     let request = reqwest::Client::new()
         .get("http://m/")
@@ -285,7 +285,7 @@ fn slow_consumer(world: &World, version: Version) -> Result<()> {
         "GET /v2/events?event_type=flood HTTP/1.1\r\nHost: m\r\nAccept: text/event-stream\r\n\
          Authorization: {credentials}\r\n\r\n"
     );
-    world.host.block_on(async {
+    fixture.host.block_on(async {
         let streams = handle.streams();
         let mut socket = TcpStream::connect(address).await?;
         socket.write_all(request.as_bytes()).await?;
@@ -313,11 +313,11 @@ fn slow_consumer(world: &World, version: Version) -> Result<()> {
 }
 
 #[test]
-fn the_newest_marathon_is_followed() -> Result<()> {
+fn newest_marathon_is_followed() -> Result<()> {
     follow("10.94.3.1", Version::V1_11)
 }
 
 #[test]
-fn the_oldest_marathon_is_followed() -> Result<()> {
+fn oldest_marathon_is_followed() -> Result<()> {
     follow("10.94.4.1", Version::V1_7)
 }

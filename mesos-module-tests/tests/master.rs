@@ -13,8 +13,8 @@ use mesos_module_tests::testbed::framework::TaskSpec;
 use mesos_module_tests::testbed::{Cluster, Host};
 use serde_json::json;
 
-/// A follower and what it has seen.
-struct Seen {
+/// A follower and what it has followed.
+struct FollowedState {
     host: Host,
     follower: Follower,
     state: State,
@@ -29,21 +29,21 @@ fn client(master: &str) -> Result<MasterClient> {
     })?)
 }
 
-impl Seen {
+impl FollowedState {
     fn follow(host: &Host, master: &str) -> Result<Self> {
         let client = client(master)?;
         let options = FollowOptions {
             backoff: (Duration::from_millis(10), Duration::from_millis(500)),
             ..FollowOptions::default()
         };
-        let mut seen = Self {
+        let mut followed = Self {
             host: host.clone(),
             follower: host.block_on(async { Follower::start(client, options) }),
             state: State::default(),
             losses: 0,
         };
-        seen.until(|state| !state.agents.is_empty())?;
-        Ok(seen)
+        followed.until(|state| !state.agents.is_empty())?;
+        Ok(followed)
     }
 
     /// Takes updates until the state is as it should be.
@@ -90,20 +90,20 @@ fn runs(state: &State, task: &str) -> bool {
 }
 
 #[test]
-fn a_task_is_joined_with_container_address_and_agent() -> Result<()> {
+fn follower_joins_task_container_address_and_agent() -> Result<()> {
     let mut agent = Agent::start(BLUE)?;
-    let mut seen = Seen::follow(agent.host(), agent.cluster.master())?;
-    let known = seen.state.agents.values().next().context("no agent")?;
+    let mut followed = FollowedState::follow(agent.host(), agent.cluster.master())?;
+    let known = followed.state.agents.values().next().context("no agent")?;
     ensure!(known.active, "{known:?}");
     assert_eq!(known.address, Some(agent.host().address()));
-    ensure!(seen.state.frameworks.contains_key(agent.framework.id()));
+    ensure!(followed.state.frameworks.contains_key(agent.framework.id()));
 
     let task = TaskSpec::new("web", "sleep 1000")
         .network("blue")
         .label("mine", "yes");
     let running = agent.run(task)?;
-    seen.until(|state| runs(state, "web"))?;
-    let task = find(&seen.state, "web").context("no task")?;
+    followed.until(|state| runs(state, "web"))?;
+    let task = find(&followed.state, "web").context("no task")?;
     assert_eq!(&*task.key.framework, agent.framework.id());
     assert_eq!(task.executor(), "web");
     assert_eq!(
@@ -115,7 +115,7 @@ fn a_task_is_joined_with_container_address_and_agent() -> Result<()> {
     assert_eq!(task.status.networks[0].name.as_deref(), Some("blue"));
     assert_eq!(&*task.labels, [("mine".into(), "yes".into())]);
     ensure!(task.status.at.is_some());
-    let on = seen
+    let on = followed
         .state
         .agent_of(task)
         .context("its agent is not known")?;
@@ -126,43 +126,49 @@ fn a_task_is_joined_with_container_address_and_agent() -> Result<()> {
     let asked = agent
         .host()
         .block_on(client(agent.cluster.master())?.state())?;
-    seen.until(|state| *state == asked)?;
+    followed.until(|state| *state == asked)?;
 
     // Master and agent die. What runs is found again.
     agent.crash()?;
-    seen.until_lost(1, |state| runs(state, "web"))?;
-    let again = find(&seen.state, "web").context("no task")?;
+    followed.until_lost(1, |state| runs(state, "web"))?;
+    let again = find(&followed.state, "web").context("no task")?;
     assert_eq!(
         again.status.container.as_deref(),
         Some(&*container(&running)?)
     );
 
     agent.kill("web")?;
-    seen.until(|state| find(state, "web").is_none())?;
-    drop(seen);
+    followed.until(|state| find(state, "web").is_none())?;
+    drop(followed);
     agent.end()
 }
 
 #[test]
-fn an_agent_that_is_gone_is_known_at_once() -> Result<()> {
+fn follower_reports_a_lost_agent_at_once() -> Result<()> {
     let host = Host::start("192.0.2.1".parse()?)?;
     let cluster = Cluster::on(&host).start()?;
-    let mut seen = Seen::follow(&host, cluster.master())?;
+    let mut followed = FollowedState::follow(&host, cluster.master())?;
     let framework = cluster.framework()?;
     let id = framework.id().to_owned();
-    seen.until(|state| state.frameworks.contains_key(&*id))?;
+    followed.until(|state| state.frameworks.contains_key(&*id))?;
     host.block_on(framework.launch(TaskSpec::new("web", "sleep 1000")))?;
-    seen.until(|state| runs(state, "web"))?;
-    let agent = seen.state.agents.keys().next().context("no agent")?.clone();
+    followed.until(|state| runs(state, "web"))?;
+    let agent = followed
+        .state
+        .agents
+        .keys()
+        .next()
+        .context("no agent")?
+        .clone();
     cluster.master_call(&json!({"type": "MARK_AGENT_GONE",
         "mark_agent_gone": {"agent_id": {"value": &*agent}}}))?;
-    seen.until(|state| !state.agents.contains_key(&agent))?;
-    seen.until(|state| {
+    followed.until(|state| !state.agents.contains_key(&agent))?;
+    followed.until(|state| {
         find(state, "web").is_none_or(|task| task.status.state != TaskState::Running)
     })?;
     host.block_on(framework.teardown())?;
-    seen.until(|state| !state.frameworks.contains_key(&*id) && state.tasks.is_empty())?;
-    assert_eq!(seen.losses, 0);
-    drop((seen, framework));
+    followed.until(|state| !state.frameworks.contains_key(&*id) && state.tasks.is_empty())?;
+    assert_eq!(followed.losses, 0);
+    drop((followed, framework));
     cluster.stop()
 }

@@ -6,7 +6,7 @@ use mesos_module_tests::testbed::framework::{GroupSpec, TaskSpec, TaskState};
 use serde_json::json;
 
 #[test]
-fn a_pods_tasks_share_the_executors_network_and_address() -> Result<()> {
+fn pod_tasks_share_the_network_of_the_executor() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let group = GroupSpec::new("pod")
         .network("blue")
@@ -40,7 +40,7 @@ fn a_pods_tasks_share_the_executors_network_and_address() -> Result<()> {
 }
 
 #[test]
-fn nested_addresses_survive_a_crash_of_the_agent() -> Result<()> {
+fn nested_addresses_survive_an_agent_crash() -> Result<()> {
     let mut agent = Agent::start(BLUE)?;
     let group = GroupSpec::new("pod")
         .network("blue")
@@ -60,7 +60,7 @@ fn nested_addresses_survive_a_crash_of_the_agent() -> Result<()> {
 }
 
 #[test]
-fn a_nested_container_shares_its_roots_hostname() -> Result<()> {
+fn nested_container_shares_the_hostname_of_its_root() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let container =
         json!({ "type": "MESOS", "hostname": "pod-1", "network_infos": [{ "name": "blue" }] });
@@ -77,7 +77,7 @@ fn a_nested_container_shares_its_roots_hostname() -> Result<()> {
 }
 
 #[test]
-fn a_nested_container_may_have_networks_of_its_own() -> Result<()> {
+fn nested_container_can_have_its_own_networks() -> Result<()> {
     let agent = Agent::start(&format!("{BLUE}{RED}"))?;
     let own = TaskSpec::new("own", "sleep 1000").network("red");
     let group = GroupSpec::new("pod")
@@ -97,7 +97,7 @@ fn a_nested_container_may_have_networks_of_its_own() -> Result<()> {
 }
 
 #[test]
-fn a_pod_on_the_host_network_stays_there() -> Result<()> {
+fn pod_without_network_is_on_the_host_network() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let own = agent.host().sh("readlink /proc/self/ns/net")?;
     let check = format!("test \"$(readlink /proc/self/ns/net)\" = '{}'", own.trim());
@@ -108,7 +108,7 @@ fn a_pod_on_the_host_network_stays_there() -> Result<()> {
 }
 
 #[test]
-fn a_pod_survives_a_crash_of_the_agent() -> Result<()> {
+fn pod_survives_agent_crashes() -> Result<()> {
     let mut agent = Agent::start(BLUE)?;
     let group = GroupSpec::new("pod")
         .network("blue")

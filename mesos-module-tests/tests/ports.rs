@@ -22,7 +22,7 @@ fn fetch(url: &str) -> String {
 }
 
 #[test]
-fn a_mapped_port_is_reachable_from_everywhere() -> Result<()> {
+fn mapped_port_is_reachable_from_everywhere() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let running = agent.run(server("web", "blue", 31080))?;
     let host = agent.host().address();
@@ -69,7 +69,7 @@ fn a_mapped_port_is_reachable_from_everywhere() -> Result<()> {
 }
 
 #[test]
-fn a_mapped_port_works_by_ipv6() -> Result<()> {
+fn mapped_port_is_reachable_over_ipv6() -> Result<()> {
     let agent = Agent::start(RED)?;
     agent
         .host()
@@ -82,7 +82,7 @@ fn a_mapped_port_works_by_ipv6() -> Result<()> {
 }
 
 #[test]
-fn a_taken_port_is_refused_and_free_again_afterwards() -> Result<()> {
+fn mapped_port_in_use_is_refused_until_it_is_released() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     agent.run(server("first", "blue", 31080))?;
     let second = TaskSpec::new("second", "sleep 1000").network_info(json!({
@@ -116,7 +116,7 @@ fn a_taken_port_is_refused_and_free_again_afterwards() -> Result<()> {
 }
 
 #[test]
-fn a_port_that_a_process_of_the_host_listens_on_is_refused() -> Result<()> {
+fn port_in_use_by_a_host_process_is_refused() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     agent.run(TaskSpec::new(
         "listener",

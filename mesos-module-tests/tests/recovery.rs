@@ -56,7 +56,7 @@ fn live_containers_are_adopted_with_their_addresses() -> Result<()> {
 }
 
 #[test]
-fn a_container_that_ends_while_the_agent_is_away_is_cleaned_up() -> Result<()> {
+fn container_ended_while_the_agent_is_down_is_cleaned_up() -> Result<()> {
     let mut agent = Agent::start(BLUE)?;
     let running = agent.run(TaskSpec::new("one", "sleep 1000").network("blue"))?;
     let id = container(&running)?;
@@ -71,7 +71,7 @@ fn a_container_that_ends_while_the_agent_is_away_is_cleaned_up() -> Result<()> {
 }
 
 #[test]
-fn an_agent_killed_while_preparing_leaves_nothing() -> Result<()> {
+fn agent_killed_during_prepare_leaves_nothing() -> Result<()> {
     let mut agent = Agent::start(BLUE)?;
     // Many at once, so that some are caught in every step.
     for index in 0..20 {
@@ -86,7 +86,7 @@ fn an_agent_killed_while_preparing_leaves_nothing() -> Result<()> {
 }
 
 #[test]
-fn after_a_reboot_everything_is_given_back() -> Result<()> {
+fn reboot_releases_everything() -> Result<()> {
     let mut agent = Agent::start(&format!("{BLUE}{RED}"))?;
     for index in 0..3 {
         agent.run(
@@ -126,7 +126,7 @@ fn reboot(agent: &mut Agent) -> Result<()> {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_moved_aside_and_its_container_lives() -> Result<()> {
+fn damaged_checkpoint_is_moved_aside_and_container_lives() -> Result<()> {
     let mut agent = Agent::start(BLUE)?;
     let one = agent.run(TaskSpec::new("one", "sleep 1000").network("blue"))?;
     let two = agent.run(TaskSpec::new("two", "sleep 1000").network("blue"))?;
@@ -165,7 +165,7 @@ fn a_damaged_checkpoint_is_moved_aside_and_its_container_lives() -> Result<()> {
 }
 
 #[test]
-fn what_nobody_knows_is_cleaned_up_and_what_is_not_ours_stays() -> Result<()> {
+fn orphans_are_cleaned_up_and_foreign_objects_stay() -> Result<()> {
     let mut agent = Agent::start(BLUE)?;
     let one = agent.run(TaskSpec::new("one", "sleep 1000").network("blue"))?;
     agent.cluster.kill_9()?;
@@ -192,7 +192,7 @@ fn what_nobody_knows_is_cleaned_up_and_what_is_not_ours_stays() -> Result<()> {
 }
 
 #[test]
-fn a_framework_without_checkpointing_loses_its_containers_cleanly() -> Result<()> {
+fn framework_without_checkpointing_loses_containers_cleanly() -> Result<()> {
     use mesos_module_tests::testbed::framework::{Framework, Options};
     let mut agent = Agent::start(BLUE)?;
     let options = Options {

@@ -45,7 +45,7 @@ fn on_blue(key: &str, value: Value) -> Value {
 }
 
 #[test]
-fn names() -> Result<()> {
+fn invalid_names_are_refused() -> Result<()> {
     let name = |name: &str| on(json!([{ "name": name }]));
     refuses(
         BLUE,
@@ -79,7 +79,7 @@ fn names() -> Result<()> {
 }
 
 #[test]
-fn addresses() -> Result<()> {
+fn invalid_addresses_are_refused() -> Result<()> {
     let ask = |address: &str| on_blue("ip_addresses", json!([{ "ip_address": address }]));
     refuses(
         BLUE,
@@ -115,7 +115,7 @@ fn addresses() -> Result<()> {
 }
 
 #[test]
-fn ports() -> Result<()> {
+fn invalid_port_mappings_are_refused() -> Result<()> {
     let map = |host: u32, container: u32, protocol: &str| {
         let mapping =
             json!({ "host_port": host, "container_port": container, "protocol": protocol });
@@ -144,7 +144,7 @@ fn ports() -> Result<()> {
 }
 
 #[test]
-fn several_errors_are_told_at_once() -> Result<()> {
+fn several_errors_are_reported_at_once() -> Result<()> {
     let container = on(json!([
         { "name": "pink" },
         { "name": "blue", "ip_addresses": [{ "ip_address": "x" }], "port_mappings": [{ "host_port": 0, "container_port": 1 }] },
@@ -161,7 +161,7 @@ fn several_errors_are_told_at_once() -> Result<()> {
 }
 
 #[test]
-fn an_exhausted_subnet_refuses_and_recovers() -> Result<()> {
+fn exhausted_subnet_refuses_until_an_address_is_released() -> Result<()> {
     let small = BLUE.replace("10.32.0.0/24", "10.32.0.0/29");
     let agent = Agent::start(&small)?;
     // .1 is the gateway's, .2 to .6 are containers'.
@@ -194,7 +194,7 @@ fn an_exhausted_subnet_refuses_and_recovers() -> Result<()> {
 }
 
 #[test]
-fn one_of_two_networks_refused_gives_the_other_back() -> Result<()> {
+fn refused_network_releases_the_other_one() -> Result<()> {
     let agent = Agent::start(&format!("{BLUE}{RED}"))?;
     let container = on(json!([
         { "name": "blue" },

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::testbed::framework::{Framework, TaskSpec, TaskState};
 use mesos_module_tests::testbed::{Cluster, Host, leftovers};
 
-const LONG: Duration = Duration::from_mins(2);
+const TIMEOUT: Duration = Duration::from_mins(2);
 /// Set for the process that is going to be killed.
 const VICTIM: &str = "CONTRAIL_TEST_VICTIM";
 
@@ -26,7 +26,7 @@ fn running(tasks: usize) -> Result<(Host, Cluster, Framework)> {
         futures::future::try_join_all(launches).await?;
         for name in &names {
             framework
-                .wait_state(name, TaskState::TaskRunning, LONG)
+                .wait_state(name, TaskState::TaskRunning, TIMEOUT)
                 .await?;
         }
         anyhow::Ok(())
@@ -35,7 +35,7 @@ fn running(tasks: usize) -> Result<(Host, Cluster, Framework)> {
 }
 
 #[test]
-fn a_burst_of_tasks_runs_and_ends_without_a_trace() -> Result<()> {
+fn burst_of_tasks_ends_without_leftovers() -> Result<()> {
     let count = env::var("CONTRAIL_TEST_BURST").ok();
     let count = count.map_or(Ok(30), |count| count.parse())?;
     let (host, cluster, framework) = running(count)?;
@@ -54,15 +54,19 @@ fn a_burst_of_tasks_runs_and_ends_without_a_trace() -> Result<()> {
 }
 
 #[test]
-fn a_killed_test_leaves_nothing() -> Result<()> {
+fn killed_test_leaves_nothing_behind() -> Result<()> {
     if env::var_os(VICTIM).is_some() {
         let (host, _cluster, _framework) = running(2)?;
         println!("\nvictim {}", host.name());
-        sleep(LONG);
+        sleep(TIMEOUT);
         return Ok(());
     }
     let mut victim = Command::new(env::current_exe()?)
-        .args(["--exact", "--nocapture", "a_killed_test_leaves_nothing"])
+        .args([
+            "--exact",
+            "--nocapture",
+            "killed_test_leaves_nothing_behind",
+        ])
         .env(VICTIM, "1")
         .stdout(Stdio::piped())
         .spawn()?;
@@ -76,7 +80,7 @@ fn a_killed_test_leaves_nothing() -> Result<()> {
     // SIGKILL: the victim gets no chance to clean up.
     victim.kill()?;
     victim.wait()?;
-    let deadline = Instant::now() + LONG;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let traces = leftovers::traces_of(&host)?;
         if traces.is_empty() {

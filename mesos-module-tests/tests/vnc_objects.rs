@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use vnc_support::{Api, subnet};
 
 #[tokio::test]
-async fn addresses_are_given_out_and_taken_back() {
+async fn addresses_are_allocated_and_released() {
     let api = Api::new(Options::default()).await;
     // Two addresses are too few for a subnet; of four, none is left.
     let tiny = api.network("tiny", json!([subnet("10.0.0.0", 31)])).await;
@@ -136,7 +136,7 @@ async fn flat_subnets_are_shared_by_networks() {
 /// What spreads connections to a virtual address over tasks: a floating address beneath an
 /// instance-ip, without a pool.
 #[tokio::test]
-async fn a_floating_address_can_be_an_instance_ips() {
+async fn floating_ip_can_be_child_of_an_instance_ip() {
     let api = Api::new(Options::default()).await;
     api.network("vn", json!([subnet("10.0.0.0", 24)]))
         .await
@@ -174,7 +174,7 @@ async fn a_floating_address_can_be_an_instance_ips() {
 }
 
 #[tokio::test]
-async fn pages_end() {
+async fn paged_list_ends() {
     let api = Api::new(Options::default()).await;
     for number in 0..5 {
         let body = json!({"fq_name": [format!("vm-{number}")]});
@@ -199,7 +199,7 @@ async fn pages_end() {
 }
 
 #[tokio::test]
-async fn references_by_uuid_alone_and_nulls_and_quotas() {
+async fn references_by_uuid_nulls_and_quotas_are_handled() {
     let api = Api::new(Options::default()).await;
     let body = json!({"fq_name": ["i"], "virtual_network_refs": [{"uuid": "x"}]});
     let refused = api.make("instance-ip", body).await.unwrap_err();
@@ -226,7 +226,7 @@ async fn references_by_uuid_alone_and_nulls_and_quotas() {
 }
 
 #[tokio::test]
-async fn a_relaxed_reference_does_not_block_and_goes_with_its_target() {
+async fn relaxed_reference_does_not_block_deletion_of_its_target() {
     let api = Api::new(Options::default()).await;
     let name = ["default-global-system-config", "n"];
     let router = json!({"fq_name": name, "parent_type": "global-system-config"});

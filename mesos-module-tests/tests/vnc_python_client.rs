@@ -51,7 +51,7 @@ fn python() -> PathBuf {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_official_client_is_served() {
+async fn official_python_client_is_served() {
     let python = tokio::task::spawn_blocking(python).await.unwrap();
     let (address, open) = Server::start(Options::default()).await.unwrap();
     let options = Options {

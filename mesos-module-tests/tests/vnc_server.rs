@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use vnc_support::{Api, subnet};
 
 #[tokio::test]
-async fn changes_name_the_routers_that_they_concern() {
+async fn changes_name_the_affected_virtual_routers() {
     let api = Api::new(Options::default()).await;
     let network = api
         .network("vn", json!([subnet("10.0.0.0", 24)]))
@@ -70,7 +70,7 @@ async fn changes_name_the_routers_that_they_concern() {
 }
 
 #[tokio::test]
-async fn tokens_are_asked_for_and_expire() {
+async fn tokens_are_required_and_expire() {
     let mut keystone = Keystone::with_admin("admin", "secret", "admin");
     keystone.users.push(User {
         name: "bob".to_owned(),
@@ -113,7 +113,7 @@ async fn tokens_are_asked_for_and_expire() {
 }
 
 #[tokio::test]
-async fn whatever_can_go_wrong_does() {
+async fn injected_faults_take_effect() {
     let api = Api::new(Options::default()).await;
     let server = &api.server;
     let body = |name: &str| json!({"fq_name": [name]});
@@ -174,7 +174,7 @@ async fn whatever_can_go_wrong_does() {
 }
 
 #[tokio::test]
-async fn what_is_known_survives_being_gone() {
+async fn objects_survive_unplugging_the_server() {
     let api = Api::new(Options::default()).await;
     let machine = api
         .make("virtual-machine", json!({"fq_name": ["vm"]}))
@@ -191,7 +191,7 @@ async fn what_is_known_survives_being_gone() {
 /// The trap: on a connection that has been used, the body waits for an acknowledgement that the
 /// client's kernel delays.
 #[tokio::test]
-async fn split_writes_cost_a_late_acknowledgement() {
+async fn split_writes_delay_the_acknowledgement() {
     let time = async |split_writes: bool| {
         let options = Options {
             split_writes,

@@ -302,7 +302,7 @@ fn allowed() -> BTreeMap<&'static str, &'static str> {
 }
 
 #[tokio::test]
-async fn recorded_questions_are_answered_as_recorded() {
+async fn recorded_requests_get_the_recorded_responses() {
     let (_, server) = Server::start(Options::default()).await.unwrap();
     let url = server.url();
     let (mut ids, mut problems) = (Ids::default(), String::new());
@@ -342,7 +342,7 @@ async fn recorded_questions_are_answered_as_recorded() {
 }
 
 #[test]
-fn an_answer_that_was_cut_off_is_mended() {
+fn truncated_recording_is_completed() {
     assert_eq!(
         mend(r#"{"a": [{"b": 1, "c": "x,y"}, {"d": 2, "en"#),
         r#"{"a": [{"b": 1, "c": "x,y"}, {"d": 2}]}"#

@@ -1,4 +1,4 @@
-//! `make soak`: the long runs of what `make test` runs a short cut of.
+//! `make soak`: long runs of the burst and chaos tests, of which `make test` runs a few rounds.
 
 use std::process::ExitCode;
 
@@ -7,46 +7,46 @@ use clap::{Parser, Subcommand};
 use mesos_module_tests::burst::{self, Burst};
 use mesos_module_tests::chaos::{self, Chaos};
 
-/// Run the long tests; all of them, unless one is named
+/// Run the long tests: all of them, unless one is named
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
-    what: Option<What>,
+    test: Option<LongTest>,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum LongTest {
     /// Bursts of tasks on one agent that is killed at random moments
     Bursts(Bursts),
-    /// Managers and all that they depend on killed, paused or cut off
+    /// Managers and their dependencies killed, paused or disconnected at random moments
     Chaos(ChaosRun),
 }
 
 #[derive(clap::Args)]
 struct Bursts {
-    /// Rounds, each with a seed of its own
+    /// Rounds, each with its own seed
     #[arg(long, default_value_t = 10)]
     rounds: u64,
-    /// Tasks a round
+    /// Tasks per round
     #[arg(long, default_value_t = 200)]
     tasks: usize,
-    /// Kills of the agent a round
+    /// Kills of the agent per round
     #[arg(long, default_value_t = 5)]
     kills: usize,
-    /// The first round's seed; the next ones follow
+    /// Seed of the first round; each next round adds one
     #[arg(long)]
     seed: Option<u64>,
 }
 
 #[derive(clap::Args)]
 struct ChaosRun {
-    /// Rounds, each with a seed of its own
+    /// Rounds, each with its own seed
     #[arg(long, default_value_t = 200)]
     rounds: u64,
-    /// The first round's seed; the next ones follow
+    /// Seed of the first round; each next round adds one
     #[arg(long)]
     seed: Option<u64>,
-    /// Begin with rounds that have every fault there is
+    /// Run rounds that cover every fault first
     #[arg(long)]
     covering: bool,
 }
@@ -54,9 +54,9 @@ struct ChaosRun {
 fn main() -> ExitCode {
     env_logger::init();
     let arguments = Arguments::parse();
-    let done = match &arguments.what {
-        Some(What::Bursts(bursts)) => run_bursts(bursts),
-        Some(What::Chaos(rounds)) => run_chaos(rounds),
+    let result = match &arguments.test {
+        Some(LongTest::Bursts(bursts)) => run_bursts(bursts),
+        Some(LongTest::Chaos(rounds)) => run_chaos(rounds),
         None => run_bursts(&Bursts {
             rounds: 10,
             tasks: 200,
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
             })
         }),
     };
-    match done {
+    match result {
         Ok(()) => {
             println!("soak: ok");
             ExitCode::SUCCESS

@@ -9,22 +9,22 @@ use nix::sys::signal::Signal;
 
 use super::cut::{Cut, cut, mend};
 use super::plan::{ApiHarm, Fault, Harm, MarathonHarm, Role, Side, VrouterHarm};
-use super::services::{API, MARATHON, ZOOKEEPER};
+use super::services::{API_PORT, MARATHON_PORTS, ZOOKEEPER_PORT};
 use super::testbed::Testbed;
 use crate::testbed::manager::AGENT_PORT;
 
 /// How long the API server takes where it is slow, and where it answers only later.
-const SLOW: Duration = Duration::from_millis(300);
-const LATER: Duration = Duration::from_secs(4);
+const SLOW_DELAY: Duration = Duration::from_millis(300);
+const PAUSED_DELAY: Duration = Duration::from_secs(4);
 /// Connections that end without an answer, before all do.
-const DROPPED: usize = 200;
+const DROPPED_CONNECTIONS: usize = 200;
 
 /// How many events are muddled at most.
-const MUDDLED: usize = 50;
+const MUDDLED_EVENTS: usize = 50;
 
 /// The server of Marathon that leads after this one.
 fn next(leader: usize) -> usize {
-    (leader + 1) % MARATHON.len()
+    (leader + 1) % MARATHON_PORTS.len()
 }
 
 /// A fault that has begun.
@@ -50,7 +50,7 @@ impl Testbed {
             }
             Fault::ZooKeeper(Harm::Killed) => self.zookeeper.kill()?,
             Fault::ZooKeeper(Harm::Paused) => self.zookeeper.pause()?,
-            Fault::ZooKeeper(_) => cut(&self.services, "zookeeper", Cut::At(&[ZOOKEEPER]))?,
+            Fault::ZooKeeper(_) => cut(&self.services, "zookeeper", Cut::At(&[ZOOKEEPER_PORT]))?,
             Fault::Api(harm) => self.harm_api(harm)?,
             Fault::Marathon(harm) => server = self.harm_marathon(harm)?,
             Fault::Mesos(Harm::Killed) => self.cluster.kill_9()?,
@@ -109,10 +109,10 @@ impl Testbed {
                 manager.process.host(),
                 "manager",
                 match side {
-                    Side::ZooKeeper => Cut::From(&[ZOOKEEPER]),
-                    Side::Api => Cut::From(&[API]),
+                    Side::ZooKeeper => Cut::From(&[ZOOKEEPER_PORT]),
+                    Side::Api => Cut::From(&[API_PORT]),
                     Side::Mesos => Cut::From(&[5050]),
-                    Side::Marathon => Cut::From(&MARATHON),
+                    Side::Marathon => Cut::From(&MARATHON_PORTS),
                     Side::Agents => Cut::At(&[AGENT_PORT]),
                 },
             ),
@@ -133,7 +133,7 @@ impl Testbed {
         let api = &self.api;
         match harm {
             ApiHarm::Gone => api.unplug(),
-            ApiHarm::Slow => api.set_delay(SLOW),
+            ApiHarm::Slow => api.set_delay(SLOW_DELAY),
             ApiHarm::Refusing => {
                 let text = "the database is away".to_owned();
                 api.fault(ApiFault::new(Effect::Status(503, text)));
@@ -143,14 +143,14 @@ impl Testbed {
                 api.fault(ApiFault::new(Effect::Status(500, text)).performed());
             }
             ApiHarm::Dropping => {
-                for _ in 0..DROPPED / 2 {
+                for _ in 0..DROPPED_CONNECTIONS / 2 {
                     api.fault(ApiFault::new(Effect::Cut).times(0, 1).performed());
                     api.fault(ApiFault::new(Effect::Cut).times(0, 1));
                 }
                 api.fault(ApiFault::new(Effect::Cut));
             }
-            ApiHarm::Paused => api.fault(ApiFault::new(Effect::Delay(LATER))),
-            ApiHarm::CutOff => cut(&self.services, "api", Cut::At(&[API]))?,
+            ApiHarm::Paused => api.fault(ApiFault::new(Effect::Delay(PAUSED_DELAY))),
+            ApiHarm::CutOff => cut(&self.services, "api", Cut::At(&[API_PORT]))?,
         }
         Ok(())
     }
@@ -177,7 +177,7 @@ impl Testbed {
             MarathonHarm::LeaderGone => marathon.unplug(leader),
             MarathonHarm::Muddled => {
                 marathon.cut_streams();
-                for _ in 0..MUDDLED {
+                for _ in 0..MUDDLED_EVENTS {
                     for effect in [EventEffect::Duplicate, EventEffect::Swap] {
                         marathon.event_fault(EventFault {
                             times: Some(1),
@@ -186,12 +186,12 @@ impl Testbed {
                     }
                 }
             }
-            MarathonHarm::Slow => marathon.set_delay(SLOW),
+            MarathonHarm::Slow => marathon.set_delay(SLOW_DELAY),
             MarathonHarm::Refusing => {
                 let text = "<html><h1>500</h1>".to_owned();
                 marathon.fault(None, ApiFault::new(Effect::Status(500, text)));
             }
-            MarathonHarm::CutOff => cut(&self.services, "marathon", Cut::At(&MARATHON))?,
+            MarathonHarm::CutOff => cut(&self.services, "marathon", Cut::At(&MARATHON_PORTS))?,
         }
         Ok(leader)
     }

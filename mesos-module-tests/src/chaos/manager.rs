@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::services::{API, MARATHON, TOKEN};
+use super::services::{API_PORT, MARATHON_PORTS, TOKEN};
 use crate::testbed::Host;
 use crate::testbed::manager::{DEFAULT_PROJECT, ManagerProcess};
 
@@ -30,12 +30,12 @@ impl FaultyManager {
     /// Configures a manager. It does not run yet.
     pub(super) fn new(host: &Host, name: &str, addresses: &ServiceAddresses<'_>) -> Result<Self> {
         let services = addresses.services.address();
-        let servers = MARATHON.map(|port| format!("'http://{services}:{port}'"));
+        let servers = MARATHON_PORTS.map(|port| format!("'http://{services}:{port}'"));
         // Short intervals keep a round short. The grace period is long enough for an agent to come
         // back after a fault and end its containers itself, even on a slow machine.
         let config = format!(
             "{DEFAULT_PROJECT}[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n\
-             [vnc]\nservers = ['http://{services}:{API}']\nrequest_timeout = '3s'\ncall_timeout = '8s'\n\
+             [vnc]\nservers = ['http://{services}:{API_PORT}']\nrequest_timeout = '3s'\ncall_timeout = '8s'\n\
              [provision]\npod_task_subnets = ['10.32.0.0/16']\n\
              [mesos]\nmasters = '{}'\n\
              [marathon]\nservers = [{}]\n\

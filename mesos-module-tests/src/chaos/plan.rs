@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_decides_everything_and_all_faults_come_to_pass() {
+    fn plan_is_decided_by_its_seed_and_covers_every_fault() {
         let text = |seed| format!("{:?}", Plan::random(seed));
         assert_eq!(text(7), text(7));
         assert_ne!(text(7), text(8));

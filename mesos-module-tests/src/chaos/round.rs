@@ -15,10 +15,10 @@ use super::plan::{Plan, Step};
 use super::testbed::Testbed;
 
 /// How long it may take, once all is healed, until all is as it is to be.
-pub(super) const BOUND: Duration = Duration::from_mins(2);
+pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long all must stay so: longer than the managers' resync.
-const STAYS: Duration = Duration::from_millis(2500);
-const PAUSE: Duration = Duration::from_millis(250);
+const STABLE_FOR: Duration = Duration::from_millis(2500);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What is done in a round, and what has been.
 pub(super) struct Round<'a> {
@@ -157,7 +157,7 @@ impl<'a> Round<'a> {
                     self.note("all is well");
                     well = Some((Instant::now(), look));
                 }
-                (Some((since, _)), true) if since.elapsed() >= STAYS => {
+                (Some((since, _)), true) if since.elapsed() >= STABLE_FOR => {
                     return Ok(Ended {
                         healed_in: since.duration_since(healed),
                         look,
@@ -169,12 +169,12 @@ impl<'a> Round<'a> {
                     well = None;
                 }
                 (None, false) => ensure!(
-                    healed.elapsed() < BOUND,
-                    "after {BOUND:?} it is still not as it is to be:\n{}",
+                    healed.elapsed() < RECOVERY_TIMEOUT,
+                    "after {RECOVERY_TIMEOUT:?} it is still not as it is to be:\n{}",
                     look.differences.join("\n")
                 ),
             }
-            sleep(PAUSE);
+            sleep(POLL_INTERVAL);
         }
     }
 }

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use super::apps::{GROUPS, POOLS};
 use super::manager::{FaultyManager, ServiceAddresses};
-use super::services::{API, CONTROL, MARATHON, TOKEN, ZOOKEEPER};
+use super::services::{API_PORT, CONTROL_PORT, MARATHON_PORTS, TOKEN, ZOOKEEPER_PORT};
 use crate::testbed::contrail::{Vrouter, open_ports, provision};
 use crate::testbed::leftovers::Leftovers;
 use crate::testbed::zookeeper::ZooKeeper;
@@ -72,11 +72,14 @@ impl Testbed {
         let first = Host::start(address(11))?;
         let second = Host::start(address(12))?;
         services.connect(&[&node, &first, &second], &[])?;
-        let zookeeper = ZooKeeper::start(&services, ZOOKEEPER)?;
+        let zookeeper = ZooKeeper::start(&services, ZOOKEEPER_PORT)?;
         let (api, client) = api_server(&services)?;
         let registered = Vrouter::register(&client, ROUTER, node.address());
         services.block_on(registered)?;
-        let control = format!("http://{}", SocketAddr::new(services.address(), CONTROL));
+        let control = format!(
+            "http://{}",
+            SocketAddr::new(services.address(), CONTROL_PORT)
+        );
         let vrouter = Vrouter::start(&control, &node, ROUTER, None)?;
         let clean = node.leftovers()?;
         let managers = [first.address(), second.address()];
@@ -84,8 +87,8 @@ impl Testbed {
         let cluster = agent::with_module(&node, &config)?.start()?;
         let options = MarathonOptions {
             master: cluster.master().to_owned(),
-            listen: SocketAddr::new(services.address(), MARATHON[0]),
-            standbys: MARATHON[1..]
+            listen: SocketAddr::new(services.address(), MARATHON_PORTS[0]),
+            standbys: MARATHON_PORTS[1..]
                 .iter()
                 .map(|port| SocketAddr::new(services.address(), *port))
                 .collect(),
@@ -221,9 +224,9 @@ fn api_server(services: &Host) -> Result<(api::Handle, VncClient)> {
         log_limit: 50_000,
         ..api::Options::default()
     };
-    let (_, api) = services.block_on(api::Server::start_on(at(API), options))?;
-    services.block_on(api.control(at(CONTROL)))?;
-    let server = server_address(&at(API).to_string())?;
+    let (_, api) = services.block_on(api::Server::start_on(at(API_PORT), options))?;
+    services.block_on(api.control(at(CONTROL_PORT)))?;
+    let server = server_address(&at(API_PORT).to_string())?;
     let client = services.block_on(async { VncClient::new(VncOptions::new(vec![server])) })?;
     services.block_on(async {
         provision(&client).await?;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::testbed::Testbed;
 
 /// How much later than it is so a manager may write down that it leads.
-const LATE: Duration = Duration::from_secs(1);
+const MAX_LOG_DELAY: Duration = Duration::from_secs(1);
 
 /// What is known of the writes so far.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Writers {
             }
             let led = terms
                 .range(self.term..)
-                .find(|(_, term)| term.leader == writer && term.since <= entry.at + LATE);
+                .find(|(_, term)| term.leader == writer && term.since <= entry.at + MAX_LOG_DELAY);
             let Some((term, _)) = led else {
                 anyhow::bail!(
                     "{writer} wrote in no term of its own: {} {} (order {}, at {:?}) after a write \

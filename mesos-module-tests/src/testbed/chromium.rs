@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::testbed::Host;
 
 /// What a browser made of a page.
-pub struct Seen {
+pub struct RenderedPage {
     /// The document after it was loaded.
     pub dom: String,
     /// What it complained of.
@@ -61,7 +61,7 @@ pub fn run(host: &Host, arguments: &[&str], url: &str) -> Result<(String, String
 }
 
 /// Opens a page in a window of that size, and keeps a screenshot of that name.
-pub fn open(host: &Host, url: &str, size: &str, name: &str) -> Result<Seen> {
+pub fn open(host: &Host, url: &str, size: &str, name: &str) -> Result<RenderedPage> {
     fs::create_dir_all(screenshots())?;
     let screenshot = screenshots().canonicalize()?.join(format!("{name}.png"));
     let size = format!("--window-size={size}");
@@ -70,7 +70,7 @@ pub fn open(host: &Host, url: &str, size: &str, name: &str) -> Result<Seen> {
     ensure!(fs::metadata(&screenshot)?.len() > 0, "no screenshot");
     let (dom, errors) = run(host, &[&size, "--dump-dom"], url)?;
     let console = errors.lines().filter(|line| line.contains("CONSOLE"));
-    Ok(Seen {
+    Ok(RenderedPage {
         console: console.map(str::to_owned).collect(),
         dom,
         screenshot,

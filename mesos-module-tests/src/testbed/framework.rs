@@ -111,13 +111,13 @@ impl Default for Options {
 
 /// What the actor writes and the handles read.
 #[derive(Debug, Default)]
-struct Shared {
+struct UpdateLog {
     history: BTreeMap<String, Vec<TaskUpdate>>,
     listeners: Vec<mpsc::UnboundedSender<TaskUpdate>>,
     ended: Option<String>,
 }
 
-impl Shared {
+impl UpdateLog {
     fn lock(shared: &Mutex<Self>) -> MutexGuard<'_, Self> {
         // Every change is a single push or assignment: a panic elsewhere leaves nothing half done.
         shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -152,7 +152,7 @@ impl Shared {
 pub struct Framework {
     id: String,
     requests: mpsc::UnboundedSender<actor::Request>,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<UpdateLog>>,
 }
 
 impl Framework {
@@ -163,7 +163,7 @@ impl Framework {
 
     /// Subscribes to the master at `master` (`address:port`).
     pub async fn connect_with(master: &str, options: Options) -> Result<Self, FrameworkError> {
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = Arc::new(Mutex::new(UpdateLog::default()));
         let (requests, inbox) = mpsc::unbounded_channel();
         let id = actor::start(master, options, inbox, Arc::clone(&shared)).await?;
         Ok(Self {
@@ -232,7 +232,7 @@ impl Framework {
     }
 
     fn ended(&self) -> FrameworkError {
-        let why = Shared::lock(&self.shared).ended.clone();
+        let why = UpdateLog::lock(&self.shared).ended.clone();
         FrameworkError::Ended(why.map_or_else(String::new, |why| format!(": {why}")))
     }
 
@@ -240,7 +240,7 @@ impl Framework {
     #[must_use]
     pub fn updates(&self) -> mpsc::UnboundedReceiver<TaskUpdate> {
         let (listener, updates) = mpsc::unbounded_channel();
-        let mut shared = Shared::lock(&self.shared);
+        let mut shared = UpdateLog::lock(&self.shared);
         if shared.ended.is_none() {
             shared.listeners.push(listener);
         }
@@ -250,7 +250,7 @@ impl Framework {
     /// The updates of a task so far, oldest first.
     #[must_use]
     pub fn history(&self, task: &str) -> Vec<TaskUpdate> {
-        Shared::lock(&self.shared)
+        UpdateLog::lock(&self.shared)
             .history
             .get(task)
             .cloned()
@@ -259,7 +259,7 @@ impl Framework {
 
     /// Forgets a task's updates; long-running callers forget what has ended.
     pub fn forget(&self, task: &str) {
-        Shared::lock(&self.shared).history.remove(task);
+        UpdateLog::lock(&self.shared).history.remove(task);
     }
 
     /// The first update of `task`, past or to come, that `wanted` says yes to.
@@ -298,7 +298,7 @@ impl Framework {
                 Err(FrameworkError::Timeout {
                     task: task.to_owned(),
                     waited: patience,
-                    seen: Shared::lock(&self.shared).seen(task),
+                    seen: UpdateLog::lock(&self.shared).seen(task),
                 })
             })
     }
@@ -327,14 +327,14 @@ impl Framework {
     fn task_ended(&self, task: &str) -> FrameworkError {
         FrameworkError::TaskEnded {
             task: task.to_owned(),
-            seen: Shared::lock(&self.shared).seen(task),
+            seen: UpdateLog::lock(&self.shared).seen(task),
         }
     }
 
     /// The tasks that have sent an update and no terminal one.
     #[must_use]
     pub fn live_tasks(&self) -> BTreeSet<String> {
-        Shared::lock(&self.shared)
+        UpdateLog::lock(&self.shared)
             .history
             .iter()
             .filter(|(_, updates)| !updates.iter().any(|update| update.state.is_terminal()))

@@ -25,10 +25,10 @@ use crate::testbed::leftovers::Leftovers;
 /// its containers can reach. Handles are cheap to clone; the host ends with the last one, or with
 /// the process that started it.
 #[derive(Clone, Debug)]
-pub struct Host(Arc<Inner>);
+pub struct Host(Arc<HostProcess>);
 
 #[derive(Debug)]
-struct Inner {
+struct HostProcess {
     /// util-linux's unshare. It is in the host's namespaces, and its child is the first process.
     unshare: Child,
     install: Install,
@@ -79,7 +79,7 @@ impl Host {
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot run unshare; is util-linux installed?")?;
-        let mut inner = Inner {
+        let mut inner = HostProcess {
             unshare,
             install,
             name,
@@ -230,7 +230,7 @@ impl Host {
     }
 }
 
-impl Inner {
+impl HostProcess {
     fn namespace(&self) -> PathBuf {
         format!("/proc/{}/ns/net", self.unshare.id()).into()
     }
@@ -251,7 +251,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for HostProcess {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

@@ -39,7 +39,7 @@ fn one_life(fixture: &Fixture, id: &str) -> Result<()> {
 }
 
 #[test]
-fn the_api_server_fails_at_each_call_in_turn() -> Result<()> {
+fn api_server_failing_at_each_call_leaves_nothing() -> Result<()> {
     let fixture = Fixture::start()?;
     // How many calls a life needs is counted, with names that are known by then.
     one_life(&fixture, "warm")?;
@@ -74,7 +74,7 @@ fn count(fixture: &Fixture, work: impl FnOnce() -> Result<()>) -> Result<u64> {
 }
 
 #[test]
-fn the_api_server_is_slow_or_talks_nonsense_or_is_away() -> Result<()> {
+fn api_server_slow_invalid_or_away_leaves_nothing() -> Result<()> {
     let fixture = Fixture::start()?;
     fixture.contrail.api().set_delay(Duration::from_millis(200));
     one_life(&fixture, "slow")?;
@@ -112,7 +112,7 @@ fn the_api_server_is_slow_or_talks_nonsense_or_is_away() -> Result<()> {
 }
 
 #[test]
-fn the_vrouter_agent_fails_at_each_call_in_turn() -> Result<()> {
+fn vrouter_agent_failing_at_each_call_leaves_nothing() -> Result<()> {
     let fixture = Fixture::start()?;
     let before = fixture.vrouter.handle.log().len();
     one_life(&fixture, "counted")?;
@@ -133,7 +133,7 @@ fn the_vrouter_agent_fails_at_each_call_in_turn() -> Result<()> {
 }
 
 #[test]
-fn the_vrouter_agent_is_away_when_containers_come_and_go() -> Result<()> {
+fn vrouter_agent_away_delays_containers_and_leaves_nothing() -> Result<()> {
     let fixture = Fixture::start()?;
     fixture.agent.run(blue("goes"))?;
     fixture.vrouter.handle.unplug();

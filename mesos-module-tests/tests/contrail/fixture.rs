@@ -1,4 +1,4 @@
-//! One host with everything on it.
+//! One host with an agent, a vRouter agent, the manager and the API server.
 
 use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::testbed::Host;
@@ -7,16 +7,15 @@ use mesos_module_tests::testbed::contrail::{Contrail, Vrouter};
 use mesos_module_tests::testbed::framework::{TaskSpec, TaskUpdate};
 use serde_json::{Value, json};
 
-/// The network that the seed's examples name.
+/// The network of the agent's configuration.
 pub(crate) const NETWORK: &str = "contrail-cni-plugin";
-/// The labels of the seed's first example.
+/// Labels that choose the blue network.
 pub(crate) const BLUE: [(&str, &str); 3] = [
     ("networks", "blue-network"),
     ("project-name", "default-project"),
     ("domain-name", "default-domain"),
 ];
 
-/// One host with an agent, a vRouter agent, the manager and the API server.
 pub(crate) struct Fixture {
     pub(crate) agent: Agent,
     pub(crate) vrouter: Vrouter,
@@ -28,7 +27,8 @@ impl Fixture {
         Self::on(agent::host()?, "", None)
     }
 
-    /// On that host, with more networks, and the interface on which floating addresses are.
+    /// Starts on this host, with more networks in the agent's configuration, and floating IPs on
+    /// the interface `uplink`.
     pub(crate) fn on(host: Host, networks: &str, uplink: Option<&str>) -> Result<Self> {
         let mut contrail = Contrail::start(&host)?;
         let vrouter = contrail.vrouter(&host, "node-1", uplink)?;
@@ -50,7 +50,7 @@ impl Fixture {
         self.agent.expect_no_container()
     }
 
-    /// Ends everything, and fails if anything is left.
+    /// Stops everything, and fails if anything is left.
     pub(crate) fn end(self) -> Result<()> {
         let host = self.agent.host();
         host.block_on(self.agent.framework.teardown())?;
@@ -79,12 +79,12 @@ pub(crate) fn info(labels: &[(&str, &str)]) -> Value {
     json!({ "name": NETWORK, "labels": { "labels": labels } })
 }
 
-/// A task on the blue network that stays.
+/// A long-running task on the blue network.
 pub(crate) fn blue(id: &str) -> TaskSpec {
     task(id, "exec sleep 1000", &BLUE)
 }
 
-/// The task's first address, which must be of that subnet.
+/// The task's first address, which must be in that subnet.
 pub(crate) fn address_in(update: &TaskUpdate, subnet: &str) -> Result<String> {
     let address = update
         .addresses()

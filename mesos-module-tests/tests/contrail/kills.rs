@@ -89,21 +89,21 @@ fn reached(fixture: &Fixture, calls: usize, id: &str, deletes: bool) -> Result<b
 }
 
 #[test]
-fn the_manager_is_killed_at_each_call_of_a_create() -> Result<()> {
+fn manager_killed_at_each_call_of_a_create_leaves_nothing() -> Result<()> {
     walk(Victim::Manager, false)
 }
 
 #[test]
-fn the_manager_is_killed_at_each_call_of_a_delete() -> Result<()> {
+fn manager_killed_at_each_call_of_a_delete_leaves_nothing() -> Result<()> {
     walk(Victim::Manager, true)
 }
 
 #[test]
-fn the_agent_is_killed_at_each_call_of_a_create() -> Result<()> {
+fn agent_killed_at_each_call_of_a_create_leaves_nothing() -> Result<()> {
     walk(Victim::Agent, false)
 }
 
 #[test]
-fn the_agent_is_killed_at_each_call_of_a_delete() -> Result<()> {
+fn agent_killed_at_each_call_of_a_delete_leaves_nothing() -> Result<()> {
     walk(Victim::Agent, true)
 }

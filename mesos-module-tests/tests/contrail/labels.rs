@@ -9,7 +9,7 @@ use crate::fixture::{BLUE, Fixture, address_in, blue, task};
 
 /// Each message says what is wrong and what there is; nothing is left, and the agent goes on.
 #[test]
-fn names_that_do_not_exist_are_refused_with_what_does() -> Result<()> {
+fn unknown_names_are_refused_with_the_known_ones() -> Result<()> {
     let fixture = Fixture::start()?;
     let long = "x".repeat(300);
     for (id, labels, expected) in [
@@ -86,7 +86,7 @@ fn names_that_do_not_exist_are_refused_with_what_does() -> Result<()> {
 }
 
 #[test]
-fn a_used_up_network_and_a_taken_address_are_refused() -> Result<()> {
+fn exhausted_network_and_address_in_use_are_refused() -> Result<()> {
     let fixture = Fixture::start()?;
     let tiny = [
         ("networks", "tiny-network"),
@@ -125,7 +125,7 @@ fn a_used_up_network_and_a_taken_address_are_refused() -> Result<()> {
 }
 
 #[test]
-fn a_network_that_is_not_there_is_made_where_a_subnet_is_named() -> Result<()> {
+fn missing_network_is_created_if_a_subnet_is_given() -> Result<()> {
     let mut fixture = Fixture::start()?;
     let labels = [
         ("networks", "new-network"),
@@ -147,7 +147,7 @@ fn a_network_that_is_not_there_is_made_where_a_subnet_is_named() -> Result<()> {
 }
 
 #[test]
-fn a_security_group_opens_one_port_only_and_a_floating_address_leads_inside() -> Result<()> {
+fn security_group_opens_one_port_and_floating_ip_leads_inside() -> Result<()> {
     let outside = Host::start("192.0.2.100".parse()?)?;
     let host = agent::host()?;
     outside.connect(&[&host], &["6.6.6.0/24"])?;

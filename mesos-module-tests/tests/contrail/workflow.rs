@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::fixture::{BLUE, Fixture, NETWORK, address_in, blue, info, task};
 
 #[test]
-fn a_task_gets_its_address_from_contrail_and_gives_it_back() -> Result<()> {
+fn task_gets_and_releases_an_address_of_contrail() -> Result<()> {
     let fixture = Fixture::start()?;
     let one = fixture.agent.run(blue("one"))?;
     let address = address_in(&one, "5.5.5.")?;
@@ -92,7 +92,7 @@ fn several_virtual_networks_become_several_interfaces() -> Result<()> {
 }
 
 #[test]
-fn nested_containers_join_or_have_their_own() -> Result<()> {
+fn nested_containers_share_or_have_their_own_network() -> Result<()> {
     let fixture = Fixture::start()?;
     let inside = "ip addr show dev eth0 | grep -q 'inet 5.5.5.'";
     let group = GroupSpec::new("pod")
@@ -121,7 +121,7 @@ fn nested_containers_join_or_have_their_own() -> Result<()> {
 }
 
 #[test]
-fn a_burst_of_100_containers_all_come_up_and_all_go() -> Result<()> {
+fn burst_of_100_containers_attaches_and_detaches() -> Result<()> {
     let fixture = Fixture::start()?;
     let ids: Vec<String> = (0..100).map(|number| format!("t{number}")).collect();
     for id in &ids {
@@ -147,7 +147,7 @@ fn a_burst_of_100_containers_all_come_up_and_all_go() -> Result<()> {
 }
 
 #[test]
-fn the_agent_and_the_vrouter_agent_come_back_and_find_their_containers() -> Result<()> {
+fn restarted_agents_recover_their_containers() -> Result<()> {
     let mut fixture = Fixture::start()?;
     let one = fixture.agent.run(blue("one"))?;
     let address = address_in(&one, "5.5.5.")?;
@@ -180,7 +180,7 @@ fn the_agent_and_the_vrouter_agent_come_back_and_find_their_containers() -> Resu
 }
 
 #[test]
-fn containers_of_bridge_and_contrail_stand_side_by_side() -> Result<()> {
+fn container_has_bridge_and_contrail_networks() -> Result<()> {
     let fixture = Fixture::on(agent::host()?, agent::BLUE, None)?;
     let both = TaskSpec::new("both", "exec sleep 1000")
         .network_info(json!({ "name": "blue" }))

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use super::fixture::{Fixture, SESSION_TIMEOUT};
 
 #[test]
-fn a_clock_that_jumps_changes_nothing() -> Result<()> {
+fn leadership_survives_wall_clock_jumps() -> Result<()> {
     let fixture = Fixture::start(2)?;
     let leader = fixture.managers.leader()?;
     let standby = 1 - leader;

@@ -18,7 +18,7 @@ use zookeeper_client::{Acls, Client, CreateMode};
 use fixture::{Fixture, SESSION_TIMEOUT};
 
 #[test]
-fn one_of_three_leads_and_others_take_over() -> Result<()> {
+fn standby_takes_over_from_killed_and_stopped_leaders() -> Result<()> {
     let mut fixture = Fixture::start(3)?;
     let first = fixture.managers.leader()?;
     let standby = (first + 1) % 3;
@@ -107,7 +107,7 @@ fn one_of_three_leads_and_others_take_over() -> Result<()> {
 }
 
 #[test]
-fn nothing_is_written_without_zookeeper() -> Result<()> {
+fn leader_without_zookeeper_writes_nothing() -> Result<()> {
     let mut fixture = Fixture::start(1)?;
     assert_eq!(fixture.managers.leader()?, 0);
     fixture.managers.put("a", &[])?;
@@ -158,7 +158,7 @@ fn nothing_is_written_without_zookeeper() -> Result<()> {
 }
 
 #[test]
-fn a_leader_that_slept_writes_nothing_when_it_wakes() -> Result<()> {
+fn leader_resumed_after_its_term_writes_nothing() -> Result<()> {
     let fixture = Fixture::start(2)?;
     let first = fixture.managers.leader()?;
     fixture.managers.put("a", &[])?;
@@ -195,7 +195,7 @@ fn a_leader_that_slept_writes_nothing_when_it_wakes() -> Result<()> {
 }
 
 #[test]
-fn nodes_that_an_operator_removes_cost_an_election_and_no_more() -> Result<()> {
+fn deleted_zookeeper_nodes_cost_one_election() -> Result<()> {
     let fixture = Fixture::start(2)?;
     let first = fixture.managers.leader()?;
     fixture.managers.put("a", &[])?;
@@ -231,7 +231,7 @@ fn nodes_that_an_operator_removes_cost_an_election_and_no_more() -> Result<()> {
 }
 
 #[test]
-fn who_is_not_let_in_says_so() -> Result<()> {
+fn manager_with_a_wrong_password_reports_it() -> Result<()> {
     let mut fixture = Fixture::start(2)?;
     let first = fixture.managers.leader()?;
     let other = 1 - first;
@@ -261,7 +261,7 @@ fn who_is_not_let_in_says_so() -> Result<()> {
 }
 
 #[test]
-fn the_leading_master_is_found() -> Result<()> {
+fn leading_master_is_found_through_zookeeper() -> Result<()> {
     let host = Host::start("192.0.2.1".parse()?)?;
     let cluster = Cluster::on(&host).start()?;
     let zookeeper = ZooKeeper::start(&host, 2181)?;

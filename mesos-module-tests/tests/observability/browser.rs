@@ -12,7 +12,7 @@ use crate::fixture::Fixture;
 const HOSTILE: &str = "<img src=x onerror=document.title=1>\"'&<script>alert(1)<";
 
 #[test]
-fn a_browser_shows_the_page_as_it_is_meant() -> Result<()> {
+fn status_page_in_chromium_escapes_names_and_fits() -> Result<()> {
     let fixture = Fixture::start()?;
     let leader = fixture.managers.leader()?;
     fixture.register_router()?;

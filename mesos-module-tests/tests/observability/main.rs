@@ -45,7 +45,7 @@ fn outcomes(history: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn what_is_seen_is_what_happened() -> Result<()> {
+fn metrics_json_and_page_show_a_container() -> Result<()> {
     let fixture = Fixture::start()?;
     let leader = fixture.managers.leader()?;
     before_there_is_anything(&fixture, leader)?;
@@ -229,7 +229,7 @@ fn a_standby_knows_who_leads(fixture: &Fixture, leader: usize) -> Result<()> {
 }
 
 #[test]
-fn what_is_wrong_is_said_and_taken_back() -> Result<()> {
+fn problems_are_reported_until_they_are_resolved() -> Result<()> {
     let mut fixture = Fixture::start()?;
     let leader = fixture.managers.leader()?;
     fixture.register_router()?;

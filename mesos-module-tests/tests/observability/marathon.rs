@@ -9,7 +9,7 @@ use mesos_module_tests::testbed::Host;
 use serde_json::{Value, json};
 
 #[derive(Default)]
-struct Held {
+struct MarathonState {
     apps: Vec<Value>,
     /// Event streams that are open.
     streams: Vec<TcpStream>,
@@ -17,7 +17,7 @@ struct Held {
 
 /// The server. Its threads end with the test.
 #[derive(Clone, Default)]
-pub(crate) struct Marathon(Arc<Mutex<Held>>);
+pub(crate) struct Marathon(Arc<Mutex<MarathonState>>);
 
 impl Marathon {
     /// Starts on that host.
@@ -36,7 +36,7 @@ impl Marathon {
         Ok(marathon)
     }
 
-    fn held<T>(&self, look: impl FnOnce(&mut Held) -> T) -> T {
+    fn state<T>(&self, look: impl FnOnce(&mut MarathonState) -> T) -> T {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -51,11 +51,12 @@ impl Marathon {
             "networks": [{"mode": "container", "name": "contrail-cni-plugin", "labels": labels}],
             "tasks": tasks.collect::<Vec<_>>(),
         });
-        self.held(|held| {
-            held.apps.retain(|other| other["id"] != id);
-            held.apps.push(app);
+        self.state(|state| {
+            state.apps.retain(|other| other["id"] != id);
+            state.apps.push(app);
             let event = event("app_terminated_event", &json!({"appId": id}));
-            held.streams
+            state
+                .streams
                 .retain_mut(|stream| stream.write_all(event.as_bytes()).is_ok());
         });
     }
@@ -77,18 +78,19 @@ impl Marathon {
                 "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
             stream.write_all(format!("{head}{hello}").as_bytes())?;
             let kept = stream.try_clone()?;
-            self.held(|held| held.streams.push(kept));
+            self.state(|state| state.streams.push(kept));
             // Until the other end goes.
             reader.read_to_end(&mut vec![])?;
             return Ok(());
         }
         let found = match path {
             "/v2/info" => Some(json!({"version": "1.11.24"})),
-            "/v2/apps" => Some(json!({"apps": self.held(|held| held.apps.clone())})),
+            "/v2/apps" => Some(json!({"apps": self.state(|state| state.apps.clone())})),
             "/v2/pods/::status" => Some(json!([])),
             _ => {
                 let id = path.strip_prefix("/v2/apps").unwrap_or_default();
-                let found = self.held(|held| held.apps.iter().find(|app| app["id"] == id).cloned());
+                let found =
+                    self.state(|state| state.apps.iter().find(|app| app["id"] == id).cloned());
                 found.map(|app| json!({ "app": app }))
             }
         };

@@ -1,4 +1,5 @@
-//! Launches on the real agent: host network, ours, and network/cni + bridge, a cluster each.
+//! Launches on the real agent: host network, contrail-mesos, and network/cni with the bridge plugin,
+//! each in its own cluster.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -11,9 +12,9 @@ use serde_json::json;
 use crate::report::{Report, Row, Samples};
 
 /// Launches that are measured with so many tasks present.
-const LAUNCHES: usize = 10;
+const MEASURED_LAUNCHES: usize = 10;
 /// Tasks that are launched at once to have them present.
-const AT_ONCE: usize = 16;
+const LAUNCH_BATCH: usize = 16;
 const PATIENCE: Duration = Duration::from_mins(3);
 const NETWORK: &str = "bench";
 
@@ -48,7 +49,7 @@ pub(crate) fn measure(
             cluster.fill(*count, None)?;
         }
         let (mut floor, mut own) = (Samples::default(), Samples::default());
-        for _ in 0..LAUNCHES {
+        for _ in 0..MEASURED_LAUNCHES {
             floor.add(host_network.timed_launch()?, 0.0);
             own.add(ours.timed_launch()?, 0.0);
         }
@@ -109,7 +110,7 @@ fn measure_peer(present: &[usize], patience: Duration) -> Result<Vec<f64>> {
             break;
         }
         let mut samples = Samples::default();
-        for _ in 0..LAUNCHES {
+        for _ in 0..MEASURED_LAUNCHES {
             samples.add(cluster.timed_launch()?, 0.0);
         }
         medians.extend(samples.wall(0.5));
@@ -183,7 +184,7 @@ impl BenchCluster {
                 return Ok(false);
             }
             let mut ids = Vec::new();
-            for _ in 0..AT_ONCE.min(count - self.launched) {
+            for _ in 0..LAUNCH_BATCH.min(count - self.launched) {
                 let (id, task) = self.next_task();
                 self.host.block_on(self.framework.launch(task))?;
                 ids.push(id);

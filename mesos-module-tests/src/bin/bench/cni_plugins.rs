@@ -1,4 +1,4 @@
-//! The peer: Debian's CNI plugins, started as network/cni starts them, one process after another.
+//! The CNI plugins of Debian, run as network/cni runs them: one process after another.
 
 use std::io::Write as _;
 use std::path::Path;

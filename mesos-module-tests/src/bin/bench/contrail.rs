@@ -1,6 +1,6 @@
-//! A container of Contrail, from the request to the usable interface: ours, and as the floor the
-//! same calls and netlink requests by a bare client, one after the other, nothing else. Both ask
-//! the same simulated API server and vRouter agent, in turns.
+//! A Contrail container from the request to the usable interface: contrail-mesos, and as the
+//! baseline the same calls and netlink requests by a bare client, one after the other. Both use the
+//! same simulated API server and vRouter agent, in turns.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};

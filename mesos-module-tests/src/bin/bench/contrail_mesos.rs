@@ -1,4 +1,4 @@
-//! ContrailMesos: what the agent does for a container in prepare and isolate, and in cleanup.
+//! contrail-mesos: what the isolator does for a container in prepare, isolate and cleanup.
 
 use std::collections::HashMap;
 use std::fs;

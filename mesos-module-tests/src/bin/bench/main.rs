@@ -1,5 +1,5 @@
-//! `make bench`: one table, all of it measured in this run: ours, the peer, and the floor, which
-//! is the least that the machine needs for the same thing.
+//! `make bench`: one table, measured in one run. `ours` is contrail-mesos, `peer` is network/cni or
+//! the CNI plugins, and `floor` is a baseline: the bare kernel and server requests for the same task.
 
 mod agent;
 mod cni_plugins;
@@ -24,47 +24,47 @@ use tikv_jemallocator::Jemalloc;
 use report::{Report, Row};
 use subject::{Figures, Plan, measure_all};
 
-/// As in contrail-mesos-manager, for it runs in a process of this program.
+/// The allocator of contrail-mesos-manager, which runs in a process of this program.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// Measure against network/cni, the CNI plugins and the kernel's own floor
+/// Measure contrail-mesos, network/cni with the CNI plugins, and a baseline of bare requests
 #[derive(Parser)]
 struct Arguments {
-    /// Containers present while attach and detach are measured
+    /// Numbers of attached containers at which attach and detach are measured
     #[arg(long, value_delimiter = ',', default_values_t = [0, 100, 500, 1000])]
     present: Vec<usize>,
-    /// Attaches and detaches to measure at each
+    /// Attaches and detaches to measure at each number
     #[arg(long, default_value_t = 100)]
     rounds: usize,
-    /// Tasks present while launches on the real agent are measured
+    /// Numbers of running tasks at which launches on the real agent are measured
     #[arg(long, value_delimiter = ',', default_values_t = [10, 50, 100, 200, 500])]
     tasks: Vec<usize>,
-    /// What to measure
+    /// The parts to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Manager, Part::Agent])]
     parts: Vec<Part>,
-    /// Where the table goes as JSON
+    /// The file for the table as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
-    /// Containers at which the memory of the agent is compared
+    /// The number of containers at which the agent's memory is measured
     #[arg(long, default_value_t = 1000)]
     memory_at: usize,
-    /// How long network/cni may take to launch what has to be present, in seconds
+    /// How long network/cni may take to launch those tasks, in seconds
     #[arg(long, default_value_t = 240)]
     peer_patience: u64,
-    /// Tasks that the manager follows
+    /// Numbers of tasks that the manager follows
     #[arg(long, value_delimiter = ',', default_values_t = [1000, 10_000, 100_000])]
     followed: Vec<usize>,
-    /// Times that the manager is started with each; the least counts
+    /// How often the manager is started at each number; the smallest figure counts
     #[arg(long, default_value_t = 3)]
     starts: usize,
-    /// Tasks that change, to measure how many the manager takes in
+    /// Task changes to send, to measure the manager's event rate
     #[arg(long, default_value_t = 100_000)]
     changes: usize,
-    /// Tasks that are launched, to measure how long a write takes; up to 300
+    /// Tasks to launch, to measure the time from event to write; at most 300
     #[arg(long, default_value_t = 300)]
     launches: usize,
-    /// How long nothing happens, to measure what the manager does then, in seconds
+    /// How long the idle manager is measured, in seconds
     #[arg(long, default_value_t = 15)]
     idle: u64,
     #[command(subcommand)]
@@ -123,7 +123,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         };
         manager::measure(&plan, &mut report)?;
     }
-    // What was measured is worth keeping whatever becomes of the rest.
+    // An error must not lose the rows that were measured before it.
     let mut result = Ok(());
     if is_wanted(Part::Agent) {
         result = agent::measure(
@@ -188,7 +188,7 @@ fn attach_and_detach(arguments: &Arguments, report: &mut Report) -> Result<()> {
         Row::new("attach p50, growth from fewest to most present", "x")
             .figures(growth(&ours), growth(&peer), growth(&floor))
             .goal("no steeper than the floor's", |row| {
-                // A tenth is what the floor itself differs by from run to run.
+                // The floor itself varies by a tenth between runs.
                 Some(row.ours? <= row.floor? * 1.1)
             }),
     );

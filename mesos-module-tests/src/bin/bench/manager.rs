@@ -186,7 +186,7 @@ fn end(child: &mut Child) {
 fn measure_at(tasks: usize, plan: &Plan) -> Result<Level> {
     let simulated = Simulated::start(tasks)?;
     let mut ours = simulated.measured("whole", plan)?;
-    let mut floor = simulated.measured("floor", plan)?;
+    let mut floor = simulated.measured("bare-clients", plan)?;
     let least = |best: &mut Measured, other: &Measured| {
         best.resync.wall = best.resync.wall.min(other.resync.wall);
         best.resync.cpu = best.resync.cpu.min(other.resync.cpu);
@@ -206,7 +206,7 @@ fn measure_at(tasks: usize, plan: &Plan) -> Result<Level> {
             None => stale = Some(other),
         }
         least(&mut ours, &simulated.measured("resync", plan)?);
-        least(&mut floor, &simulated.measured("floor", &short)?);
+        least(&mut floor, &simulated.measured("bare-clients", &short)?);
     }
     Ok(Level {
         tasks: as_f64(tasks),

@@ -1,5 +1,5 @@
-//! The floor: the netlink requests that an attach needs and one fsynced file, nothing else. Its
-//! sockets are open already, in the container's namespace too.
+//! The baseline: only the netlink requests that an attach needs and one fsynced file. Its sockets
+//! are open beforehand, also the one in the container's namespace.
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -16,15 +16,15 @@ pub(crate) struct Row {
     pub(crate) ours: Option<f64>,
     /// The peer's figure: network/cni, or the CNI plugins.
     pub(crate) peer: Option<f64>,
-    /// The least that the machine needs for it.
+    /// The baseline's figure: bare requests only.
     pub(crate) floor: Option<f64>,
     /// Peer ÷ ours: how many times better we are.
     pub(crate) to_peer: Option<f64>,
-    /// ContrailMesos ÷ floor.
+    /// Ours ÷ floor.
     pub(crate) to_floor: Option<f64>,
-    /// What we set out to reach.
+    /// The goal for our figure.
     pub(crate) goal: Option<String>,
-    /// Whether we did.
+    /// Whether the goal is met.
     pub(crate) met: Option<bool>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn add(&mut self, row: Row) {
-        // Each line as it comes, for a run takes a while.
+        // Printed at once: a run takes minutes.
         println!("{}", line(&row));
         self.rows.push(row);
     }

@@ -1,4 +1,4 @@
-//! Taking turns between threads: one works at a time, all of them in the same order.
+//! Round-robin turns between threads: one works at a time, always in the same order.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 

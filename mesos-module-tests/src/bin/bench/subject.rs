@@ -1,4 +1,4 @@
-//! The three that are measured, each in a network namespace of its own that stands for the host.
+//! The three subjects of the benchmark, each in its own network namespace, which stands for a host.
 
 use std::fs;
 use std::os::fd::OwnedFd;

@@ -1,8 +1,8 @@
 //! The first act: one host, the embedded bridge.
 //!
-//! A Marathon app definition and a pod become containers with addresses of their own; they reach
-//! each other, a mapped port is fetched, the agent is killed and adopts them, and at the end
-//! nothing is left.
+//! An app and a pod get containers with their own addresses. The containers reach each other, a
+//! mapped port is reachable, and the agent adopts the containers after a crash. At the end nothing
+//! is left.
 
 use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::testbed::agent::{self, config_path, state_dir};
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::marathon::{self, Marathon};
 use crate::show::{self, Row, say};
 
-/// The network that the sample application names.
+/// The network of the sample app.
 const NETWORK: &str = "
 [[network]]
 name = 'contrail-cni-plugin'
@@ -23,14 +23,14 @@ subnet6 = 'fd00:32::/64'
 ";
 
 pub(crate) fn run() -> Result<()> {
-    say("a host of our own: network, mount and process namespaces");
+    say("one simulated host: its own network, mount and process namespaces");
     let host = agent::host()?;
     let name = host.name().to_owned();
     let before = host.leftovers()?;
-    say("a real Mesos 1.11.0 master and agent, with libcontrail_mesos.so in the agent");
+    say("Mesos 1.11.0: a master, and an agent that loads libcontrail_mesos.so");
     let mut cluster = agent::with_module(&host, NETWORK)?
         .images()
-        // The sample application accepts the resources of public agents only.
+        // The sample app accepts only resources of public agents.
         .env("MESOS_DEFAULT_ROLE", "slave_public")
         .start()?;
     println!(
@@ -40,7 +40,7 @@ pub(crate) fn run() -> Result<()> {
     let result = acts(&host, &mut cluster);
     cluster.stop()?;
     result?;
-    say("what is left on the host");
+    say("leftovers on the host");
     host.expect_nothing_since(&before)?;
     let state = state_dir(&host).display().to_string();
     let files = host.sh(&format!("find {state} -type f ! -name .lock"))?;
@@ -49,7 +49,7 @@ pub(crate) fn run() -> Result<()> {
         "{}",
         show::indent(&host.sh("ip -brief link; ip netns list; nft list tables")?)
     );
-    println!("    no link, namespace, mount, rule, process or file more than before");
+    println!("    none: links, namespaces, mounts, rules, processes and files are as before");
     drop(host);
     let traces = leftovers::traces_of(&name)?;
     ensure!(traces.is_empty(), "left on the machine: {traces:?}");
@@ -57,10 +57,10 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn acts(host: &Host, cluster: &mut Cluster) -> Result<()> {
-    say("a Marathon front end, which launches on that Mesos");
+    say("a simulated Marathon that launches on this Mesos");
     let marathon = Marathon::start(host, cluster)?;
 
-    say("POST /v2/apps: the sample application, three instances");
+    say("POST /v2/apps: the sample app with three instances");
     let mut app = marathon::sample();
     app["instances"] = json!(3);
     let id = marathon.create_app(&app)?;
@@ -69,7 +69,7 @@ fn acts(host: &Host, cluster: &mut Cluster) -> Result<()> {
     let pod = marathon.create_pod(&marathon::pod(true))?;
     let port = marathon.wait_pod(&pod)?.context("no port is mapped")?;
 
-    say("what is attached, by contrail-mesos status");
+    say("contrail-mesos status: the attached containers");
     let rows = show::status(host, &config_path(host))?;
     ensure!(
         rows.len() == 4,
@@ -83,16 +83,16 @@ fn acts(host: &Host, cluster: &mut Cluster) -> Result<()> {
                 .iter()
                 .any(|address| address.starts_with(&format!("{}/", task.address)))
         });
-        ensure!(shown, "Marathon says {task:?}, the host says {rows:?}");
+        ensure!(shown, "{task:?} of Marathon is not in {rows:?}");
     }
-    say("who reaches whom (ping from the row to the column)");
+    say("ping from the row to the column");
     show::matrix(host, &rows)?;
-    say("the pod's mapped port, fetched from the host");
+    say("GET the pod's mapped port from the host");
     fetch(host, port)?;
 
-    say("kill -9 of the agent, and its return");
+    say("kill -9 of the agent, then a restart");
     cluster.kill_9()?;
-    println!("    killed; the containers run on:");
+    println!("    the agent is killed; the containers are still reachable:");
     show::matrix(host, &rows)?;
     cluster.restart()?;
     for line in cluster
@@ -118,7 +118,7 @@ fn acts(host: &Host, cluster: &mut Cluster) -> Result<()> {
     marathon.delete(&format!("/v2/apps{id}"))?;
     marathon.delete(&format!("/v2/pods{pod}"))?;
     marathon.wait_empty()?;
-    // The agent gives a container's network back a moment after its task has ended.
+    // The agent detaches a container a moment after its task has ended.
     show::wait_detached(host, &config_path(host))?;
     marathon.stop()
 }

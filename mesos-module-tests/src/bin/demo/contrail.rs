@@ -1,9 +1,9 @@
 //! The second act: two hosts, and networks of Contrail.
 //!
-//! Marathon apps with the labels of the design document's examples get their addresses from
-//! Contrail: reachable within a network across hosts and not between networks, one port opened by a
-//! security group, a floating address reached from outside; and the API server holds in the end
-//! what it held before.
+//! Labels of Marathon apps choose networks, security groups and floating IPs. Containers reach each
+//! other within a network across hosts, but not between networks. A security group opens one port,
+//! and floating IPs are reachable from outside. At the end the API server has the same objects as
+//! before.
 
 use std::collections::BTreeMap;
 
@@ -19,12 +19,12 @@ use crate::marathon::{self, Marathon};
 use crate::show::{self, say};
 
 const POOLS: [&str; 2] = ["__fip_pool_public__", "__fip_pool_public2__"];
-/// As the design document's example has it.
-const FLOATING: &str = "default-domain:default-project:__public__:__fip_pool_public__(10.66.77.123),\
+/// Two floating IPs, each of a pool of its own.
+const FLOATING_IPS: &str = "default-domain:default-project:__public__:__fip_pool_public__(10.66.77.123),\
                         default-domain:default-project:__public__:__fip_pool_public2__(10.33.44.11)";
 const SECURITY_GROUP: &str = "default-domain:default-project:security_groups_mesos";
 
-/// A compute host: a Mesos cluster of its own, a vRouter agent, and a Marathon for that cluster.
+/// A node: a Mesos cluster, a vRouter agent, and a Marathon of that cluster.
 struct Compute {
     host: Host,
     cluster: Cluster,
@@ -42,9 +42,7 @@ struct Task {
 }
 
 pub(crate) fn run() -> Result<()> {
-    say(
-        "three hosts: two that compute, and one outside with Contrail's API server and our manager",
-    );
+    say("three hosts: two nodes, and one with the Contrail API server and the manager");
     let outside = Host::start("192.0.2.100".parse()?)?;
     let mut names = vec![outside.name().to_owned()];
     let mut hosts = Vec::new();
@@ -53,7 +51,7 @@ pub(crate) fn run() -> Result<()> {
         names.push(host.name().to_owned());
         hosts.push(host);
     }
-    // Floating addresses are answered for on the cable.
+    // The vRouter agents answer ARP requests for floating IPs on the uplink.
     outside.connect(
         &hosts.iter().collect::<Vec<_>>(),
         &["10.66.77.0/24", "10.33.44.0/24"],
@@ -86,16 +84,18 @@ pub(crate) fn run() -> Result<()> {
         eprintln!("{}", contrail.manager().log());
     }
     result?;
-    say("what is left");
+    say("leftovers");
     contrail.expect_baseline()?;
-    println!("    the API server holds what it held before: {held}");
+    println!("    the API server has the same objects as before: {held}");
     for (compute, before) in computes.into_iter().zip(&before) {
         compute.vrouter.expect_no_port()?;
         compute.cluster.stop()?;
         compute.vrouter.stop()?;
         compute.host.expect_nothing_since(before)?;
     }
-    println!("    no port, port file, link, namespace, mount, rule or process more than before");
+    println!(
+        "    none: ports, port files, links, namespaces, mounts, rules and processes are as before"
+    );
     drop((contrail, hosts, outside));
     for name in names {
         let traces = leftovers::traces_of(&name)?;
@@ -104,7 +104,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// What the examples name beyond the networks: floating pools, a security group.
+/// Creates the floating IP pools and the security group that the labels refer to.
 fn provision(contrail: &mut Contrail) -> Result<()> {
     contrail.network(
         "default-domain:default-project:__public__",
@@ -144,7 +144,7 @@ fn app(id: &str, network: &str, more: &[(&str, &str)]) -> Value {
 }
 
 fn act(outside: &Host, contrail: &Contrail, computes: &mut [Compute]) -> Result<()> {
-    say("POST /v2/apps: blue and red tasks on both hosts, with the labels of the design document");
+    say("POST /v2/apps: apps on the blue and the red network, on both hosts");
     let mut tasks = Vec::new();
     for (compute, id, network, subnet, more) in [
         (0, "/blue-1", "blue-network", "5.5.5.", vec![]),
@@ -163,7 +163,7 @@ fn act(outside: &Host, contrail: &Contrail, computes: &mut [Compute]) -> Result<
             "/public",
             "blue-network",
             "5.5.5.",
-            vec![("floating-ips", FLOATING)],
+            vec![("floating-ips", FLOATING_IPS)],
         ),
     ] {
         let marathon = computes[compute].marathon.as_ref().context("no Marathon")?;
@@ -173,7 +173,7 @@ fn act(outside: &Host, contrail: &Contrail, computes: &mut [Compute]) -> Result<
         ensure!(address.starts_with(subnet), "{id} has {address}");
         tasks.push((id, compute, network, address, launched[0].id.clone()));
     }
-    say("what is attached, by contrail-mesos status on each host");
+    say("contrail-mesos status on each host: the attached containers");
     let mut containers = BTreeMap::new();
     for compute in computes.iter() {
         for row in show::status(&compute.host, &config_path(&compute.host))? {
@@ -192,18 +192,18 @@ fn act(outside: &Host, contrail: &Contrail, computes: &mut [Compute]) -> Result<
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    say("what Contrail has of them");
+    say("the containers' objects in Contrail");
     for line in contrail.container_objects() {
         println!("    {line}");
     }
-    say("who reaches whom (ping from the row to the column): within a network, across hosts");
+    say("ping from the row to the column: only within a network, across hosts");
     matrix(computes, &tasks)?;
     say("the security group opens port 8080 only");
     let secured = &tasks[4].address;
     let client = &tasks[0];
     fetch(computes, client, &format!("http://{secured}:8080/"), true)?;
     fetch(computes, client, &format!("http://{secured}:8081/"), false)?;
-    say("the floating addresses, from outside");
+    say("GET the floating IPs from outside");
     for address in ["10.66.77.123", "10.33.44.11"] {
         let url = format!("http://{address}:8080/");
         let text = outside.sh(&format!(
@@ -242,7 +242,7 @@ fn matrix(computes: &[Compute], tasks: &[Task]) -> Result<()> {
                 ))
                 .is_ok();
             print!("{:<12}", if reached { "yes" } else { "-" });
-            // The security group lets no ping in.
+            // The security group drops pings.
             let allowed =
                 from.network == to.network && (to.app != "/secured" || from.app == "/secured");
             if reached != allowed {
@@ -251,7 +251,7 @@ fn matrix(computes: &[Compute], tasks: &[Task]) -> Result<()> {
         }
         println!();
     }
-    ensure!(wrong.is_empty(), "not as it should be: {wrong:?}");
+    ensure!(wrong.is_empty(), "unexpected reachability: {wrong:?}");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! `make demo`: the main jobs end to end, on real Mesos 1.11.0 clusters, and every step checked.
-//! Everything happens on simulated hosts: the machine's own network is not touched.
+//! `make demo`: the main use cases end to end on real Mesos 1.11.0 clusters, with every step
+//! checked. Everything runs on simulated hosts: the machine's own network is not touched.
 
 mod bridge;
 mod contrail;
@@ -12,21 +12,21 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 
-/// Run the module in real Mesos 1.11.0 clusters, and watch
+/// Run the module in real Mesos 1.11.0 clusters and show what it does
 #[derive(Parser)]
 struct Arguments {
-    /// What to show
+    /// The parts to run
     #[arg(value_enum, default_values_t = [Act::Bridge, Act::Contrail, Act::Manager])]
     acts: Vec<Act>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Act {
-    /// One host, the embedded bridge
+    /// One host with the bridge provider
     Bridge,
-    /// Two hosts, networks of Contrail
+    /// Two hosts with Contrail networks
     Contrail,
-    /// Managers that come late, keep Contrail true, and take over from each other
+    /// Managers that adopt running containers, reconcile Contrail and take over from each other
     Manager,
 }
 

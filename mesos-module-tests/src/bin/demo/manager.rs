@@ -1,7 +1,7 @@
-//! The third act: managers that come when tasks run already, keep Contrail true while apps change,
+//! The third act: managers that start when tasks already run, reconcile Contrail while apps change,
 //! and take over from each other.
 //!
-//! Every step is compared: what Marathon says runs, and what the API server holds for it.
+//! After every step the objects in the API server are compared with the running tasks.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,12 +21,12 @@ use crate::show::{self, say};
 
 const PUBLIC: &str = "default-domain:default-project:__public__";
 const POOL: &str = "__fip_pool_public__";
-/// What moves from one app to another.
-const FLOATING: &str = "10.66.77.123";
-/// How long a manager may be silent.
-const SESSION: Duration = Duration::from_secs(3);
+/// The floating IP that moves from one app to another.
+const FLOATING_IP: &str = "10.66.77.123";
+/// The managers' session timeout in ZooKeeper.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Everything.
+/// The hosts, and what runs on them.
 struct Testbed {
     outside: Host,
     node: Host,
@@ -35,14 +35,12 @@ struct Testbed {
     vrouter: Vrouter,
     marathon: Marathon,
     managers: Vec<ManagerProcess>,
-    /// Its data is in the directory of the host outside.
+    /// Its data is in the directory of the outside host.
     _zookeeper: ZooKeeper,
 }
 
 pub(crate) fn run() -> Result<()> {
-    say(
-        "four hosts: one that computes; one with ZooKeeper and Contrail's API server; two for managers",
-    );
+    say("four hosts: a node, one with ZooKeeper and the Contrail API server, and two for managers");
     let host = |last: u8| Host::start([192, 0, 2, last].into());
     let (outside, first, second) = (host(100)?, host(11)?, host(12)?);
     let node = agent::host_at("192.0.2.1".parse()?)?;
@@ -55,16 +53,18 @@ pub(crate) fn run() -> Result<()> {
     let result = testbed.run();
     if result.is_err() {
         for manager in &testbed.managers {
-            eprintln!("{} said:\n{}", manager.name(), manager.tail(60));
+            eprintln!("log of {}:\n{}", manager.name(), manager.tail(60));
         }
     }
     result?;
-    say("what is left");
+    say("leftovers");
     testbed.contrail.expect_baseline()?;
-    println!("    the API server holds what it held before: {held}");
+    println!("    the API server has the same objects as before: {held}");
     testbed.vrouter.expect_no_port()?;
     testbed.stop(&before)?;
-    println!("    no port, port file, link, namespace, mount, rule or process more than before");
+    println!(
+        "    none: ports, port files, links, namespaces, mounts, rules and processes are as before"
+    );
     for name in names {
         let traces = leftovers::traces_of(&name)?;
         ensure!(traces.is_empty(), "left on the machine: {traces:?}");
@@ -79,7 +79,7 @@ fn app(id: &str, instances: u32, floating: bool) -> Value {
         "domain-name": "default-domain",
     });
     if floating {
-        labels["floating-ips"] = json!(format!("{PUBLIC}:{POOL}({FLOATING})"));
+        labels["floating-ips"] = json!(format!("{PUBLIC}:{POOL}({FLOATING_IP})"));
     }
     let mut app = marathon::sample();
     app["id"] = json!(id);
@@ -97,7 +97,7 @@ fn app(id: &str, instances: u32, floating: bool) -> Value {
 }
 
 impl Testbed {
-    /// Yesterday: a manager that only serves agents, and no other one.
+    /// Starts everything. Of the managers, only one that serves agents runs.
     fn start(outside: Host, node: Host, hosts: [Host; 2]) -> Result<Self> {
         let mut contrail = Contrail::start(&outside)?;
         contrail.network(PUBLIC, &["10.66.77.0/24"])?;
@@ -108,13 +108,15 @@ impl Testbed {
         let managers = [&outside, &hosts[0], &hosts[1]];
         let managers = managers.map(|host| host.address());
         let config = manager::agent_config(&node, &managers, contrail.token(), &vrouter)?;
-        println!("    a real Mesos 1.11.0 with libcontrail_mesos.so, a vRouter agent, Marathon");
+        println!(
+            "    the node: Mesos 1.11.0 with libcontrail_mesos.so, a vRouter agent, a simulated Marathon"
+        );
         let cluster = agent::with_module(&node, &config)?
             .images()
             .env("MESOS_DEFAULT_ROLE", "slave_public")
             .start()?;
         let marathon = Marathon::start(&node, &cluster)?;
-        println!("    the real ZooKeeper");
+        println!("    ZooKeeper");
         let zookeeper = ZooKeeper::start(&outside, 2181)?;
         let config = format!(
             "{DEFAULT_PROJECT}[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n\
@@ -122,7 +124,7 @@ impl Testbed {
              [mesos]\nmasters = '{}'\n[marathon]\nservers = ['http://{}']\n\
              [reconcile]\nresync = '2s'\nstabilization_window = '2s'\ngrace_period = '10s'\n",
             zookeeper.url("/contrail-mesos"),
-            SESSION.as_secs(),
+            SESSION_TIMEOUT.as_secs(),
             contrail.url(),
             cluster.master(),
             marathon.address(),
@@ -144,7 +146,7 @@ impl Testbed {
     }
 
     fn run(&mut self) -> Result<()> {
-        say("yesterday: a manager that serves agents only, and three apps");
+        say("before: a manager that only serves agents, and three apps");
         for (id, instances, floating) in
             [("/web", 3, false), ("/shop", 1, true), ("/old", 1, false)]
         {
@@ -152,30 +154,30 @@ impl Testbed {
             self.marathon.wait_app(&id, instances as usize)?;
         }
         self.fetch("/shop")?;
-        say("it is killed; /old ends while nobody keeps the books");
+        say("that manager is killed, and /old is deleted while no manager runs");
         self.contrail.manager_mut().kill()?;
         self.marathon.delete("/v2/apps/old")?;
         self.marathon.wait_gone("/old")?;
         self.print_machines();
 
-        say("two managers start, after the tasks: one leads, and adopts what runs");
+        say("two managers start: one leads and adopts the running containers");
         let untouched = self.addresses(&["/web", "/shop"])?;
         for manager in &mut self.managers {
             manager.start()?;
         }
         let leader = self.leader()?;
         println!("    {} leads", self.managers[leader].name());
-        self.wait_true(&[("/web", 3), ("/shop", 1)])?;
+        self.wait_for_containers(&[("/web", 3), ("/shop", 1)])?;
         self.print_machines();
         self.expect_same(&untouched)?;
 
-        say("/web scales: 3, 10, 2");
+        say("/web scales from 3 to 10, then to 2");
         for instances in [10, 2] {
             self.marathon.scale("/web", instances)?;
             let tasks = self.marathon.wait_app_quietly("/web", instances)?;
-            self.wait_true(&[("/web", instances), ("/shop", 1)])?;
+            self.wait_for_containers(&[("/web", instances), ("/shop", 1)])?;
             println!(
-                "    {} tasks run; the API server holds {}",
+                "    {} tasks run; the API server has {}",
                 tasks.len(),
                 self.contrail.summary()
             );
@@ -184,9 +186,9 @@ impl Testbed {
         say("a pod");
         let pod = self.marathon.create_pod(&marathon::pod(false))?;
         self.marathon.wait_pod(&pod)?;
-        self.wait_true(&[("/web", 2), ("/shop", 1), (&pod, 1)])?;
+        self.wait_for_containers(&[("/web", 2), ("/shop", 1), (&pod, 1)])?;
 
-        say("the floating address moves from /shop to /web-2, by their labels");
+        say("the floating IP moves from /shop to /web-2: their labels change");
         self.marathon.create_app(&app("/web-2", 1, false))?;
         self.marathon.wait_app("/web-2", 1)?;
         // A change of labels is a new version of the app to Marathon: it replaces the task.
@@ -194,12 +196,12 @@ impl Testbed {
             self.marathon.update(&app(id, 1, floating))?;
             self.marathon.wait_app_quietly(id, 1)?;
         }
-        self.wait_true(&[("/web", 2), ("/shop", 1), ("/web-2", 1), (&pod, 1)])?;
+        self.wait_for_containers(&[("/web", 2), ("/shop", 1), ("/web-2", 1), (&pod, 1)])?;
         self.fetch("/web-2")?;
 
         self.take_over(leader, &pod)?;
 
-        say("the page of the new leader, as Chromium shows it");
+        say("the new leader's status page in Chromium");
         let leader = self.leader()?;
         let manager = &self.managers[leader];
         let url = manager.admin_url("/?refresh=off");
@@ -218,7 +220,7 @@ impl Testbed {
         show::wait_detached(&self.node, &config_path(&self.node))
     }
 
-    /// The leader is killed, and the standby goes on.
+    /// Kills the leader, and checks that the standby takes over.
     fn take_over(&mut self, leader: usize, pod: &str) -> Result<()> {
         say("kill -9 of the leader: the standby takes over");
         let apps = ["/web", "/shop", "/web-2"];
@@ -226,7 +228,7 @@ impl Testbed {
         let asked = self.contrail.api().log().len();
         self.managers[leader].kill()?;
         let next = self.leader()?;
-        ensure!(next != leader, "it is dead");
+        ensure!(next != leader, "the killed manager leads");
         println!(
             "    {} was killed, {} leads",
             self.managers[leader].name(),
@@ -238,16 +240,13 @@ impl Testbed {
             .filter(|entry| entry.performed && !entry.changes.is_empty())
             .map(|entry| format!("{} {}", entry.method, entry.path))
             .collect();
-        println!(
-            "    what it has written to the API server: {}",
-            writes.len()
-        );
+        println!("    its writes to the API server: {}", writes.len());
         ensure!(writes.is_empty(), "{writes:?}");
         self.expect_same(&untouched)?;
         self.marathon.scale("/web", 3)?;
         self.marathon.wait_app_quietly("/web", 3)?;
-        self.wait_true(&[("/web", 3), ("/shop", 1), ("/web-2", 1), (pod, 1)])?;
-        println!("    /web scales to 3 by it");
+        self.wait_for_containers(&[("/web", 3), ("/shop", 1), ("/web-2", 1), (pod, 1)])?;
+        println!("    the new leader scales /web to 3");
         self.managers[leader].start()
     }
 
@@ -258,23 +257,23 @@ impl Testbed {
         })
     }
 
-    /// Waits until a manager has listed and compared everything, and has nothing to write.
+    /// Waits until a manager trusts all its sources and finds no difference.
     fn wait_settled(&self, manager: usize) -> Result<()> {
-        until("everything is as it is to be", || {
+        until("the manager finds no difference", || {
             let manager = &self.managers[manager];
             let metrics = manager.get("/metrics")?.body;
             let sources = ["mesos", "marathon", "contrail"];
-            let believed = sources.iter().all(|source| {
+            let trusted = sources.iter().all(|source| {
                 let line =
                     format!("contrail_mesos_manager_source_trusted{{source=\"{source}\"}} 1");
                 metrics.lines().any(|one| one == line)
             });
-            let said: Value = serde_json::from_str(&manager.get("/v1/differences")?.body)?;
-            Ok((believed && said["total"] == 0).then_some(()))
+            let differences: Value = serde_json::from_str(&manager.get("/v1/differences")?.body)?;
+            Ok((trusted && differences["total"] == 0).then_some(()))
         })
     }
 
-    /// The names of the virtual-machines that the API server holds, by their apps.
+    /// The names of the virtual-machines in the API server, by app.
     fn machines(&self) -> BTreeMap<String, Vec<String>> {
         let mut machines: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for machine in self.contrail.api().objects("virtual-machine") {
@@ -295,7 +294,7 @@ impl Testbed {
     }
 
     fn print_machines(&self) {
-        println!("    the API server holds {}", self.contrail.summary());
+        println!("    the API server has {}", self.contrail.summary());
         for (application, names) in self.machines() {
             for name in names {
                 println!("    virtual-machine of {application:<8} {name}");
@@ -303,10 +302,10 @@ impl Testbed {
         }
     }
 
-    /// Waits until the API server holds exactly the containers of these apps, by name.
-    fn wait_true(&self, apps: &[(&str, usize)]) -> Result<()> {
+    /// Waits until the API server has exactly these numbers of containers for these apps.
+    fn wait_for_containers(&self, apps: &[(&str, usize)]) -> Result<()> {
         let wanted: BTreeMap<&str, usize> = apps.iter().copied().collect();
-        until("the API server holds what runs, and nothing else", || {
+        until("the API server has exactly the running containers", || {
             let machines = self.machines();
             let held: BTreeMap<&str, usize> = machines
                 .iter()
@@ -314,7 +313,7 @@ impl Testbed {
                 .collect();
             Ok((held == wanted).then_some(()))
         })
-        .with_context(|| format!("it holds {:?}", self.machines()))
+        .with_context(|| format!("it has {:?}", self.machines()))
     }
 
     /// The tasks of these apps, with their addresses.
@@ -324,20 +323,20 @@ impl Testbed {
             .collect()
     }
 
-    /// Nothing has been rebuilt: the same tasks have the same addresses.
+    /// Checks that every task still has its addresses.
     fn expect_same(&self, before: &[(&'static str, Vec<Task>)]) -> Result<()> {
         for (app, tasks) in before {
             let now = self.marathon.tasks(app)?;
-            ensure!(now == *tasks, "{app}: it was {tasks:?}, and is {now:?}");
+            ensure!(now == *tasks, "{app} had {tasks:?} and has {now:?}");
         }
-        println!("    the same tasks have the same addresses");
+        println!("    every task keeps its addresses");
         Ok(())
     }
 
-    /// Who answers at the floating address, from outside.
+    /// Waits until the app answers at the floating IP, from outside.
     fn fetch(&self, app: &str) -> Result<()> {
-        let url = format!("http://{FLOATING}:8080/");
-        let text = until("the floating address answers", || {
+        let url = format!("http://{FLOATING_IP}:8080/");
+        let text = until("the floating IP answers", || {
             let fetched = self.outside.sh(&format!("curl -sf -m 2 {url}"));
             Ok(fetched.ok().filter(|text| text.trim() == app))
         })?;

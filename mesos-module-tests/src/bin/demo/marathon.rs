@@ -13,14 +13,14 @@ pub(crate) struct Marathon {
     process: Option<Child>,
 }
 
-/// A task as Marathon shows it.
+/// A running task.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Task {
     pub(crate) id: String,
     pub(crate) address: String,
 }
 
-/// The sample application of the design document, as it stands there.
+/// A sample app.
 pub(crate) fn sample() -> Value {
     json!({
         "id": "/app-no-1",
@@ -49,7 +49,7 @@ pub(crate) fn sample() -> Value {
     })
 }
 
-/// A pod of one container, which serves a page; with a port of the host that leads there, or not.
+/// A pod with one container that serves a page, if `mapped` also at a port of the host.
 pub(crate) fn pod(mapped: bool) -> Value {
     let mut pod = json!({
         "id": "/pod-no-1",
@@ -77,12 +77,12 @@ impl Marathon {
         let log = std::fs::File::create(host.directory().join("marathon.log"))?;
         let process = host
             .command("/bin/sh")
-            // The host has process ids of its own; this is how to learn one.
+            // The host has its own process ids: the shell writes down that of the program.
             .args(["-c", "echo $$ > \"$0\"; exec \"$@\""])
             .arg(host.directory().join("marathon.pid"))
             .arg(&program)
             .args(["marathon", "--master", cluster.master(), "--listen", &listen])
-            // A root filesystem that is here stands in for the sample's Docker image.
+            // A local root filesystem replaces the sample's Docker image.
             .args(["--role", "slave_public", "--image", "ubuntu-upstart=busybox", "--teardown"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -116,19 +116,19 @@ impl Marathon {
             .context("a pod without an id")
     }
 
-    /// Waits until the app has that many running tasks with addresses and no other, and prints them as
-    /// they come.
+    /// Waits until the app has exactly `count` tasks, all running and with addresses. Prints them as
+    /// they change.
     pub(crate) fn wait_app(&self, id: &str, count: usize) -> Result<Vec<Task>> {
-        let mut seen = Vec::new();
+        let mut printed = Vec::new();
         self.wait_tasks(id, count, |line| {
-            if !seen.iter().any(|old| old == line) {
+            if !printed.iter().any(|old| old == line) {
                 println!("{line}");
-                seen.push(line.to_owned());
+                printed.push(line.to_owned());
             }
         })
     }
 
-    /// The same, and prints nothing.
+    /// As [`Self::wait_app`], but prints nothing.
     pub(crate) fn wait_app_quietly(&self, id: &str, count: usize) -> Result<Vec<Task>> {
         self.wait_tasks(id, count, |_| {})
     }
@@ -163,7 +163,7 @@ impl Marathon {
         ))
     }
 
-    /// Waits until there is no such app, and no task of it.
+    /// Waits until the app and all its tasks are gone.
     pub(crate) fn wait_gone(&self, id: &str) -> Result<()> {
         self.until("the app is gone", || {
             let tasks = self.get("/v2/tasks")?;
@@ -173,7 +173,7 @@ impl Marathon {
         })
     }
 
-    /// Has the app run so many instances.
+    /// Sets the app's number of instances.
     pub(crate) fn scale(&self, id: &str, instances: usize) -> Result<()> {
         println!("    PUT /v2/apps{id} {{\"instances\": {instances}}}");
         let body = json!({ "instances": instances });
@@ -189,7 +189,7 @@ impl Marathon {
         Ok(())
     }
 
-    /// Where its API listens.
+    /// The address of its API.
     pub(crate) fn address(&self) -> &str {
         &self.listen
     }
@@ -288,7 +288,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// The running tasks with addresses of an app that was shown.
+/// The tasks of an app that run and have an address.
 fn running(app: &Value) -> Vec<Task> {
     let tasks = app["app"]["tasks"].as_array().into_iter().flatten();
     let tasks = tasks.filter(|task| task["state"] == "TASK_RUNNING");

@@ -1,4 +1,4 @@
-//! What the demo prints: steps, the containers, and who reaches whom.
+//! What the demo prints: its steps, the containers, and a matrix of pings.
 
 use std::path::Path;
 
@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use mesos_module_tests::testbed::{Host, program};
 use serde::Deserialize;
 
-/// A step.
-pub(crate) fn say(what: &str) {
-    println!("\n==> {what}");
+/// Prints the heading of a step.
+pub(crate) fn say(step: &str) {
+    println!("\n==> {step}");
 }
 
 pub(crate) fn indent(text: &str) -> String {
@@ -29,7 +29,7 @@ pub(crate) struct Row {
     pub(crate) state: String,
 }
 
-/// Prints the containers that `contrail-mesos status` tells, and returns them.
+/// Prints the containers of `contrail-mesos status`, and returns them.
 pub(crate) fn status(host: &Host, config: &Path) -> Result<Vec<Row>> {
     let rows = containers(host, config)?;
     println!(
@@ -50,7 +50,7 @@ pub(crate) fn status(host: &Host, config: &Path) -> Result<Vec<Row>> {
             row.ports.join(" ")
         );
     }
-    println!("    (ip netns exec CONTAINER … runs a command in a container's namespace)");
+    println!("    (ip netns exec CONTAINER … runs a command in a container's network namespace)");
     Ok(rows)
 }
 
@@ -79,7 +79,7 @@ fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
         .arg(config)
         .args(["status", "-o", "json"])
         .output()?;
-    // It fails for a container that is going away as it looks; the rows say so.
+    // The exit status is not checked: it is not 0 while a container is being detached.
     let status: Status = serde_json::from_slice(&result.stdout).with_context(|| {
         let errors = String::from_utf8_lossy(&result.stderr);
         format!("contrail-mesos status: {errors}")
@@ -87,7 +87,7 @@ fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
     Ok(status.containers)
 }
 
-/// Pings from everyone to everyone, the host included, and fails if one does not answer.
+/// Pings between all containers and the host, and fails if one does not answer.
 pub(crate) fn matrix(host: &Host, rows: &[Row]) -> Result<()> {
     let mut names: Vec<(String, String, Option<&str>)> =
         vec![("host".to_owned(), host.address().to_string(), None)];

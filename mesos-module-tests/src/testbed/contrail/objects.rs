@@ -1,4 +1,4 @@
-//! What the API server holds before any container: networks, and rules for security groups.
+//! The test networks in the API server, and rules for security groups.
 
 use anyhow::{Context as _, Result};
 use contrail_mesos_manager::vnc::{
@@ -6,8 +6,7 @@ use contrail_mesos_manager::vnc::{
     PolicyEntries, PolicyRule, PortRange, Prefix, Project, Ref, VirtualNetwork, VncClient,
 };
 
-/// Projects, networks and subnets that are there before any container, as the seed's examples name
-/// them.
+/// The test networks, each with its subnets.
 const NETWORKS: [(&str, &[&str]); 3] = [
     (
         "default-domain:default-project:blue-network",
@@ -23,7 +22,8 @@ const NETWORKS: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// A security group's rules that let these TCP ports in, and everything out.
+/// The rules of a security group that allow incoming traffic to these TCP ports only, and all
+/// outgoing traffic.
 #[must_use]
 pub fn open_ports(ports: &[i32]) -> PolicyEntries {
     let range = |start_port, end_port| PortRange {
@@ -55,7 +55,7 @@ pub fn open_ports(ports: &[i32]) -> PolicyEntries {
     PolicyEntries { policy_rule: rules }
 }
 
-/// Makes projects, networks and subnets as the seed's examples name them.
+/// Creates the test networks, with their projects and subnets.
 pub async fn provision(client: &VncClient) -> Result<()> {
     for (name, subnets) in NETWORKS {
         network(client, name, subnets).await?;

@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 /// Between two attempts to reach the agent.
-const RETRY: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// For the first subscription: the container's network may take a moment.
-const FIRST: Duration = Duration::from_secs(15);
+const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the agent's environment says.
 pub(super) struct Agent {
@@ -62,7 +62,7 @@ impl Agent {
             tasks: Vec::new(),
             updates: Vec::new(),
         };
-        let subscribed = agent.subscribe(FIRST).await?;
+        let subscribed = agent.subscribe(FIRST_CONNECTION_TIMEOUT).await?;
         Ok((agent, subscribed))
     }
 
@@ -81,7 +81,7 @@ impl Agent {
                     failure.context(format!("cannot subscribe to the agent at {}", self.base))
                 );
             }
-            sleep(RETRY).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_written_as_protobuf_does() {
+    fn bytes_are_encoded_as_protobuf_json() {
         assert_eq!(base64(b""), "");
         assert_eq!(base64(b"f"), "Zg==");
         assert_eq!(base64(b"fo"), "Zm8=");
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_read_as_mesos_prints_them() {
+    fn durations_are_parsed_as_mesos_prints_them() {
         assert_eq!(parse_duration("15mins"), Some(Duration::from_mins(15)));
         assert_eq!(parse_duration("2.5secs"), Some(Duration::from_millis(2500)));
         assert_eq!(parse_duration("soon"), None);

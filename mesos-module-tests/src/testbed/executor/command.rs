@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::agent::{Agent, Event};
 
 /// How long a killed task has, where neither the kill nor the task says so.
-const GRACE: Duration = Duration::from_secs(3);
+const KILL_GRACE_PERIOD: Duration = Duration::from_secs(3);
 
 /// What the agent passes on the command line.
 #[derive(Default)]
@@ -72,7 +72,7 @@ pub(super) async fn run(arguments: &[String]) -> Result<()> {
                         let Some(task) = &mut task else { return Ok(()) };
                         let grace = nanoseconds(&event["kill"]["kill_policy"])
                             .or_else(|| nanoseconds(&task.info["kill_policy"]))
-                            .unwrap_or(GRACE);
+                            .unwrap_or(KILL_GRACE_PERIOD);
                         if task.child.is_some() && !task.killed {
                             agent.update(&task.info, "TASK_KILLING", "", json!({})).await;
                         }
@@ -80,7 +80,7 @@ pub(super) async fn run(arguments: &[String]) -> Result<()> {
                     }
                     "SHUTDOWN" => {
                         let Some(task) = &mut task else { return Ok(()) };
-                        task.kill(agent.grace.min(GRACE));
+                        task.kill(agent.grace.min(KILL_GRACE_PERIOD));
                     }
                     "ERROR" => anyhow::bail!("the agent says: {}", event["error"]["message"]),
                     _ => {}

@@ -16,10 +16,10 @@ use super::agent::{Agent, Event, Operator};
 use super::command::verdict;
 
 /// How long a killed task has, where nothing says so.
-const GRACE: Duration = Duration::from_secs(3);
+const KILL_GRACE_PERIOD: Duration = Duration::from_secs(3);
 
 /// How long to wait before an agent that is away or still recovering is asked again.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// How a nested container ended.
 struct Ended {
@@ -221,7 +221,7 @@ impl Executor {
         let grace = [policy, &task.info["kill_policy"]]
             .iter()
             .find_map(|policy| policy["grace_period"]["nanoseconds"].as_u64())
-            .map_or(GRACE, Duration::from_nanos);
+            .map_or(KILL_GRACE_PERIOD, Duration::from_nanos);
         let (info, container) = (task.info.clone(), task.container.clone());
         let more = json!({"container_status": {"container_id": container}});
         self.agent.update(&info, "TASK_KILLING", "", more).await;
@@ -244,7 +244,7 @@ async fn send(operator: &Operator, container: &Value, signal: Signal) {
             Ok((200..300, _)) => return,
             // It has ended already.
             Ok((404, body)) if is_unknown(&body) => return,
-            Ok(_) | Err(_) => sleep(AGAIN).await,
+            Ok(_) | Err(_) => sleep(RETRY_DELAY).await,
         }
     }
 }
@@ -270,7 +270,7 @@ async fn wait(operator: &Operator, container: &Value) -> Result<(Option<i32>, Va
             Ok((404, body)) if is_unknown(&body) => {
                 return Err("the container's end was not seen by the agent".to_owned());
             }
-            Ok(_) | Err(_) => sleep(AGAIN).await,
+            Ok(_) | Err(_) => sleep(RETRY_DELAY).await,
         }
     }
 }

@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep};
 
 use super::offer::RemainingOffer;
 use super::spec::{Launch, Placement};
-use super::{FrameworkError, Options, Shared, TaskUpdate};
+use super::{FrameworkError, Options, TaskUpdate, UpdateLog};
 use contrail_mesos_api::recordio::Decoder;
 
 /// Between two attempts to reach the master.
-const RETRY: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// What the handles ask of the actor.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) async fn start(
     master: &str,
     options: Options,
     inbox: mpsc::UnboundedReceiver<Request>,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<UpdateLog>>,
 ) -> Result<String, FrameworkError> {
     let mut actor = Actor {
         client: reqwest::Client::builder().no_proxy().build()?,
@@ -58,7 +58,7 @@ pub(super) async fn start(
                 last: describe(&failure),
             });
         }
-        sleep(RETRY).await;
+        sleep(RETRY_DELAY).await;
     };
     let id = actor.framework_id.clone().unwrap_or_default();
     tokio::spawn(actor.run(stream, inbox));
@@ -123,7 +123,7 @@ struct Actor {
     framework_id: Option<String>,
     stream_id: Option<String>,
     waiting: VecDeque<(Launch, oneshot::Sender<Placement>)>,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Mutex<UpdateLog>>,
 }
 
 impl Actor {
@@ -153,7 +153,7 @@ impl Actor {
                     Err(error) => {
                         debug!("framework {}: {}", self.id(), describe(&error));
                         tokio::select! {
-                            () = sleep(RETRY) => Next::Go,
+                            () = sleep(RETRY_DELAY) => Next::Go,
                             request = inbox.recv() => self.on_request(request).await,
                         }
                     }
@@ -163,7 +163,7 @@ impl Actor {
                 break;
             }
         }
-        Shared::lock(&self.shared).end("it was torn down".to_owned());
+        UpdateLog::lock(&self.shared).end("it was torn down".to_owned());
     }
 
     fn id(&self) -> &str {
@@ -275,7 +275,7 @@ impl Actor {
             "ERROR" => {
                 let message = event["error"]["message"].as_str().unwrap_or_default();
                 warn!("framework {}: the Mesos master says: {message}", self.id());
-                Shared::lock(&self.shared).end(message.to_owned());
+                UpdateLog::lock(&self.shared).end(message.to_owned());
                 return Next::Stop;
             }
             _ => {}
@@ -292,7 +292,7 @@ impl Actor {
             return;
         };
         debug!("task {}: {update}", update.task_id);
-        Shared::lock(&self.shared).record(&update);
+        UpdateLog::lock(&self.shared).record(&update);
         // Only what is to be acknowledged carries an id.
         if let (Some(uuid), Some(agent)) = (status.get("uuid"), update.agent_id) {
             self.tell(json!({"type": "ACKNOWLEDGE", "acknowledge": {

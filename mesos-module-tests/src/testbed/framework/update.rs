@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_read_whole() {
+    fn update_reads_every_field_of_a_task_status() {
         let status = json!({
             "task_id": {"value": "t"}, "state": "TASK_RUNNING", "source": "SOURCE_EXECUTOR",
             "agent_id": {"value": "S0"}, "executor_id": {"value": "e"},

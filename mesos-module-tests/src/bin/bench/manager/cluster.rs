@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// So many tasks are on an agent, and of an app.
-const ON_AN_AGENT: usize = 20;
-pub(crate) const OF_AN_APP: usize = 50;
+const TASKS_PER_AGENT: usize = 20;
+pub(crate) const TASKS_PER_APP: usize = 50;
 /// Containers whose tasks Mesos has not told of yet: launched to measure how long a write takes.
-pub(crate) const WAITING: usize = 600;
+pub(crate) const WAITING_TASKS: usize = 600;
 const FRAMEWORK: &str = "6b8a02bb-2f3c-4f36-a6a1-b9a1a33d1f0a-0000";
 const PROJECT: [&str; 2] = ["default-domain", "mesos-default"];
 const NETWORK: &str = "mesos-default-pod-task-network";
@@ -37,7 +37,7 @@ fn named<T: Object>(name: &[&str]) -> T {
 
 impl Cluster {
     pub(crate) fn agents(self) -> usize {
-        self.tasks.div_ceil(ON_AN_AGENT)
+        self.tasks.div_ceil(TASKS_PER_AGENT)
     }
 
     fn container(number: usize) -> Uuid {
@@ -56,13 +56,16 @@ impl Cluster {
     }
 
     fn app(number: usize) -> String {
-        format!("/shop/web{}", number / OF_AN_APP)
+        format!("/shop/web{}", number / TASKS_PER_APP)
     }
 
     /// As Marathon 1.11 names it.
     pub(crate) fn task_id(number: usize) -> String {
         let instance = Self::container(number + (1 << 40));
-        format!("shop_web{}.instance-{instance}._app.1", number / OF_AN_APP)
+        format!(
+            "shop_web{}.instance-{instance}._app.1",
+            number / TASKS_PER_APP
+        )
     }
 
     fn agent_of(self, number: usize) -> usize {
@@ -114,11 +117,11 @@ impl Cluster {
 
     /// What Marathon lists: apps, the tasks that wait included.
     pub(crate) fn apps(self) -> Result<Vec<Value>> {
-        let all = self.tasks + WAITING;
-        (0..all.div_ceil(OF_AN_APP))
+        let all = self.tasks + WAITING_TASKS;
+        (0..all.div_ceil(TASKS_PER_APP))
             .map(|app| {
-                let first = app * OF_AN_APP;
-                let tasks: Result<Vec<_>> = (first..all.min(first + OF_AN_APP))
+                let first = app * TASKS_PER_APP;
+                let tasks: Result<Vec<_>> = (first..all.min(first + TASKS_PER_APP))
                     .map(|number| self.marathon_task(number))
                     .collect();
                 let tasks = tasks?;
@@ -168,14 +171,14 @@ impl Cluster {
             vnc,
             &named::<SecurityGroup>(&[PROJECT[0], PROJECT[1], GROUP]),
         )?;
-        for number in 0..self.tasks + WAITING {
+        for number in 0..self.tasks + WAITING_TASKS {
             self.fill_container(vnc, number)?;
         }
         for number in 0..self.agents() {
             let mut router: VirtualRouter =
                 named(&["default-global-system-config", &Self::host(number)]);
             router.virtual_router_ip_address = Self::address(0x0a54_0001, number)?.into();
-            let here = (number..self.tasks + WAITING).step_by(self.agents());
+            let here = (number..self.tasks + WAITING_TASKS).step_by(self.agents());
             router.virtual_machine_refs = here
                 .map(|number| Ref::to(FqName::new([Self::machine(number).to_string()])))
                 .collect();

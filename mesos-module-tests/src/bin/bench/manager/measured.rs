@@ -24,10 +24,10 @@ use super::simulators::{Addresses, Control, Order};
 
 const PATIENCE: Duration = Duration::from_mins(5);
 /// How often it is looked whether it is done.
-const GLANCE: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Changes that are sent at a time, and that may wait to be taken in.
 const BATCH: usize = 2000;
-const WAITING: u64 = 20_000;
+const MAX_QUEUED_EVENTS: u64 = 20_000;
 
 /// What a process is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -37,7 +37,7 @@ pub(crate) enum Role {
     /// The manager, and everything after its start as well
     Whole,
     /// The bare clients
-    NetlinkBaseline,
+    BareClients,
 }
 
 /// How long something took.
@@ -93,7 +93,7 @@ pub(crate) fn run(role: Role, addresses: &Addresses, amount: Amount) -> Result<(
         match role {
             Role::Resync => resync(addresses).await,
             Role::Whole => whole(addresses, amount).await,
-            Role::NetlinkBaseline => floor(addresses, amount).await,
+            Role::BareClients => floor(addresses, amount).await,
         }
     })?;
     println!("{}", serde_json::to_string(&measured)?);
@@ -225,7 +225,7 @@ impl Running {
                     reconciler.effort()
                 );
             }
-            sleep(GLANCE).await;
+            sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
@@ -261,8 +261,8 @@ async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measured> {
     for _ in 0..amount.changes.div_ceil(BATCH) {
         order(&mut running.control, Order::Change(BATCH))?;
         sent += BATCH as u64;
-        while sent - running.effort()?.changes > WAITING {
-            sleep(GLANCE).await;
+        while sent - running.effort()?.changes > MAX_QUEUED_EVENTS {
+            sleep(POLL_INTERVAL).await;
         }
     }
     let taken = |effort: &Effort| effort.changes >= sent;

@@ -19,12 +19,12 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::cluster::{Cluster, WAITING};
+use super::cluster::{Cluster, WAITING_TASKS};
 use super::marathon;
 
-const PATIENCE: Duration = Duration::from_mins(2);
+const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long between two launches, while others change as well.
-const PAUSE: Duration = Duration::from_millis(10);
+const LAUNCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Where they are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,19 +72,19 @@ struct Simulators {
     control: TcpListener,
     client: VncClient,
     master: Master,
-    seen: Arc<Seen>,
+    write_log: Arc<WriteLog>,
     next: AtomicU64,
     launched: AtomicU64,
 }
 
 /// What was written to the API server.
 #[derive(Default)]
-struct Seen {
+struct WriteLog {
     writes: AtomicU64,
     first: Mutex<HashMap<Uuid, Instant>>,
 }
 
-impl Seen {
+impl WriteLog {
     async fn watch(self: Arc<Self>, vnc: Handle) {
         let mut changes = vnc.changes();
         loop {
@@ -118,8 +118,8 @@ impl Simulators {
         let marathon = marathon::serve(cluster.apps()?).await?;
         let control = TcpListener::bind(("127.0.0.1", 0))?;
         let client = VncClient::new(VncOptions::new(vec![server_address(&vnc.url())?]))?;
-        let seen = Arc::<Seen>::default();
-        tokio::spawn(Arc::clone(&seen).watch(vnc.clone()));
+        let write_log = Arc::<WriteLog>::default();
+        tokio::spawn(Arc::clone(&write_log).watch(vnc.clone()));
         Ok(Self {
             cluster,
             addresses: Addresses {
@@ -132,7 +132,7 @@ impl Simulators {
             control,
             client,
             master,
-            seen,
+            write_log,
             next: AtomicU64::new(0),
             launched: AtomicU64::new(0),
         })
@@ -175,7 +175,7 @@ impl Simulators {
             }
             Order::Launch { count, beside } => self.launch(count, beside).await,
             #[allow(clippy::cast_precision_loss, reason = "a few thousand")]
-            Order::Writes => Ok(vec![self.seen.writes.load(Ordering::Relaxed) as f64]),
+            Order::Writes => Ok(vec![self.write_log.writes.load(Ordering::Relaxed) as f64]),
         }
     }
 
@@ -205,7 +205,7 @@ impl Simulators {
             for _ in 0..count {
                 lags.push(self.launch_one().await?);
                 if beside > 0 {
-                    sleep(PAUSE).await;
+                    sleep(LAUNCH_INTERVAL).await;
                 }
             }
             Ok(lags)
@@ -219,7 +219,7 @@ impl Simulators {
     async fn launch_one(&self) -> Result<f64> {
         let launched = self.launched.fetch_add(1, Ordering::Relaxed);
         let number = usize::try_from(launched)?;
-        ensure!(number < WAITING, "no more tasks wait");
+        ensure!(number < WAITING_TASKS, "no more tasks wait");
         let number = self.cluster.tasks + number;
         // The interface is written first.
         let interface = Cluster::interface(number);
@@ -229,7 +229,7 @@ impl Simulators {
         let written = async {
             loop {
                 // Its making was before.
-                let first = self.seen.first.lock();
+                let first = self.write_log.first.lock();
                 let at = (first.unwrap_or_else(PoisonError::into_inner))
                     .get(&interface)
                     .copied();
@@ -239,7 +239,7 @@ impl Simulators {
                 sleep(Duration::from_micros(500)).await;
             }
         };
-        let written = timeout(PATIENCE, written).await;
+        let written = timeout(WRITE_TIMEOUT, written).await;
         let written = written.context("nothing is written for a task that runs")?;
         Ok(written.duration_since(began).as_secs_f64() * 1e3)
     }
