@@ -13,7 +13,7 @@ use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
 use crate::net::netns::{self, Kind};
 use crate::provider::contrail::host_interface;
-use crate::provider::contrail::plug::{Interface, Plug};
+use crate::provider::contrail::plug::{Interface, PlugRequest};
 use crate::vrouter::{InterfaceConfig, Wanted};
 use contrail_mesos_api::agent_api::Ports;
 
@@ -99,7 +99,11 @@ impl Call {
     }
 
     /// What the container is to be plugged as.
-    fn plug(&self, heard: &[InterfaceConfig], ports: Option<&Ports>) -> Result<Plug, Failure> {
+    fn plug(
+        &self,
+        heard: &[InterfaceConfig],
+        ports: Option<&Ports>,
+    ) -> Result<PlugRequest, Failure> {
         let mut interfaces = Vec::new();
         for (index, configuration) in heard.iter().enumerate() {
             let name = self.name_of(index, configuration)?;
@@ -145,9 +149,9 @@ impl Call {
                 format!("the container has no interface on network {network:?}"),
             ));
         }
-        Ok(Plug {
-            machine: self.machine,
-            name: self.id.clone(),
+        Ok(PlugRequest {
+            vm_uuid: self.machine,
+            vm_name: self.id.clone(),
             namespace: PathBuf::from(&self.namespace).display().to_string(),
             interfaces,
         })

@@ -12,7 +12,7 @@ use super::config::{Managed, Ours};
 use super::failure::{Code, Failure};
 use crate::config::ContrailNetwork;
 use crate::network_request;
-use crate::provider::contrail::asked;
+use crate::provider::contrail::port_address_requests;
 use contrail_mesos_api::agent_api::{PortRequest, Ports, PortsClient, PortsOptions, PortsRequest};
 use contrail_mesos_api::http::{HttpClient, Limits, Request, TlsOptions};
 
@@ -63,7 +63,7 @@ impl Call {
             network_request::parse_contrail(&self.container, &self.settings.network_info, network)
                 .map_err(|problems| Failure::new(Code::Config, problems.to_string()))?;
         let ports = requests.into_iter().map(|request| PortRequest {
-            addresses: asked(&request.addresses),
+            addresses: port_address_requests(&request.addresses),
             interface: request.interface,
             network: request.network.name,
             virtual_network: ours.virtual_network.clone(),

@@ -25,7 +25,9 @@ use super::target::{Namespaces, pin};
 use crate::config::{Config, Dns};
 use crate::net::netns::{self, handles};
 use crate::network_request::ContainerRequest;
-use crate::provider::{Attachment, Intent, Lost, Provider, ProviderError, Providers};
+use crate::provider::{
+    Attachment, Intent, LostInterface, ProviderError, ProviderErrors, Providers, Statistics,
+};
 use contrail_mesos_api::container::ContainerId;
 
 /// Attaches the containers of one state directory.
@@ -41,9 +43,11 @@ type IntentSync = JoinHandle<Result<Result<(), CheckpointError>, JoinError>>;
 
 impl Attacher {
     /// An attacher as configured; interfaces that disappear without a detach are sent to `lost`.
-    pub fn new(config: &Config, lost: UnboundedSender<Lost>) -> Result<Self, IsolatorError> {
-        let providers =
-            Providers::new(config, lost).map_err(|error| IsolatorError::Provider(vec![error]))?;
+    pub fn new(
+        config: &Config,
+        lost: UnboundedSender<LostInterface>,
+    ) -> Result<Self, IsolatorError> {
+        let providers = Providers::new(config, lost).map_err(ProviderErrors::from)?;
         Ok(Self {
             providers: Arc::new(providers),
             checkpoints: Checkpoints::new(&config.state_dir),
@@ -58,10 +62,9 @@ impl Attacher {
         &self.checkpoints
     }
 
-    /// The provider that made an intent.
-    #[must_use]
-    pub fn provider(&self, intent: &Intent) -> &dyn Provider {
-        self.providers.of_intent(intent)
+    /// The counters of an attached interface.
+    pub async fn statistics(&self, intent: &Intent) -> Result<Statistics, ProviderError> {
+        self.providers.statistics(intent).await
     }
 
     /// The handle to the container's network namespace, for `ip netns exec`. An operator's
@@ -77,17 +80,13 @@ impl Attacher {
 
     /// Checks a request without changing anything. The error has every reason for a refusal.
     pub fn validate(&self, request: &ContainerRequest) -> Result<(), IsolatorError> {
-        let errors: Vec<ProviderError> = request
-            .networks
-            .iter()
-            .filter_map(|network| self.providers.of(&network.network).validate(network).err())
-            .flatten()
-            .collect();
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(IsolatorError::Provider(errors))
-        }
+        ProviderErrors::collect_results(
+            request
+                .networks
+                .iter()
+                .map(|network| self.providers.validate(network)),
+        )?;
+        Ok(())
     }
 
     /// Describes every change that an attach would make, in order, for a person. Makes none.
@@ -95,13 +94,7 @@ impl Attacher {
         self.validate(request)?;
         let mut changes = Vec::new();
         for network in &request.networks {
-            let provider = self.providers.of(&network.network);
-            changes.extend(
-                provider
-                    .plan(network)
-                    .await
-                    .map_err(IsolatorError::Provider)?,
-            );
+            changes.extend(self.providers.plan(network).await?);
         }
         Ok(changes)
     }
@@ -118,11 +111,12 @@ impl Attacher {
         self.validate(request)?;
         let mut intents = Vec::new();
         for network in &request.networks {
-            match self.providers.of(&network.network).reserve(network).await {
+            match self.providers.reserve(network).await {
                 Ok(intent) => intents.push(intent),
                 Err(error) => {
-                    let errors = std::iter::once(error).chain(self.release(&intents).await);
-                    return Err(IsolatorError::Provider(errors.collect()));
+                    let mut errors = ProviderErrors::from(error);
+                    errors.extend(self.release(&intents).await);
+                    return Err(errors.into());
                 }
             }
         }
@@ -158,17 +152,13 @@ impl Attacher {
         Ok(checkpoint)
     }
 
-    async fn release(&self, intents: &[Intent]) -> Vec<ProviderError> {
-        join_all(
-            intents
-                .iter()
-                .map(|intent| self.provider(intent).release(intent)),
-        )
-        .await
-        .into_iter()
-        .filter_map(Result::err)
-        .flatten()
-        .collect()
+    async fn release(&self, intents: &[Intent]) -> ProviderErrors {
+        join_all(intents.iter().map(|intent| self.providers.release(intent)))
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+            .flatten()
+            .collect()
     }
 
     /// Writes the container's files below /etc: from the intents, or from the attachments once
@@ -360,16 +350,11 @@ impl Attacher {
             _ => Ok(()),
         })
         .await?;
-        let lost: Vec<ProviderError> =
-            join_all(intents(checkpoint).map(|intent| self.provider(intent).adopt(intent)))
-                .await
-                .into_iter()
-                .filter_map(Result::err)
-                .collect();
+        let adopted = ProviderErrors::collect_results(
+            join_all(intents(checkpoint).map(|intent| self.providers.adopt(intent))).await,
+        );
         let mut errors: Vec<IsolatorError> = pinned.err().into_iter().collect();
-        if !lost.is_empty() {
-            errors.push(IsolatorError::Provider(lost));
-        }
+        errors.extend(adopted.err().map(IsolatorError::Provider));
         IsolatorError::combine(errors)
     }
 }

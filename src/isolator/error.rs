@@ -8,7 +8,7 @@ use super::etc_files::EtcFilesError;
 use crate::config::ConfigError;
 use crate::net::netns::NetnsError;
 use crate::network_request::RequestError;
-use crate::provider::ProviderError;
+use crate::provider::ProviderErrors;
 use tokio::task::JoinError;
 
 /// Why a container could not be attached or detached.
@@ -21,8 +21,8 @@ pub enum IsolatorError {
     #[error("the agent's network configuration is not usable: {0}")]
     Config(#[from] ConfigError),
     /// Providers refused or failed.
-    #[error("{}", list(.0))]
-    Provider(Vec<ProviderError>),
+    #[error(transparent)]
+    Provider(#[from] ProviderErrors),
     /// The checkpoint could not be written or removed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

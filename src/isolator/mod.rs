@@ -40,7 +40,7 @@ use crate::proto::mesos::slave::{
     ContainerClass, ContainerConfig, ContainerLaunchInfo, ContainerLimitation,
 };
 use crate::proto::mesos::{ContainerStatus, ExecutorInfo, ResourceStatistics};
-use crate::provider::{Lost, Statistics};
+use crate::provider::{LostInterface, Statistics};
 use contrail_mesos_api::container::ContainerId;
 
 /// `TaskStatus.Reason` of a container that lost its network: `REASON_CONTAINER_LIMITATION`.
@@ -321,11 +321,12 @@ impl Isolator {
         else {
             return empty;
         };
-        let counters: Vec<Statistics> = join_all(checkpoint.networks.iter().map(|network| {
-            self.attacher
-                .provider(&network.intent)
-                .statistics(&network.intent)
-        }))
+        let counters: Vec<Statistics> = join_all(
+            checkpoint
+                .networks
+                .iter()
+                .map(|network| self.attacher.statistics(&network.intent)),
+        )
         .await
         .into_iter()
         .filter_map(Result::ok)
@@ -376,8 +377,8 @@ fn prepare_host_network(
 }
 
 /// Ends the containers that lose an interface, until the isolator is dropped.
-async fn limit_lost(isolator: Weak<Isolator>, mut lost: UnboundedReceiver<Lost>) {
-    while let Some(Lost { container, message }) = lost.recv().await {
+async fn limit_lost(isolator: Weak<Isolator>, mut lost: UnboundedReceiver<LostInterface>) {
+    while let Some(LostInterface { container, message }) = lost.recv().await {
         let Some(isolator) = isolator.upgrade() else {
             return;
         };

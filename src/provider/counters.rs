@@ -1,18 +1,18 @@
-//! The counters of a container's interface, read at its host end.
+//! The counters of a container's interface.
 
-use super::{ProviderError, Statistics, blocking, failed};
+use super::{BoxError, ProviderError, Statistics, blocking, failed};
 use crate::net::links::{self, Link};
 use crate::net::netlink::NetlinkSocket;
 
 /// The counters of the container whose host end is the link `name`.
 pub(super) async fn of_host_end(network: &str, name: String) -> Result<Statistics, ProviderError> {
     let action = format!("read the counters of {name}");
-    let read = move || {
+    blocking(move || {
         let mut socket = NetlinkSocket::route()?;
         let link = links::by_name(&mut socket, &name)?.ok_or("the interface is gone")?;
         let counters = link.counters;
-        // What the host's end receives, the container has sent.
-        Ok(Statistics {
+        // The container has sent what the host end receives.
+        Ok::<_, BoxError>(Statistics {
             rx_packets: counters.tx_packets,
             rx_bytes: counters.tx_bytes,
             rx_errors: counters.tx_errors,
@@ -22,14 +22,13 @@ pub(super) async fn of_host_end(network: &str, name: String) -> Result<Statistic
             tx_errors: counters.rx_errors,
             tx_dropped: counters.rx_dropped,
         })
-    };
-    blocking(read)
-        .await
-        .map_err(|error| failed(network, action, error))
+    })
+    .await
+    .map_err(|error| failed(network, action, error))
 }
 
-/// The counters of the container's own end, seen from inside.
-pub(super) fn of_own_end(link: &Link) -> Statistics {
+/// The counters of the container's own interface `link`.
+pub(super) fn of_container_end(link: &Link) -> Statistics {
     let counters = link.counters;
     Statistics {
         rx_packets: counters.rx_packets,

@@ -1,25 +1,27 @@
-//! What makes a network: the providers, one per network, chosen by configuration.
+//! Network providers: each network of the configuration has one.
 //!
-//! A provider knows interfaces, addresses and its own back end; it knows nothing of Mesos'
-//! life cycle. The isolator and the command line drive it in this order:
+//! A provider knows interfaces, addresses and its own back end; it knows nothing of Mesos' task
+//! life cycle. The isolator and the command line call it in this order:
 //!
-//! 1. `validate` — refuse what cannot be, before anything is touched.
-//! 2. `reserve` — choose names, and addresses where it is us who choose them. The [`Intent`] that
-//!    comes back names everything that is about to be made; the caller makes it durable before
+//! 1. `validate`: refuses what is not possible, before anything is changed.
+//! 2. `reserve`: chooses names, and addresses where the provider assigns them. The returned
+//!    [`Intent`] names everything that is about to be created; the caller makes it durable before
 //!    going on.
-//! 3. `start` — begin what is slow, while the container is being forked.
-//! 4. `attach_all` — make it: all of a container's networks of this provider at once.
-//! 5. `detach_all` — undo it from the intents alone. Idempotent, and it collects every error.
+//! 3. `start`: begins what is slow, while the container is being forked.
+//! 4. `attach_all`: attaches all networks of a container that this provider serves.
+//! 5. `detach_all`: undoes it from the intents alone. Idempotent; it collects every error.
 //!
-//! After a restart the caller hands each intent that it found to `adopt`, then calls `sweep`.
+//! After a restart the caller passes each intent that it has on disk to `adopt`, then calls
+//! `sweep`.
 
 pub mod bridge;
 pub mod cni;
+mod container_side;
 pub mod contrail;
 mod counters;
-mod inside;
+mod error;
 pub mod ipam;
-mod mark;
+mod ownership;
 mod registry;
 
 use std::collections::{BTreeMap, HashSet};
@@ -30,46 +32,50 @@ use std::os::fd::BorrowedFd;
 use async_trait::async_trait;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use tokio::task::{JoinError, spawn_blocking};
 
 use crate::config::{Dns, Network};
 use crate::proto::mesos::NetworkInfo;
 use contrail_mesos_api::container::{ContainerId, Mac};
 
+pub(crate) use error::BoxError;
+pub use error::{ProviderError, ProviderErrors};
+use error::{failed, refused};
 pub use registry::Providers;
 
-/// One network of one container, checked as far as it can be without asking a provider.
+/// A request for one network of one container, validated as far as possible without a provider.
 #[derive(Clone, Debug)]
 pub struct NetworkRequest {
     /// The container.
     pub container: ContainerId,
     /// The interface inside the container: `eth0`, `eth1`, … in the order of the networks.
     pub interface: String,
-    /// The network as the configuration has it now.
+    /// The network's current configuration.
     pub network: Network,
-    /// The addresses that the framework asks for; never empty.
+    /// The addresses that the framework requests; never empty.
     pub addresses: Vec<AddressRequest>,
-    /// The host's ports that lead to the container.
+    /// The host's ports that are mapped to the container.
     pub ports: Vec<PortMapping>,
-    /// The labels of the `NetworkInfo`, last one of a key wins.
+    /// The labels of the `NetworkInfo`; the last one of a key wins.
     pub labels: BTreeMap<String, String>,
-    /// What the framework wrote, for plugins that are told all of it.
+    /// The framework's message, for CNI plugins, which receive all of it.
     pub info: NetworkInfo,
 }
 
-/// One address that a framework asks for.
+/// One address that a framework requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressRequest {
-    /// Whatever the network gives: one address of every family that it has.
+    /// One address of every family that the network has.
     Any,
     /// Any IPv4 address.
     V4,
     /// Any IPv6 address.
     V6,
-    /// This very address.
+    /// Exactly this address.
     Static(IpAddr),
 }
 
-/// A transport protocol of a port mapping.
+/// The transport protocol of a port mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -91,7 +97,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A port of the host that leads to a port of the container.
+/// A port of the host that is mapped to a port of the container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PortMapping {
     /// Port of the host, 1 to 65535.
@@ -102,10 +108,12 @@ pub struct PortMapping {
     pub protocol: Protocol,
 }
 
-/// Everything that an attach is about to make, so that a detach can undo it from here alone.
-/// Part of the checkpoint: fields may be added, never renamed.
+/// Everything that an attach is about to create, so that a detach can undo it from here alone.
+///
+/// Part of the checkpoint: the serialized fields may be added to, never renamed. `P` is what only
+/// the provider needs to know; providers use their own type, everyone else [`ProviderIntent`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Intent {
+pub struct Intent<P = ProviderIntent> {
     /// The container.
     pub container: ContainerId,
     /// The network's name.
@@ -116,23 +124,41 @@ pub struct Intent {
     pub addresses: Vec<IpNet>,
     /// Next hops, one per family at most.
     pub gateways: Vec<IpAddr>,
-    /// The interface's Ethernet address.
+    /// The interface's MAC address.
     pub mac: Mac,
     /// The interface's MTU in bytes.
     pub mtu: u32,
     /// Port mappings.
     pub ports: Vec<PortMapping>,
-    /// Resolver configuration that the network gives to its containers.
+    /// Resolver configuration for the containers of the network.
     pub dns: Dns,
     /// What only the provider needs to know.
-    pub provider: ProviderIntent,
+    pub provider: P,
+}
+
+impl<P> Intent<P> {
+    /// The same intent with `provider` as the provider's part.
+    fn with_provider<Q>(&self, provider: Q) -> Intent<Q> {
+        Intent {
+            container: self.container.clone(),
+            network: self.network.clone(),
+            interface: self.interface.clone(),
+            addresses: self.addresses.clone(),
+            gateways: self.gateways.clone(),
+            mac: self.mac,
+            mtu: self.mtu,
+            ports: self.ports.clone(),
+            dns: self.dns.clone(),
+            provider,
+        }
+    }
 }
 
 /// The part of an [`Intent`] that only its provider reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase")]
 pub enum ProviderIntent {
-    /// The embedded bridge.
+    /// The built-in bridge.
     Bridge(bridge::BridgeIntent),
     /// Contrail's vRouter.
     Contrail(contrail::ContrailIntent),
@@ -140,20 +166,20 @@ pub enum ProviderIntent {
     Cni(cni::CniIntent),
 }
 
-/// What an attach made, beyond what its intent said already.
+/// The result of an attach: what its intent could not know yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The addresses with their prefix, in the order in which they are reported.
     pub addresses: Vec<IpNet>,
     /// Next hops, one per family at most.
     pub gateways: Vec<IpAddr>,
-    /// The interface's Ethernet address.
+    /// The interface's MAC address.
     pub mac: Mac,
-    /// Resolver configuration that the network gave.
+    /// The network's resolver configuration.
     pub dns: Dns,
 }
 
-/// Counters of one interface, as the container sees them: received is into the container.
+/// Counters of one interface from the container's view: received is into the container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Packets received.
@@ -174,130 +200,97 @@ pub struct Statistics {
     pub tx_dropped: u64,
 }
 
-/// An interface that went away without a detach.
+/// An interface that was deleted without a detach.
 #[derive(Clone, Debug)]
-pub struct Lost {
-    /// The container that lost it.
+pub struct LostInterface {
+    /// The container.
     pub container: ContainerId,
-    /// What is gone, for the operator.
+    /// A description for the operator.
     pub message: String,
 }
 
-/// Why a provider refused or failed: what, where, and what the operator can do.
-#[derive(Debug, thiserror::Error)]
-pub enum ProviderError {
-    /// The request cannot be granted on this network; repeating it will not help.
-    #[error("network {network:?}: {message}")]
-    Refused {
-        /// The network's name.
-        network: String,
-        /// What is wrong with the request, and what would be right.
-        message: String,
-    },
-    /// The network has no address left.
-    #[error(
-        "network {network:?}: no {family} address left in {range}; free containers of this network or give it a larger subnet"
-    )]
-    Exhausted {
-        /// The network's name.
-        network: String,
-        /// `IPv4` or `IPv6`.
-        family: &'static str,
-        /// The subnet or range that is used up.
-        range: String,
-    },
-    /// The kernel or the file system refused an operation.
-    #[error("network {network:?}: cannot {action}: {source}")]
-    Failed {
-        /// The network's name.
-        network: String,
-        /// What was tried, with the names of the things it was tried on.
-        action: String,
-        /// Why it failed.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Runs file and netlink work where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BoxError> + Send + 'static,
-) -> Result<T, BoxError> {
-    tokio::task::spawn_blocking(work)
+/// Runs `work`, which blocks on the kernel or a file system, on a thread where that is allowed.
+pub(crate) async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<JoinError> + Send + 'static,
+{
+    spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(error.into()))
-}
-
-fn failed(network: &str, action: impl Into<String>, source: impl Into<BoxError>) -> ProviderError {
-    ProviderError::Failed {
-        network: network.to_owned(),
-        action: action.into(),
-        source: source.into(),
-    }
-}
-
-fn refused(network: &str, message: impl Into<String>) -> ProviderError {
-    ProviderError::Refused {
-        network: network.to_owned(),
-        message: message.into(),
-    }
 }
 
 /// A kind of network. See the module's documentation for the order of the calls.
 ///
 /// # Guarantees that every provider gives
-/// - `attach_all` undoes what it made when it fails, or leaves it to the `detach_all` that follows.
-/// - `detach_all` succeeds when there is nothing left to undo, whoever undid it.
+/// - A failed `attach_all` undoes what it made, or leaves that to the `detach_all` that follows.
+/// - `detach_all` succeeds if nothing is left to undo, whoever removed it.
 /// - No call blocks the thread that it is polled on for longer than a lock is held; none starts a
-///   child process (the `cni` provider is the exception by nature).
+///   child process (except the provider `cni`, whose plugins are programs).
 #[async_trait]
 pub trait Provider: Send + Sync {
-    /// Refuses what cannot be, touching nothing. Every reason at once.
-    fn validate(&self, request: &NetworkRequest) -> Result<(), Vec<ProviderError>>;
+    /// The provider's part of a network's configuration.
+    type Network;
+    /// The provider's part of an intent.
+    type Intent;
 
-    /// Every change that reserve and attach would make, in order, in words. Makes none.
-    async fn plan(&self, request: &NetworkRequest) -> Result<Vec<String>, Vec<ProviderError>>;
+    /// Refuses what is not possible, with every reason. Changes nothing.
+    fn validate(
+        &self,
+        request: &NetworkRequest,
+        network: &Self::Network,
+    ) -> Result<(), ProviderErrors>;
+
+    /// Describes every change that `reserve` and `attach_all` would make, in order. Changes
+    /// nothing.
+    async fn plan(
+        &self,
+        request: &NetworkRequest,
+        network: &Self::Network,
+    ) -> Result<Vec<String>, ProviderErrors>;
 
     /// Chooses names and addresses and reserves them for this container.
-    async fn reserve(&self, request: &NetworkRequest) -> Result<Intent, ProviderError>;
+    async fn reserve(
+        &self,
+        request: &NetworkRequest,
+        network: &Self::Network,
+    ) -> Result<Intent<Self::Intent>, ProviderError>;
 
-    /// Gives back what `reserve` took, where `start` and `attach_all` were never called.
-    async fn release(&self, intent: &Intent) -> Result<(), Vec<ProviderError>> {
-        self.detach_all(&[intent]).await
-    }
+    /// Releases what `reserve` reserved, if `start` and `attach_all` were never called.
+    async fn release(&self, intent: &Intent<Self::Intent>) -> Result<(), ProviderErrors>;
 
-    /// Begins in the background what `attach_all` would else have to wait for. `intents` are all
-    /// of one container's, and durable.
-    fn start(&self, intents: &[&Intent]) {
+    /// Begins in the background what `attach_all` would otherwise wait for. `intents` are all of
+    /// one container and durable.
+    fn start(&self, intents: &[Intent<Self::Intent>]) {
         let _ = intents;
     }
 
-    /// Makes what the intents of one container say, in the network namespace `namespace`, and
-    /// brings its loopback up. What comes back is in their order.
+    /// Creates what the intents of one container say, in the network namespace `namespace`, and
+    /// sets its loopback interface up. The attachments are in the order of the intents.
     async fn attach_all(
         &self,
-        intents: &[&Intent],
+        intents: &[Intent<Self::Intent>],
         namespace: BorrowedFd<'_>,
-    ) -> Result<Vec<Attachment>, Vec<ProviderError>>;
+    ) -> Result<Vec<Attachment>, ProviderErrors>;
 
-    /// Undoes an attach of one container, complete or not; the addresses are free again only when
-    /// the interface is gone.
-    async fn detach_all(&self, intents: &[&Intent]) -> Result<(), Vec<ProviderError>>;
+    /// Undoes an attach of one container, complete or not. Addresses are free again only when the
+    /// interface is gone.
+    async fn detach_all(&self, intents: &[Intent<Self::Intent>]) -> Result<(), ProviderErrors>;
 
-    /// Takes over a container that was attached before a restart: repairs what the host side
-    /// lacks. An error means that the container's network is lost.
-    async fn adopt(&self, intent: &Intent) -> Result<(), ProviderError>;
+    /// Takes over a container that was attached before a restart, and repairs its host side. An
+    /// error means that the container's network is lost.
+    async fn adopt(&self, intent: &Intent<Self::Intent>) -> Result<(), ProviderError>;
 
-    /// Removes whatever is ours by name and belongs neither to an intent of `known` nor to a
-    /// container of `damaged`, whose intent cannot be read.
+    /// Removes everything that this instance created and that belongs neither to an intent of
+    /// `known` nor to a container of `damaged`, whose intent cannot be read.
     async fn sweep(
         &self,
-        known: &[Intent],
+        known: &[Intent<Self::Intent>],
         damaged: &HashSet<ContainerId>,
-    ) -> Result<(), Vec<ProviderError>>;
+    ) -> Result<(), ProviderErrors>;
 
     /// The interface's counters.
-    async fn statistics(&self, intent: &Intent) -> Result<Statistics, ProviderError>;
+    async fn statistics(&self, intent: &Intent<Self::Intent>) -> Result<Statistics, ProviderError>;
 }

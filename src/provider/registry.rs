@@ -1,19 +1,21 @@
-//! All providers of one agent: which one serves a network, and which one made an intent.
+//! All providers of one agent. Passes each request and each intent to the provider that serves it.
 
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 
-use futures::future::join_all;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::bridge::BridgeProvider;
-use super::cni::CniProvider;
-use super::contrail::ContrailProvider;
-use super::{Attachment, Intent, Lost, Provider, ProviderError, ProviderIntent};
-use crate::config::{Config, Network, NetworkProvider};
+use super::bridge::{BridgeIntent, BridgeProvider};
+use super::cni::{CniIntent, CniProvider};
+use super::contrail::{ContrailIntent, ContrailProvider};
+use super::{
+    Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
+    ProviderIntent, Statistics,
+};
+use crate::config::{Config, NetworkProvider};
 use contrail_mesos_api::container::ContainerId;
 
-/// The providers, sharing one state directory.
+/// The providers, which share one state directory.
 pub struct Providers {
     bridge: BridgeProvider,
     contrail: ContrailProvider,
@@ -21,9 +23,12 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Providers that keep their state in the configured directory, and report lost interfaces to
-    /// `lost`. Needs a tokio runtime.
-    pub fn new(config: &Config, lost: UnboundedSender<Lost>) -> Result<Self, ProviderError> {
+    /// Creates providers that keep their state in the configured directory and report lost
+    /// interfaces to `lost`. Needs a tokio runtime.
+    pub fn new(
+        config: &Config,
+        lost: UnboundedSender<LostInterface>,
+    ) -> Result<Self, ProviderError> {
         Ok(Self {
             bridge: BridgeProvider::new(&config.state_dir, lost.clone())?,
             contrail: ContrailProvider::new(config, lost.clone())?,
@@ -31,119 +36,223 @@ impl Providers {
         })
     }
 
-    fn all(&self) -> [&dyn Provider; 3] {
-        [&self.bridge, &self.contrail, &self.cni]
-    }
-
-    /// The provider of a network.
-    #[must_use]
-    pub fn of(&self, network: &Network) -> &dyn Provider {
-        match network.provider {
-            NetworkProvider::Bridge(_) => &self.bridge,
-            NetworkProvider::Contrail(_) => &self.contrail,
-            NetworkProvider::Cni(_) => &self.cni,
+    /// See [`Provider::validate`].
+    pub fn validate(&self, request: &NetworkRequest) -> Result<(), ProviderErrors> {
+        match &request.network.provider {
+            NetworkProvider::Bridge(network) => self.bridge.validate(request, network),
+            NetworkProvider::Contrail(network) => self.contrail.validate(request, network),
+            NetworkProvider::Cni(network) => self.cni.validate(request, network),
         }
     }
 
-    /// The provider that made an intent.
-    #[must_use]
-    pub fn of_intent(&self, intent: &Intent) -> &dyn Provider {
-        match intent.provider {
-            ProviderIntent::Bridge(_) => &self.bridge,
-            ProviderIntent::Contrail(_) => &self.contrail,
-            ProviderIntent::Cni(_) => &self.cni,
+    /// See [`Provider::plan`].
+    pub async fn plan(&self, request: &NetworkRequest) -> Result<Vec<String>, ProviderErrors> {
+        match &request.network.provider {
+            NetworkProvider::Bridge(network) => self.bridge.plan(request, network).await,
+            NetworkProvider::Contrail(network) => self.contrail.plan(request, network).await,
+            NetworkProvider::Cni(network) => self.cni.plan(request, network).await,
         }
     }
 
-    /// As [`Provider::start`], whoever serves the container's networks.
+    /// See [`Provider::reserve`].
+    pub async fn reserve(&self, request: &NetworkRequest) -> Result<Intent, ProviderError> {
+        Ok(match &request.network.provider {
+            NetworkProvider::Bridge(network) => {
+                TypedIntent::Bridge(self.bridge.reserve(request, network).await?)
+            }
+            NetworkProvider::Contrail(network) => {
+                TypedIntent::Contrail(self.contrail.reserve(request, network).await?)
+            }
+            NetworkProvider::Cni(network) => {
+                TypedIntent::Cni(self.cni.reserve(request, network).await?)
+            }
+        }
+        .into())
+    }
+
+    /// See [`Provider::release`].
+    pub async fn release(&self, intent: &Intent) -> Result<(), ProviderErrors> {
+        match intent.into() {
+            TypedIntent::Bridge(intent) => self.bridge.release(&intent).await,
+            TypedIntent::Contrail(intent) => self.contrail.release(&intent).await,
+            TypedIntent::Cni(intent) => self.cni.release(&intent).await,
+        }
+    }
+
+    /// See [`Provider::start`].
     pub fn start(&self, intents: &[&Intent]) {
-        for (provider, own) in self.by_provider(intents) {
-            provider.start(&own.intents);
-        }
+        let intents = IntentsByProvider::new(intents.iter().copied());
+        intents.bridge.start(&self.bridge);
+        intents.contrail.start(&self.contrail);
+        intents.cni.start(&self.cni);
     }
 
-    /// As [`Provider::attach_all`], whoever serves the container's networks.
+    /// See [`Provider::attach_all`].
     pub async fn attach_all(
         &self,
         intents: &[&Intent],
         namespace: BorrowedFd<'_>,
-    ) -> Result<Vec<Attachment>, Vec<ProviderError>> {
-        let parts = self.by_provider(intents);
-        let attached = join_all(
-            parts
-                .iter()
-                .map(|(provider, own)| provider.attach_all(&own.intents, namespace)),
-        )
-        .await;
-        let mut made: Vec<(usize, Attachment)> = Vec::new();
-        let mut errors = Vec::new();
-        for (result, (_, own)) in attached.into_iter().zip(parts) {
-            match result {
-                Ok(attachments) => made.extend(own.places.into_iter().zip(attachments)),
-                Err(failed) => errors.extend(failed),
-            }
-        }
-        if errors.is_empty() {
-            made.sort_by_key(|(place, _)| *place);
-            Ok(made.into_iter().map(|(_, made)| made).collect())
-        } else {
-            Err(errors)
+    ) -> Result<Vec<Attachment>, ProviderErrors> {
+        let intents = IntentsByProvider::new(intents.iter().copied());
+        let (bridge, contrail, cni) = tokio::join!(
+            intents.bridge.attach_all(&self.bridge, namespace),
+            intents.contrail.attach_all(&self.contrail, namespace),
+            intents.cni.attach_all(&self.cni, namespace),
+        );
+        let mut attachments = ProviderErrors::collect_results([bridge, contrail, cni])?.concat();
+        attachments.sort_by_key(|(position, _)| *position);
+        Ok(attachments
+            .into_iter()
+            .map(|(_, attachment)| attachment)
+            .collect())
+    }
+
+    /// See [`Provider::detach_all`].
+    pub async fn detach_all(&self, intents: &[&Intent]) -> Result<(), ProviderErrors> {
+        let intents = IntentsByProvider::new(intents.iter().copied());
+        let (bridge, contrail, cni) = tokio::join!(
+            intents.bridge.detach_all(&self.bridge),
+            intents.contrail.detach_all(&self.contrail),
+            intents.cni.detach_all(&self.cni),
+        );
+        ProviderErrors::collect_results([bridge, contrail, cni]).map(drop)
+    }
+
+    /// See [`Provider::adopt`].
+    pub async fn adopt(&self, intent: &Intent) -> Result<(), ProviderError> {
+        match intent.into() {
+            TypedIntent::Bridge(intent) => self.bridge.adopt(&intent).await,
+            TypedIntent::Contrail(intent) => self.contrail.adopt(&intent).await,
+            TypedIntent::Cni(intent) => self.cni.adopt(&intent).await,
         }
     }
 
-    /// As [`Provider::detach_all`], whoever serves the container's networks.
-    pub async fn detach_all(&self, intents: &[&Intent]) -> Result<(), Vec<ProviderError>> {
-        let parts = self.by_provider(intents);
-        let detached = parts
-            .iter()
-            .map(|(provider, own)| provider.detach_all(&own.intents));
-        all(join_all(detached).await)
-    }
-
-    /// As [`Provider::sweep`], of all of them.
+    /// See [`Provider::sweep`].
     pub async fn sweep(
         &self,
         known: &[Intent],
         damaged: &HashSet<ContainerId>,
-    ) -> Result<(), Vec<ProviderError>> {
-        let swept = self.all().map(|provider| provider.sweep(known, damaged));
-        all(join_all(swept).await)
+    ) -> Result<(), ProviderErrors> {
+        let known = IntentsByProvider::new(known);
+        let (bridge, contrail, cni) = tokio::join!(
+            self.bridge.sweep(&known.bridge.intents, damaged),
+            self.contrail.sweep(&known.contrail.intents, damaged),
+            self.cni.sweep(&known.cni.intents, damaged),
+        );
+        ProviderErrors::collect_results([bridge, contrail, cni]).map(drop)
     }
 
-    /// A container's intents, by who made them.
-    fn by_provider<'a>(&self, intents: &[&'a Intent]) -> Vec<(&dyn Provider, Own<'a>)> {
-        let own = |provider: &dyn Provider| {
-            let of_provider = intents
-                .iter()
-                .enumerate()
-                .filter(|(_, intent)| std::ptr::addr_eq(self.of_intent(intent), provider));
-            let (places, intents) = of_provider.map(|(place, intent)| (place, *intent)).unzip();
-            Own { places, intents }
-        };
-        self.all()
-            .into_iter()
-            .map(|provider| (provider, own(provider)))
-            .filter(|(_, own)| !own.intents.is_empty())
-            .collect()
+    /// See [`Provider::statistics`].
+    pub async fn statistics(&self, intent: &Intent) -> Result<Statistics, ProviderError> {
+        match intent.into() {
+            TypedIntent::Bridge(intent) => self.bridge.statistics(&intent).await,
+            TypedIntent::Contrail(intent) => self.contrail.statistics(&intent).await,
+            TypedIntent::Cni(intent) => self.cni.statistics(&intent).await,
+        }
     }
 }
 
-/// What one provider has of a container.
-struct Own<'a> {
-    /// Where each intent stands among all of the container's.
-    places: Vec<usize>,
-    intents: Vec<&'a Intent>,
+/// An intent in the type of the provider that made it.
+enum TypedIntent {
+    Bridge(Intent<BridgeIntent>),
+    Contrail(Intent<ContrailIntent>),
+    Cni(Intent<CniIntent>),
 }
 
-fn all(results: Vec<Result<(), Vec<ProviderError>>>) -> Result<(), Vec<ProviderError>> {
-    let errors: Vec<ProviderError> = results
-        .into_iter()
-        .filter_map(Result::err)
-        .flatten()
-        .collect();
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(errors)
+impl From<&Intent> for TypedIntent {
+    fn from(intent: &Intent) -> Self {
+        match &intent.provider {
+            ProviderIntent::Bridge(part) => Self::Bridge(intent.with_provider(part.clone())),
+            ProviderIntent::Contrail(part) => Self::Contrail(intent.with_provider(part.clone())),
+            ProviderIntent::Cni(part) => Self::Cni(intent.with_provider(part.clone())),
+        }
+    }
+}
+
+impl From<TypedIntent> for Intent {
+    fn from(intent: TypedIntent) -> Self {
+        match intent {
+            TypedIntent::Bridge(intent) => {
+                intent.with_provider(ProviderIntent::Bridge(intent.provider.clone()))
+            }
+            TypedIntent::Contrail(intent) => {
+                intent.with_provider(ProviderIntent::Contrail(intent.provider.clone()))
+            }
+            TypedIntent::Cni(intent) => {
+                intent.with_provider(ProviderIntent::Cni(intent.provider.clone()))
+            }
+        }
+    }
+}
+
+/// Intents, grouped by the provider that made them.
+#[derive(Default)]
+struct IntentsByProvider {
+    bridge: ProviderIntents<BridgeIntent>,
+    contrail: ProviderIntents<ContrailIntent>,
+    cni: ProviderIntents<CniIntent>,
+}
+
+impl IntentsByProvider {
+    fn new<'a>(intents: impl IntoIterator<Item = &'a Intent>) -> Self {
+        let mut grouped = Self::default();
+        for (position, intent) in intents.into_iter().enumerate() {
+            match intent.into() {
+                TypedIntent::Bridge(intent) => grouped.bridge.push(position, intent),
+                TypedIntent::Contrail(intent) => grouped.contrail.push(position, intent),
+                TypedIntent::Cni(intent) => grouped.cni.push(position, intent),
+            }
+        }
+        grouped
+    }
+}
+
+/// The intents that one provider made.
+struct ProviderIntents<P> {
+    intents: Vec<Intent<P>>,
+    /// The position of each intent among the intents of all providers.
+    positions: Vec<usize>,
+}
+
+// Derived, it would require `P: Default`.
+impl<P> Default for ProviderIntents<P> {
+    fn default() -> Self {
+        Self {
+            intents: Vec::new(),
+            positions: Vec::new(),
+        }
+    }
+}
+
+impl<P> ProviderIntents<P> {
+    fn push(&mut self, position: usize, intent: Intent<P>) {
+        self.intents.push(intent);
+        self.positions.push(position);
+    }
+
+    fn start(&self, provider: &impl Provider<Intent = P>) {
+        if !self.intents.is_empty() {
+            provider.start(&self.intents);
+        }
+    }
+
+    /// The attachments, each with the position of its intent.
+    async fn attach_all(
+        &self,
+        provider: &impl Provider<Intent = P>,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Vec<(usize, Attachment)>, ProviderErrors> {
+        if self.intents.is_empty() {
+            return Ok(vec![]);
+        }
+        let attachments = provider.attach_all(&self.intents, namespace).await?;
+        Ok(self.positions.iter().copied().zip(attachments).collect())
+    }
+
+    async fn detach_all(&self, provider: &impl Provider<Intent = P>) -> Result<(), ProviderErrors> {
+        if self.intents.is_empty() {
+            return Ok(());
+        }
+        provider.detach_all(&self.intents).await
     }
 }

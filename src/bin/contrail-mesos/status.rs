@@ -89,7 +89,7 @@ async fn row(
     intent: &Intent,
     attachment: Option<&Attachment>,
 ) -> Row {
-    let statistics = attacher.provider(intent).statistics(intent).await;
+    let statistics = attacher.statistics(intent).await;
     let state = match (attachment, statistics) {
         (None, _) => "attaching".to_owned(),
         (Some(_), Ok(_)) => "attached".to_owned(),

@@ -1,8 +1,8 @@
-//! The host's side that containers share: bridges, and the kernel settings that they need.
+//! The host side that containers share: bridges, and the kernel settings that they need.
 //!
-//! Whoever makes a bridge or puts a port on one holds a lock shared; whoever removes a bridge
-//! holds it exclusively. It is a lock of the file system, on the directory of the leases, so it
-//! holds between all processes of an instance and leaves no file.
+//! Creating a bridge or one of its ports requires a shared lock, removing a bridge an exclusive
+//! one. It is a file lock on the directory of the leases, so it excludes all processes of an
+//! instance and leaves no file.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,24 +14,24 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use super::super::mark::Tag;
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::{addressing, sysctl};
+use crate::provider::ownership::OwnerTag;
 use contrail_mesos_api::container::Mac;
 
-/// A bridge as it has to be.
+/// The desired state of a bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BridgeSpec {
     pub(super) name: String,
     pub(super) mac: [u8; 6],
     pub(super) mtu: u32,
     pub(super) addresses: Vec<IpNet>,
-    /// Whether mapped ports lead from the host's 127.0.0.1 to its containers.
+    /// Whether mapped ports on the host's 127.0.0.1 reach its containers.
     pub(super) reaches_loopback: bool,
 }
 
-/// Why a bridge is not as it has to be.
+/// Why a bridge could not be brought to its desired state.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HostError {
     #[error(transparent)]
@@ -39,11 +39,11 @@ pub(super) enum HostError {
     #[error(transparent)]
     Sysctl(#[from] sysctl::SysctlError),
     #[error(
-        "the interface {0} is there, but is no bridge; remove it, or give the network another bridge"
+        "the interface {0} exists, but is no bridge; remove it, or configure another bridge for the network"
     )]
     NotABridge(String),
-    #[error("the bridge {0} went away while it was made; try again")]
-    Vanished(String),
+    #[error("the bridge {0} was deleted while it was set up; try again")]
+    Deleted(String),
 }
 
 /// One change to the host.
@@ -55,13 +55,16 @@ pub(super) enum Change {
     Address(IpNet),
 }
 
-/// A change, with the bridge that it is about, in words.
-pub(super) struct Words<'a>(pub(super) &'a Change, pub(super) &'a str);
+/// Displays a change for a person to read.
+pub(super) struct DescribedChange<'a> {
+    pub(super) change: &'a Change,
+    pub(super) bridge: &'a str,
+}
 
-impl fmt::Display for Words<'_> {
+impl fmt::Display for DescribedChange<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bridge = self.1;
-        match self.0 {
+        let bridge = self.bridge;
+        match self.change {
             Change::Setting { name, value } => {
                 write!(formatter, "set /proc/sys/{name} to {value}")
             }
@@ -78,27 +81,27 @@ impl fmt::Display for Words<'_> {
     }
 }
 
-/// A bridge that is as it has to be.
+/// A bridge in its desired state.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bridge {
     pub(super) index: u32,
-    /// Its Ethernet address, if it is ours and so stays as it is.
+    /// Its MAC address, if this instance owns the bridge, so that it never changes.
     pub(super) mac: Option<Mac>,
 }
 
 /// The bridges of this host.
 #[derive(Debug)]
-pub(super) struct Host {
-    tag: Tag,
+pub(super) struct HostBridges {
+    owner: OwnerTag,
     directory: PathBuf,
-    /// Bridges that are as they have to be.
+    /// Bridges that were brought to their desired state.
     ready: Mutex<HashMap<String, (Bridge, BridgeSpec)>>,
 }
 
-impl Host {
-    pub(super) fn new(state_dir: &Path, tag: Tag) -> Self {
+impl HostBridges {
+    pub(super) fn new(state_dir: &Path, owner: OwnerTag) -> Self {
         Self {
-            tag,
+            owner,
             directory: state_dir.join("networks"),
             ready: Mutex::default(),
         }
@@ -108,8 +111,8 @@ impl Host {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For whoever makes bridges and ports.
-    pub(super) fn shared(&self) -> io::Result<File> {
+    /// For creating bridges and ports.
+    pub(super) fn lock_shared(&self) -> io::Result<File> {
         let open = || File::open(&self.directory);
         let directory = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -122,8 +125,8 @@ impl Host {
         Ok(directory)
     }
 
-    /// For whoever removes a bridge. `None` if there never was any.
-    pub(super) fn exclusive(&self) -> io::Result<Option<File>> {
+    /// For removing a bridge. `None` if there has never been one.
+    pub(super) fn lock_exclusive(&self) -> io::Result<Option<File>> {
         let directory = match File::open(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
@@ -132,18 +135,19 @@ impl Host {
         Ok(Some(directory))
     }
 
-    fn is_ours(&self, link: &Link) -> bool {
-        // Between its making and its marking a bridge of ours has only its address to tell.
-        link.alias.as_deref() == Some(&self.tag.of_bridge())
-            || link.mac == self.tag.bridge_mac(&link.name)
+    fn is_owned(&self, link: &Link) -> bool {
+        // A bridge that was just created has no alias yet, but its MAC address.
+        link.alias.as_deref() == Some(&self.owner.bridge_label())
+            || link.mac == self.owner.bridge_mac(&link.name)
     }
 
-    /// A bridge is gone: look again before using it. Whether it was one of those in use.
+    /// Forgets a deleted bridge, so that `ensure` looks at it again; returns whether it was in
+    /// use.
     pub(super) fn forget(&self, bridge: &str) -> bool {
         self.ready().remove(bridge).is_some()
     }
 
-    /// Makes the bridge what it has to be.
+    /// Brings a bridge to its desired state.
     pub(super) fn ensure(
         &self,
         socket: &mut NetlinkSocket,
@@ -151,29 +155,29 @@ impl Host {
     ) -> Result<Bridge, HostError> {
         let mut ready = self.ready();
         let mut spec = spec.clone();
-        if let Some((bridge, there)) = ready.get(&spec.name) {
-            // Once containers were promised their ports on 127.0.0.1, that stays.
-            spec.reaches_loopback |= there.reaches_loopback;
-            if spec == *there {
+        if let Some((bridge, current)) = ready.get(&spec.name) {
+            // Never reset, since running containers may need it.
+            spec.reaches_loopback |= current.reaches_loopback;
+            if spec == *current {
                 return Ok(*bridge);
             }
         }
-        for change in self.changes(socket, &spec)? {
+        for change in self.required_changes(socket, &spec)? {
             self.apply(socket, &spec, &change)?;
         }
         let link = links::by_name(socket, &spec.name)?
-            .ok_or_else(|| HostError::Vanished(spec.name.clone()))?;
+            .ok_or_else(|| HostError::Deleted(spec.name.clone()))?;
         let mac = <[u8; 6]>::try_from(link.mac.as_slice()).ok().map(Mac);
         let bridge = Bridge {
             index: link.index,
-            mac: mac.filter(|_| self.is_ours(&link)),
+            mac: mac.filter(|_| self.is_owned(&link)),
         };
         ready.insert(spec.name.clone(), (bridge, spec));
         Ok(bridge)
     }
 
-    /// What has to be changed for the bridge to be what it has to be, in order.
-    pub(super) fn changes(
+    /// The changes that bring a bridge to its desired state, in order.
+    pub(super) fn required_changes(
         &self,
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
@@ -185,16 +189,16 @@ impl Host {
                 changes.push(Change::Setting { name, value });
             }
         };
-        let there = links::by_name(socket, bridge)?;
-        match &there {
+        let link = links::by_name(socket, bridge)?;
+        match &link {
             Some(link) if link.kind.as_deref() != Some("bridge") => {
                 return Err(HostError::NotABridge(bridge.clone()));
             }
-            // Not made by us: the operator's, who knows why it is as it is.
-            Some(link) if !self.is_ours(link) => {}
+            // The operator's, which is used as it is.
+            Some(link) if !self.is_owned(link) => {}
             _ => {
                 let mut missing = spec.addresses.clone();
-                if let Some(link) = &there {
+                if let Some(link) = &link {
                     let has = addressing::addresses(socket)?;
                     missing.retain(|net| !has.contains(&(link.index, *net)));
                     if !link.up || link.mtu != spec.mtu {
@@ -207,13 +211,14 @@ impl Host {
                     });
                 }
                 if sysctl::get("net/ipv6/conf/all/forwarding").is_some() {
-                    // Containers are no routers for the host, and nobody else has our address.
+                    // Containers must not become the host's routers, and the bridge's address is
+                    // unique.
                     for name in ["accept_ra", "accept_dad"] {
                         let name = format!("net/ipv6/conf/{bridge}/{name}");
                         setting(name, "0", &mut changes);
                     }
                 }
-                if there.is_none() {
+                if link.is_none() {
                     changes.push(Change::Up { mtu: spec.mtu });
                 }
                 changes.extend(missing.into_iter().map(Change::Address));
@@ -242,9 +247,9 @@ impl Host {
                 }
             }
             Change::Create { mac, mtu } => {
-                let alias = self.tag.of_bridge();
+                let alias = self.owner.bridge_label();
                 match links::create_bridge(socket, bridge, *mac, *mtu, &alias) {
-                    // Another process of ours was faster.
+                    // Another process of this instance has created it.
                     Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                     other => other?,
                 }
@@ -254,7 +259,7 @@ impl Host {
             }
             Change::Address(net) => {
                 let link = links::by_name(socket, bridge)?
-                    .ok_or_else(|| HostError::Vanished(bridge.clone()))?;
+                    .ok_or_else(|| HostError::Deleted(bridge.clone()))?;
                 match socket.execute_all(&[addressing::add_address(link.index, bridge, *net)]) {
                     Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                     other => other?,
@@ -264,8 +269,8 @@ impl Host {
         Ok(())
     }
 
-    /// Removes a bridge of ours that has no port. Whether nobody of this instance uses the bridge
-    /// any more. To be called under the exclusive lock.
+    /// Removes a bridge that this instance owns and that has no port. Returns whether no container
+    /// of this instance uses it. The caller holds the exclusive lock.
     pub(super) fn remove_bridge_if_unused(&self, bridge: &str) -> Result<bool, NetlinkError> {
         let mut ready = self.ready();
         let mut socket = NetlinkSocket::route()?;
@@ -273,17 +278,17 @@ impl Host {
             ready.remove(bridge);
             return Ok(true);
         };
-        let is_ours = link.kind.as_deref() == Some("bridge") && self.is_ours(&link);
+        let is_owned = link.kind.as_deref() == Some("bridge") && self.is_owned(&link);
         for port in links::all(&mut socket)? {
             if port.controller == Some(link.index) {
                 let alias = port.alias.as_deref().unwrap_or_default();
-                if is_ours || alias.starts_with(&self.tag.prefix()) {
+                if is_owned || self.owner.owns(alias) {
                     return Ok(false);
                 }
             }
         }
         ready.remove(bridge);
-        if is_ours {
+        if is_owned {
             match socket.execute_all(&[links::delete(bridge)]) {
                 Err(error) if error.errno() == Some(Errno::ENODEV) => {}
                 other => other?,
@@ -292,32 +297,34 @@ impl Host {
         Ok(true)
     }
 
-    /// Bridges of ours that are there.
-    pub(super) fn bridges(&self, links: &[Link]) -> Vec<String> {
+    /// Those of `links` that are bridges and that this instance owns.
+    pub(super) fn owned_bridges(&self, links: &[Link]) -> Vec<String> {
         links
             .iter()
-            .filter(|link| link.kind.as_deref() == Some("bridge") && self.is_ours(link))
+            .filter(|link| link.kind.as_deref() == Some("bridge") && self.is_owned(link))
             .map(|link| link.name.clone())
             .collect()
     }
 }
 
-/// Settings that make the host route, and nothing else of it change by that.
+/// The settings that make the host forward, and that keep its own interfaces working as before.
 fn forwarding(spec: &BridgeSpec) -> Vec<Change> {
     let mut changes = Vec::new();
-    let is = |name: &str, value: &str| sysctl::get(name).as_deref() == Some(value);
-    if spec.addresses.iter().any(|net| net.addr().is_ipv4()) && !is("net/ipv4/ip_forward", "1") {
+    let has_value = |name: &str, value: &str| sysctl::get(name).as_deref() == Some(value);
+    if spec.addresses.iter().any(|net| net.addr().is_ipv4())
+        && !has_value("net/ipv4/ip_forward", "1")
+    {
         changes.push(Change::Setting {
             name: "net/ipv4/ip_forward".to_owned(),
             value: "1",
         });
     }
     let all = "net/ipv6/conf/all/forwarding";
-    if spec.addresses.iter().any(|net| net.addr().is_ipv6()) && !is(all, "1") {
-        // A router ignores advertisements: an interface that lives by them must be told to go on.
+    if spec.addresses.iter().any(|net| net.addr().is_ipv6()) && !has_value(all, "1") {
+        // A forwarding host ignores router advertisements unless accept_ra is 2.
         for interface in sysctl::interfaces("ipv6") {
             let name = format!("net/ipv6/conf/{interface}/accept_ra");
-            if interface != "lo" && interface != spec.name && is(&name, "1") {
+            if interface != "lo" && interface != spec.name && has_value(&name, "1") {
                 changes.push(Change::Setting { name, value: "2" });
             }
         }

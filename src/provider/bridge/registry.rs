@@ -1,35 +1,35 @@
-//! What this process has attached, is attaching, or is detaching.
+//! The interfaces that this process has attached, is attaching, or is detaching.
 //!
 //! Attach and detach of one interface never overlap: each holds its entry's lock while it works,
-//! and an attach that comes to its turn after its entry was taken away does nothing.
+//! and an attach that gets the lock after its entry was removed does nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::{Intent, ProviderError};
-use super::{own, refused};
+use super::BridgeIntent;
+use crate::provider::{Intent, ProviderError, refused};
 
 /// How far a container's interface is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum InterfaceState {
     Attaching,
     Attached,
-    /// Its link may go: nobody is told.
+    /// Its link may be deleted without a report.
     Detaching,
-    /// Its link went away, and that was told.
+    /// Its link was deleted, which was reported.
     Lost,
 }
 
 /// One interface of one container.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) intent: Intent,
-    state: Mutex<State>,
+    pub(super) intent: Intent<BridgeIntent>,
+    state: Mutex<InterfaceState>,
     work: Mutex<()>,
 }
 
 impl Entry {
-    fn new(intent: &Intent, state: State) -> Arc<Self> {
+    fn new(intent: &Intent<BridgeIntent>, state: InterfaceState) -> Arc<Self> {
         Arc::new(Self {
             intent: intent.clone(),
             state: Mutex::new(state),
@@ -37,27 +37,27 @@ impl Entry {
         })
     }
 
-    /// Waits for whoever works on the interface.
+    /// Waits until no other thread changes the interface.
     pub(super) fn lock(&self) -> MutexGuard<'_, ()> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> InterfaceState {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes from one state to another; false if it is not in the first.
-    pub(super) fn go(&self, from: State, to: State) -> bool {
+    /// Changes the state from `from` to `to`; returns false if it is not `from`.
+    pub(super) fn transition(&self, from: InterfaceState, to: InterfaceState) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_there = *state == from;
-        if is_there {
+        let matches = *state == from;
+        if matches {
             *state = to;
         }
-        is_there
+        matches
     }
 }
 
-/// All interfaces, by the name of the host's end.
+/// All interfaces, by the name of the host end.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     entries: Mutex<HashMap<String, Arc<Entry>>>,
@@ -68,15 +68,20 @@ impl Registry {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An attach begins.
-    pub(super) fn begin(&self, intent: &Intent) -> Result<Arc<Entry>, ProviderError> {
+    /// Adds an interface that is about to be attached.
+    pub(super) fn begin_attach(
+        &self,
+        intent: &Intent<BridgeIntent>,
+    ) -> Result<Arc<Entry>, ProviderError> {
         let mut entries = self.entries();
-        let name = &own(intent).host_interface;
+        let name = &intent.provider.host_interface;
         if let Some(entry) = entries.get(name) {
             let message = match entry.state() {
-                State::Attaching => "is being attached already",
-                State::Attached | State::Lost => "is attached already; detach it first",
-                State::Detaching => "is being detached; wait until that is done",
+                InterfaceState::Attaching => "is being attached already",
+                InterfaceState::Attached | InterfaceState::Lost => {
+                    "is attached already; detach it first"
+                }
+                InterfaceState::Detaching => "is being detached; wait until that is done",
             };
             return Err(refused(
                 &intent.network,
@@ -86,26 +91,27 @@ impl Registry {
                 ),
             ));
         }
-        let entry = Entry::new(intent, State::Attaching);
+        let entry = Entry::new(intent, InterfaceState::Attaching);
         entries.insert(name.clone(), Arc::clone(&entry));
         Ok(entry)
     }
 
-    /// An interface of before a restart.
-    pub(super) fn adopt(&self, intent: &Intent) {
-        let name = own(intent).host_interface.clone();
-        self.entries()
-            .insert(name, Entry::new(intent, State::Attached));
+    /// Adds an interface that was attached before a restart.
+    pub(super) fn adopt(&self, intent: &Intent<BridgeIntent>) {
+        self.entries().insert(
+            intent.provider.host_interface.clone(),
+            Entry::new(intent, InterfaceState::Attached),
+        );
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Arc<Entry>> {
         self.entries().get(name).cloned()
     }
 
-    /// Puts an entry into a state, whatever it was in.
-    pub(super) fn set(&self, name: &str, to: State) -> Option<Arc<Entry>> {
+    /// Marks an interface as detaching, whatever its state.
+    pub(super) fn begin_detach(&self, name: &str) -> Option<Arc<Entry>> {
         let entry = self.get(name)?;
-        *entry.state.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        *entry.state.lock().unwrap_or_else(PoisonError::into_inner) = InterfaceState::Detaching;
         Some(entry)
     }
 
@@ -113,26 +119,26 @@ impl Registry {
         self.entries().remove(name);
     }
 
-    /// Takes one very entry away; a newer one of the same name stays.
-    pub(super) fn remove_this(&self, entry: &Arc<Entry>) {
+    /// Removes this entry, but not a newer one with the same name.
+    pub(super) fn remove_entry(&self, entry: &Arc<Entry>) {
         let mut entries = self.entries();
-        let name = &own(&entry.intent).host_interface;
+        let name = &entry.intent.provider.host_interface;
         if entries
             .get(name)
-            .is_some_and(|found| Arc::ptr_eq(found, entry))
+            .is_some_and(|current| Arc::ptr_eq(current, entry))
         {
             entries.remove(name);
         }
     }
 
     /// Whether any interface is on that bridge.
-    pub(super) fn uses(&self, bridge: &str) -> bool {
+    pub(super) fn uses_bridge(&self, bridge: &str) -> bool {
         self.entries()
             .values()
-            .any(|entry| own(&entry.intent).bridge == bridge)
+            .any(|entry| entry.intent.provider.bridge == bridge)
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Entry>> {
+    pub(super) fn list(&self) -> Vec<Arc<Entry>> {
         self.entries().values().cloned().collect()
     }
 }

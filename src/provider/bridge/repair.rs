@@ -1,4 +1,4 @@
-//! Adopting, sweeping, and putting back what went away behind our back.
+//! Adopting, sweeping, and repairing what was deleted or changed by someone else.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -6,75 +6,83 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::super::ipam::Holder;
-use super::super::{Intent, Lost, ProviderError};
-use super::attach::{bridge_failed, needs_hairpin};
-use super::registry::State;
-use super::{BoxError, Inner, failed, holder, own};
+use super::BridgeIntent;
+use super::driver::{BridgeDriver, bridge_failed, holder, needs_hairpin};
+use super::registry::InterfaceState;
 use crate::net::link_watch::{LinkEvent, LinkWatch};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::nft::Element;
+use crate::provider::ipam::Holder;
+use crate::provider::{BoxError, Intent, LostInterface, ProviderError, ProviderErrors, failed};
 use contrail_mesos_api::container::ContainerId;
 
-/// More than any container has networks.
-const INTERFACES: usize = 32;
+/// More interfaces than any container has.
+const MAX_INTERFACES: usize = 32;
 
-/// Watches for links that go away.
+/// Reports links of attached containers that are deleted, and repairs deleted bridges.
 pub(super) fn watch(
-    inner: Arc<Inner>,
-    lost: UnboundedSender<Lost>,
+    driver: Arc<BridgeDriver>,
+    lost: UnboundedSender<LostInterface>,
 ) -> Result<LinkWatch, NetlinkError> {
     let mut socket = NetlinkSocket::route()?;
     LinkWatch::start(move |event| match event {
         LinkEvent::Deleted(name) => {
-            if inner.host.forget(&name) {
-                log::warn!("the bridge {name} was deleted behind our back");
-                inner.repair_later();
+            if driver.host.forget(&name) {
+                log::warn!("the bridge {name} was deleted; repairing it");
+                driver.repair_in_background();
             }
-            inner.look_after(&mut socket, &name, &lost);
+            driver.report_if_lost(&mut socket, &name, &lost);
         }
         LinkEvent::Missed => {
-            for entry in inner.registry.all() {
-                inner.look_after(&mut socket, &own(&entry.intent).host_interface, &lost);
+            for entry in driver.registry.list() {
+                let name = &entry.intent.provider.host_interface;
+                driver.report_if_lost(&mut socket, name, &lost);
             }
-            inner.repair_later();
+            driver.repair_in_background();
         }
     })
 }
 
-impl Inner {
-    /// Tells of an attached link that is gone.
-    fn look_after(&self, socket: &mut NetlinkSocket, name: &str, lost: &UnboundedSender<Lost>) {
+impl BridgeDriver {
+    /// Reports an attached interface whose host end `name` is gone.
+    fn report_if_lost(
+        &self,
+        socket: &mut NetlinkSocket,
+        name: &str,
+        lost: &UnboundedSender<LostInterface>,
+    ) {
         let Some(entry) = self.registry.get(name) else {
             return;
         };
-        // The event may be that of an earlier link of the same name.
-        if entry.state() != State::Attached || !matches!(links::by_name(socket, name), Ok(None)) {
+        // The event may be about an earlier link with the same name.
+        if entry.state() != InterfaceState::Attached
+            || !matches!(links::by_name(socket, name), Ok(None))
+        {
             return;
         }
-        if entry.go(State::Attached, State::Lost) {
+        if entry.transition(InterfaceState::Attached, InterfaceState::Lost) {
             let intent = &entry.intent;
-            // The provider's owner may be about to end.
-            let _ = lost.send(Lost {
+            // Fails only while the agent shuts down.
+            let _ = lost.send(LostInterface {
                 container: intent.container.clone(),
                 message: format!(
-                    "the interface {} of network {:?} is gone: somebody deleted it or its host end {name}, or its network namespace ended",
+                    "the interface {} of network {:?} is gone: it or its host end {name} was deleted, or its network namespace ended",
                     intent.interface, intent.network
                 ),
             });
         }
     }
 
-    /// Repairs on a thread of its own. What fails is tried again at the next attach.
-    pub(super) fn repair_later(self: &Arc<Self>) {
-        let inner = Arc::clone(self);
+    /// Repairs on a thread of its own. The next attach retries what fails.
+    pub(super) fn repair_in_background(self: &Arc<Self>) {
+        let driver = Arc::clone(self);
         let started = std::thread::Builder::new()
             .name("cm-repair".to_owned())
-            .spawn(move || match inner.repair() {
-                Ok(repaired) => {
-                    for what in repaired {
-                        log::warn!("put back {what}");
+            .spawn(move || match driver.repair() {
+                Ok(repairs) => {
+                    for repair in repairs {
+                        log::warn!("restored {repair}");
                     }
                 }
                 Err(error) => log::error!("{error}"),
@@ -84,40 +92,46 @@ impl Inner {
         }
     }
 
-    /// Puts back whatever is missing, and says what was.
+    /// Restores what is missing of the host side, and returns a description of each repair.
+    /// Blocks.
     pub(super) fn repair(&self) -> Result<Vec<String>, ProviderError> {
-        let fail = |error: BoxError| failed("*", "repair the host's side", error);
-        let mut repaired = self.table.repair().map_err(|error| fail(error.into()))?;
-        let _shared = self.host.shared().map_err(|error| fail(error.into()))?;
+        let fail = |error: BoxError| failed("*", "repair the host side", error);
+        let mut repairs = self.table.repair().map_err(|error| fail(error.into()))?;
+        let _shared = self
+            .host
+            .lock_shared()
+            .map_err(|error| fail(error.into()))?;
         let mut socket = NetlinkSocket::route().map_err(|error| fail(error.into()))?;
-        let all = links::all(&mut socket).map_err(|error| fail(error.into()))?;
-        let there: HashMap<_, _> = all.iter().map(|link| (link.name.as_str(), link)).collect();
-        for entry in self.registry.all() {
-            let own = own(&entry.intent);
-            if !there.contains_key(own.bridge.as_str()) {
-                self.host.forget(&own.bridge);
+        let links = links::all(&mut socket).map_err(|error| fail(error.into()))?;
+        let links: HashMap<_, _> = links
+            .iter()
+            .map(|link| (link.name.as_str(), link))
+            .collect();
+        for entry in self.registry.list() {
+            let bridge = entry.intent.provider.bridge.as_str();
+            if !links.contains_key(bridge) {
+                self.host.forget(bridge);
             }
         }
-        for entry in self.registry.all() {
-            let name = own(&entry.intent).host_interface.as_str();
-            if entry.state() == State::Attached
-                && let Some(link) = there.get(name)
-                && self.put_back(&mut socket, &entry.intent, link)?
+        for entry in self.registry.list() {
+            let name = entry.intent.provider.host_interface.as_str();
+            if entry.state() == InterfaceState::Attached
+                && let Some(link) = links.get(name)
+                && self.ensure_bridge_port(&mut socket, &entry.intent, link)?
             {
-                repaired.push(format!("the port {name} on its bridge"));
+                repairs.push(format!("the port {name} on its bridge"));
             }
         }
-        Ok(repaired)
+        Ok(repairs)
     }
 
-    /// Makes sure that a container's link is a port of its bridge. Whether it was not.
-    fn put_back(
+    /// Makes a container's link a port of its bridge; returns whether it was not.
+    fn ensure_bridge_port(
         &self,
         socket: &mut NetlinkSocket,
-        intent: &Intent,
+        intent: &Intent<BridgeIntent>,
         link: &Link,
     ) -> Result<bool, ProviderError> {
-        let own = own(intent);
         let bridge = self
             .host
             .ensure(socket, &self.bridge_spec(intent))
@@ -125,56 +139,66 @@ impl Inner {
         if link.controller == Some(bridge.index) {
             return Ok(false);
         }
-        let alias = self.tag.of_container(intent, &own.host_interface);
+        let host_interface = &intent.provider.host_interface;
+        let alias = self.owner.container_label(intent, host_interface);
         let hairpin = needs_hairpin(intent);
-        links::enslave(socket, &own.host_interface, bridge.index, &alias, hairpin)
-            .map_err(|error| failed(&intent.network, "put a port back on its bridge", error))?;
+        links::enslave(socket, host_interface, bridge.index, &alias, hairpin)
+            .map_err(|error| failed(&intent.network, "restore a port of the bridge", error))?;
         Ok(true)
     }
 
-    /// Takes over a container of before a restart.
-    pub(super) fn adopt(&self, intent: &Intent) -> Result<(), ProviderError> {
-        let network = &intent.network;
-        let own = own(intent);
+    /// Takes over a container that was attached before a restart. Blocks.
+    pub(super) fn adopt(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderError> {
+        let host_interface = &intent.provider.host_interface;
         let fail = |error: BoxError| {
             failed(
-                network,
-                format!("adopt the interface {}", own.host_interface),
+                &intent.network,
+                format!("adopt the interface {host_interface}"),
                 error,
             )
         };
         let mut socket = NetlinkSocket::route().map_err(|error| fail(error.into()))?;
-        let link = links::by_name(&mut socket, &own.host_interface)
+        let link = links::by_name(&mut socket, host_interface)
             .map_err(|error| fail(error.into()))?
             .ok_or_else(|| fail("it is gone, as after a reboot".into()))?;
-        let _shared = self.host.shared().map_err(|error| fail(error.into()))?;
-        let mut elements = self.network_elements(intent, false);
-        elements.extend(self.port_elements(intent));
+        let _shared = self
+            .host
+            .lock_shared()
+            .map_err(|error| fail(error.into()))?;
+        let elements = self.elements(intent);
         if !elements.is_empty() {
             self.table
                 .adopt(&elements)
                 .map_err(|error| fail(error.into()))?;
         }
-        self.put_back(&mut socket, intent, &link)?;
+        self.ensure_bridge_port(&mut socket, intent, &link)?;
         self.registry.adopt(intent);
-        // It may have gone before anybody would have been told.
-        match links::by_name(&mut socket, &own.host_interface) {
+        // Its deletion is reported only from now on, so it is checked once more.
+        match links::by_name(&mut socket, host_interface) {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
-                self.registry.remove(&own.host_interface);
+                self.registry.remove(host_interface);
                 Err(fail("it is gone".into()))
             }
             Err(error) => Err(fail(error.into())),
         }
     }
 
-    /// Names of the interfaces, and leases, of `known`.
-    fn known(known: &[Intent]) -> (HashSet<String>, HashSet<(String, IpAddr, Holder)>) {
-        let names = known
-            .iter()
-            .map(|intent| own(intent).host_interface.clone())
-            .collect();
-        let leases = known
+    /// Removes what this instance created and what belongs neither to `known`, nor to an interface
+    /// of this process, nor to a container of `damaged`. Blocks.
+    pub(super) fn sweep(
+        &self,
+        known: &[Intent<BridgeIntent>],
+        damaged: &HashSet<ContainerId>,
+    ) -> Result<(), ProviderErrors> {
+        let mut known = known.to_vec();
+        known.extend(
+            self.registry
+                .list()
+                .iter()
+                .map(|entry| entry.intent.clone()),
+        );
+        let leases: HashSet<(String, IpAddr, Holder)> = known
             .iter()
             .flat_map(|intent| {
                 intent
@@ -183,56 +207,41 @@ impl Inner {
                     .map(|net| (intent.network.clone(), net.addr(), holder(intent)))
             })
             .collect();
-        (names, leases)
-    }
-
-    /// Removes what is ours and belongs to none of `known`, nor to what this process attached, nor
-    /// to a container of `damaged`.
-    pub(super) fn sweep(
-        &self,
-        known: &[Intent],
-        damaged: &HashSet<ContainerId>,
-    ) -> Vec<ProviderError> {
-        let mut known = known.to_vec();
-        known.extend(self.registry.all().iter().map(|entry| entry.intent.clone()));
-        let (mut names, leases) = Self::known(&known);
-        // Their names follow from their ids; how many networks they have is not known.
-        let interfaces = (0..INTERFACES).map(|index| format!("eth{index}"));
-        names.extend(interfaces.flat_map(|interface| {
-            let name = |id: &ContainerId| id.host_interface(&interface);
-            damaged.iter().map(name).collect::<Vec<_>>()
-        }));
+        let kept_links: HashSet<String> = known
+            .iter()
+            .map(|intent| intent.provider.host_interface.clone())
+            .chain(damaged.iter().flat_map(possible_host_interfaces))
+            .collect();
         self.ipam.sweep(&leases, damaged, || {
-            let mut errors = Vec::new();
+            let mut errors = ProviderErrors::new();
             let all_known = damaged.is_empty();
-            errors.extend(self.sweep_elements(&known, &names, all_known).err());
-            errors.extend(self.sweep_links(&known, &names));
+            errors.extend(self.sweep_elements(&known, &kept_links, all_known).err());
+            errors.extend(self.sweep_links(&known, &kept_links));
             errors
         })
     }
 
     fn sweep_elements(
         &self,
-        known: &[Intent],
-        names: &HashSet<String>,
+        known: &[Intent<BridgeIntent>],
+        kept_links: &HashSet<String>,
         all_known: bool,
     ) -> Result<(), ProviderError> {
-        let networks: HashSet<_> = known
+        let network_labels: HashSet<_> = known
             .iter()
-            .map(|intent| self.tag.of_network(&intent.network))
+            .map(|intent| self.owner.network_label(&intent.network))
             .collect();
-        let all = self
+        let orphans: Vec<Element> = self
             .table
             .elements()
-            .map_err(|error| failed("*", "list the elements of the nftables table", error))?;
-        let orphans: Vec<Element> = all
+            .map_err(|error| failed("*", "list the elements of the nftables table", error))?
             .into_iter()
             .filter(|element| {
-                element.comment.starts_with(&self.tag.prefix())
-                    && match self.tag.link(&element.comment) {
-                        Some(link) => !names.contains(link),
-                        // It may be the network of a container that we know too little of.
-                        None => all_known && !networks.contains(&element.comment),
+                self.owner.owns(&element.comment)
+                    && match self.owner.host_interface(&element.comment) {
+                        Some(link) => !kept_links.contains(link),
+                        // It may belong to the network of a damaged container.
+                        None => all_known && !network_labels.contains(&element.comment),
                     }
             })
             .collect();
@@ -243,43 +252,51 @@ impl Inner {
             .map_err(|error| failed("*", "sweep the nftables table", error))
     }
 
-    fn sweep_links(&self, known: &[Intent], names: &HashSet<String>) -> Vec<ProviderError> {
+    fn sweep_links(
+        &self,
+        known: &[Intent<BridgeIntent>],
+        kept_links: &HashSet<String>,
+    ) -> ProviderErrors {
         let fail = |error: BoxError| failed("*", "sweep the interfaces", error);
-        let all = match NetlinkSocket::route().and_then(|mut socket| links::all(&mut socket)) {
-            Ok(all) => all,
-            Err(error) => return vec![fail(error.into())],
+        let links = match NetlinkSocket::route().and_then(|mut socket| links::all(&mut socket)) {
+            Ok(links) => links,
+            Err(error) => return fail(error.into()).into(),
         };
-        let orphans: Vec<_> = all
+        let orphans: Vec<_> = links
             .iter()
             .filter(|link| {
                 let alias = link.alias.as_deref().unwrap_or_default();
-                self.tag.link(alias) == Some(&link.name) && !names.contains(&link.name)
+                self.owner.host_interface(alias) == Some(&link.name)
+                    && !kept_links.contains(&link.name)
             })
             .map(|link| link.name.clone())
             .collect();
-        let mut errors: Vec<_> = self
+        let mut errors: ProviderErrors = self
             .reaper
             .delete_all(orphans)
             .into_iter()
             .map(|error| fail(error.into()))
             .collect();
-        let used: HashSet<_> = known
+        let used_bridges: HashSet<_> = known
             .iter()
-            .map(|intent| own(intent).bridge.as_str())
+            .map(|intent| intent.provider.bridge.as_str())
             .collect();
-        let unused = self.host.bridges(&all);
-        for bridge in unused.iter().filter(|name| !used.contains(name.as_str())) {
+        for bridge in self.host.owned_bridges(&links) {
+            if used_bridges.contains(bridge.as_str()) {
+                continue;
+            }
             let removed = self
                 .host
-                .exclusive()
+                .lock_exclusive()
                 .map_err(BoxError::from)
-                .and_then(|lock| {
-                    let result = self.host.remove_bridge_if_unused(bridge);
-                    drop(lock);
-                    result.map_err(BoxError::from)
-                });
+                .and_then(|_exclusive| Ok(self.host.remove_bridge_if_unused(&bridge)?));
             errors.extend(removed.err().map(fail));
         }
         errors
     }
+}
+
+/// The host ends that a container may have, whose networks are not known.
+fn possible_host_interfaces(container: &ContainerId) -> impl Iterator<Item = String> {
+    (0..MAX_INTERFACES).map(|index| container.host_interface(&format!("eth{index}")))
 }

@@ -1,17 +1,17 @@
-//! What a container asks for, as plugins are told it: `args` as Mesos passes them, and
+//! A container's requests in the configuration of its plugins: `args` as Mesos passes them, and
 //! `runtimeConfig` for the capabilities that a plugin declares.
 
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::super::{AddressRequest, NetworkRequest, PortMapping};
 use crate::config::PluginConfig;
-use crate::proto::mesos::NetworkInfo;
-use crate::proto::mesos::network_info::Protocol;
+use crate::proto::mesos::network_info::{IpAddress, PortMapping as MesosPortMapping, Protocol};
+use crate::proto::mesos::{Label, NetworkInfo};
+use crate::provider::{AddressRequest, NetworkRequest, PortMapping};
 
-/// The configurations of a chain, for one container.
-pub(super) fn of_container(
+/// The configurations of a chain's plugins for one container.
+pub(super) fn container_plugins(
     plugins: &[PluginConfig],
     request: &NetworkRequest,
 ) -> Vec<PluginConfig> {
@@ -25,7 +25,7 @@ pub(super) fn of_container(
             json!({ "network_info": info }),
         );
         if !addresses.is_empty() {
-            // The convention of those IPAM plugins that know no capability.
+            // The convention of IPAM plugins that have no capability.
             object(args, "cni")
                 .entry("ips")
                 .or_insert_with(|| json!(addresses));
@@ -46,7 +46,7 @@ pub(super) fn of_container(
     plugins.iter().map(with_arguments).collect()
 }
 
-/// The addresses that the framework names.
+/// The addresses that the framework requests by value.
 pub(super) fn static_addresses(addresses: &[AddressRequest]) -> Vec<IpAddr> {
     addresses
         .iter()
@@ -57,15 +57,15 @@ pub(super) fn static_addresses(addresses: &[AddressRequest]) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The object at `key`, made where it is missing or something else.
-fn object<'a>(within: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<String, Value> {
-    let value = within.entry(key).or_insert_with(|| json!({}));
+/// The object at `key`, created if it is missing or of another type.
+fn object<'a>(parent: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<String, Value> {
+    let value = parent.entry(key).or_insert_with(|| json!({}));
     if !value.is_object() {
         *value = json!({});
     }
     match value {
         Value::Object(object) => object,
-        _ => unreachable!("it has just been made an object"),
+        _ => unreachable!("it was just made an object"),
     }
 }
 
@@ -85,26 +85,26 @@ fn port_mapping(port: PortMapping) -> Value {
     })
 }
 
-/// A `NetworkInfo` as Mesos turns it into JSON: what is not set is left out, except a default.
+/// A `NetworkInfo` in the JSON form of Mesos, which omits unset fields except defaults.
 fn network_info(info: &NetworkInfo) -> Value {
-    let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
+    let string = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes));
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| {
         object.insert(key.to_owned(), value);
     };
     if let Some(name) = &info.name {
-        put("name", text(name));
+        put("name", string(name));
     }
     if !info.groups.is_empty() {
         put(
             "groups",
-            info.groups.iter().map(|group| text(group)).collect(),
+            info.groups.iter().map(|group| string(group)).collect(),
         );
     }
     if let Some(labels) = &info.labels {
-        let label = |label: &crate::proto::mesos::Label| match &label.value {
-            Some(value) => json!({ "key": text(&label.key), "value": text(value) }),
-            None => json!({ "key": text(&label.key) }),
+        let label = |label: &Label| match &label.value {
+            Some(value) => json!({ "key": string(&label.key), "value": string(value) }),
+            None => json!({ "key": string(&label.key) }),
         };
         let labels: Vec<Value> = labels.labels.iter().map(label).collect();
         put(
@@ -117,13 +117,13 @@ fn network_info(info: &NetworkInfo) -> Value {
         );
     }
     if !info.ip_addresses.is_empty() {
-        let address = |address: &crate::proto::mesos::network_info::IpAddress| {
+        let address = |address: &IpAddress| {
             let protocol = match address.protocol() {
                 Protocol::Ipv4 => "IPv4",
                 Protocol::Ipv6 => "IPv6",
             };
             match &address.ip_address {
-                Some(ip) => json!({ "protocol": protocol, "ip_address": text(ip) }),
+                Some(ip) => json!({ "protocol": protocol, "ip_address": string(ip) }),
                 None => json!({ "protocol": protocol }),
             }
         };
@@ -133,13 +133,13 @@ fn network_info(info: &NetworkInfo) -> Value {
         );
     }
     if !info.port_mappings.is_empty() {
-        let mapping = |port: &crate::proto::mesos::network_info::PortMapping| {
+        let mapping = |port: &MesosPortMapping| {
             let mut mapping = json!({
                 "host_port": port.host_port,
                 "container_port": port.container_port,
             });
             if let Some(protocol) = &port.protocol {
-                mapping["protocol"] = text(protocol);
+                mapping["protocol"] = string(protocol);
             }
             mapping
         };
@@ -154,10 +154,10 @@ fn network_info(info: &NetworkInfo) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::mesos::{Label, Labels, network_info};
+    use crate::proto::mesos::{Labels, network_info};
 
     #[test]
-    fn a_network_info_is_what_mesos_makes_of_it() {
+    fn network_info_json_is_that_of_mesos() {
         let info = NetworkInfo {
             name: Some(b"contrail-cni-plugin".to_vec()),
             groups: vec![b"one".to_vec()],

@@ -1,8 +1,8 @@
-//! The plugins of one interface, one after another: ADD in their order, DEL in reverse.
+//! Runs the plugins of one interface: ADD in their order, DEL in reverse.
 //!
-//! While a chain runs, its file of standard input is locked, and each plugin inherits the lock. So
-//! a DEL after the agent was killed waits until a plugin that the old agent left behind has ended,
-//! instead of undoing what is only being made.
+//! While a chain runs, the file for standard input is locked, and each plugin inherits the lock.
+//! So after the agent was killed, a DEL waits until a plugin of the old agent has ended, and does
+//! not undo an ADD in progress.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,54 +12,52 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::super::{BoxError, Intent};
 use super::plugin::{self, Command, Parameters};
 use super::record::Records;
-use super::{CniIntent, Environment};
+use super::{CniIntent, PluginEnvironment};
 use crate::config::PluginConfig;
 use crate::config::cni::{find_plugin, plugin_type};
+use crate::provider::{BoxError, Intent};
 
-/// The plugins of one interface.
-pub(super) struct Chain<'a> {
-    pub(super) intent: &'a Intent,
-    pub(super) own: &'a CniIntent,
-    pub(super) environment: &'a Environment,
+/// Runs the plugins of one interface. Every call blocks.
+pub(super) struct ChainRun<'a> {
+    pub(super) intent: &'a Intent<CniIntent>,
+    pub(super) environment: &'a PluginEnvironment,
     pub(super) records: &'a Records,
 }
 
-impl Chain<'_> {
-    /// Runs ADD of every plugin, and returns the last one's result. Blocks; what was made is left
-    /// when this fails.
+impl ChainRun<'_> {
+    /// Runs ADD of every plugin, and returns the last one's result. A failure undoes nothing.
     pub(super) fn add(&self, namespace: &Path) -> Result<Value, BoxError> {
-        let deadline = Instant::now() + self.own.deadline;
+        let deadline = Instant::now() + self.intent.provider.deadline;
         let input = self.records.lock(self.intent, deadline)?;
         let mut result = None;
-        for config in &self.own.plugins {
+        for config in &self.intent.provider.plugins {
             let mut config = config.clone();
             if let Some(previous) = result.take() {
                 config.insert("prevResult".to_owned(), previous);
             }
-            let printed = self.run(Command::Add, namespace, &config, &input, deadline)?;
-            let printed: Value = serde_json::from_slice(&printed)
+            let output = self.run(Command::Add, namespace, &config, &input, deadline)?;
+            let parsed: Value = serde_json::from_slice(&output)
                 .ok()
                 .filter(Value::is_object)
-                .ok_or_else(|| nonsense(&config, &printed))?;
-            result = Some(printed);
+                .ok_or_else(|| invalid_result(&config, &output))?;
+            result = Some(parsed);
         }
         result.ok_or_else(|| "the network has no plugin".into())
     }
 
-    /// Runs DEL of every plugin, whatever becomes of the others. Blocks.
+    /// Runs DEL of every plugin, even if others fail.
     pub(super) fn del(&self, namespace: &Path, result: Option<&Value>) -> Vec<BoxError> {
-        let deadline = Instant::now() + self.own.deadline;
+        let deadline = Instant::now() + self.intent.provider.deadline;
         let input = match self.records.lock(self.intent, deadline) {
             Ok(input) => input,
             Err(error) => return vec![error.into()],
         };
-        // Whoever was waited for has used the time.
-        let deadline = deadline.max(Instant::now() + self.own.deadline / 2);
+        // Waiting for the lock may have used up the time.
+        let deadline = deadline.max(Instant::now() + self.intent.provider.deadline / 2);
         let mut errors = vec![];
-        for config in self.own.plugins.iter().rev() {
+        for config in self.intent.provider.plugins.iter().rev() {
             let mut config = config.clone();
             if let Some(result) = result.filter(|_| takes_result(&config)) {
                 config.insert("prevResult".to_owned(), result.clone());
@@ -83,16 +81,16 @@ impl Chain<'_> {
         let path = find_plugin(program, &directories).ok_or_else(|| {
             format!(
                 "the CNI plugin {program} cannot {command}: it is in none of {}; install it again",
-                list(&directories).to_string_lossy()
+                join(&directories).to_string_lossy()
             )
         })?;
         let failed =
             |error: BoxError| format!("the CNI plugin {program} failed to {command}: {error}");
-        let text = serde_json::to_vec(config)?;
+        let json = serde_json::to_vec(config)?;
         input
             .set_len(0)
             .and_then(|()| input.rewind())
-            .and_then(|()| input.write_all(&text))
+            .and_then(|()| input.write_all(&json))
             .and_then(|()| input.rewind())
             .map_err(|error| failed(error.into()))?;
         let parameters = Parameters {
@@ -100,17 +98,17 @@ impl Chain<'_> {
             container: &self.intent.container.file_name(),
             namespace,
             interface: &self.intent.interface,
-            plugins: &list(&directories),
+            plugin_path: &join(&directories),
             path: &self.environment.path,
         };
         let input = input.try_clone().map_err(|error| failed(error.into()))?;
-        let printed = plugin::run(&path, &parameters, input, deadline);
-        Ok(printed.map_err(|error| failed(error.into()))?)
+        Ok(plugin::run(&path, &parameters, input, deadline)
+            .map_err(|error| failed(error.into()))?)
     }
 
-    /// Those of the container's launch, then those of now: a plugin may have moved.
+    /// The directories of the container's launch, then the current ones: a plugin may have moved.
     fn directories(&self) -> Vec<PathBuf> {
-        let mut directories = self.own.plugin_dirs.clone();
+        let mut directories = self.intent.provider.plugin_dirs.clone();
         for directory in &self.environment.plugin_dirs {
             if !directories.contains(directory) {
                 directories.push(directory.clone());
@@ -120,27 +118,28 @@ impl Chain<'_> {
     }
 }
 
-fn list(directories: &[PathBuf]) -> OsString {
-    let mut list = OsString::new();
+/// The directories in the form of `CNI_PATH`.
+fn join(directories: &[PathBuf]) -> OsString {
+    let mut path = OsString::new();
     for directory in directories {
-        if !list.is_empty() {
-            list.push(":");
+        if !path.is_empty() {
+            path.push(":");
         }
-        list.push(directory);
+        path.push(directory);
     }
-    list
+    path
 }
 
-fn nonsense(config: &PluginConfig, printed: &[u8]) -> BoxError {
+fn invalid_result(config: &PluginConfig, output: &[u8]) -> BoxError {
     let program = plugin_type(config);
-    match plugin::quote(printed).as_str() {
+    match plugin::quote(output).as_str() {
         "" => format!("the CNI plugin {program} printed no result"),
-        said => format!("the CNI plugin {program} printed what is no CNI result: {said}"),
+        quoted => format!("the CNI plugin {program} printed an invalid CNI result: {quoted}"),
     }
     .into()
 }
 
-/// From 0.4.0 a DEL has the result of the ADD.
+/// Since 0.4.0 a DEL gets the result of the ADD.
 fn takes_result(config: &PluginConfig) -> bool {
     let version = config.get("cniVersion").and_then(Value::as_str);
     let mut parts = version
@@ -156,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_del_has_the_result_from_0_4_0() {
+    fn del_takes_the_add_result_since_0_4_0() {
         for (version, takes) in [
             ("0.1.0", false),
             ("0.3.1", false),

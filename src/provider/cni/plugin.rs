@@ -1,14 +1,14 @@
-//! Running a plugin: the one place of the agent that starts a process.
+//! Runs a plugin: the only place of the agent that starts a process.
 //!
-//! - By its absolute path, without a shell and without arguments; the environment has what CNI
-//!   says and a `PATH`, and nothing of the agent's.
-//! - On the caller's thread, which must be one of its own: it waits for the child by its process
-//!   id. tokio's way to learn of a child's end is a handler of SIGCHLD where the kernel has no
-//!   pidfds, and an agent's signals are not ours to handle. libprocess asks for the process ids
-//!   that it knows, so that neither takes the other's children away.
-//! - The child has a process group of its own, which is killed as a whole when its time is over.
-//! - The child's standard input is a file that stays locked as long as the child lives, whoever
-//!   started it: see [`super::chain`].
+//! - A plugin is started by its absolute path, without a shell and without arguments. Its
+//!   environment has CNI's variables and a `PATH`, and nothing of the agent's.
+//! - The caller's thread waits for the child by its process id, so it must be a thread of its own.
+//!   On kernels without pidfds tokio needs a SIGCHLD handler, but the agent's signals belong to
+//!   libprocess. libprocess waits only for the process ids that it knows, so neither reaps the
+//!   other's children.
+//! - The child has its own process group, which is killed as a whole at the deadline.
+//! - The child's standard input is a file that stays locked as long as the child lives, even if
+//!   another agent process started it: see [`super::chain`].
 
 use std::ffi::OsString;
 use std::fmt;
@@ -25,16 +25,16 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::Deserialize;
 
-/// Longer than any result.
-const LONGEST_RESULT: usize = 1 << 20;
-/// What is kept of what a plugin says on its standard error.
-const LONGEST_ERRORS: usize = 64 << 10;
-/// How much of a plugin's words goes into a message, in characters.
-const LONGEST_QUOTE: usize = 1000;
-/// How long to wait at most before looking whether the child has ended.
-const GLANCE: Duration = Duration::from_millis(20);
+/// The longest result that is read; real ones are much shorter.
+const MAX_RESULT_BYTES: usize = 1 << 20;
+/// How much of a plugin's standard error is kept.
+const MAX_STDERR_BYTES: usize = 64 << 10;
+/// How many characters of a plugin's output a message quotes.
+const MAX_QUOTE_CHARS: usize = 1000;
+/// How often it is checked whether the child has ended.
+const CHILD_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a plugin is asked to do.
+/// The operation of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Add,
@@ -50,47 +50,47 @@ impl fmt::Display for Command {
     }
 }
 
-/// The parameters of CNI's environment.
+/// The values of CNI's environment variables.
 pub(super) struct Parameters<'a> {
     pub(super) command: Command,
     pub(super) container: &'a str,
-    /// Empty where the namespace is gone or not known.
+    /// Empty if the namespace is gone or unknown.
     pub(super) namespace: &'a Path,
     pub(super) interface: &'a str,
-    /// The directories of the plugins.
-    pub(super) plugins: &'a OsString,
+    /// The directories of the plugins, separated by colons.
+    pub(super) plugin_path: &'a OsString,
     pub(super) path: &'a OsString,
 }
 
-/// Why a plugin did not do what it was asked for.
+/// Why a plugin failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PluginError {
     #[error("it cannot be started: {0}")]
     NotStarted(#[source] io::Error),
-    #[error("it was killed, for it had not ended after {0:.1?}{said}", said = said(.1))]
-    Late(Duration, String),
-    #[error("it was killed, for it printed more than {LONGEST_RESULT} bytes")]
-    TooLong,
-    #[error("it cannot be waited for: {0}")]
-    Lost(#[source] io::Error),
-    #[error("it was ended by signal {0}{said}", said = said(.1))]
-    Signalled(i32, String),
+    #[error("it was killed because it had not ended after {0:.1?}{suffix}", suffix = stderr_suffix(.1))]
+    Timeout(Duration, String),
+    #[error("it was killed because it printed more than {MAX_RESULT_BYTES} bytes")]
+    ResultTooLarge,
+    #[error("cannot wait for it: {0}")]
+    Wait(#[source] io::Error),
+    #[error("it was ended by signal {0}{suffix}", suffix = stderr_suffix(.1))]
+    Signal(i32, String),
     #[error("{0}")]
-    Failed(Failure),
+    Failed(PluginFailure),
 }
 
-/// What a plugin said when it failed.
+/// A plugin's own report of its failure.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct PluginFailure {
     code: Option<i32>,
-    said: String,
+    message: String,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for PluginFailure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.said.as_str() {
-            "" => formatter.write_str("it failed without a word")?,
-            said => formatter.write_str(said)?,
+        match self.message.as_str() {
+            "" => formatter.write_str("it failed without a message")?,
+            message => formatter.write_str(message)?,
         }
         match self.code {
             Some(code) => write!(formatter, " (code {code})"),
@@ -99,23 +99,22 @@ impl fmt::Display for Failure {
     }
 }
 
-fn said(text: &str) -> String {
-    if text.is_empty() {
+fn stderr_suffix(stderr: &str) -> String {
+    if stderr.is_empty() {
         String::new()
     } else {
-        format!("; it said: {text}")
+        format!("; it printed: {stderr}")
     }
 }
 
-/// Text of a plugin, for a message: one line, and not too long.
-pub(super) fn quote(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let line: String = text
+/// A plugin's output for a message: one line of limited length.
+pub(super) fn quote(output: &[u8]) -> String {
+    let line: String = String::from_utf8_lossy(output)
         .trim()
         .chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .map(|char| if char.is_control() { ' ' } else { char })
         .collect();
-    match line.char_indices().nth(LONGEST_QUOTE) {
+    match line.char_indices().nth(MAX_QUOTE_CHARS) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
@@ -131,29 +130,29 @@ struct ErrorResult {
     details: String,
 }
 
-fn failure(printed: &[u8], errors: &[u8]) -> Failure {
-    match serde_json::from_slice::<ErrorResult>(printed) {
+fn failure(stdout: &[u8], stderr: &[u8]) -> PluginFailure {
+    match serde_json::from_slice::<ErrorResult>(stdout) {
         Ok(error) => {
-            let said = match error.details.as_str() {
+            let message = match error.details.as_str() {
                 "" => error.msg,
                 details => format!("{}; {details}", error.msg),
             };
-            Failure {
+            PluginFailure {
                 code: Some(error.code),
-                said: quote(said.as_bytes()),
+                message: quote(message.as_bytes()),
             }
         }
-        Err(_) => Failure {
+        Err(_) => PluginFailure {
             code: None,
-            said: format!("{} {}", quote(printed), quote(errors))
+            message: format!("{} {}", quote(stdout), quote(stderr))
                 .trim()
                 .to_owned(),
         },
     }
 }
 
-/// Runs the plugin at `program` until it has ended, and returns what it printed. Blocks, for no
-/// longer than until `deadline`.
+/// Runs the plugin at `program` to its end, and returns its standard output. Blocks, at most until
+/// `deadline`.
 pub(super) fn run(
     program: &Path,
     parameters: &Parameters<'_>,
@@ -163,7 +162,7 @@ pub(super) fn run(
     let started = Instant::now();
     #[expect(
         clippy::disallowed_methods,
-        reason = "CNI plugins are programs; the libprocess reaper has no part in it"
+        reason = "CNI plugins are programs; libprocess does not reap them"
     )]
     let mut command = std::process::Command::new(program);
     command
@@ -171,7 +170,7 @@ pub(super) fn run(
         .env("CNI_COMMAND", parameters.command.to_string())
         .env("CNI_CONTAINERID", parameters.container)
         .env("CNI_IFNAME", parameters.interface)
-        .env("CNI_PATH", parameters.plugins)
+        .env("CNI_PATH", parameters.plugin_path)
         .env("PATH", parameters.path)
         .stdin(Stdio::from(input))
         .stdout(Stdio::piped())
@@ -181,43 +180,44 @@ pub(super) fn run(
         command.env("CNI_NETNS", parameters.namespace);
     }
     let child = command.spawn().map_err(PluginError::NotStarted)?;
-    // It has the input now; what is ours would keep the lock.
+    // The child has the input; the copy in the command would keep the lock.
     drop(command);
-    let mut running = Running {
+    let mut running = RunningPlugin {
         child,
         status: None,
     };
-    let mut printed = Capture::new(running.child.stdout.take());
-    let mut errors = Capture::new(running.child.stderr.take());
+    let mut stdout = OutputCapture::new(running.child.stdout.take());
+    let mut stderr = OutputCapture::new(running.child.stderr.take());
     loop {
         if Instant::now() >= deadline {
             running.kill();
-            let said = quote(&errors.bytes);
-            return Err(PluginError::Late(started.elapsed(), said));
+            return Err(PluginError::Timeout(
+                started.elapsed(),
+                quote(&stderr.bytes),
+            ));
         }
-        let ended = running.try_wait().map_err(PluginError::Lost)?;
-        // Looked at before the last read, so that nothing of it is missed.
-        let mut progress = false;
-        wait(&printed, &errors, deadline, ended.is_some());
-        progress |= printed.read();
-        progress |= errors.read();
-        if printed.bytes.len() > LONGEST_RESULT {
+        // Before the reads, so that they get all that the child wrote before its end.
+        let status = running.try_wait().map_err(PluginError::Wait)?;
+        wait_for_output(&stdout, &stderr, deadline, status.is_some());
+        let mut has_read = stdout.read();
+        has_read |= stderr.read();
+        if stdout.bytes.len() > MAX_RESULT_BYTES {
             running.kill();
-            return Err(PluginError::TooLong);
+            return Err(PluginError::ResultTooLarge);
         }
-        errors.bytes.truncate(LONGEST_ERRORS);
-        // Something that it started may hold the pipes open; that is not waited for.
-        if let Some(status) = ended
-            && !progress
+        stderr.bytes.truncate(MAX_STDERR_BYTES);
+        // Does not wait until the pipes are closed: a daemon that the child started may keep them.
+        if let Some(status) = status
+            && !has_read
         {
-            report(program, parameters, &errors.bytes);
-            return outcome(status, printed.bytes, &errors.bytes);
+            log_stderr(program, parameters, &stderr.bytes);
+            return into_result(status, stdout.bytes, &stderr.bytes);
         }
     }
 }
 
-fn report(program: &Path, parameters: &Parameters<'_>, errors: &[u8]) {
-    for line in errors.split(|byte| *byte == b'\n') {
+fn log_stderr(program: &Path, parameters: &Parameters<'_>, stderr: &[u8]) {
+    for line in stderr.split(|byte| *byte == b'\n') {
         let line = quote(line);
         if !line.is_empty() {
             log::warn!(
@@ -228,23 +228,23 @@ fn report(program: &Path, parameters: &Parameters<'_>, errors: &[u8]) {
     }
 }
 
-fn outcome(status: ExitStatus, printed: Vec<u8>, errors: &[u8]) -> Result<Vec<u8>, PluginError> {
+fn into_result(status: ExitStatus, stdout: Vec<u8>, stderr: &[u8]) -> Result<Vec<u8>, PluginError> {
     if status.success() {
-        return Ok(printed);
+        return Ok(stdout);
     }
     Err(match status.signal() {
-        Some(signal) => PluginError::Signalled(signal, quote(errors)),
-        None => PluginError::Failed(failure(&printed, errors)),
+        Some(signal) => PluginError::Signal(signal, quote(stderr)),
+        None => PluginError::Failed(failure(&stdout, stderr)),
     })
 }
 
-/// A child that ends with what waits for it.
-struct Running {
+/// A child process that is killed when this is dropped.
+struct RunningPlugin {
     child: Child,
     status: Option<ExitStatus>,
 }
 
-impl Running {
+impl RunningPlugin {
     fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         if self.status.is_none() {
             self.status = self.child.try_wait()?;
@@ -252,12 +252,12 @@ impl Running {
         Ok(self.status)
     }
 
-    /// Ends it and everything that it started.
+    /// Kills the child and everything that it started.
     fn kill(&mut self) {
         if let Ok(id) = i32::try_from(self.child.id())
             && self.status.is_none()
         {
-            // As long as nobody has waited for it, the id is its own. It may just have ended.
+            // The id cannot be reused before the child was waited for. The child may have ended.
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
             let _ = self.child.kill();
             self.status = self.child.wait().ok();
@@ -265,19 +265,19 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningPlugin {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-/// What comes out of a pipe.
-struct Capture<R> {
+/// The output that was read from a pipe.
+struct OutputCapture<R> {
     pipe: Option<R>,
     bytes: Vec<u8>,
 }
 
-impl<R: Read + AsFd> Capture<R> {
+impl<R: Read + AsFd> OutputCapture<R> {
     fn new(pipe: Option<R>) -> Self {
         Self {
             pipe,
@@ -285,7 +285,7 @@ impl<R: Read + AsFd> Capture<R> {
         }
     }
 
-    /// Reads once if that does not block; whether there was something, the end included.
+    /// Reads once if that does not block; returns whether it has read, which includes the end.
     fn read(&mut self) -> bool {
         let Some(pipe) = &mut self.pipe else {
             return false;
@@ -303,27 +303,33 @@ impl<R: Read + AsFd> Capture<R> {
     }
 }
 
-/// Waits until there is something to read, or to look after the child again.
-fn wait<A: AsFd, B: AsFd>(one: &Capture<A>, two: &Capture<B>, deadline: Instant, has_ended: bool) {
-    let mut pipes: Vec<PollFd<'_>> = one
+/// Waits for output, but no longer than until the child must be checked again.
+fn wait_for_output<A: AsFd, B: AsFd>(
+    stdout: &OutputCapture<A>,
+    stderr: &OutputCapture<B>,
+    deadline: Instant,
+    has_ended: bool,
+) {
+    let mut pipes: Vec<PollFd<'_>> = stdout
         .pipe
         .iter()
         .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN))
         .chain(
-            two.pipe
+            stderr
+                .pipe
                 .iter()
                 .map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)),
         )
         .collect();
-    let longest = match (has_ended, pipes.is_empty()) {
+    let interval = match (has_ended, pipes.is_empty()) {
         (true, _) => Duration::ZERO,
-        // It has closed its pipes, and so is about to end.
+        // The child has closed its pipes, so it is about to end.
         (false, true) => Duration::from_millis(1),
-        (false, false) => GLANCE,
+        (false, false) => CHILD_POLL_INTERVAL,
     };
-    let time = longest.min(deadline.saturating_duration_since(Instant::now()));
+    let time = interval.min(deadline.saturating_duration_since(Instant::now()));
     let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
-    // Whatever it says, reading says it again.
+    // The reads that follow detect any error.
     let _ = poll(&mut pipes, timeout);
 }
 
@@ -332,19 +338,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_result_is_told_in_its_own_words() {
-        let said = failure(
+    fn failure_quotes_the_error_result_of_the_plugin() {
+        let reported = failure(
             br#"{"cniVersion":"1.0.0","code":11,"msg":"try again","details":"busy"}"#,
             b"noise",
         );
-        assert_eq!(said.to_string(), "try again; busy (code 11)");
+        assert_eq!(reported.to_string(), "try again; busy (code 11)");
         assert_eq!(failure(b"out", b"err\n").to_string(), "out err");
-        assert_eq!(failure(b"", b"").to_string(), "it failed without a word");
+        assert_eq!(failure(b"", b"").to_string(), "it failed without a message");
     }
 
     #[test]
-    fn words_of_a_plugin_stay_on_one_line_and_short() {
+    fn quote_is_one_line_of_limited_length() {
         assert_eq!(quote(b" a\nb\x1b[31m\xff "), "a b [31m\u{fffd}");
-        assert_eq!(quote(&vec![b'x'; 5000]).chars().count(), LONGEST_QUOTE + 1);
+        assert_eq!(
+            quote(&vec![b'x'; 5000]).chars().count(),
+            MAX_QUOTE_CHARS + 1
+        );
     }
 }

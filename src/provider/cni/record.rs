@@ -1,13 +1,13 @@
-//! What the plugins of one interface were given and what they answered, for the DEL that may come
-//! after a restart, and where the intent cannot be read.
+//! Records of what the plugins of an interface were given and returned: for a DEL after a restart,
+//! and if the intent cannot be read.
 //!
 //! ```text
 //! <state_dir>/cni/<container>/<interface>.json    the record, from before the first plugin runs
 //! <state_dir>/cni/<container>/<interface>.stdin   a plugin's standard input; locked while one runs
 //! ```
 //!
-//! Both are for root's eyes only, for configurations may have passwords. Nothing is synced: the
-//! intent is, and has what a DEL cannot do without.
+//! Only root may read them, since configurations may have passwords. They are not synced: the
+//! intent is, and has all that a DEL requires.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
@@ -20,13 +20,14 @@ use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::super::Intent;
+use super::CniIntent;
+use crate::provider::Intent;
 use contrail_mesos_api::container::ContainerId;
 
-/// How often a lock is tried for.
-const PAUSE: Duration = Duration::from_millis(5);
+/// How often a busy lock is tried.
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Which namespace it is, for as long as it exists.
+/// Identifies a namespace as long as it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NamespaceId {
     device: u64,
@@ -44,19 +45,19 @@ impl NamespaceId {
     }
 }
 
-/// What is remembered of an interface.
+/// The record of one interface.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Record {
-    pub(super) intent: Intent,
+pub(super) struct InterfaceRecord {
+    pub(super) intent: Intent<CniIntent>,
     /// The container's network namespace.
     pub(super) namespace: NamespaceId,
-    /// The result of the last plugin, once all have come to their end.
+    /// The result of the last plugin, after all have succeeded.
     #[serde(default)]
     pub(super) result: Option<Value>,
-    /// The host's end, where there is one that belongs to this container alone.
+    /// The host end, if there is one that belongs to this container alone.
     #[serde(default)]
     pub(super) host_interface: Option<String>,
-    /// Whether the container has an interface of that name: `loopback` makes none.
+    /// Whether the container has an interface with that name: the plugin `loopback` creates none.
     #[serde(default)]
     pub(super) is_inside: bool,
 }
@@ -78,13 +79,13 @@ impl Records {
         self.directory.join(container.file_name())
     }
 
-    fn path(&self, intent: &Intent, extension: &str) -> PathBuf {
+    fn path(&self, intent: &Intent<CniIntent>, extension: &str) -> PathBuf {
         // Interfaces are called eth0 and so on, by us.
         self.of(&intent.container)
             .join(format!("{}.{extension}", intent.interface))
     }
 
-    fn create_directory(&self, intent: &Intent) -> io::Result<()> {
+    fn create_directory(&self, intent: &Intent<CniIntent>) -> io::Result<()> {
         let directory = self.of(&intent.container);
         DirBuilder::new()
             .recursive(true)
@@ -92,7 +93,7 @@ impl Records {
             .create(directory)
     }
 
-    pub(super) fn write(&self, record: &Record) -> io::Result<()> {
+    pub(super) fn write(&self, record: &InterfaceRecord) -> io::Result<()> {
         self.create_directory(&record.intent)?;
         let new = self.path(&record.intent, "new");
         let mut file = OpenOptions::new()
@@ -105,14 +106,14 @@ impl Records {
         fs::rename(&new, self.path(&record.intent, "json"))
     }
 
-    /// `None` where there is none that can be read.
-    pub(super) fn read(&self, intent: &Intent) -> Option<Record> {
+    /// `None` if it does not exist or cannot be read.
+    pub(super) fn read(&self, intent: &Intent<CniIntent>) -> Option<InterfaceRecord> {
         read(&self.path(intent, "json")).ok()
     }
 
-    /// The file for plugins' standard input, locked. Waits for a plugin of an agent that was
-    /// killed: what that makes is to be there before it is removed.
-    pub(super) fn lock(&self, intent: &Intent, deadline: Instant) -> io::Result<File> {
+    /// Locks the file for the plugins' standard input. Waits for a plugin of an agent that was
+    /// killed, which must not create anything after the DEL.
+    pub(super) fn lock(&self, intent: &Intent<CniIntent>, deadline: Instant) -> io::Result<File> {
         self.create_directory(intent)?;
         let path = self.path(intent, "stdin");
         let file = OpenOptions::new()
@@ -127,13 +128,13 @@ impl Records {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::Error(error)) => return Err(error),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(LOCK_POLL_INTERVAL);
                 }
                 Err(TryLockError::WouldBlock) => {
                     return Err(io::Error::new(
                         ErrorKind::TimedOut,
                         format!(
-                            "an earlier plugin is still at work: see who has {} open",
+                            "an earlier plugin is still running: find the process that has {} open",
                             path.display()
                         ),
                     ));
@@ -142,8 +143,8 @@ impl Records {
         }
     }
 
-    /// Forgets an interface. Idempotent.
-    pub(super) fn remove(&self, intent: &Intent) -> io::Result<()> {
+    /// Removes the record of an interface. Idempotent.
+    pub(super) fn remove(&self, intent: &Intent<CniIntent>) -> io::Result<()> {
         for extension in ["json", "new", "stdin"] {
             match fs::remove_file(self.path(intent, extension)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -163,8 +164,8 @@ impl Records {
         }
     }
 
-    /// Everything that is there, and what cannot be read.
-    pub(super) fn all(&self) -> io::Result<Vec<Result<Record, PathBuf>>> {
+    /// All records, or the path of a record that cannot be read.
+    pub(super) fn all(&self) -> io::Result<Vec<Result<InterfaceRecord, PathBuf>>> {
         let mut records = vec![];
         for directory in list(&self.directory)? {
             for path in list(&directory)? {
@@ -180,11 +181,11 @@ impl Records {
     }
 }
 
-fn read(path: &Path) -> io::Result<Record> {
+fn read(path: &Path) -> io::Result<InterfaceRecord> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
-/// The entries of a directory; of none, none.
+/// The entries of a directory; none if it does not exist.
 fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(directory) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

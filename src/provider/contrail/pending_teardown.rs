@@ -12,7 +12,7 @@ use atomic_write_file::AtomicWriteFile;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{BoxError, blocking};
+use crate::provider::{BoxError, blocking};
 
 /// A container whose teardown is not complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,16 +116,17 @@ impl PendingTeardowns {
             }
             let mut file = AtomicWriteFile::open(&path)?;
             file.write_all(&json)?;
-            Ok(file.commit()?)
+            file.commit()
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// Removes a completed teardown.
     pub(super) async fn remove(&self, vm_uuid: Uuid) -> Result<(), BoxError> {
         let path = self.path(vm_uuid);
         blocking(move || match std::fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         })
         .await?;

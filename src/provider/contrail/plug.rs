@@ -1,65 +1,70 @@
-//! Plugging a container into the vRouter: links, port files, registration, addresses. Shared by
-//! the provider and the CNI plugin; knows no manager.
+//! Plugs a container into the vRouter: links, port files, registration, addresses. Shared by the
+//! provider and the CNI plugin; does not depend on a manager.
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
+use futures::future::try_join_all;
 use ipnet::IpNet;
+use nix::errno::Errno;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::super::inside::{self, Inside};
-use super::super::{Attachment, BoxError};
-use super::blocking;
 use crate::config::Dns;
 use crate::net::links::{self, VethError, VethPair, VlanLink};
-use crate::net::netlink::NetlinkSocket;
+use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::netns;
+use crate::provider::container_side::ContainerLink;
+use crate::provider::{Attachment, BoxError, blocking};
 use crate::vrouter::{InterfaceAddress, Plugged, Port, PortFiles, VrouterClient};
 use contrail_mesos_api::agent_api::PortAddress;
 use contrail_mesos_api::container::Mac;
 
-/// One interface that is to be.
+/// The prefix length of an IPv6 address whose prefix no peer reports: that of Contrail's subnets
+/// as a rule.
+const DEFAULT_IPV6_PREFIX: u8 = 64;
+
+/// One interface to create.
 #[derive(Clone, Debug)]
 pub struct Interface {
     /// Its name in the container.
     pub name: String,
-    /// The host's end; of a macvlan, the VLAN below it.
+    /// The host end; of a macvlan, the VLAN below it.
     pub host_interface: String,
-    /// What makes the host's end ours.
+    /// The alias of the host end, which marks its owner.
     pub alias: String,
     /// The uuid of its virtual-machine-interface object.
     pub uuid: Uuid,
     /// The uuid of its virtual network.
     pub network: Uuid,
-    /// Its Ethernet address.
+    /// Its MAC address.
     pub mac: Mac,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// For a macvlan: the host's interface, and the VLAN on it.
+    /// Of a macvlan: the host's interface, and the VLAN on it.
     pub vlan: Option<(String, u16)>,
-    /// Addresses, where they are known before the vRouter agent is asked.
+    /// The addresses that the manager reported, if any.
     pub addresses: Vec<PortAddress>,
-    /// Resolver configuration; without name servers, the vRouter's.
+    /// Resolver configuration; without name servers, those of the vRouter are used.
     pub dns: Dns,
 }
 
-/// A container that is to be plugged.
+/// A container to plug in.
 #[derive(Clone, Debug)]
-pub struct Plug {
+pub struct PlugRequest {
     /// The uuid of its virtual-machine object.
-    pub machine: Uuid,
-    /// What the vRouter agent shows it as.
-    pub name: String,
+    pub vm_uuid: Uuid,
+    /// The name that the vRouter agent shows.
+    pub vm_name: String,
     /// A path of its network namespace, for the vRouter agent's records.
     pub namespace: String,
     /// Its interfaces.
     pub interfaces: Vec<Interface>,
 }
 
-impl Plug {
-    /// Plugs it. What was made is left when this fails: remove the links, and see
-    /// [`VrouterClient::unregister`].
+impl PlugRequest {
+    /// Plugs the container in. A failure undoes nothing: the caller removes the links, and
+    /// unregisters the container with [`VrouterClient::unregister`].
     pub async fn plug(
         &self,
         vrouter: &VrouterClient,
@@ -67,30 +72,31 @@ impl Plug {
         namespace: OwnedFd,
         deadline: Instant,
     ) -> Result<Vec<Attachment>, BoxError> {
-        let registered: Vec<Port> = self
+        let ports: Vec<Port> = self
             .interfaces
             .iter()
             .filter(|interface| interface.vlan.is_none())
             .map(|interface| self.port(interface))
             .collect();
-        let (this, fd) = (self.clone(), namespace.try_clone()?);
-        let (to_write, ports) = (files.clone(), registered.clone());
+        let (request, namespace_fd) = (self.clone(), namespace.try_clone()?);
+        let (files, ports_to_write) = (files.clone(), ports.clone());
         blocking(move || {
-            this.make_links(&fd)?;
-            // The agent reads the file when it restarts, so the file comes before it knows.
-            for port in &ports {
-                to_write.write(port)?;
+            request.create_links(&namespace_fd)?;
+            // Before the registration, since the vRouter agent reads the files when it restarts.
+            for port in &ports_to_write {
+                files.write(port)?;
             }
-            Ok(())
+            Ok::<_, BoxError>(())
         })
         .await?;
-        let registrations = registered
+        try_join_all(ports.iter().map(|port| vrouter.register(port, deadline))).await?;
+        let interface_uuids: Vec<Uuid> = self
+            .interfaces
             .iter()
-            .map(|port| vrouter.register(port, deadline));
-        futures::future::try_join_all(registrations).await?;
-        let uuids: Vec<Uuid> = self.interfaces.iter().map(|one| one.uuid).collect();
+            .map(|interface| interface.uuid)
+            .collect();
         let plugged = vrouter
-            .await_addresses(self.machine, &uuids, deadline)
+            .await_addresses(self.vm_uuid, &interface_uuids, deadline)
             .await?;
         let attachments: Vec<Attachment> = self
             .interfaces
@@ -102,14 +108,14 @@ impl Plug {
         Ok(attachments)
     }
 
-    /// What the vRouter agent is told of an interface.
+    /// The vRouter agent's record of an interface.
     #[must_use]
     pub fn port(&self, interface: &Interface) -> Port {
         Port {
             time: Port::now(),
-            vm_id: self.machine.to_string(),
-            vm_uuid: self.machine,
-            vm_name: self.name.clone(),
+            vm_id: self.vm_uuid.to_string(),
+            vm_uuid: self.vm_uuid,
+            vm_name: self.vm_name.clone(),
             host_ifname: interface.host_interface.clone(),
             vm_ifname: interface.name.clone(),
             vm_namespace: self.namespace.clone(),
@@ -118,11 +124,10 @@ impl Plug {
         }
     }
 
-    fn make_links(&self, namespace: &OwnedFd) -> Result<(), BoxError> {
-        use std::os::fd::AsFd as _;
+    fn create_links(&self, namespace: &OwnedFd) -> Result<(), BoxError> {
         let mut socket = NetlinkSocket::route()?;
         for interface in &self.interfaces {
-            let made = match &interface.vlan {
+            let created = match &interface.vlan {
                 None => {
                     let pair = VethPair {
                         host: &interface.host_interface,
@@ -147,9 +152,9 @@ impl Plug {
                     links::create_macvlan_on_vlan(&mut socket, &link, namespace.as_fd())
                 }
             };
-            made.map_err(|error| match error {
+            created.map_err(|error| match error {
                 VethError::NotCreated(error) | VethError::Incomplete(error) => {
-                    already(&mut socket, interface, error)
+                    explain_existing_link(&mut socket, interface, error)
                 }
             })?;
         }
@@ -161,15 +166,17 @@ impl Plug {
         namespace: OwnedFd,
         attachments: &[Attachment],
     ) -> Result<(), BoxError> {
-        let work: Vec<((String, Mac), Attachment)> = self
+        let interfaces: Vec<(String, Mac, Attachment)> = self
             .interfaces
             .iter()
-            .map(|interface| (interface.name.clone(), interface.mac))
-            .zip(attachments.iter().cloned())
+            .zip(attachments)
+            .map(|(interface, attachment)| {
+                (interface.name.clone(), interface.mac, attachment.clone())
+            })
             .collect();
         netns::on_own_thread("cm-plug", move |mut thread| -> Result<(), BoxError> {
-            for ((interface, mac), attachment) in &work {
-                let inside = Inside {
+            for (interface, mac, attachment) in &interfaces {
+                let link = ContainerLink {
                     interface,
                     mac: (attachment.mac != *mac).then_some(attachment.mac),
                     addresses: &attachment.addresses,
@@ -177,7 +184,7 @@ impl Plug {
                     routes: &[],
                     gateway_mac: None,
                 };
-                inside::configure(&mut thread, &namespace, &inside)?;
+                link.configure(&mut thread, &namespace)?;
             }
             Ok(())
         })
@@ -185,13 +192,13 @@ impl Plug {
     }
 }
 
-/// Says in words what the kernel's "File exists" means.
-fn already(
+/// Replaces the kernel's "File exists" by which of the two ends exists.
+fn explain_existing_link(
     socket: &mut NetlinkSocket,
     interface: &Interface,
-    error: crate::net::netlink::NetlinkError,
+    error: NetlinkError,
 ) -> BoxError {
-    if error.errno() != Some(nix::errno::Errno::EEXIST) {
+    if error.errno() != Some(Errno::EEXIST) {
         return error.into();
     }
     let host = &interface.host_interface;
@@ -210,72 +217,69 @@ fn already(
     }
 }
 
-/// What an interface is, as manager and vRouter agent together say.
+/// Merges what the manager and the vRouter agent report of an interface.
 fn attachment(interface: &Interface, plugged: &Plugged) -> Result<Attachment, BoxError> {
-    let heard: Vec<InterfaceAddress> = plugged.v4.into_iter().chain(plugged.v6).collect();
-    let known = |address: IpAddr| {
+    let forwarded: Vec<InterfaceAddress> = plugged.v4.into_iter().chain(plugged.v6).collect();
+    let assigned = |address: IpAddr| {
         interface
             .addresses
             .iter()
-            .find(|known| known.address.addr() == address)
+            .find(|assigned| assigned.address.addr() == address)
     };
     let mut addresses: Vec<IpNet> = interface
         .addresses
         .iter()
-        .map(|known| known.address)
+        .map(|assigned| assigned.address)
         .collect();
-    for heard in &heard {
-        if known(heard.address).is_some() {
+    for forwarded in &forwarded {
+        if assigned(forwarded.address).is_some() {
             continue;
         }
         if !interface.addresses.is_empty() {
             return Err(format!(
                 "the vRouter agent forwards {} for {}, which is none of the addresses that the \
-                 manager was given for it; see whether somebody changed its instance-ip",
-                heard.address, interface.name
+                 manager reported for it; check whether its instance-ip was changed",
+                forwarded.address, interface.name
             )
             .into());
         }
-        // The agent does not tell the prefix of IPv6; Contrail's subnets are /64 as a rule.
-        let prefix = heard.prefix.unwrap_or(64);
-        addresses.push(IpNet::new(heard.address, prefix)?);
+        // The agent reports no prefix for IPv6.
+        let prefix = forwarded.prefix.unwrap_or(DEFAULT_IPV6_PREFIX);
+        addresses.push(IpNet::new(forwarded.address, prefix)?);
     }
-    let of = |address: &IpNet| {
-        let heard = heard.iter().find(|heard| heard.address == address.addr());
-        let known = known(address.addr());
-        let gateway = heard
-            .and_then(|heard| heard.gateway)
-            .or_else(|| known.and_then(|known| known.gateway));
-        let dns = heard
-            .and_then(|heard| heard.dns)
-            .or_else(|| known.and_then(|known| known.dns));
-        (gateway, dns)
-    };
     let mut gateways: Vec<IpAddr> = Vec::new();
     let mut nameservers: Vec<IpAddr> = Vec::new();
-    for (gateway, dns) in addresses.iter().map(of) {
-        // One next hop a family.
-        if let Some(gateway) = gateway.filter(|gateway| !gateway.is_unspecified())
+    for address in addresses.iter().map(IpNet::addr) {
+        let forwarded = forwarded
+            .iter()
+            .find(|forwarded| forwarded.address == address);
+        let assigned = assigned(address);
+        let gateway = forwarded
+            .and_then(|forwarded| forwarded.gateway)
+            .or_else(|| assigned.and_then(|assigned| assigned.gateway))
+            .filter(|gateway| !gateway.is_unspecified());
+        // One next hop per family.
+        if let Some(gateway) = gateway
             && !gateways
                 .iter()
                 .any(|other| other.is_ipv4() == gateway.is_ipv4())
         {
             gateways.push(gateway);
         }
-        if let Some(dns) = dns.filter(|dns| !dns.is_unspecified())
-            && !nameservers.contains(&dns)
+        let nameserver = forwarded
+            .and_then(|forwarded| forwarded.dns)
+            .or_else(|| assigned.and_then(|assigned| assigned.dns))
+            .filter(|nameserver| !nameserver.is_unspecified());
+        if let Some(nameserver) = nameserver
+            && !nameservers.contains(&nameserver)
         {
-            nameservers.push(dns);
+            nameservers.push(nameserver);
         }
     }
-    let dns = if interface.dns.nameservers.is_empty() {
-        Dns {
-            nameservers,
-            ..interface.dns.clone()
-        }
-    } else {
-        interface.dns.clone()
-    };
+    let mut dns = interface.dns.clone();
+    if dns.nameservers.is_empty() {
+        dns.nameservers = nameservers;
+    }
     Ok(Attachment {
         addresses,
         gateways,

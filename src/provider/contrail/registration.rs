@@ -10,33 +10,34 @@ use futures::{StreamExt as _, stream};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::machine::{Machine, State};
+use super::container::{ContainerState, ContrailContainer};
+use super::driver::ContrailDriver;
 use super::teardown_retry::MAX_CONCURRENT_CALLS;
-use super::{Inner, blocking};
+use crate::provider::{BoxError, blocking};
 use crate::vrouter::Port;
 
 /// How long a registration may take.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Inner {
-    /// Asks after one container, each time another; returns whether the agent is away.
-    pub(super) async fn probe(&self, turn: u32, was_away: bool) -> bool {
-        let attached: Vec<(Uuid, Arc<Machine>)> = self
-            .machines()
+impl ContrailDriver {
+    /// Asks the vRouter agent for one container, the next one at each call. Registers that
+    /// container if the agent does not know it, and all of them if the agent was away. Returns
+    /// whether the agent is away.
+    pub(super) async fn probe_agent(&self, probe_count: u32, was_away: bool) -> bool {
+        let attached: Vec<(Uuid, Arc<ContrailContainer>)> = self
+            .containers()
             .iter()
-            .filter(|(_, machine)| machine.state() == State::Attached)
-            .map(|(uuid, machine)| (*uuid, Arc::clone(machine)))
+            .filter(|(_, container)| container.state() == ContainerState::Attached)
+            .map(|(vm_uuid, container)| (*vm_uuid, Arc::clone(container)))
             .collect();
-        let Some(index) = usize::try_from(turn)
+        let Some((vm_uuid, container)) = usize::try_from(probe_count)
             .unwrap_or(0)
             .checked_rem(attached.len())
+            .and_then(|index| attached.get(index).cloned())
         else {
             return false;
         };
-        let Some((uuid, machine)) = attached.get(index).cloned() else {
-            return false;
-        };
-        match self.vrouter.addresses(uuid).await {
+        match self.vrouter.addresses(vm_uuid).await {
             Err(error) if error.kind.is_transient() => {
                 if !was_away {
                     log::warn!("{error}");
@@ -44,16 +45,17 @@ impl Inner {
                 return true;
             }
             Ok(Some(_)) if !was_away => return false,
-            // It forgot this one, if it has been given it at all.
-            _ if !was_away => self.register(uuid, &machine).await,
+            _ if !was_away => self.register(vm_uuid, &container).await,
             _ => {
                 log::warn!(
-                    "the vRouter agent at {} is back: it is told of {} containers again",
+                    "the vRouter agent at {} is back; registering {} containers again",
                     self.vrouter.agent(),
                     attached.len()
                 );
                 stream::iter(attached)
-                    .map(|(uuid, machine)| async move { self.register(uuid, &machine).await })
+                    .map(|(vm_uuid, container)| async move {
+                        self.register(vm_uuid, &container).await;
+                    })
                     .buffer_unordered(MAX_CONCURRENT_CALLS)
                     .collect::<()>()
                     .await;
@@ -62,82 +64,86 @@ impl Inner {
         false
     }
 
-    /// Tells the agent of an attached container.
-    pub(super) async fn register(&self, uuid: Uuid, machine: &Machine) {
-        let _gate = machine.gate.lock().await;
-        if machine.state() != State::Attached {
+    /// Registers the ports of an attached container.
+    pub(super) async fn register(&self, vm_uuid: Uuid, container: &ContrailContainer) {
+        let _changing = container.lock.lock().await;
+        if container.state() != ContainerState::Attached {
             return;
         }
-        let files = self.files.clone();
-        let ports: Vec<Port> = match blocking(move || Ok(files.ports(uuid)?)).await {
-            Ok(ports) => ports.into_iter().filter_map(Result::ok).collect(),
-            Err(error) => {
-                log::warn!("container {uuid} cannot be registered again: {error}");
-                return;
-            }
-        };
-        let ports = match self.complete(uuid, machine, ports).await {
+        let ports = match self.ports_to_register(vm_uuid, container).await {
             Ok(ports) => ports,
-            Err(problem) => {
-                log::warn!("container {uuid} cannot be registered again: {problem}");
+            Err(error) => {
+                log::warn!("cannot register container {vm_uuid} again: {error}");
                 return;
             }
         };
         for port in &ports {
-            let registered = self
-                .vrouter
-                .register(port, Instant::now() + REGISTRATION_TIMEOUT)
-                .await;
-            if let Err(error) = registered {
+            let deadline = Instant::now() + REGISTRATION_TIMEOUT;
+            if let Err(error) = self.vrouter.register(port, deadline).await {
                 log::warn!("{error}");
             }
         }
     }
 
-    /// The ports of a container, those whose file was lost from what the agent says.
-    async fn complete(
+    /// The ports of a container: those with a port file, and those whose file was lost and is
+    /// written again from the vRouter agent's configuration.
+    async fn ports_to_register(
         &self,
-        uuid: Uuid,
-        machine: &Machine,
-        mut ports: Vec<Port>,
-    ) -> Result<Vec<Port>, super::BoxError> {
-        let missing: Vec<_> = machine
+        vm_uuid: Uuid,
+        container: &ContrailContainer,
+    ) -> Result<Vec<Port>, BoxError> {
+        let files = self.files.clone();
+        let mut ports: Vec<Port> = blocking(move || Ok::<_, BoxError>(files.ports(vm_uuid)?))
+            .await?
+            .into_iter()
+            .filter_map(Result::ok)
+            .collect();
+        let missing: Vec<_> = container
             .intents
             .iter()
-            .filter_map(|intent| Some((intent, super::own(intent)?)))
-            .filter(|(_, own)| own.parent.is_none())
-            .filter(|(_, own)| ports.iter().all(|port| port.vmi_uuid != own.uuid))
+            .filter(|intent| intent.provider.parent.is_none())
+            .filter(|intent| {
+                ports
+                    .iter()
+                    .all(|port| port.vmi_uuid != intent.provider.interface_uuid)
+            })
             .collect();
         if missing.is_empty() {
             return Ok(ports);
         }
-        let configuration = self.vrouter.configuration(uuid).await?.unwrap_or_default();
-        let mut lost = Vec::new();
-        for (intent, own) in missing {
-            let known = configuration
-                .iter()
-                .find(|interface| interface.interface == own.uuid);
-            // Without configuration there is nothing that it could be registered for.
-            let Some(known) = known else { continue };
-            lost.push(Port {
-                time: Port::now(),
-                vm_id: uuid.to_string(),
-                vm_uuid: uuid,
-                vm_name: intent.container.to_string(),
-                host_ifname: own.host_interface.clone(),
-                vm_ifname: intent.interface.clone(),
-                vm_namespace: String::new(),
-                vn_uuid: known.network,
-                vmi_uuid: own.uuid,
-            });
-        }
-        ports.extend(lost.iter().cloned());
+        let configuration = self
+            .vrouter
+            .configuration(vm_uuid)
+            .await?
+            .unwrap_or_default();
+        let restored: Vec<Port> = missing
+            .into_iter()
+            .filter_map(|intent| {
+                let interface_uuid = intent.provider.interface_uuid;
+                // A port without configuration cannot be registered.
+                let configured = configuration
+                    .iter()
+                    .find(|interface| interface.interface == interface_uuid)?;
+                Some(Port {
+                    time: Port::now(),
+                    vm_id: vm_uuid.to_string(),
+                    vm_uuid,
+                    vm_name: intent.container.to_string(),
+                    host_ifname: intent.provider.host_interface.clone(),
+                    vm_ifname: intent.interface.clone(),
+                    vm_namespace: String::new(),
+                    vn_uuid: configured.network,
+                    vmi_uuid: interface_uuid,
+                })
+            })
+            .collect();
+        ports.extend(restored.iter().cloned());
         let files = self.files.clone();
         blocking(move || {
-            for port in &lost {
+            for port in &restored {
                 files.write(port)?;
             }
-            Ok(())
+            Ok::<_, BoxError>(())
         })
         .await?;
         Ok(ports)

@@ -1,29 +1,31 @@
-//! What a container's intents ask of the manager.
+//! The request to the manager for a container's ports.
 
 use std::collections::BTreeMap;
 
-use super::super::{AddressRequest, Intent, NetworkRequest, ProviderError, refused};
-use super::own;
+use super::ContrailIntent;
 use crate::config::{Contrail, Vif};
+use crate::provider::{AddressRequest, Intent, NetworkRequest, ProviderError, refused};
 use contrail_mesos_api::agent_api::{PortAddressRequest, PortRequest, PortsRequest};
 
-/// The longest label that is passed on, in bytes: Contrail's own names are shorter.
-const LONGEST_LABEL: usize = 4096;
+/// The longest label key or value that is sent to the manager; Contrail's own names are shorter.
+const MAX_LABEL_BYTES: usize = 4096;
 
-/// Refuses labels that no manager could make sense of.
-pub(super) fn check(request: &NetworkRequest) -> Option<ProviderError> {
-    let is_too_long =
-        |(key, value): (&String, &String)| key.len() > LONGEST_LABEL || value.len() > LONGEST_LABEL;
-    request.labels.iter().any(is_too_long).then(|| {
-        refused(
-            &request.network.name,
-            format!("has a label of more than {LONGEST_LABEL} bytes"),
-        )
-    })
+/// Refuses labels that no manager accepts.
+pub(super) fn check_labels(request: &NetworkRequest) -> Option<ProviderError> {
+    request
+        .labels
+        .iter()
+        .any(|(key, value)| key.len() > MAX_LABEL_BYTES || value.len() > MAX_LABEL_BYTES)
+        .then(|| {
+            refused(
+                &request.network.name,
+                format!("has a label of more than {MAX_LABEL_BYTES} bytes"),
+            )
+        })
 }
 
-/// What the framework asks for, less what goes without saying.
-pub(crate) fn asked(addresses: &[AddressRequest]) -> Vec<PortAddressRequest> {
+/// The address requests for the manager, without those that are its default.
+pub(crate) fn port_address_requests(addresses: &[AddressRequest]) -> Vec<PortAddressRequest> {
     addresses
         .iter()
         .filter_map(|address| match address {
@@ -35,64 +37,62 @@ pub(crate) fn asked(addresses: &[AddressRequest]) -> Vec<PortAddressRequest> {
         .collect()
 }
 
-/// The question to the manager, for all of a container's networks.
-pub(super) fn ports(options: &Contrail, intents: &[Intent]) -> Option<PortsRequest> {
-    let first = intents.first()?;
-    let port = |intent: &Intent| {
-        let own = own(intent)?;
-        Some(PortRequest {
-            interface: intent.interface.clone(),
-            network: intent.network.clone(),
-            virtual_network: own.virtual_network.clone(),
-            labels: own.labels.clone(),
-            addresses: own.asked.clone(),
-        })
+/// The request for the ports of all networks of a container; `None` without a network.
+pub(super) fn ports_request(
+    options: &Contrail,
+    intents: &[Intent<ContrailIntent>],
+) -> Option<PortsRequest> {
+    let port_request = |intent: &Intent<ContrailIntent>| PortRequest {
+        interface: intent.interface.clone(),
+        network: intent.network.clone(),
+        virtual_network: intent.provider.virtual_network.clone(),
+        labels: intent.provider.labels.clone(),
+        addresses: intent.provider.requested_addresses.clone(),
     };
     Some(PortsRequest {
-        container: first.container.clone(),
+        container: intents.first()?.container.clone(),
         virtual_router_address: options.virtual_router_address,
         annotations: BTreeMap::new(),
-        ports: intents.iter().filter_map(port).collect(),
+        ports: intents.iter().map(port_request).collect(),
     })
 }
 
-/// What an attach would do, in words.
-pub(super) fn plan(options: &Contrail, intent: &Intent) -> Vec<String> {
-    let Some(own) = own(intent) else {
-        return vec![];
-    };
+/// Describes what an attach would do.
+pub(super) fn plan(options: &Contrail, intent: &Intent<ContrailIntent>) -> Vec<String> {
+    let ContrailIntent {
+        vm_uuid,
+        interface_uuid,
+        host_interface,
+        ..
+    } = &intent.provider;
     let managers: Vec<String> = options.managers.iter().map(ToString::to_string).collect();
     let mut plan = vec![format!(
-        "ask {} for the port {} (virtual-machine-interface {}) of container {} (virtual-machine {}), linked to virtual-router {}",
+        "request from {} the port {} (virtual-machine-interface {interface_uuid}) of container {} (virtual-machine {vm_uuid}), linked to virtual-router {}",
         managers.join(" or "),
         intent.interface,
-        own.uuid,
         intent.container,
-        own.machine,
         options.agent
     )];
     plan.push(match &options.vif {
         Vif::Veth => format!(
-            "create the veth pair {} (up) and {} (in the container), MTU {}",
-            own.host_interface, intent.interface, intent.mtu
+            "create the veth pair {host_interface} (up) and {} (in the container), MTU {}",
+            intent.interface, intent.mtu
         ),
         Vif::Macvlan { parent } => format!(
-            "create the VLAN {} on {parent} and the macvlan {} on it (in the container), MTU {}",
-            own.host_interface, intent.interface, intent.mtu
+            "create the VLAN {host_interface} on {parent} and the macvlan {} on it (in the container), MTU {}",
+            intent.interface, intent.mtu
         ),
     });
     if options.vif == Vif::Veth {
         plan.push(format!(
-            "write {}/{}/{} and register the port with the vRouter agent at {}:{}",
+            "write {}/{vm_uuid}/{interface_uuid} and register the port with the vRouter agent at {}:{}",
             options.port_directory.display(),
-            own.machine,
-            own.uuid,
             options.vrouter_host,
             options.vrouter_port
         ));
     }
     plan.push(format!(
-        "in the container: give {} the MAC, addresses and gateway that Contrail chooses",
+        "in the container: set the MAC address, addresses and gateway of {} that Contrail assigns",
         intent.interface
     ));
     plan

@@ -8,8 +8,9 @@ use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
+use super::driver::ContrailDriver;
 use super::pending_teardown::PendingTeardown;
-use super::{BoxError, Inner, blocking};
+use crate::provider::{BoxError, blocking};
 
 /// How often the vRouter agent is probed, and pending teardowns are retried.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -23,27 +24,27 @@ const VROUTER_TIMEOUT: Duration = Duration::from_secs(3);
 const MANAGER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until the provider is dropped.
-pub(super) async fn run(inner: Weak<Inner>) {
+pub(super) async fn run(driver: Weak<ContrailDriver>) {
     let mut probe_count: u32 = 0;
     let mut agent_is_away = false;
     loop {
         sleep(PROBE_INTERVAL).await;
-        let Some(inner) = inner.upgrade() else {
+        let Some(driver) = driver.upgrade() else {
             return;
         };
         probe_count = probe_count.wrapping_add(1);
         if probe_count.is_multiple_of(PROBES_PER_LOAD) {
-            inner.load_pending_teardowns().await;
+            driver.load_pending_teardowns().await;
         }
-        inner.retry_pending_teardowns().await;
-        agent_is_away = inner.probe(probe_count, agent_is_away).await;
+        driver.retry_pending_teardowns().await;
+        agent_is_away = driver.probe_agent(probe_count, agent_is_away).await;
     }
 }
 
-impl Inner {
+impl ContrailDriver {
     async fn load_pending_teardowns(self: &Arc<Self>) {
-        let inner = Arc::clone(self);
-        if let Err(error) = blocking(move || Ok(inner.pending_teardowns.load()?)).await {
+        let driver = Arc::clone(self);
+        if let Err(error) = blocking(move || driver.pending_teardowns.load()).await {
             log::warn!("cannot load the pending teardowns: {error}");
         }
     }
@@ -52,7 +53,7 @@ impl Inner {
     pub(super) async fn retry_pending_teardowns(&self) {
         stream::iter(self.pending_teardowns.vm_uuids())
             .map(|vm_uuid| async move {
-                if self.machines().contains_key(&vm_uuid) {
+                if self.containers().contains_key(&vm_uuid) {
                     return;
                 }
                 match self.retry_teardown(vm_uuid).await {
@@ -91,7 +92,7 @@ impl Inner {
             self.reaper.delete(link.clone()).await?;
         }
         let files = self.files.clone();
-        blocking(move || Ok(files.remove(vm_uuid)?)).await?;
+        blocking(move || Ok::<_, BoxError>(files.remove(vm_uuid)?)).await?;
         self.manager
             .delete(vm_uuid, Instant::now() + MANAGER_TIMEOUT)
             .await?;

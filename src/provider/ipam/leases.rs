@@ -1,11 +1,11 @@
-//! Leases as files: one a given address, named after it, made exclusively. So two processes of
-//! one instance can never give the same address.
+//! Leases as files: one per leased address, named after it, and created exclusively, so that two
+//! processes of one instance can never lease the same address.
 //!
-//! A lease needs no fsync: it is as short-lived as the kernel's state that it stands for, and
-//! both are gone after a power failure. A file that cannot be read counts as taken.
+//! A lease needs no fsync: it lives no longer than the kernel objects that use the address, and
+//! both are gone after a power failure. An address whose file cannot be read counts as leased.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use contrail_mesos_api::container::ContainerId;
 
-/// How long a sweep waits for others to finish what they began.
-const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a sweep waits for reservations of other processes.
+const SWEEP_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a sweep tries the lock meanwhile.
+const SWEEP_LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Whose an address is.
+/// The holder of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Holder {
     /// The container.
@@ -26,20 +28,20 @@ pub struct Holder {
     pub interface: String,
 }
 
-/// A lease as it was found.
+/// A lease file.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     pub(super) address: IpAddr,
-    /// `None` for a file that cannot be read.
+    /// `None` if the file cannot be read.
     pub(super) holder: Option<Holder>,
 }
 
-/// What there is under an address.
+/// Whether an address is leased.
 #[derive(Clone, Debug)]
-pub(super) enum Found {
+pub(super) enum LeaseState {
     Free,
-    Taken(Holder),
-    /// A file that does not say whose it is.
+    Held(Holder),
+    /// The lease file does not name a holder.
     Unreadable,
 }
 
@@ -58,75 +60,73 @@ impl Leases {
         self.directory.join(address.to_string())
     }
 
-    /// Takes `address`, if nobody has it. Whether it did.
-    pub(super) fn take(&self, address: IpAddr, holder: &Holder) -> io::Result<bool> {
+    /// Leases `address` to `holder`; returns false if it is leased already.
+    pub(super) fn create(&self, address: IpAddr, holder: &Holder) -> io::Result<bool> {
         let path = self.path(address);
-        let mut tried_to_make_the_directory = false;
+        let mut directory_was_created = false;
         let mut file = loop {
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => break file,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-                // Not there yet, or removed just now together with its last lease.
-                Err(error)
-                    if error.kind() == io::ErrorKind::NotFound && !tried_to_make_the_directory =>
-                {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+                // The directory does not exist yet, or was removed with its last lease just now.
+                Err(error) if error.kind() == ErrorKind::NotFound && !directory_was_created => {
                     fs::create_dir_all(&self.directory)?;
-                    tried_to_make_the_directory = true;
+                    directory_was_created = true;
                 }
                 Err(error) => return Err(error),
             }
         };
         let written = serde_json::to_vec(holder)
             .map_err(io::Error::from)
-            .and_then(|text| file.write_all(&text));
+            .and_then(|json| file.write_all(&json));
         if let Err(error) = written {
-            // A full disk must not cost an address, too.
+            // A full disk must not leak the address as well.
             let _ = fs::remove_file(&path);
             return Err(error);
         }
         Ok(true)
     }
 
-    /// Who has `address`: nobody, somebody, or a file that does not say.
-    pub(super) fn holder(&self, address: IpAddr) -> io::Result<Found> {
+    pub(super) fn state(&self, address: IpAddr) -> io::Result<LeaseState> {
         match fs::read(self.path(address)) {
-            Ok(text) => Ok(serde_json::from_slice(&text).map_or(Found::Unreadable, Found::Taken)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Free),
+            Ok(json) => {
+                Ok(serde_json::from_slice(&json).map_or(LeaseState::Unreadable, LeaseState::Held))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(LeaseState::Free),
             Err(error) => Err(error),
         }
     }
 
-    /// Gives `address` back. Nothing there is success.
-    pub(super) fn give_back(&self, address: IpAddr) -> io::Result<()> {
+    /// Ends the lease of `address`. Idempotent.
+    pub(super) fn remove(&self, address: IpAddr) -> io::Result<()> {
         match fs::remove_file(self.path(address)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Removes the directory if it is empty; no error if it is not.
-    pub(super) fn tidy(&self) {
+    /// Removes the directory after its last lease. Best effort.
+    pub(super) fn remove_directory_if_empty(&self) {
         let _ = fs::remove_dir(&self.directory);
     }
 
-    /// Every lease.
-    pub(super) fn all(&self) -> io::Result<Vec<Lease>> {
+    pub(super) fn list(&self) -> io::Result<Vec<Lease>> {
         let entries = match fs::read_dir(&self.directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             other => other?,
         };
         let mut leases = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
             let Some(address) = name.to_str().and_then(|name| name.parse().ok()) else {
-                // Not ours.
+                // Not a lease.
                 continue;
             };
-            let holder = match self.holder(address) {
-                // Gone meanwhile.
-                Ok(Found::Free) => continue,
-                Ok(Found::Taken(holder)) => Some(holder),
-                Ok(Found::Unreadable) | Err(_) => None,
+            let holder = match self.state(address) {
+                // Released meanwhile.
+                Ok(LeaseState::Free) => continue,
+                Ok(LeaseState::Held(holder)) => Some(holder),
+                Ok(LeaseState::Unreadable) | Err(_) => None,
             };
             leases.push(Lease { address, holder });
         }
@@ -134,7 +134,7 @@ impl Leases {
     }
 }
 
-/// The lock that keeps a sweep away from what other processes are about to make.
+/// Keeps a sweep from removing the reservations that other processes are about to attach.
 #[derive(Debug)]
 pub(super) struct SweepLock {
     path: PathBuf,
@@ -158,7 +158,7 @@ impl SweepLock {
             .open(&self.path)
     }
 
-    /// For whoever reserves: held until what was reserved is attached or given back.
+    /// For a reservation: held until it is attached or released.
     pub(super) fn shared(&self) -> io::Result<File> {
         let file = self.open()?;
         file.lock_shared()?;
@@ -173,13 +173,13 @@ impl SweepLock {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if start.elapsed() < SWEEP_PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(20));
+                Err(TryLockError::WouldBlock) if start.elapsed() < SWEEP_LOCK_TIMEOUT => {
+                    std::thread::sleep(SWEEP_LOCK_INTERVAL);
                 }
                 Err(TryLockError::WouldBlock) => {
                     return Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "another process is attaching containers; it is tried again later",
+                        ErrorKind::TimedOut,
+                        "another process is attaching containers; the next sweep retries",
                     ));
                 }
             }

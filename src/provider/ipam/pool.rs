@@ -1,18 +1,35 @@
-//! The addresses of one network and family: which are free, and which is next.
+//! The free addresses of one network and family, and which one is leased next.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use super::leases::Lease;
 use super::ranges::Ranges;
-use super::{address, number};
 use crate::config::{AddressFamily, BridgeNetwork, Subnet};
 
-/// What the configuration says of a family of a network.
+/// An address as a number. Pools keep the families apart.
+pub(super) fn number_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The inverse of `number_of`.
+pub(super) fn address_of(number: u128, is_v6: bool) -> IpAddr {
+    if is_v6 {
+        Ipv6Addr::from_bits(number).into()
+    } else {
+        // A pool of IPv4 has no larger number.
+        Ipv4Addr::from_bits(u32::try_from(number).unwrap_or(u32::MAX)).into()
+    }
+}
+
+/// One address family of a network in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Spec {
+pub(super) struct PoolSpec {
     is_v6: bool,
     subnet: IpNet,
     pub(super) prefix: u8,
@@ -22,20 +39,20 @@ pub(super) struct Spec {
     reserved: Vec<(u128, u128)>,
 }
 
-impl Spec {
+impl PoolSpec {
     /// `None` if the network lacks the family.
-    pub(super) fn of(network: &BridgeNetwork, is_v6: bool) -> Option<Self> {
+    pub(super) fn new(network: &BridgeNetwork, is_v6: bool) -> Option<Self> {
         if is_v6 {
             let subnet = network.v6.as_ref()?;
-            Some(Self::new(IpNet::V6(subnet.subnet), subnet))
+            Some(Self::of_subnet(IpNet::V6(subnet.subnet), subnet))
         } else {
             let subnet = network.v4.as_ref()?;
-            Some(Self::new(IpNet::V4(subnet.subnet), subnet))
+            Some(Self::of_subnet(IpNet::V4(subnet.subnet), subnet))
         }
     }
 
-    fn new<N: AddressFamily>(net: IpNet, subnet: &Subnet<N>) -> Self {
-        let number = |address: N::Address| number(address.into());
+    fn of_subnet<N: AddressFamily>(net: IpNet, subnet: &Subnet<N>) -> Self {
+        let number = |address: N::Address| number_of(address.into());
         Self {
             is_v6: matches!(net, IpNet::V6(_)),
             subnet: net.trunc(),
@@ -51,52 +68,52 @@ impl Spec {
         }
     }
 
-    /// Why nobody can have this address, whoever asks.
-    pub(super) fn objection(&self, wanted: IpAddr) -> Option<String> {
+    /// Why an address can never be leased to a container.
+    pub(super) fn reason_unassignable(&self, address: IpAddr) -> Option<String> {
         let subnet = self.subnet;
-        if !subnet.contains(&wanted) {
+        if !subnet.contains(&address) {
             Some(format!(
-                "the address {wanted} lies outside the subnet {subnet}; ask for one inside, or for none"
+                "the address {address} is outside the subnet {subnet}; request one inside, or none"
             ))
-        } else if wanted == self.gateway {
-            Some(format!("the address {wanted} is the gateway's"))
-        } else if wanted == subnet.network() {
+        } else if address == self.gateway {
+            Some(format!("the address {address} is the gateway's"))
+        } else if address == subnet.network() {
             Some(format!(
-                "the address {wanted} is that of the subnet {subnet} itself"
+                "the address {address} is that of the subnet {subnet} itself"
             ))
-        } else if !self.is_v6 && wanted == subnet.broadcast() {
+        } else if !self.is_v6 && address == subnet.broadcast() {
             Some(format!(
-                "the address {wanted} is the broadcast address of {subnet}"
+                "the address {address} is the broadcast address of {subnet}"
             ))
         } else {
             None
         }
     }
 
-    /// Every address that is given without being asked for.
+    /// The addresses that can be leased without being requested.
     fn dynamic(&self) -> Ranges {
-        let mut free = Ranges::of(self.first, self.last);
+        let mut free = Ranges::new(self.first, self.last);
         for (first, last) in &self.reserved {
             free.remove(*first, *last);
         }
-        for never in [self.gateway, self.subnet.network(), self.subnet.broadcast()] {
-            // The last address of an IPv6 subnet is like any other.
-            if !self.is_v6 || never != self.subnet.broadcast() {
-                free.remove(number(never), number(never));
+        for excluded in [self.gateway, self.subnet.network(), self.subnet.broadcast()] {
+            // IPv6 has no broadcast address.
+            if !self.is_v6 || excluded != self.subnet.broadcast() {
+                free.remove(number_of(excluded), number_of(excluded));
             }
         }
         free
     }
 }
 
-impl fmt::Display for Spec {
+impl fmt::Display for PoolSpec {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
             "{} ({} to {})",
             self.subnet,
-            address(self.first, self.is_v6),
-            address(self.last, self.is_v6)
+            address_of(self.first, self.is_v6),
+            address_of(self.last, self.is_v6)
         )
     }
 }
@@ -104,15 +121,15 @@ impl fmt::Display for Spec {
 /// The free addresses of one family of a network.
 #[derive(Debug)]
 pub(super) struct Pool {
-    pub(super) spec: Spec,
+    pub(super) spec: PoolSpec,
     dynamic: Ranges,
     free: Ranges,
-    /// Where the search for the next one begins.
+    /// Where the search for the next free address begins.
     cursor: u128,
 }
 
 impl Pool {
-    pub(super) fn new(spec: Spec) -> Self {
+    pub(super) fn new(spec: PoolSpec) -> Self {
         let dynamic = spec.dynamic();
         Self {
             free: dynamic.clone(),
@@ -122,7 +139,7 @@ impl Pool {
         }
     }
 
-    /// Believes the files.
+    /// Recomputes the free addresses from the lease files.
     pub(super) fn reload(&mut self, leases: &[Lease]) {
         self.free = self.dynamic.clone();
         let is_v6 = self.spec.is_v6;
@@ -130,23 +147,23 @@ impl Pool {
             .iter()
             .filter(|lease| lease.address.is_ipv6() == is_v6)
         {
-            let taken = number(lease.address);
-            self.free.remove(taken, taken);
-            self.cursor = self.cursor.max(taken.saturating_add(1));
+            let leased = number_of(lease.address);
+            self.free.remove(leased, leased);
+            self.cursor = self.cursor.max(leased.saturating_add(1));
         }
     }
 
-    /// The next address to be given.
-    pub(super) fn candidate(&self) -> Option<u128> {
+    /// The next free address in rotation.
+    pub(super) fn next_free(&self) -> Option<u128> {
         self.free.next(self.cursor)
     }
 
-    pub(super) fn taken(&mut self, number: u128) {
+    pub(super) fn mark_leased(&mut self, number: u128) {
         self.free.remove(number, number);
         self.cursor = number.saturating_add(1);
     }
 
-    pub(super) fn freed(&mut self, number: u128) {
+    pub(super) fn mark_free(&mut self, number: u128) {
         if self.dynamic.contains(number) {
             self.free.insert(number);
         }

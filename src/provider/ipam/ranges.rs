@@ -1,5 +1,5 @@
-//! A set of numbers as ranges: any operation takes time logarithmic in how scattered it is, and
-//! an IPv6 subnet costs no more than a small IPv4 one.
+//! A set of numbers, stored as ranges. Operations are logarithmic in the number of ranges, so a
+//! large IPv6 subnet costs no more than a small IPv4 one.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ pub(super) struct Ranges {
 }
 
 impl Ranges {
-    pub(super) fn of(first: u128, last: u128) -> Self {
+    pub(super) fn new(first: u128, last: u128) -> Self {
         let mut ranges = BTreeMap::new();
         if first <= last {
             ranges.insert(first, last);
@@ -19,7 +19,7 @@ impl Ranges {
         Self { ranges }
     }
 
-    /// The smallest number of the set that is at least `from`, or the smallest of all.
+    /// The smallest number of the set that is at least `from`, else the smallest of all.
     pub(super) fn next(&self, from: u128) -> Option<u128> {
         if let Some((_, last)) = self.ranges.range(..=from).next_back()
             && *last >= from
@@ -32,7 +32,7 @@ impl Ranges {
             .map(|(first, _)| *first)
     }
 
-    /// Takes `first..=last` out of the set, as far as it is in it.
+    /// Removes the numbers `first..=last`.
     pub(super) fn remove(&mut self, first: u128, last: u128) {
         if first > last {
             return;
@@ -54,7 +54,7 @@ impl Ranges {
         }
     }
 
-    /// Puts one number into the set.
+    /// Adds a number.
     pub(super) fn insert(&mut self, number: u128) {
         let (mut first, mut last) = (number, number);
         if let Some((start, end)) = self.ranges.range(..=number).next_back() {
@@ -80,7 +80,7 @@ impl Ranges {
             .is_some_and(|(_, last)| *last >= number)
     }
 
-    /// How many numbers are in the set.
+    /// How many numbers the set has.
     #[cfg(test)]
     pub(super) fn len(&self) -> u128 {
         self.ranges.iter().fold(0_u128, |sum, (first, last)| {
@@ -99,10 +99,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_are_a_set_of_numbers(
+        fn ranges_behave_like_a_set_of_numbers(
             steps in proptest::collection::vec((0..3_u8, 0..60_u128, 0..8_u128), 0..80)
         ) {
-            let mut ranges = Ranges::of(10, 40);
+            let mut ranges = Ranges::new(10, 40);
             let mut model: BTreeSet<u128> = (10..=40).collect();
             for (kind, at, length) in steps {
                 if kind == 0 {
@@ -120,13 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_number_space_are_no_trap() {
-        let mut ranges = Ranges::of(0, u128::MAX);
+    fn ranges_handle_the_ends_of_u128() {
+        let mut ranges = Ranges::new(0, u128::MAX);
         ranges.remove(u128::MAX, u128::MAX);
         ranges.remove(0, 0);
         assert_eq!(ranges.next(0), Some(1));
         ranges.insert(u128::MAX);
         ranges.insert(0);
-        assert_eq!(ranges, Ranges::of(0, u128::MAX));
+        assert_eq!(ranges, Ranges::new(0, u128::MAX));
     }
 }

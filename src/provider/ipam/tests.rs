@@ -35,62 +35,65 @@ fn holder(name: &str) -> Holder {
     }
 }
 
-fn take(ipam: &Ipam, name: &str, request: AddressRequest) -> Result<Vec<String>, String> {
+fn reserve(ipam: &Ipam, name: &str, request: AddressRequest) -> Result<Vec<String>, String> {
     ipam.reserve("blue", &network(), &holder(name), &[request])
         .map(|nets| nets.iter().map(ToString::to_string).collect())
         .map_err(|error| error.to_string())
 }
 
-fn give_back(ipam: &Ipam, name: &str, net: &str) {
-    let errors = ipam.release("blue", &[net.parse().unwrap()], &holder(name));
-    assert!(errors.is_empty(), "{errors:?}");
+fn release(ipam: &Ipam, name: &str, net: &str) {
+    ipam.release("blue", &[net.parse().unwrap()], &holder(name))
+        .unwrap();
 }
 
 #[test]
-fn addresses_rotate_and_end() {
+fn reserve_rotates_addresses_until_exhausted() {
     let directory = tempfile::tempdir().unwrap();
     let ipam = Ipam::new(directory.path());
     assert_eq!(
-        take(&ipam, "a", AddressRequest::Any).unwrap(),
+        reserve(&ipam, "a", AddressRequest::Any).unwrap(),
         ["10.1.0.2/29", "fd00::2/64"]
     );
     assert_eq!(
-        take(&ipam, "b", AddressRequest::V4).unwrap(),
+        reserve(&ipam, "b", AddressRequest::V4).unwrap(),
         ["10.1.0.3/29"]
     );
-    give_back(&ipam, "b", "10.1.0.3/29");
+    release(&ipam, "b", "10.1.0.3/29");
     assert_eq!(
-        take(&ipam, "c", AddressRequest::V4).unwrap(),
+        reserve(&ipam, "c", AddressRequest::V4).unwrap(),
         ["10.1.0.4/29"]
     );
     assert_eq!(
-        take(&ipam, "d", AddressRequest::V4).unwrap(),
+        reserve(&ipam, "d", AddressRequest::V4).unwrap(),
         ["10.1.0.5/29"]
     );
     assert_eq!(
-        take(&ipam, "e", AddressRequest::V4).unwrap(),
+        reserve(&ipam, "e", AddressRequest::V4).unwrap(),
         ["10.1.0.3/29"]
     );
-    let error = take(&ipam, "f", AddressRequest::V4).unwrap_err();
+    let error = reserve(&ipam, "f", AddressRequest::V4).unwrap_err();
     assert!(
         error.contains("no IPv4 address left in 10.1.0.0/29"),
         "{error}"
     );
-    // Another process of ours gives one back.
-    give_back(&Ipam::new(directory.path()), "d", "10.1.0.5/29");
+    // Another process of the same instance releases one.
+    release(&Ipam::new(directory.path()), "d", "10.1.0.5/29");
     assert_eq!(
-        take(&ipam, "f", AddressRequest::V4).unwrap(),
+        reserve(&ipam, "f", AddressRequest::V4).unwrap(),
         ["10.1.0.5/29"]
     );
 }
 
 #[test]
-fn static_addresses() {
+fn reserve_validates_static_addresses() {
     let directory = tempfile::tempdir().unwrap();
     let ipam = Ipam::new(directory.path());
-    let wish = |address: &str| AddressRequest::Static(address.parse().unwrap());
-    assert_eq!(take(&ipam, "a", wish("10.1.0.6")).unwrap(), ["10.1.0.6/29"]);
-    let error = take(&ipam, "b", wish("10.1.0.6")).unwrap_err();
+    let static_request = |address: &str| AddressRequest::Static(address.parse().unwrap());
+    assert_eq!(
+        reserve(&ipam, "a", static_request("10.1.0.6")).unwrap(),
+        ["10.1.0.6/29"]
+    );
+    let error = reserve(&ipam, "b", static_request("10.1.0.6")).unwrap_err();
     assert!(error.contains("is taken by container a (eth0)"), "{error}");
     for (address, problem) in [
         ("10.2.0.1", "outside the subnet"),
@@ -100,31 +103,31 @@ fn static_addresses() {
         ("fd01::1", "outside"),
         ("fd00::", "that of the subnet"),
     ] {
-        let error = take(&ipam, "b", wish(address)).unwrap_err();
+        let error = reserve(&ipam, "b", static_request(address)).unwrap_err();
         assert!(error.contains(problem), "{address}: {error}");
     }
     let only_v4 = BridgeNetwork {
         v6: None,
         ..network()
     };
-    let errors = check(
+    let errors = invalid_requests(
         "blue",
         &only_v4,
         &[
-            wish("fd00::5"),
+            static_request("fd00::5"),
             AddressRequest::V6,
-            wish("10.1.0.2"),
-            wish("10.1.0.2"),
+            static_request("10.1.0.2"),
+            static_request("10.1.0.2"),
         ],
     );
     assert_eq!(errors.len(), 3, "{errors:?}");
-    // A late release of somebody else frees nothing.
-    give_back(&ipam, "b", "10.1.0.6/29");
-    assert!(take(&ipam, "c", wish("10.1.0.6")).is_err());
+    // A late release by another container frees nothing.
+    release(&ipam, "b", "10.1.0.6/29");
+    assert!(reserve(&ipam, "c", static_request("10.1.0.6")).is_err());
 }
 
 #[test]
-fn what_fails_leaves_nothing() {
+fn failed_reserve_leaves_no_lease() {
     let directory = tempfile::tempdir().unwrap();
     let ipam = Ipam::new(directory.path());
     let requests = [
@@ -148,84 +151,83 @@ fn what_fails_leaves_nothing() {
 }
 
 #[test]
-fn a_sweep_frees_orphans_and_repairs_leases() {
+fn sweep_frees_orphans_and_restores_known_leases() {
     let directory = tempfile::tempdir().unwrap();
     let before = Ipam::new(directory.path());
-    take(&before, "lives", AddressRequest::V4).unwrap();
-    take(&before, "orphan", AddressRequest::V4).unwrap();
+    reserve(&before, "kept", AddressRequest::V4).unwrap();
+    reserve(&before, "orphan", AddressRequest::V4).unwrap();
     drop(before);
     std::fs::write(directory.path().join("networks/blue/10.1.0.5"), "garbage").unwrap();
     let ipam = Ipam::new(directory.path());
     assert_eq!(
-        take(&ipam, "new", AddressRequest::V4).unwrap(),
+        reserve(&ipam, "new", AddressRequest::V4).unwrap(),
         ["10.1.0.4/29"]
     );
     assert!(
-        take(&ipam, "full", AddressRequest::V4).is_err(),
-        "a lease that cannot be read was given"
+        reserve(&ipam, "full", AddressRequest::V4).is_err(),
+        "an unreadable lease was reused"
     );
     let known = [
         (
             "blue".to_owned(),
             "10.1.0.2".parse().unwrap(),
-            holder("lives"),
+            holder("kept"),
         ),
         (
             "blue".to_owned(),
             "fd00::9".parse().unwrap(),
-            holder("lives"),
+            holder("kept"),
         ),
     ];
-    assert_eq!(
-        ipam.sweep(&known.into(), &HashSet::new(), Vec::new).len(),
-        0
-    );
-    let mut left: Vec<_> = std::fs::read_dir(directory.path().join("networks/blue"))
+    ipam.sweep(&known.into(), &HashSet::new(), ProviderErrors::new)
+        .unwrap();
+    let mut leases: Vec<_> = std::fs::read_dir(directory.path().join("networks/blue"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    left.sort();
-    assert_eq!(left, ["10.1.0.2", "10.1.0.4", "fd00::9"]);
+    leases.sort();
+    assert_eq!(leases, ["10.1.0.2", "10.1.0.4", "fd00::9"]);
 }
 
 #[test]
-fn a_sweep_waits_for_the_reservations_of_other_processes() {
+fn sweep_waits_for_reservations_of_other_processes() {
     let directory = tempfile::tempdir().unwrap();
     let (other, ipam) = (Ipam::new(directory.path()), Ipam::new(directory.path()));
-    take(&other, "half-made", AddressRequest::V4).unwrap();
+    reserve(&other, "unconfirmed", AddressRequest::V4).unwrap();
     std::thread::scope(|scope| {
-        let sweep = scope.spawn(|| ipam.sweep(&HashSet::new(), &HashSet::new(), Vec::new));
+        let sweep =
+            scope.spawn(|| ipam.sweep(&HashSet::new(), &HashSet::new(), ProviderErrors::new));
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert!(directory.path().join("networks/blue/10.1.0.2").exists());
-        other.settle(&holder("half-made"));
-        assert_eq!(sweep.join().unwrap().len(), 0);
+        other.confirm(&holder("unconfirmed"));
+        sweep.join().unwrap().unwrap();
     });
 }
 
 proptest! {
     #[test]
-    fn no_address_is_given_twice(
+    fn reserve_never_leases_an_address_twice(
         steps in proptest::collection::vec((0..2_usize, 0..12_usize, any::<bool>()), 1..60)
     ) {
         let directory = tempfile::tempdir().unwrap();
         let processes = [Ipam::new(directory.path()), Ipam::new(directory.path())];
-        let mut held: HashMap<usize, Vec<IpNet>> = HashMap::new();
+        let mut reserved: HashMap<usize, Vec<IpNet>> = HashMap::new();
         for (process, container, dual) in steps {
             let ipam = &processes[process];
             let name = container.to_string();
-            if let Some(nets) = held.remove(&container) {
-                prop_assert!(ipam.release("blue", &nets, &holder(&name)).is_empty());
+            if let Some(nets) = reserved.remove(&container) {
+                prop_assert!(ipam.release("blue", &nets, &holder(&name)).is_ok());
                 continue;
             }
             let request = if dual { AddressRequest::Any } else { AddressRequest::V4 };
             if let Ok(nets) = ipam.reserve("blue", &network(), &holder(&name), &[request]) {
                 for net in &nets {
-                    prop_assert!(held.values().flatten().all(|other| other.addr() != net.addr()));
+                    prop_assert!(reserved.values().flatten().all(|other| other.addr() != net.addr()));
                 }
-                held.insert(container, nets);
+                reserved.insert(container, nets);
             } else {
-                let used = held.values().flatten().filter(|net| net.addr().is_ipv4()).count();
-                prop_assert_eq!(used, 4, "refused although addresses are left");
+                let used = reserved.values().flatten().filter(|net| net.addr().is_ipv4()).count();
+                prop_assert_eq!(used, 4, "refused although addresses are free");
             }
         }
     }

@@ -1,8 +1,9 @@
-//! The provider on a host of its own, with a manager and a vRouter agent that do as they are told.
-//! Needs root.
+//! The provider on a host of its own, with a scripted manager and vRouter agent. Needs root.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,22 +11,22 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
-use crate::config::{Deadlines, Network};
+use crate::config::{Contrail, Deadlines, Network, NetworkProvider};
 use crate::net::testing::{inside, isolated_async, link_names, namespace, run};
 use crate::provider::AddressRequest;
 use contrail_mesos_api::http::TlsOptions;
 use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
 
 const CONTAINER: &str = "660a305f-10e4-47fd-a5fc-50e48147423b";
-/// Shares its first 11 characters with the other.
+/// Shares its first 11 characters with `CONTAINER`.
 const SIBLING: &str = "660a305f-10e5-47fd-a5fc-50e48147423b";
 
-/// What manager and vRouter agent have come to know, and in what order they were told.
+/// The state of the manager and the vRouter agent, and the order of the calls.
 #[derive(Default)]
-struct Known {
-    log: Vec<String>,
-    /// By machine: uuids of the interfaces.
-    made: HashMap<String, Vec<Uuid>>,
+struct Peers {
+    calls: Vec<String>,
+    /// Uuids of the created interfaces, by virtual vm_uuid.
+    created: HashMap<String, Vec<Uuid>>,
     registered: HashMap<String, Vec<Uuid>>,
     manager_is_away: bool,
     vrouter_is_away: bool,
@@ -33,10 +34,10 @@ struct Known {
     refusal: Option<&'static str>,
 }
 
-type Shared = Arc<Mutex<Known>>;
+type SharedPeers = Arc<Mutex<Peers>>;
 
-fn address(place: usize) -> String {
-    format!("10.0.{place}.7")
+fn address(index: usize) -> String {
+    format!("10.0.{index}.7")
 }
 
 fn mac(uuid: Uuid) -> String {
@@ -47,38 +48,38 @@ fn mac(uuid: Uuid) -> String {
     )
 }
 
-fn last(path: &str) -> String {
+fn last_segment(path: &str) -> String {
     path.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-fn manager(shared: &Shared, asked: &ReceivedRequest) -> Reply {
-    let mut known = shared.lock().unwrap();
-    if known.manager_is_away {
+fn manager(peers: &SharedPeers, request: &ReceivedRequest) -> Reply {
+    let mut peers = peers.lock().unwrap();
+    if peers.manager_is_away {
         return Reply::Answer(503, json!({ "error": "no leader" }).to_string());
     }
-    let machine = last(&asked.path);
-    known.log.push(format!("manager {}", asked.method));
-    if asked.method == "DELETE" {
-        known.made.remove(&machine);
+    let vm_uuid = last_segment(&request.path);
+    peers.calls.push(format!("manager {}", request.method));
+    if request.method == "DELETE" {
+        peers.created.remove(&vm_uuid);
         return ok(&json!({}));
     }
-    if let Some(refusal) = known.refusal {
+    if let Some(refusal) = peers.refusal {
         return Reply::Answer(400, json!({ "error": refusal }).to_string());
     }
-    let uuid = |interface: &str| agent_api::interface_uuid(machine.parse().unwrap(), interface);
-    let request = asked.json();
-    let asked = request["ports"].as_array().unwrap();
-    let ports: Vec<Value> = asked
+    let uuid = |interface: &str| agent_api::interface_uuid(vm_uuid.parse().unwrap(), interface);
+    let json = request.json();
+    let requested = json["ports"].as_array().unwrap();
+    let ports: Vec<Value> = requested
         .iter()
         .enumerate()
-        .map(|(place, port)| {
+        .map(|(index, port)| {
             let interface = port["interface"].as_str().unwrap();
             let mut addresses = vec![json!({
-                "address": format!("{}/24", address(place)),
-                "gateway": format!("10.0.{place}.254"),
-                "dns": format!("10.0.{place}.253"),
+                "address": format!("{}/24", address(index)),
+                "gateway": format!("10.0.{index}.254"),
+                "dns": format!("10.0.{index}.253"),
             })];
-            if place == 0 {
+            if index == 0 {
                 addresses.push(json!({ "address": "fd00::7/72", "gateway": "fd00::1" }));
             }
             json!({
@@ -88,27 +89,27 @@ fn manager(shared: &Shared, asked: &ReceivedRequest) -> Reply {
             })
         })
         .collect();
-    let uuids = asked
+    let uuids = requested
         .iter()
         .map(|port| uuid(port["interface"].as_str().unwrap()));
     let uuids = uuids.collect();
-    known.made.insert(machine.clone(), uuids);
-    ok(&json!({ "machine": machine, "ports": ports }))
+    peers.created.insert(vm_uuid.clone(), uuids);
+    ok(&json!({ "machine": vm_uuid, "ports": ports }))
 }
 
-fn vrouter(shared: &Shared, asked: &ReceivedRequest) -> Reply {
-    let mut known = shared.lock().unwrap();
-    if known.vrouter_is_away {
+fn vrouter(peers: &SharedPeers, request: &ReceivedRequest) -> Reply {
+    let mut peers = peers.lock().unwrap();
+    if peers.vrouter_is_away {
         return Reply::Close;
     }
-    let machine = last(&asked.path);
+    let vm_uuid = last_segment(&request.path);
     let not_found = Reply::Answer(404, json!({ "error": "{ Not Found }" }).to_string());
-    let interface = |(place, uuid): (usize, &Uuid)| {
+    let interface = |(index, uuid): (usize, &Uuid)| {
         json!({
-            "id": uuid, "instance-id": machine, "vn-id": Uuid::from_u128(1), "vn-name": "d:p:blue",
+            "id": uuid, "instance-id": vm_uuid, "vn-id": Uuid::from_u128(1), "vn-name": "d:p:blue",
             "mac-address": mac(*uuid), "sub-interface": false, "vlan-id": 65535,
-            "system-name": "tap", "ip-address": address(place), "plen": 24,
-            "dns-server": format!("10.0.{place}.253"), "gateway": format!("10.0.{place}.254"),
+            "system-name": "tap", "ip-address": address(index), "plen": 24,
+            "dns-server": format!("10.0.{index}.253"), "gateway": format!("10.0.{index}.254"),
         })
     };
     let all = |uuids: &Vec<Uuid>| {
@@ -116,25 +117,25 @@ fn vrouter(shared: &Shared, asked: &ReceivedRequest) -> Reply {
             uuids.iter().enumerate().map(interface).collect::<Vec<_>>()
         ))
     };
-    match (asked.method.as_str(), asked.path.as_str()) {
+    match (request.method.as_str(), request.path.as_str()) {
         ("POST", "/vm") => {
-            known.log.push("vrouter POST".to_owned());
-            let port = asked.json();
-            let machine = port["vm-uuid"].as_str().unwrap().to_owned();
+            peers.calls.push("vrouter POST".to_owned());
+            let port = request.json();
+            let vm_uuid = port["vm-uuid"].as_str().unwrap().to_owned();
             let uuid = port["vmi-uuid"].as_str().unwrap().parse().unwrap();
-            known.registered.entry(machine).or_default().push(uuid);
+            peers.registered.entry(vm_uuid).or_default().push(uuid);
             ok(&json!({}))
         }
         ("DELETE", _) => {
-            known.log.push("vrouter DELETE".to_owned());
-            known.registered.remove(&machine);
+            peers.calls.push("vrouter DELETE".to_owned());
+            peers.registered.remove(&vm_uuid);
             ok(&json!({}))
         }
-        (_, path) if path.starts_with("/vm-cfg/") => match known.made.get(&machine) {
-            Some(uuids) if known.has_configuration => all(uuids),
+        (_, path) if path.starts_with("/vm-cfg/") => match peers.created.get(&vm_uuid) {
+            Some(uuids) if peers.has_configuration => all(uuids),
             _ => not_found,
         },
-        _ => match (known.made.get(&machine), known.registered.get(&machine)) {
+        _ => match (peers.created.get(&vm_uuid), peers.registered.get(&vm_uuid)) {
             (Some(made), Some(registered)) if made.iter().all(|uuid| registered.contains(uuid)) => {
                 all(made)
             }
@@ -143,25 +144,29 @@ fn vrouter(shared: &Shared, asked: &ReceivedRequest) -> Reply {
     }
 }
 
-struct Harness {
+struct TestHost {
     provider: ContrailProvider,
-    lost: UnboundedReceiver<Lost>,
-    known: Shared,
+    lost: UnboundedReceiver<LostInterface>,
+    peers: SharedPeers,
     config: Config,
     _servers: (ScriptedServer, ScriptedServer),
     state: TempDir,
 }
 
-impl Harness {
+impl TestHost {
     async fn new() -> Self {
         run("ip", "link set lo up");
-        let known = Shared::default();
-        known.lock().unwrap().has_configuration = true;
-        let (one, two) = (Arc::clone(&known), Arc::clone(&known));
-        let manager =
-            ScriptedServer::start(move |asked: &ReceivedRequest, _| manager(&one, asked)).await;
-        let vrouter =
-            ScriptedServer::start(move |asked: &ReceivedRequest, _| vrouter(&two, asked)).await;
+        let peers = SharedPeers::default();
+        peers.lock().unwrap().has_configuration = true;
+        let (for_manager, for_vrouter) = (Arc::clone(&peers), Arc::clone(&peers));
+        let manager = ScriptedServer::start(move |request: &ReceivedRequest, _| {
+            manager(&for_manager, request)
+        })
+        .await;
+        let vrouter = ScriptedServer::start(move |request: &ReceivedRequest, _| {
+            vrouter(&for_vrouter, request)
+        })
+        .await;
         let state = tempfile::tempdir().unwrap();
         let config = Config {
             state_dir: state.path().join("state"),
@@ -189,50 +194,48 @@ impl Harness {
         Self {
             provider: ContrailProvider::new(&config, sender).unwrap(),
             lost,
-            known,
+            peers,
             config,
             _servers: (manager, vrouter),
             state,
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap()
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap()
     }
 
-    /// The agent was killed and comes back.
+    /// Restarts the agent after a kill.
     fn restart(&mut self) {
         let (sender, lost) = unbounded_channel();
         self.provider = ContrailProvider::new(&self.config, sender).unwrap();
         self.lost = lost;
     }
 
-    async fn intents(&self, container: &str, count: usize) -> Vec<Intent> {
+    async fn intents(&self, container: &str, count: usize) -> Vec<Intent<ContrailIntent>> {
         let mut intents = Vec::new();
-        for place in 0..count {
-            let request = request(container, place);
-            self.provider.validate(&request).unwrap();
-            intents.push(self.provider.reserve(&request).await.unwrap());
+        for index in 0..count {
+            let request = request(container, index);
+            self.provider.validate(&request, &NETWORK).unwrap();
+            intents.push(self.provider.reserve(&request, &NETWORK).await.unwrap());
         }
         intents
     }
 
     async fn attach(
         &self,
-        intents: &[Intent],
+        intents: &[Intent<ContrailIntent>],
         namespace: &OwnedFd,
     ) -> Result<Vec<Attachment>, String> {
-        let intents: Vec<&Intent> = intents.iter().collect();
-        self.provider.start(&intents);
+        self.provider.start(intents);
         self.provider
-            .attach_all(&intents, namespace.as_fd())
+            .attach_all(intents, namespace.as_fd())
             .await
-            .map_err(|errors| errors[0].to_string())
+            .map_err(|errors| errors.to_string())
     }
 
-    async fn detach(&self, intents: &[Intent]) {
-        let intents: Vec<&Intent> = intents.iter().collect();
-        self.provider.detach_all(&intents).await.unwrap();
+    async fn detach(&self, intents: &[Intent<ContrailIntent>]) {
+        self.provider.detach_all(intents).await.unwrap();
     }
 
     fn ports(&self) -> &Path {
@@ -248,23 +251,32 @@ impl Harness {
         assert_eq!(link_names(), Vec::<String>::new());
         let files = std::fs::read_dir(self.ports()).map_or(0, Iterator::count);
         assert_eq!((files, self.pending_teardowns()), (0, 0));
-        let known = self.known();
-        assert!(known.made.is_empty() && known.registered.is_empty());
-        assert!(self.provider.inner.as_ref().unwrap().machines().is_empty());
+        let peers = self.peers();
+        assert!(peers.created.is_empty() && peers.registered.is_empty());
+        assert!(
+            self.provider
+                .driver
+                .as_ref()
+                .unwrap()
+                .containers()
+                .is_empty()
+        );
     }
 }
 
-fn request(container: &str, place: usize) -> NetworkRequest {
+const NETWORK: ContrailNetwork = ContrailNetwork {
+    virtual_network: None,
+    mtu: 1400,
+};
+
+fn request(container: &str, index: usize) -> NetworkRequest {
     NetworkRequest {
         container: ContainerId::top_level(container),
-        interface: format!("eth{place}"),
+        interface: format!("eth{index}"),
         network: Network {
-            name: format!("contrail-{place}"),
+            name: format!("contrail-{index}"),
             dns: None,
-            provider: NetworkProvider::Contrail(ContrailNetwork {
-                virtual_network: None,
-                mtu: 1400,
-            }),
+            provider: NetworkProvider::Contrail(NETWORK),
         },
         addresses: vec![AddressRequest::Any],
         ports: vec![],
@@ -274,21 +286,21 @@ fn request(container: &str, place: usize) -> NetworkRequest {
 }
 
 #[test]
-fn a_container_is_plugged_and_unplugged_in_the_right_order() {
+fn attach_and_detach_call_the_peers_in_order() {
     isolated_async(|| async {
-        let host = Harness::new().await;
+        let host = TestHost::new().await;
         let container = namespace();
         let intents = host.intents(CONTAINER, 2).await;
         let made = host.attach(&intents, &container).await.unwrap();
         assert_eq!(made[0].addresses[0].to_string(), "10.0.0.7/24");
-        // The vRouter agent knows no prefix of IPv6; the manager does.
+        // Only the manager reports the prefix of IPv6.
         assert_eq!(made[0].addresses[1].to_string(), "fd00::7/72");
         assert_eq!(made[1].addresses[0].to_string(), "10.0.1.7/24");
         let nameserver: std::net::IpAddr = "10.0.0.253".parse().unwrap();
         assert_eq!(made[0].dns.nameservers, [nameserver]);
         assert_eq!(made[0].gateways.len(), 2);
-        let text = inside(&container, || run("ip", "addr") + &run("ip", "route"));
-        for what in [
+        let output = inside(&container, || run("ip", "addr") + &run("ip", "route"));
+        for expected in [
             "10.0.0.7/24",
             "10.0.1.7/24",
             "fd00::7/72",
@@ -297,18 +309,18 @@ fn a_container_is_plugged_and_unplugged_in_the_right_order() {
             "mtu 1400",
             &made[0].mac.to_string(),
         ] {
-            assert!(text.contains(what), "{what} is not in {text}");
+            assert!(output.contains(expected), "{expected} is not in {output}");
         }
-        let machine = agent_api::vm_uuid(&ContainerId::top_level(CONTAINER));
-        assert_eq!(machine.to_string(), CONTAINER);
+        let vm_uuid = agent_api::vm_uuid(&ContainerId::top_level(CONTAINER));
+        assert_eq!(vm_uuid.to_string(), CONTAINER);
         let file = std::fs::read_dir(host.ports().join(CONTAINER)).unwrap();
         assert_eq!(file.count(), 2);
         let again = host.attach(&intents, &container).await.unwrap_err();
         assert!(again.contains("attached already"), "{again}");
         host.detach(&intents).await;
-        let log = host.known().log.clone();
+        let calls = host.peers().calls.clone();
         assert_eq!(
-            log.iter().rev().take(2).rev().collect::<Vec<_>>(),
+            calls.iter().rev().take(2).rev().collect::<Vec<_>>(),
             ["vrouter DELETE", "manager DELETE"]
         );
         host.detach(&intents).await;
@@ -317,53 +329,56 @@ fn a_container_is_plugged_and_unplugged_in_the_right_order() {
 }
 
 #[test]
-fn containers_whose_ids_share_a_prefix_stand_side_by_side() {
+fn containers_whose_ids_share_a_prefix_do_not_collide() {
     isolated_async(|| async {
-        let host = Harness::new().await;
+        let host = TestHost::new().await;
         let (one, two) = (namespace(), namespace());
-        let ours = host.intents(CONTAINER, 1).await;
-        let theirs = host.intents(SIBLING, 1).await;
+        let first_intents = host.intents(CONTAINER, 1).await;
+        let second_intents = host.intents(SIBLING, 1).await;
         let nested = ContainerId::top_level(CONTAINER).nested("a");
         assert_ne!(agent_api::vm_uuid(&nested).to_string(), CONTAINER);
-        let (first, second) = tokio::join!(host.attach(&ours, &one), host.attach(&theirs, &two));
+        let (first, second) = tokio::join!(
+            host.attach(&first_intents, &one),
+            host.attach(&second_intents, &two)
+        );
         first.unwrap();
         second.unwrap();
         assert_eq!(link_names().len(), 2);
-        host.detach(&ours).await;
+        host.detach(&first_intents).await;
         assert_eq!(link_names().len(), 1);
-        host.detach(&theirs).await;
+        host.detach(&second_intents).await;
         host.assert_clean();
     });
 }
 
 #[test]
-fn what_fails_says_why_and_leaves_nothing() {
+fn failed_attach_reports_the_reason_and_leaves_nothing() {
     isolated_async(|| async {
-        let host = Harness::new().await;
+        let host = TestHost::new().await;
         let container = namespace();
         let intents = host.intents(CONTAINER, 1).await;
-        host.known().refusal = Some("there is no network \"blu\"; there are: blue");
+        host.peers().refusal = Some("there is no network \"blu\"; there are: blue");
         let error = host.attach(&intents, &container).await.unwrap_err();
         assert!(error.contains("there are: blue"), "{error}");
         host.detach(&intents).await;
-        host.known().refusal = None;
+        host.peers().refusal = None;
 
-        host.known().has_configuration = false;
+        host.peers().has_configuration = false;
         let error = host.attach(&intents, &container).await.unwrap_err();
         assert!(error.contains("virtual-router object"), "{error}");
         host.detach(&intents).await;
-        host.known().has_configuration = true;
+        host.peers().has_configuration = true;
 
-        host.known().vrouter_is_away = true;
+        host.peers().vrouter_is_away = true;
         let error = host.attach(&intents, &container).await.unwrap_err();
         assert!(error.contains("vRouter agent at 127.0.0.1"), "{error}");
-        host.known().vrouter_is_away = false;
+        host.peers().vrouter_is_away = false;
         host.detach(&intents).await;
 
-        host.known().manager_is_away = true;
+        host.peers().manager_is_away = true;
         let error = host.attach(&intents, &container).await.unwrap_err();
         assert!(error.contains("no leader"), "{error}");
-        host.known().manager_is_away = false;
+        host.peers().manager_is_away = false;
         host.detach(&intents).await;
 
         inside(&container, || run("ip", "link add eth0 type bridge"));
@@ -378,46 +393,46 @@ fn what_fails_says_why_and_leaves_nothing() {
             container_port: 80,
             protocol: crate::provider::Protocol::Tcp,
         }];
-        let errors = host.provider.validate(&mapped).unwrap_err();
-        assert!(errors[0].to_string().contains("floating"), "{errors:?}");
+        let errors = host.provider.validate(&mapped, &NETWORK).unwrap_err();
+        assert!(errors.to_string().contains("floating"), "{errors:?}");
     });
 }
 
 #[test]
-fn what_nobody_was_there_to_be_told_is_told_later() {
+fn teardown_is_retried_when_a_peer_was_away() {
     isolated_async(|| async {
-        for vrouter in [false, true] {
-            let mut host = Harness::new().await;
+        for vrouter_is_away in [false, true] {
+            let mut host = TestHost::new().await;
             let container = namespace();
             let intents = host.intents(CONTAINER, 1).await;
             host.attach(&intents, &container).await.unwrap();
             {
-                let mut known = host.known();
-                known.manager_is_away = !vrouter;
-                known.vrouter_is_away = vrouter;
+                let mut peers = host.peers();
+                peers.manager_is_away = !vrouter_is_away;
+                peers.vrouter_is_away = vrouter_is_away;
             }
             tokio::time::pause();
             host.detach(&intents).await;
             tokio::time::resume();
-            // What is here is gone, and what is there is not forgotten.
+            // The host is clean, and the teardown is pending.
             assert_eq!(link_names(), Vec::<String>::new());
             assert_eq!(host.pending_teardowns(), 1);
-            // Objects are not removed before the vRouter agent was told.
-            assert_eq!(host.known().made.len(), 1);
+            // Objects are not deleted before the vRouter agent has unregistered the ports.
+            assert_eq!(host.peers().created.len(), 1);
             host.restart();
             {
-                let mut known = host.known();
-                known.manager_is_away = false;
-                known.vrouter_is_away = false;
+                let mut peers = host.peers();
+                peers.manager_is_away = false;
+                peers.vrouter_is_away = false;
             }
             host.provider
-                .inner
+                .driver
                 .as_ref()
                 .unwrap()
                 .retry_pending_teardowns()
                 .await;
             host.assert_clean();
-            // A container of the same id finds nothing of the old one.
+            // The old container does not affect a new one with the same id.
             host.attach(&intents, &namespace()).await.unwrap();
             host.detach(&intents).await;
             host.assert_clean();
@@ -426,16 +441,16 @@ fn what_nobody_was_there_to_be_told_is_told_later() {
 }
 
 #[test]
-fn a_restarted_agent_takes_containers_over_and_sweeps_the_rest() {
+fn restart_adopts_known_containers_and_sweeps_orphans() {
     isolated_async(|| async {
-        let mut host = Harness::new().await;
+        let mut host = TestHost::new().await;
         let (one, two) = (namespace(), namespace());
         let intents = host.intents(CONTAINER, 2).await;
         let orphan = host.intents(SIBLING, 1).await;
         host.attach(&intents, &one).await.unwrap();
         host.attach(&orphan, &two).await.unwrap();
         host.restart();
-        host.known().registered.clear();
+        host.peers().registered.clear();
         for intent in &intents {
             host.provider.adopt(intent).await.unwrap();
         }
@@ -444,32 +459,32 @@ fn a_restarted_agent_takes_containers_over_and_sweeps_the_rest() {
             .await
             .unwrap();
         host.provider
-            .inner
+            .driver
             .as_ref()
             .unwrap()
             .retry_pending_teardowns()
             .await;
-        assert_eq!(link_names().len(), 2, "the orphan's link stayed");
-        assert!(!host.known().made.contains_key(SIBLING));
-        let machine = intents[0].container.value().to_owned();
-        let inner = Arc::clone(host.provider.inner.as_ref().unwrap());
+        assert_eq!(link_names().len(), 2, "the orphan's link was not removed");
+        assert!(!host.peers().created.contains_key(SIBLING));
+        let vm_uuid = intents[0].container.value().to_owned();
+        let driver = Arc::clone(host.provider.driver.as_ref().unwrap());
         for _ in 0..500 {
             if host
-                .known()
+                .peers()
                 .registered
-                .get(&machine)
+                .get(&vm_uuid)
                 .is_some_and(|ports| ports.len() >= 2)
             {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        // A vRouter agent that lost everything, port files included, is told again.
-        host.known().registered.clear();
+        // A vRouter agent that lost its state and the port files gets the registrations again.
+        host.peers().registered.clear();
         std::fs::remove_dir_all(host.ports()).unwrap();
-        assert!(inner.probe(0, false).await || !host.known().registered.is_empty());
-        assert_eq!(host.known().registered[&machine].len(), 2);
-        let link = own(&intents[1]).unwrap().host_interface.clone();
+        assert!(driver.probe_agent(0, false).await || !host.peers().registered.is_empty());
+        assert_eq!(host.peers().registered[&vm_uuid].len(), 2);
+        let link = intents[1].provider.host_interface.clone();
         run("ip", &format!("link del {link}"));
         let lost = tokio::time::timeout(Duration::from_secs(10), host.lost.recv()).await;
         let lost = lost.unwrap().unwrap();
@@ -481,13 +496,16 @@ fn a_restarted_agent_takes_containers_over_and_sweeps_the_rest() {
 }
 
 #[test]
-fn without_a_table_contrail_networks_say_what_to_do() {
+fn missing_contrail_table_is_reported() {
     isolated_async(|| async {
-        let mut host = Harness::new().await;
+        let mut host = TestHost::new().await;
         host.config.contrail = None;
         host.restart();
-        let errors = host.provider.validate(&request(CONTAINER, 0)).unwrap_err();
-        assert!(errors[0].to_string().contains("restart the agent"));
+        let errors = host
+            .provider
+            .validate(&request(CONTAINER, 0), &NETWORK)
+            .unwrap_err();
+        assert!(errors.to_string().contains("restart the agent"));
         assert!(host.provider.sweep(&[], &HashSet::new()).await.is_ok());
     });
 }

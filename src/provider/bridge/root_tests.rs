@@ -1,4 +1,4 @@
-//! What a host and its containers see, in namespaces of the test's own. Needs root.
+//! A host and its containers, each in a network namespace of the test's own. Needs root.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -8,19 +8,18 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::super::{AddressRequest, PortMapping, Protocol};
 use super::*;
-use crate::config::{Network, Subnet};
+use crate::config::{Network, NetworkProvider, Subnet};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
 use crate::net::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
+use crate::provider::{AddressRequest, PortMapping, Protocol};
 use contrail_mesos_api::container::ContainerId;
 
+mod concurrency;
 mod faults;
 mod mapped_ports;
-mod pace;
-mod races;
-mod reach;
+mod reachability;
 
 fn network(name: &str, octet: u8) -> Network {
     let v4 = |last: u8| std::net::Ipv4Addr::new(10, octet, 0, last);
@@ -52,6 +51,13 @@ fn network(name: &str, octet: u8) -> Network {
     }
 }
 
+fn bridge_network(request: &NetworkRequest) -> &BridgeNetwork {
+    let NetworkProvider::Bridge(network) = &request.network.provider else {
+        panic!("a network of another provider")
+    };
+    network
+}
+
 fn bridge_of(network: &mut Network) -> &mut BridgeNetwork {
     let NetworkProvider::Bridge(bridge) = &mut network.provider else {
         panic!("a network of another provider")
@@ -79,15 +85,15 @@ fn port(protocol: Protocol, host_port: u16, container_port: u16) -> PortMapping 
     }
 }
 
-/// A host: this thread's namespace, with a provider of ours.
-struct Harness {
+/// A host: this thread's namespace, with a provider.
+struct TestHost {
     provider: BridgeProvider,
-    lost: UnboundedReceiver<Lost>,
+    lost: UnboundedReceiver<LostInterface>,
     state: TempDir,
 }
 
 struct Container {
-    intent: Intent,
+    intent: Intent<BridgeIntent>,
     namespace: OwnedFd,
 }
 
@@ -105,7 +111,7 @@ impl Container {
     }
 }
 
-impl Harness {
+impl TestHost {
     fn new() -> Self {
         Self::at(tempfile::tempdir().unwrap())
     }
@@ -120,18 +126,33 @@ impl Harness {
         }
     }
 
-    /// The agent was killed and comes back.
+    /// Restarts the agent after a kill.
     fn restart(self) -> Self {
         let Self { state, .. } = self;
         Self::at(state)
     }
 
+    fn validate(&self, request: &NetworkRequest) -> Result<(), ProviderErrors> {
+        self.provider.validate(request, bridge_network(request))
+    }
+
+    async fn plan(&self, request: &NetworkRequest) -> Result<Vec<String>, ProviderErrors> {
+        let network = bridge_network(request);
+        self.provider.plan(request, network).await
+    }
+
+    async fn reserve(
+        &self,
+        request: &NetworkRequest,
+    ) -> Result<Intent<BridgeIntent>, ProviderError> {
+        let network = bridge_network(request);
+        self.provider.reserve(request, network).await
+    }
+
     async fn attach(&self, request: &NetworkRequest) -> Result<Container, String> {
-        self.provider
-            .validate(request)
-            .map_err(|errors| format!("{errors:?}"))?;
+        self.validate(request)
+            .map_err(|errors| errors.to_string())?;
         let intent = self
-            .provider
             .reserve(request)
             .await
             .map_err(|error| error.to_string())?;
@@ -153,7 +174,7 @@ impl Harness {
         self.provider.detach(&container.intent).await.unwrap();
     }
 
-    /// Nothing of ours is left.
+    /// Fails if a link, a rule or a lease is left.
     fn assert_clean(&self) {
         assert_eq!(link_names(), Vec::<String>::new());
         assert_eq!(nft_ruleset(), "");
@@ -164,9 +185,9 @@ impl Harness {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const IO_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Answers every TCP connection with the address that it came from.
+/// Answers every TCP connection with the client's address.
 fn serve_tcp(address: SocketAddr) {
     let listener = TcpListener::bind(address).unwrap();
     std::thread::spawn(move || {
@@ -186,17 +207,17 @@ fn serve_udp(address: SocketAddr) {
     });
 }
 
-/// As whom the server at `address` sees us.
-fn ask_tcp(address: SocketAddr) -> Result<String, String> {
+/// The client's address as the server at `address` sees it.
+fn query_tcp(address: SocketAddr) -> Result<String, String> {
     let fail = |error: std::io::Error| format!("{address}: {error}");
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(fail)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).map_err(fail)?;
-    Ok(text)
+    let mut stream = TcpStream::connect_timeout(&address, IO_TIMEOUT).map_err(fail)?;
+    stream.set_read_timeout(Some(IO_TIMEOUT)).map_err(fail)?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).map_err(fail)?;
+    Ok(response)
 }
 
-fn ask_udp(address: SocketAddr) -> Result<String, String> {
+fn query_udp(address: SocketAddr) -> Result<String, String> {
     let fail = |error: std::io::Error| format!("{address}: {error}");
     let any: SocketAddr = if address.is_ipv4() {
         "0.0.0.0:0".parse().unwrap()
@@ -204,7 +225,7 @@ fn ask_udp(address: SocketAddr) -> Result<String, String> {
         "[::]:0".parse().unwrap()
     };
     let socket = UdpSocket::bind(any).map_err(fail)?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
+    socket.set_read_timeout(Some(IO_TIMEOUT)).map_err(fail)?;
     socket.connect(address).map_err(fail)?;
     socket.send(b"who am I?").map_err(fail)?;
     let mut buffer = [0; 64];
@@ -224,7 +245,7 @@ fn ip(command: &str) {
 /// Another host: a namespace behind a link of this one.
 fn other_host() -> OwnedFd {
     let other = namespace();
-    // `ip` wants a path; the descriptor of this process is one.
+    // `ip` needs a path.
     let path = format!("/proc/{}/fd/{}", std::process::id(), other.as_raw_fd());
     ip("link add uplink type veth peer name wan");
     ip(&format!("link set wan netns {path}"));

@@ -1,7 +1,7 @@
-//! What a plugin's result says, in any form from 0.1.0 to 1.1.0.
+//! Parses a plugin's result, in any form from 0.1.0 to 1.1.0.
 //!
-//! Until 0.2.0 it is `ip4` and `ip6`, from 0.3.0 `ips`, `interfaces` and `routes`. The forms are
-//! told apart by what is there, for plugins are not strict about the version that they write.
+//! Until 0.2.0 it has `ip4` and `ip6`, since 0.3.0 `ips`, `interfaces` and `routes`. The forms are
+//! distinguished by their keys, because plugins are not strict about the version that they write.
 
 use std::net::IpAddr;
 
@@ -12,33 +12,33 @@ use serde_json::Value;
 use crate::config::{Dns, is_word};
 use contrail_mesos_api::container::Mac;
 
-/// What there is to know of a result.
+/// The result of a chain of plugins.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Outcome {
+pub(super) struct CniResult {
     /// The container's addresses.
     pub(super) addresses: Vec<IpNet>,
     /// Next hops, one per family at most.
     pub(super) gateways: Vec<IpAddr>,
     /// Resolver configuration.
     pub(super) dns: Dns,
-    /// The Ethernet address of the container's interface.
+    /// The MAC address of the container's interface.
     pub(super) mac: Option<Mac>,
-    /// Interfaces on the host: among them the host's end, where there is one.
+    /// Interfaces on the host, among them the host end if there is one.
     pub(super) host_interfaces: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct RawResult {
-    ip4: Option<RawOldAddress>,
-    ip6: Option<RawOldAddress>,
+    ip4: Option<RawLegacyAddress>,
+    ip6: Option<RawLegacyAddress>,
     ips: Option<Vec<RawAddress>>,
     interfaces: Option<Vec<RawInterface>>,
     dns: Option<RawDns>,
 }
 
 #[derive(Deserialize)]
-struct RawOldAddress {
+struct RawLegacyAddress {
     ip: String,
     #[serde(default)]
     gateway: Option<String>,
@@ -76,50 +76,50 @@ struct RawDns {
     options: Option<Vec<String>>,
 }
 
-/// Reads the result of a plugin that was asked for the interface `interface`.
-pub(super) fn parse(result: &Value, interface: &str) -> Result<Outcome, String> {
-    if !result.is_object() {
-        return Err("its result is no JSON object".to_owned());
-    }
-    let raw: RawResult = serde_path_to_error::deserialize(result)
-        .map_err(|error| format!("its result is not as CNI says: {error}"))?;
-    let interfaces = raw.interfaces.unwrap_or_default();
-    let mut outcome = Outcome {
-        host_interfaces: interfaces
-            .iter()
-            .filter(|other| !other.is_inside())
-            .map(|other| other.name.clone())
-            .collect(),
-        dns: raw.dns.map(dns).unwrap_or_default(),
-        ..Outcome::default()
-    };
-    let own = interfaces
-        .iter()
-        .find(|other| other.name == interface && other.is_inside())
-        .or_else(|| interfaces.iter().find(|other| other.is_inside()));
-    outcome.mac = own
-        .and_then(|own| own.mac.clone())
-        .and_then(|mac| Mac::try_from(mac.to_lowercase()).ok());
-    for old in [raw.ip4, raw.ip6].into_iter().flatten() {
-        outcome.add(&old.ip, old.gateway.as_deref())?;
-    }
-    for ip in raw.ips.unwrap_or_default() {
-        // An address of an interface on the host is the host's.
-        let of = ip
-            .interface
-            .and_then(|index| interfaces.get(usize::try_from(index).ok()?));
-        if of.is_none_or(RawInterface::is_inside) {
-            outcome.add(&ip.address, ip.gateway.as_deref())?;
+impl CniResult {
+    /// Parses the result of plugins that attached the interface `interface`.
+    pub(super) fn parse(result: &Value, interface: &str) -> Result<Self, String> {
+        if !result.is_object() {
+            return Err("its result is not a JSON object".to_owned());
         }
+        let raw: RawResult = serde_path_to_error::deserialize(result)
+            .map_err(|error| format!("its result is not valid CNI: {error}"))?;
+        let interfaces = raw.interfaces.unwrap_or_default();
+        let mut parsed = Self {
+            host_interfaces: interfaces
+                .iter()
+                .filter(|other| !other.is_inside())
+                .map(|other| other.name.clone())
+                .collect(),
+            dns: raw.dns.map(dns).unwrap_or_default(),
+            ..Self::default()
+        };
+        let own = interfaces
+            .iter()
+            .find(|other| other.name == interface && other.is_inside())
+            .or_else(|| interfaces.iter().find(|other| other.is_inside()));
+        parsed.mac = own
+            .and_then(|own| own.mac.clone())
+            .and_then(|mac| Mac::try_from(mac.to_lowercase()).ok());
+        for legacy in [raw.ip4, raw.ip6].into_iter().flatten() {
+            parsed.add(&legacy.ip, legacy.gateway.as_deref())?;
+        }
+        for ip in raw.ips.unwrap_or_default() {
+            // An address of an interface on the host is the host's.
+            let owner = ip
+                .interface
+                .and_then(|index| interfaces.get(usize::try_from(index).ok()?));
+            if owner.is_none_or(RawInterface::is_inside) {
+                parsed.add(&ip.address, ip.gateway.as_deref())?;
+            }
+        }
+        Ok(parsed)
     }
-    Ok(outcome)
-}
 
-impl Outcome {
     fn add(&mut self, address: &str, gateway: Option<&str>) -> Result<(), String> {
         let address: IpNet = address
             .parse()
-            .map_err(|_| format!("its result has the address {address:?}, which is none"))?;
+            .map_err(|_| format!("its result has the invalid address {address:?}"))?;
         if !self.addresses.contains(&address) {
             self.addresses.push(address);
         }
@@ -128,7 +128,7 @@ impl Outcome {
         };
         let gateway: IpAddr = gateway
             .parse()
-            .map_err(|_| format!("its result has the gateway {gateway:?}, which is none"))?;
+            .map_err(|_| format!("its result has the invalid gateway {gateway:?}"))?;
         if !self
             .gateways
             .iter()
@@ -140,12 +140,15 @@ impl Outcome {
     }
 }
 
-/// Whatever cannot stand in a `resolv.conf` is left out: a resolver that works in part is better
-/// than no container.
+/// Omits values that are invalid in a `resolv.conf`: a container with a partial resolver
+/// configuration is better than none.
 fn dns(raw: RawDns) -> Dns {
     let words = |words: Option<Vec<String>>| -> Vec<String> {
-        let words = words.unwrap_or_default().into_iter();
-        words.filter(|word| is_word(word)).collect()
+        words
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|word| is_word(word))
+            .collect()
     };
     Dns {
         nameservers: raw
@@ -166,28 +169,28 @@ mod tests {
 
     use super::*;
 
-    fn nets(texts: &[&str]) -> Vec<IpNet> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
+    fn nets(nets: &[&str]) -> Vec<IpNet> {
+        nets.iter().map(|net| net.parse().unwrap()).collect()
     }
 
     #[test]
-    fn the_old_form_is_understood() {
+    fn parse_accepts_the_legacy_form() {
         let result = json!({
             "cniVersion": "0.2.0",
             "ip4": { "ip": "10.1.0.5/16", "gateway": "10.1.0.1", "routes": [{ "dst": "0.0.0.0/0" }] },
             "ip6": { "ip": "fd00::5/64" },
             "dns": { "nameservers": ["10.1.0.2", "not an address"], "search": ["a.b", "c\nd"] },
         });
-        let outcome = parse(&result, "eth0").unwrap();
-        assert_eq!(outcome.addresses, nets(&["10.1.0.5/16", "fd00::5/64"]));
-        assert_eq!(outcome.gateways, ["10.1.0.1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(outcome.dns.nameservers.len(), 1);
-        assert_eq!(outcome.dns.search, ["a.b"]);
-        assert_eq!(outcome.mac, None);
+        let parsed = CniResult::parse(&result, "eth0").unwrap();
+        assert_eq!(parsed.addresses, nets(&["10.1.0.5/16", "fd00::5/64"]));
+        assert_eq!(parsed.gateways, ["10.1.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(parsed.dns.nameservers.len(), 1);
+        assert_eq!(parsed.dns.search, ["a.b"]);
+        assert_eq!(parsed.mac, None);
     }
 
     #[test]
-    fn the_new_form_is_understood_and_the_hosts_own_addresses_are_not_the_containers() {
+    fn parse_ignores_addresses_of_host_interfaces() {
         let result = json!({
             "cniVersion": "1.1.0",
             "interfaces": [
@@ -204,15 +207,18 @@ mod tests {
             "routes": null,
             "dns": {},
         });
-        let outcome = parse(&result, "eth0").unwrap();
-        assert_eq!(outcome.addresses, nets(&["10.1.0.5/16", "fd00::5/64"]));
-        assert_eq!(outcome.host_interfaces, ["cni0", "veth1"]);
-        assert_eq!(outcome.mac.unwrap().to_string(), "aa:bb:cc:00:11:22");
+        let parsed = CniResult::parse(&result, "eth0").unwrap();
+        assert_eq!(parsed.addresses, nets(&["10.1.0.5/16", "fd00::5/64"]));
+        assert_eq!(parsed.host_interfaces, ["cni0", "veth1"]);
+        assert_eq!(parsed.mac.unwrap().to_string(), "aa:bb:cc:00:11:22");
     }
 
     #[test]
-    fn nonsense_is_refused_and_nothing_is_nothing() {
-        assert_eq!(parse(&json!({}), "eth0").unwrap(), Outcome::default());
+    fn parse_rejects_invalid_results_and_accepts_an_empty_one() {
+        assert_eq!(
+            CniResult::parse(&json!({}), "eth0").unwrap(),
+            CniResult::default()
+        );
         for wrong in [
             json!([]),
             json!("text"),
@@ -222,7 +228,7 @@ mod tests {
             json!({ "ip4": { "ip": "10.0.0.1/8", "gateway": "x" } }),
             json!({ "ips": "10.0.0.1/8" }),
         ] {
-            assert!(parse(&wrong, "eth0").is_err(), "{wrong}");
+            assert!(CniResult::parse(&wrong, "eth0").is_err(), "{wrong}");
         }
     }
 }

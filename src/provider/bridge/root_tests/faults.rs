@@ -1,12 +1,12 @@
-//! Crashes, conflicts, and things that are changed behind our back.
+//! Crashes, conflicts, and changes by someone else.
 
 use super::*;
 use std::collections::HashSet;
 
 #[test]
-fn five_hundred_detaches_at_once() {
+fn concurrent_detaches_of_500_containers_are_fast() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let blue = network("blue", 1);
         let mut containers = Vec::new();
         for number in 0..500 {
@@ -32,36 +32,36 @@ fn five_hundred_detaches_at_once() {
 }
 
 #[test]
-fn an_intent_is_enough_to_undo_whatever_there_is() {
+fn detach_needs_only_the_intent() {
     isolated_async(|| async {
         let blue = network("blue", 1);
         let mut mapped = request("one", &blue);
         mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
-        // Nothing but the reservation was made.
-        let host = Harness::new();
-        let intent = host.provider.reserve(&mapped).await.unwrap();
+        // Only the reservation exists.
+        let host = TestHost::new();
+        let intent = host.reserve(&mapped).await.unwrap();
         let host = host.restart();
         host.provider.detach(&intent).await.unwrap();
         host.assert_clean();
-        for harm in 0..4 {
+        for damage in 0..4 {
             let one = host.attach(&mapped).await.unwrap();
-            match harm {
-                0 => ip(&format!("link del {}", own(&one.intent).host_interface)),
+            match damage {
+                0 => ip(&format!("link del {}", one.intent.provider.host_interface)),
                 1 => host
                     .provider
-                    .inner
+                    .driver
                     .table
-                    .remove(&host.provider.inner.port_elements(&one.intent))
+                    .remove(&host.provider.driver.port_elements(&one.intent))
                     .unwrap(),
                 2 => ip("link del cmb-blue"),
                 _ => std::fs::remove_dir_all(host.state.path().join("networks/blue")).unwrap(),
             }
-            let again = Harness::at(tempfile::TempDir::new().unwrap());
+            let again = TestHost::at(tempfile::TempDir::new().unwrap());
             drop(again);
             host.detach(&one).await;
             host.assert_clean();
         }
-        // A crash after everything was made.
+        // A crash after the attach completed.
         let one = host.attach(&mapped).await.unwrap();
         let host = host.restart();
         host.detach(&one).await;
@@ -70,9 +70,9 @@ fn an_intent_is_enough_to_undo_whatever_there_is() {
 }
 
 #[test]
-fn a_restart_adopts_and_sweeps() {
+fn restart_adopts_known_containers_and_sweeps_orphans() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let blue = network("blue", 1);
         let mut mapped = request("one", &blue);
         mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
@@ -93,11 +93,11 @@ fn a_restart_adopts_and_sweeps() {
         assert_eq!(
             link_names(),
             [
-                own(&one.intent).host_interface.clone(),
+                one.intent.provider.host_interface.clone(),
                 "cmb-blue".to_owned()
             ]
         );
-        assert!(ask_tcp("127.0.0.1:8080".parse().unwrap()).is_ok());
+        assert!(query_tcp("127.0.0.1:8080".parse().unwrap()).is_ok());
         assert!(!nft_ruleset().contains("8081"));
         let mut leases: Vec<_> = std::fs::read_dir(host.state.path().join("networks/blue"))
             .unwrap()
@@ -107,7 +107,7 @@ fn a_restart_adopts_and_sweeps() {
         assert_eq!(leases, ["10.1.0.2", "fd00:1::2"]);
         assert!(
             host.provider.adopt(&orphan.intent).await.is_err(),
-            "adopted what is gone"
+            "adopted a container whose link is gone"
         );
         drop(red);
         host.detach(&one).await;
@@ -116,36 +116,36 @@ fn a_restart_adopts_and_sweeps() {
 }
 
 #[test]
-fn whatever_goes_behind_our_back_is_told_or_put_back() {
+fn deleted_bridge_is_repaired_and_deleted_link_reported() {
     isolated_async(|| async {
-        let mut host = Harness::new();
+        let mut host = TestHost::new();
         let blue = network("blue", 1);
         let one = host.launch("one", &blue).await;
         let two = host.launch("two", &blue).await;
         serve(&one, 80);
         let address = SocketAddr::new(one.v4(), 80);
         ip("link del cmb-blue");
-        // The watch repairs; an attach would, too.
+        // The watch or the next attach repairs the bridge.
         let three = host.launch("three", &blue).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         for container in [&two, &three] {
-            container.inside(move || ask_tcp(address)).unwrap();
+            container.inside(move || query_tcp(address)).unwrap();
         }
         assert_eq!(host.provider.repair().await.unwrap(), Vec::<String>::new());
         run("nft", "flush ruleset");
         assert!(!host.provider.repair().await.unwrap().is_empty());
         assert!(nft_ruleset().contains("10.1.0.0/16"));
-        ip(&format!("link del {}", own(&two.intent).host_interface));
-        let lost = tokio::time::timeout(PATIENCE, host.lost.recv())
+        ip(&format!("link del {}", two.intent.provider.host_interface));
+        let lost = tokio::time::timeout(IO_TIMEOUT, host.lost.recv())
             .await
             .unwrap()
             .unwrap();
         assert_eq!(lost.container, two.intent.container);
         assert!(lost.message.contains("blue"), "{}", lost.message);
-        // A namespace that ends takes the interface along.
+        // The end of a namespace deletes its interfaces.
         let Container { intent, namespace } = three;
         drop(namespace);
-        let lost = tokio::time::timeout(PATIENCE, host.lost.recv())
+        let lost = tokio::time::timeout(IO_TIMEOUT, host.lost.recv())
             .await
             .unwrap()
             .unwrap();
@@ -153,15 +153,18 @@ fn whatever_goes_behind_our_back_is_told_or_put_back() {
         host.provider.detach(&intent).await.unwrap();
         host.detach(&two).await;
         host.detach(&one).await;
-        assert!(host.lost.try_recv().is_err(), "a detach was told as a loss");
+        assert!(
+            host.lost.try_recv().is_err(),
+            "a detach was reported as a loss"
+        );
         host.assert_clean();
     });
 }
 
 #[test]
-fn conflicts_are_refused_and_leave_what_was_there() {
+fn conflicting_attach_is_refused_and_changes_nothing() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let blue = network("blue", 1);
         let one = host.launch("one", &blue).await;
         let error = host
@@ -171,7 +174,7 @@ fn conflicts_are_refused_and_leave_what_was_there() {
             .unwrap_err();
         assert!(error.to_string().contains("attached already"), "{error}");
         let other = request("other", &blue);
-        let intent = host.provider.reserve(&other).await.unwrap();
+        let intent = host.reserve(&other).await.unwrap();
         let error = host
             .provider
             .attach(&intent, one.namespace.as_fd())
@@ -183,7 +186,7 @@ fn conflicts_are_refused_and_leave_what_was_there() {
         );
         host.provider.detach(&intent).await.unwrap();
         assert_eq!(link_names().len(), 2);
-        // Another process of ours, which knows nothing of what this one attached.
+        // Another process of the same instance does not know what this one attached.
         let (sender, _lost) = unbounded_channel();
         let second = BridgeProvider::new(host.state.path(), sender).unwrap();
         let error = second
@@ -197,7 +200,7 @@ fn conflicts_are_refused_and_leave_what_was_there() {
         ip("link add cmb-blue type veth peer name other");
         let error = host.attach(&other).await.err().unwrap();
         assert!(
-            error.contains("cmb-blue is there, but is no bridge"),
+            error.contains("cmb-blue exists, but is no bridge"),
             "{error}"
         );
         ip("link del cmb-blue");
@@ -206,7 +209,7 @@ fn conflicts_are_refused_and_leave_what_was_there() {
         ip("addr add 10.1.0.1/16 dev cmb-blue");
         let one = host.launch("one", &blue).await;
         serve(&one, 80);
-        assert!(ask_tcp(SocketAddr::new(one.v4(), 80)).is_ok());
+        assert!(query_tcp(SocketAddr::new(one.v4(), 80)).is_ok());
         host.detach(&one).await;
         assert_eq!(
             link_names(),
@@ -219,9 +222,9 @@ fn conflicts_are_refused_and_leave_what_was_there() {
 }
 
 #[test]
-fn an_exhausted_subnet_and_a_full_disk() {
+fn exhausted_subnet_is_refused() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let mut tiny = network("tiny", 3);
         let v4 = bridge_of(&mut tiny).v4.as_mut().unwrap();
         v4.subnet = "10.3.0.0/30".parse().unwrap();
@@ -238,12 +241,12 @@ fn an_exhausted_subnet_and_a_full_disk() {
 }
 
 #[test]
-fn a_plan_says_what_an_attach_does_and_does_nothing() {
+fn plan_lists_the_changes_of_attach_and_makes_none() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let mut mapped = request("one", &network("blue", 1));
         mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
-        let plan = host.provider.plan(&mapped).await.unwrap();
+        let plan = host.plan(&mapped).await.unwrap();
         println!("{}", plan.join("\n"));
         for part in [
             "lease 10.1.0.2 of network blue",
@@ -266,7 +269,7 @@ fn a_plan_says_what_an_attach_does_and_does_nothing() {
         let one = host.attach(&mapped).await.unwrap();
         let mut next = request("two", &network("blue", 1));
         next.addresses = vec![AddressRequest::V4];
-        let plan = host.provider.plan(&next).await.unwrap();
+        let plan = host.plan(&next).await.unwrap();
         assert!(
             !plan.iter().any(|step| step.contains("the bridge")),
             "{plan:#?}"

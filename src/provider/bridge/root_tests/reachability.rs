@@ -1,12 +1,12 @@
-//! Who reaches whom.
+//! Reachability between containers, the host and other hosts.
 
 use super::*;
 use std::collections::HashSet;
 
 #[test]
-fn containers_reach_each_other_their_gateway_and_the_host() {
+fn containers_reach_each_other_and_the_gateway() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let blue = network("blue", 1);
         let one = host.launch("one", &blue).await;
         let two = host.launch("two", &blue).await;
@@ -15,26 +15,29 @@ fn containers_reach_each_other_their_gateway_and_the_host() {
         serve(&one, 80);
         serve_tcp("[::]:7000".parse().unwrap());
         let (own4, own6) = (two.v4().to_string(), two.v6().to_string());
-        for (server, port, seen) in [
+        for (server, port, client) in [
             (one.v4(), 80, own4.clone()),
             (one.v6(), 80, own6.clone()),
             ("10.1.0.1".parse().unwrap(), 7000, own4),
             ("fd00:1::1".parse().unwrap(), 7000, own6),
         ] {
             let peer = two
-                .inside(move || ask_tcp(SocketAddr::new(server, port)))
+                .inside(move || query_tcp(SocketAddr::new(server, port)))
                 .unwrap();
-            assert_eq!(peer.trim_start_matches("::ffff:"), seen);
+            assert_eq!(peer.trim_start_matches("::ffff:"), client);
         }
-        assert!(ask_tcp(SocketAddr::new(one.v4(), 80)).is_ok());
-        assert!(ask_tcp(SocketAddr::new(one.v6(), 80)).is_ok());
-        let text = two.inside(|| run("ip", "-o addr"));
+        assert!(query_tcp(SocketAddr::new(one.v4(), 80)).is_ok());
+        assert!(query_tcp(SocketAddr::new(one.v6(), 80)).is_ok());
+        let output = two.inside(|| run("ip", "-o addr"));
         assert!(
-            text.contains("10.1.0.3/16") && text.contains("fd00:1::3/64"),
-            "{text}"
+            output.contains("10.1.0.3/16") && output.contains("fd00:1::3/64"),
+            "{output}"
         );
-        let usable = text.lines().filter(|line| !line.contains("fe80"));
-        assert!(!usable.collect::<String>().contains("tentative"), "{text}");
+        let usable = output.lines().filter(|line| !line.contains("fe80"));
+        assert!(
+            !usable.collect::<String>().contains("tentative"),
+            "{output}"
+        );
         let link = two.inside(|| {
             let mut socket = NetlinkSocket::route().unwrap();
             links::by_name(&mut socket, "eth0").unwrap().unwrap()
@@ -58,38 +61,38 @@ fn containers_reach_each_other_their_gateway_and_the_host() {
 }
 
 #[test]
-fn what_leaves_a_network_does_so_as_the_host() {
+fn masquerade_uses_the_address_of_the_host() {
     isolated_async(|| async {
         let outside = other_host();
         inside(&outside, || serve_tcp("[::]:80".parse().unwrap()));
-        let host = Harness::new();
+        let host = TestHost::new();
         let mut plain = network("plain", 2);
         bridge_of(&mut plain).masquerade = false;
         let one = host.launch("one", &network("blue", 1)).await;
         let two = host.launch("two", &plain).await;
-        for (server, seen) in [
+        for (server, client) in [
             ("192.0.2.2", "::ffff:192.0.2.1"),
             ("2001:db8::2", "2001:db8::1"),
         ] {
             let address = SocketAddr::new(server.parse().unwrap(), 80);
-            assert_eq!(one.inside(move || ask_tcp(address)).unwrap(), seen);
+            assert_eq!(one.inside(move || query_tcp(address)).unwrap(), client);
         }
         inside(&outside, || {
             ip("route add 10.2.0.0/16 via 192.0.2.1");
             ip("route add fd00:2::/64 via 2001:db8::1");
         });
-        for (server, seen) in [
+        for (server, client) in [
             ("192.0.2.2", format!("::ffff:{}", two.v4())),
             ("2001:db8::2", two.v6().to_string()),
         ] {
             let address = SocketAddr::new(server.parse().unwrap(), 80);
-            assert_eq!(two.inside(move || ask_tcp(address)).unwrap(), seen);
+            assert_eq!(two.inside(move || query_tcp(address)).unwrap(), client);
         }
         // Networks of one host reach each other.
         serve(&two, 81);
         let address = SocketAddr::new(two.v4(), 81);
         assert_eq!(
-            one.inside(move || ask_tcp(address)).unwrap(),
+            one.inside(move || query_tcp(address)).unwrap(),
             "::ffff:10.2.0.1"
         );
         host.detach(&one).await;
@@ -100,13 +103,13 @@ fn what_leaves_a_network_does_so_as_the_host() {
 }
 
 #[test]
-fn one_container_on_two_networks() {
+fn container_with_two_networks_reaches_both_gateways() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let one = host.launch("one", &network("blue", 1)).await;
         let mut second = request("one", &network("red", 2));
         second.interface = "eth1".to_owned();
-        let intent = host.provider.reserve(&second).await.unwrap();
+        let intent = host.reserve(&second).await.unwrap();
         host.provider
             .attach(&intent, one.namespace.as_fd())
             .await
@@ -114,7 +117,7 @@ fn one_container_on_two_networks() {
         serve_tcp("0.0.0.0:7000".parse().unwrap());
         for gateway in ["10.1.0.1:7000", "10.2.0.1:7000"] {
             let gateway: SocketAddr = gateway.parse().unwrap();
-            assert!(one.inside(move || ask_tcp(gateway)).is_ok());
+            assert!(one.inside(move || query_tcp(gateway)).is_ok());
         }
         host.provider.detach(&intent).await.unwrap();
         host.detach(&one).await;
@@ -123,12 +126,11 @@ fn one_container_on_two_networks() {
 }
 
 #[test]
-fn a_container_whose_ipv6_is_turned_off_gets_it_all_the_same() {
+fn ipv6_is_enabled_in_a_container_that_disables_it() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let one = host.launch("one", &network("blue", 1)).await;
         let intent = host
-            .provider
             .reserve(&request("two", &network("blue", 1)))
             .await
             .unwrap();
@@ -139,7 +141,7 @@ fn a_container_whose_ipv6_is_turned_off_gets_it_all_the_same() {
         host.provider.attach(&intent, two.as_fd()).await.unwrap();
         serve(&one, 80);
         let address = SocketAddr::new(one.v6(), 80);
-        assert!(inside(&two, move || ask_tcp(address)).is_ok());
+        assert!(inside(&two, move || query_tcp(address)).is_ok());
         host.provider.detach(&intent).await.unwrap();
         host.detach(&one).await;
         host.assert_clean();
@@ -147,9 +149,9 @@ fn a_container_whose_ipv6_is_turned_off_gets_it_all_the_same() {
 }
 
 #[test]
-fn two_instances_leave_each_other_alone() {
+fn instances_do_not_touch_each_others_objects() {
     isolated_async(|| async {
-        let (first, second) = (Harness::new(), Harness::new());
+        let (first, second) = (TestHost::new(), TestHost::new());
         let mut mapped = request("one", &network("blue", 1));
         mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
         let one = first.attach(&mapped).await.unwrap();
@@ -167,7 +169,7 @@ fn two_instances_leave_each_other_alone() {
         assert_eq!(
             link_names(),
             [
-                own(&one.intent).host_interface.clone(),
+                one.intent.provider.host_interface.clone(),
                 "cmb-blue".to_owned()
             ]
         );

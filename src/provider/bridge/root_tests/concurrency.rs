@@ -1,4 +1,4 @@
-//! Things at the same time, and things cut off.
+//! Concurrent and cancelled operations.
 
 use std::task::{Context, Poll, Waker};
 
@@ -8,13 +8,13 @@ use nix::sched::{CloneFlags, unshare};
 use super::*;
 
 #[test]
-fn attaches_and_detaches_of_one_bridge_cross() {
+fn concurrent_attach_and_detach_of_one_bridge_succeed() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let mut networks = [network("blue", 1), network("red", 2)];
         bridge_of(&mut networks[1]).masquerade = false;
-        // The bridges come and go all the time: hardly ever is there a container left.
-        let lives = (0..60_u16).map(|number| {
+        // With few containers at a time, the bridges are created and removed often.
+        let lifecycles = (0..60_u16).map(|number| {
             let (host, networks) = (&host, &networks);
             async move {
                 for round in 0..4_u16 {
@@ -26,26 +26,25 @@ fn attaches_and_detaches_of_one_bridge_cross() {
                     let container = host.attach(&request).await.unwrap();
                     if number % 4 == 0 {
                         let gateway = SocketAddr::new(container.intent.gateways[0], 1);
-                        let refused = container.inside(move || ask_tcp(gateway)).unwrap_err();
+                        let refused = container.inside(move || query_tcp(gateway)).unwrap_err();
                         assert!(refused.contains("refused"), "{refused}");
                     }
                     host.detach(&container).await;
                 }
             }
         });
-        futures::future::join_all(lives).await;
+        futures::future::join_all(lifecycles).await;
         host.assert_clean();
     });
 }
 
 #[test]
-fn an_attach_that_nobody_waits_for_is_undone_by_its_detach() {
+fn cancelled_attach_is_undone_by_detach() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let blue = network("blue", 1);
         for round in 0..20 {
             let intent = host
-                .provider
                 .reserve(&request(&format!("c{round}"), &blue))
                 .await
                 .unwrap();
@@ -67,7 +66,7 @@ fn an_attach_that_nobody_waits_for_is_undone_by_its_detach() {
 }
 
 #[test]
-fn a_full_or_read_only_state_directory() {
+fn full_or_read_only_state_directory_is_reported() {
     isolated_async(|| async {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let none: Option<&str> = None;
@@ -82,7 +81,7 @@ fn a_full_or_read_only_state_directory() {
             options,
         )
         .unwrap();
-        let host = Harness::at(state);
+        let host = TestHost::at(state);
         let blue = network("blue", 1);
         let one = host.launch("one", &blue).await;
         let error = host.attach(&request("two", &blue)).await.err().unwrap();
@@ -94,7 +93,7 @@ fn a_full_or_read_only_state_directory() {
         assert!(error.contains("is it full or read-only?"), "{error}");
         let errors = host.provider.detach(&one.intent).await.unwrap_err();
         assert!(
-            errors[0].to_string().contains("give back the address"),
+            errors.to_string().contains("release the address"),
             "{errors:?}"
         );
         mount(none, path, none, MsFlags::MS_REMOUNT, none).unwrap();

@@ -1,26 +1,26 @@
-//! Ports of the host that lead to containers.
+//! Mapped ports.
 
 use super::*;
 
 #[test]
-fn mapped_ports_are_reached_from_everywhere() {
-    reached_from_everywhere("0");
+fn mapped_ports_are_reachable_from_everywhere() {
+    check_reachable_from_everywhere("0");
 }
 
 #[test]
-fn mapped_ports_are_reached_from_everywhere_beside_docker() {
-    reached_from_everywhere("1");
+fn mapped_ports_are_reachable_from_everywhere_with_br_netfilter() {
+    check_reachable_from_everywhere("1");
 }
 
-/// With and without frames of bridges passing the host's tables (module `br_netfilter`).
-fn reached_from_everywhere(bridge_netfilter: &'static str) {
+/// With `br_netfilter`, bridged frames pass through the host's tables, as beside Docker.
+fn check_reachable_from_everywhere(bridge_netfilter: &'static str) {
     isolated_async(move || async move {
         for family in ["iptables", "ip6tables"] {
             let name = format!("net/bridge/bridge-nf-call-{family}");
             crate::net::sysctl::set_if_present(&name, bridge_netfilter).unwrap();
         }
         let outside = other_host();
-        let host = Harness::new();
+        let host = TestHost::new();
         let mut web = request("web", &network("blue", 1));
         web.ports = vec![port(Protocol::Tcp, 8080, 80), port(Protocol::Udp, 5353, 53)];
         let web = host.attach(&web).await.unwrap();
@@ -32,7 +32,7 @@ fn reached_from_everywhere(bridge_netfilter: &'static str) {
         web.inside(move || serve_udp(SocketAddr::new(v6, 53)));
         let mut failures = Vec::new();
         let mut check = |who: &str, result: Result<String, String>| match result {
-            Ok(seen) => println!("{who}: seen as {seen}"),
+            Ok(client) => println!("{who}: seen as {client}"),
             Err(error) => failures.push(format!("{who}: {error}")),
         };
         for server in [
@@ -47,8 +47,8 @@ fn reached_from_everywhere(bridge_netfilter: &'static str) {
                 SocketAddr::new(address, 8080),
                 SocketAddr::new(address, 5353),
             );
-            check(&format!("the host by {server}"), ask_tcp(tcp));
-            check(&format!("the host by {server}, UDP"), ask_udp(udp));
+            check(&format!("the host by {server}"), query_tcp(tcp));
+            check(&format!("the host by {server}, UDP"), query_udp(udp));
             if address.is_loopback() {
                 continue;
             }
@@ -59,34 +59,34 @@ fn reached_from_everywhere(bridge_netfilter: &'static str) {
             ] {
                 check(
                     &format!("{who} by {server}"),
-                    container.inside(move || ask_tcp(tcp)),
+                    container.inside(move || query_tcp(tcp)),
                 );
                 check(
                     &format!("{who} by {server}, UDP"),
-                    container.inside(move || ask_udp(udp)),
+                    container.inside(move || query_udp(udp)),
                 );
             }
             if !server.starts_with("10.") && !server.starts_with("fd") {
                 check(
                     &format!("another host by {server}"),
-                    inside(&outside, move || ask_tcp(tcp)),
+                    inside(&outside, move || query_tcp(tcp)),
                 );
                 check(
                     &format!("another host by {server}, UDP"),
-                    inside(&outside, move || ask_udp(udp)),
+                    inside(&outside, move || query_udp(udp)),
                 );
             }
         }
         assert!(failures.is_empty(), "{failures:#?}");
         let start = std::time::Instant::now();
-        assert!(ask_tcp("[::1]:8080".parse().unwrap()).is_err());
+        assert!(query_tcp("[::1]:8080".parse().unwrap()).is_err());
         assert!(
-            start.elapsed() < PATIENCE / 2,
-            "::1 does not refuse at once"
+            start.elapsed() < IO_TIMEOUT / 2,
+            "::1 does not refuse immediately"
         );
         let tcp: SocketAddr = "192.0.2.1:8080".parse().unwrap();
         assert_eq!(
-            inside(&outside, move || ask_tcp(tcp)).unwrap(),
+            inside(&outside, move || query_tcp(tcp)).unwrap(),
             "::ffff:192.0.2.2"
         );
         for container in [&web, &neighbour, &stranger] {
@@ -98,9 +98,9 @@ fn reached_from_everywhere(bridge_netfilter: &'static str) {
 }
 
 #[test]
-fn the_loopback_of_the_host_stays_its_own() {
+fn containers_do_not_reach_the_loopback_of_the_host() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let mut web = request("web", &network("blue", 1));
         web.ports = vec![port(Protocol::Tcp, 8080, 80)];
         let web = host.attach(&web).await.unwrap();
@@ -109,7 +109,7 @@ fn the_loopback_of_the_host_stays_its_own() {
             ip("addr del 127.0.0.1/8 dev lo");
             ip("route add 127.0.0.1 via 10.1.0.1 dev eth0 src 10.1.0.2");
             std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
-            ask_udp("127.0.0.1:9".parse().unwrap())
+            query_udp("127.0.0.1:9".parse().unwrap())
         });
         assert!(
             reached.is_err(),
@@ -121,9 +121,9 @@ fn the_loopback_of_the_host_stays_its_own() {
 }
 
 #[test]
-fn port_conflicts_are_refused_and_leave_nothing() {
+fn conflicting_port_mapping_is_refused_and_leaves_nothing() {
     isolated_async(|| async {
-        let host = Harness::new();
+        let host = TestHost::new();
         let mapped = |name: &str, host_port| {
             let mut request = request(name, &network("blue", 1));
             request.ports = vec![port(Protocol::Tcp, host_port, 80)];
@@ -147,7 +147,7 @@ fn port_conflicts_are_refused_and_leave_nothing() {
         let two = host.attach(&udp).await.unwrap();
         host.detach(&one).await;
         let three = host.attach(&mapped("three", 80)).await.unwrap();
-        // The first one's detach comes once more, late.
+        // A late, repeated detach of the first container.
         host.detach(&one).await;
         assert!(nft_ruleset().contains("three"));
         host.detach(&two).await;
@@ -162,8 +162,8 @@ fn port_conflicts_are_refused_and_leave_nothing() {
         ] {
             let mut request = request("bad", &network("blue", 1));
             request.ports = ports;
-            let errors = host.provider.validate(&request).unwrap_err();
-            assert!(errors[0].to_string().contains(problem), "{errors:?}");
+            let errors = host.validate(&request).unwrap_err();
+            assert!(errors.to_string().contains(problem), "{errors:?}");
         }
     });
 }

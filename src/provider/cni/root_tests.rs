@@ -1,4 +1,4 @@
-//! Plugins in namespaces of the test's own: Debian's, and scripts that do as no plugin should.
+//! Plugins in network namespaces of the test's own: Debian's plugins, and scripts that misbehave.
 //! Needs root and containernetworking-plugins.
 
 use std::fs;
@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::super::{AddressRequest, PortMapping, Protocol};
 use super::*;
-use crate::config::{Network, Source};
+use crate::config::{Network, NetworkProvider, Source};
 use crate::net::netns::handles;
 use crate::net::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
+use crate::provider::{AddressRequest, PortMapping, Protocol};
 
 mod faults;
 mod real;
@@ -21,20 +21,20 @@ mod real;
 /// Where Debian's containernetworking-plugins puts them.
 const DEBIAN: &str = "/usr/lib/cni";
 
-/// A host: this thread's namespace, with a provider of ours.
-struct Harness {
+/// A host: this thread's namespace, with a provider.
+struct TestHost {
     provider: CniProvider,
-    lost: UnboundedReceiver<Lost>,
+    lost: UnboundedReceiver<LostInterface>,
     place: TempDir,
 }
 
 struct Container {
-    intent: Intent,
+    intent: Intent<CniIntent>,
     attachment: Attachment,
     namespace: OwnedFd,
 }
 
-impl Harness {
+impl TestHost {
     fn new() -> Self {
         let place = tempfile::tempdir().unwrap();
         for directory in ["net.d", "bin", "netns", "leases"] {
@@ -60,7 +60,7 @@ impl Harness {
         }
     }
 
-    /// The agent was killed and comes back.
+    /// Restarts the agent after a kill.
     fn restart(self) -> Self {
         let Self { place, .. } = self;
         Self::at(place)
@@ -70,7 +70,7 @@ impl Harness {
         self.place.path().join(name)
     }
 
-    /// Puts a network into the directory.
+    /// Adds a network to CNI's directory.
     fn network(&self, config: &Value) -> Network {
         let name = config["name"].as_str().unwrap();
         fs::write(self.path("net.d").join(name), config.to_string()).unwrap();
@@ -78,16 +78,16 @@ impl Harness {
         config.network(name).unwrap().clone()
     }
 
-    /// A plugin that is a script, which finds the test's directory in `$place`.
-    fn script(&self, name: &str, text: &str) {
+    /// Installs a script as a plugin; it finds the test's directory in `$place`.
+    fn script(&self, name: &str, body: &str) {
         let path = self.path("bin").join(name);
         let place = self.place.path().display();
-        fs::write(&path, format!("#!/bin/sh\nplace={place}\n{text}\n")).unwrap();
+        fs::write(&path, format!("#!/bin/sh\nplace={place}\n{body}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// What scripts wrote to `$place/<name>`.
-    fn wrote(&self, name: &str) -> String {
+    /// The content of `$place/<name>`, which scripts write.
+    fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
@@ -111,12 +111,15 @@ impl Harness {
             .count()
     }
 
-    async fn intent(&self, request: &NetworkRequest) -> Result<Intent, String> {
+    async fn intent(&self, request: &NetworkRequest) -> Result<Intent<CniIntent>, String> {
+        let NetworkProvider::Cni(network) = &request.network.provider else {
+            panic!("a network of another provider")
+        };
         self.provider
-            .validate(request)
-            .map_err(|errors| text(&errors))?;
-        let intent = self.provider.reserve(request).await.unwrap();
-        // As it is after a restart.
+            .validate(request, network)
+            .map_err(|errors| errors.to_string())?;
+        let intent = self.provider.reserve(request, network).await.unwrap();
+        // A restart reads it from disk.
         let json = serde_json::to_string(&intent).unwrap();
         Ok(serde_json::from_str(&json).unwrap())
     }
@@ -124,33 +127,33 @@ impl Harness {
     async fn attach(&self, request: &NetworkRequest) -> Result<Container, String> {
         let intent = self.intent(request).await?;
         let namespace = namespace();
-        // The isolator does this at the same time.
+        // The isolator does this concurrently.
         let handle = self.path("netns").join(intent.container.file_name());
         handles::pin(&namespace, &handle).unwrap();
-        let made = self
+        let attached = self
             .provider
-            .attach_all(&[&intent], namespace.as_fd())
+            .attach_all(std::slice::from_ref(&intent), namespace.as_fd())
             .await;
-        match made {
-            Ok(mut made) => Ok(Container {
-                attachment: made.remove(0),
+        match attached {
+            Ok(mut attachments) => Ok(Container {
+                attachment: attachments.remove(0),
                 intent,
                 namespace,
             }),
             Err(errors) => {
                 self.provider
-                    .detach_all(&[&intent])
+                    .detach_all(std::slice::from_ref(&intent))
                     .await
-                    .map_err(|errors| text(&errors))?;
+                    .map_err(|errors| errors.to_string())?;
                 handles::unpin(&handle).unwrap();
-                Err(text(&errors))
+                Err(errors.to_string())
             }
         }
     }
 
     async fn detach(&self, container: Container) {
         self.provider
-            .detach_all(&[&container.intent])
+            .detach_all(std::slice::from_ref(&container.intent))
             .await
             .unwrap();
         let handle = self
@@ -159,17 +162,12 @@ impl Harness {
         handles::unpin(&handle).unwrap();
     }
 
-    /// Nothing of ours is left.
+    /// Fails if a lease or a record is left.
     fn assert_clean(&self) {
         assert_eq!(self.leases(), 0);
         let records = fs::read_dir(self.path("state/cni")).map_or(0, Iterator::count);
         assert_eq!(records, 0);
     }
-}
-
-fn text(errors: &[ProviderError]) -> String {
-    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-    errors.join("; ")
 }
 
 fn request(container: &str, network: &Network) -> NetworkRequest {

@@ -1,0 +1,310 @@
+//! The built-in provider: one Linux bridge per network.
+//!
+//! - A container's veth pair is created in one request, its inner end inside the namespace.
+//! - The bridge is created for the first container and removed with the last, and so is the
+//!   nftables table. An existing bridge is used as it is, and never changed or removed; an
+//!   existing interface with the bridge's name that is no bridge is an error.
+//! - Everything that this program creates names its instance in an alias or a comment, so several
+//!   instances on one host do not touch each other's objects.
+//! - Required kernel settings (forwarding, `route_localnet` of the bridge) are written where they
+//!   differ. Forwarding is never turned off again: others may depend on it by then.
+//!
+//! An attach or detach that has begun runs to its end even if its future is dropped; a detach
+//! waits for the attach that it undoes.
+
+use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+
+use self::driver::BridgeDriver;
+use super::ipam::{self, Holder};
+use super::{
+    Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
+    ProviderErrors, Statistics, blocking, counters, failed, refused,
+};
+use crate::config::BridgeNetwork;
+use crate::net::link_watch::LinkWatch;
+use crate::net::netns;
+use contrail_mesos_api::container::ContainerId;
+
+mod driver;
+mod host;
+mod registry;
+mod repair;
+#[cfg(test)]
+mod root_tests;
+
+/// The bridge provider's part of an intent. Part of the checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BridgeIntent {
+    /// The bridge's interface name.
+    pub bridge: String,
+    /// The host end of the veth pair.
+    pub host_interface: String,
+    /// The bridge's own addresses, of every family that the network has.
+    #[serde(default)]
+    pub bridge_addresses: Vec<IpNet>,
+    /// Whether packets that leave the network's subnet get the host's address.
+    #[serde(default)]
+    pub masquerade: bool,
+    /// Whether a frame may leave through the bridge port on which it came in.
+    #[serde(default)]
+    pub hairpin: bool,
+    /// Destinations that the container reaches through the gateway.
+    #[serde(default)]
+    pub routes: Vec<IpNet>,
+}
+
+/// The provider `bridge`, for the network namespace in which it was created.
+#[derive(Debug)]
+pub struct BridgeProvider {
+    driver: Arc<BridgeDriver>,
+    _watch: LinkWatch,
+}
+
+impl BridgeProvider {
+    /// Creates a provider that keeps its leases below `state_dir` and reports interfaces that are
+    /// deleted without a detach to `lost`. It works in the network namespace of the calling
+    /// thread; all later calls must be made there, too. Changes nothing on the host.
+    pub fn new(
+        state_dir: &Path,
+        lost: UnboundedSender<LostInterface>,
+    ) -> Result<Self, ProviderError> {
+        let fail = |error: BoxError| failed("*", "set up the bridge provider", error);
+        let driver = Arc::new(BridgeDriver::new(state_dir).map_err(fail)?);
+        let watch = repair::watch(Arc::clone(&driver), lost).map_err(|error| fail(error.into()))?;
+        Ok(Self {
+            driver,
+            _watch: watch,
+        })
+    }
+
+    /// Restores what is missing of the host side of every attached container (bridges, ports, the
+    /// nftables table), and returns a description of each repair.
+    pub async fn repair(&self) -> Result<Vec<String>, ProviderError> {
+        let driver = Arc::clone(&self.driver);
+        blocking(move || driver.repair()).await
+    }
+
+    /// As [`Provider::attach_all`], of one network.
+    async fn attach(
+        &self,
+        intent: &Intent<BridgeIntent>,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Attachment, ProviderError> {
+        let network = &intent.network;
+        let namespace = namespace
+            .try_clone_to_owned()
+            .map_err(|error| failed(network, "keep the container's namespace open", error))?;
+        let entry = self.driver.registry.begin_attach(intent)?;
+        let driver = Arc::clone(&self.driver);
+        netns::on_own_thread("cm-attach", move |thread| {
+            driver.attach(thread, &entry, &namespace)
+        })
+        .await
+        .map_err(|error| failed(network, "attach", error))??;
+        Ok(Attachment {
+            addresses: intent.addresses.clone(),
+            gateways: intent.gateways.clone(),
+            mac: intent.mac,
+            dns: intent.dns.clone(),
+        })
+    }
+
+    /// As [`Provider::detach_all`], of one network.
+    async fn detach(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderErrors> {
+        let mut errors = ProviderErrors::new();
+        let (driver, owned_intent) = (Arc::clone(&self.driver), intent.clone());
+        let begun = blocking(move || driver.begin_detach(&owned_intent)).await;
+        errors.extend(begun.err());
+        let link = &intent.provider.host_interface;
+        if let Err(error) = self.driver.reaper.delete(link.clone()).await {
+            // The address stays leased: the interface may still use it.
+            let action = format!("remove the interface {link}");
+            errors.push(failed(&intent.network, action, error));
+            return Err(errors);
+        }
+        let (driver, owned_intent) = (Arc::clone(&self.driver), intent.clone());
+        let finished = blocking(move || driver.finish_detach(&owned_intent)).await;
+        errors.extend(finished.err().into_iter().flatten());
+        errors.into_result(())
+    }
+}
+
+/// The intent of a request that was granted `addresses`.
+fn intent(
+    request: &NetworkRequest,
+    network: &BridgeNetwork,
+    addresses: Vec<IpNet>,
+) -> Intent<BridgeIntent> {
+    let gateway_v4 = network
+        .v4
+        .as_ref()
+        .and_then(|v4| IpNet::new(v4.gateway.into(), v4.subnet.prefix_len()).ok());
+    let gateway_v6 = network
+        .v6
+        .as_ref()
+        .and_then(|v6| IpNet::new(v6.gateway.into(), v6.subnet.prefix_len()).ok());
+    let bridge_addresses: Vec<IpNet> = gateway_v4.into_iter().chain(gateway_v6).collect();
+    let gateways = bridge_addresses
+        .iter()
+        .map(IpNet::addr)
+        .filter(|gateway| {
+            addresses
+                .iter()
+                .any(|net| net.addr().is_ipv4() == gateway.is_ipv4())
+        })
+        .collect();
+    Intent {
+        container: request.container.clone(),
+        network: request.network.name.clone(),
+        interface: request.interface.clone(),
+        addresses,
+        gateways,
+        mac: request.container.mac(&request.interface),
+        mtu: network.mtu,
+        ports: request.ports.clone(),
+        dns: request.network.dns.clone().unwrap_or_default(),
+        provider: BridgeIntent {
+            bridge: network.bridge.clone(),
+            host_interface: request.container.host_interface(&request.interface),
+            bridge_addresses,
+            masquerade: network.masquerade,
+            hairpin: network.hairpin,
+            routes: network.routes.clone(),
+        },
+    }
+}
+
+#[async_trait]
+impl Provider for BridgeProvider {
+    type Network = BridgeNetwork;
+    type Intent = BridgeIntent;
+
+    fn validate(
+        &self,
+        request: &NetworkRequest,
+        network: &BridgeNetwork,
+    ) -> Result<(), ProviderErrors> {
+        let name = &request.network.name;
+        let mut errors = ipam::invalid_requests(name, network, &request.addresses);
+        let is_interface_name = (1..=15).contains(&request.interface.len())
+            && request
+                .interface
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric());
+        if !is_interface_name {
+            errors.push(refused(
+                name,
+                format!(
+                    "{:?} is not a valid interface name; it must have 1 to 15 letters and digits",
+                    request.interface
+                ),
+            ));
+        }
+        let mut mapped_ports = HashSet::new();
+        for port in &request.ports {
+            if port.host_port == 0 || port.container_port == 0 {
+                errors.push(refused(
+                    name,
+                    "port 0 cannot be mapped; ports are 1 to 65535",
+                ));
+            }
+            if !mapped_ports.insert((port.protocol, port.host_port)) {
+                errors.push(refused(
+                    name,
+                    format!(
+                        "port {}/{} of the host is mapped twice",
+                        port.host_port, port.protocol
+                    ),
+                ));
+            }
+        }
+        errors.into_result(())
+    }
+
+    async fn plan(
+        &self,
+        request: &NetworkRequest,
+        network: &BridgeNetwork,
+    ) -> Result<Vec<String>, ProviderErrors> {
+        self.validate(request, network)?;
+        let driver = Arc::clone(&self.driver);
+        let (request, network) = (request.clone(), network.clone());
+        let plan = blocking(move || {
+            let addresses =
+                driver
+                    .ipam
+                    .preview(&request.network.name, &network, &request.addresses)?;
+            driver.plan(&intent(&request, &network, addresses))
+        });
+        Ok(plan.await?)
+    }
+
+    async fn reserve(
+        &self,
+        request: &NetworkRequest,
+        network: &BridgeNetwork,
+    ) -> Result<Intent<BridgeIntent>, ProviderError> {
+        let driver = Arc::clone(&self.driver);
+        let (request, network) = (request.clone(), network.clone());
+        blocking(move || {
+            let holder = Holder {
+                container: request.container.clone(),
+                interface: request.interface.clone(),
+            };
+            let addresses = driver.ipam.reserve(
+                &request.network.name,
+                &network,
+                &holder,
+                &request.addresses,
+            )?;
+            Ok(intent(&request, &network, addresses))
+        })
+        .await
+    }
+
+    async fn release(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderErrors> {
+        self.detach(intent).await
+    }
+
+    async fn attach_all(
+        &self,
+        intents: &[Intent<BridgeIntent>],
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Vec<Attachment>, ProviderErrors> {
+        let attaches = intents.iter().map(|intent| self.attach(intent, namespace));
+        ProviderErrors::collect_results(join_all(attaches).await)
+    }
+
+    async fn detach_all(&self, intents: &[Intent<BridgeIntent>]) -> Result<(), ProviderErrors> {
+        let detaches = intents.iter().map(|intent| self.detach(intent));
+        ProviderErrors::collect_results(join_all(detaches).await).map(drop)
+    }
+
+    async fn adopt(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderError> {
+        let (driver, intent) = (Arc::clone(&self.driver), intent.clone());
+        blocking(move || driver.adopt(&intent)).await
+    }
+
+    async fn sweep(
+        &self,
+        known: &[Intent<BridgeIntent>],
+        damaged: &HashSet<ContainerId>,
+    ) -> Result<(), ProviderErrors> {
+        let driver = Arc::clone(&self.driver);
+        let (known, damaged) = (known.to_vec(), damaged.clone());
+        blocking(move || driver.sweep(&known, &damaged)).await
+    }
+
+    async fn statistics(&self, intent: &Intent<BridgeIntent>) -> Result<Statistics, ProviderError> {
+        counters::of_host_end(&intent.network, intent.provider.host_interface.clone()).await
+    }
+}

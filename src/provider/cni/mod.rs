@@ -1,0 +1,226 @@
+//! CNI plugins: any network that a file of CNI's directory describes, as with network/cni.
+//!
+//! - The intent has the whole configuration of the plugins, so a DEL works even if the file was
+//!   changed or removed.
+//! - Plugins are programs, and this is the only place of the agent that starts any (`plugin`).
+//!   The networks of a container are attached concurrently, each on its own thread, so that a
+//!   plugin that hangs does not delay the others, and its time is limited.
+//! - A DEL follows every ADD, whatever its result; it runs a chain in reverse order, and runs the
+//!   other plugins even if one fails.
+//! - Plugins own what they create: nothing on the host is found by name and removed.
+
+mod arguments;
+mod chain;
+mod driver;
+mod plugin;
+mod record;
+mod result;
+#[cfg(test)]
+mod root_tests;
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+
+use self::driver::CniDriver;
+use super::{
+    Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
+    ProviderErrors, Statistics, failed, refused,
+};
+use crate::config::cni::plugin_type;
+use crate::config::{Chain, CniNetwork, Config, PluginConfig};
+use crate::net::link_watch::LinkWatch;
+use contrail_mesos_api::container::ContainerId;
+
+/// The `PATH` of plugins if the agent has none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The MTU of a network whose plugins configure none.
+const DEFAULT_MTU: u32 = 1500;
+
+/// The cni provider's part of an intent. Part of the checkpoint.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct CniIntent {
+    /// The whole configuration of each plugin, in order, with the container's requests.
+    pub plugins: Vec<PluginConfig>,
+    /// The directories of the plugins.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// How long they may take together.
+    pub deadline: Duration,
+    /// The static addresses that the framework requests.
+    #[serde(default, rename = "asked")]
+    pub requested_addresses: Vec<IpAddr>,
+}
+
+/// Plugin configurations may have secrets, so only the plugins' types are shown.
+impl fmt::Debug for CniIntent {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let types: Vec<&str> = self.plugins.iter().map(plugin_type).collect();
+        formatter
+            .debug_struct("CniIntent")
+            .field("plugins", &types)
+            .field("requested_addresses", &self.requested_addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The provider `cni`, for the network namespace in which it was created.
+pub struct CniProvider {
+    driver: Arc<CniDriver>,
+    _watch: Option<LinkWatch>,
+}
+
+/// The environment of plugins that does not depend on the container.
+struct PluginEnvironment {
+    path: OsString,
+    plugin_dirs: Vec<PathBuf>,
+}
+
+/// The plugins of a network, if its configuration file is valid.
+fn chain<'a>(name: &str, network: &'a CniNetwork) -> Result<&'a Chain, ProviderError> {
+    network.chain.as_ref().map_err(|message| {
+        refused(
+            name,
+            format!("{} cannot be used: {message}", network.file.display()),
+        )
+    })
+}
+
+impl CniProvider {
+    /// Creates a provider that keeps its records below the state directory and reports interfaces
+    /// whose host end is deleted without a detach to `lost`. It works in the network namespace of
+    /// the calling thread; all later calls must be made there, too. Changes nothing on the host.
+    pub fn new(
+        config: &Config,
+        lost: UnboundedSender<LostInterface>,
+    ) -> Result<Self, ProviderError> {
+        let environment = PluginEnvironment {
+            path: std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()),
+            plugin_dirs: config
+                .cni
+                .as_ref()
+                .map_or_else(Vec::new, |cni| cni.plugin_dirs.clone()),
+        };
+        let driver = Arc::new(CniDriver::new(config, environment));
+        let watch = config
+            .cni
+            .as_ref()
+            .map(|_| driver::watch(Arc::downgrade(&driver), lost))
+            .transpose()
+            .map_err(|error| failed("*", "set up the cni provider", BoxError::from(error)))?;
+        Ok(Self {
+            driver,
+            _watch: watch,
+        })
+    }
+}
+
+#[async_trait]
+impl Provider for CniProvider {
+    type Network = CniNetwork;
+    type Intent = CniIntent;
+
+    fn validate(
+        &self,
+        request: &NetworkRequest,
+        network: &CniNetwork,
+    ) -> Result<(), ProviderErrors> {
+        chain(&request.network.name, network)?;
+        Ok(())
+    }
+
+    async fn plan(
+        &self,
+        request: &NetworkRequest,
+        network: &CniNetwork,
+    ) -> Result<Vec<String>, ProviderErrors> {
+        Ok(chain(&request.network.name, network)?
+            .types()
+            .iter()
+            .map(|program| {
+                format!(
+                    "run the CNI plugin {program} of {}: ADD {} for container {}",
+                    network.file.display(),
+                    request.interface,
+                    request.container
+                )
+            })
+            .collect())
+    }
+
+    async fn reserve(
+        &self,
+        request: &NetworkRequest,
+        network: &CniNetwork,
+    ) -> Result<Intent<CniIntent>, ProviderError> {
+        let chain = chain(&request.network.name, network)?;
+        let mtu = chain
+            .plugins
+            .iter()
+            .find_map(|plugin| plugin.get("mtu")?.as_u64()?.try_into().ok());
+        Ok(Intent {
+            container: request.container.clone(),
+            network: request.network.name.clone(),
+            interface: request.interface.clone(),
+            // The plugins assign them.
+            addresses: vec![],
+            gateways: vec![],
+            mac: request.container.mac(&request.interface),
+            mtu: mtu.unwrap_or(DEFAULT_MTU),
+            ports: request.ports.clone(),
+            dns: request.network.dns.clone().unwrap_or_default(),
+            provider: CniIntent {
+                plugins: arguments::container_plugins(&chain.plugins, request),
+                plugin_dirs: network.plugin_dirs.clone(),
+                deadline: network.deadline,
+                requested_addresses: arguments::static_addresses(&request.addresses),
+            },
+        })
+    }
+
+    async fn release(&self, _: &Intent<CniIntent>) -> Result<(), ProviderErrors> {
+        // `reserve` reserves nothing.
+        Ok(())
+    }
+
+    async fn attach_all(
+        &self,
+        intents: &[Intent<CniIntent>],
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Vec<Attachment>, ProviderErrors> {
+        let attaches = intents
+            .iter()
+            .map(|intent| self.driver.attach(intent, namespace));
+        ProviderErrors::collect_results(join_all(attaches).await)
+    }
+
+    async fn detach_all(&self, intents: &[Intent<CniIntent>]) -> Result<(), ProviderErrors> {
+        let detaches = intents.iter().map(|intent| self.driver.detach(intent));
+        ProviderErrors::collect_results(join_all(detaches).await).map(drop)
+    }
+
+    async fn adopt(&self, intent: &Intent<CniIntent>) -> Result<(), ProviderError> {
+        self.driver.adopt(intent).await
+    }
+
+    async fn sweep(
+        &self,
+        known: &[Intent<CniIntent>],
+        damaged: &HashSet<ContainerId>,
+    ) -> Result<(), ProviderErrors> {
+        self.driver.sweep(known, damaged).await
+    }
+
+    async fn statistics(&self, intent: &Intent<CniIntent>) -> Result<Statistics, ProviderError> {
+        self.driver.statistics(intent).await
+    }
+}

@@ -1,0 +1,159 @@
+//! The container's side of a link: addresses and routes of an interface that exists already.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+
+use super::BoxError;
+use crate::net::netlink::{NetlinkSocket, Request};
+use crate::net::netns::{Kind, OwnThread};
+use crate::net::{addressing, links, sysctl};
+use contrail_mesos_api::container::Mac;
+
+/// The desired state of an interface in the container.
+pub(super) struct ContainerLink<'a> {
+    pub(super) interface: &'a str,
+    /// The MAC address to set, if the interface was not created with the right one.
+    pub(super) mac: Option<Mac>,
+    pub(super) addresses: &'a [IpNet],
+    /// Next hops, one per family at most.
+    pub(super) gateways: &'a [IpAddr],
+    /// Destinations behind the gateways. If empty, the gateways are the default routes.
+    pub(super) routes: &'a [IpNet],
+    /// The gateways' MAC address, if it never changes. The container then needs no neighbour
+    /// discovery for them, and so no entry of the kernel's neighbour table, which all namespaces
+    /// share and which has room for 1,024 entries by default.
+    pub(super) gateway_mac: Option<Mac>,
+}
+
+impl ContainerLink<'_> {
+    /// Enters the namespace and configures the interface and loopback.
+    pub(super) fn configure(
+        &self,
+        thread: &mut OwnThread,
+        namespace: &OwnedFd,
+    ) -> Result<(), BoxError> {
+        thread.enter(namespace, Kind::Net)?;
+        let (name, value) = self.accept_ra();
+        sysctl::write_if_present(&name, value)?;
+        let mut socket = NetlinkSocket::route()?;
+        let link =
+            links::by_name(&mut socket, self.interface)?.ok_or("the interface does not exist")?;
+        let requests = self.requests(link.index);
+        match socket.execute_all(&requests) {
+            // IPv6 is disabled for new interfaces, but this network has it.
+            Err(error) if error.errno() == Some(Errno::EACCES) => {
+                let name = format!("net/ipv6/conf/{}/disable_ipv6", self.interface);
+                sysctl::write_if_present(&name, "0")?;
+                for result in socket.execute(&requests)? {
+                    match result {
+                        Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+                        other => other?,
+                    }
+                }
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Describes what `configure` would do.
+    pub(super) fn plan(&self) -> Vec<String> {
+        let (name, value) = self.accept_ra();
+        let setting = format!("in the container: set /proc/sys/{name} to {value}");
+        std::iter::once(setting)
+            .chain(
+                self.requests(0)
+                    .iter()
+                    .map(|request| format!("in the container: {}", request.action())),
+            )
+            .collect()
+    }
+
+    /// Name and value of the setting that keeps neighbours from becoming the container's router.
+    fn accept_ra(&self) -> (String, &'static str) {
+        let name = format!("net/ipv6/conf/{}/accept_ra", self.interface);
+        (name, "0")
+    }
+
+    /// The requests that configure the interface, which has the index `index`.
+    fn requests(&self, index: u32) -> Vec<Request> {
+        let name = self.interface;
+        let has_ipv6 = self.addresses.iter().any(|net| net.addr().is_ipv6());
+        let up = if has_ipv6 {
+            links::set_up(name, None)
+        } else {
+            links::set_up_for_ipv4(name)
+        };
+        let mut requests = vec![links::set_up("lo", None)];
+        requests.extend(self.mac.map(|mac| links::set_mac(name, mac.0)));
+        requests.push(up);
+        for net in self.addresses {
+            requests.push(addressing::add_address(index, name, *net));
+        }
+        let metric = route_metric(name);
+        for gateway in self.gateways {
+            let mut routes: Vec<IpNet> = self
+                .routes
+                .iter()
+                .copied()
+                .filter(|net| net.addr().is_ipv4() == gateway.is_ipv4())
+                .collect();
+            if self.routes.is_empty() {
+                routes.extend(IpNet::new(unspecified(*gateway), 0));
+            }
+            for route in routes {
+                requests.push(addressing::add_route(route, *gateway, index, metric));
+            }
+            requests.extend(
+                self.gateway_mac
+                    .map(|mac| addressing::add_neighbour(index, *gateway, mac.0)),
+            );
+        }
+        requests
+    }
+}
+
+/// The metric of an interface's routes. Those of the first interface are preferred, the others
+/// are standby; no two interfaces share a metric, because equal routes would conflict.
+fn route_metric(interface: &str) -> Option<u32> {
+    let number = interface
+        .strip_prefix("eth")
+        .and_then(|number| number.parse::<u16>().ok());
+    match number {
+        Some(0) => None,
+        Some(number) => Some(1024 + u32::from(number)),
+        // CNI plugins may use any name.
+        None => Some(
+            interface
+                .bytes()
+                .fold(0_u32, |sum, byte| (sum * 31 + u32::from(byte)) % (1 << 20))
+                + (1 << 20),
+        ),
+    }
+}
+
+/// The unspecified address of the same family.
+pub(super) fn unspecified(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::route_metric;
+
+    #[test]
+    fn route_metric_prefers_eth0_and_differs_per_interface() {
+        assert_eq!(route_metric("eth0"), None);
+        assert_eq!(route_metric("eth1"), Some(1025));
+        let others = ["eth2", "ethernet", "blue0", "red0", "net7", "0"];
+        let metrics: std::collections::BTreeSet<_> = others.map(route_metric).into();
+        assert_eq!(metrics.len(), others.len());
+        assert!(metrics.iter().all(|metric| *metric > Some(1025)));
+    }
+}

@@ -1,0 +1,291 @@
+//! Contrail: the manager creates a container's objects, the vRouter agent of this host forwards
+//! for its interfaces.
+//!
+//! ```text
+//! start       request the ports from the manager; wait for the vRouter agent's configuration
+//! attach_all  veth pairs, port files, registration; wait for addresses; the container's side
+//! detach_all  unregister, remove links and port files; then let the manager delete the objects
+//! ```
+//!
+//! - All names (uuids, links) follow from the container's id, so the intent is complete before
+//!   any peer is contacted, and a detach needs nothing else.
+//! - The vRouter agent silently keeps ports whose configuration is gone, so it unregisters them
+//!   first, and the objects go last. If it or the manager cannot be reached, the container still
+//!   ends, and the remaining steps are stored on disk and retried (`pending_teardown`).
+//! - Nothing here depends on whether the peers are real or simulated.
+
+mod container;
+mod driver;
+mod pending_teardown;
+pub mod plug;
+mod registration;
+mod request;
+#[cfg(test)]
+mod root_tests;
+mod teardown_retry;
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use self::driver::ContrailDriver;
+use self::pending_teardown::PendingTeardowns;
+pub(crate) use self::request::port_address_requests;
+use super::ownership::OwnerTag;
+use super::{
+    Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
+    ProviderErrors, Statistics, counters, failed, refused,
+};
+use crate::config::{Config, ContrailNetwork, Vif};
+use crate::net::link_reaper::LinkReaper;
+use crate::net::link_watch::LinkWatch;
+use crate::vrouter::{PortFiles, VrouterClient, VrouterOptions};
+use contrail_mesos_api::agent_api::{self, PortAddressRequest, PortsClient, PortsOptions};
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::http::Limits;
+
+/// The contrail provider's part of an intent. Part of the checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContrailIntent {
+    /// The uuid of the container's virtual-machine object.
+    #[serde(rename = "machine")]
+    pub vm_uuid: Uuid,
+    /// The uuid of the interface's virtual-machine-interface object.
+    #[serde(rename = "uuid")]
+    pub interface_uuid: Uuid,
+    /// The host end of the interface; of a macvlan, the VLAN below it.
+    pub host_interface: String,
+    /// The host's interface that carries the VLAN; `None` for a veth pair.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// The virtual network of containers whose labels name none.
+    #[serde(default)]
+    pub virtual_network: Option<String>,
+    /// The labels of the `NetworkInfo`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The addresses that the framework requests.
+    #[serde(default, rename = "asked")]
+    pub requested_addresses: Vec<PortAddressRequest>,
+}
+
+/// The provider `contrail`, for the network namespace in which it was created.
+pub struct ContrailProvider {
+    /// `None` if the configuration has no table `[contrail]`.
+    driver: Option<Arc<ContrailDriver>>,
+    background_task: Option<AbortHandle>,
+    _watch: Option<LinkWatch>,
+}
+
+impl ContrailProvider {
+    /// Creates a provider that keeps its pending teardowns below the state directory and reports
+    /// interfaces that are deleted without a detach to `lost`. Needs a tokio runtime. It works in
+    /// the network namespace of the calling thread; all later calls must be made there, too.
+    /// Changes nothing on the host.
+    pub fn new(
+        config: &Config,
+        lost: UnboundedSender<LostInterface>,
+    ) -> Result<Self, ProviderError> {
+        let Some(options) = &config.contrail else {
+            return Ok(Self {
+                driver: None,
+                background_task: None,
+                _watch: None,
+            });
+        };
+        let fail = |error: BoxError| failed("*", "set up the contrail provider", error);
+        let manager = PortsClient::new(&PortsOptions {
+            managers: options.managers.clone(),
+            agent: options.agent.clone(),
+            token_file: options.token_file.clone(),
+            tls: options.tls.clone(),
+            limits: Limits {
+                // Of one attempt, so that the next manager is tried within the deadline.
+                connect_timeout: options.deadline / 8,
+                request_timeout: options.deadline,
+                max_body_bytes: 4 << 20,
+            },
+        })
+        .map_err(|error| fail(error.into()))?;
+        let vrouter = VrouterClient::new(&VrouterOptions {
+            host: options.vrouter_host.clone(),
+            port: options.vrouter_port,
+            ..VrouterOptions::default()
+        })
+        .map_err(|error| fail(error.into()))?;
+        let driver = Arc::new(ContrailDriver {
+            owner: OwnerTag::new(&config.state_dir),
+            manager,
+            vrouter,
+            files: PortFiles::new(&options.port_directory),
+            reaper: LinkReaper::start().map_err(|error| fail(error.into()))?,
+            pending_teardowns: PendingTeardowns::open(&config.state_dir)
+                .map_err(|error| fail(error.into()))?,
+            containers: Mutex::default(),
+            options: options.clone(),
+        });
+        let watch = driver::watch(&driver, lost).map_err(|error| fail(error.into()))?;
+        let background_task =
+            tokio::spawn(teardown_retry::run(Arc::downgrade(&driver))).abort_handle();
+        Ok(Self {
+            driver: Some(driver),
+            background_task: Some(background_task),
+            _watch: Some(watch),
+        })
+    }
+
+    fn driver(&self, network: &str) -> Result<&Arc<ContrailDriver>, ProviderError> {
+        self.driver.as_ref().ok_or_else(|| {
+            refused(
+                network,
+                "the agent was started without a table [contrail] in its configuration; restart \
+                 the agent, which leaves running containers alone",
+            )
+        })
+    }
+
+    fn driver_for(
+        &self,
+        intents: &[Intent<ContrailIntent>],
+    ) -> Result<&Arc<ContrailDriver>, ProviderError> {
+        self.driver(intents.first().map_or("*", |intent| &intent.network))
+    }
+}
+
+impl Drop for ContrailProvider {
+    fn drop(&mut self) {
+        if let Some(task) = &self.background_task {
+            task.abort();
+        }
+    }
+}
+
+/// Users of the vRouter agent's tools expect this prefix of host interfaces.
+const TAP_PREFIX: &str = "tap";
+
+/// The name of the host end of a container's interface: a hash, since a container's id does not
+/// fit.
+pub(crate) fn host_interface(container: &ContainerId, interface: &str) -> String {
+    let name = container.host_interface(interface);
+    format!("{TAP_PREFIX}{}", &name[name.len() - 12..])
+}
+
+#[async_trait]
+impl Provider for ContrailProvider {
+    type Network = ContrailNetwork;
+    type Intent = ContrailIntent;
+
+    fn validate(
+        &self,
+        request: &NetworkRequest,
+        _: &ContrailNetwork,
+    ) -> Result<(), ProviderErrors> {
+        let name = &request.network.name;
+        let mut errors = ProviderErrors::new();
+        errors.extend(self.driver(name).err());
+        if !request.ports.is_empty() {
+            errors.push(refused(
+                name,
+                "ports of the host cannot be mapped to a container of Contrail, which is reached \
+                 by its own address or by a floating IP: see the label floating-ips",
+            ));
+        }
+        errors.extend(request::check_labels(request));
+        errors.into_result(())
+    }
+
+    async fn plan(
+        &self,
+        request: &NetworkRequest,
+        network: &ContrailNetwork,
+    ) -> Result<Vec<String>, ProviderErrors> {
+        self.validate(request, network)?;
+        let driver = self.driver(&request.network.name)?;
+        let intent = self.reserve(request, network).await?;
+        Ok(request::plan(&driver.options, &intent))
+    }
+
+    async fn reserve(
+        &self,
+        request: &NetworkRequest,
+        network: &ContrailNetwork,
+    ) -> Result<Intent<ContrailIntent>, ProviderError> {
+        let driver = self.driver(&request.network.name)?;
+        let vm_uuid = agent_api::vm_uuid(&request.container);
+        Ok(Intent {
+            container: request.container.clone(),
+            network: request.network.name.clone(),
+            interface: request.interface.clone(),
+            // Contrail assigns them.
+            addresses: vec![],
+            gateways: vec![],
+            mac: request.container.mac(&request.interface),
+            mtu: network.mtu,
+            ports: vec![],
+            dns: request.network.dns.clone().unwrap_or_default(),
+            provider: ContrailIntent {
+                vm_uuid,
+                interface_uuid: agent_api::interface_uuid(vm_uuid, &request.interface),
+                host_interface: host_interface(&request.container, &request.interface),
+                parent: match &driver.options.vif {
+                    Vif::Veth => None,
+                    Vif::Macvlan { parent } => Some(parent.clone()),
+                },
+                virtual_network: network.virtual_network.clone(),
+                labels: request.labels.clone(),
+                requested_addresses: port_address_requests(&request.addresses),
+            },
+        })
+    }
+
+    async fn release(&self, _: &Intent<ContrailIntent>) -> Result<(), ProviderErrors> {
+        // `reserve` only chooses names.
+        Ok(())
+    }
+
+    fn start(&self, intents: &[Intent<ContrailIntent>]) {
+        if let Some(driver) = &self.driver {
+            driver.start(intents);
+        }
+    }
+
+    async fn attach_all(
+        &self,
+        intents: &[Intent<ContrailIntent>],
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Vec<Attachment>, ProviderErrors> {
+        Ok(self.driver_for(intents)?.attach(intents, namespace).await?)
+    }
+
+    async fn detach_all(&self, intents: &[Intent<ContrailIntent>]) -> Result<(), ProviderErrors> {
+        self.driver_for(intents)?.detach(intents).await
+    }
+
+    async fn adopt(&self, intent: &Intent<ContrailIntent>) -> Result<(), ProviderError> {
+        self.driver(&intent.network)?.adopt(intent).await
+    }
+
+    async fn sweep(
+        &self,
+        known: &[Intent<ContrailIntent>],
+        damaged: &HashSet<ContainerId>,
+    ) -> Result<(), ProviderErrors> {
+        match &self.driver {
+            Some(driver) => driver.sweep(known, damaged).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn statistics(
+        &self,
+        intent: &Intent<ContrailIntent>,
+    ) -> Result<Statistics, ProviderError> {
+        counters::of_host_end(&intent.network, intent.provider.host_interface.clone()).await
+    }
+}

@@ -1,0 +1,472 @@
+//! Host-local IP address management: leases of a network's addresses on this host.
+//!
+//! Guarantees:
+//! - An address is leased to one container at a time, across all processes of one instance and
+//!   across crashes: a lease is a file that is created exclusively (see `leases`).
+//! - Addresses are leased in rotation, so a released address is not reused at once.
+//! - The time of an operation does not grow with the number of containers.
+//! - `sweep` frees orphaned leases, which a crash between reservation and checkpoint leaves, and
+//!   lease files that cannot be read, which count as leased until then.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+
+pub use self::leases::Holder;
+use self::leases::{LeaseState, Leases, SweepLock};
+use self::pool::{Pool, PoolSpec, address_of, number_of};
+use super::{AddressRequest, ProviderError, ProviderErrors, failed, refused};
+use crate::config::BridgeNetwork;
+use contrail_mesos_api::container::ContainerId;
+
+mod leases;
+mod pool;
+mod ranges;
+#[cfg(test)]
+mod tests;
+
+/// The addresses of the networks of one host.
+#[derive(Debug)]
+pub struct Ipam {
+    root: PathBuf,
+    sweep_lock: SweepLock,
+    state: Mutex<IpamState>,
+}
+
+#[derive(Debug, Default)]
+struct IpamState {
+    /// By network and whether the family is IPv6.
+    pools: HashMap<(String, bool), Pool>,
+    /// Holders of reservations that no other process can know of yet.
+    unconfirmed: HashSet<Holder>,
+    /// Keeps sweeps of other processes away while a reservation is not confirmed.
+    sweep_guard: Option<File>,
+}
+
+impl IpamState {
+    fn confirm(&mut self, holder: &Holder) {
+        self.unconfirmed.remove(holder);
+        if self.unconfirmed.is_empty() {
+            self.sweep_guard = None;
+        }
+    }
+
+    fn restore_sweep_guard(&mut self, lock: &SweepLock) {
+        if !self.unconfirmed.is_empty() {
+            self.sweep_guard = lock.shared().ok();
+        }
+    }
+}
+
+fn family(is_v6: bool) -> &'static str {
+    if is_v6 { "IPv6" } else { "IPv4" }
+}
+
+fn address_taken(network: &str, address: IpAddr, state: &LeaseState) -> ProviderError {
+    let holder = match state {
+        LeaseState::Held(holder) => {
+            format!("container {} ({})", holder.container, holder.interface)
+        }
+        LeaseState::Free | LeaseState::Unreadable => "an unknown container".to_owned(),
+    };
+    refused(
+        network,
+        format!("the address {address} is taken by {holder}"),
+    )
+}
+
+fn exhausted(network: &str, spec: &PoolSpec, is_v6: bool) -> ProviderError {
+    ProviderError::Exhausted {
+        network: network.to_owned(),
+        family: family(is_v6),
+        range: spec.to_string(),
+    }
+}
+
+/// Every request that the network can never grant, regardless of its leases.
+#[must_use]
+pub fn invalid_requests(
+    name: &str,
+    network: &BridgeNetwork,
+    requests: &[AddressRequest],
+) -> ProviderErrors {
+    let mut errors = ProviderErrors::new();
+    let mut static_addresses = HashSet::new();
+    for request in requests {
+        let (is_v6, address) = match request {
+            AddressRequest::Any => continue,
+            AddressRequest::V4 => (false, None),
+            AddressRequest::V6 => (true, None),
+            AddressRequest::Static(address) => (address.is_ipv6(), Some(*address)),
+        };
+        let Some(spec) = PoolSpec::new(network, is_v6) else {
+            let requested = address.map_or_else(
+                || format!("an {} address", family(is_v6)),
+                |address| format!("the address {address}"),
+            );
+            errors.push(refused(
+                name,
+                format!(
+                    "{requested} was requested, but the network has only {}",
+                    family(!is_v6)
+                ),
+            ));
+            continue;
+        };
+        if let Some(address) = address {
+            if !static_addresses.insert(address) {
+                errors.push(refused(
+                    name,
+                    format!("the address {address} was requested twice"),
+                ));
+            }
+            if let Some(reason) = spec.reason_unassignable(address) {
+                errors.push(refused(name, reason));
+            }
+        }
+    }
+    errors
+}
+
+impl Ipam {
+    /// Manages the leases below `<state_dir>/networks`. Changes nothing yet.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        let root = state_dir.join("networks");
+        Self {
+            sweep_lock: SweepLock::new(&root),
+            root,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, IpamState> {
+        // A panic leaves at worst a pool that is behind the lease files, which is harmless.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leases(&self, network: &str) -> Leases {
+        Leases::new(self.root.join(network))
+    }
+
+    /// Reserves all requested addresses for `holder`, or none. Blocks for a few file operations.
+    pub fn reserve(
+        &self,
+        name: &str,
+        network: &BridgeNetwork,
+        holder: &Holder,
+        requests: &[AddressRequest],
+    ) -> Result<Vec<IpNet>, ProviderError> {
+        if let Some(error) = invalid_requests(name, network, requests).into_iter().next() {
+            return Err(error);
+        }
+        let mut state = self.state();
+        if state.sweep_guard.is_none() {
+            let guard = self.sweep_lock.shared().map_err(|error| {
+                let action = format!(
+                    "lock the leases in {} (is it full or read-only?)",
+                    self.root.display()
+                );
+                failed(name, action, error)
+            })?;
+            state.sweep_guard = Some(guard);
+        }
+        state.unconfirmed.insert(holder.clone());
+        let mut reserved = Vec::new();
+        let result =
+            expand_requests(network, requests)
+                .into_iter()
+                .try_for_each(|(is_v6, address)| {
+                    reserved.push(self.lease(&mut state, name, network, is_v6, address, holder)?);
+                    Ok(())
+                });
+        if let Err(error) = result {
+            for net in reserved {
+                // The next sweep removes what cannot be removed now.
+                let _ = self.free(&mut state, name, net.addr(), holder);
+            }
+            state.confirm(holder);
+            self.leases(name).remove_directory_if_empty();
+            return Err(error);
+        }
+        Ok(reserved)
+    }
+
+    /// Leases `address`, or the next free one of the family.
+    fn lease(
+        &self,
+        state: &mut IpamState,
+        name: &str,
+        network: &BridgeNetwork,
+        is_v6: bool,
+        address: Option<IpAddr>,
+        holder: &Holder,
+    ) -> Result<IpNet, ProviderError> {
+        let leases = self.leases(name);
+        let unusable = |error| {
+            let action = format!(
+                "write a lease in {} (is it full or read-only?)",
+                self.root.join(name).display()
+            );
+            failed(name, action, error)
+        };
+        let pool = self.pool(state, name, network, is_v6)?;
+        let prefix = pool.spec.prefix;
+        let net = |address| {
+            IpNet::new(address, prefix)
+                .map_err(|error| unusable(io::Error::other(error.to_string())))
+        };
+        if let Some(address) = address {
+            return if leases.create(address, holder).map_err(unusable)? {
+                pool.mark_leased(number_of(address));
+                net(address)
+            } else {
+                let state = leases.state(address).map_err(unusable)?;
+                Err(address_taken(name, address, &state))
+            };
+        }
+        let mut is_reloaded = false;
+        loop {
+            let Some(candidate) = pool.next_free() else {
+                // Other processes may have released addresses.
+                if !is_reloaded {
+                    is_reloaded = true;
+                    pool.reload(&leases.list().map_err(unusable)?);
+                    continue;
+                }
+                return Err(exhausted(name, &pool.spec, is_v6));
+            };
+            pool.mark_leased(candidate);
+            let address = address_of(candidate, is_v6);
+            let is_created = leases.create(address, holder).map_err(|error| {
+                pool.mark_free(candidate);
+                unusable(error)
+            })?;
+            if is_created {
+                return net(address);
+            }
+        }
+    }
+
+    /// The pool of a network in its current configuration.
+    fn pool<'a>(
+        &self,
+        state: &'a mut IpamState,
+        name: &str,
+        network: &BridgeNetwork,
+        is_v6: bool,
+    ) -> Result<&'a mut Pool, ProviderError> {
+        let Some(spec) = PoolSpec::new(network, is_v6) else {
+            return Err(refused(name, "the network lacks the address family"));
+        };
+        let key = (name.to_owned(), is_v6);
+        if state.pools.get(&key).is_none_or(|pool| pool.spec != spec) {
+            let leases = self.leases(name).list().map_err(|error| {
+                let action = format!("read the leases in {}", self.root.join(name).display());
+                failed(name, action, error)
+            })?;
+            for lease in leases.iter().filter(|lease| lease.holder.is_none()) {
+                log::warn!(
+                    "network {name:?}: cannot read the lease of {}; the address stays leased until the agent restarts",
+                    lease.address
+                );
+            }
+            let mut pool = Pool::new(spec);
+            pool.reload(&leases);
+            state.pools.insert(key.clone(), pool);
+        }
+        state
+            .pools
+            .get_mut(&key)
+            .ok_or_else(|| refused(name, "the network was removed"))
+    }
+
+    /// The addresses that `reserve` would return. Reserves nothing.
+    pub fn preview(
+        &self,
+        name: &str,
+        network: &BridgeNetwork,
+        requests: &[AddressRequest],
+    ) -> Result<Vec<IpNet>, ProviderError> {
+        let scratch = Self::new(self.root.parent().unwrap_or(&self.root));
+        let mut state = scratch.state();
+        expand_requests(network, requests)
+            .into_iter()
+            .map(|(is_v6, address)| {
+                let pool = scratch.pool(&mut state, name, network, is_v6)?;
+                if let Some(address) = address
+                    && let Ok(state @ (LeaseState::Held(_) | LeaseState::Unreadable)) =
+                        scratch.leases(name).state(address)
+                {
+                    return Err(address_taken(name, address, &state));
+                }
+                let number = address
+                    .map(number_of)
+                    .or_else(|| pool.next_free())
+                    .ok_or_else(|| exhausted(name, &pool.spec, is_v6))?;
+                pool.mark_leased(number);
+                IpNet::new(address_of(number, is_v6), pool.spec.prefix)
+                    .map_err(|error| refused(name, error.to_string()))
+            })
+            .collect()
+    }
+
+    /// Confirms the reservations of `holder`: the container is attached, or its intent is durable,
+    /// so other processes know of them.
+    pub fn confirm(&self, holder: &Holder) {
+        self.state().confirm(holder);
+    }
+
+    /// Releases those of `addresses` that `holder` still holds.
+    pub fn release(
+        &self,
+        name: &str,
+        addresses: &[IpNet],
+        holder: &Holder,
+    ) -> Result<(), ProviderErrors> {
+        let mut state = self.state();
+        let errors: ProviderErrors = addresses
+            .iter()
+            .filter_map(|net| self.free(&mut state, name, net.addr(), holder).err())
+            .collect();
+        state.confirm(holder);
+        self.leases(name).remove_directory_if_empty();
+        errors.into_result(())
+    }
+
+    fn free(
+        &self,
+        state: &mut IpamState,
+        name: &str,
+        address: IpAddr,
+        holder: &Holder,
+    ) -> Result<(), ProviderError> {
+        let leases = self.leases(name);
+        let fail = |error| failed(name, format!("release the address {address}"), error);
+        match leases.state(address).map_err(fail)? {
+            LeaseState::Held(current) if current == *holder => {
+                leases.remove(address).map_err(fail)?;
+            }
+            // Released already, and possibly leased to another container.
+            LeaseState::Held(_) => return Ok(()),
+            LeaseState::Unreadable => {
+                log::warn!(
+                    "network {name:?}: cannot read the lease of {address}; it is kept until the agent restarts"
+                );
+                return Ok(());
+            }
+            LeaseState::Free => {}
+        }
+        if let Some(pool) = state.pools.get_mut(&(name.to_owned(), address.is_ipv6())) {
+            pool.mark_free(number_of(address));
+        }
+        Ok(())
+    }
+
+    /// Frees every lease that belongs neither to `known`, nor to a container of `damaged`, nor to
+    /// an unconfirmed reservation of this process. `remove_users` first removes what uses their
+    /// addresses. Waits a short time for other processes between reservation and attach; they
+    /// wait while it runs.
+    pub fn sweep(
+        &self,
+        known: &HashSet<(String, IpAddr, Holder)>,
+        damaged: &HashSet<ContainerId>,
+        remove_users: impl FnOnce() -> ProviderErrors,
+    ) -> Result<(), ProviderErrors> {
+        let mut state = self.state();
+        // Reservations of this process are kept by holder; its own guard would block the sweep.
+        state.sweep_guard = None;
+        let exclusive = match self.sweep_lock.exclusive() {
+            Ok(file) => file,
+            Err(error) => {
+                state.restore_sweep_guard(&self.sweep_lock);
+                return Err(failed("*", "sweep the leases", error).into());
+            }
+        };
+        let mut errors = remove_users();
+        let networks = self.networks().unwrap_or_else(|error| {
+            errors.push(failed("*", format!("read {}", self.root.display()), error));
+            Vec::new()
+        });
+        for name in networks {
+            let leases = self.leases(&name);
+            let all = match leases.list() {
+                Ok(all) => all,
+                Err(error) => {
+                    errors.push(failed(&name, "read the leases", error));
+                    continue;
+                }
+            };
+            for lease in all {
+                let is_kept = lease.holder.is_some_and(|holder| {
+                    state.unconfirmed.contains(&holder)
+                        || damaged.contains(&holder.container)
+                        || known.contains(&(name.clone(), lease.address, holder))
+                });
+                if is_kept {
+                    continue;
+                }
+                match leases.remove(lease.address) {
+                    Ok(()) => log::info!(
+                        "network {name:?}: freed the orphaned address {}",
+                        lease.address
+                    ),
+                    Err(error) => {
+                        let action = format!("free the orphaned address {}", lease.address);
+                        errors.push(failed(&name, action, error));
+                    }
+                }
+            }
+            leases.remove_directory_if_empty();
+        }
+        // An address in use whose lease was lost or could not be read must not be leased to
+        // another container.
+        for (name, address, holder) in known {
+            if let Err(error) = self.leases(name).create(*address, holder) {
+                errors.push(failed(name, format!("lease {address} again"), error));
+            }
+        }
+        state.pools.clear();
+        drop(exclusive);
+        state.restore_sweep_guard(&self.sweep_lock);
+        errors.into_result(())
+    }
+
+    /// The networks that have a directory of leases.
+    fn networks(&self) -> io::Result<Vec<String>> {
+        match fs::read_dir(&self.root) {
+            Ok(entries) => Ok(entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Every address to lease: whether it is IPv6, and which one if that was requested.
+fn expand_requests(
+    network: &BridgeNetwork,
+    requests: &[AddressRequest],
+) -> Vec<(bool, Option<IpAddr>)> {
+    let mut addresses = Vec::new();
+    for request in requests {
+        match request {
+            AddressRequest::Any => {
+                addresses.extend(network.v4.is_some().then_some((false, None)));
+                addresses.extend(network.v6.is_some().then_some((true, None)));
+            }
+            AddressRequest::V4 => addresses.push((false, None)),
+            AddressRequest::V6 => addresses.push((true, None)),
+            AddressRequest::Static(address) => addresses.push((address.is_ipv6(), Some(*address))),
+        }
+    }
+    addresses
+}

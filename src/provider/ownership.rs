@@ -1,0 +1,125 @@
+//! Ownership of kernel objects: what this program writes into aliases and comments.
+//!
+//! ```text
+//! contrail-mesos 1f2e3d4c cm0123456789abc 4711-… eth0     a container's link, a mapped port
+//! contrail-mesos 1f2e3d4c network blue                    shared by the containers of a network
+//! contrail-mesos 1f2e3d4c bridge                          a bridge
+//! ```
+//! The second word is the instance: a hash of its state directory.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::Intent;
+
+const PROGRAM: &str = "contrail-mesos";
+/// How much of a container's id or a network's name a label has, in bytes; `nft` shows 127 bytes
+/// of a comment.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Marks kernel objects as owned by one instance on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OwnerTag(String);
+
+/// The path with its symbolic links resolved, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for ancestor in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
+            // Joining an empty path would add a slash, and so give the same directory another tag
+            // once it exists.
+            return real.join(rest).components().collect();
+        }
+    }
+    path
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+fn truncated(name: &str) -> &str {
+    // File names of containers and names of networks are ASCII.
+    name.get(..MAX_NAME_BYTES).unwrap_or(name)
+}
+
+impl OwnerTag {
+    pub(super) fn new(state_dir: &Path) -> Self {
+        use std::os::unix::ffi::OsStrExt as _;
+        let digest = Sha256::digest(resolved(state_dir).as_os_str().as_bytes());
+        Self(hex(&digest[..4]))
+    }
+
+    fn prefix(&self) -> String {
+        format!("{PROGRAM} {} ", self.0)
+    }
+
+    /// Whether this instance wrote a label.
+    pub(super) fn owns(&self, label: &str) -> bool {
+        label.starts_with(&self.prefix())
+    }
+
+    /// The label of a container's interface, whose host end is the link `host_interface`.
+    pub(super) fn container_label<P>(&self, intent: &Intent<P>, host_interface: &str) -> String {
+        format!(
+            "{}{host_interface} {} {}",
+            self.prefix(),
+            truncated(&intent.container.file_name()),
+            intent.interface
+        )
+    }
+
+    /// The label of what the containers of a network share.
+    pub(super) fn network_label(&self, network: &str) -> String {
+        format!("{}network {}", self.prefix(), truncated(network))
+    }
+
+    /// The label of a bridge.
+    pub(super) fn bridge_label(&self) -> String {
+        format!("{}bridge", self.prefix())
+    }
+
+    /// The host end in a container's label that this instance wrote.
+    pub(super) fn host_interface<'a>(&self, label: &'a str) -> Option<&'a str> {
+        let word = label.strip_prefix(&self.prefix())?.split(' ').next()?;
+        (word.starts_with("cm") && word.len() == 15).then_some(word)
+    }
+
+    /// The MAC address of a bridge: fixed, so that it does not change when ports come and go.
+    pub(super) fn bridge_mac(&self, bridge: &str) -> [u8; 6] {
+        let digest = Sha256::digest(format!("{} {bridge}", self.0));
+        [0x02, digest[0], digest[1], digest[2], digest[3], digest[4]]
+    }
+}
+
+/// The owner in a label of any instance, for a message.
+pub(super) fn describe_owner(label: &str) -> String {
+    let words: Vec<_> = label.split(' ').collect();
+    match words.as_slice() {
+        [PROGRAM, _, _, container, interface] => format!("container {container} ({interface})"),
+        _ => format!("{label:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owner_tag_is_stable_when_state_dir_is_created() {
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = directory.path().join("state");
+        let before = OwnerTag::new(&state_dir);
+        std::fs::create_dir(&state_dir).unwrap();
+        assert_eq!(OwnerTag::new(&state_dir), before);
+        assert_eq!(OwnerTag::new(&state_dir.join("")), before);
+        assert_ne!(OwnerTag::new(directory.path()), before);
+    }
+}
