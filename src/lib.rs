@@ -5,7 +5,7 @@
 pub mod cni_plugin;
 pub mod config;
 pub mod isolator;
-#[allow(unsafe_code, reason = "the border to C++ is here and nowhere else")]
+#[allow(unsafe_code, reason = "the only module that calls C++")]
 mod module;
 pub mod net;
 pub mod network_request;

@@ -211,11 +211,12 @@ fn find_network<'a>(
         } else {
             format!("this agent has: {}", names.join(", "))
         };
-        let unusable: String = config
+        let unusable = config
             .cni_problems
             .iter()
-            .map(|problem| format!("; not usable: {problem}"))
-            .collect();
+            .fold(String::new(), |unusable, problem| {
+                unusable + "; not usable: " + &problem.to_string()
+            });
         problems.push(format!(
             "unknown network {}; {known}{unusable}",
             Quoted(name)

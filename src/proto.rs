@@ -1,4 +1,4 @@
-//! The Mesos messages that we exchange with the agent, as generated from `proto/`.
+//! The Mesos messages that are exchanged with the agent, generated from `proto/`.
 #![allow(missing_docs, clippy::pedantic, reason = "generated code")]
 
 /// Package `mesos`.
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn container_id_messages_round_trip() {
+    fn container_id_round_trips_through_its_message() {
         let id = ContainerId::top_level("a").nested("b").nested("c");
         let message = mesos::ContainerId::from(&id);
         assert_eq!(message.value, "c");

@@ -1,6 +1,6 @@
-//! `contrail-mesos-cni`: a CNI plugin that attaches containers to Contrail, for agents that stay
-//! with network/cni. It takes its orders from the environment and its configuration from the
-//! standard input; what it says is CNI's.
+//! `contrail-mesos-cni`: a CNI plugin that attaches containers to Contrail, for agents that use
+//! `network/cni`. Reads the CNI variables of its environment and the network configuration from its
+//! standard input, and writes a CNI result or error to its standard output.
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
@@ -23,11 +23,11 @@ fn main() -> ExitCode {
     let answer = match runtime {
         Ok(runtime) => runtime.block_on(cni_plugin::run(&environment, &input)),
         Err(error) => {
-            eprintln!("contrail-mesos-cni: cannot begin: {error}");
+            eprintln!("contrail-mesos-cni: cannot start its runtime: {error}");
             return ExitCode::FAILURE;
         }
     };
-    // If nobody reads it, nobody is told.
+    // Fails if the runtime has closed the pipe; the exit code still has the result.
     let _ = std::io::stdout().write_all(answer.text.as_bytes());
     if answer.is_success {
         ExitCode::SUCCESS

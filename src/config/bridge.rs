@@ -152,10 +152,9 @@ fn is_interface_name(name: &str) -> bool {
 /// The default name of a network's bridge: `cmb-` and the start of the hash of the network's name.
 fn default_bridge(network: &str) -> String {
     let digest = Sha256::digest(network);
-    let hash: String = digest[..6]
+    let hash = digest[..6]
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+        .fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
     format!("cmb-{}", &hash[..11])
 }
 

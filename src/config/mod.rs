@@ -213,7 +213,7 @@ impl Source {
                     problems.extend(error.problems.into_iter().map(|problem| ConfigProblem {
                         place: place.display().to_string(),
                         ..problem
-                    }))
+                    }));
                 }
                 Ok(()) => match key.as_str() {
                     "state_dir" => config.state_dir = read.state_dir,

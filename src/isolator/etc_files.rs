@@ -71,22 +71,23 @@ pub(super) fn write(
 }
 
 fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
-    let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+    let mut contents =
+        String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     for family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
         if let Some(address) = addresses.iter().find(|address| family(address)) {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{address} {hostname}");
+            let _ = writeln!(contents, "{address} {hostname}");
         }
     }
-    text
+    contents
 }
 
 fn resolv_conf(dns: &Dns) -> String {
-    let mut text = String::new();
+    let mut contents = String::new();
     let mut line = |keyword: &str, words: &[String]| {
         if !words.is_empty() {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{keyword} {}", words.join(" "));
+            let _ = writeln!(contents, "{keyword} {}", words.join(" "));
         }
     };
     line("domain", dns.domain.as_slice());
@@ -95,7 +96,7 @@ fn resolv_conf(dns: &Dns) -> String {
     for server in &dns.nameservers {
         line("nameserver", &[server.to_string()]);
     }
-    text
+    contents
 }
 
 /// The resolver configuration of a container on several networks. As in `network/cni`, lists are
@@ -244,12 +245,12 @@ mod tests {
     fn hosts_has_first_address_of_each_family() {
         let addresses =
             ["10.0.0.5", "10.1.0.5", "fd00::5"].map(|server| server.parse().expect("an address"));
-        let text = hosts("web", &addresses);
+        let contents = hosts("web", &addresses);
         assert!(
-            text.contains("\n10.0.0.5 web\n") && text.contains("\nfd00::5 web\n"),
-            "{text}"
+            contents.contains("\n10.0.0.5 web\n") && contents.contains("\nfd00::5 web\n"),
+            "{contents}"
         );
-        assert!(!text.contains("10.1.0.5"), "{text}");
+        assert!(!contents.contains("10.1.0.5"), "{contents}");
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn run(
         });
         match received {
             Err(NetlinkError::Socket(error, _)) if is_overrun(&error) => {
-                on_event(LinkEvent::Missed)
+                on_event(LinkEvent::Missed);
             }
             other => other?,
         }

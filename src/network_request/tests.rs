@@ -5,11 +5,11 @@ use crate::proto::mesos::{Label, Labels};
 fn config() -> Config {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("agent.toml");
-    let text = "[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.1.0.0/24'\n\
+    let toml = "[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.1.0.0/24'\n\
                 [[network]]\nname = 'red'\nprovider = 'bridge'\nsubnet = '10.2.0.0/24'\n\
                 [contrail]\nmanagers = ['192.0.2.1']\n\
                 [[network]]\nname = 'contrail-cni-plugin'\nprovider = 'contrail'";
-    std::fs::write(&path, text).expect("a file");
+    std::fs::write(&path, toml).expect("a file");
     Source::file(path).load().expect("a configuration")
 }
 

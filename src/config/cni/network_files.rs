@@ -1,9 +1,9 @@
 //! The files of the CNI configuration directory: `.conf` and `.json` for one plugin, `.conflist`
 //! for a chain. Recognised by their contents, not by their names.
 //!
-//! A file that cannot be used affects only its own network. If it has a valid name, containers
-//! that request the network are told what is wrong with the file. Hidden files and everything that
-//! is not a regular file are ignored.
+//! A file that cannot be used affects only its own network. If the file has a valid network name,
+//! requests for the network fail with the reason. Hidden files and everything that is not a regular
+//! file are ignored.
 
 use std::collections::HashSet;
 use std::fs;
