@@ -1,62 +1,62 @@
-//! Why a request of an agent cannot be met, and the status that says whether to ask again.
+//! Why a request of an agent fails, and the HTTP status that says whether to retry.
 
 use axum::http::StatusCode;
 use uuid::Uuid;
 
 use crate::vnc::{VncError, VncErrorKind};
 
-/// Why a container's ports cannot be made, found or removed.
+/// Why a container's ports cannot be created, found or deleted.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ManagerError {
-    /// The request is wrong. Every reason.
+    /// The request is invalid: every reason.
     #[error("{}", .0.join("; "))]
     Invalid(Vec<String>),
-    /// Who asks did not show that it may.
+    /// The request is not authenticated or not permitted.
     #[error("{0}")]
     Unauthorised(String),
-    /// The container is another agent's, or was not made by this cluster's manager.
+    /// The container belongs to another agent or another cluster.
     #[error("{0}")]
     Foreign(String),
-    /// Somebody else has an address that is asked for: who.
-    #[error("the floating address is taken: {0}")]
-    Taken(String),
-    /// Another container of ours has an address that is asked for: which.
-    #[error("the floating address is in use: {0}")]
-    InUse(String),
+    /// A requested floating IP belongs to somebody else: who.
+    #[error("the floating IP is taken: {0}")]
+    FloatingIpTaken(String),
+    /// Another container of ours has a requested floating IP: which.
+    #[error("the floating IP is in use: {0}")]
+    FloatingIpInUse(String),
     /// There is no such container.
-    #[error("there is no container with the machine {0}")]
+    #[error("there is no container with the virtual-machine {0}")]
     NotFound(Uuid),
     /// The manager has not provisioned the API server yet.
-    #[error("the manager is not ready: {0}; ask again")]
+    #[error("the manager is not ready: {0}; try again")]
     NotReady(String),
-    /// This manager may not write, or may not any more.
-    #[error("this manager does not lead: {0}; ask again")]
+    /// This manager may not write, or may no longer write.
+    #[error("this manager is not the leader: {0}; try again")]
     NotLeading(String),
-    /// The API server did not do it.
+    /// A call to the API server failed.
     #[error("{0}")]
     Vnc(#[from] VncError),
-    /// What the API server holds makes no sense.
+    /// An object in the API server is invalid.
     #[error("{0}")]
     InvalidResponse(String),
 }
 
 impl ManagerError {
-    pub(super) fn invalid(problem: impl Into<String>) -> Self {
+    pub(crate) fn invalid(problem: impl Into<String>) -> Self {
         Self::Invalid(vec![problem.into()])
     }
 
-    /// The status of the answer.
+    /// The HTTP status of the response.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorised(_) => StatusCode::UNAUTHORIZED,
             Self::Foreign(_) => StatusCode::FORBIDDEN,
-            Self::Taken(_) | Self::InUse(_) => StatusCode::CONFLICT,
+            Self::FloatingIpTaken(_) | Self::FloatingIpInUse(_) => StatusCode::CONFLICT,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotReady(_) | Self::NotLeading(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
-            Self::Vnc(error) => of_kind(&error.kind),
+            Self::Vnc(error) => status_of(&error.kind),
         }
     }
 
@@ -66,8 +66,8 @@ impl ManagerError {
         self.status().is_server_error()
     }
 
-    /// Whether something that was there a moment ago is there no longer.
-    pub(super) fn is_missing(&self) -> bool {
+    /// Whether an object that was found a moment ago no longer exists.
+    pub(crate) fn is_object_gone(&self) -> bool {
         matches!(
             self,
             Self::Vnc(VncError {
@@ -80,7 +80,7 @@ impl ManagerError {
     }
 }
 
-fn of_kind(kind: &VncErrorKind) -> StatusCode {
+fn status_of(kind: &VncErrorKind) -> StatusCode {
     use VncErrorKind as Kind;
     match kind {
         Kind::AddressTaken
@@ -94,8 +94,8 @@ fn of_kind(kind: &VncErrorKind) -> StatusCode {
         | Kind::NoSuchReference { .. }
         | Kind::TooLarge { .. }
         | Kind::Invalid { .. } => StatusCode::BAD_REQUEST,
-        // The manager's own credentials: not the agent's fault, and somebody can mend it. And what
-        // is not found was there when its name was looked up.
+        // The manager's own credentials are not the agent's fault. And an object that is not found
+        // existed when its name was resolved.
         Kind::Unauthorised { .. }
         | Kind::Forbidden { .. }
         | Kind::NotFound { .. }
@@ -111,23 +111,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_refusal_says_whether_to_ask_again() {
-        let said = String::new;
-        let status = |kind| of_kind(&kind).as_u16();
+    fn vnc_error_kind_determines_status() {
+        let text = String::new;
+        let status = |kind| status_of(&kind).as_u16();
         assert_eq!(status(VncErrorKind::AddressTaken), 409);
-        assert_eq!(status(VncErrorKind::Exhausted { said: said() }), 409);
-        assert_eq!(status(VncErrorKind::Quota { said: said() }), 409);
-        assert_eq!(status(VncErrorKind::AddressOutside { said: said() }), 400);
-        assert_eq!(status(VncErrorKind::NoSuchReference { said: said() }), 400);
-        assert_eq!(status(VncErrorKind::Invalid { said: said() }), 400);
-        assert_eq!(status(VncErrorKind::Unauthorised { said: said() }), 502);
-        assert_eq!(status(VncErrorKind::Forbidden { said: said() }), 502);
+        assert_eq!(status(VncErrorKind::Exhausted { said: text() }), 409);
+        assert_eq!(status(VncErrorKind::Quota { said: text() }), 409);
+        assert_eq!(status(VncErrorKind::AddressOutside { said: text() }), 400);
+        assert_eq!(status(VncErrorKind::NoSuchReference { said: text() }), 400);
+        assert_eq!(status(VncErrorKind::Invalid { said: text() }), 400);
+        assert_eq!(status(VncErrorKind::Unauthorised { said: text() }), 502);
+        assert_eq!(status(VncErrorKind::Forbidden { said: text() }), 502);
         assert_eq!(
-            status(VncErrorKind::InvalidResponse { problem: said() }),
+            status(VncErrorKind::InvalidResponse { problem: text() }),
             502
         );
-        assert_eq!(status(VncErrorKind::Unavailable { said: said() }), 503);
-        assert_eq!(status(VncErrorKind::Unreachable { problem: said() }), 503);
-        assert_eq!(status(VncErrorKind::Unknown { problem: said() }), 504);
+        assert_eq!(status(VncErrorKind::Unavailable { said: text() }), 503);
+        assert_eq!(status(VncErrorKind::Unreachable { problem: text() }), 503);
+        assert_eq!(status(VncErrorKind::Unknown { problem: text() }), 504);
     }
 }

@@ -1,65 +1,64 @@
-//! Labels of a `NetworkInfo` → what a port is to have: pure, and every error at once.
+//! Parses the labels of a `NetworkInfo` into the specification of a port. Pure; reports every error.
 //!
 //! Two generations of Contrail's own manager read the labels differently: one takes `networks` as
 //! a bare name within `project-name` and `domain-name`, the other as `domain:project:network`.
-//! Both are understood, and so are security groups in both forms. What is not a label of ours is
-//! somebody else's, and left alone.
+//! Both forms are accepted, for security groups too. Other labels are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::config::Default;
+use crate::model::Defaults;
 use crate::vnc::FqName;
 use contrail_mesos_api::text::Quoted;
 
-pub(super) const NETWORKS: &str = "networks";
-pub(super) const SUBNETS: &str = "network-subnets";
+pub(crate) const NETWORKS: &str = "networks";
+pub(crate) const SUBNETS: &str = "network-subnets";
 const PROJECT: &str = "project-name";
 const DOMAIN: &str = "domain-name";
-const GROUPS: &str = "security-groups";
-pub(super) const FLOATING: &str = "floating-ips";
+const SECURITY_GROUPS: &str = "security-groups";
+pub(crate) const FLOATING_IPS: &str = "floating-ips";
 
-/// Longest part of a name, in bytes: the server keeps names where there is a limit.
-const LONGEST_NAME: usize = 255;
-/// Entries of a list.
-const LONGEST_LIST: usize = 64;
+/// Longest part of a name, in bytes: the database of the API server has this limit.
+const MAX_NAME_BYTES: usize = 255;
+/// Most entries of a list.
+const MAX_LIST_ENTRIES: usize = 64;
 
-/// What a port is to have, by names that may or may not exist.
+/// A requested port. Its names are not resolved: they may not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(crate) struct PortSpec {
     /// The project that the port belongs to.
     pub project: FqName,
     /// `domain:project:network`.
     pub network: FqName,
-    /// The network's subnets to take addresses from; none: any.
+    /// The network's subnets to allocate addresses from; all where it is empty.
     pub subnets: Vec<IpNet>,
-    /// `domain:project:group`, each once.
+    /// `domain:project:group`, without duplicates.
     pub security_groups: Vec<FqName>,
-    /// Floating addresses that are to lead to it.
-    pub floating_ips: Vec<FloatingWish>,
+    /// The floating IPs of the port.
+    pub floating_ips: Vec<FloatingIpSpec>,
 }
 
-/// One floating address.
+/// A requested floating IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FloatingWish {
+pub(crate) struct FloatingIpSpec {
     /// `domain:project:network:pool`.
     pub pool: FqName,
-    /// This very address; else any.
+    /// A fixed address, or any of the pool.
     pub address: Option<IpAddr>,
 }
 
-/// What the labels of one port mean. `fallback` is the network of labels that name none.
-pub(super) fn wish(
+/// Parses the labels of one port. `fallback` is the network where the labels name none.
+pub(crate) fn parse_labels(
     labels: &BTreeMap<String, String>,
     fallback: Option<&str>,
-    defaults: &Default,
-) -> Result<Wish, Vec<String>> {
+    defaults: &Defaults,
+) -> Result<PortSpec, Vec<String>> {
     let mut problems = vec![];
     let label = |key: &str| {
         let value = labels.get(key)?.trim();
-        // An empty label is how templates of frameworks say nothing.
+        // Frameworks' templates leave labels empty that they do not use.
         (!value.is_empty()).then_some(value)
     };
     let mut part = |key: &str, default: &str| match label(key).map(name_part) {
@@ -75,17 +74,18 @@ pub(super) fn wish(
     let project = FqName::new([domain, project]);
 
     let network = match (label(NETWORKS), fallback) {
-        (Some(text), _) if text.contains(',') => Err(format!(
-            "label {NETWORKS}: {} names several networks, and a port is on one; ask for one port \
+        (Some(name), _) if name.contains(',') => Err(format!(
+            "label {NETWORKS}: {} names several networks, but a port is on one; request one port \
              for each",
-            Quoted(text.as_bytes())
+            Quoted(name.as_bytes())
         )),
-        (Some(text), _) => within(text, &project, "network")
+        (Some(name), _) => qualify(name, &project, "network")
             .map_err(|problem| format!("label {NETWORKS}: {problem}")),
-        // The agent's configuration means the default project, whatever the labels say.
-        (None, Some(text)) => {
-            let home = FqName::new([&defaults.domain, &defaults.project]);
-            within(text, &home, "network").map_err(|problem| format!("virtual_network: {problem}"))
+        // A name in the agent's configuration is in the default project, whatever the labels are.
+        (None, Some(name)) => {
+            let default_project = FqName::new([&defaults.domain, &defaults.project]);
+            qualify(name, &default_project, "network")
+                .map_err(|problem| format!("virtual_network: {problem}"))
         }
         (None, None) => Ok(defaults.network.clone()),
     };
@@ -94,29 +94,24 @@ pub(super) fn wish(
         FqName::default()
     });
 
-    let lists = lists(&label, &project, &mut problems);
+    let spec = PortSpec {
+        subnets: parse_subnets(label(SUBNETS), &mut problems),
+        security_groups: parse_security_groups(label(SECURITY_GROUPS), &project, &mut problems),
+        floating_ips: parse_floating_ips(label(FLOATING_IPS), &mut problems),
+        project,
+        network,
+    };
     if problems.is_empty() {
-        Ok(Wish {
-            project,
-            network,
-            subnets: lists.0,
-            security_groups: lists.1,
-            floating_ips: lists.2,
-        })
+        Ok(spec)
     } else {
         Err(problems)
     }
 }
 
-/// The labels that are lists.
-fn lists<'a>(
-    label: &impl Fn(&str) -> Option<&'a str>,
-    project: &FqName,
-    problems: &mut Vec<String>,
-) -> (Vec<IpNet>, Vec<FqName>, Vec<FloatingWish>) {
+fn parse_subnets(list: Option<&str>, problems: &mut Vec<String>) -> Vec<IpNet> {
     let mut subnets: Vec<IpNet> = vec![];
-    each(SUBNETS, label(SUBNETS), problems, |text| {
-        let subnet = subnet(text)?;
+    parse_list(SUBNETS, list, problems, |entry| {
+        let subnet = parse_subnet(entry)?;
         let overlaps = |other: &&IpNet| other.contains(&subnet) || subnet.contains(*other);
         if let Some(other) = subnets.iter().find(overlaps) {
             return Err(format!("{subnet} and {other} overlap"));
@@ -124,54 +119,66 @@ fn lists<'a>(
         subnets.push(subnet);
         Ok(())
     });
+    subnets
+}
+
+fn parse_security_groups(
+    list: Option<&str>,
+    project: &FqName,
+    problems: &mut Vec<String>,
+) -> Vec<FqName> {
     let mut security_groups: Vec<FqName> = vec![];
-    each(GROUPS, label(GROUPS), problems, |text| {
-        let group = within(text, project, "group")?;
+    parse_list(SECURITY_GROUPS, list, problems, |entry| {
+        let group = qualify(entry, project, "group")?;
         if !security_groups.contains(&group) {
             security_groups.push(group);
         }
         Ok(())
     });
-    let mut floating_ips = vec![];
-    let mut taken = BTreeSet::new();
-    each(FLOATING, label(FLOATING), problems, |text| {
-        let floating = floating(text)?;
-        if let Some(address) = floating.address
-            && !taken.insert(address)
-        {
-            return Err(format!("{address} is asked for twice"));
-        }
-        floating_ips.push(floating);
-        Ok(())
-    });
-    (subnets, security_groups, floating_ips)
+    security_groups
 }
 
-/// Reads every entry of a list.
-fn each(
+fn parse_floating_ips(list: Option<&str>, problems: &mut Vec<String>) -> Vec<FloatingIpSpec> {
+    let mut floating_ips = vec![];
+    let mut addresses = BTreeSet::new();
+    parse_list(FLOATING_IPS, list, problems, |entry| {
+        let floating_ip = parse_floating_ip(entry)?;
+        if let Some(address) = floating_ip.address
+            && !addresses.insert(address)
+        {
+            return Err(format!("{address} is requested twice"));
+        }
+        floating_ips.push(floating_ip);
+        Ok(())
+    });
+    floating_ips
+}
+
+/// Calls `parse` with every entry of a list.
+fn parse_list(
     key: &str,
     list: Option<&str>,
     problems: &mut Vec<String>,
-    mut read: impl FnMut(&str) -> Result<(), String>,
+    mut parse: impl FnMut(&str) -> Result<(), String>,
 ) {
     let entries: Vec<&str> = list.map_or_else(Vec::new, |list| list.split(',').collect());
-    if entries.len() > LONGEST_LIST {
+    if entries.len() > MAX_LIST_ENTRIES {
         problems.push(format!(
-            "label {key}: {} entries are more than {LONGEST_LIST}",
+            "label {key}: {} entries are more than {MAX_LIST_ENTRIES}",
             entries.len()
         ));
         return;
     }
     for entry in entries {
-        if let Err(problem) = read(entry.trim()) {
+        if let Err(problem) = parse(entry.trim()) {
             problems.push(format!("label {key}: {problem}"));
         }
     }
 }
 
-/// One label map for each network that `networks` lists. What can be had once only, floating
-/// addresses and subnets, goes to the first.
-pub(super) fn split(labels: &BTreeMap<String, String>) -> Vec<BTreeMap<String, String>> {
+/// One label map for each network that `networks` lists. Floating IPs and subnets, which can be
+/// used only once, go to the first.
+pub(crate) fn split_by_network(labels: &BTreeMap<String, String>) -> Vec<BTreeMap<String, String>> {
     let networks: Vec<&str> = labels
         .get(NETWORKS)
         .map_or("", String::as_str)
@@ -182,21 +189,24 @@ pub(super) fn split(labels: &BTreeMap<String, String>) -> Vec<BTreeMap<String, S
     if networks.len() < 2 {
         return vec![labels.clone()];
     }
-    let one = |(index, network): (usize, &&str)| {
-        let mut labels = labels.clone();
-        labels.insert(NETWORKS.to_owned(), (*network).to_owned());
-        if index > 0 {
-            labels.remove(FLOATING);
-            labels.remove(SUBNETS);
-        }
-        labels
-    };
-    networks.iter().enumerate().map(one).collect()
+    networks
+        .iter()
+        .enumerate()
+        .map(|(index, network)| {
+            let mut labels = labels.clone();
+            labels.insert(NETWORKS.to_owned(), (*network).to_owned());
+            if index > 0 {
+                labels.remove(FLOATING_IPS);
+                labels.remove(SUBNETS);
+            }
+            labels
+        })
+        .collect()
 }
 
-/// A name within a project, or a fully qualified one of three parts.
-fn within(text: &str, project: &FqName, what: &str) -> Result<FqName, String> {
-    let parts: Vec<&str> = text.split(':').map(str::trim).collect();
+/// Qualifies a bare name with a project; keeps a name of three parts.
+fn qualify(name: &str, project: &FqName, kind: &str) -> Result<FqName, String> {
+    let parts: Vec<&str> = name.split(':').map(str::trim).collect();
     match *parts {
         [name] => Ok(project.child(name_part(name)?)),
         [domain, project, name] => Ok(FqName::new([
@@ -205,25 +215,25 @@ fn within(text: &str, project: &FqName, what: &str) -> Result<FqName, String> {
             name_part(name)?,
         ])),
         _ => Err(format!(
-            "{} is neither a name nor \"domain:project:{what}\"",
-            Quoted(text.as_bytes())
+            "{} is neither a name nor \"domain:project:{kind}\"",
+            Quoted(name.as_bytes())
         )),
     }
 }
 
-/// `domain:project:network:pool`, or that with `(address)` behind.
-fn floating(text: &str) -> Result<FloatingWish, String> {
-    let wrong = || {
+/// `domain:project:network:pool`, optionally followed by `(address)`.
+fn parse_floating_ip(entry: &str) -> Result<FloatingIpSpec, String> {
+    let invalid = || {
         format!(
-            "{} is not \"domain:project:network:pool\", or that with an address behind such as \
+            "{} is not \"domain:project:network:pool\", optionally followed by an address such as \
              \"(10.66.77.123)\"",
-            Quoted(text.as_bytes())
+            Quoted(entry.as_bytes())
         )
     };
-    let (pool, address) = match text.split_once('(') {
-        None => (text, None),
+    let (pool, address) = match entry.split_once('(') {
+        None => (entry, None),
         Some((pool, rest)) => {
-            let address = rest.strip_suffix(')').ok_or_else(wrong)?.trim();
+            let address = rest.strip_suffix(')').ok_or_else(invalid)?.trim();
             let address: IpAddr = address
                 .parse()
                 .map_err(|_| format!("{} is not an address", Quoted(address.as_bytes())))?;
@@ -232,23 +242,22 @@ fn floating(text: &str) -> Result<FloatingWish, String> {
     };
     let parts: Vec<&str> = pool.split(':').map(str::trim).collect();
     if parts.len() != 4 {
-        return Err(wrong());
+        return Err(invalid());
     }
     let parts: Vec<String> = parts.into_iter().map(name_part).collect::<Result<_, _>>()?;
-    Ok(FloatingWish {
+    Ok(FloatingIpSpec {
         pool: FqName::new(parts),
         address,
     })
 }
 
-fn subnet(text: &str) -> Result<IpNet, String> {
-    let wrong = || {
+fn parse_subnet(entry: &str) -> Result<IpNet, String> {
+    let subnet: IpNet = entry.parse().map_err(|_| {
         format!(
             "{} is not a subnet such as \"5.5.5.0/24\"",
-            Quoted(text.as_bytes())
+            Quoted(entry.as_bytes())
         )
-    };
-    let subnet: IpNet = text.parse().map_err(|_| wrong())?;
+    })?;
     if subnet == subnet.trunc() {
         Ok(subnet)
     } else {
@@ -259,20 +268,18 @@ fn subnet(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// One part of a name, such as the server takes it.
-fn name_part(text: &str) -> Result<String, String> {
-    let right = !text.is_empty()
-        && text.len() <= LONGEST_NAME
-        // U+FFFE and U+FFFF are what XML, and so the server, knows no way to write.
-        && !text
-            .chars()
-            .any(|letter| letter == ':' || letter.is_control() || ('\u{fffe}'..='\u{ffff}').contains(&letter));
-    if right {
-        Ok(text.to_owned())
+/// One part of a name that the API server accepts.
+fn name_part(name: &str) -> Result<String, String> {
+    // U+FFFE and U+FFFF cannot be written in XML, which the API server uses.
+    let is_forbidden = |character: char| {
+        character == ':' || character.is_control() || ('\u{fffe}'..='\u{ffff}').contains(&character)
+    };
+    if !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.chars().any(is_forbidden) {
+        Ok(name.to_owned())
     } else {
         Err(format!(
-            "{} is not a name: 1 to {LONGEST_NAME} bytes without colons and control characters",
-            Quoted(text.as_bytes())
+            "{} is not a name: 1 to {MAX_NAME_BYTES} bytes without colons and control characters",
+            Quoted(name.as_bytes())
         ))
     }
 }

@@ -233,7 +233,7 @@ fn request(cid: &str, given: &Given, host: &Host) -> Result<PortsRequest, Manage
         return Err(ManagerError::Invalid(problems));
     }
     let network = info.name.unwrap_or_else(|| given.name.clone());
-    let ports = labels::split(&labels).into_iter().enumerate();
+    let ports = labels::split_by_network(&labels).into_iter().enumerate();
     let ports = ports.map(|(index, labels)| PortRequest {
         interface: format!("eth{index}"),
         network: network.clone(),

@@ -1,25 +1,27 @@
-//! The manager: owns the objects of containers in the VNC API, and answers the agents.
+//! The manager: owns the objects of containers in the VNC API, and serves the agents' requests.
 //!
 //! ```text
-//! api, legacy   what agents and CNI plugins ask, over HTTP; access says who may
-//! containers    the one writer of containers' objects: put, get, delete, list
-//! plan          a request and the names that it resolves to → the objects wanted: pure
-//! labels        what a framework wrote → typed: pure, every error at once
-//! names         names → uuids, networks and their subnets, for a short while
-//! stores        what Marathon, Mesos and the VNC API say, and whether it is to be believed
-//! desired       what is to become of each container: a pure function of the stores
-//! reconcile     follows the sources, and keeps what is in the VNC API as it is to be
-//! provision     what has to be there before the first container
-//! election      who leads, by the word of ZooKeeper; fence: nobody else writes
-//! lead          what the leader does before it takes requests
+//! model         the domain model that the rooms share
+//! api, legacy   requests of agents and of CNI plugins, over HTTP; access authenticates them
+//! containers    the only writer of containers' objects: put, get, delete, list
+//! objects       a request and its resolved names → the objects of a container: pure
+//! labels        labels of a framework → the specification of a port: pure, every error at once
+//! resolver      names → uuids, networks and their subnets, cached for a short time
+//! stores        the state of Marathon, Mesos and the VNC API, and whether it can be trusted
+//! desired       the decision on each container: a pure function of the stores
+//! diff          the changes between a container and its desired state: pure
+//! reconcile     watches the sources, and writes what differs
+//! provision     objects that must exist before the first container
+//! election      elects the leader through ZooKeeper; fence: only the leader writes
+//! lead          what the leader does before it serves requests
 //! history       what happened to each container
-//! dry_run       what would be written, for people
+//! dry_run       what would be written
 //! reload        a new configuration while the manager runs
 //! admin         status page, JSON, health, metrics and log level, for operators
 //! ```
 //!
-//! Invariants: what is made says whose it is, and nothing else is ever deleted. All names of a
-//! container's objects derive from its id, so that whoever comes after a crash finds them. The
+//! Invariants: every object says who created it, and no other is ever deleted. All names of a
+//! container's objects derive from its id, so another manager finds them after a crash. The
 //! reference from the virtual-router comes last: a container that has it is complete.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -30,6 +32,7 @@ mod api;
 mod config;
 mod containers;
 mod desired;
+mod diff;
 mod dry_run;
 mod election;
 mod error;
@@ -44,27 +47,28 @@ mod locks;
 pub mod logging;
 pub mod marathon;
 pub mod mesos_master;
-mod names;
-mod plan;
+mod model;
+mod objects;
 mod provision;
 mod reconcile;
 mod reload;
+mod resolver;
 mod server;
 mod standby;
 mod stores;
 pub mod task_state;
 pub mod vnc;
 
-pub use config::{
-    Access, Config, Create, DEFAULT_PATH, Default as Defaults, Follow, Provision, Tls,
-};
+pub use config::{Access, Config, DEFAULT_PATH, Follow, Provision, Tls};
 pub use containers::Containers;
-pub use desired::{Difference, Policy, Reason};
+pub use desired::DeleteReason;
+pub use diff::Change;
 pub use dry_run::{DryRun, DryRunError, dry_run};
 pub use election::ZooKeeper;
 pub use error::ManagerError;
 pub use fence::{Fence, Leadership};
-pub use reconcile::{Effort, Outlook, Planned, Reconciler, When};
+pub use model::{Create, Defaults, Policy};
+pub use reconcile::{PlannedChange, ReconcileStats, Reconciler, Schedule};
 pub use server::{Manager, StartError};
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One lock for each container, for as long as somebody holds or wants it.
+//! One lock for each container, while it is held or awaited.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,43 +6,43 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-type Map = HashMap<Uuid, Arc<tokio::sync::Mutex<()>>>;
+type LockMap = HashMap<Uuid, Arc<tokio::sync::Mutex<()>>>;
 
 /// The locks in use.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Locks(Arc<Mutex<Map>>);
+pub(crate) struct KeyedLocks(Arc<Mutex<LockMap>>);
 
-/// A lock that is held.
+/// Holds the lock of one key.
 #[derive(Debug)]
-pub(super) struct Held {
-    locks: Locks,
+pub(crate) struct KeyGuard {
+    locks: KeyedLocks,
     key: Uuid,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-/// What of a lock is in the map while somebody waits for it, were it abandoned.
-struct Waiting<'a>(&'a Locks, Uuid);
+/// Removes the map's entry if the future that waits for the lock is dropped.
+struct WaitGuard<'a>(&'a KeyedLocks, Uuid);
 
-impl Locks {
-    fn map(&self) -> MutexGuard<'_, Map> {
+impl KeyedLocks {
+    fn map(&self) -> MutexGuard<'_, LockMap> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the lock of `key`, in the order of the calls.
-    pub(super) async fn lock(&self, key: Uuid) -> Held {
+    /// Waits for the lock of `key`, first come first served.
+    pub(crate) async fn lock(&self, key: Uuid) -> KeyGuard {
         let lock = self.map().entry(key).or_default().clone();
-        let waiting = Waiting(self, key);
+        let waiting = WaitGuard(self, key);
         let guard = lock.lock_owned().await;
         std::mem::forget(waiting);
-        Held {
+        KeyGuard {
             locks: self.clone(),
             key,
             guard: Some(guard),
         }
     }
 
-    /// Forgets the lock of `key` unless somebody else holds or awaits it.
-    fn tidy(&self, key: Uuid) {
+    /// Removes the entry of `key` unless the lock is held or awaited elsewhere.
+    fn remove_unused(&self, key: Uuid) {
         let mut map = self.map();
         if map
             .get(&key)
@@ -53,21 +53,21 @@ impl Locks {
     }
 
     #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.map().len()
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
-        self.0.tidy(self.1);
+        self.0.remove_unused(self.1);
     }
 }
 
-impl Drop for Held {
+impl Drop for KeyGuard {
     fn drop(&mut self) {
         self.guard = None;
-        self.locks.tidy(self.key);
+        self.locks.remove_unused(self.key);
     }
 }
 
@@ -76,10 +76,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_key_is_held_by_one_and_forgotten_after_the_last() {
-        let locks = Locks::default();
+    async fn keyed_lock_is_exclusive_and_removed_after_its_last_user() {
+        let locks = KeyedLocks::default();
         let key = Uuid::from_u128(1);
-        let held = locks.lock(key).await;
+        let guard = locks.lock(key).await;
         let other = locks.lock(Uuid::from_u128(2)).await;
         assert_eq!(locks.count(), 2);
         let waiter = tokio::spawn({
@@ -96,7 +96,7 @@ mod tests {
         abandoned.abort();
         assert!(abandoned.await.unwrap_err().is_cancelled());
         drop(other);
-        drop(held);
+        drop(guard);
         waiter.await.unwrap();
         assert_eq!(locks.count(), 0);
     }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::config::{Config, Provision};
-use super::plan::OWNER;
+use super::model::OWNER;
 use crate::vnc::{
     Actions, Domain, FqName, GlobalVrouterConfig, IpamSubnet, IpamSubnets, NetworkIpam,
     NetworkIpamSubnets, NetworkPolicy, Object, Patch, PolicyAddress, PolicyAttachment,

@@ -34,7 +34,7 @@ impl Live {
     pub(super) fn reload(&self, new: &Config) -> Result<Vec<&'static str>, TlsError> {
         let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let tls = new.access.tls.as_ref().map(server_config).transpose()?;
-        let sources = new.follow.as_ref().map(Sources::of).transpose()?;
+        let sources = new.follow.as_ref().map(Sources::new).transpose()?;
 
         let restart = restart(&config, new);
         let tls_stays = tls.is_some() == self.tls.is_some();

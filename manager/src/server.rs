@@ -82,7 +82,7 @@ impl Manager {
         if let Some(tls) = &config.access.tls {
             server_config(tls)?;
         }
-        config.follow.as_ref().map(Sources::of).transpose()?;
+        config.follow.as_ref().map(Sources::new).transpose()?;
         Ok(())
     }
 
@@ -150,8 +150,8 @@ impl Manager {
                 &stop,
             );
         }
-        let tidy = containers.clone();
-        background.spawn(async move { tidy.tidy().await });
+        let rollbacks = containers.clone();
+        background.spawn(async move { rollbacks.run_rollbacks().await });
         let live = Live {
             config: Arc::new(Mutex::new(config)),
             gate,
@@ -347,7 +347,7 @@ fn reconcile(
     let Some(follow) = &config.follow else {
         return Ok(None);
     };
-    let sources = Sources::of(follow)?;
+    let sources = Sources::new(follow)?;
     let (may_write, writes) = watch::channel(false);
     let reconciler = Reconciler::new(containers.clone(), client.clone(), config, follow, writes);
     let running = reconciler.clone();

@@ -144,7 +144,7 @@ async fn a_container_is_made_and_the_manager_stopped() {
     .unwrap();
     assert!(status.success(), "{rest}");
     assert!(
-        rest.contains("ports made: eth0 10.47.255.252/12") && rest.contains("stopping"),
+        rest.contains("ports created: eth0 10.47.255.252/12") && rest.contains("stopping"),
         "{rest}"
     );
 }

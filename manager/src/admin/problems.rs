@@ -109,7 +109,7 @@ fn queue_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
     for entry in entries {
         let Some(error) = entry.error else { continue };
         let subject = match entry.key {
-            Key::Machine(uuid) => format!("container {uuid}"),
+            Key::Container(uuid) => format!("container {uuid}"),
             Key::Orphan(orphan) => orphan.to_string(),
         };
         problems.push(Problem {
@@ -144,15 +144,15 @@ fn push_remaining(
 fn label_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
     const KIND: &str = "labels";
     const TODO: &str = "Correct the labels of the app's network. Until then they are ignored.";
-    let survey = reconciler.survey();
+    let overview = reconciler.overview();
     // All containers of an app have the same labels, and so the same problem.
     let mut apps: BTreeMap<(String, String), usize> = BTreeMap::new();
     reconciler.stores().contrail.read(|view| {
-        for (uuid, invalid) in &survey.labels {
+        for (uuid, invalid) in &overview.invalid_labels {
             let subject = view
-                .machines
+                .vms
                 .get(uuid)
-                .and_then(|container| container.names.application.as_deref())
+                .and_then(|container| container.identity.application.as_deref())
                 .map_or_else(|| format!("container {uuid}"), |app| format!("app {app}"));
             *apps.entry((subject, invalid.join("; "))).or_default() += 1;
         }
@@ -178,8 +178,8 @@ fn agent_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
     if contrail.read(|view| view.source.last_listed().is_none()) {
         return;
     }
-    let survey = reconciler.survey();
-    let without: Vec<_> = survey
+    let overview = reconciler.overview();
+    let without: Vec<_> = overview
         .hosts
         .iter()
         .filter(|(_, host)| host.agent.is_some() && host.router.is_none())

@@ -7,9 +7,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::{Access, Config, Create, Default, Provision, Tls, zookeeper};
+use super::{Access, Config, Provision, Tls, zookeeper};
 use crate::config::ConfigError;
 use crate::logging;
+use crate::model::{Create, Defaults};
 use crate::vnc::{Auth, FqName, Keystone, KeystoneVersion, VncOptions, server_address};
 use contrail_mesos_api::config_reader::{Document, Section};
 use contrail_mesos_api::http::tls::Identity;
@@ -220,7 +221,7 @@ pub(super) fn secret(section: &Section<'_>, name: &str, what: &str) -> Option<St
     }
 }
 
-fn defaults(top: &Section<'_>) -> Default {
+fn defaults(top: &Section<'_>) -> Defaults {
     let name = |key: &str| {
         let name = top.text(key, "a name")?;
         let right = !name.is_empty()
@@ -232,7 +233,7 @@ fn defaults(top: &Section<'_>) -> Default {
         }
         right.then_some(name)
     };
-    let mut defaults = Default::of(&name("cluster").unwrap_or_else(|| "mesos".to_owned()));
+    let mut defaults = Defaults::of(&name("cluster").unwrap_or_else(|| "mesos".to_owned()));
     if let Some(domain) = name("domain") {
         defaults.domain = domain;
     }

@@ -119,10 +119,11 @@ fn access(section: &Section<'_>) -> LeaderOptions {
 fn times(section: &Section<'_>, mut follow: Follow) -> Follow {
     follow.resync = section.duration("resync", follow.resync);
     let policy = &mut follow.policy;
-    policy.settle = section.duration("stabilization_window", policy.settle);
-    policy.young = section.duration("grace_period", policy.young);
-    policy.agent_gone = section.duration("agent_gone_after", policy.agent_gone);
-    if policy.young < policy.settle {
+    policy.stabilization_window =
+        section.duration("stabilization_window", policy.stabilization_window);
+    policy.grace_period = section.duration("grace_period", policy.grace_period);
+    policy.agent_gone_after = section.duration("agent_gone_after", policy.agent_gone_after);
+    if policy.grace_period < policy.stabilization_window {
         let message = "is less than stabilization_window: it has to be at least as long";
         section.problem("grace_period", message);
     }

@@ -15,11 +15,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::desired::Policy;
 use super::election::ZooKeeper;
+use super::model::{Create, Defaults, Policy};
 use crate::marathon::MarathonOptions;
 use crate::mesos_master::MasterOptions;
-use crate::vnc::{FqName, VncOptions};
+use crate::vnc::VncOptions;
 use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
 use contrail_mesos_api::http::tls::Identity;
 
@@ -42,7 +42,7 @@ pub struct Config {
     /// How the VNC API is reached.
     pub vnc: VncOptions,
     /// What labels that say nothing mean.
-    pub defaults: Default,
+    pub defaults: Defaults,
     /// What may be created when a container names it and it is not there.
     pub create: Create,
     /// What is provisioned at start; nothing where there is no such table.
@@ -93,7 +93,7 @@ impl Follow {
 }
 
 /// Who may ask, and how that is known.
-#[derive(Clone, Debug, std::default::Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Access {
     /// Any of these in `Authorization: Bearer …`; none: nobody is asked.
     pub tokens: Vec<SecretString>,
@@ -110,48 +110,8 @@ pub struct Tls {
     pub client_ca: Option<PathBuf>,
 }
 
-/// What labels that say nothing mean.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Default {
-    /// The cluster's name: part of every object's annotations.
-    pub cluster: String,
-    /// The domain of projects.
-    pub domain: String,
-    /// The project of networks and security groups.
-    pub project: String,
-    /// The network.
-    pub network: FqName,
-}
-
-impl Default {
-    /// The defaults of a cluster of that name.
-    #[must_use]
-    pub fn of(cluster: &str) -> Self {
-        let domain = "default-domain".to_owned();
-        let project = format!("{cluster}-default");
-        let network = format!("{cluster}-default-pod-task-network");
-        Self {
-            cluster: cluster.to_owned(),
-            network: FqName::new([domain.clone(), project.clone(), network]),
-            domain,
-            project,
-        }
-    }
-}
-
-/// What may be created when a container names it and it is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, std::default::Default)]
-pub struct Create {
-    /// Domains.
-    pub domains: bool,
-    /// Projects.
-    pub projects: bool,
-    /// Networks, where the label `network-subnets` says with which subnets.
-    pub networks: bool,
-}
-
 /// What is provisioned at start, in the default project.
-#[derive(Clone, Debug, PartialEq, Eq, std::default::Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Provision {
     /// Subnets of the default network.
     pub pod_task_subnets: Vec<IpNet>,
@@ -175,7 +135,7 @@ impl Config {
             zookeeper: None,
             access: Access::default(),
             vnc,
-            defaults: Default::of("mesos"),
+            defaults: Defaults::of("mesos"),
             create: Create::default(),
             provision: None,
             ports: 16,

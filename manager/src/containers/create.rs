@@ -1,55 +1,61 @@
-//! Making a container: machine, interfaces, addresses, and at last the virtual-router's reference.
+//! Creates a container: virtual-machine, interfaces, addresses, and at last the virtual-router's
+//! reference.
+
+use std::net::IpAddr;
 
 use futures::future::join_all;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::remove::{first_error, uuids};
-use super::state::State;
-use super::undo::Undo;
-use super::{Containers, mac_of, port_address, sort};
+use super::Containers;
+use super::read::{ContainerState, actual, mac_of, port_address, sort_addresses, uuids};
+use super::rollback::Rollback;
+use crate::desired::{DesiredInterface, DesiredState};
+use crate::diff::{self, Change};
 use crate::error::ManagerError;
-use crate::plan::{self, PlannedAddress};
+use crate::objects::{self, PlannedAddress, PlannedPort};
+use crate::stores::listing;
 use crate::vnc::{
-    Ensured, FloatingIp, InstanceIp, Object, Patch, Ref, VirtualMachine, VirtualMachineInterface,
-    VirtualRouter, VncError, VncErrorKind,
+    Ensured, Object, VirtualMachine, VirtualMachineInterface, VncError, VncErrorKind,
 };
 use contrail_mesos_api::agent_api::{Port, PortAddress, Ports};
+use contrail_mesos_api::container::Mac;
 
 impl Containers {
-    /// Makes what is missing of a container, and removes what it is not to have. The container's
-    /// lock is held. Says in `undo` what is to be removed should this fail.
-    pub(super) async fn make(
+    /// Creates what is missing of a container, and deletes what the request no longer asks for. The
+    /// container's lock is held. Sets `rollback` to what may be deleted if this fails.
+    pub(super) async fn create(
         &self,
         agent: &str,
         router: Uuid,
-        machine: VirtualMachine,
-        ports: Vec<plan::Port>,
-        undo: &mut Undo,
+        vm: VirtualMachine,
+        desired: &DesiredState,
+        rollback: &mut Rollback,
     ) -> Result<Ports, ManagerError> {
-        let container = plan::container(&machine.common.annotations);
-        let (uuid, existing) = self.machine(agent, machine, undo).await?;
-        if let Some(state) = &existing {
-            self.prune(state, &ports).await?;
-        }
-        let made = ports.iter().map(|port| self.port(port, existing.as_ref()));
-        // All end before an error is told: nothing is left under way behind our back.
-        let made = join_all(made).await;
-        let ports = made.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let links = existing
-            .as_ref()
-            .map_or(&[][..], |state| &state.machine.virtual_router_back_refs);
-        let others = uuids(links).filter(|other| *other != router);
-        let unlinked = others.map(|other| {
-            self.client
-                .unlink::<VirtualRouter, VirtualMachine>(other, uuid)
+        let container = objects::container_id(&vm.common.annotations);
+        let (uuid, existing) = self.create_vm(agent, vm, rollback).await?;
+        let changes = match &existing {
+            Some(state) => {
+                let cached = self.cached_vm(state, Instant::now());
+                let changes = diff::diff(actual(&cached, state), desired);
+                self.apply_to_interfaces(state, desired, &changes).await?;
+                changes
+            }
+            None => vec![Change::Link(router)],
+        };
+        let ports = desired.interfaces.iter().filter_map(|interface| {
+            let port = interface.planned.as_ref()?;
+            let existing = existing
+                .iter()
+                .flat_map(|state| &state.interfaces)
+                .find(|object| object.common.uuid == Some(port.uuid) && is_on(object, port));
+            Some(self.create_port(interface, port, existing))
         });
-        first_error(join_all(unlinked).await)?;
-        if !uuids(links).any(|other| other == router) {
-            // The last, so that the vRouter agent sees a whole container.
-            self.client
-                .link::<VirtualRouter, VirtualMachine>(router, uuid)
-                .await?;
-        }
+        // All end before an error is returned: none goes on in the background.
+        let ports = join_all(ports).await;
+        let ports = ports.into_iter().collect::<Result<Vec<_>, _>>()?;
+        // Last, so that the vRouter agent sees a complete container.
+        self.apply_links(uuid, &changes).await?;
         Ok(Ports {
             machine: uuid,
             container,
@@ -57,227 +63,154 @@ impl Containers {
         })
     }
 
-    /// The machine: a new one, or what there is of it.
-    async fn machine(
+    /// Creates the virtual-machine, or reads the container that has it.
+    async fn create_vm(
         &self,
         agent: &str,
-        object: VirtualMachine,
-        undo: &mut Undo,
-    ) -> Result<(Uuid, Option<State>), ManagerError> {
-        let error = match self.client.create(&object).await {
+        vm: VirtualMachine,
+        rollback: &mut Rollback,
+    ) -> Result<(Uuid, Option<ContainerState>), ManagerError> {
+        let error = match self.client.create(&vm).await {
             Ok(uuid) => {
-                *undo = Undo::Always;
+                *rollback = Rollback::Always;
                 return Ok((uuid, None));
             }
             Err(error) => error,
         };
         let exists = matches!(error.kind, VncErrorKind::Exists { .. });
-        // Whatever it answers, the server may have made it.
-        if !exists && *undo == Undo::Never {
-            *undo = Undo::Unlinked;
+        // Whatever the error, the server may have created it.
+        if !exists && *rollback == Rollback::Never {
+            *rollback = Rollback::IfUnlinked;
         }
-        let Some(uuid) = object.common.uuid.filter(|_| exists) else {
+        let Some(uuid) = vm.common.uuid.filter(|_| exists) else {
             return Err(error.into());
         };
-        let Some(state) = self.state(uuid).await? else {
-            // Somebody else's has the name.
+        let Some(state) = self.read_state(uuid).await? else {
+            // Another object has the name.
             return Err(error.into());
         };
-        self.check_owner(uuid, &state.machine.common.annotations, Some(agent))?;
-        if *undo == Undo::Never && !state.is_linked() {
-            *undo = Undo::Unlinked;
+        self.check_owner(uuid, &state.vm.common.annotations, Some(agent))?;
+        if *rollback == Rollback::Never && !state.is_linked() {
+            *rollback = Rollback::IfUnlinked;
         }
         Ok((uuid, Some(state)))
     }
 
-    /// Removes what an earlier request made and this one does not want.
-    async fn prune(&self, state: &State, ports: &[plan::Port]) -> Result<(), ManagerError> {
-        let pruned = state
-            .interfaces
-            .iter()
-            .map(|interface| self.prune_one(interface, ports));
-        first_error(join_all(pruned).await)
-    }
-
-    async fn prune_one(
+    /// Creates what is missing of one port. An `existing` interface has had its changes applied.
+    async fn create_port(
         &self,
-        interface: &VirtualMachineInterface,
-        ports: &[plan::Port],
-    ) -> Result<(), ManagerError> {
-        let Some(uuid) = interface.common.uuid else {
-            return Ok(());
-        };
-        if !self.is_ours(&interface.common.annotations) {
-            return Ok(());
-        }
-        let Some(port) = wanted(interface, ports) else {
-            return self.remove_interface(interface).await;
-        };
-        let unwanted = |references: &[Ref], wanted: &dyn Fn(Uuid) -> bool| -> Vec<Ref> {
-            let ours = references
-                .iter()
-                .filter(|reference| plan::is_ours(uuid, reference));
-            ours.filter(|reference| !reference.uuid.is_some_and(wanted))
-                .cloned()
-                .collect()
-        };
-        let floating = unwanted(&interface.floating_ip_back_refs, &|uuid| {
-            port.floating_ips
-                .iter()
-                .any(|ip| ip.common.uuid == Some(uuid))
-        });
-        self.remove_all::<FloatingIp>(uuid, &floating).await?;
-        for adopted in self.adopted(interface).await? {
-            let mut wanted = port.floating_ips.iter();
-            if !wanted.any(|ip| ip.common.uuid == Some(adopted.stands_for)) {
-                self.give_back(adopted).await?;
-            }
-        }
-        let addresses = unwanted(&interface.instance_ip_back_refs, &|uuid| {
-            port.addresses
-                .iter()
-                .any(|ip| ip.instance_ip.common.uuid == Some(uuid))
-        });
-        self.remove_all::<InstanceIp>(uuid, &addresses).await
-    }
-
-    /// One port with all that belongs to it.
-    async fn port(
-        &self,
-        port: &plan::Port,
-        existing: Option<&State>,
+        desired: &DesiredInterface,
+        port: &PlannedPort,
+        existing: Option<&VirtualMachineInterface>,
     ) -> Result<Port, ManagerError> {
-        let existing = existing.and_then(|state| {
-            let mut interfaces = state.interfaces.iter();
-            interfaces.find(|interface| wanted(interface, std::slice::from_ref(port)).is_some())
-        });
         let mac = match existing {
-            Some(interface) => {
-                self.correct(interface, port).await?;
-                mac_of(interface)?
-            }
-            None => match self.client.ensure(&port.interface).await?.found {
-                None => port.mac,
-                Some(found) => {
-                    self.check_owner(port.uuid, &found.object.common.annotations, None)?;
-                    self.correct(&found.object, port).await?;
-                    mac_of(&found.object)?
-                }
-            },
+            Some(interface) if self.is_ours(&interface.common.annotations) => mac_of(interface)?,
+            // Somebody removed our annotations.
+            Some(interface) => self.restore_interface(interface, desired).await?,
+            None => self.create_interface(desired, port).await?,
         };
         let addresses = join_all(
             port.addresses
                 .iter()
-                .map(|address| self.address(port, address)),
+                .map(|address| self.create_address(port, address)),
         );
-        let floating = join_all(
+        let floating_ips = join_all(
             port.floating_ips
                 .iter()
-                .map(|floating| self.floating_or_later(port.uuid, floating)),
+                .map(|floating_ip| self.ensure_floating_ip_or_defer(port.uuid, floating_ip)),
         );
-        let (addresses, floating) = tokio::join!(addresses, floating);
-        let mut made = Port {
+        let (addresses, floating_ips) = tokio::join!(addresses, floating_ips);
+        let mut created = Port {
             interface: port.name.clone(),
             uuid: port.uuid,
             virtual_network: port.network.uuid,
             virtual_network_name: port.network.name.to_string(),
             mac,
             addresses: addresses.into_iter().collect::<Result<_, _>>()?,
-            floating_ips: floating
+            floating_ips: floating_ips
                 .into_iter()
                 .filter_map(Result::transpose)
                 .collect::<Result<_, _>>()?,
         };
-        sort(&mut made);
-        Ok(made)
+        sort_addresses(&mut created);
+        Ok(created)
     }
 
-    /// Gives an interface that was there what it is to have now.
-    async fn correct(
+    /// Creates an interface; one that has appeared meanwhile gets its changes applied.
+    async fn create_interface(
         &self,
-        found: &VirtualMachineInterface,
-        port: &plan::Port,
-    ) -> Result<(), ManagerError> {
-        let mut patch = Patch::new();
-        let mut differs = false;
-        let groups = |interface: &VirtualMachineInterface| {
-            let groups = interface.security_group_refs.iter();
-            groups
-                .map(|group| group.to.clone())
-                .collect::<std::collections::BTreeSet<_>>()
+        desired: &DesiredInterface,
+        port: &PlannedPort,
+    ) -> Result<Mac, ManagerError> {
+        let Some(found) = self.client.ensure(&port.interface).await?.found else {
+            return Ok(port.mac);
         };
-        if groups(found) != groups(&port.interface) {
-            patch = patch.set("security_group_refs", &port.interface.security_group_refs);
-            differs = true;
-        }
-        let wanted = &port.interface.common.annotations;
-        if wanted
-            .0
-            .iter()
-            .any(|(key, value)| found.common.annotations.get(key) != Some(value))
-        {
-            let mut annotations = found.common.annotations.clone();
-            annotations.0.extend(wanted.0.clone());
-            patch = patch.set("annotations", annotations);
-            differs = true;
-        }
-        if differs {
-            self.client
-                .update::<VirtualMachineInterface>(port.uuid, patch)
+        let interface = found.object;
+        self.check_owner(port.uuid, &interface.common.annotations, None)?;
+        self.restore_interface(&interface, desired).await
+    }
+
+    /// Brings an interface into its desired state; returns its MAC address.
+    async fn restore_interface(
+        &self,
+        interface: &VirtualMachineInterface,
+        desired: &DesiredInterface,
+    ) -> Result<Mac, ManagerError> {
+        if let Some(cached) = listing::cached_interface(interface, &[]) {
+            let changes = diff::diff_interface(&cached, Some(interface), desired);
+            self.apply_to_interface(interface, Some(desired), None, &[], &changes)
                 .await?;
         }
-        Ok(())
+        mac_of(interface)
     }
 
-    async fn address(
+    async fn create_address(
         &self,
-        port: &plan::Port,
+        port: &PlannedPort,
         planned: &PlannedAddress,
     ) -> Result<PortAddress, ManagerError> {
         let mut instance_ip = planned.instance_ip.clone();
-        let mut otherwise = planned.otherwise.iter();
-        let made = loop {
+        let mut fallback_subnets = planned.fallback_subnets.iter();
+        let ensured = loop {
             match self.client.ensure(&instance_ip).await {
                 Err(VncError {
                     kind: VncErrorKind::Exhausted { .. },
                     ..
-                }) if otherwise.len() > 0 => instance_ip.subnet_uuid = otherwise.next().copied(),
-                made => break made?,
+                }) if fallback_subnets.len() > 0 => {
+                    instance_ip.subnet_uuid = fallback_subnets.next().copied();
+                }
+                ensured => break ensured?,
             }
         };
-        let given = instance_ip.instance_ip_address.0;
+        let requested = instance_ip.instance_ip_address.0;
         let address = self
-            .given(made, given, |ip| ip.instance_ip_address.0)
+            .address_of(ensured, requested, |ip| ip.instance_ip_address.0)
             .await?;
         Ok(port_address(&port.network, address))
     }
 
-    /// The address of an object: asked for, found, or read, since the server does not say which
-    /// it gives.
-    pub(super) async fn given<T: Object>(
+    /// The address of an object: requested, found, or read, since a create does not return it.
+    pub(super) async fn address_of<T: Object>(
         &self,
-        made: Ensured<T>,
-        asked: Option<std::net::IpAddr>,
-        address: impl Fn(&T) -> Option<std::net::IpAddr>,
-    ) -> Result<std::net::IpAddr, ManagerError> {
-        let object = match (made.found, asked) {
-            (None, Some(asked)) => return Ok(asked),
-            (None, None) => self.client.read::<T>(made.uuid).await?,
+        ensured: Ensured<T>,
+        requested: Option<IpAddr>,
+        address: impl Fn(&T) -> Option<IpAddr>,
+    ) -> Result<IpAddr, ManagerError> {
+        let object = match (ensured.found, requested) {
+            (None, Some(requested)) => return Ok(requested),
+            (None, None) => self.client.read::<T>(ensured.uuid).await?,
             (Some(found), _) => Some(found.object),
         };
         object.as_ref().and_then(address).ok_or_else(|| {
-            ManagerError::InvalidResponse(format!("the {} {} has no address", T::TYPE, made.uuid))
+            ManagerError::InvalidResponse(format!(
+                "the {} {} has no address",
+                T::TYPE,
+                ensured.uuid
+            ))
         })
     }
 }
 
-/// The port that an interface is: of that uuid, and on that network.
-fn wanted<'a>(
-    interface: &VirtualMachineInterface,
-    ports: &'a [plan::Port],
-) -> Option<&'a plan::Port> {
-    ports.iter().find(|port| {
-        interface.common.uuid == Some(port.uuid)
-            && uuids(&interface.virtual_network_refs).any(|network| network == port.network.uuid)
-    })
+fn is_on(interface: &VirtualMachineInterface, port: &PlannedPort) -> bool {
+    uuids(&interface.virtual_network_refs).any(|network| network == port.network.uuid)
 }

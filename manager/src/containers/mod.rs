@@ -1,19 +1,15 @@
-//! The one writer of containers' objects. Knows no HTTP.
+//! The only writer of containers' objects. Knows no HTTP.
 //!
-//! Each container is on its own, and many are worked on at once: what concerns one container
-//! waits for what is under way for it, and for nothing else. Whatever is asked can be asked
-//! again, also of another manager after this one died at any call.
+//! Containers are independent, and many are worked on at once; work on one container is serialised.
+//! Every request can be repeated, also at another manager after this one died at any call.
 
+mod apply;
 mod create;
-mod floating;
-mod keep;
-mod puts;
+mod floating_ips;
 mod read;
-mod remove;
-mod state;
-mod undo;
+mod recent_requests;
+mod rollback;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -22,61 +18,61 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::config::{Config, Default};
-use super::error::ManagerError;
-use super::fence::Fence;
-use super::history::{Action, Actor, History};
-use super::labels::Wish;
-use super::locks::Locks;
-use super::names::{Names, Network};
-use super::plan::{self, OWNER};
-use crate::vnc::{KeyValues, VirtualMachineInterface, VncClient};
-use contrail_mesos_api::agent_api::{Port, PortAddress, Ports, PortsRequest};
-use contrail_mesos_api::container::Mac;
+use crate::config::Config;
+use crate::desired::{DesiredInterface, DesiredState};
+use crate::error::ManagerError;
+use crate::fence::Fence;
+use crate::history::{Action, Actor, History};
+use crate::labels::PortSpec;
+use crate::locks::KeyedLocks;
+use crate::model::{self, Defaults, Network, annotation};
+use crate::objects;
+use crate::resolver::NameResolver;
+use crate::vnc::{KeyValues, VncClient};
+use contrail_mesos_api::agent_api::{Ports, PortsRequest};
 use contrail_mesos_api::text::Quoted;
 
-pub(crate) use floating::Adopted;
-use puts::Puts;
-use undo::{Undo, Undos};
+use recent_requests::RecentRequests;
+use rollback::{Rollback, RollbackQueue};
 
 /// The containers of all agents.
 #[derive(Debug)]
 pub struct Containers {
     client: VncClient,
-    defaults: Default,
-    most_ports: usize,
-    names: Names,
-    locks: Locks,
-    undos: Undos,
-    puts: Puts,
+    defaults: Defaults,
+    max_ports: usize,
+    resolver: NameResolver,
+    locks: KeyedLocks,
+    rollbacks: RollbackQueue,
+    requests: RecentRequests,
     fence: Fence,
     metrics: ContainerMetrics,
     history: History,
-    /// Whether somebody comes back to what could not be given.
-    kept_true: bool,
+    /// Whether a reconciler adds later what a request leaves out.
+    is_reconciled: bool,
 }
 
 /// The outcomes of requests.
-#[derive(Debug, std::default::Default)]
-pub(super) struct ContainerMetrics {
-    made: Counter,
-    removed: Counter,
+#[derive(Debug, Default)]
+pub(crate) struct ContainerMetrics {
+    created: Counter,
+    deleted: Counter,
     failed: Counter,
 }
 
 impl ContainerMetrics {
     /// Adds the metrics to a registry.
-    pub(super) fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         for (name, help, counter) in [
             (
                 "containers_made",
                 "Containers whose ports were created, or existed already",
-                &self.made,
+                &self.created,
             ),
             (
                 "containers_removed",
                 "Containers whose ports were removed",
-                &self.removed,
+                &self.deleted,
             ),
             (
                 "containers_failed",
@@ -99,36 +95,37 @@ impl ContainerMetrics {
 }
 
 impl Containers {
-    /// A writer with these defaults, where there is no other manager; asks nothing yet.
+    /// A writer without a fence, where there is only one manager. Makes no call yet.
     #[must_use]
     pub fn new(client: VncClient, config: &Config) -> Arc<Self> {
         Self::fenced(client, config, Fence::alone())
     }
 
-    /// A writer that writes nothing but behind this fence.
+    /// A writer that writes only behind this fence.
     #[must_use]
     pub fn fenced(client: VncClient, config: &Config, fence: Fence) -> Arc<Self> {
         Arc::new(Self {
-            names: Names::new(client.clone(), config),
+            resolver: NameResolver::new(client.clone(), config),
             client,
             defaults: config.defaults.clone(),
-            most_ports: config.ports,
-            locks: Locks::default(),
-            undos: Undos::new(config.rollback_delay),
+            max_ports: config.ports,
+            locks: KeyedLocks::default(),
+            rollbacks: RollbackQueue::new(config.rollback_delay),
             fence,
             metrics: ContainerMetrics::default(),
             history: History::default(),
-            puts: Puts::default(),
-            kept_true: config.follow.is_some(),
+            requests: RecentRequests::default(),
+            is_reconciled: config.follow.is_some(),
         })
     }
 
-    /// What everything that writes has to be held by.
+    /// The fence of everything that writes.
     pub(crate) fn fence(&self) -> &Fence {
         &self.fence
     }
 
-    pub(super) fn metrics(&self) -> &ContainerMetrics {
+    /// The metrics.
+    pub(crate) fn metrics(&self) -> &ContainerMetrics {
         &self.metrics
     }
 
@@ -137,150 +134,161 @@ impl Containers {
         &self.history
     }
 
-    /// How many requests went to API servers so far.
+    /// The number of requests that were sent to API servers.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.client.requests()
     }
 
-    /// The networks with these uuids.
-    pub(crate) async fn networks(&self, uuids: Vec<Uuid>) -> Result<Vec<Network>, ManagerError> {
-        self.names.read(uuids).await
+    /// When an agent last requested a container.
+    pub(crate) fn last_requested(&self, vm: Uuid) -> Option<Instant> {
+        self.requests.last(vm)
     }
 
-    /// Forgets the uuids of names: one of them is gone.
-    pub(super) fn forget_names(&self) {
-        self.names.forget();
+    /// The networks with these uuids that exist.
+    pub(crate) async fn read_networks(
+        &self,
+        uuids: Vec<Uuid>,
+    ) -> Result<Vec<Network>, ManagerError> {
+        self.resolver.read_networks(uuids).await
     }
 
-    /// Makes a container's ports, completes them, or finds them made.
+    /// Empties the cache of names: an object that was cached is gone.
+    pub(crate) fn clear_name_cache(&self) {
+        self.resolver.clear();
+    }
+
+    /// Creates a container's ports, completes them, or finds them complete.
     pub async fn put(
         &self,
         agent: &str,
-        machine: Uuid,
+        vm: Uuid,
         request: &PortsRequest,
     ) -> Result<Ports, ManagerError> {
         let started = Instant::now();
-        let work = self.put_locked(agent, machine, request);
-        let made = self.fence.hold(work).await;
-        self.metrics.count(&made, &self.metrics.made);
+        let work = self.put_unfenced(agent, vm, request);
+        let created = self.fence.hold(work).await;
+        self.metrics.count(&created, &self.metrics.created);
         let elapsed = started.elapsed();
         let container = request.container.to_string();
-        let shown = Quoted(container.as_bytes());
-        let outcome = match &made {
+        let quoted = Quoted(container.as_bytes());
+        let (action, description) = match &created {
             Ok(ports) => {
                 let summary = summary(ports);
-                log::info!(container:% = shown, machine:%, agent, elapsed:?; "ports made: {summary}");
+                log::info!(container:% = quoted, machine:% = vm, agent, elapsed:?; "ports created: {summary}");
                 (Action::Created, summary)
             }
             Err(error) => {
-                log::error!(container:% = shown, machine:%, agent, elapsed:?, error:%; "cannot make ports");
-                (Action::Failed, format!("cannot make ports: {error}"))
+                log::error!(container:% = quoted, machine:% = vm, agent, elapsed:?, error:%; "cannot create ports");
+                (Action::Failed, format!("cannot create ports: {error}"))
             }
         };
+        let outcome = (action, description.as_str());
         let actor = Actor::Agent(agent.into());
-        let outcome = (outcome.0, outcome.1.as_str());
         self.history
-            .record(machine, Some(&container), actor, elapsed, outcome);
-        made
+            .record(vm, Some(&container), actor, elapsed, outcome);
+        created
     }
 
-    async fn put_locked(
+    async fn put_unfenced(
         &self,
         agent: &str,
-        machine: Uuid,
+        vm: Uuid,
         request: &PortsRequest,
     ) -> Result<Ports, ManagerError> {
-        let checked = plan::check(machine, request, &self.defaults, self.most_ports)
+        let specs = objects::validate(vm, request, &self.defaults, self.max_ports)
             .map_err(ManagerError::Invalid)?;
-        let _held = self.locks.lock(machine).await;
-        // Whatever there is of the container, it is this call's now.
-        self.undos.forget(machine);
-        self.puts.note(machine);
-        let mut undo = Undo::Never;
-        let mut made = self
-            .attempt(agent, machine, request, &checked.wishes, &mut undo)
+        let _guard = self.locks.lock(vm).await;
+        // From here on, whatever exists of the container belongs to this request.
+        self.rollbacks.cancel(vm);
+        self.requests.record(vm);
+        let mut rollback = Rollback::Never;
+        let mut created = self
+            .resolve_and_create(agent, vm, request, &specs, &mut rollback)
             .await;
-        if made.as_ref().is_err_and(ManagerError::is_missing) {
-            // Something was deleted that we had in mind. What is there now?
-            self.names.forget();
-            made = self
-                .attempt(agent, machine, request, &checked.wishes, &mut undo)
+        if created.as_ref().is_err_and(ManagerError::is_object_gone) {
+            // An object of a cached name was deleted: resolve the names again.
+            self.resolver.clear();
+            created = self
+                .resolve_and_create(agent, vm, request, &specs, &mut rollback)
                 .await;
         }
-        if let Err(error) = &made
-            && undo != Undo::Never
+        if let Err(error) = &created
+            && rollback != Rollback::Never
         {
             if error.is_transient() {
-                self.undos.later(machine, undo, self.fence.term());
+                self.rollbacks.schedule(vm, rollback, self.fence.term());
             } else {
-                self.undo(machine, undo).await;
+                self.roll_back(vm, rollback).await;
             }
         }
-        made
+        created
     }
 
-    async fn attempt(
+    async fn resolve_and_create(
         &self,
         agent: &str,
-        machine: Uuid,
+        vm: Uuid,
         request: &PortsRequest,
-        wishes: &[Wish],
-        undo: &mut Undo,
+        specs: &[PortSpec],
+        rollback: &mut Rollback,
     ) -> Result<Ports, ManagerError> {
-        let router = self.names.router(agent, request.virtual_router_address);
-        let resolved = join_all(wishes.iter().map(|wish| self.resolve(wish)));
-        let (router, resolved) = tokio::join!(router, resolved);
+        let router = self.resolver.router(agent, request.virtual_router_address);
+        let networks = join_all(specs.iter().map(|spec| self.resolve(spec)));
+        let (router, networks) = tokio::join!(router, networks);
         let mut problems = vec![];
-        let router = sort_out(router, &mut problems)?;
-        let object = plan::machine(machine, agent, request, &self.defaults);
-        let mut ports = vec![];
+        let router = collect_problems(router, &mut problems)?;
+        let object = objects::virtual_machine(vm, agent, request, &self.defaults);
+        let annotations = &object.common.annotations;
+        let mut interfaces = vec![];
         let count = request.ports.len();
-        for (index, network) in resolved.into_iter().enumerate() {
-            let Some(network) = sort_out(network, &mut problems)? else {
+        for (index, (network, spec)) in networks.into_iter().zip(specs).enumerate() {
+            let Some(network) = collect_problems(network, &mut problems)? else {
                 continue;
             };
-            let asked = &request.ports[index];
-            let annotations = &object.common.annotations;
-            match plan::port(
-                machine,
-                (index, count),
-                asked,
-                &wishes[index],
-                network,
-                annotations,
-            ) {
-                Ok(port) => ports.push(port),
-                Err(wrong) => problems.extend(wrong),
+            let place = (index, count);
+            match objects::port(vm, place, &request.ports[index], spec, network, annotations) {
+                Ok(port) => interfaces.push(DesiredInterface {
+                    uuid: port.uuid,
+                    spec: spec.clone(),
+                    planned: Some(port),
+                }),
+                Err(invalid) => problems.extend(invalid),
             }
         }
         match router {
             Some(router) if problems.is_empty() => {
-                self.make(agent, router, object, ports, undo).await
+                let desired = DesiredState {
+                    router: Some(router),
+                    interfaces,
+                    is_exhaustive: true,
+                    ..DesiredState::default()
+                };
+                self.create(agent, router, object, &desired, rollback).await
             }
             _ => Err(ManagerError::Invalid(problems)),
         }
     }
 
-    /// Looks up every name of a wish.
-    async fn resolve(&self, wish: &Wish) -> Result<Arc<Network>, ManagerError> {
-        // In this order, since a project that may be created has to be there for its network.
-        let project = self.names.project(&wish.project).await;
-        let network = self.names.network(&wish.network, &wish.subnets);
-        let groups = wish
+    /// Resolves every name of a port; returns its network.
+    async fn resolve(&self, spec: &PortSpec) -> Result<Arc<Network>, ManagerError> {
+        // First the project: one that may be created must exist before its network.
+        let project = self.resolver.project(&spec.project).await;
+        let network = self.resolver.network(&spec.network, &spec.subnets);
+        let groups = spec
             .security_groups
             .iter()
-            .map(|group| self.names.security_group(group));
-        let pools = wish
+            .map(|group| self.resolver.security_group(group));
+        let pools = spec
             .floating_ips
             .iter()
-            .map(|floating| self.names.pool(&floating.pool));
+            .map(|floating_ip| self.resolver.floating_ip_pool(&floating_ip.pool));
         let (network, groups, pools) = tokio::join!(network, join_all(groups), join_all(pools));
         let mut problems = vec![];
-        sort_out(project, &mut problems)?;
-        let network = sort_out(network, &mut problems)?;
-        for found in groups.into_iter().chain(pools) {
-            sort_out(found, &mut problems)?;
+        collect_problems(project, &mut problems)?;
+        let network = collect_problems(network, &mut problems)?;
+        for uuid in groups.into_iter().chain(pools) {
+            collect_problems(uuid, &mut problems)?;
         }
         match network {
             Some(network) if problems.is_empty() => Ok(network),
@@ -288,45 +296,44 @@ impl Containers {
         }
     }
 
-    /// Whether an object says that it is of this cluster's manager.
+    /// Whether an object was created by this cluster's manager.
     fn is_ours(&self, annotations: &KeyValues) -> bool {
-        annotations.get("owner") == Some(OWNER)
-            && annotations.get("cluster") == Some(&self.defaults.cluster)
+        model::is_owned(annotations, &self.defaults.cluster)
     }
 
-    /// Refuses a container that is not ours, or another agent's.
+    /// Refuses a container that is not ours, or that belongs to another agent.
     fn check_owner(
         &self,
-        machine: Uuid,
+        vm: Uuid,
         annotations: &KeyValues,
         agent: Option<&str>,
     ) -> Result<(), ManagerError> {
         if !self.is_ours(annotations) {
             return Err(ManagerError::Foreign(format!(
-                "the virtual-machine {machine} was not made by the manager of cluster {:?}, so it is left alone",
+                "the virtual-machine {vm} was not created by the manager of cluster {:?} and is \
+                 not touched",
                 self.defaults.cluster
             )));
         }
-        match (agent, annotations.get("agent")) {
+        match (agent, annotations.get(annotation::AGENT)) {
             (Some(agent), Some(owner)) if owner != agent => Err(ManagerError::Foreign(format!(
-                "the container with the machine {machine} is not agent {agent:?}'s; an agent \
-                 touches its own containers only"
+                "the container with the virtual-machine {vm} does not belong to agent {agent:?}; \
+                 an agent touches its own containers only"
             ))),
             _ => Ok(()),
         }
     }
 }
 
-/// Keeps what is wrong with a request for later, so that all of it is said; ends with any other
-/// failure.
-fn sort_out<T>(
+/// Collects what is invalid about a request, so that all of it is reported; passes other errors on.
+fn collect_problems<T>(
     result: Result<T, ManagerError>,
     problems: &mut Vec<String>,
 ) -> Result<Option<T>, ManagerError> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(ManagerError::Invalid(wrong)) => {
-            for problem in wrong {
+        Err(ManagerError::Invalid(invalid)) => {
+            for problem in invalid {
                 if !problems.contains(&problem) {
                     problems.push(problem);
                 }
@@ -337,51 +344,23 @@ fn sort_out<T>(
     }
 }
 
-/// An address, with what its subnet says.
-fn port_address(network: &Network, address: IpAddr) -> PortAddress {
-    let subnet = network.subnet(address);
-    let whole = if address.is_ipv4() { 32 } else { 128 };
-    let prefix = subnet.map_or(whole, |subnet| subnet.net.prefix_len());
-    PortAddress {
-        // A prefix length of a network of the same family is never too long.
-        address: ipnet::IpNet::new(address, prefix).unwrap_or_else(|_| address.into()),
-        gateway: subnet.and_then(|subnet| subnet.gateway),
-        dns: subnet.and_then(|subnet| subnet.dns),
-    }
-}
-
-/// The Ethernet address of an interface.
-fn mac_of(interface: &VirtualMachineInterface) -> Result<Mac, ManagerError> {
-    let macs = interface.virtual_machine_interface_mac_addresses.as_ref();
-    let mac = macs.and_then(|macs| macs.mac_address.first());
-    mac.and_then(|mac| mac.clone().try_into().ok())
-        .ok_or_else(|| {
-            let name = &interface.common.fq_name;
-            ManagerError::InvalidResponse(format!(
-                "the virtual-machine-interface {name} has no Ethernet address"
-            ))
-        })
-}
-
-/// IPv4 first.
-fn sort(port: &mut Port) {
-    port.addresses.sort_by_key(|address| address.address.addr());
-    port.floating_ips.sort();
-}
-
 fn summary(ports: &Ports) -> String {
-    let ports = ports.ports.iter().map(|port| {
-        let addresses: Vec<String> = port
-            .addresses
-            .iter()
-            .map(|address| address.address.to_string())
-            .collect();
-        format!(
-            "{} {} on {}",
-            port.interface,
-            addresses.join(" "),
-            port.virtual_network_name
-        )
-    });
-    ports.collect::<Vec<_>>().join(", ")
+    let ports: Vec<_> = ports
+        .ports
+        .iter()
+        .map(|port| {
+            let addresses: Vec<String> = port
+                .addresses
+                .iter()
+                .map(|address| address.address.to_string())
+                .collect();
+            format!(
+                "{} {} on {}",
+                port.interface,
+                addresses.join(" "),
+                port.virtual_network_name
+            )
+        })
+        .collect();
+    ports.join(", ")
 }

@@ -1,31 +1,34 @@
-//! Each rule of what is to become of a container.
+//! Each rule of the decisions.
 
 mod kept;
 mod random;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::*;
+use crate::diff::{self, Actual, diff};
 use crate::marathon::{App, Listing, Network, RunSpecId, Skipped};
 use crate::mesos_master::{Change, Executor, Framework, State, Status, TaskKey};
-use crate::stores::contrail::{Interface, Router};
+use crate::model::InterfaceDetails;
+use crate::stores::contrail::Router;
 use crate::task_state::TaskState;
 
 const TASK: &str = "shop_web.instance-0bcd1234-c7a5-11ea-8f39-0242ac110002._app.1";
 
-/// Sources, and one container of ours that nobody has any more.
-struct Scene {
+/// Sources, and one container of ours that no task uses.
+struct Fixture {
     mesos: MesosView,
     marathon: MarathonView,
     contrail: ContrailView,
     policy: Policy,
     defaults: Defaults,
     start: Instant,
-    machine: Uuid,
-    put: Option<Instant>,
+    vm: Uuid,
+    last_requested: Option<Instant>,
 }
 
-fn machine(number: u128) -> Uuid {
+fn vm_uuid(number: u128) -> Uuid {
     Uuid::from_u128(0x660a_305f_10e4_47fd_a5fc_0000_0000_0000 + number)
 }
 
@@ -78,7 +81,7 @@ fn state(tasks: Vec<Task>, agents: Vec<Agent>) -> State {
 
 /// Another container's task, so that the list is not empty.
 fn other() -> Task {
-    task("other", "S2", Some(machine(99)))
+    task("other", "S2", Some(vm_uuid(99)))
 }
 
 fn agents() -> Vec<Agent> {
@@ -122,55 +125,55 @@ fn listing(apps: Vec<App>) -> Listing {
     }
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
         let start = Instant::now();
-        let uuid = machine(1);
-        let ours = Machine {
+        let uuid = vm_uuid(1);
+        let ours = CachedVm {
             agent: "node1".into(),
             display_name: None,
-            names: Names {
+            identity: MesosIdentity {
                 task: Some(TASK.into()),
                 framework_id: Some("F".into()),
                 executor: Some(TASK.into()),
                 mesos_agent: Some("S1".into()),
-                ..Names::default()
+                ..MesosIdentity::default()
             },
             interfaces: Box::new([Interface {
                 uuid: contrail_mesos_api::agent_api::interface_uuid(uuid, "eth0"),
                 index: 0,
-                network: Some("contrail".into()),
-                groups: Box::default(),
-                floating: Box::default(),
-                addresses: 1,
-                details: crate::stores::contrail::Details::default(),
+                network_name: Some("contrail".into()),
+                security_groups: Box::default(),
+                floating_ips: Box::default(),
+                address_count: 1,
+                details: InterfaceDetails::default(),
             }]),
-            routers: Box::new([machine(500)]),
-            seen: start,
+            routers: Box::new([vm_uuid(500)]),
+            first_seen: start,
         };
         let routers = [("node1", 500), ("node2", 501)].map(|(name, uuid)| {
             let router = Router {
-                uuid: machine(uuid),
+                uuid: vm_uuid(uuid),
                 address: None,
             };
             (name.into(), router)
         });
-        let mut scene = Self {
+        let mut fixture = Self {
             mesos: MesosView::default(),
             marathon: MarathonView::default(),
             contrail: ContrailView {
-                machines: HashMap::from([(uuid, Box::new(ours))]),
+                vms: HashMap::from([(uuid, Box::new(ours))]),
                 routers: HashMap::from(routers),
                 ..ContrailView::default()
             },
             policy: Policy::default(),
             defaults: Defaults::of("mesos"),
             start,
-            machine: uuid,
-            put: None,
+            vm: uuid,
+            last_requested: None,
         };
-        scene.list(0, state(vec![other()], agents()));
-        scene
+        fixture.list(0, state(vec![other()], agents()));
+        fixture
     }
 
     fn at(&self, seconds: u64) -> Instant {
@@ -178,21 +181,22 @@ impl Scene {
     }
 
     fn list(&mut self, seconds: u64, state: State) {
-        let settle = self.policy.settle;
-        self.mesos.listed(state, self.at(seconds), settle);
+        let window = self.policy.stabilization_window;
+        self.mesos.apply_snapshot(state, self.at(seconds), window);
     }
 
     fn marathon(&mut self, seconds: u64, listing: Listing) {
-        let settle = self.policy.settle;
-        self.marathon.listed(listing, self.at(seconds), settle);
+        let window = self.policy.stabilization_window;
+        self.marathon
+            .apply_listing(listing, self.at(seconds), window);
     }
 
-    fn ours(&mut self) -> &mut Machine {
-        self.contrail.machines.get_mut(&self.machine).unwrap()
+    fn ours(&mut self) -> &mut CachedVm {
+        self.contrail.vms.get_mut(&self.vm).unwrap()
     }
 
-    fn known(&self, seconds: u64) -> Known<'_> {
-        Known {
+    fn snapshot(&self, seconds: u64) -> Snapshot<'_> {
+        Snapshot {
             mesos: &self.mesos,
             marathon: &self.marathon,
             contrail: &self.contrail,
@@ -202,150 +206,160 @@ impl Scene {
         }
     }
 
-    fn fate(&self, seconds: u64) -> Fate {
-        let ours = &self.contrail.machines[&self.machine];
-        fate(&self.known(seconds), self.machine, ours, self.put)
+    fn decision(&self, seconds: u64) -> Decision {
+        let ours = &self.contrail.vms[&self.vm];
+        decide(&self.snapshot(seconds), self.vm, ours, self.last_requested)
     }
 
-    fn keep(&self, seconds: u64) -> Keep {
-        match self.fate(seconds) {
-            Fate::Keep(keep) => *keep,
+    fn desired(&self, seconds: u64) -> DesiredState {
+        match self.decision(seconds) {
+            Decision::Keep(desired) => *desired,
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// Why nothing is done, so many seconds on, of a container that would be removed but for a change.
-fn doubt(at: u64, change: fn(&mut Scene)) -> Doubt {
-    let mut scene = Scene::new();
-    change(&mut scene);
-    match scene.fate(at) {
-        Fate::Unknown(doubt) => doubt,
+/// Why the decision on an unused container is deferred after a change, at `at` seconds.
+fn defer_reason(at: u64, change: fn(&mut Fixture)) -> DeferReason {
+    let mut fixture = Fixture::new();
+    change(&mut fixture);
+    match fixture.decision(at) {
+        Decision::Defer(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn what_nobody_has_is_removed_but_not_on_the_word_of_a_doubtful_source() {
-    assert_eq!(Scene::new().fate(700), Fate::Remove(Reason::NotOnAgent));
-    let mesos = |doubt: Doubt, said: &str| {
+fn unused_container_is_deleted_unless_mesos_is_untrusted() {
+    assert_eq!(
+        Fixture::new().decision(700),
+        Decision::Delete(DeleteReason::NotOnAgent)
+    );
+    let mesos = |reason: DeferReason, text: &str| {
         assert!(
-            matches!(&doubt, Doubt::Mesos(why) if why.contains(said)),
-            "{doubt:?}"
+            matches!(&reason, DeferReason::MesosUntrusted(problem) if problem.contains(text)),
+            "{reason:?}"
         );
     };
     mesos(
-        doubt(700, |scene| scene.mesos.lost(scene.at(600), "refused")),
+        defer_reason(700, |fixture| {
+            fixture.mesos.mark_lost(fixture.at(600), "refused")
+        }),
         "refused",
     );
     mesos(
-        doubt(700, |scene| scene.mesos = MesosView::default()),
-        "not been heard of",
+        defer_reason(700, |fixture| fixture.mesos = MesosView::default()),
+        "not listed anything",
     );
     mesos(
-        doubt(700, |scene| {
+        defer_reason(700, |fixture| {
             let mut partial = state(vec![other()], agents());
             partial.skipped.push(crate::mesos_master::Skipped {
                 kind: "task",
                 problem: "null".into(),
             });
-            scene.list(1, partial);
+            fixture.list(1, partial);
         }),
         "cannot be read",
     );
     mesos(
-        doubt(700, |scene| {
-            scene.mesos.lost(scene.at(600), "refused");
-            scene.list(690, state(vec![other()], agents()));
+        defer_reason(700, |fixture| {
+            fixture.mesos.mark_lost(fixture.at(600), "refused");
+            fixture.list(690, state(vec![other()], agents()));
         }),
         "just come back",
     );
     mesos(
-        doubt(2000, |scene| scene.list(600, state(vec![], agents()))),
+        defer_reason(2000, |fixture| fixture.list(600, state(vec![], agents()))),
         "shrunk",
     );
 }
 
 #[test]
-fn what_may_be_somebodys_is_kept() {
-    assert_eq!(doubt(599, |_| {}), Doubt::Young);
+fn container_that_may_be_used_is_deferred() {
+    assert_eq!(defer_reason(599, |_| {}), DeferReason::GracePeriod);
     assert_eq!(
-        doubt(700, |scene| scene.put = Some(scene.at(650))),
-        Doubt::Young
+        defer_reason(700, |fixture| fixture.last_requested =
+            Some(fixture.at(650))),
+        DeferReason::GracePeriod
     );
     assert_eq!(
-        doubt(700, |scene| scene
+        defer_reason(700, |fixture| fixture
             .marathon(1, listing(vec![app(&[], &[TASK])]))),
-        Doubt::MarathonHasIt
+        DeferReason::ListedByMarathon
     );
     for id in [None, Some("/shop/web"), Some(TASK)] {
-        let mut scene = Scene::new();
+        let mut fixture = Fixture::new();
         let mut listing = listing(vec![]);
         listing.skipped.push(Skipped {
             kind: "app",
             id: id.map(Into::into),
             problem: "null".into(),
         });
-        scene.marathon(1, listing);
-        assert_eq!(scene.fate(700), Fate::Unknown(Doubt::Unreadable), "{id:?}");
+        fixture.marathon(1, listing);
+        assert_eq!(
+            fixture.decision(700),
+            Decision::Defer(DeferReason::MarathonEntryUnreadable),
+            "{id:?}"
+        );
     }
     assert_eq!(
-        doubt(700, |scene| {
+        defer_reason(700, |fixture| {
             let mut agents = agents();
             agents[0].active = false;
-            scene.list(1, state(vec![other()], agents));
+            fixture.list(1, state(vec![other()], agents));
         }),
-        Doubt::AgentAway
+        DeferReason::AgentDisconnected
     );
     assert_eq!(
-        doubt(700, |scene| {
-            scene.list(1, state(vec![other()], vec![agent("S2", "node2")]));
+        defer_reason(700, |fixture| {
+            fixture.list(1, state(vec![other()], vec![agent("S2", "node2")]));
             let back = Change::AgentAdded(Box::new(agent("S1", "node1")));
-            scene.mesos.apply(back, scene.at(2));
+            fixture.mesos.apply_change(back, fixture.at(2));
         }),
-        Doubt::AgentAway
+        DeferReason::AgentDisconnected
     );
     assert_eq!(
-        doubt(700, |scene| {
+        defer_reason(700, |fixture| {
             let staging = task("new", "S1", None);
-            scene.list(1, state(vec![other(), staging], agents()));
+            fixture.list(1, state(vec![other(), staging], agents()));
         }),
-        Doubt::Unplaced
+        DeferReason::TaskWithoutContainer
     );
     assert_eq!(
-        doubt(700, |scene| {
+        defer_reason(700, |fixture| {
             let mut state = state(vec![other()], agents());
             state.executors.insert(Executor {
                 framework: "F".into(),
                 agent: "S1".into(),
                 id: TASK.into(),
             });
-            scene.list(1, state);
+            fixture.list(1, state);
         }),
-        Doubt::Executor
+        DeferReason::IdleExecutor
     );
-    // Of one that never had a task, any executor without tasks may be it.
+    // A container that never had a task may belong to any executor without tasks.
     assert_eq!(
-        doubt(700, |scene| {
-            scene.ours().names = Names::default();
+        defer_reason(700, |fixture| {
+            fixture.ours().identity = MesosIdentity::default();
             let mut state = state(vec![other()], agents());
             state.executors.insert(Executor {
                 framework: "F".into(),
                 agent: "S1".into(),
                 id: "idle".into(),
             });
-            scene.list(1, state);
+            fixture.list(1, state);
         }),
-        Doubt::Executor
+        DeferReason::IdleExecutor
     );
 }
 
 #[test]
-fn a_task_that_ends_needs_a_list_to_confirm_it() {
-    let mut scene = Scene::new();
-    let own = task(TASK, "S1", Some(scene.machine));
-    scene.list(1, state(vec![other(), own.clone()], agents()));
-    assert!(matches!(scene.fate(700), Fate::Keep(_)));
+fn ended_task_is_confirmed_by_a_list_before_delete() {
+    let mut fixture = Fixture::new();
+    let own = task(TASK, "S1", Some(fixture.vm));
+    fixture.list(1, state(vec![other(), own.clone()], agents()));
+    assert!(matches!(fixture.decision(700), Decision::Keep(_)));
     let ended = Change::TaskUpdated {
         key: own.key.clone(),
         agent: None,
@@ -355,25 +369,37 @@ fn a_task_that_ends_needs_a_list_to_confirm_it() {
             ..Status::default()
         }),
     };
-    let touched = scene.mesos.apply(ended, scene.at(800));
-    assert_eq!(touched, [scene.machine]);
-    assert_eq!(scene.fate(5000), Fate::Unknown(Doubt::NotListedSince));
-    scene.list(5001, state(vec![other()], agents()));
-    assert_eq!(scene.fate(5002), Fate::Remove(Reason::NotOnAgent));
-    // And one that a list leaves out without a word needs a second one.
-    scene.list(5003, state(vec![other(), own], agents()));
-    scene.list(5004, state(vec![other()], agents()));
-    assert_eq!(scene.fate(9000), Fate::Unknown(Doubt::NotListedSince));
-    scene.list(9001, state(vec![other()], agents()));
-    assert_eq!(scene.fate(9002), Fate::Remove(Reason::NotOnAgent));
+    let touched = fixture.mesos.apply_change(ended, fixture.at(800));
+    assert_eq!(touched, [fixture.vm]);
+    assert_eq!(
+        fixture.decision(5000),
+        Decision::Defer(DeferReason::NotListedSince)
+    );
+    fixture.list(5001, state(vec![other()], agents()));
+    assert_eq!(
+        fixture.decision(5002),
+        Decision::Delete(DeleteReason::NotOnAgent)
+    );
+    // A task that a list leaves out without an event needs a second list.
+    fixture.list(5003, state(vec![other(), own], agents()));
+    fixture.list(5004, state(vec![other()], agents()));
+    assert_eq!(
+        fixture.decision(9000),
+        Decision::Defer(DeferReason::NotListedSince)
+    );
+    fixture.list(9001, state(vec![other()], agents()));
+    assert_eq!(
+        fixture.decision(9002),
+        Decision::Delete(DeleteReason::NotOnAgent)
+    );
 }
 
 #[test]
-fn a_container_that_just_lost_its_task_is_left_to_its_agent() {
-    let mut scene = Scene::new();
-    let own = task(TASK, "S1", Some(scene.machine));
-    scene.list(1, state(vec![other(), own.clone()], agents()));
-    scene.mesos.apply(
+fn container_that_lost_its_task_is_kept_for_grace_period() {
+    let mut fixture = Fixture::new();
+    let own = task(TASK, "S1", Some(fixture.vm));
+    fixture.list(1, state(vec![other(), own.clone()], agents()));
+    fixture.mesos.apply_change(
         Change::TaskUpdated {
             key: own.key,
             agent: None,
@@ -383,69 +409,105 @@ fn a_container_that_just_lost_its_task_is_left_to_its_agent() {
                 ..Status::default()
             }),
         },
-        scene.at(800),
+        fixture.at(800),
     );
-    // Its agent may be ending it: lists say nothing of that.
+    // Its agent may still be ending it, which no list shows.
     for at in [801, 900, 1000] {
-        scene.list(at, state(vec![other()], agents()));
-        assert_eq!(scene.fate(at + 1), Fate::Unknown(Doubt::Young));
+        fixture.list(at, state(vec![other()], agents()));
+        assert_eq!(
+            fixture.decision(at + 1),
+            Decision::Defer(DeferReason::GracePeriod)
+        );
     }
-    assert_eq!(scene.fate(1399), Fate::Unknown(Doubt::Young));
-    assert_eq!(scene.fate(1400), Fate::Remove(Reason::NotOnAgent));
+    assert_eq!(
+        fixture.decision(1399),
+        Decision::Defer(DeferReason::GracePeriod)
+    );
+    assert_eq!(
+        fixture.decision(1400),
+        Decision::Delete(DeleteReason::NotOnAgent)
+    );
 }
 
 #[test]
-fn words_that_are_no_end_keep_a_container() {
+fn unreachable_lost_or_unknown_task_keeps_container() {
     for task_state in [
         TaskState::Unreachable,
         TaskState::Lost,
         TaskState::Unrecognised,
     ] {
-        let mut scene = Scene::new();
-        let mut own = task(TASK, "S1", Some(scene.machine));
+        let mut fixture = Fixture::new();
+        let mut own = task(TASK, "S1", Some(fixture.vm));
         own.status.state = task_state;
-        // Its agent is gone, too.
-        scene.list(1, state(vec![other(), own], vec![agent("S2", "node2")]));
-        assert!(matches!(scene.fate(100_000), Fate::Keep(_)), "{task_state}");
+        // Its agent is gone as well.
+        fixture.list(1, state(vec![other(), own], vec![agent("S2", "node2")]));
+        assert!(
+            matches!(fixture.decision(100_000), Decision::Keep(_)),
+            "{task_state}"
+        );
     }
 }
 
 #[test]
-fn containers_of_an_agent_that_is_gone_go_after_a_while() {
-    let mut scene = Scene::new();
-    scene.list(1000, state(vec![other()], vec![agent("S2", "node2")]));
-    assert_eq!(scene.fate(4599), Fate::Unknown(Doubt::AgentGoneRecently));
-    // A loss begins the wait anew.
-    scene.mesos.lost(scene.at(4000), "refused");
-    scene.list(4001, state(vec![other()], vec![agent("S2", "node2")]));
-    assert_eq!(scene.fate(4700), Fate::Unknown(Doubt::AgentGoneRecently));
-    assert_eq!(scene.fate(7601), Fate::Remove(Reason::AgentGone));
-    // Of one whose agent was never noted, its host tells; and where that says nothing, nobody.
-    scene.ours().names = Names::default();
-    assert_eq!(scene.fate(7601), Fate::Remove(Reason::AgentGone));
-    scene.list(
+fn containers_of_gone_agent_are_deleted_after_a_delay() {
+    let mut fixture = Fixture::new();
+    fixture.list(1000, state(vec![other()], vec![agent("S2", "node2")]));
+    assert_eq!(
+        fixture.decision(4599),
+        Decision::Defer(DeferReason::AgentGoneRecently)
+    );
+    // A lost connection restarts the wait.
+    fixture.mesos.mark_lost(fixture.at(4000), "refused");
+    fixture.list(4001, state(vec![other()], vec![agent("S2", "node2")]));
+    assert_eq!(
+        fixture.decision(4700),
+        Decision::Defer(DeferReason::AgentGoneRecently)
+    );
+    assert_eq!(
+        fixture.decision(7601),
+        Decision::Delete(DeleteReason::AgentGone)
+    );
+    // Without a recorded agent, the host determines it, or nothing does.
+    fixture.ours().identity = MesosIdentity::default();
+    assert_eq!(
+        fixture.decision(7601),
+        Decision::Delete(DeleteReason::AgentGone)
+    );
+    fixture.list(
         7602,
         state(
             vec![other()],
             vec![agent("S2", "node2"), agent("S3", "10.0.0.3")],
         ),
     );
-    assert_eq!(scene.fate(20_000), Fate::Unknown(Doubt::NoAgent));
+    assert_eq!(
+        fixture.decision(20_000),
+        Decision::Defer(DeferReason::AgentUnknown)
+    );
 }
 
 #[test]
-fn what_was_never_completed_goes_unless_a_task_has_it() {
-    let mut scene = Scene::new();
-    let ours = scene.ours();
-    ours.names = Names::default();
+fn incomplete_container_is_deleted_unless_a_task_uses_it() {
+    let mut fixture = Fixture::new();
+    let ours = fixture.ours();
+    ours.identity = MesosIdentity::default();
     ours.routers = Box::default();
-    ours.interfaces[0].addresses = 0;
-    assert_eq!(scene.fate(599), Fate::Unknown(Doubt::Young));
-    assert_eq!(scene.fate(700), Fate::Remove(Reason::HalfMade));
-    let own = task(TASK, "S1", Some(scene.machine));
-    scene.list(701, state(vec![other(), own], agents()));
-    let keep = scene.keep(1000);
-    // Nor is it linked before it is whole.
-    let ours = &scene.contrail.machines[&scene.machine];
-    assert_eq!(differences(&keep, ours), [Difference::Names]);
+    ours.interfaces[0].address_count = 0;
+    assert_eq!(
+        fixture.decision(599),
+        Decision::Defer(DeferReason::GracePeriod)
+    );
+    assert_eq!(
+        fixture.decision(700),
+        Decision::Delete(DeleteReason::Incomplete)
+    );
+    let own = task(TASK, "S1", Some(fixture.vm));
+    fixture.list(701, state(vec![other(), own], agents()));
+    let desired = fixture.desired(1000);
+    // It is not linked before it is complete.
+    let ours = &fixture.contrail.vms[&fixture.vm];
+    assert_eq!(
+        diff(Actual::cached(ours), &desired),
+        [diff::Change::SetNames]
+    );
 }

@@ -2,12 +2,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn read(pairs: &[(&str, &str)]) -> Result<Wish, Vec<String>> {
+fn read(pairs: &[(&str, &str)]) -> Result<PortSpec, Vec<String>> {
     let pairs = pairs.iter();
     let labels = pairs
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect();
-    wish(&labels, None, &Default::of("mesos"))
+    parse_labels(&labels, None, &Defaults::of("mesos"))
 }
 
 fn name(text: &str) -> FqName {
@@ -15,7 +15,7 @@ fn name(text: &str) -> FqName {
 }
 
 #[test]
-fn networks_are_read_both_ways() {
+fn networks_label_accepts_both_forms() {
     let network = |pairs: &[(&str, &str)]| read(pairs).unwrap().network.to_string();
     assert_eq!(
         network(&[]),
@@ -55,7 +55,8 @@ fn networks_are_read_both_ways() {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
-        wish(&labels, Some(text), &Default::of("mesos")).map(|wish| wish.network.to_string())
+        parse_labels(&labels, Some(text), &Defaults::of("mesos"))
+            .map(|spec| spec.network.to_string())
     };
     assert_eq!(
         fallback("green", &[("project-name", "p")]).unwrap(),
@@ -70,31 +71,31 @@ fn networks_are_read_both_ways() {
 }
 
 #[test]
-fn groups_and_subnets_are_lists() {
-    let wish = read(&[
+fn security_groups_and_subnets_are_lists() {
+    let spec = read(&[
         ("security-groups", "web, d:p:db,web"),
         ("network-subnets", "5.5.5.0/24, fd00::/64"),
         ("project-name", "shop"),
     ])
     .unwrap();
     assert_eq!(
-        wish.security_groups,
+        spec.security_groups,
         [name("default-domain:shop:web"), name("d:p:db")]
     );
     assert_eq!(
-        wish.subnets,
+        spec.subnets,
         [
             "5.5.5.0/24".parse::<IpNet>().unwrap(),
             "fd00::/64".parse().unwrap()
         ]
     );
-    assert_eq!(wish.project, name("default-domain:shop"));
+    assert_eq!(spec.project, name("default-domain:shop"));
 }
 
 #[test]
-fn floating_addresses_are_read_as_the_design_writes_them() {
-    let wish = read(&[("floating-ips", "default-domain:default-project:__public__:__fip_pool_public__(10.66.77.123),default-domain:default-project:__public__:__fip_pool_public2__(10.33.44.11), d:p:n:pool ,d:p:n:pool ( 1.2.3.4 )")]).unwrap();
-    let found: Vec<_> = wish
+fn floating_ips_label_accepts_optional_address() {
+    let spec = read(&[("floating-ips", "default-domain:default-project:__public__:__fip_pool_public__(10.66.77.123),default-domain:default-project:__public__:__fip_pool_public2__(10.33.44.11), d:p:n:pool ,d:p:n:pool ( 1.2.3.4 )")]).unwrap();
+    let found: Vec<_> = spec
         .floating_ips
         .iter()
         .map(|floating| (floating.pool.to_string(), floating.address))
@@ -112,7 +113,7 @@ fn floating_addresses_are_read_as_the_design_writes_them() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_said_at_once() {
+fn invalid_labels_are_all_reported() {
     let long = "x".repeat(300);
     let problems = read(&[
         ("domain-name", "a:b"),
@@ -164,7 +165,7 @@ fn everything_that_is_wrong_is_said_at_once() {
 }
 
 #[test]
-fn a_list_of_networks_is_split() {
+fn networks_label_is_split_by_network() {
     let labels = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
         pairs
             .iter()
@@ -177,7 +178,7 @@ fn a_list_of_networks_is_split() {
         ("security-groups", "g"),
         ("network-subnets", "s"),
     ]);
-    let split = split(&all);
+    let split = split_by_network(&all);
     assert_eq!(
         split[0],
         labels(&[
@@ -192,16 +193,16 @@ fn a_list_of_networks_is_split() {
         labels(&[("networks", "d:p:b"), ("security-groups", "g")])
     );
     assert_eq!(split.len(), 2);
-    assert_eq!(self::split(&BTreeMap::new()).len(), 1);
+    assert_eq!(self::split_by_network(&BTreeMap::new()).len(), 1);
 }
 
 proptest! {
     #[test]
-    fn hostile_labels_harm_nobody(value in "\\PC{0,80}|[a:,() ./0-9]{0,40}", key in 0..6_usize) {
-        let key = [NETWORKS, SUBNETS, PROJECT, DOMAIN, GROUPS, FLOATING][key];
+    fn arbitrary_labels_yield_valid_names_or_problems(value in "\\PC{0,80}|[a:,() ./0-9]{0,40}", key in 0..6_usize) {
+        let key = [NETWORKS, SUBNETS, PROJECT, DOMAIN, SECURITY_GROUPS, FLOATING_IPS][key];
         match read(&[(key, &value)]) {
-            Ok(wish) => {
-                let names = [vec![wish.network, wish.project], wish.security_groups].concat();
+            Ok(spec) => {
+                let names = [vec![spec.network, spec.project], spec.security_groups].concat();
                 for name in names {
                     prop_assert!(name.parts().iter().all(|part| !part.is_empty() && !part.contains(':')));
                 }

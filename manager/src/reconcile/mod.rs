@@ -1,180 +1,204 @@
-//! Keeps what is in the VNC API as it is to be.
+//! Reconciles the VNC API with the desired state.
 //!
 //! ```text
-//! follow     Mesos, Marathon and the VNC API into the stores; what changes is put on the queue
-//! queue      each container once; what fails again after a pause, with jitter
-//! effort     what has been done, counted
-//! outlook    what would be written, and when
-//! here       what is on the queue is decided anew, on what is known at that moment, and written
+//! watch      applies updates of Mesos, Marathon and the VNC API to the stores, and enqueues
+//! queue      each container once; retries after a growing delay with jitter
+//! plan       the decision on a container, and what it would write
+//! overview   the plans of all containers, with hosts and networks, to be shown
+//! stats, metrics   what was done, counted
 //! ```
 //!
-//! Every event only says where to look, and every so often everything is looked at. Who may not
-//! write looks on, and so is at once in the picture when it may.
+//! Events only say which container to look at; every so often a resync looks at all of them. A
+//! standby keeps its caches warm so that it can write as soon as it leads.
 
-mod effort;
-mod follow;
-mod outlook;
+mod metrics;
+mod overview;
+mod plan;
 mod queue;
-pub(crate) mod survey;
-mod tally;
+mod stats;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, watch as watch_channel};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::config::{Config, Default as Defaults, Follow};
-use super::containers::Containers;
-use super::desired::{self, Difference, Fate, Keep, Known, Policy};
-use super::error::ManagerError;
-use super::history::{Action, Actor};
-use super::stores::Stores;
-use super::stores::contrail::{Machine, Orphan};
+use crate::config::{Config, Follow};
+use crate::containers::Containers;
+use crate::desired::{self, Decision, DesiredState, Snapshot};
+use crate::diff::Change;
+use crate::error::ManagerError;
+use crate::history::{Action, Actor};
+use crate::model::{CachedVm, Defaults, Orphan, Policy};
+use crate::stores::Stores;
 use crate::vnc::VncClient;
-use effort::Counters;
-pub(crate) use follow::Sources;
-pub use outlook::{Outlook, When};
-use queue::Queue;
-pub(super) use queue::Waiting;
-use survey::Surveys;
-use tally::Tally;
+use metrics::ReconcileMetrics;
+use overview::{ClusterOverview, DecisionRow, OverviewCache};
+use plan::{Plan, plan};
+pub use plan::{PlannedChange, Schedule};
+pub(crate) use queue::QueueEntry;
+use queue::WorkQueue;
+use stats::Counters;
+pub use stats::ReconcileStats;
+pub(crate) use watch::Sources;
 
-pub use effort::Effort;
+/// How many containers a resync compares before it yields to other tasks.
+const BATCH_SIZE: usize = 1000;
 
-/// How many containers are looked at before others may go on.
-const TURN: usize = 1000;
-
-/// What is looked at.
+/// What the queue holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Key {
-    Machine(Uuid),
+pub(crate) enum Key {
+    /// A container by its virtual-machine.
+    Container(Uuid),
     Orphan(Orphan),
 }
 
-/// Compares and corrects.
+/// Compares the VNC API with the desired state, and writes the differences.
 #[derive(Debug)]
 pub struct Reconciler {
     stores: Stores,
     containers: Arc<Containers>,
     client: VncClient,
     defaults: Defaults,
-    settings: watch::Sender<Settings>,
-    /// What is followed in place of what [`Reconciler::run`] was given.
-    sources: watch::Sender<Option<Sources>>,
+    settings: watch_channel::Sender<Settings>,
+    /// Replaces the sources that [`Reconciler::run`] was given.
+    sources: watch_channel::Sender<Option<Sources>>,
     workers: usize,
-    queue: Queue<Key>,
-    tally: Tally,
-    surveys: Surveys,
+    queue: WorkQueue<Key>,
+    metrics: ReconcileMetrics,
+    overview: OverviewCache,
     follows_marathon: bool,
-    /// Everything is to be looked at.
-    all: Notify,
-    may_write: watch::Receiver<bool>,
+    resync_requested: Notify,
+    may_write: watch_channel::Receiver<bool>,
     counters: Counters,
 }
 
-/// How what is in the VNC API is kept true, as far as it can change.
+/// The settings that a reload can change.
 #[derive(Clone, Debug)]
 struct Settings {
     policy: Policy,
     resync: Duration,
-    page: u32,
+    page_size: u32,
 }
 
 impl Settings {
-    fn of(follow: &Follow) -> Self {
+    fn new(follow: &Follow) -> Self {
         Self {
             policy: follow.policy.clone(),
             resync: follow.resync,
-            page: follow.page_size,
+            page_size: follow.page_size,
         }
     }
 }
 
-/// What a container, or something that belongs to nothing, would be changed in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
-    /// Its uuid: that of its virtual-machine.
-    pub uuid: Uuid,
-    /// What would be written.
-    pub differences: Vec<Difference>,
-    /// What is wrong with its labels, which are passed over.
-    pub problems: Vec<String>,
+/// What was written: its kind, and a description.
+type Written = (WriteKind, String);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriteKind {
+    Update,
+    Delete,
+}
+
+impl WriteKind {
+    /// The label in metrics.
+    fn outcome(self, key: Key) -> &'static str {
+        match (self, key) {
+            (Self::Update, _) => "kept",
+            (Self::Delete, Key::Container(_)) => "removed",
+            (Self::Delete, Key::Orphan(_)) => "orphan_removed",
+        }
+    }
+
+    fn action(self) -> Action {
+        match self {
+            Self::Update => Action::Updated,
+            Self::Delete => Action::Deleted,
+        }
+    }
 }
 
 impl Reconciler {
-    /// A reconciler that knows nothing yet. It writes only while `may_write` says so.
+    /// A reconciler with empty stores. It writes only while `may_write` is true.
     #[must_use]
     pub fn new(
         containers: Arc<Containers>,
         client: VncClient,
         config: &Config,
         follow: &Follow,
-        may_write: watch::Receiver<bool>,
+        may_write: watch_channel::Receiver<bool>,
     ) -> Arc<Self> {
         Arc::new(Self {
             stores: Stores::default(),
             containers,
             client,
             defaults: config.defaults.clone(),
-            settings: watch::Sender::new(Settings::of(follow)),
-            sources: watch::Sender::new(None),
+            settings: watch_channel::Sender::new(Settings::new(follow)),
+            sources: watch_channel::Sender::new(None),
             workers: follow.concurrency,
-            queue: Queue::new(),
-            tally: Tally::default(),
-            surveys: Surveys::default(),
+            queue: WorkQueue::new(),
+            metrics: ReconcileMetrics::default(),
+            overview: OverviewCache::default(),
             follows_marathon: follow.marathon.is_some(),
-            all: Notify::new(),
+            resync_requested: Notify::new(),
             may_write,
             counters: Counters::default(),
         })
     }
 
-    /// How many containers wait to be looked at, or are being corrected.
+    /// The number of containers and orphans that are queued or being reconciled.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.queue.len()
     }
 
-    /// What has been done so far.
+    /// What was done since the start.
     #[must_use]
-    pub fn effort(&self) -> Effort {
-        self.counters.effort(self.stores.copied())
+    pub fn stats(&self) -> ReconcileStats {
+        self.counters.stats(self.stores.copies())
     }
 
-    /// Looks at everything, and works on it until nothing is due any more.
-    #[cfg(test)]
-    pub(crate) async fn settle(&self) {
-        self.look_at_all().await;
-        while let Some(key) = self.queue.try_next() {
-            self.handle(key).await;
-        }
-    }
-
-    /// What the sources say.
+    /// The stores.
     pub(crate) fn stores(&self) -> &Stores {
         &self.stores
+    }
+
+    /// The metrics.
+    pub(crate) fn metrics(&self) -> &ReconcileMetrics {
+        &self.metrics
+    }
+
+    /// Whether Marathon is configured.
+    pub(crate) fn follows_marathon(&self) -> bool {
+        self.follows_marathon
+    }
+
+    /// The first `limit` entries of the queue, how many there are, and how many of all have failed.
+    pub(crate) fn queued(&self, limit: usize) -> (Vec<QueueEntry<Key>>, usize, usize) {
+        self.queue.waiting(limit)
     }
 
     fn settings(&self) -> Settings {
         self.settings.borrow().clone()
     }
 
-    /// Takes over new settings, and follows these from now on.
+    /// Applies new settings, and watches these sources from now on.
     pub(crate) fn reload(&self, follow: &Follow, sources: Sources) {
-        self.settings.send_replace(Settings::of(follow));
+        self.settings.send_replace(Settings::new(follow));
         self.sources.send_replace(Some(sources));
-        self.all.notify_one();
+        self.resync_requested.notify_one();
     }
 
-    fn known<R>(&self, look: impl FnOnce(&Known<'_>) -> R) -> R {
+    /// Calls `read` with the current state of the stores, which writers leave alone meanwhile.
+    fn with_snapshot<R>(&self, read: impl FnOnce(&Snapshot<'_>) -> R) -> R {
         let policy = self.settings().policy;
         self.stores.mesos.read(|mesos| {
             self.stores.marathon.read(|marathon| {
                 self.stores.contrail.read(|contrail| {
-                    look(&Known {
+                    read(&Snapshot {
                         mesos,
                         marathon,
                         contrail,
@@ -187,92 +211,119 @@ impl Reconciler {
         })
     }
 
-    /// What was done.
-    pub(crate) fn tally(&self) -> &Tally {
-        &self.tally
+    fn plan(&self, snapshot: &Snapshot<'_>, uuid: Uuid, vm: &CachedVm) -> Plan {
+        plan(snapshot, uuid, vm, self.containers.last_requested(uuid))
     }
 
-    /// Everything that would be written on what is known now.
+    /// The plan for one container that is cached.
+    fn plan_one(&self, uuid: Uuid) -> Option<(Box<CachedVm>, Plan)> {
+        self.counters.count_decisions(1);
+        self.with_snapshot(|snapshot| {
+            let vm = snapshot.contrail.vms.get(&uuid)?;
+            Some((vm.clone(), self.plan(snapshot, uuid, vm)))
+        })
+    }
+
+    /// What would be written by the current state of the stores, and when; sorted by uuid.
+    /// Containers in their desired state are left out.
     #[must_use]
-    pub fn differences(&self) -> Vec<Planned> {
-        let mesos = self.stores.mesos.snapshot();
-        let marathon = self.stores.marathon.snapshot();
-        let contrail = self.stores.contrail.snapshot();
-        let policy = self.settings().policy;
-        let known = Known {
-            mesos: &mesos,
-            marathon: &marathon,
-            contrail: &contrail,
-            defaults: &self.defaults,
-            policy: &policy,
-            now: Instant::now(),
-        };
-        let machines = contrail.machines.iter().filter_map(|(uuid, machine)| {
-            let fate = desired::fate(&known, *uuid, machine, self.containers.put_at(*uuid));
-            let (differences, problems) = match fate {
-                Fate::Keep(keep) => (desired::differences(&keep, machine), keep.problems),
-                Fate::Remove(reason) => (vec![Difference::Remove(reason)], vec![]),
-                Fate::Unknown(_) => return None,
-            };
-            (!differences.is_empty()).then_some(Planned {
-                uuid: *uuid,
-                differences,
-                problems,
-            })
+    pub fn planned_changes(&self) -> Vec<PlannedChange> {
+        let mut planned: Vec<_> = self.with_snapshot(|snapshot| {
+            let containers = snapshot.contrail.vms.iter().filter_map(|(uuid, vm)| {
+                let last_requested = self.containers.last_requested(*uuid);
+                PlannedChange::of_container(snapshot, *uuid, vm, last_requested)
+            });
+            let orphans = snapshot
+                .contrail
+                .orphans
+                .iter()
+                .map(|(orphan, since)| PlannedChange::of_orphan(snapshot, *orphan, *since));
+            containers.chain(orphans).collect()
         });
-        let orphans = desired::orphans(&known).into_iter().map(|orphan| Planned {
-            uuid: orphan.uuid(),
-            differences: vec![Difference::Orphan(orphan.to_string())],
-            problems: vec![],
-        });
-        machines.chain(orphans).collect()
+        planned.sort_by_key(|planned| planned.uuid);
+        planned
     }
 
-    /// Puts everything that is not as it is to be on the queue. Events are taken in meanwhile: what
-    /// they change is looked at on their word.
-    async fn look_at_all(&self) {
+    /// Those of [`Reconciler::planned_changes`] that are due.
+    #[must_use]
+    pub fn due_changes(&self) -> Vec<PlannedChange> {
+        let mut planned = self.planned_changes();
+        planned.retain(PlannedChange::is_due);
+        planned
+    }
+
+    /// The cluster at a recent moment. Takes a while on a large cluster: not for the runtime's
+    /// threads.
+    pub(crate) fn overview(&self) -> Arc<ClusterOverview> {
+        self.overview.get_or_build(|| {
+            // Snapshots rather than locks: building takes longer than writers can wait.
+            let mesos = self.stores.mesos.snapshot();
+            let marathon = self.stores.marathon.snapshot();
+            let contrail = self.stores.contrail.snapshot();
+            let snapshot = Snapshot {
+                mesos: &mesos,
+                marathon: &marathon,
+                contrail: &contrail,
+                defaults: &self.defaults,
+                policy: &self.settings().policy,
+                now: Instant::now(),
+            };
+            ClusterOverview::build(&snapshot, |uuid| self.containers.last_requested(uuid))
+        })
+    }
+
+    /// The decision on one container that is cached.
+    pub(crate) fn decision_of(&self, uuid: Uuid) -> Option<DecisionRow> {
+        let (_, plan) = self.plan_one(uuid)?;
+        Some(DecisionRow::new(plan))
+    }
+
+    /// Enqueues every container that differs from its desired state. Events are applied meanwhile,
+    /// and enqueue what they change.
+    async fn resync(&self) {
         let began = Instant::now();
-        let lists = self.counters.begin();
-        let machines: Vec<Uuid> = self
+        let lists = self.counters.begin_resync();
+        let uuids: Vec<Uuid> = self
             .stores
             .contrail
-            .read(|contrail| contrail.machines.keys().copied().collect());
-        for turn in machines.chunks(TURN) {
-            self.known(|known| {
-                let wrong = turn.iter().filter(|uuid| self.is_wrong(known, **uuid));
-                wrong.for_each(|uuid| self.queue.push(Key::Machine(*uuid)));
+            .read(|contrail| contrail.vms.keys().copied().collect());
+        for batch in uuids.chunks(BATCH_SIZE) {
+            self.with_snapshot(|snapshot| {
+                for uuid in batch {
+                    let vm = snapshot.contrail.vms.get(uuid);
+                    if vm.is_some_and(|vm| !self.plan(snapshot, *uuid, vm).changes.is_empty()) {
+                        self.queue.push(Key::Container(*uuid));
+                    }
+                }
             });
-            self.counters.decided(turn.len());
+            self.counters.count_decisions(batch.len());
             yield_now().await;
         }
-        for orphan in self.known(desired::orphans) {
+        for orphan in self.with_snapshot(desired::due_orphans) {
             self.queue.push(Key::Orphan(orphan));
         }
-        self.counters.looked(lists);
-        self.tally.comparison.observe(began.elapsed().as_secs_f64());
+        self.counters.end_resync(lists);
+        self.metrics.resync.observe(began.elapsed().as_secs_f64());
     }
 
-    /// Whether something of a container would be written.
-    fn is_wrong(&self, known: &Known<'_>, uuid: Uuid) -> bool {
-        let Some(machine) = known.contrail.machines.get(&uuid) else {
-            return false;
-        };
-        match desired::fate(known, uuid, machine, self.containers.put_at(uuid)) {
-            Fate::Keep(keep) => !desired::differences(&keep, machine).is_empty(),
-            Fate::Remove(_) => true,
-            Fate::Unknown(_) => false,
+    /// Resyncs, and works on the queue until nothing is due.
+    #[cfg(test)]
+    pub(crate) async fn settle(&self) {
+        self.resync().await;
+        while let Some(key) = self.queue.try_next() {
+            self.handle(key).await;
         }
     }
 
-    /// Works on the queue, one thing after another.
+    /// Works on the queue.
     pub(crate) async fn work(&self) {
         let mut may_write = self.may_write.clone();
         loop {
-            if may_write.wait_for(|may| *may).await.is_err() {
+            if may_write.wait_for(|may_write| *may_write).await.is_err() {
                 return;
             }
             let key = self.queue.next().await;
-            // Much may have happened while nothing was to do.
+            // It may have changed while the queue was empty.
             if *self.may_write.borrow() {
                 self.handle(key).await;
             } else {
@@ -284,196 +335,164 @@ impl Reconciler {
     async fn handle(&self, key: Key) {
         let began = Instant::now();
         let since = self.queue.since(key).unwrap_or(began);
-        let (machine, kind) = match key {
-            Key::Machine(uuid) => (uuid, "container"),
+        let (uuid, kind) = match key {
+            Key::Container(uuid) => (uuid, "container"),
             Key::Orphan(orphan) => (orphan.uuid(), "orphan"),
         };
-        let names = || {
+        let identity = || {
             self.stores.contrail.read(|view| {
-                let machine = view.machines.get(&machine)?;
-                Some((machine.names.clone(), machine.agent.clone()))
+                let vm = view.vms.get(&uuid)?;
+                Some((vm.identity.clone(), vm.agent.clone()))
             })
         };
-        let before = names();
-        let handled = match key {
-            Key::Machine(uuid) => self.machine(uuid).await,
-            Key::Orphan(orphan) => self.orphan(orphan).await,
+        let identity_before = identity();
+        let written = match key {
+            Key::Container(uuid) => self.reconcile_container(uuid).await,
+            Key::Orphan(orphan) => self.delete_orphan(orphan).await,
         };
-        let failed = handled.as_ref().err().map(ToString::to_string);
-        let pause = self.queue.done(key, failed.as_deref());
+        let error = written.as_ref().err().map(ToString::to_string);
+        let retry_in = self.queue.done(key, error.as_deref());
         let elapsed = began.elapsed();
-        // Named as it is now, or as it was before it was removed.
-        let (names, agent) = names().or(before).unwrap_or_default();
+        // A container that was deleted is logged with the names that it had.
+        let (names, agent) = identity().or(identity_before).unwrap_or_default();
         let app = names.application.as_deref().unwrap_or("");
         let task = names.task.as_deref().unwrap_or("");
-        match &handled {
+        match &written {
             Ok(None) => {
-                self.tally.outcome("unchanged");
-                log::debug!(machine:%, app, task, agent:%, elapsed:?; "{kind}: nothing to do");
+                self.metrics.count_outcome("unchanged");
+                log::debug!(machine:% = uuid, app, task, agent:%, elapsed:?; "{kind}: nothing to do");
             }
-            Ok(Some((outcome, what))) => {
-                self.tally.outcome(outcome.name(key));
-                self.tally.lag.observe(since.elapsed().as_secs_f64());
-                log::info!(machine:%, app, task, agent:%, elapsed:?; "{kind}: {what}");
-                self.note(machine, key, elapsed, outcome.action(), what);
+            Ok(Some((write, description))) => {
+                self.metrics.count_outcome(write.outcome(key));
+                self.metrics
+                    .write_lag
+                    .observe(since.elapsed().as_secs_f64());
+                log::info!(machine:% = uuid, app, task, agent:%, elapsed:?; "{kind}: {description}");
+                self.record(key, elapsed, write.action(), description);
             }
             Err(error) => {
-                self.tally.outcome("failed");
-                log::warn!(machine:%, app, task, agent:%, elapsed:?, again_in:? = pause, error:%; "{kind}: cannot be put right");
-                self.note(
-                    machine,
-                    key,
-                    elapsed,
-                    Action::Failed,
-                    &format!("cannot be put right: {error}"),
-                );
+                self.metrics.count_outcome("failed");
+                log::warn!(machine:% = uuid, app, task, agent:%, elapsed:?, retry_in:?, error:%; "{kind}: cannot reconcile");
+                let description = format!("cannot reconcile: {error}");
+                self.record(key, elapsed, Action::Failed, &description);
             }
         }
     }
 
-    fn note(&self, machine: Uuid, key: Key, took: Duration, action: Action, details: &str) {
-        if matches!(key, Key::Machine(_)) {
-            let history = self.containers.history();
-            history.record(machine, None, Actor::Reconciler, took, (action, details));
+    fn record(&self, key: Key, elapsed: Duration, action: Action, description: &str) {
+        if let Key::Container(uuid) = key {
+            let outcome = (action, description);
+            self.containers
+                .history()
+                .record(uuid, None, Actor::Reconciler, elapsed, outcome);
         }
     }
 
-    /// Decides on a container and does it; says what was done.
-    async fn machine(&self, uuid: Uuid) -> Result<Option<Done>, ManagerError> {
-        let cached = |known: &Known<'_>| known.contrail.machines.contains_key(&uuid);
-        if !self.known(cached) {
-            // An agent has asked for it since everything was read.
-            if self.containers.put_at(uuid).is_none() {
+    async fn reconcile_container(&self, uuid: Uuid) -> Result<Option<Written>, ManagerError> {
+        if !self
+            .stores
+            .contrail
+            .read(|view| view.vms.contains_key(&uuid))
+        {
+            // An agent may have requested it since the last full listing.
+            if self.containers.last_requested(uuid).is_none() {
                 return Ok(None);
             }
-            let Some(machine) = self.containers.look(uuid, Instant::now()).await? else {
+            let Some(vm) = self.containers.read_vm(uuid, Instant::now()).await? else {
                 return Ok(None);
             };
-            self.cache(uuid, Some(machine)).await;
+            self.update_cache(uuid, Some(vm)).await;
         }
-        match self.decide(uuid) {
-            None => Ok(None),
-            Some((_, Fate::Unknown(doubt))) => {
-                log::debug!(machine:% = uuid, doubt:?; "container: in doubt, nothing is done");
-                Ok(None)
-            }
-            Some((machine, Fate::Keep(keep))) => self.keep(uuid, &machine, &keep).await,
-            Some((_, Fate::Remove(reason))) => {
-                let still = || matches!(self.decide(uuid), Some((_, Fate::Remove(_))));
-                let removed = self
+        let Some((vm, plan)) = self.plan_one(uuid) else {
+            return Ok(None);
+        };
+        match plan.decision {
+            Decision::Keep(desired) => self.update(uuid, &vm, &desired, &plan.changes).await,
+            Decision::Delete(reason) => {
+                let is_still_due = || {
+                    self.plan_one(uuid)
+                        .is_some_and(|(_, plan)| matches!(plan.decision, Decision::Delete(_)))
+                };
+                let deleted = self
                     .containers
                     .fence()
-                    .hold(self.containers.remove_if(uuid, still))
+                    .hold(self.containers.delete_if(uuid, is_still_due))
                     .await?;
-                if still() {
-                    self.cache(uuid, None).await;
+                if is_still_due() {
+                    self.update_cache(uuid, None).await;
                 }
-                Ok(removed.then(|| (Outcome::Removed, format!("removed, because {reason}"))))
+                Ok(deleted.then(|| (WriteKind::Delete, format!("deleted: {reason}"))))
+            }
+            Decision::Defer(reason) => {
+                log::debug!(machine:% = uuid, reason = reason.code(); "container: decision deferred: {reason}");
+                Ok(None)
             }
         }
     }
 
-    async fn keep(
+    async fn update(
         &self,
         uuid: Uuid,
-        machine: &Machine,
-        keep: &Keep,
-    ) -> Result<Option<Done>, ManagerError> {
-        let differences = desired::differences(keep, machine);
-        if !keep.problems.is_empty() {
-            let problems = keep.problems.join("; ");
-            let names = &keep.names;
-            let app = names.application.as_deref().unwrap_or("");
-            let task = names.task.as_deref().unwrap_or("");
-            log::warn!(machine:% = uuid, app, task, agent:% = machine.agent, problems; "container: labels that make no sense are passed over");
+        vm: &CachedVm,
+        desired: &DesiredState,
+        changes: &[Change],
+    ) -> Result<Option<Written>, ManagerError> {
+        if !desired.invalid_labels.is_empty() {
+            let problems = desired.invalid_labels.join("; ");
+            let identity = desired.names.as_ref().map(|names| &names.identity);
+            let app = identity.and_then(|identity| identity.application.as_deref());
+            let app = app.unwrap_or("");
+            let task = identity.and_then(|identity| identity.task.as_deref());
+            let task = task.unwrap_or("");
+            log::warn!(machine:% = uuid, app, task, agent:% = vm.agent, problems; "container: invalid labels are ignored");
         }
-        if differences.is_empty() {
+        if changes.is_empty() {
             return Ok(None);
         }
-        let now = self
+        let updated = self
             .containers
             .fence()
-            .hold(self.containers.keep(uuid, keep, machine.seen))
+            .hold(self.containers.update(uuid, desired, vm.first_seen))
             .await;
-        match now {
-            Ok(now) => self.cache(uuid, now).await,
+        match updated {
+            Ok(vm) => self.update_cache(uuid, vm).await,
             Err(error) => {
-                if error.is_missing() {
-                    self.containers.forget_names();
+                if error.is_object_gone() {
+                    self.containers.clear_name_cache();
                 }
                 return Err(error);
             }
         }
-        let differences: Vec<_> = differences.iter().map(ToString::to_string).collect();
-        Ok(Some((Outcome::Kept, differences.join(", "))))
+        Ok(Some((WriteKind::Update, plan::list(changes))))
     }
 
-    async fn orphan(&self, orphan: Orphan) -> Result<Option<Done>, ManagerError> {
-        let removed = self
+    async fn delete_orphan(&self, orphan: Orphan) -> Result<Option<Written>, ManagerError> {
+        let deleted = self
             .containers
             .fence()
-            .hold(self.containers.remove_orphan(orphan))
+            .hold(self.containers.delete_orphan(orphan))
             .await?;
         self.stores
             .contrail
             .change(|view| view.orphans.remove(&orphan));
-        let what = || format!("removed the {orphan}, which belonged to nothing");
-        Ok(removed.then(|| (Outcome::Removed, what())))
+        let description = || format!("deleted the {orphan}: its parent is gone");
+        Ok(deleted.then(|| (WriteKind::Delete, description())))
     }
 
-    fn decide(&self, uuid: Uuid) -> Option<(Box<Machine>, Fate)> {
-        let put = self.containers.put_at(uuid);
-        self.counters.decided(1);
-        self.known(|known| {
-            let machine = known.contrail.machines.get(&uuid)?;
-            Some((machine.clone(), desired::fate(known, uuid, machine, put)))
-        })
-    }
-
-    async fn cache(&self, uuid: Uuid, machine: Option<Machine>) {
-        let Some(mut machine) = machine else {
-            self.stores
-                .contrail
-                .change(|view| view.machines.remove(&uuid));
+    async fn update_cache(&self, uuid: Uuid, vm: Option<CachedVm>) {
+        let Some(mut vm) = vm else {
+            self.stores.contrail.change(|view| view.vms.remove(&uuid));
             return;
         };
-        machine.share(&mut self.stores.texts());
+        vm.intern(&mut self.stores.interner());
         self.stores.contrail.read(|view| {
-            if let Some(before) = view.machines.get(&uuid) {
-                machine.recall(before);
+            if let Some(older) = view.vms.get(&uuid) {
+                vm.copy_addresses(older);
             }
         });
-        self.containers.look_up_addresses(&mut machine).await;
+        self.containers.read_addresses(&mut vm).await;
         self.stores
             .contrail
-            .change(|view| view.machines.insert(uuid, Box::new(machine)));
-    }
-}
-
-/// What was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Kept,
-    Removed,
-}
-
-/// What was written, and the same for people.
-type Done = (Outcome, String);
-
-impl Outcome {
-    /// As it is counted.
-    fn name(self, key: Key) -> &'static str {
-        match (self, key) {
-            (Self::Kept, _) => "kept",
-            (Self::Removed, Key::Machine(_)) => "removed",
-            (Self::Removed, Key::Orphan(_)) => "orphan_removed",
-        }
-    }
-
-    fn action(self) -> Action {
-        match self {
-            Self::Kept => Action::Updated,
-            Self::Removed => Action::Deleted,
-        }
+            .change(|view| view.vms.insert(uuid, Box::new(vm)));
     }
 }

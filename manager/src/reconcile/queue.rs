@@ -1,4 +1,5 @@
-//! What is to be looked at, each once at a time, and what failed again after a pause that grows.
+//! A work queue: each key is queued once, is handled by one worker at a time, and is retried after a
+//! growing delay when it fails.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -9,54 +10,54 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Pauses after failures grow from the one to the other.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
-/// So many failures on, a pause is the longest.
-const MOST_FAILURES: u32 = 10;
+const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_mins(5);
+/// From this number of failures on, the delay is the longest.
+const MAX_COUNTED_FAILURES: u32 = 10;
 
 #[derive(Debug)]
 struct Entry {
-    /// When it is due; none while somebody works on it.
+    /// When it is due; `None` while a worker handles it.
     due: Option<Instant>,
-    /// Since when it has been asked for while somebody worked on it.
-    again: Option<Instant>,
+    /// When it was pushed again while a worker handles it.
+    pushed_again: Option<Instant>,
     failures: u32,
-    /// Since when it has been asked for, and not been done.
+    /// When it was first pushed since it was last done.
     since: Instant,
-    /// Why it failed last.
+    /// The last error.
     error: Option<Box<str>>,
 }
 
-/// Something that is on the queue, as people see it.
+/// An entry of the queue, to be shown.
 #[derive(Clone, Debug)]
-pub(crate) struct Waiting<K> {
+pub(crate) struct QueueEntry<K> {
     pub key: K,
-    /// Since when.
+    /// When it was first pushed since it was last done.
     pub since: Instant,
-    /// When it is due; none while somebody works on it.
+    /// When it is due; `None` while a worker handles it.
     pub due: Option<Instant>,
-    /// How often it has failed, and why last.
     pub failures: u32,
+    /// The last error.
     pub error: Option<Box<str>>,
 }
 
 #[derive(Debug)]
-struct Inner<K> {
+struct QueueState<K> {
     entries: HashMap<K, Entry>,
     due: BTreeSet<(Instant, K)>,
 }
 
 /// The queue.
 #[derive(Debug)]
-pub(super) struct Queue<K> {
-    inner: Mutex<Inner<K>>,
+pub(super) struct WorkQueue<K> {
+    state: Mutex<QueueState<K>>,
     changed: Notify,
 }
 
-impl<K: Copy + Eq + Ord + Hash> Queue<K> {
+impl<K: Copy + Eq + Ord + Hash> WorkQueue<K> {
     pub(super) fn new() -> Self {
         Self {
-            inner: Mutex::new(Inner {
+            state: Mutex::new(QueueState {
                 entries: HashMap::new(),
                 due: BTreeSet::new(),
             }),
@@ -64,61 +65,61 @@ impl<K: Copy + Eq + Ord + Hash> Queue<K> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner<K>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, QueueState<K>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks to look at something. What has failed and waits is not looked at any sooner.
+    /// Queues a key. One that waits for a retry is not handled any sooner.
     pub(super) fn push(&self, key: K) {
         self.push_since(key, Instant::now());
     }
 
-    /// The same, for the sake of what happened then.
+    /// Queues a key because of an event at `since`.
     pub(super) fn push_since(&self, key: K, since: Instant) {
-        let mut inner = self.lock();
-        if let Some(entry) = inner.entries.get_mut(&key) {
+        let mut state = self.lock();
+        if let Some(entry) = state.entries.get_mut(&key) {
             if entry.due.is_none() {
-                entry.again.get_or_insert(since);
+                entry.pushed_again.get_or_insert(since);
             }
             return;
         }
         let now = Instant::now();
-        inner.entries.insert(
+        state.entries.insert(
             key,
             Entry {
                 due: Some(now),
-                again: None,
+                pushed_again: None,
                 failures: 0,
                 since,
                 error: None,
             },
         );
-        inner.due.insert((now, key));
-        drop(inner);
+        state.due.insert((now, key));
+        drop(state);
         self.changed.notify_one();
     }
 
-    /// Something that is due, for the caller alone until it is [`Queue::done`].
+    /// A key that is due, for the caller alone until [`WorkQueue::done`]; otherwise when one is due.
     fn take(&self) -> Result<K, Option<Instant>> {
-        let mut inner = self.lock();
-        let Some((due, key)) = inner.due.first().copied() else {
+        let mut state = self.lock();
+        let Some((due, key)) = state.due.first().copied() else {
             return Err(None);
         };
         if due > Instant::now() {
             return Err(Some(due));
         }
-        inner.due.remove(&(due, key));
-        if let Some(entry) = inner.entries.get_mut(&key) {
+        state.due.remove(&(due, key));
+        if let Some(entry) = state.entries.get_mut(&key) {
             entry.due = None;
         }
-        if !inner.due.is_empty() {
-            // One who pushes wakes one; whoever else waits learns of the rest from here.
+        if !state.due.is_empty() {
+            // A push wakes one worker, which wakes the next one if there is more.
             self.changed.notify_one();
         }
         Ok(key)
     }
 
-    /// The next thing that is due; waits for one.
+    /// Waits for a key that is due.
     pub(super) async fn next(&self) -> K {
         loop {
             let changed = self.changed.notified();
@@ -133,85 +134,88 @@ impl<K: Copy + Eq + Ord + Hash> Queue<K> {
         }
     }
 
-    /// The next thing that is due now.
+    /// A key that is due now.
     #[cfg(test)]
     pub(super) fn try_next(&self) -> Option<K> {
         self.take().ok()
     }
 
-    /// The caller has looked at it, and failed for that reason; says how long until it is looked
-    /// at again then.
-    pub(super) fn done(&self, key: K, failed: Option<&str>) -> Option<Duration> {
-        let mut inner = self.lock();
-        let entry = inner.entries.get_mut(&key)?;
-        let pause = if failed.is_some() {
-            entry.failures = (entry.failures + 1).min(MOST_FAILURES);
-            pause(entry.failures)
-        } else if let Some(again) = entry.again {
+    /// The caller has handled the key. After an error, returns the delay before the retry.
+    pub(super) fn done(&self, key: K, error: Option<&str>) -> Option<Duration> {
+        let mut state = self.lock();
+        let entry = state.entries.get_mut(&key)?;
+        let delay = if error.is_some() {
+            entry.failures = (entry.failures + 1).min(MAX_COUNTED_FAILURES);
+            retry_delay(entry.failures)
+        } else if let Some(pushed) = entry.pushed_again {
             entry.failures = 0;
-            entry.since = again;
+            entry.since = pushed;
             Duration::ZERO
         } else {
-            inner.entries.remove(&key);
+            state.entries.remove(&key);
             return None;
         };
-        let due = Instant::now() + pause;
+        let due = Instant::now() + delay;
         entry.due = Some(due);
-        entry.again = None;
-        entry.error = failed.map(Into::into);
-        inner.due.insert((due, key));
-        drop(inner);
+        entry.pushed_again = None;
+        entry.error = error.map(Into::into);
+        state.due.insert((due, key));
+        drop(state);
         self.changed.notify_one();
-        failed.map(|_| pause)
+        error.map(|_| delay)
     }
 
-    /// Since when something that somebody works on was asked for.
+    /// When a key was first pushed since it was last done.
     pub(super) fn since(&self, key: K) -> Option<Instant> {
         Some(self.lock().entries.get(&key)?.since)
     }
 
-    /// What waits or is worked on: what has failed first, and then what waits longest. At most so
-    /// many, of how many, and how many of all have failed.
-    pub(super) fn waiting(&self, limit: usize) -> (Vec<Waiting<K>>, usize, usize) {
-        let inner = self.lock();
-        let mut found: Vec<(bool, Instant, K)> = vec![];
-        for (key, entry) in &inner.entries {
-            found.push((entry.error.is_none(), entry.since, *key));
+    /// The entries that have failed, then those that wait longest: at most `limit` of them; how
+    /// many entries there are, and how many of all have failed.
+    pub(super) fn waiting(&self, limit: usize) -> (Vec<QueueEntry<K>>, usize, usize) {
+        let state = self.lock();
+        let mut order: Vec<(bool, Instant, K)> = state
+            .entries
+            .iter()
+            .map(|(key, entry)| (entry.error.is_none(), entry.since, *key))
+            .collect();
+        let failing = order.iter().filter(|(is_well, ..)| !is_well).count();
+        if order.len() > limit {
+            order.select_nth_unstable(limit);
+            order.truncate(limit);
         }
-        let failing = found.iter().filter(|(well, ..)| !well).count();
-        if found.len() > limit {
-            found.select_nth_unstable(limit);
-            found.truncate(limit);
-        }
-        found.sort_unstable();
-        let waiting = found.into_iter().filter_map(|(_, since, key)| {
-            let entry = inner.entries.get(&key)?;
-            Some(Waiting {
-                key,
-                since,
-                due: entry.due,
-                failures: entry.failures,
-                error: entry.error.clone(),
+        order.sort_unstable();
+        let entries = order
+            .into_iter()
+            .filter_map(|(_, since, key)| {
+                let entry = state.entries.get(&key)?;
+                Some(QueueEntry {
+                    key,
+                    since,
+                    due: entry.due,
+                    failures: entry.failures,
+                    error: entry.error.clone(),
+                })
             })
-        });
-        (waiting.collect(), inner.entries.len(), failing)
+            .collect();
+        (entries, state.entries.len(), failing)
     }
 
-    /// How many things wait or are worked on.
+    /// The number of entries.
     pub(super) fn len(&self) -> usize {
         self.lock().entries.len()
     }
 }
 
-fn pause(failures: u32) -> Duration {
-    let pauses = ExponentialBuilder::default()
-        .with_min_delay(PAUSES.0)
-        .with_max_delay(PAUSES.1)
+fn retry_delay(failures: u32) -> Duration {
+    ExponentialBuilder::default()
+        .with_min_delay(MIN_RETRY_DELAY)
+        .with_max_delay(MAX_RETRY_DELAY)
         .with_jitter()
         .without_max_times()
-        .build();
-    let mut pauses = pauses.skip(failures.saturating_sub(1) as usize);
-    pauses.next().unwrap_or(PAUSES.1)
+        .build()
+        .nth(failures.saturating_sub(1) as usize)
+        .unwrap_or(MAX_RETRY_DELAY)
 }
 
 #[cfg(test)]
@@ -219,13 +223,13 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_is_there_once_and_with_one_worker() {
-        let queue = Queue::new();
+    async fn queue_key_is_queued_once_and_handled_by_one_worker() {
+        let queue = WorkQueue::new();
         queue.push(1);
         queue.push(1);
         assert_eq!(queue.next().await, 1);
         assert_eq!(queue.try_next(), None);
-        // What is asked for meanwhile is looked at after.
+        // A key that is pushed meanwhile is handled afterwards.
         queue.push(1);
         assert_eq!(queue.try_next(), None);
         assert_eq!(queue.done(1, None), None);
@@ -235,15 +239,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_fails_waits_longer_each_time_and_stops_nothing_else() {
-        let queue = Queue::new();
+    async fn queue_retry_delay_grows_and_blocks_no_other_key() {
+        let queue = WorkQueue::new();
         queue.push(1);
         let mut last = Duration::ZERO;
         for failure in 0..6 {
             assert_eq!(queue.next().await, 1);
             let pause = queue.done(1, Some("full")).unwrap();
-            // Twice as long, and up to as much again by chance.
-            assert!(pause >= PAUSES.0 * 2_u32.pow(failure), "{pause:?}");
+            // Twice as long, plus jitter.
+            assert!(pause >= MIN_RETRY_DELAY * 2_u32.pow(failure), "{pause:?}");
             last = last.max(pause);
             queue.push(2);
             assert_eq!(queue.next().await, 2);
@@ -255,15 +259,15 @@ mod tests {
             assert_eq!(queue.next().await, 1);
             last = queue.done(1, Some("full")).unwrap();
         }
-        assert!(last <= PAUSES.1 * 2, "{last:?}");
+        assert!(last <= MAX_RETRY_DELAY * 2, "{last:?}");
         queue.next().await;
         queue.done(1, None);
         assert_eq!(queue.len(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_failed_is_shown_first() {
-        let queue = Queue::new();
+    async fn queue_entries_list_failures_first() {
+        let queue = WorkQueue::new();
         let begun = Instant::now();
         for key in 0..5 {
             queue.push(key);
@@ -271,7 +275,7 @@ mod tests {
         }
         for _ in 0..4 {
             let key = queue.next().await;
-            // Asked for again meanwhile: it waits since then only.
+            // Pushed again meanwhile: it waits since then only.
             queue.push(key);
             queue.done(key, (key == 3).then_some("full"));
         }
@@ -286,8 +290,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_workers_share_what_is_pushed_at_once() {
-        let queue = std::sync::Arc::new(Queue::new());
+    async fn queue_wakes_many_workers_for_pushed_keys() {
+        let queue = std::sync::Arc::new(WorkQueue::new());
         let workers = (0..8).map(|_| {
             let queue = queue.clone();
             tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! What Marathon says: the networks of its apps and pods, and which tasks they have.
+//! The networks of Marathon's apps and pods, and their tasks.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,37 +11,42 @@ use crate::intern::Interner;
 use crate::marathon::{App, Listing, Network, Pod, RunSpecId, TaskId, executor_of};
 use crate::task_state::Liveness;
 
-/// What Marathon says.
+/// Marathon's apps and pods.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MarathonView {
     pub source: Source,
-    specs: HashMap<RunSpecId, Spec>,
-    /// The ids of what could not be read; none: who knows what else.
+    specs: HashMap<RunSpecId, RunSpec>,
+    /// The ids of entries that could not be read; `None` where not even the id could be.
     skipped: Vec<Option<Box<str>>>,
 }
 
 /// An app or a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Spec {
-    /// Its networks.
+pub(crate) struct RunSpec {
     pub networks: Box<[Network]>,
-    /// Its tasks that have not ended, in the order of their ids.
+    /// Its tasks that have not ended, sorted.
     pub tasks: Box<[ArcStr]>,
 }
 
-impl Spec {
+impl RunSpec {
     fn of_app(app: App) -> (RunSpecId, Self) {
-        let tasks = app.tasks.into_iter();
-        let tasks = tasks.filter(|task| task.state.liveness() != Liveness::Ended);
-        let spec = Self::new(app.networks, tasks.map(|task| task.id));
-        (app.id, spec)
+        let tasks = app
+            .tasks
+            .into_iter()
+            .filter(|task| task.state.liveness() != Liveness::Ended)
+            .map(|task| task.id);
+        (app.id, Self::new(app.networks, tasks))
     }
 
     fn of_pod(pod: Pod) -> (RunSpecId, Self) {
-        // What is listed of a pod's instance may be under way to its end, and is not there yet.
-        let containers = pod.instances.iter().flat_map(|one| &one.containers);
-        let tasks = containers.filter(|one| one.state.liveness() != Liveness::Ended);
-        let tasks: Vec<_> = tasks.filter_map(|one| one.task.clone()).collect();
+        // A pod's instance may be listed as ending while a container of it still runs.
+        let tasks: Vec<_> = pod
+            .instances
+            .iter()
+            .flat_map(|instance| &instance.containers)
+            .filter(|container| container.state.liveness() != Liveness::Ended)
+            .filter_map(|container| container.task.clone())
+            .collect();
         (pod.id, Self::new(pod.networks, tasks))
     }
 
@@ -64,19 +69,29 @@ pub(crate) fn run_spec_of(id: &str) -> Option<RunSpecId> {
 }
 
 impl MarathonView {
-    /// The list is lost.
-    pub(crate) fn lost(&mut self, now: Instant, why: &str) {
-        self.source.lost(now, why);
+    /// The connection was lost.
+    pub(crate) fn mark_lost(&mut self, now: Instant, reason: &str) {
+        self.source.mark_lost(now, reason);
     }
 
-    /// Takes over a new list. What could not be read stays as it was.
-    pub(crate) fn listed(&mut self, listing: Listing, now: Instant, settle: Duration) {
+    /// Applies a full list. Entries that could not be read keep their last state.
+    pub(crate) fn apply_listing(
+        &mut self,
+        listing: Listing,
+        now: Instant,
+        stabilization_window: Duration,
+    ) {
         let complete = listing.is_complete();
-        let mut specs: HashMap<_, _> = listing.apps.into_iter().map(Spec::of_app).collect();
-        specs.extend(listing.pods.into_iter().map(Spec::of_pod));
-        self.skipped = listing.skipped.into_iter().map(|one| one.id).collect();
+        let mut specs: HashMap<_, _> = listing.apps.into_iter().map(RunSpec::of_app).collect();
+        specs.extend(listing.pods.into_iter().map(RunSpec::of_pod));
+        self.skipped = listing
+            .skipped
+            .into_iter()
+            .map(|skipped| skipped.id)
+            .collect();
         let sizes = (self.specs.len(), specs.len());
-        self.source.listed(now, sizes, complete, settle);
+        self.source
+            .mark_listed(now, sizes, complete, stabilization_window);
         let old = std::mem::replace(&mut self.specs, specs);
         for (id, spec) in old {
             if self.is_skipped(id.as_str()) {
@@ -85,24 +100,24 @@ impl MarathonView {
         }
     }
 
-    /// Makes its ids those that others have already.
-    pub(crate) fn share(&mut self, texts: &mut Interner) {
+    /// Shares its task ids with strings that are interned already.
+    pub(crate) fn intern(&mut self, interner: &mut Interner) {
         for task in self.specs.values_mut().flat_map(|spec| &mut spec.tasks) {
-            *task = texts.share(task);
+            *task = interner.share(task);
         }
     }
 
-    /// Takes over an app that was read anew; says whether its networks are others.
-    pub(crate) fn app(&mut self, id: &RunSpecId, app: Option<App>) -> bool {
-        self.put(id, app.map(|app| Spec::of_app(app).1))
+    /// Applies an app that was read again; returns whether its networks changed.
+    pub(crate) fn update_app(&mut self, id: &RunSpecId, app: Option<App>) -> bool {
+        self.update_spec(id, app.map(|app| RunSpec::of_app(app).1))
     }
 
-    /// Takes over a pod that was read anew; says whether its networks are others.
-    pub(crate) fn pod(&mut self, id: &RunSpecId, pod: Option<Pod>) -> bool {
-        self.put(id, pod.map(|pod| Spec::of_pod(pod).1))
+    /// Applies a pod that was read again; returns whether its networks changed.
+    pub(crate) fn update_pod(&mut self, id: &RunSpecId, pod: Option<Pod>) -> bool {
+        self.update_spec(id, pod.map(|pod| RunSpec::of_pod(pod).1))
     }
 
-    fn put(&mut self, id: &RunSpecId, spec: Option<Spec>) -> bool {
+    fn update_spec(&mut self, id: &RunSpecId, spec: Option<RunSpec>) -> bool {
         self.skipped
             .retain(|skipped| skipped.as_deref() != Some(id.as_str()));
         let Some(spec) = spec else {
@@ -115,27 +130,30 @@ impl MarathonView {
     }
 
     /// An app or pod.
-    pub(crate) fn spec(&self, id: &RunSpecId) -> Option<&Spec> {
+    pub(crate) fn spec(&self, id: &RunSpecId) -> Option<&RunSpec> {
         self.specs.get(id)
     }
 
     /// All apps and pods.
-    pub(crate) fn specs(&self) -> impl ExactSizeIterator<Item = (&RunSpecId, &Spec)> {
+    pub(crate) fn specs(&self) -> impl ExactSizeIterator<Item = (&RunSpecId, &RunSpec)> {
         self.specs.iter()
     }
 
-    /// The ids of what could not be read, where they are known.
+    /// The ids of entries that could not be read, where they are known.
     pub(crate) fn skipped(&self) -> &[Option<Box<str>>] {
         &self.skipped
     }
 
     /// Whether an app or pod has a task that has not ended.
     pub(crate) fn has_task(&self, spec: &RunSpecId, task: &str) -> bool {
-        let search = |spec: &Spec| spec.tasks.binary_search_by(|one| (**one).cmp(task)).is_ok();
-        self.specs.get(spec).is_some_and(search)
+        self.specs.get(spec).is_some_and(|spec| {
+            spec.tasks
+                .binary_search_by(|other| (**other).cmp(task))
+                .is_ok()
+        })
     }
 
-    /// Whether an app, pod, task or instance may be what could not be read.
+    /// Whether an app, pod, task or instance may be among the entries that could not be read.
     pub(crate) fn is_skipped(&self, id: &str) -> bool {
         let spec = run_spec_of(id);
         self.skipped.iter().any(|skipped| match skipped {

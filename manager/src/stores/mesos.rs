@@ -1,7 +1,7 @@
-//! What Mesos says: which container each task is, and which agents there are.
+//! The tasks of Mesos by the virtual-machine of their container, and its agents and executors.
 //!
-//! Invariant: a container is forgotten only when every task of it has ended or is listed no more;
-//! when that was, is remembered until the next list.
+//! Invariant: a container loses its entry only when every task of it has ended or is no longer
+//! listed. When that was is kept for a grace period.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,39 +17,45 @@ use crate::mesos_master::{Agent, Change, Executor, Framework, Skipped, State, Ta
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::container::ContainerId;
 
-/// How long an agent that is gone is remembered; longer than anybody waits for it.
-const REMEMBERED: Duration = Duration::from_hours(48);
+/// How long an agent that is gone is kept: longer than any sensible `agent_gone_after`.
+const GONE_AGENT_TTL: Duration = Duration::from_hours(48);
 
-/// What Mesos says.
+/// The cluster as Mesos reports it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MesosView {
     pub source: Source,
     state: State,
-    /// The tasks of each machine: of the container itself, and of those inside it.
-    machines: HashMap<Uuid, Claims>,
+    index: TaskIndex,
     /// Since when each agent has been connected.
-    connected: HashMap<ArcStr, Instant>,
+    connected_since: HashMap<ArcStr, Instant>,
     /// Agents by host name, lower case.
-    hosts: HashMap<Box<str>, ArcStr>,
-    addresses: HashMap<IpAddr, ArcStr>,
-    /// Since when agents that were there are not.
-    gone: HashMap<ArcStr, Instant>,
-    /// Machines that have lost their last task, and when, until that is forgotten.
-    vanished: HashMap<Uuid, Instant>,
+    agents_by_host: HashMap<Box<str>, ArcStr>,
+    agents_by_address: HashMap<IpAddr, ArcStr>,
+    /// Since when agents that were there are gone.
+    gone_since: HashMap<ArcStr, Instant>,
     /// The executors of each agent.
     executors: HashMap<ArcStr, Vec<Executor>>,
-    /// Tasks of each agent that have not said what their container is.
-    unplaced: HashMap<ArcStr, u32>,
 }
 
-/// The tasks of one container: one but in pods.
+/// The tasks of each container.
+#[derive(Clone, Debug, Default)]
+struct TaskIndex {
+    /// By virtual-machine: the tasks of the container itself, and of those nested in it.
+    by_vm: HashMap<Uuid, TaskKeys>,
+    /// When virtual-machines lost their last task, until that expires.
+    terminated_at: HashMap<Uuid, Instant>,
+    /// The number of tasks of each agent whose container is not known yet.
+    tasks_without_container: HashMap<ArcStr, u32>,
+}
+
+/// The tasks of one container: several only in pods.
 #[derive(Clone, Debug)]
-enum Claims {
+enum TaskKeys {
     One(TaskKey),
     Many(Vec<TaskKey>),
 }
 
-impl Claims {
+impl TaskKeys {
     fn as_slice(&self) -> &[TaskKey] {
         match self {
             Self::One(key) => std::slice::from_ref(key),
@@ -58,155 +64,184 @@ impl Claims {
     }
 }
 
-/// The machines that a container and those around it would have, were they on a network.
-fn machines_of(container: &str) -> impl Iterator<Item = Uuid> {
+/// The virtual-machines that a container and its parents have if they are on a network.
+fn vm_uuids(container: &str) -> impl Iterator<Item = Uuid> {
     let mut id: Option<ContainerId> = None;
     container.split('.').map(move |value| {
         let next = match &id {
             None => ContainerId::top_level(value),
             Some(parent) => parent.nested(value),
         };
-        let machine = agent_api::vm_uuid(&next);
+        let vm = agent_api::vm_uuid(&next);
         id = Some(next);
-        machine
+        vm
     })
 }
 
-impl MesosView {
-    /// The list is lost.
-    pub(crate) fn lost(&mut self, now: Instant, why: &str) {
-        self.source.lost(now, why);
+impl TaskIndex {
+    /// Rebuilds the index. Termination times are kept.
+    fn rebuild<'a>(&mut self, tasks: impl ExactSizeIterator<Item = &'a Task>) {
+        self.by_vm.clear();
+        self.tasks_without_container.clear();
+        self.by_vm.reserve(tasks.len());
+        for task in tasks {
+            self.add(task);
+        }
     }
 
-    /// Takes over a new list.
-    pub(crate) fn listed(&mut self, mut state: State, now: Instant, settle: Duration) {
-        for task in state.tasks.values_mut() {
-            slim(task);
+    fn add(&mut self, task: &Task) {
+        let Some(container) = &task.status.container else {
+            if let Some(agent) = &task.agent {
+                *self
+                    .tasks_without_container
+                    .entry(agent.clone())
+                    .or_default() += 1;
+            }
+            return;
+        };
+        for vm in vm_uuids(container) {
+            self.terminated_at.remove(&vm);
+            match self.by_vm.get_mut(&vm) {
+                None => {
+                    self.by_vm.insert(vm, TaskKeys::One(task.key.clone()));
+                }
+                Some(keys) if keys.as_slice().contains(&task.key) => {}
+                Some(TaskKeys::Many(keys)) => keys.push(task.key.clone()),
+                Some(keys) => {
+                    let both = keys.as_slice().iter().chain([&task.key]);
+                    *keys = TaskKeys::Many(both.cloned().collect());
+                }
+            }
         }
-        let old = std::mem::take(&mut self.machines);
+    }
+
+    fn remove(&mut self, task: &Task, now: Instant) {
+        let Some(container) = &task.status.container else {
+            if let Some(agent) = &task.agent
+                && let Some(count) = self.tasks_without_container.get_mut(agent)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.tasks_without_container.remove(agent);
+                }
+            }
+            return;
+        };
+        for vm in vm_uuids(container) {
+            let Some(keys) = self.by_vm.get_mut(&vm) else {
+                continue;
+            };
+            let mut others: Vec<TaskKey> = keys
+                .as_slice()
+                .iter()
+                .filter(|key| **key != task.key)
+                .cloned()
+                .collect();
+            match others.len() {
+                0 => {
+                    self.by_vm.remove(&vm);
+                    self.terminated_at.insert(vm, now);
+                }
+                1 => *keys = TaskKeys::One(others.remove(0)),
+                _ => *keys = TaskKeys::Many(others),
+            }
+        }
+    }
+}
+
+impl MesosView {
+    /// The connection was lost.
+    pub(crate) fn mark_lost(&mut self, now: Instant, reason: &str) {
+        self.source.mark_lost(now, reason);
+    }
+
+    /// Applies a full list.
+    pub(crate) fn apply_snapshot(
+        &mut self,
+        mut state: State,
+        now: Instant,
+        stabilization_window: Duration,
+    ) {
+        for task in state.tasks.values_mut() {
+            strip(task);
+        }
+        let vms_before = std::mem::take(&mut self.index.by_vm);
         let agents_before: Vec<ArcStr> = self.state.agents.keys().cloned().collect();
         self.executors.clear();
         for executor in std::mem::take(&mut state.executors) {
-            let on_it = self.executors.entry(executor.agent.clone());
-            on_it.or_default().push(executor);
+            self.executors
+                .entry(executor.agent.clone())
+                .or_default()
+                .push(executor);
         }
         self.state = state;
-        self.index();
+        self.rebuild_index();
+        // The list that shrank more decides whether the source can be trusted.
         let sizes = [
-            (old.len(), self.machines.len()),
+            (vms_before.len(), self.index.by_vm.len()),
             (agents_before.len(), self.state.agents.len()),
-        ];
-        // Of the two the one that says less.
-        let worse = sizes.into_iter().max_by_key(|(before, after)| {
+        ]
+        .into_iter()
+        .max_by_key(|(before, after)| {
             let lost = before.saturating_sub(*after);
             (lost * 1000).checked_div(*before).unwrap_or(0)
         });
         let complete = self.state.is_complete();
-        self.source
-            .listed(now, worse.unwrap_or_default(), complete, settle);
-        for machine in old.into_keys() {
-            if !self.machines.contains_key(&machine) {
-                self.vanished.insert(machine, now);
+        self.source.mark_listed(
+            now,
+            sizes.unwrap_or_default(),
+            complete,
+            stabilization_window,
+        );
+        for vm in vms_before.into_keys() {
+            if !self.index.by_vm.contains_key(&vm) {
+                self.index.terminated_at.insert(vm, now);
             }
         }
         for agent in agents_before {
             if !self.state.agents.contains_key(&agent) {
-                self.gone.entry(agent).or_insert(now);
+                self.gone_since.entry(agent).or_insert(now);
             }
         }
-        self.gone.retain(|agent, since| {
-            !self.state.agents.contains_key(agent) && now - *since < REMEMBERED
+        self.gone_since.retain(|agent, since| {
+            !self.state.agents.contains_key(agent) && now - *since < GONE_AGENT_TTL
         });
-        let agents = self.state.agents.values().filter(|agent| agent.active);
-        self.connected = agents
+        self.connected_since = self
+            .state
+            .agents
+            .values()
+            .filter(|agent| agent.active)
             .map(|agent| {
-                let since = self.connected.get(&agent.id).copied().unwrap_or(now);
+                let since = self.connected_since.get(&agent.id).copied().unwrap_or(now);
                 (agent.id.clone(), since)
             })
             .collect();
     }
 
-    fn index(&mut self) {
-        self.machines.clear();
-        self.unplaced.clear();
-        self.hosts.clear();
-        self.addresses.clear();
+    fn rebuild_index(&mut self) {
+        self.agents_by_host.clear();
+        self.agents_by_address.clear();
         let state = std::mem::take(&mut self.state);
-        self.machines.reserve(state.tasks.len());
-        for task in state.tasks.values() {
-            self.claim(task);
-        }
+        self.index.rebuild(state.tasks.values().map(Box::as_ref));
         for agent in state.agents.values() {
-            self.name(agent);
+            self.index_agent(agent);
         }
         self.state = state;
     }
 
-    fn name(&mut self, agent: &Agent) {
-        self.hosts
+    fn index_agent(&mut self, agent: &Agent) {
+        self.agents_by_host
             .insert(agent.host.to_lowercase().into(), agent.id.clone());
         if let Some(address) = agent.address {
-            self.addresses.insert(address, agent.id.clone());
+            self.agents_by_address.insert(address, agent.id.clone());
         }
     }
 
-    fn claim(&mut self, task: &Task) {
-        let Some(container) = &task.status.container else {
-            if let Some(agent) = &task.agent {
-                *self.unplaced.entry(agent.clone()).or_default() += 1;
-            }
-            return;
-        };
-        for machine in machines_of(container) {
-            self.vanished.remove(&machine);
-            match self.machines.get_mut(&machine) {
-                None => {
-                    self.machines.insert(machine, Claims::One(task.key.clone()));
-                }
-                Some(claims) if claims.as_slice().contains(&task.key) => {}
-                Some(Claims::Many(keys)) => keys.push(task.key.clone()),
-                Some(claims) => {
-                    let keys = claims.as_slice().iter().chain([&task.key]);
-                    *claims = Claims::Many(keys.cloned().collect());
-                }
-            }
-        }
-    }
-
-    fn unclaim(&mut self, task: &Task, now: Instant) {
-        let Some(container) = &task.status.container else {
-            if let Some(agent) = &task.agent
-                && let Some(count) = self.unplaced.get_mut(agent)
-            {
-                *count -= 1;
-                if *count == 0 {
-                    self.unplaced.remove(agent);
-                }
-            }
-            return;
-        };
-        for machine in machines_of(container) {
-            let Some(claims) = self.machines.get_mut(&machine) else {
-                continue;
-            };
-            let left = claims.as_slice().iter().filter(|key| **key != task.key);
-            let mut left: Vec<TaskKey> = left.cloned().collect();
-            match left.len() {
-                0 => {
-                    self.machines.remove(&machine);
-                    self.vanished.insert(machine, now);
-                }
-                1 => *claims = Claims::One(left.remove(0)),
-                _ => *claims = Claims::Many(left),
-            }
-        }
-    }
-
-    /// Takes over a change; says which machines it may be about.
-    pub(crate) fn apply(&mut self, mut change: Change, now: Instant) -> Vec<Uuid> {
+    /// Applies an event; returns the virtual-machines that it may concern.
+    pub(crate) fn apply_change(&mut self, mut change: Change, now: Instant) -> Vec<Uuid> {
         let mut touched = vec![];
         match &mut change {
-            Change::TaskAdded(task) => slim(task),
+            Change::TaskAdded(task) => strip(task),
             Change::TaskUpdated { status, .. } => status.networks = Box::default(),
             _ => {}
         }
@@ -218,45 +253,45 @@ impl MesosView {
                     _ => return touched,
                 };
                 if let Some(task) = self.state.tasks.get(&key).cloned() {
-                    touched.extend(task.status.container.iter().flat_map(|id| machines_of(id)));
-                    self.unclaim(&task, now);
+                    touched.extend(task.status.container.iter().flat_map(|id| vm_uuids(id)));
+                    self.index.remove(&task, now);
                 }
                 self.state.apply(change);
-                if let Some(task) = self.state.tasks.get(&key).cloned() {
-                    self.claim(&task);
-                    touched.extend(task.status.container.iter().flat_map(|id| machines_of(id)));
+                if let Some(task) = self.state.tasks.get(&key) {
+                    self.index.add(task);
+                    touched.extend(task.status.container.iter().flat_map(|id| vm_uuids(id)));
                 }
                 touched.sort_unstable();
                 touched.dedup();
             }
             Change::AgentAdded(agent) => {
-                self.gone.remove(&agent.id);
+                self.gone_since.remove(&agent.id);
                 if agent.active {
-                    self.connected.entry(agent.id.clone()).or_insert(now);
+                    self.connected_since.entry(agent.id.clone()).or_insert(now);
                 } else {
-                    self.connected.remove(&agent.id);
+                    self.connected_since.remove(&agent.id);
                 }
-                self.name(agent);
+                self.index_agent(agent);
                 self.state.apply(change);
             }
             Change::AgentRemoved(id) => {
                 if self.state.agents.contains_key(id) {
-                    self.gone.entry(id.clone()).or_insert(now);
+                    self.gone_since.entry(id.clone()).or_insert(now);
                 }
-                self.connected.remove(id);
+                self.connected_since.remove(id);
                 self.state.apply(change);
             }
             Change::FrameworkRemoved(id) => {
-                for on_it in self.executors.values_mut() {
-                    on_it.retain(|executor| executor.framework != *id);
+                for executors in self.executors.values_mut() {
+                    executors.retain(|executor| executor.framework != *id);
                 }
-                let before = std::mem::take(&mut self.machines);
+                let vms_before = std::mem::take(&mut self.index.by_vm);
                 self.state.apply(change);
-                self.index();
-                for machine in before.into_keys() {
-                    if !self.machines.contains_key(&machine) {
-                        self.vanished.insert(machine, now);
-                        touched.push(machine);
+                self.rebuild_index();
+                for vm in vms_before.into_keys() {
+                    if !self.index.by_vm.contains_key(&vm) {
+                        self.index.terminated_at.insert(vm, now);
+                        touched.push(vm);
                     }
                 }
             }
@@ -265,9 +300,9 @@ impl MesosView {
         touched
     }
 
-    /// A task of the container with that machine: the first by its id.
-    pub(crate) fn task_of(&self, machine: Uuid) -> Option<&Task> {
-        let first = self.machines.get(&machine)?.as_slice().iter().min()?;
+    /// A task of the container with that virtual-machine: the first by its id.
+    pub(crate) fn task_of(&self, vm: Uuid) -> Option<&Task> {
+        let first = self.index.by_vm.get(&vm)?.as_slice().iter().min()?;
         self.state.tasks.get(first).map(Box::as_ref)
     }
 
@@ -281,13 +316,16 @@ impl MesosView {
         self.state.agents.get(id)
     }
 
-    /// The agent of a host of that name or address.
-    pub(crate) fn agent_at(&self, host: &str, address: Option<IpAddr>) -> Option<&Agent> {
+    /// The agent on a host of that name or address.
+    pub(crate) fn agent_on_host(&self, host: &str, address: Option<IpAddr>) -> Option<&Agent> {
         let host = host.to_lowercase();
-        let by_name = self.hosts.get(host.as_str());
-        let by_address = || self.addresses.get(&address.or_else(|| host.parse().ok())?);
-        let by_host = || self.hosts.get(address?.to_string().as_str());
-        let id = by_name.or_else(by_address).or_else(by_host)?;
+        let by_name = self.agents_by_host.get(host.as_str());
+        let by_address = || {
+            self.agents_by_address
+                .get(&address.or_else(|| host.parse().ok())?)
+        };
+        let by_address_as_name = || self.agents_by_host.get(address?.to_string().as_str());
+        let id = by_name.or_else(by_address).or_else(by_address_as_name)?;
         self.state.agents.get(id)
     }
 
@@ -306,64 +344,68 @@ impl MesosView {
         self.state.frameworks.values()
     }
 
-    /// What of the last list could not be read.
+    /// The entries of the last list that could not be read.
     pub(crate) fn skipped(&self) -> &[Skipped] {
         &self.state.skipped
     }
 
     /// Since when an agent has been connected.
     pub(crate) fn connected_since(&self, agent: &str) -> Option<Instant> {
-        self.connected.get(agent).copied()
+        self.connected_since.get(agent).copied()
     }
 
-    /// Since when an agent is gone that was there while we looked.
+    /// Since when an agent is gone that this manager has seen.
     pub(crate) fn gone_since(&self, agent: &str) -> Option<Instant> {
-        self.gone.get(agent).copied()
+        self.gone_since.get(agent).copied()
     }
 
-    /// When a machine lost its last task, unless that is forgotten.
-    pub(crate) fn vanished_at(&self, machine: Uuid) -> Option<Instant> {
-        self.vanished.get(&machine).copied()
+    /// When a virtual-machine lost its last task, unless that has expired.
+    pub(crate) fn terminated_at(&self, vm: Uuid) -> Option<Instant> {
+        self.index.terminated_at.get(&vm).copied()
     }
 
-    /// Forgets which machines lost their last task before then.
-    pub(crate) fn forget_vanished(&mut self, before: Instant) {
-        self.vanished.retain(|_, at| *at >= before);
+    /// Drops the termination times before `before`.
+    pub(crate) fn expire_terminated(&mut self, before: Instant) {
+        self.index.terminated_at.retain(|_, at| *at >= before);
     }
 
-    /// Whether a task of an agent has not said what its container is.
-    pub(crate) fn has_unplaced(&self, agent: &str) -> bool {
-        self.unplaced.contains_key(agent)
+    /// Whether the container of a task of this agent is not known yet.
+    pub(crate) fn has_task_without_container(&self, agent: &str) -> bool {
+        self.index.tasks_without_container.contains_key(agent)
     }
 
-    /// Whether an agent has this executor: `None` for any that has no task.
-    pub(crate) fn has_executor(&self, agent: &str, which: Option<(&str, &str)>) -> bool {
-        let mut on_it = self.executors.get(agent).into_iter().flatten();
-        on_it.any(|executor| match which {
-            Some((framework, id)) => &*executor.framework == framework && &*executor.id == id,
-            None => !self.state.tasks.values().any(|task| {
-                task.key.framework == executor.framework && task.executor() == &*executor.id
-            }),
-        })
+    /// Whether an agent has this executor (framework and id); `None` for any executor without
+    /// tasks.
+    pub(crate) fn has_executor(&self, agent: &str, executor: Option<(&str, &str)>) -> bool {
+        self.executors
+            .get(agent)
+            .into_iter()
+            .flatten()
+            .any(|other| match executor {
+                Some((framework, id)) => &*other.framework == framework && &*other.id == id,
+                None => !self.state.tasks.values().any(|task| {
+                    task.key.framework == other.framework && task.executor() == &*other.id
+                }),
+            })
     }
 }
 
-/// A state whose ids are those that others have already.
-pub(crate) fn share(mut state: State, texts: &mut Interner) -> State {
+/// Shares the ids of a state with strings that are interned already.
+pub(crate) fn intern(mut state: State, interner: &mut Interner) -> State {
     let tasks = std::mem::take(&mut state.tasks).into_values();
     state.tasks = tasks
         .map(|mut task| {
-            task.key.framework = texts.share(&task.key.framework);
-            task.key.task = texts.share(&task.key.task);
-            task.agent = task.agent.map(|agent| texts.share(&agent));
+            task.key.framework = interner.share(&task.key.framework);
+            task.key.task = interner.share(&task.key.task);
+            task.agent = task.agent.map(|agent| interner.share(&agent));
             (task.key.clone(), task)
         })
         .collect();
     state
 }
 
-/// Without what nobody here looks at.
-fn slim(task: &mut Task) {
+/// Drops what the stores do not need.
+fn strip(task: &mut Task) {
     task.labels = Box::default();
     task.status.networks = Box::default();
 }

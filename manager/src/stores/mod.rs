@@ -1,96 +1,98 @@
-//! What Marathon, Mesos and the VNC API say, each kept once and read by many.
+//! The state of Mesos, Marathon and the VNC API, each stored once and read by many.
 //!
 //! ```text
-//! source     whether what is kept is to be believed, since when, and why not
+//! source     whether a source can be trusted, since when, and why not
 //! status     the same, for operators and metrics
-//! mesos      tasks by the machine of their container, agents, executors
-//! marathon   apps and pods: their networks' labels, and which tasks they have
-//! contrail   our objects in the VNC API; `read` fills it page by page
+//! mesos      tasks by the virtual-machine of their container, agents, executors
+//! marathon   apps and pods: the labels of their networks, and their tasks
+//! contrail   our objects in the VNC API
+//! listing    reads them, page by page
 //! ```
 //!
-//! Ids that several of them name are kept once for all.
+//! Ids that several of them name are stored once.
 //!
-//! A snapshot costs nothing and stays as it is. What changes a store copies it only while somebody
-//! holds a snapshot, so a stream of events is taken in as fast as it comes.
+//! A snapshot costs nothing and never changes. A write copies the store only while a snapshot of
+//! it exists, so a stream of events is applied as fast as it comes.
 
-pub(super) mod contrail;
-pub(super) mod marathon;
-pub(super) mod mesos;
-pub(super) mod read;
-pub(super) mod source;
-pub(super) mod status;
+pub(crate) mod contrail;
+pub(crate) mod listing;
+pub(crate) mod marathon;
+pub(crate) mod mesos;
+pub(crate) mod source;
+pub(crate) mod status;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use crate::names::Network;
+use crate::intern::Interner;
+use crate::model::Network;
 use crate::vnc::FqName;
 use contrail::ContrailView;
 use marathon::MarathonView;
 use mesos::MesosView;
 
-use crate::intern::Interner;
-
 /// One store.
 #[derive(Debug, Default)]
-pub(super) struct Store<T> {
-    held: RwLock<Arc<T>>,
-    copied: AtomicU64,
+pub(crate) struct Store<T> {
+    current: RwLock<Arc<T>>,
+    copies: AtomicU64,
 }
 
 impl<T: Clone> Store<T> {
-    /// What there is now.
-    pub(super) fn snapshot(&self) -> Arc<T> {
-        Arc::clone(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+    /// The current state, which later writes do not change.
+    pub(crate) fn snapshot(&self) -> Arc<T> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Looks at what there is now, for a moment.
-    pub(super) fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        look(&self.held.read().unwrap_or_else(PoisonError::into_inner))
+    /// Reads the current state. Writers wait meanwhile.
+    pub(crate) fn read<R>(&self, read: impl FnOnce(&T) -> R) -> R {
+        read(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts something else in its place.
-    pub(super) fn replace(&self, new: impl FnOnce(&T) -> T) {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        let new = new(&held);
-        *held = Arc::new(new);
+    /// Replaces the state as a whole.
+    pub(crate) fn replace(&self, new: impl FnOnce(&T) -> T) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let new = new(&current);
+        *current = Arc::new(new);
     }
 
-    /// Changes what there is.
-    pub(super) fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        if Arc::get_mut(&mut held).is_none() {
-            self.copied.fetch_add(1, Ordering::Relaxed);
+    /// Changes the state in place.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::get_mut(&mut current).is_none() {
+            self.copies.fetch_add(1, Ordering::Relaxed);
         }
-        change(Arc::make_mut(&mut held))
+        change(Arc::make_mut(&mut current))
     }
 }
 
 /// All stores.
 #[derive(Debug, Default)]
-pub(super) struct Stores {
+pub(crate) struct Stores {
     pub mesos: Store<MesosView>,
     pub marathon: Store<MarathonView>,
     pub contrail: Store<ContrailView>,
-    /// The networks that our containers are on, with their subnets. For people.
+    /// The networks of our containers, with their subnets. Shown only.
     pub networks: Store<HashMap<FqName, Network>>,
-    texts: Mutex<Interner>,
+    interner: Mutex<Interner>,
 }
 
 impl Stores {
-    /// The texts that they share.
-    pub(super) fn texts(&self) -> MutexGuard<'_, Interner> {
-        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The strings that the stores share.
+    pub(crate) fn interner(&self) -> MutexGuard<'_, Interner> {
+        self.interner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How often a store was copied as a whole because somebody held a snapshot of it.
-    pub(super) fn copied(&self) -> u64 {
-        let copied = [
-            &self.mesos.copied,
-            &self.marathon.copied,
-            &self.contrail.copied,
-        ];
-        copied.map(|one| one.load(Ordering::Relaxed)).iter().sum()
+    /// How often a write copied a whole store because a snapshot of it existed.
+    pub(crate) fn copies(&self) -> u64 {
+        [
+            &self.mesos.copies,
+            &self.marathon.copies,
+            &self.contrail.copies,
+        ]
+        .iter()
+        .map(|copies| copies.load(Ordering::Relaxed))
+        .sum()
     }
 }

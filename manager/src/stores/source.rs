@@ -1,176 +1,189 @@
-//! Whether a source is to be believed.
+//! Whether a source can be trusted.
 //!
-//! A source that was lost is believed again once it has listed everything; and where deletion
-//! hangs on its word, once it has been so for a while. A list that shrank at once is doubted until
-//! another one, a while later, says the same.
+//! A source that was lost is fresh again after a full list. It may cause a deletion only after it
+//! has been trusted for a while. A list that shrank suddenly is not trusted until another one, a
+//! stabilization window later, confirms it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// From so many on, a list that loses more than half at once is doubted. Fewer are doubted when
-/// all are gone.
-const MANY: usize = 10;
+/// Below this size, a list is a sudden shrink only when it becomes empty; from here on, when it
+/// loses more than half.
+const MIN_SIZE_FOR_HALF: usize = 10;
 
-/// How a source is.
+/// The health of a source.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Source {
     state: State,
-    /// Since when all that it said was whole and undoubted.
-    believed: Option<Instant>,
-    doubt: Option<Doubt>,
-    listed: Option<Instant>,
+    trusted_since: Option<Instant>,
+    shrinkage: Option<Shrinkage>,
+    last_listed: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum State {
-    /// It has not said anything yet.
     #[default]
-    Never,
+    NeverListed,
     Fresh,
-    Stale {
+    Lost {
         since: Instant,
-        why: Box<str>,
+        reason: Box<str>,
     },
 }
 
-/// What the last undoubted list held, and since when lists hold so much less.
+/// A list that shrank suddenly and is not confirmed yet.
 #[derive(Clone, Debug)]
-struct Doubt {
+struct Shrinkage {
     since: Instant,
-    before: usize,
+    size_before: usize,
 }
 
 impl Source {
-    /// It cannot be followed any more.
-    pub(crate) fn lost(&mut self, now: Instant, why: &str) {
+    /// The connection to it failed.
+    pub(crate) fn mark_lost(&mut self, now: Instant, reason: &str) {
         let since = match self.state {
-            State::Stale { since, .. } => since,
+            State::Lost { since, .. } => since,
             _ => now,
         };
-        self.state = State::Stale {
+        self.state = State::Lost {
             since,
-            why: why.into(),
+            reason: reason.into(),
         };
-        self.believed = None;
+        self.trusted_since = None;
     }
 
-    /// It has listed everything: `size` elements, after `before` of the last time.
-    pub(crate) fn listed(
+    /// It listed everything: `size` elements, where the last list had `size_before`.
+    pub(crate) fn mark_listed(
         &mut self,
         now: Instant,
-        (before, size): (usize, usize),
+        (size_before, size): (usize, usize),
         complete: bool,
-        settle: Duration,
+        stabilization_window: Duration,
     ) {
         self.state = State::Fresh;
-        self.listed = Some(now);
-        match &self.doubt {
-            Some(doubt) if !shrank(doubt.before, size) || now - doubt.since >= settle => {
-                self.doubt = None;
+        self.last_listed = Some(now);
+        match &self.shrinkage {
+            Some(shrinkage)
+                if !is_sudden_shrink(shrinkage.size_before, size)
+                    || now - shrinkage.since >= stabilization_window =>
+            {
+                self.shrinkage = None;
             }
-            None if shrank(before, size) => self.doubt = Some(Doubt { since: now, before }),
+            None if is_sudden_shrink(size_before, size) => {
+                self.shrinkage = Some(Shrinkage {
+                    since: now,
+                    size_before,
+                });
+            }
             _ => {}
         }
-        if complete && self.doubt.is_none() {
-            self.believed.get_or_insert(now);
+        if complete && self.shrinkage.is_none() {
+            self.trusted_since.get_or_insert(now);
         } else {
-            self.believed = None;
+            self.trusted_since = None;
         }
     }
 
-    /// Whether it is followed, and has listed everything since.
+    /// Whether it is followed, and has listed everything since it was connected.
     pub(crate) fn is_fresh(&self) -> bool {
         self.state == State::Fresh
     }
 
     /// When it last listed everything.
     pub(crate) fn last_listed(&self) -> Option<Instant> {
-        self.listed
+        self.last_listed
     }
 
-    /// Since when it has been believed without a break.
-    pub(crate) fn believed_since(&self) -> Option<Instant> {
-        self.believed
+    /// Since when it has been trusted without a break.
+    pub(crate) fn trusted_since(&self) -> Option<Instant> {
+        self.trusted_since
     }
 
     /// The code of its state in JSON.
     pub(crate) fn state(&self) -> &'static str {
         match self.state {
-            State::Never => "never-listed",
-            State::Stale { .. } => "lost",
-            State::Fresh if self.doubt.is_some() || self.believed.is_none() => "untrusted",
+            State::NeverListed => "never-listed",
+            State::Lost { .. } => "lost",
+            State::Fresh if self.trusted_since.is_none() => "untrusted",
             State::Fresh => "fresh",
         }
     }
 
-    /// For people: why it is not believed.
+    /// Why it is not trusted.
     pub(crate) fn problem(&self, now: Instant) -> String {
         match &self.state {
-            State::Never => "it has not been heard of yet".to_owned(),
-            State::Stale { since, why } => {
-                format!("it is lost since {} s: {why}", (now - *since).as_secs())
+            State::NeverListed => "it has not listed anything yet".to_owned(),
+            State::Lost { since, reason } => {
+                format!(
+                    "connection lost {} s ago: {reason}",
+                    (now - *since).as_secs()
+                )
             }
-            State::Fresh if self.doubt.is_some() => "its list has just shrunk a lot".to_owned(),
-            State::Fresh if self.believed.is_none() => "part of its list cannot be read".to_owned(),
+            State::Fresh if self.shrinkage.is_some() => {
+                "its list has just shrunk sharply".to_owned()
+            }
+            State::Fresh if self.trusted_since.is_none() => {
+                "part of its list cannot be read".to_owned()
+            }
             State::Fresh => "it has just come back".to_owned(),
         }
     }
 }
 
-fn shrank(before: usize, now: usize) -> bool {
-    (before > 0 && now == 0) || (before >= MANY && now < before / 2)
+fn is_sudden_shrink(before: usize, now: usize) -> bool {
+    (before > 0 && now == 0) || (before >= MIN_SIZE_FOR_HALF && now < before / 2)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SETTLE: Duration = Duration::from_mins(1);
+    const WINDOW: Duration = Duration::from_mins(1);
 
     #[test]
-    fn a_list_that_shrank_at_once_needs_another_one() {
+    fn source_that_shrank_is_trusted_after_a_later_list_confirms_it() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut source = Source::default();
-        source.listed(at(0), (0, 4), true, SETTLE);
-        assert_eq!(source.believed_since(), Some(at(0)));
-        source.listed(at(10), (4, 0), true, SETTLE);
-        assert_eq!(source.believed_since(), None);
+        source.mark_listed(at(0), (0, 4), true, WINDOW);
+        assert_eq!(source.trusted_since(), Some(at(0)));
+        source.mark_listed(at(10), (4, 0), true, WINDOW);
+        assert_eq!(source.trusted_since(), None);
         assert!(source.problem(at(10)).contains("shrunk"));
-        // Soon after is no second word.
-        source.listed(at(20), (0, 0), true, SETTLE);
-        assert_eq!(source.believed_since(), None);
-        source.listed(at(70), (0, 0), true, SETTLE);
-        assert_eq!(source.believed_since(), Some(at(70)));
+        // A list within the window confirms nothing.
+        source.mark_listed(at(20), (0, 0), true, WINDOW);
+        assert_eq!(source.trusted_since(), None);
+        source.mark_listed(at(70), (0, 0), true, WINDOW);
+        assert_eq!(source.trusted_since(), Some(at(70)));
     }
 
     #[test]
-    fn what_was_missing_and_came_back_is_no_doubt() {
+    fn source_that_grew_back_is_trusted_at_once() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut source = Source::default();
-        source.listed(at(0), (0, 100), true, SETTLE);
-        source.listed(at(1), (100, 30), true, SETTLE);
-        assert_eq!(source.believed_since(), None);
-        source.listed(at(2), (30, 95), true, SETTLE);
-        assert_eq!(source.believed_since(), Some(at(2)));
+        source.mark_listed(at(0), (0, 100), true, WINDOW);
+        source.mark_listed(at(1), (100, 30), true, WINDOW);
+        assert_eq!(source.trusted_since(), None);
+        source.mark_listed(at(2), (30, 95), true, WINDOW);
+        assert_eq!(source.trusted_since(), Some(at(2)));
     }
 
     #[test]
-    fn loss_and_gaps_end_belief() {
+    fn source_that_is_lost_or_incomplete_is_not_trusted() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut source = Source::default();
         assert!(!source.is_fresh());
-        source.listed(at(0), (0, 4), true, SETTLE);
-        source.lost(at(5), "refused");
-        source.lost(at(9), "refused");
-        assert!(!source.is_fresh() && source.believed_since().is_none());
-        assert_eq!(source.problem(at(15)), "it is lost since 10 s: refused");
-        source.listed(at(20), (4, 4), false, SETTLE);
-        assert!(source.is_fresh() && source.believed_since().is_none());
-        source.listed(at(30), (4, 4), true, SETTLE);
-        assert_eq!(source.believed_since(), Some(at(30)));
+        source.mark_listed(at(0), (0, 4), true, WINDOW);
+        source.mark_lost(at(5), "refused");
+        source.mark_lost(at(9), "refused");
+        assert!(!source.is_fresh() && source.trusted_since().is_none());
+        assert_eq!(source.problem(at(15)), "connection lost 10 s ago: refused");
+        source.mark_listed(at(20), (4, 4), false, WINDOW);
+        assert!(source.is_fresh() && source.trusted_since().is_none());
+        source.mark_listed(at(30), (4, 4), true, WINDOW);
+        assert_eq!(source.trusted_since(), Some(at(30)));
     }
 }

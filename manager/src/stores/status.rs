@@ -27,7 +27,7 @@ impl SourceStatus {
     pub(crate) fn new(name: &'static str, source: &Source) -> Self {
         let now = Instant::now();
         let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
-        let trusted = source.believed_since();
+        let trusted = source.trusted_since();
         Self {
             source: name,
             state: source.state(),

@@ -1,4 +1,4 @@
-//! Containers come and go.
+//! Requests that create, read and delete containers.
 
 use futures::future::join_all;
 
@@ -6,22 +6,18 @@ use super::*;
 use contrail_mesos_api::agent_api::PortAddressRequest;
 
 #[tokio::test]
-async fn a_container_comes_and_goes() {
-    let world = World::new().await;
-    let (machine, mut request) = plain(1);
+async fn put_creates_and_delete_removes_all_objects() {
+    let fixture = Fixture::new().await;
+    let (vm, mut request) = plain(1);
     request.annotations = labels(&[("framework", "marathon: \"prod\"")]);
-    let made = world
-        .containers
-        .put("node1", machine, &request)
-        .await
-        .unwrap();
-    assert_eq!(made.machine, machine);
+    let made = fixture.containers.put("node1", vm, &request).await.unwrap();
+    assert_eq!(made.machine, vm);
     assert_eq!(made.container, Some(request.container.clone()));
     let [port] = &made.ports[..] else {
         panic!("{made:?}")
     };
     assert_eq!(port.interface, "eth0");
-    assert_eq!(port.uuid, agent_api::interface_uuid(machine, "eth0"));
+    assert_eq!(port.uuid, agent_api::interface_uuid(vm, "eth0"));
     assert_eq!(
         port.virtual_network_name,
         "default-domain:mesos-default:mesos-default-pod-task-network"
@@ -33,32 +29,32 @@ async fn a_container_comes_and_goes() {
     assert_eq!(address.gateway, "10.32.255.254".parse().ok());
     assert_eq!(address.dns, "10.32.255.253".parse().ok());
 
-    let object = world.server.object(&port.uuid.to_string()).unwrap();
+    let object = fixture.server.object(&port.uuid.to_string()).unwrap();
     assert_eq!(
         object["virtual_machine_interface_mac_addresses"]["mac_address"][0],
         port.mac.to_string()
     );
     assert_eq!(object["port_security_enabled"], true);
     assert_eq!(annotation(&object, "index"), "0/1");
-    let vm = world.server.object(&machine.to_string()).unwrap();
+    let object = fixture.server.object(&vm.to_string()).unwrap();
     for (key, value) in [
         ("owner", "contrail-mesos"),
         ("cluster", "mesos"),
         ("agent", "node1"),
         ("framework", "marathon: \"prod\""),
     ] {
-        assert_eq!(annotation(&vm, key), value);
+        assert_eq!(annotation(&object, key), value);
     }
-    assert_eq!(refs(&vm, "virtual_router_back_refs").len(), 1);
+    assert_eq!(refs(&object, "virtual_router_back_refs").len(), 1);
 
     assert_eq!(
-        world.containers.get(Some("node1"), machine).await.unwrap(),
+        fixture.containers.get(Some("node1"), vm).await.unwrap(),
         made
     );
-    let list = world.containers.list("node1", None).await.unwrap();
+    let list = fixture.containers.list("node1", None).await.unwrap();
     assert_eq!(list.containers, [made]);
     assert!(
-        world
+        fixture
             .containers
             .list("node2", None)
             .await
@@ -66,22 +62,10 @@ async fn a_container_comes_and_goes() {
             .containers
             .is_empty()
     );
-    world
-        .containers
-        .delete(Some("node1"), machine)
-        .await
-        .unwrap();
-    world.assert_clean("deleted");
-    world
-        .containers
-        .delete(Some("node1"), machine)
-        .await
-        .unwrap();
-    let error = world
-        .containers
-        .get(Some("node1"), machine)
-        .await
-        .unwrap_err();
+    fixture.containers.delete(Some("node1"), vm).await.unwrap();
+    fixture.assert_clean("deleted");
+    fixture.containers.delete(Some("node1"), vm).await.unwrap();
+    let error = fixture.containers.get(Some("node1"), vm).await.unwrap_err();
     assert_eq!(error.status(), 404);
 }
 
@@ -95,23 +79,19 @@ fn annotation(object: &Value, key: &str) -> String {
 }
 
 #[tokio::test]
-async fn no_more_calls_than_objects_need() {
-    let world = World::new().await;
+async fn put_and_delete_make_no_more_calls_than_needed() {
+    let fixture = Fixture::new().await;
     let put = async |number, change: &dyn Fn(&mut PortsRequest)| {
-        let (machine, mut request) = plain(number);
+        let (vm, mut request) = plain(number);
         change(&mut request);
-        let before = world.client.requests();
-        world
-            .containers
-            .put("node1", machine, &request)
-            .await
-            .unwrap();
-        world.client.requests() - before
+        let before = fixture.client.requests();
+        fixture.containers.put("node1", vm, &request).await.unwrap();
+        fixture.client.requests() - before
     };
     put(1, &|_| {}).await;
-    // Machine, interface, address, the address read, the virtual-router's reference.
+    // Virtual-machine, interface, address, read of the address, the virtual-router's reference.
     assert_eq!(put(2, &|_| {}).await, 5);
-    // An address that was asked for need not be read.
+    // A fixed address need not be read.
     let fixed = PortAddressRequest::Static("10.32.0.9".parse().unwrap());
     assert_eq!(
         put(3, &|request| request.ports[0].addresses = vec![fixed]).await,
@@ -119,18 +99,14 @@ async fn no_more_calls_than_objects_need() {
     );
     let two = |request: &mut PortsRequest| request.ports.push(port("eth1", &[]));
     assert_eq!(put(4, &two).await, 8);
-    let before = world.client.requests();
-    let (machine, _) = plain(2);
-    world
-        .containers
-        .delete(Some("node1"), machine)
-        .await
-        .unwrap();
-    // Two to read, and one for the reference, the address, the interface, the machine.
-    assert_eq!(world.client.requests() - before, 6);
-    let before = world.client.requests();
+    let before = fixture.client.requests();
+    let (vm, _) = plain(2);
+    fixture.containers.delete(Some("node1"), vm).await.unwrap();
+    // Two reads, and one delete each of the reference, address, interface and virtual-machine.
+    assert_eq!(fixture.client.requests() - before, 6);
+    let before = fixture.client.requests();
     assert_eq!(
-        world
+        fixture
             .containers
             .list("node1", None)
             .await
@@ -139,19 +115,15 @@ async fn no_more_calls_than_objects_need() {
             .len(),
         3
     );
-    // The virtual-router, the machines, the interfaces, two kinds of addresses.
-    assert_eq!(world.client.requests() - before, 5);
+    // The virtual-router, the virtual-machines, the interfaces, two types of addresses.
+    assert_eq!(fixture.client.requests() - before, 5);
 }
 
 #[tokio::test]
-async fn every_label_has_its_effect() {
-    let world = World::new().await;
-    let (machine, request) = rich(1);
-    let made = world
-        .containers
-        .put("node1", machine, &request)
-        .await
-        .unwrap();
+async fn put_appresponses_every_label() {
+    let fixture = Fixture::new().await;
+    let (vm, request) = rich(1);
+    let made = fixture.containers.put("node1", vm, &request).await.unwrap();
     let [blue, red] = &made.ports[..] else {
         panic!("{made:?}")
     };
@@ -170,8 +142,8 @@ async fn every_label_has_its_effect() {
         blue.floating_ips,
         ["10.66.77.252".parse::<std::net::IpAddr>().unwrap()]
     );
-    let object = world.server.object(&blue.uuid.to_string()).unwrap();
-    let web = world
+    let object = fixture.server.object(&blue.uuid.to_string()).unwrap();
+    let web = fixture
         .client
         .id_of::<SecurityGroup>(&name("default-domain:mesos-default:web"))
         .await
@@ -181,18 +153,14 @@ async fn every_label_has_its_effect() {
         [web.unwrap().to_string()]
     );
     assert_eq!(annotation(&object, "index"), "0/2");
-    assert_eq!(world.containers.get(None, machine).await.unwrap(), made);
-    world
-        .containers
-        .delete(Some("node1"), machine)
-        .await
-        .unwrap();
-    world.assert_clean("deleted");
+    assert_eq!(fixture.containers.get(None, vm).await.unwrap(), made);
+    fixture.containers.delete(Some("node1"), vm).await.unwrap();
+    fixture.assert_clean("deleted");
 }
 
 #[tokio::test]
-async fn the_samples_of_the_design_work_as_they_stand() {
-    let world = World::new().await;
+async fn put_accepts_label_samples_of_the_original_manager() {
+    let fixture = Fixture::new().await;
     let place = [
         ("networks", "blue-network"),
         ("project-name", "default-project"),
@@ -208,12 +176,8 @@ async fn the_samples_of_the_design_work_as_they_stand() {
         "default-domain:default-project:security_groups_mesos",
     )]);
     for (number, port) in [with(&[]), floating, group].into_iter().enumerate() {
-        let (machine, request) = request(number as u128, vec![port]);
-        let made = world
-            .containers
-            .put("node1", machine, &request)
-            .await
-            .unwrap();
+        let (vm, request) = request(number as u128, vec![port]);
+        let made = fixture.containers.put("node1", vm, &request).await.unwrap();
         let [port] = &made.ports[..] else {
             panic!("{made:?}")
         };
@@ -225,22 +189,18 @@ async fn the_samples_of_the_design_work_as_they_stand() {
             let floating: Vec<_> = port.floating_ips.iter().map(ToString::to_string).collect();
             assert_eq!(floating, ["10.33.44.11", "10.66.77.123"]);
         }
-        world
-            .containers
-            .delete(Some("node1"), machine)
-            .await
-            .unwrap();
+        fixture.containers.delete(Some("node1"), vm).await.unwrap();
     }
-    world.assert_clean("deleted");
+    fixture.assert_clean("deleted");
 }
 
 #[tokio::test]
-async fn addresses_are_as_asked() {
-    let world = World::new().await;
+async fn put_allocates_requested_addresses() {
+    let fixture = Fixture::new().await;
     let mut blue = port("eth0", &[("networks", "blue")]);
     let put = async |number, port: &PortRequest| {
-        let (machine, request) = request(number, vec![port.clone()]);
-        let made = world.containers.put("node1", machine, &request).await?;
+        let (vm, request) = request(number, vec![port.clone()]);
+        let made = fixture.containers.put("node1", vm, &request).await?;
         let addresses = made.ports[0]
             .addresses
             .iter()
@@ -263,11 +223,11 @@ async fn addresses_are_as_asked() {
         put(2, &blue).await.unwrap(),
         "5.5.5.7/24 5.5.5.251/24 5.5.5.252/24"
     );
-    let held = world.server.counts();
+    let held = fixture.server.counts();
     blue.addresses = vec![seven];
     refused(3, &blue, 409, "in use").await;
     blue.addresses = vec![seven, seven];
-    refused(3, &blue, 400, "asked for twice").await;
+    refused(3, &blue, 400, "requested twice").await;
     blue.addresses = vec![PortAddressRequest::Static("5.5.7.1".parse().unwrap())];
     refused(
         3,
@@ -276,9 +236,9 @@ async fn addresses_are_as_asked() {
         "none of its subnets: 5.5.5.0/24, 5.5.6.0/29, fd00:5::/64",
     )
     .await;
-    assert_eq!(world.server.counts(), held);
+    assert_eq!(fixture.server.counts(), held);
 
-    // Of subnets that are chosen, the next when one is used up.
+    // An exhausted subnet falls back to the next selected one.
     let mut chosen = port(
         "eth0",
         &[
@@ -308,90 +268,74 @@ async fn addresses_are_as_asked() {
         .insert("network-subnets".to_owned(), "5.5.6.0/29".to_owned());
     chosen.addresses = vec![PortAddressRequest::V6];
     refused(20, &chosen, 400, "no subnet of IPv6").await;
-    assert_eq!(world.more("virtual-machine"), 2 + 5);
+    assert_eq!(fixture.added("virtual-machine"), 2 + 5);
 }
 
 #[tokio::test]
-async fn a_request_that_comes_again_changes_nothing_but_what_differs() {
-    let world = World::new().await;
-    let (machine, mut request) = rich(1);
-    let first = world
-        .containers
-        .put("node1", machine, &request)
-        .await
-        .unwrap();
-    let counts = world.server.counts();
+async fn put_repeated_changes_only_differences() {
+    let fixture = Fixture::new().await;
+    let (vm, mut request) = rich(1);
+    let first = fixture.containers.put("node1", vm, &request).await.unwrap();
+    let counts = fixture.server.counts();
     assert_eq!(
-        world
-            .containers
-            .put("node1", machine, &request)
+        fixture.containers.put("node1", vm, &request).await.unwrap(),
+        first
+    );
+    assert_eq!(
+        fixture
+            .other_manager()
+            .put("node1", vm, &request)
             .await
             .unwrap(),
         first
     );
-    assert_eq!(
-        world.other().put("node1", machine, &request).await.unwrap(),
-        first
-    );
-    assert_eq!(world.server.counts(), counts);
+    assert_eq!(fixture.server.counts(), counts);
 
-    // Another network, other groups, no floating address: as asked, with nothing of the old.
+    // Another network, other groups, no floating IP: nothing of the old request stays.
     request.ports[0].labels = labels(&[("networks", "blue")]);
     request.ports[1].labels = labels(&[
         ("networks", "blue-network"),
         ("project-name", "default-project"),
         ("security-groups", "security_groups_mesos"),
     ]);
-    let second = world
-        .containers
-        .put("node1", machine, &request)
-        .await
-        .unwrap();
+    let second = fixture.containers.put("node1", vm, &request).await.unwrap();
     assert_eq!(second.ports[0].addresses, first.ports[0].addresses);
     assert!(second.ports[0].floating_ips.is_empty());
     assert_eq!(
         second.ports[1].addresses[0].address.to_string(),
         "5.6.255.252/16"
     );
-    let object = world
+    let object = fixture
         .server
         .object(&second.ports[0].uuid.to_string())
         .unwrap();
     assert!(refs(&object, "security_group_refs").is_empty());
     request.ports.pop();
-    world
-        .containers
-        .put("node1", machine, &request)
-        .await
-        .unwrap();
-    assert_eq!(world.more("virtual-machine-interface"), 1);
-    let object = world
+    fixture.containers.put("node1", vm, &request).await.unwrap();
+    assert_eq!(fixture.added("virtual-machine-interface"), 1);
+    let object = fixture
         .server
         .object(&second.ports[0].uuid.to_string())
         .unwrap();
     assert_eq!(annotation(&object, "index"), "0/1");
-    world
-        .containers
-        .delete(Some("node1"), machine)
-        .await
-        .unwrap();
-    world.assert_clean("deleted");
+    fixture.containers.delete(Some("node1"), vm).await.unwrap();
+    fixture.assert_clean("deleted");
 }
 
 #[tokio::test]
-async fn many_at_once_and_one_twice_at_once() {
-    let world = World::new().await;
+async fn put_concurrently_many_and_same_container() {
+    let fixture = Fixture::new().await;
     let all: Vec<_> = (0..100).map(plain).collect();
     let put = all
         .iter()
-        .map(|(machine, request)| world.containers.put("node1", *machine, request));
+        .map(|(vm, request)| fixture.containers.put("node1", *vm, request));
     let mut addresses = std::collections::BTreeSet::new();
     for made in join_all(put).await {
         addresses.insert(made.unwrap().ports[0].addresses[0].address);
     }
     assert_eq!(addresses.len(), 100);
     assert_eq!(
-        world
+        fixture
             .containers
             .list("node1", None)
             .await
@@ -402,42 +346,42 @@ async fn many_at_once_and_one_twice_at_once() {
     );
     let delete = all
         .iter()
-        .map(|(machine, _)| world.containers.delete(Some("node1"), *machine));
+        .map(|(vm, _)| fixture.containers.delete(Some("node1"), *vm));
     for deleted in join_all(delete).await {
         deleted.unwrap();
     }
-    world.assert_clean("all deleted");
+    fixture.assert_clean("all deleted");
 
-    let (machine, request) = rich(1);
-    let other = world.other();
-    let twice = [&world.containers, &world.containers, &other, &other];
-    let put = join_all(twice.map(|containers| containers.put("node1", machine, &request))).await;
+    let (vm, request) = rich(1);
+    let other = fixture.other_manager();
+    let twice = [&fixture.containers, &fixture.containers, &other, &other];
+    let put = join_all(twice.map(|containers| containers.put("node1", vm, &request))).await;
     let first = put[0].as_ref().unwrap();
-    // Two managers know nothing of each other; one that was late may see what is half made.
+    // Two managers are not coordinated: one may find what the other has half created.
     for made in &put {
         assert_eq!(made.as_ref().unwrap(), first);
     }
-    assert_eq!(world.more("virtual-machine-interface"), 2);
-    assert_eq!(world.more("instance-ip"), 3);
-    assert_eq!(world.more("floating-ip"), 1);
-    let deletes = join_all(twice.map(|containers| containers.delete(Some("node1"), machine))).await;
+    assert_eq!(fixture.added("virtual-machine-interface"), 2);
+    assert_eq!(fixture.added("instance-ip"), 3);
+    assert_eq!(fixture.added("floating-ip"), 1);
+    let deletes = join_all(twice.map(|containers| containers.delete(Some("node1"), vm))).await;
     for deleted in deletes {
         deleted.unwrap();
     }
-    world.assert_clean("deleted");
+    fixture.assert_clean("deleted");
 }
 
 #[tokio::test]
-async fn everything_that_is_wrong_with_a_request_is_said_at_once() {
-    let world = World::new().await;
-    let (machine, mut request) = plain(1);
+async fn put_invalid_request_reports_every_problem() {
+    let fixture = Fixture::new().await;
+    let (vm, mut request) = plain(1);
     request.annotations = labels(&[("owner", "me")]);
     request.ports = vec![
         port("../eth0", &[("networks", "a,b")]),
         port("eth1", &[("network-subnets", "5.5.5.1/24")]),
         port("eth1", &[]),
     ];
-    let error = world
+    let error = fixture
         .containers
         .put("node1", Uuid::from_u128(7), &request)
         .await
@@ -445,9 +389,9 @@ async fn everything_that_is_wrong_with_a_request_is_said_at_once() {
     let ManagerError::Invalid(problems) = &error else {
         panic!("{error}")
     };
-    for said in [
-        &machine.to_string(),
-        "\"owner\" is the manager's own",
+    for message in [
+        &vm.to_string(),
+        "\"owner\" is reserved for the manager",
         "\"../eth0\"",
         "names several networks",
         "write 5.5.5.0/24",
@@ -456,16 +400,16 @@ async fn everything_that_is_wrong_with_a_request_is_said_at_once() {
         assert_eq!(
             problems
                 .iter()
-                .filter(|problem| problem.contains(said))
+                .filter(|problem| problem.contains(message))
                 .count(),
             1,
-            "{said}: {problems:#?}"
+            "{message}: {problems:#?}"
         );
     }
     request.ports.clear();
-    let error = world
+    let error = fixture
         .containers
-        .put("node1", machine, &request)
+        .put("node1", vm, &request)
         .await
         .unwrap_err();
     assert!(

@@ -1,4 +1,4 @@
-//! Every call of a create and of a delete fails, is lost, is late, or is the manager's last.
+//! Every call of a create and of a delete fails, is lost, is late, or is the last of its manager.
 
 use std::sync::Arc;
 
@@ -36,18 +36,18 @@ fn cases() -> Vec<(&'static str, Fault)> {
 
 async fn put(
     containers: &Containers,
-    machine: Uuid,
+    vm: Uuid,
     request: &PortsRequest,
 ) -> Result<(), ManagerError> {
-    containers.put("node1", machine, request).await.map(drop)
+    containers.put("node1", vm, request).await.map(drop)
 }
 
-fn assert_complete(world: &World, what: &str) {
-    assert_eq!(world.more("virtual-machine"), 1, "{what}");
-    assert_eq!(world.more("virtual-machine-interface"), 2, "{what}");
-    assert_eq!(world.more("instance-ip"), 3, "{what}");
-    assert_eq!(world.more("floating-ip"), 1, "{what}");
-    let routers = world.server.objects("virtual-router");
+fn assert_complete(fixture: &Fixture, what: &str) {
+    assert_eq!(fixture.added("virtual-machine"), 1, "{what}");
+    assert_eq!(fixture.added("virtual-machine-interface"), 2, "{what}");
+    assert_eq!(fixture.added("instance-ip"), 3, "{what}");
+    assert_eq!(fixture.added("floating-ip"), 1, "{what}");
+    let routers = fixture.server.objects("virtual-router");
     let links: usize = routers
         .iter()
         .map(|router| refs(router, "virtual_machine_refs").len())
@@ -56,63 +56,67 @@ fn assert_complete(world: &World, what: &str) {
 }
 
 #[tokio::test]
-async fn a_create_whose_every_call_fails_once_is_completed_or_removed() {
-    let world = World::new().await;
-    let (machine, request) = rich(1);
-    // Of a manager that knows no names yet, so that looking them up fails as well.
-    let containers = world.other();
-    put(&containers, machine, &request).await.unwrap();
+async fn put_failing_once_at_any_call_completes_or_rolls_back() {
+    let fixture = Fixture::new().await;
+    let (vm, request) = rich(1);
+    // A manager with empty caches, so that resolving names fails as well.
+    let containers = fixture.other_manager();
+    put(&containers, vm, &request).await.unwrap();
     let calls = containers.requests();
-    containers.delete(Some("node1"), machine).await.unwrap();
+    containers.delete(Some("node1"), vm).await.unwrap();
     for (case, fault) in cases() {
         let mut failed = 0;
         for step in 0..calls {
             let what = format!("{case} at call {step}");
-            let containers = world.other();
-            world.server.fault(fault.clone().times(step, 1));
-            let made = put(&containers, machine, &request).await;
-            world.server.clear_faults();
+            let containers = fixture.other_manager();
+            fixture.server.fault(fault.clone().times(step, 1));
+            let made = put(&containers, vm, &request).await;
+            fixture.server.clear_faults();
             match made {
-                Ok(()) => assert_complete(&world, &what),
+                Ok(()) => assert_complete(&fixture, &what),
                 Err(error) => {
                     failed += 1;
-                    // Undone, or remembered.
+                    // Rolled back, or scheduled to be.
                     if containers.unfinished() == 0 {
-                        world.assert_clean(&format!("{what}: {error}"));
+                        fixture.assert_clean(&format!("{what}: {error}"));
                     }
                 }
             }
             let again = if step % 2 == 0 {
                 containers
             } else {
-                world.other()
+                fixture.other_manager()
             };
-            put(&again, machine, &request).await.unwrap();
-            assert_complete(&world, &what);
+            put(&again, vm, &request).await.unwrap();
+            assert_complete(&fixture, &what);
             assert_eq!(again.unfinished(), 0, "{what}");
-            again.delete(Some("node1"), machine).await.unwrap();
-            world.assert_clean(&what);
+            again.delete(Some("node1"), vm).await.unwrap();
+            fixture.assert_clean(&what);
         }
-        // What passes is tried again below, in the client.
+        // The client retries transient errors itself.
         let passes = case.starts_with("503") || case.starts_with("cut");
         assert_eq!(failed == 0, passes, "{case}");
     }
 }
 
 #[tokio::test]
-async fn a_create_that_is_broken_off_for_good_is_removed_by_a_delete() {
-    let world = World::new().await;
-    let (machine, request) = rich(1);
+async fn delete_after_put_failing_for_good_leaves_nothing() {
+    let fixture = Fixture::new().await;
+    let (vm, request) = rich(1);
     for (case, fault) in cases() {
         for step in 0..CALLS {
             let what = format!("{case} from call {step} on");
-            let containers = world.impatient();
-            world.server.fault(fault.clone().times(step, u64::MAX));
-            let made = put(&containers, machine, &request).await;
-            world.server.clear_faults();
-            // The agent that gives up asks a manager that knows of nothing.
-            world.other().delete(Some("node1"), machine).await.unwrap();
-            world.assert_clean(&what);
+            let containers = fixture.with_short_timeout();
+            fixture.server.fault(fault.clone().times(step, u64::MAX));
+            let made = put(&containers, vm, &request).await;
+            fixture.server.clear_faults();
+            // The agent gives up, and deletes at a manager with empty caches.
+            fixture
+                .other_manager()
+                .delete(Some("node1"), vm)
+                .await
+                .unwrap();
+            fixture.assert_clean(&what);
             if made.is_ok() {
                 break;
             }
@@ -121,39 +125,42 @@ async fn a_create_that_is_broken_off_for_good_is_removed_by_a_delete() {
 }
 
 #[tokio::test]
-async fn a_delete_whose_every_call_fails_is_completed_by_the_next() {
-    let world = World::new().await;
-    let (machine, request) = rich(1);
-    put(&world.containers, machine, &request).await.unwrap();
-    let before = world.containers.requests();
-    world
-        .containers
-        .delete(Some("node1"), machine)
-        .await
-        .unwrap();
-    let calls = world.containers.requests() - before;
+async fn delete_after_failed_delete_leaves_nothing() {
+    let fixture = Fixture::new().await;
+    let (vm, request) = rich(1);
+    put(&fixture.containers, vm, &request).await.unwrap();
+    let before = fixture.containers.requests();
+    fixture.containers.delete(Some("node1"), vm).await.unwrap();
+    let calls = fixture.containers.requests() - before;
     for (case, fault) in cases() {
-        for (lasting, containers) in [(1, world.other()), (u64::MAX, world.impatient())] {
+        for (lasting, containers) in [
+            (1, fixture.other_manager()),
+            (u64::MAX, fixture.with_short_timeout()),
+        ] {
             for step in 0..calls {
                 let what = format!("{case} at call {step}, {lasting} times");
-                put(&world.containers, machine, &request).await.unwrap();
-                world.server.fault(fault.clone().times(step, lasting));
-                let deleted = containers.delete(Some("node1"), machine).await;
-                world.server.clear_faults();
+                put(&fixture.containers, vm, &request).await.unwrap();
+                fixture.server.fault(fault.clone().times(step, lasting));
+                let deleted = containers.delete(Some("node1"), vm).await;
+                fixture.server.clear_faults();
                 if deleted.is_ok() {
-                    world.assert_clean(&what);
+                    fixture.assert_clean(&what);
                 }
-                world.other().delete(Some("node1"), machine).await.unwrap();
-                world.assert_clean(&what);
+                fixture
+                    .other_manager()
+                    .delete(Some("node1"), vm)
+                    .await
+                    .unwrap();
+                fixture.assert_clean(&what);
             }
         }
     }
 }
 
 #[tokio::test]
-async fn a_manager_that_dies_at_any_call_is_replaced() {
-    let world = World::new().await;
-    let (machine, request) = rich(1);
+async fn manager_killed_at_any_call_is_replaced_by_another() {
+    let fixture = Fixture::new().await;
+    let (vm, request) = rich(1);
     for performed in [false, true] {
         for complete in [false, true] {
             let hang = Fault::new(Effect::Hang);
@@ -161,39 +168,38 @@ async fn a_manager_that_dies_at_any_call_is_replaced() {
             let mut killed = 0;
             for step in 0..CALLS {
                 let what = format!("killed at call {step}, {performed}, {complete}");
-                world.server.fault(hang.clone().times(step, 1));
-                let dying = world.other();
-                // The future is dropped in the middle of the call, as by kill -9.
-                let ended =
-                    timeout(Duration::from_millis(200), put(&dying, machine, &request)).await;
+                fixture.server.fault(hang.clone().times(step, 1));
+                let dying = fixture.other_manager();
+                // Dropping the future in the middle of a call is like kill -9.
+                let ended = timeout(Duration::from_millis(200), put(&dying, vm, &request)).await;
                 drop(dying);
-                world.server.clear_faults();
-                let next = world.other();
+                fixture.server.clear_faults();
+                let next = fixture.other_manager();
                 if complete {
-                    put(&next, machine, &request).await.unwrap();
-                    assert_complete(&world, &what);
+                    put(&next, vm, &request).await.unwrap();
+                    assert_complete(&fixture, &what);
                 }
                 let Ok(done) = ended else {
                     killed += 1;
-                    next.delete(Some("node1"), machine).await.unwrap();
-                    world.assert_clean(&what);
+                    next.delete(Some("node1"), vm).await.unwrap();
+                    fixture.assert_clean(&what);
                     continue;
                 };
                 done.unwrap();
-                // And in the middle of a delete.
+                // Likewise in the middle of a delete.
                 for step in 0..CALLS {
-                    put(&next, machine, &request).await.unwrap();
-                    world.server.fault(hang.clone().times(step, 1));
-                    let dying = world.other();
-                    let deleted = dying.delete(Some("node1"), machine);
+                    put(&next, vm, &request).await.unwrap();
+                    fixture.server.fault(hang.clone().times(step, 1));
+                    let dying = fixture.other_manager();
+                    let deleted = dying.delete(Some("node1"), vm);
                     let ended = timeout(Duration::from_millis(200), deleted).await;
-                    world.server.clear_faults();
+                    fixture.server.clear_faults();
                     if complete {
-                        put(&next, machine, &request).await.unwrap();
-                        assert_complete(&world, &what);
+                        put(&next, vm, &request).await.unwrap();
+                        assert_complete(&fixture, &what);
                     }
-                    next.delete(Some("node1"), machine).await.unwrap();
-                    world.assert_clean(&format!("delete {what}"));
+                    next.delete(Some("node1"), vm).await.unwrap();
+                    fixture.assert_clean(&format!("delete {what}"));
                     if ended.is_ok() {
                         break;
                     }
@@ -206,23 +212,27 @@ async fn a_manager_that_dies_at_any_call_is_replaced() {
 }
 
 #[tokio::test]
-async fn what_the_server_does_late_is_not_done_twice() {
-    let world = World::new().await;
-    let (machine, request) = rich(1);
+async fn put_repeated_after_late_call_creates_nothing_twice() {
+    let fixture = Fixture::new().await;
+    let (vm, request) = rich(1);
     let late = Duration::from_millis(100);
     for step in 0..CALLS {
         let what = format!("late at call {step}");
-        let containers = world.impatient();
-        world
+        let containers = fixture.with_short_timeout();
+        fixture
             .server
             .fault(Fault::new(Effect::Delay(late)).times(step, 1));
-        let made = put(&containers, machine, &request).await;
-        world.server.clear_faults();
-        put(&world.other(), machine, &request).await.unwrap();
+        let made = put(&containers, vm, &request).await;
+        fixture.server.clear_faults();
+        put(&fixture.other_manager(), vm, &request).await.unwrap();
         sleep(late).await;
-        assert_complete(&world, &what);
-        world.other().delete(Some("node1"), machine).await.unwrap();
-        world.assert_clean(&what);
+        assert_complete(&fixture, &what);
+        fixture
+            .other_manager()
+            .delete(Some("node1"), vm)
+            .await
+            .unwrap();
+        fixture.assert_clean(&what);
         if made.is_ok() {
             break;
         }
@@ -230,52 +240,52 @@ async fn what_the_server_does_late_is_not_done_twice() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_undone_at_once_is_undone_later() {
-    let world = World::with(|config| config.rollback_delay = Duration::from_millis(50)).await;
-    let (machine, request) = rich(1);
-    let containers = world.impatient();
+async fn rollback_is_retried_until_it_succeeds() {
+    let fixture = Fixture::with(|config| config.rollback_delay = Duration::from_millis(50)).await;
+    let (vm, request) = rich(1);
+    let containers = fixture.with_short_timeout();
     let (known, other) = plain(2);
     put(&containers, known, &other).await.unwrap();
     containers.delete(Some("node1"), known).await.unwrap();
-    let tidy = tokio::spawn({
+    let rollbacks = tokio::spawn({
         let containers: Arc<Containers> = containers.clone();
-        async move { containers.tidy().await }
+        async move { containers.run_rollbacks().await }
     });
     let broken = Fault::new(Effect::Status(503, "no ZooKeeper".to_owned()));
-    world.server.fault(broken.on("POST", "/instance-ips"));
-    let error = put(&containers, machine, &request).await.unwrap_err();
+    fixture.server.fault(broken.on("POST", "/instance-ips"));
+    let error = put(&containers, vm, &request).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     assert_eq!(containers.unfinished(), 1);
-    assert_eq!(world.more("virtual-machine"), 1);
-    // Virtual time would pass the client's deadlines as well, so it is real.
+    assert_eq!(fixture.added("virtual-machine"), 1);
+    // Real time: virtual time would pass the client's deadlines as well.
     while containers.unfinished() > 0 {
         sleep(Duration::from_millis(50)).await;
     }
-    world.assert_clean("undone");
-    tidy.abort();
+    fixture.assert_clean("rolled back");
+    rollbacks.abort();
 }
 
 #[tokio::test]
-async fn a_container_in_use_is_not_undone_when_it_is_asked_for_again_in_vain() {
-    let world = World::with(|config| config.rollback_delay = Duration::from_millis(1)).await;
-    let (machine, request) = rich(1);
-    put(&world.containers, machine, &request).await.unwrap();
+async fn failed_put_of_complete_container_is_not_rolled_back() {
+    let fixture = Fixture::with(|config| config.rollback_delay = Duration::from_millis(1)).await;
+    let (vm, request) = rich(1);
+    put(&fixture.containers, vm, &request).await.unwrap();
     for (case, fault) in cases() {
         for step in 0..CALLS {
-            let containers = world.impatient();
-            world.server.fault(fault.clone().times(step, u64::MAX));
-            let made = put(&containers, machine, &request).await;
-            world.server.clear_faults();
-            let tidied = async {
+            let containers = fixture.with_short_timeout();
+            fixture.server.fault(fault.clone().times(step, u64::MAX));
+            let made = put(&containers, vm, &request).await;
+            fixture.server.clear_faults();
+            let finished = async {
                 while containers.unfinished() > 0 {
                     sleep(Duration::from_millis(2)).await;
                 }
             };
             tokio::select! {
-                () = tidied => {}
-                () = containers.tidy() => {}
+                () = finished => {}
+                () = containers.run_rollbacks() => {}
             }
-            assert_complete(&world, &format!("{case} from call {step} on"));
+            assert_complete(&fixture, &format!("{case} from call {step} on"));
             if made.is_ok() {
                 break;
             }

@@ -1,7 +1,7 @@
-//! Whatever Mesos and Marathon say, and however it is cut: nothing is deleted that lives, and
-//! nothing is kept that is dead. A whole manager, from the bytes of both streams to the VNC API.
+//! Hostile input from Mesos and Marathon: no running container is deleted, and no ended one is kept.
+//! A whole manager, from the bytes of both streams to the VNC API.
 
-mod bed;
+mod fixture;
 mod marathon;
 mod mesos;
 mod random;

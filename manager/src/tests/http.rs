@@ -64,9 +64,9 @@ impl Agent {
         self.try_send(method, path, body.to_owned()).await.unwrap()
     }
 
-    async fn put(&self, machine: Uuid, request: &PortsRequest) -> Response {
+    async fn put(&self, vm: Uuid, request: &PortsRequest) -> Response {
         let body = serde_json::to_string(request).unwrap();
-        self.send(Method::PUT, &format!("/v1/ports/{machine}"), &body)
+        self.send(Method::PUT, &format!("/v1/ports/{vm}"), &body)
             .await
     }
 
@@ -76,28 +76,28 @@ impl Agent {
 }
 
 #[track_caller]
-fn refused(response: &Response, status: u16, said: &str) {
+fn refused(response: &Response, status: u16, message: &str) {
     let text = response.text();
     assert_eq!(response.status.as_u16(), status, "{text}");
     let refusal: Refusal = serde_json::from_slice(&response.body).unwrap();
-    assert!(refusal.error.contains(said), "{text}");
+    assert!(refusal.error.contains(message), "{text}");
 }
 
-async fn start(world: &World) -> Manager {
-    let manager = Manager::start(world.config.clone()).await.unwrap();
+async fn start(fixture: &Fixture) -> Manager {
+    let manager = Manager::start(fixture.config.clone()).await.unwrap();
     manager.ready().await;
     manager
 }
 
 #[tokio::test]
-async fn the_api_answers_as_the_contract_says() {
-    let world = World::with(|config| config.rollback_delay = Duration::from_millis(10)).await;
-    let manager = start(&world).await;
+async fn api_follows_the_contract() {
+    let fixture = Fixture::with(|config| config.rollback_delay = Duration::from_millis(10)).await;
+    let manager = start(&fixture).await;
     let agent = Agent::new(&manager, "node1");
-    let (machine, request) = plain(1);
-    let path = format!("/v1/ports/{machine}");
-    refused(&agent.get(&path).await, 404, &machine.to_string());
-    let response = agent.put(machine, &request).await;
+    let (vm, request) = plain(1);
+    let path = format!("/v1/ports/{vm}");
+    refused(&agent.get(&path).await, 404, &vm.to_string());
+    let response = agent.put(vm, &request).await;
     assert_eq!(response.status, StatusCode::OK, "{}", response.text());
     let made: Ports = serde_json::from_slice(&response.body).unwrap();
     let read: Ports = serde_json::from_slice(&agent.get(&path).await.body).unwrap();
@@ -113,16 +113,20 @@ async fn the_api_answers_as_the_contract_says() {
     refused(&agent.get("/v1/ports").await, 400, "?agent=");
 
     let other = Agent::new(&manager, "node2");
-    refused(&other.get(&path).await, 403, "not agent \"node2\"'s");
     refused(
-        &other.put(machine, &request).await,
+        &other.get(&path).await,
         403,
-        "not agent \"node2\"'s",
+        "not belong to agent \"node2\"",
+    );
+    refused(
+        &other.put(vm, &request).await,
+        403,
+        "not belong to agent \"node2\"",
     );
     refused(
         &other.send(Method::DELETE, &path, "").await,
         403,
-        "not agent \"node2\"'s",
+        "not belong to agent \"node2\"",
     );
     for _ in 0..2 {
         let response = agent.send(Method::DELETE, &path, "").await;
@@ -131,7 +135,7 @@ async fn the_api_answers_as_the_contract_says() {
             (StatusCode::OK, "{}")
         );
     }
-    world.assert_clean("deleted");
+    fixture.assert_clean("deleted");
 
     refused(
         &agent.send(Method::PUT, &path, "{").await,
@@ -150,7 +154,7 @@ async fn the_api_answers_as_the_contract_says() {
         StatusCode::PAYLOAD_TOO_LARGE
     );
     let shouted = path.to_uppercase().replace("V1/PORTS", "v1/ports");
-    refused(&agent.get(&shouted).await, 400, "not a machine's uuid");
+    refused(&agent.get(&shouted).await, 400, "not a vm's uuid");
     refused(&agent.get("/v2").await, 404, "/v1/ports");
     refused(
         &agent.send(Method::POST, &path, "").await,
@@ -171,44 +175,44 @@ async fn the_api_answers_as_the_contract_says() {
         (Effect::Status(412, "quota".to_owned()), 409),
         (Effect::InvalidBody("<html>".to_owned()), 502),
     ] {
-        world
+        fixture
             .server
             .fault(Fault::new(effect).on("POST", "/virtual-machine-interfaces"));
-        assert_eq!(agent.put(machine, &request).await.status.as_u16(), status);
-        world.server.clear_faults();
+        assert_eq!(agent.put(vm, &request).await.status.as_u16(), status);
+        fixture.server.clear_faults();
         while manager.containers().unfinished() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        world.assert_clean("undone");
+        fixture.assert_clean("rolled back");
     }
 }
 
 #[tokio::test]
-async fn nobody_is_served_before_the_api_server_is_there() {
-    let mut world = World::new().await;
-    world.server.unplug();
-    world.config.vnc.call_timeout = Duration::from_millis(100);
-    let manager = Manager::start(world.config.clone()).await.unwrap();
+async fn api_is_not_served_before_api_server_is_reachable() {
+    let mut fixture = Fixture::new().await;
+    fixture.server.unplug();
+    fixture.config.vnc.call_timeout = Duration::from_millis(100);
+    let manager = Manager::start(fixture.config.clone()).await.unwrap();
     let agent = Agent::new(&manager, "node1");
-    let (machine, request) = plain(1);
-    refused(&agent.put(machine, &request).await, 503, "not ready");
-    world.server.plug().await.unwrap();
+    let (vm, request) = plain(1);
+    refused(&agent.put(vm, &request).await, 503, "not ready");
+    fixture.server.plug().await.unwrap();
     manager.ready().await;
-    assert_eq!(agent.put(machine, &request).await.status, StatusCode::OK);
-    world.server.unplug();
+    assert_eq!(agent.put(vm, &request).await.status, StatusCode::OK);
+    fixture.server.unplug();
     let status = agent
-        .send(Method::DELETE, &format!("/v1/ports/{machine}"), "")
+        .send(Method::DELETE, &format!("/v1/ports/{vm}"), "")
         .await
         .status;
     assert!([503, 504].contains(&status.as_u16()), "{status}");
 }
 
 #[tokio::test]
-async fn only_who_has_the_token_is_served() {
+async fn api_requires_token() {
     const TOKENS: [&str; 2] = ["correct-horse-battery", "staple-0123456789"];
-    let mut world = World::new().await;
-    world.config.access.tokens = TOKENS.map(SecretString::from).to_vec();
-    let manager = start(&world).await;
+    let mut fixture = Fixture::new().await;
+    fixture.config.access.tokens = TOKENS.map(SecretString::from).to_vec();
+    let manager = start(&fixture).await;
     let mut agent = Agent::new(&manager, "node1");
     let path = "/v1/ports?agent=node1";
     for (token, status) in [
@@ -225,7 +229,7 @@ async fn only_who_has_the_token_is_served() {
         assert_eq!(response.status.as_u16(), status, "{token:?}");
         assert!(!response.text().contains(TOKENS[0]));
     }
-    let shown = format!("{manager:?} {:?}", world.config);
+    let shown = format!("{manager:?} {:?}", fixture.config);
     assert!(!shown.contains(TOKENS[0]));
 }
 
@@ -266,16 +270,16 @@ impl Authority {
 }
 
 #[tokio::test]
-async fn an_agents_certificate_names_it() {
-    let mut world = World::new().await;
+async fn api_takes_agent_name_from_certificate() {
+    let mut fixture = Fixture::new().await;
     let authority = Authority::new();
     let strangers = Authority::new();
-    world.config.access.tls = Some(Tls {
+    fixture.config.access.tls = Some(Tls {
         identity: authority.identity("manager", &["localhost"]),
         client_ca: Some(authority.ca()),
     });
-    Manager::check(&world.config).unwrap();
-    let manager = start(&world).await;
+    Manager::check(&fixture.config).unwrap();
+    let manager = start(&fixture).await;
     let ask = async |name: &str, identity: Option<Identity>| {
         let tls = TlsOptions {
             ca: Some(authority.ca()),
@@ -308,9 +312,9 @@ async fn an_agents_certificate_names_it() {
     );
     drop(silent);
 
-    // Without client certificates TLS only hides, and the header is believed.
-    world.config.access.tls.as_mut().unwrap().client_ca = None;
-    let manager = start(&world).await;
+    // Without client certificates TLS only hides, and the header decides.
+    fixture.config.access.tls.as_mut().unwrap().client_ca = None;
+    let manager = start(&fixture).await;
     let tls = TlsOptions {
         ca: Some(authority.ca()),
         identity: None,
@@ -321,22 +325,22 @@ async fn an_agents_certificate_names_it() {
         StatusCode::OK
     );
 
-    world.config.access.tls.as_mut().unwrap().identity.key = authority.ca();
-    let error = Manager::check(&world.config).unwrap_err();
+    fixture.config.access.tls.as_mut().unwrap().identity.key = authority.ca();
+    let error = Manager::check(&fixture.config).unwrap_err();
     assert!(error.to_string().contains("ca.pem"), "{error}");
-    assert!(Manager::start(world.config.clone()).await.is_err());
+    assert!(Manager::start(fixture.config.clone()).await.is_err());
 }
 
 #[tokio::test]
-async fn a_stop_finishes_what_is_under_way() {
-    let world = World::new().await;
-    let manager = start(&world).await;
+async fn stop_finishes_requests_in_flight() {
+    let fixture = Fixture::new().await;
+    let manager = start(&fixture).await;
     let agent = std::sync::Arc::new(Agent::new(&manager, "node1"));
-    world.server.set_delay(Duration::from_millis(50));
-    let (machine, request) = plain(1);
+    fixture.server.set_delay(Duration::from_millis(50));
+    let (vm, request) = plain(1);
     let asking = tokio::spawn({
         let agent = agent.clone();
-        async move { agent.put(machine, &request).await.status }
+        async move { agent.put(vm, &request).await.status }
     });
     // This one goes away while its container is being made.
     let (left, left_request) = plain(2);
@@ -344,18 +348,18 @@ async fn a_stop_finishes_what_is_under_way() {
         let agent = Agent::new(&manager, "node1");
         async move { agent.put(left, &left_request).await.status }
     });
-    while world.more("virtual-machine") < 2 {
+    while fixture.added("virtual-machine") < 2 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     leaving.abort();
     manager.stop().await;
     assert_eq!(asking.await.unwrap(), StatusCode::OK);
-    world.server.set_delay(Duration::ZERO);
-    for machine in [machine, left] {
+    fixture.server.set_delay(Duration::ZERO);
+    for vm in [vm, left] {
         assert_eq!(
-            world
-                .other()
-                .get(Some("node1"), machine)
+            fixture
+                .other_manager()
+                .get(Some("node1"), vm)
                 .await
                 .unwrap()
                 .ports[0]
@@ -373,10 +377,10 @@ async fn a_stop_finishes_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn a_taken_address_is_an_error_that_names_it() {
-    let world = World::new().await;
-    let manager = start(&world).await;
-    let mut config = world.config.clone();
+async fn listen_address_in_use_is_named_in_error() {
+    let fixture = Fixture::new().await;
+    let manager = start(&fixture).await;
+    let mut config = fixture.config.clone();
     config.listen = manager.address();
     let error = Manager::start(config).await.unwrap_err();
     assert!(

@@ -1,10 +1,10 @@
-//! The API of Contrail's own manager, as a CNI plugin that was made for it asks.
+//! The API of Contrail's own manager, as its CNI plugins use it.
 
 use serde_json::json;
 
 use super::*;
 
-/// What Mesos gives a plugin, as the design document has it.
+/// What Mesos passes to a plugin.
 const SAMPLE: &str = r#"{"args":{"org.apache.mesos":{"network_info":{"ip_addresses":[{"protocol":"IPv4"}],"labels":{"labels":[{"key":"networks","value":"blue-network"},{"key":"network-subnets","value":"5.5.5.0\/24"},{"key":"project-name","value":"default"},{"key":"domain-name","value":"default-domain"}]},"name":"contrail-cni-plugin"}}},"cniVersion":"0.2.0","contrail":{"cluster-name":"b2s27","config-dir":"\/var\/lib\/contrail\/ports\/vm","log-file":"\/var\/log\/contrail\/cni\/opencontrail.log","log-level":"info","poll-retries":5,"poll-timeout":15,"vrouter-ip":"10.84.22.27","vrouter-port":9091},"name":"contrail-cni-plugin","type":"contrail-cni-plugin"}"#;
 
 struct Plugin {
@@ -33,8 +33,8 @@ impl Plugin {
     }
 }
 
-async fn start(world: &World) -> (Manager, Plugin) {
-    let mut config = world.config.clone();
+async fn start(fixture: &Fixture) -> (Manager, Plugin) {
+    let mut config = fixture.config.clone();
     config.legacy_listen = Some(([127, 0, 0, 1], 0).into());
     config.create = Create {
         projects: true,
@@ -54,14 +54,18 @@ async fn start(world: &World) -> (Manager, Plugin) {
 }
 
 #[tokio::test]
-async fn a_plugin_gets_its_request_back_once_the_objects_exist() {
-    let world = World::new().await;
-    let (_manager, plugin) = start(&world).await;
-    let (machine, _) = plain(1);
+async fn legacy_add_returns_the_request_once_objects_exist() {
+    let fixture = Fixture::new().await;
+    let (_manager, plugin) = start(&fixture).await;
+    let (vm, _) = plain(1);
     for _ in 0..2 {
-        let (status, answer, asked) = plugin.post("ADD", &machine.to_string(), SAMPLE).await;
-        assert_eq!((status, &answer), (200, &asked));
-        let found = world.other().get(Some("b2s27"), machine).await.unwrap();
+        let (status, answer, body) = plugin.post("ADD", &vm.to_string(), SAMPLE).await;
+        assert_eq!((status, &answer), (200, &body));
+        let found = fixture
+            .other_manager()
+            .get(Some("b2s27"), vm)
+            .await
+            .unwrap();
         assert_eq!(
             found.ports[0].addresses[0].address.to_string(),
             "5.5.5.252/24"
@@ -72,19 +76,19 @@ async fn a_plugin_gets_its_request_back_once_the_objects_exist() {
         );
     }
     // The host was found by its address, as no virtual-router has its name.
-    let vm = world.server.object(&machine.to_string()).unwrap();
-    assert_eq!(vm["virtual_router_back_refs"][0]["to"][1], "node1");
+    let object = fixture.server.object(&vm.to_string()).unwrap();
+    assert_eq!(object["virtual_router_back_refs"][0]["to"][1], "node1");
     for _ in 0..2 {
-        let (status, answer, asked) = plugin.post("DEL", &machine.to_string(), SAMPLE).await;
-        assert_eq!((status, &answer), (200, &asked));
-        assert_eq!(world.more("virtual-machine"), 0);
+        let (status, answer, body) = plugin.post("DEL", &vm.to_string(), SAMPLE).await;
+        assert_eq!((status, &answer), (200, &body));
+        assert_eq!(fixture.added("virtual-machine"), 0);
     }
 }
 
 #[tokio::test]
-async fn several_networks_and_ids_of_any_kind() {
-    let world = World::new().await;
-    let (_manager, plugin) = start(&world).await;
+async fn legacy_add_accepts_several_networks_and_any_id() {
+    let fixture = Fixture::new().await;
+    let (_manager, plugin) = start(&fixture).await;
     let mut args: Value = serde_json::from_str(SAMPLE).unwrap();
     args["contrail"]["cluster-name"] = "node2".into();
     args["contrail"]["vrouter-ip"] = "127.0.0.1".into();
@@ -93,13 +97,17 @@ async fn several_networks_and_ids_of_any_kind() {
     info["labels"]["labels"] = json!([
         {"key": "networks", "value": "blue, tenants:shop:red"},
         {"key": "floating-ips", "value": "default-domain:default-project:__public__:__fip_pool_public__"},
-        // A framework does not choose the host.
+        // A framework cannot choose the host.
         {"key": "node-name", "value": "node1"},
     ]);
     let args = args.to_string();
     assert_eq!(plugin.post("ADD", "not a uuid", &args).await.0, 200);
-    let machine = agent_api::vm_uuid(&ContainerId::top_level("not a uuid"));
-    let found = world.other().get(Some("node2"), machine).await.unwrap();
+    let vm = agent_api::vm_uuid(&ContainerId::top_level("not a uuid"));
+    let found = fixture
+        .other_manager()
+        .get(Some("node2"), vm)
+        .await
+        .unwrap();
     assert_eq!(found.ports.len(), 2);
     assert_eq!(
         (
@@ -115,23 +123,23 @@ async fn several_networks_and_ids_of_any_kind() {
         ),
         ("eth1", 0)
     );
-    // Another host's plugin may not, one that can no longer say whose it is may.
+    // A plugin on another host may not delete it; one that cannot name its host may.
     assert_eq!(plugin.post("DEL", "not a uuid", SAMPLE).await.0, 403);
     assert_eq!(plugin.post("DEL", "not a uuid", "broken").await.0, 200);
-    world.assert_clean("deleted");
+    fixture.assert_clean("deleted");
 }
 
 #[tokio::test]
-async fn errors_are_not_200() {
-    let world = World::new().await;
-    let (_manager, plugin) = start(&world).await;
-    let (machine, _) = plain(1);
-    let cid = machine.to_string();
+async fn legacy_errors_have_error_status() {
+    let fixture = Fixture::new().await;
+    let (_manager, plugin) = start(&fixture).await;
+    let (vm, _) = plain(1);
+    let cid = vm.to_string();
     let mut nowhere: Value = serde_json::from_str(SAMPLE).unwrap();
     nowhere["contrail"] = json!({});
     let unknown = SAMPLE.replace("10.84.22.27", "10.84.22.99");
     let hostile = SAMPLE.replace("b2s27", "b2\\\"s27");
-    for (args, said) in [
+    for (args, message) in [
         ("broken", "args"),
         (&*nowhere.to_string(), "cluster-name"),
         (&*unknown, "no virtual-router"),
@@ -144,9 +152,9 @@ async fn errors_are_not_200() {
     ] {
         let (status, answer, _) = plugin.post("ADD", &cid, args).await;
         assert_eq!(status, 400, "{answer}");
-        assert!(answer.contains(said), "{answer}");
+        assert!(answer.contains(message), "{answer}");
     }
-    // A first request that was wrong stands in no one's way.
+    // An invalid request does not prevent a later valid one.
     assert_eq!(plugin.post("ADD", &cid, SAMPLE).await.0, 200);
     let answer = plugin.http.get(&plugin.base).send().await.unwrap();
     let links: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();

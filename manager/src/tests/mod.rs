@@ -1,4 +1,4 @@
-//! The manager against the simulated API server.
+//! The manager with the simulated API server.
 
 mod containers;
 mod faults;
@@ -28,13 +28,13 @@ use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::http::Limits;
 use contrail_mesos_sim::vnc::{Handle, Options, Server};
 
-/// An API server with networks and hosts, and a writer that asks it.
-struct World {
+/// An API server with networks and hosts, and a writer of containers.
+struct Fixture {
     server: Handle,
     client: VncClient,
     config: Config,
     containers: Arc<Containers>,
-    /// What is there before any container.
+    /// The number of objects of each type before any container.
     before: BTreeMap<String, usize>,
     addresses: usize,
 }
@@ -107,7 +107,7 @@ async fn flat(client: &VncClient, network: &str, subnets: &[&str]) {
     client.ensure(&object).await.unwrap();
 }
 
-impl World {
+impl Fixture {
     async fn new() -> Self {
         Self::with(|_| {}).await
     }
@@ -176,13 +176,13 @@ impl World {
         }
     }
 
-    /// Another manager, which knows nothing.
-    fn other(&self) -> Arc<Containers> {
+    /// Another manager, with empty caches.
+    fn other_manager(&self) -> Arc<Containers> {
         Containers::new(VncClient::new(options(&self.server)).unwrap(), &self.config)
     }
 
-    /// A manager that gives up soon.
-    fn impatient(&self) -> Arc<Containers> {
+    /// A manager whose calls time out soon.
+    fn with_short_timeout(&self) -> Arc<Containers> {
         let options = VncOptions {
             call_timeout: Duration::from_millis(40),
             ..options(&self.server)
@@ -199,8 +199,8 @@ impl World {
         }
     }
 
-    /// Objects more than before, of the types that a container has.
-    fn more(&self, kind: &str) -> usize {
+    /// The number of objects of a type that were added since the start.
+    fn added(&self, kind: &str) -> usize {
         let count = |counts: &BTreeMap<String, usize>| counts.get(kind).copied().unwrap_or(0);
         count(&self.server.counts()) - count(&self.before)
     }
@@ -229,26 +229,26 @@ fn port(interface: &str, pairs: &[(&str, &str)]) -> PortRequest {
     }
 }
 
-/// A container with these ports, and the uuid of its machine.
+/// A request for a container with these ports, and the uuid of its virtual-machine.
 fn request(number: u128, ports: Vec<PortRequest>) -> (Uuid, PortsRequest) {
-    let machine = Uuid::from_u128(0x660a_305f_10e4_47fd_a5fc_0000_0000_0000 + number);
-    let container = ContainerId::top_level(&machine.to_string());
-    assert_eq!(agent_api::vm_uuid(&container), machine);
+    let vm = Uuid::from_u128(0x660a_305f_10e4_47fd_a5fc_0000_0000_0000 + number);
+    let container = ContainerId::top_level(&vm.to_string());
+    assert_eq!(agent_api::vm_uuid(&container), vm);
     let request = PortsRequest {
         container,
         virtual_router_address: None,
         annotations: BTreeMap::new(),
         ports,
     };
-    (machine, request)
+    (vm, request)
 }
 
-/// One port on the default network.
+/// A request for one port on the default network.
 fn plain(number: u128) -> (Uuid, PortsRequest) {
     request(number, vec![port("eth0", &[])])
 }
 
-/// Two ports with everything that a port can have.
+/// A request for two ports with every kind of object.
 fn rich(number: u128) -> (Uuid, PortsRequest) {
     request(
         number,

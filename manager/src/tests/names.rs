@@ -1,31 +1,31 @@
-//! Names that do not exist, that come and go, and that are created.
+//! Names that do not exist, are created, deleted and created again.
 
 use super::*;
 use crate::vnc::{ReadOptions, VirtualMachine};
 
 async fn put(
-    world: &World,
+    fixture: &Fixture,
     agent: &str,
     ports: Vec<PortRequest>,
 ) -> Result<agent_api::Ports, ManagerError> {
-    let (machine, request) = request(1, ports);
-    world.containers.put(agent, machine, &request).await
+    let (vm, request) = request(1, ports);
+    fixture.containers.put(agent, vm, &request).await
 }
 
-async fn refusal(world: &World, agent: &str, pairs: &[(&str, &str)]) -> String {
-    let error = put(world, agent, vec![port("eth0", pairs)])
+async fn refusal(fixture: &Fixture, agent: &str, pairs: &[(&str, &str)]) -> String {
+    let error = put(fixture, agent, vec![port("eth0", pairs)])
         .await
         .unwrap_err();
     assert_eq!(error.status(), 400, "{error}");
-    world.assert_clean("refused");
+    fixture.assert_clean("refused");
     error.to_string()
 }
 
 #[tokio::test]
-async fn an_unknown_name_is_told_what_there_is() {
-    let world = World::new().await;
+async fn unknown_name_error_lists_existing_names() {
+    let fixture = Fixture::new().await;
     let public = "default-domain:default-project:__public__";
-    for (pairs, said) in [
+    for (pairs, message) in [
         (
             vec![("networks", "blu")],
             "no network \"default-domain:mesos-default:blu\": the project \"default-domain:mesos-default\" has \"blue\", \"mesos-default-pod-task-network\"",
@@ -52,22 +52,22 @@ async fn an_unknown_name_is_told_what_there_is() {
             "has \"__fip_pool_public2__\", \"__fip_pool_public__\"",
         ),
     ] {
-        let refused = refusal(&world, "node1", &pairs).await;
-        assert!(refused.contains(said), "{pairs:?}: {refused}");
+        let refused = refusal(&fixture, "node1", &pairs).await;
+        assert!(refused.contains(message), "{pairs:?}: {refused}");
     }
-    let refused = refusal(&world, "node3", &[]).await;
+    let refused = refusal(&fixture, "node3", &[]).await;
     assert!(
         refused.contains("no virtual-router is called \"node3\"")
             && refused.contains("\"node1\", \"node2\""),
         "{refused}"
     );
 
-    // All at once, each once.
+    // Every problem once.
     let ports = vec![
         port("eth0", &[("networks", "blu"), ("security-groups", "api")]),
         port("eth1", &[("networks", "blu")]),
     ];
-    let error = put(&world, "node3", ports).await.unwrap_err();
+    let error = put(&fixture, "node3", ports).await.unwrap_err();
     let ManagerError::Invalid(problems) = error else {
         panic!("{error}")
     };
@@ -75,61 +75,57 @@ async fn an_unknown_name_is_told_what_there_is() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_looked_for_again() {
-    let world = World::new().await;
-    refusal(&world, "node3", &[("networks", "green")]).await;
+async fn missing_name_is_resolved_again() {
+    let fixture = Fixture::new().await;
+    refusal(&fixture, "node3", &[("networks", "green")]).await;
     network(
-        &world.client,
+        &fixture.client,
         "default-domain:mesos-default:green",
         &["7.7.7.0/24"],
     )
     .await;
-    world
+    fixture
         .client
         .ensure(&VirtualRouter::named(name(
             "default-global-system-config:node3",
         )))
         .await
         .unwrap();
-    let (machine, _) = plain(1);
+    let (vm, _) = plain(1);
     put(
-        &world,
+        &fixture,
         "node3",
         vec![port("eth0", &[("networks", "green")])],
     )
     .await
     .unwrap();
-    world
-        .containers
-        .delete(Some("node3"), machine)
-        .await
-        .unwrap();
+    fixture.containers.delete(Some("node3"), vm).await.unwrap();
 
-    // Made anew under the same name: what was remembered is wrong, and noticed.
+    // Recreated under the same name: the cached uuid is wrong, and that is noticed.
     for _ in 0..2 {
         let network = name("default-domain:mesos-default:green");
-        let uuid = world
+        let uuid = fixture
             .client
             .id_of::<VirtualNetwork>(&network)
             .await
             .unwrap()
             .unwrap();
-        world.client.delete::<VirtualNetwork>(uuid).await.unwrap();
+        fixture.client.delete::<VirtualNetwork>(uuid).await.unwrap();
         let router = name("default-global-system-config:node3");
-        let uuid = world
+        let uuid = fixture
             .client
             .id_of::<VirtualRouter>(&router)
             .await
             .unwrap()
             .unwrap();
-        world.client.delete::<VirtualRouter>(uuid).await.unwrap();
-        world
+        fixture.client.delete::<VirtualRouter>(uuid).await.unwrap();
+        fixture
             .client
             .ensure(&VirtualRouter::named(router))
             .await
             .unwrap();
         let refused = put(
-            &world,
+            &fixture,
             "node3",
             vec![port("eth0", &[("networks", "green")])],
         )
@@ -139,15 +135,15 @@ async fn what_is_missing_is_looked_for_again() {
             refused.to_string().contains("there is no network"),
             "{refused}"
         );
-        assert_eq!(world.more("virtual-machine"), 0);
+        assert_eq!(fixture.added("virtual-machine"), 0);
         self::network(
-            &world.client,
+            &fixture.client,
             "default-domain:mesos-default:green",
             &["7.7.7.0/24"],
         )
         .await;
         let made = put(
-            &world,
+            &fixture,
             "node3",
             vec![port("eth0", &[("networks", "green")])],
         )
@@ -157,44 +153,40 @@ async fn what_is_missing_is_looked_for_again() {
             made.ports[0].addresses[0].address.to_string(),
             "7.7.7.252/24"
         );
-        world
-            .containers
-            .delete(Some("node3"), machine)
-            .await
-            .unwrap();
+        fixture.containers.delete(Some("node3"), vm).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_host_is_found_by_its_address_when_not_by_its_name() {
-    let world = World::new().await;
-    let (machine, mut request) = plain(1);
+async fn router_is_resolved_by_address_without_a_name_match() {
+    let fixture = Fixture::new().await;
+    let (vm, mut request) = plain(1);
     request.virtual_router_address = "10.84.22.28".parse().ok();
-    let made = world
+    let made = fixture
         .containers
-        .put("agent-x", machine, &request)
+        .put("agent-x", vm, &request)
         .await
         .unwrap();
     let reading = ReadOptions {
         back_refs: true,
         ..ReadOptions::default()
     };
-    let object = world
+    let object = fixture
         .client
-        .read_with::<VirtualMachine>(machine, &reading)
+        .read_with::<VirtualMachine>(vm, &reading)
         .await
         .unwrap()
         .unwrap();
     assert_eq!(object.virtual_router_back_refs[0].to.name(), "node2");
-    let list = world
+    let list = fixture
         .containers
         .list("agent-x", request.virtual_router_address)
         .await
         .unwrap();
     assert_eq!(list.containers, [made]);
-    // The host's name is another agent's.
+    // The host's name belongs to another agent.
     assert!(
-        world
+        fixture
             .containers
             .list("node2", None)
             .await
@@ -203,7 +195,7 @@ async fn a_host_is_found_by_its_address_when_not_by_its_name() {
             .is_empty()
     );
     assert_eq!(
-        world
+        fixture
             .containers
             .list("agent-x", None)
             .await
@@ -214,8 +206,8 @@ async fn a_host_is_found_by_its_address_when_not_by_its_name() {
 }
 
 #[tokio::test]
-async fn what_may_be_created_is() {
-    let world = World::with(|config| {
+async fn missing_objects_are_created_where_allowed() {
+    let fixture = Fixture::with(|config| {
         config.create = Create {
             domains: true,
             projects: true,
@@ -234,38 +226,38 @@ async fn what_may_be_created_is() {
         .collect();
     let put = both
         .iter()
-        .map(|(machine, request)| world.containers.put("node1", *machine, request));
+        .map(|(vm, request)| fixture.containers.put("node1", *vm, request));
     for made in futures::future::join_all(put).await {
         let made = made.unwrap();
         assert_eq!(made.ports[0].virtual_network_name, "fresh:new:green");
         assert_eq!(made.ports[0].addresses.len(), 2);
     }
-    for (machine, _) in &both {
-        world
-            .containers
-            .delete(Some("node1"), *machine)
-            .await
-            .unwrap();
+    for (vm, _) in &both {
+        fixture.containers.delete(Some("node1"), *vm).await.unwrap();
     }
     assert_eq!(
         (
-            world.more("domain"),
-            world.more("project"),
-            world.more("virtual-network"),
-            world.more("network-ipam")
+            fixture.added("domain"),
+            fixture.added("project"),
+            fixture.added("virtual-network"),
+            fixture.added("network-ipam")
         ),
         (1, 1, 1, 1)
     );
-    assert_eq!(world.more("virtual-machine"), 0);
-    let counts = world.server.counts();
-    let refused = self::put(&world, "node1", vec![port("eth0", &[("networks", "pink")])])
-        .await
-        .unwrap_err();
+    assert_eq!(fixture.added("virtual-machine"), 0);
+    let counts = fixture.server.counts();
+    let refused = self::put(
+        &fixture,
+        "node1",
+        vec![port("eth0", &[("networks", "pink")])],
+    )
+    .await
+    .unwrap_err();
     assert!(
         refused
             .to_string()
             .contains("name them in the label network-subnets"),
         "{refused}"
     );
-    assert_eq!(world.server.counts(), counts);
+    assert_eq!(fixture.server.counts(), counts);
 }

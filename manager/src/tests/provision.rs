@@ -1,4 +1,4 @@
-//! What is made at start, also when the API server is late.
+//! Provisioning at start.
 
 use super::*;
 use contrail_mesos_sim::vnc::{Effect, Fault};
@@ -19,7 +19,7 @@ fn config(server: &Handle) -> Config {
 }
 
 #[tokio::test]
-async fn everything_is_made_once() {
+async fn provision_repeated_creates_nothing_twice() {
     let (_, server) = Server::start(Options::default()).await.unwrap();
     for _ in 0..2 {
         let manager = Manager::start(config(&server)).await.unwrap();
@@ -56,7 +56,7 @@ async fn everything_is_made_once() {
 }
 
 #[tokio::test]
-async fn every_call_of_it_may_fail_once() {
+async fn provision_failing_once_at_any_call_completes() {
     for step in 0..24 {
         let (_, server) = Server::start(Options::default()).await.unwrap();
         server.fault(
@@ -80,7 +80,7 @@ async fn every_call_of_it_may_fail_once() {
 }
 
 #[tokio::test]
-async fn a_network_may_lie_upon_the_fabric() {
+async fn provision_ip_fabric_forwarding_and_snat() {
     let (_, server) = Server::start(Options::default()).await.unwrap();
     let mut config = config(&server);
     let wanted = config.provision.as_mut().unwrap();
@@ -113,10 +113,10 @@ async fn a_network_may_lie_upon_the_fabric() {
     );
     let router = VirtualRouter::named(name("default-global-system-config:node1"));
     client.ensure(&router).await.unwrap();
-    let (machine, request) = plain(1);
+    let (vm, request) = plain(1);
     let made = manager
         .containers()
-        .put("node1", machine, &request)
+        .put("node1", vm, &request)
         .await
         .unwrap();
     assert_eq!(

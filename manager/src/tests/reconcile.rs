@@ -1,6 +1,6 @@
-//! What is in the VNC API is kept true.
+//! The reconciler with the simulated API server.
 
-mod gaps;
+mod links_and_floating_ips;
 mod sources;
 
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::marathon::{self, App, Listing, Mode, Network, RunSpecId};
 use crate::mesos_master::{self, Agent, Change, MasterOptions, Masters, State, Status, TaskKey};
-use crate::stores::read::Reading;
+use crate::stores::listing::FullListing;
 use crate::task_state::TaskState;
 use crate::vnc::{FloatingIp, VirtualMachine};
 use contrail_mesos_api::http::scripted::{Reply, ScriptedServer};
@@ -20,9 +20,9 @@ use contrail_mesos_api::http::{Address, LeaderOptions};
 
 const POOL: &str = "default-domain:default-project:__public__:__fip_pool_public__";
 
-/// A reconciler that believes at once, and is told what Mesos and Marathon say.
-struct Rig {
-    world: World,
+/// A reconciler that trusts its sources at once, and whose updates the test makes.
+struct ReconcileFixture {
+    base: Fixture,
     reconciler: Arc<Reconciler>,
     writes: watch::Sender<bool>,
 }
@@ -34,20 +34,20 @@ fn follow(masters: Vec<Address>) -> Follow {
         access: LeaderOptions::default(),
     });
     follow.policy = Policy {
-        settle: Duration::ZERO,
-        young: Duration::ZERO,
-        agent_gone: Duration::ZERO,
+        stabilization_window: Duration::ZERO,
+        grace_period: Duration::ZERO,
+        agent_gone_after: Duration::ZERO,
         ..Policy::default()
     };
     follow
 }
 
-/// A name that Marathon gives.
+/// A task id as Marathon makes it.
 fn task_id(number: u128) -> String {
     format!("shop_web.instance-0bcd1234-c7a5-11ea-8f39-0242ac1{number:05}._app.1")
 }
 
-fn task(number: u128, machine: Uuid) -> mesos_master::Task {
+fn task(number: u128, vm: Uuid) -> mesos_master::Task {
     mesos_master::Task {
         key: TaskKey {
             framework: "F".into(),
@@ -58,13 +58,14 @@ fn task(number: u128, machine: Uuid) -> mesos_master::Task {
         labels: Box::default(),
         status: Status {
             state: TaskState::Running,
-            container: Some(machine.to_string().into()),
+            container: Some(vm.to_string().into()),
             ..Status::default()
         },
     }
 }
 
-/// Hosts node1 and node2, the framework Marathon, and tasks of these numbers with their machines.
+/// Hosts node1 and node2, the framework Marathon, and tasks of these numbers with their
+/// virtual-machines.
 fn state(tasks: &[(u128, Uuid)]) -> State {
     let mut state = State::default();
     for (id, host) in [("S1", "node1"), ("S2", "node2")] {
@@ -83,10 +84,10 @@ fn state(tasks: &[(u128, Uuid)]) -> State {
         active: true,
     };
     state.frameworks.insert("F".into(), framework);
-    // One of another network, so that there is always a task.
+    // A task on another network, so that the list is never empty.
     let other = (9999, Uuid::from_u128(9999));
-    for (number, machine) in tasks.iter().chain([&other]) {
-        let task = task(*number, *machine);
+    for (number, vm) in tasks.iter().chain([&other]) {
+        let task = task(*number, *vm);
         state.tasks.insert(task.key.clone(), Box::new(task));
     }
     state
@@ -124,79 +125,79 @@ fn listing(labels: &[(&str, &str)], tasks: &[u128]) -> Listing {
     }
 }
 
-impl Rig {
+impl ReconcileFixture {
     async fn new() -> Self {
-        let world = World::new().await;
+        let base = Fixture::new().await;
         let (writes, may_write) = watch::channel(true);
         let reconciler = Reconciler::new(
-            world.containers.clone(),
-            world.client.clone(),
-            &world.config,
+            base.containers.clone(),
+            base.client.clone(),
+            &base.config,
             &follow(vec![]),
             may_write,
         );
         Self {
-            world,
+            base,
             reconciler,
             writes,
         }
     }
 
-    /// Makes a container with one port.
+    /// Creates a container with one port.
     async fn put(&self, number: u128) -> Uuid {
-        let (machine, request) = plain(number);
-        let made = self.world.containers.put("node1", machine, &request);
+        let (vm, request) = plain(number);
+        let made = self.base.containers.put("node1", vm, &request);
         made.await.unwrap();
-        machine
+        vm
     }
 
     async fn read(&self) {
-        let mut reading = Reading::new(&self.world.config.defaults, 2);
-        reading.go_on(&self.world.client).await.unwrap();
-        self.reconciler.take_contrail(reading);
+        let mut listing = FullListing::new(&self.base.config.defaults, 2);
+        listing.resume(&self.base.client).await.unwrap();
+        self.reconciler.apply_contrail_listing(listing);
     }
 
     fn mesos(&self, tasks: &[(u128, Uuid)]) {
         let update = mesos_master::Update::Snapshot(Box::new(state(tasks)));
-        self.reconciler.take_mesos(update);
+        self.reconciler.apply_mesos_update(update);
     }
 
     fn marathon(&self, listing: Listing) {
         self.reconciler
-            .take_marathon(marathon::Update::Snapshot(Box::new(listing)));
+            .apply_marathon_update(marathon::Update::Snapshot(Box::new(listing)));
     }
 
-    /// Reads and corrects, twice; says whether the second time there was nothing to write.
+    /// Lists and reconciles twice; the second time there must be nothing to write.
     async fn settle(&self) {
         self.read().await;
         self.reconciler.settle().await;
         self.read().await;
-        assert_eq!(self.reconciler.differences(), []);
+        assert_eq!(self.reconciler.due_changes(), []);
         let writes = self.written();
         self.reconciler.settle().await;
         assert_eq!(self.written(), writes);
     }
 
-    /// How many requests have changed something.
+    /// The number of requests that changed something.
     fn written(&self) -> usize {
-        let log = self.world.server.log();
+        let log = self.base.server.log();
         log.iter().filter(|entry| !entry.changes.is_empty()).count()
     }
 
     fn annotation(&self, uuid: Uuid, key: &str) -> Option<String> {
-        let object = self.world.server.object(&uuid.to_string())?;
+        let object = self.base.server.object(&uuid.to_string())?;
         let pairs = object["annotations"]["key_value_pair"].as_array()?;
         let pair = pairs.iter().find(|pair| pair["key"] == key)?;
         Some(pair["value"].as_str()?.to_owned())
     }
 
-    fn interface(&self, machine: Uuid) -> Value {
-        let interface = agent_api::interface_uuid(machine, "eth0").to_string();
-        self.world.server.object(&interface).unwrap()
+    fn interface(&self, vm: Uuid) -> Value {
+        let interface = agent_api::interface_uuid(vm, "eth0").to_string();
+        self.base.server.object(&interface).unwrap()
     }
 
     fn floating(&self) -> Vec<(String, Vec<String>)> {
-        let floating = self.world.server.objects("floating-ip");
+        let floating = self.base.server.objects("floating-ip");
         let floating = floating.iter().map(|one| {
             let address = one["floating_ip_address"].as_str().unwrap().to_owned();
             (address, refs(one, "virtual_machine_interface_refs"))
@@ -206,12 +207,12 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_container_is_called_as_its_task_is() {
-    let rig = Rig::new().await;
-    let machine = rig.put(1).await;
-    rig.mesos(&[(1, machine)]);
-    rig.settle().await;
-    let object = rig.world.server.object(&machine.to_string()).unwrap();
+async fn container_is_named_after_its_task() {
+    let fixture = ReconcileFixture::new().await;
+    let vm = fixture.put(1).await;
+    fixture.mesos(&[(1, vm)]);
+    fixture.settle().await;
+    let object = fixture.base.server.object(&vm.to_string()).unwrap();
     assert_eq!(object["display_name"], task_id(1));
     for (key, value) in [
         ("application", "/shop/web"),
@@ -221,48 +222,46 @@ async fn a_container_is_called_as_its_task_is() {
         ("agent", "node1"),
         ("owner", "contrail-mesos"),
     ] {
-        assert_eq!(
-            rig.annotation(machine, key).as_deref(),
-            Some(value),
-            "{key}"
-        );
+        assert_eq!(fixture.annotation(vm, key).as_deref(), Some(value), "{key}");
     }
-    let interface = agent_api::interface_uuid(machine, "eth0");
+    let interface = agent_api::interface_uuid(vm, "eth0");
     assert_eq!(
-        rig.annotation(interface, "application").as_deref(),
+        fixture.annotation(interface, "application").as_deref(),
         Some("/shop/web")
     );
     assert_eq!(
-        rig.interface(machine)["display_name"],
+        fixture.interface(vm)["display_name"],
         format!("{} eth0", task_id(1))
     );
-    // What an agent was told is still so.
-    rig.world
+    // The agent still finds its ports.
+    fixture
+        .base
         .containers
-        .get(Some("node1"), machine)
+        .get(Some("node1"), vm)
         .await
         .unwrap();
-    rig.world
+    fixture
+        .base
         .containers
-        .delete(Some("node1"), machine)
+        .delete(Some("node1"), vm)
         .await
         .unwrap();
-    rig.world.assert_clean("deleted");
+    fixture.base.assert_clean("deleted");
 }
 
 #[tokio::test]
-async fn labels_that_change_are_followed() {
-    let rig = Rig::new().await;
-    let one = rig.put(1).await;
-    let two = rig.put(2).await;
-    rig.mesos(&[(1, one), (2, two)]);
+async fn changed_labels_are_applied() {
+    let fixture = ReconcileFixture::new().await;
+    let one = fixture.put(1).await;
+    let two = fixture.put(2).await;
+    fixture.mesos(&[(1, one), (2, two)]);
     let fixed = format!("{POOL}(10.66.77.123)");
     let labels = [("security-groups", "web"), ("floating-ips", fixed.as_str())];
-    rig.marathon(listing(&labels, &[1]));
-    rig.settle().await;
+    fixture.marathon(listing(&labels, &[1]));
+    fixture.settle().await;
     let web = "default-domain:mesos-default:web";
-    let group = |machine| {
-        let group = &rig.interface(machine)["security_group_refs"][0]["to"];
+    let group = |vm| {
+        let group = &fixture.interface(vm)["security_group_refs"][0]["to"];
         serde_json::from_value::<FqName>(group.clone())
             .ok()
             .map(|name| name.to_string())
@@ -271,94 +270,95 @@ async fn labels_that_change_are_followed() {
     assert_eq!(group(two), None);
     let interface = agent_api::interface_uuid(one, "eth0").to_string();
     assert_eq!(
-        rig.floating(),
+        fixture.floating(),
         [("10.66.77.123".to_owned(), vec![interface.clone()])]
     );
 
     // Another address of another pool, and another group.
     let other = "default-domain:default-project:__public__:__fip_pool_public2__(10.33.44.11)";
     let groups = "default-domain:default-project:security_groups_mesos";
-    rig.marathon(listing(
+    fixture.marathon(listing(
         &[("security-groups", groups), ("floating-ips", other)],
         &[1],
     ));
-    rig.settle().await;
+    fixture.settle().await;
     assert_eq!(group(one).as_deref(), Some(groups));
     assert_eq!(
-        rig.floating(),
+        fixture.floating(),
         [("10.33.44.11".to_owned(), vec![interface])]
     );
 
-    // The address moves to the other task, and then is given up.
-    rig.marathon(listing(&[("floating-ips", other)], &[2]));
-    let owned = rig
-        .world
+    // The address moves to the other task, and then is removed.
+    fixture.marathon(listing(&[("floating-ips", other)], &[2]));
+    let owned = fixture
+        .base
         .client
         .list::<FloatingIp>(&crate::vnc::Query::new())
         .await
         .unwrap();
-    rig.world
+    fixture
+        .base
         .client
         .delete::<FloatingIp>(owned[0].common.uuid.unwrap())
         .await
         .unwrap();
-    rig.settle().await;
+    fixture.settle().await;
     let interface = agent_api::interface_uuid(two, "eth0").to_string();
     assert_eq!(
-        rig.floating(),
+        fixture.floating(),
         [("10.33.44.11".to_owned(), vec![interface])]
     );
-    rig.marathon(listing(&[], &[1, 2]));
-    rig.settle().await;
-    assert_eq!(rig.floating(), []);
+    fixture.marathon(listing(&[], &[1, 2]));
+    fixture.settle().await;
+    assert_eq!(fixture.floating(), []);
     assert_eq!((group(one), group(two)), (None, None));
 }
 
 #[tokio::test]
-async fn one_that_cannot_be_put_right_stops_no_other() {
-    let rig = Rig::new().await;
-    let one = rig.put(1).await;
-    let two = rig.put(2).await;
-    rig.mesos(&[(1, one), (2, two)]);
+async fn failing_container_does_not_block_others() {
+    let fixture = ReconcileFixture::new().await;
+    let one = fixture.put(1).await;
+    let two = fixture.put(2).await;
+    fixture.mesos(&[(1, one), (2, two)]);
     let fixed = format!("{POOL}(10.66.77.123)");
-    // Both want it, and only one can have it.
-    rig.marathon(listing(&[("floating-ips", fixed.as_str())], &[1, 2]));
-    rig.read().await;
-    rig.reconciler.settle().await;
-    assert_eq!(rig.floating().len(), 1);
-    assert_eq!(rig.reconciler.waiting(), 1);
-    // The other waits, however often it is asked for, and is not called right.
-    let before = rig.world.client.requests();
-    rig.reconciler.settle().await;
-    assert_eq!(rig.world.client.requests(), before);
-    assert_eq!(rig.reconciler.differences().len(), 1);
+    // Both request it, and only one can have it.
+    fixture.marathon(listing(&[("floating-ips", fixed.as_str())], &[1, 2]));
+    fixture.read().await;
+    fixture.reconciler.settle().await;
+    assert_eq!(fixture.floating().len(), 1);
+    assert_eq!(fixture.reconciler.waiting(), 1);
+    // The other waits for its retry, and still differs.
+    let before = fixture.base.client.requests();
+    fixture.reconciler.settle().await;
+    assert_eq!(fixture.base.client.requests(), before);
+    assert_eq!(fixture.reconciler.due_changes().len(), 1);
 }
 
 #[tokio::test]
-async fn links_that_are_missing_are_made_again() {
-    let rig = Rig::new().await;
-    let machine = rig.put(1).await;
-    rig.mesos(&[(1, machine)]);
-    rig.settle().await;
-    // Somebody registers the virtual-router anew.
+async fn missing_link_is_restored() {
+    let fixture = ReconcileFixture::new().await;
+    let vm = fixture.put(1).await;
+    fixture.mesos(&[(1, vm)]);
+    fixture.settle().await;
+    // Somebody deletes and registers the virtual-router again.
     let name = FqName::new(["default-global-system-config", "node1"]);
-    let router = rig
-        .world
+    let router = fixture
+        .base
         .client
         .id_of::<VirtualRouter>(&name)
         .await
         .unwrap()
         .unwrap();
-    let client = &rig.world.client;
+    let client = &fixture.base.client;
     client
-        .unlink::<VirtualRouter, VirtualMachine>(router, machine)
+        .unlink::<VirtualRouter, VirtualMachine>(router, vm)
         .await
         .unwrap();
     client.delete::<VirtualRouter>(router).await.unwrap();
-    rig.settle().await;
+    fixture.settle().await;
     let links = || {
         refs(
-            &rig.world.server.object(&machine.to_string()).unwrap(),
+            &fixture.base.server.object(&vm.to_string()).unwrap(),
             "virtual_router_back_refs",
         )
     };
@@ -366,45 +366,47 @@ async fn links_that_are_missing_are_made_again() {
     let mut router = VirtualRouter::named(name);
     router.virtual_router_ip_address = "10.84.22.27".parse::<IpAddr>().unwrap().into();
     let router = client.create(&router).await.unwrap();
-    rig.settle().await;
+    fixture.settle().await;
     assert_eq!(links(), [router.to_string()]);
 }
 
 #[tokio::test]
-async fn what_is_dead_is_removed_and_only_what_is_ours() {
-    let rig = Rig::new().await;
-    let dead = rig.put(1).await;
-    let alive = rig.put(2).await;
-    // Of another cluster, and of nobody.
-    let mut config = rig.world.config.clone();
+async fn unused_containers_of_ours_are_deleted() {
+    let fixture = ReconcileFixture::new().await;
+    let dead = fixture.put(1).await;
+    let alive = fixture.put(2).await;
+    // One of another cluster, and one without annotations.
+    let mut config = fixture.base.config.clone();
     config.defaults.cluster = "other".to_owned();
-    let other = Containers::new(rig.world.client.clone(), &config);
+    let other = Containers::new(fixture.base.client.clone(), &config);
     let (foreign, request) = plain(3);
     other.put("node1", foreign, &request).await.unwrap();
     let mut unmarked = VirtualMachine::named(FqName::new(["unmarked"]));
     unmarked.common.uuid = Some(Uuid::from_u128(77));
-    rig.world.client.create(&unmarked).await.unwrap();
-    rig.read().await;
+    fixture.base.client.create(&unmarked).await.unwrap();
+    fixture.read().await;
 
-    // Nothing on the word of one that is lost, or has not been heard of.
-    let doubtful = async |rig: &Rig| {
-        rig.reconciler.settle().await;
-        assert_eq!(rig.world.more("virtual-machine"), 4);
+    // Nothing is deleted while Mesos is lost, or has never listed.
+    let keeps_all = async |fixture: &ReconcileFixture| {
+        fixture.reconciler.settle().await;
+        assert_eq!(fixture.base.added("virtual-machine"), 4);
     };
-    doubtful(&rig).await;
-    rig.mesos(&[(1, dead), (2, alive)]);
-    rig.settle().await;
-    let lost = async |rig: &Rig| {
+    keeps_all(&fixture).await;
+    fixture.mesos(&[(1, dead), (2, alive)]);
+    fixture.settle().await;
+    let lost = async |fixture: &ReconcileFixture| {
         let nobody = ScriptedServer::start(|_, _| Reply::Answer(503, String::new())).await;
         let address = Address::parse(&nobody.address.to_string(), mesos_master::PORT).unwrap();
         let client = mesos_master::MasterClient::new(follow(vec![address]).mesos).unwrap();
         let error = client.state().await.unwrap_err();
-        rig.reconciler.take_mesos(mesos_master::Update::Lost(error));
+        fixture
+            .reconciler
+            .apply_mesos_update(mesos_master::Update::Lost(error));
     };
-    lost(&rig).await;
-    doubtful(&rig).await;
-    // It ends; a list has to confirm it.
-    rig.mesos(&[(1, dead), (2, alive)]);
+    lost(&fixture).await;
+    keeps_all(&fixture).await;
+    // Its task ends; a list has to confirm it.
+    fixture.mesos(&[(1, dead), (2, alive)]);
     let ended = Change::TaskUpdated {
         key: task(1, dead).key,
         agent: None,
@@ -414,16 +416,18 @@ async fn what_is_dead_is_removed_and_only_what_is_ours() {
             ..Status::default()
         }),
     };
-    rig.reconciler
-        .take_mesos(mesos_master::Update::Changed(ended));
-    doubtful(&rig).await;
-    rig.mesos(&[(2, alive)]);
-    rig.settle().await;
-    assert!(rig.world.server.object(&dead.to_string()).is_none());
-    assert_eq!(rig.world.more("virtual-machine"), 3);
-    assert_eq!(rig.world.more("virtual-machine-interface"), 2);
-    assert_eq!(rig.world.more("instance-ip"), 2);
-    rig.world
+    fixture
+        .reconciler
+        .apply_mesos_update(mesos_master::Update::Changed(ended));
+    keeps_all(&fixture).await;
+    fixture.mesos(&[(2, alive)]);
+    fixture.settle().await;
+    assert!(fixture.base.server.object(&dead.to_string()).is_none());
+    assert_eq!(fixture.base.added("virtual-machine"), 3);
+    assert_eq!(fixture.base.added("virtual-machine-interface"), 2);
+    assert_eq!(fixture.base.added("instance-ip"), 2);
+    fixture
+        .base
         .containers
         .get(Some("node1"), alive)
         .await
@@ -432,34 +436,32 @@ async fn what_is_dead_is_removed_and_only_what_is_ours() {
 }
 
 #[tokio::test]
-async fn one_that_an_agent_asks_for_again_meanwhile_is_not_removed() {
-    let rig = Rig::new().await;
-    let machine = rig.put(1).await;
-    rig.read().await;
-    rig.mesos(&[]);
+async fn container_requested_meanwhile_is_not_deleted() {
+    let fixture = ReconcileFixture::new().await;
+    let vm = fixture.put(1).await;
+    fixture.read().await;
+    fixture.mesos(&[]);
     let (_, request) = plain(1);
-    rig.reconciler
+    fixture
+        .reconciler
         .stores()
         .contrail
-        .read(|view| assert!(view.machines.contains_key(&machine)));
-    // Whoever removes waits for the agent's own request, and then asks again whether to.
-    let put_before = rig.world.containers.put_at(machine);
-    rig.world
+        .read(|view| assert!(view.vms.contains_key(&vm)));
+    // The delete waits for the agent's request, and then checks again whether it is due.
+    let requested_before = fixture.base.containers.last_requested(vm);
+    fixture
+        .base
         .containers
-        .put("node1", machine, &request)
+        .put("node1", vm, &request)
         .await
         .unwrap();
-    let still = || rig.world.containers.put_at(machine) == put_before;
-    let removed = rig
-        .world
-        .containers
-        .remove_if(machine, still)
-        .await
-        .unwrap();
+    let still = || fixture.base.containers.last_requested(vm) == requested_before;
+    let removed = fixture.base.containers.delete_if(vm, still).await.unwrap();
     assert!(!removed);
-    rig.world
+    fixture
+        .base
         .containers
-        .get(Some("node1"), machine)
+        .get(Some("node1"), vm)
         .await
         .unwrap();
 }

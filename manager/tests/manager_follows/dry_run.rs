@@ -54,23 +54,23 @@ async fn what_it_says_is_what_is_then_written() {
         let mut found = containers.iter();
         found.find(|one| one["uuid"] == uuid.to_string()).unwrap()
     };
-    assert_eq!(of(live)["when"], "now");
+    assert_eq!(of(live)["schedule"], "now");
     assert_eq!(of(live)["task"], id);
     assert_eq!(
         of(live)["differences"][0],
         "set display name and annotations"
     );
-    // That it is to be removed is said, and that it is not time for it.
+    // The unused one is deleted after the waiting time.
     assert_eq!(
-        (&of(dead)["when"], &of(dead)["seconds"]),
-        (&"later".into(), &3600.into())
+        (&of(dead)["schedule"], &of(dead)["seconds"]),
+        (&"after".into(), &3600.into())
     );
     let people = text(&bed.dry_run(&[]).await.stdout);
     for line in [
         format!("{live} {id} at node1: set display name and annotations"),
         format!(
-            "{dead} at node1: in doubt until it has been so for 3600s; then remove the container, \
-             because no task on its agent has it"
+            "{dead} at node1: in at most 3600s, if unused: delete the container: no task on its agent \
+             uses it"
         ),
         "0 to provision; of containers 1 to change now, 1 later, 0 in doubt".to_owned(),
     ] {

@@ -13,8 +13,9 @@ use super::paginate::{ListQuery, Page, paginate};
 use crate::admin::state::{AdminError, AdminState};
 use crate::fence::Leadership;
 use crate::history::timestamp;
+use crate::model::{AddressObject, CachedVm};
 use crate::reconcile::{Key, Reconciler};
-use crate::stores::contrail::{ContrailView, Given, Machine};
+use crate::stores::contrail::ContrailView;
 use crate::stores::status::SourceStatus;
 
 /// How many unreadable entries, and tasks of an app, are returned.
@@ -153,7 +154,7 @@ pub(super) fn contrail(reconciler: &Reconciler, query: &ListQuery) -> JsonResult
     let orphans = paginate(orphans, None, limit);
     let fields = json!({
         "source": SourceStatus::new("contrail", &view.source),
-        "containers": view.machines.len(),
+        "containers": view.vms.len(),
         "orphans": orphans.elements.into_iter().map(|(_, row)| row).collect::<Vec<_>>(),
         "orphans_total": orphans.total,
     });
@@ -163,8 +164,8 @@ pub(super) fn contrail(reconciler: &Reconciler, query: &ListQuery) -> JsonResult
 
 /// The agents, joined with the virtual-routers.
 pub(super) fn agents(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
-    let survey = reconciler.survey();
-    let hosts = survey.hosts.iter().map(|(name, host)| {
+    let overview = reconciler.overview();
+    let hosts = overview.hosts.iter().map(|(name, host)| {
         let row = json!({
             "name": name,
             "agent_id": host.agent.as_deref(),
@@ -191,9 +192,9 @@ pub(crate) struct NetworkRow {
 
 /// The networks that containers are on.
 pub(crate) fn network_rows(reconciler: &Reconciler) -> Vec<NetworkRow> {
-    let survey = reconciler.survey();
+    let overview = reconciler.overview();
     let networks = reconciler.stores().networks.snapshot();
-    survey
+    overview
         .networks
         .iter()
         .map(|(name, containers)| {
@@ -251,20 +252,25 @@ pub(crate) struct ContainerRow {
     pub interfaces: Vec<InterfaceRow>,
 }
 
-fn container_row(view: &ContrailView, uuid: Uuid, container: &Machine) -> ContainerRow {
-    let names = &container.names;
+fn container_row(view: &ContrailView, uuid: Uuid, container: &CachedVm) -> ContainerRow {
+    let identity = &container.identity;
     let owned = |text: &Option<ArcStr>| text.as_deref().map(str::to_owned);
-    let addresses = |given: &[Given]| given.iter().map(|(_, address)| *address).collect();
+    let addresses =
+        |objects: &[AddressObject]| objects.iter().map(|(_, address)| *address).collect();
     let interfaces = container
         .interfaces
         .iter()
         .map(|interface| InterfaceRow {
             uuid: interface.uuid,
-            network: owned(&interface.network),
+            network: owned(&interface.network_name),
             virtual_network: interface.details.network.as_ref().map(ToString::to_string),
             addresses: addresses(&interface.details.addresses),
-            floating_addresses: addresses(&interface.details.floating),
-            security_groups: interface.groups.iter().map(ToString::to_string).collect(),
+            floating_addresses: addresses(&interface.details.floating_ips),
+            security_groups: interface
+                .security_groups
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         })
         .collect();
     let virtual_routers = view
@@ -276,31 +282,31 @@ fn container_row(view: &ContrailView, uuid: Uuid, container: &Machine) -> Contai
     ContainerRow {
         machine: uuid,
         name: container.display_name.as_deref().map(str::to_owned),
-        app: owned(&names.application),
-        task: names.task.as_deref().map(str::to_owned),
-        framework: owned(&names.framework),
+        app: owned(&identity.application),
+        task: identity.task.as_deref().map(str::to_owned),
+        framework: owned(&identity.framework),
         agent: container.agent.to_string(),
-        agent_id: owned(&names.mesos_agent),
+        agent_id: owned(&identity.mesos_agent),
         virtual_routers,
-        complete: container.is_whole() && !container.routers.is_empty(),
-        known_seconds: seconds_since(container.seen),
+        complete: container.is_complete() && !container.routers.is_empty(),
+        known_seconds: seconds_since(container.first_seen),
         interfaces,
     }
 }
 
 /// Whether a container matches the filter.
-fn matches(query: &ListQuery, container: &Machine) -> bool {
+fn matches(query: &ListQuery, container: &CachedVm) -> bool {
     let contains = |part: &Option<String>, text: Option<&str>| {
         let part = part.as_deref().map_or("", str::trim);
         part.is_empty() || text.is_some_and(|text| text.contains(part))
     };
     contains(&query.agent, Some(&container.agent))
-        && contains(&query.app, container.names.application.as_deref())
+        && contains(&query.app, container.identity.application.as_deref())
         && (contains(&query.network, None)
             || container.interfaces.iter().any(|interface| {
                 let full = interface.details.network.as_ref().map(ToString::to_string);
                 contains(&query.network, full.as_deref())
-                    || contains(&query.network, interface.network.as_deref())
+                    || contains(&query.network, interface.network_name.as_deref())
             }))
 }
 
@@ -312,7 +318,7 @@ pub(crate) fn container_rows(
 ) -> Result<Page<Uuid, ContainerRow>, AdminError> {
     let view = reconciler.stores().contrail.snapshot();
     let containers = view
-        .machines
+        .vms
         .iter()
         .filter(|(_, container)| matches(query, container))
         .map(|(uuid, container)| (*uuid, container));
@@ -331,7 +337,7 @@ pub(super) fn container(state: &AdminState, uuid: Uuid) -> JsonResult {
     let reconciler = state.reconciler.as_deref();
     let row = reconciler.and_then(|reconciler| {
         let view = reconciler.stores().contrail.snapshot();
-        let container = view.machines.get(&uuid)?;
+        let container = view.vms.get(&uuid)?;
         Some(container_row(&view, uuid, container))
     });
     let task = reconciler.and_then(|reconciler| {
@@ -384,18 +390,18 @@ pub(super) fn history(state: &AdminState, uuid: Uuid) -> JsonResult {
 
 /// What would be written.
 pub(super) fn differences(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
-    let survey = reconciler.survey();
-    let rows = survey.differences.iter().map(|(uuid, planned)| {
-        let differences = planned.differences.iter().map(ToString::to_string);
+    let overview = reconciler.overview();
+    let rows = overview.differences.iter().map(|(uuid, changes)| {
+        let differences = changes.iter().map(ToString::to_string);
         let row = json!({
             "machine": uuid,
             "differences": differences.collect::<Vec<_>>(),
-            "invalid_labels": planned.problems,
+            "invalid_labels": overview.invalid_labels.get(uuid).map_or(&[][..], Vec::as_slice),
         });
         (*uuid, row)
     });
     let page = paginate(rows, after_uuid(query)?.as_ref(), query.limit()?);
-    let fields = json!({ "skipped": survey.doubts });
+    let fields = json!({ "skipped": overview.deferred });
     Ok(list_response("differences", page, fields))
 }
 
@@ -407,7 +413,7 @@ pub(super) fn queue(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
         .iter()
         .map(|entry| {
             let (what, uuid) = match entry.key {
-                Key::Machine(uuid) => ("container".to_owned(), uuid),
+                Key::Container(uuid) => ("container".to_owned(), uuid),
                 Key::Orphan(orphan) => (orphan.to_string(), orphan.uuid()),
             };
             json!({

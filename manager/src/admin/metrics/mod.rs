@@ -126,7 +126,7 @@ impl Metrics {
         let requests = Requests::register(own);
         sources.containers.metrics().register(own);
         if let Some(reconciler) = &sources.reconciler {
-            reconciler.tally().register(own);
+            reconciler.metrics().register(own);
             own.register_collector(Box::new(StoreCollector(reconciler.clone())));
         }
         own.register_collector(Box::new(sources));

@@ -46,7 +46,7 @@ impl Collector for StoreCollector {
         let apps = stores.marathon.read(|view| view.specs().len());
         let (containers, routers, orphans) = stores
             .contrail
-            .read(|view| (view.machines.len(), view.routers.len(), view.orphans.len()));
+            .read(|view| (view.vms.len(), view.routers.len(), view.orphans.len()));
         let (_, queued, failing) = self.0.queued(0);
         for (name, help, value) in [
             ("tasks", "Tasks in Mesos that have not ended.", tasks),

@@ -70,9 +70,9 @@ fn tile(name: &'static str, id: &'static str, value: usize, warn: bool) -> Marku
 /// The numbers.
 pub(super) fn tiles(state: &AdminState, reconciler: &Reconciler) -> Markup {
     let stores = reconciler.stores();
-    let survey = reconciler.survey();
+    let overview = reconciler.overview();
     let (_, queued, failing) = reconciler.queued(0);
-    let containers = stores.contrail.read(|view| view.machines.len());
+    let containers = stores.contrail.read(|view| view.vms.len());
     let orphans = stores.contrail.read(|view| view.orphans.len());
     let tasks = stores.mesos.read(|view| view.tasks().len());
     let unfinished = state.containers.unfinished();
@@ -80,7 +80,7 @@ pub(super) fn tiles(state: &AdminState, reconciler: &Reconciler) -> Markup {
         div.tiles {
             (tile("containers in Contrail", "count-containers", containers, false))
             (tile("tasks in Mesos", "count-tasks", tasks, false))
-            (tile("to be written", "count-differences", survey.differences.len(), false))
+            (tile("to be written", "count-differences", overview.differences.len(), false))
             (tile("waiting", "count-queue", queued, false))
             (tile("failing", "count-failing", failing, failing > 0))
             (tile("orphans", "count-orphans", orphans, orphans > 0))
@@ -227,9 +227,9 @@ fn addresses_text(addresses: &[Option<IpAddr>]) -> String {
 }
 
 fn container(state: &AdminState, reconciler: &Reconciler, row: &ContainerRow) -> Markup {
-    let survey = reconciler.survey();
-    let differs = survey.differences.contains_key(&row.machine);
-    let invalid_labels = survey.labels.contains_key(&row.machine);
+    let overview = reconciler.overview();
+    let differs = overview.differences.contains_key(&row.machine);
+    let invalid_labels = overview.invalid_labels.contains_key(&row.machine);
     let has_history = state.containers.history().get(row.machine).is_some();
     let name = row.name.as_deref().or(row.task.as_deref());
     html! {
@@ -264,15 +264,15 @@ fn container(state: &AdminState, reconciler: &Reconciler, row: &ContainerRow) ->
 
 /// The agents and virtual-routers.
 pub(super) fn agents(reconciler: &Reconciler) -> Markup {
-    let survey = reconciler.survey();
+    let overview = reconciler.overview();
     html! {
         section #agents {
-            h2 { "Agents " small { (survey.hosts.len()) } }
-            @if survey.hosts.is_empty() { p.soft { "None is known." } } @else {
+            h2 { "Agents " small { (overview.hosts.len()) } }
+            @if overview.hosts.is_empty() { p.soft { "None is known." } } @else {
                 table {
                     thead { tr { th { "Agent" } th { "State" } th { "Virtual-router" } th { "Address" } th.number { "Containers" } th.number { "Tasks" } } }
                     tbody {
-                        @for (name, host) in survey.hosts.iter().take(MAX_ROWS) {
+                        @for (name, host) in overview.hosts.iter().take(MAX_ROWS) {
                             tr {
                                 td data-name="Agent" { a href={ "/?agent=" (encoded(host.router.as_deref().unwrap_or(name))) "#containers" } { (name) } }
                                 td data-name="State" {
@@ -292,7 +292,7 @@ pub(super) fn agents(reconciler: &Reconciler) -> Markup {
                         }
                     }
                 }
-                (truncation_note(survey.hosts.len(), "/v1/agents"))
+                (truncation_note(overview.hosts.len(), "/v1/agents"))
             }
         }
     }

@@ -1,10 +1,10 @@
-//! Whatever the sources say, in whatever order.
+//! Random updates in random order.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// What may happen between two looks.
+/// What may happen between two decisions.
 #[derive(Clone, Debug)]
 enum Step {
     List {
@@ -44,72 +44,72 @@ fn id(number: u128) -> String {
 
 proptest! {
     #[test]
-    fn nothing_is_removed_that_a_fresh_source_has(steps in steps(), listed in prop::collection::vec(any::<bool>(), 4)) {
-        let mut scene = Scene::new();
-        let template = scene.contrail.machines[&scene.machine].clone();
-        scene.contrail.machines = (0..4).map(|number| {
+    fn container_of_a_fresh_source_is_never_deleted(steps in steps(), listed in prop::collection::vec(any::<bool>(), 4)) {
+        let mut fixture = Fixture::new();
+        let template = fixture.contrail.vms[&fixture.vm].clone();
+        fixture.contrail.vms = (0..4).map(|number| {
             let mut ours = template.clone();
-            ours.names.task = Some(id(number).into());
-            (machine(number), ours)
+            ours.identity.task = Some(id(number).into());
+            (vm_uuid(number), ours)
         }).collect();
         let ids: Vec<String> = (0..4).filter(|at| listed[*at as usize]).map(id).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let mut now = 1;
-        scene.marathon(0, listing(vec![app(&[], &ids)]));
+        fixture.marathon(0, listing(vec![app(&[], &ids)]));
         let mut lists = 0;
         for step in steps {
             match step {
                 Step::List { missing, partial, agents } => {
                     let tasks = (0..4).filter(|at| !missing[*at as usize]);
-                    let tasks = tasks.map(|at| task(&id(at), "S1", Some(machine(at))));
+                    let tasks = tasks.map(|at| task(&id(at), "S1", Some(vm_uuid(at))));
                     let agents = super::agents().into_iter().take(agents.into()).collect();
                     let mut state = state(tasks.collect(), agents);
                     if partial {
                         state.skipped.push(crate::mesos_master::Skipped { kind: "task", problem: "x".into() });
                     }
-                    scene.list(now, state);
+                    fixture.list(now, state);
                     lists += 1;
                 }
                 Step::Lost => {
-                    scene.mesos.lost(scene.at(now), "lost");
+                    fixture.mesos.mark_lost(fixture.at(now), "lost");
                     lists = 0;
                 }
                 Step::Ended(at) => {
                     let key = task(&id(at.into()), "S1", None).key;
                     let status = Status { state: TaskState::Killed, ..Status::default() };
                     let change = Change::TaskUpdated { key, agent: None, executor: None, status: Box::new(status) };
-                    scene.mesos.apply(change, scene.at(now));
+                    fixture.mesos.apply_change(change, fixture.at(now));
                 }
                 Step::AgentRemoved(at) => {
                     let change = Change::AgentRemoved(format!("S{at}").into());
-                    scene.mesos.apply(change, scene.at(now));
+                    fixture.mesos.apply_change(change, fixture.at(now));
                 }
                 Step::Wait(seconds) => now += seconds,
             }
             for number in 0..4 {
-                let uuid = machine(number);
-                let fate = fate(&scene.known(now), uuid, &scene.contrail.machines[&uuid], None);
-                if matches!(fate, Fate::Remove(_)) {
-                    prop_assert!(scene.mesos.task_of(uuid).is_none(), "Mesos has it");
-                    prop_assert!(!listed[usize::try_from(number).unwrap()], "Marathon has it");
-                    prop_assert!(scene.mesos.source.is_fresh() && now >= 600);
-                    prop_assert!(lists > 0 || scene.mesos.source.last_listed() == Some(scene.start));
+                let uuid = vm_uuid(number);
+                let fate = decide(&fixture.snapshot(now), uuid, &fixture.contrail.vms[&uuid], None);
+                if matches!(fate, Decision::Delete(_)) {
+                    prop_assert!(fixture.mesos.task_of(uuid).is_none(), "Mesos lists it");
+                    prop_assert!(!listed[usize::try_from(number).unwrap()], "Marathon lists it");
+                    prop_assert!(fixture.mesos.source.is_fresh() && now >= 600);
+                    prop_assert!(lists > 0 || fixture.mesos.source.last_listed() == Some(fixture.start));
                 }
             }
         }
-        // Whatever has happened, what stays as it is for long is decided on.
-        let alive = || state(vec![other(), task(&id(0), "S1", Some(machine(0)))], agents());
+        // A state that lasts is decided at last.
+        let alive = || state(vec![other(), task(&id(0), "S1", Some(vm_uuid(0)))], agents());
         for at in [1, 100, 10_000, 20_000] {
-            scene.list(now + at, alive());
+            fixture.list(now + at, alive());
         }
-        scene.marathon(now, listing(vec![app(&[], &[&id(0)])]));
+        fixture.marathon(now, listing(vec![app(&[], &[&id(0)])]));
         for number in 0..4 {
-            let uuid = machine(number);
-            let fate = fate(&scene.known(now + 20_001), uuid, &scene.contrail.machines[&uuid], None);
+            let uuid = vm_uuid(number);
+            let fate = decide(&fixture.snapshot(now + 20_001), uuid, &fixture.contrail.vms[&uuid], None);
             if number == 0 {
-                prop_assert!(matches!(fate, Fate::Keep(_)), "{fate:?}");
+                prop_assert!(matches!(fate, Decision::Keep(_)), "{fate:?}");
             } else {
-                prop_assert_eq!(fate, Fate::Remove(Reason::NotOnAgent));
+                prop_assert_eq!(fate, Decision::Delete(DeleteReason::NotOnAgent));
             }
         }
     }

@@ -1,11 +1,11 @@
-//! Marathon says anything.
+//! Hostile input from Marathon.
 
 use serde_json::json;
 
-use super::bed::{self, Bed, app, changed, event};
+use super::fixture::{self, HostileFixture, app, changed, event};
 use contrail_mesos_api::http::scripted::{Reply, ok};
 
-/// Each kind of event with nothing in it.
+/// Each type of event without content.
 fn nulls() -> Vec<Vec<u8>> {
     let data = json!({"taskId": null, "appId": null, "instanceId": null, "runSpecId": null,
         "appDefinition": null, "plan": null, "eventType": null});
@@ -86,7 +86,7 @@ fn lists(live: &[u128]) -> Vec<(&'static str, Vec<Reply>)> {
     ]
 }
 
-/// Events that are none, or say what is not so.
+/// Invalid and wrong events.
 fn events() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let huge = "x".repeat(10_000_000);
     vec![
@@ -102,7 +102,7 @@ fn events() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             "10 MB",
             vec![event(
                 "status_update_event",
-                &json!({"taskId": bed::task_id(3), "appId": "/shop/web", "message": huge})
+                &json!({"taskId": fixture::task_id(3), "appId": "/shop/web", "message": huge})
                     .to_string(),
             )],
         ),
@@ -119,7 +119,7 @@ fn events() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             "of unknown type",
             vec![event(
                 "task_eaten_event",
-                &json!({"taskId": bed::task_id(3), "appId": "/shop/web"}).to_string(),
+                &json!({"taskId": fixture::task_id(3), "appId": "/shop/web"}).to_string(),
             )],
         ),
         ("nulls", nulls()),
@@ -134,45 +134,45 @@ fn events() -> Vec<(&'static str, Vec<Vec<u8>>)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn marathon_may_say_anything() {
-    let bed = Box::pin(Bed::start()).await;
-    let live: Vec<u128> = bed.truth().live.keys().copied().collect();
+async fn hostile_marathon_harms_no_container() {
+    let fixture = Box::pin(HostileFixture::start()).await;
+    let live: Vec<u128> = fixture.expected().live.keys().copied().collect();
     let lists = lists(&live);
     let lists = lists.into_iter().map(|(what, lists)| (what, lists, vec![]));
     let events = events().into_iter();
     let events = events.map(|(what, events)| (what, vec![], events));
     for (at, (what, lists, events)) in lists.chain(events).enumerate() {
-        let old = *bed.truth().live.keys().next().unwrap();
+        let old = *fixture.expected().live.keys().next().unwrap();
         let new = 100 + at as u128;
-        bed.truth().lists.extend(lists);
+        fixture.expected().lists.extend(lists);
         for part in events {
-            // Without anybody who listens it is lost, as in life.
-            let _ = bed.marathon.send(part);
+            // Without a subscriber it is lost, as in reality.
+            let _ = fixture.marathon.send(part);
         }
-        let said = |numbers: &[u128]| {
+        let send_changes = |numbers: &[u128]| {
             for number in numbers {
-                let _ = bed.marathon.send(changed(*number));
+                let _ = fixture.marathon.send(changed(*number));
             }
         };
         match at % 3 {
             0 => {
-                bed.end(old, &[]);
-                bed.begin(new, &[]).await;
+                fixture.end(old, &[]);
+                fixture.begin(new, &[]).await;
             }
             1 => {
-                said(&[new, new]);
-                bed.end(old, &[]);
-                bed.begin(new, &[]).await;
-                said(&[old, old]);
+                send_changes(&[new, new]);
+                fixture.end(old, &[]);
+                fixture.begin(new, &[]).await;
+                send_changes(&[old, old]);
             }
             _ => {
-                bed.begin(new, &[]).await;
-                said(&[new]);
-                bed.end(old, &[]);
-                said(&[old, new]);
+                fixture.begin(new, &[]).await;
+                send_changes(&[new]);
+                fixture.end(old, &[]);
+                send_changes(&[old, new]);
             }
         }
-        bed.settle(what).await;
+        fixture.settle(what).await;
     }
-    bed.stop().await;
+    fixture.stop().await;
 }

@@ -1,12 +1,14 @@
-//! Mesos says anything.
+//! Hostile input from Mesos.
 
 use serde_json::json;
 
-use super::bed::{self, Bed, Lie, added, ended, framed, record, subscribed};
+use super::fixture::{
+    self, FakeResponse, HostileFixture, added, ended, framed, record, subscribed,
+};
 use super::*;
 use contrail_mesos_api::http::scripted::{Reply, ok};
 
-/// Each kind of event with nothing in it.
+/// Each type of event without content.
 fn nulls() -> Vec<Vec<u8>> {
     let names = ["task_added", "task_updated", "agent_added", "agent_removed"];
     let frameworks = ["framework_added", "framework_updated", "framework_removed"];
@@ -32,9 +34,9 @@ fn nulls() -> Vec<Vec<u8>> {
     empty.chain(others).map(|event| record(&event)).collect()
 }
 
-type Faults = Vec<(&'static str, Vec<Lie>)>;
+type Faults = Vec<(&'static str, Vec<FakeResponse>)>;
 
-/// States that are none, or are not whole.
+/// Invalid and incomplete states.
 fn states(live: &BTreeMap<u128, Uuid>) -> Faults {
     let whole = subscribed(live);
     let half = subscribed(live.iter().take(6));
@@ -47,136 +49,150 @@ fn states(live: &BTreeMap<u128, Uuid>) -> Faults {
         (
             "HTML",
             vec![
-                Lie::Answer(ok(&"<html>no</html>")),
-                Lie::End(b"<html>no</html>".to_vec()),
+                FakeResponse::Answer(ok(&"<html>no</html>")),
+                FakeResponse::End(b"<html>no</html>".to_vec()),
             ],
         ),
         (
             "500",
-            vec![Lie::Answer(Reply::Answer(500, String::new())); 2],
+            vec![FakeResponse::Answer(Reply::Answer(500, String::new())); 2],
         ),
         (
             "no answer",
-            vec![Lie::Answer(Reply::Close), Lie::Answer(Reply::Truncate)],
+            vec![
+                FakeResponse::Answer(Reply::Close),
+                FakeResponse::Answer(Reply::Truncate),
+            ],
         ),
-        ("an empty list", vec![Lie::Instead(subscribed([]))]),
-        ("half a list", vec![Lie::Instead(half)]),
-        ("no lists", vec![Lie::Instead(state(json!({}))); 3]),
+        ("an empty list", vec![FakeResponse::Instead(subscribed([]))]),
+        ("half a list", vec![FakeResponse::Instead(half)]),
+        ("no lists", vec![FakeResponse::Instead(state(json!({}))); 3]),
         (
             "lists of nothing",
-            vec![Lie::Instead(state(list_of_nulls)); 3],
+            vec![FakeResponse::Instead(state(list_of_nulls)); 3],
         ),
-        ("no state", vec![Lie::Instead(state(Value::Null))]),
+        ("no state", vec![FakeResponse::Instead(state(Value::Null))]),
         (
             "a state cut in the middle",
-            vec![Lie::End(whole[..cut].to_vec())],
+            vec![FakeResponse::End(whole[..cut].to_vec())],
         ),
     ]
 }
 
-/// Events that are none, or say what is not so.
+/// Invalid and wrong events.
 fn events() -> Faults {
     let huge = "x".repeat(10_000_000);
     let record_cut = added(90, plain(90).0);
     vec![
         (
             "an event cut in the middle",
-            vec![Lie::BehindEnd(record_cut[..record_cut.len() / 2].to_vec())],
+            vec![FakeResponse::AfterAndEnd(
+                record_cut[..record_cut.len() / 2].to_vec(),
+            )],
         ),
         (
             "a frame cut in the middle",
-            vec![Lie::BehindEnd(b"12".to_vec())],
+            vec![FakeResponse::AfterAndEnd(b"12".to_vec())],
         ),
         (
             "another frame in a frame",
-            vec![Lie::Behind(
+            vec![FakeResponse::After(
                 [b"100\n".to_vec(), record_cut.clone()].concat(),
             )],
         ),
-        ("no length", vec![Lie::Behind(b"ten\n{}".to_vec())]),
+        ("no length", vec![FakeResponse::After(b"ten\n{}".to_vec())]),
         (
             "a length beyond all",
-            vec![Lie::Behind(b"99999999999\n{}".to_vec())],
+            vec![FakeResponse::After(b"99999999999\n{}".to_vec())],
         ),
         (
             "10 MB of a task that lives",
-            vec![Lie::Behind(record(&json!({"type": "TASK_UPDATED",
+            vec![FakeResponse::After(record(&json!({"type": "TASK_UPDATED",
             "task_updated": {"framework_id": {"value": "F"}, "state": "TASK_RUNNING",
-                "status": {"task_id": {"value": bed::task_id(2)}, "data": huge}}})))],
+                "status": {"task_id": {"value": fixture::task_id(2)}, "data": huge}}})))],
         ),
         (
             "10 MB of nothing known",
-            vec![Lie::Behind(record(
+            vec![FakeResponse::After(record(
                 &json!({"type": huge, "x": huge[..1000]}),
             ))],
         ),
-        ("17 MB", vec![Lie::Behind(framed(vec![b' '; 17 << 20]))]),
+        (
+            "17 MB",
+            vec![FakeResponse::After(framed(vec![b' '; 17 << 20]))],
+        ),
         (
             "not UTF-8",
-            vec![Lie::Behind(framed(
+            vec![FakeResponse::After(framed(
                 b"{\"type\":\"TASK_ADDED\xff\"}".to_vec(),
             ))],
         ),
         (
             "of unknown type",
-            vec![Lie::Behind(record(
-                &json!({"type": "TASK_EATEN", "task_eaten": {"task_id": {"value": bed::task_id(2)}}}),
+            vec![FakeResponse::After(record(
+                &json!({"type": "TASK_EATEN", "task_eaten": {"task_id": {"value": fixture::task_id(2)}}}),
             ))],
         ),
-        ("nulls", nulls().into_iter().map(Lie::Behind).collect()),
+        (
+            "nulls",
+            nulls().into_iter().map(FakeResponse::After).collect(),
+        ),
         (
             "one that never was",
-            vec![Lie::Behind(added(91, plain(91).0))],
+            vec![FakeResponse::After(added(91, plain(91).0))],
         ),
         (
             "the end of all that live",
-            vec![Lie::Behind((1..=30).flat_map(ended).collect())],
+            vec![FakeResponse::After((1..=30).flat_map(ended).collect())],
         ),
         (
             "the end of their framework",
-            vec![Lie::Behind(record(&json!({"type": "FRAMEWORK_REMOVED",
-            "framework_removed": {"framework_info": {"id": {"value": "F"}, "name": "marathon"}}})))],
+            vec![FakeResponse::After(record(
+                &json!({"type": "FRAMEWORK_REMOVED",
+            "framework_removed": {"framework_info": {"id": {"value": "F"}, "name": "marathon"}}}),
+            ))],
         ),
         (
             "the end of their agent",
-            vec![Lie::Behind(record(&json!({"type": "AGENT_REMOVED",
-            "agent_removed": {"agent_id": {"value": "S1"}}})))],
+            vec![FakeResponse::After(record(
+                &json!({"type": "AGENT_REMOVED",
+            "agent_removed": {"agent_id": {"value": "S1"}}}),
+            ))],
         ),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mesos_may_say_anything() {
-    let bed = Box::pin(Bed::start()).await;
-    let states = states(&bed.truth().live.clone());
+async fn hostile_mesos_harms_no_container() {
+    let fixture = Box::pin(HostileFixture::start()).await;
+    let states = states(&fixture.expected().live.clone());
     let faults = states.into_iter().chain(events());
-    for (at, (what, lies)) in faults.enumerate() {
-        let old = *bed.truth().live.keys().next().unwrap();
+    for (at, (what, responses)) in faults.enumerate() {
+        let old = *fixture.expected().live.keys().next().unwrap();
         let new = 100 + at as u128;
-        let machine = plain(new).0;
-        bed.truth().mesos.extend(lies);
+        let vm = plain(new).0;
+        fixture.expected().mesos.extend(responses);
         // In any order, twice, or not at all.
         match at % 4 {
             0 => {
-                bed.end(old, &[]);
-                bed.begin(new, &[]).await;
+                fixture.end(old, &[]);
+                fixture.begin(new, &[]).await;
             }
             1 => {
-                bed.end(old, &[ended(old), ended(old)]);
-                bed.begin(new, &[added(new, machine), added(new, machine)])
-                    .await;
+                fixture.end(old, &[ended(old), ended(old)]);
+                fixture.begin(new, &[added(new, vm), added(new, vm)]).await;
             }
             2 => {
                 let again = added(old, plain(old).0);
-                bed.end(old, &[ended(old), again]);
-                bed.begin(new, &[ended(new), added(new, machine)]).await;
+                fixture.end(old, &[ended(old), again]);
+                fixture.begin(new, &[ended(new), added(new, vm)]).await;
             }
             _ => {
-                bed.begin(new, &[added(new, machine)]).await;
-                bed.end(old, &[ended(old)]);
+                fixture.begin(new, &[added(new, vm)]).await;
+                fixture.end(old, &[ended(old)]);
             }
         }
-        bed.settle(what).await;
+        fixture.settle(what).await;
     }
-    bed.stop().await;
+    fixture.stop().await;
 }

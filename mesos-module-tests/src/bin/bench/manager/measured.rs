@@ -13,7 +13,7 @@ use contrail_mesos_manager::vnc::{
     Detail, FloatingIp, InstanceIp, Object, PropertyUpdate, Query, ReadOptions, VirtualMachine,
     VirtualMachineInterface, VirtualRouter, VncClient, VncOptions, server_address,
 };
-use contrail_mesos_manager::{Config, Effort, Follow, Manager};
+use contrail_mesos_manager::{Config, Follow, Manager, ReconcileStats};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
@@ -188,8 +188,8 @@ impl Running {
             before,
         };
         running
-            .until("everything is listed and compared", |effort| {
-                effort.lists.iter().all(|lists| *lists > 0) && effort.seen == effort.lists
+            .until("everything is listed and compared", |stats| {
+                stats.lists.iter().all(|lists| *lists > 0) && stats.resynced_lists == stats.lists
             })
             .await?;
         running.measured.resync = since.cost()?;
@@ -199,14 +199,14 @@ impl Running {
         Ok(running)
     }
 
-    fn effort(&self) -> Result<Effort> {
+    fn stats(&self) -> Result<ReconcileStats> {
         let reconciler = self.manager.reconciler().context("nothing is followed")?;
-        Ok(reconciler.effort())
+        Ok(reconciler.stats())
     }
 
     fn left(&self) -> Result<usize> {
         let reconciler = self.manager.reconciler().context("nothing is followed")?;
-        let differences = reconciler.differences();
+        let differences = reconciler.due_changes();
         for planned in differences.iter().take(3) {
             eprintln!("left: {planned:?}");
         }
@@ -214,15 +214,15 @@ impl Running {
     }
 
     /// Waits until this is so, and nothing is in the queue.
-    async fn until(&self, what: &str, is_so: impl Fn(&Effort) -> bool) -> Result<()> {
+    async fn until(&self, what: &str, is_so: impl Fn(&ReconcileStats) -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let reconciler = self.manager.reconciler().context("nothing is followed")?;
-        while !is_so(&reconciler.effort()) || reconciler.waiting() > 0 {
+        while !is_so(&reconciler.stats()) || reconciler.waiting() > 0 {
             if Instant::now() > deadline {
                 let waiting = reconciler.waiting();
                 bail!(
                     "{what}: not so, with {waiting} waiting: {:?}",
-                    reconciler.effort()
+                    reconciler.stats()
                 );
             }
             sleep(POLL_INTERVAL).await;
@@ -255,30 +255,30 @@ async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measured> {
     let idle = since.cost()?;
     running.measured.idle = idle.cpu / idle.wall;
 
-    let before = running.effort()?;
-    let mut sent = before.changes;
+    let before = running.stats()?;
+    let mut sent = before.mesos_events;
     let since = Since::now()?;
     for _ in 0..amount.changes.div_ceil(BATCH) {
         order(&mut running.control, Order::Change(BATCH))?;
         sent += BATCH as u64;
-        while sent - running.effort()?.changes > MAX_QUEUED_EVENTS {
+        while sent - running.stats()?.mesos_events > MAX_QUEUED_EVENTS {
             sleep(POLL_INTERVAL).await;
         }
     }
-    let taken = |effort: &Effort| effort.changes >= sent;
+    let taken = |stats: &ReconcileStats| stats.mesos_events >= sent;
     running.until("every change is taken in", taken).await?;
     let cost = since.cost()?;
-    let after = running.effort()?;
+    let after = running.stats()?;
     ensure!(
         after.lists[0] == before.lists[0],
         "changes were given up for a new list"
     );
-    let count = as_f64((sent - before.changes).max(1));
+    let count = as_f64((sent - before.mesos_events).max(1));
     running.measured.change = Cost {
         wall: cost.wall / count,
         cpu: cost.cpu / count,
     };
-    running.measured.decided = as_f64(after.decided - before.decided) / count;
+    running.measured.decided = as_f64(after.decisions - before.decisions) / count;
 
     let launch = |beside| Order::Launch {
         count: amount.launches,
@@ -287,7 +287,7 @@ async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measured> {
     running.measured.lags = order(&mut running.control, launch(0))?;
     running.measured.busy_lags = order(&mut running.control, launch(1000))?;
     running.until("every launch is written", |_| true).await?;
-    running.measured.copied = running.effort()?.copied;
+    running.measured.copied = running.stats()?.store_copies;
     running.measured.left += running.left()?;
     Ok(running.measured)
 }

@@ -1,4 +1,4 @@
-//! A manager between sources that are told what to say, and an API server.
+//! A manager between scripted sources and an API server.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -14,60 +14,60 @@ use crate::vnc::VirtualMachine;
 use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
 use contrail_mesos_api::http::{Address, LeaderOptions};
 
-/// How long anything may take before a test gives up. Never asserted as a time.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// How long a test waits before it gives up. Never asserted as a time.
+const TIMEOUT: Duration = Duration::from_mins(2);
 const WEB: &str = "default-domain:mesos-default:web";
 
-/// What Mesos says in place of, or beside, the truth, when it is asked next.
+/// What Mesos sends at the next request instead of, or beside, the expected state.
 #[derive(Clone, Debug)]
-pub(super) enum Lie {
+pub(super) enum FakeResponse {
     /// No stream at all.
     Answer(Reply),
-    /// These bytes, and the end.
+    /// These bytes, and the end of the stream.
     End(Vec<u8>),
-    /// These bytes in place of the state.
+    /// These bytes instead of the state.
     Instead(Vec<u8>),
     /// The state, and then these bytes.
-    Behind(Vec<u8>),
+    After(Vec<u8>),
     /// The state, these bytes, and the end.
-    BehindEnd(Vec<u8>),
+    AfterAndEnd(Vec<u8>),
 }
 
-/// What really runs, and what is said.
+/// What really runs, and what the sources send.
 #[derive(Default)]
-pub(super) struct Truth {
+pub(super) struct Expected {
     pub(super) live: BTreeMap<u128, Uuid>,
     dead: BTreeSet<Uuid>,
-    pub(super) mesos: VecDeque<Lie>,
-    /// What the next lists of apps are.
+    pub(super) mesos: VecDeque<FakeResponse>,
+    /// The next lists of apps.
     pub(super) lists: VecDeque<Reply>,
-    /// How often the state of Mesos and the list of Marathon were told truly.
-    told: [usize; 2],
+    /// How often the real state of Mesos and the real list of Marathon were sent.
+    sent: [usize; 2],
 }
 
-pub(super) struct Bed {
-    pub(super) world: World,
-    pub(super) truth: Arc<Mutex<Truth>>,
+pub(super) struct HostileFixture {
+    pub(super) base: Fixture,
+    pub(super) expected: Arc<Mutex<Expected>>,
     pub(super) mesos: broadcast::Sender<Vec<u8>>,
     pub(super) marathon: broadcast::Sender<Vec<u8>>,
     manager: Manager,
-    /// What is nobody's of ours, as it was.
-    others: BTreeMap<String, Value>,
+    /// The objects of others at the start.
+    others_before: BTreeMap<String, Value>,
     _servers: [ScriptedServer; 2],
 }
 
-/// A name that Marathon gives.
+/// A task id as Marathon makes it.
 pub(super) fn task_id(number: u128) -> String {
     format!("shop_web.instance-0bcd1234-c7a5-11ea-8f39-0242ac1{number:05}._app.1")
 }
 
-fn task(number: u128, machine: Uuid) -> Value {
+fn task(number: u128, vm: Uuid) -> Value {
     json!({"task_id": {"value": task_id(number)}, "framework_id": {"value": "F"},
         "agent_id": {"value": "S1"}, "state": "TASK_RUNNING", "statuses": [
-            {"state": "TASK_RUNNING", "container_status": {"container_id": {"value": machine}}}]})
+            {"state": "TASK_RUNNING", "container_status": {"container_id": {"value": vm}}}]})
 }
 
-/// The record that Mesos makes of an event.
+/// An event as Mesos frames it.
 pub(super) fn record(event: &Value) -> Vec<u8> {
     framed(event.to_string().into_bytes())
 }
@@ -78,8 +78,8 @@ pub(super) fn framed(mut bytes: Vec<u8>) -> Vec<u8> {
     record
 }
 
-pub(super) fn added(number: u128, machine: Uuid) -> Vec<u8> {
-    record(&json!({"type": "TASK_ADDED", "task_added": {"task": task(number, machine)}}))
+pub(super) fn added(number: u128, vm: Uuid) -> Vec<u8> {
+    record(&json!({"type": "TASK_ADDED", "task_added": {"task": task(number, vm)}}))
 }
 
 pub(super) fn ended(number: u128) -> Vec<u8> {
@@ -90,11 +90,9 @@ pub(super) fn ended(number: u128) -> Vec<u8> {
     )
 }
 
-/// The first event of Mesos: these tasks run.
+/// The first event of Mesos, with these tasks.
 pub(super) fn subscribed<'a>(live: impl IntoIterator<Item = (&'a u128, &'a Uuid)>) -> Vec<u8> {
-    let tasks = live
-        .into_iter()
-        .map(|(number, machine)| task(*number, *machine));
+    let tasks = live.into_iter().map(|(number, vm)| task(*number, *vm));
     let tasks: Vec<_> = tasks.collect();
     let state = json!({"get_tasks": {"tasks": tasks}, "get_executors": {},
         "get_agents": {"agents": [
@@ -125,34 +123,36 @@ pub(super) fn app<'a>(live: impl IntoIterator<Item = &'a u128>) -> Value {
             "labels": {"security-groups": "web"}}]})
 }
 
-impl Truth {
+impl Expected {
     fn mesos(&mut self, feed: &broadcast::Sender<Vec<u8>>) -> Reply {
         const KIND: &str = "application/json";
-        let truth = subscribed(&self.live);
+        let expected = subscribed(&self.live);
         match self.mesos.pop_front() {
             None => {
-                self.told[0] += 1;
-                Reply::StreamAfter(KIND, truth, feed.clone())
+                self.sent[0] += 1;
+                Reply::StreamAfter(KIND, expected, feed.clone())
             }
-            Some(Lie::Answer(reply)) => reply,
-            Some(Lie::End(bytes)) => Reply::Unsized(KIND, bytes),
-            Some(Lie::Instead(bytes)) => Reply::StreamAfter(KIND, bytes, feed.clone()),
-            Some(Lie::Behind(bytes)) => {
-                Reply::StreamAfter(KIND, [truth, bytes].concat(), feed.clone())
+            Some(FakeResponse::Answer(reply)) => reply,
+            Some(FakeResponse::End(bytes)) => Reply::Unsized(KIND, bytes),
+            Some(FakeResponse::Instead(bytes)) => Reply::StreamAfter(KIND, bytes, feed.clone()),
+            Some(FakeResponse::After(bytes)) => {
+                Reply::StreamAfter(KIND, [expected, bytes].concat(), feed.clone())
             }
-            Some(Lie::BehindEnd(bytes)) => Reply::Unsized(KIND, [truth, bytes].concat()),
+            Some(FakeResponse::AfterAndEnd(bytes)) => {
+                Reply::Unsized(KIND, [expected, bytes].concat())
+            }
         }
     }
 
-    fn marathon(&mut self, asked: &ReceivedRequest, feed: &broadcast::Sender<Vec<u8>>) -> Reply {
-        match asked.line().as_str() {
+    fn marathon(&mut self, request: &ReceivedRequest, feed: &broadcast::Sender<Vec<u8>>) -> Reply {
+        match request.line().as_str() {
             "GET /v2/events" => {
                 let attached = event("event_stream_attached", "{\"remoteAddress\":\"::1\"}");
                 Reply::StreamAfter("text/event-stream", attached, feed.clone())
             }
             "GET /v2/info" => ok(&json!({"version": "1.11.24"})),
             "GET /v2/apps" => self.lists.pop_front().unwrap_or_else(|| {
-                self.told[1] += 1;
+                self.sent[1] += 1;
                 ok(&json!({"apps": [app(self.live.keys())]}))
             }),
             "GET /v2/apps/shop/web" => ok(&json!({"app": app(self.live.keys())})),
@@ -162,18 +162,18 @@ impl Truth {
     }
 }
 
-impl Bed {
-    /// Twelve containers that live, and what is nobody's of ours.
+impl HostileFixture {
+    /// Twelve running containers, and objects of others.
     pub(super) async fn start() -> Self {
-        let world = World::new().await;
-        let truth = Arc::new(Mutex::new(Truth::default()));
+        let base = Fixture::new().await;
+        let expected = Arc::new(Mutex::new(Expected::default()));
         let (mesos, _) = broadcast::channel(1 << 12);
         let (marathon, _) = broadcast::channel(1 << 12);
-        let (said, feed) = (truth.clone(), mesos.clone());
-        let master = ScriptedServer::start(move |_, _| said.lock().unwrap().mesos(&feed)).await;
-        let (said, feed) = (truth.clone(), marathon.clone());
+        let (state, feed) = (expected.clone(), mesos.clone());
+        let master = ScriptedServer::start(move |_, _| state.lock().unwrap().mesos(&feed)).await;
+        let (state, feed) = (expected.clone(), marathon.clone());
         let front =
-            ScriptedServer::start(move |asked, _| said.lock().unwrap().marathon(asked, &feed));
+            ScriptedServer::start(move |request, _| state.lock().unwrap().marathon(request, &feed));
         let front = front.await;
         let address = |server: &ScriptedServer, port| {
             Address::parse(&server.address.to_string(), port).unwrap()
@@ -187,47 +187,47 @@ impl Bed {
             servers: vec![address(&front, crate::marathon::PORT)],
             access: LeaderOptions::default(),
         });
-        // It waits for nothing: only what is said keeps it from deleting.
-        follow.policy.settle = Duration::ZERO;
-        follow.policy.young = Duration::ZERO;
-        follow.policy.agent_gone = Duration::ZERO;
+        // No waiting times: only the content of the updates keeps it from deleting.
+        follow.policy.stabilization_window = Duration::ZERO;
+        follow.policy.grace_period = Duration::ZERO;
+        follow.policy.agent_gone_after = Duration::ZERO;
         follow.resync = Duration::from_millis(200);
-        let mut config = world.config.clone();
+        let mut config = base.config.clone();
         config.follow = Some(follow);
 
-        let mut foreign = world.config.clone();
+        let mut foreign = base.config.clone();
         "other".clone_into(&mut foreign.defaults.cluster);
-        let foreign = Containers::new(world.client.clone(), &foreign);
-        let (machine, request) = rich(500);
-        foreign.put("node1", machine, &request).await.unwrap();
+        let foreign = Containers::new(base.client.clone(), &foreign);
+        let (vm, request) = rich(500);
+        foreign.put("node1", vm, &request).await.unwrap();
         let mut unmarked = VirtualMachine::named(FqName::new(["unmarked"]));
         unmarked.common.uuid = Some(Uuid::from_u128(77));
-        world.client.create(&unmarked).await.unwrap();
+        base.client.create(&unmarked).await.unwrap();
         let manager = Manager::start(config).await.unwrap();
-        let mut bed = Self {
-            world,
-            truth,
+        let mut fixture = Self {
+            base,
+            expected,
             mesos,
             marathon,
             manager,
-            others: BTreeMap::new(),
+            others_before: BTreeMap::new(),
             _servers: [master, front],
         };
-        bed.others = bed.of_others();
+        fixture.others_before = fixture.objects_of_others();
         for number in 1..=12 {
-            bed.begin(number, &[]).await;
+            fixture.begin(number, &[]).await;
         }
-        bed.settle("at the start").await;
-        bed
+        fixture.settle("at the start").await;
+        fixture
     }
 
-    pub(super) fn truth(&self) -> MutexGuard<'_, Truth> {
-        self.truth.lock().unwrap()
+    pub(super) fn expected(&self) -> MutexGuard<'_, Expected> {
+        self.expected.lock().unwrap()
     }
 
-    /// Everything that no container of ours has, but for what refers to it.
-    fn of_others(&self) -> BTreeMap<String, Value> {
-        let server = &self.world.server;
+    /// The objects that are not ours.
+    fn objects_of_others(&self) -> BTreeMap<String, Value> {
+        let server = &self.base.server;
         let kinds = [
             "virtual-machine",
             "virtual-machine-interface",
@@ -246,131 +246,131 @@ impl Bed {
             .collect()
     }
 
-    /// Waits until it is so.
-    async fn until(&self, what: &str, mut is_so: impl FnMut() -> Result<(), String>) {
+    /// Waits until `check` succeeds.
+    async fn until(&self, what: &str, mut check: impl FnMut() -> Result<(), String>) {
         let started = Instant::now();
-        while let Err(problem) = is_so() {
-            assert!(started.elapsed() < PATIENCE, "{what}: {problem}");
+        while let Err(problem) = check() {
+            assert!(started.elapsed() < TIMEOUT, "{what}: {problem}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Waits until every lie was told, and the truth twice after them.
-    pub(super) async fn told(&self, what: &str) {
+    /// Waits until every fake response was sent, and then the real state twice.
+    pub(super) async fn wait_for_sources(&self, what: &str) {
         let none_left = || {
-            let truth = self.truth();
-            let left = truth.mesos.len() + truth.lists.len();
+            let expected = self.expected();
+            let left = expected.mesos.len() + expected.lists.len();
             if left == 0 {
                 Ok(())
             } else {
-                Err(format!("{left} lies are left to tell"))
+                Err(format!("{left} fake responses are not sent yet"))
             }
         };
         self.until(what, none_left).await;
-        let before = self.truth().told;
+        let before = self.expected().sent;
         let again = || {
-            let told = self.truth().told;
-            let twice = (0..2).all(|at| told[at] >= before[at] + 2);
+            let sent = self.expected().sent;
+            let twice = (0..2).all(|at| sent[at] >= before[at] + 2);
             if twice {
                 Ok(())
             } else {
-                Err("the sources are not asked again".to_owned())
+                Err("the sources are not read again".to_owned())
             }
         };
         self.until(what, again).await;
     }
 
-    /// A task begins, and these events are sent of it. Its agent asks once Mesos is known to know.
+    /// A task begins, and these events are sent. Its agent requests its ports once the manager has
+    /// listed the task.
     pub(super) async fn begin(&self, number: u128, events: &[Vec<u8>]) {
-        let (machine, request) = plain(number);
-        self.truth().live.insert(number, machine);
+        let (vm, request) = plain(number);
+        self.expected().live.insert(number, vm);
         self.send(events);
-        self.told("a task begins").await;
-        let put = self.manager.containers().put("node1", machine, &request);
+        self.wait_for_sources("a task begins").await;
+        let put = self.manager.containers().put("node1", vm, &request);
         put.await.unwrap();
     }
 
-    /// A task ends, and nobody but the manager will remove what it had.
+    /// A task ends, and only the manager deletes its objects.
     pub(super) fn end(&self, number: u128, events: &[Vec<u8>]) {
-        let mut truth = self.truth();
-        let machine = truth.live.remove(&number).unwrap();
-        truth.dead.insert(machine);
-        drop(truth);
+        let mut expected = self.expected();
+        let vm = expected.live.remove(&number).unwrap();
+        expected.dead.insert(vm);
+        drop(expected);
         self.send(events);
     }
 
     pub(super) fn send(&self, events: &[Vec<u8>]) {
         for event in events {
-            // Without anybody who listens it is lost, as in life.
+            // Without a subscriber it is lost, as in reality.
             let _ = self.mesos.send(event.clone());
         }
     }
 
-    /// Waits until what lives is there and right, and what is dead is gone; nothing of the first
-    /// has been deleted in the meantime, and nothing of others touched.
+    /// Waits until running containers are in their desired state and ended ones are gone. Nothing of
+    /// a running one has been deleted meanwhile, and nothing of others was touched.
     pub(super) async fn settle(&self, what: &str) {
-        self.told(what).await;
-        self.until(what, || self.is_true()).await;
+        self.wait_for_sources(what).await;
+        self.until(what, || self.check_state()).await;
         let reconciler = self.manager.reconciler().unwrap();
         self.until(what, || match reconciler.waiting() {
             0 => Ok(()),
             waiting => Err(format!("{waiting} wait")),
         })
         .await;
-        assert_eq!(self.of_others(), self.others, "{what}");
-        let live = self.truth().live.clone();
+        assert_eq!(self.objects_of_others(), self.others_before, "{what}");
+        let live = self.expected().live.clone();
         let uuids: BTreeSet<String> = live
             .values()
-            .flat_map(|machine| [*machine, agent_api::interface_uuid(*machine, "eth0")])
+            .flat_map(|vm| [*vm, agent_api::interface_uuid(*vm, "eth0")])
             .map(|uuid| uuid.to_string())
             .collect();
-        for entry in self.world.server.log() {
+        for entry in self.base.server.log() {
             let of = entry.path.rsplit('/').next().unwrap_or_default();
             assert!(
                 entry.method != "DELETE" || !uuids.contains(of),
-                "{what}: {entry:?} of what lives"
+                "{what}: {entry:?} of a running container"
             );
         }
-        for machine in live.values() {
+        for vm in live.values() {
             self.manager
                 .containers()
-                .get(Some("node1"), *machine)
+                .get(Some("node1"), *vm)
                 .await
                 .unwrap();
         }
     }
 
-    fn is_true(&self) -> Result<(), String> {
-        let truth = self.truth();
-        let server = &self.world.server;
-        for machine in &truth.dead {
-            let interface = agent_api::interface_uuid(*machine, "eth0");
-            for uuid in [*machine, interface] {
+    fn check_state(&self) -> Result<(), String> {
+        let expected = self.expected();
+        let server = &self.base.server;
+        for vm in &expected.dead {
+            let interface = agent_api::interface_uuid(*vm, "eth0");
+            for uuid in [*vm, interface] {
                 if server.object(&uuid.to_string()).is_some() {
-                    return Err(format!("{uuid} is dead and there"));
+                    return Err(format!("{uuid} has ended and still exists"));
                 }
             }
         }
-        for (number, machine) in &truth.live {
-            let interface = agent_api::interface_uuid(*machine, "eth0").to_string();
-            let (Some(machine), Some(interface)) = (
-                server.object(&machine.to_string()),
-                server.object(&interface),
-            ) else {
-                return Err(format!("{machine} lives and is not there"));
+        for (number, vm) in &expected.live {
+            let interface = agent_api::interface_uuid(*vm, "eth0").to_string();
+            let (Some(vm), Some(interface)) =
+                (server.object(&vm.to_string()), server.object(&interface))
+            else {
+                return Err(format!("{vm} runs and does not exist"));
             };
             let group = &interface["security_group_refs"][0]["to"];
             let group = serde_json::from_value::<FqName>(group.clone()).map(|one| one.to_string());
-            let right = machine["display_name"] == task_id(*number)
-                && refs(&machine, "virtual_router_back_refs").len() == 1
+            let right = vm["display_name"] == task_id(*number)
+                && refs(&vm, "virtual_router_back_refs").len() == 1
                 && refs(&interface, "instance_ip_back_refs").len() == 1
                 && group.as_deref().ok() == Some(WEB);
             if !right {
-                return Err(format!("{machine} with {interface} is not right"));
+                return Err(format!("{vm} with {interface} is not in its desired state"));
             }
         }
-        let of_ours = 2 + truth.live.len();
-        let there = self.world.more("virtual-machine");
+        let of_ours = 2 + expected.live.len();
+        let there = self.base.added("virtual-machine");
         if there == of_ours {
             Ok(())
         } else {

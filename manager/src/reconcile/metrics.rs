@@ -1,4 +1,4 @@
-//! What the reconcile has done, for those who measure.
+//! Metrics of the reconciler.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -6,63 +6,65 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// What became of something that was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabels {
     outcome: &'static str,
 }
 
-/// What a source said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Said {
+struct UpdateLabels {
     source: &'static str,
     update: &'static str,
 }
 
-/// The counts.
+/// The metrics.
 #[derive(Debug)]
-pub(crate) struct Tally {
-    outcomes: Family<Outcome, Counter>,
-    updates: Family<Said, Counter>,
-    /// Duration of reading everything from the VNC API.
-    pub reading: Histogram,
-    /// Duration of comparing everything with the desired state.
-    pub comparison: Histogram,
-    /// From an event to the end of what was written because of it.
-    pub lag: Histogram,
+pub(crate) struct ReconcileMetrics {
+    outcomes: Family<OutcomeLabels, Counter>,
+    updates: Family<UpdateLabels, Counter>,
+    /// Time of a full listing of the VNC API.
+    pub listing: Histogram,
+    /// Time of a resync.
+    pub resync: Histogram,
+    /// Time from an event to the end of the write that it caused.
+    pub write_lag: Histogram,
 }
 
-impl Default for Tally {
+impl Default for ReconcileMetrics {
     fn default() -> Self {
-        let long = [0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0];
-        let short = [
+        let listing_buckets = [0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0];
+        let resync_buckets = [
             0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
         ];
-        let lags = [
+        let lag_buckets = [
             0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
         ];
         Self {
             outcomes: Family::default(),
             updates: Family::default(),
-            reading: Histogram::new(long),
-            comparison: Histogram::new(short),
-            lag: Histogram::new(lags),
+            listing: Histogram::new(listing_buckets),
+            resync: Histogram::new(resync_buckets),
+            write_lag: Histogram::new(lag_buckets),
         }
     }
 }
 
-impl Tally {
-    /// One thing was looked at.
-    pub(super) fn outcome(&self, outcome: &'static str) {
-        self.outcomes.get_or_create(&Outcome { outcome }).inc();
+impl ReconcileMetrics {
+    /// Counts a container or orphan that was handled.
+    pub(super) fn count_outcome(&self, outcome: &'static str) {
+        self.outcomes
+            .get_or_create(&OutcomeLabels { outcome })
+            .inc();
     }
 
-    /// A source has said something.
-    pub(super) fn update(&self, source: &'static str, update: &'static str) {
-        self.updates.get_or_create(&Said { source, update }).inc();
+    /// Counts a list, event or loss of a source.
+    pub(super) fn count_update(&self, source: &'static str, update: &'static str) {
+        self.updates
+            .get_or_create(&UpdateLabels { source, update })
+            .inc();
     }
 
-    /// Has all of it shown.
+    /// Registers all of them.
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
             "reconciled",
@@ -78,17 +80,17 @@ impl Tally {
             (
                 "contrail_reading",
                 "Duration of reading everything from the VNC API",
-                &self.reading,
+                &self.listing,
             ),
             (
                 "comparison",
                 "Duration of comparing everything with the desired state",
-                &self.comparison,
+                &self.resync,
             ),
             (
                 "write_lag",
                 "Time from an event, or a list that shows a difference, to the end of the write",
-                &self.lag,
+                &self.write_lag,
             ),
         ] {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
