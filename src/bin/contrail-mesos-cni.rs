@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let mut input = vec![];
-    let longest = cni_plugin::LONGEST_INPUT as u64;
+    let longest = cni_plugin::MAX_INPUT_BYTES as u64;
     if let Err(error) = std::io::stdin().take(longest).read_to_end(&mut input) {
         eprintln!("contrail-mesos-cni: cannot read the standard input: {error}");
         return ExitCode::FAILURE;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let answer = match runtime {
+    let output = match runtime {
         Ok(runtime) => runtime.block_on(cni_plugin::run(&environment, &input)),
         Err(error) => {
             eprintln!("contrail-mesos-cni: cannot start its runtime: {error}");
@@ -28,8 +28,8 @@ fn main() -> ExitCode {
         }
     };
     // Fails if the runtime has closed the pipe; the exit code still has the result.
-    let _ = std::io::stdout().write_all(answer.text.as_bytes());
-    if answer.is_success {
+    let _ = std::io::stdout().write_all(output.stdout.as_bytes());
+    if output.is_success {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -1,13 +1,13 @@
-//! ADD: the objects, the interfaces, the addresses.
+//! ADD: creates the objects and plugs the container in.
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::failure::{Code, Failure};
-use super::{Call, is_interface_name, result};
+use super::error::{CniError, ErrorCode};
+use super::{Invocation, is_interface_name, result};
 use crate::config::{Dns, Vif};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
@@ -17,55 +17,61 @@ use crate::provider::contrail::plug::{Interface, PlugRequest};
 use crate::vrouter::{InterfaceConfig, Wanted};
 use contrail_mesos_api::agent_api::Ports;
 
-/// How long undoing a failed ADD may take on each side.
-const UNDO: Duration = Duration::from_secs(5);
+/// How long undoing a failed ADD may take at each peer.
+const UNDO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many characters of a container's id an alias has.
+const MAX_ALIAS_ID_CHARS: usize = 64;
 
-impl Call {
-    pub(super) async fn add(&self, version: &str) -> Result<Value, Failure> {
+impl Invocation {
+    pub(super) async fn add(&self, version: &str) -> Result<Value, CniError> {
         let deadline = Instant::now() + self.settings.deadline;
         let namespace = netns::of_path(&self.namespace)
-            .map_err(|error| Failure::new(Code::Environment, error.to_string()))?;
-        let own = netns::of_this_thread(Kind::Net)
-            .map_err(|error| Failure::of("cannot look at the host's namespace", error))?;
-        if netns::same(&own, &namespace).unwrap_or(true) {
-            return Err(Failure::new(
-                Code::Environment,
+            .map_err(|error| CniError::new(ErrorCode::Environment, error.to_string()))?;
+        let host_namespace = netns::of_this_thread(Kind::Net)
+            .map_err(|error| CniError::caused_by("cannot open the host's namespace", error))?;
+        if netns::same(&host_namespace, &namespace).unwrap_or(true) {
+            return Err(CniError::new(
+                ErrorCode::Environment,
                 "CNI_NETNS is the host's own network namespace",
             ));
         }
-        self.refuse_a_second_add()?;
-        let added = self.make(version, namespace, deadline).await;
-        if added.is_err() {
+        self.refuse_if_attached()?;
+        let result = self.attach(version, namespace, deadline).await;
+        if result.is_err() {
             self.undo().await;
         }
-        added
+        result
     }
 
-    async fn make(
+    async fn attach(
         &self,
         version: &str,
-        namespace: std::os::fd::OwnedFd,
+        namespace: OwnedFd,
         deadline: Instant,
-    ) -> Result<Value, Failure> {
-        let ports = self.tell_add(deadline).await?;
+    ) -> Result<Value, CniError> {
+        let ports = self.create_objects(deadline).await?;
         let uuids: Option<Vec<_>> = ports
             .as_ref()
             .map(|ports| ports.ports.iter().map(|port| port.uuid).collect());
         let wanted = uuids.as_deref().map_or(Wanted::Annotated, Wanted::These);
-        let heard = self
+        let configuration = self
             .vrouter
-            .await_configuration(self.machine, wanted, deadline)
+            .await_configuration(self.vm_uuid, wanted, deadline)
             .await
-            .map_err(|error| Failure::new(Code::Other, error.to_string()))?;
-        let plug = self.plug(&heard, ports.as_ref())?;
-        let made = plug
+            .map_err(|error| CniError::new(ErrorCode::Other, error.to_string()))?;
+        let request = self.plug_request(&configuration, ports.as_ref())?;
+        let attachments = request
             .plug(&self.vrouter, &self.files, namespace, deadline)
             .await
-            .map_err(|error| Failure::of("cannot plug the container in", error))?;
-        let (Some(attachment), Some(interface)) = (made.first(), plug.interfaces.first()) else {
-            return Err(Failure::new(Code::Other, "the container has no interface"));
+            .map_err(|error| CniError::caused_by("cannot plug the container in", error))?;
+        let (Some(attachment), Some(interface)) = (attachments.first(), request.interfaces.first())
+        else {
+            return Err(CniError::new(
+                ErrorCode::Other,
+                "the container has no interface",
+            ));
         };
-        Ok(result::of(
+        Ok(result::result(
             version,
             &interface.name,
             &self.namespace,
@@ -73,55 +79,57 @@ impl Call {
         ))
     }
 
-    /// Nothing is made where something is already, and so nothing that is there is undone.
-    fn refuse_a_second_add(&self) -> Result<(), Failure> {
+    /// Refuses a second ADD before it creates anything, so that its undo does not remove the
+    /// interfaces of the first.
+    fn refuse_if_attached(&self) -> Result<(), CniError> {
         let name = if self.settings.is_meta_plugin {
             &self.interface
         } else {
             "eth0"
         };
         let host = host_interface(&self.container, name);
-        let there = NetlinkSocket::route()
+        let link = NetlinkSocket::route()
             .and_then(|mut socket| links::by_name(&mut socket, &host))
-            .map_err(|error| Failure::of("cannot look for the interface", error))?;
-        match there {
+            .map_err(|error| CniError::caused_by("cannot look for the interface", error))?;
+        match link {
             None => Ok(()),
-            Some(_) => Err(Failure::new(
-                Code::Other,
+            Some(_) => Err(CniError::new(
+                ErrorCode::Other,
                 format!(
                     "container {} is attached already: its interface {name} has the host end \
                      {host}",
                     self.id
                 ),
             )
-            .with_details("DEL comes before another ADD")),
+            .with_details("run DEL before another ADD")),
         }
     }
 
-    /// What the container is to be plugged as.
-    fn plug(
+    /// The request to plug in the interfaces that the vRouter agent has configuration for.
+    fn plug_request(
         &self,
-        heard: &[InterfaceConfig],
+        configuration: &[InterfaceConfig],
         ports: Option<&Ports>,
-    ) -> Result<PlugRequest, Failure> {
+    ) -> Result<PlugRequest, CniError> {
         let mut interfaces = Vec::new();
-        for (index, configuration) in heard.iter().enumerate() {
-            let name = self.name_of(index, configuration)?;
-            let Some(name) = name else { continue };
+        for (index, configured) in configuration.iter().enumerate() {
+            let Some(name) = self.interface_name(index, configured)? else {
+                continue;
+            };
             let host = host_interface(&self.container, &name);
             let port = ports.and_then(|ports| {
                 ports
                     .ports
                     .iter()
-                    .find(|port| port.uuid == configuration.interface)
+                    .find(|port| port.uuid == configured.interface)
             });
             let vlan = match &self.settings.vif {
                 Vif::Veth => None,
                 Vif::Macvlan { parent } => Some((
                     parent.clone(),
-                    configuration.vlan.ok_or_else(|| {
-                        Failure::new(
-                            Code::Other,
+                    configured.vlan.ok_or_else(|| {
+                        CniError::new(
+                            ErrorCode::Other,
                             format!(
                                 "the vRouter agent has no VLAN for {name}, which macvlan needs"
                             ),
@@ -130,12 +138,12 @@ impl Call {
                 )),
             };
             interfaces.push(Interface {
-                alias: format!("contrail-mesos-cni {host} {} {name}", shown(&self.id)),
+                alias: format!("contrail-mesos-cni {host} {} {name}", truncated(&self.id)),
                 name,
                 host_interface: host,
-                uuid: configuration.interface,
-                network: configuration.network,
-                mac: configuration.mac,
+                uuid: configured.interface,
+                network: configured.network,
+                mac: configured.mac,
                 mtu: self.settings.mtu,
                 vlan,
                 addresses: port.map_or_else(Vec::new, |port| port.addresses.clone()),
@@ -144,59 +152,59 @@ impl Call {
         }
         if interfaces.is_empty() {
             let network = self.settings.network_name.as_deref().unwrap_or_default();
-            return Err(Failure::new(
-                Code::Other,
+            return Err(CniError::new(
+                ErrorCode::Other,
                 format!("the container has no interface on network {network:?}"),
             ));
         }
         Ok(PlugRequest {
-            vm_uuid: self.machine,
+            vm_uuid: self.vm_uuid,
             vm_name: self.id.clone(),
-            namespace: PathBuf::from(&self.namespace).display().to_string(),
+            namespace: self.namespace.display().to_string(),
             interfaces,
         })
     }
 
-    /// What an interface is called in the container; `None` for one that another call is about.
-    fn name_of(
+    /// The name of an interface in the container; `None` if another call attaches it.
+    fn interface_name(
         &self,
         index: usize,
         configuration: &InterfaceConfig,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<String>, CniError> {
         if self.settings.is_meta_plugin {
-            let Some(wanted) = &self.settings.network_name else {
+            let Some(network) = &self.settings.network_name else {
                 return Ok((index == 0).then(|| self.interface.clone()));
             };
             let annotated = configuration.annotations.get("network");
-            let bare = configuration.network_name.rsplit(':').next();
-            let is_it = annotated == Some(wanted)
-                || configuration.network_name == *wanted
-                || bare == Some(wanted);
-            return Ok(is_it.then(|| self.interface.clone()));
+            let short_name = configuration.network_name.rsplit(':').next();
+            let matches = annotated == Some(network)
+                || configuration.network_name == *network
+                || short_name == Some(network);
+            return Ok(matches.then(|| self.interface.clone()));
         }
         match configuration.annotations.get("interface") {
             Some(name) if is_interface_name(name) => Ok(Some(name.clone())),
-            Some(name) => Err(Failure::new(
-                Code::Other,
-                format!("the annotation \"interface\" {name:?} is no interface's name"),
+            Some(name) => Err(CniError::new(
+                ErrorCode::Other,
+                format!("the annotation \"interface\" {name:?} is not a valid interface name"),
             )),
             None => Ok(Some(format!("eth{index}"))),
         }
     }
 
-    /// Undoes a failed ADD as far as it can be; the DEL that follows does the rest.
+    /// Undoes a failed ADD. Best effort: the DEL that follows undoes the rest.
     async fn undo(&self) {
-        if let Err(failure) = self.unplug(Instant::now() + UNDO).await {
-            log::warn!("{failure}");
+        if let Err(error) = self.unplug(Instant::now() + UNDO_TIMEOUT).await {
+            log::warn!("{error}");
             return;
         }
-        if let Err(failure) = self.tell_del(Instant::now() + UNDO).await {
-            log::warn!("{failure}");
+        if let Err(error) = self.delete_objects(Instant::now() + UNDO_TIMEOUT).await {
+            log::warn!("{error}");
         }
     }
 }
 
-/// As much of an id as an alias has room for.
-fn shown(id: &str) -> String {
-    id.chars().take(64).collect()
+/// The part of an id that fits into an alias.
+fn truncated(id: &str) -> String {
+    id.chars().take(MAX_ALIAS_ID_CHARS).collect()
 }

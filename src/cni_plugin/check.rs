@@ -1,28 +1,28 @@
-//! CHECK: whether what an ADD made is still there.
+//! CHECK: whether the result of an ADD still holds.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::Call;
-use super::failure::{Code, Failure};
+use super::Invocation;
+use super::error::{CniError, ErrorCode};
 use crate::net::netlink::NetlinkSocket;
 use crate::net::{addressing, links, netns};
 
-impl Call {
-    pub(super) async fn check(&self, version: &str, input: &[u8]) -> Result<(), Failure> {
+impl Invocation {
+    pub(super) async fn check(&self, version: &str, input: &[u8]) -> Result<(), CniError> {
         if !matches!(version, "0.4.0" | "1.0.0") {
-            return Err(Failure::new(
-                Code::Version,
-                format!("CHECK is of CNI 0.4.0; cniVersion is {version:?}"),
+            return Err(CniError::new(
+                ErrorCode::Version,
+                format!("CHECK needs CNI 0.4.0 or newer; cniVersion is {version:?}"),
             ));
         }
         let input: Value = serde_json::from_slice(input).unwrap_or_default();
         let previous = input.get("prevResult").ok_or_else(|| {
-            Failure::new(
-                Code::Config,
-                "CHECK needs \"prevResult\", what ADD answered",
+            CniError::new(
+                ErrorCode::Config,
+                "CHECK needs \"prevResult\", the result of ADD",
             )
         })?;
         let interface = previous["interfaces"][0]["name"]
@@ -36,47 +36,53 @@ impl Call {
             .filter_map(|ip| ip["address"].as_str()?.parse().ok())
             .collect();
         let namespace = netns::of_path(&self.namespace)
-            .map_err(|error| Failure::new(Code::Environment, error.to_string()))?;
-        let (name, wanted) = (interface.clone(), addresses.clone());
-        let missing = netns::run_in(namespace, move || missing_inside(&name, &wanted))
+            .map_err(|error| CniError::new(ErrorCode::Environment, error.to_string()))?;
+        let (name, expected) = (interface.clone(), addresses.clone());
+        let missing = netns::run_in(namespace, move || find_missing(&name, &expected))
             .await
-            .map_err(|error| Failure::of("cannot look into the container", error))??;
+            .map_err(|error| {
+                CniError::caused_by("cannot enter the container's namespace", error)
+            })??;
         if let Some(missing) = missing {
-            return Err(Failure::new(
-                Code::Other,
-                format!("the container has no longer {missing}"),
+            return Err(CniError::new(
+                ErrorCode::Other,
+                format!("the container no longer has {missing}"),
             ));
         }
-        let known: Vec<IpAddr> = self
+        let forwarded: Vec<IpAddr> = self
             .vrouter
-            .addresses(self.machine)
+            .addresses(self.vm_uuid)
             .await
-            .map_err(|error| Failure::new(Code::Other, error.to_string()))?
+            .map_err(|error| CniError::new(ErrorCode::Other, error.to_string()))?
             .unwrap_or_default()
             .iter()
             .flat_map(|plugged| plugged.v4.into_iter().chain(plugged.v6))
-            .map(|heard| heard.address)
+            .map(|address| address.address)
             .collect();
-        match addresses.iter().find(|net| !known.contains(&net.addr())) {
+        match addresses
+            .iter()
+            .find(|net| !forwarded.contains(&net.addr()))
+        {
             None => Ok(()),
-            Some(lost) => Err(Failure::new(
-                Code::Other,
-                format!("the vRouter agent does not forward {lost} for the container any more"),
+            Some(net) => Err(CniError::new(
+                ErrorCode::Other,
+                format!("the vRouter agent does not forward {net} for the container"),
             )),
         }
     }
 }
 
-/// What is not there of an interface. Runs inside the namespace.
-fn missing_inside(interface: &str, addresses: &[IpNet]) -> Result<Option<String>, Failure> {
-    let fail = |error| Failure::of("cannot look at the container's interfaces", error);
+/// The interface or the first of its addresses that does not exist. Runs in the container's
+/// namespace.
+fn find_missing(interface: &str, addresses: &[IpNet]) -> Result<Option<String>, CniError> {
+    let fail = |error| CniError::caused_by("cannot read the container's interfaces", error);
     let mut socket = NetlinkSocket::route().map_err(fail)?;
     let Some(link) = links::by_name(&mut socket, interface).map_err(fail)? else {
         return Ok(Some(format!("the interface {interface}")));
     };
-    let there = addressing::addresses(&mut socket).map_err(fail)?;
+    let present = addressing::addresses(&mut socket).map_err(fail)?;
     let missing = addresses
         .iter()
-        .find(|address| !there.contains(&(link.index, **address)));
+        .find(|address| !present.contains(&(link.index, **address)));
     Ok(missing.map(|address| format!("the address {address} on {interface}")))
 }

@@ -1,8 +1,8 @@
 //! The configuration on standard input: the object `contrail`, with the keys and defaults of the
-//! plugin that came with Contrail, and more for our managers.
+//! plugin that came with Contrail, and additional keys for the managers of this project.
 //!
-//! Numbers may be texts and texts numbers, for the shipped configurations are made by templates;
-//! keys that nobody knows are ignored.
+//! Numbers may be strings and strings numbers, because the configurations that ship with Contrail
+//! are made by templates. Unknown keys are ignored.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::failure::{Code, Failure};
+use super::error::{CniError, ErrorCode};
 use crate::config::Vif;
 use crate::proto::mesos::NetworkInfo;
 use crate::proto::mesos::{Label, Labels, network_info};
@@ -27,35 +27,35 @@ pub(super) struct Settings {
     pub(super) vrouter_host: String,
     pub(super) vrouter_port: u16,
     pub(super) port_directory: PathBuf,
-    /// For all of a call.
+    /// Of a whole call.
     pub(super) deadline: Duration,
     pub(super) vif: Vif,
     pub(super) mtu: u32,
-    /// Whether each interface has a call of its own, and is called as that says.
+    /// Whether each interface has its own call, which names it.
     pub(super) is_meta_plugin: bool,
-    /// Of a meta plugin: which of the container's networks this call is about.
+    /// Of a meta plugin: the network that this call attaches.
     pub(super) network_name: Option<String>,
-    pub(super) manager: Managed,
+    pub(super) manager: ObjectManager,
     pub(super) log_file: Option<PathBuf>,
     pub(super) log_level: log::LevelFilter,
-    /// What the framework asks for.
+    /// The framework's request.
     pub(super) network_info: NetworkInfo,
 }
 
-/// Who makes the objects.
+/// What creates the container's objects.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Managed {
-    /// Somebody, without being asked.
-    Elsewhere,
+pub(super) enum ObjectManager {
+    /// Another program, which the plugin does not contact.
+    External,
     /// Contrail's own mesos-manager.
     Legacy { server: String },
-    /// Our managers.
-    Ours(Box<Ours>),
+    /// The managers of this project.
+    ContrailMesos(Box<ManagerOptions>),
 }
 
-/// How to reach our managers.
+/// How to reach the managers of this project.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Ours {
+pub(super) struct ManagerOptions {
     pub(super) managers: Vec<Address>,
     pub(super) agent: String,
     pub(super) virtual_router_address: Option<IpAddr>,
@@ -65,7 +65,7 @@ pub(super) struct Ours {
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawConfig {
     #[serde(default)]
     contrail: Option<RawContrail>,
     #[serde(default)]
@@ -101,84 +101,84 @@ struct RawContrail {
     key_file: Value,
 }
 
-fn wrong(key: &str, expected: &str) -> Failure {
-    Failure::new(
-        Code::Config,
-        format!("contrail.{key} is wrong: expected {expected}"),
+fn invalid(key: &str, expected: &str) -> CniError {
+    CniError::new(
+        ErrorCode::Config,
+        format!("contrail.{key} is invalid: expected {expected}"),
     )
 }
 
-/// A text, where there is one that is not empty.
-fn text(key: &str, value: &Value) -> Result<Option<String>, Failure> {
+/// A string, if it is set and not empty.
+fn string(key: &str, value: &Value) -> Result<Option<String>, CniError> {
     match value {
         Value::Null => Ok(None),
-        Value::String(text) if text.is_empty() => Ok(None),
-        Value::String(text) => Ok(Some(text.clone())),
+        Value::String(value) if value.is_empty() => Ok(None),
+        Value::String(value) => Ok(Some(value.clone())),
         Value::Number(number) => Ok(Some(number.to_string())),
-        _ => Err(wrong(key, "a text")),
+        _ => Err(invalid(key, "a string")),
     }
 }
 
-/// A number above 0, where there is one: 0 stands for the default.
-fn number(key: &str, value: &Value, largest: u32) -> Result<Option<u32>, Failure> {
-    let number = match text(key, value)? {
+/// A number, if it is set and not 0, which stands for the default.
+fn number(key: &str, value: &Value, largest: u32) -> Result<Option<u32>, CniError> {
+    let number = match string(key, value)? {
         None => return Ok(None),
-        Some(text) => text.trim().parse::<u32>().ok(),
+        Some(string) => string.trim().parse::<u32>().ok(),
     };
     match number {
         Some(number) if number <= largest => Ok(Some(number).filter(|number| *number != 0)),
-        _ => Err(wrong(key, &format!("a number up to {largest}"))),
+        _ => Err(invalid(key, &format!("a number up to {largest}"))),
     }
 }
 
-fn path(key: &str, value: &Value) -> Result<Option<PathBuf>, Failure> {
-    match text(key, value)?.map(PathBuf::from) {
-        Some(path) if !path.is_absolute() => Err(wrong(key, "an absolute path")),
+fn path(key: &str, value: &Value) -> Result<Option<PathBuf>, CniError> {
+    match string(key, value)?.map(PathBuf::from) {
+        Some(path) if !path.is_absolute() => Err(invalid(key, "an absolute path")),
         path => Ok(path),
     }
 }
 
 /// Reads the standard input. Touches nothing.
-pub(super) fn parse(input: &[u8]) -> Result<Settings, Failure> {
-    // What it says is not repeated: it may be secret.
+pub(super) fn parse(input: &[u8]) -> Result<Settings, CniError> {
+    // The error does not quote the input, which may have secrets.
     let value: Value = serde_json::from_slice(input).map_err(|error| {
-        Failure::new(
-            Code::Decode,
+        CniError::new(
+            ErrorCode::Decode,
             format!(
-                "the configuration is no JSON: see line {}, column {}",
+                "the configuration is not valid JSON: see line {}, column {}",
                 error.line(),
                 error.column()
             ),
         )
     })?;
-    let no_object = || {
-        Failure::new(
-            Code::Config,
-            "the configuration is no object, or its \"contrail\" is none",
+    let not_an_object = || {
+        CniError::new(
+            ErrorCode::Config,
+            "the configuration or its \"contrail\" is not an object",
         )
     };
     let is_object = |value: &Value| value.is_object();
     if !is_object(&value) || !value.get("contrail").is_none_or(is_object) {
-        return Err(no_object());
+        return Err(not_an_object());
     }
-    let raw: Raw = serde_json::from_value(value).map_err(|_| no_object())?;
+    let raw: RawConfig = serde_json::from_value(value).map_err(|_| not_an_object())?;
     let contrail = raw.contrail.unwrap_or_default();
     let poll_timeout = number("poll-timeout", &contrail.poll_timeout, 86_400)?.unwrap_or(3);
     let poll_retries = number("poll-retries", &contrail.poll_retries, 100_000)?.unwrap_or(20);
     let deadline = Duration::from_secs(u64::from(poll_timeout) * u64::from(poll_retries));
     let vrouter_host =
-        text("vrouter-ip", &contrail.vrouter_ip)?.unwrap_or_else(|| "127.0.0.1".to_owned());
+        string("vrouter-ip", &contrail.vrouter_ip)?.unwrap_or_else(|| "127.0.0.1".to_owned());
     let vrouter_port = number("vrouter-port", &contrail.vrouter_port, 65535)?.unwrap_or(9091);
-    let parent = text("parent-interface", &contrail.parent_interface)?;
-    let vif = match text("vif-type", &contrail.vif_type)?.as_deref() {
+    let parent = string("parent-interface", &contrail.parent_interface)?;
+    let vif = match string("vif-type", &contrail.vif_type)?.as_deref() {
         None | Some("veth") => Vif::Veth,
         Some("macvlan") => Vif::Macvlan {
             parent: parent.unwrap_or_else(|| "eth0".to_owned()),
         },
-        Some(_) => return Err(wrong("vif-type", "\"veth\" or \"macvlan\"")),
+        Some(_) => return Err(invalid("vif-type", "\"veth\" or \"macvlan\"")),
     };
     Ok(Settings {
-        manager: managed(&contrail, &vrouter_host)?,
+        manager: object_manager(&contrail, &vrouter_host)?,
         vrouter_host,
         // It is not more than 65535.
         vrouter_port: u16::try_from(vrouter_port).unwrap_or(9091),
@@ -189,9 +189,9 @@ pub(super) fn parse(input: &[u8]) -> Result<Settings, Failure> {
         mtu: number("mtu", &contrail.mtu, 65535)?.unwrap_or(1500),
         is_meta_plugin: matches!(&contrail.meta_plugin, Value::Bool(true))
             || contrail.meta_plugin == "true",
-        network_name: text("network-name", &contrail.network_name)?,
-        // A log that cannot be had is none.
-        log_file: text("log-file", &contrail.log_file)
+        network_name: string("network-name", &contrail.network_name)?,
+        // An invalid path must not fail the call.
+        log_file: string("log-file", &contrail.log_file)
             .ok()
             .flatten()
             .map(PathBuf::from),
@@ -205,75 +205,78 @@ pub(super) fn parse(input: &[u8]) -> Result<Settings, Failure> {
     })
 }
 
-fn managed(contrail: &RawContrail, vrouter_host: &str) -> Result<Managed, Failure> {
+fn object_manager(contrail: &RawContrail, vrouter_host: &str) -> Result<ObjectManager, CniError> {
     if !contrail.managers.is_null() {
-        return Ok(Managed::Ours(Box::new(ours(contrail, vrouter_host)?)));
+        return Ok(ObjectManager::ContrailMesos(Box::new(manager_options(
+            contrail,
+            vrouter_host,
+        )?)));
     }
-    // Any other mode asks nobody.
-    if text("mode", &contrail.mode)?.as_deref() != Some("mesos") {
-        return Ok(Managed::Elsewhere);
+    // No other mode contacts a manager.
+    if string("mode", &contrail.mode)?.as_deref() != Some("mesos") {
+        return Ok(ObjectManager::External);
     }
-    let host = text("mesos-ip", &contrail.mesos_ip)?;
+    let host = string("mesos-ip", &contrail.mesos_ip)?;
     let port = number("mesos-port", &contrail.mesos_port, 65535)?;
     match (host, port) {
-        (Some(host), Some(port)) => Ok(Managed::Legacy {
+        (Some(host), Some(port)) => Ok(ObjectManager::Legacy {
             server: match host.parse::<std::net::Ipv6Addr>() {
                 Ok(address) => format!("[{address}]:{port}"),
                 Err(_) => format!("{host}:{port}"),
             },
         }),
-        _ => Err(Failure::new(
-            Code::Config,
+        _ => Err(CniError::new(
+            ErrorCode::Config,
             "contrail.mode is \"mesos\", which needs contrail.mesos-ip and contrail.mesos-port",
         )),
     }
 }
 
-fn ours(contrail: &RawContrail, vrouter_host: &str) -> Result<Ours, Failure> {
+fn manager_options(contrail: &RawContrail, vrouter_host: &str) -> Result<ManagerOptions, CniError> {
     let expected = "managers such as [\"https://master-1.example:6990\"]";
     let managers: Vec<&str> = match &contrail.managers {
         Value::String(list) => list.split(',').map(str::trim).collect(),
         Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
-        _ => return Err(wrong("managers", expected)),
+        _ => return Err(invalid("managers", expected)),
     };
     let managers: Vec<Address> = managers
         .into_iter()
         .map(agent_api::manager_address)
         .collect::<Result<_, _>>()
-        .map_err(|_| wrong("managers", expected))?;
+        .map_err(|_| invalid("managers", expected))?;
     if managers.is_empty() {
-        return Err(wrong("managers", expected));
+        return Err(invalid("managers", expected));
     }
-    let hostname = || {
-        let name = nix::unistd::gethostname().ok()?;
-        name.into_string().ok()
-    };
-    let agent = match text("agent", &contrail.agent)? {
+    let hostname = || nix::unistd::gethostname().ok()?.into_string().ok();
+    let agent = match string("agent", &contrail.agent)? {
         Some(agent) => Some(agent),
-        None => text("cluster-name", &contrail.cluster_name)?.or_else(hostname),
+        None => string("cluster-name", &contrail.cluster_name)?.or_else(hostname),
     };
-    let address = text("virtual-router-address", &contrail.virtual_router_address)?;
+    let address = string("virtual-router-address", &contrail.virtual_router_address)?;
     let certificate = path("certificate-file", &contrail.certificate_file)?;
     let key = path("key-file", &contrail.key_file)?;
     if certificate.is_some() != key.is_some() {
-        return Err(wrong("certificate-file", "it together with key-file"));
+        return Err(invalid(
+            "certificate-file",
+            "certificate-file and key-file together",
+        ));
     }
-    Ok(Ours {
+    Ok(ManagerOptions {
         managers,
-        agent: agent.ok_or_else(|| wrong("agent", "the name of this host's virtual-router"))?,
+        agent: agent.ok_or_else(|| invalid("agent", "the name of this host's virtual-router"))?,
         virtual_router_address: match address {
             Some(address) => Some(
                 address
                     .parse()
-                    .map_err(|_| wrong("virtual-router-address", "an address"))?,
+                    .map_err(|_| invalid("virtual-router-address", "an address"))?,
             ),
-            // As the manager that came with Contrail found it.
+            // The default of the manager that came with Contrail.
             None => vrouter_host
                 .parse()
                 .ok()
                 .filter(|address: &IpAddr| !address.is_loopback()),
         },
-        virtual_network: text("virtual-network", &contrail.virtual_network)?,
+        virtual_network: string("virtual-network", &contrail.virtual_network)?,
         token_file: path("token-file", &contrail.token_file)?,
         tls: TlsOptions {
             ca: path("ca-file", &contrail.ca_file)?,
@@ -291,9 +294,9 @@ fn log_level(value: &Value) -> log::LevelFilter {
     }
 }
 
-/// A `NetworkInfo` from the JSON that Mesos made of it: what our managers are told of it.
+/// A `NetworkInfo` from Mesos' JSON, with the fields that the managers need.
 fn network_info(json: &Value) -> NetworkInfo {
-    let bytes = |value: &Value| value.as_str().map(|text| text.as_bytes().to_vec());
+    let bytes = |value: &Value| value.as_str().map(|string| string.as_bytes().to_vec());
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let label = |label: &Value| {
         Some(Label {
@@ -302,7 +305,7 @@ fn network_info(json: &Value) -> NetworkInfo {
         })
     };
     let address = |address: &Value| network_info::IpAddress {
-        // Mesos writes the default as well, so that IPv4 is no wish.
+        // Mesos also writes the default, so IPv4 is not a request.
         protocol: (address["protocol"] == "IPv6").then(|| network_info::Protocol::Ipv6.into()),
         ip_address: bytes(&address["ip_address"]),
     };

@@ -1,105 +1,106 @@
-//! DEL: the vRouter agent first, then links and files, and the manager last.
+//! DEL: unregisters the container, removes links and files, and deletes the objects last.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::time::Instant;
 
-use super::failure::{Code, Failure};
-use super::{Call, is_interface_name};
+use super::error::{CniError, ErrorCode};
+use super::{Invocation, is_interface_name};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
-use crate::provider::contrail::host_interface;
+use crate::provider::contrail::{TAP_PREFIX, host_interface};
 use crate::vrouter::{Port, VrouterErrorKind};
 
 /// How long the vRouter agent may take, and the manager after it.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// More than any container has interfaces.
-const INTERFACES: usize = 32;
+const PEER_TIMEOUT: Duration = Duration::from_secs(10);
+/// More interfaces than any container has.
+const MAX_INTERFACES: usize = 32;
 
-impl Call {
-    pub(super) async fn del(&self) -> Result<(), Failure> {
-        let ports = self.ports_of_files()?;
-        // Somebody else's container, of a colliding name: it is left alone, and that is success.
-        let is_ours = |port: &Port| port.vm_id == self.id || port.vm_id == self.machine.to_string();
-        if let Some(port) = ports.iter().find(|port| !is_ours(port)) {
+impl Invocation {
+    pub(super) async fn del(&self) -> Result<(), CniError> {
+        let ports = self.ports_with_files()?;
+        // Another container with a colliding uuid must not be touched, and a DEL must succeed.
+        let is_same = |port: &Port| port.vm_id == self.id || port.vm_id == self.vm_uuid.to_string();
+        if let Some(port) = ports.iter().find(|port| !is_same(port)) {
             log::warn!(
-                "the port files are of container {:?}: nothing is done",
+                "the port files belong to container {:?}; doing nothing",
                 port.vm_id
             );
             return Ok(());
         }
-        let patience = PATIENCE.min(self.settings.deadline);
-        self.unplug(Instant::now() + patience).await?;
-        let is_last = !self.settings.is_meta_plugin || self.ports_of_files()?.is_empty();
+        let timeout = PEER_TIMEOUT.min(self.settings.deadline);
+        self.unplug(Instant::now() + timeout).await?;
+        let is_last = !self.settings.is_meta_plugin || self.ports_with_files()?.is_empty();
         if is_last {
-            self.tell_del(Instant::now() + patience).await?;
+            self.delete_objects(Instant::now() + timeout).await?;
         }
         Ok(())
     }
 
-    /// The container's port files that can be read.
-    fn ports_of_files(&self) -> Result<Vec<Port>, Failure> {
+    /// The ports of the container whose files can be read.
+    fn ports_with_files(&self) -> Result<Vec<Port>, CniError> {
         let ports = self
             .files
-            .ports(self.machine)
-            .map_err(|error| Failure::of("cannot read the port files", error))?;
-        let readable = ports.into_iter().filter_map(|port| match port {
-            Ok(port) => Some(port),
-            Err(error) => {
-                log::warn!("{error}");
-                None
-            }
-        });
-        Ok(readable.collect())
+            .ports(self.vm_uuid)
+            .map_err(|error| CniError::caused_by("cannot read the port files", error))?;
+        Ok(ports
+            .into_iter()
+            .filter_map(|port| port.inspect_err(|error| log::warn!("{error}")).ok())
+            .collect())
     }
 
-    /// Removes what this host has of the container, whatever is missing of it.
-    pub(super) async fn unplug(&self, deadline: Instant) -> Result<(), Failure> {
-        let ports = self.ports_of_files()?;
+    /// Unregisters the container, and removes its links and port files. Idempotent.
+    pub(super) async fn unplug(&self, deadline: Instant) -> Result<(), CniError> {
+        let ports = self.ports_with_files()?;
         if self.settings.is_meta_plugin {
-            let (own, others): (Vec<Port>, Vec<Port>) = ports
+            let (selected, others): (Vec<Port>, Vec<Port>) = ports
                 .into_iter()
                 .partition(|port| port.vm_ifname == self.interface);
             if !others.is_empty() {
-                return self.unplug_one(&own);
+                return self.unplug_interface(&selected);
             }
-            return self.unplug_all(&own, deadline).await;
+            return self.unplug_container(&selected, deadline).await;
         }
-        self.unplug_all(&ports, deadline).await
+        self.unplug_container(&ports, deadline).await
     }
 
-    async fn unplug_all(&self, ports: &[Port], deadline: Instant) -> Result<(), Failure> {
-        let told = self.vrouter.unregister(self.machine, deadline).await;
-        self.remove_links(&self.links(ports))?;
+    async fn unplug_container(&self, ports: &[Port], deadline: Instant) -> Result<(), CniError> {
+        let unregistered = self.vrouter.unregister(self.vm_uuid, deadline).await;
+        self.remove_links(&self.host_interfaces(ports))?;
         self.files
-            .remove(self.machine)
-            .map_err(|error| Failure::of("cannot remove the port files", error))?;
-        match told {
+            .remove(self.vm_uuid)
+            .map_err(|error| CniError::caused_by("cannot remove the port files", error))?;
+        match unregistered {
             Ok(()) => Ok(()),
-            // One that is down reads the files when it starts, and there are none.
+            // When it starts, it reads the port files, which are gone.
             Err(error) if matches!(error.kind, VrouterErrorKind::Unreachable { .. }) => {
                 log::warn!("{error}");
                 Ok(())
             }
-            // It would silently keep what it no longer has configuration for.
-            Err(error) => Err(Failure::new(Code::Again, error.to_string())
-                .with_details("the objects are kept until the vRouter agent has been told")),
+            // It silently keeps ports whose configuration is gone, so the objects must stay.
+            Err(error) => Err(
+                CniError::new(ErrorCode::TryAgain, error.to_string()).with_details(
+                    "the objects are kept until the vRouter agent has unregistered the container",
+                ),
+            ),
         }
     }
 
-    /// Of a meta plugin: one interface among others, which keep their registration.
-    fn unplug_one(&self, own: &[Port]) -> Result<(), Failure> {
-        self.remove_links(&self.links(own))?;
-        for port in own {
+    /// Removes one of several interfaces, which keep their registration (meta plugin).
+    fn unplug_interface(&self, ports: &[Port]) -> Result<(), CniError> {
+        self.remove_links(&self.host_interfaces(ports))?;
+        for port in ports {
             let path = self
                 .settings
                 .port_directory
-                .join(self.machine.to_string())
+                .join(self.vm_uuid.to_string())
                 .join(port.vmi_uuid.to_string());
             match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Failure::of("cannot remove a port file", error));
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(CniError::caused_by("cannot remove a port file", error));
                 }
                 _ => {}
             }
@@ -107,45 +108,47 @@ impl Call {
         Ok(())
     }
 
-    /// The host's ends: as the files say, whoever wrote them, and as we would call them.
-    fn links(&self, ports: &[Port]) -> HashSet<String> {
-        let of_files = ports
+    /// The host ends that the files name, whichever program wrote them, and those that this
+    /// program would have created.
+    fn host_interfaces(&self, ports: &[Port]) -> HashSet<String> {
+        let mut names: HashSet<String> = ports
             .iter()
             .map(|port| port.host_ifname.clone())
-            // Names of a file are not to take the host's own interfaces away.
-            .filter(|name| is_interface_name(name) && name.starts_with("tap"));
-        let mut links: HashSet<String> = of_files.collect();
+            // A file must not make the plugin remove the host's own interfaces.
+            .filter(|name| is_interface_name(name) && name.starts_with(TAP_PREFIX))
+            .collect();
         if self.settings.is_meta_plugin {
-            links.insert(host_interface(&self.container, &self.interface));
+            names.insert(host_interface(&self.container, &self.interface));
         } else {
-            let ours = (0..INTERFACES)
-                .map(|index| host_interface(&self.container, &format!("eth{index}")));
-            links.extend(ours);
+            names.extend(
+                (0..MAX_INTERFACES)
+                    .map(|index| host_interface(&self.container, &format!("eth{index}"))),
+            );
         }
-        links
+        names
     }
 
-    fn remove_links(&self, names: &HashSet<String>) -> Result<(), Failure> {
+    fn remove_links(&self, names: &HashSet<String>) -> Result<(), CniError> {
         let fail = |error| {
-            Failure::of(
+            CniError::caused_by(
                 format!("cannot remove the interfaces of {}", self.id),
                 error,
             )
         };
         let mut socket = NetlinkSocket::route().map_err(fail)?;
-        let there: Vec<_> = links::all(&mut socket)
+        let deletions: Vec<_> = links::all(&mut socket)
             .map_err(fail)?
             .into_iter()
             .filter(|link| names.contains(&link.name))
             .map(|link| links::delete(&link.name))
             .collect();
-        if there.is_empty() {
+        if deletions.is_empty() {
             return Ok(());
         }
-        for answer in socket.execute(&there).map_err(fail)? {
-            match answer {
-                // Somebody was faster.
-                Err(error) if error.errno() == Some(nix::errno::Errno::ENODEV) => {}
+        for result in socket.execute(&deletions).map_err(fail)? {
+            match result {
+                // Deleted meanwhile.
+                Err(error) if error.errno() == Some(Errno::ENODEV) => {}
                 other => other.map_err(fail)?,
             }
         }

@@ -1,14 +1,14 @@
-//! The log file that the configuration names. A log that cannot be written stops nothing.
+//! The log file of the configuration. A call succeeds even if the log cannot be written.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 use super::config::Settings;
 
-/// The size at which the file makes room for a new one, and is kept as `.1`.
-const LONGEST: u64 = 10 << 20;
+/// The size at which the file is rotated to `.1`.
+const MAX_LOG_BYTES: u64 = 10 << 20;
 
-/// Begins to log. Without a file only warnings are told, on the standard error.
+/// Starts to log. Without a file only warnings are logged, to the standard error.
 pub(super) fn start(settings: &Settings) {
     let mut builder = env_logger::Builder::new();
     let file = settings.log_file.as_deref().and_then(open);
@@ -18,19 +18,19 @@ pub(super) fn start(settings: &Settings) {
             .target(env_logger::Target::Pipe(Box::new(file))),
         None => builder.filter_level(log::LevelFilter::Warn),
     };
-    // There is one already where the plugin is not a program of its own.
+    // Fails in tests, whose process has a logger already.
     let _ = builder.try_init();
 }
 
 fn open(path: &Path) -> Option<fs::File> {
     if let Some(directory) = path.parent() {
-        // If it cannot be made, the file cannot be opened.
+        // If this fails, so does opening the file.
         let _ = fs::create_dir_all(directory);
     }
-    if fs::metadata(path).is_ok_and(|metadata| metadata.len() > LONGEST) {
+    if fs::metadata(path).is_ok_and(|metadata| metadata.len() > MAX_LOG_BYTES) {
         let mut old = path.as_os_str().to_owned();
         old.push(".1");
-        // It grows on where this is not possible.
+        // If this fails, the file keeps growing.
         let _ = fs::rename(path, old);
     }
     OpenOptions::new().create(true).append(true).open(path).ok()

@@ -1,4 +1,4 @@
-//! The result of an ADD, in the form of each version.
+//! The result of an ADD, in the form of each version of CNI.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::provider::Attachment;
 
 /// The result for the container's first interface.
-pub(super) fn of(
+pub(super) fn result(
     version: &str,
     interface: &str,
     namespace: &Path,
@@ -18,14 +18,19 @@ pub(super) fn of(
     let mut result = Map::new();
     result.insert("cniVersion".to_owned(), version.into());
     let gateway = |address: &IpNet| {
-        let mut gateways = attachment.gateways.iter();
-        gateways.find(|gateway| gateway.is_ipv4() == address.addr().is_ipv4())
+        attachment
+            .gateways
+            .iter()
+            .find(|gateway| gateway.is_ipv4() == address.addr().is_ipv4())
     };
     if matches!(version, "0.1.0" | "0.2.0") {
         for (key, is_v4) in [("ip4", true), ("ip6", false)] {
-            // This form has room for one address of a family.
-            let mut addresses = attachment.addresses.iter();
-            let Some(address) = addresses.find(|address| address.addr().is_ipv4() == is_v4) else {
+            // This form has one address per family.
+            let Some(address) = attachment
+                .addresses
+                .iter()
+                .find(|address| address.addr().is_ipv4() == is_v4)
+            else {
                 continue;
             };
             let mut ip = json!({ "ip": address });
@@ -71,10 +76,10 @@ pub(super) fn of(
 }
 
 fn route(gateway: IpAddr) -> Value {
-    let everything = if gateway.is_ipv4() {
+    let destination = if gateway.is_ipv4() {
         "0.0.0.0/0"
     } else {
         "::/0"
     };
-    json!({ "dst": everything, "gw": gateway })
+    json!({ "dst": destination, "gw": gateway })
 }

@@ -1,228 +1,125 @@
-//! The plugin against a scripted vRouter agent and managers, in namespaces. Needs root.
+//! The plugin's configuration and environment.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-
-use tempfile::TempDir;
-
+use super::config::{ObjectManager, parse};
 use super::*;
-use crate::net::testing::{inside, isolated_async, link_names, namespace, run as command};
-use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
-
-mod configuration;
-mod faults;
-mod life;
+use crate::config::Vif;
 
 const ID: &str = "660a305f-10e4-47fd-a5fc-50e48147423b";
-const INTERFACE: &str = "f8d8b4f1-0c3e-4d6c-9b6a-18d678ace500";
-const NETWORK: &str = "b2d8b4f1-0c3e-4d6c-9b6a-18d678ace501";
 
-/// What went wrong with the vRouter agent of a test.
-#[derive(Default)]
-struct Faults {
-    /// How often it does not know the container yet.
-    late: AtomicUsize,
-    /// It never has an address.
-    no_address: AtomicBool,
-    /// It does not answer a DELETE.
-    hangs: AtomicBool,
+/// The example in Contrail's documentation, verbatim.
+const SAMPLE: &str = r#"{
+    "cniVersion": "0.3.1",
+    "contrail" : {
+        "vrouter-ip"    : "<slave-ip>",
+        "vrouter-port"  : 9091,
+        "cluster-name"  : "<slave-hostname>",
+        "config-dir"    : "/var/lib/contrail/ports/vm",
+        "poll-timeout"  : 15,
+        "poll-retries"  : 5,
+        "log-file"      : "/var/log/contrail/cni/opencontrail.log",
+        "log-level"     : "debug"
+    },
+
+    "name": "contrail-cni-plugin",
+    "type": "contrail-cni-plugin"
+}"#;
+
+#[test]
+fn documented_example_is_accepted() {
+    let settings = parse(SAMPLE.as_bytes()).unwrap();
+    assert_eq!(settings.vrouter_port, 9091);
+    assert_eq!(settings.deadline, Duration::from_secs(75));
+    assert_eq!(settings.manager, ObjectManager::External);
+    assert_eq!(settings.vif, Vif::Veth);
+    assert_eq!(settings.mtu, 1500);
+    assert_eq!(settings.log_level, log::LevelFilter::Debug);
 }
 
-/// A vRouter agent that has one container, or several interfaces of it.
-struct Agent {
-    server: ScriptedServer,
-    faults: Arc<Faults>,
+#[test]
+fn defaults_and_spellings_are_those_of_contrails_plugin() {
+    let settings = parse(b"{}").unwrap();
+    assert_eq!(settings.vrouter_host, "127.0.0.1");
+    assert_eq!(settings.vrouter_port, 9091);
+    assert_eq!(settings.deadline, Duration::from_mins(1));
+    assert_eq!(
+        settings.port_directory,
+        PathBuf::from("/var/lib/contrail/ports/vm")
+    );
+    let settings = parse(
+        br#"{"contrail":{"vrouter-port":"9092","poll-timeout":"5","mode":"mesos","mesos-ip":"fd00::1",
+            "mesos-port":6991,"vif-type":"macvlan","mtu":"1400","meta-plugin":true,
+            "network-name":"blue","log-dir":3,"unknown":[]}}"#,
+    )
+    .unwrap();
+    assert_eq!(settings.vrouter_port, 9092);
+    assert_eq!(settings.deadline, Duration::from_secs(100));
+    let server = "[fd00::1]:6991".to_owned();
+    assert_eq!(settings.manager, ObjectManager::Legacy { server });
+    let parent = "eth0".to_owned();
+    assert_eq!(settings.vif, Vif::Macvlan { parent });
+    assert_eq!(settings.mtu, 1400);
+    assert!(settings.is_meta_plugin);
+    // The default is the oldest version whose result names its addresses.
+    assert_eq!(requested_version(br#"{"cniVersion":""}"#), "0.2.0");
 }
 
-fn uuid(index: usize) -> String {
-    format!("{}{index}", &INTERFACE[..INTERFACE.len() - 1])
+#[tokio::test]
+async fn version_lists_the_supported_versions() {
+    let environment = BTreeMap::from([("CNI_COMMAND".to_owned(), "VERSION".to_owned())]);
+    let output = run(&environment, br#"{"cniVersion":"1.0.0"}"#).await;
+    assert!(output.is_success);
+    let result: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(
+        result["supportedVersions"],
+        json!(["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"])
+    );
 }
 
-fn mac(index: usize) -> String {
-    format!("02:18:d6:78:ac:e{index}")
-}
-
-impl Agent {
-    async fn start(machine: &str, count: usize, annotations: &[&str]) -> Self {
-        Self::start_at(([127, 0, 0, 1], 0).into(), machine, count, annotations).await
-    }
-
-    async fn start_at(
-        address: std::net::SocketAddr,
-        machine: &str,
-        count: usize,
-        annotations: &[&str],
-    ) -> Self {
-        let faults = Arc::new(Faults::default());
-        let registered = Mutex::new(Vec::<String>::new());
-        let (machine, of) = (machine.to_owned(), Arc::clone(&faults));
-        let annotations: Vec<String> = annotations.iter().map(ToString::to_string).collect();
-        let script = move |asked: &ReceivedRequest, _: usize| {
-            let config = |index: usize| {
-                let mut all = vec![format!("{{index:{index}/{count}}}")];
-                all.extend(annotations.clone());
-                json!({
-                    "id": uuid(index), "instance-id": machine, "vn-id": NETWORK,
-                    "vn-name": format!("default-domain:p:net{index}"), "mac-address": mac(index),
-                    "sub-interface": false, "vlan-id": 65535, "annotations": all,
-                })
-            };
-            let plugged = |index: usize| {
-                json!({
-                    "id": uuid(index), "instance-id": machine, "vn-id": NETWORK,
-                    "mac-address": mac(index), "system-name": "tap", "ip-address":
-                    format!("10.47.255.{}", 252 - index), "plen": 12, "gateway": "10.47.255.254",
-                    "dns-server": "10.47.255.253",
-                })
-            };
-            let missing = || Reply::Answer(404, r#"{"error":"{ Not Found }"}"#.to_owned());
-            let mut registered = registered.lock().unwrap();
-            let line = asked.line();
-            if line == format!("GET /vm-cfg/{machine}") {
-                if of.late.load(Ordering::Relaxed) > 0 {
-                    of.late.fetch_sub(1, Ordering::Relaxed);
-                    return missing();
-                }
-                // By uuid, not by index.
-                let all: Vec<Value> = (0..count).rev().map(config).collect();
-                return ok(&json!(all));
-            }
-            if line == "POST /vm" {
-                let body = asked.json();
-                registered.push(body["vmi-uuid"].as_str().unwrap().to_owned());
-                return ok(&"{}");
-            }
-            if line == format!("GET /vm/{machine}") {
-                if registered.is_empty() || of.no_address.load(Ordering::Relaxed) {
-                    return missing();
-                }
-                let all: Vec<Value> = (0..count)
-                    .filter(|index| registered.contains(&uuid(*index)))
-                    .map(plugged)
-                    .collect();
-                return ok(&json!(all));
-            }
-            if line == format!("DELETE /vm/{machine}") {
-                if of.hangs.load(Ordering::Relaxed) {
-                    return Reply::Hang;
-                }
-                registered.clear();
-                return ok(&"{}");
-            }
-            Reply::Answer(404, r#"{"error":"Unknown Request"}"#.to_owned())
-        };
-        Self {
-            server: ScriptedServer::start_at(address, None, script).await,
-            faults,
-        }
-    }
-}
-
-/// A container's namespace, and where port files go.
-struct Place {
-    namespace: OwnedFd,
-    directory: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self {
-            namespace: namespace(),
-            directory: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    /// A configuration for that agent, with more in `contrail`.
-    fn config(&self, agent: &Agent, version: &str, more: &Value) -> Value {
-        let mut contrail = json!({
-            "vrouter-ip": "127.0.0.1", "vrouter-port": agent.server.address.port(),
-            "config-dir": self.directory.path().join("ports"), "cluster-name": "node-1",
-            "poll-timeout": 1, "poll-retries": 2, "an-unknown-key": { "is": "ignored" },
-        });
-        for (key, value) in more.as_object().unwrap() {
-            contrail[key] = value.clone();
-        }
-        json!({
-            "cniVersion": version, "name": "contrail-cni-plugin", "type": "contrail-cni-plugin",
-            "contrail": contrail,
-        })
-    }
-
-    fn environment(&self, command: &str, id: &str) -> BTreeMap<String, String> {
-        self.environment_of(command, id, "eth0")
-    }
-
-    fn environment_of(&self, command: &str, id: &str, interface: &str) -> BTreeMap<String, String> {
-        let path = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.namespace.as_raw_fd()
-        );
-        let pairs = [
-            ("CNI_COMMAND", command),
-            ("CNI_CONTAINERID", id),
-            ("CNI_IFNAME", interface),
-            ("CNI_NETNS", &path),
-            ("CNI_PATH", "/usr/lib/cni"),
+#[tokio::test]
+async fn invalid_input_is_reported_with_a_code() {
+    let long = "x".repeat(2000);
+    let environment = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        let good = [
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", ID),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_NETNS", "/proc/self/ns/net"),
         ];
-        pairs
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        good.iter()
+            .chain(pairs)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect()
-    }
-
-    /// What the plugin says, and whether it succeeded.
-    async fn call(&self, command: &str, config: &Value) -> (Value, bool) {
-        self.call_of(command, ID, config).await
-    }
-
-    async fn call_of(&self, command: &str, id: &str, config: &Value) -> (Value, bool) {
-        let input = config.to_string();
-        let answer = run(&self.environment(command, id), input.as_bytes()).await;
-        let said = match answer.text.as_str() {
-            "" => Value::Null,
-            text => serde_json::from_str(text).unwrap(),
-        };
-        (said, answer.is_success)
-    }
-
-    async fn add(&self, config: &Value) -> Value {
-        let (said, is_success) = self.call("ADD", config).await;
-        assert!(is_success, "{said}");
-        said
-    }
-
-    async fn del(&self, config: &Value) {
-        let (said, is_success) = self.call("DEL", config).await;
-        assert!(is_success, "{said}");
-        assert_eq!(said, Value::Null);
-    }
-
-    async fn fails(&self, command: &str, config: &Value) -> Value {
-        let (said, is_success) = self.call(command, config).await;
-        assert!(!is_success, "{said}");
-        assert_eq!(said["cniVersion"], config["cniVersion"]);
-        said
-    }
-
-    fn port_files(&self) -> Vec<PathBuf> {
-        let machines = std::fs::read_dir(self.directory.path().join("ports"));
-        machines
-            .into_iter()
-            .flatten()
-            .flat_map(|machine| {
-                std::fs::read_dir(machine.unwrap().path())
-                    .unwrap()
-                    .map(|file| file.unwrap().path())
-                    .collect::<Vec<_>>()
-            })
-            .collect()
-    }
-
-    fn assert_clean(&self) {
-        assert_eq!(link_names(), Vec::<String>::new());
-        assert_eq!(self.port_files(), Vec::<PathBuf>::new());
-        assert_eq!(inside(&self.namespace, link_names), Vec::<String>::new());
+    };
+    for (pairs, input, code) in [
+        (vec![("CNI_COMMAND", "GET")], "{}", 4),
+        (vec![("CNI_COMMAND", "")], "{}", 4),
+        (vec![("CNI_CONTAINERID", "")], "{}", 4),
+        (vec![("CNI_CONTAINERID", "a\nb")], "{}", 4),
+        (vec![("CNI_CONTAINERID", long.as_str())], "{}", 4),
+        (vec![("CNI_IFNAME", "../../etc")], "{}", 4),
+        (vec![("CNI_IFNAME", "an interface")], "{}", 4),
+        (vec![("CNI_NETNS", "")], "{}", 4),
+        (vec![("CNI_NETNS", "/etc/passwd")], "{}", 4),
+        // The host's own namespace.
+        (vec![], "{}", 4),
+        (vec![], "", 6),
+        (vec![], "{\"contrail\":", 6),
+        (vec![], "[]", 7),
+        (vec![], r#"{"contrail":[]}"#, 7),
+        (vec![], r#"{"cniVersion":"9.9.9"}"#, 1),
+        (vec![], r#"{"contrail":{"vrouter-port":70000}}"#, 7),
+        (vec![], r#"{"contrail":{"vrouter-port":-1}}"#, 7),
+        (vec![], r#"{"contrail":{"poll-timeout":"soon"}}"#, 7),
+        (vec![], r#"{"contrail":{"config-dir":"relative"}}"#, 7),
+        (vec![], r#"{"contrail":{"mode":"mesos"}}"#, 7),
+        (vec![], r#"{"contrail":{"vif-type":"pigeon"}}"#, 7),
+        (vec![], r#"{"contrail":{"managers":[]}}"#, 7),
+        (vec![], r#"{"contrail":{"managers":["ftp://x"]}}"#, 7),
+    ] {
+        let output = run(&environment(&pairs), input.as_bytes()).await;
+        assert!(!output.is_success, "{pairs:?} {input}");
+        let result: Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(result["code"], code, "{pairs:?} {input}: {result}");
+        assert_ne!(result["msg"], "");
     }
 }

@@ -226,7 +226,7 @@ where
 ///
 /// # Guarantees that every provider gives
 /// - A failed `attach_all` undoes what it made, or leaves that to the `detach_all` that follows.
-/// - `detach_all` succeeds if nothing is left to undo, whoever removed it.
+/// - `detach_all` succeeds if nothing is left to undo, also if others removed it.
 /// - No call blocks the thread that it is polled on for longer than a lock is held; none starts a
 ///   child process (except the provider `cni`, whose plugins are programs).
 #[async_trait]

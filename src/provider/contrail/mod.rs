@@ -167,7 +167,7 @@ impl Drop for ContrailProvider {
 }
 
 /// Users of the vRouter agent's tools expect this prefix of host interfaces.
-const TAP_PREFIX: &str = "tap";
+pub(crate) const TAP_PREFIX: &str = "tap";
 
 /// The name of the host end of a container's interface: a hash, since a container's id does not
 /// fit.

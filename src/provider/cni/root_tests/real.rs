@@ -198,8 +198,8 @@ fn sweep_keeps_all_networks_of_known_containers() {
         // Two addresses for each of three interfaces: two kept and one damaged.
         assert_eq!(host.leases(), 6);
         assert!(link_names().contains(&"other0".to_owned()));
-        let nobody = HashSet::new();
-        host.provider.sweep(&known, &nobody).await.unwrap();
+        let none_damaged = HashSet::new();
+        host.provider.sweep(&known, &none_damaged).await.unwrap();
         assert_eq!(host.leases(), 4);
         host.provider
             .detach_all(std::slice::from_ref(&second))

@@ -1,36 +1,36 @@
-//! Errors, as CNI has them told.
+//! Errors in the form of CNI.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 
-/// CNI's numbers for kinds of errors.
+/// CNI's error codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Code {
+pub(super) enum ErrorCode {
     /// The configuration's version is not supported.
     Version = 1,
-    /// The environment is not as CNI says.
+    /// A variable of the environment is missing or invalid.
     Environment = 4,
     /// The standard input cannot be read as JSON.
     Decode = 6,
-    /// The configuration cannot be used.
+    /// The configuration is invalid.
     Config = 7,
-    /// It may work when it is tried again.
-    Again = 11,
-    /// Anything else: the number of the plugin that came with Contrail.
+    /// A retry may succeed.
+    TryAgain = 11,
+    /// Any other error, with the code of the plugin that came with Contrail.
     Other = 100,
 }
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    code: Code,
+pub(super) struct CniError {
+    code: ErrorCode,
     message: String,
     details: String,
 }
 
-impl Failure {
-    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+impl CniError {
+    pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             code,
             message: message.into(),
@@ -38,11 +38,11 @@ impl Failure {
         }
     }
 
-    /// Something that could not be done, and why.
-    pub(super) fn of(message: impl Into<String>, error: impl fmt::Display) -> Self {
+    /// An error with its cause.
+    pub(super) fn caused_by(message: impl Into<String>, cause: impl fmt::Display) -> Self {
         Self {
-            code: Code::Other,
-            message: format!("{}: {error}", message.into()),
+            code: ErrorCode::Other,
+            message: format!("{}: {cause}", message.into()),
             details: String::new(),
         }
     }
@@ -65,7 +65,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CniError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.message)?;
         match self.details.as_str() {
