@@ -312,7 +312,9 @@ impl CniDriver {
             };
             let namespace = netns::of_path(&path)?;
             let link = enter_and_find(&mut thread, &namespace, &intent.interface)?;
-            Ok(link.map_or(ContainerEnd::Missing, ContainerEnd::Present))
+            Ok(link.map_or(ContainerEnd::Missing, |link| {
+                ContainerEnd::Present(Box::new(link))
+            }))
         })
         .await?
     }
@@ -374,7 +376,7 @@ impl CniDriver {
 
 /// A container's own end of an interface.
 enum ContainerEnd {
-    Present(Link),
+    Present(Box<Link>),
     Missing,
     /// The container's namespace cannot be found.
     UnknownNamespace,

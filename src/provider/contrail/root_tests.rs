@@ -25,7 +25,7 @@ const SIBLING: &str = "660a305f-10e5-47fd-a5fc-50e48147423b";
 #[derive(Default)]
 struct Peers {
     calls: Vec<String>,
-    /// Uuids of the created interfaces, by virtual vm_uuid.
+    /// Uuids of the created interfaces, by virtual machine.
     created: HashMap<String, Vec<Uuid>>,
     registered: HashMap<String, Vec<Uuid>>,
     manager_is_away: bool,

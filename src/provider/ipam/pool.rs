@@ -147,9 +147,9 @@ impl Pool {
             .iter()
             .filter(|lease| lease.address.is_ipv6() == is_v6)
         {
-            let leased = number_of(lease.address);
-            self.free.remove(leased, leased);
-            self.cursor = self.cursor.max(leased.saturating_add(1));
+            let number = number_of(lease.address);
+            self.free.remove(number, number);
+            self.cursor = self.cursor.max(number.saturating_add(1));
         }
     }
 
