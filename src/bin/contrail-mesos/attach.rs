@@ -24,7 +24,7 @@ use crate::Output;
 pub(crate) struct Attach {
     /// Name of the attachment, used like a container id; give it to detach
     container: String,
-    /// Network to attach to, by its name in the configuration; repeat it for eth1 and so on
+    /// Network of the configuration, for eth0; repeat the option for eth1 and so on
     #[arg(long = "network", required = true, value_name = "NAME")]
     networks: Vec<String>,
     /// Network namespace: a path, or a name below /run/netns
@@ -39,7 +39,7 @@ pub(crate) struct Attach {
     /// Host port to map on the first network: 8080:80, 5353:53/udp
     #[arg(long = "port", value_name = "HOST:CONTAINER[/PROTOCOL]", value_parser = port)]
     ports: Vec<PortMapping>,
-    /// Label of the `NetworkInfo`, for every network
+    /// Label of each network, such as networks=blue for Contrail
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<Label>,
     /// Hostname [default: the name of the attachment]

@@ -38,16 +38,18 @@ pub(crate) fn run(source: &Source) -> ExitCode {
 }
 
 fn description(network: &Network) -> String {
-    if let NetworkProvider::Cni(cni) = &network.provider {
-        return match &cni.chain {
+    match &network.provider {
+        NetworkProvider::Bridge(_) => {
+            let subnets: Vec<String> = network.subnets().iter().map(ToString::to_string).collect();
+            subnets.join(" ")
+        }
+        NetworkProvider::Contrail(contrail) => contrail.virtual_network.as_ref().map_or_else(
+            || "default virtual network of the managers".to_owned(),
+            |name| format!("virtual network {name}"),
+        ),
+        NetworkProvider::Cni(cni) => match &cni.chain {
             Ok(chain) => format!("CNI plugins {}", chain.types().join(", ")),
             Err(_) => "CNI plugins, not usable".to_owned(),
-        };
+        },
     }
-    let subnets = network.subnets();
-    subnets
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(" ")
 }
