@@ -143,7 +143,10 @@ impl FullListing {
                         "security_group_refs",
                         "virtual_network_refs",
                     ]);
-                    self.next_page(client, detail, Self::add_interface).await?
+                    let add = |this: &mut Self, interface: VirtualMachineInterface| {
+                        this.add_interface(&interface);
+                    };
+                    self.next_page(client, detail, add).await?
                 }
                 Stage::Vms => {
                     let detail = fields(["annotations", "display_name"]);
@@ -151,7 +154,8 @@ impl FullListing {
                 }
                 Stage::Routers => {
                     let detail = fields(["virtual_router_ip_address", "virtual_machine_refs"]);
-                    self.next_page(client, detail, Self::add_router).await?
+                    let add = |this: &mut Self, router: VirtualRouter| this.add_router(&router);
+                    self.next_page(client, detail, add).await?
                 }
                 Stage::Complete => return Ok(()),
             };
@@ -238,7 +242,7 @@ impl FullListing {
         }
     }
 
-    fn add_interface(&mut self, interface: VirtualMachineInterface) {
+    fn add_interface(&mut self, interface: &VirtualMachineInterface) {
         let Some(uuid) = interface.common.uuid else {
             return;
         };
@@ -302,7 +306,7 @@ impl FullListing {
         self.vms.insert(uuid, row);
     }
 
-    fn add_router(&mut self, router: VirtualRouter) {
+    fn add_router(&mut self, router: &VirtualRouter) {
         let Some(uuid) = router.common.uuid else {
             return;
         };
