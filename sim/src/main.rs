@@ -183,8 +183,8 @@ fn http_credentials(file: Option<PathBuf>) -> Result<Option<HttpCredentials>> {
             Err(_) => return Ok(None),
         },
     };
-    let credentials = HttpCredentials::parse(text.trim_end());
-    let credentials = credentials.context("the credentials are not of the form user:password")?;
+    let credentials = HttpCredentials::parse(text.trim_end())
+        .context("the credentials do not have the form user:password")?;
     Ok(Some(credentials))
 }
 
@@ -218,14 +218,17 @@ async fn marathon(args: MarathonArgs) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {:?}", args.listen))?;
     for address in running.handle().servers() {
-        log::info!("marathon listens on http://{address}");
+        log::info!("Marathon listens on http://{address}");
     }
     if let Some(control) = args.control {
-        let control = running.handle().control(control).await;
-        let control = control.with_context(|| "cannot listen for control")?;
-        log::info!("marathon's control listens on http://{control}");
+        let control = running
+            .handle()
+            .control(control)
+            .await
+            .with_context(|| "cannot listen for control")?;
+        log::info!("Marathon's control listener is on http://{control}");
     }
-    ended().await?;
+    termination().await?;
     let stopped = running.stop(args.teardown).await;
     stopped.map_err(|error| anyhow!("cannot end the framework: {error}"))
 }
@@ -242,11 +245,13 @@ async fn api_server(args: VncArgs) -> Result<()> {
         .with_context(|| format!("cannot listen on {}", args.listen))?;
     log::info!("the API server listens on http://{address}");
     if let Some(control) = args.control {
-        let control = handle.control(control).await;
-        let control = control.with_context(|| "cannot listen for control")?;
-        log::info!("the API server's control listens on http://{control}");
+        let control = handle
+            .control(control)
+            .await
+            .with_context(|| "cannot listen for control")?;
+        log::info!("the API server's control listener is on http://{control}");
     }
-    ended().await
+    termination().await
 }
 
 async fn vrouter_agent(args: VrouterArgs) -> Result<()> {
@@ -273,17 +278,19 @@ async fn vrouter_agent(args: VrouterArgs) -> Result<()> {
     let (address, handle) = vrouter::Agent::start(options).await?;
     log::info!("the vRouter agent {name} listens on http://{address}");
     if let Some(control) = args.own_control {
-        let control = handle.control(control).await;
-        let control = control.with_context(|| "cannot listen for control")?;
-        log::info!("the vRouter agent's control listens on http://{control}");
+        let control = handle
+            .control(control)
+            .await
+            .with_context(|| "cannot listen for control")?;
+        log::info!("the vRouter agent's control listener is on http://{control}");
     }
-    ended().await?;
+    termination().await?;
     handle.stop().await?;
     Ok(())
 }
 
 /// Waits for SIGTERM or SIGINT.
-async fn ended() -> Result<()> {
+async fn termination() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = terminate.recv() => {}

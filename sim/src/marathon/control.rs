@@ -96,8 +96,10 @@ struct ServerFault {
 }
 
 async fn faults(State(handle): State<Handle>) -> Response {
-    let faults = handle.faults().into_iter();
-    let faults = faults.map(|(server, fault)| ServerFault { server, fault });
+    let faults = handle
+        .faults()
+        .into_iter()
+        .map(|(server, fault)| ServerFault { server, fault });
     Json(faults.collect::<Vec<_>>()).into_response()
 }
 

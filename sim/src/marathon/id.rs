@@ -98,7 +98,7 @@ impl TryFrom<String> for PathId {
 
 /// The format of the ids of an instance and its tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Form {
+pub enum IdFormat {
     /// An app's before 1.8: `a_b.marathon-UUID` and `a_b.UUID`.
     OldApp,
     /// A pod's before 1.8: `a_b.instance-UUID` and `a_b.instance-UUID.CONTAINER`.
@@ -112,23 +112,23 @@ pub enum Form {
 pub struct InstanceId {
     safe_path: String,
     uuid: Uuid,
-    form: Form,
+    format: IdFormat,
 }
 
 impl InstanceId {
     /// A new instance's id. `node` is the node of its time-based UUID.
     #[must_use]
-    pub fn new(run_spec: &PathId, form: Form, node: [u8; 6]) -> Self {
-        Self::with_uuid(run_spec, form, Uuid::now_v1(&node))
+    pub fn new(run_spec: &PathId, format: IdFormat, node: [u8; 6]) -> Self {
+        Self::with_uuid(run_spec, format, Uuid::now_v1(&node))
     }
 
     /// The id of an instance with this UUID.
     #[must_use]
-    pub fn with_uuid(run_spec: &PathId, form: Form, uuid: Uuid) -> Self {
+    pub fn with_uuid(run_spec: &PathId, format: IdFormat, uuid: Uuid) -> Self {
         Self {
             safe_path: run_spec.safe_path(),
             uuid,
-            form,
+            format,
         }
     }
 
@@ -148,10 +148,10 @@ impl InstanceId {
     #[must_use]
     pub fn task_id(&self, container: Option<&str>, incarnation: u32) -> String {
         let container = container.unwrap_or(APP_CONTAINER);
-        match self.form {
-            Form::OldApp => format!("{}.{}", self.safe_path, self.uuid),
-            Form::OldPod => format!("{self}.{container}"),
-            Form::Incarnated => format!("{self}.{container}.{incarnation}"),
+        match self.format {
+            IdFormat::OldApp => format!("{}.{}", self.safe_path, self.uuid),
+            IdFormat::OldPod => format!("{self}.{container}"),
+            IdFormat::Incarnated => format!("{self}.{container}.{incarnation}"),
         }
     }
 
@@ -160,32 +160,32 @@ impl InstanceId {
     pub fn of_task(task_id: &str) -> Option<Self> {
         let Some((safe_path, rest)) = task_id.rsplit_once(".instance-") else {
             let (safe_path, uuid) = task_id.rsplit_once('.')?;
-            return Self::read(safe_path, uuid, Form::OldApp);
+            return Self::read(safe_path, uuid, IdFormat::OldApp);
         };
         let (uuid, container) = rest.split_once('.')?;
         match container.split_once('.') {
-            None => Self::read(safe_path, uuid, Form::OldPod),
+            None => Self::read(safe_path, uuid, IdFormat::OldPod),
             Some((_, incarnation)) => {
                 incarnation.parse::<u32>().ok()?;
-                Self::read(safe_path, uuid, Form::Incarnated)
+                Self::read(safe_path, uuid, IdFormat::Incarnated)
             }
         }
     }
 
-    fn read(safe_path: &str, uuid: &str, form: Form) -> Option<Self> {
+    fn read(safe_path: &str, uuid: &str, format: IdFormat) -> Option<Self> {
         Some(Self {
             safe_path: safe_path.to_owned(),
             uuid: uuid.parse().ok()?,
-            form,
+            format,
         })
     }
 }
 
 impl fmt::Display for InstanceId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.form {
-            Form::OldApp => "marathon",
-            Form::OldPod | Form::Incarnated => "instance",
+        let kind = match self.format {
+            IdFormat::OldApp => "marathon",
+            IdFormat::OldPod | IdFormat::Incarnated => "instance",
         };
         write!(out, "{}.{kind}-{}", self.safe_path, self.uuid)
     }
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_absolute_and_checked() {
+    fn path_parse_resolves_and_validates() {
         let path = PathId::parse("shop/web").unwrap();
         assert_eq!(path.to_string(), "/shop/web");
         assert_eq!(path.safe_path(), "shop_web");
@@ -208,19 +208,19 @@ mod tests {
     }
 
     #[test]
-    fn ids_have_the_form_of_their_release_and_read_back() {
+    fn ids_have_the_format_of_their_release() {
         let path = PathId::parse("/a/b.c").unwrap();
         let uuid: Uuid = "0bcd1234-c7a5-11ea-8f39-0242ac110002".parse().unwrap();
-        let id = InstanceId::with_uuid(&path, Form::Incarnated, uuid);
+        let id = InstanceId::with_uuid(&path, IdFormat::Incarnated, uuid);
         assert_eq!(id.to_string(), format!("a_b.c.instance-{uuid}"));
         assert_eq!(id.executor_id(), format!("instance-a_b.c.{uuid}"));
         assert_eq!(id.task_id(None, 1), format!("{id}._app.1"));
         assert_eq!(id.task_id(Some("c1"), 7), format!("{id}.c1.7"));
         assert_eq!(id.run_spec(), "/a/b.c");
-        let app = InstanceId::with_uuid(&path, Form::OldApp, uuid);
+        let app = InstanceId::with_uuid(&path, IdFormat::OldApp, uuid);
         assert_eq!(app.to_string(), format!("a_b.c.marathon-{uuid}"));
         assert_eq!(app.task_id(None, 1), format!("a_b.c.{uuid}"));
-        let pod = InstanceId::with_uuid(&path, Form::OldPod, uuid);
+        let pod = InstanceId::with_uuid(&path, IdFormat::OldPod, uuid);
         assert_eq!(pod.to_string(), id.to_string());
         assert_eq!(pod.task_id(Some("c1"), 7), format!("{id}.c1"));
         for (id, container) in [(id, Some("c1")), (app, None), (pod, Some("c1"))] {
@@ -232,9 +232,9 @@ mod tests {
     }
 
     #[test]
-    fn new_instances_carry_time_based_uuids() {
+    fn new_instance_id_has_a_time_based_uuid() {
         let path = PathId::parse("/a").unwrap();
-        let new = || InstanceId::new(&path, Form::Incarnated, [2, 0, 0, 0, 0, 1]);
+        let new = || InstanceId::new(&path, IdFormat::Incarnated, [2, 0, 0, 0, 0, 1]);
         let id = new();
         assert_eq!(id.uuid.get_version_num(), 1);
         assert_ne!(id, new());

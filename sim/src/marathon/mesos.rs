@@ -15,8 +15,8 @@ use contrail_mesos_api::recordio::{Decoder, Malformed};
 const JSON: &str = "application/json";
 const STREAM_ID: &str = "Mesos-Stream-Id";
 /// Heartbeats come every 15 seconds.
-const SILENCE: Duration = Duration::from_mins(1);
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Errors of the connection between scheduler and master.
 #[derive(Debug, thiserror::Error)]
@@ -78,11 +78,14 @@ impl Caller {
     /// Sends a call, with `framework_id` added.
     pub(super) async fn call(&self, mut call: Value) -> Result<(), MesosError> {
         call["framework_id"] = json!({"value": self.framework_id});
-        let request = self.http.post(&self.url).header(CONTENT_TYPE, JSON);
-        let request = request.header(STREAM_ID, &self.stream_id);
+        let request = self
+            .http
+            .post(&self.url)
+            .header(CONTENT_TYPE, JSON)
+            .header(STREAM_ID, &self.stream_id);
         let response = request
             .body(call.to_string())
-            .timeout(CALL_DEADLINE)
+            .timeout(CALL_TIMEOUT)
             .send()
             .await?;
         check(&call, response).await.map(|_| ())
@@ -107,16 +110,20 @@ pub(super) async fn subscribe(
     if let Some(id) = framework_info.get("id") {
         call["framework_id"] = id.clone();
     }
-    let request = http.post(&url).header(CONTENT_TYPE, JSON);
-    let request = request.header(ACCEPT, JSON).body(call.to_string());
-    let sent = tokio::time::timeout(CALL_DEADLINE, request.send());
+    let request = http
+        .post(&url)
+        .header(CONTENT_TYPE, JSON)
+        .header(ACCEPT, JSON)
+        .body(call.to_string());
+    let sent = tokio::time::timeout(CALL_TIMEOUT, request.send());
     let response = sent.await.map_err(|_| MesosError::Ended)??;
     let response = check(&call, response).await?;
-    let stream_id = response.headers().get(STREAM_ID);
-    let stream_id = stream_id
+    let stream_id = response
+        .headers()
+        .get(STREAM_ID)
         .and_then(|id| id.to_str().ok())
-        .unwrap_or_default();
-    let stream_id = stream_id.to_owned();
+        .unwrap_or_default()
+        .to_owned();
     let mut events = Events {
         response,
         records: Decoder::default(),
@@ -153,9 +160,10 @@ impl Events {
             if let Some(record) = self.records.next_record()? {
                 return Ok(serde_json::from_slice(&record)?);
             }
-            let chunk = tokio::time::timeout(SILENCE, self.response.chunk());
-            let chunk = chunk.await.map_err(|_| MesosError::Ended)??;
-            let chunk = chunk.ok_or(MesosError::Ended)?;
+            let chunk = tokio::time::timeout(IDLE_TIMEOUT, self.response.chunk())
+                .await
+                .map_err(|_| MesosError::Ended)??
+                .ok_or(MesosError::Ended)?;
             self.records.push(&chunk);
         }
     }
@@ -164,8 +172,9 @@ impl Events {
 /// Makes the master remove a framework with all its tasks, whether or not it is subscribed.
 pub(super) async fn teardown(master: &str, framework_id: &str) -> Result<(), MesosError> {
     let call = json!({"type": "TEARDOWN"});
-    let request = client()?.post(format!("http://{master}/master/teardown"));
-    let request = request.body(format!("frameworkId={framework_id}"));
-    let response = request.timeout(CALL_DEADLINE).send().await?;
+    let request = client()?
+        .post(format!("http://{master}/master/teardown"))
+        .body(format!("frameworkId={framework_id}"));
+    let response = request.timeout(CALL_TIMEOUT).send().await?;
     check(&call, response).await.map(|_| ())
 }

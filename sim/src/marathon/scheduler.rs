@@ -21,8 +21,8 @@ use super::store::scheduling::Kill;
 use crate::harness::clock::Timestamp;
 
 /// How often to check for expired delays and kills to repeat.
-const TICK: Duration = Duration::from_millis(200);
-const RECONNECT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// `--min_revive_offers_interval`: when to request offers again while an instance waits for one.
 const REVIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// `--reconciliation_interval`.
@@ -72,7 +72,7 @@ async fn lead(shared: &Shared) {
             }
             Err(error) => log::warn!("cannot subscribe at {master}: {error}"),
         }
-        sleep(RECONNECT).await;
+        sleep(RECONNECT_DELAY).await;
     }
 }
 
@@ -84,8 +84,8 @@ fn framework_info(shared: &Shared) -> Value {
         "TASK_KILLING_STATE",
         "MULTI_ROLE",
         "REGION_AWARE",
-    ];
-    let capabilities = capabilities.map(|kind| json!({"type": kind}));
+    ]
+    .map(|kind| json!({"type": kind}));
     let mut info = json!({
         "user": "root",
         "name": options.framework_name,
@@ -124,7 +124,7 @@ impl<'a> Session<'a> {
 
     /// Follows the events, and returns why they ended.
     async fn follow(mut self, mut events: Events) -> MesosError {
-        let mut tick = interval(TICK);
+        let mut tick = interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reconcile = Instant::now() + self.shared.options.reconciliation_initial_delay;
         loop {
@@ -177,7 +177,10 @@ impl<'a> Session<'a> {
                 "filters": {"refuse_seconds": DECLINE_SECONDS},
             }})
         } else {
-            let operations: Vec<&Value> = placements.iter().map(|one| &one.operation).collect();
+            let operations: Vec<&Value> = placements
+                .iter()
+                .map(|placement| &placement.operation)
+                .collect();
             json!({"type": "ACCEPT", "accept": {
                 "offer_ids": [{"value": offer.id}],
                 "operations": operations,

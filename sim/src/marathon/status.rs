@@ -48,7 +48,9 @@ fn addresses(info: &Value) -> Vec<Address> {
             protocol: entry["protocol"].as_str().unwrap_or(family).to_owned(),
         })
     };
-    let entries = info["ip_addresses"].as_array();
-    let entries = entries.map(Vec::as_slice).unwrap_or_default();
+    let entries = info["ip_addresses"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     entries.iter().filter_map(address).collect()
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::deployment::{Action, Deployment};
 use super::events::Event;
-use super::id::{Form, InstanceId, PathId};
+use super::id::{IdFormat, InstanceId, PathId};
 use super::instance::{Condition, Goal, Instance};
 use super::launch::image::Images;
 use super::model::Defaults;
@@ -19,7 +19,7 @@ use super::model::app::KillSelection;
 use super::model::run_spec::RunSpec;
 use super::version::Version;
 use crate::harness::clock::Timestamp;
-use delay::Delay;
+use delay::LaunchDelay;
 pub use failure::Failure;
 
 mod delay;
@@ -34,7 +34,7 @@ const SERVICE_PORTS: std::ops::Range<u16> = 10_000..20_000;
 /// Why a change is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
-pub enum Refusal {
+pub enum StoreError {
     #[error("An app with id [{0}] already exists.")]
     Exists(PathId),
     #[error("{0}")]
@@ -82,7 +82,7 @@ pub struct Store {
     instances: BTreeMap<InstanceId, Instance>,
     deletions: BTreeMap<PathId, Uuid>,
     under_way: BTreeMap<Uuid, Deployment>,
-    delays: BTreeMap<PathId, Delay>,
+    delays: BTreeMap<PathId, LaunchDelay>,
     node: [u8; 6],
     next_age: u64,
     last_version: Option<Timestamp>,
@@ -120,7 +120,7 @@ impl Store {
     }
 
     /// Adds an event that is not the store's own.
-    pub fn note(&mut self, event: Event) {
+    pub fn add_event(&mut self, event: Event) {
         self.events.push(event);
     }
 
@@ -154,18 +154,22 @@ impl Store {
     /// The deployments in progress and their run specs.
     #[must_use]
     pub fn deployments(&self) -> Vec<(Uuid, PathId)> {
-        let changed = self.run_specs.iter();
-        let changed = changed.filter_map(|(id, entry)| Some((entry.deployment?, id.clone())));
-        let deleted = self.deletions.iter();
-        let deleted = deleted.map(|(id, deployment)| (*deployment, id.clone()));
+        let changed = self
+            .run_specs
+            .iter()
+            .filter_map(|(id, entry)| Some((entry.deployment?, id.clone())));
+        let deleted = self
+            .deletions
+            .iter()
+            .map(|(id, deployment)| (*deployment, id.clone()));
         changed.chain(deleted).collect()
     }
 
     /// Adds a run spec.
-    pub fn create(&mut self, mut run_spec: RunSpec, now: Timestamp) -> Result<Uuid, Refusal> {
+    pub fn create(&mut self, mut run_spec: RunSpec, now: Timestamp) -> Result<Uuid, StoreError> {
         let id = run_spec.id().clone();
         if self.run_specs.contains_key(&id) {
-            return Err(Refusal::Exists(id));
+            return Err(StoreError::Exists(id));
         }
         self.check_lock(&id, false)?;
         self.assign_service_ports(&mut run_spec);
@@ -197,12 +201,12 @@ impl Store {
         mut run_spec: RunSpec,
         force: bool,
         now: Timestamp,
-    ) -> Result<Uuid, Refusal> {
+    ) -> Result<Uuid, StoreError> {
         let id = run_spec.id().clone();
         self.check_lock(&id, force)?;
         self.assign_service_ports(&mut run_spec);
         let Some(entry) = self.run_specs.get(&id) else {
-            return Err(Refusal::Unknown(id));
+            return Err(StoreError::Unknown(id));
         };
         let only_scales = entry.run_spec.only_scales(&run_spec);
         let step = if only_scales {
@@ -214,10 +218,15 @@ impl Store {
     }
 
     /// Replaces all instances of a run spec at once.
-    pub fn restart(&mut self, id: &PathId, force: bool, now: Timestamp) -> Result<Uuid, Refusal> {
+    pub fn restart(
+        &mut self,
+        id: &PathId,
+        force: bool,
+        now: Timestamp,
+    ) -> Result<Uuid, StoreError> {
         self.check_lock(id, force)?;
         let Some(entry) = self.run_specs.get(id) else {
-            return Err(Refusal::Unknown(id.clone()));
+            return Err(StoreError::Unknown(id.clone()));
         };
         let run_spec = Arc::clone(&entry.run_spec);
         Ok(self.change(run_spec, Action::Restart, now))
@@ -227,8 +236,10 @@ impl Store {
     fn change(&mut self, run_spec: Arc<RunSpec>, step: Action, now: Timestamp) -> Uuid {
         let id = run_spec.id().clone();
         let version = self.next_version(now);
-        let before = self.run_specs.get_mut(&id);
-        let before = before.and_then(|entry| entry.deployment.take());
+        let before = self
+            .run_specs
+            .get_mut(&id)
+            .and_then(|entry| entry.deployment.take());
         self.cancel(before);
         let deployment = self.deploy(&run_spec, &[step], version);
         if let Some(entry) = self.run_specs.get_mut(&id) {
@@ -252,20 +263,20 @@ impl Store {
     }
 
     /// Deletes a run spec and kills its instances.
-    pub fn delete(&mut self, id: &PathId, force: bool) -> Result<Uuid, Refusal> {
+    pub fn delete(&mut self, id: &PathId, force: bool) -> Result<Uuid, StoreError> {
         if !self.run_specs.contains_key(id) {
-            return Err(Refusal::Unknown(id.clone()));
+            return Err(StoreError::Unknown(id.clone()));
         }
         self.check_lock(id, force)?;
         let Some(entry) = self.run_specs.remove(id) else {
-            return Err(Refusal::Unknown(id.clone()));
+            return Err(StoreError::Unknown(id.clone()));
         };
         self.delays.remove(id);
         self.cancel(entry.deployment);
         let deployment = self.deploy(&entry.run_spec, &[Action::Stop], entry.version);
         self.decommission(id, |_| true);
         self.deletions.insert(id.clone(), deployment);
-        self.settle();
+        self.complete_deployments();
         Ok(deployment)
     }
 
@@ -285,11 +296,11 @@ impl Store {
         chosen: &[InstanceId],
         force: bool,
         now: Timestamp,
-    ) -> Result<Uuid, Refusal> {
+    ) -> Result<Uuid, StoreError> {
         self.check_lock(id, force)?;
         let version = self.next_version(now);
         let Some(entry) = self.run_specs.get_mut(id) else {
-            return Err(Refusal::Unknown(id.clone()));
+            return Err(StoreError::Unknown(id.clone()));
         };
         let fewer = entry.run_spec.instances().saturating_sub(chosen.len());
         let run_spec = Arc::new(entry.run_spec.with_instances(fewer));
@@ -308,10 +319,10 @@ impl Store {
         Ok(deployment)
     }
 
-    fn check_lock(&self, id: &PathId, force: bool) -> Result<(), Refusal> {
+    fn check_lock(&self, id: &PathId, force: bool) -> Result<(), StoreError> {
         let deployment = self.run_specs.get(id).and_then(|entry| entry.deployment);
         match self.deletions.get(id).copied().or(deployment) {
-            Some(deployment) if !force => Err(Refusal::Locked(deployment)),
+            Some(deployment) if !force => Err(StoreError::Locked(deployment)),
             _ => Ok(()),
         }
     }
@@ -372,18 +383,18 @@ impl Store {
         for _ in kept.len()..wanted {
             self.add_instance(&run_spec, version, now);
         }
-        self.settle();
+        self.complete_deployments();
     }
 
     /// Creates an instance that waits for an offer.
     fn add_instance(&mut self, run_spec: &Arc<RunSpec>, version: Timestamp, now: Timestamp) {
         let form = match &**run_spec {
-            _ if self.version.schedules_instances() => Form::Incarnated,
-            RunSpec::App(_) => Form::OldApp,
-            RunSpec::Pod(_) => Form::OldPod,
+            _ if self.version.schedules_instances() => IdFormat::Incarnated,
+            RunSpec::App(_) => IdFormat::OldApp,
+            RunSpec::Pod(_) => IdFormat::OldPod,
         };
         self.next_age += 1;
-        let fresh = Instance {
+        let instance = Instance {
             id: InstanceId::new(run_spec.id(), form, self.node),
             run_spec: Arc::clone(run_spec),
             version,
@@ -398,9 +409,9 @@ impl Store {
         };
         if self.version.schedules_instances() {
             self.events
-                .push(Event::instance_changed(&fresh, self.version));
+                .push(Event::instance_changed(&instance, self.version));
         }
-        self.instances.insert(fresh.id.clone(), fresh);
+        self.instances.insert(instance.id.clone(), instance);
     }
 
     /// Kills instances; those that were not launched yet are removed.
@@ -420,7 +431,7 @@ impl Store {
     }
 
     /// Completes the deployments that have reached their goal.
-    fn settle(&mut self) {
+    fn complete_deployments(&mut self) {
         let instances = &self.instances;
         let of = |id: &PathId| {
             let id = id.clone();

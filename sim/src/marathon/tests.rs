@@ -105,17 +105,18 @@ async fn call(State(master): State<Shared>, body: Bytes) -> Response {
 }
 
 fn client() -> reqwest::Client {
-    let client = reqwest::Client::builder().no_proxy();
-    let client = client.redirect(reqwest::redirect::Policy::none());
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none());
     client.build().unwrap()
 }
 
-struct World {
+struct Fixture {
     master: Shared,
     marathon: Marathon,
 }
 
-impl World {
+impl Fixture {
     async fn start() -> Self {
         Self::with(Options::default()).await
     }
@@ -162,17 +163,17 @@ impl World {
 }
 
 #[tokio::test]
-async fn an_app_is_launched_scaled_and_deleted() {
-    let world = World::start().await;
+async fn app_is_launched_scaled_and_deleted() {
+    let fixture = Fixture::start().await;
     let app = json!({"id": "/a", "cmd": "run", "cpus": 0.1, "instances": 3,
         "ipAddress": {"networkName": "contrail", "labels": {"networks": "blue"}}});
-    let (status, created) = world.ask(Method::POST, "/v2/apps", app.clone()).await;
+    let (status, created) = fixture.ask(Method::POST, "/v2/apps", app.clone()).await;
     assert_eq!(status, 201, "{created}");
     assert_eq!(created["networks"][0]["name"], "contrail");
     assert_eq!(created["tasks"], json!([]));
-    assert_eq!(world.ask(Method::POST, "/v2/apps", app).await.0, 409);
-    world.settle().await;
-    let shown = world.get("/v2/apps/a?embed=app.tasks").await;
+    assert_eq!(fixture.ask(Method::POST, "/v2/apps", app).await.0, 409);
+    fixture.settle().await;
+    let shown = fixture.get("/v2/apps/a?embed=app.tasks").await;
     assert_eq!(shown["app"]["tasksRunning"], 3);
     let task = &shown["app"]["tasks"][0];
     assert_eq!(task["state"], "TASK_RUNNING");
@@ -183,37 +184,40 @@ async fn an_app_is_launched_scaled_and_deleted() {
     );
     assert_eq!(shown["app"].get("ipAddress"), None);
 
-    let fewer = world.ask(Method::PUT, "/v2/apps/a", json!({"instances": 1}));
+    let fewer = fixture.ask(Method::PUT, "/v2/apps/a", json!({"instances": 1}));
     assert_eq!(fewer.await.0, 200);
-    world.settle().await;
-    let left = world.get("/v2/tasks").await;
+    fixture.settle().await;
+    let left = fixture.get("/v2/tasks").await;
     assert_eq!(left["tasks"].as_array().unwrap().len(), 1);
     assert_eq!(left["tasks"][0]["id"], task["id"], "the oldest stays");
 
     assert_eq!(
-        world.ask(Method::DELETE, "/v2/apps/a", Value::Null).await.0,
+        fixture
+            .ask(Method::DELETE, "/v2/apps/a", Value::Null)
+            .await
+            .0,
         200
     );
-    world.settle().await;
-    assert_eq!(world.get("/v2/apps").await, json!({"apps": []}));
-    let master = world.master.lock().unwrap();
+    fixture.settle().await;
+    assert_eq!(fixture.get("/v2/apps").await, json!({"apps": []}));
+    let master = fixture.master.lock().unwrap();
     assert_eq!(master.calls("KILL"), 3);
     assert_eq!(master.calls("ACKNOWLEDGE"), 6);
 }
 
 #[tokio::test]
-async fn a_pod_shows_its_containers_and_its_one_set_of_networks() {
-    let world = World::start().await;
+async fn pod_status_has_containers_and_merged_networks() {
+    let fixture = Fixture::start().await;
     let part = |name: &str| {
         json!({"name": name, "resources": {"cpus": 0.1, "mem": 32},
                                    "exec": {"command": {"shell": "run"}}})
     };
     let pod = json!({"id": "/p", "networks": [{"name": "contrail"}],
                      "containers": [part("c1"), part("c2")]});
-    let (status, created) = world.ask(Method::POST, "/v2/pods", pod).await;
+    let (status, created) = fixture.ask(Method::POST, "/v2/pods", pod).await;
     assert_eq!(status, 201, "{created}");
-    world.settle().await;
-    let shown = world.get("/v2/pods/p::status").await;
+    fixture.settle().await;
+    let shown = fixture.get("/v2/pods/p::status").await;
     assert_eq!(shown["status"], "STABLE");
     let instance = &shown["instances"][0];
     assert_eq!(instance["status"], "STABLE");
@@ -226,29 +230,32 @@ async fn a_pod_shows_its_containers_and_its_one_set_of_networks() {
         instance["containers"][1]["containerId"],
         format!("{id}.c2.1")
     );
-    assert_eq!(world.get("/v2/pods/::status").await[0]["id"], "/p");
-    assert_eq!(world.get("/v2/pods").await[0]["id"], "/p");
-    assert_eq!(world.get("/v2/tasks").await, json!({"tasks": []}));
+    assert_eq!(fixture.get("/v2/pods/::status").await[0]["id"], "/p");
+    assert_eq!(fixture.get("/v2/pods").await[0]["id"], "/p");
+    assert_eq!(fixture.get("/v2/tasks").await, json!({"tasks": []}));
     assert_eq!(
-        world.ask(Method::DELETE, "/v2/pods/p", Value::Null).await.0,
+        fixture
+            .ask(Method::DELETE, "/v2/pods/p", Value::Null)
+            .await
+            .0,
         202
     );
-    world.settle().await;
-    assert_eq!(world.get("/v2/pods").await, json!([]));
+    fixture.settle().await;
+    assert_eq!(fixture.get("/v2/pods").await, json!([]));
 }
 
 #[tokio::test]
-async fn a_lost_master_is_subscribed_to_again_as_the_same_framework() {
-    let world = World::start().await;
+async fn lost_master_is_resubscribed_as_the_same_framework() {
+    let fixture = Fixture::start().await;
     let app = json!({"id": "/a", "cmd": "run", "cpus": 0.1});
-    world.ask(Method::POST, "/v2/apps", app).await;
-    world.settle().await;
-    world.master.lock().unwrap().events = None;
-    world
+    fixture.ask(Method::POST, "/v2/apps", app).await;
+    fixture.settle().await;
+    fixture.master.lock().unwrap().events = None;
+    fixture
         .ask(Method::PUT, "/v2/apps/a", json!({"instances": 2}))
         .await;
-    world.settle().await;
-    let master = world.master.lock().unwrap();
+    fixture.settle().await;
+    let master = fixture.master.lock().unwrap();
     let again = master
         .calls
         .iter()
@@ -257,13 +264,13 @@ async fn a_lost_master_is_subscribed_to_again_as_the_same_framework() {
 }
 
 #[tokio::test]
-async fn marathon_says_what_it_is_and_what_it_does_not_know() {
-    let world = World::start().await;
+async fn info_and_unknown_paths_respond_as_marathon_does() {
+    let fixture = Fixture::start().await;
     assert_eq!(
-        world.get("/v2/leader").await["leader"],
-        world.marathon.address().to_string()
+        fixture.get("/v2/leader").await["leader"],
+        fixture.marathon.address().to_string()
     );
-    assert_eq!(world.get("/v2/info").await["name"], "marathon");
+    assert_eq!(fixture.get("/v2/info").await["name"], "marathon");
     for path in [
         "/v2/apps/x",
         "/v2/pods/x",
@@ -271,35 +278,35 @@ async fn marathon_says_what_it_is_and_what_it_does_not_know() {
         "/x",
         "/v2/apps/_",
     ] {
-        let (status, body) = world.ask(Method::GET, path, Value::Null).await;
+        let (status, body) = fixture.ask(Method::GET, path, Value::Null).await;
         assert_eq!(status, 404, "{path}");
         assert!(body["message"].is_string(), "{path}");
     }
     let invalid = json!({"id": "/a", "cmd": "run", "networks": [{"mode": "container"}]});
-    let (status, body) = world.ask(Method::POST, "/v2/apps", invalid).await;
+    let (status, body) = fixture.ask(Method::POST, "/v2/apps", invalid).await;
     assert_eq!(status, 422);
     assert_eq!(body["message"], "Object is not valid");
     assert_eq!(body["details"][0]["path"], "/networks");
 }
 
 #[tokio::test]
-async fn tasks_are_killed_by_name_with_or_without_scaling() {
-    let world = World::start().await;
+async fn tasks_are_killed_by_id_with_or_without_scaling() {
+    let fixture = Fixture::start().await;
     let app = json!({"id": "/a", "cmd": "run", "cpus": 0.1, "instances": 3});
-    world.ask(Method::POST, "/v2/apps", app).await;
-    world.settle().await;
+    fixture.ask(Method::POST, "/v2/apps", app).await;
+    fixture.settle().await;
     let ids = async || {
-        let tasks = world.get("/v2/apps/a/tasks").await;
+        let tasks = fixture.get("/v2/apps/a/tasks").await;
         let tasks = tasks["tasks"].as_array().unwrap().iter();
         let ids = tasks.map(|task| task["id"].as_str().unwrap().to_owned());
         ids.collect::<Vec<String>>()
     };
     let before = ids().await;
     let path = format!("/v2/apps/a/tasks/{}", before[0]);
-    let (status, killed) = world.ask(Method::DELETE, &path, Value::Null).await;
+    let (status, killed) = fixture.ask(Method::DELETE, &path, Value::Null).await;
     assert_eq!((status, &killed["task"]["id"]), (200, &json!(before[0])));
     let again = before[0].replace("._app.1", "._app.2");
-    let truth = || world.marathon.handle().tasks();
+    let truth = || fixture.marathon.handle().tasks();
     while truth().get(&again) != Some(&"TASK_RUNNING") {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -307,32 +314,32 @@ async fn tasks_are_killed_by_name_with_or_without_scaling() {
 
     let chosen = json!({"ids": [before[1], "nothing"]});
     let path = "/v2/tasks/delete?scale=true";
-    let (status, scaled) = world.ask(Method::POST, path, chosen).await;
+    let (status, scaled) = fixture.ask(Method::POST, path, chosen).await;
     assert_eq!(status, 200);
     assert!(scaled["deploymentId"].is_string(), "{scaled}");
-    world.settle().await;
-    assert_eq!(world.get("/v2/apps/a").await["app"]["instances"], 2);
+    fixture.settle().await;
+    assert_eq!(fixture.get("/v2/apps/a").await["app"]["instances"], 2);
     let mut left = vec![again, before[2].clone()];
     left.sort();
     assert_eq!(truth().into_keys().collect::<Vec<_>>(), left);
-    let (status, _) = world
+    let (status, _) = fixture
         .ask(Method::DELETE, "/v2/apps/a/tasks/none", Value::Null)
         .await;
     assert_eq!(status, 404);
 }
 
 #[tokio::test]
-async fn the_oldest_release_names_things_as_it_did() {
-    let world = World::with(Options {
+async fn release_1_7_uses_its_own_ids_and_terms() {
+    let fixture = Fixture::with(Options {
         version: version::Version::V1_7,
         ..Options::default()
     })
     .await;
     let app = json!({"id": "/g/a", "cmd": "run", "cpus": 0.1});
-    world.ask(Method::POST, "/v2/apps", app).await;
-    world.settle().await;
-    assert_eq!(world.get("/v2/info").await["version"], "1.7.216");
-    let tasks = world.get("/v2/tasks").await;
+    fixture.ask(Method::POST, "/v2/apps", app).await;
+    fixture.settle().await;
+    assert_eq!(fixture.get("/v2/info").await["version"], "1.7.216");
+    let tasks = fixture.get("/v2/tasks").await;
     let task = &tasks["tasks"][0];
     let id = task["id"].as_str().unwrap().to_owned();
     assert!(
@@ -341,9 +348,9 @@ async fn the_oldest_release_names_things_as_it_did() {
     );
     assert_eq!(task.get("role"), None);
     let path = format!("/v2/apps/g/a/tasks/{id}");
-    world.ask(Method::DELETE, &path, Value::Null).await;
+    fixture.ask(Method::DELETE, &path, Value::Null).await;
     // Its replacement is another instance.
-    let truth = || world.marathon.handle().tasks();
+    let truth = || fixture.marathon.handle().tasks();
     while truth().contains_key(&id) || truth().values().next() != Some(&"TASK_RUNNING") {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

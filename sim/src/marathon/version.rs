@@ -70,7 +70,7 @@ impl Version {
 
     /// The name of a condition.
     #[must_use]
-    pub fn word(self, condition: Condition) -> &'static str {
+    pub fn condition_name(self, condition: Condition) -> &'static str {
         match condition {
             Condition::Scheduled if self < Self::V1_8 => "Reserved",
             Condition::Provisioned if self < Self::V1_8 => "Created",
@@ -97,12 +97,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_differ_where_the_real_ones_do() {
+    fn releases_differ_as_the_real_ones_do() {
         let old: Version = "1.7".parse().unwrap();
         let new: Version = "1.8".parse().unwrap();
-        assert_eq!(old.word(Condition::Provisioned), "Created");
-        assert_eq!(new.word(Condition::Provisioned), "Provisioned");
-        assert_eq!(new.word(Condition::Scheduled), "Scheduled");
+        assert_eq!(old.condition_name(Condition::Provisioned), "Created");
+        assert_eq!(new.condition_name(Condition::Provisioned), "Provisioned");
+        assert_eq!(new.condition_name(Condition::Scheduled), "Scheduled");
         assert!(!old.closes_slow_streams() && new.closes_slow_streams());
         assert!(!new.has_roles() && Version::default().has_roles());
         assert_eq!(Version::default().release(), "1.11.24");

@@ -35,7 +35,7 @@ impl Embed {
 /// An app as `GET /v2/apps` lists it.
 #[must_use]
 pub fn app(store: &Store, app: &App, entry: &Entry, embed: Embed) -> Value {
-    let mut shown = with_role(definition(app), store.version);
+    let mut json = with_role(definition(app), store.version);
     let instances = store.instances_of(&app.id);
     let count = |wanted: &[Condition]| {
         let conditions = instances.iter().map(|instance| instance.condition());
@@ -59,18 +59,18 @@ pub fn app(store: &Store, app: &App, entry: &Entry, embed: Embed) -> Value {
         "tasksUnhealthy": 0,
         "deployments": deployments.collect::<Value>(),
     });
-    extend(&mut shown, more);
+    extend(&mut json, more);
     if embed.tasks {
-        shown["tasks"] = tasks(store, &app.id);
+        json["tasks"] = tasks(store, &app.id);
     }
     if let Some(failure) = entry
         .last_failure
         .as_ref()
         .filter(|_| embed.last_task_failure)
     {
-        shown["lastTaskFailure"] = last_task_failure(&app.id, failure);
+        json["lastTaskFailure"] = last_task_failure(&app.id, failure);
     }
-    shown
+    json
 }
 
 /// Only the definition.
@@ -81,16 +81,16 @@ pub fn definition(definition: &impl serde::Serialize) -> Value {
 }
 
 /// Removes the role if the release has none.
-fn with_role(mut shown: Value, version: Version) -> Value {
-    if let Some(fields) = shown.as_object_mut().filter(|_| !version.has_roles()) {
+fn with_role(mut json: Value, version: Version) -> Value {
+    if let Some(fields) = json.as_object_mut().filter(|_| !version.has_roles()) {
         fields.remove("role");
     }
-    shown
+    json
 }
 
-fn extend(shown: &mut Value, more: Value) {
-    if let (Some(shown), Value::Object(more)) = (shown.as_object_mut(), more) {
-        shown.extend(more);
+fn extend(json: &mut Value, more: Value) {
+    if let (Some(json), Value::Object(more)) = (json.as_object_mut(), more) {
+        json.extend(more);
     }
 }
 
@@ -112,11 +112,11 @@ fn last_task_failure(app: &PathId, failure: &Failure) -> Value {
 #[must_use]
 pub fn tasks(store: &Store, app: &PathId) -> Value {
     let instances = store.instances_of(app);
-    let shown = instances.iter().flat_map(|instance| {
+    let json = instances.iter().flat_map(|instance| {
         let tasks = instance.tasks.iter();
-        tasks.map(|shown| task(instance, shown, store.version))
+        tasks.map(|each| task(instance, each, store.version))
     });
-    shown.collect()
+    json.collect()
 }
 
 /// One task of an app.
@@ -127,7 +127,7 @@ pub fn task(instance: &Instance, task: &Task, version: Version) -> Value {
         .addresses
         .iter()
         .map(|address| json!({"ipAddress": address.address, "protocol": address.protocol}));
-    let mut shown = json!({
+    let mut json = json!({
         "appId": instance.run_spec.id(),
         "id": task.id,
         "host": agent.map(|agent| &agent.host),
@@ -139,28 +139,28 @@ pub fn task(instance: &Instance, task: &Task, version: Version) -> Value {
         "role": instance.run_spec.role(),
     });
     if let RunSpec::App(app) = &*instance.run_spec {
-        shown["servicePorts"] = json!(app.service_ports());
+        json["servicePorts"] = json!(app.service_ports());
     }
     if task.condition.is_terminal() {
-        shown["ports"] = json!([]);
+        json["ports"] = json!([]);
     } else {
         let ports: Vec<&u16> = task.host_ports.iter().flatten().collect();
-        shown["ports"] = json!(ports);
-        shown["stagedAt"] = json!(task.staged_at);
-        shown["version"] = json!(instance.version);
+        json["ports"] = json!(ports);
+        json["stagedAt"] = json!(task.staged_at);
+        json["version"] = json!(instance.version);
         if let Some(started_at) = task.started_at {
-            shown["startedAt"] = json!(started_at);
+            json["startedAt"] = json!(started_at);
         }
     }
     if let Some(agent) = agent {
         let place = [("region", &agent.region), ("zone", &agent.zone)];
         for (name, value) in place {
             if let Some(value) = value {
-                shown[name] = json!(value);
+                json[name] = json!(value);
             }
         }
     }
-    with_role(shown, version)
+    with_role(json, version)
 }
 
 /// A pod's definition as `GET /v2/pods` lists it.
@@ -172,12 +172,12 @@ pub fn pod(entry: &Entry, version: Version) -> Value {
 /// A pod's definition with this version.
 #[must_use]
 pub fn pod_definition(run_spec: &RunSpec, version: Timestamp, marathon: Version) -> Value {
-    let mut shown = match run_spec {
+    let mut json = match run_spec {
         RunSpec::Pod(pod) => definition(pod),
         RunSpec::App(app) => definition(app),
     };
-    shown["version"] = json!(version);
-    with_role(shown, marathon)
+    json["version"] = json!(version);
+    with_role(json, marathon)
 }
 
 /// `PodStatus`.
@@ -188,10 +188,14 @@ pub fn pod_status(store: &Store, entry: &Entry) -> Value {
     instances.retain(|own| version.schedules_instances() || !own.is_scheduled());
     let stable = |instance: &&&Instance| instance_status(instance) == "STABLE";
     let complete = instances.iter().filter(stable).count() == entry.run_spec.instances();
-    let since = instances.iter().map(|instance| instance.since).max();
-    let since = since.unwrap_or(entry.version);
-    let instances = instances.iter();
-    let instances = instances.map(|instance| pod_instance(instance, version));
+    let since = instances
+        .iter()
+        .map(|instance| instance.since)
+        .max()
+        .unwrap_or(entry.version);
+    let instances = instances
+        .iter()
+        .map(|instance| pod_instance(instance, version));
     json!({
         "id": entry.run_spec.id(),
         "spec": pod(entry, version),
@@ -232,7 +236,7 @@ pub fn pod_instance(instance: &Instance, version: Version) -> Value {
     );
     let updated = instance.tasks.iter().map(|task| task.updated).max();
     let containers = instance.tasks.iter().map(|task| container(instance, task));
-    let mut shown = json!({
+    let mut json = json!({
         "id": instance.id.to_string(),
         "status": instance_status(instance),
         "statusSince": instance.since,
@@ -247,12 +251,12 @@ pub fn pod_instance(instance: &Instance, version: Version) -> Value {
     });
     if let Some(agent) = &instance.agent {
         extend(
-            &mut shown,
+            &mut json,
             json!({"agentHostname": agent.host, "agentId": agent.id}),
         );
         for (name, value) in [("agentRegion", &agent.region), ("agentZone", &agent.zone)] {
             if let Some(value) = value {
-                shown[name] = json!(value);
+                json[name] = json!(value);
             }
         }
     }
@@ -261,9 +265,9 @@ pub fn pod_instance(instance: &Instance, version: Version) -> Value {
         .iter()
         .filter_map(|task| task.message.as_ref());
     if let Some(message) = messages.next_back() {
-        shown["message"] = json!(message);
+        json["message"] = json!(message);
     }
-    with_role(shown, version)
+    with_role(json, version)
 }
 
 /// The networks of all tasks by name, with each address once: all tasks report the same ones.
@@ -293,13 +297,16 @@ fn container(instance: &Instance, task: &Task) -> Value {
         RunSpec::Pod(pod) => pod.containers.iter().find(|part| part.name == name),
         RunSpec::App(_) => None,
     };
-    let endpoints = declared.map(|declared| declared.endpoints.as_slice());
-    let endpoints = endpoints.unwrap_or_default().iter().zip(&task.host_ports);
+    let endpoints = declared
+        .map(|declared| declared.endpoints.as_slice())
+        .unwrap_or_default()
+        .iter()
+        .zip(&task.host_ports);
     let endpoints = endpoints.map(|(endpoint, port)| match port {
         Some(port) => json!({"name": endpoint.name, "allocatedHostPort": port}),
         None => json!({"name": endpoint.name}),
     });
-    let mut shown = json!({
+    let mut json = json!({
         "name": name,
         "status": task.condition.mesos_state(),
         "statusSince": task.since,
@@ -310,12 +317,12 @@ fn container(instance: &Instance, task: &Task) -> Value {
         "lastChanged": task.since,
     });
     if let Some(declared) = declared {
-        shown["resources"] = definition(&declared.resources);
+        json["resources"] = definition(&declared.resources);
     }
     if task.condition.is_terminal() {
-        shown["termination"] = json!({"message": task.message});
+        json["termination"] = json!({"message": task.message});
     }
-    shown
+    json
 }
 
 fn termination(failure: &Failure) -> Value {

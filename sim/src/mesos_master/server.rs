@@ -31,7 +31,7 @@ pub(super) fn router(cluster: Arc<Mutex<Cluster>>) -> Router {
         .with_state(cluster)
 }
 
-fn refuse(status: StatusCode, text: &'static str) -> Response {
+fn error_response(status: StatusCode, text: &'static str) -> Response {
     (status, text).into_response()
 }
 
@@ -43,10 +43,10 @@ async fn call(
     let content_type = headers.get(header::CONTENT_TYPE);
     if content_type.is_none_or(|content_type| content_type != JSON) {
         let text = "Expecting 'Content-Type' of application/json or application/x-protobuf";
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+        return error_response(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
     }
     let Ok(call) = serde_json::from_slice::<Value>(&body) else {
-        return refuse(StatusCode::BAD_REQUEST, "Failed to parse body into JSON");
+        return error_response(StatusCode::BAD_REQUEST, "Failed to parse body into JSON");
     };
     let answer = match call["type"].as_str() {
         Some("SUBSCRIBE") => Body::from_stream(follow(&cluster)),
@@ -56,7 +56,7 @@ async fn call(
         }
         _ => {
             let text = "Failed to validate mesos_master::Call: Expecting 'type' to be present";
-            return refuse(StatusCode::BAD_REQUEST, text);
+            return error_response(StatusCode::BAD_REQUEST, text);
         }
     };
     ([(header::CONTENT_TYPE, JSON)], answer).into_response()

@@ -2,20 +2,20 @@
 
 use serde_json::{Map, Value, json};
 
-use super::answer::{Outcome, Refusal, Reply, refuse};
 use super::change;
 use super::collections;
 use super::db::{Db, names};
 use super::hooks;
-use super::list::Question;
+use super::list::ListQuery;
 use super::python_repr::{self, pformat_names, truthy};
 use super::request::Request;
+use super::response::{ApiError, Outcome, Reply, fail};
 use super::schema::schema;
 use super::store::{Object, canonical};
 use super::tags;
 
 /// The methods of an action; none if there is no such action.
-pub(crate) fn known(name: &str) -> Option<&'static [&'static str]> {
+pub(crate) fn methods(name: &str) -> Option<&'static [&'static str]> {
     Some(match name {
         "fqname-to-id"
         | "id-to-fqname"
@@ -34,7 +34,7 @@ pub(crate) fn known(name: &str) -> Option<&'static [&'static str]> {
 }
 
 /// Handles an action.
-pub(crate) fn answer(db: &mut Db, name: &str, request: &Request) -> Outcome<Reply> {
+pub(crate) fn handle(db: &mut Db, name: &str, request: &Request) -> Outcome<Reply> {
     match name {
         "fqname-to-id" => to_id(db, request.body()?),
         "id-to-fqname" => to_name(db, request.body()?),
@@ -44,7 +44,7 @@ pub(crate) fn answer(db: &mut Db, name: &str, request: &Request) -> Outcome<Repl
         "prop-collection-get" => collections::get(db, request),
         "useragent-kv" => useragent(db, request.body()?),
         "list-bulk-collection" => {
-            Question::from_body(request).map(|question| question.answer(db, &request.base))
+            ListQuery::from_body(request).map(|query| query.execute(db, &request.base))
         }
         "set-tag" => tags::set(db, request.body()?),
         "obj-perms" => Ok(Reply::Json(permissions(request))),
@@ -60,17 +60,17 @@ fn text<'a>(body: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
 fn to_id(db: &Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let kind = Db::kind(text(body, "type"))?;
     if !body.contains_key("fq_name") {
-        return Err(Refusal::internal());
+        return Err(ApiError::internal());
     }
     let name = names(body.get("fq_name"));
     match db.store.by_name(kind, &name) {
         Some(object) => Ok(Reply::Json(json!({ "uuid": object.uuid }))),
-        None => refuse(404, format!("Name {} not found", pformat_names(&name))),
+        None => fail(404, format!("Name {} not found", pformat_names(&name))),
     }
 }
 
 fn to_name(db: &Db, body: &Map<String, Value>) -> Outcome<Reply> {
-    let uuid = text(body, "uuid").ok_or_else(Refusal::internal)?;
+    let uuid = text(body, "uuid").ok_or_else(ApiError::internal)?;
     match db.store.find(uuid) {
         Some(object) => {
             let kind = &schema().kind(object.kind).name;
@@ -78,19 +78,19 @@ fn to_name(db: &Db, body: &Map<String, Value>) -> Outcome<Reply> {
                 json!({"fq_name": object.fq_name, "type": kind}),
             ))
         }
-        None => refuse(404, format!("UUID {uuid} not found")),
+        None => fail(404, format!("UUID {uuid} not found")),
     }
 }
 
 fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let kind = Db::kind(text(body, "type"))?;
-    let target = text(body, "ref-type").ok_or_else(Refusal::internal)?;
+    let target = text(body, "ref-type").ok_or_else(ApiError::internal)?;
     let target = Db::kind(Some(target))?;
     let (kind_name, target_name) = (&schema().kind(kind).name, &schema().kind(target).name);
     let shown = |name: &str| body.get(name).map_or("None".to_owned(), python_repr::str);
     let (uuid, operation) = (text(body, "uuid"), text(body, "operation"));
     let (Some(uuid), Some(operation)) = (uuid, operation) else {
-        return refuse(
+        return fail(
             400,
             format!(
                 "Bad Request: type/uuid/ref-type/operation is null: {kind_name}, {}, \
@@ -102,7 +102,7 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     };
     let operation = operation.to_uppercase();
     if !["ADD", "DELETE"].contains(&operation.as_str()) {
-        return refuse(
+        return fail(
             400,
             format!("Bad Request: operation should be add or delete: {operation}"),
         );
@@ -111,7 +111,7 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let by_name = names(body.get("ref-fq-name"));
     let to = match by_uuid {
         None if by_name.is_empty() => {
-            return refuse(
+            return fail(
                 400,
                 "Bad Request: ref-uuid or ref-fq-name must be specified",
             );
@@ -119,16 +119,19 @@ fn ref_update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
         None => match db.store.by_name(target, &by_name) {
             Some(object) => Some(object.clone()),
             None => {
-                return refuse(404, format!("Name {} not found", pformat_names(&by_name)));
+                return fail(404, format!("Name {} not found", pformat_names(&by_name)));
             }
         },
         Some(uuid) => match db.store.find(uuid).cloned() {
-            None if operation == "ADD" => return Err(Refusal::unknown_id(uuid)),
+            None if operation == "ADD" => return Err(ApiError::unknown_id(uuid)),
             found => found,
         },
     };
-    let object = db.store.find_kind(kind, uuid).cloned();
-    let object = object.ok_or_else(|| Refusal::unknown_id(uuid))?;
+    let object = db
+        .store
+        .find_kind(kind, uuid)
+        .cloned()
+        .ok_or_else(|| ApiError::unknown_id(uuid))?;
     let field = format!("{}_refs", schema().kind(target).object);
     // A reference to a type that cannot be referred to is accepted and ignored.
     let known = schema().kind(kind).reference(&field);
@@ -173,7 +176,7 @@ fn ref_change(db: &Db, object: &Object, to: &Object, attr: &Value, add: bool) ->
 fn relax(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let shown = |name: &str| body.get(name).map_or("None".to_owned(), python_repr::str);
     let (Some(from), Some(to)) = (text(body, "uuid"), text(body, "ref-uuid")) else {
-        return refuse(
+        return fail(
             400,
             format!(
                 "Bad Request: Both uuid and ref-uuid should be specified: {}, {}.",
@@ -183,7 +186,7 @@ fn relax(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
         );
     };
     let Some(object) = db.store.find(from).map(|object| object.uuid) else {
-        return refuse(404, format!("uuid {from} not found"));
+        return fail(404, format!("uuid {from} not found"));
     };
     if let Some(to) = canonical(to) {
         db.store.relax(object, to);
@@ -196,13 +199,13 @@ fn useragent(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
         .get("operation")
         .filter(|operation| !operation.is_null())
     else {
-        return refuse(
+        return fail(
             400,
             "Error: Key/value store API needs 'operation' parameter",
         );
     };
     let Some(key) = body.get("key") else {
-        return refuse(400, "Error: Key/value store API needs 'key' parameter");
+        return fail(400, "Error: Key/value store API needs 'key' parameter");
     };
     let key = python_repr::str(key);
     match operation.as_str() {
@@ -213,13 +216,13 @@ fn useragent(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
         }
         Some("RETRIEVE") => match db.useragent.get(&key) {
             Some(value) => Ok(Reply::Json(json!({ "value": value }))),
-            None => refuse(404, format!("Unknown User-Agent key {key}")),
+            None => fail(404, format!("Unknown User-Agent key {key}")),
         },
         Some("DELETE") => {
             db.useragent.remove(&key);
             Ok(Reply::Done)
         }
-        _ => refuse(
+        _ => fail(
             404,
             format!("Invalid Operation {}", python_repr::str(operation)),
         ),
@@ -243,9 +246,9 @@ fn permissions(request: &Request) -> Value {
 
 fn aaa_mode(db: &mut Db, request: &Request) -> Outcome<Reply> {
     if request.method == "PUT" {
-        let mode = text(request.body()?, "aaa-mode").ok_or_else(Refusal::internal)?;
+        let mode = text(request.body()?, "aaa-mode").ok_or_else(ApiError::internal)?;
         if !["no-auth", "cloud-admin", "rbac"].contains(&mode) {
-            return Err(Refusal::internal());
+            return Err(ApiError::internal());
         }
         mode.clone_into(&mut db.aaa_mode);
     }
@@ -256,7 +259,7 @@ fn aaa_mode(db: &mut Db, request: &Request) -> Outcome<Reply> {
 fn rights(db: &mut Db, action: &str, body: &Map<String, Value>) -> Outcome<Reply> {
     let uuid = text(body, "uuid").and_then(canonical);
     let Some(object) = uuid.and_then(|uuid| db.store.get(uuid)).cloned() else {
-        return refuse(400, "Bad Request, invalid object id");
+        return fail(400, "Bad Request, invalid object id");
     };
     let mut perms = object.props.get("perms2").cloned().unwrap_or_default();
     let fields: &[&str] = match action {
@@ -289,14 +292,16 @@ pub(crate) fn of_network(
 
 fn network_action(db: &mut Db, id: &str, action: &str, request: &Request) -> Outcome<Reply> {
     let Some(network) = db.store.find(id).cloned() else {
-        return refuse(404, format!("Virtual Network {id} not found!"));
+        return fail(404, format!("Virtual Network {id} not found!"));
     };
     let body = request.body()?;
     let items = |name: &str| names(body.get(name));
     match action {
         "ip-alloc" => {
-            let count = body.get("count").map_or(Some(1), Value::as_u64);
-            let count = count.ok_or_else(Refusal::internal)?;
+            let count = body
+                .get("count")
+                .map_or(Some(1), Value::as_u64)
+                .ok_or_else(ApiError::internal)?;
             let version = match text(body, "family") {
                 None | Some("") => None,
                 Some("v6") => Some(6),
@@ -306,8 +311,8 @@ fn network_action(db: &mut Db, id: &str, action: &str, request: &Request) -> Out
             for _ in 0..count {
                 let subnet = text(body, "subnet").filter(|subnet| !subnet.is_empty());
                 match hooks::allocate_for_network(db, &network, subnet, version) {
-                    Ok(taken) => addresses.push(taken.address),
-                    Err(problem) => return Err(problem.refusal(&network.fq_name)),
+                    Ok(allocation) => addresses.push(allocation.address),
+                    Err(problem) => return Err(problem.error(&network.fq_name)),
                 }
             }
             Ok(Reply::Json(json!({ "ip_addr": addresses })))

@@ -24,7 +24,7 @@ pub(crate) struct Subnet {
     from_start: bool,
     /// First and last address of each range, sorted.
     ranges: Vec<(u128, u128)>,
-    taken: BTreeMap<u128, String>,
+    allocated: BTreeMap<u128, String>,
 }
 
 impl Pools {
@@ -41,19 +41,20 @@ impl Pools {
     }
 
     /// Every allocated address: its network or ipam, the address and its holder.
-    pub(crate) fn taken(&self) -> Vec<(Uuid, IpAddr, String)> {
+    pub(crate) fn allocations(&self) -> Vec<(Uuid, IpAddr, String)> {
         let subnets = self.0.iter();
-        let subnets = subnets.flat_map(|(owner, list)| list.iter().map(move |one| (owner, one)));
-        let mut taken: Vec<_> = subnets
+        let subnets =
+            subnets.flat_map(|(owner, list)| list.iter().map(move |subnet| (owner, subnet)));
+        let mut allocated: Vec<_> = subnets
             .flat_map(|(owner, subnet)| {
-                let taken = subnet.taken.iter();
-                taken.map(|(number, holder)| {
+                let allocated = subnet.allocated.iter();
+                allocated.map(|(number, holder)| {
                     (*owner, address(*number, subnet.network), holder.clone())
                 })
             })
             .collect();
-        taken.sort();
-        taken
+        allocated.sort();
+        allocated
     }
 
     /// Replaces an owner's subnets; those that stay keep their allocated addresses.
@@ -63,7 +64,7 @@ impl Pools {
             .into_iter()
             .map(|mut subnet| {
                 if let Some(old) = old.iter_mut().find(|old| old.network == subnet.network) {
-                    subnet.taken = std::mem::take(&mut old.taken);
+                    subnet.allocated = std::mem::take(&mut old.allocated);
                 }
                 subnet
             })
@@ -113,7 +114,7 @@ impl Subnet {
         if ranges.is_empty() {
             ranges.push((first, last.saturating_sub(1)));
         }
-        let given = |name: &str| {
+        let text_field = |name: &str| {
             fields
                 .get(name)
                 .and_then(Value::as_str)
@@ -130,8 +131,8 @@ impl Subnet {
                 .parse()
                 .map_err(|_| format!("subnet({name}) has Invalid {what} ip address({text})")),
         };
-        let gateway: IpAddr = address(given("default_gateway"), near, "Gateway")?;
-        let service: IpAddr = address(given("dns_server_address"), next, "Service Node")?;
+        let gateway: IpAddr = address(text_field("default_gateway"), near, "Gateway")?;
+        let service: IpAddr = address(text_field("dns_server_address"), next, "Service Node")?;
         let whole = fields
             .get("allocation_pools")
             .is_none_or(|pools| !python_repr::truthy(pools));
@@ -155,13 +156,13 @@ impl Subnet {
             service: Some(service),
             from_start,
             ranges,
-            taken: BTreeMap::new(),
+            allocated: BTreeMap::new(),
         })
     }
 
     /// Whether this address is allocated or reserved.
-    pub(crate) fn is_taken(&self, address: IpAddr) -> bool {
-        self.is_reserved(number(address)) || self.taken.contains_key(&number(address))
+    pub(crate) fn is_unavailable(&self, address: IpAddr) -> bool {
+        self.is_reserved(number(address)) || self.allocated.contains_key(&number(address))
     }
 
     /// Gateway and service address are only allocated to requests that name them.
@@ -181,7 +182,7 @@ impl Subnet {
 
     /// Allocates this address.
     pub(crate) fn reserve(&mut self, address: IpAddr, holder: &str) {
-        self.taken
+        self.allocated
             .entry(number(address))
             .or_insert_with(|| holder.to_owned());
     }
@@ -189,7 +190,7 @@ impl Subnet {
     /// Allocates the next address.
     pub(crate) fn allocate(&mut self, holder: &str) -> Option<IpAddr> {
         let free =
-            |address: &u128| !self.is_reserved(*address) && !self.taken.contains_key(address);
+            |address: &u128| !self.is_reserved(*address) && !self.allocated.contains_key(address);
         let mut ranges = self.ranges.iter();
         let found = if self.from_start {
             ranges.find_map(|(first, last)| (*first..=*last).find(free))
@@ -198,15 +199,15 @@ impl Subnet {
                 .rev()
                 .find_map(|(first, last)| (*first..=*last).rev().find(free))
         }?;
-        self.taken.insert(found, holder.to_owned());
+        self.allocated.insert(found, holder.to_owned());
         Some(address(found, self.network))
     }
 
     /// Frees an address, unless it has another holder. Without a holder, frees it in any case.
     pub(crate) fn free(&mut self, address: IpAddr, holder: Option<&str>) {
         let address = number(address);
-        if holder.is_none() || self.taken.get(&address).map(String::as_str) == holder {
-            self.taken.remove(&address);
+        if holder.is_none() || self.allocated.get(&address).map(String::as_str) == holder {
+            self.allocated.remove(&address);
         }
     }
 
@@ -229,7 +230,7 @@ impl Subnet {
                 .count()
             })
             .sum::<usize>();
-        self.taken.len() + reserved
+        self.allocated.len() + reserved
     }
 }
 
@@ -285,15 +286,15 @@ mod tests {
     }
 
     #[test]
-    fn addresses_come_from_the_top() {
+    fn subnet_allocates_from_the_top() {
         let mut value = of("5.5.5.0", 29);
         let mut subnet = Subnet::read(value.as_object_mut().unwrap(), "vn").unwrap();
         assert_eq!(value["default_gateway"], "5.5.5.6");
         assert_eq!(value["dns_server_address"], "5.5.5.5");
-        let given: Vec<_> = std::iter::from_fn(|| subnet.allocate("x"))
+        let allocated: Vec<_> = std::iter::from_fn(|| subnet.allocate("x"))
             .map(|address| address.to_string())
             .collect();
-        assert_eq!(given, ["5.5.5.4", "5.5.5.3", "5.5.5.2", "5.5.5.1"]);
+        assert_eq!(allocated, ["5.5.5.4", "5.5.5.3", "5.5.5.2", "5.5.5.1"]);
         subnet.free("5.5.5.3".parse().unwrap(), Some("y"));
         assert_eq!(subnet.allocate("z"), None);
         subnet.free("5.5.5.3".parse().unwrap(), Some("x"));
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_come_from_the_start_when_asked_to() {
+    fn subnet_with_addr_from_start_allocates_from_the_start() {
         let mut value = of("fd00::", 64);
         value["addr_from_start"] = true.into();
         let mut subnet = subnet(value);
@@ -309,14 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn pools_bound_what_is_given_out() {
+    fn subnet_allocates_within_its_pools_only() {
         let mut value = of("5.5.5.0", 24);
         value["allocation_pools"] = json!([
             {"start": "5.5.5.10", "end": "5.5.5.11"}, {"start": "5.5.5.20", "end": "5.5.5.20"}
         ]);
         let mut subnet = subnet(value);
-        let given: Vec<_> = std::iter::from_fn(|| subnet.allocate("x")).collect();
-        assert_eq!(given.len(), 3);
-        assert_eq!(given[0], "5.5.5.20".parse::<IpAddr>().unwrap());
+        let allocated: Vec<_> = std::iter::from_fn(|| subnet.allocate("x")).collect();
+        assert_eq!(allocated.len(), 3);
+        assert_eq!(allocated[0], "5.5.5.20".parse::<IpAddr>().unwrap());
     }
 }

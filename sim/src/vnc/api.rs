@@ -3,35 +3,35 @@
 use serde_json::{Value, json};
 
 use super::actions;
-use super::answer::{Outcome, Refusal, Reply, refuse};
 use super::change;
 use super::create;
 use super::db::Db;
 use super::discovery_root;
-use super::list::Question;
+use super::list::ListQuery;
 use super::python_repr::truthy;
-use super::render::{self, Wanted};
+use super::render::{self, FieldSelection};
 use super::request::Request;
+use super::response::{ApiError, Outcome, Reply, fail};
 use super::schema::{KindId, schema};
 
 /// Handles a request.
-pub(crate) fn answer(db: &mut Db, request: &Request) -> Outcome<Reply> {
+pub(crate) fn handle(db: &mut Db, request: &Request) -> Outcome<Reply> {
     let path = request.path.as_str();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let method = request.method.as_str();
     match (method, parts.as_slice()) {
         ("GET" | "HEAD", [""]) => Ok(Reply::Json(discovery_root::links(&request.base))),
-        (_, ["documentation", ..]) => refuse(404, "File does not exist."),
+        (_, ["documentation", ..]) => fail(404, "File does not exist."),
         ("POST", ["virtual-network", id, action]) => {
             match actions::of_network(db, id, action, request) {
                 Some(outcome) => outcome,
                 None => not_found(path),
             }
         }
-        (_, [one]) => match actions::known(one) {
-            Some(methods) if methods.contains(&method) => actions::answer(db, one, request),
-            Some(_) => refuse(405, "Method not allowed."),
-            None => collection(db, one, request),
+        (_, [action]) => match actions::methods(action) {
+            Some(methods) if methods.contains(&method) => actions::handle(db, action, request),
+            Some(_) => fail(405, "Method not allowed."),
+            None => collection(db, action, request),
         },
         (_, [kind, id]) => object(db, kind, id, request),
         _ => not_found(path),
@@ -39,7 +39,7 @@ pub(crate) fn answer(db: &mut Db, request: &Request) -> Outcome<Reply> {
 }
 
 fn not_found(path: &str) -> Outcome<Reply> {
-    refuse(
+    fail(
         404,
         format!("Not found: {}", super::python_repr::repr_str(path)),
     )
@@ -56,18 +56,21 @@ fn collection(db: &mut Db, plural: &str, request: &Request) -> Outcome<Reply> {
         return not_found(&request.path);
     };
     match request.method.as_str() {
-        "GET" | "HEAD" => Question::from_query(db, kind, request)?.map_or_else(
+        "GET" | "HEAD" => ListQuery::from_query(db, kind, request)?.map_or_else(
             || Ok(Reply::Json(json!({ plural: [] }))),
-            |question| Ok(question.answer(db, &request.base)),
+            |query| Ok(query.execute(db, &request.base)),
         ),
         "POST" => {
-            let body = request.body()?.get(&schema().kind(kind).name);
-            let body = body.and_then(Value::as_object);
-            let body = body.cloned().ok_or_else(Refusal::internal)?;
+            let body = request
+                .body()?
+                .get(&schema().kind(kind).name)
+                .and_then(Value::as_object)
+                .cloned()
+                .ok_or_else(ApiError::internal)?;
             let project = request.identity.as_ref().map(|who| who.project_id.as_str());
             create::create(db, kind, body, project, &request.base)
         }
-        _ => refuse(405, "Method not allowed."),
+        _ => fail(405, "Method not allowed."),
     }
 }
 
@@ -79,7 +82,7 @@ fn object(db: &mut Db, name: &str, id: &str, request: &Request) -> Outcome<Reply
         "GET" | "HEAD" => read(db, kind, id, request),
         "PUT" => {
             let body = match &request.json {
-                Some(body) if truthy(body) => body.get(name).ok_or_else(Refusal::internal)?,
+                Some(body) if truthy(body) => body.get(name).ok_or_else(ApiError::internal)?,
                 _ => return Ok(Reply::Done),
             };
             if !truthy(body) {
@@ -90,34 +93,36 @@ fn object(db: &mut Db, name: &str, id: &str, request: &Request) -> Outcome<Reply
             Ok(change::updated(kind, id, &request.base))
         }
         "DELETE" => change::delete(db, kind, id, &request.base),
-        _ => refuse(405, "Method not allowed."),
+        _ => fail(405, "Method not allowed."),
     }
 }
 
 fn read(db: &Db, kind: KindId, id: &str, request: &Request) -> Outcome<Reply> {
-    let object = db.store.find(id).ok_or_else(|| Refusal::unknown_id(id))?;
+    let object = db.store.find(id).ok_or_else(|| ApiError::unknown_id(id))?;
     if object.kind != kind {
         let name = &schema().kind(kind).name;
-        return refuse(404, format!("No {name} object found for id {id}"));
+        return fail(404, format!("No {name} object found for id {id}"));
     }
     let perms = object.props.get("id_perms");
-    let modified = perms.and_then(|perms| perms["last_modified"].as_str());
-    let modified = modified.unwrap_or_default().to_owned();
+    let modified = perms
+        .and_then(|perms| perms["last_modified"].as_str())
+        .unwrap_or_default()
+        .to_owned();
     if request.if_none_match.as_ref() == Some(&modified) {
         return Ok(Reply::Unchanged);
     }
-    let wanted = match request.argument("fields") {
-        Some(fields) => Wanted {
+    let selection = match request.argument("fields") {
+        Some(fields) => FieldSelection {
             own: false,
             named: fields.split(',').chain(["id_perms", "perms2"]).collect(),
-            ..Wanted::own()
+            ..FieldSelection::own()
         },
-        None => Wanted {
+        None => FieldSelection {
             back_refs: request.argument("exclude_back_refs").is_none(),
             children: request.argument("exclude_children").is_none(),
-            ..Wanted::own()
+            ..FieldSelection::own()
         },
     };
-    let value = render::whole(db, object, &wanted, request.base());
+    let value = render::whole(db, object, &selection, request.base());
     Ok(Reply::Object(value, modified))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::answer::{Refusal, Reply};
+use super::response::{ApiError, Reply};
 
 /// The role that permits everything.
 const ADMIN: &str = "admin";
@@ -96,7 +96,7 @@ impl Tokens {
     }
 
     /// Handles a request for a token; none if this is another request.
-    pub(crate) fn answer(
+    pub(crate) fn issue(
         &mut self,
         keystone: &Keystone,
         method: &str,
@@ -161,7 +161,7 @@ impl Tokens {
         method: &str,
         path: &str,
         base: &str,
-    ) -> Result<Option<Identity>, Refusal> {
+    ) -> Result<Option<Identity>, ApiError> {
         if path == "/" || path.starts_with("/documentation") {
             return Ok(None);
         }
@@ -169,9 +169,9 @@ impl Tokens {
         let Some((identity, _)) =
             known.filter(|(_, until)| until.is_none_or(|until| until > Instant::now()))
         else {
-            return Err(Refusal {
+            return Err(ApiError {
                 challenge: Some(format!("Keystone uri='{base}'")),
-                ..Refusal::new(401, "Authentication required")
+                ..ApiError::new(401, "Authentication required")
             });
         };
         if identity.is_admin() {
@@ -192,7 +192,7 @@ impl Tokens {
             Some(one) if super::schema::schema().id(object).is_none() => one,
             _ => object,
         };
-        Err(Refusal::new(
+        Err(ApiError::new(
             403,
             format!(
                 "Permission Denied for {} as {} to {operation} {object} in {}",

@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::answer::{Outcome, Refusal, Reply, refuse};
 use super::create::{check_refs_exist, is_default};
 use super::db::{Db, array, names, normal};
 use super::hooks;
 use super::python_repr::{self, truthy};
 use super::render::href;
+use super::response::{ApiError, Outcome, Reply, fail};
 use super::schema::{KindId, schema};
 use super::store::{Object, Ref, canonical};
 use super::validate;
@@ -24,10 +24,13 @@ pub(crate) fn update(
         .get("perms2")
         .is_some_and(|perms| perms.get("owner").is_none())
     {
-        return refuse(400, "owner in perms2 must be present");
+        return fail(400, "owner in perms2 must be present");
     }
-    let object = db.store.find_kind(kind, uuid).cloned();
-    let object = object.ok_or_else(|| Refusal::unknown_id(uuid))?;
+    let object = db
+        .store
+        .find_kind(kind, uuid)
+        .cloned()
+        .ok_or_else(|| ApiError::unknown_id(uuid))?;
     validate::body(schema().kind(kind), &mut body, when)?;
     id_perms(&object, &mut body);
     check_refs_exist(db, kind, &body, "update")?;
@@ -53,12 +56,12 @@ pub(crate) fn updated(kind: KindId, uuid: &str, base: &str) -> Reply {
 
 /// Clients can change only a few fields of `id_perms`.
 fn id_perms(object: &Object, body: &mut Map<String, Value>) {
-    let Some(asked) = body.shift_remove("id_perms").filter(Value::is_object) else {
+    let Some(requested) = body.shift_remove("id_perms").filter(Value::is_object) else {
         return;
     };
     let mut perms = object.props.get("id_perms").cloned().unwrap_or_default();
     for field in ["enable", "description"] {
-        if let Some(value) = asked.get(field) {
+        if let Some(value) = requested.get(field) {
             perms[field] = value.clone();
         }
     }
@@ -96,7 +99,7 @@ fn check_nulls(kind: KindId, body: &Map<String, Value>) -> Outcome<()> {
     if collections
         .any(|prop| prop.collection.is_some() && body.get(&prop.name).is_some_and(Value::is_null))
     {
-        return refuse(500, "TypeError: 'NoneType' object is not iterable");
+        return fail(500, "TypeError: 'NoneType' object is not iterable");
     }
     Ok(())
 }
@@ -123,10 +126,10 @@ fn apply(db: &mut Db, object: &Object, body: &Map<String, Value>) {
 pub(crate) fn delete(db: &mut Db, kind: KindId, uuid: &str, base: &str) -> Outcome<Reply> {
     let of = schema().kind(kind);
     let Some(object) = db.store.find(uuid).cloned() else {
-        return refuse(404, format!("ID {uuid} does not exist"));
+        return fail(404, format!("ID {uuid} does not exist"));
     };
     if object.kind != kind {
-        return refuse(404, format!("No {} object found for id {uuid}", of.name));
+        return fail(404, format!("No {} object found for id {uuid}", of.name));
     }
     for child in of.children.iter().filter(|child| !child.derived) {
         let children = db.store.children(object.uuid, child.kind);
@@ -136,7 +139,7 @@ pub(crate) fn delete(db: &mut Db, kind: KindId, uuid: &str, base: &str) -> Outco
             .collect();
         if !present.is_empty() {
             let present = python_repr::names(&present);
-            return refuse(
+            return fail(
                 409,
                 format!("Delete when children still present: {present}"),
             );
@@ -151,7 +154,7 @@ pub(crate) fn delete(db: &mut Db, kind: KindId, uuid: &str, base: &str) -> Outco
             .collect();
         if !present.is_empty() {
             let present = python_repr::names(&present);
-            return refuse(
+            return fail(
                 409,
                 format!("Delete when resource still referred: {present}"),
             );
@@ -182,8 +185,8 @@ fn drop_relaxed(db: &mut Db, object: &Object) {
     let from: Vec<_> = db.store.all_referrers(object.uuid).cloned().collect();
     for referrer in from {
         let refs = db.store.targets(&referrer, object.kind);
-        let kept = refs.filter(|(target, _)| target.uuid != object.uuid);
-        let kept = kept
+        let kept = refs
+            .filter(|(target, _)| target.uuid != object.uuid)
             .map(|(target, attr)| Ref {
                 to: target.uuid,
                 attr: attr.clone(),
@@ -198,6 +201,6 @@ pub(crate) fn object_of(value: Option<Value>) -> Outcome<Map<String, Value>> {
     match value {
         Some(Value::Object(object)) => Ok(object),
         Some(value) if !truthy(&value) => Ok(Map::new()),
-        _ => Err(Refusal::internal()),
+        _ => Err(ApiError::internal()),
     }
 }

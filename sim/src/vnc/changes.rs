@@ -40,65 +40,93 @@ pub struct Change {
 
 /// The links from a type to the virtual machines that it configures: through its referrers, or
 /// through its targets.
-const TOWARDS_MACHINES: [(&str, Way, &str); 12] = [
-    ("virtual-machine", Way::Referrers, "virtual-router"),
-    ("virtual-machine-interface", Way::Targets, "virtual-machine"),
-    ("instance-ip", Way::Targets, "virtual-machine-interface"),
-    ("floating-ip", Way::Targets, "virtual-machine-interface"),
+const LINKS_TO_MACHINES: [(&str, LinkDirection, &str); 12] = [
+    (
+        "virtual-machine",
+        LinkDirection::Referrers,
+        "virtual-router",
+    ),
+    (
+        "virtual-machine-interface",
+        LinkDirection::Targets,
+        "virtual-machine",
+    ),
+    (
+        "instance-ip",
+        LinkDirection::Targets,
+        "virtual-machine-interface",
+    ),
+    (
+        "floating-ip",
+        LinkDirection::Targets,
+        "virtual-machine-interface",
+    ),
     (
         "virtual-network",
-        Way::Referrers,
+        LinkDirection::Referrers,
         "virtual-machine-interface",
     ),
     (
         "security-group",
-        Way::Referrers,
+        LinkDirection::Referrers,
         "virtual-machine-interface",
     ),
     (
         "routing-instance",
-        Way::Referrers,
+        LinkDirection::Referrers,
         "virtual-machine-interface",
     ),
     (
         "interface-route-table",
-        Way::Referrers,
+        LinkDirection::Referrers,
         "virtual-machine-interface",
     ),
-    ("network-ipam", Way::Referrers, "virtual-network"),
-    ("network-policy", Way::Referrers, "virtual-network"),
-    ("loadbalancer", Way::Targets, "virtual-machine-interface"),
-    ("tag", Way::Referrers, "virtual-machine-interface"),
+    ("network-ipam", LinkDirection::Referrers, "virtual-network"),
+    (
+        "network-policy",
+        LinkDirection::Referrers,
+        "virtual-network",
+    ),
+    (
+        "loadbalancer",
+        LinkDirection::Targets,
+        "virtual-machine-interface",
+    ),
+    ("tag", LinkDirection::Referrers, "virtual-machine-interface"),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum LinkDirection {
     Referrers,
     Targets,
 }
 
 /// The virtual-routers that an object concerns.
 pub(crate) fn routers(store: &Store, uuid: Uuid) -> BTreeSet<Uuid> {
-    let mut found = BTreeSet::new();
-    let mut seen = BTreeSet::new();
-    let mut open = vec![uuid];
-    while let Some(uuid) = open.pop() {
-        let Some(object) = store.get(uuid).filter(|_| seen.insert(uuid)) else {
+    let mut routers = BTreeSet::new();
+    let mut visited = BTreeSet::new();
+    let mut pending = vec![uuid];
+    while let Some(uuid) = pending.pop() {
+        let Some(object) = store.get(uuid).filter(|_| visited.insert(uuid)) else {
             continue;
         };
         if object.is("virtual-router") {
-            found.insert(uuid);
+            routers.insert(uuid);
             continue;
         }
-        for (from, way, to) in TOWARDS_MACHINES {
+        for (from, direction, to) in LINKS_TO_MACHINES {
             let Some(to) = schema().id(to).filter(|_| object.is(from)) else {
                 continue;
             };
-            match way {
-                Way::Referrers => open.extend(store.referrers(uuid, to).map(|next| next.uuid)),
-                Way::Targets => open.extend(store.targets(object, to).map(|(next, _)| next.uuid)),
+            match direction {
+                LinkDirection::Referrers => {
+                    pending.extend(store.referrers(uuid, to).map(|next| next.uuid))
+                }
+                LinkDirection::Targets => {
+                    pending.extend(store.targets(object, to).map(|(next, _)| next.uuid))
+                }
             }
         }
     }
-    found
+    routers
 }

@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::answer::{Outcome, Refusal, Reply, refuse};
 use super::change;
 use super::db::{Db, key_of};
 use super::python_repr;
 use super::request::Request;
+use super::response::{ApiError, Outcome, Reply, fail};
 use super::schema::{Collection, Prop, schema};
 use super::store::Object;
 use super::validate;
@@ -20,18 +20,20 @@ fn collection<'a>(object: &Object, field: &str) -> Outcome<&'a Prop> {
     prop.filter(|prop| prop.collection.is_some())
         .ok_or_else(|| {
             let text = format!("{field} neither \"ListProperty\" nor \"MapProperty\"");
-            Refusal::new(400, text)
+            ApiError::new(400, text)
         })
 }
 
 fn found<'a>(db: &'a Db, uuid: &str) -> Outcome<&'a Object> {
     let found = db.store.find(uuid);
-    found.ok_or_else(|| Refusal::new(404, format!("Object Not Found: {uuid}")))
+    found.ok_or_else(|| ApiError::new(404, format!("Object Not Found: {uuid}")))
 }
 
 /// The elements of a collection.
 fn elements(object: &Object, prop: &Prop) -> Vec<Value> {
-    let wrapper = schema().wrapper(&prop.form).map_or("", |field| &field.name);
+    let wrapper = schema()
+        .wrapper(&prop.value_type)
+        .map_or("", |field| &field.name);
     let value = object.props.get(&prop.name).map(|value| &value[wrapper]);
     value.and_then(Value::as_array).cloned().unwrap_or_default()
 }
@@ -39,7 +41,7 @@ fn elements(object: &Object, prop: &Prop) -> Vec<Value> {
 /// `prop-collection-update`
 pub(crate) fn update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
     let Some(uuid) = text(body, "uuid").filter(|uuid| !uuid.is_empty()) else {
-        return refuse(400, "Error: prop_collection_update needs obj_uuid");
+        return fail(400, "Error: prop_collection_update needs obj_uuid");
     };
     let object = found(db, uuid)?.clone();
     let mut fields: Map<String, Value> = Map::new();
@@ -49,11 +51,16 @@ pub(crate) fn update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
         .into_iter()
         .flatten()
     {
-        let field = text(update.as_object().ok_or_else(Refusal::internal)?, "field");
+        let field = text(update.as_object().ok_or_else(ApiError::internal)?, "field");
         let prop = collection(&object, field.unwrap_or("None"))?;
-        let wrapper = schema().wrapper(&prop.form).ok_or_else(Refusal::internal)?;
-        let current = fields.get(&prop.name).map(|value| &value[&wrapper.name]);
-        let current = current.and_then(Value::as_array).cloned();
+        let wrapper = schema()
+            .wrapper(&prop.value_type)
+            .ok_or_else(ApiError::internal)?;
+        let current = fields
+            .get(&prop.name)
+            .map(|value| &value[&wrapper.name])
+            .and_then(Value::as_array)
+            .cloned();
         let mut items = current.unwrap_or_else(|| elements(&object, prop));
         apply(&mut items, prop, update)?;
         fields.insert(prop.name.clone(), json!({ wrapper.name.clone(): items }));
@@ -65,14 +72,15 @@ pub(crate) fn update(db: &mut Db, body: &Map<String, Value>) -> Outcome<Reply> {
 fn apply(items: &mut Vec<Value>, prop: &Prop, update: &Value) -> Outcome<()> {
     let operation = update["operation"]
         .as_str()
-        .ok_or_else(Refusal::internal)?
+        .ok_or_else(ApiError::internal)?
         .to_lowercase();
     let mut value = update["value"].clone();
     let position = python_repr::str(&update["position"]);
-    if let Some(super::schema::Form::Complex(name)) =
-        schema().wrapper(&prop.form).map(|field| &field.form)
+    if let Some(super::schema::ValueType::Complex(name)) = schema()
+        .wrapper(&prop.value_type)
+        .map(|field| &field.value_type)
     {
-        validate::complex_value(name, &mut value).map_err(|text| Refusal::new(400, text))?;
+        validate::complex_value(name, &mut value).map_err(|text| ApiError::new(400, text))?;
     }
     let index = position
         .parse::<usize>()
@@ -83,7 +91,7 @@ fn apply(items: &mut Vec<Value>, prop: &Prop, update: &Value) -> Outcome<()> {
             if value.is_null() =>
         {
             let (verb, shown) = (capital(&operation), update.to_string());
-            return refuse(400, format!("{verb} needs field value in request {shown}"));
+            return fail(400, format!("{verb} needs field value in request {shown}"));
         }
         (Some(Collection::List), "modify") => match index {
             Some(index) => items[index] = value,
@@ -101,7 +109,7 @@ fn apply(items: &mut Vec<Value>, prop: &Prop, update: &Value) -> Outcome<()> {
         }
         (Some(Collection::Map), "delete") => items.retain(|item| key_of(item) != position),
         _ => {
-            return refuse(
+            return fail(
                 400,
                 format!("Unsupported operation {operation} in request {update}"),
             );
@@ -118,10 +126,10 @@ fn capital(word: &str) -> String {
 /// `prop-collection-get`
 pub(crate) fn get(db: &Db, request: &Request) -> Outcome<Reply> {
     let Some(uuid) = request.argument("uuid") else {
-        return refuse(400, "Object uuid needed for property collection get");
+        return fail(400, "Object uuid needed for property collection get");
     };
     let Some(fields) = request.argument("fields") else {
-        return refuse(400, "Object fields needed for property collection get");
+        return fail(400, "Object fields needed for property collection get");
     };
     let object = found(db, uuid)?;
     let mut out = Map::new();
@@ -135,8 +143,9 @@ pub(crate) fn get(db: &Db, request: &Request) -> Outcome<Reply> {
             };
             (position, item)
         });
-        let asked = request.argument("position");
-        let chosen = with_positions.filter(|(at, _)| asked.is_none_or(|asked| at == asked));
+        let requested = request.argument("position");
+        let chosen =
+            with_positions.filter(|(at, _)| requested.is_none_or(|requested| at == requested));
         let chosen: Vec<_> = chosen.map(|(at, item)| json!([item, at])).collect();
         out.insert(field.to_owned(), chosen.into());
     }

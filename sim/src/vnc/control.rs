@@ -34,7 +34,7 @@ use uuid::Uuid;
 use super::Handle;
 use super::changes::Change;
 use super::db::Db;
-use super::render::{self, Wanted};
+use super::render::{self, FieldSelection};
 use super::schema::schema;
 use crate::harness::control;
 
@@ -87,11 +87,11 @@ impl Handle {
 }
 
 #[derive(Deserialize)]
-struct Kinds {
+struct KindsQuery {
     kinds: Option<String>,
 }
 
-impl Kinds {
+impl KindsQuery {
     /// The types, or an error if one does not exist.
     fn read(&self) -> Result<Option<BTreeSet<String>>, (StatusCode, String)> {
         let Some(kinds) = &self.kinds else {
@@ -116,7 +116,7 @@ struct Follower {
     ended: bool,
 }
 
-async fn follow(State(handle): State<Handle>, Query(kinds): Query<Kinds>) -> Response {
+async fn follow(State(handle): State<Handle>, Query(kinds): Query<KindsQuery>) -> Response {
     let kinds = match kinds.read() {
         Ok(kinds) => kinds,
         Err(problem) => return problem.into_response(),
@@ -182,7 +182,7 @@ impl Follower {
             let event = match state.db.store.get(uuid) {
                 Some(object) => Event::Object {
                     kind,
-                    object: render::object(&state.db, object, &Wanted::own(), None),
+                    object: render::object(&state.db, object, &FieldSelection::own(), None),
                 },
                 None => Event::Gone { kind, uuid },
             };
@@ -215,14 +215,15 @@ fn snapshot(db: &Db, only: Option<&BTreeSet<String>>) -> BTreeMap<String, Vec<Ma
         .filter(|(_, kind)| only.is_none_or(|only| only.contains(&kind.name)))
         .map(|(id, kind)| {
             let objects = db.store.of_kind(id);
-            let objects = objects.map(|object| render::object(db, object, &Wanted::own(), None));
+            let objects =
+                objects.map(|object| render::object(db, object, &FieldSelection::own(), None));
             (kind.name.clone(), objects.collect::<Vec<_>>())
         })
         .filter(|(_, objects)| !objects.is_empty())
         .collect()
 }
 
-async fn objects(State(handle): State<Handle>, Query(kinds): Query<Kinds>) -> Response {
+async fn objects(State(handle): State<Handle>, Query(kinds): Query<KindsQuery>) -> Response {
     match kinds.read() {
         Ok(kinds) => Json(snapshot(&handle.shared.lock().db, kinds.as_ref())).into_response(),
         Err(problem) => problem.into_response(),

@@ -3,11 +3,11 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::answer::{Outcome, Refusal, Reply, refuse};
 use super::db::{Db, array, fq_name, names};
 use super::hooks;
 use super::python_repr::{self, pformat_names, truthy};
 use super::render::href;
+use super::response::{ApiError, Outcome, Reply, fail};
 use super::schema::{KindId, schema};
 use super::store::{Object, Ref, canonical};
 use super::validate;
@@ -29,7 +29,7 @@ pub(crate) fn create(
 pub(crate) fn internal(db: &mut Db, kind: &str, body: Value) -> Outcome<Uuid> {
     let kind = Db::kind(Some(kind))?;
     let Value::Object(mut body) = body else {
-        return Err(Refusal::internal());
+        return Err(ApiError::internal());
     };
     let uuid = prepare(db, kind, &mut body, None)?;
     Ok(finish(db, kind, uuid, body)?.0)
@@ -44,17 +44,17 @@ fn prepare(
 ) -> Outcome<Uuid> {
     let of = schema().kind(kind);
     if !body.get("fq_name").is_some_and(truthy) {
-        return refuse(400, "Bad Request, no fq_name in POST body");
+        return fail(400, "Bad Request, no fq_name in POST body");
     }
     if names(body.get("fq_name")).len() != body["fq_name"].as_array().map_or(0, Vec::len) {
-        return Err(Refusal::internal());
+        return Err(ApiError::internal());
     }
     check_name(body, of.is("route-target"))?;
     validate::body(of, body, "create")?;
     hooks::before_name(kind, body)?;
     let name = fq_name(body);
     if let Some(existing) = db.store.by_name(kind, &name) {
-        return refuse(
+        return fail(
             409,
             format!(
                 "{} already exists with uuid: {}",
@@ -67,18 +67,18 @@ fn prepare(
     if !body.get("id_perms").is_some_and(Value::is_object) {
         body.insert("id_perms".to_owned(), Value::Null);
     }
-    let asked = body["id_perms"].take();
+    let requested = body["id_perms"].take();
     let mut perms = default_id_perms();
     for field in ["enable", "description", "user_visible", "creator"] {
-        if let Some(value) = asked.get(field) {
+        if let Some(value) = requested.get(field) {
             perms[field] = value.clone();
         }
     }
     body.insert("id_perms".to_owned(), perms);
     let owner = owner(db, kind, body, &name, project)?;
     let mut perms = default_perms2(&owner);
-    if let Some(Value::Object(asked)) = body.get("perms2") {
-        for (key, value) in asked.clone() {
+    if let Some(Value::Object(requested)) = body.get("perms2") {
+        for (key, value) in requested.clone() {
             perms[key] = value;
         }
     }
@@ -87,7 +87,7 @@ fn prepare(
         let last = name.last().cloned().unwrap_or_default();
         body.insert("display_name".to_owned(), last.into());
     }
-    let uuid = asked_uuid(db, body)?;
+    let uuid = requested_uuid(db, body)?;
     place(db, body, &name)?;
     check_refs_exist(db, kind, body, "create")?;
     let uuid = uuid.unwrap_or_else(Uuid::new_v4);
@@ -98,28 +98,32 @@ fn prepare(
 fn check_name(body: &Map<String, Value>, may_have_colons: bool) -> Outcome<()> {
     let name = fq_name(body);
     let last = name.last().map_or("", String::as_str);
-    let illegal = |letter: char| {
-        (letter.is_control() && !['\t', '\n', '\r'].contains(&letter) && (letter as u32) < 0x20)
-            || (0x7f..=0x84).contains(&(letter as u32))
-            || (0x86..=0x9f).contains(&(letter as u32))
-            || [0xfffe, 0xffff].contains(&(letter as u32 & 0xffff))
+    let illegal = |character: char| {
+        (character.is_control()
+            && !['\t', '\n', '\r'].contains(&character)
+            && (character as u32) < 0x20)
+            || (0x7f..=0x84).contains(&(character as u32))
+            || (0x86..=0x9f).contains(&(character as u32))
+            || [0xfffe, 0xffff].contains(&(character as u32 & 0xffff))
     };
     if last.contains(illegal) {
-        return refuse(400, "Bad Request, name has illegal xml characters");
+        return fail(400, "Bad Request, name has illegal xml characters");
     }
     if last.contains(':') && !may_have_colons {
-        return refuse(400, "Bad Request, name has one of invalid chars {':'}");
+        return fail(400, "Bad Request, name has one of invalid chars {':'}");
     }
     Ok(())
 }
 
 fn check_parent(kind: KindId, body: &Map<String, Value>, name: &[String]) -> Outcome<()> {
     let allowed = &schema().kind(kind).parents;
-    let asked = body.get("parent_type").filter(|asked| truthy(asked));
-    let asked = asked.map(python_repr::str);
-    let parent = match &asked {
+    let requested = body
+        .get("parent_type")
+        .filter(|requested| truthy(requested))
+        .map(python_repr::str);
+    let parent = match &requested {
         Some(parent) if !allowed.contains(parent) => {
-            return refuse(
+            return fail(
                 400,
                 format!(
                     "Invalid parent type: {parent}. Allowed types: {}",
@@ -129,7 +133,7 @@ fn check_parent(kind: KindId, body: &Map<String, Value>, name: &[String]) -> Out
         }
         Some(parent) => Some(parent),
         None if allowed.len() > 1 && !allowed.iter().any(|parent| parent == "config-root") => {
-            return refuse(
+            return fail(
                 400,
                 format!(
                     "Missing parent type: None. Allowed types: {}",
@@ -141,14 +145,14 @@ fn check_parent(kind: KindId, body: &Map<String, Value>, name: &[String]) -> Out
         None => None,
     };
     match parent.map(String::as_str) {
-        None | Some("config-root") if name.len() != 1 => refuse(
+        None | Some("config-root") if name.len() != 1 => fail(
             400,
             format!(
                 "Invalid fq-name of an object with no parent: {}",
                 python_repr::names(name)
             ),
         ),
-        Some(parent) if parent != "config-root" && name.len() < 2 => refuse(
+        Some(parent) if parent != "config-root" && name.len() < 2 => fail(
             400,
             format!(
                 "Invalid fq-name for object with parent_type {parent}: {}",
@@ -182,7 +186,7 @@ fn owner(
         Some(parent) => parent,
         None if of.parents.len() == 1 => &of.parents[0],
         None => {
-            return refuse(
+            return fail(
                 400,
                 format!(
                     "Ambiguous parent to ensure permissiosn of {}, please choose one parent \
@@ -197,26 +201,26 @@ fn owner(
         return Ok(asking);
     }
     let Some(parent) = db.store.named(parent, parent_name) else {
-        return refuse(404, format!("Name{} not found", pformat_names(parent_name)));
+        return fail(404, format!("Name{} not found", pformat_names(parent_name)));
     };
     let owner = parent.props.get("perms2").map(|perms| &perms["owner"]);
     Ok(owner.map_or(asking, python_repr::str))
 }
 
-fn asked_uuid(db: &Db, body: &Map<String, Value>) -> Outcome<Option<Uuid>> {
-    let Some(asked) = body.get("uuid").filter(|asked| truthy(asked)) else {
+fn requested_uuid(db: &Db, body: &Map<String, Value>) -> Outcome<Option<Uuid>> {
+    let Some(requested) = body.get("uuid").filter(|requested| truthy(requested)) else {
         return Ok(None);
     };
-    let text = asked.as_str().ok_or_else(Refusal::internal)?;
+    let text = requested.as_str().ok_or_else(ApiError::internal)?;
     if Uuid::parse_str(text).is_err() {
-        return Err(Refusal::internal());
+        return Err(ApiError::internal());
     }
     let Some(uuid) = canonical(text) else {
-        return refuse(400, format!("Invalid UUID format: {text}"));
+        return fail(400, format!("Invalid UUID format: {text}"));
     };
     match db.store.get(uuid) {
         None => Ok(Some(uuid)),
-        Some(existing) => refuse(
+        Some(existing) => fail(
             409,
             format!(
                 "{uuid} already exists with fq_name: {}",
@@ -240,7 +244,7 @@ fn place(db: &Db, body: &mut Map<String, Value>, name: &[String]) -> Outcome<()>
     let parent_kind = Db::kind(parent.as_str())?;
     let parent_name = &name[..name.len().saturating_sub(1)];
     let Some(parent) = db.store.by_name(parent_kind, parent_name) else {
-        return refuse(
+        return fail(
             400,
             format!(
                 "Parent {} type {} does not exist",
@@ -262,18 +266,18 @@ pub(crate) fn check_refs_exist(
 ) -> Outcome<()> {
     for field in &schema().kind(kind).refs {
         for reference in array(body.get(&field.name))? {
-            let reference = reference.as_object().ok_or_else(Refusal::internal)?;
+            let reference = reference.as_object().ok_or_else(ApiError::internal)?;
             if reference.contains_key("uuid") {
                 continue;
             }
-            let to = reference.get("to").ok_or_else(Refusal::internal)?;
+            let to = reference.get("to").ok_or_else(ApiError::internal)?;
             if db.store.by_name(field.kind, &names(Some(to))).is_none() {
                 let shown = python_repr::repr(&Value::Object(body.clone()));
                 let object = match when {
                     "create" => String::new(),
                     _ => format!("{} ", schema().kind(kind).object),
                 };
-                return refuse(
+                return fail(
                     400,
                     format!("Unknown reference in resource {when} {object}{shown}."),
                 );
@@ -288,11 +292,11 @@ pub(crate) fn resolve(db: &Db, target: KindId, refs: &[Value]) -> Outcome<Vec<Re
     let mut resolved: Vec<Ref> = Vec::new();
     for reference in refs {
         let Some(to) = reference.get("to") else {
-            return Err(Refusal::key_error("to"));
+            return Err(ApiError::key_error("to"));
         };
         let name = names(Some(to));
         let Some(object) = db.store.by_name(target, &name) else {
-            return refuse(
+            return fail(
                 500,
                 format!(
                     "cfgm_common.exceptions.NoIdError: Unknown id: {}",

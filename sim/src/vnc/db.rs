@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::addresses::Pools;
-use super::answer::{Outcome, Refusal};
 use super::changes::{Change, Operation, routers};
 use super::python_repr::truthy;
+use super::response::{ApiError, Outcome};
 use super::schema::{Collection, KindId, Prop, schema};
 use super::store::{Object, Ref, Store};
 use crate::harness::clock;
@@ -43,8 +43,8 @@ pub(crate) struct Db {
 pub(crate) struct Numbers(HashMap<String, BTreeMap<u64, String>>);
 
 impl Numbers {
-    pub(crate) fn allocate(&mut self, what: &str, owner: &str, first: u64) -> u64 {
-        let taken = self.0.entry(what.to_owned()).or_default();
+    pub(crate) fn allocate(&mut self, pool: &str, owner: &str, first: u64) -> u64 {
+        let taken = self.0.entry(pool.to_owned()).or_default();
         let mut number = first;
         while taken.contains_key(&number) {
             number += 1;
@@ -53,8 +53,8 @@ impl Numbers {
         number
     }
 
-    pub(crate) fn free(&mut self, what: &str, number: u64) {
-        if let Some(taken) = self.0.get_mut(what) {
+    pub(crate) fn free(&mut self, pool: &str, number: u64) {
+        if let Some(taken) = self.0.get_mut(pool) {
             taken.remove(&number);
         }
     }
@@ -92,7 +92,7 @@ impl Db {
     pub(crate) fn kind(name: Option<&str>) -> Outcome<KindId> {
         name.and_then(|name| schema().id(name)).ok_or_else(|| {
             let name = name.unwrap_or("None");
-            Refusal::new(404, format!("Resource type '{name}' not found"))
+            ApiError::new(404, format!("Resource type '{name}' not found"))
         })
     }
 
@@ -219,7 +219,7 @@ pub(crate) fn array(value: Option<&Value>) -> Outcome<&[Value]> {
         None | Some(Value::Null) => Ok(&[]),
         Some(Value::Array(items)) => Ok(items),
         Some(other) if !truthy(other) => Ok(&[]),
-        Some(_) => Err(Refusal::internal()),
+        Some(_) => Err(ApiError::internal()),
     }
 }
 

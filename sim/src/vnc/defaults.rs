@@ -138,8 +138,9 @@ fn add(db: &mut Db, kind: &str, fq_name: &[&str], props: Value) -> Option<Uuid> 
         .map(ToString::to_string)
         .collect();
     let mut parents = kind.parents.iter();
-    let parent = parents.find_map(|parent| db.store.named(parent, &names));
-    let parent = parent.map(|parent| parent.uuid);
+    let parent = parents
+        .find_map(|parent| db.store.named(parent, &names))
+        .map(|parent| parent.uuid);
     let uuid = Uuid::new_v4();
     db.insert(id, uuid, parent, &body, Vec::new());
     Some(uuid)

@@ -5,20 +5,20 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::answer::{Outcome, Refusal, Reply, refuse};
 use super::db::Db;
 use super::python_repr::{self, truthy};
-use super::render::{self, Wanted, href};
+use super::render::{self, FieldSelection, href};
 use super::request::Request;
+use super::response::{ApiError, Outcome, Reply, fail};
 use super::schema::{KindId, schema};
 use super::store::{Object, canonical};
 
 /// The page size if the client does not request one.
-const PAGE: usize = 256;
+const DEFAULT_PAGE_SIZE: usize = 256;
 
 /// A query for objects of one type.
 #[derive(Debug, Default)]
-pub(crate) struct Question {
+pub(crate) struct ListQuery {
     pub(crate) kind: KindId,
     pub(crate) parents: Option<Vec<String>>,
     pub(crate) back_refs: Option<Vec<String>>,
@@ -57,7 +57,7 @@ fn marker(text: &str) -> Outcome<String> {
     }
     let uuid = text.rsplit(':').next().unwrap_or_default();
     if Uuid::parse_str(uuid).is_err() {
-        return refuse(
+        return fail(
             400,
             format!("Invalid page_marker {text}: badly formed hexadecimal UUID string"),
         );
@@ -75,10 +75,10 @@ fn limit(text: &str) -> Outcome<usize> {
             python_repr::repr_str(text)
         ),
     };
-    refuse(400, format!("Invalid page_limit {text}: {problem}"))
+    fail(400, format!("Invalid page_limit {text}: {problem}"))
 }
 
-impl Question {
+impl ListQuery {
     /// Reads a query; none when nothing can match it.
     pub(crate) fn from_query(db: &Db, kind: KindId, request: &Request) -> Outcome<Option<Self>> {
         let argument = |name: &str| request.argument(name);
@@ -113,7 +113,7 @@ impl Question {
             }
         }
         let filters = argument("filters").unwrap_or_default();
-        let question = Self {
+        let query = Self {
             kind,
             page: argument("page_marker").map(marker).transpose()?,
             limit: argument("page_limit").map(limit).transpose()?,
@@ -126,10 +126,10 @@ impl Question {
             parents,
             uuids,
         };
-        let nothing = question.uuids.is_none()
-            && question.back_refs.is_none()
-            && question.parents.as_ref().is_some_and(Vec::is_empty);
-        Ok((!nothing).then_some(question))
+        let nothing = query.uuids.is_none()
+            && query.back_refs.is_none()
+            && query.parents.as_ref().is_some_and(Vec::is_empty);
+        Ok((!nothing).then_some(query))
     }
 
     /// Reads a body, for lists of ids that do not fit into a URL.
@@ -140,7 +140,7 @@ impl Question {
         let list = |name: &str| match body.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(commas(text))),
-            Some(_) => Err(Refusal::internal()),
+            Some(_) => Err(ApiError::internal()),
         };
         let truth = |name: &str| body.get(name).is_some_and(truthy);
         let filters = text("filters").unwrap_or_default();
@@ -167,12 +167,12 @@ impl Question {
     }
 
     /// Executes the query.
-    pub(crate) fn answer(&self, db: &Db, base: &str) -> Reply {
+    pub(crate) fn execute(&self, db: &Db, base: &str) -> Reply {
         let plural = format!("{}s", schema().kind(self.kind).name);
-        let (found, next) = if self.is_narrow() {
-            self.chosen(db)
+        let (found, next) = if self.has_selectors() {
+            self.selected(db)
         } else {
-            self.walk(db)
+            self.all(db)
         };
         let items: Value = if self.count {
             json!({ "count": found.len() })
@@ -188,17 +188,19 @@ impl Question {
         Reply::Json(out.into())
     }
 
-    fn is_narrow(&self) -> bool {
+    fn has_selectors(&self) -> bool {
         self.parents.is_some() || self.back_refs.is_some() || self.uuids.is_some()
     }
 
     /// All objects of the type or one page of them, and the marker of the next page.
-    fn walk<'a>(&self, db: &'a Db) -> (Vec<&'a Object>, Value) {
+    fn all<'a>(&self, db: &'a Db) -> (Vec<&'a Object>, Value) {
         let after = self.page.as_deref().unwrap_or_default();
-        let found = db.store.listed(self.kind, after);
-        let found = found.filter(|(_, object)| self.matches(object));
+        let found = db
+            .store
+            .listed(self.kind, after)
+            .filter(|(_, object)| self.matches(object));
         let limit = match &self.page {
-            Some(_) => self.limit.unwrap_or(PAGE),
+            Some(_) => self.limit.unwrap_or(DEFAULT_PAGE_SIZE),
             None => usize::MAX,
         };
         let mut next = Value::Null;
@@ -213,7 +215,7 @@ impl Question {
     }
 
     /// The selected objects or one page of them, and the marker of the next page.
-    fn chosen<'a>(&self, db: &'a Db) -> (Vec<&'a Object>, Value) {
+    fn selected<'a>(&self, db: &'a Db) -> (Vec<&'a Object>, Value) {
         let anchored = self.parents.is_some() || self.back_refs.is_some();
         let mut found: Vec<(&Object, String)> = self
             .candidates(db)
@@ -234,7 +236,7 @@ impl Question {
                 }
             }
             found.retain(|(object, _)| self.matches(object));
-            let limit = self.limit.unwrap_or(PAGE);
+            let limit = self.limit.unwrap_or(DEFAULT_PAGE_SIZE);
             if found.len() >= limit {
                 found.truncate(limit);
                 next = found
@@ -321,10 +323,10 @@ impl Question {
 
     fn item(&self, db: &Db, object: &Object, base: &str) -> Value {
         let kind = schema().kind(object.kind);
-        let wanted = Wanted {
+        let wanted = FieldSelection {
             own: self.detail,
             named: self.fields.iter().map(String::as_str).collect(),
-            ..Wanted::own()
+            ..FieldSelection::own()
         };
         let mut out = render::object(db, object, &wanted, None);
         if !self.detail {
@@ -349,6 +351,6 @@ fn commas(text: &str) -> Vec<String> {
 }
 
 /// The error for filters that cannot be parsed.
-fn bad_filter(text: &str) -> Refusal {
-    Refusal::new(400, format!("Invalid filter {text}"))
+fn bad_filter(text: &str) -> ApiError {
+    ApiError::new(400, format!("Invalid filter {text}"))
 }

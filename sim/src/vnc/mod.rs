@@ -15,7 +15,6 @@
 
 mod actions;
 mod addresses;
-mod answer;
 mod api;
 mod auth;
 mod change;
@@ -32,6 +31,7 @@ mod options;
 mod python_repr;
 mod render;
 mod request;
+mod response;
 mod schema;
 mod server;
 mod store;
@@ -56,7 +56,7 @@ pub use control::Event;
 pub use options::{Auth, Options};
 
 use crate::harness::{Service, ServiceOptions};
-use render::Wanted;
+use render::FieldSelection;
 use schema::schema;
 use server::Shared;
 
@@ -118,7 +118,7 @@ impl Handle {
         let mut state = self.shared.lock();
         let created = create::internal(&mut state.db, kind, body);
         self.shared.publish(&mut state.db);
-        created.map_err(|refusal| refusal.text)
+        created.map_err(|error| error.text)
     }
 
     /// Adds a fault. Of several that match a request, the one that was added first applies.
@@ -175,7 +175,9 @@ impl Handle {
             .db
             .store
             .of_kind(id)
-            .map(|object| render::object(&state.db, object, &Wanted::everything(), None).into())
+            .map(|object| {
+                render::object(&state.db, object, &FieldSelection::everything(), None).into()
+            })
             .collect()
     }
 
@@ -184,14 +186,14 @@ impl Handle {
     pub fn object(&self, uuid: &str) -> Option<Value> {
         let state = self.shared.lock();
         let object = state.db.store.find(uuid)?;
-        Some(render::object(&state.db, object, &Wanted::everything(), None).into())
+        Some(render::object(&state.db, object, &FieldSelection::everything(), None).into())
     }
 
     /// Every allocated address: the network or ipam, the address and its holder. The holder is the
     /// uuid of an instance-ip, a floating-ip or an alias-ip, or `ip-alloc`.
     #[must_use]
     pub fn addresses(&self) -> Vec<(Uuid, IpAddr, String)> {
-        self.shared.lock().db.pools.taken()
+        self.shared.lock().db.pools.allocations()
     }
 
     /// Makes the server unreachable; its state stays.

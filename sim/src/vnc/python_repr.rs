@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 /// The line width of Python's `pprint`.
-const WIDTH: usize = 80;
+const PPRINT_WIDTH: usize = 80;
 
 /// `repr(value)`
 pub(crate) fn repr(value: &Value) -> String {
@@ -37,20 +37,20 @@ pub(crate) fn repr_str(text: &str) -> String {
         '\''
     };
     let mut out = String::from(quote);
-    for letter in text.chars() {
-        match letter {
+    for character in text.chars() {
+        match character {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            letter if letter == quote => {
+            character if character == quote => {
                 out.push('\\');
-                out.push(letter);
+                out.push(character);
             }
-            letter if letter.is_control() => {
-                let _ = write!(out, "\\x{:02x}", u32::from(letter));
+            character if character.is_control() => {
+                let _ = write!(out, "\\x{:02x}", u32::from(character));
             }
-            letter => out.push(letter),
+            character => out.push(character),
         }
     }
     out.push(quote);
@@ -66,7 +66,7 @@ pub(crate) fn names<T: AsRef<str>>(names: &[T]) -> String {
 /// `pformat` of a list of names: one per line if they do not fit on one line.
 pub(crate) fn pformat_names<T: AsRef<str>>(list: &[T]) -> String {
     let one_line = names(list);
-    if one_line.chars().count() <= WIDTH {
+    if one_line.chars().count() <= PPRINT_WIDTH {
         return one_line;
     }
     let items: Vec<_> = list.iter().map(|name| repr_str(name.as_ref())).collect();
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_look_like_python() {
+    fn repr_writes_values_as_python_does() {
         let value = json!({"a": [1, null, true], "b": "it's", "c": "x\n"});
         assert_eq!(
             repr(&value),
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_are_broken() {
+    fn pformat_wraps_long_lists() {
         let long = "x".repeat(50);
         assert_eq!(pformat_names(&["a", "b"]), "['a', 'b']");
         assert_eq!(

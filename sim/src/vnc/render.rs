@@ -9,7 +9,7 @@ use super::schema::{Kind, schema};
 use super::store::Object;
 
 /// The fields that a client requests.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct FieldSelection<'a> {
     /// All properties and references.
     pub(crate) own: bool,
     pub(crate) back_refs: bool,
@@ -18,7 +18,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) named: HashSet<&'a str>,
 }
 
-impl Wanted<'_> {
+impl FieldSelection<'_> {
     pub(crate) fn own() -> Self {
         Self {
             own: true,
@@ -46,7 +46,7 @@ pub(crate) fn href(base: &str, kind: &Kind, uuid: uuid::Uuid) -> String {
 pub(crate) fn object(
     db: &Db,
     object: &Object,
-    wanted: &Wanted<'_>,
+    selection: &FieldSelection<'_>,
     base: Option<&str>,
 ) -> Map<String, Value> {
     let kind = schema().kind(object.kind);
@@ -59,19 +59,19 @@ pub(crate) fn object(
         out.insert("parent_uuid".to_owned(), parent.uuid.to_string().into());
     }
     for (name, value) in &object.props {
-        if wanted.own || wanted.named.contains(name.as_str()) {
+        if selection.own || selection.named.contains(name.as_str()) {
             out.insert(name.clone(), value.clone());
         }
     }
     for field in &kind.refs {
-        if wanted.own || wanted.named.contains(field.name.as_str()) {
+        if selection.own || selection.named.contains(field.name.as_str()) {
             let targets = db.store.targets(object, field.kind);
             let links = targets.map(|(target, attr)| link(target, Some(attr), base));
             put(&mut out, &field.name, links.collect());
         }
     }
     for referrer in &kind.referrers {
-        if wanted.back_refs || wanted.named.contains(referrer.field.as_str()) {
+        if selection.back_refs || selection.named.contains(referrer.field.as_str()) {
             let links = db.store.referrers(object.uuid, referrer.kind).map(|from| {
                 let attr = from
                     .refs
@@ -84,9 +84,11 @@ pub(crate) fn object(
         }
     }
     for child in &kind.children {
-        if wanted.children || wanted.named.contains(child.field.as_str()) {
-            let links = db.store.children(object.uuid, child.kind);
-            let links = links.map(|child| link(child, None, base));
+        if selection.children || selection.named.contains(child.field.as_str()) {
+            let links = db
+                .store
+                .children(object.uuid, child.kind)
+                .map(|child| link(child, None, base));
             put(&mut out, &child.field, links.collect());
         }
     }
@@ -94,9 +96,14 @@ pub(crate) fn object(
 }
 
 /// The response to a `GET` of one object.
-pub(crate) fn whole(db: &Db, of: &Object, wanted: &Wanted<'_>, base: Option<&str>) -> Value {
+pub(crate) fn whole(
+    db: &Db,
+    of: &Object,
+    selection: &FieldSelection<'_>,
+    base: Option<&str>,
+) -> Value {
     let kind = schema().kind(of.kind);
-    let mut out = object(db, of, wanted, base);
+    let mut out = object(db, of, selection, base);
     out.insert("name".to_owned(), of.name().into());
     if let Some(base) = base {
         out.insert("href".to_owned(), href(base, kind, of.uuid).into());

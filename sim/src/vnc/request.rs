@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::answer::{Outcome, Refusal};
 use super::auth::Identity;
+use super::response::{ApiError, Outcome};
 
 /// A parsed request.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl Request {
         self.json
             .as_ref()
             .and_then(Value::as_object)
-            .ok_or_else(Refusal::internal)
+            .ok_or_else(ApiError::internal)
     }
 
     /// The base of links in the response, unless the client excludes them.

@@ -10,7 +10,6 @@ use axum::http::{Request as HttpRequest, Response, StatusCode, header};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
-use super::answer::{Outcome, Refusal, Reply};
 use super::api;
 use super::auth::Tokens;
 use super::changes::Change;
@@ -18,6 +17,7 @@ use super::db::Db;
 use super::defaults;
 use super::options::{Auth, Options};
 use super::request::Request;
+use super::response::{ApiError, Outcome, Reply};
 use crate::harness::connection::Peer;
 use crate::harness::{FaultTable, Frontend, lock};
 
@@ -85,7 +85,7 @@ async fn handle(
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
-        return response(&Err(Refusal::new(413, "Request entity too large")));
+        return response(&Err(ApiError::new(413, "Request entity too large")));
     };
     let perform =
         async |parts: Parts, body: Bytes, order| response(&perform(&shared, &parts, &body, order));
@@ -102,7 +102,7 @@ fn perform(shared: &Shared, parts: &Parts, body: &[u8], order: u64) -> Outcome<R
         let (method, path) = (request.method.as_str(), request.path.as_str());
         let issued = state
             .tokens
-            .answer(keystone, method, path, request.json.as_ref());
+            .issue(keystone, method, path, request.json.as_ref());
         if let Some(reply) = issued {
             return Ok(reply);
         }
@@ -113,7 +113,7 @@ fn perform(shared: &Shared, parts: &Parts, body: &[u8], order: u64) -> Outcome<R
                 .check(token.as_deref(), method, path, &request.base)?;
         }
     }
-    let outcome = api::answer(&mut state.db, &request);
+    let outcome = api::handle(&mut state.db, &request);
     let changes = shared.publish(&mut state.db);
     shared.frontend.record_changes(order, changes);
     outcome
@@ -131,7 +131,7 @@ fn read(parts: &Parts, body: &[u8]) -> Outcome<Request> {
     let content_type = content_type.split(';').next().unwrap_or_default().trim();
     let json: Option<Value> = match content_type {
         JSON if !body.is_empty() => {
-            Some(serde_json::from_slice(body).map_err(|_| Refusal::internal())?)
+            Some(serde_json::from_slice(body).map_err(|_| ApiError::internal())?)
         }
         _ => None,
     };
@@ -188,19 +188,23 @@ fn response(outcome: &Outcome<Reply>) -> Response<Body> {
             )
         }
         Ok(Reply::Token(value, status, token)) => {
-            let token = token
+            let token: Vec<_> = token
                 .as_ref()
-                .map(|token| ("x-subject-token", token.as_str()));
-            let token: Vec<_> = token.into_iter().collect();
+                .map(|token| ("x-subject-token", token.as_str()))
+                .into_iter()
+                .collect();
             build(*status, JSON, value.to_string(), &token)
         }
         Ok(Reply::Done) => build(200, HTML, String::new(), &[]),
         Ok(Reply::Unchanged) => build(304, HTML, String::new(), &[]),
-        Err(refusal) => {
-            let challenge = refusal.challenge.as_ref();
-            let challenge = challenge.map(|text| ("www-authenticate", text.as_str()));
-            let challenge: Vec<_> = challenge.into_iter().collect();
-            build(refusal.status, HTML, refusal.text.clone(), &challenge)
+        Err(error) => {
+            let challenge: Vec<_> = error
+                .challenge
+                .as_ref()
+                .map(|text| ("www-authenticate", text.as_str()))
+                .into_iter()
+                .collect();
+            build(error.status, HTML, error.text.clone(), &challenge)
         }
     }
 }

@@ -6,29 +6,29 @@
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
-use super::answer::{Outcome, refuse};
 use super::python_repr::{self, repr, truthy};
-use super::schema::{Form, Kind, Simple, schema};
+use super::response::{Outcome, fail};
+use super::schema::{Kind, SimpleType, ValueType, schema};
 
 /// The error is the message of a Python exception.
-type Check = Result<(), String>;
+type CheckResult = Result<(), String>;
 
 /// Checks a whole body; `when` is the name of the operation in error messages.
 pub(crate) fn body(kind: &Kind, body: &mut Map<String, Value>, when: &str) -> Outcome<()> {
     for prop in &kind.props {
         let Some(value) = body.get_mut(&prop.name).filter(|value| truthy(value)) else {
             if when == "create" && prop.name == "loadbalancer_healthmonitor_properties" {
-                return refuse(
+                return fail(
                     400,
                     format!("Bad property in {when}: {} property is missing", prop.name),
                 );
             }
             continue;
         };
-        let checked = match &prop.form {
-            Form::Simple(simple) => simple_value(&prop.name, simple, value)
+        let checked = match &prop.value_type {
+            ValueType::Simple(simple) => simple_value(&prop.name, simple, value)
                 .map_err(|problem| format!("Error validating property {problem}")),
-            Form::Complex(name) if value.is_object() => {
+            ValueType::Complex(name) if value.is_object() => {
                 let before = repr(value);
                 complex_value(name, value).map_err(|problem| {
                     format!(
@@ -37,7 +37,7 @@ pub(crate) fn body(kind: &Kind, body: &mut Map<String, Value>, when: &str) -> Ou
                     )
                 })
             }
-            Form::Complex(name) => Err(format!(
+            ValueType::Complex(name) => Err(format!(
                 "Error in property {} type {} value of {} ",
                 prop.name,
                 class(name),
@@ -45,7 +45,7 @@ pub(crate) fn body(kind: &Kind, body: &mut Map<String, Value>, when: &str) -> Ou
             )),
         };
         if let Err(problem) = checked {
-            return refuse(400, format!("Bad property in {when}: {problem}"));
+            return fail(400, format!("Bad property in {when}: {problem}"));
         }
     }
     for field in &kind.refs {
@@ -60,7 +60,7 @@ pub(crate) fn body(kind: &Kind, body: &mut Map<String, Value>, when: &str) -> Ou
                 Some(value) => complex_value(attr, value),
             };
             if let Err(problem) = checked {
-                return refuse(
+                return fail(
                     400,
                     format!(
                         "Bad reference in {when}: Error validating reference {} value \
@@ -75,7 +75,7 @@ pub(crate) fn body(kind: &Kind, body: &mut Map<String, Value>, when: &str) -> Ou
 }
 
 /// Checks a value of a complex type and normalizes it.
-pub(crate) fn complex_value(name: &str, value: &mut Value) -> Check {
+pub(crate) fn complex_value(name: &str, value: &mut Value) -> CheckResult {
     let fields = match value {
         Value::Null => return Ok(()),
         Value::Object(fields) => fields,
@@ -97,19 +97,19 @@ pub(crate) fn complex_value(name: &str, value: &mut Value) -> Check {
                 ));
             };
             for item in items {
-                field_value(key, &field.form, item)?;
+                field_value(key, &field.value_type, item)?;
             }
         } else {
-            field_value(key, &field.form, value)?;
+            field_value(key, &field.value_type, value)?;
         }
     }
     Ok(())
 }
 
-fn field_value(key: &str, form: &Form, value: &mut Value) -> Check {
-    match form {
-        Form::Simple(simple) => simple_value(key, simple, value),
-        Form::Complex(name) => {
+fn field_value(key: &str, value_type: &ValueType, value: &mut Value) -> CheckResult {
+    match value_type {
+        ValueType::Simple(simple) => simple_value(key, simple, value),
+        ValueType::Complex(name) => {
             if name == "AllowedAddressPair" {
                 pair(value)?;
             }
@@ -121,15 +121,15 @@ fn field_value(key: &str, form: &Form, value: &mut Value) -> Check {
     }
 }
 
-fn simple_value(name: &str, simple: &Simple, value: &mut Value) -> Check {
+fn simple_value(name: &str, simple: &SimpleType, value: &mut Value) -> CheckResult {
     if value.is_null() {
         return Ok(());
     }
     let shown = python_repr::str(value);
     match simple {
-        Simple::Bool if value.is_boolean() => Ok(()),
-        Simple::Bool => Err(format!("{name}: true/false expected instead of {shown}")),
-        Simple::Int(bounds) => {
+        SimpleType::Bool if value.is_boolean() => Ok(()),
+        SimpleType::Bool => Err(format!("{name}: true/false expected instead of {shown}")),
+        SimpleType::Int(bounds) => {
             let number = match &*value {
                 Value::Number(number) if !number.is_f64() => {
                     Some(i128::from(number.as_i64().unwrap_or(i64::MAX)))
@@ -159,7 +159,7 @@ fn simple_value(name: &str, simple: &Simple, value: &mut Value) -> Check {
                 _ => Ok(()),
             }
         }
-        Simple::Text(allowed) => match value {
+        SimpleType::Text(allowed) => match value {
             Value::String(text) if allowed.is_empty() || allowed.contains(text) => Ok(()),
             Value::String(_) => Err(format!(
                 "{name}: value must be one of {}",
@@ -171,7 +171,7 @@ fn simple_value(name: &str, simple: &Simple, value: &mut Value) -> Check {
 }
 
 /// A subnet is stored with its network address.
-fn subnet(value: &mut Value) -> Check {
+fn subnet(value: &mut Value) -> CheckResult {
     let Value::Object(fields) = value else {
         return Err("Subnet type is invalid".to_owned());
     };
@@ -191,7 +191,7 @@ fn subnet(value: &mut Value) -> Check {
 }
 
 /// A shared (active-standby) address must have a long prefix.
-fn pair(value: &Value) -> Check {
+fn pair(value: &Value) -> CheckResult {
     let mode = value.get("address_mode").ok_or("'address_mode'")?;
     if mode != "active-standby" {
         return Ok(());

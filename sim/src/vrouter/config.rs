@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// The types that an agent follows.
-pub(crate) const KINDS: [&str; 11] = [
+pub(crate) const FOLLOWED_KINDS: [&str; 11] = [
     "virtual-router",
     "virtual-machine",
     "virtual-machine-interface",
@@ -23,11 +23,11 @@ pub(crate) const KINDS: [&str; 11] = [
     "floating-ip-pool",
     "security-group",
     "network-policy",
-    INSTANCE,
+    ROUTING_INSTANCE_KIND,
 ];
 /// The type whose changes have an additional delay.
-pub(crate) const ADDRESS: &str = "instance-ip";
-const INSTANCE: &str = "routing-instance";
+pub(crate) const ADDRESS_KIND: &str = "instance-ip";
+const ROUTING_INSTANCE_KIND: &str = "routing-instance";
 /// The VLAN id of an interface without a VLAN.
 const NO_VLAN: u64 = 65535;
 
@@ -139,7 +139,9 @@ impl Config {
         let old: Vec<_> = self
             .objects
             .values()
-            .filter(|object| (object.kind == ADDRESS) == addresses && !new.contains(&object.uuid))
+            .filter(|object| {
+                (object.kind == ADDRESS_KIND) == addresses && !new.contains(&object.uuid)
+            })
             .map(|object| object.uuid)
             .collect();
         for uuid in old {
@@ -217,7 +219,7 @@ impl Config {
 
     /// An interface's addresses, IPv4 first.
     pub(crate) fn addresses(&self, interface: Uuid) -> Vec<IpAddr> {
-        let instances = self.referrers(interface, ADDRESS);
+        let instances = self.referrers(interface, ADDRESS_KIND);
         let mut addresses: Vec<_> = instances
             .filter_map(|instance| instance.address("instance_ip_address"))
             .collect();

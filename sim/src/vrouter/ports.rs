@@ -17,15 +17,15 @@ use crate::harness::clock;
 /// The `author` in the files.
 const AUTHOR: &str = "/usr/bin/contrail-vrouter-agent";
 /// The type of a port whose interface is on another host.
-const REMOTE: i64 = 2;
+const REMOTE_PORT_TYPE: i64 = 2;
 
 /// The request that registered a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Way {
+pub(crate) enum Registration {
     /// `POST /vm`
-    Machine,
+    Vm,
     /// `POST /port`
-    Port,
+    Nova,
 }
 
 /// A port.
@@ -40,12 +40,12 @@ pub(crate) struct Port {
 }
 
 /// The key of a port: request, virtual machine and interface.
-pub(crate) type Key = (Way, Uuid, Uuid);
+pub(crate) type PortKey = (Registration, Uuid, Uuid);
 
 /// All ports.
 pub(crate) struct Ports {
     directory: PathBuf,
-    known: BTreeMap<Key, Port>,
+    ports: BTreeMap<PortKey, Port>,
     version: u64,
 }
 
@@ -54,23 +54,23 @@ impl Ports {
     pub(crate) fn load(directory: &Path, exists: impl Fn(&str) -> bool) -> Self {
         let mut ports = Self {
             directory: directory.to_owned(),
-            known: BTreeMap::new(),
+            ports: BTreeMap::new(),
             version: 0,
         };
         let mut files: Vec<_> = uuids(directory)
             .into_iter()
-            .map(|(_, path)| (Way::Port, path))
+            .map(|(_, path)| (Registration::Nova, path))
             .collect();
         for (_, machine) in uuids(&directory.join("vm")) {
             let found = uuids(&machine).into_iter();
-            files.extend(found.map(|(_, path)| (Way::Machine, path)));
+            files.extend(found.map(|(_, path)| (Registration::Vm, path)));
         }
-        for (way, path) in files.into_iter().filter(|(_, path)| path.is_file()) {
+        for (registration, path) in files.into_iter().filter(|(_, path)| path.is_file()) {
             let text = fs::read(&path).unwrap_or_default();
             let read = match serde_json::from_slice(&text) {
-                Ok(Value::Object(fields)) => match way {
-                    Way::Machine => machine_port(fields),
-                    Way::Port => nova_port(fields),
+                Ok(Value::Object(fields)) => match registration {
+                    Registration::Vm => parse_vm_port(fields),
+                    Registration::Nova => parse_nova_port(fields),
                 },
                 _ => Err("Invalid Json".to_owned()),
             };
@@ -78,7 +78,7 @@ impl Ports {
                 Ok((_, port)) if !exists(&port.tap) => {
                     log::info!("{}: {} is not there, skipped", path.display(), port.tap);
                 }
-                Ok((key, port)) => drop(ports.known.insert(key, port)),
+                Ok((key, port)) => drop(ports.ports.insert(key, port)),
                 Err(problem) => log::warn!("{}: {problem}, skipped", path.display()),
             }
         }
@@ -86,7 +86,7 @@ impl Ports {
     }
 
     /// Adds a port, or registers it again.
-    pub(crate) fn add(&mut self, key: Key, mut port: Port) {
+    pub(crate) fn add(&mut self, key: PortKey, mut port: Port) {
         port.version = self.version;
         let path = self.path(key);
         port.fields.insert("author".to_owned(), AUTHOR.into());
@@ -103,12 +103,12 @@ impl Ports {
                 log::error!("cannot write {}: {error}", path.display());
             }
         }
-        self.known.insert(key, port);
+        self.ports.insert(key, port);
     }
 
     /// Removes a port and its file.
-    pub(crate) fn remove(&mut self, key: Key) {
-        self.known.remove(&key);
+    pub(crate) fn remove(&mut self, key: PortKey) {
+        self.ports.remove(&key);
         let path = self.path(key);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -116,7 +116,7 @@ impl Ports {
             }
             _ => {}
         }
-        if key.0 == Way::Machine
+        if key.0 == Registration::Vm
             && let Some(directory) = path.parent()
         {
             // The directory stays while it has other interfaces.
@@ -124,42 +124,44 @@ impl Ports {
         }
     }
 
-    fn path(&self, (way, machine, interface): Key) -> PathBuf {
+    fn path(&self, (registration, machine, interface): PortKey) -> PathBuf {
         let interface = interface.to_string();
-        match way {
-            Way::Machine => self
+        match registration {
+            Registration::Vm => self
                 .directory
                 .join("vm")
                 .join(machine.to_string())
                 .join(interface),
-            Way::Port => self.directory.join(interface),
+            Registration::Nova => self.directory.join(interface),
         }
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&Key, &Port)> {
-        self.known.iter()
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&PortKey, &Port)> {
+        self.ports.iter()
     }
 
     /// The port of an interface of a virtual machine, whichever request registered it.
     pub(crate) fn of(&self, machine: Uuid, interface: Uuid) -> Option<&Port> {
-        [Way::Machine, Way::Port]
+        [Registration::Vm, Registration::Nova]
             .into_iter()
-            .find_map(|way| self.known.get(&(way, machine, interface)))
+            .find_map(|registration| self.ports.get(&(registration, machine, interface)))
     }
 
     /// The port of an interface that `POST /port` registered.
-    pub(crate) fn nova(&mut self, interface: Uuid) -> Option<(Key, &mut Port)> {
-        let mut ports = self.known.iter_mut();
+    pub(crate) fn nova(&mut self, interface: Uuid) -> Option<(PortKey, &mut Port)> {
+        let mut ports = self.ports.iter_mut();
         ports
-            .find(|((way, _, of), _)| *way == Way::Port && *of == interface)
+            .find(|((registration, _, of), _)| {
+                *registration == Registration::Nova && *of == interface
+            })
             .map(|(key, port)| (*key, port))
     }
 
     /// Whether `POST /port` named a virtual machine; the agent then requests its configuration.
     pub(crate) fn subscribes(&self, machine: Uuid) -> bool {
-        self.known
+        self.ports
             .keys()
-            .any(|(way, of, _)| *way == Way::Port && *of == machine)
+            .any(|(registration, of, _)| *registration == Registration::Nova && *of == machine)
     }
 
     /// Starts a new version: ports that are not registered again become stale.
@@ -171,7 +173,7 @@ impl Ports {
     /// Removes the ports that were last registered before this version.
     pub(crate) fn sweep(&mut self, version: u64) {
         let old: Vec<_> = self
-            .known
+            .ports
             .iter()
             .filter(|(_, port)| port.version < version)
             .map(|(key, _)| *key)
@@ -195,25 +197,25 @@ impl Port {
     }
 
     pub(crate) fn is_remote(&self) -> bool {
-        self.fields.get("type").and_then(Value::as_i64) == Some(REMOTE)
+        self.fields.get("type").and_then(Value::as_i64) == Some(REMOTE_PORT_TYPE)
     }
 }
 
 /// Reads the body of `POST /vm`.
-pub(crate) fn machine_port(fields: Map<String, Value>) -> Result<(Key, Port), String> {
+pub(crate) fn parse_vm_port(fields: Map<String, Value>) -> Result<(PortKey, Port), String> {
     let machine = uuid(&fields, "vm-uuid")?;
     let tap = text(&fields, "host-ifname")?;
     text(&fields, "vm-name")?;
     uuid(&fields, "vn-uuid")?;
     let interface = uuid(&fields, "vmi-uuid")?;
     Ok((
-        (Way::Machine, machine, interface),
+        (Registration::Vm, machine, interface),
         Port::new(machine, tap, fields),
     ))
 }
 
 /// Reads the body of `POST /port`.
-pub(crate) fn nova_port(fields: Map<String, Value>) -> Result<(Key, Port), String> {
+pub(crate) fn parse_nova_port(fields: Map<String, Value>) -> Result<(PortKey, Port), String> {
     let interface = uuid(&fields, "id")?;
     let machine = uuid(&fields, "instance-id")?;
     for name in ["vn-id", "vm-project-id"] {
@@ -224,7 +226,9 @@ pub(crate) fn nova_port(fields: Map<String, Value>) -> Result<(Key, Port), Strin
     }
     let tap = text(&fields, "system-name")?;
     let mac = text(&fields, "mac-address")?;
-    let zero = mac.chars().all(|letter| letter == '0' || letter == ':');
+    let zero = mac
+        .chars()
+        .all(|character| character == '0' || character == ':');
     if mac.matches(':').count() != 5 || zero {
         return Err("Invalid MAC address".to_owned());
     }
@@ -234,7 +238,7 @@ pub(crate) fn nova_port(fields: Map<String, Value>) -> Result<(Key, Port), Strin
         }
     }
     Ok((
-        (Way::Port, machine, interface),
+        (Registration::Nova, machine, interface),
         Port::new(machine, tap, fields),
     ))
 }
@@ -247,8 +251,10 @@ fn text(fields: &Map<String, Value>, name: &str) -> Result<String, String> {
 
 /// As in the real agent, a string that is no uuid counts as the nil uuid.
 fn uuid(fields: &Map<String, Value>, name: &str) -> Result<Uuid, String> {
-    let text = fields.get(name).and_then(Value::as_str);
-    let text = text.ok_or_else(|| format!("Invalid or missing data for <{name}>"))?;
+    let text = fields
+        .get(name)
+        .and_then(Value::as_str)
+        .ok_or_else(|| format!("Invalid or missing data for <{name}>"))?;
     Ok(text.parse().unwrap_or_default())
 }
 

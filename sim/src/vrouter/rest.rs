@@ -9,11 +9,11 @@ use uuid::Uuid;
 
 use super::config::{Config, Object};
 use super::format::{canonical, pretty};
-use super::ports::{Key, Port, Way, machine_port, nova_port};
+use super::ports::{Port, PortKey, Registration, parse_nova_port, parse_vm_port};
 use super::state::State;
 
 /// Status and body.
-pub(crate) type Answer = (u16, String);
+pub(crate) type Response = (u16, String);
 
 /// What follows from a request, beside its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,31 +25,37 @@ pub(crate) enum Effect {
 }
 
 /// Handles a request.
-pub(crate) fn answer(
+pub(crate) fn handle(
     state: &mut State,
     name: &str,
     request: (&str, &str, &[u8]),
-) -> (Answer, Effect) {
+) -> (Response, Effect) {
     let (method, path, body) = request;
     let parts: Vec<_> = path.split('/').skip(1).collect();
     let id = parts.get(1).and_then(|part| canonical(part));
     match (method, parts.as_slice(), id) {
-        ("POST", ["vm"], _) => done(add_machine_port(state, body), Effect::PortsChanged),
-        ("GET", ["vm", _], Some(machine)) => (found(plugged(state, name, machine)), Effect::None),
-        ("GET", ["vm-cfg", _], Some(machine)) => {
-            (found(configuration(state, name, machine)), Effect::None)
-        }
+        ("POST", ["vm"], _) => empty_or_error(add_machine_port(state, body), Effect::PortsChanged),
+        ("GET", ["vm", _], Some(machine)) => (
+            json_or_not_found(registered_ports(state, name, machine)),
+            Effect::None,
+        ),
+        ("GET", ["vm-cfg", _], Some(machine)) => (
+            json_or_not_found(configuration(state, name, machine)),
+            Effect::None,
+        ),
         ("DELETE", ["vm", _], Some(machine)) => {
-            for interface in known(state, name, machine) {
-                state.ports.remove((Way::Machine, machine, interface));
+            for interface in configured_interfaces(state, name, machine) {
+                state.ports.remove((Registration::Vm, machine, interface));
             }
             (empty(), Effect::PortsChanged)
         }
-        ("POST", ["port"], _) => done(add_nova_ports(state, body), Effect::PortsChanged),
+        ("POST", ["port"], _) => empty_or_error(add_nova_ports(state, body), Effect::PortsChanged),
         ("GET", ["port", _], Some(interface)) => {
-            let port = state.ports.nova(interface);
-            let port = port.map(|(_, port)| Value::Object(port.fields.clone()));
-            (found(port), Effect::None)
+            let port = state
+                .ports
+                .nova(interface)
+                .map(|(_, port)| Value::Object(port.fields.clone()));
+            (json_or_not_found(port), Effect::None)
         }
         ("DELETE", ["port", _], Some(interface)) => {
             if let Some((key, _)) = state.ports.nova(interface) {
@@ -60,10 +66,10 @@ pub(crate) fn answer(
         ("PUT", ["enable-port" | "disable-port", _], Some(interface)) => {
             let enabled = parts[0] == "enable-port";
             match state.ports.nova(interface) {
-                None => (found(None), Effect::None),
+                None => (json_or_not_found(None), Effect::None),
                 Some((_, port)) if !port.is_remote() => {
                     let problem = "Port is not of type remote".to_owned();
-                    (refused(&problem), Effect::None)
+                    (internal_error(&problem), Effect::None)
                 }
                 Some((_, port)) => {
                     port.enabled = enabled;
@@ -79,23 +85,23 @@ pub(crate) fn answer(
     }
 }
 
-fn done(result: Result<(), String>, effect: Effect) -> (Answer, Effect) {
+fn empty_or_error(result: Result<(), String>, effect: Effect) -> (Response, Effect) {
     match result {
         Ok(()) => (empty(), effect),
-        Err(problem) => (refused(&problem), Effect::None),
+        Err(problem) => (internal_error(&problem), Effect::None),
     }
 }
 
-fn empty() -> Answer {
+fn empty() -> Response {
     (200, "{}".to_owned())
 }
 
-fn refused(problem: &str) -> Answer {
+fn internal_error(problem: &str) -> Response {
     let error = format!("{{ {problem} }}");
     (500, json!({ "error": error }).to_string())
 }
 
-fn found(value: Option<Value>) -> Answer {
+fn json_or_not_found(value: Option<Value>) -> Response {
     match value {
         Some(value) => (200, pretty(&value)),
         None => (404, json!({"error": "{ Not Found }"}).to_string()),
@@ -118,7 +124,7 @@ fn object(value: Value, body: &[u8]) -> Result<Map<String, Value>, String> {
 }
 
 fn add_machine_port(state: &mut State, body: &[u8]) -> Result<(), String> {
-    let (key, port) = machine_port(object(parse(body)?, body)?)?;
+    let (key, port) = parse_vm_port(object(parse(body)?, body)?)?;
     state.ports.add(key, port);
     Ok(())
 }
@@ -130,20 +136,20 @@ fn add_nova_ports(state: &mut State, body: &[u8]) -> Result<(), String> {
         value => vec![value],
     };
     for value in values {
-        let (key, port): (Key, Port) = nova_port(object(value, body)?)?;
+        let (key, port): (PortKey, Port) = parse_nova_port(object(value, body)?)?;
         state.ports.add(key, port);
     }
     Ok(())
 }
 
 /// Whether the agent has the configuration of a virtual machine.
-pub(crate) fn is_known(state: &State, name: &str, machine: Uuid) -> bool {
+pub(crate) fn has_configuration(state: &State, name: &str, machine: Uuid) -> bool {
     state.config.is_linked(name, machine) || state.ports.subscribes(machine)
 }
 
 /// The interfaces of a virtual machine whose configuration the agent has.
-fn known(state: &State, name: &str, machine: Uuid) -> Vec<Uuid> {
-    if !is_known(state, name, machine) {
+fn configured_interfaces(state: &State, name: &str, machine: Uuid) -> Vec<Uuid> {
+    if !has_configuration(state, name, machine) {
         return vec![];
     }
     let interfaces = state.config.interfaces(machine).into_iter();
@@ -152,8 +158,10 @@ fn known(state: &State, name: &str, machine: Uuid) -> Vec<Uuid> {
 
 fn configuration(state: &State, name: &str, machine: Uuid) -> Option<Value> {
     let config = &state.config;
-    let interfaces = known(state, name, machine).into_iter();
-    let interfaces: Vec<_> = interfaces.filter_map(|uuid| config.get(uuid)).collect();
+    let interfaces: Vec<_> = configured_interfaces(state, name, machine)
+        .into_iter()
+        .filter_map(|uuid| config.get(uuid))
+        .collect();
     if interfaces.is_empty() {
         return None;
     }
@@ -184,9 +192,9 @@ fn configuration(state: &State, name: &str, machine: Uuid) -> Option<Value> {
     described.collect::<Option<Vec<_>>>().map(Value::from)
 }
 
-fn plugged(state: &State, name: &str, machine: Uuid) -> Option<Value> {
+fn registered_ports(state: &State, name: &str, machine: Uuid) -> Option<Value> {
     let config = &state.config;
-    let interfaces = known(state, name, machine);
+    let interfaces = configured_interfaces(state, name, machine);
     if interfaces.is_empty() {
         return None;
     }

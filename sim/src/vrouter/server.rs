@@ -43,7 +43,7 @@ fn perform(shared: &Arc<Shared>, parts: &Parts, body: &[u8]) -> Response<Body> {
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let ((status, body), effect) = {
         let mut state = shared.lock();
-        rest::answer(&mut state, &shared.options.name, (method, path, body))
+        rest::handle(&mut state, &shared.options.name, (method, path, body))
     };
     match effect {
         rest::Effect::None => {}

@@ -24,14 +24,14 @@ mod faults;
 mod raw_requests;
 
 /// An API server, an agent on `host1`, and a client of it.
-struct Bed {
+struct Fixture {
     api: vnc::Handle,
     agent: Handle,
     options: Options,
     ports: TempDir,
 }
 
-impl Bed {
+impl Fixture {
     async fn new() -> Self {
         Self::with(|_| {}).await
     }
@@ -44,19 +44,20 @@ impl Bed {
         let mut options = Options::new("host1", &control, ports.path());
         change(&mut options);
         let (_, agent) = Agent::start(options.clone()).await.unwrap();
-        let bed = Self {
+        let fixture = Self {
             api,
             agent,
             options,
             ports,
         };
-        bed.create(
-            "project",
-            json!({"fq_name": ["default-domain", "p"], "parent_type": "domain"}),
-        )
-        .await;
+        fixture
+            .create(
+                "project",
+                json!({"fq_name": ["default-domain", "p"], "parent_type": "domain"}),
+            )
+            .await;
         for name in ["host1", "host2"] {
-            bed.create(
+            fixture.create(
                 "virtual-router",
                 json!({
                     "fq_name": ["default-global-system-config", name],
@@ -65,21 +66,22 @@ impl Bed {
             )
             .await;
         }
-        bed.create(
-            "virtual-network",
-            json!({
-                "fq_name": ["default-domain", "p", "blue"], "parent_type": "project",
-                "network_ipam_refs": [{
-                    "to": ["default-domain", "default-project", "default-network-ipam"],
-                    "attr": {"ipam_subnets": [
-                        {"subnet": {"ip_prefix": "5.5.5.0", "ip_prefix_len": 24}},
-                        {"subnet": {"ip_prefix": "fd05::", "ip_prefix_len": 64}},
-                    ]},
-                }],
-            }),
-        )
-        .await;
-        bed
+        fixture
+            .create(
+                "virtual-network",
+                json!({
+                    "fq_name": ["default-domain", "p", "blue"], "parent_type": "project",
+                    "network_ipam_refs": [{
+                        "to": ["default-domain", "default-project", "default-network-ipam"],
+                        "attr": {"ipam_subnets": [
+                            {"subnet": {"ip_prefix": "5.5.5.0", "ip_prefix_len": 24}},
+                            {"subnet": {"ip_prefix": "fd05::", "ip_prefix_len": 64}},
+                        ]},
+                    }],
+                }),
+            )
+            .await;
+        fixture
     }
 
     async fn restart(&mut self) {
@@ -98,10 +100,10 @@ impl Bed {
     }
 
     async fn create(&self, kind: &str, body: Value) -> Uuid {
-        let made = self
+        let created = self
             .api("POST", &format!("/{kind}s"), json!({ kind: body }))
             .await;
-        made[kind]["uuid"].as_str().unwrap().parse().unwrap()
+        created[kind]["uuid"].as_str().unwrap().parse().unwrap()
     }
 
     /// Creates a virtual machine with so many interfaces, without addresses.
@@ -201,24 +203,24 @@ fn late() -> Instant {
     Instant::now() + Duration::from_secs(30)
 }
 
-async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
+async fn wait_for(event: &str, mut done: impl AsyncFnMut() -> bool) {
     let end = late();
     while !done().await {
-        assert!(Instant::now() < end, "waited in vain for {what}");
+        assert!(Instant::now() < end, "timed out waiting for {event}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 #[tokio::test]
-async fn a_container_comes_up_and_goes_as_the_client_expects() {
-    let bed = Bed::new().await;
-    let client = bed.client();
-    let interfaces = bed.machine(2).await;
+async fn client_registers_and_removes_a_container() {
+    let fixture = Fixture::new().await;
+    let client = fixture.client();
+    let interfaces = fixture.machine(2).await;
     for interface in 0..2 {
-        bed.address(interface, "v4").await;
+        fixture.address(interface, "v4").await;
     }
-    bed.address(0, "v6").await;
-    bed.link("host1", "ADD").await;
+    fixture.address(0, "v6").await;
+    fixture.link("host1", "ADD").await;
     let configured = client
         .await_configuration(VM, Wanted::Annotated, late())
         .await
@@ -232,12 +234,12 @@ async fn a_container_comes_up_and_goes_as_the_client_expects() {
     assert_eq!(configured[0].vlan, None);
     // All interfaces have to be registered before any has an address.
     client
-        .register(&bed.port_of(interfaces[0]), late())
+        .register(&fixture.port_of(interfaces[0]), late())
         .await
         .unwrap();
     assert_eq!(client.addresses(VM).await.unwrap(), None);
     client
-        .register(&bed.port_of(interfaces[1]), late())
+        .register(&fixture.port_of(interfaces[1]), late())
         .await
         .unwrap();
     let plugged = client
@@ -255,50 +257,51 @@ async fn a_container_comes_up_and_goes_as_the_client_expects() {
     assert_eq!(plugged[0].host_interface, "tapeth0-660a30");
     assert_eq!(plugged[0].mac, configured[0].mac);
 
-    let files = PortFiles::new(bed.ports.path().join("vm"));
+    let files = PortFiles::new(fixture.ports.path().join("vm"));
     assert_eq!(files.ports(VM).unwrap().len(), 2);
     client.unregister(VM, late()).await.unwrap();
     assert!(files.machines().unwrap().is_empty());
-    assert!(bed.agent.ports().is_empty());
+    assert!(fixture.agent.ports().is_empty());
     client.unregister(VM, late()).await.unwrap();
 }
 
 #[tokio::test]
-async fn configuration_comes_only_to_the_host_that_is_linked() {
-    let bed = Bed::new().await;
-    let client = bed.client();
-    let interface = bed.machine(1).await[0];
-    bed.link("host2", "ADD").await;
+async fn only_the_linked_host_receives_configuration() {
+    let fixture = Fixture::new().await;
+    let client = fixture.client();
+    let interface = fixture.machine(1).await[0];
+    fixture.link("host2", "ADD").await;
     // Once the agent has a later object, it has this one.
-    let seen = async || bed.agent.shared.lock().config.is_linked("host2", VM);
+    let seen = async || fixture.agent.shared.lock().config.is_linked("host2", VM);
     wait_for("the link", seen).await;
     assert_eq!(client.configuration(VM).await.unwrap(), None);
     client
-        .register(&bed.port_of(interface), late())
+        .register(&fixture.port_of(interface), late())
         .await
         .unwrap();
-    bed.link("host1", "ADD").await;
+    fixture.link("host1", "ADD").await;
     client
         .await_configuration(VM, Wanted::These(&[interface]), late())
         .await
         .unwrap();
-    bed.address(0, "v4").await;
+    fixture.address(0, "v4").await;
     client
         .await_addresses(VM, &[interface], late())
         .await
         .unwrap();
     // Without its configuration the agent keeps both the port and its file.
-    bed.link("host1", "DELETE").await;
+    fixture.link("host1", "DELETE").await;
     wait_for("the link to go", async || {
         client.configuration(VM).await.unwrap().is_none()
     })
     .await;
-    let (head, body) = bed.raw("DELETE", &format!("/vm/{VM}"), "").await;
+    let (head, body) = fixture.raw("DELETE", &format!("/vm/{VM}"), "").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     assert_eq!(body, "{}");
-    assert_eq!(bed.agent.ports().len(), 1);
+    assert_eq!(fixture.agent.ports().len(), 1);
     assert!(
-        bed.ports
+        fixture
+            .ports
             .path()
             .join(format!("vm/{VM}/{interface}"))
             .exists()
@@ -306,48 +309,49 @@ async fn configuration_comes_only_to_the_host_that_is_linked() {
 }
 
 #[tokio::test]
-async fn a_restarted_agent_knows_its_ports_again() {
-    let mut bed = Bed::new().await;
-    let interface = bed.machine(1).await[0];
-    bed.address(0, "v4").await;
-    bed.link("host1", "ADD").await;
-    let files = PortFiles::new(bed.ports.path().join("vm"));
-    let port = bed.port_of(interface);
+async fn restarted_agent_loads_its_ports() {
+    let mut fixture = Fixture::new().await;
+    let interface = fixture.machine(1).await[0];
+    fixture.address(0, "v4").await;
+    fixture.link("host1", "ADD").await;
+    let files = PortFiles::new(fixture.ports.path().join("vm"));
+    let port = fixture.port_of(interface);
     files.write(&port).unwrap();
-    bed.client().register(&port, late()).await.unwrap();
+    fixture.client().register(&port, late()).await.unwrap();
     // What the client wrote stays unchanged.
     assert_eq!(files.ports(VM).unwrap()[0].as_ref().unwrap(), &port);
-    std::fs::write(bed.ports.path().join("vm").join("no-uuid"), "x").unwrap();
-    std::fs::write(bed.ports.path().join(Uuid::nil().to_string()), "x").unwrap();
-    bed.restart().await;
+    std::fs::write(fixture.ports.path().join("vm").join("no-uuid"), "x").unwrap();
+    std::fs::write(fixture.ports.path().join(Uuid::nil().to_string()), "x").unwrap();
+    fixture.restart().await;
     assert_eq!(
-        bed.agent.ports(),
+        fixture.agent.ports(),
         [(VM, interface, port.host_ifname.clone())]
     );
-    bed.client()
+    fixture
+        .client()
         .await_addresses(VM, &[interface], late())
         .await
         .unwrap();
 }
 
 #[tokio::test]
-async fn ports_that_are_not_told_again_become_stale() {
-    let bed = Bed::with(|options| options.stale = Duration::from_millis(300)).await;
-    let interfaces = bed.machine(2).await;
-    let client = bed.client();
+async fn ports_not_registered_again_become_stale() {
+    let fixture = Fixture::with(|options| options.stale = Duration::from_millis(300)).await;
+    let interfaces = fixture.machine(2).await;
+    let client = fixture.client();
     for interface in &interfaces {
         client
-            .register(&bed.port_of(*interface), late())
+            .register(&fixture.port_of(*interface), late())
             .await
             .unwrap();
     }
     client.sync(late()).await.unwrap();
     client
-        .register(&bed.port_of(interfaces[0]), late())
+        .register(&fixture.port_of(interfaces[0]), late())
         .await
         .unwrap();
-    wait_for("the sweep", async || bed.agent.ports().len() < 2).await;
-    assert_eq!(bed.agent.ports()[0].1, interfaces[0]);
-    let files = PortFiles::new(bed.ports.path().join("vm"));
+    wait_for("the sweep", async || fixture.agent.ports().len() < 2).await;
+    assert_eq!(fixture.agent.ports()[0].1, interfaces[0]);
+    let files = PortFiles::new(fixture.ports.path().join("vm"));
     assert_eq!(files.ports(VM).unwrap().len(), 1);
 }

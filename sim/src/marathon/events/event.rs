@@ -75,7 +75,7 @@ impl Event {
             kind,
             json!({
                 "instanceId": instance.id.to_string(),
-                "condition": version.word(instance.condition()),
+                "condition": version.condition_name(instance.condition()),
                 "runSpecId": instance.run_spec.id(),
                 "agentId": agent.map(|agent| &agent.id),
                 "host": agent.map(|agent| &agent.host),
@@ -95,7 +95,7 @@ impl Event {
             json!({
                 "instanceId": id.to_string(),
                 "runSpecId": id.run_spec(),
-                "condition": version.word(condition),
+                "condition": version.condition_name(condition),
                 "timestamp": null,
                 "eventType": kind,
             }),
@@ -184,8 +184,10 @@ impl Event {
 }
 
 fn plan(deployment: &Deployment) -> Value {
-    let steps = deployment.steps.iter();
-    let steps = steps.map(|step| json!({"actions": [action(deployment, *step)]}));
+    let steps = deployment
+        .steps
+        .iter()
+        .map(|step| json!({"actions": [action(deployment, *step)]}));
     json!({
         "id": deployment.id,
         "steps": steps.collect::<Value>(),

@@ -57,7 +57,7 @@ impl EventFault {
     }
 
     /// Whether the fault applies to this event. Events of streams have to be named.
-    pub(super) fn strikes(&mut self, kind: &str) -> bool {
+    pub(super) fn applies(&mut self, kind: &str) -> bool {
         let meant = match &self.event_type {
             Some(only) => only == kind,
             None => !kind.starts_with("event_stream_"),

@@ -30,12 +30,12 @@ pub(super) struct Bus {
     /// `--event_stream_max_outstanding_messages`.
     outstanding: usize,
     heartbeat: Duration,
-    inner: Mutex<Inner>,
+    state: Mutex<BusState>,
     own: Weak<Self>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct BusState {
     followers: Vec<Follower>,
     next: u64,
     faults: Vec<EventFault>,
@@ -60,13 +60,13 @@ impl Bus {
             version,
             outstanding: outstanding.max(1),
             heartbeat: heartbeat.max(Duration::from_millis(1)),
-            inner: Mutex::default(),
+            state: Mutex::default(),
             own: Weak::clone(own),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BusState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a stream at this server.
@@ -79,10 +79,10 @@ impl Bus {
         let (queue, events) = mpsc::channel(self.outstanding);
         let closed = Arc::new(Notify::new());
         let id = {
-            let mut inner = self.lock();
-            inner.next += 1;
-            let id = inner.next;
-            inner.followers.push(Follower {
+            let mut state = self.lock();
+            state.next += 1;
+            let id = state.next;
+            state.followers.push(Follower {
                 id,
                 server,
                 remote_address: remote_address.to_owned(),
@@ -98,9 +98,9 @@ impl Bus {
 
     fn detach(&self, id: u64) {
         let gone = {
-            let mut inner = self.lock();
-            let at = inner.followers.iter().position(|own| own.id == id);
-            at.map(|at| inner.followers.remove(at))
+            let mut state = self.lock();
+            let at = state.followers.iter().position(|own| own.id == id);
+            at.map(|at| state.followers.remove(at))
         };
         if let Some(gone) = gone {
             let address = &gone.remote_address;
@@ -111,9 +111,9 @@ impl Bus {
     /// Publishes an event, subject to the faults.
     pub(super) fn publish(&self, event: Event) {
         let effect = {
-            let mut inner = self.lock();
-            let mut faults = inner.faults.iter_mut();
-            faults.find_map(|fault| fault.strikes(&event.kind).then_some(fault.effect))
+            let mut state = self.lock();
+            let mut faults = state.faults.iter_mut();
+            faults.find_map(|fault| fault.applies(&event.kind).then_some(fault.effect))
         };
         match effect {
             None => self.send(event),
@@ -141,12 +141,12 @@ impl Bus {
     /// Sends an event to all followers, and then those that were held back.
     fn send(&self, mut event: Event) {
         event.data["timestamp"] = Timestamp::now().to_string().into();
-        let mut inner = self.lock();
-        let held = std::mem::take(&mut inner.held);
-        self.deliver(&mut inner, Some(&event.kind), &event.frame().into());
+        let mut state = self.lock();
+        let held = std::mem::take(&mut state.held);
+        self.deliver(&mut state, Some(&event.kind), &event.frame().into());
         for mut event in held {
             event.data["timestamp"] = Timestamp::now().to_string().into();
-            self.deliver(&mut inner, Some(&event.kind), &event.frame().into());
+            self.deliver(&mut state, Some(&event.kind), &event.frame().into());
         }
     }
 
@@ -155,9 +155,9 @@ impl Bus {
         self.deliver(&mut self.lock(), None, bytes);
     }
 
-    fn deliver(&self, inner: &mut Inner, kind: Option<&str>, frame: &Bytes) {
+    fn deliver(&self, state: &mut BusState, kind: Option<&str>, frame: &Bytes) {
         let mut lost = 0;
-        inner.followers.retain(|own| {
+        state.followers.retain(|own| {
             let wanted = kind.is_none_or(|kind| own.wanted.is_empty() || own.wanted.contains(kind));
             if !wanted {
                 return true;
@@ -176,13 +176,13 @@ impl Bus {
                 }
             }
         });
-        inner.lost += lost;
+        state.lost += lost;
     }
 
     /// Ends the streams of one server, or all streams.
     pub(super) fn close(&self, server: Option<usize>) {
-        let mut inner = self.lock();
-        inner.followers.retain(|own| {
+        let mut state = self.lock();
+        state.followers.retain(|own| {
             let meant = server.is_none_or(|server| own.server == server);
             if meant {
                 own.closed.notify_one();
@@ -212,9 +212,9 @@ impl Bus {
     /// Removes all faults, and sends the events that were held back.
     pub(super) fn clear_faults(&self) {
         let held = {
-            let mut inner = self.lock();
-            inner.faults.clear();
-            std::mem::take(&mut inner.held)
+            let mut state = self.lock();
+            state.faults.clear();
+            std::mem::take(&mut state.held)
         };
         for event in held {
             self.send(event);

@@ -21,15 +21,15 @@ pub(crate) struct EventStream {
     events: mpsc::Receiver<Bytes>,
     closed: Pin<Box<OwnedNotified>>,
     heartbeat: Interval,
-    beat: Beat,
+    heartbeat_state: Heartbeat,
 }
 
 /// The progress of a heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Beat {
-    Not,
+enum Heartbeat {
+    Idle,
     /// `\r` is written and has to be flushed.
-    Half,
+    Written,
     /// `\r` is flushed.
     Flushed,
 }
@@ -50,7 +50,7 @@ impl EventStream {
             events,
             closed: Box::pin(closed.notified_owned()),
             heartbeat,
-            beat: Beat::Not,
+            heartbeat_state: Heartbeat::Idle,
         }
     }
 }
@@ -62,24 +62,24 @@ impl Stream for EventStream {
         if self.closed.as_mut().poll(context).is_ready() {
             return Poll::Ready(None);
         }
-        match self.beat {
-            Beat::Half => {
+        match self.heartbeat_state {
+            Heartbeat::Written => {
                 // Returning nothing makes the connection flush.
-                self.beat = Beat::Flushed;
+                self.heartbeat_state = Heartbeat::Flushed;
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Beat::Flushed => {
-                self.beat = Beat::Not;
+            Heartbeat::Flushed => {
+                self.heartbeat_state = Heartbeat::Idle;
                 return Poll::Ready(Some(Ok(Bytes::from_static(b"\n"))));
             }
-            Beat::Not => {}
+            Heartbeat::Idle => {}
         }
         if let Poll::Ready(event) = self.events.poll_recv(context) {
             return Poll::Ready(event.map(Ok));
         }
         if self.heartbeat.poll_tick(context).is_ready() {
-            self.beat = Beat::Half;
+            self.heartbeat_state = Heartbeat::Written;
             return Poll::Ready(Some(Ok(Bytes::from_static(b"\r"))));
         }
         Poll::Pending

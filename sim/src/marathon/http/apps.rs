@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::error::{Refused, json_body};
+use super::error::{ErrorResponse, json_body};
 use super::kill;
 use super::{Query, client_ip, force};
 use crate::harness::clock::Timestamp;
@@ -37,10 +37,10 @@ fn apps(store: &Store) -> impl Iterator<Item = (&App, &Entry)> {
         })
 }
 
-pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<(&'a App, &'a Entry), Refused> {
+pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<(&'a App, &'a Entry), ErrorResponse> {
     let path = PathId::parse(id).ok();
     path.and_then(|path| apps(store).find(|(app, _)| app.id == path))
-        .ok_or_else(|| Refused::unknown("App", id))
+        .ok_or_else(|| ErrorResponse::unknown("App", id))
 }
 
 /// Whether an app passes the filters of `GET /v2/apps`.
@@ -59,26 +59,26 @@ fn matches(app: &App, query: &Query) -> bool {
 pub(super) async fn list(State(shared): State<Arc<Shared>>, query: Query) -> Json<Value> {
     let store = shared.store();
     let chosen = apps(&store).filter(|(app, _)| matches(app, &query));
-    let shown = chosen.map(|(app, entry)| view::app(&store, app, entry, embed(&query)));
-    Json(json!({"apps": shown.collect::<Value>()}))
+    let json = chosen.map(|(app, entry)| view::app(&store, app, entry, embed(&query)));
+    Json(json!({"apps": json.collect::<Value>()}))
 }
 
 pub(super) async fn show(
     State(shared): State<Arc<Shared>>,
     Path(path): Path<String>,
     query: Query,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, ErrorResponse> {
     let store = shared.store();
-    let shown = |(app, entry)| view::app(&store, app, entry, embed(&query));
+    let json = |(app, entry)| view::app(&store, app, entry, embed(&query));
     if let Some(group) = path.strip_suffix('*') {
         let below = apps(&store).filter(|(app, _)| app.id.is_below(group));
-        return Ok(Json(json!({"*": below.map(shown).collect::<Value>()})));
+        return Ok(Json(json!({"*": below.map(json).collect::<Value>()})));
     }
     if let Some(id) = path.strip_suffix("/tasks") {
         let (app, _) = find(&store, id)?;
         return Ok(Json(json!({"tasks": view::tasks(&store, &app.id)})));
     }
-    Ok(Json(json!({"app": shown(find(&store, &path)?)})))
+    Ok(Json(json!({"app": json(find(&store, &path)?)})))
 }
 
 pub(super) async fn create(
@@ -86,7 +86,7 @@ pub(super) async fn create(
     ConnectInfo(peer): ConnectInfo<Peer>,
     uri: Uri,
     body: Bytes,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let definition = json_body(&body)?;
     let mut store = shared.store();
     let app = app::parse(definition, &store.defaults)?;
@@ -97,22 +97,22 @@ pub(super) async fn create(
         tasks: true,
         ..Embed::default()
     };
-    let shown = view::app(&store, app, entry, embed);
-    note(&mut store, &peer, &uri, &id);
+    let json = view::app(&store, app, entry, embed);
+    publish_change(&mut store, &peer, &uri, &id);
     shared.wake();
     let headers = [
         ("Location", format!("/v2/apps{id}")),
         ("Marathon-Deployment-Id", deployment.to_string()),
     ];
-    Ok((StatusCode::CREATED, headers, Json(shown)).into_response())
+    Ok((StatusCode::CREATED, headers, Json(json)).into_response())
 }
 
 /// Publishes which client changed an app, and the new definition.
-fn note(store: &mut Store, peer: &Peer, uri: &Uri, id: &PathId) {
+fn publish_change(store: &mut Store, peer: &Peer, uri: &Uri, id: &PathId) {
     if let Ok((app, _)) = find(store, &id.to_string()) {
         let definition = view::definition(app);
         let event = Event::api_post(&client_ip(peer), uri.path(), &definition);
-        store.note(event);
+        store.add_event(event);
     }
 }
 
@@ -153,7 +153,7 @@ pub(super) async fn update(
     Path(path): Path<String>,
     query: Query,
     body: Bytes,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let change = json_body(&body)?;
     let mut store = shared.store();
     let old = find(&store, &path).ok().map(|(app, _)| app);
@@ -171,7 +171,7 @@ pub(super) async fn update(
         store.update(run_spec, force(&query), Timestamp::now())?
     };
     let version = store.entry(&id).map(|entry| entry.version);
-    note(&mut store, &peer, &uri, &id);
+    publish_change(&mut store, &peer, &uri, &id);
     shared.wake();
     let status = if created {
         StatusCode::CREATED
@@ -189,7 +189,7 @@ pub(super) async fn delete(
     State(shared): State<Arc<Shared>>,
     Path(path): Path<String>,
     query: Query,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, ErrorResponse> {
     if let Some((app, task)) = path.split_once("/tasks") {
         return kill::of_app(&shared, app, task, &query);
     }
@@ -205,7 +205,7 @@ pub(super) async fn act(
     State(shared): State<Arc<Shared>>,
     Path(path): Path<String>,
     query: Query,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, ErrorResponse> {
     let mut store = shared.store();
     let id = path.strip_suffix("/restart").unwrap_or_default();
     let id = find(&store, id)?.0.id.clone();

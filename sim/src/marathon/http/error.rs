@@ -7,13 +7,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::marathon::model::Rejection;
-use crate::marathon::store::Refusal;
+use crate::marathon::store::StoreError;
 
 /// An error response.
 #[derive(Debug)]
-pub(super) struct Refused(StatusCode, Value);
+pub(super) struct ErrorResponse(StatusCode, Value);
 
-impl Refused {
+impl ErrorResponse {
     pub(super) fn unknown(kind: &str, id: &str) -> Self {
         let id = id.trim_start_matches('/');
         let message = format!("{kind} '/{id}' does not exist");
@@ -21,22 +21,22 @@ impl Refused {
     }
 }
 
-impl Refused {
+impl ErrorResponse {
     /// The body is not valid JSON, or lacks a field.
-    pub(super) fn not_read(problem: &serde_json::Error) -> Self {
+    pub(super) fn invalid_json(problem: &serde_json::Error) -> Self {
         let details = problem.to_string();
         let body = json!({"message": "Invalid JSON", "details": details});
         Self(StatusCode::BAD_REQUEST, body)
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         (self.0, Json(self.1)).into_response()
     }
 }
 
-impl From<Rejection> for Refused {
+impl From<Rejection> for ErrorResponse {
     fn from(rejection: Rejection) -> Self {
         match rejection {
             Rejection::Shape { path, problem } => Self(
@@ -54,13 +54,13 @@ impl From<Rejection> for Refused {
     }
 }
 
-impl From<Refusal> for Refused {
-    fn from(refusal: Refusal) -> Self {
-        let message = refusal.to_string();
-        match refusal {
-            Refusal::Exists(_) => Self(StatusCode::CONFLICT, json!({"message": message})),
-            Refusal::Unknown(id) => Self::unknown("App", &id.to_string()),
-            Refusal::Locked(deployment) => Self(
+impl From<StoreError> for ErrorResponse {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        match error {
+            StoreError::Exists(_) => Self(StatusCode::CONFLICT, json!({"message": message})),
+            StoreError::Unknown(id) => Self::unknown("App", &id.to_string()),
+            StoreError::Locked(deployment) => Self(
                 StatusCode::CONFLICT,
                 json!({"message": message, "deployments": [{"id": deployment}]}),
             ),
@@ -69,11 +69,11 @@ impl From<Refusal> for Refused {
 }
 
 /// Parses a body as JSON. Like Marathon, it ignores the Content-Type.
-pub(super) fn json_body(body: &Bytes) -> Result<Value, Refused> {
-    serde_json::from_slice(body).map_err(|problem| Refused::not_read(&problem))
+pub(super) fn json_body(body: &Bytes) -> Result<Value, ErrorResponse> {
+    serde_json::from_slice(body).map_err(|problem| ErrorResponse::invalid_json(&problem))
 }
 
-pub(super) async fn unknown_path(uri: Uri) -> Refused {
+pub(super) async fn unknown_path(uri: Uri) -> ErrorResponse {
     let message = format!("URI not found: {}", uri.path());
-    Refused(StatusCode::NOT_FOUND, json!({"message": message}))
+    ErrorResponse(StatusCode::NOT_FOUND, json!({"message": message}))
 }

@@ -26,8 +26,10 @@ pub(super) fn follow(
         let message = "HTTP method GET is not supported by this URL";
         return (StatusCode::METHOD_NOT_ALLOWED, message).into_response();
     }
-    let wanted = query.0.into_iter();
-    let wanted = wanted.filter_map(|(name, value)| (name == "event_type").then_some(value));
+    let wanted = query
+        .0
+        .into_iter()
+        .filter_map(|(name, value)| (name == "event_type").then_some(value));
     let address = peer.address.ip().to_string();
     let stream = shared.bus.attach(server, &address, wanted.collect());
     if shared.leader() != Some(server) {

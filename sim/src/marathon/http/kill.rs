@@ -9,14 +9,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use super::error::{Refused, json_body};
+use super::error::{ErrorResponse, json_body};
 use super::{Query, apps, force, pods};
 use crate::harness::clock::Timestamp;
 use crate::marathon::id::{InstanceId, PathId};
 use crate::marathon::instance::{Instance, Task};
 use crate::marathon::model::run_spec::RunSpec;
 use crate::marathon::state::Shared;
-use crate::marathon::store::{Refusal, Store};
+use crate::marathon::store::{Store, StoreError};
 use crate::marathon::view;
 
 fn scales(query: &Query) -> bool {
@@ -40,7 +40,7 @@ pub(super) fn of_app(
     app: &str,
     task: &str,
     query: &Query,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, ErrorResponse> {
     let mut store = shared.store();
     let id = apps::find(&store, app)?.0.id.clone();
     let task = task.trim_matches('/');
@@ -52,9 +52,9 @@ pub(super) fn of_app(
             && host.is_none_or(|(_, host)| agent.is_some_and(|agent| agent.host == *host))
     });
     if chosen.is_empty() && !task.is_empty() {
-        return Err(Refused::unknown("Task", task));
+        return Err(ErrorResponse::unknown("Task", task));
     }
-    let shown: Vec<Value> = chosen
+    let json: Vec<Value> = chosen
         .iter()
         .map(|(instance, own)| view::task(instance, own, store.version))
         .collect();
@@ -65,7 +65,7 @@ pub(super) fn of_app(
         apps::deployed(version, deployment)
     } else {
         store.kill(&ids);
-        match shown.as_slice() {
+        match json.as_slice() {
             [one] if !task.is_empty() => json!({"task": one}),
             all => json!({"tasks": all}),
         }
@@ -84,12 +84,12 @@ pub(super) async fn tasks(
     State(shared): State<Arc<Shared>>,
     query: Query,
     body: Bytes,
-) -> Result<Json<Value>, Refused> {
-    let Ids { ids } =
-        serde_json::from_value(json_body(&body)?).map_err(|problem| Refused::not_read(&problem))?;
+) -> Result<Json<Value>, ErrorResponse> {
+    let Ids { ids } = serde_json::from_value(json_body(&body)?)
+        .map_err(|problem| ErrorResponse::invalid_json(&problem))?;
     let mut store = shared.store();
     let chosen = live(&store, |_, own| ids.contains(&own.id));
-    let shown: Vec<Value> = chosen
+    let json: Vec<Value> = chosen
         .iter()
         .map(|(instance, own)| view::task(instance, own, store.version))
         .collect();
@@ -101,7 +101,7 @@ pub(super) async fn tasks(
             None => by_app.push((app.clone(), vec![instance.id.clone()])),
         }
     }
-    let mut answer = json!({"tasks": shown});
+    let mut answer = json!({"tasks": json});
     for (app, ids) in by_app {
         if scales(&query) {
             let done = store.kill_and_scale(&app, &ids, force(&query), Timestamp::now());
@@ -109,8 +109,8 @@ pub(super) async fn tasks(
             match done {
                 Ok(deployment) => answer = apps::deployed(version, deployment),
                 // Tasks of a deleted app end anyway.
-                Err(Refusal::Unknown(_)) => {}
-                Err(refusal) => return Err(refusal.into()),
+                Err(StoreError::Unknown(_)) => {}
+                Err(error) => return Err(error.into()),
             }
         } else {
             store.kill(&ids);
@@ -126,10 +126,10 @@ pub(super) fn of_pod(
     pod: &str,
     instance: &str,
     body: &Bytes,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let wanted: Vec<String> = match instance.trim_matches('/') {
         "" => serde_json::from_value(json_body(body)?)
-            .map_err(|problem| Refused::not_read(&problem))?,
+            .map_err(|problem| ErrorResponse::invalid_json(&problem))?,
         one => vec![one.to_owned()],
     };
     let mut store = shared.store();
@@ -139,18 +139,18 @@ pub(super) fn of_pod(
         .filter(|own| wanted.contains(&own.id.to_string()))
         .collect();
     if chosen.is_empty() {
-        return Err(Refused::unknown("Instance", &wanted.join(", ")));
+        return Err(ErrorResponse::unknown("Instance", &wanted.join(", ")));
     }
-    let mut shown: Vec<Value> = chosen
+    let mut json: Vec<Value> = chosen
         .iter()
         .map(|own| view::pod_instance(own, store.version))
         .collect();
     let ids: Vec<InstanceId> = chosen.iter().map(|own| own.id.clone()).collect();
     store.kill(&ids);
     shared.wake();
-    let answer = match (shown.len(), instance.is_empty()) {
-        (1, false) => shown.swap_remove(0),
-        _ => Value::from(shown),
+    let answer = match (json.len(), instance.is_empty()) {
+        (1, false) => json.swap_remove(0),
+        _ => Value::from(json),
     };
     Ok((StatusCode::OK, Json(answer)).into_response())
 }

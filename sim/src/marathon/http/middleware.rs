@@ -96,8 +96,7 @@ impl ServerContext {
                     return next.run(Request::from_parts(parts, body.into())).await;
                 }
                 (Some(_), Some(leader)) => {
-                    let path = parts.uri.path_and_query();
-                    let path = path.map_or("/", |path| path.as_str());
+                    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
                     let url = format!("http://{leader}{path}");
                     if path.starts_with("/v2/events") {
                         return (StatusCode::FOUND, [(header::LOCATION, url)]).into_response();
@@ -107,7 +106,7 @@ impl ServerContext {
                 _ => {}
             }
         }
-        refuse("Could not determine the current leader")
+        bad_gateway("Could not determine the current leader")
     }
 
     /// Forwards a request to the leader.
@@ -115,7 +114,7 @@ impl ServerContext {
         let via = format!("1.1 {}", self.shared.servers[self.index].address);
         let mut vias = parts.headers.get_all(VIA).iter();
         if vias.any(|value| value.as_bytes() == via.as_bytes()) {
-            return refuse("Detected proxying loop");
+            return bad_gateway("Detected proxying loop");
         }
         let mut headers = without_hops(&parts.headers);
         append(&mut headers, VIA, &via);
@@ -130,7 +129,9 @@ impl ServerContext {
         let answered = request.headers(headers).body(body).send().await;
         let answered = match answered {
             Ok(answered) => answered,
-            Err(error) if error.is_connect() => return refuse("Failed to connect to the leader"),
+            Err(error) if error.is_connect() => {
+                return bad_gateway("Failed to connect to the leader");
+            }
             Err(error) => {
                 let message = format!("The leader does not answer: {error}");
                 return (StatusCode::INTERNAL_SERVER_ERROR, message).into_response();
@@ -148,7 +149,7 @@ impl ServerContext {
     }
 }
 
-fn refuse(why: &'static str) -> Response {
+fn bad_gateway(why: &'static str) -> Response {
     (StatusCode::BAD_GATEWAY, why).into_response()
 }
 

@@ -82,8 +82,9 @@ pub(super) fn router(shared: Arc<Shared>, server: usize) -> Router {
 
 /// Names the leader in every response.
 async fn name_leader(State(shared): State<Arc<Shared>>, mut response: Response) -> Response {
-    let leader = shared.leader_address();
-    let leader = leader.and_then(|leader| HeaderValue::from_str(&format!("http://{leader}")).ok());
+    let leader = shared
+        .leader_address()
+        .and_then(|leader| HeaderValue::from_str(&format!("http://{leader}")).ok());
     if let Some(leader) = leader {
         response.headers_mut().insert("X-Marathon-Leader", leader);
     }

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::error::{Refused, json_body};
+use super::error::{ErrorResponse, json_body};
 use super::kill;
 use super::{Query, client_ip, force};
 use crate::harness::clock::Timestamp;
@@ -29,10 +29,10 @@ fn pods(store: &Store) -> impl Iterator<Item = &Entry> {
         .filter(|entry| matches!(&*entry.run_spec, RunSpec::Pod(_)))
 }
 
-pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<&'a Entry, Refused> {
+pub(super) fn find<'a>(store: &'a Store, id: &str) -> Result<&'a Entry, ErrorResponse> {
     let path = PathId::parse(id).ok();
     path.and_then(|path| pods(store).find(|entry| *entry.run_spec.id() == path))
-        .ok_or_else(|| Refused::unknown("Pod", id))
+        .ok_or_else(|| ErrorResponse::unknown("Pod", id))
 }
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -48,30 +48,30 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Value> {
 pub(super) async fn show(
     State(shared): State<Arc<Shared>>,
     Path(path): Path<String>,
-) -> Result<Json<Value>, Refused> {
+) -> Result<Json<Value>, ErrorResponse> {
     let store = shared.store();
     if let Some((id, version)) = path.split_once("::versions") {
         return versions(&store, id, version.trim_matches('/'));
     }
-    let shown = match path.strip_suffix("::status") {
+    let json = match path.strip_suffix("::status") {
         Some("" | "/") => pods(&store)
             .map(|entry| view::pod_status(&store, entry))
             .collect(),
         Some(id) => view::pod_status(&store, find(&store, id)?),
         None => view::pod(find(&store, &path)?, store.version),
     };
-    Ok(Json(shown))
+    Ok(Json(json))
 }
 
 /// All versions of a pod, or one.
-fn versions(store: &Store, id: &str, version: &str) -> Result<Json<Value>, Refused> {
+fn versions(store: &Store, id: &str, version: &str) -> Result<Json<Value>, ErrorResponse> {
     let entry = find(store, id)?;
     let mut history = entry.history.iter();
     if version.is_empty() {
         return Ok(Json(history.map(|(version, _)| json!(version)).collect()));
     }
     let found = history.find(|(own, _)| own.to_string() == version);
-    let (version, run_spec) = found.ok_or_else(|| Refused::unknown("Version", version))?;
+    let (version, run_spec) = found.ok_or_else(|| ErrorResponse::unknown("Version", version))?;
     Ok(Json(view::pod_definition(
         run_spec,
         *version,
@@ -84,14 +84,14 @@ pub(super) async fn create(
     ConnectInfo(peer): ConnectInfo<Peer>,
     uri: Uri,
     body: Bytes,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let definition = json_body(&body)?;
     let mut store = shared.store();
     let pod = pod::parse(definition, &store.defaults)?;
     let id = pod.id.clone();
     let deployment = store.create(RunSpec::Pod(Box::new(pod)), Timestamp::now())?;
-    let shown = view::pod(find(&store, &id.to_string())?, store.version);
-    store.note(Event::pod(
+    let json = view::pod(find(&store, &id.to_string())?, store.version);
+    store.add_event(Event::pod(
         "pod_created_event",
         &client_ip(&peer),
         uri.path(),
@@ -101,7 +101,7 @@ pub(super) async fn create(
         ("Location", format!("/v2/pods{id}")),
         ("Marathon-Deployment-Id", deployment.to_string()),
     ];
-    Ok((StatusCode::CREATED, headers, Json(shown)).into_response())
+    Ok((StatusCode::CREATED, headers, Json(json)).into_response())
 }
 
 pub(super) async fn update(
@@ -111,7 +111,7 @@ pub(super) async fn update(
     Path(path): Path<String>,
     query: Query,
     body: Bytes,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     let mut definition = json_body(&body)?;
     let mut store = shared.store();
     let id = find(&store, &path)?.run_spec.id().clone();
@@ -121,15 +121,15 @@ pub(super) async fn update(
     let pod = pod::parse(definition, &store.defaults)?;
     let run_spec = RunSpec::Pod(Box::new(pod));
     let deployment = store.update(run_spec, force(&query), Timestamp::now())?;
-    let shown = view::pod(find(&store, &path)?, store.version);
-    store.note(Event::pod(
+    let json = view::pod(find(&store, &path)?, store.version);
+    store.add_event(Event::pod(
         "pod_updated_event",
         &client_ip(&peer),
         uri.path(),
     ));
     shared.wake();
     let headers = [("Marathon-Deployment-Id", deployment.to_string())];
-    Ok((StatusCode::OK, headers, Json(shown)).into_response())
+    Ok((StatusCode::OK, headers, Json(json)).into_response())
 }
 
 pub(super) async fn delete(
@@ -139,14 +139,14 @@ pub(super) async fn delete(
     Path(path): Path<String>,
     query: Query,
     body: Bytes,
-) -> Result<Response, Refused> {
+) -> Result<Response, ErrorResponse> {
     if let Some((pod, instance)) = path.split_once("::instances") {
         return kill::of_pod(&shared, pod, instance, &body);
     }
     let mut store = shared.store();
     let id = find(&store, &path)?.run_spec.id().clone();
     let deployment = store.delete(&id, force(&query))?;
-    store.note(Event::pod(
+    store.add_event(Event::pod(
         "pod_deleted_event",
         &client_ip(&peer),
         uri.path(),

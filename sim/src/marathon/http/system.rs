@@ -14,7 +14,7 @@ use crate::marathon::state::Shared;
 pub(super) async fn deployments(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let store = shared.store();
     let all = store.deployments();
-    let shown = all.iter().map(|(id, path)| {
+    let json = all.iter().map(|(id, path)| {
         let mut run_specs = store.instances().map(|instance| &instance.run_spec);
         let entry = store.entry(path).map(|entry| &entry.run_spec);
         let run_spec = entry.or_else(|| run_specs.find(|own| own.id() == path));
@@ -25,7 +25,7 @@ pub(super) async fn deployments(State(shared): State<Arc<Shared>>) -> Json<Value
             "affectedPods": if pod { json!([path]) } else { json!([]) },
         })
     });
-    Json(shown.collect())
+    Json(json.collect())
 }
 
 pub(super) async fn info(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -60,8 +60,9 @@ pub(super) async fn leader(State(shared): State<Arc<Shared>>) -> Response {
 
 /// Responds with text or JSON according to the Accept header, else with nothing.
 pub(super) async fn ping(headers: HeaderMap) -> Response {
-    let accept = headers.get(header::ACCEPT);
-    let accept = accept.and_then(|accept| accept.to_str().ok());
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
     match accept {
         None => "pong".into_response(),
         Some(accept) if accept.contains("text/") || accept.contains("*/*") => {

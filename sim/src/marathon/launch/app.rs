@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Launch, Launched, Placement, discovery, environment, network};
+use super::{Launch, LaunchedTask, Placement, discovery, environment, network};
 use crate::marathon::launch::offer::Offer;
 use crate::marathon::model::app::{App, Container, EngineType};
 use crate::marathon::model::network::{Mode, is_host};
@@ -35,7 +35,7 @@ pub(super) fn place(
     );
     Some(Placement {
         operation: json!({"type": "LAUNCH", "launch": {"task_infos": [task]}}),
-        tasks: vec![Launched {
+        tasks: vec![LaunchedTask {
             id: task_id,
             container: None,
             host_ports,

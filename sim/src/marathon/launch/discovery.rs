@@ -17,7 +17,7 @@ fn info(id: &PathId, ports: &[Value]) -> Value {
 }
 
 /// One declared port.
-struct Declared<'a> {
+struct DeclaredPort<'a> {
     name: Option<&'a str>,
     protocols: Vec<&'a str>,
     labels: &'a Labels,
@@ -25,7 +25,7 @@ struct Declared<'a> {
     inside: Option<u16>,
 }
 
-impl Declared<'_> {
+impl DeclaredPort<'_> {
     /// One entry per protocol, with additional labels.
     fn entries(&self, number: u16, more: &[(&str, &str)]) -> Vec<Value> {
         let mut all = self.labels.clone();
@@ -72,7 +72,7 @@ pub(super) fn app(app: &App, host_ports: &[Option<u16>], bridge: &str) -> Value 
     if is_host(&app.networks) {
         let definitions = app.port_definitions.iter().flatten();
         for (definition, host_port) in definitions.zip(host_ports) {
-            let declared = Declared {
+            let declared = DeclaredPort {
                 name: definition.name.as_deref(),
                 protocols: definition.protocol.split(',').collect(),
                 labels: &definition.labels,
@@ -83,7 +83,7 @@ pub(super) fn app(app: &App, host_ports: &[Option<u16>], bridge: &str) -> Value 
         }
     } else {
         for (mapping, host_port) in app.port_mappings().iter().zip(host_ports) {
-            let declared = Declared {
+            let declared = DeclaredPort {
                 name: mapping.name.as_deref(),
                 protocols: mapping.protocol.split(',').collect(),
                 labels: &mapping.labels,
@@ -107,7 +107,7 @@ pub(super) fn pod_container(
 ) -> Value {
     let mut ports = Vec::new();
     for (endpoint, host_port) in endpoints.iter().zip(host_ports) {
-        let declared = Declared {
+        let declared = DeclaredPort {
             name: Some(&endpoint.name),
             protocols: endpoint.protocol.iter().map(String::as_str).collect(),
             labels: &endpoint.labels,

@@ -12,7 +12,7 @@ use crate::marathon::model::pod::{Pod, PodContainer};
 type Variables = BTreeMap<String, String>;
 
 /// The limit for names and values of labels; longer ones are left out.
-const LONGEST_VARIABLE: usize = 512;
+const MAX_VARIABLE_LENGTH: usize = 512;
 const LABEL_PREFIX: &str = "MARATHON_APP_LABEL_";
 /// The first number for container ports that have none.
 const FIRST_GENERATED_PORT: u16 = 1025;
@@ -116,9 +116,9 @@ fn decimal(amount: f64) -> String {
 
 fn escape(name: &str) -> String {
     let mut escaped = String::new();
-    for letter in name.to_uppercase().chars() {
-        if letter.is_ascii_alphanumeric() || letter == '_' {
-            escaped.push(letter);
+    for character in name.to_uppercase().chars() {
+        if character.is_ascii_alphanumeric() || character == '_' {
+            escaped.push(character);
         } else if !escaped.ends_with('_') {
             escaped.push('_');
         }
@@ -138,7 +138,8 @@ fn add_own(all: &mut Variables, own: &BTreeMap<String, Value>) {
 fn add_labels<'a>(all: &mut Variables, labels: impl Iterator<Item = (&'a String, &'a String)>) {
     let mut names = Vec::new();
     for (key, value) in labels {
-        if key.len() < LONGEST_VARIABLE - LABEL_PREFIX.len() && value.len() < LONGEST_VARIABLE {
+        if key.len() < MAX_VARIABLE_LENGTH - LABEL_PREFIX.len() && value.len() < MAX_VARIABLE_LENGTH
+        {
             let name = escape(key);
             all.insert(format!("{LABEL_PREFIX}{name}"), value.clone());
             names.push(name);
@@ -160,14 +161,14 @@ fn ports(requested: &[u16], host_ports: &[Option<u16>], names: &[Option<&str>]) 
         .collect();
     let mut generated = (FIRST_GENERATED_PORT..).filter(|port| !used.contains(port));
     let mut assigned = Vec::new();
-    let mut made_up = Vec::new();
+    let mut generated_ports = Vec::new();
     for (index, (&requested, &host_port)) in requested.iter().zip(host_ports).enumerate() {
         let (number, declared) = match (host_port, requested) {
             (Some(port), 0) => (port, port),
             (Some(port), requested) => (port, requested),
             (None, 0) => {
                 let port = generated.next().unwrap_or(FIRST_GENERATED_PORT);
-                made_up.push(port);
+                generated_ports.push(port);
                 (port, port)
             }
             (None, requested) => (requested, requested),
@@ -181,7 +182,7 @@ fn ports(requested: &[u16], host_ports: &[Option<u16>], names: &[Option<&str>]) 
             }
         }
     }
-    assigned.extend(made_up);
+    assigned.extend(generated_ports);
     if let Some(first) = assigned.first() {
         all.insert("PORT".to_owned(), first.to_string());
     }

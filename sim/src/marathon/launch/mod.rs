@@ -44,12 +44,12 @@ pub struct Placement {
     /// `Offer.Operation`.
     pub operation: Value,
     /// The tasks: one for an app, one per container for a pod.
-    pub tasks: Vec<Launched>,
+    pub tasks: Vec<LaunchedTask>,
 }
 
 /// A task to be launched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Launched {
+pub struct LaunchedTask {
     /// Its id.
     pub id: String,
     /// The name of the pod's container.

@@ -200,7 +200,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn scalars_come_from_accepted_reservations_only() {
+    fn take_scalar_uses_accepted_reservations_only() {
         let mut offer = sample();
         assert!(offer.take_scalar("cpus", 0.4, &["slave_public"]).is_none());
         for _ in 0..3 {
@@ -216,7 +216,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_scalar_may_be_put_together_from_several_reservations() {
+    fn take_scalar_combines_reservations() {
         let mut offer = sample();
         let taken = offer
             .take_scalar("cpus", 1.2, &["*", "slave_public"])
@@ -226,7 +226,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn ports_are_never_given_twice() {
+    fn take_ports_never_returns_a_port_twice() {
         let mut offer = sample();
         let wanted = [Some(0), None, Some(31000), Some(0)];
         let (ports, taken) = offer.take_ports(&wanted, &["*"]).unwrap();

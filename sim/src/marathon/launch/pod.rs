@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use super::app::uri;
-use super::{Launch, Launched, Placement, discovery, environment, network};
+use super::{Launch, LaunchedTask, Placement, discovery, environment, network};
 use crate::marathon::launch::offer::Offer;
 use crate::marathon::model::pod::{Command, Pod, PodContainer, Resources};
 
@@ -59,7 +59,7 @@ pub(super) fn place(
             task["container"] = json!({"type": "MESOS", "mesos": {"image": image}});
         }
         task_infos.push(task);
-        tasks.push(Launched {
+        tasks.push(LaunchedTask {
             id,
             container: Some(container.name.clone()),
             host_ports: own_ports.to_vec(),

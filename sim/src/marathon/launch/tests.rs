@@ -2,7 +2,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::marathon::id::{Form, PathId};
+use crate::marathon::id::{IdFormat, PathId};
 use crate::marathon::model::{Defaults, app, pod};
 
 const UUID: &str = "0bcd1234-c7a5-11ea-8f39-0242ac110002";
@@ -14,7 +14,7 @@ fn placed(run_spec: &RunSpec, offer: &mut Offer) -> Option<Placement> {
     };
     let uuid = UUID.parse().unwrap();
     let launch = Launch {
-        instance: &InstanceId::with_uuid(run_spec.id(), Form::Incarnated, uuid),
+        instance: &InstanceId::with_uuid(run_spec.id(), IdFormat::Incarnated, uuid),
         incarnation: 1,
         version: Timestamp::now(),
         hostname: "10.0.0.5",
@@ -49,7 +49,7 @@ fn shop() -> Value {
 }
 
 #[test]
-fn an_apps_network_infos_have_one_empty_address_and_only_mappings_with_a_host_port() {
+fn app_network_infos_have_an_address_and_host_port_mappings() {
     let task = app_task(shop());
     assert_eq!(
         task["container"],
@@ -68,7 +68,7 @@ fn an_apps_network_infos_have_one_empty_address_and_only_mappings_with_a_host_po
 }
 
 #[test]
-fn an_apps_ids_are_those_of_1_8() {
+fn app_ids_have_the_format_of_1_8() {
     let task = app_task(shop());
     let id = format!("shop_web.instance-{UUID}._app.1");
     assert_eq!(task["task_id"]["value"], id);
@@ -77,7 +77,7 @@ fn an_apps_ids_are_those_of_1_8() {
 }
 
 #[test]
-fn discovery_has_scopes_and_one_entry_a_protocol_and_network() {
+fn discovery_has_one_entry_per_protocol_and_network() {
     let task = app_task(shop());
     let label = |key: &str, value: &str| json!({"key": key, "value": value});
     let inside = |protocol: &str, network: &str| {
@@ -98,7 +98,7 @@ fn discovery_has_scopes_and_one_entry_a_protocol_and_network() {
 }
 
 #[test]
-fn the_environment_says_who_where_and_which_ports() {
+fn environment_has_ids_host_and_ports() {
     let task = app_task(shop());
     for (name, value) in [
         ("MARATHON_APP_ID", "/shop/web"),
@@ -123,7 +123,7 @@ fn the_environment_says_who_where_and_which_ports() {
 }
 
 #[test]
-fn a_host_network_app_has_no_network_infos_and_no_scopes() {
+fn host_network_app_has_no_network_infos_and_scopes() {
     let task = app_task(json!({"id": "/h", "cmd": "run", "cpus": 0.1,
         "portDefinitions": [{"port": 10101, "protocol": "udp,tcp", "name": "dns"}]}));
     assert_eq!(task.get("container"), None);
@@ -159,7 +159,7 @@ fn sample_app() -> Value {
 }
 
 #[test]
-fn the_sample_app_runs_a_local_image_on_what_is_reserved_for_slave_public() {
+fn public_app_uses_local_image_and_slave_public_resources() {
     let task = app_task(sample_app());
     assert_eq!(
         task["container"],
@@ -179,7 +179,7 @@ fn the_sample_app_runs_a_local_image_on_what_is_reserved_for_slave_public() {
 }
 
 #[test]
-fn nothing_is_taken_from_an_offer_that_is_too_small() {
+fn insufficient_offer_stays_unchanged() {
     let mut definition = sample_app();
     definition["cpus"] = json!(0.2);
     let app = RunSpec::App(Box::new(
@@ -192,7 +192,7 @@ fn nothing_is_taken_from_an_offer_that_is_too_small() {
 }
 
 #[test]
-fn a_docker_app_loses_labels_and_all_networks_but_the_first() {
+fn docker_app_keeps_only_the_first_network_name() {
     let mut definition = shop();
     definition["container"]["type"] = json!("DOCKER");
     definition["container"]["docker"] = json!({"image": "nginx"});
@@ -210,7 +210,7 @@ fn a_docker_app_loses_labels_and_all_networks_but_the_first() {
 }
 
 #[test]
-fn a_pods_networks_are_its_executors_and_have_no_addresses() {
+fn pod_networks_are_on_the_executor_without_addresses() {
     let definition = json!({
         "id": "/p", "labels": {"who": "us"},
         "networks": [{"mode": "container", "name": "contrail", "labels": {"networks": "blue"}}],

@@ -19,11 +19,11 @@ pub enum RunSpec {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
     /// The initial delay.
-    pub first: Duration,
+    pub initial: Duration,
     /// The factor of each further delay.
     pub factor: f64,
     /// The maximum delay.
-    pub longest: Duration,
+    pub max: Duration,
 }
 
 impl RunSpec {
@@ -109,16 +109,16 @@ impl RunSpec {
         let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
         match self {
             Self::App(app) => Backoff {
-                first: Duration::from_secs(app.backoff_seconds),
+                initial: Duration::from_secs(app.backoff_seconds),
                 factor: app.backoff_factor,
-                longest: Duration::from_secs(app.max_launch_delay_seconds),
+                max: Duration::from_secs(app.max_launch_delay_seconds),
             },
             Self::Pod(pod) => {
                 let backoff = &pod.scheduling.backoff;
                 Backoff {
-                    first: seconds(backoff.backoff),
+                    initial: seconds(backoff.backoff),
                     factor: backoff.backoff_factor,
-                    longest: seconds(backoff.max_launch_delay),
+                    max: seconds(backoff.max_launch_delay),
                 }
             }
         }

@@ -16,7 +16,7 @@ fn refusals(definition: Value) -> Value {
 }
 
 #[test]
-fn an_app_that_says_nothing_runs_on_the_host() {
+fn app_without_networks_runs_on_the_host_network() {
     let app = canonical(json!({"id": "web", "cmd": "run", "container": null}));
     assert_eq!(app["id"], "/web");
     assert_eq!(app["networks"], json!([{"mode": "host"}]));
@@ -31,7 +31,7 @@ fn an_app_that_says_nothing_runs_on_the_host() {
 }
 
 #[test]
-fn ip_address_becomes_networks_and_groups_are_dropped() {
+fn ip_address_becomes_networks_without_groups() {
     let app = canonical(json!({"id": "/a", "cmd": "run", "ipAddress": {
         "networkName": "contrail", "labels": {"networks": "blue"}, "groups": ["g"],
         "discovery": {"ports": [{"number": 9000, "name": "status", "protocol": "tcp"}]}}}));
@@ -50,7 +50,7 @@ fn ip_address_becomes_networks_and_groups_are_dropped() {
 }
 
 #[test]
-fn docker_networks_are_translated() {
+fn docker_network_becomes_networks() {
     let with = |network: &str| {
         canonical(
             json!({"id": "/a", "container": {"type": "DOCKER", "docker": {
@@ -74,14 +74,14 @@ fn docker_networks_are_translated() {
 }
 
 #[test]
-fn the_name_of_the_mesos_bridge_means_bridge_mode() {
+fn mesos_bridge_name_becomes_bridge_mode() {
     let app = canonical(json!({"id": "/a", "cmd": "run",
                                "ipAddress": {"networkName": "mesos-bridge"}}));
     assert_eq!(app["networks"], json!([{"mode": "container/bridge"}]));
 }
 
 #[test]
-fn container_networks_get_a_default_mapping_and_one_for_each_definition() {
+fn container_network_gets_default_port_mappings() {
     let app = |more: Value| {
         let mut app = json!({"id": "/a", "cmd": "run", "requirePorts": true,
                              "networks": [{"name": "n"}]});
@@ -100,7 +100,7 @@ fn container_networks_get_a_default_mapping_and_one_for_each_definition() {
 }
 
 #[test]
-fn networks_that_do_not_go_together_are_refused() {
+fn incompatible_networks_are_rejected() {
     let with = |networks: Value| {
         let details = refusals(json!({"id": "/a", "cmd": "run", "networks": networks}));
         assert_eq!(details[0]["path"], "/networks", "{details}");
@@ -114,7 +114,7 @@ fn networks_that_do_not_go_together_are_refused() {
 }
 
 #[test]
-fn mixing_old_and_new_is_refused_and_every_problem_named() {
+fn mixed_old_and_new_fields_are_all_rejected() {
     let details = refusals(json!({"id": "/a", "networks": [{"name": "n"}],
                                   "ipAddress": {"networkName": "n"}}));
     assert_eq!(details[0]["path"], "/networks");
@@ -135,7 +135,7 @@ fn mixing_old_and_new_is_refused_and_every_problem_named() {
 }
 
 #[test]
-fn a_wrong_shape_is_named_with_its_place() {
+fn shape_error_names_the_path() {
     let error = app::parse(
         json!({"id": "/a", "networks": [{"mode": "moon"}]}),
         &Defaults::default(),
@@ -154,7 +154,7 @@ fn a_wrong_shape_is_named_with_its_place() {
 }
 
 #[test]
-fn a_default_network_name_is_filled_in() {
+fn default_network_name_is_filled_in() {
     let defaults = Defaults {
         network_name: Some("dcos".to_owned()),
         ..Defaults::default()
@@ -165,7 +165,7 @@ fn a_default_network_name_is_filled_in() {
 }
 
 #[test]
-fn pods_are_checked_too() {
+fn invalid_pod_is_rejected() {
     let pod = |containers: Value| {
         pod::parse(
             json!({"id": "/p", "networks": [{"name": "n"}], "containers": containers}),

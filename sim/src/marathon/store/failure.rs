@@ -4,7 +4,7 @@ use crate::harness::clock::Timestamp;
 use crate::marathon::instance::{Condition, Instance};
 
 /// How many failures are kept for each run spec.
-pub(super) const REMEMBERED: usize = 10;
+pub(super) const MAX_FAILURES: usize = 10;
 
 /// An instance that ended although it should run.
 #[derive(Clone, Debug)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::failure::{Failure, REMEMBERED};
-use super::{Delay, Store};
+use super::failure::{Failure, MAX_FAILURES};
+use super::{LaunchDelay, Store};
 use crate::harness::clock::Timestamp;
 use crate::marathon::events::Event;
 use crate::marathon::id::InstanceId;
@@ -14,9 +14,9 @@ use crate::marathon::launch::{Launch, Placement, place};
 use crate::marathon::status::TaskStatus;
 
 /// `--kill_retry_timeout`: when to ask again to kill a task.
-const KILL_RETRY: Duration = Duration::from_secs(10);
+const KILL_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// `--minimum_viable_task_execution_duration`: a task that ran this long did start.
-const VIABLE: Duration = Duration::from_mins(1);
+const MIN_VIABLE_RUNTIME: Duration = Duration::from_mins(1);
 
 /// A task to kill, and its agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Store {
             let id = instance.id.clone();
             self.end(&id, now);
         }
-        self.settle();
+        self.complete_deployments();
         None
     }
 
@@ -127,15 +127,15 @@ impl Store {
             let started = instance.tasks.iter().filter_map(|task| task.started_at);
             let viable = started
                 .min()
-                .is_some_and(|at| at.elapsed_until(now) >= VIABLE);
+                .is_some_and(|at| at.elapsed_until(now) >= MIN_VIABLE_RUNTIME);
             let previous = self.delays.remove(&path).filter(|_| !viable);
             if failure.condition.delays_launch() {
-                let delay = Delay::after(previous, &instance.run_spec.backoff(), now);
+                let delay = LaunchDelay::after(previous, &instance.run_spec.backoff(), now);
                 self.delays.insert(path.clone(), delay);
             }
             if let Some(entry) = self.run_specs.get_mut(&path) {
                 entry.terminated.push(failure.clone());
-                let surplus = entry.terminated.len().saturating_sub(REMEMBERED);
+                let surplus = entry.terminated.len().saturating_sub(MAX_FAILURES);
                 entry.terminated.drain(..surplus);
                 entry.last_failure = Some(failure);
             }
@@ -165,7 +165,7 @@ impl Store {
         for instance in self.instances.values_mut() {
             let asked = instance
                 .killed_at
-                .is_some_and(|at| at.elapsed_until(now) < KILL_RETRY);
+                .is_some_and(|at| at.elapsed_until(now) < KILL_RETRY_INTERVAL);
             let wanted = instance.goal == Goal::Decommissioned || instance.kill_wanted;
             if !wanted || asked {
                 continue;

@@ -29,22 +29,22 @@ fn offer() -> Offer {
     .unwrap()
 }
 
-struct World {
+struct Fixture {
     store: Store,
     now: Timestamp,
 }
 
-impl World {
+impl Fixture {
     fn new(instances: u32) -> Self {
-        let mut world = Self {
+        let mut fixture = Self {
             store: Store::new(Defaults::default(), Images::default()),
             now: Timestamp::now(),
         };
-        world
+        fixture
             .store
-            .create(app(instances, "run"), world.now)
+            .create(app(instances, "run"), fixture.now)
             .unwrap();
-        world
+        fixture
     }
 
     fn wait(&mut self, length: Duration) {
@@ -82,114 +82,117 @@ impl World {
 const ID: fn() -> PathId = || PathId::parse("/a").unwrap();
 
 #[test]
-fn a_deployment_ends_when_everything_runs() {
-    let mut world = World::new(3);
-    assert_eq!(world.store.demand(world.now), 3);
-    assert_eq!(world.store.deployments().len(), 1);
-    let again = world.store.create(app(1, "run"), world.now);
-    assert_eq!(again, Err(Refusal::Exists(ID())));
-    assert_eq!(world.run().len(), 3);
-    assert_eq!(world.store.demand(world.now), 0);
-    assert!(world.store.deployments().is_empty());
-    let instance = world.store.instances_of(&ID())[0];
+fn deployment_ends_when_all_instances_run() {
+    let mut fixture = Fixture::new(3);
+    assert_eq!(fixture.store.demand(fixture.now), 3);
+    assert_eq!(fixture.store.deployments().len(), 1);
+    let again = fixture.store.create(app(1, "run"), fixture.now);
+    assert_eq!(again, Err(StoreError::Exists(ID())));
+    assert_eq!(fixture.run().len(), 3);
+    assert_eq!(fixture.store.demand(fixture.now), 0);
+    assert!(fixture.store.deployments().is_empty());
+    let instance = fixture.store.instances_of(&ID())[0];
     assert_eq!(instance.tasks[0].addresses[0].address, "9.0.1.3");
     assert_eq!(instance.tasks[0].addresses[0].protocol, "IPv4");
 }
 
 #[test]
-fn the_youngest_go_first_and_kills_are_repeated() {
-    let mut world = World::new(3);
-    let tasks = world.run();
-    world.store.update(app(1, "run"), false, world.now).unwrap();
-    let locked = world.store.update(app(2, "run"), false, world.now);
-    assert!(matches!(locked, Err(Refusal::Locked(_))));
-    let mut kills = world.kills();
+fn scaling_down_kills_youngest_and_repeats_kills() {
+    let mut fixture = Fixture::new(3);
+    let tasks = fixture.run();
+    fixture
+        .store
+        .update(app(1, "run"), false, fixture.now)
+        .unwrap();
+    let locked = fixture.store.update(app(2, "run"), false, fixture.now);
+    assert!(matches!(locked, Err(StoreError::Locked(_))));
+    let mut kills = fixture.kills();
     kills.sort();
     let mut youngest = tasks[1..].to_vec();
     youngest.sort();
     assert_eq!(kills, youngest);
-    assert!(world.kills().is_empty());
-    world.wait(Duration::from_secs(11));
-    assert_eq!(world.kills().len(), 2);
+    assert!(fixture.kills().is_empty());
+    fixture.wait(Duration::from_secs(11));
+    assert_eq!(fixture.kills().len(), 2);
     for task in &youngest {
-        world.say(task, "TASK_KILLED");
+        fixture.say(task, "TASK_KILLED");
     }
-    assert_eq!(world.store.instances().count(), 1);
-    assert!(world.store.deployments().is_empty());
-    assert!(world.launch().is_empty());
+    assert_eq!(fixture.store.instances().count(), 1);
+    assert!(fixture.store.deployments().is_empty());
+    assert!(fixture.launch().is_empty());
 }
 
 #[test]
-fn what_fails_is_launched_again_ever_later_under_the_same_instance() {
-    let mut world = World::new(1);
+fn failed_instance_is_relaunched_with_growing_delay() {
+    let mut fixture = Fixture::new(1);
     let mut waits = [1000, 1150, 1322].into_iter().map(Duration::from_millis);
     for incarnation in 1..=3 {
-        let tasks = world.run();
+        let tasks = fixture.run();
         assert!(
             tasks[0].ends_with(&format!("._app.{incarnation}")),
             "{tasks:?}"
         );
-        world.say(&tasks[0], "TASK_FAILED");
+        fixture.say(&tasks[0], "TASK_FAILED");
         let wait = waits.next().unwrap();
-        world.wait(wait.mul_f64(0.9));
-        assert!(world.launch().is_empty());
-        world.wait(wait.mul_f64(0.2));
+        fixture.wait(wait.mul_f64(0.9));
+        assert!(fixture.launch().is_empty());
+        fixture.wait(wait.mul_f64(0.2));
     }
-    let entry = world.store.entry(&ID()).unwrap();
+    let entry = fixture.store.entry(&ID()).unwrap();
     let failure = entry.last_failure.as_ref().unwrap();
     assert_eq!(failure.message, "because");
     assert_eq!(failure.condition, Condition::Failed);
     assert_eq!(entry.terminated.len(), 3);
-    let tasks = world.run();
-    world.wait(Duration::from_secs(61));
-    world.say(&tasks[0], "TASK_FAILED");
-    world.wait(Duration::from_millis(1001));
-    assert_eq!(world.launch().len(), 1, "it had run long enough");
+    let tasks = fixture.run();
+    fixture.wait(Duration::from_secs(61));
+    fixture.say(&tasks[0], "TASK_FAILED");
+    fixture.wait(Duration::from_millis(1001));
+    assert_eq!(fixture.launch().len(), 1, "it had run long enough");
 }
 
 #[test]
-fn a_new_definition_replaces_the_instances() {
-    let mut world = World::new(2);
-    let old = world.run();
-    world
+fn changed_definition_replaces_the_instances() {
+    let mut fixture = Fixture::new(2);
+    let old = fixture.run();
+    fixture
         .store
-        .update(app(2, "other"), false, world.now)
+        .update(app(2, "other"), false, fixture.now)
         .unwrap();
-    assert_eq!(world.kills().len(), 2);
-    assert_eq!(world.run().len(), 2);
-    assert_eq!(world.store.deployments().len(), 1);
+    assert_eq!(fixture.kills().len(), 2);
+    assert_eq!(fixture.run().len(), 2);
+    assert_eq!(fixture.store.deployments().len(), 1);
     for task in &old {
-        world.say(task, "TASK_KILLED");
+        fixture.say(task, "TASK_KILLED");
     }
-    assert!(world.store.deployments().is_empty());
-    assert_eq!(world.store.instances_of(&ID()).len(), 2);
+    assert!(fixture.store.deployments().is_empty());
+    assert_eq!(fixture.store.instances_of(&ID()).len(), 2);
 }
 
 #[test]
-fn what_is_deleted_is_gone_at_once_and_its_tasks_when_they_have_ended() {
-    let mut world = World::new(2);
+fn deleted_app_disappears_before_its_tasks_end() {
+    let mut fixture = Fixture::new(2);
     assert!(matches!(
-        world.store.delete(&ID(), false),
-        Err(Refusal::Locked(_))
+        fixture.store.delete(&ID(), false),
+        Err(StoreError::Locked(_))
     ));
-    let tasks = world.run();
-    world.store.delete(&ID(), false).unwrap();
-    assert!(world.store.entry(&ID()).is_none());
-    assert_eq!(world.kills().len(), 2);
-    let early = world.store.create(app(1, "run"), world.now);
-    assert!(matches!(early, Err(Refusal::Locked(_))));
+    let tasks = fixture.run();
+    fixture.store.delete(&ID(), false).unwrap();
+    assert!(fixture.store.entry(&ID()).is_none());
+    assert_eq!(fixture.kills().len(), 2);
+    let early = fixture.store.create(app(1, "run"), fixture.now);
+    assert!(matches!(early, Err(StoreError::Locked(_))));
     for task in &tasks {
-        world.say(task, "TASK_KILLED");
+        fixture.say(task, "TASK_KILLED");
     }
-    assert_eq!(world.store.instances().count(), 0);
-    world.store.create(app(1, "run"), world.now).unwrap();
+    assert_eq!(fixture.store.instances().count(), 0);
+    fixture.store.create(app(1, "run"), fixture.now).unwrap();
 }
 
 #[test]
-fn tasks_that_nobody_knows_are_killed() {
-    let mut world = World::new(0);
+fn unknown_tasks_are_killed() {
+    let mut fixture = Fixture::new(0);
     let stranger = "a.instance-0bcd1234-c7a5-11ea-8f39-0242ac110002._app.1";
-    let kill = world.say(stranger, "TASK_RUNNING").unwrap();
+    let kill = fixture.say(stranger, "TASK_RUNNING").unwrap();
     assert_eq!(kill.task_id, stranger);
-    assert_eq!(world.say(stranger, "TASK_KILLED"), None);
+    assert_eq!(fixture.say(stranger, "TASK_KILLED"), None);
 }

@@ -6,9 +6,9 @@ use reqwest::header::LOCATION;
 use super::*;
 use crate::harness::{Effect, Fault};
 
-async fn three(http_credentials: Option<HttpCredentials>) -> World {
+async fn three(http_credentials: Option<HttpCredentials>) -> Fixture {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    World::with(Options {
+    Fixture::with(Options {
         standbys: vec![any, any],
         leader_checks: (2, Duration::from_millis(1)),
         http_credentials,
@@ -17,7 +17,7 @@ async fn three(http_credentials: Option<HttpCredentials>) -> World {
     .await
 }
 
-impl World {
+impl Fixture {
     fn at(&self, server: usize) -> String {
         format!("http://{}", self.marathon.handle().servers()[server])
     }
@@ -35,56 +35,60 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_standby_sends_on_who_wants_events_and_passes_on_all_else() {
-    let world = three(None).await;
-    let standby = world.at(1).replace("http://", "");
+async fn standby_redirects_event_requests_and_forwards_others() {
+    let fixture = three(None).await;
+    let standby = fixture.at(1).replace("http://", "");
     let path = "/v2/events?event_type=a&event_type=b";
-    let answer = world.get_at(1, path).await.unwrap();
+    let answer = fixture.get_at(1, path).await.unwrap();
     assert_eq!(answer.status(), 302);
-    assert_eq!(answer.headers()[LOCATION], format!("{}{path}", world.at(0)));
+    assert_eq!(
+        answer.headers()[LOCATION],
+        format!("{}{path}", fixture.at(0))
+    );
 
     let request = client()
-        .post(format!("{}/v2/apps", world.at(1)))
+        .post(format!("{}/v2/apps", fixture.at(1)))
         .header("X-Forwarded-For", "192.0.2.1")
         .body(json!({"id": "/a", "cmd": "run"}).to_string());
     let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 201);
-    assert_eq!(answer.headers()["x-marathon-leader"], world.at(0));
+    assert_eq!(answer.headers()["x-marathon-leader"], fixture.at(0));
     assert_eq!(answer.headers()["x-marathon-via"], format!("1.1 {standby}"));
-    let log = world.marathon.handle().log(0);
+    let log = fixture.marathon.handle().log(0);
     let passed = log.iter().find(|entry| entry.method == "POST").unwrap();
     assert_eq!((passed.status, passed.performed), (Some(201), true));
     assert_eq!(passed.body.as_ref().unwrap()["id"], "/a");
 
-    let looped = client().get(format!("{}/ping", world.at(1)));
-    let looped = looped.header("X-Marathon-Via", format!("1.1 {standby}"));
+    let looped = client()
+        .get(format!("{}/ping", fixture.at(1)))
+        .header("X-Marathon-Via", format!("1.1 {standby}"));
     assert_eq!(looped.send().await.unwrap().status(), 502);
-    world.marathon.handle().unplug(0);
+    fixture.marathon.handle().unplug(0);
     // The listener closes a moment later.
-    while !world.get_at(0, "/ping").await.unwrap_err().is_connect() {}
-    assert_eq!(world.get_at(1, "/ping").await.unwrap().status(), 502);
-    world.marathon.handle().plug(0).await.unwrap();
-    assert_eq!(world.get_at(1, "/v2/apps/a").await.unwrap().status(), 200);
+    while !fixture.get_at(0, "/ping").await.unwrap_err().is_connect() {}
+    assert_eq!(fixture.get_at(1, "/ping").await.unwrap().status(), 502);
+    fixture.marathon.handle().plug(0).await.unwrap();
+    assert_eq!(fixture.get_at(1, "/v2/apps/a").await.unwrap().status(), 200);
 }
 
 #[tokio::test]
-async fn a_new_leader_ends_the_streams_and_takes_the_framework_over() {
-    let world = three(None).await;
-    let handle = world.marathon.handle();
-    world.subscribed(1).await;
-    let stream = world.get_at(0, "/v2/events").await.unwrap();
+async fn new_leader_ends_streams_and_takes_over_the_framework() {
+    let fixture = three(None).await;
+    let handle = fixture.marathon.handle();
+    fixture.subscribed(1).await;
+    let stream = fixture.get_at(0, "/v2/events").await.unwrap();
     assert_eq!(handle.streams(), 1);
     handle.set_leader(None);
     let text = stream.text().await.unwrap();
     assert!(text.contains("event_stream_attached"), "{text}");
     for path in ["/ping", "/v2/events", "/v2/leader"] {
-        let answer = world.get_at(0, path).await.unwrap();
+        let answer = fixture.get_at(0, path).await.unwrap();
         assert_eq!(answer.status(), 502, "{path}");
         let text = answer.text().await.unwrap();
         assert_eq!(text, "Could not determine the current leader");
     }
     handle.set_leader(Some(2));
-    let mut stream = world.get_at(2, "/v2/events").await.unwrap();
+    let mut stream = fixture.get_at(2, "/v2/events").await.unwrap();
     let mut text = String::new();
     while !text.contains("scheduler_registered_event") {
         let part = stream.chunk().await.unwrap().unwrap();
@@ -94,43 +98,44 @@ async fn a_new_leader_ends_the_streams_and_takes_the_framework_over() {
         text.contains(r#"{"frameworkId":"F1","master":"127.0.0.1","#),
         "{text}"
     );
-    let leader = world.get_at(0, "/v2/leader").await.unwrap();
+    let leader = fixture.get_at(0, "/v2/leader").await.unwrap();
     let leader: Value = leader.json().await.unwrap();
-    assert_eq!(leader["leader"], world.at(2).replace("http://", ""));
-    let master = world.master.lock().unwrap();
+    assert_eq!(leader["leader"], fixture.at(2).replace("http://", ""));
+    let master = fixture.master.lock().unwrap();
     let mut calls = master.calls.iter();
     let again = calls.rfind(|call| call["type"] == "SUBSCRIBE").unwrap();
     assert_eq!(again["framework_id"]["value"], "F1");
 }
 
 #[tokio::test]
-async fn every_server_asks_who_is_there() {
+async fn every_server_requires_credentials() {
     let credentials = HttpCredentials::parse("user:a password");
     assert_eq!(format!("{credentials:?}"), "Some(HttpCredentials)");
-    let world = three(credentials).await;
+    let fixture = three(credentials).await;
     for server in 0..3 {
         for path in ["/ping", "/v2/apps", "/v2/events"] {
-            let answer = world.get_at(server, path).await.unwrap();
+            let answer = fixture.get_at(server, path).await.unwrap();
             assert_eq!(answer.status(), 401, "{path}");
             let challenge = &answer.headers()["www-authenticate"];
             assert_eq!(challenge, "Basic realm=\"Mesosphere\"");
         }
-        let request = client().get(format!("{}/v2/apps", world.at(server)));
-        let request = request.basic_auth("user", Some("a password"));
+        let request = client()
+            .get(format!("{}/v2/apps", fixture.at(server)))
+            .basic_auth("user", Some("a password"));
         assert_eq!(request.send().await.unwrap().status(), 200);
     }
 }
 
 #[tokio::test]
-async fn faults_strike_where_they_are_meant_to() {
-    let world = three(None).await;
+async fn faults_apply_to_their_server_only() {
+    let fixture = three(None).await;
     for id in ["/a", "/b", "/c"] {
         let app = json!({"id": id, "cmd": "run"});
-        world.ask(Method::POST, "/v2/apps", app).await;
+        fixture.ask(Method::POST, "/v2/apps", app).await;
     }
-    let handle = world.marathon.handle();
+    let handle = fixture.marathon.handle();
     let apps = async |server| {
-        let answer = world.get_at(server, "/v2/apps").await.unwrap();
+        let answer = fixture.get_at(server, "/v2/apps").await.unwrap();
         let value: Value = answer.json().await.unwrap();
         value["apps"].as_array().unwrap().len()
     };
@@ -143,18 +148,18 @@ async fn faults_strike_where_they_are_meant_to() {
     assert_eq!(apps(2).await, 3);
     let html = "<html>sorry</html>".to_owned();
     handle.fault(None, Fault::new(Effect::Status(500, html.clone())));
-    let answer = world.get_at(1, "/v2/apps").await.unwrap();
+    let answer = fixture.get_at(1, "/v2/apps").await.unwrap();
     assert_eq!(answer.status(), 500);
     assert_eq!(answer.text().await.unwrap(), html);
     handle.clear_faults();
     handle.fault(None, Fault::new(Effect::Cut));
-    assert!(world.get_at(0, "/ping").await.is_err());
+    assert!(fixture.get_at(0, "/ping").await.is_err());
 }
 
 #[tokio::test]
-async fn the_control_listener_says_and_does_the_same() {
-    let world = three(None).await;
-    let handle = world.marathon.handle();
+async fn control_listener_shows_and_sets_the_same_state() {
+    let fixture = three(None).await;
+    let handle = fixture.marathon.handle();
     let control = handle.control(([127, 0, 0, 1], 0).into()).await.unwrap();
     let url = |path: &str| format!("http://{control}{path}");
     let send = async |method: Method, path: &str, body: Value| {
@@ -188,6 +193,6 @@ async fn the_control_listener_says_and_does_the_same() {
     assert_eq!(get("/event-faults").await, json!([]));
     assert_eq!(get("/streams").await, json!({"streams": 0, "lost": 0}));
     assert_eq!(get("/tasks").await, json!({}));
-    world.get_at(0, "/ping").await.unwrap();
+    fixture.get_at(0, "/ping").await.unwrap();
     assert_eq!(get("/servers/0/log").await[0]["path"], "/ping");
 }

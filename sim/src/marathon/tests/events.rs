@@ -16,12 +16,12 @@ use crate::marathon::version::Version;
 const ATTACHED: &str = "event_stream_attached";
 
 /// A stream, unparsed.
-struct Wire {
+struct RawStream {
     socket: TcpStream,
     text: String,
 }
 
-impl Wire {
+impl RawStream {
     async fn open(address: SocketAddr, path: &str) -> Self {
         let mut socket = TcpStream::connect(address).await.unwrap();
         let request =
@@ -64,15 +64,15 @@ fn fields(data: &Value) -> String {
 }
 
 #[tokio::test]
-async fn the_stream_is_framed_as_jetty_frames_it() {
-    let world = World::with(Options {
+async fn stream_is_framed_as_by_jetty() {
+    let fixture = Fixture::with(Options {
         heartbeat: Duration::from_millis(10),
         ..Options::default()
     })
     .await;
-    let address = world.marathon.address();
-    let mut wire = Wire::open(address, "/v2/events?event_type=event_stream_attached").await;
-    let head = wire.until("\r\n\r\n").await.to_lowercase();
+    let address = fixture.marathon.address();
+    let mut stream = RawStream::open(address, "/v2/events?event_type=event_stream_attached").await;
+    let head = stream.until("\r\n\r\n").await.to_lowercase();
     assert!(head.starts_with("http/1.1 200 ok\r\n"), "{head}");
     for line in [
         "content-type: text/event-stream;charset=utf-8".to_owned(),
@@ -82,36 +82,36 @@ async fn the_stream_is_framed_as_jetty_frames_it() {
         assert!(head.contains(&format!("{line}\r\n")), "{line}: {head}");
     }
     assert!(!head.contains("transfer-encoding") && !head.contains("content-length"));
-    let first = wire.until("\r\n\r\n").await;
+    let first = stream.until("\r\n\r\n").await;
     let start = "event: event_stream_attached\r\ndata: {\"remoteAddress\":\"127.0.0.1\",\
                  \"eventType\":\"event_stream_attached\",\"timestamp\":\"";
     assert!(first.starts_with(start), "{first}");
     assert!(first.ends_with("Z\"}\r\n\r\n"), "{first}");
     // Empty lines only.
-    assert_eq!(wire.until("\r\n\r\n\r\n").await, "\r\n\r\n\r\n");
-    world.marathon.handle().cut_streams();
-    assert_eq!(wire.until("no end").await.replace("\r\n", ""), "");
+    assert_eq!(stream.until("\r\n\r\n\r\n").await, "\r\n\r\n\r\n");
+    fixture.marathon.handle().cut_streams();
+    assert_eq!(stream.until("no end").await.replace("\r\n", ""), "");
 
     let strange = client()
-        .get(format!("{}/v2/events", world.marathon.url()))
+        .get(format!("{}/v2/events", fixture.marathon.url()))
         .header("Accept", "text/event-stream, */*");
     assert_eq!(strange.send().await.unwrap().status(), 405);
 }
 
 #[tokio::test]
-async fn the_life_of_an_app_is_told_in_order() {
-    let world = World::start().await;
-    let mut wire = Wire::open(world.marathon.address(), "/v2/events").await;
-    wire.until("\r\n\r\n").await;
-    while wire.event().await.0 != ATTACHED {}
+async fn app_lifecycle_events_are_in_order() {
+    let fixture = Fixture::start().await;
+    let mut stream = RawStream::open(fixture.marathon.address(), "/v2/events").await;
+    stream.until("\r\n\r\n").await;
+    while stream.event().await.0 != ATTACHED {}
     let app = json!({"id": "/a", "cmd": "run", "cpus": 0.1});
-    world.ask(Method::POST, "/v2/apps", app).await;
-    world.settle().await;
-    world.ask(Method::DELETE, "/v2/apps/a", Value::Null).await;
-    world.settle().await;
+    fixture.ask(Method::POST, "/v2/apps", app).await;
+    fixture.settle().await;
+    fixture.ask(Method::DELETE, "/v2/apps/a", Value::Null).await;
+    fixture.settle().await;
     let mut told = Vec::new();
     loop {
-        let (kind, data) = wire.event().await;
+        let (kind, data) = stream.event().await;
         assert_eq!(data["eventType"], kind.as_str());
         assert!(data["timestamp"].as_str().unwrap().ends_with('Z'));
         let last = kind == "deployment_success" && told.len() > 12;
@@ -190,26 +190,26 @@ async fn the_life_of_an_app_is_told_in_order() {
 }
 
 #[tokio::test]
-async fn pods_are_not_named_and_the_oldest_release_has_other_words() {
-    let world = World::with(Options {
+async fn pod_events_omit_the_pod_and_depend_on_the_release() {
+    let fixture = Fixture::with(Options {
         version: Version::V1_7,
         ..Options::default()
     })
     .await;
     let path = "/v2/events?event_type=event_stream_attached&event_type=pod_created_event\
                 &event_type=instance_changed_event&event_type=pod_deleted_event";
-    let mut wire = Wire::open(world.marathon.address(), path).await;
-    wire.until("\r\n\r\n").await;
-    while wire.event().await.0 != ATTACHED {}
+    let mut stream = RawStream::open(fixture.marathon.address(), path).await;
+    stream.until("\r\n\r\n").await;
+    while stream.event().await.0 != ATTACHED {}
     let part = json!({"name": "c1", "resources": {"cpus": 0.1, "mem": 32},
                       "exec": {"command": {"shell": "run"}}});
     let pod = json!({"id": "/p", "containers": [part]});
-    world.ask(Method::POST, "/v2/pods", pod).await;
-    let (kind, data) = wire.event().await;
+    fixture.ask(Method::POST, "/v2/pods", pod).await;
+    let (kind, data) = stream.event().await;
     assert_eq!(kind, "pod_created_event");
     assert_eq!(fields(&data), "clientIp uri eventType timestamp");
     assert_eq!(data["uri"], "/v2/pods");
-    let (_, created) = wire.event().await;
+    let (_, created) = stream.event().await;
     assert_eq!(created["condition"], "Created");
     assert!(
         created["instanceId"]
@@ -217,10 +217,10 @@ async fn pods_are_not_named_and_the_oldest_release_has_other_words() {
             .unwrap()
             .starts_with("p.instance-")
     );
-    assert_eq!(wire.event().await.1["condition"], "Running");
-    world.settle().await;
-    world.ask(Method::DELETE, "/v2/pods/p", Value::Null).await;
-    let (kind, data) = wire.event().await;
+    assert_eq!(stream.event().await.1["condition"], "Running");
+    fixture.settle().await;
+    fixture.ask(Method::DELETE, "/v2/pods/p", Value::Null).await;
+    let (kind, data) = stream.event().await;
     assert_eq!(
         (kind.as_str(), &data["uri"]),
         ("pod_deleted_event", &json!("/v2/pods/p"))
@@ -257,7 +257,7 @@ fn come(stream: &mut EventStream) -> (Vec<u64>, bool) {
 }
 
 #[tokio::test]
-async fn slow_consumers_lose_events_or_the_stream_by_release() {
+async fn slow_consumer_loses_events_or_stream_by_release() {
     let old = bus(Version::V1_7, 2);
     let mut slow = attach(&old);
     for number in 1..=4 {

@@ -53,7 +53,7 @@ impl Lines {
 }
 
 #[tokio::test]
-async fn a_follower_is_told_what_is_there_and_then_what_changes() {
+async fn follow_sends_the_objects_and_then_the_changes() {
     let (handle, control) = start(Options::default()).await;
     let before = json!({"fq_name": ["before"]});
     create(&handle, "virtual-machine", before).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_follower_is_told_what_is_there_and_then_what_changes() {
 }
 
 #[tokio::test]
-async fn one_that_falls_behind_has_to_list_again() {
+async fn follower_that_falls_behind_has_to_list_again() {
     let (handle, control) = start(Options {
         backlog: 1,
         ..Options::default()
@@ -108,7 +108,7 @@ async fn one_that_falls_behind_has_to_list_again() {
 }
 
 #[tokio::test]
-async fn what_there_is_and_what_goes_wrong_can_be_asked_and_set() {
+async fn control_listener_shows_state_and_sets_faults() {
     let (handle, control) = start(Options::default()).await;
     let before = get(format!("{control}/objects")).await;
     create(&handle, "virtual-machine", json!({"fq_name": ["one"]}))

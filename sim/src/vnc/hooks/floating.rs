@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Body;
-use super::pool::{self, Problem, Wish};
-use crate::vnc::answer::{Outcome, Refusal, refuse};
+use super::pool::{self, AddressRequest, AllocationError};
 use crate::vnc::db::{Db, array, fq_name, names};
+use crate::vnc::response::{ApiError, Outcome, fail};
 use crate::vnc::store::Object;
 
 pub(super) fn before_create(body: &mut Body) -> Outcome<()> {
     if body.get("parent_type").is_none() {
-        return Err(Refusal::key_error("parent_type"));
+        return Err(ApiError::key_error("parent_type"));
     }
     if body["parent_type"] != "instance-ip" && array(body.get("project_refs"))?.is_empty() {
         let project: Vec<_> = fq_name(body).into_iter().take(2).collect();
@@ -25,48 +25,51 @@ pub(super) fn before_create(body: &mut Body) -> Outcome<()> {
     Ok(())
 }
 
-pub(super) fn allocate(db: &mut Db, uuid: Uuid, body: &mut Body, sort: &str) -> Outcome<()> {
+pub(super) fn allocate(db: &mut Db, uuid: Uuid, body: &mut Body, kind: &str) -> Outcome<()> {
     if body["parent_type"] == "instance-ip" {
         return Ok(());
     }
     let name = fq_name(body);
     let pool_name = &name[..name.len().saturating_sub(1)];
     let network = &name[..name.len().saturating_sub(2)];
-    let network = db.store.named("virtual-network", network).cloned();
-    let network = network.ok_or_else(Refusal::internal)?;
-    let field = format!("{sort}_ip_address");
-    let asked = body
+    let network = db
+        .store
+        .named("virtual-network", network)
+        .cloned()
+        .ok_or_else(ApiError::internal)?;
+    let field = format!("{kind}_ip_address");
+    let requested = body
         .get(&field)
         .and_then(Value::as_str)
         .filter(|text| !text.is_empty());
-    let address = match asked {
+    let address = match requested {
         None => None,
-        Some(asked) => Some(asked.parse::<IpAddr>().map_err(|_| {
-            Refusal::new(
+        Some(requested) => Some(requested.parse::<IpAddr>().map_err(|_| {
+            ApiError::new(
                 500,
-                format!("failed to detect a valid IP address from '{asked}'"),
+                format!("failed to detect a valid IP address from '{requested}'"),
             )
         })?),
     };
     if let Some(address) = address
-        && pool::is_taken(db, &network, address)?
+        && pool::is_unavailable(db, &network, address)?
     {
-        return refuse(409, "IP address already in use");
+        return fail(409, "IP address already in use");
     }
     let wanted = db
         .store
-        .named(&format!("{sort}-ip-pool"), pool_name)
+        .named(&format!("{kind}-ip-pool"), pool_name)
         .and_then(|pool| pool.props.get("floating_ip_pool_subnets"))
         .map(|subnets| names(subnets.get("subnet_uuid")))
         .unwrap_or_default();
-    let any = Wish {
+    let any = AddressRequest {
         address,
         subnet: None,
         version: Some(4),
     };
     let holder = uuid.to_string();
-    let taken = if wanted.is_empty() {
-        pool::take(db, &network, any, &holder)
+    let allocation = if wanted.is_empty() {
+        pool::allocate(db, &network, any, &holder)
     } else {
         let subnets = wanted.iter();
         subnets
@@ -76,12 +79,13 @@ pub(super) fn allocate(db: &mut Db, uuid: Uuid, body: &mut Body, sort: &str) -> 
             .into_iter()
             .find_map(|subnet| {
                 let subnet = Some(subnet.as_str());
-                pool::take(db, &network, Wish { subnet, ..any }, &holder).ok()
+                pool::allocate(db, &network, AddressRequest { subnet, ..any }, &holder).ok()
             })
-            .ok_or(Problem::Exhausted(wanted))
+            .ok_or(AllocationError::Exhausted(wanted))
     };
-    let taken = taken.map_err(|problem| Refusal::new(500, problem.text(&network.fq_name)))?;
-    body.insert(field, taken.address.to_string().into());
+    let allocation =
+        allocation.map_err(|problem| ApiError::new(500, problem.text(&network.fq_name)))?;
+    body.insert(field, allocation.address.to_string().into());
     Ok(())
 }
 
@@ -92,6 +96,6 @@ pub(super) fn after_delete(db: &mut Db, object: &Object, field: &str) {
         .named("virtual-network", &object.fq_name[..network])
         .cloned();
     if let (Some(network), Some(address)) = (network, object.text(field)) {
-        pool::give_back(db, &network, address, Some(&object.uuid.to_string()));
+        pool::release(db, &network, address, Some(&object.uuid.to_string()));
     }
 }

@@ -7,15 +7,19 @@ use uuid::Uuid;
 use super::Body;
 use super::checks::{check_each, check_overlap, check_unused};
 use crate::vnc::addresses::{Subnet, network};
-use crate::vnc::answer::{Outcome, Refusal, refuse};
 use crate::vnc::db::{Db, fq_name};
 use crate::vnc::python_repr;
+use crate::vnc::response::{ApiError, Outcome, fail};
 use crate::vnc::store::Object;
 
 /// The prefixes of an ipam's subnets.
 pub(super) fn nets(props: &Body) -> Vec<IpNet> {
-    let subnets = props.get("ipam_subnets").map(|subnets| &subnets["subnets"]);
-    let subnets = subnets.and_then(Value::as_array).into_iter().flatten();
+    let subnets = props
+        .get("ipam_subnets")
+        .map(|subnets| &subnets["subnets"])
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     subnets
         .filter_map(|subnet| network(subnet.get("subnet")))
         .collect()
@@ -30,10 +34,10 @@ pub(super) fn before_create(body: &mut Body) -> Outcome<()> {
             .get("ipam_subnets")
             .is_some_and(|subnets| !subnets.is_null())
     {
-        return refuse(400, "ipam-subnets are allowed only with flat-subnet");
+        return fail(400, "ipam-subnets are allowed only with flat-subnet");
     }
     if !flat && body.get("ipam_subnetting").is_some_and(python_repr::truthy) {
-        return refuse(400, "subnetting is allowed only with flat-subnet");
+        return fail(400, "subnetting is allowed only with flat-subnet");
     }
     check(body)
 }
@@ -56,7 +60,7 @@ fn read(body: &mut Body) -> Outcome<Vec<Subnet>> {
     list.into_iter()
         .flatten()
         .filter_map(Value::as_object_mut)
-        .map(|subnet| Subnet::read(subnet, &name).map_err(|problem| Refusal::new(500, problem)))
+        .map(|subnet| Subnet::read(subnet, &name).map_err(|problem| ApiError::new(500, problem)))
         .collect()
 }
 
@@ -74,13 +78,13 @@ pub(super) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
             .unwrap_or(&Value::Null)
             != method
     {
-        return refuse(400, "ipam_subnet_method can not be changed");
+        return fail(400, "ipam_subnet_method can not be changed");
     }
     if !body.contains_key("ipam_subnets") {
         return Ok(());
     }
     if object.text("ipam_subnet_method") != Some("flat-subnet") {
-        return refuse(400, "ipam-subnets are allowed only with flat-subnet");
+        return fail(400, "ipam-subnets are allowed only with flat-subnet");
     }
     check(body)?;
     let new = nets(body);

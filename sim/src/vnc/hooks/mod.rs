@@ -14,8 +14,8 @@ mod project;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::answer::Outcome;
 use super::db::Db;
+use super::response::Outcome;
 use super::schema::{KindId, schema};
 use super::store::Object;
 
@@ -43,7 +43,7 @@ pub(crate) fn before_create(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Bo
         "security-group" => policy::group_before_create(body)?,
         "network-policy" => policy::rules(body, "network_policy_entries", true)?,
         "tag" => policy::tag_before_create(db, body)?,
-        "global-system-config" => project::only_one(db, kind)?,
+        "global-system-config" => project::check_single(db, kind)?,
         _ => {}
     }
     project::check_quota(db, kind, body)

@@ -7,10 +7,10 @@ use uuid::Uuid;
 use super::checks::{check_each, check_overlap, check_unused};
 use super::{Body, ipam};
 use crate::vnc::addresses::{Subnet, network};
-use crate::vnc::answer::{Outcome, Refusal, refuse};
 use crate::vnc::create::internal;
 use crate::vnc::db::{Db, array, fq_name, names};
 use crate::vnc::python_repr;
+use crate::vnc::response::{ApiError, Outcome, fail};
 use crate::vnc::schema::schema;
 use crate::vnc::store::{Object, canonical};
 
@@ -30,13 +30,13 @@ pub(super) fn before_create(db: &Db, body: &mut Body) -> Outcome<()> {
         .get("virtual_network_network_id")
         .is_some_and(|id| !id.is_null())
     {
-        return refuse(403, "Cannot set the virtual network ID");
+        return fail(403, "Cannot set the virtual network ID");
     }
     let named = fq_name(body);
     check_subnets(db, &named, body, None)?;
     // The server itself creates networks without a project.
     if !body.contains_key("parent_uuid") {
-        return Err(Refusal::key_error("parent_uuid"));
+        return Err(ApiError::key_error("parent_uuid"));
     }
     Ok(())
 }
@@ -48,7 +48,7 @@ fn check_subnets(db: &Db, name: &[String], body: &mut Body, old: Option<&Object>
         .or_else(|| old.and_then(|old| old.props.get("virtual_network_properties")))
         .map(|properties| properties["forwarding_mode"].clone());
     let is_l3 = mode.is_some_and(|mode| mode == "l3");
-    let not_l3 = || Refusal::new(400, "flat-subnet is allowed only with l3 network");
+    let not_l3 = || ApiError::new(400, "flat-subnet is allowed only with l3 network");
     let ipam_kind = Db::kind(Some("network-ipam"))?;
     if !body.contains_key("network_ipam_refs") {
         // The references stay, but must match the new properties.
@@ -71,15 +71,15 @@ fn check_subnets(db: &Db, name: &[String], body: &mut Body, old: Option<&Object>
         let ipam = if let Some(uuid) = by_uuid.and_then(canonical) {
             db.store.get(uuid)
         } else {
-            let to = reference.get("to").ok_or(Refusal::key_error("to"))?;
+            let to = reference.get("to").ok_or(ApiError::key_error("to"))?;
             db.store.by_name(ipam_kind, &names(Some(to)))
         };
-        let ipam = ipam.ok_or_else(Refusal::internal)?;
+        let ipam = ipam.ok_or_else(ApiError::internal)?;
         let Some(subnets) = reference["attr"]
             .get_mut("ipam_subnets")
             .and_then(Value::as_array_mut)
         else {
-            return refuse(500, "TypeError: 'NoneType' object is not subscriptable");
+            return fail(500, "TypeError: 'NoneType' object is not subscriptable");
         };
         if ipam.text("ipam_subnet_method") == Some("flat-subnet") {
             any_flat = true;
@@ -88,7 +88,7 @@ fn check_subnets(db: &Db, name: &[String], body: &mut Body, old: Option<&Object>
                 .iter()
                 .any(|subnet| subnet["subnet"].get("ip_prefix").is_some())
             {
-                return refuse(
+                return fail(
                     400,
                     "with flat-subnet, network can not have user-defined subnet",
                 );
@@ -134,7 +134,7 @@ fn read(refs: &mut [Value], owner: &str) -> Outcome<Vec<Subnet>> {
                 .is_some_and(|subnet| subnet.get("ip_prefix").is_some())
             {
                 let subnet = Subnet::read(subnet, owner);
-                subnets.push(subnet.map_err(|problem| Refusal::new(500, problem))?);
+                subnets.push(subnet.map_err(|problem| ApiError::new(500, problem))?);
             }
         }
     }
@@ -176,9 +176,9 @@ pub(super) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
         .filter(|id| !id.is_null())
         && object.props.get("virtual_network_network_id") != Some(id)
     {
-        return refuse(403, "Cannot update the virtual network ID");
+        return fail(403, "Cannot update the virtual network ID");
     }
-    let asked = array(body.get("network_ipam_refs"))?.to_vec();
+    let requested = array(body.get("network_ipam_refs"))?.to_vec();
     check_subnets(db, &object.fq_name, body, Some(object))?;
     if !body.contains_key("network_ipam_refs") {
         return Ok(());
@@ -193,20 +193,20 @@ pub(super) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
         .filter(|old| !subnets.iter().any(|new| new.network == *old))
         .collect();
     check_unused(db, object, &gone)?;
-    check_gateways(db, object, &asked)?;
+    check_gateways(db, object, &requested)?;
     db.pools.set(object.uuid, subnets);
     Ok(())
 }
 
 /// Checks that gateways do not change. Like the real server, it only checks references with a uuid.
-fn check_gateways(db: &Db, object: &Object, asked: &[Value]) -> Outcome<()> {
+fn check_gateways(db: &Db, object: &Object, requested: &[Value]) -> Outcome<()> {
     let gateway = |subnet: &Value| {
         let text = subnet["default_gateway"].as_str().map(str::to_lowercase);
         text.filter(|text| text != "none")
     };
     let subnets = |attr: &Value| attr["ipam_subnets"].as_array().cloned().unwrap_or_default();
     for (ipam, attr) in db.store.targets(object, Db::kind(Some("network-ipam"))?) {
-        let same = asked
+        let same = requested
             .iter()
             .filter(|reference| reference["uuid"] == ipam.uuid.to_string());
         for new in same.flat_map(|reference| subnets(&reference["attr"])) {
@@ -221,7 +221,7 @@ fn check_gateways(db: &Db, object: &Object, asked: &[Value]) -> Outcome<()> {
                 "subnet": old["subnet"], "addr_from_start": old["addr_from_start"]
             });
             if let Some(fields) = plain.as_object_mut() {
-                Subnet::read(fields, "").map_err(|problem| Refusal::new(500, problem))?;
+                Subnet::read(fields, "").map_err(|problem| ApiError::new(500, problem))?;
             }
             let (old, new, usual) = (gateway(&old), gateway(&new), gateway(&plain));
             if old != new
@@ -232,7 +232,7 @@ fn check_gateways(db: &Db, object: &Object, asked: &[Value]) -> Outcome<()> {
                 })
             {
                 let shown = |text: Option<String>| text.unwrap_or_else(|| "None".to_owned());
-                return refuse(
+                return fail(
                     400,
                     format!(
                         "default gateway change is not allowed orig:{}, new: {}",
@@ -248,7 +248,7 @@ fn check_gateways(db: &Db, object: &Object, asked: &[Value]) -> Outcome<()> {
 
 pub(super) fn before_delete(object: &Object) -> Outcome<()> {
     if is_underlay(&object.fq_name) {
-        return refuse(
+        return fail(
             409,
             format!(
                 "Can not delete system created default virtual-network {}",
@@ -271,11 +271,12 @@ pub(super) fn after_delete(db: &mut Db, object: &Object) {
     let Some(kind) = schema().id("routing-instance") else {
         return;
     };
-    let own = db
+    let own: Vec<_> = db
         .store
         .of_kind(kind)
-        .filter(|instance| instance.parent == Some(object.uuid));
-    let own: Vec<_> = own.map(|instance| instance.uuid).collect();
+        .filter(|instance| instance.parent == Some(object.uuid))
+        .map(|instance| instance.uuid)
+        .collect();
     for uuid in own {
         let referrers: Vec<_> = db.store.all_referrers(uuid).map(|from| from.uuid).collect();
         for from in referrers {

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Body;
-use crate::vnc::answer::{Outcome, Refusal, refuse};
 use crate::vnc::create::internal;
 use crate::vnc::db::{Db, fq_name};
 use crate::vnc::python_repr::{self, truthy};
+use crate::vnc::response::{ApiError, Outcome, fail};
 use crate::vnc::store::Object;
 
 /// Checks the rules in a field, and assigns each a uuid.
@@ -35,7 +35,7 @@ pub(super) fn rules(body: &mut Body, field: &str, policy: bool) -> Outcome<()> {
     for (index, rule) in plain.iter().enumerate() {
         if plain[index + 1..].contains(rule) {
             let uuid = python_repr::str(&rules[index]["rule_uuid"]);
-            return refuse(409, format!("Rule already exists : {uuid}"));
+            return fail(409, format!("Rule already exists : {uuid}"));
         }
     }
     for rule in rules {
@@ -46,18 +46,18 @@ pub(super) fn rules(body: &mut Body, field: &str, policy: bool) -> Outcome<()> {
 
 fn check_rule(rule: &mut Value, policy: bool) -> Outcome<()> {
     let Some(fields) = rule.as_object_mut() else {
-        return Err(Refusal::internal());
+        return Err(ApiError::internal());
     };
     if !fields.get("rule_uuid").is_some_and(truthy) {
         fields.insert("rule_uuid".to_owned(), Uuid::new_v4().to_string().into());
     }
     let protocol = fields
         .get("protocol")
-        .ok_or(Refusal::key_error("protocol"))?;
+        .ok_or(ApiError::key_error("protocol"))?;
     let protocol = python_repr::str(protocol);
     let known = ["any", "icmp", "tcp", "udp", "icmp6"].contains(&protocol.as_str());
     if !known && protocol.parse::<u8>().is_err() {
-        return refuse(400, format!("Rule with invalid protocol : {protocol}"));
+        return fail(400, format!("Rule with invalid protocol : {protocol}"));
     }
     let addresses = || {
         ["src_addresses", "dst_addresses"]
@@ -72,10 +72,10 @@ fn check_rule(rule: &mut Value, policy: bool) -> Outcome<()> {
     };
     if policy {
         if rule["action_list"].is_null() {
-            return refuse(400, "Action is required");
+            return fail(400, "Action is required");
         }
         if groups().next().is_some() {
-            return refuse(
+            return fail(
                 400,
                 "Config Error: policy rule refering to security group is not allowed",
             );
@@ -89,10 +89,10 @@ fn check_rule(rule: &mut Value, policy: bool) -> Outcome<()> {
         {
             let (prefix, length) = (&subnet["ip_prefix"], &subnet["ip_prefix_len"]);
             let text = format!("{}/{}", python_repr::str(prefix), python_repr::str(length));
-            let net: IpNet = text.parse().map_err(|_| Refusal::internal())?;
+            let net: IpNet = text.parse().map_err(|_| ApiError::internal())?;
             let version = if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
             if ethertype != version {
-                return refuse(
+                return fail(
                     400,
                     format!("Rule subnet {net} doesn't match ethertype {ethertype}"),
                 );
@@ -100,7 +100,7 @@ fn check_rule(rule: &mut Value, policy: bool) -> Outcome<()> {
         }
     }
     if !groups().any(|group| group == "local") {
-        return refuse(
+        return fail(
             400,
             "At least one of source or destination addresses must be 'local'",
         );
@@ -113,10 +113,10 @@ const GROUP_ID: &str = "security_group_id";
 pub(super) fn group_before_create(body: &mut Body) -> Outcome<()> {
     rules(body, "security_group_entries", false)?;
     if body.get(GROUP_ID).is_some_and(|id| !id.is_null()) {
-        return refuse(403, "Cannot set the security group ID");
+        return fail(403, "Cannot set the security group ID");
     }
     if !body.contains_key("parent_uuid") {
-        return Err(Refusal::key_error("parent_uuid"));
+        return Err(ApiError::key_error("parent_uuid"));
     }
     Ok(())
 }
@@ -136,7 +136,7 @@ pub(super) fn group_before_update(object: &Object, body: &mut Body) -> Outcome<(
     if let Some(id) = body.get(GROUP_ID).filter(|id| !id.is_null())
         && object.props.get(GROUP_ID) != Some(id)
     {
-        return refuse(403, "Cannot update the security group ID");
+        return fail(403, "Cannot update the security group ID");
     }
     if let Some(id) = body
         .get("configured_security_group_id")
@@ -155,7 +155,7 @@ pub(super) fn name_tag(body: &mut Body) -> Outcome<()> {
             .map(python_repr::str)
     };
     let (Some(kind), Some(value)) = (text("tag_type_name"), text("tag_value")) else {
-        return refuse(400, "Tag must be created with a type and a value");
+        return fail(400, "Tag must be created with a type and a value");
     };
     let kind = kind.to_lowercase();
     let name = format!("{kind}={value}");
@@ -175,10 +175,10 @@ pub(super) fn name_tag(body: &mut Body) -> Outcome<()> {
 pub(super) fn tag_before_create(db: &mut Db, body: &mut Body) -> Outcome<()> {
     let given = |name: &str| body.get(name).is_some_and(|value| !value.is_null());
     if given("tag_id") {
-        return refuse(400, "Tag ID is not setable");
+        return fail(400, "Tag ID is not setable");
     }
     if given("tag_type_refs") {
-        return refuse(400, "Tag Type reference is not setable");
+        return fail(400, "Tag Type reference is not setable");
     }
     let kind = python_repr::str(&body["tag_type_name"]);
     let name = [kind.clone()];
@@ -211,10 +211,10 @@ pub(super) fn tag_before_update(body: &Body) -> Outcome<()> {
         .into_iter()
         .any(given)
     {
-        return refuse(400, "Tag name, type, value or ID cannot be updated");
+        return fail(400, "Tag name, type, value or ID cannot be updated");
     }
     if given("tag_type_refs") {
-        return refuse(400, "Tag-type reference cannot be updated");
+        return fail(400, "Tag-type reference cannot be updated");
     }
     Ok(())
 }

@@ -7,22 +7,22 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::vnc::addresses::network as network_of;
-use crate::vnc::answer::{Outcome, Refusal};
 use crate::vnc::db::Db;
 use crate::vnc::python_repr;
+use crate::vnc::response::{ApiError, Outcome};
 use crate::vnc::schema::schema;
 use crate::vnc::store::Object;
 
 /// An allocated address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub(crate) struct Allocation {
     pub(crate) address: IpAddr,
     pub(crate) subnet_uuid: Option<String>,
 }
 
 /// A request for an address.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Wish<'a> {
+pub(crate) struct AddressRequest<'a> {
     pub(crate) address: Option<IpAddr>,
     pub(crate) subnet: Option<&'a str>,
     /// 4 or 6.
@@ -31,9 +31,9 @@ pub(crate) struct Wish<'a> {
 
 /// Why no address was allocated.
 #[derive(Debug)]
-pub(crate) enum Problem {
+pub(crate) enum AllocationError {
     /// The subnet does not belong to the network.
-    Invalid(String),
+    InvalidSubnet(String),
     /// These subnets have no free address.
     Exhausted(Vec<String>),
 }
@@ -44,12 +44,12 @@ struct Ipam {
     subnets: Vec<Value>,
 }
 
-impl Problem {
+impl AllocationError {
     /// The response of `ip-alloc`.
-    pub(crate) fn refusal(&self, network: &[String]) -> Refusal {
+    pub(crate) fn error(&self, network: &[String]) -> ApiError {
         match self {
-            Self::Invalid(_) => Refusal::internal(),
-            Self::Exhausted(_) => Refusal::new(409, self.text(network)),
+            Self::InvalidSubnet(_) => ApiError::internal(),
+            Self::Exhausted(_) => ApiError::new(409, self.text(network)),
         }
     }
 
@@ -57,7 +57,7 @@ impl Problem {
     pub(crate) fn text(&self, network: &[String]) -> String {
         let name = python_repr::names(network);
         match self {
-            Self::Invalid(subnet) => {
+            Self::InvalidSubnet(subnet) => {
                 format!("Virtual-Network({name}) has invalid subnet({subnet})")
             }
             Self::Exhausted(tried) => {
@@ -98,17 +98,17 @@ fn version(address: IpAddr) -> u8 {
 }
 
 /// Whether an address of this network is allocated or reserved.
-pub(crate) fn is_taken(db: &Db, network: &Object, address: IpAddr) -> Outcome<bool> {
+pub(crate) fn is_unavailable(db: &Db, network: &Object, address: IpAddr) -> Outcome<bool> {
     let ipams = ipams(db, network);
     if ipams.is_empty() {
-        return Err(Refusal::key_error("network_ipam_refs"));
+        return Err(ApiError::key_error("network_ipam_refs"));
     }
     let owners = ipams.iter().map(|ipam| ipam.uuid).chain([network.uuid]);
-    let taken = owners
+    let unavailable = owners
         .flat_map(|owner| db.pools.of(owner))
         .find(|subnet| subnet.network.contains(&address))
-        .is_some_and(|subnet| subnet.is_taken(address));
-    Ok(taken)
+        .is_some_and(|subnet| subnet.is_unavailable(address));
+    Ok(unavailable)
 }
 
 /// Whether this is the gateway of a subnet of the network.
@@ -118,62 +118,67 @@ pub(crate) fn is_gateway(db: &Db, network: &Object, address: &str) -> bool {
         let of_ipam = db
             .store
             .get(ipam.uuid)
-            .and_then(|ipam| ipam.props.get("ipam_subnets"));
-        let of_ipam = of_ipam.and_then(|subnets| subnets["subnets"].as_array());
+            .and_then(|ipam| ipam.props.get("ipam_subnets"))
+            .and_then(|subnets| subnets["subnets"].as_array());
         of_ipam.into_iter().flatten().any(is) || ipam.subnets.iter().any(is)
     })
 }
 
 /// Allocates an address of a network.
-pub(crate) fn take(
+pub(crate) fn allocate(
     db: &mut Db,
     network: &Object,
-    wish: Wish<'_>,
+    request: AddressRequest<'_>,
     holder: &str,
-) -> Result<Taken, Problem> {
-    if wish.address.is_some() || wish.subnet.is_some() {
-        return take_flat(db, network, wish, holder)
-            .or_else(|_| take_own(db, network, wish, holder));
+) -> Result<Allocation, AllocationError> {
+    if request.address.is_some() || request.subnet.is_some() {
+        return allocate_flat(db, network, request, holder)
+            .or_else(|_| allocate_own(db, network, request, holder));
     }
     match network.text("address_allocation_mode") {
-        Some("flat-subnet-only") => take_flat(db, network, wish, holder),
-        Some("user-defined-subnet-only") => take_own(db, network, wish, holder),
-        Some("flat-subnet-preferred") => {
-            take_flat(db, network, wish, holder).or_else(|_| take_own(db, network, wish, holder))
-        }
-        _ => take_own(db, network, wish, holder).or_else(|_| take_flat(db, network, wish, holder)),
+        Some("flat-subnet-only") => allocate_flat(db, network, request, holder),
+        Some("user-defined-subnet-only") => allocate_own(db, network, request, holder),
+        Some("flat-subnet-preferred") => allocate_flat(db, network, request, holder)
+            .or_else(|_| allocate_own(db, network, request, holder)),
+        _ => allocate_own(db, network, request, holder)
+            .or_else(|_| allocate_flat(db, network, request, holder)),
     }
 }
 
-fn take_flat(
+fn allocate_flat(
     db: &mut Db,
     network: &Object,
-    wish: Wish<'_>,
+    request: AddressRequest<'_>,
     holder: &str,
-) -> Result<Taken, Problem> {
+) -> Result<Allocation, AllocationError> {
     let mut tried = Vec::new();
     let mut found = false;
     for ipam in ipams(db, network).iter().filter(|ipam| ipam.is_flat()) {
         let subnet_uuid = ipam.flat_uuid();
-        if wish.subnet.is_some() && subnet_uuid.as_deref() != wish.subnet {
+        if request.subnet.is_some() && subnet_uuid.as_deref() != request.subnet {
             continue;
         }
         found = true;
         tried.clear();
-        if let Some(address) = take_of(db, ipam.uuid, |_| true, wish, holder, &mut tried) {
-            return Ok(Taken {
+        if let Some(address) = allocate_from(db, ipam.uuid, |_| true, request, holder, &mut tried) {
+            return Ok(Allocation {
                 address,
                 subnet_uuid,
             });
         }
     }
-    match wish.subnet {
-        Some(subnet) if !found => Err(Problem::Invalid(subnet.to_owned())),
-        _ => Err(Problem::Exhausted(tried)),
+    match request.subnet {
+        Some(subnet) if !found => Err(AllocationError::InvalidSubnet(subnet.to_owned())),
+        _ => Err(AllocationError::Exhausted(tried)),
     }
 }
 
-fn take_own(db: &mut Db, network: &Object, wish: Wish<'_>, holder: &str) -> Result<Taken, Problem> {
+fn allocate_own(
+    db: &mut Db,
+    network: &Object,
+    request: AddressRequest<'_>,
+    holder: &str,
+) -> Result<Allocation, AllocationError> {
     let mut tried = Vec::new();
     let mut found = false;
     for subnet in ipams(db, network).into_iter().flat_map(|ipam| ipam.subnets) {
@@ -181,40 +186,40 @@ fn take_own(db: &mut Db, network: &Object, wish: Wish<'_>, holder: &str) -> Resu
             continue;
         };
         let subnet_uuid = subnet["subnet_uuid"].as_str().map(str::to_owned);
-        if wish.subnet.is_some() && subnet_uuid.as_deref() != wish.subnet {
+        if request.subnet.is_some() && subnet_uuid.as_deref() != request.subnet {
             continue;
         }
         found = true;
         let this = |name: &str| name == net.to_string();
-        if let Some(address) = take_of(db, network.uuid, this, wish, holder, &mut tried) {
-            return Ok(Taken {
+        if let Some(address) = allocate_from(db, network.uuid, this, request, holder, &mut tried) {
+            return Ok(Allocation {
                 address,
                 subnet_uuid,
             });
         }
     }
-    match wish.subnet {
-        Some(subnet) if !found => Err(Problem::Invalid(subnet.to_owned())),
-        _ => Err(Problem::Exhausted(tried)),
+    match request.subnet {
+        Some(subnet) if !found => Err(AllocationError::InvalidSubnet(subnet.to_owned())),
+        _ => Err(AllocationError::Exhausted(tried)),
     }
 }
 
 /// Allocates an address of the first of an owner's subnets that has one.
-fn take_of(
+fn allocate_from(
     db: &mut Db,
     owner: Uuid,
     only: impl Fn(&str) -> bool,
-    wish: Wish<'_>,
+    request: AddressRequest<'_>,
     holder: &str,
     tried: &mut Vec<String>,
 ) -> Option<IpAddr> {
     for subnet in db.pools.of_mut(owner) {
         let name = subnet.network.to_string();
         let of_version = version(subnet.network.addr());
-        if !only(&name) || wish.version.is_some_and(|version| version != of_version) {
+        if !only(&name) || request.version.is_some_and(|version| version != of_version) {
             continue;
         }
-        if let Some(address) = wish.address {
+        if let Some(address) = request.address {
             if subnet.is_special(address) {
                 return Some(address);
             }
@@ -233,7 +238,7 @@ fn take_of(
 }
 
 /// Frees an address if it has this holder. Without a holder, frees it in any case.
-pub(crate) fn give_back(db: &mut Db, network: &Object, address: &str, holder: Option<&str>) {
+pub(crate) fn release(db: &mut Db, network: &Object, address: &str, holder: Option<&str>) {
     let Ok(address) = address.parse() else { return };
     let owners: Vec<_> = ipams(db, network).iter().map(|ipam| ipam.uuid).collect();
     for owner in [network.uuid].into_iter().chain(owners) {
@@ -252,18 +257,18 @@ pub(crate) fn allocate_for_network(
     network: &Object,
     subnet: Option<&str>,
     version: Option<u8>,
-) -> Result<Taken, Problem> {
-    let wish = Wish {
+) -> Result<Allocation, AllocationError> {
+    let request = AddressRequest {
         subnet,
         version,
-        ..Wish::default()
+        ..AddressRequest::default()
     };
-    take(db, network, wish, "ip-alloc")
+    allocate(db, network, request, "ip-alloc")
 }
 
 /// `ip-free`
 pub(crate) fn release_for_network(db: &mut Db, network: &Object, address: &str) {
-    give_back(db, network, address, None);
+    release(db, network, address, None);
 }
 
 /// Whether the network has a subnet of this uuid.

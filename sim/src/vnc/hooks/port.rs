@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use super::Body;
 use super::network::is_underlay;
-use super::pool::{self, Wish};
-use crate::vnc::answer::{Outcome, Refusal, refuse};
+use super::pool::{self, AddressRequest};
 use crate::vnc::db::{Db, array, names};
 use crate::vnc::python_repr::{self, truthy};
+use crate::vnc::response::{ApiError, Outcome, fail};
 use crate::vnc::schema::schema;
 use crate::vnc::store::{Object, Ref, canonical};
 
@@ -21,17 +21,17 @@ const PAIRS: &str = "virtual_machine_interface_allowed_address_pairs";
 pub(super) fn interface_before_create(uuid: Uuid, body: &mut Body) -> Outcome<()> {
     let networks = array(body.get("virtual_network_refs"))?;
     if !body.contains_key("virtual_network_refs") {
-        return Err(Refusal::key_error("virtual_network_refs"));
+        return Err(ApiError::key_error("virtual_network_refs"));
     }
     if networks.is_empty() {
-        return refuse(500, "IndexError: list index out of range");
+        return fail(500, "IndexError: list index out of range");
     }
     let vlan = body
         .get("virtual_machine_interface_properties")
         .and_then(|properties| properties["sub_interface_vlan_tag"].as_i64())
         .unwrap_or_default();
     if !(0..=4094).contains(&vlan) {
-        return refuse(400, format!("Invalid sub-interface VLAN tag ID: {vlan}"));
+        return fail(400, format!("Invalid sub-interface VLAN tag ID: {vlan}"));
     }
     let given = body
         .get(MACS)
@@ -74,21 +74,21 @@ fn check_pairs(body: &Body, old: Option<&Object>) -> Outcome<()> {
         body.get(name)
             .or_else(|| old.and_then(|old| old.props.get(name)))
     };
-    let pairs = field(PAIRS).map(|pairs| &pairs["allowed_address_pair"]);
-    let pairs = pairs
+    let pairs = field(PAIRS)
+        .map(|pairs| &pairs["allowed_address_pair"])
         .and_then(Value::as_array)
         .map_or(&[][..], Vec::as_slice);
     for pair in pairs {
         let prefix = python_repr::str(&pair["ip"]["ip_prefix"]);
         if prefix.parse::<IpAddr>().is_err() {
-            return refuse(
+            return fail(
                 400,
                 format!("failed to detect a valid IP address from '{prefix}'"),
             );
         }
     }
     if field("port_security_enabled") == Some(&Value::Bool(false)) && !pairs.is_empty() {
-        return refuse(
+        return fail(
             400,
             "Allowed address pairs are not allowed when port security is disabled",
         );
@@ -130,7 +130,7 @@ pub(super) fn interface_before_update(db: &Db, object: &Object, body: &mut Body)
             let network = network_of(db, instance)?;
             let address = instance.text("instance_ip_address").unwrap_or_default();
             if network.is_some_and(|network| pool::is_gateway(db, network, address)) {
-                return refuse(400, "Gateway IP cannot be used by VM port");
+                return fail(400, "Gateway IP cannot be used by VM port");
             }
         }
     }
@@ -143,7 +143,7 @@ pub(super) fn interface_before_update(db: &Db, object: &Object, body: &mut Body)
     if let Some(new) = body.get(properties) {
         let is_sub = db.store.targets(object, object.kind).next().is_some();
         if is_sub && vlan(Some(new)) != vlan(object.props.get(properties)) {
-            return refuse(400, "Cannot change sub-interface VLAN tag ID");
+            return fail(400, "Cannot change sub-interface VLAN tag ID");
         }
     }
     if body.contains_key("port_security_enabled") || body.contains_key(PAIRS) {
@@ -161,16 +161,16 @@ fn network_of<'a>(db: &'a Db, instance: &'a Object) -> Outcome<Option<&'a Object
 }
 
 /// The virtual network in a body's references.
-fn asked_network(db: &Db, body: &Body) -> Outcome<Option<Object>> {
+fn requested_network(db: &Db, body: &Body) -> Outcome<Option<Object>> {
     let refs = array(body.get("virtual_network_refs"))?;
     let Some(first) = refs.first() else {
         return Ok(None);
     };
-    let to = first.get("to").ok_or(Refusal::key_error("to"))?;
+    let to = first.get("to").ok_or(ApiError::key_error("to"))?;
     let network = db.store.named("virtual-network", &names(Some(to)));
     network.cloned().map(Some).ok_or_else(|| {
         let name = python_repr::names(&names(Some(to)));
-        Refusal::new(
+        ApiError::new(
             500,
             format!("cfgm_common.exceptions.NoIdError: Unknown id: {name}"),
         )
@@ -180,26 +180,26 @@ fn asked_network(db: &Db, body: &Body) -> Outcome<Option<Object>> {
 pub(super) fn instance_before_create(db: &Db, body: &mut Body) -> Outcome<()> {
     let has = |name: &str| body.get(name).is_some_and(truthy);
     if has("virtual_router_refs") && has("network_ipam_refs") {
-        return refuse(400, "virtual_router_refs and ipam_refs are not allowed");
+        return fail(400, "virtual_router_refs and ipam_refs are not allowed");
     }
     if has("virtual_router_refs") && has("virtual_network_refs") {
-        return refuse(400, "router_refs and network_refs are not allowed");
+        return fail(400, "router_refs and network_refs are not allowed");
     }
     if has("network_ipam_refs") && has("instance_ip_address") && !has("virtual_network_refs") {
-        return refuse(
+        return fail(
             400,
             "allocation for requested IP from a network_ipam is not supported",
         );
     }
-    if asked_network(db, body)?.is_none() && !has("network_ipam_refs") {
+    if requested_network(db, body)?.is_none() && !has("network_ipam_refs") {
         // Python's message for joining the parts of a missing name.
-        return refuse(400, "can only join an iterable");
+        return fail(400, "can only join an iterable");
     }
     Ok(())
 }
 
 pub(super) fn instance_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> {
-    let Some(network) = asked_network(db, body)? else {
+    let Some(network) = requested_network(db, body)? else {
         return ipam_allocate(db, uuid, body);
     };
     if is_underlay(&network.fq_name) {
@@ -209,22 +209,22 @@ pub(super) fn instance_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Out
         let text = body.get(name).and_then(Value::as_str);
         text.filter(|text| !text.is_empty()).map(str::to_owned)
     };
-    let asked = text("instance_ip_address");
-    let address = match &asked {
+    let requested = text("instance_ip_address");
+    let address = match &requested {
         None => None,
-        Some(asked) => Some(asked.parse::<IpAddr>().map_err(|_| {
-            let problem = format!("failed to detect a valid IP address from '{asked}'");
-            Refusal::new(500, format!("netaddr.core.AddrFormatError: {problem}"))
+        Some(requested) => Some(requested.parse::<IpAddr>().map_err(|_| {
+            let problem = format!("failed to detect a valid IP address from '{requested}'");
+            ApiError::new(500, format!("netaddr.core.AddrFormatError: {problem}"))
         })?),
     };
     if let Some(address) = address
-        && pool::is_taken(db, &network, address)?
+        && pool::is_unavailable(db, &network, address)?
     {
         if !pool::is_gateway(db, &network, &address.to_string()) {
-            return refuse(409, "IP address already in use");
+            return fail(409, "IP address already in use");
         }
         if is_of_machine(db, body)? {
-            return refuse(400, "Gateway IP cannot be used by VM port");
+            return fail(400, "Gateway IP cannot be used by VM port");
         }
     }
     let version = match text("instance_ip_family").as_deref() {
@@ -233,18 +233,18 @@ pub(super) fn instance_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Out
         _ => None,
     };
     let subnet = text("subnet_uuid");
-    let wish = Wish {
+    let request = AddressRequest {
         address,
         subnet: subnet.as_deref(),
         version,
     };
-    let taken = pool::take(db, &network, wish, &uuid.to_string())
-        .map_err(|problem| Refusal::new(400, problem.text(&network.fq_name)))?;
+    let allocation = pool::allocate(db, &network, request, &uuid.to_string())
+        .map_err(|problem| ApiError::new(400, problem.text(&network.fq_name)))?;
     body.insert(
         "instance_ip_address".to_owned(),
-        taken.address.to_string().into(),
+        allocation.address.to_string().into(),
     );
-    body.insert("subnet_uuid".to_owned(), taken.subnet_uuid.into());
+    body.insert("subnet_uuid".to_owned(), allocation.subnet_uuid.into());
     Ok(())
 }
 
@@ -257,8 +257,9 @@ fn ipam_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> {
         .named("network-ipam", &names(to))
         .map(|ipam| ipam.uuid);
     let mut subnets = ipam.map(|ipam| db.pools.of_mut(ipam)).into_iter().flatten();
-    let address = subnets.find_map(|subnet| subnet.allocate(&uuid.to_string()));
-    let address = address.map(|address| address.to_string());
+    let address = subnets
+        .find_map(|subnet| subnet.allocate(&uuid.to_string()))
+        .map(|address| address.to_string());
     body.insert("instance_ip_address".to_owned(), address.into());
     Ok(())
 }
@@ -289,12 +290,12 @@ pub(super) fn instance_before_update(db: &Db, object: &Object, body: &mut Body) 
     let address = object.text("instance_ip_address").unwrap_or_default();
     if body
         .get("instance_ip_address")
-        .is_some_and(|asked| truthy(asked) && asked != address)
+        .is_some_and(|requested| truthy(requested) && requested != address)
     {
-        return refuse(400, "Instance IP Address can not be changed");
+        return fail(400, "Instance IP Address can not be changed");
     }
     if pool::is_gateway(db, network, address) && is_of_machine(db, body)? {
-        return refuse(400, "Gateway IP cannot be used by VM port");
+        return fail(400, "Gateway IP cannot be used by VM port");
     }
     Ok(())
 }
@@ -309,7 +310,7 @@ pub(super) fn instance_after_delete(db: &mut Db, object: &Object) {
         Some(target.clone())
     };
     if let Some(network) = target("virtual-network") {
-        pool::give_back(db, &network, address, Some(&holder));
+        pool::release(db, &network, address, Some(&holder));
     } else if let (Some(ipam), Ok(address)) = (target("network-ipam"), address.parse()) {
         for subnet in db.pools.of_mut(ipam.uuid) {
             subnet.free(address, Some(&holder));

@@ -3,23 +3,23 @@
 use serde_json::{Value, json};
 
 use super::Body;
-use crate::vnc::answer::{Outcome, refuse};
 use crate::vnc::create::internal;
 use crate::vnc::db::{Db, names};
+use crate::vnc::response::{Outcome, fail};
 use crate::vnc::schema::{KindId, schema};
 use crate::vnc::store::{Object, Ref, canonical};
 
-const DEFAULT: &str = "default-application-policy-set";
+const DEFAULT_POLICY_SET: &str = "default-application-policy-set";
 
-fn default_set(object: &Object) -> Vec<String> {
+fn default_policy_set(object: &Object) -> Vec<String> {
     let mut name = object.fq_name.clone();
-    name.push(DEFAULT.to_owned());
+    name.push(DEFAULT_POLICY_SET.to_owned());
     name
 }
 
 pub(super) fn after_create(db: &mut Db, object: &Object) -> Outcome<()> {
     let body = json!({
-        "fq_name": default_set(object), "parent_type": "project", "all_applications": true
+        "fq_name": default_policy_set(object), "parent_type": "project", "all_applications": true
     });
     let to = internal(db, "application-policy-set", body)?;
     let kind = Db::kind(Some("application-policy-set"))?;
@@ -31,7 +31,7 @@ pub(super) fn after_create(db: &mut Db, object: &Object) -> Outcome<()> {
 
 pub(super) fn before_delete(db: &mut Db, object: &Object) -> Outcome<()> {
     let kind = Db::kind(Some("application-policy-set"))?;
-    let set = db.store.by_name(kind, &default_set(object));
+    let set = db.store.by_name(kind, &default_policy_set(object));
     if let Some(uuid) = set.map(|set| set.uuid) {
         db.set_refs(object.uuid, kind, Vec::new());
         db.remove(uuid);
@@ -40,10 +40,10 @@ pub(super) fn before_delete(db: &mut Db, object: &Object) -> Outcome<()> {
 }
 
 /// Checks that there is no other object of this type.
-pub(super) fn only_one(db: &Db, kind: KindId) -> Outcome<()> {
+pub(super) fn check_single(db: &Db, kind: KindId) -> Outcome<()> {
     match db.store.of_kind(kind).next() {
         None => Ok(()),
-        Some(existing) => refuse(
+        Some(existing) => fail(
             400,
             format!(
                 "Global System Config already exists with name {} ({})",
@@ -84,7 +84,7 @@ pub(super) fn check_quota(db: &Db, kind: KindId, body: &Body) -> Outcome<()> {
     let have = db.store.children(project.uuid, kind).count()
         + db.store.referrers(project.uuid, kind).count();
     if limit >= 0 && i64::try_from(have).is_ok_and(|have| have >= limit) {
-        return refuse(
+        return fail(
             412,
             format!("quota limit ({limit}) exceeded for resource {object}"),
         );

@@ -4,14 +4,14 @@
 //! derived from parents and references. Lines that cannot be parsed are ignored, and a test checks
 //! that there are none.
 
-mod form;
+mod value_type;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
-pub(crate) use form::{Form, Simple};
+pub(crate) use value_type::{SimpleType, ValueType};
 
 /// The index of a type in the table.
 pub(crate) type KindId = usize;
@@ -51,7 +51,7 @@ pub(crate) struct Kind {
 /// A property.
 pub(crate) struct Prop {
     pub(crate) name: String,
-    pub(crate) form: Form,
+    pub(crate) value_type: ValueType,
     /// The value in objects that the server itself creates.
     pub(crate) default: Option<Value>,
     pub(crate) collection: Option<Collection>,
@@ -86,7 +86,7 @@ pub(crate) struct Link {
 /// A field of a complex type.
 pub(crate) struct Field {
     pub(crate) name: String,
-    pub(crate) form: Form,
+    pub(crate) value_type: ValueType,
     pub(crate) list: bool,
 }
 
@@ -156,8 +156,11 @@ impl Schema {
         for kind in order {
             let Kind { object, name, .. } = &self.kinds[kind];
             let (object, name) = (object.clone(), name.clone());
-            let parents = self.kinds[kind].parents.iter();
-            let parents: Vec<_> = parents.filter_map(|name| self.id(name)).collect();
+            let parents: Vec<_> = self.kinds[kind]
+                .parents
+                .iter()
+                .filter_map(|name| self.id(name))
+                .collect();
             for parent in parents {
                 self.kinds[parent].children.push(Link {
                     kind,
@@ -201,10 +204,10 @@ impl Schema {
     }
 
     /// The single field of a complex type that wraps a collection, such as `key_value_pair`.
-    pub(crate) fn wrapper(&self, form: &Form) -> Option<&Field> {
-        match form {
-            Form::Complex(name) => self.complex(name)?.first(),
-            Form::Simple(_) => None,
+    pub(crate) fn wrapper(&self, value_type: &ValueType) -> Option<&Field> {
+        match value_type {
+            ValueType::Complex(name) => self.complex(name)?.first(),
+            ValueType::Simple(_) => None,
         }
     }
 }
@@ -253,7 +256,7 @@ fn prop(line: &str) -> Option<Prop> {
     };
     let mut words = declared.split_whitespace();
     let name = words.next()?.to_owned();
-    let form = Form::read(words.next()?)?;
+    let value_type = ValueType::read(words.next()?)?;
     let collection = match words.next() {
         Some("map") => Some(Collection::Map),
         Some("list") => Some(Collection::List),
@@ -262,8 +265,8 @@ fn prop(line: &str) -> Option<Prop> {
     };
     Some(Prop {
         name,
-        default: default.map(|text| form.default(text)),
-        form,
+        default: default.map(|text| value_type.default(text)),
+        value_type,
         collection,
     })
 }
@@ -272,11 +275,11 @@ fn complex(line: &str) -> Option<(String, Vec<Field>)> {
     let mut words = line.strip_prefix("complex ")?.split(' ');
     let name = words.next()?.to_owned();
     let fields = words.filter_map(|word| {
-        let (name, form) = word.split_once(':')?;
-        let list = form.ends_with('*');
+        let (name, value_type) = word.split_once(':')?;
+        let list = value_type.ends_with('*');
         Some(Field {
             name: name.to_owned(),
-            form: Form::read(form.trim_end_matches('*'))?,
+            value_type: ValueType::read(value_type.trim_end_matches('*'))?,
             list,
         })
     });
@@ -288,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_is_understood() {
+    fn schema_files_parse_completely() {
         let types = include_str!("types.txt");
         let kinds = types.lines().filter(|line| line.starts_with("type "));
         assert_eq!(schema().kinds().len(), kinds.count());
@@ -303,15 +306,15 @@ mod tests {
             for parent in &kind.parents {
                 assert!(schema().id(parent).is_some(), "{}: {parent}", kind.name);
             }
-            let forms = kind.props.iter().map(|prop| &prop.form);
-            for form in forms.chain(
+            let value_types = kind.props.iter().map(|prop| &prop.value_type);
+            for value_type in value_types.chain(
                 schema()
                     .complexes
                     .values()
                     .flatten()
-                    .map(|field| &field.form),
+                    .map(|field| &field.value_type),
             ) {
-                if let Form::Complex(name) = form {
+                if let ValueType::Complex(name) = value_type {
                     assert!(schema().complex(name).is_some(), "{}: {name}", kind.name);
                 }
             }
@@ -323,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_derived_from_both_ends() {
+    fn schema_derives_children_and_referrers() {
         let network = schema().kind(schema().id("virtual_network").unwrap());
         let children: Vec<_> = network.children.iter().map(|link| &*link.field).collect();
         assert!(children.contains(&"routing_instances"), "{children:?}");

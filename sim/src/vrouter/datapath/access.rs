@@ -10,8 +10,8 @@ use crate::vrouter::config::{Config, Object, prefix};
 
 /// One end of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum End {
-    Anything,
+pub(super) enum Endpoint {
+    Any,
     Prefix(IpNet),
     /// The interfaces of a security group.
     Group(Uuid),
@@ -23,8 +23,8 @@ pub(super) struct Match {
     /// IPv6, IPv4, or none for both.
     pub(super) v6: Option<bool>,
     pub(super) protocol: Option<u8>,
-    pub(super) from: End,
-    pub(super) to: End,
+    pub(super) from: Endpoint,
+    pub(super) to: Endpoint,
     pub(super) from_ports: Option<(u16, u16)>,
     pub(super) to_ports: Option<(u16, u16)>,
 }
@@ -54,13 +54,13 @@ pub(super) fn group(config: &Config, group: &Object) -> Group {
         if is_local(to) {
             let peers = group_ends(config, group, from);
             out.incoming
-                .extend(matches(rule, &peers, &[End::Anything], false));
+                .extend(matches(rule, &peers, &[Endpoint::Any], false));
             out.note(&peers);
         }
         if is_local(from) {
             let peers = group_ends(config, group, to);
             out.outgoing
-                .extend(matches(rule, &[End::Anything], &peers, false));
+                .extend(matches(rule, &[Endpoint::Any], &peers, false));
             out.note(&peers);
         }
     }
@@ -68,25 +68,25 @@ pub(super) fn group(config: &Config, group: &Object) -> Group {
 }
 
 impl Group {
-    fn note(&mut self, ends: &[End]) {
+    fn note(&mut self, ends: &[Endpoint]) {
         self.peers.extend(ends.iter().filter_map(|end| match end {
-            End::Group(group) => Some(*group),
+            Endpoint::Group(group) => Some(*group),
             _ => None,
         }));
     }
 }
 
-fn group_ends(config: &Config, own: &Object, ends: &[Value]) -> Vec<End> {
+fn group_ends(config: &Config, own: &Object, ends: &[Value]) -> Vec<Endpoint> {
     let mut out = vec![];
     for end in ends {
         match end["security_group"].as_str() {
             None | Some("local" | "") => {}
-            Some("any") => out.push(End::Anything),
-            Some(name) if name == own.name() => out.push(End::Group(own.uuid)),
+            Some("any") => out.push(Endpoint::Any),
+            Some(name) if name == own.name() => out.push(Endpoint::Group(own.uuid)),
             Some(name) => {
                 let mut groups = config.of_kind("security-group");
                 let peer = groups.find(|group| group.name() == name);
-                out.extend(peer.map(|peer| End::Group(peer.uuid)));
+                out.extend(peer.map(|peer| Endpoint::Group(peer.uuid)));
             }
         }
         out.extend(prefixes(end));
@@ -94,9 +94,9 @@ fn group_ends(config: &Config, own: &Object, ends: &[Value]) -> Vec<End> {
     out
 }
 
-fn prefixes(end: &Value) -> impl Iterator<Item = End> {
+fn prefixes(end: &Value) -> impl Iterator<Item = Endpoint> {
     let all = list(&end["subnet_list"]).iter().chain([&end["subnet"]]);
-    all.filter_map(prefix).map(End::Prefix)
+    all.filter_map(prefix).map(Endpoint::Prefix)
 }
 
 /// The verdicts of the policies of network `of` on packets between two networks, in order.
@@ -115,8 +115,9 @@ pub(super) fn policy(config: &Config, of: &Object, from: &Object, to: &Object) -
                 _ => continue,
             };
             let ends = |side: &str, network| {
-                let ends = list(&rule[side]).iter();
-                let ends = ends.filter_map(|end| policy_ends(config, of, end, network));
+                let ends = list(&rule[side])
+                    .iter()
+                    .filter_map(|end| policy_ends(config, of, end, network));
                 ends.flatten().collect::<Vec<_>>()
             };
             let mut add = |from_side, to_side, reversed| {
@@ -137,7 +138,12 @@ pub(super) fn policy(config: &Config, of: &Object, from: &Object, to: &Object) -
 }
 
 /// What one end of a rule matches in a network; none if it does not apply to the network.
-fn policy_ends(config: &Config, of: &Object, end: &Value, network: &Object) -> Option<Vec<End>> {
+fn policy_ends(
+    config: &Config,
+    of: &Object,
+    end: &Value,
+    network: &Object,
+) -> Option<Vec<Endpoint>> {
     let named = |name: &str| end[name].as_str().filter(|text| !text.is_empty());
     let meant = match (named("virtual_network"), named("network_policy")) {
         (Some("any"), _) | (None, Some("any")) => true,
@@ -150,13 +156,13 @@ fn policy_ends(config: &Config, of: &Object, end: &Value, network: &Object) -> O
     };
     let prefixes: Vec<_> = prefixes(end).collect();
     meant.then_some(if prefixes.is_empty() {
-        vec![End::Anything]
+        vec![Endpoint::Any]
     } else {
         prefixes
     })
 }
 
-fn matches(rule: &Value, from: &[End], to: &[End], reversed: bool) -> Vec<Match> {
+fn matches(rule: &Value, from: &[Endpoint], to: &[Endpoint], reversed: bool) -> Vec<Match> {
     let Some(protocol) = protocol(&rule["protocol"], rule["ethertype"] == "IPv6") else {
         return vec![];
     };

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::process::Stdio;
 
 use super::error::DataPathError;
-use super::items::{Item, LABEL, items};
+use super::items::{Item, UPLINK_LABEL, items};
 use super::plan::{Plan, is_ours};
 use super::rules;
 use crate::vrouter::options::Forwarding;
@@ -22,7 +22,7 @@ use contrail_mesos::net::sysctl;
 pub(super) struct Kernel {
     socket: NetlinkSocket,
     forwarding: Forwarding,
-    made: BTreeSet<Item>,
+    applied: BTreeSet<Item>,
     rules: String,
 }
 
@@ -32,7 +32,7 @@ impl Kernel {
         Ok(Self {
             socket: NetlinkSocket::route()?,
             forwarding,
-            made: BTreeSet::new(),
+            applied: BTreeSet::new(),
             rules: String::new(),
         })
     }
@@ -49,16 +49,18 @@ impl Kernel {
         let mut lines: Vec<_> = ours.map(|name| format!("link delete dev {name}")).collect();
         if let Some(uplink) = &self.forwarding.uplink {
             // IPv6 addresses have no labels, so they are only known to the process that added them.
-            lines.push(format!("address flush dev {uplink} label {uplink}:{LABEL}"));
+            lines.push(format!(
+                "address flush dev {uplink} label {uplink}:{UPLINK_LABEL}"
+            ));
             let v6 = self
-                .made
+                .applied
                 .iter()
                 .filter(|item| matches!(item, Item::Floating(_, IpAddr::V6(_))))
-                .map(Item::remove);
+                .map(Item::remove_command);
             lines.extend(v6);
         }
         let problems = batch("ip", &lines)?;
-        self.made.clear();
+        self.applied.clear();
         self.rules.clear();
         run("nft", &["-f", "-"], &rules::none())?;
         match problems.into_values().next() {
@@ -78,22 +80,22 @@ impl Kernel {
         own: IpAddr,
     ) -> Result<(BTreeSet<String>, BTreeSet<String>), DataPathError> {
         let uplink = self.forwarding.uplink.clone();
-        let wanted = items(plan, uplink.as_deref());
+        let desired = items(plan, uplink.as_deref());
         let links = links::all(&mut self.socket)?;
         let links: BTreeMap<_, _> = links
             .iter()
             .map(|link| (link.name.as_str(), link))
             .collect();
-        self.made.retain(|item| is_there(item, &links));
+        self.applied.retain(|item| exists(item, &links));
         let mut problems = BTreeSet::new();
 
-        let mut old: Vec<_> = self.made.difference(&wanted).cloned().collect();
+        let mut old: Vec<_> = self.applied.difference(&desired).cloned().collect();
         old.reverse();
-        for (item, problem) in change(&old, |item| vec![item.remove()])? {
+        for (item, problem) in change(&old, |item| vec![item.remove_command()])? {
             // Items on a deleted link are gone with it.
             log::debug!("{item:?}: {problem}");
         }
-        self.made.retain(|item| wanted.contains(item));
+        self.applied.retain(|item| desired.contains(item));
 
         let rules = rules::rules(plan, &self.forwarding, own);
         if rules != self.rules {
@@ -101,36 +103,39 @@ impl Kernel {
             self.rules = rules;
         }
 
-        let mut new: Vec<_> = wanted.difference(&self.made).cloned().collect();
+        let mut new: Vec<_> = desired.difference(&self.applied).cloned().collect();
         new.retain(|item| {
             let is_tap = matches!(item, Item::Port(..));
-            let tap = links.get(item.on());
+            let tap = links.get(item.link());
             match tap {
                 None if is_tap => {
-                    problems.insert(format!("{}: there is no such interface", item.on()))
+                    problems.insert(format!("{}: there is no such interface", item.link()))
                 }
                 Some(tap) if is_tap && tap.kind.as_deref() != Some("veth") => {
-                    problems.insert(format!("{}: it is no veth, and not connected", item.on()))
+                    problems.insert(format!(
+                        "{}: it is not a veth interface, so it is not connected",
+                        item.link()
+                    ))
                 }
                 _ => return true,
             };
             false
         });
-        let failed = change(&new, |item| item.make(own))?;
+        let failed = change(&new, |item| item.add_commands(own))?;
         let bad: BTreeSet<_> = failed.iter().map(|(item, _)| item.clone()).collect();
         problems.extend(failed.into_iter().map(|(item, problem)| {
-            let what = item.make(own).join("; ");
-            format!("{what}: {problem}")
+            let commands = item.add_commands(own).join("; ");
+            format!("{commands}: {problem}")
         }));
-        self.made
+        self.applied
             .extend(new.iter().filter(|item| !bad.contains(item)).cloned());
         for item in new.iter().filter(|item| item.is_link()) {
-            let_forward(item.on(), &mut problems);
+            enable_forwarding(item.link(), &mut problems);
         }
-        if let Some(uplink) = uplink.filter(|_| !wanted.is_empty()) {
-            let_forward(&uplink, &mut problems);
+        if let Some(uplink) = uplink.filter(|_| !desired.is_empty()) {
+            enable_forwarding(&uplink, &mut problems);
         }
-        let connected = self.made.iter().filter_map(|item| match item {
+        let connected = self.applied.iter().filter_map(|item| match item {
             Item::Port(tap, _) => Some(tap.clone()),
             _ => None,
         });
@@ -139,7 +144,7 @@ impl Kernel {
 }
 
 /// Forwards packets from this interface, whatever the host's default is.
-fn let_forward(interface: &str, problems: &mut BTreeSet<String>) {
+fn enable_forwarding(interface: &str, problems: &mut BTreeSet<String>) {
     for name in [
         format!("net/ipv4/conf/{interface}/forwarding"),
         format!("net/ipv6/conf/{interface}/force_forwarding"),
@@ -150,8 +155,8 @@ fn let_forward(interface: &str, problems: &mut BTreeSet<String>) {
     }
 }
 
-fn is_there(item: &Item, links: &BTreeMap<&str, &Link>) -> bool {
-    let Some(link) = links.get(item.on()) else {
+fn exists(item: &Item, links: &BTreeMap<&str, &Link>) -> bool {
+    let Some(link) = links.get(item.link()) else {
         return false;
     };
     let has_port = |bridge: &String| {
@@ -206,10 +211,10 @@ fn batch(
         return Ok(BTreeMap::new());
     }
     let input = lines.join("\n") + "\n";
-    let said = output(program, &["-force", "-batch", "-"], &input)?;
+    let output = execute(program, &["-force", "-batch", "-"], &input)?;
     let mut problems = BTreeMap::new();
     let mut problem = String::new();
-    for line in String::from_utf8_lossy(&said.stderr).lines() {
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
         // "RTNETLINK answers: …" precedes "Command failed -:3".
         if let Some(number) = line.strip_prefix("Command failed -:") {
             let number: usize = number.trim().parse().unwrap_or(0);
@@ -223,22 +228,22 @@ fn batch(
 }
 
 fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<(), DataPathError> {
-    let said = output(program, arguments, input)?;
-    if said.status.success() {
+    let output = execute(program, arguments, input)?;
+    if output.status.success() {
         return Ok(());
     }
     log::debug!("{program} refused:\n{input}");
     Err(DataPathError::Command {
         program,
-        problem: String::from_utf8_lossy(&said.stderr).trim().to_owned(),
+        problem: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })
 }
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "this is a process of its own, no agent of Mesos: children cost nobody anything"
+    reason = "unlike the Mesos agent, this process may have child processes"
 )]
-fn output(
+fn execute(
     program: &'static str,
     arguments: &[&str],
     input: &str,

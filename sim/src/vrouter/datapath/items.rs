@@ -9,11 +9,11 @@ use super::plan::{MacOctets, Plan};
 use contrail_mesos_api::container::Mac;
 
 /// The label of addresses on the uplink.
-pub(super) const LABEL: &str = "cvr";
+pub(super) const UPLINK_LABEL: &str = "cvr";
 /// The MAC address of every network's gateway, on every host.
-pub(super) const GATEWAY: Mac = Mac([0x02, 0x00, 0x5e, 0x00, 0x01, 0x00]);
+pub(super) const GATEWAY_MAC: Mac = Mac([0x02, 0x00, 0x5e, 0x00, 0x01, 0x00]);
 /// The UDP port of VXLAN.
-const PORT: u16 = 4789;
+const VXLAN_PORT: u16 = 4789;
 
 /// A part of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +85,7 @@ impl Item {
     }
 
     /// The link that it depends on.
-    pub(super) fn on(&self) -> &str {
+    pub(super) fn link(&self) -> &str {
         match self {
             Self::Bridge(name)
             | Self::Vxlan { name, .. }
@@ -104,11 +104,11 @@ impl Item {
     }
 
     /// The commands that add it; `own` is the host's address.
-    pub(super) fn make(&self, own: IpAddr) -> Vec<String> {
+    pub(super) fn add_commands(&self, own: IpAddr) -> Vec<String> {
         match self {
             Self::Bridge(name) => vec![
                 format!(
-                    "link add name {name} address {GATEWAY} type bridge nf_call_iptables 1 \
+                    "link add name {name} address {GATEWAY_MAC} type bridge nf_call_iptables 1 \
                      nf_call_ip6tables 1 mcast_snooping 0"
                 ),
                 format!("link set dev {name} addrgenmode none up"),
@@ -121,7 +121,7 @@ impl Item {
                 // Without a device the kernel allows the inner MTU, and fragments the outer packet.
                 format!(
                     "link add name {name} mtu 1500 type vxlan id {number} local {own} \
-                     dstport {PORT} nolearning"
+                     dstport {VXLAN_PORT} nolearning"
                 ),
                 format!("link set dev {name} addrgenmode none master {bridge} up"),
             ],
@@ -148,7 +148,7 @@ impl Item {
             ],
             Self::Floating(uplink, address) => {
                 let more = match address {
-                    IpAddr::V4(_) => format!(" label {uplink}:{LABEL}"),
+                    IpAddr::V4(_) => format!(" label {uplink}:{UPLINK_LABEL}"),
                     IpAddr::V6(_) => " nodad".to_owned(),
                 };
                 vec![format!(
@@ -168,7 +168,7 @@ impl Item {
     }
 
     /// The command that removes it.
-    pub(super) fn remove(&self) -> String {
+    pub(super) fn remove_command(&self) -> String {
         match self {
             Self::Bridge(name) | Self::Vxlan { name, .. } => format!("link delete dev {name}"),
             Self::Address(on, address) | Self::Floating(on, address) => {

@@ -63,7 +63,7 @@ use crate::harness::lock;
 use apply::Kernel;
 
 /// How often the kernel is compared with the plan without a change.
-const TICK: Duration = Duration::from_millis(500);
+const RECONCILE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Removes what an earlier agent left in this namespace, and returns the names of the links.
 pub(super) fn start_afresh(forwarding: &Forwarding) -> Result<BTreeSet<String>, DataPathError> {
@@ -98,9 +98,9 @@ impl Thread {
                 let mut kernel = Kernel::open(forwarding.clone())?;
                 while !stop.load(Ordering::SeqCst) {
                     if shared.lock().synced.is_complete() {
-                        pass(&shared, &forwarding, &mut kernel);
+                        apply_plan(&shared, &forwarding, &mut kernel);
                     }
-                    match woken.recv_timeout(TICK) {
+                    match woken.recv_timeout(RECONCILE_INTERVAL) {
                         Err(RecvTimeoutError::Disconnected) => break,
                         Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                     }
@@ -127,7 +127,7 @@ impl Thread {
     }
 }
 
-fn pass(shared: &Shared, forwarding: &Forwarding, kernel: &mut Kernel) {
+fn apply_plan(shared: &Shared, forwarding: &Forwarding, kernel: &mut Kernel) {
     let plan = plan::plan(&shared.lock(), &shared.options, forwarding);
     let mut problems = plan.problems.clone();
     let connected = match kernel.apply(&plan, shared.options.address) {

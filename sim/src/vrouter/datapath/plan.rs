@@ -15,7 +15,7 @@ use crate::vrouter::state::State;
 use contrail_mesos_api::container::Mac;
 
 /// The network of the host itself.
-const FABRIC: &str = "default-domain:default-project:ip-fabric";
+const FABRIC_NETWORK: &str = "default-domain:default-project:ip-fabric";
 
 /// A MAC address that can be ordered.
 pub(super) type MacOctets = [u8; 6];
@@ -29,8 +29,8 @@ pub(super) struct Plan {
     pub(super) groups: BTreeMap<Uuid, Group>,
     /// The addresses of the interfaces of security groups, on all hosts.
     pub(super) members: BTreeMap<Uuid, BTreeSet<IpAddr>>,
-    pub(super) ways: Vec<Way>,
-    pub(super) floating: BTreeMap<IpAddr, Vec<Floating>>,
+    pub(super) connections: Vec<Connection>,
+    pub(super) floating: BTreeMap<IpAddr, Vec<FloatingIp>>,
     /// The other hosts.
     pub(super) peers: BTreeSet<IpAddr>,
     pub(super) problems: BTreeSet<String>,
@@ -67,7 +67,7 @@ pub(super) struct Tap {
 
 /// From one network to another; none is the host and everything beyond it.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct Connection {
     pub(super) from: Option<Uuid>,
     pub(super) to: Option<Uuid>,
     pub(super) steps: [Vec<Verdict>; 2],
@@ -75,7 +75,7 @@ pub(super) struct Way {
 
 /// The interface behind a floating IP.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Floating {
+pub(super) struct FloatingIp {
     pub(super) fixed: IpAddr,
     /// Protocol, floating port and interface port; none for all traffic.
     pub(super) ports: Option<Vec<(u8, u16, u16)>>,
@@ -88,14 +88,16 @@ pub(super) fn plan(state: &State, options: &Options, forwarding: &Forwarding) ->
     let config = &state.config;
     let mut plan = Plan::default();
     for router in config.of_kind("virtual-router") {
-        let address = router.field("virtual_router_ip_address").as_str();
-        let address = address.and_then(|address| address.parse::<IpAddr>().ok());
+        let address = router
+            .field("virtual_router_ip_address")
+            .as_str()
+            .and_then(|address| address.parse::<IpAddr>().ok());
         plan.peers
             .extend(address.filter(|address| *address != options.address));
     }
     plan.add_taps(state, options, forwarding);
     plan.add_networks(config, options);
-    plan.add_ways(config);
+    plan.add_connections(config);
     plan.add_groups(config);
     plan.add_floating(config);
     plan
@@ -105,14 +107,14 @@ impl Plan {
     fn add_taps(&mut self, state: &State, options: &Options, forwarding: &Forwarding) {
         let config = &state.config;
         for ((_, machine, interface), port) in state.ports.all() {
-            let wanted = port.enabled && !port.is_remote() && port.machine == *machine;
-            let Some(interface) = config.get(*interface).filter(|_| wanted) else {
+            let desired = port.enabled && !port.is_remote() && port.machine == *machine;
+            let Some(interface) = config.get(*interface).filter(|_| desired) else {
                 continue;
             };
             let of_machine = config
                 .targets(interface, "virtual-machine")
                 .any(|(of, _)| of.uuid == *machine);
-            if !of_machine || !rest::is_known(state, &options.name, *machine) {
+            if !of_machine || !rest::has_configuration(state, &options.name, *machine) {
                 continue;
             }
             let Some(network) = config.network(interface) else {
@@ -120,13 +122,13 @@ impl Plan {
             };
             if !is_tap_name(&port.tap) || forwarding.uplink.as_ref() == Some(&port.tap) {
                 self.problems.insert(format!(
-                    "{:?} is no name of a tap: the interface {} is not connected",
+                    "{:?} is not a valid tap name: the interface {} is not connected",
                     port.tap, interface.uuid
                 ));
                 continue;
             }
-            let Some(mac) = ether(interface) else {
-                let text = format!("{:?} is no Ethernet address", interface.mac());
+            let Some(mac) = mac_of(interface) else {
+                let text = format!("{:?} is not a MAC address", interface.mac());
                 self.problems
                     .insert(format!("the interface {}: {text}", interface.uuid));
                 continue;
@@ -146,45 +148,45 @@ impl Plan {
     }
 
     fn add_networks(&mut self, config: &Config, options: &Options) {
-        let mut wanted: BTreeSet<_> = self.taps.values().map(|tap| tap.network).collect();
-        let own = wanted.clone();
+        let mut desired: BTreeSet<_> = self.taps.values().map(|tap| tap.network).collect();
+        let own = desired.clone();
         for network in config.of_kind("virtual-network") {
             let own = own.iter().filter_map(|uuid| config.get(*uuid));
             let near = own.filter(|own| own.uuid != network.uuid);
-            if network.name() != FABRIC
+            if network.name() != FABRIC_NETWORK
                 && near
                     .into_iter()
                     .any(|own| is_connected(config, own, network))
             {
-                wanted.insert(network.uuid);
+                desired.insert(network.uuid);
             }
         }
         let places = places(config, options);
-        let mut found: Vec<_> = wanted
+        let mut found: Vec<_> = desired
             .into_iter()
             .filter_map(|uuid| config.get(uuid))
             .filter_map(|object| Some((number(object)?, object)))
             .collect();
         found.sort_by_key(|(number, _)| *number);
-        let mut taken: BTreeMap<IpAddr, String> = BTreeMap::new();
+        let mut owners: BTreeMap<IpAddr, String> = BTreeMap::new();
         for (number, object) in found {
             let mut network = network(config, object, number, &places);
-            let used = network.hosts.keys().find_map(|address| taken.get(address));
+            let used = network.hosts.keys().find_map(|address| owners.get(address));
             if let Some(other) = used {
                 network.routed = false;
                 let name = object.name();
                 self.problems.insert(format!(
-                    "{name} has an address in common with {other}: it is switched, not routed"
+                    "{name} has an address that {other} also has: it is switched, not routed"
                 ));
             } else {
                 let addresses = network.hosts.keys();
-                taken.extend(addresses.map(|address| (*address, object.name())));
+                owners.extend(addresses.map(|address| (*address, object.name())));
             }
             self.networks.insert(object.uuid, network);
         }
     }
 
-    fn add_ways(&mut self, config: &Config) {
+    fn add_connections(&mut self, config: &Config) {
         let mut ends: Vec<_> = self
             .networks
             .iter()
@@ -194,7 +196,7 @@ impl Plan {
             .collect();
         let fabric = config
             .of_kind("virtual-network")
-            .find(|network| network.name() == FABRIC);
+            .find(|network| network.name() == FABRIC_NETWORK);
         ends.extend(fabric.map(|fabric| (None, fabric)));
         for (from, from_object) in &ends {
             for (to, to_object) in &ends {
@@ -204,7 +206,7 @@ impl Plan {
                 let steps = [from_object, to_object]
                     .map(|of| access::policy(config, of, from_object, to_object));
                 let (from, to) = (*from, *to);
-                self.ways.push(Way { from, to, steps });
+                self.connections.push(Connection { from, to, steps });
             }
         }
     }
@@ -240,8 +242,10 @@ impl Plan {
                 let Some(outer) = address("floating_ip_address") else {
                     continue;
                 };
-                let own = addresses.iter().copied();
-                let mut own = own.filter(|own| own.is_ipv4() == outer.is_ipv4());
+                let mut own = addresses
+                    .iter()
+                    .copied()
+                    .filter(|own| own.is_ipv4() == outer.is_ipv4());
                 let fixed = address("floating_ip_fixed_ip_address")
                     .filter(|fixed| addresses.contains(fixed));
                 let Some(fixed) = fixed.or_else(|| own.next()) else {
@@ -249,7 +253,7 @@ impl Plan {
                 };
                 let ports = ports(object);
                 let direction = object.field("floating_ip_traffic_direction").as_str();
-                let floating = Floating {
+                let floating = FloatingIp {
                     fixed,
                     outgoing: ports.is_none() && direction != Some("ingress"),
                     ports,
@@ -263,7 +267,7 @@ impl Plan {
     }
 }
 
-fn ether(interface: &Object) -> Option<MacOctets> {
+fn mac_of(interface: &Object) -> Option<MacOctets> {
     let mac = Mac::try_from(interface.mac()?.to_owned()).ok()?;
     Some(mac.0)
 }
@@ -285,7 +289,7 @@ pub(super) fn hash(uuid: Uuid) -> String {
 }
 
 fn is_tap_name(name: &str) -> bool {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
     (1..=15).contains(&name.len())
         && name.chars().all(plain)
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -311,7 +315,7 @@ fn network(
     let mut hosts = BTreeMap::new();
     let mut remote = BTreeMap::new();
     for interface in config.referrers(object.uuid, "virtual-machine-interface") {
-        let Some(mac) = ether(interface) else {
+        let Some(mac) = mac_of(interface) else {
             continue;
         };
         let addresses = config.addresses(interface.uuid);
@@ -354,16 +358,20 @@ fn places(config: &Config, options: &Options) -> BTreeMap<Uuid, IpAddr> {
 }
 
 /// Whether the policies of both networks have rules for packets from one to the other.
-fn is_connected(config: &Config, one: &Object, other: &Object) -> bool {
-    [(one, other), (other, one)].into_iter().any(|(from, to)| {
-        let mut both = [from, to].into_iter();
-        both.all(|of| !access::policy(config, of, from, to).is_empty())
-    })
+fn is_connected(config: &Config, left: &Object, right: &Object) -> bool {
+    [(left, right), (right, left)]
+        .into_iter()
+        .any(|(from, to)| {
+            let mut both = [from, to].into_iter();
+            both.all(|of| !access::policy(config, of, from, to).is_empty())
+        })
 }
 
 fn groups(config: &Config, interface: &Object) -> Option<BTreeSet<Uuid>> {
-    let groups = config.targets(interface, "security-group");
-    let groups: BTreeSet<_> = groups.map(|(group, _)| group.uuid).collect();
+    let groups: BTreeSet<_> = config
+        .targets(interface, "security-group")
+        .map(|(group, _)| group.uuid)
+        .collect();
     (!groups.is_empty()).then_some(groups)
 }
 
@@ -379,8 +387,8 @@ fn sources(config: &Config, interface: &Object) -> Option<BTreeSet<IpNet>> {
     let pairs = pairs["allowed_address_pair"]
         .as_array()
         .into_iter()
-        .flatten();
-    let pairs = pairs.filter_map(|pair| prefix(&pair["ip"]));
+        .flatten()
+        .filter_map(|pair| prefix(&pair["ip"]));
     Some(own.chain(pairs).collect())
 }
 

@@ -9,19 +9,20 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use uuid::Uuid;
 
-use super::access::{End, Match, Verdict};
-use super::items::GATEWAY;
-use super::plan::{Floating, Network, Plan, Tap, hash};
+use super::access::{Endpoint, Match, Verdict};
+use super::items::GATEWAY_MAC;
+use super::plan::{FloatingIp, Network, Plan, Tap, hash};
 use crate::vrouter::options::Forwarding;
 use contrail_mesos_api::container::Mac;
 
 /// The name of both tables.
 const TABLE: &str = "contrail_vrouter_sim";
 /// The mark of packets of known connections.
-const KNOWN: &str = "0x10000000";
+const CONNECTION_MARK: &str = "0x10000000";
 /// The mark of packets of the host itself, if it has access.
-const HOST: &str = "0x20000000";
-const NEIGHBOURS: &str = "meta l4proto 58 icmpv6 type { 133, 134, 135, 136 } accept";
+const HOST_MARK: &str = "0x20000000";
+const ACCEPT_NEIGHBOUR_DISCOVERY: &str =
+    "meta l4proto 58 icmpv6 type { 133, 134, 135, 136 } accept";
 
 /// Removes both tables, whether or not they exist.
 pub(super) fn none() -> String {
@@ -38,13 +39,13 @@ pub(super) fn rules(plan: &Plan, forwarding: &Forwarding, own: IpAddr) -> String
     out
 }
 
-/// Writes a line; text takes whatever it is given.
-macro_rules! say {
+/// Writes a line; writing to a string cannot fail.
+macro_rules! emit {
     ($out:expr, $($text:tt)*) => { let _ = writeln!($out, $($text)*); };
 }
 
 fn bridge(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
-    say!(out, "table bridge {TABLE} {{");
+    emit!(out, "table bridge {TABLE} {{");
     let vxlans = plan.networks.values().map(|network| network.vxlan.as_str());
     set(out, "vxlans", "ifname", vxlans.map(quoted));
     let local: BTreeSet<_> = plan
@@ -55,19 +56,19 @@ fn bridge(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     let local = local.into_iter().filter(|address| address.is_ipv4());
     set(out, "gateways", "ipv4_addr", local.map(ToString::to_string));
     for (group, addresses) in &plan.members {
-        for (letter, kind, v6) in [("m", "ipv4_addr", false), ("n", "ipv6_addr", true)] {
+        for (prefix, kind, v6) in [("m", "ipv4_addr", false), ("n", "ipv6_addr", true)] {
             let of_family = addresses.iter().filter(|address| address.is_ipv6() == v6);
-            let name = format!("{letter}{}", hash(*group));
+            let name = format!("{prefix}{}", hash(*group));
             set(out, &name, kind, of_family.map(ToString::to_string));
         }
     }
     for (uuid, group) in &plan.groups {
-        for (letter, rules) in [("i", &group.incoming), ("o", &group.outgoing)] {
-            say!(out, "chain {letter}{} {{", hash(*uuid));
+        for (prefix, rules) in [("i", &group.incoming), ("o", &group.outgoing)] {
+            emit!(out, "chain {prefix}{} {{", hash(*uuid));
             for rule in rules.iter().flat_map(conditions) {
-                say!(out, "{rule} accept");
+                emit!(out, "{rule} accept");
             }
-            say!(out, "}}");
+            emit!(out, "}}");
         }
     }
     for tap in plan.taps.values() {
@@ -79,30 +80,31 @@ fn bridge(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
         ("input_from", "input", 10, "iifname", "from"),
         ("output_to", "output", 10, "oifname", "to"),
     ] {
-        say!(out, "chain {name} {{");
-        say!(out, "type filter hook {hook} priority {priority}");
+        emit!(out, "chain {name} {{");
+        emit!(out, "type filter hook {hook} priority {priority}");
         if name == "forward_from" {
             // Each host answers for the gateways itself.
-            say!(out, "oifname @vxlans arp daddr ip @gateways drop");
+            emit!(out, "oifname @vxlans arp daddr ip @gateways drop");
         }
-        let taps = plan.taps.iter();
-        let taps: Vec<_> = taps
+        let taps: Vec<_> = plan
+            .taps
+            .iter()
             .map(|(name, tap)| format!("{} : jump {prefix}_{}", quoted(name), hash(tap.interface)))
             .collect();
         if !taps.is_empty() {
-            say!(out, "{interface} vmap {{ {} }}", taps.join(", "));
+            emit!(out, "{interface} vmap {{ {} }}", taps.join(", "));
         }
-        say!(out, "}}");
+        emit!(out, "}}");
     }
-    say!(out, "chain leave {{");
-    say!(out, "type filter hook postrouting priority 0");
+    emit!(out, "chain leave {{");
+    emit!(out, "type filter hook postrouting priority 0");
     let source = host_mac(own);
-    say!(
+    emit!(
         out,
-        "oifname @vxlans ether saddr {GATEWAY} ether saddr set {source}"
+        "oifname @vxlans ether saddr {GATEWAY_MAC} ether saddr set {source}"
     );
-    say!(out, "}}");
-    say!(out, "}}");
+    emit!(out, "}}");
+    emit!(out, "}}");
 }
 
 /// Sets the source MAC address of frames that a host routed to another host.
@@ -119,64 +121,72 @@ fn host_mac(own: IpAddr) -> Mac {
 
 fn tap_chains(out: &mut String, tap: &Tap, host: Option<IpAddr>) {
     let name = hash(tap.interface);
-    say!(out, "chain from_{name} {{");
+    emit!(out, "chain from_{name} {{");
     if let Some(sources) = &tap.sources {
-        say!(out, "ether saddr != {} drop", Mac(tap.mac));
+        emit!(out, "ether saddr != {} drop", Mac(tap.mac));
         let family = |v6: bool| {
             let of_family = sources.iter().filter(move |net| net.addr().is_ipv6() == v6);
             of_family.map(IpNet::to_string).collect::<Vec<_>>()
         };
         let v4 = family(false);
         if v4.is_empty() {
-            say!(out, "ether type {{ ip, arp }} drop");
+            emit!(out, "ether type {{ ip, arp }} drop");
         } else {
             let v4 = v4.join(", ");
-            say!(out, "ether type arp arp saddr ip != {{ {v4} }} drop");
-            say!(out, "ip saddr != {{ {v4} }} drop");
+            emit!(out, "ether type arp arp saddr ip != {{ {v4} }} drop");
+            emit!(out, "ip saddr != {{ {v4} }} drop");
         }
         let mut v6 = family(true);
         // Link-local addresses, and the unspecified one during duplicate address detection.
         v6.extend(["fe80::/10".to_owned(), "::".to_owned()]);
-        say!(out, "ip6 saddr != {{ {} }} drop", v6.join(", "));
-        say!(out, "ether type != {{ ip, arp, ip6 }} drop");
+        emit!(out, "ip6 saddr != {{ {} }} drop", v6.join(", "));
+        emit!(out, "ether type != {{ ip, arp, ip6 }} drop");
     }
-    say!(out, "ether type arp accept");
-    say!(out, "{NEIGHBOURS}");
+    emit!(out, "ether type arp accept");
+    emit!(out, "{ACCEPT_NEIGHBOUR_DISCOVERY}");
     if let Some(host) = host {
         let family = if host.is_ipv4() { "ip" } else { "ip6" };
-        say!(out, "{family} daddr {host} accept");
+        emit!(out, "{family} daddr {host} accept");
     }
-    judge(out, tap, "o");
-    say!(out, "}}");
-    say!(out, "chain to_{name} {{");
-    say!(out, "ether type arp accept");
-    say!(out, "{NEIGHBOURS}");
-    say!(out, "meta mark & {HOST} == {HOST} accept");
-    judge(out, tap, "i");
-    say!(out, "}}");
+    check_groups(out, tap, "o");
+    emit!(out, "}}");
+    emit!(out, "chain to_{name} {{");
+    emit!(out, "ether type arp accept");
+    emit!(out, "{ACCEPT_NEIGHBOUR_DISCOVERY}");
+    emit!(out, "meta mark & {HOST_MARK} == {HOST_MARK} accept");
+    check_groups(out, tap, "i");
+    emit!(out, "}}");
 }
 
-fn judge(out: &mut String, tap: &Tap, letter: &str) {
-    say!(out, "meta mark & {KNOWN} == {KNOWN} accept");
+fn check_groups(out: &mut String, tap: &Tap, prefix: &str) {
+    emit!(
+        out,
+        "meta mark & {CONNECTION_MARK} == {CONNECTION_MARK} accept"
+    );
     let Some(groups) = &tap.groups else {
         return;
     };
     for group in groups {
-        say!(out, "jump {letter}{}", hash(*group));
+        emit!(out, "jump {prefix}{}", hash(*group));
     }
-    say!(out, "drop");
+    emit!(out, "drop");
 }
 
 fn inet(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
-    say!(out, "table inet {TABLE} {{");
+    emit!(out, "table inet {TABLE} {{");
     let bridges = plan
         .networks
         .values()
         .map(|network| network.bridge.as_str());
     set(out, "bridges", "ifname", bridges.map(quoted));
-    let to_fabric = plan.ways.iter().filter(|way| way.to.is_none());
-    let masked = to_fabric.filter_map(|way| plan.networks.get(&way.from?));
-    let masked: BTreeSet<_> = masked.flat_map(|network| network.hosts.keys()).collect();
+    let to_fabric = plan
+        .connections
+        .iter()
+        .filter(|connection| connection.to.is_none());
+    let masked: BTreeSet<_> = to_fabric
+        .filter_map(|connection| plan.networks.get(&connection.from?))
+        .flat_map(|network| network.hosts.keys())
+        .collect();
     for (name, kind, v6) in [
         ("masked4", "ipv4_addr", false),
         ("masked6", "ipv6_addr", true),
@@ -184,51 +194,51 @@ fn inet(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
         let of_family = masked.iter().filter(|address| address.is_ipv6() == v6);
         set(out, name, kind, of_family.map(ToString::to_string));
     }
-    for (number, way) in plan.ways.iter().enumerate() {
-        let [first, second] = &way.steps;
+    for (number, connection) in plan.connections.iter().enumerate() {
+        let [first, second] = &connection.steps;
         // A chain has to be defined before another jumps to it.
-        steps(out, &format!("way{number}b"), second, "accept");
+        steps(out, &format!("connection{number}b"), second, "accept");
         steps(
             out,
-            &format!("way{number}a"),
+            &format!("connection{number}a"),
             first,
-            &format!("goto way{number}b"),
+            &format!("goto connection{number}b"),
         );
     }
-    say!(
+    emit!(
         out,
         "chain zones {{\ntype filter hook prerouting priority -300"
     );
     for network in plan.networks.values().filter(|network| !network.routed) {
-        say!(
+        emit!(
             out,
             "iifname {} ct zone set {}",
             quoted(&network.bridge),
             zone(network)
         );
     }
-    say!(out, "}}");
-    say!(
+    emit!(out, "}}");
+    emit!(
         out,
         "chain known {{\ntype filter hook prerouting priority -150"
     );
-    say!(
+    emit!(
         out,
-        "iifname @bridges ct state established,related meta mark set meta mark | {KNOWN}"
+        "iifname @bridges ct state established,related meta mark set meta mark | {CONNECTION_MARK}"
     );
-    say!(out, "}}");
+    emit!(out, "}}");
     forward(out, plan, forwarding);
     host(out, plan, forwarding, own);
     nat(out, plan, forwarding);
-    say!(out, "}}");
+    emit!(out, "}}");
 }
 
 fn forward(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
-    say!(out, "chain forward {{\ntype filter hook forward priority 0");
-    say!(out, "iifname != @bridges oifname != @bridges accept");
-    say!(
+    emit!(out, "chain forward {{\ntype filter hook forward priority 0");
+    emit!(out, "iifname != @bridges oifname != @bridges accept");
+    emit!(
         out,
-        "oifname @bridges ct state established,related meta mark set meta mark | {KNOWN}"
+        "oifname @bridges ct state established,related meta mark set meta mark | {CONNECTION_MARK}"
     );
     let same = plan.networks.values().map(|network| {
         let bridge = quoted(&network.bridge);
@@ -236,12 +246,12 @@ fn forward(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
     });
     let same: Vec<_> = same.collect();
     if !same.is_empty() {
-        say!(out, "iifname . oifname vmap {{ {} }}", same.join(", "));
+        emit!(out, "iifname . oifname vmap {{ {} }}", same.join(", "));
     }
-    say!(out, "ct state established,related accept");
+    emit!(out, "ct state established,related accept");
     if let Some(uplink) = &forwarding.uplink {
         let uplink = quoted(uplink);
-        say!(
+        emit!(
             out,
             "iifname {uplink} oifname @bridges ct status dnat accept"
         );
@@ -252,68 +262,68 @@ fn forward(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
             .filter(|behind| behind.outgoing)
         {
             let family = family(behind.fixed);
-            say!(
+            emit!(
                 out,
                 "iifname @bridges oifname {uplink} {family} saddr {} accept",
                 behind.fixed
             );
         }
     }
-    for (number, way) in plan.ways.iter().enumerate() {
-        let from = interface(plan, way.from);
-        let to = interface(plan, way.to);
+    for (number, connection) in plan.connections.iter().enumerate() {
+        let from = interface(plan, connection.from);
+        let to = interface(plan, connection.to);
         if let (Some(from), Some(to)) = (from, to) {
-            say!(out, "iifname {from} oifname {to} goto way{number}a");
+            emit!(out, "iifname {from} oifname {to} goto connection{number}a");
         }
     }
-    say!(out, "drop\n}}");
+    emit!(out, "drop\n}}");
 }
 
 /// Traffic between the host itself and its networks.
 fn host(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
-    say!(out, "chain input {{\ntype filter hook input priority 0");
-    say!(out, "iifname != @bridges accept");
-    say!(out, "ct state established,related accept");
-    say!(out, "meta l4proto {{ 1, 58 }} accept");
+    emit!(out, "chain input {{\ntype filter hook input priority 0");
+    emit!(out, "iifname != @bridges accept");
+    emit!(out, "ct state established,related accept");
+    emit!(out, "meta l4proto {{ 1, 58 }} accept");
     if forwarding.host_access {
-        say!(out, "{} daddr {own} accept", family(own));
+        emit!(out, "{} daddr {own} accept", family(own));
     }
-    for (number, way) in plan
-        .ways
+    for (number, connection) in plan
+        .connections
         .iter()
         .enumerate()
-        .filter(|(_, way)| way.to.is_none())
+        .filter(|(_, connection)| connection.to.is_none())
     {
-        if let Some(from) = interface(plan, way.from) {
-            say!(out, "iifname {from} goto way{number}a");
+        if let Some(from) = interface(plan, connection.from) {
+            emit!(out, "iifname {from} goto connection{number}a");
         }
     }
-    say!(out, "drop\n}}");
-    say!(out, "chain output {{\ntype filter hook output priority 0");
-    say!(out, "oifname != @bridges accept");
-    say!(
+    emit!(out, "drop\n}}");
+    emit!(out, "chain output {{\ntype filter hook output priority 0");
+    emit!(out, "oifname != @bridges accept");
+    emit!(
         out,
-        "ct state established,related meta mark set meta mark | {KNOWN} accept"
+        "ct state established,related meta mark set meta mark | {CONNECTION_MARK} accept"
     );
-    say!(out, "meta l4proto 58 accept");
+    emit!(out, "meta l4proto 58 accept");
     if forwarding.host_access {
-        say!(out, "meta mark set meta mark | {HOST} accept");
+        emit!(out, "meta mark set meta mark | {HOST_MARK} accept");
     }
-    for (number, way) in plan
-        .ways
+    for (number, connection) in plan
+        .connections
         .iter()
         .enumerate()
-        .filter(|(_, way)| way.from.is_none())
+        .filter(|(_, connection)| connection.from.is_none())
     {
-        if let Some(to) = interface(plan, way.to) {
-            say!(out, "oifname {to} goto way{number}a");
+        if let Some(to) = interface(plan, connection.to) {
+            emit!(out, "oifname {to} goto connection{number}a");
         }
     }
-    say!(out, "drop\n}}");
+    emit!(out, "drop\n}}");
 }
 
 fn nat(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
-    say!(
+    emit!(
         out,
         "chain outside {{\ntype nat hook prerouting priority -100"
     );
@@ -327,8 +337,8 @@ fn nat(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
             destinations(out, &to, *outer, behind);
         }
     }
-    say!(out, "}}");
-    say!(
+    emit!(out, "}}");
+    emit!(
         out,
         "chain leave {{\ntype nat hook postrouting priority 100"
     );
@@ -337,17 +347,17 @@ fn nat(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
             for behind in behind.iter().filter(|behind| behind.outgoing) {
                 let family = family(*outer);
                 let from = format!("oifname {} {family} saddr {}", quoted(uplink), behind.fixed);
-                say!(out, "{from} snat {family} to {outer}");
+                emit!(out, "{from} snat {family} to {outer}");
             }
         }
     }
-    say!(out, "oifname != @bridges ip saddr @masked4 masquerade");
-    say!(out, "oifname != @bridges ip6 saddr @masked6 masquerade");
-    say!(out, "}}");
+    emit!(out, "oifname != @bridges ip saddr @masked4 masquerade");
+    emit!(out, "oifname != @bridges ip6 saddr @masked6 masquerade");
+    emit!(out, "}}");
 }
 
 /// The destinations of packets to a floating IP, in turn if there are several.
-fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[Floating]) {
+fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[FloatingIp]) {
     let family = family(outer);
     let mut outer_ports = BTreeSet::new();
     for (protocol, port, _) in behind
@@ -361,14 +371,15 @@ fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[Floating]) 
         match targets {
             [] => {}
             [target] if target.is_ipv6() && !port.is_empty() => {
-                say!(out, "{from} dnat {family} to [{target}]{port}");
+                emit!(out, "{from} dnat {family} to [{target}]{port}");
             }
             [target] => {
-                say!(out, "{from} dnat {family} to {target}{port}");
+                emit!(out, "{from} dnat {family} to {target}{port}");
             }
             targets => {
-                let map = targets.iter().enumerate();
-                let map: Vec<_> = map
+                let map: Vec<_> = targets
+                    .iter()
+                    .enumerate()
                     .map(|(turn, target)| format!("{turn} : {target}"))
                     .collect();
                 let turn = format!(
@@ -376,7 +387,7 @@ fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[Floating]) 
                     targets.len(),
                     map.join(", ")
                 );
-                say!(out, "{from} dnat {family} to {turn}{port}");
+                emit!(out, "{from} dnat {family} to {turn}{port}");
             }
         }
     };
@@ -395,29 +406,32 @@ fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[Floating]) 
         let from = format!("{to} meta l4proto {protocol} th dport {outer_port}");
         turns(out, &from, &targets, inner_port);
     }
-    let whole = behind.iter().filter(|behind| behind.ports.is_none());
-    let whole: Vec<_> = whole.map(|behind| behind.fixed).collect();
+    let whole: Vec<_> = behind
+        .iter()
+        .filter(|behind| behind.ports.is_none())
+        .map(|behind| behind.fixed)
+        .collect();
     turns(out, to, &whole, None);
 }
 
 fn steps(out: &mut String, name: &str, verdicts: &[Verdict], pass: &str) {
-    say!(out, "chain {name} {{");
+    emit!(out, "chain {name} {{");
     for verdict in verdicts {
         let then = if verdict.pass { pass } else { "drop" };
         for rule in conditions(&verdict.matches) {
-            say!(out, "{rule} {then}");
+            emit!(out, "{rule} {then}");
         }
     }
-    say!(out, "drop\n}}");
+    emit!(out, "drop\n}}");
 }
 
 /// The conditions of a rule, one for each address family that it can match.
 fn conditions(rule: &Match) -> Vec<String> {
     let mut out = vec![];
     for v6 in [false, true] {
-        let fits = |end: &End| match end {
-            End::Prefix(net) => net.addr().is_ipv6() == v6,
-            End::Anything | End::Group(_) => true,
+        let fits = |end: &Endpoint| match end {
+            Endpoint::Prefix(net) => net.addr().is_ipv6() == v6,
+            Endpoint::Any | Endpoint::Group(_) => true,
         };
         if rule.v6.is_some_and(|only| only != v6) || !fits(&rule.from) || !fits(&rule.to) {
             continue;
@@ -426,11 +440,11 @@ fn conditions(rule: &Match) -> Vec<String> {
         let mut text = format!("meta protocol {family}");
         for (side, end) in [("saddr", &rule.from), ("daddr", &rule.to)] {
             let _ = match end {
-                End::Anything => Ok(()),
-                End::Prefix(net) => write!(text, " {family} {side} {net}"),
-                End::Group(group) => {
-                    let letter = if v6 { "n" } else { "m" };
-                    write!(text, " {family} {side} @{letter}{}", hash(*group))
+                Endpoint::Any => Ok(()),
+                Endpoint::Prefix(net) => write!(text, " {family} {side} {net}"),
+                Endpoint::Group(group) => {
+                    let prefix = if v6 { "n" } else { "m" };
+                    write!(text, " {family} {side} @{prefix}{}", hash(*group))
                 }
             };
         }
@@ -460,11 +474,11 @@ fn interface(plan: &Plan, network: Option<Uuid>) -> Option<String> {
 
 fn set(out: &mut String, name: &str, kind: &str, elements: impl Iterator<Item = String>) {
     let elements: Vec<_> = elements.collect();
-    say!(out, "set {name} {{\ntype {kind}");
+    emit!(out, "set {name} {{\ntype {kind}");
     if !elements.is_empty() {
-        say!(out, "elements = {{ {} }}", elements.join(", "));
+        emit!(out, "elements = {{ {} }}", elements.join(", "));
     }
-    say!(out, "}}");
+    emit!(out, "}}");
 }
 
 fn quoted(name: &str) -> String {

@@ -3,23 +3,23 @@
 use super::*;
 
 #[tokio::test]
-async fn what_is_late_is_late() {
-    let bed = Bed::new().await;
-    let client = bed.client();
+async fn delays_postpone_responses_and_configuration() {
+    let fixture = Fixture::new().await;
+    let client = fixture.client();
     let for_ever = Duration::from_hours(1);
-    bed.agent.set_delays(Delays {
+    fixture.agent.set_delays(Delays {
         address: for_ever,
         ..Delays::default()
     });
-    let interface = bed.machine(1).await[0];
-    bed.address(0, "v4").await;
-    bed.link("host1", "ADD").await;
+    let interface = fixture.machine(1).await[0];
+    fixture.address(0, "v4").await;
+    fixture.link("host1", "ADD").await;
     client
         .await_configuration(VM, Wanted::Annotated, late())
         .await
         .unwrap();
     client
-        .register(&bed.port_of(interface), late())
+        .register(&fixture.port_of(interface), late())
         .await
         .unwrap();
     let soon = Instant::now() + Duration::from_secs(2);
@@ -30,15 +30,15 @@ async fn what_is_late_is_late() {
         .missing;
     assert_eq!(missing, Missing::Address);
 
-    let bed = Bed::new().await;
-    bed.agent.set_delays(Delays {
+    let fixture = Fixture::new().await;
+    fixture.agent.set_delays(Delays {
         configuration: for_ever,
         ..Delays::default()
     });
-    bed.machine(1).await;
-    bed.link("host1", "ADD").await;
+    fixture.machine(1).await;
+    fixture.link("host1", "ADD").await;
     let soon = Instant::now() + Duration::from_secs(2);
-    let missing = bed
+    let missing = fixture
         .client()
         .await_configuration(VM, Wanted::Annotated, soon)
         .await;
@@ -46,11 +46,12 @@ async fn what_is_late_is_late() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_goes_wrong_as_often_as_was_asked() {
-    let bed = Bed::new().await;
-    let client = bed.client();
+async fn faults_apply_as_often_as_requested() {
+    let fixture = Fixture::new().await;
+    let client = fixture.client();
     let fault = |effect| Fault::new(effect).on("GET", "/vm-cfg").times(1, 1);
-    bed.agent
+    fixture
+        .agent
         .fault(fault(Effect::InvalidBody("[{]".to_owned())));
     assert_eq!(client.configuration(VM).await.unwrap(), None);
     let error = client.configuration(VM).await.unwrap_err();
@@ -59,13 +60,14 @@ async fn what_goes_wrong_goes_wrong_as_often_as_was_asked() {
         "{error}"
     );
     assert_eq!(client.configuration(VM).await.unwrap(), None);
-    bed.agent.clear_faults();
-    bed.agent
+    fixture.agent.clear_faults();
+    fixture
+        .agent
         .fault(Fault::new(Effect::Cut).on("GET", "/vm-cfg").times(0, 1));
     assert!(client.configuration(VM).await.is_err());
     assert_eq!(client.configuration(VM).await.unwrap(), None);
     // Faults and an outage through the control listener.
-    let control = bed
+    let control = fixture
         .agent
         .control(SocketAddr::from(([127, 0, 0, 1], 0)))
         .await

@@ -5,16 +5,16 @@ use super::*;
 const NOT_FOUND: &str = r#"{"error":"{ Not Found }"}"#;
 
 #[tokio::test]
-async fn answers_are_the_agents_to_the_letter() {
-    let bed = Bed::new().await;
-    let mut interfaces = bed.machine(2).await;
-    bed.link("host1", "ADD").await;
-    let client = bed.client();
+async fn responses_equal_those_of_the_agent() {
+    let fixture = Fixture::new().await;
+    let mut interfaces = fixture.machine(2).await;
+    fixture.link("host1", "ADD").await;
+    let client = fixture.client();
     client
         .await_configuration(VM, Wanted::Annotated, late())
         .await
         .unwrap();
-    let (head, body) = bed.raw("GET", &format!("/vm-cfg/{VM}"), "").await;
+    let (head, body) = fixture.raw("GET", &format!("/vm-cfg/{VM}"), "").await;
     assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
     let head = head.to_lowercase();
     assert!(
@@ -46,8 +46,8 @@ async fn answers_are_the_agents_to_the_letter() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_answered_to_the_letter() {
-    let bed = Bed::new().await;
+async fn error_responses_equal_those_of_the_agent() {
+    let fixture = Fixture::new().await;
     let (vm, unknown) = (VM.to_string(), r#"{"error":"Unknown Request"}"#);
     for (method, path, body, status, answer) in [
         ("GET", format!("/vm/{vm}"), "", 404, NOT_FOUND),
@@ -126,7 +126,7 @@ async fn what_is_wrong_is_answered_to_the_letter() {
             "{}",
         ),
     ] {
-        let (head, said) = bed.raw(method, &path, body).await;
+        let (head, said) = fixture.raw(method, &path, body).await;
         assert!(
             head.starts_with(&format!("HTTP/1.1 {status} OK\r\n")),
             "{method} {path}: {head}"
@@ -135,16 +135,16 @@ async fn what_is_wrong_is_answered_to_the_letter() {
     }
     // A string that is no uuid became the nil uuid.
     assert_eq!(
-        bed.agent.ports(),
+        fixture.agent.ports(),
         [(Uuid::nil(), Uuid::nil(), "t".to_owned())]
     );
 }
 
 #[tokio::test]
-async fn ports_of_the_other_kind_bring_the_configuration_by_themselves() {
-    let bed = Bed::new().await;
-    let interface = bed.machine(1).await[0];
-    bed.address(0, "v4").await;
+async fn nova_port_subscribes_to_its_configuration() {
+    let fixture = Fixture::new().await;
+    let interface = fixture.machine(1).await[0];
+    fixture.address(0, "v4").await;
     let port = |kind: i64| {
         json!({
             "id": interface, "instance-id": VM, "vn-id": VM, "vm-project-id": VM,
@@ -155,38 +155,41 @@ async fn ports_of_the_other_kind_bring_the_configuration_by_themselves() {
     };
     let mut bad = port(0);
     bad["mac-address"] = "00:00:00:00:00:00".into();
-    let (head, _) = bed.raw("POST", "/port", &bad.to_string()).await;
+    let (head, _) = fixture.raw("POST", "/port", &bad.to_string()).await;
     assert!(head.starts_with("HTTP/1.1 500 OK"), "{head}");
-    let (_, body) = bed
+    let (_, body) = fixture
         .raw("POST", "/port", &json!([port(0)]).to_string())
         .await;
     assert_eq!(body, "{}");
-    bed.client()
+    fixture
+        .client()
         .await_addresses(VM, &[interface], late())
         .await
         .unwrap();
-    assert!(bed.ports.path().join(interface.to_string()).exists());
+    assert!(fixture.ports.path().join(interface.to_string()).exists());
     let path = format!("/port/{interface}");
-    let (_, body) = bed.raw("GET", &path, "").await;
+    let (_, body) = fixture.raw("GET", &path, "").await;
     let read: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(read["system-name"], "tap1");
     assert!(read["author"].is_string() && read["time"].is_string());
     let disable = format!("/disable-port/{interface}");
     assert!(
-        bed.raw("PUT", &disable, "")
+        fixture
+            .raw("PUT", &disable, "")
             .await
             .0
             .starts_with("HTTP/1.1 500 OK")
     );
-    bed.raw("POST", "/port", &port(2).to_string()).await;
+    fixture.raw("POST", "/port", &port(2).to_string()).await;
     assert!(
-        bed.raw("PUT", &disable, "")
+        fixture
+            .raw("PUT", &disable, "")
             .await
             .0
             .starts_with("HTTP/1.1 200 OK")
     );
-    assert_eq!(bed.raw("DELETE", &path, "").await.1, "{}");
-    assert_eq!(bed.raw("GET", &path, "").await.1, NOT_FOUND);
-    assert!(!bed.ports.path().join(interface.to_string()).exists());
-    assert_eq!(bed.client().configuration(VM).await.unwrap(), None);
+    assert_eq!(fixture.raw("DELETE", &path, "").await.1, "{}");
+    assert_eq!(fixture.raw("GET", &path, "").await.1, NOT_FOUND);
+    assert!(!fixture.ports.path().join(interface.to_string()).exists());
+    assert_eq!(fixture.client().configuration(VM).await.unwrap(), None);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::space::{Space, wait_for};
+use crate::namespace::{Namespace, wait_for};
 
 const SIM: &str = env!("CARGO_BIN_EXE_contrail-mesos-sim");
 const API: &str = "http://10.84.0.254:8082";
@@ -15,7 +15,7 @@ const CONTROL: &str = "http://10.84.0.254:8083";
 
 /// A host with its agent.
 pub(crate) struct Host {
-    space: Space,
+    namespace: Namespace,
     name: String,
     ports: PathBuf,
     arguments: Vec<String>,
@@ -25,10 +25,10 @@ pub(crate) struct Host {
 }
 
 impl std::ops::Deref for Host {
-    type Target = Space;
+    type Target = Namespace;
 
-    fn deref(&self) -> &Space {
-        &self.space
+    fn deref(&self) -> &Namespace {
+        &self.namespace
     }
 }
 
@@ -66,7 +66,7 @@ impl Host {
     /// The state of the agent.
     pub(crate) fn state(&self) -> Value {
         let url = format!("http://{}:9092/state", self.address);
-        let (_, body) = self.inside(move || ask("GET", &url, None));
+        let (_, body) = self.inside(move || send_request("GET", &url, None));
         serde_json::from_str(&body).unwrap()
     }
 
@@ -90,37 +90,37 @@ impl Drop for Host {
 
 /// A container.
 pub(crate) struct Container {
-    space: Space,
+    namespace: Namespace,
     pub(crate) name: String,
     /// What its agent reports about its interface.
-    plugged: String,
+    port: String,
 }
 
 impl std::ops::Deref for Container {
-    type Target = Space;
+    type Target = Namespace;
 
-    fn deref(&self) -> &Space {
-        &self.space
+    fn deref(&self) -> &Namespace {
+        &self.namespace
     }
 }
 
 /// The whole testbed.
-pub(crate) struct Bed {
+pub(crate) struct Testbed {
     pub(crate) hosts: Vec<Host>,
-    pub(crate) outside: Space,
+    pub(crate) outside: Namespace,
     api: Child,
-    fabric: Space,
+    fabric: Namespace,
     count: AtomicU64,
     ports: tempfile::TempDir,
 }
 
-impl Bed {
+impl Testbed {
     pub(crate) fn new() -> Self {
         Self::with(&[])
     }
 
     pub(crate) fn with(arguments: &[&str]) -> Self {
-        let fabric = Space::new("10.84.0.254".parse().unwrap());
+        let fabric = Namespace::new("10.84.0.254".parse().unwrap());
         fabric.sh(
             "ip link add br0 type bridge; ip link set br0 up; ip address add 10.84.0.254/16 dev br0",
         );
@@ -137,7 +137,7 @@ impl Bed {
             .spawn()
             .unwrap();
         let ports = tempfile::tempdir().unwrap();
-        let mut bed = Self {
+        let mut testbed = Self {
             hosts: vec![],
             outside: join(&fabric, "10.84.0.9"),
             api,
@@ -146,26 +146,26 @@ impl Bed {
             fabric,
         };
         wait_for("the API server", || {
-            bed.fabric.reaches(bed.fabric.address, 8083)
+            testbed.fabric.reaches(testbed.fabric.address, 8083)
         });
-        bed.create(
+        testbed.create(
             "project",
             &json!({"fq_name": ["default-domain", "p"], "parent_type": "domain"}),
         );
         for number in 1..=2 {
             let name = format!("host{number}");
-            let space = join(&bed.fabric, &format!("10.84.0.{number}"));
-            bed.create(
+            let namespace = join(&testbed.fabric, &format!("10.84.0.{number}"));
+            testbed.create(
                 "virtual-router",
                 &json!({
                     "fq_name": ["default-global-system-config", name],
                     "parent_type": "global-system-config",
-                    "virtual_router_ip_address": space.address,
+                    "virtual_router_ip_address": namespace.address,
                 }),
             );
             let mut host = Host {
-                space,
-                ports: bed.ports.path().join(&name),
+                namespace,
+                ports: testbed.ports.path().join(&name),
                 name,
                 arguments: arguments.iter().map(ToString::to_string).collect(),
                 agent: None,
@@ -173,22 +173,22 @@ impl Bed {
             };
             host.pristine = host.kernel();
             host.start();
-            bed.hosts.push(host);
+            testbed.hosts.push(host);
         }
-        bed
+        testbed
     }
 
     fn api(&self, method: &'static str, path: &str, body: Option<Value>) -> Value {
         let url = format!("{API}{path}");
-        let (status, text) = self.fabric.inside(move || ask(method, &url, body));
+        let (status, text) = self.fabric.inside(move || send_request(method, &url, body));
         assert_eq!(status, 200, "{method} {path}: {text}");
         serde_json::from_str(&text).unwrap_or_default()
     }
 
     /// Creates an object, and returns its uuid.
     pub(crate) fn create(&self, kind: &str, body: &Value) -> String {
-        let made = self.api("POST", &format!("/{kind}s"), Some(json!({ kind: body })));
-        made[kind]["uuid"].as_str().unwrap().to_owned()
+        let created = self.api("POST", &format!("/{kind}s"), Some(json!({ kind: body })));
+        created[kind]["uuid"].as_str().unwrap().to_owned()
     }
 
     /// Updates an object of the project, or of another one if the name is complete.
@@ -246,11 +246,11 @@ impl Bed {
         self.link(host, &machine, "ADD");
 
         let tap = format!("tap{number}");
-        let mut space = Space::new([0, 0, 0, 0].into());
+        let mut namespace = Namespace::new([0, 0, 0, 0].into());
         let on = &self.hosts[host];
         on.sh(&format!(
             "ip link add {tap} type veth peer name eth0 netns {}",
-            space.pid()
+            namespace.pid()
         ));
         let agent = format!("http://{}:9091", on.address);
         let body = json!({
@@ -258,26 +258,28 @@ impl Bed {
             "vn-uuid": machine, "vmi-uuid": interface,
         });
         let url = format!("{agent}/vm");
-        let (status, text) = self.fabric.inside(move || ask("POST", &url, Some(body)));
+        let (status, text) = self
+            .fabric
+            .inside(move || send_request("POST", &url, Some(body)));
         assert_eq!(status, 200, "{text}");
-        let mut plugged = Value::Null;
+        let mut port = Value::Null;
         wait_for("the agent to plug it", || {
             let url = format!("{agent}/vm/{machine}");
-            let (status, text) = self.fabric.inside(move || ask("GET", &url, None));
-            plugged = serde_json::from_str(&text).unwrap();
+            let (status, text) = self.fabric.inside(move || send_request("GET", &url, None));
+            port = serde_json::from_str(&text).unwrap();
             status == 200
         });
-        let text = |name: &str| plugged[0][name].as_str().unwrap().to_owned();
-        space.address = text("ip-address").parse().unwrap();
-        space.sh(&format!(
+        let text = |name: &str| port[0][name].as_str().unwrap().to_owned();
+        namespace.address = text("ip-address").parse().unwrap();
+        namespace.sh(&format!(
             "ip link set eth0 address {} up; ip address add {}/{} dev eth0; ip route add default via {}",
-            text("mac-address"), text("ip-address"), plugged[0]["plen"], text("gateway"),
+            text("mac-address"), text("ip-address"), port[0]["plen"], text("gateway"),
         ));
-        let plugged = format!("{agent}/vm/{machine}");
+        let port = format!("{agent}/vm/{machine}");
         Container {
-            space,
+            namespace,
             name,
-            plugged,
+            port,
         }
     }
 
@@ -292,14 +294,14 @@ impl Bed {
                 "virtual_machine_interface_refs": [{"to": interface}],
             }),
         );
-        let mut plugged = Value::Null;
+        let mut port = Value::Null;
         wait_for("the IPv6 address", || {
-            let url = container.plugged.clone();
-            let (_, text) = self.fabric.inside(move || ask("GET", &url, None));
-            plugged = serde_json::from_str(&text).unwrap();
-            plugged[0]["v6-ip-address"].is_string()
+            let url = container.port.clone();
+            let (_, text) = self.fabric.inside(move || send_request("GET", &url, None));
+            port = serde_json::from_str(&text).unwrap();
+            port[0]["v6-ip-address"].is_string()
         });
-        let text = |name: &str| plugged[0][name].as_str().unwrap().to_owned();
+        let text = |name: &str| port[0][name].as_str().unwrap().to_owned();
         let (address, gateway) = (text("v6-ip-address"), text("v6-gateway"));
         container.sh(&format!(
             "ip address add {address}/64 dev eth0 nodad; ip -6 route add default via {gateway}"
@@ -341,7 +343,7 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for Testbed {
     fn drop(&mut self) {
         let _ = self.api.kill();
         let _ = self.api.wait();
@@ -349,17 +351,17 @@ impl Drop for Bed {
 }
 
 /// A namespace with an address on the fabric.
-fn join(fabric: &Space, address: &str) -> Space {
-    let space = Space::new(address.parse().unwrap());
+fn join(fabric: &Namespace, address: &str) -> Namespace {
+    let namespace = Namespace::new(address.parse().unwrap());
     let last = address.rsplit('.').next().unwrap();
     fabric.sh(&format!(
         "ip link add p{last} type veth peer name eth0 netns {}; ip link set p{last} master br0 up",
-        space.pid()
+        namespace.pid()
     ));
-    space.sh(&format!(
+    namespace.sh(&format!(
         "ip address add {address}/16 dev eth0; ip link set eth0 up"
     ));
-    space
+    namespace
 }
 
 fn merge(body: &mut Value, more: Value) {
@@ -369,7 +371,7 @@ fn merge(body: &mut Value, more: Value) {
 }
 
 /// Sends a request from the thread's own namespace.
-fn ask(method: &str, url: &str, body: Option<Value>) -> (u16, String) {
+fn send_request(method: &str, url: &str, body: Option<Value>) -> (u16, String) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

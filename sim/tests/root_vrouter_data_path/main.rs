@@ -1,24 +1,24 @@
 //! The simulated vRouter agents' data path in the real kernel: two hosts and an outside, each a
 //! network namespace, and containers on the hosts. Needs root.
 
-mod bed;
-mod space;
+mod namespace;
+mod testbed;
 
 use serde_json::json;
 
-use bed::Bed;
-use space::wait_for;
+use namespace::wait_for;
+use testbed::Testbed;
 
 #[test]
-fn a_network_spans_hosts_and_another_one_is_apart() {
-    let bed = Bed::new();
-    bed.network("blue", "10.1.1.0", json!({}));
-    bed.network("red", "10.1.2.0", json!({}));
-    let first = bed.container(0, "blue", json!({}));
-    let second = bed.container(1, "blue", json!({}));
-    let near = bed.container(0, "blue", json!({}));
-    let red = bed.container(0, "red", json!({}));
-    let far_red = bed.container(1, "red", json!({}));
+fn network_spans_hosts_and_is_isolated_from_others() {
+    let testbed = Testbed::new();
+    testbed.network("blue", "10.1.1.0", json!({}));
+    testbed.network("red", "10.1.2.0", json!({}));
+    let first = testbed.container(0, "blue", json!({}));
+    let second = testbed.container(1, "blue", json!({}));
+    let near = testbed.container(0, "blue", json!({}));
+    let red = testbed.container(0, "red", json!({}));
+    let far_red = testbed.container(1, "red", json!({}));
     second.serve(80);
     near.serve(80);
     red.serve(80);
@@ -34,8 +34,8 @@ fn a_network_spans_hosts_and_another_one_is_apart() {
     assert!(!first.reaches(far_red.address, 80));
     assert!(first.pings("10.1.1.254"), "the gateway answers");
     // The host is no peer of any container.
-    bed.hosts[0].serve(8080);
-    assert!(!first.reaches(bed.hosts[0].address, 8080));
+    testbed.hosts[0].serve(8080);
+    assert!(!first.reaches(testbed.hosts[0].address, 8080));
 
     // Packets from an address that the interface may not use do not leave the host.
     first.sh("ip address add 10.1.1.77/24 dev eth0");
@@ -45,17 +45,17 @@ fn a_network_spans_hosts_and_another_one_is_apart() {
 }
 
 #[test]
-fn networks_with_the_same_addresses_are_apart_and_only_one_is_routed() {
-    let bed = Bed::new();
-    bed.network("blue", "10.1.1.0", json!({}));
-    bed.network("shadow", "10.1.1.0", json!({}));
+fn of_overlapping_networks_only_one_is_routed() {
+    let testbed = Testbed::new();
+    testbed.network("blue", "10.1.1.0", json!({}));
+    testbed.network("shadow", "10.1.1.0", json!({}));
     let blue = [
-        bed.container(0, "blue", json!({})),
-        bed.container(1, "blue", json!({})),
+        testbed.container(0, "blue", json!({})),
+        testbed.container(1, "blue", json!({})),
     ];
     let shadow = [
-        bed.container(0, "shadow", json!({})),
-        bed.container(1, "shadow", json!({})),
+        testbed.container(0, "shadow", json!({})),
+        testbed.container(1, "shadow", json!({})),
     ];
     assert_eq!(blue[0].address, shadow[0].address);
     blue[1].serve(80);
@@ -66,19 +66,19 @@ fn networks_with_the_same_addresses_are_apart_and_only_one_is_routed() {
     assert!(!shadow[0].reaches(shadow[1].address, 80));
     assert!(blue[0].pings("10.1.1.254"));
     assert!(!shadow[0].pings("10.1.1.254"));
-    let problems = bed.hosts[0].state()["problems"].to_string();
+    let problems = testbed.hosts[0].state()["problems"].to_string();
     assert!(problems.contains("switched, not routed"), "{problems}");
 }
 
 #[test]
-fn a_policy_lets_pass_what_it_says() {
-    let bed = Bed::new();
-    bed.network("blue", "10.1.1.0", json!({}));
-    bed.network("red", "10.1.2.0", json!({}));
-    let blue = bed.container(0, "blue", json!({}));
+fn policy_passes_only_matching_packets() {
+    let testbed = Testbed::new();
+    testbed.network("blue", "10.1.1.0", json!({}));
+    testbed.network("red", "10.1.2.0", json!({}));
+    let blue = testbed.container(0, "blue", json!({}));
     let reds = [
-        bed.container(0, "red", json!({})),
-        bed.container(1, "red", json!({})),
+        testbed.container(0, "red", json!({})),
+        testbed.container(1, "red", json!({})),
     ];
     for red in &reds {
         red.serve(80);
@@ -94,7 +94,7 @@ fn a_policy_lets_pass_what_it_says() {
             "dst_ports": [{"start_port": port, "end_port": port + 10}],
         })
     };
-    bed.create(
+    testbed.create(
         "network-policy",
         &json!({
             "fq_name": ["default-domain", "p", "np"], "parent_type": "project",
@@ -105,15 +105,15 @@ fn a_policy_lets_pass_what_it_says() {
         "to": ["default-domain", "p", "np"], "attr": {"sequence": {"major": 0, "minor": 0}},
     }]});
     // Attached to one network only, it connects nothing.
-    bed.update("virtual-network", "blue", &attached);
-    bed.settle();
+    testbed.update("virtual-network", "blue", &attached);
+    testbed.settle();
     assert!(!blue.reaches(reds[0].address, 80));
-    bed.update("virtual-network", "red", &attached);
+    testbed.update("virtual-network", "red", &attached);
     for red in &reds {
         wait_for("what passes", || blue.reaches(red.address, 80));
         assert!(!blue.reaches(red.address, 81), "what is denied first");
     }
-    bed.update(
+    testbed.update(
         "virtual-network",
         "red",
         &json!({"network_policy_refs": []}),
@@ -124,9 +124,9 @@ fn a_policy_lets_pass_what_it_says() {
 }
 
 #[test]
-fn a_security_group_opens_one_port_only() {
-    let bed = Bed::new();
-    bed.network("blue", "10.1.1.0", json!({}));
+fn security_group_opens_one_port_only() {
+    let testbed = Testbed::new();
+    testbed.network("blue", "10.1.1.0", json!({}));
     let all_ports = json!([{"start_port": 0, "end_port": 65535}]);
     let rule = |from: serde_json::Value,
                 to: serde_json::Value,
@@ -138,7 +138,7 @@ fn a_security_group_opens_one_port_only() {
     let local = json!({"security_group": "local"});
     let everywhere = json!({"subnet": {"ip_prefix": "0.0.0.0", "ip_prefix_len": 0}});
     let group = |name: &str, rules: serde_json::Value| {
-        bed.create(
+        testbed.create(
             "security-group",
             &json!({
                 "fq_name": ["default-domain", "p", name], "parent_type": "project",
@@ -168,12 +168,12 @@ fn a_security_group_opens_one_port_only() {
             "any"
         ),]),
     );
-    let client = bed.container(0, "blue", json!({}));
+    let client = testbed.container(0, "blue", json!({}));
     let servers = [
-        bed.container(0, "blue", web.clone()),
-        bed.container(1, "blue", web.clone()),
+        testbed.container(0, "blue", web.clone()),
+        testbed.container(1, "blue", web.clone()),
     ];
-    let guarded = bed.container(1, "blue", peers);
+    let guarded = testbed.container(1, "blue", peers);
     client.serve(443);
     guarded.serve(80);
     for server in &servers {
@@ -202,16 +202,16 @@ fn a_security_group_opens_one_port_only() {
 }
 
 #[test]
-fn a_floating_address_is_reached_from_outside() {
-    let bed = Bed::new();
-    bed.network("blue", "10.1.1.0", json!({}));
-    bed.network("public", "10.84.1.0", json!({}));
-    let first = bed.container(0, "blue", json!({}));
-    let second = bed.container(1, "blue", json!({}));
+fn floating_ip_is_reachable_from_outside() {
+    let testbed = Testbed::new();
+    testbed.network("blue", "10.1.1.0", json!({}));
+    testbed.network("public", "10.84.1.0", json!({}));
+    let first = testbed.container(0, "blue", json!({}));
+    let second = testbed.container(1, "blue", json!({}));
     first.serve(80);
     first.serve(8080);
     second.serve(8080);
-    bed.create(
+    testbed.create(
         "floating-ip-pool",
         &json!({
             "fq_name": ["default-domain", "p", "public", "pool"], "parent_type": "virtual-network",
@@ -229,68 +229,70 @@ fn a_floating_address_is_reached_from_outside() {
             body["floating_ip_port_mappings"] =
                 json!({"port_mappings": [{"protocol": "TCP", "src_port": 80, "dst_port": 8080}]});
         }
-        bed.create("floating-ip", &body)
+        testbed.create("floating-ip", &body)
     };
     let whole = floating("whole", "10.84.1.10", &first.name, false);
     floating("mapped", "10.84.1.11", &second.name, true);
     let whole_address = "10.84.1.10".parse().unwrap();
     let mapped_address = "10.84.1.11".parse().unwrap();
-    wait_for("the floating address", || {
-        bed.outside.reaches(whole_address, 80)
+    wait_for("the floating IP", || {
+        testbed.outside.reaches(whole_address, 80)
     });
     wait_for("the mapped port", || {
-        bed.outside.reaches(mapped_address, 80)
+        testbed.outside.reaches(mapped_address, 80)
     });
     assert!(
-        !bed.outside.reaches(mapped_address, 8080),
+        !testbed.outside.reaches(mapped_address, 8080),
         "only what is mapped"
     );
     assert!(
-        !bed.outside.reaches(first.address, 80),
+        !testbed.outside.reaches(first.address, 80),
         "its own address stays inside"
     );
     // Its packets have the floating IP as their source; without one, none gets out.
-    let listener = bed.outside.listen(7777);
-    assert!(first.reaches(bed.outside.address, 7777));
+    let listener = testbed.outside.listen(7777);
+    assert!(first.reaches(testbed.outside.address, 7777));
     let from = listener.accept().unwrap().1.ip();
     assert_eq!(from.to_canonical(), whole_address);
-    assert!(!second.reaches(bed.outside.address, 7777));
-    bed.delete("floating-ip", &whole);
-    wait_for("it to be gone", || !bed.outside.reaches(whole_address, 80));
+    assert!(!second.reaches(testbed.outside.address, 7777));
+    testbed.delete("floating-ip", &whole);
+    wait_for("it to be gone", || {
+        !testbed.outside.reaches(whole_address, 80)
+    });
 }
 
 #[test]
-fn nothing_is_left_after_an_end_and_a_crash_is_cleaned_up_after() {
-    let mut bed = Bed::new();
-    bed.network("blue", "10.1.1.0", json!({}));
-    let first = bed.container(0, "blue", json!({}));
-    let second = bed.container(1, "blue", json!({}));
+fn agent_cleans_up_at_its_end_and_after_a_crash() {
+    let mut testbed = Testbed::new();
+    testbed.network("blue", "10.1.1.0", json!({}));
+    let first = testbed.container(0, "blue", json!({}));
+    let second = testbed.container(1, "blue", json!({}));
     second.serve(80);
     wait_for("it to work", || first.reaches(second.address, 80));
-    let with_taps = bed.hosts[0].kernel();
+    let with_taps = testbed.hosts[0].kernel();
     assert!(with_taps.contains("cvrb") && with_taps.contains("contrail_vrouter_sim"));
 
-    bed.hosts[0].kill();
+    testbed.hosts[0].kill();
     assert!(
-        bed.hosts[0].kernel().contains("cvrb"),
+        testbed.hosts[0].kernel().contains("cvrb"),
         "a crash leaves everything"
     );
-    bed.hosts[0].start();
+    testbed.hosts[0].start();
     wait_for("it to work again", || first.reaches(second.address, 80));
     let names = |text: &str| text.matches(": cvr").count();
-    assert_eq!(names(&bed.hosts[0].kernel()), names(&with_taps));
+    assert_eq!(names(&testbed.hosts[0].kernel()), names(&with_taps));
 
     // With another configuration, all that the crashed agent left is unknown.
-    bed.hosts[0].kill();
-    bed.unlink(0, &first);
-    bed.hosts[0].start();
+    testbed.hosts[0].kill();
+    testbed.unlink(0, &first);
+    testbed.hosts[0].start();
     wait_for("the rest to be swept", || {
-        !bed.hosts[0].kernel().contains("cvr")
+        !testbed.hosts[0].kernel().contains("cvr")
     });
     assert!(!first.reaches(second.address, 80));
-    bed.hosts[1].stop();
-    bed.hosts[0].stop();
-    for host in &bed.hosts {
+    testbed.hosts[1].stop();
+    testbed.hosts[0].stop();
+    for host in &testbed.hosts {
         // The taps belong to the containers, and stay.
         host.sh("for tap in $(ip -o link | grep -o 'tap[0-9]*' | sort -u); do ip link delete $tap; done");
         assert_eq!(host.kernel(), host.pristine);
@@ -298,10 +300,10 @@ fn nothing_is_left_after_an_end_and_a_crash_is_cleaned_up_after() {
 }
 
 #[test]
-fn host_access_opens_the_way_between_a_container_and_its_host_alone() {
-    let bed = Bed::with(&["--host-access"]);
-    bed.network("blue", "10.1.1.0", json!({}));
-    bed.create(
+fn host_access_connects_a_container_and_its_host_only() {
+    let testbed = Testbed::with(&["--host-access"]);
+    testbed.network("blue", "10.1.1.0", json!({}));
+    testbed.create(
         "security-group",
         &json!({
             "fq_name": ["default-domain", "p", "closed"], "parent_type": "project",
@@ -309,25 +311,25 @@ fn host_access_opens_the_way_between_a_container_and_its_host_alone() {
         }),
     );
     let closed = json!({"security_group_refs": [{"to": ["default-domain", "p", "closed"]}]});
-    let first = bed.container(0, "blue", closed);
-    let second = bed.container(0, "blue", json!({}));
+    let first = testbed.container(0, "blue", closed);
+    let second = testbed.container(0, "blue", json!({}));
     first.serve(80);
-    bed.hosts[0].serve(5051);
-    bed.hosts[1].serve(5051);
-    wait_for("the host", || first.reaches(bed.hosts[0].address, 5051));
-    assert!(bed.hosts[0].reaches(first.address, 80));
+    testbed.hosts[0].serve(5051);
+    testbed.hosts[1].serve(5051);
+    wait_for("the host", || first.reaches(testbed.hosts[0].address, 5051));
+    assert!(testbed.hosts[0].reaches(first.address, 80));
     assert!(!second.reaches(first.address, 80));
-    assert!(!first.reaches(bed.hosts[1].address, 5051));
+    assert!(!first.reaches(testbed.hosts[1].address, 5051));
 }
 
 #[test]
-fn ipv6_is_forwarded_and_guarded_too() {
-    let bed = Bed::new();
+fn ipv6_is_forwarded_and_filtered() {
+    let testbed = Testbed::new();
     let ipam = ["default-domain", "default-project", "default-network-ipam"];
     let subnet = |prefix: &str, length: u8| json!({"subnet": {"ip_prefix": prefix, "ip_prefix_len": length}});
     let both = json!({"network_ipam_refs": [{"to": ipam, "attr": {
         "ipam_subnets": [subnet("10.1.1.0", 24), subnet("fd01::", 64)]}}]});
-    bed.network("blue", "10.1.1.0", both);
+    testbed.network("blue", "10.1.1.0", both);
     let ports = |first: u16, last: u16| json!([{"start_port": first, "end_port": last}]);
     let rule = json!({
         "direction": ">", "protocol": "tcp", "ethertype": "IPv6",
@@ -335,7 +337,7 @@ fn ipv6_is_forwarded_and_guarded_too() {
         "src_ports": ports(0, 65535),
         "dst_addresses": [{"security_group": "local"}], "dst_ports": ports(80, 80),
     });
-    bed.create(
+    testbed.create(
         "security-group",
         &json!({
             "fq_name": ["default-domain", "p", "web"], "parent_type": "project",
@@ -343,11 +345,11 @@ fn ipv6_is_forwarded_and_guarded_too() {
         }),
     );
     let web = json!({"security_group_refs": [{"to": ["default-domain", "p", "web"]}]});
-    let client = bed.container(0, "blue", json!({}));
-    bed.add_v6(&client, "blue");
+    let client = testbed.container(0, "blue", json!({}));
+    testbed.add_v6(&client, "blue");
     for host in 0..2 {
-        let server = bed.container(host, "blue", web.clone());
-        let address = bed.add_v6(&server, "blue");
+        let server = testbed.container(host, "blue", web.clone());
+        let address = testbed.add_v6(&server, "blue");
         server.serve(80);
         server.serve(81);
         wait_for("the open port", || client.reaches(address, 80));
@@ -359,18 +361,18 @@ fn ipv6_is_forwarded_and_guarded_too() {
 }
 
 #[test]
-fn a_policy_towards_ip_fabric_opens_the_way_to_hosts_and_beyond() {
-    let bed = Bed::new();
-    bed.network("blue", "10.1.1.0", json!({}));
-    let blue = bed.container(0, "blue", json!({}));
+fn policy_with_ip_fabric_connects_hosts_and_beyond() {
+    let testbed = Testbed::new();
+    testbed.network("blue", "10.1.1.0", json!({}));
+    let blue = testbed.container(0, "blue", json!({}));
     blue.serve(80);
-    bed.hosts[0].serve(5051);
-    let listener = bed.outside.listen(7777);
-    assert!(!blue.reaches(bed.hosts[0].address, 5051));
+    testbed.hosts[0].serve(5051);
+    let listener = testbed.outside.listen(7777);
+    assert!(!blue.reaches(testbed.hosts[0].address, 5051));
     let any = json!([{"start_port": -1, "end_port": -1}]);
     let np = "default-domain:p:np";
     let fabric = "default-domain:default-project:ip-fabric";
-    bed.create(
+    testbed.create(
         "network-policy",
         &json!({
             "fq_name": ["default-domain", "p", "np"], "parent_type": "project",
@@ -384,11 +386,11 @@ fn a_policy_towards_ip_fabric_opens_the_way_to_hosts_and_beyond() {
     let attached = json!({"network_policy_refs": [{
         "to": ["default-domain", "p", "np"], "attr": {"sequence": {"major": 0, "minor": 0}},
     }]});
-    bed.update("virtual-network", "blue", &attached);
-    bed.update("virtual-network", fabric, &attached);
-    wait_for("the host", || blue.reaches(bed.hosts[0].address, 5051));
-    assert!(bed.hosts[0].reaches(blue.address, 80));
-    assert!(blue.reaches(bed.outside.address, 7777));
+    testbed.update("virtual-network", "blue", &attached);
+    testbed.update("virtual-network", fabric, &attached);
+    wait_for("the host", || blue.reaches(testbed.hosts[0].address, 5051));
+    assert!(testbed.hosts[0].reaches(blue.address, 80));
+    assert!(blue.reaches(testbed.outside.address, 7777));
     let from = listener.accept().unwrap().1.ip();
-    assert_eq!(from.to_canonical(), bed.hosts[0].address);
+    assert_eq!(from.to_canonical(), testbed.hosts[0].address);
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// An error response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct ApiError {
     pub(crate) status: u16,
     pub(crate) text: String,
     /// The value of a WWW-Authenticate header.
@@ -12,7 +12,7 @@ pub(crate) struct Refusal {
 }
 
 /// The result of a part of the server.
-pub(crate) type Outcome<T> = Result<T, Refusal>;
+pub(crate) type Outcome<T> = Result<T, ApiError>;
 
 /// A successful response.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub(crate) enum Reply {
     Unchanged,
 }
 
-impl Refusal {
+impl ApiError {
     pub(crate) fn new(status: u16, text: impl Into<String>) -> Self {
         Self {
             status,
@@ -53,6 +53,6 @@ impl Refusal {
 }
 
 /// `Err` with this status and text.
-pub(crate) fn refuse<T>(status: u16, text: impl Into<String>) -> Outcome<T> {
-    Err(Refusal::new(status, text))
+pub(crate) fn fail<T>(status: u16, text: impl Into<String>) -> Outcome<T> {
+    Err(ApiError::new(status, text))
 }

@@ -4,15 +4,15 @@ use serde_json::Value;
 
 /// The type of a value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Form {
-    Simple(Simple),
+pub(crate) enum ValueType {
+    Simple(SimpleType),
     /// The name of a complex type.
     Complex(String),
 }
 
 /// A simple type.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Simple {
+pub(crate) enum SimpleType {
     Bool,
     /// The lowest and the highest allowed value.
     Int(Option<(i64, i64)>),
@@ -20,7 +20,7 @@ pub(crate) enum Simple {
     Text(Vec<String>),
 }
 
-impl Form {
+impl ValueType {
     /// `bool`, `int`, `int[0..7]`, `string`, `string[a|b]` or the name of a complex type.
     pub(super) fn read(text: &str) -> Option<Self> {
         let (name, bounds) = match text.strip_suffix(']') {
@@ -30,13 +30,16 @@ impl Form {
             None => (text, None),
         };
         Some(match (name, bounds) {
-            ("bool", None) => Self::Simple(Simple::Bool),
-            ("int", None) => Self::Simple(Simple::Int(None)),
+            ("bool", None) => Self::Simple(SimpleType::Bool),
+            ("int", None) => Self::Simple(SimpleType::Int(None)),
             ("int", Some(bounds)) => {
                 let (first, last) = bounds.split_once("..")?;
-                Self::Simple(Simple::Int(Some((first.parse().ok()?, last.parse().ok()?))))
+                Self::Simple(SimpleType::Int(Some((
+                    first.parse().ok()?,
+                    last.parse().ok()?,
+                ))))
             }
-            ("string", bounds) => Self::Simple(Simple::Text(
+            ("string", bounds) => Self::Simple(SimpleType::Text(
                 bounds
                     .map(|values| values.split('|').map(str::to_owned).collect())
                     .unwrap_or_default(),
@@ -49,8 +52,10 @@ impl Form {
     /// Parses a default in the table.
     pub(super) fn default(&self, text: &str) -> Value {
         match self {
-            Self::Simple(Simple::Bool) => Value::Bool(text == "true"),
-            Self::Simple(Simple::Int(_)) => text.parse::<i64>().map_or(Value::Null, Value::from),
+            Self::Simple(SimpleType::Bool) => Value::Bool(text == "true"),
+            Self::Simple(SimpleType::Int(_)) => {
+                text.parse::<i64>().map_or(Value::Null, Value::from)
+            }
             _ => Value::from(text),
         }
     }

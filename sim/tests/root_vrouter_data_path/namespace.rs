@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use contrail_mesos::net::netns;
 
 /// How long to wait for an expected event on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Waits for an event that has to happen.
-pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn wait_for(event: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + WAIT_TIMEOUT;
     while !done() {
-        assert!(Instant::now() < end, "waited in vain for {what}");
+        assert!(Instant::now() < end, "timed out waiting for {event}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -32,14 +32,14 @@ fn sh(mut command: Command, script: &str) -> String {
 }
 
 /// A network namespace, and the process that keeps it.
-pub(crate) struct Space {
-    keeper: Child,
+pub(crate) struct Namespace {
+    process: Child,
     pub(crate) address: IpAddr,
 }
 
-impl Space {
+impl Namespace {
     pub(crate) fn new(address: IpAddr) -> Self {
-        let mut keeper = command("unshare")
+        let mut process = command("unshare")
             .args([
                 "--net",
                 "--",
@@ -52,17 +52,17 @@ impl Space {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        let stdout = keeper.stdout.take().unwrap();
+        let stdout = process.stdout.take().unwrap();
         BufReader::new(stdout).read_line(&mut line).unwrap();
         assert_eq!(
             line, "ready\n",
             "these tests make network namespaces: run them as root"
         );
-        Self { keeper, address }
+        Self { process, address }
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.keeper.id()
+        self.process.id()
     }
 
     pub(crate) fn command(&self) -> Command {
@@ -79,11 +79,11 @@ impl Space {
 
     /// Runs a closure inside.
     pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let space = netns::of_pid(self.pid(), netns::Kind::Net).unwrap();
+        let namespace = netns::of_pid(self.pid(), netns::Kind::Net).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        runtime.block_on(netns::run_in(space, work)).unwrap()
+        runtime.block_on(netns::run_in(namespace, work)).unwrap()
     }
 
     pub(crate) fn listen(&self, port: u16) -> TcpListener {
@@ -119,7 +119,7 @@ impl Space {
         let Some(mut stream) = self.connect(address, port) else {
             return false;
         };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         stream.write_all(&vec![7; size]).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut answer = String::new();
@@ -148,9 +148,9 @@ impl Space {
     }
 }
 
-impl Drop for Space {
+impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = self.keeper.kill();
-        let _ = self.keeper.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
