@@ -7,7 +7,7 @@ use crate::harness::clock::Timestamp;
 
 /// A step of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "Marathon's own words")]
+#[expect(missing_docs, reason = "named as in Marathon")]
 pub enum Action {
     Start,
     Scale,

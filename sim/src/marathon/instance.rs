@@ -11,7 +11,7 @@ use crate::harness::clock::Timestamp;
 /// The order is Marathon's: the condition of a pod's instance is the lowest of its tasks'
 /// conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "Marathon's own words")]
+#[expect(missing_docs, reason = "named as in Marathon")]
 pub enum Condition {
     Error,
     Failed,

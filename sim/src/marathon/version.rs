@@ -6,7 +6,7 @@ use super::instance::Condition;
 
 /// A release line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "they are called what they are")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum Version {
     V1_7,
     V1_8,

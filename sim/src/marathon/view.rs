@@ -12,7 +12,7 @@ use crate::harness::clock::Timestamp;
 
 /// What a request includes beside the definition of an app.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(missing_docs, reason = "Marathon's own words")]
+#[expect(missing_docs, reason = "named as in Marathon")]
 pub struct Embed {
     pub tasks: bool,
     pub last_task_failure: bool,

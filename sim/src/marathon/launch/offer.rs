@@ -181,7 +181,7 @@ pub(super) mod tests {
     use super::*;
 
     /// An offer with unreserved and reserved resources.
-    pub(in crate::marathon) fn sample() -> Offer {
+    pub(crate) fn sample() -> Offer {
         let resource = |name: &str, role: &str, amount: f64| {
             json!({"name": name, "type": "SCALAR", "scalar": {"value": amount}, "role": role,
                    "allocation_info": {"role": "slave_public"}})

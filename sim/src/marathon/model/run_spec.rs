@@ -9,7 +9,7 @@ use crate::marathon::id::PathId;
 
 /// An app or a pod.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "they are what they are called")]
+#[expect(missing_docs, reason = "the names say it")]
 pub enum RunSpec {
     App(Box<App>),
     Pod(Box<Pod>),
