@@ -223,7 +223,7 @@ fn tasks_survive_sigkill_of_the_agent() -> Result<()> {
             anyhow::Ok(())
         })?;
         assert_eq!(framework.id(), id);
-        // An update that nobody acknowledged while the agent was away is sent again.
+        // An update that was not acknowledged while the agent was down is sent again.
         fs::remove_file(&flag)?;
         host.block_on(framework.launch(TaskSpec::new("quiet", &command)))?;
         host.block_on(framework.wait_state("quiet", TaskState::TaskRunning, TIMEOUT))?;

@@ -1,4 +1,4 @@
-//! Bursts of tasks, and an agent that is killed at random moments: a short cut of `soak`.
+//! Bursts of tasks, and an agent that is killed at random moments: a short run of `soak bursts`.
 
 use anyhow::Result;
 use mesos_module_tests::burst::{self, Burst};

@@ -1,4 +1,4 @@
-//! Everything that can be killed, paused or cut off is: a short cut of `soak chaos`.
+//! A few rounds of `soak chaos`.
 
 use anyhow::Result;
 use mesos_module_tests::burst;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::testbed::agent::{Agent, PATIENCE, address};
+use mesos_module_tests::testbed::agent::{Agent, PATIENCE, address, fetch, serve};
 use mesos_module_tests::testbed::framework::{TaskSpec, TaskState};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -143,19 +143,15 @@ fn cni_plugin_chain_maps_a_port() -> Result<()> {
         }),
     )?;
     let agent = Agent::start(&cni.config())?;
-    let command = "mkdir -p www && echo web > www/index.html && exec busybox httpd -f -p 80 -h www";
-    let task = TaskSpec::new("web", command)
+    let task = TaskSpec::new("web", &serve("web"))
         .ports(&[31080])
         .network_info(json!({
             "name": "chain",
             "port_mappings": [{ "host_port": 31080, "container_port": 80, "protocol": "tcp" }],
         }));
     agent.run(task)?;
-    let fetch = format!(
-        "for i in $(seq 100); do curl -sf -m 5 http://{}:31080/ && exit 0; sleep 0.1; done; exit 1",
-        agent.host().address()
-    );
-    let fetched = agent.host().sh(&fetch)?;
+    let url = format!("http://{}:31080/", agent.host().address());
+    let fetched = agent.host().sh(&fetch(&url))?;
     ensure!(fetched.trim() == "web", "{fetched}");
     agent.kill("web")?;
     agent.expect_no_state()?;
@@ -222,7 +218,7 @@ fn cni_container_survives_loss_of_agent_and_configuration() -> Result<()> {
     agent
         .host()
         .sh(&format!("ping -c 1 -W 5 {}", address(&running)?))?;
-    // One that somebody takes away is told of, after a restart as before.
+    // A removed interface is reported, also after a restart.
     let id = mesos_module_tests::testbed::agent::container(&running)?;
     agent.host().sh(&format!("ip -n {id} link delete eth0"))?;
     let end = agent.ended("one")?;
@@ -280,7 +276,7 @@ echo '{"cniVersion":"0.2.0","code":7,"msg":"no cable","details":"rack 12"}'; exi
         message.contains("the CNI plugin unwilling failed to ADD: no cable; rack 12 (code 7)"),
         "{message}"
     );
-    // It was told what network/cni would have told it, and its DEL followed.
+    // The plugin got the input that network/cni gives, and its DEL followed.
     let stdin: Value = serde_json::from_slice(&fs::read(cni.0.path().join("stdin"))?)?;
     assert_eq!(
         stdin["args"]["org.apache.mesos"]["network_info"],

@@ -1,4 +1,4 @@
-//! /etc/hosts, /etc/hostname and /etc/resolv.conf, which nobody else sets once network/cni is gone.
+//! The /etc/hosts, /etc/hostname and /etc/resolv.conf of containers.
 
 use std::fs;
 

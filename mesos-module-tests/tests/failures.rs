@@ -1,9 +1,9 @@
-//! Things that go wrong underneath: a clear error or a repair, and nothing left.
+//! Failures of the system below the module: a clear error or a repair, and no leftovers.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mesos_module_tests::testbed::agent::{Agent, BLUE, address, container};
+use mesos_module_tests::testbed::agent::{Agent, BLUE, address, container, fetch, serve};
 use mesos_module_tests::testbed::framework::{TaskSpec, TaskState};
 use serde_json::json;
 
@@ -17,7 +17,7 @@ fn host_interface(agent: &Agent) -> Result<String> {
 #[test]
 fn provider_failure_in_isolate_fails_the_task() -> Result<()> {
     let agent = Agent::start(BLUE)?;
-    // The bridge's name is taken by what is no bridge.
+    // Another kind of link has the bridge's name.
     agent
         .host()
         .sh("ip link add blue0 type veth peer name blue1")?;
@@ -92,28 +92,23 @@ fn removed_rules_and_bridges_are_restored() -> Result<()> {
             "port_mappings": [{ "host_port": port, "container_port": 80 }],
         })
     };
-    let serve = "mkdir -p www && echo here > www/index.html && exec busybox httpd -f -p 80 -h www";
-    let fetch = |port: u16| {
-        format!(
-            "for i in $(seq 100); do curl -sfg -m 5 http://192.0.2.1:{port}/ && exit 0; sleep 0.1; done; exit 1"
-        )
-    };
+    let fetch = |port: u16| fetch(&format!("http://192.0.2.1:{port}/"));
     agent.run(
-        TaskSpec::new("old", serve)
+        TaskSpec::new("old", &serve("here"))
             .ports(&[31080])
             .network_info(info(31080)),
     )?;
     agent.host().sh(&fetch(31080))?;
     agent.host().sh("nft flush ruleset")?;
-    // The next attach makes the rules of all containers again.
+    // The next attach restores the rules of all containers.
     agent.run(
-        TaskSpec::new("new", serve)
+        TaskSpec::new("new", &serve("here"))
             .ports(&[31081])
             .network_info(info(31081)),
     )?;
     agent.host().sh(&fetch(31081))?;
     agent.host().sh(&fetch(31080))?;
-    // So does a restart of the agent, with the bridge too.
+    // A restart of the agent restores them, and the bridge.
     agent.cluster.kill_9()?;
     agent.host().sh("nft flush ruleset; ip link delete blue0")?;
     agent.cluster.restart()?;
@@ -129,7 +124,7 @@ fn detach_tolerates_what_is_already_gone() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let running = agent.run(TaskSpec::new("one", "sleep 1000").network("blue"))?;
     let id = container(&running)?;
-    // Somebody was faster with everything but the interface, whose loss would end the task.
+    // All but the interface is removed; without the interface the task would end.
     agent.host().sh(&format!(
         "nft flush ruleset; umount -l /run/netns/{id}; rm /run/netns/{id}"
     ))?;

@@ -108,7 +108,7 @@ fn both_families_and_static_addresses_are_assigned() -> Result<()> {
             .map(ToString::to_string)
             .collect();
         assert_eq!(addresses[1..], expected, "{id}");
-        // The status says of which family each is, and carries no prefix.
+        // The status has the family of each address, and no prefix.
         let first = &running.network_infos[1]["ip_addresses"][0];
         let family = if expected[0].contains(':') {
             "IPv6"

@@ -81,7 +81,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// What Mesos says is running, by name.
+    /// The ids of the running tasks in Mesos.
     fn running(&self) -> Result<Vec<String>> {
         let answer = self.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
         let tasks = answer["get_tasks"]["tasks"].as_array().cloned();

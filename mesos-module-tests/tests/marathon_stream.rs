@@ -101,7 +101,7 @@ impl Fixture {
         self.host.block_on(next).context("the follower is silent")
     }
 
-    /// Waits for a snapshot with the stream attached. Before it, it may say that the stream is lost.
+    /// Waits for a snapshot with the stream attached. A loss may be reported before.
     fn expect_snapshot(&mut self) -> Result<()> {
         loop {
             if let Update::Snapshot(listing) = self.next()?
@@ -181,7 +181,7 @@ impl Fixture {
     }
 }
 
-/// Whether a key says to look at this task again.
+/// Whether a key marks this task as changed.
 fn names(key: &Key, task: &str) -> bool {
     match key {
         Key::Task { task: own, .. } => **own == *task,

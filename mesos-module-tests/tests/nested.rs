@@ -48,11 +48,8 @@ fn nested_addresses_survive_an_agent_crash() -> Result<()> {
     agent.launch_group(group)?;
     let before = agent.running("one")?.addresses();
     agent.crash()?;
-    let containers = agent.containers()?;
-    let nested = containers
-        .iter()
-        .find(|container| !container["container_status"]["container_id"]["parent"].is_null())
-        .context("the nested container is gone")?;
+    let containers = agent.nested_containers()?;
+    let nested = containers.first().context("the nested container is gone")?;
     let shown = &nested["container_status"]["network_infos"][0]["ip_addresses"][0]["ip_address"];
     assert_eq!(shown, &json!(before[0].to_string()));
     agent.kill("one")?;

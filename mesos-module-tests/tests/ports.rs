@@ -1,24 +1,17 @@
 //! Port mappings: reachable from everywhere, refused when taken, gone with their container.
 
 use anyhow::{Result, ensure};
-use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, address, container};
+use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, address, container, fetch, serve};
 use mesos_module_tests::testbed::framework::TaskSpec;
 use serde_json::json;
 
 fn server(id: &str, network: &str, port: u16) -> TaskSpec {
-    let command =
-        format!("mkdir -p www && echo {id} > www/index.html && exec busybox httpd -f -p 80 -h www");
-    TaskSpec::new(id, &command)
+    TaskSpec::new(id, &serve(id))
         .ports(&[port])
         .network_info(json!({
             "name": network,
             "port_mappings": [{ "host_port": port, "container_port": 80, "protocol": "tcp" }],
         }))
-}
-
-/// Fetches until the server has started.
-fn fetch(url: &str) -> String {
-    format!("for i in $(seq 100); do curl -sfg -m 5 {url} && exit 0; sleep 0.1; done; exit 1")
 }
 
 #[test]

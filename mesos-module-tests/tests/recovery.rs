@@ -22,7 +22,7 @@ fn live_containers_are_adopted_with_their_addresses() -> Result<()> {
     });
     agent.run(TaskSpec::new("two", "sleep 1000").network_info(port))?;
     agent.crash()?;
-    // The agent tells the same addresses, the containers have them, and nobody else gets them.
+    // The agent reports the same addresses, the containers have them, and no other container gets them.
     let containers = agent.containers()?;
     let shown = containers
         .iter()

@@ -1,11 +1,12 @@
-//! Bad input: a clear error in the task's status, nothing left, the agent alive, neighbours unharmed.
+//! Invalid requests: a clear error in the task's status, no leftovers, agent and neighbours unharmed.
 
 use anyhow::{Result, ensure};
 use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, address};
 use mesos_module_tests::testbed::framework::TaskSpec;
 use serde_json::{Value, json};
 
-/// Every request is refused with its text, and a neighbour that ran all the time still does.
+/// Checks that every request is refused with its message, in one line, and that the agent and a
+/// neighbour survive.
 fn refuses(config: &str, cases: Vec<(Value, &str)>) -> Result<()> {
     let agent = Agent::start(config)?;
     let neighbour = agent.run(TaskSpec::new("neighbour", "sleep 1000").network("blue"))?;

@@ -1,5 +1,5 @@
-//! The bench of the manager at scale, cut short: what it counts is right, and no more of it for an
-//! event where there are more tasks. No time is looked at.
+//! A short run of the manager's benchmark: its counts are right, and the work for an event does not
+//! grow with the number of tasks. No time is asserted.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! The testbed under load, and when the test that uses it is killed.
+//! Tests of the testbed itself: under load, and when the test that uses it is killed.
 
 use std::env;
 use std::io::{BufRead as _, BufReader};
@@ -11,7 +11,7 @@ use mesos_module_tests::testbed::framework::{Framework, TaskSpec, TaskState};
 use mesos_module_tests::testbed::{Cluster, Host, leftovers};
 
 const TIMEOUT: Duration = Duration::from_mins(2);
-/// Set for the process that is going to be killed.
+/// Set in the environment of the process that is killed.
 const VICTIM: &str = "CONTRAIL_TEST_VICTIM";
 
 fn running(tasks: usize) -> Result<(Host, Cluster, Framework)> {

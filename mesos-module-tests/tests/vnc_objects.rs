@@ -133,7 +133,7 @@ async fn flat_subnets_are_shared_by_networks() {
     assert_eq!(refused, (409, "IP address already in use".to_owned()));
 }
 
-/// What spreads connections to a virtual address over tasks: a floating address beneath an
+/// What spreads connections to a virtual address over tasks: a floating IP beneath an
 /// instance-ip, without a pool.
 #[tokio::test]
 async fn floating_ip_can_be_child_of_an_instance_ip() {

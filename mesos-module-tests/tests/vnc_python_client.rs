@@ -37,7 +37,7 @@ fn python() -> PathBuf {
     let python = home.join("bin/python");
     let installed = home.join("installed");
     if std::fs::read_to_string(&installed).ok() != Some(PACKAGES.join(" ")) {
-        // A home that another run left half made is made anew.
+        // A home that another run left incomplete is created again.
         run(Command::new("python3")
             .args(["-m", "venv", "--clear"])
             .arg(&home));

@@ -128,7 +128,7 @@ fn same_text(recorded: &str, ours: &str, url: &str, ids: &mut Ids) -> bool {
         })
 }
 
-/// What an answer that was cut off said before.
+/// The complete body of a truncated recording.
 fn mend(text: &str) -> String {
     let (mut open, mut quoted, mut escaped) = (Vec::new(), false, false);
     let mut safe = (0, Vec::new());

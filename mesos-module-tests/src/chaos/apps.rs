@@ -1,4 +1,4 @@
-//! What Marathon is told to run, and what Contrail is to hold for it.
+//! The apps of the chaos tests: definitions for Marathon, and what Contrail must have for them.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 /// The network that agents' configuration names.
 pub(super) const NETWORK: &str = "contrail-cni-plugin";
 const PROJECT: &str = "default-domain:default-project";
-/// Security groups that are there.
+/// The security groups.
 pub(super) const GROUPS: [&str; 2] = [
     "default-domain:default-project:web",
     "default-domain:default-project:database",
 ];
-/// Pools of floating addresses that are there.
+/// The floating IP pools.
 pub(super) const POOLS: [&str; 2] = [
     "default-domain:default-project:red-network:east",
     "default-domain:default-project:red-network:west",
@@ -25,7 +25,7 @@ pub(super) enum App {
     Plain,
     /// On two networks, with security groups.
     Guarded,
-    /// With a floating address each.
+    /// With a floating IP for each container.
     Outside,
     /// A pod of two containers.
     Pod,
@@ -44,7 +44,7 @@ impl App {
         }
     }
 
-    /// The most instances.
+    /// The maximum number of instances.
     pub(super) fn most(self) -> u64 {
         match self {
             Self::Plain => 5,
@@ -61,7 +61,7 @@ impl App {
         }
     }
 
-    /// Between how many sets of labels there is a choice.
+    /// The number of label sets to choose from.
     pub(super) fn labels(self) -> u64 {
         match self {
             Self::Plain | Self::Pod => 2,
@@ -70,14 +70,14 @@ impl App {
     }
 }
 
-/// How an app is to be.
+/// The desired state of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DesiredApp {
     pub(super) instances: u64,
     pub(super) labels: u64,
 }
 
-/// What all apps are to be.
+/// The desired state of all apps.
 pub(super) type DesiredApps = BTreeMap<App, DesiredApp>;
 
 impl DesiredApp {

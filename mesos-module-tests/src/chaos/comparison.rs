@@ -1,5 +1,5 @@
-//! Whether what is, is what is to be: Marathon, Mesos, the node's kernel and the API server are
-//! asked, and every difference is a line.
+//! Compares Marathon, Mesos, the node and the API server with the desired apps. Every difference
+//! is a line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use super::apps::{App, DesiredApps};
 use super::node::Node;
 use super::testbed::{ObjectCounts, Testbed};
 
-/// A container with networks, as Mesos says it.
+/// A container with networks, as Mesos reports it.
 #[derive(Debug)]
 struct Container {
     app: App,
@@ -26,7 +26,7 @@ struct Container {
     addresses: BTreeSet<IpAddr>,
 }
 
-/// What is different, and how many objects containers have.
+/// The differences, and how many containers and objects were compared.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
     pub(super) differences: Vec<String>,
@@ -35,10 +35,10 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    fn same<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, is: &T, shall: &T) {
-        if is != shall {
+    fn same<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, actual: &T, expected: &T) {
+        if actual != expected {
             self.differences
-                .push(format!("{what}: is {is:?}, is to be {shall:?}"));
+                .push(format!("{what}: {actual:?} instead of {expected:?}"));
         }
     }
 
@@ -47,32 +47,32 @@ impl Comparison {
     }
 }
 
-/// Looks at everything.
-pub(super) fn look(testbed: &Testbed, wanted: &DesiredApps) -> Comparison {
-    let mut look = Comparison::default();
-    if let Err(error) = look_at(testbed, wanted, &mut look) {
-        look.wrong(format!("cannot be asked: {error:#}"));
+/// Compares everything.
+pub(super) fn compare(testbed: &Testbed, wanted: &DesiredApps) -> Comparison {
+    let mut comparison = Comparison::default();
+    if let Err(error) = compare_all(testbed, wanted, &mut comparison) {
+        comparison.wrong(format!("cannot compare: {error:#}"));
     }
-    look
+    comparison
 }
 
-fn look_at(testbed: &Testbed, wanted: &DesiredApps, look: &mut Comparison) -> Result<()> {
-    let apps = listed(testbed, wanted, look)?;
-    let containers = mesos(testbed, &apps, look)?;
-    look.containers = containers.len();
-    contrail(testbed, wanted, &containers, look);
-    node(testbed, &containers, look)?;
+fn compare_all(testbed: &Testbed, wanted: &DesiredApps, comparison: &mut Comparison) -> Result<()> {
+    let apps = listed(testbed, wanted, comparison)?;
+    let containers = mesos(testbed, &apps, comparison)?;
+    comparison.containers = containers.len();
+    contrail(testbed, wanted, &containers, comparison);
+    node(testbed, &containers, comparison)?;
     Ok(())
 }
 
-/// The tasks that Marathon says run, each with its app.
+/// The tasks that Marathon lists, each with its app.
 fn listed(
     testbed: &Testbed,
     wanted: &DesiredApps,
-    look: &mut Comparison,
+    comparison: &mut Comparison,
 ) -> Result<BTreeMap<String, App>> {
     let deployments = testbed.get("/v2/deployments")?;
-    look.same("deployments", &deployments, &json!([]));
+    comparison.same("deployments", &deployments, &json!([]));
     let mut tasks = BTreeMap::new();
     for (app, wanted) in wanted {
         let (instances, all) = if *app == App::Pod {
@@ -90,10 +90,10 @@ fn listed(
             (all.len(), ids.collect())
         };
         let what = format!("instances of {}", app.id());
-        look.same(&what, &u64::try_from(instances)?, &wanted.instances);
+        comparison.same(&what, &u64::try_from(instances)?, &wanted.instances);
         for (id, state) in all {
             if state != "TASK_RUNNING" {
-                look.wrong(format!("Marathon has {id} in {state}"));
+                comparison.wrong(format!("Marathon has {id} in {state}"));
             }
             tasks.insert(id, *app);
         }
@@ -101,23 +101,23 @@ fn listed(
     Ok(tasks)
 }
 
-/// The containers of the tasks that Mesos says run; they are Marathon's.
+/// The containers of the running tasks in Mesos, which must be those of Marathon.
 fn mesos(
     testbed: &Testbed,
     apps: &BTreeMap<String, App>,
-    look: &mut Comparison,
+    comparison: &mut Comparison,
 ) -> Result<BTreeMap<String, Container>> {
     let answer = testbed.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
     let answer = &answer["get_tasks"];
     for kind in ["pending_tasks", "orphan_tasks", "unreachable_tasks"] {
-        look.same(kind, &list(&answer[kind]).len(), &0);
+        comparison.same(kind, &list(&answer[kind]).len(), &0);
     }
     let mut containers: BTreeMap<String, Container> = BTreeMap::new();
     let mut running = BTreeSet::new();
     for task in list(&answer["tasks"]) {
         let id = text(&task["task_id"]["value"]);
         if task["state"] != "TASK_RUNNING" {
-            look.wrong(format!("Mesos has {id} in {}", task["state"]));
+            comparison.wrong(format!("Mesos has {id} in {}", task["state"]));
             continue;
         }
         running.insert(id.clone());
@@ -131,7 +131,7 @@ fn mesos(
                 at(one).total_cmp(&at(other))
             });
         let Some(status) = status else {
-            look.wrong(format!("Mesos does not say the container of {id}"));
+            comparison.wrong(format!("Mesos does not say the container of {id}"));
             continue;
         };
         let status = &status["container_status"];
@@ -151,7 +151,7 @@ fn mesos(
         entry.tasks.insert(id);
     }
     let listed: BTreeSet<String> = apps.keys().cloned().collect();
-    look.same("what runs, by Mesos and by Marathon", &running, &listed);
+    comparison.same("what runs, by Mesos and by Marathon", &running, &listed);
     let call = json!({"type": "GET_CONTAINERS", "get_containers": {"show_nested": false}});
     let answer = testbed.cluster.agent_call(&call)?;
     let there = list(&answer["get_containers"]["containers"]);
@@ -160,7 +160,7 @@ fn mesos(
         .map(|container| text(&container["container_id"]["value"]))
         .collect();
     let of_tasks: BTreeSet<String> = containers.keys().cloned().collect();
-    look.same(
+    comparison.same(
         "containers, by the agent and by its tasks",
         &there,
         &of_tasks,
@@ -168,14 +168,14 @@ fn mesos(
     Ok(containers)
 }
 
-/// The API server holds for each container exactly what it is to have, and nothing else.
+/// The API server must have exactly the desired objects of each container, and no others.
 fn contrail(
     testbed: &Testbed,
     wanted: &DesiredApps,
     containers: &BTreeMap<String, Container>,
-    look: &mut Comparison,
+    comparison: &mut Comparison,
 ) {
-    let mut shall = testbed.held.clone();
+    let mut expected = testbed.held.clone();
     let mut machines = BTreeSet::new();
     for (id, container) in containers {
         let machine = machine(id);
@@ -194,30 +194,30 @@ fn contrail(
             ("floating-ip", floating),
         ] {
             if count > 0 {
-                *shall.objects.entry(kind.to_owned()).or_default() += count;
-                look.objects += count;
+                *expected.objects.entry(kind.to_owned()).or_default() += count;
+                comparison.objects += count;
             }
         }
-        shall.addresses += addresses + floating;
+        expected.addresses += addresses + floating;
         match testbed.api.object(&machine.to_string()) {
-            Some(object) => names(id, container, &object, look),
-            None => look.wrong(format!("container {id} has no virtual-machine {machine}")),
+            Some(object) => names(id, container, &object, comparison),
+            None => comparison.wrong(format!("container {id} has no virtual-machine {machine}")),
         }
         for index in 0..interfaces {
             let network = container.app.networks()[index];
             let uuid = agent_api::interface_uuid(machine, &format!("eth{index}"));
             let place = format!("{} {id} eth{index}", container.app.id());
             let Some(object) = testbed.api.object(&uuid.to_string()) else {
-                look.wrong(format!("{place}: there is no interface {uuid}"));
+                comparison.wrong(format!("{place}: there is no interface {uuid}"));
                 continue;
             };
             let network = format!("default-domain:default-project:{network}");
-            look.same(
+            comparison.same(
                 &format!("{place}: network"),
                 &targets(&object["virtual_network_refs"]),
                 &vec![network],
             );
-            look.same(
+            comparison.same(
                 &format!("{place}: container"),
                 &targets(&object["virtual_machine_refs"]),
                 &vec![machine.to_string()],
@@ -228,7 +228,7 @@ fn contrail(
                 .map(ToString::to_string)
                 .collect();
             groups.sort();
-            look.same(
+            comparison.same(
                 &format!("{place}: security groups"),
                 &targets(&object["security_group_refs"]),
                 &groups,
@@ -237,35 +237,35 @@ fn contrail(
                 .iter()
                 .filter_map(|name| Some(name.rsplit_once(':')?.0.to_owned()))
                 .collect();
-            let mut shall: Vec<String> = wanted
+            let mut expected: Vec<String> = wanted
                 .pools(container.app)
                 .iter()
                 .map(ToString::to_string)
                 .collect();
-            shall.sort();
-            look.same(&format!("{place}: floating addresses"), &pools, &shall);
+            expected.sort();
+            comparison.same(&format!("{place}: floating addresses"), &pools, &expected);
         }
         let own = instance_addresses(testbed, machine, interfaces);
-        look.same(
+        comparison.same(
             &format!("{id}: addresses by Mesos and by Contrail"),
             &container.addresses,
             &own,
         );
     }
     let now = ObjectCounts::now(&testbed.api);
-    look.same("objects", &now.objects, &shall.objects);
-    look.same("addresses taken", &now.addresses, &shall.addresses);
+    comparison.same("objects", &now.objects, &expected.objects);
+    comparison.same("addresses taken", &now.addresses, &expected.addresses);
     let linked: BTreeSet<String> = testbed
         .api
         .objects("virtual-router")
         .iter()
         .flat_map(|router| targets(&router["virtual_machine_refs"]))
         .collect();
-    look.same("linked to the virtual-router", &linked, &machines);
+    comparison.same("linked to the virtual-router", &linked, &machines);
 }
 
-/// What the container is to Mesos, on its virtual-machine.
-fn names(id: &str, container: &Container, object: &Value, look: &mut Comparison) {
+/// The names from Mesos on a container's virtual-machine.
+fn names(id: &str, container: &Container, object: &Value, comparison: &mut Comparison) {
     let annotations: BTreeMap<String, String> = list(&object["annotations"]["key_value_pair"])
         .iter()
         .map(|pair| (text(&pair["key"]), text(&pair["value"])))
@@ -273,41 +273,45 @@ fn names(id: &str, container: &Container, object: &Value, look: &mut Comparison)
     let annotation = |key: &str| annotations.get(key).map(String::as_str);
     let task = annotation("task").unwrap_or_default();
     if !container.tasks.contains(task) {
-        look.wrong(format!(
+        comparison.wrong(format!(
             "{id} is annotated with task {task:?}, not {:?}",
             container.tasks
         ));
     }
     let pod = container.app == App::Pod;
     let executor = pod.then_some(container.executor.as_str());
-    for (key, shall) in [
+    for (key, expected) in [
         ("application", Some(container.app.id())),
         ("framework", Some("marathon")),
         ("mesos-agent", Some(container.agent.as_str())),
         ("executor", executor),
     ] {
-        look.same(&format!("{id}: annotation {key}"), &annotation(key), &shall);
+        comparison.same(
+            &format!("{id}: annotation {key}"),
+            &annotation(key),
+            &expected,
+        );
     }
     let instance = executor.and_then(marathon::executor_of);
     let name = instance.map_or_else(|| task.to_owned(), |instance| instance.id.to_string());
-    look.same(
+    comparison.same(
         &format!("{id}: display name"),
         &text(&object["display_name"]),
         &name,
     );
 }
 
-/// What the node has: interfaces, addresses, files.
+/// The node's namespaces, interfaces, addresses and files.
 fn node(
     testbed: &Testbed,
     containers: &BTreeMap<String, Container>,
-    look: &mut Comparison,
+    comparison: &mut Comparison,
 ) -> Result<()> {
-    let node = Node::look(testbed).context("the node")?;
+    let node = Node::read(testbed).context("the node")?;
     let ids: BTreeSet<String> = containers.keys().cloned().collect();
-    look.same("handles of namespaces", &node.namespaces(), &ids);
-    look.same("checkpoints", &node.checkpoints, &ids);
-    look.same(
+    comparison.same("handles of namespaces", &node.namespaces(), &ids);
+    comparison.same("checkpoints", &node.checkpoints, &ids);
+    comparison.same(
         "pending teardowns",
         &node.pending_teardowns,
         &BTreeSet::new(),
@@ -323,7 +327,7 @@ fn node(
             ));
         }
         let inside = node.addresses.get(id).cloned().unwrap_or_default();
-        look.same(
+        comparison.same(
             &format!("{id}: addresses inside and by Contrail"),
             &inside,
             &instance_addresses(testbed, machine(id), count),
@@ -334,10 +338,10 @@ fn node(
         .iter()
         .map(|(machine, interface, _)| (*machine, *interface))
         .collect();
-    look.same("ports of the vRouter agent", &plugged, &interfaces);
-    look.same("port files", &node.port_files, &interfaces);
+    comparison.same("ports of the vRouter agent", &plugged, &interfaces);
+    comparison.same("port files", &node.port_files, &interfaces);
     let taps: BTreeSet<String> = ports.into_iter().map(|(_, _, tap)| tap).collect();
-    look.same("taps", &node.taps, &taps);
+    comparison.same("taps", &node.taps, &taps);
     Ok(())
 }
 
@@ -368,7 +372,7 @@ fn addresses(status: &Value) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-/// The names that references lead to, sorted.
+/// The names of the referenced objects, sorted.
 fn targets(references: &Value) -> Vec<String> {
     let mut names: Vec<String> = list(references)
         .iter()

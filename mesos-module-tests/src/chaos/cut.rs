@@ -1,21 +1,21 @@
-//! Hosts that are cut off: packets are dropped on the way, both ways, and nobody is told.
+//! Network partitions: nftables rules that drop packets in both directions.
 
 use anyhow::Result;
 
 use crate::testbed::Host;
 
-/// What is dropped at a host.
+/// The packets that are dropped at a host.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cut<'a> {
     /// Everything from and to other hosts.
     Off,
-    /// What it asks others at these ports.
+    /// Connections from the host to these ports.
     From(&'a [u16]),
-    /// What others ask it at these ports.
+    /// Connections to these ports of the host.
     At(&'a [u16]),
 }
 
-/// Cuts a host off. What is cut by one name is mended by the same.
+/// Begins to drop packets at a host, until [`mend`] is called with the same name.
 pub(super) fn cut(host: &Host, name: &str, what: Cut<'_>) -> Result<()> {
     let ports = |ports: &[u16]| {
         let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
@@ -42,7 +42,7 @@ pub(super) fn cut(host: &Host, name: &str, what: Cut<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Connects it again.
+/// Ends what [`cut`] began.
 pub(super) fn mend(host: &Host, name: &str) -> Result<()> {
     host.sh(&format!("nft delete table inet chaos_{name}"))?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Faults that begin and end.
+//! Begins and ends faults.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use super::services::{API_PORT, MARATHON_PORTS, ZOOKEEPER_PORT};
 use super::testbed::Testbed;
 use crate::testbed::manager::AGENT_PORT;
 
-/// How long the API server takes where it is slow, and where it answers only later.
+/// The response times of a slow and of a paused server.
 const SLOW_DELAY: Duration = Duration::from_millis(300);
 const PAUSED_DELAY: Duration = Duration::from_secs(4);
 /// Connections that end without an answer, before all do.
 const DROPPED_CONNECTIONS: usize = 200;
 
-/// How many events are muddled at most.
+/// The maximum number of repeated and of reordered events.
 const MUDDLED_EVENTS: usize = 50;
 
 /// The server of Marathon that leads after this one.
@@ -36,8 +36,7 @@ pub(super) struct Active {
 }
 
 impl Testbed {
-    /// Lets a fault begin; nothing if there is nobody left to whom it could happen. Says what was
-    /// done.
+    /// Begins a fault. `None` if every manager that it could affect has a fault already.
     pub(super) fn begin(&mut self, fault: Fault) -> Result<Option<Active>> {
         let mut server = 0;
         match fault {
@@ -62,7 +61,7 @@ impl Testbed {
         Ok(Some(Active { fault, server }))
     }
 
-    /// Lets it end.
+    /// Ends a fault.
     pub(super) fn heal(&mut self, active: Active) -> Result<()> {
         match active.fault {
             Fault::Manager(_, harm) => self.heal_manager(active.server, harm)?,
@@ -82,7 +81,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// Which manager that is now. Where nobody leads, it is any.
+    /// The manager in that role now. If none leads, any manager without a fault.
     fn role(&self, role: Role) -> Option<usize> {
         let leader = self.leader();
         let well = |index: &usize| !self.managers[*index].harmed;
@@ -167,7 +166,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// Says which of the servers leads.
+    /// Returns the index of the leading server.
     fn harm_marathon(&self, harm: MarathonHarm) -> Result<usize> {
         let marathon = self.marathon.handle();
         let leader = marathon.leader().context("Marathon has no leader")?;

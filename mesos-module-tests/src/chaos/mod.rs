@@ -1,19 +1,19 @@
-//! Chaos: everything that can be killed, paused or cut off is, at random moments, while apps scale
-//! and change; and each time all is as it is to be again.
+//! Chaos tests: every part of a cluster is killed, paused or disconnected at random moments while
+//! apps change. After each round the cluster must reach the desired state again.
 //!
 //! ```text
-//! plan     what is to happen in a round, by its seed
-//! testbed      all there is: hosts, ZooKeeper, API server, Marathon, Mesos, vRouter agent, managers
-//! faults   how each fault begins and ends; cut drops packets
-//! apps     what Marathon is told, and what Contrail is to hold for it
-//! round    does a plan, and waits
-//! truth    compares Marathon, Mesos, the node (node) and the API server
-//! writers  who wrote when, by the API server's log
+//! plan        the faults and changes of a round, derived from its seed
+//! testbed     the hosts and services: ZooKeeper, API server, Marathon, Mesos, vRouter agent, managers
+//! faults      begins and ends each fault; cut drops packets
+//! apps        definitions for Marathon, and what Contrail must have for them
+//! round       executes a plan, and waits for recovery
+//! comparison  compares Marathon, Mesos, the node and the API server
+//! writers     checks that there is one writer per term
 //! ```
 //!
 //! Invariants:
-//! - The truth is compared as a whole: what is too many is as wrong as what is missing.
-//! - Nothing but the bound is a matter of time.
+//! - The state is compared as a whole: surplus objects fail a round as missing ones do.
+//! - Only the recovery timeout depends on time.
 
 mod apps;
 mod comparison;
@@ -45,11 +45,11 @@ pub use plan::{ApiHarm, Fault, Harm, MarathonHarm, Role, Side, VrouterHarm};
 /// How much to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Chaos {
-    /// Before all others: rounds that have every fault there is, several at once.
+    /// Whether rounds that cover every fault, several at once, come first.
     pub covering: bool,
     /// Random rounds.
     pub rounds: u64,
-    /// The first random round's; the next ones follow.
+    /// Seed of the first random round; each next round adds one.
     pub seed: u64,
 }
 
@@ -85,7 +85,7 @@ pub fn run(chaos: &Chaos) -> Result<()> {
     }
     Round::new(&mut testbed, &mut wanted).everything()?;
     writers.check(&testbed)?;
-    println!("{} writes, each in its writer's term", writers.writes);
+    println!("{} writes, each in the writer's term", writers.writes);
     testbed.end()?;
     for name in names {
         let traces = leftovers::traces_of(&name)?;
@@ -131,12 +131,12 @@ fn one(
     match ended {
         Ok(ended) => {
             println!(
-                "round {number:3} seed {seed} {}: well after {:.1} s, {} containers, {} objects, \
+                "round {number:3} seed {seed} {}: recovered after {:.1} s, {} containers, {} objects, \
                  {} writes",
                 plan.title(),
                 ended.healed_in.as_secs_f64(),
-                ended.look.containers,
-                ended.look.objects,
+                ended.comparison.containers,
+                ended.comparison.objects,
                 writers.writes - before
             );
             Ok(())
@@ -145,7 +145,7 @@ fn one(
             let kept = keep(testbed, &format!("{seed}-{number}"));
             let tails = testbed.managers.iter().map(|manager| {
                 format!(
-                    "the manager {} said:\n{}",
+                    "log of manager {}:\n{}",
                     manager.process.name(),
                     manager.process.tail(30)
                 )
@@ -160,7 +160,7 @@ fn one(
     }
 }
 
-/// Copies the logs of everything to where the testbed's end does not remove them; says where.
+/// Copies all logs to a directory that outlives the testbed, and returns it.
 fn keep(testbed: &Testbed, name: &str) -> Result<PathBuf> {
     let directory = std::env::temp_dir().join(format!("contrail-chaos-{name}"));
     fs::create_dir_all(&directory)?;

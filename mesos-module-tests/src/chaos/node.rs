@@ -1,4 +1,4 @@
-//! What there is of containers on the node, whoever they belong to.
+//! What all containers have on the node: namespaces, links and files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn look(testbed: &Testbed) -> Result<Self> {
+    pub(super) fn read(testbed: &Testbed) -> Result<Self> {
         let host = &testbed.node;
         let mut addresses = BTreeMap::new();
         // Lines of a container's name, or of one of its addresses: "1: eth0 inet 5.5.5.3/24 …".

@@ -1,4 +1,4 @@
-//! What is to happen in a round: decided by a seed before it begins.
+//! The plan of a round: faults and changes, derived from a seed.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::apps::{APPS, App};
 use crate::testbed::random::Random;
 
-/// Something that goes wrong.
+/// A fault: what is affected, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A manager.
@@ -37,15 +37,15 @@ pub enum Role {
 pub enum Harm {
     /// It is killed, and started again.
     Killed,
-    /// It is stopped, and goes on.
+    /// It is stopped, and continued.
     Paused,
     /// Its host is cut off from all others.
     CutOff,
-    /// It is cut off from one side alone.
+    /// It is cut off from one peer only.
     CutFrom(Side),
 }
 
-/// Whom a manager talks to.
+/// A peer of a manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// ZooKeeper.
@@ -67,13 +67,13 @@ pub enum ApiHarm {
     Gone,
     /// Each answer takes a while.
     Slow,
-    /// It refuses; nothing is carried out.
+    /// It refuses requests and carries out none.
     Refusing,
-    /// It refuses although everything is carried out.
+    /// It returns errors but carries out every request.
     Lying,
     /// Connections end without an answer; every second request is carried out.
     Dropping,
-    /// It answers only once it is well again.
+    /// It answers only after the fault has ended.
     Paused,
     /// Packets do not reach it.
     CutOff,
@@ -86,9 +86,9 @@ pub enum MarathonHarm {
     LeaderChanged,
     /// None leads.
     NoLeader,
-    /// The one that leads cannot be reached, and nobody takes over.
+    /// The leading server cannot be reached, and no other takes over.
     LeaderGone,
-    /// Every event stream ends; events come twice and in another order.
+    /// Event streams end; events are repeated and reordered.
     Muddled,
     /// Each answer takes a while.
     Slow,
@@ -137,11 +137,11 @@ const MARATHON: [MarathonHarm; 7] = [
     MarathonHarm::CutOff,
 ];
 const VROUTER: [VrouterHarm; 2] = [VrouterHarm::Gone, VrouterHarm::Restarted];
-/// Those to whom something can happen.
+/// The number of parts that faults affect.
 const VICTIMS: u64 = 7;
 
 impl Fault {
-    /// All that can happen to one of [`VICTIMS`].
+    /// All faults of one of the [`VICTIMS`].
     fn of(victim: u64) -> Vec<Self> {
         let manager = |role| MANAGER.map(|harm| Self::Manager(role, harm)).to_vec();
         match victim {
@@ -169,16 +169,16 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Something that is done.
+/// A step of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// A fault begins; which one.
     Begin(usize),
     /// It ends.
     End(usize),
-    /// An app is to have so many instances.
+    /// Sets the number of instances of an app.
     Scale(App, u64),
-    /// It is to have these labels; see [`App::labels`].
+    /// Sets the labels of an app; see [`App::labels`].
     Relabel(App, u64),
 }
 
@@ -205,7 +205,7 @@ impl Plan {
         Self::of(faults, &mut random)
     }
 
-    /// So many rounds have, together, every fault there is.
+    /// Rounds that together have every fault.
     pub(super) fn covering(seed: u64) -> Vec<Self> {
         let mut random = Random::new(seed);
         let all: Vec<Vec<Fault>> = (0..VICTIMS).map(Fault::of).collect();
@@ -222,7 +222,7 @@ impl Plan {
         let mut steps = vec![];
         for index in 0..faults.len() {
             let begin = random.below(2000);
-            // Up to well beyond the managers' session.
+            // Up to well beyond the managers' session timeout.
             let length = 1500 + random.below(4000);
             steps.push((begin, Step::Begin(index)));
             steps.push((begin + length, Step::End(index)));

@@ -1,4 +1,4 @@
-//! A round: what was planned is done, all is healed, and what is becomes what is to be.
+//! A round: executes a plan, ends all faults, and waits for the desired state.
 
 use std::collections::BTreeSet;
 use std::thread::sleep;
@@ -9,24 +9,24 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::apps::{App, DesiredApps};
-use super::comparison::{Comparison, look};
+use super::comparison::{Comparison, compare};
 use super::faults::Active;
 use super::plan::{Plan, Step};
 use super::testbed::Testbed;
 
-/// How long it may take, once all is healed, until all is as it is to be.
+/// How long recovery may take after the last fault has ended.
 pub(super) const RECOVERY_TIMEOUT: Duration = Duration::from_mins(2);
-/// How long all must stay so: longer than the managers' resync.
+/// How long the desired state must hold: longer than the managers' resync interval.
 const STABLE_FOR: Duration = Duration::from_millis(2500);
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What is done in a round, and what has been.
+/// A running round.
 pub(super) struct Round<'a> {
     testbed: &'a mut Testbed,
     wanted: &'a mut DesiredApps,
-    /// Apps of which it is not known what Marathon was told last.
+    /// Apps whose last request may not have reached Marathon.
     unsure: BTreeSet<App>,
-    /// What was done when.
+    /// The events of the round, with their times.
     pub(super) journal: Vec<String>,
     began: Instant,
 }
@@ -34,7 +34,7 @@ pub(super) struct Round<'a> {
 /// How a round ended.
 pub(super) struct Ended {
     pub(super) healed_in: Duration,
-    pub(super) look: Comparison,
+    pub(super) comparison: Comparison,
 }
 
 impl<'a> Round<'a> {
@@ -55,7 +55,7 @@ impl<'a> Round<'a> {
             .push(format!("{:6.2} s ({clock:.3}) {what}", at.as_secs_f64()));
     }
 
-    /// Does what is planned, and waits until all is well.
+    /// Executes a plan, and waits for the desired state.
     pub(super) fn run(&mut self, plan: &Plan) -> Result<Ended> {
         let mut active: Vec<Option<Active>> = vec![None; plan.faults.len()];
         for (at, step) in &plan.steps {
@@ -67,7 +67,7 @@ impl<'a> Round<'a> {
                     let done = if active[index].is_some() {
                         ""
                     } else {
-                        ": there is nobody left"
+                        ": not possible now"
                     };
                     self.note(&format!("{what}{done}"));
                 }
@@ -75,36 +75,36 @@ impl<'a> Round<'a> {
                     self.note(&what);
                     if let Some(active) = active[index].take() {
                         self.testbed.heal(active)?;
-                        self.note("… and has");
+                        self.note("ended");
                     }
                 }
                 Step::Scale(app, instances) => {
                     if let Some(wanted) = self.wanted.get_mut(&app) {
                         wanted.instances = instances;
                     }
-                    self.tell(app, true, &what);
+                    self.send(app, true, &what);
                 }
                 Step::Relabel(app, labels) => {
                     if let Some(wanted) = self.wanted.get_mut(&app) {
                         wanted.labels = labels;
                     }
-                    self.tell(app, false, &what);
+                    self.send(app, false, &what);
                 }
             }
         }
         self.settle()
     }
 
-    /// Tells Marathon all that is wanted, and waits until all is well.
+    /// Sends all desired apps to Marathon, and waits for the desired state.
     pub(super) fn everything(&mut self) -> Result<Ended> {
         self.unsure.extend(self.wanted.keys());
         self.settle()
     }
 
-    /// Tells Marathon how an app is to be. It may not hear it, or we may not hear that it did.
-    fn tell(&mut self, app: App, scale: bool, what: &str) {
-        let told = self.try_tell(app, scale);
-        match told {
+    /// Sends a desired app to Marathon. If the request fails it may have been carried out or not.
+    fn send(&mut self, app: App, scale: bool, what: &str) {
+        let result = self.try_send(app, scale);
+        match result {
             Ok(()) => self.note(what),
             Err(error) => {
                 self.unsure.insert(app);
@@ -113,11 +113,11 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn try_tell(&mut self, app: App, scale: bool) -> Result<()> {
+    fn try_send(&mut self, app: App, scale: bool) -> Result<()> {
         let Some(wanted) = self.wanted.get(&app) else {
             return Ok(());
         };
-        // Of what may not have been heard everything is told again.
+        // After a failed request the whole definition is sent again.
         let scale = scale && app != App::Pod && !self.unsure.contains(&app);
         let body = if scale {
             json!({"instances": wanted.instances})
@@ -132,9 +132,9 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Waits until all is as it is to be, and stays so.
+    /// Waits until the cluster is in the desired state, and stays in it.
     pub(super) fn settle(&mut self) -> Result<Ended> {
-        self.note("all is healed");
+        self.note("all faults have ended");
         let healed = Instant::now();
         let mut well: Option<(Instant, Comparison)> = None;
         loop {
@@ -148,30 +148,33 @@ impl<'a> Round<'a> {
             }
             for app in self.unsure.clone() {
                 let what = format!("{} once more", app.id());
-                self.tell(app, false, &what);
+                self.send(app, false, &what);
             }
-            let look = look(self.testbed, self.wanted);
-            let is_well = look.differences.is_empty() && self.unsure.is_empty();
+            let comparison = compare(self.testbed, self.wanted);
+            let is_well = comparison.differences.is_empty() && self.unsure.is_empty();
             match (&well, is_well) {
                 (None, true) => {
-                    self.note("all is well");
-                    well = Some((Instant::now(), look));
+                    self.note("recovered");
+                    well = Some((Instant::now(), comparison));
                 }
                 (Some((since, _)), true) if since.elapsed() >= STABLE_FOR => {
                     return Ok(Ended {
                         healed_in: since.duration_since(healed),
-                        look,
+                        comparison,
                     });
                 }
                 (Some(_), true) => {}
                 (Some(_), false) => {
-                    self.note(&format!("no more: {}", look.differences.join("; ")));
+                    self.note(&format!(
+                        "differs again: {}",
+                        comparison.differences.join("; ")
+                    ));
                     well = None;
                 }
                 (None, false) => ensure!(
                     healed.elapsed() < RECOVERY_TIMEOUT,
-                    "after {RECOVERY_TIMEOUT:?} it is still not as it is to be:\n{}",
-                    look.differences.join("\n")
+                    "not recovered after {RECOVERY_TIMEOUT:?}:\n{}",
+                    comparison.differences.join("\n")
                 ),
             }
             sleep(POLL_INTERVAL);

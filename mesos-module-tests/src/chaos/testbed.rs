@@ -1,4 +1,4 @@
-//! Everything that a cluster consists of, each part where something can happen to it alone.
+//! The hosts and services of a cluster, placed so that each can fail alone.
 //!
 //! ```text
 //! services  ZooKeeper, API server, Marathon; the switch between all hosts
@@ -28,7 +28,7 @@ use crate::testbed::leftovers::Leftovers;
 use crate::testbed::zookeeper::ZooKeeper;
 use crate::testbed::{Cluster, Host, agent, manager};
 
-/// What the API server holds that is no container's.
+/// Numbers of objects and addresses in the API server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ObjectCounts {
     pub(super) objects: BTreeMap<String, usize>,
@@ -44,7 +44,7 @@ impl ObjectCounts {
     }
 }
 
-/// All of it.
+/// A running cluster.
 pub(super) struct Testbed {
     pub(super) managers: Vec<FaultyManager>,
     pub(super) marathon: Marathon,
@@ -64,7 +64,7 @@ pub(super) struct Testbed {
 const ROUTER: &str = "node-1";
 
 impl Testbed {
-    /// Starts all of it, and waits until a manager leads.
+    /// Starts everything, and waits until a manager leads.
     pub(super) fn start() -> Result<Self> {
         let address = |last: u8| IpAddr::from([192, 0, 2, last]);
         let services = Host::start(address(1))?;
@@ -92,7 +92,7 @@ impl Testbed {
                 .iter()
                 .map(|port| SocketAddr::new(services.address(), *port))
                 .collect(),
-            // Not before an agent that was killed as well has come back.
+            // Later than the return of an agent that was killed, too.
             reconciliation_initial_delay: Duration::from_secs(5),
             ..MarathonOptions::default()
         };
@@ -140,7 +140,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// The manager that leads, of those to which nothing has been done.
+    /// The leading manager, if no fault affects it.
     pub(super) fn leader(&self) -> Option<usize> {
         self.managers
             .iter()
@@ -153,7 +153,7 @@ impl Testbed {
         [&self.services, &self.node].into_iter().chain(managers)
     }
 
-    /// Asks Marathon: whichever of its servers answers.
+    /// Sends a request to the first of Marathon's servers that can be reached.
     pub(super) fn ask(
         &self,
         method: &Method,
@@ -178,7 +178,7 @@ impl Testbed {
                         let body = answer.bytes().await?;
                         return Ok((status, serde_json::from_slice(&body).unwrap_or_default()));
                     }
-                    // One that cannot be reached has not heard it.
+                    // The request did not reach this server.
                     Err(error) if error.is_connect() => last = Some(error),
                     Err(error) => return Err(error.into()),
                 }
@@ -187,14 +187,14 @@ impl Testbed {
         })
     }
 
-    /// What Marathon says at a path.
+    /// Gets a path of Marathon's API.
     pub(super) fn get(&self, path: &str) -> Result<Value> {
         let (status, body) = self.ask(&Method::GET, path, None)?;
         ensure!(status == 200, "{path}: {status} {body}");
         Ok(body)
     }
 
-    /// Ends everything, and fails if anything is left on the node or the machine.
+    /// Stops everything, and fails if anything is left on the node.
     pub(super) fn end(self) -> Result<()> {
         let Self {
             managers,
@@ -220,7 +220,7 @@ impl Testbed {
 fn api_server(services: &Host) -> Result<(api::Handle, VncClient)> {
     let at = |port| SocketAddr::new(services.address(), port);
     let options = api::Options {
-        // All of a round's.
+        // Enough for all requests of a round.
         log_limit: 50_000,
         ..api::Options::default()
     };

@@ -1,4 +1,4 @@
-//! Who wrote when: two managers never write in one term.
+//! Checks that two managers never write in one term.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,13 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::testbed::Testbed;
 
-/// How much later than it is so a manager may write down that it leads.
+/// How long after the start of its term a leader may log it.
 const MAX_LOG_DELAY: Duration = Duration::from_secs(1);
 
-/// What is known of the writes so far.
+/// The writes checked so far.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
-    /// The number of the first request that has not been looked at.
+    /// The number of the first request that was not checked.
     next: u64,
     /// The term of the last write.
     term: u64,
@@ -30,8 +30,8 @@ struct Term {
 }
 
 impl Writers {
-    /// Looks at what has been written since the last time: each write is of the leader of a term
-    /// that had begun, and none is of a term before that of an earlier write.
+    /// Checks the writes since the last call: each is by the leader of a term that had begun, and no
+    /// write belongs to an earlier term than the write before it.
     pub(super) fn check(&mut self, testbed: &Testbed) -> Result<()> {
         let terms = terms(testbed)?;
         let log = testbed.api.log();
@@ -82,7 +82,7 @@ impl Writers {
     }
 }
 
-/// The terms by the managers' logs. No two managers have led in one.
+/// The terms in the managers' logs. Fails if two managers led in one term.
 fn terms(testbed: &Testbed) -> Result<BTreeMap<u64, Term>> {
     let mut terms = BTreeMap::new();
     for manager in &testbed.managers {

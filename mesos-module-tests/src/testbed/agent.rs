@@ -1,4 +1,4 @@
-//! A host whose real agent runs our module: what the tests of the module start from.
+//! A host whose real agent has loaded the module.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 use crate::testbed::leftovers::{self, Leftovers};
 use crate::testbed::{Cluster, ClusterBuilder, Host, module};
 
-/// How long anything may take before a test gives up. Never asserted as a time.
+/// How long a test waits for anything before it fails. No test asserts a shorter time.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A network for tests: IPv4, on a bridge of its own.
+/// A network for tests: IPv4, on its own bridge.
 pub const BLUE: &str =
     "[[network]]\nname = 'blue'\nprovider = 'bridge'\nbridge = 'blue0'\nsubnet = '10.32.0.0/24'\n";
-/// Another, with both address families.
+/// Another network, with both address families.
 pub const RED: &str = "[[network]]\nname = 'red'\nprovider = 'bridge'\nbridge = 'red0'\nsubnet = '10.33.0.0/24'\nsubnet6 = 'fd00:33::/64'\n";
 
-/// A host, its agent with our isolator and hook, and a framework.
+/// A host, its agent with the isolator and the hook, and a framework.
 pub struct Agent {
     /// The cluster; the agent is in it.
     pub cluster: Cluster,
@@ -31,21 +31,20 @@ pub struct Agent {
     before: Leftovers,
 }
 
-/// A host for an agent. The directory of the namespaces' handles is a mount of its own there, as
-/// `ip netns` and we make it once and for all; so that is nothing that a test leaves.
+/// Starts a host for an agent. `/run/netns` is a mount already, as `ip netns` creates it at its first
+/// use, so that a test does not find it as a leftover.
 pub fn host() -> Result<Host> {
     host_at("192.0.2.1".parse()?)
 }
 
-/// As [`host`], with that address.
+/// As [`host`], with this address.
 pub fn host_at(address: std::net::IpAddr) -> Result<Host> {
     let host = Host::start(address)?;
     host.sh("ip netns add once && ip netns delete once")?;
     Ok(host)
 }
 
-/// A cluster with our module, on a host; `config` is the agent's configuration without its
-/// directories.
+/// A cluster with the module on a host. `config` is the configuration without `state_dir`.
 pub fn with_module(host: &Host, config: &str) -> Result<ClusterBuilder> {
     with_parameters(host, config, &[])
 }
@@ -82,7 +81,7 @@ pub fn state_dir(host: &Host) -> PathBuf {
 
 fn write_config(host: &Host, config: &str) -> Result<()> {
     let text = format!("state_dir = '{}'\n{config}", state_dir(host).display());
-    // Replaced whole: an agent may be reading it.
+    // Renamed into place: the agent reads the file at any time.
     let path = config_path(host);
     let new = path.with_extension("new");
     fs::write(&new, text)?;
@@ -91,12 +90,12 @@ fn write_config(host: &Host, config: &str) -> Result<()> {
 }
 
 impl Agent {
-    /// Starts one with these networks.
+    /// Starts an agent with these networks.
     pub fn start(config: &str) -> Result<Self> {
         Self::start_with(config, |cluster| cluster)
     }
 
-    /// Starts one with these networks, and what else `more` sets.
+    /// As [`Agent::start`], with a cluster that `more` changes.
     pub fn start_with(
         config: &str,
         more: impl FnOnce(ClusterBuilder) -> ClusterBuilder,
@@ -104,7 +103,7 @@ impl Agent {
         Self::start_on(host()?, config, more)
     }
 
-    /// As [`Agent::start_with`], on a host that is there already.
+    /// As [`Agent::start_with`], on an existing host.
     pub fn start_on(
         host: Host,
         config: &str,
@@ -186,7 +185,7 @@ impl Agent {
             .block_on(self.framework.wait_end(task, PATIENCE))?)
     }
 
-    /// Launches a task that must finish; its command is the test.
+    /// Launches a task whose command is the test: it must finish successfully.
     pub fn passes(&self, task: TaskSpec) -> Result<TaskUpdate> {
         let end = self.finish(task)?;
         ensure!(
@@ -197,7 +196,7 @@ impl Agent {
         Ok(end)
     }
 
-    /// Launches a task that must fail to launch, and returns the message.
+    /// Launches a task that must fail to launch, and returns the error message.
     pub fn refused(&self, task: TaskSpec) -> Result<String> {
         let end = self.finish(task)?;
         ensure!(end.state == TaskState::TaskFailed, "{}: {end}", end.task_id);
@@ -210,7 +209,7 @@ impl Agent {
         Ok(end.message)
     }
 
-    /// Ends a task and waits until it has ended.
+    /// Kills a task and waits until it has ended.
     pub fn kill(&self, task: &str) -> Result<TaskUpdate> {
         self.host.block_on(self.framework.kill(task))?;
         self.ended(task)
@@ -222,8 +221,8 @@ impl Agent {
         self.cluster.restart()
     }
 
-    /// Waits until a task has an address or has ended. A launch that was lost with the master is
-    /// asked about: nobody else would ever tell.
+    /// Waits until a task has an address or has ended. Reconciles meanwhile, for a launch that was
+    /// lost with the master gets no update.
     pub fn settled(&self, task: &str) -> Result<TaskUpdate> {
         let start = std::time::Instant::now();
         self.host.block_on(async {
@@ -244,7 +243,7 @@ impl Agent {
         })
     }
 
-    /// The containers as the agent tells them.
+    /// The containers that the agent reports.
     pub fn containers(&self) -> Result<Vec<Value>> {
         let call = json!({ "type": "GET_CONTAINERS", "get_containers": { "show_nested": true } });
         let answer = self.cluster.agent_call(&call)?;
@@ -254,8 +253,15 @@ impl Agent {
             .unwrap_or_default())
     }
 
-    /// Waits until our half of the host is as it was before: no link, namespace, mount, rule,
-    /// lease or checkpoint of a container.
+    /// The nested containers that the agent reports.
+    pub fn nested_containers(&self) -> Result<Vec<Value>> {
+        let mut containers = self.containers()?;
+        containers
+            .retain(|container| !container["container_status"]["container_id"]["parent"].is_null());
+        Ok(containers)
+    }
+
+    /// Waits until no container has left a link, namespace, rule, lease or checkpoint.
     pub fn expect_no_container(&self) -> Result<()> {
         self.host
             .expect_nothing_of(&["link", "namespace", "table"], &self.before)?;
@@ -283,7 +289,7 @@ impl Agent {
         }
     }
 
-    /// Ends everything, and fails if anything is left on the host or the machine.
+    /// Stops everything, and fails if anything is left on the host or the machine.
     pub fn end(self) -> Result<()> {
         self.host.block_on(self.framework.teardown())?;
         self.close()
@@ -307,9 +313,20 @@ impl Agent {
     }
 }
 
-/// The container's id in an update, as directories and handles are named.
+/// A script that fetches a URL, and retries until its server has started.
+#[must_use]
+pub fn fetch(url: &str) -> String {
+    format!("for i in $(seq 100); do curl -sfg -m 5 {url} && exit 0; sleep 0.1; done; exit 1")
+}
+
+/// A command that serves a page with this text on port 80.
+#[must_use]
+pub fn serve(text: &str) -> String {
+    format!("mkdir -p www && echo {text} > www/index.html && exec busybox httpd -f -p 80 -h www")
+}
+
+/// The id of a top-level container in an update. Its files and namespace handle have this name.
 pub fn container(update: &TaskUpdate) -> Result<String> {
-    // Innermost first or last, a top-level container has one.
     let [id] = update.container_id.as_slice() else {
         anyhow::bail!("{:?} is not a top-level container", update.container_id);
     };

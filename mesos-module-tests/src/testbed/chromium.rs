@@ -22,7 +22,7 @@ fn screenshots() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/page")
 }
 
-/// Runs it on a host; returns what it prints, and what it says beside.
+/// Runs Chromium on a host, and returns its output and its errors.
 pub fn run(host: &Host, arguments: &[&str], url: &str) -> Result<(String, String)> {
     let profile = host.directory().join("chromium");
     let output = host

@@ -247,7 +247,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops master and agent as they are: connections stay open, and nobody answers.
+    /// Stops master and agent with SIGSTOP: connections stay open but get no response.
     pub fn pause(&self) -> Result<()> {
         let process = self.process.as_ref().context("the cluster does not run")?;
         kill(process.pid, Signal::SIGSTOP).context("cannot stop the cluster")

@@ -26,7 +26,7 @@ pub use contrail_mesos_sim::mesos_master::TaskState;
 pub use spec::{GroupSpec, Placement, TaskSpec};
 pub use update::TaskUpdate;
 
-/// What kept a framework from doing what it was asked.
+/// An error of a framework.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameworkError {
@@ -109,7 +109,7 @@ impl Default for Options {
     }
 }
 
-/// What the actor writes and the handles read.
+/// The updates of all tasks: the actor writes them, the handles read them.
 #[derive(Debug, Default)]
 struct UpdateLog {
     history: BTreeMap<String, Vec<TaskUpdate>>,
@@ -215,7 +215,7 @@ impl Framework {
     /// Ends the framework and everything that it launched.
     pub async fn teardown(&self) -> Result<(), FrameworkError> {
         let result = self.call(json!({"type": "TEARDOWN"})).await;
-        // Whatever the master said, this handle is done.
+        // This handle is done even if the master refused the call.
         let _ = self.request(actor::Request::Stop);
         result
     }
@@ -262,7 +262,7 @@ impl Framework {
         UpdateLog::lock(&self.shared).history.remove(task);
     }
 
-    /// The first update of `task`, past or to come, that `wanted` says yes to.
+    /// The first past or future update of `task` that `wanted` accepts.
     pub async fn wait_for(
         &self,
         task: &str,

@@ -260,7 +260,7 @@ impl Drop for HostProcess {
         drop(self.unshare.stdin.take());
         let mut errors = String::new();
         if let Some(mut stderr) = self.unshare.stderr.take() {
-            // What it says is only an explanation of its status.
+            // Its output only explains its status.
             let _ = stderr.read_to_string(&mut errors);
         }
         let ended = self.unshare.wait();

@@ -45,7 +45,7 @@ pub fn rootfs(root: &Path) -> Result<()> {
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\n")?;
-    // Files to be mounted on; what they say shows that nobody did.
+    // Mount points; their content shows if nothing was mounted.
     fs::write(root.join("etc/hosts"), "# of the image\n")?;
     fs::write(root.join("etc/hostname"), "image\n")?;
     fs::write(root.join("etc/resolv.conf"), "# of the image\n")?;

@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 use crate::testbed::cgroups;
 
-/// What the host says once it is made.
+/// What the host prints when it is set up.
 pub const READY: &str = "ready";
 
 /// The host that a process is asked to be.
@@ -118,7 +118,7 @@ fn reap() -> bool {
 fn tear_down(options: &Options) -> Result<()> {
     // In the order in which one depends on the other; the first failure must not stop the rest.
     let mut failures = Vec::new();
-    // Everyone but this process. There may be nobody.
+    // Every other process. There may be none.
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     let mut left = 1000;
     while reap() && left > 0 {

@@ -20,7 +20,7 @@ pub struct Install {
 }
 
 impl Install {
-    /// Finds them; an error says how to make what is missing.
+    /// Finds the programs. The error tells how to build a missing one.
     pub fn find() -> Result<Self> {
         let mesos = match env::var_os("CONTRAIL_TEST_MESOS") {
             Some(mesos) => PathBuf::from(mesos),

@@ -110,7 +110,7 @@ impl ZooKeeper {
         Ok(())
     }
 
-    /// Stops the server as it is: connections stay open, and nobody answers.
+    /// Stops the server with SIGSTOP: connections stay open but get no response.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::SIGSTOP)
     }
@@ -137,7 +137,7 @@ impl Drop for ZooKeeper {
     }
 }
 
-/// Whether the server says what it is.
+/// Whether the server responds with its version.
 fn answers(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;

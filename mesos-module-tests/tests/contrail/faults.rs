@@ -1,5 +1,5 @@
-//! API server and vRouter agent slow, failing at each call in turn, answering nonsense, away: a
-//! task then runs or fails with a reason, and afterwards nothing is too many or too few.
+//! API server and vRouter agent that are slow, fail at each call in turn, send invalid responses or
+//! are away: a task runs or fails with a reason, and afterwards no object is missing or left over.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use contrail_mesos_sim::vnc::{Effect, Fault};
 
 use crate::fixture::{Fixture, address_in, blue};
 
-/// What a client may see of a server in trouble.
+/// The failures of a server.
 fn effects() -> [Effect; 5] {
     [
         Effect::Status(503, "the database is away".to_owned()),
@@ -19,14 +19,14 @@ fn effects() -> [Effect; 5] {
     ]
 }
 
-/// How long a server is away: `CONTRAIL_TEST_AWAY` seconds, or so many.
+/// How long a server is away: `CONTRAIL_TEST_AWAY` seconds, or `short`.
 fn away(short: u64) -> Duration {
     let given = std::env::var("CONTRAIL_TEST_AWAY").ok();
     Duration::from_secs(given.and_then(|text| text.parse().ok()).unwrap_or(short))
 }
 
-/// Runs a task while something is wrong, and ends it; it ran or failed with a reason.
-fn one_life(fixture: &Fixture, id: &str) -> Result<()> {
+/// Runs and kills a task during a fault. It must have an address, or fail with a reason.
+fn run_and_kill(fixture: &Fixture, id: &str) -> Result<()> {
     fixture.agent.launch(blue(id))?;
     let update = fixture.agent.settled(id)?;
     if update.state.is_terminal() {
@@ -41,16 +41,16 @@ fn one_life(fixture: &Fixture, id: &str) -> Result<()> {
 #[test]
 fn api_server_failing_at_each_call_leaves_nothing() -> Result<()> {
     let fixture = Fixture::start()?;
-    // How many calls a life needs is counted, with names that are known by then.
-    one_life(&fixture, "warm")?;
+    // The number of API calls of a container, when all names are cached.
+    run_and_kill(&fixture, "warm")?;
     fixture.expect_nothing()?;
-    let calls = count(&fixture, || one_life(&fixture, "counted"))?;
+    let calls = count(&fixture, || run_and_kill(&fixture, "counted"))?;
     fixture.expect_nothing()?;
     ensure!(calls >= 9, "{calls} calls of a container's life");
     for (kind, effect) in effects().into_iter().enumerate() {
         for call in 0..calls {
             let fault = Fault::new(effect.clone()).times(call, 1);
-            // Carried out or not, the client does not know.
+            // Every second failed request is carried out; the client cannot tell.
             let fault = if call % 2 == 0 {
                 fault.performed()
             } else {
@@ -58,7 +58,7 @@ fn api_server_failing_at_each_call_leaves_nothing() -> Result<()> {
             };
             fixture.contrail.api().fault(fault);
             let id = format!("t{kind}-{call}");
-            one_life(&fixture, &id)?;
+            run_and_kill(&fixture, &id)?;
             fixture.contrail.api().clear_faults();
             fixture.expect_nothing()?;
         }
@@ -77,7 +77,7 @@ fn count(fixture: &Fixture, work: impl FnOnce() -> Result<()>) -> Result<u64> {
 fn api_server_slow_invalid_or_away_leaves_nothing() -> Result<()> {
     let fixture = Fixture::start()?;
     fixture.contrail.api().set_delay(Duration::from_millis(200));
-    one_life(&fixture, "slow")?;
+    run_and_kill(&fixture, "slow")?;
     fixture.contrail.api().set_delay(Duration::ZERO);
     fixture.expect_nothing()?;
     for (id, effect) in [
@@ -93,7 +93,7 @@ fn api_server_slow_invalid_or_away_leaves_nothing() -> Result<()> {
         fixture.contrail.api().clear_faults();
         fixture.expect_nothing()?;
     }
-    // Away when a container comes, and when one goes.
+    // Away while one container starts and another ends.
     fixture.agent.run(blue("stays"))?;
     fixture.contrail.api().unplug();
     fixture.agent.launch(blue("waits"))?;
@@ -115,7 +115,7 @@ fn api_server_slow_invalid_or_away_leaves_nothing() -> Result<()> {
 fn vrouter_agent_failing_at_each_call_leaves_nothing() -> Result<()> {
     let fixture = Fixture::start()?;
     let before = fixture.vrouter.handle.log().len();
-    one_life(&fixture, "counted")?;
+    run_and_kill(&fixture, "counted")?;
     fixture.expect_nothing()?;
     let calls = u64::try_from(fixture.vrouter.handle.log().len() - before)?;
     for (kind, effect) in effects().into_iter().enumerate() {
@@ -124,7 +124,7 @@ fn vrouter_agent_failing_at_each_call_leaves_nothing() -> Result<()> {
                 .vrouter
                 .handle
                 .fault(Fault::new(effect.clone()).times(call, 1));
-            one_life(&fixture, &format!("t{kind}-{call}"))?;
+            run_and_kill(&fixture, &format!("t{kind}-{call}"))?;
             fixture.vrouter.handle.clear_faults();
             fixture.expect_nothing()?;
         }

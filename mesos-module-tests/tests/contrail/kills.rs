@@ -1,4 +1,4 @@
-//! Manager and agent killed at every call of a container's life.
+//! Manager and agent are killed at every API call of a container's life.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,15 @@ use mesos_module_tests::testbed::agent::PATIENCE;
 
 use crate::fixture::{Fixture, blue};
 
-/// Who is killed.
+/// The process that is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
     Manager,
     Agent,
 }
 
-/// The calls of a create or a delete, each in turn, are made slow enough to be killed in.
-fn walk(victim: Victim, deletes: bool) -> Result<()> {
+/// Delays each API call of a create or a delete in turn, and kills the victim during that call.
+fn kill_at_each_call(victim: Victim, deletes: bool) -> Result<()> {
     let mut fixture = Fixture::start()?;
     fixture.agent.run(blue("warm"))?;
     fixture.agent.kill("warm")?;
@@ -65,7 +65,7 @@ fn walk(victim: Victim, deletes: bool) -> Result<()> {
     fixture.end()
 }
 
-/// Waits until the API server has got so many calls, or the container's step is over without.
+/// Waits until the API server has received `calls` calls. False if the step ends with fewer.
 fn reached(fixture: &Fixture, calls: usize, id: &str, deletes: bool) -> Result<bool> {
     let started = Instant::now();
     loop {
@@ -90,20 +90,20 @@ fn reached(fixture: &Fixture, calls: usize, id: &str, deletes: bool) -> Result<b
 
 #[test]
 fn manager_killed_at_each_call_of_a_create_leaves_nothing() -> Result<()> {
-    walk(Victim::Manager, false)
+    kill_at_each_call(Victim::Manager, false)
 }
 
 #[test]
 fn manager_killed_at_each_call_of_a_delete_leaves_nothing() -> Result<()> {
-    walk(Victim::Manager, true)
+    kill_at_each_call(Victim::Manager, true)
 }
 
 #[test]
 fn agent_killed_at_each_call_of_a_create_leaves_nothing() -> Result<()> {
-    walk(Victim::Agent, false)
+    kill_at_each_call(Victim::Agent, false)
 }
 
 #[test]
 fn agent_killed_at_each_call_of_a_delete_leaves_nothing() -> Result<()> {
-    walk(Victim::Agent, true)
+    kill_at_each_call(Victim::Agent, true)
 }

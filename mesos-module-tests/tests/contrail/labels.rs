@@ -1,4 +1,4 @@
-//! What frameworks write, good and bad.
+//! Valid and invalid labels.
 
 use anyhow::{Result, ensure};
 use contrail_mesos_manager::vnc::{FloatingIpPool, FqName, Object as _, SecurityGroup};
@@ -7,7 +7,7 @@ use mesos_module_tests::testbed::{Host, agent};
 
 use crate::fixture::{BLUE, Fixture, address_in, blue, task};
 
-/// Each message says what is wrong and what there is; nothing is left, and the agent goes on.
+/// Each message names the unknown value and the known ones. Nothing is left, and the agent works on.
 #[test]
 fn unknown_names_are_refused_with_the_known_ones() -> Result<()> {
     let fixture = Fixture::start()?;

@@ -19,7 +19,7 @@ fn task_gets_and_releases_an_address_of_contrail() -> Result<()> {
         machines.len() == 1 && machines[0]["uuid"] == id.as_str(),
         "{machines:?}"
     );
-    // The container knows what Contrail says, and reaches its neighbour and no other network.
+    // The container has Contrail's settings, and reaches its neighbour but no other network.
     let seen = format!(
         "ip addr show dev eth0 | grep -q 'inet {address}/24' && ip route | grep -q '^default via 5.5.5' \
          && grep -q ^nameserver /etc/resolv.conf && ip link show dev eth0 | grep -q 'mtu 1500'"
@@ -154,7 +154,7 @@ fn restarted_agents_recover_their_containers() -> Result<()> {
     fixture.agent.crash()?;
     let reached = format!("ping -c 1 -W 5 {address}");
     fixture.agent.passes(task("two", &reached, &BLUE))?;
-    // The vRouter agent loses everything that it was told, its files included.
+    // The vRouter agent loses all its ports and their files.
     fixture.agent.host().sh(&format!(
         "rm -r {}/*",
         fixture.vrouter.port_files().display()
@@ -165,7 +165,7 @@ fn restarted_agents_recover_their_containers() -> Result<()> {
     while fixture.vrouter.handle.ports().is_empty() {
         ensure!(
             started.elapsed() < mesos_module_tests::testbed::agent::PATIENCE,
-            "the vRouter agent is not told of the container again"
+            "the container is not registered again at the vRouter agent"
         );
         std::thread::sleep(std::time::Duration::from_millis(50));
     }

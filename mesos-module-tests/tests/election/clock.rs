@@ -1,4 +1,4 @@
-//! Clocks on the wall that jump by years, forward and back, while a manager leads.
+//! Wall clocks that jump by years, forward and back, while a manager leads.
 
 use anyhow::{Result, ensure};
 
@@ -16,7 +16,7 @@ fn leadership_survives_wall_clock_jumps() -> Result<()> {
         for index in [leader, standby] {
             fixture.set_clock(index, offset)?;
         }
-        // Long enough for a lease, and for a session, to run out if they were not renewed.
+        // Long enough for lease and session to expire if they were not renewed.
         std::thread::sleep(SESSION_TIMEOUT * 2);
         ensure!(
             fixture.managers.leader()? == leader,
@@ -27,13 +27,13 @@ fn leadership_survives_wall_clock_jumps() -> Result<()> {
         let again = fixture.managers.put("a", &[])?;
         assert_eq!(again.ports[0].addresses[0].address, address, "{offset}");
         assert_eq!(fixture.changes(), changes, "{offset}");
-        // It goes on to write.
+        // The leader still writes.
         fixture.managers.put(offset, &[])?;
         fixture.managers.delete(offset)?;
         ensure!(fixture.changes() > changes, "{offset}");
     }
     assert_eq!(fixture.terms(leader)?, terms, "{}", fixture.managers.logs());
-    // The clocks did jump.
+    // The managers did see other times.
     ensure!(
         fixture.years(leader).len() >= 3,
         "{:?}",

@@ -1,4 +1,4 @@
-//! Several real managers, the real ZooKeeper, and agents that ask whoever leads.
+//! Several real managers with the real ZooKeeper, and an agent that follows the leader.
 
 mod clock;
 mod fixture;
@@ -24,7 +24,7 @@ fn standby_takes_over_from_killed_and_stopped_leaders() -> Result<()> {
     let standby = (first + 1) % 3;
     let address = fixture.managers.put("a", &[])?.ports[0].addresses[0].address;
 
-    // A standby sends agents on, and refuses plugins, which follow nobody.
+    // A standby redirects agents, and refuses CNI plugins, which follow no redirect.
     let sent_on = fixture.put_at(standby, "b")?;
     assert_eq!(sent_on.status, 307, "{}", sent_on.body);
     let location = &sent_on.headers["location"];
@@ -44,7 +44,7 @@ fn standby_takes_over_from_killed_and_stopped_leaders() -> Result<()> {
     );
     assert_eq!(fixture.managers.manager(first).get("/leading")?.status, 200);
 
-    // What is measured is what happened.
+    // The metrics.
     let text = fixture.managers.manager(first).get("/metrics")?.body;
     for line in [
         "contrail_mesos_manager_leading 1",
@@ -71,7 +71,7 @@ fn standby_takes_over_from_killed_and_stopped_leaders() -> Result<()> {
     );
     ensure!(text.contains("status=\"307\"} "), "{text}");
 
-    // The log's level, at run time.
+    // The log level changes at run time.
     assert_eq!(fixture.set_log_level(first, "loud")?.status, 400);
     assert_eq!(fixture.set_log_level(first, "trace")?.status, 200);
     assert_eq!(
@@ -86,7 +86,7 @@ fn standby_takes_over_from_killed_and_stopped_leaders() -> Result<()> {
     );
     fixture.set_log_level(first, "info")?;
 
-    // Killed: another takes over when its session is over, and the agent finds it by itself.
+    // Killed: a standby takes over when the session expires, and the agent finds it.
     fixture.managers.manager_mut(first).end(Signal::SIGKILL)?;
     let again = fixture.managers.put("a", &[])?;
     assert_eq!(again.ports[0].addresses[0].address, address);
@@ -94,7 +94,7 @@ fn standby_takes_over_from_killed_and_stopped_leaders() -> Result<()> {
     ensure!(second != first);
     ensure!(fixture.terms(second)?.first() > fixture.terms(first)?.last());
 
-    // Stopped in order: nobody has to wait for its session.
+    // Terminated: a standby takes over without waiting for the session to expire.
     fixture.managers.manager_mut(first).start()?;
     ensure!(fixture.managers.leader()? == second);
     fixture.managers.manager_mut(second).end(Signal::SIGTERM)?;
@@ -113,7 +113,7 @@ fn leader_without_zookeeper_writes_nothing() -> Result<()> {
     fixture.managers.put("a", &[])?;
     let terms = fixture.terms(0)?;
 
-    // ZooKeeper stops answering, its connections open. The lease ends well before the session.
+    // ZooKeeper stops responding with its connections open. The lease ends well before the session.
     fixture.zookeeper.pause()?;
     fixture
         .managers
@@ -127,7 +127,7 @@ fn leader_without_zookeeper_writes_nothing() -> Result<()> {
     fixture.zookeeper.resume()?;
     fixture.managers.put("b", &[])?;
 
-    // It is away for so long that the session is over.
+    // ZooKeeper is stopped for so long that the session expires.
     fixture.zookeeper.pause()?;
     fixture
         .managers
@@ -142,7 +142,7 @@ fn leader_without_zookeeper_writes_nothing() -> Result<()> {
         fixture.managers.logs()
     );
 
-    // It dies, and comes back with what it knew.
+    // ZooKeeper is killed, and restarted with its data.
     fixture.zookeeper.kill()?;
     fixture
         .managers
@@ -162,7 +162,7 @@ fn leader_resumed_after_its_term_writes_nothing() -> Result<()> {
     let fixture = Fixture::start(2)?;
     let first = fixture.managers.leader()?;
     fixture.managers.put("a", &[])?;
-    // In the middle of a container: every call takes so long that the leader sleeps within one.
+    // Calls are slow, so that the leader is stopped within one, in the middle of a container.
     fixture.api.set_delay(Duration::from_millis(300));
     let began = fixture.changes();
     std::thread::scope(|scope| -> Result<()> {
@@ -178,7 +178,7 @@ fn leader_resumed_after_its_term_writes_nothing() -> Result<()> {
             .manager(1 - first)
             .wait_until_ready_is(200, "leading")?;
         fixture.managers.manager(first).signal(Signal::SIGCONT)?;
-        // The agent waits for the one that slept, which refuses, and asks the other.
+        // The agent still waits for the stopped leader, which refuses, and then asks the new one.
         match making.join() {
             Ok(made) => made.map(drop),
             Err(_) => anyhow::bail!("the agent panicked"),
@@ -217,7 +217,7 @@ fn deleted_zookeeper_nodes_cost_one_election() -> Result<()> {
     ensure!(fixture.managers.leader()? == 1 - first);
     fixture.managers.put("b", &[])?;
     fixture.check_one_writer()?;
-    // Whoever leads next, terms begin anew.
+    // The next leader starts with term 1 again.
     fixture
         .host()
         .block_on(client.delete("/contrail/managers/term", None))?;
@@ -273,7 +273,7 @@ fn leading_master_is_found_through_zookeeper() -> Result<()> {
         })?)
     };
     let found = client(&zookeeper.url("/mesos"))?;
-    // Nobody is there.
+    // No master is registered.
     let error = host.block_on(found.state()).unwrap_err();
     ensure!(
         error.to_string().contains("cannot list the masters"),
@@ -304,7 +304,7 @@ fn leading_master_is_found_through_zookeeper() -> Result<()> {
     assert_eq!(host.block_on(found.state())?, listed);
     ensure!(!listed.agents.is_empty());
 
-    // The leader is gone: the next one is asked, and is not there.
+    // The leader is gone: the next one is asked, and cannot be reached.
     host.block_on(keeper.delete(&node(7, ip, port).0, None))?;
     let error = host.block_on(found.state()).unwrap_err();
     assert_eq!(error.server, format!("http://{ip}:1"), "{error}");

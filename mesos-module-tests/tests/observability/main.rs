@@ -1,46 +1,58 @@
-//! What is seen of a manager from outside says what happened: each metric, the JSON and the page.
+//! The metrics, the JSON and the status page of real managers show what happened.
 
 mod browser;
 mod fixture;
 mod marathon;
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos_manager::vnc::{FqName, InstanceIp, KeyValues, Object as _};
+use contrail_mesos_manager::vnc::{FqName, InstanceIp, KeyValues, Object as _, Ref};
 use contrail_mesos_sim::vnc::{Effect, Fault};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use fixture::Fixture;
 use mesos_module_tests::testbed::manager::vm_uuid;
 
-/// A name that Marathon gives to a task of `/shop/web`.
+/// The id that Marathon gives a task of `/shop/web`.
 fn task(number: u32) -> String {
     format!("shop_web.instance-0bcd1234-c7a5-11ea-8f39-0242ac1{number:05}._app.1")
 }
 
-fn problem<'a>(said: &'a Value, kind: &str) -> Option<&'a Value> {
-    let problems = said["problems"].as_array()?;
-    problems.iter().find(|one| one["kind"] == kind)
+/// The problem of that kind in `/v1/problems`.
+fn problem<'a>(problems: &'a Value, kind: &str) -> Option<&'a Value> {
+    problems["problems"]
+        .as_array()?
+        .iter()
+        .find(|problem| problem["kind"] == kind)
 }
 
-/// Waits until the page has these numbers in its tiles.
-fn tiles(fixture: &Fixture, leader: usize, wanted: &[(&str, usize)]) -> Result<()> {
-    let shown = |page: &str, (name, number): &(&str, usize)| {
-        let tile = page.split_once(&format!("id=\"count-{name}\""));
-        let tile = tile.and_then(|(_, rest)| rest.split_once('>'));
-        tile.is_some_and(|(_, rest)| rest.starts_with(&format!("{number}<")))
+/// Whether the text of the page's element with that id begins so.
+fn element_begins(page: &str, id: &str, text: &str) -> bool {
+    page.split_once(&format!("id=\"{id}\""))
+        .and_then(|(_, rest)| rest.split_once('>'))
+        .is_some_and(|(_, content)| content.starts_with(text))
+}
+
+/// Waits until the page's tiles have these numbers.
+fn wait_for_tiles(fixture: &Fixture, leader: usize, tiles: &[(&str, usize)]) -> Result<()> {
+    let has_all = |page: &str| {
+        tiles.iter().all(|(name, number)| {
+            element_begins(page, &format!("count-{name}"), &format!("{number}<"))
+        })
     };
-    let all = |page: &str| wanted.iter().all(|one| shown(page, one));
-    let page = fixture.wait_for(leader, "/", all);
-    page.map(drop).with_context(|| format!("{wanted:?}"))
+    fixture
+        .wait_for(leader, "/", has_all)
+        .map(drop)
+        .with_context(|| format!("{tiles:?}"))
 }
 
-/// The kinds of what happened, with who asked, oldest first.
-fn outcomes(history: &Value) -> Vec<(String, String)> {
+/// The entries of a container's history as (actor, action), oldest first.
+fn actions(history: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let entries = history["history"].as_array().into_iter().flatten();
-    entries
-        .map(|one| (text(&one["actor"]), text(&one["action"])))
+    history["history"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|entry| (text(&entry["actor"]), text(&entry["action"])))
         .collect()
 }
 
@@ -48,14 +60,17 @@ fn outcomes(history: &Value) -> Vec<(String, String)> {
 fn metrics_json_and_page_show_a_container() -> Result<()> {
     let fixture = Fixture::start()?;
     let leader = fixture.managers.leader()?;
-    before_there_is_anything(&fixture, leader)?;
-    let network = a_container_is_shown(&fixture, leader)?;
-    ensure!(!network.is_empty());
-    a_standby_knows_who_leads(&fixture, leader)?;
+    check_empty_cluster(&fixture, leader)?;
+    let container = run_web(&fixture, leader)?;
+    check_container_json(&fixture, leader, &container)?;
+    check_container_metrics(&fixture, leader)?;
+    check_page(&fixture, leader, &container)?;
+    check_log_lines(&fixture, leader, &container)?;
+    check_standby(&fixture, leader)?;
     fixture.stop()
 }
 
-fn before_there_is_anything(fixture: &Fixture, leader: usize) -> Result<()> {
+fn check_empty_cluster(fixture: &Fixture, leader: usize) -> Result<()> {
     fixture.wait_for_metrics(
         leader,
         &[
@@ -83,52 +98,69 @@ fn before_there_is_anything(fixture: &Fixture, leader: usize) -> Result<()> {
     )?;
     ensure!(fixture.metric(leader, "provisioned_timestamp_seconds")? > 1_700_000_000.0);
     ensure!(fixture.metric(leader, "source_age_seconds{source=\"mesos\"}")? >= 0.0);
-    let seen = fixture.metric(
+    let lists = fixture.metric(
         leader,
         "source_updates_total{source=\"contrail\",update=\"list\"}",
     )?;
-    ensure!(fixture.metric(leader, "contrail_reading_seconds_count")? >= seen);
+    ensure!(fixture.metric(leader, "contrail_reading_seconds_count")? >= lists);
     ensure!(fixture.metric(leader, "comparison_seconds_count")? >= 1.0);
 
-    // An agent without a virtual-router is said to have none; then it has one.
-    let said = fixture.wait_for_json(leader, "/v1/problems", |said| {
-        problem(said, "agent-without-virtual-router").is_some()
+    let problems = fixture.wait_for_json(leader, "/v1/problems", |problems| {
+        problem(problems, "agent-without-virtual-router").is_some()
     })?;
-    ensure!(problem(&said, "source").is_none(), "{said}");
+    ensure!(problem(&problems, "source").is_none(), "{problems}");
     fixture.register_router()?;
     fixture.wait_for_metrics(leader, &["virtual_routers_known 1"])?;
-    let said = fixture.wait_for_json(leader, "/v1/agents", |said| {
-        said["agents"][0]["virtual_router"] == "node1"
+    let agents = fixture.wait_for_json(leader, "/v1/agents", |agents| {
+        agents["agents"][0]["virtual_router"] == "node1"
     })?;
-    assert_eq!(said["agents"][0]["connected"], true);
-    fixture.wait_for(leader, "/", |page| page.contains("All is well"))?;
+    assert_eq!(agents["agents"][0]["connected"], true);
+    fixture.wait_for(leader, "/", |page| page.contains("class=\"all-well\""))?;
     Ok(())
 }
 
-/// A task with a container, which is given the names of its task; says its network.
-fn a_container_is_shown(fixture: &Fixture, leader: usize) -> Result<String> {
-    let web = task(1);
-    let container = fixture.run_task(&web)?;
-    fixture.marathon.app("/shop/web", &[&web], &json!({}));
-    let made = fixture.managers.put(&container, &[])?;
-    let address = made.ports[0].addresses[0].address.addr().to_string();
-    let id = vm_uuid(&container);
-    let said = fixture.wait_for_json(leader, &format!("/v1/containers/{container}"), |said| {
-        said["contrail"]["app"] == "/shop/web" && said["decision"] == "in-sync"
+/// The container of a task of `/shop/web`.
+struct WebContainer {
+    id: String,
+    task: String,
+    address: String,
+}
+
+fn run_web(fixture: &Fixture, leader: usize) -> Result<WebContainer> {
+    let task = task(1);
+    let id = fixture.run_task(&task)?;
+    fixture.marathon.app("/shop/web", &[&task], &json!({}));
+    let ports = fixture.managers.put(&id, &[])?;
+    let address = ports.ports[0].addresses[0].address.addr().to_string();
+    fixture.wait_for_json(leader, &format!("/v1/containers/{id}"), |container| {
+        container["contrail"]["app"] == "/shop/web" && container["decision"] == "in-sync"
     })?;
-    assert_eq!(said["machine"], id.to_string());
-    let interface = &said["contrail"]["interfaces"][0];
-    assert_eq!(interface["addresses"], json!([address]), "{said}");
-    assert_eq!(said["contrail"]["virtual_routers"], json!(["node1"]));
-    assert_eq!(said["contrail"]["complete"], true);
-    assert_eq!(said["mesos"]["id"], web);
+    Ok(WebContainer { id, task, address })
+}
+
+fn check_container_json(fixture: &Fixture, leader: usize, web: &WebContainer) -> Result<()> {
+    let container = fixture.get_json(leader, &format!("/v1/containers/{}", web.id))?;
+    assert_eq!(container["machine"], vm_uuid(&web.id).to_string());
+    let contrail = &container["contrail"];
     assert_eq!(
-        outcomes(&said),
+        contrail["interfaces"][0]["addresses"],
+        json!([web.address]),
+        "{container}"
+    );
+    assert_eq!(contrail["virtual_routers"], json!(["node1"]));
+    assert_eq!(contrail["complete"], true);
+    assert_eq!(container["mesos"]["id"], web.task);
+    assert_eq!(
+        actions(&container),
         [
             ("agent".into(), "created".into()),
             ("reconciler".into(), "updated".into())
         ]
     );
+    Ok(())
+}
+
+fn check_container_metrics(fixture: &Fixture, leader: usize) -> Result<()> {
     fixture.wait_for_metrics(
         leader,
         &[
@@ -142,31 +174,27 @@ fn a_container_is_shown(fixture: &Fixture, leader: usize) -> Result<String> {
             "write_lag_seconds_count 1",
         ],
     )?;
-    ensure!(
-        fixture.metric(
-            leader,
-            "source_updates_total{source=\"mesos\",update=\"event\"}"
-        )? >= 1.0
-    );
-    ensure!(
-        fixture.metric(
-            leader,
-            "source_updates_total{source=\"marathon\",update=\"event\"}"
-        )? >= 1.0
-    );
-    let network = fixture.wait_for_json(leader, "/v1/networks", |said| {
-        said["networks"][0]["containers"] == 1
-            && said["networks"][0]["subnets"] == json!(["10.32.0.0/12"])
+    for source in ["mesos", "marathon"] {
+        let events = format!("source_updates_total{{source=\"{source}\",update=\"event\"}}");
+        ensure!(fixture.metric(leader, &events)? >= 1.0);
+    }
+    Ok(())
+}
+
+fn check_page(fixture: &Fixture, leader: usize, web: &WebContainer) -> Result<()> {
+    let networks = fixture.wait_for_json(leader, "/v1/networks", |networks| {
+        networks["networks"][0]["containers"] == 1
+            && networks["networks"][0]["subnets"] == json!(["10.32.0.0/12"])
     })?;
-    let network = network["networks"][0]["name"]
+    let network = networks["networks"][0]["name"]
         .as_str()
-        .unwrap_or_default()
-        .to_owned();
+        .context("no name")?;
+    ensure!(!network.is_empty());
     let page = fixture.get(leader, "/")?;
     for part in [
-        &web,
-        &address,
-        &network,
+        &web.task,
+        &web.address,
+        network,
         "/shop/web",
         "10.32.0.0/12",
         "node1",
@@ -179,17 +207,15 @@ fn a_container_is_shown(fixture: &Fixture, leader: usize) -> Result<String> {
     assert_eq!(page.headers["cache-control"], "no-store");
     ensure!(!page.body.contains("<script"), "{}", page.body);
 
-    let numbers = [("containers", 1), ("tasks", 1), ("differences", 0)];
-    let nothing = ["queue", "failing", "orphans", "unfinished"].map(|name| (name, 0));
-    tiles(fixture, leader, &numbers)?;
-    tiles(fixture, leader, &nothing)?;
-
-    one_line_an_outcome(fixture, leader, id, &web)?;
-    Ok(network)
+    let tiles = [("containers", 1), ("tasks", 1), ("differences", 0)];
+    wait_for_tiles(fixture, leader, &tiles)?;
+    let tiles = ["queue", "failing", "orphans", "unfinished"].map(|name| (name, 0));
+    wait_for_tiles(fixture, leader, &tiles)
 }
 
-fn one_line_an_outcome(fixture: &Fixture, leader: usize, id: Uuid, web: &str) -> Result<()> {
-    let lines = fixture.log_lines_of(leader, id)?;
+/// The log has one line for each change of the container.
+fn check_log_lines(fixture: &Fixture, leader: usize, web: &WebContainer) -> Result<()> {
+    let lines = fixture.log_lines_of(leader, vm_uuid(&web.id))?;
     let messages: Vec<_> = lines
         .iter()
         .filter_map(|line| line["message"].as_str())
@@ -201,28 +227,30 @@ fn one_line_an_outcome(fixture: &Fixture, leader: usize, id: Uuid, web: &str) ->
     }
     assert_eq!(
         (&lines[1]["app"], &lines[1]["task"]),
-        (&json!("/shop/web"), &json!(web))
+        (&json!("/shop/web"), &json!(web.task))
     );
-
     Ok(())
 }
 
-fn a_standby_knows_who_leads(fixture: &Fixture, leader: usize) -> Result<()> {
+fn check_standby(fixture: &Fixture, leader: usize) -> Result<()> {
     let standby = 1 - leader;
-    let said = fixture.get_json(standby, "/v1/managers")?;
+    let status = fixture.get_json(standby, "/v1/managers")?;
     assert_eq!(
-        (&said["leading"], &said["leader"]),
+        (&status["leading"], &status["leader"]),
         (
             &json!(false),
             &json!(fixture.managers.manager(leader).agents_url())
         )
     );
-    assert_eq!(said["managers"].as_array().map(Vec::len), Some(2), "{said}");
-    let page = fixture.get(standby, "/")?.body;
-    ensure!(
-        page.contains("standby") && page.contains("Only the leader follows"),
-        "{page}"
+    assert_eq!(
+        status["managers"].as_array().map(Vec::len),
+        Some(2),
+        "{status}"
     );
+    let page = fixture.get(standby, "/")?.body;
+    ensure!(element_begins(&page, "role", "standby<"), "{page}");
+    // Only the leader's page has the term.
+    ensure!(!page.contains("id=\"term\""), "{page}");
     assert_eq!(fixture.get(leader, "/v1/containers/nobody")?.status, 404);
     assert_eq!(fixture.get(leader, "/v1/containers?limit=0")?.status, 400);
     Ok(())
@@ -239,16 +267,18 @@ fn problems_are_reported_until_they_are_resolved() -> Result<()> {
     fixture.marathon.app("/shop/web", &[&web], &json!({}));
     fixture.managers.put(&container, &[])?;
 
-    what_makes_no_sense_is_said(&fixture, leader, &web)?;
-    let half = the_api_server_fails(&fixture, leader)?;
-    leftovers_are_removed(&fixture, leader, &container)?;
-    what_is_dead_is_removed(&fixture, leader, (&web, &container), &half)?;
-    the_leader_dies(&mut fixture, leader)?;
+    invalid_request_is_a_problem(&fixture, leader)?;
+    invalid_labels_are_a_problem(&fixture, leader, &web)?;
+    unknown_pool_is_retried(&fixture, leader, &web)?;
+    let unfinished = half_created_container_is_a_problem(&fixture, leader)?;
+    unavailable_api_server_is_a_problem(&fixture, leader, &unfinished)?;
+    orphan_is_removed(&fixture, leader, &container)?;
+    ended_containers_are_removed(&fixture, leader, (&web, &container), &unfinished)?;
+    standby_takes_over(&mut fixture, leader)?;
     fixture.stop()
 }
 
-fn what_makes_no_sense_is_said(fixture: &Fixture, leader: usize, web: &str) -> Result<()> {
-    // A request.
+fn invalid_request_is_a_problem(fixture: &Fixture, leader: usize) -> Result<()> {
     let response = fixture.put_at(
         leader,
         "11111111-2222-3333-4444-555555555555",
@@ -256,10 +286,11 @@ fn what_makes_no_sense_is_said(fixture: &Fixture, leader: usize, web: &str) -> R
     )?;
     assert_eq!(response.status, 400, "{}", response.body);
     fixture.wait_for_metrics(leader, &["containers_failed_total 1"])?;
-    let said = fixture.wait_for_json(leader, "/v1/problems", |said| {
-        problem(said, "container-failed").is_some()
+    let problems = fixture.wait_for_json(leader, "/v1/problems", |problems| {
+        problem(problems, "container-failed").is_some()
     })?;
-    let failed = problem(&said, "container-failed").context("no problem")?;
+    let failed = problem(&problems, "container-failed").context("no problem")?;
+    // The name from the request, not the manager's words.
     ensure!(
         failed["problem"]
             .as_str()
@@ -269,56 +300,56 @@ fn what_makes_no_sense_is_said(fixture: &Fixture, leader: usize, web: &str) -> R
     fixture.wait_for(leader, "/", |page| {
         page.contains("data-kind=\"container-failed\"") && page.contains("nowhere")
     })?;
+    Ok(())
+}
 
-    // Labels that make no sense, and then do.
-    fixture.marathon.app(
-        "/shop/web",
-        &[web],
-        &json!({"floating-ips": "nonsense(1.2.3)"}),
-    );
-    let said = fixture.wait_for_json(leader, "/v1/problems", |said| {
-        problem(said, "labels").is_some()
+fn invalid_labels_are_a_problem(fixture: &Fixture, leader: usize, web: &str) -> Result<()> {
+    let labels = json!({"floating-ips": "nonsense(1.2.3)"});
+    fixture.marathon.app("/shop/web", &[web], &labels);
+    let problems = fixture.wait_for_json(leader, "/v1/problems", |problems| {
+        problem(problems, "labels").is_some()
     })?;
-    ensure!(said.to_string().contains("/shop/web"), "{said}");
+    ensure!(problems.to_string().contains("/shop/web"), "{problems}");
     fixture.wait_for(leader, "/", |page| page.contains("data-kind=\"labels\""))?;
+    Ok(())
+}
 
-    // Floating addresses of a pool that is not there: what fails waits, and says why.
+/// A container whose floating IP pool does not exist stays in the queue until its labels change.
+fn unknown_pool_is_retried(fixture: &Fixture, leader: usize, web: &str) -> Result<()> {
     let pool = "default-domain:nobody:nothing:pool";
     fixture
         .marathon
         .app("/shop/web", &[web], &json!({"floating-ips": pool}));
     fixture.wait_for_metrics(leader, &["queue_failing 1"])?;
     ensure!(fixture.metric(leader, "reconciled_total{outcome=\"failed\"}")? >= 1.0);
-    let said = fixture.wait_for_json(leader, "/v1/queue", |said| said["failing"] == 1)?;
+    let queue = fixture.wait_for_json(leader, "/v1/queue", |queue| queue["failing"] == 1)?;
     ensure!(
-        said["queue"][0]["error"]
+        queue["queue"][0]["error"]
             .as_str()
             .is_some_and(|error| error.contains("nobody")),
-        "{said}"
+        "{queue}"
     );
-    fixture.wait_for_json(leader, "/v1/differences", |said| said["total"] == 1)?;
+    fixture.wait_for_json(leader, "/v1/differences", |found| found["total"] == 1)?;
     fixture.wait_for(leader, "/", |page| {
         page.contains("data-kind=\"reconcile-failed\"")
     })?;
-    tiles(
-        fixture,
-        leader,
-        &[("differences", 1), ("queue", 1), ("failing", 1)],
-    )?;
+    let tiles = [("differences", 1), ("queue", 1), ("failing", 1)];
+    wait_for_tiles(fixture, leader, &tiles)?;
+
     fixture.marathon.app("/shop/web", &[web], &json!({}));
     fixture.wait_for_metrics(leader, &["queue_failing 0", "queue_length 0"])?;
-    fixture.wait_for_json(leader, "/v1/differences", |said| said["total"] == 0)?;
-
+    fixture.wait_for_json(leader, "/v1/differences", |found| found["total"] == 0)?;
     Ok(())
 }
 
-/// It is said, and what is half made is unfinished until it is made; says which container that is.
-fn the_api_server_fails(fixture: &Fixture, leader: usize) -> Result<String> {
+/// Returns the id of the half created container.
+fn half_created_container_is_a_problem(fixture: &Fixture, leader: usize) -> Result<String> {
+    let broken = Effect::Status(500, "broken".to_owned());
     fixture
         .api
-        .fault(Fault::new(Effect::Status(500, "broken".to_owned())).on("POST", "/instance-ips"));
-    let half = fixture.run_task(&task(2))?;
-    let response = fixture.put_at(leader, &half, &[])?;
+        .fault(Fault::new(broken).on("POST", "/instance-ips"));
+    let container = fixture.run_task(&task(2))?;
+    let response = fixture.put_at(leader, &container, &[])?;
     ensure!(response.status >= 500, "{}", response.body);
     fixture.wait_for_metrics(
         leader,
@@ -327,10 +358,18 @@ fn the_api_server_fails(fixture: &Fixture, leader: usize) -> Result<String> {
     fixture.wait_for(leader, "/", |page| {
         page.contains("data-kind=\"unfinished\"")
     })?;
-    tiles(fixture, leader, &[("unfinished", 1)])?;
-    fixture
-        .api
-        .fault(Fault::new(Effect::Status(503, "away".to_owned())));
+    wait_for_tiles(fixture, leader, &[("unfinished", 1)])?;
+    Ok(container)
+}
+
+/// Afterwards the unfinished container is completed.
+fn unavailable_api_server_is_a_problem(
+    fixture: &Fixture,
+    leader: usize,
+    unfinished: &str,
+) -> Result<()> {
+    let unavailable = Effect::Status(503, "away".to_owned());
+    fixture.api.fault(Fault::new(unavailable));
     fixture.wait_for_metrics(
         leader,
         &[
@@ -338,18 +377,15 @@ fn the_api_server_fails(fixture: &Fixture, leader: usize) -> Result<String> {
             "source_trusted{source=\"contrail\"} 0",
         ],
     )?;
-    ensure!(
-        fixture.metric(
-            leader,
-            "source_updates_total{source=\"contrail\",update=\"loss\"}"
-        )? >= 1.0
-    );
-    let said = fixture.wait_for_json(leader, "/v1/problems", |said| {
-        problem(said, "source").is_some() && problem(said, "api-server").is_some()
+    let losses = "source_updates_total{source=\"contrail\",update=\"loss\"}";
+    ensure!(fixture.metric(leader, losses)? >= 1.0);
+    let problems = fixture.wait_for_json(leader, "/v1/problems", |problems| {
+        problem(problems, "source").is_some() && problem(problems, "api-server").is_some()
     })?;
-    assert_eq!(said["problems"][0]["severe"], true);
+    assert_eq!(problems["problems"][0]["severe"], true);
+
     fixture.api.clear_faults();
-    fixture.managers.put(&half, &[])?;
+    fixture.managers.put(unfinished, &[])?;
     fixture.wait_for_metrics(
         leader,
         &[
@@ -357,47 +393,45 @@ fn the_api_server_fails(fixture: &Fixture, leader: usize) -> Result<String> {
             "source_fresh{source=\"contrail\"} 1",
         ],
     )?;
-    fixture.wait_for_json(leader, "/v1/problems", |said| {
-        problem(said, "source").is_none() && problem(said, "api-server").is_none()
+    fixture.wait_for_json(leader, "/v1/problems", |problems| {
+        problem(problems, "source").is_none() && problem(problems, "api-server").is_none()
     })?;
-    let history = fixture.get_json(leader, &format!("/v1/containers/{half}/history"))?;
-    let outcomes = outcomes(&history);
-    assert_eq!(outcomes[0], ("agent".into(), "failed".into()), "{history}");
+    let history = fixture.get_json(leader, &format!("/v1/containers/{unfinished}/history"))?;
+    let actions = actions(&history);
+    assert_eq!(actions[0], ("agent".into(), "failed".into()), "{history}");
     ensure!(
-        outcomes.contains(&("agent".into(), "created".into())),
+        actions.contains(&("agent".into(), "created".into())),
         "{history}"
     );
-
-    Ok(half)
+    Ok(())
 }
 
-fn leftovers_are_removed(fixture: &Fixture, leader: usize, container: &str) -> Result<()> {
-    let ours = fixture
+fn orphan_is_removed(fixture: &Fixture, leader: usize, container: &str) -> Result<()> {
+    let machine = fixture
         .api
         .object(&vm_uuid(container).to_string())
-        .context("it is gone")?;
-    let pairs = ours["annotations"]["key_value_pair"]
+        .context("no virtual-machine")?;
+    let cluster = machine["annotations"]["key_value_pair"]
         .as_array()
         .into_iter()
-        .flatten();
-    let cluster = pairs
+        .flatten()
         .filter(|pair| pair["key"] == "cluster")
-        .find_map(|pair| pair["value"].as_str());
-    let mut left = InstanceIp::named(FqName::new(["left"]));
-    let owner = [
-        ("owner", "contrail-mesos"),
-        ("cluster", cluster.context("no cluster")?),
-    ];
-    let owner = owner.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    left.common.annotations = owner.into_iter().collect::<KeyValues>();
-    let networks = fixture.api.objects("virtual-network");
-    let network = networks
-        .iter()
-        .find(|one| one["fq_name"][2] == "mesos-default-pod-task-network")
+        .find_map(|pair| pair["value"].as_str())
+        .context("no cluster")?;
+    let mut orphan = InstanceIp::named(FqName::new(["left"]));
+    orphan.common.annotations = [("owner", "contrail-mesos"), ("cluster", cluster)]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into_iter()
+        .collect::<KeyValues>();
+    let network = fixture
+        .api
+        .objects("virtual-network")
+        .into_iter()
+        .find(|network| network["fq_name"][2] == "mesos-default-pod-task-network")
         .context("no network")?;
     let network: FqName = serde_json::from_value(network["fq_name"].clone())?;
-    left.virtual_network_refs = vec![contrail_mesos_manager::vnc::Ref::to(network)];
-    fixture.host.block_on(fixture.vnc.create(&left))?;
+    orphan.virtual_network_refs = vec![Ref::to(network)];
+    fixture.host.block_on(fixture.vnc.create(&orphan))?;
     fixture.wait_for_metrics(leader, &["orphans 1"])?;
     fixture.wait_for_metrics(
         leader,
@@ -406,26 +440,25 @@ fn leftovers_are_removed(fixture: &Fixture, leader: usize, container: &str) -> R
             "reconciled_total{outcome=\"orphan_removed\"} 1",
         ],
     )?;
-
     Ok(())
 }
 
-fn what_is_dead_is_removed(
+/// One container is removed by its agent, the other by the manager after its task has ended.
+fn ended_containers_are_removed(
     fixture: &Fixture,
     leader: usize,
     (web, container): (&str, &str),
-    half: &str,
+    unfinished: &str,
 ) -> Result<()> {
-    // Its agent removes one; the other's task ends, and nobody removes it.
     fixture.kill_task(&task(2))?;
-    // It is looked at, and it is not time to remove it.
+    // Within the grace period the manager removes nothing.
     let unchanged = "reconciled_total{outcome=\"unchanged\"}";
     fixture.wait_for(leader, "/metrics", |text| text.contains(unchanged))?;
     ensure!(fixture.metric(leader, unchanged)? >= 1.0);
-    fixture.managers.delete(half)?;
+    fixture.managers.delete(unfinished)?;
     fixture.wait_for_metrics(leader, &["containers_removed_total 1"])?;
     fixture.kill_task(web)?;
-    // As long as Marathon lists it, it may live.
+    // The manager keeps the container while Marathon lists its task.
     fixture.marathon.app("/shop/web", &[], &json!({}));
     fixture.wait_for_metrics(
         leader,
@@ -444,27 +477,24 @@ fn what_is_dead_is_removed(
         (&json!("reconciler"), &json!("deleted")),
         "{history}"
     );
-
     Ok(())
 }
 
-/// The other one says so, and then knows what there is.
-fn the_leader_dies(fixture: &mut Fixture, leader: usize) -> Result<()> {
+/// The new leader reports that it leads, and has read its sources.
+fn standby_takes_over(fixture: &mut Fixture, leader: usize) -> Result<()> {
     fixture.managers.manager_mut(leader).kill()?;
     let other = fixture.managers.leader()?;
     ensure!(other != leader);
-    let said = fixture.wait_for_json(other, "/v1/managers", |said| {
-        said["managers"].as_array().map(Vec::len) == Some(1)
+    let status = fixture.wait_for_json(other, "/v1/managers", |status| {
+        status["managers"].as_array().map(Vec::len) == Some(1)
     })?;
+    let url = fixture.managers.manager(other).agents_url();
     assert_eq!(
-        (&said["leading"], &said["leader"]),
-        (
-            &json!(true),
-            &json!(fixture.managers.manager(other).agents_url())
-        )
+        (&status["leading"], &status["leader"]),
+        (&json!(true), &json!(url))
     );
-    ensure!(said["term"].as_u64() >= Some(2), "{said}");
-    ensure!(said["lease_seconds"].as_f64() > Some(0.0), "{said}");
+    ensure!(status["term"].as_u64() >= Some(2), "{status}");
+    ensure!(status["lease_seconds"].as_f64() > Some(0.0), "{status}");
     fixture.wait_for_metrics(
         other,
         &[

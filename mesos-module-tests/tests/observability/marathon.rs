@@ -1,4 +1,4 @@
-//! A Marathon that says what a test wants it to say.
+//! A Marathon whose apps and events the test sets.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 #[derive(Default)]
 struct MarathonState {
     apps: Vec<Value>,
-    /// Event streams that are open.
+    /// The open event streams.
     streams: Vec<TcpStream>,
 }
 
-/// The server. Its threads end with the test.
+/// The server. Its threads end with the test process.
 #[derive(Clone, Default)]
 pub(crate) struct Marathon(Arc<Mutex<MarathonState>>);
 
 impl Marathon {
-    /// Starts on that host.
+    /// Starts on a host.
     pub(crate) fn start(host: &Host, port: u16) -> Result<Self> {
         let address = SocketAddr::new(host.address(), port);
         let listener = host.run(move || TcpListener::bind(address))??;
@@ -29,7 +29,7 @@ impl Marathon {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let served = served.clone();
-                // Whoever goes away in between is no failure.
+                // A client may disconnect at any time.
                 std::thread::spawn(move || drop(served.serve(stream)));
             }
         });
@@ -40,7 +40,7 @@ impl Marathon {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Has one app with these tasks and labels of its network, and says that it has changed.
+    /// Sets an app with these tasks, and these labels of its network, and sends an event about it.
     pub(crate) fn app(&self, id: &str, tasks: &[&str], labels: &Value) {
         let tasks = tasks
             .iter()
@@ -79,7 +79,7 @@ impl Marathon {
             stream.write_all(format!("{head}{hello}").as_bytes())?;
             let kept = stream.try_clone()?;
             self.state(|state| state.streams.push(kept));
-            // Until the other end goes.
+            // Until the client disconnects.
             reader.read_to_end(&mut vec![])?;
             return Ok(());
         }

@@ -58,7 +58,7 @@ impl Api {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Makes an object; says its uuid, or status and text of the refusal.
+    /// Creates an object, and returns its UUID, or the status and body of the refusal.
     pub async fn make(&self, kind: &str, body: Value) -> Result<String, (u16, String)> {
         let path = format!("/{kind}s");
         let answer = self.ask("POST", &path, Some(&json!({ kind: body }))).await;

@@ -57,8 +57,7 @@ impl Row {
         self
     }
 
-    /// Sets the goal and whether `met` says that it was reached; a figure that is missing
-    /// reaches nothing.
+    /// Sets the goal, and whether it is met. A goal without its figures is missed.
     pub(crate) fn goal(mut self, goal: &str, met: impl FnOnce(&Self) -> Option<bool>) -> Self {
         self.met = Some(met(&self).unwrap_or(false));
         self.goal = Some(goal.to_owned());

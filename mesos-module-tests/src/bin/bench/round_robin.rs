@@ -49,7 +49,7 @@ impl Turn {
             round.lock().unwrap_or_else(PoisonError::into_inner),
             |round| round.next != self.own,
         );
-        // Not held during the work: nobody else moves before the turn is passed on.
+        // Not held during the work: the others wait for their turns.
         drop(mine);
         let done = work();
         round

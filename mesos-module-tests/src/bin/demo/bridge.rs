@@ -126,9 +126,7 @@ fn acts(host: &Host, cluster: &mut Cluster) -> Result<()> {
 fn fetch(host: &Host, port: u16) -> Result<()> {
     for address in [host.address().to_string(), "127.0.0.1".to_owned()] {
         let url = format!("http://{address}:{port}/");
-        let text = host.sh(&format!(
-            "for i in $(seq 50); do curl -sfg -m 5 {url} && exit 0; sleep 0.1; done; exit 1"
-        ))?;
+        let text = host.sh(&agent::fetch(&url))?;
         ensure!(text.trim() == "hello from the pod", "{url}: {text:?}");
         println!("    {url} -> {}", text.trim());
     }

@@ -1,4 +1,4 @@
-//! How a cluster is to be: what becomes its environment and its files.
+//! The configuration of a cluster: its environment and its files.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -15,7 +15,7 @@ use crate::testbed::agent::PATIENCE;
 
 /// The vRouter agent of a host.
 pub struct Vrouter {
-    /// The agent, seen from the inside.
+    /// The simulated agent.
     pub handle: vrouter::Handle,
     pub(super) host: Host,
     pub(super) name: String,
@@ -61,7 +61,7 @@ impl Vrouter {
         })
     }
 
-    /// What the configuration of the host's agent says of this vRouter agent, and of the managers.
+    /// The configuration of the host's agent: this vRouter agent, and the managers.
     #[must_use]
     pub fn agent_config(&self, managers: &[SocketAddr], token_file: &Path) -> String {
         let managers = managers.iter().map(|manager| format!("'{manager}'"));

@@ -14,7 +14,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// For the first subscription: the container's network may take a moment.
 const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What the agent's environment says.
+/// The executor's environment from the agent.
 pub(super) struct Agent {
     client: reqwest::Client,
     /// `http://address:port/slave(1)`

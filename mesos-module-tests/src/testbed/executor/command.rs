@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::agent::{Agent, Event};
 
-/// How long a killed task has, where neither the kill nor the task says so.
+/// The grace period of a killed task, if neither the kill nor the task has one.
 const KILL_GRACE_PERIOD: Duration = Duration::from_secs(3);
 
 /// What the agent passes on the command line.
@@ -142,7 +142,7 @@ fn nanoseconds(policy: &Value) -> Option<Duration> {
     Some(Duration::from_nanos(nanoseconds))
 }
 
-/// What the end of a process says about its task.
+/// The task state that follows from the exit of its process.
 pub(super) fn verdict(status: ExitStatus, killed: bool) -> (&'static str, String) {
     let message = match (status.code(), status.signal()) {
         (Some(code), _) => format!("Command exited with status {code}"),
@@ -190,7 +190,7 @@ async fn launch(agent: &mut Agent, flags: &Flags, info: &Value) -> Task {
 /// The environment of the task: the executor's, the image's, the task's own, the later ones first.
 fn environment(flags: &Flags, info: &Value) -> Result<BTreeMap<String, String>> {
     let mut all: BTreeMap<String, String> = env::vars().collect();
-    // What is said to the executor alone.
+    // Variables for the executor only.
     all.retain(|name, _| !name.starts_with("MESOS_CONTAINERIZER_"));
     let image = flags.json("task_environment")?.unwrap_or_default();
     for variables in [

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::agent::{Agent, Event, Operator};
 use super::command::verdict;
 
-/// How long a killed task has, where nothing says so.
+/// The grace period of a killed task that has none of its own.
 const KILL_GRACE_PERIOD: Duration = Duration::from_secs(3);
 
 /// How long to wait before an agent that is away or still recovering is asked again.
@@ -249,8 +249,8 @@ async fn send(operator: &Operator, container: &Value, signal: Signal) {
     }
 }
 
-/// What the agent says of a container that it does not have. A port that is open before the agent
-/// is behind it says 404 as well, in fewer words.
+/// The agent's response about an unknown container. A listener whose agent has not started yet
+/// responds 404, too, but with a shorter body.
 fn is_unknown(body: &str) -> bool {
     body.contains("cannot be found")
 }

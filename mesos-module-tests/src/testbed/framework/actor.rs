@@ -293,7 +293,7 @@ impl Actor {
         };
         debug!("task {}: {update}", update.task_id);
         UpdateLog::lock(&self.shared).record(&update);
-        // Only what is to be acknowledged carries an id.
+        // Only updates that need an acknowledgement have an id.
         if let (Some(uuid), Some(agent)) = (status.get("uuid"), update.agent_id) {
             self.tell(json!({"type": "ACKNOWLEDGE", "acknowledge": {
                 "agent_id": {"value": agent},

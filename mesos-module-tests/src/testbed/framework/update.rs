@@ -18,7 +18,7 @@ pub struct TaskUpdate {
     pub reason: Option<String>,
     /// Why, in words.
     pub message: String,
-    /// Who says so: `SOURCE_EXECUTOR`, `SOURCE_AGENT`, `SOURCE_MASTER`.
+    /// The reporter: `SOURCE_EXECUTOR`, `SOURCE_AGENT` or `SOURCE_MASTER`.
     pub source: Option<String>,
     /// The agent.
     pub agent_id: Option<String>,

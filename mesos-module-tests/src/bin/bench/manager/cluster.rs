@@ -18,7 +18,7 @@ use uuid::Uuid;
 /// So many tasks are on an agent, and of an app.
 const TASKS_PER_AGENT: usize = 20;
 pub(crate) const TASKS_PER_APP: usize = 50;
-/// Containers whose tasks Mesos has not told of yet: launched to measure how long a write takes.
+/// Containers whose tasks Mesos has not reported yet. They are launched to measure writes.
 pub(crate) const WAITING_TASKS: usize = 600;
 const FRAMEWORK: &str = "6b8a02bb-2f3c-4f36-a6a1-b9a1a33d1f0a-0000";
 const PROJECT: [&str; 2] = ["default-domain", "mesos-default"];

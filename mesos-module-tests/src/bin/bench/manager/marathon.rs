@@ -1,5 +1,5 @@
-//! A Marathon that has apps and their tasks, and tells of no change: the lists of 1.11, and an event
-//! stream that is only alive.
+//! A Marathon whose apps never change: the lists of version 1.11, and an event stream with
+//! heartbeats only.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! Everything around the manager, in a process of its own, so that what the manager takes can be
-//! told from what they take; and the line by which they are told what to do.
+//! The simulators around the manager, in their own process so that its memory and CPU are not
+//! counted as the manager's, and the control connection to them.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -33,11 +33,11 @@ pub(crate) struct Addresses {
     pub(crate) vnc: String,
     pub(crate) master: String,
     pub(crate) marathon: String,
-    /// Where they are told what to do.
+    /// The control listener.
     pub(crate) control: String,
 }
 
-/// What they are told to do, each a line of JSON that is answered by one.
+/// A command, sent as a line of JSON and answered by one.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// So many tasks change, one after another, as fast as it goes.
@@ -179,7 +179,7 @@ impl Simulators {
         }
     }
 
-    /// As agents do when they say again how a task is.
+    /// Repeats task states, as agents do.
     fn change(&self, count: usize) -> Result<()> {
         for _ in 0..count {
             let next = self.next.fetch_add(1, Ordering::Relaxed);
