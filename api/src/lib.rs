@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! agent_api      the API that the manager serves to agents: wire types and client
+//! backoff        the delays between attempts
 //! http           the HTTP client: TLS, credentials, redirects to a leader, streams
 //! container      container ids, and the names that derive from them
 //! config_reader  a TOML file read with every problem collected
@@ -14,6 +15,7 @@
 #![deny(missing_docs)]
 
 pub mod agent_api;
+pub mod backoff;
 pub mod config_reader;
 pub mod container;
 pub mod http;

@@ -115,18 +115,24 @@ mod tests {
         let text = String::new;
         let status = |kind| status_of(&kind).as_u16();
         assert_eq!(status(VncErrorKind::AddressTaken), 409);
-        assert_eq!(status(VncErrorKind::Exhausted { said: text() }), 409);
-        assert_eq!(status(VncErrorKind::Quota { said: text() }), 409);
-        assert_eq!(status(VncErrorKind::AddressOutside { said: text() }), 400);
-        assert_eq!(status(VncErrorKind::NoSuchReference { said: text() }), 400);
-        assert_eq!(status(VncErrorKind::Invalid { said: text() }), 400);
-        assert_eq!(status(VncErrorKind::Unauthorised { said: text() }), 502);
-        assert_eq!(status(VncErrorKind::Forbidden { said: text() }), 502);
+        assert_eq!(status(VncErrorKind::Exhausted { message: text() }), 409);
+        assert_eq!(status(VncErrorKind::Quota { message: text() }), 409);
+        assert_eq!(
+            status(VncErrorKind::AddressOutside { message: text() }),
+            400
+        );
+        assert_eq!(
+            status(VncErrorKind::NoSuchReference { message: text() }),
+            400
+        );
+        assert_eq!(status(VncErrorKind::Invalid { message: text() }), 400);
+        assert_eq!(status(VncErrorKind::Unauthorised { message: text() }), 502);
+        assert_eq!(status(VncErrorKind::Forbidden { message: text() }), 502);
         assert_eq!(
             status(VncErrorKind::InvalidResponse { problem: text() }),
             502
         );
-        assert_eq!(status(VncErrorKind::Unavailable { said: text() }), 503);
+        assert_eq!(status(VncErrorKind::Unavailable { message: text() }), 503);
         assert_eq!(status(VncErrorKind::Unreachable { problem: text() }), 503);
         assert_eq!(status(VncErrorKind::Unknown { problem: text() }), 504);
     }

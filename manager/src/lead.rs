@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use contrail_mesos_api::backoff::Backoff;
 use tokio::sync::{Notify, watch};
 
 use super::error::ManagerError;
@@ -31,13 +31,8 @@ impl Readiness {
     }
 }
 
-fn pauses() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(500))
-        .with_max_delay(Duration::from_secs(30))
-        .with_jitter()
-        .without_max_times()
-}
+/// The delays between attempts to prepare a term.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
 /// Does in each term what comes before requests, and says whether they are taken on. Never ends.
 pub(super) async fn lead<W>(
@@ -101,11 +96,11 @@ async fn prepare<W>(
 ) where
     W: Future<Output = Result<(), ManagerError>>,
 {
-    let mut pauses = pauses().build();
+    let mut delays = BACKOFF.delays();
     while let Err(error) = fence.hold(before_leading(term)).await {
         log::error!(error:%; "cannot provision; trying again");
         unready(format!("it cannot provision: {error}"));
-        tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+        tokio::time::sleep(delays.next_delay()).await;
     }
 }
 

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use hyper::{Method, Uri};
 use serde_json::json;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::Invocation;
 use super::config::{ManagerOptions, ObjectManager};
@@ -15,7 +14,11 @@ use crate::config::ContrailNetwork;
 use crate::network_request;
 use crate::provider::contrail::port_address_requests;
 use contrail_mesos_api::agent_api::{PortRequest, Ports, PortsClient, PortsOptions, PortsRequest};
+use contrail_mesos_api::backoff::Backoff;
 use contrail_mesos_api::http::{HttpClient, Limits, Request, TlsOptions};
+
+/// The delays between attempts to reach the manager.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
 
 impl Invocation {
     /// Has the container's objects created. `None` if the manager does not report them.
@@ -119,7 +122,7 @@ impl Invocation {
         let http = HttpClient::new(limits, &TlsOptions::default())
             .map_err(|error| failed(ErrorCode::Config, error.to_string()))?;
         let body = json!({ "cid": self.id, "cmd": command, "args": self.input }).to_string();
-        let mut pauses = pauses().build();
+        let mut delays = BACKOFF.delays();
         let mut last_problem = "the deadline has passed".to_owned();
         loop {
             let request = Request {
@@ -142,11 +145,9 @@ impl Invocation {
                 }
                 Ok(Err(error)) => last_problem = error.to_string(),
             }
-            let pause = pauses.next().unwrap_or_default();
-            if Instant::now() + pause >= deadline {
+            if !delays.sleep_before(deadline).await {
                 return Err(failed(ErrorCode::TryAgain, last_problem));
             }
-            sleep(pause).await;
         }
     }
 }
@@ -164,13 +165,4 @@ fn client(options: &ManagerOptions, deadline: Duration) -> Result<PortsClient, C
         },
     })
     .map_err(|error| CniError::new(ErrorCode::Config, error.to_string()))
-}
-
-fn pauses() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(20))
-        .with_factor(2.0)
-        .with_max_delay(Duration::from_secs(1))
-        .with_jitter()
-        .without_max_times()
 }

@@ -3,7 +3,6 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use backon::BackoffBuilder as _;
 use hyper::{Method, StatusCode, Uri};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
@@ -12,7 +11,7 @@ use uuid::Uuid;
 use super::answer::{self, InterfaceConfig, Plugged};
 use super::error::{VrouterError, VrouterErrorKind};
 use super::port::Port;
-use super::wait::pauses;
+use super::wait::BACKOFF;
 use contrail_mesos_api::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
 
 /// How to reach the agent of this host.
@@ -147,7 +146,7 @@ impl VrouterClient {
     where
         F: Future<Output = Result<Response, VrouterError>>,
     {
-        let mut pauses = pauses().build();
+        let mut delays = BACKOFF.delays();
         let mut last = self.error(
             what,
             VrouterErrorKind::Unanswered {
@@ -161,11 +160,9 @@ impl VrouterClient {
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(last),
             }
-            let pause = pauses.next().unwrap_or_default();
-            if Instant::now() + pause >= deadline {
+            if !delays.sleep_before(deadline).await {
                 return Err(last);
             }
-            tokio::time::sleep(pause).await;
         }
     }
 
@@ -173,14 +170,14 @@ impl VrouterClient {
         if response.status.is_success() {
             return Ok(());
         }
-        // `{"error":"{ text }"}`, or whatever else it says.
-        let said = serde_json::from_slice(&response.body)
+        // `{"error":"{ text }"}`, or whatever else it answers.
+        let message = serde_json::from_slice(&response.body)
             .ok()
             .and_then(|body: serde_json::Value| body["error"].as_str().map(str::to_owned))
             .unwrap_or_else(|| response.text());
         let kind = VrouterErrorKind::Refused {
             status: response.status.as_u16(),
-            said: said.trim_matches(['{', '}', ' ']).to_owned(),
+            message: message.trim_matches(['{', '}', ' ']).to_owned(),
         };
         Err(self.error(what, kind))
     }
@@ -211,11 +208,8 @@ impl VrouterClient {
         result.map_err(|error| self.error(what, error.into()))
     }
 
-    fn error(&self, what: &str, kind: VrouterErrorKind) -> VrouterError {
-        VrouterError {
-            what: what.to_owned(),
-            agent: self.agent.clone(),
-            kind,
-        }
+    pub(super) fn error(&self, what: &str, kind: VrouterErrorKind) -> VrouterError {
+        let server = format!("the vRouter agent at {}", self.agent);
+        VrouterError::new(what, server, kind)
     }
 }

@@ -5,27 +5,17 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use contrail_mesos_api::http::HttpError;
+use contrail_mesos_api::http::{ApiError, HttpError};
 
-/// A question to the agent that was not answered as it should have been.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {what}: the vRouter agent at {agent} {kind}")]
-pub struct VrouterError {
-    /// What was to be done.
-    pub what: String,
-    /// The agent's address.
-    pub agent: String,
-    /// What went wrong.
-    #[source]
-    pub kind: VrouterErrorKind,
-}
+/// A call to the vRouter agent that did not succeed.
+pub type VrouterError = ApiError<VrouterErrorKind>;
 
 /// What went wrong with one question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VrouterErrorKind {
     /// Nobody is there.
     #[error(
-        "cannot be reached: {problem}; check that contrail-vrouter-agent runs on this host and \
+        "it cannot be reached: {problem}; check that contrail-vrouter-agent runs on this host and \
          that address and port are its"
     )]
     Unreachable {
@@ -33,21 +23,21 @@ pub enum VrouterErrorKind {
         problem: String,
     },
     /// The answer never came or broke off: it may have been done. Asking again does no harm.
-    #[error("did not answer: {problem}; its log says more")]
+    #[error("it did not answer: {problem}; its log says more")]
     Unanswered {
         /// What went wrong.
         problem: String,
     },
     /// It will not.
-    #[error("refuses with {status}: {said}")]
+    #[error("it refuses with {status}: {message}")]
     Refused {
         /// The status code.
         status: u16,
-        /// What the agent said.
-        said: String,
+        /// What the agent answered.
+        message: String,
     },
     /// The answer is not what the port service describes.
-    #[error("answers nonsense: {problem}; is this its port service?")]
+    #[error("it sent an invalid response: {problem}; is this its port service?")]
     InvalidResponse {
         /// What is wrong with it.
         problem: String,

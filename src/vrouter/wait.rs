@@ -2,27 +2,21 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::time::{Instant, sleep, timeout_at};
+use contrail_mesos_api::backoff::Backoff;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::answer::{InterfaceConfig, Plugged};
 use super::client::VrouterClient;
-use super::error::{Incomplete, Missing, NotReady, VrouterError, VrouterErrorKind};
+use super::error::{Incomplete, Missing, NotReady, VrouterErrorKind};
 
 /// How much of the time is kept for finding out what was missing.
 const DIAGNOSIS: Duration = Duration::from_millis(250);
 
-/// The pauses between two questions. What takes milliseconds is noticed within milliseconds, and
-/// what takes seconds costs the agent four questions a second.
-pub(super) fn pauses() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(2))
-        .with_factor(1.6)
-        .with_max_delay(Duration::from_millis(250))
-        .with_jitter()
-        .without_max_times()
-}
+/// The delays between two calls. What takes milliseconds is noticed within milliseconds, and what
+/// takes seconds costs the agent four calls a second.
+pub(super) const BACKOFF: Backoff =
+    Backoff::new(Duration::from_millis(2), Duration::from_millis(250)).with_factor(1.6);
 
 /// Which interfaces make a container complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +93,7 @@ impl VrouterClient {
         F: Future<Output = Result<T, Missing>>,
     {
         let started = Instant::now();
-        let mut pauses = pauses().build();
+        let mut delays = BACKOFF.delays();
         let mut last = None;
         loop {
             match timeout_at(deadline, step()).await {
@@ -107,23 +101,17 @@ impl VrouterClient {
                 Ok(Err(missing)) => last = Some(missing),
                 Err(_) => break,
             }
-            let pause = pauses.next().unwrap_or_default();
-            if Instant::now() + pause >= deadline {
+            if !delays.sleep_before(deadline).await {
                 break;
             }
-            sleep(pause).await;
         }
         Err(NotReady {
             machine,
             waited: started.elapsed(),
             missing: last.unwrap_or_else(|| {
-                Missing::Agent(VrouterError {
-                    what: format!("ask for {machine}"),
-                    agent: self.agent().to_owned(),
-                    kind: VrouterErrorKind::Unanswered {
-                        problem: "no answer until the deadline".to_owned(),
-                    },
-                })
+                let problem = "no answer until the deadline".to_owned();
+                let kind = VrouterErrorKind::Unanswered { problem };
+                Missing::Agent(self.error(&format!("ask for {machine}"), kind))
             }),
         })
     }

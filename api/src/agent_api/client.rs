@@ -7,20 +7,21 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{AGENT_HEADER, Ports, PortsList, PortsRequest, Refusal};
+use crate::backoff::Backoff;
 use crate::http::{
-    Address, HttpClient, InvalidAddress, Limits, Request, Response, TlsError, TlsOptions,
+    Address, ApiError, AttemptError, Failover, HttpClient, InvalidAddress, Limits, Request,
+    Response, TlsError, TlsOptions,
 };
 
 /// The port of a manager whose address has none.
@@ -65,42 +66,32 @@ pub enum PortsSetupError {
     Agent(String),
 }
 
-/// A question that was not answered as it should have been.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {what}: {kind}")]
-pub struct PortsError {
-    /// What was to be done.
-    pub what: String,
-    /// What went wrong.
-    #[source]
-    pub kind: PortsErrorKind,
-}
+/// A call to the managers that did not succeed.
+pub type PortsError = ApiError<PortsErrorKind>;
 
-/// What went wrong with one question.
+/// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortsErrorKind {
-    /// The manager will not, and would not if it were asked again.
-    #[error("the manager {manager} refuses: {said}")]
+    /// The manager refuses, and would refuse again.
+    #[error("the manager refuses: {message}")]
     Refused {
-        /// Which manager.
-        manager: String,
         /// The status code.
         status: u16,
-        /// What it said.
-        said: String,
+        /// The manager's reason.
+        message: String,
     },
-    /// No manager did it until the deadline; it may have been done all the same.
+    /// No manager did it until the deadline. It may have been done all the same.
     #[error("no manager did it within {after:.1?}: {problem}")]
     Unavailable {
-        /// How long they were asked.
+        /// How long it was tried.
         after: Duration,
-        /// What the last one said, or why it did not.
+        /// What went wrong at the last manager.
         problem: String,
     },
 }
 
 impl PortsErrorKind {
-    /// Whether it may do better when asked again.
+    /// Whether it may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
@@ -113,9 +104,7 @@ pub struct PortsClient(Arc<Inner>);
 
 struct Inner {
     http: HttpClient,
-    managers: Vec<Address>,
-    /// The index of the manager in use.
-    current: AtomicUsize,
+    failover: Failover,
     agent: HeaderValue,
     token_file: Option<PathBuf>,
     token: std::sync::Mutex<Option<SecretString>>,
@@ -125,17 +114,20 @@ impl fmt::Debug for PortsClient {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("PortsClient")
-            .field("managers", &self.0.managers)
+            .field("managers", &self.0.failover.servers())
             .finish_non_exhaustive()
     }
 }
 
-/// How one attempt ended that was no success.
-enum Attempt {
-    /// Ask again, the manager of that index or the next one.
-    Again(Option<usize>, String),
-    /// Ask no more.
-    Refused(PortsErrorKind),
+/// A manager, and what went wrong there.
+struct Failure {
+    manager: String,
+    kind: FailureKind,
+}
+
+enum FailureKind {
+    Transient(String),
+    Refused { status: u16, message: String },
 }
 
 impl PortsClient {
@@ -148,8 +140,7 @@ impl PortsClient {
         let token = options.token_file.as_ref().map(read_token).transpose()?;
         Ok(Self(Arc::new(Inner {
             http: HttpClient::new(options.limits, &options.tls)?,
-            managers: options.managers.clone(),
-            current: AtomicUsize::new(0),
+            failover: Failover::new(options.managers.clone()),
             agent,
             token_file: options.token_file.clone(),
             token: std::sync::Mutex::new(token),
@@ -163,26 +154,27 @@ impl PortsClient {
         request: &PortsRequest,
         deadline: Instant,
     ) -> Result<Ports, PortsError> {
-        let what = format!("have the ports of container {machine} made");
+        let operation = format!("have the ports of container {machine} made");
         let body = match serde_json::to_vec(request) {
             Ok(body) => body,
             Err(error) => {
-                let problem = error.to_string();
-                let after = Duration::ZERO;
-                let kind = PortsErrorKind::Unavailable { after, problem };
-                return Err(PortsError { what, kind });
+                let kind = PortsErrorKind::Unavailable {
+                    after: Duration::ZERO,
+                    problem: error.to_string(),
+                };
+                return Err(PortsError::without_server(operation, kind));
             }
         };
         let path = format!("/v1/ports/{machine}");
-        self.ask(what, Method::PUT, path, Some(body), deadline)
+        self.call(operation, Method::PUT, path, Some(body.into()), deadline)
             .await
     }
 
     /// Has the container's ports removed. Nothing is left of them when it answers.
     pub async fn delete(&self, machine: Uuid, deadline: Instant) -> Result<(), PortsError> {
-        let what = format!("have the ports of container {machine} removed");
+        let operation = format!("have the ports of container {machine} removed");
         let path = format!("/v1/ports/{machine}");
-        self.ask(what, Method::DELETE, path, None, deadline)
+        self.call(operation, Method::DELETE, path, None, deadline)
             .await
             .map(|_: serde_json::Value| ())
     }
@@ -192,101 +184,109 @@ impl PortsClient {
         let agent = self.0.agent.to_str().unwrap_or_default();
         let agent: String = form_urlencoded::byte_serialize(agent.as_bytes()).collect();
         let path = format!("/v1/ports?agent={agent}");
-        let what = "list the ports of this host".to_owned();
-        self.ask(what, Method::GET, path, None, deadline).await
+        let operation = "list the ports of this host".to_owned();
+        self.call(operation, Method::GET, path, None, deadline)
+            .await
     }
 
-    async fn ask<T: DeserializeOwned>(
+    async fn call<T: DeserializeOwned>(
         &self,
-        what: String,
+        operation: String,
         method: Method,
         path: String,
-        body: Option<Vec<u8>>,
+        body: Option<Bytes>,
         deadline: Instant,
     ) -> Result<T, PortsError> {
         let started = Instant::now();
-        let mut pauses = pauses().build();
-        let mut last = "there was no time".to_owned();
-        // A round asks every manager once; then there is a pause.
-        let mut asked = 0;
-        loop {
-            let attempt = self.attempt(&method, &path, body.as_ref());
-            match timeout_at(deadline, attempt).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(Attempt::Refused(kind))) => return Err(PortsError { what, kind }),
-                Ok(Err(Attempt::Again(next, problem))) => {
-                    last = problem;
-                    self.turn_to(next);
-                }
-                Err(_) => break,
-            }
-            asked += 1;
-            if asked % self.0.managers.len().max(1) == 0 {
-                let pause = pauses.next().unwrap_or_default();
-                if Instant::now() + pause >= deadline {
-                    break;
-                }
-                sleep(pause).await;
-            }
-        }
-        let kind = PortsErrorKind::Unavailable {
-            after: started.elapsed(),
-            problem: last,
+        let (method, path, body) = (&method, &path, &body);
+        let attempt = |index: usize, last: Option<Failure>| async move {
+            let attempt = self.attempt(index, method, path, body.clone());
+            timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
+                Err(AttemptError::Final(last.unwrap_or_else(|| Failure {
+                    manager: self.0.failover.servers()[index].to_string(),
+                    kind: FailureKind::Transient("there was no time".to_owned()),
+                })))
+            })
         };
-        Err(PortsError { what, kind })
-    }
-
-    fn turn_to(&self, next: Option<usize>) {
-        let count = self.0.managers.len().max(1);
-        let current = self.0.current.load(Ordering::Relaxed);
-        let next = next.unwrap_or(current + 1) % count;
-        self.0.current.store(next, Ordering::Relaxed);
+        let result = self.0.failover.retry_until(deadline, BACKOFF, attempt);
+        let unavailable = |problem: String| PortsErrorKind::Unavailable {
+            after: started.elapsed(),
+            problem,
+        };
+        result.await.map_err(|failure| match failure {
+            None => {
+                let kind = unavailable("no manager is configured".to_owned());
+                PortsError::without_server(operation, kind)
+            }
+            Some(Failure { manager, kind }) => {
+                let kind = match kind {
+                    FailureKind::Transient(problem) => unavailable(problem),
+                    FailureKind::Refused { status, message } => {
+                        PortsErrorKind::Refused { status, message }
+                    }
+                };
+                PortsError::new(operation, manager, kind)
+            }
+        })
     }
 
     async fn attempt<T: DeserializeOwned>(
         &self,
+        index: usize,
         method: &Method,
         path: &str,
-        body: Option<&Vec<u8>>,
-    ) -> Result<T, Attempt> {
-        let index = self.0.current.load(Ordering::Relaxed);
-        let Some(manager) = self.0.managers.get(index) else {
-            let problem = "no manager is configured".to_owned();
-            return Err(Attempt::Again(None, problem));
+        body: Option<Bytes>,
+    ) -> Result<T, AttemptError<Failure>> {
+        let manager = &self.0.failover.servers()[index];
+        let failure = |kind| Failure {
+            manager: manager.to_string(),
+            kind,
         };
-        let again = |problem: String| Attempt::Again(None, format!("{manager}: {problem}"));
+        let transient = |problem: String| failure(FailureKind::Transient(problem));
+        let retry = |problem: String| AttemptError::Retry(transient(problem));
         let request = Request {
             method: method.clone(),
             uri: manager
                 .uri(path)
-                .map_err(|error| again(error.to_string()))?,
+                .map_err(|error| retry(error.to_string()))?,
             headers: self.headers(),
-            body: body.map(|body| body.clone().into()),
+            body,
         };
-        let response = self.0.http.send(request).await;
-        let response = response.map_err(|error| again(error.to_string()))?;
-        let said = said(&response);
+        let response = self
+            .0
+            .http
+            .send(request)
+            .await
+            .map_err(|error| retry(error.to_string()))?;
+        let message = error_message(&response);
         match response.status {
-            status if status.is_success() => serde_json::from_slice(&response.body)
-                .map_err(|error| again(format!("answers nonsense: {error}; is it a manager?"))),
-            StatusCode::TEMPORARY_REDIRECT => {
-                let leader = self.leader(&response);
-                let problem = match leader {
-                    Some(_) => "another manager leads",
-                    None => "another manager leads, which is not in our list of managers",
-                };
-                Err(Attempt::Again(leader, format!("{manager}: {problem}")))
+            status if status.is_success() => {
+                serde_json::from_slice(&response.body).map_err(|error| {
+                    retry(format!(
+                        "it sent an invalid response: {error}; is it a manager?"
+                    ))
+                })
             }
+            StatusCode::TEMPORARY_REDIRECT => Err(match self.leader(&response) {
+                Some(leader) => {
+                    let problem = "another manager leads".to_owned();
+                    AttemptError::Redirect(leader, transient(problem))
+                }
+                None => {
+                    retry("another manager leads, which is not in our list of managers".to_owned())
+                }
+            }),
             StatusCode::UNAUTHORIZED if self.new_token().await => {
-                Err(Attempt::Again(Some(index), said))
+                Err(AttemptError::Redirect(index, transient(message)))
             }
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Err(again(said)),
-            status if status.is_client_error() => Err(Attempt::Refused(PortsErrorKind::Refused {
-                manager: manager.to_string(),
-                status: status.as_u16(),
-                said,
-            })),
-            status => Err(again(format!("{status}: {said}"))),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Err(retry(message)),
+            status if status.is_client_error() => {
+                Err(AttemptError::Final(failure(FailureKind::Refused {
+                    status: status.as_u16(),
+                    message,
+                })))
+            }
+            status => Err(retry(format!("{status}: {message}"))),
         }
     }
 
@@ -334,21 +334,15 @@ impl PortsClient {
         let uri: hyper::Uri = location.parse().ok()?;
         let named = format!("{}://{}", uri.scheme()?, uri.authority()?);
         let named = manager_address(&named).ok()?;
-        self.0.managers.iter().position(|manager| *manager == named)
+        let managers = self.0.failover.servers();
+        managers.iter().position(|manager| *manager == named)
     }
 }
 
-/// The pauses between two rounds over all managers.
-fn pauses() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(20))
-        .with_factor(2.0)
-        .with_max_delay(Duration::from_secs(2))
-        .with_jitter()
-        .without_max_times()
-}
+/// The delays after each round over all managers.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
 
-fn said(response: &Response) -> String {
+fn error_message(response: &Response) -> String {
     serde_json::from_slice(&response.body)
         .map_or_else(|_| response.text(), |refusal: Refusal| refusal.error)
 }

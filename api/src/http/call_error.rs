@@ -6,20 +6,10 @@ use hyper::StatusCode;
 
 use super::credentials::CredentialsError;
 use super::redirect::RedirectError;
-use super::{HttpError, excerpt};
+use super::{ApiError, HttpError, excerpt};
 
-/// A question to a server that was not answered as it should have been.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot {operation} at {server}: {kind}")]
-pub struct CallError {
-    /// What was to be done, such as `list the apps`.
-    pub operation: String,
-    /// The server that was asked last.
-    pub server: String,
-    /// What it means.
-    #[source]
-    pub kind: CallErrorKind,
-}
+/// A call to Mesos or Marathon that did not succeed.
+pub type CallError = ApiError<CallErrorKind>;
 
 /// What a failure means. Each says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,46 +24,46 @@ pub enum CallErrorKind {
     #[error(transparent)]
     Redirect(#[from] RedirectError),
     /// None leads, or none that leads is ready.
-    #[error("no server leads at the moment, says HTTP {status}: {said}")]
+    #[error("no server leads at the moment, says HTTP {status}: {body}")]
     NoLeader {
         /// The HTTP status.
         status: u16,
         /// The server's words.
-        said: String,
+        body: String,
     },
     /// We may not.
     #[error(
-        "we are refused with HTTP {status}; check user, password or token, and what they permit ({said})"
+        "we are refused with HTTP {status}; check user, password or token, and what they permit ({body})"
     )]
     Denied {
         /// The HTTP status.
         status: u16,
         /// The server's words.
-        said: String,
+        body: String,
     },
     /// It does not exist: the server itself says so, not something else that answers in its place.
-    #[error("it does not exist: {said}")]
+    #[error("it does not exist: {body}")]
     NotFound {
         /// The server's words.
-        said: String,
+        body: String,
     },
     /// The server refuses, for another reason.
-    #[error("it answers HTTP {status}: {said}")]
+    #[error("it answers HTTP {status}: {body}")]
     Refused {
         /// The HTTP status.
         status: u16,
         /// The server's words.
-        said: String,
+        body: String,
     },
     /// What was answered makes no sense.
     #[error(
-        "the answer makes no sense: {problem}; is that address the right one? It begins with {said:?}"
+        "the answer makes no sense: {problem}; is that address the right one? It begins with {body:?}"
     )]
     InvalidResponse {
         /// What is wrong with it.
         problem: String,
         /// How it begins.
-        said: String,
+        body: String,
     },
     /// The server has ended the stream of events.
     #[error("the server has ended the event stream")]
@@ -92,12 +82,14 @@ pub enum CallErrorKind {
 impl CallErrorKind {
     /// What a status that is no success means.
     pub(super) fn of_status(status: StatusCode, body: &[u8]) -> Self {
-        let (code, said) = (status.as_u16(), excerpt(body));
+        let code = status.as_u16();
+        let is_api_error = has_message(body);
+        let body = excerpt(body);
         match code {
-            401 | 403 => Self::Denied { status: code, said },
-            404 if has_message(body) => Self::NotFound { said },
-            502..=504 => Self::NoLeader { status: code, said },
-            _ => Self::Refused { status: code, said },
+            401 | 403 => Self::Denied { status: code, body },
+            404 if is_api_error => Self::NotFound { body },
+            502..=504 => Self::NoLeader { status: code, body },
+            _ => Self::Refused { status: code, body },
         }
     }
 
@@ -105,7 +97,7 @@ impl CallErrorKind {
     pub fn invalid_response(problem: &dyn fmt::Display, body: &[u8]) -> Self {
         Self::InvalidResponse {
             problem: problem.to_string(),
-            said: excerpt(body).chars().take(100).collect(),
+            body: excerpt(body).chars().take(100).collect(),
         }
     }
 }

@@ -58,11 +58,7 @@ impl RequestSpec {
     /// The error of this question.
     #[must_use]
     pub fn failed(&self, server: &Address, kind: impl Into<CallErrorKind>) -> CallError {
-        CallError {
-            operation: self.operation.clone(),
-            server: server.to_string(),
-            kind: kind.into(),
-        }
+        CallError::new(&self.operation, server.to_string(), kind)
     }
 }
 

@@ -11,8 +11,10 @@
 //! its own rules, and proxies of the environment never used, since credentials travel here.
 
 mod address;
+mod api_error;
 mod call_error;
 mod credentials;
+mod failover;
 mod leader;
 pub mod quickack;
 mod redirect;
@@ -30,8 +32,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 pub use address::{Address, InvalidAddress};
+pub use api_error::ApiError;
 pub use call_error::{CallError, CallErrorKind};
 pub use credentials::{Credentials, CredentialsError};
+pub use failover::{AttemptError, Failover};
 pub use leader::{LeaderClient, LeaderOptions, RequestSpec};
 use quickack::QuickAckConnector;
 pub use redirect::{RedirectError, Redirects};

@@ -7,8 +7,8 @@ use super::id::RunSpecId;
 use super::json::{self, Reader};
 use super::model::{App, Listing, Pod, Task};
 use contrail_mesos_api::http::{
-    Address, CallError, CallErrorKind, LeaderClient, LeaderOptions, RequestSpec, Streaming,
-    TlsError,
+    Address, AttemptError, CallError, CallErrorKind, Failover, LeaderClient, LeaderOptions,
+    RequestSpec, Streaming, TlsError,
 };
 
 /// Where Marathon listens.
@@ -47,14 +47,18 @@ impl MarathonClient {
 
     /// The servers in the order in which to ask them.
     fn candidates(&self) -> Vec<Address> {
-        let leader = self.0.leader.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut candidates: Vec<Address> = leader.iter().cloned().collect();
-        drop(leader);
-        let others = self.0.servers.iter();
-        let others = others.filter(|server| candidates.first() != Some(*server));
-        let others: Vec<Address> = others.cloned().collect();
-        candidates.extend(others);
-        candidates
+        let leader = self.leader_address();
+        let others = self
+            .0
+            .servers
+            .iter()
+            .filter(|&server| leader.as_ref() != Some(server));
+        leader.iter().chain(others).cloned().collect()
+    }
+
+    fn leader_address(&self) -> Option<Address> {
+        let leader = self.0.leader.lock();
+        leader.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn remember(&self, leader: Option<Address>) {
@@ -67,32 +71,33 @@ impl MarathonClient {
         spec: &RequestSpec,
         read: impl Fn(&[u8]) -> Result<T, serde_json::Error> + Clone + Send + 'static,
     ) -> Result<T, CallError> {
-        let mut last = None;
-        for server in self.candidates() {
-            let (server, answer) = match self.0.http.send(&self.0.servers, &server, spec).await {
+        let servers = Failover::new(self.candidates());
+        let (candidates, read) = (servers.servers(), &read);
+        let attempt = |index: usize, _| async move {
+            let server = &candidates[index];
+            let (server, answer) = match self.0.http.send(&self.0.servers, server, spec).await {
                 Ok(answer) => answer,
                 // The leader's own word.
-                Err(error) if is_not_found(&error) => return Err(error),
-                Err(error) => {
-                    last = Some(error);
-                    continue;
-                }
+                Err(error) if is_not_found(&error) => return Err(AttemptError::Final(error)),
+                Err(error) => return Err(AttemptError::Retry(error)),
             };
             // A list may be long, and the event stream must be read meanwhile.
             let (body, read) = (answer.body, read.clone());
-            let read = tokio::task::spawn_blocking(move || {
+            tokio::task::spawn_blocking(move || {
                 read(&body).map_err(|error| CallErrorKind::invalid_response(&error, &body))
-            });
-            match read.await {
-                Ok(Ok(read)) => return Ok(read),
-                Ok(Err(problem)) => last = Some(spec.failed(&server, problem)),
-                Err(error) => {
-                    last = Some(spec.failed(&server, CallErrorKind::invalid_response(&error, b"")))
-                }
+            })
+            .await
+            .unwrap_or_else(|error| Err(CallErrorKind::invalid_response(&error, b"")))
+            .map_err(|kind| AttemptError::Retry(spec.failed(&server, kind)))
+        };
+        match servers.try_each(attempt).await {
+            Ok(result) => Ok(result),
+            Err(Some(error)) if is_not_found(&error) => Err(error),
+            Err(error) => {
+                self.remember(None);
+                Err(error.unwrap_or_else(|| no_server(spec)))
             }
         }
-        self.remember(None);
-        Err(last.unwrap_or_else(|| no_server(spec)))
     }
 
     /// Everything, with [`Listing::followed`] unset.
@@ -212,11 +217,8 @@ impl MarathonClient {
 }
 
 pub(super) fn no_server(spec: &RequestSpec) -> CallError {
-    CallError {
-        operation: spec.operation.clone(),
-        server: "(none)".to_owned(),
-        kind: CallErrorKind::Discovery("no server is configured".to_owned()),
-    }
+    let problem = "no server is configured".to_owned();
+    CallError::without_server(&spec.operation, CallErrorKind::Discovery(problem))
 }
 
 fn is_not_found(error: &CallError) -> bool {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use contrail_mesos_api::backoff::Backoff;
 use futures::FutureExt as _;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -16,10 +16,12 @@ use super::model::{Listing, Skipped};
 use super::queue::{CoalescingQueue, MAX_QUEUED_KEYS};
 use super::stream::EventStream;
 use super::update::Update;
-use contrail_mesos_api::http::{Address, CallError, CallErrorKind, RequestSpec};
+use contrail_mesos_api::http::{
+    Address, AttemptError, CallError, CallErrorKind, Failover, RequestSpec,
+};
 
 /// How long to wait for the version.
-const VERSION: Duration = Duration::from_secs(5);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to follow.
 #[derive(Clone, Debug)]
@@ -110,21 +112,17 @@ type Listed = Pin<Box<dyn Future<Output = (Result<Listing, CallError>, Duration)
 impl WatchTask {
     async fn run(self) {
         let (shortest, longest) = self.options.backoff;
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(shortest)
-            .with_max_delay(longest)
-            .with_jitter()
-            .without_max_times();
-        let mut pauses = backoff.build();
+        let backoff = Backoff::new(shortest, longest);
+        let mut delays = backoff.delays();
         loop {
             let begun = Instant::now();
             let error = self.round().await;
             // A server that attaches and then fails, over and over, is one that fails.
             if begun.elapsed() > longest {
-                pauses = backoff.build();
+                delays = backoff.delays();
             }
             log::warn!("Marathon: {error}");
-            sleep(pauses.next().unwrap_or(longest)).await;
+            sleep(delays.next_delay()).await;
         }
     }
 
@@ -150,24 +148,24 @@ impl WatchTask {
     /// Opens a stream and waits for its first event, at one server after another.
     async fn attach(&self) -> Result<Attached, CallError> {
         let (servers, spec) = self.client.events();
-        let mut last = no_server(&spec);
-        for server in servers {
-            match self.attach_at(&server, &spec).await {
-                Ok((stream, leader)) => {
-                    // The stream waits unread meanwhile.
-                    let lossy = timeout(VERSION, self.client.drops_events()).await;
-                    let lossy = lossy.unwrap_or(true);
-                    return Ok(Attached {
-                        stream,
-                        leader,
-                        spec,
-                        lossy,
-                    });
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let servers = Failover::new(servers);
+        let (candidates, request) = (servers.servers(), &spec);
+        let attempt = |index: usize, _| async move {
+            let attached = self.attach_at(&candidates[index], request).await;
+            attached.map_err(AttemptError::Retry)
+        };
+        let (stream, leader) = servers
+            .try_each(attempt)
+            .await
+            .map_err(|error| error.unwrap_or_else(|| no_server(&spec)))?;
+        // The stream waits unread meanwhile.
+        let lossy = timeout(VERSION_TIMEOUT, self.client.drops_events()).await;
+        Ok(Attached {
+            stream,
+            leader,
+            spec,
+            lossy: lossy.unwrap_or(true),
+        })
     }
 
     async fn attach_at(

@@ -9,8 +9,8 @@ use super::discover::Masters;
 use super::json;
 use super::model::State;
 use contrail_mesos_api::http::{
-    Address, CallError, CallErrorKind, LeaderClient, LeaderOptions, RequestSpec, Streaming,
-    TlsError,
+    Address, AttemptError, CallError, CallErrorKind, Failover, LeaderClient, LeaderOptions,
+    RequestSpec, Streaming, TlsError,
 };
 
 /// How the masters are reached.
@@ -55,10 +55,8 @@ impl MasterClient {
 
     async fn masters(&self, spec: &RequestSpec) -> Result<Vec<Address>, CallError> {
         let found = self.0.masters.find(self.0.secure).await;
-        found.map_err(|problem| CallError {
-            operation: spec.operation.clone(),
-            server: "(none)".to_owned(),
-            kind: CallErrorKind::Discovery(problem),
+        found.map_err(|problem| {
+            CallError::without_server(&spec.operation, CallErrorKind::Discovery(problem))
         })
     }
 
@@ -91,18 +89,17 @@ impl MasterClient {
 
     /// Asks one master after another, until one answers.
     async fn first(&self, spec: &RequestSpec) -> Result<(Address, Streaming), CallError> {
-        let masters = self.masters(spec).await?;
-        let mut last = None;
-        for master in &masters {
-            match self.0.http.open(&masters, master, spec).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| CallError {
-            operation: spec.operation.clone(),
-            server: "(none)".to_owned(),
-            kind: CallErrorKind::Discovery("no master is configured".to_owned()),
-        }))
+        let failover = Failover::new(self.masters(spec).await?);
+        let masters = failover.servers();
+        let attempt = |index: usize, _| async move {
+            let answer = self.0.http.open(masters, &masters[index], spec).await;
+            answer.map_err(AttemptError::Retry)
+        };
+        failover.try_each(attempt).await.map_err(|error| {
+            error.unwrap_or_else(|| {
+                let problem = "no master is configured".to_owned();
+                CallError::without_server(&spec.operation, CallErrorKind::Discovery(problem))
+            })
+        })
     }
 }

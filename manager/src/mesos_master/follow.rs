@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use contrail_mesos_api::backoff::Backoff;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -123,17 +123,13 @@ enum End {
 impl WatchTask {
     async fn run(self) {
         let (shortest, longest) = self.options.backoff;
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(shortest)
-            .with_max_delay(longest)
-            .with_jitter()
-            .without_max_times();
-        let mut pauses = backoff.build();
+        let backoff = Backoff::new(shortest, longest);
+        let mut delays = backoff.delays();
         loop {
             let begun = Instant::now();
             match self.round().await {
                 End::Dropped => return,
-                End::Refresh => pauses = backoff.build(),
+                End::Refresh => delays = backoff.delays(),
                 End::Lost(error) => {
                     log::warn!("Mesos: {error}");
                     // Here it may wait: there is no stream that must be read.
@@ -142,9 +138,9 @@ impl WatchTask {
                     }
                     // A master that accepts and then fails, over and over, is one that fails.
                     if begun.elapsed() > longest {
-                        pauses = backoff.build();
+                        delays = backoff.delays();
                     }
-                    sleep(pauses.next().unwrap_or(longest)).await;
+                    sleep(delays.next_delay()).await;
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use contrail_mesos_api::backoff::Backoff;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -208,14 +208,11 @@ impl<K: Copy + Eq + Ord + Hash> WorkQueue<K> {
 }
 
 fn retry_delay(failures: u32) -> Duration {
-    ExponentialBuilder::default()
-        .with_min_delay(MIN_RETRY_DELAY)
-        .with_max_delay(MAX_RETRY_DELAY)
-        .with_jitter()
-        .without_max_times()
-        .build()
-        .nth(failures.saturating_sub(1) as usize)
-        .unwrap_or(MAX_RETRY_DELAY)
+    let mut delays = Backoff::new(MIN_RETRY_DELAY, MAX_RETRY_DELAY).delays();
+    for _ in 1..failures {
+        delays.next_delay();
+    }
+    delays.next_delay()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use contrail_mesos_api::backoff::Backoff;
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
@@ -301,16 +301,12 @@ impl Reconciler {
     }
 
     async fn watch_contrail(&self) {
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_secs(1))
-            .with_max_delay(Duration::from_secs(30))
-            .with_jitter()
-            .without_max_times();
+        let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
         let mut changed = self.settings.subscribe();
         loop {
             let began = Instant::now();
             let mut listing = FullListing::new(&self.defaults, self.settings().page_size);
-            let mut delays = backoff.build();
+            let mut delays = backoff.delays();
             while let Err(error) = listing.resume(&self.client).await {
                 self.metrics.count_update("contrail", "loss");
                 log::warn!(error:%; "cannot list the VNC API; resuming later");
@@ -319,7 +315,7 @@ impl Reconciler {
                 self.stores
                     .contrail
                     .change(|view| view.source.mark_lost(now, &reason));
-                sleep(delays.next().unwrap_or_default()).await;
+                sleep(delays.next_delay()).await;
             }
             self.apply_contrail_listing(listing);
             self.metrics.count_update("contrail", "list");

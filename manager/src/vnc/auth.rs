@@ -206,7 +206,7 @@ async fn ask(
 ) -> Result<(String, Response), VncErrorKind> {
     let url = format!("{base}{path}");
     let uri: Uri = url.parse().map_err(|_| VncErrorKind::Unauthorised {
-        said: format!("{url:?} is not the address of a keystone"),
+        message: format!("{url:?} is not the address of a keystone"),
     })?;
     let request = Request {
         method: Method::POST,
@@ -224,7 +224,7 @@ async fn ask(
 }
 
 fn refusal(url: &str, response: &Response) -> Result<(), VncErrorKind> {
-    let said = || {
+    let message = || {
         format!(
             "keystone at {url}: {}: {}",
             response.status,
@@ -233,8 +233,8 @@ fn refusal(url: &str, response: &Response) -> Result<(), VncErrorKind> {
     };
     match response.status {
         status if status.is_success() => Ok(()),
-        status if status.is_server_error() => Err(VncErrorKind::Unavailable { said: said() }),
-        _ => Err(VncErrorKind::Unauthorised { said: said() }),
+        status if status.is_server_error() => Err(VncErrorKind::Unavailable { message: message() }),
+        _ => Err(VncErrorKind::Unauthorised { message: message() }),
     }
 }
 

@@ -167,11 +167,11 @@ impl VncClient {
 
     /// Changes some fields of an object. The last writer wins.
     pub async fn update<T: Object>(&self, uuid: Uuid, patch: Patch) -> Result<(), VncError> {
-        let what = format!("change the {} {uuid}", T::TYPE);
+        let operation = format!("change the {} {uuid}", T::TYPE);
         if let Some(problem) = patch.problem {
-            return Err(self.invalid(what, problem));
+            return Err(self.invalid(operation, problem));
         }
-        let call = Call::new(what, Method::PUT, format!("/{}/{uuid}", T::TYPE))
+        let call = Call::new(operation, Method::PUT, format!("/{}/{uuid}", T::TYPE))
             .with_body(json!({ T::TYPE: patch.fields }));
         self.ask(&call).await?;
         Ok(())
@@ -334,18 +334,11 @@ impl VncClient {
     }
 
     pub(super) fn invalid_response(&self, call: &Call, problem: String) -> VncError {
-        VncError {
-            what: call.what.clone(),
-            server: self.server(),
-            kind: VncErrorKind::InvalidResponse { problem },
-        }
+        let kind = VncErrorKind::InvalidResponse { problem };
+        VncError::new(&call.operation, self.server(), kind)
     }
 
-    pub(super) fn invalid(&self, what: String, said: String) -> VncError {
-        VncError {
-            what,
-            server: self.server(),
-            kind: VncErrorKind::Invalid { said },
-        }
+    pub(super) fn invalid(&self, operation: String, message: String) -> VncError {
+        VncError::new(operation, self.server(), VncErrorKind::Invalid { message })
     }
 }

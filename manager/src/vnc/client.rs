@@ -1,21 +1,21 @@
 //! One question to the API server: which server, how often, with whose token.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::auth::{Auth, Credentials};
 use super::error::{Question, VncError, VncErrorKind, classify};
 use super::tally::{Outcome, Tally, Trouble};
+use contrail_mesos_api::backoff::Backoff;
 use contrail_mesos_api::http::{
-    Address, HttpClient, Limits, Request, Response, TlsError, TlsOptions,
+    Address, AttemptError, Failover, HttpClient, Limits, Request, Response, TlsError, TlsOptions,
 };
 
 /// How to reach the API.
@@ -57,9 +57,7 @@ pub struct VncClient(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     http: HttpClient,
-    servers: Vec<Address>,
-    /// The index of the server in use.
-    current: AtomicUsize,
+    failover: Failover,
     credentials: Credentials,
     call_timeout: Duration,
     in_flight: Semaphore,
@@ -71,7 +69,7 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Call {
     /// What it is for, as it reads after "cannot".
-    pub what: String,
+    pub operation: String,
     pub method: Method,
     /// With the query, encoded.
     pub path: String,
@@ -83,9 +81,9 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(what: String, method: Method, path: impl Into<String>) -> Self {
+    pub(super) fn new(operation: String, method: Method, path: impl Into<String>) -> Self {
         Self {
-            what,
+            operation,
             method,
             path: path.into(),
             body: None,
@@ -113,28 +111,28 @@ pub(super) struct Failure {
     pub maybe_done_before: bool,
 }
 
+impl Failure {
+    /// Whether this attempt or an earlier one may have done what was asked.
+    fn maybe_done(&self) -> bool {
+        self.maybe_done_before || self.error.kind.maybe_done()
+    }
+}
+
 impl From<Failure> for VncError {
     fn from(failure: Failure) -> Self {
         failure.error
     }
 }
 
-/// The pauses between two rounds over all servers.
-pub(super) fn pauses() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(2))
-        .with_jitter()
-        .without_max_times()
-}
+/// The delays after each round over all servers.
+pub(super) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 impl VncClient {
     /// A client; nothing is asked yet. Reads certificate files: blocks on the file system.
     pub fn new(options: VncOptions) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(Inner {
             http: HttpClient::new(options.limits, &options.tls)?,
-            servers: options.servers,
-            current: AtomicUsize::new(0),
+            failover: Failover::new(options.servers),
             credentials: Credentials::new(options.auth),
             call_timeout: options.call_timeout,
             in_flight: Semaphore::new(options.in_flight.max(1)),
@@ -163,114 +161,81 @@ impl VncClient {
 
     /// The server in use, for messages.
     pub(super) fn server(&self) -> String {
-        let index = self.0.current.load(Ordering::Relaxed);
-        self.0
-            .servers
-            .get(index)
-            .map_or_else(|| "(none)".to_owned(), Address::to_string)
+        let server = self.0.failover.current();
+        server.map_or_else(|| "(none)".to_owned(), Address::to_string)
     }
 
-    /// Asks until there is an answer, a refusal, or no call_timeout left.
+    /// Calls until there is an answer, a refusal, or the call's time is over.
     ///
     /// A server that fails is left for the next one at once; when all have failed there is a
-    /// pause. What is not repeatable is asked again only where no server has seen it.
+    /// delay. What is not repeatable is repeated only where no server has seen it.
     pub(super) async fn ask(&self, call: &Call) -> Result<Answer, Failure> {
-        let inner = &*self.0;
-        let deadline = Instant::now() + inner.call_timeout;
-        let mut pauses = pauses().build();
-        let mut failed = 0;
-        let mut maybe_done = false;
-        let mut last = None;
-        loop {
-            let index = inner.current.load(Ordering::Relaxed);
-            let Some(server) = inner.servers.get(index) else {
-                return Err(Failure {
-                    error: VncError {
-                        what: call.what.clone(),
-                        server: "(none)".to_owned(),
-                        kind: VncErrorKind::Unreachable {
-                            problem: "no API server is configured".to_owned(),
-                        },
-                    },
-                    maybe_done_before: false,
-                });
-            };
-            let kind = match self
-                .attempt_before(deadline, last.as_ref(), server, call)
-                .await
-            {
+        let deadline = Instant::now() + self.0.call_timeout;
+        let attempt = |index: usize, last: Option<Failure>| async move {
+            let failover = &self.0.failover;
+            let server = &failover.servers()[index];
+            let maybe_done_before = last.as_ref().is_some_and(Failure::maybe_done);
+            let last = last.map(|failure| failure.error.kind);
+            let kind = match self.attempt_before(deadline, last, server, call).await {
                 Ok(body) => return Ok(Answer { body }),
                 Err(kind) => kind,
             };
-            let failure = |kind: VncErrorKind| Failure {
-                error: VncError {
-                    what: call.what.clone(),
-                    server: server.to_string(),
-                    kind,
-                },
-                maybe_done_before: maybe_done,
+            let is_transient = kind.is_transient();
+            if is_transient && let Some(next) = failover.leave(index) {
+                log::warn!(server:%, next:%; "leaving the API server: {kind}");
+            }
+            let is_repeatable = call.repeatable || !kind.maybe_done();
+            let failure = Failure {
+                error: VncError::new(&call.operation, server.to_string(), kind),
+                maybe_done_before,
             };
-            if !kind.is_transient() {
-                return Err(failure(kind));
-            }
-            // Whoever fails first moves on; others who failed at the same server follow.
-            let next = (index + 1) % inner.servers.len();
-            let moved =
-                inner
-                    .current
-                    .compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
-            if moved.is_ok() && next != index {
-                log::warn!(server:% = server, next:% = inner.servers[next]; "leaving the API server: {kind}");
-            }
-            let unseen = matches!(kind, VncErrorKind::Unreachable { .. });
-            if !call.repeatable && !unseen {
-                return Err(failure(kind));
-            }
-            failed += 1;
-            let pause = if failed % inner.servers.len() == 0 {
-                pauses.next().unwrap_or_default()
+            if is_transient && is_repeatable {
+                log::debug!("{}; trying again", failure.error);
+                Err(AttemptError::Retry(failure))
             } else {
-                Duration::ZERO
-            };
-            if Instant::now() + pause >= deadline {
-                return Err(failure(kind));
+                Err(AttemptError::Final(failure))
             }
-            log::debug!(server:% = server, failed; "cannot {}, trying again: {kind}", call.what);
-            maybe_done |= !unseen;
-            last = Some(kind);
-            sleep(pause).await;
-        }
+        };
+        let result = self.0.failover.retry_until(deadline, BACKOFF, attempt);
+        result.await.map_err(|failure| {
+            failure.unwrap_or_else(|| {
+                let problem = "no API server is configured".to_owned();
+                let kind = VncErrorKind::Unreachable { problem };
+                Failure {
+                    error: VncError::without_server(&call.operation, kind),
+                    maybe_done_before: false,
+                }
+            })
+        })
     }
 
     async fn attempt_before(
         &self,
         deadline: Instant,
-        last: Option<&VncErrorKind>,
+        last: Option<VncErrorKind>,
         server: &Address,
         call: &Call,
     ) -> Result<Bytes, VncErrorKind> {
-        let call_timeout = self.0.call_timeout;
-        let too_late = |waiting: bool| {
-            // What went wrong before says more than that the time is over.
-            let problem = match last {
-                None => format!("no answer within {call_timeout:?}"),
-                Some(last) => format!("no answer within {call_timeout:?}, before that: {last}"),
-            };
-            if waiting {
-                VncErrorKind::Unreachable {
-                    problem: format!("{problem}: too many calls are under way"),
-                }
-            } else {
-                VncErrorKind::Unknown { problem }
+        // What went wrong before says more than that the time is over.
+        let too_late = || {
+            let problem = format!("no answer within {:?}", self.0.call_timeout);
+            match &last {
+                None => problem,
+                Some(last) => format!("{problem}, before that: {last}"),
             }
         };
         // Never closed, so an error cannot be.
-        let _turn = timeout_at(deadline, self.0.in_flight.acquire())
+        let _permit = timeout_at(deadline, self.0.in_flight.acquire())
             .await
-            .map_err(|_| too_late(true))?;
+            .map_err(|_| VncErrorKind::Unreachable {
+                problem: format!("{}: too many calls are under way", too_late()),
+            })?;
         timeout_at(deadline, self.attempt(server, call))
             .await
-            .unwrap_or_else(|_| Err(too_late(false)))
+            .unwrap_or_else(|_| {
+                let problem = too_late();
+                Err(VncErrorKind::Unknown { problem })
+            })
     }
 
     async fn attempt(&self, server: &Address, call: &Call) -> Result<Bytes, VncErrorKind> {
@@ -299,7 +264,7 @@ impl VncClient {
         let uri = server
             .uri(&call.path)
             .map_err(|error| VncErrorKind::Invalid {
-                said: format!("{:?} cannot be asked for: {error}", call.path),
+                message: format!("{:?} cannot be asked for: {error}", call.path),
             })?;
         let request = Request {
             method: call.method.clone(),

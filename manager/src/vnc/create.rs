@@ -1,13 +1,12 @@
 //! Creating an object once, however often it has to be asked for.
 
-use backon::BackoffBuilder as _;
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::FqName;
-use super::client::{Call, VncClient, pauses};
+use super::client::{BACKOFF, Call, VncClient};
 use super::compare::differences;
 use super::error::{Question, VncError, VncErrorKind};
 use super::object::Object;
@@ -35,20 +34,25 @@ pub struct Found<T> {
     pub differs: Vec<String>,
 }
 
-/// A network whose own subnets are used up is refused in the words of an address outside of them,
-/// since the server went on to look among flat subnets; whoever asked for no address in particular
-/// was told of the former.
-fn without_wish(mut error: VncError, call: &Call) -> VncError {
-    let asks = call.body.iter().filter_map(|body| body.as_object());
-    let asks = asks.flat_map(|body| body.values()).any(|object| {
-        ["instance_ip_address", "floating_ip_address", "subnet_uuid"]
-            .iter()
-            .any(|field| object[*field].is_string())
-    });
-    if let VncErrorKind::AddressOutside { said } = &error.kind
-        && !asks
+/// Corrects the refusal of a network whose own subnets are used up. The server goes on to look
+/// among flat subnets and then calls the address outside of them, also where none was requested.
+fn without_requested_address(mut error: VncError, call: &Call) -> VncError {
+    let requests_address = call
+        .body
+        .iter()
+        .filter_map(Value::as_object)
+        .flat_map(|body| body.values())
+        .any(|object| {
+            ["instance_ip_address", "floating_ip_address", "subnet_uuid"]
+                .iter()
+                .any(|field| object[*field].is_string())
+        });
+    if let VncErrorKind::AddressOutside { message } = &error.kind
+        && !requests_address
     {
-        error.kind = VncErrorKind::Exhausted { said: said.clone() };
+        error.kind = VncErrorKind::Exhausted {
+            message: message.clone(),
+        };
     }
     error
 }
@@ -60,14 +64,14 @@ impl VncClient {
         let mut object = object.clone();
         let uuid = *object.common_mut().uuid.get_or_insert_with(Uuid::new_v4);
         let fq_name = &object.common().fq_name;
-        let what = format!("create the {} {fq_name}", T::TYPE);
+        let operation = format!("create the {} {fq_name}", T::TYPE);
         let call = Call {
             question: Question::Create,
-            ..Call::new(what, Method::POST, format!("/{}", T::collection()))
+            ..Call::new(operation, Method::POST, format!("/{}", T::collection()))
         };
         let call = match serde_json::to_value(&object) {
             Ok(body) => call.with_body(json!({ T::TYPE: body })),
-            Err(error) => return Err(self.invalid(call.what, error.to_string())),
+            Err(error) => return Err(self.invalid(call.operation, error.to_string())),
         };
         match self.ask(&call).await {
             Ok(answer) => {
@@ -86,18 +90,19 @@ impl VncClient {
             {
                 self.confirm::<T>(uuid, failure.error).await
             }
-            Err(failure) => Err(without_wish(failure.into(), &call)),
+            Err(failure) => Err(without_requested_address(failure.into(), &call)),
         }
     }
 
     /// Waits until an object is there whose name is taken already: the server takes the name
     /// first, and may still be at work on what was asked before, or undo it.
     async fn confirm<T: Object>(&self, uuid: Uuid, error: VncError) -> Result<Uuid, VncError> {
-        for pause in pauses().with_max_times(CONFIRMATIONS).build() {
+        let mut delays = BACKOFF.delays();
+        for _ in 0..CONFIRMATIONS {
             if self.read::<T>(uuid).await?.is_some() {
                 return Ok(uuid);
             }
-            sleep(pause).await;
+            sleep(delays.next_delay()).await;
         }
         Err(error)
     }
@@ -107,7 +112,8 @@ impl VncClient {
     /// error.
     pub async fn ensure<T: Object>(&self, object: &T) -> Result<Ensured<T>, VncError> {
         let fq_name = &object.common().fq_name;
-        let mut pauses = pauses().with_max_times(CREATE_ATTEMPTS).build();
+        let mut delays = BACKOFF.delays();
+        let mut attempts = 0;
         loop {
             let error = match self.create(object).await {
                 Ok(uuid) => return Ok(Ensured { uuid, found: None }),
@@ -140,10 +146,11 @@ impl VncClient {
                 });
             }
             // It was deleted in between, or somebody else's create is not done yet.
-            match pauses.next() {
-                Some(pause) => sleep(pause).await,
-                None => return Err(error),
+            if attempts == CREATE_ATTEMPTS {
+                return Err(error);
             }
+            attempts += 1;
+            sleep(delays.next_delay()).await;
         }
     }
 }

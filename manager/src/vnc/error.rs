@@ -10,20 +10,10 @@ use hyper::StatusCode;
 use uuid::Uuid;
 
 use super::FqName;
-use contrail_mesos_api::http::{HttpError, Response};
+use contrail_mesos_api::http::{ApiError, HttpError, Response};
 
-/// A question to the API server that was not answered as it should have been.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot {what} at {server}: {kind}")]
-pub struct VncError {
-    /// What was to be done, such as `create the project default-domain:p1`.
-    pub what: String,
-    /// The server that was asked last.
-    pub server: String,
-    /// What it means.
-    #[source]
-    pub kind: VncErrorKind,
-}
+/// A call to the API server that did not succeed.
+pub type VncError = ApiError<VncErrorKind>;
 
 /// What a failure means. Each says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,78 +42,80 @@ pub enum VncErrorKind {
     #[error("the address is in use; ask for another, or for none to be given a free one")]
     AddressTaken,
     /// The address is in none of the network's subnets.
-    #[error("the address is in none of the network's subnets; ask for one that is ({said})")]
+    #[error("the address is in none of the network's subnets; ask for one that is ({message})")]
     AddressOutside {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// The network has no free address.
-    #[error("the network has no free address left; give it another subnet ({said})")]
+    #[error("the network has no free address left; give it another subnet ({message})")]
     Exhausted {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// The parent of the new object is not there.
-    #[error("its parent does not exist; create that first ({said})")]
+    #[error("its parent does not exist; create that first ({message})")]
     NoSuchParent {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// Something that the object refers to is not there.
-    #[error("something that it refers to does not exist; create that first ({said})")]
+    #[error("something that it refers to does not exist; create that first ({message})")]
     NoSuchReference {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// The object is not there.
-    #[error("it does not exist ({said})")]
+    #[error("it does not exist ({message})")]
     NotFound {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// No credentials, or wrong ones.
-    #[error("the server wants credentials, or others; check user, password and project ({said})")]
+    #[error(
+        "the server wants credentials, or others; check user, password and project ({message})"
+    )]
     Unauthorised {
-        /// What the server, or keystone, said.
-        said: String,
+        /// What the server or keystone answered.
+        message: String,
     },
     /// These credentials do not suffice.
-    #[error("the user may not do that; give its role the right in the API access list ({said})")]
+    #[error("the user may not do that; give its role the right in the API access list ({message})")]
     Forbidden {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// The project's quota is used up.
-    #[error("the project's quota is used up; raise it or delete something ({said})")]
+    #[error("the project's quota is used up; raise it or delete something ({message})")]
     Quota {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// The request is longer than the server takes.
-    #[error("the request is longer than the server takes; ask for less at once ({said})")]
+    #[error("the request is longer than the server takes; ask for less at once ({message})")]
     TooLarge {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// The server cannot now, or what it stands on is gone; later it may.
-    #[error("the server is there but cannot serve; check its database and ZooKeeper ({said})")]
+    #[error("the server is there but cannot serve; check its database and ZooKeeper ({message})")]
     Unavailable {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// What was asked for cannot be.
-    #[error("the server refuses it: {said}")]
+    #[error("the server refuses it: {message}")]
     Invalid {
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// The server failed, in a way that asking again does not mend.
-    #[error("the server failed with {status}: {said}; its log says more")]
+    #[error("the server failed with {status}: {message}; its log says more")]
     Server {
         /// The status code.
         status: u16,
-        /// What the server said.
-        said: String,
+        /// What the server answered.
+        message: String,
     },
     /// The answer is not what the API describes.
     #[error("the answer makes no sense: {problem}; is this address a Contrail API server?")]
@@ -154,6 +146,13 @@ impl VncErrorKind {
             self,
             Self::Unavailable { .. } | Self::Unreachable { .. } | Self::Unknown { .. }
         )
+    }
+}
+
+impl VncErrorKind {
+    /// Whether the server may have done what was asked, after a transient failure.
+    pub(super) fn maybe_done(&self) -> bool {
+        !matches!(self, Self::Unreachable { .. })
     }
 }
 
@@ -212,75 +211,75 @@ pub(super) enum Question {
 
 /// The meaning of a refusal. Never called for a success.
 pub(super) fn classify(question: Question, response: &Response) -> VncErrorKind {
-    let said = response.text();
+    let message = response.text();
     match response.status {
         // An address outside every subnet is a 400 for an instance-ip and a 500 for a floating-ip.
         StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR
-            if said.contains("has exhausted subnet(") =>
+            if message.contains("has exhausted subnet(") =>
         {
-            if said.contains("has exhausted subnet([])") {
-                VncErrorKind::AddressOutside { said }
+            if message.contains("has exhausted subnet([])") {
+                VncErrorKind::AddressOutside { message }
             } else {
-                VncErrorKind::Exhausted { said }
+                VncErrorKind::Exhausted { message }
             }
         }
-        StatusCode::BAD_REQUEST => bad_request(said),
-        StatusCode::UNAUTHORIZED => VncErrorKind::Unauthorised { said },
-        StatusCode::FORBIDDEN if said.to_lowercase().contains("quota") => {
-            VncErrorKind::Quota { said }
+        StatusCode::BAD_REQUEST => bad_request(message),
+        StatusCode::UNAUTHORIZED => VncErrorKind::Unauthorised { message },
+        StatusCode::FORBIDDEN if message.to_lowercase().contains("quota") => {
+            VncErrorKind::Quota { message }
         }
-        StatusCode::FORBIDDEN => VncErrorKind::Forbidden { said },
+        StatusCode::FORBIDDEN => VncErrorKind::Forbidden { message },
         // A create names nothing that could be missing but its parent.
-        StatusCode::NOT_FOUND if question == Question::Create && said.starts_with("Name") => {
-            VncErrorKind::NoSuchParent { said }
+        StatusCode::NOT_FOUND if question == Question::Create && message.starts_with("Name") => {
+            VncErrorKind::NoSuchParent { message }
         }
-        StatusCode::NOT_FOUND if is_of_an_object(&said) => VncErrorKind::NotFound { said },
+        StatusCode::NOT_FOUND if is_of_an_object(&message) => VncErrorKind::NotFound { message },
         StatusCode::NOT_FOUND => VncErrorKind::InvalidResponse {
-            problem: format!("404: {said}"),
+            problem: format!("404: {message}"),
         },
-        StatusCode::CONFLICT => conflict(&response.body, said),
-        StatusCode::PRECONDITION_FAILED => VncErrorKind::Quota { said },
-        StatusCode::PAYLOAD_TOO_LARGE => VncErrorKind::TooLarge { said },
+        StatusCode::CONFLICT => conflict(&response.body, message),
+        StatusCode::PRECONDITION_FAILED => VncErrorKind::Quota { message },
+        StatusCode::PAYLOAD_TOO_LARGE => VncErrorKind::TooLarge { message },
         // A full message queue is a 500 that passes; every other 500 is for good.
-        StatusCode::INTERNAL_SERVER_ERROR if said.contains("Too many pending updates") => {
-            VncErrorKind::Unavailable { said }
+        StatusCode::INTERNAL_SERVER_ERROR if message.contains("Too many pending updates") => {
+            VncErrorKind::Unavailable { message }
         }
         StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE
         | StatusCode::GATEWAY_TIMEOUT
         | StatusCode::TOO_MANY_REQUESTS => VncErrorKind::Unavailable {
-            said: format!("{}: {said}", response.status),
+            message: format!("{}: {message}", response.status),
         },
         status if status.is_server_error() => VncErrorKind::Server {
             status: status.as_u16(),
-            said,
+            message,
         },
         status if status.is_client_error() => VncErrorKind::Invalid {
-            said: format!("{status}: {said}"),
+            message: format!("{status}: {message}"),
         },
         status => VncErrorKind::InvalidResponse {
-            problem: format!("{status}: {said}"),
+            problem: format!("{status}: {message}"),
         },
     }
 }
 
 /// Whether a 404 says that an object is missing, in a sentence as the API server does, rather
 /// than the page. Taken for the other, a wrong address would read as "all is deleted".
-fn is_of_an_object(said: &str) -> bool {
-    !said.is_empty() && !said.starts_with(['<', '{']) && !said.starts_with("Not found: '/")
+fn is_of_an_object(message: &str) -> bool {
+    !message.is_empty() && !message.starts_with(['<', '{']) && !message.starts_with("Not found: '/")
 }
 
-fn bad_request(said: String) -> VncErrorKind {
-    if said.starts_with("Parent ") && said.contains("does not exist") {
-        VncErrorKind::NoSuchParent { said }
-    } else if said.starts_with("Unknown reference") {
-        VncErrorKind::NoSuchReference { said }
+fn bad_request(message: String) -> VncErrorKind {
+    if message.starts_with("Parent ") && message.contains("does not exist") {
+        VncErrorKind::NoSuchParent { message }
+    } else if message.starts_with("Unknown reference") {
+        VncErrorKind::NoSuchReference { message }
     } else {
-        VncErrorKind::Invalid { said }
+        VncErrorKind::Invalid { message }
     }
 }
 
-fn conflict(body: &[u8], said: String) -> VncErrorKind {
+fn conflict(body: &[u8], message: String) -> VncErrorKind {
     // The whole text: a network's list of what refers to it is longer than a message should be.
     let text = String::from_utf8_lossy(body);
     if let Some((_, uuid)) = text.split_once("already exists with uuid:") {
@@ -309,7 +308,7 @@ fn conflict(body: &[u8], said: String) -> VncErrorKind {
             fq_name: None,
         }
     } else {
-        VncErrorKind::Invalid { said }
+        VncErrorKind::Invalid { message }
     }
 }
 

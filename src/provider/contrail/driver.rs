@@ -108,7 +108,7 @@ impl ContrailDriver {
             .put(vm_uuid, &request, deadline)
             .await
             .map_err(|error| match error.kind {
-                PortsErrorKind::Refused { said, .. } => StartError::Refused(said),
+                PortsErrorKind::Refused { message, .. } => StartError::Refused(message),
                 PortsErrorKind::Unavailable { .. } => StartError::Failed {
                     action: "attach",
                     problem: error.to_string(),
