@@ -1,13 +1,9 @@
-//! The simulated vRouter agents' data path in the real kernel: two hosts and an outside, each a
-//! network namespace, and containers on the hosts. Needs root.
-
-mod namespace;
-mod testbed;
+//! What containers reach and what they do not.
 
 use serde_json::json;
 
-use namespace::wait_for;
-use testbed::Testbed;
+use crate::namespace::wait_for;
+use crate::testbed::Testbed;
 
 #[test]
 fn network_spans_hosts_and_is_isolated_from_others() {
