@@ -1,32 +1,33 @@
-//! Which of several managers leads, by the word of ZooKeeper.
+//! Leader election between several managers, by ZooKeeper.
 //!
 //! ```text
-//! <path>/candidates/manager-NNNNNNNNNN   ephemeral, sequential: {id, url}. The lowest number is next
-//! <path>/term                            {term, id, url, lease_ms, released}: who may write
+//! <path>/candidates/manager-NNNNNNNNNN   ephemeral, sequential: {id, url}. The lowest number leads next
+//! <path>/term                            {term, id, url, lease_ms, released}: the current leader
 //! ```
 //!
-//! A candidate whose number is the lowest writes the next term into `term`, if nobody else has in
-//! the meantime: ZooKeeper compares the node's version. From then on it renews its lease by writing
-//! the node again, under the same condition.
+//! The candidate with the lowest number writes the next term into `term`, on the condition that the
+//! node's version has not changed. It then renews its lease by writing the node again, on the same
+//! condition.
 //!
 //! Invariants:
-//! - **No two leaders at a time.** A lease counts from before its renewal was sent and lasts half
-//!   the session's timeout. Once somebody else has written `term`, no renewal of the former leader
-//!   succeeds; and the one who wrote waits until the last renewal that it overwrote must have run
-//!   out. It counts from when it first saw that renewal itself, which was later than it was sent.
-//!   So it does not matter what time a clock tells, or when and why a node vanished, but only that
-//!   all machines' clocks run equally fast. (A virtual machine that is halted as a whole does not
-//!   count that time: it may write for the rest of its lease when it goes on.) A leader that took
-//!   leave has given up its lease, and nobody waits for it.
-//! - **It stops at the first sign**: when the connection to ZooKeeper is lost or the lease not
-//!   renewed in time, whichever is first. A session's end comes much later.
-//! - A term rises by one with every leader and never repeats, unless somebody removes the node; then
-//!   all begin anew, after a lease's time. A leader that was cut off and comes
-//!   back with its session before anybody took over goes on in its term.
-//! - What is not understood, a lost node or a foreign one, ends the session, and a new one begins.
+//! - **No two leaders at a time.** A lease begins before its renewal is sent and lasts half the
+//!   session's timeout. Once another manager has written `term`, no renewal of the former leader
+//!   succeeds, and the new leader waits until the lease that it replaced has expired. It measures
+//!   that time from when it first read the last renewal, which is later than when that renewal was
+//!   sent. Safety therefore does not depend on clock offsets or on when and why nodes disappear, but
+//!   only on clock rates: all machines' clocks must run equally fast. (A virtual machine that is
+//!   suspended does not count that time: when it resumes, it may write for the rest of its lease.)
+//!   A leader that resigns releases its lease, and its successor does not wait.
+//! - **A leader stops early**: when the connection to ZooKeeper is lost or when the lease expires,
+//!   whichever is first. The session expires much later.
+//! - The term increases by one with every leader and never repeats, unless somebody deletes the node;
+//!   then it restarts, after the duration of a lease. A leader that reconnects within its session
+//!   before another manager has taken over continues its term.
+//! - Unexpected content, a missing node or one of another program ends the session, and a new session
+//!   begins.
 
-mod campaign;
 mod record;
+mod session;
 
 use std::time::Duration;
 
@@ -36,32 +37,34 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 use zookeeper_client::{Acls, Client};
 
-use super::fence::{self, Fence, Keeper};
-use campaign::Campaign;
+use super::fence::{self, Fence, FenceControl};
 use contrail_mesos_api::http::Address;
+use session::Session;
 
-/// How long a failed session is left alone before the next one.
-const PAUSE: Duration = Duration::from_millis(500);
-/// How long taking leave may take.
-const FAREWELL: Duration = Duration::from_secs(3);
+/// The delay before a new session after one has failed.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// The time limit of resigning.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where the election is.
+/// The configuration of the election.
 #[derive(Clone, Debug)]
 pub struct ZooKeeper {
     /// `host:port,host:port`
     pub servers: String,
-    /// The node under which everything is, such as `/contrail-mesos`.
+    /// The node that holds the election, such as `/contrail-mesos`.
     pub path: String,
-    /// `user:password`. With it, nobody else may touch the nodes.
+    /// `user:password`. If set, only this user can change the nodes.
     pub digest: Option<SecretString>,
-    /// After how long without a sign of life a manager's candidature ends. The servers may set
-    /// another.
+    /// How long a manager may be silent before it is no longer a candidate. The servers may impose
+    /// another value.
     pub session_timeout: Duration,
-    /// Where the other managers send agents that are to ask this one; by default where it listens.
+    /// The URL to which the other managers redirect agents while this one leads; by default its
+    /// listening address.
     pub advertise: Option<Address>,
 }
 
-/// A candidature. It ends when it is resigned or dropped; then others have to wait for its end.
+/// A running candidacy. If it is dropped without [`Election::resign`], the other managers wait until
+/// its lease and session expire.
 #[derive(Debug)]
 pub(super) struct Election {
     stop: CancellationToken,
@@ -69,19 +72,36 @@ pub(super) struct Election {
 }
 
 impl Election {
-    /// Stands for election from now on, for ever. Whoever leads is known by the fence.
+    /// Becomes a candidate. The fence tells who leads.
     pub(super) fn start(options: ZooKeeper, url: Address) -> (Self, Fence) {
-        let (keeper, fence) = fence::fence("it is connecting to ZooKeeper");
+        let (control, fence) = fence::fence("it is connecting to ZooKeeper");
         let stop = CancellationToken::new();
-        let task = tokio::spawn(stand(options, url, keeper, stop.clone()));
+        let task = tokio::spawn(run(options, url, control, stop.clone()));
         let task = AbortOnDropHandle::new(task);
         (Self { stop, task }, fence)
     }
 
-    /// Gives up the lease and the candidature. What writes has to have ended.
+    /// Releases the lease and the candidacy. Everything that writes must have ended.
     pub(super) async fn resign(self) {
         self.stop.cancel();
-        let _ = tokio::time::timeout(FAREWELL, self.task).await;
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.task).await;
+    }
+}
+
+impl PartialEq for ZooKeeper {
+    fn eq(&self, other: &Self) -> bool {
+        let fields = |options: &Self| {
+            let Self {
+                servers,
+                path,
+                digest,
+                session_timeout,
+                advertise,
+            } = options.clone();
+            let digest = digest.map(|digest| digest.expose_secret().to_owned());
+            (servers, path, digest, session_timeout, advertise)
+        };
+        fields(self) == fields(other)
     }
 }
 
@@ -104,9 +124,9 @@ impl ZooKeeper {
     }
 }
 
-/// One session after another.
-async fn stand(options: ZooKeeper, url: Address, keeper: Keeper, stop: CancellationToken) {
-    // Another one with every start: what a killed manager left is not taken for our own.
+/// Runs one session after another.
+async fn run(options: ZooKeeper, url: Address, control: FenceControl, stop: CancellationToken) {
+    // Unique per start: nodes of a killed manager are not mistaken for those of its successor.
     let id = Uuid::new_v4();
     loop {
         let client = tokio::select! {
@@ -115,18 +135,18 @@ async fn stand(options: ZooKeeper, url: Address, keeper: Keeper, stop: Cancellat
         };
         let problem = match client {
             Ok(client) => {
-                let mut campaign = Campaign::new(&options, client, id, &url, &keeper);
+                let mut session = Session::new(&options, client, id, &url, &control);
                 tokio::select! {
-                    problem = campaign.run() => problem,
-                    () = stop.cancelled() => return campaign.leave().await,
+                    problem = session.run() => problem,
+                    () = stop.cancelled() => return session.resign().await,
                 }
             }
             Err(error) => format!("cannot connect: {error}"),
         };
-        keeper.close(format!("ZooKeeper {}: {problem}", options.servers));
+        control.close(format!("ZooKeeper {}: {problem}", options.servers));
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep(RETRY_DELAY) => {}
         }
     }
 }

@@ -1,15 +1,15 @@
-//! The fence around everything that this manager writes: nothing passes it but in a term in which
-//! this manager leads.
+//! The fence around everything that this manager writes: work passes only in a term in which this
+//! manager leads.
 //!
 //! Invariants:
-//! - Work that was begun in a term is dropped before its next step once that term is over, or once
-//!   its lease has not been renewed in time. It is never resumed, not even in a later term of the
-//!   same manager: what it had read may be somebody else's by then.
-//! - The lease is looked at whenever the work goes on, and not by a timer alone: a manager that was
-//!   stopped for an hour and wakes up writes nothing.
-//! - What has been sent by then may still be carried out, for the API server knows no terms. Every
-//!   write is idempotent and the objects' names are the same in every manager, so that what is late
-//!   is found by the next who looks.
+//! - Work that began in a term is dropped before its next step once that term has ended or its lease
+//!   has expired. It is never resumed, not even in a later term of the same manager: another leader
+//!   may have changed what it had read.
+//! - The lease is checked whenever the work is polled, not only by a timer: a manager that was
+//!   suspended for an hour writes nothing when it resumes.
+//! - A request that was sent before the end of the term may still take effect, because the API server
+//!   knows no terms. Every write is idempotent and object names are the same in every manager, so the
+//!   next leader finds what a late request created.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,104 +22,113 @@ use tokio::time::Instant;
 use super::error::ManagerError;
 use contrail_mesos_api::http::Address;
 
-/// Who writes.
+/// Which manager writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leadership {
     /// This manager.
     Leading {
-        /// Rises with every leader.
+        /// Increases with every leader.
         term: u64,
     },
-    /// Another one.
+    /// Another manager.
     Following {
-        /// Where agents ask it.
+        /// Its URL for agents.
         leader: Address,
     },
-    /// Nobody that is known.
+    /// No leader is known.
     Unknown {
-        /// Why not.
+        /// Why.
         reason: String,
     },
 }
 
-/// The right to write, and until when.
+/// The right to write.
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     term: u64,
-    /// For ever without a date.
+    /// When it expires; never if none.
     until: Option<Instant>,
 }
 
-/// What the one who decides and those who write share.
+/// What a fence and its control share.
 #[derive(Debug, Default)]
-struct Held(Mutex<Option<Lease>>, Mutex<Vec<String>>);
+struct Shared {
+    lease: Mutex<Option<Lease>>,
+    candidates: Mutex<Vec<String>>,
+}
 
-impl Held {
+impl Shared {
     fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
-        // It is replaced as a whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        // A lease is replaced as a whole, so a poisoned lock holds a valid one.
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn candidates(&self) -> MutexGuard<'_, Vec<String>> {
+        self.candidates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn term(&self) -> Option<u64> {
         let lease = (*self.lease())?;
-        let over = lease.until.is_some_and(|until| Instant::now() >= until);
-        (!over).then_some(lease.term)
+        let expired = lease.until.is_some_and(|until| Instant::now() >= until);
+        (!expired).then_some(lease.term)
     }
 }
 
-/// The fence. Clones are the same one.
+/// A fence. Clones share its state.
 #[derive(Clone, Debug)]
 pub struct Fence {
     leadership: watch::Receiver<Leadership>,
-    held: Arc<Held>,
+    shared: Arc<Shared>,
 }
 
-/// The one who opens and closes it.
+/// Opens and closes a fence.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct FenceControl {
     leadership: watch::Sender<Leadership>,
-    held: Arc<Held>,
+    shared: Arc<Shared>,
 }
 
-/// A fence, closed, and its keeper.
-pub(super) fn fence(reason: &str) -> (Keeper, Fence) {
+/// A closed fence and its control.
+pub(super) fn fence(reason: &str) -> (FenceControl, Fence) {
     let (sender, leadership) = watch::channel(Leadership::Unknown {
         reason: reason.to_owned(),
     });
-    let held = Arc::new(Held::default());
-    let keeper = Keeper {
+    let shared = Arc::new(Shared::default());
+    let control = FenceControl {
         leadership: sender,
-        held: held.clone(),
+        shared: shared.clone(),
     };
-    (keeper, Fence { leadership, held })
+    (control, Fence { leadership, shared })
 }
 
-impl Keeper {
-    /// Opens the fence, or keeps it open, until then.
+impl FenceControl {
+    /// Opens the fence, or keeps it open, until the lease expires.
     pub(super) fn lead(&self, term: u64, until: Option<Instant>) {
-        *self.held.lease() = Some(Lease { term, until });
-        self.say(Leadership::Leading { term });
+        *self.shared.lease() = Some(Lease { term, until });
+        self.announce(Leadership::Leading { term });
     }
 
-    /// The managers that stand for election, in their order.
-    pub(super) fn know(&self, managers: Vec<String>) {
-        *self.held.1.lock().unwrap_or_else(PoisonError::into_inner) = managers;
+    /// Sets the URLs of all candidates, in the order in which they will lead.
+    pub(super) fn set_candidates(&self, candidates: Vec<String>) {
+        *self.shared.candidates() = candidates;
     }
 
     /// Closes the fence: another manager leads.
     pub(super) fn follow(&self, leader: Address) {
-        *self.held.lease() = None;
-        self.say(Leadership::Following { leader });
+        *self.shared.lease() = None;
+        self.announce(Leadership::Following { leader });
     }
 
-    /// Closes the fence: nobody is known to lead.
+    /// Closes the fence: no leader is known.
     pub(super) fn close(&self, reason: impl Into<String>) {
-        *self.held.lease() = None;
+        *self.shared.lease() = None;
         let reason = reason.into();
-        self.say(Leadership::Unknown { reason });
+        self.announce(Leadership::Unknown { reason });
     }
 
-    fn say(&self, now: Leadership) {
+    fn announce(&self, now: Leadership) {
         self.leadership.send_if_modified(|before| {
             if *before == now {
                 return false;
@@ -127,7 +136,9 @@ impl Keeper {
             match &now {
                 Leadership::Leading { term } => log::info!(term; "leading"),
                 Leadership::Following { leader } => log::info!(leader:%; "following"),
-                Leadership::Unknown { reason } => log::warn!(reason:%; "nothing is written"),
+                Leadership::Unknown { reason } => {
+                    log::warn!(reason:%; "no leader is known; nothing is written")
+                }
             }
             *before = now;
             true
@@ -135,9 +146,9 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for FenceControl {
     fn drop(&mut self) {
-        self.close("it stands for election no longer");
+        self.close("it is no longer a candidate");
     }
 }
 
@@ -152,38 +163,39 @@ impl Fence {
         let (_, leadership) = watch::channel(Leadership::Leading { term: 0 });
         Self {
             leadership,
-            held: Arc::new(Held(Mutex::new(Some(lease)), Mutex::default())),
+            shared: Arc::new(Shared {
+                lease: Mutex::new(Some(lease)),
+                candidates: Mutex::default(),
+            }),
         }
     }
 
-    /// Who writes, and every change of that. It says that this manager leads until the lease is
-    /// known to have ended; what counts for a write is [`Fence::hold`].
+    /// Which manager leads, and every change of that. It may still name this manager for a moment
+    /// after the lease has expired; only [`Fence::run_in_term`] guards writes.
     #[must_use]
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
     }
 
-    /// How long this manager may still write, unless its lease is renewed; none where it may for
-    /// ever, or does not lead.
+    /// How long until the lease expires; none if it never does or if this manager does not lead.
     pub(super) fn lease_left(&self) -> Option<Duration> {
-        let until = (*self.held.lease())?.until?;
+        let until = (*self.shared.lease())?.until?;
         Some(until.saturating_duration_since(Instant::now()))
     }
 
-    /// The managers that stand for election, in their order, as far as this one knows.
+    /// The URLs of all candidates that this manager knows, in the order in which they will lead.
     pub(super) fn candidates(&self) -> Vec<String> {
-        let managers = self.held.1.lock().unwrap_or_else(PoisonError::into_inner);
-        managers.clone()
+        self.shared.candidates().clone()
     }
 
     /// The term in which this manager may write now.
     #[must_use]
     pub fn term(&self) -> Option<u64> {
-        self.held.term()
+        self.shared.term()
     }
 
-    /// Does work that writes, for as long as the term lasts in which it is begun.
-    pub async fn hold<T>(
+    /// Runs work that writes. Drops it and fails if the current term ends first.
+    pub async fn run_in_term<T>(
         &self,
         work: impl Future<Output = Result<T, ManagerError>>,
     ) -> Result<T, ManagerError> {
@@ -191,9 +203,9 @@ impl Fence {
             return Err(self.closed());
         };
         let mut work = pin!(work);
-        let mut over = pin!(self.over(term));
+        let mut ended = pin!(self.term_ended(term));
         std::future::poll_fn(|context| {
-            if over.as_mut().poll(context).is_ready() || self.term() != Some(term) {
+            if ended.as_mut().poll(context).is_ready() || self.term() != Some(term) {
                 return Poll::Ready(Err(self.closed()));
             }
             work.as_mut().poll(context)
@@ -201,12 +213,12 @@ impl Fence {
         .await
     }
 
-    /// Waits until this manager leads in that term no longer.
-    pub async fn over(&self, term: u64) {
+    /// Waits until this manager no longer leads in that term.
+    pub async fn term_ended(&self, term: u64) {
         let mut leadership = self.leadership.clone();
-        let over = leadership.wait_for(|now| *now != Leadership::Leading { term });
-        if over.await.is_err() && self.term() == Some(term) {
-            // Without a keeper it is open for good.
+        let ended = leadership.wait_for(|now| *now != Leadership::Leading { term });
+        if ended.await.is_err() && self.term() == Some(term) {
+            // Without a control the fence never closes.
             std::future::pending::<()>().await;
         }
     }
@@ -226,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    /// Work that counts its steps, a second each.
+    /// Work of ten steps, a second each, that counts them.
     async fn steps(done: &AtomicUsize) -> Result<(), ManagerError> {
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -236,47 +248,47 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_ends_with_its_term_and_not_before() {
-        let (keeper, fence) = fence("it has just started");
+    async fn work_is_dropped_when_its_term_ends() {
+        let (control, fence) = fence("it has just started");
         let done = AtomicUsize::new(0);
-        let refused = fence.hold(steps(&done)).await.unwrap_err();
-        assert!(refused.to_string().contains("just started"), "{refused}");
+        let error = fence.run_in_term(steps(&done)).await.unwrap_err();
+        assert!(error.to_string().contains("just started"), "{error}");
         assert_eq!(done.load(Ordering::Relaxed), 0);
         let until = |seconds| Some(Instant::now() + Duration::from_secs(seconds));
-        keeper.lead(1, until(3600));
-        fence.hold(steps(&done)).await.unwrap();
+        control.lead(1, until(3600));
+        fence.run_in_term(steps(&done)).await.unwrap();
         assert_eq!(done.swap(0, Ordering::Relaxed), 10);
-        // Lost and regained at once, in another term: it is not the same.
+        // Leadership is lost and regained at once: the new term does not continue the work.
         let change = async {
             tokio::time::sleep(Duration::from_millis(3500)).await;
-            keeper.close("lost");
-            keeper.lead(2, until(3600));
+            control.close("lost");
+            control.lead(2, until(3600));
         };
-        let (held, ()) = tokio::join!(fence.hold(steps(&done)), change);
-        assert!(held.is_err());
+        let (result, ()) = tokio::join!(fence.run_in_term(steps(&done)), change);
+        assert!(result.is_err());
         assert_eq!(done.swap(0, Ordering::Relaxed), 3);
         assert_eq!(fence.term(), Some(2));
-        drop(keeper);
+        drop(control);
         assert_eq!(fence.term(), None);
-        fence.over(2).await;
-        assert!(fence.hold(steps(&done)).await.is_err());
+        fence.term_ended(2).await;
+        assert!(fence.run_in_term(steps(&done)).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_ended_ends_the_work_though_nobody_said_so() {
-        let (keeper, fence) = fence("");
-        keeper.lead(1, Some(Instant::now() + Duration::from_millis(4500)));
+    async fn work_is_dropped_when_the_lease_expires_without_notice() {
+        let (control, fence) = fence("");
+        control.lead(1, Some(Instant::now() + Duration::from_millis(4500)));
         let done = AtomicUsize::new(0);
-        let over = fence.hold(steps(&done)).await.unwrap_err();
-        assert!(over.to_string().contains("confirmed"), "{over}");
+        let error = fence.run_in_term(steps(&done)).await.unwrap_err();
+        assert!(error.to_string().contains("confirmed"), "{error}");
         assert_eq!(done.load(Ordering::Relaxed), 4);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn alone_it_is_always_open() {
+    async fn fence_without_election_is_always_open() {
         let fence = Fence::alone();
         let done = AtomicUsize::new(0);
-        fence.hold(steps(&done)).await.unwrap();
+        fence.run_in_term(steps(&done)).await.unwrap();
         assert_eq!(fence.term(), Some(0));
     }
 }

@@ -1,8 +1,8 @@
-//! `contrail-mesos-manager import`: from the INI files of Contrail's own mesos-manager to a
+//! `contrail-mesos-manager import`: translates the INI files of Contrail's own mesos-manager to a
 //! `manager.toml`.
 //!
-//! Invariants: every key of the old files is either translated or named in a comment that says why
-//! it is not; no secret is written.
+//! Invariants: every key is either translated or named in a comment that says why not; secrets are
+//! never written.
 
 #[cfg(test)]
 mod tests;
@@ -15,18 +15,18 @@ use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use configparser::ini::Ini;
 
-/// The sections, from the weakest to the strongest: a key in two of them has the latter's value.
+/// The sections in ascending precedence: if a key is in two of them, the later one wins.
 const SECTIONS: [&str; 5] = ["defaults", "vnc", "mesos", "sandesh", "auth"];
 
-/// Print the manager's configuration that says what INI files of Contrail's own mesos-manager say
+/// Translate INI files of Contrail's own mesos-manager to a configuration, and print it
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// The files, as the old manager was given them with -c; a later one overrides
+    /// The files, in the order in which they were passed to the old manager with -c
     #[arg(required = true, value_name = "INI")]
     files: Vec<PathBuf>,
 }
 
-/// What the old manager was told, by key.
+/// The old configuration, by key.
 type Keys = BTreeMap<String, String>;
 
 impl Import {
@@ -40,8 +40,8 @@ impl Import {
         }
         print!("{}", translate::toml(&keys, &foreign));
         eprintln!(
-            "Write this to /etc/contrail-mesos/manager.toml, put the passwords where it says, and \
-             run contrail-mesos-manager --check."
+            "Save this as /etc/contrail-mesos/manager.toml, put the passwords into the files that it \
+             names, and run contrail-mesos-manager --check."
         );
         Ok(())
     }
@@ -51,10 +51,10 @@ fn read(file: &Path) -> Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// The keys of all sections that the old manager read, and in `foreign` the other sections' names.
+/// The keys of the sections that the old manager read. Adds the names of other sections to `foreign`.
 fn flatten(text: &str, foreign: &mut Vec<String>) -> Result<Keys, String> {
     let mut ini = Ini::new();
-    // As Python reads it: a value goes on in lines that are indented, and may have a # in it.
+    // As in Python: indented lines continue a value, and a value may contain #.
     ini.set_multiline(true);
     ini.set_inline_comment_symbols(Some(&[]));
     let sections = ini.read(text.to_owned())?;

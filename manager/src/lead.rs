@@ -1,7 +1,7 @@
-//! What the leader does before it takes requests.
+//! Provisioning at the beginning of each term.
 //!
-//! Invariant: nothing is taken on in a term before everything that comes before it has been done in
-//! that term; whoever leads again after another one begins anew.
+//! Invariant: the manager serves requests in a term only after it has provisioned the API server in
+//! that term.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,12 +12,12 @@ use tokio::sync::{Notify, watch};
 use super::error::ManagerError;
 use super::fence::{Fence, Leadership};
 
-/// Whether requests are taken on.
+/// Whether the manager serves requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Readiness {
-    /// Why not.
+    /// Why it does not; none if it does.
     pub unready: Option<String>,
-    /// When it was last provisioned.
+    /// When the API server was last provisioned.
     pub provisioned: Option<SystemTime>,
 }
 
@@ -34,7 +34,8 @@ impl Readiness {
 /// The delays between attempts to prepare a term.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// Does in each term what comes before requests, and says whether they are taken on. Never ends.
+/// Runs `before_leading` at the beginning of each term and whenever `again` is notified, and publishes
+/// whether the manager serves requests. Ends with the fence.
 pub(super) async fn lead<W>(
     fence: Fence,
     ready: watch::Sender<Readiness>,
@@ -56,20 +57,20 @@ pub(super) async fn lead<W>(
                     unready("it is preparing to lead".to_owned());
                     tokio::select! {
                         () = prepare(&fence, term, &unready, &mut before_leading) => done = Some(term),
-                        () = fence.over(term) => continue,
+                        () = fence.term_ended(term) => continue,
                     }
                     ready.send_modify(|ready| ready.provisioned = Some(SystemTime::now()));
                     log::info!(term; "ready");
                 }
                 ready.send_modify(|ready| ready.unready = None);
-                // Requests are taken on meanwhile: what is there stays.
-                let forget = |_| {};
+                // Requests are served meanwhile: provisioning leaves existing objects unchanged.
+                let ignore = |_| {};
                 loop {
                     tokio::select! {
-                        () = fence.over(term) => break,
+                        () = fence.term_ended(term) => break,
                         () = again.notified() => tokio::select! {
-                            () = fence.over(term) => break,
-                            () = prepare(&fence, term, &forget, &mut before_leading) => {
+                            () = fence.term_ended(term) => break,
+                            () = prepare(&fence, term, &ignore, &mut before_leading) => {
                                 ready.send_modify(|ready| ready.provisioned = Some(SystemTime::now()));
                                 log::info!(term; "provisioned again");
                             }
@@ -97,8 +98,8 @@ async fn prepare<W>(
     W: Future<Output = Result<(), ManagerError>>,
 {
     let mut delays = BACKOFF.delays();
-    while let Err(error) = fence.hold(before_leading(term)).await {
-        log::error!(error:%; "cannot provision; trying again");
+    while let Err(error) = fence.run_in_term(before_leading(term)).await {
+        log::error!(error:%; "cannot provision; retrying");
         unready(format!("it cannot provision: {error}"));
         tokio::time::sleep(delays.next_delay()).await;
     }
@@ -108,16 +109,16 @@ async fn prepare<W>(
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::super::fence::fence;
     use super::*;
+    use crate::fence::fence;
 
     #[tokio::test(start_paused = true)]
-    async fn each_term_is_prepared_once_and_again_until_it_succeeds() {
-        let (keeper, fence) = fence("no");
+    async fn each_term_is_provisioned_once_with_retries() {
+        let (control, fence) = fence("no");
         let (sender, mut ready) = watch::channel(Readiness::none());
         let tries = &*Box::leak(Box::new(AtomicU64::new(0)));
         let before = move |_| async move {
-            // The first and the third time it fails.
+            // The first and the third attempt fail.
             match tries.fetch_add(1, Ordering::Relaxed) {
                 0 | 2 => Err(ManagerError::InvalidResponse("not yet".to_owned())),
                 _ => Ok(()),
@@ -126,13 +127,13 @@ mod tests {
         let again = Arc::new(Notify::new());
         tokio::spawn(lead(fence, sender, again.clone(), before));
         for (term, tried) in [(1, 2), (1, 2), (2, 4)] {
-            keeper.lead(term, None);
+            control.lead(term, None);
             ready
                 .wait_for(|ready| ready.unready.is_none())
                 .await
                 .unwrap();
             assert_eq!(tries.load(Ordering::Relaxed), tried);
-            keeper.close("lost");
+            control.close("lost");
             let lost = ready
                 .wait_for(|ready| ready.unready.is_some())
                 .await
@@ -142,8 +143,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_before_requests_is_done_again_while_they_are_taken() {
-        let (keeper, fence) = fence("no");
+    async fn reprovisioning_does_not_interrupt_serving() {
+        let (control, fence) = fence("no");
         let (sender, mut ready) = watch::channel(Readiness::none());
         let tries = &*Box::leak(Box::new(AtomicU64::new(0)));
         let before = move |_| async move {
@@ -152,7 +153,7 @@ mod tests {
         };
         let again = Arc::new(Notify::new());
         tokio::spawn(lead(fence, sender, again.clone(), before));
-        keeper.lead(1, None);
+        control.lead(1, None);
         let is_ready = |ready: &Readiness| ready.unready.is_none();
         ready.wait_for(is_ready).await.unwrap();
         again.notify_one();

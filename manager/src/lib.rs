@@ -1,8 +1,8 @@
 //! The manager: owns the objects of containers in the VNC API, and serves the agents' requests.
 //!
 //! ```text
-//! model         the domain model that the rooms share
-//! api, legacy   requests of agents and of CNI plugins, over HTTP; access authenticates them
+//! model         the domain model that the modules share
+//! api           the APIs for agents and CNI plugins, over HTTP
 //! containers    the only writer of containers' objects: put, get, delete, list
 //! objects       a request and its resolved names → the objects of a container: pure
 //! labels        labels of a framework → the specification of a port: pure, every error at once
@@ -11,12 +11,12 @@
 //! desired       the decision on each container: a pure function of the stores
 //! diff          the changes between a container and its desired state: pure
 //! reconcile     watches the sources, and writes what differs
-//! provision     objects that must exist before the first container
-//! election      elects the leader through ZooKeeper; fence: only the leader writes
-//! lead          what the leader does before it serves requests
-//! history       what happened to each container
+//! provision     creates the default project, its ipams and the default network
+//! election      leader election with ZooKeeper; fence: only the leader writes
+//! lead          provisioning at the beginning of each term
+//! history       recent history of each container
 //! dry_run       what would be written
-//! reload        a new configuration while the manager runs
+//! reload        applies a new configuration at run time
 //! admin         status page, JSON, health, metrics and log level, for operators
 //! ```
 //!
@@ -26,7 +26,6 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-mod access;
 mod admin;
 mod api;
 mod config;
@@ -41,7 +40,6 @@ mod history;
 mod intern;
 mod labels;
 mod lead;
-mod legacy;
 mod listener;
 mod locks;
 pub mod logging;
@@ -54,7 +52,6 @@ mod reconcile;
 mod reload;
 mod resolver;
 mod server;
-mod standby;
 mod stores;
 pub mod task_state;
 pub mod vnc;

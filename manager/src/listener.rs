@@ -1,7 +1,6 @@
-//! Connections of agents, with TLS where that is configured.
+//! Listeners with optional TLS.
 //!
-//! A peer that connects and says nothing keeps nobody else waiting: handshakes are many at once,
-//! and each has a deadline.
+//! Handshakes run concurrently and have a deadline, so that a silent peer does not block others.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,16 +22,16 @@ use super::config::Tls;
 use contrail_mesos_api::http::TlsError;
 use contrail_mesos_api::http::tls::{certificates, private_key};
 
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How many handshakes are under way at a time; more wait in the kernel.
-const HANDSHAKES: usize = 256;
+/// The time limit of a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many handshakes run at once; further connections wait in the kernel.
+const MAX_HANDSHAKES: usize = 256;
 
-/// A connection's other end.
+/// The peer of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub address: SocketAddr,
-    /// The names in its certificate: the common name and the alternative ones.
+    /// The common name and the DNS names in its certificate.
     pub names: Arc<[String]>,
 }
 
@@ -42,12 +41,12 @@ impl Connected<IncomingStream<'_, Listener>> for Peer {
     }
 }
 
-/// A stream of either kind.
+/// A stream with or without TLS.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// Where connections come in.
+/// A listening socket.
 #[derive(Debug)]
 pub(super) struct Listener {
     local: SocketAddr,
@@ -62,14 +61,14 @@ impl std::fmt::Debug for dyn Stream {
 }
 
 impl Listener {
-    /// Listens, with TLS if there is a configuration for it, which may be replaced.
+    /// Listens, with TLS if there is a configuration, which the sender of `tls` may replace.
     pub(super) async fn bind(
         address: SocketAddr,
         tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let local = listener.local_addr()?;
-        let (sender, accepted) = mpsc::channel(HANDSHAKES);
+        let (sender, accepted) = mpsc::channel(MAX_HANDSHAKES);
         let task = tokio::spawn(accept(listener, tls, sender));
         Ok(Self {
             local,
@@ -92,7 +91,7 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         match self.accepted.recv().await {
             Some(accepted) => accepted,
-            // The task ends with us only.
+            // The task ends only with this listener.
             None => std::future::pending().await,
         }
     }
@@ -112,20 +111,20 @@ async fn accept(
 ) {
     let mut handshakes = JoinSet::new();
     loop {
-        while handshakes.len() >= HANDSHAKES {
+        while handshakes.len() >= MAX_HANDSHAKES {
             handshakes.join_next().await;
         }
         while handshakes.try_join_next().is_some() {}
         let (stream, address) = match listener.accept().await {
             Ok(connection) => connection,
             Err(error) => {
-                // No descriptor left, or a peer that went away at once.
+                // Out of file descriptors, or the peer has already disconnected.
                 log::warn!(error:%; "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        // Answers are small and waited for; if this fails they are late, no more.
+        // If this fails, small responses are delayed, but nothing breaks.
         let _ = stream.set_nodelay(true);
         let peer = Peer {
             address,
@@ -138,18 +137,18 @@ async fn accept(
                 }
             }
             Some(tls) => {
-                // The certificate that is in force now.
+                // The current certificate, which a reload may have replaced.
                 let tls = TlsAcceptor::from(tls.borrow().clone());
                 let accepted = accepted.clone();
                 handshakes.spawn(async move {
-                    match tokio::time::timeout(HANDSHAKE, handshake(&tls, stream, peer)).await {
-                        // If nobody takes it, the manager is stopping.
+                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&tls, stream, peer)).await {
+                        // An error means that the manager is stopping.
                         Ok(Ok(done)) => drop(accepted.send(done).await),
                         Ok(Err(error)) => {
-                            log::warn!(peer:% = address, error:%; "no TLS with a peer");
+                            log::warn!(peer:% = address, error:%; "TLS handshake failed");
                         }
                         Err(_) => {
-                            log::warn!(peer:% = address; "no TLS with a peer within {HANDSHAKE:?}");
+                            log::warn!(peer:% = address; "TLS handshake timed out after {HANDSHAKE_TIMEOUT:?}");
                         }
                     }
                 });
@@ -167,7 +166,7 @@ async fn handshake(
     let certificates = stream.get_ref().1.peer_certificates();
     let names = certificates
         .and_then(<[_]>::first)
-        .map_or_else(Vec::new, |own| names(own));
+        .map_or_else(Vec::new, |certificate| names_of(certificate));
     let peer = Peer {
         names: names.into(),
         ..peer
@@ -175,8 +174,8 @@ async fn handshake(
     Ok((Box::new(stream), peer))
 }
 
-/// The names in a certificate that was checked already.
-fn names(certificate: &[u8]) -> Vec<String> {
+/// The common name and the DNS names in a verified certificate.
+fn names_of(certificate: &[u8]) -> Vec<String> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
         return vec![];
     };
@@ -194,7 +193,7 @@ fn names(certificate: &[u8]) -> Vec<String> {
     names
 }
 
-/// TLS as it is configured. Reads certificate files: blocks on the file system.
+/// The TLS configuration. Reads certificate files, which blocks.
 pub(super) fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())

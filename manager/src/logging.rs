@@ -1,77 +1,87 @@
-//! The program's log: text or JSON, one line an outcome, and a filter that can be changed at run
-//! time.
+//! The log of the manager: lines of text or of JSON, and a filter that can change at run time.
+//!
+//! Fields of a record are plain values: numbers and booleans stay what they are in JSON, and strings
+//! are not quoted twice. Durations are in milliseconds: see [`millis`].
 
 use std::io::Write as _;
 use std::sync::{OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use log::{LevelFilter, Log, Metadata, Record};
 use serde_json::{Map, Value};
 
-/// Said where the log is some other program's.
-pub(super) const NOT_OURS: &str = "the log is not the manager's own";
+/// Reported if another logger is installed.
+pub(super) const NOT_OURS: &str = "another logger is installed";
 
-/// How a line of the log looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// `time level target message key=value …`.
     #[default]
     Text,
     /// One JSON object a line.
     Json,
 }
 
-struct Switch {
+/// A logger whose filter can change.
+struct ReloadableLogger {
     format: LogFormat,
+    /// The filter and the logger that applies it.
     current: RwLock<(String, env_logger::Logger)>,
 }
 
-static SWITCH: OnceLock<Switch> = OnceLock::new();
+static LOGGER: OnceLock<ReloadableLogger> = OnceLock::new();
 
-/// Begins to log. The filter is written as `RUST_LOG` is: `info`, `warn,contrail_mesos=debug`.
+/// A duration as a field, in milliseconds with microsecond precision.
+pub(crate) fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
+/// Installs the logger. The filter has the syntax of `RUST_LOG`: `info`, `warn,contrail_mesos=debug`.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
     check(filter)?;
     let logger = build(format, filter);
     let level = logger.filter();
-    let switch = SWITCH.get_or_init(|| Switch {
+    let reloadable = LOGGER.get_or_init(|| ReloadableLogger {
         format,
         current: RwLock::new((filter.to_owned(), logger)),
     });
-    log::set_logger(switch).map_err(|_| LogError::Taken)?;
+    log::set_logger(reloadable).map_err(|_| LogError::OtherLogger)?;
     log::set_max_level(level);
     Ok(())
 }
 
-/// Why the log stays as it is.
+/// Why the logger cannot be installed or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// Another logger is there.
+    /// Another logger is installed.
     #[error("{NOT_OURS}")]
-    Taken,
-    /// The filter is none.
+    OtherLogger,
+    /// The filter is invalid.
     #[error(
-        "{0:?} is not what to log: write off, error, warn, info, debug or trace, or such as \
+        "{0:?} is not a log filter: write off, error, warn, info, debug or trace, or a list such as \
          \"info,contrail_mesos=debug\""
     )]
     Filter(String),
 }
 
-/// What is logged.
+/// The current filter.
 pub(super) fn filter() -> Option<String> {
-    let switch = SWITCH.get()?;
-    let current = switch
+    let current = LOGGER
+        .get()?
         .current
         .read()
         .unwrap_or_else(PoisonError::into_inner);
     Some(current.0.clone())
 }
 
-/// Changes what is logged.
+/// Changes the filter.
 pub fn set_filter(filter: &str) -> Result<(), LogError> {
     check(filter)?;
-    let switch = SWITCH.get().ok_or(LogError::Taken)?;
-    let logger = build(switch.format, filter);
+    let reloadable = LOGGER.get().ok_or(LogError::OtherLogger)?;
+    let logger = build(reloadable.format, filter);
     let level = logger.filter();
-    let mut current = switch
+    let mut current = reloadable
         .current
         .write()
         .unwrap_or_else(PoisonError::into_inner);
@@ -81,16 +91,16 @@ pub fn set_filter(filter: &str) -> Result<(), LogError> {
     Ok(())
 }
 
-/// The logger itself would take what it does not understand for a module's name.
+/// Validates a filter: `env_logger` takes an unknown level for the name of a module.
 pub(super) fn check(filter: &str) -> Result<(), LogError> {
-    let right = filter.split(',').all(|part| {
+    let valid = filter.split(',').all(|part| {
         let (module, level) = part.trim().rsplit_once('=').unwrap_or(("all", part.trim()));
         let named = module
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte));
         named && !module.is_empty() && level.parse::<LevelFilter>().is_ok()
     });
-    if right {
+    if valid {
         Ok(())
     } else {
         Err(LogError::Filter(filter.to_owned()))
@@ -100,16 +110,21 @@ pub(super) fn check(filter: &str) -> Result<(), LogError> {
 fn build(format: LogFormat, filter: &str) -> env_logger::Logger {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(filter);
-    if format == LogFormat::Json {
-        builder.format(|out, record| {
+    match format {
+        LogFormat::Text => builder.format_key_values(|out, fields| {
+            fields
+                .visit(&mut TextFields(out))
+                .map_err(std::io::Error::other)
+        }),
+        LogFormat::Json => builder.format(|out, record| {
             let line = json(record, &out.timestamp_micros().to_string());
             writeln!(out, "{line}")
-        });
-    }
+        }),
+    };
     builder.build()
 }
 
-impl Log for Switch {
+impl Log for ReloadableLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         current.1.enabled(metadata)
@@ -123,10 +138,31 @@ impl Log for Switch {
     fn flush(&self) {}
 }
 
-/// What belongs to a record.
-struct Fields(Map<String, Value>);
+/// Writes fields as ` key=value`. Control characters, which could forge lines, are escaped.
+struct TextFields<W>(W);
 
-impl<'kvs> log::kv::VisitSource<'kvs> for Fields {
+impl<'kvs, W: std::io::Write> log::kv::VisitSource<'kvs> for TextFields<W> {
+    fn visit_pair(
+        &mut self,
+        key: log::kv::Key<'kvs>,
+        value: log::kv::Value<'kvs>,
+    ) -> Result<(), log::kv::Error> {
+        write!(self.0, " {key}=")?;
+        for character in value.to_string().chars() {
+            if character.is_control() {
+                write!(self.0, "{}", character.escape_default())?;
+            } else {
+                write!(self.0, "{character}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The fields of a record, as JSON.
+struct JsonFields(Map<String, Value>);
+
+impl<'kvs> log::kv::VisitSource<'kvs> for JsonFields {
     fn visit_pair(
         &mut self,
         key: log::kv::Key<'kvs>,
@@ -136,14 +172,16 @@ impl<'kvs> log::kv::VisitSource<'kvs> for Fields {
             number.into()
         } else if let Some(number) = value.to_i64() {
             number.into()
-        } else if let Some(truth) = value.to_bool() {
-            truth.into()
+        } else if let Some(number) = value.to_f64() {
+            number.into()
+        } else if let Some(boolean) = value.to_bool() {
+            boolean.into()
         } else {
             value.to_string().into()
         };
-        // What is ours is not taken for the record's own.
+        // A field must not replace one that every record has.
         let key = match key.as_str() {
-            own @ ("time" | "level" | "target" | "message") => format!("{own}_"),
+            reserved @ ("time" | "level" | "target" | "message") => format!("{reserved}_"),
             other => other.to_owned(),
         };
         self.0.insert(key, json);
@@ -152,7 +190,7 @@ impl<'kvs> log::kv::VisitSource<'kvs> for Fields {
 }
 
 fn json(record: &Record<'_>, time: &str) -> Value {
-    let mut fields = Fields(Map::new());
+    let mut fields = JsonFields(Map::new());
     fields.0.insert("time".to_owned(), time.into());
     fields
         .0
@@ -161,7 +199,7 @@ fn json(record: &Record<'_>, time: &str) -> Value {
     fields
         .0
         .insert("message".to_owned(), record.args().to_string().into());
-    // A value that cannot be shown is left out; the line is worth more than that.
+    // A value that cannot be formatted is left out rather than the whole line.
     let _ = record.key_values().visit(&mut fields);
     Value::Object(fields.0)
 }
@@ -171,16 +209,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_is_understood_or_refused() {
-        for right in [
+    fn invalid_filters_are_rejected() {
+        for valid in [
             "info",
             "OFF",
             "warn,contrail_mesos=debug",
             "a::b=trace, info",
         ] {
-            assert!(check(right).is_ok(), "{right}");
+            assert!(check(valid).is_ok(), "{valid}");
         }
-        for wrong in [
+        for invalid in [
             "",
             "loud",
             "contrail_mesos=",
@@ -189,15 +227,23 @@ mod tests {
             "a b=info",
             "info/x",
         ] {
-            assert!(check(wrong).is_err(), "{wrong}");
+            assert!(check(invalid).is_err(), "{invalid}");
         }
         assert!(set_filter("loud").is_err());
     }
 
     #[test]
-    fn a_line_of_json_holds_everything() {
-        let fields = [("container", "c\"1"), ("message", "x")];
-        let fields: &[(&str, &str)] = &fields;
+    fn json_line_has_plain_values_on_one_line() {
+        let elapsed_ms = millis(Duration::from_nanos(500_400));
+        let fields = [
+            ("container", log::kv::Value::from("c\"1")),
+            ("message", "x".into()),
+            ("elapsed_ms", elapsed_ms.into()),
+            ("term", 7_u64.into()),
+            ("delta", (-1_i64).into()),
+            ("complete", true.into()),
+        ];
+        let fields: &[(&str, log::kv::Value<'_>)] = &fields;
         let record = Record::builder()
             .args(format_args!("ports made\nor not"))
             .level(log::Level::Warn)
@@ -207,12 +253,32 @@ mod tests {
         let line = json(&record, "now").to_string();
         assert!(!line.contains('\n'), "{line}");
         let line: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(line["message"], "ports made\nor not");
-        assert_eq!(line["message_"], "x");
-        assert_eq!(line["container"], "c\"1");
         assert_eq!(
-            (&line["level"], &line["time"]),
-            (&"WARN".into(), &"now".into())
+            line,
+            serde_json::json!({
+                "time": "now",
+                "level": "WARN",
+                "target": "t",
+                "message": "ports made\nor not",
+                "message_": "x",
+                "container": "c\"1",
+                "elapsed_ms": 0.5,
+                "term": 7,
+                "delta": -1,
+                "complete": true,
+            })
+        );
+    }
+
+    #[test]
+    fn text_fields_escape_control_characters() {
+        let fields = [("container", "a\nb\u{1b}"), ("app", "/ä")];
+        let fields: &[(&str, &str)] = &fields;
+        let mut line = vec![];
+        log::kv::Source::visit(&fields, &mut TextFields(&mut line)).unwrap();
+        assert_eq!(
+            String::from_utf8(line).unwrap(),
+            " container=a\\nb\\u{1b} app=/ä"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! `contrail-mesos-manager`: owns the objects of containers in Contrail, and answers the agents.
+//! `contrail-mesos-manager`: manages the objects of containers in Contrail for the agents.
 
 mod import;
 
@@ -14,37 +14,37 @@ use contrail_mesos_manager::{Config, DEFAULT_PATH, DryRun, Manager, dry_run};
 use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Every few minutes a manager reads all there is: glibc's keeps what that took.
+/// Returns the memory of a full listing to the system, unlike the allocator of glibc.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// What a dry run ends with that has found something to write.
-const DIFFERS: u8 = 2;
+/// The exit code of a dry run that found differences.
+const EXIT_DIFFERS: u8 = 2;
 
-/// Makes the objects of containers in the Contrail VNC API, for the agents that ask.
+/// Manages the objects of Mesos containers in the Contrail VNC API
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The configuration
+    /// Configuration file
     #[arg(long, default_value = DEFAULT_PATH, value_name = "FILE")]
     config: PathBuf,
-    /// Say everything that is wrong with the configuration, and end
+    /// Report every problem in the configuration, and exit
     #[arg(long)]
     check: bool,
-    /// Say what a manager that starts now would write, write nothing, and end: 0 if there is
-    /// nothing, 2 if there is something, 1 if it cannot be told
+    /// Print what this manager would write now, write nothing, and exit with status 0 if there are no
+    /// differences, 2 if there are, and 1 on errors
     #[arg(long, conflicts_with = "check")]
     dry_run: bool,
-    /// How the dry run says it
+    /// Output format of the dry run
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT", requires = "dry_run")]
     output: Format,
-    /// How a line of the log looks
+    /// Format of the log
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     log_format: Format,
-    /// What is logged, unless the configuration says otherwise; see also PUT
-    /// /log-level of the admin listener
+    /// Log filter such as info or warn,contrail_mesos=debug; log_level in the configuration
+    /// overrides it, and PUT /log-level changes it at run time
     #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
     log_level: String,
 }
@@ -56,9 +56,9 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// For people
+    /// Text
     Text,
-    /// One JSON object a line
+    /// JSON
     Json,
 }
 
@@ -66,9 +66,9 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Where it cannot even be printed, the status says it.
+            // If printing fails, the exit code still reports the error.
             let _ = error.print();
-            // 2, the usual one, says something else here.
+            // Not 2, the usual code for usage errors: it means that a dry run found differences.
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
@@ -102,14 +102,18 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     if arguments.check {
         Manager::check(&config)?;
-        println!("{}: all right", arguments.config.display());
+        println!("{}: valid", arguments.config.display());
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     if arguments.dry_run {
-        let told = runtime.block_on(dry_run(&config))?;
-        print(&told, arguments.output)?;
-        return Ok(ExitCode::from(if told.differs() { DIFFERS } else { 0 }));
+        let result = runtime.block_on(dry_run(&config))?;
+        print(&result, arguments.output)?;
+        return Ok(ExitCode::from(if result.differs() {
+            EXIT_DIFFERS
+        } else {
+            0
+        }));
     }
     if let Some(level) = &config.log_level {
         logging::set_filter(level)?;
@@ -118,41 +122,40 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(told: &DryRun, output: Format) -> Result<()> {
+fn print(result: &DryRun, output: Format) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if matches!(output, Format::Json) {
-        serde_json::to_writer_pretty(&mut out, told)?;
+        serde_json::to_writer_pretty(&mut out, result)?;
         writeln!(out)?;
         return Ok(());
     }
-    for what in &told.provision {
-        writeln!(out, "{what}")?;
+    for change in &result.provision {
+        writeln!(out, "{change}")?;
     }
-    for one in &told.containers {
-        writeln!(out, "{one}")?;
+    for container in &result.containers {
+        writeln!(out, "{container}")?;
     }
-    let [now, later, doubt] = told.counts();
-    if told.followed {
+    let [now, later, deferred] = result.counts();
+    if result.followed {
         writeln!(
             out,
-            "{} to provision; of containers {now} to change now, {later} later, {doubt} in doubt",
-            told.provision.len()
+            "{} to provision; containers: {now} to change now, {later} later, {deferred} deferred",
+            result.provision.len()
         )?;
     } else {
         writeln!(
             out,
-            "{} to provision; containers are not looked at without a table [mesos]",
-            told.provision.len()
+            "{} to provision; containers are not compared without a table [mesos]",
+            result.provision.len()
         )?;
     }
     Ok(())
 }
 
-/// Reads the configuration again, with the files that it names, and says what came of it.
+/// Reloads the configuration and the files that it names, and logs the result.
 fn reload(manager: &Manager, path: &Path) {
     let file = path.display();
-    // Some small files: nobody waits for long.
-    let taken = tokio::task::block_in_place(|| {
+    let reloaded = tokio::task::block_in_place(|| {
         let config = Config::load(path).map_err(|error| error.problems)?;
         let restart = manager.reload(&config).map_err(|error| {
             vec![ConfigProblem {
@@ -163,24 +166,24 @@ fn reload(manager: &Manager, path: &Path) {
         })?;
         Ok::<_, Vec<ConfigProblem>>((config, restart))
     });
-    match taken {
+    match reloaded {
         Ok((config, restart)) => {
             let level = config.log_level.map(|level| logging::set_filter(&level));
             if let Some(Err(error)) = level {
-                log::error!(error:%; "the log level stays");
+                log::error!(error:%; "the log level was not changed");
             }
             if restart.is_empty() {
                 log::info!(file:%; "configuration reloaded");
             } else {
-                let restart = restart.join(", ");
-                log::warn!(file:%, restart; "configuration reloaded, but for what needs a restart");
+                let needs_restart = restart.join(", ");
+                log::warn!(file:%, needs_restart; "configuration reloaded, except keys that need a restart");
             }
         }
         Err(problems) => {
             for problem in &problems {
                 log::error!("{problem}");
             }
-            log::error!(file:%, problems = problems.len(); "configuration refused, the old one stays");
+            log::error!(file:%, problems = problems.len(); "configuration rejected; the old one stays in force");
         }
     }
 }
@@ -189,18 +192,18 @@ async fn serve(config: Config, path: &Path) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let manager = Manager::start(config).await?;
-    log::info!("agents ask at {}", manager.url());
+    log::info!("listening for agents at {}", manager.url());
     if let Some(address) = manager.legacy_address() {
-        log::info!("CNI plugins ask at http://{address}");
+        log::info!("listening for CNI plugins at http://{address}");
     }
     if let Some(address) = manager.admin_address() {
-        log::info!("operators ask at http://{address}");
+        log::info!("admin listener at http://{address}");
     }
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
-            done = tokio::signal::ctrl_c() => {
-                done?;
+            received = tokio::signal::ctrl_c() => {
+                received?;
                 break;
             }
             _ = hangup.recv() => reload(&manager, path),

@@ -1,7 +1,7 @@
-//! What has to be there before the first container: project, ipams, default network, policy.
+//! Creates what containers need: the default project, its ipams, the default network and a policy.
 //!
-//! Everything is made if it is missing and left as it is if it is there, so that several managers
-//! can provision at once, and an operator's changes stay.
+//! Missing objects are created and existing ones are not changed, so that several managers can
+//! provision at once and an operator's changes stay.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,50 +17,50 @@ use crate::vnc::{
     Project, Ref, Sequence, VirtualNetwork, VirtualNetworkProperties, VncClient, VncError,
 };
 
-/// The fabric's own network, which every API server makes.
+/// The IP fabric network, which every API server creates.
 const FABRIC: [&str; 3] = ["default-domain", "default-project", "ip-fabric"];
 
-/// What all vRouter agents have in common, which every API server makes.
+/// The configuration of all vRouter agents, which every API server creates.
 const GLOBAL_VROUTER_CONFIG: [&str; 2] = [
     "default-global-system-config",
     "default-global-vrouter-config",
 ];
-/// As Contrail's own mesos-manager has them.
+/// The port ranges of Contrail's own mesos-manager.
 const PORT_TRANSLATION: [(&str, i32, i32); 2] = [("tcp", 56_000, 57_023), ("udp", 57_024, 58_047)];
 
-/// Makes what is missing.
+/// Creates the missing objects.
 pub(super) async fn provision(client: &VncClient, config: &Config) -> Result<(), VncError> {
-    let Some(wanted) = &config.provision else {
-        // The least that says whether the API server can be reached.
+    let Some(options) = &config.provision else {
+        // The cheapest request that shows whether the API server responds.
         return client.ping().await;
     };
-    let maker = Maker {
+    let provisioner = Provisioner {
         client,
         config,
         missing: None,
     };
-    maker.all(wanted).await
+    provisioner.run(options).await
 }
 
-/// Says what [`provision`] would make, and makes nothing.
+/// What [`provision`] would create. Creates nothing.
 pub(super) async fn missing(client: &VncClient, config: &Config) -> Result<Vec<String>, VncError> {
-    let Some(wanted) = &config.provision else {
+    let Some(options) = &config.provision else {
         client.ping().await?;
         return Ok(vec![]);
     };
-    let maker = Maker {
+    let provisioner = Provisioner {
         client,
         config,
         missing: Some(Mutex::default()),
     };
-    maker.all(wanted).await?;
-    let missing = maker.missing.unwrap_or_default();
+    provisioner.run(options).await?;
+    let missing = provisioner.missing.unwrap_or_default();
     Ok(missing.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-impl Maker<'_> {
-    async fn all(&self, wanted: &Provision) -> Result<(), VncError> {
-        let (maker, config) = (self, self.config);
+impl Provisioner<'_> {
+    async fn run(&self, options: &Provision) -> Result<(), VncError> {
+        let config = self.config;
         let network = &config.defaults.network;
         let project = FqName::new([&config.defaults.domain, &config.defaults.project]);
         let mut projects = vec![project.clone()];
@@ -69,97 +69,97 @@ impl Maker<'_> {
             if config.create.domains
                 && let Some(domain) = project.parent()
             {
-                maker.make(Domain::named(domain)).await?;
+                self.ensure(Domain::named(domain)).await?;
             }
-            maker.make(Project::named(project.clone())).await?;
+            self.ensure(Project::named(project.clone())).await?;
         }
         let cluster = &config.defaults.cluster;
         let fabric_ipam = project.child(format!("{cluster}-ip-fabric-ipam"));
         let pod_ipam = project.child(format!("{cluster}-pod-task-ipam"));
-        maker.ipam(&fabric_ipam, &wanted.ip_fabric_subnets).await?;
-        maker.ipam(&pod_ipam, &wanted.pod_task_subnets).await?;
-        let ipam = if wanted.ip_fabric_forwarding {
+        self.ipam(&fabric_ipam, &options.ip_fabric_subnets).await?;
+        self.ipam(&pod_ipam, &options.pod_task_subnets).await?;
+        let ipam = if options.ip_fabric_forwarding {
             fabric_ipam
         } else {
             pod_ipam
         };
-        let network = maker.make(self::network(network, ipam, wanted)).await?;
+        let network = self.ensure(default_network(network, ipam, options)).await?;
 
         let policy = project.child(format!("{cluster}-default-ip-fabric-np"));
-        let Some(fabric) = maker
+        let Some(fabric) = self
             .client
             .id_of::<VirtualNetwork>(&FqName::new(FABRIC))
             .await?
         else {
-            log::warn!("the API server has no network ip-fabric, so there is no policy for it");
+            log::warn!("the API server has no network ip-fabric; no policy is created for it");
             return Ok(());
         };
-        if wanted.ip_fabric_snat {
-            maker.port_translation().await?;
+        if options.ip_fabric_snat {
+            self.port_translation().await?;
         }
-        let policy = maker.make(self::policy(policy)).await?;
+        let policy = self.ensure(fabric_policy(policy)).await?;
         let names = [FqName::new(FABRIC), config.defaults.network.clone()];
         for (network, name) in [fabric, network].into_iter().zip(&names) {
-            maker.attach((network, name), policy).await?;
+            self.attach((network, name), policy).await?;
         }
         Ok(())
     }
 }
 
-struct Maker<'a> {
+struct Provisioner<'a> {
     client: &'a VncClient,
     config: &'a Config,
-    /// What is missing, where nothing is to be made.
+    /// Collects what is missing in a dry run, which creates nothing.
     missing: Option<Mutex<Vec<String>>>,
 }
 
-impl Maker<'_> {
-    async fn make<T: Object>(&self, mut object: T) -> Result<Uuid, VncError> {
-        let marks = [("owner", OWNER), ("cluster", &self.config.defaults.cluster)];
-        object.common_mut().annotations = marks.into_iter().collect();
+impl Provisioner<'_> {
+    async fn ensure<T: Object>(&self, mut object: T) -> Result<Uuid, VncError> {
+        let annotations = [("owner", OWNER), ("cluster", &self.config.defaults.cluster)];
+        object.common_mut().annotations = annotations.into_iter().collect();
         let name = object.common().fq_name.clone();
         if self.missing.is_some() {
-            let there = self.client.id_of::<T>(&name).await?;
-            if there.is_none() {
-                self.lacks(format!("make the {} {name}", T::TYPE));
+            let uuid = self.client.id_of::<T>(&name).await?;
+            if uuid.is_none() {
+                self.add_missing(format!("create the {} {name}", T::TYPE));
             }
-            return Ok(there.unwrap_or_default());
+            return Ok(uuid.unwrap_or_default());
         }
         let ensured = self.client.ensure(&object).await?;
         match ensured.found {
             None => log::info!(object:% = name; "provisioned the {}", T::TYPE),
             Some(mut found) => {
-                // Whose it is makes no difference here.
+                // The owner does not matter here.
                 found.differs.retain(|field| field != "annotations");
                 if !found.differs.is_empty() {
                     let differs = found.differs.join(", ");
-                    log::warn!(object:% = name, differs; "the {} is not as configured, and left as it is", T::TYPE);
+                    log::warn!(object:% = name, differs; "the {} differs from the configuration and is not changed", T::TYPE);
                 }
             }
         }
         Ok(ensured.uuid)
     }
 
-    fn lacks(&self, what: String) {
+    fn add_missing(&self, change: String) {
         if let Some(missing) = &self.missing {
             let mut missing = missing.lock().unwrap_or_else(PoisonError::into_inner);
-            missing.push(what);
+            missing.push(change);
         }
     }
 
-    /// Has the policy hold for the network.
+    /// Attaches the policy to the network.
     async fn attach(&self, (network, name): (Uuid, &FqName), policy: Uuid) -> Result<(), VncError> {
         if self.missing.is_some() {
-            let there = if network.is_nil() || policy.is_nil() {
+            let existing = if network.is_nil() || policy.is_nil() {
                 None
             } else {
                 self.client.read::<VirtualNetwork>(network).await?
             };
-            let mut policies = there
+            let mut policies = existing
                 .iter()
                 .flat_map(|network| &network.network_policy_refs);
             if !policies.any(|other| other.uuid == Some(policy)) {
-                self.lacks(format!(
+                self.add_missing(format!(
                     "attach the default policy to the virtual-network {name}"
                 ));
             }
@@ -174,8 +174,8 @@ impl Maker<'_> {
         self.client.relax_for_delete(network, policy).await
     }
 
-    /// Without ports to translate to, nothing leaves with the host's address. They are the same for
-    /// all that uses this Contrail, so that what is there stays.
+    /// Sets the ports for SNAT, without which it does not work. All users of this Contrail share them,
+    /// so existing ones are not changed.
     async fn port_translation(&self) -> Result<(), VncError> {
         let name = FqName::new(GLOBAL_VROUTER_CONFIG);
         let Some(found) = self.client.find::<GlobalVrouterConfig>(&name).await? else {
@@ -191,7 +191,7 @@ impl Maker<'_> {
             return Ok(());
         };
         if self.missing.is_some() {
-            self.lacks(format!("set the port_translation_pools of {name}"));
+            self.add_missing(format!("set the port_translation_pools of {name}"));
             return Ok(());
         }
         let pools = PORT_TRANSLATION.map(|(protocol, start_port, end_port)| PortTranslationPool {
@@ -226,28 +226,28 @@ impl Maker<'_> {
         ipam.ipam_subnets = Some(IpamSubnets {
             subnets: subnets.collect(),
         });
-        self.make(ipam).await.map(drop)
+        self.ensure(ipam).await.map(drop)
     }
 }
 
-fn network(name: &FqName, ipam: FqName, wanted: &Provision) -> VirtualNetwork {
+fn default_network(name: &FqName, ipam: FqName, options: &Provision) -> VirtualNetwork {
     let mut network = VirtualNetwork::named(name.clone());
     network.address_allocation_mode = Some("flat-subnet-only".to_owned());
     network.virtual_network_properties = Some(VirtualNetworkProperties {
-        // The server refuses flat subnets with any other.
+        // The server rejects flat subnets with any other mode.
         forwarding_mode: Some("l3".to_owned()),
         ..VirtualNetworkProperties::default()
     });
     network.network_ipam_refs = vec![Ref::with(ipam, NetworkIpamSubnets::default())];
-    network.fabric_snat = wanted.ip_fabric_snat.then_some(true);
-    if wanted.ip_fabric_forwarding {
+    network.fabric_snat = options.ip_fabric_snat.then_some(true);
+    if options.ip_fabric_forwarding {
         network.virtual_network_refs = vec![Ref::to(FqName::new(FABRIC))];
     }
     network
 }
 
-/// Everything may pass between the networks that have the policy and the fabric's.
-fn policy(name: FqName) -> NetworkPolicy {
+/// Allows all traffic between the networks that have the policy and the IP fabric network.
+fn fabric_policy(name: FqName) -> NetworkPolicy {
     let rule = PolicyRule {
         direction: Some("<>".to_owned()),
         protocol: Some("any".to_owned()),

@@ -1,49 +1,48 @@
-//! Taking over a new configuration while the manager runs.
+//! Applies a new configuration at run time.
 //!
-//! Invariant: all that could fail is done first, so that a configuration is taken over as a whole
-//! or not at all. What cannot be changed in a running manager is named, and stays as it was.
+//! Invariant: everything that can fail comes first, so that a configuration is applied as a whole or
+//! not at all. Keys that need a restart are returned and keep their old values.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::ServerConfig;
-use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{Notify, watch};
 
-use super::access::Gate;
+use super::api::auth::Authenticator;
 use super::config::Config;
 use super::listener::server_config;
 use super::reconcile::{Reconciler, Sources};
-use crate::vnc::{Auth, VncOptions};
 use contrail_mesos_api::http::TlsError;
 
-/// What of a running manager can be changed.
+/// The parts of a running manager that can change.
 #[derive(Debug)]
-pub(super) struct Live {
-    /// What is in force.
+pub(super) struct Reloadable {
+    /// The configuration in force.
     pub config: Arc<Mutex<Config>>,
-    pub gate: Arc<Gate>,
-    /// The certificate of the agents' API, and whose certificates it believes.
+    pub authenticator: Arc<Authenticator>,
+    /// The certificate of the agents' API and the CAs that it trusts.
     pub tls: Option<watch::Sender<Arc<ServerConfig>>>,
     pub reconciler: Option<Arc<Reconciler>>,
-    /// What comes before requests is to be done again.
+    /// Notified when the API server must be provisioned again.
     pub provision: Arc<Notify>,
 }
 
-impl Live {
-    /// Takes over what can be changed; says what needs a restart. Blocks on the file system.
+impl Reloadable {
+    /// Applies a configuration. Returns the keys that need a restart. Reads files, which blocks.
     pub(super) fn reload(&self, new: &Config) -> Result<Vec<&'static str>, TlsError> {
         let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let tls = new.access.tls.as_ref().map(server_config).transpose()?;
         let sources = new.follow.as_ref().map(Sources::new).transpose()?;
 
-        let restart = restart(&config, new);
-        let tls_stays = tls.is_some() == self.tls.is_some();
+        let restart = needs_restart(&config, new);
+        let tls_unchanged = tls.is_some() == self.tls.is_some();
         if let (Some(sender), Some(tls)) = (&self.tls, tls) {
             sender.send_replace(tls);
         }
-        if tls_stays {
-            // Who has no certificate is not to be known by none.
-            self.gate.replace(&new.access);
+        if tls_unchanged {
+            // Otherwise removing [tls] with its client_ca would leave the agents' API without
+            // authentication until the restart.
+            self.authenticator.replace(&new.access);
             config.access = new.access.clone();
         }
         if let (Some(reconciler), Some(follow), Some(sources)) =
@@ -59,14 +58,10 @@ impl Live {
     }
 }
 
-/// The keys of which another value needs a restart.
-fn restart(old: &Config, new: &Config) -> Vec<&'static str> {
+/// The changed keys that need a restart.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let follow = |config: &Config| config.follow.is_some();
-    let concurrency = |config: &Config| config.follow.as_ref().map(|one| one.concurrency);
-    let digest = |config: &Config| {
-        let digest = config.zookeeper.as_ref()?.digest.as_ref()?;
-        Some(digest.expose_secret().to_owned())
-    };
+    let concurrency = |config: &Config| config.follow.as_ref().map(|follow| follow.concurrency);
     let limits = |config: &Config| (config.ports, config.name_cache_ttl, config.rollback_delay);
     let checks = [
         ("listen", old.listen != new.listen),
@@ -81,12 +76,8 @@ fn restart(old: &Config, new: &Config) -> Vec<&'static str> {
             "[tls]",
             old.access.tls.is_some() != new.access.tls.is_some(),
         ),
-        (
-            "[zookeeper]",
-            format!("{:?}", old.zookeeper) != format!("{:?}", new.zookeeper)
-                || digest(old) != digest(new),
-        ),
-        ("[vnc]", !same_api(&old.vnc, &new.vnc)),
+        ("[zookeeper]", old.zookeeper != new.zookeeper),
+        ("[vnc]", old.vnc != new.vnc),
         ("[limits]", limits(old) != limits(new)),
         ("[mesos]", follow(old) != follow(new)),
         (
@@ -94,21 +85,11 @@ fn restart(old: &Config, new: &Config) -> Vec<&'static str> {
             follow(old) == follow(new) && concurrency(old) != concurrency(new),
         ),
     ];
-    let differs = checks.into_iter().filter(|(_, differs)| *differs);
-    differs.map(|(key, _)| key).collect()
-}
-
-fn same_api(old: &VncOptions, new: &VncOptions) -> bool {
-    let password = |options: &VncOptions| -> Option<SecretString> {
-        match &options.auth {
-            Auth::None => None,
-            Auth::Basic { password, .. } => Some(password.clone()),
-            Auth::Keystone(keystone) => Some(keystone.password.clone()),
-        }
-    };
-    let shown = |options: &VncOptions| password(options).map(|one| one.expose_secret().to_owned());
-    // What is printed has everything but secrets.
-    format!("{old:?}") == format!("{new:?}") && shown(old) == shown(new)
+    checks
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(key, _)| key)
+        .collect()
 }
 
 #[cfg(test)]
@@ -117,14 +98,14 @@ mod tests {
 
     use super::*;
 
-    const LEAST: &str = "[vnc]\nservers = [\"a\"]\n";
+    const MINIMAL: &str = "[vnc]\nservers = [\"a\"]\n";
 
     fn config(text: &str) -> Config {
         Config::parse(Path::new("m.toml"), text).unwrap()
     }
 
     #[test]
-    fn every_key_that_needs_a_restart_is_named() {
+    fn keys_that_need_a_restart_are_returned() {
         let directory = tempfile::tempdir().unwrap();
         let secret = |text: &str| {
             let path = directory.path().join(text);
@@ -136,53 +117,63 @@ mod tests {
             std::fs::write(&file, password).unwrap();
             let file = file.display();
             config(&format!(
-                "{LEAST}[vnc.basic]\nuser = \"u\"\npassword_file = \"{file}\""
+                "{MINIMAL}[vnc.basic]\nuser = \"u\"\npassword_file = \"{file}\""
             ))
         };
-        assert_eq!(restart(&basic("one"), &basic("two")), ["[vnc]"]);
-        assert_eq!(restart(&basic("one"), &basic("one")), [""; 0]);
+        assert_eq!(needs_restart(&basic("one"), &basic("two")), ["[vnc]"]);
+        assert_eq!(needs_restart(&basic("one"), &basic("one")), [""; 0]);
         let token = secret("a-token-of-this-test");
         for (text, key) in [
-            (format!("listen = \"127.0.0.1:1\"\n{LEAST}"), "listen"),
+            (format!("listen = \"127.0.0.1:1\"\n{MINIMAL}"), "listen"),
             (
-                format!("legacy_listen = \"127.0.0.1:1\"\n{LEAST}"),
+                format!("legacy_listen = \"127.0.0.1:1\"\n{MINIMAL}"),
                 "legacy_listen",
             ),
-            (format!("admin_listen = \"none\"\n{LEAST}"), "admin_listen"),
+            (
+                format!("admin_listen = \"none\"\n{MINIMAL}"),
+                "admin_listen",
+            ),
             (
                 format!(
-                    "domain = \"d\"\nnetwork = \"default-domain:mesos-default:mesos-default-pod-task-network\"\n{LEAST}"
+                    "domain = \"d\"\nnetwork = \"default-domain:mesos-default:mesos-default-pod-task-network\"\n{MINIMAL}"
                 ),
                 "domain",
             ),
-            (format!("network = \"n\"\n{LEAST}"), "network"),
-            (format!("create = [\"projects\"]\n{LEAST}"), "create"),
-            (format!("{LEAST}call_timeout = \"1s\""), "[vnc]"),
-            (format!("{LEAST}[limits]\nports = 3"), "[limits]"),
-            (format!("{LEAST}[mesos]\nmasters = \"a:1\""), "[mesos]"),
+            (format!("network = \"n\"\n{MINIMAL}"), "network"),
+            (format!("create = [\"projects\"]\n{MINIMAL}"), "create"),
+            (format!("{MINIMAL}call_timeout = \"1s\""), "[vnc]"),
+            (format!("{MINIMAL}[limits]\nports = 3"), "[limits]"),
+            (format!("{MINIMAL}[mesos]\nmasters = \"a:1\""), "[mesos]"),
             (
-                format!("{LEAST}[zookeeper]\nservers = \"zk://a:1/b\""),
+                format!("{MINIMAL}[zookeeper]\nservers = \"zk://a:1/b\""),
                 "[zookeeper]",
             ),
             (
-                format!("{LEAST}[tls]\ncertificate = \"/c\"\nkey = \"/k\""),
+                format!("{MINIMAL}[tls]\ncertificate = \"/c\"\nkey = \"/k\""),
                 "[tls]",
             ),
         ] {
-            assert_eq!(restart(&config(LEAST), &config(&text)), [key], "{text}");
+            assert_eq!(
+                needs_restart(&config(MINIMAL), &config(&text)),
+                [key],
+                "{text}"
+            );
         }
         let of_cluster = config(&format!(
-            "cluster = \"c\"\nproject = \"mesos-default\"\nnetwork = \"mesos-default-pod-task-network\"\n{LEAST}"
+            "cluster = \"c\"\nproject = \"mesos-default\"\nnetwork = \"mesos-default-pod-task-network\"\n{MINIMAL}"
         ));
-        assert_eq!(restart(&config(LEAST), &of_cluster), ["cluster"]);
-        let mesos = format!("{LEAST}[mesos]\nmasters = \"a:1\"\n");
+        assert_eq!(needs_restart(&config(MINIMAL), &of_cluster), ["cluster"]);
+        let mesos = format!("{MINIMAL}[mesos]\nmasters = \"a:1\"\n");
         let other = config(&format!("{mesos}[reconcile]\nconcurrency = 3"));
-        assert_eq!(restart(&config(&mesos), &other), ["reconcile.concurrency"]);
-        // And none else.
+        assert_eq!(
+            needs_restart(&config(&mesos), &other),
+            ["reconcile.concurrency"]
+        );
+        // All other keys change at run time.
         let other = format!(
             "token_file = \"{token}\"\n{mesos}[marathon]\nservers = [\"a\"]\n[reconcile]\nstabilization_window = \"2m\"\n\
              [provision]\npod_task_subnets = [\"10.32.0.0/12\"]"
         );
-        assert_eq!(restart(&config(&mesos), &config(&other)), [""; 0]);
+        assert_eq!(needs_restart(&config(&mesos), &config(&other)), [""; 0]);
     }
 }

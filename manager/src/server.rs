@@ -1,10 +1,11 @@
-//! A running manager: its listeners, its provisioning, and how it stops.
+//! Starts and stops a manager: its listeners, APIs and background tasks.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use axum::Router;
 use axum::middleware::from_fn_with_state;
 use rustls::ServerConfig;
 use tokio::sync::{Notify, watch};
@@ -12,31 +13,32 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::access::Gate;
 use super::admin::metrics::{MetricSources, Metrics, measure};
 use super::admin::{self, AdminState};
-use super::api::{self, Shared};
+use super::api::auth::Authenticator;
+use super::api::{self, ApiState};
 use super::config::Config;
 use super::containers::Containers;
 use super::election::Election;
 use super::fence::Fence;
 use super::lead::{Readiness, lead};
-use super::legacy;
 use super::listener::{Listener, Peer, server_config};
 use super::provision::provision;
 use super::reconcile::{Reconciler, Sources};
-use super::reload::Live;
+use super::reload::Reloadable;
 use crate::vnc::VncClient;
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::http::{Address, TlsError};
 
-/// How long connections may take to end once the manager stops.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long open connections may last once the manager stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the last responses to be sent after a slow shutdown.
+const LAST_RESPONSES_DELAY: Duration = Duration::from_millis(100);
 
 /// Why a manager cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address is in use, or not this machine's.
+    /// An address is in use, or not an address of this machine.
     #[error(
         "cannot listen on {address}: {error}; see listen, legacy_listen and admin_listen in the \
          configuration"
@@ -47,10 +49,10 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// Other managers cannot be told where this one is.
-    #[error("{0:?} is no manager's address; write advertise in [zookeeper]")]
+    /// The listening address cannot be advertised to other managers.
+    #[error("{0:?} is not a manager's URL; write advertise in [zookeeper]")]
     Advertise(String),
-    /// A certificate or key is no use.
+    /// A certificate or key is invalid.
     #[error("{0}")]
     Tls(#[from] TlsError),
 }
@@ -64,7 +66,7 @@ pub struct Manager {
     tls: bool,
     containers: Arc<Containers>,
     reconciler: Option<Arc<Reconciler>>,
-    live: Live,
+    reloadable: Reloadable,
     fence: Fence,
     election: Option<Election>,
     ready: watch::Receiver<Readiness>,
@@ -75,8 +77,8 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Checks what a start would need besides the configuration: certificates and keys. Blocks
-    /// on the file system.
+    /// Checks what a start needs besides a valid configuration: certificates and keys. Reads files,
+    /// which blocks.
     pub fn check(config: &Config) -> Result<(), TlsError> {
         VncClient::new(config.vnc.clone())?;
         if let Some(tls) = &config.access.tls {
@@ -86,95 +88,57 @@ impl Manager {
         Ok(())
     }
 
-    /// Listens; provisioning goes on in the background. Port 0 is a free one.
+    /// Listens and starts the background tasks; provisioning is one of them. Port 0 picks a free port.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let client = VncClient::new(config.vnc.clone())?;
-        let tls = config.access.tls.as_ref().map(server_config).transpose()?;
-        let is_tls = tls.is_some();
-        let tls = tls.map(watch::Sender::new);
-        let (listener, address) =
-            bind(config.listen, tls.as_ref().map(watch::Sender::subscribe)).await?;
-        let (legacy_listener, legacy_address) = bind_plain(config.legacy_listen).await?;
-        let (admin_listener, admin_address) = bind_plain(config.admin_listen).await?;
-        warn(&config, address, legacy_address);
+        let listeners = Listeners::bind(&config).await?;
+        listeners.warn_if_insecure(&config);
+        let address = listeners.agents.address;
+        let legacy_address = listeners.legacy.as_ref().map(|bound| bound.address);
+        let admin_address = listeners.admin.as_ref().map(|bound| bound.address);
+        let tls = listeners.tls.clone();
 
-        let (election, fence, own_url) = elect(&config, address, is_tls)?;
-        let containers = Containers::fenced(client.clone(), &config, fence.clone());
-        let (sender, ready) = watch::channel(Readiness::none());
-        let stop = CancellationToken::new();
-        let requests = TaskTracker::new();
+        let (ready_sender, ready) = watch::channel(Readiness::none());
         let mut background = JoinSet::new();
-        let reconciler = reconcile(&mut background, &containers, &client, &config, &ready)?;
-        let metrics = Metrics::new(MetricSources {
-            client: client.clone(),
-            containers: containers.clone(),
-            fence: fence.clone(),
-            ready: ready.clone(),
-            reconciler: reconciler.clone(),
-        });
-        let gate = Arc::new(Gate::new(&config.access));
-        let shared = Arc::new(Shared {
-            containers: containers.clone(),
-            gate: gate.clone(),
-            ready: ready.clone(),
-            leadership: fence.leadership(),
-            tasks: requests.clone(),
-        });
-        let mut servers = JoinSet::new();
-        let measured = |router: axum::Router, api| {
-            router.layer(from_fn_with_state((metrics.clone(), api), measure))
-        };
-        let agents = measured(api::router(shared.clone()), "agents");
-        serve(&mut servers, listener, agents, &stop);
-        if let Some(listener) = legacy_listener {
-            let legacy = measured(legacy::router(shared), "legacy");
-            serve(&mut servers, listener, legacy, &stop);
-        }
-        if let Some(listener) = admin_listener {
-            let state = AdminState {
-                fence: fence.clone(),
-                ready: ready.clone(),
-                metrics,
-                containers: containers.clone(),
-                reconciler: reconciler.clone(),
-                client: client.clone(),
-                cluster: config.defaults.cluster.clone(),
-                url: own_url,
-                elected: election.is_some(),
-                started: SystemTime::now(),
-            };
-            serve(
-                &mut servers,
-                listener,
-                admin::router(Arc::new(state)),
-                &stop,
-            );
-        }
-        let rollbacks = containers.clone();
-        background.spawn(async move { rollbacks.run_rollbacks().await });
-        let live = Live {
+        let (app, election) = App::new(&config, client, &listeners, ready, &mut background)?;
+        let stop = CancellationToken::new();
+        let servers = app.serve(&config, listeners, &stop);
+
+        let containers = app.containers.clone();
+        background.spawn(async move { containers.run_rollbacks().await });
+        let App {
+            client,
+            containers,
+            reconciler,
+            fence,
+            authenticator,
+            ready,
+            requests,
+            ..
+        } = app;
+        let reloadable = Reloadable {
             config: Arc::new(Mutex::new(config)),
-            gate,
-            tls,
+            authenticator,
+            tls: tls.clone(),
             reconciler: reconciler.clone(),
             provision: Arc::new(Notify::new()),
         };
-        let in_force = live.config.clone();
+        let current = reloadable.config.clone();
         let before_leading = move |_term| {
-            let config = in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            let config = current.lock().unwrap_or_else(PoisonError::into_inner);
             let (client, config) = (client.clone(), config.clone());
             async move { Ok(provision(&client, &config).await?) }
         };
-        let again = live.provision.clone();
-        background.spawn(lead(fence.clone(), sender, again, before_leading));
+        let again = reloadable.provision.clone();
+        background.spawn(lead(fence.clone(), ready_sender, again, before_leading));
         Ok(Self {
             address,
             legacy_address,
             admin_address,
-            tls: is_tls,
+            tls: tls.is_some(),
             containers,
             reconciler,
-            live,
+            reloadable,
             fence,
             election,
             ready,
@@ -185,77 +149,78 @@ impl Manager {
         })
     }
 
-    /// Where agents ask.
+    /// The address of the API for agents.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where CNI plugins of Contrail's own manager ask.
+    /// The address of the API for CNI plugins of Contrail's own manager.
     #[must_use]
     pub fn legacy_address(&self) -> Option<SocketAddr> {
         self.legacy_address
     }
 
-    /// Where operators and what watches over the manager ask.
+    /// The address of the admin listener.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
     }
 
-    /// Whether this manager writes, and what keeps everything else from it.
+    /// Tells whether this manager leads, and guards its writes.
     #[must_use]
     pub fn fence(&self) -> &Fence {
         &self.fence
     }
 
-    /// Where agents ask, as a URL.
+    /// The URL of the API for agents.
     #[must_use]
     pub fn url(&self) -> String {
         url(self.address, self.tls)
     }
 
-    /// The writer behind the API.
+    /// The writer of containers.
     #[must_use]
     pub fn containers(&self) -> &Arc<Containers> {
         &self.containers
     }
 
-    /// What keeps the VNC API true, where something is followed.
+    /// The reconciler; none without a table `[mesos]`.
     #[must_use]
     pub fn reconciler(&self) -> Option<&Arc<Reconciler>> {
         self.reconciler.as_ref()
     }
 
-    /// Takes over what of a new configuration can change while the manager runs, or nothing of it.
-    /// Says of which keys the new values need a restart. Blocks on the file system.
+    /// Applies a new configuration as a whole or not at all. Returns the changed keys that need a
+    /// restart. Reads files, which blocks.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, TlsError> {
         VncClient::new(config.vnc.clone())?;
-        self.live.reload(config)
+        self.reloadable.reload(config)
     }
 
-    /// Waits until this manager leads, the API server is provisioned, and containers can be made.
+    /// Waits until this manager serves requests: it leads and has provisioned the API server.
     pub async fn ready(&self) {
         let mut ready = self.ready.clone();
-        // An error is that the manager has ended; it is not getting any readier.
+        // An error means that the manager has ended, so there is nothing to wait for.
         let _ = ready.wait_for(|ready| ready.unready.is_none()).await;
     }
 
-    /// Accepts nothing more, and ends when what is under way is done.
+    /// Stops accepting connections, and ends when all requests have been handled.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        // Connections end as soon as their requests do; one that sends half a request does not.
+        // A connection ends with its request, but a client may never complete one.
         let servers = async { while self.servers.join_next().await.is_some() {} };
-        let late = tokio::time::timeout(FAREWELL, servers).await.is_err();
+        let late = tokio::time::timeout(SHUTDOWN_TIMEOUT, servers)
+            .await
+            .is_err();
         self.requests.close();
         self.requests.wait().await;
         if late {
-            // Time for the last answers to leave.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(LAST_RESPONSES_DELAY).await;
         }
         self.servers.shutdown().await;
         self.background.shutdown().await;
-        // Last, for until now it writes.
+        // Last, because until here the manager may write.
         if let Some(election) = self.election {
             election.resign().await;
         }
@@ -272,53 +237,183 @@ fn advertise(address: SocketAddr, tls: bool) -> Result<Address, StartError> {
     agent_api::manager_address(&url).map_err(|_| StartError::Advertise(url))
 }
 
-async fn bind(
+/// A listening socket and its address.
+struct Bound {
+    listener: Listener,
     address: SocketAddr,
-    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
-) -> Result<(Listener, SocketAddr), StartError> {
-    let failed = |error| StartError::Listen { address, error };
-    let listener = Listener::bind(address, tls).await.map_err(failed)?;
-    let local = axum::serve::Listener::local_addr(&listener).map_err(failed)?;
-    Ok((listener, local.address))
 }
 
-async fn bind_plain(
-    address: Option<SocketAddr>,
-) -> Result<(Option<Listener>, Option<SocketAddr>), StartError> {
-    let Some(address) = address else {
-        return Ok((None, None));
-    };
-    let (listener, local) = bind(address, None).await?;
-    Ok((Some(listener), Some(local)))
-}
-
-fn warn(config: &Config, address: SocketAddr, legacy: Option<SocketAddr>) {
-    let plain = config.access.tls.is_none();
-    if plain && !config.access.tokens.is_empty() && !address.ip().is_loopback() {
-        log::warn!(address:%; "agents' tokens travel unencrypted; [tls] in the configuration mends that");
+impl Bound {
+    async fn bind(
+        address: SocketAddr,
+        tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    ) -> Result<Self, StartError> {
+        let failed = |error| StartError::Listen { address, error };
+        let listener = Listener::bind(address, tls).await.map_err(failed)?;
+        let local = axum::serve::Listener::local_addr(&listener).map_err(failed)?;
+        Ok(Self {
+            listener,
+            address: local.address,
+        })
     }
-    if let Some(address) = legacy.filter(|address| !address.ip().is_loopback()) {
-        log::warn!(address:%; "whoever reaches legacy_listen may touch every container");
+
+    async fn bind_plain(address: Option<SocketAddr>) -> Result<Option<Self>, StartError> {
+        match address {
+            Some(address) => Self::bind(address, None).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The sockets of all APIs.
+struct Listeners {
+    agents: Bound,
+    legacy: Option<Bound>,
+    admin: Option<Bound>,
+    /// Replaces the TLS configuration of the API for agents.
+    tls: Option<watch::Sender<Arc<ServerConfig>>>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, StartError> {
+        let tls = config
+            .access
+            .tls
+            .as_ref()
+            .map(server_config)
+            .transpose()?
+            .map(watch::Sender::new);
+        let receiver = tls.as_ref().map(watch::Sender::subscribe);
+        Ok(Self {
+            agents: Bound::bind(config.listen, receiver).await?,
+            legacy: Bound::bind_plain(config.legacy_listen).await?,
+            admin: Bound::bind_plain(config.admin_listen).await?,
+            tls,
+        })
+    }
+
+    fn warn_if_insecure(&self, config: &Config) {
+        let address = self.agents.address;
+        let plain = self.tls.is_none();
+        if plain && !config.access.tokens.is_empty() && !address.ip().is_loopback() {
+            log::warn!(address:%; "agents send their token unencrypted; configure [tls]");
+        }
+        let legacy = self.legacy.as_ref().map(|bound| bound.address);
+        if let Some(address) = legacy.filter(|address| !address.ip().is_loopback()) {
+            log::warn!(address:%; "everyone who reaches legacy_listen can change every container");
+        }
+    }
+}
+
+/// What the APIs share.
+struct App {
+    client: VncClient,
+    containers: Arc<Containers>,
+    reconciler: Option<Arc<Reconciler>>,
+    fence: Fence,
+    /// The URL by which agents and other managers know this one.
+    url: String,
+    elected: bool,
+    ready: watch::Receiver<Readiness>,
+    authenticator: Arc<Authenticator>,
+    requests: TaskTracker,
+    metrics: Arc<Metrics>,
+}
+
+impl App {
+    fn new(
+        config: &Config,
+        client: VncClient,
+        listeners: &Listeners,
+        ready: watch::Receiver<Readiness>,
+        background: &mut JoinSet<()>,
+    ) -> Result<(Self, Option<Election>), StartError> {
+        let (election, fence, url) =
+            elect(config, listeners.agents.address, listeners.tls.is_some())?;
+        let containers = Containers::fenced(client.clone(), config, fence.clone());
+        let reconciler = reconcile(background, &containers, &client, config, &ready)?;
+        let metrics = Metrics::new(MetricSources {
+            client: client.clone(),
+            containers: containers.clone(),
+            fence: fence.clone(),
+            ready: ready.clone(),
+            reconciler: reconciler.clone(),
+        });
+        let app = Self {
+            client,
+            containers,
+            reconciler,
+            fence,
+            url,
+            elected: election.is_some(),
+            ready,
+            authenticator: Arc::new(Authenticator::new(&config.access)),
+            requests: TaskTracker::new(),
+            metrics,
+        };
+        Ok((app, election))
+    }
+
+    /// Serves all APIs until `stop` is cancelled.
+    fn serve(
+        &self,
+        config: &Config,
+        listeners: Listeners,
+        stop: &CancellationToken,
+    ) -> JoinSet<io::Result<()>> {
+        let measured = |router: Router, api| {
+            router.layer(from_fn_with_state((self.metrics.clone(), api), measure))
+        };
+        let state = Arc::new(ApiState {
+            containers: self.containers.clone(),
+            authenticator: self.authenticator.clone(),
+            ready: self.ready.clone(),
+            leadership: self.fence.leadership(),
+            tasks: self.requests.clone(),
+        });
+        let mut servers = JoinSet::new();
+        let agents = measured(api::agents::router(state.clone()), "agents");
+        serve(&mut servers, listeners.agents, agents, stop);
+        if let Some(bound) = listeners.legacy {
+            let legacy = measured(api::legacy::router(state), "legacy");
+            serve(&mut servers, bound, legacy, stop);
+        }
+        if let Some(bound) = listeners.admin {
+            let state = Arc::new(AdminState {
+                fence: self.fence.clone(),
+                ready: self.ready.clone(),
+                metrics: self.metrics.clone(),
+                containers: self.containers.clone(),
+                reconciler: self.reconciler.clone(),
+                client: self.client.clone(),
+                cluster: config.defaults.cluster.clone(),
+                url: self.url.clone(),
+                elected: self.elected,
+                started: SystemTime::now(),
+            });
+            serve(&mut servers, bound, admin::router(state), stop);
+        }
+        servers
     }
 }
 
 fn serve(
     servers: &mut JoinSet<io::Result<()>>,
-    listener: Listener,
-    router: axum::Router,
+    bound: Bound,
+    router: Router,
     stop: &CancellationToken,
 ) {
     let service = router.into_make_service_with_connect_info::<Peer>();
     let stopped = stop.clone().cancelled_owned();
     servers.spawn(async move {
-        axum::serve(listener, service)
+        axum::serve(bound.listener, service)
             .with_graceful_shutdown(stopped)
             .await
     });
 }
 
-/// A candidate for the lead where a ZooKeeper is configured, and by what URL this manager is
-/// known; without one it leads alone.
+/// Becomes a candidate if ZooKeeper is configured; otherwise this manager always leads. Returns also
+/// the URL by which this manager is known.
 fn elect(
     config: &Config,
     address: SocketAddr,
@@ -331,12 +426,12 @@ fn elect(
         Some(url) => url,
         None => advertise(address, is_tls)?,
     };
-    let known_as = advertised.to_string();
+    let url = advertised.to_string();
     let (election, fence) = Election::start(zookeeper, advertised);
-    Ok((Some(election), fence, known_as))
+    Ok((Some(election), fence, url))
 }
 
-/// Begins to keep the VNC API true, where something is followed.
+/// Starts the reconciler if there is a table `[mesos]`.
 fn reconcile(
     background: &mut JoinSet<()>,
     containers: &Arc<Containers>,
@@ -353,7 +448,7 @@ fn reconcile(
     let running = reconciler.clone();
     let mut readiness = ready.clone();
     background.spawn(async move {
-        // A standby follows nothing: whoever comes to lead lists before it writes.
+        // A standby does not follow the sources; a new leader lists everything before it writes.
         let is_ready = |ready: &Readiness| ready.unready.is_none();
         if readiness.wait_for(is_ready).await.is_err() {
             return;

@@ -34,19 +34,19 @@ fn check(config: &Path) -> (bool, String, String) {
 }
 
 #[test]
-fn a_configuration_is_checked() {
+fn check_reports_problems_of_a_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manager.toml.example");
-    let (right, out, err) = check(&example);
+    let (valid, out, err) = check(&example);
     assert!(
-        right && out.ends_with("manager.toml.example: all right\n"),
+        valid && out.ends_with("manager.toml.example: valid\n"),
         "{err}"
     );
 
     let wrong = directory.path().join("wrong.toml");
     std::fs::write(&wrong, "listn = 1\n[vnc]\nservers = []\n").unwrap();
-    let (right, _, err) = check(&wrong);
-    assert!(!right);
+    let (valid, _, err) = check(&wrong);
+    assert!(!valid);
     assert!(
         err.contains("wrong.toml:1: listn: unknown key")
             && err.contains("wrong.toml:3: vnc.servers"),
@@ -58,12 +58,12 @@ fn a_configuration_is_checked() {
         "[vnc]\nservers = [\"a\"]\n[tls]\ncertificate = \"/no\"\nkey = \"/no\"",
     )
     .unwrap();
-    let (right, _, err) = check(&wrong);
-    assert!(!right && err.contains("/no"), "{err}");
+    let (valid, _, err) = check(&wrong);
+    assert!(!valid && err.contains("/no"), "{err}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_is_made_and_the_manager_stopped() {
+async fn manager_creates_a_container_and_stops() {
     let (_, server) = Server::start(Options::default()).await.unwrap();
     let client = VncClient::new(VncOptions::new(vec![
         server_address(&server.url()).unwrap(),
@@ -93,10 +93,10 @@ async fn a_container_is_made_and_the_manager_stopped() {
     while !line.contains("ready") {
         line.clear();
         assert!(log.read_line(&mut line).unwrap() > 0, "the manager ended");
-        if let Some((_, address)) = line.split_once("agents ask at ") {
+        if let Some((_, address)) = line.split_once("listening for agents at ") {
             url = Some(address.trim().to_owned());
         }
-        if let Some((_, address)) = line.split_once("operators ask at ") {
+        if let Some((_, address)) = line.split_once("admin listener at ") {
             admin = Some(address.trim().to_owned());
         }
     }

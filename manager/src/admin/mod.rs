@@ -23,6 +23,9 @@ mod state;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use axum::routing::get;
 
 pub(crate) use state::AdminState;
@@ -33,6 +36,10 @@ pub(crate) fn router(state: Arc<AdminState>) -> Router {
         .route("/", get(page::show))
         .merge(json::router())
         .merge(health::router())
-        .route("/metrics", get(metrics::show))
+        .route("/metrics", get(show_metrics))
         .with_state(state)
+}
+
+async fn show_metrics(State(state): State<Arc<AdminState>>, headers: HeaderMap) -> Response {
+    state.metrics.response(&headers)
 }

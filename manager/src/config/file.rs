@@ -1,4 +1,4 @@
-//! How the file is written.
+//! The file's top level, and the tables that are read nowhere else.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,19 +7,19 @@ use std::time::Duration;
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::{Access, Config, Provision, Tls, zookeeper};
+use super::fields::{credentials, identity, secret};
+use super::{Access, Config, Provision, Tls, follow, zookeeper};
 use crate::config::ConfigError;
 use crate::logging;
 use crate::model::{Create, Defaults};
 use crate::vnc::{Auth, FqName, Keystone, KeystoneVersion, VncOptions, server_address};
 use contrail_mesos_api::config_reader::{Document, Section};
-use contrail_mesos_api::http::tls::Identity;
 use contrail_mesos_api::http::{Limits, TlsOptions};
 
-/// How long a call may take by default: an agent waits no longer than half a minute for a launch.
+/// Shorter than the half minute that an agent waits for a launch.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Shorter tokens are guessed.
-const SHORTEST_TOKEN: usize = 16;
+/// Shorter tokens could be guessed.
+const MIN_TOKEN_LENGTH: usize = 16;
 const ADDRESS: &str = "an address and port such as \"127.0.0.1:6992\"";
 const SUBNET: &str = "a subnet such as \"10.32.0.0/12\"";
 
@@ -57,22 +57,22 @@ fn read(top: &Section<'_>) -> Config {
         create: create(top),
         provision: top.section("provision").map(provision),
         log_level: log_level(top),
-        follow: super::follow::read(top),
+        follow: follow::read(top),
         ..config
     };
-    let known = !config.access.tokens.is_empty()
+    let authenticated = !config.access.tokens.is_empty()
         || config
             .access
             .tls
             .as_ref()
             .is_some_and(|tls| tls.client_ca.is_some());
-    // What a secret was read from may be what is wrong: it is asked for, and so not missing.
-    let known = known || top.has("token_file") || top.has("token_env");
-    if !config.listen.ip().is_loopback() && !known {
+    // A secret that cannot be read is reported elsewhere; it is not missing.
+    let authenticated = authenticated || top.has("token_file") || top.has("token_env");
+    if !config.listen.ip().is_loopback() && !authenticated {
         top.problem(
             "listen",
             format!(
-                "{} can be reached from other machines, and whoever reaches it could touch every \
+                "{} can be reached from other machines, and everyone who reaches it could change every \
                  container: write token_file or token_env, or client_ca in [tls], or listen on \
                  \"127.0.0.1:{}\"",
                 config.listen,
@@ -131,15 +131,15 @@ fn access(top: &Section<'_>) -> Access {
         .map(|line| line.trim().to_owned())
         .filter(|line| !line.is_empty())
         .map(|line| {
-            if line.len() < SHORTEST_TOKEN || !line.bytes().all(|byte| byte.is_ascii_graphic()) {
+            if line.len() < MIN_TOKEN_LENGTH || !line.bytes().all(|byte| byte.is_ascii_graphic()) {
                 let key = if top.has("token_file") {
                     "token_file"
                 } else {
                     "token_env"
                 };
                 let message = format!(
-                    "a token has fewer than {SHORTEST_TOKEN} characters, or others than printable \
-                     ASCII without spaces; make one with `openssl rand -hex 32`"
+                    "a token needs at least {MIN_TOKEN_LENGTH} printable ASCII characters without \
+                     spaces; create one with `openssl rand -hex 32`"
                 );
                 top.problem(key, message);
             }
@@ -168,70 +168,17 @@ fn tls(section: Section<'_>) -> Option<Tls> {
     })
 }
 
-/// The keys `certificate` and `key`, which come together.
-pub(super) fn identity(section: &Section<'_>) -> Option<Identity> {
-    let certificate = section.text("certificate", "a PEM file");
-    let key = section.text("key", "a PEM file");
-    if section.has("certificate") != section.has("key") {
-        section.problem("", "certificate and key go together: write both or neither");
-    }
-    Some(Identity {
-        certificate: certificate?.into(),
-        key: key?.into(),
-    })
-}
-
-/// A secret from the file `<name>_file` or the variable `<name>_env`, if either is written.
-pub(super) fn secret(section: &Section<'_>, name: &str, what: &str) -> Option<String> {
-    let file_key = format!("{name}_file");
-    let env_key = format!("{name}_env");
-    let file = section.text(&file_key, &format!("a file with {what}"));
-    let variable = section.text(
-        &env_key,
-        &format!("the name of an environment variable with {what}"),
-    );
-    let (key, read) = match (file, variable) {
-        (None, None) => return None,
-        (Some(_), Some(_)) => {
-            let message = format!("{file_key} and {env_key} are both there; write one");
-            section.problem(&env_key, message);
-            return None;
-        }
-        (Some(file), None) => (
-            file_key,
-            std::fs::read_to_string(&file)
-                .map_err(|error| format!("cannot read {file:?}: {error}; it should hold {what}")),
-        ),
-        (None, Some(name)) => {
-            let set = std::env::var(&name);
-            let problem = format!("the environment variable {name:?} is not set to {what}");
-            (env_key, set.map_err(|_| problem))
-        }
-    };
-    match read {
-        Ok(text) if !text.trim().is_empty() => Some(text.trim().to_owned()),
-        Ok(_) => {
-            section.problem(&key, format!("there is nothing in it; it should be {what}"));
-            None
-        }
-        Err(problem) => {
-            section.problem(&key, problem);
-            None
-        }
-    }
-}
-
 fn defaults(top: &Section<'_>) -> Defaults {
     let name = |key: &str| {
         let name = top.text(key, "a name")?;
-        let right = !name.is_empty()
+        let valid = !name.is_empty()
             && !name
                 .chars()
-                .any(|letter| ":,".contains(letter) || letter.is_control());
-        if !right {
-            top.problem(key, format!("{name:?} is not a name: it needs a letter, and no colon, comma or control character"));
+                .any(|character| ":,".contains(character) || character.is_control());
+        if !valid {
+            top.problem(key, format!("{name:?} is not a name: it must not be empty or contain a colon, comma or control character"));
         }
-        right.then_some(name)
+        valid.then_some(name)
     };
     let mut defaults = Defaults::of(&name("cluster").unwrap_or_else(|| "mesos".to_owned()));
     if let Some(domain) = name("domain") {
@@ -243,11 +190,11 @@ fn defaults(top: &Section<'_>) -> Defaults {
     let in_project =
         |name: &str| FqName::new([defaults.domain.as_str(), defaults.project.as_str(), name]);
     let own = defaults.network.name().to_owned();
-    let asked = top.parsed::<FqName>(
+    let configured = top.parsed::<FqName>(
         "network",
         "a network such as \"blue\" or \"domain:project:blue\"",
     );
-    defaults.network = match asked {
+    defaults.network = match configured {
         None => in_project(&own),
         Some(name) => match name.parts() {
             [name] => in_project(name),
@@ -386,19 +333,6 @@ fn auth(section: &Section<'_>) -> Auth {
         section.problem("basic", "[vnc.keystone] is there as well; write one");
     }
     keystone.or(basic).unwrap_or_default()
-}
-
-pub(super) fn credentials(section: &Section<'_>) -> (String, SecretString) {
-    let user = section.text("user", "a user's name").unwrap_or_default();
-    if !section.has("user") {
-        section.problem("user", "is missing: a user's name");
-    }
-    let password = secret(section, "password", "the password");
-    if password.is_none() && !section.has("password_file") && !section.has("password_env") {
-        let message = "no password: write password_file, a file with it, or password_env, the name of an environment variable";
-        section.problem("password_file", message);
-    }
-    (user, SecretString::from(password.unwrap_or_default()))
 }
 
 fn keystone(section: Section<'_>) -> Auth {

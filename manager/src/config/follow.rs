@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Follow;
-use super::file::{credentials, identity};
+use super::fields::{credentials, identity};
 use crate::marathon::{self, MarathonOptions};
 use crate::mesos_master::{MasterOptions, Masters};
 use contrail_mesos_api::config_reader::Section;
@@ -18,14 +18,14 @@ pub(super) fn read(top: &Section<'_>) -> Option<Follow> {
     let marathon = top.section("marathon").map(marathon);
     let reconcile = top.section("reconcile");
     let Some(mesos) = mesos else {
-        let without = "needs a table [mesos], which says what runs";
+        let without = "needs a table [mesos]";
         if marathon.is_some() {
             top.problem("marathon", without);
         }
         if let Some(section) = reconcile {
             top.problem("reconcile", without);
-            // Its keys are checked all the same.
-            times(&section, Follow::new(nowhere()));
+            // Its keys are checked nevertheless.
+            reconcile_options(&section, Follow::new(no_masters()));
             section.finish();
         }
         return None;
@@ -38,13 +38,13 @@ pub(super) fn read(top: &Section<'_>) -> Option<Follow> {
         }
     }
     if let Some(section) = reconcile {
-        follow = times(&section, follow);
+        follow = reconcile_options(&section, follow);
         section.finish();
     }
     Some(follow)
 }
 
-fn nowhere() -> MasterOptions {
+fn no_masters() -> MasterOptions {
     MasterOptions {
         masters: Masters::Listed(vec![]),
         secure: false,
@@ -99,10 +99,7 @@ fn access(section: &Section<'_>) -> LeaderOptions {
     });
     let token = section.text("token_file", "a file with a DC/OS token");
     if basic.is_some() && token.is_some() {
-        section.problem(
-            "token_file",
-            "there is a table for name and password as well; write one",
-        );
+        section.problem("token_file", "the table basic is set as well; write one");
     }
     LeaderOptions {
         tls: TlsOptions {
@@ -116,7 +113,7 @@ fn access(section: &Section<'_>) -> LeaderOptions {
     }
 }
 
-fn times(section: &Section<'_>, mut follow: Follow) -> Follow {
+fn reconcile_options(section: &Section<'_>, mut follow: Follow) -> Follow {
     follow.resync = section.duration("resync", follow.resync);
     let policy = &mut follow.policy;
     policy.stabilization_window =

@@ -1,9 +1,10 @@
 //! The manager's configuration: one TOML file, read when the manager starts.
 //!
-//! Invariant: a [`Config`] that was read holds only what was checked; everything that is wrong
-//! with a file is reported at once, each with its place and what to write instead. Secrets are in
-//! files of their own or in the environment, never in this file.
+//! Invariant: a [`Config`] holds only validated values. All problems of a file are reported at once,
+//! each with its line and a correction. Secrets are in separate files or in the environment, never in
+//! this file.
 
+mod fields;
 mod file;
 mod follow;
 mod zookeeper;
@@ -23,57 +24,56 @@ use crate::vnc::VncOptions;
 use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
 use contrail_mesos_api::http::tls::Identity;
 
-/// Where the configuration is when nobody says otherwise.
+/// The default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/contrail-mesos/manager.toml";
 
-/// Everything that the manager can be told.
+/// The configuration of a manager.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where agents ask.
+    /// The address of the API for agents.
     pub listen: SocketAddr,
-    /// Where CNI plugins of Contrail's own manager ask; nowhere by default.
+    /// The address of the API for CNI plugins of Contrail's own manager; off by default.
     pub legacy_listen: Option<SocketAddr>,
-    /// Where operators ask; nowhere without.
+    /// The address of the admin listener; off if none.
     pub admin_listen: Option<SocketAddr>,
-    /// Who may ask.
+    /// The authentication of agents.
     pub access: Access,
-    /// Where it is decided which of several managers leads; there is only one without.
+    /// The leader election; without it this manager always leads.
     pub zookeeper: Option<ZooKeeper>,
-    /// How the VNC API is reached.
+    /// The VNC API.
     pub vnc: VncOptions,
-    /// What labels that say nothing mean.
+    /// The defaults for labels.
     pub defaults: Defaults,
-    /// What may be created when a container names it and it is not there.
+    /// What may be created when a container names it and it does not exist.
     pub create: Create,
-    /// What is provisioned at start; nothing where there is no such table.
+    /// What is provisioned before requests are served; nothing if none.
     pub provision: Option<Provision>,
     /// How many ports a container may have.
     pub ports: usize,
-    /// How long a name's uuid, and a network's subnets, are taken for granted.
+    /// How long the uuids of names and the subnets of networks are cached.
     pub name_cache_ttl: Duration,
-    /// How long what there is of a container that could not be made is left to the agent, which
-    /// asks again, before it is removed.
+    /// How long the objects of a container that could not be created are kept for the agent's retry.
     pub rollback_delay: Duration,
-    /// What is logged, where the configuration says so.
+    /// The log filter; it overrides the command line.
     pub log_level: Option<String>,
-    /// What is followed, to keep what is in the VNC API true; nothing by default.
+    /// The sources to reconcile the VNC API with; none by default.
     pub follow: Option<Follow>,
 }
 
-/// What is followed, and how what is in the VNC API is kept true.
+/// The sources to reconcile the VNC API with, and how.
 #[derive(Clone, Debug)]
 pub struct Follow {
-    /// How Mesos is reached.
+    /// Mesos.
     pub mesos: MasterOptions,
-    /// How Marathon is reached. Without it labels that change are not seen.
+    /// Marathon. Without it, changes of labels have no effect on running containers.
     pub marathon: Option<MarathonOptions>,
-    /// How long to wait before what.
+    /// The delays before changes.
     pub policy: Policy,
-    /// How often everything is listed and compared.
+    /// The interval between full resyncs.
     pub resync: Duration,
-    /// How many containers are corrected at a time.
+    /// How many containers are updated concurrently.
     pub concurrency: usize,
-    /// How many objects are listed at a time.
+    /// How many objects are in a page of a listing.
     pub page_size: u32,
 }
 
@@ -92,40 +92,41 @@ impl Follow {
     }
 }
 
-/// Who may ask, and how that is known.
+/// The authentication of agents.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Any of these in `Authorization: Bearer …`; none: nobody is asked.
+    /// Accepted in `Authorization: Bearer …`; if empty, no token is required.
     pub tokens: Vec<SecretString>,
     /// TLS; plain HTTP without.
     pub tls: Option<Tls>,
 }
 
-/// TLS of the agents' API.
+/// TLS of the API for agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// Who the manager is.
+    /// The manager's certificate and key.
     pub identity: Identity,
-    /// PEM file of the CAs of agents' certificates. With it, an agent needs one with its name.
+    /// PEM file of the CAs of the agents' certificates. If set, an agent needs a certificate with its
+    /// name.
     pub client_ca: Option<PathBuf>,
 }
 
-/// What is provisioned at start, in the default project.
+/// What is provisioned in the default project.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Provision {
     /// Subnets of the default network.
     pub pod_task_subnets: Vec<IpNet>,
-    /// Subnets of the default network where it lies upon the fabric's.
+    /// Subnets of the default network if IP fabric forwarding is on.
     pub ip_fabric_subnets: Vec<IpNet>,
-    /// Whether the default network lies upon the fabric's.
+    /// Whether the default network is part of the underlay (IP fabric forwarding).
     pub ip_fabric_forwarding: bool,
-    /// Whether what leaves the default network does so with the host's address.
+    /// Whether traffic to the underlay has the host's address (SNAT).
     pub ip_fabric_snat: bool,
 }
 
 impl Config {
-    /// Defaults, with this way to the VNC API: agents of this machine only, nothing provisioned
-    /// or created.
+    /// Defaults with this VNC API: listens on the loopback address only; nothing is provisioned or
+    /// created.
     #[must_use]
     pub fn new(vnc: VncOptions) -> Self {
         Self {
@@ -146,7 +147,7 @@ impl Config {
         }
     }
 
-    /// Reads a file, and the files and variables that it names. Blocks on the file system.
+    /// Reads a file and the files and variables that it names. Blocks.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
             problems: vec![ConfigProblem {
@@ -160,7 +161,7 @@ impl Config {
         Self::parse(path, &text)
     }
 
-    /// Reads a file's text; its path is for messages.
+    /// Parses the content of a file; its path is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         file::parse(path, text)
     }

@@ -13,8 +13,8 @@ fn parse(text: &str) -> Result<Config, Vec<String>> {
         .map_err(|error| error.problems.iter().map(ToString::to_string).collect())
 }
 
-/// The example with every line that is a key or table put into force, over these files.
-fn whole(directory: &Path) -> String {
+/// The example with all keys and tables uncommented, and with the files in this directory.
+fn uncommented_example(directory: &Path) -> String {
     let lines = EXAMPLE.lines().map(|line| {
         let bare = line.strip_prefix("# ").unwrap_or(line);
         let key = bare.split_once(" = ").is_some_and(|(key, _)| {
@@ -56,16 +56,16 @@ fn the_example_is_right_as_it_stands_and_says_the_defaults() {
 }
 
 #[test]
-fn every_key_of_the_example_exists() {
+fn every_key_of_the_example_is_valid() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     write("manager.token", "0123456789abcdef\n\nfedcba9876543210\n");
     write("keystone.password", "secret\n");
     write("zookeeper.password", "secret\n");
     write("mesos.password", "secret\n");
-    let text = whole(directory.path());
+    let text = uncommented_example(directory.path());
     let problems = parse(&text).unwrap_err();
-    // Two ways to be known to the API server, of which the second names a variable.
+    // Two kinds of authentication, of which the second names an unset variable.
     assert_eq!(problems.len(), 2, "{problems:#?}");
     let text = text.split("[vnc.basic]").next().unwrap().to_owned()
         + &text[text.find("\n[provision]").unwrap()..];
@@ -145,7 +145,7 @@ fn every_key_of_the_example_exists() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_said_at_once_with_its_place() {
+fn all_problems_are_reported_at_once_with_their_lines() {
     let problems = parse(
         r#"
 listen = "0.0.0.0:6992"
@@ -168,7 +168,7 @@ ports = 0
 "#,
     )
     .unwrap_err();
-    for (line, said) in [
+    for (line, expected) in [
         (2, "listen: 0.0.0.0:6992 can be reached from other machines"),
         (3, "legacy_listen: expected an address and port"),
         (4, "cluster: \"a:b\" is not a name"),
@@ -192,8 +192,8 @@ ports = 0
     ] {
         let found = problems
             .iter()
-            .filter(|problem| problem.starts_with(&format!("m.toml:{line}: {said}")));
-        assert_eq!(found.count(), 1, "{line} {said}: {problems:#?}");
+            .filter(|problem| problem.starts_with(&format!("m.toml:{line}: {expected}")));
+        assert_eq!(found.count(), 1, "{line} {expected}: {problems:#?}");
     }
     assert_eq!(problems.len(), 15, "{problems:#?}");
     assert!(parse("").unwrap_err()[0].contains("vnc: is missing"));
@@ -201,12 +201,12 @@ ports = 0
 }
 
 #[test]
-fn what_is_followed_is_checked() {
+fn source_tables_are_validated() {
     let vnc = "[vnc]\nservers = [\"a\"]\n";
-    let wrong = |text: &str, said: &str| {
+    let wrong = |text: &str, expected: &str| {
         let problems = parse(&format!("{vnc}{text}")).unwrap_err();
         assert_eq!(problems.len(), 1, "{problems:#?}");
-        assert!(problems[0].contains(said), "{problems:#?}");
+        assert!(problems[0].contains(expected), "{problems:#?}");
     };
     wrong("[mesos]\n", "mesos.masters: is missing");
     wrong(
@@ -247,7 +247,7 @@ fn what_is_followed_is_checked() {
 }
 
 #[test]
-fn only_this_machine_is_served_without_a_token_or_a_certificate() {
+fn non_loopback_address_needs_a_token_or_client_ca() {
     let directory = tempfile::tempdir().unwrap();
     let token = directory.path().join("token");
     let vnc = "[vnc]\nservers = [\"a\"]\n";
@@ -290,18 +290,18 @@ fn only_this_machine_is_served_without_a_token_or_a_certificate() {
 }
 
 #[test]
-fn a_missing_file_is_an_error_that_says_how_to_name_another() {
+fn missing_file_error_names_the_config_option() {
     let error = Config::load(Path::new("/nowhere/manager.toml")).unwrap_err();
     assert!(error.to_string().contains("--config"), "{error}");
 }
 
 #[test]
-fn an_election_needs_a_place_and_an_address() {
+fn zookeeper_table_is_validated() {
     let with = |listen: &str, text: &str| {
         let text = format!(
             "listen = \"{listen}\"\ntoken_env = \"PATH\"\n[zookeeper]\n{text}\n[vnc]\nservers = [\"a\"]\n"
         );
-        // The variable holds no token; that is another test's.
+        // PATH holds no valid token, which another test covers.
         let problems = parse(&text).err().unwrap_or_default();
         let problems = problems.into_iter();
         problems
@@ -318,7 +318,7 @@ fn an_election_needs_a_place_and_an_address() {
     );
     let named = format!("{servers}\nadvertise = \"https://master-1\"");
     assert_eq!(with("0.0.0.0:1", &named), none);
-    for (text, said) in [
+    for (text, expected) in [
         ("", "servers: is missing"),
         ("servers = \"z1:2181\"", "servers: expected"),
         ("servers = \"zk://z1:2181\"", "servers: expected"),
@@ -338,7 +338,7 @@ fn an_election_needs_a_place_and_an_address() {
         };
         let problems = with("127.0.0.1:1", &text);
         assert_eq!(problems.len(), 1, "{text}: {problems:?}");
-        assert!(problems[0].contains(said), "{text}: {problems:?}");
+        assert!(problems[0].contains(expected), "{text}: {problems:?}");
         assert!(!problems[0].contains("hidden"), "{problems:?}");
     }
 }

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use super::file::secret;
+use super::fields::secret;
 use super::{Config, ZooKeeper};
 use crate::mesos_master::Masters;
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::config_reader::Section;
 
-/// How long a manager may be silent by default: a pause of its machine is no reason for an election.
+/// Long enough that a pause of the machine does not cause an election.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// What every server of the default tick allows.
-const RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(1);
+/// What servers with the default tickTime allow.
+const SESSION_TIMEOUT_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_mins(1);
 const SERVERS: &str = "\"zk://10.0.0.1:2181,10.0.0.2:2181/contrail-mesos\"";
 
 pub(super) fn read(top: &Section<'_>) -> Option<ZooKeeper> {
@@ -20,11 +21,11 @@ pub(super) fn read(top: &Section<'_>) -> Option<ZooKeeper> {
     if servers.is_none() && !section.has("servers") {
         section.problem("servers", format!("is missing: write {SERVERS}"));
     }
-    // The same as what names masters, but for credentials: these are secret.
+    // The syntax of masters, but without credentials: these are secret.
     let address = servers.and_then(|text| match text.parse() {
         Ok(Masters::ZooKeeper(address)) if !address.has_credentials() => Some(address),
         Ok(Masters::ZooKeeper(_)) => {
-            let message = "has a password in it: write user and password_file in its place";
+            let message = "has a password in it: write user and password_file instead";
             section.problem("servers", message);
             None
         }
@@ -35,8 +36,8 @@ pub(super) fn read(top: &Section<'_>) -> Option<ZooKeeper> {
     });
     let user = section.text("user", "a user's name");
     let password = secret(&section, "password", "the user's password");
-    let asked = section.has("password_file") || section.has("password_env");
-    if section.has("user") != asked {
+    let has_password = section.has("password_file") || section.has("password_env");
+    if section.has("user") != has_password {
         let message = "user and password_file (or password_env) go together: write both or neither";
         section.problem("user", message);
     }
@@ -44,15 +45,15 @@ pub(super) fn read(top: &Section<'_>) -> Option<ZooKeeper> {
         .as_ref()
         .is_some_and(|user| user.is_empty() || user.contains(':'))
     {
-        section.problem("user", "a user's name is not empty and has no colon");
+        section.problem("user", "a user's name must not be empty or contain a colon");
     }
     let session_timeout = section.duration("session_timeout", SESSION_TIMEOUT);
-    if !RANGE.contains(&session_timeout) {
+    if !SESSION_TIMEOUT_RANGE.contains(&session_timeout) {
         section.problem("session_timeout", "expected a time from \"1s\" to \"60s\"");
     }
     let advertise = section.parsed_with(
         "advertise",
-        "where agents ask this manager, such as \"https://master-1:6992\"",
+        "the URL of this manager for agents, such as \"https://master-1:6992\"",
         agent_api::manager_address,
     );
     section.finish();
@@ -68,7 +69,7 @@ pub(super) fn read(top: &Section<'_>) -> Option<ZooKeeper> {
     })
 }
 
-/// What can be said only of the whole.
+/// Checks that need the whole configuration.
 pub(super) fn check(top: &Section<'_>, config: &Config) {
     let Some(zookeeper) = &config.zookeeper else {
         return;
@@ -77,8 +78,8 @@ pub(super) fn check(top: &Section<'_>, config: &Config) {
         top.problem(
             "zookeeper",
             format!(
-                "advertise is missing: {} is every address of this machine, and agents are sent to \
-                 one; write advertise = \"https://master-1:6992\"",
+                "advertise is missing: {} is every address of this machine, and agents are \
+                 redirected to a single one; write advertise = \"https://master-1:6992\"",
                 config.listen
             ),
         );

@@ -272,7 +272,7 @@ impl Containers {
             }
             deleted
         };
-        let deleted = self.fence.hold(work).await;
+        let deleted = self.fence.run_in_term(work).await;
         self.metrics.count(&deleted, &self.metrics.deleted);
         let elapsed = started.elapsed();
         let actor = agent.map_or(Actor::Plugin, |agent| Actor::Agent(agent.into()));

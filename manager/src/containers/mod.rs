@@ -167,7 +167,7 @@ impl Containers {
     ) -> Result<Ports, ManagerError> {
         let started = Instant::now();
         let work = self.put_unfenced(agent, vm, request);
-        let created = self.fence.hold(work).await;
+        let created = self.fence.run_in_term(work).await;
         self.metrics.count(&created, &self.metrics.created);
         let elapsed = started.elapsed();
         let container = request.container.to_string();

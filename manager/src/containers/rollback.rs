@@ -136,7 +136,7 @@ impl Containers {
             }
             Ok(())
         };
-        if self.fence.hold(work).await.is_err()
+        if self.fence.run_in_term(work).await.is_err()
             && let Some(entry) = self.rollbacks.get(vm)
         {
             self.rollbacks.schedule(vm, entry.rollback, entry.term);

@@ -1,34 +1,35 @@
-//! What the nodes hold.
+//! The content of the nodes.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// How candidates' nodes are named, before their number.
+/// The prefix of candidates' nodes.
 pub(super) const PREFIX: &str = "manager-";
 
-/// What a candidate's node holds.
+/// The content of a candidate's node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Candidate {
     pub id: Uuid,
     pub url: String,
 }
 
-/// What the node `term` holds.
+/// The content of the node `term`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub term: u64,
     pub id: Uuid,
     pub url: String,
-    /// How long after a renewal the leader may write.
+    /// How long the leader may write after a renewal.
     pub lease_ms: u64,
-    /// Whether the leader has given it up.
+    /// Whether the leader has released its lease.
     pub released: bool,
 }
 
 impl Record {
-    /// Before the first term. Not released: somebody may have removed the node of a leader.
+    /// The record before the first term. It is not released: the node of a leader may have been
+    /// deleted.
     pub(super) fn none(lease_ms: u64) -> Self {
         Self {
             term: 0,
@@ -44,13 +45,16 @@ impl Record {
     }
 }
 
-/// The candidate that is next. Numbers may be negative once the counter has wrapped around.
+/// The candidate that leads next. Numbers are negative once the counter has wrapped around.
 pub(super) fn first(children: &[String]) -> Option<&str> {
-    let numbered = children.iter().filter_map(|child| {
-        let number: i64 = child.strip_prefix(PREFIX)?.parse().ok()?;
-        Some((number, child.as_str()))
-    });
-    numbered.min().map(|(_, child)| child)
+    children
+        .iter()
+        .filter_map(|child| {
+            let number: i64 = child.strip_prefix(PREFIX)?.parse().ok()?;
+            Some((number, child.as_str()))
+        })
+        .min()
+        .map(|(_, child)| child)
 }
 
 #[cfg(test)]
@@ -58,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lowest_number_is_next() {
+    fn candidate_with_the_lowest_number_is_first() {
         let children = |names: &[&str]| -> Vec<String> {
             names.iter().map(|name| (*name).to_owned()).collect()
         };
@@ -68,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_a_later_version_is_read_as_well() {
+    fn record_of_a_newer_version_is_read() {
         let text = r#"{"term":7,"id":"660a305f-10e4-47fd-a5fc-000000000001","url":"http://m:6992",
             "lease_ms":5000,"released":false,"more":[1]}"#;
         let record: Record = serde_json::from_str(text).unwrap();

@@ -103,7 +103,7 @@ fn parse(text: &str) -> Config {
 }
 
 #[test]
-fn the_sample_becomes_a_configuration() {
+fn sample_is_translated() {
     let text = import(SAMPLE);
     let config = parse(&text);
     let servers: Vec<String> = config.vnc.servers.iter().map(ToString::to_string).collect();
@@ -122,20 +122,20 @@ fn the_sample_becomes_a_configuration() {
     );
     assert_eq!(config.defaults.cluster, "mesos");
     assert_eq!(config.legacy_listen, None);
-    // It never elected a leader, and does not begin to by itself.
+    // The old manager had no leader election, so it is not turned on.
     assert!(config.zookeeper.is_none());
-    for said in [
+    for line in [
         "# servers = \"zk://10.84.22.1:2181/contrail-mesos\"",
         "# rabbit_port: RabbitMQ is not used",
-        "# cassandra_server_list: the VNC API is asked",
+        "# cassandra_server_list: the manager uses the VNC API",
         "--log-level debug",
     ] {
-        assert!(text.contains(said), "{said}:\n{text}");
+        assert!(text.contains(line), "{line}:\n{text}");
     }
 }
 
 #[test]
-fn every_key_is_translated_or_named() {
+fn keys_are_translated_or_named() {
     let text = import(ALL);
     // The password's file is not there; that is all that is wrong.
     let error = Config::parse(Path::new("m.toml"), &text).unwrap_err();
@@ -175,7 +175,7 @@ fn every_key_is_translated_or_named() {
     );
 
     assert!(!text.contains("hidden"), "{text}");
-    assert!(!text.contains("knew no such key"), "{text}");
+    assert!(!text.contains("had no such key"), "{text}");
     assert!(text.contains("# [foreign]: "), "{text}");
     let translated = [
         "http_server_port",
@@ -206,22 +206,22 @@ fn every_key_is_translated_or_named() {
 }
 
 #[test]
-fn a_later_section_and_a_later_line_win_and_nonsense_is_named() {
+fn later_section_wins_and_invalid_values_are_named() {
     let text = import(
         "[VNC]\nauth_user=a\n[AUTH]\nauth_user=b\nauth_token_url=https://k/v3\nauth_password=\n\
          [MESOS]\npod_task_subnets=10.32.0.0/12\n  10.96.0.0/16\nip_fabric_subnets=10.64.0.0/12\n\
          mesos_cni_server=master\ncluster_project=x=1\nvnc_endpoint_port=many\nunheard=of\n",
     );
-    for said in [
+    for line in [
         "user = \"b\"",
         "url = \"https://k\"",
         "version = 3",
         "pod_task_subnets = [\"10.32.0.0/12\", \"10.96.0.0/16\"]",
         "# mesos_cni_server: \"master\" is a name",
-        "# cluster_project: \"x=1\" is not understood",
-        "# vnc_endpoint_port: \"many\" is no port; 8082 is taken",
-        "# unheard: the old manager knew no such key",
+        "# cluster_project: \"x=1\" cannot be parsed",
+        "# vnc_endpoint_port: \"many\" is not a port; 8082 is used",
+        "# unheard: the old manager had no such key",
     ] {
-        assert!(text.contains(said), "{said}:\n{text}");
+        assert!(text.contains(line), "{line}:\n{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Key by key.
+//! The translation, key by key.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use super::Keys;
 
-/// Keys without a counterpart, and why. A star stands for the rest of a name.
-const NONE: &[(&str, &str)] = &[
+/// Keys without a counterpart, and why. A star matches the rest of a name.
+const UNSUPPORTED_KEYS: &[(&str, &str)] = &[
     (
         "worker_id",
         "several managers elect a leader: see [zookeeper]",
@@ -38,7 +38,10 @@ const NONE: &[(&str, &str)] = &[
         "syslog_facility",
         "the log goes to standard error, which systemd keeps",
     ),
-    ("disc_server_*", "Contrail's discovery is no more"),
+    (
+        "disc_server_*",
+        "Contrail's discovery service no longer exists",
+    ),
     (
         "rabbit_*",
         "RabbitMQ is not used, nor was it by the old manager",
@@ -49,11 +52,11 @@ const NONE: &[(&str, &str)] = &[
     ),
     (
         "cassandra_*",
-        "the VNC API is asked, and never its database",
+        "the manager uses the VNC API, never its database",
     ),
     (
         "cluster_id",
-        "it was the database's prefix, which is not used",
+        "it was the prefix of the database, which is not used",
     ),
     (
         "admin_*",
@@ -69,11 +72,11 @@ const NONE: &[(&str, &str)] = &[
     ),
     (
         "mesos_cluster_owner",
-        "objects' owner is always \"contrail-mesos\"; the cluster's name tells whose they are",
+        "the owner of objects is always \"contrail-mesos\"; the cluster's name distinguishes them",
     ),
     (
         "mesos_agent_retry_sync_*",
-        "agents say their containers' names themselves",
+        "agents send the names of their containers themselves",
     ),
     ("sandesh_*", "there is no Sandesh"),
     ("introspect_ssl_*", "there is no Sandesh"),
@@ -81,9 +84,9 @@ const NONE: &[(&str, &str)] = &[
     ("nodemgr_*", "it belongs to another service"),
 ];
 
-/// What was read, and what of it has been taken.
-struct Import<'a> {
-    left: BTreeMap<&'a str, &'a str>,
+/// The old keys that remain, and the tables of the new configuration.
+struct Translation<'a> {
+    remaining: BTreeMap<&'a str, &'a str>,
     top: String,
     zookeeper: String,
     vnc: String,
@@ -101,15 +104,15 @@ fn list(items: impl Iterator<Item = String>) -> String {
 }
 
 fn line(text: &mut String, key: &str, value: &str) {
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "{key} = {value}");
 }
 
-/// The configuration that says the same.
+/// The equivalent configuration.
 pub(super) fn toml(keys: &Keys, foreign: &[String]) -> String {
-    let left = keys.iter();
-    let mut import = Import {
-        left: left
+    let mut translation = Translation {
+        remaining: keys
+            .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect(),
         top: String::new(),
@@ -118,26 +121,26 @@ pub(super) fn toml(keys: &Keys, foreign: &[String]) -> String {
         provision: String::new(),
         notes: vec![],
     };
-    import.listeners();
-    import.names();
-    import.zookeeper();
-    import.vnc();
-    import.provision();
-    import.log_level();
-    import.rest();
+    translation.listeners();
+    translation.names();
+    translation.zookeeper();
+    translation.vnc();
+    translation.provision();
+    translation.log_level();
+    translation.rest();
     for section in foreign {
-        import.note(
+        translation.note(
             &format!("[{}]", section.escape_debug()),
             "the old manager did not read this section",
         );
     }
-    import.whole()
+    translation.whole()
 }
 
-impl<'a> Import<'a> {
+impl<'a> Translation<'a> {
     /// A key's value, if there is one.
     fn take(&mut self, key: &str) -> Option<&'a str> {
-        self.left
+        self.remaining
             .remove(key)
             .filter(|value| !value.is_empty() && !value.eq_ignore_ascii_case("none"))
     }
@@ -153,15 +156,15 @@ impl<'a> Import<'a> {
         text.parse().unwrap_or_else(|_| {
             self.note(
                 key,
-                &format!("{} is no port; {default} is taken", quoted(text)),
+                &format!("{} is not a port; {default} is used", quoted(text)),
             );
             default
         })
     }
 
     fn listeners(&mut self) {
-        let asked =
-            self.left.contains_key("mesos_cni_server") || self.left.contains_key("mesos_cni_port");
+        let configured = self.remaining.contains_key("mesos_cni_server")
+            || self.remaining.contains_key("mesos_cni_port");
         let server = self.take("mesos_cni_server").unwrap_or("localhost");
         let port = self.port("mesos_cni_port", 6991);
         let address = match server {
@@ -169,7 +172,7 @@ impl<'a> Import<'a> {
             other => other.trim_matches(['[', ']']).parse().ok(),
         };
         match address {
-            Some(address) if asked => {
+            Some(address) if configured => {
                 let address = std::net::SocketAddr::new(address, port).to_string();
                 line(&mut self.top, "legacy_listen", &quoted(&address));
             }
@@ -177,12 +180,12 @@ impl<'a> Import<'a> {
             None => self.note(
                 "mesos_cni_server",
                 &format!(
-                    "{} is a name; write legacy_listen with this machine's address",
+                    "{} is a name; write legacy_listen with an address of this machine",
                     quoted(server)
                 ),
             ),
         }
-        if self.left.contains_key("http_server_port") {
+        if self.remaining.contains_key("http_server_port") {
             let port = self.port("http_server_port", 8109);
             line(
                 &mut self.top,
@@ -201,7 +204,7 @@ impl<'a> Import<'a> {
         if let Some(domain) = of_project.or(domain) {
             line(&mut self.top, "domain", &quoted(domain));
         }
-        // The old manager put everything into this project, whatever containers asked for.
+        // The old manager used this project for everything, whatever containers requested.
         let name = project.get("project").or(project.get("name"));
         if let Some(name) = name {
             line(&mut self.top, "project", &quoted(name));
@@ -223,17 +226,17 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// A dictionary as Python writes it, of texts alone.
+    /// A Python dictionary of strings.
     fn python(&mut self, key: &str) -> BTreeMap<String, String> {
         let Some(text) = self.take(key) else {
             return BTreeMap::new();
         };
         serde_json::from_str(&text.replace('\'', "\"")).unwrap_or_else(|_| {
-            let said = format!(
-                "{} is not understood; write project or network",
+            let note = format!(
+                "{} cannot be parsed; write project or network",
                 quoted(text)
             );
-            self.note(key, &said);
+            self.note(key, &note);
             BTreeMap::new()
         })
     }
@@ -270,7 +273,7 @@ impl<'a> Import<'a> {
             .map(str::trim)
             .filter(|server| !server.is_empty());
         let servers = servers.map(|server| {
-            // The old default, [127.0.0.1], never was an address.
+            // The old default, [127.0.0.1], was not a valid address.
             let bare = server.trim_matches(['[', ']']);
             match bare.parse::<IpAddr>() {
                 Ok(IpAddr::V6(address)) => format!("http://[{address}]:{port}"),
@@ -284,10 +287,7 @@ impl<'a> Import<'a> {
         let password = self.take("auth_password").is_some();
         let Some(url) = url else {
             if password {
-                self.note(
-                    "auth_*",
-                    "without auth_token_url nobody asked for a password",
-                );
+                self.note("auth_*", "the password was not used without auth_token_url");
             }
             return;
         };
@@ -334,7 +334,7 @@ impl<'a> Import<'a> {
         let Some(level) = self.take("log_level") else {
             return;
         };
-        let ours = match level.trim_start_matches("SYS_") {
+        let filter = match level.trim_start_matches("SYS_") {
             "EMERG" | "ALERT" | "CRIT" | "ERR" => "error",
             "WARN" => "warn",
             "NOTICE" | "INFO" => "info",
@@ -346,26 +346,28 @@ impl<'a> Import<'a> {
         };
         self.note(
             "log_level",
-            &format!("start contrail-mesos-manager with --log-level {ours}"),
+            &format!("start contrail-mesos-manager with --log-level {filter}"),
         );
     }
 
-    /// What is not taken so far.
+    /// Notes the keys that have not been translated.
     fn rest(&mut self) {
-        let rest: Vec<&str> = std::mem::take(&mut self.left).into_keys().collect();
+        let rest: Vec<&str> = std::mem::take(&mut self.remaining).into_keys().collect();
         for key in rest {
-            let known = NONE.iter().find(|(name, _)| match name.strip_suffix('*') {
-                Some(start) => key.starts_with(start),
-                None => key == *name,
-            });
-            let why = known.map_or("the old manager knew no such key", |(_, why)| why);
+            let known = UNSUPPORTED_KEYS
+                .iter()
+                .find(|(name, _)| match name.strip_suffix('*') {
+                    Some(start) => key.starts_with(start),
+                    None => key == *name,
+                });
+            let why = known.map_or("the old manager had no such key", |(_, why)| why);
             self.note(&key.escape_debug().to_string(), why);
         }
     }
 
     fn whole(self) -> String {
-        let mut text = "# From the configuration of Contrail's own mesos-manager. See manager.toml.example for all\n\
-             # that can be said besides, above all `listen` and `token_file`: agents ask there.\n"
+        let mut text = "# Translated from the configuration of Contrail's own mesos-manager. See manager.toml.example\n\
+             # for all other keys, above all `listen` and `token_file` of the API for agents.\n"
             .to_owned();
         text.push_str(&self.top);
         for part in [&self.zookeeper, &format!("[vnc]\n{}", self.vnc)] {
@@ -379,7 +381,7 @@ impl<'a> Import<'a> {
         if !self.notes.is_empty() {
             let _ = write!(
                 text,
-                "\n# What has no counterpart here, and why:\n{}\n",
+                "\n# Keys that have no counterpart, and why:\n{}\n",
                 self.notes.join("\n")
             );
         }
@@ -387,7 +389,7 @@ impl<'a> Import<'a> {
     }
 }
 
-/// A keystone's address without the path of its tokens, and the version that the path is of.
+/// The URL of a Keystone without the path for tokens, and the version of that path.
 fn keystone(url: &str) -> (&str, Option<&'static str>) {
     let url = url.trim_end_matches('/');
     for (path, version) in [

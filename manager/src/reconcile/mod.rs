@@ -416,7 +416,7 @@ impl Reconciler {
                 let deleted = self
                     .containers
                     .fence()
-                    .hold(self.containers.delete_if(uuid, is_still_due))
+                    .run_in_term(self.containers.delete_if(uuid, is_still_due))
                     .await?;
                 if is_still_due() {
                     self.update_cache(uuid, None).await;
@@ -452,7 +452,7 @@ impl Reconciler {
         let updated = self
             .containers
             .fence()
-            .hold(self.containers.update(uuid, desired, vm.first_seen))
+            .run_in_term(self.containers.update(uuid, desired, vm.first_seen))
             .await;
         match updated {
             Ok(vm) => self.update_cache(uuid, vm).await,
@@ -470,7 +470,7 @@ impl Reconciler {
         let deleted = self
             .containers
             .fence()
-            .hold(self.containers.delete_orphan(orphan))
+            .run_in_term(self.containers.delete_orphan(orphan))
             .await?;
         self.stores
             .contrail

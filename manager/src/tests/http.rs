@@ -154,12 +154,16 @@ async fn api_follows_the_contract() {
         StatusCode::PAYLOAD_TOO_LARGE
     );
     let shouted = path.to_uppercase().replace("V1/PORTS", "v1/ports");
-    refused(&agent.get(&shouted).await, 400, "not a vm's uuid");
+    refused(
+        &agent.get(&shouted).await,
+        400,
+        "not a virtual-machine's uuid",
+    );
     refused(&agent.get("/v2").await, 404, "/v1/ports");
     refused(
         &agent.send(Method::POST, &path, "").await,
         405,
-        "other methods",
+        "does not support this method",
     );
     let mut nobody = Agent::new(&manager, "node1");
     nobody.name = None;

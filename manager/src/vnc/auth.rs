@@ -32,6 +32,23 @@ pub enum Auth {
     Keystone(Keystone),
 }
 
+impl PartialEq for Auth {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (
+                Self::Basic { user, password },
+                Self::Basic {
+                    user: other_user,
+                    password: other_password,
+                },
+            ) => user == other_user && password.expose_secret() == other_password.expose_secret(),
+            (Self::Keystone(own), Self::Keystone(other)) => own == other,
+            _ => false,
+        }
+    }
+}
+
 /// Where tokens come from.
 #[derive(Clone, Debug)]
 pub struct Keystone {
@@ -48,6 +65,24 @@ pub struct Keystone {
     pub domain: String,
     /// Which version to talk.
     pub version: KeystoneVersion,
+}
+
+impl PartialEq for Keystone {
+    fn eq(&self, other: &Self) -> bool {
+        let fields = |keystone: &Self| {
+            let Self {
+                url,
+                user,
+                password,
+                project,
+                domain,
+                version,
+            } = keystone.clone();
+            let password = password.expose_secret().to_owned();
+            (url, user, password, project, domain, version)
+        };
+        fields(self) == fields(other)
+    }
 }
 
 /// A version of the identity API.

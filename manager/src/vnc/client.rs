@@ -19,7 +19,7 @@ use contrail_mesos_api::http::{
 };
 
 /// How to reach the API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct VncOptions {
     /// The servers, the preferred one first. They must be servers of one cluster.
     pub servers: Vec<Address>,

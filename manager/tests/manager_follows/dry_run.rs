@@ -1,55 +1,55 @@
-//! What a dry run says is what a manager then writes.
+//! A dry run prints what a manager then writes.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::bed::{Bed, PATIENCE};
+use super::fixture::{Fixture, TEST_TIMEOUT};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-async fn json(bed: &Bed) -> (Option<i32>, Value) {
-    let output = bed.dry_run(&["--output", "json"]).await;
-    let told = serde_json::from_slice(&output.stdout);
-    let told = told.unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr)));
-    (output.status.code(), told)
+async fn json(fixture: &Fixture) -> (Option<i32>, Value) {
+    let output = fixture.dry_run(&["--output", "json"]).await;
+    let result = serde_json::from_slice(&output.stdout);
+    let result = result.unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr)));
+    (output.status.code(), result)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_it_says_is_what_is_then_written() {
-    let bed = Bed::start().await;
-    let patient =
+async fn dry_run_prints_what_the_manager_then_writes() {
+    let fixture = Fixture::start().await;
+    let reconcile =
         "stabilization_window = \"1s\"\ngrace_period = \"60m\"\nagent_gone_after = \"120m\"";
-    bed.configure("", patient);
-    // Of an empty API server, all that has to be provisioned.
-    let before = bed.changes();
-    let (code, told) = json(&bed).await;
-    assert_eq!(code, Some(2), "{told}");
-    let provision = told["provision"].as_array().unwrap().len();
-    assert!(provision >= 5, "{told}");
-    assert_eq!(bed.changes(), before);
-    let run = bed.run();
-    run.said("ready", 1).await;
-    drop(run);
-    let (code, told) = json(&bed).await;
+    fixture.configure("", reconcile);
+    // With an empty API server, everything must be provisioned.
+    let before = fixture.changes();
+    let (code, result) = json(&fixture).await;
+    assert_eq!(code, Some(2), "{result}");
+    let provision = result["provision"].as_array().unwrap().len();
+    assert!(provision >= 5, "{result}");
+    assert_eq!(fixture.changes(), before);
+    let manager = fixture.spawn_manager();
+    manager.wait_for_line("ready", 1).await;
+    drop(manager);
+    let (code, result) = json(&fixture).await;
     assert_eq!(
-        (code, told["provision"].as_array().unwrap().len()),
+        (code, result["provision"].as_array().unwrap().len()),
         (Some(0), 0),
-        "{told}"
+        "{result}"
     );
 
-    // One lives and is not called by its name; one is dead.
-    let live = bed.make(1).await;
-    let dead = bed.make(2).await;
+    // One container has a task but not its name; the other has no task.
+    let live = fixture.make(1).await;
+    let dead = fixture.make(2).await;
     let id = "shop_web.instance-0bcd1234-c7a5-11ea-8f39-0242ac100001._app.1".to_owned();
-    bed.tasks.lock().unwrap().push((id.clone(), live));
-    let before = bed.changes();
-    let (code, told) = json(&bed).await;
+    fixture.tasks.lock().unwrap().push((id.clone(), live));
+    let before = fixture.changes();
+    let (code, result) = json(&fixture).await;
     assert_eq!(code, Some(2));
-    let containers = told["containers"].as_array().unwrap();
-    assert_eq!(containers.len(), 2, "{told}");
+    let containers = result["containers"].as_array().unwrap();
+    assert_eq!(containers.len(), 2, "{result}");
     let of = |uuid: uuid::Uuid| {
         let mut found = containers.iter();
         found.find(|one| one["uuid"] == uuid.to_string()).unwrap()
@@ -60,31 +60,31 @@ async fn what_it_says_is_what_is_then_written() {
         of(live)["differences"][0],
         "set display name and annotations"
     );
-    // The unused one is deleted after the waiting time.
+    // The deletion is announced, but the grace period has not passed.
     assert_eq!(
         (&of(dead)["schedule"], &of(dead)["seconds"]),
         (&"after".into(), &3600.into())
     );
-    let people = text(&bed.dry_run(&[]).await.stdout);
+    let stdout = text(&fixture.dry_run(&[]).await.stdout);
     for line in [
         format!("{live} {id} at node1: set display name and annotations"),
         format!(
             "{dead} at node1: in at most 3600s, if unused: delete the container: no task on its agent \
              uses it"
         ),
-        "0 to provision; of containers 1 to change now, 1 later, 0 in doubt".to_owned(),
+        "0 to provision; containers: 1 to change now, 1 later, 0 deferred".to_owned(),
     ] {
         assert!(
-            people.lines().any(|found| found == line),
-            "{line} is not in\n{people}"
+            stdout.lines().any(|found| found == line),
+            "{line} is not in\n{stdout}"
         );
     }
-    assert_eq!(bed.changes(), before);
+    assert_eq!(fixture.changes(), before);
 
-    // A manager writes the one and waits with the other; a dry run beside it writes nothing.
-    let run = bed.run();
-    run.said(&format!("machine={live}"), 1).await;
-    let written = run
+    // The manager updates one container and defers the other; a concurrent dry run writes nothing.
+    let manager = fixture.spawn_manager();
+    manager.wait_for_line(&format!("machine={live}"), 1).await;
+    let written = manager
         .log()
         .into_iter()
         .filter(|line| line.contains("container: "));
@@ -94,48 +94,48 @@ async fn what_it_says_is_what_is_then_written() {
         written[0].contains("set display name and annotations"),
         "{written:?}"
     );
-    let before = bed.changes();
-    let (code, told) = json(&bed).await;
+    let before = fixture.changes();
+    let (code, result) = json(&fixture).await;
     assert_eq!(
-        (code, told["containers"].as_array().unwrap().len()),
+        (code, result["containers"].as_array().unwrap().len()),
         (Some(2), 1),
-        "{told}"
+        "{result}"
     );
-    assert_eq!(bed.changes(), before);
-    drop(run);
+    assert_eq!(fixture.changes(), before);
+    drop(manager);
 
-    // When its time has come, it is what is written.
-    bed.configure(
+    // After the grace period the manager deletes the container.
+    fixture.configure(
         "",
         "stabilization_window = \"1ms\"\ngrace_period = \"1ms\"\nagent_gone_after = \"1ms\"",
     );
-    let run = bed.run();
+    let manager = fixture.spawn_manager();
     let started = Instant::now();
-    while bed.server.object(&dead.to_string()).is_some() {
-        assert!(started.elapsed() < PATIENCE, "{:#?}", run.log());
+    while fixture.server.object(&dead.to_string()).is_some() {
+        assert!(started.elapsed() < TEST_TIMEOUT, "{:#?}", manager.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(bed.server.object(&live.to_string()).is_some());
-    let (code, told) = json(&bed).await;
-    assert_eq!(code, Some(0), "{told}");
+    assert!(fixture.server.object(&live.to_string()).is_some());
+    let (code, result) = json(&fixture).await;
+    assert_eq!(code, Some(0), "{result}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_told_is_an_error() {
-    let bed = Bed::start().await;
-    bed.configure("", "");
-    let config = std::fs::read_to_string(bed.path("manager.toml")).unwrap();
+async fn dry_run_fails_if_mesos_is_unavailable() {
+    let fixture = Fixture::start().await;
+    fixture.configure("", "");
+    let config = std::fs::read_to_string(fixture.path("manager.toml")).unwrap();
     let start = config.find("masters").unwrap();
     let wrong = format!("{}masters = \"127.0.0.1:1\"\n", &config[..start]);
-    std::fs::write(bed.path("manager.toml"), wrong).unwrap();
-    let output = bed.dry_run(&[]).await;
+    std::fs::write(fixture.path("manager.toml"), wrong).unwrap();
+    let output = fixture.dry_run(&[]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(
         text(&output.stderr).contains("cannot read the state of Mesos"),
         "{output:?}"
     );
     assert!(output.stdout.is_empty());
-    // 2 says that there are differences, and nothing else.
-    let output = bed.dry_run(&["--nothing-of-the-kind"]).await;
+    // Exit code 2 is reserved for differences.
+    let output = fixture.dry_run(&["--nothing-of-the-kind"]).await;
     assert_eq!(output.status.code(), Some(1));
 }

@@ -1,12 +1,12 @@
-//! The binary `contrail-mesos-manager` beside a Mesos master: what it would write, a new
-//! configuration while it runs, and what it shows of more than a page holds.
+//! The binary `contrail-mesos-manager` with a simulated Mesos master: dry run, reload, metrics and the
+//! pages of the status page.
 #![expect(
     clippy::disallowed_methods,
     reason = "this is no agent: the binary under test is a child"
 )]
 
-mod bed;
 mod dry_run;
+mod fixture;
 mod metrics;
 mod page;
 mod reload;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 
-use super::bed::Bed;
+use super::fixture::Fixture;
 
 /// As Prometheus sends it.
 const ACCEPT_OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,\
@@ -45,13 +45,13 @@ fn check_with_promtool(metrics: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_accepted_by_promtool() {
-    let bed = Bed::start().await;
-    bed.configure("", "");
-    let run = bed.run();
-    let admin = run.address("operators ask at").await;
-    run.said("ready", 1).await;
+    let fixture = Fixture::start().await;
+    fixture.configure("", "");
+    let manager = fixture.spawn_manager();
+    let admin = manager.address("admin listener at").await;
+    manager.wait_for_line("ready", 1).await;
     // Labelled metrics have no series before something has been counted.
-    let agents = run.address("agents ask at").await;
+    let agents = manager.address("listening for agents at").await;
     reqwest::get(format!("{agents}/v1/ports")).await.unwrap();
     super::page::until(
         &format!("{admin}/metrics"),

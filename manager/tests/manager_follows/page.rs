@@ -1,28 +1,27 @@
-//! More containers than a page holds, and an agent that is not connected.
+//! Pagination of the status page, and an agent that is not connected.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::bed::{Bed, PATIENCE};
+use super::fixture::{Fixture, TEST_TIMEOUT};
 
-/// How many containers are on a page.
-const PAGE: usize = 50;
+const CONTAINERS_PER_PAGE: usize = 50;
 
-/// Waits until there is a text in what is said there, and returns all of it.
+/// Waits until the body contains a text, and returns the body.
 pub(crate) async fn until(url: &str, text: &str) -> String {
     let http = reqwest::Client::new();
     let started = Instant::now();
     loop {
-        let said = http.get(url).send().await.unwrap().text().await.unwrap();
-        if said.contains(text) {
-            return said;
+        let body = http.get(url).send().await.unwrap().text().await.unwrap();
+        if body.contains(text) {
+            return body;
         }
-        assert!(started.elapsed() < PATIENCE, "{text} is not in\n{said}");
+        assert!(started.elapsed() < TEST_TIMEOUT, "{text} is not in\n{body}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// The rows of containers, by their machines.
+/// The uuids of the containers on the page.
 fn rows(page: &str) -> Vec<String> {
     let rows = page.split("<tr id=\"c-").skip(1);
     rows.filter_map(|row| Some(row.split_once('"')?.0.to_owned()))
@@ -30,17 +29,17 @@ fn rows(page: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_much_for_a_page_is_on_the_next_one() {
-    let bed = Bed::start().await;
-    bed.configure("", "stabilization_window = \"60m\"\ngrace_period = \"60m\"");
-    let run = bed.run();
-    let admin = run.address("operators ask at").await;
-    run.said("ready", 1).await;
+async fn containers_beyond_the_page_size_are_on_the_next_page() {
+    let fixture = Fixture::start().await;
+    fixture.configure("", "stabilization_window = \"60m\"\ngrace_period = \"60m\"");
+    let manager = fixture.spawn_manager();
+    let admin = manager.address("admin listener at").await;
+    manager.wait_for_line("ready", 1).await;
     let mut machines = vec![];
-    for number in 1..=PAGE as u128 + 1 {
-        let machine = bed.make(number).await;
+    for number in 1..=CONTAINERS_PER_PAGE as u128 + 1 {
+        let machine = fixture.make(number).await;
         let task = format!("shop_web.instance-0bcd1234-c7a5-11ea-8f39-0242ac1{number:05}._app.1");
-        bed.tasks.lock().unwrap().push((task, machine));
+        fixture.tasks.lock().unwrap().push((task, machine));
         machines.push(machine.to_string());
     }
     let all = format!(
@@ -51,12 +50,12 @@ async fn what_is_too_much_for_a_page_is_on_the_next_one() {
 
     let first = until(&admin, "id=\"next\"").await;
     let shown = rows(&first);
-    assert_eq!(shown, machines[..PAGE]);
+    assert_eq!(shown, machines[..CONTAINERS_PER_PAGE]);
     let next = first.split_once("id=\"next\" href=\"").unwrap().1;
     let next = next.split_once('"').unwrap().0.replace("&amp;", "&");
     let next = next.split_once('#').unwrap().0;
     let second = until(&format!("{admin}{next}"), "first page").await;
-    assert_eq!(rows(&second), machines[PAGE..]);
+    assert_eq!(rows(&second), machines[CONTAINERS_PER_PAGE..]);
     assert!(!second.contains("id=\"next\""), "{second}");
 
     let connected = |yes, no| {
@@ -66,7 +65,7 @@ async fn what_is_too_much_for_a_page_is_on_the_next_one() {
         )
     };
     until(&format!("{admin}/metrics"), &connected(1, 0)).await;
-    bed.connected.store(false, Ordering::Relaxed);
+    fixture.connected.store(false, Ordering::Relaxed);
     until(&format!("{admin}/metrics"), &connected(0, 1)).await;
     until(&format!("{admin}/v1/agents"), "\"connected\":false").await;
 }

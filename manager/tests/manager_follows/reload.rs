@@ -1,31 +1,31 @@
-//! SIGHUP: a new configuration is taken over, or refused as a whole.
+//! SIGHUP applies a new configuration, or rejects it as a whole.
 
 use contrail_mesos_api::agent_api::AGENT_HEADER;
 use nix::sys::signal::Signal;
 
-use super::bed::Bed;
+use super::fixture::Fixture;
 
 const ONE: &str = "the-first-token-of-this-test";
 const TWO: &str = "the-second-token-of-this-test";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_change_changes_and_what_is_wrong_is_refused() {
-    let bed = Bed::start().await;
-    let token = bed.path("token");
+async fn reload_applies_a_valid_configuration_and_rejects_an_invalid_one() {
+    let fixture = Fixture::start().await;
+    let token = fixture.path("token");
     let write = |text: &str| std::fs::write(&token, text).unwrap();
     write(ONE);
     let line = format!("token_file = {:?}", token.display().to_string());
-    let careful = "grace_period = \"60m\"";
-    bed.configure(&line, careful);
-    let run = bed.run();
-    let url = run.address("agents ask at ").await;
-    let admin = run.address("operators ask at ").await;
-    run.said("ready", 1).await;
+    let reconcile = "grace_period = \"60m\"";
+    fixture.configure(&line, reconcile);
+    let manager = fixture.spawn_manager();
+    let url = manager.address("listening for agents at ").await;
+    let admin = manager.address("admin listener at ").await;
+    manager.wait_for_line("ready", 1).await;
     let http = reqwest::Client::new();
     let ask = async |token: &str| {
         let ask = http.get(format!("{url}/v1/ports")).bearer_auth(token);
         let answer = ask.header(AGENT_HEADER, "node1").send().await.unwrap();
-        // What it finds makes no difference here.
+        // Only authentication matters here.
         answer.status() != 401
     };
     let level = async || {
@@ -34,54 +34,52 @@ async fn what_can_change_changes_and_what_is_wrong_is_refused() {
     };
     assert_eq!((ask(ONE).await, ask(TWO).await), (true, false));
 
-    // The token alone, in its file.
+    // Only the content of the token file changes.
     write(TWO);
-    run.signal(Signal::SIGHUP);
-    run.said("configuration reloaded", 1).await;
+    manager.signal(Signal::SIGHUP);
+    manager.wait_for_line("configuration reloaded", 1).await;
     assert_eq!((ask(ONE).await, ask(TWO).await), (false, true));
 
-    // All that is wrong is said, and nothing of it taken over.
+    // All problems are logged, and nothing is applied.
     write(ONE);
-    let dead = bed.make(1).await;
-    bed.configure(
+    let dead = fixture.make(1).await;
+    fixture.configure(
         &format!("{line}\nlog_level = \"loud\"\nlistn = 1"),
         "grace_period = \"1ms\"\nstabilization_window = \"2ms\"",
     );
-    run.signal(Signal::SIGHUP);
-    let refused = run
-        .said("configuration refused, the old one stays", 1)
-        .await;
+    manager.signal(Signal::SIGHUP);
+    let refused = manager.wait_for_line("configuration rejected", 1).await;
     assert!(refused.contains("problems=3"), "{refused}");
     for problem in [
-        "log_level: \"loud\" is not what to log",
+        "log_level: \"loud\" is not a log filter",
         "listn: unknown key",
         "grace_period",
     ] {
-        run.said(problem, 1).await;
+        manager.wait_for_line(problem, 1).await;
     }
     assert_eq!((ask(ONE).await, ask(TWO).await), (false, true));
     assert_eq!(level().await, "info\n");
 
-    // The level, the times, and what needs a restart, which is named.
+    // The log level and the times are applied; keys that need a restart are named.
     let level_line = format!("{line}\nlog_level = \"trace\"\ncluster = \"other\"");
-    bed.configure(
+    fixture.configure(
         &level_line,
         "grace_period = \"1ms\"\nstabilization_window = \"1ms\"",
     );
-    run.signal(Signal::SIGHUP);
-    let reloaded = run.said("configuration reloaded", 2).await;
-    assert!(reloaded.contains("what needs a restart"), "{reloaded}");
-    let restart = "restart=cluster, project, network";
+    manager.signal(Signal::SIGHUP);
+    let reloaded = manager.wait_for_line("configuration reloaded", 2).await;
+    assert!(reloaded.contains("keys that need a restart"), "{reloaded}");
+    let restart = "needs_restart=cluster, project, network";
     assert!(reloaded.contains(restart), "{reloaded}");
     assert_eq!((ask(ONE).await, ask(TWO).await), (true, false));
     assert_eq!(level().await, "trace\n");
-    run.said("TRACE", 1).await;
-    // By the new times, and still as the same cluster.
-    run.said("removed, because no task", 1).await;
-    assert!(bed.server.object(&dead.to_string()).is_none());
-    let secrets = run.log().join("\n");
+    manager.wait_for_line("TRACE", 1).await;
+    // The new times apply, but the cluster is still the old one.
+    manager.wait_for_line("removed, because no task", 1).await;
+    assert!(fixture.server.object(&dead.to_string()).is_none());
+    let secrets = manager.log().join("\n");
     assert!(!secrets.contains(ONE) && !secrets.contains(TWO));
 
-    run.signal(Signal::SIGTERM);
-    run.said("stopping", 1).await;
+    manager.signal(Signal::SIGTERM);
+    manager.wait_for_line("stopping", 1).await;
 }

@@ -223,7 +223,7 @@ fn check_log_lines(fixture: &Fixture, leader: usize, web: &WebContainer) -> Resu
     assert_eq!(lines.len(), 2, "{messages:?}");
     for line in &lines {
         assert_eq!(line["agent"], "node1", "{line}");
-        ensure!(line["elapsed"].is_string(), "{line}");
+        ensure!(line["elapsed_ms"].is_number(), "{line}");
     }
     assert_eq!(
         (&lines[1]["app"], &lines[1]["task"]),

@@ -29,7 +29,6 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
-use super::AdminState;
 use crate::containers::Containers;
 use crate::fence::{Fence, Leadership};
 use crate::lead::Readiness;
@@ -132,23 +131,25 @@ impl Metrics {
         own.register_collector(Box::new(sources));
         Arc::new(Self { requests, registry })
     }
-}
 
-/// `GET /metrics`.
-pub(super) async fn show(State(state): State<Arc<AdminState>>, headers: HeaderMap) -> Response {
-    let registry = &state.metrics.registry;
-    let mut body = String::new();
-    let (content_type, encoded) = if accepts_openmetrics(&headers) {
-        (OPENMETRICS_CONTENT_TYPE, text::encode(&mut body, registry))
-    } else {
-        (
-            prometheus_text::CONTENT_TYPE,
-            prometheus_text::encode(&mut body, registry),
-        )
-    };
-    match encoded {
-        Ok(()) => ([(CONTENT_TYPE, content_type), (VARY, "accept")], body).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    /// All metrics, in the format that these headers accept.
+    pub(super) fn response(&self, headers: &HeaderMap) -> Response {
+        let mut body = String::new();
+        let (content_type, encoded) = if accepts_openmetrics(headers) {
+            (
+                OPENMETRICS_CONTENT_TYPE,
+                text::encode(&mut body, &self.registry),
+            )
+        } else {
+            (
+                prometheus_text::CONTENT_TYPE,
+                prometheus_text::encode(&mut body, &self.registry),
+            )
+        };
+        match encoded {
+            Ok(()) => ([(CONTENT_TYPE, content_type), (VARY, "accept")], body).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! An API server, a Mesos master that says what it is told, and the binary.
+//! A simulated API server, a scripted Mesos master, and the binary.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -26,15 +26,15 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_contrail-mesos-manager");
-/// How long anything may take before a test gives up. Never asserted as a time.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+/// Bounds every wait. It is not a limit that a test asserts.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_mins(2);
 
-pub(crate) struct Bed {
+pub(crate) struct Fixture {
     pub(crate) server: Handle,
     pub(crate) client: VncClient,
     pub(crate) directory: tempfile::TempDir,
     master: std::net::SocketAddr,
-    /// The tasks that run, by their ids.
+    /// The running tasks, by id, with their containers.
     pub(crate) tasks: Arc<Mutex<Vec<(String, Uuid)>>>,
     /// Whether the agent is connected.
     pub(crate) connected: Arc<AtomicBool>,
@@ -66,7 +66,7 @@ fn answer(state: &Value, asked: &Value) -> Response {
     response.body(body).unwrap()
 }
 
-impl Bed {
+impl Fixture {
     pub(crate) async fn start() -> Self {
         let (_, server) = Server::start(Options::default()).await.unwrap();
         let options = VncOptions::new(vec![server_address(&server.url()).unwrap()]);
@@ -120,7 +120,7 @@ impl Bed {
         command
     }
 
-    /// Ends by itself, so that it is waited for on a thread of its own.
+    /// Runs on a separate thread, because it blocks until the process ends.
     pub(crate) async fn dry_run(&self, arguments: &[&str]) -> Output {
         let mut command = self.command();
         command.arg("--dry-run").args(arguments);
@@ -128,12 +128,12 @@ impl Bed {
         ended.await.unwrap().unwrap()
     }
 
-    pub(crate) fn run(&self) -> Run {
+    pub(crate) fn spawn_manager(&self) -> ManagerProcess {
         let child = self.command().stderr(Stdio::piped()).spawn();
-        Run::of(child.unwrap())
+        ManagerProcess::of(child.unwrap())
     }
 
-    /// Makes a container with one port, as an agent has it made.
+    /// Creates a container with one port, as an agent does.
     pub(crate) async fn make(&self, number: u128) -> Uuid {
         let config = Config::load(&self.path("manager.toml")).unwrap();
         let containers = Containers::new(self.client.clone(), &config);
@@ -157,27 +157,27 @@ impl Bed {
         machine
     }
 
-    /// How many requests have changed something.
+    /// How many requests have changed an object.
     pub(crate) fn changes(&self) -> usize {
         let log = self.server.log();
         log.iter().filter(|entry| !entry.changes.is_empty()).count()
     }
 }
 
-/// A manager that runs.
-pub(crate) struct Run {
+/// A running manager.
+pub(crate) struct ManagerProcess {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
 }
 
-impl Run {
+impl ManagerProcess {
     fn of(mut child: Child) -> Self {
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let said = log.clone();
+        let lines_read = log.clone();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                said.lock().unwrap().push(line);
+                lines_read.lock().unwrap().push(line);
             }
         });
         Self { child, log }
@@ -187,8 +187,8 @@ impl Run {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits for so many lines with this text, and returns the last.
-    pub(crate) async fn said(&self, text: &str, times: usize) -> String {
+    /// Waits for `times` lines with this text, and returns the last.
+    pub(crate) async fn wait_for_line(&self, text: &str, times: usize) -> String {
         let started = Instant::now();
         loop {
             let log = self.log();
@@ -196,14 +196,17 @@ impl Run {
             if let Some(line) = found.get(times - 1) {
                 return (*line).clone();
             }
-            assert!(started.elapsed() < PATIENCE, "{text} is not in {log:#?}");
+            assert!(
+                started.elapsed() < TEST_TIMEOUT,
+                "{text} is not in {log:#?}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// What comes behind that text in a line.
+    /// The rest of the line after this text.
     pub(crate) async fn address(&self, text: &str) -> String {
-        let line = self.said(text, 1).await;
+        let line = self.wait_for_line(text, 1).await;
         line.split_once(text).unwrap().1.trim().to_owned()
     }
 
@@ -213,7 +216,7 @@ impl Run {
     }
 }
 
-impl Drop for Run {
+impl Drop for ManagerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

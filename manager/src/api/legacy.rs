@@ -1,9 +1,9 @@
-//! The API of Contrail's own mesos-manager, for CNI plugins that were made for it.
+//! The API of Contrail's own mesos-manager, for its CNI plugins.
 //!
-//! A plugin posts `{"cid", "cmd", "args"}`, where `args` is the text that Mesos gave it, and wants
-//! its request back with 200. What differs from the original: the objects are there when it
-//! answers, an error is not 200, and the labels `node-name` and `node-ip` mean nothing, since a
-//! framework must not choose whose host its containers are attached to.
+//! A plugin posts `{"cid", "cmd", "args"}`, where `args` is a string with the JSON that Mesos gave it,
+//! and expects status 200 and its request as the body. Differences from the original: the objects
+//! exist when the response is sent, an error is not status 200, and the labels `node-name` and
+//! `node-ip` are ignored, because a framework must not choose the host of its containers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,23 +20,22 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::api::Shared;
-use super::error::ManagerError;
-use super::labels;
-use super::listener::Peer;
-use super::standby;
+use super::{ApiState, standby};
+use crate::error::ManagerError;
+use crate::labels;
+use crate::listener::Peer;
 use contrail_mesos_api::agent_api::{self, PortAddressRequest, PortRequest, PortsRequest};
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::text::Quoted;
 
 /// The routes.
-pub(super) fn router(shared: Arc<Shared>) -> Router {
+pub(crate) fn router(state: Arc<ApiState>) -> Router {
     Router::new()
         .route("/add_cni_info", post(add))
         .route("/del_cni_info", post(delete))
-        .layer(from_fn_with_state(shared.clone(), standby::refuse))
+        .layer(from_fn_with_state(state.clone(), standby::refuse))
         .route("/", get(links))
-        .with_state(shared)
+        .with_state(state)
 }
 
 async fn links(headers: HeaderMap) -> Json<Value> {
@@ -46,18 +45,18 @@ async fn links(headers: HeaderMap) -> Json<Value> {
     Json(json!({"href": base, "links": [link("add_cni_info"), link("del_cni_info")]}))
 }
 
-/// What a plugin posts.
+/// The body of a plugin's request.
 #[derive(Debug, Deserialize)]
-struct Posted {
+struct PluginRequest {
     cid: String,
     #[serde(default)]
     args: String,
 }
 
-/// What Mesos gave a plugin. Of what it says otherwise nothing matters here.
+/// The plugin's configuration, as Mesos passes it; other fields are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Given {
+struct PluginConfig {
     args: BTreeMap<String, Value>,
     contrail: Contrail,
     name: String,
@@ -73,14 +72,14 @@ struct Contrail {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct NetworkInfo {
-    ip_addresses: Vec<Asked>,
+    ip_addresses: Vec<AddressRequest>,
     labels: Labels,
     name: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Asked {
+struct AddressRequest {
     protocol: Option<String>,
     ip_address: Option<String>,
 }
@@ -98,64 +97,64 @@ struct Label {
     value: String,
 }
 
-/// Whose host it is.
+/// The host of a container.
 struct Host {
     agent: String,
     address: Option<IpAddr>,
 }
 
-struct Failed(ManagerError);
+struct LegacyError(ManagerError);
 
-impl IntoResponse for Failed {
+impl IntoResponse for LegacyError {
     fn into_response(self) -> Response {
         (self.0.status(), self.0.to_string()).into_response()
     }
 }
 
-impl From<ManagerError> for Failed {
+impl From<ManagerError> for LegacyError {
     fn from(error: ManagerError) -> Self {
         Self(error)
     }
 }
 
 async fn add(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ApiState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     body: Bytes,
-) -> Result<Response, Failed> {
-    let posted = posted(&body)?;
-    let given = given(&posted.args)?;
-    let host = host(&given, &peer).ok_or_else(|| {
+) -> Result<Response, LegacyError> {
+    let posted = parse_request(&body)?;
+    let config = parse_config(&posted.args)?;
+    let host = find_host(&config, &peer).ok_or_else(|| {
         ManagerError::invalid(
             "args: contrail.cluster-name is missing: the name of the host's virtual-router",
         )
     })?;
-    let request = request(&posted.cid, &given, &host)?;
-    shared.check_ready()?;
+    let request = ports_request(&posted.cid, &config, &host)?;
+    state.check_ready()?;
     let machine = agent_api::vm_uuid(&request.container);
-    let containers = shared.containers.clone();
+    let containers = state.containers.clone();
     let work = async move { containers.put(&host.agent, machine, &request).await };
-    shared.to_the_end(work).await?;
+    state.run_to_completion(work).await?;
     Ok(echo(body))
 }
 
 async fn delete(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ApiState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     body: Bytes,
-) -> Result<Response, Failed> {
-    let posted = posted(&body)?;
-    // What the plugin was given may be broken; the container is gone all the same.
-    let host = given(&posted.args)
+) -> Result<Response, LegacyError> {
+    let posted = parse_request(&body)?;
+    // The container is gone even if the configuration is invalid.
+    let host = parse_config(&posted.args)
         .ok()
-        .and_then(|given| host(&given, &peer));
+        .and_then(|config| find_host(&config, &peer));
     let machine = agent_api::vm_uuid(&ContainerId::printed(&posted.cid));
-    let containers = shared.containers.clone();
+    let containers = state.containers.clone();
     let work = async move {
         let agent = host.as_ref().map(|host| host.agent.as_str());
         containers.delete(agent, machine).await
     };
-    shared.to_the_end(work).await?;
+    state.run_to_completion(work).await?;
     Ok(echo(body))
 }
 
@@ -163,7 +162,7 @@ fn echo(body: Bytes) -> Response {
     (StatusCode::OK, [(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-fn posted(body: &[u8]) -> Result<Posted, ManagerError> {
+fn parse_request(body: &[u8]) -> Result<PluginRequest, ManagerError> {
     serde_json::from_slice(body).map_err(|error| {
         ManagerError::invalid(format!(
             "the body is not {{\"cid\": …, \"cmd\": …, \"args\": \"…\"}}: {error}"
@@ -171,21 +170,21 @@ fn posted(body: &[u8]) -> Result<Posted, ManagerError> {
     })
 }
 
-fn given(args: &str) -> Result<Given, ManagerError> {
+fn parse_config(args: &str) -> Result<PluginConfig, ManagerError> {
     serde_json::from_str(args).map_err(|error| {
-        ManagerError::invalid(format!("args is not what a plugin is given: {error}"))
+        ManagerError::invalid(format!("args is not a plugin's configuration: {error}"))
     })
 }
 
-fn host(given: &Given, peer: &Peer) -> Option<Host> {
-    let address = given.contrail.vrouter_ip.as_deref();
+fn find_host(config: &PluginConfig, peer: &Peer) -> Option<Host> {
+    let address = config.contrail.vrouter_ip.as_deref();
     let address = address.and_then(|address| address.trim().parse::<IpAddr>().ok());
-    // As shipped, the plugin's configuration says 127.0.0.1 on every host.
+    // The configuration that Contrail ships has 127.0.0.1 on every host.
     let address = [address, Some(peer.address.ip())]
         .into_iter()
         .flatten()
         .find(|address| !address.is_loopback());
-    let name = given.contrail.cluster_name.as_deref().map(str::trim);
+    let name = config.contrail.cluster_name.as_deref().map(str::trim);
     let agent = match name.filter(|name| !name.is_empty()) {
         Some(name) => name.to_owned(),
         None => address?.to_string(),
@@ -193,20 +192,24 @@ fn host(given: &Given, peer: &Peer) -> Option<Host> {
     Some(Host { agent, address })
 }
 
-fn request(cid: &str, given: &Given, host: &Host) -> Result<PortsRequest, ManagerError> {
+fn ports_request(
+    cid: &str,
+    config: &PluginConfig,
+    host: &Host,
+) -> Result<PortsRequest, ManagerError> {
     let mut problems = vec![];
     let agent = &host.agent;
     if agent.len() > 255
         || agent
             .chars()
-            .any(|letter| letter.is_control() || "\"\\".contains(letter))
+            .any(|character| character.is_control() || "\"\\".contains(character))
     {
         problems.push(format!(
             "contrail.cluster-name: {} is not a host's name",
             Quoted(agent.as_bytes())
         ));
     }
-    let info = given
+    let info = config
         .args
         .get("org.apache.mesos")
         .and_then(|mesos| mesos.get("network_info"));
@@ -218,13 +221,15 @@ fn request(cid: &str, given: &Given, host: &Host) -> Result<PortsRequest, Manage
             NetworkInfo::default()
         }
     };
-    let labels = info.labels.labels.iter();
-    let labels: BTreeMap<String, String> = labels
+    let labels: BTreeMap<String, String> = info
+        .labels
+        .labels
+        .iter()
         .map(|label| (label.key.clone(), label.value.clone()))
         .collect();
     let mut addresses = vec![];
-    for asked in &info.ip_addresses {
-        match address(asked) {
+    for request in &info.ip_addresses {
+        match parse_address(request) {
             Ok(address) => addresses.extend(address),
             Err(problem) => problems.push(problem),
         }
@@ -232,14 +237,14 @@ fn request(cid: &str, given: &Given, host: &Host) -> Result<PortsRequest, Manage
     if !problems.is_empty() {
         return Err(ManagerError::Invalid(problems));
     }
-    let network = info.name.unwrap_or_else(|| given.name.clone());
+    let network = info.name.unwrap_or_else(|| config.name.clone());
     let ports = labels::split_by_network(&labels).into_iter().enumerate();
     let ports = ports.map(|(index, labels)| PortRequest {
         interface: format!("eth{index}"),
         network: network.clone(),
         virtual_network: None,
         labels,
-        // An address of one network is not another's.
+        // The addresses are of the first network.
         addresses: if index == 0 {
             addresses.clone()
         } else {
@@ -254,15 +259,18 @@ fn request(cid: &str, given: &Given, host: &Host) -> Result<PortsRequest, Manage
     })
 }
 
-fn address(asked: &Asked) -> Result<Option<PortAddressRequest>, String> {
-    let text = asked.ip_address.as_deref().filter(|text| !text.is_empty());
+fn parse_address(request: &AddressRequest) -> Result<Option<PortAddressRequest>, String> {
+    let text = request
+        .ip_address
+        .as_deref()
+        .filter(|text| !text.is_empty());
     if let Some(text) = text {
         let address = text
             .parse()
             .map_err(|_| format!("{} is not an address", Quoted(text.as_bytes())))?;
         return Ok(Some(PortAddressRequest::Static(address)));
     }
-    match asked.protocol.as_deref() {
+    match request.protocol.as_deref() {
         None => Ok(None),
         Some("IPv4") => Ok(Some(PortAddressRequest::V4)),
         Some("IPv6") => Ok(Some(PortAddressRequest::V6)),

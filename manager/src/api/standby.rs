@@ -1,9 +1,9 @@
-//! What a manager answers that does not lead.
+//! The responses of a manager that does not lead.
 //!
-//! Agents are sent to the leader. CNI plugins of Contrail's own manager follow no redirection and
-//! ask only once, so that a standby refuses them at once: before several managers stands something
-//! that looks at `/leading`, or every host's plugin asks the one address that it has in
-//! vain. The request is not handed on: the host that asks is known by the connection's other end.
+//! Agents are redirected to the leader. CNI plugins of Contrail's own manager neither follow redirects
+//! nor retry, so a standby refuses their requests: with several managers, a load balancer that checks
+//! `/leading` must be in front of them. A standby cannot forward a request, because the leader
+//! identifies the host by the address of the connection's peer.
 
 use std::sync::Arc;
 
@@ -13,20 +13,20 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Json, Response};
 
-use super::api::Shared;
-use super::fence::Leadership;
+use super::ApiState;
+use crate::fence::Leadership;
 use contrail_mesos_api::agent_api::Refusal;
 
-/// After how many seconds to ask again while nobody leads.
-const AGAIN: HeaderValue = HeaderValue::from_static("1");
+/// In how many seconds to retry while there is no leader.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
-/// Sends agents to the leader.
+/// Redirects agents to the leader.
 pub(super) async fn redirect(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ApiState>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let leader = match &*shared.leadership.borrow() {
+    let leader = match &*state.leadership.borrow() {
         Leadership::Following { leader } => Some(leader.clone()),
         Leadership::Leading { .. } | Leadership::Unknown { .. } => None,
     };
@@ -43,29 +43,31 @@ pub(super) async fn redirect(
             Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Json(refusal)).into_response(),
         };
     }
-    refuse(State(shared), request, next).await
+    refuse(State(state), request, next).await
 }
 
-/// Refuses where this manager does not lead, and says in every such case when to ask again.
+/// Refuses requests if this manager does not lead. Every response 503 says when to retry.
 pub(super) async fn refuse(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<ApiState>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let said = match &*shared.leadership.borrow() {
+    let reason = match &*state.leadership.borrow() {
         Leadership::Leading { .. } => None,
         Leadership::Following { leader } => Some(format!("{leader} leads")),
         Leadership::Unknown { reason } => Some(format!("no leader is known: {reason}")),
     };
-    let mut response = match said {
+    let mut response = match reason {
         None => next.run(request).await,
-        Some(said) => {
-            let error = format!("this manager does not lead; {said}");
+        Some(reason) => {
+            let error = format!("this manager does not lead; {reason}");
             (StatusCode::SERVICE_UNAVAILABLE, Json(Refusal { error })).into_response()
         }
     };
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(RETRY_AFTER, AGAIN);
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     }
     response
 }

@@ -1,0 +1,118 @@
+//! Authentication of agents: tokens and client certificates.
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use crate::config::Access;
+use crate::error::ManagerError;
+use crate::listener::Peer;
+use contrail_mesos_api::agent_api::AGENT_HEADER;
+use contrail_mesos_api::text::Quoted;
+
+/// Authenticates the requests of agents.
+#[derive(Debug)]
+pub(crate) struct Authenticator(RwLock<Requirements>);
+
+#[derive(Debug)]
+struct Requirements {
+    /// Accepted tokens. If empty, no token is required.
+    tokens: Vec<SecretString>,
+    /// Whether the client certificate must name the agent.
+    certificate: bool,
+}
+
+impl Requirements {
+    fn new(access: &Access) -> Self {
+        let tls = access.tls.as_ref();
+        Self {
+            tokens: access.tokens.clone(),
+            certificate: tls.is_some_and(|tls| tls.client_ca.is_some()),
+        }
+    }
+}
+
+impl Authenticator {
+    pub(crate) fn new(access: &Access) -> Self {
+        Self(RwLock::new(Requirements::new(access)))
+    }
+
+    /// Replaces the requirements, for open connections as well.
+    pub(crate) fn replace(&self, access: &Access) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Requirements::new(access);
+    }
+
+    fn requirements(&self) -> RwLockReadGuard<'_, Requirements> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of the agent that sent the request.
+    pub(super) fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Result<String, ManagerError> {
+        self.check_token(headers)?;
+        let agent = headers.get(AGENT_HEADER).ok_or_else(|| {
+            ManagerError::invalid(format!(
+                "the header {AGENT_HEADER} is missing: the name of the agent and of its virtual-router"
+            ))
+        })?;
+        let agent = agent.as_bytes();
+        let valid = (1..=255).contains(&agent.len())
+            && agent
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte));
+        let name = std::str::from_utf8(agent)
+            .ok()
+            .filter(|_| valid)
+            .ok_or_else(|| {
+                ManagerError::invalid(format!(
+                    "{} is not an agent's name: use letters, digits and any of . _ -",
+                    Quoted(agent)
+                ))
+            })?;
+        if self.requirements().certificate && !peer.names.iter().any(|own| own == name) {
+            return Err(ManagerError::Foreign(format!(
+                "the certificate is not that of agent {name:?}; it names {}",
+                Quoted(peer.names.join(", ").as_bytes())
+            )));
+        }
+        Ok(name.to_owned())
+    }
+
+    fn check_token(&self, headers: &HeaderMap) -> Result<(), ManagerError> {
+        let requirements = self.requirements();
+        if requirements.tokens.is_empty() {
+            return Ok(());
+        }
+        let token = headers.get(AUTHORIZATION).and_then(|value| {
+            let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+            scheme
+                .eq_ignore_ascii_case("bearer")
+                .then_some(token.trim())
+        });
+        let Some(token) = token else {
+            return Err(ManagerError::Unauthorised(
+                "the manager requires its token in the header Authorization: Bearer …".to_owned(),
+            ));
+        };
+        // Comparing digests keeps the time of the comparison independent of the token.
+        let digest = |token: &str| Sha256::digest(token.as_bytes());
+        let token = digest(token);
+        if requirements
+            .tokens
+            .iter()
+            .any(|accepted| digest(accepted.expose_secret()) == token)
+        {
+            Ok(())
+        } else {
+            Err(ManagerError::Unauthorised(
+                "the token is not valid; see the manager's token_file".to_owned(),
+            ))
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What the handlers share.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::auth::Authenticator;
+use crate::containers::Containers;
+use crate::error::ManagerError;
+use crate::fence::Leadership;
+use crate::lead::Readiness;
+
+/// What the handlers share.
+#[derive(Debug)]
+pub(crate) struct ApiState {
+    pub containers: Arc<Containers>,
+    pub authenticator: Arc<Authenticator>,
+    pub ready: watch::Receiver<Readiness>,
+    pub leadership: watch::Receiver<Leadership>,
+    /// The requests that are being handled.
+    pub tasks: TaskTracker,
+}
+
+impl ApiState {
+    /// Fails until the API server is provisioned.
+    pub(super) fn check_ready(&self) -> Result<(), ManagerError> {
+        match &self.ready.borrow().unready {
+            None => Ok(()),
+            Some(reason) => Err(ManagerError::NotReady(reason.clone())),
+        }
+    }
+
+    /// Runs work to its end even if the client disconnects, so that no container is left half
+    /// created.
+    pub(super) async fn run_to_completion<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ManagerError>> + Send + 'static,
+    ) -> Result<T, ManagerError> {
+        self.tasks.spawn(work).await.unwrap_or_else(|error| {
+            log::error!(error:%; "internal error in a request");
+            let message = "internal error in the manager; see its log".to_owned();
+            Err(ManagerError::InvalidResponse(message))
+        })
+    }
+}

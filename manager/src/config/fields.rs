@@ -1,0 +1,73 @@
+//! Readers of keys that several tables have.
+
+use secrecy::SecretString;
+
+use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::http::tls::Identity;
+
+/// The keys `certificate` and `key`, both or neither.
+pub(super) fn identity(section: &Section<'_>) -> Option<Identity> {
+    let certificate = section.text("certificate", "a PEM file");
+    let key = section.text("key", "a PEM file");
+    if section.has("certificate") != section.has("key") {
+        section.problem("", "certificate and key go together: write both or neither");
+    }
+    Some(Identity {
+        certificate: certificate?.into(),
+        key: key?.into(),
+    })
+}
+
+/// A secret from the file `<name>_file` or from the environment variable `<name>_env`.
+pub(super) fn secret(section: &Section<'_>, name: &str, what: &str) -> Option<String> {
+    let file_key = format!("{name}_file");
+    let env_key = format!("{name}_env");
+    let file = section.text(&file_key, &format!("a file with {what}"));
+    let variable = section.text(
+        &env_key,
+        &format!("the name of an environment variable with {what}"),
+    );
+    let (key, read) = match (file, variable) {
+        (None, None) => return None,
+        (Some(_), Some(_)) => {
+            let message = format!("{file_key} and {env_key} are both set; write one");
+            section.problem(&env_key, message);
+            return None;
+        }
+        (Some(file), None) => (
+            file_key,
+            std::fs::read_to_string(&file)
+                .map_err(|error| format!("cannot read {file:?}: {error}; it should hold {what}")),
+        ),
+        (None, Some(name)) => {
+            let set = std::env::var(&name);
+            let problem = format!("the environment variable {name:?} is not set to {what}");
+            (env_key, set.map_err(|_| problem))
+        }
+    };
+    match read {
+        Ok(text) if !text.trim().is_empty() => Some(text.trim().to_owned()),
+        Ok(_) => {
+            section.problem(&key, format!("is empty; it should be {what}"));
+            None
+        }
+        Err(problem) => {
+            section.problem(&key, problem);
+            None
+        }
+    }
+}
+
+/// The keys `user` and `password_file` or `password_env`.
+pub(super) fn credentials(section: &Section<'_>) -> (String, SecretString) {
+    let user = section.text("user", "a user's name").unwrap_or_default();
+    if !section.has("user") {
+        section.problem("user", "is missing: a user's name");
+    }
+    let password = secret(section, "password", "the password");
+    if password.is_none() && !section.has("password_file") && !section.has("password_env") {
+        let message = "no password: write password_file, a file with it, or password_env, the name of an environment variable";
+        section.problem("password_file", message);
+    }
+    (user, SecretString::from(password.unwrap_or_default()))
+}
