@@ -15,6 +15,7 @@ use crate::desired::{DesiredInterface, DesiredNames, DesiredState};
 use crate::diff::{self, Change};
 use crate::error::ManagerError;
 use crate::history::{Action, Actor};
+use crate::logging::millis;
 use crate::model::{Adoption, CachedVm, Orphan};
 use crate::objects;
 use crate::vnc::{
@@ -279,15 +280,15 @@ impl Containers {
         let agent = agent.unwrap_or("");
         let (action, description) = match &deleted {
             Ok(false) => {
-                log::debug!(machine:% = vm, agent, elapsed:?; "no ports to delete");
+                log::debug!(machine:% = vm, agent, elapsed_ms = millis(elapsed); "no ports to delete");
                 return Ok(());
             }
             Ok(true) => {
-                log::info!(machine:% = vm, agent, elapsed:?; "ports deleted");
+                log::info!(machine:% = vm, agent, elapsed_ms = millis(elapsed); "ports deleted");
                 (Action::Deleted, "ports deleted".to_owned())
             }
             Err(error) => {
-                log::error!(machine:% = vm, agent, elapsed:?, error:%; "cannot delete ports");
+                log::error!(machine:% = vm, agent, elapsed_ms = millis(elapsed), error:%; "cannot delete ports");
                 (Action::Failed, format!("cannot delete ports: {error}"))
             }
         };

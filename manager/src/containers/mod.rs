@@ -25,12 +25,12 @@ use crate::fence::Fence;
 use crate::history::{Action, Actor, History};
 use crate::labels::PortSpec;
 use crate::locks::KeyedLocks;
+use crate::logging::millis;
 use crate::model::{self, Defaults, Network, annotation};
 use crate::objects;
 use crate::resolver::NameResolver;
 use crate::vnc::{KeyValues, VncClient};
 use contrail_mesos_api::agent_api::{Ports, PortsRequest};
-use contrail_mesos_api::text::Quoted;
 
 use recent_requests::RecentRequests;
 use rollback::{Rollback, RollbackQueue};
@@ -171,15 +171,14 @@ impl Containers {
         self.metrics.count(&created, &self.metrics.created);
         let elapsed = started.elapsed();
         let container = request.container.to_string();
-        let quoted = Quoted(container.as_bytes());
         let (action, description) = match &created {
             Ok(ports) => {
                 let summary = summary(ports);
-                log::info!(container:% = quoted, machine:% = vm, agent, elapsed:?; "ports created: {summary}");
+                log::info!(container, machine:% = vm, agent, elapsed_ms = millis(elapsed); "ports created: {summary}");
                 (Action::Created, summary)
             }
             Err(error) => {
-                log::error!(container:% = quoted, machine:% = vm, agent, elapsed:?, error:%; "cannot create ports");
+                log::error!(container, machine:% = vm, agent, elapsed_ms = millis(elapsed), error:%; "cannot create ports");
                 (Action::Failed, format!("cannot create ports: {error}"))
             }
         };

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Containers;
 use crate::error::ManagerError;
 use crate::history::{Action, Actor};
+use crate::logging::millis;
 
 const MAX_RETRY_DELAY: Duration = Duration::from_mins(1);
 
@@ -154,17 +155,17 @@ impl Containers {
                 return;
             }
             Ok(true) => {
-                log::info!(machine:% = vm, elapsed:?; "incomplete container rolled back");
+                log::info!(machine:% = vm, elapsed_ms = millis(elapsed); "incomplete container rolled back");
                 self.rollbacks.cancel(vm);
                 (Action::Deleted, "rolled back".to_owned())
             }
             Err(error) if error.is_transient() => {
-                log::warn!(machine:% = vm, elapsed:?, error:%; "cannot roll back the incomplete container; retrying");
+                log::warn!(machine:% = vm, elapsed_ms = millis(elapsed), error:%; "cannot roll back the incomplete container; retrying");
                 self.rollbacks.schedule(vm, rollback, self.fence.term());
                 (Action::Failed, format!("cannot roll back yet: {error}"))
             }
             Err(error) => {
-                log::error!(machine:% = vm, elapsed:?, error:%; "cannot roll back the incomplete container");
+                log::error!(machine:% = vm, elapsed_ms = millis(elapsed), error:%; "cannot roll back the incomplete container");
                 self.rollbacks.cancel(vm);
                 (Action::Failed, format!("cannot roll back: {error}"))
             }

@@ -32,6 +32,7 @@ use crate::desired::{self, Decision, DesiredState, Snapshot};
 use crate::diff::Change;
 use crate::error::ManagerError;
 use crate::history::{Action, Actor};
+use crate::logging::millis;
 use crate::model::{CachedVm, Defaults, Orphan, Policy};
 use crate::stores::Stores;
 use crate::vnc::VncClient;
@@ -360,19 +361,19 @@ impl Reconciler {
         match &written {
             Ok(None) => {
                 self.metrics.count_outcome("unchanged");
-                log::debug!(machine:% = uuid, app, task, agent:%, elapsed:?; "{kind}: nothing to do");
+                log::debug!(machine:% = uuid, app, task, agent:%, elapsed_ms = millis(elapsed); "{kind}: nothing to do");
             }
             Ok(Some((write, description))) => {
                 self.metrics.count_outcome(write.outcome(key));
                 self.metrics
                     .write_lag
                     .observe(since.elapsed().as_secs_f64());
-                log::info!(machine:% = uuid, app, task, agent:%, elapsed:?; "{kind}: {description}");
+                log::info!(machine:% = uuid, app, task, agent:%, elapsed_ms = millis(elapsed); "{kind}: {description}");
                 self.record(key, elapsed, write.action(), description);
             }
             Err(error) => {
                 self.metrics.count_outcome("failed");
-                log::warn!(machine:% = uuid, app, task, agent:%, elapsed:?, retry_in:?, error:%; "{kind}: cannot reconcile");
+                log::warn!(machine:% = uuid, app, task, agent:%, elapsed_ms = millis(elapsed), retry_in_ms = retry_in.map(millis), error:%; "{kind}: cannot reconcile");
                 let description = format!("cannot reconcile: {error}");
                 self.record(key, elapsed, Action::Failed, &description);
             }

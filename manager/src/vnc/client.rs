@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::auth::{Auth, Credentials};
 use super::error::{Question, VncError, VncErrorKind, classify};
 use super::tally::{Outcome, Tally, Trouble};
+use crate::logging::millis;
 use contrail_mesos_api::backoff::Backoff;
 use contrail_mesos_api::http::{
     Address, AttemptError, Failover, HttpClient, Limits, Request, Response, TlsError, TlsOptions,
@@ -276,7 +277,7 @@ impl VncClient {
         let started = Instant::now();
         let result = self.0.http.send(request).await;
         log::trace!(
-            server:% = server, elapsed:? = started.elapsed();
+            server:% = server, elapsed_ms = millis(started.elapsed());
             "{} {}: {:?}", call.method, call.path, result.as_ref().map(|response| response.status)
         );
         self.0.tally.count(
