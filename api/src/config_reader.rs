@@ -51,6 +51,7 @@ pub struct Document<'a> {
 
 impl<'a> Document<'a> {
     /// A document that has been read from `path`.
+    #[must_use]
     pub fn new(path: &Path, text: &'a str) -> Self {
         Self {
             path: path.to_owned(),

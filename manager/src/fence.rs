@@ -137,7 +137,7 @@ impl FenceControl {
                 Leadership::Leading { term } => log::info!(term; "leading"),
                 Leadership::Following { leader } => log::info!(leader:%; "following"),
                 Leadership::Unknown { reason } => {
-                    log::warn!(reason:%; "no leader is known; nothing is written")
+                    log::warn!(reason:%; "no leader is known; nothing is written");
                 }
             }
             *before = now;

@@ -104,6 +104,7 @@ impl Response {
 }
 
 /// The first 500 characters of a text.
+#[must_use]
 pub fn excerpt(text: &[u8]) -> String {
     // Four bytes a character at most, and one that is cut.
     let text = String::from_utf8_lossy(&text[..text.len().min(2004)]);

@@ -23,7 +23,8 @@ pub(super) struct Problem {
     pub severe: bool,
     /// What has the problem.
     pub subject: String,
-    pub problem: String,
+    /// What the problem is, in words.
+    pub message: String,
     /// What to do about it.
     pub todo: &'static str,
 }
@@ -55,7 +56,7 @@ fn manager_problems(state: &AdminState, problems: &mut Vec<Problem>) {
             kind: "not-serving",
             severe: true,
             subject: "this manager".to_owned(),
-            problem: format!("it does not accept requests: {reason}"),
+            message: format!("it does not accept requests: {reason}"),
             todo: "Agents retry by themselves. Fix the cause.",
         });
     }
@@ -71,7 +72,7 @@ fn manager_problems(state: &AdminState, problems: &mut Vec<Problem>) {
             kind: "api-server",
             severe: true,
             subject: "the VNC API".to_owned(),
-            problem: format!(
+            message: format!(
                 "requests have failed for {seconds} s; the last one, {} {}, got {status}",
                 trouble.last.method, trouble.last.resource
             ),
@@ -95,7 +96,7 @@ fn source_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
                     _ => "Marathon",
                 }
                 .to_owned(),
-                problem: format!("it is not trusted: {problem}"),
+                message: format!("it is not trusted: {problem}"),
                 todo: "The manager reconnects by itself. Until then it deletes nothing because of this source.",
             });
         }
@@ -116,7 +117,7 @@ fn queue_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
             kind: KIND,
             severe: false,
             subject,
-            problem: format!("failed {} times in a row: {error}", entry.failures),
+            message: format!("failed {} times in a row: {error}", entry.failures),
             todo: TODO,
         });
     }
@@ -135,7 +136,7 @@ fn push_remaining(
             kind,
             severe: false,
             subject: format!("{} more", total - MAX_PER_KIND),
-            problem: format!("only the first {MAX_PER_KIND} are listed"),
+            message: format!("only the first {MAX_PER_KIND} are listed"),
             todo,
         });
     }
@@ -163,7 +164,7 @@ fn label_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
             kind: KIND,
             severe: false,
             subject: format!("{subject}, {count} containers"),
-            problem,
+            message: problem,
             todo: TODO,
         });
     }
@@ -189,7 +190,7 @@ fn agent_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
             kind: KIND,
             severe: false,
             subject: format!("agent {name}"),
-            problem: "it has no virtual-router: its containers have no network".to_owned(),
+            message: "it has no virtual-router: its containers have no network".to_owned(),
             todo: TODO,
         });
     }
@@ -205,7 +206,7 @@ fn container_problems(state: &AdminState, problems: &mut Vec<Problem>) {
             kind: "unfinished",
             severe: false,
             subject: format!("{unfinished} containers"),
-            problem: "they could not be created, and some of their objects still exist".to_owned(),
+            message: "they could not be created, and some of their objects still exist".to_owned(),
             todo: "The manager deletes these objects when the API server responds.",
         });
     }
@@ -219,7 +220,7 @@ fn container_problems(state: &AdminState, problems: &mut Vec<Problem>) {
                 kind: KIND,
                 severe: false,
                 subject,
-                problem: entry.details.to_string(),
+                message: entry.details.to_string(),
                 todo: TODO,
             });
         }

@@ -166,7 +166,8 @@ impl Containers {
         request: &PortsRequest,
     ) -> Result<Ports, ManagerError> {
         let started = Instant::now();
-        let work = self.put_unfenced(agent, vm, request);
+        // Boxed: the future of a whole PUT is large, and callers hold it in theirs.
+        let work = Box::pin(self.put_unfenced(agent, vm, request));
         let created = self.fence.run_in_term(work).await;
         self.metrics.count(&created, &self.metrics.created);
         let elapsed = started.elapsed();

@@ -243,7 +243,7 @@ fn unused_container_is_deleted_unless_mesos_is_untrusted() {
     };
     mesos(
         defer_reason(700, |fixture| {
-            fixture.mesos.mark_lost(fixture.at(600), "refused")
+            fixture.mesos.mark_lost(fixture.at(600), "refused");
         }),
         "refused",
     );

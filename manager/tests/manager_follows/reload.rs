@@ -75,7 +75,7 @@ async fn reload_applies_a_valid_configuration_and_rejects_an_invalid_one() {
     assert_eq!(level().await, "trace\n");
     manager.wait_for_line("TRACE", 1).await;
     // The new times apply, but the cluster is still the old one.
-    manager.wait_for_line("removed, because no task", 1).await;
+    manager.wait_for_line("deleted: no task", 1).await;
     assert!(fixture.server.object(&dead.to_string()).is_none());
     let secrets = manager.log().join("\n");
     assert!(!secrets.contains(ONE) && !secrets.contains(TWO));

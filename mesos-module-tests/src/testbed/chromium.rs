@@ -69,7 +69,10 @@ pub fn open(host: &Host, url: &str, size: &str, name: &str) -> Result<RenderedPa
     run(host, &[&size, &keep], url)?;
     ensure!(fs::metadata(&screenshot)?.len() > 0, "no screenshot");
     let (dom, errors) = run(host, &[&size, "--dump-dom"], url)?;
-    let console = errors.lines().filter(|line| line.contains("CONSOLE"));
+    // Chromium's own pages log too, for example when the machine is slow.
+    let console = errors
+        .lines()
+        .filter(|line| line.contains("CONSOLE") && !line.contains("source: chrome://"));
     Ok(RenderedPage {
         console: console.map(str::to_owned).collect(),
         dom,

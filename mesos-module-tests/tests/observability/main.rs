@@ -292,7 +292,7 @@ fn invalid_request_is_a_problem(fixture: &Fixture, leader: usize) -> Result<()> 
     let failed = problem(&problems, "container-failed").context("no problem")?;
     // The name from the request, not the manager's words.
     ensure!(
-        failed["problem"]
+        failed["message"]
             .as_str()
             .is_some_and(|text| text.contains("nowhere")),
         "{failed}"

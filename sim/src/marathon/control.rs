@@ -50,8 +50,8 @@ impl Handle {
             .merge(control::delay_routes(&self.shared.faults));
         for (index, server) in self.shared.servers.iter().enumerate() {
             let (frontend, service) = (&server.frontend, &self.services[index]);
-            let routes = control::server_routes(Arc::clone(frontend), Arc::clone(service));
-            router = router.nest(&format!("/servers/{index}"), routes);
+            let of_server = control::server_routes(Arc::clone(frontend), Arc::clone(service));
+            router = router.nest(&format!("/servers/{index}"), of_server);
         }
         control::serve(address, router).await
     }

@@ -120,10 +120,10 @@ pub(crate) fn routers(store: &Store, uuid: Uuid) -> BTreeSet<Uuid> {
             };
             match direction {
                 LinkDirection::Referrers => {
-                    pending.extend(store.referrers(uuid, to).map(|next| next.uuid))
+                    pending.extend(store.referrers(uuid, to).map(|next| next.uuid));
                 }
                 LinkDirection::Targets => {
-                    pending.extend(store.targets(object, to).map(|(next, _)| next.uuid))
+                    pending.extend(store.targets(object, to).map(|(next, _)| next.uuid));
                 }
             }
         }

@@ -45,7 +45,7 @@ pub(crate) type PortKey = (Registration, Uuid, Uuid);
 /// All ports.
 pub(crate) struct Ports {
     directory: PathBuf,
-    ports: BTreeMap<PortKey, Port>,
+    by_key: BTreeMap<PortKey, Port>,
     version: u64,
 }
 
@@ -54,7 +54,7 @@ impl Ports {
     pub(crate) fn load(directory: &Path, exists: impl Fn(&str) -> bool) -> Self {
         let mut ports = Self {
             directory: directory.to_owned(),
-            ports: BTreeMap::new(),
+            by_key: BTreeMap::new(),
             version: 0,
         };
         let mut files: Vec<_> = uuids(directory)
@@ -78,7 +78,7 @@ impl Ports {
                 Ok((_, port)) if !exists(&port.tap) => {
                     log::info!("{}: {} is not there, skipped", path.display(), port.tap);
                 }
-                Ok((key, port)) => drop(ports.ports.insert(key, port)),
+                Ok((key, port)) => drop(ports.by_key.insert(key, port)),
                 Err(problem) => log::warn!("{}: {problem}, skipped", path.display()),
             }
         }
@@ -103,12 +103,12 @@ impl Ports {
                 log::error!("cannot write {}: {error}", path.display());
             }
         }
-        self.ports.insert(key, port);
+        self.by_key.insert(key, port);
     }
 
     /// Removes a port and its file.
     pub(crate) fn remove(&mut self, key: PortKey) {
-        self.ports.remove(&key);
+        self.by_key.remove(&key);
         let path = self.path(key);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -137,19 +137,19 @@ impl Ports {
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = (&PortKey, &Port)> {
-        self.ports.iter()
+        self.by_key.iter()
     }
 
     /// The port of an interface of a virtual machine, whichever request registered it.
     pub(crate) fn of(&self, machine: Uuid, interface: Uuid) -> Option<&Port> {
         [Registration::Vm, Registration::Nova]
             .into_iter()
-            .find_map(|registration| self.ports.get(&(registration, machine, interface)))
+            .find_map(|registration| self.by_key.get(&(registration, machine, interface)))
     }
 
     /// The port of an interface that `POST /port` registered.
     pub(crate) fn nova(&mut self, interface: Uuid) -> Option<(PortKey, &mut Port)> {
-        let mut ports = self.ports.iter_mut();
+        let mut ports = self.by_key.iter_mut();
         ports
             .find(|((registration, _, of), _)| {
                 *registration == Registration::Nova && *of == interface
@@ -159,7 +159,7 @@ impl Ports {
 
     /// Whether `POST /port` named a virtual machine; the agent then requests its configuration.
     pub(crate) fn subscribes(&self, machine: Uuid) -> bool {
-        self.ports
+        self.by_key
             .keys()
             .any(|(registration, of, _)| *registration == Registration::Nova && *of == machine)
     }
@@ -173,7 +173,7 @@ impl Ports {
     /// Removes the ports that were last registered before this version.
     pub(crate) fn sweep(&mut self, version: u64) {
         let old: Vec<_> = self
-            .ports
+            .by_key
             .iter()
             .filter(|(_, port)| port.version < version)
             .map(|(key, _)| *key)

@@ -53,7 +53,7 @@ pub(super) fn problems(problems: &[Problem]) -> Markup {
                         li data-kind=(problem.kind) {
                             span.tag.bad[problem.severe].warn[!problem.severe] { (problem.kind.replace('-', " ")) }
                             " " b { (problem.subject) }
-                            p { (problem.problem) }
+                            p { (problem.message) }
                             p.soft { (problem.todo) }
                         }
                     }

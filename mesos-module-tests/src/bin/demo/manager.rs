@@ -48,7 +48,7 @@ pub(crate) fn run() -> Result<()> {
     let hosts = [&outside, &node, &first, &second];
     let names: Vec<String> = hosts.map(|host| host.name().to_owned()).into();
     let before = node.leftovers()?;
-    let mut testbed = Testbed::start(outside, node, [first, second])?;
+    let mut testbed = Testbed::start(outside, node, &[first, second])?;
     let held = testbed.contrail.summary();
     let result = testbed.run();
     if result.is_err() {
@@ -98,7 +98,7 @@ fn app(id: &str, instances: u32, floating: bool) -> Value {
 
 impl Testbed {
     /// Starts everything. Of the managers, only one that serves agents runs.
-    fn start(outside: Host, node: Host, hosts: [Host; 2]) -> Result<Self> {
+    fn start(outside: Host, node: Host, hosts: &[Host; 2]) -> Result<Self> {
         let mut contrail = Contrail::start(&outside)?;
         contrail.network(PUBLIC, &["10.66.77.0/24"])?;
         let public: FqName = PUBLIC.parse()?;
@@ -106,7 +106,7 @@ impl Testbed {
         contrail.set_baseline();
         let vrouter = contrail.vrouter(&node, "node-1", Some("uplink"))?;
         let managers = [&outside, &hosts[0], &hosts[1]];
-        let managers = managers.map(|host| host.address());
+        let managers = managers.map(Host::address);
         let config = manager::agent_config(&node, &managers, contrail.token(), &vrouter)?;
         println!(
             "    the node: Mesos 1.11.0 with libcontrail_mesos.so, a vRouter agent, a simulated Marathon"
