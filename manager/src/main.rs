@@ -43,8 +43,8 @@ struct Arguments {
     /// Format of the log
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     log_format: Format,
-    /// Log filter such as "info" or "warn,contrail_mesos=debug"; the configuration's key "log_level"
-    /// overrides it, and PUT /log-level changes it at run time
+    /// Log filter, such as info or warn,hyper=debug; the configuration overrides it, and PUT
+    /// /log-level changes it at run time
     #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
     log_level: String,
 }

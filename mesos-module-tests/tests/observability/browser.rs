@@ -28,7 +28,7 @@ fn status_page_in_chromium_escapes_names_and_fits() -> Result<()> {
     fixture.wait_for_json(leader, "/v1/containers?app=shop", |said| said["total"] == 6)?;
     fixture.wait_for_json(leader, "/v1/problems", |said| said["problems"] == json!([]))?;
     check_healthy(&fixture, leader)?;
-    check_hostile(&fixture, leader, &ids)
+    check_hostile(fixture, leader, &ids)
 }
 
 fn check_healthy(fixture: &Fixture, leader: usize) -> Result<()> {
@@ -62,7 +62,7 @@ fn check_healthy(fixture: &Fixture, leader: usize) -> Result<()> {
     Ok(())
 }
 
-fn check_hostile(fixture: &Fixture, leader: usize, ids: &[&str]) -> Result<()> {
+fn check_hostile(fixture: Fixture, leader: usize, ids: &[&str]) -> Result<()> {
     // With a hostile task, labels without sense, a request that fails.
     let container = fixture.run_task(HOSTILE)?;
     fixture.managers.put(&container, &[])?;

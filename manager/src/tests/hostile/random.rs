@@ -112,7 +112,7 @@ async fn run(steps: Vec<Step>) {
                 .mesos
                 .push_back(FakeResponse::After(framed(bytes))),
             Step::SendBytes(bytes, false) => {
-                fixture.expected().mesos.push_back(FakeResponse::End(bytes))
+                fixture.expected().mesos.push_back(FakeResponse::End(bytes));
             }
             Step::Half => {
                 // One such list at a time: a second one would confirm it.
