@@ -1,4 +1,4 @@
-//! The domain model: what the rooms of the manager share.
+//! The domain model, which all modules of the manager share.
 //!
 //! Invariant: nothing here knows the configuration file, a store or a client's requests. The
 //! configuration is read into these types.

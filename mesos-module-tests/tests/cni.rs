@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::testbed::agent::{Agent, PATIENCE, address, fetch, serve};
+use mesos_module_tests::testbed::agent::{Agent, WAIT_TIMEOUT, address, fetch, serve};
 use mesos_module_tests::testbed::framework::{TaskSpec, TaskState};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -84,14 +84,14 @@ impl Cni {
 
     /// Removes what the plugins share, and fails if anything of a container is left.
     fn end(&self, agent: Agent) -> Result<()> {
-        let patience = std::time::Instant::now() + PATIENCE;
+        let deadline = std::time::Instant::now() + WAIT_TIMEOUT;
         let records = agent.state_dir().join("cni");
         let left = || -> Result<usize> {
             Ok(self.leases()? + fs::read_dir(&records).map_or(0, Iterator::count))
         };
         while left()? > 0 {
             ensure!(
-                std::time::Instant::now() < patience,
+                std::time::Instant::now() < deadline,
                 "{} leases are left",
                 self.leases()?
             );
@@ -247,7 +247,7 @@ exit $status",
     agent.launch(TaskSpec::new("one", "sleep 1000").network("blue"))?;
     let start = std::time::Instant::now();
     while !cni.0.path().join("begun").exists() {
-        ensure!(start.elapsed() < PATIENCE, "the plugin was not run");
+        ensure!(start.elapsed() < WAIT_TIMEOUT, "the plugin was not run");
         std::thread::sleep(Duration::from_millis(10));
     }
     agent.crash()?;

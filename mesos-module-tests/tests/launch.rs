@@ -78,9 +78,9 @@ fn several_networks_become_interfaces_in_order() -> Result<()> {
 
 #[test]
 fn both_families_and_static_addresses_are_assigned() -> Result<()> {
-    // The agent of these tests has an IPv4 address, which blue leads to whatever red gives.
+    // The agent has an IPv4 address, which tasks reach over blue, whatever addresses red assigns.
     let agent = Agent::start(&format!("{BLUE}{RED}"))?;
-    for (id, asked, expected) in [
+    for (id, requested, expected) in [
         (
             "static4",
             json!([{ "ip_address": "10.33.0.77" }]),
@@ -97,7 +97,7 @@ fn both_families_and_static_addresses_are_assigned() -> Result<()> {
             vec!["fd00:33::78", "10.33.0.78"],
         ),
     ] {
-        let red = json!({ "name": "red", "ip_addresses": asked });
+        let red = json!({ "name": "red", "ip_addresses": requested });
         let task = TaskSpec::new(id, "sleep 1000")
             .network("blue")
             .network_info(red);

@@ -11,7 +11,7 @@ use mesos_module_tests::testbed::{Cluster, Host};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Fixture {
     host: Host,
@@ -45,30 +45,30 @@ impl Fixture {
         })
     }
 
-    fn ask(&self, method: Method, path: &str, body: &Value) -> Result<(u16, Value)> {
+    fn request(&self, method: Method, path: &str, body: &Value) -> Result<(u16, Value)> {
         let url = format!("{}{path}", self.marathon.url());
         self.host.block_on(async {
             let client = reqwest::Client::builder().no_proxy().build()?;
-            let answer = client
+            let response = client
                 .request(method, url)
                 .body(body.to_string())
                 .send()
                 .await?;
-            let status = answer.status().as_u16();
-            let body = answer.bytes().await?;
+            let status = response.status().as_u16();
+            let body = response.bytes().await?;
             Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
         })
     }
 
     fn get(&self, path: &str) -> Result<Value> {
-        let (status, body) = self.ask(Method::GET, path, &Value::Null)?;
+        let (status, body) = self.request(Method::GET, path, &Value::Null)?;
         ensure!(status == 200, "{path}: {status} {body}");
         Ok(body)
     }
 
-    /// Until Marathon has nothing more to do.
+    /// Waits until Marathon has no deployments.
     fn settle(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while self.get("/v2/deployments")? != json!([]) {
             ensure!(
                 Instant::now() < deadline,
@@ -83,11 +83,11 @@ impl Fixture {
 
     /// The ids of the running tasks in Mesos.
     fn running(&self) -> Result<Vec<String>> {
-        let answer = self.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
-        let tasks = answer["get_tasks"]["tasks"].as_array().cloned();
-        let mut running: Vec<String> = tasks
-            .unwrap_or_default()
-            .iter()
+        let response = self.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
+        let mut running: Vec<String> = response["get_tasks"]["tasks"]
+            .as_array()
+            .into_iter()
+            .flatten()
             .filter(|task| task["state"] == "TASK_RUNNING")
             .filter_map(|task| Some(task["task_id"]["value"].as_str()?.to_owned()))
             .collect();
@@ -118,9 +118,13 @@ fn sample() -> Value {
 }
 
 fn ids(tasks: &Value) -> Vec<String> {
-    let tasks = tasks["tasks"].as_array().cloned().unwrap_or_default();
-    let ids = tasks.iter().filter_map(|task| task["id"].as_str());
-    let mut ids: Vec<String> = ids.map(str::to_owned).collect();
+    let mut ids: Vec<String> = tasks["tasks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|task| task["id"].as_str())
+        .map(str::to_owned)
+        .collect();
     ids.sort();
     ids
 }
@@ -128,13 +132,13 @@ fn ids(tasks: &Value) -> Vec<String> {
 #[test]
 fn sample_app_and_pod_run_and_are_deleted() -> Result<()> {
     let mut fixture = Fixture::start("10.94.1.1", "slave_public")?;
-    let (status, app) = fixture.ask(Method::POST, "/v2/apps", &sample())?;
+    let (status, app) = fixture.request(Method::POST, "/v2/apps", &sample())?;
     ensure!(status == 201, "{status} {app}");
     fixture.settle()?;
     let tasks = fixture.get("/v2/tasks")?;
-    let three = ids(&tasks);
-    assert_eq!(three.len(), 3);
-    assert_eq!(fixture.running()?, three);
+    let task_ids = ids(&tasks);
+    assert_eq!(task_ids.len(), 3);
+    assert_eq!(fixture.running()?, task_ids);
     let address = fixture.host.address().to_string();
     for task in tasks["tasks"].as_array().context("no tasks")? {
         assert_eq!(task["state"], "TASK_RUNNING", "{task}");
@@ -142,42 +146,43 @@ fn sample_app_and_pod_run_and_are_deleted() -> Result<()> {
         assert!(task["ports"][0].as_u64() >= Some(31000), "{task}");
     }
 
-    let fewer = fixture.ask(Method::PUT, "/v2/apps/app-no-1", &json!({"instances": 1}))?;
-    assert_eq!(fewer.0, 200, "{}", fewer.1);
+    let (status, body) =
+        fixture.request(Method::PUT, "/v2/apps/app-no-1", &json!({"instances": 1}))?;
+    assert_eq!(status, 200, "{body}");
     fixture.settle()?;
-    let one = ids(&fixture.get("/v2/tasks")?);
-    assert_eq!(one.len(), 1);
-    assert_eq!(fixture.running()?, one);
+    let task_ids = ids(&fixture.get("/v2/tasks")?);
+    assert_eq!(task_ids.len(), 1);
+    assert_eq!(fixture.running()?, task_ids);
 
-    let part = |name: &str| {
+    let container = |name: &str| {
         json!({"name": name, "resources": {"cpus": 0.1, "mem": 32},
                "exec": {"command": {"shell": "sleep 1000"}}})
     };
     let pod = json!({"id": "/pod-no-1", "networks": [{"mode": "host"}],
-                     "containers": [part("c1"), part("c2")]});
-    let (status, pod) = fixture.ask(Method::POST, "/v2/pods", &pod)?;
+                     "containers": [container("c1"), container("c2")]});
+    let (status, pod) = fixture.request(Method::POST, "/v2/pods", &pod)?;
     ensure!(status == 201, "{status} {pod}");
     fixture.settle()?;
-    let shown = fixture.get("/v2/pods/pod-no-1::status")?;
-    assert_eq!(shown["status"], "STABLE", "{shown}");
+    let pod = fixture.get("/v2/pods/pod-no-1::status")?;
+    assert_eq!(pod["status"], "STABLE", "{pod}");
     assert_eq!(fixture.running()?.len(), 3);
 
-    // Master and agent die at once; what runs, runs on, and Marathon finds its way back.
+    // The tasks survive a crash of master and agent, and Marathon subscribes again.
     let before = fixture.running()?;
     fixture.cluster.restart()?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while fixture.running().unwrap_or_default() != before {
         ensure!(
             Instant::now() < deadline,
-            "not adopted: {:?}",
+            "the tasks that run are not the same: {:?}",
             fixture.running()
         );
         std::thread::sleep(Duration::from_millis(100));
     }
 
-    let (status, _) = fixture.ask(Method::DELETE, "/v2/pods/pod-no-1", &Value::Null)?;
+    let (status, _) = fixture.request(Method::DELETE, "/v2/pods/pod-no-1", &Value::Null)?;
     assert_eq!(status, 202);
-    let (status, _) = fixture.ask(Method::DELETE, "/v2/apps/app-no-1", &Value::Null)?;
+    let (status, _) = fixture.request(Method::DELETE, "/v2/apps/app-no-1", &Value::Null)?;
     assert_eq!(status, 200);
     fixture.settle()?;
     assert_eq!(fixture.running()?, Vec::<String>::new());
@@ -189,20 +194,22 @@ fn sample_app_and_pod_run_and_are_deleted() -> Result<()> {
 #[test]
 fn unplaceable_task_waits_and_failure_is_reported() -> Result<()> {
     let fixture = Fixture::start("10.94.2.1", "*")?;
-    let (status, _) = fixture.ask(Method::POST, "/v2/apps", &sample())?;
+    let (status, _) = fixture.request(Method::POST, "/v2/apps", &sample())?;
     assert_eq!(status, 201);
     let unknown = json!({"id": "/b", "cmd": "sleep 1000", "cpus": 0.1, "mem": 32,
                          "networks": [{"name": "nowhere"}]});
-    let (status, _) = fixture.ask(Method::POST, "/v2/apps", &unknown)?;
+    let (status, _) = fixture.request(Method::POST, "/v2/apps", &unknown)?;
     assert_eq!(status, 201);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let message = loop {
-        let shown = fixture.get("/v2/apps/b?embed=app.lastTaskFailure")?;
-        let message = &shown["app"]["lastTaskFailure"]["message"];
-        if let Some(message) = message.as_str() {
+        let app = fixture.get("/v2/apps/b?embed=app.lastTaskFailure")?;
+        if let Some(message) = app["app"]["lastTaskFailure"]["message"].as_str() {
             break message.to_owned();
         }
-        ensure!(Instant::now() < deadline, "it does not fail: {shown}");
+        ensure!(
+            Instant::now() < deadline,
+            "no task of the app has failed: {app}"
+        );
         std::thread::sleep(Duration::from_millis(50));
     };
     assert!(message.contains("nowhere"), "{message}");

@@ -1,5 +1,5 @@
-//! The product's own follower of Marathon, at a simulated Marathon of three servers whose tasks run
-//! on the real Mesos: it is told of everything, and what is listed is what there is.
+//! The manager's Marathon follower, on a simulated Marathon of three servers whose tasks run on the
+//! real Mesos: it receives every change, and its listings match the tasks in Mesos.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use contrail_mesos_manager::marathon::{
 use contrail_mesos_sim::marathon::events::Event;
 use contrail_mesos_sim::marathon::version::Version;
 use contrail_mesos_sim::marathon::{Handle, HttpCredentials, Marathon, Options};
-use mesos_module_tests::testbed::agent::PATIENCE;
+use mesos_module_tests::testbed::agent::WAIT_TIMEOUT;
 use mesos_module_tests::testbed::{Cluster, Host};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -33,7 +33,8 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// The follower knows the standbys only, so that it has to be sent to the leader.
+    /// The follower is configured with the standbys only, so that they must redirect it to the
+    /// leader.
     fn start(address: &str, version: Version) -> Result<Self> {
         let host = Host::start(address.parse::<IpAddr>()?)?;
         let cluster = Cluster::on(&host).start()?;
@@ -48,13 +49,15 @@ impl Fixture {
             ..Options::default()
         };
         let marathon = host.block_on(Marathon::start(options))?;
-        let servers = marathon.handle().servers();
-        let standbys = servers.iter().skip(1);
-        let servers: Result<Vec<Address>, _> = standbys
+        let standbys: Vec<Address> = marathon
+            .handle()
+            .servers()
+            .iter()
+            .skip(1)
             .map(|server| Address::parse(&server.to_string(), PORT))
-            .collect();
+            .collect::<Result<_, _>>()?;
         let client = MarathonClient::new(MarathonOptions {
-            servers: servers?,
+            servers: standbys,
             access: LeaderOptions {
                 credentials: Credentials::Basic {
                     user: USER.to_owned(),
@@ -81,15 +84,15 @@ impl Fixture {
         self.marathon.handle()
     }
 
-    fn ask(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
+    fn request(&self, method: Method, path: &str, body: &Value) -> Result<Value> {
         let leader = self.handle().leader().context("no leader")?;
         let url = format!("http://{}{path}", self.handle().servers()[leader]);
         self.host.block_on(async {
             let client = reqwest::Client::builder().no_proxy().build()?;
             let request = client.request(method, url).body(body.to_string());
-            let answer = request.basic_auth(USER, Some(PASSWORD)).send().await?;
-            let status = answer.status();
-            let body = answer.bytes().await?;
+            let response = request.basic_auth(USER, Some(PASSWORD)).send().await?;
+            let status = response.status();
+            let body = response.bytes().await?;
             ensure!(status.is_success(), "{path}: {status} {body:?}");
             Ok(serde_json::from_slice(&body).unwrap_or_default())
         })
@@ -97,18 +100,20 @@ impl Fixture {
 
     fn next(&mut self) -> Result<Update> {
         let follower = &mut self.follower;
-        let next = async { tokio::time::timeout(PATIENCE, follower.next()).await };
-        self.host.block_on(next).context("the follower is silent")
+        let next = async { tokio::time::timeout(WAIT_TIMEOUT, follower.next()).await };
+        self.host
+            .block_on(next)
+            .context("the follower sends no update")
     }
 
-    /// Waits for a snapshot with the stream attached. A loss may be reported before.
+    /// Waits for a snapshot with the stream attached, and compares it. Losses before it are skipped.
     fn expect_snapshot(&mut self) -> Result<()> {
         loop {
             if let Update::Snapshot(listing) = self.next()?
                 && listing.followed
             {
                 ensure!(listing.is_complete(), "{:?}", listing.skipped);
-                return self.expect_truth(&listing);
+                return self.compare(&listing);
             }
         }
     }
@@ -118,60 +123,67 @@ impl Fixture {
         Ok(())
     }
 
-    fn truth(&self) -> BTreeSet<String> {
+    /// The ids of the tasks in Marathon's store.
+    fn stored_tasks(&self) -> BTreeSet<String> {
         self.handle().tasks().into_keys().collect()
     }
 
-    /// What is listed is what the store and Mesos have, nothing more and nothing less.
-    fn expect_truth(&self, listing: &Listing) -> Result<()> {
-        let apps = listing.apps.iter().flat_map(|app| &app.tasks);
-        let apps = apps.map(|task| task.id.to_string());
-        let pods = listing.pods.iter().flat_map(|pod| &pod.instances);
-        let pods = pods.flat_map(|instance| &instance.containers);
-        let pods = pods.filter_map(|container| Some(container.task.as_deref()?.to_owned()));
-        let listed: BTreeSet<String> = apps.chain(pods).collect();
-        let truth = self.truth();
-        ensure!(listed == truth, "listed {listed:?}, there are {truth:?}");
-        let answer = self.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
-        let tasks = answer["get_tasks"]["tasks"].as_array().cloned();
-        let tasks = tasks.unwrap_or_default();
-        let running: BTreeSet<String> = tasks
+    /// Fails unless the listing, Marathon's store and Mesos have exactly the same tasks.
+    fn compare(&self, listing: &Listing) -> Result<()> {
+        let app_tasks = listing
+            .apps
             .iter()
+            .flat_map(|app| &app.tasks)
+            .map(|task| task.id.to_string());
+        let pod_tasks = listing
+            .pods
+            .iter()
+            .flat_map(|pod| &pod.instances)
+            .flat_map(|instance| &instance.containers)
+            .filter_map(|container| Some(container.task.as_deref()?.to_owned()));
+        let listed: BTreeSet<String> = app_tasks.chain(pod_tasks).collect();
+        let stored = self.stored_tasks();
+        ensure!(listed == stored, "listed {listed:?}, stored {stored:?}");
+        let response = self.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
+        let running: BTreeSet<String> = response["get_tasks"]["tasks"]
+            .as_array()
+            .into_iter()
+            .flatten()
             .filter(|task| task["state"] == "TASK_RUNNING")
             .filter_map(|task| Some(task["task_id"]["value"].as_str()?.to_owned()))
             .collect();
-        ensure!(running == truth, "Mesos runs {running:?} of {truth:?}");
+        ensure!(running == stored, "Mesos runs {running:?} of {stored:?}");
         Ok(())
     }
 
-    /// Does something, waits until nothing is under way and so many tasks run, and until the
-    /// follower has named every task that came or went. Then the list is what there is.
+    /// Runs `act`, waits until no deployment is left and `count` tasks run, and until the follower
+    /// has named every task that was added or removed. Then compares a new listing.
     fn step(&mut self, count: usize, act: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        let before = self.truth();
+        let before = self.stored_tasks();
         act(self)?;
         let started = Instant::now();
         loop {
             let tasks = self.handle().tasks();
             let running = tasks.values().all(|state| *state == "TASK_RUNNING");
-            let other = tasks.keys().ne(before.iter());
-            if self.handle().deployments() == 0 && running && other && tasks.len() == count {
+            let changed = tasks.keys().ne(before.iter());
+            if self.handle().deployments() == 0 && running && changed && tasks.len() == count {
                 break;
             }
-            ensure!(started.elapsed() < PATIENCE, "{count} of {tasks:?}");
+            ensure!(started.elapsed() < WAIT_TIMEOUT, "{count} of {tasks:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
-        let after = self.truth();
+        let after = self.stored_tasks();
         let mut missing: BTreeSet<String> = before.symmetric_difference(&after).cloned().collect();
         while !missing.is_empty() {
             match self.next()? {
                 Update::Changed(key) => missing.retain(|task| !names(&key, task)),
-                // It holds everything that was touched before.
+                // A snapshot includes all earlier changes.
                 Update::Snapshot(_) => missing.clear(),
                 Update::Lost(error) => bail!("the stream is lost: {error}"),
             }
         }
         let listing = self.host.block_on(self.client.list())?;
-        self.expect_truth(&listing)
+        self.compare(&listing)
     }
 
     fn stop(self) -> Result<()> {
@@ -196,89 +208,109 @@ fn app() -> Value {
     json!({"id": "/shop/web", "cmd": "exec sleep 1000", "cpus": 0.01, "mem": 16, "instances": 3})
 }
 
-/// The way of an app and of a pod, and of the Marathon that they are of.
+/// Follows an app and a pod from creation to deletion, through changes of Marathon's leader.
 fn follow(address: &str, version: Version) -> Result<()> {
     let mut fixture = Fixture::start(address, version)?;
     fixture.expect_snapshot()?;
     assert_eq!(fixture.handle().streams(), 1);
-    let sent_on = fixture.handle().log(1).into_iter();
-    let mut sent_on = sent_on.filter(|entry| entry.path.starts_with("/v2/events"));
-    assert!(sent_on.any(|entry| entry.status == Some(302)));
+    assert!(
+        fixture
+            .handle()
+            .log(1)
+            .into_iter()
+            .filter(|entry| entry.path.starts_with("/v2/events"))
+            .any(|entry| entry.status == Some(302))
+    );
 
     fixture.step(3, |fixture| {
-        fixture.ask(Method::POST, "/v2/apps", &app()).map(drop)
+        fixture.request(Method::POST, "/v2/apps", &app()).map(drop)
     })?;
     for count in [10, 2] {
         fixture.step(count, |fixture| {
             let change = json!({"instances": count});
-            fixture.ask(Method::PUT, WEB, &change).map(drop)
+            fixture.request(Method::PUT, WEB, &change).map(drop)
         })?;
     }
     fixture.step(2, |fixture| {
         let change = json!({"env": {"COLOUR": "blue"}});
-        fixture.ask(Method::PUT, WEB, &change).map(drop)
+        fixture.request(Method::PUT, WEB, &change).map(drop)
     })?;
     fixture.step(2, |fixture| {
         let path = format!("{WEB}/restart");
-        fixture.ask(Method::POST, &path, &Value::Null).map(drop)
+        fixture.request(Method::POST, &path, &Value::Null).map(drop)
     })?;
     fixture.step(2, |fixture| {
-        let one = fixture.truth().into_iter().next().context("no task")?;
-        let path = format!("{WEB}/tasks/{one}");
-        fixture.ask(Method::DELETE, &path, &Value::Null).map(drop)
+        let task = fixture
+            .stored_tasks()
+            .into_iter()
+            .next()
+            .context("no task")?;
+        let path = format!("{WEB}/tasks/{task}");
+        fixture
+            .request(Method::DELETE, &path, &Value::Null)
+            .map(drop)
     })?;
     fixture.step(4, |fixture| {
-        let part = |name: &str| {
+        let container = |name: &str| {
             json!({"name": name, "resources": {"cpus": 0.01, "mem": 16},
                    "exec": {"command": {"shell": "sleep 1000"}}})
         };
-        let pod = json!({"id": "/pod", "containers": [part("c1"), part("c2")]});
-        fixture.ask(Method::POST, "/v2/pods", &pod).map(drop)
+        let pod = json!({"id": "/pod", "containers": [container("c1"), container("c2")]});
+        fixture.request(Method::POST, "/v2/pods", &pod).map(drop)
     })?;
 
     let framework = fixture.handle().framework_id();
-    let before = fixture.truth();
+    let before = fixture.stored_tasks();
     fixture.handle().set_leader(Some(1));
     fixture.expect_lost()?;
     fixture.expect_snapshot()?;
     fixture.handle().set_leader(None);
     fixture.expect_lost()?;
-    let refused = fixture.host.block_on(fixture.client.list());
-    let refused = refused.err().context("there is a leader")?.to_string();
-    ensure!(refused.contains("502"), "{refused}");
+    let error = fixture
+        .host
+        .block_on(fixture.client.list())
+        .err()
+        .context("a list without a leader succeeds")?
+        .to_string();
+    ensure!(error.contains("502"), "{error}");
     fixture.handle().set_leader(Some(2));
     fixture.expect_snapshot()?;
-    // The leader cannot be reached any more, and another one takes its place.
+    // The leader becomes unreachable, and another server takes over.
     fixture.handle().unplug(2);
     fixture.expect_lost()?;
     fixture.handle().set_leader(Some(0));
     fixture.expect_snapshot()?;
     let handle = fixture.marathon.handle().clone();
     fixture.host.block_on(handle.plug(2))?;
-    assert_eq!(fixture.truth(), before, "nothing was started anew");
+    assert_eq!(
+        fixture.stored_tasks(),
+        before,
+        "changes of the leader restart no task"
+    );
     assert_eq!(fixture.handle().framework_id(), framework);
 
     slow_consumer(&fixture, version)?;
     fixture.step(2, |fixture| {
         fixture
-            .ask(Method::DELETE, "/v2/pods/pod", &Value::Null)
+            .request(Method::DELETE, "/v2/pods/pod", &Value::Null)
             .map(drop)
     })?;
     fixture.step(0, |fixture| {
-        fixture.ask(Method::DELETE, WEB, &Value::Null).map(drop)
+        fixture.request(Method::DELETE, WEB, &Value::Null).map(drop)
     })?;
     fixture.stop()
 }
 
-/// Somebody else reads too slowly: 1.7 leaves events out, later ones end the stream. The follower
-/// does not notice.
+/// Another client reads too slowly: Marathon 1.7 drops events, later versions end its stream. The
+/// follower is not affected.
 fn slow_consumer(fixture: &Fixture, version: Version) -> Result<()> {
     let handle = fixture.handle();
     let address = handle.servers()[0];
-    let request = reqwest::Client::new()
+    let credentials = reqwest::Client::new()
         .get("http://m/")
-        .basic_auth(USER, Some(PASSWORD));
-    let credentials = request.build()?.headers()["authorization"]
+        .basic_auth(USER, Some(PASSWORD))
+        .build()?
+        .headers()["authorization"]
         .to_str()?
         .to_owned();
     let request = format!(
@@ -298,7 +330,10 @@ fn slow_consumer(fixture: &Fixture, version: Version) -> Result<()> {
         while handle.lost() == 0 {
             handle.publish(Event::new("flood", json!({"number": sent, "text": text})));
             sent += 1;
-            ensure!(started.elapsed() < PATIENCE, "{sent} events, none lost");
+            ensure!(
+                started.elapsed() < WAIT_TIMEOUT,
+                "none of {sent} events is lost"
+            );
             tokio::task::yield_now().await;
         }
         let closes = version.closes_slow_streams();
@@ -306,7 +341,7 @@ fn slow_consumer(fixture: &Fixture, version: Version) -> Result<()> {
         if closes {
             let mut rest = Vec::new();
             socket.read_to_end(&mut rest).await?;
-            ensure!(rest.len() < sent * text.len(), "nothing is missing");
+            ensure!(rest.len() < sent * text.len(), "no event is missing");
         }
         Ok(())
     })

@@ -8,7 +8,7 @@ use contrail_mesos_manager::mesos_master::{
     FollowOptions, Follower, MasterClient, MasterOptions, State, Task, Update,
 };
 use contrail_mesos_manager::task_state::TaskState;
-use mesos_module_tests::testbed::agent::{Agent, BLUE, PATIENCE, address, container};
+use mesos_module_tests::testbed::agent::{Agent, BLUE, WAIT_TIMEOUT, address, container};
 use mesos_module_tests::testbed::framework::TaskSpec;
 use mesos_module_tests::testbed::{Cluster, Host};
 use serde_json::json;
@@ -46,20 +46,23 @@ impl FollowedState {
         Ok(followed)
     }
 
-    /// Takes updates until the state is as it should be.
-    fn until(&mut self, wanted: impl Fn(&State) -> bool + Sync) -> Result<()> {
-        self.until_lost(0, wanted)
+    /// Applies updates until the state meets the condition.
+    fn until(&mut self, condition: impl Fn(&State) -> bool + Sync) -> Result<()> {
+        self.until_lost(0, condition)
     }
 
-    /// The same, and the stream must have been lost so often at least.
-    fn until_lost(&mut self, losses: usize, wanted: impl Fn(&State) -> bool + Sync) -> Result<()> {
+    /// As [`Self::until`], and the stream must have been lost at least `losses` times.
+    fn until_lost(
+        &mut self,
+        losses: usize,
+        condition: impl Fn(&State) -> bool + Sync,
+    ) -> Result<()> {
         let host = self.host.clone();
         host.block_on(async {
-            while self.losses < losses || !wanted(&self.state) {
-                let update = tokio::time::timeout(PATIENCE, self.follower.next());
-                let update = update
+            while self.losses < losses || !condition(&self.state) {
+                let update = tokio::time::timeout(WAIT_TIMEOUT, self.follower.next())
                     .await
-                    .with_context(|| format!("it stays as it is: {:?}", self.state))?;
+                    .with_context(|| format!("no more updates: {:?}", self.state))?;
                 match update {
                     Update::Snapshot(state) => self.state = *state,
                     Update::Changed(change) => self.state.apply(change),
@@ -121,14 +124,14 @@ fn follower_joins_task_container_address_and_agent() -> Result<()> {
         .context("its agent is not known")?;
     assert_eq!(Some(&*on.id), running.agent_id.as_deref());
 
-    // Asked for at once, it is the same. An event says the newest state with the status that it is
-    // about, so that another one with the newest status may be under way.
-    let asked = agent
+    // A listing agrees in the end. An event has the task's newest state with an older status, so the
+    // event with the newest status may still follow.
+    let listed = agent
         .host()
         .block_on(client(agent.cluster.master())?.state())?;
-    followed.until(|state| *state == asked)?;
+    followed.until(|state| *state == listed)?;
 
-    // Master and agent die. What runs is found again.
+    // After a crash of master and agent, the running task is listed again.
     agent.crash()?;
     followed.until_lost(1, |state| runs(state, "web"))?;
     let again = find(&followed.state, "web").context("no task")?;

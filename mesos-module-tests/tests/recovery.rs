@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::testbed::agent::{Agent, BLUE, PATIENCE, RED, address, container};
+use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, WAIT_TIMEOUT, address, container};
 use mesos_module_tests::testbed::framework::TaskSpec;
 use serde_json::json;
 
@@ -208,7 +208,7 @@ fn framework_without_checkpointing_loses_containers_cleanly() -> Result<()> {
         framework
             .launch(TaskSpec::new("orphan", "sleep 1000").network("blue"))
             .await?;
-        framework.wait_state("orphan", state, PATIENCE).await
+        framework.wait_state("orphan", state, WAIT_TIMEOUT).await
     })?;
     agent.crash()?;
     agent.expect_no_container()?;

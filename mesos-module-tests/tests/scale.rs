@@ -21,8 +21,8 @@ impl Rows {
             .arg("--json")
             .arg(json)
             .output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{stderr}");
         Ok(Self(serde_json::from_slice(&std::fs::read(json)?)?))
     }
 
@@ -40,11 +40,11 @@ fn event_cost_does_not_grow_with_the_number_of_tasks() -> Result<()> {
     let rows = Rows::measure(&directory.path().join("bench.json"))?;
     let mut stale = vec![];
     for tasks in [FEW_TASKS, MANY_TASKS] {
-        // Nothing is written where nothing is to do, and what is stale is put right.
-        let done = rows.ours(tasks, "written or left where nothing is to do")?;
-        assert_eq!((tasks, done), (tasks, 0.0));
+        // Only stale objects are written, and no difference remains.
+        let redundant = rows.ours(tasks, "redundant writes and remaining changes")?;
+        assert_eq!((tasks, redundant), (tasks, 0.0));
         stale.push(rows.ours(tasks, "written where 1 % is stale")?);
-        // A change is about one container, which is looked at once at most.
+        // A change affects one container, which is decided on at most once.
         let decided = rows.ours(tasks, "containers decided on for an event")?;
         ensure!(0.0 < decided && decided <= 1.0, "{tasks} tasks: {decided}");
         assert_eq!((tasks, rows.ours(tasks, "stores copied")?), (tasks, 0.0));
@@ -59,7 +59,7 @@ fn event_cost_does_not_grow_with_the_number_of_tasks() -> Result<()> {
             rows.ours(tasks, figure)?;
         }
     }
-    // As many writes for each that is stale.
+    // One write for each stale object.
     let each: Vec<_> = stale
         .iter()
         .zip([2.0, 12.0])

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use contrail_mesos_sim::vnc::{Auth, Keystone, Options, Server};
 
-/// The client, and what it needs but does not ask for, as they were when this was written.
+/// The client, and the packages that it needs but does not declare, at tested versions.
 const PACKAGES: [&str; 4] = [
     "contrail-api-client==2005",
     "future==1.0.0",
@@ -30,14 +30,14 @@ fn run(command: &mut Command) -> String {
     text
 }
 
-/// A Python that has the client.
+/// The Python of a virtual environment that has the client.
 fn python() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let home = target.join("vnc-client");
     let python = home.join("bin/python");
     let installed = home.join("installed");
     if std::fs::read_to_string(&installed).ok() != Some(PACKAGES.join(" ")) {
-        // A home that another run left incomplete is created again.
+        // Replaces an environment that an earlier run left incomplete.
         run(Command::new("python3")
             .args(["-m", "venv", "--clear"])
             .arg(&home));

@@ -1,9 +1,8 @@
-//! What the simulated VNC API server does beside answering: news of changes, tokens, and everything
-//! that can go wrong with it.
+//! The simulated VNC API server beyond its responses: notifications of changes, tokens, and injected
+//! faults.
 
 mod vnc_support;
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use contrail_mesos_sim::vnc::{Auth, Effect, Fault, Keystone, Operation, Options, User};
@@ -18,7 +17,7 @@ async fn changes_name_the_affected_virtual_routers() {
         .await
         .unwrap();
     let machine = api
-        .make("virtual-machine", json!({"fq_name": ["vm"]}))
+        .create("virtual-machine", json!({"fq_name": ["vm"]}))
         .await
         .unwrap();
     let name = ["default-domain", "default-project", "port"];
@@ -27,11 +26,11 @@ async fn changes_name_the_affected_virtual_routers() {
         "fq_name": name, "parent_type": "project", "virtual_network_refs": [{"to": vn}],
         "virtual_machine_refs": [{"to": ["vm"]}]
     });
-    api.make("virtual-machine-interface", port).await.unwrap();
-    let router = json!({
+    api.create("virtual-machine-interface", port).await.unwrap();
+    let body = json!({
         "fq_name": ["default-global-system-config", "n"], "parent_type": "global-system-config"
     });
-    let router = api.make("virtual-router", router).await.unwrap();
+    let router = api.create("virtual-router", body).await.unwrap();
     let mut changes = api.server.changes();
     let link = |operation: &str| {
         json!({
@@ -39,34 +38,42 @@ async fn changes_name_the_affected_virtual_routers() {
             "ref-uuid": machine, "operation": operation
         })
     };
-    api.ask("POST", "/ref-update", Some(&link("ADD"))).await;
+    api.request("POST", "/ref-update", Some(&link("ADD"))).await;
     let instance = json!({"virtual_machine_interface_refs": [{"to": name}]});
     api.address("ip", "vn", instance).await.unwrap();
-    api.change(
+    api.update(
         "virtual-network",
         &network,
         json!({"display_name": "other"}),
     )
     .await;
-    api.ask("POST", "/ref-update", Some(&link("DELETE"))).await;
-    api.change("virtual-network", &network, json!({"display_name": "same"}))
+    api.request("POST", "/ref-update", Some(&link("DELETE")))
         .await;
-    let mut seen = Vec::new();
+    api.update("virtual-network", &network, json!({"display_name": "same"}))
+        .await;
+    let mut received = Vec::new();
     while let Ok(change) = changes.try_recv() {
-        let concerned = change.virtual_routers.iter().map(ToString::to_string);
-        let concerned = concerned.collect::<BTreeSet<_>>().contains(&router);
-        seen.push((change.operation, change.kind, concerned));
+        let is_affected = change
+            .virtual_routers
+            .iter()
+            .any(|uuid| uuid.to_string() == router);
+        received.push((change.operation, change.kind, is_affected));
     }
     let of = |kind: &str| -> Vec<_> {
-        let of_kind = seen.iter().filter(|(_, seen, _)| seen == kind);
-        of_kind
-            .map(|(operation, _, concerned)| (*operation, *concerned))
+        received
+            .iter()
+            .filter(|(_, changed, _)| changed == kind)
+            .map(|(operation, _, is_affected)| (*operation, *is_affected))
             .collect()
     };
     assert_eq!(of("instance-ip"), [(Operation::Create, true)]);
     let networks = [(Operation::Update, true), (Operation::Update, false)];
     assert_eq!(of("virtual-network"), networks);
-    assert!(of("virtual-router").iter().all(|(_, concerned)| *concerned));
+    assert!(
+        of("virtual-router")
+            .iter()
+            .all(|(_, is_affected)| *is_affected)
+    );
 }
 
 #[tokio::test]
@@ -83,19 +90,21 @@ async fn tokens_are_required_and_expire() {
         ..Options::default()
     };
     let mut api = Api::new(options).await;
-    assert_eq!(api.ask("GET", "/", None).await.0, 200);
-    let refused = api.ask("GET", "/domains", None).await;
-    assert_eq!(refused, (401, "Authentication required".to_owned()));
+    assert_eq!(api.request("GET", "/", None).await.0, 200);
+    let refusal = api.request("GET", "/domains", None).await;
+    assert_eq!(refusal, (401, "Authentication required".to_owned()));
     let login =
         |name: &str| json!({"auth": {"passwordCredentials": {"username": name, "password": name}}});
-    let (status, text) = api.ask("POST", "/v2.0/tokens", Some(&login("bob"))).await;
+    let (status, text) = api
+        .request("POST", "/v2.0/tokens", Some(&login("bob")))
+        .await;
     assert_eq!(status, 200, "{text}");
     let access: Value = serde_json::from_str(&text).unwrap();
     api.token = access["access"]["token"]["id"].as_str().map(str::to_owned);
     let body = json!({"domain": {"fq_name": ["d"]}});
-    let refused = api.ask("POST", "/domains", Some(&body)).await;
+    let refusal = api.request("POST", "/domains", Some(&body)).await;
     let text = "Permission Denied for bob as ['member'] to C domain in p";
-    assert_eq!(refused, (403, text.to_owned()));
+    assert_eq!(refusal, (403, text.to_owned()));
     let body = json!({"auth": {"identity": {"methods": ["password"], "password": {
         "user": {"name": "admin", "password": "secret", "domain": {"id": "default"}}
     }}}});
@@ -107,9 +116,9 @@ async fn tokens_are_required_and_expire() {
         .unwrap()
         .to_owned();
     api.token = Some(token);
-    assert_eq!(api.ask("GET", "/domains", None).await.0, 200);
+    assert_eq!(api.request("GET", "/domains", None).await.0, 200);
     api.server.expire_tokens();
-    assert_eq!(api.ask("GET", "/domains", None).await.0, 401);
+    assert_eq!(api.request("GET", "/domains", None).await.0, 401);
 }
 
 #[tokio::test]
@@ -120,26 +129,34 @@ async fn injected_faults_take_effect() {
     let on = |effect: Effect| Fault::new(effect).on("POST", "/virtual-machines");
 
     server.fault(on(Effect::Status(503, "no".to_owned())).times(1, 1));
-    api.make("virtual-machine", body("a")).await.unwrap();
-    let refused = api.make("virtual-machine", body("b")).await.unwrap_err();
-    assert_eq!(refused, (503, "no".to_owned()));
-    api.make("virtual-machine", body("b")).await.unwrap();
+    api.create("virtual-machine", body("a")).await.unwrap();
+    let refusal = api.create("virtual-machine", body("b")).await.unwrap_err();
+    assert_eq!(refusal, (503, "no".to_owned()));
+    api.create("virtual-machine", body("b")).await.unwrap();
 
     server.fault(on(Effect::InvalidBody("{]".to_owned())).times(0, 1));
     let path = "/virtual-machines";
-    let ask = |name: &str| json!({"virtual-machine": body(name)});
+    let call = |name: &str| json!({"virtual-machine": body(name)});
     assert_eq!(
-        api.ask("POST", path, Some(&ask("c"))).await,
+        api.request("POST", path, Some(&call("c"))).await,
         (200, "{]".to_owned())
     );
 
     server.fault(on(Effect::Cut).times(0, 1).performed());
-    assert!(api.try_ask("POST", path, Some(&ask("d"))).await.is_err());
+    assert!(
+        api.try_request("POST", path, Some(&call("d")))
+            .await
+            .is_err()
+    );
     server.fault(on(Effect::CutInBody).times(0, 1));
-    assert!(api.try_ask("POST", path, Some(&ask("e"))).await.is_err());
+    assert!(
+        api.try_request("POST", path, Some(&call("e")))
+            .await
+            .is_err()
+    );
     server.fault(on(Effect::Hang).times(0, 1));
-    let asked = ask("f");
-    let hung = api.try_ask("POST", path, Some(&asked));
+    let hung_call = call("f");
+    let hung = api.try_request("POST", path, Some(&hung_call));
     assert!(
         tokio::time::timeout(Duration::from_millis(200), hung)
             .await
@@ -147,17 +164,17 @@ async fn injected_faults_take_effect() {
     );
     server.fault(on(Effect::Delay(Duration::from_millis(200))).times(0, 1));
     let started = Instant::now();
-    api.make("virtual-machine", body("g")).await.unwrap();
+    api.create("virtual-machine", body("g")).await.unwrap();
     assert!(started.elapsed() >= Duration::from_millis(200));
 
-    let names: Vec<_> = server.objects("virtual-machine").into_iter().collect();
-    let names: Vec<_> = names
+    let names: Vec<_> = server
+        .objects("virtual-machine")
         .iter()
-        .map(|vm| vm["fq_name"][0].as_str().unwrap())
+        .map(|vm| vm["fq_name"][0].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(names, ["a", "b", "d", "g"]);
     let log = server.log();
-    let wrote: Vec<_> = log
+    let writes: Vec<_> = log
         .iter()
         .filter(|entry| !entry.changes.is_empty())
         .map(|entry| (entry.order, entry.user_agent.as_deref(), entry.status))
@@ -169,7 +186,7 @@ async fn injected_faults_take_effect() {
         (4, test, None),
         (7, test, Some(200)),
     ];
-    assert_eq!(wrote, expected);
+    assert_eq!(writes, expected);
     assert_eq!(log.len(), 8);
 }
 
@@ -177,19 +194,19 @@ async fn injected_faults_take_effect() {
 async fn objects_survive_unplugging_the_server() {
     let api = Api::new(Options::default()).await;
     let machine = api
-        .make("virtual-machine", json!({"fq_name": ["vm"]}))
+        .create("virtual-machine", json!({"fq_name": ["vm"]}))
         .await
         .unwrap();
     api.server.unplug();
     let path = format!("/virtual-machine/{machine}");
-    assert!(api.try_ask("GET", &path, None).await.is_err());
-    assert!(api.try_ask("GET", &path, None).await.is_err());
+    assert!(api.try_request("GET", &path, None).await.is_err());
+    assert!(api.try_request("GET", &path, None).await.is_err());
     api.server.plug().await.unwrap();
     api.get(&path).await;
 }
 
-/// The trap: on a connection that has been used, the body waits for an acknowledgement that the
-/// client's kernel delays.
+/// On a reused connection, the second write waits for an acknowledgement that the client's kernel
+/// delays.
 #[tokio::test]
 async fn split_writes_delay_the_acknowledgement() {
     let time = async |split_writes: bool| {

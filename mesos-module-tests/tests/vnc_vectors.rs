@@ -1,10 +1,10 @@
-//! What was asked of the real VNC API server of release 2005, asked of the simulated one.
+//! Repeats the requests that were recorded with the real VNC API server of release 2005 on the
+//! simulated one.
 //!
-//! Every question is asked in the recorded order, and status, content type and body are compared.
-//! Only what cannot be the same is put aside: ids (a recorded one stands for exactly one of ours,
-//! wherever either of them turns up), times, and the server's address. The questions whose answers
-//! differ all the same are listed in `vectors/differences.txt` with the reason; one that is listed
-//! and does not differ fails the test as well.
+//! The requests are sent in the recorded order, and status, content type and body are compared.
+//! Times and the server's address are ignored, and each recorded id corresponds to exactly one id of
+//! ours, wherever one of them occurs. `vectors/differences.txt` lists the requests whose responses
+//! may differ, with the reasons. A listed request whose response does not differ fails the test, too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ const VECTORS: &str = include_str!("../vectors/vnc-api-r2005.txt");
 const DIFFERENCES: &str = include_str!("../vectors/differences.txt");
 const RECORDED_AT: &str = "http://127.0.0.1:8082";
 
-/// A recorded question and its answer.
+/// A recorded request and its response.
 #[derive(Debug)]
 struct Vector {
     title: String,
@@ -26,7 +26,7 @@ struct Vector {
     body: Option<String>,
     status: u16,
     content_type: String,
-    answer: String,
+    response: String,
 }
 
 fn vectors() -> Vec<Vector> {
@@ -35,13 +35,13 @@ fn vectors() -> Vec<Vector> {
         .filter(|block| !block.trim().is_empty())
         .map(|block| {
             let (title, block) = block.split_once('\n').unwrap();
-            let (question, answer) = block.split_once("\n< ").unwrap();
-            let (ask, body) = match question.split_once("\n> ") {
-                Some((ask, body)) => (ask, Some(body)),
-                None => (question, None),
+            let (request, response) = block.split_once("\n< ").unwrap();
+            let (line, body) = match request.split_once("\n> ") {
+                Some((line, body)) => (line, Some(body)),
+                None => (request, None),
             };
-            let (method, path) = ask.split_once(' ').unwrap();
-            let (status, answer) = answer.split_once("\n< ").unwrap();
+            let (method, path) = line.split_once(' ').unwrap();
+            let (status, response) = response.split_once("\n< ").unwrap();
             let (status, content_type) = status.split_once(" ct=").unwrap();
             Vector {
                 title: title.to_owned(),
@@ -53,13 +53,13 @@ fn vectors() -> Vec<Vector> {
                 }),
                 status: status.split(' ').next().unwrap().parse().unwrap(),
                 content_type: content_type.to_owned(),
-                answer: answer.trim_end_matches('\n').to_owned(),
+                response: response.trim_end_matches('\n').to_owned(),
             }
         })
         .collect()
 }
 
-/// Which recorded id stands for which of ours.
+/// The recorded ids and the corresponding ids of ours.
 #[derive(Clone, Default)]
 struct Ids {
     ours: HashMap<Uuid, Uuid>,
@@ -67,12 +67,12 @@ struct Ids {
 }
 
 impl Ids {
-    fn same(&mut self, recorded: Uuid, ours: Uuid) -> bool {
+    fn correspond(&mut self, recorded: Uuid, ours: Uuid) -> bool {
         *self.ours.entry(recorded).or_insert(ours) == ours
             && *self.recorded.entry(ours).or_insert(recorded) == recorded
     }
 
-    /// A text with every recorded id replaced by ours.
+    /// Replaces every recorded id with ours.
     fn translate(&self, text: &str) -> String {
         let mut out = String::new();
         for piece in pieces(text) {
@@ -94,7 +94,7 @@ enum Piece<'a> {
     Id(Uuid),
 }
 
-/// A text taken apart into ids and what is between them.
+/// Splits a text into ids and the parts between them.
 fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut start, mut at) = (0, 0);
@@ -123,17 +123,17 @@ fn same_text(recorded: &str, ours: &str, url: &str, ids: &mut Ids) -> bool {
     recorded.len() == ours.len()
         && recorded.iter().zip(&ours).all(|pair| match pair {
             (Piece::Text(recorded), Piece::Text(ours)) => recorded == ours,
-            (Piece::Id(recorded), Piece::Id(ours)) => ids.same(*recorded, *ours),
+            (Piece::Id(recorded), Piece::Id(ours)) => ids.correspond(*recorded, *ours),
             _ => false,
         })
 }
 
-/// The complete body of a truncated recording.
-fn mend(text: &str) -> String {
+/// Completes a truncated JSON body.
+fn complete(text: &str) -> String {
     let (mut open, mut quoted, mut escaped) = (Vec::new(), false, false);
     let mut safe = (0, Vec::new());
-    for (at, letter) in text.char_indices() {
-        match letter {
+    for (at, character) in text.char_indices() {
+        match character {
             _ if escaped => escaped = false,
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
@@ -156,8 +156,8 @@ fn mend(text: &str) -> String {
 struct Comparison<'a> {
     ids: &'a mut Ids,
     url: &'a str,
-    /// The recorded answer is only a beginning.
-    cut: bool,
+    /// Whether the recorded response is truncated.
+    truncated: bool,
     differences: Vec<String>,
 }
 
@@ -172,7 +172,7 @@ impl Comparison<'_> {
                     let ours = ours.get(index).unwrap_or(&Value::Null);
                     self.compare(&format!("{at}[{index}]"), recorded, ours);
                 }
-                self.cut || recorded.len() == ours.len()
+                self.truncated || recorded.len() == ours.len()
             }
             (Value::String(recorded), Value::String(ours)) => {
                 let is_time = at.ends_with(".created") || at.ends_with(".last_modified");
@@ -191,25 +191,25 @@ impl Comparison<'_> {
     }
 
     fn objects(&mut self, at: &str, recorded: &Map<String, Value>, ours: &Map<String, Value>) {
-        if let (Some(one), Some(other)) = (halves(recorded), halves(ours)) {
-            if !self.ids.same(one, other) {
+        if let (Some(recorded), Some(ours)) = (uuid_of(recorded), uuid_of(ours)) {
+            if !self.ids.correspond(recorded, ours) {
                 self.differences
-                    .push(format!("{at}: {one}, but here {other}"));
+                    .push(format!("{at}: {recorded}, but here {ours}"));
             }
             return;
         }
         for (name, value) in recorded {
             let at = format!("{at}.{name}");
             match ours.get(name) {
-                // What is made of the id is as different as the id itself.
-                Some(other) if mac(recorded, value) && mac(ours, other) => {}
+                // The MAC address derives from the id.
+                Some(other) if is_own_mac(recorded, value) && is_own_mac(ours, other) => {}
                 Some(other) => self.compare(&at, value, other),
                 None => self
                     .differences
                     .push(format!("{at}: {value}, but nothing here")),
             }
         }
-        for (name, value) in ours.iter().filter(|_| !self.cut) {
+        for (name, value) in ours.iter().filter(|_| !self.truncated) {
             if !recorded.contains_key(name) {
                 self.differences
                     .push(format!("{at}.{name}: nothing, but here {value}"));
@@ -218,8 +218,8 @@ impl Comparison<'_> {
     }
 }
 
-/// The id that an object's two numbers make up.
-fn halves(object: &Map<String, Value>) -> Option<Uuid> {
+/// The id in an object's two numbers.
+fn uuid_of(object: &Map<String, Value>) -> Option<Uuid> {
     let high = object.get("uuid_mslong")?.as_u64()?;
     Some(Uuid::from_u64_pair(
         high,
@@ -227,8 +227,8 @@ fn halves(object: &Map<String, Value>) -> Option<Uuid> {
     ))
 }
 
-/// Whether a value is the address that is made of an interface's id.
-fn mac(interface: &Map<String, Value>, value: &Value) -> bool {
+/// Whether a value is the MAC address that derives from the interface's id.
+fn is_own_mac(interface: &Map<String, Value>, value: &Value) -> bool {
     let uuid = interface
         .get("uuid")
         .and_then(Value::as_str)
@@ -260,43 +260,40 @@ async fn differences(vector: &Vector, url: &str, ids: &mut Ids) -> Vec<String> {
     if content_type != vector.content_type {
         differences.push(format!("{}, but here {content_type}", vector.content_type));
     }
-    let answer = response.text().await.unwrap();
-    // The recording cut long answers off.
+    let text = response.text().await.unwrap();
+    // Long responses are truncated in the recording.
     let is_json = content_type == "application/json";
-    let cut = is_json && serde_json::from_str::<Value>(&vector.answer).is_err();
-    let recorded = if cut {
-        mend(&vector.answer)
+    let truncated = is_json && serde_json::from_str::<Value>(&vector.response).is_err();
+    let recorded = if truncated {
+        complete(&vector.response)
     } else {
-        vector.answer.clone()
+        vector.response.clone()
     };
-    match (
-        serde_json::from_str(&recorded),
-        serde_json::from_str(&answer),
-    ) {
+    match (serde_json::from_str(&recorded), serde_json::from_str(&text)) {
         (Ok(recorded), Ok(ours)) => {
             let mut comparison = Comparison {
                 ids,
                 url,
-                cut,
+                truncated,
                 differences,
             };
             comparison.compare("", &recorded, &ours);
             differences = comparison.differences;
         }
-        _ if same_text(&vector.answer, &answer, url, ids) => {}
-        _ => differences.push(format!("{:?}, but here {answer:?}", vector.answer)),
+        _ if same_text(&vector.response, &text, url, ids) => {}
+        _ => differences.push(format!("{:?}, but here {text:?}", vector.response)),
     }
     differences
 }
 
-/// The questions whose answers may differ, and why.
+/// The requests whose responses may differ, with the reasons.
 fn allowed() -> BTreeMap<&'static str, &'static str> {
     DIFFERENCES
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| {
             line.split_once(": ")
-                .expect("every difference has its reason")
+                .expect("every difference has a reason")
         })
         .collect()
 }
@@ -310,11 +307,11 @@ async fn recorded_requests_get_the_recorded_responses() {
     let vectors = vectors();
     assert_eq!(vectors.len(), VECTORS.matches("### ").count());
     for vector in &vectors {
-        let mut learned = ids.clone();
-        let differences = differences(vector, &url, &mut learned).await;
-        // Of an answer that is another one no id can be learned.
+        let mut matched_ids = ids.clone();
+        let differences = differences(vector, &url, &mut matched_ids).await;
+        // A response that differs may have other ids.
         if differences.is_empty() {
-            ids = learned;
+            ids = matched_ids;
         }
         match (
             allowed.remove(vector.title.as_str()),
@@ -331,20 +328,20 @@ async fn recorded_requests_get_the_recorded_responses() {
         }
     }
     for title in allowed.keys() {
-        writeln!(problems, "{title}: listed, but there is no such question").unwrap();
+        writeln!(problems, "{title}: listed, but there is no such request").unwrap();
     }
     assert!(
         problems.is_empty(),
-        "of {} questions:\n{problems}",
+        "of {} requests:\n{problems}",
         vectors.len()
     );
-    println!("{} questions", vectors.len());
+    println!("{} requests", vectors.len());
 }
 
 #[test]
 fn truncated_recording_is_completed() {
     assert_eq!(
-        mend(r#"{"a": [{"b": 1, "c": "x,y"}, {"d": 2, "en"#),
+        complete(r#"{"a": [{"b": 1, "c": "x,y"}, {"d": 2, "en"#),
         r#"{"a": [{"b": 1, "c": "x,y"}, {"d": 2}]}"#
     );
 }

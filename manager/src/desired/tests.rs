@@ -1,6 +1,6 @@
 //! Each rule of the decisions.
 
-mod kept;
+mod keep;
 mod random;
 
 use std::collections::HashMap;

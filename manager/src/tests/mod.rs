@@ -5,10 +5,10 @@ mod faults;
 mod hostile;
 mod http;
 mod legacy;
-mod names;
 mod ownership;
 mod provision;
 mod reconcile;
+mod resolver;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

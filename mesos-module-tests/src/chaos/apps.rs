@@ -45,7 +45,7 @@ impl App {
     }
 
     /// The maximum number of instances.
-    pub(super) fn most(self) -> u64 {
+    pub(super) fn max_instances(self) -> u64 {
         match self {
             Self::Plain => 5,
             Self::Guarded => 3,
@@ -81,8 +81,8 @@ pub(super) struct DesiredApp {
 pub(super) type DesiredApps = BTreeMap<App, DesiredApp>;
 
 impl DesiredApp {
-    /// At the beginning.
-    pub(super) fn first() -> Self {
+    /// The state before the first round.
+    pub(super) fn initial() -> Self {
         Self {
             instances: 1,
             labels: 0,
@@ -108,10 +108,11 @@ impl DesiredApp {
         }
     }
 
-    /// As Marathon's REST API takes it.
+    /// The definition for Marathon's REST API.
     pub(super) fn definition(&self, app: App) -> Value {
-        let networks = app.networks().iter();
-        let networks: Vec<String> = networks
+        let networks: Vec<String> = app
+            .networks()
+            .iter()
             .map(|network| format!("{PROJECT}:{network}"))
             .collect();
         let mut labels = json!({
@@ -130,13 +131,13 @@ impl DesiredApp {
         let networks = json!([{"mode": "container", "name": NETWORK, "labels": labels}]);
         let command = "exec sleep 100000";
         if app == App::Pod {
-            let part = |name: &str| {
+            let container = |name: &str| {
                 json!({"name": name, "resources": {"cpus": 0.1, "mem": 16},
                        "exec": {"command": {"shell": command}}})
             };
             return json!({
                 "id": app.id(), "networks": networks,
-                "containers": [part("first"), part("second")],
+                "containers": [container("first"), container("second")],
                 "scaling": {"kind": "fixed", "instances": self.instances},
                 "scheduling": {"backoff":
                     {"backoff": 0.5, "backoffFactor": 1.1, "maxLaunchDelay": 2}},

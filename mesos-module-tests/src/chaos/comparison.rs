@@ -19,7 +19,7 @@ use super::testbed::{ObjectCounts, Testbed};
 #[derive(Debug)]
 struct Container {
     app: App,
-    /// One, or those of a pod.
+    /// One task, or all tasks of a pod.
     tasks: BTreeSet<String>,
     agent: String,
     executor: String,
@@ -35,32 +35,41 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    fn same<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, actual: &T, expected: &T) {
+    fn expect_equal<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        what: &str,
+        actual: &T,
+        expected: &T,
+    ) {
         if actual != expected {
             self.differences
                 .push(format!("{what}: {actual:?} instead of {expected:?}"));
         }
     }
 
-    fn wrong(&mut self, what: String) {
+    fn add(&mut self, what: String) {
         self.differences.push(what);
     }
 }
 
 /// Compares everything.
-pub(super) fn compare(testbed: &Testbed, wanted: &DesiredApps) -> Comparison {
+pub(super) fn compare(testbed: &Testbed, desired: &DesiredApps) -> Comparison {
     let mut comparison = Comparison::default();
-    if let Err(error) = compare_all(testbed, wanted, &mut comparison) {
-        comparison.wrong(format!("cannot compare: {error:#}"));
+    if let Err(error) = compare_all(testbed, desired, &mut comparison) {
+        comparison.add(format!("cannot compare: {error:#}"));
     }
     comparison
 }
 
-fn compare_all(testbed: &Testbed, wanted: &DesiredApps, comparison: &mut Comparison) -> Result<()> {
-    let apps = listed(testbed, wanted, comparison)?;
+fn compare_all(
+    testbed: &Testbed,
+    desired: &DesiredApps,
+    comparison: &mut Comparison,
+) -> Result<()> {
+    let apps = listed(testbed, desired, comparison)?;
     let containers = mesos(testbed, &apps, comparison)?;
     comparison.containers = containers.len();
-    contrail(testbed, wanted, &containers, comparison);
+    contrail(testbed, desired, &containers, comparison);
     node(testbed, &containers, comparison)?;
     Ok(())
 }
@@ -68,32 +77,35 @@ fn compare_all(testbed: &Testbed, wanted: &DesiredApps, comparison: &mut Compari
 /// The tasks that Marathon lists, each with its app.
 fn listed(
     testbed: &Testbed,
-    wanted: &DesiredApps,
+    desired: &DesiredApps,
     comparison: &mut Comparison,
 ) -> Result<BTreeMap<String, App>> {
     let deployments = testbed.get("/v2/deployments")?;
-    comparison.same("deployments", &deployments, &json!([]));
+    comparison.expect_equal("deployments", &deployments, &json!([]));
     let mut tasks = BTreeMap::new();
-    for (app, wanted) in wanted {
-        let (instances, all) = if *app == App::Pod {
+    for (app, desired) in desired {
+        let (instances, app_tasks) = if *app == App::Pod {
             let status = testbed.get("/v2/pods/pod::status")?;
             let instances = list(&status["instances"]);
-            let containers = instances.iter().flat_map(|one| list(&one["containers"]));
-            let ids = containers.map(|one| (text(&one["containerId"]), text(&one["status"])));
-            (instances.len(), ids.collect::<Vec<_>>())
-        } else {
-            let shown = testbed.get(&format!("/v2/apps{}?embed=app.tasks", app.id()))?;
-            let all = list(&shown["app"]["tasks"]);
-            let ids = all
+            let tasks: Vec<_> = instances
                 .iter()
-                .map(|one| (text(&one["id"]), text(&one["state"])));
-            (all.len(), ids.collect())
+                .flat_map(|instance| list(&instance["containers"]))
+                .map(|container| (text(&container["containerId"]), text(&container["status"])))
+                .collect();
+            (instances.len(), tasks)
+        } else {
+            let response = testbed.get(&format!("/v2/apps{}?embed=app.tasks", app.id()))?;
+            let tasks: Vec<_> = list(&response["app"]["tasks"])
+                .iter()
+                .map(|task| (text(&task["id"]), text(&task["state"])))
+                .collect();
+            (tasks.len(), tasks)
         };
         let what = format!("instances of {}", app.id());
-        comparison.same(&what, &u64::try_from(instances)?, &wanted.instances);
-        for (id, state) in all {
+        comparison.expect_equal(&what, &u64::try_from(instances)?, &desired.instances);
+        for (id, state) in app_tasks {
             if state != "TASK_RUNNING" {
-                comparison.wrong(format!("Marathon has {id} in {state}"));
+                comparison.add(format!("Marathon has {id} in {state}"));
             }
             tasks.insert(id, *app);
         }
@@ -107,17 +119,17 @@ fn mesos(
     apps: &BTreeMap<String, App>,
     comparison: &mut Comparison,
 ) -> Result<BTreeMap<String, Container>> {
-    let answer = testbed.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
-    let answer = &answer["get_tasks"];
+    let response = testbed.cluster.master_call(&json!({"type": "GET_TASKS"}))?;
+    let mesos_tasks = &response["get_tasks"];
     for kind in ["pending_tasks", "orphan_tasks", "unreachable_tasks"] {
-        comparison.same(kind, &list(&answer[kind]).len(), &0);
+        comparison.expect_equal(kind, &list(&mesos_tasks[kind]).len(), &0);
     }
     let mut containers: BTreeMap<String, Container> = BTreeMap::new();
     let mut running = BTreeSet::new();
-    for task in list(&answer["tasks"]) {
+    for task in list(&mesos_tasks["tasks"]) {
         let id = text(&task["task_id"]["value"]);
         if task["state"] != "TASK_RUNNING" {
-            comparison.wrong(format!("Mesos has {id} in {}", task["state"]));
+            comparison.add(format!("Mesos has {id} in {}", task["state"]));
             continue;
         }
         running.insert(id.clone());
@@ -126,12 +138,12 @@ fn mesos(
         let status = statuses
             .iter()
             .filter(|status| status["container_status"].is_object())
-            .max_by(|one, other| {
+            .max_by(|left, right| {
                 let at = |status: &Value| status["timestamp"].as_f64().unwrap_or_default();
-                at(one).total_cmp(&at(other))
+                at(left).total_cmp(&at(right))
             });
         let Some(status) = status else {
-            comparison.wrong(format!("Mesos does not say the container of {id}"));
+            comparison.add(format!("Mesos reports no container for {id}"));
             continue;
         };
         let status = &status["container_status"];
@@ -151,18 +163,17 @@ fn mesos(
         entry.tasks.insert(id);
     }
     let listed: BTreeSet<String> = apps.keys().cloned().collect();
-    comparison.same("what runs, by Mesos and by Marathon", &running, &listed);
+    comparison.expect_equal("running tasks in Mesos and in Marathon", &running, &listed);
     let call = json!({"type": "GET_CONTAINERS", "get_containers": {"show_nested": false}});
-    let answer = testbed.cluster.agent_call(&call)?;
-    let there = list(&answer["get_containers"]["containers"]);
-    let there: BTreeSet<String> = there
+    let response = testbed.cluster.agent_call(&call)?;
+    let on_agent: BTreeSet<String> = list(&response["get_containers"]["containers"])
         .iter()
         .map(|container| text(&container["container_id"]["value"]))
         .collect();
     let of_tasks: BTreeSet<String> = containers.keys().cloned().collect();
-    comparison.same(
-        "containers, by the agent and by its tasks",
-        &there,
+    comparison.expect_equal(
+        "containers of the agent and of its tasks",
+        &on_agent,
         &of_tasks,
     );
     Ok(containers)
@@ -171,22 +182,22 @@ fn mesos(
 /// The API server must have exactly the desired objects of each container, and no others.
 fn contrail(
     testbed: &Testbed,
-    wanted: &DesiredApps,
+    desired: &DesiredApps,
     containers: &BTreeMap<String, Container>,
     comparison: &mut Comparison,
 ) {
-    let mut expected = testbed.held.clone();
+    let mut expected = testbed.baseline.clone();
     let mut machines = BTreeSet::new();
     for (id, container) in containers {
         let machine = machine(id);
         machines.insert(machine.to_string());
-        let Some(wanted) = wanted.get(&container.app) else {
+        let Some(desired) = desired.get(&container.app) else {
             continue;
         };
         let interfaces = container.app.networks().len();
         // One of each family on the blue network.
         let addresses = interfaces + 1;
-        let floating = interfaces * wanted.pools(container.app).len();
+        let floating = interfaces * desired.pools(container.app).len();
         for (kind, count) in [
             ("virtual-machine", 1),
             ("virtual-machine-interface", interfaces),
@@ -201,34 +212,36 @@ fn contrail(
         expected.addresses += addresses + floating;
         match testbed.api.object(&machine.to_string()) {
             Some(object) => names(id, container, &object, comparison),
-            None => comparison.wrong(format!("container {id} has no virtual-machine {machine}")),
+            None => comparison.add(format!("container {id} has no virtual-machine {machine}")),
         }
         for index in 0..interfaces {
-            let network = container.app.networks()[index];
+            let network = format!(
+                "default-domain:default-project:{}",
+                container.app.networks()[index]
+            );
             let uuid = agent_api::interface_uuid(machine, &format!("eth{index}"));
             let place = format!("{} {id} eth{index}", container.app.id());
             let Some(object) = testbed.api.object(&uuid.to_string()) else {
-                comparison.wrong(format!("{place}: there is no interface {uuid}"));
+                comparison.add(format!("{place}: there is no interface {uuid}"));
                 continue;
             };
-            let network = format!("default-domain:default-project:{network}");
-            comparison.same(
+            comparison.expect_equal(
                 &format!("{place}: network"),
                 &targets(&object["virtual_network_refs"]),
                 &vec![network],
             );
-            comparison.same(
+            comparison.expect_equal(
                 &format!("{place}: container"),
                 &targets(&object["virtual_machine_refs"]),
                 &vec![machine.to_string()],
             );
-            let mut groups: Vec<String> = wanted
+            let mut groups: Vec<String> = desired
                 .groups(container.app)
                 .iter()
                 .map(ToString::to_string)
                 .collect();
             groups.sort();
-            comparison.same(
+            comparison.expect_equal(
                 &format!("{place}: security groups"),
                 &targets(&object["security_group_refs"]),
                 &groups,
@@ -237,31 +250,31 @@ fn contrail(
                 .iter()
                 .filter_map(|name| Some(name.rsplit_once(':')?.0.to_owned()))
                 .collect();
-            let mut expected: Vec<String> = wanted
+            let mut expected: Vec<String> = desired
                 .pools(container.app)
                 .iter()
                 .map(ToString::to_string)
                 .collect();
             expected.sort();
-            comparison.same(&format!("{place}: floating addresses"), &pools, &expected);
+            comparison.expect_equal(&format!("{place}: floating IPs"), &pools, &expected);
         }
-        let own = instance_addresses(testbed, machine, interfaces);
-        comparison.same(
-            &format!("{id}: addresses by Mesos and by Contrail"),
+        let allocated = instance_addresses(testbed, machine, interfaces);
+        comparison.expect_equal(
+            &format!("{id}: addresses in Mesos and in Contrail"),
             &container.addresses,
-            &own,
+            &allocated,
         );
     }
     let now = ObjectCounts::now(&testbed.api);
-    comparison.same("objects", &now.objects, &expected.objects);
-    comparison.same("addresses taken", &now.addresses, &expected.addresses);
+    comparison.expect_equal("objects", &now.objects, &expected.objects);
+    comparison.expect_equal("allocated addresses", &now.addresses, &expected.addresses);
     let linked: BTreeSet<String> = testbed
         .api
         .objects("virtual-router")
         .iter()
         .flat_map(|router| targets(&router["virtual_machine_refs"]))
         .collect();
-    comparison.same("linked to the virtual-router", &linked, &machines);
+    comparison.expect_equal("linked to the virtual-router", &linked, &machines);
 }
 
 /// The names from Mesos on a container's virtual-machine.
@@ -273,7 +286,7 @@ fn names(id: &str, container: &Container, object: &Value, comparison: &mut Compa
     let annotation = |key: &str| annotations.get(key).map(String::as_str);
     let task = annotation("task").unwrap_or_default();
     if !container.tasks.contains(task) {
-        comparison.wrong(format!(
+        comparison.add(format!(
             "{id} is annotated with task {task:?}, not {:?}",
             container.tasks
         ));
@@ -286,7 +299,7 @@ fn names(id: &str, container: &Container, object: &Value, comparison: &mut Compa
         ("mesos-agent", Some(container.agent.as_str())),
         ("executor", executor),
     ] {
-        comparison.same(
+        comparison.expect_equal(
             &format!("{id}: annotation {key}"),
             &annotation(key),
             &expected,
@@ -294,7 +307,7 @@ fn names(id: &str, container: &Container, object: &Value, comparison: &mut Compa
     }
     let instance = executor.and_then(marathon::executor_of);
     let name = instance.map_or_else(|| task.to_owned(), |instance| instance.id.to_string());
-    comparison.same(
+    comparison.expect_equal(
         &format!("{id}: display name"),
         &text(&object["display_name"]),
         &name,
@@ -309,9 +322,9 @@ fn node(
 ) -> Result<()> {
     let node = Node::read(testbed).context("the node")?;
     let ids: BTreeSet<String> = containers.keys().cloned().collect();
-    comparison.same("handles of namespaces", &node.namespaces(), &ids);
-    comparison.same("checkpoints", &node.checkpoints, &ids);
-    comparison.same(
+    comparison.expect_equal("namespace handles", &node.namespaces(), &ids);
+    comparison.expect_equal("checkpoints", &node.checkpoints, &ids);
+    comparison.expect_equal(
         "pending teardowns",
         &node.pending_teardowns,
         &BTreeSet::new(),
@@ -327,8 +340,8 @@ fn node(
             ));
         }
         let inside = node.addresses.get(id).cloned().unwrap_or_default();
-        comparison.same(
-            &format!("{id}: addresses inside and by Contrail"),
+        comparison.expect_equal(
+            &format!("{id}: addresses in the container and in Contrail"),
             &inside,
             &instance_addresses(testbed, machine(id), count),
         );
@@ -338,10 +351,10 @@ fn node(
         .iter()
         .map(|(machine, interface, _)| (*machine, *interface))
         .collect();
-    comparison.same("ports of the vRouter agent", &plugged, &interfaces);
-    comparison.same("port files", &node.port_files, &interfaces);
+    comparison.expect_equal("ports of the vRouter agent", &plugged, &interfaces);
+    comparison.expect_equal("port files", &node.port_files, &interfaces);
     let taps: BTreeSet<String> = ports.into_iter().map(|(_, _, tap)| tap).collect();
-    comparison.same("taps", &node.taps, &taps);
+    comparison.expect_equal("taps", &node.taps, &taps);
     Ok(())
 }
 
@@ -351,13 +364,11 @@ fn machine(container: &str) -> Uuid {
 
 /// The addresses of a container's interfaces, as the API server holds them.
 fn instance_addresses(testbed: &Testbed, machine: Uuid, interfaces: usize) -> BTreeSet<IpAddr> {
-    let interfaces = (0..interfaces).map(|index| format!("eth{index}"));
-    let interfaces = interfaces.filter_map(|interface| {
-        testbed
-            .api
-            .object(&agent_api::interface_uuid(machine, &interface).to_string())
-    });
-    interfaces
+    (0..interfaces)
+        .filter_map(|index| {
+            let uuid = agent_api::interface_uuid(machine, &format!("eth{index}"));
+            testbed.api.object(&uuid.to_string())
+        })
         .flat_map(|object| list(&object["instance_ip_back_refs"]))
         .filter_map(|reference| testbed.api.object(reference["uuid"].as_str()?))
         .filter_map(|object| object["instance_ip_address"].as_str()?.parse().ok())
@@ -377,9 +388,8 @@ fn targets(references: &Value) -> Vec<String> {
     let mut names: Vec<String> = list(references)
         .iter()
         .map(|reference| {
-            let parts = list(&reference["to"]);
-            let parts: Vec<String> = parts.iter().map(text).collect();
-            parts.join(":")
+            let name: Vec<String> = list(&reference["to"]).iter().map(text).collect();
+            name.join(":")
         })
         .collect();
     names.sort();

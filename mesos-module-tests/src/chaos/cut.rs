@@ -7,8 +7,8 @@ use crate::testbed::Host;
 /// The packets that are dropped at a host.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cut<'a> {
-    /// Everything from and to other hosts.
-    Off,
+    /// All packets from and to other hosts.
+    All,
     /// Connections from the host to these ports.
     From(&'a [u16]),
     /// Connections to these ports of the host.
@@ -16,13 +16,13 @@ pub(super) enum Cut<'a> {
 }
 
 /// Begins to drop packets at a host, until [`mend`] is called with the same name.
-pub(super) fn cut(host: &Host, name: &str, what: Cut<'_>) -> Result<()> {
+pub(super) fn cut(host: &Host, name: &str, packets: Cut<'_>) -> Result<()> {
     let ports = |ports: &[u16]| {
-        let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-        format!("{{ {} }}", ports.join(", "))
+        let numbers: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        format!("{{ {} }}", numbers.join(", "))
     };
-    let (incoming, outgoing) = match what {
-        Cut::Off => (String::new(), String::new()),
+    let (incoming, outgoing) = match packets {
+        Cut::All => (String::new(), String::new()),
         Cut::From(all) => (
             format!("tcp sport {} ", ports(all)),
             format!("tcp dport {} ", ports(all)),

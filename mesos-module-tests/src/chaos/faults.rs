@@ -16,11 +16,11 @@ use crate::testbed::manager::AGENT_PORT;
 /// The response times of a slow and of a paused server.
 const SLOW_DELAY: Duration = Duration::from_millis(300);
 const PAUSED_DELAY: Duration = Duration::from_secs(4);
-/// Connections that end without an answer, before all do.
+/// The number of connections of which every second request is performed. Later ones perform none.
 const DROPPED_CONNECTIONS: usize = 200;
 
-/// The maximum number of repeated and of reordered events.
-const MUDDLED_EVENTS: usize = 50;
+/// The maximum numbers of repeated and of reordered events.
+const DISORDERED_EVENTS: usize = 50;
 
 /// The server of Marathon that leads after this one.
 fn next(leader: usize) -> usize {
@@ -45,16 +45,16 @@ impl Testbed {
                     return Ok(None);
                 };
                 server = index;
-                self.harm_manager(index, harm)?;
+                self.fail_manager(index, harm)?;
             }
             Fault::ZooKeeper(Harm::Killed) => self.zookeeper.kill()?,
             Fault::ZooKeeper(Harm::Paused) => self.zookeeper.pause()?,
             Fault::ZooKeeper(_) => cut(&self.services, "zookeeper", Cut::At(&[ZOOKEEPER_PORT]))?,
-            Fault::Api(harm) => self.harm_api(harm)?,
-            Fault::Marathon(harm) => server = self.harm_marathon(harm)?,
+            Fault::Api(harm) => self.fail_api(harm)?,
+            Fault::Marathon(harm) => server = self.fail_marathon(harm)?,
             Fault::Mesos(Harm::Killed) => self.cluster.kill_9()?,
             Fault::Mesos(Harm::Paused) => self.cluster.pause()?,
-            Fault::Mesos(_) => cut(&self.node, "node", Cut::Off)?,
+            Fault::Mesos(_) => cut(&self.node, "node", Cut::All)?,
             Fault::Vrouter(VrouterHarm::Gone) => self.vrouter.handle.unplug(),
             Fault::Vrouter(VrouterHarm::Restarted) => self.vrouter.restart()?,
         }
@@ -84,26 +84,26 @@ impl Testbed {
     /// The manager in that role now. If none leads, any manager without a fault.
     fn role(&self, role: Role) -> Option<usize> {
         let leader = self.leader();
-        let well = |index: &usize| !self.managers[*index].harmed;
+        let is_healthy = |index: &usize| !self.managers[*index].faulty;
         let mut all = 0..self.managers.len();
         match role {
-            Role::Leader => leader.or_else(|| all.find(well)),
+            Role::Leader => leader.or_else(|| all.find(is_healthy)),
             Role::Standby => {
                 let other = all
                     .clone()
-                    .find(|index| well(index) && Some(*index) != leader);
-                other.or_else(|| all.find(well))
+                    .find(|index| is_healthy(index) && Some(*index) != leader);
+                other.or_else(|| all.find(is_healthy))
             }
         }
     }
 
-    fn harm_manager(&mut self, index: usize, harm: Harm) -> Result<()> {
+    fn fail_manager(&mut self, index: usize, harm: Harm) -> Result<()> {
         let manager = &mut self.managers[index];
-        manager.harmed = true;
+        manager.faulty = true;
         match harm {
             Harm::Killed => manager.process.kill(),
             Harm::Paused => manager.process.signal(Signal::SIGSTOP),
-            Harm::CutOff => cut(manager.process.host(), "manager", Cut::Off),
+            Harm::CutOff => cut(manager.process.host(), "manager", Cut::All),
             Harm::CutFrom(side) => cut(
                 manager.process.host(),
                 "manager",
@@ -120,7 +120,7 @@ impl Testbed {
 
     fn heal_manager(&mut self, index: usize, harm: Harm) -> Result<()> {
         let manager = &mut self.managers[index];
-        manager.harmed = false;
+        manager.faulty = false;
         match harm {
             Harm::Killed => manager.process.start(),
             Harm::Paused => manager.process.signal(Signal::SIGCONT),
@@ -128,16 +128,16 @@ impl Testbed {
         }
     }
 
-    fn harm_api(&self, harm: ApiHarm) -> Result<()> {
+    fn fail_api(&self, harm: ApiHarm) -> Result<()> {
         let api = &self.api;
         match harm {
             ApiHarm::Gone => api.unplug(),
             ApiHarm::Slow => api.set_delay(SLOW_DELAY),
             ApiHarm::Refusing => {
-                let text = "the database is away".to_owned();
+                let text = "the database is unreachable".to_owned();
                 api.fault(ApiFault::new(Effect::Status(503, text)));
             }
-            ApiHarm::Lying => {
+            ApiHarm::FalseErrors => {
                 let text = "Internal Server Error".to_owned();
                 api.fault(ApiFault::new(Effect::Status(500, text)).performed());
             }
@@ -158,7 +158,7 @@ impl Testbed {
         match harm {
             ApiHarm::Gone => self.services.block_on(self.api.plug())?,
             ApiHarm::Slow => self.api.set_delay(Duration::ZERO),
-            ApiHarm::Refusing | ApiHarm::Lying | ApiHarm::Dropping | ApiHarm::Paused => {
+            ApiHarm::Refusing | ApiHarm::FalseErrors | ApiHarm::Dropping | ApiHarm::Paused => {
                 self.api.clear_faults();
             }
             ApiHarm::CutOff => mend(&self.services, "api")?,
@@ -167,16 +167,16 @@ impl Testbed {
     }
 
     /// Returns the index of the leading server.
-    fn harm_marathon(&self, harm: MarathonHarm) -> Result<usize> {
+    fn fail_marathon(&self, harm: MarathonHarm) -> Result<usize> {
         let marathon = self.marathon.handle();
         let leader = marathon.leader().context("Marathon has no leader")?;
         match harm {
             MarathonHarm::LeaderChanged => marathon.set_leader(Some(next(leader))),
             MarathonHarm::NoLeader => marathon.set_leader(None),
             MarathonHarm::LeaderGone => marathon.unplug(leader),
-            MarathonHarm::Muddled => {
+            MarathonHarm::Disordered => {
                 marathon.cut_streams();
-                for _ in 0..MUDDLED_EVENTS {
+                for _ in 0..DISORDERED_EVENTS {
                     for effect in [EventEffect::Duplicate, EventEffect::Swap] {
                         marathon.event_fault(EventFault {
                             times: Some(1),
@@ -201,7 +201,7 @@ impl Testbed {
             MarathonHarm::LeaderChanged => {}
             MarathonHarm::NoLeader => marathon.set_leader(Some(next(leader))),
             MarathonHarm::LeaderGone => self.services.block_on(marathon.plug(leader))?,
-            MarathonHarm::Muddled => marathon.clear_event_faults(),
+            MarathonHarm::Disordered => marathon.clear_event_faults(),
             MarathonHarm::Slow => marathon.set_delay(Duration::ZERO),
             MarathonHarm::Refusing => marathon.clear_faults(),
             MarathonHarm::CutOff => mend(&self.services, "marathon")?,

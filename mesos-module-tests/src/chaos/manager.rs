@@ -14,10 +14,10 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
 /// A manager, and whether a fault affects it at present.
 pub(super) struct FaultyManager {
     pub(super) process: ManagerProcess,
-    pub(super) harmed: bool,
+    pub(super) faulty: bool,
 }
 
-/// Where a manager finds what it depends on.
+/// The addresses of the services that a manager depends on.
 pub(super) struct ServiceAddresses<'a> {
     pub(super) services: &'a Host,
     /// A `zk://` URL.
@@ -27,7 +27,7 @@ pub(super) struct ServiceAddresses<'a> {
 }
 
 impl FaultyManager {
-    /// Configures a manager. It does not run yet.
+    /// Configures a manager without starting it.
     pub(super) fn new(host: &Host, name: &str, addresses: &ServiceAddresses<'_>) -> Result<Self> {
         let services = addresses.services.address();
         let servers = MARATHON_PORTS.map(|port| format!("'http://{services}:{port}'"));
@@ -47,7 +47,7 @@ impl FaultyManager {
         );
         Ok(Self {
             process: ManagerProcess::new(host, name, TOKEN, &config)?,
-            harmed: false,
+            faulty: false,
         })
     }
 }

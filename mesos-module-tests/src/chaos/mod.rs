@@ -58,83 +58,83 @@ pub fn run(chaos: &Chaos) -> Result<()> {
     println!("{chaos:?} (CONTRAIL_TEST_SEED={} repeats it)", chaos.seed);
     let mut testbed = Testbed::start()?;
     let names: Vec<String> = testbed.hosts().map(|host| host.name().to_owned()).collect();
-    let mut wanted: DesiredApps = APPS.map(|app| (app, DesiredApp::first())).into();
+    let mut desired: DesiredApps = APPS.map(|app| (app, DesiredApp::initial())).into();
     let mut writers = Writers::default();
-    begin(&mut testbed, &mut wanted)?;
-    let covering = if chaos.covering {
-        Plan::covering(chaos.seed)
-    } else {
-        vec![]
-    };
-    let covering = covering.into_iter().map(|plan| (chaos.seed, plan));
+    create_apps(&mut testbed, &mut desired)?;
+    let covering = chaos
+        .covering
+        .then(|| Plan::covering(chaos.seed))
+        .into_iter()
+        .flatten()
+        .map(|plan| (chaos.seed, plan));
     let random = (0..chaos.rounds).map(|round| {
         let seed = chaos.seed.wrapping_add(round);
         (seed, Plan::random(seed))
     });
     for (number, (seed, plan)) in covering.chain(random).enumerate() {
-        one(
+        run_round(
             &mut testbed,
-            &mut wanted,
+            &mut desired,
             &mut writers,
             (number + 1, seed),
             &plan,
         )?;
     }
-    for wanted in wanted.values_mut() {
-        wanted.instances = 0;
+    for desired in desired.values_mut() {
+        desired.instances = 0;
     }
-    Round::new(&mut testbed, &mut wanted).everything()?;
+    Round::new(&mut testbed, &mut desired).reconcile_all()?;
     writers.check(&testbed)?;
     println!("{} writes, each in the writer's term", writers.writes);
-    testbed.end()?;
+    testbed.stop()?;
     for name in names {
         let traces = leftovers::traces_of(&name)?;
-        ensure!(traces.is_empty(), "left on the machine: {traces:?}");
+        ensure!(traces.is_empty(), "leftovers on the machine: {traces:?}");
     }
     Ok(())
 }
 
-/// Makes the apps, and waits until they run.
-fn begin(testbed: &mut Testbed, wanted: &mut DesiredApps) -> Result<()> {
-    for (app, wanted) in &*wanted {
+/// Creates the apps, and waits until they run.
+fn create_apps(testbed: &mut Testbed, desired: &mut DesiredApps) -> Result<()> {
+    for (app, desired) in &*desired {
         let kind = if *app == App::Pod { "pods" } else { "apps" };
-        let body = wanted.definition(*app);
-        let (status, answer) = testbed.ask(&Method::POST, &format!("/v2/{kind}"), Some(&body))?;
-        ensure!(status == 201, "{status} {answer}");
+        let body = desired.definition(*app);
+        let (status, body) = testbed.request(&Method::POST, &format!("/v2/{kind}"), Some(&body))?;
+        ensure!(status == 201, "{status} {body}");
     }
-    let mut round = Round::new(testbed, wanted);
+    let mut round = Round::new(testbed, desired);
     let ended = round.settle();
     let journal = round.journal.join("\n");
     ended.map(drop).map_err(|error| {
-        let kept = keep(testbed, "begin");
+        let directory = save_logs(testbed, "begin");
         error.context(format!(
-            "before the first round:\n{journal}\nlogs are in {kept:?}"
+            "before the first round:\n{journal}\nlogs are in {directory:?}"
         ))
     })
 }
 
-fn one(
+fn run_round(
     testbed: &mut Testbed,
-    wanted: &mut DesiredApps,
+    desired: &mut DesiredApps,
     writers: &mut Writers,
     (number, seed): (usize, u64),
     plan: &Plan,
 ) -> Result<()> {
     let before = writers.writes;
-    let mut round = Round::new(testbed, wanted);
-    let ended = round.run(plan);
+    let mut round = Round::new(testbed, desired);
+    let run = round.run(plan);
     let journal = round.journal.join("\n");
-    let ended = ended.and_then(|ended| {
+    let checked = run.and_then(|ended| {
         writers.check(testbed)?;
         Ok(ended)
     });
-    match ended {
+    match checked {
         Ok(ended) => {
             println!(
                 "round {number:3} seed {seed} {}: recovered after {:.1} s, {} containers, {} objects, \
                  {} writes",
                 plan.title(),
-                ended.healed_in.as_secs_f64(),
+                ended.recovered_in.as_secs_f64(),
                 ended.comparison.containers,
                 ended.comparison.objects,
                 writers.writes - before
@@ -142,17 +142,20 @@ fn one(
             Ok(())
         }
         Err(error) => {
-            let kept = keep(testbed, &format!("{seed}-{number}"));
-            let tails = testbed.managers.iter().map(|manager| {
-                format!(
-                    "log of manager {}:\n{}",
-                    manager.process.name(),
-                    manager.process.tail(30)
-                )
-            });
-            let tails: Vec<String> = tails.collect();
+            let directory = save_logs(testbed, &format!("{seed}-{number}"));
+            let tails: Vec<String> = testbed
+                .managers
+                .iter()
+                .map(|manager| {
+                    format!(
+                        "log of manager {}:\n{}",
+                        manager.process.name(),
+                        manager.process.tail(30)
+                    )
+                })
+                .collect();
             Err(error.context(format!(
-                "round {number}, seed {seed}, {}:\n{journal}\n{}\nlogs are in {kept:?}",
+                "round {number}, seed {seed}, {}:\n{journal}\n{}\nlogs are in {directory:?}",
                 plan.title(),
                 tails.join("\n")
             )))
@@ -161,7 +164,7 @@ fn one(
 }
 
 /// Copies all logs to a directory that outlives the testbed, and returns it.
-fn keep(testbed: &Testbed, name: &str) -> Result<PathBuf> {
+fn save_logs(testbed: &Testbed, name: &str) -> Result<PathBuf> {
     let directory = std::env::temp_dir().join(format!("contrail-chaos-{name}"));
     fs::create_dir_all(&directory)?;
     for manager in &testbed.managers {

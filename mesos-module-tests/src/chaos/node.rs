@@ -1,4 +1,4 @@
-//! What all containers have on the node: namespaces, links and files.
+//! The namespaces, links and files of all containers on the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ impl Node {
     pub(super) fn read(testbed: &Testbed) -> Result<Self> {
         let host = &testbed.node;
         let mut addresses = BTreeMap::new();
-        // Lines of a container's name, or of one of its addresses: "1: eth0 inet 5.5.5.3/24 …".
+        // Each line has a container's name, or one of its addresses: "1: eth0 inet 5.5.5.3/24 …".
         let text = host.sh("for n in $(ls -A /run/netns); do echo $n; \
              ip netns exec $n ip -o address show scope global || true; done")?;
         let mut container = String::new();
@@ -41,10 +41,16 @@ impl Node {
                     addresses.insert(container.clone(), BTreeSet::new());
                 }
                 [_, _, _, prefix, ..] => {
-                    let address = prefix.split('/').next().unwrap_or_default();
-                    let address = address.parse().with_context(|| line.to_owned())?;
-                    let entry = addresses.get_mut(&container);
-                    entry.context("an address of nobody")?.insert(address);
+                    let address = prefix
+                        .split('/')
+                        .next()
+                        .unwrap_or_default()
+                        .parse()
+                        .with_context(|| line.to_owned())?;
+                    addresses
+                        .get_mut(&container)
+                        .context("an address without a container")?
+                        .insert(address);
                 }
                 _ => {}
             }
@@ -73,15 +79,9 @@ impl Node {
 }
 
 impl Testbed {
-    /// Links that were not there before any container, and with which the data path does not
-    /// forward itself.
+    /// The links that exist now, without those from before the first container and those that the
+    /// data path uses itself.
     fn node_links(&self) -> Result<BTreeSet<String>> {
-        let links = leftovers::links(&self.node)?.into_iter();
-        let links = links.map(|link| {
-            // `tap@if2` is its name and the other end.
-            let name = link.split('@').next().unwrap_or_default();
-            name.to_owned()
-        });
         let before = self.clean.to_string();
         let known = |link: &String| {
             link.starts_with("cvr")
@@ -90,11 +90,16 @@ impl Testbed {
                         .is_some_and(|known| known.split('@').next() == Some(link))
                 })
         };
-        Ok(links.filter(|link| !known(link)).collect())
+        Ok(leftovers::links(&self.node)?
+            .into_iter()
+            // `tap@if2` is a link and its peer.
+            .map(|link| link.split('@').next().unwrap_or_default().to_owned())
+            .filter(|link| !known(link))
+            .collect())
     }
 }
 
-/// The names of a directory's entries; none where there is no directory.
+/// The names of a directory's entries. Empty if the directory does not exist.
 fn names(directory: &Path) -> Result<BTreeSet<String>> {
     if !directory.is_dir() {
         return Ok(BTreeSet::new());

@@ -23,25 +23,25 @@ pub enum Fault {
     Vrouter(VrouterHarm),
 }
 
-/// Which manager.
+/// The role of a manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The one that leads when it begins.
+    /// The manager that leads when the fault begins.
     Leader,
-    /// The other.
+    /// The other manager.
     Standby,
 }
 
-/// What is done to a process.
+/// A fault of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
-    /// It is killed, and started again.
+    /// Killed, and started again.
     Killed,
-    /// It is stopped, and continued.
+    /// Stopped, and continued.
     Paused,
-    /// Its host is cut off from all others.
+    /// Its host is disconnected from all others.
     CutOff,
-    /// It is cut off from one peer only.
+    /// Disconnected from one peer only.
     CutFrom(Side),
 }
 
@@ -56,54 +56,54 @@ pub enum Side {
     Mesos,
     /// Marathon.
     Marathon,
-    /// The agents, which ask it.
+    /// The agents, which send it requests.
     Agents,
 }
 
-/// What is done to the API server.
+/// A fault of the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiHarm {
-    /// Nobody can connect.
+    /// It accepts no connection.
     Gone,
-    /// Each answer takes a while.
+    /// Each response is delayed.
     Slow,
-    /// It refuses requests and carries out none.
+    /// It returns errors and performs no request.
     Refusing,
-    /// It returns errors but carries out every request.
-    Lying,
-    /// Connections end without an answer; every second request is carried out.
+    /// It returns errors but performs every request.
+    FalseErrors,
+    /// Connections end without a response. Every second request is performed.
     Dropping,
-    /// It answers only after the fault has ended.
+    /// It responds only after the fault has ended.
     Paused,
     /// Packets do not reach it.
     CutOff,
 }
 
-/// What is done to Marathon.
+/// A fault of Marathon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MarathonHarm {
-    /// Another server leads from now on.
+    /// Another server becomes the leader.
     LeaderChanged,
-    /// None leads.
+    /// No server leads.
     NoLeader,
     /// The leading server cannot be reached, and no other takes over.
     LeaderGone,
-    /// Event streams end; events are repeated and reordered.
-    Muddled,
-    /// Each answer takes a while.
+    /// Event streams end, and events are repeated and reordered.
+    Disordered,
+    /// Each response is delayed.
     Slow,
-    /// It refuses.
+    /// It returns errors.
     Refusing,
     /// Packets do not reach its servers.
     CutOff,
 }
 
-/// What is done to the vRouter agent.
+/// A fault of the vRouter agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VrouterHarm {
-    /// Nobody can connect.
+    /// It accepts no connection.
     Gone,
-    /// It is ended, with its data path, and started again.
+    /// It is stopped, with its data path, and started again.
     Restarted,
 }
 
@@ -122,7 +122,7 @@ const API: [ApiHarm; 7] = [
     ApiHarm::Gone,
     ApiHarm::Slow,
     ApiHarm::Refusing,
-    ApiHarm::Lying,
+    ApiHarm::FalseErrors,
     ApiHarm::Dropping,
     ApiHarm::Paused,
     ApiHarm::CutOff,
@@ -131,7 +131,7 @@ const MARATHON: [MarathonHarm; 7] = [
     MarathonHarm::LeaderChanged,
     MarathonHarm::NoLeader,
     MarathonHarm::LeaderGone,
-    MarathonHarm::Muddled,
+    MarathonHarm::Disordered,
     MarathonHarm::Slow,
     MarathonHarm::Refusing,
     MarathonHarm::CutOff,
@@ -172,9 +172,9 @@ impl fmt::Display for Fault {
 /// A step of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A fault begins; which one.
+    /// The fault with this index begins.
     Begin(usize),
-    /// It ends.
+    /// The fault with this index ends.
     End(usize),
     /// Sets the number of instances of an app.
     Scale(App, u64),
@@ -186,12 +186,12 @@ pub(super) enum Step {
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) faults: Vec<Fault>,
-    /// In the order of time.
+    /// The steps, with their times since the start, in order.
     pub(super) steps: Vec<(Duration, Step)>,
 }
 
 impl Plan {
-    /// One or two faults, and apps that change meanwhile.
+    /// One or two faults, and changes of apps at the same time.
     pub(super) fn random(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let count = 1 + random.below(2);
@@ -222,7 +222,7 @@ impl Plan {
         let mut steps = vec![];
         for index in 0..faults.len() {
             let begin = random.below(2000);
-            // Up to well beyond the managers' session timeout.
+            // The longest exceed the managers' session timeout.
             let length = 1500 + random.below(4000);
             steps.push((begin, Step::Begin(index)));
             steps.push((begin + length, Step::End(index)));
@@ -232,7 +232,7 @@ impl Plan {
             let step = if random.below(3) == 0 {
                 Step::Relabel(app, random.below(app.labels()))
             } else {
-                Step::Scale(app, random.below(app.most() + 1))
+                Step::Scale(app, random.below(app.max_instances() + 1))
             };
             steps.push((random.below(5000), step));
         }
@@ -244,7 +244,7 @@ impl Plan {
         }
     }
 
-    /// Its faults, in words.
+    /// The faults, for people.
     pub(super) fn title(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
         faults.join(" + ")
@@ -269,13 +269,16 @@ mod tests {
         let text = |seed| format!("{:?}", Plan::random(seed));
         assert_eq!(text(7), text(7));
         assert_ne!(text(7), text(8));
-        let random = (0..2000).flat_map(|seed| Plan::random(seed).faults);
-        let random: Vec<Fault> = random.collect();
-        let covered = Plan::covering(1).into_iter().flat_map(|plan| plan.faults);
-        let covered: Vec<Fault> = covered.collect();
+        let random: Vec<Fault> = (0..2000)
+            .flat_map(|seed| Plan::random(seed).faults)
+            .collect();
+        let covered: Vec<Fault> = Plan::covering(1)
+            .into_iter()
+            .flat_map(|plan| plan.faults)
+            .collect();
         for fault in (0..VICTIMS).flat_map(Fault::of) {
-            assert!(random.contains(&fault), "{fault} never happens");
-            assert!(covered.contains(&fault), "{fault} is not covered");
+            assert!(random.contains(&fault), "no random plan has {fault}");
+            assert!(covered.contains(&fault), "no covering plan has {fault}");
         }
     }
 }

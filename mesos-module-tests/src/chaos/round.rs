@@ -23,26 +23,27 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// A running round.
 pub(super) struct Round<'a> {
     testbed: &'a mut Testbed,
-    wanted: &'a mut DesiredApps,
+    desired: &'a mut DesiredApps,
     /// Apps whose last request may not have reached Marathon.
-    unsure: BTreeSet<App>,
+    unconfirmed: BTreeSet<App>,
     /// The events of the round, with their times.
     pub(super) journal: Vec<String>,
     began: Instant,
 }
 
-/// How a round ended.
-pub(super) struct Ended {
-    pub(super) healed_in: Duration,
+/// The result of a round.
+pub(super) struct RoundResult {
+    /// From the end of the last fault.
+    pub(super) recovered_in: Duration,
     pub(super) comparison: Comparison,
 }
 
 impl<'a> Round<'a> {
-    pub(super) fn new(testbed: &'a mut Testbed, wanted: &'a mut DesiredApps) -> Self {
+    pub(super) fn new(testbed: &'a mut Testbed, desired: &'a mut DesiredApps) -> Self {
         Self {
             testbed,
-            wanted,
-            unsure: BTreeSet::new(),
+            desired,
+            unconfirmed: BTreeSet::new(),
             journal: vec![],
             began: Instant::now(),
         }
@@ -56,7 +57,7 @@ impl<'a> Round<'a> {
     }
 
     /// Executes a plan, and waits for the desired state.
-    pub(super) fn run(&mut self, plan: &Plan) -> Result<Ended> {
+    pub(super) fn run(&mut self, plan: &Plan) -> Result<RoundResult> {
         let mut active: Vec<Option<Active>> = vec![None; plan.faults.len()];
         for (at, step) in &plan.steps {
             sleep(at.saturating_sub(self.began.elapsed()));
@@ -64,12 +65,12 @@ impl<'a> Round<'a> {
             match *step {
                 Step::Begin(index) => {
                     active[index] = self.testbed.begin(plan.faults[index])?;
-                    let done = if active[index].is_some() {
+                    let suffix = if active[index].is_some() {
                         ""
                     } else {
                         ": not possible now"
                     };
-                    self.note(&format!("{what}{done}"));
+                    self.note(&format!("{what}{suffix}"));
                 }
                 Step::End(index) => {
                     self.note(&what);
@@ -79,14 +80,14 @@ impl<'a> Round<'a> {
                     }
                 }
                 Step::Scale(app, instances) => {
-                    if let Some(wanted) = self.wanted.get_mut(&app) {
-                        wanted.instances = instances;
+                    if let Some(desired) = self.desired.get_mut(&app) {
+                        desired.instances = instances;
                     }
                     self.send(app, true, &what);
                 }
                 Step::Relabel(app, labels) => {
-                    if let Some(wanted) = self.wanted.get_mut(&app) {
-                        wanted.labels = labels;
+                    if let Some(desired) = self.desired.get_mut(&app) {
+                        desired.labels = labels;
                     }
                     self.send(app, false, &what);
                 }
@@ -96,70 +97,69 @@ impl<'a> Round<'a> {
     }
 
     /// Sends all desired apps to Marathon, and waits for the desired state.
-    pub(super) fn everything(&mut self) -> Result<Ended> {
-        self.unsure.extend(self.wanted.keys());
+    pub(super) fn reconcile_all(&mut self) -> Result<RoundResult> {
+        self.unconfirmed.extend(self.desired.keys());
         self.settle()
     }
 
-    /// Sends a desired app to Marathon. If the request fails it may have been carried out or not.
+    /// Sends a desired app to Marathon. A request that fails may have been performed.
     fn send(&mut self, app: App, scale: bool, what: &str) {
-        let result = self.try_send(app, scale);
-        match result {
+        match self.try_send(app, scale) {
             Ok(()) => self.note(what),
             Err(error) => {
-                self.unsure.insert(app);
+                self.unconfirmed.insert(app);
                 self.note(&format!("{what}: {error:#}"));
             }
         }
     }
 
     fn try_send(&mut self, app: App, scale: bool) -> Result<()> {
-        let Some(wanted) = self.wanted.get(&app) else {
+        let Some(desired) = self.desired.get(&app) else {
             return Ok(());
         };
         // After a failed request the whole definition is sent again.
-        let scale = scale && app != App::Pod && !self.unsure.contains(&app);
+        let scale = scale && app != App::Pod && !self.unconfirmed.contains(&app);
         let body = if scale {
-            json!({"instances": wanted.instances})
+            json!({"instances": desired.instances})
         } else {
-            wanted.definition(app)
+            desired.definition(app)
         };
         let kind = if app == App::Pod { "pods" } else { "apps" };
         let path = format!("/v2/{kind}{}?force=true", app.id());
-        let (status, answer) = self.testbed.ask(&Method::PUT, &path, Some(&body))?;
-        ensure!((200..300).contains(&status), "{status} {answer}");
-        self.unsure.remove(&app);
+        let (status, body) = self.testbed.request(&Method::PUT, &path, Some(&body))?;
+        ensure!((200..300).contains(&status), "{status} {body}");
+        self.unconfirmed.remove(&app);
         Ok(())
     }
 
     /// Waits until the cluster is in the desired state, and stays in it.
-    pub(super) fn settle(&mut self) -> Result<Ended> {
+    pub(super) fn settle(&mut self) -> Result<RoundResult> {
         self.note("all faults have ended");
         let healed = Instant::now();
-        let mut well: Option<(Instant, Comparison)> = None;
+        let mut stable: Option<(Instant, Comparison)> = None;
         loop {
             for manager in &mut self.testbed.managers {
                 if let Some(status) = manager.process.exit_status() {
                     bail!(
-                        "the manager {} ended by itself: {status}",
+                        "the manager {} ended unexpectedly: {status}",
                         manager.process.name()
                     );
                 }
             }
-            for app in self.unsure.clone() {
-                let what = format!("{} once more", app.id());
+            for app in self.unconfirmed.clone() {
+                let what = format!("{} is sent again", app.id());
                 self.send(app, false, &what);
             }
-            let comparison = compare(self.testbed, self.wanted);
-            let is_well = comparison.differences.is_empty() && self.unsure.is_empty();
-            match (&well, is_well) {
+            let comparison = compare(self.testbed, self.desired);
+            let matches = comparison.differences.is_empty() && self.unconfirmed.is_empty();
+            match (&stable, matches) {
                 (None, true) => {
                     self.note("recovered");
-                    well = Some((Instant::now(), comparison));
+                    stable = Some((Instant::now(), comparison));
                 }
                 (Some((since, _)), true) if since.elapsed() >= STABLE_FOR => {
-                    return Ok(Ended {
-                        healed_in: since.duration_since(healed),
+                    return Ok(RoundResult {
+                        recovered_in: since.duration_since(healed),
                         comparison,
                     });
                 }
@@ -169,7 +169,7 @@ impl<'a> Round<'a> {
                         "differs again: {}",
                         comparison.differences.join("; ")
                     ));
-                    well = None;
+                    stable = None;
                 }
                 (None, false) => ensure!(
                     healed.elapsed() < RECOVERY_TIMEOUT,

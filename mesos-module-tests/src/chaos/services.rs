@@ -1,12 +1,13 @@
-//! What the managers depend on, on one host: the real ZooKeeper, an API server, Marathon.
+//! The services that the managers depend on, on one host: the real ZooKeeper, an API server and
+//! Marathon.
 
-/// Where the API server listens.
+/// The port of the API server.
 pub(super) const API_PORT: u16 = 8082;
-/// Where the vRouter agents follow it.
+/// The port at which vRouter agents follow the API server.
 pub(super) const CONTROL_PORT: u16 = 8083;
-/// Where ZooKeeper listens.
+/// The port of ZooKeeper.
 pub(super) const ZOOKEEPER_PORT: u16 = 2181;
-/// Where Marathon's servers listen.
+/// The ports of Marathon's servers.
 pub(super) const MARATHON_PORTS: [u16; 3] = [8080, 8180, 8280];
-/// What agents and managers share.
+/// The token that agents and managers share.
 pub(super) const TOKEN: &str = "a-token-of-this-run-alone";

@@ -52,9 +52,9 @@ pub(super) struct Testbed {
     pub(super) vrouter: Vrouter,
     pub(super) zookeeper: ZooKeeper,
     pub(super) api: api::Handle,
-    /// Before any container.
-    pub(super) held: ObjectCounts,
-    /// The node, before any container.
+    /// The objects before the first container.
+    pub(super) baseline: ObjectCounts,
+    /// The node before the first container.
     pub(super) clean: Leftovers,
     pub(super) node: Host,
     pub(super) services: Host,
@@ -92,7 +92,7 @@ impl Testbed {
                 .iter()
                 .map(|port| SocketAddr::new(services.address(), *port))
                 .collect(),
-            // Later than the return of an agent that was killed, too.
+            // Longer than a killed agent needs to register again.
             reconciliation_initial_delay: Duration::from_secs(5),
             ..MarathonOptions::default()
         };
@@ -115,14 +115,14 @@ impl Testbed {
             cluster,
             vrouter,
             zookeeper,
-            held: ObjectCounts::default(),
+            baseline: ObjectCounts::default(),
             api,
             clean,
             node,
             services,
         };
         testbed.wait_for_leader()?;
-        testbed.held = ObjectCounts::now(&testbed.api);
+        testbed.baseline = ObjectCounts::now(&testbed.api);
         Ok(testbed)
     }
 
@@ -130,7 +130,7 @@ impl Testbed {
         let started = std::time::Instant::now();
         while self.leader().is_none() {
             ensure!(
-                started.elapsed() < agent::PATIENCE,
+                started.elapsed() < agent::WAIT_TIMEOUT,
                 "no manager leads:\n{}\n{}",
                 self.managers[0].process.tail(50),
                 self.managers[1].process.tail(50)
@@ -144,7 +144,7 @@ impl Testbed {
     pub(super) fn leader(&self) -> Option<usize> {
         self.managers
             .iter()
-            .position(|manager| !manager.harmed && manager.process.is_leading())
+            .position(|manager| !manager.faulty && manager.process.is_leading())
     }
 
     /// All hosts.
@@ -154,7 +154,7 @@ impl Testbed {
     }
 
     /// Sends a request to the first of Marathon's servers that can be reached.
-    pub(super) fn ask(
+    pub(super) fn request(
         &self,
         method: &Method,
         path: &str,
@@ -166,36 +166,36 @@ impl Testbed {
                 .no_proxy()
                 .timeout(Duration::from_secs(2))
                 .build()?;
-            let mut last = None;
+            let mut last_error = None;
             for server in servers {
-                let mut ask = client.request(method.clone(), format!("http://{server}{path}"));
+                let mut request = client.request(method.clone(), format!("http://{server}{path}"));
                 if let Some(body) = body {
-                    ask = ask.json(body);
+                    request = request.json(body);
                 }
-                match ask.send().await {
-                    Ok(answer) => {
-                        let status = answer.status().as_u16();
-                        let body = answer.bytes().await?;
+                match request.send().await {
+                    Ok(response) => {
+                        let status = response.status().as_u16();
+                        let body = response.bytes().await?;
                         return Ok((status, serde_json::from_slice(&body).unwrap_or_default()));
                     }
                     // The request did not reach this server.
-                    Err(error) if error.is_connect() => last = Some(error),
+                    Err(error) if error.is_connect() => last_error = Some(error),
                     Err(error) => return Err(error.into()),
                 }
             }
-            Err(last.map_or_else(|| anyhow::anyhow!("no server"), Into::into))
+            Err(last_error.map_or_else(|| anyhow::anyhow!("no server"), Into::into))
         })
     }
 
     /// Gets a path of Marathon's API.
     pub(super) fn get(&self, path: &str) -> Result<Value> {
-        let (status, body) = self.ask(&Method::GET, path, None)?;
+        let (status, body) = self.request(&Method::GET, path, None)?;
         ensure!(status == 200, "{path}: {status} {body}");
         Ok(body)
     }
 
     /// Stops everything, and fails if anything is left on the node.
-    pub(super) fn end(self) -> Result<()> {
+    pub(super) fn stop(self) -> Result<()> {
         let Self {
             managers,
             marathon,

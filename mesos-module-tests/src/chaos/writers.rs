@@ -38,7 +38,7 @@ impl Writers {
         if let Some(first) = log.first() {
             ensure!(
                 first.order <= self.next,
-                "the API server's log is too short: it begins with {}, and {} was to be next",
+                "the API server's log is too short: it begins with order {}, not {}",
                 first.order,
                 self.next
             );
@@ -67,7 +67,7 @@ impl Writers {
                 .find(|(_, term)| term.leader == writer && term.since <= entry.at + MAX_LOG_DELAY);
             let Some((term, _)) = led else {
                 anyhow::bail!(
-                    "{writer} wrote in no term of its own: {} {} (order {}, at {:?}) after a write \
+                    "{writer} wrote outside its terms: {} {} (order {}, at {:?}) after a write \
                      of term {}; terms: {terms:?}",
                     entry.method,
                     entry.path,
@@ -89,9 +89,9 @@ fn terms(testbed: &Testbed) -> Result<BTreeMap<u64, Term>> {
         for (term, since) in manager.process.terms()? {
             let leader = manager.process.host().address();
             let other: Option<Term> = terms.insert(term, Term { leader, since });
-            ensure!(other.is_none(), "term {term} was had twice");
+            ensure!(other.is_none(), "two managers led in term {term}");
         }
     }
-    terms.first_key_value().context("nobody has ever led")?;
+    terms.first_key_value().context("no manager has led")?;
     Ok(terms)
 }

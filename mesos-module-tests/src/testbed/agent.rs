@@ -12,7 +12,7 @@ use crate::testbed::leftovers::{self, Leftovers};
 use crate::testbed::{Cluster, ClusterBuilder, Host, module};
 
 /// How long a test waits for anything before it fails. No test asserts a shorter time.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A network for tests: IPv4, on its own bridge.
 pub const BLUE: &str =
@@ -168,7 +168,7 @@ impl Agent {
         let state = TaskState::TaskRunning;
         Ok(self
             .host
-            .block_on(self.framework.wait_state(task, state, PATIENCE))?)
+            .block_on(self.framework.wait_state(task, state, WAIT_TIMEOUT))?)
     }
 
     /// Launches a task and waits until it ends.
@@ -182,7 +182,7 @@ impl Agent {
     pub fn ended(&self, task: &str) -> Result<TaskUpdate> {
         Ok(self
             .host
-            .block_on(self.framework.wait_end(task, PATIENCE))?)
+            .block_on(self.framework.wait_end(task, WAIT_TIMEOUT))?)
     }
 
     /// Launches a task whose command is the test: it must finish successfully.
@@ -232,7 +232,7 @@ impl Agent {
                 };
                 let a_while = Duration::from_secs(3);
                 match self.framework.wait_for(task, a_while, settled).await {
-                    Err(error) if start.elapsed() > PATIENCE => {
+                    Err(error) if start.elapsed() > WAIT_TIMEOUT => {
                         return Err(error)
                             .with_context(|| format!("{task} neither runs nor failed"));
                     }

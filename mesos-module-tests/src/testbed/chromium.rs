@@ -88,19 +88,18 @@ pub fn width(host: &Host, page: &str, frame: u32) -> Result<(u32, u32)> {
     let directory = host.directory();
     fs::write(directory.join("copy.html"), format!("{page}{measure}"))?;
     let outer = format!(
-        "<!DOCTYPE html><script>addEventListener('message',said=>document.body.id=said.data)</script>\
+        "<!DOCTYPE html><script>addEventListener('message',event=>document.body.id=event.data)</script>\
          <body><iframe src=copy.html width={frame} height=900 style='border:0'></iframe>"
     );
     let outer_file = directory.join("outer.html");
     fs::write(&outer_file, outer)?;
     let url = format!("file://{}", outer_file.display());
     let (dom, _) = run(host, &["--virtual-time-budget=5000", "--dump-dom"], &url)?;
-    let said = dom
+    let (needed, available) = dom
         .split("<body id=\"")
         .nth(1)
-        .and_then(|rest| rest.split('"').next());
-    let (needed, given) = said
-        .and_then(|said| said.split_once(' '))
-        .with_context(|| format!("the copy said nothing: {dom}"))?;
-    Ok((needed.parse()?, given.parse()?))
+        .and_then(|rest| rest.split('"').next())
+        .and_then(|sizes| sizes.split_once(' '))
+        .with_context(|| format!("the copy of the page reported no sizes: {dom}"))?;
+    Ok((needed.parse()?, available.parse()?))
 }

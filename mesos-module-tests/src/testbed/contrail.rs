@@ -18,7 +18,7 @@ use self::objects::network;
 pub use self::objects::{open_ports, provision};
 pub use self::vrouter::Vrouter;
 use super::Host;
-use super::agent::PATIENCE;
+use super::agent::WAIT_TIMEOUT;
 use super::manager::{DEFAULT_PROJECT, LEGACY_PORT, ManagerProcess, agent_config};
 
 /// Where the API server listens, on the host that has it.
@@ -215,7 +215,7 @@ impl Contrail {
             if objects.is_empty() {
                 return Ok(());
             }
-            ensure!(started.elapsed() < PATIENCE, "left: {objects:?}");
+            ensure!(started.elapsed() < WAIT_TIMEOUT, "left: {objects:?}");
             sleep(Duration::from_millis(50));
         }
     }
@@ -228,7 +228,7 @@ impl Contrail {
             if inventory == self.baseline {
                 return Ok(());
             }
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > WAIT_TIMEOUT {
                 bail!(
                     "the API server held\n{:?}\nand holds\n{inventory:?}\nthe manager's log:\n{}",
                     self.baseline,

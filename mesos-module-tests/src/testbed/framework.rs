@@ -1,14 +1,14 @@
 //! A framework (scheduler) of Mesos over its v1 HTTP API.
 //!
-//! [`Framework`] is a handle, cheap to clone and usable from any thread. One task of the runtime on
-//! which [`Framework::connect`] was called does all of the talking, so every connection is made in
-//! that runtime's network namespace.
+//! [`Framework`] is a handle, cheap to clone and usable from any thread. One task on the runtime of
+//! [`Framework::connect`] sends all requests, so every connection is in that runtime's network
+//! namespace.
 //!
 //! Invariants:
-//! - Offers are asked for only while something waits to be launched, and then at once (`REVIVE`);
-//!   whatever is not used is given back. Idle frameworks hold nothing.
-//! - Every update is recorded before it is acknowledged, and reaches every listener once.
-//! - A lost master is subscribed to again, with the same framework id, until `teardown`.
+//! - The framework requests offers (`REVIVE`) only while launches wait, and declines what it does
+//!   not use. An idle framework holds no offers.
+//! - Every update is recorded before it is acknowledged, and sent to every listener once.
+//! - After a lost connection it subscribes again, with the same framework id, until `teardown`.
 
 mod actor;
 mod offer;
@@ -30,14 +30,14 @@ pub use update::TaskUpdate;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameworkError {
-    /// No master took the subscription in time.
-    #[error("no Mesos master at {master} took the subscription within {waited:?}: {last}")]
+    /// No master accepted the subscription in time.
+    #[error("no Mesos master at {master} accepted the subscription within {waited:?}: {last}")]
     NoMaster {
-        /// The address that was tried.
+        /// The master's address.
         master: String,
-        /// How long it was tried.
+        /// How long the framework tried.
         waited: Duration,
-        /// What came of the last attempt.
+        /// The error of the last attempt.
         last: String,
     },
     /// The master refused a call.
@@ -50,29 +50,29 @@ pub enum FrameworkError {
         /// The master's explanation.
         body: String,
     },
-    /// The request did not get through.
+    /// The request failed.
     #[error("cannot reach the Mesos master")]
     Http(#[from] reqwest::Error),
-    /// The framework has been torn down, or the master has sent it an error.
+    /// The framework was torn down, or the master sent an error.
     #[error("the framework has ended{0}")]
     Ended(String),
-    /// What was waited for did not come in time.
-    #[error("task {task} did not get there within {waited:?}; its updates: {seen}")]
+    /// No matching update in time.
+    #[error("no matching update of task {task} within {waited:?}; its updates: {updates}")]
     Timeout {
         /// The task.
         task: String,
-        /// How long it was waited for.
+        /// How long the caller waited.
         waited: Duration,
-        /// The updates that did come.
-        seen: String,
+        /// The updates so far.
+        updates: String,
     },
-    /// The task ended before what was waited for.
-    #[error("task {task} ended first; its updates: {seen}")]
+    /// The task ended without a matching update.
+    #[error("task {task} ended without a matching update; its updates: {updates}")]
     TaskEnded {
         /// The task.
         task: String,
         /// Its updates.
-        seen: String,
+        updates: String,
     },
 }
 
@@ -83,16 +83,16 @@ pub struct Options {
     pub name: String,
     /// The user that tasks run as.
     pub user: String,
-    /// The one role it takes offers of.
+    /// The role whose offers it accepts.
     pub role: String,
     /// Whether its tasks survive a restart of the agent.
     pub checkpoint: bool,
-    /// How long the master keeps its tasks while it is away.
+    /// How long the master keeps its tasks while it is disconnected.
     pub failover_timeout: Duration,
     /// The id of an earlier run to continue.
     pub framework_id: Option<String>,
     /// How long to try for the first subscription.
-    pub patience: Duration,
+    pub subscribe_timeout: Duration,
 }
 
 impl Default for Options {
@@ -104,12 +104,12 @@ impl Default for Options {
             checkpoint: true,
             failover_timeout: Duration::from_hours(1),
             framework_id: None,
-            patience: Duration::from_secs(30),
+            subscribe_timeout: Duration::from_secs(30),
         }
     }
 }
 
-/// The updates of all tasks: the actor writes them, the handles read them.
+/// The updates of all tasks. The actor writes them, the handles read them.
 #[derive(Debug, Default)]
 struct UpdateLog {
     history: BTreeMap<String, Vec<TaskUpdate>>,
@@ -119,7 +119,7 @@ struct UpdateLog {
 
 impl UpdateLog {
     fn lock(shared: &Mutex<Self>) -> MutexGuard<'_, Self> {
-        // Every change is a single push or assignment: a panic elsewhere leaves nothing half done.
+        // Every change is a single push or assignment, so a panic cannot leave it incomplete.
         shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -137,13 +137,13 @@ impl UpdateLog {
         self.listeners.clear();
     }
 
-    fn seen(&self, task: &str) -> String {
-        let seen = self.history.get(task).map_or(&[][..], Vec::as_slice);
-        if seen.is_empty() {
+    fn describe(&self, task: &str) -> String {
+        let updates = self.history.get(task).map_or(&[][..], Vec::as_slice);
+        if updates.is_empty() {
             return "none".to_owned();
         }
-        let seen: Vec<_> = seen.iter().map(ToString::to_string).collect();
-        seen.join("; ")
+        let updates: Vec<_> = updates.iter().map(ToString::to_string).collect();
+        updates.join("; ")
     }
 }
 
@@ -173,7 +173,7 @@ impl Framework {
         })
     }
 
-    /// The framework's id, as the master gave it.
+    /// The framework's id from the master.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -191,18 +191,18 @@ impl Framework {
     }
 
     async fn submit(&self, launch: spec::Launch) -> Result<Placement, FrameworkError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.request(actor::Request::Launch(Box::new(launch), reply))?;
-        answer.await.map_err(|_| self.ended())
+        response.await.map_err(|_| self.ended())
     }
 
-    /// Asks for a task to be killed.
+    /// Requests that a task is killed.
     pub async fn kill(&self, task: &str) -> Result<(), FrameworkError> {
         self.call(json!({"type": "KILL", "kill": {"task_id": {"value": task}}}))
             .await
     }
 
-    /// Asks for the latest update of these tasks, or of all of them if none is named.
+    /// Requests the latest update of these tasks, or of all tasks if the list is empty.
     pub async fn reconcile(&self, tasks: &[&str]) -> Result<(), FrameworkError> {
         let tasks: Vec<Value> = tasks
             .iter()
@@ -215,16 +215,16 @@ impl Framework {
     /// Ends the framework and everything that it launched.
     pub async fn teardown(&self) -> Result<(), FrameworkError> {
         let result = self.call(json!({"type": "TEARDOWN"})).await;
-        // This handle is done even if the master refused the call.
+        // The actor stops even if the master refused the call.
         let _ = self.request(actor::Request::Stop);
         result
     }
 
-    /// Any other call of the scheduler API; the framework's id is added.
+    /// Sends a call of the scheduler API, with the framework's id added.
     pub async fn call(&self, call: Value) -> Result<(), FrameworkError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.request(actor::Request::Call(call, reply))?;
-        answer.await.map_err(|_| self.ended())?
+        response.await.map_err(|_| self.ended())?
     }
 
     fn request(&self, request: actor::Request) -> Result<(), FrameworkError> {
@@ -257,22 +257,22 @@ impl Framework {
             .unwrap_or_default()
     }
 
-    /// Forgets a task's updates; long-running callers forget what has ended.
+    /// Removes the updates of a task, so that the history of a long run does not grow.
     pub fn forget(&self, task: &str) {
         UpdateLog::lock(&self.shared).history.remove(task);
     }
 
-    /// The first past or future update of `task` that `wanted` accepts.
+    /// The first past or future update of `task` that matches `condition`.
     pub async fn wait_for(
         &self,
         task: &str,
-        patience: Duration,
-        wanted: impl Fn(&TaskUpdate) -> bool,
+        timeout: Duration,
+        condition: impl Fn(&TaskUpdate) -> bool,
     ) -> Result<TaskUpdate, FrameworkError> {
-        // Listen first, then look back: an update in between is seen twice instead of never.
+        // Listens before it reads the history, so that no update is missed.
         let mut updates = self.updates();
         let history = self.history(task);
-        if let Some(update) = history.iter().find(|update| wanted(update)) {
+        if let Some(update) = history.iter().find(|update| condition(update)) {
             return Ok(update.clone());
         }
         if history.iter().any(|update| update.state.is_terminal()) {
@@ -283,7 +283,7 @@ impl Framework {
                 if update.task_id != task {
                     continue;
                 }
-                if wanted(&update) {
+                if condition(&update) {
                     return Ok(update);
                 }
                 if update.state.is_terminal() {
@@ -292,13 +292,13 @@ impl Framework {
             }
             Err(self.ended())
         };
-        tokio::time::timeout(patience, search)
+        tokio::time::timeout(timeout, search)
             .await
             .unwrap_or_else(|_| {
                 Err(FrameworkError::Timeout {
                     task: task.to_owned(),
-                    waited: patience,
-                    seen: UpdateLog::lock(&self.shared).seen(task),
+                    waited: timeout,
+                    updates: UpdateLog::lock(&self.shared).describe(task),
                 })
             })
     }
@@ -308,9 +308,9 @@ impl Framework {
         &self,
         task: &str,
         state: TaskState,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<TaskUpdate, FrameworkError> {
-        self.wait_for(task, patience, |update| update.state == state)
+        self.wait_for(task, timeout, |update| update.state == state)
             .await
     }
 
@@ -318,16 +318,16 @@ impl Framework {
     pub async fn wait_end(
         &self,
         task: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<TaskUpdate, FrameworkError> {
-        self.wait_for(task, patience, |update| update.state.is_terminal())
+        self.wait_for(task, timeout, |update| update.state.is_terminal())
             .await
     }
 
     fn task_ended(&self, task: &str) -> FrameworkError {
         FrameworkError::TaskEnded {
             task: task.to_owned(),
-            seen: UpdateLog::lock(&self.shared).seen(task),
+            updates: UpdateLog::lock(&self.shared).describe(task),
         }
     }
 

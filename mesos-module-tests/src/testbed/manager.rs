@@ -20,7 +20,7 @@ use reqwest::redirect::Policy;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::agent::PATIENCE;
+use super::agent::WAIT_TIMEOUT;
 use super::contrail::Vrouter;
 use super::{Host, program};
 
@@ -290,7 +290,7 @@ impl ManagerProcess {
         &self,
         request: impl FnOnce(reqwest::Client) -> reqwest::RequestBuilder,
     ) -> Result<Response> {
-        Response::fetch(request(http_client(PATIENCE)?), &self.host)
+        Response::fetch(request(http_client(WAIT_TIMEOUT)?), &self.host)
     }
 
     /// Gets a path of the admin listener.
@@ -325,7 +325,7 @@ impl ManagerProcess {
         let started = Instant::now();
         while !self.is_leading() {
             ensure!(
-                self.exit_status().is_none() && started.elapsed() < PATIENCE,
+                self.exit_status().is_none() && started.elapsed() < WAIT_TIMEOUT,
                 "the manager does not start:\n{}",
                 self.log()
             );
@@ -346,7 +346,7 @@ impl ManagerProcess {
                 Err(error) => format!("{error:#}"),
             };
             ensure!(
-                started.elapsed() < PATIENCE,
+                started.elapsed() < WAIT_TIMEOUT,
                 "{} is not {status} {text:?} but {last}\n{}",
                 self.name,
                 self.log()
@@ -487,7 +487,7 @@ impl ManagerCluster {
                     return Ok(leader);
                 }
             }
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > WAIT_TIMEOUT {
                 bail!(
                     "the managers agree on no leader: {states:?}\n{}",
                     self.logs()
@@ -500,7 +500,7 @@ impl ManagerCluster {
     /// Requests a container's ports as its agent does: from the manager that leads.
     pub fn put(&self, container: &str, labels: &[(&str, &str)]) -> Result<Ports> {
         let request = request(container, labels);
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
         let ports = self.client.put(vm_uuid(container), &request, deadline);
         self.host
             .block_on(ports)
@@ -509,7 +509,7 @@ impl ManagerCluster {
 
     /// Removes a container's ports as its agent does.
     pub fn delete(&self, container: &str) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
         self.host
             .block_on(self.client.delete(vm_uuid(container), deadline))?;
         Ok(())

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::testbed::Host;
-use crate::testbed::agent::PATIENCE;
+use crate::testbed::agent::WAIT_TIMEOUT;
 
 const PROGRAM: &str = "/usr/share/java/zookeeper.jar";
 
@@ -93,7 +93,7 @@ impl ZooKeeper {
                 .as_mut()
                 .and_then(|child| child.try_wait().ok()?);
             ensure!(
-                ended.is_none() && started.elapsed() < PATIENCE,
+                ended.is_none() && started.elapsed() < WAIT_TIMEOUT,
                 "ZooKeeper does not start:\n{}",
                 fs::read_to_string(self.log())?
             );

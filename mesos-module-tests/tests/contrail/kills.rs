@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use contrail_mesos_sim::vnc::{Effect, Fault};
-use mesos_module_tests::testbed::agent::PATIENCE;
+use mesos_module_tests::testbed::agent::WAIT_TIMEOUT;
 
 use crate::fixture::{Fixture, blue};
 
@@ -83,7 +83,10 @@ fn reached(fixture: &Fixture, calls: usize, id: &str, deletes: bool) -> Result<b
         if over {
             return Ok(false);
         }
-        ensure!(started.elapsed() < PATIENCE, "{id} neither comes nor goes");
+        ensure!(
+            started.elapsed() < WAIT_TIMEOUT,
+            "{id} neither comes nor goes"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -109,17 +109,17 @@ fn exhausted_network_and_address_in_use_are_refused() -> Result<()> {
     );
     let one = fixture.agent.run(blue("one"))?;
     let taken = address_in(&one, "5.5.5.")?;
-    let asked = |id: &str, address: &str| {
+    let task_at = |id: &str, address: &str| {
         let mut info = crate::fixture::info(&BLUE);
         info["ip_addresses"] = serde_json::json!([{ "ip_address": address }]);
         mesos_module_tests::testbed::framework::TaskSpec::new(id, "exec sleep 1000")
             .network_info(info)
     };
-    let message = fixture.agent.refused(asked("taken", &taken))?;
+    let message = fixture.agent.refused(task_at("taken", &taken))?;
     ensure!(message.contains(&taken), "{message}");
-    let message = fixture.agent.refused(asked("outside", "8.8.8.8"))?;
+    let message = fixture.agent.refused(task_at("outside", "8.8.8.8"))?;
     ensure!(message.contains("8.8.8.8"), "{message}");
-    let update = fixture.agent.run(asked("chosen", "5.5.5.77"))?;
+    let update = fixture.agent.run(task_at("chosen", "5.5.5.77"))?;
     address_in(&update, "5.5.5.77")?;
     fixture.end()
 }
@@ -136,7 +136,7 @@ fn missing_network_is_created_if_a_subnet_is_given() -> Result<()> {
     address_in(&update, "12.12.12.")?;
     fixture.agent.kill("one")?;
     fixture.contrail.expect_none_of("virtual-machine")?;
-    // The network stays, as everything does that names give a life of its own.
+    // The network stays: only the objects of containers are deleted with them.
     let networks = fixture.contrail.api().objects("virtual-network");
     let made = networks
         .iter()
@@ -200,7 +200,7 @@ fn security_group_opens_one_port_and_floating_ip_leads_inside() -> Result<()> {
     outside.sh(&fetch("6.6.6.66", 8080))?;
     ensure!(
         outside.sh(&fetch("6.6.6.66", 8081)).is_err(),
-        "the security group is not asked about the floating address"
+        "the security group does not apply to the floating IP"
     );
     fixture.agent.kill("server")?;
     fixture.expect_nothing()?;

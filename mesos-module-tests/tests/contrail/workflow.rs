@@ -164,7 +164,7 @@ fn restarted_agents_recover_their_containers() -> Result<()> {
     let started = std::time::Instant::now();
     while fixture.vrouter.handle.ports().is_empty() {
         ensure!(
-            started.elapsed() < mesos_module_tests::testbed::agent::PATIENCE,
+            started.elapsed() < mesos_module_tests::testbed::agent::WAIT_TIMEOUT,
             "the container is not registered again at the vRouter agent"
         );
         std::thread::sleep(std::time::Duration::from_millis(50));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use contrail_mesos_api::http::LeaderOptions;
 use contrail_mesos_manager::mesos_master::{MasterClient, MasterOptions};
-use mesos_module_tests::testbed::agent::PATIENCE;
+use mesos_module_tests::testbed::agent::WAIT_TIMEOUT;
 use mesos_module_tests::testbed::zookeeper::ZooKeeper;
 use mesos_module_tests::testbed::{Cluster, Host};
 use nix::sys::signal::Signal;
@@ -169,7 +169,11 @@ fn leader_resumed_after_its_term_writes_nothing() -> Result<()> {
         let making = scope.spawn(|| fixture.managers.put("b", &[]));
         let started = Instant::now();
         while fixture.changes() == began {
-            ensure!(started.elapsed() < PATIENCE, "{}", fixture.managers.logs());
+            ensure!(
+                started.elapsed() < WAIT_TIMEOUT,
+                "{}",
+                fixture.managers.logs()
+            );
             sleep(Duration::from_millis(5));
         }
         fixture.managers.manager(first).signal(Signal::SIGSTOP)?;
@@ -246,7 +250,11 @@ fn manager_with_a_wrong_password_reports_it() -> Result<()> {
         .map_or(0, |response| response.status)
         != 503
     {
-        ensure!(started.elapsed() < PATIENCE, "{}", fixture.managers.logs());
+        ensure!(
+            started.elapsed() < WAIT_TIMEOUT,
+            "{}",
+            fixture.managers.logs()
+        );
         sleep(Duration::from_millis(50));
     }
     fixture

@@ -18,15 +18,15 @@ fn status_page_in_chromium_escapes_names_and_fits() -> Result<()> {
     let leader = fixture.managers.leader()?;
     fixture.register_router()?;
     fixture.wait_for_metrics(leader, &["virtual_routers_known 1"])?;
-    let ids: Vec<String> = (1..=6).map(task).collect();
-    for id in &ids {
+    let tasks: Vec<String> = (1..=6).map(task).collect();
+    for id in &tasks {
         let container = fixture.run_task(id)?;
         fixture.managers.put(&container, &[])?;
     }
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let ids: Vec<&str> = tasks.iter().map(String::as_str).collect();
     fixture.marathon.app("/shop/web", &ids, &json!({}));
-    fixture.wait_for_json(leader, "/v1/containers?app=shop", |said| said["total"] == 6)?;
-    fixture.wait_for_json(leader, "/v1/problems", |said| said["problems"] == json!([]))?;
+    fixture.wait_for_json(leader, "/v1/containers?app=shop", |page| page["total"] == 6)?;
+    fixture.wait_for_json(leader, "/v1/problems", |page| page["problems"] == json!([]))?;
     check_healthy(&fixture, leader)?;
     check_hostile(fixture, leader, &ids)
 }

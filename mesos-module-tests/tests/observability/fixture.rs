@@ -10,7 +10,7 @@ use contrail_mesos_manager::vnc::{
     FqName, Object as _, VirtualRouter, VncClient, VncOptions, server_address,
 };
 use contrail_mesos_sim::vnc as api;
-use mesos_module_tests::testbed::agent::{PATIENCE, container};
+use mesos_module_tests::testbed::agent::{WAIT_TIMEOUT, container};
 use mesos_module_tests::testbed::framework::{Framework, Options, TaskSpec, TaskState};
 use mesos_module_tests::testbed::manager::{
     AGENT_NAME, ManagerCluster, ManagerProcess, Response, request,
@@ -116,7 +116,7 @@ impl Fixture {
             {
                 return Ok(response.body.clone());
             }
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > WAIT_TIMEOUT {
                 let last =
                     response.map_or_else(|error| error.to_string(), |response| response.body);
                 bail!("{path} has\n{last}\nlogs:\n{}", self.managers.logs());
@@ -175,7 +175,7 @@ impl Fixture {
         let update = self.host.block_on(async {
             self.framework.launch(task).await?;
             self.framework
-                .wait_state(id, TaskState::TaskRunning, PATIENCE)
+                .wait_state(id, TaskState::TaskRunning, WAIT_TIMEOUT)
                 .await
         })?;
         container(&update)
@@ -185,7 +185,7 @@ impl Fixture {
     pub(crate) fn kill_task(&self, id: &str) -> Result<()> {
         self.host.block_on(async {
             self.framework.kill(id).await?;
-            self.framework.wait_end(id, PATIENCE).await
+            self.framework.wait_end(id, WAIT_TIMEOUT).await
         })?;
         Ok(())
     }

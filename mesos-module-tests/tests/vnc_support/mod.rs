@@ -1,18 +1,18 @@
-//! A simulated VNC API server and a plain client, for tests of what it answers.
+//! A simulated VNC API server and a plain client, for tests of its responses.
 
-// No test needs all of it.
+// Each test binary uses only a part of it.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use contrail_mesos_sim::vnc::{Handle, Options, Server};
 use serde_json::{Value, json};
 
-/// A server, and a client of it.
+/// A server and its client.
 pub struct Api {
     /// The server.
     pub server: Handle,
     /// The client.
     pub client: reqwest::Client,
-    /// What it proves itself with.
+    /// The token that the client sends.
     pub token: Option<String>,
 }
 
@@ -30,11 +30,11 @@ impl Api {
         }
     }
 
-    pub async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
-        self.try_ask(method, path, body).await.unwrap()
+    pub async fn request(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+        self.try_request(method, path, body).await.unwrap()
     }
 
-    pub async fn try_ask(
+    pub async fn try_request(
         &self,
         method: &str,
         path: &str,
@@ -53,24 +53,26 @@ impl Api {
     }
 
     pub async fn get(&self, path: &str) -> Value {
-        let (status, text) = self.ask("GET", path, None).await;
+        let (status, text) = self.request("GET", path, None).await;
         assert_eq!(status, 200, "{path}: {text}");
         serde_json::from_str(&text).unwrap()
     }
 
     /// Creates an object, and returns its UUID, or the status and body of the refusal.
-    pub async fn make(&self, kind: &str, body: Value) -> Result<String, (u16, String)> {
+    pub async fn create(&self, kind: &str, body: Value) -> Result<String, (u16, String)> {
         let path = format!("/{kind}s");
-        let answer = self.ask("POST", &path, Some(&json!({ kind: body }))).await;
-        if answer.0 != 200 {
-            return Err(answer);
+        let (status, text) = self
+            .request("POST", &path, Some(&json!({ kind: body })))
+            .await;
+        if status != 200 {
+            return Err((status, text));
         }
-        let answer: Value = serde_json::from_str(&answer.1).unwrap();
-        Ok(answer[kind]["uuid"].as_str().unwrap().to_owned())
+        let created: Value = serde_json::from_str(&text).unwrap();
+        Ok(created[kind]["uuid"].as_str().unwrap().to_owned())
     }
 
-    pub async fn change(&self, kind: &str, uuid: &str, body: Value) -> (u16, String) {
-        self.ask(
+    pub async fn update(&self, kind: &str, uuid: &str, body: Value) -> (u16, String) {
+        self.request(
             "PUT",
             &format!("/{kind}/{uuid}"),
             Some(&json!({ kind: body })),
@@ -79,12 +81,13 @@ impl Api {
     }
 
     pub async fn delete(&self, kind: &str, uuid: &str) -> (u16, String) {
-        self.ask("DELETE", &format!("/{kind}/{uuid}"), None).await
+        self.request("DELETE", &format!("/{kind}/{uuid}"), None)
+            .await
     }
 
     /// A network with these subnets.
     pub async fn network(&self, name: &str, subnets: Value) -> Result<String, (u16, String)> {
-        self.make(
+        self.create(
             "virtual-network",
             json!({
                 "fq_name": ["default-domain", "default-project", name], "parent_type": "project",
@@ -97,7 +100,7 @@ impl Api {
         .await
     }
 
-    /// The address that a new instance-ip gets.
+    /// Creates an instance-ip, and returns its address.
     pub async fn address(
         &self,
         name: &str,
@@ -111,7 +114,7 @@ impl Api {
         body.as_object_mut()
             .unwrap()
             .extend(with.as_object().unwrap().clone());
-        let uuid = self.make("instance-ip", body).await?;
+        let uuid = self.create("instance-ip", body).await?;
         let read = self.get(&format!("/instance-ip/{uuid}")).await;
         Ok(read["instance-ip"]["instance_ip_address"]
             .as_str()
@@ -120,7 +123,7 @@ impl Api {
     }
 }
 
-/// A subnet as bodies have it.
+/// A subnet in the form of request bodies.
 pub fn subnet(prefix: &str, length: u8) -> Value {
     json!({"subnet": {"ip_prefix": prefix, "ip_prefix_len": length}})
 }

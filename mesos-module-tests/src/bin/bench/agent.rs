@@ -15,7 +15,7 @@ use crate::report::{Report, Row, Samples};
 const MEASURED_LAUNCHES: usize = 10;
 /// Tasks that are launched at once to have them present.
 const LAUNCH_BATCH: usize = 16;
-const PATIENCE: Duration = Duration::from_mins(3);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(3);
 const NETWORK: &str = "bench";
 
 /// A cluster of its own, and the network that its tasks are on.
@@ -28,17 +28,17 @@ struct BenchCluster {
 }
 
 /// Measures launches with each of `present` tasks there, in ascending order; the agent's memory
-/// at `memory_at`; and the end of all of them. The first two clusters take turns, for they are
-/// compared to the millisecond. network/cni gets slower with every task: it has `peer_patience`
-/// to launch those that have to be present, and no figure for what it does not come to.
+/// at `memory_at`; and the end of all of them. The first two clusters take turns, because they are
+/// compared to the millisecond. network/cni becomes slower with every task: figures for which it
+/// cannot launch the tasks within `peer_timeout` are left out.
 pub(crate) fn measure(
     present: &[usize],
     memory_at: usize,
-    peer_patience: Duration,
+    peer_timeout: Duration,
     report: &mut Report,
 ) -> Result<()> {
     let library = fs::metadata(mesos_module_tests::testbed::module()?)?.len();
-    let peer = measure_peer(present, peer_patience)?;
+    let peer = measure_peer(present, peer_timeout)?;
     let mut host_network = BenchCluster::start(None, |host| Ok(Cluster::on(host)))?;
     let mut ours = BenchCluster::start(Some(NETWORK), |host| {
         let network = "name = 'bench'\nprovider = 'bridge'\nsubnet = '10.99.0.0/16'\n";
@@ -97,14 +97,14 @@ fn memory(
 }
 
 /// The medians of network/cni, of as many of the levels as it comes to.
-fn measure_peer(present: &[usize], patience: Duration) -> Result<Vec<f64>> {
+fn measure_peer(present: &[usize], limit: Duration) -> Result<Vec<f64>> {
     let mut cluster = BenchCluster::start(Some(NETWORK), network_cni)?;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + limit;
     let mut medians = Vec::new();
     for count in present {
         if !cluster.fill(*count, Some(deadline))? {
             println!(
-                "(network/cni had {} of {count} tasks after {patience:?}: no figures for it from here on)",
+                "(network/cni had {} of {count} tasks after {limit:?}: no figures for it from here on)",
                 cluster.launched
             );
             break;
@@ -172,7 +172,7 @@ impl BenchCluster {
 
     fn running(&self, id: &str) -> Result<()> {
         let state = TaskState::TaskRunning;
-        let running = self.framework.wait_state(id, state, PATIENCE);
+        let running = self.framework.wait_state(id, state, WAIT_TIMEOUT);
         self.host.block_on(running)?;
         Ok(())
     }
@@ -209,9 +209,11 @@ impl BenchCluster {
     fn memory(&self) -> Result<f64> {
         let pid = self.cluster.pid().context("the cluster is not running")?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        let kibibytes: u32 = kibibytes.context("/proc tells no resident memory")?;
+        let kibibytes: u32 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|line| line.split_whitespace().next()?.parse().ok())
+            .context("/proc has no resident memory")?;
         Ok(f64::from(kibibytes) / 1024.0)
     }
 
@@ -226,7 +228,7 @@ impl BenchCluster {
             if containers.is_none_or(Vec::is_empty) {
                 break;
             }
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > WAIT_TIMEOUT {
                 bail!("{} containers do not end", containers.map_or(0, Vec::len));
             }
             std::thread::sleep(Duration::from_millis(100));

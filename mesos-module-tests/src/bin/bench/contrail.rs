@@ -36,7 +36,7 @@ use crate::report::{Report, Row, Samples};
 const BURSTS: [usize; 2] = [50, 500];
 const NETWORK: &str = "default-domain:mesos-default:mesos-default-pod-task-network";
 const PROJECT: [&str; 2] = ["default-domain", "mesos-default"];
-const PATIENCE: Duration = Duration::from_mins(2);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Measures, in a network namespace of its own.
 pub(crate) fn measure(rounds: usize, report: &mut Report) -> Result<()> {
@@ -295,7 +295,7 @@ impl Fixture {
     async fn bare_attach(&self, container: &Container) -> Result<Bare> {
         let machine: Uuid = container.id.value().parse()?;
         let (port, address) = (Uuid::new_v4(), Uuid::new_v4());
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
         let name = FqName::new([machine.to_string()]);
         let mut object = VirtualMachine::named(name.clone());
         object.common.uuid = Some(machine);
@@ -386,7 +386,7 @@ impl Fixture {
     }
 
     async fn bare_detach(&self, bare: Bare) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
         self.vrouter.unregister(bare.machine, deadline).await?;
         tokio::task::spawn_blocking(move || {
             NetlinkSocket::route()?.execute_all(&[links::delete(&bare.host_end)])

@@ -51,7 +51,7 @@ struct Arguments {
     memory_at: usize,
     /// How long network/cni may take to launch those tasks, in seconds
     #[arg(long, default_value_t = 240)]
-    peer_patience: u64,
+    peer_timeout: u64,
     /// Numbers of tasks that the manager follows
     #[arg(long, value_delimiter = ',', default_values_t = [1000, 10_000, 100_000])]
     followed: Vec<usize>,
@@ -129,7 +129,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         result = agent::measure(
             &arguments.tasks,
             arguments.memory_at,
-            Duration::from_secs(arguments.peer_patience),
+            Duration::from_secs(arguments.peer_timeout),
             &mut report,
         );
     }

@@ -1,13 +1,13 @@
-//! The manager at scale: tasks by the hundred thousand, simulated.
+//! The manager with up to hundreds of thousands of simulated tasks.
 //!
-//! The simulators are one process, the manager another: both are this program. So the manager's
-//! memory and CPU are its own. What is measured of it, and of bare clients that ask the same
-//! simulators for the same and keep nothing, which is the floor, is measured in fresh processes,
-//! and of several the least counts: the machine has other work.
+//! Simulators and manager are separate processes of this program, so that memory and CPU of the
+//! simulators are not counted as the manager's. The floor is measured with bare clients, which send
+//! the same requests to the same simulators and keep nothing. Every measurement is repeated in new
+//! processes, and the smallest result counts, because other programs use the machine as well.
 
 mod cluster;
 mod marathon;
-mod measured;
+mod measurement;
 mod simulators;
 
 use std::io::{BufRead as _, BufReader};
@@ -19,36 +19,36 @@ use contrail_mesos::net::links;
 use contrail_mesos::net::netlink::NetlinkSocket;
 use nix::sched::{CloneFlags, unshare};
 
-pub(crate) use measured::Role;
-use measured::{Amount, Measured};
+pub(crate) use measurement::Role;
+use measurement::{Amount, Measurements};
 use simulators::{Addresses, Control, Order};
 
 use crate::report::{Report, Row, Samples};
 
-/// How often everything is listed again when nothing happens: the manager's default, in seconds.
+/// The manager's default resync interval, in seconds.
 const RESYNC: f64 = 600.0;
 
-/// What one of the processes does.
+/// The processes that the bench starts.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum Process {
-    /// Simulates a cluster of that many tasks
+    /// Simulates a cluster
     #[command(hide = true)]
     Simulators {
-        /// How many
+        /// Number of tasks
         tasks: usize,
     },
-    /// Measures what asks these simulators
+    /// Measures a client of the simulators
     #[command(hide = true)]
-    Measured {
-        /// What is measured
+    Measure {
+        /// Subject of the measurement
         role: Role,
-        /// Where the simulators are
+        /// Addresses of the simulators, as JSON
         addresses: String,
-        /// How many tasks change
+        /// Number of task changes
         changes: usize,
-        /// How many tasks are launched
+        /// Number of task launches
         launches: usize,
-        /// How long nothing happens, in seconds
+        /// Length of the idle phase, in seconds
         idle: u64,
     },
 }
@@ -57,7 +57,7 @@ impl Process {
     pub(crate) fn run(&self) -> Result<()> {
         match self {
             Self::Simulators { tasks } => simulators::run(*tasks),
-            Self::Measured {
+            Self::Measure {
                 role,
                 addresses,
                 changes,
@@ -69,16 +69,16 @@ impl Process {
                     launches: *launches,
                     idle: Duration::from_secs(*idle),
                 };
-                measured::run(*role, &serde_json::from_str(addresses)?, amount)
+                measurement::run(*role, &serde_json::from_str(addresses)?, amount)
             }
         }
     }
 }
 
-/// How to measure.
+/// What to measure.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Numbers of tasks.
+    /// The numbers of tasks to measure with.
     pub(crate) tasks: Vec<usize>,
     pub(crate) rounds: usize,
     pub(crate) changes: usize,
@@ -86,13 +86,13 @@ pub(crate) struct Plan {
     pub(crate) idle: u64,
 }
 
-/// What was measured of one number of tasks.
+/// The results with one number of tasks.
 struct Level {
     tasks: f64,
-    ours: Measured,
-    floor: Measured,
-    /// With one in a hundred stale.
-    stale: Measured,
+    ours: Measurements,
+    floor: Measurements,
+    /// A resync with one percent of the objects stale.
+    stale: Measurements,
 }
 
 /// Measures, in a network namespace of its own.
@@ -114,7 +114,7 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     })
 }
 
-fn this(arguments: &[String]) -> Result<Child> {
+fn spawn_self(arguments: &[String]) -> Result<Child> {
     let program = std::env::current_exe()?;
     Command::new(program)
         .args(arguments)
@@ -124,8 +124,8 @@ fn this(arguments: &[String]) -> Result<Child> {
         .context("cannot start another process of this program")
 }
 
-/// The line that a process prints.
-fn line(child: &mut Child) -> Result<String> {
+/// Reads the line that a process prints.
+fn read_line(child: &mut Child) -> Result<String> {
     let stdout = child.stdout.take().context("no output")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
@@ -133,16 +133,16 @@ fn line(child: &mut Child) -> Result<String> {
     Ok(line)
 }
 
-/// The simulators' process, ended when it is dropped.
-struct Simulated {
+/// The simulators' process. Killed on drop.
+struct SimulatorProcess {
     child: Child,
     addresses: Addresses,
 }
 
-impl Simulated {
+impl SimulatorProcess {
     fn start(tasks: usize) -> Result<Self> {
-        let mut child = this(&["simulators".to_owned(), tasks.to_string()])?;
-        let started = line(&mut child).and_then(|line| Ok(serde_json::from_str(&line)?));
+        let mut child = spawn_self(&["simulators".to_owned(), tasks.to_string()])?;
+        let started = read_line(&mut child).and_then(|line| Ok(serde_json::from_str(&line)?));
         match started {
             Ok(addresses) => Ok(Self { child, addresses }),
             Err(error) => {
@@ -156,57 +156,57 @@ impl Simulated {
         Control::connect(&self.addresses)?.order(order).map(drop)
     }
 
-    fn measured(&self, role: &str, plan: &Plan) -> Result<Measured> {
-        let mut child = this(&[
-            "measured".to_owned(),
+    fn measure(&self, role: &str, plan: &Plan) -> Result<Measurements> {
+        let mut child = spawn_self(&[
+            "measure".to_owned(),
             role.to_owned(),
             serde_json::to_string(&self.addresses)?,
             plan.changes.to_string(),
             plan.launches.to_string(),
             plan.idle.to_string(),
         ])?;
-        let measured = line(&mut child);
+        let results = read_line(&mut child);
         end(&mut child);
-        Ok(serde_json::from_str(&measured?)?)
+        Ok(serde_json::from_str(&results?)?)
     }
 }
 
-impl Drop for Simulated {
+impl Drop for SimulatorProcess {
     fn drop(&mut self) {
         end(&mut self.child);
     }
 }
 
 fn end(child: &mut Child) {
-    // What has ended by itself needs no end.
+    // Both fail if the process has ended already.
     let _ = child.kill();
     let _ = child.wait();
 }
 
 fn measure_at(tasks: usize, plan: &Plan) -> Result<Level> {
-    let simulated = Simulated::start(tasks)?;
-    let mut ours = simulated.measured("whole", plan)?;
-    let mut floor = simulated.measured("bare-clients", plan)?;
-    let least = |best: &mut Measured, other: &Measured| {
+    let simulators = SimulatorProcess::start(tasks)?;
+    let mut ours = simulators.measure("whole", plan)?;
+    let mut floor = simulators.measure("bare-clients", plan)?;
+    let keep_smallest = |best: &mut Measurements, other: &Measurements| {
         best.resync.wall = best.resync.wall.min(other.resync.wall);
         best.resync.cpu = best.resync.cpu.min(other.resync.cpu);
-        best.left += other.left;
+        best.remaining += other.remaining;
     };
     let short = Plan {
         changes: 0,
         launches: 0,
         ..plan.clone()
     };
-    let mut stale: Option<Measured> = None;
+    let mut stale: Option<Measurements> = None;
     for _ in 0..plan.rounds {
-        simulated.order(Order::Spoil(tasks / 100))?;
-        let other = simulated.measured("resync", plan)?;
+        simulators.order(Order::Spoil(tasks / 100))?;
+        let other = simulators.measure("resync", plan)?;
         match &mut stale {
-            Some(stale) => least(stale, &other),
+            Some(stale) => keep_smallest(stale, &other),
             None => stale = Some(other),
         }
-        least(&mut ours, &simulated.measured("resync", plan)?);
-        least(&mut floor, &simulated.measured("bare-clients", &short)?);
+        keep_smallest(&mut ours, &simulators.measure("resync", plan)?);
+        keep_smallest(&mut floor, &simulators.measure("bare-clients", &short)?);
     }
     Ok(Level {
         tasks: as_f64(tasks),
@@ -237,44 +237,45 @@ fn rows(level: &Level, report: &mut Report) {
         stale,
     } = level;
     let row = |what: &str, unit| Row::new(format!("manager, {tasks} tasks: {what}"), unit);
-    let two = |what: &str, unit, ours: f64, floor: Option<f64>| {
+    let entry = |what: &str, unit, ours: f64, floor: Option<f64>| {
         row(what, unit).figures(Some(ours), None, floor)
     };
-    let most = |most: f64| move |row: &Row| Some(row.ours? <= most);
+    let at_most = |limit: f64| move |row: &Row| Some(row.ours? <= limit);
     report.add(
-        two(
+        entry(
             "full resync",
             "s",
             ours.resync.wall,
             Some(floor.resync.wall),
         )
-        .goal("<= 15 s", most(15.0)),
+        .goal("<= 15 s", at_most(15.0)),
     );
-    report.add(two(
+    report.add(entry(
         "full resync, CPU",
         "s",
         ours.resync.cpu,
         Some(floor.resync.cpu),
     ));
     report.add(
-        two("full resync, 1 % stale", "s", stale.resync.wall, None).goal("<= 15 s", most(15.0)),
+        entry("full resync, 1 % stale", "s", stale.resync.wall, None)
+            .goal("<= 15 s", at_most(15.0)),
     );
     let kib = |bytes: f64| bytes / 1024.0 / tasks;
-    let memory = two("memory a task", "KiB", kib(ours.resident), None);
-    // What a manager without tasks has already is a good part of it where there are fewer.
+    let memory = entry("memory a task", "KiB", kib(ours.resident), None);
+    // With fewer tasks, the memory of a manager without tasks is a large part of it.
     report.add(if *tasks >= 100_000.0 {
-        memory.goal("<= 1 KiB", most(1.0))
+        memory.goal("<= 1 KiB", at_most(1.0))
     } else {
         memory
     });
-    report.add(two(
-        "memory a task, most in a resync",
+    report.add(entry(
+        "memory a task, peak in a resync",
         "KiB",
         kib(ours.peak),
         None,
     ));
     report.add(
-        two(
+        entry(
             "events",
             "1/s",
             1.0 / ours.change.wall,
@@ -282,14 +283,15 @@ fn rows(level: &Level, report: &mut Report) {
         )
         .goal(">= 10000/s", |row| Some(row.ours? >= 10_000.0)),
     );
-    report.add(two(
+    report.add(entry(
         "CPU of an event",
         "us",
         ours.change.cpu * 1e6,
         Some(floor.change.cpu * 1e6),
     ));
     report.add(
-        two("containers decided on for an event", "", ours.decided, None).goal("<= 1", most(1.0)),
+        entry("containers decided on for an event", "", ours.decided, None)
+            .goal("<= 1", at_most(1.0)),
     );
     let (lags, busy) = (samples(&ours.lags), samples(&ours.busy_lags));
     let floor_lags = samples(&floor.lags);
@@ -301,28 +303,36 @@ fn rows(level: &Level, report: &mut Report) {
         report.add(figures("", &lags));
         report.add(figures(", 1000 events/s beside", &busy));
     }
-    report.add(two("idle CPU", "%", ours.idle * 100.0, None).goal("< 1 %", most(1.0)));
+    report.add(entry("idle CPU", "%", ours.idle * 100.0, None).goal("< 1 %", at_most(1.0)));
     let with_resync = (ours.idle + ours.resync.cpu / RESYNC) * 100.0;
     report.add(
-        two(
+        entry(
             "idle CPU, with a resync every 10 min",
             "%",
             with_resync,
             None,
         )
-        .goal("< 1 %", most(1.0)),
+        .goal("< 1 %", at_most(1.0)),
     );
-    let done = as_f64(ours.left + stale.left) + ours.written;
-    report.add(two("written or left where nothing is to do", "", done, None).goal("0", most(0.0)));
-    report.add(two("written where 1 % is stale", "", stale.written, None));
+    let redundant = as_f64(ours.remaining + stale.remaining) + ours.written;
+    report.add(
+        entry(
+            "redundant writes and remaining changes",
+            "",
+            redundant,
+            None,
+        )
+        .goal("0", at_most(0.0)),
+    );
+    report.add(entry("written where 1 % is stale", "", stale.written, None));
     #[allow(clippy::cast_precision_loss, reason = "a few")]
-    report.add(two("stores copied", "", ours.copied as f64, None).goal("0", most(0.0)));
+    report.add(entry("stores copied", "", ours.copied as f64, None).goal("0", at_most(0.0)));
 }
 
-/// What is measured at a level.
+/// A figure of a level, if it was measured.
 type Figure = fn(&Level) -> Option<f64>;
 
-/// How each grows from the fewest tasks to the most, against how the tasks do.
+/// Reports how each figure grows from the smallest to the largest number of tasks.
 fn growth(levels: &[Level], report: &mut Report) {
     let (Some(few), Some(many)) = (levels.first(), levels.last()) else {
         return;

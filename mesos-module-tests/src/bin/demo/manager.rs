@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use contrail_mesos_manager::vnc::Object as _;
 use contrail_mesos_manager::vnc::{FloatingIpPool, FqName};
-use mesos_module_tests::testbed::agent::{self, PATIENCE, config_path};
+use mesos_module_tests::testbed::agent::{self, WAIT_TIMEOUT, config_path};
 use mesos_module_tests::testbed::contrail::{Contrail, Vrouter};
 use mesos_module_tests::testbed::manager::{self, DEFAULT_PROJECT, ManagerProcess};
 use mesos_module_tests::testbed::zookeeper::ZooKeeper;
@@ -225,7 +225,7 @@ impl Testbed {
         say("kill -9 of the leader: the standby takes over");
         let apps = ["/web", "/shop", "/web-2"];
         let untouched = self.addresses(&apps)?;
-        let asked = self.contrail.api().log().len();
+        let requests_before = self.contrail.api().log().len();
         self.managers[leader].kill()?;
         let next = self.leader()?;
         ensure!(next != leader, "the killed manager leads");
@@ -235,7 +235,7 @@ impl Testbed {
             self.managers[next].name()
         );
         self.wait_settled(next)?;
-        let writes: Vec<String> = self.contrail.api().log()[asked..]
+        let writes: Vec<String> = self.contrail.api().log()[requests_before..]
             .iter()
             .filter(|entry| entry.performed && !entry.changes.is_empty())
             .map(|entry| format!("{} {}", entry.method, entry.path))
@@ -277,11 +277,11 @@ impl Testbed {
     fn machines(&self) -> BTreeMap<String, Vec<String>> {
         let mut machines: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for machine in self.contrail.api().objects("virtual-machine") {
-            let annotations = machine["annotations"]["key_value_pair"].as_array();
-            let application = annotations.into_iter().flatten();
-            let mut application = application.filter(|pair| pair["key"] == "application");
-            let application = application
-                .next()
+            let application = machine["annotations"]["key_value_pair"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|pair| pair["key"] == "application")
                 .and_then(|pair| pair["value"].as_str())
                 .unwrap_or("?");
             let name = machine["display_name"].as_str().unwrap_or("?");
@@ -304,14 +304,14 @@ impl Testbed {
 
     /// Waits until the API server has exactly these numbers of containers for these apps.
     fn wait_for_containers(&self, apps: &[(&str, usize)]) -> Result<()> {
-        let wanted: BTreeMap<&str, usize> = apps.iter().copied().collect();
+        let expected: BTreeMap<&str, usize> = apps.iter().copied().collect();
         until("the API server has exactly the running containers", || {
             let machines = self.machines();
-            let held: BTreeMap<&str, usize> = machines
+            let actual: BTreeMap<&str, usize> = machines
                 .iter()
                 .map(|(app, names)| (app.as_str(), names.len()))
                 .collect();
-            Ok((held == wanted).then_some(()))
+            Ok((actual == expected).then_some(()))
         })
         .with_context(|| format!("it has {:?}", self.machines()))
     }
@@ -364,7 +364,7 @@ impl Testbed {
 fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let started = Instant::now();
     let mut last = None;
-    while started.elapsed() < PATIENCE {
+    while started.elapsed() < WAIT_TIMEOUT {
         match look() {
             Ok(Some(found)) => return Ok(found),
             Ok(None) => last = None,

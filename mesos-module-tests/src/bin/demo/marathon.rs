@@ -166,8 +166,8 @@ impl Marathon {
     /// Waits until the app and all its tasks are gone.
     pub(crate) fn wait_gone(&self, id: &str) -> Result<()> {
         self.until("the app is gone", || {
-            let tasks = self.get("/v2/tasks")?;
-            let tasks = tasks["tasks"].as_array();
+            let response = self.get("/v2/tasks")?;
+            let tasks = response["tasks"].as_array();
             let gone = tasks.is_some_and(|tasks| tasks.iter().all(|task| task["appId"] != id));
             Ok((gone && !self.apps()?.iter().any(|app| app == id)).then_some(()))
         })
@@ -274,8 +274,8 @@ impl Marathon {
                 return Ok(found);
             }
             if start.elapsed() > Duration::from_secs(90) {
-                let log = std::fs::read_to_string(self.host.directory().join("marathon.log"));
-                let log = log.unwrap_or_default();
+                let log = std::fs::read_to_string(self.host.directory().join("marathon.log"))
+                    .unwrap_or_default();
                 let tail: Vec<_> = log.lines().rev().take(20).collect();
                 bail!("gave up waiting until {what}; Marathon's log ends with {tail:#?}");
             }
@@ -290,9 +290,11 @@ fn text(value: &Value) -> &str {
 
 /// The tasks of an app that run and have an address.
 fn running(app: &Value) -> Vec<Task> {
-    let tasks = app["app"]["tasks"].as_array().into_iter().flatten();
-    let tasks = tasks.filter(|task| task["state"] == "TASK_RUNNING");
-    let mut tasks: Vec<Task> = tasks
+    let mut tasks: Vec<Task> = app["app"]["tasks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|task| task["state"] == "TASK_RUNNING")
         .filter_map(|task| {
             Some(Task {
                 id: text(&task["id"]).to_owned(),

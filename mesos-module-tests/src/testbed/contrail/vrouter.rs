@@ -11,7 +11,7 @@ use contrail_mesos_manager::vnc::{FqName, Object as _, VirtualRouter, VncClient}
 use contrail_mesos_sim::vrouter;
 
 use crate::testbed::Host;
-use crate::testbed::agent::PATIENCE;
+use crate::testbed::agent::WAIT_TIMEOUT;
 
 /// The vRouter agent of a host.
 pub struct Vrouter {
@@ -101,7 +101,7 @@ impl Vrouter {
                 return Ok(());
             }
             ensure!(
-                started.elapsed() < PATIENCE,
+                started.elapsed() < WAIT_TIMEOUT,
                 "the vRouter agent has {ports:?}, and files {files:?}"
             );
             sleep(Duration::from_millis(50));

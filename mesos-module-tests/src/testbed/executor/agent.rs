@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 /// Between two attempts to reach the agent.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
-/// For the first subscription: the container's network may take a moment.
+/// Limit for the first subscription: the container's network may not be ready yet.
 const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The executor's environment from the agent.
@@ -21,7 +21,7 @@ pub(super) struct Agent {
     base: String,
     framework_id: String,
     executor_id: String,
-    /// Set if the framework checkpoints: how long the agent may be away.
+    /// How long the agent may be disconnected. `None` if the framework does not checkpoint.
     recovery: Option<Duration>,
     /// How long tasks have to end when the agent ends the executor.
     pub(super) grace: Duration,
@@ -32,22 +32,22 @@ pub(super) struct Agent {
     updates: Vec<Value>,
 }
 
-/// What the executor hears of its agent.
+/// An event of the connection to the agent.
 pub(super) enum Event {
     /// An event of the executor API.
     Api(Value),
-    /// The agent is back after a restart.
-    Back,
-    /// The agent is gone for good.
-    Gone,
+    /// The agent has reconnected after a restart.
+    Reconnected,
+    /// The agent did not reconnect in time.
+    Lost,
 }
 
 impl Agent {
-    /// Reads the environment and subscribes. Returns the event that confirms it, too.
+    /// Reads the environment and subscribes. Also returns the body of `SUBSCRIBED`.
     pub(super) async fn connect() -> Result<(Self, Value)> {
         let endpoint = variable("MESOS_AGENT_ENDPOINT")?;
-        let process = variable("MESOS_SLAVE_PID")?;
-        let process = process.split('@').next().unwrap_or("slave(1)");
+        let pid = variable("MESOS_SLAVE_PID")?;
+        let process = pid.split('@').next().unwrap_or("slave(1)");
         let checkpoint = env::var("MESOS_CHECKPOINT").is_ok_and(|value| value == "1");
         let recovery = duration("MESOS_RECOVERY_TIMEOUT").unwrap_or(Duration::from_mins(15));
         let mut agent = Self {
@@ -66,15 +66,15 @@ impl Agent {
         Ok((agent, subscribed))
     }
 
-    async fn subscribe(&mut self, patience: Duration) -> Result<Value> {
-        let deadline = Instant::now() + patience;
+    async fn subscribe(&mut self, limit: Duration) -> Result<Value> {
+        let deadline = Instant::now() + limit;
         loop {
-            // A connection that is neither taken nor refused would wait for the kernel's own limit.
+            // A connection that is neither accepted nor refused would wait for the kernel's timeout.
             let attempt = timeout(Duration::from_secs(2), self.try_subscribe()).await;
             let failure = match attempt {
                 Ok(Ok(subscribed)) => return Ok(subscribed),
                 Ok(Err(failure)) => failure,
-                Err(_) => anyhow::anyhow!("no answer"),
+                Err(_) => anyhow::anyhow!("no response"),
             };
             if Instant::now() > deadline {
                 return Err(
@@ -95,7 +95,10 @@ impl Agent {
             .post(json!({"type": "SUBSCRIBE", "subscribe": subscribe}))
             .await?;
         self.events = Some((response, Decoder::default()));
-        let event = self.next_api().await.context("the stream broke at once")?;
+        let event = self
+            .next_api()
+            .await
+            .context("the stream ended before its first event")?;
         if event["type"] != "SUBSCRIBED" {
             bail!("the agent's first event is {}", event["type"]);
         }
@@ -133,7 +136,7 @@ impl Agent {
         }
     }
 
-    /// The next thing that happens to the agent. May be dropped while it waits.
+    /// Waits for the next event. Cancel safe.
     pub(super) async fn next(&mut self) -> Event {
         if self.events.is_some() {
             if let Some(event) = self.next_api().await {
@@ -142,17 +145,17 @@ impl Agent {
                 }
                 return Event::Api(event);
             }
-            eprintln!("executor: the agent is gone");
+            eprintln!("executor: the agent has disconnected");
             self.events = None;
         }
-        let Some(patience) = self.recovery else {
-            return Event::Gone;
+        let Some(limit) = self.recovery else {
+            return Event::Lost;
         };
-        match self.subscribe(patience).await {
-            Ok(_) => Event::Back,
+        match self.subscribe(limit).await {
+            Ok(_) => Event::Reconnected,
             Err(error) => {
                 eprintln!("executor: {error:#}");
-                Event::Gone
+                Event::Lost
             }
         }
     }
@@ -169,12 +172,12 @@ impl Agent {
         self.updates.is_empty()
     }
 
-    /// Notes a task until its first update is acknowledged.
+    /// Keeps a task until its first update is acknowledged.
     pub(super) fn launched(&mut self, task: &Value) {
         self.tasks.push(task.clone());
     }
 
-    /// Sends a status update: `more` has the fields besides state, message and what each has.
+    /// Sends a status update. `more` has fields besides those that every update has.
     pub(super) async fn update(&mut self, task: &Value, state: &str, message: &str, more: Value) {
         let mut status = more;
         status["task_id"] = task["task_id"].clone();
@@ -195,7 +198,7 @@ impl Agent {
         }
     }
 
-    /// A call of the agent's operator API, for use beside the events.
+    /// A client of the agent's operator API.
     pub(super) fn operator(&self) -> Operator {
         Operator {
             client: self.client.clone(),
@@ -212,7 +215,7 @@ pub(super) struct Operator {
 }
 
 impl Operator {
-    /// The status and the body of a call.
+    /// Sends a call. Returns the status and the body.
     pub(super) async fn call(&self, call: Value) -> Result<(u16, String)> {
         let request = self
             .client

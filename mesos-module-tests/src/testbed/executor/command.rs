@@ -19,7 +19,7 @@ use super::agent::{Agent, Event};
 /// The grace period of a killed task, if neither the kill nor the task has one.
 const KILL_GRACE_PERIOD: Duration = Duration::from_secs(3);
 
-/// What the agent passes on the command line.
+/// The flags on the command line from the agent.
 #[derive(Default)]
 struct Flags(BTreeMap<String, String>);
 
@@ -48,7 +48,7 @@ struct Task {
     info: Value,
     child: Option<Child>,
     killed: bool,
-    /// When it is killed for good.
+    /// When `SIGKILL` follows.
     deadline: Option<Instant>,
 }
 
@@ -82,11 +82,11 @@ pub(super) async fn run(arguments: &[String]) -> Result<()> {
                         let Some(task) = &mut task else { return Ok(()) };
                         task.kill(agent.grace.min(KILL_GRACE_PERIOD));
                     }
-                    "ERROR" => anyhow::bail!("the agent says: {}", event["error"]["message"]),
+                    "ERROR" => anyhow::bail!("the agent sent an error: {}", event["error"]["message"]),
                     _ => {}
                 },
-                Event::Back => {}
-                Event::Gone => {
+                Event::Reconnected => {}
+                Event::Lost => {
                     if let Some(task) = &mut task {
                         task.signal(Signal::SIGKILL);
                     }
@@ -121,11 +121,11 @@ async fn overdue(deadline: Option<Instant>) {
 }
 
 impl Task {
-    /// Everything that the task has started is in the process group of its first process.
+    /// Signals the process group of the task's first process, with everything that it started.
     fn signal(&self, signal: Signal) {
         let pid = self.child.as_ref().and_then(Child::id);
         if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) {
-            // It may have ended on its own by now.
+            // Fails if the group has ended already.
             let _ = killpg(Pid::from_raw(pid), signal);
         }
     }
@@ -162,12 +162,13 @@ pub(super) fn verdict(status: ExitStatus, killed: bool) -> (&'static str, String
 async fn launch(agent: &mut Agent, flags: &Flags, info: &Value) -> Task {
     agent.launched(info);
     agent.update(info, "TASK_STARTING", "", json!({})).await;
-    let child = command(flags, info).and_then(|mut command| {
-        let spawned = command.process_group(0).spawn();
-        spawned
+    let spawned = command(flags, info).and_then(|mut command| {
+        command
+            .process_group(0)
+            .spawn()
             .with_context(|| format!("cannot start {}", command.as_std().get_program().display()))
     });
-    let child = match child {
+    let child = match spawned {
         Ok(child) => {
             agent.update(info, "TASK_RUNNING", "", json!({})).await;
             Some(child)
@@ -187,7 +188,7 @@ async fn launch(agent: &mut Agent, flags: &Flags, info: &Value) -> Task {
     }
 }
 
-/// The environment of the task: the executor's, the image's, the task's own, the later ones first.
+/// The environment of the task: the executor's, the image's and the task's. Later ones override.
 fn environment(flags: &Flags, info: &Value) -> Result<BTreeMap<String, String>> {
     let mut all: BTreeMap<String, String> = env::vars().collect();
     // Variables for the executor only.
@@ -209,22 +210,25 @@ fn environment(flags: &Flags, info: &Value) -> Result<BTreeMap<String, String>> 
 }
 
 fn command(flags: &Flags, info: &Value) -> Result<Command> {
-    let told = flags.json("task_command")?;
-    let wanted = told.as_ref().unwrap_or(&info["command"]);
+    let flag = flags.json("task_command")?;
+    let command_info = flag.as_ref().unwrap_or(&info["command"]);
     let environment = environment(flags, info)?;
     if let Some(rootfs) = flags.get("rootfs") {
-        return contained(flags, wanted, &environment, rootfs);
+        return contained(flags, command_info, &environment, rootfs);
     }
-    let value = wanted["value"].as_str().unwrap_or_default();
+    let value = command_info["value"].as_str().unwrap_or_default();
     // Absent means true: the default of CommandInfo.
-    let mut command = if wanted["shell"].as_bool().unwrap_or(true) {
+    let mut command = if command_info["shell"].as_bool().unwrap_or(true) {
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(value);
         shell
     } else {
         let mut command = Command::new(value);
-        let arguments = wanted["arguments"].as_array().into_iter().flatten();
-        let mut arguments = arguments.filter_map(Value::as_str);
+        let mut arguments = command_info["arguments"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
         if let Some(name) = arguments.next() {
             command.arg0(name);
         }
@@ -238,7 +242,7 @@ fn command(flags: &Flags, info: &Value) -> Result<Command> {
 /// A task with an image: mesos-containerizer enters the root filesystem and runs it.
 fn contained(
     flags: &Flags,
-    wanted: &Value,
+    command_info: &Value,
     environment: &BTreeMap<String, String>,
     rootfs: &str,
 ) -> Result<Command> {
@@ -246,7 +250,7 @@ fn contained(
         .get("sandbox_directory")
         .unwrap_or("/mnt/mesos/sandbox");
     let mut launch = json!({
-        "command": wanted,
+        "command": command_info,
         "rootfs": rootfs,
         "working_directory": flags.get("working_directory").unwrap_or(sandbox),
         "environment": {"variables": environment.iter()
@@ -275,12 +279,12 @@ fn contained(
     }
     let directory = flags
         .get("launcher_dir")
-        .context("the agent gives no --launcher_dir")?;
+        .context("--launcher_dir is missing")?;
     let mut command = Command::new(format!("{directory}/mesos-containerizer"));
     command
         .arg("launch")
         .arg(format!("--launch_info={launch}"))
-        // What is mounted for the task is not seen by the executor.
+        // The executor does not see the mounts of the task.
         .arg("--unshare_namespace_mnt=true");
     Ok(command)
 }

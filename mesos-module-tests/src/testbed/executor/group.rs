@@ -18,19 +18,19 @@ use super::command::verdict;
 /// The grace period of a killed task that has none of its own.
 const KILL_GRACE_PERIOD: Duration = Duration::from_secs(3);
 
-/// How long to wait before an agent that is away or still recovering is asked again.
+/// Delay before a call is repeated while the agent is disconnected or recovering.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// How a nested container ended.
-struct Ended {
+/// The end of a nested container.
+struct ContainerEnd {
     task: String,
-    /// The wait status, the agent's words.
+    /// The wait status, and the body of the agent's response.
     outcome: Result<(Option<i32>, Value), String>,
 }
 
 struct Task {
     info: Value,
-    /// Tasks of one group live and die together.
+    /// If a task of a group fails, all of the group are killed.
     group: usize,
     container: Value,
     killed: bool,
@@ -43,16 +43,16 @@ struct Executor {
     parent: Value,
     tasks: BTreeMap<String, Task>,
     groups: usize,
-    ended: mpsc::UnboundedSender<Ended>,
-    /// Nothing more is launched.
-    leaving: bool,
+    ended: mpsc::UnboundedSender<ContainerEnd>,
+    /// Whether the agent has sent `SHUTDOWN`. Nothing is launched after it.
+    shutting_down: bool,
 }
 
 pub(super) async fn run() -> Result<()> {
     let (agent, subscribed) = Agent::connect().await?;
     let parent = subscribed["container_id"].clone();
     if parent.is_null() {
-        bail!("the agent does not say which container this is");
+        bail!("the agent sent no container id");
     }
     let (ended, mut inbox) = mpsc::unbounded_channel();
     let mut executor = Executor {
@@ -62,19 +62,19 @@ pub(super) async fn run() -> Result<()> {
         tasks: BTreeMap::new(),
         groups: 0,
         ended,
-        leaving: false,
+        shutting_down: false,
     };
     loop {
-        let idle = executor.tasks.is_empty() && (executor.groups > 0 || executor.leaving);
+        let idle = executor.tasks.is_empty() && (executor.groups > 0 || executor.shutting_down);
         if idle && executor.agent.is_settled() {
             return Ok(());
         }
         tokio::select! {
             event = executor.agent.next() => match event {
                 Event::Api(event) => executor.on_event(&event).await?,
-                // The waits of the old connection have ended with it and begin again by themselves.
-                Event::Back => {}
-                Event::Gone => return Ok(()),
+                // Waits that ended with the old connection are repeated in `wait`.
+                Event::Reconnected => {}
+                Event::Lost => return Ok(()),
             },
             Some(ended) = inbox.recv() => executor.on_end(ended).await,
         }
@@ -84,7 +84,7 @@ pub(super) async fn run() -> Result<()> {
 impl Executor {
     async fn on_event(&mut self, event: &Value) -> Result<()> {
         match event["type"].as_str().unwrap_or_default() {
-            "LAUNCH_GROUP" if !self.leaving => {
+            "LAUNCH_GROUP" if !self.shutting_down => {
                 self.launch(&event["launch_group"]["task_group"]["tasks"])
                     .await;
             }
@@ -95,12 +95,12 @@ impl Executor {
                 self.kill(id, &event["kill"]["kill_policy"]).await;
             }
             "SHUTDOWN" => {
-                self.leaving = true;
+                self.shutting_down = true;
                 for id in self.tasks.keys().cloned().collect::<Vec<_>>() {
                     self.kill(&id, &Value::Null).await;
                 }
             }
-            "ERROR" => bail!("the agent says: {}", event["error"]["message"]),
+            "ERROR" => bail!("the agent sent an error: {}", event["error"]["message"]),
             _ => {}
         }
         Ok(())
@@ -133,7 +133,7 @@ impl Executor {
             if let Err(error) = self.start(&id).await {
                 let message = format!("{error:#}");
                 let outcome = Err(message);
-                self.on_end(Ended { task: id, outcome }).await;
+                self.on_end(ContainerEnd { task: id, outcome }).await;
             }
         }
     }
@@ -164,34 +164,37 @@ impl Executor {
         let task = id.to_owned();
         tokio::spawn(async move {
             let outcome = wait(&operator, &container).await;
-            // Nobody listens once the executor ends.
-            let _ = ended.send(Ended { task, outcome });
+            // Fails when the executor has ended.
+            let _ = ended.send(ContainerEnd { task, outcome });
         });
         Ok(())
     }
 
-    async fn on_end(&mut self, ended: Ended) {
+    async fn on_end(&mut self, ended: ContainerEnd) {
         let Some(task) = self.tasks.remove(&ended.task) else {
             return;
         };
         let mut more = json!({"container_status": {"container_id": task.container}});
         let (state, message) = match ended.outcome {
             Err(message) => ("TASK_FAILED", message),
-            Ok((Some(status), told)) => {
+            Ok((Some(status), response)) => {
                 let (state, message) = verdict(ExitStatus::from_raw(status), task.killed);
-                // What the agent knows better: a limitation that ended the container.
-                let state = match told["state"].as_str() {
+                // The agent reports it if a limitation ended the container.
+                let state = match response["state"].as_str() {
                     Some("TASK_FAILED") if !task.killed => "TASK_FAILED",
                     _ => state,
                 };
-                if told["reason"].is_string() {
-                    more["reason"] = told["reason"].clone();
+                if response["reason"].is_string() {
+                    more["reason"] = response["reason"].clone();
                 }
-                let said = told["message"].as_str().map(|said| format!(": {said}"));
-                (state, message + &said.unwrap_or_default())
+                let detail = response["message"]
+                    .as_str()
+                    .map(|detail| format!(": {detail}"))
+                    .unwrap_or_default();
+                (state, message + &detail)
             }
-            Ok((None, told)) => {
-                let message = told["message"].as_str().unwrap_or("Container ended");
+            Ok((None, response)) => {
+                let message = response["message"].as_str().unwrap_or("Container ended");
                 let state = if task.killed {
                     "TASK_KILLED"
                 } else {
@@ -262,13 +265,13 @@ async fn wait(operator: &Operator, container: &Value) -> Result<(Option<i32>, Va
                           "wait_nested_container": {"container_id": container}});
         match operator.call(call).await {
             Ok((200, body)) => {
-                let told: Value = serde_json::from_str(&body).unwrap_or_default();
-                let told = told["wait_nested_container"].clone();
-                let status = told["exit_status"].as_i64();
-                return Ok((status.and_then(|status| status.try_into().ok()), told));
+                let mut body: Value = serde_json::from_str(&body).unwrap_or_default();
+                let response = body["wait_nested_container"].take();
+                let status = response["exit_status"].as_i64();
+                return Ok((status.and_then(|status| status.try_into().ok()), response));
             }
             Ok((404, body)) if is_unknown(&body) => {
-                return Err("the container's end was not seen by the agent".to_owned());
+                return Err("the agent did not see the end of the container".to_owned());
             }
             Ok(_) | Err(_) => sleep(RETRY_DELAY).await,
         }

@@ -1,13 +1,13 @@
 //! The executors that the agent starts: one for command tasks, one for task groups.
 //!
-//! They run inside the container, in its network namespace, and speak the v1 HTTP executor API to
-//! the agent at its own address.
+//! They run inside the container, in its network namespace, and use the v1 HTTP executor API at the
+//! agent's address.
 //!
 //! Invariants:
-//! - An update is kept until the agent has acknowledged it; after a restart of a checkpointing
-//!   agent all of the kept ones are sent again, in order.
-//! - An executor ends with its last task once everything is acknowledged, when the agent says so,
-//!   or when the agent stays away for longer than it may.
+//! - An update is kept until the agent has acknowledged it. After a restart of a checkpointing agent
+//!   all kept updates are sent again, in order.
+//! - An executor ends when its last task has ended and everything is acknowledged, when the agent
+//!   shuts it down, or when the agent does not reconnect within its recovery timeout.
 
 mod agent;
 mod command;
@@ -31,7 +31,7 @@ pub fn main(arguments: &[String]) -> Result<()> {
     }
 }
 
-/// Hundreds of executors run at once: each has one thread.
+/// One thread: hundreds of executors run at the same time.
 fn run(executor: impl Future<Output = Result<()>>) -> Result<()> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! The one task that talks to the master for a framework.
+//! The task that sends all requests of a framework to the master.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use contrail_mesos_api::recordio::Decoder;
 /// Between two attempts to reach the master.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// What the handles ask of the actor.
+/// A request of a handle to the actor.
 #[derive(Debug)]
 pub(super) enum Request {
     Launch(Box<Launch>, oneshot::Sender<Placement>),
@@ -25,7 +25,7 @@ pub(super) enum Request {
     Stop,
 }
 
-/// Subscribes, then goes on in a task of its own. Returns the framework's id.
+/// Subscribes, and spawns the actor. Returns the framework's id.
 pub(super) async fn start(
     master: &str,
     options: Options,
@@ -41,11 +41,11 @@ pub(super) async fn start(
         waiting: VecDeque::new(),
         shared,
     };
-    let deadline = Instant::now() + actor.options.patience;
+    let deadline = Instant::now() + actor.options.subscribe_timeout;
     let stream = loop {
         let failure = match actor.subscribe().await {
             Ok(stream) => break stream,
-            // It will not change its mind about what it has understood.
+            // The master will refuse the same request again.
             Err(FrameworkError::Refused { call, status, body }) if status == 400 => {
                 return Err(FrameworkError::Refused { call, status, body });
             }
@@ -54,7 +54,7 @@ pub(super) async fn start(
         if Instant::now() > deadline {
             return Err(FrameworkError::NoMaster {
                 master: master.to_owned(),
-                waited: actor.options.patience,
+                waited: actor.options.subscribe_timeout,
                 last: describe(&failure),
             });
         }
@@ -75,14 +75,14 @@ fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The subscription's response, and what of it has not been cut into events yet.
+/// The subscription's response, and the part of it that is not decoded yet.
 struct Stream {
     response: reqwest::Response,
     decoder: Decoder,
 }
 
 impl Stream {
-    /// The next event; none once the connection is lost. May be dropped while it waits.
+    /// The next event, or `None` after the connection was lost. Cancel safe.
     async fn next(&mut self) -> Option<Value> {
         loop {
             match self.decoder.next_record() {
@@ -110,9 +110,9 @@ impl Stream {
     }
 }
 
-/// Whether there is more to do.
+/// Whether the actor continues.
 enum Next {
-    Go,
+    Continue,
     Stop,
 }
 
@@ -137,23 +137,23 @@ impl Actor {
                     } else {
                         info!("framework {}: lost the Mesos master, subscribing again", self.id());
                         stream = None;
-                        Next::Go
+                        Next::Continue
                     },
                     request = inbox.recv() => self.on_request(request).await,
                 },
                 None => match self.subscribe().await {
                     Ok(connected) => {
                         stream = Some(connected);
-                        // What happened meanwhile is asked for, as every framework must.
-                        self.tell(json!({"type": "RECONCILE", "reconcile": {"tasks": []}}))
+                        // The master does not send the updates since the loss by itself.
+                        self.post_or_log(json!({"type": "RECONCILE", "reconcile": {"tasks": []}}))
                             .await;
-                        self.ask_for_offers().await;
-                        Next::Go
+                        self.revive().await;
+                        Next::Continue
                     }
                     Err(error) => {
                         debug!("framework {}: {}", self.id(), describe(&error));
                         tokio::select! {
-                            () = sleep(RETRY_DELAY) => Next::Go,
+                            () = sleep(RETRY_DELAY) => Next::Continue,
                             request = inbox.recv() => self.on_request(request).await,
                         }
                     }
@@ -187,7 +187,7 @@ impl Actor {
         }
         let call = json!({"type": "SUBSCRIBE", "subscribe": {
             "framework_info": info,
-            // Nothing is offered before something waits to be launched.
+            // No offers until a launch waits.
             "suppressed_roles": [self.options.role],
         }});
         let response = self.post(call).await?;
@@ -214,7 +214,7 @@ impl Actor {
             }
         }
         Err(FrameworkError::Ended(
-            ": the stream broke at once".to_owned(),
+            ": the stream ended before its first event".to_owned(),
         ))
     }
 
@@ -240,8 +240,8 @@ impl Actor {
         })
     }
 
-    /// A call of which a failure is only worth a line: the master sends again what it misses.
-    async fn tell(&self, call: Value) {
+    /// Sends a call, and logs its failure: the master repeats events that are not acknowledged.
+    async fn post_or_log(&self, call: Value) {
         if let Err(error) = self.post(call).await {
             warn!("framework {}: {}", self.id(), describe(&error));
         }
@@ -251,7 +251,7 @@ impl Actor {
         match request {
             Some(Request::Launch(launch, reply)) => {
                 self.waiting.push_back((*launch, reply));
-                self.ask_for_offers().await;
+                self.revive().await;
             }
             Some(Request::Call(call, reply)) => {
                 let result = self.post(call).await.map(|_| ());
@@ -259,12 +259,12 @@ impl Actor {
             }
             Some(Request::Stop) | None => return Next::Stop,
         }
-        Next::Go
+        Next::Continue
     }
 
-    async fn ask_for_offers(&self) {
+    async fn revive(&self) {
         if !self.waiting.is_empty() {
-            self.tell(json!({"type": "REVIVE"})).await;
+            self.post_or_log(json!({"type": "REVIVE"})).await;
         }
     }
 
@@ -274,13 +274,16 @@ impl Actor {
             "UPDATE" => self.on_update(&event["update"]["status"]).await,
             "ERROR" => {
                 let message = event["error"]["message"].as_str().unwrap_or_default();
-                warn!("framework {}: the Mesos master says: {message}", self.id());
+                warn!(
+                    "framework {}: the Mesos master sent an error: {message}",
+                    self.id()
+                );
                 UpdateLog::lock(&self.shared).end(message.to_owned());
                 return Next::Stop;
             }
             _ => {}
         }
-        Next::Go
+        Next::Continue
     }
 
     async fn on_update(&self, status: &Value) {
@@ -295,7 +298,7 @@ impl Actor {
         UpdateLog::lock(&self.shared).record(&update);
         // Only updates that need an acknowledgement have an id.
         if let (Some(uuid), Some(agent)) = (status.get("uuid"), update.agent_id) {
-            self.tell(json!({"type": "ACKNOWLEDGE", "acknowledge": {
+            self.post_or_log(json!({"type": "ACKNOWLEDGE", "acknowledge": {
                 "agent_id": {"value": agent},
                 "task_id": {"value": update.task_id},
                 "uuid": uuid,
@@ -313,45 +316,45 @@ impl Actor {
             let mut remaining = RemainingOffer::of(offer, &self.options.role);
             let mut operations = Vec::new();
             let mut replies = Vec::new();
-            let mut left = VecDeque::new();
+            let mut waiting = VecDeque::new();
             let framework = self.id().to_owned();
             for (launch, reply) in self.waiting.drain(..) {
                 let Some(taken) = launch.take(&mut remaining) else {
-                    left.push_back((launch, reply));
+                    waiting.push_back((launch, reply));
                     continue;
                 };
                 let (operation, place) = launch.operation(&framework, agent, hostname, taken);
                 operations.push(operation);
                 replies.push((reply, place));
             }
-            self.waiting = left;
+            self.waiting = waiting;
             if operations.is_empty() {
                 unused.push(offer["id"].clone());
                 continue;
             }
-            self.tell(json!({"type": "ACCEPT", "accept": {
+            self.post_or_log(json!({"type": "ACCEPT", "accept": {
                 "offer_ids": [offer["id"]],
                 "operations": operations,
                 "filters": {"refuse_seconds": 0.0},
             }}))
             .await;
             for (reply, place) in replies {
-                // A caller that went away has lost interest, not the launch.
+                // The launch is valid even if its caller does not wait any more.
                 let _ = reply.send(place);
             }
         }
         if !unused.is_empty() {
-            self.tell(json!({"type": "DECLINE", "decline": {
+            self.post_or_log(json!({"type": "DECLINE", "decline": {
                 "offer_ids": unused,
                 "filters": {"refuse_seconds": 0.0},
             }}))
             .await;
         }
         if self.waiting.is_empty() {
-            self.tell(json!({"type": "SUPPRESS"})).await;
+            self.post_or_log(json!({"type": "SUPPRESS"})).await;
         } else if self.waiting.len() < before {
-            self.tell(json!({"type": "REVIVE"})).await;
+            self.post_or_log(json!({"type": "REVIVE"})).await;
         }
-        // Otherwise nothing fitted: the next regular allocation offers again what there is by then.
+        // Otherwise nothing fitted, and the next allocation cycle brings new offers.
     }
 }

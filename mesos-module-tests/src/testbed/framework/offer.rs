@@ -61,20 +61,20 @@ impl RemainingOffer {
     ) -> Option<Allocation> {
         let mut taken = Allocation::default();
         let allocation = json!({"role": self.role});
-        for ((name, left), wanted) in self.scalars.iter_mut().zip([cpus, mem, disk]) {
-            if wanted <= 0.0 {
+        for ((name, remaining), requested) in self.scalars.iter_mut().zip([cpus, mem, disk]) {
+            if requested <= 0.0 {
                 continue;
             }
             // Mesos rounds to thousandths.
-            if *left + 0.0005 < wanted {
+            if *remaining + 0.0005 < requested {
                 return None;
             }
-            *left -= wanted;
+            *remaining -= requested;
             taken.resources.push(json!({"name": name, "type": "SCALAR",
-                "scalar": {"value": wanted}, "allocation_info": allocation}));
+                "scalar": {"value": requested}, "allocation_info": allocation}));
         }
-        for wanted in ports {
-            taken.ports.push(self.take_port(*wanted)?);
+        for requested in ports {
+            taken.ports.push(self.take_port(*requested)?);
         }
         if !taken.ports.is_empty() {
             let ranges: Vec<Value> = taken
@@ -90,11 +90,12 @@ impl RemainingOffer {
         Some(taken)
     }
 
-    fn take_port(&mut self, wanted: u16) -> Option<u16> {
-        let fits = |&(begin, end): &(u16, u16)| wanted == 0 || (begin..=end).contains(&wanted);
+    fn take_port(&mut self, requested: u16) -> Option<u16> {
+        let fits =
+            |&(begin, end): &(u16, u16)| requested == 0 || (begin..=end).contains(&requested);
         let range = self.ports.iter().position(fits)?;
         let (begin, end) = self.ports.remove(range);
-        let port = if wanted == 0 { begin } else { wanted };
+        let port = if requested == 0 { begin } else { requested };
         if begin < port {
             self.ports.push((begin, port - 1));
         }

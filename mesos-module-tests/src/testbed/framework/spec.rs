@@ -1,4 +1,4 @@
-//! What a framework launches, and how it takes its part of an offer.
+//! Tasks and task groups to launch, and the allocation of their resources from an offer.
 
 use std::fmt;
 
@@ -13,11 +13,11 @@ pub struct Placement {
     pub agent_id: String,
     /// The agent's host name.
     pub hostname: String,
-    /// The host ports that it was given, in the order in which they were asked for.
+    /// The allocated host ports, in the order of the request.
     pub ports: Vec<u16>,
 }
 
-/// Completes a `TaskInfo` once its place is known.
+/// Completes a `TaskInfo` after its placement.
 type Completion = Box<dyn FnOnce(&mut Value, &Placement) + Send + Sync>;
 
 /// A task to launch: its resources, and a `TaskInfo` without agent and resources.
@@ -75,14 +75,14 @@ impl TaskSpec {
         self
     }
 
-    /// Sets what the task takes of an offer, besides ports.
+    /// Sets the resources of the task besides ports.
     #[must_use]
     pub fn resources(mut self, cpus: f64, mem: f64, disk: f64) -> Self {
         (self.cpus, self.mem, self.disk) = (cpus, mem, disk);
         self
     }
 
-    /// Asks for host ports; zero means any.
+    /// Requests host ports; zero means any.
     #[must_use]
     pub fn ports(mut self, ports: &[u16]) -> Self {
         self.ports = ports.to_vec();
@@ -125,7 +125,7 @@ impl TaskSpec {
         self
     }
 
-    /// Lets `completion` change the `TaskInfo` once its place, with its ports, is known.
+    /// Lets `completion` change the `TaskInfo` after its placement, when its ports are known.
     #[must_use]
     pub fn complete(
         mut self,
@@ -198,7 +198,7 @@ fn object<'a>(parent: &'a mut Map<String, Value>, field: &str) -> &'a mut Map<St
     if !value.is_object() {
         *value = json!({});
     }
-    // It is an object by now, whatever the caller had set.
+    // Replaced with an object above if it was none.
     value.as_object_mut().unwrap_or_else(|| unreachable!())
 }
 
@@ -221,7 +221,7 @@ pub(super) enum Launch {
     Group(GroupSpec),
 }
 
-/// What an executor takes for itself; the master wants some of each.
+/// The resources of an executor: cpus, memory and disk. The master requires some of each.
 const EXECUTOR: (f64, f64, f64) = (0.01, 32.0, 1.0);
 
 impl Launch {
@@ -250,13 +250,13 @@ impl Launch {
         Some(all)
     }
 
-    /// The operation that launches it on what was taken.
+    /// The operation that launches it with its allocations.
     pub(super) fn operation(
         self,
         framework: &str,
         agent: &str,
         hostname: &str,
-        taken: Vec<Allocation>,
+        allocations: Vec<Allocation>,
     ) -> (Value, Placement) {
         let mut place = Placement {
             agent_id: agent.to_owned(),
@@ -264,12 +264,12 @@ impl Launch {
             ports: Vec::new(),
         };
         let mut ports = Vec::new();
-        let mut taken = taken.into_iter();
+        let mut allocations = allocations.into_iter();
         let mut next = |place: &mut Placement| {
-            let part = taken.next().unwrap_or_default();
-            place.ports.clone_from(&part.ports);
-            ports.extend(part.ports);
-            part.resources
+            let allocation = allocations.next().unwrap_or_default();
+            place.ports.clone_from(&allocation.ports);
+            ports.extend(allocation.ports);
+            allocation.resources
         };
         let operation = match self {
             Self::Task(task) => {

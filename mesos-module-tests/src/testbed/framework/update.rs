@@ -14,9 +14,9 @@ pub struct TaskUpdate {
     pub task_id: String,
     /// Its state from now on.
     pub state: TaskState,
-    /// Why, as an enumeration value of Mesos.
+    /// The reason, as an enumeration value of Mesos.
     pub reason: Option<String>,
-    /// Why, in words.
+    /// The reason for people.
     pub message: String,
     /// The reporter: `SOURCE_EXECUTOR`, `SOURCE_AGENT` or `SOURCE_MASTER`.
     pub source: Option<String>,
@@ -28,7 +28,7 @@ pub struct TaskUpdate {
     pub container_id: Vec<String>,
     /// The process id of the executor in the agent's process namespace.
     pub executor_pid: Option<i32>,
-    /// `container_status.network_infos` as they came.
+    /// `container_status.network_infos`, unchanged.
     pub network_infos: Vec<Value>,
     /// The labels of the status.
     pub labels: BTreeMap<String, String>,
@@ -37,7 +37,7 @@ pub struct TaskUpdate {
 }
 
 impl TaskUpdate {
-    /// Reads a `TaskStatus`; none if it lacks what every one of them has.
+    /// Reads a `TaskStatus`. `None` if a required field is missing.
     pub(super) fn read(status: &Value) -> Option<Self> {
         let text = |pointer: &str| {
             status
@@ -128,7 +128,7 @@ mod tests {
             },
             "labels": {"labels": [{"key": "mac", "value": "02:00"}, {"key": "bare"}]},
         });
-        let update = TaskUpdate::read(&status).expect("it is a status");
+        let update = TaskUpdate::read(&status).expect("a valid status");
         assert_eq!(update.state, TaskState::TaskRunning);
         assert_eq!(update.container_id, ["a", "b", "c"]);
         assert_eq!(update.executor_pid, Some(42));

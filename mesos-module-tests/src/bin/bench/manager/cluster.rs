@@ -1,4 +1,4 @@
-//! What the simulated cluster is: the same tasks to Mesos, Marathon and the VNC API.
+//! The simulated cluster: the same tasks in Mesos, Marathon and the VNC API.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,17 +15,16 @@ use contrail_mesos_sim::vnc::Handle;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// So many tasks are on an agent, and of an app.
 const TASKS_PER_AGENT: usize = 20;
 pub(crate) const TASKS_PER_APP: usize = 50;
-/// Containers whose tasks Mesos has not reported yet. They are launched to measure writes.
+/// Tasks that Mesos does not report at first. They are launched to measure writes.
 pub(crate) const WAITING_TASKS: usize = 600;
 const FRAMEWORK: &str = "6b8a02bb-2f3c-4f36-a6a1-b9a1a33d1f0a-0000";
 const PROJECT: [&str; 2] = ["default-domain", "mesos-default"];
 const NETWORK: &str = "mesos-default-pod-task-network";
 const GROUP: &str = "web";
 
-/// A cluster of that many tasks, and those that wait.
+/// A cluster of `tasks` running tasks and [`WAITING_TASKS`] more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cluster {
     pub(crate) tasks: usize,
@@ -41,7 +40,7 @@ impl Cluster {
     }
 
     fn container(number: usize) -> Uuid {
-        // As random ones: hashed and sorted without an order.
+        // Like random ids: in no order.
         Uuid::new_v5(&Uuid::NAMESPACE_OID, &number.to_be_bytes())
     }
 
@@ -59,7 +58,7 @@ impl Cluster {
         format!("/shop/web{}", number / TASKS_PER_APP)
     }
 
-    /// As Marathon 1.11 names it.
+    /// The task id in the form of Marathon 1.11.
     pub(crate) fn task_id(number: usize) -> String {
         let instance = Self::container(number + (1 << 40));
         format!(
@@ -99,7 +98,7 @@ impl Cluster {
         })
     }
 
-    /// Tells the master everything but the tasks that wait.
+    /// Adds everything to the master except the waiting tasks.
     pub(crate) fn fill_master(self, master: &Master) -> Result<()> {
         master.add_framework(FRAMEWORK, "marathon");
         for number in 0..self.agents() {
@@ -115,16 +114,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// What Marathon lists: apps, the tasks that wait included.
+    /// Marathon's list of apps, with the waiting tasks.
     pub(crate) fn apps(self) -> Result<Vec<Value>> {
         let all = self.tasks + WAITING_TASKS;
         (0..all.div_ceil(TASKS_PER_APP))
             .map(|app| {
                 let first = app * TASKS_PER_APP;
-                let tasks: Result<Vec<_>> = (first..all.min(first + TASKS_PER_APP))
+                let tasks = (first..all.min(first + TASKS_PER_APP))
                     .map(|number| self.marathon_task(number))
-                    .collect();
-                let tasks = tasks?;
+                    .collect::<Result<Vec<_>>>()?;
                 Ok(json!({
                     "id": Self::app(first), "cmd": "sleep 1000", "cpus": 0.1, "mem": 64,
                     "instances": tasks.len(), "labels": {},
@@ -149,7 +147,7 @@ impl Cluster {
         }))
     }
 
-    /// Makes the objects that the manager makes, complete but for the names of those that wait.
+    /// Creates the objects of all containers. Those of waiting tasks have no names from Mesos yet.
     pub(crate) fn fill_vnc(self, vnc: &Handle) -> Result<()> {
         create(vnc, &named::<Domain>(&PROJECT[..1])).ok();
         create(vnc, &named::<Project>(&PROJECT))?;
@@ -198,8 +196,9 @@ impl Cluster {
             ("cluster", "mesos".to_owned()),
             ("agent", Self::host(agent)),
         ];
-        let names = [("application", Self::app(number)), ("task", task.clone())];
-        let names = names.into_iter().filter(|_| has_names);
+        let names = [("application", Self::app(number)), ("task", task.clone())]
+            .into_iter()
+            .filter(|_| has_names);
 
         let mut object: VirtualMachine = named(&[&name]);
         object.common.uuid = Some(machine);
@@ -218,7 +217,7 @@ impl Cluster {
                 .chain(more.into_iter().filter(|_| has_names)),
         );
         if has_names {
-            // What Marathon calls the instance is what people know.
+            // The manager uses the task id of Marathon as display name.
             object.common.display_name = Some(task.clone());
         }
         create(vnc, &object)?;
@@ -259,7 +258,7 @@ fn annotations(pairs: impl Iterator<Item = (&'static str, String)>) -> KeyValues
 }
 
 fn create<T: Object>(vnc: &Handle, object: &T) -> Result<()> {
-    let made = vnc.create(T::TYPE, serde_json::to_value(object)?);
-    let failed = |problem| anyhow!("the {} {}: {problem}", T::TYPE, object.common().fq_name);
-    made.map(drop).map_err(failed)
+    vnc.create(T::TYPE, serde_json::to_value(object)?)
+        .map(drop)
+        .map_err(|problem| anyhow!("the {} {}: {problem}", T::TYPE, object.common().fq_name))
 }

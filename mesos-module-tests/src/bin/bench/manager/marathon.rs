@@ -19,13 +19,13 @@ use tokio::time::sleep;
 const ATTACHED: &str =
     "event: event_stream_attached\r\ndata: {\"remoteAddress\":\"127.0.0.1\"}\r\n\r\n";
 
-/// Serves these apps, with the runtime.
+/// Serves these apps until the runtime ends.
 pub(crate) async fn serve(apps: Vec<Value>) -> Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let apps = Bytes::from(json!({ "apps": apps }).to_string());
     let router = Router::new()
-        // Marathon's own path begins with what was a parameter once.
+        // The path /v2/pods/::status looks like a path parameter of axum 0.7.
         .without_v07_checks()
         .route(
             "/v2/info",

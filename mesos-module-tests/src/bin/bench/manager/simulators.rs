@@ -1,5 +1,5 @@
-//! The simulators around the manager, in their own process so that its memory and CPU are not
-//! counted as the manager's, and the control connection to them.
+//! The simulators around the manager, and the control connection to them. They run in a separate
+//! process, so that their memory and CPU are not counted as the manager's.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -23,10 +23,10 @@ use super::cluster::{Cluster, WAITING_TASKS};
 use super::marathon;
 
 const WRITE_TIMEOUT: Duration = Duration::from_mins(2);
-/// How long between two launches, while others change as well.
+/// Delay between two launches while other tasks change.
 const LAUNCH_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Where they are.
+/// The addresses of the simulators, and the number of running tasks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Addresses {
     pub(crate) tasks: usize,
@@ -37,17 +37,17 @@ pub(crate) struct Addresses {
     pub(crate) control: String,
 }
 
-/// A command, sent as a line of JSON and answered by one.
+/// A command, sent as a line of JSON. The response is a line of JSON, too.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// So many tasks change, one after another, as fast as it goes.
+    /// Changes this number of tasks, one after another, as fast as possible.
     Change(usize),
-    /// So many containers get a wrong display name.
+    /// Sets a wrong display name on this number of containers.
     Spoil(usize),
-    /// So many of the tasks that wait run, one after another, while others change so many times a
-    /// second. The answer: milliseconds until the first write of each.
+    /// Launches `count` of the waiting tasks, one after another, while `beside` other tasks change
+    /// every second. The response has the milliseconds until the first write of each.
     Launch { count: usize, beside: usize },
-    /// How many objects were written.
+    /// Returns the number of writes.
     Writes,
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn run(tasks: usize) -> Result<()> {
     let simulators = runtime.block_on(Simulators::start(tasks))?;
     println!("{}", serde_json::to_string(&simulators.addresses)?);
     let handle = runtime.handle().clone();
-    std::thread::spawn(move || simulators.obey(&handle));
+    std::thread::spawn(move || simulators.serve(&handle));
     let mut nothing = vec![];
     std::io::stdin().read_to_end(&mut nothing)?;
     Ok(())
@@ -77,7 +77,7 @@ struct Simulators {
     launched: AtomicU64,
 }
 
-/// What was written to the API server.
+/// The writes to the API server.
 #[derive(Default)]
 struct WriteLog {
     writes: AtomicU64,
@@ -107,7 +107,7 @@ impl Simulators {
     async fn start(tasks: usize) -> Result<Self> {
         let cluster = Cluster { tasks };
         let options = Options {
-            // Bodies of hundreds of thousands of requests would be kept.
+            // The default keeps too many request bodies.
             log_limit: 1000,
             ..Options::default()
         };
@@ -138,24 +138,25 @@ impl Simulators {
         })
     }
 
-    fn obey(&self, runtime: &Runtime) -> Result<()> {
+    fn serve(&self, runtime: &Runtime) -> Result<()> {
         for stream in self.control.incoming() {
             let mut stream = BufReader::new(stream?);
             let mut line = String::new();
             while stream.read_line(&mut line)? > 0 {
                 let order: Order = serde_json::from_str(&line)?;
-                let answer = runtime.block_on(self.carry_out(order));
-                let answer = answer.map_err(|error| format!("{error:#}"));
-                let mut text = serde_json::to_string(&answer)?;
-                text.push('\n');
-                stream.get_mut().write_all(text.as_bytes())?;
+                let response = runtime
+                    .block_on(self.execute(order))
+                    .map_err(|error| format!("{error:#}"));
+                let mut response = serde_json::to_string(&response)?;
+                response.push('\n');
+                stream.get_mut().write_all(response.as_bytes())?;
                 line.clear();
             }
         }
         Ok(())
     }
 
-    async fn carry_out(&self, order: Order) -> Result<Vec<f64>> {
+    async fn execute(&self, order: Order) -> Result<Vec<f64>> {
         match order {
             Order::Change(count) => {
                 self.change(count)?;
@@ -167,9 +168,9 @@ impl Simulators {
                     let machine = Cluster::machine(number * self.cluster.tasks / count);
                     self.client.update::<VirtualMachine>(machine, patch).await
                 });
-                let mut spoilt = stream::iter(spoil).buffer_unordered(16);
-                while let Some(done) = spoilt.next().await {
-                    done?;
+                let mut updates = stream::iter(spoil).buffer_unordered(16);
+                while let Some(result) = updates.next().await {
+                    result?;
                 }
                 Ok(vec![])
             }
@@ -191,8 +192,7 @@ impl Simulators {
 
     async fn launch(&self, count: usize, beside: usize) -> Result<Vec<f64>> {
         let others = async {
-            let each = Duration::from_millis(10);
-            let mut tick = tokio::time::interval(each);
+            let mut tick = tokio::time::interval(Duration::from_millis(10));
             loop {
                 tick.tick().await;
                 if let Err(error) = self.change(beside / 100) {
@@ -203,7 +203,7 @@ impl Simulators {
         let launches = async {
             let mut lags = vec![];
             for _ in 0..count {
-                lags.push(self.launch_one().await?);
+                lags.push(self.launch_next().await?);
                 if beside > 0 {
                     sleep(LAUNCH_INTERVAL).await;
                 }
@@ -216,36 +216,43 @@ impl Simulators {
         }
     }
 
-    async fn launch_one(&self) -> Result<f64> {
+    async fn launch_next(&self) -> Result<f64> {
         let launched = self.launched.fetch_add(1, Ordering::Relaxed);
         let number = usize::try_from(launched)?;
-        ensure!(number < WAITING_TASKS, "no more tasks wait");
+        ensure!(
+            number < WAITING_TASKS,
+            "all waiting tasks have been launched"
+        );
         let number = self.cluster.tasks + number;
-        // The interface is written first.
+        // The manager writes the interface first.
         let interface = Cluster::interface(number);
         let task = self.cluster.task(number)?;
         let began = Instant::now();
         self.master.add_task(task);
         let written = async {
             loop {
-                // Its making was before.
-                let first = self.write_log.first.lock();
-                let at = (first.unwrap_or_else(PoisonError::into_inner))
+                // The log began after the interface was created.
+                let first = self
+                    .write_log
+                    .first
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
                     .get(&interface)
                     .copied();
-                if let Some(at) = at {
+                if let Some(at) = first {
                     return at;
                 }
                 sleep(Duration::from_micros(500)).await;
             }
         };
-        let written = timeout(WRITE_TIMEOUT, written).await;
-        let written = written.context("nothing is written for a task that runs")?;
+        let written = timeout(WRITE_TIMEOUT, written)
+            .await
+            .context("nothing is written for a running task")?;
         Ok(written.duration_since(began).as_secs_f64() * 1e3)
     }
 }
 
-/// The other end of the line. Blocks.
+/// The client's end of the control connection. Blocks.
 pub(crate) struct Control(BufReader<TcpStream>);
 
 impl Control {
@@ -261,10 +268,10 @@ impl Control {
         self.0.get_mut().write_all(line.as_bytes())?;
         line.clear();
         self.0.read_line(&mut line)?;
-        let answer: Result<Vec<f64>, String> =
+        let response: Result<Vec<f64>, String> =
             serde_json::from_str(&line).context("the simulators have ended")?;
-        match answer {
-            Ok(answer) => Ok(answer),
+        match response {
+            Ok(figures) => Ok(figures),
             Err(problem) => bail!("{order:?}: {problem}"),
         }
     }

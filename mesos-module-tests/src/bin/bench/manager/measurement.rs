@@ -1,5 +1,5 @@
-//! What is measured, each in a process of its own: the manager, and the bare clients that are its
-//! floor. A process prints what it measured as one line of JSON.
+//! The measurements, each in a separate process: of the manager, and of the bare clients, which are
+//! its floor. A process prints its results as one line of JSON.
 
 use std::time::{Duration, Instant};
 
@@ -22,44 +22,44 @@ use tokio::time::sleep;
 use super::cluster::Cluster;
 use super::simulators::{Addresses, Control, Order};
 
-const PATIENCE: Duration = Duration::from_mins(5);
-/// How often it is looked whether it is done.
+const WAIT_TIMEOUT: Duration = Duration::from_mins(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// Changes that are sent at a time, and that may wait to be taken in.
+/// Changes that are sent at a time.
 const BATCH: usize = 2000;
+/// Changes that the manager may have queued before the next batch is sent.
 const MAX_QUEUED_EVENTS: u64 = 20_000;
 
-/// What a process is for.
+/// The subject of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Role {
-    /// The manager, from its start until nothing is to do
+    /// The manager, from its start until everything is in sync
     Resync,
-    /// The manager, and everything after its start as well
+    /// The manager, with the idle phase, changes and launches
     Whole,
     /// The bare clients
     BareClients,
 }
 
-/// How long something took.
+/// Seconds that something took.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Cost {
     pub(crate) wall: f64,
-    /// Of the process.
+    /// CPU time of the process.
     pub(crate) cpu: f64,
 }
 
-/// What was measured.
+/// The results of a process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Measured {
-    /// From nothing known to nothing to do.
+pub(crate) struct Measurements {
+    /// From the start until everything is in sync.
     pub(crate) resync: Cost,
-    /// Bytes that the process grew by, once it was quiet.
+    /// Growth of the resident memory from the start to the idle phase, in bytes.
     pub(crate) resident: f64,
-    /// The most that it grew by meanwhile.
+    /// Peak growth of the resident memory during the resync, in bytes.
     pub(crate) peak: f64,
-    /// Share of a core when nothing happens.
+    /// Share of a core that the idle phase uses.
     pub(crate) idle: f64,
-    /// A change of a task, until it is decided on.
+    /// For each change of a task, until it is processed.
     pub(crate) change: Cost,
     /// Milliseconds from a task's launch to the write that it leads to.
     pub(crate) lags: Vec<f64>,
@@ -69,10 +69,10 @@ pub(crate) struct Measured {
     pub(crate) decided: f64,
     /// Stores copied as a whole.
     pub(crate) copied: u64,
-    /// Objects written from the start until nothing was to do.
+    /// Objects written from the start until everything is in sync.
     pub(crate) written: f64,
-    /// What would still be written.
-    pub(crate) left: usize,
+    /// Changes that are still to be written at the end.
+    pub(crate) remaining: usize,
 }
 
 /// How much to measure.
@@ -89,20 +89,20 @@ pub(crate) fn run(role: Role, addresses: &Addresses, amount: Amount) -> Result<(
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let measured = runtime.block_on(async {
+    let results = runtime.block_on(async {
         match role {
             Role::Resync => resync(addresses).await,
             Role::Whole => whole(addresses, amount).await,
             Role::BareClients => floor(addresses, amount).await,
         }
     })?;
-    println!("{}", serde_json::to_string(&measured)?);
+    println!("{}", serde_json::to_string(&results)?);
     Ok(())
 }
 
-/// A moment, to tell the cost of what came after it.
+/// The start of a measurement.
 #[derive(Clone, Copy)]
-struct Since {
+struct Stopwatch {
     wall: Instant,
     cpu: Duration,
 }
@@ -117,7 +117,7 @@ fn cpu() -> Result<Duration> {
     Ok(time(usage.user_time()) + time(usage.system_time()))
 }
 
-impl Since {
+impl Stopwatch {
     fn now() -> Result<Self> {
         Ok(Self {
             wall: Instant::now(),
@@ -134,11 +134,13 @@ impl Since {
 }
 
 /// A figure of this process from `/proc/self/status`, in bytes.
-fn memory(of: &str) -> Result<f64> {
+fn memory(field: &str) -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix(of));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    let kib: f64 = kib.with_context(|| format!("no {of}"))?.parse()?;
+    let kib: f64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.split_whitespace().nth(1))
+        .with_context(|| format!("no {field}"))?
+        .parse()?;
     Ok(kib * 1024.0)
 }
 
@@ -163,13 +165,13 @@ fn marathon(addresses: &Addresses) -> Result<MarathonOptions> {
 
 struct Running {
     manager: Manager,
-    measured: Measured,
+    results: Measurements,
     control: Control,
     before: f64,
 }
 
 impl Running {
-    /// Starts a manager, and waits until it has nothing to do.
+    /// Starts a manager, and waits until everything is in sync.
     async fn start(addresses: &Addresses) -> Result<Self> {
         let mut config = Config::new(vnc(addresses)?);
         config.listen.set_port(0);
@@ -180,10 +182,10 @@ impl Running {
         let mut control = Control::connect(addresses)?;
         let written = writes(&mut control)?;
         let before = memory("VmRSS")?;
-        let since = Since::now()?;
+        let stopwatch = Stopwatch::now()?;
         let mut running = Self {
             manager: Manager::start(config).await?,
-            measured: Measured::default(),
+            results: Measurements::default(),
             control,
             before,
         };
@@ -192,10 +194,10 @@ impl Running {
                 stats.lists.iter().all(|lists| *lists > 0) && stats.resynced_lists == stats.lists
             })
             .await?;
-        running.measured.resync = since.cost()?;
-        running.measured.peak = memory("VmHWM")? - before;
-        running.measured.written = writes(&mut running.control)? - written;
-        running.measured.left = running.left()?;
+        running.results.resync = stopwatch.cost()?;
+        running.results.peak = memory("VmHWM")? - before;
+        running.results.written = writes(&mut running.control)? - written;
+        running.results.remaining = running.remaining()?;
         Ok(running)
     }
 
@@ -204,24 +206,24 @@ impl Running {
         Ok(reconciler.stats())
     }
 
-    fn left(&self) -> Result<usize> {
+    fn remaining(&self) -> Result<usize> {
         let reconciler = self.manager.reconciler().context("nothing is followed")?;
         let differences = reconciler.due_changes();
         for planned in differences.iter().take(3) {
-            eprintln!("left: {planned:?}");
+            eprintln!("remaining change: {planned:?}");
         }
         Ok(differences.len())
     }
 
-    /// Waits until this is so, and nothing is in the queue.
-    async fn until(&self, what: &str, is_so: impl Fn(&ReconcileStats) -> bool) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+    /// Waits until `condition` holds and the queue is empty.
+    async fn until(&self, what: &str, condition: impl Fn(&ReconcileStats) -> bool) -> Result<()> {
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let reconciler = self.manager.reconciler().context("nothing is followed")?;
-        while !is_so(&reconciler.stats()) || reconciler.waiting() > 0 {
+        while !condition(&reconciler.stats()) || reconciler.waiting() > 0 {
             if Instant::now() > deadline {
                 let waiting = reconciler.waiting();
                 bail!(
-                    "{what}: not so, with {waiting} waiting: {:?}",
+                    "timed out waiting until {what}, with {waiting} in the queue: {:?}",
                     reconciler.stats()
                 );
             }
@@ -231,7 +233,7 @@ impl Running {
     }
 }
 
-/// Others go on meanwhile.
+/// Does not block other tasks of the runtime.
 fn order(control: &mut Control, order: Order) -> Result<Vec<f64>> {
     block_in_place(|| control.order(order))
 }
@@ -241,23 +243,23 @@ fn writes(control: &mut Control) -> Result<f64> {
     writes.first().copied().context("no count")
 }
 
-async fn resync(addresses: &Addresses) -> Result<Measured> {
-    Ok(Running::start(addresses).await?.measured)
+async fn resync(addresses: &Addresses) -> Result<Measurements> {
+    Ok(Running::start(addresses).await?.results)
 }
 
-async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measured> {
+async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measurements> {
     let mut running = Running::start(addresses).await?;
-    // What was needed to read is given back: by and by, within ten seconds.
+    // The allocator returns the memory of the listings to the system within ten seconds.
     sleep(Duration::from_secs(20)).await;
-    running.measured.resident = memory("VmRSS")? - running.before;
-    let since = Since::now()?;
+    running.results.resident = memory("VmRSS")? - running.before;
+    let stopwatch = Stopwatch::now()?;
     sleep(amount.idle).await;
-    let idle = since.cost()?;
-    running.measured.idle = idle.cpu / idle.wall;
+    let idle = stopwatch.cost()?;
+    running.results.idle = idle.cpu / idle.wall;
 
     let before = running.stats()?;
     let mut sent = before.mesos_events;
-    let since = Since::now()?;
+    let stopwatch = Stopwatch::now()?;
     for _ in 0..amount.changes.div_ceil(BATCH) {
         order(&mut running.control, Order::Change(BATCH))?;
         sent += BATCH as u64;
@@ -265,31 +267,34 @@ async fn whole(addresses: &Addresses, amount: Amount) -> Result<Measured> {
             sleep(POLL_INTERVAL).await;
         }
     }
-    let taken = |stats: &ReconcileStats| stats.mesos_events >= sent;
-    running.until("every change is taken in", taken).await?;
-    let cost = since.cost()?;
+    running
+        .until("every change is processed", |stats| {
+            stats.mesos_events >= sent
+        })
+        .await?;
+    let cost = stopwatch.cost()?;
     let after = running.stats()?;
     ensure!(
         after.lists[0] == before.lists[0],
-        "changes were given up for a new list"
+        "a new list replaced changes"
     );
     let count = as_f64((sent - before.mesos_events).max(1));
-    running.measured.change = Cost {
+    running.results.change = Cost {
         wall: cost.wall / count,
         cpu: cost.cpu / count,
     };
-    running.measured.decided = as_f64(after.decisions - before.decisions) / count;
+    running.results.decided = as_f64(after.decisions - before.decisions) / count;
 
     let launch = |beside| Order::Launch {
         count: amount.launches,
         beside,
     };
-    running.measured.lags = order(&mut running.control, launch(0))?;
-    running.measured.busy_lags = order(&mut running.control, launch(1000))?;
+    running.results.lags = order(&mut running.control, launch(0))?;
+    running.results.busy_lags = order(&mut running.control, launch(1000))?;
     running.until("every launch is written", |_| true).await?;
-    running.measured.copied = running.stats()?.store_copies;
-    running.measured.left += running.left()?;
-    Ok(running.measured)
+    running.results.copied = running.stats()?.store_copies;
+    running.results.remaining += running.remaining()?;
+    Ok(running.results)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts of a bench")]
@@ -297,14 +302,14 @@ fn as_f64(count: u64) -> f64 {
     count as f64
 }
 
-/// The same lists, changes and calls, by clients that keep nothing.
-async fn floor(addresses: &Addresses, amount: Amount) -> Result<Measured> {
+/// The same lists, changes and calls as the manager's, by clients that keep nothing.
+async fn floor(addresses: &Addresses, amount: Amount) -> Result<Measurements> {
     let mut control = Control::connect(addresses)?;
-    let mut measured = Measured::default();
+    let mut results = Measurements::default();
     let vnc = VncClient::new(vnc(addresses)?)?;
     let mesos = MasterClient::new(master(addresses)?)?;
     let marathon = MarathonClient::new(marathon(addresses)?)?;
-    let since = Since::now()?;
+    let stopwatch = Stopwatch::now()?;
     let lists = async {
         list::<FloatingIp>(&vnc, &["annotations", "virtual_machine_interface_refs"]).await?;
         list::<InstanceIp>(&vnc, &["annotations", "virtual_machine_interface_refs"]).await?;
@@ -318,34 +323,34 @@ async fn floor(addresses: &Addresses, amount: Amount) -> Result<Measured> {
     listed?;
     ensure!(state?.tasks.len() >= addresses.tasks);
     ensure!(!apps?.apps.is_empty());
-    measured.resync = since.cost()?;
+    results.resync = stopwatch.cost()?;
 
     let mut follower = Follower::start(mesos, FollowOptions::default());
     ensure!(matches!(follower.next().await, Update::Snapshot(_)));
-    let since = Since::now()?;
+    let stopwatch = Stopwatch::now()?;
     for _ in 0..amount.changes.div_ceil(BATCH) {
         order(&mut control, Order::Change(BATCH))?;
         for _ in 0..BATCH {
             ensure!(matches!(follower.next().await, Update::Changed(_)));
         }
     }
-    let cost = since.cost()?;
+    let cost = stopwatch.cost()?;
     let count = as_f64((amount.changes.div_ceil(BATCH) * BATCH).max(1) as u64);
-    measured.change = Cost {
+    results.change = Cost {
         wall: cost.wall / count,
         cpu: cost.cpu / count,
     };
 
-    // What is read before the first write, and that.
-    let around = ReadOptions {
+    // The reads before the first write, and the write.
+    let options = ReadOptions {
         back_refs: true,
         ..ReadOptions::default()
     };
     for number in 0..amount.launches {
         let (machine, interface) = (Cluster::machine(number), Cluster::interface(number));
         let began = Instant::now();
-        vnc.read_with::<VirtualMachine>(machine, &around).await?;
-        vnc.read_with::<VirtualMachineInterface>(interface, &around)
+        vnc.read_with::<VirtualMachine>(machine, &options).await?;
+        vnc.read_with::<VirtualMachineInterface>(interface, &options)
             .await?;
         let application = PropertyUpdate::Set {
             field: "annotations".to_owned(),
@@ -353,9 +358,9 @@ async fn floor(addresses: &Addresses, amount: Amount) -> Result<Measured> {
             value: number.to_string(),
         };
         vnc.update_properties(interface, &[application]).await?;
-        measured.lags.push(began.elapsed().as_secs_f64() * 1e3);
+        results.lags.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    Ok(measured)
+    Ok(results)
 }
 
 async fn list<T: Object>(client: &VncClient, fields: &[&str]) -> Result<()> {
