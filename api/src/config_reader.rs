@@ -1,7 +1,6 @@
 //! Typed access to a parsed TOML file that collects every problem instead of stopping at the first.
 //!
-//! Invariant: a key that was never asked for is a problem, so that a misspelt key is never
-//! silently ignored.
+//! Invariant: a key that was never read is a problem, so a misspelt key is never silently ignored.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,14 +12,14 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// One thing that is wrong with the configuration, and what to write instead.
+/// One problem of the configuration, and how to correct it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
     /// File and line, or the module parameter.
     pub place: String,
     /// The key, as a path such as `network[1].subnet`; empty for the file as a whole.
     pub key: String,
-    /// What is wrong, and what would be right.
+    /// What is wrong, and what is expected.
     pub message: String,
 }
 
@@ -34,7 +33,7 @@ impl fmt::Display for ConfigProblem {
     }
 }
 
-/// Everything that is wrong with the configuration.
+/// Every problem of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct ConfigError {
@@ -42,7 +41,7 @@ pub struct ConfigError {
     pub problems: Vec<ConfigProblem>,
 }
 
-/// The file being read, and what was found wrong with it so far.
+/// The file that is read, and its problems so far.
 pub struct Document<'a> {
     path: PathBuf,
     text: &'a str,
@@ -50,7 +49,7 @@ pub struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// A document that has been read from `path`.
+    /// A document with the content of the file `path`.
     #[must_use]
     pub fn new(path: &Path, text: &'a str) -> Self {
         Self {
@@ -60,7 +59,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The file's top level. Syntax errors become problems; what could be parsed is read all the same.
+    /// Parses the file. Syntax errors become problems, and the rest of the file is still read.
     pub fn parse(&self) -> Spanned<DeTable<'a>> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {
@@ -79,7 +78,7 @@ impl<'a> Document<'a> {
         });
     }
 
-    /// Every problem that was reported, if any.
+    /// Fails with every reported problem, if any.
     pub fn finish(self) -> Result<(), ConfigError> {
         let problems = self.problems.into_inner();
         if problems.is_empty() {
@@ -100,10 +99,10 @@ impl<'a> Document<'a> {
 pub struct Section<'a> {
     document: &'a Document<'a>,
     table: &'a DeTable<'a>,
-    /// Where the table starts, for what has no value of its own to point to.
+    /// The offset of the table, for problems without a value.
     offset: usize,
     path: String,
-    asked: RefCell<BTreeSet<String>>,
+    read_keys: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Section<'a> {
@@ -123,11 +122,11 @@ impl<'a> Section<'a> {
             table,
             offset,
             path,
-            asked: RefCell::default(),
+            read_keys: RefCell::default(),
         }
     }
 
-    /// Reports a problem with `key`, or with the section as a whole where the key is empty.
+    /// Reports a problem with `key`, or with the whole section if the key is empty.
     pub fn problem(&self, key: &str, message: impl Into<String>) {
         let offset = self
             .table
@@ -137,12 +136,12 @@ impl<'a> Section<'a> {
         self.document.report(place, self.key(key), message.into());
     }
 
-    /// Where the section starts in the file.
+    /// The offset of the section in the file.
     pub fn start(&self) -> usize {
         self.offset
     }
 
-    /// Reports a problem at an offset that [`Section::start`] gave.
+    /// Reports a problem at an offset from [`Section::start`].
     pub fn problem_at(&self, offset: usize, key: &str, message: String) {
         let place = self.document.place(offset);
         self.document.report(place, key.to_owned(), message);
@@ -157,7 +156,7 @@ impl<'a> Section<'a> {
     }
 
     fn value(&self, key: &str) -> Option<&'a DeValue<'a>> {
-        self.asked.borrow_mut().insert(key.to_owned());
+        self.read_keys.borrow_mut().insert(key.to_owned());
         self.table.get(key).map(Spanned::get_ref)
     }
 
@@ -175,7 +174,7 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// A text; `expected` says what it should be, with an example.
+    /// A string. `expected` describes it with an example.
     pub fn text(&self, key: &str, expected: &str) -> Option<String> {
         match self.value(key)? {
             DeValue::String(text) => Some(text.to_string()),
@@ -215,12 +214,12 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// An array of strings that must each parse as `T`; what does not is reported and left out.
+    /// An array of strings that must each parse as `T`. Others are reported and skipped.
     pub fn parsed_list<T: FromStr>(&self, key: &str, expected: &str) -> Option<Vec<T>> {
         self.parsed_list_with(key, expected, str::parse)
     }
 
-    /// An array of strings that `parse` must accept; what it refuses is reported and left out.
+    /// An array of strings that `parse` must accept. Others are reported and skipped.
     pub fn parsed_list_with<T, E>(
         &self,
         key: &str,
@@ -267,7 +266,7 @@ impl<'a> Section<'a> {
 
     /// A duration above zero, such as `"30s"`.
     pub fn duration(&self, key: &str, default: Duration) -> Duration {
-        self.parsed::<Text<Duration>>(key, "a duration such as \"30s\", \"500ms\" or \"2m\"")
+        self.parsed::<ConfigDuration>(key, "a duration such as \"30s\", \"500ms\" or \"2m\"")
             .map_or(default, |duration| duration.0)
     }
 
@@ -305,12 +304,12 @@ impl<'a> Section<'a> {
         items.iter().enumerate().filter_map(section).collect()
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports the keys that were never read.
     pub fn finish(self) {
-        let asked = self.asked.borrow();
+        let read_keys = self.read_keys.borrow();
         for key in self.table.keys() {
-            if !asked.contains(key.get_ref().as_ref()) {
-                let known = asked.iter().cloned().collect::<Vec<_>>().join(", ");
+            if !read_keys.contains(key.get_ref().as_ref()) {
+                let known = read_keys.iter().cloned().collect::<Vec<_>>().join(", ");
                 let place = self.document.place(key.span().start);
                 self.document.report(
                     place,
@@ -322,14 +321,14 @@ impl<'a> Section<'a> {
     }
 }
 
-/// A text form of what the standard library does not parse.
-pub struct Text<T>(pub T);
+/// A duration in the form `500ms`, `30s` or `2m`.
+struct ConfigDuration(Duration);
 
-impl FromStr for Text<Duration> {
+impl FromStr for ConfigDuration {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+        let digits = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
         let number: u32 = digits.parse().map_err(|_| ())?;
         let duration = match &text[digits.len()..] {
             "ms" => Duration::from_millis(number.into()),

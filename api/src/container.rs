@@ -1,23 +1,25 @@
-//! The identity of a container: what Mesos calls it, and the kernel names that follow from it.
+//! The identity of a container: its Mesos id, and the kernel names that derive from it.
 //!
 //! Invariant: every name derives from the *whole* id (and interface) by hash, never by
-//! truncation, so that two containers whose ids share a prefix never share a link.
+//! truncation, so containers whose ids share a prefix never share a link.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::text::hex;
+
 /// A container's id with those of its parents, outermost first, joined by dots as Mesos prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "Vec<String>", into = "Vec<String>")]
 pub struct ContainerId {
-    /// Never empty: the root's value first, the container's own last.
+    /// Never empty: the root container's value first.
     values: Vec<String>,
 }
 
-/// The longest id that names a file as it stands; longer ones are named by their hash.
-const LONGEST_FILE_NAME: usize = 200;
+/// The longest id that is used as a file name; longer ones are hashed.
+const MAX_FILE_NAME_BYTES: usize = 200;
 
 impl ContainerId {
     /// A top-level container.
@@ -28,7 +30,7 @@ impl ContainerId {
         }
     }
 
-    /// The container that Mesos prints so: `parent.child`. No part of an id of Mesos has a dot.
+    /// Parses the form that Mesos prints: `parent.child`. The parts of Mesos ids have no dots.
     #[must_use]
     pub fn printed(text: &str) -> Self {
         Self {
@@ -36,7 +38,7 @@ impl ContainerId {
         }
     }
 
-    /// The nested container `value` of this one.
+    /// The container `value` nested in this one.
     #[must_use]
     pub fn nested(&self, value: &str) -> Self {
         let mut values = self.values.clone();
@@ -53,40 +55,39 @@ impl ContainerId {
         })
     }
 
-    /// The container's own part of its id, without its parents'.
+    /// The container's own value, without those of its parents.
     #[must_use]
     pub fn value(&self) -> &str {
         self.values.last().map_or("", String::as_str)
     }
 
-    /// A name for files and namespaces: the id itself where it is a harmless file name, else its
-    /// hash. Never contains a slash, a NUL or a leading dot.
+    /// A name for files and namespaces: the id itself if it is a safe file name, else its hash.
+    /// Never contains a slash or a NUL, and never starts with a dot.
     #[must_use]
     pub fn file_name(&self) -> String {
         let id = self.to_string();
-        let harmless = !id.is_empty()
-            && id.len() <= LONGEST_FILE_NAME
+        let is_safe = !id.is_empty()
+            && id.len() <= MAX_FILE_NAME_BYTES
             && !id.starts_with(['.', '-'])
-            // A part with a dot of its own could read like another container's parent and child.
+            // With a dot in a part it could equal the name of a nested container.
             && self.values.iter().all(|value| !value.contains('.'))
             && id
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        if harmless {
+        if is_safe {
             id
         } else {
-            format!("sha256-{}", hex(&self.digest("file"), 32))
+            format!("sha256-{}", hex(&self.digest("file")))
         }
     }
 
-    /// The host's end of the container's interface: 15 characters, `cm` and 13 hexadecimal digits.
+    /// The name of the interface on the host: 15 characters, `cm` and 13 hexadecimal digits.
     #[must_use]
     pub fn host_interface(&self, interface: &str) -> String {
-        format!("cm{}", &hex(&self.digest(interface), 7)[..13])
+        format!("cm{}", &hex(&self.digest(interface))[..13])
     }
 
-    /// The container's end while it is still in the host's namespace, or the MAC address of it:
-    /// locally administered, stable for the container and interface.
+    /// The interface's MAC address: locally administered, stable for the container and interface.
     #[must_use]
     pub fn mac(&self, interface: &str) -> Mac {
         let digest = self.digest(interface);
@@ -104,18 +105,6 @@ impl ContainerId {
         hash.update(purpose);
         hash.finalize().into()
     }
-}
-
-fn hex(bytes: &[u8], count: usize) -> String {
-    use fmt::Write as _;
-    bytes
-        .iter()
-        .take(count)
-        .fold(String::new(), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 impl fmt::Display for ContainerId {
@@ -136,7 +125,7 @@ impl From<ContainerId> for Vec<String> {
     }
 }
 
-/// An Ethernet address.
+/// A MAC address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Mac(pub [u8; 6]);
@@ -181,17 +170,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_share_a_prefix_share_no_name() {
-        let one = ContainerId::top_level("660a305f-10e4-47fd-a5fc-50e48147423b");
-        let two = ContainerId::top_level("660a305f-10e5-47fd-a5fc-50e48147423b");
-        assert_ne!(one.host_interface("eth0"), two.host_interface("eth0"));
-        assert_ne!(one.host_interface("eth0"), one.host_interface("eth1"));
-        assert_ne!(one.mac("eth0"), two.mac("eth0"));
-        assert_eq!(one.host_interface("eth0").len(), 15);
+    fn names_should_differ_for_ids_that_share_a_prefix() {
+        let first = ContainerId::top_level("660a305f-10e4-47fd-a5fc-50e48147423b");
+        let second = ContainerId::top_level("660a305f-10e5-47fd-a5fc-50e48147423b");
+        assert_ne!(first.host_interface("eth0"), second.host_interface("eth0"));
+        assert_ne!(first.host_interface("eth0"), first.host_interface("eth1"));
+        assert_ne!(first.mac("eth0"), second.mac("eth0"));
+        assert_eq!(first.host_interface("eth0").len(), 15);
     }
 
     #[test]
-    fn hostile_ids_never_become_paths() {
+    fn file_name_should_hash_unsafe_ids() {
         for id in [
             "../../etc",
             "a/b",
@@ -214,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_round_trip() {
+    fn parent_should_drop_the_last_value() {
         let id = ContainerId::top_level("a").nested("b").nested("c");
         assert_eq!(
             id.parent().and_then(|id| id.parent()),

@@ -1,16 +1,16 @@
-//! What agents and the manager share.
+//! The library that agents and the manager share.
 //!
 //! ```text
 //! agent_api      the API that the manager serves to agents: wire types and client
 //! backoff        the delays between attempts
 //! http           the HTTP client: TLS, credentials, redirects to a leader, streams
 //! container      container ids, and the names that derive from them
-//! config_reader  a TOML file read with every problem collected
+//! config_reader  reads a TOML file and collects every problem
 //! recordio       the framing of Mesos' event streams
-//! text           untrusted text in messages
+//! text           untrusted strings in messages
 //! ```
 //!
-//! Invariant: nothing here knows a network provider, Mesos or the VNC API.
+//! Invariant: nothing here depends on a network provider, on Mesos or on the VNC API.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

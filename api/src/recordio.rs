@@ -1,48 +1,48 @@
-//! The framing of the Mesos v1 event streams: a record's length in decimal, a newline, the record.
+//! `RecordIO`, the framing of the Mesos v1 event streams: decimal length, newline, record.
 //!
-//! Invariant: a record is given out whole or not at all, however the bytes were cut.
+//! Invariant: a record is returned whole or not at all, however its bytes were split.
 
 use std::fmt;
 
-/// The longest record that is believed: the whole state of a large cluster is one record.
-const LONGEST: usize = 1 << 30;
+/// The longest record that is accepted. The whole state of a large cluster is one record.
+const MAX_RECORD_BYTES: usize = 1 << 30;
 
-/// A record from this length on is handed on without a copy, and what it took is given back: the
-/// first record of a stream is far longer than all that follow.
-const LONG: usize = 1 << 16;
+/// Records from this length on are returned without a copy, and their memory is freed: the first
+/// record of a stream is far longer than all that follow.
+const ZERO_COPY_BYTES: usize = 1 << 16;
 
-/// The most that comes at a time: what follows a long record in the same piece.
-const MORE: usize = 1 << 19;
+/// Room for what follows a long record in the same chunk.
+const MAX_CHUNK_BYTES: usize = 1 << 19;
 
-/// The longest text of a length.
-const LONGEST_LENGTH: usize = 20;
+/// The most digits of a record's length.
+const MAX_LENGTH_DIGITS: usize = 20;
 
-/// A stream that is not in this framing. Nothing after it can be read.
+/// Invalid framing. The rest of the stream cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Malformed(String);
+pub struct RecordIoError(String);
 
-impl fmt::Display for Malformed {
+impl fmt::Display for RecordIoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "not a RecordIO stream: {}", self.0)
     }
 }
 
-impl std::error::Error for Malformed {}
+impl std::error::Error for RecordIoError {}
 
-/// Takes bytes as they arrive and gives out records as they are complete.
+/// Takes bytes as they arrive and returns records as they become complete.
 #[derive(Debug, Default)]
 pub struct Decoder {
     bytes: Vec<u8>,
-    /// Where the first byte not yet given out is.
+    /// The offset of the first byte that was not returned yet.
     start: usize,
-    /// How long a record may be from now on, where that is less.
-    longest: Option<usize>,
+    /// A smaller limit for the records to come, in bytes.
+    max_record_bytes: Option<usize>,
 }
 
 impl Decoder {
-    /// From the next record on none may be longer than this.
-    pub fn limit(&mut self, longest: usize) {
-        self.longest = Some(longest);
+    /// Limits the length of the records to come.
+    pub fn limit(&mut self, max_record_bytes: usize) {
+        self.max_record_bytes = Some(max_record_bytes);
     }
 
     /// Adds bytes from the stream.
@@ -52,15 +52,15 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next record, if all of it has arrived.
-    pub fn next_record(&mut self) -> Result<Option<Vec<u8>>, Malformed> {
+    /// The next record, if it is complete.
+    pub fn next_record(&mut self) -> Result<Option<Vec<u8>>, RecordIoError> {
         let rest = &self.bytes[self.start..];
-        // The record itself is not searched: it may be long, and come in many pieces.
-        let head = &rest[..rest.len().min(LONGEST_LENGTH + 1)];
+        // The record itself is not searched: it may be long and arrive in many chunks.
+        let head = &rest[..rest.len().min(MAX_LENGTH_DIGITS + 1)];
         let Some(newline) = head.iter().position(|byte| *byte == b'\n') else {
-            return if rest.len() > LONGEST_LENGTH {
-                Err(Malformed(format!(
-                    "a length of more than {LONGEST_LENGTH} digits"
+            return if rest.len() > MAX_LENGTH_DIGITS {
+                Err(RecordIoError(format!(
+                    "a length of more than {MAX_LENGTH_DIGITS} digits"
                 )))
             } else {
                 Ok(None)
@@ -70,21 +70,29 @@ impl Decoder {
         let length: usize = digits
             .trim()
             .parse()
-            .map_err(|_| Malformed(format!("{digits:?} is not a length")))?;
-        if length > self.longest.unwrap_or(LONGEST).min(LONGEST) {
-            return Err(Malformed(format!("a record of {length} bytes")));
+            .map_err(|_| RecordIoError(format!("{digits:?} is not a length")))?;
+        if length
+            > self
+                .max_record_bytes
+                .unwrap_or(MAX_RECORD_BYTES)
+                .min(MAX_RECORD_BYTES)
+        {
+            return Err(RecordIoError(format!(
+                "a record of {length} bytes is too long"
+            )));
         }
         let (begin, end) = (newline + 1, newline + 1 + length);
         if rest.len() < end {
-            if length >= LONG {
-                // Once, and not twice what is needed. What never comes takes no memory.
+            if length >= ZERO_COPY_BYTES {
+                // Allocates once, and exactly. Pages that are never written take no memory.
                 self.bytes.drain(..self.start);
                 self.start = 0;
-                self.bytes.reserve_exact(end + MORE - self.bytes.len());
+                self.bytes
+                    .reserve_exact(end + MAX_CHUNK_BYTES - self.bytes.len());
             }
             return Ok(None);
         }
-        if length >= LONG {
+        if length >= ZERO_COPY_BYTES {
             let rest = self.bytes.split_off(self.start + end);
             let mut record = std::mem::replace(&mut self.bytes, rest);
             record.drain(..self.start + begin);
@@ -103,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    fn decode(parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, Malformed> {
+    fn decode(parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, RecordIoError> {
         let mut decoder = Decoder::default();
         let mut records = Vec::new();
         for part in parts {
@@ -116,21 +124,21 @@ mod tests {
     }
 
     #[test]
-    fn records_survive_every_cut() {
+    fn decoder_should_return_whole_records_at_every_split() {
         let stream = b"5\nhello0\n3\na\nb";
-        for cut in 0..=stream.len() {
-            let records = decode(&[&stream[..cut], &stream[cut..]]).expect("well formed");
-            assert_eq!(records, [&b"hello"[..], b"", b"a\nb"], "cut at {cut}");
+        for split in 0..=stream.len() {
+            let records = decode(&[&stream[..split], &stream[split..]]).expect("well formed");
+            assert_eq!(records, [&b"hello"[..], b"", b"a\nb"], "split at {split}");
         }
     }
 
     #[test]
-    fn a_long_record_is_one_like_others_and_leaves_nothing_behind() {
-        let long = vec![b'x'; 3 * LONG];
+    fn decoder_should_free_the_memory_of_long_records() {
+        let long = vec![b'x'; 3 * ZERO_COPY_BYTES];
         let short = b"5\nhello";
         let head = format!("{}\n", long.len());
         let stream = [&short[..], head.as_bytes(), &long, short, short].concat();
-        for size in [1000, LONG, stream.len()] {
+        for size in [1000, ZERO_COPY_BYTES, stream.len()] {
             let mut decoder = Decoder::default();
             let mut records = Vec::new();
             for part in stream.chunks(size) {
@@ -140,12 +148,15 @@ mod tests {
                 }
             }
             assert_eq!(records, [&b"hello"[..], &long, b"hello", b"hello"]);
-            assert!(decoder.bytes.capacity() < LONG, "{size} bytes at a time");
+            assert!(
+                decoder.bytes.capacity() < ZERO_COPY_BYTES,
+                "{size} bytes at a time"
+            );
         }
     }
 
     #[test]
-    fn other_streams_are_refused() {
+    fn decoder_should_refuse_other_streams() {
         for stream in [
             &b"x\nhello"[..],
             b"-1\n",
@@ -161,19 +172,19 @@ mod tests {
     }
 
     #[test]
-    fn a_record_has_a_longest_length() {
+    fn decoder_should_refuse_records_above_the_limit() {
         let mut decoder = Decoder::default();
         decoder.push(b"6\nsnapsh5\nevent6\nsnapsh");
         assert_eq!(decoder.next_record().unwrap().unwrap(), b"snapsh");
         decoder.limit(5);
         assert_eq!(decoder.next_record().unwrap().unwrap(), b"event");
-        // Before any of it is kept.
+        // The length is refused before the record arrives.
         decoder.next_record().unwrap_err();
     }
 
     proptest! {
         #[test]
-        fn what_was_framed_comes_out(
+        fn decoder_should_return_what_was_framed(
             records in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..6),
             size in 1_usize..9,
         ) {
@@ -186,15 +197,15 @@ mod tests {
         }
 
         #[test]
-        fn the_cuts_of_any_bytes_change_nothing(
+        fn decoder_result_should_not_depend_on_splits(
             stream in proptest::collection::vec(prop_oneof![Just(b'\n'), b'0'..b'5', any::<u8>()], 0..60),
             size in 1_usize..9,
         ) {
             let parts: Vec<&[u8]> = stream.chunks(size).collect();
-            let (whole, cut) = (decode(&[&stream]), decode(&parts));
-            prop_assert_eq!(whole.is_err(), cut.is_err());
-            if let (Ok(whole), Ok(cut)) = (whole, cut) {
-                prop_assert_eq!(whole, cut);
+            let (whole, split) = (decode(&[&stream]), decode(&parts));
+            prop_assert_eq!(whole.is_err(), split.is_err());
+            if let (Ok(whole), Ok(split)) = (whole, split) {
+                prop_assert_eq!(whole, split);
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::net::netlink::NetlinkSocket;
 use crate::net::netns::{self, Kind};
 use crate::provider::contrail::host_interface;
 use crate::provider::contrail::plug::{Interface, PlugRequest};
-use crate::vrouter::{InterfaceConfig, Wanted};
+use crate::vrouter::{ExpectedPorts, InterfaceConfig};
 use contrail_mesos_api::agent_api::Ports;
 
 /// How long undoing a failed ADD may take at each peer.
@@ -53,10 +53,12 @@ impl Invocation {
         let uuids: Option<Vec<_>> = ports
             .as_ref()
             .map(|ports| ports.ports.iter().map(|port| port.uuid).collect());
-        let wanted = uuids.as_deref().map_or(Wanted::Annotated, Wanted::These);
+        let expected = uuids
+            .as_deref()
+            .map_or(ExpectedPorts::Annotated, ExpectedPorts::Uuids);
         let configuration = self
             .vrouter
-            .await_configuration(self.vm_uuid, wanted, deadline)
+            .await_configuration(self.vm_uuid, expected, deadline)
             .await
             .map_err(|error| CniError::new(ErrorCode::Other, error.to_string()))?;
         let request = self.plug_request(&configuration, ports.as_ref())?;

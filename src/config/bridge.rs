@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::fields::mtu;
 use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::text::hex;
 
 /// The longest interface name of the kernel, in bytes.
 const MAX_INTERFACE_NAME_BYTES: usize = 15;
@@ -152,10 +153,7 @@ fn is_interface_name(name: &str) -> bool {
 /// The default name of a network's bridge: `cmb-` and the start of the hash of the network's name.
 fn default_bridge(network: &str) -> String {
     let digest = Sha256::digest(network);
-    let hash = digest[..6]
-        .iter()
-        .fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
-    format!("cmb-{}", &hash[..11])
+    format!("cmb-{}", &hex(&digest)[..11])
 }
 
 /// Reads the keys of a `[[network]]` of provider `bridge`; `None` as in `network::read`.

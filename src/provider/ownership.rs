@@ -7,9 +7,9 @@
 //! ```
 //! The second word is the instance: a hash of its state directory.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
+use contrail_mesos_api::text::hex;
 use sha2::{Digest, Sha256};
 
 use super::Intent;
@@ -34,15 +34,6 @@ fn resolved(path: &Path) -> PathBuf {
         }
     }
     path
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 fn truncated(name: &str) -> &str {

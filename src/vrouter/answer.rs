@@ -1,4 +1,4 @@
-//! What the agent answers, and what of it can be relied upon.
+//! The responses of the agent.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,70 +8,70 @@ use uuid::Uuid;
 
 use contrail_mesos_api::container::Mac;
 
-/// The VLAN id that means none.
+/// The VLAN id of an interface without a VLAN.
 const NO_VLAN: i64 = 65535;
 
-/// An interface that the agent has been given, from `GET /vm-cfg`. It need not exist yet.
+/// The configuration of an interface, from `GET /vm-cfg`. The interface need not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceConfig {
-    /// The virtual-machine-interface.
+    /// The uuid of the virtual-machine-interface.
     pub interface: Uuid,
-    /// The virtual network.
+    /// The uuid of the virtual-network.
     pub network: Uuid,
-    /// The virtual network's name, with colons.
+    /// The virtual-network's name, such as `domain:project:network`.
     pub network_name: String,
-    /// The Ethernet address of the container's end.
+    /// The MAC address of the interface in the container.
     pub mac: Mac,
-    /// Whether it is a VLAN of another interface.
+    /// Whether it is a VLAN sub-interface.
     pub sub_interface: bool,
-    /// Which one.
+    /// The VLAN id of a sub-interface.
     pub vlan: Option<u16>,
-    /// What its maker noted on it.
+    /// The annotations of the virtual-machine-interface.
     pub annotations: BTreeMap<String, String>,
 }
 
 impl InterfaceConfig {
-    /// The place of the interface among those of its container, and how many those are: the
-    /// annotation `index`, such as `0/1`.
+    /// The annotation `index`, such as `0/1`: the index of the interface, and the number of the
+    /// container's interfaces.
     #[must_use]
     pub fn index(&self) -> Option<(usize, usize)> {
-        let (index, of) = self.annotations.get("index")?.split_once('/')?;
-        let (index, of) = (index.trim().parse().ok()?, of.trim().parse().ok()?);
-        (index < of).then_some((index, of))
+        let (index, count) = self.annotations.get("index")?.split_once('/')?;
+        let (index, count) = (index.trim().parse().ok()?, count.trim().parse().ok()?);
+        (index < count).then_some((index, count))
     }
 }
 
-/// An interface that the agent has plugged in, from `GET /vm`.
+/// The state of a registered interface, from `GET /vm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plugged {
-    /// The virtual-machine-interface.
+pub struct InterfaceStatus {
+    /// The uuid of the virtual-machine-interface.
     pub interface: Uuid,
-    /// The virtual network.
+    /// The uuid of the virtual-network.
     pub network: Uuid,
-    /// The Ethernet address of the container's end.
+    /// The MAC address of the interface in the container.
     pub mac: Mac,
-    /// The host's end, as it was registered.
+    /// The name of the interface on the host, as registered.
     pub host_interface: String,
-    /// IPv4.
+    /// The IPv4 address.
     pub v4: Option<InterfaceAddress>,
-    /// IPv6.
+    /// The IPv6 address.
     pub v6: Option<InterfaceAddress>,
 }
 
-/// An address of an interface, and what belongs to it.
+/// An address of an interface, with its subnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceAddress {
     /// The address.
     pub address: IpAddr,
-    /// The length of the subnet's prefix; the agent does not say it for IPv6.
+    /// The subnet's prefix length; unknown for IPv6, since the agent does not report it.
     pub prefix: Option<u8>,
-    /// The next hop of everything else.
+    /// The subnet's default gateway.
     pub gateway: Option<IpAddr>,
     /// The name server.
     pub dns: Option<IpAddr>,
 }
 
-/// The interfaces of a container. Agents before 5.0 answer an object, for the only one.
+/// The interfaces of a container. Agents before 5.0 send a single object.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany {
@@ -79,12 +79,12 @@ enum OneOrMany {
     One(serde_json::Map<String, serde_json::Value>),
 }
 
-fn many<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, String> {
-    let values = match serde_json::from_slice(body).map_err(|error| error.to_string())? {
-        OneOrMany::Many(values) => values,
+fn values<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, String> {
+    let items = match serde_json::from_slice(body).map_err(|error| error.to_string())? {
+        OneOrMany::Many(items) => items,
         OneOrMany::One(value) => vec![value.into()],
     };
-    values
+    items
         .into_iter()
         .map(|value| serde_path_to_error::deserialize(value).map_err(|error| error.to_string()))
         .collect()
@@ -107,7 +107,7 @@ struct RawConfig {
 }
 
 pub(super) fn configurations(body: &[u8]) -> Result<Vec<InterfaceConfig>, String> {
-    let interfaces = many(body)?.into_iter().map(|raw: RawConfig| {
+    let interfaces = values(body)?.into_iter().map(|raw: RawConfig| {
         let vlan = raw.vlan_id.filter(|&vlan| vlan != NO_VLAN);
         InterfaceConfig {
             interface: raw.id,
@@ -127,8 +127,7 @@ pub(super) fn configurations(body: &[u8]) -> Result<Vec<InterfaceConfig>, String
     Ok(interfaces.collect())
 }
 
-/// A pair `{key:value}`. A colon in a key cannot be told from the one between; values may have
-/// them, and braces.
+/// Parses `{key:value}`. The key ends at the first colon; the value may contain colons and braces.
 fn annotation(text: &str) -> (String, String) {
     let inner = text.trim();
     let inner = inner.strip_prefix('{').unwrap_or(inner);
@@ -139,7 +138,7 @@ fn annotation(text: &str) -> (String, String) {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
-struct RawPlugged {
+struct RawStatus {
     id: Uuid,
     vn_id: Uuid,
     mac_address: Mac,
@@ -161,10 +160,10 @@ struct RawPlugged {
     v6_gateway: Option<String>,
 }
 
-pub(super) fn plugged(body: &[u8]) -> Result<Vec<Plugged>, String> {
-    many(body)?
+pub(super) fn statuses(body: &[u8]) -> Result<Vec<InterfaceStatus>, String> {
+    values(body)?
         .into_iter()
-        .map(|raw: RawPlugged| {
+        .map(|raw: RawStatus| {
             let v4 = address(
                 raw.ip_address.as_deref(),
                 raw.plen,
@@ -191,7 +190,7 @@ pub(super) fn plugged(body: &[u8]) -> Result<Vec<Plugged>, String> {
             {
                 return Err(format!("{address} is not an IPv6 address"));
             }
-            Ok(Plugged {
+            Ok(InterfaceStatus {
                 interface: raw.id,
                 network: raw.vn_id,
                 mac: raw.mac_address,
@@ -209,7 +208,7 @@ fn address(
     gateway: Option<&str>,
     dns: Option<&str>,
 ) -> Result<Option<InterfaceAddress>, String> {
-    // All zeros stands for none.
+    // An address of zeros means none.
     let parse = |text: Option<&str>| match text.map_or("", str::trim) {
         "" => Ok(None),
         text => match text.parse::<IpAddr>() {

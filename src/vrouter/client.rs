@@ -1,4 +1,4 @@
-//! One question to the agent.
+//! Single calls to the agent.
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::answer::{self, InterfaceConfig, Plugged};
+use super::answer::{self, InterfaceConfig, InterfaceStatus};
 use super::error::{VrouterError, VrouterErrorKind};
 use super::port::Port;
 use super::wait::BACKOFF;
@@ -17,11 +17,11 @@ use contrail_mesos_api::http::{HttpClient, Limits, Request, Response, TlsError, 
 /// How to reach the agent of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VrouterOptions {
-    /// Its host.
+    /// Host name or address.
     pub host: String,
-    /// Its port.
+    /// TCP port.
     pub port: u16,
-    /// Limits of a single question.
+    /// Limits of a single call.
     pub limits: Limits,
 }
 
@@ -48,67 +48,74 @@ pub struct VrouterClient {
 }
 
 impl VrouterClient {
-    /// A client; nothing is asked yet.
+    /// A client without connections.
     pub fn new(options: &VrouterOptions) -> Result<Self, TlsError> {
         let host = match options.host.parse::<Ipv6Addr>() {
             Ok(address) => format!("[{address}]"),
             Err(_) => options.host.clone(),
         };
         Ok(Self {
-            // The agent talks no TLS.
+            // The agent does not support TLS.
             http: HttpClient::new(options.limits, &TlsOptions::default())?,
             agent: format!("{host}:{}", options.port),
         })
     }
 
-    /// Tells the agent the name of an interface. Asks again until the deadline while there is no
-    /// answer: the agent takes the same port twice.
+    /// Registers an interface at the agent. Retries until the deadline while there is no response:
+    /// registering the same port again is harmless.
     pub async fn register(&self, port: &Port, deadline: Instant) -> Result<(), VrouterError> {
-        let what = format!("register the interface {}", port.host_ifname);
+        let operation = format!("register the interface {}", port.host_ifname);
         let body = match serde_json::to_value(port) {
             Ok(body) => body,
             Err(error) => {
                 let problem = error.to_string();
-                return Err(self.error(&what, VrouterErrorKind::InvalidResponse { problem }));
+                return Err(self.error(&operation, VrouterErrorKind::InvalidResponse { problem }));
             }
         };
-        let ask = || self.ask(&what, Method::POST, "/vm", Some(&body));
-        self.insist(&what, deadline, ask).await
+        let call = || self.call(&operation, Method::POST, "/vm", Some(&body));
+        self.retry_until(&operation, deadline, call).await
     }
 
-    /// Tells the agent to forget a container, and to delete its port files. Does nothing where it
-    /// does not know the container, or no longer has its configuration: delete that afterwards.
+    /// Removes a container's ports and port files from the agent. The agent does nothing if it does
+    /// not know the container or has lost its configuration, so delete the API objects afterwards.
     pub async fn unregister(&self, machine: Uuid, deadline: Instant) -> Result<(), VrouterError> {
-        let what = format!("unregister the container {machine}");
+        let operation = format!("unregister the container {machine}");
         let path = format!("/vm/{machine}");
-        let ask = || self.ask(&what, Method::DELETE, &path, None);
-        self.insist(&what, deadline, ask).await
+        let call = || self.call(&operation, Method::DELETE, &path, None);
+        self.retry_until(&operation, deadline, call).await
     }
 
-    /// Tells the agent that every live port has been registered anew, so that it drops the
-    /// others after a while: after a restart of ours.
+    /// Reports that every live port is registered again after a restart. The agent removes all
+    /// other ports after a while.
     pub async fn sync(&self, deadline: Instant) -> Result<(), VrouterError> {
-        let what = "start the sweep of old ports";
+        let operation = "start the sweep of old ports";
         let body = json!({});
-        let ask = || self.ask(what, Method::POST, "/syncports", Some(&body));
-        self.insist(what, deadline, ask).await
+        let call = || self.call(operation, Method::POST, "/syncports", Some(&body));
+        self.retry_until(operation, deadline, call).await
     }
 
-    /// The interfaces that the agent has been given for a container; `None` where it does not
-    /// know the container, or an interface's network. More may come.
+    /// The configuration of a container's interfaces; `None` if the agent does not know the
+    /// container or an interface's network. Further interfaces may follow.
     pub async fn configuration(
         &self,
         machine: Uuid,
     ) -> Result<Option<Vec<InterfaceConfig>>, VrouterError> {
-        let what = format!("read the configuration of {machine}");
-        self.read(&what, &format!("/vm-cfg/{machine}"), answer::configurations)
-            .await
+        let operation = format!("read the configuration of {machine}");
+        self.read(
+            &operation,
+            &format!("/vm-cfg/{machine}"),
+            answer::configurations,
+        )
+        .await
     }
 
-    /// The interfaces of a container with their addresses; `None` until all have one.
-    pub async fn addresses(&self, machine: Uuid) -> Result<Option<Vec<Plugged>>, VrouterError> {
-        let what = format!("read the addresses of {machine}");
-        self.read(&what, &format!("/vm/{machine}"), answer::plugged)
+    /// The state of a container's registered interfaces; `None` until each has an address.
+    pub async fn addresses(
+        &self,
+        machine: Uuid,
+    ) -> Result<Option<Vec<InterfaceStatus>>, VrouterError> {
+        let operation = format!("read the addresses of {machine}");
+        self.read(&operation, &format!("/vm/{machine}"), answer::statuses)
             .await
     }
 
@@ -120,42 +127,43 @@ impl VrouterClient {
 
     async fn read<T>(
         &self,
-        what: &str,
+        operation: &str,
         path: &str,
         decode: fn(&[u8]) -> Result<Vec<T>, String>,
     ) -> Result<Option<Vec<T>>, VrouterError> {
-        let response = self.ask(what, Method::GET, path, None).await?;
-        // A service without such a path is no agent, or one of another time.
+        let response = self.call(operation, Method::GET, path, None).await?;
+        // A service without this path is not an agent, or one of another release.
         let unknown = response.text().contains("Unknown Request");
         if response.status == StatusCode::NOT_FOUND && !unknown {
             return Ok(None);
         }
-        self.accept(what, &response)?;
-        let items = decode(&response.body)
-            .map_err(|problem| self.error(what, VrouterErrorKind::InvalidResponse { problem }))?;
+        self.accept(operation, &response)?;
+        let items = decode(&response.body).map_err(|problem| {
+            self.error(operation, VrouterErrorKind::InvalidResponse { problem })
+        })?;
         Ok((!items.is_empty()).then_some(items))
     }
 
-    /// Asks until there is an answer.
-    async fn insist<F>(
+    /// Repeats a call until there is a response.
+    async fn retry_until<F>(
         &self,
-        what: &str,
+        operation: &str,
         deadline: Instant,
-        ask: impl Fn() -> F,
+        call: impl Fn() -> F,
     ) -> Result<(), VrouterError>
     where
         F: Future<Output = Result<Response, VrouterError>>,
     {
         let mut delays = BACKOFF.delays();
         let mut last = self.error(
-            what,
+            operation,
             VrouterErrorKind::Unanswered {
-                problem: "no time is left".to_owned(),
+                problem: "the deadline has passed".to_owned(),
             },
         );
         loop {
-            match timeout_at(deadline, ask()).await {
-                Ok(Ok(response)) => return self.accept(what, &response),
+            match timeout_at(deadline, call()).await {
+                Ok(Ok(response)) => return self.accept(operation, &response),
                 Ok(Err(error)) if error.kind.is_transient() => last = error,
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Err(last),
@@ -166,11 +174,11 @@ impl VrouterClient {
         }
     }
 
-    fn accept(&self, what: &str, response: &Response) -> Result<(), VrouterError> {
+    fn accept(&self, operation: &str, response: &Response) -> Result<(), VrouterError> {
         if response.status.is_success() {
             return Ok(());
         }
-        // `{"error":"{ text }"}`, or whatever else it answers.
+        // Usually `{"error":"{ message }"}`.
         let message = serde_json::from_slice(&response.body)
             .ok()
             .and_then(|body: serde_json::Value| body["error"].as_str().map(str::to_owned))
@@ -179,12 +187,12 @@ impl VrouterClient {
             status: response.status.as_u16(),
             message: message.trim_matches(['{', '}', ' ']).to_owned(),
         };
-        Err(self.error(what, kind))
+        Err(self.error(operation, kind))
     }
 
-    async fn ask(
+    async fn call(
         &self,
-        what: &str,
+        operation: &str,
         method: Method,
         path: &str,
         body: Option<&serde_json::Value>,
@@ -195,8 +203,8 @@ impl VrouterClient {
             .path_and_query(path)
             .build()
             .map_err(|error| {
-                let problem = format!("{:?} is no address: {error}", self.agent);
-                self.error(what, VrouterErrorKind::InvalidResponse { problem })
+                let problem = format!("{:?} is not an address: {error}", self.agent);
+                self.error(operation, VrouterErrorKind::InvalidResponse { problem })
             })?;
         let request = Request {
             method,
@@ -205,11 +213,11 @@ impl VrouterClient {
             body: body.map(|body| body.to_string().into()),
         };
         let result = self.http.send(request).await;
-        result.map_err(|error| self.error(what, error.into()))
+        result.map_err(|error| self.error(operation, error.into()))
     }
 
-    pub(super) fn error(&self, what: &str, kind: VrouterErrorKind) -> VrouterError {
+    pub(super) fn error(&self, operation: &str, kind: VrouterErrorKind) -> VrouterError {
         let server = format!("the vRouter agent at {}", self.agent);
-        VrouterError::new(what, server, kind)
+        VrouterError::new(operation, server, kind)
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong between us and the agent.
+//! Errors of the vRouter client.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,37 +7,40 @@ use uuid::Uuid;
 
 use contrail_mesos_api::http::{ApiError, HttpError};
 
-/// A call to the vRouter agent that did not succeed.
+/// A failed call to the vRouter agent.
 pub type VrouterError = ApiError<VrouterErrorKind>;
 
-/// What went wrong with one question.
+/// What went wrong with one call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VrouterErrorKind {
-    /// Nobody is there.
+    /// The agent cannot be reached.
     #[error(
         "it cannot be reached: {problem}; check that contrail-vrouter-agent runs on this host and \
-         that address and port are its"
+         listens at this address and port"
     )]
     Unreachable {
         /// What went wrong.
         problem: String,
     },
-    /// The answer never came or broke off: it may have been done. Asking again does no harm.
-    #[error("it did not answer: {problem}; its log says more")]
+    /// There is no complete response. The agent may have handled the request, and repeating it is
+    /// harmless.
+    #[error("it did not answer: {problem}; check its log")]
     Unanswered {
         /// What went wrong.
         problem: String,
     },
-    /// It will not.
+    /// The agent refuses the request.
     #[error("it refuses with {status}: {message}")]
     Refused {
         /// The status code.
         status: u16,
-        /// What the agent answered.
+        /// The agent's message.
         message: String,
     },
-    /// The answer is not what the port service describes.
-    #[error("it sent an invalid response: {problem}; is this its port service?")]
+    /// The response is not one of the port service.
+    #[error(
+        "it sent an invalid response: {problem}; check that the port is that of its port service"
+    )]
     InvalidResponse {
         /// What is wrong with it.
         problem: String,
@@ -45,7 +48,7 @@ pub enum VrouterErrorKind {
 }
 
 impl VrouterErrorKind {
-    /// Whether it may do better when asked again.
+    /// Whether a later attempt may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unanswered { .. })
@@ -65,50 +68,50 @@ impl From<HttpError> for VrouterErrorKind {
     }
 }
 
-/// The deadline came first.
+/// A container was not ready at the deadline.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("container {machine} is not ready at the vRouter agent after {waited:.1?}: {missing}")]
 pub struct NotReady {
-    /// The container, as Contrail calls it.
+    /// The uuid of the virtual-machine.
     pub machine: Uuid,
-    /// How long it was waited for.
+    /// The time that was spent waiting.
     pub waited: Duration,
-    /// What was missing to the end.
+    /// What was missing at the deadline.
     pub missing: Missing,
 }
 
-/// What a container waits for.
+/// What a container is waiting for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Missing {
-    /// The agent, or a sensible answer of it.
+    /// The agent, or a valid response.
     #[error(transparent)]
     Agent(#[from] VrouterError),
-    /// The agent has not been given the container, or an interface of it has no network.
+    /// The agent has no configuration of the container, or an interface has no network.
     #[error(
         "the agent has no configuration of it; check that the virtual-router object of this \
          host refers to the virtual-machine, that its interfaces have a virtual-network, and that \
          the agent is connected to a control node"
     )]
     Configuration,
-    /// An interface does not say how many there are.
+    /// An interface lacks the annotation `index`.
     #[error(
-        "interface {interface} has no annotation \"index\" such as \"0/1\", so that nobody knows \
-         how many to wait for; whoever makes the virtual-machine-interface must set it"
+        "interface {interface} has no annotation \"index\" such as \"0/1\", so the \
+         number of interfaces is unknown; set it when creating the virtual-machine-interface"
     )]
     Index {
         /// The virtual-machine-interface.
         interface: Uuid,
     },
-    /// Some interfaces are not there yet.
+    /// Some interfaces are missing.
     #[error("{0}; check that the others exist and have a virtual-network")]
     Interfaces(Incomplete),
-    /// The configuration was there, and is no longer.
+    /// The configuration was removed meanwhile.
     #[error(
-        "the agent had its configuration and lost it: the container was deleted, or unlinked from \
+        "its configuration was removed from the agent: the container was deleted, or unlinked from \
          this host's virtual-router object, in the meantime"
     )]
     Withdrawn,
-    /// The agent has the configuration, but not the address.
+    /// The agent has the configuration, but no address.
     #[error(
         "the agent knows no address of it; check that every interface has an instance-ip whose \
          subnet belongs to an ipam of its virtual-network, and that the interface was registered"
@@ -125,37 +128,37 @@ pub enum Missing {
     },
 }
 
-/// Which interfaces are there, of how many.
+/// Which interfaces are present or missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incomplete {
     /// By the annotation `index`.
     Indices {
-        /// Those that are there, with how many each says there are.
-        have: Vec<(usize, usize)>,
+        /// The interfaces that are present, each with the number of interfaces that it announces.
+        present: Vec<(usize, usize)>,
     },
     /// By uuid.
     Uuids {
-        /// Those that are not there.
-        without: Vec<Uuid>,
+        /// The missing interfaces.
+        missing: Vec<Uuid>,
     },
 }
 
 impl fmt::Display for Incomplete {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Indices { have } => {
-                let have: Vec<String> = have
+            Self::Indices { present } => {
+                let present: Vec<String> = present
                     .iter()
                     .map(|(index, of)| format!("{index}/{of}"))
                     .collect();
                 write!(
                     formatter,
                     "the agent has only the interfaces with index {}",
-                    have.join(", ")
+                    present.join(", ")
                 )
             }
-            Self::Uuids { without } => {
-                write!(formatter, "the agent has no interface {}", list(without))
+            Self::Uuids { missing } => {
+                write!(formatter, "the agent has no interface {}", list(missing))
             }
         }
     }

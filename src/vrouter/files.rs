@@ -1,7 +1,7 @@
-//! Port files: what the agent, and we, know of live interfaces after a restart.
+//! Port files: from them the agent and this program restore live interfaces after a restart.
 //!
-//! `<directory>/<container>/<interface>`, both uuids. Invariants: names are made of uuids only,
-//! so that none leads elsewhere; a file is whole or not there. Everything here blocks on the file
+//! `<directory>/<container>/<interface>`, both uuids. Invariants: names consist of uuids only, so
+//! that no path leads elsewhere; a file is complete or absent. Everything here blocks on the file
 //! system.
 
 use std::fs;
@@ -12,14 +12,14 @@ use uuid::Uuid;
 
 use super::port::Port;
 
-/// Where the agent looks.
+/// The agent's directory of port files.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/contrail/ports/vm";
 
 /// A port file that cannot be written, read or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} the port file {}: {source}", path.display())]
 pub struct PortFileError {
-    /// What was to be done with it.
+    /// The operation that failed.
     pub action: &'static str,
     /// The file or directory.
     pub path: PathBuf,
@@ -42,19 +42,19 @@ impl PortFiles {
         }
     }
 
-    /// Writes the file of an interface, in place of an older one.
+    /// Writes the file of an interface, replacing an older one.
     pub fn write(&self, port: &Port) -> Result<(), PortFileError> {
-        let directory = self.of(port.vm_uuid);
+        let directory = self.container_directory(port.vm_uuid);
         let path = directory.join(port.vmi_uuid.to_string());
         let write = || {
             fs::create_dir_all(&directory)?;
             let mut text = serde_json::to_string_pretty(port)?;
             text.push('\n');
-            // Not synced: what a crash of the machine leaves is a port of no container. The agent
-            // passes over names that are no uuids.
-            let new = directory.join(format!(".{}.new", port.vmi_uuid));
-            fs::write(&new, text)?;
-            fs::rename(&new, &path)
+            // Not synced: after a crash of the host there is no container for this port. The agent
+            // ignores names that are not uuids.
+            let temporary = directory.join(format!(".{}.new", port.vmi_uuid));
+            fs::write(&temporary, text)?;
+            fs::rename(&temporary, &path)
         };
         write().map_err(|source| failed("write", &path, source))
     }
@@ -64,9 +64,9 @@ impl PortFiles {
         uuids_in(&self.directory)
     }
 
-    /// The interfaces of a container, each by itself: one that cannot be read hides no other.
+    /// The interfaces of a container. An unreadable file does not hide the others.
     pub fn ports(&self, machine: Uuid) -> Result<Vec<Result<Port, PortFileError>>, PortFileError> {
-        let directory = self.of(machine);
+        let directory = self.container_directory(machine);
         let read = |uuid: Uuid| {
             let path = directory.join(uuid.to_string());
             fs::read(&path)
@@ -76,24 +76,24 @@ impl PortFiles {
         Ok(uuids_in(&directory)?.into_iter().map(read).collect())
     }
 
-    /// Removes all files of a container; `false` where there is none.
+    /// Removes all files of a container. Returns whether there were any.
     pub fn remove(&self, machine: Uuid) -> Result<bool, PortFileError> {
-        let directory = self.of(machine);
+        let directory = self.container_directory(machine);
         match fs::remove_dir_all(&directory) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            // The agent removes them too, at the same time.
+            // The agent removes them at the same time.
             Err(_) if !directory.exists() => Ok(true),
             Err(source) => Err(failed("remove", &directory, source)),
         }
     }
 
-    fn of(&self, machine: Uuid) -> PathBuf {
+    fn container_directory(&self, machine: Uuid) -> PathBuf {
         self.directory.join(machine.to_string())
     }
 }
 
-/// The entries whose names are uuids; others are nobody's business. No directory has none.
+/// The entries whose names are uuids; none if the directory is missing.
 fn uuids_in(directory: &Path) -> Result<Vec<Uuid>, PortFileError> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
@@ -103,7 +103,7 @@ fn uuids_in(directory: &Path) -> Result<Vec<Uuid>, PortFileError> {
     for entry in entries {
         let entry = entry.map_err(|source| failed("list", directory, source))?;
         let name = entry.file_name();
-        // As they are printed: other spellings of a uuid are not ours.
+        // The canonical form only.
         let uuid = name.to_str().and_then(|name| {
             let uuid: Uuid = name.parse().ok()?;
             (uuid.to_string() == name).then_some(uuid)

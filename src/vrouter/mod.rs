@@ -1,19 +1,19 @@
 //! The client of the vRouter agent's port service, which runs on every compute host.
 //!
-//! A container comes up in four steps, each of which waits for another party:
+//! A container is attached in four steps:
 //!
-//! 1. [`VrouterClient::await_configuration`]: the agent has been given the container's
-//!    interfaces, because the host's virtual-router object refers to the container.
-//! 2. The caller makes the interface, and writes its port file ([`PortFiles`]), from which the
-//!    agent knows it again after a restart.
-//! 3. [`VrouterClient::register`]: the agent is told the interface's name.
+//! 1. [`VrouterClient::await_configuration`]: the agent receives the container's interfaces from
+//!    the control node, because the host's virtual-router object refers to the container.
+//! 2. The caller creates the interface, and writes its port file ([`PortFiles`]), from which the
+//!    agent restores the port after a restart.
+//! 3. [`VrouterClient::register`]: passes the interface's name to the agent.
 //! 4. [`VrouterClient::await_addresses`]: the agent knows the addresses.
 //!
-//! It goes the other way round: [`VrouterClient::unregister`] first, the objects of the API
-//! second, since an agent that no longer has the configuration silently removes nothing.
+//! Teardown is the reverse: [`VrouterClient::unregister`] first, then the objects of the API. An
+//! agent that has lost a port's configuration no longer removes the port, and reports no error.
 //!
-//! Waiting starts within milliseconds and slows down; what is still missing at the deadline is
-//! named ([`Missing`]), with what to do about it.
+//! Polling starts at intervals of milliseconds and slows down. At the deadline the error says what
+//! is still missing ([`Missing`]) and what to check.
 
 mod answer;
 mod client;
@@ -22,12 +22,12 @@ mod files;
 mod port;
 mod wait;
 
-pub use answer::{InterfaceAddress, InterfaceConfig, Plugged};
+pub use answer::{InterfaceAddress, InterfaceConfig, InterfaceStatus};
 pub use client::{VrouterClient, VrouterOptions};
 pub use error::{Incomplete, Missing, NotReady, VrouterError, VrouterErrorKind};
 pub use files::{DEFAULT_DIRECTORY, PortFileError, PortFiles};
 pub use port::Port;
-pub use wait::Wanted;
+pub use wait::ExpectedPorts;
 
 #[cfg(test)]
 mod tests;

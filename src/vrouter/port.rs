@@ -1,39 +1,39 @@
-//! An interface, as the agent is told of it and as it is kept in a file.
+//! A port as it is registered at the agent and stored in a port file.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// An interface of a container. Its JSON text is both the body of `POST /vm` and the content
-/// of the port file; the Go plugin's and the agent's are read too.
+/// An interface of a container. Its JSON form is both the body of `POST /vm` and the content of the
+/// port file. Files of the Go plugin and of the agent parse too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Port {
-    /// When it was made, for people. The agent adds its own.
+    /// The time of creation, informational. The agent adds its own.
     #[serde(default)]
     pub time: String,
-    /// The container, as its runtime calls it.
+    /// The runtime's id of the container.
     #[serde(default)]
     pub vm_id: String,
-    /// The container, as Contrail calls it.
+    /// The uuid of the virtual-machine.
     pub vm_uuid: Uuid,
-    /// The container, as people call it. The agent wants one.
+    /// The display name of the container. The agent requires one.
     pub vm_name: String,
-    /// The host's end.
+    /// The name of the interface on the host.
     pub host_ifname: String,
-    /// The container's end.
+    /// The name of the interface in the container.
     #[serde(default)]
     pub vm_ifname: String,
     /// The path of the container's network namespace.
     #[serde(default)]
     pub vm_namespace: String,
-    /// The virtual network.
+    /// The uuid of the virtual-network.
     pub vn_uuid: Uuid,
-    /// The virtual-machine-interface.
+    /// The uuid of the virtual-machine-interface.
     pub vmi_uuid: Uuid,
 }
 
 impl Port {
-    /// Now, as the Go plugin writes it.
+    /// The current time in the format of the Go plugin.
     #[must_use]
     pub fn now() -> String {
         jiff::Timestamp::now()

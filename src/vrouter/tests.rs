@@ -1,4 +1,4 @@
-//! The client against an agent that does as it is told.
+//! The client against a scripted agent.
 
 use std::time::Duration;
 
@@ -74,16 +74,16 @@ fn plugged(interface: Uuid, address: &str) -> Value {
     })
 }
 
-/// An agent that knows this configuration and these addresses, pretty-printed as agents do.
+/// An agent with this configuration and these addresses, pretty-printed as agents do.
 async fn agent(configuration: Vec<Value>, plugged: Vec<Value>) -> ScriptedServer {
-    ScriptedServer::start(move |asked, _| {
-        let answer = |values: &[Value]| match values {
+    ScriptedServer::start(move |request, _| {
+        let response = |values: &[Value]| match values {
             [] => not_found(),
             values => ok(&serde_json::to_string_pretty(values).unwrap()),
         };
-        match asked.path.split('/').nth(1) {
-            Some("vm-cfg") => answer(&configuration),
-            Some("vm") => answer(&plugged),
+        match request.path.split('/').nth(1) {
+            Some("vm-cfg") => response(&configuration),
+            Some("vm") => response(&plugged),
             _ => Reply::Answer(404, r#"{"error":"Unknown Request"}"#.to_owned()),
         }
     })
@@ -91,7 +91,7 @@ async fn agent(configuration: Vec<Value>, plugged: Vec<Value>) -> ScriptedServer
 }
 
 #[tokio::test]
-async fn interfaces_come_in_the_order_of_their_index() {
+async fn await_configuration_should_order_interfaces_by_index() {
     let agent = agent(
         vec![
             configuration(FIRST, &["{index:1/2}", "{note:a:b {c}}"]),
@@ -101,7 +101,7 @@ async fn interfaces_come_in_the_order_of_their_index() {
     )
     .await;
     let found = client(&agent)
-        .await_configuration(vm(), Wanted::Annotated, late())
+        .await_configuration(vm(), ExpectedPorts::Annotated, late())
         .await
         .unwrap();
     assert_eq!(found[0].interface, SECOND);
@@ -112,7 +112,7 @@ async fn interfaces_come_in_the_order_of_their_index() {
     assert_eq!(found[1].network_name, "default-domain:p1:blue");
 
     let found = client(&agent)
-        .await_configuration(vm(), Wanted::These(&[FIRST]), late())
+        .await_configuration(vm(), ExpectedPorts::Uuids(&[FIRST]), late())
         .await
         .unwrap();
     assert_eq!(found[0].interface, FIRST);
@@ -123,7 +123,7 @@ async fn interfaces_come_in_the_order_of_their_index() {
 }
 
 #[tokio::test]
-async fn addresses_of_both_families_are_read() {
+async fn await_addresses_should_read_both_families() {
     let mut both = plugged(FIRST, "5.5.5.252");
     both["v6-ip-address"] = "2001:db8::fc".into();
     both["v6-gateway"] = "2001:db8::1".into();
@@ -149,10 +149,10 @@ async fn addresses_of_both_families_are_read() {
 }
 
 #[tokio::test]
-async fn waiting_ends_as_soon_as_everything_is_there() {
+async fn polling_should_end_once_every_interface_is_there() {
     let agent =
         ScriptedServer::start(
-            |asked, before| match (asked.path.contains("vm-cfg"), before) {
+            |request, before| match (request.path.contains("vm-cfg"), before) {
                 (true, 0) => not_found(),
                 (true, 1) => Reply::Close,
                 (true, 2) => Reply::Raw(b"nonsense\r\n\r\n"),
@@ -169,7 +169,7 @@ async fn waiting_ends_as_soon_as_everything_is_there() {
         .await;
     let client = client(&agent);
     let found = client
-        .await_configuration(vm(), Wanted::Annotated, late())
+        .await_configuration(vm(), ExpectedPorts::Annotated, late())
         .await
         .unwrap();
     assert_eq!(found.len(), 2);
@@ -182,41 +182,41 @@ async fn waiting_ends_as_soon_as_everything_is_there() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named() {
-    let missing = async |agent: &ScriptedServer, wanted: Wanted<'_>| {
+async fn await_configuration_should_name_what_is_missing() {
+    let missing = async |agent: &ScriptedServer, expected: ExpectedPorts<'_>| {
         let result = client(agent)
-            .await_configuration(vm(), wanted, soon())
+            .await_configuration(vm(), expected, soon())
             .await;
         result.unwrap_err().missing
     };
     let nothing = agent(vec![], vec![]).await;
     assert_eq!(
-        missing(&nothing, Wanted::Annotated).await,
+        missing(&nothing, ExpectedPorts::Annotated).await,
         Missing::Configuration
     );
     assert!(nothing.requests().len() > 1);
 
     let unmarked = agent(vec![configuration(FIRST, &[])], vec![]).await;
     assert_eq!(
-        missing(&unmarked, Wanted::Annotated).await,
+        missing(&unmarked, ExpectedPorts::Annotated).await,
         Missing::Index { interface: FIRST }
     );
 
     let half = agent(vec![configuration(FIRST, &["{index:1/3}"])], vec![]).await;
-    let problem = missing(&half, Wanted::Annotated).await;
+    let problem = missing(&half, ExpectedPorts::Annotated).await;
     assert!(problem.to_string().contains("index 1/3"), "{problem}");
-    let problem = missing(&half, Wanted::These(&[FIRST, SECOND])).await;
+    let problem = missing(&half, ExpectedPorts::Uuids(&[FIRST, SECOND])).await;
     assert!(
         problem.to_string().contains(&SECOND.to_string()),
         "{problem}"
     );
 
     let stuck = ScriptedServer::start(|_, _| Reply::Hang).await;
-    let problem = missing(&stuck, Wanted::Annotated).await;
+    let problem = missing(&stuck, ExpectedPorts::Annotated).await;
     assert!(problem.to_string().contains("did not answer"), "{problem}");
 
     let other = ScriptedServer::start(|_, _| ok(&"<html>")).await;
-    let problem = missing(&other, Wanted::Annotated).await;
+    let problem = missing(&other, ExpectedPorts::Annotated).await;
     let Missing::Agent(error) = &problem else {
         panic!("{problem}")
     };
@@ -228,7 +228,7 @@ async fn what_is_missing_is_named() {
         Reply::Answer(404, r#"{"error":"Unknown Request"}"#.to_owned())
     })
     .await;
-    let problem = missing(&other, Wanted::Annotated).await;
+    let problem = missing(&other, ExpectedPorts::Annotated).await;
     assert!(problem.to_string().contains("Unknown Request"), "{problem}");
 
     let nobody = ScriptedServer::start(|_, _| Reply::Hang).await;
@@ -236,14 +236,14 @@ async fn what_is_missing_is_named() {
     drop(nobody);
     tokio::task::yield_now().await;
     let error = client
-        .await_configuration(vm(), Wanted::Annotated, soon())
+        .await_configuration(vm(), ExpectedPorts::Annotated, soon())
         .await
         .unwrap_err();
     assert!(error.to_string().contains("cannot be reached"), "{error}");
 }
 
 #[tokio::test]
-async fn what_of_an_address_is_missing_is_named() {
+async fn await_addresses_should_name_what_is_missing() {
     let missing = async |agent: &ScriptedServer| {
         let wait = Instant::now() + Duration::from_secs(3);
         let result = client(agent)
@@ -263,7 +263,7 @@ async fn what_of_an_address_is_missing_is_named() {
 }
 
 #[tokio::test]
-async fn ports_are_registered_as_the_agent_wants_them() {
+async fn register_should_send_a_port_in_the_format_of_the_agent() {
     let agent = ScriptedServer::start(|_, before| match before {
         0 => Reply::Close,
         _ => ok(&"{}"),
@@ -273,12 +273,12 @@ async fn ports_are_registered_as_the_agent_wants_them() {
     client.register(&port(), late()).await.unwrap();
     client.unregister(vm(), late()).await.unwrap();
     client.sync(late()).await.unwrap();
-    let asked = agent.requests();
-    let lines: Vec<String> = asked.iter().map(ReceivedRequest::line).collect();
+    let requests = agent.requests();
+    let lines: Vec<String> = requests.iter().map(ReceivedRequest::line).collect();
     let delete = format!("DELETE /vm/{VM}");
     assert_eq!(lines, ["POST /vm", "POST /vm", &delete, "POST /syncports"]);
-    let mut body = asked[1].json();
-    assert_eq!(asked[0].json(), body);
+    let mut body = requests[1].json();
+    assert_eq!(requests[0].json(), body);
     assert!(body["time"].take().as_str().unwrap().ends_with("+0000 UTC"));
     assert_eq!(
         body,
@@ -292,7 +292,7 @@ async fn ports_are_registered_as_the_agent_wants_them() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_repeated() {
+async fn register_should_not_retry_a_refusal() {
     let message = r#"{"error":"{ Invalid or missing field for vm-name }"}"#;
     let agent = ScriptedServer::start(move |_, _| Reply::Answer(500, message.to_owned())).await;
     let error = client(&agent).register(&port(), late()).await.unwrap_err();
@@ -305,7 +305,7 @@ async fn a_refusal_is_not_repeated() {
 }
 
 #[test]
-fn port_files_are_whole_and_nobody_elses_are_touched() {
+fn port_files_should_be_complete_and_leave_other_files_alone() {
     let directory = tempfile::tempdir().unwrap();
     let ports = directory.path().join("ports/vm");
     let files = PortFiles::new(&ports);
@@ -337,8 +337,8 @@ fn port_files_are_whole_and_nobody_elses_are_touched() {
 }
 
 #[test]
-fn the_go_plugins_port_files_are_read() {
-    // As facts 2.4 give them, and with what the agent adds.
+fn port_should_parse_files_of_the_go_plugin() {
+    // As the Go plugin writes it, with the field that the agent adds.
     let text = r#"{
 	"time": "2018-11-21 10:00:00.000000001 +0000 UTC m=+0.1",
 	"vm-id": "660a305f-10e4-47fd-a5fc-50e48147423b",

@@ -1,4 +1,4 @@
-//! Waiting for the agent: often at first, seldom later, to one deadline.
+//! Polls the agent until a container is ready, or to a deadline.
 
 use std::time::Duration;
 
@@ -6,75 +6,75 @@ use contrail_mesos_api::backoff::Backoff;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::answer::{InterfaceConfig, Plugged};
+use super::answer::{InterfaceConfig, InterfaceStatus};
 use super::client::VrouterClient;
 use super::error::{Incomplete, Missing, NotReady, VrouterErrorKind};
 
-/// How much of the time is kept for finding out what was missing.
-const DIAGNOSIS: Duration = Duration::from_millis(250);
+/// The time reserved for finding out what is missing.
+const DIAGNOSIS_TIME: Duration = Duration::from_millis(250);
 
-/// The delays between two calls. What takes milliseconds is noticed within milliseconds, and what
-/// takes seconds costs the agent four calls a second.
+/// The delays between two calls: an event after milliseconds is noticed within milliseconds, and a
+/// long wait costs the agent four calls a second.
 pub(super) const BACKOFF: Backoff =
     Backoff::new(Duration::from_millis(2), Duration::from_millis(250)).with_factor(1.6);
 
-/// Which interfaces make a container complete.
+/// The interfaces that a container waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted<'a> {
-    /// As many as their annotation `index` says.
+pub enum ExpectedPorts<'a> {
+    /// The number in the annotation `index` of each interface.
     Annotated,
-    /// These.
-    These(&'a [Uuid]),
+    /// These virtual-machine-interfaces.
+    Uuids(&'a [Uuid]),
 }
 
 impl VrouterClient {
-    /// Waits until the agent has been given every interface of a container. They come in the
-    /// order of their index, or of [`Wanted::These`].
+    /// Waits until the agent has the configuration of every interface of a container. Returns them
+    /// in the order of their index, or of [`ExpectedPorts::Uuids`].
     pub async fn await_configuration(
         &self,
         machine: Uuid,
-        wanted: Wanted<'_>,
+        expected: ExpectedPorts<'_>,
         deadline: Instant,
     ) -> Result<Vec<InterfaceConfig>, NotReady> {
         let step = move || async move {
             match self.configuration(machine).await? {
                 None => Err(Missing::Configuration),
-                Some(interfaces) => match wanted {
-                    Wanted::Annotated => by_index(interfaces),
-                    Wanted::These(uuids) => by_uuid(&interfaces, uuids),
+                Some(interfaces) => match expected {
+                    ExpectedPorts::Annotated => by_index(interfaces),
+                    ExpectedPorts::Uuids(uuids) => by_uuid(&interfaces, uuids),
                 },
             }
         };
         self.poll(machine, deadline, step).await
     }
 
-    /// Waits until the agent knows an address of each of these interfaces, which must have been
-    /// registered. They come in the order of `interfaces`.
+    /// Waits until the agent has an address for each of these registered interfaces. Returns them
+    /// in the order of `interfaces`.
     pub async fn await_addresses(
         &self,
         machine: Uuid,
         interfaces: &[Uuid],
         deadline: Instant,
-    ) -> Result<Vec<Plugged>, NotReady> {
+    ) -> Result<Vec<InterfaceStatus>, NotReady> {
         let step = move || async move {
             match self.addresses(machine).await? {
                 None => Err(Missing::Address),
-                Some(plugged) => with_addresses(&plugged, interfaces),
+                Some(statuses) => with_addresses(&statuses, interfaces),
             }
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let until = deadline - DIAGNOSIS.min(left / 10);
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let until = deadline - DIAGNOSIS_TIME.min(remaining / 10);
         let not_ready = match self.poll(machine, until, step).await {
             Err(not_ready) if not_ready.missing == Missing::Address => not_ready,
             result => return result,
         };
-        // One answer has many reasons; the other question tells two of them apart.
-        let withdrawn = matches!(
+        // Without an address, the configuration may be gone too, which has other causes.
+        let is_withdrawn = matches!(
             timeout_at(deadline, self.configuration(machine)).await,
             Ok(Ok(None))
         );
         Err(NotReady {
-            missing: if withdrawn {
+            missing: if is_withdrawn {
                 Missing::Withdrawn
             } else {
                 Missing::Address
@@ -109,15 +109,15 @@ impl VrouterClient {
             machine,
             waited: started.elapsed(),
             missing: last.unwrap_or_else(|| {
-                let problem = "no answer until the deadline".to_owned();
+                let problem = "no response before the deadline".to_owned();
                 let kind = VrouterErrorKind::Unanswered { problem };
-                Missing::Agent(self.error(&format!("ask for {machine}"), kind))
+                Missing::Agent(self.error(&format!("read the state of {machine}"), kind))
             }),
         })
     }
 }
 
-/// The interfaces in the order of their index, once all are there. The agent sorts by uuid.
+/// The interfaces in the order of their index, if all are there. The agent sorts them by uuid.
 fn by_index(interfaces: Vec<InterfaceConfig>) -> Result<Vec<InterfaceConfig>, Missing> {
     let mut indexed = vec![];
     for interface in interfaces {
@@ -140,49 +140,52 @@ fn by_index(interfaces: Vec<InterfaceConfig>) -> Result<Vec<InterfaceConfig>, Mi
             .map(|(_, interface)| interface)
             .collect())
     } else {
-        let have = indexed.into_iter().map(|(index, _)| index).collect();
-        Err(Missing::Interfaces(Incomplete::Indices { have }))
+        let present = indexed.into_iter().map(|(index, _)| index).collect();
+        Err(Missing::Interfaces(Incomplete::Indices { present }))
     }
 }
 
 fn by_uuid(
     interfaces: &[InterfaceConfig],
-    wanted: &[Uuid],
+    expected: &[Uuid],
 ) -> Result<Vec<InterfaceConfig>, Missing> {
-    let (found, without) = choose(interfaces, wanted, |interface| interface.interface);
-    if without.is_empty() {
+    let (found, missing) = select(interfaces, expected, |interface| interface.interface);
+    if missing.is_empty() {
         Ok(found)
     } else {
-        Err(Missing::Interfaces(Incomplete::Uuids { without }))
+        Err(Missing::Interfaces(Incomplete::Uuids { missing }))
     }
 }
 
-fn with_addresses(plugged: &[Plugged], wanted: &[Uuid]) -> Result<Vec<Plugged>, Missing> {
-    let (found, mut without) = choose(plugged, wanted, |plugged| plugged.interface);
-    without.extend(
+fn with_addresses(
+    statuses: &[InterfaceStatus],
+    expected: &[Uuid],
+) -> Result<Vec<InterfaceStatus>, Missing> {
+    let (found, mut missing) = select(statuses, expected, |status| status.interface);
+    missing.extend(
         found
             .iter()
-            .filter(|plugged| plugged.v4.is_none() && plugged.v6.is_none())
-            .map(|plugged| plugged.interface),
+            .filter(|status| status.v4.is_none() && status.v6.is_none())
+            .map(|status| status.interface),
     );
-    if without.is_empty() {
+    if missing.is_empty() {
         Ok(found)
     } else {
         Err(Missing::AddressOf {
-            interfaces: without,
+            interfaces: missing,
         })
     }
 }
 
-/// Those of the wanted ones that are there, in order, and the others.
-fn choose<T: Clone>(items: &[T], wanted: &[Uuid], uuid: fn(&T) -> Uuid) -> (Vec<T>, Vec<Uuid>) {
+/// The expected items in order, and the uuids of the missing ones.
+fn select<T: Clone>(items: &[T], expected: &[Uuid], uuid: fn(&T) -> Uuid) -> (Vec<T>, Vec<Uuid>) {
     let mut found = vec![];
-    let mut without = vec![];
-    for wanted in wanted {
-        match items.iter().find(|item| uuid(item) == *wanted) {
+    let mut missing = vec![];
+    for expected_uuid in expected {
+        match items.iter().find(|item| uuid(item) == *expected_uuid) {
             Some(item) => found.push(item.clone()),
-            None => without.push(*wanted),
+            None => missing.push(*expected_uuid),
         }
     }
-    (found, without)
+    (found, missing)
 }

@@ -1,8 +1,8 @@
 //! The client of the manager's agent API.
 //!
-//! Invariants: one manager is used until it fails or says that another one leads; credentials go
-//! to managers of the list only; what is asked twice has the effect of once, so that everything
-//! that may pass is asked again until the deadline.
+//! Invariants: one manager is used until it fails or names another one as the leader; credentials
+//! are sent only to listed managers. Calls are idempotent, so every transient failure is retried
+//! until the deadline.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -37,23 +37,23 @@ pub fn manager_address(text: &str) -> Result<Address, InvalidAddress> {
 pub struct PortsOptions {
     /// The managers, the preferred one first.
     pub managers: Vec<Address>,
-    /// Who we are: the name of this host's virtual-router.
+    /// The agent's name: that of this host's virtual-router.
     pub agent: String,
-    /// The file with the token that agents and managers share, read again when it is refused.
+    /// The file with the token that agents and managers share. It is read again after a 401.
     pub token_file: Option<PathBuf>,
-    /// TLS of the managers.
+    /// TLS options of the managers.
     pub tls: TlsOptions,
     /// Limits of a single attempt.
     pub limits: Limits,
 }
 
-/// Why the client cannot be made.
+/// Why the client cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum PortsSetupError {
-    /// TLS.
+    /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The token.
+    /// The token cannot be read.
     #[error("cannot read the token from {}: {problem}", path.display())]
     Token {
         /// The file.
@@ -61,37 +61,37 @@ pub enum PortsSetupError {
         /// What is wrong.
         problem: String,
     },
-    /// The agent's name does not fit into a header.
-    #[error("{0:?} cannot be an agent's name: a virtual-router's name is ASCII without spaces")]
+    /// The agent's name cannot be sent in a header.
+    #[error("invalid agent name {0:?}: a virtual-router's name is ASCII without spaces")]
     Agent(String),
 }
 
-/// A call to the managers that did not succeed.
+/// A failed call to the managers.
 pub type PortsError = ApiError<PortsErrorKind>;
 
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortsErrorKind {
-    /// The manager refuses, and would refuse again.
+    /// The manager refuses the request. A retry would be refused too.
     #[error("the manager refuses: {message}")]
     Refused {
         /// The status code.
         status: u16,
-        /// The manager's reason.
+        /// The manager's message.
         message: String,
     },
-    /// No manager did it until the deadline. It may have been done all the same.
-    #[error("no manager did it within {after:.1?}: {problem}")]
+    /// No manager confirmed the request before the deadline. It may have been handled.
+    #[error("no manager handled the request within {after:.1?}: {problem}")]
     Unavailable {
-        /// How long it was tried.
+        /// The time that was spent trying.
         after: Duration,
-        /// What went wrong at the last manager.
+        /// The last failure.
         problem: String,
     },
 }
 
 impl PortsErrorKind {
-    /// Whether it may succeed later.
+    /// Whether a later attempt may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
@@ -100,9 +100,9 @@ impl PortsErrorKind {
 
 /// The client. Clones share connections and the manager in use.
 #[derive(Clone)]
-pub struct PortsClient(Arc<Inner>);
+pub struct PortsClient(Arc<Shared>);
 
-struct Inner {
+struct Shared {
     http: HttpClient,
     failover: Failover,
     agent: HeaderValue,
@@ -119,7 +119,7 @@ impl fmt::Debug for PortsClient {
     }
 }
 
-/// A manager, and what went wrong there.
+/// A failed attempt at one manager.
 struct Failure {
     manager: String,
     kind: FailureKind,
@@ -138,7 +138,7 @@ impl PortsClient {
             .filter(|_| !options.agent.is_empty())
             .ok_or_else(|| PortsSetupError::Agent(options.agent.clone()))?;
         let token = options.token_file.as_ref().map(read_token).transpose()?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Shared {
             http: HttpClient::new(options.limits, &options.tls)?,
             failover: Failover::new(options.managers.clone()),
             agent,
@@ -147,14 +147,14 @@ impl PortsClient {
         })))
     }
 
-    /// Has the container's ports made, or completed. The objects exist when it answers.
+    /// Creates or completes the container's ports. The objects exist once this returns.
     pub async fn put(
         &self,
         machine: Uuid,
         request: &PortsRequest,
         deadline: Instant,
     ) -> Result<Ports, PortsError> {
-        let operation = format!("have the ports of container {machine} made");
+        let operation = format!("create the ports of container {machine}");
         let body = match serde_json::to_vec(request) {
             Ok(body) => body,
             Err(error) => {
@@ -170,16 +170,16 @@ impl PortsClient {
             .await
     }
 
-    /// Has the container's ports removed. Nothing is left of them when it answers.
+    /// Deletes the container's ports. No object is left once this returns.
     pub async fn delete(&self, machine: Uuid, deadline: Instant) -> Result<(), PortsError> {
-        let operation = format!("have the ports of container {machine} removed");
+        let operation = format!("delete the ports of container {machine}");
         let path = format!("/v1/ports/{machine}");
         self.call(operation, Method::DELETE, path, None, deadline)
             .await
             .map(|_: serde_json::Value| ())
     }
 
-    /// The containers that the manager has for this agent.
+    /// Lists the complete containers of this agent.
     pub async fn list(&self, deadline: Instant) -> Result<PortsList, PortsError> {
         let agent = self.0.agent.to_str().unwrap_or_default();
         let agent: String = form_urlencoded::byte_serialize(agent.as_bytes()).collect();
@@ -204,7 +204,7 @@ impl PortsClient {
             timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
                 Err(AttemptError::Final(last.unwrap_or_else(|| Failure {
                     manager: self.0.failover.servers()[index].to_string(),
-                    kind: FailureKind::Transient("there was no time".to_owned()),
+                    kind: FailureKind::Transient("the deadline has passed".to_owned()),
                 })))
             })
         };
@@ -273,7 +273,7 @@ impl PortsClient {
                     AttemptError::Redirect(leader, transient(problem))
                 }
                 None => {
-                    retry("another manager leads, which is not in our list of managers".to_owned())
+                    retry("another manager leads, which is not in the list of managers".to_owned())
                 }
             }),
             StatusCode::UNAUTHORIZED if self.new_token().await => {
@@ -304,14 +304,14 @@ impl PortsClient {
     }
 
     fn token(&self) -> std::sync::MutexGuard<'_, Option<SecretString>> {
-        // It is replaced as a whole.
+        // The value is replaced as a whole, so it is valid after a panic.
         self.0
             .token
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Whether the token's file has another one by now.
+    /// Reads the token file again. Returns whether the token has changed.
     async fn new_token(&self) -> bool {
         let Some(path) = self.0.token_file.clone() else {
             return false;
@@ -321,21 +321,21 @@ impl PortsClient {
             return false;
         };
         let mut token = self.token();
-        let is_other = token
+        let has_changed = token
             .as_ref()
             .is_none_or(|old| old.expose_secret() != new.expose_secret());
         *token = Some(new);
-        is_other
+        has_changed
     }
 
-    /// The manager of our list that an answer names as the leader.
+    /// The index of the listed manager that a response names as the leader.
     fn leader(&self, response: &Response) -> Option<usize> {
         let location = response.headers.get(LOCATION)?.to_str().ok()?;
         let uri: hyper::Uri = location.parse().ok()?;
-        let named = format!("{}://{}", uri.scheme()?, uri.authority()?);
-        let named = manager_address(&named).ok()?;
+        let url = format!("{}://{}", uri.scheme()?, uri.authority()?);
+        let leader = manager_address(&url).ok()?;
         let managers = self.0.failover.servers();
-        managers.iter().position(|manager| *manager == named)
+        managers.iter().position(|manager| *manager == leader)
     }
 }
 
@@ -359,7 +359,7 @@ fn read_token(path: &PathBuf) -> Result<SecretString, PortsSetupError> {
         Ok(token.to_owned().into())
     } else {
         Err(failed(
-            "it must hold one word of printable ASCII and nothing else".to_owned(),
+            "it must contain one word of printable ASCII and nothing else".to_owned(),
         ))
     }
 }

@@ -1,32 +1,32 @@
-//! What an agent asks the manager for, and what it answers: the ports of one container.
+//! The API that the manager serves to agents: the ports of one container.
 //!
-//! | request | body | answer |
+//! | request | body | response |
 //! |---|---|---|
 //! | `PUT /v1/ports/{machine}` | [`PortsRequest`] | 200 [`Ports`]: the objects exist |
 //! | `GET /v1/ports/{machine}` | | 200 [`Ports`], or 404 |
-//! | `DELETE /v1/ports/{machine}` | | 200 `{}` when nothing is left, whether or not there was anything |
+//! | `DELETE /v1/ports/{machine}` | | 200 `{}` once no port is left, also if there was none |
 //! | `GET /v1/ports?agent={agent}` | | 200 [`PortsList`]: every complete container of that agent |
 //!
-//! To the list belongs `&address={address}` where the agent's virtual-router is found by its address
+//! The list takes `&address={address}` where the agent's virtual-router is found by its address
 //! ([`PortsRequest::virtual_router_address`]).
 //!
-//! `{machine}` is the uuid of the container's virtual-machine object ([`vm_uuid`]). An agent says
-//! who it is in the header [`AGENT_HEADER`], and touches its own containers only; a shared token
-//! goes into `Authorization: Bearer …`. A refusal has a body [`Refusal`] and a status that says
-//! whether to try again:
+//! `{machine}` is the uuid of the container's virtual-machine object ([`vm_uuid`]). An agent sends
+//! its name in the header [`AGENT_HEADER`], and may change only its own containers; a shared token
+//! goes into `Authorization: Bearer …`. An error response has a body [`Refusal`], and its status
+//! says whether to retry:
 //!
-//! | status | meaning | again? |
+//! | status | meaning | retry? |
 //! |---|---|---|
 //! | 400 | the request is wrong: a label, a name that does not exist, an address outside the subnet | no |
 //! | 401, 403 | no token or a wrong one; another agent's container | no |
 //! | 404 | no such container (`GET` only) | no |
 //! | 409 | the address is taken, the subnet used up, a quota reached | no |
-//! | 307 | another manager leads; `Location` says which | there |
+//! | 307 | another manager leads, the one in `Location` | there |
 //! | 502, 503, 504 | the API server cannot be reached or does not answer; no leader | yes |
 //!
-//! Every call is idempotent: a `PUT` whose answer was lost is asked again and completes what the
-//! first one began. The names of all objects derive from the container's id, so manager and agent
-//! know them without asking each other.
+//! Every call is idempotent: repeating a `PUT` whose response was lost completes what the first one
+//! began. The uuids of virtual-machines and interfaces derive from the container's id, so manager
+//! and agent compute them independently.
 
 mod client;
 
@@ -44,26 +44,26 @@ pub use client::{
     manager_address,
 };
 
-/// The header in which an agent says who it is: the name of its host's virtual-router.
+/// The header with the agent's name: that of its host's virtual-router.
 pub const AGENT_HEADER: &str = "x-contrail-mesos-agent";
 
-/// What everything that we name by a hash is named in.
+/// The namespace of version 5 uuids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6d65_736f_732d_636f_6e74_7261_696c_0001);
 
-/// The uuid of a container's virtual-machine object: the container's id where that is one, as the
-/// vRouter agent and every other tool of Contrail expect, else one made from the whole id.
+/// The uuid of a container's virtual-machine object: the container's id if that is a uuid, as the
+/// vRouter agent and Contrail's tools expect, else a hash of the whole id.
 #[must_use]
 pub fn vm_uuid(container: &ContainerId) -> Uuid {
     if container.parent().is_none()
         && let Ok(uuid) = Uuid::try_parse(container.value())
-        // The vRouter agent knows the canonical form only, and nil is what it calls nothing.
+        // The vRouter agent accepts the canonical form only, and uses nil for no container.
         && uuid.hyphenated().to_string() == container.value()
         && !uuid.is_nil()
     {
         return uuid;
     }
     let values = Vec::<String>::from(container.clone());
-    // JSON, for no separator is one that an id cannot contain.
+    // JSON, since an id may contain any separator.
     Uuid::new_v5(&NAMESPACE, serde_json::json!(values).to_string().as_bytes())
 }
 
@@ -73,43 +73,43 @@ pub fn interface_uuid(machine: Uuid, interface: &str) -> Uuid {
     Uuid::new_v5(&machine, interface.as_bytes())
 }
 
-/// The ports that one container is to have: all of them, for the vRouter agent is told of each how
-/// many there are.
+/// The ports that a container needs: all of them, since each port is annotated with their number
+/// for the vRouter agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortsRequest {
     /// The container's id and those of its parents, outermost first.
     pub container: ContainerId,
-    /// The address by which the agent's virtual-router is found where none has the agent's name.
+    /// The address that identifies the agent's virtual-router if none has the agent's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_router_address: Option<IpAddr>,
-    /// What the container belongs to, for annotations, such as `framework` and `executor`.
+    /// Annotations of the container, such as `framework` and `executor`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// In the order of the container's interfaces.
     pub ports: Vec<PortRequest>,
 }
 
-/// One port that a container is to have.
+/// One port that a container needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRequest {
     /// The interface inside the container, such as `eth0`.
     pub interface: String,
-    /// What the framework calls the network: the `NetworkInfo`'s name.
+    /// The framework's name of the network: the `NetworkInfo`'s name.
     pub network: String,
-    /// The virtual network of containers whose labels name none, by its fully qualified name or
-    /// its name within the default project; without it the manager has a default of its own.
+    /// The virtual network if the labels name none: its fully qualified name, or its name within
+    /// the default project. Without it the manager uses its own default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_network: Option<String>,
-    /// The labels of the `NetworkInfo`, as the framework wrote them. `networks` names one network
-    /// here: a list has been taken apart, into one port each.
+    /// The labels of the `NetworkInfo`, as the framework sent them, except that `networks` names one
+    /// network: a list becomes one port for each network.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The addresses that the framework asks for; none: one of each family of the network.
+    /// The addresses that the framework requests. If empty, one of each family of the network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<PortAddressRequest>,
 }
 
-/// One address that a framework asks for.
+/// One address that a framework requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PortAddressRequest {
@@ -117,7 +117,7 @@ pub enum PortAddressRequest {
     V4,
     /// Any IPv6 address.
     V6,
-    /// This very address.
+    /// This address.
     Static(IpAddr),
 }
 
@@ -126,7 +126,7 @@ pub enum PortAddressRequest {
 pub struct Ports {
     /// The uuid of its virtual-machine object.
     pub machine: Uuid,
-    /// The container's id, where its object says it.
+    /// The container's id, if its object contains it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<ContainerId>,
     /// In the order of the container's interfaces.
@@ -144,11 +144,11 @@ pub struct Port {
     pub virtual_network: Uuid,
     /// The virtual network's name, `domain:project:network`.
     pub virtual_network_name: String,
-    /// The interface's Ethernet address.
+    /// The interface's MAC address.
     pub mac: Mac,
     /// Its addresses, IPv4 first.
     pub addresses: Vec<PortAddress>,
-    /// Floating addresses that lead to it.
+    /// The floating IPs of the port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub floating_ips: Vec<IpAddr>,
 }
@@ -176,7 +176,7 @@ pub struct PortsList {
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// What is wrong, and what to do about it; every reason, joined by `; `.
+    /// Every reason and what to do about it, joined by `; `.
     pub error: String,
 }
 

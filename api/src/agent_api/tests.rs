@@ -1,4 +1,4 @@
-//! Names; and the client against managers that do as they are told.
+//! Derived uuids, and the client against scripted managers.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ fn request() -> PortsRequest {
     }
 }
 
-fn made() -> Reply {
+fn ports_response() -> Reply {
     ok(&json!({ "machine": MACHINE, "ports": [] }))
 }
 
@@ -54,13 +54,13 @@ fn refusal(status: u16, text: &str) -> Reply {
 }
 
 #[test]
-fn a_container_whose_id_is_a_uuid_is_its_machine() {
+fn vm_uuid_should_be_the_container_id_if_that_is_a_uuid() {
     let id = "660a305f-10e4-47fd-a5fc-50e48147423b";
     assert_eq!(vm_uuid(&ContainerId::top_level(id)).to_string(), id);
 }
 
 #[test]
-fn other_ids_have_machines_of_their_own() {
+fn vm_uuid_should_be_unique_for_other_ids() {
     let root = ContainerId::top_level("660a305f-10e4-47fd-a5fc-50e48147423b");
     let ids = [
         root.nested("660a305f-10e4-47fd-a5fc-50e48147423b"),
@@ -81,10 +81,10 @@ fn other_ids_have_machines_of_their_own() {
 }
 
 #[tokio::test]
-async fn the_first_manager_that_answers_is_kept() {
+async fn client_should_keep_the_first_manager_that_answers() {
     let away = ScriptedServer::start(|_: &ReceivedRequest, _| Reply::Close).await;
     let standby = ScriptedServer::start(|_: &ReceivedRequest, _| refusal(503, "no leader")).await;
-    let leader = ScriptedServer::start(|_: &ReceivedRequest, _| made()).await;
+    let leader = ScriptedServer::start(|_: &ReceivedRequest, _| ports_response()).await;
     let client = client(&[&away, &standby, &leader], None);
     for _ in 0..3 {
         let ports = client.put(MACHINE, &request(), late()).await.unwrap();
@@ -92,40 +92,40 @@ async fn the_first_manager_that_answers_is_kept() {
     }
     assert_eq!(leader.requests().len(), 3);
     assert_eq!(standby.requests().len(), 1);
-    let asked = &leader.requests()[0];
-    assert_eq!(asked.line(), format!("PUT /v1/ports/{MACHINE}"));
-    assert_eq!(asked.header(AGENT_HEADER), Some("node-1"));
-    assert_eq!(asked.header("authorization"), None);
-    assert_eq!(asked.json()["container"], json!(["c1"]));
+    let received = &leader.requests()[0];
+    assert_eq!(received.line(), format!("PUT /v1/ports/{MACHINE}"));
+    assert_eq!(received.header(AGENT_HEADER), Some("node-1"));
+    assert_eq!(received.header("authorization"), None);
+    assert_eq!(received.json()["container"], json!(["c1"]));
 }
 
 #[tokio::test]
-async fn a_standby_names_the_leader() {
-    let leader = ScriptedServer::start(|_: &ReceivedRequest, _| made()).await;
+async fn client_should_follow_redirects_to_listed_managers_only() {
+    let leader = ScriptedServer::start(|_: &ReceivedRequest, _| ports_response()).await;
     let location = format!("http://{}/v1/ports/{MACHINE}", leader.address);
     let location: &'static str = location.leak();
-    let unasked = ScriptedServer::start(|_: &ReceivedRequest, _| made()).await;
+    let skipped = ScriptedServer::start(|_: &ReceivedRequest, _| ports_response()).await;
     let standby = ScriptedServer::start(move |_: &ReceivedRequest, _| {
         Reply::WithHeader(307, "Location", location)
     })
     .await;
-    let first = client(&[&standby, &unasked, &leader], None);
+    let first = client(&[&standby, &skipped, &leader], None);
     first.put(MACHINE, &request(), late()).await.unwrap();
-    assert_eq!((unasked.requests().len(), leader.requests().len()), (0, 1));
-    // Credentials go to nobody whom the configuration does not name.
+    assert_eq!((skipped.requests().len(), leader.requests().len()), (0, 1));
+    // Credentials are sent only to configured managers.
     let second = client(&[&standby], None);
     let error = second.put(MACHINE, &request(), soon()).await.unwrap_err();
-    assert!(error.to_string().contains("not in our list"), "{error}");
+    assert!(error.to_string().contains("not in the list"), "{error}");
     assert_eq!(leader.requests().len(), 1);
 }
 
 #[tokio::test]
-async fn a_refusal_is_final_and_says_why() {
+async fn client_should_return_a_refusal_with_its_reason() {
     let manager = ScriptedServer::start(|_: &ReceivedRequest, _| {
         refusal(400, "there is no network \"blu\"; there are: blue")
     })
     .await;
-    let other = ScriptedServer::start(|_: &ReceivedRequest, _| made()).await;
+    let other = ScriptedServer::start(|_: &ReceivedRequest, _| ports_response()).await;
     let client = client(&[&manager, &other], None);
     let error = client.put(MACHINE, &request(), late()).await.unwrap_err();
     assert!(!error.kind.is_transient());
@@ -134,13 +134,13 @@ async fn a_refusal_is_final_and_says_why() {
 }
 
 #[tokio::test]
-async fn what_may_pass_is_asked_again_until_the_deadline() {
+async fn client_should_retry_transient_failures_until_the_deadline() {
     let manager = ScriptedServer::start(|_: &ReceivedRequest, count| match count {
         0 => refusal(502, "the API server is away"),
         1 => Reply::Truncate,
         2 => Reply::Answer(200, "<html>".to_owned()),
         3 => refusal(429, "slow down"),
-        _ => made(),
+        _ => ports_response(),
     })
     .await;
     let good = client(&[&manager], None);
@@ -160,18 +160,17 @@ async fn what_may_pass_is_asked_again_until_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_token_that_changed_is_read_again_and_never_shown() {
+async fn client_should_reload_a_changed_token_and_never_show_it() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, "first-secret\n").unwrap();
-    let manager =
-        ScriptedServer::start(
-            |asked: &ReceivedRequest, _| match asked.header("authorization") {
-                Some("Bearer second-secret") => made(),
-                _ => refusal(401, "wrong token"),
-            },
-        )
-        .await;
+    let manager = ScriptedServer::start(|received: &ReceivedRequest, _| {
+        match received.header("authorization") {
+            Some("Bearer second-secret") => ports_response(),
+            _ => refusal(401, "wrong token"),
+        }
+    })
+    .await;
     let client = client(&[&manager], Some(&file));
     let error = client.put(MACHINE, &request(), late()).await.unwrap_err();
     assert!(!error.kind.is_transient() && !format!("{error:?} {client:?}").contains("secret"));

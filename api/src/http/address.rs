@@ -1,4 +1,4 @@
-//! The address of a server: scheme, host, port, and the path under which a proxy has its API.
+//! The address of a server: scheme, host, port, and the path prefix of its API behind a proxy.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -12,7 +12,7 @@ pub struct Address {
     scheme: Scheme,
     /// Always with a port.
     authority: Authority,
-    /// Empty, or a path without a slash at its end.
+    /// Empty, or a path without a trailing slash.
     prefix: Box<str>,
 }
 
@@ -34,7 +34,7 @@ impl InvalidAddress {
     }
 }
 
-/// The ports of servers whose address has none.
+/// The ports of addresses without one.
 #[derive(Clone, Copy, Debug)]
 struct DefaultPorts {
     without_scheme: u16,
@@ -87,7 +87,7 @@ impl Address {
         // Brackets are for IPv6: mesos-manager's own default is the impossible `[127.0.0.1]`.
         let unbracketed = host.trim_matches(['[', ']']);
         let has_invalid_brackets = host != unbracketed && unbracketed.parse::<Ipv6Addr>().is_err();
-        // A password in an address would end up in messages.
+        // A password in an address would appear in messages.
         let has_user = authority.as_str().contains('@');
         if has_user || host.is_empty() || has_invalid_brackets || uri.query().is_some() {
             return None;
@@ -113,7 +113,7 @@ impl Address {
             .build()
     }
 
-    /// Whether what is said there is encrypted.
+    /// Whether connections are encrypted.
     #[must_use]
     pub fn is_secure(&self) -> bool {
         self.scheme == Scheme::HTTPS
@@ -122,11 +122,11 @@ impl Address {
     /// Whether both are the same server, whatever the path.
     #[must_use]
     pub fn is_at(&self, other: &Self) -> bool {
-        // Both compare without regard to case.
+        // Scheme and authority compare case-insensitively.
         self.scheme == other.scheme && self.authority == other.authority
     }
 
-    /// The same server with another path before its API's.
+    /// The same server with another path prefix.
     pub(super) fn with_prefix(&self, prefix: &str) -> Self {
         Self {
             prefix: prefix.trim_end_matches('/').into(),
@@ -188,6 +188,7 @@ mod tests {
         let secret = Address::parse("http://user:password@a", 8080).unwrap_err();
         assert!(!secret.to_string().contains("password"), "{secret}");
     }
+
     #[test]
     fn root_address_should_have_one_port_and_no_path() {
         for (text, address) in [

@@ -1,10 +1,10 @@
-//! The error of a call to a server, of whatever API.
+//! The error of a call to a server of any API.
 
-/// A call that did not succeed. `K` says why, in the terms of the API.
+/// A failed call. `K` is the reason, in the terms of the API.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot {operation} at {server}: {kind}")]
 pub struct ApiError<K: std::error::Error + 'static> {
-    /// What was to be done, such as `list the apps`.
+    /// What failed, such as `list the apps`.
     pub operation: String,
     /// The server that was tried last.
     pub server: String,
@@ -27,7 +27,7 @@ impl<K: std::error::Error + 'static> ApiError<K> {
         }
     }
 
-    /// An error of this operation, for which there is no server.
+    /// An error of this operation before any server was tried.
     pub fn without_server(operation: impl Into<String>, kind: impl Into<K>) -> Self {
         Self::new(operation, "(none)", kind)
     }

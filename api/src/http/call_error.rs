@@ -1,4 +1,4 @@
-//! Why a server that is followed did not answer as it should have.
+//! Errors of calls to Mesos masters and Marathon.
 
 use std::fmt;
 
@@ -6,81 +6,82 @@ use hyper::StatusCode;
 
 use super::credentials::CredentialsError;
 use super::redirect::RedirectError;
-use super::{ApiError, HttpError, excerpt};
+use super::{ApiError, HttpError};
+use crate::text::excerpt;
 
 /// A call to Mesos or Marathon that did not succeed.
 pub type CallError = ApiError<CallErrorKind>;
 
-/// What a failure means. Each says what to do about it.
+/// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallErrorKind {
-    /// There is no answer.
+    /// There is no complete response.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// There is nothing to prove who we are with.
+    /// The credentials cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// A redirection is not followed.
+    /// A redirect is not followed.
     #[error(transparent)]
     Redirect(#[from] RedirectError),
-    /// None leads, or none that leads is ready.
-    #[error("no server leads at the moment, says HTTP {status}: {body}")]
+    /// There is no leader, or it is not ready.
+    #[error("the server has no leader (HTTP {status}): {body}")]
     NoLeader {
         /// The HTTP status.
         status: u16,
-        /// The server's words.
+        /// The beginning of the response's body.
         body: String,
     },
-    /// We may not.
+    /// Authentication or authorization failed.
     #[error(
-        "we are refused with HTTP {status}; check user, password or token, and what they permit ({body})"
+        "access denied (HTTP {status}); check user, password or token, and their permissions ({body})"
     )]
     Denied {
         /// The HTTP status.
         status: u16,
-        /// The server's words.
+        /// The beginning of the response's body.
         body: String,
     },
-    /// It does not exist: the server itself says so, not something else that answers in its place.
+    /// It does not exist, according to the API itself: other 404 responses are [`Self::Refused`].
     #[error("it does not exist: {body}")]
     NotFound {
-        /// The server's words.
+        /// The beginning of the response's body.
         body: String,
     },
-    /// The server refuses, for another reason.
-    #[error("it answers HTTP {status}: {body}")]
+    /// Another status that is not a success.
+    #[error("the server responded with HTTP {status}: {body}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The server's words.
+        /// The beginning of the response's body.
         body: String,
     },
-    /// What was answered makes no sense.
+    /// The response cannot be decoded.
     #[error(
-        "the answer makes no sense: {problem}; is that address the right one? It begins with {body:?}"
+        "invalid response: {problem}; check the address of the server. The response begins with {body:?}"
     )]
     InvalidResponse {
         /// What is wrong with it.
         problem: String,
-        /// How it begins.
+        /// The beginning of the response's body.
         body: String,
     },
     /// The server has ended the stream of events.
     #[error("the server has ended the event stream")]
     Ended,
-    /// The event stream cannot be understood.
-    #[error("the event stream makes no sense: {0}")]
+    /// The event stream cannot be decoded.
+    #[error("invalid event stream: {0}")]
     Stream(String),
-    /// The server's events did not begin in time.
-    #[error("the event stream is open, but does not begin: {0}")]
+    /// The first event did not arrive in time.
+    #[error("the event stream is open, but no event arrived: {0}")]
     NotAttached(String),
-    /// Nobody says which servers there are.
-    #[error("no leader is known: {0}")]
+    /// The leader cannot be found.
+    #[error("cannot find the leader: {0}")]
     Discovery(String),
 }
 
 impl CallErrorKind {
-    /// What a status that is no success means.
+    /// The kind for a status that is not a success.
     pub(super) fn of_status(status: StatusCode, body: &[u8]) -> Self {
         let code = status.as_u16();
         let is_api_error = has_message(body);
@@ -93,7 +94,7 @@ impl CallErrorKind {
         }
     }
 
-    /// An answer that makes no sense.
+    /// A response that cannot be decoded.
     pub fn invalid_response(problem: &dyn fmt::Display, body: &[u8]) -> Self {
         Self::InvalidResponse {
             problem: problem.to_string(),
@@ -102,7 +103,7 @@ impl CallErrorKind {
     }
 }
 
-/// Whether this is an API's error. Proxies and other servers answer 404 with a page.
+/// Whether this is an error of the API. Proxies and other servers send a page with a 404.
 fn has_message(body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Message {

@@ -1,6 +1,6 @@
-//! How a server knows who we are: nothing, a name and password, or a DC/OS token from a file.
+//! Credentials for a server: none, user and password, or a DC/OS token from a file.
 //!
-//! Invariant: what is secret is in no message; the header that carries it is marked sensitive.
+//! Invariant: no message contains a secret; the header with the secret is marked sensitive.
 
 use std::path::{Path, PathBuf};
 
@@ -8,31 +8,31 @@ use base64::Engine as _;
 use hyper::header::HeaderValue;
 use secrecy::{ExposeSecret as _, SecretString};
 
-/// The longest token file that is believed.
-const LONGEST_TOKEN: usize = 64 << 10;
+/// The longest accepted token.
+const MAX_TOKEN_BYTES: usize = 64 << 10;
 
-/// How a server knows who we are.
+/// How to authenticate to a server.
 #[derive(Clone, Debug, Default)]
 pub enum Credentials {
-    /// It does not ask.
+    /// Not at all.
     #[default]
     None,
-    /// A name and password in every request.
+    /// HTTP basic authentication.
     Basic {
-        /// The name.
+        /// The user's name.
         user: String,
         /// The password.
         password: SecretString,
     },
-    /// A DC/OS authentication token, alone in a file. The file is read for every request, so that
-    /// whoever renews the token has only to write it there.
+    /// A file that contains only a DC/OS authentication token. It is read for every request, so
+    /// that a renewed token takes effect at once.
     TokenFile(PathBuf),
 }
 
-/// There is nothing to prove who we are with.
+/// Credentials that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
-    /// The file of the token is no use.
+    /// The token file is missing or invalid.
     #[error("the token cannot be read from {}: {problem}; write the token into it", path.display())]
     File {
         /// The file.
@@ -40,7 +40,7 @@ pub enum CredentialsError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The name or password cannot be in a header.
+    /// The user's name cannot be sent in a header.
     #[error("the user's name contains a colon, which HTTP's basic authentication does not allow")]
     Name,
 }
@@ -59,12 +59,12 @@ impl Credentials {
             Self::TokenFile(path) => {
                 let file = path.clone();
                 let read = tokio::task::spawn_blocking(move || token(&file)).await;
-                let token = read.map_err(|error| wrong(path, &error))??;
+                let token = read.map_err(|error| invalid_file(path, &error))??;
                 format!("token={token}")
             }
         };
         let mut value = HeaderValue::try_from(text).map_err(|_| match self {
-            Self::TokenFile(path) => wrong(path, &"it cannot be sent in a header"),
+            Self::TokenFile(path) => invalid_file(path, &"it cannot be sent in a header"),
             _ => CredentialsError::Name,
         })?;
         value.set_sensitive(true);
@@ -72,7 +72,7 @@ impl Credentials {
     }
 }
 
-fn wrong(path: &Path, problem: &dyn std::fmt::Display) -> CredentialsError {
+fn invalid_file(path: &Path, problem: &dyn std::fmt::Display) -> CredentialsError {
     CredentialsError::File {
         path: path.to_owned(),
         problem: problem.to_string(),
@@ -80,11 +80,14 @@ fn wrong(path: &Path, problem: &dyn std::fmt::Display) -> CredentialsError {
 }
 
 fn token(path: &Path) -> Result<String, CredentialsError> {
-    let bytes = std::fs::read(path).map_err(|error| wrong(path, &error))?;
-    let text = String::from_utf8(bytes).map_err(|_| wrong(path, &"it is not text"))?;
+    let bytes = std::fs::read(path).map_err(|error| invalid_file(path, &error))?;
+    let text = String::from_utf8(bytes).map_err(|_| invalid_file(path, &"it is not UTF-8"))?;
     let token = text.trim();
-    if token.is_empty() || token.len() > LONGEST_TOKEN || token.contains(char::is_whitespace) {
-        return Err(wrong(path, &"there is not one token alone in it"));
+    if token.is_empty() || token.len() > MAX_TOKEN_BYTES || token.contains(char::is_whitespace) {
+        return Err(invalid_file(
+            path,
+            &"it must contain one token and nothing else",
+        ));
     }
     Ok(token.to_owned())
 }
@@ -94,7 +97,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn headers_are_as_servers_expect_them_and_secret() {
+    async fn credentials_header_should_match_the_scheme_and_be_sensitive() {
         let basic = Credentials::Basic {
             user: "Aladdin".to_owned(),
             password: "open sesame".into(),
@@ -108,12 +111,12 @@ mod tests {
         let path = directory.path().join("token");
         let credentials = Credentials::TokenFile(path.clone());
         credentials.header().await.unwrap_err();
-        for useless in ["", "\n", "two tokens", "a\0b"] {
-            std::fs::write(&path, useless).unwrap();
+        for invalid in ["", "\n", "two tokens", "a\0b"] {
+            std::fs::write(&path, invalid).unwrap();
             let error = credentials.header().await.unwrap_err();
             assert!(error.to_string().contains("token"), "{error}");
         }
-        // Whoever renews it only writes it there.
+        // A renewed token is read from the file.
         for token in ["eyJ0.first.sig", "eyJ0.second.sig"] {
             std::fs::write(&path, format!("{token}\n")).unwrap();
             let header = credentials.header().await.unwrap().unwrap();
@@ -122,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_colon_in_the_name_would_change_the_password() {
+    async fn credentials_should_refuse_a_colon_in_the_user_name() {
         let credentials = Credentials::Basic {
             user: "a:b".to_owned(),
             password: "c".into(),

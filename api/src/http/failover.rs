@@ -25,7 +25,7 @@ pub enum AttemptError<E> {
     Retry(E),
     /// The server with this index should be tried next.
     Redirect(usize, E),
-    /// No other attempt would help.
+    /// Another attempt would fail too.
     Final(E),
 }
 
@@ -186,7 +186,7 @@ mod tests {
         let refused = |_, _| async { Err::<(), _>(AttemptError::Final("refused")) };
         assert_eq!(failover.try_each(refused).await, Err(Some("refused")));
         assert_eq!(servers(0).try_each(refused).await, Err(None));
-        // A redirection is followed at once.
+        // A redirect is followed at once.
         let redirected = |index, _| async move {
             if index == 1 {
                 Ok(index)

@@ -1,5 +1,5 @@
-//! Calls to the one of several servers that leads: standbys send us on, and we go with our
-//! credentials where [`Redirects`] allows it.
+//! Calls to the leader of several servers: standbys redirect to it, and [`Redirects`] decides which
+//! redirects are followed with the credentials.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -11,39 +11,39 @@ use super::credentials::Credentials;
 use super::redirect::{RedirectError, Redirects};
 use super::{HttpClient, Limits, Request, Response, Streaming, TlsError, TlsOptions};
 
-/// A standby names the leader; that one may have lost its lead meanwhile.
-const MOST_REDIRECTIONS: usize = 3;
+/// More than one, since the leader that a standby names may have lost its leadership meanwhile.
+const MAX_REDIRECTS: usize = 3;
 
-/// How servers are reached.
+/// How to reach the servers.
 #[derive(Clone, Debug, Default)]
 pub struct LeaderOptions {
-    /// TLS of all of them.
+    /// TLS of all servers.
     pub tls: TlsOptions,
-    /// Who we are.
+    /// Sent with every request.
     pub credentials: Credentials,
-    /// Which leaders are believed.
+    /// Which redirects are followed.
     pub redirects: Redirects,
-    /// Limits of a single call; a stream has a deadline of its own once it has begun.
+    /// Limits of a single call. A stream has an idle timeout instead once its head was received.
     pub limits: Limits,
 }
 
-/// A question.
+/// A request, without the server.
 #[derive(Clone, Debug)]
 pub struct RequestSpec {
-    /// What it is for, as it reads after "cannot".
+    /// The operation, as it reads after "cannot" in an error.
     pub operation: String,
     /// The method.
     pub method: Method,
-    /// With the query, encoded.
+    /// Path and query, encoded.
     pub path: String,
-    /// The one type of answer that is taken.
+    /// The `Accept` header.
     pub accept: &'static str,
-    /// A JSON text.
+    /// A JSON document.
     pub body: Option<Bytes>,
 }
 
 impl RequestSpec {
-    /// Asks for JSON.
+    /// A `GET` request for JSON.
     #[must_use]
     pub fn get(operation: impl Into<String>, path: impl Into<String>) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl RequestSpec {
         }
     }
 
-    /// The error of this question.
+    /// The error of this request at `server`.
     #[must_use]
     pub fn failed(&self, server: &Address, kind: impl Into<CallErrorKind>) -> CallError {
         CallError::new(&self.operation, server.to_string(), kind)
@@ -71,7 +71,7 @@ pub struct LeaderClient {
 }
 
 impl LeaderClient {
-    /// A client; nothing is asked yet. Reads certificate files: blocks on the file system.
+    /// A client without connections. Reads certificate files: blocks on the file system.
     pub fn new(options: LeaderOptions) -> Result<Self, TlsError> {
         Ok(Self {
             http: HttpClient::new(options.limits, &options.tls)?,
@@ -80,8 +80,8 @@ impl LeaderClient {
         })
     }
 
-    /// Asks the server `at`, or the leader that it names, which is returned with the answer. Any
-    /// status but success is an error.
+    /// Sends a request to the server `at`, or to the leader that it names. Returns the server that
+    /// responded. Any status but success is an error.
     pub async fn open(
         &self,
         listed: &[Address],
@@ -89,22 +89,22 @@ impl LeaderClient {
         spec: &RequestSpec,
     ) -> Result<(Address, Streaming), CallError> {
         let mut server = at.clone();
-        for _ in 0..=MOST_REDIRECTIONS {
+        for _ in 0..=MAX_REDIRECTS {
             let failed = |problem: CallErrorKind| spec.failed(&server, problem);
-            let answer = self.attempt(&server, spec).await.map_err(failed)?;
-            if answer.status.is_success() {
-                return Ok((server, answer));
+            let response = self.attempt(&server, spec).await.map_err(failed)?;
+            if response.status.is_success() {
+                return Ok((server, response));
             }
-            if !answer.status.is_redirection() {
-                let status = answer.status;
-                // Its words are worth having, but not worth failing for.
-                let body = answer
-                    .whole()
+            if !response.status.is_redirection() {
+                let status = response.status;
+                // The body is only for the message.
+                let body = response
+                    .collect()
                     .await
-                    .map_or_else(|_| Bytes::new(), |whole| whole.body);
+                    .map_or_else(|_| Bytes::new(), |response| response.body);
                 return Err(failed(CallErrorKind::of_status(status, &body)));
             }
-            let location = answer
+            let location = response
                 .headers
                 .get(LOCATION)
                 .and_then(|value| value.to_str().ok());
@@ -113,19 +113,19 @@ impl LeaderClient {
             log::debug!("{server} names {target} as the leader");
             server = target;
         }
-        Err(spec.failed(&server, RedirectError::Loop(MOST_REDIRECTIONS + 1)))
+        Err(spec.failed(&server, RedirectError::Loop(MAX_REDIRECTS + 1)))
     }
 
-    /// As [`Self::open`], with the whole answer.
+    /// As [`Self::open`], but reads the complete response.
     pub async fn send(
         &self,
         listed: &[Address],
         at: &Address,
         spec: &RequestSpec,
     ) -> Result<(Address, Response), CallError> {
-        let (server, answer) = self.open(listed, at, spec).await?;
-        match answer.whole().await {
-            Ok(whole) => Ok((server, whole)),
+        let (server, streaming) = self.open(listed, at, spec).await?;
+        match streaming.collect().await {
+            Ok(response) => Ok((server, response)),
             Err(error) => Err(spec.failed(&server, error)),
         }
     }
@@ -136,7 +136,7 @@ impl LeaderClient {
         spec: &RequestSpec,
     ) -> Result<Streaming, CallErrorKind> {
         let uri = server.uri(&spec.path).map_err(|error| {
-            // Paths are made of checked parts; the operator's prefix may still be odd.
+            // Paths consist of checked parts, but the configured prefix may be invalid.
             CallErrorKind::invalid_response(&format!("{server} with {}: {error}", spec.path), b"")
         })?;
         let mut headers = vec![(ACCEPT, HeaderValue::from_static(spec.accept))];

@@ -1,14 +1,14 @@
-//! HTTP/1.1 to servers that split their answers: the transport of the VNC API and vRouter clients.
+//! HTTP/1.1 client, for servers that send a response's head and body in separate segments.
 //!
-//! Both servers send an answer's header and body in two writes with Nagle's algorithm on. The
-//! second write then waits until the client acknowledges the first, and a client that delays its
-//! acknowledgements, as Linux does on a connection in use, adds 40 ms to *every* call. reqwest
-//! hides its sockets behind a sealed type, so this module puts hyper-util, which reqwest itself
-//! is made of, on streams that acknowledge at once ([`quickack`]).
+//! The Contrail API server and the vRouter agent write a response's head and body separately, with
+//! Nagle's algorithm on. The second write waits until the client acknowledges the first, and Linux
+//! delays acknowledgements on a connection in use, which adds 40 ms to *every* call. reqwest hides
+//! its sockets behind a sealed type, so this module uses hyper-util directly, on streams that
+//! acknowledge at once ([`quickack`]).
 //!
-//! Invariants: every answer is read whole, within one deadline and one size, unless it is a stream,
-//! of which every silence has a deadline; redirections are followed by [`LeaderClient`] alone, by
-//! its own rules, and proxies of the environment never used, since credentials travel here.
+//! Invariants: every response is read completely, within one deadline and one size limit, unless it
+//! is a stream, which has an idle timeout; only [`LeaderClient`] follows redirects, by its own
+//! rules; proxies from the environment are never used, since requests carry credentials.
 
 mod address;
 mod api_error;
@@ -31,6 +31,7 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use crate::text;
 pub use address::{Address, InvalidAddress};
 pub use api_error::ApiError;
 pub use call_error::{CallError, CallErrorKind};
@@ -42,21 +43,21 @@ pub use redirect::{RedirectError, Redirects};
 pub use streaming::Streaming;
 pub use tls::{TlsError, TlsOptions};
 
-/// How long a connection is kept for the next call. Shorter than what servers and the load
-/// balancers before them allow, so that it is us who close.
-const IDLE: Duration = Duration::from_secs(20);
+/// How long an idle connection is kept. Shorter than the timeouts of servers and load balancers, so
+/// that the client closes first.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What we call ourselves: servers log it.
-const NAME: &str = concat!("contrail-mesos/", env!("CARGO_PKG_VERSION"));
+/// Servers log it.
+const USER_AGENT_NAME: &str = concat!("contrail-mesos/", env!("CARGO_PKG_VERSION"));
 
-/// How long, and how much.
+/// The limits of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Until a connection stands.
+    /// Time until a connection is established.
     pub connect_timeout: Duration,
-    /// Until the last byte of an answer, the connection included.
+    /// Time until the last byte of a response, connecting included.
     pub request_timeout: Duration,
-    /// Bytes of an answer's body.
+    /// The most bytes of a response's body.
     pub max_body_bytes: usize,
 }
 
@@ -71,23 +72,23 @@ impl Default for Limits {
     }
 }
 
-/// One call.
+/// One request.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The method.
     pub method: Method,
-    /// Where to, scheme and host included.
+    /// The absolute URI.
     pub uri: Uri,
-    /// Headers; the content type of a body comes by itself.
+    /// Headers; the content type of a body is added.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// A JSON text.
+    /// A JSON document.
     pub body: Option<Bytes>,
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// The status code. The reason beside it is not worth reading: vRouter agents say `404 OK`.
+    /// The status code. The reason phrase is useless: vRouter agents send `404 OK`.
     pub status: StatusCode,
     /// The headers.
     pub headers: HeaderMap,
@@ -96,42 +97,30 @@ pub struct Response {
 }
 
 impl Response {
-    /// The body as text, for messages: its first 500 characters.
+    /// The first 500 characters of the body, for messages.
     #[must_use]
     pub fn text(&self) -> String {
-        excerpt(&self.body)
+        text::excerpt(&self.body)
     }
 }
 
-/// The first 500 characters of a text.
-#[must_use]
-pub fn excerpt(text: &[u8]) -> String {
-    // Four bytes a character at most, and one that is cut.
-    let text = String::from_utf8_lossy(&text[..text.len().min(2004)]);
-    let text = text.trim();
-    match text.char_indices().nth(500) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// Why there is no answer.
+/// Why there is no complete response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
-    /// There is no connection: the server has seen nothing of the request.
+    /// There is no connection. The server has not seen the request.
     #[error("cannot connect: {0}")]
     Connect(String),
-    /// The connection ended before the answer did: the server may have done what it was asked.
-    #[error("the connection broke before the answer was complete: {0}")]
+    /// The connection ended before the response did. The server may have handled the request.
+    #[error("the connection closed before the response was complete: {0}")]
     ConnectionClosed(String),
-    /// No whole answer in time: the server may have done what it was asked.
-    #[error("no answer within {0:?}")]
+    /// No complete response in time. The server may have handled the request.
+    #[error("no response within {0:?}")]
     Timeout(Duration),
-    /// A stream has brought nothing for so long that its server must be gone.
-    #[error("nothing has come for {0:?}, not even a sign of life")]
+    /// A stream was silent for so long that its server must be gone.
+    #[error("no data and no heartbeat for {0:?}")]
     IdleTimeout(Duration),
-    /// The answer is longer than anybody expects.
-    #[error("the answer is longer than {0} bytes")]
+    /// The response is longer than the limit.
+    #[error("the response is longer than {0} bytes")]
     BodyTooLarge(usize),
 }
 
@@ -151,13 +140,13 @@ impl HttpClient {
             .enable_http1()
             .wrap_connector(QuickAckConnector::new(limits.connect_timeout));
         let client = Client::builder(TokioExecutor::new())
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .pool_timer(TokioTimer::new())
             .build(connector);
         Ok(Self { client, limits })
     }
 
-    /// Asks, and returns when the answer's head is there: its body is read as it comes.
+    /// Sends a request and returns as soon as the response's head is there; the body is streamed.
     pub async fn open(&self, request: Request) -> Result<Streaming, HttpError> {
         let limit = self.limits.request_timeout;
         let response = tokio::time::timeout(limit, self.exchange(request))
@@ -166,12 +155,12 @@ impl HttpClient {
         Ok(Streaming::new(response, self.limits))
     }
 
-    /// Asks, and reads the whole answer, whatever its status.
+    /// Sends a request and reads the complete response, whatever its status.
     pub async fn send(&self, request: Request) -> Result<Response, HttpError> {
         let limit = self.limits.request_timeout;
         tokio::time::timeout(limit, async {
             let response = self.exchange(request).await?;
-            Streaming::new(response, self.limits).whole().await
+            Streaming::new(response, self.limits).collect().await
         })
         .await
         .unwrap_or(Err(HttpError::Timeout(limit)))
@@ -190,7 +179,7 @@ impl HttpClient {
         );
         message
             .headers_mut()
-            .insert(USER_AGENT, HeaderValue::from_static(NAME));
+            .insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_NAME));
         if !body.is_empty() {
             message
                 .headers_mut()
@@ -206,16 +195,16 @@ impl HttpClient {
     }
 }
 
-/// A body that is a JSON object, as far as its beginning says. serde would read an array as one,
-/// by the order of the fields.
+/// Checks that a body starts as a JSON object. serde would also accept an array for a struct, by the
+/// order of the fields.
 pub fn expect_object(body: &[u8]) -> Result<&[u8], serde_json::Error> {
     match body.trim_ascii_start().first() {
         Some(b'{') => Ok(body),
-        _ => Err(serde::de::Error::custom("it is no JSON object")),
+        _ => Err(serde::de::Error::custom("not a JSON object")),
     }
 }
 
-/// What an error and its causes say, each thing once: hyper's own text hides the interesting one.
+/// An error with its causes, each once: hyper's own message hides the cause.
 fn reasons(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,8 +1,7 @@
 //! TCP connections that acknowledge what they receive at once.
 //!
-//! Linux delays acknowledgements on a connection that both sides write to, and `TCP_QUICKACK`
-//! switches that off for the moment only: the next write switches it on again. So it is set
-//! before every read, which costs one system call and saves 40 ms.
+//! Linux delays acknowledgements on a connection that both sides write to. `TCP_QUICKACK` turns that
+//! off only until the next write, so it is set before every read: one system call saves 40 ms.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,23 +17,23 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-/// How long an idle connection may go without a sign of life: a host that lost its power, or a
-/// firewall that forgot the connection, says nothing.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The TCP keep-alive time: a host that lost its power, or a firewall that dropped the connection,
+/// never closes it.
+const KEEP_ALIVE_TIME: Duration = Duration::from_secs(15);
 
 /// Connects to the host and port of a URI.
 #[derive(Clone, Debug)]
 pub struct QuickAckConnector(HttpConnector);
 
 impl QuickAckConnector {
-    /// Gives up on a connection that does not stand after this time.
+    /// A connector that fails if a connection is not established within `timeout`.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
-        // The TLS layer above decides what a scheme means.
+        // The TLS layer above handles the scheme.
         connector.enforce_http(false);
         connector.set_nodelay(true);
-        connector.set_keepalive(Some(KEEP_ALIVE));
+        connector.set_keepalive(Some(KEEP_ALIVE_TIME));
         connector.set_connect_timeout(Some(timeout));
         Self(connector)
     }
@@ -69,7 +68,7 @@ impl Read for QuickAckStream {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        // Only speed is lost if the kernel refuses, and a socket that is broken fails the read.
+        // A failure costs only time, and the read reports a broken socket.
         let _ = self.0.inner().set_quickack(true);
         Pin::new(&mut self.0).poll_read(context, buffer)
     }

@@ -1,41 +1,43 @@
-//! Where a server that does not lead sends us, and whether we go there with our credentials.
+//! Which redirects to a leader are followed, with credentials.
 //!
-//! Credentials go to a leader that the operator named, or, unless he forbids it, to one over the
-//! same scheme under the same path of the API. Never from TLS to plain text, and never to another
-//! page: a server that was taken over or imitated could otherwise have them sent anywhere.
+//! Credentials are sent to configured servers and, unless the configuration forbids it, to others
+//! with the same scheme and the same API path. They are never sent from TLS to plain text, nor to
+//! another path: otherwise a compromised or forged server could have them sent anywhere.
 
 use super::address::Address;
 
-/// To which leaders one is sent.
+/// Which redirects are followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Redirects {
-    /// Also to servers that are not listed, over the same scheme as the one that names them. A
-    /// leader calls itself by a name of its own, and behind a balancer only that is listed.
+    /// Also to servers that are not listed, if the scheme stays the same. Behind a load balancer
+    /// only the balancer is listed, while the leader announces its own name.
     #[default]
     SameScheme,
-    /// Only to servers that are listed.
+    /// Only to listed servers.
     Listed,
 }
 
-/// A redirection that is not followed.
+/// A redirect that is not followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedirectError {
-    /// There is no address in it.
-    #[error("it redirects to {0:?}, which is no address of the same API")]
+    /// The location is not the same path at another server.
+    #[error("it redirects to {0:?}, which is not the same path of another server")]
     Elsewhere(String),
     /// The leader is not listed.
-    #[error("it redirects to {0}, which is not listed; list it, or allow others than those listed")]
+    #[error(
+        "it redirects to {0}, which is not listed; list it, or allow servers that are not listed"
+    )]
     NotListed(String),
     /// From TLS to plain text.
     #[error("it redirects from TLS to {0}; make the leader announce its https address")]
     Downgrade(String),
-    /// Servers send us on and on.
-    #[error("redirected {0} times: no server leads")]
+    /// Too many redirects.
+    #[error("redirected {0} times without finding a leader")]
     Loop(usize),
 }
 
 impl Redirects {
-    /// The server that `location` names, for the request of `path` to `from`.
+    /// The server that `location` names in the response of `from` to a request for `path`.
     pub(super) fn target(
         self,
         from: &Address,
@@ -46,17 +48,17 @@ impl Redirects {
         let location = location.unwrap_or_default();
         let elsewhere = || RedirectError::Elsewhere(location.chars().take(200).collect());
         // Masters leave the scheme out; the path of the API is the same everywhere.
-        let whole = if location.starts_with("//") {
+        let url = if location.starts_with("//") {
             format!("{}:{location}", from.scheme())
         } else {
             location.to_owned()
         };
-        if !whole.contains("://") {
+        if !url.contains("://") {
             return Err(elsewhere());
         }
-        let asked = path.split('?').next().unwrap_or(path);
-        let page = whole.split(['?', '#']).next().unwrap_or(&whole);
-        let server = page.strip_suffix(asked).ok_or_else(elsewhere)?;
+        let path = path.split('?').next().unwrap_or(path);
+        let page = url.split(['?', '#']).next().unwrap_or(&url);
+        let server = page.strip_suffix(path).ok_or_else(elsewhere)?;
         let target = Address::parse(server, 80).map_err(|_| elsewhere())?;
         if let Some(known) = listed.iter().find(|known| known.is_at(&target)) {
             return Ok(known.with_prefix(target.prefix()));
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn leaders_are_found() {
+    fn redirect_target_should_be_the_announced_leader() {
         let from = address("standby");
         for (location, leader) in [
             (
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_go_nowhere_else() {
+    fn redirects_should_refuse_other_paths_and_untrusted_servers() {
         let plain = address("standby");
         let secure = address("https://standby:8443");
         let listed = [address("leader")];

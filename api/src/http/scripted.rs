@@ -1,7 +1,6 @@
-//! A server for tests that does as it is told: also what no server should.
+//! A scripted server for tests, which can also misbehave.
 //!
-//! Like the servers that it stands for it sends header and body in two writes, with Nagle's
-//! algorithm on.
+//! Like the real servers it writes head and body separately, with Nagle's algorithm on.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,21 +12,21 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-/// A request that came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct ReceivedRequest {
     /// The method.
     pub method: String,
     /// Path and query.
     pub path: String,
-    /// Names in lower case.
+    /// Names are in lower case.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: String,
 }
 
 impl ReceivedRequest {
-    /// The first header of that name, in lower case.
+    /// The value of the first header with this name, which must be in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(other, _)| other == name);
@@ -55,35 +54,35 @@ impl ReceivedRequest {
 /// What the server does with a request.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// Answers.
+    /// A status and a body.
     Answer(u16, String),
-    /// Answers with one more header.
+    /// A status and a header; the body is `{}`.
     WithHeader(u16, &'static str, &'static str),
-    /// Closes the connection without a word.
+    /// Closes the connection without a response.
     Close,
     /// Closes it in the middle of the body.
     Truncate,
-    /// Says nothing more, and keeps the connection.
+    /// Keeps the connection open without a response.
     Hang,
-    /// Says this.
+    /// These bytes; then closes the connection.
     Raw(&'static [u8]),
-    /// A body of this type without an end: what is sent here goes to every such connection, each
-    /// part in a write of its own; an empty part closes them.
+    /// An endless body of this content type. Every message of the channel is written to every such
+    /// connection, each with a write of its own; an empty message closes them.
     Stream(&'static str, broadcast::Sender<Vec<u8>>),
-    /// The same, with this before all else.
+    /// As [`Self::Stream`], with these bytes first.
     StreamAfter(&'static str, Vec<u8>, broadcast::Sender<Vec<u8>>),
-    /// This of a body without a length, and the end.
+    /// A complete body of this content type, without a length.
     Unsized(&'static str, Vec<u8>),
 }
 
-/// An answer with status 200.
+/// A response with status 200.
 pub fn ok(body: &impl ToString) -> Reply {
     Reply::Answer(200, body.to_string())
 }
 
 type Handler = dyn Fn(&ReceivedRequest, usize) -> Reply + Send + Sync;
 
-/// A running server. It ends when it is dropped.
+/// A running server. Dropping it stops it.
 pub struct ScriptedServer {
     /// Where it listens.
     pub address: SocketAddr,
@@ -110,7 +109,7 @@ impl ScriptedServer {
         Self::start_with(None, script).await
     }
 
-    /// The same, with TLS.
+    /// As [`Self::start`], with TLS.
     ///
     /// # Panics
     ///
@@ -123,7 +122,7 @@ impl ScriptedServer {
         Self::start_at(any, tls, script).await
     }
 
-    /// The same, at an address.
+    /// As [`Self::start_with`], at an address.
     ///
     /// # Panics
     ///
@@ -141,7 +140,7 @@ impl ScriptedServer {
             while let Ok((stream, _)) = listener.accept().await {
                 let (log, script, tls) = (Arc::clone(&log), Arc::clone(&script), tls.clone());
                 tokio::spawn(async move {
-                    // What fails here fails at the client too.
+                    // The client fails too.
                     let _ = match tls {
                         None => serve(stream, &log, &*script).await,
                         Some(tls) => match tls.accept(stream).await {
@@ -201,7 +200,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Reply::Hang => std::future::pending().await,
             Reply::Unsized(kind, body) => {
-                stream.write_all(&open(kind)).await?;
+                stream.write_all(&unsized_head(kind)).await?;
                 stream.write_all(&body).await?;
                 return stream.shutdown().await;
             }
@@ -214,7 +213,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 return stream.shutdown().await;
             }
         };
-        // Whatever the status: a vRouter agent says OK to everything.
+        // A vRouter agent sends this reason phrase with every status.
         let head = format!(
             "HTTP/1.1 {status} OK\r\n{header}content-length: {}\r\n\r\n",
             body.len()
@@ -226,8 +225,8 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// The head of an answer whose body has no length.
-fn open(kind: &str) -> Vec<u8> {
+/// The head of a response whose body has no length.
+fn unsized_head(kind: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n").into_bytes()
 }
 
@@ -238,7 +237,7 @@ async fn follow<S: AsyncWrite + Unpin>(
     feed: &broadcast::Sender<Vec<u8>>,
 ) -> io::Result<()> {
     let mut parts = feed.subscribe();
-    stream.write_all(&open(kind)).await?;
+    stream.write_all(&unsized_head(kind)).await?;
     stream.write_all(first).await?;
     stream.flush().await?;
     while let Ok(part) = parts.recv().await {

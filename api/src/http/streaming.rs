@@ -1,4 +1,4 @@
-//! An answer whose body is read as it comes.
+//! A response whose body is streamed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{HttpError, Limits, Response, reasons};
 
-/// An answer that has begun.
+/// A response whose head was received.
 #[derive(Debug)]
 pub struct Streaming {
     /// The status code.
@@ -18,8 +18,8 @@ pub struct Streaming {
     pub headers: HeaderMap,
     body: Incoming,
     limits: Limits,
-    /// When something came last.
-    heard: Instant,
+    /// When data was received last.
+    last_received: Instant,
 }
 
 impl Streaming {
@@ -30,24 +30,24 @@ impl Streaming {
             headers: head.headers,
             body,
             limits,
-            heard: Instant::now(),
+            last_received: Instant::now(),
         }
     }
 
-    /// The next bytes; none once the server has ended the stream in order. An error if nothing
-    /// comes for as long as `quiet`, however often this is asked meanwhile.
+    /// The next bytes; none once the server has ended the stream properly. Fails if nothing was
+    /// received for `idle_timeout`, which canceled calls do not restart.
     ///
-    /// Cancel-safe: what was not returned is returned the next time.
-    pub async fn next(&mut self, quiet: Duration) -> Result<Option<Bytes>, HttpError> {
+    /// Cancel-safe: no bytes are lost.
+    pub async fn next(&mut self, idle_timeout: Duration) -> Result<Option<Bytes>, HttpError> {
         loop {
-            let frame = timeout_at(self.heard + quiet, self.body.frame())
+            let frame = timeout_at(self.last_received + idle_timeout, self.body.frame())
                 .await
-                .map_err(|_| HttpError::IdleTimeout(quiet))?;
-            self.heard = Instant::now();
+                .map_err(|_| HttpError::IdleTimeout(idle_timeout))?;
+            self.last_received = Instant::now();
             match frame {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(HttpError::ConnectionClosed(reasons(&error))),
-                // Trailers say nothing here.
+                // Trailers are ignored.
                 Some(Ok(frame)) => {
                     if let Ok(bytes) = frame.into_data() {
                         return Ok(Some(bytes));
@@ -57,8 +57,8 @@ impl Streaming {
         }
     }
 
-    /// The whole answer, if it comes in time and is not too long.
-    pub async fn whole(self) -> Result<Response, HttpError> {
+    /// Reads the complete response, within the time and size limits.
+    pub async fn collect(self) -> Result<Response, HttpError> {
         let limits = self.limits;
         let body = Limited::new(self.body, limits.max_body_bytes).collect();
         let body = tokio::time::timeout(limits.request_timeout, body)

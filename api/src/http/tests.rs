@@ -1,11 +1,9 @@
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::RootCertStore;
@@ -40,8 +38,8 @@ fn get(uri: &str) -> Request {
 }
 
 #[tokio::test]
-async fn failures_are_told_apart() {
-    let server = ScriptedServer::start(|asked, _| match asked.path.as_str() {
+async fn http_client_should_distinguish_failures() {
+    let server = ScriptedServer::start(|request, _| match request.path.as_str() {
         "/cut" => Reply::Close,
         "/half" => Reply::Truncate,
         "/hang" => Reply::Hang,
@@ -51,36 +49,36 @@ async fn failures_are_told_apart() {
         _ => ok(&"yes"),
     })
     .await;
-    let hasty = Limits {
+    let limits = Limits {
         request_timeout: Duration::from_millis(200),
         ..Limits::default()
     };
-    let hasty = HttpClient::new(hasty, &TlsOptions::default()).unwrap();
+    let impatient = HttpClient::new(limits, &TlsOptions::default()).unwrap();
     let uri = format!("http://{}/hang", server.address);
-    let late = hasty.send(get(&uri)).await;
-    assert!(matches!(late, Err(HttpError::Timeout(_))), "{late:?}");
+    let result = impatient.send(get(&uri)).await;
+    assert!(matches!(result, Err(HttpError::Timeout(_))), "{result:?}");
 
     let client = client(&TlsOptions::default());
-    let ask = async |path: &str| {
+    let send = async |path: &str| {
         let uri = format!("http://{}{path}", server.address);
         client.send(get(&uri)).await
     };
-    assert_eq!(ask("/").await.unwrap().text(), "yes");
-    assert_eq!(ask("/away").await.unwrap().status, 302);
+    assert_eq!(send("/").await.unwrap().text(), "yes");
+    assert_eq!(send("/away").await.unwrap().status, 302);
     assert!(matches!(
-        ask("/cut").await,
+        send("/cut").await,
         Err(HttpError::ConnectionClosed(_))
     ));
     assert!(matches!(
-        ask("/half").await,
+        send("/half").await,
         Err(HttpError::ConnectionClosed(_))
     ));
     assert!(matches!(
-        ask("/not-http").await,
+        send("/not-http").await,
         Err(HttpError::ConnectionClosed(_))
     ));
     assert!(matches!(
-        ask("/long").await,
+        send("/long").await,
         Err(HttpError::BodyTooLarge(1000))
     ));
 
@@ -92,9 +90,9 @@ async fn failures_are_told_apart() {
     assert!(error.to_string().contains("refused"), "{error}");
 }
 
-/// Acknowledging at once is a state of the socket, which every write ends.
+/// `TCP_QUICKACK` is a state of the socket that every write ends.
 #[tokio::test]
-async fn sockets_acknowledge_at_once_after_every_read() {
+async fn quickack_stream_should_acknowledge_at_once_after_every_read() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -116,7 +114,7 @@ async fn sockets_acknowledge_at_once_after_every_read() {
     }
     assert!(
         delays > 0,
-        "an ordinary socket never delays: this test proves nothing"
+        "ordinary sockets never delay here, so the test shows nothing"
     );
 
     let mut connector = QuickAckConnector::new(Duration::from_secs(5));
@@ -128,36 +126,6 @@ async fn sockets_acknowledge_at_once_after_every_read() {
         quick.read_exact(&mut [0]).await.unwrap();
         assert!(quick.inner().acknowledges_at_once().unwrap());
     }
-}
-
-/// `cargo test --lib quickack_saves -- --ignored --nocapture`
-#[tokio::test]
-#[ignore = "a measurement: prints times, asserts nothing"]
-async fn quickack_saves_forty_milliseconds_a_call() {
-    const CALLS: u32 = 100;
-    let server = ScriptedServer::start(|_, _| ok(&"x".repeat(600))).await;
-    let uri: Uri = format!("http://{}/", server.address).parse().unwrap();
-
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    let plain = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
-    let started = Instant::now();
-    for _ in 0..CALLS {
-        let response = plain.get(uri.clone()).await.unwrap();
-        response.into_body().collect().await.unwrap();
-    }
-    let without = started.elapsed() / CALLS;
-
-    let quick = client(&TlsOptions::default());
-    let started = Instant::now();
-    for _ in 0..CALLS {
-        quick.send(get(&uri.to_string())).await.unwrap();
-    }
-    let with = started.elapsed() / CALLS;
-    println!(
-        "a call: {without:?} with an ordinary socket, {with:?} acknowledging at once: 1/{:.0}",
-        without.as_secs_f64() / with.as_secs_f64()
-    );
 }
 
 struct Authority {
@@ -192,7 +160,7 @@ impl Authority {
     }
 }
 
-/// A server that lets in only whom its own authority vouches for.
+/// A TLS server that accepts only clients with a certificate of the authority.
 fn acceptor(directory: &Path, identity: &Identity) -> TlsAcceptor {
     let mut roots = RootCertStore::empty();
     roots
@@ -215,39 +183,42 @@ fn acceptor(directory: &Path, identity: &Identity) -> TlsAcceptor {
 }
 
 #[tokio::test]
-async fn only_those_that_the_authority_knows_talk_to_each_other() {
+async fn tls_should_require_certificates_of_the_authority_on_both_sides() {
     let directory = tempfile::tempdir().unwrap();
     let authority = Authority::new();
     let identity = authority.write(directory.path(), "localhost");
-    let ours = authority.write(directory.path(), "manager");
+    let client_identity = authority.write(directory.path(), "manager");
     let tls = Some(acceptor(directory.path(), &identity));
     let server = ScriptedServer::start_with(tls, |_, _| ok(&"private")).await;
     let uri = format!("https://localhost:{}/", server.address.port());
     let ca = Some(directory.path().join("ca.pem"));
 
-    let known = TlsOptions {
+    let trusting = TlsOptions {
         ca: ca.clone(),
-        identity: Some(ours),
+        identity: Some(client_identity),
     };
-    let answer = client(&known).send(get(&uri)).await.unwrap();
-    assert_eq!(answer.text(), "private");
+    let response = client(&trusting).send(get(&uri)).await.unwrap();
+    assert_eq!(response.text(), "private");
 
-    let nameless = TlsOptions { ca, identity: None };
-    client(&nameless).send(get(&uri)).await.unwrap_err();
+    let without_certificate = TlsOptions { ca, identity: None };
+    client(&without_certificate)
+        .send(get(&uri))
+        .await
+        .unwrap_err();
 
-    let credulous = TlsOptions::default();
-    let error = client(&credulous).send(get(&uri)).await.unwrap_err();
+    let without_ca = TlsOptions::default();
+    let error = client(&without_ca).send(get(&uri)).await.unwrap_err();
     assert!(matches!(error, HttpError::Connect(_)), "{error:?}");
     assert!(error.to_string().contains("certificate"), "{error}");
 
     // The right authority, but another host.
     let uri = format!("https://127.0.0.1:{}/", server.address.port());
-    client(&known).send(get(&uri)).await.unwrap_err();
+    client(&trusting).send(get(&uri)).await.unwrap_err();
     assert_eq!(server.requests().len(), 1);
 }
 
 #[test]
-fn useless_certificates_are_named() {
+fn tls_error_should_name_the_invalid_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("empty.pem");
     let tls = TlsOptions {

@@ -1,7 +1,7 @@
-//! Whom to believe, and who we are: TLS with an own CA and a client certificate.
+//! TLS with a private CA and a client certificate.
 //!
-//! Certificates are always checked. `insecure`, which the Python client knows, does not exist
-//! here: name the server's CA, or its self-signed certificate, instead.
+//! Certificates are always checked. There is no `insecure`, as the Python client has it: configure
+//! the server's CA, or its self-signed certificate, instead.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,38 +10,38 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-/// TLS of one server.
+/// TLS options of one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// PEM file of the CAs to believe, in place of the system's.
+    /// PEM file of the trusted CAs, in place of the system's.
     pub ca: Option<PathBuf>,
-    /// What to show when the server asks who we are.
+    /// The client certificate, if the server asks for one.
     pub identity: Option<Identity>,
 }
 
 /// A client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// PEM file of the certificate, and those between it and its CA.
+    /// PEM file of the certificate and its intermediate certificates.
     pub certificate: PathBuf,
     /// PEM file of its private key.
     pub key: PathBuf,
 }
 
-/// A certificate or key that is no use.
+/// A certificate or key that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read, or holds something else.
-    #[error("{}: {problem}; name a PEM file with {wanted}", path.display())]
+    /// A file cannot be read, or contains something else.
+    #[error("{}: {problem}; configure a PEM file with {expected}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What should be in it.
-        wanted: &'static str,
+        expected: &'static str,
         /// What is wrong with it.
         problem: String,
     },
-    /// Certificate and key do not belong together, or the like.
+    /// For example, certificate and key do not match.
     #[error("TLS cannot be used with these certificates: {0}")]
     Unusable(#[from] rustls::Error),
 }
@@ -54,9 +54,9 @@ impl TlsOptions {
                 roots.add(certificate)?;
             }
         } else {
-            // A system without CAs talks plain HTTP all the same; TLS then says what it misses.
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
+            // Plain HTTP works without CAs; a TLS handshake reports that they are missing.
+            let native = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(native.certs);
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
@@ -75,7 +75,7 @@ impl TlsOptions {
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let error = |problem: String| TlsError::File {
         path: path.to_owned(),
-        wanted: "certificates",
+        expected: "certificates",
         problem,
     };
     let certificates = CertificateDer::pem_file_iter(path)
@@ -91,7 +91,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErro
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_file(path).map_err(|problem| TlsError::File {
         path: path.to_owned(),
-        wanted: "a private key",
+        expected: "a private key",
         problem: problem.to_string(),
     })
 }

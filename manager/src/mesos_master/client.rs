@@ -66,7 +66,7 @@ impl MasterClient {
         let (server, answer) = self.first(&spec).await?;
         let failed = |problem| spec.failed(&server, problem);
         let body = answer
-            .whole()
+            .collect()
             .await
             .map_err(|error| failed(error.into()))?
             .body;

@@ -10,7 +10,7 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
-use contrail_mesos_api::recordio::{Decoder, Malformed};
+use contrail_mesos_api::recordio::{Decoder, RecordIoError};
 
 const JSON: &str = "application/json";
 const STREAM_ID: &str = "Mesos-Stream-Id";
@@ -36,7 +36,7 @@ pub enum MesosError {
     },
     /// The response of the master is not an event stream.
     #[error("the Mesos master's event stream cannot be read: {0}")]
-    Garbled(#[from] Malformed),
+    Garbled(#[from] RecordIoError),
     /// An event is not JSON.
     #[error("an event of the Mesos master is not JSON: {0}")]
     NotJson(#[from] serde_json::Error),

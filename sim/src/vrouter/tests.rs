@@ -14,7 +14,7 @@ use super::*;
 use crate::harness::Effect;
 use crate::vnc;
 use contrail_mesos::vrouter::{
-    Missing, Port, PortFiles, VrouterClient, VrouterErrorKind, VrouterOptions, Wanted,
+    ExpectedPorts, Missing, Port, PortFiles, VrouterClient, VrouterErrorKind, VrouterOptions,
 };
 use contrail_mesos_api::http::Limits;
 
@@ -222,7 +222,7 @@ async fn client_registers_and_removes_a_container() {
     fixture.address(0, "v6").await;
     fixture.link("host1", "ADD").await;
     let configured = client
-        .await_configuration(VM, Wanted::Annotated, late())
+        .await_configuration(VM, ExpectedPorts::Annotated, late())
         .await
         .unwrap();
     let found: Vec<_> = configured
@@ -281,7 +281,7 @@ async fn only_the_linked_host_receives_configuration() {
         .unwrap();
     fixture.link("host1", "ADD").await;
     client
-        .await_configuration(VM, Wanted::These(&[interface]), late())
+        .await_configuration(VM, ExpectedPorts::Uuids(&[interface]), late())
         .await
         .unwrap();
     fixture.address(0, "v4").await;

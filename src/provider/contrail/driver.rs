@@ -26,7 +26,7 @@ use crate::provider::{
     Attachment, BoxError, Intent, LostInterface, ProviderError, ProviderErrors, blocking, failed,
     refused,
 };
-use crate::vrouter::{PortFiles, VrouterClient, Wanted};
+use crate::vrouter::{ExpectedPorts, PortFiles, VrouterClient};
 use contrail_mesos_api::agent_api::{self, PortsClient, PortsErrorKind};
 use contrail_mesos_api::container::ContainerId;
 
@@ -120,7 +120,7 @@ impl ContrailDriver {
             .collect();
         let configuration = self
             .vrouter
-            .await_configuration(vm_uuid, Wanted::These(&interface_uuids), deadline)
+            .await_configuration(vm_uuid, ExpectedPorts::Uuids(&interface_uuids), deadline)
             .await
             .map_err(|error| StartError::Failed {
                 action: "attach",

@@ -16,7 +16,7 @@ use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::netns;
 use crate::provider::container_side::ContainerLink;
 use crate::provider::{Attachment, BoxError, blocking};
-use crate::vrouter::{InterfaceAddress, Plugged, Port, PortFiles, VrouterClient};
+use crate::vrouter::{InterfaceAddress, InterfaceStatus, Port, PortFiles, VrouterClient};
 use contrail_mesos_api::agent_api::PortAddress;
 use contrail_mesos_api::container::Mac;
 
@@ -218,7 +218,7 @@ fn explain_existing_link(
 }
 
 /// Merges what the manager and the vRouter agent report of an interface.
-fn attachment(interface: &Interface, plugged: &Plugged) -> Result<Attachment, BoxError> {
+fn attachment(interface: &Interface, plugged: &InterfaceStatus) -> Result<Attachment, BoxError> {
     let forwarded: Vec<InterfaceAddress> = plugged.v4.into_iter().chain(plugged.v6).collect();
     let assigned = |address: IpAddr| {
         interface

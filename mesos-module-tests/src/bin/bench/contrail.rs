@@ -18,7 +18,7 @@ use contrail_mesos::net::netlink::NetlinkSocket;
 use contrail_mesos::net::netns::{self, Kind};
 use contrail_mesos::network_request;
 use contrail_mesos::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
-use contrail_mesos::vrouter::{Port, VrouterClient, VrouterOptions, Wanted};
+use contrail_mesos::vrouter::{ExpectedPorts, Port, VrouterClient, VrouterOptions};
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_manager::vnc::{
     FqName, InstanceIp, KeyValues, Object as _, Ref, VirtualMachine, VirtualMachineInterface,
@@ -319,7 +319,7 @@ impl Fixture {
             .await?;
         let configured = self
             .vrouter
-            .await_configuration(machine, Wanted::These(&[port]), deadline)
+            .await_configuration(machine, ExpectedPorts::Uuids(&[port]), deadline)
             .await?;
         let mac = configured.first().context("no interface")?.mac;
         let host_end = format!("b{}", &port.simple().to_string()[..12]);

@@ -13,6 +13,7 @@ use crate::vrouter::options::{Forwarding, Options};
 use crate::vrouter::rest;
 use crate::vrouter::state::State;
 use contrail_mesos_api::container::Mac;
+use contrail_mesos_api::text::hex;
 
 /// The network of the host itself.
 const FABRIC_NETWORK: &str = "default-domain:default-project:ip-fabric";
@@ -284,8 +285,7 @@ pub(super) fn is_ours(name: &str) -> bool {
 /// A link name from the whole uuid, within the kernel's 15 bytes.
 pub(super) fn hash(uuid: Uuid) -> String {
     let hash = Sha256::digest(uuid.as_bytes());
-    let bytes = hash[..5].iter();
-    bytes.fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    hex(&hash[..5])
 }
 
 fn is_tap_name(name: &str) -> bool {

@@ -15,7 +15,7 @@ async fn delays_postpone_responses_and_configuration() {
     fixture.address(0, "v4").await;
     fixture.link("host1", "ADD").await;
     client
-        .await_configuration(VM, Wanted::Annotated, late())
+        .await_configuration(VM, ExpectedPorts::Annotated, late())
         .await
         .unwrap();
     client
@@ -40,7 +40,7 @@ async fn delays_postpone_responses_and_configuration() {
     let soon = Instant::now() + Duration::from_secs(2);
     let missing = fixture
         .client()
-        .await_configuration(VM, Wanted::Annotated, soon)
+        .await_configuration(VM, ExpectedPorts::Annotated, soon)
         .await;
     assert_eq!(missing.unwrap_err().missing, Missing::Configuration);
 }

@@ -11,7 +11,7 @@ async fn responses_equal_those_of_the_agent() {
     fixture.link("host1", "ADD").await;
     let client = fixture.client();
     client
-        .await_configuration(VM, Wanted::Annotated, late())
+        .await_configuration(VM, ExpectedPorts::Annotated, late())
         .await
         .unwrap();
     let (head, body) = fixture.raw("GET", &format!("/vm-cfg/{VM}"), "").await;
