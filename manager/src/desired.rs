@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::labels::{self, PortSpec};
-use crate::marathon::{Mode, RunSpecId, executor_of};
+use crate::marathon::{Mode, RunSpecId, instance_of_executor};
 use crate::mesos_master::{Agent, Task};
 use crate::model::{
     CachedVm, Defaults, Interface, MAX_ANNOTATION_BYTES, MesosIdentity, Orphan, Policy,
@@ -341,7 +341,7 @@ fn desired_state(snapshot: &Snapshot<'_>, vm: &CachedVm, task: &Task) -> Desired
     let framework = snapshot.mesos.framework(&task.key.framework);
     let is_marathons = framework.is_some_and(|name| *name == *snapshot.policy.framework);
     // All containers of a pod are nested in its executor's.
-    let instance = executor_of(task.executor()).map(|instance| instance.id);
+    let instance = instance_of_executor(task.executor()).map(|instance| instance.id);
     let name: &str = instance.as_deref().unwrap_or(&task.key.task);
     let spec_id = run_spec_of(&task.key.task).filter(|_| is_marathons);
     let identity = MesosIdentity {

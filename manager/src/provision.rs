@@ -126,13 +126,15 @@ impl Provisioner<'_> {
             return Ok(uuid.unwrap_or_default());
         }
         let ensured = self.client.ensure(&object).await?;
-        match ensured.found {
+        match ensured.existing {
             None => log::info!(object:% = name; "provisioned the {}", T::TYPE),
-            Some(mut found) => {
+            Some(mut existing) => {
                 // The owner does not matter here.
-                found.differs.retain(|field| field != "annotations");
-                if !found.differs.is_empty() {
-                    let differs = found.differs.join(", ");
+                existing
+                    .differing_fields
+                    .retain(|field| field != "annotations");
+                if !existing.differing_fields.is_empty() {
+                    let differs = existing.differing_fields.join(", ");
                     log::warn!(object:% = name, differs; "the {} differs from the configuration and is not changed", T::TYPE);
                 }
             }

@@ -364,7 +364,7 @@ impl NameResolver {
     async fn create<T: Object>(&self, mut object: T) -> Result<Uuid, ManagerError> {
         object.common_mut().annotations = model::ownership(&self.cluster);
         let ensured = self.client.ensure(&object).await?;
-        if ensured.found.is_none() {
+        if ensured.existing.is_none() {
             log::info!(object:% = object.common().fq_name; "created the {}", T::TYPE);
         }
         Ok(ensured.uuid)
@@ -407,7 +407,7 @@ impl NameResolver {
             Ok(ensured) => ensured,
             Err(error) => {
                 // Nothing uses it yet. If the delete fails, the next request uses the ipam.
-                if ensured_ipam.found.is_none()
+                if ensured_ipam.existing.is_none()
                     && let Err(error) = self.client.delete::<NetworkIpam>(ensured_ipam.uuid).await
                 {
                     log::warn!(error:% = error; "an ipam without a network is left");
@@ -415,7 +415,7 @@ impl NameResolver {
                 return Err(error.into());
             }
         };
-        if ensured.found.is_none() {
+        if ensured.existing.is_none() {
             log::info!(object:% = name; "created the virtual-network");
         }
         self.client

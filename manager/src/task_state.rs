@@ -1,73 +1,73 @@
-//! How a task is, in the words of Mesos (`TASK_RUNNING`) and of every Marathon (`Running`).
+//! Task states of Mesos (`TASK_RUNNING`) and of all versions of Marathon (`Running`).
 //!
-//! Invariant: a word that is not known here never reads as an end. What lives is deleted for no
-//! newer version's word.
+//! Invariant: an unknown state is never terminal, so a state of a newer version never deletes a
+//! running task.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// How a task is.
+/// The state of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskState {
-    /// Marathon 1.7: resources are reserved, nothing is launched.
+    /// Marathon 1.7: resources are reserved, the task is not launched.
     Reserved,
-    /// Marathon ≥ 1.8: waits for an offer.
+    /// Marathon ≥ 1.8: the task waits for an offer.
     Scheduled,
-    /// Marathon 1.7: Mesos was asked to launch it.
+    /// Marathon 1.7: the launch was requested from Mesos.
     Created,
-    /// Marathon ≥ 1.8: Mesos was asked to launch it.
+    /// Marathon ≥ 1.8: the launch was requested from Mesos.
     Provisioned,
-    /// The agent has it.
+    /// The agent received the task.
     Staging,
-    /// The executor has it.
+    /// The executor received the task.
     Starting,
-    /// It runs.
+    /// The task runs.
     Running,
-    /// It was told to end.
+    /// The kill was requested.
     Killing,
-    /// Its agent does not answer.
+    /// Its agent is unreachable.
     Unreachable,
-    /// Its agent has not answered for so long that Marathon replaces it.
+    /// Its agent has been unreachable for so long that Marathon replaces the task.
     UnreachableInactive,
-    /// It ended by itself, well.
+    /// The task exited successfully.
     Finished,
-    /// It was ended.
+    /// The task was killed.
     Killed,
-    /// It ended by itself, not well.
+    /// The task failed.
     Failed,
-    /// Its description is wrong.
+    /// The task's definition is invalid.
     Error,
-    /// Its agent is gone for good.
+    /// Its agent was removed permanently.
     Gone,
-    /// It was never launched.
+    /// The task was never launched.
     Dropped,
-    /// Mesos lost sight of it; frameworks that are not partition aware are told so.
+    /// Mesos lost contact; sent to frameworks that are not partition aware.
     Lost,
-    /// Nobody knows, says Mesos or Marathon.
+    /// Mesos or Marathon does not know the state.
     Unknown,
-    /// A word from a newer version, or none.
+    /// Missing, or a state of a newer version.
     #[default]
     Unrecognised,
 }
 
-/// What a condition means for what was made for the task.
+/// What a state means for the resources of the task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Liveness {
-    /// Nothing has been launched yet.
+    /// Not launched yet.
     Waiting,
-    /// It lives, or may at any moment.
+    /// Running, or may run at any moment.
     Alive,
-    /// Nobody can say; it may come back.
+    /// Unknown; the task may come back.
     Uncertain,
-    /// It never comes back.
+    /// Terminal.
     Ended,
 }
 
-/// Every condition with Marathon's word and that of Mesos. Where two share a word of Mesos, the
-/// first that has it is meant.
-const WORDS: [(TaskState, &str, &str); 18] = [
+/// Every state with its names in Marathon and in Mesos. If several states share a Mesos name, the
+/// first one is used.
+const STATE_NAMES: [(TaskState, &str, &str); 18] = [
     (TaskState::Staging, "Staging", "TASK_STAGING"),
     (TaskState::Starting, "Starting", "TASK_STARTING"),
     (TaskState::Running, "Running", "TASK_RUNNING"),
@@ -93,21 +93,21 @@ const WORDS: [(TaskState, &str, &str); 18] = [
 ];
 
 impl TaskState {
-    /// From a word of Mesos or of Marathon, in any case.
+    /// Parses a name of Mesos or Marathon, ignoring case.
     #[must_use]
-    pub fn from_word(word: &str) -> Self {
-        if word.eq_ignore_ascii_case("TASK_GONE_BY_OPERATOR") {
+    pub fn from_name(name: &str) -> Self {
+        if name.eq_ignore_ascii_case("TASK_GONE_BY_OPERATOR") {
             return Self::Gone;
         }
-        WORDS
+        STATE_NAMES
             .iter()
             .find(|(_, marathon, mesos)| {
-                word.eq_ignore_ascii_case(marathon) || word.eq_ignore_ascii_case(mesos)
+                name.eq_ignore_ascii_case(marathon) || name.eq_ignore_ascii_case(mesos)
             })
-            .map_or(Self::Unrecognised, |(condition, ..)| *condition)
+            .map_or(Self::Unrecognised, |(state, ..)| *state)
     }
 
-    /// What it means for what was made for the task.
+    /// What the state means for the resources of the task.
     #[must_use]
     pub fn liveness(self) -> Liveness {
         match self {
@@ -118,7 +118,7 @@ impl TaskState {
             | Self::Starting
             | Self::Running
             | Self::Killing => Liveness::Alive,
-            // Marathon counts its own Unknown among the ends, Mesos means what it says.
+            // Unknown is terminal in Marathon, but not in Mesos.
             Self::Unreachable
             | Self::UnreachableInactive
             | Self::Lost
@@ -133,7 +133,7 @@ impl TaskState {
         }
     }
 
-    /// Whether the task never comes back.
+    /// Whether the state is terminal.
     #[must_use]
     pub fn is_ended(self) -> bool {
         self.liveness() == Liveness::Ended
@@ -142,18 +142,18 @@ impl TaskState {
 
 impl fmt::Display for TaskState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = WORDS
+        let name = STATE_NAMES
             .iter()
-            .find(|(condition, ..)| condition == self)
+            .find(|(state, ..)| state == self)
             .map_or("Unrecognised", |(_, marathon, _)| marathon);
-        f.write_str(word)
+        f.write_str(name)
     }
 }
 
 impl<'de> Deserialize<'de> for TaskState {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = Option::<String>::deserialize(deserializer)?;
-        Ok(word.map_or_else(Self::default, |word| Self::from_word(&word)))
+        let name = Option::<String>::deserialize(deserializer)?;
+        Ok(name.map_or_else(Self::default, |name| Self::from_name(&name)))
     }
 }
 
@@ -162,8 +162,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_vocabularies_are_read() {
-        for (word, condition) in [
+    fn state_parses_mesos_and_marathon_names() {
+        for (name, state) in [
             ("TASK_RUNNING", TaskState::Running),
             ("Running", TaskState::Running),
             ("running", TaskState::Running),
@@ -178,17 +178,17 @@ mod tests {
             ("TASK_GONE", TaskState::Gone),
             ("TASK_LOST", TaskState::Lost),
         ] {
-            assert_eq!(TaskState::from_word(word), condition, "{word}");
+            assert_eq!(TaskState::from_name(name), state, "{name}");
         }
-        for (condition, marathon, _) in WORDS {
-            assert_eq!(TaskState::from_word(marathon), condition);
-            assert_eq!(condition.to_string(), marathon);
+        for (state, marathon, _) in STATE_NAMES {
+            assert_eq!(TaskState::from_name(marathon), state);
+            assert_eq!(state.to_string(), marathon);
         }
     }
 
     #[test]
-    fn only_known_words_are_an_end() {
-        for word in [
+    fn unknown_states_are_not_terminal() {
+        for name in [
             "TASK_HIBERNATING",
             "",
             "Unknown",
@@ -196,9 +196,9 @@ mod tests {
             "TASK_LOST",
         ] {
             assert_eq!(
-                TaskState::from_word(word).liveness(),
+                TaskState::from_name(name).liveness(),
                 Liveness::Uncertain,
-                "{word}"
+                "{name}"
             );
         }
         let null: TaskState = serde_json::from_str("null").unwrap();

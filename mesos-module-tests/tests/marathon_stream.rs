@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use contrail_mesos_api::http::{Address, Credentials, LeaderOptions};
 use contrail_mesos_manager::marathon::{
-    FollowOptions, Follower, Key, Listing, MarathonClient, MarathonOptions, PORT, TaskId, Update,
+    DEFAULT_PORT, FollowOptions, Follower, Key, Listing, MarathonClient, MarathonOptions, TaskId,
+    Update,
 };
 use contrail_mesos_sim::marathon::events::Event;
 use contrail_mesos_sim::marathon::version::Version;
@@ -54,7 +55,7 @@ impl Fixture {
             .servers()
             .iter()
             .skip(1)
-            .map(|server| Address::parse(&server.to_string(), PORT))
+            .map(|server| Address::parse(&server.to_string(), DEFAULT_PORT))
             .collect::<Result<_, _>>()?;
         let client = MarathonClient::new(MarathonOptions {
             servers: standbys,

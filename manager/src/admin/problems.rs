@@ -60,21 +60,21 @@ fn manager_problems(state: &AdminState, problems: &mut Vec<Problem>) {
             todo: "Agents retry by themselves. Fix the cause.",
         });
     }
-    if let Some(trouble) = state.client.trouble() {
-        let status = trouble
+    if let Some(outage) = state.client.outage() {
+        let status = outage
             .last
             .status
             .map_or("no response".to_owned(), |status| {
                 format!("status {status}")
             });
-        let seconds = trouble.since.elapsed().as_secs();
+        let seconds = outage.since.elapsed().as_secs();
         problems.push(Problem {
             kind: "api-server",
             severe: true,
             subject: "the VNC API".to_owned(),
             message: format!(
                 "requests have failed for {seconds} s; the last one, {} {}, got {status}",
-                trouble.last.method, trouble.last.resource
+                outage.last.method, outage.last.resource
             ),
             todo: "Check that the API servers in [vnc] run, and read their logs.",
         });

@@ -68,7 +68,7 @@ fn mesos(section: Section<'_>) -> MasterOptions {
 
 fn marathon(section: Section<'_>) -> (MarathonOptions, Option<String>) {
     let servers = section.parsed_list_with("servers", SERVER, |text| {
-        Address::parse(text, marathon::PORT)
+        Address::parse(text, marathon::DEFAULT_PORT)
     });
     if !section.has("servers") {
         section.problem(

@@ -142,10 +142,10 @@ impl Containers {
         desired: &DesiredInterface,
         port: &PlannedPort,
     ) -> Result<Mac, ManagerError> {
-        let Some(found) = self.client.ensure(&port.interface).await?.found else {
+        let Some(existing) = self.client.ensure(&port.interface).await?.existing else {
             return Ok(port.mac);
         };
-        let interface = found.object;
+        let interface = existing.object;
         self.check_owner(port.uuid, &interface.common.annotations, None)?;
         self.restore_interface(&interface, desired).await
     }
@@ -196,10 +196,10 @@ impl Containers {
         requested: Option<IpAddr>,
         address: impl Fn(&T) -> Option<IpAddr>,
     ) -> Result<IpAddr, ManagerError> {
-        let object = match (ensured.found, requested) {
+        let object = match (ensured.existing, requested) {
             (None, Some(requested)) => return Ok(requested),
             (None, None) => self.client.read::<T>(ensured.uuid).await?,
-            (Some(found), _) => Some(found.object),
+            (Some(existing), _) => Some(existing.object),
         };
         object.as_ref().and_then(address).ok_or_else(|| {
             ManagerError::InvalidResponse(format!(

@@ -1,8 +1,8 @@
-//! Questions to Marathon: which server, and what its answer means.
+//! Requests to Marathon: server selection and decoding of responses.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::event::TYPES;
+use super::event::EVENT_TYPES;
 use super::id::RunSpecId;
 use super::json::{self, Reader};
 use super::model::{App, Listing, Pod, Task};
@@ -11,19 +11,19 @@ use contrail_mesos_api::http::{
     RequestSpec, Streaming, TlsError,
 };
 
-/// Where Marathon listens.
-pub const PORT: u16 = 8080;
+/// Marathon's default port.
+pub const DEFAULT_PORT: u16 = 8080;
 
-/// How Marathon is reached.
+/// Options of a [`MarathonClient`].
 #[derive(Clone, Debug)]
 pub struct MarathonOptions {
-    /// The servers of one Marathon, or what stands before them.
+    /// The servers of one Marathon cluster, or a proxy in front of them.
     pub servers: Vec<Address>,
-    /// TLS, credentials, limits.
+    /// TLS, credentials and limits.
     pub access: LeaderOptions,
 }
 
-/// The client. Clones share connections and what is known of the leader.
+/// The client. Clones share connections and the known leader.
 #[derive(Clone, Debug)]
 pub struct MarathonClient(Arc<Inner>);
 
@@ -31,12 +31,12 @@ pub struct MarathonClient(Arc<Inner>);
 struct Inner {
     http: LeaderClient,
     servers: Vec<Address>,
-    /// Who answered last. Standbys pass calls on, but give the leader ten seconds only.
+    /// The server that responded last. Standbys proxy requests, but time out after ten seconds.
     leader: Mutex<Option<Address>>,
 }
 
 impl MarathonClient {
-    /// A client; nothing is asked yet. Reads certificate files: blocks on the file system.
+    /// Creates a client without connecting. Reads certificate files: blocks on the file system.
     pub fn new(options: MarathonOptions) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(Inner {
             http: LeaderClient::new(options.access)?,
@@ -45,7 +45,7 @@ impl MarathonClient {
         })))
     }
 
-    /// The servers in the order in which to ask them.
+    /// The servers in the order in which to try them.
     fn candidates(&self) -> Vec<Address> {
         let leader = self.leader_address();
         let others = self
@@ -57,16 +57,19 @@ impl MarathonClient {
     }
 
     fn leader_address(&self) -> Option<Address> {
-        let leader = self.0.leader.lock();
-        leader.unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .leader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    fn remember(&self, leader: Option<Address>) {
+    fn set_leader(&self, leader: Option<Address>) {
         *self.0.leader.lock().unwrap_or_else(PoisonError::into_inner) = leader;
     }
 
-    /// Asks one server after another, the leader first, until one answers.
-    async fn ask<T: Send + 'static>(
+    /// Sends a request to one server after another, the leader first, until one responds.
+    async fn send<T: Send + 'static>(
         &self,
         spec: &RequestSpec,
         read: impl Fn(&[u8]) -> Result<T, serde_json::Error> + Clone + Send + 'static,
@@ -75,14 +78,14 @@ impl MarathonClient {
         let (candidates, read) = (servers.servers(), &read);
         let attempt = |index: usize, _| async move {
             let server = &candidates[index];
-            let (server, answer) = match self.0.http.send(&self.0.servers, server, spec).await {
-                Ok(answer) => answer,
-                // The leader's own word.
+            let (server, response) = match self.0.http.send(&self.0.servers, server, spec).await {
+                Ok(response) => response,
+                // Authoritative: only the leader returns this.
                 Err(error) if is_not_found(&error) => return Err(AttemptError::Final(error)),
                 Err(error) => return Err(AttemptError::Retry(error)),
             };
-            // A list may be long, and the event stream must be read meanwhile.
-            let (body, read) = (answer.body, read.clone());
+            // A list may be long, and decoding must not delay the event stream.
+            let (body, read) = (response.body, read.clone());
             tokio::task::spawn_blocking(move || {
                 read(&body).map_err(|error| CallErrorKind::invalid_response(&error, &body))
             })
@@ -94,52 +97,54 @@ impl MarathonClient {
             Ok(result) => Ok(result),
             Err(Some(error)) if is_not_found(&error) => Err(error),
             Err(error) => {
-                self.remember(None);
+                self.set_leader(None);
                 Err(error.unwrap_or_else(|| no_server(spec)))
             }
         }
     }
 
-    /// Everything, with [`Listing::followed`] unset.
+    /// All apps and pods, with [`Listing::followed`] unset.
     pub async fn list(&self) -> Result<Listing, CallError> {
         let apps = RequestSpec::get("list the apps", "/v2/apps?embed=apps.tasks");
         let pods = RequestSpec::get("list the pods", "/v2/pods/::status");
-        let reader = self.ask(&apps, |body| {
-            let mut reader = Reader::default();
-            reader.apps(body).map(|()| reader.listing)
-        });
-        let mut listing = reader.await?;
-        let pods = self.ask(&pods, |body| {
-            let mut reader = Reader::default();
-            reader.pods(body).map(|()| reader.listing)
-        });
-        let pods = pods.await?;
+        let mut listing = self
+            .send(&apps, |body| {
+                let mut reader = Reader::default();
+                reader.apps(body).map(|()| reader.listing)
+            })
+            .await?;
+        let pods = self
+            .send(&pods, |body| {
+                let mut reader = Reader::default();
+                reader.pods(body).map(|()| reader.listing)
+            })
+            .await?;
         listing.pods = pods.pods;
         listing.skipped.extend(pods.skipped);
         Ok(listing)
     }
 
-    /// An app with its tasks; none if there is none of that id. What of it could not be read is
-    /// an error here.
+    /// An app with its tasks; `None` if it does not exist. An element that cannot be read is an
+    /// error here.
     pub async fn app(&self, id: &RunSpecId) -> Result<Option<App>, CallError> {
         let spec = RequestSpec::get(
             format!("read the app {id}"),
             format!("/v2/apps{id}?embed=app.tasks"),
         );
-        self.one(&spec, Reader::app).await
+        self.read_run_spec(&spec, Reader::app).await
     }
 
-    /// A pod with its instances; none if there is none of that id. What of it could not be read
-    /// is an error here.
+    /// A pod with its instances; `None` if it does not exist. An element that cannot be read is
+    /// an error here.
     pub async fn pod(&self, id: &RunSpecId) -> Result<Option<Pod>, CallError> {
         let spec = RequestSpec::get(
             format!("read the pod {id}"),
             format!("/v2/pods{id}::status"),
         );
-        self.one(&spec, Reader::pod).await
+        self.read_run_spec(&spec, Reader::pod).await
     }
 
-    async fn one<T: Send + 'static>(
+    async fn read_run_spec<T: Send + 'static>(
         &self,
         spec: &RequestSpec,
         read: impl Fn(&mut Reader, &[u8]) -> Result<Option<T>, serde_json::Error>
@@ -147,24 +152,24 @@ impl MarathonClient {
         + Send
         + 'static,
     ) -> Result<Option<T>, CallError> {
-        let answer = self.ask(spec, move |body| {
+        let response = self.send(spec, move |body| {
             let mut reader = Reader::default();
-            let one = read(&mut reader, body)?;
+            let run_spec = read(&mut reader, body)?;
             match reader.listing.skipped.into_iter().next() {
-                None => Ok(one),
+                None => Ok(run_spec),
                 Some(skipped) => Err(serde::de::Error::custom(skipped.problem)),
             }
         });
-        match answer.await {
+        match response.await {
             Err(error) if is_not_found(&error) => Ok(None),
-            answer => answer,
+            response => response,
         }
     }
 
-    /// The tasks of all apps, and how many could not be read.
+    /// The tasks of all apps, and the number of tasks that could not be read.
     pub async fn tasks(&self) -> Result<(Vec<Task>, usize), CallError> {
         let spec = RequestSpec::get("list the tasks", "/v2/tasks");
-        self.ask(&spec, |body| {
+        self.send(&spec, |body| {
             let mut reader = Reader::default();
             let tasks = reader.tasks(body)?;
             Ok((tasks, reader.listing.skipped.len()))
@@ -172,47 +177,50 @@ impl MarathonClient {
         .await
     }
 
-    /// The leader as it calls itself, `host:port`.
+    /// The leader's own `host:port`.
     pub async fn leader(&self) -> Result<String, CallError> {
-        let spec = RequestSpec::get("ask for the leader", "/v2/leader");
-        self.ask(&spec, json::leader).await
+        let spec = RequestSpec::get("get the leader", "/v2/leader");
+        self.send(&spec, json::leader).await
     }
 
-    /// Whether this Marathon drops events for slow consumers without a word, as 1.7 does. One that
-    /// does not say its version might.
+    /// Whether this Marathon silently drops events for slow consumers, as 1.7 does. Assumed for an
+    /// unknown version.
     pub(super) async fn drops_events(&self) -> bool {
-        let spec = RequestSpec::get("ask for the version", "/v2/info");
-        let version = self.ask(&spec, |body| Ok(json::minor_version(body))).await;
+        let spec = RequestSpec::get("get the version", "/v2/info");
+        let version = self.send(&spec, |body| Ok(json::minor_version(body))).await;
         !matches!(version, Ok(Some(minor)) if minor > 7)
     }
 
-    /// Where to ask for the event stream, and how.
+    /// The servers and the request for the event stream.
     pub(super) fn events(&self) -> (Vec<Address>, RequestSpec) {
-        let types = TYPES.map(|kind| format!("event_type={kind}"));
+        let types = EVENT_TYPES.map(|kind| format!("event_type={kind}"));
         let path = format!("/v2/events?plan-format=light&{}", types.join("&"));
         let spec = RequestSpec {
-            // The one value that Marathon takes.
+            // The only value that Marathon accepts.
             accept: "text/event-stream",
             ..RequestSpec::get("follow the events", path)
         };
         (self.candidates(), spec)
     }
 
-    /// Opens the event stream at one of these servers, and remembers the leader.
+    /// Opens the event stream at a server, and remembers the leader.
     pub(super) async fn open(
         &self,
         server: &Address,
         spec: &RequestSpec,
     ) -> Result<(Address, Streaming), CallError> {
-        let (leader, answer) = self.0.http.open(&self.0.servers, server, spec).await?;
-        let kind = answer.headers.get(hyper::header::CONTENT_TYPE);
-        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if !kind.starts_with("text/event-stream") {
-            let problem = format!("it is {kind:?} and no event stream");
+        let (leader, response) = self.0.http.open(&self.0.servers, server, spec).await?;
+        let content_type = response
+            .headers
+            .get(hyper::header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        if !content_type.starts_with("text/event-stream") {
+            let problem = format!("the content type is {content_type:?}, not an event stream");
             return Err(spec.failed(&leader, CallErrorKind::invalid_response(&problem, b"")));
         }
-        self.remember(Some(leader.clone()));
-        Ok((leader, answer))
+        self.set_leader(Some(leader.clone()));
+        Ok((leader, response))
     }
 }
 

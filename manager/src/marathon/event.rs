@@ -1,12 +1,12 @@
-//! What an event says to look at again. Nothing else in it is believed.
+//! Decodes events into keys of what to read again. No other field of an event is used.
 
 use serde::Deserialize;
 
 use super::id::{InstanceId, RunSpecId, TaskId};
 
-/// The events that are asked for.
-pub(super) const TYPES: [&str; 13] = [
-    ATTACHED,
+/// The subscribed event types.
+pub(super) const EVENT_TYPES: [&str; 13] = [
+    ATTACHED_EVENT,
     "status_update_event",
     "instance_changed_event",
     "instance_health_changed_event",
@@ -21,10 +21,10 @@ pub(super) const TYPES: [&str; 13] = [
     "deployment_failed",
 ];
 
-const ATTACHED: &str = "event_stream_attached";
+const ATTACHED_EVENT: &str = "event_stream_attached";
 
-/// The events that are useless without an id.
-const NAMING: [&str; 6] = [
+/// The event types that must contain an id.
+const EVENT_TYPES_WITH_ID: [&str; 6] = [
     "status_update_event",
     "instance_changed_event",
     "instance_health_changed_event",
@@ -33,10 +33,10 @@ const NAMING: [&str; 6] = [
     "api_post_event",
 ];
 
-/// Something to look at again: it may have changed, come or gone.
+/// Something to read again: it may have been created, changed or deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// An app or a pod; events do not always say which.
+    /// An app or a pod; not every event tells them apart.
     RunSpec(RunSpecId),
     /// An instance.
     Instance(InstanceId),
@@ -47,12 +47,12 @@ pub enum Key {
         /// The task's id.
         task: Box<str>,
     },
-    /// All pods: one was made, changed or deleted, and the event does not say which.
+    /// All pods: one was created, changed or deleted, and the event does not name it.
     Pods,
 }
 
 impl Key {
-    /// The app or pod that it is about.
+    /// The app or pod of the key.
     #[must_use]
     pub fn run_spec(&self) -> Option<&RunSpecId> {
         match self {
@@ -64,21 +64,21 @@ impl Key {
     }
 }
 
-/// What an event means.
+/// A decoded event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ParsedEvent {
-    /// From here on nothing is missed.
+    /// No event after this one is missed.
     Attached,
-    /// Look at these again.
+    /// Read these again.
     Changed(Vec<Key>),
-    /// Something happened, and it is not understood what: list again.
+    /// The event cannot be decoded: list again.
     Malformed(String),
 }
 
-/// The fields that name something, of all events. `null` and absent are the same.
+/// The fields with ids, of all event types. `null` equals absent.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Body {
+struct EventBody {
     #[serde(default)]
     event_type: Option<String>,
     #[serde(default)]
@@ -90,13 +90,13 @@ struct Body {
     #[serde(default)]
     task_id: Option<String>,
     #[serde(default)]
-    app_definition: Option<Definition>,
+    app_definition: Option<AppDefinition>,
     #[serde(default)]
     plan: Option<Plan>,
 }
 
 #[derive(Deserialize)]
-struct Definition {
+struct AppDefinition {
     #[serde(default)]
     id: Option<String>,
 }
@@ -123,8 +123,10 @@ struct Action {
 
 impl Plan {
     fn run_specs(self) -> impl Iterator<Item = String> {
-        let steps = self.steps.unwrap_or_default().into_iter().flatten();
-        steps
+        self.steps
+            .unwrap_or_default()
+            .into_iter()
+            .flatten()
             .flat_map(|step| step.actions.unwrap_or_default())
             .flatten()
             .flat_map(|action| [action.app, action.pod])
@@ -132,29 +134,33 @@ impl Plan {
     }
 }
 
-/// Reads an event: its type, where the frame names one, and its data.
-pub(super) fn read(named: Option<&str>, data: &str) -> ParsedEvent {
-    if named == Some(ATTACHED) {
+/// Decodes an event from its type, if the frame has one, and its data.
+pub(super) fn decode(frame_type: Option<&str>, data: &str) -> ParsedEvent {
+    if frame_type == Some(ATTACHED_EVENT) {
         return ParsedEvent::Attached;
     }
-    let body: Body = match serde_json::from_str(data) {
+    let body: EventBody = match serde_json::from_str(data) {
         Ok(body) => body,
         Err(error) => {
-            let named = named.unwrap_or("an event without a type");
-            return ParsedEvent::Malformed(format!("{}: {error}", shorten(named)));
+            let frame_type = frame_type.unwrap_or("an event without a type");
+            return ParsedEvent::Malformed(format!("{}: {error}", shorten(frame_type)));
         }
     };
-    let kind = named
-        .filter(|named| !named.is_empty())
+    let kind = frame_type
+        .filter(|frame_type| !frame_type.is_empty())
         .or(body.event_type.as_deref())
         .unwrap_or_default()
         .to_owned();
-    if kind == ATTACHED {
+    if kind == ATTACHED_EVENT {
         return ParsedEvent::Attached;
     }
     let mut keys = Vec::new();
-    if let Err(id) = gather(body, &mut keys) {
-        return ParsedEvent::Malformed(format!("{}: {:?} is no id", shorten(&kind), shorten(&id)));
+    if let Err(id) = collect_keys(body, &mut keys) {
+        return ParsedEvent::Malformed(format!(
+            "{}: {:?} is not a valid id",
+            shorten(&kind),
+            shorten(&id)
+        ));
     }
     if matches!(
         kind.as_str(),
@@ -162,24 +168,23 @@ pub(super) fn read(named: Option<&str>, data: &str) -> ParsedEvent {
     ) {
         keys.push(Key::Pods);
     }
-    if keys.is_empty() && NAMING.contains(&kind.as_str()) {
-        return ParsedEvent::Malformed(format!("{kind} names nothing"));
+    if keys.is_empty() && EVENT_TYPES_WITH_ID.contains(&kind.as_str()) {
+        return ParsedEvent::Malformed(format!("{kind} has no id"));
     }
     ParsedEvent::Changed(keys)
 }
 
-/// The most specific key of each thing that is named. Fails with an id that is none.
-fn gather(body: Body, keys: &mut Vec<Key>) -> Result<(), String> {
+/// Collects the most specific key of each object in the event. Returns an invalid id as the error.
+fn collect_keys(body: EventBody, keys: &mut Vec<Key>) -> Result<(), String> {
     let parse = |id: String| RunSpecId::parse(&id).ok_or(id);
     let run_spec = body.app_id.or(body.run_spec_id).map(parse).transpose()?;
-    // Some events name an instance as their task, and an upgraded Marathon keeps older forms.
-    let named = body.task_id.into_iter().chain(body.instance_id);
-    for id in named {
+    // Some events contain an instance id in `taskId`, and an upgraded Marathon keeps older formats.
+    for id in body.task_id.into_iter().chain(body.instance_id) {
         if let Some(instance) = InstanceId::parse(&id) {
             keys.push(Key::Instance(instance));
         } else {
-            let own = TaskId::parse(&id).map(|task| task.instance.run_spec);
-            let Some(run_spec) = run_spec.clone().or(own) else {
+            let task_run_spec = TaskId::parse(&id).map(|task| task.instance.run_spec);
+            let Some(run_spec) = run_spec.clone().or(task_run_spec) else {
                 return Err(id);
             };
             let task = id.into();
@@ -212,19 +217,20 @@ mod tests {
 
     const UUID: &str = "0bcd1234-c7a5-11ea-8f39-0242ac110002";
 
-    fn meaning(kind: &str, data: &Value) -> ParsedEvent {
-        let with = read(Some(kind), &data.to_string());
+    /// Decodes the event with the type in the frame and in the data, which must be equivalent.
+    fn decode_both(kind: &str, data: &Value) -> ParsedEvent {
+        let with_frame_type = decode(Some(kind), &data.to_string());
         let mut data = data.clone();
         data["eventType"] = json!(kind);
-        let within = read(None, &data.to_string());
-        // What is said of an odd one may differ.
+        let without_frame_type = decode(None, &data.to_string());
+        // The text of an error may differ.
         if !matches!(
-            (&with, &within),
+            (&with_frame_type, &without_frame_type),
             (ParsedEvent::Malformed(_), ParsedEvent::Malformed(_))
         ) {
-            assert_eq!(with, within);
+            assert_eq!(with_frame_type, without_frame_type);
         }
-        with
+        with_frame_type
     }
 
     fn run_spec(id: &str) -> Key {
@@ -236,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_keys() {
+    fn events_decode_to_keys() {
         let task_id = format!("a_b.instance-{UUID}._app.1");
         let instance_id = format!("a_b.instance-{UUID}");
         let task = Key::Task {
@@ -267,7 +273,7 @@ mod tests {
                 json!({"instanceId": instance_id, "runSpecId": "/a/b", "condition": "Killed"}),
                 vec![instance(&instance_id)],
             ),
-            // This one names an instance as its task.
+            // This event type contains an instance id in `taskId`.
             (
                 "failed_health_check_event",
                 json!({"appId": "/a/b", "taskId": instance_id}),
@@ -300,14 +306,18 @@ mod tests {
                 vec![run_spec("/a")],
             ),
         ] {
-            assert_eq!(meaning(kind, &data), ParsedEvent::Changed(keys), "{kind}");
+            assert_eq!(
+                decode_both(kind, &data),
+                ParsedEvent::Changed(keys),
+                "{kind}"
+            );
         }
-        let attached = meaning(ATTACHED, &json!({"remoteAddress": "10.0.0.1"}));
+        let attached = decode_both(ATTACHED_EVENT, &json!({"remoteAddress": "10.0.0.1"}));
         assert_eq!(attached, ParsedEvent::Attached);
     }
 
     #[test]
-    fn what_cannot_be_understood_is_odd() {
+    fn undecodable_events_are_malformed() {
         for (kind, data) in [
             (
                 "status_update_event",
@@ -319,17 +329,17 @@ mod tests {
             ("status_update_event", json!({"taskId": "web"})),
             ("deployment_success", json!({"plan": "none"})),
         ] {
-            let meaning = meaning(kind, &data);
+            let event = decode_both(kind, &data);
             assert!(
-                matches!(meaning, ParsedEvent::Malformed(_)),
-                "{kind} {data}: {meaning:?}"
+                matches!(event, ParsedEvent::Malformed(_)),
+                "{kind} {data}: {event:?}"
             );
         }
         for data in ["", "{", "<html>", "[]", "null"] {
-            let meaning = read(Some("status_update_event"), data);
+            let event = decode(Some("status_update_event"), data);
             assert!(
-                matches!(meaning, ParsedEvent::Malformed(_)),
-                "{data}: {meaning:?}"
+                matches!(event, ParsedEvent::Malformed(_)),
+                "{data}: {event:?}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Following Marathon: the state machine of the module's documentation.
+//! Follows Marathon: the state machine in the module's documentation.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,26 +20,25 @@ use contrail_mesos_api::http::{
     Address, AttemptError, CallError, CallErrorKind, Failover, RequestSpec,
 };
 
-/// How long to wait for the version.
+/// How long the version request may take.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to follow.
+/// Options of a [`Follower`].
 #[derive(Clone, Debug)]
 pub struct FollowOptions {
-    /// How long the stream may be silent. Marathon gives a sign of life every 10 seconds.
+    /// How long the stream may be silent. Marathon sends a keep-alive every 10 seconds.
     pub idle_timeout: Duration,
     /// How long the first event may take.
     pub attach_timeout: Duration,
-    /// Bytes of one event. A deployment's plan names every app of a group.
+    /// The maximum size of one event. A deployment plan names every app of a group.
     pub max_event_bytes: usize,
-    /// How often to list all the same.
+    /// How often to list without a cause.
     pub resync_interval: Duration,
-    /// How often to list a Marathon that leaves out events without a word, as 1.7 does.
+    /// How often to list a Marathon that silently drops events, as 1.7 does.
     pub lossy_resync_interval: Duration,
-    /// The least time from one list to the next, whatever odd events come.
+    /// The minimum time between two listings, for example after malformed events.
     pub min_list_interval: Duration,
-    /// The shortest and the longest pause after the stream was lost. They grow from one to the
-    /// other, with jitter.
+    /// The minimum and maximum delay after the stream was lost; exponential, with jitter.
     pub backoff: (Duration, Duration),
 }
 
@@ -57,7 +56,7 @@ impl Default for FollowOptions {
     }
 }
 
-/// Follows Marathon until it is dropped.
+/// Follows Marathon until dropped.
 #[derive(Debug)]
 pub struct Follower {
     queue: Arc<CoalescingQueue>,
@@ -65,7 +64,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Begins to follow, in a task of the current runtime.
+    /// Starts to follow, in a task of the current runtime.
     #[must_use]
     pub fn start(client: MarathonClient, options: FollowOptions) -> Self {
         let queue = Arc::new(CoalescingQueue::default());
@@ -80,8 +79,8 @@ impl Follower {
         }
     }
 
-    /// The next update; waits for one. Cancel-safe. Keys that are touched again before they are
-    /// taken come once, so a slow consumer has no more to do than a fast one.
+    /// Waits for the next update. Cancel-safe. Queued keys are deduplicated, so a slow consumer has
+    /// no more updates to process than a fast one.
     pub async fn next(&mut self) -> Update {
         self.queue.next().await
     }
@@ -100,14 +99,14 @@ struct WatchTask {
 }
 
 /// An attached event stream.
-struct Attached {
+struct AttachedStream {
     stream: EventStream,
     leader: Address,
     spec: RequestSpec,
     lossy: bool,
 }
 
-type Listed = Pin<Box<dyn Future<Output = (Result<Listing, CallError>, Duration)> + Send>>;
+type ListingFuture = Pin<Box<dyn Future<Output = (Result<Listing, CallError>, Duration)> + Send>>;
 
 impl WatchTask {
     async fn run(self) {
@@ -115,10 +114,10 @@ impl WatchTask {
         let backoff = Backoff::new(shortest, longest);
         let mut delays = backoff.delays();
         loop {
-            let begun = Instant::now();
-            let error = self.round().await;
-            // A server that attaches and then fails, over and over, is one that fails.
-            if begun.elapsed() > longest {
+            let started = Instant::now();
+            let error = self.follow_once().await;
+            // Keeps backing off from a server that attaches and soon fails.
+            if started.elapsed() > longest {
                 delays = backoff.delays();
             }
             log::warn!("Marathon: {error}");
@@ -126,8 +125,8 @@ impl WatchTask {
         }
     }
 
-    /// From connecting until the stream is lost; returns why it was.
-    async fn round(&self) -> CallError {
+    /// Connects and follows until the stream is lost; returns the cause.
+    async fn follow_once(&self) -> CallError {
         match self.attach().await {
             Ok(attached) => {
                 log::info!("following Marathon at {}", attached.leader);
@@ -145,8 +144,8 @@ impl WatchTask {
         }
     }
 
-    /// Opens a stream and waits for its first event, at one server after another.
-    async fn attach(&self) -> Result<Attached, CallError> {
+    /// Opens a stream at one server after another, and waits for its first event.
+    async fn attach(&self) -> Result<AttachedStream, CallError> {
         let (servers, spec) = self.client.events();
         let servers = Failover::new(servers);
         let (candidates, request) = (servers.servers(), &spec);
@@ -158,9 +157,9 @@ impl WatchTask {
             .try_each(attempt)
             .await
             .map_err(|error| error.unwrap_or_else(|| no_server(&spec)))?;
-        // The stream waits unread meanwhile.
+        // The stream is not read meanwhile, so this needs a short timeout.
         let lossy = timeout(VERSION_TIMEOUT, self.client.drops_events()).await;
-        Ok(Attached {
+        Ok(AttachedStream {
             stream,
             leader,
             spec,
@@ -181,16 +180,16 @@ impl WatchTask {
         );
         let attached = async {
             loop {
-                // What comes before it happened before the list.
+                // Earlier events are covered by the listing.
                 if stream.next().await? == ParsedEvent::Attached {
                     return Ok(());
                 }
             }
         };
-        let patience = self.options.attach_timeout;
+        let attach_timeout = self.options.attach_timeout;
         let attached: Result<(), CallErrorKind> =
-            timeout(patience, attached).await.unwrap_or_else(|_| {
-                let problem = format!("event_stream_attached did not come within {patience:?}");
+            timeout(attach_timeout, attached).await.unwrap_or_else(|_| {
+                let problem = format!("no event_stream_attached within {attach_timeout:?}");
                 Err(CallErrorKind::NotAttached(problem))
             });
         match attached {
@@ -199,9 +198,9 @@ impl WatchTask {
         }
     }
 
-    /// Lists, follows, and lists again, until the stream or a list fails.
-    async fn follow(&self, attached: Attached) -> CallError {
-        let Attached {
+    /// Lists, follows, and lists again, until the stream or a listing fails.
+    async fn follow(&self, attached: AttachedStream) -> CallError {
+        let AttachedStream {
             mut stream,
             leader,
             spec,
@@ -212,33 +211,33 @@ impl WatchTask {
         } else {
             self.options.resync_interval
         };
-        // The keys that came while a list was made: it may be older than they are.
+        // Keys received while a listing is in progress: the listing may be older than they are.
         let mut meanwhile = Vec::new();
-        let mut listing: Option<Listed> = Some(self.list());
+        let mut listing: Option<ListingFuture> = Some(self.list());
         let mut first = true;
-        let mut again = false;
-        let mut soon = Instant::now();
-        let mut regular = soon + refresh;
+        let mut relist = false;
+        let mut earliest_list = Instant::now();
+        let mut next_resync = earliest_list + refresh;
         loop {
-            let due = if again { soon } else { regular };
+            let due = if relist { earliest_list } else { next_resync };
             tokio::select! {
-                meaning = stream.next() => match meaning {
+                event = stream.next() => match event {
                     Err(problem) => return spec.failed(&leader, problem),
                     Ok(ParsedEvent::Attached) => {}
-                    Ok(ParsedEvent::Malformed(why)) => {
-                        log::warn!("Marathon at {leader}: {why}: listing again");
-                        again = true;
+                    Ok(ParsedEvent::Malformed(problem)) => {
+                        log::warn!("Marathon at {leader}: malformed event: {problem}; listing again");
+                        relist = true;
                     }
                     Ok(ParsedEvent::Changed(keys)) => for key in keys {
-                        // Nobody can look at one thing again before everything was seen once.
-                        let fits = first || self.queue.touch(key.clone());
-                        again |= !fits || meanwhile.len() >= MAX_QUEUED_KEYS;
+                        // Before the first snapshot, the consumer has nothing to update.
+                        let fits = first || self.queue.push_key(key.clone());
+                        relist |= !fits || meanwhile.len() >= MAX_QUEUED_KEYS;
                         if listing.is_some() && meanwhile.len() < MAX_QUEUED_KEYS {
                             meanwhile.push(key);
                         }
                     },
                 },
-                (listed, took) = whenever(&mut listing) => {
+                (listed, took) = maybe_listing(&mut listing) => {
                     let mut listed = match listed {
                         Ok(listed) => listed,
                         Err(error) => return error,
@@ -248,36 +247,36 @@ impl WatchTask {
                     listed.followed = true;
                     for skipped in &listed.skipped {
                         let Skipped { kind, id, problem } = skipped;
-                        log::warn!("Marathon at {leader}: {kind} {id:?} cannot be read: {problem}");
+                        log::warn!("Marathon at {leader}: cannot read the {kind} {id:?}: {problem}");
                     }
                     self.queue.snapshot(listed);
                     for key in meanwhile.drain(..) {
-                        again |= !self.queue.touch(key);
+                        relist |= !self.queue.push_key(key);
                     }
-                    // Lists that take long are not all that Marathon has to do.
-                    soon = Instant::now() + self.options.min_list_interval.max(10 * took);
-                    regular = Instant::now() + refresh.max(10 * took);
+                    // Limits the load of slow listings on Marathon.
+                    earliest_list = Instant::now() + self.options.min_list_interval.max(10 * took);
+                    next_resync = Instant::now() + refresh.max(10 * took);
                 },
                 () = sleep_until(due), if listing.is_none() => {
-                    again = false;
+                    relist = false;
                     listing = Some(self.list());
                 },
             }
         }
     }
 
-    fn list(&self) -> Listed {
+    fn list(&self) -> ListingFuture {
         let client = self.client.clone();
         async move {
-            let begun = Instant::now();
-            (client.list().await, begun.elapsed())
+            let started = Instant::now();
+            (client.list().await, started.elapsed())
         }
         .boxed()
     }
 }
 
-/// What is under way, or nothing ever.
-async fn whenever<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+/// Waits for the future, if there is one; else forever.
+async fn maybe_listing<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,

@@ -1,4 +1,4 @@
-//! Ids of run specs (apps and pods), instances and tasks, in the forms of 1.7 and of 1.8 to 1.11.
+//! Ids of run specs (apps and pods), instances and tasks, in the formats of 1.7 and of 1.8 to 1.11.
 //!
 //! ```text
 //!                   1.7                             1.8 to 1.11
@@ -10,37 +10,37 @@
 //! executor, pod     instance-a_b.UUID               instance-a_b.UUID
 //! ```
 //!
-//! Invariant: a run spec's id that passes here is safe in the path of a request.
+//! Invariant: a parsed run spec id is safe in the path of a request.
 
 use std::fmt;
 
-/// The container's name in a task of an app.
-const APP: &str = "_app";
+/// The container name in the task id of an app.
+const APP_CONTAINER_NAME: &str = "_app";
 
 /// The id of an app or a pod: `/shop/web`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunSpecId(Box<str>);
 
 impl RunSpecId {
-    /// Reads an id. None if it is not one that Marathon gives out.
+    /// Parses an id; `None` unless it has Marathon's format.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let path = text.strip_prefix('/')?;
         path.split('/').all(is_element).then(|| Self(text.into()))
     }
 
-    /// The id that a task or an instance begins with: `shop_web`.
+    /// Parses the prefix of a task or instance id: `shop_web`.
     fn from_safe_path(text: &str) -> Option<Self> {
         Self::parse(&format!("/{}", text.replace('_', "/")))
     }
 
-    /// As tasks and instances begin: `shop_web`.
+    /// The prefix of task and instance ids: `shop_web`.
     #[must_use]
     pub fn safe_path(&self) -> String {
         self.0.trim_start_matches('/').replace('/', "_")
     }
 
-    /// The id.
+    /// The id as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -53,8 +53,8 @@ impl fmt::Display for RunSpecId {
     }
 }
 
-/// Whether a text can be one element of a path. Laxer than Marathon about hyphens and case, strict
-/// about what would mean something in a URL.
+/// Whether a string is a valid path element. More lenient than Marathon about hyphens and case, but
+/// rejects everything with a meaning in URLs.
 fn is_element(text: &str) -> bool {
     !matches!(text, "" | "." | "..")
         && text.len() <= 255
@@ -63,17 +63,17 @@ fn is_element(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
 }
 
-/// The id of an instance, and the run spec that it belongs to.
+/// The id of an instance, with its run spec.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InstanceId {
     /// The app or pod.
     pub run_spec: RunSpecId,
-    /// The whole id.
+    /// The complete id.
     pub id: Box<str>,
 }
 
 impl InstanceId {
-    /// Reads an instance's id.
+    /// Parses an instance id.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (path, rest) = split_prefix(text)?;
@@ -85,17 +85,17 @@ impl InstanceId {
     }
 }
 
-/// `PATH`, and what follows `.instance-` or `.marathon-`.
+/// Splits at `.instance-` or `.marathon-` into `PATH` and the rest.
 fn split_prefix(text: &str) -> Option<(&str, &str)> {
-    // The last one: an element of the path may itself begin like that.
-    let at = [".instance-", ".marathon-"]
+    // The last occurrence: an element of the path may contain the separator too.
+    let (index, length) = [".instance-", ".marathon-"]
         .into_iter()
-        .filter_map(|prefix| text.rfind(prefix).map(|at| (at, prefix.len())))
+        .filter_map(|separator| Some((text.rfind(separator)?, separator.len())))
         .max()?;
-    Some((&text[..at.0], &text[at.0 + at.1..]))
+    Some((&text[..index], &text[index + length..]))
 }
 
-/// UUIDs have neither dots nor underscores; that is all that Marathon itself looks at.
+/// As lenient as Marathon itself: UUIDs have neither dots nor underscores.
 fn is_uuid(text: &str) -> bool {
     !text.is_empty()
         && text
@@ -103,19 +103,19 @@ fn is_uuid(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// The id of a task, in all its parts.
+/// The parsed id of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TaskId {
     /// The instance, with the app or pod.
     pub instance: InstanceId,
-    /// The container, if the task is a pod's.
+    /// The container's name; `None` for the task of an app.
     pub container: Option<Box<str>>,
-    /// How often the instance has been launched, where the id says it.
+    /// The number of launches of the instance, if the id has it.
     pub incarnation: Option<u64>,
 }
 
 impl TaskId {
-    /// Reads a task's id in any of its forms.
+    /// Parses a task id in any format.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let instance = |path: &str, kind: &str, uuid: &str| {
@@ -129,14 +129,14 @@ impl TaskId {
             let (uuid, container) = rest.split_once('.')?;
             let kind = &text[path.len() + 1..path.len() + 1 + "instance".len()];
             let (container, incarnation) = split_number(container);
-            let plain = !container.is_empty() && !container.contains('.');
+            let is_name = !container.is_empty() && !container.contains('.');
             return Some(Self {
-                instance: instance(path, kind, uuid).filter(|_| plain)?,
-                container: (container != APP).then(|| container.into()),
+                instance: instance(path, kind, uuid).filter(|_| is_name)?,
+                container: (container != APP_CONTAINER_NAME).then(|| container.into()),
                 incarnation,
             });
         }
-        // 1.7, an app's: PATH.UUID[.ATTEMPT]
+        // The task of an app in 1.7: PATH.UUID[.ATTEMPT]
         let (text, incarnation) = split_number(text);
         let (path, uuid) = text.rsplit_once('.')?;
         Some(Self {
@@ -147,16 +147,16 @@ impl TaskId {
     }
 }
 
-/// Takes `.N` off the end.
+/// Splits off the suffix `.N`.
 fn split_number(text: &str) -> (&str, Option<u64>) {
     text.rsplit_once('.')
         .and_then(|(rest, number)| Some((rest, Some(number.parse().ok()?))))
         .unwrap_or((text, None))
 }
 
-/// The instance that an executor of a pod belongs to.
+/// The instance of a pod's executor.
 #[must_use]
-pub fn executor_of(executor: &str) -> Option<InstanceId> {
+pub fn instance_of_executor(executor: &str) -> Option<InstanceId> {
     let (path, uuid) = executor.strip_prefix("instance-")?.rsplit_once('.')?;
     InstanceId::parse(&format!("{path}.instance-{uuid}"))
 }
@@ -168,7 +168,7 @@ mod tests {
     const UUID: &str = "0bcd1234-c7a5-11ea-8f39-0242ac110002";
 
     #[test]
-    fn tasks_are_read_in_both_forms() {
+    fn task_id_parses_in_all_formats() {
         for (text, instance, container, incarnation) in [
             ("a_b.instance-U._app.1", "a_b.instance-U", None, Some(1)),
             ("a_b.marathon-U._app.3", "a_b.marathon-U", None, Some(3)),
@@ -187,23 +187,26 @@ mod tests {
     }
 
     #[test]
-    fn dots_and_odd_names_in_paths_do_no_harm() {
+    fn task_id_parses_with_dots_in_path() {
         let text = format!("a.instance-1_b.c.instance-{UUID}._app.1");
         let task = TaskId::parse(&text).unwrap();
         assert_eq!(task.instance.run_spec.as_str(), "/a.instance-1/b.c");
     }
 
     #[test]
-    fn instances_and_executors_are_read() {
+    fn instance_id_parses_from_instance_and_executor() {
         let instance = InstanceId::parse(&format!("a_b.instance-{UUID}")).unwrap();
         assert_eq!(instance.run_spec.as_str(), "/a/b");
         assert_eq!(instance.run_spec.safe_path(), "a_b");
-        assert_eq!(executor_of(&format!("instance-a_b.{UUID}")), Some(instance));
-        assert_eq!(executor_of("web"), None);
+        assert_eq!(
+            instance_of_executor(&format!("instance-a_b.{UUID}")),
+            Some(instance)
+        );
+        assert_eq!(instance_of_executor("web"), None);
     }
 
     #[test]
-    fn what_is_no_id_is_none() {
+    fn invalid_ids_do_not_parse() {
         for text in [
             "",
             "web",
@@ -226,8 +229,8 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_panics(text in "[._a-z0-9-]{0,40}|.{0,40}") {
-            let _ = (TaskId::parse(&text), InstanceId::parse(&text), executor_of(&text));
+        fn parsing_never_panics(text in "[._a-z0-9-]{0,40}|.{0,40}") {
+            let _ = (TaskId::parse(&text), InstanceId::parse(&text), instance_of_executor(&text));
         }
     }
 }

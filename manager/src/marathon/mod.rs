@@ -1,37 +1,36 @@
-//! Marathon 1.7 to 1.11, over its REST API and its event stream.
+//! Client of Marathon 1.7 to 1.11: REST API and event stream.
 //!
-//! [`MarathonClient`] asks; [`Follower`] keeps asking whenever something changes. The stream has no
-//! ids, no replay and no order, and 1.7 even leaves events out without a word. So an event is a
-//! key, something to look at again, and never state; what there is, only a list says.
+//! [`MarathonClient`] sends requests; [`Follower`] reports changes. The event stream has no ids, no
+//! replay and no order, and 1.7 even drops events silently. So an event only yields a key of
+//! something to read again. State comes from listings alone.
 //!
 //! ```text
 //!            ┌───────────────────────────────────────────────────────┐
 //!            v                                                       │ pause, with jitter
-//!   ┌─ connect ── every server in turn; a standby names the leader   │
+//!   ┌─ connect ── each server in turn; a standby names the leader    │
 //!   │        │                                                       │
 //!   │        v                                                       │
-//!   │     attached ── `event_stream_attached` has come: from here    │
-//!   │        │        on nothing is missed                           │
+//!   │     attached ── `event_stream_attached` was received: no later │
+//!   │        │        event is missed                                │
 //!   │        v                                                       │
-//!   │      list ───── keys that come meanwhile wait ─────────────────┤
+//!   │      list ───── keys received meanwhile are queued ────────────┤
 //!   │        │        Snapshot, then the keys                        │ Lost
 //!   │        v                                                       │
 //!   │     follow ──── Changed(key), Changed(key), …                  │
 //!   │        │  ^                                                    │
-//!   │        │  └── list again: an event that makes no sense, too     │
-//!   │        │      many keys, and every so often all the same       │
-//!   │        └─────── the stream ends, breaks, is silent, is not     │
-//!   │                 UTF-8, brings an event that is too long ───────┤
+//!   │        │  └── list again: a malformed event, too many keys, or  │
+//!   │        │      the resync interval is over                      │
+//!   │        └─────── the stream ends, fails, is silent, is not      │
+//!   │                 UTF-8, or an event is too long ────────────────┤
 //!   └──────────────── no server has a stream: list without one, ─────┘
-//!                     so that what is wrong with streams only slows us down
+//!                     so that a broken stream only delays updates
 //! ```
 //!
 //! Invariants:
-//! - A snapshot is made of whole, well-formed answers, or there is none. What could not be read in
-//!   one is named in [`Listing::skipped`], and must not be taken for gone.
-//! - The stream is read as fast as it comes, however slow the consumer: keys that wait are kept
-//!   once, and so many at most.
-//! - No wall clock decides anything.
+//! - A snapshot is built only from complete, well-formed responses. Elements that could not be read
+//!   are in [`Listing::skipped`], and must not be treated as deleted.
+//! - A slow consumer never blocks the stream: queued keys are deduplicated and bounded.
+//! - No decision depends on the wall clock.
 
 mod client;
 mod event;
@@ -45,10 +44,10 @@ mod stream;
 mod tests;
 mod update;
 
-pub use client::{MarathonClient, MarathonOptions, PORT};
+pub use client::{DEFAULT_PORT, MarathonClient, MarathonOptions};
 pub use event::Key;
 pub use follow::{FollowOptions, Follower};
-pub use id::{InstanceId, RunSpecId, TaskId, executor_of};
+pub use id::{InstanceId, RunSpecId, TaskId, instance_of_executor};
 pub use model::{
     App, Labels, Listing, Mode, Network, Pod, PodContainer, PodInstance, PodNetwork, PodState,
     Skipped, Task,

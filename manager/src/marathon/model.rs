@@ -1,5 +1,5 @@
-//! What Marathon says there is, in the fields that networks are about. Many of these are kept at a
-//! time, so they are small: texts that many share are kept once.
+//! Marathon's apps, pods, tasks and instances, with the fields that matter for networking. Caches
+//! hold many of these, so they are small: common strings are interned.
 
 use std::net::IpAddr;
 
@@ -10,21 +10,21 @@ use serde::Serialize;
 use super::id::RunSpecId;
 use crate::task_state::TaskState;
 
-/// Everything at one time.
+/// All apps and pods at one time.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
     /// The apps, with their tasks.
     pub apps: Vec<App>,
     /// The pods, with their instances.
     pub pods: Vec<Pod>,
-    /// What could not be read. It is there, and must not be taken for gone.
+    /// Elements that could not be read. They exist, and must not be treated as deleted.
     pub skipped: Vec<Skipped>,
-    /// Whether the event stream is attached. If not, what changes is only seen in the next listing.
+    /// Whether the event stream is attached. If not, changes appear only in the next listing.
     pub followed: bool,
 }
 
 impl Listing {
-    /// Whether everything that is there is in it.
+    /// Whether no element was skipped.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.skipped.is_empty()
@@ -34,11 +34,11 @@ impl Listing {
 /// An element of a list that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// What it is: an app, a task, ….
+    /// The kind of element: an app, a task, ….
     pub kind: &'static str,
-    /// Its id, or that of what it is in, as far as it can be read.
+    /// Its id, or its parent's, if it can be read.
     pub id: Option<Box<str>>,
-    /// What is wrong with it.
+    /// Why it could not be read.
     pub problem: Box<str>,
 }
 
@@ -50,38 +50,38 @@ pub type Labels = Box<[(Box<str>, Box<str>)]>;
 pub struct App {
     /// Its id.
     pub id: RunSpecId,
-    /// How many instances it should have.
+    /// The requested number of instances.
     pub instances: u32,
     /// Its labels.
     pub labels: Labels,
     /// Its networks.
     pub networks: Box<[Network]>,
-    /// Its tasks, in the order of their ids.
+    /// Its tasks, sorted by id.
     pub tasks: Vec<Task>,
 }
 
-/// A network that an app or pod asks for.
+/// A network that an app or pod requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// How.
+    /// The network mode.
     pub mode: Mode,
-    /// Its name, where it has one.
+    /// Its name, if any.
     pub name: Option<ArcStr>,
     /// Its labels.
     pub labels: Labels,
 }
 
-/// How an app or pod is on a network.
+/// The network mode of an app or pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// The agent's own network.
+    /// The agent's host network.
     Host,
-    /// A network of its own.
+    /// A network namespace per container.
     Container,
     /// Marathon's bridge network.
     Bridge,
-    /// One that a newer version knows.
+    /// A mode of a newer version.
     Unrecognised,
 }
 
@@ -90,19 +90,19 @@ pub enum Mode {
 pub struct Task {
     /// Its id.
     pub id: Box<str>,
-    /// How it is.
+    /// Its state.
     pub state: TaskState,
-    /// The id of its agent, once it has one.
+    /// Its agent's id, once placed.
     pub agent: Option<ArcStr>,
-    /// The name of its agent, once it has one.
+    /// Its agent's host name, once placed.
     pub host: Option<ArcStr>,
-    /// Its addresses on all networks, in the order of Mesos.
+    /// Its addresses on all networks, in Mesos' order.
     pub addresses: Box<[IpAddr]>,
     /// When it was launched.
     pub staged: Option<Timestamp>,
-    /// When it began to run.
+    /// When it started to run.
     pub started: Option<Timestamp>,
-    /// The version of the app that it is of.
+    /// The app version that it was launched with.
     pub version: Option<ArcStr>,
 }
 
@@ -124,53 +124,53 @@ pub struct Pod {
 pub struct PodInstance {
     /// Its id.
     pub id: Box<str>,
-    /// How it is.
+    /// Its state.
     pub state: PodState,
-    /// The id of its agent, once it has one.
+    /// Its agent's id, once placed.
     pub agent: Option<ArcStr>,
-    /// The name of its agent, once it has one.
+    /// Its agent's host name, once placed.
     pub host: Option<ArcStr>,
     /// Its addresses, by network.
     pub networks: Box<[PodNetwork]>,
     /// Its containers.
     pub containers: Box<[PodContainer]>,
-    /// Since when it has been so.
+    /// When it entered its state.
     pub since: Option<Timestamp>,
 }
 
-/// How an instance of a pod is.
+/// The state of a pod instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PodState {
-    /// Nothing is launched yet, or Mesos has only just been asked to.
+    /// Not launched yet, or the launch was just requested.
     Pending,
-    /// It is starting.
+    /// Starting.
     Staging,
-    /// It runs.
+    /// Running.
     Stable,
-    /// It runs, but not well, or its agent does not answer.
+    /// Running but unhealthy, or its agent is unreachable.
     Degraded,
-    /// It has ended, **or is being ended**: only that it is listed no more says that it is gone.
+    /// Ended **or being killed**: it is gone only when it is no longer listed.
     Terminal,
-    /// A word from a newer version, or none.
+    /// Missing, or a state of a newer version.
     Unrecognised,
 }
 
-/// The addresses of a pod's instance on one network.
+/// The addresses of a pod instance on one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodNetwork {
-    /// The network's name; none on the host's.
+    /// The network's name; `None` for the host network.
     pub name: Option<ArcStr>,
     /// The addresses.
     pub addresses: Box<[IpAddr]>,
 }
 
-/// A container of a pod's instance.
+/// A container of a pod instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodContainer {
-    /// Its name in the pod.
+    /// Its name within the pod.
     pub name: ArcStr,
-    /// Its task in Mesos, once there is one.
+    /// Its Mesos task id, once launched.
     pub task: Option<Box<str>>,
-    /// How it is.
+    /// Its state.
     pub state: TaskState,
 }

@@ -1,4 +1,4 @@
-//! What waits for the consumer. Whoever fills it never waits.
+//! A queue of updates whose producer never blocks.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,76 +10,76 @@ use super::model::Listing;
 use super::update::Update;
 use contrail_mesos_api::http::CallError;
 
-/// More keys than this are not worth looking at one by one.
+/// If more keys than this are queued, a new listing is cheaper.
 pub(super) const MAX_QUEUED_KEYS: usize = 1 << 16;
 
 #[derive(Debug, Default)]
 pub(super) struct CoalescingQueue {
-    waiting: Mutex<Waiting>,
-    filled: Notify,
+    state: Mutex<QueueState>,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueueState {
     lost: Option<CallError>,
     snapshot: Option<Box<Listing>>,
     keys: VecDeque<Key>,
-    known: HashSet<Key>,
+    queued: HashSet<Key>,
 }
 
 impl CoalescingQueue {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        // Every change is complete when the lock is released.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        // The state is consistent whenever the lock is released, so poisoning is harmless.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The stream is lost. What was touched is in the next list too.
+    /// Reports that the stream is lost. Queued keys stay; the next listing covers them too.
     pub(super) fn lost(&self, error: CallError) {
-        let mut waiting = self.waiting();
-        if let Some(listing) = &mut waiting.snapshot {
+        let mut state = self.state();
+        if let Some(listing) = &mut state.snapshot {
             listing.followed = false;
         }
-        waiting.lost = Some(error);
-        drop(waiting);
-        self.filled.notify_one();
+        state.lost = Some(error);
+        drop(state);
+        self.changed.notify_one();
     }
 
-    /// A list. It takes the place of an older one, and of all that was touched before it.
+    /// Queues a listing. It replaces an older one and all queued keys.
     pub(super) fn snapshot(&self, listing: Listing) {
-        let mut waiting = self.waiting();
-        waiting.snapshot = Some(Box::new(listing));
-        waiting.keys.clear();
-        waiting.known.clear();
-        drop(waiting);
-        self.filled.notify_one();
+        let mut state = self.state();
+        state.snapshot = Some(Box::new(listing));
+        state.keys.clear();
+        state.queued.clear();
+        drop(state);
+        self.changed.notify_one();
     }
 
-    /// False if there are too many keys already: then a list is due.
-    pub(super) fn touch(&self, key: Key) -> bool {
-        let mut waiting = self.waiting();
-        if waiting.known.len() >= MAX_QUEUED_KEYS {
-            return waiting.known.contains(&key);
+    /// Queues a key. Returns `false` if the queue is full and a listing is needed.
+    pub(super) fn push_key(&self, key: Key) -> bool {
+        let mut state = self.state();
+        if state.queued.len() >= MAX_QUEUED_KEYS {
+            return state.queued.contains(&key);
         }
-        if waiting.known.insert(key.clone()) {
-            waiting.keys.push_back(key);
+        if state.queued.insert(key.clone()) {
+            state.keys.push_back(key);
         }
-        drop(waiting);
-        self.filled.notify_one();
+        drop(state);
+        self.changed.notify_one();
         true
     }
 
-    /// The next update. Cancel-safe: it is taken when it is returned.
+    /// The next update. Cancel-safe: an update is removed only when it is returned.
     pub(super) async fn next(&self) -> Update {
         loop {
-            if let Some(update) = self.waiting().take() {
+            if let Some(update) = self.state().take() {
                 return update;
             }
-            self.filled.notified().await;
+            self.changed.notified().await;
         }
     }
 }
 
-impl Waiting {
+impl QueueState {
     fn take(&mut self) -> Option<Update> {
         if let Some(error) = self.lost.take() {
             return Some(Update::Lost(error));
@@ -88,7 +88,7 @@ impl Waiting {
             return Some(Update::Snapshot(listing));
         }
         let key = self.keys.pop_front()?;
-        self.known.remove(&key);
+        self.queued.remove(&key);
         Some(Update::Changed(key))
     }
 }

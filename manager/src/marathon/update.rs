@@ -1,17 +1,17 @@
-//! What a follower of Marathon reports.
+//! Updates of a Marathon follower.
 
 use super::event::Key;
 use super::model::Listing;
 use contrail_mesos_api::http::CallError;
 
-/// One report of a follower.
+/// An update of a follower.
 #[derive(Clone, Debug)]
 pub enum Update {
     /// The event stream is lost, so changes may be missed from now on. A snapshot follows as soon
     /// as there is one.
     Lost(CallError),
-    /// A full listing. It covers every change reported before it. What a complete listing does not
-    /// name is gone.
+    /// A full listing. It covers every change reported before it. Anything missing from a complete
+    /// listing is gone.
     Snapshot(Box<Listing>),
     /// This may have changed: read it again.
     Changed(Key),

@@ -13,18 +13,18 @@ use contrail_mesos_api::http::{
     RequestSpec, Streaming, TlsError,
 };
 
-/// How the masters are reached.
+/// Options of a [`MasterClient`].
 #[derive(Clone, Debug)]
 pub struct MasterOptions {
-    /// Which there are.
+    /// The masters.
     pub masters: Masters,
-    /// Whether masters that ZooKeeper names speak TLS.
+    /// Whether masters found in ZooKeeper use TLS.
     pub secure: bool,
-    /// TLS, credentials, limits.
+    /// TLS, credentials and limits.
     pub access: LeaderOptions,
 }
 
-/// The client. Clones share their connections.
+/// The client. Clones share connections.
 #[derive(Clone, Debug)]
 pub struct MasterClient(Arc<Inner>);
 
@@ -35,16 +35,16 @@ struct Inner {
     secure: bool,
 }
 
-fn call(what: &str, body: &'static str) -> RequestSpec {
+fn call(operation: &str, body: &'static str) -> RequestSpec {
     RequestSpec {
         method: Method::POST,
         body: Some(Bytes::from_static(body.as_bytes())),
-        ..RequestSpec::get(what, "/api/v1")
+        ..RequestSpec::get(operation, "/api/v1")
     }
 }
 
 impl MasterClient {
-    /// A client; nothing is asked yet. Reads certificate files: blocks on the file system.
+    /// Creates a client without connecting. Reads certificate files: blocks on the file system.
     pub fn new(options: MasterOptions) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(Inner {
             http: LeaderClient::new(options.access)?,
@@ -54,46 +54,44 @@ impl MasterClient {
     }
 
     async fn masters(&self, spec: &RequestSpec) -> Result<Vec<Address>, CallError> {
-        let found = self.0.masters.find(self.0.secure).await;
-        found.map_err(|problem| {
+        self.0.masters.find(self.0.secure).await.map_err(|problem| {
             CallError::without_server(&spec.operation, CallErrorKind::Discovery(problem))
         })
     }
 
-    /// Everything, at one time.
+    /// The whole state at one time.
     pub async fn state(&self) -> Result<State, CallError> {
         let spec = call("read the state of Mesos", r#"{"type":"GET_STATE"}"#);
-        let (server, answer) = self.first(&spec).await?;
+        let (server, response) = self.send(&spec).await?;
         let failed = |problem| spec.failed(&server, problem);
-        let body = answer
+        let body = response
             .collect()
             .await
             .map_err(|error| failed(error.into()))?
             .body;
-        // The state may be long.
-        let read = tokio::task::spawn_blocking(move || {
+        // Decoding a large state takes long.
+        tokio::task::spawn_blocking(move || {
             json::state(&body).map_err(|error| CallErrorKind::invalid_response(&error, &body))
-        });
-        let read = read
-            .await
-            .map_err(|error| failed(CallErrorKind::invalid_response(&error, b"")))?;
-        read.map_err(failed)
+        })
+        .await
+        .unwrap_or_else(|error| Err(CallErrorKind::invalid_response(&error, b"")))
+        .map_err(failed)
     }
 
     /// Opens the event stream.
     pub(super) async fn subscribe(&self) -> Result<(RequestSpec, Address, Streaming), CallError> {
         let spec = call("follow Mesos", r#"{"type":"SUBSCRIBE"}"#);
-        let (server, answer) = self.first(&spec).await?;
-        Ok((spec, server, answer))
+        let (server, response) = self.send(&spec).await?;
+        Ok((spec, server, response))
     }
 
-    /// Asks one master after another, until one answers.
-    async fn first(&self, spec: &RequestSpec) -> Result<(Address, Streaming), CallError> {
+    /// Sends a call to one master after another, until one responds.
+    async fn send(&self, spec: &RequestSpec) -> Result<(Address, Streaming), CallError> {
         let failover = Failover::new(self.masters(spec).await?);
         let masters = failover.servers();
         let attempt = |index: usize, _| async move {
-            let answer = self.0.http.open(masters, &masters[index], spec).await;
-            answer.map_err(AttemptError::Retry)
+            let response = self.0.http.open(masters, &masters[index], spec).await;
+            response.map_err(AttemptError::Retry)
         };
         failover.try_each(attempt).await.map_err(|error| {
             error.unwrap_or_else(|| {

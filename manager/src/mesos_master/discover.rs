@@ -1,7 +1,7 @@
-//! Which masters there are: listed, or one that ZooKeeper names.
+//! Discovery of the masters: a configured list, or the leader according to ZooKeeper.
 //!
-//! Every master keeps an ephemeral, sequential node `json.info_NNNNNNNNNN` under the path of the
-//! election; the one with the lowest number leads. Its content is the master's `MasterInfo`.
+//! Every master has an ephemeral sequential node `json.info_NNNNNNNNNN` under the election's path;
+//! the one with the lowest number leads. The node contains the master's `MasterInfo`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,26 +14,26 @@ use zookeeper_client::Client;
 
 use contrail_mesos_api::http::Address;
 
-/// Where masters listen.
-pub const PORT: u16 = 5050;
+/// The masters' default port.
+pub const DEFAULT_PORT: u16 = 5050;
 
-/// How the nodes of masters are named, before their number.
-const NODE: &str = "json.info_";
+/// The prefix of the masters' nodes, before the number.
+const NODE_PREFIX: &str = "json.info_";
 
-/// How long ZooKeeper may take for everything.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Timeout of a complete lookup in ZooKeeper.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The masters of a cluster: `10.0.0.1,10.0.0.2:5050`, the same as URLs, or
 /// `zk://[user:password@]host:port,host:port/path`.
 #[derive(Clone, Debug)]
 pub enum Masters {
-    /// Any of them, or what stands before them.
+    /// Some masters, or a proxy in front of them.
     Listed(Vec<Address>),
-    /// Whoever leads by the word of this ZooKeeper.
+    /// The leader according to this ZooKeeper.
     ZooKeeper(ZooKeeper),
 }
 
-/// Where the masters' election is.
+/// The ZooKeeper of the masters' election.
 #[derive(Clone, Debug)]
 pub struct ZooKeeper {
     /// `host:port,host:port`
@@ -43,30 +43,33 @@ pub struct ZooKeeper {
     auth: Option<SecretString>,
 }
 
-/// Neither masters nor their ZooKeeper.
+/// The string is neither a list of masters nor a ZooKeeper URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} names no masters; write \"10.0.0.1:5050,10.0.0.2:5050\" or \"zk://10.0.0.1:2181,10.0.0.2:2181/mesos\""
+    "{0:?} is not a list of masters; write \"10.0.0.1:5050,10.0.0.2:5050\" or \"zk://10.0.0.1:2181,10.0.0.2:2181/mesos\""
 )]
-pub struct NotMasters(String);
+pub struct InvalidMasters(String);
 
 impl FromStr for Masters {
-    type Err = NotMasters;
+    type Err = InvalidMasters;
 
-    fn from_str(text: &str) -> Result<Self, NotMasters> {
-        // What is refused may hold a password.
-        let wrong = || NotMasters(text.rsplit('@').next().unwrap_or_default().to_owned());
+    fn from_str(text: &str) -> Result<Self, InvalidMasters> {
+        // The string may contain a password.
+        let invalid = || InvalidMasters(text.rsplit('@').next().unwrap_or_default().to_owned());
         let Some(rest) = text.strip_prefix("zk://") else {
-            let servers = text.split(',').map(|one| Address::parse(one.trim(), PORT));
-            let servers: Result<Vec<_>, _> = servers.collect();
-            return servers.map(Self::Listed).map_err(|_| wrong());
+            return text
+                .split(',')
+                .map(|server| Address::parse(server.trim(), DEFAULT_PORT))
+                .collect::<Result<Vec<_>, _>>()
+                .map(Self::Listed)
+                .map_err(|_| invalid());
         };
         let (auth, rest) = match rest.rsplit_once('@') {
             Some((auth, rest)) if auth.contains(':') => (Some(auth.into()), rest),
-            Some(_) => return Err(wrong()),
+            Some(_) => return Err(invalid()),
             None => (None, rest),
         };
-        let (servers, path) = rest.split_once('/').ok_or_else(wrong)?;
+        let (servers, path) = rest.split_once('/').ok_or_else(invalid)?;
         let is_server = |server: &str| {
             server
                 .rsplit_once(':')
@@ -74,7 +77,7 @@ impl FromStr for Masters {
         };
         let path = path.trim_end_matches('/');
         if path.is_empty() || path.contains("//") || !servers.split(',').all(is_server) {
-            return Err(wrong());
+            return Err(invalid());
         }
         Ok(Self::ZooKeeper(ZooKeeper {
             servers: servers.to_owned(),
@@ -91,15 +94,16 @@ impl fmt::Display for ZooKeeper {
 }
 
 impl Masters {
-    /// The masters to ask. `secure` says whether those that ZooKeeper names speak TLS: it does not.
+    /// The masters to connect to. `secure`: masters found in ZooKeeper use TLS, which their nodes do
+    /// not tell.
     pub(super) async fn find(&self, secure: bool) -> Result<Vec<Address>, String> {
         match self {
             Self::Listed(servers) => Ok(servers.clone()),
             Self::ZooKeeper(zookeeper) => {
-                let leader = timeout(PATIENCE, zookeeper.leader(secure)).await;
-                let leader =
-                    leader.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
-                let leader = leader.map_err(|problem| format!("{zookeeper}: {problem}"))?;
+                let leader = timeout(LOOKUP_TIMEOUT, zookeeper.leader(secure))
+                    .await
+                    .unwrap_or_else(|_| Err(format!("no response within {LOOKUP_TIMEOUT:?}")))
+                    .map_err(|problem| format!("{zookeeper}: {problem}"))?;
                 Ok(vec![leader])
             }
         }
@@ -118,7 +122,7 @@ impl ZooKeeper {
         &self.path
     }
 
-    /// Whether it has a user and password in it.
+    /// Whether it contains a user and password.
     pub(crate) fn has_credentials(&self) -> bool {
         self.auth.is_some()
     }
@@ -130,40 +134,49 @@ impl ZooKeeper {
         if let Some(auth) = &self.auth {
             connector = connector.with_auth("digest", auth.expose_secret().as_bytes());
         }
-        let client = connector.connect(&self.servers).await;
-        let client = client.map_err(|error| format!("cannot connect: {error}"))?;
-        let children = client.list_children(&self.path).await;
-        let children = children.map_err(|error| format!("cannot list the masters: {error}"))?;
+        let client = connector
+            .connect(&self.servers)
+            .await
+            .map_err(|error| format!("cannot connect: {error}"))?;
+        let children = client
+            .list_children(&self.path)
+            .await
+            .map_err(|error| format!("cannot list the masters: {error}"))?;
         let Some(node) = leader_of(&children) else {
-            return Err("no master is registered there".to_owned());
+            return Err("no master is registered".to_owned());
         };
-        let data = client.get_data(&format!("{}/{node}", self.path)).await;
-        let (data, _) = data.map_err(|error| format!("cannot read {node}: {error}"))?;
+        let (data, _) = client
+            .get_data(&format!("{}/{node}", self.path))
+            .await
+            .map_err(|error| format!("cannot read {node}: {error}"))?;
         address_in(&data, secure).map_err(|problem| format!("{node}: {problem}"))
     }
 }
 
-/// The node with the lowest number; numbers are written with ten digits and may be negative once
-/// the counter has wrapped around.
+/// The node with the lowest number. Numbers have ten digits, and are negative once the counter has
+/// wrapped around.
 fn leader_of(children: &[String]) -> Option<&str> {
-    let numbered = children.iter().filter_map(|child| {
-        let number: i64 = child.strip_prefix(NODE)?.parse().ok()?;
-        Some((number, child.as_str()))
-    });
-    numbered.min().map(|(_, node)| node)
+    children
+        .iter()
+        .filter_map(|child| {
+            let number: i64 = child.strip_prefix(NODE_PREFIX)?.parse().ok()?;
+            Some((number, child.as_str()))
+        })
+        .min()
+        .map(|(_, node)| node)
 }
 
-/// The address in a `MasterInfo`.
+/// Parses the address from a `MasterInfo`.
 fn address_in(data: &[u8], secure: bool) -> Result<Address, String> {
     #[derive(Deserialize)]
     struct MasterInfo {
         #[serde(default)]
         hostname: Option<String>,
         #[serde(default)]
-        address: Option<Named>,
+        address: Option<MasterAddress>,
     }
     #[derive(Deserialize)]
-    struct Named {
+    struct MasterAddress {
         #[serde(default)]
         hostname: Option<String>,
         #[serde(default)]
@@ -172,7 +185,7 @@ fn address_in(data: &[u8], secure: bool) -> Result<Address, String> {
     }
     let info: MasterInfo = serde_json::from_slice(data).map_err(|error| error.to_string())?;
     let address = info.address.ok_or("it has no address")?;
-    // A certificate is for a name; without one, the address needs no name service.
+    // TLS needs the name for the certificate; otherwise the IP avoids a DNS lookup.
     let name = address.hostname.or(info.hostname);
     let (host, scheme) = if secure {
         (name.or(address.ip), "https")
@@ -185,7 +198,7 @@ fn address_in(data: &[u8], secure: bool) -> Result<Address, String> {
     } else {
         host
     };
-    Address::parse(&format!("{scheme}://{host}:{}", address.port), PORT)
+    Address::parse(&format!("{scheme}://{host}:{}", address.port), DEFAULT_PORT)
         .map_err(|error| error.to_string())
 }
 
@@ -194,15 +207,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn masters_are_listed_or_found() {
+    fn masters_parse_from_list_and_zookeeper_url() {
         let Ok(Masters::Listed(listed)) = "10.0.0.1, https://m2:5051".parse() else {
-            panic!("not a list");
+            panic!("expected a list");
         };
         let listed: Vec<_> = listed.iter().map(ToString::to_string).collect();
         assert_eq!(listed, ["http://10.0.0.1:5050", "https://m2:5051"]);
         let Ok(Masters::ZooKeeper(found)) = "zk://u:p@ss@z1:2181,z2:2181/dcos/mesos/".parse()
         else {
-            panic!("not a ZooKeeper");
+            panic!("expected a ZooKeeper");
         };
         assert_eq!(found.to_string(), "zk://z1:2181,z2:2181/dcos/mesos");
         assert_eq!(
@@ -210,7 +223,7 @@ mod tests {
             Some("u:p@ss")
         );
         assert!(!format!("{found:?}").contains("p@ss"));
-        for wrong in [
+        for invalid in [
             "",
             "zk://z1:2181",
             "zk://z1/mesos",
@@ -219,13 +232,13 @@ mod tests {
             "10.0.0.1,,10.0.0.2",
             "zk://u:secret@z1/mesos",
         ] {
-            let error = wrong.parse::<Masters>().unwrap_err();
+            let error = invalid.parse::<Masters>().unwrap_err();
             assert!(!error.to_string().contains("secret"), "{error}");
         }
     }
 
     #[test]
-    fn the_lowest_number_leads() {
+    fn node_with_lowest_number_leads() {
         let children =
             |names: &[&str]| -> Vec<String> { names.iter().map(ToString::to_string).collect() };
         let nodes = children(&[
@@ -241,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn its_address_is_in_its_node() {
+    fn address_parses_from_master_info() {
         let info = br#"{"address":{"hostname":"m1.example","ip":"10.0.0.1","port":5050},"capabilities":[],
             "hostname":"m1.example","id":"e2b","ip":16777226,"pid":"master@10.0.0.1:5050","port":5050,"version":"1.11.0"}"#;
         assert_eq!(
@@ -252,19 +265,19 @@ mod tests {
             address_in(info, true).unwrap().to_string(),
             "https://m1.example:5050"
         );
-        let six = br#"{"address":{"ip":"2001:db8::1","port":5050}}"#;
+        let ipv6 = br#"{"address":{"ip":"2001:db8::1","port":5050}}"#;
         assert_eq!(
-            address_in(six, false).unwrap().to_string(),
+            address_in(ipv6, false).unwrap().to_string(),
             "http://[2001:db8::1]:5050"
         );
-        for wrong in [
+        for invalid in [
             "",
             "{}",
             "<html>",
             r#"{"address":{"port":5050}}"#,
             r#"{"address":{"ip":"x y","port":1}}"#,
         ] {
-            assert!(address_in(wrong.as_bytes(), false).is_err(), "{wrong}");
+            assert!(address_in(invalid.as_bytes(), false).is_err(), "{invalid}");
         }
     }
 }

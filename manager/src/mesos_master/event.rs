@@ -1,4 +1,4 @@
-//! The events of the master.
+//! Events of the master.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use super::model::{Change, State};
 /// An event of the stream.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The first: everything, and how often there will be a heartbeat.
+    /// The first event: the whole state, and the heartbeat interval.
     Subscribed(Box<State>, Option<Duration>),
-    /// Something has changed.
+    /// A change.
     Changed(Change),
-    /// A heartbeat, or an event that is not known.
-    Nothing,
+    /// A heartbeat, or an unknown event.
+    Ignored,
 }

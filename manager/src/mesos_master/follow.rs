@@ -1,4 +1,4 @@
-//! Following the leading master: the state machine of the module's documentation.
+//! Follows the leading master: the state machine in the module's documentation.
 
 use std::time::Duration;
 
@@ -15,29 +15,26 @@ use crate::task_state::TaskState;
 use contrail_mesos_api::http::{CallError, CallErrorKind, Streaming};
 use contrail_mesos_api::recordio::Decoder;
 
-/// Records longer than this are not read on a thread that others wait for.
-const LONG: usize = 1 << 20;
-/// No event but the first, the whole state, is longer than this: it is about one task or agent.
-const LONGEST_EVENT: usize = 16 << 20;
+/// Longer records are decoded on a blocking thread.
+const MAX_INLINE_RECORD_BYTES: usize = 1 << 20;
+/// Limit of every event after the first. The first has the whole state, the others one task or agent.
+const MAX_EVENT_BYTES: usize = 16 << 20;
 
-/// How to follow.
+/// Options of a [`Follower`].
 #[derive(Clone, Debug)]
 pub struct FollowOptions {
-    /// How long the stream may be silent; three of the heartbeats that the master announces, if
-    /// that is more.
+    /// How long the stream may be silent; at least three of the master's heartbeat intervals.
     pub idle_timeout: Duration,
-    /// How long the first event, the whole state, may take.
+    /// How long the first event, which has the whole state, may take.
     pub attach_timeout: Duration,
-    /// How often to subscribe again all the same.
+    /// How often to subscribe again without a cause.
     pub resync_interval: Duration,
-    /// How soon to subscribe again when an agent is lost. The master tells of its tasks, and not
-    /// always of the agent itself.
+    /// How soon to subscribe again when an agent is lost. The master reports its tasks, but not
+    /// always the agent itself.
     pub lost_agent_resync_delay: Duration,
-    /// How many changes may wait for the consumer. If there are more, they are given up for a new
-    /// snapshot.
+    /// How many changes may be queued. On overflow they are dropped for a new snapshot.
     pub queue_capacity: usize,
-    /// The shortest and the longest pause after the stream was lost. They grow from one to the
-    /// other, with jitter.
+    /// The minimum and maximum delay after the stream was lost; exponential, with jitter.
     pub backoff: (Duration, Duration),
 }
 
@@ -54,19 +51,19 @@ impl Default for FollowOptions {
     }
 }
 
-/// What a follower sees.
+/// An update of a follower.
 #[derive(Clone, Debug)]
 pub enum Update {
-    /// The event stream is lost: from now on nothing is known to be as it was. A snapshot follows
-    /// as soon as there is one.
+    /// The event stream is lost, so changes may be missed from now on. A snapshot follows as soon
+    /// as there is one.
     Lost(CallError),
-    /// Everything. What it no longer names is gone, if it is complete.
+    /// The whole state. Anything missing from a complete one is gone.
     Snapshot(Box<State>),
-    /// This has changed since.
+    /// A change since the snapshot.
     Changed(Change),
 }
 
-/// Follows the leading master until it is dropped.
+/// Follows the leading master until dropped.
 #[derive(Debug)]
 pub struct Follower {
     updates: mpsc::Receiver<Update>,
@@ -74,7 +71,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Begins to follow, in a task of the current runtime.
+    /// Starts to follow, in a task of the current runtime.
     #[must_use]
     pub fn start(client: MasterClient, options: FollowOptions) -> Self {
         let (sender, updates) = mpsc::channel(options.queue_capacity.max(2));
@@ -89,11 +86,11 @@ impl Follower {
         }
     }
 
-    /// The next update; waits for one. Cancel-safe.
+    /// Waits for the next update. Cancel-safe.
     pub async fn next(&mut self) -> Update {
         match self.updates.recv().await {
             Some(update) => update,
-            // Only a runtime that ends stops the task, and with it this one.
+            // The task ends only with the runtime, which also ends this future.
             None => std::future::pending().await,
         }
     }
@@ -111,12 +108,12 @@ struct WatchTask {
     sender: mpsc::Sender<Update>,
 }
 
-/// Why a subscription is at its end.
-enum End {
+/// Why a subscription ended.
+enum SubscriptionEnd {
     Lost(CallError),
-    /// It is time for a new one.
-    Refresh,
-    /// Nobody listens any more.
+    /// A new subscription is due.
+    Resync,
+    /// The follower was dropped.
     Dropped,
 }
 
@@ -126,18 +123,18 @@ impl WatchTask {
         let backoff = Backoff::new(shortest, longest);
         let mut delays = backoff.delays();
         loop {
-            let begun = Instant::now();
-            match self.round().await {
-                End::Dropped => return,
-                End::Refresh => delays = backoff.delays(),
-                End::Lost(error) => {
+            let started = Instant::now();
+            match self.follow_once().await {
+                SubscriptionEnd::Dropped => return,
+                SubscriptionEnd::Resync => delays = backoff.delays(),
+                SubscriptionEnd::Lost(error) => {
                     log::warn!("Mesos: {error}");
-                    // Here it may wait: there is no stream that must be read.
+                    // Waiting is safe here: there is no stream to read.
                     if self.sender.send(Update::Lost(error)).await.is_err() {
                         return;
                     }
-                    // A master that accepts and then fails, over and over, is one that fails.
-                    if begun.elapsed() > longest {
+                    // Keeps backing off from a master that accepts and soon fails.
+                    if started.elapsed() > longest {
                         delays = backoff.delays();
                     }
                     sleep(delays.next_delay()).await;
@@ -146,68 +143,72 @@ impl WatchTask {
         }
     }
 
-    async fn round(&self) -> End {
-        let (spec, leader, answer) = match self.client.subscribe().await {
+    async fn follow_once(&self) -> SubscriptionEnd {
+        let (spec, leader, response) = match self.client.subscribe().await {
             Ok(subscribed) => subscribed,
-            Err(error) => return End::Lost(error),
+            Err(error) => return SubscriptionEnd::Lost(error),
         };
-        let mut stream = EventStream::new(answer, self.options.idle_timeout);
-        let until = Instant::now() + self.options.attach_timeout;
+        let mut stream = EventStream::new(response, self.options.idle_timeout);
+        let deadline = Instant::now() + self.options.attach_timeout;
         let state = loop {
-            match timeout_at(until, stream.next()).await {
+            match timeout_at(deadline, stream.next()).await {
                 Ok(Ok(Event::Subscribed(state, interval))) => {
-                    let beats = interval.unwrap_or_default().saturating_mul(3);
-                    stream.idle_timeout = self.options.idle_timeout.max(beats);
-                    stream.decoder.limit(LONGEST_EVENT);
+                    let heartbeats = interval.unwrap_or_default().saturating_mul(3);
+                    stream.idle_timeout = self.options.idle_timeout.max(heartbeats);
+                    stream.decoder.limit(MAX_EVENT_BYTES);
                     break state;
                 }
                 Ok(Ok(_)) => {}
-                Ok(Err(problem)) => return End::Lost(spec.failed(&leader, problem)),
+                Ok(Err(problem)) => return SubscriptionEnd::Lost(spec.failed(&leader, problem)),
                 Err(_) => {
                     let problem = format!("no state within {:?}", self.options.attach_timeout);
-                    return End::Lost(spec.failed(&leader, CallErrorKind::NotAttached(problem)));
+                    return SubscriptionEnd::Lost(
+                        spec.failed(&leader, CallErrorKind::NotAttached(problem)),
+                    );
                 }
             }
         };
         log::info!("following Mesos at {leader}");
         for skipped in &state.skipped {
             log::warn!(
-                "Mesos at {leader}: a {} cannot be read: {}",
+                "Mesos at {leader}: cannot read a {}: {}",
                 skipped.kind,
                 skipped.problem
             );
         }
-        let mut refresh = Instant::now() + self.options.resync_interval;
+        let mut next_resync = Instant::now() + self.options.resync_interval;
         let mut update = Update::Snapshot(state);
         loop {
             if let Err(error) = self.sender.try_send(update) {
                 let full = matches!(error, mpsc::error::TrySendError::Full(_));
                 if !full {
-                    return End::Dropped;
+                    return SubscriptionEnd::Dropped;
                 }
-                let problem = "more has changed than is taken from it".to_owned();
-                return End::Lost(spec.failed(&leader, CallErrorKind::Stream(problem)));
+                let problem = "the consumer is too slow: the queue of changes is full".to_owned();
+                return SubscriptionEnd::Lost(spec.failed(&leader, CallErrorKind::Stream(problem)));
             }
             update = loop {
-                match timeout_at(refresh, stream.next()).await {
-                    Err(_) => return End::Refresh,
+                match timeout_at(next_resync, stream.next()).await {
+                    Err(_) => return SubscriptionEnd::Resync,
                     Ok(Ok(Event::Changed(change))) => {
-                        if tells_of_a_lost_agent(&change) {
-                            refresh =
-                                refresh.min(Instant::now() + self.options.lost_agent_resync_delay);
+                        if indicates_lost_agent(&change) {
+                            next_resync = next_resync
+                                .min(Instant::now() + self.options.lost_agent_resync_delay);
                         }
                         break Update::Changed(change);
                     }
                     Ok(Ok(Event::Subscribed(state, _))) => break Update::Snapshot(state),
-                    Ok(Ok(Event::Nothing)) => {}
-                    Ok(Err(problem)) => return End::Lost(spec.failed(&leader, problem)),
+                    Ok(Ok(Event::Ignored)) => {}
+                    Ok(Err(problem)) => {
+                        return SubscriptionEnd::Lost(spec.failed(&leader, problem));
+                    }
                 }
             };
         }
     }
 }
 
-fn tells_of_a_lost_agent(change: &Change) -> bool {
+fn indicates_lost_agent(change: &Change) -> bool {
     matches!(change, Change::TaskUpdated { status, .. } if matches!(
         status.state,
         TaskState::Unreachable | TaskState::Lost | TaskState::Gone | TaskState::Unknown
@@ -216,28 +217,27 @@ fn tells_of_a_lost_agent(change: &Change) -> bool {
 
 /// An open event stream.
 struct EventStream {
-    answer: Streaming,
+    response: Streaming,
     decoder: Decoder,
     idle_timeout: Duration,
 }
 
 impl EventStream {
-    fn new(answer: Streaming, idle_timeout: Duration) -> Self {
+    fn new(response: Streaming, idle_timeout: Duration) -> Self {
         Self {
-            answer,
+            response,
             decoder: Decoder::default(),
             idle_timeout,
         }
     }
 
-    /// The next event. After an error, or if this is dropped before it is done, the stream is of
-    /// no further use.
+    /// The next event. Not cancel-safe: after cancellation or an error, the stream must not be used.
     async fn next(&mut self) -> Result<Event, CallErrorKind> {
         loop {
-            if let Some(record) = self.decoder.next_record().map_err(stream)? {
-                return read(record).await;
+            if let Some(record) = self.decoder.next_record().map_err(stream_error)? {
+                return decode(record).await;
             }
-            match self.answer.next(self.idle_timeout).await? {
+            match self.response.next(self.idle_timeout).await? {
                 Some(bytes) => self.decoder.push(&bytes),
                 None => return Err(CallErrorKind::Ended),
             }
@@ -245,17 +245,18 @@ impl EventStream {
     }
 }
 
-async fn read(record: Vec<u8>) -> Result<Event, CallErrorKind> {
-    let read = |record: &[u8]| {
+async fn decode(record: Vec<u8>) -> Result<Event, CallErrorKind> {
+    let decode = |record: &[u8]| {
         json::event(record).map_err(|error| CallErrorKind::invalid_response(&error, record))
     };
-    if record.len() <= LONG {
-        return read(&record);
+    if record.len() <= MAX_INLINE_RECORD_BYTES {
+        return decode(&record);
     }
-    let read = tokio::task::spawn_blocking(move || read(&record)).await;
-    read.map_err(stream)?
+    tokio::task::spawn_blocking(move || decode(&record))
+        .await
+        .map_err(stream_error)?
 }
 
-fn stream(error: impl Into<Box<dyn std::error::Error>>) -> CallErrorKind {
+fn stream_error(error: impl Into<Box<dyn std::error::Error>>) -> CallErrorKind {
     CallErrorKind::Stream(error.into().to_string())
 }

@@ -1,28 +1,28 @@
-//! The leading Mesos master, over its v1 operator API: every framework's tasks as they come and go.
+//! Client of the leading Mesos master's v1 operator API: the tasks of every framework.
 //!
-//! [`MasterClient`] asks; [`Follower`] keeps the stream of events open. The master's events are in
-//! order and carry state, so what a follower gives out is a snapshot and then what changed, which
-//! [`State::apply`] joins: task, executor, container, addresses and agent.
+//! [`MasterClient`] sends calls; [`Follower`] keeps the event stream open. The master's events are
+//! ordered and carry state, so a follower reports a snapshot and then changes, which
+//! [`State::apply`] merges: task, executor, container, addresses and agent.
 //!
 //! ```text
-//!   find ── the masters that are listed, or the one that ZooKeeper names
+//!   find ── the configured masters, or the leader according to ZooKeeper
 //!     │
 //!     v
 //!   subscribe ── a standby names the leader; the first event is the whole state
 //!     │          Snapshot
 //!     v
-//!   follow ───── Changed, Changed, …; a heartbeat every few seconds. Every so often, and when a
-//!     │          task tells of a lost agent, subscribe again
-//!     v          the stream ends, breaks or is silent; a record or an event makes no
-//!   lost ─────── sense; the consumer is too slow. Lost, a pause with jitter, and again
+//!   follow ───── Changed, Changed, …; a heartbeat every few seconds. Subscribe again after the
+//!     │          resync interval, and when a task update indicates a lost agent
+//!     v          the stream ends, fails or is silent; a record or event is malformed;
+//!   lost ─────── the consumer is too slow. Lost, a delay with jitter, then retry
 //! ```
 //!
 //! Invariants:
-//! - A snapshot is a whole one: what of it could not be read is named in [`State::skipped`], and
-//!   must not be taken for gone.
-//! - Events that are not known are passed over, words that are not known are no end; an event that
-//!   is known and makes no sense costs a new snapshot.
-//! - No wall clock decides anything.
+//! - A snapshot covers everything: elements that could not be read are in [`State::skipped`], and
+//!   must not be treated as removed.
+//! - Unknown events are ignored, unknown task states are not terminal, and a malformed known event
+//!   causes a new snapshot.
+//! - No decision depends on the wall clock.
 
 mod client;
 mod discover;
@@ -34,7 +34,7 @@ mod model;
 mod tests;
 
 pub use client::{MasterClient, MasterOptions};
-pub use discover::{Masters, NotMasters, PORT};
+pub use discover::{DEFAULT_PORT, InvalidMasters, Masters};
 pub use follow::{FollowOptions, Follower, Update};
 pub use model::{
     Agent, Change, Executor, Framework, Labels, Network, Skipped, State, Status, Task, TaskKey,

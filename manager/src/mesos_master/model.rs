@@ -1,5 +1,5 @@
-//! What the master says there is, in the fields that networks are about. Many tasks are kept at a
-//! time, so they are small: texts that many share are kept once in a snapshot.
+//! The master's tasks, agents and frameworks, with the fields that matter for networking. Caches
+//! hold many tasks, so they are small: common strings are interned per snapshot.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::task_state::TaskState;
 /// Labels: keys and values.
 pub type Labels = Box<[(Box<str>, Box<str>)]>;
 
-/// Which task: frameworks give out ids of their own.
+/// Identifies a task: task ids are unique only within a framework.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskKey {
     /// The framework's id.
@@ -23,37 +23,37 @@ pub struct TaskKey {
 /// A task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
-    /// Which.
+    /// Its key.
     pub key: TaskKey,
-    /// The id of its agent; none until it is placed.
+    /// Its agent's id; `None` until it is placed.
     pub agent: Option<ArcStr>,
-    /// The id of its executor, where that is not the task's own.
+    /// Its executor's id, if it differs from the task's id.
     pub executor: Option<Box<str>>,
     /// Its labels.
     pub labels: Labels,
-    /// What is known of it latest.
+    /// Its latest status.
     pub status: Status,
 }
 
 impl Task {
-    /// The id of its executor. A command task's is its own.
+    /// Its executor's id. For a command task it is the task's id.
     #[must_use]
     pub fn executor(&self) -> &str {
         self.executor.as_deref().unwrap_or(&self.key.task)
     }
 }
 
-/// What is known of a task latest.
+/// The latest status of a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// How it is.
+    /// Its state.
     pub state: TaskState,
-    /// Its container with its parents, outermost first and joined by dots, as Mesos prints it.
-    /// None before it has one.
+    /// Its container id with its parents, outermost first and joined by dots, in Mesos' format.
+    /// `None` before the container exists.
     pub container: Option<Box<str>>,
-    /// Its networks: as they are once it runs, as they were asked for before.
+    /// Its networks: the requested ones before it runs, then the actual ones.
     pub networks: Box<[Network]>,
-    /// When that was so, in milliseconds since 1970 by the clock of whoever said it. For people.
+    /// The time of the status in milliseconds since 1970, by the sender's clock. For display only.
     pub at: Option<i64>,
 }
 
@@ -62,17 +62,17 @@ impl Status {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.networks
             .iter()
-            .flat_map(|one| one.addresses.iter())
+            .flat_map(|network| network.addresses.iter())
             .copied()
     }
 
-    /// The outermost of the containers.
+    /// The outermost container's id.
     #[must_use]
     pub fn root_container(&self) -> Option<&str> {
         self.container.as_deref()?.split('.').next()
     }
 
-    /// Takes over a newer one. Not every status names the container and its networks again.
+    /// Merges a newer status. Not every status repeats the container and its networks.
     pub(super) fn update(&mut self, newer: Self) {
         self.state = newer.state;
         if newer.container.is_some() {
@@ -88,7 +88,7 @@ impl Status {
 /// A network of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
-    /// Its name; none on the host's.
+    /// Its name; `None` for the host network.
     pub name: Option<ArcStr>,
     /// Its labels.
     pub labels: Labels,
@@ -101,14 +101,14 @@ pub struct Network {
 pub struct Agent {
     /// Its id.
     pub id: ArcStr,
-    /// Its host's name.
+    /// Its host name.
     pub host: Box<str>,
-    /// Where it listens, as far as the master says.
+    /// Its address, if the master reports it.
     pub address: Option<IpAddr>,
-    /// Whether it is connected. One that was registered with an earlier leader and has not come
-    /// back yet is not.
+    /// Whether it is connected. `false` for an agent that registered with an earlier leader and has
+    /// not reregistered yet.
     pub active: bool,
-    /// Its attributes that are texts.
+    /// Its text attributes.
     pub attributes: Labels,
 }
 
@@ -123,7 +123,7 @@ pub struct Framework {
     pub active: bool,
 }
 
-/// An executor that a framework brought.
+/// An executor that a framework defines.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Executor {
     /// The framework's id.
@@ -134,61 +134,60 @@ pub struct Executor {
     pub id: Box<str>,
 }
 
-/// Something that could not be read.
+/// An element that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
-    /// What it is: a task, an agent, ….
+    /// The kind of element: a task, an agent, ….
     pub kind: &'static str,
-    /// What is wrong with it.
+    /// Why it could not be read.
     pub problem: Box<str>,
 }
 
-/// What has changed.
+/// A change of the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A task was launched.
     TaskAdded(Box<Task>),
-    /// A task has changed; what is none or empty here is as it was.
+    /// A task has changed. Fields that are `None` or empty are unchanged.
     TaskUpdated {
-        /// Which.
+        /// The task's key.
         key: TaskKey,
         /// Its agent.
         agent: Option<ArcStr>,
-        /// Its executor, where that is not the task's own.
+        /// Its executor's id, if it differs from the task's id.
         executor: Option<Box<str>>,
-        /// What is known of it now.
+        /// Its new status.
         status: Box<Status>,
     },
-    /// An agent has registered, for the first time or again.
+    /// An agent has registered or reregistered.
     AgentAdded(Box<Agent>),
-    /// An agent is gone: it ended in order, was given up, or does not answer any more. Its tasks
-    /// may still run.
+    /// An agent was removed: it shut down, was marked gone, or is unreachable. Its tasks may still
+    /// run.
     AgentRemoved(ArcStr),
-    /// A framework has registered, or is connected again, or no more.
+    /// A framework has registered, reconnected or disconnected.
     FrameworkChanged(Framework),
-    /// A framework is gone, and so are its tasks.
+    /// A framework and its tasks were removed.
     FrameworkRemoved(ArcStr),
 }
 
-/// Everything at one time, joined.
+/// The whole state at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// The tasks that have not ended, of all frameworks: boxed, for a table has many places that
-    /// are free.
+    /// The tasks of all frameworks that are not terminal. Boxed: a hash table over-allocates.
     pub tasks: HashMap<TaskKey, Box<Task>>,
     /// The agents.
     pub agents: HashMap<ArcStr, Agent>,
     /// The frameworks.
     pub frameworks: HashMap<ArcStr, Framework>,
-    /// The executors that frameworks brought. One may live on without a task, and no event tells
-    /// of it: as of the snapshot.
+    /// The frameworks' executors, as of the snapshot: no event reports that one ended, and one may
+    /// outlive its tasks.
     pub executors: HashSet<Executor>,
-    /// What could not be read. It is there, and must not be taken for gone.
+    /// Elements that could not be read. They exist, and must not be treated as removed.
     pub skipped: Vec<Skipped>,
 }
 
 impl State {
-    /// Whether everything that is there is in it.
+    /// Whether no element was skipped.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.skipped.is_empty()
@@ -200,7 +199,7 @@ impl State {
         self.agents.get(task.agent.as_ref()?)
     }
 
-    /// Takes over a change. A task that has ended is removed.
+    /// Applies a change. Removes a task with a terminal state.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::TaskAdded(task) => {
@@ -219,7 +218,7 @@ impl State {
                     task.executor = executor.or(task.executor.take());
                     task.status.update(*status);
                 } else {
-                    // An agent came back with it.
+                    // A reregistered agent reported it.
                     let task = Task {
                         key: key.clone(),
                         agent,
@@ -242,7 +241,7 @@ impl State {
             Change::FrameworkRemoved(id) => {
                 self.frameworks.remove(&id);
                 self.tasks.retain(|key, _| key.framework != id);
-                self.executors.retain(|one| one.framework != id);
+                self.executors.retain(|executor| executor.framework != id);
             }
         }
     }

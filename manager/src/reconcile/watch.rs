@@ -139,7 +139,7 @@ impl Reconciler {
                         view.expire_terminated(before);
                     }
                 });
-                self.stores.interner().tidy();
+                self.stores.interner().remove_unused();
                 self.counters.count_list(SourceIndex::Mesos);
                 self.resync_requested.notify_one();
             }
@@ -228,7 +228,7 @@ impl Reconciler {
                     view.apply_listing(*listing, now, window);
                     view.intern(&mut self.stores.interner());
                 });
-                self.stores.interner().tidy();
+                self.stores.interner().remove_unused();
                 self.counters.count_list(SourceIndex::Marathon);
                 self.resync_requested.notify_one();
             }
@@ -334,7 +334,7 @@ impl Reconciler {
             new.vms.values_mut().for_each(|vm| vm.intern(&mut interner));
             new
         });
-        self.stores.interner().tidy();
+        self.stores.interner().remove_unused();
         self.counters.count_list(SourceIndex::Contrail);
         self.resync_requested.notify_one();
     }

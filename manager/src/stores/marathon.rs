@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::source::Source;
 use crate::intern::Interner;
-use crate::marathon::{App, Listing, Network, Pod, RunSpecId, TaskId, executor_of};
+use crate::marathon::{App, Listing, Network, Pod, RunSpecId, TaskId, instance_of_executor};
 use crate::task_state::Liveness;
 
 /// Marathon's apps and pods.
@@ -64,7 +64,7 @@ impl RunSpec {
 pub(crate) fn run_spec_of(id: &str) -> Option<RunSpecId> {
     TaskId::parse(id)
         .map(|task| task.instance)
-        .or_else(|| executor_of(id))
+        .or_else(|| instance_of_executor(id))
         .map(|instance| instance.run_spec)
 }
 

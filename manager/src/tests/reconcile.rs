@@ -396,7 +396,8 @@ async fn unused_containers_of_ours_are_deleted() {
     fixture.settle().await;
     let lost = async |fixture: &ReconcileFixture| {
         let nobody = ScriptedServer::start(|_, _| Reply::Answer(503, String::new())).await;
-        let address = Address::parse(&nobody.address.to_string(), mesos_master::PORT).unwrap();
+        let address =
+            Address::parse(&nobody.address.to_string(), mesos_master::DEFAULT_PORT).unwrap();
         let client = mesos_master::MasterClient::new(follow(vec![address]).mesos).unwrap();
         let error = client.state().await.unwrap_err();
         fixture

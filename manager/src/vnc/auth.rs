@@ -1,4 +1,4 @@
-//! Credentials: none, a name and password for the API server itself, or tokens of a keystone.
+//! Credentials: none, basic authentication at the API server, or Keystone tokens.
 
 use std::fmt;
 
@@ -15,20 +15,20 @@ use contrail_mesos_api::http::{HttpClient, Request, Response};
 const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 const SUBJECT_TOKEN: &str = "x-subject-token";
 
-/// How the API server knows who we are.
+/// How the client authenticates itself.
 #[derive(Clone, Debug, Default)]
 pub enum Auth {
-    /// It does not ask.
+    /// No authentication.
     #[default]
     None,
-    /// A name and password in every request: the local administrator's port.
+    /// A user name and password in every request: for the local administrator's port.
     Basic {
-        /// The name.
+        /// The user name.
         user: String,
         /// The password.
         password: SecretString,
     },
-    /// A token of a keystone, renewed when the server no longer takes it.
+    /// A Keystone token, renewed when the server rejects it.
     Keystone(Keystone),
 }
 
@@ -49,21 +49,21 @@ impl PartialEq for Auth {
     }
 }
 
-/// Where tokens come from.
+/// The Keystone that issues tokens.
 #[derive(Clone, Debug)]
 pub struct Keystone {
-    /// Address of the keystone, such as `http://10.84.22.1:35357`; a path such as `/v3` or
-    /// `/v2.0/tokens` may be there and decides the version.
+    /// The address, such as `http://10.84.22.1:35357`. An optional path such as `/v3` or
+    /// `/v2.0/tokens` selects the version.
     pub url: String,
     /// The user.
     pub user: String,
     /// The user's password.
     pub password: SecretString,
-    /// The project, which version 2 calls tenant.
+    /// The project; version 2 calls it tenant.
     pub project: String,
-    /// The domain of user and project, which version 2 does not know.
+    /// The domain of user and project; version 2 has none.
     pub domain: String,
-    /// Which version to talk.
+    /// Which version of the API to use.
     pub version: KeystoneVersion,
 }
 
@@ -88,7 +88,7 @@ impl PartialEq for Keystone {
 /// A version of the identity API.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeystoneVersion {
-    /// 3, and 2 where there is none.
+    /// Version 3, and version 2 if the server has no version 3.
     #[default]
     Any,
     /// `/v3/auth/tokens`
@@ -97,22 +97,23 @@ pub enum KeystoneVersion {
     V2,
 }
 
-/// The credentials in use. Tokens are asked for when they are first needed.
+/// The credentials in use. The first call that needs a token fetches it.
 pub(super) struct Credentials {
     auth: Auth,
-    /// Held while a token is fetched, so that many calls at once fetch one.
+    /// Locked while a token is fetched, so concurrent calls fetch only one.
     token: Mutex<Option<Token>>,
 }
 
-/// A header that proves who we are; marked sensitive, so that nothing prints it.
+/// An authentication header, marked sensitive so that nothing prints it.
 #[derive(Clone, PartialEq)]
 pub(super) struct Token(HeaderName, HeaderValue);
 
 impl Token {
-    fn new(name: HeaderName, text: &str) -> Result<Self, VncErrorKind> {
-        let mut value = HeaderValue::try_from(text).map_err(|_| VncErrorKind::InvalidResponse {
-            problem: "the token cannot be sent in a header".to_owned(),
-        })?;
+    fn new(name: HeaderName, value: &str) -> Result<Self, VncErrorKind> {
+        let mut value =
+            HeaderValue::try_from(value).map_err(|_| VncErrorKind::InvalidResponse {
+                problem: "the token is not a valid header value".to_owned(),
+            })?;
         value.set_sensitive(true);
         Ok(Self(name, value))
     }
@@ -136,12 +137,12 @@ impl Credentials {
         }
     }
 
-    /// What to send, if anything. A token that was `refused` is replaced first, unless another
-    /// call has done so in the meantime.
+    /// The token to send, if any. Replaces a `rejected` token, unless another call has done so
+    /// already.
     pub(super) async fn token(
         &self,
         http: &HttpClient,
-        refused: Option<&Token>,
+        rejected: Option<&Token>,
     ) -> Result<Option<Token>, VncErrorKind> {
         let keystone = match &self.auth {
             Auth::None => return Ok(None),
@@ -153,15 +154,15 @@ impl Credentials {
             Auth::Keystone(keystone) => keystone,
         };
         let mut current = self.token.lock().await;
-        if current.is_none() || current.as_ref() == refused {
+        if current.is_none() || current.as_ref() == rejected {
             *current = None;
             *current = Some(keystone.fetch(http).await?);
         }
         Ok(current.clone())
     }
 
-    /// Whether a new token may help where an old one was refused.
-    pub(super) fn renews(&self) -> bool {
+    /// Whether a rejected token can be replaced by a new one.
+    pub(super) fn can_renew(&self) -> bool {
         matches!(self.auth, Auth::Keystone(_))
     }
 }
@@ -170,13 +171,13 @@ impl Keystone {
     async fn fetch(&self, http: &HttpClient) -> Result<Token, VncErrorKind> {
         let (base, version) = self.base();
         if version != KeystoneVersion::V2 {
-            let (url, response) = ask(http, &base, "/v3/auth/tokens", &self.v3()).await?;
+            let (url, response) = request_token(http, &base, "/v3/auth/tokens", &self.v3()).await?;
             let missing = matches!(
                 response.status,
                 StatusCode::NOT_FOUND | StatusCode::MULTIPLE_CHOICES | StatusCode::GONE
             );
             if !(missing && version == KeystoneVersion::Any) {
-                refusal(&url, &response)?;
+                check_status(&url, &response)?;
                 let token = response
                     .headers
                     .get(SUBJECT_TOKEN)
@@ -185,16 +186,16 @@ impl Keystone {
                 return Token::new(AUTH_TOKEN, token);
             }
         }
-        let (url, response) = ask(http, &base, "/v2.0/tokens", &self.v2()).await?;
-        refusal(&url, &response)?;
-        let answer: Value = serde_json::from_slice(&response.body).map_err(|_| no_token(&url))?;
-        let token = answer["access"]["token"]["id"]
+        let (url, response) = request_token(http, &base, "/v2.0/tokens", &self.v2()).await?;
+        check_status(&url, &response)?;
+        let body: Value = serde_json::from_slice(&response.body).map_err(|_| no_token(&url))?;
+        let token = body["access"]["token"]["id"]
             .as_str()
             .ok_or_else(|| no_token(&url))?;
         Token::new(AUTH_TOKEN, token)
     }
 
-    /// The address without what belongs to a version, and that version.
+    /// The address without the path of a version, and that version.
     fn base(&self) -> (String, KeystoneVersion) {
         let url = self.url.trim_end_matches('/');
         for (end, version) in [
@@ -233,7 +234,7 @@ impl Keystone {
     }
 }
 
-async fn ask(
+async fn request_token(
     http: &HttpClient,
     base: &str,
     path: &str,
@@ -241,7 +242,7 @@ async fn ask(
 ) -> Result<(String, Response), VncErrorKind> {
     let url = format!("{base}{path}");
     let uri: Uri = url.parse().map_err(|_| VncErrorKind::Unauthorised {
-        message: format!("{url:?} is not the address of a keystone"),
+        message: format!("{url:?} is not a valid Keystone address"),
     })?;
     let request = Request {
         method: Method::POST,
@@ -251,14 +252,14 @@ async fn ask(
     };
     match http.send(request).await {
         Ok(response) => Ok((url, response)),
-        // A token is asked for before the API server is, which has therefore seen nothing.
+        // The API server has not received the request yet.
         Err(error) => Err(VncErrorKind::Unreachable {
-            problem: format!("no token from the keystone at {url}: {error}"),
+            problem: format!("cannot get a token from keystone at {url}: {error}"),
         }),
     }
 }
 
-fn refusal(url: &str, response: &Response) -> Result<(), VncErrorKind> {
+fn check_status(url: &str, response: &Response) -> Result<(), VncErrorKind> {
     let message = || {
         format!(
             "keystone at {url}: {}: {}",
@@ -275,6 +276,6 @@ fn refusal(url: &str, response: &Response) -> Result<(), VncErrorKind> {
 
 fn no_token(url: &str) -> VncErrorKind {
     VncErrorKind::InvalidResponse {
-        problem: format!("there is no token in the answer of {url}"),
+        problem: format!("the response of {url} has no token"),
     }
 }

@@ -1,28 +1,29 @@
-//! What can be done with an object that is there.
+//! Calls that read, update, delete and link existing objects.
 
 use hyper::Method;
+use hyper::body::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::FqName;
-use super::client::{Answer, Call, VncClient};
+use super::client::{Call, VncClient};
 use super::error::{VncError, VncErrorKind};
 use super::object::Object;
 
-/// What of an object to read besides its own properties and references.
+/// What to read of an object besides its own properties and references.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// What refers to it.
+    /// The objects that refer to it.
     pub back_refs: bool,
     /// Its children.
     pub children: bool,
-    /// These fields only; the server adds some of its own choice.
+    /// Only these fields; the server adds some on its own.
     pub fields: Vec<String>,
 }
 
 impl ReadOptions {
-    /// Apart from the call, for a serializer must not be kept across an await.
+    /// A function of its own: the serializer is not `Send`, so no await may be in its scope.
     fn query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("exclude_hrefs", "true");
@@ -39,7 +40,7 @@ impl ReadOptions {
     }
 }
 
-/// A change of some fields of an object. A list of references replaces the old one.
+/// An update of some fields of an object. A list of references replaces the old list.
 #[derive(Clone, Debug, Default)]
 pub struct Patch {
     fields: Map<String, Value>,
@@ -47,13 +48,13 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// No change.
+    /// An empty patch.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets a field. The server ignores one that it does not know, without a word.
+    /// Sets a field. The server silently ignores unknown fields.
     #[must_use]
     pub fn set(mut self, field: &str, value: impl Serialize) -> Self {
         match serde_json::to_value(value) {
@@ -66,7 +67,7 @@ impl Patch {
     }
 }
 
-/// A change of one entry of a map such as the annotations, beside which others may write.
+/// An update of one entry of a map, such as the annotations, that has other writers too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PropertyUpdate {
     /// Sets a key.
@@ -102,30 +103,31 @@ impl PropertyUpdate {
 }
 
 impl VncClient {
-    /// Reads an object's own properties and references; `None` where there is none.
+    /// Reads an object's own properties and references; `None` if it does not exist.
     pub async fn read<T: Object>(&self, uuid: Uuid) -> Result<Option<T>, VncError> {
         self.read_with(uuid, &ReadOptions::default()).await
     }
 
-    /// Reads an object and what is around it; `None` where there is none.
+    /// Reads an object, and optionally its back references and children; `None` if it does not
+    /// exist.
     pub async fn read_with<T: Object>(
         &self,
         uuid: Uuid,
-        reading: &ReadOptions,
+        options: &ReadOptions,
     ) -> Result<Option<T>, VncError> {
         let call = Call::new(
             format!("read the {} {uuid}", T::TYPE),
             Method::GET,
-            format!("/{}/{uuid}?{}", T::TYPE, reading.query()),
+            format!("/{}/{uuid}?{}", T::TYPE, options.query()),
         );
-        let Some(answer) = self.ask_existing(&call).await? else {
+        let Some(response) = self.execute_optional(&call).await? else {
             return Ok(None);
         };
-        let object = self.inner_object(&call, &answer, T::TYPE)?;
+        let object = self.object_in(&call, &response, T::TYPE)?;
         self.decode(&call, object).map(Some)
     }
 
-    /// Reads the object of that name; `None` where there is none.
+    /// Reads the object with this name; `None` if it does not exist.
     pub async fn find<T: Object>(&self, fq_name: &FqName) -> Result<Option<T>, VncError> {
         match self.id_of::<T>(fq_name).await? {
             Some(uuid) => self.read(uuid).await,
@@ -133,7 +135,7 @@ impl VncClient {
         }
     }
 
-    /// The uuid of the object of that name.
+    /// The uuid of the object with this name.
     pub async fn id_of<T: Object>(&self, fq_name: &FqName) -> Result<Option<Uuid>, VncError> {
         let call = Call::new(
             format!("find the {} {fq_name}", T::TYPE),
@@ -141,14 +143,14 @@ impl VncClient {
             "/fqname-to-id",
         )
         .with_body(json!({ "type": T::TYPE, "fq_name": fq_name }));
-        let Some(answer) = self.ask_existing(&call).await? else {
+        let Some(response) = self.execute_optional(&call).await? else {
             return Ok(None);
         };
-        let mut answer = self.json(&call, &answer)?;
-        self.decode(&call, answer["uuid"].take()).map(Some)
+        let mut response = self.json(&call, &response)?;
+        self.decode(&call, response["uuid"].take()).map(Some)
     }
 
-    /// The type and name of the object with that uuid.
+    /// The type and name of the object with this uuid.
     pub async fn name_of(&self, uuid: Uuid) -> Result<Option<(String, FqName)>, VncError> {
         let call = Call::new(
             format!("find the name of {uuid}"),
@@ -156,16 +158,16 @@ impl VncClient {
             "/id-to-fqname",
         )
         .with_body(json!({ "uuid": uuid }));
-        let Some(answer) = self.ask_existing(&call).await? else {
+        let Some(response) = self.execute_optional(&call).await? else {
             return Ok(None);
         };
-        let mut answer = self.json(&call, &answer)?;
-        let object_type = self.decode(&call, answer["type"].take())?;
-        let fq_name = self.decode(&call, answer["fq_name"].take())?;
+        let mut response = self.json(&call, &response)?;
+        let object_type = self.decode(&call, response["type"].take())?;
+        let fq_name = self.decode(&call, response["fq_name"].take())?;
         Ok(Some((object_type, fq_name)))
     }
 
-    /// Changes some fields of an object. The last writer wins.
+    /// Updates some fields of an object. The last writer wins.
     pub async fn update<T: Object>(&self, uuid: Uuid, patch: Patch) -> Result<(), VncError> {
         let operation = format!("change the {} {uuid}", T::TYPE);
         if let Some(problem) = patch.problem {
@@ -173,27 +175,27 @@ impl VncClient {
         }
         let call = Call::new(operation, Method::PUT, format!("/{}/{uuid}", T::TYPE))
             .with_body(json!({ T::TYPE: patch.fields }));
-        self.ask(&call).await?;
+        self.execute(&call).await?;
         Ok(())
     }
 
-    /// Deletes an object; `false` where there was none.
+    /// Deletes an object; `false` if it did not exist.
     pub async fn delete<T: Object>(&self, uuid: Uuid) -> Result<bool, VncError> {
         let call = Call::new(
             format!("delete the {} {uuid}", T::TYPE),
             Method::DELETE,
             format!("/{}/{uuid}", T::TYPE),
         );
-        match self.ask(&call).await {
+        match self.execute(&call).await {
             Ok(_) => Ok(true),
             Err(failure) if matches!(failure.error.kind, VncErrorKind::NotFound { .. }) => {
-                Ok(failure.maybe_done_before)
+                Ok(failure.maybe_applied_before)
             }
             Err(failure) => Err(failure.into()),
         }
     }
 
-    /// Makes one object refer to another. Does nothing where it does so already.
+    /// Adds a reference from one object to another. Does nothing if it exists.
     pub async fn link<From: Object, To: Object>(
         &self,
         from: Uuid,
@@ -203,7 +205,7 @@ impl VncClient {
             .await
     }
 
-    /// Makes one object refer to another, and the reference say something.
+    /// Adds a reference with an attribute from one object to another.
     pub async fn link_with<From: Object, To: Object>(
         &self,
         from: Uuid,
@@ -221,8 +223,8 @@ impl VncClient {
         }
     }
 
-    /// Makes one object refer to another no longer; `false` where one of the two is gone. Does
-    /// nothing where there is no reference.
+    /// Removes the reference from one object to another; `false` if one of the two does not
+    /// exist. Does nothing if there is no reference.
     pub async fn unlink<From: Object, To: Object>(
         &self,
         from: Uuid,
@@ -256,11 +258,11 @@ impl VncClient {
             "ref-type": To::TYPE, "ref-uuid": to, "ref-fq-name": null,
             "operation": operation, "attr": attribute,
         }));
-        self.ask(&call).await?;
+        self.execute(&call).await?;
         Ok(())
     }
 
-    /// Lets `target` be deleted although `referrer` refers to it.
+    /// Allows `target` to be deleted although `referrer` refers to it.
     pub async fn relax_for_delete(&self, referrer: Uuid, target: Uuid) -> Result<(), VncError> {
         let call = Call::new(
             format!("relax the reference of {referrer} to {target}"),
@@ -268,11 +270,11 @@ impl VncClient {
             "/ref-relax-for-delete",
         )
         .with_body(json!({ "uuid": referrer, "ref-uuid": target }));
-        self.ask(&call).await?;
+        self.execute(&call).await?;
         Ok(())
     }
 
-    /// Changes entries of an object's maps, and leaves the other entries alone.
+    /// Updates entries of an object's maps and keeps the other entries.
     pub async fn update_properties(
         &self,
         uuid: Uuid,
@@ -285,42 +287,42 @@ impl VncClient {
             "/prop-collection-update",
         )
         .with_body(json!({ "uuid": uuid, "updates": updates }));
-        self.ask(&call).await?;
+        self.execute(&call).await?;
         Ok(())
     }
 
-    /// Whether an API server answers.
+    /// Checks that an API server responds.
     pub async fn ping(&self) -> Result<(), VncError> {
-        let call = Call::new("greet the API server".to_owned(), Method::GET, "/");
-        let answer = self.ask(&call).await?;
-        self.json(&call, &answer).map(drop)
+        let call = Call::new("ping the API server".to_owned(), Method::GET, "/");
+        let response = self.execute(&call).await?;
+        self.json(&call, &response).map(drop)
     }
 
-    /// The answer, or `None` where what was asked for is not there.
-    async fn ask_existing(&self, call: &Call) -> Result<Option<Answer>, VncError> {
-        match self.ask(call).await {
-            Ok(answer) => Ok(Some(answer)),
+    /// Like [`VncClient::execute`], with `None` for an object that does not exist.
+    async fn execute_optional(&self, call: &Call) -> Result<Option<Bytes>, VncError> {
+        match self.execute(call).await {
+            Ok(response) => Ok(Some(response)),
             Err(failure) if matches!(failure.error.kind, VncErrorKind::NotFound { .. }) => Ok(None),
             Err(failure) => Err(failure.into()),
         }
     }
 
-    /// The object in an answer `{"<type>": {…}}`.
-    pub(super) fn inner_object(
+    /// The object in a response `{"<type>": {…}}`.
+    pub(super) fn object_in(
         &self,
         call: &Call,
-        answer: &Answer,
+        response: &Bytes,
         key: &str,
     ) -> Result<Value, VncError> {
-        let mut answer = self.json(call, answer)?;
-        match answer.get_mut(key).map(Value::take) {
+        let mut response = self.json(call, response)?;
+        match response.get_mut(key).map(Value::take) {
             Some(object @ Value::Object(_)) => Ok(object),
-            _ => Err(self.invalid_response(call, format!("there is no {key} in it"))),
+            _ => Err(self.invalid_response(call, format!("it has no {key}"))),
         }
     }
 
-    pub(super) fn json(&self, call: &Call, answer: &Answer) -> Result<Value, VncError> {
-        serde_json::from_slice(&answer.body)
+    pub(super) fn json(&self, call: &Call, response: &Bytes) -> Result<Value, VncError> {
+        serde_json::from_slice(response)
             .map_err(|error| self.invalid_response(call, format!("it is not JSON: {error}")))
     }
 

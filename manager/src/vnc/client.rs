@@ -1,4 +1,4 @@
-//! One question to the API server: which server, how often, with whose token.
+//! Execution of one call: server selection, retries, authentication.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,33 +11,33 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::auth::{Auth, Credentials};
-use super::error::{Question, VncError, VncErrorKind, classify};
-use super::tally::{Outcome, Tally, Trouble};
+use super::error::{CallKind, VncError, VncErrorKind, classify};
+use super::metrics::{ClientMetrics, Outage, RequestOutcome};
 use crate::logging::millis;
 use contrail_mesos_api::backoff::Backoff;
 use contrail_mesos_api::http::{
     Address, AttemptError, Failover, HttpClient, Limits, Request, Response, TlsError, TlsOptions,
 };
 
-/// How to reach the API.
+/// Options of a [`VncClient`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct VncOptions {
-    /// The servers, the preferred one first. They must be servers of one cluster.
+    /// The servers of one cluster, the preferred one first.
     pub servers: Vec<Address>,
-    /// TLS of the servers, and of the keystone.
+    /// TLS for the servers and for Keystone.
     pub tls: TlsOptions,
-    /// Who we are.
+    /// The credentials.
     pub auth: Auth,
-    /// Limits of a single attempt.
+    /// Limits of one attempt.
     pub limits: Limits,
-    /// How long a call may take with all its attempts.
+    /// Deadline of a call with all its attempts.
     pub call_timeout: Duration,
-    /// How many calls are under way at a time; more wait their turn.
+    /// Maximum number of concurrent calls; further calls wait.
     pub in_flight: usize,
 }
 
 impl VncOptions {
-    /// These servers, and defaults for the rest.
+    /// Options with these servers and defaults for the rest.
     #[must_use]
     pub fn new(servers: Vec<Address>) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl VncOptions {
     }
 }
 
-/// The client. Clones share connections, token and the server in use.
+/// The client. Clones share connections, the token and the selected server.
 #[derive(Clone, Debug)]
 pub struct VncClient(Arc<Inner>);
 
@@ -63,22 +63,22 @@ struct Inner {
     call_timeout: Duration,
     in_flight: Semaphore,
     requests: AtomicU64,
-    tally: Tally,
+    metrics: ClientMetrics,
 }
 
-/// A question.
+/// A call, independent of the server that executes it.
 #[derive(Debug)]
 pub(super) struct Call {
-    /// What it is for, as it reads after "cannot".
+    /// What the call does, as it reads after "cannot".
     pub operation: String,
     pub method: Method,
-    /// With the query, encoded.
+    /// The path with its encoded query.
     pub path: String,
     pub body: Option<Value>,
-    /// Whether it creates an object: a 404 then means something else.
-    pub question: Question,
-    /// Whether asking twice has the same effect as asking once.
-    pub repeatable: bool,
+    /// Selects the meaning of a 404.
+    pub kind: CallKind,
+    /// Whether executing it twice has the same effect as once.
+    pub idempotent: bool,
 }
 
 impl Call {
@@ -88,8 +88,8 @@ impl Call {
             method,
             path: path.into(),
             body: None,
-            question: Question::Other,
-            repeatable: true,
+            kind: CallKind::Other,
+            idempotent: true,
         }
     }
 
@@ -99,37 +99,32 @@ impl Call {
     }
 }
 
-/// A success.
+/// A failed call.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub body: Bytes,
-}
-
-/// A failure, and whether an earlier attempt may have done what was asked.
-#[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct CallFailure {
     pub error: VncError,
-    pub maybe_done_before: bool,
+    /// Whether an earlier attempt may have been applied.
+    pub maybe_applied_before: bool,
 }
 
-impl Failure {
-    /// Whether this attempt or an earlier one may have done what was asked.
-    fn maybe_done(&self) -> bool {
-        self.maybe_done_before || self.error.kind.maybe_done()
+impl CallFailure {
+    /// Whether this attempt or an earlier one may have been applied.
+    fn maybe_applied(&self) -> bool {
+        self.maybe_applied_before || self.error.kind.maybe_applied()
     }
 }
 
-impl From<Failure> for VncError {
-    fn from(failure: Failure) -> Self {
+impl From<CallFailure> for VncError {
+    fn from(failure: CallFailure) -> Self {
         failure.error
     }
 }
 
-/// The delays after each round over all servers.
+/// The delay after each round over all servers.
 pub(super) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 impl VncClient {
-    /// A client; nothing is asked yet. Reads certificate files: blocks on the file system.
+    /// Creates a client without connecting. Reads certificate files: blocks on the file system.
     pub fn new(options: VncOptions) -> Result<Self, TlsError> {
         Ok(Self(Arc::new(Inner {
             http: HttpClient::new(options.limits, &options.tls)?,
@@ -138,73 +133,80 @@ impl VncClient {
             call_timeout: options.call_timeout,
             in_flight: Semaphore::new(options.in_flight.max(1)),
             requests: AtomicU64::new(0),
-            tally: Tally::default(),
+            metrics: ClientMetrics::default(),
         })))
     }
 
-    /// How many requests went to API servers so far, repetitions included.
+    /// The number of requests sent to API servers, including retries.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.0.requests.load(Ordering::Relaxed)
     }
 
-    /// What became of every request so far.
+    /// The number of requests by outcome.
     #[must_use]
-    pub fn tally(&self) -> Vec<(Outcome, u64)> {
-        self.0.tally.counts()
+    pub fn request_counts(&self) -> Vec<(RequestOutcome, u64)> {
+        self.0.metrics.counts()
     }
 
-    /// What is wrong with the servers since the last request.
+    /// The ongoing outage of the API servers, if the last request failed.
     #[must_use]
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.0.tally.trouble()
+    pub fn outage(&self) -> Option<Outage> {
+        self.0.metrics.outage()
     }
 
-    /// The server in use, for messages.
+    /// The selected server, for messages.
     pub(super) fn server(&self) -> String {
-        let server = self.0.failover.current();
-        server.map_or_else(|| "(none)".to_owned(), Address::to_string)
+        self.0
+            .failover
+            .current()
+            .map_or_else(|| "(none)".to_owned(), Address::to_string)
     }
 
-    /// Calls until there is an answer, a refusal, or the call's time is over.
+    /// Executes a call and returns the body of the response. Retries transient failures until the
+    /// call's deadline.
     ///
-    /// A server that fails is left for the next one at once; when all have failed there is a
-    /// delay. What is not repeatable is repeated only where no server has seen it.
-    pub(super) async fn ask(&self, call: &Call) -> Result<Answer, Failure> {
+    /// When a server fails, the next one is tried at once; when all have failed there is a delay.
+    /// A call that is not idempotent is retried only if no server has received it.
+    pub(super) async fn execute(&self, call: &Call) -> Result<Bytes, CallFailure> {
         let deadline = Instant::now() + self.0.call_timeout;
-        let attempt = |index: usize, last: Option<Failure>| async move {
+        let attempt = |index: usize, last: Option<CallFailure>| async move {
             let failover = &self.0.failover;
             let server = &failover.servers()[index];
-            let maybe_done_before = last.as_ref().is_some_and(Failure::maybe_done);
+            let maybe_applied_before = last.as_ref().is_some_and(CallFailure::maybe_applied);
             let last = last.map(|failure| failure.error.kind);
             let kind = match self.attempt_before(deadline, last, server, call).await {
-                Ok(body) => return Ok(Answer { body }),
+                Ok(body) => return Ok(body),
                 Err(kind) => kind,
             };
             let is_transient = kind.is_transient();
             if is_transient && let Some(next) = failover.leave(index) {
-                log::warn!(server:%, next:%; "leaving the API server: {kind}");
+                log::warn!(server:%, next:%; "switching to another API server: {kind}");
             }
-            let is_repeatable = call.repeatable || !kind.maybe_done();
-            let failure = Failure {
+            let may_retry = call.idempotent || !kind.maybe_applied();
+            let failure = CallFailure {
                 error: VncError::new(&call.operation, server.to_string(), kind),
-                maybe_done_before,
+                maybe_applied_before,
             };
-            if is_transient && is_repeatable {
-                log::debug!("{}; trying again", failure.error);
+            if is_transient && may_retry {
+                log::debug!("{}; retrying", failure.error);
                 Err(AttemptError::Retry(failure))
             } else {
                 Err(AttemptError::Final(failure))
             }
         };
-        let result = self.0.failover.retry_until(deadline, BACKOFF, attempt);
-        result.await.map_err(|failure| {
+        let result = self
+            .0
+            .failover
+            .retry_until(deadline, BACKOFF, attempt)
+            .await;
+        result.map_err(|failure| {
             failure.unwrap_or_else(|| {
                 let problem = "no API server is configured".to_owned();
                 let kind = VncErrorKind::Unreachable { problem };
-                Failure {
+                CallFailure {
                     error: VncError::without_server(&call.operation, kind),
-                    maybe_done_before: false,
+                    maybe_applied_before: false,
                 }
             })
         })
@@ -217,24 +219,24 @@ impl VncClient {
         server: &Address,
         call: &Call,
     ) -> Result<Bytes, VncErrorKind> {
-        // What went wrong before says more than that the time is over.
-        let too_late = || {
-            let problem = format!("no answer within {:?}", self.0.call_timeout);
+        // The previous failure says more than the timeout.
+        let timed_out = || {
+            let problem = format!("no response within {:?}", self.0.call_timeout);
             match &last {
                 None => problem,
-                Some(last) => format!("{problem}, before that: {last}"),
+                Some(last) => format!("{problem}; previous failure: {last}"),
             }
         };
-        // Never closed, so an error cannot be.
+        // The semaphore is never closed, so the inner result is never an error.
         let _permit = timeout_at(deadline, self.0.in_flight.acquire())
             .await
             .map_err(|_| VncErrorKind::Unreachable {
-                problem: format!("{}: too many calls are under way", too_late()),
+                problem: format!("{}: too many concurrent calls", timed_out()),
             })?;
         timeout_at(deadline, self.attempt(server, call))
             .await
             .unwrap_or_else(|_| {
-                let problem = too_late();
+                let problem = timed_out();
                 Err(VncErrorKind::Unknown { problem })
             })
     }
@@ -243,8 +245,8 @@ impl VncClient {
         let credentials = &self.0.credentials;
         let mut token = credentials.token(&self.0.http, None).await?;
         let mut response = self.send(server, call, token.as_ref()).await?;
-        // A refused request was not done, whatever it was.
-        if response.status == StatusCode::UNAUTHORIZED && credentials.renews() {
+        // A request with status 401 was not applied, so any call can be repeated.
+        if response.status == StatusCode::UNAUTHORIZED && credentials.can_renew() {
             log::debug!(server:% = server; "renewing the token");
             token = credentials.token(&self.0.http, token.as_ref()).await?;
             response = self.send(server, call, token.as_ref()).await?;
@@ -252,7 +254,7 @@ impl VncClient {
         if response.status.is_success() {
             Ok(response.body)
         } else {
-            Err(classify(call.question, &response))
+            Err(classify(call.kind, &response))
         }
     }
 
@@ -265,7 +267,7 @@ impl VncClient {
         let uri = server
             .uri(&call.path)
             .map_err(|error| VncErrorKind::Invalid {
-                message: format!("{:?} cannot be asked for: {error}", call.path),
+                message: format!("{:?} is not a valid path: {error}", call.path),
             })?;
         let request = Request {
             method: call.method.clone(),
@@ -280,7 +282,7 @@ impl VncClient {
             server:% = server, elapsed_ms = millis(started.elapsed());
             "{} {}: {:?}", call.method, call.path, result.as_ref().map(|response| response.status)
         );
-        self.0.tally.count(
+        self.0.metrics.record(
             &call.method,
             &call.path,
             result.as_ref().map(|response| response.status).ok(),

@@ -1,47 +1,48 @@
-//! Whether an object that was found is the one that was wanted.
+//! Comparison of an existing object with the requested one.
 //!
-//! Only what was wanted is compared. The server fills in the rest, and gives lists of pairs and
-//! references in another order.
+//! Only fields of the request are compared. The server fills in the rest, and reorders lists of
+//! pairs and references.
 
 use serde_json::Value;
 
 use super::object::Object;
 
-/// The fields of `wanted` that `found` has otherwise, sorted.
-pub(super) fn differences<T: Object>(wanted: &T, found: &T) -> Vec<String> {
-    let (Ok(Value::Object(wanted)), Ok(Value::Object(found))) =
-        (serde_json::to_value(wanted), serde_json::to_value(found))
-    else {
+/// The fields of `requested` that differ in `existing`, sorted.
+pub(super) fn differing_fields<T: Object>(requested: &T, existing: &T) -> Vec<String> {
+    let (Ok(Value::Object(requested)), Ok(Value::Object(existing))) = (
+        serde_json::to_value(requested),
+        serde_json::to_value(existing),
+    ) else {
         return vec![];
     };
-    let mut differs: Vec<String> = wanted
+    let mut fields: Vec<String> = requested
         .iter()
-        .filter(|(field, value)| !holds(value, found.get(*field).unwrap_or(&Value::Null)))
+        .filter(|(field, value)| !matches(value, existing.get(*field).unwrap_or(&Value::Null)))
         .map(|(field, _)| field.clone())
         .collect();
-    differs.sort();
-    differs
+    fields.sort();
+    fields
 }
 
-fn holds(wanted: &Value, found: &Value) -> bool {
-    match (wanted, found) {
+fn matches(requested: &Value, existing: &Value) -> bool {
+    match (requested, existing) {
         (Value::Null, _) => true,
-        (Value::Object(wanted), Value::Object(found)) => wanted
+        (Value::Object(requested), Value::Object(existing)) => requested
             .iter()
-            .all(|(key, value)| holds(value, found.get(key).unwrap_or(&Value::Null))),
-        // An empty list is no statement: a flat network's subnets are filled in by the server.
-        (Value::Array(wanted), _) if wanted.is_empty() => true,
-        (Value::Array(wanted), Value::Array(found)) => {
-            // Names and addresses have an order, what is made of objects has none: there,
-            // references and pairs of others may stand beside ours.
-            if wanted.iter().all(Value::is_object) {
-                wanted
+            .all(|(key, value)| matches(value, existing.get(key).unwrap_or(&Value::Null))),
+        // An empty list matches any: the server fills in the subnets of a flat network.
+        (Value::Array(requested), _) if requested.is_empty() => true,
+        (Value::Array(requested), Value::Array(existing)) => {
+            // Lists of names and addresses are ordered. Lists of objects are not, and may contain
+            // references and pairs of other clients.
+            if requested.iter().all(Value::is_object) {
+                requested
                     .iter()
-                    .all(|value| found.iter().any(|other| holds(value, other)))
+                    .all(|value| existing.iter().any(|other| matches(value, other)))
             } else {
-                wanted == found
+                requested == existing
             }
         }
-        _ => wanted == found,
+        _ => requested == existing,
     }
 }

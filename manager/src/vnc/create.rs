@@ -1,4 +1,4 @@
-//! Creating an object once, however often it has to be asked for.
+//! Idempotent creation of objects.
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -7,36 +7,36 @@ use uuid::Uuid;
 
 use super::FqName;
 use super::client::{BACKOFF, Call, VncClient};
-use super::compare::differences;
-use super::error::{Question, VncError, VncErrorKind};
+use super::compare::differing_fields;
+use super::error::{CallKind, VncError, VncErrorKind};
 use super::object::Object;
 
-/// How often an object may come and go between our questions before we give up.
+/// How often to retry a create when the object appears and disappears between the calls.
 const CREATE_ATTEMPTS: usize = 3;
-/// How often to look for an object whose name is taken.
-const CONFIRMATIONS: usize = 6;
+/// How often to read an object whose create reported that its name is taken.
+const CONFIRM_ATTEMPTS: usize = 6;
 
-/// An object that is there now.
+/// The result of [`VncClient::ensure`]: an object that exists.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ensured<T> {
-    /// Its uuid.
+    /// The object's uuid.
     pub uuid: Uuid,
-    /// The object as it was found; `None` when it was created.
-    pub found: Option<Found<T>>,
+    /// The object that existed before; `None` if it was created.
+    pub existing: Option<ExistingObject<T>>,
 }
 
-/// An object that was there before.
+/// An object that existed before.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found<T> {
+pub struct ExistingObject<T> {
     /// The object.
     pub object: T,
-    /// The fields that are not as they were asked for.
-    pub differs: Vec<String>,
+    /// The fields that differ from the requested ones.
+    pub differing_fields: Vec<String>,
 }
 
-/// Corrects the refusal of a network whose own subnets are used up. The server goes on to look
-/// among flat subnets and then calls the address outside of them, also where none was requested.
-fn without_requested_address(mut error: VncError, call: &Call) -> VncError {
+/// Reports an exhausted network as such. When a network's own subnets are exhausted, the server
+/// tries flat subnets and then reports an address outside of them, even if none was requested.
+fn correct_address_outside(mut error: VncError, call: &Call) -> VncError {
     let requests_address = call
         .body
         .iter()
@@ -58,47 +58,48 @@ fn without_requested_address(mut error: VncError, call: &Call) -> VncError {
 }
 
 impl VncClient {
-    /// Creates an object, with the uuid that it has or else a new one. What is there already is
-    /// an error; see [`VncClient::ensure`].
+    /// Creates an object, with a new uuid if it has none. An object that exists already is an
+    /// error; see [`VncClient::ensure`].
     pub async fn create<T: Object>(&self, object: &T) -> Result<Uuid, VncError> {
         let mut object = object.clone();
         let uuid = *object.common_mut().uuid.get_or_insert_with(Uuid::new_v4);
         let fq_name = &object.common().fq_name;
         let operation = format!("create the {} {fq_name}", T::TYPE);
         let call = Call {
-            question: Question::Create,
+            kind: CallKind::Create,
             ..Call::new(operation, Method::POST, format!("/{}", T::collection()))
         };
         let call = match serde_json::to_value(&object) {
             Ok(body) => call.with_body(json!({ T::TYPE: body })),
             Err(error) => return Err(self.invalid(call.operation, error.to_string())),
         };
-        match self.ask(&call).await {
-            Ok(answer) => {
-                let made = self.inner_object(&call, &answer, T::TYPE)?;
-                let made = made.get("uuid").and_then(Value::as_str);
-                if made.and_then(|made| made.parse().ok()) == Some(uuid) {
+        match self.execute(&call).await {
+            Ok(response) => {
+                let created = self.object_in(&call, &response, T::TYPE)?;
+                let created_uuid = created.get("uuid").and_then(Value::as_str);
+                if created_uuid.and_then(|text| text.parse().ok()) == Some(uuid) {
                     Ok(uuid)
                 } else {
-                    let problem = format!("the new object has the uuid {made:?}, not {uuid}");
+                    let problem =
+                        format!("the new object has the uuid {created_uuid:?}, not {uuid}");
                     Err(self.invalid_response(&call, problem))
                 }
             }
-            // Our own first attempt made it, and its answer was lost.
+            // An earlier attempt of this call created it, and its response was lost.
             Err(failure)
-                if failure.maybe_done_before && is_same(&failure.error.kind, uuid, fq_name) =>
+                if failure.maybe_applied_before && is_same(&failure.error.kind, uuid, fq_name) =>
             {
                 self.confirm::<T>(uuid, failure.error).await
             }
-            Err(failure) => Err(without_requested_address(failure.into(), &call)),
+            Err(failure) => Err(correct_address_outside(failure.into(), &call)),
         }
     }
 
-    /// Waits until an object is there whose name is taken already: the server takes the name
-    /// first, and may still be at work on what was asked before, or undo it.
+    /// Waits until the object with a taken name can be read: the server reserves the name first,
+    /// and may still be processing the earlier attempt, or roll it back.
     async fn confirm<T: Object>(&self, uuid: Uuid, error: VncError) -> Result<Uuid, VncError> {
         let mut delays = BACKOFF.delays();
-        for _ in 0..CONFIRMATIONS {
+        for _ in 0..CONFIRM_ATTEMPTS {
             if self.read::<T>(uuid).await?.is_some() {
                 return Ok(uuid);
             }
@@ -107,19 +108,23 @@ impl VncClient {
         Err(error)
     }
 
-    /// Creates an object unless there is one of that name, or that uuid with that name. Says how
-    /// one that was there differs, and leaves it as it is. Another object with the uuid is an
-    /// error.
+    /// Creates an object unless one with its name exists. Reports how an existing one differs, and
+    /// does not change it. An object with the same uuid and another name is an error.
     pub async fn ensure<T: Object>(&self, object: &T) -> Result<Ensured<T>, VncError> {
         let fq_name = &object.common().fq_name;
         let mut delays = BACKOFF.delays();
         let mut attempts = 0;
         loop {
             let error = match self.create(object).await {
-                Ok(uuid) => return Ok(Ensured { uuid, found: None }),
+                Ok(uuid) => {
+                    return Ok(Ensured {
+                        uuid,
+                        existing: None,
+                    });
+                }
                 Err(error) => error,
             };
-            let existing = match &error.kind {
+            let existing_uuid = match &error.kind {
                 VncErrorKind::Exists {
                     uuid: Some(uuid), ..
                 } => Some(*uuid),
@@ -133,19 +138,19 @@ impl VncClient {
                 } => self.id_of::<T>(fq_name).await?,
                 _ => return Err(error),
             };
-            if let Some(uuid) = existing
-                && let Some(found) = self.read::<T>(uuid).await?
+            if let Some(uuid) = existing_uuid
+                && let Some(existing) = self.read::<T>(uuid).await?
             {
-                let differs = differences(object, &found);
+                let differing_fields = differing_fields(object, &existing);
                 return Ok(Ensured {
                     uuid,
-                    found: Some(Found {
-                        object: found,
-                        differs,
+                    existing: Some(ExistingObject {
+                        object: existing,
+                        differing_fields,
                     }),
                 });
             }
-            // It was deleted in between, or somebody else's create is not done yet.
+            // It was deleted in between, or another client's create has not finished yet.
             if attempts == CREATE_ATTEMPTS {
                 return Err(error);
             }
@@ -155,12 +160,12 @@ impl VncClient {
     }
 }
 
-/// Whether what exists is what was to be created.
-fn is_same(kind: &VncErrorKind, ours: Uuid, name: &FqName) -> bool {
+/// Whether the existing object is the one that was to be created.
+fn is_same(kind: &VncErrorKind, expected: Uuid, name: &FqName) -> bool {
     match kind {
         VncErrorKind::Exists {
             uuid: Some(uuid), ..
-        } => *uuid == ours,
+        } => *uuid == expected,
         VncErrorKind::Exists {
             fq_name: Some(fq_name),
             ..

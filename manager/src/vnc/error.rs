@@ -1,8 +1,8 @@
-//! What the API server means when it refuses.
+//! Classification of the API server's errors.
 //!
-//! The server answers errors as plain text, and one status code has several meanings: 409 is
-//! *exists*, *still in use* and *address taken*. [`classify`] tells them apart by the text, whose
-//! recorded originals are the test vectors of this module.
+//! The server returns errors as plain text, and one status code has several meanings: 409 is
+//! *exists*, *still in use* and *address taken*. [`classify`] distinguishes them by the text. The
+//! test vectors of this module are recorded responses.
 
 use std::fmt;
 
@@ -12,125 +12,125 @@ use uuid::Uuid;
 use super::FqName;
 use contrail_mesos_api::http::{ApiError, HttpError, Response};
 
-/// A call to the API server that did not succeed.
+/// The error of a call to the API server.
 pub type VncError = ApiError<VncErrorKind>;
 
-/// What a failure means. Each says what to do about it.
+/// The meaning of an error. The message of each says what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VncErrorKind {
-    /// An object of that name, or of that uuid, is there already.
+    /// An object with this name or uuid exists already.
     #[error("{}", exists(uuid.as_ref(), fq_name.as_ref()))]
     Exists {
-        /// The uuid of what is there, when the name was the one asked for.
+        /// The uuid of the existing object, if the name is taken.
         uuid: Option<Uuid>,
-        /// The name of what is there, when the uuid was the one asked for.
+        /// The name of the existing object, if the uuid is taken.
         fq_name: Option<FqName>,
     },
-    /// Something refers to the object.
-    #[error("it is still in use by {}; delete what uses it first", join(by))]
+    /// Other objects refer to the object.
+    #[error("it is still in use by {}; delete these first", join(by))]
     Referenced {
-        /// What refers to it, as far as the server says.
+        /// The referring objects, as far as the server names them.
         by: Vec<Referrer>,
     },
     /// The object has children.
     #[error("it still has the children {}; delete those first", join(children))]
     HasChildren {
-        /// The children, as far as the server says.
+        /// The children, as far as the server names them.
         children: Vec<Referrer>,
     },
     /// Another object has the address.
-    #[error("the address is in use; ask for another, or for none to be given a free one")]
+    #[error("the address is in use; request another one, or none to get a free one")]
     AddressTaken,
-    /// The address is in none of the network's subnets.
-    #[error("the address is in none of the network's subnets; ask for one that is ({message})")]
+    /// The address is outside of the network's subnets.
+    #[error(
+        "the address is outside of the network's subnets; request one inside of them ({message})"
+    )]
     AddressOutside {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
     /// The network has no free address.
-    #[error("the network has no free address left; give it another subnet ({message})")]
+    #[error("the network has no free address; add a subnet to it ({message})")]
     Exhausted {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// The parent of the new object is not there.
-    #[error("its parent does not exist; create that first ({message})")]
+    /// The parent of the new object does not exist.
+    #[error("its parent does not exist; create it first ({message})")]
     NoSuchParent {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// Something that the object refers to is not there.
-    #[error("something that it refers to does not exist; create that first ({message})")]
+    /// An object that the new object refers to does not exist.
+    #[error("an object that it refers to does not exist; create it first ({message})")]
     NoSuchReference {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// The object is not there.
+    /// The object does not exist.
     #[error("it does not exist ({message})")]
     NotFound {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// No credentials, or wrong ones.
-    #[error(
-        "the server wants credentials, or others; check user, password and project ({message})"
-    )]
+    /// Credentials are missing or wrong.
+    #[error("authentication failed; check user, password and project ({message})")]
     Unauthorised {
-        /// What the server or keystone answered.
+        /// The response of the server or Keystone.
         message: String,
     },
-    /// These credentials do not suffice.
-    #[error("the user may not do that; give its role the right in the API access list ({message})")]
+    /// The user lacks a permission.
+    #[error("permission denied; add a rule for the user's role to the API access list ({message})")]
     Forbidden {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// The project's quota is used up.
-    #[error("the project's quota is used up; raise it or delete something ({message})")]
+    /// The project's quota is exceeded.
+    #[error("the project's quota is exceeded; raise it or delete objects ({message})")]
     Quota {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// The request is longer than the server takes.
-    #[error("the request is longer than the server takes; ask for less at once ({message})")]
+    /// The request exceeds the server's size limit.
+    #[error("the request exceeds the server's size limit; split it ({message})")]
     TooLarge {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// The server cannot now, or what it stands on is gone; later it may.
-    #[error("the server is there but cannot serve; check its database and ZooKeeper ({message})")]
+    /// The server or one of its backends is temporarily unavailable.
+    #[error("the server is unavailable; check its database and ZooKeeper ({message})")]
     Unavailable {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// What was asked for cannot be.
-    #[error("the server refuses it: {message}")]
+    /// The request is invalid.
+    #[error("the server rejected it: {message}")]
     Invalid {
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// The server failed, in a way that asking again does not mend.
-    #[error("the server failed with {status}: {message}; its log says more")]
+    /// The server failed in a way that a retry does not fix.
+    #[error("the server failed with {status}: {message}; see its log")]
     Server {
         /// The status code.
         status: u16,
-        /// What the server answered.
+        /// The server's response.
         message: String,
     },
-    /// The answer is not what the API describes.
-    #[error("the answer makes no sense: {problem}; is this address a Contrail API server?")]
+    /// The response does not follow the API.
+    #[error("invalid response: {problem}; check that the address is a Contrail API server")]
     InvalidResponse {
-        /// What is wrong with it.
+        /// Why it is invalid.
         problem: String,
     },
     /// No server can be reached.
-    #[error("{problem}; check the address, and that the API server runs")]
+    #[error("{problem}; check the address and that the API server is running")]
     Unreachable {
         /// What went wrong.
         problem: String,
     },
-    /// The answer never came or broke off: it may have been done, and it may not.
-    #[error("{problem}; it may have been done nevertheless")]
+    /// The response is missing or incomplete. The call may or may not have been applied.
+    #[error("{problem}; the call may have been applied")]
     Unknown {
         /// What went wrong.
         problem: String,
@@ -138,8 +138,8 @@ pub enum VncErrorKind {
 }
 
 impl VncErrorKind {
-    /// Whether another server, or the same one later, may do better. Says nothing of whether
-    /// asking again does harm.
+    /// Whether a retry, at another server or later, may succeed. Does not say whether a retry is
+    /// safe.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(
@@ -147,11 +147,9 @@ impl VncErrorKind {
             Self::Unavailable { .. } | Self::Unreachable { .. } | Self::Unknown { .. }
         )
     }
-}
 
-impl VncErrorKind {
-    /// Whether the server may have done what was asked, after a transient failure.
-    pub(super) fn maybe_done(&self) -> bool {
+    /// Whether the server may have applied the call, after a transient failure.
+    pub(super) fn maybe_applied(&self) -> bool {
         !matches!(self, Self::Unreachable { .. })
     }
 }
@@ -169,7 +167,7 @@ impl From<HttpError> for VncErrorKind {
     }
 }
 
-/// An object that stands in the way of a delete.
+/// An object that prevents a delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Referrer {
     /// Its type, such as `instance-ip`.
@@ -186,7 +184,7 @@ impl fmt::Display for Referrer {
 
 fn join(referrers: &[Referrer]) -> String {
     if referrers.is_empty() {
-        return "(not named)".to_owned();
+        return "(unknown objects)".to_owned();
     }
     let names: Vec<String> = referrers.iter().map(Referrer::to_string).collect();
     names.join(", ")
@@ -196,21 +194,21 @@ fn exists(uuid: Option<&Uuid>, fq_name: Option<&FqName>) -> String {
     match (uuid, fq_name) {
         (Some(uuid), _) => format!("the name is taken, by the object with uuid {uuid}"),
         (_, Some(name)) => format!("the uuid is taken, by the object named {name}"),
-        _ => "it exists already".to_owned(),
+        _ => "it already exists".to_owned(),
     }
 }
 
-/// What kind of question was refused: the same words mean different things to each.
+/// The kind of the failed call: the same error text means something else for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum CallKind {
     /// POST to a collection.
     Create,
     /// Everything else.
     Other,
 }
 
-/// The meaning of a refusal. Never called for a success.
-pub(super) fn classify(question: Question, response: &Response) -> VncErrorKind {
+/// The meaning of an error response. Must not be called for a success.
+pub(super) fn classify(kind: CallKind, response: &Response) -> VncErrorKind {
     let message = response.text();
     match response.status {
         // An address outside every subnet is a 400 for an instance-ip and a 500 for a floating-ip.
@@ -229,18 +227,20 @@ pub(super) fn classify(question: Question, response: &Response) -> VncErrorKind 
             VncErrorKind::Quota { message }
         }
         StatusCode::FORBIDDEN => VncErrorKind::Forbidden { message },
-        // A create names nothing that could be missing but its parent.
-        StatusCode::NOT_FOUND if question == Question::Create && message.starts_with("Name") => {
+        // For a create, only the parent can be missing.
+        StatusCode::NOT_FOUND if kind == CallKind::Create && message.starts_with("Name") => {
             VncErrorKind::NoSuchParent { message }
         }
-        StatusCode::NOT_FOUND if is_of_an_object(&message) => VncErrorKind::NotFound { message },
+        StatusCode::NOT_FOUND if names_missing_object(&message) => {
+            VncErrorKind::NotFound { message }
+        }
         StatusCode::NOT_FOUND => VncErrorKind::InvalidResponse {
             problem: format!("404: {message}"),
         },
         StatusCode::CONFLICT => conflict(&response.body, message),
         StatusCode::PRECONDITION_FAILED => VncErrorKind::Quota { message },
         StatusCode::PAYLOAD_TOO_LARGE => VncErrorKind::TooLarge { message },
-        // A full message queue is a 500 that passes; every other 500 is for good.
+        // A full message queue is the only transient 500.
         StatusCode::INTERNAL_SERVER_ERROR if message.contains("Too many pending updates") => {
             VncErrorKind::Unavailable { message }
         }
@@ -263,9 +263,9 @@ pub(super) fn classify(question: Question, response: &Response) -> VncErrorKind 
     }
 }
 
-/// Whether a 404 says that an object is missing, in a sentence as the API server does, rather
-/// than the page. Taken for the other, a wrong address would read as "all is deleted".
-fn is_of_an_object(message: &str) -> bool {
+/// Whether a 404 is the API server's sentence about a missing object, and not a missing page.
+/// Otherwise a wrong server address would read as "everything is deleted".
+fn names_missing_object(message: &str) -> bool {
     !message.is_empty() && !message.starts_with(['<', '{']) && !message.starts_with("Not found: '/")
 }
 
@@ -280,7 +280,7 @@ fn bad_request(message: String) -> VncErrorKind {
 }
 
 fn conflict(body: &[u8], message: String) -> VncErrorKind {
-    // The whole text: a network's list of what refers to it is longer than a message should be.
+    // The whole body: a network's list of referrers is longer than the shortened message.
     let text = String::from_utf8_lossy(body);
     if let Some((_, uuid)) = text.split_once("already exists with uuid:") {
         VncErrorKind::Exists {
@@ -312,7 +312,7 @@ fn conflict(body: &[u8], message: String) -> VncErrorKind {
     }
 }
 
-/// The objects in a list of links. The links themselves name the server as it sees itself, and
+/// The objects in a list of links. The links contain the server's own view of its address, and
 /// are never followed.
 fn referrers(text: &str) -> Vec<Referrer> {
     text.split(['\'', '"'])

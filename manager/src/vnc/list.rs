@@ -1,27 +1,28 @@
-//! Lists of objects: which ones, with which fields, in pages and in bulk.
+//! Object lists: selection, fields, pages and bulk requests.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 
 use hyper::Method;
+use hyper::body::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::FqName;
-use super::client::{Answer, Call, VncClient};
+use super::client::{Call, VncClient};
 use super::error::VncError;
 use super::object::Object;
 
-/// Up to so many ids go into a URL; more into a body, as the Python client does it.
-const IDS_IN_URL: usize = 25;
-/// Up to so many ids go into one request, which the server limits to a megabyte.
-const IDS_IN_BODY: usize = 1000;
-/// Objects in a page, when all objects of a type are asked for.
-const PAGE: u32 = 1000;
+/// Maximum number of ids in a URL; more go into a body, as in the Python client.
+const MAX_IDS_IN_URL: usize = 25;
+/// Maximum number of ids in one request; the server limits a request to 1 MB.
+const MAX_IDS_IN_BODY: usize = 1000;
+/// Objects per page of an unfiltered list.
+const DEFAULT_PAGE_SIZE: u32 = 1000;
 
-/// What of each object to list.
+/// How much of each object to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Detail {
     /// Name and uuid.
@@ -33,19 +34,20 @@ pub enum Detail {
     Full,
 }
 
-/// Objects by themselves. The server takes both at once, but for *either* rather than *both*.
+/// Objects selected by uuid or by name. The server accepts both at once, but combines them with
+/// *or*.
 #[derive(Clone, Debug)]
-enum Chosen {
+enum Selection {
     Uuids(Vec<Uuid>),
     Names(Vec<FqName>),
 }
 
-/// Which objects to list. Every condition narrows; an empty list of ids matches nothing.
+/// Which objects to list. All conditions must match; an empty list of ids matches nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     parents: Option<Vec<Uuid>>,
     referring_to: Option<Vec<Uuid>>,
-    chosen: Option<Chosen>,
+    selection: Option<Selection>,
     filters: Vec<(String, Value)>,
     detail: Detail,
     page: Option<u32>,
@@ -58,49 +60,49 @@ impl Query {
         Self::default()
     }
 
-    /// Children of these.
+    /// Only children of these objects.
     #[must_use]
     pub fn children_of(mut self, parents: impl IntoIterator<Item = Uuid>) -> Self {
         self.parents = Some(parents.into_iter().collect());
         self
     }
 
-    /// Objects that refer to one of these.
+    /// Only objects that refer to one of these.
     #[must_use]
     pub fn referring_to(mut self, uuids: impl IntoIterator<Item = Uuid>) -> Self {
         self.referring_to = Some(uuids.into_iter().collect());
         self
     }
 
-    /// These objects, in place of chosen names.
+    /// Only these objects. Replaces [`Query::names`].
     #[must_use]
     pub fn uuids(mut self, uuids: impl IntoIterator<Item = Uuid>) -> Self {
-        self.chosen = Some(Chosen::Uuids(uuids.into_iter().collect()));
+        self.selection = Some(Selection::Uuids(uuids.into_iter().collect()));
         self
     }
 
-    /// Objects of these names, in place of chosen uuids. A name with a comma cannot be asked for.
+    /// Only objects with these names, which must not contain a comma. Replaces [`Query::uuids`].
     #[must_use]
     pub fn names(mut self, names: impl IntoIterator<Item = FqName>) -> Self {
-        self.chosen = Some(Chosen::Names(names.into_iter().collect()));
+        self.selection = Some(Selection::Names(names.into_iter().collect()));
         self
     }
 
-    /// Objects whose property has this value, which must not contain a comma.
+    /// Only objects whose property has this value, which must not contain a comma.
     #[must_use]
     pub fn filter(mut self, property: impl Into<String>, value: impl Into<Value>) -> Self {
         self.filters.push((property.into(), value.into()));
         self
     }
 
-    /// How much of each to list.
+    /// How much of each object to list.
     #[must_use]
     pub fn detail(mut self, detail: Detail) -> Self {
         self.detail = detail;
         self
     }
 
-    /// Asks for so many at a time. By default a list is in pages when nothing narrows it.
+    /// The page size. By default only a list without a selection is paginated.
     #[must_use]
     pub fn page(mut self, objects: u32) -> Self {
         self.page = Some(objects.max(1));
@@ -111,45 +113,49 @@ impl Query {
         let empty = |uuids: &Option<Vec<Uuid>>| uuids.as_ref().is_some_and(Vec::is_empty);
         empty(&self.parents)
             || empty(&self.referring_to)
-            || match &self.chosen {
+            || match &self.selection {
                 None => false,
-                Some(Chosen::Uuids(uuids)) => uuids.is_empty(),
-                Some(Chosen::Names(names)) => names.is_empty(),
+                Some(Selection::Uuids(uuids)) => uuids.is_empty(),
+                Some(Selection::Names(names)) => names.is_empty(),
             }
     }
 
-    fn is_narrow(&self) -> bool {
-        self.parents.is_some() || self.referring_to.is_some() || self.chosen.is_some()
+    fn is_selective(&self) -> bool {
+        self.parents.is_some() || self.referring_to.is_some() || self.selection.is_some()
     }
 
-    /// Whether there are too many ids for a URL. In a body the server overlooks names, and would
-    /// list everything.
+    /// Whether there are too many ids for a URL. The server ignores names in a body and would list
+    /// everything.
     fn is_long(&self) -> bool {
-        let chosen = match &self.chosen {
+        let selected = match &self.selection {
             None => 0,
-            Some(Chosen::Uuids(uuids)) => uuids.len(),
-            Some(Chosen::Names(_)) => return false,
+            Some(Selection::Uuids(uuids)) => uuids.len(),
+            Some(Selection::Names(_)) => return false,
         };
-        let ids = [&self.parents, &self.referring_to].into_iter().flatten();
-        ids.map(Vec::len).sum::<usize>() + chosen > IDS_IN_URL
+        let ids: usize = [&self.parents, &self.referring_to]
+            .into_iter()
+            .flatten()
+            .map(Vec::len)
+            .sum();
+        ids + selected > MAX_IDS_IN_URL
     }
 
-    /// The same query in parts that a request has room for.
+    /// The query split into parts that fit into one request.
     fn parts(&self) -> Vec<Self> {
         let chunks = |ids: Option<&Vec<Uuid>>| {
-            let ids = ids.filter(|ids| ids.len() > IDS_IN_BODY)?;
+            let ids = ids.filter(|ids| ids.len() > MAX_IDS_IN_BODY)?;
             Some(
-                ids.chunks(IDS_IN_BODY)
+                ids.chunks(MAX_IDS_IN_BODY)
                     .map(<[_]>::to_vec)
                     .collect::<Vec<_>>(),
             )
         };
-        let uuids = match &self.chosen {
-            Some(Chosen::Names(names)) => {
+        let uuids = match &self.selection {
+            Some(Selection::Names(names)) => {
                 let part = |names: &[FqName]| self.clone().names(names.to_vec());
-                return names.chunks(IDS_IN_URL).map(part).collect();
+                return names.chunks(MAX_IDS_IN_URL).map(part).collect();
             }
-            Some(Chosen::Uuids(uuids)) => Some(uuids),
+            Some(Selection::Uuids(uuids)) => Some(uuids),
             None => None,
         };
         if let Some(chunks) = chunks(uuids) {
@@ -166,7 +172,7 @@ impl Query {
         }
     }
 
-    /// The parameters, the same in a URL and in a body.
+    /// The parameters, for a URL or a body.
     fn parameters(&self) -> Result<Vec<(&'static str, String)>, String> {
         let mut parameters = vec![("exclude_hrefs", "true".to_owned())];
         match &self.detail {
@@ -184,12 +190,12 @@ impl Query {
         if let Some(referred) = &self.referring_to {
             ids("back_ref_id", referred);
         }
-        match &self.chosen {
+        match &self.selection {
             None => {}
-            Some(Chosen::Uuids(uuids)) => ids("obj_uuids", uuids),
-            Some(Chosen::Names(names)) => {
+            Some(Selection::Uuids(uuids)) => ids("obj_uuids", uuids),
+            Some(Selection::Names(names)) => {
                 let names: Vec<String> = names.iter().map(FqName::to_string).collect();
-                parameters.push(("fq_names", joined(&names)?));
+                parameters.push(("fq_names", join_values(&names)?));
             }
         }
         if !self.filters.is_empty() {
@@ -198,55 +204,61 @@ impl Query {
                 .iter()
                 .map(|(property, value)| format!("{property}=={value}"))
                 .collect();
-            parameters.push(("filters", joined(&filters)?));
+            parameters.push(("filters", join_values(&filters)?));
         }
         Ok(parameters)
     }
 }
 
-fn joined(texts: &[String]) -> Result<String, String> {
-    match texts.iter().find(|text| text.contains(',')) {
-        Some(text) => Err(format!(
-            "{text:?} has a comma, which separates; ask for all, and choose"
+fn join_values(values: &[String]) -> Result<String, String> {
+    match values.iter().find(|value| value.contains(',')) {
+        Some(value) => Err(format!(
+            "{value:?} contains a comma, which the API uses as separator; list all objects and filter them"
         )),
-        None => Ok(texts.join(",")),
+        None => Ok(values.join(",")),
     }
 }
 
 impl VncClient {
-    /// The objects that a query matches, in no order, each once.
+    /// The objects that match a query, in no particular order, without duplicates.
     pub async fn list<T: Object>(&self, query: &Query) -> Result<Vec<T>, VncError> {
         if query.matches_nothing() {
             return Ok(vec![]);
         }
-        let what = format!("list the {}", T::collection());
+        let operation = format!("list the {}", T::collection());
         let mut objects: Vec<T> = vec![];
-        let mut seen = HashSet::new();
+        let mut listed_uuids = HashSet::new();
         for part in query.parts() {
             let parameters = part
                 .parameters()
-                .map_err(|problem| self.invalid(what.clone(), problem))?;
-            let page = part.page.or((!part.is_narrow()).then_some(PAGE));
+                .map_err(|problem| self.invalid(operation.clone(), problem))?;
+            let page = part
+                .page
+                .or((!part.is_selective()).then_some(DEFAULT_PAGE_SIZE));
             let mut marker = page.map(|_| "none".to_owned());
             loop {
                 let call = if part.is_long() {
-                    bulk::<T>(what.clone(), &parameters, page, marker.as_deref())
+                    bulk_list_call::<T>(operation.clone(), &parameters, page, marker.as_deref())
                 } else {
-                    plain::<T>(what.clone(), &parameters, page, marker.as_deref())
+                    list_call::<T>(operation.clone(), &parameters, page, marker.as_deref())
                 };
                 let (values, next) = self.page::<T>(&call).await?;
                 for value in values {
                     let object: T = self.decode(&call, value)?;
-                    if object.common().uuid.is_none_or(|uuid| seen.insert(uuid)) {
+                    if object
+                        .common()
+                        .uuid
+                        .is_none_or(|uuid| listed_uuids.insert(uuid))
+                    {
                         objects.push(object);
                     }
                 }
-                // Servers that know no pages give everything, and no marker.
+                // A server without pagination returns everything, and no marker.
                 let Some(next) = next.filter(|_| page.is_some()) else {
                     break;
                 };
                 if marker.as_deref() == Some(&next) {
-                    let problem = "the page after this one is this one".to_owned();
+                    let problem = "the next page is the same page".to_owned();
                     return Err(self.invalid_response(&call, problem));
                 }
                 marker = Some(next);
@@ -255,14 +267,14 @@ impl VncClient {
         Ok(objects)
     }
 
-    /// One page of all objects of a type, from where the last one ended, and where the next one
-    /// begins; none after the last. What narrows the query is ignored.
+    /// One page of all objects of a type, starting at `marker`, and the marker of the next page;
+    /// `None` after the last. Conditions of the query are ignored.
     pub async fn list_page<T: Object>(
         &self,
         query: &Query,
         marker: Option<&str>,
     ) -> Result<(Vec<T>, Option<String>), VncError> {
-        let what = format!("list the {}", T::collection());
+        let operation = format!("list the {}", T::collection());
         let all = Query {
             detail: query.detail.clone(),
             page: query.page,
@@ -270,31 +282,31 @@ impl VncClient {
         };
         let parameters = all
             .parameters()
-            .map_err(|problem| self.invalid(what.clone(), problem))?;
+            .map_err(|problem| self.invalid(operation.clone(), problem))?;
         let marker = marker.unwrap_or("none");
-        let page = all.page.unwrap_or(PAGE);
-        let call = plain::<T>(what, &parameters, Some(page), Some(marker));
-        let answer = self.ask(&call).await?;
-        let (objects, next) = match serde_json::from_slice::<Page<T>>(&answer.body) {
+        let page = all.page.unwrap_or(DEFAULT_PAGE_SIZE);
+        let call = list_call::<T>(operation, &parameters, Some(page), Some(marker));
+        let response = self.execute(&call).await?;
+        let (objects, next) = match serde_json::from_slice::<Page<T>>(&response) {
             Ok(Page {
                 objects: Some(objects),
                 marker,
-            }) if objects.iter().all(|one| one.common().uuid.is_some()) => (objects, marker),
-            // In more steps, with what is around each object, and saying what is wrong where.
+            }) if objects.iter().all(|object| object.common().uuid.is_some()) => (objects, marker),
+            // Slower, but accepts wrapped objects and reports the path of an error.
             _ => {
-                let (values, next) = self.values::<T>(&call, &answer)?;
+                let (values, next) = self.values::<T>(&call, &response)?;
                 let objects = values.into_iter().map(|value| self.decode(&call, value));
                 (objects.collect::<Result<_, _>>()?, next)
             }
         };
         if next.as_deref() == Some(marker) {
-            let problem = "the page after this one is this one".to_owned();
+            let problem = "the next page is the same page".to_owned();
             return Err(self.invalid_response(&call, problem));
         }
         Ok((objects, next))
     }
 
-    /// How many objects of a type there are.
+    /// The number of objects of a type.
     pub async fn count<T: Object>(&self) -> Result<u64, VncError> {
         let collection = T::collection();
         let call = Call::new(
@@ -302,40 +314,39 @@ impl VncClient {
             Method::GET,
             format!("/{collection}?count=true"),
         );
-        let answer = self.ask(&call).await?;
-        self.json(&call, &answer)?[&collection]["count"]
+        let response = self.execute(&call).await?;
+        self.json(&call, &response)?[&collection]["count"]
             .as_u64()
-            .ok_or_else(|| self.invalid_response(&call, "there is no count in it".to_owned()))
+            .ok_or_else(|| self.invalid_response(&call, "it has no count".to_owned()))
     }
 
-    /// The objects of one page, without what is around each, and the marker of the next.
+    /// The unwrapped objects of one page, and the marker of the next.
     async fn page<T: Object>(&self, call: &Call) -> Result<(Vec<Value>, Option<String>), VncError> {
-        let answer = self.ask(call).await?;
-        self.values::<T>(call, &answer)
+        let response = self.execute(call).await?;
+        self.values::<T>(call, &response)
     }
 
     fn values<T: Object>(
         &self,
         call: &Call,
-        answer: &Answer,
+        response: &Bytes,
     ) -> Result<(Vec<Value>, Option<String>), VncError> {
-        let mut answer = self.json(call, answer)?;
+        let mut response = self.json(call, response)?;
         let collection = T::collection();
-        let Some(Value::Array(values)) = answer.get_mut(&collection).map(Value::take) else {
-            return Err(
-                self.invalid_response(call, format!("there is no list of {collection} in it"))
-            );
+        let Some(Value::Array(values)) = response.get_mut(&collection).map(Value::take) else {
+            return Err(self.invalid_response(call, format!("it has no list of {collection}")));
         };
-        let bare = |mut value: Value| match value.get_mut(T::TYPE) {
+        let unwrap_object = |mut value: Value| match value.get_mut(T::TYPE) {
             Some(inner @ Value::Object(_)) => inner.take(),
             _ => value,
         };
-        let marker = answer["marker"].as_str().map(str::to_owned);
-        Ok((values.into_iter().map(bare).collect(), marker))
+        let marker = response["marker"].as_str().map(str::to_owned);
+        Ok((values.into_iter().map(unwrap_object).collect(), marker))
     }
 }
 
-/// A page as it is where nothing is around its objects, read at once: a large cluster has thousands.
+/// A page whose objects are not wrapped, decoded without an intermediate value: a large cluster
+/// has thousands of objects.
 struct Page<T> {
     objects: Option<Vec<T>>,
     marker: Option<String>,
@@ -377,8 +388,8 @@ impl<'de, T: Object> Visitor<'de> for PageVisitor<T> {
 
 type Parameters = [(&'static str, String)];
 
-fn plain<T: Object>(
-    what: String,
+fn list_call<T: Object>(
+    operation: String,
     parameters: &Parameters,
     page: Option<u32>,
     marker: Option<&str>,
@@ -392,11 +403,11 @@ fn plain<T: Object>(
         query.append_pair("page_marker", marker);
     }
     let path = format!("/{}?{}", T::collection(), query.finish());
-    Call::new(what, Method::GET, path)
+    Call::new(operation, Method::GET, path)
 }
 
-fn bulk<T: Object>(
-    what: String,
+fn bulk_list_call<T: Object>(
+    operation: String,
     parameters: &Parameters,
     page: Option<u32>,
     marker: Option<&str>,
@@ -413,5 +424,5 @@ fn bulk<T: Object>(
         body.insert("page_limit".to_owned(), json!(page));
         body.insert("page_marker".to_owned(), json!(marker));
     }
-    Call::new(what, Method::POST, "/list-bulk-collection").with_body(Value::Object(body))
+    Call::new(operation, Method::POST, "/list-bulk-collection").with_body(Value::Object(body))
 }

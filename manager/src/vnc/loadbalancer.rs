@@ -1,19 +1,19 @@
-//! The load balancer family: balancer, listener, pool, members, health monitor.
+//! Load balancers: balancer, listener, pool, member and health monitor.
 
 use uuid::Uuid;
 
 use super::object::{Address, Ref, object};
 
 object! {
-    /// A virtual address, on an interface without a container.
+    /// A load balancer: a virtual IP on an interface without a container.
     Loadbalancer = "loadbalancer" in Some("project"), {
         /// `native` or `opencontrail`.
         loadbalancer_provider: Option<String>,
         /// Its address and state.
         loadbalancer_properties: Option<LoadbalancerProperties>,
-        /// The interface of the virtual address.
+        /// The interface of the virtual IP.
         virtual_machine_interface_refs: Vec<Ref>,
-        /// Its listeners, when what refers to it was asked for.
+        /// Its listeners; only with back references.
         #[serde(skip_serializing)]
         loadbalancer_listener_back_refs: Vec<Ref>,
     }
@@ -26,23 +26,23 @@ object! {
         provisioning_status: Option<String>,
         /// `ONLINE`.
         operating_status: Option<String>,
-        /// The subnet of the virtual address.
+        /// The subnet of the virtual IP.
         vip_subnet_id: Option<Uuid>,
-        /// The virtual address.
+        /// The virtual IP.
         vip_address: Address,
-        /// Whether it is on.
+        /// Whether it is enabled.
         admin_state: Option<bool>,
     }
 }
 
 object! {
-    /// A port of the virtual address.
+    /// A port of the virtual IP.
     LoadbalancerListener = "loadbalancer-listener" in Some("project"), {
         /// Protocol and port.
         loadbalancer_listener_properties: Option<ListenerProperties>,
         /// Its balancer.
         loadbalancer_refs: Vec<Ref>,
-        /// Its pool, when what refers to it was asked for.
+        /// Its pool; only with back references.
         #[serde(skip_serializing)]
         loadbalancer_pool_back_refs: Vec<Ref>,
     }
@@ -55,15 +55,15 @@ object! {
         protocol: Option<String>,
         /// The port.
         protocol_port: Option<u16>,
-        /// The most connections at a time; −1 is any.
+        /// Maximum number of concurrent connections; −1 is unlimited.
         connection_limit: Option<i64>,
-        /// Whether it is on.
+        /// Whether it is enabled.
         admin_state: Option<bool>,
     }
 }
 
 object! {
-    /// Where the connections of a listener go.
+    /// The backend pool of a listener.
     LoadbalancerPool = "loadbalancer-pool" in Some("project"), {
         /// `native` or `opencontrail`.
         loadbalancer_pool_provider: Option<String>,
@@ -71,9 +71,9 @@ object! {
         loadbalancer_pool_properties: Option<PoolProperties>,
         /// Its listener.
         loadbalancer_listener_refs: Vec<Ref>,
-        /// How its members are watched.
+        /// Its health monitors.
         loadbalancer_healthmonitor_refs: Vec<Ref>,
-        /// Its members, when children were asked for.
+        /// Its members; only with children.
         #[serde(skip_serializing)]
         loadbalancer_members: Vec<Ref>,
     }
@@ -88,13 +88,13 @@ object! {
         loadbalancer_method: Option<String>,
         /// The subnet of the members.
         subnet_id: Option<Uuid>,
-        /// Whether it is on.
+        /// Whether it is enabled.
         admin_state: Option<bool>,
     }
 }
 
 object! {
-    /// An address and port behind a pool.
+    /// A member of a pool: address and port of a backend.
     LoadbalancerMember = "loadbalancer-member" in Some("loadbalancer-pool"), {
         /// The address and port.
         loadbalancer_member_properties: Option<MemberProperties>,
@@ -108,39 +108,39 @@ object! {
         address: Address,
         /// The port.
         protocol_port: Option<u16>,
-        /// Its share.
+        /// Its weight.
         weight: Option<i64>,
-        /// Whether it is on.
+        /// Whether it is enabled.
         admin_state: Option<bool>,
     }
 }
 
 object! {
-    /// How the members of a pool are watched.
+    /// A health check for the members of a pool.
     LoadbalancerHealthmonitor = "loadbalancer-healthmonitor" in Some("project"), {
-        /// What is asked, and how often.
+        /// The kind of check, and its timing.
         loadbalancer_healthmonitor_properties: Option<HealthmonitorProperties>,
     }
 }
 
 object! {
-    /// What a [`LoadbalancerHealthmonitor`] asks, and how often.
+    /// Kind and timing of a [`LoadbalancerHealthmonitor`]'s checks.
     HealthmonitorProperties, {
         /// `PING`, `TCP`, `HTTP` or `HTTPS`.
         monitor_type: Option<String>,
-        /// Seconds between two questions.
+        /// Seconds between two checks.
         delay: Option<i64>,
-        /// Seconds until an answer is late.
+        /// Seconds until a check has failed.
         timeout: Option<i64>,
-        /// Late answers until the member is out.
+        /// Number of failed checks until the member is removed.
         max_retries: Option<i64>,
-        /// `GET`.
+        /// The HTTP method, such as `GET`.
         http_method: Option<String>,
-        /// Such as `/health`.
+        /// The path, such as `/health`.
         url_path: Option<String>,
-        /// Such as `200-399`.
+        /// The status codes of a healthy member, such as `200-399`.
         expected_codes: Option<String>,
-        /// Whether it is on.
+        /// Whether it is enabled.
         admin_state: Option<bool>,
     }
 }

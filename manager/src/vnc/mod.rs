@@ -1,15 +1,15 @@
-//! The client of the VNC API, by which Contrail is configured.
+//! Client of the VNC API, Contrail's configuration API.
 //!
-//! [`VncClient`] creates, reads, lists, changes and deletes typed objects. What it promises:
+//! [`VncClient`] creates, reads, lists, updates and deletes typed objects. Invariants:
 //!
-//! - **Nothing is done twice.** Every object is created with a uuid that we choose, so that a
-//!   create whose answer was lost can be asked again. What cannot is asked once.
-//! - **One server at a time.** Of several servers one is used until it fails. The Python client
-//!   takes turns, and reads its own writes through the cache of a server that may not know of
-//!   them yet.
-//! - **Refusals are told apart by meaning** ([`VncErrorKind`]), not by status code.
-//! - **Links are never followed**: they name the server as it sees itself.
-//! - **Passwords and tokens are in no message and no `Debug` output.**
+//! - **Retries are idempotent.** The client chooses the uuid of every new object, so a create
+//!   whose response was lost can be retried. A call that cannot be repeated is sent once.
+//! - **One server at a time.** The client uses one server until it fails. The Python client
+//!   rotates over the servers, and so may read from a server whose cache does not have its own
+//!   writes yet.
+//! - **Errors are classified by meaning** ([`VncErrorKind`]), not by status code.
+//! - **Links are never followed**: they contain the server's own view of its address.
+//! - **No message and no `Debug` output contains a password or token.**
 
 mod auth;
 mod calls;
@@ -19,17 +19,17 @@ mod create;
 mod error;
 mod list;
 mod loadbalancer;
+mod metrics;
 mod name;
 mod object;
 mod objects;
 mod policy;
-mod tally;
 
 pub use auth::{Auth, Keystone, KeystoneVersion};
 pub use calls::{Patch, PropertyUpdate, ReadOptions};
 pub use client::{VncClient, VncOptions};
 use contrail_mesos_api::http::InvalidAddress;
-pub use create::{Ensured, Found};
+pub use create::{Ensured, ExistingObject};
 pub use error::{Referrer, VncError, VncErrorKind};
 pub use list::{Detail, Query};
 pub use loadbalancer::{
@@ -37,7 +37,8 @@ pub use loadbalancer::{
     LoadbalancerListener, LoadbalancerMember, LoadbalancerPool, LoadbalancerProperties,
     MemberProperties, PoolProperties,
 };
-pub use name::{FqName, NotAName};
+pub use metrics::{Outage, RequestOutcome};
+pub use name::{FqName, InvalidFqName};
 pub use object::{Address, Common, IdPerms, KeyValues, NoAttribute, Object, Ref};
 pub use objects::{
     AllocationPool, Domain, FloatingIp, FloatingIpPool, GlobalVrouterConfig, InstanceIp,
@@ -49,9 +50,8 @@ pub use objects::{
 pub use policy::{
     Actions, NetworkPolicy, PolicyAddress, PolicyEntries, PolicyRule, PortRange, SecurityGroup,
 };
-pub use tally::{Outcome, Trouble};
 
-/// The port of an API server whose address has none.
+/// The port of an API server, unless its address names one.
 pub const DEFAULT_PORT: u16 = 8082;
 
 /// Parses the address of an API server: `host` or `host:port`, with or without a scheme.

@@ -5,18 +5,18 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of an object with those of its ancestors, outermost first; printed with colons.
+/// The names of an object and its ancestors, outermost first; displayed with colons.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FqName(Vec<String>);
 
 impl FqName {
-    /// A name of these parts.
+    /// Creates a name from its parts.
     pub fn new<S: Into<String>>(parts: impl IntoIterator<Item = S>) -> Self {
         Self(parts.into_iter().map(Into::into).collect())
     }
 
-    /// The name of the child `name` of this one.
+    /// The name of this object's child `name`.
     #[must_use]
     pub fn child(&self, name: impl Into<String>) -> Self {
         let mut parts = self.0.clone();
@@ -24,14 +24,14 @@ impl FqName {
         Self(parts)
     }
 
-    /// The name of the parent; none for a name of one part.
+    /// The parent's name; `None` for a name with one part.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         let (_, parents) = self.0.split_last()?;
         (!parents.is_empty()).then(|| Self(parents.to_vec()))
     }
 
-    /// The object's own name, without its ancestors'.
+    /// The object's own name, without its ancestors.
     #[must_use]
     pub fn name(&self) -> &str {
         self.0.last().map_or("", String::as_str)
@@ -43,7 +43,7 @@ impl FqName {
         &self.0
     }
 
-    /// A list as Python prints it: `['d', 'p']`, or `[u'd', u'p']` from an old server.
+    /// Parses the `repr` of a Python list: `['d', 'p']`, or `[u'd', u'p']` from an old server.
     pub(super) fn from_python(text: &str) -> Option<Self> {
         let list = text.trim().strip_prefix('[')?;
         let (list, _) = list.rsplit_once(']')?;
@@ -66,18 +66,18 @@ impl fmt::Display for FqName {
     }
 }
 
-/// Not a name of non-empty parts with colons between.
+/// The string is not a list of non-empty parts, separated by colons.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a fully qualified name such as \"default-domain:default-project:blue\"")]
-pub struct NotAName(String);
+pub struct InvalidFqName(String);
 
 impl FromStr for FqName {
-    type Err = NotAName;
+    type Err = InvalidFqName;
 
-    fn from_str(text: &str) -> Result<Self, NotAName> {
+    fn from_str(text: &str) -> Result<Self, InvalidFqName> {
         let parts: Vec<String> = text.split(':').map(|part| part.trim().to_owned()).collect();
         if parts.iter().any(String::is_empty) {
-            return Err(NotAName(text.to_owned()));
+            return Err(InvalidFqName(text.to_owned()));
         }
         Ok(Self(parts))
     }
@@ -88,18 +88,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_come_and_go_as_text() {
+    fn fq_name_parses_and_displays() {
         let name: FqName = "default-domain:p1:blue".parse().unwrap();
         assert_eq!(name.name(), "blue");
         assert_eq!(name.parent().unwrap().to_string(), "default-domain:p1");
         assert_eq!(FqName::new(["d"]).parent(), None);
-        for wrong in ["", ":", "a::b", "a:", " : "] {
-            assert!(wrong.parse::<FqName>().is_err(), "{wrong:?}");
+        for invalid in ["", ":", "a::b", "a:", " : "] {
+            assert!(invalid.parse::<FqName>().is_err(), "{invalid:?}");
         }
     }
 
     #[test]
-    fn names_are_read_as_python_prints_them() {
+    fn fq_name_parses_python_repr() {
         let expected = FqName::new(["default-domain", "it's"]);
         for text in [
             r#"['default-domain', "it's"]"#,
@@ -107,8 +107,8 @@ mod tests {
         ] {
             assert_eq!(FqName::from_python(text).as_ref(), Some(&expected));
         }
-        for wrong in ["", "[]", "['a", "['a', b]", "nonsense"] {
-            assert_eq!(FqName::from_python(wrong), None, "{wrong:?}");
+        for invalid in ["", "[]", "['a", "['a', b]", "invalid"] {
+            assert_eq!(FqName::from_python(invalid), None, "{invalid:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What all objects of the API have in common, and the pieces that they are made of.
+//! The fields that all API objects share, and the building blocks of the others.
 //!
-//! Invariants: absent, null and missing are the same; unknown fields are ignored; what was never
-//! set is never sent. The macro [`object`] gives every field these properties.
+//! Invariants: a null field equals an absent one; unknown fields are ignored; unset fields are
+//! never sent. The macro [`object`] gives every field these properties.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,64 +12,64 @@ use uuid::Uuid;
 
 use super::FqName;
 
-/// An object of the API.
+/// An API object.
 pub trait Object: Clone + Serialize + DeserializeOwned + Send + Sync {
-    /// Its type as URLs and messages name it, such as `virtual-network`.
+    /// The type in URLs and messages, such as `virtual-network`.
     const TYPE: &'static str;
 
-    /// What every object has.
+    /// The fields that every object has.
     fn common(&self) -> &Common;
-    /// What every object has, to be changed.
+    /// The fields that every object has, mutable.
     fn common_mut(&mut self) -> &mut Common;
 
-    /// The plural in URLs: always an `s`, `network-policys` too.
+    /// The plural in URLs: always with an `s`, even `network-policys`.
     #[must_use]
     fn collection() -> String {
         format!("{}s", Self::TYPE)
     }
 
-    /// A new object of that name. Its parent's type comes with it where there is one only.
+    /// A new object with this name. Sets the parent's type if only one type is possible.
     #[must_use]
     fn named(fq_name: FqName) -> Self;
 }
 
-/// What every object has.
+/// The fields that every object has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Common {
-    /// Chosen by us at creation; canonical and lower-case on the wire.
+    /// Chosen by the client at creation; canonical and lower-case on the wire.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
-    /// Its name, unique for its type over the whole server.
+    /// The name, unique per type on the whole server.
     #[serde(deserialize_with = "nullable")]
     pub fq_name: FqName,
-    /// The type of its parent.
+    /// The parent's type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_type: Option<String>,
-    /// The uuid of its parent; the server finds it by the name.
+    /// The parent's uuid; the server derives it from the name.
     #[serde(skip_serializing)]
     pub parent_uuid: Option<Uuid>,
-    /// What people call it.
+    /// The name shown to users.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-    /// Free to use: a map, so that keys are unique.
+    /// Free-form annotations with unique keys.
     #[serde(
         deserialize_with = "nullable",
         skip_serializing_if = "KeyValues::is_empty"
     )]
     pub annotations: KeyValues,
-    /// When it was made and changed.
+    /// Creation and modification times.
     #[serde(skip_serializing)]
     pub id_perms: Option<IdPerms>,
 }
 
-/// When an object was made and changed. Its 64-bit halves of the uuid are not read.
+/// Creation and modification times. The 64-bit halves of the uuid are not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct IdPerms {
     /// UTC, such as `2026-11-21T03:00:24.084789`.
     pub created: Option<String>,
-    /// Likewise.
+    /// UTC, in the same format.
     pub last_modified: Option<String>,
 }
 
@@ -77,13 +77,13 @@ pub struct IdPerms {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(bound = "A: Serialize + DeserializeOwned")]
 pub struct Ref<A = NoAttribute> {
-    /// Its name. The server fails without it, even where the uuid is there.
+    /// The target's name. The server fails without it, even if the uuid is present.
     #[serde(default, deserialize_with = "nullable")]
     pub to: FqName,
-    /// Its uuid; need not be sent.
+    /// The target's uuid; optional in requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uuid: Option<Uuid>,
-    /// What the reference itself says.
+    /// The attribute of the reference itself.
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub attr: Option<A>,
 }
@@ -103,7 +103,7 @@ impl<A> Ref<A> {
         }
     }
 
-    /// A reference by name that says something.
+    /// A reference by name, with an attribute.
     #[must_use]
     pub fn with(fq_name: FqName, attr: A) -> Self {
         Self {
@@ -114,7 +114,7 @@ impl<A> Ref<A> {
     }
 }
 
-/// The attribute of references that say nothing; whatever a server puts there is ignored.
+/// The attribute type of references without one. Any value from the server is ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NoAttribute;
 
@@ -130,12 +130,12 @@ impl<'de> Deserialize<'de> for NoAttribute {
     }
 }
 
-/// Pairs of key and value; the server keeps them as a map, without order.
+/// Key-value pairs. The server stores them as a map, so their order is lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyValues(pub BTreeMap<String, String>);
 
 impl KeyValues {
-    /// Whether there is none.
+    /// Whether there are no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -159,7 +159,8 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for KeyValues {
     }
 }
 
-/// An address, or none. What a server has there that is no address reads as none: it checks few.
+/// An optional IP address. An invalid address from the server reads as `None`: the server
+/// validates only some of these fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Address(pub Option<IpAddr>);
 
@@ -177,8 +178,8 @@ impl Serialize for Address {
 
 impl<'de> Deserialize<'de> for Address {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text: Option<String> = Option::deserialize(deserializer)?;
-        Ok(Self(text.and_then(|text| text.trim().parse().ok())))
+        let value: Option<String> = Option::deserialize(deserializer)?;
+        Ok(Self(value.and_then(|value| value.trim().parse().ok())))
     }
 }
 
@@ -230,14 +231,14 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// Whether a value is its type's default, and so was never set.
+/// Whether a value equals its type's default, which means unset.
 pub(super) fn is_unset<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Declares structs whose fields may all be absent or null, and are not sent while unset.
+/// Declares structs whose fields may all be absent or null, and are sent only when set.
 ///
-/// `Name = "type" in parent-type { … }` declares an object, `Name { … }` a piece of one.
+/// `Name = "type" in parent-type { … }` declares an object, `Name { … }` a part of one.
 macro_rules! object {
     (@body $(#[$meta:meta])* $name:ident, [$($common:tt)*],
         { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
@@ -258,7 +259,7 @@ macro_rules! object {
     };
     ($(#[$meta:meta])* $name:ident = $kind:literal in $parent:expr, $fields:tt) => {
         object!(@body $(#[$meta])* $name, [
-            /// What every object has.
+            /// The fields that every object has.
             #[serde(flatten)]
             pub common: crate::vnc::object::Common,
         ], $fields);

@@ -1,7 +1,7 @@
-//! The objects that make networks and containers, field by field as the API names them.
+//! The objects of networks and containers. Fields have the API's names.
 //!
-//! Only what this project uses is here; the server's other fields are ignored when read and
-//! never sent, so that nothing of somebody else's is overwritten.
+//! Only fields that this project uses are declared. Others are ignored when read and never sent,
+//! so other clients' values are not overwritten.
 
 use uuid::Uuid;
 
@@ -9,21 +9,21 @@ use super::object::{Address, KeyValues, Ref, object};
 use super::policy::PortRange;
 
 object! {
-    /// The root of names: `default-domain`.
+    /// The root of the name hierarchy: `default-domain`.
     Domain = "domain" in None, {}
 }
 
 object! {
-    /// What networks, interfaces and quotas belong to.
+    /// The owner of networks, interfaces and quotas.
     Project = "project" in Some("domain"), {}
 }
 
 object! {
-    /// Where networks get addresses from.
+    /// The address management of networks.
     NetworkIpam = "network-ipam" in Some("project"), {
-        /// `user-defined-subnet`, where each network brings its own, or `flat-subnet`.
+        /// `user-defined-subnet`, where each network has its own subnets, or `flat-subnet`.
         ipam_subnet_method: Option<String>,
-        /// The subnets of a flat one.
+        /// The subnets, for `flat-subnet`.
         ipam_subnets: Option<IpamSubnets>,
         /// The networks that use it.
         #[serde(skip_serializing)]
@@ -39,32 +39,32 @@ object! {
     }
 }
 
-/// What a network takes of an ipam: its own subnets there, or none of a flat one.
+/// The network's own subnets in an IPAM; empty for `flat-subnet`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct NetworkIpamSubnets {
-    /// The subnets; sent even when there is none, since the server looks for the field.
+    /// The subnets; sent even if empty, since the server requires the field.
     #[serde(deserialize_with = "super::object::nullable")]
     pub ipam_subnets: Vec<IpamSubnet>,
 }
 
 object! {
-    /// A subnet. What is left unset the server fills in: the gateway is the last address but
-    /// one, the name server the one before, and addresses are given from the top.
+    /// A subnet. The server fills in unset fields: the gateway is the second to last address, the
+    /// name server the one before it, and addresses are allocated from the end.
     IpamSubnet, {
         /// The prefix.
         subnet: Option<Prefix>,
-        /// Given by the server.
+        /// Assigned by the server.
         subnet_uuid: Option<Uuid>,
-        /// The gateway that containers see.
+        /// The containers' gateway.
         default_gateway: Address,
-        /// The name server that containers see.
+        /// The containers' name server.
         dns_server_address: Address,
-        /// Whether the gateway is the first address and others are given from the bottom.
+        /// Whether the gateway is the first address and addresses are allocated from the start.
         addr_from_start: Option<bool>,
         /// Whether the vRouter answers DHCP.
         enable_dhcp: Option<bool>,
-        /// Where addresses are given from.
+        /// The ranges that addresses are allocated from.
         allocation_pools: Vec<AllocationPool>,
     }
 }
@@ -74,13 +74,13 @@ object! {
     Prefix, {
         /// Such as `10.40.0.0`.
         ip_prefix: String,
-        /// Such as 24. Zero means everything, and must be sent.
+        /// Such as 24. Zero matches every address, and must be sent.
         ip_prefix_len: Option<u8>,
     }
 }
 
 impl Prefix {
-    /// The prefix of a network.
+    /// Converts from a network.
     #[must_use]
     pub fn of(network: ipnet::IpNet) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Prefix {
         }
     }
 
-    /// The network, where the two make one.
+    /// Converts to a network, if prefix and length are valid.
     #[must_use]
     pub fn network(&self) -> Option<ipnet::IpNet> {
         ipnet::IpNet::new(self.ip_prefix.parse().ok()?, self.ip_prefix_len?).ok()
@@ -97,11 +97,11 @@ impl Prefix {
 }
 
 object! {
-    /// Addresses, both ends included.
+    /// A range of addresses, inclusive.
     AllocationPool, {
-        /// The first.
+        /// The first address.
         start: Address,
-        /// The last.
+        /// The last address.
         end: Address,
     }
 }
@@ -109,41 +109,41 @@ object! {
 object! {
     /// A virtual network.
     VirtualNetwork = "virtual-network" in Some("project"), {
-        /// `flat-subnet-only`, `user-defined-subnet-only` or their like.
+        /// Such as `flat-subnet-only` or `user-defined-subnet-only`.
         address_allocation_mode: Option<String>,
-        /// How packets are forwarded; flat subnets need `l3`.
+        /// The forwarding mode and others; flat subnets need `l3`.
         virtual_network_properties: Option<VirtualNetworkProperties>,
-        /// Where its addresses come from.
+        /// The IPAMs of its addresses.
         network_ipam_refs: Vec<Ref<NetworkIpamSubnets>>,
-        /// What may pass between it and others.
+        /// The policies for traffic with other networks.
         network_policy_refs: Vec<Ref<PolicyAttachment>>,
-        /// Networks that it is laid upon: `ip-fabric`.
+        /// Provider networks: `ip-fabric`.
         virtual_network_refs: Vec<Ref>,
-        /// Whether floating addresses of it are reached from outside.
+        /// Whether its floating IPs are reachable from outside.
         router_external: Option<bool>,
         /// Whether all projects may use it.
         is_shared: Option<bool>,
-        /// Whether what leaves it does so with the host's address.
+        /// Whether outgoing traffic gets the host's address (source NAT).
         fabric_snat: Option<bool>,
-        /// Whether MAC and address of interfaces are checked.
+        /// Whether MAC and IP addresses of interfaces are checked.
         port_security_enabled: Option<bool>,
-        /// Given by the server.
+        /// Assigned by the server.
         #[serde(skip_serializing)]
         virtual_network_network_id: Option<i64>,
-        /// Its pools of floating addresses, when children were asked for.
+        /// Its floating IP pools; only with children.
         #[serde(skip_serializing)]
         floating_ip_pools: Vec<Ref>,
-        /// Its addresses, when what refers to it was asked for.
+        /// Its addresses; only with back references.
         #[serde(skip_serializing)]
         instance_ip_back_refs: Vec<Ref>,
-        /// Its interfaces, when what refers to it was asked for.
+        /// Its interfaces; only with back references.
         #[serde(skip_serializing)]
         virtual_machine_interface_back_refs: Vec<Ref>,
     }
 }
 
 object! {
-    /// How packets of a network are forwarded.
+    /// Forwarding properties of a network.
     VirtualNetworkProperties, {
         /// `l2_l3`, `l3` or `l2`.
         forwarding_mode: Option<String>,
@@ -151,40 +151,40 @@ object! {
         vxlan_network_identifier: Option<i64>,
         /// `enable` or `disable`: reverse path forwarding checks.
         rpf: Option<String>,
-        /// Whether the server may pass between networks at will.
+        /// Whether the network may route transit traffic between other networks.
         allow_transit: Option<bool>,
     }
 }
 
 object! {
-    /// The place of a policy among those of a network.
+    /// The position of a policy among those of a network.
     PolicyAttachment, {
-        /// Lower comes first.
+        /// Policies apply in ascending order.
         sequence: Option<Sequence>,
     }
 }
 
-/// A place in an order. Both parts are always sent, zero too.
+/// A position in an order. Both parts are always sent, even if zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Sequence {
-    /// Compared first.
+    /// The primary sort key.
     #[serde(deserialize_with = "super::object::nullable")]
     pub major: i64,
-    /// Compared among equals.
+    /// The secondary sort key.
     #[serde(deserialize_with = "super::object::nullable")]
     pub minor: i64,
 }
 
 object! {
-    /// A container, to Contrail. Its uuid is the container's id.
+    /// Contrail's object for a container. Its uuid is the container's id.
     VirtualMachine = "virtual-machine" in None, {
         /// `container`.
         server_type: Option<String>,
-        /// Its interfaces, when what refers to it was asked for.
+        /// Its interfaces; only with back references.
         #[serde(skip_serializing)]
         virtual_machine_interface_back_refs: Vec<Ref>,
-        /// Its host, when what refers to it was asked for.
+        /// Its host; only with back references.
         #[serde(skip_serializing)]
         virtual_router_back_refs: Vec<Ref>,
     }
@@ -193,35 +193,35 @@ object! {
 object! {
     /// An interface of a container.
     VirtualMachineInterface = "virtual-machine-interface" in Some("project"), {
-        /// Its network; the server fails without.
+        /// Its network; required by the server.
         virtual_network_refs: Vec<Ref>,
         /// Its container.
         virtual_machine_refs: Vec<Ref>,
-        /// What is let through.
+        /// Its security groups.
         security_group_refs: Vec<Ref>,
-        /// Interfaces whose VLAN it is.
+        /// The parent interface of a VLAN sub-interface.
         virtual_machine_interface_refs: Vec<Ref>,
-        /// Its MAC address; derived from its uuid unless given.
+        /// Its MAC address; by default derived from its uuid.
         virtual_machine_interface_mac_addresses: Option<MacAddresses>,
-        /// Who made it: `mesos`.
+        /// The creator: `mesos`.
         virtual_machine_interface_device_owner: Option<String>,
         /// Such as `host_id`.
         virtual_machine_interface_bindings: KeyValues,
-        /// Such as the VLAN of a sub-interface.
+        /// Further properties, such as the VLAN of a sub-interface.
         virtual_machine_interface_properties: Option<InterfaceProperties>,
-        /// Whether MAC and address are checked.
+        /// Whether MAC and IP addresses are checked.
         port_security_enabled: Option<bool>,
-        /// Its addresses, when what refers to it was asked for.
+        /// Its addresses; only with back references.
         #[serde(skip_serializing)]
         instance_ip_back_refs: Vec<Ref>,
-        /// Its floating addresses, when what refers to it was asked for.
+        /// Its floating IPs; only with back references.
         #[serde(skip_serializing)]
         floating_ip_back_refs: Vec<Ref>,
     }
 }
 
 object! {
-    /// MAC addresses, as text: the server takes anything.
+    /// MAC addresses as strings: the server accepts any.
     MacAddresses, {
         /// The addresses.
         mac_address: Vec<String>,
@@ -229,7 +229,7 @@ object! {
 }
 
 object! {
-    /// More of an interface.
+    /// Further properties of an interface.
     InterfaceProperties, {
         /// The VLAN of a sub-interface.
         sub_interface_vlan_tag: Option<i64>,
@@ -239,13 +239,13 @@ object! {
 object! {
     /// An address of an interface.
     InstanceIp = "instance-ip" in None, {
-        /// The address; chosen by the server unless given, and then for ever.
+        /// The address; by default chosen by the server. Cannot be changed.
         instance_ip_address: Address,
         /// `v4` or `v6`.
         instance_ip_family: Option<String>,
         /// `active-active` or `active-standby`, for an address of several interfaces.
         instance_ip_mode: Option<String>,
-        /// The subnet that it is taken from.
+        /// The subnet to allocate it from.
         subnet_uuid: Option<Uuid>,
         /// Its network.
         virtual_network_refs: Vec<Ref>,
@@ -255,33 +255,32 @@ object! {
 }
 
 object! {
-    /// A host. Made by the host's own provisioning, not by us.
+    /// A host. Created by the host's provisioning, not by this project.
     VirtualRouter = "virtual-router" in Some("global-system-config"), {
         /// The host's address.
         virtual_router_ip_address: Address,
-        /// `embedded` and the like.
+        /// Such as `embedded`.
         virtual_router_type: Option<String>,
-        /// The containers whose configuration it is given.
+        /// The containers whose configuration its vRouter agent receives.
         virtual_machine_refs: Vec<Ref>,
     }
 }
 
 object! {
-    /// Where floating addresses come from.
+    /// A pool of floating IPs.
     FloatingIpPool = "floating-ip-pool" in Some("virtual-network"), {
-        /// Its floating addresses, when children were asked for.
+        /// Its floating IPs; only with children.
         #[serde(skip_serializing)]
         floating_ips: Vec<Ref>,
     }
 }
 
 object! {
-    /// An address by which an interface is reached from elsewhere. The child of a pool, or of
-    /// an instance-ip.
+    /// A floating IP of an interface. The child of a pool or of an instance-ip.
     FloatingIp = "floating-ip" in Some("floating-ip-pool"), {
-        /// The address; chosen by the server unless given.
+        /// The address; by default chosen by the server.
         floating_ip_address: Address,
-        /// The address that it stands for, of an interface with several.
+        /// The address that it maps to, if the interface has several.
         floating_ip_fixed_ip_address: Address,
         /// `both`, `ingress` or `egress`.
         floating_ip_traffic_direction: Option<String>,
@@ -289,27 +288,27 @@ object! {
         floating_ip_port_mappings_enable: Option<bool>,
         /// The mapped ports.
         floating_ip_port_mappings: Option<PortMappings>,
-        /// Whose it is.
+        /// The owner.
         project_refs: Vec<Ref>,
-        /// What it leads to.
+        /// The interfaces that it maps to.
         virtual_machine_interface_refs: Vec<Ref>,
     }
 }
 
 object! {
-    /// Ports of a floating address.
+    /// Port mappings of a floating IP.
     PortMappings, {
-        /// The ports.
+        /// The mappings.
         port_mappings: Vec<PortMap>,
     }
 }
 
 object! {
-    /// One port of a floating address.
+    /// One port mapping of a floating IP.
     PortMap, {
         /// `TCP` or `UDP`.
         protocol: String,
-        /// The floating address' port.
+        /// The port of the floating IP.
         src_port: u16,
         /// The interface's port.
         dst_port: u16,
@@ -317,16 +316,16 @@ object! {
 }
 
 object! {
-    /// What all vRouter agents have in common.
+    /// The configuration of all vRouter agents.
     GlobalVrouterConfig = "global-vrouter-config" in Some("global-system-config"), {
-        /// The ports of a host that its containers' connections share, where they leave with the
-        /// host's address. Without any, none leaves.
+        /// The host ports for source NAT of its containers' connections. Without any pool, there
+        /// is no source NAT.
         port_translation_pools: Option<PortTranslationPools>,
     }
 }
 
 object! {
-    /// Ports of every host.
+    /// Port pools of every host.
     PortTranslationPools, {
         /// The pools.
         port_translation_pool: Vec<PortTranslationPool>,
@@ -334,13 +333,13 @@ object! {
 }
 
 object! {
-    /// Ports of a protocol.
+    /// A port pool of one protocol.
     PortTranslationPool, {
         /// `tcp` or `udp`.
         protocol: String,
-        /// Which ports.
+        /// The range of ports.
         port_range: Option<PortRange>,
-        /// How many of them; a number as text.
+        /// The number of ports, as a string.
         port_count: Option<String>,
     }
 }

@@ -1,4 +1,4 @@
-//! The objects that say what may pass: security groups and network policies.
+//! Traffic rules: security groups and network policies.
 
 use serde::Deserialize as _;
 use uuid::Uuid;
@@ -7,25 +7,25 @@ use super::object::{Ref, object};
 use super::objects::Prefix;
 
 object! {
-    /// What may pass into and out of the interfaces that refer to it.
+    /// Traffic allowed into and out of the interfaces that refer to it.
     SecurityGroup = "security-group" in Some("project"), {
-        /// The rules. What none of them allows is dropped.
+        /// The rules. Traffic that no rule allows is dropped.
         security_group_entries: Option<PolicyEntries>,
-        /// Given by the server, from 8000000 on.
+        /// Assigned by the server, from 8000000 on.
         #[serde(skip_serializing)]
         security_group_id: Option<i64>,
-        /// The interfaces, when what refers to it was asked for.
+        /// The interfaces; only with back references.
         #[serde(skip_serializing)]
         virtual_machine_interface_back_refs: Vec<Ref>,
     }
 }
 
 object! {
-    /// What may pass between networks.
+    /// Traffic allowed between networks.
     NetworkPolicy = "network-policy" in Some("project"), {
         /// The rules.
         network_policy_entries: Option<PolicyEntries>,
-        /// The networks, when what refers to it was asked for.
+        /// The networks; only with back references.
         #[serde(skip_serializing)]
         virtual_network_back_refs: Vec<Ref<super::objects::PolicyAttachment>>,
     }
@@ -40,7 +40,7 @@ object! {
 }
 
 object! {
-    /// A rule. Each of a security group has `local` on one side.
+    /// A rule. In a security group, one side is `local`.
     PolicyRule, {
         /// `>` or `<>`.
         direction: Option<String>,
@@ -48,54 +48,54 @@ object! {
         protocol: Option<String>,
         /// `IPv4` or `IPv6`.
         ethertype: Option<String>,
-        /// From.
+        /// Source addresses.
         src_addresses: Vec<PolicyAddress>,
-        /// From these.
+        /// Source ports.
         src_ports: Vec<PortRange>,
-        /// To.
+        /// Destination addresses.
         dst_addresses: Vec<PolicyAddress>,
-        /// To these.
+        /// Destination ports.
         dst_ports: Vec<PortRange>,
-        /// What happens, in a network policy.
+        /// The actions, in a network policy.
         action_list: Option<Actions>,
-        /// Given by the server.
+        /// Assigned by the server.
         rule_uuid: Option<Uuid>,
     }
 }
 
 object! {
-    /// One end of a rule: one of these.
+    /// One side of a rule; exactly one field is set.
     PolicyAddress, {
         /// A prefix.
         subnet: Option<Prefix>,
-        /// A network's name with colons, or `any`.
+        /// A network's name, separated by colons, or `any`.
         virtual_network: Option<String>,
-        /// A group's name with colons, or `local`: the interfaces of the rule's own group.
+        /// A group's name, separated by colons, or `local`: the interfaces of the rule's group.
         security_group: Option<String>,
-        /// A policy's name with colons: the networks that it is attached to.
+        /// A policy's name, separated by colons: the networks that it is attached to.
         network_policy: Option<String>,
     }
 }
 
-/// Ports, both ends included; −1 is any. Both ends are always sent.
+/// A range of ports, inclusive; −1 is any port. Both ends are always sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct PortRange {
-    /// The first.
+    /// The first port.
     #[serde(deserialize_with = "port")]
     pub start_port: i32,
-    /// The last.
+    /// The last port.
     #[serde(deserialize_with = "port")]
     pub end_port: i32,
 }
 
 impl PortRange {
-    /// Every port, as security groups say it.
+    /// Every port, in the notation of security groups.
     pub const ALL: Self = Self {
         start_port: 0,
         end_port: 65535,
     };
-    /// Every port, as network policies say it.
+    /// Every port, in the notation of network policies.
     pub const ANY: Self = Self {
         start_port: -1,
         end_port: -1,
@@ -113,7 +113,7 @@ fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i32, D::Err
 }
 
 object! {
-    /// What a network policy does.
+    /// The actions of a network policy.
     Actions, {
         /// `pass` or `deny`.
         simple_action: Option<String>,

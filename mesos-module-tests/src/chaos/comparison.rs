@@ -305,7 +305,7 @@ fn names(id: &str, container: &Container, object: &Value, comparison: &mut Compa
             &expected,
         );
     }
-    let instance = executor.and_then(marathon::executor_of);
+    let instance = executor.and_then(marathon::instance_of_executor);
     let name = instance.map_or_else(|| task.to_owned(), |instance| instance.id.to_string());
     comparison.expect_equal(
         &format!("{id}: display name"),

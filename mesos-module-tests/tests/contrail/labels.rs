@@ -104,7 +104,7 @@ fn exhausted_network_and_address_in_use_are_refused() -> Result<()> {
     };
     // Of 8 addresses, gateway, name server, network and broadcast are not for containers.
     ensure!(
-        running == 4 && message.contains("no free address left"),
+        running == 4 && message.contains("the network has no free address"),
         "{running}: {message}"
     );
     let one = fixture.agent.run(blue("one"))?;

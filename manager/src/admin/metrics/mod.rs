@@ -280,7 +280,7 @@ impl MetricSources {
             None,
             MetricType::Counter,
         )?;
-        for (outcome, count) in self.client.tally() {
+        for (outcome, count) in self.client.request_counts() {
             let labels = VncCallLabels {
                 method: outcome.method,
                 resource: outcome.resource,

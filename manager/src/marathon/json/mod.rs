@@ -1,7 +1,7 @@
-//! Marathon's answers, read leniently: an answer is well formed as a whole or refused, but within
-//! a list only the element that makes no sense is left out, and named.
+//! Lenient decoding of Marathon's responses: a response must be well-formed JSON, but within a list
+//! an invalid element is skipped and reported.
 //!
-//! `null`, an absent field and one that nobody knows are the same everywhere.
+//! `null` equals an absent field, and unknown fields are ignored.
 
 mod raw;
 #[cfg(test)]
@@ -22,7 +22,7 @@ use crate::intern::Interner;
 use contrail_mesos_api::http::expect_object;
 use raw::{Elements, RawApp, RawInstance, RawLabels, RawNetwork, RawPod, RawTask};
 
-/// Reads answers, and remembers what it had to leave out.
+/// Decodes responses, and collects the skipped elements.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     pub(super) listing: Listing,
@@ -33,12 +33,12 @@ impl Reader {
     /// `GET /v2/apps?embed=apps.tasks`
     pub(super) fn apps(&mut self, body: &[u8]) -> Result<(), serde_json::Error> {
         #[derive(Deserialize)]
-        struct Answer<'a> {
+        struct AppsResponse<'a> {
             #[serde(borrow)]
             apps: Elements<'a>,
         }
-        let answer: Answer<'_> = serde_json::from_slice(expect_object(body)?)?;
-        for element in answer.apps {
+        let response: AppsResponse<'_> = serde_json::from_slice(expect_object(body)?)?;
+        for element in response.apps {
             if let Some(app) = self.app_element(element) {
                 self.listing.apps.push(app);
             }
@@ -49,12 +49,12 @@ impl Reader {
     /// `GET /v2/apps/ID?embed=app.tasks`
     pub(super) fn app(&mut self, body: &[u8]) -> Result<Option<App>, serde_json::Error> {
         #[derive(Deserialize)]
-        struct Answer<'a> {
+        struct AppResponse<'a> {
             #[serde(borrow)]
             app: &'a RawValue,
         }
-        let answer: Answer<'_> = serde_json::from_slice(expect_object(body)?)?;
-        Ok(self.app_element(answer.app))
+        let response: AppResponse<'_> = serde_json::from_slice(expect_object(body)?)?;
+        Ok(self.app_element(response.app))
     }
 
     /// `GET /v2/pods/::status`
@@ -77,12 +77,12 @@ impl Reader {
     /// `GET /v2/tasks`, or the `tasks` of an app.
     pub(super) fn tasks(&mut self, body: &[u8]) -> Result<Vec<Task>, serde_json::Error> {
         #[derive(Deserialize)]
-        struct Answer<'a> {
+        struct TasksResponse<'a> {
             #[serde(borrow)]
             tasks: Elements<'a>,
         }
-        let answer: Answer<'_> = serde_json::from_slice(expect_object(body)?)?;
-        Ok(self.task_elements(None, &answer.tasks))
+        let response: TasksResponse<'_> = serde_json::from_slice(expect_object(body)?)?;
+        Ok(self.task_elements(None, &response.tasks))
     }
 
     fn skip(&mut self, kind: &'static str, id: Option<&str>, problem: &dyn std::fmt::Display) {
@@ -93,17 +93,17 @@ impl Reader {
         });
     }
 
-    /// Reads one element, or leaves it out.
+    /// Decodes one element, or skips it.
     fn element<'a, T: Deserialize<'a>>(
         &mut self,
         kind: &'static str,
-        within: Option<&str>,
+        parent: Option<&str>,
         element: &'a RawValue,
     ) -> Option<T> {
         serde_json::from_str(element.get())
             .inspect_err(|error| {
-                let id = own_id(element);
-                self.skip(kind, id.as_deref().or(within), &error);
+                let id = id_of_element(element);
+                self.skip(kind, id.as_deref().or(parent), &error);
             })
             .ok()
     }
@@ -111,7 +111,7 @@ impl Reader {
     fn run_spec_id(&mut self, kind: &'static str, id: Option<&str>) -> Option<RunSpecId> {
         let parsed = id.and_then(RunSpecId::parse);
         if parsed.is_none() {
-            self.skip(kind, id, &"it has no id that Marathon gives out");
+            self.skip(kind, id, &"it has no valid id");
         }
         parsed
     }
@@ -139,7 +139,7 @@ impl Reader {
             .iter()
             .filter_map(|element| self.task_element(app, element))
             .collect();
-        tasks.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        tasks.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         tasks
     }
 
@@ -149,17 +149,19 @@ impl Reader {
             self.skip("task", app, &"it has no id");
             return None;
         };
-        let addresses = raw.ip_addresses.unwrap_or_default();
-        let addresses = addresses
+        let addresses = raw
+            .ip_addresses
             .iter()
             .flatten()
-            .filter_map(|one| one.ip_address.as_deref());
+            .flatten()
+            .filter_map(|raw| address(raw.ip_address.as_deref()?))
+            .collect();
         Some(Task {
             id: id.into(),
             state: raw.state,
             agent: self.names.optional(raw.slave_id.as_deref()),
             host: self.names.optional(raw.host.as_deref()),
-            addresses: addresses.filter_map(address).collect(),
+            addresses,
             staged: time(raw.staged_at.as_deref()),
             started: time(raw.started_at.as_deref()),
             version: self.names.optional(raw.version.as_deref()),
@@ -173,9 +175,10 @@ impl Reader {
             self.skip("pod", Some(id.as_str()), &"its specification is missing");
             return None;
         };
-        let instances = raw.instances.unwrap_or_default();
-        let instances = instances
+        let instances = raw
+            .instances
             .iter()
+            .flatten()
             .filter_map(|element| self.instance_element(id.as_str(), element))
             .collect();
         Some(Pod {
@@ -192,29 +195,40 @@ impl Reader {
             self.skip("instance", Some(pod), &"it has no id");
             return None;
         };
-        let networks = raw.networks.unwrap_or_default();
-        let networks = networks.into_iter().flatten().map(|network| PodNetwork {
-            name: self.names.optional(network.name.as_deref()),
-            addresses: network
-                .addresses
-                .unwrap_or_default()
-                .iter()
-                .flatten()
-                .filter_map(|text| address(text))
-                .collect(),
-        });
-        let networks = networks.collect();
-        let containers = raw.containers.unwrap_or_default();
-        let containers = containers.into_iter().flatten().map(|one| PodContainer {
-            name: self.names.get(one.name.as_deref().unwrap_or_default()),
-            task: one.container_id.map(Into::into),
-            state: one.status,
-        });
+        let networks = raw
+            .networks
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|network| PodNetwork {
+                name: self.names.optional(network.name.as_deref()),
+                addresses: network
+                    .addresses
+                    .iter()
+                    .flatten()
+                    .flatten()
+                    .filter_map(|text| address(text))
+                    .collect(),
+            })
+            .collect();
+        let containers = raw
+            .containers
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|container| PodContainer {
+                name: self
+                    .names
+                    .get(container.name.as_deref().unwrap_or_default()),
+                task: container.container_id.map(Into::into),
+                state: container.status,
+            })
+            .collect();
         Some(PodInstance {
             id: id.into(),
             state: pod_state(raw.status.as_deref()),
             networks,
-            containers: containers.collect(),
+            containers,
             agent: self.names.optional(raw.agent_id.as_deref()),
             host: self.names.optional(raw.agent_hostname.as_deref()),
             since: time(raw.status_since.as_deref()),
@@ -222,22 +236,24 @@ impl Reader {
     }
 
     fn networks(&mut self, raw: Option<Vec<Option<RawNetwork<'_>>>>) -> Box<[Network]> {
-        let raw = raw.unwrap_or_default();
-        let networks = raw.into_iter().flatten().map(|network| Network {
-            mode: match network.mode.as_deref() {
-                Some("host") => Mode::Host,
-                Some("container/bridge") => Mode::Bridge,
-                Some("container") | None => Mode::Container,
-                Some(_) => Mode::Unrecognised,
-            },
-            name: self.names.optional(network.name.as_deref()),
-            labels: labels(network.labels),
-        });
-        networks.collect()
+        raw.into_iter()
+            .flatten()
+            .flatten()
+            .map(|network| Network {
+                mode: match network.mode.as_deref() {
+                    Some("host") => Mode::Host,
+                    Some("container/bridge") => Mode::Bridge,
+                    Some("container") | None => Mode::Container,
+                    Some(_) => Mode::Unrecognised,
+                },
+                name: self.names.optional(network.name.as_deref()),
+                labels: labels(network.labels),
+            })
+            .collect()
     }
 }
 
-/// The minor version that `GET /v2/info` names: 11 for 1.11.24.
+/// The minor version in `GET /v2/info`: 11 for 1.11.24.
 pub(super) fn minor_version(body: &[u8]) -> Option<u32> {
     #[derive(Deserialize)]
     struct Info {
@@ -252,23 +268,23 @@ pub(super) fn minor_version(body: &[u8]) -> Option<u32> {
 /// `GET /v2/leader`
 pub(super) fn leader(body: &[u8]) -> Result<String, serde_json::Error> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct LeaderResponse {
         leader: String,
     }
-    serde_json::from_slice(body).map(|answer: Answer| answer.leader)
+    serde_json::from_slice(body).map(|response: LeaderResponse| response.leader)
 }
 
-fn own_id(element: &RawValue) -> Option<String> {
+fn id_of_element(element: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
-    struct Named {
+    struct ElementId {
         id: String,
     }
-    let named: Named = serde_json::from_str(element.get()).ok()?;
-    Some(named.id.chars().take(300).collect())
+    let element: ElementId = serde_json::from_str(element.get()).ok()?;
+    Some(element.id.chars().take(300).collect())
 }
 
-fn pod_state(word: Option<&str>) -> PodState {
-    match word.unwrap_or_default() {
+fn pod_state(name: Option<&str>) -> PodState {
+    match name.unwrap_or_default() {
         "PENDING" => PodState::Pending,
         "STAGING" => PodState::Staging,
         "STABLE" => PodState::Stable,
@@ -278,7 +294,7 @@ fn pod_state(word: Option<&str>) -> PodState {
     }
 }
 
-/// An address; network/cni leaves the prefix on those of IPv6.
+/// Parses an address. `network/cni` appends the prefix length to IPv6 addresses.
 fn address(text: &str) -> Option<IpAddr> {
     text.split('/').next()?.parse().ok()
 }
@@ -288,8 +304,9 @@ fn time(text: Option<&str>) -> Option<Timestamp> {
 }
 
 fn labels(labels: RawLabels<'_>) -> Labels {
-    let labels = labels.0.into_iter();
     labels
+        .0
+        .into_iter()
         .map(|(key, value)| (key.into(), value.into()))
         .collect()
 }

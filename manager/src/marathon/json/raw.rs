@@ -1,4 +1,4 @@
-//! Marathon's JSON as it comes.
+//! The structure of Marathon's JSON.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,13 +9,13 @@ use serde_json::value::RawValue;
 
 use crate::task_state::TaskState;
 
-/// Elements that have not been looked at yet.
+/// Elements that are not decoded yet.
 pub(super) type Elements<'a> = Vec<&'a RawValue>;
 
 #[derive(Deserialize)]
 pub(super) struct RawApp<'a> {
     #[serde(borrow, default)]
-    pub(super) id: Option<Text<'a>>,
+    pub(super) id: Option<JsonString<'a>>,
     #[serde(default)]
     pub(super) instances: Option<u32>,
     #[serde(borrow, default)]
@@ -29,9 +29,9 @@ pub(super) struct RawApp<'a> {
 #[derive(Deserialize)]
 pub(super) struct RawNetwork<'a> {
     #[serde(borrow, default)]
-    pub(super) mode: Option<Text<'a>>,
+    pub(super) mode: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) name: Option<Text<'a>>,
+    pub(super) name: Option<JsonString<'a>>,
     #[serde(borrow, default)]
     pub(super) labels: RawLabels<'a>,
 }
@@ -40,34 +40,34 @@ pub(super) struct RawNetwork<'a> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawTask<'a> {
     #[serde(borrow, default)]
-    pub(super) id: Option<Text<'a>>,
+    pub(super) id: Option<JsonString<'a>>,
     #[serde(default)]
     pub(super) state: TaskState,
     #[serde(borrow, default)]
-    pub(super) slave_id: Option<Text<'a>>,
+    pub(super) slave_id: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) host: Option<Text<'a>>,
+    pub(super) host: Option<JsonString<'a>>,
     #[serde(borrow, default)]
     pub(super) ip_addresses: Option<Vec<Option<RawAddress<'a>>>>,
     #[serde(borrow, default)]
-    pub(super) staged_at: Option<Text<'a>>,
+    pub(super) staged_at: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) started_at: Option<Text<'a>>,
+    pub(super) started_at: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) version: Option<Text<'a>>,
+    pub(super) version: Option<JsonString<'a>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawAddress<'a> {
     #[serde(borrow, default)]
-    pub(super) ip_address: Option<Text<'a>>,
+    pub(super) ip_address: Option<JsonString<'a>>,
 }
 
 #[derive(Deserialize)]
 pub(super) struct RawPod<'a> {
     #[serde(borrow, default)]
-    pub(super) id: Option<Text<'a>>,
+    pub(super) id: Option<JsonString<'a>>,
     #[serde(borrow, default)]
     pub(super) spec: Option<RawSpec<'a>>,
     #[serde(borrow, default)]
@@ -86,15 +86,15 @@ pub(super) struct RawSpec<'a> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawInstance<'a> {
     #[serde(borrow, default)]
-    pub(super) id: Option<Text<'a>>,
+    pub(super) id: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) status: Option<Text<'a>>,
+    pub(super) status: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) status_since: Option<Text<'a>>,
+    pub(super) status_since: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) agent_id: Option<Text<'a>>,
+    pub(super) agent_id: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) agent_hostname: Option<Text<'a>>,
+    pub(super) agent_hostname: Option<JsonString<'a>>,
     #[serde(borrow, default)]
     pub(super) networks: Option<Vec<Option<RawPodNetwork<'a>>>>,
     #[serde(borrow, default)]
@@ -104,28 +104,28 @@ pub(super) struct RawInstance<'a> {
 #[derive(Deserialize)]
 pub(super) struct RawPodNetwork<'a> {
     #[serde(borrow, default)]
-    pub(super) name: Option<Text<'a>>,
+    pub(super) name: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) addresses: Option<Vec<Option<Text<'a>>>>,
+    pub(super) addresses: Option<Vec<Option<JsonString<'a>>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawContainer<'a> {
     #[serde(borrow, default)]
-    pub(super) name: Option<Text<'a>>,
+    pub(super) name: Option<JsonString<'a>>,
     #[serde(borrow, default)]
-    pub(super) container_id: Option<Text<'a>>,
+    pub(super) container_id: Option<JsonString<'a>>,
     #[serde(default)]
     pub(super) status: TaskState,
 }
 
-/// A text, borrowed from the answer where that is possible.
+/// A string, borrowed from the response if possible.
 #[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(transparent)]
-pub(super) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct JsonString<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl Deref for Text<'_> {
+impl Deref for JsonString<'_> {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -133,23 +133,25 @@ impl Deref for Text<'_> {
     }
 }
 
-impl From<Text<'_>> for Box<str> {
-    fn from(text: Text<'_>) -> Self {
+impl From<JsonString<'_>> for Box<str> {
+    fn from(text: JsonString<'_>) -> Self {
         text.0.into()
     }
 }
 
-/// Labels in the order of their keys.
+/// Labels, sorted by key.
 #[derive(Default)]
-pub(super) struct RawLabels<'a>(pub(super) Vec<(Text<'a>, Text<'a>)>);
+pub(super) struct RawLabels<'a>(pub(super) Vec<(JsonString<'a>, JsonString<'a>)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for RawLabels<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let labels = Option::<BTreeMap<Text<'a>, Option<Text<'a>>>>::deserialize(deserializer)?;
-        let labels = labels.unwrap_or_default().into_iter();
-        let empty = || Text(Cow::Borrowed(""));
+        let labels =
+            Option::<BTreeMap<JsonString<'a>, Option<JsonString<'a>>>>::deserialize(deserializer)?;
+        let empty = || JsonString(Cow::Borrowed(""));
         Ok(Self(
             labels
+                .unwrap_or_default()
+                .into_iter()
                 .map(|(key, value)| (key, value.unwrap_or_else(empty)))
                 .collect(),
         ))

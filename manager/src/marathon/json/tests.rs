@@ -11,7 +11,7 @@ fn apps(apps: &Value) -> Listing {
 }
 
 #[test]
-fn an_app_is_read_whole() {
+fn app_decodes() {
     let listing = apps(
         &json!([{"id": "/shop/web", "instances": 2, "labels": {"tier": "front"},
         "networks": [{"mode": "container", "name": "contrail", "labels": {"networks": "blue"}}],
@@ -45,7 +45,7 @@ fn an_app_is_read_whole() {
 }
 
 #[test]
-fn a_pod_is_read_whole() {
+fn pod_decodes() {
     let mut reader = Reader::default();
     let body = json!([{"id": "/p", "status": "STABLE",
         "spec": {"id": "/p", "labels": {"a": "b"},
@@ -68,7 +68,7 @@ fn a_pod_is_read_whole() {
 }
 
 #[test]
-fn nulls_and_absences_are_the_same() {
+fn null_field_equals_absent_field() {
     let nulls = json!([{"id": "/a", "instances": null, "labels": null, "networks": null,
         "tasks": [{"id": "t", "host": null, "slaveId": null, "state": null, "version": null,
                    "ipAddresses": null, "stagedAt": null, "startedAt": null}]}]);
@@ -88,7 +88,7 @@ fn nulls_and_absences_are_the_same() {
 }
 
 #[test]
-fn one_bad_element_is_left_out_and_named() {
+fn invalid_element_is_skipped_and_reported() {
     let listing = apps(&json!([
         {"id": "/good", "tasks": [{"id": "t1"}, {"id": 7}, {"state": "TASK_RUNNING"}, null]},
         {"id": "/bad", "tasks": "none"},
@@ -100,14 +100,14 @@ fn one_bad_element_is_left_out_and_named() {
     ]));
     assert_eq!(listing.apps.len(), 1);
     assert_eq!(listing.apps[0].tasks.len(), 1);
-    let named: Vec<_> = listing
+    let skipped: Vec<_> = listing
         .skipped
         .iter()
-        .map(|one| (one.kind, one.id.as_deref()))
+        .map(|skipped| (skipped.kind, skipped.id.as_deref()))
         .collect();
     let task = ("task", Some("/good"));
     assert_eq!(
-        named,
+        skipped,
         [
             task,
             task,
@@ -123,7 +123,7 @@ fn one_bad_element_is_left_out_and_named() {
 }
 
 #[test]
-fn half_an_answer_is_none() {
+fn truncated_response_is_error() {
     let whole = json!({"apps": [{"id": "/a", "tasks": []}]}).to_string();
     for end in 0..whole.len() {
         let mut reader = Reader::default();
@@ -148,7 +148,7 @@ fn half_an_answer_is_none() {
 }
 
 #[test]
-fn versions_are_told_apart() {
+fn minor_version_parses() {
     for (version, minor) in [
         ("1.7.188", Some(7)),
         ("1.11.24", Some(11)),

@@ -1,7 +1,7 @@
-//! Against servers that do as they are told, and against the simulated Marathon.
+//! Tests against scripted servers and against the simulated Marathon.
 
-mod hostile;
-mod machine;
+mod follower;
+mod invalid_responses;
 mod simulator;
 
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use super::*;
 use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
 use contrail_mesos_api::http::{Address, LeaderOptions, Limits};
 
-/// How long anything may take before a test gives up. Never asserted as a time.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Deadline of every wait in these tests.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 const EVENT_STREAM: &str = "text/event-stream;charset=utf-8";
 
 fn address(server: &ScriptedServer) -> Address {
-    Address::parse(&server.address.to_string(), PORT).unwrap()
+    Address::parse(&server.address.to_string(), DEFAULT_PORT).unwrap()
 }
 
 fn options(servers: &[&ScriptedServer]) -> MarathonOptions {
@@ -30,7 +30,7 @@ fn options(servers: &[&ScriptedServer]) -> MarathonOptions {
         servers: servers.iter().map(|server| address(server)).collect(),
         access: LeaderOptions {
             limits: Limits {
-                request_timeout: PATIENCE,
+                request_timeout: TEST_TIMEOUT,
                 ..Limits::default()
             },
             ..LeaderOptions::default()
@@ -42,11 +42,11 @@ fn client(servers: &[&ScriptedServer]) -> MarathonClient {
     MarathonClient::new(options(servers)).unwrap()
 }
 
-/// Without pauses worth waiting for, and with deadlines that no test reaches by chance.
-fn quick() -> FollowOptions {
+/// Options with short delays, and with timeouts that no test reaches.
+fn fast_options() -> FollowOptions {
     FollowOptions {
-        idle_timeout: PATIENCE,
-        attach_timeout: PATIENCE,
+        idle_timeout: TEST_TIMEOUT,
+        attach_timeout: TEST_TIMEOUT,
         max_event_bytes: 10_000,
         min_list_interval: Duration::from_millis(1),
         backoff: (Duration::from_millis(1), Duration::from_millis(20)),
@@ -70,7 +70,7 @@ fn terminated(id: &str) -> Vec<u8> {
     event("app_terminated_event", &json!({"appId": id}))
 }
 
-/// A Marathon 1.11 that leads. Its one app is named after how often the apps were listed.
+/// A scripted leader with version 1.11. Its only app is named after the number of listings.
 struct Leader {
     server: ScriptedServer,
     feed: broadcast::Sender<Vec<u8>>,
@@ -81,23 +81,24 @@ impl Leader {
         Self::start_with(|_, _| None).await
     }
 
-    /// `other` may answer in its place; it is told how often the same path was asked for before.
+    /// `other` may override a reply; it receives the number of earlier requests for the same path.
     async fn start_with(
         other: impl Fn(&ReceivedRequest, usize) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
         let (feed, _) = broadcast::channel(1 << 15);
         let parts = feed.clone();
         let lists = Arc::new(AtomicUsize::new(0));
-        let seen = std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new());
-        let server = ScriptedServer::start(move |asked, _| {
-            let line = asked.line();
+        let request_counts =
+            std::sync::Mutex::new(std::collections::HashMap::<String, usize>::new());
+        let server = ScriptedServer::start(move |request, _| {
+            let line = request.line();
             let before = {
-                let mut seen = seen.lock().unwrap();
-                let count = seen.entry(line.clone()).or_default();
+                let mut counts = request_counts.lock().unwrap();
+                let count = counts.entry(line.clone()).or_default();
                 *count += 1;
                 *count - 1
             };
-            if let Some(reply) = other(asked, before) {
+            if let Some(reply) = other(request, before) {
                 return reply;
             }
             match line.as_str() {
@@ -122,19 +123,23 @@ impl Leader {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, open).await.expect("nobody follows");
+        timeout(TEST_TIMEOUT, open)
+            .await
+            .expect("the follower must connect");
         for part in parts {
             self.feed.send(part.clone()).unwrap();
         }
     }
 
     fn follow(&self) -> Follower {
-        Follower::start(client(&[&self.server]), quick())
+        Follower::start(client(&[&self.server]), fast_options())
     }
 }
 
 async fn next(follower: &mut Follower) -> Update {
-    timeout(PATIENCE, follower.next()).await.expect("no update")
+    timeout(TEST_TIMEOUT, follower.next())
+        .await
+        .expect("an update must arrive")
 }
 
 /// The ids of the apps of the next update, which must be a snapshot.
@@ -148,15 +153,15 @@ async fn snapshot(follower: &mut Follower) -> Vec<String> {
     }
 }
 
-/// The next update, which must be that key.
-async fn touched(follower: &mut Follower) -> String {
+/// The id of the next update, which must be a changed run spec.
+async fn changed(follower: &mut Follower) -> String {
     match next(follower).await {
         Update::Changed(Key::RunSpec(id)) => id.to_string(),
         other => panic!("{other:?}"),
     }
 }
 
-/// Why the stream was lost, which must be the next update.
+/// The error of the next update, which must report a lost stream.
 async fn lost(follower: &mut Follower) -> contrail_mesos_api::http::CallErrorKind {
     match next(follower).await {
         Update::Lost(error) => error.kind,

@@ -1,4 +1,4 @@
-//! Against the simulated Marathon, without a Mesos: what is defined is there, and waits.
+//! Tests against the simulated Marathon without Mesos: apps and pods stay unlaunched.
 
 use super::*;
 use contrail_mesos_sim::marathon::{Marathon, Options};
@@ -15,7 +15,7 @@ async fn post(url: String, body: Value) {
 }
 
 #[tokio::test]
-async fn apps_and_pods_are_listed_and_read() {
+async fn client_lists_and_reads_apps_and_pods() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let marathon = Marathon::start(Options {
         master: closed.local_addr().unwrap().to_string(),
@@ -34,7 +34,7 @@ async fn apps_and_pods_are_listed_and_read() {
     post(format!("{}/v2/pods", marathon.url()), pod).await;
 
     let client = MarathonClient::new(MarathonOptions {
-        servers: vec![Address::parse(&marathon.url(), PORT).unwrap()],
+        servers: vec![Address::parse(&marathon.url(), DEFAULT_PORT).unwrap()],
         access: LeaderOptions::default(),
     })
     .unwrap();
@@ -56,9 +56,9 @@ async fn apps_and_pods_are_listed_and_read() {
     };
     assert_eq!(pod.networks[0].name.as_deref(), Some("contrail"));
     assert_eq!(client.pod(&pod.id).await.unwrap().as_ref(), Some(pod));
-    let none = RunSpecId::parse("/none").unwrap();
-    assert_eq!(client.app(&none).await.unwrap(), None);
-    assert_eq!(client.pod(&none).await.unwrap(), None);
+    let missing = RunSpecId::parse("/none").unwrap();
+    assert_eq!(client.app(&missing).await.unwrap(), None);
+    assert_eq!(client.pod(&missing).await.unwrap(), None);
     assert!(!client.drops_events().await);
     marathon.stop(false).await.unwrap();
 }

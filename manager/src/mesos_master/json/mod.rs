@@ -1,6 +1,6 @@
-//! The master's JSON, read leniently: a message is well formed as a whole or refused, but within
-//! a list only the element that makes no sense is left out, and named. Fields and words that are
-//! not known do no harm, and `null` and absent are the same.
+//! Lenient decoding of the master's JSON: a message must be well-formed JSON, but within a list an
+//! invalid element is skipped and reported. Unknown fields and enum values are ignored, and `null`
+//! equals an absent field.
 
 mod parts;
 mod state;
@@ -18,24 +18,27 @@ use contrail_mesos_api::http::expect_object;
 use parts::{FrameworkInfo, Id, RawAgent, RawFramework, RawTask, TaskUpdated, or_default};
 use state::RawState;
 
-/// Reads one message.
+/// Decodes one message.
 pub(super) fn event(record: &[u8]) -> Result<Event, serde_json::Error> {
     let raw: RawEvent<'_> = serde_json::from_slice(expect_object(record)?)?;
     let mut names = Interner::default();
-    let missing = |what: &str| serde::de::Error::custom(format!("{} has no {what}", raw.kind));
+    let missing = |field: &str| serde::de::Error::custom(format!("{} has no {field}", raw.kind));
     let change = match raw.kind.as_str() {
         "SUBSCRIBED" => {
             let subscribed = raw.subscribed.ok_or_else(|| missing("subscribed"))?;
-            let interval = subscribed.heartbeat_interval_seconds;
-            let interval = interval.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            let interval = subscribed
+                .heartbeat_interval_seconds
+                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
             let Some(state) = subscribed.get_state else {
                 return Err(missing("get_state"));
             };
             return Ok(Event::Subscribed(Box::new(state.read()), interval));
         }
         "TASK_ADDED" => {
-            let task = raw.task_added.and_then(|added| added.task);
-            let task = task.ok_or_else(|| missing("task"))?;
+            let task = raw
+                .task_added
+                .and_then(|added| added.task)
+                .ok_or_else(|| missing("task"))?;
             Change::TaskAdded(Box::new(
                 task.read(&mut names).ok_or_else(|| missing("id"))?,
             ))
@@ -45,8 +48,10 @@ pub(super) fn event(record: &[u8]) -> Result<Event, serde_json::Error> {
             updated.read(&mut names).ok_or_else(|| missing("id"))?
         }
         "AGENT_ADDED" => {
-            let agent = raw.agent_added.and_then(|added| added.agent);
-            let agent = agent.ok_or_else(|| missing("agent"))?;
+            let agent = raw
+                .agent_added
+                .and_then(|added| added.agent)
+                .ok_or_else(|| missing("agent"))?;
             Change::AgentAdded(Box::new(
                 agent.read(&mut names).ok_or_else(|| missing("id"))?,
             ))
@@ -58,32 +63,33 @@ pub(super) fn event(record: &[u8]) -> Result<Event, serde_json::Error> {
             Change::AgentRemoved(id.ok_or_else(|| missing("agent_id"))?.into())
         }
         "FRAMEWORK_ADDED" | "FRAMEWORK_UPDATED" => {
-            let changed = raw.framework_added.or(raw.framework_updated);
-            let framework = changed.and_then(|changed| changed.framework);
-            let framework = framework.and_then(|framework| framework.read(&mut names));
-            Change::FrameworkChanged(framework.ok_or_else(|| missing("framework"))?)
+            let framework = raw
+                .framework_added
+                .or(raw.framework_updated)
+                .and_then(|changed| changed.framework?.read(&mut names))
+                .ok_or_else(|| missing("framework"))?;
+            Change::FrameworkChanged(framework)
         }
         "FRAMEWORK_REMOVED" => {
-            let removed = raw
+            let id = raw
                 .framework_removed
-                .and_then(|removed| removed.framework_info);
-            let id = removed.and_then(|info| info.id.text());
+                .and_then(|removed| removed.framework_info?.id.text());
             Change::FrameworkRemoved(id.ok_or_else(|| missing("framework id"))?.into())
         }
-        _ => return Ok(Event::Nothing),
+        _ => return Ok(Event::Ignored),
     };
     Ok(Event::Changed(change))
 }
 
-/// Reads the answer to `GET_STATE`.
+/// Decodes the response of `GET_STATE`.
 pub(super) fn state(body: &[u8]) -> Result<State, serde_json::Error> {
     #[derive(Deserialize)]
-    struct Answer<'a> {
+    struct StateResponse<'a> {
         #[serde(borrow)]
         get_state: RawState<'a>,
     }
-    let answer: Answer<'_> = serde_json::from_slice(expect_object(body)?)?;
-    Ok(answer.get_state.read())
+    let response: StateResponse<'_> = serde_json::from_slice(expect_object(body)?)?;
+    Ok(response.get_state.read())
 }
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! Tasks, agents and frameworks in the master's JSON.
+//! The structure of tasks, agents and frameworks in the master's JSON.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ impl Id {
         Some(self.value).filter(|value| !value.is_empty())
     }
 
-    /// With its parents', outermost first.
+    /// The id with its parents' ids, outermost first, joined by dots.
     pub(super) fn path(&self) -> String {
         match &self.parent {
             None => self.value.clone(),
@@ -62,7 +62,7 @@ impl RawTask {
             networks: networks(self.container.network_infos, names),
             ..Status::default()
         };
-        // Oldest first, one for each state that it was in.
+        // Oldest first, one per state that the task was in.
         for older in self.statuses {
             status.update(older.read(names));
         }
@@ -93,7 +93,7 @@ pub(super) struct TaskUpdated {
     pub(super) framework_id: Id,
     #[serde(default)]
     pub(super) status: Option<RawStatus>,
-    /// The latest, which may be newer than that of the status.
+    /// The latest state; may be newer than the status.
     #[serde(default)]
     pub(super) state: Option<TaskState>,
 }
@@ -178,17 +178,19 @@ pub(super) struct Address {
 }
 
 pub(super) fn networks(infos: Vec<NetworkInfo>, names: &mut Interner) -> Box<[Network]> {
-    let networks = infos.into_iter().map(|info| Network {
-        name: names.optional(info.name.as_deref()),
-        labels: info.labels.read(),
-        addresses: info
+    infos
+        .into_iter()
+        .map(|info| Network {
+            name: names.optional(info.name.as_deref()),
+            labels: info.labels.read(),
+            addresses: info
             .ip_addresses
             .iter()
-            // network/cni leaves the prefix on those of IPv6.
+            // `network/cni` appends the prefix length to IPv6 addresses.
             .filter_map(|address| address.ip_address.as_deref()?.split('/').next()?.parse().ok())
             .collect(),
-    });
-    networks.collect()
+        })
+        .collect()
 }
 
 #[derive(Deserialize, Default)]
@@ -206,12 +208,12 @@ pub(super) struct Label {
 }
 
 impl RawLabels {
-    /// Of equal keys the first counts, as in Mesos.
+    /// Uses the first of duplicate keys, like Mesos.
     pub(super) fn read(self) -> Labels {
-        let mut seen = HashSet::new();
-        let labels = self.labels.into_iter();
-        labels
-            .filter(|label| seen.insert(label.key.clone()))
+        let mut keys = HashSet::new();
+        self.labels
+            .into_iter()
+            .filter(|label| keys.insert(label.key.clone()))
             .map(|label| (label.key.into(), label.value.into()))
             .collect()
     }
@@ -259,15 +261,16 @@ impl RawAgent {
 
 impl AgentInfo {
     pub(super) fn read(self, names: &mut Interner) -> Option<Agent> {
-        let attributes = self.attributes.into_iter();
-        let attributes =
-            attributes.filter_map(|one| Some((one.name.into(), one.text?.value.into())));
         Some(Agent {
             id: names.get(&self.id.text()?),
             host: self.hostname.into(),
             address: None,
             active: false,
-            attributes: attributes.collect(),
+            attributes: self
+                .attributes
+                .into_iter()
+                .filter_map(|attribute| Some((attribute.name.into(), attribute.text?.value.into())))
+                .collect(),
         })
     }
 }
@@ -329,7 +332,7 @@ impl RawExecutor {
     }
 }
 
-/// `null` is as good as nothing.
+/// Decodes `null` as the default.
 pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {

@@ -1,4 +1,4 @@
-//! The whole state, of which each element is read on its own.
+//! The whole state. Each element is decoded on its own.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -7,8 +7,8 @@ use super::parts::{AgentInfo, RawAgent, RawExecutor, RawFramework, RawTask, or_d
 use crate::intern::Interner;
 use crate::mesos_master::model::{Skipped, State};
 
-/// What of the lists within is absent is empty; each element is read on its own. The master sends
-/// the four around them always, so that a state without one of them is not whole.
+/// The raw state. The master always sends the four outer objects, so a state without one of them is
+/// incomplete. An absent inner list is empty.
 #[derive(Deserialize, Default)]
 pub(super) struct RawState<'a> {
     #[serde(rename = "get_tasks", borrow, default)]
@@ -33,7 +33,7 @@ pub(super) struct Tasks<'a> {
 pub(super) struct Agents<'a> {
     #[serde(borrow, default, deserialize_with = "or_default")]
     agents: Vec<&'a RawValue>,
-    /// Of an earlier leader, and not back yet.
+    /// Agents of an earlier leader that have not reregistered yet.
     #[serde(borrow, default, deserialize_with = "or_default")]
     recovered_agents: Vec<&'a RawValue>,
 }
@@ -59,14 +59,14 @@ impl RawState<'_> {
             let problem = problem.into();
             skipped.push(Skipped { kind, problem });
         };
-        for (kind, is_there) in [
+        for (kind, is_present) in [
             ("task", self.tasks.is_some()),
             ("agent", self.agents.is_some()),
             ("framework", self.frameworks.is_some()),
             ("executor", self.executors.is_some()),
         ] {
-            if !is_there {
-                skip(kind, "there is no list of them at all".to_owned());
+            if !is_present {
+                skip(kind, "the list is missing".to_owned());
             }
         }
         let tasks = self.tasks.unwrap_or_default();
@@ -75,7 +75,7 @@ impl RawState<'_> {
                 Err(error) => skip("task", error.to_string()),
                 Ok(raw) => match raw.read(&mut names) {
                     None => skip("task", "it has no id or no framework".to_owned()),
-                    // Until it is acknowledged, what has ended is still listed.
+                    // A terminal task is listed until the update is acknowledged.
                     Some(task) if task.status.state.is_ended() => {}
                     Some(task) => {
                         state.tasks.insert(task.key.clone(), Box::new(task));

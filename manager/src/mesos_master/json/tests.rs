@@ -49,7 +49,7 @@ fn task() -> Value {
 }
 
 #[test]
-fn a_state_is_read_and_joined() {
+fn state_decodes() {
     let state = subscribed(&json!({
         "get_tasks": {"tasks": [task()], "completed_tasks": [task()], "unreachable_tasks": [
             {"task_id": {"value": "u"}, "framework_id": {"value": "F"}, "state": "TASK_UNREACHABLE"}]},
@@ -78,7 +78,11 @@ fn a_state_is_read_and_joined() {
     assert_eq!(task.status.root_container(), Some("root"));
     assert_eq!(task.status.at, Some(2500));
     assert_eq!(&*task.labels, [("k".into(), "v".into())]);
-    let addresses: Vec<_> = task.status.addresses().map(|one| one.to_string()).collect();
+    let addresses: Vec<_> = task
+        .status
+        .addresses()
+        .map(|address| address.to_string())
+        .collect();
     assert_eq!(addresses, ["10.0.0.7", "2001:db8::7"]);
     assert_eq!(task.status.networks[0].name.as_deref(), Some("blue"));
     assert_eq!(
@@ -94,7 +98,7 @@ fn a_state_is_read_and_joined() {
 }
 
 #[test]
-fn an_empty_cluster_is_a_state() {
+fn state_of_empty_cluster_decodes() {
     let empty = json!({"get_tasks": {}, "get_agents": {"agents": null},
         "get_frameworks": {"frameworks": []}, "get_executors": {}});
     assert_eq!(subscribed(&empty), State::default());
@@ -103,11 +107,15 @@ fn an_empty_cluster_is_a_state() {
 }
 
 #[test]
-fn a_state_without_its_lists_is_not_whole() {
+fn state_without_lists_is_incomplete() {
     let missing = |state: &Value| {
         let state = subscribed(state);
         assert!(!state.is_complete());
-        state.skipped.iter().map(|one| one.kind).collect::<Vec<_>>()
+        state
+            .skipped
+            .iter()
+            .map(|skipped| skipped.kind)
+            .collect::<Vec<_>>()
     };
     let all = ["task", "agent", "framework", "executor"];
     assert_eq!(missing(&json!({})), all);
@@ -117,13 +125,13 @@ fn a_state_without_its_lists_is_not_whole() {
 }
 
 #[test]
-fn one_bad_element_is_left_out_and_named() {
+fn invalid_element_is_skipped_and_reported() {
     let state = subscribed(&json!({
         "get_tasks": {"tasks": [task(), null, {"task_id": {"value": 7}}, {"task_id": {"value": "x"}}]},
         "get_agents": {"agents": [{"agent_info": null}, 3]},
         "get_frameworks": {"frameworks": ["?"]}, "get_executors": {}}));
     assert_eq!(state.tasks.len(), 1);
-    let kinds: Vec<_> = state.skipped.iter().map(|one| one.kind).collect();
+    let kinds: Vec<_> = state.skipped.iter().map(|skipped| skipped.kind).collect();
     assert_eq!(
         kinds,
         ["task", "task", "task", "agent", "agent", "framework"]
@@ -131,7 +139,7 @@ fn one_bad_element_is_left_out_and_named() {
 }
 
 #[test]
-fn changes_are_applied() {
+fn state_applies_changes() {
     let mut state = State::default();
     let agent = json!({"agent_info": {"id": {"value": "S0"}, "hostname": "h0"}, "active": true});
     let framework = json!({"framework_info": {"id": {"value": "F"}, "name": "m"}, "active": true});
@@ -160,13 +168,13 @@ fn changes_are_applied() {
         "TASK_RUNNING",
         container_status("10.0.0.9"),
     )));
-    // A status without a container says nothing about it.
+    // A status without a container does not change it.
     state.apply(change(&update("TASK_KILLING", Value::Null)));
     let task = &state.tasks[&key];
     assert_eq!(task.status.state, TaskState::Killing);
     assert_eq!(task.status.container.as_deref(), Some("root.child"));
     assert_eq!(task.status.addresses().count(), 2);
-    // A word that is not known is no end, a known one is.
+    // An unknown state is not terminal.
     state.apply(change(&update("TASK_HIBERNATING", Value::Null)));
     assert_eq!(state.tasks[&key].status.state, TaskState::Unrecognised);
     state.apply(change(&update("TASK_FINISHED", Value::Null)));
@@ -187,7 +195,7 @@ fn changes_are_applied() {
 }
 
 #[test]
-fn unknown_events_are_passed_over_and_broken_ones_are_not() {
+fn unknown_events_are_ignored_and_malformed_ones_fail() {
     for event in [
         json!({"type": "HEARTBEAT"}),
         json!({"type": "UNKNOWN"}),
@@ -195,7 +203,7 @@ fn unknown_events_are_passed_over_and_broken_ones_are_not() {
         json!({"type": null}),
         json!({}),
     ] {
-        assert!(matches!(read(&event), Ok(Event::Nothing)), "{event}");
+        assert!(matches!(read(&event), Ok(Event::Ignored)), "{event}");
     }
     for event in [
         json!({"type": "SUBSCRIBED"}),

@@ -1,4 +1,4 @@
-//! Against masters that do as they are told.
+//! Tests against scripted masters.
 
 mod simulator;
 
@@ -12,12 +12,13 @@ use super::*;
 use contrail_mesos_api::http::scripted::{Reply, ScriptedServer, ok};
 use contrail_mesos_api::http::{Address, CallErrorKind, Credentials, HttpError, LeaderOptions};
 
-/// How long anything may take before a test gives up. Never asserted as a time.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Deadline of every wait in these tests.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn options(servers: &[&ScriptedServer]) -> MasterOptions {
-    let address =
-        |server: &&ScriptedServer| Address::parse(&server.address.to_string(), PORT).unwrap();
+    let address = |server: &&ScriptedServer| {
+        Address::parse(&server.address.to_string(), DEFAULT_PORT).unwrap()
+    };
     MasterOptions {
         masters: Masters::Listed(servers.iter().map(address).collect()),
         secure: false,
@@ -25,7 +26,7 @@ fn options(servers: &[&ScriptedServer]) -> MasterOptions {
     }
 }
 
-fn quick() -> FollowOptions {
+fn fast_options() -> FollowOptions {
     FollowOptions {
         backoff: (Duration::from_millis(1), Duration::from_millis(20)),
         ..FollowOptions::default()
@@ -54,7 +55,7 @@ fn removed(agent: &str) -> Vec<u8> {
     record(&json!({"type": "AGENT_REMOVED", "agent_removed": {"agent_id": {"value": agent}}}))
 }
 
-/// A leading master whose events are sent by the test.
+/// A scripted leading master whose events the test sends.
 struct Leader {
     server: ScriptedServer,
     feed: broadcast::Sender<Vec<u8>>,
@@ -64,8 +65,8 @@ impl Leader {
     async fn start() -> Self {
         let (feed, _) = broadcast::channel(1 << 15);
         let parts = feed.clone();
-        let server = ScriptedServer::start(move |asked, _| {
-            if asked.line() == "POST /api/v1" && asked.json()["type"] == "SUBSCRIBE" {
+        let server = ScriptedServer::start(move |request, _| {
+            if request.line() == "POST /api/v1" && request.json()["type"] == "SUBSCRIBE" {
                 Reply::Stream("application/json", parts.clone())
             } else {
                 Reply::Answer(404, String::new())
@@ -83,7 +84,9 @@ impl Leader {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, open).await.expect("nobody follows");
+        timeout(TEST_TIMEOUT, open)
+            .await
+            .expect("the follower must connect");
         for part in parts {
             self.feed.send(part.clone()).unwrap();
         }
@@ -91,7 +94,9 @@ impl Leader {
 }
 
 async fn next(follower: &mut Follower) -> Update {
-    timeout(PATIENCE, follower.next()).await.expect("no update")
+    timeout(TEST_TIMEOUT, follower.next())
+        .await
+        .expect("an update must arrive")
 }
 
 async fn snapshot(follower: &mut Follower) -> State {
@@ -109,9 +114,9 @@ async fn lost(follower: &mut Follower) -> CallErrorKind {
 }
 
 #[tokio::test]
-async fn a_snapshot_then_changes() {
+async fn follower_reports_snapshot_then_changes() {
     let leader = Leader::start().await;
-    let mut follower = follow(&[&leader.server], quick());
+    let mut follower = follow(&[&leader.server], fast_options());
     let bytes = [
         subscribed(),
         record(&json!({"type": "HEARTBEAT"})),
@@ -127,18 +132,18 @@ async fn a_snapshot_then_changes() {
         other => panic!("{other:?}"),
     }
     assert_eq!(state, State::default());
-    let asked = leader.server.requests();
-    assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].header("accept"), Some("application/json"));
+    let requests = leader.server.requests();
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].header("accept"), Some("application/json"));
 }
 
 #[tokio::test]
-async fn anything_odd_costs_a_new_snapshot() {
+async fn malformed_stream_causes_new_snapshot() {
     let leader = Leader::start().await;
-    let mut follower = follow(&[&leader.server], quick());
+    let mut follower = follow(&[&leader.server], fast_options());
     leader.send(&[subscribed()]).await;
     snapshot(&mut follower).await;
-    for (odd, is_expected) in [
+    for (malformed, is_expected) in [
         (
             vec![],
             (|problem| matches!(problem, CallErrorKind::Ended)) as fn(&CallErrorKind) -> bool,
@@ -153,10 +158,10 @@ async fn anything_odd_costs_a_new_snapshot() {
             matches!(problem, CallErrorKind::InvalidResponse { .. })
         }),
     ] {
-        leader.send(&[odd]).await;
+        leader.send(&[malformed]).await;
         let problem = lost(&mut follower).await;
         assert!(is_expected(&problem), "{problem:?}");
-        // The old connection ends on its own time: go on until there is a new one.
+        // The old connection may close late: retry until there is a new one.
         loop {
             leader.send(&[subscribed()]).await;
             match timeout(Duration::from_millis(200), follower.next()).await {
@@ -169,11 +174,11 @@ async fn anything_odd_costs_a_new_snapshot() {
 }
 
 #[tokio::test]
-async fn silence_is_loss() {
+async fn silent_stream_is_lost() {
     let leader = Leader::start().await;
     let options = FollowOptions {
         idle_timeout: Duration::from_millis(300),
-        ..quick()
+        ..fast_options()
     };
     let mut follower = follow(&[&leader.server], options);
     leader.send(&[subscribed()]).await;
@@ -186,11 +191,11 @@ async fn silence_is_loss() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_is_too_slow_starts_again() {
+async fn slow_consumer_gets_new_snapshot() {
     let leader = Leader::start().await;
     let options = FollowOptions {
         queue_capacity: 4,
-        ..quick()
+        ..fast_options()
     };
     let mut follower = follow(&[&leader.server], options);
     leader.send(&[subscribed()]).await;
@@ -200,14 +205,14 @@ async fn a_consumer_that_is_too_slow_starts_again() {
         match next(&mut follower).await {
             Update::Changed(_) => {}
             Update::Lost(error) => break error.kind,
-            Update::Snapshot(_) => panic!("it has not been lost"),
+            Update::Snapshot(_) => panic!("snapshot before the stream was lost"),
         }
     };
     assert!(matches!(problem, CallErrorKind::Stream(_)), "{problem:?}");
 }
 
 #[tokio::test]
-async fn a_standby_names_the_leader_and_the_password_goes_along() {
+async fn redirect_to_leader_sends_credentials() {
     let leader = Leader::start().await;
     let location: &'static str = format!("//{}/api/v1", leader.server.address).leak();
     let standby =
@@ -219,16 +224,16 @@ async fn a_standby_names_the_leader_and_the_password_goes_along() {
         user: "u".to_owned(),
         password: "p".into(),
     };
-    let mut follower = Follower::start(MasterClient::new(options).unwrap(), quick());
+    let mut follower = Follower::start(MasterClient::new(options).unwrap(), fast_options());
     leader.send(&[subscribed()]).await;
     snapshot(&mut follower).await;
-    let asked = leader.server.requests();
-    assert_eq!(asked[0].header("authorization"), Some("Basic dTpw"));
-    assert_eq!(asked[0].json()["type"], "SUBSCRIBE");
+    let requests = leader.server.requests();
+    assert_eq!(requests[0].header("authorization"), Some("Basic dTpw"));
+    assert_eq!(requests[0].json()["type"], "SUBSCRIBE");
 }
 
 #[tokio::test]
-async fn a_bad_answer_is_an_error_and_never_an_empty_state() {
+async fn invalid_response_is_error_and_not_empty_state() {
     for reply in [
         Reply::Answer(503, "No leader elected".to_owned()),
         Reply::Answer(500, "{}".to_owned()),
@@ -241,17 +246,17 @@ async fn a_bad_answer_is_an_error_and_never_an_empty_state() {
         Reply::Close,
         Reply::Truncate,
     ] {
-        let said = format!("{reply:?}");
+        let description = format!("{reply:?}");
         let server = ScriptedServer::start(move |_, _| reply.clone()).await;
         let client = MasterClient::new(options(&[&server])).unwrap();
-        let error = client.state().await.expect_err(&said);
+        let error = client.state().await.expect_err(&description);
         assert!(
             error
                 .to_string()
                 .starts_with("cannot read the state of Mesos at http"),
             "{error}"
         );
-        let mut follower = follow(&[&server], quick());
+        let mut follower = follow(&[&server], fast_options());
         lost(&mut follower).await;
     }
 }

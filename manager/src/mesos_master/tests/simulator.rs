@@ -1,4 +1,4 @@
-//! Against the simulated master of very many tasks.
+//! Tests against the simulated master.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::mesos_master::{
-    FollowOptions, Follower, MasterClient, MasterOptions, Masters, PORT, State as Followed, Update,
+    DEFAULT_PORT, FollowOptions, Follower, MasterClient, MasterOptions, Masters,
+    State as MasterState, Update,
 };
 use contrail_mesos_api::http::{Address, LeaderOptions};
 use contrail_mesos_sim::mesos_master::{Agent, Master, Task, TaskState};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn agent(number: u8) -> Agent {
     Agent {
@@ -34,7 +35,7 @@ fn task(number: u8) -> Task {
 }
 
 fn client(master: &Master) -> MasterClient {
-    let address = Address::parse(&master.address().to_string(), PORT).unwrap();
+    let address = Address::parse(&master.address().to_string(), DEFAULT_PORT).unwrap();
     MasterClient::new(MasterOptions {
         masters: Masters::Listed(vec![address]),
         secure: false,
@@ -43,45 +44,49 @@ fn client(master: &Master) -> MasterClient {
     .unwrap()
 }
 
-/// Takes updates until what was followed is what the master says when it is asked.
-async fn same(follower: &mut Follower, seen: &mut Followed, client: &MasterClient) {
-    let wanted = client.state().await.unwrap();
-    assert!(wanted.is_complete(), "{:?}", wanted.skipped);
-    while *seen != wanted {
-        match timeout(PATIENCE, follower.next()).await.unwrap() {
-            Update::Snapshot(state) => *seen = *state,
-            Update::Changed(change) => seen.apply(change),
-            Update::Lost(_) => *seen = Followed::default(),
+/// Applies updates until the followed state equals the master's state.
+async fn wait_until_equal(
+    follower: &mut Follower,
+    current: &mut MasterState,
+    client: &MasterClient,
+) {
+    let expected = client.state().await.unwrap();
+    assert!(expected.is_complete(), "{:?}", expected.skipped);
+    while *current != expected {
+        match timeout(TEST_TIMEOUT, follower.next()).await.unwrap() {
+            Update::Snapshot(state) => *current = *state,
+            Update::Changed(change) => current.apply(change),
+            Update::Lost(_) => *current = MasterState::default(),
         }
     }
 }
 
 #[tokio::test]
-async fn the_client_of_the_real_one_follows_it() {
+async fn follower_tracks_simulated_master() {
     let master = Master::start().await.unwrap();
     let client = client(&master);
     let options = FollowOptions {
         backoff: (Duration::from_millis(1), Duration::from_millis(20)),
         ..FollowOptions::default()
     };
-    assert_eq!(client.state().await.unwrap(), Followed::default());
+    assert_eq!(client.state().await.unwrap(), MasterState::default());
     let mut follower = Follower::start(client.clone(), options);
-    let mut seen = Followed::default();
+    let mut current = MasterState::default();
     assert!(matches!(follower.next().await, Update::Snapshot(_)));
     master.add_framework("F", "marathon");
     for number in 1..=3 {
         master.add_agent(agent(number));
         master.add_task(task(number));
     }
-    same(&mut follower, &mut seen, &client).await;
-    let states: BTreeSet<_> = seen
+    wait_until_equal(&mut follower, &mut current, &client).await;
+    let states: BTreeSet<_> = current
         .tasks
         .values()
         .map(|task| (task.status.container.clone().unwrap(), task.status.state))
         .collect();
     assert_eq!(states.len(), 3);
     assert_eq!(
-        seen.agents["S2"].address,
+        current.agents["S2"].address,
         Some(IpAddr::from([192, 0, 2, 2]))
     );
 
@@ -89,19 +94,19 @@ async fn the_client_of_the_real_one_follows_it() {
     assert!(master.update_task("t2", TaskState::TaskFailed));
     assert!(!master.update_task("t2", TaskState::TaskRunning));
     master.remove_agent("S3");
-    same(&mut follower, &mut seen, &client).await;
-    assert_eq!((seen.tasks.len(), seen.agents.len()), (2, 2));
+    wait_until_equal(&mut follower, &mut current, &client).await;
+    assert_eq!((current.tasks.len(), current.agents.len()), (2, 2));
 
-    // Cut off, the client comes again, and is told everything.
+    // After a cut, the follower subscribes again and receives the whole state.
     master.cut();
     master.add_task(task(9));
-    same(&mut follower, &mut seen, &client).await;
-    assert_eq!(seen.tasks.len(), 3);
+    wait_until_equal(&mut follower, &mut current, &client).await;
+    assert_eq!(current.tasks.len(), 3);
     assert_eq!(master.subscriptions(), 2);
 }
 
 #[tokio::test]
-async fn what_is_no_call_is_refused() {
+async fn invalid_calls_are_rejected() {
     let master = Master::start().await.unwrap();
     let url = format!("http://{}/api/v1", master.address());
     let http = reqwest::Client::new();

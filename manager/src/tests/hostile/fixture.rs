@@ -179,12 +179,12 @@ impl HostileFixture {
             Address::parse(&server.address.to_string(), port).unwrap()
         };
         let mut follow = Follow::new(MasterOptions {
-            masters: Masters::Listed(vec![address(&master, crate::mesos_master::PORT)]),
+            masters: Masters::Listed(vec![address(&master, crate::mesos_master::DEFAULT_PORT)]),
             secure: false,
             access: LeaderOptions::default(),
         });
         follow.marathon = Some(MarathonOptions {
-            servers: vec![address(&front, crate::marathon::PORT)],
+            servers: vec![address(&front, crate::marathon::DEFAULT_PORT)],
             access: LeaderOptions::default(),
         });
         // No waiting times: only the content of the updates keeps it from deleting.

@@ -168,7 +168,7 @@ async fn manager_started_late_reconciles_running_containers() {
     let parts = feed.clone();
     let master =
         ScriptedServer::start(move |_, _| Reply::Stream("application/json", parts.clone())).await;
-    let address = Address::parse(&master.address.to_string(), mesos_master::PORT).unwrap();
+    let address = Address::parse(&master.address.to_string(), mesos_master::DEFAULT_PORT).unwrap();
     let mut config = fixture.config.clone();
     config.follow = Some(Follow {
         // Waiting times keep the reconciler from deleting anything here.

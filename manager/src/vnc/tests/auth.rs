@@ -1,4 +1,4 @@
-//! Credentials.
+//! Tests of authentication.
 
 use secrecy::SecretString;
 use serde_json::json;
@@ -18,11 +18,11 @@ fn keystone(url: String) -> Auth {
     })
 }
 
-/// An API server that takes one token.
-async fn guarded(token: &'static str) -> ScriptedServer {
-    ScriptedServer::start(move |asked, _| {
-        if asked.header("x-auth-token") == Some(token) {
-            made(asked)
+/// An API server that accepts one token.
+async fn server_with_token(token: &'static str) -> ScriptedServer {
+    ScriptedServer::start(move |request, _| {
+        if request.header("x-auth-token") == Some(token) {
+            created_reply(request)
         } else {
             Reply::Answer(401, "Authentication required".to_owned())
         }
@@ -30,7 +30,7 @@ async fn guarded(token: &'static str) -> ScriptedServer {
     .await
 }
 
-fn with(server: &ScriptedServer, auth: Auth) -> VncClient {
+fn client_with(server: &ScriptedServer, auth: Auth) -> VncClient {
     VncClient::new(VncOptions {
         auth,
         ..options(&[server.address])
@@ -39,38 +39,38 @@ fn with(server: &ScriptedServer, auth: Auth) -> VncClient {
 }
 
 #[tokio::test]
-async fn a_token_is_fetched_once_and_renewed_once() {
-    let tokens = ScriptedServer::start(|_, before| {
+async fn token_is_fetched_once_and_renewed_once() {
+    let tokens = ScriptedServer::start(|_, index| {
         Reply::WithHeader(
             201,
             "X-Subject-Token",
-            if before == 0 { "old" } else { "new" },
+            if index == 0 { "old" } else { "new" },
         )
     })
     .await;
-    let server = guarded("new").await;
-    let client = with(&server, keystone(format!("http://{}", tokens.address)));
+    let server = server_with_token("new").await;
+    let client = client_with(&server, keystone(format!("http://{}", tokens.address)));
     let machine = machine();
     let creates = (0..10).map(|_| client.create(&machine));
     for result in futures::future::join_all(creates).await {
         result.unwrap();
     }
     assert_eq!(tokens.lines(), ["POST /v3/auth/tokens"; 2]);
-    let asked = tokens.requests()[0].json();
-    let user = &asked["auth"]["identity"]["password"]["user"];
+    let request = tokens.requests()[0].json();
+    let user = &request["auth"]["identity"]["password"]["user"];
     assert_eq!(user["password"], PASSWORD);
-    assert_eq!(asked["auth"]["scope"]["project"]["name"], "mesos");
+    assert_eq!(request["auth"]["scope"]["project"]["name"], "mesos");
 
     client.create(&machine).await.unwrap();
     assert_eq!(tokens.requests().len(), 2);
 }
 
 #[tokio::test]
-async fn a_token_that_does_not_help_is_not_renewed_for_ever() {
+async fn rejected_token_is_renewed_only_once() {
     let tokens =
         ScriptedServer::start(|_, _| Reply::WithHeader(201, "x-subject-token", "useless")).await;
-    let server = guarded("other").await;
-    let client = with(&server, keystone(format!("http://{}", tokens.address)));
+    let server = server_with_token("other").await;
+    let client = client_with(&server, keystone(format!("http://{}", tokens.address)));
     let error = client.create(&machine()).await.unwrap_err();
     assert!(
         matches!(error.kind, VncErrorKind::Unauthorised { .. }),
@@ -80,14 +80,14 @@ async fn a_token_that_does_not_help_is_not_renewed_for_ever() {
 }
 
 #[tokio::test]
-async fn version_2_is_used_where_there_is_no_other() {
-    let tokens = ScriptedServer::start(|asked, _| match asked.path.as_str() {
+async fn keystone_v2_is_used_if_v3_is_missing() {
+    let tokens = ScriptedServer::start(|request, _| match request.path.as_str() {
         "/v2.0/tokens" => ok(&json!({ "access": { "token": { "id": "t2" } } })),
         _ => Reply::Answer(404, "not found".to_owned()),
     })
     .await;
-    let server = guarded("t2").await;
-    let client = with(&server, keystone(format!("http://{}/", tokens.address)));
+    let server = server_with_token("t2").await;
+    let client = client_with(&server, keystone(format!("http://{}/", tokens.address)));
     client.create(&machine()).await.unwrap();
     assert_eq!(
         tokens.lines(),
@@ -95,8 +95,8 @@ async fn version_2_is_used_where_there_is_no_other() {
     );
     assert_eq!(tokens.requests()[1].json()["auth"]["tenantName"], "mesos");
 
-    // As mesos-manager's auth_token_url has it.
-    let client = with(
+    // The format of mesos-manager's auth_token_url.
+    let client = client_with(
         &server,
         keystone(format!("http://{}/v2.0/tokens", tokens.address)),
     );
@@ -105,11 +105,11 @@ async fn version_2_is_used_where_there_is_no_other() {
 }
 
 #[tokio::test]
-async fn a_keystone_that_refuses_or_fails_is_named() {
-    let server = guarded("t").await;
+async fn keystone_error_names_keystone() {
+    let server = server_with_token("t").await;
     let no = "Could not recognize Authentication Token".to_owned();
     let tokens = ScriptedServer::start(move |_, _| Reply::Answer(401, no.clone())).await;
-    let error = with(&server, keystone(format!("http://{}", tokens.address)))
+    let error = client_with(&server, keystone(format!("http://{}", tokens.address)))
         .create(&machine())
         .await
         .unwrap_err();
@@ -120,41 +120,41 @@ async fn a_keystone_that_refuses_or_fails_is_named() {
     assert!(error.to_string().contains("keystone"), "{error}");
 
     let client = VncClient::new(VncOptions {
-        auth: keystone(format!("http://{}", nobody())),
+        auth: keystone(format!("http://{}", unused_address())),
         call_timeout: Duration::from_millis(200),
         ..options(&[server.address])
     });
     let error = client.unwrap().create(&machine()).await.unwrap_err();
     assert!(error.to_string().contains("keystone"), "{error}");
 
-    let error = with(&server, keystone("nonsense".to_owned()))
+    let error = client_with(&server, keystone("invalid".to_owned()))
         .create(&machine())
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("nonsense"), "{error}");
+    assert!(error.to_string().contains("invalid"), "{error}");
     assert_eq!(server.requests().len(), 0);
 }
 
 #[tokio::test]
-async fn secrets_are_not_printed() {
+async fn secrets_are_absent_from_debug_output() {
     let tokens =
         ScriptedServer::start(|_, _| Reply::WithHeader(201, "x-subject-token", "t0ken")).await;
-    let server = guarded("t0ken").await;
+    let server = server_with_token("t0ken").await;
     let basic = Auth::Basic {
         user: "admin".to_owned(),
         password: SecretString::from(PASSWORD),
     };
     for auth in [basic, keystone(format!("http://{}", tokens.address))] {
-        let client = with(&server, auth.clone());
+        let client = client_with(&server, auth.clone());
         let result = client.create(&machine()).await;
         let printed = format!("{client:?} {auth:?} {result:?}");
         assert!(!printed.contains(PASSWORD), "{printed}");
         assert!(!printed.contains("t0ken"), "{printed}");
         assert!(printed.contains("admin"), "{printed}");
     }
-    let asked = &server.requests()[0];
+    let request = &server.requests()[0];
     assert_eq!(
-        asked.header("authorization"),
+        request.header("authorization"),
         Some("Basic YWRtaW46Y29ycmVjdCBob3JzZQ==")
     );
 }

@@ -1,22 +1,23 @@
-//! Servers that fail: which questions are asked again, and of whom.
+//! Tests of retries and failover.
 
 use super::*;
 
 #[tokio::test]
-async fn a_dead_server_is_left_for_good() {
-    let alive = ScriptedServer::start(|asked, _| made(asked)).await;
-    let client = VncClient::new(options(&[nobody(), alive.address])).unwrap();
+async fn failover_keeps_the_working_server() {
+    let alive = ScriptedServer::start(|request, _| created_reply(request)).await;
+    let client = VncClient::new(options(&[unused_address(), alive.address])).unwrap();
     for _ in 0..3 {
         client.create(&machine()).await.unwrap();
     }
-    // One attempt at the dead one, not one for every call.
+    // One attempt at the unreachable server, not one per call.
     assert_eq!(client.requests(), 4);
     assert_eq!(alive.requests().len(), 3);
 }
 
 #[tokio::test]
-async fn one_server_serves_all_while_it_can() {
-    let script = |asked: &contrail_mesos_api::http::scripted::ReceivedRequest, _| made(asked);
+async fn working_server_receives_all_calls() {
+    let script =
+        |request: &contrail_mesos_api::http::scripted::ReceivedRequest, _| created_reply(request);
     let (first, second) = (
         ScriptedServer::start(script).await,
         ScriptedServer::start(script).await,
@@ -29,20 +30,20 @@ async fn one_server_serves_all_while_it_can() {
 }
 
 #[tokio::test]
-async fn a_create_whose_answer_was_lost_is_known_again() {
+async fn create_with_lost_response_succeeds_on_retry() {
     for lost in [Reply::Close, Reply::Truncate, Reply::Hang] {
-        for said in [
+        for conflict in [
             format!("['{VM}'] already exists with uuid: {VM}"),
             format!("{VM} already exists with fq_name: ['{VM}']"),
         ] {
             let lost = lost.clone();
-            let server = ScriptedServer::start(move |asked, before| match before {
+            let server = ScriptedServer::start(move |request, index| match index {
                 0 => lost.clone(),
-                1 => Reply::Answer(409, said.clone()),
-                // The server is still at work on the first.
+                1 => Reply::Answer(409, conflict.clone()),
+                // The server is still processing the first attempt.
                 2 => Reply::Answer(404, format!("Unknown id: {VM}")),
                 _ => {
-                    assert_eq!(asked.method, "GET");
+                    assert_eq!(request.method, "GET");
                     ok(&serde_json::json!({ "virtual-machine": { "uuid": VM } }))
                 }
             })
@@ -57,26 +58,26 @@ async fn a_create_whose_answer_was_lost_is_known_again() {
 }
 
 #[tokio::test]
-async fn a_create_without_a_uuid_is_repeated_with_the_same_one() {
-    let server = ScriptedServer::start(|asked, before| match before {
+async fn create_retries_with_the_same_generated_uuid() {
+    let server = ScriptedServer::start(|request, index| match index {
         0 => Reply::Close,
-        _ => made(asked),
+        _ => created_reply(request),
     })
     .await;
     let project = Project::named("default-domain:p1".parse().unwrap());
-    let made = client(&server).create(&project).await.unwrap();
-    for asked in server.requests() {
-        let body = asked.json();
-        assert_eq!(body["project"]["uuid"], made.to_string());
+    let created = client(&server).create(&project).await.unwrap();
+    for request in server.requests() {
+        let body = request.json();
+        assert_eq!(body["project"]["uuid"], created.to_string());
         assert_eq!(body["project"]["parent_type"], "domain");
-        assert_eq!(asked.header("content-type"), Some("application/json"));
+        assert_eq!(request.header("content-type"), Some("application/json"));
     }
 }
 
 #[tokio::test]
-async fn what_was_there_before_is_not_taken_for_ours() {
-    // The answer of another was lost, but the object has another uuid.
-    let server = ScriptedServer::start(|_, before| match before {
+async fn create_existing_object_fails() {
+    // A response was lost, but the existing object has another uuid.
+    let server = ScriptedServer::start(|_, index| match index {
         0 => Reply::Close,
         _ => Reply::Answer(409, format!("['{VM}'] already exists with uuid: {OTHER}")),
     })
@@ -84,7 +85,7 @@ async fn what_was_there_before_is_not_taken_for_ours() {
     let error = client(&server).create(&machine()).await.unwrap_err();
     assert!(matches!(error.kind, VncErrorKind::Exists { .. }), "{error}");
 
-    // Nothing was lost, so it is not ours although it looks so.
+    // No response was lost, so another client created the object with the same uuid.
     let server = ScriptedServer::start(|_, _| {
         Reply::Answer(409, format!("['{VM}'] already exists with uuid: {VM}"))
     })
@@ -94,8 +95,8 @@ async fn what_was_there_before_is_not_taken_for_ours() {
 }
 
 #[tokio::test]
-async fn a_delete_whose_answer_was_lost_is_a_delete() {
-    let server = ScriptedServer::start(|_, before| match before {
+async fn delete_with_lost_response_succeeds_on_retry() {
+    let server = ScriptedServer::start(|_, index| match index {
         0 => Reply::Close,
         _ => Reply::Answer(404, format!("ID {VM} does not exist")),
     })
@@ -107,7 +108,7 @@ async fn a_delete_whose_answer_was_lost_is_a_delete() {
 }
 
 #[tokio::test]
-async fn refusals_and_failures_are_not_repeated() {
+async fn permanent_errors_are_not_retried() {
     for status in [400, 401, 403, 404, 409, 412, 413, 500] {
         let server =
             ScriptedServer::start(move |_, _| Reply::Answer(status, "no".to_owned())).await;
@@ -117,11 +118,11 @@ async fn refusals_and_failures_are_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_now_is_asked_later() {
+async fn unavailable_server_is_retried() {
     for status in [502, 503] {
-        let server = ScriptedServer::start(move |asked, before| match before {
+        let server = ScriptedServer::start(move |request, index| match index {
             0..3 => Reply::Answer(status, "no ZooKeeper".to_owned()),
-            _ => made(asked),
+            _ => created_reply(request),
         })
         .await;
         client(&server).create(&machine()).await.unwrap();
@@ -130,7 +131,7 @@ async fn a_server_that_cannot_now_is_asked_later() {
 }
 
 #[tokio::test]
-async fn patience_ends() {
+async fn call_fails_after_call_timeout() {
     let server = ScriptedServer::start(|_, _| Reply::Hang).await;
     let client = VncClient::new(VncOptions {
         call_timeout: Duration::from_millis(700),
@@ -154,8 +155,8 @@ async fn patience_ends() {
 }
 
 #[tokio::test]
-async fn nonsense_is_named_and_not_repeated() {
-    for nonsense in [
+async fn invalid_responses_are_not_retried() {
+    for response in [
         "",
         "null",
         "[]",
@@ -165,19 +166,19 @@ async fn nonsense_is_named_and_not_repeated() {
         "{\"virtual-machine\": {\"uuid\": \"zz\"}}",
         "{\"virtual-machine\": {\"annotations\": 1}}",
     ] {
-        let server = ScriptedServer::start(move |_, _| ok(&nonsense)).await;
+        let server = ScriptedServer::start(move |_, _| ok(&response)).await;
         let error = client(&server)
             .read::<VirtualMachine>(uuid(VM))
             .await
-            .expect_err(nonsense);
+            .expect_err(response);
         assert!(
             matches!(error.kind, VncErrorKind::InvalidResponse { .. }),
-            "{nonsense}: {error}"
+            "{response}: {error}"
         );
         let error = client(&server).create(&machine()).await.unwrap_err();
         assert!(
             matches!(error.kind, VncErrorKind::InvalidResponse { .. }),
-            "{nonsense}: {error}"
+            "{response}: {error}"
         );
         let error = client(&server)
             .list::<VirtualMachine>(&Query::new())
@@ -185,15 +186,15 @@ async fn nonsense_is_named_and_not_repeated() {
             .unwrap_err();
         assert!(
             matches!(error.kind, VncErrorKind::InvalidResponse { .. }),
-            "{nonsense}: {error}"
+            "{response}: {error}"
         );
         assert_eq!(server.requests().len(), 3);
     }
 }
 
 #[tokio::test]
-async fn calls_wait_their_turn() {
-    let server = ScriptedServer::start(|asked, _| made(asked)).await;
+async fn calls_exceeding_in_flight_limit_wait() {
+    let server = ScriptedServer::start(|request, _| created_reply(request)).await;
     let client = VncClient::new(VncOptions {
         in_flight: 2,
         ..options(&[server.address])

@@ -1,4 +1,4 @@
-//! Lists.
+//! Tests of lists.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -18,14 +18,16 @@ fn vms(names: &[&str], marker: &Value) -> Reply {
 }
 
 fn names(machines: &[VirtualMachine]) -> Vec<&str> {
-    let names = machines.iter().map(|machine| machine.common.fq_name.name());
-    names.collect()
+    machines
+        .iter()
+        .map(|machine| machine.common.fq_name.name())
+        .collect()
 }
 
 #[tokio::test]
-async fn a_long_list_comes_in_pages_and_each_object_once() {
-    let server = ScriptedServer::start(|asked, _| {
-        let marker = asked.path.split_once("page_marker=").unwrap().1;
+async fn list_merges_pages_without_duplicates() {
+    let server = ScriptedServer::start(|request, _| {
+        let marker = request.path.split_once("page_marker=").unwrap().1;
         match marker {
             "none" => vms(&["a", "b"], &json!("fq:name:b:1")),
             "fq%3Aname%3Ab%3A1" => vms(&["b", "c"], &json!("fq:name:c:2")),
@@ -43,7 +45,7 @@ async fn a_long_list_comes_in_pages_and_each_object_once() {
 }
 
 #[tokio::test]
-async fn a_server_without_pages_is_asked_once() {
+async fn list_without_marker_sends_one_request() {
     let server = ScriptedServer::start(|_, _| {
         ok(&json!({ "virtual-machines": [{ "fq_name": ["a"], "uuid": VM, "href": "x" }] }))
     })
@@ -54,7 +56,7 @@ async fn a_server_without_pages_is_asked_once() {
 }
 
 #[tokio::test]
-async fn pages_that_go_in_circles_are_nonsense() {
+async fn list_repeated_marker_is_invalid_response() {
     let server = ScriptedServer::start(|_, _| vms(&["a"], &json!("again"))).await;
     let result = client(&server).list::<VirtualMachine>(&Query::new()).await;
     assert!(matches!(
@@ -65,7 +67,7 @@ async fn pages_that_go_in_circles_are_nonsense() {
 }
 
 #[tokio::test]
-async fn no_ids_are_no_objects_rather_than_all() {
+async fn list_with_empty_ids_returns_nothing() {
     let server = ScriptedServer::start(|_, _| Reply::Hang).await;
     for query in [
         Query::new().uuids([]),
@@ -73,16 +75,16 @@ async fn no_ids_are_no_objects_rather_than_all() {
         Query::new().referring_to([]),
         Query::new().names([]),
     ] {
-        let found = client(&server).list::<VirtualMachine>(&query).await;
-        assert_eq!(found.unwrap(), []);
+        let machines = client(&server).list::<VirtualMachine>(&query).await;
+        assert_eq!(machines.unwrap(), []);
     }
     assert!(server.requests().is_empty());
 }
 
 #[tokio::test]
-async fn many_ids_go_into_bodies() {
-    let server = ScriptedServer::start(|asked, _| {
-        let body = asked.json();
+async fn list_with_many_ids_uses_bulk_requests() {
+    let server = ScriptedServer::start(|request, _| {
+        let body = request.json();
         let ids = body["back_ref_id"].as_str().unwrap();
         let list: Vec<Value> = ids.split(',').map(|id| json!({ "uuid": id })).collect();
         ok(&json!({ "virtual-machine-interfaces": list }))
@@ -92,9 +94,12 @@ async fn many_ids_go_into_bodies() {
     let query = Query::new()
         .referring_to(ids.clone())
         .detail(Detail::Fields(vec!["virtual_machine_refs".to_owned()]));
-    let found: Vec<VirtualMachineInterface> = client(&server).list(&query).await.unwrap();
-    let found: Vec<Uuid> = found.iter().filter_map(|found| found.common.uuid).collect();
-    assert_eq!(found, ids);
+    let interfaces: Vec<VirtualMachineInterface> = client(&server).list(&query).await.unwrap();
+    let uuids: Vec<Uuid> = interfaces
+        .iter()
+        .filter_map(|interface| interface.common.uuid)
+        .collect();
+    assert_eq!(uuids, ids);
     assert_eq!(server.lines(), ["POST /list-bulk-collection"; 3]);
     let body = server.requests()[0].json();
     assert_eq!(body["type"], "virtual-machine-interface");
@@ -102,9 +107,9 @@ async fn many_ids_go_into_bodies() {
     assert!(body.get("page_marker").is_none());
 }
 
-/// A real server overlooks names in a body, and lists everything.
+/// A real server ignores names in a body, and lists everything.
 #[tokio::test]
-async fn many_names_never_go_into_bodies() {
+async fn list_with_many_names_splits_urls() {
     let server = ScriptedServer::start(|_, _| ok(&json!({ "virtual-machines": [] }))).await;
     let names = (0..60).map(|index| FqName::new([format!("vm-{index}")]));
     let query = Query::new().names(names);
@@ -116,7 +121,7 @@ async fn many_names_never_go_into_bodies() {
 }
 
 #[tokio::test]
-async fn conditions_are_encoded() {
+async fn list_encodes_conditions() {
     let server = ScriptedServer::start(|_, _| ok(&json!({ "virtual-networks": [] }))).await;
     let query = Query::new()
         .names(["d:p:a & b".parse().unwrap()])
@@ -139,7 +144,7 @@ async fn conditions_are_encoded() {
 }
 
 #[tokio::test]
-async fn objects_are_counted() {
+async fn count_returns_number_of_objects() {
     let server =
         ScriptedServer::start(|_, _| ok(&json!({ "virtual-networks": { "count": 6 } }))).await;
     assert_eq!(client(&server).count::<VirtualNetwork>().await.unwrap(), 6);

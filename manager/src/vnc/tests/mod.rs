@@ -1,4 +1,4 @@
-//! The client against a server that does as it is told, with the texts of a real one.
+//! Tests of the client against a scripted server with recorded responses.
 
 mod auth;
 mod errors;
@@ -40,8 +40,8 @@ fn client(server: &ScriptedServer) -> VncClient {
     VncClient::new(options(&[server.address])).unwrap()
 }
 
-/// An address where nobody listens.
-fn nobody() -> SocketAddr {
+/// An address without a listener.
+fn unused_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
@@ -53,8 +53,8 @@ fn machine() -> VirtualMachine {
     machine
 }
 
-fn made(asked: &contrail_mesos_api::http::scripted::ReceivedRequest) -> Reply {
-    let body = asked.json();
+fn created_reply(request: &contrail_mesos_api::http::scripted::ReceivedRequest) -> Reply {
+    let body = request.json();
     let (object_type, object) = body.as_object().unwrap().iter().next().unwrap();
     ok(&serde_json::json!({ object_type: { "uuid": object["uuid"], "href": "http://10.0.0.1/" } }))
 }

@@ -1,14 +1,14 @@
-//! Single objects, as a real API server of R2005 shows and takes them.
+//! Tests of single objects with recorded JSON of an R2005 API server.
 
 use serde_json::{Value, json};
 
 use super::*;
 
-/// A virtual-machine-interface, as it was read.
+/// A recorded virtual-machine-interface.
 const VMI: &str = r#"{"virtual-machine-interface": {"uuid": "777ac05d-da01-4d18-837a-f5b41f3b7a84", "name": "vmi-1", "fq_name": ["default-domain", "p1", "vmi-1"], "perms2": {"owner": "cloud-admin", "owner_access": 7, "global_access": 0, "share": []}, "virtual_network_refs": [{"to": ["default-domain", "p1", "blue"], "attr": null, "uuid": "e454ea1c-ae40-4740-9096-bdf63ed8030a", "href": "http://127.0.0.1:8082/virtual-network/e454ea1c-ae40-4740-9096-bdf63ed8030a"}], "virtual_machine_interface_mac_addresses": {"mac_address": ["02:77:7a:c0:5d:da"]}, "virtual_machine_interface_device_owner": "mesos", "routing_instance_refs": [{"to": ["default-domain", "p1", "blue", "blue"], "attr": {"direction": "both", "vlan_tag": null, "src_mac": null, "dst_mac": null, "mpls_label": null, "service_chain_address": null, "ipv6_service_chain_address": null, "protocol": null}, "uuid": "38576622-0f81-42a3-a523-a513d5a40bb5"}], "annotations": {"key_value_pair": [{"key": "index", "value": "0/1"}]}, "port_security_enabled": true, "virtual_machine_refs": [{"to": ["e33cd325-e13e-4334-a837-36be5ba45791"], "attr": null, "uuid": "e33cd325-e13e-4334-a837-36be5ba45791"}], "parent_type": "project", "display_name": "vmi-1", "id_perms": {"permissions": {"owner": "cloud-admin", "owner_access": 7, "group": "cloud-admin-group", "group_access": 7, "other_access": 7}, "uuid": {"uuid_mslong": 8609405146994134296, "uuid_lslong": 9474154920094169732}, "enable": true, "created": "2026-11-21T03:00:24.175796", "last_modified": "2026-11-21T03:00:24.177236", "description": null, "user_visible": true, "creator": null}, "href": "http://127.0.0.1:8082/virtual-machine-interface/777ac05d-da01-4d18-837a-f5b41f3b7a84"}}"#;
 
 #[tokio::test]
-async fn an_object_is_read() {
+async fn read_decodes_object() {
     let server = ScriptedServer::start(|_, _| ok(&VMI)).await;
     let client = client(&server);
     let vmi: VirtualMachineInterface = client.read(uuid(OTHER)).await.unwrap().unwrap();
@@ -20,22 +20,22 @@ async fn an_object_is_read() {
     let created = vmi.common.id_perms.unwrap().created;
     assert_eq!(created.as_deref(), Some("2026-11-21T03:00:24.175796"));
 
-    let reading = ReadOptions {
+    let options = ReadOptions {
         back_refs: true,
         fields: vec!["instance_ip_back_refs".to_owned()],
         ..ReadOptions::default()
     };
     client
-        .read_with::<VirtualMachineInterface>(uuid(OTHER), &reading)
+        .read_with::<VirtualMachineInterface>(uuid(OTHER), &options)
         .await
         .unwrap();
-    let asked: Vec<String> = server
+    let paths: Vec<String> = server
         .requests()
         .into_iter()
-        .map(|asked| asked.path)
+        .map(|request| request.path)
         .collect();
     assert_eq!(
-        asked,
+        paths,
         [
             format!(
                 "/virtual-machine-interface/{OTHER}?exclude_hrefs=true&exclude_back_refs=true&exclude_children=true"
@@ -47,9 +47,9 @@ async fn an_object_is_read() {
     );
 }
 
-/// Every field of every type, and every field of those, may be null.
+/// Every field, also of nested objects, may be null.
 #[test]
-fn null_is_the_same_as_missing() {
+fn null_field_equals_absent_field() {
     fn nulls<T: Object + Default + PartialEq + std::fmt::Debug>(fields: &[&str]) {
         let fields: serde_json::Map<String, Value> = fields
             .iter()
@@ -95,7 +95,7 @@ fn null_is_the_same_as_missing() {
 }
 
 #[test]
-fn what_was_never_set_is_not_sent() {
+fn unset_fields_are_not_serialized() {
     let mut network = VirtualNetwork::named("default-domain:p1:vnf".parse().unwrap());
     network.address_allocation_mode = Some("flat-subnet-only".to_owned());
     network.virtual_network_properties = Some(VirtualNetworkProperties {
@@ -106,17 +106,17 @@ fn what_was_never_set_is_not_sent() {
         "default-domain:p1:ipam-flat".parse().unwrap(),
         NetworkIpamSubnets::default(),
     )];
-    // As recorded.
+    // The recorded request.
     assert_eq!(
         serde_json::to_value(&network).unwrap(),
         json!({"fq_name": ["default-domain", "p1", "vnf"], "parent_type": "project", "address_allocation_mode": "flat-subnet-only", "virtual_network_properties": {"forwarding_mode": "l3"}, "network_ipam_refs": [{"to": ["default-domain", "p1", "ipam-flat"], "attr": {"ipam_subnets": []}}]})
     );
-    let everything = Prefix::of("0.0.0.0/0".parse().unwrap());
+    let any_address = Prefix::of("0.0.0.0/0".parse().unwrap());
     assert_eq!(
-        serde_json::to_value(&everything).unwrap(),
+        serde_json::to_value(&any_address).unwrap(),
         json!({"ip_prefix": "0.0.0.0", "ip_prefix_len": 0})
     );
-    assert_eq!(everything.network(), Some("0.0.0.0/0".parse().unwrap()));
+    assert_eq!(any_address.network(), Some("0.0.0.0/0".parse().unwrap()));
     assert_eq!(
         serde_json::to_value(PolicyAttachment {
             sequence: Some(Sequence::default())
@@ -127,8 +127,8 @@ fn what_was_never_set_is_not_sent() {
 }
 
 #[tokio::test]
-async fn an_object_that_is_there_is_compared() {
-    let server = ScriptedServer::start(|asked, _| match asked.line().as_str() {
+async fn ensure_reports_differing_fields() {
+    let server = ScriptedServer::start(|request, _| match request.line().as_str() {
         "POST /virtual-machine-interfaces" => Reply::Answer(
             409,
             format!("['default-domain', 'p1', 'vmi-1'] already exists with uuid: {OTHER}"),
@@ -142,21 +142,24 @@ async fn an_object_that_is_there_is_compared() {
     vmi.common.annotations = [("index", "0/1")].into_iter().collect();
     let ensured = client.ensure(&vmi).await.unwrap();
     assert_eq!(ensured.uuid, uuid(OTHER));
-    assert_eq!(ensured.found.unwrap().differs, Vec::<String>::new());
+    assert_eq!(
+        ensured.existing.unwrap().differing_fields,
+        Vec::<String>::new()
+    );
 
     vmi.virtual_network_refs = vec![Ref::to("default-domain:p1:red".parse().unwrap())];
     vmi.common.annotations = [("index", "0/2")].into_iter().collect();
     vmi.common.uuid = Some(uuid(VM));
-    let found = client.ensure(&vmi).await.unwrap().found.unwrap();
+    let existing = client.ensure(&vmi).await.unwrap().existing.unwrap();
     assert_eq!(
-        found.differs,
+        existing.differing_fields,
         ["annotations", "uuid", "virtual_network_refs"]
     );
 }
 
 #[tokio::test]
-async fn an_object_with_our_uuid_is_compared_and_another_refused() {
-    let server = ScriptedServer::start(|asked, _| match asked.method.as_str() {
+async fn ensure_same_uuid_with_other_name_fails() {
+    let server = ScriptedServer::start(|request, _| match request.method.as_str() {
         "POST" => Reply::Answer(409, format!("{VM} already exists with fq_name: ['{VM}']")),
         _ => ok(&json!({ "virtual-machine": { "uuid": VM, "fq_name": [VM], "server_type": "container" } })),
     })
@@ -167,73 +170,73 @@ async fn an_object_with_our_uuid_is_compared_and_another_refused() {
             .ensure(&machine())
             .await
             .unwrap()
-            .found
+            .existing
             .unwrap()
-            .differs,
+            .differing_fields,
         Vec::<String>::new()
     );
-    let mut stranger = machine();
-    stranger.common.fq_name = FqName::new(["stranger"]);
-    let error = client.ensure(&stranger).await.unwrap_err();
+    let mut other = machine();
+    other.common.fq_name = FqName::new(["other"]);
+    let error = client.ensure(&other).await.unwrap_err();
     assert!(error.to_string().contains("uuid is taken"), "{error}");
 }
 
 #[tokio::test]
-async fn an_object_that_goes_in_between_is_created_after_all() {
-    let server = ScriptedServer::start(|asked, before| match (asked.method.as_str(), before) {
+async fn ensure_creates_after_concurrent_delete() {
+    let server = ScriptedServer::start(|request, index| match (request.method.as_str(), index) {
         ("POST", 0) => Reply::Answer(409, format!("['{VM}'] already exists with uuid: {VM}")),
-        ("POST", _) => made(asked),
+        ("POST", _) => created_reply(request),
         _ => Reply::Answer(404, format!("Unknown id: {VM}")),
     })
     .await;
     assert_eq!(
-        client(&server).ensure(&machine()).await.unwrap().found,
+        client(&server).ensure(&machine()).await.unwrap().existing,
         None
     );
     assert_eq!(server.requests().len(), 3);
 }
 
 #[tokio::test]
-async fn actions_are_worded_as_the_server_wants_them() {
-    let server = ScriptedServer::start(|asked, _| match asked.path.as_str() {
+async fn calls_send_expected_requests() {
+    let server = ScriptedServer::start(|request, _| match request.path.as_str() {
         "/fqname-to-id" => ok(&json!({ "uuid": VM })),
         "/id-to-fqname" => ok(&json!({ "fq_name": ["d", "p"], "type": "project" })),
         _ => ok(&""),
     })
     .await;
     let client = client(&server);
-    let (one, two) = (uuid(VM), uuid(OTHER));
+    let (first, second) = (uuid(VM), uuid(OTHER));
     client
-        .link::<VirtualRouter, VirtualMachine>(one, two)
+        .link::<VirtualRouter, VirtualMachine>(first, second)
         .await
         .unwrap();
     client
-        .unlink::<VirtualRouter, VirtualMachine>(one, two)
+        .unlink::<VirtualRouter, VirtualMachine>(first, second)
         .await
         .unwrap();
-    client.relax_for_delete(one, two).await.unwrap();
+    client.relax_for_delete(first, second).await.unwrap();
     let set = PropertyUpdate::Set {
         field: "annotations".to_owned(),
         key: "k".to_owned(),
         value: "v".to_owned(),
     };
-    client.update_properties(one, &[set]).await.unwrap();
+    client.update_properties(first, &[set]).await.unwrap();
     let patch = Patch::new().set("security_group_refs", Vec::<Ref>::new());
     client
-        .update::<VirtualMachineInterface>(one, patch)
+        .update::<VirtualMachineInterface>(first, patch)
         .await
         .unwrap();
     let name: FqName = "d:p".parse().unwrap();
-    assert_eq!(client.id_of::<Project>(&name).await.unwrap(), Some(one));
+    assert_eq!(client.id_of::<Project>(&name).await.unwrap(), Some(first));
     assert_eq!(
-        client.name_of(one).await.unwrap(),
+        client.name_of(first).await.unwrap(),
         Some(("project".to_owned(), name))
     );
 
-    let asked: Vec<(String, Value)> = server
+    let requests: Vec<(String, Value)> = server
         .requests()
         .iter()
-        .map(|asked| (asked.line(), asked.json()))
+        .map(|request| (request.line(), request.json()))
         .collect();
     let expected = [
         (
@@ -262,8 +265,8 @@ async fn actions_are_worded_as_the_server_wants_them() {
         ),
         ("POST /id-to-fqname", json!({"uuid": VM})),
     ];
-    for (asked, (line, body)) in asked.iter().zip(&expected) {
-        assert_eq!((asked.0.as_str(), &asked.1), (*line, body));
+    for (request, (line, body)) in requests.iter().zip(&expected) {
+        assert_eq!((request.0.as_str(), &request.1), (*line, body));
     }
-    assert_eq!(asked.len(), expected.len());
+    assert_eq!(requests.len(), expected.len());
 }

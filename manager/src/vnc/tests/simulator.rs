@@ -1,6 +1,4 @@
-//! The client against the simulated API server: what a manager does for a container.
-
-use std::time::Instant;
+//! Tests against the simulated API server: the manager's calls for a container.
 
 use secrecy::SecretString;
 
@@ -19,7 +17,7 @@ fn name(text: &str) -> FqName {
     text.parse().unwrap()
 }
 
-/// What is there before any container: a project with a network and a host.
+/// Creates the objects that exist before any container: project, network and host.
 async fn provision(client: &VncClient) -> Result<(), VncError> {
     client
         .ensure(&Project::named(name("default-domain:mesos")))
@@ -59,7 +57,7 @@ fn interface(container: uuid::Uuid) -> VirtualMachineInterface {
     interface
 }
 
-/// Makes all objects of a container, or finds them made: its address.
+/// Ensures all objects of a container, and returns its address.
 async fn attach(
     client: &VncClient,
     container: uuid::Uuid,
@@ -83,7 +81,7 @@ async fn attach(
     Ok(ip.instance_ip_address.0.unwrap())
 }
 
-/// Deletes all objects of a container, in the order that the server wants.
+/// Deletes all objects of a container, in the order that the server requires.
 async fn detach(
     client: &VncClient,
     container: uuid::Uuid,
@@ -111,7 +109,7 @@ async fn router(client: &VncClient) -> uuid::Uuid {
 }
 
 #[tokio::test]
-async fn a_container_comes_and_goes() {
+async fn attach_and_detach_container() {
     let (server, client) = start(Options::default()).await;
     provision(&client).await.unwrap();
     let router = router(&client).await;
@@ -120,16 +118,16 @@ async fn a_container_comes_and_goes() {
     let requests = client.requests();
     let address = attach(&client, container, router).await.unwrap();
     assert_eq!(address.to_string(), "10.40.0.252");
-    // One for each object, one for the link, one for the address.
+    // One call per object, one for the link, one for the address.
     assert_eq!(client.requests() - requests, 5);
     assert_eq!(attach(&client, container, router).await.unwrap(), address);
 
-    let reading = ReadOptions {
+    let options = ReadOptions {
         back_refs: true,
         ..ReadOptions::default()
     };
     let machine: VirtualMachine = client
-        .read_with(container, &reading)
+        .read_with(container, &options)
         .await
         .unwrap()
         .unwrap();
@@ -163,7 +161,7 @@ async fn a_container_comes_and_goes() {
 }
 
 #[tokio::test]
-async fn answers_lost_at_any_step_leave_nothing_twice_and_nothing_behind() {
+async fn fault_at_any_step_leaves_no_duplicates_or_leftovers() {
     let (server, client) = start(Options::default()).await;
     provision(&client).await.unwrap();
     let router = router(&client).await;
@@ -175,7 +173,7 @@ async fn answers_lost_at_any_step_leave_nothing_twice_and_nothing_behind() {
         Effect::Status(503, "no ZooKeeper".to_owned()),
     ] {
         for performed in [false, true] {
-            // What was not done has no body to cut.
+            // A call that was not performed has no body to cut.
             if effect == Effect::CutInBody && !performed {
                 continue;
             }
@@ -193,7 +191,7 @@ async fn answers_lost_at_any_step_leave_nothing_twice_and_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_for_a_moment_is_waited_for() {
+async fn call_waits_for_restarting_server() {
     let (server, client) = start(Options::default()).await;
     provision(&client).await.unwrap();
     server.unplug();
@@ -207,7 +205,7 @@ async fn a_server_that_is_gone_for_a_moment_is_waited_for() {
 }
 
 #[tokio::test]
-async fn tokens_expire() {
+async fn expired_token_is_renewed() {
     let keystone = SimKeystone::with_admin("admin", "secret", "admin");
     let (address, server) = Simulator::start(Options {
         auth: SimAuth::Keystone(keystone),
@@ -229,10 +227,10 @@ async fn tokens_expire() {
         })
         .unwrap()
     };
-    let good = client("secret");
-    provision(&good).await.unwrap();
+    let valid = client("secret");
+    provision(&valid).await.unwrap();
     server.expire_tokens();
-    provision(&good).await.unwrap();
+    provision(&valid).await.unwrap();
     let error = provision(&client("wrong")).await.unwrap_err();
     assert!(
         matches!(error.kind, VncErrorKind::Unauthorised { .. }),
@@ -241,15 +239,15 @@ async fn tokens_expire() {
 }
 
 #[tokio::test]
-async fn refusals_are_understood() {
+async fn errors_of_simulator_are_classified() {
     let (_server, client) = start(Options::default()).await;
     provision(&client).await.unwrap();
     let kind = async |result: Result<uuid::Uuid, VncError>| result.unwrap_err().kind;
     let orphan = Project::named(name("nodomain:p"));
-    let refused = kind(client.create(&orphan).await).await;
+    let error = kind(client.create(&orphan).await).await;
     assert!(
-        matches!(refused, VncErrorKind::NoSuchParent { .. }),
-        "{refused}"
+        matches!(error, VncErrorKind::NoSuchParent { .. }),
+        "{error}"
     );
 
     let mut ip = InstanceIp::named(name("ip-1"));
@@ -257,20 +255,20 @@ async fn refusals_are_understood() {
     ip.instance_ip_address = Address(Some("10.40.0.7".parse().unwrap()));
     client.create(&ip).await.unwrap();
     ip.common.fq_name = name("ip-2");
-    let refused = kind(client.create(&ip).await).await;
-    assert_eq!(refused, VncErrorKind::AddressTaken);
+    let error = kind(client.create(&ip).await).await;
+    assert_eq!(error, VncErrorKind::AddressTaken);
     ip.instance_ip_address = Address(Some("9.9.9.9".parse().unwrap()));
-    let refused = kind(client.create(&ip).await).await;
+    let error = kind(client.create(&ip).await).await;
     assert!(
-        matches!(refused, VncErrorKind::AddressOutside { .. }),
-        "{refused}"
+        matches!(error, VncErrorKind::AddressOutside { .. }),
+        "{error}"
     );
     ip.virtual_network_refs = vec![Ref::to(name("default-domain:mesos:red"))];
     client.create(&ip).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn everything_is_listed_page_by_page() {
+async fn list_pages_and_bulk_return_all_objects() {
     let (_server, client) = start(Options::default()).await;
     for index in 0..30 {
         let name = FqName::new([format!("vm-{index:02}")]);
@@ -287,33 +285,4 @@ async fn everything_is_listed_page_by_page() {
     let one = Query::new().names([name("vm-03")]);
     assert_eq!(client.list::<VirtualMachine>(&one).await.unwrap().len(), 1);
     assert_eq!(client.count::<VirtualMachine>().await.unwrap(), 30);
-}
-
-/// `cargo test --release --lib containers_per_second -- --ignored --nocapture`
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: prints times, asserts nothing"]
-async fn containers_per_second() {
-    let options = Options {
-        split_writes: true,
-        ..Options::default()
-    };
-    let (server, client) = start(options).await;
-    provision(&client).await.unwrap();
-    let router = router(&client).await;
-    let container = |index: u32| uuid::Uuid::from_u128(u128::from(index) + 1);
-    let started = Instant::now();
-    for index in 0..50 {
-        attach(&client, container(index), router).await.unwrap();
-    }
-    println!("one at a time: {:?} each", started.elapsed() / 50);
-    let started = Instant::now();
-    let burst = (50..200).map(|index| attach(&client, container(index), router));
-    for result in futures::future::join_all(burst).await {
-        result.unwrap();
-    }
-    println!(
-        "150 at once: {:.0} a second",
-        150.0 / started.elapsed().as_secs_f64()
-    );
-    drop(server);
 }

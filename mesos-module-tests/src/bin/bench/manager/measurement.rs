@@ -150,7 +150,10 @@ fn vnc(addresses: &Addresses) -> Result<VncOptions> {
 
 fn master(addresses: &Addresses) -> Result<MasterOptions> {
     Ok(MasterOptions {
-        masters: Masters::Listed(vec![Address::parse(&addresses.master, mesos_master::PORT)?]),
+        masters: Masters::Listed(vec![Address::parse(
+            &addresses.master,
+            mesos_master::DEFAULT_PORT,
+        )?]),
         secure: false,
         access: LeaderOptions::default(),
     })
@@ -158,7 +161,7 @@ fn master(addresses: &Addresses) -> Result<MasterOptions> {
 
 fn marathon(addresses: &Addresses) -> Result<MarathonOptions> {
     Ok(MarathonOptions {
-        servers: vec![Address::parse(&addresses.marathon, marathon::PORT)?],
+        servers: vec![Address::parse(&addresses.marathon, marathon::DEFAULT_PORT)?],
         access: LeaderOptions::default(),
     })
 }

@@ -1,13 +1,13 @@
-//! The state machine, step by step.
+//! Tests of the follower's state machine.
 
 use super::*;
 use contrail_mesos_api::http::{CallErrorKind, Credentials, HttpError, RedirectError, Redirects};
 
 #[tokio::test]
-async fn attached_listed_followed() {
+async fn follower_attaches_lists_and_follows() {
     let leader = Leader::start().await;
     let mut follower = leader.follow();
-    // Not before it is attached.
+    // Events before the attached event are ignored.
     leader
         .send(1, &[terminated("/before"), b"\r\n".to_vec()])
         .await;
@@ -18,14 +18,16 @@ async fn attached_listed_followed() {
         .map(|byte| vec![byte])
         .collect();
     leader.send(1, &bytes).await;
-    assert_eq!(touched(&mut follower).await, "/a");
-    let asked = leader.server.requests();
-    assert_eq!(asked[0].line(), "GET /v2/events");
-    assert_eq!(asked[0].header("accept"), Some("text/event-stream"));
+    assert_eq!(changed(&mut follower).await, "/a");
+    let requests = leader.server.requests();
+    assert_eq!(requests[0].line(), "GET /v2/events");
+    assert_eq!(requests[0].header("accept"), Some("text/event-stream"));
     assert!(
-        asked[0].path.contains("event_type=event_stream_attached"),
+        requests[0]
+            .path
+            .contains("event_type=event_stream_attached"),
         "{}",
-        asked[0].path
+        requests[0].path
     );
     assert_eq!(
         leader
@@ -39,12 +41,12 @@ async fn attached_listed_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_was_touched_during_a_list_comes_after_it() {
+async fn keys_received_during_list_follow_snapshot() {
     let (go, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
-    let leader = Leader::start_with(move |asked, before| {
-        // The first list is old by the time that it arrives.
-        if asked.line() == "GET /v2/pods/::status" && before == 0 {
+    let leader = Leader::start_with(move |request, before| {
+        // The first listing is outdated when it arrives.
+        if request.line() == "GET /v2/pods/::status" && before == 0 {
             tokio::task::block_in_place(|| held.lock().unwrap().recv().unwrap());
         }
         None
@@ -64,24 +66,24 @@ async fn what_was_touched_during_a_list_comes_after_it() {
         .await;
     go.send(()).unwrap();
     assert_eq!(snapshot(&mut follower).await, ["/list-0"]);
-    assert_eq!(touched(&mut follower).await, "/a");
-    assert_eq!(touched(&mut follower).await, "/b");
+    assert_eq!(changed(&mut follower).await, "/a");
+    assert_eq!(changed(&mut follower).await, "/b");
     leader.send(1, &[terminated("/c")]).await;
-    let mut next = touched(&mut follower).await;
+    let mut next = changed(&mut follower).await;
     if next == "/a" {
-        // The second word of it may come after the first was taken.
-        next = touched(&mut follower).await;
+        // The second event for it may be queued after the first was consumed.
+        next = changed(&mut follower).await;
     }
     assert_eq!(next, "/c");
 }
 
 #[tokio::test]
-async fn odd_events_list_again_and_keep_the_stream() {
+async fn malformed_event_triggers_list_on_same_stream() {
     let leader = Leader::start().await;
     let mut follower = leader.follow();
     leader.send(1, &[attached()]).await;
     assert_eq!(snapshot(&mut follower).await, ["/list-0"]);
-    for (number, odd) in [
+    for (number, malformed) in [
         event("status_update_event", &json!({"taskId": null})),
         b"event: app_terminated_event\r\ndata: {\"appId\": \r\n\r\n".to_vec(),
         b"data: <html>\r\n\r\n".to_vec(),
@@ -89,21 +91,21 @@ async fn odd_events_list_again_and_keep_the_stream() {
     .into_iter()
     .enumerate()
     {
-        leader.send(1, &[odd]).await;
+        leader.send(1, &[malformed]).await;
         assert_eq!(
             snapshot(&mut follower).await,
             [format!("/list-{}", number + 1)]
         );
     }
-    // Unknown ones do not.
+    // Unknown events do not trigger a listing.
     let unknown = event("a_newer_event", &json!({"x": null}));
     leader.send(1, &[unknown, terminated("/a")]).await;
-    assert_eq!(touched(&mut follower).await, "/a");
+    assert_eq!(changed(&mut follower).await, "/a");
     assert_eq!(leader.feed.receiver_count(), 1);
 }
 
 #[tokio::test]
-async fn a_lost_stream_is_opened_again_and_everything_listed() {
+async fn lost_stream_is_reopened_and_listed() {
     let leader = Leader::start().await;
     let mut follower = leader.follow();
     leader.send(1, &[attached()]).await;
@@ -130,7 +132,7 @@ async fn a_lost_stream_is_opened_again_and_everything_listed() {
         leader.send(1, &[last]).await;
         let problem = lost(&mut follower).await;
         assert!(is_expected(&problem), "{problem:?}");
-        // The old connection ends on its own time: go on until the new one is attached.
+        // The old connection may close late: retry until the new one is attached.
         let listed = loop {
             leader.send(1, &[attached()]).await;
             let update = timeout(Duration::from_millis(200), follower.next()).await;
@@ -145,22 +147,22 @@ async fn a_lost_stream_is_opened_again_and_everything_listed() {
 }
 
 #[tokio::test]
-async fn silence_is_loss_and_heartbeats_are_life() {
+async fn silent_stream_is_lost_unless_keep_alives_arrive() {
     let leader = Leader::start().await;
     let options = FollowOptions {
         idle_timeout: Duration::from_secs(2),
-        ..quick()
+        ..fast_options()
     };
     let mut follower = Follower::start(client(&[&leader.server]), options);
     leader.send(1, &[attached()]).await;
     assert_eq!(snapshot(&mut follower).await, ["/list-0"]);
-    // Longer than what may be silent, in halves as Jetty sends them.
+    // Longer than the idle timeout, in halves, as Jetty sends them.
     for half in [b"\r", b"\n"].iter().cycle().take(24) {
         leader.send(1, &[half.to_vec()]).await;
         tokio::time::sleep(Duration::from_millis(125)).await;
     }
     leader.send(1, &[terminated("/alive")]).await;
-    assert_eq!(touched(&mut follower).await, "/alive");
+    assert_eq!(changed(&mut follower).await, "/alive");
     let problem = lost(&mut follower).await;
     assert!(
         matches!(problem, CallErrorKind::Http(HttpError::IdleTimeout(_))),
@@ -169,7 +171,7 @@ async fn silence_is_loss_and_heartbeats_are_life() {
 }
 
 #[tokio::test]
-async fn a_slow_consumer_sees_each_key_once() {
+async fn slow_consumer_receives_each_key_once() {
     let leader = Leader::start().await;
     let mut follower = leader.follow();
     leader.send(1, &[attached()]).await;
@@ -178,8 +180,8 @@ async fn a_slow_consumer_sees_each_key_once() {
     for round in 0..2000 {
         leader.send(1, &[terminated(keys[round % 3])]).await;
     }
-    // All of them have been read once this makes a list.
-    leader.send(1, &[b"data: odd\r\n\r\n".to_vec()]).await;
+    // All events have been processed when this one triggers a listing.
+    leader.send(1, &[b"data: malformed\r\n\r\n".to_vec()]).await;
     let listed = async {
         while leader
             .server
@@ -192,22 +194,22 @@ async fn a_slow_consumer_sees_each_key_once() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, listed).await.unwrap();
-    let mut seen = 0;
+    timeout(TEST_TIMEOUT, listed).await.unwrap();
+    let mut changes = 0;
     loop {
         match next(&mut follower).await {
-            Update::Changed(_) => seen += 1,
+            Update::Changed(_) => changes += 1,
             Update::Snapshot(_) => break,
             Update::Lost(error) => panic!("{error}"),
         }
     }
-    assert!(seen <= keys.len(), "{seen}");
+    assert!(changes <= keys.len(), "{changes}");
 }
 
 #[tokio::test]
-async fn without_any_stream_there_are_lists() {
-    let leader = Leader::start_with(|asked, _| {
-        (asked.line() == "GET /v2/events").then(|| Reply::Answer(405, "wrong".to_owned()))
+async fn follower_lists_without_event_stream() {
+    let leader = Leader::start_with(|request, _| {
+        (request.line() == "GET /v2/events").then(|| Reply::Answer(405, "wrong".to_owned()))
     })
     .await;
     let mut follower = leader.follow();
@@ -227,12 +229,12 @@ async fn without_any_stream_there_are_lists() {
     }
 }
 
-/// A standby sends events to the leader, and the token goes along or nobody does.
+/// A standby redirects to the leader. Credentials are sent only to trusted addresses.
 #[tokio::test]
-async fn redirections_carry_credentials_to_whom_they_may() {
+async fn redirect_sends_credentials_to_trusted_servers_only() {
     let leader = Leader::start().await;
     let location: &'static str = format!("http://{}/v2/events?x", leader.server.address).leak();
-    let standby = ScriptedServer::start(move |asked, _| match asked.line().as_str() {
+    let standby = ScriptedServer::start(move |request, _| match request.line().as_str() {
         "GET /v2/events" => Reply::WithHeader(302, "location", location),
         _ => Reply::Answer(502, "Could not determine the current leader".to_owned()),
     })
@@ -244,7 +246,7 @@ async fn redirections_carry_credentials_to_whom_they_may() {
     let mut access = options(&[&standby]);
     access.access.credentials = credentials;
     access.access.redirects = Redirects::Listed;
-    let mut strict = Follower::start(MarathonClient::new(access.clone()).unwrap(), quick());
+    let mut strict = Follower::start(MarathonClient::new(access.clone()).unwrap(), fast_options());
     let problem = lost(&mut strict).await;
     assert!(
         matches!(
@@ -256,7 +258,7 @@ async fn redirections_carry_credentials_to_whom_they_may() {
     drop(strict);
     assert_eq!(leader.server.requests().len(), 0);
 
-    // Listed, or trusted: it goes, and what follows is asked of the leader itself.
+    // Listed or trusted: the follower uses the leader directly.
     for listed in [true, false] {
         let mut access = access.clone();
         if listed {
@@ -264,16 +266,16 @@ async fn redirections_carry_credentials_to_whom_they_may() {
         } else {
             access.access.redirects = Redirects::SameScheme;
         }
-        let mut follower = Follower::start(MarathonClient::new(access).unwrap(), quick());
+        let mut follower = Follower::start(MarathonClient::new(access).unwrap(), fast_options());
         leader.send(1, &[attached()]).await;
         snapshot(&mut follower).await;
         drop(follower);
         leader.send(0, &[]).await;
-        let asked = leader.server.requests();
+        let requests = leader.server.requests();
         assert!(
-            asked
+            requests
                 .iter()
-                .all(|asked| asked.header("authorization") == Some("Basic dTpw"))
+                .all(|request| request.header("authorization") == Some("Basic dTpw"))
         );
         let closed = async {
             while leader.feed.receiver_count() > 0 {
@@ -281,6 +283,6 @@ async fn redirections_carry_credentials_to_whom_they_may() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, closed).await.unwrap();
+        timeout(TEST_TIMEOUT, closed).await.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Answers that are none.
+//! Tests with invalid responses.
 
 use super::*;
 use contrail_mesos_api::http::CallErrorKind;
@@ -8,7 +8,7 @@ fn id(text: &str) -> RunSpecId {
 }
 
 #[tokio::test]
-async fn a_bad_answer_is_an_error_and_never_an_empty_list() {
+async fn invalid_response_is_error_and_not_empty_list() {
     let whole = json!({"apps": [app("/a"), app("/b")]}).to_string();
     for reply in [
         ok(&"<html><body>It works!</body></html>"),
@@ -25,9 +25,9 @@ async fn a_bad_answer_is_an_error_and_never_an_empty_list() {
         Reply::Truncate,
         Reply::Raw(b"SSH-2.0-OpenSSH_9.2p1\r\n"),
     ] {
-        let said = format!("{reply:?}");
-        let server = Leader::start_with(move |asked, _| {
-            (asked.line() == "GET /v2/apps").then(|| reply.clone())
+        let description = format!("{reply:?}");
+        let server = Leader::start_with(move |request, _| {
+            (request.line() == "GET /v2/apps").then(|| reply.clone())
         })
         .await;
         let error = client(&[&server.server]).list().await.unwrap_err();
@@ -35,7 +35,7 @@ async fn a_bad_answer_is_an_error_and_never_an_empty_list() {
             error
                 .to_string()
                 .starts_with("cannot list the apps at http://"),
-            "{said}: {error}"
+            "{description}: {error}"
         );
     }
     let denied = ScriptedServer::start(|_, _| Reply::Answer(403, "no".to_owned())).await;
@@ -44,15 +44,12 @@ async fn a_bad_answer_is_an_error_and_never_an_empty_list() {
         matches!(error.kind, CallErrorKind::Denied { status: 403, .. }),
         "{error}"
     );
-    let nobody = client(&[]).list().await.unwrap_err();
-    assert!(
-        matches!(nobody.kind, CallErrorKind::Discovery(_)),
-        "{nobody}"
-    );
+    let error = client(&[]).list().await.unwrap_err();
+    assert!(matches!(error.kind, CallErrorKind::Discovery(_)), "{error}");
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked() {
+async fn list_tries_next_server() {
     let leader = Leader::start().await;
     for reply in [
         Reply::Answer(502, "Could not determine the current leader".to_owned()),
@@ -68,7 +65,7 @@ async fn the_next_server_is_asked() {
 }
 
 #[tokio::test]
-async fn only_marathon_itself_says_that_something_is_gone() {
+async fn only_not_found_of_marathon_means_deleted() {
     let gone = json!({"message": "App '/a' does not exist"}).to_string();
     for (reply, is_gone) in [
         (Reply::Answer(404, gone), true),
@@ -76,15 +73,15 @@ async fn only_marathon_itself_says_that_something_is_gone() {
         (Reply::Answer(404, String::new()), false),
         (Reply::Answer(500, "{\"message\":\"x\"}".to_owned()), false),
     ] {
-        let said = format!("{reply:?}");
+        let description = format!("{reply:?}");
         let server = ScriptedServer::start(move |_, _| reply.clone()).await;
         let client = client(&[&server]);
         let (app, pod) = (client.app(&id("/a")).await, client.pod(&id("/a/b")).await);
         if is_gone {
             assert_eq!((app.unwrap(), pod.unwrap()), (None, None));
         } else {
-            app.expect_err(&said);
-            pod.expect_err(&said);
+            app.expect_err(&description);
+            pod.expect_err(&description);
         }
         assert_eq!(
             server.lines(),
@@ -94,8 +91,8 @@ async fn only_marathon_itself_says_that_something_is_gone() {
 }
 
 #[tokio::test]
-async fn one_thing_is_read_whole_or_not_at_all() {
-    let server = ScriptedServer::start(|asked, _| match asked.line().as_str() {
+async fn single_app_with_invalid_task_is_error() {
+    let server = ScriptedServer::start(|request, _| match request.line().as_str() {
         "GET /v2/apps/good" => ok(&json!({"app": {"id": "/good", "tasks": [{"id": "t"}]}})),
         "GET /v2/apps/bad" => ok(&json!({"app": {"id": "/bad", "tasks": [{"id": 1}]}})),
         "GET /v2/tasks" => ok(&json!({"tasks": [{"id": "t"}, null]})),
