@@ -17,7 +17,8 @@ use contrail_mesos_api::recordio::Decoder;
 
 /// Longer records are decoded on a blocking thread.
 const MAX_INLINE_RECORD_BYTES: usize = 1 << 20;
-/// Limit of every event after the first. The first has the whole state, the others one task or agent.
+/// Limit of every event after the first. The first has the whole state, the others have one task or
+/// agent.
 const MAX_EVENT_BYTES: usize = 16 << 20;
 
 /// Options of a [`Follower`].

@@ -160,7 +160,7 @@ impl VncClient {
     }
 }
 
-/// Whether the existing object is the one that was to be created.
+/// Whether the existing object is the requested one.
 fn is_same(kind: &VncErrorKind, expected: Uuid, name: &FqName) -> bool {
     match kind {
         VncErrorKind::Exists {
