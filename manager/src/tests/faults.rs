@@ -243,7 +243,8 @@ async fn put_repeated_after_late_call_creates_nothing_twice() {
 async fn rollback_is_retried_until_it_succeeds() {
     let fixture = Fixture::with(|config| config.rollback_delay = Duration::from_millis(50)).await;
     let (vm, request) = rich(1);
-    let containers = fixture.with_short_timeout();
+    // Long enough for the calls without a fault, on a busy machine too.
+    let containers = fixture.with_call_timeout(Duration::from_secs(2));
     let (known, other) = plain(2);
     put(&containers, known, &other).await.unwrap();
     containers.delete(Some("node1"), known).await.unwrap();

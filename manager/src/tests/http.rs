@@ -108,7 +108,7 @@ async fn api_follows_the_contract() {
     refused(
         &agent.get("/v1/ports?agent=node2").await,
         403,
-        "its own containers only",
+        "only its own containers",
     );
     refused(&agent.get("/v1/ports").await, 400, "?agent=");
 

@@ -181,10 +181,15 @@ impl Fixture {
         Containers::new(VncClient::new(options(&self.server)).unwrap(), &self.config)
     }
 
-    /// A manager whose calls time out soon.
+    /// A manager whose calls time out soon: on a busy machine also calls that no fault delays.
     fn with_short_timeout(&self) -> Arc<Containers> {
+        self.with_call_timeout(Duration::from_millis(40))
+    }
+
+    /// A manager whose calls time out after `call_timeout`.
+    fn with_call_timeout(&self, call_timeout: Duration) -> Arc<Containers> {
         let options = VncOptions {
-            call_timeout: Duration::from_millis(40),
+            call_timeout,
             ..options(&self.server)
         };
         Containers::new(VncClient::new(options).unwrap(), &self.config)
