@@ -343,7 +343,7 @@ async fn post(url: &str, call: &Value) -> Result<Value> {
 /// The one child of a process that has just been started.
 fn child_of(parent: &mut Child) -> Result<Pid> {
     let deadline = Instant::now() + Duration::from_secs(10);
-    let wanted = parent.id().to_string();
+    let parent_pid = parent.id().to_string();
     loop {
         for entry in fs::read_dir("/proc")?.flatten() {
             let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
@@ -356,7 +356,7 @@ fn child_of(parent: &mut Child) -> Result<Pid> {
                 .unwrap_or_default()
                 .split(' ')
                 .skip(2);
-            if fields.next() == Some(&wanted) {
+            if fields.next() == Some(&parent_pid) {
                 let pid = entry.file_name().to_string_lossy().parse()?;
                 return Ok(Pid::from_raw(pid));
             }

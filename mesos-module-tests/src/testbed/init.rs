@@ -24,7 +24,7 @@ use crate::testbed::cgroups;
 /// What the host prints when it is set up.
 pub const READY: &str = "ready";
 
-/// The host that a process is asked to be.
+/// The configuration of a host.
 #[derive(Debug, clap::Parser)]
 pub struct Options {
     /// The beginning of the names of its cgroups.

@@ -112,7 +112,7 @@ fn nested_containers_share_or_have_their_own_network() -> Result<()> {
     fixture.agent.launch_group(group)?;
     fixture.agent.running("first")?;
     fixture.agent.running("second")?;
-    // The pod's, and the one of the nested container that asked for its own.
+    // One of the pod, and one of the nested container with its own network.
     let machines = fixture.contrail.api().objects("virtual-machine");
     ensure!(machines.len() == 2, "{machines:?}");
     fixture.agent.kill("first")?;

@@ -312,7 +312,7 @@ fn leading_master_is_found_through_zookeeper() -> Result<()> {
     assert_eq!(host.block_on(found.state())?, listed);
     ensure!(!listed.agents.is_empty());
 
-    // The leader is gone: the next one is asked, and cannot be reached.
+    // Without the leader, the next master in ZooKeeper leads, and it cannot be reached.
     host.block_on(keeper.delete(&node(7, ip, port).0, None))?;
     let error = host.block_on(found.state()).unwrap_err();
     assert_eq!(error.server, format!("http://{ip}:1"), "{error}");
