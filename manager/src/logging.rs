@@ -1,7 +1,7 @@
 //! The log of the manager: lines of text or of JSON, and a filter that can change at run time.
 //!
 //! Fields of a record are plain values: numbers and booleans stay what they are in JSON, and strings
-//! are not quoted twice. Durations are in milliseconds: see [`millis`].
+//! are not quoted twice. Durations are in milliseconds: see `millis`.
 
 use std::io::Write as _;
 use std::sync::{OnceLock, PoisonError, RwLock};

@@ -8,7 +8,7 @@
 //!   other's children.
 //! - The child has its own process group, which is killed as a whole at the deadline.
 //! - The child's standard input is a file that stays locked as long as the child lives, even if
-//!   another agent process started it: see [`super::chain`].
+//!   another agent process started it: see [`mod@super::chain`].
 
 use std::ffi::OsString;
 use std::fmt;
