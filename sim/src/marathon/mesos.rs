@@ -169,12 +169,29 @@ impl Events {
     }
 }
 
+/// How often a teardown is requested.
+const TEARDOWN_ATTEMPTS: u32 = 3;
+
 /// Makes the master remove a framework with all its tasks, whether or not it is subscribed.
+///
+/// A busy libprocess now and then never answers a request, so one that times out is sent again.
 pub(super) async fn teardown(master: &str, framework_id: &str) -> Result<(), MesosError> {
     let call = json!({"type": "TEARDOWN"});
-    let request = client()?
-        .post(format!("http://{master}/master/teardown"))
-        .body(format!("frameworkId={framework_id}"));
-    let response = request.timeout(CALL_TIMEOUT).send().await?;
-    check(&call, response).await.map(|_| ())
+    let client = client()?;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let response = client
+            .post(format!("http://{master}/master/teardown"))
+            .body(format!("frameworkId={framework_id}"))
+            .timeout(CALL_TIMEOUT)
+            .send()
+            .await;
+        match response {
+            Err(error) if error.is_timeout() && attempt < TEARDOWN_ATTEMPTS => {}
+            // The attempt before was carried out: the master no longer knows the framework.
+            Ok(response) if attempt > 1 && response.status().as_u16() == 400 => return Ok(()),
+            response => return check(&call, response?).await.map(|_| ()),
+        }
+    }
 }
