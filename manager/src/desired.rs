@@ -1,4 +1,4 @@
-//! Decides what is to be done with each container. Pure: a function of the stores.
+//! Decides what happens to each container. Pure: a function of the stores.
 //!
 //! Invariants:
 //! - A container that any fresh source lists as alive is kept.
@@ -37,7 +37,7 @@ pub(crate) struct Snapshot<'a> {
     pub now: Instant,
 }
 
-/// What is to be done with a container.
+/// What happens to a container.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decision {
     /// Keep it, in this state.
@@ -209,7 +209,7 @@ impl fmt::Display for DeferReason {
     }
 }
 
-/// Decides what is to be done with a container that an agent last requested at `last_requested`.
+/// Decides what happens to a container that an agent last requested at `last_requested`.
 pub(crate) fn decide(
     snapshot: &Snapshot<'_>,
     uuid: Uuid,

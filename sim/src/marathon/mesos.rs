@@ -174,7 +174,7 @@ const TEARDOWN_ATTEMPTS: u32 = 3;
 
 /// Makes the master remove a framework with all its tasks, whether or not it is subscribed.
 ///
-/// A busy libprocess now and then never answers a request, so one that times out is sent again.
+/// A busy master may take longer than a call may, so a teardown that times out is requested again.
 pub(super) async fn teardown(master: &str, framework_id: &str) -> Result<(), MesosError> {
     let call = json!({"type": "TEARDOWN"});
     let client = client()?;
