@@ -67,6 +67,26 @@ impl Attacher {
         self.providers.statistics(intent).await
     }
 
+    /// What is wrong with an attached interface, a sentence each. See [`Provider::inspect`].
+    ///
+    /// [`Provider::inspect`]: crate::provider::Provider::inspect
+    pub async fn inspect(&self, checkpoint: &Checkpoint, intent: &Intent) -> Vec<String> {
+        let namespace = match self.handle(checkpoint) {
+            Some(handle) => {
+                let opened = spawn_blocking(move || netns::of_path(&handle)).await;
+                match opened {
+                    Ok(Ok(namespace)) => Some(namespace),
+                    Ok(Err(error)) => return vec![error.to_string()],
+                    Err(error) => return vec![error.to_string()],
+                }
+            }
+            None => None,
+        };
+        self.providers
+            .inspect(intent, namespace.as_ref().map(AsFd::as_fd))
+            .await
+    }
+
     /// The handle to the container's network namespace, for `ip netns exec`. An operator's
     /// attachment has none: its namespace is the operator's, who may have given it that very name.
     #[must_use]

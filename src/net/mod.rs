@@ -11,6 +11,7 @@ pub mod links;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod routes;
 pub mod sysctl;
 
 #[cfg(test)]

@@ -234,7 +234,7 @@ pub trait Provider: Send + Sync {
     /// The provider's part of a network's configuration.
     type Network;
     /// The provider's part of an intent.
-    type Intent;
+    type Intent: Sync;
 
     /// Refuses what is not possible, with every reason. Changes nothing.
     fn validate(
@@ -293,4 +293,15 @@ pub trait Provider: Send + Sync {
 
     /// The interface's counters.
     async fn statistics(&self, intent: &Intent<Self::Intent>) -> Result<Statistics, ProviderError>;
+
+    /// What is wrong with an attached interface, a sentence each; nothing if it works as attached.
+    /// Looks into the container, too, if its network namespace is given. Changes nothing.
+    async fn inspect(
+        &self,
+        intent: &Intent<Self::Intent>,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Vec<String> {
+        let _ = (intent, namespace);
+        Vec::new()
+    }
 }

@@ -90,6 +90,11 @@ impl OwnerTag {
     }
 }
 
+/// Whether any instance of this program wrote a label.
+pub(super) fn is_program_label(label: &str) -> bool {
+    label.split(' ').next() == Some(PROGRAM)
+}
+
 /// The owner in a label of any instance, for a message.
 pub(super) fn describe_owner(label: &str) -> String {
     let words: Vec<_> = label.split(' ').collect();

@@ -150,6 +150,15 @@ impl Providers {
             TypedIntent::Cni(intent) => self.cni.statistics(&intent).await,
         }
     }
+
+    /// See [`Provider::inspect`].
+    pub async fn inspect(&self, intent: &Intent, namespace: Option<BorrowedFd<'_>>) -> Vec<String> {
+        match intent.into() {
+            TypedIntent::Bridge(intent) => self.bridge.inspect(&intent, namespace).await,
+            TypedIntent::Contrail(intent) => self.contrail.inspect(&intent, namespace).await,
+            TypedIntent::Cni(intent) => self.cni.inspect(&intent, namespace).await,
+        }
+    }
 }
 
 /// An intent in the type of the provider that made it.

@@ -34,6 +34,9 @@ use crate::net::link_watch::LinkWatch;
 use crate::net::netns;
 use contrail_mesos_api::container::ContainerId;
 
+pub use conflicts::{Conflict, ConflictSeverity, conflicts};
+
+mod conflicts;
 mod driver;
 mod host;
 mod registry;
