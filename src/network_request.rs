@@ -1,7 +1,9 @@
 //! Parses `NetworkInfo` messages into typed requests. Pure; reports all problems at once.
 //!
 //! A `NetworkInfo` is written by a framework and is not trusted until it has passed through here:
-//! strings are checked before use, and quoted and shortened in messages.
+//! strings are checked before use, and quoted and shortened in messages. What is too much of
+//! anything is refused before its parts are looked at, so that time and memory are linear in what
+//! the framework wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,12 +13,20 @@ use crate::proto::mesos::network_info::{self, IpAddress};
 use crate::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
 use crate::provider::{AddressRequest, NetworkRequest, PortMapping, Protocol};
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::limits::{
+    MAX_ADDRESSES, MAX_CONTAINER_DEPTH, MAX_CONTAINER_ID_BYTES, MAX_LABEL_BYTES, MAX_LABELS,
+    MAX_NETWORKS, MAX_PORT_MAPPINGS,
+};
 use contrail_mesos_api::text::Quoted;
 
 /// The longest hostname that the kernel accepts, in bytes.
 const MAX_HOSTNAME_BYTES: usize = 64;
+/// The longest list of protocols of a port mapping, in bytes: there are three protocols.
+const MAX_PROTOCOLS_BYTES: usize = 64;
 /// The label by which a framework selects Contrail's virtual networks.
 pub(crate) const NETWORKS_LABEL: &str = "networks";
+/// The only interface of a container that is on no network.
+const LOOPBACK: &str = "lo";
 /// The label by which a framework requests floating IPs.
 const FLOATING_IPS_LABEL: &str = "floating-ips";
 
@@ -51,6 +61,8 @@ pub fn parse(
     container: &ContainerInfo,
     config: &Config,
 ) -> Result<ContainerRequest, RequestError> {
+    check_id(id)?;
+    check_limits(&container.network_infos)?;
     let mut problems = Vec::new();
     if container.r#type() != container_info::Type::Mesos {
         problems.push(
@@ -83,7 +95,7 @@ pub fn parse(
         let dns = match network.provider {
             // Contrail provides name servers for each of its networks.
             NetworkProvider::Contrail(_) => network.dns.clone(),
-            NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) => {
+            NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) | NetworkProvider::None => {
                 network.dns.clone().or_else(|| config.dns.clone())
             }
         };
@@ -101,12 +113,13 @@ pub fn parse(
         };
         for request in split_by_virtual_network(request, &mut problem) {
             networks.push(NetworkRequest {
-                interface: format!("eth{}", networks.len()),
+                interface: interface(&request.network.provider, networks.len()),
                 ..request
             });
             network_infos.push(info.clone());
         }
     }
+    problems.extend(check_interfaces(&networks));
     if problems.is_empty() {
         Ok(ContainerRequest {
             networks,
@@ -118,12 +131,128 @@ pub fn parse(
     }
 }
 
+/// The name of the interface in the container of its network number `index`.
+fn interface(provider: &NetworkProvider, index: usize) -> String {
+    match provider {
+        NetworkProvider::None => LOOPBACK.to_owned(),
+        NetworkProvider::Bridge(_) | NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) => {
+            format!("eth{index}")
+        }
+    }
+}
+
+/// Refuses an id that no agent gives to a container.
+fn check_id(id: &ContainerId) -> Result<(), RequestError> {
+    let problem = if id.depth() > MAX_CONTAINER_DEPTH {
+        format!(
+            "the container is nested in {} others; at most {MAX_CONTAINER_DEPTH} are possible",
+            id.depth()
+        )
+    } else if let Some(part) = id.parts().find(|part| part.len() > MAX_CONTAINER_ID_BYTES) {
+        format!(
+            "the container's id {} is longer than {MAX_CONTAINER_ID_BYTES} bytes",
+            Quoted(part.as_bytes())
+        )
+    } else {
+        return Ok(());
+    };
+    Err(RequestError(vec![problem]))
+}
+
+/// Refuses too much of anything. Only counts, so that its cost is linear.
+fn check_limits(infos: &[NetworkInfo]) -> Result<(), RequestError> {
+    let named = || infos.iter().filter(|info| info.name.is_some());
+    let labels = |info: &NetworkInfo| {
+        let labels = info.labels.iter().flat_map(|labels| &labels.labels);
+        let (count, bytes) = labels.fold((0, 0), |(count, bytes), label| {
+            let value = label.value.as_ref().map_or(0, Vec::len);
+            (count + 1, bytes + label.key.len() + value)
+        });
+        let groups: usize = info.groups.iter().map(Vec::len).sum();
+        (count + info.groups.len(), bytes + groups)
+    };
+    let limits = [
+        (
+            named().count(),
+            MAX_NETWORKS,
+            "requests",
+            "networks; a container can have",
+        ),
+        (
+            named().map(|info| info.ip_addresses.len()).sum(),
+            MAX_ADDRESSES,
+            "requests",
+            "addresses; a container can request",
+        ),
+        (
+            named().map(|info| info.port_mappings.len()).sum(),
+            MAX_PORT_MAPPINGS,
+            "maps",
+            "ports; a container can map",
+        ),
+        (
+            named().map(|info| labels(info).0).sum(),
+            MAX_LABELS,
+            "has",
+            "labels and groups of networks; a container can have",
+        ),
+        (
+            named().map(|info| labels(info).1).sum(),
+            MAX_LABEL_BYTES,
+            "has",
+            "bytes of labels and groups of networks; a container can have",
+        ),
+    ];
+    let problems: Vec<String> = limits
+        .into_iter()
+        .filter(|(count, limit, ..)| count > limit)
+        .map(|(count, limit, verb, what)| {
+            format!("the container {verb} {count} {what} at most {limit}")
+        })
+        .collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(RequestError(problems))
+    }
+}
+
+/// What is wrong with the requests of a container together.
+fn check_interfaces(networks: &[NetworkRequest]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if networks.len() > MAX_NETWORKS {
+        problems.push(format!(
+            "the container requests {} networks; a container can have at most {MAX_NETWORKS}",
+            networks.len()
+        ));
+    }
+    let ports: usize = networks.iter().map(|network| network.ports.len()).sum();
+    if ports > MAX_PORT_MAPPINGS {
+        problems.push(format!(
+            "the container maps {ports} ports; a container can map at most {MAX_PORT_MAPPINGS}"
+        ));
+    }
+    let isolated = networks
+        .iter()
+        .find(|network| network.network.provider == NetworkProvider::None);
+    if let Some(isolated) = isolated
+        && networks.len() > 1
+    {
+        problems.push(format!(
+            "network {:?} is of provider \"none\", so a container on it can be on no other network",
+            isolated.network.name
+        ));
+    }
+    problems
+}
+
 /// Parses a `NetworkInfo` for Contrail: one request for each virtual network, in order.
 pub(crate) fn parse_contrail(
     id: &ContainerId,
     info: &NetworkInfo,
     network: crate::config::ContrailNetwork,
 ) -> Result<Vec<NetworkRequest>, RequestError> {
+    check_limits(std::slice::from_ref(info))?;
     let mut problems = Vec::new();
     let mut problem = |message: String| problems.push(message);
     let name = info.name.as_deref().unwrap_or_default();
@@ -163,11 +292,19 @@ fn split_by_virtual_network(
 ) -> Vec<NetworkRequest> {
     let list = match request.network.provider {
         NetworkProvider::Contrail(_) => request.labels.get(NETWORKS_LABEL).cloned(),
-        NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) => None,
+        NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) | NetworkProvider::None => None,
     };
     let Some(list) = list.filter(|list| list.contains(',')) else {
         return vec![request];
     };
+    let count = list.split(',').count();
+    if count > MAX_NETWORKS {
+        problem(format!(
+            "the label {NETWORKS_LABEL} lists {count} networks; a container can have at most \
+             {MAX_NETWORKS}"
+        ));
+        return vec![];
+    }
     let mut names = BTreeSet::new();
     let mut requests = Vec::new();
     for name in list.split(',').map(str::trim) {
@@ -362,6 +499,12 @@ fn protocols(list: Option<&[u8]>) -> Result<Vec<Protocol>, String> {
     let Some(list) = list.filter(|list| !list.is_empty()) else {
         return Ok(vec![Protocol::Tcp]);
     };
+    if list.len() > MAX_PROTOCOLS_BYTES {
+        return Err(format!(
+            "{} is no list of transport protocols; use tcp, udp or sctp",
+            Quoted(list)
+        ));
+    }
     list.split(|byte| *byte == b',')
         .map(
             |word| match word.trim_ascii().to_ascii_lowercase().as_slice() {

@@ -28,10 +28,13 @@ impl From<&mesos::ContainerId> for ContainerId {
 
 impl From<&ContainerId> for mesos::ContainerId {
     fn from(id: &ContainerId) -> Self {
-        mesos::ContainerId {
-            value: id.value().to_owned(),
-            parent: id.parent().map(|parent| Box::new((&parent).into())),
-        }
+        let part = |parent: Option<Self>, value: &str| {
+            Some(Self {
+                value: value.to_owned(),
+                parent: parent.map(Box::new),
+            })
+        };
+        id.parts().fold(None, part).unwrap_or_default()
     }
 }
 

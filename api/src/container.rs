@@ -3,12 +3,13 @@
 //! Invariant: every name derives from the *whole* id (and interface) by hash, never by
 //! truncation, so containers whose ids share a prefix never share a link.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::text::hex;
+use crate::text::{Quoted, hex};
 
 /// A container's id with those of its parents, outermost first, joined by dots as Mesos prints it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +54,43 @@ impl ContainerId {
         (!parents.is_empty()).then(|| Self {
             values: parents.to_vec(),
         })
+    }
+
+    /// The number of containers in which this one is nested.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.values.len().saturating_sub(1)
+    }
+
+    /// The values of the container and of its parents, outermost first.
+    pub fn parts(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.values.iter().map(String::as_str)
+    }
+
+    /// The parts of the container's id, and then those of each container that it is nested in, the
+    /// nearest first. Maps with ids as keys can be searched for each.
+    pub fn with_ancestors(&self) -> impl Iterator<Item = &[String]> {
+        (1..=self.values.len())
+            .rev()
+            .map(|length| &self.values[..length])
+    }
+
+    /// An id that an operator chooses: it is a name of files, and is shown in tables.
+    pub fn chosen(text: &str) -> Result<Self, String> {
+        let is_good = text.len() <= MAX_FILE_NAME_BYTES
+            && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte));
+        if is_good {
+            Ok(Self::top_level(text))
+        } else {
+            Err(format!(
+                "{} is no name for a container: use 1 to {MAX_FILE_NAME_BYTES} letters, digits and \
+                 any of . _ : - , beginning with a letter or digit",
+                Quoted(text.as_bytes())
+            ))
+        }
     }
 
     /// The container's own value, without those of its parents.
@@ -110,6 +148,13 @@ impl ContainerId {
 impl fmt::Display for ContainerId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.values.join("."))
+    }
+}
+
+// The derived `Eq` and `Hash` are those of the only field.
+impl Borrow<[String]> for ContainerId {
+    fn borrow(&self) -> &[String] {
+        &self.values
     }
 }
 
@@ -200,6 +245,38 @@ mod tests {
             parent.nested("c").file_name(),
             ContainerId::top_level("p.c").file_name()
         );
+    }
+
+    #[test]
+    fn chosen_id_must_be_a_plain_name() {
+        for id in ["box", "web.1", "a_b:c-d", "1"] {
+            assert_eq!(ContainerId::chosen(id), Ok(ContainerId::top_level(id)));
+        }
+        for id in [
+            "",
+            "a b",
+            "a\tb",
+            "a\n",
+            "../x",
+            ".",
+            "-x",
+            "a/b",
+            "\u{fc}",
+            &"x".repeat(201),
+        ] {
+            let error = ContainerId::chosen(id).unwrap_err();
+            assert!(error.contains("use 1 to 200"), "{error}");
+        }
+    }
+
+    #[test]
+    fn ancestors_are_keys_of_a_map() {
+        let id = ContainerId::top_level("a").nested("b").nested("c");
+        let map = std::collections::HashMap::from([(ContainerId::top_level("a"), 1), (id, 2)]);
+        let nested = ContainerId::top_level("a").nested("b").nested("x");
+        let found = nested.with_ancestors().find_map(|parts| map.get(parts));
+        assert_eq!(found, Some(&1));
+        assert_eq!(nested.depth(), 2);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! http           the HTTP client: TLS, credentials, redirects to a leader, streams
 //! container      container ids, and the names that derive from them
 //! config_reader  reads a TOML file and collects every problem
+//! files          reading files of directories that others can write to
+//! limits         the limits of one container
 //! recordio       the framing of Mesos' event streams
 //! text           untrusted strings in messages
 //! ```
@@ -18,6 +20,8 @@ pub mod agent_api;
 pub mod backoff;
 pub mod config_reader;
 pub mod container;
+pub mod files;
 pub mod http;
+pub mod limits;
 pub mod recordio;
 pub mod text;

@@ -13,7 +13,9 @@ pub struct Quoted<'a>(pub &'a [u8]);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = String::from_utf8_lossy(self.0);
+        // A character has four bytes at most, and one may be cut.
+        let end = self.0.len().min(4 * (MAX_QUOTE_CHARS + 1));
+        let text = String::from_utf8_lossy(&self.0[..end]);
         let mut chars = text.chars();
         let head: String = chars.by_ref().take(MAX_QUOTE_CHARS).collect();
         write!(formatter, "{head:?}")?;

@@ -45,6 +45,8 @@ pub enum NetworkProvider {
     Contrail(ContrailNetwork),
     /// CNI plugins, from a file of the CNI directory.
     Cni(CniNetwork),
+    /// No network: the container has a loopback interface only.
+    None,
 }
 
 /// Reads one `[[network]]`. `None` if a required key is missing or invalid, which is reported to
@@ -69,18 +71,22 @@ pub(super) fn read(section: Section<'_>) -> Option<Network> {
             None
         }
     };
-    let provider = section.text("provider", "the provider, \"bridge\" or \"contrail\"");
+    let provider = section.text(
+        "provider",
+        "the provider, \"bridge\", \"contrail\" or \"none\"",
+    );
     let dns = section.section("dns").map(dns);
     let provider = match provider.as_deref() {
         Some("bridge") => bridge::network(&section, name.as_deref().unwrap_or_default())
             .map(NetworkProvider::Bridge),
         Some("contrail") => Some(NetworkProvider::Contrail(contrail::network(&section))),
+        Some("none") => Some(NetworkProvider::None),
         Some(other) => {
             section.problem(
                 "provider",
                 format!(
-                    "there is no provider {other:?}; use \"bridge\" or \"contrail\", or configure a \
-                     CNI network in the directory of [cni]"
+                    "there is no provider {other:?}; use \"bridge\", \"contrail\" or \"none\", or \
+                     configure a CNI network in the directory of [cni]"
                 ),
             );
             return None;
@@ -147,7 +153,9 @@ impl Network {
                 v4.into_iter().chain(v6).collect()
             }
             // Contrail or the plugins choose the subnets, which may overlap.
-            NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) => vec![],
+            NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) | NetworkProvider::None => {
+                vec![]
+            }
         }
     }
 

@@ -16,17 +16,20 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::checkpoint::{
-    Checkpoint, CheckpointError, Checkpoints, ExecutorKey, Owner, StoredCheckpoint,
+    Checkpoint, CheckpointError, Checkpoints, Claim, ClaimError, ExecutorKey, Owner,
+    StoredCheckpoint,
 };
 use super::error::IsolatorError;
 use super::etc_files;
 pub use super::target::Target;
 use super::target::{Namespaces, pin};
-use crate::config::{Config, Dns};
+use crate::config::{Config, Dns, NetworkProvider};
+use crate::net::links;
 use crate::net::netns::{self, handles};
 use crate::network_request::ContainerRequest;
 use crate::provider::{
-    Attachment, Intent, LostInterface, ProviderError, ProviderErrors, Providers, Statistics,
+    Attachment, Intent, LostInterface, NetworkRequest, ProviderError, ProviderErrors, Providers,
+    Statistics,
 };
 use contrail_mesos_api::container::ContainerId;
 
@@ -109,9 +112,70 @@ impl Attacher {
         Ok(())
     }
 
+    /// Refuses a namespace that cannot be attached as this container: the host's, one that has one of
+    /// the interfaces already, and one of another container with the same id. Changes nothing.
+    pub async fn check_target(
+        &self,
+        request: &ContainerRequest,
+        container: &ContainerId,
+        target: Target,
+    ) -> Result<(), IsolatorError> {
+        let description = target.to_string();
+        let (_, network) = open(target).await?;
+        let handle = self.handle_path(container);
+        let is_another = {
+            let network = network.try_clone().map_err(IsolatorError::Descriptor)?;
+            let handle = handle.clone();
+            spawn_blocking(move || {
+                if !handles::is_handle(&handle) {
+                    return Ok(false);
+                }
+                let pinned = netns::of_path(&handle)?;
+                netns::same(&pinned, &network)
+                    .map(|same| !same)
+                    .map_err(IsolatorError::Descriptor)
+            })
+            .await??
+        };
+        if is_another {
+            return Err(IsolatorError::InUse(format!(
+                "{container} is the name of another network namespace ({}), which may be that of a container of the agent; choose another name",
+                handle.display()
+            )));
+        }
+        let interfaces: Vec<String> = request
+            .networks
+            .iter()
+            .filter(|network| network.network.provider != NetworkProvider::None)
+            .map(|network| network.interface.clone())
+            .collect();
+        let existing = netns::run_in(network, move || {
+            interfaces.into_iter().find(|name| links::exists(name))
+        })
+        .await?;
+        match existing {
+            Some(interface) => Err(IsolatorError::InUse(format!(
+                "{description} has an interface {interface} already; is it attached under another name?"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Describes every change that an attach would make, in order, for a person. Makes none.
     pub async fn plan(&self, request: &ContainerRequest) -> Result<Vec<String>, IsolatorError> {
         self.validate(request)?;
+        let (checkpoints, providers) = (self.checkpoints.clone(), Arc::clone(&self.providers));
+        let networks = request.networks.clone();
+        spawn_blocking(move || {
+            if let Some(network) = networks.first()
+                && let Some(stored) = checkpoints.find(&network.container)
+            {
+                let reason = stored.reason_in_use(&network.container);
+                return Err(IsolatorError::InUse(reason));
+            }
+            check_unused(&providers, &networks)
+        })
+        .await??;
         let mut changes = Vec::new();
         for network in &request.networks {
             changes.extend(self.providers.plan(network).await?);
@@ -129,6 +193,9 @@ impl Attacher {
         executor: Option<ExecutorKey>,
     ) -> Result<Checkpoint, IsolatorError> {
         self.validate(request)?;
+        let claim = self
+            .claim(request, container, owner, executor.clone())
+            .await?;
         let mut intents = Vec::new();
         for network in &request.networks {
             match self.providers.reserve(network).await {
@@ -136,33 +203,31 @@ impl Attacher {
                 Err(error) => {
                     let mut errors = ProviderErrors::from(error);
                     errors.extend(self.release(&intents).await);
+                    self.abandon(claim).await?;
                     return Err(errors.into());
                 }
             }
         }
         let checkpoint = Checkpoint::new(container, owner, executor, request, intents.clone());
         let checkpoints = self.checkpoints.clone();
-        let (checkpoint, written) = spawn_blocking(move || {
-            let written = checkpoints.write_intent(&checkpoint);
-            (checkpoint, written)
+        let (checkpoint, claim, written) = spawn_blocking(move || {
+            let written = checkpoints.write_intent(&claim, &checkpoint);
+            (checkpoint, claim, written)
         })
         .await?;
-        let file = match written {
-            Ok(file) => file,
-            Err(error) => {
-                for error in self.release(&intents).await {
-                    log::error!(container:% = container, error:% = error; "cannot release a reservation");
-                }
-                return Err(error.into());
+        if let Err(error) = written {
+            for error in self.release(&intents).await {
+                log::error!(container:% = container, error:% = error; "cannot release a reservation");
             }
-        };
+            self.abandon(claim).await?;
+            return Err(error.into());
+        }
         // The sync overlaps with the agent's fork, and the providers start once it is done;
         // `attach` waits for both before it creates anything.
         let checkpoints = self.checkpoints.clone();
         let providers = Arc::clone(&self.providers);
-        let id = container.clone();
         let sync = tokio::spawn(async move {
-            let synced = spawn_blocking(move || checkpoints.sync_intent(&id, &file)).await;
+            let synced = spawn_blocking(move || checkpoints.sync_intent(&claim)).await;
             if matches!(synced, Ok(Ok(()))) {
                 providers.start(&intents.iter().collect::<Vec<_>>());
             }
@@ -170,6 +235,38 @@ impl Attacher {
         });
         self.syncs().insert(container.clone(), sync);
         Ok(checkpoint)
+    }
+
+    /// Claims the container's id. After that, whatever is undone was made by this call.
+    async fn claim(
+        &self,
+        request: &ContainerRequest,
+        container: &ContainerId,
+        owner: Owner,
+        executor: Option<ExecutorKey>,
+    ) -> Result<Claim, IsolatorError> {
+        let (checkpoints, providers) = (self.checkpoints.clone(), Arc::clone(&self.providers));
+        let (networks, container) = (request.networks.clone(), container.clone());
+        spawn_blocking(move || {
+            let claim = match checkpoints.claim(&container, owner, executor) {
+                Ok(claim) => claim,
+                Err(ClaimError::InUse(stored)) => {
+                    return Err(IsolatorError::InUse(stored.reason_in_use(&container)));
+                }
+                Err(ClaimError::Checkpoint(error)) => return Err(error.into()),
+            };
+            if let Err(error) = check_unused(&providers, &networks) {
+                checkpoints.abandon(claim);
+                return Err(error);
+            }
+            Ok(claim)
+        })
+        .await?
+    }
+
+    async fn abandon(&self, claim: Claim) -> Result<(), IsolatorError> {
+        let checkpoints = self.checkpoints.clone();
+        Ok(spawn_blocking(move || checkpoints.abandon(claim)).await?)
     }
 
     async fn release(&self, intents: &[Intent]) -> ProviderErrors {
@@ -335,17 +432,22 @@ impl Attacher {
             .map_err(IsolatorError::Provider)
     }
 
-    /// Like [`Attacher::detach`], for a container whose checkpoint is lost.
+    /// Like [`Attacher::detach`], for a container whose checkpoint is lost or cannot be read: removes
+    /// everything of this instance that names it. Its handle is removed only if it `is_of_agent`.
     pub async fn detach_without_checkpoint(
         &self,
         container: &ContainerId,
-        keep: &HashSet<ContainerId>,
+        is_of_agent: bool,
     ) -> Result<(), IsolatorError> {
-        let swept = self.sweep(keep).await;
-        let handle = Some(self.handle_path(container));
-        let removed = self.remove_state(container, handle, swept.is_ok()).await;
+        let detached = self
+            .providers
+            .remove_container(container)
+            .await
+            .map_err(IsolatorError::Provider);
+        let handle = is_of_agent.then(|| self.handle_path(container));
+        let removed = self.remove_state(container, handle, detached.is_ok()).await;
         IsolatorError::combine(
-            [swept, removed]
+            [detached, removed]
                 .into_iter()
                 .filter_map(Result::err)
                 .collect(),
@@ -377,6 +479,16 @@ impl Attacher {
         errors.extend(adopted.err().map(IsolatorError::Provider));
         IsolatorError::combine(errors)
     }
+}
+
+/// Refuses a container that is attached already, by any instance. Blocks.
+fn check_unused(providers: &Providers, networks: &[NetworkRequest]) -> Result<(), IsolatorError> {
+    ProviderErrors::collect_results(
+        networks
+            .iter()
+            .map(|network| providers.check_unused(network)),
+    )?;
+    Ok(())
 }
 
 fn intents(checkpoint: &Checkpoint) -> impl Iterator<Item = &Intent> {

@@ -8,16 +8,18 @@
 //! <state_dir>/damaged/<container>-<milliseconds since 1970>   unreadable ones, moved aside
 //! ```
 //!
-//! Invariants: nothing is created before `intent.json` is durable. It is written once, in place: a
-//! file that a crash truncated is from before anything was created. `attached.json` is not synced,
-//! because a crash of the machine ends every container.
+//! Invariants: nothing is created before `intent.json` is durable. Its exclusive creation claims the
+//! container's id, before anything is reserved: at first it names no network, and it is complete
+//! before anything is created. It is written in place: a file that a crash truncated is from before
+//! anything was created. `attached.json` is not synced, because a crash of the machine ends every
+//! container.
 //!
 //! A version reads the layouts of all earlier versions, and refuses those of later ones.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,6 +31,7 @@ use crate::proto::mesos::network_info::PortMapping;
 use crate::proto::mesos::{Label, Labels, NetworkInfo};
 use crate::provider::{Attachment, Intent};
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::files::read_regular_file;
 
 /// The layout of `intent.json` that this version writes. Layouts start at 1.
 const LAYOUT_VERSION: u32 = 1;
@@ -46,6 +49,22 @@ pub struct CheckpointError {
     /// The reason.
     #[source]
     pub source: io::Error,
+}
+
+/// The claim of a container's id.
+#[derive(Debug)]
+pub struct Claim {
+    container: ContainerId,
+    file: File,
+}
+
+/// Why an id could not be claimed.
+#[derive(Debug)]
+pub enum ClaimError {
+    /// It is in use.
+    InUse(Box<StoredCheckpoint>),
+    /// The file system failed.
+    Checkpoint(CheckpointError),
 }
 
 /// Who attached a container, and so who detaches it.
@@ -155,6 +174,40 @@ impl NetworkInfoRecord {
 }
 
 impl Checkpoint {
+    /// The container's networks, interfaces and addresses on one line.
+    fn describe_interfaces(&self, attachments: Option<&[Attachment]>) -> String {
+        if self.networks.is_empty() {
+            return "not complete".to_owned();
+        }
+        let describe = |(index, network): (usize, &CheckpointedNetwork)| {
+            let intent = &network.intent;
+            let attachment = attachments.and_then(|all| all.get(index));
+            let addresses =
+                attachment.map_or(&intent.addresses, |attachment| &attachment.addresses);
+            let addresses = addresses.iter().map(|net| format!(" {}", net.addr()));
+            format!(
+                "{} {}{}",
+                intent.network,
+                intent.interface,
+                addresses.collect::<String>()
+            )
+        };
+        let interfaces: Vec<String> = self.networks.iter().enumerate().map(describe).collect();
+        interfaces.join(", ")
+    }
+
+    /// The checkpoint of a container for which nothing is reserved yet.
+    fn claim(container: &ContainerId, owner: Owner, executor: Option<ExecutorKey>) -> Self {
+        Self {
+            version: LAYOUT_VERSION,
+            container: container.clone(),
+            owner,
+            executor,
+            hostname: String::new(),
+            networks: Vec::new(),
+        }
+    }
+
     /// The checkpoint of a request whose networks were reserved as `intents`, in order.
     #[must_use]
     pub fn new(
@@ -196,9 +249,37 @@ pub enum StoredCheckpoint {
     Damaged {
         /// The directory's name: the container's [`ContainerId::file_name`].
         file_name: OsString,
+        /// Whether a newer version of this program wrote it, which can read it.
+        is_newer: bool,
         /// The file and what is wrong with it.
         error: String,
     },
+}
+
+impl StoredCheckpoint {
+    /// Why the container `id` cannot be attached: what it is, and how to end that.
+    #[must_use]
+    pub fn reason_in_use(&self, id: &ContainerId) -> String {
+        match self {
+            Self::Intact {
+                checkpoint,
+                attachments,
+            } => {
+                let interfaces = checkpoint.describe_interfaces(attachments.as_deref());
+                match checkpoint.owner {
+                    Owner::Operator => format!(
+                        "{id} is attached already ({interfaces}); contrail-mesos detach {id} first"
+                    ),
+                    Owner::Agent => format!(
+                        "{id} is a container of the agent ({interfaces}), which detaches it when it ends; choose another name"
+                    ),
+                }
+            }
+            Self::Damaged { error, .. } => format!(
+                "{id} has a checkpoint that cannot be used ({error}); contrail-mesos detach --force {id} removes what is left of it"
+            ),
+        }
+    }
 }
 
 /// The checkpoints of one state directory. Every method blocks on the file system.
@@ -224,45 +305,90 @@ impl Checkpoints {
             .join(container.file_name())
     }
 
-    /// Writes the intent. It is durable once [`Checkpoints::sync_intent`] of the returned file
-    /// succeeds. Fails for a container that already has one.
-    pub fn write_intent(&self, checkpoint: &Checkpoint) -> Result<File, CheckpointError> {
-        let directory = self.directory(&checkpoint.container);
+    /// Claims a container's id, before anything is reserved for it.
+    pub fn claim(
+        &self,
+        container: &ContainerId,
+        owner: Owner,
+        executor: Option<ExecutorKey>,
+    ) -> Result<Claim, ClaimError> {
+        let directory = self.directory(container);
+        let path = directory.join(INTENT_FILE);
         let failed = |action, path: &Path| {
             let path = path.to_owned();
-            move |source| CheckpointError {
-                action,
-                path,
-                source,
+            move |source| {
+                ClaimError::Checkpoint(CheckpointError {
+                    action,
+                    path,
+                    source,
+                })
             }
         };
         fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
-        let path = directory.join(INTENT_FILE);
-        let json = serde_json::to_vec(checkpoint)
-            .map_err(io::Error::from)
-            .map_err(failed("encode", &path))?;
-        let mut file = File::options()
+        let created = File::options()
             .write(true)
             .create_new(true)
             // The configuration of CNI plugins may have secrets.
             .mode(0o600)
-            .open(&path)
-            .map_err(failed("create", &path))?;
-        match file.write_all(&json) {
-            Ok(()) => Ok(file),
-            Err(source) => {
-                // Nothing was created yet, so nothing needs the file. The first error is reported.
-                let _ = fs::remove_dir_all(&directory);
-                Err(failed("write", &path)(source))
+            .open(&path);
+        let file = match created {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let name = container.file_name().into();
+                return Err(ClaimError::InUse(Box::new(load(&directory, name))));
             }
+            Err(error) => return Err(failed("create", &path)(error)),
+        };
+        let claim = Claim {
+            container: container.clone(),
+            file,
+        };
+        let checkpoint = Checkpoint::claim(container, owner, executor);
+        if let Err(error) = self.write_intent(&claim, &checkpoint) {
+            self.abandon(claim);
+            return Err(ClaimError::Checkpoint(error));
         }
+        Ok(claim)
+    }
+
+    /// Ends a claim for which nothing is reserved any more. Best effort: what is left is an id that
+    /// names no network.
+    pub fn abandon(&self, claim: Claim) {
+        let directory = self.directory(&claim.container);
+        if let Err(error) = fs::remove_file(directory.join(INTENT_FILE)) {
+            log::warn!(
+                "cannot remove {}: {error}",
+                directory.join(INTENT_FILE).display()
+            );
+        }
+        // Fails if somebody else has put files there, which stay.
+        let _ = fs::remove_dir(&directory);
+    }
+
+    /// Writes the intent of a claimed container. It is durable once [`Checkpoints::sync_intent`]
+    /// succeeds.
+    pub fn write_intent(
+        &self,
+        claim: &Claim,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), CheckpointError> {
+        let failed = |source| CheckpointError {
+            action: "write",
+            path: self.directory(&claim.container).join(INTENT_FILE),
+            source,
+        };
+        let json = serde_json::to_vec(checkpoint)
+            .map_err(io::Error::from)
+            .map_err(failed)?;
+        // It grows only: a claim names no network.
+        claim.file.write_all_at(&json, 0).map_err(failed)
     }
 
     /// Waits until an intent that was just written is durable.
-    pub fn sync_intent(&self, container: &ContainerId, file: &File) -> Result<(), CheckpointError> {
-        file.sync_data().map_err(|source| CheckpointError {
+    pub fn sync_intent(&self, claim: &Claim) -> Result<(), CheckpointError> {
+        claim.file.sync_data().map_err(|source| CheckpointError {
             action: "write",
-            path: self.directory(container).join(INTENT_FILE),
+            path: self.directory(&claim.container).join(INTENT_FILE),
             source,
         })
     }
@@ -299,6 +425,29 @@ impl Checkpoints {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Reads the checkpoint of a container.
+    #[must_use]
+    pub fn find(&self, container: &ContainerId) -> Option<StoredCheckpoint> {
+        let directory = self.directory(container);
+        let exists = fs::symlink_metadata(directory.join(INTENT_FILE)).is_ok();
+        exists.then(|| load(&directory, container.file_name().into()))
+    }
+
+    /// Reads the checkpoint of the container whose id is printed as `id`: parts that are nested are
+    /// separated by dots, and an operator may have chosen a name with dots.
+    pub fn find_printed(&self, id: &str) -> Result<Option<StoredCheckpoint>, CheckpointError> {
+        let names = [
+            ContainerId::top_level(id).file_name(),
+            ContainerId::printed(id).file_name(),
+        ];
+        Ok(self.load_all()?.into_iter().find(|stored| match stored {
+            StoredCheckpoint::Intact { checkpoint, .. } => checkpoint.container.to_string() == id,
+            StoredCheckpoint::Damaged { file_name, .. } => {
+                names.iter().any(|name| name.as_str() == file_name)
+            }
+        }))
     }
 
     /// Reads all checkpoints.
@@ -354,25 +503,41 @@ fn load(directory: &Path, file_name: OsString) -> StoredCheckpoint {
                 attachments,
             }
         }
-        Err(error) => StoredCheckpoint::Damaged { file_name, error },
+        Err(UnreadableIntent { is_newer, error }) => StoredCheckpoint::Damaged {
+            file_name,
+            is_newer,
+            error,
+        },
     }
 }
 
-fn read_intent(directory: &Path, file_name: &OsStr) -> Result<Checkpoint, String> {
+/// Why an intent cannot be read.
+struct UnreadableIntent {
+    is_newer: bool,
+    error: String,
+}
+
+fn read_intent(directory: &Path, file_name: &OsStr) -> Result<Checkpoint, UnreadableIntent> {
     #[derive(Deserialize)]
     struct Layout {
         version: u32,
     }
     let path = directory.join(INTENT_FILE);
-    let fail = |message: String| format!("{}: {message}", path.display());
+    let fail = |message: String| UnreadableIntent {
+        is_newer: false,
+        error: format!("{}: {message}", path.display()),
+    };
     let layout: Layout = read_json(&path).map_err(|error| fail(error.to_string()))?;
     let checkpoint: Checkpoint = match layout.version {
         LAYOUT_VERSION => read_json(&path).map_err(|error| fail(error.to_string()))?,
         newer @ LAYOUT_VERSION.. => {
-            return Err(fail(format!(
-                "written by a newer version (layout {newer}, this version reads layouts up to \
-                 {LAYOUT_VERSION})"
-            )));
+            return Err(UnreadableIntent {
+                is_newer: true,
+                ..fail(format!(
+                    "written by a newer version (layout {newer}, this version reads layouts up to \
+                     {LAYOUT_VERSION})"
+                ))
+            });
         }
         unknown => return Err(fail(format!("no version writes layout {unknown}"))),
     };
@@ -387,7 +552,7 @@ fn read_intent(directory: &Path, file_name: &OsStr) -> Result<Checkpoint, String
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    let json = fs::read(path)?;
+    let json = read_regular_file(path)?;
     serde_json::from_slice(&json).map_err(io::Error::from)
 }
 

@@ -97,16 +97,13 @@ pub(super) struct Containers {
 }
 
 impl Containers {
-    pub(super) fn get(&self, id: &ContainerId) -> Option<&Arc<Container>> {
+    /// By the parts of its id.
+    pub(super) fn get(&self, id: &[String]) -> Option<&Arc<Container>> {
         self.by_id.get(id)
     }
 
     pub(super) fn by_executor(&self, executor: &ExecutorKey) -> Option<&Arc<Container>> {
         self.by_id.get(self.by_executor.get(executor)?)
-    }
-
-    pub(super) fn ids(&self) -> impl Iterator<Item = &ContainerId> {
-        self.by_id.keys()
     }
 
     pub(super) fn insert(&mut self, container: Arc<Container>) {

@@ -55,6 +55,9 @@ pub enum IsolatorError {
         "container {0} already has networks; if it has ended, restart the agent to clean up after it"
     )]
     AlreadyAttached(String),
+    /// The container's id, or its namespace, is in use.
+    #[error("{0}")]
+    InUse(String),
     /// Independent errors.
     #[error("{}", list(.0))]
     Multiple(Vec<IsolatorError>),

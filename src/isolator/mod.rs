@@ -22,7 +22,7 @@ mod launch;
 mod recover;
 mod target;
 
-use std::collections::HashSet;
+use std::borrow::Borrow as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -39,7 +39,7 @@ use crate::network_request;
 use crate::proto::mesos::slave::{
     ContainerClass, ContainerConfig, ContainerLaunchInfo, ContainerLimitation,
 };
-use crate::proto::mesos::{ContainerStatus, ExecutorInfo, ResourceStatistics};
+use crate::proto::mesos::{ContainerInfo, ContainerStatus, ExecutorInfo, ResourceStatistics};
 use crate::provider::{LostInterface, Statistics};
 use contrail_mesos_api::container::ContainerId;
 
@@ -89,29 +89,20 @@ impl Isolator {
     }
 
     fn container(&self, id: &ContainerId) -> Option<Arc<Container>> {
-        lock(&self.containers).get(id).cloned()
+        lock(&self.containers).get(id.borrow()).cloned()
     }
 
     /// The container whose network namespace `id` is in: itself, or its nearest ancestor that has
     /// networks of its own.
     fn namespace_owner(&self, id: &ContainerId) -> Option<Arc<Container>> {
         let containers = lock(&self.containers);
-        let mut next = Some(id.clone());
-        while let Some(id) = next {
-            if let Some(container) = containers.get(&id) {
-                return Some(container.clone());
-            }
-            next = id.parent();
-        }
-        None
+        id.with_ancestors()
+            .find_map(|parts| containers.get(parts))
+            .cloned()
     }
 
     fn executor_container(&self, executor: &ExecutorKey) -> Option<Arc<Container>> {
         lock(&self.containers).by_executor(executor).cloned()
-    }
-
-    fn ids(&self) -> HashSet<ContainerId> {
-        lock(&self.containers).ids().cloned().collect()
     }
 
     fn insert(&self, container: Arc<Container>) {
@@ -181,8 +172,10 @@ impl Isolator {
     ) -> Result<ContainerLaunchInfo, IsolatorError> {
         let source = self.source.clone();
         let config = tokio::task::spawn_blocking(move || source.load()).await??;
-        let info = container_config.container_info.clone().unwrap_or_default();
-        let request = network_request::parse(&container.id, &info, &config)?;
+        let request = match &container_config.container_info {
+            Some(info) => network_request::parse(&container.id, info, &config)?,
+            None => network_request::parse(&container.id, &ContainerInfo::default(), &config)?,
+        };
         let executor = container.executor.clone();
         let checkpoint = self
             .attacher
@@ -261,11 +254,9 @@ impl Isolator {
             if let Some(checkpoint) = checkpoint {
                 isolator.attacher.detach(&checkpoint).await?;
             } else {
-                let mut keep = isolator.ids();
-                keep.remove(&container.id);
                 isolator
                     .attacher
-                    .detach_without_checkpoint(&container.id, &keep)
+                    .detach_without_checkpoint(&container.id, true)
                     .await?;
             }
             *container.state() = NetworkState::default();

@@ -77,7 +77,9 @@ impl Isolator {
                     }
                     recoveries.push(self.recover_one(*checkpoint, attachments, state, is_known));
                 }
-                StoredCheckpoint::Damaged { file_name, error } => {
+                StoredCheckpoint::Damaged {
+                    file_name, error, ..
+                } => {
                     self.set_aside(&file_name, &error).await;
                     let known = alive
                         .keys()

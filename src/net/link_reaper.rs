@@ -3,13 +3,16 @@
 //! The kernel completes a deletion only after an RCU grace period of about 25 ms, but needs only
 //! one for a whole group of links. So a single thread deletes: it puts all links that were queued
 //! during a deletion into one group, and deletes the group by one request.
+//!
+//! Invariant: a link is deleted only if its alias says that it is the one that is meant. A name
+//! alone is not enough: another instance gives the same container the same names.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
-use super::links;
+use super::links::{self, Link};
 use super::netlink::{NetlinkError, NetlinkSocket};
 
 /// A link could not be deleted.
@@ -23,7 +26,28 @@ pub enum ReapError {
     ThreadEnded,
 }
 
-type Job = (String, oneshot::Sender<Result<(), NetlinkError>>);
+/// A link to delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkToDelete {
+    /// Its name.
+    pub name: String,
+    /// What its alias begins with.
+    pub alias_prefix: String,
+}
+
+/// What became of a link that was to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// There is no such link any more.
+    Gone,
+    /// The link of that name has another alias, and stays.
+    Foreign,
+}
+
+type Job = (
+    LinkToDelete,
+    oneshot::Sender<Result<Deletion, NetlinkError>>,
+);
 
 /// A thread that deletes links, in the network namespace where it was started.
 #[derive(Debug)]
@@ -43,30 +67,30 @@ impl LinkReaper {
         Ok(Self { jobs })
     }
 
-    /// Deletes the link `name`. Succeeds if there is no such link.
-    pub async fn delete(&self, name: String) -> Result<(), ReapError> {
+    /// Deletes a link. Succeeds if there is no such link.
+    pub async fn delete(&self, link: LinkToDelete) -> Result<Deletion, ReapError> {
         let (sender, receiver) = oneshot::channel();
         self.jobs
-            .send((name, sender))
+            .send((link, sender))
             .map_err(|_| ReapError::ThreadEnded)?;
         Ok(receiver.await.map_err(|_| ReapError::ThreadEnded)??)
     }
 
-    /// Deletes the links `names` and returns the errors. Blocks until the links are gone.
+    /// Deletes links and returns the errors. Blocks until the links are gone.
     #[must_use]
-    pub fn delete_all(&self, names: Vec<String>) -> Vec<ReapError> {
+    pub fn delete_all(&self, links: Vec<LinkToDelete>) -> Vec<ReapError> {
         let mut receivers = Vec::new();
         let mut errors = Vec::new();
-        for name in names {
+        for link in links {
             let (sender, receiver) = oneshot::channel();
-            match self.jobs.send((name, sender)) {
+            match self.jobs.send((link, sender)) {
                 Ok(()) => receivers.push(receiver),
                 Err(_) => errors.push(ReapError::ThreadEnded),
             }
         }
         for receiver in receivers {
             match receiver.blocking_recv() {
-                Ok(Ok(())) => {}
+                Ok(Ok(_)) => {}
                 Ok(Err(error)) => errors.push(error.into()),
                 Err(_) => errors.push(ReapError::ThreadEnded),
             }
@@ -96,11 +120,39 @@ fn ignore_missing(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> 
     }
 }
 
+/// The link that is meant, or why there is nothing to delete.
+fn find(
+    socket: &mut NetlinkSocket,
+    wanted: &LinkToDelete,
+) -> Result<Result<Link, Deletion>, NetlinkError> {
+    let Some(link) = links::by_name(socket, &wanted.name)? else {
+        return Ok(Err(Deletion::Gone));
+    };
+    let alias = link.alias.as_deref().unwrap_or_default();
+    if alias.starts_with(&wanted.alias_prefix) {
+        return Ok(Ok(link));
+    }
+    log::warn!(
+        "the interface {} stays: its alias {alias:?} says that another instance made it",
+        wanted.name
+    );
+    Ok(Err(Deletion::Foreign))
+}
+
 fn reap(socket: &mut NetlinkSocket, jobs: Vec<Job>) {
-    if jobs.len() > 1 {
-        let groupings: Vec<_> = jobs
+    let mut deletions = Vec::new();
+    for (wanted, sender) in jobs {
+        // Sending fails if the caller stopped waiting.
+        match find(socket, &wanted) {
+            Ok(Ok(link)) => deletions.push((link, sender)),
+            Ok(Err(deletion)) => drop(sender.send(Ok(deletion))),
+            Err(error) => drop(sender.send(Err(error))),
+        }
+    }
+    if deletions.len() > 1 {
+        let groupings: Vec<_> = deletions
             .iter()
-            .map(|(name, _)| links::set_group(name, group()))
+            .map(|(link, _)| links::set_link_group(link, group()))
             .collect();
         // Errors do not matter: the loop below deletes what is still there one by one, and
         // reports its errors.
@@ -109,9 +161,8 @@ fn reap(socket: &mut NetlinkSocket, jobs: Vec<Job>) {
         }
         let _ = socket.execute_all(&[links::delete_group(group())]);
     }
-    for (name, sender) in jobs {
-        let result = ignore_missing(socket.execute_all(&[links::delete(&name)]));
-        // Fails if the caller stopped waiting.
-        let _ = sender.send(result);
+    for (link, sender) in deletions {
+        let result = ignore_missing(socket.execute_all(&[links::delete_link(&link)]));
+        let _ = sender.send(result.map(|()| Deletion::Gone));
     }
 }

@@ -331,11 +331,35 @@ pub fn set_group(name: &str, group: u32) -> Request {
     request(RTM_SETLINK, 0, &message, format!("put {name} into a group"))
 }
 
+/// The request to put this link, and no other one that got its name since, into a group of links.
+#[must_use]
+pub fn set_link_group(link: &Link, group: u32) -> Request {
+    let message = LinkUnspec::new_with_index(link.index)
+        .link_group(group)
+        .build();
+    let action = format!("put {} into a group", link.name);
+    request(RTM_SETLINK, 0, &message, action)
+}
+
 /// The request to delete link `name`.
 #[must_use]
 pub fn delete(name: &str) -> Request {
     let message = LinkUnspec::new_with_name(name).build();
     request(RTM_DELLINK, 0, &message, format!("delete the link {name}"))
+}
+
+/// The request to delete this link, and no other one that got its name since.
+#[must_use]
+pub fn delete_link(link: &Link) -> Request {
+    let message = LinkUnspec::new_with_index(link.index).build();
+    let action = format!("delete the link {}", link.name);
+    request(RTM_DELLINK, 0, &message, action)
+}
+
+/// Whether the calling thread's namespace has a link with that name.
+#[must_use]
+pub fn exists(name: &str) -> bool {
+    nix::net::if_::if_nametoindex(name).is_ok()
 }
 
 /// The request to delete every link of a group.

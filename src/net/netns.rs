@@ -3,11 +3,13 @@
 //! Invariant: only [`OwnThread::enter`] calls setns, and only on a thread that was started for this
 //! work and ends with it. A shared thread never changes its namespaces.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::sys::stat::fstat;
 use tokio::sync::oneshot;
@@ -121,13 +123,18 @@ fn open(path: &Path, kind: Kind) -> Result<OwnedFd, NetnsError> {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(fail)?;
+    // Opening a pipe that somebody put there does not block.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .map_err(fail)?;
     if handles::is_namespace(&file).map_err(fail)? {
         Ok(file.into())
     } else {
         Err(fail(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "it is a regular file, left from before a reboot",
+            "it is no namespace but a file, such as a reboot leaves",
         )))
     }
 }

@@ -3,7 +3,7 @@
 //! A provider knows interfaces, addresses and its own back end; it knows nothing of Mesos' task
 //! life cycle. The isolator and the command line call it in this order:
 //!
-//! 1. `validate`: refuses what is not possible, before anything is changed.
+//! 1. `validate` and `check_unused`: refuse what is not possible, before anything is changed.
 //! 2. `reserve`: chooses names, and addresses where the provider assigns them. The returned
 //!    [`Intent`] names everything that is about to be created; the caller makes it durable before
 //!    going on.
@@ -21,6 +21,7 @@ pub mod contrail;
 mod counters;
 mod error;
 pub mod ipam;
+pub mod none;
 mod ownership;
 mod registry;
 
@@ -164,6 +165,8 @@ pub enum ProviderIntent {
     Contrail(contrail::ContrailIntent),
     /// CNI plugins.
     Cni(cni::CniIntent),
+    /// No network.
+    None(none::NoneIntent),
 }
 
 /// The result of an attach: what its intent could not know yet.
@@ -227,6 +230,8 @@ where
 /// # Guarantees that every provider gives
 /// - A failed `attach_all` undoes what it made, or leaves that to the `detach_all` that follows.
 /// - `detach_all` succeeds if nothing is left to undo, also if others removed it.
+/// - An undo removes only what this instance created for this container: a name that derives from
+///   the container's id does not say who created the object.
 /// - No call blocks the thread that it is polled on for longer than a lock is held; none starts a
 ///   child process (except the provider `cni`, whose plugins are programs).
 #[async_trait]
@@ -251,6 +256,14 @@ pub trait Provider: Send + Sync {
         network: &Self::Network,
     ) -> Result<Vec<String>, ProviderErrors>;
 
+    /// Refuses a container that is attached already, by whichever instance on this host: its names
+    /// derive from its id, so an attach would meet what it has, and the undo would remove that.
+    /// Changes nothing; may block for a few calls of the kernel.
+    fn check_unused(&self, request: &NetworkRequest) -> Result<(), ProviderError> {
+        let _ = request;
+        Ok(())
+    }
+
     /// Chooses names and addresses and reserves them for this container.
     async fn reserve(
         &self,
@@ -258,7 +271,8 @@ pub trait Provider: Send + Sync {
         network: &Self::Network,
     ) -> Result<Intent<Self::Intent>, ProviderError>;
 
-    /// Releases what `reserve` reserved, if `start` and `attach_all` were never called.
+    /// Releases what `reserve` reserved, if `start` and `attach_all` were never called. Touches
+    /// nothing else.
     async fn release(&self, intent: &Intent<Self::Intent>) -> Result<(), ProviderErrors>;
 
     /// Begins in the background what `attach_all` would otherwise wait for. `intents` are all of
@@ -278,6 +292,13 @@ pub trait Provider: Send + Sync {
     /// Undoes an attach of one container, complete or not. Addresses are free again only when the
     /// interface is gone.
     async fn detach_all(&self, intents: &[Intent<Self::Intent>]) -> Result<(), ProviderErrors>;
+
+    /// Removes everything that this instance created for a container whose intents cannot be read.
+    /// Succeeds if there is nothing.
+    async fn remove_container(&self, container: &ContainerId) -> Result<(), ProviderErrors> {
+        let _ = container;
+        Ok(())
+    }
 
     /// Takes over a container that was attached before a restart, and repairs its host side. An
     /// error means that the container's network is lost.

@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use contrail_mesos_api::text::hex;
 use sha2::{Digest, Sha256};
 
-use super::Intent;
+use super::{Intent, NetworkRequest, ProviderError, refused};
+use crate::net::link_reaper::LinkToDelete;
+use crate::net::links;
+use contrail_mesos_api::container::ContainerId;
 
 const PROGRAM: &str = "contrail-mesos";
 /// How much of a container's id or a network's name a label has, in bytes; `nft` shows 127 bytes
@@ -67,6 +70,28 @@ impl OwnerTag {
         )
     }
 
+    /// Whether this instance wrote a label of this container's interface or mapped port.
+    pub(super) fn owns_container(&self, label: &str, container: &ContainerId) -> bool {
+        let words = label.strip_prefix(&self.prefix());
+        words.is_some_and(|words| {
+            let mut words = words.split(' ');
+            words.next().is_some_and(|host_interface| {
+                host_interface.starts_with("cm") || host_interface.starts_with("tap")
+            }) && words.next() == Some(truncated(&container.file_name()))
+                && words.next().is_some()
+                && words.next().is_none()
+        })
+    }
+
+    /// The link `name`, to be deleted if this instance made it. The name derives from the
+    /// container's whole id and its interface, so it needs no check of both.
+    pub(super) fn link_to_delete(&self, name: &str) -> LinkToDelete {
+        LinkToDelete {
+            name: name.to_owned(),
+            alias_prefix: format!("{}{name} ", self.prefix()),
+        }
+    }
+
     /// The label of what the containers of a network share.
     pub(super) fn network_label(&self, network: &str) -> String {
         format!("{}network {}", self.prefix(), truncated(network))
@@ -95,6 +120,23 @@ pub(super) fn is_program_label(label: &str) -> bool {
     label.split(' ').next() == Some(PROGRAM)
 }
 
+/// Refuses a container whose host end exists already, whichever instance made it.
+pub(super) fn refuse_existing_link(
+    request: &NetworkRequest,
+    host_interface: &str,
+) -> Result<(), ProviderError> {
+    if !links::exists(host_interface) {
+        return Ok(());
+    }
+    Err(refused(
+        &request.network.name,
+        format!(
+            "the interface {} of container {} is attached already (its host end is {host_interface}); detach it first, with the state directory with which it was attached",
+            request.interface, request.container
+        ),
+    ))
+}
+
 /// The owner in a label of any instance, for a message.
 pub(super) fn describe_owner(label: &str) -> String {
     let words: Vec<_> = label.split(' ').collect();
@@ -107,6 +149,26 @@ pub(super) fn describe_owner(label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn label_belongs_to_one_container_of_one_instance() {
+        let owner = OwnerTag("1f2e3d4c".to_owned());
+        let container = ContainerId::top_level("c1");
+        let label = "contrail-mesos 1f2e3d4c cm0123456789abc c1 eth0";
+        assert!(owner.owns_container(label, &container));
+        for other in [
+            "contrail-mesos 1f2e3d4d cm0123456789abc c1 eth0",
+            "contrail-mesos 1f2e3d4c cm0123456789abc c10 eth0",
+            "contrail-mesos 1f2e3d4c network c1",
+            "contrail-mesos 1f2e3d4c bridge",
+            "",
+        ] {
+            assert!(!owner.owns_container(other, &container), "{other}");
+        }
+        let link = owner.link_to_delete("cm0123456789abc");
+        assert!(label.starts_with(&link.alias_prefix));
+        assert!(!"contrail-mesos 1f2e3d4c cm0123456789abcd c1".starts_with(&link.alias_prefix));
+    }
 
     #[test]
     fn owner_tag_is_stable_when_state_dir_is_created() {

@@ -8,6 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::bridge::{BridgeIntent, BridgeProvider};
 use super::cni::{CniIntent, CniProvider};
 use super::contrail::{ContrailIntent, ContrailProvider};
+use super::none::{NoneIntent, NoneProvider};
 use super::{
     Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
     ProviderIntent, Statistics,
@@ -20,6 +21,7 @@ pub struct Providers {
     bridge: BridgeProvider,
     contrail: ContrailProvider,
     cni: CniProvider,
+    none: NoneProvider,
 }
 
 impl Providers {
@@ -33,6 +35,7 @@ impl Providers {
             bridge: BridgeProvider::new(&config.state_dir, lost.clone())?,
             contrail: ContrailProvider::new(config, lost.clone())?,
             cni: CniProvider::new(config, lost)?,
+            none: NoneProvider,
         })
     }
 
@@ -42,6 +45,7 @@ impl Providers {
             NetworkProvider::Bridge(network) => self.bridge.validate(request, network),
             NetworkProvider::Contrail(network) => self.contrail.validate(request, network),
             NetworkProvider::Cni(network) => self.cni.validate(request, network),
+            NetworkProvider::None => self.none.validate(request, &()),
         }
     }
 
@@ -51,6 +55,7 @@ impl Providers {
             NetworkProvider::Bridge(network) => self.bridge.plan(request, network).await,
             NetworkProvider::Contrail(network) => self.contrail.plan(request, network).await,
             NetworkProvider::Cni(network) => self.cni.plan(request, network).await,
+            NetworkProvider::None => self.none.plan(request, &()).await,
         }
     }
 
@@ -66,6 +71,7 @@ impl Providers {
             NetworkProvider::Cni(network) => {
                 TypedIntent::Cni(self.cni.reserve(request, network).await?)
             }
+            NetworkProvider::None => TypedIntent::None(self.none.reserve(request, &()).await?),
         }
         .into())
     }
@@ -76,6 +82,7 @@ impl Providers {
             TypedIntent::Bridge(intent) => self.bridge.release(&intent).await,
             TypedIntent::Contrail(intent) => self.contrail.release(&intent).await,
             TypedIntent::Cni(intent) => self.cni.release(&intent).await,
+            TypedIntent::None(intent) => self.none.release(&intent).await,
         }
     }
 
@@ -85,6 +92,7 @@ impl Providers {
         intents.bridge.start(&self.bridge);
         intents.contrail.start(&self.contrail);
         intents.cni.start(&self.cni);
+        intents.none.start(&self.none);
     }
 
     /// See [`Provider::attach_all`].
@@ -94,12 +102,14 @@ impl Providers {
         namespace: BorrowedFd<'_>,
     ) -> Result<Vec<Attachment>, ProviderErrors> {
         let intents = IntentsByProvider::new(intents.iter().copied());
-        let (bridge, contrail, cni) = tokio::join!(
+        let (bridge, contrail, cni, none) = tokio::join!(
             intents.bridge.attach_all(&self.bridge, namespace),
             intents.contrail.attach_all(&self.contrail, namespace),
             intents.cni.attach_all(&self.cni, namespace),
+            intents.none.attach_all(&self.none, namespace),
         );
-        let mut attachments = ProviderErrors::collect_results([bridge, contrail, cni])?.concat();
+        let mut attachments =
+            ProviderErrors::collect_results([bridge, contrail, cni, none])?.concat();
         attachments.sort_by_key(|(position, _)| *position);
         Ok(attachments
             .into_iter()
@@ -110,10 +120,31 @@ impl Providers {
     /// See [`Provider::detach_all`].
     pub async fn detach_all(&self, intents: &[&Intent]) -> Result<(), ProviderErrors> {
         let intents = IntentsByProvider::new(intents.iter().copied());
+        // A container without a network has nothing to detach.
         let (bridge, contrail, cni) = tokio::join!(
             intents.bridge.detach_all(&self.bridge),
             intents.contrail.detach_all(&self.contrail),
             intents.cni.detach_all(&self.cni),
+        );
+        ProviderErrors::collect_results([bridge, contrail, cni]).map(drop)
+    }
+
+    /// See [`Provider::check_unused`].
+    pub fn check_unused(&self, request: &NetworkRequest) -> Result<(), ProviderError> {
+        match &request.network.provider {
+            NetworkProvider::Bridge(_) => self.bridge.check_unused(request),
+            NetworkProvider::Contrail(_) => self.contrail.check_unused(request),
+            NetworkProvider::Cni(_) => self.cni.check_unused(request),
+            NetworkProvider::None => self.none.check_unused(request),
+        }
+    }
+
+    /// See [`Provider::remove_container`].
+    pub async fn remove_container(&self, container: &ContainerId) -> Result<(), ProviderErrors> {
+        let (bridge, contrail, cni) = tokio::join!(
+            self.bridge.remove_container(container),
+            self.contrail.remove_container(container),
+            self.cni.remove_container(container),
         );
         ProviderErrors::collect_results([bridge, contrail, cni]).map(drop)
     }
@@ -124,6 +155,7 @@ impl Providers {
             TypedIntent::Bridge(intent) => self.bridge.adopt(&intent).await,
             TypedIntent::Contrail(intent) => self.contrail.adopt(&intent).await,
             TypedIntent::Cni(intent) => self.cni.adopt(&intent).await,
+            TypedIntent::None(intent) => self.none.adopt(&intent).await,
         }
     }
 
@@ -148,6 +180,7 @@ impl Providers {
             TypedIntent::Bridge(intent) => self.bridge.statistics(&intent).await,
             TypedIntent::Contrail(intent) => self.contrail.statistics(&intent).await,
             TypedIntent::Cni(intent) => self.cni.statistics(&intent).await,
+            TypedIntent::None(intent) => self.none.statistics(&intent).await,
         }
     }
 
@@ -157,6 +190,7 @@ impl Providers {
             TypedIntent::Bridge(intent) => self.bridge.inspect(&intent, namespace).await,
             TypedIntent::Contrail(intent) => self.contrail.inspect(&intent, namespace).await,
             TypedIntent::Cni(intent) => self.cni.inspect(&intent, namespace).await,
+            TypedIntent::None(intent) => self.none.inspect(&intent, namespace).await,
         }
     }
 }
@@ -166,6 +200,7 @@ enum TypedIntent {
     Bridge(Intent<BridgeIntent>),
     Contrail(Intent<ContrailIntent>),
     Cni(Intent<CniIntent>),
+    None(Intent<NoneIntent>),
 }
 
 impl From<&Intent> for TypedIntent {
@@ -174,6 +209,7 @@ impl From<&Intent> for TypedIntent {
             ProviderIntent::Bridge(part) => Self::Bridge(intent.with_provider(part.clone())),
             ProviderIntent::Contrail(part) => Self::Contrail(intent.with_provider(part.clone())),
             ProviderIntent::Cni(part) => Self::Cni(intent.with_provider(part.clone())),
+            ProviderIntent::None(part) => Self::None(intent.with_provider(part.clone())),
         }
     }
 }
@@ -190,6 +226,9 @@ impl From<TypedIntent> for Intent {
             TypedIntent::Cni(intent) => {
                 intent.with_provider(ProviderIntent::Cni(intent.provider.clone()))
             }
+            TypedIntent::None(intent) => {
+                intent.with_provider(ProviderIntent::None(intent.provider.clone()))
+            }
         }
     }
 }
@@ -200,6 +239,7 @@ struct IntentsByProvider {
     bridge: ProviderIntents<BridgeIntent>,
     contrail: ProviderIntents<ContrailIntent>,
     cni: ProviderIntents<CniIntent>,
+    none: ProviderIntents<NoneIntent>,
 }
 
 impl IntentsByProvider {
@@ -210,6 +250,7 @@ impl IntentsByProvider {
                 TypedIntent::Bridge(intent) => grouped.bridge.push(position, intent),
                 TypedIntent::Contrail(intent) => grouped.contrail.push(position, intent),
                 TypedIntent::Cni(intent) => grouped.cni.push(position, intent),
+                TypedIntent::None(intent) => grouped.none.push(position, intent),
             }
         }
         grouped

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::port::Port;
+use contrail_mesos_api::files::read_regular_file;
 
 /// The agent's directory of port files.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/contrail/ports/vm";
@@ -69,7 +70,7 @@ impl PortFiles {
         let directory = self.container_directory(machine);
         let read = |uuid: Uuid| {
             let path = directory.join(uuid.to_string());
-            fs::read(&path)
+            read_regular_file(&path)
                 .and_then(|text| Ok(serde_json::from_slice(&text)?))
                 .map_err(|source| failed("read", &path, source))
         };

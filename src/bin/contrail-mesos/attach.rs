@@ -55,10 +55,17 @@ pub(crate) struct Attach {
 
 impl Attach {
     pub(crate) async fn run(self, config: &Config) -> Result<ExitCode> {
-        let container = ContainerId::top_level(&self.container);
+        let container = ContainerId::chosen(&self.container).map_err(anyhow::Error::msg)?;
         let request = network_request::parse(&container, &self.container_info(), config)?;
         let (lost, _receiver) = unbounded_channel();
         let attacher = Attacher::new(config, lost)?;
+        if let Some(stored) = attacher.checkpoints().find_printed(&self.container)? {
+            bail!("{}", stored.reason_in_use(&container));
+        }
+        if self.pid.is_some() || self.netns.is_some() {
+            let target = self.target()?;
+            attacher.check_target(&request, &container, target).await?;
+        }
         if self.dry_run {
             for change in attacher.plan(&request).await? {
                 println!("{change}");

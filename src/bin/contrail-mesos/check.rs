@@ -51,5 +51,6 @@ fn description(network: &Network) -> String {
             Ok(chain) => format!("CNI plugins {}", chain.types().join(", ")),
             Err(_) => "CNI plugins, not usable".to_owned(),
         },
+        NetworkProvider::None => "loopback only".to_owned(),
     }
 }

@@ -7,9 +7,11 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
 
@@ -84,6 +86,8 @@ pub fn pin(namespace: impl AsFd, path: &Path) -> Result<(), NetnsError> {
         .create(true)
         .truncate(false)
         .write(true)
+        // Opening a pipe that somebody put there fails, and does not block.
+        .custom_flags(OFlag::O_NONBLOCK.bits())
         .open(path)
         .map_err(fail("create", path))?;
     let source = format!("/proc/thread-self/fd/{}", namespace.as_fd().as_raw_fd());

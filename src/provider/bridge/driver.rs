@@ -249,6 +249,12 @@ impl BridgeDriver {
         }
     }
 
+    /// Frees the addresses of a reservation that nothing was made of. Blocks.
+    pub(super) fn release(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderErrors> {
+        self.ipam
+            .release(&intent.network, &intent.addresses, &holder(intent))
+    }
+
     /// The first part of a detach: waits for an attach in progress, and removes the mapped ports.
     /// The caller then deletes the link. Blocks.
     pub(super) fn begin_detach(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderError> {
@@ -265,10 +271,7 @@ impl BridgeDriver {
         intent: &Intent<BridgeIntent>,
     ) -> Result<(), ProviderErrors> {
         let mut errors = ProviderErrors::new();
-        let released = self
-            .ipam
-            .release(&intent.network, &intent.addresses, &holder(intent));
-        errors.extend(released.err().into_iter().flatten());
+        errors.extend(self.release(intent).err().into_iter().flatten());
         self.registry.remove(&intent.provider.host_interface);
         errors.extend(self.remove_unused_bridge(intent).err());
         errors.into_result(())

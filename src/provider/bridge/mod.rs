@@ -25,6 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::driver::BridgeDriver;
 use super::ipam::{self, Holder};
+use super::ownership::refuse_existing_link;
 use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
     ProviderErrors, Statistics, blocking, counters, failed, refused,
@@ -128,7 +129,8 @@ impl BridgeProvider {
         let begun = blocking(move || driver.begin_detach(&owned_intent)).await;
         errors.extend(begun.err());
         let link = &intent.provider.host_interface;
-        if let Err(error) = self.driver.reaper.delete(link.clone()).await {
+        let owned_link = self.driver.owner.link_to_delete(link);
+        if let Err(error) = self.driver.reaper.delete(owned_link).await {
             // The address stays leased: the interface may still use it.
             let action = format!("remove the interface {link}");
             errors.push(failed(&intent.network, action, error));
@@ -274,8 +276,14 @@ impl Provider for BridgeProvider {
         .await
     }
 
+    fn check_unused(&self, request: &NetworkRequest) -> Result<(), ProviderError> {
+        let host_interface = request.container.host_interface(&request.interface);
+        refuse_existing_link(request, &host_interface)
+    }
+
     async fn release(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderErrors> {
-        self.detach(intent).await
+        let (driver, intent) = (Arc::clone(&self.driver), intent.clone());
+        blocking(move || driver.release(&intent)).await
     }
 
     async fn attach_all(
@@ -290,6 +298,11 @@ impl Provider for BridgeProvider {
     async fn detach_all(&self, intents: &[Intent<BridgeIntent>]) -> Result<(), ProviderErrors> {
         let detaches = intents.iter().map(|intent| self.detach(intent));
         ProviderErrors::collect_results(join_all(detaches).await).map(drop)
+    }
+
+    async fn remove_container(&self, container: &ContainerId) -> Result<(), ProviderErrors> {
+        let (driver, container) = (Arc::clone(&self.driver), container.clone());
+        blocking(move || driver.remove_container(&container)).await
     }
 
     async fn adopt(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderError> {

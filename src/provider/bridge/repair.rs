@@ -14,6 +14,7 @@ use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::nft::Element;
 use crate::provider::ipam::Holder;
+use crate::provider::ownership::describe_owner;
 use crate::provider::{BoxError, Intent, LostInterface, ProviderError, ProviderErrors, failed};
 use contrail_mesos_api::container::ContainerId;
 
@@ -221,6 +222,103 @@ impl BridgeDriver {
         })
     }
 
+    /// Removes what this instance made for a container whose intents cannot be read: links, mapped
+    /// ports and leases by their labels and holders, and what only this container needed. Blocks.
+    pub(super) fn remove_container(&self, container: &ContainerId) -> Result<(), ProviderErrors> {
+        let fail = |error: BoxError| {
+            let action = format!("remove what is left of container {container}");
+            failed("*", action, error)
+        };
+        let listed = NetlinkSocket::route().and_then(|mut socket| links::all(&mut socket));
+        let links = listed.map_err(|error| fail(error.into()))?;
+        let is_own = |label: &str| self.owner.owns_container(label, container);
+        let own_links: Vec<&Link> = links
+            .iter()
+            .filter(|link| {
+                let alias = link.alias.as_deref().unwrap_or_default();
+                is_own(alias) && self.owner.host_interface(alias) == Some(&link.name)
+            })
+            .collect();
+        let deletions = own_links
+            .iter()
+            .map(|link| self.owner.link_to_delete(&link.name))
+            .collect();
+        let mut errors: ProviderErrors = self
+            .reaper
+            .delete_all(deletions)
+            .into_iter()
+            .map(|error| fail(error.into()))
+            .collect();
+        let elements = match self.table.elements() {
+            Ok(elements) => elements,
+            Err(error) => {
+                errors.push(fail(error.into()));
+                return Err(errors);
+            }
+        };
+        let mapped_ports: Vec<Element> = elements
+            .iter()
+            .filter(|element| is_own(&element.comment))
+            .cloned()
+            .collect();
+        errors.extend(
+            self.table
+                .remove(&mapped_ports)
+                .err()
+                .map(|error| fail(error.into())),
+        );
+        if !errors.is_empty() {
+            // The addresses stay leased: the interfaces may still use them.
+            return Err(errors);
+        }
+        let networks = self.ipam.remove_container(container)?;
+        for link in &own_links {
+            self.registry.remove(&link.name);
+        }
+        match self.remove_bridges(&links, &own_links) {
+            Ok(true) => {}
+            // Others need what the containers of the network share.
+            Ok(false) => return Ok(()),
+            Err(error) => return Err(fail(error).into()),
+        }
+        let labels: HashSet<String> = networks
+            .iter()
+            .map(|network| self.owner.network_label(network))
+            .collect();
+        let shared: Vec<Element> = elements
+            .into_iter()
+            .filter(|element| labels.contains(&element.comment))
+            .collect();
+        let removed = self
+            .table
+            .remove(&shared)
+            .and_then(|()| self.table.remove_if_unused());
+        errors.extend(removed.err().map(|error| fail(error.into())));
+        errors.into_result(())
+    }
+
+    /// Removes the bridges that `ports` were on, or those of this instance if there is no port.
+    /// Returns whether no container of this instance uses them any more.
+    fn remove_bridges(&self, links: &[Link], ports: &[&Link]) -> Result<bool, BoxError> {
+        let mut bridges: Vec<String> = links
+            .iter()
+            .filter(|link| ports.iter().any(|port| port.controller == Some(link.index)))
+            .map(|link| link.name.clone())
+            .collect();
+        if bridges.is_empty() {
+            bridges = self.host.owned_bridges(links);
+        }
+        let Some(_exclusive) = self.host.lock_exclusive()? else {
+            return Ok(false);
+        };
+        for bridge in bridges {
+            if self.registry.uses_bridge(&bridge) || !self.host.remove_bridge_if_unused(&bridge)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn sweep_elements(
         &self,
         known: &[Intent<BridgeIntent>],
@@ -269,7 +367,16 @@ impl BridgeDriver {
                 self.owner.host_interface(alias) == Some(&link.name)
                     && !kept_links.contains(&link.name)
             })
-            .map(|link| link.name.clone())
+            .map(|link| {
+                log::warn!(
+                    "removing the interface {} ({}), which belongs to no container",
+                    link.name,
+                    link.alias
+                        .as_deref()
+                        .map_or_else(String::new, describe_owner)
+                );
+                self.owner.link_to_delete(&link.name)
+            })
             .collect();
         let mut errors: ProviderErrors = self
             .reaper

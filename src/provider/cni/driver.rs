@@ -338,6 +338,25 @@ impl CniDriver {
         }
     }
 
+    /// Detaches the interfaces of a container that have a record.
+    pub(super) async fn remove_container(
+        self: &Arc<Self>,
+        container: &ContainerId,
+    ) -> Result<(), ProviderErrors> {
+        let driver = Arc::clone(self);
+        let records = blocking(move || driver.records.all())
+            .await
+            .map_err(|error| failed("*", "read the records of CNI interfaces", error))?;
+        let mut errors = ProviderErrors::new();
+        for record in records.into_iter().flatten() {
+            if record.intent.container == *container {
+                let detached = self.detach(&record.intent).await;
+                errors.extend(detached.err().into_iter().flatten());
+            }
+        }
+        errors.into_result(())
+    }
+
     /// Detaches the interfaces that have a record and belong to no container.
     pub(super) async fn sweep(
         self: &Arc<Self>,

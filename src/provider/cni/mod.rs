@@ -157,6 +157,23 @@ impl Provider for CniProvider {
             .collect())
     }
 
+    fn check_unused(&self, request: &NetworkRequest) -> Result<(), ProviderError> {
+        if !self
+            .driver
+            .records
+            .has_record(&request.container, &request.interface)
+        {
+            return Ok(());
+        }
+        Err(refused(
+            &request.network.name,
+            format!(
+                "the interface {} of container {} is attached already; detach it first",
+                request.interface, request.container
+            ),
+        ))
+    }
+
     async fn reserve(
         &self,
         request: &NetworkRequest,
@@ -206,6 +223,10 @@ impl Provider for CniProvider {
     async fn detach_all(&self, intents: &[Intent<CniIntent>]) -> Result<(), ProviderErrors> {
         let detaches = intents.iter().map(|intent| self.driver.detach(intent));
         ProviderErrors::collect_results(join_all(detaches).await).map(drop)
+    }
+
+    async fn remove_container(&self, container: &ContainerId) -> Result<(), ProviderErrors> {
+        self.driver.remove_container(container).await
     }
 
     async fn adopt(&self, intent: &Intent<CniIntent>) -> Result<(), ProviderError> {

@@ -16,6 +16,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,7 +24,10 @@ use serde_json::Value;
 use super::CniIntent;
 use crate::provider::Intent;
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::files::read_regular_file;
 
+/// Opening a pipe or a link that somebody put there fails, and does not block.
+const OPEN_FLAGS: i32 = OFlag::O_NONBLOCK.union(OFlag::O_NOFOLLOW).bits();
 /// How often a busy lock is tried.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -101,9 +105,16 @@ impl Records {
             .create(true)
             .truncate(true)
             .mode(0o600)
+            .custom_flags(OPEN_FLAGS)
             .open(&new)?;
         file.write_all(&serde_json::to_vec(record)?)?;
         fs::rename(&new, self.path(&record.intent, "json"))
+    }
+
+    /// Whether an interface has a record, readable or not.
+    pub(super) fn has_record(&self, container: &ContainerId, interface: &str) -> bool {
+        let path = self.of(container).join(format!("{interface}.json"));
+        fs::symlink_metadata(path).is_ok()
     }
 
     /// `None` if it does not exist or cannot be read.
@@ -122,6 +133,7 @@ impl Records {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(OPEN_FLAGS)
             .open(&path)?;
         loop {
             match file.try_lock() {
@@ -182,7 +194,7 @@ impl Records {
 }
 
 fn read(path: &Path) -> io::Result<InterfaceRecord> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    Ok(serde_json::from_slice(&read_regular_file(path)?)?)
 }
 
 /// The entries of a directory; none if it does not exist.

@@ -265,6 +265,7 @@ impl ContrailDriver {
             .collect();
         let teardown = PendingTeardown {
             vm_uuid,
+            container: Some(first.container.clone()),
             links: links.clone(),
         };
         self.pending_teardowns
@@ -281,7 +282,7 @@ impl ContrailDriver {
             );
             let deletions = links.into_iter().map(|link| async move {
                 self.reaper
-                    .delete(link.clone())
+                    .delete(self.owner.link_to_delete(&link))
                     .await
                     .map_err(|error| failed(network, format!("remove the interface {link}"), error))
             });
@@ -301,6 +302,55 @@ impl ContrailDriver {
         }
         self.containers().remove(&vm_uuid);
         errors.into_result(())
+    }
+
+    /// Tears down a container whose intents cannot be read, if it has links of this instance.
+    pub(super) async fn remove_container(
+        self: &Arc<Self>,
+        container: &ContainerId,
+    ) -> Result<(), ProviderErrors> {
+        let fail = |error: BoxError| {
+            let action = format!("remove what is left of container {container}");
+            failed("*", action, error)
+        };
+        let (driver, id) = (Arc::clone(self), container.clone());
+        let links = blocking(move || driver.links_of(&id)).await.map_err(fail)?;
+        if links.is_empty() {
+            return Ok(());
+        }
+        let vm_uuid = agent_api::vm_uuid(container);
+        let teardown = PendingTeardown {
+            vm_uuid,
+            container: Some(container.clone()),
+            links,
+        };
+        self.pending_teardowns
+            .record(teardown)
+            .await
+            .map_err(fail)?;
+        if let Err(error) = self.retry_teardown(vm_uuid).await {
+            log::warn!(
+                "the teardown of container {container} is pending and will be retried: {error}"
+            );
+        }
+        self.containers().remove(&vm_uuid);
+        Ok(())
+    }
+
+    /// The links that this instance made for a container.
+    fn links_of(&self, container: &ContainerId) -> Result<Vec<String>, BoxError> {
+        let mut socket = NetlinkSocket::route()?;
+        Ok(links::all(&mut socket)?
+            .into_iter()
+            .filter(|link| {
+                link.name.starts_with(TAP_PREFIX)
+                    && link
+                        .alias
+                        .as_ref()
+                        .is_some_and(|alias| self.owner.owns_container(alias, container))
+            })
+            .map(|link| link.name)
+            .collect())
     }
 
     /// Takes over one network of a container that was attached before a restart.
@@ -372,7 +422,7 @@ impl ContrailDriver {
         for link in orphans {
             log::warn!("removing the interface {link}, which belongs to no container");
             self.reaper
-                .delete(link)
+                .delete(self.owner.link_to_delete(&link))
                 .await
                 .map_err(|error| fail(error.into()))?;
         }
@@ -389,6 +439,7 @@ impl ContrailDriver {
             log::warn!("removing the ports of {vm_uuid}, which is no container of this host");
             let teardown = PendingTeardown {
                 vm_uuid,
+                container: None,
                 links: vec![],
             };
             self.pending_teardowns

@@ -36,8 +36,9 @@ use uuid::Uuid;
 
 use self::driver::ContrailDriver;
 use self::pending_teardown::PendingTeardowns;
+pub use self::pending_teardown::pending_containers;
 pub(crate) use self::request::port_address_requests;
-use super::ownership::OwnerTag;
+use super::ownership::{OwnerTag, refuse_existing_link};
 use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
     ProviderErrors, Statistics, counters, failed, refused,
@@ -211,6 +212,11 @@ impl Provider for ContrailProvider {
         Ok(request::plan(&driver.options, &intent))
     }
 
+    fn check_unused(&self, request: &NetworkRequest) -> Result<(), ProviderError> {
+        let name = host_interface(&request.container, &request.interface);
+        refuse_existing_link(request, &name)
+    }
+
     async fn reserve(
         &self,
         request: &NetworkRequest,
@@ -265,6 +271,13 @@ impl Provider for ContrailProvider {
 
     async fn detach_all(&self, intents: &[Intent<ContrailIntent>]) -> Result<(), ProviderErrors> {
         self.driver_for(intents)?.detach(intents).await
+    }
+
+    async fn remove_container(&self, container: &ContainerId) -> Result<(), ProviderErrors> {
+        match &self.driver {
+            Some(driver) => driver.remove_container(container).await,
+            None => Ok(()),
+        }
     }
 
     async fn adopt(&self, intent: &Intent<ContrailIntent>) -> Result<(), ProviderError> {

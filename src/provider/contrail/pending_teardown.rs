@@ -13,12 +13,17 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::provider::{BoxError, blocking};
+use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::files::read_regular_file;
 
 /// A container whose teardown is not complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PendingTeardown {
     /// The uuid of its virtual-machine object.
     pub(super) vm_uuid: Uuid,
+    /// Its id; `None` if it is not known.
+    #[serde(default)]
+    pub(super) container: Option<ContainerId>,
     /// Its links on the host.
     #[serde(default)]
     pub(super) links: Vec<String>,
@@ -30,6 +35,19 @@ pub(super) struct TeardownEntry {
     pub(super) teardown: PendingTeardown,
     /// Held while the teardown is executed.
     pub(super) lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The containers with a pending teardown below a state directory, for a report: each by its id, or
+/// by the uuid of its virtual machine if the id is not known. Blocks on the file system.
+pub fn pending_containers(state_dir: &Path) -> io::Result<Vec<String>> {
+    let teardowns = PendingTeardowns::open(state_dir)?;
+    let name = |entry: &TeardownEntry| match &entry.teardown.container {
+        Some(container) => container.to_string(),
+        None => entry.teardown.vm_uuid.to_string(),
+    };
+    let mut names: Vec<String> = teardowns.entries().values().map(name).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// The pending teardowns of one state directory.
@@ -61,7 +79,7 @@ impl PendingTeardowns {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let teardown = std::fs::read(&path)
+            let teardown = read_regular_file(&path)
                 .and_then(|bytes| Ok(serde_json::from_slice::<PendingTeardown>(&bytes)?));
             match teardown {
                 Ok(teardown) if self.path(teardown.vm_uuid) == path => self.insert(teardown),

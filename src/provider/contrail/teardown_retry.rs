@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 use super::driver::ContrailDriver;
 use super::pending_teardown::PendingTeardown;
+use crate::net::links;
+use crate::net::netlink::NetlinkSocket;
 use crate::provider::{BoxError, blocking};
 
 /// How often the vRouter agent is probed, and pending teardowns are retried.
@@ -85,11 +87,19 @@ impl ContrailDriver {
     /// it unregisters them before the manager deletes the objects.
     async fn execute_teardown(&self, teardown: &PendingTeardown) -> Result<(), BoxError> {
         let vm_uuid = teardown.vm_uuid;
+        // The uuid derives from the container's id alone: the ports and objects are those of
+        // another instance if a link is.
+        if let Some(link) = self.foreign_link(teardown).await? {
+            log::warn!(
+                "the teardown of container {vm_uuid} is dropped: its interface {link} was made with another state directory, by which it is to be detached"
+            );
+            return self.pending_teardowns.remove(vm_uuid).await;
+        }
         self.vrouter
             .unregister(vm_uuid, Instant::now() + VROUTER_TIMEOUT)
             .await?;
         for link in &teardown.links {
-            self.reaper.delete(link.clone()).await?;
+            self.reaper.delete(self.owner.link_to_delete(link)).await?;
         }
         let files = self.files.clone();
         blocking(move || Ok::<_, BoxError>(files.remove(vm_uuid)?)).await?;
@@ -97,5 +107,26 @@ impl ContrailDriver {
             .delete(vm_uuid, Instant::now() + MANAGER_TIMEOUT)
             .await?;
         self.pending_teardowns.remove(vm_uuid).await
+    }
+
+    /// The first link of a teardown that another instance made.
+    async fn foreign_link(&self, teardown: &PendingTeardown) -> Result<Option<String>, BoxError> {
+        let wanted: Vec<_> = teardown
+            .links
+            .iter()
+            .map(|name| self.owner.link_to_delete(name))
+            .collect();
+        blocking(move || {
+            let mut socket = NetlinkSocket::route()?;
+            for link in wanted {
+                let found = links::by_name(&mut socket, &link.name)?;
+                let alias = found.map(|found| found.alias.unwrap_or_default());
+                if alias.is_some_and(|alias| !alias.starts_with(&link.alias_prefix)) {
+                    return Ok(Some(link.name));
+                }
+            }
+            Ok(None)
+        })
+        .await
     }
 }

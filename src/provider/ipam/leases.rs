@@ -7,12 +7,15 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::files::read_regular_file;
 
 /// How long a sweep waits for reservations of other processes.
 const SWEEP_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,11 +91,13 @@ impl Leases {
     }
 
     pub(super) fn state(&self, address: IpAddr) -> io::Result<LeaseState> {
-        match fs::read(self.path(address)) {
+        match read_regular_file(&self.path(address)) {
             Ok(json) => {
                 Ok(serde_json::from_slice(&json).map_or(LeaseState::Unreadable, LeaseState::Held))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(LeaseState::Free),
+            // A pipe, a link, or a directory: nobody can say whose the address is.
+            Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(LeaseState::Unreadable),
             Err(error) => Err(error),
         }
     }
@@ -155,6 +160,8 @@ impl SweepLock {
             .create(true)
             .truncate(false)
             .write(true)
+            // Opening a pipe that somebody put there does not block.
+            .custom_flags(OFlag::O_NONBLOCK.bits())
             .open(&self.path)
     }
 

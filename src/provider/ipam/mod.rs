@@ -368,6 +368,54 @@ impl Ipam {
         Ok(())
     }
 
+    /// Ends every lease of a container, and returns the networks that it had leases of.
+    pub fn remove_container(&self, container: &ContainerId) -> Result<Vec<String>, ProviderErrors> {
+        let mut state = self.state();
+        let mut errors = ProviderErrors::new();
+        let mut networks = Vec::new();
+        let names = self
+            .networks()
+            .map_err(|error| failed("*", format!("read {}", self.root.display()), error))?;
+        for name in names {
+            let leases = match self.leases(&name).list() {
+                Ok(leases) => leases,
+                Err(error) => {
+                    errors.push(failed(&name, "read the leases", error));
+                    continue;
+                }
+            };
+            let mut has_leases = false;
+            for lease in leases {
+                let Some(holder) = lease.holder.filter(|holder| holder.container == *container)
+                else {
+                    continue;
+                };
+                has_leases = true;
+                let freed = self.free(&mut state, &name, lease.address, &holder);
+                errors.extend(freed.err());
+            }
+            if has_leases {
+                self.leases(&name).remove_directory_if_empty();
+                networks.push(name);
+            }
+        }
+        errors.into_result(networks)
+    }
+
+    /// Leases addresses to a container that has them without a lease. Addresses that another
+    /// container holds are left to it.
+    pub fn hold(&self, name: &str, holder: &Holder, addresses: &[IpAddr]) -> io::Result<()> {
+        let mut state = self.state();
+        let leases = self.leases(name);
+        for address in addresses {
+            leases.create(*address, holder)?;
+            if let Some(pool) = state.pools.get_mut(&(name.to_owned(), address.is_ipv6())) {
+                pool.mark_leased(number_of(*address));
+            }
+        }
+        Ok(())
+    }
+
     /// Frees every lease that belongs neither to `known`, nor to a container of `damaged`, nor to
     /// an unconfirmed reservation of this process. `remove_users` first removes what uses their
     /// addresses. Waits a short time for other processes between reservation and attach; they

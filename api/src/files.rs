@@ -1,0 +1,89 @@
+//! Reading files of directories in which others may have put something else: a pipe, a device, a
+//! link, or a file without end.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+/// More than any file that is read with these functions has.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Reads a regular file that is no symbolic link. Never waits: opening a pipe does not block.
+pub fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
+    read(path, OFlag::O_NOFOLLOW)
+}
+
+/// Reads a regular file, also by a symbolic link. Never waits: opening a pipe does not block.
+pub fn read_regular_or_linked_file(path: &Path) -> io::Result<Vec<u8>> {
+    read(path, OFlag::empty())
+}
+
+fn read(path: &Path, flags: OFlag) -> io::Result<Vec<u8>> {
+    let file = open(path, flags).map_err(|error| {
+        // The kernel's own words are "Too many levels of symbolic links".
+        if error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) {
+            not_regular()
+        } else {
+            error
+        }
+    })?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(not_regular());
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(io::Error::new(
+            ErrorKind::FileTooLarge,
+            format!("the file has more than {MAX_FILE_BYTES} bytes"),
+        ));
+    }
+    let mut contents = Vec::new();
+    file.take(MAX_FILE_BYTES).read_to_end(&mut contents)?;
+    Ok(contents)
+}
+
+fn open(path: &Path, flags: OFlag) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_NONBLOCK | flags).bits())
+        .open(path)
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("file"), "text").unwrap();
+        assert_eq!(read_regular_file(&path("file")).unwrap(), b"text");
+        symlink(path("file"), path("link")).unwrap();
+        assert_eq!(read_regular_or_linked_file(&path("link")).unwrap(), b"text");
+        mkfifo(&path("pipe"), Mode::S_IRWXU).unwrap();
+        symlink(path("pipe"), path("link to a pipe")).unwrap();
+        for name in ["link", "pipe", "link to a pipe", "."] {
+            let error = read_regular_file(&path(name)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}: {error}");
+        }
+        for name in ["pipe", "link to a pipe", "."] {
+            let error = read_regular_or_linked_file(&path(name)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}: {error}");
+        }
+        let error = read_regular_file(&path("none")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+}
