@@ -3,7 +3,8 @@
 //! Guarantees:
 //! - An address is leased to one container at a time, across all processes of one instance and
 //!   across crashes: a lease is a file that is created exclusively (see `leases`).
-//! - Addresses are leased in rotation, so a released address is not reused at once.
+//! - Addresses are leased in rotation, which goes on after a restart, so a released address is not
+//!   reused at once.
 //! - The time of an operation does not grow with the number of containers.
 //! - `sweep` frees orphaned leases, which a crash between reservation and checkpoint leaves, and
 //!   lease files that cannot be read, which count as leased until then.
@@ -20,12 +21,14 @@ use ipnet::IpNet;
 pub use self::leases::Holder;
 use self::leases::{LeaseState, Leases, SweepLock};
 use self::pool::{Pool, PoolSpec, address_of, number_of};
+use self::positions::Positions;
 use super::{AddressRequest, ProviderError, ProviderErrors, failed, refused};
 use crate::config::BridgeNetwork;
 use contrail_mesos_api::container::ContainerId;
 
 mod leases;
 mod pool;
+mod positions;
 mod ranges;
 #[cfg(test)]
 mod tests;
@@ -38,8 +41,9 @@ pub struct Ipam {
     state: Mutex<IpamState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct IpamState {
+    positions: Positions,
     /// By network and whether the family is IPv6.
     pools: HashMap<(String, bool), Pool>,
     /// Holders of reservations that no other process can know of yet.
@@ -54,6 +58,18 @@ impl IpamState {
         if self.unconfirmed.is_empty() {
             self.sweep_guard = None;
         }
+    }
+
+    fn record_position(&mut self, network: &str) {
+        let key = |is_v6| (network.to_owned(), is_v6);
+        let positions = [false, true]
+            .into_iter()
+            .filter_map(|is_v6| {
+                let position = self.pools.get(&key(is_v6)).map(Pool::position);
+                position.or_else(|| self.positions.read(network, is_v6))
+            })
+            .collect::<Vec<_>>();
+        self.positions.write(network, &positions);
     }
 
     fn restore_sweep_guard(&mut self, lock: &SweepLock) {
@@ -141,7 +157,12 @@ impl Ipam {
         Self {
             sweep_lock: SweepLock::new(&root),
             root,
-            state: Mutex::default(),
+            state: Mutex::new(IpamState {
+                positions: Positions::new(state_dir),
+                pools: HashMap::new(),
+                unconfirmed: HashSet::new(),
+                sweep_guard: None,
+            }),
         }
     }
 
@@ -194,6 +215,7 @@ impl Ipam {
             self.leases(name).remove_directory_if_empty();
             return Err(error);
         }
+        state.record_position(name);
         Ok(reserved)
     }
 
@@ -278,6 +300,7 @@ impl Ipam {
             }
             let mut pool = Pool::new(spec);
             pool.reload(&leases);
+            pool.resume(state.positions.read(name, is_v6), &leases);
             state.pools.insert(key.clone(), pool);
         }
         state

@@ -142,14 +142,35 @@ impl Pool {
     /// Recomputes the free addresses from the lease files.
     pub(super) fn reload(&mut self, leases: &[Lease]) {
         self.free = self.dynamic.clone();
-        let is_v6 = self.spec.is_v6;
-        for lease in leases
-            .iter()
-            .filter(|lease| lease.address.is_ipv6() == is_v6)
-        {
-            let number = number_of(lease.address);
+        for number in self.numbers(leases) {
             self.free.remove(number, number);
-            self.cursor = self.cursor.max(number.saturating_add(1));
+        }
+    }
+
+    fn numbers(&self, leases: &[Lease]) -> Vec<u128> {
+        leases
+            .iter()
+            .map(|lease| lease.address)
+            .filter(|address| address.is_ipv6() == self.spec.is_v6)
+            .map(number_of)
+            .collect()
+    }
+
+    /// The address at which the search for the next free one begins.
+    pub(super) fn position(&self) -> IpAddr {
+        address_of(self.cursor, self.spec.is_v6)
+    }
+
+    /// Goes on from `position`, where an earlier process was, or else after the leased addresses.
+    pub(super) fn resume(&mut self, position: Option<IpAddr>, leases: &[Lease]) {
+        let (first, last) = (self.spec.first, self.spec.last.saturating_add(1));
+        let position = position
+            .filter(|position| position.is_ipv6() == self.spec.is_v6)
+            .map(number_of)
+            .filter(|number| (first..=last).contains(number));
+        let after_leases = || self.numbers(leases).into_iter().max()?.checked_add(1);
+        if let Some(cursor) = position.or_else(after_leases) {
+            self.cursor = cursor.max(first);
         }
     }
 

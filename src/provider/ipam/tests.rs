@@ -232,3 +232,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rotation_goes_on_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let ipam = Ipam::new(directory.path());
+    let resident = reserve(&ipam, "resident", AddressRequest::Any).unwrap();
+    let mut last = resident.clone();
+    // Between restarts, the last container ends, or all of them do.
+    for round in 0..4 {
+        let ipam = Ipam::new(directory.path());
+        let preview = ipam
+            .preview("blue", &network(), &[AddressRequest::Any])
+            .unwrap();
+        let name = format!("c{round}");
+        let next = reserve(&ipam, &name, AddressRequest::Any).unwrap();
+        let preview: Vec<_> = preview.iter().map(ToString::to_string).collect();
+        assert_eq!(next, preview);
+        assert!(
+            next.iter().all(|net| !last.contains(net)),
+            "{next:?} after {last:?}"
+        );
+        for net in &next {
+            release(&ipam, &name, net);
+        }
+        last = next;
+    }
+    // A position that cannot be read is none.
+    for damage in ["", "garbage", "192.0.2.9 2001:db8::9\n"] {
+        std::fs::write(directory.path().join("positions/blue"), damage).unwrap();
+        let ipam = Ipam::new(directory.path());
+        let next = reserve(&ipam, "next", AddressRequest::Any).unwrap();
+        for net in &next {
+            release(&ipam, "next", net);
+        }
+    }
+}
