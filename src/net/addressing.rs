@@ -17,6 +17,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
 
 /// The request to add `address` to the link `name` with that index. Duplicate address detection is
 /// off for IPv6: it takes a second, and the address is reserved for this container.
@@ -78,18 +79,11 @@ pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32, metric: Option
 /// The request for a permanent neighbour entry: `address` is at `mac`, on the link with that index.
 #[must_use]
 pub fn add_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
-    let mut message = NeighbourMessage::default();
-    let (family, destination) = match address {
-        IpAddr::V4(v4) => (AddressFamily::Inet, NeighbourAddress::Inet(v4)),
-        IpAddr::V6(v6) => (AddressFamily::Inet6, NeighbourAddress::Inet6(v6)),
-    };
-    message.header.family = family;
-    message.header.ifindex = index;
+    let mut message = neighbour(index, address);
     message.header.state = NeighbourState::Permanent;
-    message.attributes = vec![
-        NeighbourAttribute::Destination(destination),
-        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-    ];
+    message
+        .attributes
+        .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
     let mut payload = vec![0; message.buffer_len()];
     message.emit(&mut payload);
     Request::new(
@@ -98,6 +92,33 @@ pub fn add_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
         payload,
         format!("add the neighbour {address}"),
     )
+}
+
+/// The request to forget the neighbour `address` on the link with that index. The kernel refuses it
+/// with `ENOENT` if there is no such entry.
+#[must_use]
+pub fn delete_neighbour(index: u32, address: IpAddr) -> Request {
+    let message = neighbour(index, address);
+    let mut payload = vec![0; message.buffer_len()];
+    message.emit(&mut payload);
+    Request::new(
+        RTM_DELNEIGH,
+        0,
+        payload,
+        format!("forget the neighbour {address}"),
+    )
+}
+
+fn neighbour(index: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    let (family, destination) = match address {
+        IpAddr::V4(v4) => (AddressFamily::Inet, NeighbourAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, NeighbourAddress::Inet6(v6)),
+    };
+    message.header.family = family;
+    message.header.ifindex = index;
+    message.attributes = vec![NeighbourAttribute::Destination(destination)];
+    message
 }
 
 /// Lists the addresses of the namespace, each with the index of its link.

@@ -5,9 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod addressing;
+pub mod announcement;
+pub mod conntrack;
 pub mod link_reaper;
 pub mod link_watch;
 pub mod links;
+pub mod listeners;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

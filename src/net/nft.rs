@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use self::batch::BatchError;
 pub use self::element::{Element, Set};
-use super::netlink::{NetlinkError, NetlinkSocket};
+use super::netlink::{NetlinkError, NetlinkSocket, Request};
 
 mod batch;
 mod element;
@@ -26,6 +26,8 @@ mod ruleset;
 pub const TABLE: &str = "contrail_mesos";
 /// How often a change is retried because other tables changed at the same time.
 const MAX_ATTEMPTS: usize = 8;
+/// How many elements one transaction of a repair adds, at most.
+const MAX_REPAIRED_AT_ONCE: usize = 512;
 
 /// The table could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -194,7 +196,11 @@ impl Table {
         state.generation = None;
         match batch::commit(&mut state.socket, None, ruleset::tear_down()) {
             Ok(()) => Ok(true),
-            Err(BatchError::Refused(_, error) | BatchError::Failed(error)) => match error.errno() {
+            Err(
+                BatchError::Refused(_, error)
+                | BatchError::Unknown(error)
+                | BatchError::Failed(error),
+            ) => match error.errno() {
                 Some(Errno::EBUSY | Errno::ENOENT) => Ok(false),
                 _ => Err(error.into()),
             },
@@ -209,7 +215,7 @@ impl TableState {
             if self.generation.is_none() {
                 self.repair()?;
             }
-            let changes = elements.iter().map(Element::add).collect();
+            let (changes, parts): (_, Vec<_>) = element::additions(elements).into_iter().unzip();
             // If the host's tables change all the time, the last attempt skips the check.
             let generation = self.generation.filter(|_| attempt < MAX_ATTEMPTS);
             match batch::commit(&mut self.socket, generation, changes) {
@@ -218,19 +224,27 @@ impl TableState {
                 Err(BatchError::Refused(index, error)) => {
                     self.generation = None;
                     let taken = matches!(error.errno(), Some(Errno::EEXIST | Errno::EBUSY));
-                    if let Some(element) = elements.get(index).filter(|_| taken) {
-                        let holder = self.holder(element);
-                        return Err(NftError::Taken {
-                            element: Box::new(element.clone()),
-                            holder: holder
-                                .unwrap_or_else(|| "a container that has ended since".into()),
-                        });
+                    if let Some(elements) = parts.get(index).filter(|_| taken) {
+                        return Err(self.taken(elements).unwrap_or_else(|| error.into()));
                     }
                     // Somebody has just removed the table.
                     if attempt < MAX_ATTEMPTS && error.errno() == Some(Errno::ENOENT) {
                         continue;
                     }
                     return Err(error.into());
+                }
+                Err(BatchError::Unknown(error)) => {
+                    self.generation = None;
+                    // All of them are there, or none.
+                    let is_there = elements.first().is_some_and(|element| {
+                        self.holder(element).as_ref() == Some(&element.comment)
+                    });
+                    if is_there {
+                        break;
+                    }
+                    if attempt >= MAX_ATTEMPTS {
+                        return Err(error.into());
+                    }
                 }
                 Err(BatchError::Failed(error)) => {
                     self.generation = None;
@@ -250,72 +264,64 @@ impl TableState {
         self.generation = self.generation.map(next_generation);
     }
 
+    /// Which of `elements`, one of which the kernel refused as existing, another container has.
+    fn taken(&mut self, elements: &[&Element]) -> Option<NftError> {
+        let gone = "a container that has ended since".to_owned();
+        let (element, holder) = elements
+            .iter()
+            .find_map(|element| Some((*element, self.holder(element)?)))
+            .or_else(|| Some((*elements.first()?, gone)))?;
+        Some(NftError::Taken {
+            element: Box::new(element.clone()),
+            holder,
+        })
+    }
+
     fn remove(&mut self, elements: &[&Element]) -> Result<(), NftError> {
-        if elements.is_empty() {
-            return Ok(());
-        }
-        let changes = elements.iter().map(|element| element.remove()).collect();
-        match batch::commit(&mut self.socket, self.generation, changes) {
-            Ok(()) => {
-                self.advance();
+        let mut elements = elements.to_vec();
+        let mut result = Ok(());
+        for _ in 0..MAX_ATTEMPTS {
+            if elements.is_empty() {
                 return Ok(());
             }
-            Err(BatchError::Failed(error)) => return Err(error.into()),
-            // Somebody has already removed some of them, so the rest is removed one by one.
-            Err(BatchError::Stale | BatchError::Refused(..)) => self.generation = None,
-        }
-        let mut result = Ok(());
-        for element in elements {
-            match batch::commit(&mut self.socket, None, vec![element.remove()]) {
-                Err(BatchError::Refused(_, error)) if error.errno() == Some(Errno::ENOENT) => {}
-                Err(BatchError::Refused(_, error) | BatchError::Failed(error)) => {
-                    result = result.and(Err(error.into()));
+            let (changes, _): (_, Vec<_>) = element::removals(elements.iter().copied())
+                .into_iter()
+                .unzip();
+            match batch::commit(&mut self.socket, self.generation, changes) {
+                Ok(()) => {
+                    self.advance();
+                    return Ok(());
                 }
-                Ok(()) | Err(BatchError::Stale) => {}
+                Err(BatchError::Failed(error)) => return Err(error.into()),
+                Err(BatchError::Stale) => {}
+                Err(BatchError::Refused(_, error) | BatchError::Unknown(error)) => {
+                    result = Err(error.into());
+                }
             }
+            // Somebody may have removed some of them already, and others may have been added.
+            self.generation = None;
+            elements.retain(|element| self.holder(element).as_ref() == Some(&element.comment));
         }
         result
     }
 
     fn repair(&mut self) -> Result<Vec<String>, NftError> {
-        let mut repaired = Vec::new();
         for _ in 0..MAX_ATTEMPTS {
             let generation = self.current_generation()?;
+            let mut repaired = Vec::new();
             let mut changes = Vec::new();
             if !self.has_expected_rules()? {
                 repaired.push(format!("the rules of the table inet {TABLE}"));
                 changes.extend(ruleset::build());
             }
-            for set in Set::ALL {
-                if !self.expected.keys().any(|(key_set, _)| *key_set == set) {
-                    continue;
-                }
-                let existing: BTreeSet<_> = self
-                    .elements(set)?
-                    .into_iter()
-                    .map(|element| element.key)
-                    .collect();
-                for element in self
-                    .expected
-                    .values()
-                    .filter(|expected| expected.set == set)
-                {
-                    if !existing.contains(&element.key) {
-                        repaired.push(format!("the {element}"));
-                        changes.push(element.add());
-                    }
-                }
-            }
-            if changes.is_empty() {
-                self.generation = Some(generation);
-                return Ok(repaired);
-            }
-            match batch::commit(&mut self.socket, Some(generation), changes) {
-                Ok(()) => {
-                    self.generation = Some(next_generation(generation));
+            let missing = self.missing_elements()?;
+            repaired.extend(missing.iter().map(|element| format!("the {element}")));
+            match self.repair_from(generation, changes, &missing) {
+                Ok(generation) => {
+                    self.generation = Some(generation);
                     return Ok(repaired);
                 }
-                Err(BatchError::Stale) => repaired.clear(),
+                Err(BatchError::Stale | BatchError::Unknown(_)) => {}
                 Err(BatchError::Refused(_, error) | BatchError::Failed(error)) => {
                     return Err(error.into());
                 }
@@ -323,7 +329,57 @@ impl TableState {
         }
         // The host's tables change all the time. The next change checks again.
         self.generation = None;
-        Ok(repaired)
+        Ok(Vec::new())
+    }
+
+    /// The expected elements that the kernel does not have.
+    fn missing_elements(&mut self) -> Result<Vec<Element>, NftError> {
+        let mut missing = Vec::new();
+        for set in Set::ALL {
+            if !self.expected.keys().any(|(key_set, _)| *key_set == set) {
+                continue;
+            }
+            let existing: BTreeSet<_> = self
+                .elements(set)?
+                .into_iter()
+                .map(|element| element.key)
+                .collect();
+            let expected = self.expected.values();
+            missing.extend(
+                expected
+                    .filter(|element| element.set == set && !existing.contains(&element.key))
+                    .cloned(),
+            );
+        }
+        Ok(missing)
+    }
+
+    /// Makes `changes` and adds `missing`, in transactions that the kernel takes as a whole each.
+    /// Returns the generation after the last one.
+    fn repair_from(
+        &mut self,
+        mut generation: u32,
+        mut changes: Vec<Request>,
+        missing: &[Element],
+    ) -> Result<u32, BatchError> {
+        let mut parts = missing.chunks(MAX_REPAIRED_AT_ONCE);
+        loop {
+            let part = parts.next();
+            changes.extend(
+                element::additions(part.unwrap_or_default())
+                    .into_iter()
+                    .map(|(request, _)| request),
+            );
+            if changes.is_empty() {
+                return Ok(generation);
+            }
+            batch::commit(
+                &mut self.socket,
+                Some(generation),
+                std::mem::take(&mut changes),
+            )?;
+            generation = next_generation(generation);
+        }
     }
 
     /// Whether no table has changed since ours was last known to be complete.

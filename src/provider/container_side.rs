@@ -7,9 +7,11 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::BoxError;
+use crate::net::announcement::Announcement;
+use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkSocket, Request};
 use crate::net::netns::{Kind, OwnThread};
-use crate::net::{addressing, links, sysctl};
+use crate::net::{addressing, sysctl};
 use contrail_mesos_api::container::Mac;
 
 /// The desired state of an interface in the container.
@@ -26,15 +28,28 @@ pub(super) struct ContainerLink<'a> {
     /// discovery for them, and so no entry of the kernel's neighbour table, which all namespaces
     /// share and which has room for 1,024 entries by default.
     pub(super) gateway_mac: Option<Mac>,
+    /// The families whose neighbours are told the MAC address of all addresses.
+    pub(super) announce: Announce,
+}
+
+/// Which addresses are announced to the neighbours, because these may know another MAC address for
+/// them, of a container that had them before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Announce {
+    /// By gratuitous ARP.
+    pub(super) v4: bool,
+    /// By unsolicited neighbour advertisements.
+    pub(super) v6: bool,
 }
 
 impl ContainerLink<'_> {
-    /// Enters the namespace and configures the interface and loopback.
+    /// Enters the namespace and configures the interface and loopback. Returns the announcement to
+    /// be made, if the neighbours need one.
     pub(super) fn configure(
         &self,
         thread: &mut OwnThread,
         namespace: &OwnedFd,
-    ) -> Result<(), BoxError> {
+    ) -> Result<Option<Announcement>, BoxError> {
         thread.enter(namespace, Kind::Net)?;
         let (name, value) = self.accept_ra();
         sysctl::write_if_present(&name, value)?;
@@ -42,12 +57,17 @@ impl ContainerLink<'_> {
         let link =
             links::by_name(&mut socket, self.interface)?.ok_or("the interface does not exist")?;
         let requests = self.requests(link.index);
-        match socket.execute_all(&requests) {
+        self.execute(&mut socket, &requests)?;
+        self.announcement(socket, &link)
+    }
+
+    fn execute(&self, socket: &mut NetlinkSocket, requests: &[Request]) -> Result<(), BoxError> {
+        match socket.execute_all(requests) {
             // IPv6 is disabled for new interfaces, but this network has it.
             Err(error) if error.errno() == Some(Errno::EACCES) => {
                 let name = format!("net/ipv6/conf/{}/disable_ipv6", self.interface);
                 sysctl::write_if_present(&name, "0")?;
-                for result in socket.execute(&requests)? {
+                for result in socket.execute(requests)? {
                     match result {
                         Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                         other => other?,
@@ -57,6 +77,40 @@ impl ContainerLink<'_> {
             }
             other => Ok(other?),
         }
+    }
+
+    fn announcement(
+        &self,
+        socket: NetlinkSocket,
+        link: &Link,
+    ) -> Result<Option<Announcement>, BoxError> {
+        let Announce { v4, v6 } = self.announce;
+        let name = self.interface;
+        for (wanted, setting) in [
+            (v4, format!("net/ipv4/conf/{name}/arp_notify")),
+            (v6, format!("net/ipv6/conf/{name}/ndisc_notify")),
+        ] {
+            if wanted {
+                sysctl::write_if_present(&setting, "1")?;
+            }
+        }
+        let current = <[u8; 6]>::try_from(link.mac.as_slice()).ok().map(Mac);
+        let Some(mac) = self.mac.or(current).filter(|_| v4 || v6) else {
+            return Ok(None);
+        };
+        // The kernel announces the addresses of an interface when its MAC address is set, also to
+        // the same one. It then forgets the interface's neighbours.
+        let mut requests = vec![links::set_mac(name, mac.0)];
+        requests.extend(self.neighbours(link.index));
+        Ok(Some(Announcement::new(socket, requests)))
+    }
+
+    /// The requests for the permanent neighbours.
+    fn neighbours(&self, index: u32) -> impl Iterator<Item = Request> {
+        let mac = self.gateway_mac;
+        self.gateways
+            .iter()
+            .filter_map(move |gateway| Some(addressing::add_neighbour(index, *gateway, mac?.0)))
     }
 
     /// Describes what `configure` would do.
@@ -107,11 +161,8 @@ impl ContainerLink<'_> {
             for route in routes {
                 requests.push(addressing::add_route(route, *gateway, index, metric));
             }
-            requests.extend(
-                self.gateway_mac
-                    .map(|mac| addressing::add_neighbour(index, *gateway, mac.0)),
-            );
         }
+        requests.extend(self.neighbours(index));
         requests
     }
 }

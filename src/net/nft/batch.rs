@@ -60,6 +60,8 @@ pub(super) enum BatchError {
     Stale,
     /// The index of the first change that the kernel refused, and the reason.
     Refused(usize, NetlinkError),
+    /// The kernel's answer was lost: the transaction may have happened or not.
+    Unknown(NetlinkError),
     /// The transaction as a whole failed.
     Failed(NetlinkError),
 }
@@ -105,6 +107,9 @@ pub(super) fn commit(
         match result {
             Ok(()) => {}
             Err(error) if error.errno() == Some(Errno::ERESTART) => return Err(BatchError::Stale),
+            Err(error @ NetlinkError::OutcomeUnknown { .. }) => {
+                return Err(BatchError::Unknown(error));
+            }
             Err(error) if (1..=count).contains(&index) => {
                 return Err(BatchError::Refused(index - 1, error));
             }
@@ -115,22 +120,20 @@ pub(super) fn commit(
 }
 
 impl NetlinkSocket {
-    /// Like `execute`, for a transaction. Requests no acknowledgement of the first and last
-    /// message, because kernels do not send one or, if older, send a wrong one. An error of the
-    /// first message is the result of the whole transaction.
+    /// Like `execute`, for a transaction, which the kernel takes as a whole only. Requests just one
+    /// acknowledgement, that of the last change: errors of other changes come without one, and
+    /// before it. The messages that begin and end the transaction get none, because kernels do not
+    /// send it or, if older, send a wrong one; an error of the first message is the result of the
+    /// whole transaction.
     fn execute_batch(
         &mut self,
         requests: &[Request],
     ) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
-        let last = requests.len().saturating_sub(1);
+        let last_change = requests.len().saturating_sub(2);
         self.execute_with(
             requests,
             |index| {
-                if index == 0 || index == last {
-                    0
-                } else {
-                    NLM_F_ACK
-                }
+                if index == last_change { NLM_F_ACK } else { 0 }
             },
             |index, is_error| index == 0 && is_error,
         )

@@ -1,5 +1,6 @@
 //! The elements of the table's sets and maps, which are all that an attach changes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -28,9 +29,11 @@ pub enum Set {
     Masquerade4,
     /// IPv6 source and destination of packets that get the host's address.
     Masquerade6,
-    /// IPv4 source and destination of packets within one subnet.
+    /// IPv4 source and destination of packets to mapped ports that need the host's address, because
+    /// the container would not answer by the host: of neighbours in its subnet, and from where its
+    /// routes do not lead.
     Local4,
-    /// IPv6 source and destination of packets within one subnet.
+    /// The same of IPv6.
     Local6,
 }
 
@@ -130,14 +133,14 @@ impl Element {
         }
     }
 
-    /// Packets within `subnet`.
+    /// Packets from `sources`, which are inclusive, to `subnet`.
     #[must_use]
-    pub fn local(subnet: IpNet, comment: &str) -> Self {
+    pub fn local(sources: (IpAddr, IpAddr), subnet: IpNet, comment: &str) -> Self {
         let set = match subnet {
             IpNet::V4(_) => Set::Local4,
             IpNet::V6(_) => Set::Local6,
         };
-        Self::pair(set, subnet, (subnet.network(), last(subnet)), comment)
+        Self::pair(set, sources, (subnet.network(), last(subnet)), comment)
     }
 
     /// Packets from `subnet` to other addresses except multicast: an interval below the subnet and
@@ -181,51 +184,41 @@ impl Element {
         [below, above]
             .into_iter()
             .flatten()
-            .map(|range| Self::pair(set, subnet, range, comment))
+            .map(|range| Self::pair(set, (subnet.network(), last(subnet)), range, comment))
             .collect()
     }
 
-    fn pair(set: Set, source: IpNet, destination: (IpAddr, IpAddr), comment: &str) -> Self {
+    fn pair(
+        set: Set,
+        source: (IpAddr, IpAddr),
+        destination: (IpAddr, IpAddr),
+        comment: &str,
+    ) -> Self {
         Self {
             set,
-            key: [octets(source.network()), octets(destination.0)].concat(),
-            key_end: Some([octets(last(source)), octets(destination.1)].concat()),
+            key: [octets(source.0), octets(destination.0)].concat(),
+            key_end: Some([octets(source.1), octets(destination.1)].concat()),
             data: None,
             comment: comment.to_owned(),
         }
     }
 
-    /// The request to add the element.
-    pub(super) fn add(&self) -> Request {
-        let exclusive = if self.set.is_exclusive() {
-            NLM_F_EXCL
-        } else {
-            0
-        };
-        self.message(Message::NewElement, NLM_F_CREATE | exclusive, "add")
-    }
-
-    /// The request to remove the element.
-    pub(super) fn remove(&self) -> Request {
-        self.message(Message::DelElement, 0, "remove")
-    }
-
     /// The request to read the element.
     pub(super) fn get(&self) -> Request {
-        self.message(Message::GetElement, 0, "look up")
+        message(
+            Message::GetElement,
+            0,
+            self.set,
+            std::slice::from_ref(&self),
+            "look up",
+        )
     }
 
-    fn message(&self, message: Message, flags: u16, verb: &str) -> Request {
-        request(message, flags, format!("{verb} {self}"), |buffer| {
-            let list = OpNewsetelemDo::encode_request(buffer, &header())
-                .push_table_bytes(TABLE.as_bytes())
-                .push_set_bytes(self.set.name().as_bytes())
-                .nested_elements();
-            self.encode(list, matches!(message, Message::NewElement));
-        })
-    }
-
-    fn encode<P: Pusher>(&self, list: PushSetelemListElemAttrs<P>, with_data: bool) {
+    fn encode<P: Pusher>(
+        &self,
+        list: PushSetelemListElemAttrs<P>,
+        with_data: bool,
+    ) -> PushSetelemListElemAttrs<P> {
         let mut element = list
             .nested_elem()
             .nested_key()
@@ -243,9 +236,70 @@ impl Element {
             if let Some(data) = &self.data {
                 element = element.nested_data().push_value(data).end_nested();
             }
-            element.push_userdata(&comment(&self.comment));
+            element = element.push_userdata(&comment(&self.comment));
         }
+        element.end_nested()
     }
+}
+
+/// How many elements one message carries, at most: their list must be shorter than 64 KiB.
+const MAX_ELEMENTS_PER_MESSAGE: usize = 64;
+
+/// The requests to add `elements`, each with its elements: a few requests for many elements,
+/// because each of them may be refused, and the answers must fit into the receive buffer.
+pub(super) fn additions<'a>(
+    elements: impl IntoIterator<Item = &'a Element>,
+) -> Vec<(Request, Vec<&'a Element>)> {
+    messages(elements, |set, elements| {
+        let exclusive = if set.is_exclusive() { NLM_F_EXCL } else { 0 };
+        let flags = NLM_F_CREATE | exclusive;
+        message(Message::NewElement, flags, set, elements, "add")
+    })
+}
+
+/// The requests to remove `elements`, as in [`additions`].
+pub(super) fn removals<'a>(
+    elements: impl IntoIterator<Item = &'a Element>,
+) -> Vec<(Request, Vec<&'a Element>)> {
+    messages(elements, |set, elements| {
+        message(Message::DelElement, 0, set, elements, "remove")
+    })
+}
+
+fn messages<'a>(
+    elements: impl IntoIterator<Item = &'a Element>,
+    message: impl Fn(Set, &[&'a Element]) -> Request,
+) -> Vec<(Request, Vec<&'a Element>)> {
+    let mut by_set: BTreeMap<Set, Vec<&Element>> = BTreeMap::new();
+    for element in elements {
+        by_set.entry(element.set).or_default().push(element);
+    }
+    by_set
+        .into_iter()
+        .flat_map(|(set, elements)| {
+            let chunks = elements.chunks(MAX_ELEMENTS_PER_MESSAGE);
+            chunks
+                .map(|chunk| (message(set, chunk), chunk.to_vec()))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// A request about `elements` of one set.
+fn message(kind: Message, flags: u16, set: Set, elements: &[&Element], verb: &str) -> Request {
+    let action = match elements {
+        [element] => format!("{verb} the {element}"),
+        _ => format!("{verb} {} elements of {}", elements.len(), set.name()),
+    };
+    request(kind, flags, action, |buffer| {
+        let mut list = OpNewsetelemDo::encode_request(buffer, &header())
+            .push_table_bytes(TABLE.as_bytes())
+            .push_set_bytes(set.name().as_bytes())
+            .nested_elements();
+        for element in elements {
+            list = element.encode(list, matches!(kind, Message::NewElement));
+        }
+    })
 }
 
 fn last(net: IpNet) -> IpAddr {

@@ -1,13 +1,18 @@
 use super::*;
 use crate::net::testing::{isolated, nft_ruleset, run};
 
+fn local(subnet: &str) -> Element {
+    let subnet: ipnet::IpNet = subnet.parse().unwrap();
+    Element::local((subnet.network(), subnet.broadcast()), subnet, "net a")
+}
+
 fn elements() -> Vec<Element> {
     let mut all = vec![
         Element::bridge("cm0", "net a"),
         Element::port(6, 8080, "10.1.0.2".parse().unwrap(), 80, "container one"),
         Element::port(17, 53, "fd00::2".parse().unwrap(), 53, "container one"),
-        Element::local("10.1.0.0/16".parse().unwrap(), "net a"),
-        Element::local("fd00::/64".parse().unwrap(), "net a"),
+        local("10.1.0.0/16"),
+        local("fd00::/64"),
     ];
     all.extend(Element::masquerade("10.1.0.0/16".parse().unwrap(), "net a"));
     all.extend(Element::masquerade("fd00::/64".parse().unwrap(), "net a"));
@@ -122,5 +127,78 @@ fn plan_changes_nothing() {
         let plan = table.plan(&elements()).unwrap();
         assert_eq!(plan.len(), 1 + elements().len(), "{plan:#?}");
         assert_eq!(nft_ruleset(), "");
+    });
+}
+
+/// More elements than the receive buffer has room for acknowledgements.
+fn many_ports(first: u16, comment: &str) -> Vec<Element> {
+    (first..first + 400)
+        .flat_map(|port| {
+            [
+                Element::port(6, port, "10.1.0.2".parse().unwrap(), port, comment),
+                Element::port(6, port, "fd00::2".parse().unwrap(), port, comment),
+            ]
+        })
+        .collect()
+}
+
+#[test]
+fn hundreds_of_elements_are_added_repaired_adopted_and_removed() {
+    isolated(|| {
+        let table = Table::open().unwrap();
+        let containers = [
+            many_ports(1000, "container one"),
+            many_ports(2000, "container two"),
+            many_ports(3000, "container three"),
+        ];
+        for elements in &containers {
+            table.add(elements).unwrap();
+        }
+        let complete = nft_ruleset().len();
+        nft("flush ruleset");
+        assert_eq!(table.repair().unwrap().len(), 1 + 3 * 800);
+        assert_eq!(nft_ruleset().len(), complete);
+        nft("flush ruleset");
+        let next = many_ports(4000, "container four");
+        table.add(&next).unwrap();
+        table.remove(&next).unwrap();
+        assert_eq!(nft_ruleset().len(), complete);
+
+        nft("flush ruleset");
+        let after_restart = Table::open().unwrap();
+        for elements in &containers {
+            after_restart.adopt(elements).unwrap();
+        }
+        assert_eq!(nft_ruleset().len(), complete);
+
+        // Some are gone already, so the kernel refuses to remove all of them at once.
+        nft("delete element inet contrail_mesos ports4 { tcp . 1007, tcp . 1399 }");
+        // The table does not know its elements, as after another restart.
+        let after_restart = Table::open().unwrap();
+        for elements in &containers {
+            after_restart.remove(elements).unwrap();
+        }
+        assert!(after_restart.remove_if_unused().unwrap());
+        assert_eq!(nft_ruleset(), "");
+    });
+}
+
+#[test]
+fn taken_port_among_hundreds_is_named_and_nothing_is_added() {
+    isolated(|| {
+        let table = Table::open().unwrap();
+        let taken = Element::port(6, 1399, "10.1.0.9".parse().unwrap(), 80, "the holder");
+        table.add(std::slice::from_ref(&taken)).unwrap();
+        let error = table.add(&many_ports(1000, "container one")).unwrap_err();
+        assert!(error.to_string().contains("tcp 1399"), "{error}");
+        assert!(error.to_string().contains("taken by the holder"), "{error}");
+        assert_eq!(table.elements().unwrap(), [taken]);
+        // Every one of them is taken.
+        table.add(&many_ports(2000, "container two")).unwrap();
+        let error = table.add(&many_ports(2000, "container three")).unwrap_err();
+        assert!(
+            error.to_string().contains("taken by container two"),
+            "{error}"
+        );
     });
 }

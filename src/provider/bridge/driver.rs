@@ -1,23 +1,27 @@
 //! Attaching and detaching interfaces, and what an intent means on the host: nftables elements and
 //! a bridge. What the provider's threads share.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
 
-use super::BridgeIntent;
+use super::flows;
 use super::host::{Bridge, BridgeSpec, DescribedChange, HostBridges, HostError};
 use super::registry::{Entry, InterfaceState, Registry};
+use super::{BridgeIntent, mac_of};
+use crate::net::addressing;
 use crate::net::link_reaper::LinkReaper;
 use crate::net::links::{self, BridgePort, VethError, VethPair};
+use crate::net::listeners::{self, Transport};
 use crate::net::netlink::NetlinkSocket;
 use crate::net::netns::OwnThread;
 use crate::net::nft::{Element, NftError, Table};
-use crate::provider::container_side::{ContainerLink, unspecified};
+use crate::provider::container_side::{Announce, ContainerLink};
 use crate::provider::ipam::{Holder, Ipam};
 use crate::provider::ownership::{OwnerTag, describe_owner};
 use crate::provider::{
@@ -33,7 +37,12 @@ pub(super) struct BridgeDriver {
     pub(super) table: Table,
     pub(super) reaper: LinkReaper,
     pub(super) registry: Registry,
+    /// IPv4 addresses whose neighbours may know a MAC address that does not follow from them.
+    unusual_macs: Mutex<HashSet<IpAddr>>,
 }
+
+/// Far more containers with several IPv4 addresses than any host has.
+const MAX_UNUSUAL_MACS: usize = 4096;
 
 /// The steps of an attach that were completed.
 #[derive(Debug, Default)]
@@ -52,6 +61,7 @@ impl BridgeDriver {
             table: Table::open()?,
             reaper: LinkReaper::start()?,
             registry: Registry::default(),
+            unusual_macs: Mutex::default(),
         })
     }
 
@@ -112,18 +122,62 @@ impl BridgeDriver {
             .map_err(|error| failed(network, format!("lock the bridge {bridge}"), error))?;
         self.add_elements(intent)?;
         progress.has_port_elements = true;
+        flows::forget_untranslated(intent);
         let bridge = self.create_link(host_socket, intent, namespace, progress)?;
         drop(shared);
 
-        ContainerLink {
-            gateway_mac: bridge.mac,
-            ..container_link(intent)
-        }
-        .configure(&mut thread, namespace)
-        .map_err(|error| {
+        let fail = |error: BoxError| {
             let action = format!("configure {} in the container", intent.interface);
             failed(network, action, error)
-        })
+        };
+        let link = ContainerLink {
+            gateway_mac: bridge.mac,
+            announce: self.announcement(intent, bridge),
+            ..container_link(intent)
+        };
+        if let Some(announcement) = link.configure(&mut thread, namespace).map_err(fail)? {
+            // Reading a link makes newer kernels take notice of its carrier, so that the port
+            // forwards the announcement.
+            let _ = links::by_name(host_socket, &intent.provider.host_interface);
+            announcement.send().map_err(|error| fail(error.into()))?;
+        }
+        Ok(())
+    }
+
+    /// The neighbours of an IPv4 address know its MAC address, which follows from it, unless the
+    /// address was or is one of several of a container. A network may have IPv6 with and without
+    /// IPv4, so IPv6 addresses are always announced. So is everything on an operator's bridge, whose
+    /// segment may go on behind the host.
+    fn announcement(&self, intent: &Intent<BridgeIntent>, bridge: Bridge) -> Announce {
+        let mut announce = Announce {
+            v4: bridge.mac.is_none(),
+            v6: intent.addresses.iter().any(|net| net.addr().is_ipv6()),
+        };
+        announce.v4 |= self.note_mac(intent);
+        announce.v4 &= intent.addresses.iter().any(|net| net.addr().is_ipv4());
+        announce
+    }
+
+    /// Notes which IPv4 addresses of an intent have a MAC address that does not follow from them.
+    /// Returns whether the neighbours of any may know another one than the intent's.
+    pub(super) fn note_mac(&self, intent: &Intent<BridgeIntent>) -> bool {
+        let mut unusual = self
+            .unusual_macs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut is_unknown = false;
+        for net in intent.addresses.iter().filter(|net| net.addr().is_ipv4()) {
+            let is_usual = mac_of(std::slice::from_ref(net)) == Some(intent.mac);
+            is_unknown |= if is_usual {
+                unusual.remove(&net.addr())
+            } else {
+                if unusual.len() < MAX_UNUSUAL_MACS {
+                    unusual.insert(net.addr());
+                }
+                true
+            };
+        }
+        is_unknown
     }
 
     /// Adds the mapped ports, and what the containers of the network share.
@@ -188,6 +242,7 @@ impl BridgeDriver {
             match links::create_veth(host_socket, &pair, namespace.as_fd()) {
                 Ok(()) => {
                     progress.has_link = true;
+                    forget_neighbours(host_socket, intent, bridge);
                     return Ok(bridge);
                 }
                 Err(VethError::NotCreated(error))
@@ -262,7 +317,9 @@ impl BridgeDriver {
         let _work = entry.as_ref().map(|entry| entry.lock());
         self.table
             .remove(&self.port_elements(intent))
-            .map_err(|error| failed(&intent.network, "remove the port mappings", error))
+            .map_err(|error| failed(&intent.network, "remove the port mappings", error))?;
+        flows::forget_translated(intent);
+        Ok(())
     }
 
     /// The last part of a detach, after the link was deleted. Blocks.
@@ -382,27 +439,13 @@ impl BridgeDriver {
     }
 
     fn elements_of_port(&self, intent: &Intent<BridgeIntent>, port: PortMapping) -> Vec<Element> {
-        let protocol = match port.protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        };
         let label = self
             .owner
             .container_label(intent, &intent.provider.host_interface);
-        let first_of_family = |is_v4: bool| {
-            intent
-                .addresses
-                .iter()
-                .map(IpNet::addr)
-                .find(|address| address.is_ipv4() == is_v4)
-        };
-        [first_of_family(true), first_of_family(false)]
-            .into_iter()
-            .flatten()
+        mapped_addresses(intent)
             .map(|address| {
                 Element::port(
-                    protocol,
+                    protocol_number(port.protocol),
                     port.host_port,
                     address,
                     port.container_port,
@@ -434,7 +477,9 @@ impl BridgeDriver {
         if with_ports {
             elements.push(Element::bridge(bridge, &label));
             for net in bridge_addresses {
-                elements.push(Element::local(net.trunc(), &label));
+                for sources in unrouted_sources(net.trunc(), &intent.provider.routes) {
+                    elements.push(Element::local(sources, net.trunc(), &label));
+                }
             }
         }
         if with_masquerade {
@@ -459,6 +504,75 @@ impl BridgeDriver {
             reaches_loopback: !intent.ports.is_empty()
                 && intent.addresses.iter().any(|net| net.addr().is_ipv4()),
         }
+    }
+}
+
+/// The addresses to which the ports of the host are mapped: the first of each family.
+pub(super) fn mapped_addresses(intent: &Intent<BridgeIntent>) -> impl Iterator<Item = IpAddr> {
+    [true, false].into_iter().filter_map(|is_v4| {
+        intent
+            .addresses
+            .iter()
+            .map(IpNet::addr)
+            .find(|address| address.is_ipv4() == is_v4)
+    })
+}
+
+/// The addresses of clients of mapped ports that a container of `subnet` does not answer by its
+/// gateway: its neighbours in the subnet, and everything that its routes do not lead to. Such a
+/// client must appear with the bridge's address.
+fn unrouted_sources(subnet: IpNet, routes: &[IpNet]) -> Vec<(IpAddr, IpAddr)> {
+    let is_v4 = subnet.addr().is_ipv4();
+    let number = |address: IpAddr| match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    let address = |number: u128| -> IpAddr {
+        match u32::try_from(number) {
+            Ok(number) if is_v4 => Ipv4Addr::from_bits(number).into(),
+            _ => Ipv6Addr::from_bits(number).into(),
+        }
+    };
+    let range = |net: &IpNet| (number(net.network()), number(net.broadcast()));
+    let max = if is_v4 {
+        u128::from(u32::MAX)
+    } else {
+        u128::MAX
+    };
+    let (first, last) = range(&subnet);
+    // What the routes lead to, without the subnet. Without any route, the gateway is the default.
+    let mut routed = Vec::new();
+    for (start, end) in routes
+        .iter()
+        .filter(|route| route.addr().is_ipv4() == is_v4)
+        .map(range)
+        .chain(routes.is_empty().then_some((0, max)))
+    {
+        routed.extend(first.checked_sub(1).map(|before| (start, end.min(before))));
+        routed.extend(last.checked_add(1).map(|after| (start.max(after), end)));
+    }
+    routed.retain(|(start, end)| start <= end);
+    routed.sort_unstable();
+    let mut sources = Vec::new();
+    let mut next = Some(0);
+    for (start, end) in routed {
+        if let Some(from) = next.filter(|from| *from < start) {
+            sources.push((address(from), address(start - 1)));
+        }
+        next = next.and_then(|from| Some(from.max(end.checked_add(1)?)));
+    }
+    sources.extend(
+        next.filter(|from| *from <= max)
+            .map(|from| (address(from), address(max))),
+    );
+    sources
+}
+
+pub(super) fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
     }
 }
 
@@ -493,6 +607,30 @@ fn container_link(intent: &Intent<BridgeIntent>) -> ContainerLink<'_> {
         gateways: &intent.gateways,
         routes: &intent.provider.routes,
         gateway_mac: None,
+        announce: Announce::default(),
+    }
+}
+
+/// Removes what the host knows of the container's addresses: the MAC address of a container that
+/// had them before, or that nobody has them. Best effort.
+fn forget_neighbours(
+    host_socket: &mut NetlinkSocket,
+    intent: &Intent<BridgeIntent>,
+    bridge: Bridge,
+) {
+    let requests: Vec<_> = intent
+        .addresses
+        .iter()
+        .map(|net| addressing::delete_neighbour(bridge.index, net.addr()))
+        .collect();
+    for error in host_socket
+        .execute(&requests)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::err)
+        .filter(|error| error.errno() != Some(Errno::ENOENT))
+    {
+        log::warn!("network {:?}: {error}", intent.network);
     }
 }
 
@@ -501,16 +639,22 @@ fn check_port_is_unused(
     intent: &Intent<BridgeIntent>,
     port: PortMapping,
 ) -> Result<(), ProviderError> {
-    for net in &intent.addresses {
-        let address = SocketAddr::new(unspecified(net.addr()), port.host_port);
-        let bound = match port.protocol {
-            Protocol::Tcp => TcpListener::bind(address).map(drop),
-            Protocol::Udp => UdpSocket::bind(address).map(drop),
-            Protocol::Sctp => Ok(()),
-        };
-        if let Err(error) = bound
-            && error.kind() == std::io::ErrorKind::AddrInUse
+    let transport = match port.protocol {
+        Protocol::Tcp => Transport::Tcp,
+        Protocol::Udp => Transport::Udp,
+        Protocol::Sctp => return Ok(()),
+    };
+    for is_v4 in [true, false] {
+        if !intent
+            .addresses
+            .iter()
+            .any(|net| net.addr().is_ipv4() == is_v4)
         {
+            continue;
+        }
+        let is_used = listeners::is_listening(transport, is_v4, port.host_port)
+            .map_err(|error| failed(&intent.network, "look for a process on a port", error))?;
+        if is_used {
             return Err(refused(
                 &intent.network,
                 format!(
@@ -521,4 +665,55 @@ fn check_port_is_unused(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(subnet: &str, routes: &[&str]) -> Vec<String> {
+        let routes: Vec<IpNet> = routes.iter().map(|route| route.parse().unwrap()).collect();
+        unrouted_sources(subnet.parse().unwrap(), &routes)
+            .into_iter()
+            .map(|(first, last)| format!("{first}-{last}"))
+            .collect()
+    }
+
+    #[test]
+    fn unrouted_sources_are_the_subnet_and_what_no_route_leads_to() {
+        let subnet = "10.1.0.0/16";
+        for default in [&[][..], &["0.0.0.0/0"], &["0.0.0.0/1", "128.0.0.0/1"]] {
+            assert_eq!(sources(subnet, default), ["10.1.0.0-10.1.255.255"]);
+        }
+        assert_eq!(
+            sources(subnet, &["10.0.0.0/8"]),
+            [
+                "0.0.0.0-9.255.255.255",
+                "10.1.0.0-10.1.255.255",
+                "11.0.0.0-255.255.255.255"
+            ]
+        );
+        let all = ["0.0.0.0-255.255.255.255"];
+        assert_eq!(sources(subnet, &["10.1.2.0/24"]), all);
+        assert_eq!(sources(subnet, &["fd00::/8"]), all);
+        assert_eq!(
+            sources(subnet, &["192.0.2.0/24", "192.0.2.128/25", "10.1.0.0/15"]),
+            [
+                "0.0.0.0-9.255.255.255",
+                "10.1.0.0-192.0.1.255",
+                "192.0.3.0-255.255.255.255"
+            ]
+        );
+        assert_eq!(
+            sources("fd00:1::/64", &["::/0"]),
+            ["fd00:1::-fd00:1::ffff:ffff:ffff:ffff"]
+        );
+        assert_eq!(
+            sources("fd00:1::/64", &["8000::/1"]),
+            [
+                "::-7fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+                "fd00:1::-fd00:1::ffff:ffff:ffff:ffff"
+            ]
+        );
+    }
 }

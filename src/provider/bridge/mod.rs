@@ -13,6 +13,7 @@
 //! waits for the attach that it undoes.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::driver::BridgeDriver;
@@ -33,12 +35,13 @@ use super::{
 use crate::config::BridgeNetwork;
 use crate::net::link_watch::LinkWatch;
 use crate::net::netns;
-use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub use conflicts::{Conflict, ConflictSeverity, conflicts};
 
 mod conflicts;
 mod driver;
+mod flows;
 mod host;
 mod registry;
 mod repair;
@@ -171,11 +174,11 @@ fn intent(
         container: request.container.clone(),
         network: request.network.name.clone(),
         interface: request.interface.clone(),
-        addresses,
         gateways,
-        mac: request.container.mac(&request.interface),
+        mac: mac_of(&addresses).unwrap_or_else(|| request.container.mac(&request.interface)),
         mtu: network.mtu,
         ports: request.ports.clone(),
+        addresses,
         dns: request.network.dns.clone().unwrap_or_default(),
         provider: BridgeIntent {
             bridge: network.bridge.clone(),
@@ -186,6 +189,26 @@ fn intent(
             routes: network.routes.clone(),
         },
     }
+}
+
+/// The MAC address that follows from a container's address, so that whatever a neighbour on the
+/// bridge, or behind it, knows of the address stays true when another container gets it: `02:42`
+/// and the first IPv4 address, as Docker has it, or else `02` and a hash of the IPv6 address.
+///
+/// It does not depend on the host: if several hosts share a segment, an address keeps its MAC
+/// address when it moves.
+fn mac_of(addresses: &[IpNet]) -> Option<Mac> {
+    let v4 = addresses.iter().find_map(|net| match net.addr() {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    });
+    if let Some(address) = v4 {
+        let [a, b, c, d] = address.octets();
+        return Some(Mac([0x02, 0x42, a, b, c, d]));
+    }
+    let digest = Sha256::digest(addresses.first()?.addr().to_string());
+    let [a, b, c, d, e] = *digest.first_chunk()?;
+    Some(Mac([0x02, a, b, c, d, e]))
 }
 
 #[async_trait]

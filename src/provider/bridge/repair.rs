@@ -174,6 +174,7 @@ impl BridgeDriver {
         }
         self.ensure_bridge_port(&mut socket, intent, &link)?;
         self.registry.adopt(intent);
+        self.note_mac(intent);
         // Its deletion is reported only from now on, so it is checked once more.
         match links::by_name(&mut socket, host_interface) {
             Ok(Some(_)) => Ok(()),

@@ -16,6 +16,7 @@ use crate::net::testing::{inside, isolated_async, link_names, namespace, nft_rul
 use crate::provider::{AddressRequest, PortMapping, Protocol};
 use contrail_mesos_api::container::ContainerId;
 
+mod address_reuse;
 mod concurrency;
 mod faults;
 mod mapped_ports;

@@ -14,7 +14,7 @@ use crate::config::Dns;
 use crate::net::links::{self, VethError, VethPair, VlanLink};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::netns;
-use crate::provider::container_side::ContainerLink;
+use crate::provider::container_side::{Announce, ContainerLink};
 use crate::provider::{Attachment, BoxError, blocking};
 use crate::vrouter::{InterfaceAddress, InterfaceStatus, Port, PortFiles, VrouterClient};
 use contrail_mesos_api::agent_api::PortAddress;
@@ -183,8 +183,12 @@ impl PlugRequest {
                     gateways: &attachment.gateways,
                     routes: &[],
                     gateway_mac: None,
+                    // The MAC address is Contrail's choice.
+                    announce: Announce { v4: true, v6: true },
                 };
-                link.configure(&mut thread, &namespace)?;
+                if let Some(announcement) = link.configure(&mut thread, &namespace)? {
+                    announcement.send()?;
+                }
             }
             Ok(())
         })

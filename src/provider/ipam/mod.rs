@@ -245,7 +245,8 @@ impl Ipam {
         };
         if let Some(address) = address {
             return if leases.create(address, holder).map_err(unusable)? {
-                pool.mark_leased(number_of(address));
+                // The rotation goes on where it was.
+                pool.mark_taken(number_of(address));
                 net(address)
             } else {
                 let state = leases.state(address).map_err(unusable)?;

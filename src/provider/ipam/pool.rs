@@ -179,8 +179,12 @@ impl Pool {
         self.free.next(self.cursor)
     }
 
-    pub(super) fn mark_leased(&mut self, number: u128) {
+    pub(super) fn mark_taken(&mut self, number: u128) {
         self.free.remove(number, number);
+    }
+
+    pub(super) fn mark_leased(&mut self, number: u128) {
+        self.mark_taken(number);
         self.cursor = number.saturating_add(1);
     }
 

@@ -167,3 +167,204 @@ fn conflicting_port_mapping_is_refused_and_leaves_nothing() {
         }
     });
 }
+
+/// A client that sends from one port all the time, until it is answered.
+struct Client {
+    socket: UdpSocket,
+    server: SocketAddr,
+}
+
+impl Client {
+    fn new(from: &str, server: &str) -> Self {
+        let socket = UdpSocket::bind(from).unwrap();
+        socket.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
+        let server = server.parse().unwrap();
+        Self { socket, server }
+    }
+
+    fn send(&self) {
+        self.socket.send_to(b"who am I?", self.server).unwrap();
+    }
+
+    /// Sends one packet, and waits for its answer.
+    fn is_answered(&self) -> Result<(), String> {
+        let mut buffer = [0; 64];
+        self.send();
+        match self.socket.recv_from(&mut buffer) {
+            Ok((_, peer)) if peer == self.server => Ok(()),
+            Ok((_, peer)) => Err(format!("{}: answered by {peer}", self.server)),
+            Err(error) => Err(format!("{}: {error}", self.server)),
+        }
+    }
+}
+
+#[test]
+fn client_that_keeps_its_port_meets_each_new_mapping() {
+    isolated_async(|| async {
+        let outside = other_host();
+        let host = TestHost::new();
+        // Flows are tracked from now on.
+        let resident = host.launch("resident", &network("blue", 1)).await;
+        let clients = [
+            ("127.0.0.1:4000", "127.0.0.1:5300"),
+            ("192.0.2.1:4001", "192.0.2.1:5300"),
+            ("[2001:db8::1]:4000", "[2001:db8::1]:5300"),
+        ]
+        .map(|(from, server)| Client::new(from, server));
+        let outside_clients = inside(&outside, || {
+            [
+                ("192.0.2.2:4000", "192.0.2.1:5300"),
+                ("[2001:db8::2]:4000", "[2001:db8::1]:5300"),
+            ]
+            .map(|(from, server)| Client::new(from, server))
+        });
+        let all = || clients.iter().chain(&outside_clients);
+        // A flow to the same port of another machine, which is none of the mapping's.
+        inside(&outside, || serve_udp("192.0.2.2:5300".parse().unwrap()));
+        let other = resident.inside(|| Client::new("0.0.0.0:4000", "192.0.2.2:5300"));
+        other.is_answered().unwrap();
+        let tracked = || {
+            let mut flows = Vec::new();
+            let mut socket = NetlinkSocket::netfilter().unwrap();
+            crate::net::conntrack::forget(&mut socket, |flow| {
+                flows.push(flow.destination.to_string());
+                false
+            })
+            .unwrap();
+            flows
+        };
+        let mut failures = Vec::new();
+        for round in 0..3 {
+            for client in all() {
+                client.send();
+            }
+            let mut web = request(&format!("web{round}"), &network("blue", 1));
+            web.ports = vec![port(Protocol::Udp, 5300, 53)];
+            let web = host.attach(&web).await.unwrap();
+            serve_addresses_on(&web, 53);
+            assert!(tracked().contains(&"192.0.2.2:5300".to_owned()));
+            for client in all() {
+                failures.extend(client.is_answered().err().map(|error| (round, error)));
+            }
+            host.detach(&web).await;
+            assert!(
+                !tracked().iter().any(|to| to == "192.0.2.1:5300"),
+                "{:?}",
+                tracked()
+            );
+        }
+        other.is_answered().unwrap();
+        assert!(failures.is_empty(), "{failures:#?}");
+        host.detach(&resident).await;
+        ip("link del uplink");
+        host.assert_clean();
+    });
+}
+
+fn serve_addresses_on(container: &Container, port: u16) {
+    for net in container.intent.addresses.clone() {
+        container.inside(move || serve_udp(SocketAddr::new(net.addr(), port)));
+    }
+}
+
+#[test]
+fn mapped_port_on_a_network_with_routes_is_reachable_from_everywhere() {
+    isolated_async(|| async {
+        let outside = other_host();
+        let mut routed = network("blue", 1);
+        bridge_of(&mut routed).routes =
+            vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        inside(&outside, || {
+            ip("addr add 10.200.0.2/32 dev wan");
+            ip("route add 10.1.0.0/16 via 192.0.2.1");
+        });
+        ip("route add 10.200.0.2/32 dev uplink");
+        let host = TestHost::new();
+        let mut web = request("web", &routed);
+        web.ports = vec![port(Protocol::Tcp, 8080, 80)];
+        let web = host.attach(&web).await.unwrap();
+        serve(&web, 80);
+        for server in ["192.0.2.1:8080", "[2001:db8::1]:8080"] {
+            let server: SocketAddr = server.parse().unwrap();
+            let client = inside(&outside, move || query_tcp(server)).unwrap();
+            println!("{server}: seen as {client}");
+            query_tcp(server).unwrap();
+        }
+        query_tcp("127.0.0.1:8080".parse().unwrap()).unwrap();
+        // Where a route leads to, the container sees who its client is.
+        let client = inside(&outside, || {
+            let socket = nix::sys::socket::socket(
+                nix::sys::socket::AddressFamily::Inet,
+                nix::sys::socket::SockType::Stream,
+                nix::sys::socket::SockFlag::empty(),
+                None,
+            )
+            .unwrap();
+            let address = |text: &str| {
+                nix::sys::socket::SockaddrStorage::from(text.parse::<SocketAddr>().unwrap())
+            };
+            nix::sys::socket::bind(socket.as_raw_fd(), &address("10.200.0.2:0")).unwrap();
+            nix::sys::socket::connect(socket.as_raw_fd(), &address("192.0.2.1:8080")).unwrap();
+            let mut stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(IO_TIMEOUT)).unwrap();
+            let mut response = String::new();
+            stream.read_to_string(&mut response).unwrap();
+            response
+        });
+        assert_eq!(client, "::ffff:10.200.0.2");
+        host.detach(&web).await;
+        ip("link del uplink");
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn port_of_an_outgoing_connection_can_be_mapped() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let resolver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        resolver.connect(peer.local_addr().unwrap()).unwrap();
+        let mut web = request("web", &network("blue", 1));
+        let tcp = client.local_addr().unwrap().port();
+        let udp = resolver.local_addr().unwrap().port();
+        web.ports = vec![port(Protocol::Tcp, tcp, 80), port(Protocol::Udp, udp, 53)];
+        let container = host.attach(&web).await.unwrap();
+        host.detach(&container).await;
+        web.ports = vec![port(Protocol::Udp, peer.local_addr().unwrap().port(), 53)];
+        let error = host.attach(&web).await.err().unwrap();
+        assert!(error.contains("process of the host"), "{error}");
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn hundreds_of_ports_and_addresses_on_one_container_work() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let mut web = request("web", &network("blue", 1));
+        web.ports = (0..300)
+            .map(|number| port(Protocol::Tcp, 20_000 + number, 80))
+            .collect();
+        web.addresses = (0..300).map(|_| AddressRequest::Any).collect();
+        let first = host.attach(&web).await.unwrap();
+        serve(&first, 80);
+        for host_port in [20_000, 20_128, 20_299] {
+            query_tcp(SocketAddr::new("127.0.0.1".parse().unwrap(), host_port)).unwrap();
+        }
+        let last = first.intent.addresses[599].addr();
+        query_tcp(SocketAddr::new(last, 80)).unwrap();
+        // The rules are put back, also after a restart.
+        run("nft", "flush ruleset");
+        assert!(!host.provider.repair().await.unwrap().is_empty());
+        query_tcp("127.0.0.1:20299".parse().unwrap()).unwrap();
+        run("nft", "flush ruleset");
+        let host = host.restart();
+        host.provider.adopt(&first.intent).await.unwrap();
+        query_tcp("127.0.0.1:20299".parse().unwrap()).unwrap();
+        host.detach(&first).await;
+        host.assert_clean();
+    });
+}

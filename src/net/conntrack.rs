@@ -1,0 +1,194 @@
+//! Connection tracking: which flows the kernel knows, and making it forget some.
+//!
+//! The kernel decides about the translation of a flow with its first packet. UDP and SCTP clients
+//! may go on with the same source port for ever, so without this they would never meet a port
+//! mapping that came later, or that has another target now.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use netlink_packet_core::NlasIterator;
+use nix::errno::Errno;
+
+use super::netlink::{NetlinkError, NetlinkSocket, Request};
+
+const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+const IPCTNL_MSG_CT_GET: u16 = 1;
+const IPCTNL_MSG_CT_DELETE: u16 = 2;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
+/// Length of the header of all netfilter messages.
+const HEADER_BYTES: usize = 4;
+const ATTRIBUTE_HEADER_BYTES: usize = 4;
+
+/// A flow of a protocol with ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The protocol's number.
+    pub protocol: u8,
+    /// Where its first packet was sent to.
+    pub destination: SocketAddr,
+    /// Where replies come from: the same, unless the destination is translated.
+    pub reply_source: SocketAddr,
+}
+
+/// Makes the kernel forget the flows for which `is_stale` returns true, and returns how many they
+/// were. The next packet of each begins a new flow.
+pub fn forget(
+    socket: &mut NetlinkSocket,
+    mut is_stale: impl FnMut(&Flow) -> bool,
+) -> Result<usize, NetlinkError> {
+    let mut deletions = Vec::new();
+    let list = Request::new(
+        message_type(IPCTNL_MSG_CT_GET),
+        0,
+        vec![0; HEADER_BYTES],
+        "list the tracked flows",
+    );
+    socket.dump(&list, |bytes| {
+        if let Some(flow) = parse(bytes)
+            && is_stale(&flow)
+        {
+            deletions.push(deletion(bytes, &flow));
+        }
+    })?;
+    let count = deletions.len();
+    for result in socket.execute(&deletions)? {
+        match result {
+            // It has ended meanwhile.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            other => other?,
+        }
+    }
+    Ok(count)
+}
+
+fn message_type(message: u16) -> u16 {
+    (NFNL_SUBSYS_CTNETLINK << 8) | message
+}
+
+/// The attributes: the kind of each, and its bytes with the header.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes).flatten().filter_map(|attribute| {
+        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
+        Some((kind, attribute.into_inner().get(..length)?))
+    })
+}
+
+/// The value of the attribute of that kind.
+fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes)
+        .find(|(other, _)| *other == kind)
+        .and_then(|(_, attribute)| attribute.get(ATTRIBUTE_HEADER_BYTES..))
+}
+
+fn parse(bytes: &[u8]) -> Option<Flow> {
+    let bytes = bytes.get(HEADER_BYTES..)?;
+    let original = attribute(bytes, CTA_TUPLE_ORIG)?;
+    let reply = attribute(bytes, CTA_TUPLE_REPLY)?;
+    let protocol = *attribute(attribute(original, CTA_TUPLE_PROTO)?, CTA_PROTO_NUM)?.first()?;
+    Some(Flow {
+        protocol,
+        destination: endpoint(original, Side::Destination)?,
+        reply_source: endpoint(reply, Side::Source)?,
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Source,
+    Destination,
+}
+
+fn endpoint(tuple: &[u8], side: Side) -> Option<SocketAddr> {
+    // Of addresses: source and destination of IPv4, then of IPv6.
+    let (port_kind, v4_kind, v6_kind) = match side {
+        Side::Source => (CTA_PROTO_SRC_PORT, 1, 3),
+        Side::Destination => (CTA_PROTO_DST_PORT, 2, 4),
+    };
+    let port = attribute(attribute(tuple, CTA_TUPLE_PROTO)?, port_kind)?;
+    let port = u16::from_be_bytes(port.try_into().ok()?);
+    let addresses = attribute(tuple, CTA_TUPLE_IP)?;
+    let address: IpAddr = if let Some(octets) = attribute(addresses, v4_kind) {
+        Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into()
+    } else {
+        let octets = attribute(addresses, v6_kind)?;
+        Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?).into()
+    };
+    Some(SocketAddr::new(address, port))
+}
+
+/// The request to forget the flow that a message describes, and no later one with the same
+/// addresses.
+fn deletion(message: &[u8], flow: &Flow) -> Request {
+    let (header, rest) = message.split_at(HEADER_BYTES.min(message.len()));
+    let mut payload = header.to_vec();
+    for (kind, attribute) in attributes(rest) {
+        if matches!(kind, CTA_TUPLE_ORIG | CTA_ID | CTA_ZONE) {
+            payload.extend_from_slice(attribute);
+            payload.resize(payload.len().next_multiple_of(4), 0);
+        }
+    }
+    Request::new(
+        message_type(IPCTNL_MSG_CT_DELETE),
+        0,
+        payload,
+        format!("forget a flow to {}", flow.destination),
+    )
+}
+
+#[cfg(test)]
+mod root_tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::net::testing::{isolated, run};
+
+    #[test]
+    fn only_stale_flows_are_forgotten() {
+        isolated(|| {
+            // Tracking begins with the first rule that needs it.
+            run("nft", "add table inet t");
+            run(
+                "nft",
+                "add chain inet t c { type filter hook output priority 0 ; }",
+            );
+            run("nft", "add rule inet t c ct state new accept");
+            let send = |to: &str| {
+                let any = if to.starts_with('[') {
+                    "[::1]:0"
+                } else {
+                    "127.0.0.1:0"
+                };
+                UdpSocket::bind(any).unwrap().send_to(b"x", to).unwrap();
+            };
+            // Without a server, the flow ends with the ICMP error.
+            let _servers: Vec<_> = ["127.0.0.1:5300", "127.0.0.1:5301", "[::1]:5300"]
+                .map(|address| UdpSocket::bind(address).unwrap())
+                .into();
+            for to in ["127.0.0.1:5300", "127.0.0.1:5301", "[::1]:5300"] {
+                send(to);
+            }
+            let mut socket = NetlinkSocket::netfilter().unwrap();
+            let is_5300 = |flow: &Flow| flow.protocol == 17 && flow.destination.port() == 5300;
+            let mut seen = Vec::new();
+            forget(&mut socket, |flow| {
+                assert_eq!(flow.destination, flow.reply_source);
+                seen.push(flow.destination.to_string());
+                false
+            })
+            .unwrap();
+            seen.sort();
+            assert_eq!(seen, ["127.0.0.1:5300", "127.0.0.1:5301", "[::1]:5300"]);
+            assert_eq!(forget(&mut socket, is_5300).unwrap(), 2);
+            assert_eq!(forget(&mut socket, is_5300).unwrap(), 0);
+            assert_eq!(forget(&mut socket, |_| true).unwrap(), 1);
+        });
+    }
+}
