@@ -1,8 +1,13 @@
 //! Port mappings: reachable from everywhere, refused when taken, gone with their container.
 
-use anyhow::{Result, ensure};
-use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, address, container, fetch, serve};
-use mesos_module_tests::testbed::framework::TaskSpec;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use mesos_module_tests::testbed::agent::{
+    Agent, BLUE, RED, WAIT_TIMEOUT, address, container, fetch, serve,
+};
+use mesos_module_tests::testbed::framework::{TaskSpec, TaskState};
 use serde_json::json;
 
 fn server(id: &str, network: &str, port: u16) -> TaskSpec {
@@ -126,4 +131,160 @@ fn port_in_use_by_a_host_process_is_refused() -> Result<()> {
     ensure!(message.contains("31081"), "{message}");
     agent.kill("listener")?;
     agent.end()
+}
+
+/// A web server with many mapped ports.
+fn server_on(id: &str, ports: std::ops::Range<u16>) -> TaskSpec {
+    let ports: Vec<u16> = ports.collect();
+    let mappings: Vec<_> = ports
+        .iter()
+        .map(|port| json!({ "host_port": port, "container_port": 80 }))
+        .collect();
+    TaskSpec::new(id, &serve(id))
+        .ports(&ports)
+        .network_info(json!({ "name": "blue", "port_mappings": mappings }))
+}
+
+fn page(agent: &Agent, port: u16) -> Result<String> {
+    let url = format!("http://{}:{port}/", agent.host().address());
+    Ok(agent.host().sh(&fetch(&url))?.trim().to_owned())
+}
+
+#[test]
+fn most_ports_of_one_container_work_and_more_are_refused() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    agent.run(server_on("most", 31000..31256))?;
+    for port in [31000, 31127, 31128, 31255] {
+        ensure!(page(&agent, port)? == "most", "port {port}");
+    }
+    // Others launch at the same time.
+    agent.launch(server_on("more", 31300..31600))?;
+    for index in 0..10 {
+        agent.launch(TaskSpec::new(&format!("t{index}"), "sleep 1000").network("blue"))?;
+    }
+    for index in 0..10 {
+        agent.running(&format!("t{index}"))?;
+    }
+    let refused = agent.ended("more")?;
+    ensure!(refused.state == TaskState::TaskFailed, "{refused}");
+    ensure!(refused.message.contains("at most 256"), "{refused}");
+    for index in 0..10 {
+        agent.kill(&format!("t{index}"))?;
+    }
+    agent.kill("most")?;
+    agent.end()
+}
+
+#[test]
+fn rules_of_many_ports_are_put_back() -> Result<()> {
+    let mut agent = Agent::start(BLUE)?;
+    for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let first = 31000 + 100 * u16::try_from(index)?;
+        agent.run(server_on(name, first..first + 100))?;
+    }
+    agent.host().sh("nft flush ruleset")?;
+    agent.run(server_on("next", 31400..31500))?;
+    let check = |agent: &Agent| {
+        for (port, name) in [(31000, "a"), (31199, "b"), (31250, "c"), (31499, "next")] {
+            ensure!(page(agent, port)? == name, "port {port}");
+        }
+        Ok(())
+    };
+    check(&agent)?;
+    agent.cluster.kill_9()?;
+    agent.host().sh("nft flush ruleset")?;
+    agent.cluster.restart()?;
+    check(&agent)?;
+    for name in ["a", "b", "c", "next"] {
+        agent.kill(name)?;
+    }
+    agent.end()
+}
+
+/// A UDP client that sends from one port all the time.
+struct Client {
+    socket: UdpSocket,
+    server: String,
+}
+
+impl Client {
+    fn new(agent: &Agent, server: &str) -> Result<Self> {
+        let socket = agent.host().run(|| UdpSocket::bind("0.0.0.0:0"))??;
+        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        Ok(Self {
+            socket,
+            server: server.to_owned(),
+        })
+    }
+
+    fn send(&self) {
+        // Refused as long as nobody listens.
+        let _ = self.socket.send_to(b"hello", &self.server);
+    }
+
+    /// Sends until `answer` comes, and fails if it does not.
+    fn wait_for(&self, answer: &str) -> Result<()> {
+        let start = Instant::now();
+        let mut buffer = [0; 64];
+        while start.elapsed() < WAIT_TIMEOUT {
+            self.send();
+            if let Ok((length, _)) = self.socket.recv_from(&mut buffer)
+                && buffer.get(..length) == Some(answer.as_bytes())
+            {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{}: no answer {answer:?}", self.server)
+    }
+}
+
+#[test]
+fn udp_client_that_keeps_its_port_meets_each_new_mapping() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    // Flows are tracked from now on.
+    agent.run(TaskSpec::new("resident", "sleep 1000").network("blue"))?;
+    let clients = [
+        Client::new(&agent, "127.0.0.1:31053")?,
+        Client::new(&agent, &format!("{}:31053", agent.host().address()))?,
+    ];
+    // The clients never pause for as long as the kernel remembers a flow.
+    let sending = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for client in &clients {
+            let sending = &sending;
+            scope.spawn(move || {
+                while sending.load(std::sync::atomic::Ordering::Relaxed) {
+                    client.send();
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+            });
+        }
+        let checked = check_clients(&agent, &clients);
+        sending.store(false, std::sync::atomic::Ordering::Relaxed);
+        checked
+    })?;
+    agent.kill("resident")?;
+    agent.end()
+}
+
+fn check_clients(agent: &Agent, clients: &[Client]) -> Result<()> {
+    for name in ["first", "second", "third"] {
+        let script = format!(
+            "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('', 53))\n             while True: s.sendto(b'{name}', s.recvfrom(64)[1])"
+        );
+        let task = TaskSpec::new(name, &format!("exec python3 -c \"{script}\""))
+            .ports(&[31053])
+            .network_info(json!({
+                "name": "blue",
+                "port_mappings": [{ "host_port": 31053, "container_port": 53, "protocol": "udp" }],
+            }));
+        agent.run(task)?;
+        for client in clients {
+            client
+                .wait_for(name)
+                .with_context(|| format!("by {name}"))?;
+        }
+        agent.kill(name)?;
+    }
+    Ok(())
 }
