@@ -8,6 +8,7 @@
 //! config_reader  reads a TOML file and collects every problem
 //! files          reading files of directories that others can write to
 //! limits         the limits of one container
+//! log_line       the text format of log lines
 //! recordio       the framing of Mesos' event streams
 //! text           untrusted strings in messages
 //! ```
@@ -23,5 +24,6 @@ pub mod container;
 pub mod files;
 pub mod http;
 pub mod limits;
+pub mod log_line;
 pub mod recordio;
 pub mod text;

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use contrail_mesos_api::log_line;
 use log::{LevelFilter, Log, Metadata, Record};
 use serde_json::{Map, Value};
 
@@ -111,10 +112,9 @@ fn build(format: LogFormat, filter: &str) -> env_logger::Logger {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(filter);
     match format {
-        LogFormat::Text => builder.format_key_values(|out, fields| {
-            fields
-                .visit(&mut TextFields(out))
-                .map_err(std::io::Error::other)
+        LogFormat::Text => builder.format(|out, record| {
+            let time = out.timestamp();
+            log_line::write(out, time, record)
         }),
         LogFormat::Json => builder.format(|out, record| {
             let line = json(record, &out.timestamp_micros().to_string());
@@ -136,27 +136,6 @@ impl Log for ReloadableLogger {
     }
 
     fn flush(&self) {}
-}
-
-/// Writes fields as ` key=value`. Control characters, which could forge lines, are escaped.
-struct TextFields<W>(W);
-
-impl<'kvs, W: std::io::Write> log::kv::VisitSource<'kvs> for TextFields<W> {
-    fn visit_pair(
-        &mut self,
-        key: log::kv::Key<'kvs>,
-        value: log::kv::Value<'kvs>,
-    ) -> Result<(), log::kv::Error> {
-        write!(self.0, " {key}=")?;
-        for character in value.to_string().chars() {
-            if character.is_control() {
-                write!(self.0, "{}", character.escape_default())?;
-            } else {
-                write!(self.0, "{character}")?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The fields of a record, as JSON.
@@ -267,18 +246,6 @@ mod tests {
                 "delta": -1,
                 "complete": true,
             })
-        );
-    }
-
-    #[test]
-    fn text_fields_escape_control_characters() {
-        let fields = [("container", "a\nb\u{1b}"), ("app", "/ä")];
-        let fields: &[(&str, &str)] = &fields;
-        let mut line = vec![];
-        log::kv::Source::visit(&fields, &mut TextFields(&mut line)).unwrap();
-        assert_eq!(
-            String::from_utf8(line).unwrap(),
-            " container=a\\nb\\u{1b} app=/ä"
         );
     }
 }

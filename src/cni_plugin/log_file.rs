@@ -3,6 +3,8 @@
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
+use contrail_mesos_api::log_line;
+
 use super::config::Settings;
 
 /// The size at which the file is rotated to `.1`.
@@ -11,6 +13,10 @@ const MAX_LOG_BYTES: u64 = 10 << 20;
 /// Starts to log. Without a file only warnings are logged, to the standard error.
 pub(super) fn start(settings: &Settings) {
     let mut builder = env_logger::Builder::new();
+    builder.format(|out, record| {
+        let time = out.timestamp();
+        log_line::write(out, time, record)
+    });
     let file = settings.log_file.as_deref().and_then(open);
     match file {
         Some(file) => builder

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use contrail_mesos_api::log_line;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Few, because calls mostly wait for the kernel and every agent has these threads.
@@ -34,5 +35,10 @@ pub(super) fn handle() -> Result<&'static Handle, String> {
 pub(super) fn start_logging() {
     let environment = env_logger::Env::new().filter_or("CONTRAIL_MESOS_LOG", "info");
     // Fails if there already is a logger, which is then used.
-    let _ = env_logger::Builder::from_env(environment).try_init();
+    let _ = env_logger::Builder::from_env(environment)
+        .format(|out, record| {
+            let time = out.timestamp();
+            log_line::write(out, time, record)
+        })
+        .try_init();
 }

@@ -13,6 +13,7 @@ use super::error::{VrouterError, VrouterErrorKind};
 use super::port::Port;
 use super::wait::BACKOFF;
 use contrail_mesos_api::http::{HttpClient, Limits, Request, Response, TlsError, TlsOptions};
+use contrail_mesos_api::text::excerpt;
 
 /// How to reach the agent of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,7 +182,7 @@ impl VrouterClient {
         // Usually `{"error":"{ message }"}`.
         let message = serde_json::from_slice(&response.body)
             .ok()
-            .and_then(|body: serde_json::Value| body["error"].as_str().map(str::to_owned))
+            .and_then(|body: serde_json::Value| Some(excerpt(body["error"].as_str()?.as_bytes())))
             .unwrap_or_else(|| response.text());
         let kind = VrouterErrorKind::Refused {
             status: response.status.as_u16(),

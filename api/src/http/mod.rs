@@ -8,7 +8,8 @@
 //!
 //! Invariants: every response is read completely, within one deadline and one size limit, unless it
 //! is a stream, which has an idle timeout; only [`LeaderClient`] follows redirects, by its own
-//! rules; proxies from the environment are never used, since requests carry credentials.
+//! rules; headers of a request that are marked sensitive never appear in the body of its response,
+//! which may be quoted; proxies from the environment are never used, since requests carry credentials.
 
 mod address;
 mod api_error;
@@ -30,6 +31,7 @@ use hyper::{Method, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use secrecy::SecretString;
 
 use crate::text;
 pub use address::{Address, InvalidAddress};
@@ -97,7 +99,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// The first 500 characters of the body, for messages.
+    /// The first 500 characters of the body, escaped, for messages.
     #[must_use]
     pub fn text(&self) -> String {
         text::excerpt(&self.body)
@@ -149,18 +151,22 @@ impl HttpClient {
     /// Sends a request and returns as soon as the response's head is there; the body is streamed.
     pub async fn open(&self, request: Request) -> Result<Streaming, HttpError> {
         let limit = self.limits.request_timeout;
+        let secrets = secrets(&request.headers);
         let response = tokio::time::timeout(limit, self.exchange(request))
             .await
             .unwrap_or(Err(HttpError::Timeout(limit)))?;
-        Ok(Streaming::new(response, self.limits))
+        Ok(Streaming::new(response, self.limits, secrets))
     }
 
     /// Sends a request and reads the complete response, whatever its status.
     pub async fn send(&self, request: Request) -> Result<Response, HttpError> {
         let limit = self.limits.request_timeout;
+        let secrets = secrets(&request.headers);
         tokio::time::timeout(limit, async {
             let response = self.exchange(request).await?;
-            Streaming::new(response, self.limits).collect().await
+            Streaming::new(response, self.limits, secrets)
+                .collect()
+                .await
         })
         .await
         .unwrap_or(Err(HttpError::Timeout(limit)))
@@ -193,6 +199,18 @@ impl HttpClient {
             }
         })
     }
+}
+
+/// What must not be quoted if the server repeats it: sensitive headers, with and without the scheme
+/// of the credentials.
+fn secrets(headers: &[(HeaderName, HeaderValue)]) -> Vec<SecretString> {
+    headers
+        .iter()
+        .filter(|(_, value)| value.is_sensitive())
+        .filter_map(|(_, value)| value.to_str().ok())
+        .map(|value| value.split_once(' ').map_or(value, |(_, secret)| secret))
+        .map(SecretString::from)
+        .collect()
 }
 
 /// Checks that a body starts as a JSON object. serde would also accept an array for a struct, by the

@@ -5,9 +5,14 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout_at};
 
 use super::{HttpError, Limits, Response, reasons};
+use crate::text::hide;
+
+/// More than is quoted of any body.
+const MAX_QUOTED_BYTES: usize = 64 << 10;
 
 /// A response whose head was received.
 #[derive(Debug)]
@@ -18,18 +23,25 @@ pub struct Streaming {
     pub headers: HeaderMap,
     body: Incoming,
     limits: Limits,
+    /// What must not be quoted if the server repeats it.
+    secrets: Vec<SecretString>,
     /// When data was received last.
     last_received: Instant,
 }
 
 impl Streaming {
-    pub(super) fn new(response: hyper::Response<Incoming>, limits: Limits) -> Self {
+    pub(super) fn new(
+        response: hyper::Response<Incoming>,
+        limits: Limits,
+        secrets: Vec<SecretString>,
+    ) -> Self {
         let (head, body) = response.into_parts();
         Self {
             status: head.status,
             headers: head.headers,
             body,
             limits,
+            secrets,
             last_received: Instant::now(),
         }
     }
@@ -71,10 +83,18 @@ impl Streaming {
                     HttpError::ConnectionClosed(reasons(error.as_ref()))
                 }
             })?;
+        let mut body = body.to_bytes();
+        // Only the beginning of a body is quoted.
+        let quoted = &body[..body.len().min(MAX_QUOTED_BYTES)];
+        let secrets = self.secrets.iter().map(ExposeSecret::expose_secret);
+        if let Some(mut hidden) = hide(quoted, secrets) {
+            hidden.extend_from_slice(&body[quoted.len()..]);
+            body = hidden.into();
+        }
         Ok(Response {
             status: self.status,
             headers: self.headers,
-            body: body.to_bytes(),
+            body,
         })
     }
 }

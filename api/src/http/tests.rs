@@ -233,3 +233,43 @@ fn tls_error_should_name_the_invalid_file() {
         assert!(error.to_string().contains("empty.pem"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn http_client_should_hide_its_credentials_in_a_response_that_repeats_them() {
+    let server = ScriptedServer::start(|request, _| {
+        let header = |name: &str| request.header(name).unwrap_or_default().to_owned();
+        let echo = serde_json::json!({
+            "authorization": header("authorization"),
+            "token": header("x-auth-token"),
+            "other": header("x-other"),
+        });
+        match request.path.as_str() {
+            "/fails" => Reply::Answer(500, echo.to_string()),
+            "/plain" => Reply::Answer(403, header("authorization")),
+            _ => ok(&echo),
+        }
+    })
+    .await;
+    let client = client(&TlsOptions::default());
+    let header = |name: &'static str, value: &'static str, is_sensitive: bool| {
+        let mut value = HeaderValue::from_static(value);
+        value.set_sensitive(is_sensitive);
+        (HeaderName::from_static(name), value)
+    };
+    for path in ["/", "/fails", "/plain"] {
+        let request = Request {
+            headers: vec![
+                header("authorization", "Basic dXNlcjpTZWNyZXRQdzE=", true),
+                header("x-auth-token", "gAAAAABk-token/of+keystone", true),
+                header("x-other", "harmless", false),
+            ],
+            ..get(&format!("http://{}{path}", server.address))
+        };
+        let response = client.send(request).await.unwrap();
+        let text = response.text();
+        assert!(text.contains(crate::text::HIDDEN), "{text}");
+        assert!(!text.contains("dXNlcjpTZWNyZXRQdzE"), "{text}");
+        assert!(!text.contains("token/of"), "{text}");
+        assert!(path == "/plain" || text.contains("harmless"), "{text}");
+    }
+}

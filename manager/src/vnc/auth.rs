@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use super::error::VncErrorKind;
 use contrail_mesos_api::http::{HttpClient, Request, Response};
+use contrail_mesos_api::text::{excerpt, hide};
 
 const AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 const SUBJECT_TOKEN: &str = "x-subject-token";
@@ -177,7 +178,7 @@ impl Keystone {
                 StatusCode::NOT_FOUND | StatusCode::MULTIPLE_CHOICES | StatusCode::GONE
             );
             if !(missing && version == KeystoneVersion::Any) {
-                check_status(&url, &response)?;
+                self.check_status(&url, &response)?;
                 let token = response
                     .headers
                     .get(SUBJECT_TOKEN)
@@ -187,12 +188,29 @@ impl Keystone {
             }
         }
         let (url, response) = request_token(http, &base, "/v2.0/tokens", &self.v2()).await?;
-        check_status(&url, &response)?;
+        self.check_status(&url, &response)?;
         let body: Value = serde_json::from_slice(&response.body).map_err(|_| no_token(&url))?;
         let token = body["access"]["token"]["id"]
             .as_str()
             .ok_or_else(|| no_token(&url))?;
         Token::new(AUTH_TOKEN, token)
+    }
+
+    fn check_status(&self, url: &str, response: &Response) -> Result<(), VncErrorKind> {
+        let message = || {
+            // The request contains the password, and the server may repeat it.
+            let secret = self.password.expose_secret();
+            let hidden = hide(&response.body, [secret]);
+            let text = excerpt(hidden.as_deref().unwrap_or(&response.body));
+            format!("keystone at {url}: {}: {text}", response.status)
+        };
+        match response.status {
+            status if status.is_success() => Ok(()),
+            status if status.is_server_error() => {
+                Err(VncErrorKind::Unavailable { message: message() })
+            }
+            _ => Err(VncErrorKind::Unauthorised { message: message() }),
+        }
     }
 
     /// The address without the path of a version, and that version.
@@ -256,21 +274,6 @@ async fn request_token(
         Err(error) => Err(VncErrorKind::Unreachable {
             problem: format!("cannot get a token from keystone at {url}: {error}"),
         }),
-    }
-}
-
-fn check_status(url: &str, response: &Response) -> Result<(), VncErrorKind> {
-    let message = || {
-        format!(
-            "keystone at {url}: {}: {}",
-            response.status,
-            response.text()
-        )
-    };
-    match response.status {
-        status if status.is_success() => Ok(()),
-        status if status.is_server_error() => Err(VncErrorKind::Unavailable { message: message() }),
-        _ => Err(VncErrorKind::Unauthorised { message: message() }),
     }
 }
 

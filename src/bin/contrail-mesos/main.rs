@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use contrail_mesos::config::{Config, DEFAULT_PATH, Source};
+use contrail_mesos_api::log_line;
 
 /// Container networking for Apache Mesos.
 #[derive(Parser)]
@@ -52,7 +53,12 @@ enum Output {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+        .format(|out, record| {
+            let time = out.timestamp();
+            log_line::write(out, time, record)
+        })
+        .init();
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(code) => code,
