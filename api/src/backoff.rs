@@ -35,6 +35,7 @@ impl Backoff {
     pub fn delays(self) -> Delays {
         Delays {
             max: self.max,
+            is_last: false,
             delays: ExponentialBuilder::default()
                 .with_min_delay(self.min)
                 .with_max_delay(self.max)
@@ -50,6 +51,8 @@ impl Backoff {
 #[derive(Debug)]
 pub struct Delays {
     max: Duration,
+    /// Whether the last delay before a deadline is over.
+    is_last: bool,
     delays: ExponentialBackoff,
 }
 
@@ -66,6 +69,19 @@ impl Delays {
             return false;
         }
         sleep(delay).await;
+        true
+    }
+
+    /// Sleeps for the next delay, or for half of the time until `deadline` if that is less: then the
+    /// rest is for a last attempt. Returns false at once if that was the case before.
+    pub async fn sleep_until_last(&mut self, deadline: Instant) -> bool {
+        let delay = self.next_delay();
+        let left = deadline.saturating_duration_since(Instant::now());
+        if self.is_last || left.is_zero() {
+            return false;
+        }
+        self.is_last = delay >= left;
+        sleep(if self.is_last { left / 2 } else { delay }).await;
         true
     }
 }
@@ -88,5 +104,15 @@ mod tests {
         assert_eq!(Instant::now(), start);
         assert!(delays.sleep_before(start + Duration::from_secs(1)).await);
         assert!(Instant::now() >= start + Duration::from_millis(100));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn last_delay_should_leave_time_for_a_last_attempt() {
+        let mut delays = Backoff::new(Duration::from_secs(1), Duration::from_secs(2)).delays();
+        let start = Instant::now();
+        let deadline = start + Duration::from_millis(900);
+        assert!(delays.sleep_until_last(deadline).await);
+        assert_eq!(start.elapsed(), Duration::from_millis(450));
+        assert!(!delays.sleep_until_last(deadline).await);
+        assert_eq!(start.elapsed(), Duration::from_millis(450));
     }
 }

@@ -23,6 +23,7 @@ use crate::http::{
     Address, ApiError, AttemptError, Failover, HttpClient, InvalidAddress, Limits, Request,
     Response, TlsError, TlsOptions,
 };
+use crate::text::Escaped;
 
 /// The port of a manager whose address has none.
 pub const DEFAULT_PORT: u16 = 6992;
@@ -81,11 +82,11 @@ pub enum PortsErrorKind {
         message: String,
     },
     /// No manager confirmed the request before the deadline. It may have been handled.
-    #[error("no manager handled the request within {after:.1?}: {problem}")]
+    #[error("no manager handled the request within {limit:.1?}: {problem}")]
     Unavailable {
-        /// The time that was spent trying.
-        after: Duration,
-        /// The last failure.
+        /// The time that there was, from the call to its deadline.
+        limit: Duration,
+        /// The last failure at each manager.
         problem: String,
     },
 }
@@ -130,6 +131,58 @@ enum FailureKind {
     Refused { status: u16, message: String },
 }
 
+/// The last problem at each manager, in the order in which they were tried.
+#[derive(Default)]
+struct LastProblems(std::sync::Mutex<Vec<(String, String)>>);
+
+impl LastProblems {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(String, String)>> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn knows(&self, manager: &str) -> bool {
+        self.lock().iter().any(|(other, _)| other == manager)
+    }
+
+    fn record(&self, error: &AttemptError<Failure>) {
+        let (AttemptError::Retry(failure)
+        | AttemptError::Redirect(_, failure)
+        | AttemptError::Final(failure)) = error;
+        let FailureKind::Transient(problem) = &failure.kind else {
+            return;
+        };
+        let mut problems = self.lock();
+        match problems
+            .iter_mut()
+            .find(|(manager, _)| *manager == failure.manager)
+        {
+            Some((_, last)) => last.clone_from(problem),
+            None => problems.push((failure.manager.clone(), problem.clone())),
+        }
+    }
+
+    /// The managers, and what happened at each.
+    fn describe(&self) -> (String, String) {
+        let problems = self.lock();
+        let managers: Vec<_> = problems
+            .iter()
+            .map(|(manager, _)| manager.as_str())
+            .collect();
+        let problem = match &problems[..] {
+            [(_, problem)] => problem.clone(),
+            several => {
+                let several = several
+                    .iter()
+                    .map(|(manager, problem)| format!("{manager}: {problem}"));
+                several.collect::<Vec<_>>().join("; ")
+            }
+        };
+        (managers.join(" and "), problem)
+    }
+}
+
 impl PortsClient {
     /// A client of these managers. Reads the token and certificates: blocks on the file system.
     pub fn new(options: &PortsOptions) -> Result<Self, PortsSetupError> {
@@ -159,7 +212,7 @@ impl PortsClient {
             Ok(body) => body,
             Err(error) => {
                 let kind = PortsErrorKind::Unavailable {
-                    after: Duration::ZERO,
+                    limit: deadline.saturating_duration_since(Instant::now()),
                     problem: error.to_string(),
                 };
                 return Err(PortsError::without_server(operation, kind));
@@ -197,36 +250,42 @@ impl PortsClient {
         body: Option<Bytes>,
         deadline: Instant,
     ) -> Result<T, PortsError> {
-        let started = Instant::now();
-        let (method, path, body) = (&method, &path, &body);
-        let attempt = |index: usize, last: Option<Failure>| async move {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let last = LastProblems::default();
+        let (method, path, body, last) = (&method, &path, &body, &last);
+        let attempt = |index: usize, before: Option<Failure>| async move {
             let attempt = self.attempt(index, method, path, body.clone());
-            timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
-                Err(AttemptError::Final(last.unwrap_or_else(|| Failure {
-                    manager: self.0.failover.servers()[index].to_string(),
-                    kind: FailureKind::Transient("the deadline has passed".to_owned()),
-                })))
-            })
+            let result = timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
+                let manager = self.0.failover.servers()[index].to_string();
+                let kind = FailureKind::Transient("no response before the deadline".to_owned());
+                // What it said before says more than the deadline.
+                Err(AttemptError::Final(match before {
+                    Some(before) if last.knows(&manager) => before,
+                    _ => Failure { manager, kind },
+                }))
+            });
+            if let Err(error) = &result {
+                last.record(error);
+            }
+            result
         };
         let result = self.0.failover.retry_until(deadline, BACKOFF, attempt);
-        let unavailable = |problem: String| PortsErrorKind::Unavailable {
-            after: started.elapsed(),
-            problem,
-        };
+        let unavailable = |problem: String| PortsErrorKind::Unavailable { limit, problem };
         result.await.map_err(|failure| match failure {
             None => {
                 let kind = unavailable("no manager is configured".to_owned());
                 PortsError::without_server(operation, kind)
             }
-            Some(Failure { manager, kind }) => {
-                let kind = match kind {
-                    FailureKind::Transient(problem) => unavailable(problem),
-                    FailureKind::Refused { status, message } => {
-                        PortsErrorKind::Refused { status, message }
-                    }
-                };
-                PortsError::new(operation, manager, kind)
-            }
+            Some(Failure { manager, kind }) => match kind {
+                FailureKind::Transient(_) => {
+                    let (managers, problem) = last.describe();
+                    PortsError::new(operation, managers, unavailable(problem))
+                }
+                FailureKind::Refused { status, message } => {
+                    let kind = PortsErrorKind::Refused { status, message };
+                    PortsError::new(operation, manager, kind)
+                }
+            },
         })
     }
 
@@ -343,8 +402,10 @@ impl PortsClient {
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
 
 fn error_message(response: &Response) -> String {
-    serde_json::from_slice(&response.body)
-        .map_or_else(|_| response.text(), |refusal: Refusal| refusal.error)
+    serde_json::from_slice(&response.body).map_or_else(
+        |_| response.text(),
+        |refusal: Refusal| Escaped(&refusal.error).to_string(),
+    )
 }
 
 fn read_token(path: &PathBuf) -> Result<SecretString, PortsSetupError> {

@@ -160,6 +160,40 @@ async fn client_should_retry_transient_failures_until_the_deadline() {
 }
 
 #[tokio::test]
+async fn client_should_report_the_last_problem_of_each_manager() {
+    let away = ScriptedServer::start(|_: &ReceivedRequest, _| Reply::Close).await;
+    let leader =
+        ScriptedServer::start(|_: &ReceivedRequest, _| refusal(503, "it cannot provision")).await;
+    let client = client(&[&away, &leader], None);
+    let error = client.delete(MACHINE, soon()).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("it cannot provision"), "{text}");
+    for manager in [&away, &leader] {
+        assert!(
+            text.contains(&format!("http://{}: ", manager.address)),
+            "{text}"
+        );
+    }
+    // One that a redirect names, and that does not answer, hides nothing.
+    let location = format!("http://{}/v1/ports/{MACHINE}", leader.address);
+    let location: &'static str = location.leak();
+    let standby = ScriptedServer::start(move |_: &ReceivedRequest, _| {
+        Reply::WithHeader(307, "Location", location)
+    })
+    .await;
+    let client = self::client(&[&standby, &leader], None);
+    let text = client
+        .delete(MACHINE, soon())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("another manager leads") && text.contains("it cannot provision"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn client_should_reload_a_changed_token_and_never_show_it() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");

@@ -51,6 +51,13 @@ impl Failover {
         self.servers.get(self.current.load(Ordering::Relaxed))
     }
 
+    /// The server in use and its index, for [`Self::leave`]; none if there are no servers.
+    #[must_use]
+    pub fn current_with_index(&self) -> Option<(usize, &Address)> {
+        let index = self.current.load(Ordering::Relaxed);
+        Some((index, self.servers.get(index)?))
+    }
+
     /// Stops using the server with this index. Returns the next one if this call made the change
     /// and there is another.
     pub fn leave(&self, index: usize) -> Option<&Address> {
@@ -72,8 +79,8 @@ impl Failover {
         self.run(None, attempt).await
     }
 
-    /// Tries the servers in turn, the current one first, with a delay after each round. No attempt
-    /// begins after the deadline; `attempt` itself ends by then. Returns the last error; none if
+    /// Tries the servers in turn, the current one first, with a delay after each round. The last
+    /// round begins shortly before the deadline. No attempt begins after it; `attempt` itself ends by then. Returns the last error; none if
     /// there are no servers.
     pub async fn retry_until<T, E, F>(
         &self,
@@ -120,7 +127,9 @@ impl Failover {
             let is_round_over = failed % self.servers.len() == 0;
             let has_time = match &mut retry {
                 None => !is_round_over,
-                Some((deadline, delays)) if is_round_over => delays.sleep_before(*deadline).await,
+                Some((deadline, delays)) if is_round_over => {
+                    delays.sleep_until_last(*deadline).await
+                }
                 Some((deadline, _)) => Instant::now() < *deadline,
             };
             if !has_time {
