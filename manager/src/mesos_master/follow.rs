@@ -1,5 +1,7 @@
 //! Follows the leading master: the state machine in the module's documentation.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use contrail_mesos_api::backoff::Backoff;
@@ -19,7 +21,9 @@ use contrail_mesos_api::recordio::Decoder;
 const MAX_INLINE_RECORD_BYTES: usize = 1 << 20;
 /// Limit of every event after the first. The first has the whole state, the others have one task or
 /// agent.
-const MAX_EVENT_BYTES: usize = 16 << 20;
+const MAX_EVENT_BYTES: usize = 4 << 20;
+/// How long all queued events together may be. On overflow they are dropped for a new snapshot.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
 
 /// Options of a [`Follower`].
 #[derive(Clone, Debug)]
@@ -67,7 +71,9 @@ pub enum Update {
 /// Follows the leading master until dropped.
 #[derive(Debug)]
 pub struct Follower {
-    updates: mpsc::Receiver<Update>,
+    updates: mpsc::Receiver<QueuedUpdate>,
+    /// The length of all queued events.
+    queued_bytes: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -76,13 +82,16 @@ impl Follower {
     #[must_use]
     pub fn start(client: MasterClient, options: FollowOptions) -> Self {
         let (sender, updates) = mpsc::channel(options.queue_capacity.max(2));
+        let queued_bytes = Arc::<AtomicUsize>::default();
         let watch = WatchTask {
             client,
             options,
             sender,
+            queued_bytes: queued_bytes.clone(),
         };
         Self {
             updates,
+            queued_bytes,
             task: tokio::spawn(watch.run()),
         }
     }
@@ -90,7 +99,10 @@ impl Follower {
     /// Waits for the next update. Cancel-safe.
     pub async fn next(&mut self) -> Update {
         match self.updates.recv().await {
-            Some(update) => update,
+            Some(QueuedUpdate { update, bytes }) => {
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                update
+            }
             // The task ends only with the runtime, which also ends this future.
             None => std::future::pending().await,
         }
@@ -103,10 +115,19 @@ impl Drop for Follower {
     }
 }
 
+/// An update in the queue.
+#[derive(Debug)]
+struct QueuedUpdate {
+    update: Update,
+    /// The length of its event.
+    bytes: usize,
+}
+
 struct WatchTask {
     client: MasterClient,
     options: FollowOptions,
-    sender: mpsc::Sender<Update>,
+    sender: mpsc::Sender<QueuedUpdate>,
+    queued_bytes: Arc<AtomicUsize>,
 }
 
 /// Why a subscription ended.
@@ -131,7 +152,9 @@ impl WatchTask {
                 SubscriptionEnd::Lost(error) => {
                     log::warn!("Mesos: {error}");
                     // Waiting is safe here: there is no stream to read.
-                    if self.sender.send(Update::Lost(error)).await.is_err() {
+                    let update = Update::Lost(error);
+                    let lost = QueuedUpdate { update, bytes: 0 };
+                    if self.sender.send(lost).await.is_err() {
                         return;
                     }
                     // Keeps backing off from a master that accepts and soon fails.
@@ -180,9 +203,21 @@ impl WatchTask {
         let mut next_resync = Instant::now() + self.options.resync_interval;
         let mut update = Update::Snapshot(state);
         loop {
-            if let Err(error) = self.sender.try_send(update) {
-                let full = matches!(error, mpsc::error::TrySendError::Full(_));
-                if !full {
+            // The whole state counts for nothing: there is one, and its events follow.
+            let bytes = match &update {
+                Update::Changed(_) => stream.last_event_bytes,
+                Update::Snapshot(_) | Update::Lost(_) => 0,
+            };
+            let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            let sent = if queued > MAX_QUEUED_BYTES {
+                Err(None)
+            } else {
+                let queued = QueuedUpdate { update, bytes };
+                self.sender.try_send(queued).map_err(Some)
+            };
+            if let Err(error) = sent {
+                self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                if let Some(mpsc::error::TrySendError::Closed(_)) = error {
                     return SubscriptionEnd::Dropped;
                 }
                 let problem = "the consumer is too slow: the queue of changes is full".to_owned();
@@ -221,6 +256,8 @@ struct EventStream {
     response: Streaming,
     decoder: Decoder,
     idle_timeout: Duration,
+    /// The length of the last event.
+    last_event_bytes: usize,
 }
 
 impl EventStream {
@@ -229,6 +266,7 @@ impl EventStream {
             response,
             decoder: Decoder::default(),
             idle_timeout,
+            last_event_bytes: 0,
         }
     }
 
@@ -236,6 +274,7 @@ impl EventStream {
     async fn next(&mut self) -> Result<Event, CallErrorKind> {
         loop {
             if let Some(record) = self.decoder.next_record().map_err(stream_error)? {
+                self.last_event_bytes = record.len();
                 return decode(record).await;
             }
             match self.response.next(self.idle_timeout).await? {

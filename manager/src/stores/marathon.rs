@@ -1,6 +1,6 @@
 //! The networks of Marathon's apps and pods, and their tasks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use arcstr::ArcStr;
@@ -18,6 +18,30 @@ pub(crate) struct MarathonView {
     specs: HashMap<RunSpecId, RunSpec>,
     /// The ids of entries that could not be read; `None` where not even the id could be.
     skipped: Vec<Option<Box<str>>>,
+    skipped_ids: SkippedIds,
+}
+
+/// What may be among the entries that could not be read.
+#[derive(Clone, Debug, Default)]
+struct SkippedIds {
+    /// Whether the id of an entry is not known, so that it may be any.
+    any: bool,
+    /// The known ids, and the apps and pods to which they belong.
+    ids: HashSet<Box<str>>,
+}
+
+impl SkippedIds {
+    fn new(skipped: &[Option<Box<str>>]) -> Self {
+        let known = skipped.iter().flatten();
+        let specs = known.clone().filter_map(|id| run_spec_of(id));
+        Self {
+            any: skipped.iter().any(Option::is_none),
+            ids: known
+                .cloned()
+                .chain(specs.map(|spec| spec.as_str().into()))
+                .collect(),
+        }
+    }
 }
 
 /// An app or a pod.
@@ -89,6 +113,7 @@ impl MarathonView {
             .into_iter()
             .map(|skipped| skipped.id)
             .collect();
+        self.skipped_ids = SkippedIds::new(&self.skipped);
         let sizes = (self.specs.len(), specs.len());
         self.source
             .mark_listed(now, sizes, complete, stabilization_window);
@@ -118,8 +143,11 @@ impl MarathonView {
     }
 
     fn update_spec(&mut self, id: &RunSpecId, spec: Option<RunSpec>) -> bool {
-        self.skipped
-            .retain(|skipped| skipped.as_deref() != Some(id.as_str()));
+        if self.skipped_ids.ids.contains(id.as_str()) {
+            self.skipped
+                .retain(|skipped| skipped.as_deref() != Some(id.as_str()));
+            self.skipped_ids = SkippedIds::new(&self.skipped);
+        }
         let Some(spec) = spec else {
             self.specs.remove(id);
             return false;
@@ -155,17 +183,46 @@ impl MarathonView {
 
     /// Whether an app, pod, task or instance may be among the entries that could not be read.
     pub(crate) fn is_skipped(&self, id: &str) -> bool {
-        let spec = run_spec_of(id);
-        self.skipped.iter().any(|skipped| match skipped {
-            None => true,
-            Some(skipped) => {
-                &**skipped == id
-                    || spec
-                        .as_ref()
-                        .is_some_and(|spec| **skipped == *spec.as_str())
-                    || run_spec_of(skipped)
-                        .is_some_and(|other| other.as_str() == id || Some(&other) == spec.as_ref())
-            }
-        })
+        let SkippedIds { any, ids } = &self.skipped_ids;
+        let is_spec_skipped = || run_spec_of(id).is_some_and(|spec| ids.contains(spec.as_str()));
+        *any || ids.contains(id) || (!ids.is_empty() && is_spec_skipped())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_that_could_not_be_read_covers_its_app_and_tasks() {
+        const UUID: &str = "0bcd1234-c7a5-11ea-8f39-0242ac110002";
+        let task = |app: &str| format!("{app}.instance-{UUID}._app.1");
+        let view = |skipped: Vec<Option<Box<str>>>| MarathonView {
+            skipped_ids: SkippedIds::new(&skipped),
+            skipped,
+            ..MarathonView::default()
+        };
+        let app = view(vec![Some("/shop/web".into())]);
+        assert!(app.is_skipped("/shop/web") && app.is_skipped(&task("shop_web")));
+        assert!(!app.is_skipped("/shop/db") && !app.is_skipped(&task("shop_db")));
+        let of_task = view(vec![Some(task("shop_web").into())]);
+        assert!(of_task.is_skipped("/shop/web") && of_task.is_skipped(&task("shop_web")));
+        assert!(view(vec![None]).is_skipped("/any"));
+        assert!(!view(vec![]).is_skipped(&task("shop_web")));
+    }
+
+    #[test]
+    fn many_entries_that_could_not_be_read_are_looked_up_quickly() {
+        // With a search through all entries this would not end.
+        let skipped: Vec<Option<Box<str>>> = (0..200_000)
+            .map(|number| Some(format!("/app/{number}").into()))
+            .collect();
+        let view = MarathonView {
+            skipped_ids: SkippedIds::new(&skipped),
+            skipped,
+            ..MarathonView::default()
+        };
+        let found = (100_000..300_000).filter(|number| view.is_skipped(&format!("/app/{number}")));
+        assert_eq!(found.count(), 100_000);
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: a container loses its entry only when every task of it has ended or is no longer
 //! listed. When that was is kept for a grace period.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::intern::Interner;
 use crate::mesos_master::{Agent, Change, Executor, Framework, Skipped, State, Task, TaskKey};
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::limits::MAX_CONTAINER_DEPTH;
 
 /// How long an agent that is gone is kept: longer than any sensible `agent_gone_after`.
 const GONE_AGENT_TTL: Duration = Duration::from_hours(48);
@@ -52,14 +53,35 @@ struct TaskIndex {
 #[derive(Clone, Debug)]
 enum TaskKeys {
     One(TaskKey),
-    Many(Vec<TaskKey>),
+    Many(BTreeSet<TaskKey>),
 }
 
 impl TaskKeys {
-    fn as_slice(&self) -> &[TaskKey] {
+    fn first(&self) -> Option<&TaskKey> {
         match self {
-            Self::One(key) => std::slice::from_ref(key),
-            Self::Many(keys) => keys,
+            Self::One(key) => Some(key),
+            Self::Many(keys) => keys.first(),
+        }
+    }
+
+    fn add(&mut self, key: &TaskKey) {
+        match self {
+            Self::One(own) if own == key => {}
+            Self::One(own) => *self = Self::Many([own.clone(), key.clone()].into()),
+            Self::Many(keys) => {
+                keys.insert(key.clone());
+            }
+        }
+    }
+
+    /// Returns whether it was the last one.
+    fn remove(&mut self, key: &TaskKey) -> bool {
+        match self {
+            Self::One(own) => own == key,
+            Self::Many(keys) => {
+                keys.remove(key);
+                keys.is_empty()
+            }
         }
     }
 }
@@ -67,15 +89,18 @@ impl TaskKeys {
 /// The virtual-machines that a container and its parents have if they are on a network.
 fn vm_uuids(container: &str) -> impl Iterator<Item = Uuid> {
     let mut id: Option<ContainerId> = None;
-    container.split('.').map(move |value| {
-        let next = match &id {
-            None => ContainerId::top_level(value),
-            Some(parent) => parent.nested(value),
-        };
-        let vm = agent_api::vm_uuid(&next);
-        id = Some(next);
-        vm
-    })
+    container
+        .split('.')
+        .take(MAX_CONTAINER_DEPTH + 1)
+        .map(move |value| {
+            let next = match &id {
+                None => ContainerId::top_level(value),
+                Some(parent) => parent.nested(value),
+            };
+            let vm = agent_api::vm_uuid(&next);
+            id = Some(next);
+            vm
+        })
 }
 
 impl TaskIndex {
@@ -105,12 +130,7 @@ impl TaskIndex {
                 None => {
                     self.by_vm.insert(vm, TaskKeys::One(task.key.clone()));
                 }
-                Some(keys) if keys.as_slice().contains(&task.key) => {}
-                Some(TaskKeys::Many(keys)) => keys.push(task.key.clone()),
-                Some(keys) => {
-                    let both = keys.as_slice().iter().chain([&task.key]);
-                    *keys = TaskKeys::Many(both.cloned().collect());
-                }
+                Some(keys) => keys.add(&task.key),
             }
         }
     }
@@ -128,22 +148,13 @@ impl TaskIndex {
             return;
         };
         for vm in vm_uuids(container) {
-            let Some(keys) = self.by_vm.get_mut(&vm) else {
-                continue;
-            };
-            let mut others: Vec<TaskKey> = keys
-                .as_slice()
-                .iter()
-                .filter(|key| **key != task.key)
-                .cloned()
-                .collect();
-            match others.len() {
-                0 => {
-                    self.by_vm.remove(&vm);
-                    self.terminated_at.insert(vm, now);
-                }
-                1 => *keys = TaskKeys::One(others.remove(0)),
-                _ => *keys = TaskKeys::Many(others),
+            let is_last = self
+                .by_vm
+                .get_mut(&vm)
+                .is_some_and(|keys| keys.remove(&task.key));
+            if is_last {
+                self.by_vm.remove(&vm);
+                self.terminated_at.insert(vm, now);
             }
         }
     }
@@ -302,7 +313,7 @@ impl MesosView {
 
     /// A task of the container with that virtual-machine: the first by its id.
     pub(crate) fn task_of(&self, vm: Uuid) -> Option<&Task> {
-        let first = self.index.by_vm.get(&vm)?.as_slice().iter().min()?;
+        let first = self.index.by_vm.get(&vm)?.first()?;
         self.state.tasks.get(first).map(Box::as_ref)
     }
 
@@ -408,4 +419,47 @@ pub(crate) fn intern(mut state: State, interner: &mut Interner) -> State {
 fn strip(task: &mut Task) {
     task.labels = Box::default();
     task.status.networks = Box::default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> TaskKey {
+        TaskKey {
+            framework: "F".into(),
+            task: format!("t{number}").into(),
+        }
+    }
+
+    // With more than linear work these would not end.
+
+    #[test]
+    fn container_id_of_many_parts_is_cut() {
+        let id = "a.".repeat(1 << 20);
+        assert_eq!(vm_uuids(&id).count(), MAX_CONTAINER_DEPTH + 1);
+        assert_eq!(vm_uuids("a.b").count(), 2);
+    }
+
+    #[test]
+    fn container_of_many_tasks_is_there_until_the_last_ends() {
+        const TASKS: usize = 200_000;
+        let mut keys = TaskKeys::One(key(0));
+        for number in (0..TASKS).chain(0..TASKS) {
+            keys.add(&key(number));
+        }
+        for number in 1..TASKS {
+            assert!(!keys.remove(&key(number)));
+        }
+        assert_eq!(keys.first(), Some(&key(0)));
+        assert!(keys.remove(&key(0)));
+    }
+
+    #[test]
+    fn container_of_one_task_ends_with_it() {
+        let mut keys = TaskKeys::One(key(1));
+        keys.add(&key(1));
+        assert!(!keys.remove(&key(2)));
+        assert!(keys.remove(&key(1)));
+    }
 }

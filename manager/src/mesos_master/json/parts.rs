@@ -21,17 +21,26 @@ pub(super) struct Id {
     pub(super) parent: Option<Box<Id>>,
 }
 
+/// The longest id. Mesos uses ids in the names of files, which have 255 bytes.
+const MAX_ID_BYTES: usize = 4096;
+
 impl Id {
     pub(super) fn text(self) -> Option<String> {
-        Some(self.value).filter(|value| !value.is_empty())
+        Some(self.value).filter(|value| !value.is_empty() && value.len() <= MAX_ID_BYTES)
     }
 
-    /// The id with its parents' ids, outermost first, joined by dots.
-    pub(super) fn path(&self) -> String {
-        match &self.parent {
-            None => self.value.clone(),
-            Some(parent) => format!("{}.{}", parent.path(), self.value),
+    /// The id with its parents' ids, outermost first, joined by dots; none if it is too long.
+    pub(super) fn path(&self) -> Option<String> {
+        let mut values = vec![];
+        let mut length = 0;
+        let mut id = Some(self);
+        while let Some(Self { value, parent }) = id {
+            values.push(value.as_str());
+            length += value.len() + 1;
+            id = parent.as_deref();
         }
+        values.reverse();
+        (length <= MAX_ID_BYTES).then(|| values.join("."))
     }
 }
 
@@ -149,7 +158,7 @@ impl RawStatus {
         let container = self.container_status.container_id.path();
         Status {
             state: self.state,
-            container: Some(container).filter(|id| !id.is_empty()).map(Into::into),
+            container: container.filter(|id| !id.is_empty()).map(Into::into),
             networks: networks(self.container_status.network_infos, names),
             at: self.timestamp.and_then(milliseconds),
         }
