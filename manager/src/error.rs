@@ -60,6 +60,41 @@ impl ManagerError {
         }
     }
 
+    /// A stable code of the cause, for metrics.
+    #[must_use]
+    pub fn cause(&self) -> &'static str {
+        use VncErrorKind as Kind;
+        match self {
+            Self::Invalid(_) => "invalid_request",
+            Self::Unauthorised(_) => "unauthorised",
+            Self::Foreign(_) => "foreign",
+            Self::FloatingIpTaken(_) | Self::FloatingIpInUse(_) => "floating_ip_in_use",
+            Self::NotFound(_) => "not_found",
+            Self::NotReady(_) => "not_ready",
+            Self::NotLeading(_) => "not_leading",
+            Self::InvalidResponse(_) => "vnc_invalid_response",
+            Self::Vnc(error) => match &error.kind {
+                Kind::AddressTaken => "address_taken",
+                Kind::Exhausted { .. } => "addresses_exhausted",
+                Kind::Quota { .. } => "quota",
+                Kind::Unauthorised { .. } | Kind::Forbidden { .. } => "vnc_access_denied",
+                Kind::Unavailable { .. } | Kind::Unreachable { .. } => "vnc_unavailable",
+                Kind::Unknown { .. } => "vnc_timeout",
+                Kind::Server { .. } => "vnc_server_error",
+                Kind::InvalidResponse { .. } => "vnc_invalid_response",
+                Kind::NotFound { .. }
+                | Kind::NoSuchParent { .. }
+                | Kind::NoSuchReference { .. } => "vnc_object_gone",
+                Kind::Exists { .. } | Kind::Referenced { .. } | Kind::HasChildren { .. } => {
+                    "vnc_conflict"
+                }
+                Kind::AddressOutside { .. } | Kind::TooLarge { .. } | Kind::Invalid { .. } => {
+                    "vnc_refused"
+                }
+            },
+        }
+    }
+
     /// Whether the same request may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {

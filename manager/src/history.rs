@@ -79,10 +79,21 @@ fn serialize_seconds<S: Serializer>(took: &Duration, serializer: S) -> Result<S:
     serializer.serialize_f64(took.as_secs_f64())
 }
 
+/// A container whose last entry is a failure.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub uuid: Uuid,
+    /// Its framework's id and the id of its task or executor, where they are known.
+    pub executor: Option<(Box<str>, Box<str>)>,
+    pub entry: Entry,
+}
+
 #[derive(Debug, Default)]
 struct Record {
     /// The container's id as Mesos prints it, where it is known.
     container: Option<Box<str>>,
+    /// Its framework's id and the id of its task or executor, where the agent sends them.
+    executor: Option<(Box<str>, Box<str>)>,
     entries: VecDeque<Entry>,
     /// The sequence number of the last entry.
     sequence: u64,
@@ -169,27 +180,34 @@ impl History {
         Some((record.container.clone(), entries))
     }
 
-    /// The containers whose last entry is a failure since then, the latest first, at most `limit`;
-    /// and how many more there are.
-    pub(super) fn failing(&self, since: SystemTime, limit: usize) -> (Vec<(Uuid, Entry)>, usize) {
+    /// Notes the id of a container's framework and that of its task or executor.
+    pub(super) fn set_executor(&self, uuid: Uuid, framework: &str, executor: &str) {
+        if let Some(record) = self.lock().by_uuid.get_mut(&uuid) {
+            let clipped = || (clip(framework), clip(executor));
+            record.executor.get_or_insert_with(clipped);
+        }
+    }
+
+    /// The containers whose last entry is a failure since then, the latest first, at most `limit`.
+    pub(super) fn failing(&self, since: SystemTime, limit: usize) -> Vec<Failure> {
         let records = self.lock();
-        let failed = records
+        records
             .by_sequence
             .values()
             .rev()
-            .filter_map(|uuid| Some((*uuid, records.by_uuid.get(uuid)?.entries.back()?)))
-            .take_while(|(_, last)| last.at >= since)
-            .filter(|(_, last)| last.action == Action::Failed);
-        let mut failing = vec![];
-        let mut more = 0;
-        for (uuid, last) in failed {
-            if failing.len() < limit {
-                failing.push((uuid, last.clone()));
-            } else {
-                more += 1;
-            }
-        }
-        (failing, more)
+            .filter_map(|uuid| {
+                let record = records.by_uuid.get(uuid)?;
+                Some((*uuid, record, record.entries.back()?))
+            })
+            .take_while(|(_, _, last)| last.at >= since)
+            .filter(|(_, _, last)| last.action == Action::Failed)
+            .take(limit)
+            .map(|(uuid, record, last)| Failure {
+                uuid,
+                executor: record.executor.clone(),
+                entry: last.clone(),
+            })
+            .collect()
     }
 
     /// How many containers have a history.
@@ -260,11 +278,16 @@ mod tests {
             record(&history, uuid, Action::Failed, "full");
         }
         record(&history, 9, Action::Created, "");
-        let (failing, more) = history.failing(start, 4);
-        let failing: Vec<_> = failing.iter().map(|(uuid, _)| uuid.as_u128()).collect();
-        assert_eq!((failing, more), (vec![8, 7, 6, 5], 5));
+        history.set_executor(Uuid::from_u128(8), "F", "web.1");
+        let failing = history.failing(start, 4);
+        assert_eq!(failing[0].executor, Some(("F".into(), "web.1".into())));
+        let failing: Vec<_> = failing
+            .iter()
+            .map(|failure| failure.uuid.as_u128())
+            .collect();
+        assert_eq!(failing, [8, 7, 6, 5]);
         let later = SystemTime::now() + Duration::from_secs(1);
-        assert_eq!(history.failing(later, 4).0, []);
+        assert!(history.failing(later, 4).is_empty());
     }
 
     #[test]

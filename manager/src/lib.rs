@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! model         the domain model that the modules share
+//! listener      accepts connections and serves HTTP on them, within limits
 //! api           the APIs for agents and CNI plugins, over HTTP
 //! containers    the only writer of containers' objects: put, get, delete, list
 //! objects       a request and its resolved names → the objects of a container: pure
@@ -27,6 +28,7 @@
 #![deny(missing_docs)]
 
 mod admin;
+mod agent_names;
 mod api;
 mod config;
 mod containers;
@@ -42,12 +44,14 @@ mod labels;
 mod lead;
 mod listener;
 mod locks;
+mod log_gate;
 pub mod logging;
 pub mod marathon;
 pub mod mesos_master;
 mod model;
 mod objects;
 mod provision;
+mod query;
 mod reconcile;
 mod reload;
 mod resolver;
@@ -56,7 +60,7 @@ mod stores;
 pub mod task_state;
 pub mod vnc;
 
-pub use config::{Access, Config, DEFAULT_PATH, Follow, Provision, Tls};
+pub use config::{Access, Config, Connections, DEFAULT_PATH, Follow, Provision, Tls};
 pub use containers::Containers;
 pub use desired::DeleteReason;
 pub use diff::Change;
@@ -64,6 +68,7 @@ pub use dry_run::{DryRun, DryRunError, dry_run};
 pub use election::ZooKeeper;
 pub use error::ManagerError;
 pub use fence::{Fence, Leadership};
+pub use listener::raise_limit as raise_open_files_limit;
 pub use model::{Create, Defaults, Policy};
 pub use reconcile::{PlannedChange, ReconcileStats, Reconciler, Schedule};
 pub use server::{Manager, StartError};

@@ -1,31 +1,74 @@
-//! Listeners with optional TLS.
+//! Listeners: they accept connections, with optional TLS, and serve HTTP on them.
 //!
-//! Handshakes run concurrently and have a deadline, so that a silent peer does not block others.
+//! ```text
+//! connections  who may have a connection
+//! descriptors  how many connections the limit of open files allows
+//! body         reads the body of a request
+//! hosts        by which names a listener without authentication may be addressed
+//! tls          certificates
+//! metrics      metrics of connections
+//! ```
+//!
+//! Invariants: whatever peers do, a new connection is served at once, as long as not all places are
+//! taken by requests in progress; a peer that does not send what it has to is disconnected in a
+//! bounded time; connections leave enough file descriptors for the manager's own work.
 
+mod body;
+mod connections;
+mod descriptors;
+mod hosts;
+mod metrics;
+mod tls;
+
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tower_service::Service as _;
 
-use super::config::Tls;
-use contrail_mesos_api::http::TlsError;
-use contrail_mesos_api::http::tls::{certificates, private_key};
+pub(super) use body::{BodyLimits, receive_body};
+pub(super) use connections::Connections;
+pub(super) use descriptors::Allotment;
+pub use descriptors::raise_limit;
+pub(super) use hosts::{AllowedHosts, check_host};
+pub(super) use metrics::ConnectionMetrics;
+pub(super) use tls::server_config;
 
-/// The time limit of a handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many handshakes run at once; further connections wait in the kernel.
-const MAX_HANDSHAKES: usize = 256;
+use crate::log_gate::LogGate;
+use connections::Connection;
+use metrics::CloseReason;
+
+/// The time limit of a handshake, which takes milliseconds.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a response may wait for its peer to accept more of it, or to answer at all.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest head of a request.
+const MAX_HEAD_BYTES: usize = 32 << 10;
+/// The delay after a connection cannot be accepted.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// How often a line about connections of one address is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(30);
+/// How many connections may be closing beyond the limit.
+const CLOSING_CONNECTIONS: usize = 32;
 
 /// The peer of a connection.
 #[derive(Clone, Debug)]
@@ -35,29 +78,30 @@ pub(super) struct Peer {
     pub names: Arc<[String]>,
 }
 
-impl Connected<IncomingStream<'_, Listener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
-        stream.remote_addr().clone()
-    }
-}
-
-/// A stream with or without TLS.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
 /// A listening socket.
 #[derive(Debug)]
 pub(super) struct Listener {
-    local: SocketAddr,
-    accepted: mpsc::Receiver<(Box<dyn Stream>, Peer)>,
-    task: AbortHandle,
+    socket: TcpListener,
+    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
 }
 
-impl std::fmt::Debug for dyn Stream {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Stream")
-    }
+/// What a listener needs to serve.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub router: Router,
+    pub connections: Arc<Connections>,
+    /// How long a connection may wait for the whole head of the next request.
+    pub idle_timeout: Duration,
+    /// Ends the listener, and each connection after its request.
+    pub stop: CancellationToken,
+}
+
+/// What all connections of a listener share.
+struct Shared {
+    serving: Serving,
+    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
+    /// Keeps failed handshakes from flooding the log.
+    log: LogGate,
 }
 
 impl Listener {
@@ -66,156 +110,159 @@ impl Listener {
         address: SocketAddr,
         tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let local = listener.local_addr()?;
-        let (sender, accepted) = mpsc::channel(MAX_HANDSHAKES);
-        let task = tokio::spawn(accept(listener, tls, sender));
-        Ok(Self {
-            local,
-            accepted,
-            task: task.abort_handle(),
-        })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = Box<dyn Stream>;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.accepted.recv().await {
-            Some(accepted) => accepted,
-            // The task ends only with this listener.
-            None => std::future::pending().await,
-        }
+        let socket = TcpListener::bind(address).await?;
+        Ok(Self { socket, tls })
     }
 
-    fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer {
-            address: self.local,
-            names: Arc::new([]),
-        })
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
     }
-}
 
-async fn accept(
-    listener: TcpListener,
-    tls: Option<watch::Receiver<Arc<ServerConfig>>>,
-    accepted: mpsc::Sender<(Box<dyn Stream>, Peer)>,
-) {
-    let mut handshakes = JoinSet::new();
-    loop {
-        while handshakes.len() >= MAX_HANDSHAKES {
-            handshakes.join_next().await;
-        }
-        while handshakes.try_join_next().is_some() {}
-        let (stream, address) = match listener.accept().await {
-            Ok(connection) => connection,
-            Err(error) => {
-                // Out of file descriptors, or the peer has already disconnected.
-                log::warn!(error:%; "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+    /// Serves until it is stopped and the last connection has ended.
+    pub(super) async fn serve(self, serving: Serving) {
+        let places = serving.connections.limits().total + CLOSING_CONNECTIONS;
+        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        let shared = Arc::new(Shared {
+            serving,
+            tls: self.tls,
+            log: LogGate::new(LOG_INTERVAL),
+        });
+        let mut tasks = JoinSet::new();
+        let accept = async {
+            loop {
+                // Waits for connections that are closing. The semaphore is never closed.
+                let Ok(place) = places.clone().acquire_owned().await else {
+                    return;
+                };
+                while tasks.try_join_next().is_some() {}
+                let (stream, address) = match self.socket.accept().await {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Out of file descriptors, or the peer has already disconnected.
+                        if let Some(left_out) = shared.log.pass(None) {
+                            log::warn!(error:%, left_out; "cannot accept a connection");
+                        }
+                        tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                        continue;
+                    }
+                };
+                let connection = match shared.serving.connections.admit(address.ip()) {
+                    Ok(connection) => connection,
+                    Err(reason) => {
+                        if let Some(left_out) = shared.log.pass(Some(address.ip())) {
+                            log::warn!(
+                                peer:% = address, left_out;
+                                "connection refused: {}", reason.explanation()
+                            );
+                        }
+                        continue;
+                    }
+                };
+                let shared = shared.clone();
+                tasks.spawn(async move {
+                    shared.serve(stream, address, Arc::new(connection)).await;
+                    drop(place);
+                });
             }
         };
+        tokio::select! {
+            () = accept => {}
+            () = shared.serving.stop.cancelled() => {}
+        }
+        drop(self.socket);
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Shared {
+    async fn serve(&self, stream: TcpStream, address: SocketAddr, connection: Arc<Connection>) {
         // If this fails, small responses are delayed, but nothing breaks.
         let _ = stream.set_nodelay(true);
+        // If this fails, a peer that is gone keeps its connection for longer.
+        let timeout = u32::try_from(SEND_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+        let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &timeout);
         let peer = Peer {
             address,
             names: Arc::new([]),
         };
-        match &tls {
-            None => {
-                if accepted.send((Box::new(stream), peer)).await.is_err() {
+        let Some(tls) = &self.tls else {
+            return self.serve_http(stream, peer, connection).await;
+        };
+        // The current certificate, which a reload may have replaced.
+        let tls = TlsAcceptor::from(tls.borrow().clone());
+        let handshake = tokio::select! {
+            handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&tls, stream)) => handshake,
+            () = connection.closed() => return,
+            () = self.serving.stop.cancelled() => return,
+        };
+        let (reason, problem) = match handshake {
+            Ok(Ok((stream, names))) => {
+                let peer = Peer { names, ..peer };
+                return self.serve_http(stream, peer, connection).await;
+            }
+            Ok(Err(error)) => (CloseReason::HandshakeFailed, error.to_string()),
+            Err(_) => (
+                CloseReason::HandshakeTimeout,
+                format!("nothing within {HANDSHAKE_TIMEOUT:?}"),
+            ),
+        };
+        connection.count_closed(reason);
+        if let Some(left_out) = self.log.pass(Some(address.ip())) {
+            log::warn!(peer:% = address, error = problem, left_out; "TLS handshake failed");
+        }
+    }
+
+    async fn serve_http(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        peer: Peer,
+        connection: Arc<Connection>,
+    ) {
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer.clone()));
+            request.extensions_mut().insert(connection.clone());
+            let mut router = self.serving.router.clone();
+            let connection = connection.clone();
+            async move {
+                let response = router.call(request).await?;
+                connection.set_waiting(response.status().is_success());
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let http = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.serving.idle_timeout)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut http = pin!(http);
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                result = http.as_mut() => {
+                    if result.is_err_and(|error| error.is_timeout()) {
+                        connection.count_closed(CloseReason::IdleTimeout);
+                    }
                     return;
                 }
-            }
-            Some(tls) => {
-                // The current certificate, which a reload may have replaced.
-                let tls = TlsAcceptor::from(tls.borrow().clone());
-                let accepted = accepted.clone();
-                handshakes.spawn(async move {
-                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&tls, stream, peer)).await {
-                        // An error means that the manager is stopping.
-                        Ok(Ok(done)) => drop(accepted.send(done).await),
-                        Ok(Err(error)) => {
-                            log::warn!(peer:% = address, error:%; "TLS handshake failed");
-                        }
-                        Err(_) => {
-                            log::warn!(peer:% = address; "TLS handshake timed out after {HANDSHAKE_TIMEOUT:?}");
-                        }
-                    }
-                });
+                () = connection.closed() => return,
+                () = self.serving.stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    http.as_mut().graceful_shutdown();
+                }
             }
         }
     }
 }
 
+/// The stream, and the names in the peer's certificate.
 async fn handshake(
     tls: &TlsAcceptor,
     stream: TcpStream,
-    peer: Peer,
-) -> io::Result<(Box<dyn Stream>, Peer)> {
+) -> io::Result<(TlsStream<TcpStream>, Arc<[String]>)> {
     let stream = tls.accept(stream).await?;
     let certificates = stream.get_ref().1.peer_certificates();
     let names = certificates
         .and_then(<[_]>::first)
-        .map_or_else(Vec::new, |certificate| names_of(certificate));
-    let peer = Peer {
-        names: names.into(),
-        ..peer
-    };
-    Ok((Box::new(stream), peer))
-}
-
-/// The common name and the DNS names in a verified certificate.
-fn names_of(certificate: &[u8]) -> Vec<String> {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
-        return vec![];
-    };
-    let common = certificate.subject().iter_common_name();
-    let mut names: Vec<String> = common
-        .filter_map(|name| name.as_str().ok().map(str::to_owned))
-        .collect();
-    if let Ok(Some(alternative)) = certificate.subject_alternative_name() {
-        for name in &alternative.value.general_names {
-            if let GeneralName::DNSName(name) = name {
-                names.push((*name).to_owned());
-            }
-        }
-    }
-    names
-}
-
-/// The TLS configuration. Reads certificate files, which blocks.
-pub(super) fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?;
-    let builder = match &tls.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
-                roots.add(certificate)?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = verifier
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let identity = &tls.identity;
-    let config = builder.with_single_cert(
-        certificates(&identity.certificate)?,
-        private_key(&identity.key)?,
-    )?;
-    Ok(Arc::new(config))
+        .map_or_else(Vec::new, |certificate| tls::names_of(certificate));
+    Ok((stream, names.into()))
 }

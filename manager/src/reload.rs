@@ -62,11 +62,19 @@ impl Reloadable {
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let follow = |config: &Config| config.follow.is_some();
     let concurrency = |config: &Config| config.follow.as_ref().map(|follow| follow.concurrency);
-    let limits = |config: &Config| (config.ports, config.name_cache_ttl, config.rollback_delay);
+    let limits = |config: &Config| {
+        (
+            config.ports,
+            config.name_cache_ttl,
+            config.rollback_delay,
+            config.connections,
+        )
+    };
     let checks = [
         ("listen", old.listen != new.listen),
         ("legacy_listen", old.legacy_listen != new.legacy_listen),
         ("admin_listen", old.admin_listen != new.admin_listen),
+        ("allowed_hosts", old.allowed_hosts != new.allowed_hosts),
         ("cluster", old.defaults.cluster != new.defaults.cluster),
         ("domain", old.defaults.domain != new.defaults.domain),
         ("project", old.defaults.project != new.defaults.project),
@@ -140,9 +148,14 @@ mod tests {
                 "domain",
             ),
             (format!("network = \"n\"\n{MINIMAL}"), "network"),
+            (
+                format!("allowed_hosts = [\"a\"]\n{MINIMAL}"),
+                "allowed_hosts",
+            ),
             (format!("create = [\"projects\"]\n{MINIMAL}"), "create"),
             (format!("{MINIMAL}call_timeout = \"1s\""), "[vnc]"),
             (format!("{MINIMAL}[limits]\nports = 3"), "[limits]"),
+            (format!("{MINIMAL}[limits]\nconnections = 64"), "[limits]"),
             (format!("{MINIMAL}[mesos]\nmasters = \"a:1\""), "[mesos]"),
             (
                 format!("{MINIMAL}[zookeeper]\nservers = \"zk://a:1/b\""),

@@ -15,12 +15,14 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::agent_names::AgentNames;
 use crate::config::Config;
 use crate::error::ManagerError;
-use crate::model::{self, Create, Network, Subnet};
+use crate::model::{self, Create, Network, Subnet, annotation};
 use crate::vnc::{
     Detail, Domain, FloatingIpPool, FqName, IpamSubnet, NetworkIpam, NetworkIpamSubnets, Object,
-    Prefix, Project, Query, Ref, SecurityGroup, VirtualNetwork, VirtualRouter, VncClient,
+    Prefix, Project, Query, Ref, SecurityGroup, VirtualMachine, VirtualNetwork, VirtualRouter,
+    VncClient,
 };
 use contrail_mesos_api::text::Quoted;
 
@@ -28,6 +30,8 @@ use contrail_mesos_api::text::Quoted;
 const MAX_CACHED_NAMES: usize = 10_000;
 /// How many names a message lists.
 const MAX_LISTED_NAMES: usize = 20;
+/// How many containers of a virtual-router are looked at for the name of their agent.
+const MAX_VIEWED_CONTAINERS: usize = 20;
 /// The parent of all virtual-routers.
 const GLOBAL_SYSTEM_CONFIG: &str = "default-global-system-config";
 
@@ -59,6 +63,7 @@ pub(crate) struct NameResolver {
     cluster: String,
     ttl: Duration,
     slots: Mutex<HashMap<LookupKey, Slot>>,
+    agents: AgentNames,
 }
 
 impl NameResolver {
@@ -69,6 +74,7 @@ impl NameResolver {
             cluster: config.defaults.cluster.clone(),
             ttl: config.name_cache_ttl,
             slots: Mutex::default(),
+            agents: AgentNames::default(),
         }
     }
 
@@ -188,6 +194,13 @@ impl NameResolver {
             .filter(|router| address.is_some() && router.virtual_router_ip_address.0 == address);
         if let Some(router) = with_address.next() {
             return match with_address.next() {
+                None if self.is_of_another_agent(router, agent).await? => {
+                    Err(ManagerError::Foreign(format!(
+                        "the virtual-router with the address of agent {agent:?} is that of agent \
+                         {:?}; give the agent the name of its own virtual-router",
+                        router.common.fq_name.name()
+                    )))
+                }
                 None => Ok(router.common.uuid.map(Resolution::Uuid)),
                 Some(other) => Err(ManagerError::invalid(format!(
                     "the virtual-routers {:?} and {:?} both have the agent's address; give the \
@@ -205,6 +218,48 @@ impl NameResolver {
             "no virtual-router is called {agent:?}{or_address}; register the host's vRouter under \
              the agent's name (existing virtual-routers: {names})"
         )))
+    }
+
+    /// The names of agents, which are those of their virtual-routers.
+    pub(crate) fn agents(&self) -> &AgentNames {
+        &self.agents
+    }
+
+    /// Whether a virtual-router has the name of an agent other than this one: one that has sent a
+    /// request, or that has a container there.
+    async fn is_of_another_agent(
+        &self,
+        router: &VirtualRouter,
+        agent: &str,
+    ) -> Result<bool, ManagerError> {
+        let name = router.common.fq_name.name();
+        if name == agent {
+            return Ok(false);
+        }
+        if self.agents.contains(name) {
+            return Ok(true);
+        }
+        let Some(uuid) = router.common.uuid else {
+            return Ok(false);
+        };
+        let router = self.client.read::<VirtualRouter>(uuid).await?;
+        let vms: Vec<Uuid> = router
+            .iter()
+            .flat_map(|router| &router.virtual_machine_refs)
+            .filter_map(|vm| vm.uuid)
+            .take(MAX_VIEWED_CONTAINERS)
+            .collect();
+        if vms.is_empty() {
+            return Ok(false);
+        }
+        let fields = Detail::Fields(vec!["annotations".to_owned()]);
+        let query = Query::new().uuids(vms).detail(fields);
+        let vms = self.client.list::<VirtualMachine>(&query).await?;
+        Ok(vms.iter().any(|vm| {
+            let annotations = &vm.common.annotations;
+            model::is_owned(annotations, &self.cluster)
+                && annotations.get(annotation::AGENT) == Some(name)
+        }))
     }
 
     /// The error for a name that does not exist: which names do.

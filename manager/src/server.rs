@@ -1,6 +1,5 @@
 //! Starts and stops a manager: its listeners, APIs and background tasks.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -22,7 +21,8 @@ use super::containers::Containers;
 use super::election::Election;
 use super::fence::Fence;
 use super::lead::{Readiness, lead};
-use super::listener::{Listener, Peer, server_config};
+use super::listener::{Allotment, AllowedHosts, Connections, Listener, Serving, server_config};
+use super::log_gate::LogGate;
 use super::provision::provision;
 use super::reconcile::{Reconciler, Sources};
 use super::reload::Reloadable;
@@ -32,6 +32,8 @@ use contrail_mesos_api::http::{Address, TlsError};
 
 /// How long open connections may last once the manager stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often refused requests of one address are logged.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(30);
 /// Time for the last responses to be sent after a slow shutdown.
 const LAST_RESPONSES_DELAY: Duration = Duration::from_millis(100);
 
@@ -47,7 +49,7 @@ pub enum StartError {
         /// The address.
         address: SocketAddr,
         /// Why.
-        error: io::Error,
+        error: std::io::Error,
     },
     /// The listening address cannot be advertised to other managers.
     #[error("{0:?} is not a manager's URL; write advertise in [zookeeper]")]
@@ -72,7 +74,7 @@ pub struct Manager {
     ready: watch::Receiver<Readiness>,
     stop: CancellationToken,
     requests: TaskTracker,
-    servers: JoinSet<io::Result<()>>,
+    servers: JoinSet<()>,
     background: JoinSet<()>,
 }
 
@@ -106,6 +108,8 @@ impl Manager {
 
         let containers = app.containers.clone();
         background.spawn(async move { containers.run_rollbacks().await });
+        let probed = app.client.clone();
+        background.spawn(async move { probed.run_probes().await });
         let App {
             client,
             containers,
@@ -250,11 +254,8 @@ impl Bound {
     ) -> Result<Self, StartError> {
         let failed = |error| StartError::Listen { address, error };
         let listener = Listener::bind(address, tls).await.map_err(failed)?;
-        let local = axum::serve::Listener::local_addr(&listener).map_err(failed)?;
-        Ok(Self {
-            listener,
-            address: local.address,
-        })
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
     }
 
     async fn bind_plain(address: Option<SocketAddr>) -> Result<Option<Self>, StartError> {
@@ -360,7 +361,7 @@ impl App {
         config: &Config,
         listeners: Listeners,
         stop: &CancellationToken,
-    ) -> JoinSet<io::Result<()>> {
+    ) -> JoinSet<()> {
         let measured = |router: Router, api| {
             router.layer(from_fn_with_state((self.metrics.clone(), api), measure))
         };
@@ -370,13 +371,27 @@ impl App {
             ready: self.ready.clone(),
             leadership: self.fence.leadership(),
             tasks: self.requests.clone(),
+            body_timeout: config.connections.body_timeout,
+            refusals: LogGate::new(REFUSAL_LOG_INTERVAL),
         });
+        let allotment = Allotment::new(config);
+        let hosts = AllowedHosts::new(&config.allowed_hosts, &self.url);
         let mut servers = JoinSet::new();
+        let mut serve = |bound: Bound, api: &'static str, limits, router: Router| {
+            let metrics = self.metrics.connections().clone();
+            let serving = Serving {
+                router,
+                connections: Connections::new(api, limits, metrics),
+                idle_timeout: config.connections.idle_timeout,
+                stop: stop.clone(),
+            };
+            servers.spawn(bound.listener.serve(serving));
+        };
         let agents = measured(api::agents::router(state.clone()), "agents");
-        serve(&mut servers, listeners.agents, agents, stop);
+        serve(listeners.agents, "agents", allotment.agents, agents);
         if let Some(bound) = listeners.legacy {
-            let legacy = measured(api::legacy::router(state), "legacy");
-            serve(&mut servers, bound, legacy, stop);
+            let legacy = measured(api::legacy::router(state, hosts.clone()), "legacy");
+            serve(bound, "legacy", allotment.legacy, legacy);
         }
         if let Some(bound) = listeners.admin {
             let state = Arc::new(AdminState {
@@ -388,28 +403,15 @@ impl App {
                 client: self.client.clone(),
                 cluster: config.defaults.cluster.clone(),
                 url: self.url.clone(),
+                address: bound.address,
                 elected: self.elected,
                 started: SystemTime::now(),
             });
-            serve(&mut servers, bound, admin::router(state), stop);
+            let admin = admin::router(state, hosts, config.connections.body_timeout);
+            serve(bound, "admin", allotment.admin, admin);
         }
         servers
     }
-}
-
-fn serve(
-    servers: &mut JoinSet<io::Result<()>>,
-    bound: Bound,
-    router: Router,
-    stop: &CancellationToken,
-) {
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    let stopped = stop.clone().cancelled_owned();
-    servers.spawn(async move {
-        axum::serve(bound.listener, service)
-            .with_graceful_shutdown(stopped)
-            .await
-    });
 }
 
 /// Becomes a candidate if ZooKeeper is configured; otherwise this manager always leads. Returns also

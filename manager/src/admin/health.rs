@@ -25,6 +25,10 @@ async fn ready(State(state): State<Arc<AdminState>>) -> StatusText {
     if let Leadership::Following { leader } = &*state.fence.leadership().borrow() {
         return (StatusCode::OK, format!("following {leader}\n"));
     }
+    if let Some(outage) = state.confirmed_outage() {
+        let text = format!("not ready: {outage}\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, text);
+    }
     serving(&state)
 }
 

@@ -1,18 +1,22 @@
 //! Current problems, for the JSON and the status page.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
 
 use super::AdminState;
 use crate::fence::Leadership;
+use crate::history::timestamp;
 use crate::reconcile::{Key, Reconciler};
 
 /// How long a container's last failure counts as a problem.
 const FAILURE_TTL: Duration = Duration::from_mins(15);
 /// How many problems of a kind are listed.
 const MAX_PER_KIND: usize = 20;
+/// How many failures are looked at.
+const MAX_FAILURES: usize = 10_000;
 
 /// A problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,6 +31,150 @@ pub(super) struct Problem {
     pub message: String,
     /// What to do about it.
     pub todo: &'static str,
+    /// The app or pod, where the problem is of one.
+    pub app: Option<String>,
+    /// How many containers have it.
+    pub count: usize,
+    /// When it occurred first, where that is known.
+    #[serde(serialize_with = "serialize_timestamp")]
+    pub first: Option<SystemTime>,
+    /// When it occurred last, where that is known.
+    #[serde(serialize_with = "serialize_timestamp")]
+    pub last: Option<SystemTime>,
+}
+
+fn serialize_timestamp<S: Serializer>(
+    at: &Option<SystemTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    at.map(timestamp).serialize(serializer)
+}
+
+impl Problem {
+    fn new(
+        kind: &'static str,
+        subject: impl Into<String>,
+        message: impl Into<String>,
+        todo: &'static str,
+    ) -> Self {
+        Self {
+            kind,
+            severe: false,
+            subject: subject.into(),
+            message: message.into(),
+            todo,
+            app: None,
+            count: 1,
+            first: None,
+            last: None,
+        }
+    }
+
+    fn severe(self) -> Self {
+        Self {
+            severe: true,
+            ..self
+        }
+    }
+}
+
+/// What several containers have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Cause {
+    app: Option<String>,
+    /// The message without the uuids of single containers.
+    text: String,
+}
+
+/// The containers with one cause.
+#[derive(Clone, Debug)]
+struct CauseGroup {
+    /// Any of them.
+    uuid: Uuid,
+    /// The latest message.
+    message: String,
+    count: usize,
+    first: Option<SystemTime>,
+    last: Option<SystemTime>,
+}
+
+/// The failures of many containers by their cause.
+#[derive(Debug, Default)]
+struct Causes(HashMap<Cause, CauseGroup>);
+
+impl Causes {
+    fn add(
+        &mut self,
+        app: Option<String>,
+        uuid: Uuid,
+        message: &str,
+        (first, last): (Option<SystemTime>, Option<SystemTime>),
+    ) {
+        let text = without_uuids(message);
+        let group = self.0.entry(Cause { app, text });
+        let group = group.or_insert_with(|| CauseGroup {
+            uuid,
+            message: message.to_owned(),
+            count: 0,
+            first,
+            last,
+        });
+        group.count += 1;
+        group.first = group.first.min(first);
+        if last > group.last {
+            (group.last, group.message) = (last, message.to_owned());
+        }
+    }
+
+    /// A problem for each cause, those of the most containers first.
+    fn push_problems(self, kind: &'static str, todo: &'static str, problems: &mut Vec<Problem>) {
+        let total = self.0.len();
+        let mut groups: Vec<_> = self.0.into_iter().collect();
+        groups.sort_by(|(one, first), (other, second)| {
+            let order = second.count.cmp(&first.count);
+            order
+                .then_with(|| second.last.cmp(&first.last))
+                .then_with(|| one.app.cmp(&other.app))
+                .then_with(|| one.text.cmp(&other.text))
+        });
+        for (Cause { app, text }, group) in groups.into_iter().take(MAX_PER_KIND) {
+            let subject = match (&app, group.count) {
+                (Some(app), 1) => format!("app {app}, 1 container"),
+                (Some(app), count) => format!("app {app}, {count} containers"),
+                (None, 1) => format!("container {}", group.uuid),
+                (None, count) => format!("{count} containers"),
+            };
+            let message = if group.count == 1 {
+                group.message
+            } else {
+                text
+            };
+            problems.push(Problem {
+                app,
+                count: group.count,
+                first: group.first,
+                last: group.last,
+                ..Problem::new(kind, subject, message, todo)
+            });
+        }
+        push_remaining(kind, total, todo, problems);
+    }
+}
+
+/// A message whose uuids are left out: those of containers differ although the cause does not.
+fn without_uuids(message: &str) -> String {
+    const LENGTH: usize = 36;
+    let mut text = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(first) = rest.chars().next() {
+        let uuid = rest
+            .get(..LENGTH)
+            .filter(|part| Uuid::try_parse(part).is_ok());
+        let end = uuid.map_or(first.len_utf8(), str::len);
+        text.push_str(if uuid.is_some() { "…" } else { &rest[..end] });
+        rest = &rest[end..];
+    }
+    text
 }
 
 /// All current problems, severe ones first.
@@ -41,7 +189,9 @@ pub(super) fn find(state: &AdminState) -> Vec<Problem> {
         label_problems(reconciler, &mut problems);
         agent_problems(reconciler, &mut problems);
     }
-    container_problems(state, &mut problems);
+    if leads || !state.elected {
+        container_problems(state, &mut problems);
+    }
     problems.sort_by_key(|problem| !problem.severe);
     problems
 }
@@ -52,32 +202,20 @@ fn manager_problems(state: &AdminState, problems: &mut Vec<Problem>) {
         Leadership::Following { .. }
     );
     if let Some(reason) = state.not_serving_reason().filter(|_| !following) {
-        problems.push(Problem {
-            kind: "not-serving",
-            severe: true,
-            subject: "this manager".to_owned(),
-            message: format!("it does not accept requests: {reason}"),
-            todo: "Agents retry by themselves. Fix the cause.",
-        });
+        let message = format!("it does not accept requests: {reason}");
+        let todo = "Agents retry by themselves. Fix the cause.";
+        problems.push(Problem::new("not-serving", "this manager", message, todo).severe());
     }
     if let Some(outage) = state.client.outage() {
-        let status = outage
-            .last
-            .status
-            .map_or("no response".to_owned(), |status| {
-                format!("status {status}")
-            });
-        let seconds = outage.since.elapsed().as_secs();
-        problems.push(Problem {
-            kind: "api-server",
-            severe: true,
-            subject: "the VNC API".to_owned(),
-            message: format!(
-                "requests have failed for {seconds} s; the last one, {} {}, got {status}",
-                outage.last.method, outage.last.resource
-            ),
-            todo: "Check that the API servers in [vnc] run, and read their logs.",
-        });
+        problems.push(
+            Problem::new(
+                "api-server",
+                "the VNC API",
+                super::state::describe(&outage),
+                "Check that the API servers in [vnc] run, and read their logs.",
+            )
+            .severe(),
+        );
     }
 }
 
@@ -87,41 +225,40 @@ fn source_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
         .source_status(reconciler.follows_marathon())
     {
         if let Some(problem) = source.problem {
+            let subject = match source.source {
+                "contrail" => "the VNC API",
+                "mesos" => "Mesos",
+                _ => "Marathon",
+            };
+            let message = format!("it is not trusted: {problem}");
+            let todo = "The manager reconnects by itself. Until then it deletes nothing because of this source.";
             problems.push(Problem {
-                kind: "source",
                 severe: !source.fresh,
-                subject: match source.source {
-                    "contrail" => "the VNC API",
-                    "mesos" => "Mesos",
-                    _ => "Marathon",
-                }
-                .to_owned(),
-                message: format!("it is not trusted: {problem}"),
-                todo: "The manager reconnects by itself. Until then it deletes nothing because of this source.",
+                ..Problem::new("source", subject, message, todo)
             });
         }
     }
 }
 
 fn queue_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
-    const KIND: &str = "reconcile-failed";
     const TODO: &str = "The manager retries by itself. Fix the cause of the error.";
-    let (entries, _, failing) = reconciler.queued(MAX_PER_KIND);
-    for entry in entries {
-        let Some(error) = entry.error else { continue };
-        let subject = match entry.key {
-            Key::Container(uuid) => format!("container {uuid}"),
-            Key::Orphan(orphan) => orphan.to_string(),
-        };
-        problems.push(Problem {
-            kind: KIND,
-            severe: false,
-            subject,
-            message: format!("failed {} times in a row: {error}", entry.failures),
-            todo: TODO,
-        });
-    }
-    push_remaining(KIND, failing, TODO, problems);
+    let (entries, _, _) = reconciler.queued(MAX_FAILURES);
+    let mut causes = Causes::default();
+    reconciler.stores().contrail.read(|view| {
+        for entry in entries {
+            let Some(error) = entry.error else { continue };
+            let (app, uuid) = match entry.key {
+                Key::Container(uuid) => {
+                    let container = view.vms.get(&uuid);
+                    let app = container.and_then(|vm| vm.identity.application.as_deref());
+                    (app.map(str::to_owned), uuid)
+                }
+                Key::Orphan(orphan) => (None, orphan.uuid()),
+            };
+            causes.add(app, uuid, &error, (None, None));
+        }
+    });
+    causes.push_problems("reconcile-failed", TODO, problems);
 }
 
 /// Adds how many problems of a kind are not listed.
@@ -132,43 +269,26 @@ fn push_remaining(
     problems: &mut Vec<Problem>,
 ) {
     if total > MAX_PER_KIND {
-        problems.push(Problem {
-            kind,
-            severe: false,
-            subject: format!("{} more", total - MAX_PER_KIND),
-            message: format!("only the first {MAX_PER_KIND} are listed"),
-            todo,
-        });
+        let subject = format!("{} more", total - MAX_PER_KIND);
+        let message = format!("only the first {MAX_PER_KIND} are listed");
+        problems.push(Problem::new(kind, subject, message, todo));
     }
 }
 
 fn label_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
-    const KIND: &str = "labels";
     const TODO: &str = "Correct the labels of the app's network. Until then they are ignored.";
     let overview = reconciler.overview();
     // All containers of an app have the same labels, and so the same problem.
-    let mut apps: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut causes = Causes::default();
     reconciler.stores().contrail.read(|view| {
         for (uuid, invalid) in &overview.invalid_labels {
-            let subject = view
-                .vms
-                .get(uuid)
-                .and_then(|container| container.identity.application.as_deref())
-                .map_or_else(|| format!("container {uuid}"), |app| format!("app {app}"));
-            *apps.entry((subject, invalid.join("; "))).or_default() += 1;
+            let container = view.vms.get(uuid);
+            let app = container.and_then(|vm| vm.identity.application.as_deref());
+            let message = invalid.join("; ");
+            causes.add(app.map(str::to_owned), *uuid, &message, (None, None));
         }
     });
-    let total = apps.len();
-    for ((subject, problem), count) in apps.into_iter().take(MAX_PER_KIND) {
-        problems.push(Problem {
-            kind: KIND,
-            severe: false,
-            subject: format!("{subject}, {count} containers"),
-            message: problem,
-            todo: TODO,
-        });
-    }
-    push_remaining(KIND, total, TODO, problems);
+    causes.push_problems("labels", TODO, problems);
 }
 
 fn agent_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
@@ -186,44 +306,126 @@ fn agent_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
         .filter(|(_, host)| host.agent.is_some() && host.router.is_none())
         .collect();
     for (name, _) in without.iter().take(MAX_PER_KIND) {
-        problems.push(Problem {
-            kind: KIND,
-            severe: false,
-            subject: format!("agent {name}"),
-            message: "it has no virtual-router: its containers have no network".to_owned(),
-            todo: TODO,
-        });
+        let message = "it has no virtual-router: its containers have no network";
+        problems.push(Problem::new(KIND, format!("agent {name}"), message, TODO));
     }
     push_remaining(KIND, without.len(), TODO, problems);
 }
 
 fn container_problems(state: &AdminState, problems: &mut Vec<Problem>) {
-    const KIND: &str = "container-failed";
     const TODO: &str = "Fix the cause of the error. The framework starts another container.";
     let unfinished = state.containers.unfinished();
     if unfinished > 0 {
+        let message = "they could not be created, and some of their objects still exist";
+        let todo = "The manager deletes these objects when the API server responds.";
         problems.push(Problem {
-            kind: "unfinished",
-            severe: false,
-            subject: format!("{unfinished} containers"),
-            message: "they could not be created, and some of their objects still exist".to_owned(),
-            todo: "The manager deletes these objects when the API server responds.",
+            count: unfinished,
+            ..Problem::new(
+                "unfinished",
+                format!("{unfinished} containers"),
+                message,
+                todo,
+            )
         });
     }
     let since = SystemTime::now() - FAILURE_TTL;
-    let (failing, more) = state.containers.history().failing(since, MAX_PER_KIND);
-    let total = failing.len() + more;
-    for (uuid, entry) in failing {
-        let subject = format!("container {uuid}");
-        if !problems.iter().any(|problem| problem.subject == subject) {
-            problems.push(Problem {
-                kind: KIND,
-                severe: false,
-                subject,
-                message: entry.details.to_string(),
-                todo: TODO,
-            });
+    let failing = state.containers.history().failing(since, MAX_FAILURES);
+    let reconciler = state.reconciler.as_deref();
+    // Those are reported as reconcile-failed.
+    let (queued, _, _) = reconciler
+        .map(|reconciler| reconciler.queued(MAX_FAILURES))
+        .unwrap_or_default();
+    let retried: std::collections::HashSet<Uuid> = queued
+        .iter()
+        .filter(|entry| entry.error.is_some())
+        .filter_map(|entry| match entry.key {
+            Key::Container(uuid) => Some(uuid),
+            Key::Orphan(_) => None,
+        })
+        .collect();
+    let mut causes = Causes::default();
+    for failure in failing {
+        if retried.contains(&failure.uuid) {
+            continue;
+        }
+        let app = reconciler.and_then(|reconciler| {
+            let (framework, executor) = failure.executor.as_ref()?;
+            reconciler.app_of(framework, executor)
+        });
+        if let (Some(reconciler), Some(app)) = (reconciler, &app)
+            && reconciler.is_app_gone(app)
+        {
+            continue;
+        }
+        let entry = &failure.entry;
+        causes.add(
+            app.map(|app| app.to_string()),
+            failure.uuid,
+            &entry.details,
+            (Some(entry.first), Some(entry.at)),
+        );
+    }
+    causes.push_problems("container-failed", TODO, problems);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(uuid: Uuid) -> String {
+        format!("cannot create ports: the virtual-machine {uuid} is not ours")
+    }
+
+    #[test]
+    fn failures_with_one_cause_are_one_problem() {
+        let mut causes = Causes::default();
+        let start = SystemTime::UNIX_EPOCH;
+        let at = |seconds| Some(start + Duration::from_secs(seconds));
+        for number in 0..50 {
+            let uuid = Uuid::from_u128(u128::from(number) << 64);
+            let app = Some("/shop/web".to_owned());
+            causes.add(app, uuid, &message(uuid), (at(number), at(number + 1)));
+        }
+        let lonely = Uuid::from_u128(7);
+        causes.add(None, lonely, &message(lonely), (at(3), at(3)));
+        let mut problems = vec![];
+        causes.push_problems("container-failed", "", &mut problems);
+        assert_eq!(problems.len(), 2, "{problems:#?}");
+        let app = &problems[0];
+        assert_eq!(app.subject, "app /shop/web, 50 containers");
+        assert_eq!((app.count, app.first, app.last), (50, at(0), at(50)));
+        assert!(!app.message.contains("0000"), "{}", app.message);
+        let single = &problems[1];
+        assert_eq!(single.subject, format!("container {lonely}"));
+        assert_eq!(single.message, message(lonely));
+    }
+
+    #[test]
+    fn only_uuids_are_left_out() {
+        let uuid = Uuid::from_u128(u128::MAX / 3);
+        for (message, expected) in [
+            (format!("a {uuid}, {uuid}."), "a …, …."),
+            (format!("ä{uuid}ö"), "ä…ö"),
+            (
+                "no uuid: 12345678-1234".to_owned(),
+                "no uuid: 12345678-1234",
+            ),
+            (String::new(), ""),
+        ] {
+            assert_eq!(without_uuids(&message), expected);
         }
     }
-    push_remaining(KIND, total, TODO, problems);
+
+    #[test]
+    fn causes_beyond_the_limit_are_counted() {
+        let mut causes = Causes::default();
+        for number in 0..30 {
+            let text = format!("cause {number}");
+            causes.add(None, Uuid::nil(), &text, (None, None));
+        }
+        let mut problems = vec![];
+        causes.push_problems("labels", "", &mut problems);
+        assert_eq!(problems.len(), MAX_PER_KIND + 1);
+        assert_eq!(problems[MAX_PER_KIND].subject, "10 more");
+    }
 }

@@ -1,11 +1,11 @@
 //! What the handlers of the admin listener share.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::extract::rejection::QueryRejection;
-use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
@@ -13,10 +13,10 @@ use tokio::sync::watch;
 
 use super::metrics::Metrics;
 use crate::containers::Containers;
-use crate::fence::Fence;
+use crate::fence::{Fence, Leadership};
 use crate::lead::Readiness;
 use crate::reconcile::Reconciler;
-use crate::vnc::VncClient;
+use crate::vnc::{Outage, VncClient};
 
 /// What the handlers read.
 #[derive(Debug)]
@@ -31,9 +31,20 @@ pub(crate) struct AdminState {
     pub cluster: String,
     /// The URL of this manager's API for agents.
     pub url: String,
+    /// The address of this listener.
+    pub address: SocketAddr,
     /// Whether the leader is elected, so that there may be other managers.
     pub elected: bool,
     pub started: SystemTime,
+}
+
+/// Where the leader is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct LeaderLink {
+    /// The URL of its API for agents.
+    pub url: String,
+    /// The URL of its status page, unless that can be reached on its machine only.
+    pub page: Option<String>,
 }
 
 impl AdminState {
@@ -46,10 +57,49 @@ impl AdminState {
         })
     }
 
+    /// The leader, if that is another manager.
+    pub(super) fn leader(&self) -> Option<LeaderLink> {
+        let Leadership::Following { leader } = self.fence.leadership().borrow().clone() else {
+            return None;
+        };
+        let url = leader.to_string();
+        let host = url.parse::<Uri>().ok()?.host()?.to_owned();
+        // The managers of a cluster have the same configuration.
+        let is_local = self.address.ip().is_loopback();
+        let page = (!is_local).then(|| format!("http://{host}:{}/", self.address.port()));
+        Some(LeaderLink { url, page })
+    }
+
+    /// How the API servers fail, if this manager serves requests and they have failed for some time.
+    pub(super) fn confirmed_outage(&self) -> Option<String> {
+        let is_confirmed =
+            self.not_serving_reason().is_none() && !*self.client.available().borrow();
+        let outage = self.client.outage().filter(|_| is_confirmed)?;
+        Some(format!(
+            "the VNC API does not respond: {}",
+            describe(&outage)
+        ))
+    }
+
     /// Why this manager does not serve requests.
     pub(super) fn not_serving_reason(&self) -> Option<String> {
         self.ready.borrow().unready.clone()
     }
+}
+
+/// Since when and how the API servers fail.
+pub(super) fn describe(outage: &Outage) -> String {
+    let status = outage
+        .last
+        .status
+        .map_or("no response".to_owned(), |status| {
+            format!("status {status}")
+        });
+    let seconds = outage.since.elapsed().as_secs();
+    format!(
+        "requests have failed for {seconds} s; the last one, {} /{}, got {status}",
+        outage.last.method, outage.last.resource
+    )
 }
 
 /// An error response.
@@ -61,14 +111,12 @@ impl AdminError {
         Self(StatusCode::BAD_REQUEST, message.into())
     }
 
+    pub(super) fn method_not_allowed(message: impl Into<String>) -> Self {
+        Self(StatusCode::METHOD_NOT_ALLOWED, message.into())
+    }
+
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self(StatusCode::NOT_FOUND, message.into())
-    }
-}
-
-impl From<QueryRejection> for AdminError {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::bad_request(rejection.body_text())
     }
 }
 

@@ -22,19 +22,32 @@ use serde_json::{Value, json};
 
 use super::{ApiState, standby};
 use crate::error::ManagerError;
-use crate::labels;
-use crate::listener::Peer;
+use crate::labels::{self, NETWORKS};
+use crate::listener::{AllowedHosts, BodyLimits, Peer, check_host, receive_body};
 use contrail_mesos_api::agent_api::{self, PortAddressRequest, PortRequest, PortsRequest};
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::limits;
 use contrail_mesos_api::text::Quoted;
 
+/// Enough for every container that the limits below allow.
+const MAX_BODY_BYTES: usize = 256 << 10;
+/// The longest container id, with the ids of its parents.
+const MAX_ID_BYTES: usize = MAX_ID_PARTS * (limits::MAX_CONTAINER_ID_BYTES + 1);
+const MAX_ID_PARTS: usize = limits::MAX_CONTAINER_DEPTH + 1;
+
 /// The routes.
-pub(crate) fn router(state: Arc<ApiState>) -> Router {
+pub(crate) fn router(state: Arc<ApiState>, hosts: Arc<AllowedHosts>) -> Router {
+    let body = BodyLimits {
+        max_bytes: MAX_BODY_BYTES,
+        timeout: state.body_timeout,
+    };
     Router::new()
         .route("/add_cni_info", post(add))
         .route("/del_cni_info", post(delete))
         .layer(from_fn_with_state(state.clone(), standby::refuse))
         .route("/", get(links))
+        .layer(from_fn_with_state(body, receive_body))
+        .layer(from_fn_with_state(hosts, check_host))
         .with_state(state)
 }
 
@@ -129,7 +142,8 @@ async fn add(
             "args: contrail.cluster-name is missing: the name of the host's virtual-router",
         )
     })?;
-    let request = ports_request(&posted.cid, &config, &host)?;
+    let max_ports = state.containers.max_ports();
+    let request = ports_request(&posted.cid, &config, &host, max_ports)?;
     state.check_ready()?;
     let machine = agent_api::vm_uuid(&request.container);
     let containers = state.containers.clone();
@@ -163,11 +177,19 @@ fn echo(body: Bytes) -> Response {
 }
 
 fn parse_request(body: &[u8]) -> Result<PluginRequest, ManagerError> {
-    serde_json::from_slice(body).map_err(|error| {
+    let request: PluginRequest = serde_json::from_slice(body).map_err(|error| {
         ManagerError::invalid(format!(
             "the body is not {{\"cid\": …, \"cmd\": …, \"args\": \"…\"}}: {error}"
         ))
-    })
+    })?;
+    let length = request.cid.len();
+    let depth = request.cid.split('.').count();
+    if length > MAX_ID_BYTES || depth > MAX_ID_PARTS {
+        return Err(ManagerError::invalid(format!(
+            "cid: {length} bytes in {depth} parts are more than {MAX_ID_BYTES} in {MAX_ID_PARTS}"
+        )));
+    }
+    Ok(request)
 }
 
 fn parse_config(args: &str) -> Result<PluginConfig, ManagerError> {
@@ -196,6 +218,7 @@ fn ports_request(
     cid: &str,
     config: &PluginConfig,
     host: &Host,
+    max_ports: usize,
 ) -> Result<PortsRequest, ManagerError> {
     let mut problems = vec![];
     let agent = &host.agent;
@@ -221,11 +244,16 @@ fn ports_request(
             NetworkInfo::default()
         }
     };
+    // Before anything is split or copied.
+    problems.extend(exceeded_limits(&info, max_ports));
+    if !problems.is_empty() {
+        return Err(ManagerError::Invalid(problems));
+    }
     let labels: BTreeMap<String, String> = info
         .labels
         .labels
-        .iter()
-        .map(|label| (label.key.clone(), label.value.clone()))
+        .into_iter()
+        .map(|label| (label.key, label.value))
         .collect();
     let mut addresses = vec![];
     for request in &info.ip_addresses {
@@ -257,6 +285,40 @@ fn ports_request(
         annotations: BTreeMap::new(),
         ports: ports.collect(),
     })
+}
+
+/// What is longer than it may be.
+fn exceeded_limits(info: &NetworkInfo, max_ports: usize) -> Vec<String> {
+    let mut problems = vec![];
+    let labels = &info.labels.labels;
+    let bytes = labels
+        .iter()
+        .map(|label| label.key.len() + label.value.len());
+    for (what, count, max) in [
+        ("labels", labels.len(), limits::MAX_LABELS),
+        ("bytes of labels", bytes.sum(), limits::MAX_LABEL_BYTES),
+        ("addresses", info.ip_addresses.len(), limits::MAX_ADDRESSES),
+    ] {
+        if count > max {
+            problems.push(format!("network_info: {count} {what} are more than {max}"));
+        }
+    }
+    let max_networks = max_ports.min(limits::MAX_NETWORKS);
+    for label in labels.iter().filter(|label| label.key == NETWORKS) {
+        let names = label
+            .value
+            .split(',')
+            .filter(|name| !name.trim().is_empty());
+        let count = names.count();
+        if count > max_networks {
+            problems.push(format!(
+                "label {}: {count} networks are more than {max_networks}",
+                NETWORKS
+            ));
+            break;
+        }
+    }
+    problems
 }
 
 fn parse_address(request: &AddressRequest) -> Result<Option<PortAddressRequest>, String> {

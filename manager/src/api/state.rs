@@ -1,6 +1,7 @@
 //! What the handlers share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -10,6 +11,7 @@ use crate::containers::Containers;
 use crate::error::ManagerError;
 use crate::fence::Leadership;
 use crate::lead::Readiness;
+use crate::log_gate::LogGate;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub(crate) struct ApiState {
     pub leadership: watch::Receiver<Leadership>,
     /// The requests that are being handled.
     pub tasks: TaskTracker,
+    /// The time limit of a request's body.
+    pub body_timeout: Duration,
+    /// Keeps refused tokens from flooding the log.
+    pub refusals: LogGate,
 }
 
 impl ApiState {

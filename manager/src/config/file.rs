@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::fields::{credentials, identity, secret};
-use super::{Access, Config, Provision, Tls, follow, zookeeper};
+use super::{Access, Config, Connections, Provision, Tls, follow, zookeeper};
 use crate::config::ConfigError;
 use crate::logging;
 use crate::model::{Create, Defaults};
@@ -20,6 +20,8 @@ use contrail_mesos_api::http::{Limits, TlsOptions};
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Shorter tokens could be guessed.
 const MIN_TOKEN_LENGTH: usize = 16;
+/// The shortest time that a peer has to send a request.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 const ADDRESS: &str = "an address and port such as \"127.0.0.1:6992\"";
 const SUBNET: &str = "a subnet such as \"10.32.0.0/12\"";
 
@@ -51,6 +53,7 @@ fn read(top: &Section<'_>) -> Config {
             .unwrap_or(config.listen),
         legacy_listen: top.parsed::<SocketAddr>("legacy_listen", ADDRESS),
         admin_listen: admin(top, config.admin_listen),
+        allowed_hosts: allowed_hosts(top),
         access: access(top),
         zookeeper: zookeeper::read(top),
         defaults: defaults(top),
@@ -111,6 +114,23 @@ fn admin(top: &Section<'_>, default: Option<SocketAddr>) -> Option<SocketAddr> {
             address.ok()
         }
     }
+}
+
+fn allowed_hosts(top: &Section<'_>) -> Vec<String> {
+    const KEY: &str = "allowed_hosts";
+    let expected =
+        "a host's name without a port such as \"status.example\", or \"*\" for every name";
+    let names = top.parsed_list::<String>(KEY, expected).unwrap_or_default();
+    for name in &names {
+        let is_name = !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if !is_name && name != "*" {
+            top.problem(KEY, format!("expected {expected}, found {name:?}"));
+        }
+    }
+    names
 }
 
 fn log_level(top: &Section<'_>) -> Option<String> {
@@ -275,7 +295,26 @@ fn provision(section: Section<'_>) -> Provision {
 }
 
 fn limits(section: Section<'_>, config: Config) -> Config {
+    let count = |key: &str, default: usize| {
+        let count = section.integer(key, 16..=1_000_000);
+        count.map_or(default, |count| count as usize)
+    };
+    let timeout = |key: &str, default: Duration| {
+        let timeout = section.duration(key, default);
+        if timeout < MIN_TIMEOUT {
+            section.problem(key, "expected a time of at least \"1s\"");
+        }
+        timeout
+    };
+    let defaults = config.connections;
+    let connections = Connections {
+        total: count("connections", defaults.total),
+        per_address: count("connections_per_address", defaults.per_address),
+        idle_timeout: timeout("idle_timeout", defaults.idle_timeout),
+        body_timeout: timeout("body_timeout", defaults.body_timeout),
+    };
     let config = Config {
+        connections,
         ports: section
             .integer("ports", 1..=64)
             .map_or(config.ports, |ports| ports as usize),
@@ -343,6 +382,11 @@ fn keystone(section: Section<'_>) -> Auth {
     );
     if !section.has("url") {
         let message = "is missing: a keystone's address such as \"http://10.84.22.1:35357\"";
+        section.problem("url", message);
+    }
+    // It is part of messages.
+    if url.as_deref().is_some_and(|url| url.contains('@')) {
+        let message = "has a user or a password in it: write user and password_file instead";
         section.problem("url", message);
     }
     let project = section.text("project", "a project's name");

@@ -36,8 +36,13 @@ pub struct Config {
     pub legacy_listen: Option<SocketAddr>,
     /// The address of the admin listener; off if none.
     pub admin_listen: Option<SocketAddr>,
+    /// Names by which the listeners without authentication may be addressed, besides addresses and
+    /// this machine's own name.
+    pub allowed_hosts: Vec<String>,
     /// The authentication of agents.
     pub access: Access,
+    /// The limits of connections.
+    pub connections: Connections,
     /// The leader election; without it this manager always leads.
     pub zookeeper: Option<ZooKeeper>,
     /// The VNC API.
@@ -92,6 +97,31 @@ impl Follow {
     }
 }
 
+/// The limits of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// How many connections agents may have in all, as far as the limit of open files allows.
+    pub total: usize,
+    /// How many connections one address may have to each listener.
+    pub per_address: usize,
+    /// How long a connection may wait for the whole head of the next request.
+    pub idle_timeout: Duration,
+    /// How long the body of a request may take.
+    pub body_timeout: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            total: 4096,
+            per_address: 256,
+            // Longer than agents keep idle connections, so that an agent closes first.
+            idle_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
 /// The authentication of agents.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
@@ -134,7 +164,9 @@ impl Config {
             legacy_listen: None,
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 6993))),
             zookeeper: None,
+            allowed_hosts: vec![],
             access: Access::default(),
+            connections: Connections::default(),
             vnc,
             defaults: Defaults::of("mesos"),
             create: Create::default(),

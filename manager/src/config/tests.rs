@@ -42,6 +42,7 @@ fn the_example_is_right_as_it_stands_and_says_the_defaults() {
     assert!(config.zookeeper.is_none());
     assert_eq!(config.defaults, default.defaults);
     assert_eq!(config.ports, default.ports);
+    assert_eq!(config.connections, default.connections);
     assert_eq!(config.name_cache_ttl, default.name_cache_ttl);
     assert_eq!(config.rollback_delay, default.rollback_delay);
     assert!(config.follow.is_none());
@@ -198,6 +199,43 @@ ports = 0
     assert_eq!(problems.len(), 15, "{problems:#?}");
     assert!(parse("").unwrap_err()[0].contains("vnc: is missing"));
     assert!(parse("[vnc]").unwrap_err()[0].contains("vnc.servers: is missing"));
+}
+
+#[test]
+fn limits_and_hosts_are_validated() {
+    let vnc = "[vnc]\nservers = [\"a\"]\n";
+    for (text, expected) in [
+        ("[limits]\nconnections = 1", "limits.connections: expected"),
+        (
+            "[limits]\nconnections_per_address = 0",
+            "limits.connections_per_address: expected",
+        ),
+        ("[limits]\nidle_timeout = \"1ms\"", "at least \"1s\""),
+        ("[limits]\nbody_timeout = \"0s\"", "body_timeout"),
+        ("allowed_hosts = [\"a:80\"]", "allowed_hosts: expected"),
+        ("allowed_hosts = [\"http://a\"]", "allowed_hosts: expected"),
+        ("allowed_hosts = [\"\"]", "allowed_hosts: expected"),
+    ] {
+        let problems = parse(&match text.starts_with('[') {
+            true => format!("{vnc}{text}"),
+            false => format!("{text}\n{vnc}"),
+        })
+        .unwrap_err();
+        assert!(problems[0].contains(expected), "{text}: {problems:#?}");
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+    }
+    let config = parse(&format!("allowed_hosts = [\"*\", \"a.b\"]\n{vnc}")).unwrap();
+    assert_eq!(config.allowed_hosts, ["*", "a.b"]);
+}
+
+#[test]
+fn password_in_the_url_of_keystone_is_refused_and_not_shown() {
+    let text = "[vnc]\nservers = [\"a\"]\n[vnc.keystone]\nuser = \"u\"\npassword_env = \"PATH\"\n\
+        url = \"http://admin:SecretPw1@keystone:35357\"\n";
+    let problems = parse(text).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert!(problems[0].contains("password_file"), "{problems:#?}");
+    assert!(!problems[0].contains("SecretPw1"), "{problems:#?}");
 }
 
 #[test]

@@ -13,7 +13,9 @@ mod rollback;
 use std::sync::Arc;
 
 use futures::future::join_all;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -57,7 +59,12 @@ pub struct Containers {
 pub(crate) struct ContainerMetrics {
     created: Counter,
     deleted: Counter,
-    failed: Counter,
+    failed: Family<CauseLabel, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
 }
 
 impl ContainerMetrics {
@@ -74,23 +81,24 @@ impl ContainerMetrics {
                 "Containers whose ports were removed",
                 &self.deleted,
             ),
-            (
-                "containers_failed",
-                "Requests for containers that failed",
-                &self.failed,
-            ),
         ] {
             registry.register(name, help, counter.clone());
         }
+        registry.register(
+            "containers_failed",
+            "Requests for containers that failed, by cause",
+            self.failed.clone(),
+        );
     }
 
     fn count<T>(&self, result: &Result<T, ManagerError>, success: &Counter) {
-        let counter = if result.is_ok() {
-            success
-        } else {
-            &self.failed
+        match result {
+            Ok(_) => success.inc(),
+            Err(error) => {
+                let cause = error.cause();
+                self.failed.get_or_create(&CauseLabel { cause }).inc()
+            }
         };
-        counter.inc();
     }
 }
 
@@ -132,6 +140,16 @@ impl Containers {
     /// What happened to each container.
     pub(crate) fn history(&self) -> &History {
         &self.history
+    }
+
+    /// Notes that an agent of this name exists.
+    pub(crate) fn add_agent(&self, name: &str) {
+        self.resolver.agents().add(name);
+    }
+
+    /// How many ports a container may have.
+    pub(crate) fn max_ports(&self) -> usize {
+        self.max_ports
     }
 
     /// The number of requests that were sent to API servers.
@@ -187,6 +205,15 @@ impl Containers {
         let actor = Actor::Agent(agent.into());
         self.history
             .record(vm, Some(&container), actor, elapsed, outcome);
+        let annotations = &request.annotations;
+        let executor = annotations
+            .get(annotation::TASK)
+            .or_else(|| annotations.get(annotation::EXECUTOR));
+        if let (Some(framework), Some(executor)) =
+            (annotations.get(annotation::FRAMEWORK_ID), executor)
+        {
+            self.history.set_executor(vm, framework, executor);
+        }
         created
     }
 

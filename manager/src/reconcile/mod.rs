@@ -33,8 +33,10 @@ use crate::diff::Change;
 use crate::error::ManagerError;
 use crate::history::{Action, Actor};
 use crate::logging::millis;
+use crate::marathon::RunSpecId;
 use crate::model::{CachedVm, Defaults, Orphan, Policy};
 use crate::stores::Stores;
+use crate::stores::marathon::run_spec_of;
 use crate::vnc::VncClient;
 use metrics::ReconcileMetrics;
 use overview::{ClusterOverview, DecisionRow, OverviewCache};
@@ -175,6 +177,25 @@ impl Reconciler {
     /// Whether Marathon is configured.
     pub(crate) fn follows_marathon(&self) -> bool {
         self.follows_marathon
+    }
+
+    /// The app or pod of a task or executor, if its framework is Marathon.
+    pub(crate) fn app_of(&self, framework: &str, executor: &str) -> Option<RunSpecId> {
+        let marathon = self.settings.borrow().policy.framework.clone();
+        let is_marathon = self
+            .stores
+            .mesos
+            .read(|view| view.framework(framework) == Some(&*marathon));
+        run_spec_of(executor).filter(|_| is_marathon)
+    }
+
+    /// Whether Marathon certainly does not have that app or pod.
+    pub(crate) fn is_app_gone(&self, app: &RunSpecId) -> bool {
+        self.follows_marathon
+            && self.stores.marathon.read(|view| {
+                let exists = view.spec(app).is_some() || view.is_skipped(app.as_str());
+                view.source.is_fresh() && !exists
+            })
     }
 
     /// The first `limit` entries of the queue, how many there are, and how many of all have failed.

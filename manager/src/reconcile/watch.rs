@@ -321,8 +321,19 @@ impl Reconciler {
             self.metrics.count_update("contrail", "list");
             self.metrics.listing.observe(began.elapsed().as_secs_f64());
             self.refresh_networks().await;
-            // An error is the end of the interval.
-            let _ = timeout(self.settings().resync, changed.changed()).await;
+            tokio::select! {
+                // An error is the end of the interval.
+                _ = timeout(self.settings().resync, changed.changed()) => {}
+                () = self.client.wait_until_unavailable() => {
+                    self.metrics.count_update("contrail", "loss");
+                    log::warn!("the API servers do not respond; the VNC API is listed again when they do");
+                    let now = Instant::now();
+                    self.stores
+                        .contrail
+                        .change(|view| view.source.mark_lost(now, "the API servers do not respond"));
+                    self.client.wait_until_available().await;
+                }
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use contrail_mesos_api::http::{HttpClient, HttpError, Request, Response, TlsOpti
 use contrail_mesos_sim::vnc::{Effect, Fault};
 
 /// An agent's side of the API.
-struct Agent {
+pub(super) struct Agent {
     http: HttpClient,
     base: String,
     name: Option<String>,
@@ -20,11 +20,11 @@ struct Agent {
 }
 
 impl Agent {
-    fn new(manager: &Manager, name: &str) -> Self {
+    pub(super) fn new(manager: &Manager, name: &str) -> Self {
         Self::with_tls(manager, name, &TlsOptions::default())
     }
 
-    fn with_tls(manager: &Manager, name: &str, tls: &TlsOptions) -> Self {
+    pub(super) fn with_tls(manager: &Manager, name: &str, tls: &TlsOptions) -> Self {
         Self {
             http: HttpClient::new(Limits::default(), tls).unwrap(),
             base: manager.url().replace("127.0.0.1", "localhost"),
@@ -60,17 +60,17 @@ impl Agent {
             .await
     }
 
-    async fn send(&self, method: Method, path: &str, body: &str) -> Response {
+    pub(super) async fn send(&self, method: Method, path: &str, body: &str) -> Response {
         self.try_send(method, path, body.to_owned()).await.unwrap()
     }
 
-    async fn put(&self, vm: Uuid, request: &PortsRequest) -> Response {
+    pub(super) async fn put(&self, vm: Uuid, request: &PortsRequest) -> Response {
         let body = serde_json::to_string(request).unwrap();
         self.send(Method::PUT, &format!("/v1/ports/{vm}"), &body)
             .await
     }
 
-    async fn get(&self, path: &str) -> Response {
+    pub(super) async fn get(&self, path: &str) -> Response {
         self.send(Method::GET, path, "").await
     }
 }
@@ -83,7 +83,7 @@ fn refused(response: &Response, status: u16, message: &str) {
     assert!(refusal.error.contains(message), "{text}");
 }
 
-async fn start(fixture: &Fixture) -> Manager {
+pub(super) async fn start(fixture: &Fixture) -> Manager {
     let manager = Manager::start(fixture.config.clone()).await.unwrap();
     manager.ready().await;
     manager
@@ -158,6 +158,17 @@ async fn api_follows_the_contract() {
         &agent.get(&shouted).await,
         400,
         "not a virtual-machine's uuid",
+    );
+    refused(&agent.get("/v1/ports/%ff").await, 400, "UTF-8");
+    refused(
+        &agent.get("/v1/ports?agent=node1&adress=10.0.0.1").await,
+        400,
+        "known are: agent, address",
+    );
+    refused(
+        &agent.get("/v1/ports?agent=node1&address=x").await,
+        400,
+        "not an address",
     );
     refused(&agent.get("/v2").await, 404, "/v1/ports");
     refused(
@@ -238,13 +249,13 @@ async fn api_requires_token() {
 }
 
 /// Certificates of one authority, in files.
-struct Authority {
+pub(super) struct Authority {
     directory: tempfile::TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -253,11 +264,11 @@ impl Authority {
         Self { directory, issuer }
     }
 
-    fn ca(&self) -> std::path::PathBuf {
+    pub(super) fn ca(&self) -> std::path::PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    fn identity(&self, common: &str, alternative: &[&str]) -> Identity {
+    pub(super) fn identity(&self, common: &str, alternative: &[&str]) -> Identity {
         let names: Vec<String> = alternative.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, common);
@@ -333,6 +344,33 @@ async fn api_takes_agent_name_from_certificate() {
     let error = Manager::check(&fixture.config).unwrap_err();
     assert!(error.to_string().contains("ca.pem"), "{error}");
     assert!(Manager::start(fixture.config.clone()).await.is_err());
+}
+
+#[tokio::test]
+async fn agent_does_not_get_the_virtual_router_of_another_agent_by_its_address() {
+    let fixture = Fixture::new().await;
+    let manager = start(&fixture).await;
+    let with_address = |number: u128, address: &str| {
+        let (vm, mut request) = plain(number);
+        request.virtual_router_address = Some(address.parse().unwrap());
+        (vm, request)
+    };
+    // A virtual-router that has no agent of its name is found by its address.
+    let stranger = Agent::new(&manager, "stranger");
+    let (vm, request) = with_address(1, "10.84.22.28");
+    assert_eq!(stranger.put(vm, &request).await.status, StatusCode::OK);
+
+    let node1 = Agent::new(&manager, "node1");
+    let (vm, request) = plain(2);
+    assert_eq!(node1.put(vm, &request).await.status, StatusCode::OK);
+    let (vm, request) = with_address(3, "10.84.22.27");
+    refused(&stranger.put(vm, &request).await, 403, "agent \"node1\"");
+    assert_eq!(fixture.added("virtual-machine"), 2);
+    // Another manager has not seen the agent, but its container.
+    let other = start(&fixture).await;
+    let stranger = Agent::new(&other, "stranger");
+    refused(&stranger.put(vm, &request).await, 403, "agent \"node1\"");
+    assert_eq!(fixture.added("virtual-machine"), 2);
 }
 
 #[tokio::test]

@@ -171,3 +171,93 @@ async fn legacy_errors_have_error_status() {
         .unwrap();
     assert_eq!(answer.status(), 400);
 }
+
+#[tokio::test]
+async fn legacy_request_beyond_a_limit_is_refused_before_it_is_split() {
+    let fixture = Fixture::new().await;
+    let (_manager, plugin) = start(&fixture).await;
+    let (vm, _) = plain(1);
+    let cid = vm.to_string();
+    let with = |field: &str, value: Value| {
+        let mut args: Value = serde_json::from_str(SAMPLE).unwrap();
+        args["args"]["org.apache.mesos"]["network_info"][field] = value;
+        args.to_string()
+    };
+    let label = |key: &str, value: String| json!({ "key": key, "value": value });
+    let networks = |count: usize| {
+        let names: Vec<_> = (0..count).map(|number| format!("n{number}")).collect();
+        with(
+            "labels",
+            json!({ "labels": [label("networks", names.join(","))] }),
+        )
+    };
+    let many: Vec<_> = (0..513)
+        .map(|number| label(&format!("k{number}"), String::new()))
+        .collect();
+    let long: Vec<_> = (0..20)
+        .map(|number| label(&format!("k{number}"), "v".repeat(4000)))
+        .collect();
+    let addresses: Vec<_> = (0..1000).map(|_| json!({ "protocol": "IPv9" })).collect();
+    for (args, status, message) in [
+        (networks(17), 400, "17 networks are more than 16"),
+        (networks(4000), 400, "4000 networks are more than 16"),
+        (networks(30_000), 400, "bytes of labels are more than 65536"),
+        (
+            with("labels", json!({ "labels": long })),
+            400,
+            "bytes of labels are more than 65536",
+        ),
+        (
+            with("labels", json!({ "labels": many })),
+            400,
+            "513 labels are more than 512",
+        ),
+        (
+            with("ip_addresses", json!(addresses)),
+            400,
+            "1000 addresses are more than 64",
+        ),
+        (
+            with(
+                "labels",
+                json!({ "labels": [label("x", "v".repeat(1 << 20))] }),
+            ),
+            413,
+            "longer than 262144 bytes",
+        ),
+    ] {
+        let (found, answer, _) = plugin.post("ADD", &cid, &args).await;
+        assert_eq!(found, status, "{answer}");
+        assert!(answer.contains(message) && answer.len() < 1000, "{answer}");
+    }
+    for command in ["ADD", "DEL"] {
+        for cid in ["a.".repeat(1000), "a".repeat(10_000)] {
+            let (status, answer, _) = plugin.post(command, &cid, SAMPLE).await;
+            assert_eq!(status, 400, "{answer}");
+            assert!(answer.contains("are more than 8448 in 33"), "{answer}");
+        }
+    }
+    fixture.assert_clean("refused");
+}
+
+#[tokio::test]
+async fn legacy_request_of_a_foreign_page_is_refused() {
+    let fixture = Fixture::new().await;
+    let (_manager, plugin) = start(&fixture).await;
+    let url = format!("{}/del_cni_info", plugin.base);
+    for (name, value) in [
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("host", "evil.example"),
+        ("sec-fetch-site", "cross-site"),
+    ] {
+        let asked = plugin
+            .http
+            .post(&url)
+            .header(name, value)
+            .body("{\"cid\": \"a\"}");
+        assert_eq!(asked.send().await.unwrap().status(), 403, "{name}: {value}");
+    }
+    let asked = plugin.http.post(&url).body("{\"cid\": \"a\"}");
+    assert_eq!(asked.send().await.unwrap().status(), 200);
+}

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use serde_json::Value;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::auth::{Auth, Credentials};
 use super::error::{CallKind, VncError, VncErrorKind, classify};
@@ -18,6 +18,13 @@ use contrail_mesos_api::backoff::Backoff;
 use contrail_mesos_api::http::{
     Address, AttemptError, Failover, HttpClient, Limits, Request, Response, TlsError, TlsOptions,
 };
+
+/// How often the API servers are probed while no request shows that they respond.
+const PROBE_INTERVAL: Duration = Duration::from_secs(4);
+/// The same while they do not.
+const OUTAGE_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// The time limit of a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Options of a [`VncClient`].
 #[derive(Clone, Debug, PartialEq)]
@@ -153,6 +160,78 @@ impl VncClient {
     #[must_use]
     pub fn outage(&self) -> Option<Outage> {
         self.0.metrics.outage()
+    }
+
+    /// Whether the API servers respond: false before the first response, and once several requests
+    /// have failed in a row.
+    pub(crate) fn available(&self) -> watch::Receiver<bool> {
+        self.0.metrics.available()
+    }
+
+    /// Keeps [`VncClient::available`] up to date while there are no other requests, as long as it is
+    /// polled.
+    pub(crate) async fn run_probes(&self) {
+        loop {
+            let interval = if self.0.metrics.has_responded_within(PROBE_INTERVAL) {
+                PROBE_INTERVAL
+            } else {
+                self.probe().await;
+                match self.outage() {
+                    None => PROBE_INTERVAL,
+                    Some(_) => OUTAGE_PROBE_INTERVAL,
+                }
+            };
+            sleep(interval).await;
+        }
+    }
+
+    /// Waits until the API servers respond, and probes them meanwhile.
+    pub(crate) async fn wait_until_available(&self) {
+        let mut available = self.available();
+        loop {
+            let responds = available.wait_for(|available| *available);
+            // An error cannot occur: the sender is in `self`.
+            let responds = timeout(OUTAGE_PROBE_INTERVAL, responds).await.is_ok();
+            if responds {
+                return;
+            }
+            self.probe().await;
+        }
+    }
+
+    /// Waits until the API servers do not respond.
+    pub(crate) async fn wait_until_unavailable(&self) {
+        // An error cannot occur: the sender is in `self`.
+        drop(self.available().wait_for(|available| !available).await);
+    }
+
+    /// Asks the selected server whether it responds. Selects the next one if it does not.
+    async fn probe(&self) {
+        let failover = &self.0.failover;
+        let Some((index, server)) = failover.current_with_index() else {
+            return;
+        };
+        // Any response will do, so a head is enough.
+        let call = Call::new("probe the API server".to_owned(), Method::HEAD, "/");
+        let probe = async {
+            let credentials = &self.0.credentials;
+            // Without a token the server responds that it needs one.
+            let token = timeout(PROBE_TIMEOUT / 4, credentials.token(&self.0.http, None)).await;
+            let token = token.ok().and_then(Result::ok).flatten();
+            self.send(server, &call, token.as_ref()).await
+        };
+        let failed = match timeout(PROBE_TIMEOUT, probe).await {
+            Ok(Ok(response)) => response.status.is_server_error(),
+            Ok(Err(_)) => true,
+            Err(_) => {
+                // It was cancelled, and so is not counted yet.
+                self.0.metrics.record(&call.method, &call.path, None);
+                true
+            }
+        };
+        if failed {
+            failover.leave(index);
+        }
     }
 
     /// The selected server, for messages.

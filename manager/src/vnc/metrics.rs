@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::{Method, StatusCode};
+use tokio::sync::watch;
+
+/// For how long requests have to fail until the API servers count as unavailable: a single failure
+/// may be that of one server behind a load balancer.
+const CONFIRMATION_TIME: Duration = Duration::from_secs(2);
 
 /// A kind of request and its result.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,21 +29,36 @@ pub struct Outage {
     pub since: Instant,
     /// The last failed request.
     pub last: RequestOutcome,
+    /// How many requests have failed in a row.
+    pub failures: u64,
+}
+
+impl Outage {
+    /// Whether more than one request has failed, for some time.
+    fn is_confirmed(&self) -> bool {
+        self.failures > 1 && self.since.elapsed() >= CONFIRMATION_TIME
+    }
 }
 
 /// The client's request counters.
 #[derive(Debug, Default)]
-pub(super) struct ClientMetrics(Mutex<MetricsState>);
+pub(super) struct ClientMetrics {
+    state: Mutex<MetricsState>,
+    /// Whether the API servers respond.
+    available: watch::Sender<bool>,
+}
 
 #[derive(Debug, Default)]
 struct MetricsState {
     counts: BTreeMap<RequestOutcome, u64>,
     outage: Option<Outage>,
+    /// When the last request ended that was successful.
+    responded: Option<Instant>,
 }
 
 impl ClientMetrics {
     fn state(&self) -> MutexGuard<'_, MetricsState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn record(&self, method: &Method, path: &str, status: Option<StatusCode>) {
@@ -52,15 +72,41 @@ impl ClientMetrics {
         };
         let mut state = self.state();
         if outcome.status.is_none_or(|status| status >= 500) {
-            let since = state.outage.as_ref().map(|outage| outage.since);
-            state.outage = Some(Outage {
-                since: since.unwrap_or_else(Instant::now),
+            let before = state.outage.take();
+            let outage = Outage {
+                since: before
+                    .as_ref()
+                    .map_or_else(Instant::now, |outage| outage.since),
+                failures: before.map_or(0, |outage| outage.failures) + 1,
                 last: outcome.clone(),
-            });
+            };
+            if outage.is_confirmed() {
+                self.set_available(false);
+            }
+            state.outage = Some(outage);
         } else {
             state.outage = None;
+            state.responded = Some(Instant::now());
+            self.set_available(true);
         }
         *state.counts.entry(outcome).or_default() += 1;
+    }
+
+    fn set_available(&self, available: bool) {
+        self.available
+            .send_if_modified(|current| std::mem::replace(current, available) != available);
+    }
+
+    /// Whether the API servers respond: false before the first response, and in a confirmed outage.
+    pub(super) fn available(&self) -> watch::Receiver<bool> {
+        self.available.subscribe()
+    }
+
+    /// Whether a request was successful within this time, and none has failed since.
+    pub(super) fn has_responded_within(&self, time: Duration) -> bool {
+        let state = self.state();
+        let recently = state.responded.is_some_and(|at| at.elapsed() < time);
+        recently && state.outage.is_none()
     }
 
     pub(super) fn outage(&self) -> Option<Outage> {

@@ -5,6 +5,7 @@
     reason = "this is no agent: the binary under test is a child"
 )]
 
+mod admin;
 mod dry_run;
 mod fixture;
 mod metrics;

@@ -7,7 +7,7 @@
 //! | `GET /v1/contrail` | the VNC API: the state of the source, counts, virtual-routers, orphans |
 //! | `GET /v1/agents` | agents joined with virtual-routers |
 //! | `GET /v1/networks` | networks that containers are on |
-//! | `GET /v1/containers` | containers; `network`, `app` and `agent` filter by a part of the name |
+//! | `GET /v1/containers` | containers; `network`, `app` and `agent` filter by a part of the name, `address` by an address or subnet |
 //! | `GET /v1/containers/{id}` | one container, by its virtual-machine's uuid or by its id as Mesos prints it |
 //! | `GET /v1/containers/{id}/history` | its history |
 //! | `GET /v1/differences` | what would be written, and how many containers are skipped, by reason |
@@ -16,27 +16,30 @@
 //! | `GET /v1/problems` | current problems |
 //!
 //! Lists have a stable order. `limit` is the number of elements (100 by default, at most 1000);
-//! `after` continues a list after the key that the last response returned as `next`.
+//! `after` continues a list after the key that the last response returned as `next`. Unknown
+//! parameters are errors.
 
+mod filter;
 mod paginate;
 mod responses;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::problems;
 use super::state::{AdminError, AdminState, json_body, run_blocking};
+use crate::query::QueryParameters;
 use crate::reconcile::Reconciler;
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::container::ContainerId;
 
+pub(super) use filter::ContainerFilter;
 pub(super) use paginate::ListQuery;
 pub(super) use responses::{ContainerRow, container_rows, network_rows};
 
@@ -50,9 +53,9 @@ pub(super) fn router() -> Router<Arc<AdminState>> {
         .route("/v1/contrail", list(responses::contrail))
         .route("/v1/agents", list(responses::agents))
         .route("/v1/networks", list(responses::networks))
-        .route("/v1/containers", list(responses::containers))
+        .route("/v1/containers", get(containers))
         .route("/v1/differences", list(responses::differences))
-        .route("/v1/queue", list(responses::queue))
+        .route("/v1/queue", get(queue))
         .route("/v1/managers", get(managers))
         .route("/v1/problems", get(problems))
         .route("/v1/containers/{id}", get(container))
@@ -66,46 +69,87 @@ async fn respond(
     run_blocking(state, |state| build(state).map(|value| json_body(&value))).await?
 }
 
+/// The parameters of a request that takes these.
+fn parameters(
+    RawQuery(query): &RawQuery,
+    known: &[&'static str],
+) -> Result<QueryParameters, AdminError> {
+    QueryParameters::parse(query.as_deref(), known).map_err(AdminError::bad_request)
+}
+
 /// A list of which one page is returned.
 fn list(build: fn(&Reconciler, &ListQuery) -> JsonResult) -> MethodRouter<Arc<AdminState>> {
     get(
-        async move |State(state): State<Arc<AdminState>>,
-                    query: Result<Query<ListQuery>, QueryRejection>| {
-            let Query(query) = query?;
+        async move |State(state): State<Arc<AdminState>>, query: RawQuery| {
+            let query = ListQuery::read(&mut parameters(&query, &ListQuery::PARAMETERS)?)?;
             respond(state, move |state| build(state.reconciler()?, &query)).await
         },
     )
 }
 
-async fn managers(State(state): State<Arc<AdminState>>) -> Result<Response, AdminError> {
-    respond(state, |state| Ok(responses::managers(state))).await
-}
-
-async fn problems(State(state): State<Arc<AdminState>>) -> Result<Response, AdminError> {
-    respond(state, |state| {
-        Ok(json!({ "problems": problems::find(state) }))
+async fn containers(
+    State(state): State<Arc<AdminState>>,
+    query: RawQuery,
+) -> Result<Response, AdminError> {
+    let known = [&ContainerFilter::PARAMETERS[..], &ListQuery::PARAMETERS].concat();
+    let mut parameters = parameters(&query, &known)?;
+    let filter = ContainerFilter::read(&mut parameters)?;
+    let query = ListQuery::read(&mut parameters)?;
+    respond(state, move |state| {
+        responses::containers(state.reconciler()?, &filter, &query)
     })
     .await
 }
 
+async fn queue(
+    State(state): State<Arc<AdminState>>,
+    query: RawQuery,
+) -> Result<Response, AdminError> {
+    let query = ListQuery::read(&mut parameters(&query, &["limit"])?)?;
+    respond(state, move |state| {
+        responses::queue(state.reconciler()?, query.limit)
+    })
+    .await
+}
+
+async fn managers(
+    State(state): State<Arc<AdminState>>,
+    query: RawQuery,
+) -> Result<Response, AdminError> {
+    parameters(&query, &[])?;
+    respond(state, |state| Ok(responses::managers(state))).await
+}
+
+async fn problems(
+    State(state): State<Arc<AdminState>>,
+    query: RawQuery,
+) -> Result<Response, AdminError> {
+    parameters(&query, &[])?;
+    respond(state, |state| Ok(responses::problems(state))).await
+}
+
 /// The uuid of the virtual-machine of a container, from the uuid or from the container's id.
-fn vm_uuid(id: &str) -> Uuid {
-    agent_api::vm_uuid(&ContainerId::printed(id))
+fn vm_uuid(id: Result<Path<String>, PathRejection>) -> Result<Uuid, AdminError> {
+    let Path(id) = id.map_err(|rejection| AdminError::bad_request(rejection.body_text()))?;
+    Ok(agent_api::vm_uuid(&ContainerId::printed(&id)))
 }
 
 async fn container(
     State(state): State<Arc<AdminState>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
+    query: RawQuery,
 ) -> Result<Response, AdminError> {
-    respond(state, move |state| {
-        responses::container(state, vm_uuid(&id))
-    })
-    .await
+    parameters(&query, &[])?;
+    let uuid = vm_uuid(id)?;
+    respond(state, move |state| responses::container(state, uuid)).await
 }
 
 async fn history(
     State(state): State<Arc<AdminState>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
+    query: RawQuery,
 ) -> Result<Response, AdminError> {
-    respond(state, move |state| responses::history(state, vm_uuid(&id))).await
+    parameters(&query, &[])?;
+    let uuid = vm_uuid(id)?;
+    respond(state, move |state| responses::history(state, uuid)).await
 }

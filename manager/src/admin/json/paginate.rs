@@ -2,32 +2,41 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 use crate::admin::state::AdminError;
+use crate::query::QueryParameters;
+use contrail_mesos_api::text::Quoted;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-/// The part of a list that is requested, and the containers that are requested.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+/// The part of a list that is requested.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ListQuery {
-    pub limit: Option<usize>,
+    /// The number of elements.
+    pub limit: usize,
     pub after: Option<String>,
-    pub network: Option<String>,
-    pub app: Option<String>,
-    pub agent: Option<String>,
 }
 
 impl ListQuery {
-    /// The number of elements.
-    pub(super) fn limit(&self) -> Result<usize, AdminError> {
-        match self.limit.unwrap_or(DEFAULT_LIMIT) {
-            limit @ 1..=MAX_LIMIT => Ok(limit),
-            limit => Err(AdminError::bad_request(format!(
-                "limit={limit} is not between 1 and {MAX_LIMIT}"
-            ))),
-        }
+    /// The parameters of a list.
+    pub(super) const PARAMETERS: [&'static str; 2] = ["limit", "after"];
+
+    pub(super) fn read(parameters: &mut QueryParameters) -> Result<Self, AdminError> {
+        let limit = parameters.take("limit").map_or(Ok(DEFAULT_LIMIT), |text| {
+            let limit = text.trim().parse().ok();
+            limit
+                .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+                .ok_or_else(|| {
+                    AdminError::bad_request(format!(
+                        "limit={} is not a number between 1 and {MAX_LIMIT}",
+                        Quoted(text.as_bytes())
+                    ))
+                })
+        })?;
+        Ok(Self {
+            limit,
+            after: parameters.take("after"),
+        })
     }
 }
 
@@ -116,12 +125,16 @@ mod tests {
 
     #[test]
     fn limit_is_between_one_and_the_maximum() {
-        let query = |limit| ListQuery {
-            limit,
-            ..ListQuery::default()
+        let limit = |query: &str| {
+            let mut parameters =
+                QueryParameters::parse(Some(query), &ListQuery::PARAMETERS).unwrap();
+            ListQuery::read(&mut parameters)
+                .ok()
+                .map(|query| query.limit)
         };
-        assert_eq!(query(None).limit().ok(), Some(100));
-        assert_eq!(query(Some(1000)).limit().ok(), Some(1000));
-        assert!(query(Some(0)).limit().is_err() && query(Some(1001)).limit().is_err());
+        assert_eq!((limit(""), limit("limit=1000")), (Some(100), Some(1000)));
+        for wrong in ["0", "1001", "x", "-1", "1e3", "99999999999999999999999"] {
+            assert_eq!(limit(&format!("limit={wrong}")), None, "{wrong}");
+        }
     }
 }

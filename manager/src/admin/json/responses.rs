@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::JsonResult;
+use super::filter::ContainerFilter;
 use super::paginate::{ListQuery, Page, paginate};
+use crate::admin::problems;
 use crate::admin::state::{AdminError, AdminState};
 use crate::fence::Leadership;
 use crate::history::timestamp;
@@ -38,11 +40,8 @@ fn list_response<K: ToString, T: Serialize>(name: &str, page: Page<K, T>, fields
 }
 
 /// The uuid to continue after.
-fn after_uuid(query: &ListQuery) -> Result<Option<Uuid>, AdminError> {
-    query
-        .after
-        .as_deref()
-        .filter(|after| !after.is_empty())
+fn after_uuid(after: Option<&str>) -> Result<Option<Uuid>, AdminError> {
+    after
         .map(|after| {
             after.parse().map_err(|_| {
                 AdminError::bad_request("after= is not a uuid that a response returned as next")
@@ -59,7 +58,7 @@ pub(super) fn mesos(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
         let key = format!("{} {}", task.key.framework, task.key.task);
         (key, task)
     });
-    let page = paginate(tasks, query.after.as_ref(), query.limit()?).map(|_, task| {
+    let page = paginate(tasks, query.after.as_ref(), query.limit).map(|_, task| {
         json!({
             "id": &*task.key.task,
             "framework_id": &*task.key.framework,
@@ -107,7 +106,7 @@ pub(super) fn marathon(reconciler: &Reconciler, query: &ListQuery) -> JsonResult
     let specs = view
         .specs()
         .map(|(id, spec)| (id.as_str().to_owned(), spec));
-    let page = paginate(specs, query.after.as_ref(), query.limit()?).map(|id, spec| {
+    let page = paginate(specs, query.after.as_ref(), query.limit).map(|id, spec| {
         let networks: Vec<_> = spec
             .networks
             .iter()
@@ -142,7 +141,7 @@ pub(super) fn marathon(reconciler: &Reconciler, query: &ListQuery) -> JsonResult
 /// The virtual-routers and orphans in the VNC API.
 pub(super) fn contrail(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
     let view = reconciler.stores().contrail.snapshot();
-    let limit = query.limit()?;
+    let limit = query.limit;
     let routers = view.routers.iter().map(|(name, router)| {
         let row = json!({ "name": &**name, "uuid": router.uuid, "address": router.address });
         (name.to_string(), row)
@@ -177,7 +176,7 @@ pub(super) fn agents(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
         });
         (name.to_string(), row)
     });
-    let page = paginate(hosts, query.after.as_ref(), query.limit()?);
+    let page = paginate(hosts, query.after.as_ref(), query.limit);
     Ok(list_response("agents", page, json!({})))
 }
 
@@ -218,7 +217,7 @@ pub(super) fn networks(reconciler: &Reconciler, query: &ListQuery) -> JsonResult
     let rows = network_rows(reconciler)
         .into_iter()
         .map(|row| (row.name.clone(), row));
-    let page = paginate(rows, query.after.as_ref(), query.limit()?);
+    let page = paginate(rows, query.after.as_ref(), query.limit);
     Ok(list_response("networks", page, json!({})))
 }
 
@@ -294,41 +293,30 @@ fn container_row(view: &ContrailView, uuid: Uuid, container: &CachedVm) -> Conta
     }
 }
 
-/// Whether a container matches the filter.
-fn matches(query: &ListQuery, container: &CachedVm) -> bool {
-    let contains = |part: &Option<String>, text: Option<&str>| {
-        let part = part.as_deref().map_or("", str::trim);
-        part.is_empty() || text.is_some_and(|text| text.contains(part))
-    };
-    contains(&query.agent, Some(&container.agent))
-        && contains(&query.app, container.identity.application.as_deref())
-        && (contains(&query.network, None)
-            || container.interfaces.iter().any(|interface| {
-                let full = interface.details.network.as_ref().map(ToString::to_string);
-                contains(&query.network, full.as_deref())
-                    || contains(&query.network, interface.network_name.as_deref())
-            }))
-}
-
 /// A page of the containers that match the filter.
 pub(crate) fn container_rows(
     reconciler: &Reconciler,
-    query: &ListQuery,
+    filter: &ContainerFilter,
+    after: Option<&str>,
     limit: usize,
 ) -> Result<Page<Uuid, ContainerRow>, AdminError> {
     let view = reconciler.stores().contrail.snapshot();
     let containers = view
         .vms
         .iter()
-        .filter(|(_, container)| matches(query, container))
+        .filter(|(_, container)| filter.matches(container))
         .map(|(uuid, container)| (*uuid, container));
-    let page = paginate(containers, after_uuid(query)?.as_ref(), limit);
+    let page = paginate(containers, after_uuid(after)?.as_ref(), limit);
     Ok(page.map(|uuid, container| container_row(&view, *uuid, container)))
 }
 
 /// The containers.
-pub(super) fn containers(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
-    let page = container_rows(reconciler, query, query.limit()?)?;
+pub(super) fn containers(
+    reconciler: &Reconciler,
+    filter: &ContainerFilter,
+    query: &ListQuery,
+) -> JsonResult {
+    let page = container_rows(reconciler, filter, query.after.as_deref(), query.limit)?;
     Ok(list_response("containers", page, json!({})))
 }
 
@@ -400,14 +388,18 @@ pub(super) fn differences(reconciler: &Reconciler, query: &ListQuery) -> JsonRes
         });
         (*uuid, row)
     });
-    let page = paginate(rows, after_uuid(query)?.as_ref(), query.limit()?);
+    let page = paginate(
+        rows,
+        after_uuid(query.after.as_deref())?.as_ref(),
+        query.limit,
+    );
     let fields = json!({ "skipped": overview.deferred });
     Ok(list_response("differences", page, fields))
 }
 
 /// The queue, failed entries first.
-pub(super) fn queue(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
-    let (entries, length, failing) = reconciler.queued(query.limit()?);
+pub(super) fn queue(reconciler: &Reconciler, limit: usize) -> JsonResult {
+    let (entries, length, failing) = reconciler.queued(limit);
     let now = Instant::now();
     let rows: Vec<_> = entries
         .iter()
@@ -465,5 +457,15 @@ pub(super) fn managers(state: &AdminState) -> Value {
         "serving": ready.unready.is_none(),
         "not_serving_reason": ready.unready,
         "provisioned": ready.provisioned.map(timestamp),
+    })
+}
+
+/// The current problems. Those of containers and sources are known to the leader only.
+pub(super) fn problems(state: &AdminState) -> Value {
+    let leader = state.leader();
+    json!({
+        "problems": problems::find(state),
+        "complete": leader.is_none(),
+        "leader": leader,
     })
 }

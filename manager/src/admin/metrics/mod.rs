@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use crate::containers::Containers;
 use crate::fence::{Fence, Leadership};
 use crate::lead::Readiness;
+use crate::listener::ConnectionMetrics;
 use crate::reconcile::Reconciler;
 use crate::vnc::VncClient;
 use process::ProcessCollector;
@@ -81,6 +82,7 @@ pub(crate) struct MetricSources {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     requests: Requests,
+    connections: ConnectionMetrics,
     registry: Registry,
 }
 
@@ -123,13 +125,24 @@ impl Metrics {
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         let requests = Requests::register(own);
+        let connections = ConnectionMetrics::default();
+        connections.register(own);
         sources.containers.metrics().register(own);
         if let Some(reconciler) = &sources.reconciler {
             reconciler.metrics().register(own);
             own.register_collector(Box::new(StoreCollector(reconciler.clone())));
         }
         own.register_collector(Box::new(sources));
-        Arc::new(Self { requests, registry })
+        Arc::new(Self {
+            requests,
+            connections,
+            registry,
+        })
+    }
+
+    /// The metrics of connections.
+    pub(crate) fn connections(&self) -> &ConnectionMetrics {
+        &self.connections
     }
 
     /// All metrics, in the format that these headers accept.
@@ -239,6 +252,11 @@ impl Collector for MetricSources {
                 "container_histories",
                 "Containers with a history in memory.",
                 self.containers.history().len() as u64,
+            ),
+            (
+                "vnc_up",
+                "Whether the API servers respond.",
+                u64::from(*self.client.available().borrow()),
             ),
             (
                 "leading",

@@ -8,8 +8,7 @@ mod sections;
 
 use std::sync::{Arc, LazyLock};
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -19,12 +18,12 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::json::ListQuery;
+use super::json::ContainerFilter;
 use super::problems;
-use super::state::{AdminState, run_blocking};
+use super::state::{AdminError, AdminState, run_blocking};
+use crate::query::QueryParameters;
 
 const STYLE: &str = include_str!("page.css");
 const CONTAINERS_PER_PAGE: usize = 50;
@@ -40,27 +39,24 @@ static CONTENT_POLICY: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The query of the page's URL.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PageQuery {
     after: Option<String>,
-    network: Option<String>,
-    app: Option<String>,
-    agent: Option<String>,
+    filter: ContainerFilter,
     /// `off`: the page does not refresh itself.
     refresh: Option<String>,
 }
 
 impl PageQuery {
-    /// The query for the containers on the page.
-    fn containers(&self) -> ListQuery {
-        let some = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-        ListQuery {
-            limit: None,
-            after: some(&self.after),
-            network: some(&self.network),
-            app: some(&self.app),
-            agent: some(&self.agent),
-        }
+    fn read(query: Option<&str>) -> Result<Self, AdminError> {
+        let known = [&ContainerFilter::PARAMETERS[..], &["after", "refresh"]].concat();
+        let mut parameters =
+            QueryParameters::parse(query, &known).map_err(AdminError::bad_request)?;
+        Ok(Self {
+            filter: ContainerFilter::read(&mut parameters)?,
+            after: parameters.take("after"),
+            refresh: parameters.take("refresh"),
+        })
     }
 
     fn refreshes(&self) -> bool {
@@ -70,11 +66,13 @@ impl PageQuery {
     /// The URL of the page with the same filter.
     fn link(&self, after: Option<&str>, refreshes: bool) -> String {
         let mut query = form_urlencoded::Serializer::for_suffix(String::from("/?"), 2);
-        let filter = self.containers();
+        let filter = &self.filter;
+        let address = filter.address_text();
         for (key, value) in [
             ("network", filter.network.as_deref()),
             ("app", filter.app.as_deref()),
             ("agent", filter.agent.as_deref()),
+            ("address", address.as_deref()),
             ("after", after),
             ("refresh", (!refreshes).then_some("off")),
         ] {
@@ -92,11 +90,11 @@ impl PageQuery {
 /// `GET /`.
 pub(super) async fn show(
     State(state): State<Arc<AdminState>>,
-    query: Result<Query<PageQuery>, QueryRejection>,
+    RawQuery(query): RawQuery,
 ) -> Response {
-    let rendered = match query {
-        Ok(Query(query)) => run_blocking(state, move |state| render(state, &query)).await,
-        Err(rejection) => Err(rejection.into()),
+    let rendered = match PageQuery::read(query.as_deref()) {
+        Ok(query) => run_blocking(state, move |state| render(state, &query)).await,
+        Err(error) => Err(error),
     };
     match rendered {
         Ok(page) => html_response(StatusCode::OK, page.into_string()),
@@ -143,7 +141,7 @@ fn render(state: &AdminState, query: &PageQuery) -> Markup {
                     }
                 }
                 main {
-                    (sections::problems(&problems))
+                    (sections::problems(state, &problems))
                     @if let Some(reconciler) = state.reconciler.as_deref() {
                         (sections::tiles(state, reconciler))
                         (sections::sources(reconciler))
@@ -184,15 +182,13 @@ mod tests {
 
     #[test]
     fn links_keep_and_escape_the_filter() {
-        let query = PageQuery {
-            app: Some("/a&b=\"<".to_owned()),
-            network: Some(" ".to_owned()),
-            ..PageQuery::default()
-        };
+        let query = PageQuery::read(Some("app=%2Fa%26b%3D%22%3C&network=+&address=10.0.0.7"));
         assert_eq!(
-            query.link(Some("x"), true),
-            "/?app=%2Fa%26b%3D%22%3C&after=x"
+            query.unwrap().link(Some("x"), true),
+            "/?app=%2Fa%26b%3D%22%3C&address=10.0.0.7&after=x"
         );
+        assert!(PageQuery::read(Some("ap=x")).is_err());
+        assert!(PageQuery::read(Some("address=10")).is_err());
         assert_eq!(PageQuery::default().link(None, true), "/");
         assert_eq!(PageQuery::default().link(None, false), "/?refresh=off");
     }

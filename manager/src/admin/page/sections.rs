@@ -18,6 +18,7 @@ const MAX_ROWS: usize = 200;
 /// The title, which shows the number of problems in the browser's tab.
 pub(super) fn title(state: &AdminState, problems: &[Problem]) -> String {
     let status = match problems.len() {
+        0 if state.leader().is_some() => "standby".to_owned(),
         0 => "all is well".to_owned(),
         1 => "1 problem".to_owned(),
         count => format!("{count} problems"),
@@ -39,13 +40,26 @@ pub(super) fn role(state: &AdminState) -> Markup {
     }
 }
 
-/// The current problems.
-pub(super) fn problems(problems: &[Problem]) -> Markup {
+/// The current problems. A standby does not know them all, so it gives no verdict.
+pub(super) fn problems(state: &AdminState, problems: &[Problem]) -> Markup {
     let severe = problems.iter().any(|problem| problem.severe);
+    let leader = state.leader();
     html! {
-        @if problems.is_empty() {
+        @if let Some(leader) = &leader {
+            section #standby {
+                h2 { "This manager is a standby" }
+                p {
+                    "The leader follows the sources and knows the problems: "
+                    @match &leader.page {
+                        Some(page) => a #leader href=(page) rel="noreferrer" { (page) },
+                        None => { code #leader { (leader.url) } ", whose page is on its own machine only" },
+                    }
+                }
+            }
+        }
+        @if problems.is_empty() && leader.is_none() {
             section #problems .all-well { h2 { "All is well" } p.soft { "This manager knows of no problem." } }
-        } @else {
+        } @else if !problems.is_empty() {
             section #problems .severe[severe] .troubled[!severe] {
                 h2 { "Problems " small { (problems.len()) } }
                 ul.problems {
@@ -54,6 +68,14 @@ pub(super) fn problems(problems: &[Problem]) -> Markup {
                             span.tag.bad[problem.severe].warn[!problem.severe] { (problem.kind.replace('-', " ")) }
                             " " b { (problem.subject) }
                             p { (problem.message) }
+                            @if let Some(last) = problem.last {
+                                p.soft {
+                                    @if let Some(first) = problem.first.filter(|first| *first != last) {
+                                        "first " (timestamp(first)) ", "
+                                    }
+                                    "last " (timestamp(last))
+                                }
+                            }
                             p.soft { (problem.todo) }
                         }
                     }
@@ -179,9 +201,10 @@ pub(super) fn containers(
     query: &PageQuery,
     limit: usize,
 ) -> Markup {
-    let filter = query.containers();
-    let filtered = filter.network.is_some() || filter.app.is_some() || filter.agent.is_some();
-    let page = json::container_rows(reconciler, &filter, limit);
+    let filter = &query.filter;
+    let filtered = !filter.is_empty();
+    let after = query.after.as_deref();
+    let page = json::container_rows(reconciler, filter, after, limit);
     html! {
         section #containers {
             h2 {
@@ -192,20 +215,21 @@ pub(super) fn containers(
                 (field("network", "Network", filter.network.as_deref()))
                 (field("app", "App", filter.app.as_deref()))
                 (field("agent", "Agent", filter.agent.as_deref()))
+                (field("address", "Address", filter.address_text().as_deref()))
                 @if !query.refreshes() { input type="hidden" name="refresh" value="off"; }
                 button { "Show" }
                 @if filtered { a href="/#containers" { "show all" } }
             }
             @match &page {
                 Err(_) => p { "There is no such page. " a href="/" { "Back to the first page" } },
-                Ok(page) if page.elements.is_empty() => p.soft { "Ninterface." },
+                Ok(page) if page.elements.is_empty() => p.soft { "None." },
                 Ok(page) => {
                     table {
                         thead { tr { th { "Container" } th { "App" } th { "Agent" } th { "Network" } th { "Addresses" } th { "State" } } }
                         tbody { @for (_, row) in &page.elements { (container(state, reconciler, row)) } }
                     }
                     p.pages {
-                        @if filter.after.is_some() { a href=(query.link(None, query.refreshes())) { "first page" } }
+                        @if after.is_some() { a href=(query.link(None, query.refreshes())) { "first page" } }
                         @if let Some((last, _)) = page.elements.last().filter(|_| page.more) {
                             a #next href={ (query.link(Some(&last.to_string()), query.refreshes())) "#containers" } { "next page" }
                         }
