@@ -62,6 +62,12 @@ impl ApiInventory {
 impl Contrail {
     /// Starts API server and manager on a host, with the test networks.
     pub fn start(host: &Host) -> Result<Self> {
+        Self::start_with(host, "", &[])
+    }
+
+    /// As [`Self::start`], with more tables in the manager's configuration, and with the manager
+    /// run through another command, if there is one.
+    pub fn start_with(host: &Host, tables: &str, command: &[&str]) -> Result<Self> {
         let at = |port| SocketAddr::new(host.address(), port);
         let options = api::Options::default();
         let (_, api) = host.block_on(api::Server::start_on(at(API_PORT), options))?;
@@ -76,11 +82,13 @@ impl Contrail {
              servers = ['http://{}']\n\
              [provision]\n\
              pod_task_subnets = ['10.32.0.0/16']\n\
-             ip_fabric_subnets = ['10.64.0.0/16']\n",
+             ip_fabric_subnets = ['10.64.0.0/16']\n\
+             {tables}",
             at(LEGACY_PORT),
             at(API_PORT),
         );
-        let mut manager = ManagerProcess::new(host, "manager", TOKEN, &config)?;
+        let manager = ManagerProcess::new(host, "manager", TOKEN, &config)?;
+        let mut manager = manager.run_through(command);
         manager.start()?;
         manager.wait_until_leading()?;
         Ok(Self {

@@ -285,7 +285,10 @@ fn invalid_request_is_a_problem(fixture: &Fixture, leader: usize) -> Result<()> 
         &[("networks", "nowhere")],
     )?;
     assert_eq!(response.status, 400, "{}", response.body);
-    fixture.wait_for_metrics(leader, &["containers_failed_total 1"])?;
+    fixture.wait_for_metrics(
+        leader,
+        &["containers_failed_total{cause=\"invalid_request\"} 1"],
+    )?;
     let problems = fixture.wait_for_json(leader, "/v1/problems", |problems| {
         problem(problems, "container-failed").is_some()
     })?;
@@ -353,7 +356,10 @@ fn half_created_container_is_a_problem(fixture: &Fixture, leader: usize) -> Resu
     ensure!(response.status >= 500, "{}", response.body);
     fixture.wait_for_metrics(
         leader,
-        &["containers_unfinished 1", "containers_failed_total 2"],
+        &[
+            "containers_unfinished 1",
+            "containers_failed_total{cause=\"vnc_server_error\"} 1",
+        ],
     )?;
     fixture.wait_for(leader, "/", |page| {
         page.contains("data-kind=\"unfinished\"")
