@@ -163,3 +163,159 @@ fn invalid_request_is_refused_and_leaves_nothing() -> Result<()> {
     }
     operator.host.expect_nothing_since(&before)
 }
+
+/// The same host with another state directory for the same networks.
+fn with_another_state_directory(operator: &Operator, config: &str) -> Result<Operator> {
+    let path = operator.host.directory().join("another.toml");
+    let state = operator.host.directory().join("another");
+    fs::write(
+        &path,
+        format!("state_dir = '{}'\n{config}", state.display()),
+    )?;
+    Ok(Operator {
+        host: operator.host.clone(),
+        config: path,
+    })
+}
+
+#[test]
+fn attach_of_an_id_in_use_leaves_its_container_alone() -> Result<()> {
+    let operator = Operator::new(&format!("{BLUE}{RED}"))?;
+    let host = &operator.host;
+    let another = with_another_state_directory(&operator, &format!("{BLUE}{RED}"))?;
+    host.sh("ip netns add one && ip netns add two")?;
+    let before = host.leftovers()?;
+    operator.succeeds("attach box --netns one --network blue --port 8080:80")?;
+    let attached = host.leftovers()?;
+    let ruleset = host.sh("nft list ruleset")?;
+    for arguments in [
+        "attach box --netns two --network blue",
+        "attach box --netns one --network blue",
+        "attach box --netns two --network red",
+        "attach box --netns two --network blue --port 8080:80",
+        "attach box --netns two --network blue --address 10.32.0.9",
+        "attach box --network blue --dry-run",
+    ] {
+        let text = operator.fails(arguments)?;
+        ensure!(
+            text.contains(
+                "box is attached already (blue eth0 10.32.0.2); contrail-mesos detach box first"
+            ),
+            "{arguments}: {text}"
+        );
+    }
+    for arguments in [
+        "attach box --netns two --network blue",
+        "attach box --netns one --network blue",
+        "attach box --netns two --network red --network blue",
+        "attach box --netns two --network blue --port 8080:80",
+        "attach box --network blue --dry-run",
+        "attach other --netns one --network red",
+    ] {
+        let text = another.fails(arguments)?;
+        ensure!(text.contains("already"), "{arguments}: {text}");
+    }
+    host.expect_nothing_since(&attached)?;
+    assert_eq!(host.sh("nft list ruleset")?, ruleset);
+    host.sh("ping -c 1 -W 5 10.32.0.2")?;
+    ensure!(operator.succeeds("status")?.contains("attached"));
+    let containers = host.directory().join("another/containers");
+    assert_eq!(fs::read_dir(containers)?.count(), 0);
+    // Detached with the state directory with which it was attached, the id is free for the other.
+    operator.succeeds("detach box")?;
+    another.succeeds("attach box --netns two --network blue")?;
+    operator.fails("attach box --netns one --network blue")?;
+    host.sh("ping -c 1 -W 5 10.32.0.2")?;
+    another.succeeds("detach box")?;
+    host.expect_nothing_since(&before)
+}
+
+#[test]
+fn attach_of_an_id_with_a_damaged_checkpoint_is_refused() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let host = &operator.host;
+    host.sh("ip netns add one && ip netns add two")?;
+    operator.succeeds("attach box --netns one --network blue")?;
+    let directory = host.directory().join("state/containers/box");
+    let intent = directory.join("intent.json");
+    let complete = fs::read(&intent)?;
+    let damages: [&dyn Fn() -> Result<()>; 4] = [
+        &|| Ok(fs::write(&intent, &complete[..40])?),
+        &|| Ok(fs::write(&intent, "")?),
+        &|| Ok(fs::write(&intent, "{\"version\":9}")?),
+        &|| {
+            fs::remove_file(&intent)?;
+            host.sh(&format!("mkfifo {}", intent.display())).map(drop)
+        },
+    ];
+    for damage in damages {
+        damage()?;
+        for arguments in [
+            "attach box --netns two --network blue",
+            "attach box --network blue --dry-run",
+        ] {
+            let text = operator.fails(arguments)?;
+            ensure!(text.contains("contrail-mesos detach --force box"), "{text}");
+        }
+        host.sh("ping -c 1 -W 5 10.32.0.2")?;
+    }
+    // Its checkpoint is gone: its interface says that it is attached.
+    fs::remove_dir_all(&directory)?;
+    for arguments in [
+        "attach box --netns two --network blue",
+        "attach box --network blue --dry-run",
+    ] {
+        let text = operator.fails(arguments)?;
+        ensure!(
+            text.contains("the interface eth0 of container box is attached already"),
+            "{text}"
+        );
+    }
+    host.sh("ping -c 1 -W 5 10.32.0.2")?;
+    ensure!(!directory.exists(), "the refused attach left a checkpoint");
+    fs::create_dir(&directory)?;
+    fs::write(&intent, &complete)?;
+    operator.succeeds("detach box")?;
+    Ok(())
+}
+
+#[test]
+fn name_that_is_no_container_id_is_refused() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    operator.host.sh("ip netns add one")?;
+    for name in ["", "a\u{a0}b", "../x", "a/b", "-x", "a\tb", "a\nb"] {
+        // After --, a name that begins with a dash is no option.
+        let text = operator.fails(&format!("attach --netns one --network blue -- {name}"))?;
+        ensure!(
+            text.contains("is no name for a container"),
+            "{name:?}: {text}"
+        );
+    }
+    ensure!(!operator.host.directory().join("state/containers").exists());
+    Ok(())
+}
+
+#[test]
+fn pipes_in_the_state_directory_do_not_block() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let host = &operator.host;
+    let state = host.directory().join("state").display().to_string();
+    host.sh(&format!(
+        "mkdir -p {state}/networks/blue {state}/containers/pipe {state}/contrail/pending-teardown
+         mkfifo {state}/networks/blue/10.32.0.2 {state}/containers/pipe/intent.json \
+                {state}/contrail/pending-teardown/pipe.json
+         ip netns add one && mkfifo /run/netns/pipe"
+    ))?;
+    let text = operator.succeeds("attach box --netns one --network blue")?;
+    ensure!(text.contains("10.32.0.3"), "{text}");
+    let text = operator.fails("attach other --netns one --network blue --address 10.32.0.2")?;
+    ensure!(text.contains("already") || text.contains("taken"), "{text}");
+    operator.fails("attach other --netns pipe --network blue")?;
+    let text = operator.fails("status")?;
+    ensure!(
+        text.contains("not a regular file") && text.contains("10.32.0.3"),
+        "{text}"
+    );
+    operator.succeeds("detach box")?;
+    Ok(())
+}

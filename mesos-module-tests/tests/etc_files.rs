@@ -3,9 +3,9 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use mesos_module_tests::testbed::ClusterBuilder;
-use mesos_module_tests::testbed::agent::{Agent, BLUE};
+use mesos_module_tests::testbed::agent::{self, Agent, BLUE};
 use mesos_module_tests::testbed::framework::{GroupSpec, TaskSpec, TaskState};
+use mesos_module_tests::testbed::{ClusterBuilder, image};
 
 const WITH_DNS: &str = "
 [[network]]
@@ -121,5 +121,104 @@ fn nested_container_has_the_etc_files_of_its_root() -> Result<()> {
     agent.launch_group(group)?;
     let end = agent.ended("nested")?;
     ensure!(end.state == TaskState::TaskFinished, "{end}");
+    agent.end()
+}
+
+#[test]
+fn container_that_fills_its_etc_files_harms_nobody() -> Result<()> {
+    let mut agent = Agent::start(BLUE)?;
+    let used = |agent: &Agent| -> Result<u64> {
+        let text = agent
+            .host()
+            .sh(&format!("du -sk {} | cut -f1", agent.state_dir().display()))?;
+        Ok(text.trim().parse()?)
+    };
+    let before = used(&agent)?;
+    let fill = "head -c 300M /dev/zero >> /etc/hosts; head -c 300M /dev/zero >> /etc/resolv.conf
+                echo filled > filled; sleep 1000";
+    agent.run(
+        TaskSpec::new("greedy", fill)
+            .resources(0.01, 512.0, 0.0)
+            .network("blue"),
+    )?;
+    let work = agent.cluster.work_dir().display().to_string();
+    agent.host().sh(&format!(
+        "for i in $(seq 600); do find {work} -path '*/executors/greedy/*' -name filled | grep -q . && exit 0; sleep 0.1; done; exit 1"
+    ))?;
+    ensure!(
+        used(&agent)? < before + 1024,
+        "the state directory has grown"
+    );
+    // Others are launched, also by the next agent.
+    let check = format!("{OWN_FILES} && sleep 1000 || exit 1");
+    agent.run(TaskSpec::new("beside", &check).network("blue"))?;
+    agent.crash()?;
+    agent.run(TaskSpec::new("after", &check).network("blue"))?;
+    agent.kill("greedy")?;
+    agent.run(TaskSpec::new("later", &check).network("blue"))?;
+    for task in ["beside", "after", "later"] {
+        let end = agent.kill(task)?;
+        ensure!(end.state == TaskState::TaskKilled, "{end}");
+    }
+    agent.end()
+}
+
+#[test]
+fn container_may_write_to_its_etc_files() -> Result<()> {
+    let mut agent = Agent::start(BLUE)?;
+    let write = "echo '192.0.2.99 friend' >> /etc/hosts && echo 'options ndots:3' >> /etc/resolv.conf \
+                 && echo done > done; while ! test -e stop; do sleep 0.1; done; getent hosts friend";
+    agent.run(TaskSpec::new("writer", write).network("blue"))?;
+    agent.crash()?;
+    let work = agent.cluster.work_dir().display().to_string();
+    agent.host().sh(&format!(
+        "for i in $(seq 300); do f=$(find {work} -path '*/executors/writer/*' -name done ! -path '*/latest/*' | head -n 1)
+           test -n \"$f\" && touch $(dirname $f)/stop && exit 0; sleep 0.1; done; exit 1"
+    ))?;
+    let end = agent.ended("writer")?;
+    ensure!(end.state == TaskState::TaskFinished, "{end}");
+    ensure!(!fs::read_to_string("/etc/hosts")?.contains("friend"));
+    agent.end()
+}
+
+#[test]
+fn directory_in_place_of_etc_hosts_is_named_in_the_error() -> Result<()> {
+    let agent = Agent::start_with(BLUE, ClusterBuilder::images)?;
+    let root = tempfile::tempdir()?;
+    image::rootfs(root.path())?;
+    fs::remove_file(root.path().join("etc/hosts"))?;
+    fs::create_dir(root.path().join("etc/hosts"))?;
+    image::pack(root.path(), "odd", &agent.cluster.images())?;
+    let task = TaskSpec::new("odd", "true").image("odd").network("blue");
+    let message = agent.refused(task)?;
+    ensure!(
+        message.contains("etc/hosts") && message.contains("it is a directory"),
+        "{message}"
+    );
+    agent.expect_no_container()?;
+    agent.end()
+}
+
+#[test]
+fn stub_resolver_of_the_host_is_replaced_by_the_real_servers() -> Result<()> {
+    let host = agent::host()?;
+    let file = host.directory().join("resolv.conf");
+    fs::write(&file, "nameserver 127.0.0.53\noptions edns0\nsearch .\n")?;
+    host.sh(&format!(
+        "mount --bind {} /etc/resolv.conf && mkdir -p /run/systemd/resolve
+         echo 'nameserver 192.0.2.153' > /run/systemd/resolve/resolv.conf",
+        file.display()
+    ))?;
+    let agent = Agent::start_on(host, BLUE, |cluster| cluster)?;
+    let only = "test \"$(grep nameserver /etc/resolv.conf)\" = 'nameserver 192.0.2.153'";
+    agent.passes(TaskSpec::new("real", only).network("blue"))?;
+    ensure!(!agent.cluster.log()?.contains("containers resolve no names"));
+    // Without the file of systemd-resolved there is none, and the log says so.
+    agent.host().sh("rm -r /run/systemd")?;
+    let none = "! grep -q nameserver /etc/resolv.conf && grep -q 'options edns0' /etc/resolv.conf";
+    agent.passes(TaskSpec::new("none", none).network("blue"))?;
+    ensure!(agent.cluster.log()?.contains("containers resolve no names"));
+    // The host's own network has the host's stub.
+    agent.passes(TaskSpec::new("host", "grep -q 127.0.0.53 /etc/resolv.conf"))?;
     agent.end()
 }

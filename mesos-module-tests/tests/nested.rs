@@ -94,6 +94,38 @@ fn nested_container_can_have_its_own_networks() -> Result<()> {
 }
 
 #[test]
+fn last_update_of_a_nested_task_shows_its_own_network() -> Result<()> {
+    let agent = Agent::start(&format!("{BLUE}{RED}"))?;
+    // How it ends, and whether it is killed.
+    for (command, state) in [
+        ("sleep 1", TaskState::TaskFinished),
+        ("sleep 1; exit 3", TaskState::TaskFailed),
+        ("sleep 1000", TaskState::TaskKilled),
+    ] {
+        let id = format!("{state:?}");
+        let group = GroupSpec::new(&format!("pod-{id}"))
+            .network("blue")
+            .task(TaskSpec::new(&id, command).network("red"));
+        agent.launch_group(group)?;
+        let running = agent.running(&id)?;
+        ensure!(
+            running.addresses()[0].to_string().starts_with("10.33.0."),
+            "{running}"
+        );
+        let end = if state == TaskState::TaskKilled {
+            agent.kill(&id)?
+        } else {
+            agent.ended(&id)?
+        };
+        ensure!(end.state == state, "{end}");
+        assert_eq!(end.addresses(), running.addresses(), "{id}");
+        assert_eq!(end.labels, running.labels, "{id}");
+        assert_eq!(end.labels["contrail-mesos/eth0/network"], "red");
+    }
+    agent.end()
+}
+
+#[test]
 fn pod_without_network_is_on_the_host_network() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let own = agent.host().sh("readlink /proc/self/ns/net")?;
@@ -119,5 +151,50 @@ fn pod_survives_agent_crashes() -> Result<()> {
     agent.host().sh(&format!("ping -c 1 -W 5 {}", before[0]))?;
     let end = agent.kill("one")?;
     ensure!(end.state == TaskState::TaskKilled, "{end}");
+    agent.end()
+}
+
+/// A network without any other host.
+const NONE: &str = "[[network]]\nname = 'none'\nprovider = 'none'\n";
+
+#[test]
+fn network_of_provider_none_has_a_loopback_interface_only() -> Result<()> {
+    let mut agent = Agent::start(&format!("{NONE}{BLUE}"))?;
+    // An executor must reach the agent, so it stays on another network.
+    let check = "test \"$(ls /proc/sys/net/ipv4/conf | sort | tr '\\n' ' ')\" = 'all default lo ' \
+                 && ping -c 1 -W 5 127.0.0.1 && ! ping -c 1 -W 1 192.0.2.1 \
+                 && grep -q localhost /etc/hosts && sleep 1000";
+    let group = GroupSpec::new("pod").task(TaskSpec::new("alone", check).network("none"));
+    agent.launch_group(group)?;
+    let running = agent.running("alone")?;
+    assert_eq!(running.network_infos.len(), 1, "{running}");
+    assert_eq!(running.network_infos[0]["name"], "none");
+    ensure!(running.addresses().is_empty(), "{running}");
+    assert_eq!(running.labels["contrail-mesos/lo/network"], "none");
+    ensure!(!running.labels.contains_key("contrail-mesos/lo/mac"));
+    agent.crash()?;
+    let end = agent.kill("alone")?;
+    ensure!(end.state == TaskState::TaskKilled, "{end}");
+    for (networks, expected) in [
+        (
+            json!([{ "name": "none" }, { "name": "blue" }]),
+            "on no other network",
+        ),
+        (
+            json!([{ "name": "none", "port_mappings": [{ "host_port": 31080, "container_port": 80 }] }]),
+            "a port was to be mapped",
+        ),
+        (
+            json!([{ "name": "none", "ip_addresses": [{ "ip_address": "10.0.0.1" }] }]),
+            "has no addresses",
+        ),
+    ] {
+        let container = json!({ "type": "MESOS", "network_infos": networks });
+        let message = agent.refused(TaskSpec::new(expected, "true").set("container", container))?;
+        ensure!(
+            message.contains(expected),
+            "{expected:?} is not in {message}"
+        );
+    }
     agent.end()
 }

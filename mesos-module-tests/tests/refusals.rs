@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use mesos_module_tests::testbed::agent::{Agent, BLUE, RED, address};
-use mesos_module_tests::testbed::framework::TaskSpec;
+use mesos_module_tests::testbed::framework::{TaskSpec, TaskState};
 use serde_json::{Value, json};
 
 /// Checks that every request is refused with its message, in one line, and that the agent and a
@@ -207,5 +207,86 @@ fn refused_network_releases_the_other_one() -> Result<()> {
     let running = agent.run(TaskSpec::new("good", "sleep 1000").network("blue"))?;
     address(&running)?;
     agent.kill("good")?;
+    agent.end()
+}
+
+/// A Contrail network whose managers are never asked.
+const CONTRAIL: &str = "[contrail]\nmanagers = ['192.0.2.250']\n[[network]]\nname = 'contrail'\nprovider = 'contrail'\n";
+
+fn label(network: &str, key: &str, value: &str) -> Value {
+    let labels = json!({ "labels": [{ "key": key, "value": value }] });
+    on(json!([{ "name": network, "labels": labels }]))
+}
+
+#[test]
+fn more_than_a_container_can_have_is_refused() -> Result<()> {
+    let networks: Vec<Value> = (0..17)
+        .map(|index| json!({ "name": format!("n{index}") }))
+        .collect();
+    let addresses: Vec<Value> = (0..65)
+        .map(|index| json!({ "ip_address": format!("10.32.0.{}", index + 100) }))
+        .collect();
+    let ports: Vec<Value> = (0..257)
+        .map(|index| json!({ "host_port": 31000 + index, "container_port": 80 }))
+        .collect();
+    refuses(
+        &format!("{BLUE}{CONTRAIL}"),
+        vec![
+            (
+                on(json!(networks)),
+                "requests 17 networks; a container can have at most 16",
+            ),
+            (
+                on_blue("ip_addresses", json!(addresses)),
+                "requests 65 addresses; a container can request at most 64",
+            ),
+            (
+                on_blue("port_mappings", json!(ports)),
+                "maps 257 ports; a container can map at most 256",
+            ),
+            (
+                label("contrail", "networks", &",".repeat(16)),
+                "the label networks lists 17 networks",
+            ),
+            (
+                label("contrail", "networks", &",".repeat(65_000)),
+                "lists 65001 networks",
+            ),
+            (
+                label("blue", "k", &"v".repeat(256 << 10)),
+                "bytes of labels and groups",
+            ),
+        ],
+    )
+}
+
+#[test]
+fn large_label_costs_neither_memory_nor_other_launches() -> Result<()> {
+    let agent = Agent::start(&format!("{BLUE}{CONTRAIL}"))?;
+    let peak = || -> Result<u64> {
+        let pid = agent.cluster.pid().unwrap_or_default();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        Ok(kibibytes.unwrap_or_default())
+    };
+    agent.passes(TaskSpec::new("first", "true").network("blue"))?;
+    let before = peak()?;
+    for index in 0..4 {
+        let large = label("contrail", "networks", &",n".repeat(128 << 10));
+        agent.launch(TaskSpec::new(&format!("large{index}"), "true").set("container", large))?;
+        agent.launch(TaskSpec::new(&format!("beside{index}"), "true").network("blue"))?;
+    }
+    for index in 0..4 {
+        let end = agent.ended(&format!("beside{index}"))?;
+        ensure!(end.state == TaskState::TaskFinished, "{end}");
+        let end = agent.ended(&format!("large{index}"))?;
+        ensure!(end.message.contains("bytes of labels"), "{end}");
+    }
+    let grown = peak()?.saturating_sub(before);
+    ensure!(
+        grown < 256 << 10,
+        "the agent's memory has grown by {grown} KiB"
+    );
     agent.end()
 }

@@ -76,6 +76,20 @@ impl Default for Deadlines {
 }
 
 impl Config {
+    /// Whether there are networks whose containers get the host's resolver configuration.
+    #[must_use]
+    pub fn uses_host_resolver(&self) -> bool {
+        self.networks.iter().any(|network| match network.provider {
+            NetworkProvider::Bridge(_) => network
+                .dns
+                .as_ref()
+                .or(self.dns.as_ref())
+                .is_none_or(|dns| dns.nameservers.is_empty()),
+            // Contrail and the plugins may provide name servers; without a network nothing resolves.
+            NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) | NetworkProvider::None => false,
+        })
+    }
+
     /// The network of that name.
     #[must_use]
     pub fn network(&self, name: &str) -> Option<&Network> {

@@ -8,10 +8,11 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::join_all;
+use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
@@ -21,15 +22,17 @@ use super::checkpoint::{
 };
 use super::error::IsolatorError;
 use super::etc_files;
+use super::etc_storage::EtcStorage;
 pub use super::target::Target;
 use super::target::{Namespaces, pin};
 use crate::config::{Config, Dns, NetworkProvider};
 use crate::net::links;
 use crate::net::netns::{self, handles};
 use crate::network_request::ContainerRequest;
+use crate::proto::mesos::slave::ContainerMountInfo;
 use crate::provider::{
     Attachment, Intent, LostInterface, NetworkRequest, ProviderError, ProviderErrors, Providers,
-    Statistics,
+    Statistics, instance_tag,
 };
 use contrail_mesos_api::container::ContainerId;
 
@@ -37,6 +40,7 @@ use contrail_mesos_api::container::ContainerId;
 pub struct Attacher {
     providers: Arc<Providers>,
     checkpoints: Checkpoints,
+    etc_storage: EtcStorage,
     netns_dir: PathBuf,
     /// Intents that are being written to the disk.
     syncs: Mutex<HashMap<ContainerId, IntentSync>>,
@@ -54,6 +58,11 @@ impl Attacher {
         Ok(Self {
             providers: Arc::new(providers),
             checkpoints: Checkpoints::new(&config.state_dir),
+            etc_storage: EtcStorage::new(
+                &config.netns_dir,
+                &config.state_dir,
+                &instance_tag(&config.state_dir),
+            ),
             netns_dir: config.netns_dir.clone(),
             syncs: Mutex::default(),
         })
@@ -112,8 +121,9 @@ impl Attacher {
         Ok(())
     }
 
-    /// Refuses a namespace that cannot be attached as this container: the host's, one that has one of
-    /// the interfaces already, and one of another container with the same id. Changes nothing.
+    /// Refuses a namespace that cannot be attached as this container: the host's, one of another
+    /// container with the same id, and one that has an interface already which plugins would then
+    /// remove with their own. Changes nothing.
     pub async fn check_target(
         &self,
         request: &ContainerRequest,
@@ -146,7 +156,7 @@ impl Attacher {
         let interfaces: Vec<String> = request
             .networks
             .iter()
-            .filter(|network| network.network.provider != NetworkProvider::None)
+            .filter(|network| matches!(network.network.provider, NetworkProvider::Cni(_)))
             .map(|network| network.interface.clone())
             .collect();
         let existing = netns::run_in(network, move || {
@@ -291,10 +301,66 @@ impl Attacher {
             None => intents(checkpoint).map(|intent| &intent.dns).collect(),
         };
         let dns = etc_files::merge(dns);
-        let directory = self.checkpoints.directory(&checkpoint.container);
         let hostname = checkpoint.hostname.clone();
-        spawn_blocking(move || etc_files::write(&directory, &hostname, &addresses, &dns)).await??;
+        let container = checkpoint.container.clone();
+        let in_state_dir = self.checkpoints.directory(&container);
+        // An operator's namespace does not see the files.
+        let storage = (checkpoint.owner == Owner::Agent && !in_state_dir.join("hosts").exists())
+            .then(|| self.etc_storage.clone());
+        spawn_blocking(move || {
+            let write =
+                |directory: &Path| etc_files::write(directory, &hostname, &addresses, &dns);
+            let Some(storage) = storage else {
+                return write(&in_state_dir);
+            };
+            let written = storage
+                .create(&container)
+                .and_then(|directory| write(&directory));
+            match written {
+                Err(error) if error.is_full() || storage.find(&container).is_none() => {
+                    log::warn!(
+                        container:% = container, error:% = error;
+                        "the container's files below /etc are read-only; has a container filled its own?"
+                    );
+                    storage.remove(&container)?;
+                    write(&in_state_dir)
+                }
+                written => written,
+            }
+        })
+        .await??;
         Ok(())
+    }
+
+    /// The mounts that put the container's files below /etc in their place; none if it has no files.
+    pub(super) fn etc_mounts(
+        &self,
+        container: &ContainerId,
+        rootfs: Option<&Path>,
+    ) -> Result<Vec<ContainerMountInfo>, IsolatorError> {
+        if let Some(directory) = self.etc_storage.find(container) {
+            return Ok(etc_files::mounts(&directory, rootfs, false)?);
+        }
+        let directory = self.checkpoints.directory(container);
+        if directory.join("hosts").exists() {
+            return Ok(etc_files::mounts(&directory, rootfs, true)?);
+        }
+        Ok(vec![])
+    }
+
+    /// Writes the container's files below /etc again if they are gone, as if the agent's mount
+    /// namespace has ended with an earlier agent. Nested containers need them.
+    pub(super) async fn restore_etc_files(
+        &self,
+        checkpoint: &Checkpoint,
+        attachments: Option<&[Attachment]>,
+    ) -> Result<(), IsolatorError> {
+        let container = &checkpoint.container;
+        let in_state_dir = self.checkpoints.directory(container);
+        if self.etc_storage.find(container).is_some() || in_state_dir.join("hosts").exists() {
+            return Ok(());
+        }
+        self.write_etc_files(checkpoint, attachments).await
     }
 
     /// Attaches the container to its networks, sets its hostname and pins its network namespace.
@@ -397,11 +463,13 @@ impl Attacher {
         with_checkpoint: bool,
     ) -> Result<(), IsolatorError> {
         let checkpoints = self.checkpoints.clone();
+        let etc_storage = self.etc_storage.clone();
         let container = container.clone();
         spawn_blocking(move || {
             if let Some(handle) = handle {
                 handles::unpin(&handle)?;
             }
+            etc_storage.remove(&container)?;
             if with_checkpoint {
                 checkpoints.remove(&container)?;
             }
@@ -410,26 +478,116 @@ impl Attacher {
         .await?
     }
 
+    /// Whether there is a handle to the namespace of this container, or a record of its plugins.
+    pub(super) async fn has_traces(&self, container: &ContainerId) -> bool {
+        let handle = self.handle_path(container);
+        let (providers, container) = (Arc::clone(&self.providers), container.clone());
+        spawn_blocking(move || handles::is_handle(&handle) || providers.has_record(&container))
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Leases the addresses that a container without a checkpoint has, on every network whose subnet
+    /// they are in.
+    pub(super) async fn hold_addresses(
+        &self,
+        container: &ContainerId,
+        interfaces: &HashMap<String, Vec<IpNet>>,
+        config: &Config,
+    ) -> Result<(), IsolatorError> {
+        let mut leases = Vec::new();
+        for network in &config.networks {
+            for (interface, addresses) in interfaces {
+                let inside: Vec<IpAddr> = addresses
+                    .iter()
+                    .map(IpNet::addr)
+                    .filter(|address| network.subnets().iter().any(|net| net.contains(address)))
+                    .collect();
+                leases.push((network.name.clone(), interface.clone(), inside));
+            }
+        }
+        let (providers, container) = (Arc::clone(&self.providers), container.clone());
+        spawn_blocking(move || {
+            ProviderErrors::collect_results(
+                leases
+                    .iter()
+                    .filter(|(.., addresses)| !addresses.is_empty())
+                    .map(|(network, interface, addresses)| {
+                        providers.hold_addresses(network, &container, interface, addresses)
+                    }),
+            )
+        })
+        .await??;
+        Ok(())
+    }
+
+    /// Removes the handles of containers that have neither a checkpoint nor a process, and that this
+    /// instance attached: `containers`, by the file names that the aliases of their links have.
+    pub(super) async fn remove_handles(
+        &self,
+        containers: HashSet<String>,
+    ) -> Result<(), IsolatorError> {
+        let netns_dir = self.netns_dir.clone();
+        spawn_blocking(move || {
+            for name in containers {
+                let handle = netns_dir.join(&name);
+                if handles::is_handle(&handle) {
+                    log::warn!(
+                        "removing the handle {}, whose container is gone",
+                        handle.display()
+                    );
+                    handles::unpin(&handle)?;
+                }
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// The containers of the agent that links of this instance name, by their file names. Those of
+    /// operators are left out: a namespace with that name is the operator's.
+    pub(super) async fn containers_of_links(&self) -> Result<HashSet<String>, IsolatorError> {
+        let providers = Arc::clone(&self.providers);
+        let mut names = spawn_blocking(move || providers.containers_of_links())
+            .await?
+            .map_err(ProviderErrors::from)?;
+        names.retain(|name| is_agents_id(name));
+        Ok(names)
+    }
+
     /// Removes what is ours by name and belongs neither to a container of `keep` nor to an
     /// operator's attachment: what is left of a container whose checkpoint is lost.
     pub async fn sweep(&self, keep: &HashSet<ContainerId>) -> Result<(), IsolatorError> {
         let checkpoints = self.checkpoints.clone();
         let stored = spawn_blocking(move || checkpoints.load_all()).await??;
         let mut known = Vec::new();
+        let mut names: HashSet<String> = keep.iter().map(ContainerId::file_name).collect();
         let mut without_checkpoint = keep.clone();
         for stored in stored {
             let StoredCheckpoint::Intact { checkpoint, .. } = stored else {
                 continue;
             };
+            names.insert(checkpoint.container.file_name());
             let is_kept = without_checkpoint.remove(&checkpoint.container);
             if is_kept || checkpoint.owner == Owner::Operator {
                 known.extend(intents(&checkpoint).cloned());
             }
         }
-        self.providers
+        let swept = self
+            .providers
             .sweep(&known, &without_checkpoint)
             .await
-            .map_err(IsolatorError::Provider)
+            .map_err(IsolatorError::Provider);
+        let etc_storage = self.etc_storage.clone();
+        let removed = spawn_blocking(move || etc_storage.retain(&names))
+            .await?
+            .map_err(IsolatorError::EtcFiles);
+        IsolatorError::combine(
+            [swept, removed]
+                .into_iter()
+                .filter_map(Result::err)
+                .collect(),
+        )
     }
 
     /// Like [`Attacher::detach`], for a container whose checkpoint is lost or cannot be read: removes
@@ -481,6 +639,12 @@ impl Attacher {
     }
 }
 
+/// Whether a container's file name is that of an agent's container: its top-level part is a UUID.
+fn is_agents_id(file_name: &str) -> bool {
+    let top_level = file_name.split('.').next().unwrap_or_default();
+    uuid::Uuid::try_parse(top_level).is_ok()
+}
+
 /// Refuses a container that is attached already, by any instance. Blocks.
 fn check_unused(providers: &Providers, networks: &[NetworkRequest]) -> Result<(), IsolatorError> {
     ProviderErrors::collect_results(
@@ -501,11 +665,11 @@ fn addresses(checkpoint: &Checkpoint, attachments: Option<&[Attachment]>) -> Vec
         Some(attachments) => attachments
             .iter()
             .flat_map(|attached| &attached.addresses)
-            .map(ipnet::IpNet::addr)
+            .map(IpNet::addr)
             .collect(),
         None => intents(checkpoint)
             .flat_map(|intent| &intent.addresses)
-            .map(ipnet::IpNet::addr)
+            .map(IpNet::addr)
             .collect(),
     }
 }

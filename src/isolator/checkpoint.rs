@@ -297,6 +297,12 @@ impl Checkpoints {
         }
     }
 
+    /// The state directory.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
     /// The container's directory.
     #[must_use]
     pub fn directory(&self, container: &ContainerId) -> PathBuf {

@@ -1,14 +1,16 @@
 //! A container's `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`.
 //!
-//! A container with networks of its own has its own files, in its checkpoint directory. The
-//! agent's launch helper binds them over the container's, so nothing is executed here and the
+//! A container with networks of its own has its own files (see `etc_storage` for where). The agent's
+//! launch helper binds them over the container's, so nothing is executed here and the
 //! host's files do not change.
 //!
 //! Invariant: a root filesystem comes from an image and is not trusted. No symbolic link in it is
 //! followed.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::hash::Hash;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -20,6 +22,7 @@ use nix::mount::MsFlags;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::host_resolver;
 use crate::config::Dns;
 use crate::proto::mesos::slave::ContainerMountInfo;
 
@@ -30,27 +33,41 @@ const FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}: {source}", path = path.display())]
 pub struct EtcFilesError {
-    action: &'static str,
-    path: PathBuf,
+    pub(super) action: &'static str,
+    pub(super) path: PathBuf,
     #[source]
-    source: io::Error,
+    pub(super) source: io::Error,
+}
+
+impl EtcFilesError {
+    /// Whether there is no space left.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
 }
 
 /// Writes the three files into `directory`. In place, so that a file that is already bound changes
-/// under its mount. Without a name server in `dns`, `resolv.conf` is a copy of the host's.
+/// under its mount. Without a name server in `dns`, `resolv.conf` is that of the host, as far as it
+/// works in a container.
 pub(super) fn write(
     directory: &Path,
     hostname: &str,
     addresses: &[IpAddr],
     dns: &Dns,
 ) -> Result<(), EtcFilesError> {
-    let host_resolver = Path::new("/etc/resolv.conf");
     let resolv_conf = if dns.nameservers.is_empty() {
-        fs::read(host_resolver).map_err(|source| EtcFilesError {
+        let resolver = host_resolver::read().map_err(|source| EtcFilesError {
             action: "read the resolver configuration for a container without name servers,",
-            path: host_resolver.to_owned(),
+            path: PathBuf::from("/etc/resolv.conf"),
             source,
-        })?
+        })?;
+        if let Some(problem) = resolver.problem {
+            log::warn!("{problem}");
+        }
+        resolver.contents
     } else {
         resolv_conf(dns).into_bytes()
     };
@@ -102,18 +119,20 @@ fn resolv_conf(dns: &Dns) -> String {
 /// The resolver configuration of a container on several networks. As in `network/cni`, lists are
 /// joined without duplicates, and the last network's domain wins.
 pub(super) fn merge<'a>(all: impl IntoIterator<Item = &'a Dns>) -> Dns {
-    fn join<T: Clone + PartialEq>(into: &mut Vec<T>, from: &[T]) {
-        for item in from {
-            if !into.contains(item) {
-                into.push(item.clone());
-            }
+    /// The items of all lists, each once.
+    struct Joined<'a, T>(HashSet<&'a T>);
+    impl<'a, T: Clone + Eq + Hash> Joined<'a, T> {
+        fn extend(&mut self, into: &mut Vec<T>, from: &'a [T]) {
+            into.extend(from.iter().filter(|item| self.0.insert(item)).cloned());
         }
     }
     let mut merged = Dns::default();
+    let mut nameservers = Joined(HashSet::new());
+    let (mut search, mut options) = (Joined(HashSet::new()), Joined(HashSet::new()));
     for dns in all {
-        join(&mut merged.nameservers, &dns.nameservers);
-        join(&mut merged.search, &dns.search);
-        join(&mut merged.options, &dns.options);
+        nameservers.extend(&mut merged.nameservers, &dns.nameservers);
+        search.extend(&mut merged.search, &dns.search);
+        options.extend(&mut merged.options, &dns.options);
         merged.domain = dns.domain.clone().or(merged.domain);
     }
     merged
@@ -124,18 +143,24 @@ pub(super) fn merge<'a>(all: impl IntoIterator<Item = &'a Dns>) -> Dns {
 pub(super) fn mounts(
     directory: &Path,
     rootfs: Option<&Path>,
+    is_read_only: bool,
 ) -> Result<Vec<ContainerMountInfo>, EtcFilesError> {
+    let flags = if is_read_only {
+        MsFlags::MS_BIND | MsFlags::MS_RDONLY
+    } else {
+        MsFlags::MS_BIND
+    };
     let mut mounts = Vec::new();
     for name in FILES {
         let source = directory.join(name);
         let on_host = Path::new("/etc").join(name);
         // The launch helper would create a missing target on the host.
         if on_host.exists() {
-            mounts.push(bind(&source, &on_host, MsFlags::MS_BIND));
+            mounts.push(bind(&source, &on_host, flags));
         }
         if let Some(rootfs) = rootfs {
             let target = target_in(rootfs, name)?;
-            mounts.push(bind(&source, &target, MsFlags::MS_BIND));
+            mounts.push(bind(&source, &target, flags));
         }
     }
     Ok(mounts)
@@ -174,41 +199,56 @@ fn bind(source: &Path, target: &Path, flags: MsFlags) -> ContainerMountInfo {
 /// host.
 fn target_in(rootfs: &Path, name: &str) -> Result<PathBuf, EtcFilesError> {
     let path = rootfs.join("etc").join(name);
-    ensure_regular_file(rootfs, name).map_err(|errno| EtcFilesError {
-        action: "create a regular file in the image at",
+    ensure_regular_file(rootfs, name).map_err(|source| EtcFilesError {
+        action: "bind the container's own file over that of the image,",
         path: path.clone(),
-        source: errno.into(),
+        source,
     })?;
     Ok(path)
 }
 
-fn ensure_regular_file(rootfs: &Path, name: &str) -> nix::Result<()> {
+fn ensure_regular_file(rootfs: &Path, name: &str) -> io::Result<()> {
     let directory = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let root = open(rootfs, directory, Mode::empty())?;
     match mkdirat(&root, "etc", Mode::from_bits_truncate(0o755)) {
         Ok(()) | Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(errno),
+        Err(errno) => return Err(errno.into()),
     }
-    let etc = openat(&root, "etc", directory, Mode::empty())?;
+    let etc = openat(&root, "etc", directory, Mode::empty()).map_err(|errno| match errno {
+        Errno::ENOTDIR | Errno::ELOOP => {
+            invalid_image("etc is no directory; the image must have a directory there, or nothing")
+        }
+        errno => errno.into(),
+    })?;
     match fstatat(&etc, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) if kind(&stat) == SFlag::S_IFREG => Ok(()),
         Ok(stat) if kind(&stat) == SFlag::S_IFLNK => {
             unlinkat(&etc, name, UnlinkatFlags::NoRemoveDir)?;
             create(&etc, name)
         }
-        Ok(_) => Err(Errno::EINVAL),
+        Ok(stat) if kind(&stat) == SFlag::S_IFDIR => Err(invalid_image(
+            "it is a directory; the image must have a file there, or nothing",
+        )),
+        Ok(_) => Err(invalid_image(
+            "it is no regular file; the image must have a file there, or nothing",
+        )),
         Err(Errno::ENOENT) => create(&etc, name),
-        Err(errno) => Err(errno),
+        Err(errno) => Err(errno.into()),
     }
+}
+
+fn invalid_image(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }
 
-fn create(etc: &OwnedFd, name: &str) -> nix::Result<()> {
+fn create(etc: &OwnedFd, name: &str) -> io::Result<()> {
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-    openat(etc, name, flags, Mode::from_bits_truncate(0o644)).map(drop)
+    openat(etc, name, flags, Mode::from_bits_truncate(0o644))?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -269,6 +309,18 @@ mod tests {
         symlink(outside.path(), rootfs.path().join("etc")).expect("a link");
         target_in(rootfs.path(), "hosts").expect_err("a symbolic link at etc is refused");
         assert!(!outside.path().join("hosts").exists());
+    }
+
+    #[test]
+    fn directory_in_place_of_a_file_is_named_as_the_reason() {
+        let rootfs = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(rootfs.path().join("etc/hosts")).expect("a directory");
+        let error = target_in(rootfs.path(), "hosts").expect_err("a directory is refused");
+        let message = error.to_string();
+        assert!(
+            message.contains("etc/hosts") && message.contains("it is a directory"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -17,10 +17,13 @@ pub mod checkpoint;
 mod container;
 mod error;
 mod etc_files;
+mod etc_storage;
 mod hook;
+pub mod host_resolver;
 mod launch;
 mod recover;
 mod target;
+mod unknown;
 
 use std::borrow::Borrow as _;
 use std::path::Path;
@@ -32,9 +35,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::attacher::{Attacher, Target};
 use self::checkpoint::{Checkpoint, ExecutorKey, Owner};
-use self::container::{Container, Containers, NetworkState, lock};
+use self::container::{Container, Containers, NamespaceOwner, NetworkState, lock};
 pub use self::error::IsolatorError;
-use crate::config::{ConfigError, ConfigProblem, Deadlines, Source};
+use crate::config::{Config, ConfigError, ConfigProblem, Deadlines, Source};
 use crate::network_request;
 use crate::proto::mesos::slave::{
     ContainerClass, ContainerConfig, ContainerLaunchInfo, ContainerLimitation,
@@ -74,6 +77,7 @@ impl Isolator {
         for problem in &config.cni_problems {
             log::warn!("{problem}");
         }
+        report_start(&config, &source);
         let (sender, lost) = unbounded_channel();
         let attacher = Attacher::new(&config, sender).map_err(|error| ConfigError {
             problems: vec![isolator_problem(error.to_string())],
@@ -92,13 +96,8 @@ impl Isolator {
         lock(&self.containers).get(id.borrow()).cloned()
     }
 
-    /// The container whose network namespace `id` is in: itself, or its nearest ancestor that has
-    /// networks of its own.
-    fn namespace_owner(&self, id: &ContainerId) -> Option<Arc<Container>> {
-        let containers = lock(&self.containers);
-        id.with_ancestors()
-            .find_map(|parts| containers.get(parts))
-            .cloned()
+    fn namespace_owner(&self, id: &ContainerId) -> Option<NamespaceOwner> {
+        lock(&self.containers).namespace_owner(id)
     }
 
     fn executor_container(&self, executor: &ExecutorKey) -> Option<Arc<Container>> {
@@ -183,8 +182,8 @@ impl Isolator {
             .await?;
         container.state().checkpoint = Some(checkpoint.clone());
         self.attacher.write_etc_files(&checkpoint, None).await?;
-        let directory = self.attacher.checkpoints().directory(&container.id);
-        let mounts = etc_files::mounts(&directory, launch::rootfs(container_config).as_deref())?;
+        let rootfs = launch::rootfs(container_config);
+        let mounts = self.attacher.etc_mounts(&container.id, rootfs.as_deref())?;
         log::info!(container:% = container.id; "prepared: {}", summary(&checkpoint));
         Ok(launch::own_networks(mounts))
     }
@@ -200,11 +199,12 @@ impl Isolator {
             return prepare_host_network(config);
         };
         // A DEBUG container also shares its parent's mounts, where the files already are.
-        let directory = self.attacher.checkpoints().directory(&owner.id);
-        let mounts = if is_debug || !directory.join("hosts").exists() {
-            vec![]
-        } else {
-            etc_files::mounts(&directory, launch::rootfs(config).as_deref())?
+        let mounts = match owner {
+            NamespaceOwner::Tracked(owner) if !is_debug => {
+                let rootfs = launch::rootfs(config);
+                self.attacher.etc_mounts(&owner.id, rootfs.as_deref())?
+            }
+            NamespaceOwner::Tracked(_) | NamespaceOwner::Ended(_) => vec![],
         };
         Ok(Some(launch::joining(mounts)))
     }
@@ -259,8 +259,12 @@ impl Isolator {
                     .detach_without_checkpoint(&container.id, true)
                     .await?;
             }
+            let ended = container.ended();
             *container.state() = NetworkState::default();
             isolator.remove(&container.id);
+            if container.id.depth() > 0 {
+                lock(&isolator.containers).insert_ended(container.id.clone(), ended);
+            }
             Ok(())
         })
         .await;
@@ -271,8 +275,11 @@ impl Isolator {
     /// The addresses of the container, or of the one whose network it shares.
     #[must_use]
     pub fn status(&self, id: &ContainerId) -> ContainerStatus {
-        self.namespace_owner(id)
-            .map_or_else(ContainerStatus::default, |owner| owner.status())
+        match self.namespace_owner(id) {
+            Some(NamespaceOwner::Tracked(owner)) => owner.status(),
+            // The hook adds what it had.
+            Some(NamespaceOwner::Ended(_)) | None => ContainerStatus::default(),
+        }
     }
 
     /// Completes when the container loses its network, with the reason to end the container.
@@ -377,6 +384,29 @@ async fn limit_lost(isolator: Weak<Isolator>, mut lost: UnboundedReceiver<LostIn
             log::error!(container:% = container.id; "network lost: {message}");
             container.lost.send_replace(Some(message));
         }
+    }
+}
+
+/// Logs one line on what the agent runs with, and what is wrong with the host.
+fn report_start(config: &Config, source: &Source) {
+    let names: Vec<&str> = config
+        .networks
+        .iter()
+        .map(|network| network.name.as_str())
+        .collect();
+    log::info!(
+        "contrail-mesos {} starts with the state directory {}, the configuration {} and {} network{}: {}",
+        env!("CARGO_PKG_VERSION"),
+        config.state_dir.display(),
+        source.path().display(),
+        names.len(),
+        if names.len() == 1 { "" } else { "s" },
+        names.join(", ")
+    );
+    if config.uses_host_resolver()
+        && let Some(problem) = host_resolver::read().ok().and_then(|read| read.problem)
+    {
+        log::warn!("{problem}");
     }
 }
 

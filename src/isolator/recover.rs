@@ -8,6 +8,7 @@
 //! | intact, an operator's | anything | leave it: only the operator detaches it |
 //! | damaged | alive or orphan | move it aside; sweep what is left of it at its cleanup |
 //! | damaged | nothing | move it aside; sweep what is left of it now |
+//! | none, but a network or traces of one | alive or orphan | keep what it has until its cleanup, see `unknown` |
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -17,7 +18,7 @@ use futures::future::join_all;
 
 use super::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
 use super::container::{Container, NetworkState};
-use super::{Isolator, IsolatorError, log_outcome, step, summary};
+use super::{Isolator, IsolatorError, log_outcome, step, summary, unknown};
 use crate::proto::mesos;
 use crate::proto::mesos::slave::ContainerState;
 use crate::provider::Attachment;
@@ -60,16 +61,21 @@ impl Isolator {
             Err(_) => return,
         };
         let mut keep = HashSet::new();
+        let mut with_checkpoint = HashSet::new();
         let mut recoveries = Vec::new();
         for stored in stored {
             match stored {
                 // The sweep keeps it, too.
                 StoredCheckpoint::Intact { checkpoint, .. }
-                    if checkpoint.owner == Owner::Operator => {}
+                    if checkpoint.owner == Owner::Operator =>
+                {
+                    with_checkpoint.insert(checkpoint.container);
+                }
                 StoredCheckpoint::Intact {
                     checkpoint,
                     attachments,
                 } => {
+                    with_checkpoint.insert(checkpoint.container.clone());
                     let state = alive.get(&checkpoint.container).copied();
                     let is_known = state.is_some() || orphans.contains(&checkpoint.container);
                     if is_known {
@@ -87,6 +93,7 @@ impl Isolator {
                         .find(|id| id.file_name().as_str() == file_name);
                     if let Some(id) = known {
                         keep.insert(id.clone());
+                        with_checkpoint.insert(id.clone());
                         let state = NetworkState::default();
                         self.insert(Arc::new(Container::new(id.clone(), None, state)));
                     }
@@ -94,8 +101,39 @@ impl Isolator {
             }
         }
         join_all(recoveries).await;
+        let source = self.source.clone();
+        let loaded = tokio::task::spawn_blocking(move || {
+            unknown::report_network_cni();
+            source.load()
+        });
+        let config = loaded.await.ok().and_then(Result::ok);
+        let reported = alive
+            .iter()
+            .map(|(id, state)| (id, Some(*state)))
+            .chain(orphans.iter().map(|id| (id, None)));
+        let linked = self.attacher.containers_of_links().await.unwrap_or_else(|error| {
+            log::error!(error:% = error; "cannot look for the interfaces of unknown containers");
+            HashSet::new()
+        });
+        for (id, state) in reported {
+            let has_link = linked.contains(&id.file_name());
+            if !with_checkpoint.contains(id)
+                && self
+                    .recover_unknown(id, state, has_link, config.as_ref())
+                    .await
+            {
+                keep.insert(id.clone());
+            }
+        }
         if let Err(error) = self.attacher.sweep(&keep).await {
             log::error!(error:% = error; "cannot remove everything that dead containers left");
+        }
+        let mut without_container = linked;
+        for id in keep.iter().chain(&with_checkpoint) {
+            without_container.remove(&id.file_name());
+        }
+        if let Err(error) = self.attacher.remove_handles(without_container).await {
+            log::error!(error:% = error; "cannot remove the handles that dead containers left");
         }
     }
 
@@ -122,7 +160,8 @@ impl Isolator {
             checkpoint.executor.clone(),
             NetworkState {
                 checkpoint: Some(checkpoint.clone()),
-                attachments,
+                attachments: attachments.clone(),
+                ..NetworkState::default()
             },
         ));
         self.insert(container.clone());
@@ -133,7 +172,17 @@ impl Isolator {
         // its process id may be another process' by now.
         let pid = u32::try_from(state.pid).ok().filter(|_| was_attached);
         match self.attacher.adopt(&checkpoint, pid).await {
-            Ok(()) => log::info!(container:% = id; "adopted: {}", summary(&checkpoint)),
+            Ok(()) => {
+                log::info!(container:% = id; "adopted: {}", summary(&checkpoint));
+                let attachments = attachments.as_deref();
+                if let Err(error) = self
+                    .attacher
+                    .restore_etc_files(&checkpoint, attachments)
+                    .await
+                {
+                    log::warn!(container:% = id, error:% = error; "its nested containers get the host's files");
+                }
+            }
             Err(error) if !was_attached => {
                 log::warn!(container:% = id, error:% = error; "container was never attached");
             }

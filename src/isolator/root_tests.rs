@@ -8,8 +8,10 @@ use prost::Message as _;
 
 use super::*;
 use crate::net::testing::isolated_async;
+use crate::proto::mesos;
+use crate::proto::mesos::slave::ContainerState;
 use crate::proto::mesos::slave::{ContainerClass, ContainerConfig};
-use crate::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
+use crate::proto::mesos::{NetworkInfo, container_info};
 
 fn isolator(directory: &Path) -> Arc<Isolator> {
     let path = directory.join("agent.toml");
@@ -168,5 +170,123 @@ fn second_prepare_of_same_container_is_refused() {
             "{error}"
         );
         isolator.cleanup(&id).await.unwrap();
+    });
+}
+
+/// A process in a network namespace with the interface eth0, which ends with this.
+struct ProcessInNamespace(std::process::Child);
+
+impl ProcessInNamespace {
+    #[expect(clippy::disallowed_methods, reason = "a test runs in no agent")]
+    fn start(address: &str) -> Self {
+        let script = format!(
+            "ip link add eth0 type dummy && ip address add {address} dev eth0 && echo ready && exec sleep 100"
+        );
+        let mut child = std::process::Command::new("unshare")
+            .args(["--net", "--", "sh", "-c", &script])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+}
+
+impl Drop for ProcessInNamespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn living_container_without_checkpoint_keeps_its_addresses() {
+    isolated_async(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let isolator = isolator(directory.path());
+        let process = ProcessInNamespace::start("10.1.0.2/24");
+        let root = ContainerId::top_level("root");
+        let state = ContainerState {
+            container_id: mesos::ContainerId::from(&root),
+            pid: process.0.id().into(),
+            container_info: on_network(b"blue").container_info,
+            ..ContainerState::default()
+        };
+        isolator.recover(vec![state], vec![]).await.unwrap();
+        let shown = isolator.status(&root);
+        assert_eq!(shown.network_infos.len(), 1);
+        assert_eq!(
+            shown.network_infos[0].ip_addresses[0].ip_address.as_deref(),
+            Some(b"10.1.0.2".as_slice())
+        );
+        // Nested containers join it, whatever they request.
+        for (name, class) in [
+            ("check", ContainerClass::Debug),
+            ("task", ContainerClass::Default),
+        ] {
+            let config = ContainerConfig {
+                container_class: Some(class.into()),
+                ..ContainerConfig::default()
+            };
+            let nested = root.nested(name);
+            let launch = isolator.prepare(&nested, config).await.unwrap().unwrap();
+            assert!(
+                launch
+                    .enter_namespaces
+                    .contains(&CloneFlags::CLONE_NEWNET.bits()),
+                "{name} gets the host's network"
+            );
+        }
+        let other = ContainerId::top_level("other");
+        isolator.prepare(&other, on_network(b"blue")).await.unwrap();
+        assert_ne!(
+            isolator.status(&other).network_infos[0].ip_addresses,
+            shown.network_infos[0].ip_addresses
+        );
+        let lease = directory.path().join("state/networks/blue/10.1.0.2");
+        assert!(lease.exists());
+        isolator.cleanup(&root).await.unwrap();
+        assert!(!lease.exists());
+        assert_eq!(isolator.status(&root), ContainerStatus::default());
+        isolator.cleanup(&other).await.unwrap();
+    });
+}
+
+#[test]
+fn ended_nested_container_is_not_reported_as_its_parent() {
+    isolated_async(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let isolator = isolator(directory.path());
+        let root = ContainerId::top_level("root");
+        isolator.prepare(&root, on_network(b"blue")).await.unwrap();
+        let nested = root.nested("task");
+        isolator
+            .prepare(&nested, on_network(b"blue"))
+            .await
+            .unwrap();
+        let addresses = isolator.status(&nested).network_infos;
+        let status = mesos::TaskStatus {
+            container_status: Some(ContainerStatus {
+                container_id: Some(mesos::ContainerId::from(&nested)),
+                cgroup_info: Some(vec![8, 1]),
+                ..ContainerStatus::default()
+            }),
+            ..mesos::TaskStatus::default()
+        };
+        let living = isolator.decorate_status("f", &status).unwrap();
+        assert_eq!(living.container_status, None);
+        isolator.cleanup(&nested).await.unwrap();
+        assert_eq!(isolator.status(&nested), ContainerStatus::default());
+        let ended = isolator.decorate_status("f", &status).unwrap();
+        assert_eq!(ended.labels, living.labels);
+        let container_status = ended.container_status.unwrap();
+        assert_eq!(container_status.network_infos, addresses);
+        assert_eq!(container_status.cgroup_info, Some(vec![8, 1]));
+        // Forgotten with its root.
+        isolator.cleanup(&root).await.unwrap();
+        assert_eq!(isolator.decorate_status("f", &status), None);
     });
 }

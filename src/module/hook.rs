@@ -16,8 +16,8 @@ struct FrameworkInfo {
     id: Option<FrameworkId>,
 }
 
-/// Returns a serialised `TaskStatus` whose labels replace those of `status`, or nothing for no
-/// change.
+/// Returns a serialised `TaskStatus` whose labels and container status replace those of `status`, or
+/// nothing for no change.
 pub(super) fn decorate_status(
     framework: &CxxString,
     status: &CxxString,
@@ -28,16 +28,8 @@ pub(super) fn decorate_status(
         };
         let framework: FrameworkId = decode("a FrameworkID", framework.as_bytes())?;
         let status: TaskStatus = decode("a TaskStatus", status.as_bytes())?;
-        let Some(labels) = isolator.status_labels(&id_string(&framework), &status) else {
-            return Ok(Vec::new());
-        };
-        // A container status would replace the agent's.
-        let decorated = TaskStatus {
-            task_id: status.task_id,
-            labels: Some(labels),
-            ..TaskStatus::default()
-        };
-        Ok(decorated.encode_to_vec())
+        let decorated = isolator.decorate_status(&id_string(&framework), &status);
+        Ok(decorated.map_or_else(Vec::new, |status| status.encode_to_vec()))
     })
 }
 

@@ -1,15 +1,16 @@
-//! Network namespaces for root tests. Each test has one of its own, which disappears with the test.
+//! Network and mount namespaces for root tests. Each test has its own, which disappear with the test.
 
 use std::future::Future;
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::links;
 use super::netlink::NetlinkSocket;
 use super::netns::{self, Kind};
 
-/// Runs `test` in a network namespace of its own, on a thread of its own.
+/// Runs `test` in network and mount namespaces of its own, on a thread of its own.
 pub(crate) fn isolated<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     assert!(
         nix::unistd::geteuid().is_root(),
@@ -18,7 +19,11 @@ pub(crate) fn isolated<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'sta
     let thread = std::thread::Builder::new()
         .name(std::thread::current().name().unwrap_or("test").to_owned())
         .spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own");
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+                .expect("namespaces of its own");
+            let none: Option<&str> = None;
+            let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+            mount(none, "/", none, private, none).expect("mounts of its own");
             let mut socket = NetlinkSocket::route().unwrap();
             socket.execute_all(&[links::set_up("lo", None)]).unwrap();
             test()

@@ -39,6 +39,13 @@ fn resolved(path: &Path) -> PathBuf {
     path
 }
 
+/// Identifies the instance that has this state directory.
+pub(crate) fn instance_tag(state_dir: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt as _;
+    let digest = Sha256::digest(resolved(state_dir).as_os_str().as_bytes());
+    hex(&digest[..4])
+}
+
 fn truncated(name: &str) -> &str {
     // File names of containers and names of networks are ASCII.
     name.get(..MAX_NAME_BYTES).unwrap_or(name)
@@ -46,9 +53,7 @@ fn truncated(name: &str) -> &str {
 
 impl OwnerTag {
     pub(super) fn new(state_dir: &Path) -> Self {
-        use std::os::unix::ffi::OsStrExt as _;
-        let digest = Sha256::digest(resolved(state_dir).as_os_str().as_bytes());
-        Self(hex(&digest[..4]))
+        Self(instance_tag(state_dir))
     }
 
     fn prefix(&self) -> String {
@@ -72,15 +77,18 @@ impl OwnerTag {
 
     /// Whether this instance wrote a label of this container's interface or mapped port.
     pub(super) fn owns_container(&self, label: &str, container: &ContainerId) -> bool {
-        let words = label.strip_prefix(&self.prefix());
-        words.is_some_and(|words| {
-            let mut words = words.split(' ');
-            words.next().is_some_and(|host_interface| {
-                host_interface.starts_with("cm") || host_interface.starts_with("tap")
-            }) && words.next() == Some(truncated(&container.file_name()))
-                && words.next().is_some()
-                && words.next().is_none()
-        })
+        self.container_name(label) == Some(truncated(&container.file_name()))
+    }
+
+    /// The container in the label of an interface or mapped port that this instance wrote: its file
+    /// name, of which very long ones are cut.
+    pub(super) fn container_name<'a>(&self, label: &'a str) -> Option<&'a str> {
+        let mut words = label.strip_prefix(&self.prefix())?.split(' ');
+        let host_interface = words.next()?;
+        let name = words.next()?;
+        words.next()?;
+        let is_link = host_interface.starts_with("cm") || host_interface.starts_with("tap");
+        (is_link && words.next().is_none()).then_some(name)
     }
 
     /// The link `name`, to be deleted if this instance made it. The name derives from the

@@ -1,6 +1,7 @@
 //! All providers of one agent. Passes each request and each intent to the provider that serves it.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -137,6 +138,29 @@ impl Providers {
             NetworkProvider::Cni(_) => self.cni.check_unused(request),
             NetworkProvider::None => self.none.check_unused(request),
         }
+    }
+
+    /// Whether there is a record of what plugins made for this container. Blocks.
+    pub(crate) fn has_record(&self, container: &ContainerId) -> bool {
+        self.cni.has_record(container)
+    }
+
+    /// Leases addresses that a container without an intent has, on a network of provider `bridge`.
+    /// Blocks.
+    pub(crate) fn hold_addresses(
+        &self,
+        network: &str,
+        container: &ContainerId,
+        interface: &str,
+        addresses: &[IpAddr],
+    ) -> Result<(), ProviderError> {
+        self.bridge
+            .hold_addresses(network, container, interface, addresses)
+    }
+
+    /// The file names of the containers that links of this instance name. Blocks.
+    pub(crate) fn containers_of_links(&self) -> Result<HashSet<String>, ProviderError> {
+        self.bridge.containers_of_links()
     }
 
     /// See [`Provider::remove_container`].

@@ -34,6 +34,8 @@ use super::{
 };
 use crate::config::BridgeNetwork;
 use crate::net::link_watch::LinkWatch;
+use crate::net::links;
+use crate::net::netlink::NetlinkSocket;
 use crate::net::netns;
 use contrail_mesos_api::container::{ContainerId, Mac};
 
@@ -98,6 +100,35 @@ impl BridgeProvider {
     pub async fn repair(&self) -> Result<Vec<String>, ProviderError> {
         let driver = Arc::clone(&self.driver);
         blocking(move || driver.repair()).await
+    }
+
+    /// The file names of the containers that links of this instance name, of every provider. Blocks.
+    pub(super) fn containers_of_links(&self) -> Result<HashSet<String>, ProviderError> {
+        let listed = NetlinkSocket::route().and_then(|mut socket| links::all(&mut socket));
+        let links = listed.map_err(|error| failed("*", "list the interfaces", error))?;
+        Ok(links
+            .iter()
+            .filter_map(|link| self.driver.owner.container_name(link.alias.as_deref()?))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Leases addresses that a container has without a lease. Blocks.
+    pub(super) fn hold_addresses(
+        &self,
+        network: &str,
+        container: &ContainerId,
+        interface: &str,
+        addresses: &[IpAddr],
+    ) -> Result<(), ProviderError> {
+        let holder = Holder {
+            container: container.clone(),
+            interface: interface.to_owned(),
+        };
+        self.driver
+            .ipam
+            .hold(network, &holder, addresses)
+            .map_err(|error| failed(network, "lease the addresses of a container", error))
     }
 
     /// As [`Provider::attach_all`], of one network.

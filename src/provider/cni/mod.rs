@@ -124,6 +124,13 @@ impl CniProvider {
     }
 }
 
+impl CniProvider {
+    /// Whether there is a record of this container. Blocks.
+    pub(super) fn has_record(&self, container: &ContainerId) -> bool {
+        self.driver.records.has_records(container)
+    }
+}
+
 #[async_trait]
 impl Provider for CniProvider {
     type Network = CniNetwork;

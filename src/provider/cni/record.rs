@@ -111,6 +111,11 @@ impl Records {
         fs::rename(&new, self.path(&record.intent, "json"))
     }
 
+    /// Whether a container has records.
+    pub(super) fn has_records(&self, container: &ContainerId) -> bool {
+        self.of(container).is_dir()
+    }
+
     /// Whether an interface has a record, readable or not.
     pub(super) fn has_record(&self, container: &ContainerId, interface: &str) -> bool {
         let path = self.of(container).join(format!("{interface}.json"));
