@@ -12,10 +12,13 @@ use serde_json::Value;
 use crate::config::{Dns, is_word};
 use contrail_mesos_api::container::Mac;
 
+/// The name of the loopback interface.
+const LOOPBACK: &str = "lo";
+
 /// The result of a chain of plugins.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct CniResult {
-    /// The container's addresses.
+    /// The addresses of the container's interface; never loopback addresses.
     pub(super) addresses: Vec<IpNet>,
     /// Next hops, one per family at most.
     pub(super) gateways: Vec<IpAddr>,
@@ -94,22 +97,28 @@ impl CniResult {
             dns: raw.dns.map(dns).unwrap_or_default(),
             ..Self::default()
         };
+        // Without one of that name, the plugins' first: they may call it otherwise.
         let own = interfaces
             .iter()
-            .find(|other| other.name == interface && other.is_inside())
-            .or_else(|| interfaces.iter().find(|other| other.is_inside()));
+            .position(|other| other.name == interface && other.is_inside())
+            .or_else(|| {
+                interfaces
+                    .iter()
+                    .position(|other| other.name != LOOPBACK && other.is_inside())
+            });
         parsed.mac = own
-            .and_then(|own| own.mac.clone())
+            .and_then(|own| interfaces[own].mac.clone())
             .and_then(|mac| Mac::try_from(mac.to_lowercase()).ok());
         for legacy in [raw.ip4, raw.ip6].into_iter().flatten() {
             parsed.add(&legacy.ip, legacy.gateway.as_deref())?;
         }
         for ip in raw.ips.unwrap_or_default() {
-            // An address of an interface on the host is the host's.
+            // An address of another interface is the host's, or not the one that is reported.
             let owner = ip
                 .interface
-                .and_then(|index| interfaces.get(usize::try_from(index).ok()?));
-            if owner.is_none_or(RawInterface::is_inside) {
+                .and_then(|index| usize::try_from(index).ok())
+                .filter(|_| !interfaces.is_empty());
+            if owner.is_none() || owner == own {
                 parsed.add(&ip.address, ip.gateway.as_deref())?;
             }
         }
@@ -120,6 +129,10 @@ impl CniResult {
         let address: IpNet = address
             .parse()
             .map_err(|_| format!("its result has the invalid address {address:?}"))?;
+        // The plugin loopback reports the addresses that every container has.
+        if address.addr().is_loopback() || address.addr().is_unspecified() {
+            return Ok(());
+        }
         if !self.addresses.contains(&address) {
             self.addresses.push(address);
         }
@@ -211,6 +224,79 @@ mod tests {
         assert_eq!(parsed.addresses, nets(&["10.1.0.5/16", "fd00::5/64"]));
         assert_eq!(parsed.host_interfaces, ["cni0", "veth1"]);
         assert_eq!(parsed.mac.unwrap().to_string(), "aa:bb:cc:00:11:22");
+    }
+
+    #[test]
+    fn parse_ignores_addresses_of_other_interfaces() {
+        let sandbox = "/run/netns/x";
+        let lo = json!({ "name": "lo", "sandbox": sandbox });
+        let own = json!({ "name": "eth1", "sandbox": sandbox });
+        let other = json!({ "name": "net0", "sandbox": sandbox });
+        let address = |address: &str, interface: Option<i64>| match interface {
+            Some(interface) => json!({ "address": address, "interface": interface }),
+            None => json!({ "address": address }),
+        };
+        for (interfaces, addresses, expected) in [
+            // As the plugin loopback reports.
+            (
+                json!([lo]),
+                json!([address("127.0.0.1/8", Some(0)), address("::1/128", Some(0))]),
+                vec![],
+            ),
+            (json!([]), json!([address("127.0.0.1/8", None)]), vec![]),
+            (
+                json!([lo, own]),
+                json!([
+                    address("10.9.0.9/24", Some(0)),
+                    address("10.1.0.5/16", Some(1))
+                ]),
+                vec!["10.1.0.5/16"],
+            ),
+            (
+                json!([other, own]),
+                json!([
+                    address("10.9.0.9/24", Some(0)),
+                    address("10.1.0.5/16", Some(1))
+                ]),
+                vec!["10.1.0.5/16"],
+            ),
+            // There is no such interface.
+            (
+                json!([own]),
+                json!([
+                    address("10.9.0.9/24", Some(7)),
+                    address("10.1.0.5/16", None)
+                ]),
+                vec!["10.1.0.5/16"],
+            ),
+            // The plugins call the interface otherwise.
+            (
+                json!([lo, other]),
+                json!([
+                    address("127.0.0.2/8", Some(0)),
+                    address("10.1.0.5/16", Some(1))
+                ]),
+                vec!["10.1.0.5/16"],
+            ),
+            // Not strict, but clear.
+            (
+                json!([]),
+                json!([address("10.1.0.5/16", Some(0)), address("0.0.0.0/0", None)]),
+                vec!["10.1.0.5/16"],
+            ),
+            (
+                json!([own]),
+                json!([address("10.1.0.5/16", Some(-1))]),
+                vec!["10.1.0.5/16"],
+            ),
+        ] {
+            let result = json!({ "interfaces": interfaces, "ips": addresses });
+            let parsed = CniResult::parse(&result, "eth1").unwrap();
+            assert_eq!(parsed.addresses, nets(&expected), "{result}");
+        }
+        let legacy = json!({ "ip4": { "ip": "127.0.0.1/8", "gateway": "127.0.0.1" } });
+        let parsed = CniResult::parse(&legacy, "eth0").unwrap();
+        assert_eq!(parsed, CniResult::default());
     }
 
     #[test]
