@@ -351,6 +351,7 @@ fn find_network<'a>(
         let unusable = config
             .cni_problems
             .iter()
+            .chain(&config.cni_ignored)
             .fold(String::new(), |unusable, problem| {
                 unusable + "; not usable: " + &problem.to_string()
             });

@@ -5,6 +5,7 @@ mod network_files;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -13,7 +14,7 @@ use super::fields::directory;
 use contrail_mesos_api::config_reader::Section;
 
 pub(crate) use network_files::find_plugin;
-pub(super) use network_files::networks;
+pub(super) use network_files::read_directory;
 
 const DEFAULT_CONFIG_DIR: &str = "/etc/cni/net.d";
 const DEFAULT_PLUGIN_DIRS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
@@ -47,6 +48,52 @@ pub struct CniNetwork {
 pub struct Chain {
     /// The complete configuration of each, with network name and version.
     pub plugins: Vec<PluginConfig>,
+    /// The versions of CNI that the file offers by `cniVersions` and that are supported here: one
+    /// of them replaces the version of `plugins`. Empty if the file offers no choice.
+    pub versions: Vec<CniVersion>,
+}
+
+/// A version of CNI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CniVersion(u32, u32, u32);
+
+impl CniVersion {
+    /// The newest version that is supported.
+    pub const NEWEST: Self = Self(1, 1, 0);
+    /// All versions that are supported, in ascending order.
+    pub const SUPPORTED: [Self; 7] = [
+        Self(0, 1, 0),
+        Self(0, 2, 0),
+        Self(0, 3, 0),
+        Self(0, 3, 1),
+        Self(0, 4, 0),
+        Self(1, 0, 0),
+        Self::NEWEST,
+    ];
+}
+
+impl fmt::Display for CniVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// The string is no version of the form `1.0.0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidCniVersion;
+
+impl FromStr for CniVersion {
+    type Err = InvalidCniVersion;
+
+    fn from_str(string: &str) -> Result<Self, InvalidCniVersion> {
+        let mut parts = string.split('.').map(|part| part.parse().ok());
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(Some(major)), Some(Some(minor)), Some(Some(patch)), None) => {
+                Ok(Self(major, minor, patch))
+            }
+            _ => Err(InvalidCniVersion),
+        }
+    }
 }
 
 /// The configuration of one plugin, which it reads from its standard input.
@@ -67,6 +114,16 @@ pub(crate) fn plugin_type(config: &PluginConfig) -> &str {
         .get("type")
         .and_then(Value::as_str)
         .unwrap_or_default()
+}
+
+/// The names of a plugin's program and of its IPAM plugin's.
+pub(crate) fn programs(config: &PluginConfig) -> impl Iterator<Item = &str> {
+    // A plugin does not use IPAM if its type is missing or empty.
+    let ipam = config
+        .get("ipam")
+        .and_then(|ipam| ipam.get("type")?.as_str())
+        .filter(|program| !program.is_empty());
+    std::iter::once(plugin_type(config)).chain(ipam)
 }
 
 /// Shows only the names of the programs: configurations may have secrets.

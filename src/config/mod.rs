@@ -17,7 +17,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use bridge::{AddressFamily, BridgeNetwork, Subnet};
-pub use cni::{Chain, Cni, CniNetwork, PluginConfig};
+pub use cni::{Chain, Cni, CniNetwork, CniVersion, InvalidCniVersion, PluginConfig};
 pub use contrail::{Contrail, ContrailNetwork, Vif};
 pub use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
 use contrail_mesos_api::config_reader::{Document, Section};
@@ -49,6 +49,9 @@ pub struct Config {
     pub networks: Vec<Network>,
     /// Files of the CNI directory that cannot be used. They affect no other network.
     pub cni_problems: Vec<ConfigProblem>,
+    /// Files of the CNI directory that are not used: a `[[network]]` has the same name, or their own
+    /// name is not that of a configuration.
+    pub cni_ignored: Vec<ConfigProblem>,
 }
 
 /// How long each step may take before it fails: the agent itself waits forever.
@@ -196,15 +199,16 @@ impl Source {
                 .iter()
                 .map(|network| network.name.as_str())
                 .collect();
-            let (networks, cni_problems) = cni::networks(cni, &names);
+            let files = cni::read_directory(cni, &names);
             config
                 .networks
-                .extend(networks.into_iter().map(|(name, network)| Network {
+                .extend(files.networks.into_iter().map(|(name, network)| Network {
                     name,
                     dns: None,
                     provider: NetworkProvider::Cni(network),
                 }));
-            config.cni_problems = cni_problems;
+            config.cni_problems = files.problems;
+            config.cni_ignored = files.ignored;
         }
         if problems.is_empty() {
             Ok(config)
@@ -275,6 +279,7 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
         cni: top.section("cni").map(cni::read),
         networks: networks(&top),
         cni_problems: vec![],
+        cni_ignored: vec![],
     };
     let needs_contrail = config
         .networks

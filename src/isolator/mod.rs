@@ -74,7 +74,7 @@ impl Isolator {
         }
         let source = source?;
         let config = source.load()?;
-        for problem in &config.cni_problems {
+        for problem in config.cni_problems.iter().chain(&config.cni_ignored) {
             log::warn!("{problem}");
         }
         report_start(&config, &source);

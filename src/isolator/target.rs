@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use super::error::IsolatorError;
 use crate::net::netns::{self, Kind, handles};
@@ -55,16 +54,7 @@ impl Target {
 
 /// Binds `network` to the path `handle`.
 pub(super) fn pin(network: impl AsFd, handle: &Path) -> Result<(), IsolatorError> {
-    // Done once per directory, because it walks over all existing handles.
-    static PREPARED: Mutex<Option<PathBuf>> = Mutex::new(None);
-    if let Some(directory) = handle.parent() {
-        let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if prepared.as_deref() != Some(directory) || !directory.exists() {
-            handles::prepare_directory(directory)?;
-            *prepared = Some(directory.to_owned());
-        }
-    }
-    Ok(handles::pin(network, handle)?)
+    Ok(handles::prepare_and_pin(network, handle)?)
 }
 
 impl std::fmt::Display for Target {

@@ -46,6 +46,13 @@ pub(crate) fn isolated_async<F: Future<Output = ()>>(test: impl FnOnce() -> F + 
     });
 }
 
+/// Gives this thread, and those that it starts, a mount namespace of the test's own.
+pub(crate) fn unshare_mounts() {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
+}
+
 /// Creates an empty network namespace, which exists as long as the descriptor.
 pub(crate) fn namespace() -> OwnedFd {
     std::thread::spawn(|| {

@@ -1,9 +1,9 @@
 //! The files of the CNI configuration directory: `.conf` and `.json` for one plugin, `.conflist`
-//! for a chain. Recognised by their contents, not by their names.
+//! for a chain. Which of the two a file is, its content says.
 //!
 //! A file that cannot be used affects only its own network. If the file has a valid network name,
-//! requests for the network fail with the reason. Hidden files and everything that is not a regular
-//! file are ignored.
+//! requests for the network fail with the reason. Hidden files, files with other names, such as an
+//! editor's backups, and everything that is not a regular file are ignored.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,62 +13,88 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Chain, Cni, CniNetwork, PluginConfig};
+use super::{Chain, Cni, CniNetwork, CniVersion, PluginConfig, programs};
 use crate::config::fields::MAX_NETWORK_NAME_BYTES;
 use contrail_mesos_api::config_reader::ConfigProblem;
+use contrail_mesos_api::text::Quoted;
 
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The key of `args` whose value Mesos sets.
 const MESOS_ARGS_KEY: &str = "org.apache.mesos";
 
-/// The networks of the directory with their names, and the problems of files that cannot be used.
-/// Leaves out networks with a name of `configured`. Blocks on the file system.
-pub(crate) fn networks(
-    cni: &Cni,
-    configured: &HashSet<&str>,
-) -> (Vec<(String, CniNetwork)>, Vec<ConfigProblem>) {
-    let mut networks: Vec<(String, CniNetwork)> = vec![];
-    let mut problems = vec![];
-    let mut problem = |place: &Path, message: String| {
-        problems.push(ConfigProblem {
-            place: place.display().to_string(),
-            key: String::new(),
-            message,
-        });
-    };
-    let files = match files(&cni.config_dir) {
-        Ok(files) => files,
+/// The extensions of configurations, as in libcni.
+const EXTENSIONS: [&str; 3] = ["conf", "conflist", "json"];
+
+/// What the CNI directory contains.
+#[derive(Debug, Default)]
+pub(crate) struct NetworkFiles {
+    /// The networks with their names.
+    pub(crate) networks: Vec<(String, CniNetwork)>,
+    /// Files that cannot be used.
+    pub(crate) problems: Vec<ConfigProblem>,
+    /// Files that are not used on purpose.
+    pub(crate) ignored: Vec<ConfigProblem>,
+}
+
+fn problem(place: &Path, message: String) -> ConfigProblem {
+    ConfigProblem {
+        place: place.display().to_string(),
+        key: String::new(),
+        message,
+    }
+}
+
+/// Reads the directory. Leaves out networks with a name of `configured`. Blocks on the file system.
+pub(crate) fn read_directory(cni: &Cni, configured: &HashSet<&str>) -> NetworkFiles {
+    let mut found = NetworkFiles::default();
+    let paths = match files(&cni.config_dir) {
+        Ok(paths) => paths,
         Err(error) => {
-            problem(
+            found.problems.push(problem(
                 &cni.config_dir,
                 format!("cannot list the CNI networks: {error}"),
-            );
-            return (networks, problems);
+            ));
+            return found;
         }
     };
-    for file in files {
+    for file in paths {
+        if !is_configuration(&file) {
+            let names = EXTENSIONS
+                .map(|extension| format!(".{extension}"))
+                .join(", ");
+            found.ignored.push(problem(
+                &file,
+                format!("is ignored: its name does not end with one of {names}"),
+            ));
+            continue;
+        }
         let named = read(&file).and_then(|config| Ok((name(&config)?, config)));
         let (name, config) = match named {
             Ok(named) => named,
             Err(message) => {
-                problem(&file, message);
+                found.problems.push(problem(&file, message));
                 continue;
             }
         };
-        // A [[network]] of agent.toml takes precedence.
         if configured.contains(name.as_str()) {
+            found.ignored.push(problem(
+                &file,
+                format!("is ignored: a [[network]] of the configuration is called {name:?}, too"),
+            ));
             continue;
         }
-        if networks.iter().any(|(other, _)| *other == name) {
-            problem(
-                &file,
-                format!("network {name:?} is already defined in an earlier file"),
+        if let Some((_, other)) = found.networks.iter().find(|(other, _)| *other == name) {
+            let message = format!(
+                "network {name:?} is already defined in an earlier file, {}",
+                other.file.display()
             );
+            found.problems.push(problem(&file, message));
             continue;
         }
         let chain = chain(config, &cni.plugin_dirs);
         if let Err(message) = &chain {
-            problem(&file, format!("network {name:?}: {message}"));
+            let message = format!("network {name:?}: {message}");
+            found.problems.push(problem(&file, message));
         }
         let network = CniNetwork {
             file,
@@ -76,12 +102,12 @@ pub(crate) fn networks(
             deadline: cni.deadline,
             chain,
         };
-        networks.push((name, network));
+        found.networks.push((name, network));
     }
-    (networks, problems)
+    found
 }
 
-/// The files of the directory, sorted by name.
+/// The regular files of the directory that are not hidden, sorted by name.
 fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = vec![];
     for entry in fs::read_dir(directory)? {
@@ -98,6 +124,11 @@ fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+fn is_configuration(file: &Path) -> bool {
+    file.extension()
+        .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known))
 }
 
 fn read(file: &Path) -> Result<PluginConfig, String> {
@@ -138,6 +169,7 @@ fn name(config: &PluginConfig) -> Result<String, String> {
 
 /// The plugins of a file. Each must be installed.
 fn chain(mut config: PluginConfig, plugin_dirs: &[PathBuf]) -> Result<Chain, String> {
+    let versions = versions(&mut config)?;
     let plugins = match config.remove("plugins") {
         None => vec![config],
         Some(Value::Array(plugins)) if !plugins.is_empty() => plugins
@@ -161,20 +193,51 @@ fn chain(mut config: PluginConfig, plugin_dirs: &[PathBuf]) -> Result<Chain, Str
     for plugin in &plugins {
         check(plugin, plugin_dirs)?;
     }
-    Ok(Chain { plugins })
+    Ok(Chain { plugins, versions })
+}
+
+/// Takes `cniVersions` out of a configuration: with `cniVersion` the versions that it offers.
+/// Returns those that are supported here.
+fn versions(config: &mut PluginConfig) -> Result<Vec<CniVersion>, String> {
+    let Some(offered) = config.remove("cniVersions") else {
+        return Ok(vec![]);
+    };
+    let Value::Array(mut offered) = offered else {
+        return Err("\"cniVersions\" is not a list of versions".to_owned());
+    };
+    offered.extend(config.get("cniVersion").cloned());
+    let mut versions = vec![];
+    for version in &offered {
+        let text = version
+            .as_str()
+            .map_or_else(|| version.to_string(), str::to_owned);
+        let version: CniVersion = text.parse().map_err(|_| {
+            format!(
+                "\"cniVersions\" has {}, which is not a version such as \"1.0.0\"",
+                Quoted(text.as_bytes())
+            )
+        })?;
+        if CniVersion::SUPPORTED.contains(&version) && !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    if versions.is_empty() {
+        return Err(format!(
+            "\"cniVersions\" has no version that is supported; supported are {}",
+            CniVersion::SUPPORTED
+                .map(|version| version.to_string())
+                .join(", ")
+        ));
+    }
+    versions.sort();
+    Ok(versions)
 }
 
 fn check(plugin: &PluginConfig, plugin_dirs: &[PathBuf]) -> Result<(), String> {
-    let program = plugin
-        .get("type")
-        .and_then(Value::as_str)
-        .ok_or("a plugin has no \"type\"")?;
-    // A plugin does not use IPAM if its type is missing or empty.
-    let ipam = plugin
-        .get("ipam")
-        .and_then(|ipam| ipam.get("type")?.as_str())
-        .filter(|program| !program.is_empty());
-    for program in std::iter::once(program).chain(ipam) {
+    if plugin.get("type").and_then(Value::as_str).is_none() {
+        return Err("a plugin has no \"type\"".to_owned());
+    }
+    for program in programs(plugin) {
         if find_plugin(program, plugin_dirs).is_none() {
             let directories: Vec<String> = plugin_dirs
                 .iter()

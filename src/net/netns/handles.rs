@@ -8,7 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -67,6 +68,20 @@ pub fn prepare_directory(directory: &Path) -> Result<(), NetnsError> {
         .map_err(|error| fail("mount", directory)(error.into())),
         Err(error) => Err(fail("share the mount", directory)(error.into())),
     }
+}
+
+/// Like [`pin`], and prepares the directory of `path` before it is used first.
+pub fn prepare_and_pin(namespace: impl AsFd, path: &Path) -> Result<(), NetnsError> {
+    // Done once per directory, because it walks over all existing handles.
+    static PREPARED: Mutex<Option<PathBuf>> = Mutex::new(None);
+    if let Some(directory) = path.parent() {
+        let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if prepared.as_deref() != Some(directory) || !directory.exists() {
+            prepare_directory(directory)?;
+            *prepared = Some(directory.to_owned());
+        }
+    }
+    pin(namespace, path)
 }
 
 /// Makes `path` a handle of `namespace`. Reuses a regular file at `path`; fails for a live handle

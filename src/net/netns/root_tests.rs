@@ -1,18 +1,10 @@
 use std::fs;
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
 use nix::sched::unshare;
 
 use super::*;
-use crate::net::testing::{inside, isolated, isolated_async, namespace};
-
-/// Gives this thread, and those that it starts, a mount namespace of the test's own.
-fn unshare_mounts() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
-}
+use crate::net::testing::{inside, isolated, isolated_async, namespace, unshare_mounts};
 
 #[test]
 fn pin_is_idempotent_and_refuses_another_namespace() {

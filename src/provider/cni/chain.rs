@@ -2,18 +2,18 @@
 //!
 //! While a chain runs, the file for standard input is locked, and each plugin inherits the lock.
 //! So after the agent was killed, a DEL waits until a plugin of the old agent has ended, and does
-//! not undo an ADD in progress.
+//! not undo an ADD in progress. It does not wait for longer than a plugin may take: what still has
+//! the lock then is a daemon that a plugin started.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{Seek as _, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::Value;
 
 use super::plugin::{self, Command, Parameters};
-use super::record::Records;
+use super::record::{LockedInput, Records};
 use super::{CniIntent, PluginEnvironment};
 use crate::config::PluginConfig;
 use crate::config::cni::{find_plugin, plugin_type};
@@ -51,6 +51,17 @@ impl ChainRun<'_> {
     pub(super) fn del(&self, namespace: &Path, result: Option<&Value>) -> Vec<BoxError> {
         let deadline = Instant::now() + self.intent.provider.deadline;
         let input = match self.records.lock(self.intent, deadline) {
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                log::warn!(
+                    container:% = self.intent.container;
+                    "{error}; running DEL of network {:?} all the same",
+                    self.intent.network
+                );
+                self.records.lock_anew(self.intent)
+            }
+            locked => locked,
+        };
+        let input = match input {
             Ok(input) => input,
             Err(error) => return vec![error.into()],
         };
@@ -73,7 +84,7 @@ impl ChainRun<'_> {
         command: Command,
         namespace: &Path,
         config: &PluginConfig,
-        mut input: &File,
+        input: &LockedInput,
         deadline: Instant,
     ) -> Result<Vec<u8>, BoxError> {
         let directories = self.directories();
@@ -86,18 +97,13 @@ impl ChainRun<'_> {
         })?;
         let failed =
             |error: BoxError| format!("the CNI plugin {program} failed to {command}: {error}");
-        let json = serde_json::to_vec(config)?;
-        input
-            .set_len(0)
-            .and_then(|()| input.rewind())
-            .and_then(|()| input.write_all(&json))
-            .and_then(|()| input.rewind())
-            .map_err(|error| failed(error.into()))?;
+        plugin::write_input(input, config).map_err(|error| failed(error.into()))?;
         let parameters = Parameters {
             command,
             container: &self.intent.container.file_name(),
             namespace,
             interface: &self.intent.interface,
+            arguments: &self.intent.provider.arguments,
             plugin_path: &join(&directories),
             path: &self.environment.path,
         };
@@ -119,7 +125,7 @@ impl ChainRun<'_> {
 }
 
 /// The directories in the form of `CNI_PATH`.
-fn join(directories: &[PathBuf]) -> OsString {
+pub(super) fn join(directories: &[PathBuf]) -> OsString {
     let mut path = OsString::new();
     for directory in directories {
         if !path.is_empty() {

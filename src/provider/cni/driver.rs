@@ -2,28 +2,51 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::chain::ChainRun;
-use super::record::{InterfaceRecord, NamespaceId, Records};
+use super::record::{InterfaceRecord, NamespaceId, PendingTeardown, Records};
 use super::result::CniResult;
+use super::versions::PluginVersions;
 use super::{CniIntent, PluginEnvironment};
-use crate::config::Config;
+use crate::config::cni::plugin_type;
+use crate::config::{CniNetwork, Config, PluginConfig};
 use crate::net::link_watch::{LinkEvent, LinkWatch};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
-use crate::net::netns::{self, Kind, OwnThread};
+use crate::net::netns::{self, Kind, OwnThread, handles};
 use crate::provider::{
-    Attachment, BoxError, Intent, LostInterface, ProviderError, ProviderErrors, Statistics,
-    blocking, counters, failed, refused,
+    Attachment, BoxError, Intent, LostInterface, NetworkRequest, ProviderError, ProviderErrors,
+    Statistics, blocking, counters, failed, refused,
 };
 use contrail_mesos_api::container::{ContainerId, Mac};
+
+/// How many DELs of an interface fail before its teardown is given up.
+const MAX_TEARDOWNS: u32 = 10;
+/// How long the second DEL waits; each later one waits twice as long as the one before.
+const FIRST_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// The outcome of a teardown.
+enum Teardown {
+    /// Nothing is left, or it was given up.
+    Complete,
+    /// It is retried.
+    Pending { failures: u32 },
+}
+
+/// Who tears down an interface.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    First,
+    /// Only if the teardown is still pending.
+    Retry,
+}
 
 /// A container and one of its interfaces.
 type InterfaceKey = (ContainerId, String);
@@ -35,19 +58,24 @@ fn key(intent: &Intent<CniIntent>) -> InterfaceKey {
 /// Attaches containers by running CNI plugins.
 pub(super) struct CniDriver {
     environment: PluginEnvironment,
+    versions: PluginVersions,
     netns_dir: PathBuf,
     pub(super) records: Records,
     /// The interfaces that are attached or being attached, with their watched host ends.
     interfaces: Mutex<HashMap<InterfaceKey, Option<String>>>,
+    /// The interfaces whose teardown is retried by a task.
+    retried: Mutex<HashSet<InterfaceKey>>,
 }
 
 impl CniDriver {
     pub(super) fn new(config: &Config, environment: PluginEnvironment) -> Self {
         Self {
             environment,
+            versions: PluginVersions::default(),
             netns_dir: config.netns_dir.clone(),
             records: Records::new(&config.state_dir),
             interfaces: Mutex::default(),
+            retried: Mutex::default(),
         }
     }
 
@@ -56,6 +84,11 @@ impl CniDriver {
         self.interfaces
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retried(&self) -> MutexGuard<'_, HashSet<InterfaceKey>> {
+        // As above.
+        self.retried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn track(&self, intent: &Intent<CniIntent>, host_end: Option<String>) {
@@ -89,6 +122,29 @@ impl CniDriver {
             .collect()
     }
 
+    /// The configurations of a network's plugins, in a version of CNI that all of them support.
+    pub(super) async fn choose_version(
+        self: &Arc<Self>,
+        request: &NetworkRequest,
+        network: &CniNetwork,
+    ) -> Result<Vec<PluginConfig>, ProviderError> {
+        let name = &request.network.name;
+        let chain = super::chain(name, network)?;
+        if chain.versions.is_empty() {
+            return Ok(chain.plugins.clone());
+        }
+        let (driver, chain) = (Arc::clone(self), chain.clone());
+        let plugin_dirs = network.plugin_dirs.clone();
+        netns::on_own_thread("cm-cni", move |_| {
+            driver
+                .versions
+                .choose(&chain, &plugin_dirs, &driver.environment)
+        })
+        .await
+        .map_err(|error| failed(name, "choose the version of CNI", error))?
+        .map_err(|error| refused(name, error.to_string()))
+    }
+
     pub(super) async fn attach(
         self: &Arc<Self>,
         intent: &Intent<CniIntent>,
@@ -117,23 +173,29 @@ impl CniDriver {
     ) -> Result<Attachment, ProviderError> {
         let network = &intent.network;
         let fail = |error: BoxError| failed(network, "attach", error);
-        if let Some(record) = self.records.read(intent)
-            && record.result.is_some()
-        {
-            return Err(refused(
-                network,
-                format!(
-                    "container {} is attached already; detach it first",
-                    intent.container
-                ),
-            ));
+        if let Some(record) = self.records.read(intent) {
+            let container = &intent.container;
+            if let Some(teardown) = record.teardown {
+                return Err(refused(
+                    network,
+                    format!(
+                        "an earlier container {container} is not completely detached: {}; its \
+                         teardown is retried, use another id until then",
+                        teardown.error
+                    ),
+                ));
+            }
+            if record.result.is_some() {
+                return Err(refused(
+                    network,
+                    format!("container {container} is attached already; detach it first"),
+                ));
+            }
         }
+        let id = NamespaceId::of(namespace).map_err(|error| fail(error.into()))?;
         let mut record = InterfaceRecord {
-            intent: intent.clone(),
-            namespace: NamespaceId::of(namespace).map_err(|error| fail(error.into()))?,
-            result: None,
-            host_interface: None,
-            is_inside: false,
+            namespace: Some(id),
+            ..InterfaceRecord::new(intent)
         };
         let write_record = |record: &InterfaceRecord| {
             self.records
@@ -141,16 +203,9 @@ impl CniDriver {
                 .map_err(|error| fail(error.into()))
         };
         write_record(&record)?;
-        // The handle may not exist yet, since the isolator creates it concurrently.
-        let path = PathBuf::from(format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            namespace.as_raw_fd()
-        ));
-        let mut json = self.chain_run(intent).add(&path).map_err(fail)?;
+        let path = self.handle_of(intent, namespace, id).map_err(fail)?;
+        let json = self.chain_run(intent).add(&path).map_err(fail)?;
         let parsed = CniResult::parse(&json, &intent.interface);
-        // A DEL gets this result after the descriptor is closed.
-        rename_sandbox(&mut json, &path, &self.namespace_handle(intent));
         record.result = Some(json);
         let result = match parsed {
             Ok(result) => result,
@@ -191,36 +246,138 @@ impl CniDriver {
         })
     }
 
+    /// Detaches an interface. Fails only if not even a pending teardown can be written.
     pub(super) async fn detach(
         self: &Arc<Self>,
         intent: &Intent<CniIntent>,
     ) -> Result<(), ProviderErrors> {
+        self.untrack(intent);
+        if let Teardown::Pending { failures } = self.tear_down(intent, Attempt::First).await? {
+            self.retry(intent.clone(), failures);
+        }
+        Ok(())
+    }
+
+    async fn tear_down(
+        self: &Arc<Self>,
+        intent: &Intent<CniIntent>,
+        attempt: Attempt,
+    ) -> Result<Teardown, ProviderErrors> {
         let (driver, owned_intent) = (Arc::clone(self), intent.clone());
         // A thread of its own, so that a plugin that hangs delays no other.
-        netns::on_own_thread("cm-cni", move |_| driver.detach_blocking(&owned_intent))
-            .await
-            .map_err(|error| failed(&intent.network, "detach", error))?
+        netns::on_own_thread("cm-cni", move |_| {
+            driver.tear_down_blocking(&owned_intent, attempt)
+        })
+        .await
+        .map_err(|error| failed(&intent.network, "detach", error))?
     }
 
     /// Runs the plugins' DEL, whether or not an ADD completed.
-    fn detach_blocking(&self, intent: &Intent<CniIntent>) -> Result<(), ProviderErrors> {
-        self.untrack(intent);
+    fn tear_down_blocking(
+        &self,
+        intent: &Intent<CniIntent>,
+        attempt: Attempt,
+    ) -> Result<Teardown, ProviderErrors> {
         let record = self.records.read(intent);
+        let is_pending = record
+            .as_ref()
+            .is_some_and(|record| record.teardown.is_some());
+        if attempt == Attempt::Retry && !is_pending {
+            // Someone else has completed it.
+            return Ok(Teardown::Complete);
+        }
         let namespace = record
             .as_ref()
-            .and_then(|record| self.namespace_path(intent, record.namespace))
+            .and_then(|record| self.namespace_path(intent, record.namespace?))
             .unwrap_or_default();
         let result = record.as_ref().and_then(|record| record.result.as_ref());
         let fail = |error: BoxError| failed(&intent.network, "detach", error);
-        self.chain_run(intent)
-            .del(&namespace, result)
-            .into_iter()
-            .map(fail)
-            .collect::<ProviderErrors>()
-            .into_result(())?;
-        self.records
-            .remove(intent)
-            .map_err(|error| fail(error.into()))?;
+        let errors = self.chain_run(intent).del(&namespace, result);
+        let mut record = record.unwrap_or_else(|| InterfaceRecord::new(intent));
+        if errors.is_empty() {
+            self.forget(&record)
+                .map_err(|error| fail(BoxError::from(error)))?;
+            return Ok(Teardown::Complete);
+        }
+        let error: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let error = error.join("; ");
+        let failures = record
+            .teardown
+            .as_ref()
+            .map_or(1, |teardown| teardown.failures.saturating_add(1));
+        let container = &intent.container;
+        let what = remainder(&record);
+        if failures >= MAX_TEARDOWNS {
+            log::error!(
+                container:% = container;
+                "gave up the teardown of {what} after {failures} failures, remove by hand what its \
+                 plugins left: {error}"
+            );
+            self.forget(&record)
+                .map_err(|error| fail(BoxError::from(error)))?;
+            return Ok(Teardown::Complete);
+        }
+        record.teardown = Some(PendingTeardown {
+            failures,
+            error: error.clone(),
+        });
+        if let Err(write_error) = self.records.write(&record) {
+            let write_error = format!("cannot note that its teardown is pending: {write_error}");
+            return Err(errors
+                .into_iter()
+                .chain([BoxError::from(write_error)])
+                .map(fail)
+                .collect());
+        }
+        log::warn!(
+            container:% = container;
+            "the teardown of {what} is pending, failure {failures} of {MAX_TEARDOWNS}: {error}"
+        );
+        Ok(Teardown::Pending { failures })
+    }
+
+    /// Retries a teardown in the background until it succeeds or is given up.
+    fn retry(self: &Arc<Self>, intent: Intent<CniIntent>, mut failures: u32) {
+        let key = key(&intent);
+        if !self.retried().insert(key.clone()) {
+            return;
+        }
+        let driver = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(retry_delay(failures)).await;
+                let Some(driver) = driver.upgrade() else {
+                    return;
+                };
+                match driver.tear_down(&intent, Attempt::Retry).await {
+                    Ok(Teardown::Pending { failures: all }) => failures = all,
+                    Ok(Teardown::Complete) => {
+                        driver.retried().remove(&key);
+                        return;
+                    }
+                    // For example a full disk.
+                    Err(error) => {
+                        log::error!(container:% = intent.container, error:% = error; "detach failed");
+                    }
+                }
+            }
+        });
+    }
+
+    /// Removes the record of an interface and, with the container's last one, the handle that the
+    /// provider made.
+    fn forget(&self, record: &InterfaceRecord) -> Result<(), BoxError> {
+        let intent = &record.intent;
+        let container = &intent.container;
+        self.records.remove(intent)?;
+        if !self.records.has_only_handle(container)? {
+            return Ok(());
+        }
+        let handle = self.namespace_handle(intent);
+        if record.namespace.is_some_and(|id| is_namespace(&handle, id)) {
+            handles::unpin(&handle)?;
+        }
+        self.records.disclaim_handle(container)?;
         Ok(())
     }
 
@@ -237,21 +394,45 @@ impl CniDriver {
         self.netns_dir.join(intent.container.file_name())
     }
 
+    /// A path of the container's namespace, which every process of the host can open as long as the
+    /// container is attached. It is the container's handle, which the isolator pins at the same
+    /// time, or for a namespace of an operator one that the provider pins.
+    fn handle_of(
+        &self,
+        intent: &Intent<CniIntent>,
+        namespace: &OwnedFd,
+        id: NamespaceId,
+    ) -> Result<PathBuf, BoxError> {
+        let handle = self.namespace_handle(intent);
+        if is_namespace(&handle, id) {
+            return Ok(handle);
+        }
+        if handles::is_handle(&handle) {
+            // An operator's, who has given it the name of another container.
+            return self.namespace_path(intent, id).ok_or_else(|| {
+                format!(
+                    "{} is the handle of another namespace; use another id",
+                    handle.display()
+                )
+                .into()
+            });
+        }
+        self.records.claim_handle(intent)?;
+        handles::prepare_and_pin(namespace, &handle)?;
+        Ok(handle)
+    }
+
     /// A path of the namespace `id`: the container's handle, or one that the operator made. Never
     /// a path of another namespace.
     fn namespace_path(&self, intent: &Intent<CniIntent>, id: NamespaceId) -> Option<PathBuf> {
-        let matches = |path: &PathBuf| {
-            fs::metadata(path)
-                .is_ok_and(|metadata| NamespaceId::new(metadata.dev(), metadata.ino()) == id)
-        };
         let handle = self.namespace_handle(intent);
-        if matches(&handle) {
+        if is_namespace(&handle, id) {
             return Some(handle);
         }
         fs::read_dir(&self.netns_dir)
             .ok()?
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(matches)
+            .find(|path| is_namespace(path, id))
     }
 
     /// Takes over an interface after a restart. It must still exist, as far as that can be
@@ -306,7 +487,7 @@ impl CniDriver {
             let Some(path) = driver
                 .records
                 .read(&intent)
-                .and_then(|record| driver.namespace_path(&intent, record.namespace))
+                .and_then(|record| driver.namespace_path(&intent, record.namespace?))
             else {
                 return Ok(ContainerEnd::UnknownNamespace);
             };
@@ -370,23 +551,29 @@ impl CniDriver {
         let kept: HashSet<_> = known.iter().map(key).collect();
         let mut errors = ProviderErrors::new();
         for record in records {
-            let intent = match record {
-                Ok(record) => record.intent,
+            let (intent, is_pending) = match record {
+                Ok(record) => (record.intent, record.teardown.is_some()),
                 Err(path) => {
                     log::warn!("cannot read {}", path.display());
                     continue;
                 }
             };
             let key = key(&intent);
-            if kept.contains(&key) || damaged.contains(&intent.container) || self.is_tracked(&key) {
+            if kept.contains(&key)
+                || damaged.contains(&intent.container)
+                || self.is_tracked(&key)
+                || self.retried().contains(&key)
+            {
                 continue;
             }
-            log::warn!(
-                "detaching {} of network {:?} from {}, which is no container of this host",
-                intent.interface,
-                intent.network,
-                intent.container
-            );
+            if !is_pending {
+                log::warn!(
+                    "detaching {} of network {:?} from {}, which is no container of this host",
+                    intent.interface,
+                    intent.network,
+                    intent.container
+                );
+            }
             errors.extend(self.detach(&intent).await.err().into_iter().flatten());
         }
         errors.into_result(())
@@ -467,13 +654,36 @@ fn enter_and_find(
     Ok(links::by_name(&mut socket, interface)?)
 }
 
-fn rename_sandbox(result: &mut Value, old: &Path, new: &Path) {
-    let interfaces = result.get_mut("interfaces").and_then(Value::as_array_mut);
-    for interface in interfaces.into_iter().flatten() {
-        if let Some(sandbox) = interface.get_mut("sandbox")
-            && sandbox.as_str() == old.to_str()
-        {
-            *sandbox = new.to_string_lossy().into();
-        }
+/// Whether the file at `path` is the namespace `id`.
+fn is_namespace(path: &Path, id: NamespaceId) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| NamespaceId::new(metadata.dev(), metadata.ino()) == id)
+}
+
+/// How long to wait after that many failures of a teardown.
+fn retry_delay(failures: u32) -> Duration {
+    FIRST_RETRY_DELAY.saturating_mul(1 << failures.clamp(1, MAX_TEARDOWNS).saturating_sub(1))
+}
+
+/// Describes what a failed teardown may leave, for a message.
+fn remainder(record: &InterfaceRecord) -> String {
+    let intent = &record.intent;
+    let plugins: Vec<&str> = intent.provider.plugins.iter().map(plugin_type).collect();
+    let addresses = record
+        .result
+        .as_ref()
+        .and_then(|result| CniResult::parse(result, &intent.interface).ok())
+        .map_or_else(Vec::new, |result| result.addresses);
+    let mut text = format!(
+        "{} of network {:?} (plugins {}",
+        intent.interface,
+        intent.network,
+        plugins.join(", ")
+    );
+    for address in addresses {
+        text += &format!(", address {address}");
     }
+    if let Some(name) = &record.host_interface {
+        text += &format!(", host interface {name}");
+    }
+    text + ")"
 }

@@ -7,16 +7,20 @@
 //!   plugin that hangs does not delay the others, and its time is limited.
 //! - A DEL follows every ADD, whatever its result; it runs a chain in reverse order, and runs the
 //!   other plugins even if one fails.
+//! - A DEL that fails does not keep the container: it becomes a pending teardown, which is retried
+//!   a limited number of times.
 //! - Plugins own what they create: nothing on the host is found by name and removed.
 
 mod arguments;
 mod chain;
 mod driver;
 mod plugin;
+mod processes;
 mod record;
 mod result;
 #[cfg(test)]
 mod root_tests;
+mod versions;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -32,13 +36,15 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::arguments::LabelCapabilities;
 use self::driver::CniDriver;
+use self::versions::PluginVersions;
 use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
     ProviderErrors, Statistics, failed, refused,
 };
 use crate::config::cni::plugin_type;
-use crate::config::{Chain, CniNetwork, Config, PluginConfig};
+use crate::config::{Chain, CniNetwork, Config, ConfigProblem, NetworkProvider, PluginConfig};
 use crate::net::link_watch::LinkWatch;
 use contrail_mesos_api::container::ContainerId;
 
@@ -59,6 +65,9 @@ pub struct CniIntent {
     /// The static addresses that the framework requests.
     #[serde(default, rename = "asked")]
     pub requested_addresses: Vec<IpAddr>,
+    /// `CNI_ARGS`; empty for none.
+    #[serde(default)]
+    pub arguments: String,
 }
 
 /// Plugin configurations may have secrets, so only the plugins' types are shown.
@@ -85,6 +94,42 @@ struct PluginEnvironment {
     plugin_dirs: Vec<PathBuf>,
 }
 
+impl PluginEnvironment {
+    fn new(config: &Config) -> Self {
+        Self {
+            path: std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()),
+            plugin_dirs: config
+                .cni
+                .as_ref()
+                .map_or_else(Vec::new, |cni| cni.plugin_dirs.clone()),
+        }
+    }
+}
+
+/// Why CNI networks of the configuration would refuse every container although their files are
+/// valid, by network: their plugins support no common version. Blocks: it runs plugins.
+#[must_use]
+pub fn version_problems(config: &Config) -> Vec<ConfigProblem> {
+    let environment = PluginEnvironment::new(config);
+    let known = PluginVersions::default();
+    let mut problems = vec![];
+    for network in &config.networks {
+        let NetworkProvider::Cni(cni) = &network.provider else {
+            continue;
+        };
+        if let Ok(chain) = &cni.chain
+            && let Err(error) = known.choose(chain, &cni.plugin_dirs, &environment)
+        {
+            problems.push(ConfigProblem {
+                place: cni.file.display().to_string(),
+                key: String::new(),
+                message: format!("network {:?}: {error}", network.name),
+            });
+        }
+    }
+    problems
+}
+
 /// The plugins of a network, if its configuration file is valid.
 fn chain<'a>(name: &str, network: &'a CniNetwork) -> Result<&'a Chain, ProviderError> {
     network.chain.as_ref().map_err(|message| {
@@ -103,14 +148,7 @@ impl CniProvider {
         config: &Config,
         lost: UnboundedSender<LostInterface>,
     ) -> Result<Self, ProviderError> {
-        let environment = PluginEnvironment {
-            path: std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()),
-            plugin_dirs: config
-                .cni
-                .as_ref()
-                .map_or_else(Vec::new, |cni| cni.plugin_dirs.clone()),
-        };
-        let driver = Arc::new(CniDriver::new(config, environment));
+        let driver = Arc::new(CniDriver::new(config, PluginEnvironment::new(config)));
         let watch = config
             .cni
             .as_ref()
@@ -141,7 +179,14 @@ impl Provider for CniProvider {
         request: &NetworkRequest,
         network: &CniNetwork,
     ) -> Result<(), ProviderErrors> {
-        chain(&request.network.name, network)?;
+        let name = &request.network.name;
+        let chain = chain(name, network)?;
+        LabelCapabilities::parse(request, &chain.plugins).map_err(|problems| {
+            problems
+                .into_iter()
+                .map(|problem| refused(name, problem))
+                .collect::<ProviderErrors>()
+        })?;
         Ok(())
     }
 
@@ -150,12 +195,13 @@ impl Provider for CniProvider {
         request: &NetworkRequest,
         network: &CniNetwork,
     ) -> Result<Vec<String>, ProviderErrors> {
-        Ok(chain(&request.network.name, network)?
-            .types()
+        let plugins = self.driver.choose_version(request, network).await?;
+        Ok(plugins
             .iter()
-            .map(|program| {
+            .map(|plugin| {
                 format!(
-                    "run the CNI plugin {program} of {}: ADD {} for container {}",
+                    "run the CNI plugin {} of {}: ADD {} for container {}",
+                    plugin_type(plugin),
                     network.file.display(),
                     request.interface,
                     request.container
@@ -186,9 +232,10 @@ impl Provider for CniProvider {
         request: &NetworkRequest,
         network: &CniNetwork,
     ) -> Result<Intent<CniIntent>, ProviderError> {
-        let chain = chain(&request.network.name, network)?;
-        let mtu = chain
-            .plugins
+        let plugins = self.driver.choose_version(request, network).await?;
+        let labels = LabelCapabilities::parse(request, &plugins)
+            .map_err(|problems| refused(&request.network.name, problems.join("; ")))?;
+        let mtu = plugins
             .iter()
             .find_map(|plugin| plugin.get("mtu")?.as_u64()?.try_into().ok());
         Ok(Intent {
@@ -203,7 +250,8 @@ impl Provider for CniProvider {
             ports: request.ports.clone(),
             dns: request.network.dns.clone().unwrap_or_default(),
             provider: CniIntent {
-                plugins: arguments::container_plugins(&chain.plugins, request),
+                arguments: arguments::cni_args(&plugins, request),
+                plugins: arguments::container_plugins(&plugins, request, &labels),
                 plugin_dirs: network.plugin_dirs.clone(),
                 deadline: network.deadline,
                 requested_addresses: arguments::static_addresses(&request.addresses),

@@ -6,14 +6,14 @@
 //!   On kernels without pidfds tokio needs a SIGCHLD handler, but the agent's signals belong to
 //!   libprocess. libprocess waits only for the process ids that it knows, so neither reaps the
 //!   other's children.
-//! - The child has its own process group, which is killed as a whole at the deadline.
+//! - At the deadline the child is killed with all that it has started, see [`super::processes`].
 //! - The child's standard input is a file that stays locked as long as the child lives, even if
 //!   another agent process started it: see [`mod@super::chain`].
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+use super::processes::PluginProcesses;
 
 /// The longest result that is read; real ones are much shorter.
 const MAX_RESULT_BYTES: usize = 1 << 20;
@@ -39,14 +41,22 @@ const CHILD_POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) enum Command {
     Add,
     Del,
+    Version,
+}
+
+impl Command {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Version => "VERSION",
+        }
+    }
 }
 
 impl fmt::Display for Command {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Add => "ADD",
-            Self::Del => "DEL",
-        })
+        formatter.write_str(self.name())
     }
 }
 
@@ -57,9 +67,29 @@ pub(super) struct Parameters<'a> {
     /// Empty if the namespace is gone or unknown.
     pub(super) namespace: &'a Path,
     pub(super) interface: &'a str,
+    /// `CNI_ARGS`; empty for none.
+    pub(super) arguments: &'a str,
     /// The directories of the plugins, separated by colons.
     pub(super) plugin_path: &'a OsString,
     pub(super) path: &'a OsString,
+}
+
+impl Parameters<'_> {
+    fn variables(&self) -> Vec<(&'static str, &OsStr)> {
+        [
+            ("CNI_COMMAND", OsStr::new(self.command.name())),
+            ("CNI_CONTAINERID", OsStr::new(self.container)),
+            ("CNI_IFNAME", OsStr::new(self.interface)),
+            ("CNI_NETNS", self.namespace.as_os_str()),
+            ("CNI_ARGS", OsStr::new(self.arguments)),
+            ("CNI_PATH", self.plugin_path),
+            ("PATH", self.path),
+        ]
+        .into_iter()
+        // A plugin may distinguish an empty variable from none.
+        .filter(|(_, value)| !value.is_empty())
+        .collect()
+    }
 }
 
 /// Why a plugin failed.
@@ -151,6 +181,15 @@ fn failure(stdout: &[u8], stderr: &[u8]) -> PluginFailure {
     }
 }
 
+/// Writes a configuration as the next plugin's standard input.
+pub(super) fn write_input(mut input: &File, config: &impl Serialize) -> io::Result<()> {
+    let json = serde_json::to_vec(config)?;
+    input.set_len(0)?;
+    input.rewind()?;
+    input.write_all(&json)?;
+    input.rewind()
+}
+
 /// Runs the plugin at `program` to its end, and returns its standard output. Blocks, at most until
 /// `deadline`.
 pub(super) fn run(
@@ -160,6 +199,7 @@ pub(super) fn run(
     deadline: Instant,
 ) -> Result<Vec<u8>, PluginError> {
     let started = Instant::now();
+    let variables = parameters.variables();
     #[expect(
         clippy::disallowed_methods,
         reason = "CNI plugins are programs; libprocess does not reap them"
@@ -167,23 +207,27 @@ pub(super) fn run(
     let mut command = std::process::Command::new(program);
     command
         .env_clear()
-        .env("CNI_COMMAND", parameters.command.to_string())
-        .env("CNI_CONTAINERID", parameters.container)
-        .env("CNI_IFNAME", parameters.interface)
-        .env("CNI_PATH", parameters.plugin_path)
-        .env("PATH", parameters.path)
+        .envs(variables.iter().copied())
         .stdin(Stdio::from(input))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    if !parameters.namespace.as_os_str().is_empty() {
-        command.env("CNI_NETNS", parameters.namespace);
-    }
     let child = command.spawn().map_err(PluginError::NotStarted)?;
     // The child has the input; the copy in the command would keep the lock.
     drop(command);
+    let pipes = [
+        child.stdout.as_ref().map(AsFd::as_fd),
+        child.stderr.as_ref().map(AsFd::as_fd),
+    ];
+    let cni_variables: Vec<_> = variables
+        .into_iter()
+        // A script may have changed its PATH.
+        .filter(|(name, _)| name.starts_with("CNI_"))
+        .collect();
+    let processes = PluginProcesses::of(child.id(), &cni_variables, pipes.into_iter().flatten());
     let mut running = RunningPlugin {
         child,
+        processes,
         status: None,
     };
     let mut stdout = OutputCapture::new(running.child.stdout.take());
@@ -241,6 +285,7 @@ fn into_result(status: ExitStatus, stdout: Vec<u8>, stderr: &[u8]) -> Result<Vec
 /// A child process that is killed when this is dropped.
 struct RunningPlugin {
     child: Child,
+    processes: Option<PluginProcesses>,
     status: Option<ExitStatus>,
 }
 
@@ -254,13 +299,25 @@ impl RunningPlugin {
 
     /// Kills the child and everything that it started.
     fn kill(&mut self) {
-        if let Ok(id) = i32::try_from(self.child.id())
-            && self.status.is_none()
-        {
+        if self.status.is_some() {
+            return;
+        }
+        let found = self.processes.as_ref().map(PluginProcesses::find);
+        if let Ok(id) = i32::try_from(self.child.id()) {
             // The id cannot be reused before the child was waited for. The child may have ended.
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
-            let _ = self.child.kill();
-            self.status = self.child.wait().ok();
+        }
+        let _ = self.child.kill();
+        self.status = self.child.wait().ok();
+        let left = match (&self.processes, found) {
+            (Some(processes), Some(found)) => processes.kill(found),
+            _ => vec![],
+        };
+        if !left.is_empty() {
+            log::warn!(
+                "processes of a CNI plugin that was killed do not end: {}",
+                left.join(", ")
+            );
         }
     }
 }

@@ -4,13 +4,17 @@
 //! ```text
 //! <state_dir>/cni/<container>/<interface>.json    the record, from before the first plugin runs
 //! <state_dir>/cni/<container>/<interface>.stdin   a plugin's standard input; locked while one runs
+//! <state_dir>/cni/<container>/handle              says that the namespace's handle is the provider's
 //! ```
+//!
+//! A record outlives its container if the DEL failed: it is then a pending teardown.
 //!
 //! Only root may read them, since configurations may have passwords. They are not synced: the
 //! intent is, and has all that a DEL requires.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -21,13 +25,15 @@ use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::CniIntent;
+use super::{CniIntent, processes};
 use crate::provider::Intent;
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::files::read_regular_file;
 
 /// Opening a pipe or a link that somebody put there fails, and does not block.
 const OPEN_FLAGS: i32 = OFlag::O_NONBLOCK.union(OFlag::O_NOFOLLOW).bits();
+/// The name of the note on the handle of a container's namespace.
+const HANDLE_CLAIM: &str = "handle";
 /// How often a busy lock is tried.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -53,8 +59,9 @@ impl NamespaceId {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct InterfaceRecord {
     pub(super) intent: Intent<CniIntent>,
-    /// The container's network namespace.
-    pub(super) namespace: NamespaceId,
+    /// The container's network namespace, if an ADD was started.
+    #[serde(default)]
+    pub(super) namespace: Option<NamespaceId>,
     /// The result of the last plugin, after all have succeeded.
     #[serde(default)]
     pub(super) result: Option<Value>,
@@ -64,6 +71,53 @@ pub(super) struct InterfaceRecord {
     /// Whether the container has an interface with that name: the plugin `loopback` creates none.
     #[serde(default)]
     pub(super) is_inside: bool,
+    /// The DELs that failed.
+    #[serde(default)]
+    pub(super) teardown: Option<PendingTeardown>,
+}
+
+/// A teardown that is retried.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PendingTeardown {
+    /// How many DELs have failed.
+    pub(super) failures: u32,
+    /// Why the last one failed.
+    pub(super) error: String,
+}
+
+impl InterfaceRecord {
+    /// The record of an interface before its first plugin runs.
+    pub(super) fn new(intent: &Intent<CniIntent>) -> Self {
+        Self {
+            intent: intent.clone(),
+            namespace: None,
+            result: None,
+            host_interface: None,
+            is_inside: false,
+            teardown: None,
+        }
+    }
+}
+
+/// The file for a plugin's standard input, locked until this is dropped. The lock ends even if a
+/// daemon that a plugin started keeps the file open.
+pub(super) struct LockedInput(File);
+
+impl Deref for LockedInput {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for LockedInput {
+    fn drop(&mut self) {
+        // Otherwise the lock ends when the last process closes the file.
+        if let Err(error) = self.0.unlock() {
+            log::warn!("cannot unlock a plugin's standard input: {error}");
+        }
+    }
 }
 
 /// The records of one state directory. Every call blocks on the file system.
@@ -129,7 +183,11 @@ impl Records {
 
     /// Locks the file for the plugins' standard input. Waits for a plugin of an agent that was
     /// killed, which must not create anything after the DEL.
-    pub(super) fn lock(&self, intent: &Intent<CniIntent>, deadline: Instant) -> io::Result<File> {
+    pub(super) fn lock(
+        &self,
+        intent: &Intent<CniIntent>,
+        deadline: Instant,
+    ) -> io::Result<LockedInput> {
         self.create_directory(intent)?;
         let path = self.path(intent, "stdin");
         let file = OpenOptions::new()
@@ -142,7 +200,7 @@ impl Records {
             .open(&path)?;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(file),
+                Ok(()) => return Ok(LockedInput(file)),
                 Err(TryLockError::Error(error)) => return Err(error),
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                     std::thread::sleep(LOCK_POLL_INTERVAL);
@@ -151,8 +209,9 @@ impl Records {
                     return Err(io::Error::new(
                         ErrorKind::TimedOut,
                         format!(
-                            "an earlier plugin is still running: find the process that has {} open",
-                            path.display()
+                            "an earlier plugin, or a daemon that it started, still has {} open: {}",
+                            path.display(),
+                            processes::holders(&file)
                         ),
                     ));
                 }
@@ -160,15 +219,47 @@ impl Records {
         }
     }
 
+    /// Like [`Self::lock`], with another file in place of one that stays locked.
+    pub(super) fn lock_anew(&self, intent: &Intent<CniIntent>) -> io::Result<LockedInput> {
+        fs::remove_file(self.path(intent, "stdin"))?;
+        self.lock(intent, Instant::now())
+    }
+
+    /// Notes that the provider made the handle of the container's namespace.
+    pub(super) fn claim_handle(&self, intent: &Intent<CniIntent>) -> io::Result<()> {
+        self.create_directory(intent)?;
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(OPEN_FLAGS)
+            .open(self.of(&intent.container).join(HANDLE_CLAIM))
+            .map(drop)
+    }
+
+    /// Whether the provider made the handle of the container's namespace, and the container has no
+    /// record any more.
+    pub(super) fn has_only_handle(&self, container: &ContainerId) -> io::Result<bool> {
+        let files = list(&self.of(container))?;
+        Ok(files.len() == 1 && files[0].ends_with(HANDLE_CLAIM))
+    }
+
     /// Removes the record of an interface. Idempotent.
     pub(super) fn remove(&self, intent: &Intent<CniIntent>) -> io::Result<()> {
         for extension in ["json", "new", "stdin"] {
-            match fs::remove_file(self.path(intent, extension)) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_file(&self.path(intent, extension))?;
         }
-        match fs::remove_dir(self.of(&intent.container)) {
+        self.remove_directory(&intent.container)
+    }
+
+    /// Removes the note that the provider made the handle of the container's namespace. Idempotent.
+    pub(super) fn disclaim_handle(&self, container: &ContainerId) -> io::Result<()> {
+        remove_file(&self.of(container).join(HANDLE_CLAIM))?;
+        self.remove_directory(container)
+    }
+
+    fn remove_directory(&self, container: &ContainerId) -> io::Result<()> {
+        match fs::remove_dir(self.of(container)) {
             Err(error)
                 if !matches!(
                     error.kind(),
@@ -195,6 +286,13 @@ impl Records {
             }
         }
         Ok(records)
+    }
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

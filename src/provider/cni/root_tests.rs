@@ -12,11 +12,15 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::*;
 use crate::config::{Network, NetworkProvider, Source};
 use crate::net::netns::handles;
-use crate::net::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
+use crate::net::testing::{
+    inside, isolated_async, link_names, namespace, nft_ruleset, run, unshare_mounts,
+};
 use crate::provider::{AddressRequest, PortMapping, Protocol};
 
 mod faults;
+mod processes;
 mod real;
+mod teardown;
 
 /// Where Debian's containernetworking-plugins puts them.
 const DEBIAN: &str = "/usr/lib/cni";
@@ -73,7 +77,8 @@ impl TestHost {
     /// Adds a network to CNI's directory.
     fn network(&self, config: &Value) -> Network {
         let name = config["name"].as_str().unwrap();
-        fs::write(self.path("net.d").join(name), config.to_string()).unwrap();
+        let file = self.path("net.d").join(format!("{name}.conf"));
+        fs::write(file, config.to_string()).unwrap();
         let config = Source::file(self.path("agent.toml")).load().unwrap();
         config.network(name).unwrap().clone()
     }
@@ -118,7 +123,8 @@ impl TestHost {
         self.provider
             .validate(request, network)
             .map_err(|errors| errors.to_string())?;
-        let intent = self.provider.reserve(request, network).await.unwrap();
+        let reserved = self.provider.reserve(request, network).await;
+        let intent = reserved.map_err(|error| error.to_string())?;
         // A restart reads it from disk.
         let json = serde_json::to_string(&intent).unwrap();
         Ok(serde_json::from_str(&json).unwrap())
@@ -128,7 +134,7 @@ impl TestHost {
         let intent = self.intent(request).await?;
         let namespace = namespace();
         // The isolator does this concurrently.
-        let handle = self.path("netns").join(intent.container.file_name());
+        let handle = self.handle(&intent);
         handles::pin(&namespace, &handle).unwrap();
         let attached = self
             .provider
@@ -156,17 +162,40 @@ impl TestHost {
             .detach_all(std::slice::from_ref(&container.intent))
             .await
             .unwrap();
-        let handle = self
-            .path("netns")
-            .join(container.intent.container.file_name());
-        handles::unpin(&handle).unwrap();
+        handles::unpin(&self.handle(&container.intent)).unwrap();
+    }
+
+    fn handle(&self, intent: &Intent<CniIntent>) -> PathBuf {
+        self.path("netns").join(intent.container.file_name())
+    }
+
+    /// How many DELs of an interface have failed, and the last error.
+    fn pending_teardown(&self, intent: &Intent<CniIntent>) -> Option<(u32, String)> {
+        let record = self.provider.driver.records.read(intent)?;
+        let teardown = record.teardown?;
+        Some((teardown.failures, teardown.error))
+    }
+
+    /// Waits until a script has written `$place/<name>`.
+    async fn await_file(&self, name: &str) -> String {
+        loop {
+            let content = self.read(name);
+            if content.ends_with('\n') {
+                return content;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Fails if a lease or a record is left.
     fn assert_clean(&self) {
         assert_eq!(self.leases(), 0);
-        let records = fs::read_dir(self.path("state/cni")).map_or(0, Iterator::count);
-        assert_eq!(records, 0);
+        assert_eq!(self.records(), 0);
+    }
+
+    /// How many containers have a record.
+    fn records(&self) -> usize {
+        fs::read_dir(self.path("state/cni")).map_or(0, Iterator::count)
     }
 }
 

@@ -189,6 +189,7 @@ impl TestHost {
             networks: vec![],
             cni: None,
             cni_problems: vec![],
+            cni_ignored: vec![],
         };
         let (sender, lost) = unbounded_channel();
         Self {

@@ -91,7 +91,7 @@ fn conf_json_and_conflist_files_are_networks() {
 #[test]
 fn invalid_file_affects_only_its_own_network() {
     let fixture = Fixture::new();
-    fixture.write("good", r#"{"name":"good","type":"bridge"}"#);
+    fixture.write("good.conf", r#"{"name":"good","type":"bridge"}"#);
     for (file, json, expected) in [
         ("a", "{", "is not valid JSON: see line 1"),
         ("b", "[]", "is not a JSON object"),
@@ -148,12 +148,32 @@ fn invalid_file_affects_only_its_own_network() {
             "is not a string",
         ),
         (
+            "p",
+            r#"{"name":"p","type":"bridge","cniVersions":"1.0.0"}"#,
+            "\"cniVersions\" is not a list",
+        ),
+        (
+            "q",
+            r#"{"name":"q","type":"bridge","cniVersions":["1.0.0",4]}"#,
+            "has \"4\", which is not a version",
+        ),
+        (
+            "r",
+            r#"{"name":"r","type":"bridge","cniVersions":["1"]}"#,
+            "has \"1\", which is not a version",
+        ),
+        (
+            "s",
+            r#"{"name":"s","plugins":[{"type":"bridge"}],"cniVersions":["0.5.0","2.0.0"]}"#,
+            "has no version that is supported; supported are 0.1.0, ",
+        ),
+        (
             "o",
             r#"{"name":"good","type":"bridge"}"#,
             "already defined in an earlier file",
         ),
     ] {
-        fixture.write(&format!("x{file}"), json);
+        fixture.write(&format!("x{file}.conf"), json);
         let config = fixture.load("");
         assert!(chain(&config, "good").is_ok());
         let [problem] = config.cni_problems.as_slice() else {
@@ -164,19 +184,22 @@ fn invalid_file_affects_only_its_own_network() {
             message.contains(expected),
             "{expected:?} is not in {message}"
         );
-        assert!(message.contains(&format!("/net.d/x{file}: ")), "{message}");
+        assert!(
+            message.contains(&format!("/net.d/x{file}.conf: ")),
+            "{message}"
+        );
         // Files that have a valid name.
-        if ('e'..='n').any(|c| file == c.to_string()) {
+        if file != "o" && file >= "e" {
             assert!(chain(&config, file).unwrap_err().contains(expected));
         }
-        fs::remove_file(fixture.path("net.d").join(format!("x{file}"))).unwrap();
+        fs::remove_file(fixture.path("net.d").join(format!("x{file}.conf"))).unwrap();
     }
 }
 
 #[test]
 fn network_of_agent_toml_takes_precedence() {
     let fixture = Fixture::new();
-    fixture.write("one", r#"{"name":"one","type":"bridge"}"#);
+    fixture.write("one.conf", r#"{"name":"one","type":"bridge"}"#);
     let config =
         fixture.load("[[network]]\nname = 'one'\nprovider = 'bridge'\nsubnet = '10.0.0.0/24'\n");
     assert_eq!(config.networks.len(), 1);
@@ -185,6 +208,76 @@ fn network_of_agent_toml_takes_precedence() {
         NetworkProvider::Bridge(_)
     ));
     assert_eq!(config.cni_problems, []);
+    let [ignored] = config.cni_ignored.as_slice() else {
+        panic!("{:?}", config.cni_ignored)
+    };
+    let ignored = ignored.to_string();
+    assert!(
+        ignored.contains("/net.d/one.conf: is ignored: a [[network]]"),
+        "{ignored}"
+    );
+}
+
+#[test]
+fn files_with_other_names_are_ignored_and_listed() {
+    let fixture = Fixture::new();
+    let names = [
+        "10-old.conflist.cilium_bak",
+        "20-live.conf~",
+        "30-live.conf.bak",
+        "40-live.CONF",
+        "50-live",
+        "60-live.yaml",
+        "conf",
+    ];
+    for (index, name) in names.iter().enumerate() {
+        fixture.write(name, &format!(r#"{{"name":"n{index}","type":"bridge"}}"#));
+    }
+    for hidden in [".conf", ".swp.conf", ".70-live.conf.swp"] {
+        fixture.write(hidden, r#"{"name":"hidden","type":"bridge"}"#);
+    }
+    fixture.write("80-live.conf", r#"{"name":"live","type":"bridge"}"#);
+    let config = fixture.load("");
+    assert_eq!(config.cni_problems, []);
+    assert!(chain(&config, "live").is_ok());
+    assert_eq!(config.networks.len(), 1, "{:?}", config.networks);
+    let ignored: Vec<String> = config.cni_ignored.iter().map(ToString::to_string).collect();
+    assert_eq!(ignored.len(), names.len(), "{ignored:?}");
+    for (name, ignored) in names.iter().zip(&ignored) {
+        assert!(
+            ignored.contains(&format!("/net.d/{name}: is ignored: its name"))
+                && ignored.contains(".conf, .conflist, .json"),
+            "{ignored}"
+        );
+    }
+}
+
+#[test]
+fn offered_versions_are_those_of_both_keys() {
+    let fixture = Fixture::new();
+    for (index, (keys, expected)) in [
+        (r#""cniVersion":"0.4.0""#, ""),
+        (r#""cniVersions":["1.0.0","0.4.0","1.0.0"]"#, "0.4.0 1.0.0"),
+        (
+            r#""cniVersion":"0.3.1","cniVersions":["9.0.0","1.1.0"]"#,
+            "0.3.1 1.1.0",
+        ),
+        (r#""cniVersion":"1.0.0","cniVersions":[]"#, "1.0.0"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("n{index}");
+        fixture.write(
+            &format!("{name}.conflist"),
+            &format!(r#"{{"name":"{name}",{keys},"plugins":[{{"type":"bridge"}}]}}"#),
+        );
+        let config = fixture.load("");
+        let chain = chain(&config, &name).unwrap();
+        let versions: Vec<String> = chain.versions.iter().map(ToString::to_string).collect();
+        assert_eq!(versions.join(" "), expected, "{keys}");
+        assert!(!chain.plugins[0].contains_key("cniVersions"));
+    }
 }
 
 #[test]
@@ -202,7 +295,7 @@ fn missing_directory_is_reported_as_problem() {
 fn debug_output_has_no_plugin_configuration() {
     let fixture = Fixture::new();
     fixture.write(
-        "one",
+        "one.conf",
         r#"{"name":"one","type":"bridge","password":"hunter2"}"#,
     );
     assert!(!format!("{:?}", fixture.load("")).contains("hunter2"));

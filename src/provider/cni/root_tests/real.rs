@@ -84,7 +84,7 @@ fn chain_with_portmap_maps_and_unmaps_ports() {
         let rules = nft_ruleset();
         assert!(rules.contains("31080"), "{rules}");
         // The DEL needs neither the file nor the process that ran the ADD.
-        fs::remove_file(host.path("net.d/chain")).unwrap();
+        fs::remove_file(host.path("net.d/chain.conf")).unwrap();
         let host = host.restart();
         host.provider.adopt(&container.intent).await.unwrap();
         host.detach(container).await;
@@ -102,6 +102,8 @@ fn loopback_plugin_attaches_and_is_adopted() {
             host.network(&json!({ "cniVersion": "0.3.1", "name": "lo", "type": "loopback" }));
         let container = host.attach(&request("one", &network)).await.unwrap();
         assert_eq!(container.attachment.mac.to_string(), "00:00:00:00:00:00");
+        // They are every container's own.
+        assert_eq!(container.addresses(), Vec::<String>::new());
         let host = host.restart();
         host.provider.adopt(&container.intent).await.unwrap();
         host.detach(container).await;
@@ -139,6 +141,205 @@ fn static_address_is_assigned_or_refused() {
         );
         host.assert_clean();
         run("ip", "link delete peer0");
+    });
+}
+
+#[test]
+fn static_ipam_gets_the_address_with_its_prefix() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let ipam = json!({
+            "type": "static", "routes": [{ "dst": "0.0.0.0/0" }],
+            "addresses": [{ "address": "10.77.0.2/24", "gateway": "10.77.0.1" }],
+        });
+        for (name, capabilities) in [("capability", json!({ "ips": true })), ("args", json!({}))] {
+            let network = host.network(&json!({
+                "name": name, "cniVersion": "1.0.0",
+                "plugins": [
+                    {
+                        "type": "bridge", "bridge": "peer0", "ipam": ipam,
+                        "capabilities": capabilities,
+                    },
+                    { "type": "tuning" },
+                ],
+            }));
+            let mut requested = request("one", &network);
+            requested.addresses = vec![AddressRequest::Static("10.77.0.42".parse().unwrap())];
+            let container = host.attach(&requested).await.unwrap();
+            assert_eq!(container.addresses(), ["10.77.0.42/24"], "{name}");
+            let inside = container.inside("ip", "-o addr show eth0");
+            assert!(inside.contains("10.77.0.42/24"), "{name}: {inside}");
+            host.detach(container).await;
+        }
+        host.assert_clean();
+        run("ip", "link delete peer0");
+    });
+}
+
+#[test]
+fn requested_mac_and_bandwidth_reach_the_plugins() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let mut first = bridge(&host, "1.0.0");
+        first["capabilities"] = json!({ "mac": true });
+        let network = host.network(&json!({
+            "name": "chain", "cniVersion": "1.0.0",
+            "plugins": [first, { "type": "bandwidth", "capabilities": { "bandwidth": true } }],
+        }));
+        let mut requested = request("one", &network);
+        requested.labels = [
+            ("cni.mac", "02:00:00:AA:00:01"),
+            ("cni.bandwidth", r#"{ "ingressRate": 8000000 }"#),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+        let container = host.attach(&requested).await.unwrap();
+        assert_eq!(container.attachment.mac.to_string(), "02:00:00:aa:00:01");
+        let link = container.inside("ip", "-o link show eth0");
+        assert!(link.contains("02:00:00:aa:00:01"), "{link}");
+        let limits = run("tc", "qdisc show");
+        assert!(
+            limits.contains("tbf") && limits.contains("rate 8Mbit"),
+            "{limits}"
+        );
+        host.detach(container).await;
+        host.assert_clean();
+        run("ip", "link delete peer0");
+    });
+}
+
+#[test]
+fn version_is_the_highest_that_every_plugin_supports() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let chain = |versions: Value, version: Option<&str>| {
+            let mut chain = json!({
+                "name": "chain", "cniVersions": versions,
+                "plugins": [bridge(&host, "0.1.0"), { "type": "firewall" }],
+            });
+            for key in ["cniVersion", "name"] {
+                chain["plugins"][0].as_object_mut().unwrap().remove(key);
+            }
+            chain["plugins"][0]["ipam"] = host.host_local();
+            if let Some(version) = version {
+                chain["cniVersion"] = version.into();
+            }
+            chain
+        };
+        for (versions, version, chosen) in [
+            (json!(["0.4.0", "1.0.0"]), None, "1.0.0"),
+            (json!(["1.0.0", "0.4.0", "1.1.0", "2.0.0"]), None, "1.0.0"),
+            (json!(["0.3.1", "0.4.0"]), Some("0.2.0"), "0.4.0"),
+            (json!(["0.4.0"]), None, "0.4.0"),
+            (json!([]), Some("1.0.0"), "1.0.0"),
+        ] {
+            let network = host.network(&chain(versions.clone(), version));
+            let container = host.attach(&request("one", &network)).await.unwrap();
+            for plugin in &container.intent.provider.plugins {
+                assert_eq!(plugin["cniVersion"], chosen, "{versions}");
+                assert!(!plugin.contains_key("cniVersions"));
+            }
+            assert_eq!(container.addresses().len(), 2);
+            host.detach(container).await;
+            host.assert_clean();
+        }
+        // The plugin firewall supports 0.4.0 and 1.0.0.
+        let network = host.network(&chain(json!(["0.2.0", "0.3.1", "1.1.0"]), None));
+        let requested = request("one", &network);
+        let error = host.attach(&requested).await.map(|_| ()).unwrap_err();
+        for part in [
+            "offers 0.2.0, 0.3.1, 1.1.0",
+            "firewall supports 0.4.0, 1.0.0",
+            "\"cniVersions\"",
+        ] {
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
+        let config = Source::file(host.path("agent.toml")).load().unwrap();
+        let [problem] = &super::version_problems(&config)[..] else {
+            panic!()
+        };
+        assert!(
+            problem.message.contains("firewall supports 0.4.0"),
+            "{problem}"
+        );
+        host.assert_clean();
+        run("ip", "link delete peer0");
+    });
+}
+
+#[test]
+fn plugin_that_cannot_say_its_versions_gets_the_highest() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        host.script(
+            "silent",
+            "cat > $place/$CNI_COMMAND; [ $CNI_COMMAND != VERSION ] || exit 1; echo '{}'",
+        );
+        let network = host.network(&json!({
+            "name": "silent", "cniVersions": ["0.4.0", "1.1.0"], "type": "silent",
+        }));
+        let container = host.attach(&request("one", &network)).await.unwrap();
+        let add: Value = serde_json::from_str(&host.read("ADD")).unwrap();
+        assert_eq!(add["cniVersion"], "1.1.0");
+        host.detach(container).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn namespace_path_is_open_to_other_processes_until_the_end() {
+    isolated_async(|| async {
+        unshare_mounts();
+        let host = TestHost::new();
+        // A daemon that looks into the namespace only later.
+        run("mkfifo", host.path("fifo").to_str().unwrap());
+        host.script(
+            "late",
+            r"[ $CNI_COMMAND = ADD ] || { echo $CNI_NETNS > $place/del; exit 0; }
+            echo $CNI_NETNS > $place/add
+            (read line < $place/fifo; nsenter --net=$CNI_NETNS ip -o link > $place/links; echo >> $place/links) > /dev/null 2>&1 &
+            echo '{}'",
+        );
+        let network = host.network(&json!({ "name": "late", "type": "late" }));
+        // A namespace of an operator, who has made no handle of the container's name.
+        let intent = host.intent(&request("one", &network)).await.unwrap();
+        let namespace = namespace();
+        host.provider
+            .attach_all(std::slice::from_ref(&intent), namespace.as_fd())
+            .await
+            .unwrap();
+        let handle = host.handle(&intent);
+        assert_eq!(host.read("add").trim(), handle.to_str().unwrap());
+        fs::write(host.path("fifo"), "now\n").unwrap();
+        let links = host.await_file("links").await;
+        assert!(links.contains("lo:"), "{links}");
+        host.provider
+            .detach_all(std::slice::from_ref(&intent))
+            .await
+            .unwrap();
+        assert_eq!(host.read("del"), host.read("add"));
+        assert!(!handle.exists());
+        host.assert_clean();
+        // An operator's own handle is used, and stays.
+        let own = host.path("netns/own");
+        handles::pin(&namespace, &own).unwrap();
+        handles::pin(super::namespace(), &handle).unwrap();
+        host.provider
+            .attach_all(std::slice::from_ref(&intent), namespace.as_fd())
+            .await
+            .unwrap();
+        assert_eq!(host.read("add").trim(), own.to_str().unwrap());
+        fs::write(host.path("fifo"), "now\n").unwrap();
+        host.provider
+            .detach_all(std::slice::from_ref(&intent))
+            .await
+            .unwrap();
+        for path in [&own, &handle] {
+            assert!(handles::is_handle(path));
+            handles::unpin(path).unwrap();
+        }
+        host.assert_clean();
+        nix::mount::umount(&host.path("netns")).unwrap();
     });
 }
 
