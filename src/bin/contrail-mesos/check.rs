@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use contrail_mesos::config::{Network, NetworkProvider, Source};
+use contrail_mesos::provider::cni::version_problems;
 
-/// Prints the networks of the configuration, or its problems, one per line.
+/// Prints the networks of the configuration, or its problems, one per line. Fails if a CNI network
+/// would refuse its containers; files of the CNI directory that are ignored are named only.
 pub(crate) fn run(source: &Source) -> ExitCode {
     match source.load() {
         Ok(config) => {
@@ -17,10 +19,19 @@ pub(crate) fn run(source: &Source) -> ExitCode {
             for network in &config.networks {
                 println!("  {}: {}", network.name, description(network));
             }
-            for problem in &config.cni_problems {
+            let versions = version_problems(&config);
+            let unusable: Vec<_> = config.cni_problems.iter().chain(&versions).collect();
+            for problem in &unusable {
                 println!("not usable: {problem}");
             }
-            ExitCode::SUCCESS
+            for ignored in &config.cni_ignored {
+                println!("warning: {ignored}");
+            }
+            if unusable.is_empty() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(error) => {
             for problem in &error.problems {
