@@ -269,10 +269,14 @@ fn udp_client_that_keeps_its_port_meets_each_new_mapping() -> Result<()> {
 
 fn check_clients(agent: &Agent, clients: &[Client]) -> Result<()> {
     for name in ["first", "second", "third"] {
-        let script = format!(
-            "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('', 53))\n             while True: s.sendto(b'{name}', s.recvfrom(64)[1])"
-        );
-        let task = TaskSpec::new(name, &format!("exec python3 -c \"{script}\""))
+        let script = [
+            "import socket",
+            "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+            "s.bind(('', 53))",
+            &format!("while True: s.sendto(b'{name}', s.recvfrom(64)[1])"),
+        ]
+        .join("\n");
+        let task = TaskSpec::new(name, &format!("exec /usr/bin/python3 -c \"{script}\""))
             .ports(&[31053])
             .network_info(json!({
                 "name": "blue",

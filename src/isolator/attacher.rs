@@ -27,9 +27,10 @@ pub use super::target::Target;
 use super::target::{Namespaces, pin};
 use crate::config::{Config, Dns, NetworkProvider};
 use crate::net::links;
-use crate::net::netns::{self, handles};
+use crate::net::netns::{self, NamespaceThreads, handles};
 use crate::network_request::ContainerRequest;
 use crate::proto::mesos::slave::ContainerMountInfo;
+use crate::provider::in_place;
 use crate::provider::{
     Attachment, Intent, LostInterface, NetworkRequest, ProviderError, ProviderErrors, Providers,
     Statistics, instance_tag,
@@ -42,6 +43,7 @@ pub struct Attacher {
     checkpoints: Checkpoints,
     etc_storage: EtcStorage,
     netns_dir: PathBuf,
+    threads: NamespaceThreads,
     /// Intents that are being written to the disk.
     syncs: Mutex<HashMap<ContainerId, IntentSync>>,
 }
@@ -64,6 +66,7 @@ impl Attacher {
                 &instance_tag(&config.state_dir),
             ),
             netns_dir: config.netns_dir.clone(),
+            threads: NamespaceThreads::new("cm-hostname")?,
             syncs: Mutex::default(),
         })
     }
@@ -220,7 +223,7 @@ impl Attacher {
         }
         let checkpoint = Checkpoint::new(container, owner, executor, request, intents.clone());
         let checkpoints = self.checkpoints.clone();
-        let (checkpoint, claim, written) = spawn_blocking(move || {
+        let (checkpoint, claim, written) = in_place(move || {
             let written = checkpoints.write_intent(&claim, &checkpoint);
             (checkpoint, claim, written)
         })
@@ -257,7 +260,7 @@ impl Attacher {
     ) -> Result<Claim, IsolatorError> {
         let (checkpoints, providers) = (self.checkpoints.clone(), Arc::clone(&self.providers));
         let (networks, container) = (request.networks.clone(), container.clone());
-        spawn_blocking(move || {
+        in_place(move || {
             let claim = match checkpoints.claim(&container, owner, executor) {
                 Ok(claim) => claim,
                 Err(ClaimError::InUse(stored)) => {
@@ -276,7 +279,7 @@ impl Attacher {
 
     async fn abandon(&self, claim: Claim) -> Result<(), IsolatorError> {
         let checkpoints = self.checkpoints.clone();
-        Ok(spawn_blocking(move || checkpoints.abandon(claim)).await?)
+        Ok(in_place(move || checkpoints.abandon(claim)).await?)
     }
 
     async fn release(&self, intents: &[Intent]) -> ProviderErrors {
@@ -307,7 +310,7 @@ impl Attacher {
         // An operator's namespace does not see the files.
         let storage = (checkpoint.owner == Owner::Agent && !in_state_dir.join("hosts").exists())
             .then(|| self.etc_storage.clone());
-        spawn_blocking(move || {
+        in_place(move || {
             let write =
                 |directory: &Path| etc_files::write(directory, &hostname, &addresses, &dns);
             let Some(storage) = storage else {
@@ -372,10 +375,10 @@ impl Attacher {
         self.wait_until_durable(&checkpoint.container).await?;
         let (namespaces, network) = open(target).await?;
         let intents: Vec<&Intent> = intents(checkpoint).collect();
-        // They are independent, and each has its own thread.
-        let (configured, attached) = tokio::join!(
+        // They are independent. The providers are first to begin, on threads of their own.
+        let (attached, configured) = tokio::join!(
+            self.providers.attach_all(&intents, network.as_fd()),
             self.configure_namespaces(checkpoint, namespaces),
-            self.providers.attach_all(&intents, network.as_fd())
         );
         let (attachments, failed) = match attached {
             Ok(attachments) => (attachments, None),
@@ -390,7 +393,7 @@ impl Attacher {
         }
         let checkpoints = self.checkpoints.clone();
         let container = checkpoint.container.clone();
-        let (attachments, written) = spawn_blocking(move || {
+        let (attachments, written) = in_place(move || {
             let written = checkpoints.write_attachments(&container, &attachments);
             (attachments, written)
         })
@@ -421,10 +424,10 @@ impl Attacher {
     ) -> Result<(), IsolatorError> {
         if let Some(handle) = self.handle(checkpoint) {
             let network = namespaces.network;
-            spawn_blocking(move || pin(network, &handle)).await??;
+            in_place(move || pin(network, &handle)).await??;
         }
         if let Some(uts) = namespaces.uts {
-            netns::set_hostname(uts, checkpoint.hostname.clone()).await?;
+            netns::set_hostname(&self.threads, uts, checkpoint.hostname.clone()).await?;
         }
         Ok(())
     }
@@ -465,7 +468,7 @@ impl Attacher {
         let checkpoints = self.checkpoints.clone();
         let etc_storage = self.etc_storage.clone();
         let container = container.clone();
-        spawn_blocking(move || {
+        in_place(move || {
             if let Some(handle) = handle {
                 handles::unpin(&handle)?;
             }
@@ -676,7 +679,7 @@ fn addresses(checkpoint: &Checkpoint, attachments: Option<&[Attachment]>) -> Vec
 
 /// Opens the container's namespaces, and its network namespace once more for the providers.
 async fn open(target: Target) -> Result<(Namespaces, OwnedFd), IsolatorError> {
-    spawn_blocking(move || {
+    in_place(move || {
         let namespaces = target.open()?;
         target.check(&namespaces)?;
         let network = namespaces

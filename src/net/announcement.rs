@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::netlink::{NetlinkError, NetlinkSocket, Request};
+use super::netlink::{NetlinkSocket, Request};
 
 /// How long after the first announcement the second one follows.
 const REPEAT_DELAY: Duration = Duration::from_millis(200);
@@ -25,14 +25,17 @@ impl Announcement {
         Self { socket, requests }
     }
 
-    /// Announces now, and a little later once more on a thread that all announcements share.
-    pub fn send(mut self) -> Result<(), NetlinkError> {
-        self.socket.execute_all(&self.requests)?;
+    /// Announces now, and a little later once more on a thread that all announcements share. Best
+    /// effort: the neighbours find out by themselves after some time.
+    pub fn send(mut self) {
+        if let Err(error) = self.socket.execute_all(&self.requests) {
+            log::warn!("cannot announce the addresses of a container: {error}");
+            return;
+        }
         if let Some(thread) = thread() {
             // Never fails: the thread does not end.
             let _ = thread.send((Instant::now() + REPEAT_DELAY, self));
         }
-        Ok(())
     }
 }
 

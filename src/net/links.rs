@@ -88,12 +88,14 @@ pub enum VethError {
     Incomplete(NetlinkError),
 }
 
-/// Creates the pair, with its inner end in `namespace`, and sets its host end up.
+/// Creates the pair, with its inner end in `namespace`, and sets its host end up. Then executes
+/// `more`, at the cost of no further system call, and returns the results of these.
 pub fn create_veth(
     socket: &mut NetlinkSocket,
     pair: &VethPair<'_>,
     namespace: BorrowedFd<'_>,
-) -> Result<(), VethError> {
+    more: impl IntoIterator<Item = Request>,
+) -> Result<Vec<Result<(), NetlinkError>>, VethError> {
     let inner = LinkUnspec::new_with_name(pair.inner)
         .mtu(pair.mtu)
         .address(pair.mac.to_vec())
@@ -111,21 +113,21 @@ pub fn create_veth(
         "create the veth pair {} and {} (in the container)",
         pair.host, pair.inner
     );
+    let create = request(
+        RTM_NEWLINK,
+        NLM_F_CREATE | NLM_F_EXCL,
+        &create.build(),
+        action,
+    );
+    let requests: Vec<Request> = [create, configure].into_iter().chain(more).collect();
     let mut results = socket
-        .execute(&[
-            request(
-                RTM_NEWLINK,
-                NLM_F_CREATE | NLM_F_EXCL,
-                &create.build(),
-                action,
-            ),
-            configure,
-        ])
+        .execute(&requests)
         .map_err(VethError::Incomplete)?
         .into_iter();
     let mut next = || results.next().unwrap_or(Ok(()));
     next().map_err(VethError::NotCreated)?;
-    next().map_err(VethError::Incomplete)
+    next().map_err(VethError::Incomplete)?;
+    Ok(results.collect())
 }
 
 /// A macvlan to create in a container, on a VLAN of an interface of the host.

@@ -10,6 +10,7 @@
 //! unknown outcome ([`NetlinkError::OutcomeUnknown`]).
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer};
 use netlink_sys::{Socket, SocketAddr};
@@ -35,6 +36,8 @@ const RESPONSE_TIMEOUT_SECONDS: i64 = 2;
 const ACK_BYTES: usize = 2048;
 /// How many requests are sent at once, at most.
 const MAX_REQUESTS_AT_ONCE: usize = 64;
+/// How many sockets wait for their next use, at most.
+const MAX_IDLE_SOCKETS: usize = 4;
 /// The largest datagram of a dump is 32 KiB.
 const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -404,6 +407,33 @@ impl NetlinkSocket {
     /// The underlying socket, for polling and multicast groups.
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
+    }
+}
+
+/// Open sockets of the routing family, for threads that share a network namespace.
+#[derive(Debug, Default)]
+pub struct SocketPool {
+    sockets: Mutex<Vec<NetlinkSocket>>,
+}
+
+impl SocketPool {
+    /// Takes a socket, or opens one in the network namespace of the calling thread.
+    pub fn take(&self) -> Result<NetlinkSocket, NetlinkError> {
+        let socket = self.lock().pop();
+        socket.map_or_else(NetlinkSocket::route, Ok)
+    }
+
+    /// Keeps a socket for the next use, unless there are enough.
+    pub fn put_back(&self, socket: NetlinkSocket) {
+        let mut sockets = self.lock();
+        if sockets.len() < MAX_IDLE_SOCKETS {
+            sockets.push(socket);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<NetlinkSocket>> {
+        // Each use is a single operation.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

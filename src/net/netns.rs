@@ -1,13 +1,17 @@
 //! Entering namespaces, and pinning them to a path.
 //!
-//! Invariant: only [`OwnThread::enter`] calls setns, and only on a thread that was started for this
-//! work and ends with it. A shared thread never changes its namespaces.
+//! Invariant: only this file calls setns, and only on threads that do nothing else: those that were
+//! started for one work and end with it, and those of [`NamespaceThreads`], which return to their own
+//! namespaces before their next work, or end if they cannot. No other thread changes its namespaces.
 
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SendError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
@@ -15,6 +19,9 @@ use nix::sys::stat::fstat;
 use tokio::sync::oneshot;
 
 pub mod handles;
+
+/// How many threads wait for their next work, at most.
+const MAX_IDLE_THREADS: usize = 4;
 
 /// A namespace could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -145,25 +152,32 @@ pub fn same(a: impl AsFd, b: impl AsFd) -> io::Result<bool> {
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
-/// Proof that the current thread was started by [`on_own_thread`] and ends with its work.
-#[derive(Debug)]
+/// Proof that the current thread was started by [`on_own_thread`] or [`NamespaceThreads`], and so may
+/// enter namespaces.
+#[derive(Debug, Default)]
 pub struct OwnThread {
-    /// Prevents construction elsewhere.
-    _private: (),
+    /// The kinds of namespaces in which the thread is not at home.
+    entered: Vec<Kind>,
 }
 
 impl OwnThread {
-    /// Moves this thread into `namespace`, for the rest of its life.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "allowed here alone: this thread ends with its work"
-    )]
+    /// Moves this thread into `namespace`, until its work ends.
     pub fn enter(&mut self, namespace: impl AsFd, kind: Kind) -> Result<(), NetnsError> {
-        nix::sched::setns(namespace, kind.flag()).map_err(|error| NetnsError::Enter {
-            kind: kind.name(),
-            source: error.into(),
-        })
+        set_namespace(namespace, kind)?;
+        self.entered.push(kind);
+        Ok(())
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "allowed here alone: see the invariant of the module"
+)]
+fn set_namespace(namespace: impl AsFd, kind: Kind) -> Result<(), NetnsError> {
+    nix::sched::setns(namespace, kind.flag()).map_err(|error| NetnsError::Enter {
+        kind: kind.name(),
+        source: error.into(),
+    })
 }
 
 /// Runs `work` on a thread of its own. The work runs to its end even if the future is dropped.
@@ -175,12 +189,128 @@ pub async fn on_own_thread<T: Send + 'static>(
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
-            let result = work(OwnThread { _private: () });
+            let result = work(OwnThread::default());
             // Fails if the future was dropped.
             let _ = sender.send(result);
         })
         .map_err(NetnsError::Thread)?;
     receiver.await.map_err(|_| NetnsError::Panicked)
+}
+
+type Job = Box<dyn FnOnce(&mut OwnThread) + Send>;
+
+/// The namespaces to which threads return.
+#[derive(Debug)]
+struct Home {
+    network: OwnedFd,
+    uts: OwnedFd,
+}
+
+impl Home {
+    fn of_this_thread() -> Result<Self, NetnsError> {
+        Ok(Self {
+            network: of_this_thread(Kind::Net)?,
+            uts: of_this_thread(Kind::Uts)?,
+        })
+    }
+
+    fn enter(&self, kind: Kind) -> Result<(), NetnsError> {
+        match kind {
+            Kind::Net => set_namespace(&self.network, kind),
+            Kind::Uts => set_namespace(&self.uts, kind),
+        }
+    }
+}
+
+/// Threads at home in the namespaces of one thread that enter others and return: starting one for every
+/// work would cost as much as the work.
+#[derive(Debug)]
+pub struct NamespaceThreads {
+    name: &'static str,
+    home: Arc<Home>,
+    idle: Arc<Mutex<Vec<Sender<Job>>>>,
+}
+
+impl NamespaceThreads {
+    /// Threads with that name, at home in the namespaces of the calling thread. They are started when
+    /// they are needed.
+    pub fn new(name: &'static str) -> Result<Self, NetnsError> {
+        Ok(Self {
+            name,
+            home: Arc::new(Home::of_this_thread()?),
+            idle: Arc::default(),
+        })
+    }
+
+    /// Runs `work`, which may enter namespaces. It runs to its end even if the future
+    /// is dropped.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut OwnThread) -> T + Send + 'static,
+    ) -> Result<T, NetnsError> {
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::new(move |thread| {
+            let result = work(thread);
+            // Fails if the future was dropped.
+            let _ = sender.send(result);
+        });
+        self.send(job)?;
+        receiver.await.map_err(|_| NetnsError::Panicked)
+    }
+
+    fn send(&self, mut job: Job) -> Result<(), NetnsError> {
+        while let Some(thread) = lock(&self.idle).pop() {
+            match thread.send(job) {
+                Ok(()) => return Ok(()),
+                // It has just ended.
+                Err(SendError(unsent)) => job = unsent,
+            }
+        }
+        let (jobs, queue) = channel();
+        let (home, idle) = (Arc::clone(&self.home), Arc::downgrade(&self.idle));
+        let own_jobs = jobs.clone();
+        std::thread::Builder::new()
+            .name(self.name.to_owned())
+            .spawn(move || serve(&queue, &own_jobs, &home, &idle))
+            .map_err(NetnsError::Thread)?;
+        // Never fails: the thread waits for it.
+        let _ = jobs.send(job);
+        Ok(())
+    }
+}
+
+/// The life of one of the threads: works, returns home, and waits for the next work.
+fn serve(
+    queue: &Receiver<Job>,
+    own_jobs: &Sender<Job>,
+    home: &Home,
+    idle: &Weak<Mutex<Vec<Sender<Job>>>>,
+) {
+    // It was started by any thread.
+    if home.enter(Kind::Net).is_err() {
+        return;
+    }
+    while let Ok(job) = queue.recv() {
+        let mut thread = OwnThread::default();
+        let work = AssertUnwindSafe(|| job(&mut thread));
+        // The panic is reported by the result that is missing.
+        let is_done = catch_unwind(work).is_ok();
+        let mut entered = thread.entered.iter();
+        let is_home = entered.all(|kind| home.enter(*kind).is_ok());
+        let Some(idle) = idle.upgrade().filter(|_| is_done && is_home) else {
+            return;
+        };
+        let mut idle = lock(&idle);
+        if idle.len() >= MAX_IDLE_THREADS {
+            return;
+        }
+        idle.push(own_jobs.clone());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each use is a single operation.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `work` inside a network namespace, on a thread of its own.
@@ -206,15 +336,20 @@ pub async fn run_in_all<T: Send + 'static>(
 }
 
 /// Sets the hostname of a UTS namespace.
-pub async fn set_hostname(namespace: OwnedFd, name: String) -> Result<(), NetnsError> {
-    run_in_all(vec![(namespace, Kind::Uts)], move || {
+pub async fn set_hostname(
+    threads: &NamespaceThreads,
+    namespace: OwnedFd,
+    name: String,
+) -> Result<(), NetnsError> {
+    let set = move |thread: &mut OwnThread| {
+        thread.enter(&namespace, Kind::Uts)?;
         nix::unistd::sethostname(&name).map_err(|error| NetnsError::Handle {
             action: "set the hostname",
             path: PathBuf::from(name),
             source: error.into(),
         })
-    })
-    .await?
+    };
+    threads.run(set).await?
 }
 
 #[cfg(test)]

@@ -26,8 +26,8 @@ mod ruleset;
 pub const TABLE: &str = "contrail_mesos";
 /// How often a change is retried because other tables changed at the same time.
 const MAX_ATTEMPTS: usize = 8;
-/// How many elements one transaction of a repair adds, at most.
-const MAX_REPAIRED_AT_ONCE: usize = 512;
+/// How many elements one transaction of a repair adds, or one of a sweep removes, at most.
+const MAX_ELEMENTS_AT_ONCE: usize = 512;
 
 /// The table could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -278,6 +278,14 @@ impl TableState {
     }
 
     fn remove(&mut self, elements: &[&Element]) -> Result<(), NftError> {
+        let mut result = Ok(());
+        for part in elements.chunks(MAX_ELEMENTS_AT_ONCE) {
+            result = result.and(self.remove_at_once(part));
+        }
+        result
+    }
+
+    fn remove_at_once(&mut self, elements: &[&Element]) -> Result<(), NftError> {
         let mut elements = elements.to_vec();
         let mut result = Ok(());
         for _ in 0..MAX_ATTEMPTS {
@@ -362,7 +370,7 @@ impl TableState {
         mut changes: Vec<Request>,
         missing: &[Element],
     ) -> Result<u32, BatchError> {
-        let mut parts = missing.chunks(MAX_REPAIRED_AT_ONCE);
+        let mut parts = missing.chunks(MAX_ELEMENTS_AT_ONCE);
         loop {
             let part = parts.next();
             changes.extend(

@@ -33,6 +33,7 @@ use std::os::fd::BorrowedFd;
 use async_trait::async_trait;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::config::{Dns, Network};
@@ -224,6 +225,17 @@ where
     spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(error.into()))
+}
+
+/// Runs `work`, which blocks for less time than its way to another thread would take. It runs here,
+/// and the runtime moves its other tasks to another thread meanwhile.
+pub(crate) async fn in_place<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        return Ok(tokio::task::block_in_place(work));
+    }
+    spawn_blocking(work).await
 }
 
 /// A kind of network. See the module's documentation for the order of the calls.

@@ -102,7 +102,8 @@ fn only_own_threads_change_their_namespaces() {
         });
         let uts = uts.join().unwrap();
         let host = nix::unistd::gethostname().unwrap();
-        set_hostname(uts.try_clone().unwrap(), "box".to_owned())
+        let threads = NamespaceThreads::new("test").unwrap();
+        set_hostname(&threads, uts.try_clone().unwrap(), "box".to_owned())
             .await
             .unwrap();
         assert_eq!(nix::unistd::gethostname().unwrap(), host);
@@ -117,5 +118,40 @@ fn only_own_threads_change_their_namespaces() {
             "{error}"
         );
         assert!(inside(&before, || true));
+    });
+}
+
+#[test]
+fn namespace_threads_return_home_before_their_next_work() {
+    isolated_async(|| async {
+        let threads = NamespaceThreads::new("test").unwrap();
+        let home = of_this_thread(Kind::Net).unwrap();
+        let mut ids = std::collections::HashSet::new();
+        for _ in 0..20 {
+            let other = namespace();
+            let expected = other.try_clone().unwrap();
+            let work = move |thread: &mut OwnThread| {
+                let before = of_this_thread(Kind::Net).unwrap();
+                thread.enter(&other, Kind::Net).unwrap();
+                let inside = of_this_thread(Kind::Net).unwrap();
+                (std::thread::current().id(), before, inside)
+            };
+            let (id, before, inside) = threads.run(work).await.unwrap();
+            assert!(same(&before, &home).unwrap());
+            assert!(same(&inside, &expected).unwrap());
+            ids.insert(id);
+        }
+        assert!(ids.len() < 20, "no thread was used twice");
+        // A thread that panicked in a namespace is not used again.
+        let other = namespace();
+        let panicked = threads
+            .run(move |thread| {
+                thread.enter(&other, Kind::Net).unwrap();
+                panic!("in a namespace");
+            })
+            .await;
+        assert!(matches!(panicked, Err::<(), _>(NetnsError::Panicked)));
+        let after = threads.run(|_| of_this_thread(Kind::Net).unwrap()).await;
+        assert!(same(after.unwrap(), &home).unwrap());
     });
 }

@@ -18,8 +18,8 @@ use crate::net::addressing;
 use crate::net::link_reaper::LinkReaper;
 use crate::net::links::{self, BridgePort, VethError, VethPair};
 use crate::net::listeners::{self, Transport};
-use crate::net::netlink::NetlinkSocket;
-use crate::net::netns::OwnThread;
+use crate::net::netlink::{NetlinkError, NetlinkSocket, SocketPool};
+use crate::net::netns::{NamespaceThreads, OwnThread};
 use crate::net::nft::{Element, NftError, Table};
 use crate::provider::container_side::{Announce, ContainerLink};
 use crate::provider::ipam::{Holder, Ipam};
@@ -37,6 +37,9 @@ pub(super) struct BridgeDriver {
     pub(super) table: Table,
     pub(super) reaper: LinkReaper,
     pub(super) registry: Registry,
+    pub(super) threads: NamespaceThreads,
+    /// Sockets of the host's namespace.
+    sockets: SocketPool,
     /// IPv4 addresses whose neighbours may know a MAC address that does not follow from them.
     unusual_macs: Mutex<HashSet<IpAddr>>,
 }
@@ -61,6 +64,8 @@ impl BridgeDriver {
             table: Table::open()?,
             reaper: LinkReaper::start()?,
             registry: Registry::default(),
+            threads: NamespaceThreads::new("cm-attach")?,
+            sockets: SocketPool::default(),
             unusual_macs: Mutex::default(),
         })
     }
@@ -68,7 +73,7 @@ impl BridgeDriver {
     /// Attaches what the entry's intent says, or leaves nothing. Blocks.
     pub(super) fn attach(
         self: &Arc<Self>,
-        thread: OwnThread,
+        thread: &mut OwnThread,
         entry: &Arc<Entry>,
         namespace: &OwnedFd,
     ) -> Result<(), ProviderError> {
@@ -81,14 +86,18 @@ impl BridgeDriver {
             ));
         }
         let mut progress = AttachProgress::default();
-        // Opened before the thread enters the container's namespace; the undo needs it as well.
-        let mut host_socket =
-            NetlinkSocket::route().map_err(|error| failed(&intent.network, "attach", error))?;
+        // Of the host's namespace, before the thread enters the container's; the undo needs it as
+        // well.
+        let mut host_socket = self
+            .sockets
+            .take()
+            .map_err(|error| failed(&intent.network, "attach", error))?;
         match self.attach_steps(thread, &mut host_socket, intent, namespace, &mut progress) {
             Ok(()) => {
                 // Has no effect if a detach has begun meanwhile; it waits for the lock.
                 entry.transition(InterfaceState::Attaching, InterfaceState::Attached);
                 self.ipam.confirm(&holder(intent));
+                self.sockets.put_back(host_socket);
                 Ok(())
             }
             Err(error) => {
@@ -105,7 +114,7 @@ impl BridgeDriver {
     /// The host side first, then the container's side.
     fn attach_steps(
         self: &Arc<Self>,
-        mut thread: OwnThread,
+        thread: &mut OwnThread,
         host_socket: &mut NetlinkSocket,
         intent: &Intent<BridgeIntent>,
         namespace: &OwnedFd,
@@ -135,11 +144,11 @@ impl BridgeDriver {
             announce: self.announcement(intent, bridge),
             ..container_link(intent)
         };
-        if let Some(announcement) = link.configure(&mut thread, namespace).map_err(fail)? {
+        if let Some(announcement) = link.configure(thread, namespace).map_err(fail)? {
             // Reading a link makes newer kernels take notice of its carrier, so that the port
             // forwards the announcement.
             let _ = links::by_name(host_socket, &intent.provider.host_interface);
-            announcement.send().map_err(|error| fail(error.into()))?;
+            announcement.send();
         }
         Ok(())
     }
@@ -239,10 +248,21 @@ impl BridgeDriver {
                     hairpin: needs_hairpin(intent),
                 }),
             };
-            match links::create_veth(host_socket, &pair, namespace.as_fd()) {
-                Ok(()) => {
+            // What the host knows of the addresses: the MAC address of a container that had them
+            // before, or that nobody has them.
+            let neighbours = intent
+                .addresses
+                .iter()
+                .map(|net| addressing::delete_neighbour(bridge.index, net.addr()));
+            match links::create_veth(host_socket, &pair, namespace.as_fd(), neighbours) {
+                Ok(results) => {
                     progress.has_link = true;
-                    forget_neighbours(host_socket, intent, bridge);
+                    let unknown = |error: &NetlinkError| error.errno() == Some(Errno::ENOENT);
+                    for error in results.into_iter().filter_map(Result::err) {
+                        if !unknown(&error) {
+                            log::warn!("network {:?}: {error}", intent.network);
+                        }
+                    }
                     return Ok(bridge);
                 }
                 Err(VethError::NotCreated(error))
@@ -608,29 +628,6 @@ fn container_link(intent: &Intent<BridgeIntent>) -> ContainerLink<'_> {
         routes: &intent.provider.routes,
         gateway_mac: None,
         announce: Announce::default(),
-    }
-}
-
-/// Removes what the host knows of the container's addresses: the MAC address of a container that
-/// had them before, or that nobody has them. Best effort.
-fn forget_neighbours(
-    host_socket: &mut NetlinkSocket,
-    intent: &Intent<BridgeIntent>,
-    bridge: Bridge,
-) {
-    let requests: Vec<_> = intent
-        .addresses
-        .iter()
-        .map(|net| addressing::delete_neighbour(bridge.index, net.addr()))
-        .collect();
-    for error in host_socket
-        .execute(&requests)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::err)
-        .filter(|error| error.errno() != Some(Errno::ENOENT))
-    {
-        log::warn!("network {:?}: {error}", intent.network);
     }
 }
 

@@ -30,13 +30,12 @@ use super::ipam::{self, Holder};
 use super::ownership::refuse_existing_link;
 use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
-    ProviderErrors, Statistics, blocking, counters, failed, refused,
+    ProviderErrors, Statistics, blocking, counters, failed, in_place, refused,
 };
 use crate::config::BridgeNetwork;
 use crate::net::link_watch::LinkWatch;
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
-use crate::net::netns;
 use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub use conflicts::{Conflict, ConflictSeverity, conflicts};
@@ -143,11 +142,11 @@ impl BridgeProvider {
             .map_err(|error| failed(network, "keep the container's namespace open", error))?;
         let entry = self.driver.registry.begin_attach(intent)?;
         let driver = Arc::clone(&self.driver);
-        netns::on_own_thread("cm-attach", move |thread| {
-            driver.attach(thread, &entry, &namespace)
-        })
-        .await
-        .map_err(|error| failed(network, "attach", error))??;
+        self.driver
+            .threads
+            .run(move |thread| driver.attach(thread, &entry, &namespace))
+            .await
+            .map_err(|error| failed(network, "attach", error))??;
         Ok(Attachment {
             addresses: intent.addresses.clone(),
             gateways: intent.gateways.clone(),
@@ -160,7 +159,9 @@ impl BridgeProvider {
     async fn detach(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderErrors> {
         let mut errors = ProviderErrors::new();
         let (driver, owned_intent) = (Arc::clone(&self.driver), intent.clone());
-        let begun = blocking(move || driver.begin_detach(&owned_intent)).await;
+        let begun = in_place(move || driver.begin_detach(&owned_intent))
+            .await
+            .unwrap_or_else(|error| Err(error.into()));
         errors.extend(begun.err());
         let link = &intent.provider.host_interface;
         let owned_link = self.driver.owner.link_to_delete(link);
@@ -171,7 +172,9 @@ impl BridgeProvider {
             return Err(errors);
         }
         let (driver, owned_intent) = (Arc::clone(&self.driver), intent.clone());
-        let finished = blocking(move || driver.finish_detach(&owned_intent)).await;
+        let finished = in_place(move || driver.finish_detach(&owned_intent))
+            .await
+            .unwrap_or_else(|error| Err(error.into()));
         errors.extend(finished.err().into_iter().flatten());
         errors.into_result(())
     }
@@ -314,7 +317,7 @@ impl Provider for BridgeProvider {
     ) -> Result<Intent<BridgeIntent>, ProviderError> {
         let driver = Arc::clone(&self.driver);
         let (request, network) = (request.clone(), network.clone());
-        blocking(move || {
+        in_place(move || {
             let holder = Holder {
                 container: request.container.clone(),
                 interface: request.interface.clone(),
@@ -328,6 +331,7 @@ impl Provider for BridgeProvider {
             Ok(intent(&request, &network, addresses))
         })
         .await
+        .unwrap_or_else(|error| Err(error.into()))
     }
 
     fn check_unused(&self, request: &NetworkRequest) -> Result<(), ProviderError> {

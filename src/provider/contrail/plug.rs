@@ -137,7 +137,7 @@ impl PlugRequest {
                         alias: &interface.alias,
                         bridge: None,
                     };
-                    links::create_veth(&mut socket, &pair, namespace.as_fd())
+                    links::create_veth(&mut socket, &pair, namespace.as_fd(), []).map(drop)
                 }
                 Some((parent, vlan)) => {
                     let link = VlanLink {
@@ -187,7 +187,7 @@ impl PlugRequest {
                     announce: Announce { v4: true, v6: true },
                 };
                 if let Some(announcement) = link.configure(&mut thread, &namespace)? {
-                    announcement.send()?;
+                    announcement.send();
                 }
             }
             Ok(())

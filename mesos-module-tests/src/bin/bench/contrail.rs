@@ -334,7 +334,7 @@ impl Fixture {
                 alias: &link,
                 bridge: None,
             };
-            links::create_veth(&mut NetlinkSocket::route()?, &pair, namespace.as_fd())
+            links::create_veth(&mut NetlinkSocket::route()?, &pair, namespace.as_fd(), [])
                 .map_err(|error| anyhow!("cannot make the pair: {error:?}"))
         })
         .await??;

@@ -118,6 +118,7 @@ impl Attach for NetlinkBaseline {
                 }),
             },
             container.namespace.as_fd(),
+            [],
         )
         .map_err(|error| anyhow!("cannot make the pair: {error:?}"))?;
         let index = links::by_name(&mut inside, "eth0")?
