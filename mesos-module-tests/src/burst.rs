@@ -94,12 +94,14 @@ pub fn run(burst: &Burst) -> Result<()> {
 
 fn task(index: usize) -> TaskSpec {
     let id = format!("t{index}");
-    let port = 20_000 + index;
+    let port = 31_000 + u16::try_from(index % 1000).unwrap_or(0);
     if index.is_multiple_of(4) {
-        TaskSpec::new(&id, "sleep 1000").network_info(json!({
-            "name": "blue",
-            "port_mappings": [{ "host_port": port, "container_port": 80 }],
-        }))
+        TaskSpec::new(&id, "sleep 1000")
+            .ports(&[port])
+            .network_info(json!({
+                "name": "blue",
+                "port_mappings": [{ "host_port": port, "container_port": 80 }],
+            }))
     } else {
         TaskSpec::new(&id, "sleep 1000").network("blue")
     }

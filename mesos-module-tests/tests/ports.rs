@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::testbed::agent::{
     Agent, BLUE, RED, WAIT_TIMEOUT, address, container, fetch, serve,
 };
-use mesos_module_tests::testbed::framework::{TaskSpec, TaskState};
+use mesos_module_tests::testbed::framework::{GroupSpec, TaskSpec, TaskState};
 use serde_json::json;
 
 fn server(id: &str, network: &str, port: u16) -> TaskSpec {
@@ -81,14 +81,18 @@ fn mapped_port_is_reachable_over_ipv6() -> Result<()> {
 
 #[test]
 fn mapped_port_in_use_is_refused_until_it_is_released() -> Result<()> {
-    let agent = Agent::start(BLUE)?;
+    // Mesos gives a port to one task only.
+    let agent = Agent::start(&format!("[ports]\nallow = ['31080']\n{BLUE}"))?;
     agent.run(server("first", "blue", 31080))?;
     let second = TaskSpec::new("second", "sleep 1000").network_info(json!({
         "name": "blue",
         "port_mappings": [{ "host_port": 31080, "container_port": 81 }],
     }));
     let message = agent.refused(second)?;
-    ensure!(message.contains("31080"), "{message}");
+    ensure!(
+        message.contains("31080/tcp of the host is taken"),
+        "{message}"
+    );
     // The neighbour is unharmed.
     let host = agent.host().address();
     assert_eq!(
@@ -115,7 +119,7 @@ fn mapped_port_in_use_is_refused_until_it_is_released() -> Result<()> {
 
 #[test]
 fn port_in_use_by_a_host_process_is_refused() -> Result<()> {
-    let agent = Agent::start(BLUE)?;
+    let agent = Agent::start(&format!("[ports]\nallow = ['31081']\n{BLUE}"))?;
     agent.run(TaskSpec::new(
         "listener",
         "exec busybox httpd -f -p 31081 -h .",
@@ -128,7 +132,10 @@ fn port_in_use_by_a_host_process_is_refused() -> Result<()> {
         "port_mappings": [{ "host_port": 31081, "container_port": 80 }],
     }));
     let message = agent.refused(task)?;
-    ensure!(message.contains("31081"), "{message}");
+    ensure!(
+        message.contains("31081/tcp of the host is in use"),
+        "{message}"
+    );
     agent.kill("listener")?;
     agent.end()
 }
@@ -289,6 +296,56 @@ fn check_clients(agent: &Agent, clients: &[Client]) -> Result<()> {
                 .with_context(|| format!("by {name}"))?;
         }
         agent.kill(name)?;
+        // Its port is free once its checkpoint is gone.
+        let state = agent.state_dir().display().to_string();
+        agent.host().sh(&format!(
+            "for i in $(seq 200); do test $(ls {state}/containers | wc -l) = 1 && exit 0; sleep 0.1; done; exit 1"
+        ))?;
     }
     Ok(())
+}
+
+#[test]
+fn only_ports_of_the_task_or_allowed_ports_can_be_mapped() -> Result<()> {
+    let agent = Agent::start(&format!("[ports]\nallow = ['8000-8999']\n{BLUE}"))?;
+    let mapping = |port: u16| {
+        json!({
+            "name": "blue",
+            "port_mappings": [{ "host_port": port, "container_port": 80 }],
+        })
+    };
+    for (port, own) in [(22, None), (31090, None), (31090, Some(31091))] {
+        let name = format!("t{port}-{}", own.unwrap_or_default());
+        let task = TaskSpec::new(&name, "sleep 1000")
+            .ports(own.as_slice())
+            .network_info(mapping(port));
+        let message = agent.refused(task)?;
+        ensure!(
+            message.contains(&format!("may not map the host ports {port}/tcp")),
+            "{message}"
+        );
+    }
+    agent.run(TaskSpec::new("allowed", &serve("allowed")).network_info(mapping(8080)))?;
+    ensure!(page(&agent, 8080)? == "allowed");
+    agent.run(server("own", "blue", 31090))?;
+    ensure!(page(&agent, 31090)? == "own");
+    agent.kill("allowed")?;
+    agent.kill("own")?;
+    agent.end()
+}
+
+#[test]
+fn ports_of_a_pod_can_be_mapped() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let group = GroupSpec::new("pod")
+        .network_info(json!({
+            "name": "blue",
+            "port_mappings": [{ "host_port": 31095, "container_port": 80 }],
+        }))
+        .task(TaskSpec::new("web", &serve("pod")).ports(&[31095]));
+    agent.launch_group(group)?;
+    agent.running("web")?;
+    ensure!(page(&agent, 31095)? == "pod");
+    agent.kill("web")?;
+    agent.end()
 }

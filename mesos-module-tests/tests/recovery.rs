@@ -21,7 +21,11 @@ fn live_containers_are_adopted_with_their_addresses() -> Result<()> {
         "name": "blue",
         "port_mappings": [{ "host_port": 31080, "container_port": 80 }],
     });
-    agent.run(TaskSpec::new("two", "sleep 1000").network_info(port))?;
+    agent.run(
+        TaskSpec::new("two", "sleep 1000")
+            .ports(&[31080])
+            .network_info(port),
+    )?;
     agent.crash()?;
     // The agent reports the same addresses, the containers have them, and no other container gets them.
     let containers = agent.containers()?;

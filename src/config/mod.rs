@@ -8,6 +8,7 @@ pub(crate) mod cni;
 mod contrail;
 mod fields;
 mod network;
+mod ports;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
 use contrail_mesos_api::config_reader::{Document, Section};
 pub(crate) use fields::is_word;
 pub use network::{Dns, Network, NetworkProvider};
+pub use ports::AllowedPorts;
 
 /// The default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/contrail-mesos/agent.toml";
@@ -40,6 +42,8 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// Resolver configuration for containers whose network has none.
     pub dns: Option<Dns>,
+    /// Ports of the host that tasks may map besides those of their resources.
+    pub allowed_ports: AllowedPorts,
     /// How this host reaches Contrail. Always present if a network is of provider `contrail`.
     pub contrail: Option<Contrail>,
     /// Where the networks of CNI plugins are configured; `None` for no such networks.
@@ -275,6 +279,9 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
             .section("deadlines")
             .map_or_else(Deadlines::default, deadlines),
         dns: top.section("dns").map(network::dns),
+        allowed_ports: top
+            .section("ports")
+            .map_or_else(AllowedPorts::default, ports::read),
         contrail: top.section("contrail").map(contrail::read),
         cni: top.section("cni").map(cni::read),
         networks: networks(&top),

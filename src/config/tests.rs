@@ -225,3 +225,39 @@ fn contrail_network_without_contrail_table_is_refused() {
         "{problems:?}"
     );
 }
+
+#[test]
+fn allowed_ports_are_ports_ranges_or_any() {
+    let allowed = |list: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, format!("[ports]\nallow = {list}\n")).unwrap();
+        Source::file(path).load().map(|config| config.allowed_ports)
+    };
+    let some = allowed(r#"["80", "8000-8999"]"#).unwrap();
+    for (port, is_allowed) in [
+        (80, true),
+        (81, false),
+        (8000, true),
+        (8999, true),
+        (9000, false),
+    ] {
+        assert_eq!(some.contains(port), is_allowed, "{port}");
+    }
+    assert!(!AllowedPorts::default().contains(80));
+    assert!(allowed(r#"["any"]"#).unwrap().contains(65535));
+    for wrong in [
+        r#"["0"]"#,
+        r#"["9-8"]"#,
+        r#"["http"]"#,
+        r#"["70000"]"#,
+        r#""80""#,
+        "[80]",
+    ] {
+        let error = allowed(wrong).unwrap_err();
+        assert!(
+            error.to_string().contains("ports.allow"),
+            "{wrong}: {error}"
+        );
+    }
+}

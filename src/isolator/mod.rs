@@ -19,6 +19,7 @@ mod error;
 mod etc_files;
 mod etc_storage;
 mod hook;
+mod host_ports;
 pub mod host_resolver;
 mod launch;
 mod recover;
@@ -175,6 +176,7 @@ impl Isolator {
             Some(info) => network_request::parse(&container.id, info, &config)?,
             None => network_request::parse(&container.id, &ContainerInfo::default(), &config)?,
         };
+        host_ports::check(&request, &container_config.resources, &config.allowed_ports)?;
         let executor = container.executor.clone();
         let checkpoint = self
             .attacher

@@ -172,6 +172,7 @@ impl TestHost {
             state_dir: state.path().join("state"),
             netns_dir: state.path().join("netns"),
             deadlines: Deadlines::default(),
+            allowed_ports: crate::config::AllowedPorts::default(),
             dns: None,
             contrail: Some(Contrail {
                 managers: vec![agent_api::manager_address(&manager.address.to_string()).unwrap()],

@@ -89,8 +89,8 @@ fn memory(
     report.add(
         Row::new(format!("agent's memory at {count} containers"), "MiB")
             .figures(Some(own), None, Some(floor))
-            .goal("<= 20 MiB added", |row| {
-                Some(row.ours? - row.floor? <= 20.0)
+            .goal("<= 10 MiB added", |row| {
+                Some(row.ours? - row.floor? <= 10.0)
             }),
     );
     Ok(())

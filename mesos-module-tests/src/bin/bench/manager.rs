@@ -283,12 +283,15 @@ fn rows(level: &Level, report: &mut Report) {
         )
         .goal(">= 10000/s", |row| Some(row.ours? >= 10_000.0)),
     );
-    report.add(entry(
-        "CPU of an event",
-        "us",
-        ours.change.cpu * 1e6,
-        Some(floor.change.cpu * 1e6),
-    ));
+    report.add(
+        entry(
+            "CPU of an event",
+            "us",
+            ours.change.cpu * 1e6,
+            Some(floor.change.cpu * 1e6),
+        )
+        .goal("<= 1.5x floor", |row| Some(row.to_floor? <= 1.5)),
+    );
     report.add(
         entry("containers decided on for an event", "", ours.decided, None)
             .goal("<= 1", at_most(1.0)),
