@@ -9,6 +9,7 @@ pub mod isolator;
 mod module;
 pub mod net;
 pub mod network_request;
+pub mod preflight;
 pub mod proto;
 pub mod provider;
 pub mod vrouter;

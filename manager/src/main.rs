@@ -99,6 +99,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             for problem in &error.problems {
                 eprintln!("{problem}");
             }
+            if error.omitted > 0 {
+                eprintln!("and {} more", error.omitted);
+            }
             return Ok(ExitCode::FAILURE);
         }
     };

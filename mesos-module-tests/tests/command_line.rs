@@ -128,8 +128,8 @@ fn config_check_reports_every_problem() -> Result<()> {
     let operator = Operator::new("colour = 'blue'\n[[network]]\nname = 'a b'\n")?;
     let text = operator.fails("config check")?;
     for expected in [
-        "agent.toml:2: colour: unknown key",
-        "agent.toml:4: network[0].name: \"a b\" is not a network name",
+        "agent.toml:2:1: colour: unknown key",
+        "agent.toml:4:8: network[0].name: expected the name that frameworks use",
         "a network needs a provider",
         "3 problems in",
     ] {

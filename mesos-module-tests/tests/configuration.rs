@@ -54,7 +54,7 @@ fn invalid_configuration_fails_only_new_containers() -> Result<()> {
     let agent = Agent::start(BLUE)?;
     let running = agent.run(TaskSpec::new("before", "sleep 1000").network("blue"))?;
     for (index, (config, expected)) in [
-        ("[[network]\n", ":2"),
+        ("[[network]\n", "unclosed array table"),
         ("[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.0/24'\n[[network]]\nname = 'pink'\nprovider = 'bridge'\nsubnet = '10.32.0.128/25'\n", "overlaps 10.32.0.0/24"),
         ("[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.32.0.0/24'\nsubnett = 'x'\n", "unknown key"),
     ]

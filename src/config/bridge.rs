@@ -13,6 +13,26 @@ use contrail_mesos_api::text::hex;
 
 /// The longest interface name of the kernel, in bytes.
 const MAX_INTERFACE_NAME_BYTES: usize = 15;
+/// What an interface name may be.
+pub(super) const INTERFACE_NAME: &str = "a name has 1 to 15 letters, digits and any of . _ -";
+/// Names of the kernel, which has a loopback interface and settings for all interfaces.
+const KERNEL_NAMES: [&str; 3] = ["lo", "all", "default"];
+/// The keys of a `[[network]]` of provider `bridge` only.
+pub(super) const KEYS: &[&str] = &[
+    "bridge",
+    "gateway",
+    "gateway6",
+    "hairpin",
+    "masquerade",
+    "mtu",
+    "range",
+    "range6",
+    "reserved",
+    "reserved6",
+    "routes",
+    "subnet",
+    "subnet6",
+];
 
 /// A network of provider `bridge`. It has at least one of `v4` and `v6`, every address lies in its
 /// subnet, and no subnet overlaps another network's.
@@ -49,6 +69,32 @@ pub struct Subnet<N: AddressFamily> {
     pub reserved: Vec<(N::Address, N::Address)>,
 }
 
+/// Addresses that are not for containers.
+#[derive(Clone, Copy, Debug)]
+pub struct SpecialSubnet {
+    subnet: &'static str,
+    /// What they are.
+    description: &'static str,
+    /// Whether they cannot work, or are only unusual.
+    is_refused: bool,
+}
+
+const fn refused(subnet: &'static str, description: &'static str) -> SpecialSubnet {
+    SpecialSubnet {
+        subnet,
+        description,
+        is_refused: true,
+    }
+}
+
+const fn warned(subnet: &'static str, description: &'static str) -> SpecialSubnet {
+    SpecialSubnet {
+        subnet,
+        description,
+        is_refused: false,
+    }
+}
+
 /// The two address families.
 pub trait AddressFamily: Copy + FromStr + fmt::Display {
     /// An address of the family.
@@ -60,10 +106,14 @@ pub trait AddressFamily: Copy + FromStr + fmt::Display {
     const EXAMPLE: &'static str;
     /// The longest prefix that leaves room for a gateway and a container.
     const MAX_PREFIX: u8;
+    /// The addresses that are not for containers, as subnets.
+    const SPECIAL: &'static [SpecialSubnet];
 
     /// The subnet without host bits.
     #[must_use]
     fn truncated(&self) -> Self;
+    /// The subnet's first address.
+    fn first_address(&self) -> Self::Address;
     /// The prefix length in bits.
     fn prefix(&self) -> u8;
     /// Whether the address is in the subnet.
@@ -82,9 +132,24 @@ impl AddressFamily for Ipv4Net {
     const NAME: &'static str = "IPv4";
     const EXAMPLE: &'static str = "an IPv4 subnet such as \"10.32.0.0/16\"";
     const MAX_PREFIX: u8 = 30;
+    const SPECIAL: &'static [SpecialSubnet] = &[
+        refused("0.0.0.0/8", "no host's addresses"),
+        refused("127.0.0.0/8", "the loopback addresses"),
+        refused("169.254.0.0/16", "the link-local addresses"),
+        refused("224.0.0.0/4", "the multicast addresses"),
+        refused("255.255.255.255/32", "the broadcast address"),
+        warned("240.0.0.0/4", "reserved addresses, which many routers drop"),
+        warned("192.0.2.0/24", "addresses for documentation"),
+        warned("198.51.100.0/24", "addresses for documentation"),
+        warned("203.0.113.0/24", "addresses for documentation"),
+    ];
 
     fn truncated(&self) -> Self {
         self.trunc()
+    }
+
+    fn first_address(&self) -> Ipv4Addr {
+        self.network()
     }
 
     fn prefix(&self) -> u8 {
@@ -114,9 +179,20 @@ impl AddressFamily for Ipv6Net {
     const NAME: &'static str = "IPv6";
     const EXAMPLE: &'static str = "an IPv6 subnet such as \"fd00:32::/64\"";
     const MAX_PREFIX: u8 = 126;
+    const SPECIAL: &'static [SpecialSubnet] = &[
+        refused("::/127", "the unspecified and the loopback address"),
+        refused("::ffff:0:0/96", "the IPv4-mapped addresses"),
+        refused("fe80::/10", "the link-local addresses"),
+        refused("ff00::/8", "the multicast addresses"),
+        warned("2001:db8::/32", "addresses for documentation"),
+    ];
 
     fn truncated(&self) -> Self {
         self.trunc()
+    }
+
+    fn first_address(&self) -> Ipv6Addr {
+        self.network()
     }
 
     fn prefix(&self) -> u8 {
@@ -141,7 +217,7 @@ impl AddressFamily for Ipv6Net {
     }
 }
 
-fn is_interface_name(name: &str) -> bool {
+pub(super) fn is_interface_name(name: &str) -> bool {
     (1..=MAX_INTERFACE_NAME_BYTES).contains(&name.len())
         && name != "."
         && name != ".."
@@ -151,43 +227,57 @@ fn is_interface_name(name: &str) -> bool {
 }
 
 /// The default name of a network's bridge: `cmb-` and the start of the hash of the network's name.
-fn default_bridge(network: &str) -> String {
+pub(super) fn default_bridge(network: &str) -> String {
     let digest = Sha256::digest(network);
     format!("cmb-{}", &hex(&digest)[..11])
 }
 
-/// Reads the keys of a `[[network]]` of provider `bridge`; `None` as in `network::read`.
-pub(super) fn network(section: &Section<'_>, name: &str) -> Option<BridgeNetwork> {
+/// Reads the keys of a `[[network]]` of provider `bridge`.
+pub(super) fn network(section: &Section<'_>, name: &str) -> BridgeNetwork {
     let bridge = section
-        .text("bridge", "an interface name such as \"mesos0\"")
+        .checked("bridge", "an interface name such as \"mesos0\"", |name| {
+            if !is_interface_name(name) {
+                Err(INTERFACE_NAME.to_owned())
+            } else if KERNEL_NAMES.contains(&name) {
+                Err("the kernel uses this name; take another one".to_owned())
+            } else {
+                Ok(name.to_owned())
+            }
+        })
         .unwrap_or_else(|| default_bridge(name));
-    if !is_interface_name(&bridge) {
-        section.problem(
-            "bridge",
-            format!(
-                "{bridge:?} is not an interface name: use 1 to {MAX_INTERFACE_NAME_BYTES} letters, \
-                 digits and any of . _ -"
-            ),
-        );
-    }
-    let v4 = subnet::<Ipv4Net>(section, "subnet", "gateway", "range", "reserved");
-    let v6 = subnet::<Ipv6Net>(section, "subnet6", "gateway6", "range6", "reserved6");
+    let v4 = subnet::<Ipv4Net>(section, &IPV4_KEYS);
+    let v6 = subnet::<Ipv6Net>(section, &IPV6_KEYS);
     if !section.has("subnet") && !section.has("subnet6") {
         section.problem(
-            "",
+            "subnet",
             "a bridge network needs a subnet: subnet = \"10.32.0.0/16\" or subnet6 = \"fd00:32::/64\"",
         );
     }
     // The kernel disables IPv6 on an interface whose MTU is below 1280.
-    let minimum_mtu = if v6.is_some() { 1280 } else { 576 };
+    let minimum_mtu = if section.has("subnet6") { 1280 } else { 576 };
     let mtu = mtu(section, minimum_mtu);
-    let routes = section.parsed_list("routes", "a destination such as \"0.0.0.0/0\"");
+    let routes: Option<Vec<IpNet>> = section.checked_list(
+        "routes",
+        "a destination such as \"0.0.0.0/0\"",
+        |route: &str| {
+            let route: IpNet = route.parse().map_err(|_| String::new())?;
+            let family_key = match route {
+                IpNet::V4(_) => "subnet",
+                IpNet::V6(_) => "subnet6",
+            };
+            if section.has(family_key) {
+                Ok(route)
+            } else {
+                Err(format!("this network has no {family_key}"))
+            }
+        },
+    );
     let default_routes = || {
         let v4 = v4.is_some().then_some(IpNet::V4(Ipv4Net::default()));
         let v6 = v6.is_some().then_some(IpNet::V6(Ipv6Net::default()));
         v4.into_iter().chain(v6).collect()
     };
-    let network = BridgeNetwork {
+    BridgeNetwork {
         bridge,
         mtu,
         masquerade: section.boolean("masquerade", true),
@@ -195,88 +285,171 @@ pub(super) fn network(section: &Section<'_>, name: &str) -> Option<BridgeNetwork
         routes: routes.unwrap_or_else(default_routes),
         v4,
         v6,
-    };
-    for route in &network.routes {
-        let reachable = match route {
-            IpNet::V4(_) => network.v4.is_some(),
-            IpNet::V6(_) => network.v6.is_some(),
-        };
-        if !reachable {
-            section.problem(
-                "routes",
-                format!("this network has no subnet of the address family of {route}"),
-            );
-        }
     }
-    (network.v4.is_some() || network.v6.is_some()).then_some(network)
 }
 
-fn subnet<N: AddressFamily>(
-    section: &Section<'_>,
-    subnet_key: &str,
-    gateway_key: &str,
-    range_key: &str,
-    reserved_key: &str,
-) -> Option<Subnet<N>> {
-    let subnet: Option<N> = section.parsed(subnet_key, N::EXAMPLE);
-    let address = format!("an {} address", N::NAME);
-    let gateway: Option<N::Address> = section.parsed(gateway_key, &address);
-    let range: Option<AddressRange<N>> =
-        section.parsed(range_key, &format!("two {} addresses, first-last", N::NAME));
-    let reserved: Option<Vec<AddressRange<N>>> = section.parsed_list(
-        reserved_key,
-        &format!("an {} address, or two as first-last", N::NAME),
+/// The keys of one address family.
+struct FamilyKeys {
+    subnet: &'static str,
+    gateway: &'static str,
+    range: &'static str,
+    reserved: &'static str,
+}
+
+const IPV4_KEYS: FamilyKeys = FamilyKeys {
+    subnet: "subnet",
+    gateway: "gateway",
+    range: "range",
+    reserved: "reserved",
+};
+const IPV6_KEYS: FamilyKeys = FamilyKeys {
+    subnet: "subnet6",
+    gateway: "gateway6",
+    range: "range6",
+    reserved: "reserved6",
+};
+
+fn subnet<N: AddressFamily>(section: &Section<'_>, keys: &FamilyKeys) -> Option<Subnet<N>> {
+    let configured: Option<N> = section.checked(keys.subnet, N::EXAMPLE, check_subnet);
+    // Of a subnet that is not known it is not known which addresses are in it.
+    let check = |address: N::Address| match configured {
+        Some(subnet) => check_host(subnet, address),
+        None => Ok(()),
+    };
+    let gateway: Option<N::Address> =
+        section.checked(keys.gateway, &format!("an {} address", N::NAME), |text| {
+            let address = text.parse().map_err(|_| String::new())?;
+            check(address)?;
+            Ok(address)
+        });
+    let address_range = |text: &str| {
+        let range = AddressRange::<N>::parse(text)?;
+        check(range.first)?;
+        check(range.last)?;
+        Ok(range)
+    };
+    let range = section.checked(
+        keys.range,
+        &format!("two {} addresses, first-last", N::NAME),
+        address_range,
     );
-    let Some(subnet) = subnet else {
-        for key in [gateway_key, range_key, reserved_key] {
-            if section.has(key) && !section.has(subnet_key) {
-                section.problem(key, format!("needs {subnet_key}, too"));
-            }
-        }
-        return None;
-    };
-    if subnet.prefix() > N::MAX_PREFIX {
-        section.problem(
-            subnet_key,
-            format!(
-                "{subnet} has no room for a gateway and a container; the longest prefix is /{}",
-                N::MAX_PREFIX
-            ),
-        );
-        return None;
-    }
-    let (first_host, last_host) = (subnet.first_host(), subnet.last_host());
-    let is_host = |address: N::Address| first_host <= address && address <= last_host;
-    let check = |key: &str, address: N::Address| {
-        if !is_host(address) {
-            section.problem(
-                key,
-                format!("{address} is not between {first_host} and {last_host} of {subnet}"),
-            );
-        }
-    };
-    let subnet = subnet.truncated();
-    let gateway = gateway.unwrap_or(first_host);
-    check(gateway_key, gateway);
-    let (first, last) = range.map_or((first_host, last_host), |range| (range.first, range.last));
-    check(range_key, first);
-    check(range_key, last);
-    let reserved: Vec<_> = reserved
+    let reserved: Vec<_> = section
+        .checked_list(
+            keys.reserved,
+            &format!("an {} address, or two as first-last", N::NAME),
+            address_range,
+        )
         .unwrap_or_default()
         .into_iter()
         .map(|range| (range.first, range.last))
         .collect();
-    for (first, last) in &reserved {
-        check(reserved_key, *first);
-        check(reserved_key, *last);
+    if !section.has(keys.subnet) {
+        for key in [keys.gateway, keys.range, keys.reserved] {
+            if section.has(key) {
+                section.problem(key, format!("needs {}, too", keys.subnet));
+            }
+        }
     }
-    Some(Subnet {
+    let configured = configured?;
+    let subnet = configured.truncated();
+    warn_of_subnet(section, keys, configured);
+    let (first, last) = range.map_or((subnet.first_host(), subnet.last_host()), |range| {
+        (range.first, range.last)
+    });
+    let subnet = Subnet {
         subnet,
-        gateway,
+        gateway: gateway.unwrap_or_else(|| subnet.first_host()),
         first,
         last,
         reserved,
+    };
+    if !subnet.has_free_address() {
+        let key = [keys.reserved, keys.range, keys.subnet]
+            .into_iter()
+            .find(|key| section.has(key))
+            .unwrap_or(keys.subnet);
+        section.warning(
+            key,
+            "no address is left for containers that request none: all are reserved or the gateway's",
+        );
+    }
+    Some(subnet)
+}
+
+/// A subnet that can be a network's.
+fn check_subnet<N: AddressFamily>(text: &str) -> Result<N, String> {
+    let subnet: N = text.parse().map_err(|_| String::new())?;
+    if subnet.prefix() > N::MAX_PREFIX {
+        return Err(format!(
+            "it has no room for a gateway and a container; the longest prefix is /{}",
+            N::MAX_PREFIX
+        ));
+    }
+    match special_subnet(subnet, true) {
+        Some(special) => Err(format!(
+            "it overlaps {} ({})",
+            special.subnet, special.description
+        )),
+        None => Ok(subnet),
+    }
+}
+
+/// The special addresses that are part of a subnet.
+fn special_subnet<N: AddressFamily>(subnet: N, is_refused: bool) -> Option<&'static SpecialSubnet> {
+    N::SPECIAL.iter().find(|special| {
+        special.is_refused == is_refused
+            && special.subnet.parse::<N>().is_ok_and(|special| {
+                special.has(subnet.first_address()) || subnet.has(special.first_address())
+            })
     })
+}
+
+fn warn_of_subnet<N: AddressFamily>(section: &Section<'_>, keys: &FamilyKeys, subnet: N) {
+    if let Some(special) = special_subnet(subnet, false) {
+        let message = format!(
+            "{subnet} overlaps {} ({})",
+            special.subnet, special.description
+        );
+        section.warning(keys.subnet, message);
+    }
+    let truncated = subnet.truncated();
+    if subnet.to_string() != truncated.to_string() {
+        let message = format!("{subnet} has bits beyond its prefix; it means {truncated}");
+        section.warning(keys.subnet, message);
+    }
+}
+
+/// Whether an address can be a host's.
+fn check_host<N: AddressFamily>(subnet: N, address: N::Address) -> Result<(), String> {
+    let (first, last) = (subnet.first_host(), subnet.last_host());
+    if first <= address && address <= last {
+        Ok(())
+    } else {
+        Err(format!(
+            "{address} is not between {first} and {last} of {}",
+            subnet.truncated()
+        ))
+    }
+}
+
+impl<N: AddressFamily> Subnet<N> {
+    /// Whether a container that requests no address can get one.
+    fn has_free_address(&self) -> bool {
+        let mut taken = self.reserved.clone();
+        taken.push((self.gateway, self.gateway));
+        taken.sort_unstable();
+        let mut next = self.first;
+        for (first, last) in taken {
+            if first > next {
+                break;
+            }
+            if last >= self.last {
+                return false;
+            }
+            next = next.max(N::next(last));
+        }
+        next <= self.last
+    }
 }
 
 /// `first-last`, or one address.
@@ -285,13 +458,23 @@ struct AddressRange<N: AddressFamily> {
     last: N::Address,
 }
 
-impl<N: AddressFamily> FromStr for AddressRange<N> {
-    type Err = ();
-
-    fn from_str(range: &str) -> Result<Self, ()> {
+impl<N: AddressFamily> AddressRange<N> {
+    fn parse(range: &str) -> Result<Self, String> {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let first = first.trim().parse().map_err(|_| ())?;
-        let last = last.trim().parse().map_err(|_| ())?;
-        (first <= last).then_some(Self { first, last }).ok_or(())
+        let address = |text: &str| text.trim().parse().map_err(|_| Self::advice(range));
+        let (first, last): (N::Address, N::Address) = (address(first)?, address(last)?);
+        if first <= last {
+            Ok(Self { first, last })
+        } else {
+            Err("last is before first".to_owned())
+        }
+    }
+
+    /// What to write in place of a subnet.
+    fn advice(range: &str) -> String {
+        range.parse::<N>().map_or_else(
+            |_| String::new(),
+            |subnet| format!("write \"{}-{}\"", subnet.first_host(), subnet.last_host()),
+        )
     }
 }

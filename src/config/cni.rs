@@ -144,26 +144,15 @@ impl fmt::Debug for CniNetwork {
 }
 
 pub(super) fn read(section: Section<'_>) -> Cni {
-    let plugin_dirs: Vec<PathBuf> = section
-        .parsed_list("plugin_dirs", "a directory such as \"/opt/cni/bin\"")
+    let plugin_dirs = section
+        .checked_list(
+            "plugin_dirs",
+            "a directory such as \"/opt/cni/bin\"",
+            plugin_dir,
+        )
         .unwrap_or_else(|| DEFAULT_PLUGIN_DIRS.map(PathBuf::from).to_vec());
-    if plugin_dirs.is_empty() {
+    if plugin_dirs.is_empty() && section.is_empty_list("plugin_dirs") {
         section.problem("plugin_dirs", "needs at least one directory");
-    }
-    for path in &plugin_dirs {
-        if !path.is_absolute() {
-            section.problem(
-                "plugin_dirs",
-                format!("{:?} must be an absolute path", path.display()),
-            );
-        }
-        // CNI_PATH is a list that is separated by colons.
-        if path.as_os_str().as_encoded_bytes().contains(&b':') {
-            section.problem(
-                "plugin_dirs",
-                format!("{:?} must not contain a colon", path.display()),
-            );
-        }
     }
     let cni = Cni {
         config_dir: directory(&section, "config_dir", DEFAULT_CONFIG_DIR),
@@ -172,4 +161,15 @@ pub(super) fn read(section: Section<'_>) -> Cni {
     };
     section.finish();
     cni
+}
+
+fn plugin_dir(path: &str) -> Result<PathBuf, String> {
+    if !path.starts_with('/') {
+        Err("it must be an absolute path".to_owned())
+    } else if path.contains([':', '\0']) {
+        // CNI_PATH is a list that is separated by colons.
+        Err("it must not contain a colon".to_owned())
+    } else {
+        Ok(PathBuf::from(path))
+    }
 }

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::bridge::{INTERFACE_NAME, is_interface_name};
 use super::fields::{directory, mtu};
 use crate::vrouter::DEFAULT_DIRECTORY;
-use contrail_mesos_api::agent_api;
+use contrail_mesos_api::agent_api::{self, PortsClient, PortsOptions, PortsSetupError};
 use contrail_mesos_api::config_reader::Section;
-use contrail_mesos_api::http::Address;
-use contrail_mesos_api::http::TlsOptions;
 use contrail_mesos_api::http::tls::Identity;
+use contrail_mesos_api::http::{Address, Limits, TlsOptions};
+use contrail_mesos_api::text::Quoted;
 
 /// The port of the vRouter agent's port service.
 const VROUTER_PORT: u16 = 9091;
@@ -44,6 +45,24 @@ pub struct Contrail {
     pub sync_ports: bool,
 }
 
+impl Contrail {
+    /// A client of the managers. Reads the token and the certificates: blocks on the file system.
+    pub fn manager_client(&self) -> Result<PortsClient, PortsSetupError> {
+        PortsClient::new(&PortsOptions {
+            managers: self.managers.clone(),
+            agent: self.agent.clone(),
+            token_file: self.token_file.clone(),
+            tls: self.tls.clone(),
+            limits: Limits {
+                // Of one attempt, so that the next manager is tried within the deadline.
+                connect_timeout: self.deadline / 8,
+                request_timeout: self.deadline,
+                max_body_bytes: 4 << 20,
+            },
+        })
+    }
+}
+
 /// The kind of a container's interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vif {
@@ -74,20 +93,28 @@ pub(super) fn read(section: Section<'_>) -> Contrail {
         "a manager's address such as \"https://master-1.example:6992\"",
         agent_api::manager_address,
     );
-    if !section.has("managers") || managers.as_ref().is_some_and(Vec::is_empty) {
+    if !section.has("managers") || section.is_empty_list("managers") {
         section.problem(
             "managers",
             "[contrail] needs a manager: managers = [\"https://master-1.example:6992\"]",
         );
     }
     let agent = section
-        .text("agent", "the name of this host's virtual-router")
+        .checked(
+            "agent",
+            "the name of this host's virtual-router, ASCII without spaces",
+            |name| {
+                let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+                is_name.then(|| name.to_owned()).ok_or_else(String::new)
+            },
+        )
         .unwrap_or_else(hostname);
-    if agent.is_empty() || !agent.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !section.has("agent") && !agent.bytes().all(|byte| byte.is_ascii_graphic()) {
         section.problem(
             "agent",
             format!(
-                "{agent:?} is not a virtual-router's name: use ASCII characters without spaces"
+                "the name of this host, {}, cannot be a virtual-router's name: write agent",
+                Quoted(agent.as_bytes())
             ),
         );
     }
@@ -127,44 +154,45 @@ pub(super) fn read(section: Section<'_>) -> Contrail {
 /// `host`, `host:port`, or an IPv6 address, in brackets with a port.
 fn vrouter(section: &Section<'_>) -> (String, u16) {
     let expected = "the vRouter agent's address such as \"127.0.0.1:9091\"";
-    let Some(address) = section.text("vrouter", expected) else {
-        return ("127.0.0.1".to_owned(), VROUTER_PORT);
-    };
+    section
+        .checked("vrouter", expected, |address| {
+            vrouter_address(address).ok_or_else(String::new)
+        })
+        .unwrap_or_else(|| ("127.0.0.1".to_owned(), VROUTER_PORT))
+}
+
+fn vrouter_address(address: &str) -> Option<(String, u16)> {
     if address.parse::<IpAddr>().is_ok() {
-        return (address, VROUTER_PORT);
+        return Some((address.to_owned(), VROUTER_PORT));
     }
     let (host, port) = match address.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)),
-        None => (address.as_str(), Some(VROUTER_PORT)),
+        Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)?),
+        None => (address, VROUTER_PORT),
     };
     let host = host.trim_matches(['[', ']']);
     let is_host = !host.is_empty()
         && host
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b".-:_".contains(&byte));
-    if let Some(port) = port.filter(|_| is_host) {
-        (host.to_owned(), port)
-    } else {
-        section.problem("vrouter", format!("{address:?} is not {expected}"));
-        (String::new(), VROUTER_PORT)
-    }
+    is_host.then(|| (host.to_owned(), port))
 }
 
 fn vif(section: &Section<'_>) -> Vif {
-    let kind = section.text("vif", "\"veth\" or \"macvlan\"");
-    let parent = section.text("parent_interface", "an interface of this host");
-    match kind.as_deref() {
-        None | Some("veth") => {
-            if parent.is_some() {
-                section.problem("parent_interface", "needs vif = \"macvlan\"");
-            }
-            Vif::Veth
-        }
+    let kind = section.word("vif", &["veth", "macvlan"], "\"veth\" or \"macvlan\"");
+    let parent = section.checked("parent_interface", "an interface of this host", |name| {
+        is_interface_name(name)
+            .then(|| name.to_owned())
+            .ok_or_else(|| INTERFACE_NAME.to_owned())
+    });
+    match kind {
         Some("macvlan") => Vif::Macvlan {
             parent: parent.unwrap_or_else(|| "eth0".to_owned()),
         },
-        Some(other) => {
-            section.problem("vif", format!("{other:?} is not \"veth\" or \"macvlan\""));
+        _ => {
+            // Whether a misspelt vif is meant to be macvlan is not known.
+            if section.has("parent_interface") && (kind.is_some() || !section.has("vif")) {
+                section.problem("parent_interface", "needs vif = \"macvlan\"");
+            }
             Vif::Veth
         }
     }
@@ -178,21 +206,20 @@ fn hostname() -> String {
         .unwrap_or_default()
 }
 
-/// The keys of a `[[network]]` of provider `contrail`.
+/// The keys of a `[[network]]` of provider `contrail` only.
+pub(super) const NETWORK_KEYS: &[&str] = &["virtual_network", "mtu"];
+
+/// Reads the keys of a `[[network]]` of provider `contrail`.
 pub(super) fn network(section: &Section<'_>) -> ContrailNetwork {
-    let virtual_network = section.text(
+    let virtual_network = section.checked(
         "virtual_network",
-        "a virtual network such as \"default-domain:default-project:blue\"",
+        "a virtual network such as \"default-domain:default-project:blue\", or a plain name",
+        |name| {
+            let parts: Vec<&str> = name.splitn(4, ':').collect();
+            let is_name = matches!(parts.len(), 1 | 3) && parts.iter().all(|part| !part.is_empty());
+            is_name.then(|| name.to_owned()).ok_or_else(String::new)
+        },
     );
-    if let Some(name) = &virtual_network {
-        let parts: Vec<&str> = name.split(':').collect();
-        if !matches!(parts.len(), 1 | 3) || parts.iter().any(|part| part.is_empty()) {
-            section.problem(
-                "virtual_network",
-                format!("{name:?} is neither \"domain:project:network\" nor a plain name"),
-            );
-        }
-    }
     ContrailNetwork {
         virtual_network,
         mtu: mtu(section, 576),

@@ -1,8 +1,9 @@
 //! Fields that several tables of the configuration have.
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::text::Quoted;
 
 /// The longest network name, in bytes: names become directory names.
 pub(super) const MAX_NETWORK_NAME_BYTES: usize = 128;
@@ -17,7 +18,10 @@ pub(super) fn mtu(section: &Section<'_>, minimum: u32) -> u32 {
         .unwrap_or(DEFAULT_MTU)
 }
 
-/// A directory, which must be an absolute path.
+/// File systems of the kernel, which keep no files.
+const KERNEL_FILE_SYSTEMS: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// A directory, which must be an absolute path and can have files.
 pub(super) fn directory(section: &Section<'_>, key: &str, default: &str) -> PathBuf {
     let path = section
         .text(key, &format!("a directory such as {default:?}"))
@@ -26,12 +30,76 @@ pub(super) fn directory(section: &Section<'_>, key: &str, default: &str) -> Path
         section.problem(
             key,
             format!(
-                "{:?} must be an absolute path such as {default:?}",
-                path.display()
+                "{} must be an absolute path such as {default:?}",
+                quoted(&path)
+            ),
+        );
+        return path;
+    }
+    let normal = normalized(&path);
+    if let Some(root) = KERNEL_FILE_SYSTEMS
+        .iter()
+        .find(|root| normal.starts_with(root))
+    {
+        section.problem(
+            key,
+            format!(
+                "{} is in {root}, where the kernel keeps no files; take a directory such as \
+                 {default:?}",
+                quoted(&path)
+            ),
+        );
+    } else if normal == Path::new("/") || path.as_os_str().as_encoded_bytes().contains(&0) {
+        section.problem(
+            key,
+            format!(
+                "{} is not possible; take a directory such as {default:?}",
+                quoted(&path)
             ),
         );
     }
     path
+}
+
+/// Directories that are empty after a reboot.
+const VOLATILE_DIRECTORIES: [&str; 3] = ["/run", "/var/run", "/tmp"];
+
+/// Warns of a directory that does not survive a reboot.
+pub(super) fn warn_if_volatile(section: &Section<'_>, key: &str, path: &Path) {
+    let normal = normalized(path);
+    if VOLATILE_DIRECTORIES
+        .iter()
+        .any(|volatile| normal.starts_with(volatile))
+    {
+        section.warning(
+            key,
+            format!(
+                "{} may be empty after a reboot, which then leaves interfaces and addresses of \
+                     containers behind",
+                quoted(path)
+            ),
+        );
+    }
+}
+
+/// A path without `.` and `..`. Does not follow links.
+fn normalized(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                normal.pop();
+            }
+            Component::CurDir => {}
+            other => normal.push(other),
+        }
+    }
+    normal
+}
+
+/// A path in a message.
+pub(super) fn quoted(path: &Path) -> String {
+    Quoted(path.as_os_str().as_encoded_bytes()).to_string()
 }
 
 /// Whether `string` can be a word of a line in `resolv.conf` without starting another line.

@@ -10,7 +10,7 @@ mod fields;
 mod network;
 mod ports;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub use bridge::{AddressFamily, BridgeNetwork, Subnet};
 pub use cni::{Chain, Cni, CniNetwork, CniVersion, InvalidCniVersion, PluginConfig};
 pub use contrail::{Contrail, ContrailNetwork, Vif};
 pub use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
-use contrail_mesos_api::config_reader::{Document, Section};
+use contrail_mesos_api::config_reader::{Document, Section, read_file, suggestion};
 pub(crate) use fields::is_word;
 pub use network::{Dns, Network, NetworkProvider};
 pub use ports::AllowedPorts;
@@ -104,6 +104,44 @@ impl Config {
     }
 }
 
+/// A configuration as it was read, for checks that need more than the file.
+#[derive(Clone, Debug)]
+pub struct ReadConfig {
+    /// The configuration, or everything that is wrong with it.
+    pub config: Result<Config, ConfigError>,
+    /// What is probably not meant, in the order of the file.
+    pub warnings: Vec<ConfigProblem>,
+    /// The place of each key that was read.
+    places: BTreeMap<String, String>,
+    /// The paths of the `[[network]]` tables, by the networks' names.
+    network_paths: HashMap<String, String>,
+}
+
+impl ReadConfig {
+    /// A problem of the value of a key such as `contrail.token_file`.
+    #[must_use]
+    pub fn problem(&self, key: &str, message: String) -> ConfigProblem {
+        let place = self.places.get(key).or_else(|| {
+            // The table that the key would be in.
+            self.places
+                .get(key.rsplit_once('.').map_or("", |(table, _)| table))
+        });
+        ConfigProblem {
+            place: place.cloned().unwrap_or_default(),
+            key: key.to_owned(),
+            message,
+        }
+    }
+
+    /// A problem of the value of a key of a `[[network]]`.
+    #[must_use]
+    pub fn network_problem(&self, network: &str, key: &str, message: String) -> ConfigProblem {
+        let path = self.network_paths.get(network);
+        let table = path.map_or("network", String::as_str);
+        self.problem(&format!("{table}.{key}"), message)
+    }
+}
+
 /// A configuration file, and the module parameters that override its keys.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -157,13 +195,15 @@ impl Source {
                 ));
             }
         }
+        let mut omitted = 0;
         if let Err(error) = source.load() {
             problems.extend(error.problems);
+            omitted = error.omitted;
         }
         if problems.is_empty() {
             Ok(source)
         } else {
-            Err(ConfigError { problems })
+            Err(ConfigError { problems, omitted })
         }
     }
 
@@ -175,28 +215,80 @@ impl Source {
 
     /// Reads the file and the CNI directory. Blocks on the file system.
     pub fn load(&self) -> Result<Config, ConfigError> {
-        let toml = std::fs::read_to_string(&self.path).map_err(|error| ConfigError {
-            problems: vec![ConfigProblem {
-                place: self.path.display().to_string(),
-                key: String::new(),
-                message: format!(
-                    "cannot read the configuration: {error}; give the path of an existing file \
-                     in the module parameter \"config\" (default {DEFAULT_PATH})"
-                ),
-            }],
-        })?;
-        self.parse(&toml)
+        self.read().config
     }
 
-    fn parse(&self, toml: &str) -> Result<Config, ConfigError> {
+    /// As [`Source::load`], with what is needed to check the configuration further.
+    #[must_use]
+    pub fn read(&self) -> ReadConfig {
+        match read_file(&self.path) {
+            Ok(toml) => self.parse(&toml),
+            Err(error) => ReadConfig {
+                config: Err(ConfigProblem {
+                    place: self.path.display().to_string(),
+                    key: String::new(),
+                    message: format!(
+                        "cannot read the configuration: {error}; give the path of an existing file \
+                         in the module parameter \"config\" (default {DEFAULT_PATH})"
+                    ),
+                }
+                .into()),
+                warnings: vec![],
+                places: BTreeMap::new(),
+                network_paths: HashMap::new(),
+            },
+        }
+    }
+
+    /// What is needed to work with the containers that are attached, whatever else is wrong with
+    /// the configuration: its directories. Also returns what is wrong. A file that cannot be read
+    /// means the default directories. Fails only if the file seems to name a directory that is not
+    /// understood. Blocks on the file system.
+    pub fn load_directories(&self) -> Result<(Config, Option<ConfigError>), ConfigError> {
+        let error = match self.load() {
+            Ok(config) => return Ok((config, None)),
+            Err(error) => error,
+        };
+        let toml = read_file(&self.path).unwrap_or_default();
+        let document = Document::new(&self.path, &toml);
+        let parsed = document.parse();
+        let (mut config, _) = read(&document, &parsed);
+        let directory_keys = ["state_dir", "netns_dir"];
+        let is_misread = |key: &&str| {
+            let table = parsed.get_ref();
+            let is_misspelt = table
+                .keys()
+                .any(|other| suggestion(other.get_ref(), [*key]).is_some());
+            (is_misspelt || toml.contains(*key)) && !table.contains_key(*key)
+        };
+        let is_invalid = error
+            .problems
+            .iter()
+            .any(|problem| directory_keys.contains(&problem.key.as_str()))
+            || !config.state_dir.is_absolute()
+            || !config.netns_dir.is_absolute();
+        if is_invalid || directory_keys.iter().any(is_misread) {
+            return Err(error);
+        }
+        config.networks = vec![];
+        let is_of_contrail = |problem: &ConfigProblem| problem.key.starts_with("contrail");
+        if error.omitted > 0 || error.problems.iter().any(is_of_contrail) {
+            config.contrail = None;
+        }
+        Ok((config, Some(error)))
+    }
+
+    fn parse(&self, toml: &str) -> ReadConfig {
         let document = Document::new(&self.path, toml);
         let parsed = document.parse();
-        let mut config = read(&document, &parsed);
-        let mut problems = document
-            .finish()
-            .err()
-            .map_or_else(Vec::new, |error| error.problems);
-        problems.extend(self.apply_overrides(&mut config));
+        let (mut config, network_paths) = read(&document, &parsed);
+        let (warnings, places) = (document.warnings(), document.places());
+        let mut error = document.finish().err();
+        let parameter_problems = self.apply_overrides(&mut config);
+        if !parameter_problems.is_empty() {
+            let error = error.get_or_insert_with(|| Vec::new().into());
+            error.problems.extend(parameter_problems);
+        }
         if let Some(cni) = &config.cni {
             let names: HashSet<&str> = config
                 .networks
@@ -214,10 +306,14 @@ impl Source {
             config.cni_problems = files.problems;
             config.cni_ignored = files.ignored;
         }
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError { problems })
+        ReadConfig {
+            config: match error {
+                None => Ok(config),
+                Some(error) => Err(error),
+            },
+            warnings,
+            places,
+            network_paths,
         }
     }
 
@@ -229,7 +325,7 @@ impl Source {
             let place = PathBuf::from(format!("module parameter {key:?}"));
             let document = Document::new(&place, "");
             let parsed = single_key_table(key, value);
-            let read = read(&document, &parsed);
+            let (read, _) = read(&document, &parsed);
             match document.finish() {
                 Err(error) => {
                     problems.extend(error.problems.into_iter().map(|problem| ConfigProblem {
@@ -270,10 +366,22 @@ fn single_key_table(key: &str, value: &str) -> Spanned<DeTable<'static>> {
     Spanned::new(0..0, table)
 }
 
-fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Config {
+/// The configuration, and the paths of its networks by their names.
+fn read<'a>(
+    document: &'a Document<'a>,
+    table: &'a Spanned<DeTable<'a>>,
+) -> (Config, HashMap<String, String>) {
     let top = Section::top(document, table);
+    let state_dir = fields::directory(&top, "state_dir", DEFAULT_STATE_DIR);
+    fields::warn_if_volatile(&top, "state_dir", &state_dir);
+    let tables: Vec<_> = top
+        .sections("network")
+        .into_iter()
+        .map(network::read)
+        .collect();
+    let paths = network::paths(&tables);
     let config = Config {
-        state_dir: fields::directory(&top, "state_dir", DEFAULT_STATE_DIR),
+        state_dir,
         netns_dir: fields::directory(&top, "netns_dir", DEFAULT_NETNS_DIR),
         deadlines: top
             .section("deadlines")
@@ -284,7 +392,7 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
             .map_or_else(AllowedPorts::default, ports::read),
         contrail: top.section("contrail").map(contrail::read),
         cni: top.section("cni").map(cni::read),
-        networks: networks(&top),
+        networks: network::distinct(tables, document),
         cni_problems: vec![],
         cni_ignored: vec![],
     };
@@ -292,7 +400,7 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
         .networks
         .iter()
         .find(|network| matches!(network.provider, NetworkProvider::Contrail(_)));
-    if let (Some(network), None) = (needs_contrail, &config.contrail) {
+    if let (Some(network), false) = (needs_contrail, top.has("contrail")) {
         top.problem(
             "contrail",
             format!(
@@ -303,7 +411,7 @@ fn read<'a>(document: &'a Document<'a>, table: &'a Spanned<DeTable<'a>>) -> Conf
         );
     }
     top.finish();
-    config
+    (config, paths)
 }
 
 fn deadlines(section: Section<'_>) -> Deadlines {
@@ -316,23 +424,6 @@ fn deadlines(section: Section<'_>) -> Deadlines {
     };
     section.finish();
     deadlines
-}
-
-fn networks(top: &Section<'_>) -> Vec<Network> {
-    let mut networks: Vec<Network> = vec![];
-    for (index, section) in top.sections("network").into_iter().enumerate() {
-        let place = section.start();
-        let Some(network) = network::read(section) else {
-            continue;
-        };
-        for other in &networks {
-            for (key, message) in network.conflicts(other) {
-                top.problem_at(place, &format!("network[{index}].{key}"), message);
-            }
-        }
-        networks.push(network);
-    }
-    networks
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The `[[network]]` tables, and the conflicts between them.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -9,7 +10,7 @@ use super::bridge::{self, BridgeNetwork};
 use super::cni::CniNetwork;
 use super::contrail::{self, ContrailNetwork};
 use super::fields::{MAX_NETWORK_NAME_BYTES, is_word};
-use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::config_reader::{Document, Section};
 
 /// Resolver configuration: the contents of `/etc/resolv.conf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,89 +50,109 @@ pub enum NetworkProvider {
     None,
 }
 
-/// Reads one `[[network]]`. `None` if a required key is missing or invalid, which is reported to
-/// the section.
-pub(super) fn read(section: Section<'_>) -> Option<Network> {
-    let name = section.text("name", "the name that frameworks use, such as \"blue\"");
-    let name = match name {
-        Some(name) if is_network_name(&name) => Some(name),
-        Some(name) => {
-            section.problem(
-                "name",
-                format!(
-                    "{name:?} is not a network name: use 1 to {MAX_NETWORK_NAME_BYTES} letters, \
-                     digits and any of . _ : - , starting with a letter or digit"
-                ),
-            );
-            None
+/// A `[[network]]` as far as it could be read.
+pub(super) struct NetworkTable {
+    /// The path of the table, such as `network[0]`.
+    pub(super) path: String,
+    name: Option<String>,
+    dns: Option<Dns>,
+    provider: Option<NetworkProvider>,
+}
+
+const NAME: &str = "the name that frameworks use, such as \"blue\"";
+const PROVIDER: &str = "the provider, \"bridge\", \"contrail\" or \"none\" (CNI networks are files \
+                        in the directory of [cni])";
+
+/// Reads one `[[network]]`.
+pub(super) fn read(section: Section<'_>) -> NetworkTable {
+    let name = section.checked("name", NAME, |name| {
+        if is_network_name(name) {
+            Ok(name.to_owned())
+        } else {
+            Err(format!(
+                "a name has 1 to {MAX_NETWORK_NAME_BYTES} letters, digits and any of . _ : - , and \
+                 begins with a letter or digit"
+            ))
         }
-        None if section.has("name") => None,
-        None => {
-            section.problem("", "a network needs a name: name = \"blue\"");
-            None
-        }
-    };
-    let provider = section.text(
-        "provider",
-        "the provider, \"bridge\", \"contrail\" or \"none\"",
-    );
+    });
+    if !section.has("name") {
+        section.problem("name", "a network needs a name: name = \"blue\"");
+    }
+    let provider = section.word("provider", &["bridge", "contrail", "none"], PROVIDER);
     let dns = section.section("dns").map(dns);
-    let provider = match provider.as_deref() {
-        Some("bridge") => bridge::network(&section, name.as_deref().unwrap_or_default())
-            .map(NetworkProvider::Bridge),
+    let provider = match provider {
+        Some("bridge") => Some(NetworkProvider::Bridge(bridge::network(
+            &section,
+            name.as_deref().unwrap_or_default(),
+        ))),
         Some("contrail") => Some(NetworkProvider::Contrail(contrail::network(&section))),
-        Some("none") => Some(NetworkProvider::None),
-        Some(other) => {
-            section.problem(
-                "provider",
-                format!(
-                    "there is no provider {other:?}; use \"bridge\", \"contrail\" or \"none\", or \
-                     configure a CNI network in the directory of [cni]"
-                ),
-            );
-            return None;
-        }
-        None if section.has("provider") => return None,
+        Some(_) => Some(NetworkProvider::None),
         None => {
-            section.problem("", "a network needs a provider: provider = \"bridge\"");
-            return None;
+            if !section.has("provider") {
+                let message = "a network needs a provider: provider = \"bridge\"";
+                section.problem("provider", message);
+            }
+            // It is not known which of them it may have.
+            section.allow(bridge::KEYS);
+            section.allow(contrail::NETWORK_KEYS);
+            None
         }
     };
+    let path = section.path().to_owned();
     section.finish();
-    Some(Network {
-        name: name?,
+    NetworkTable {
+        path,
+        name,
         dns,
-        provider: provider?,
-    })
+        provider,
+    }
 }
 
 /// Reads a table of resolver configuration.
 pub(super) fn dns(section: Section<'_>) -> Dns {
-    let words = |key: &str, expected: &str| -> Vec<String> {
-        let words: Vec<String> = section.parsed_list(key, expected).unwrap_or_default();
-        for word in &words {
-            if !is_word(word) {
-                section.problem(
-                    key,
-                    format!("{word:?} is not one word: expected {expected}"),
-                );
-            }
+    let word = |word: &str| {
+        if is_word(word) {
+            Ok(word.to_owned())
+        } else {
+            Err("it is not one word".to_owned())
         }
-        words
     };
+    let domain = "a domain such as \"example.com\"";
     let dns = Dns {
         nameservers: section
             .parsed_list("nameservers", "an address such as \"10.0.0.2\"")
             .unwrap_or_default(),
-        domain: section.text("domain", "a domain such as \"example.com\""),
-        search: words("search", "a domain such as \"example.com\""),
-        options: words("options", "an option such as \"ndots:2\""),
+        domain: section.checked("domain", domain, word),
+        search: section
+            .checked_list("search", domain, word)
+            .unwrap_or_default(),
+        options: section
+            .checked_list("options", "an option such as \"ndots:2\"", resolver_option)
+            .unwrap_or_default(),
     };
-    if let Some(domain) = dns.domain.as_ref().filter(|domain| !is_word(domain)) {
-        section.problem("domain", format!("{domain:?} is not one word"));
-    }
     section.finish();
     dns
+}
+
+/// An option of the resolver: a name, or a name and a number.
+fn resolver_option(option: &str) -> Result<String, String> {
+    let (name, number) = option.split_once(':').unwrap_or((option, "0"));
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_name(name) && is_number(number) {
+        return Ok(option.to_owned());
+    }
+    let corrected = option
+        .split_once('=')
+        .filter(|(name, number)| is_name(name) && is_number(number));
+    Err(corrected.map_or_else(String::new, |(name, number)| {
+        format!("write \"{name}:{number}\"")
+    }))
 }
 
 fn is_network_name(name: &str) -> bool {
@@ -147,47 +168,119 @@ impl Network {
     #[must_use]
     pub fn subnets(&self) -> Vec<IpNet> {
         match &self.provider {
-            NetworkProvider::Bridge(bridge) => {
-                let v4 = bridge.v4.as_ref().map(|v4| IpNet::V4(v4.subnet));
-                let v6 = bridge.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
-                v4.into_iter().chain(v6).collect()
-            }
+            NetworkProvider::Bridge(bridge) => subnets(bridge).map(|(_, net)| net).collect(),
             // Contrail or the plugins choose the subnets, which may overlap.
             NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) | NetworkProvider::None => {
                 vec![]
             }
         }
     }
+}
 
-    /// The conflicts with `other`: the key, and a message.
-    pub(super) fn conflicts(&self, other: &Network) -> Vec<(&'static str, String)> {
+/// The path of the first table of each name.
+pub(super) fn paths(tables: &[NetworkTable]) -> HashMap<String, String> {
+    let mut paths = HashMap::new();
+    for table in tables {
+        if let Some(name) = &table.name {
+            paths
+                .entry(name.clone())
+                .or_insert_with(|| table.path.clone());
+        }
+    }
+    paths
+}
+
+/// The networks, and reports to the document which names, bridges and subnets are there twice.
+pub(super) fn distinct(tables: Vec<NetworkTable>, document: &Document<'_>) -> Vec<Network> {
+    let mut used = UsedByNetworks::default();
+    let mut networks = vec![];
+    for table in tables {
+        for (key, message) in used.conflicts(&table) {
+            document.problem(&format!("{}.{key}", table.path), message);
+        }
+        if let (Some(name), Some(provider)) = (table.name, table.provider) {
+            networks.push(Network {
+                name,
+                dns: table.dns,
+                provider,
+            });
+        }
+    }
+    networks
+}
+
+/// What the networks so far use. Looking something up takes no longer the more networks there are.
+#[derive(Default)]
+struct UsedByNetworks {
+    /// The path of the network of each name.
+    names: HashMap<String, String>,
+    /// A description of the network of each bridge.
+    bridges: HashMap<String, String>,
+    /// Subnets that do not overlap, by their last address, each with a description of its network.
+    subnets: BTreeMap<IpAddr, (IpNet, String)>,
+}
+
+impl UsedByNetworks {
+    /// The conflicts of a network with those so far, each with its key. Adds it to them.
+    fn conflicts(&mut self, table: &NetworkTable) -> Vec<(&'static str, String)> {
         let mut conflicts = vec![];
-        if self.name == other.name {
-            conflicts.push(("name", format!("network {:?} is defined twice", self.name)));
+        let mut is_named_twice = false;
+        if let Some(name) = &table.name {
+            if let Some(other) = self.names.get(name) {
+                is_named_twice = true;
+                conflicts.push((
+                    "name",
+                    format!("network {name:?} is defined twice, see {other}"),
+                ));
+            } else {
+                self.names.insert(name.clone(), table.path.clone());
+            }
         }
-        if let (NetworkProvider::Bridge(own), NetworkProvider::Bridge(theirs)) =
-            (&self.provider, &other.provider)
-            && own.bridge == theirs.bridge
-        {
-            conflicts.push((
+        let Some(NetworkProvider::Bridge(bridge)) = &table.provider else {
+            return conflicts;
+        };
+        let network = match &table.name {
+            Some(name) => format!("network {name:?}"),
+            None => table.path.clone(),
+        };
+        let is_default =
+            bridge.bridge == bridge::default_bridge(table.name.as_deref().unwrap_or_default());
+        match self.bridges.get(&bridge.bridge) {
+            // Only because the networks have one name, which is reported.
+            Some(_) if is_default && (is_named_twice || table.name.is_none()) => {}
+            Some(other) => conflicts.push((
                 "bridge",
-                format!("network {:?} already uses {:?}", other.name, own.bridge),
-            ));
+                format!("{other} already uses {:?}", bridge.bridge),
+            )),
+            None => {
+                self.bridges.insert(bridge.bridge.clone(), network.clone());
+            }
         }
-        for own in self.subnets() {
-            for theirs in other.subnets() {
-                if own.contains(&theirs) || theirs.contains(&own) {
-                    let key = match own {
-                        IpNet::V4(_) => "subnet",
-                        IpNet::V6(_) => "subnet6",
-                    };
-                    conflicts.push((
-                        key,
-                        format!("{own} overlaps {theirs} of network {:?}", other.name),
-                    ));
+        for (key, own) in subnets(bridge) {
+            // Subnets either contain each other or have nothing in common.
+            let next = self.subnets.range(own.network()..).next();
+            match next {
+                Some((_, (other, owner))) if other.contains(&own) || own.contains(other) => {
+                    conflicts.push((key, format!("{own} overlaps {other} of {owner}")));
+                }
+                _ => {
+                    self.subnets.insert(own.broadcast(), (own, network.clone()));
                 }
             }
         }
         conflicts
     }
+}
+
+/// The subnets of a network, with their keys.
+fn subnets(bridge: &BridgeNetwork) -> impl Iterator<Item = (&'static str, IpNet)> {
+    let v4 = bridge
+        .v4
+        .as_ref()
+        .map(|v4| ("subnet", IpNet::V4(v4.subnet)));
+    let v6 = bridge
+        .v6
+        .as_ref()
+        .map(|v6| ("subnet6", IpNet::V6(v6.subnet)));
+    v4.into_iter().chain(v6)
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 fn parse(toml: &str) -> Result<Config, ConfigError> {
-    Source::file("/etc/agent.toml").parse(toml)
+    Source::file("/etc/agent.toml").parse(toml).config
 }
 
 fn problems(toml: &str) -> Vec<String> {
@@ -31,66 +31,226 @@ fn minimal_bridge_network_gets_defaults() {
 }
 
 #[test]
-fn all_problems_are_reported_with_their_lines() {
-    let problems = problems(
-        "state_dir = 'relative'
-colour = 'blue'
-[deadlines]
-prepare = '10 parsecs'
+fn every_mistake_is_one_problem_in_the_order_of_the_file() {
+    let problems = problems(include_str!("testdata/mistakes.toml"));
+    let expected = [
+        "2:1: state-dir: unknown key; did you mean \"state_dir\"?",
+        "3:13: netns_dir: \"relative/dir\" must be an absolute path",
+        "5:2: deadline: unknown key; did you mean \"deadlines\"?",
+        "9:11: deadlines.prepare: expected a duration such as",
+        "10:11: deadlines.isolate: expected a duration such as \"30s\", \"500ms\" or \"2m\", found 30",
+        "11:11: deadlines.cleanup: expected a duration such as",
+        "12:11: deadlines.recover: expected a duration such as",
+        "15:1: dns.nameserver: unknown key; did you mean \"nameservers\"?",
+        "16:16: dns.nameservers: expected an address such as \"10.0.0.2\", found \"192.0.2.053\"",
+        "16:31: dns.nameservers: expected an address such as \"10.0.0.2\", found \"dns.example.com\"",
+        "17:10: dns.search: expected an array, each entry a domain such as \"example.com\", found \"example.com\"",
+        "18:12: dns.options: expected an option such as \"ndots:2\", found \"ndots=2\": write \"ndots:2\"",
+        "18:23: dns.options: expected an option such as \"ndots:2\", found \"two words\"",
+        "20:3: networks: unknown key; did you mean \"network\"?",
+        "23:2: contrial: unknown key; did you mean \"contrail\"?",
+        "27:8: network[0].name: expected the name that frameworks use, such as \"blue\", found \"blue net\"",
+        "28:12: network[0].provider: expected the provider, \"bridge\", \"contrail\" or \"none\" (CNI networks are files in the directory of [cni]), found \"brige\": did you mean \"bridge\"?",
+        "35:11: network[1].gateway: expected an IPv4 address, found \"10.33.0.1\": 10.33.0.1 is not between 10.32.0.1 and 10.32.255.254 of 10.32.0.0/16",
+        "36:9: network[1].range: expected two IPv4 addresses, first-last, found \"10.32.1.0/24\": write \"10.32.1.1-10.32.1.254\"",
+        "37:12: network[1].reserved: expected an array",
+        "38:11: network[1].subnet6: expected an IPv6 subnet",
+        "39:7: network[1].mtu: expected a number from 1280 to 65535, found 100",
+        "40:14: network[1].masquerade: expected true or false, without quotes, found \"yes\"",
+        "41:11: network[1].hairpin: expected true or false, without quotes, found 1",
+        "42:10: network[1].bridge: expected an interface name such as \"mesos0\", found",
+        "43:11: network[1].routes: expected a destination such as \"0.0.0.0/0\", found \"default\"",
+        "46:8: network[2].name: network \"blue\" is defined twice, see network[1]",
+        "48:10: network[2].subnet: 10.32.0.0/24 overlaps 10.32.0.0/16 of network \"blue\"",
+        "50:1: network[3].subnet: a bridge network needs a subnet",
+        "54:1: network[4].name: a network needs a name",
+        "58:1: network[5].provider: a network needs a provider",
+        "61:1: network[5].gatway: unknown key; did you mean \"gateway\"?",
+        "67:11: network[6].gateway: expected an IPv4 address, found \"10.52.0.0\": 10.52.0.0 is not between",
+        "68:9: network[6].range: expected two IPv4 addresses, first-last, found \"10.52.0.50-10.52.0.10\": last is before first",
+        "69:26: network[6].reserved: expected an IPv4 address, or two as first-last, found \"10.99.0.1\": 10.99.0.1 is not between",
+        "74:10: network[7].subnet: expected an IPv4 subnet such as \"10.32.0.0/16\", found \"10.53.0.0/31\": it has no room",
+        "79:10: network[8].subnet: expected an IPv4 subnet such as \"10.32.0.0/16\", found \"127.0.0.0/8\": it overlaps 127.0.0.0/8 (the loopback addresses)",
+        "83:10: network[9].subnet: expected an IPv4 subnet such as \"10.32.0.0/16\", found \"224.0.0.0/24\": it overlaps 224.0.0.0/4 (the multicast addresses)",
+        "87:10: network[10].subnet: expected an IPv4 subnet such as \"10.32.0.0/16\", found \"0.0.0.0/0\": it overlaps 0.0.0.0/8",
+        "95:11: network[12].subnet6: expected an IPv6 subnet such as \"fd00:32::/64\", found \"fe80::/64\": it overlaps fe80::/10 (the link-local addresses)",
+        "100:11: network[13].subnet6: expected an IPv6 subnet such as \"fd00:32::/64\", found \"fd00::/128\": it has no room",
+        "101:10: network[13].bridge: network \"link-local\" already uses \"shared\"",
+        "106:10: network[14].bridge: expected an interface name such as \"mesos0\", found \"lo\": the kernel uses this name",
+        "110:19: network[15].virtual_network: expected a virtual network",
+        "111:1: network[15].subnet: unknown key; known here:",
+    ];
+    for (problem, expected) in problems.iter().zip(expected) {
+        let expected = format!("/etc/agent.toml:{expected}");
+        assert!(
+            problem.starts_with(&expected),
+            "{expected}\nis not the start of\n{problem}"
+        );
+    }
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+}
+
+#[test]
+fn unusual_values_are_warnings_with_their_places() {
+    let read = Source::file("/etc/agent.toml").parse(
+        "state_dir = '/tmp/x'
 [[network]]
-name = 'a/b'
+name = 'documentation'
 provider = 'bridge'
-subnet = '10.0.0.0/31'
+subnet = '198.51.100.0/24'
 [[network]]
-name = 'blue'
+name = 'bits'
 provider = 'bridge'
-subnet = '10.32.0.0/16'
-gateway = '10.33.0.1'
-mtu = 12
-subnett = 'x'
+subnet = '10.32.0.5/16'
 [[network]]
-name = 'blue'
+name = 'reserved'
 provider = 'bridge'
-subnet = '10.32.5.0/24'
+subnet = '10.33.0.0/24'
+reserved = ['10.33.0.100-10.33.0.254', '10.33.0.1-10.33.0.99']
 [[network]]
-name = 'red'
-provider = 'carrier-pigeon'
+name = 'gateway'
+provider = 'bridge'
+subnet6 = 'fd00::/64'
+range6 = 'fd00::1-fd00::1'
+[[network]]
+name = 'class-e'
+provider = 'bridge'
+subnet = '240.0.0.0/16'
 ",
     );
-    for expected in [
-        "/etc/agent.toml:1: state_dir: \"relative\" must be an absolute path",
-        "/etc/agent.toml:2: colour: unknown key; known here:",
-        "/etc/agent.toml:4: deadlines.prepare: expected a duration such as",
-        "/etc/agent.toml:6: network[0].name: \"a/b\" is not a network name",
-        "/etc/agent.toml:8: network[0].subnet: 10.0.0.0/31 has no room",
-        "/etc/agent.toml:13: network[1].gateway: 10.33.0.1 is not between",
-        "/etc/agent.toml:14: network[1].mtu: expected a number from 576 to 65535",
-        "/etc/agent.toml:15: network[1].subnett: unknown key",
-        "network[2].name: network \"blue\" is defined twice",
-        "network[2].subnet: 10.32.5.0/24 overlaps 10.32.0.0/16",
-        "/etc/agent.toml:22: network[3].provider: there is no provider \"carrier-pigeon\"",
+    assert!(read.config.is_ok(), "{read:?}");
+    let warnings: Vec<_> = read.warnings.iter().map(ToString::to_string).collect();
+    for (warning, expected) in warnings.iter().zip([
+        "1:13: state_dir: \"/tmp/x\" may be empty after a reboot",
+        "5:10: network[0].subnet: 198.51.100.0/24 overlaps 198.51.100.0/24 (addresses for documentation)",
+        "9:10: network[1].subnet: 10.32.0.5/16 has bits beyond its prefix; it means 10.32.0.0/16",
+        "14:12: network[2].reserved: no address is left for containers that request none",
+        "19:10: network[3].range6: no address is left",
+        "23:10: network[4].subnet: 240.0.0.0/16 overlaps 240.0.0.0/4 (reserved addresses",
+    ]) {
+        let expected = format!("/etc/agent.toml:{expected}");
+        assert!(warning.starts_with(&expected), "{expected}: {warning}");
+    }
+    assert_eq!(warnings.len(), 6, "{warnings:#?}");
+}
+
+#[test]
+fn free_addresses_are_no_warning() {
+    for network in [
+        "subnet = '10.33.0.0/30'",
+        "subnet = '10.33.0.0/24'\nreserved = ['10.33.0.2-10.33.0.99', '10.33.0.101-10.33.0.254']",
+        "subnet = '10.33.0.0/24'\nrange = '10.33.0.1-10.33.0.2'",
+        "subnet6 = 'fd00::/64'\nreserved6 = ['fd00::1000-fd00::ffff:ffff:ffff:ffff']",
     ] {
-        assert!(
-            problems.iter().any(|problem| problem.contains(expected)),
-            "{expected:?} is not among {problems:#?}"
-        );
+        let read = Source::file("/etc/agent.toml").parse(&format!(
+            "[[network]]\nname = 'blue'\nprovider = 'bridge'\n{network}\n"
+        ));
+        assert!(read.config.is_ok(), "{read:?}");
+        assert_eq!(read.warnings, [], "{network}");
     }
 }
 
 #[test]
-fn syntax_error_is_reported_with_its_line() {
-    let problems = problems("state_dir = '/x'\n= 3\n");
+fn directory_without_files_is_refused() {
+    for directory in [
+        "/proc/x",
+        "/sys",
+        "/dev/shm/x",
+        "/",
+        "/var/../proc/1",
+        "x",
+        "",
+        "/a\\u0000",
+    ] {
+        let problems = problems(&format!("state_dir = \"{directory}\""));
+        assert_eq!(problems.len(), 1, "{directory}: {problems:?}");
+        assert!(problems[0].starts_with("/etc/agent.toml:1:13: state_dir: "));
+    }
+}
+
+#[test]
+fn special_subnets_are_refused() {
+    for subnet in [
+        "subnet = '0.0.0.0/0'",
+        "subnet = '0.0.0.0/1'",
+        "subnet = '0.1.0.0/16'",
+        "subnet = '127.1.0.0/16'",
+        "subnet = '126.0.0.0/7'",
+        "subnet = '169.254.0.0/16'",
+        "subnet = '239.0.0.0/8'",
+        "subnet = '255.255.255.0/24'",
+        "subnet6 = '::/0'",
+        "subnet6 = '::/64'",
+        "subnet6 = 'fe80::/10'",
+        "subnet6 = 'febf::/64'",
+        "subnet6 = 'ff02::/64'",
+        "subnet6 = '::ffff:0:0/100'",
+    ] {
+        let problems = problems(&format!(
+            "[[network]]\nname = 'blue'\nprovider = 'bridge'\n{subnet}\n"
+        ));
+        assert_eq!(problems.len(), 1, "{subnet}: {problems:?}");
+        assert!(problems[0].contains("it overlaps"), "{problems:?}");
+    }
+}
+
+#[test]
+fn syntax_error_is_the_only_problem() {
+    let problems = problems("state_dir = '/x'\n= 3\ncolour = 1\n[[network]]\nname = 1\n");
+    assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(
-        problems[0].starts_with("/etc/agent.toml:2: "),
+        problems[0].starts_with("/etc/agent.toml:2:1: "),
         "{problems:?}"
     );
 }
 
 #[test]
-fn resolver_word_with_newline_is_refused() {
-    let problems = problems("[dns]\nsearch = [\"a\\nnameserver 1.2.3.4\"]\ndomain = \"a b\"");
-    assert_eq!(problems.len(), 2, "{problems:?}");
-    assert!(problems[0].contains("is not one word"), "{problems:?}");
+fn password_of_a_manager_is_not_shown() {
+    for managers in [
+        "['https://u:SecretPw1@master-1:6992']",
+        "['u:SecretPw1@master-1']",
+        "'https://u:SecretPw1@master-1'",
+        "['https://u:Sec/retPw1 SecretPw1@master-1']",
+    ] {
+        for key in [
+            "managers",
+            "agent",
+            "vrouter",
+            "virtual_router_address",
+            "vif",
+            "deadline",
+        ] {
+            let text = problems(&format!("[contrail]\n{key} = {managers}")).concat();
+            assert!(!text.contains("SecretPw1"), "{text}");
+            assert!(!text.contains("Sec/ret"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn directories_are_known_beside_other_mistakes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("agent.toml");
+    let state_dir = |toml: &str| {
+        std::fs::write(&path, toml).expect("a file");
+        let (config, error) = Source::file(&path).load_directories().ok()?;
+        assert!(error.is_some(), "{toml}");
+        assert_eq!(config.networks, []);
+        Some(config.state_dir)
+    };
+    let a = Some(PathBuf::from("/a"));
+    assert_eq!(state_dir("state_dir = '/a'\ncolour = 1"), a);
+    assert_eq!(state_dir("state_dir = '/a'\n[[network]]\n= 1"), a);
+    assert_eq!(state_dir("state_dir = /a"), a);
+    assert_eq!(state_dir("colour = 1"), Some(DEFAULT_STATE_DIR.into()));
+    // The file means another directory, which is not understood.
+    assert_eq!(state_dir("state-dir = '/a'"), None);
+    assert_eq!(state_dir("state_dir = 'a'"), None);
+    assert_eq!(state_dir("[deadlines]\nstate_dir = '/a'"), None);
+    std::fs::remove_file(&path).expect("the file");
+    let (config, error) = Source::file(&path).load_directories().expect("defaults");
+    assert_eq!(config.state_dir, Path::new(DEFAULT_STATE_DIR));
+    assert!(error.is_some());
 }
 
 #[test]
@@ -199,12 +359,12 @@ fn all_problems_of_contrail_are_reported() {
     );
     for (key, expected) in [
         ("contrail.managers", "needs a manager"),
-        ("contrail.agent", "not a virtual-router's name"),
+        ("contrail.agent", "the name of this host's virtual-router"),
         ("contrail.vrouter", "vRouter agent's address"),
         ("contrail.port_directory", "absolute path"),
         ("contrail.vif", "macvlan"),
         ("contrail.certificate_file", "belong together"),
-        ("network[0].virtual_network", "domain:project:network"),
+        ("network[0].virtual_network", "or a plain name"),
         ("network[0].subnet", "unknown key"),
     ] {
         assert!(

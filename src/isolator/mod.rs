@@ -40,6 +40,7 @@ use self::container::{Container, Containers, NamespaceOwner, NetworkState, lock}
 pub use self::error::IsolatorError;
 use crate::config::{Config, ConfigError, ConfigProblem, Deadlines, Source};
 use crate::network_request;
+use crate::preflight::{self, Report};
 use crate::proto::mesos::slave::{
     ContainerClass, ContainerConfig, ContainerLaunchInfo, ContainerLimitation,
 };
@@ -71,18 +72,26 @@ impl Isolator {
                  network/contrail from --isolation"
                     .to_owned(),
             ));
-            return Err(ConfigError { problems });
+            return Err(problems.into());
         }
         let source = source?;
-        let config = source.load()?;
-        for problem in config.cni_problems.iter().chain(&config.cni_ignored) {
+        let Report {
+            config,
+            refusals,
+            warnings,
+        } = preflight::check(&source);
+        let config = config?;
+        for problem in &refusals {
+            log::error!("launches on this network are refused: {problem}");
+        }
+        let warnings = warnings.iter().chain(&config.cni_problems);
+        for problem in warnings.chain(&config.cni_ignored) {
             log::warn!("{problem}");
         }
         report_start(&config, &source);
         let (sender, lost) = unbounded_channel();
-        let attacher = Attacher::new(&config, sender).map_err(|error| ConfigError {
-            problems: vec![isolator_problem(error.to_string())],
-        })?;
+        let attacher = Attacher::new(&config, sender)
+            .map_err(|error| ConfigError::from(isolator_problem(error.to_string())))?;
         let isolator = Arc::new(Self {
             deadlines: config.deadlines,
             attacher,

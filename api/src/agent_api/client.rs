@@ -5,7 +5,7 @@
 //! until the deadline.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::{AGENT_HEADER, Ports, PortsList, PortsRequest, Refusal};
 use crate::backoff::Backoff;
+use crate::config_reader::read_file;
 use crate::http::{
     Address, ApiError, AttemptError, Failover, HttpClient, InvalidAddress, Limits, Request,
     Response, TlsError, TlsOptions,
@@ -190,7 +191,7 @@ impl PortsClient {
             .ok()
             .filter(|_| !options.agent.is_empty())
             .ok_or_else(|| PortsSetupError::Agent(options.agent.clone()))?;
-        let token = options.token_file.as_ref().map(read_token).transpose()?;
+        let token = options.token_file.as_deref().map(read_token).transpose()?;
         Ok(Self(Arc::new(Shared {
             http: HttpClient::new(options.limits, &options.tls)?,
             failover: Failover::new(options.managers.clone()),
@@ -408,12 +409,13 @@ fn error_message(response: &Response) -> String {
     )
 }
 
-fn read_token(path: &PathBuf) -> Result<SecretString, PortsSetupError> {
+/// Reads the token that agents and managers share. Blocks.
+pub fn read_token(path: &Path) -> Result<SecretString, PortsSetupError> {
     let failed = |problem: String| PortsSetupError::Token {
-        path: path.clone(),
+        path: path.to_owned(),
         problem,
     };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = read_file(path).map_err(failed)?;
     let token = text.trim();
     let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     if is_token {

@@ -41,7 +41,7 @@ use crate::container::{ContainerId, Mac};
 
 pub use client::{
     DEFAULT_PORT, PortsClient, PortsError, PortsErrorKind, PortsOptions, PortsSetupError,
-    manager_address,
+    manager_address, read_token,
 };
 
 /// The header with the agent's name: that of its host's virtual-router.

@@ -6,6 +6,8 @@ use std::net::Ipv6Addr;
 use hyper::Uri;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 
+use crate::text::redact_value;
+
 /// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
@@ -28,7 +30,7 @@ pub struct InvalidAddress {
 impl InvalidAddress {
     fn new(address: &str, example: impl Into<String>) -> Self {
         Self {
-            address: address.rsplit('@').next().unwrap_or_default().to_owned(),
+            address: redact_value(address).into_owned(),
             example: example.into(),
         }
     }

@@ -100,20 +100,11 @@ fn read(top: &Section<'_>) -> Config {
 
 fn admin(top: &Section<'_>, default: Option<SocketAddr>) -> Option<SocketAddr> {
     let expected = "an address and port such as \"127.0.0.1:6993\", or \"none\"";
-    match top.text("admin_listen", expected).as_deref() {
-        None => default,
-        Some("none") => None,
-        Some(text) => {
-            let address = text.parse();
-            if address.is_err() {
-                top.problem(
-                    "admin_listen",
-                    format!("expected {expected}, found {text:?}"),
-                );
-            }
-            address.ok()
-        }
-    }
+    let address = top.checked("admin_listen", expected, |text| match text {
+        "none" => Ok(None),
+        address => address.parse().map(Some).map_err(|_| String::new()),
+    });
+    address.unwrap_or(default)
 }
 
 fn allowed_hosts(top: &Section<'_>) -> Vec<String> {
@@ -233,16 +224,13 @@ fn defaults(top: &Section<'_>) -> Defaults {
 
 fn create(top: &Section<'_>) -> Create {
     let mut create = Create::default();
-    let known = "one of \"domains\", \"projects\" and \"networks\"";
-    for what in top
-        .parsed_list::<String>("create", known)
-        .unwrap_or_default()
-    {
-        match what.as_str() {
+    let expected = "one of \"domains\", \"projects\" and \"networks\"";
+    let words = ["domains", "projects", "networks"];
+    for what in top.words("create", &words, expected) {
+        match what {
             "domains" => create.domains = true,
             "projects" => create.projects = true,
-            "networks" => create.networks = true,
-            other => top.problem("create", format!("expected {known}, found {other:?}")),
+            _ => create.networks = true,
         }
     }
     create
@@ -329,12 +317,12 @@ fn limits(section: Section<'_>, config: Config) -> Config {
 fn vnc(section: Section<'_>) -> VncOptions {
     let address = "an API server's address such as \"http://10.84.22.1:8082\"";
     let servers = section.parsed_list_with("servers", address, server_address);
-    if servers.as_ref().is_none_or(Vec::is_empty) && !section.has("servers") {
+    if !section.has("servers") {
         section.problem(
             "servers",
             format!("is missing: an array, each entry {address}"),
         );
-    } else if servers.as_ref().is_some_and(Vec::is_empty) {
+    } else if section.is_empty_list("servers") {
         section.problem(
             "servers",
             format!("is empty: an array, each entry {address}"),

@@ -19,11 +19,15 @@ pub(super) fn read(top: &Section<'_>) -> Option<Follow> {
     let reconcile = top.section("reconcile");
     let Some(mesos) = mesos else {
         let without = "needs a table [mesos]";
-        if marathon.is_some() {
+        // A table [mesos] that is no table, or misspelt, is reported as such.
+        let is_missing = !top.has("mesos") && !top.is_misspelt("mesos");
+        if marathon.is_some() && is_missing {
             top.problem("marathon", without);
         }
         if let Some(section) = reconcile {
-            top.problem("reconcile", without);
+            if is_missing {
+                top.problem("reconcile", without);
+            }
             // Its keys are checked nevertheless.
             reconcile_options(&section, Follow::new(no_masters()));
             section.finish();
@@ -75,7 +79,7 @@ fn marathon(section: Section<'_>) -> (MarathonOptions, Option<String>) {
             "servers",
             format!("is missing: an array, each entry {SERVER}"),
         );
-    } else if servers.as_ref().is_some_and(Vec::is_empty) {
+    } else if section.is_empty_list("servers") {
         section.problem(
             "servers",
             format!("is empty: an array, each entry {SERVER}"),

@@ -21,7 +21,7 @@ use super::model::{Create, Defaults, Policy};
 use crate::marathon::MarathonOptions;
 use crate::mesos_master::MasterOptions;
 use crate::vnc::VncOptions;
-use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
+use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, read_file};
 use contrail_mesos_api::http::tls::Identity;
 
 /// The default path of the configuration.
@@ -181,14 +181,12 @@ impl Config {
 
     /// Reads a file and the files and variables that it names. Blocks.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
-            problems: vec![ConfigProblem {
-                place: path.display().to_string(),
-                key: String::new(),
-                message: format!(
-                    "cannot read the configuration: {error}; name an existing file with --config"
-                ),
-            }],
+        let text = read_file(path).map_err(|error| ConfigProblem {
+            place: path.display().to_string(),
+            key: String::new(),
+            message: format!(
+                "cannot read the configuration: {error}; name an existing file with --config"
+            ),
         })?;
         Self::parse(path, &text)
     }

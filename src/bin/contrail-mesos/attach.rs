@@ -80,7 +80,7 @@ impl Attach {
             match attacher.detach(&checkpoint).await {
                 Ok(()) => return Err(error),
                 Err(detach_error) => bail!(
-                    "{error:#}; cannot undo everything: {detach_error}; \
+                    "{error}; cannot undo everything: {detach_error}; \
                      retry with contrail-mesos detach {container}"
                 ),
             }

@@ -1,24 +1,48 @@
 //! `contrail-mesos config check`.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use contrail_mesos::config::{Network, NetworkProvider, Source};
+<<<<<<< HEAD
 use contrail_mesos::provider::cni::version_problems;
 
 /// Prints the networks of the configuration, or its problems, one per line. Fails if a CNI network
 /// would refuse its containers; files of the CNI directory that are ignored are named only.
 pub(crate) fn run(source: &Source) -> ExitCode {
     match source.load() {
+=======
+use contrail_mesos::preflight::{self, Report};
+
+use crate::output::{print, print_error};
+
+/// The exit code for a configuration that is good, but of which files of the CNI directory are not
+/// usable or have no effect.
+const EXIT_CNI_FILES: u8 = 3;
+
+/// Prints the networks of the configuration, or its problems, one per line.
+pub(crate) fn run(source: &Source) -> Result<ExitCode> {
+    let Report {
+        config,
+        refusals,
+        warnings,
+    } = preflight::check(source);
+    let path = source.path().display();
+    let (mut text, mut count) = (String::new(), refusals.len());
+    let mut code = ExitCode::SUCCESS;
+    match &config {
+>>>>>>> d253e5c (Report each mistake of a configuration once, in order, with its column)
         Ok(config) => {
-            println!(
-                "{}: good, {} network{}",
-                source.path().display(),
-                config.networks.len(),
-                if config.networks.len() == 1 { "" } else { "s" }
-            );
-            for network in &config.networks {
-                println!("  {}: {}", network.name, description(network));
+            if refusals.is_empty() {
+                let networks = config.networks.len();
+                let plural = if networks == 1 { "" } else { "s" };
+                writeln!(text, "{path}: good, {networks} network{plural}")?;
             }
+            for network in &config.networks {
+                writeln!(text, "  {}: {}", network.name, description(network))?;
+            }
+<<<<<<< HEAD
             let versions = version_problems(&config);
             let unusable: Vec<_> = config.cni_problems.iter().chain(&versions).collect();
             for problem in &unusable {
@@ -32,20 +56,45 @@ pub(crate) fn run(source: &Source) -> ExitCode {
             } else {
                 ExitCode::FAILURE
             }
+=======
+>>>>>>> d253e5c (Report each mistake of a configuration once, in order, with its column)
         }
         Err(error) => {
             for problem in &error.problems {
-                println!("{problem}");
+                writeln!(text, "{problem}")?;
             }
-            let count = error.problems.len();
-            eprintln!(
-                "{count} problem{} in {}",
-                if count == 1 { "" } else { "s" },
-                source.path().display()
-            );
-            ExitCode::FAILURE
+            if error.omitted > 0 {
+                writeln!(text, "and {} more", error.omitted)?;
+            }
+            count += error.count();
         }
     }
+    for problem in &refusals {
+        writeln!(text, "{problem}")?;
+    }
+    for warning in &warnings {
+        writeln!(text, "warning: {warning}")?;
+    }
+    if let Ok(config) = &config {
+        for problem in &config.cni_problems {
+            writeln!(text, "not usable: {problem}")?;
+        }
+        for problem in &config.hidden_cni_files {
+            writeln!(text, "not used: {problem}")?;
+        }
+        if !config.cni_problems.is_empty() || !config.hidden_cni_files.is_empty() {
+            code = ExitCode::from(EXIT_CNI_FILES);
+        }
+    }
+    print(&text)?;
+    if count > 0 {
+        print_error(&format!(
+            "{count} problem{} in {path}",
+            if count == 1 { "" } else { "s" }
+        ));
+        code = ExitCode::FAILURE;
+    }
+    Ok(code)
 }
 
 fn description(network: &Network) -> String {

@@ -3,6 +3,7 @@
 
 mod attach;
 mod check;
+mod output;
 mod status;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
 use contrail_mesos::config::{Config, DEFAULT_PATH, Source};
 use contrail_mesos_api::log_line;
+use contrail_mesos_api::text::with_causes;
 
 /// Container networking for Apache Mesos.
 #[derive(Parser)]
@@ -63,7 +65,9 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("contrail-mesos: {error:#}");
+            // Our errors say their causes, so a chain would say them again.
+            let text = with_causes(error.as_ref());
+            output::print_error(&format!("contrail-mesos: {text}"));
             ExitCode::FAILURE
         }
     }
@@ -72,7 +76,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     let source = Source::file(&arguments.config);
     match arguments.command {
-        Command::Config(ConfigCommand::Check) => Ok(check::run(&source)),
+        Command::Config(ConfigCommand::Check) => check::run(&source),
         Command::Attach(command) => runtime()?.block_on(command.run(&load(&source)?)),
         Command::Detach(command) => runtime()?.block_on(command.run(&load(&source)?)),
         Command::Status(command) => runtime()?.block_on(command.run(&load(&source)?)),

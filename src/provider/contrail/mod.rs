@@ -47,9 +47,8 @@ use crate::config::{Config, ContrailNetwork, Vif};
 use crate::net::link_reaper::LinkReaper;
 use crate::net::link_watch::LinkWatch;
 use crate::vrouter::{PortFiles, VrouterClient, VrouterOptions};
-use contrail_mesos_api::agent_api::{self, PortAddressRequest, PortsClient, PortsOptions};
+use contrail_mesos_api::agent_api::{self, PortAddressRequest};
 use contrail_mesos_api::container::ContainerId;
-use contrail_mesos_api::http::Limits;
 
 /// The contrail provider's part of an intent. Part of the checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,19 +100,9 @@ impl ContrailProvider {
             });
         };
         let fail = |error: BoxError| failed("*", "set up the contrail provider", error);
-        let manager = PortsClient::new(&PortsOptions {
-            managers: options.managers.clone(),
-            agent: options.agent.clone(),
-            token_file: options.token_file.clone(),
-            tls: options.tls.clone(),
-            limits: Limits {
-                // Of one attempt, so that the next manager is tried within the deadline.
-                connect_timeout: options.deadline / 8,
-                request_timeout: options.deadline,
-                max_body_bytes: 4 << 20,
-            },
-        })
-        .map_err(|error| fail(error.into()))?;
+        let manager = options
+            .manager_client()
+            .map_err(|error| fail(error.into()))?;
         let vrouter = VrouterClient::new(&VrouterOptions {
             host: options.vrouter_host.clone(),
             port: options.vrouter_port,

@@ -1,0 +1,24 @@
+//! Printing: whoever reads the output may stop, and a disk may be full.
+
+use std::io::{self, ErrorKind, Write as _};
+
+use anyhow::{Context as _, Result};
+
+/// Prints text. It is no error that nobody reads it to its end, as in `status | head -1`.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut output = io::stdout().lock();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints a line to the standard error, if that is possible.
+pub(crate) fn print_error(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,282 @@
+//! What an agent checks when it starts, and `contrail-mesos config check` at any time: the
+//! configuration, the files that it names, and whether its networks are possible on this host.
+
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use crate::config::{Config, ConfigError, ConfigProblem, Contrail, ReadConfig, Source};
+use crate::provider::bridge::{Conflict, ConflictSeverity, conflicts};
+use contrail_mesos_api::agent_api::read_token;
+use contrail_mesos_api::config_reader::secret_file_warning;
+use contrail_mesos_api::http::tls::{certificates, private_key};
+
+/// The result of a check.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The configuration, or why no agent starts with it.
+    pub config: Result<Config, ConfigError>,
+    /// Why launches on some networks are refused on this host.
+    pub refusals: Vec<ConfigProblem>,
+    /// What is probably not meant.
+    pub warnings: Vec<ConfigProblem>,
+}
+
+/// Checks a configuration for the network namespace of the calling thread. Changes nothing. Blocks
+/// on the file system and on a few requests to the kernel.
+#[must_use]
+pub fn check(source: &Source) -> Report {
+    let mut read = source.read();
+    let mut report = Report {
+        config: Err(vec![].into()),
+        refusals: vec![],
+        warnings: std::mem::take(&mut read.warnings),
+    };
+    report.config = match &read.config {
+        Err(error) => Err(error.clone()),
+        Ok(config) => {
+            let problems = match &config.contrail {
+                Some(contrail) => check_files(contrail, &read, &mut report.warnings),
+                None => vec![],
+            };
+            check_host(config, &read, &mut report);
+            if problems.is_empty() {
+                Ok(config.clone())
+            } else {
+                Err(problems.into())
+            }
+        }
+    };
+    report
+}
+
+/// Opens the files that the agent opens when it starts.
+fn check_files(
+    contrail: &Contrail,
+    read: &ReadConfig,
+    warnings: &mut Vec<ConfigProblem>,
+) -> Vec<ConfigProblem> {
+    let mut problems = vec![];
+    let mut check = |key: &str, path: &Path, result: Result<(), String>| {
+        let key = format!("contrail.{key}");
+        let problem = check_regular(path).and(result);
+        problems.extend(problem.err().map(|message| read.problem(&key, message)));
+    };
+    if let Some(path) = &contrail.token_file {
+        let token = read_token(path).map(drop);
+        check("token_file", path, token.map_err(|error| error.to_string()));
+    }
+    // A pipe is not opened, which would wait for a writer.
+    let is_regular = |path: &Path| check_regular(path).is_ok();
+    if let Some(path) = &contrail.tls.ca {
+        let result = || {
+            certificates(path)
+                .map(drop)
+                .map_err(|error| error.to_string())
+        };
+        check(
+            "ca_file",
+            path,
+            if is_regular(path) { result() } else { Ok(()) },
+        );
+    }
+    if let Some(identity) = &contrail.tls.identity {
+        let path = &identity.certificate;
+        let result = || {
+            certificates(path)
+                .map(drop)
+                .map_err(|error| error.to_string())
+        };
+        check(
+            "certificate_file",
+            path,
+            if is_regular(path) { result() } else { Ok(()) },
+        );
+        let path = &identity.key;
+        let result = || {
+            private_key(path)
+                .map(drop)
+                .map_err(|error| error.to_string())
+        };
+        check(
+            "key_file",
+            path,
+            if is_regular(path) { result() } else { Ok(()) },
+        );
+    }
+    if problems.is_empty()
+        && let Err(error) = contrail.manager_client()
+    {
+        // Each file is good, but the certificate and the key do not belong together.
+        problems.push(read.problem("contrail.certificate_file", error.to_string()));
+    }
+    let key = contrail.tls.identity.as_ref().map(|identity| &identity.key);
+    for (name, path) in [
+        ("token_file", contrail.token_file.as_ref()),
+        ("key_file", key),
+    ] {
+        let warning = path.and_then(|path| secret_file_warning(path));
+        warnings.extend(warning.map(|message| read.problem(&format!("contrail.{name}"), message)));
+    }
+    problems
+}
+
+/// Fails for what is no regular file. A file that is missing is reported with what it should be.
+fn check_regular(path: &Path) -> Result<(), String> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            Err(format!("{} is not a regular file", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Compares the networks with the host's interfaces, addresses and routes.
+fn check_host(config: &Config, read: &ReadConfig, report: &mut Report) {
+    match conflicts(&config.state_dir, &config.networks) {
+        Ok(conflicts) => {
+            for conflict in conflicts {
+                let problem = describe(&conflict, config, read);
+                match conflict.severity {
+                    ConflictSeverity::Refusal => report.refusals.push(problem),
+                    ConflictSeverity::Warning => report.warnings.push(problem),
+                }
+            }
+        }
+        Err(error) => report.warnings.push(read.problem(
+            "network",
+            format!("cannot be compared with this host: {error}"),
+        )),
+    }
+}
+
+/// A conflict at the key that it is about.
+fn describe(conflict: &Conflict, config: &Config, read: &ReadConfig) -> ConfigProblem {
+    let subnets = config
+        .network(&conflict.network)
+        .map_or_else(Vec::new, crate::config::Network::subnets);
+    let subnet = subnets
+        .iter()
+        .find(|subnet| conflict.message.contains(&subnet.to_string()));
+    let key = match subnet {
+        Some(IpNet::V4(_)) => "subnet",
+        Some(IpNet::V6(_)) => "subnet6",
+        None => "bridge",
+    };
+    read.network_problem(&conflict.network, key, conflict.message.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn report(toml: &str) -> Report {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str, mode: u32| {
+            let path = directory.path().join(name);
+            fs::write(&path, text).expect("a file");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the mode");
+        };
+        let key = rcgen::generate_simple_self_signed(["agent".to_owned()]).expect("a key");
+        write("token", "0123456789abcdef\n", 0o600);
+        write("public-token", "0123456789abcdef\n", 0o666);
+        write("two-tokens", "one two\n", 0o600);
+        write("certificate", &key.cert.pem(), 0o644);
+        write("key", &key.signing_key.serialize_pem(), 0o600);
+        let other = rcgen::KeyPair::generate().expect("a key");
+        write("other-key", &other.serialize_pem(), 0o600);
+        nix::unistd::mkfifo(
+            &directory.path().join("pipe"),
+            nix::sys::stat::Mode::S_IRWXU,
+        )
+        .expect("a pipe");
+        let path = directory.path().join("agent.toml");
+        let toml = toml.replace("DIR", &directory.path().display().to_string());
+        fs::write(&path, format!("[contrail]\nmanagers = ['m']\n{toml}\n")).expect("a file");
+        check(&Source::file(path))
+    }
+
+    fn lines(problems: &[ConfigProblem]) -> Vec<String> {
+        problems
+            .iter()
+            .map(|problem| {
+                let text = problem.to_string();
+                text[text.find("agent.toml").unwrap_or_default()..].to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn files_of_contrail_are_opened() {
+        let good = "token_file = 'DIR/token'\nca_file = 'DIR/certificate'\n\
+                    certificate_file = 'DIR/certificate'\nkey_file = 'DIR/key'";
+        assert!(report(good).config.is_ok());
+        for (toml, expected) in [
+            (
+                good.replace("DIR/token", "DIR/missing"),
+                "agent.toml:3:14: contrail.token_file: cannot read the token from",
+            ),
+            (
+                good.replace("DIR/token", "DIR/two-tokens"),
+                "agent.toml:3:14: contrail.token_file: cannot read the token from",
+            ),
+            (
+                good.replace("DIR/token", "DIR/pipe"),
+                "agent.toml:3:14: contrail.token_file: ",
+            ),
+            (
+                good.replace("ca_file = 'DIR/certificate'", "ca_file = 'DIR/missing'"),
+                "agent.toml:4:11: contrail.ca_file: ",
+            ),
+            (
+                good.replace("ca_file = 'DIR/certificate'", "ca_file = 'DIR/pipe'"),
+                "agent.toml:4:11: contrail.ca_file: ",
+            ),
+            (
+                good.replace(
+                    "certificate_file = 'DIR/certificate'",
+                    "certificate_file = 'DIR/key'",
+                ),
+                "agent.toml:5:20: contrail.certificate_file: ",
+            ),
+            (
+                good.replace("DIR/key", "DIR/certificate"),
+                "agent.toml:6:12: contrail.key_file: ",
+            ),
+            (
+                good.replace("DIR/key", "DIR/other-key"),
+                "agent.toml:5:20: contrail.certificate_file: ",
+            ),
+            (
+                good.replace("DIR/key", "DIR"),
+                "agent.toml:6:12: contrail.key_file: ",
+            ),
+        ] {
+            let error = report(&toml).config.expect_err(expected);
+            let lines = lines(&error.problems);
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert!(lines[0].starts_with(expected), "{expected}: {lines:?}");
+        }
+        let all = good.replace("DIR/", "/nowhere/");
+        let error = report(&all).config.expect_err("missing files");
+        assert_eq!(error.problems.len(), 4, "{error}");
+    }
+
+    #[test]
+    fn secret_that_others_can_read_is_a_warning() {
+        let report = report("token_file = 'DIR/public-token'");
+        assert!(report.config.is_ok());
+        let warnings = lines(&report.warnings);
+        let [warning] = warnings.as_slice() else {
+            panic!("{warnings:?}");
+        };
+        assert!(
+            warning.starts_with("agent.toml:3:14: contrail.token_file: "),
+            "{warning}"
+        );
+        assert!(warning.contains("mode 0666"), "{warning}");
+    }
+}
