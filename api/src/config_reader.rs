@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -222,8 +223,14 @@ impl<'a> Document<'a> {
         // Errors before this offset follow from one that is reported: the parser goes on at the next
         // line. What is wrong with an array or the like reaches to the next table.
         let mut right_from = 0;
+        // The header of that table. An error in it shows that the parser has not found back.
+        let mut header = 0..0;
         for error in errors {
             let (offset, message) = (start(&error), error.message());
+            if header.contains(&offset) {
+                header = self.next_header(offset);
+                right_from = header.start;
+            }
             if offset < right_from {
                 continue;
             }
@@ -238,7 +245,8 @@ impl<'a> Document<'a> {
                 String::new()
             };
             right_from = if is_about_list(message) {
-                self.next_header(offset)
+                header = self.next_header(offset);
+                header.start
             } else {
                 self.next_line(offset).unwrap_or(usize::MAX)
             };
@@ -254,16 +262,17 @@ impl<'a> Document<'a> {
         Some(offset + length + 1)
     }
 
-    /// The offset of the first line after `offset` that is a table header.
-    fn next_header(&self, offset: usize) -> usize {
+    /// The first line after `offset` that is a table header, as offsets; the end of all if none is.
+    fn next_header(&self, offset: usize) -> Range<usize> {
         let mut next = self.next_line(offset);
         while let Some(start) = next {
             next = self.next_line(start);
-            if is_header(&self.text[start..next.unwrap_or(self.text.len())]) {
-                return start;
+            let end = next.unwrap_or(self.text.len());
+            if is_header(&self.text[start..end]) {
+                return start..end;
             }
         }
-        usize::MAX
+        usize::MAX..usize::MAX
     }
 
     fn add(&self, offset: usize, key: String, message: String) {
@@ -870,7 +879,7 @@ mod tests {
             ("beta = [\"1\"\n\n[table]\nname = \"x\n", &["f.toml:3"]),
             (
                 "alpha = [\n1,\n2\nbeta = 3\n[table]\nname = x\n",
-                &["f.toml:4", "f.toml:6"],
+                &["f.toml:4"],
             ),
             ("alpha = abc\nbeta = def\n", &["f.toml:1:9", "f.toml:2:8"]),
             ("alpha: 1\ngamma = 1\n", &["f.toml:1:6"]),

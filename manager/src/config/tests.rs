@@ -197,7 +197,7 @@ ports = 0
         });
         assert_eq!(found.count(), 1, "{line} {expected}: {problems:#?}");
     }
-    assert_eq!(problems.len(), 15, "{problems:#?}");
+    assert_eq!(problems.len(), 14, "{problems:#?}");
     assert!(parse("").unwrap_err()[0].contains("vnc: is missing"));
     assert!(parse("[vnc]").unwrap_err()[0].contains("vnc.servers: is missing"));
 }
