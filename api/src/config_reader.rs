@@ -884,7 +884,7 @@ mod tests {
             ("alpha = abc\nbeta = def\n", &["f.toml:1:9", "f.toml:2:8"]),
             ("alpha: 1\ngamma = 1\n", &["f.toml:1:6"]),
             ("= 1\n= 2\n", &["f.toml:1", "f.toml:2"]),
-            ("alpha = \"\"\"x\nbeta = 2\n", &["f.toml:2"]),
+            ("alpha = \"\"\"x\nbeta = 2\n", &["f.toml:3"]),
             ("alpha = 1\nalpha = 2\n", &["f.toml:2"]),
         ] {
             let lines = lines(text);
