@@ -5,23 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use contrail_mesos::config::{Network, NetworkProvider, Source};
-<<<<<<< HEAD
-use contrail_mesos::provider::cni::version_problems;
-
-/// Prints the networks of the configuration, or its problems, one per line. Fails if a CNI network
-/// would refuse its containers; files of the CNI directory that are ignored are named only.
-pub(crate) fn run(source: &Source) -> ExitCode {
-    match source.load() {
-=======
 use contrail_mesos::preflight::{self, Report};
+use contrail_mesos::provider::cni::version_problems;
 
 use crate::output::{print, print_error};
 
-/// The exit code for a configuration that is good, but of which files of the CNI directory are not
-/// usable or have no effect.
-const EXIT_CNI_FILES: u8 = 3;
-
-/// Prints the networks of the configuration, or its problems, one per line.
+/// Prints the networks of the configuration, or its problems, one per line. Fails if a launch on a
+/// network would be refused; files of the CNI directory that are ignored are named only.
 pub(crate) fn run(source: &Source) -> Result<ExitCode> {
     let Report {
         config,
@@ -32,7 +22,6 @@ pub(crate) fn run(source: &Source) -> Result<ExitCode> {
     let (mut text, mut count) = (String::new(), refusals.len());
     let mut code = ExitCode::SUCCESS;
     match &config {
->>>>>>> d253e5c (Report each mistake of a configuration once, in order, with its column)
         Ok(config) => {
             if refusals.is_empty() {
                 let networks = config.networks.len();
@@ -42,22 +31,6 @@ pub(crate) fn run(source: &Source) -> Result<ExitCode> {
             for network in &config.networks {
                 writeln!(text, "  {}: {}", network.name, description(network))?;
             }
-<<<<<<< HEAD
-            let versions = version_problems(&config);
-            let unusable: Vec<_> = config.cni_problems.iter().chain(&versions).collect();
-            for problem in &unusable {
-                println!("not usable: {problem}");
-            }
-            for ignored in &config.cni_ignored {
-                println!("warning: {ignored}");
-            }
-            if unusable.is_empty() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-=======
->>>>>>> d253e5c (Report each mistake of a configuration once, in order, with its column)
         }
         Err(error) => {
             for problem in &error.problems {
@@ -76,14 +49,13 @@ pub(crate) fn run(source: &Source) -> Result<ExitCode> {
         writeln!(text, "warning: {warning}")?;
     }
     if let Ok(config) = &config {
-        for problem in &config.cni_problems {
+        let versions = version_problems(config);
+        for problem in config.cni_problems.iter().chain(&versions) {
             writeln!(text, "not usable: {problem}")?;
+            code = ExitCode::FAILURE;
         }
-        for problem in &config.hidden_cni_files {
-            writeln!(text, "not used: {problem}")?;
-        }
-        if !config.cni_problems.is_empty() || !config.hidden_cni_files.is_empty() {
-            code = ExitCode::from(EXIT_CNI_FILES);
+        for ignored in &config.cni_ignored {
+            writeln!(text, "warning: {ignored}")?;
         }
     }
     print(&text)?;
