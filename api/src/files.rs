@@ -1,11 +1,12 @@
-//! Reading files of directories in which others may have put something else: a pipe, a device, a
+//! Reading and writing files of directories in which others may have put something else: a pipe, a device, a
 //! link, or a file without end.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 /// More than any file that is read with these functions has.
@@ -21,15 +22,35 @@ pub fn read_regular_or_linked_file(path: &Path) -> io::Result<Vec<u8>> {
     read(path, OFlag::empty())
 }
 
+/// Replaces the contents of a regular file that is no symbolic link, in place; creates it if it does
+/// not exist. Never waits: opening a pipe does not block.
+pub fn write_regular_file(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW).bits())
+        .open(path)
+        .map_err(explain)?;
+    if !file.metadata()?.is_file() {
+        return Err(not_regular());
+    }
+    file.write_all(contents)
+}
+
+/// Names the reason in place of the kernel's words for a symbolic link and for a pipe without a
+/// reader.
+fn explain(error: io::Error) -> io::Error {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    if matches!(errno, Some(Errno::ELOOP | Errno::ENXIO)) {
+        not_regular()
+    } else {
+        error
+    }
+}
+
 fn read(path: &Path, flags: OFlag) -> io::Result<Vec<u8>> {
-    let file = open(path, flags).map_err(|error| {
-        // The kernel's own words are "Too many levels of symbolic links".
-        if error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) {
-            not_regular()
-        } else {
-            error
-        }
-    })?;
+    let file = open(path, flags).map_err(explain)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(not_regular());
@@ -82,6 +103,14 @@ mod tests {
         for name in ["pipe", "link to a pipe", "."] {
             let error = read_regular_or_linked_file(&path(name)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}: {error}");
+        }
+        for name in ["link", "pipe", "link to a pipe"] {
+            let error = write_regular_file(&path(name), b"x").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}: {error}");
+        }
+        for contents in [b"a longer text".as_slice(), b"short"] {
+            write_regular_file(&path("file"), contents).unwrap();
+            assert_eq!(read_regular_file(&path("file")).unwrap(), contents);
         }
         let error = read_regular_file(&path("none")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -144,3 +144,25 @@ fn agent_without_the_module_runs_tasks() -> Result<()> {
     ensure!(!cluster.log()?.contains("network/contrail"));
     Ok(())
 }
+
+#[test]
+fn start_of_the_agent_has_one_line_in_the_log() -> Result<()> {
+    let agent = Agent::start(&format!("{BLUE}{RED}"))?;
+    let log = agent.cluster.log()?;
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("starts with the state directory"))
+        .collect();
+    let [line] = lines.as_slice() else {
+        anyhow::bail!("{lines:?}")
+    };
+    for part in [
+        env!("CARGO_PKG_VERSION"),
+        "2 networks: blue, red",
+        &agent.state_dir().display().to_string(),
+        &agent.config_path().display().to_string(),
+    ] {
+        ensure!(line.contains(part), "{part:?} is not in {line}");
+    }
+    agent.end()
+}

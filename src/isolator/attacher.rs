@@ -269,7 +269,7 @@ impl Attacher {
                 Err(ClaimError::Checkpoint(error)) => return Err(error.into()),
             };
             if let Err(error) = check_unused(&providers, &networks) {
-                checkpoints.abandon(claim);
+                checkpoints.abandon(&claim);
                 return Err(error);
             }
             Ok(claim)
@@ -279,7 +279,7 @@ impl Attacher {
 
     async fn abandon(&self, claim: Claim) -> Result<(), IsolatorError> {
         let checkpoints = self.checkpoints.clone();
-        Ok(in_place(move || checkpoints.abandon(claim)).await?)
+        Ok(in_place(move || checkpoints.abandon(&claim)).await?)
     }
 
     async fn release(&self, intents: &[Intent]) -> ProviderErrors {

@@ -31,7 +31,7 @@ use crate::proto::mesos::network_info::PortMapping;
 use crate::proto::mesos::{Label, Labels, NetworkInfo};
 use crate::provider::{Attachment, Intent};
 use contrail_mesos_api::container::ContainerId;
-use contrail_mesos_api::files::read_regular_file;
+use contrail_mesos_api::files::{read_regular_file, write_regular_file};
 
 /// The layout of `intent.json` that this version writes. Layouts start at 1.
 const LAYOUT_VERSION: u32 = 1;
@@ -351,7 +351,7 @@ impl Checkpoints {
         };
         let checkpoint = Checkpoint::claim(container, owner, executor);
         if let Err(error) = self.write_intent(&claim, &checkpoint) {
-            self.abandon(claim);
+            self.abandon(&claim);
             return Err(ClaimError::Checkpoint(error));
         }
         Ok(claim)
@@ -359,7 +359,7 @@ impl Checkpoints {
 
     /// Ends a claim for which nothing is reserved any more. Best effort: what is left is an id that
     /// names no network.
-    pub fn abandon(&self, claim: Claim) {
+    pub fn abandon(&self, claim: &Claim) {
         let directory = self.directory(&claim.container);
         if let Err(error) = fs::remove_file(directory.join(INTENT_FILE)) {
             log::warn!(
@@ -415,7 +415,7 @@ impl Checkpoints {
             .map_err(io::Error::from)
             .map_err(failed)?;
         let temporary = path.with_extension("new");
-        fs::write(&temporary, json)
+        write_regular_file(&temporary, &json)
             .and_then(|()| fs::rename(&temporary, &path))
             .map_err(failed)
     }

@@ -9,7 +9,6 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs;
 use std::hash::Hash;
 use std::io;
 use std::net::IpAddr;
@@ -25,6 +24,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::host_resolver;
 use crate::config::Dns;
 use crate::proto::mesos::slave::ContainerMountInfo;
+use contrail_mesos_api::files::write_regular_file;
 
 /// The names of the files below `/etc`.
 const FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
@@ -78,7 +78,7 @@ pub(super) fn write(
     ];
     for (name, content) in FILES.iter().zip(contents) {
         let path = directory.join(name);
-        fs::write(&path, content).map_err(|source| EtcFilesError {
+        write_regular_file(&path, &content).map_err(|source| EtcFilesError {
             action: "write",
             path: path.clone(),
             source,
@@ -253,6 +253,7 @@ fn create(etc: &OwnedFd, name: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;

@@ -87,22 +87,18 @@ impl EtcStorage {
 
     /// Removes the files of a container, and with the last container the file system. Idempotent.
     pub(super) fn remove(&self, container: &ContainerId) -> Result<(), EtcFilesError> {
-        let directory = self.of(container);
-        self.remove_if(|path| path == directory)
+        if !self.directory.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        remove_directory(&self.of(container))?;
+        self.unmount_if_unused();
+        Ok(())
     }
 
     /// Removes the files of containers that are not among `names` and have no checkpoint, such as
     /// that of a container which was prepared since.
     pub(super) fn retain(&self, names: &HashSet<String>) -> Result<(), EtcFilesError> {
-        self.remove_if(|path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.is_none_or(|name| {
-                !names.contains(name) && !self.lock_directory.join(name).exists()
-            })
-        })
-    }
-
-    fn remove_if(&self, is_removed: impl Fn(&Path) -> bool) -> Result<(), EtcFilesError> {
         if !self.directory.exists() {
             return Ok(());
         }
@@ -111,28 +107,31 @@ impl EtcStorage {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             entries => entries.map_err(failed("list", &self.directory))?,
         };
-        let mut is_empty = true;
         for entry in entries {
-            let path = entry.map_err(failed("list", &self.directory))?.path();
-            if !is_removed(&path) {
-                is_empty = false;
-                continue;
-            }
-            match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(failed("remove", &path)(error));
-                }
-                _ => {}
+            let entry = entry.map_err(failed("list", &self.directory))?;
+            let is_kept = entry.file_name().to_str().is_some_and(|name| {
+                names.contains(name) || self.lock_directory.join(name).exists()
+            });
+            if !is_kept {
+                remove_directory(&entry.path())?;
             }
         }
-        if is_empty {
+        self.unmount_if_unused();
+        Ok(())
+    }
+
+    /// The caller holds the lock.
+    fn unmount_if_unused(&self) {
+        // Each directory in a directory is a link to it, besides its own two. So this costs the same
+        // for any number of containers.
+        let is_unused = fs::metadata(&self.directory).is_ok_and(|metadata| metadata.nlink() <= 2);
+        if is_unused {
             // Fails while somebody looks into it; the next container to end tries again.
             if self.is_mounted() {
                 let _ = umount2(&self.directory, MntFlags::UMOUNT_NOFOLLOW);
             }
             let _ = fs::remove_dir(&self.directory);
         }
-        Ok(())
     }
 
     fn lock(&self) -> Result<Option<File>, EtcFilesError> {
@@ -151,6 +150,13 @@ impl EtcStorage {
             (Ok(own), Some(Ok(parent))) => own != parent,
             _ => false,
         }
+    }
+}
+
+fn remove_directory(path: &Path) -> Result<(), EtcFilesError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
     }
 }
 

@@ -180,7 +180,7 @@ impl ProcessInNamespace {
     #[expect(clippy::disallowed_methods, reason = "a test runs in no agent")]
     fn start(address: &str) -> Self {
         let script = format!(
-            "ip link add eth0 type dummy && ip address add {address} dev eth0 && echo ready && exec sleep 100"
+            "ip link add eth0 type veth peer name peer0 && ip address add {address} dev eth0 && echo ready && exec sleep 100"
         );
         let mut child = std::process::Command::new("unshare")
             .args(["--net", "--", "sh", "-c", &script])

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::port::Port;
-use contrail_mesos_api::files::read_regular_file;
+use contrail_mesos_api::files::{read_regular_file, write_regular_file};
 
 /// The agent's directory of port files.
 pub const DEFAULT_DIRECTORY: &str = "/var/lib/contrail/ports/vm";
@@ -54,7 +54,7 @@ impl PortFiles {
             // Not synced: after a crash of the host there is no container for this port. The agent
             // ignores names that are not uuids.
             let temporary = directory.join(format!(".{}.new", port.vmi_uuid));
-            fs::write(&temporary, text)?;
+            write_regular_file(&temporary, text.as_bytes())?;
             fs::rename(&temporary, &path)
         };
         write().map_err(|source| failed("write", &path, source))

@@ -511,3 +511,60 @@ fn missing_contrail_table_is_reported() {
         assert!(host.provider.sweep(&[], &HashSet::new()).await.is_ok());
     });
 }
+
+#[test]
+fn another_instance_removes_nothing_of_a_container() {
+    isolated_async(|| async {
+        let host = TestHost::new().await;
+        let container = namespace();
+        let intents = host.intents(CONTAINER, 2).await;
+        host.attach(&intents, &container).await.unwrap();
+        let config = Config {
+            state_dir: host.state.path().join("other"),
+            ..host.config.clone()
+        };
+        let (sender, _lost) = unbounded_channel();
+        let other = ContrailProvider::new(&config, sender).unwrap();
+        let error = other.check_unused(&request(CONTAINER, 1)).unwrap_err();
+        assert!(error.to_string().contains("attached already"), "{error}");
+        // As if it had not checked.
+        let links = link_names();
+        other.detach_all(&intents).await.unwrap();
+        other.remove_container(&intents[0].container).await.unwrap();
+        assert_eq!(link_names(), links);
+        assert_eq!(host.peers().created.len(), 1);
+        assert_eq!(host.peers().registered.len(), 1);
+        assert_eq!(pending_containers(&config.state_dir).unwrap(), [""; 0]);
+        host.detach(&intents).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn container_without_intent_is_torn_down_by_its_id() {
+    isolated_async(|| async {
+        let mut host = TestHost::new().await;
+        let intents = host.intents(CONTAINER, 2).await;
+        host.attach(&intents, &namespace()).await.unwrap();
+        host.restart();
+        host.peers().manager_is_away = true;
+        tokio::time::pause();
+        host.provider
+            .remove_container(&intents[0].container)
+            .await
+            .unwrap();
+        tokio::time::resume();
+        assert_eq!(
+            pending_containers(&host.config.state_dir).unwrap(),
+            [CONTAINER]
+        );
+        host.peers().manager_is_away = false;
+        host.provider
+            .driver
+            .as_ref()
+            .unwrap()
+            .retry_pending_teardowns()
+            .await;
+        host.assert_clean();
+    });
+}

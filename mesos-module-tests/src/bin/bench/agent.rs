@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use mesos_module_tests::testbed::framework::{Framework, TaskSpec, TaskState};
+use mesos_module_tests::testbed::framework::{Framework, GroupSpec, TaskSpec, TaskState};
 use mesos_module_tests::testbed::{Cluster, ClusterBuilder, Host, agent};
 use serde_json::json;
 
@@ -17,6 +17,10 @@ const MEASURED_LAUNCHES: usize = 10;
 const LAUNCH_BATCH: usize = 16;
 const WAIT_TIMEOUT: Duration = Duration::from_mins(3);
 const NETWORK: &str = "bench";
+/// A network without any other host: the floor of a launch with a network namespace of its own.
+const LOOPBACK_ONLY: &str = "none";
+/// The executor of the tasks whose launch on both networks is compared.
+const POD: &str = "pod";
 
 /// A cluster of its own, and the network that its tasks are on.
 struct BenchCluster {
@@ -42,8 +46,13 @@ pub(crate) fn measure(
     let mut host_network = BenchCluster::start(None, |host| Ok(Cluster::on(host)))?;
     let mut ours = BenchCluster::start(Some(NETWORK), |host| {
         let network = "name = 'bench'\nprovider = 'bridge'\nsubnet = '10.99.0.0/16'\n";
-        agent::with_module(host, &format!("[[network]]\n{network}"))
+        let loopback = "name = 'none'\nprovider = 'none'\n";
+        agent::with_module(
+            host,
+            &format!("[[network]]\n{network}[[network]]\n{loopback}"),
+        )
     })?;
+    ours.timed_pod_launch(None)?;
     for (level, count) in present.iter().enumerate() {
         for cluster in [&mut host_network, &mut ours] {
             cluster.fill(*count, None)?;
@@ -61,6 +70,19 @@ pub(crate) fn measure(
         );
         report.add(row.goal("within 5 ms of host network", |row| {
             Some(row.ours? <= row.floor? + 5.0)
+        }));
+        let (mut floor, mut own) = (Samples::default(), Samples::default());
+        for _ in 0..MEASURED_LAUNCHES {
+            floor.add(ours.timed_pod_launch(Some(LOOPBACK_ONLY))?, 0.0);
+            own.add(ours.timed_pod_launch(Some(NETWORK))?, 0.0);
+        }
+        let row = Row::new(
+            format!("launch in a pod, against network none, {count} present"),
+            "ms",
+        )
+        .figures(own.wall(0.5), None, floor.wall(0.5));
+        report.add(row.goal("within 3 ms of network none", |row| {
+            Some(row.ours? <= row.floor? + 3.0)
         }));
     }
     memory(&mut host_network, &mut ours, memory_at, report)?;
@@ -159,11 +181,11 @@ impl BenchCluster {
         })
     }
 
-    fn next_task(&mut self) -> (String, TaskSpec) {
+    fn next_task(&mut self, network: Option<&str>) -> (String, TaskSpec) {
         let id = format!("t{}", self.launched);
         self.launched += 1;
         let task = TaskSpec::new(&id, "exec sleep 100000");
-        let task = match self.network {
+        let task = match network {
             Some(network) => task.network(network),
             None => task,
         };
@@ -185,7 +207,7 @@ impl BenchCluster {
             }
             let mut ids = Vec::new();
             for _ in 0..LAUNCH_BATCH.min(count - self.launched) {
-                let (id, task) = self.next_task();
+                let (id, task) = self.next_task(self.network);
                 self.host.block_on(self.framework.launch(task))?;
                 ids.push(id);
             }
@@ -198,9 +220,21 @@ impl BenchCluster {
     fn timed_launch(&mut self) -> Result<f64> {
         // What the launch before left over has to be offered again first.
         std::thread::sleep(Duration::from_millis(200));
-        let (id, task) = self.next_task();
+        let (id, task) = self.next_task(self.network);
         let start = Instant::now();
         self.host.block_on(self.framework.launch(task))?;
+        self.running(&id)?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// One launch by an executor that is there already and is on the host's network, in milliseconds.
+    /// An executor on the network `none` could not reach the agent.
+    fn timed_pod_launch(&mut self, network: Option<&str>) -> Result<f64> {
+        std::thread::sleep(Duration::from_millis(200));
+        let (id, task) = self.next_task(network);
+        let start = Instant::now();
+        let group = GroupSpec::new(POD).task(task);
+        self.host.block_on(self.framework.launch_group(group))?;
         self.running(&id)?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }

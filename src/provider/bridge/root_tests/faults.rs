@@ -278,3 +278,63 @@ fn plan_lists_the_changes_of_attach_and_makes_none() {
         host.assert_clean();
     });
 }
+
+#[test]
+fn another_instance_removes_nothing_of_a_container() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let other = TestHost::new();
+        let blue = network("blue", 1);
+        let mut mapped = request("one", &blue);
+        mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
+        let one = host.attach(&mapped).await.unwrap();
+        let before = (link_names(), nft_ruleset());
+        let error = other.provider.check_unused(&mapped).unwrap_err();
+        assert!(error.to_string().contains("attached already"), "{error}");
+        // As if it had not checked: its own reservation, the undo of a failed attach, a detach.
+        let intent = other.reserve(&mapped).await.unwrap();
+        other
+            .provider
+            .attach(&intent, namespace().as_fd())
+            .await
+            .unwrap_err();
+        other.provider.detach(&intent).await.unwrap();
+        let intent = other.reserve(&mapped).await.unwrap();
+        other.provider.release(&intent).await.unwrap();
+        other
+            .provider
+            .remove_container(&mapped.container)
+            .await
+            .unwrap();
+        assert_eq!((link_names(), nft_ruleset()), before);
+        serve(&one, 80);
+        let address = SocketAddr::new(one.v4(), 80);
+        query_tcp(address).unwrap();
+        host.detach(&one).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn container_without_intent_is_removed_by_its_id() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let blue = network("blue", 1);
+        let mut mapped = request("one", &blue);
+        mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
+        host.attach(&mapped).await.unwrap();
+        let two = host.launch("two", &blue).await;
+        let host = host.restart();
+        let remove = async |name: &str| {
+            let id = ContainerId::top_level(name);
+            host.provider.remove_container(&id).await.unwrap();
+        };
+        remove("one").await;
+        remove("one").await;
+        serve(&two, 80);
+        query_tcp(SocketAddr::new(two.v4(), 80)).unwrap();
+        assert!(!nft_ruleset().contains("8080"), "{}", nft_ruleset());
+        remove("two").await;
+        host.assert_clean();
+    });
+}

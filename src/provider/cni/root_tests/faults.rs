@@ -338,3 +338,27 @@ fn records_are_readable_by_root_only_and_intents_hide_secrets() {
         host.detach(container).await;
     });
 }
+
+#[test]
+fn attached_container_is_refused_and_can_be_removed_by_its_id() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        host.script("odd", &failing("echo '{\"cniVersion\":\"0.3.1\"}'"));
+        let network = host.network(&json!({ "name": "odd", "type": "odd" }));
+        let request = request("one", &network);
+        host.provider.check_unused(&request).unwrap();
+        host.attach(&request).await.unwrap();
+        let error = host.provider.check_unused(&request).unwrap_err();
+        assert!(error.to_string().contains("attached already"), "{error}");
+        assert_eq!(host.read("calls").lines().count(), 1);
+        let other = ContainerId::top_level("other");
+        host.provider.remove_container(&other).await.unwrap();
+        host.provider
+            .remove_container(&request.container)
+            .await
+            .unwrap();
+        assert_eq!(host.read("calls"), "ADD one eth0\nDEL one eth0\n");
+        host.provider.check_unused(&request).unwrap();
+        host.assert_clean();
+    });
+}
