@@ -212,7 +212,16 @@ impl Attacher {
         let mut intents = Vec::new();
         for network in &request.networks {
             match self.providers.reserve(network).await {
-                Ok(intent) => intents.push(intent),
+                Ok(mut intent) => {
+                    if let Some(ExecutorKey {
+                        framework,
+                        executor,
+                    }) = &executor
+                    {
+                        intent.set_executor(framework, executor);
+                    }
+                    intents.push(intent);
+                }
                 Err(error) => {
                     let mut errors = ProviderErrors::from(error);
                     errors.extend(self.release(&intents).await);

@@ -171,6 +171,23 @@ pub enum ProviderIntent {
     None(none::NoneIntent),
 }
 
+/// The longest id that a manager accepts as an annotation.
+const MAX_ANNOTATION_BYTES: usize = 1024;
+
+impl Intent {
+    /// Notes the framework and executor for which a container is launched, for providers that tell
+    /// others.
+    pub fn set_executor(&mut self, framework: &str, executor: &str) {
+        if let ProviderIntent::Contrail(intent) = &mut self.provider {
+            intent.annotations = [("framework-id", framework), ("executor", executor)]
+                .into_iter()
+                .filter(|(_, id)| (1..=MAX_ANNOTATION_BYTES).contains(&id.len()))
+                .map(|(key, id)| (key.to_owned(), id.to_owned()))
+                .collect();
+        }
+    }
+}
+
 /// The result of an attach: what its intent could not know yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attachment {

@@ -19,6 +19,13 @@ fn task_gets_and_releases_an_address_of_contrail() -> Result<()> {
         machines.len() == 1 && machines[0]["uuid"] == id.as_str(),
         "{machines:?}"
     );
+    // The manager knows for whom it was launched.
+    let annotations = machines[0]["annotations"]["key_value_pair"].to_string();
+    ensure!(
+        annotations.contains(r#"{"key":"executor","value":"one"}"#)
+            && annotations.contains("framework-id"),
+        "{annotations}"
+    );
     // The container has Contrail's settings, and reaches its neighbour but no other network.
     let seen = format!(
         "ip addr show dev eth0 | grep -q 'inet {address}/24' && ip route | grep -q '^default via 5.5.5' \

@@ -73,6 +73,9 @@ pub struct ContrailIntent {
     /// The addresses that the framework requests.
     #[serde(default, rename = "asked")]
     pub requested_addresses: Vec<PortAddressRequest>,
+    /// For whom the container was launched, as the manager shows it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The provider `contrail`, for the network namespace in which it was created.
@@ -235,6 +238,7 @@ impl Provider for ContrailProvider {
                 virtual_network: network.virtual_network.clone(),
                 labels: request.labels.clone(),
                 requested_addresses: port_address_requests(&request.addresses),
+                annotations: BTreeMap::new(),
             },
         })
     }

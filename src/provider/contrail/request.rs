@@ -1,7 +1,5 @@
 //! The request to the manager for a container's ports.
 
-use std::collections::BTreeMap;
-
 use super::ContrailIntent;
 use crate::config::{Contrail, Vif};
 use crate::provider::{AddressRequest, Intent, NetworkRequest, ProviderError, refused};
@@ -52,7 +50,7 @@ pub(super) fn ports_request(
     Some(PortsRequest {
         container: intents.first()?.container.clone(),
         virtual_router_address: options.virtual_router_address,
-        annotations: BTreeMap::new(),
+        annotations: intents.first()?.provider.annotations.clone(),
         ports: intents.iter().map(port_request).collect(),
     })
 }
