@@ -45,7 +45,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-pub(super) use body::{BodyLimits, receive_body};
+pub(super) use body::{BodyLimits, discard, receive_body};
 pub(super) use connections::Connections;
 pub(super) use descriptors::Allotment;
 pub use descriptors::raise_limit;

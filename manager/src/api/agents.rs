@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{ApiState, standby};
 use crate::error::ManagerError;
-use crate::listener::{BodyLimits, Peer, receive_body};
+use crate::listener::{BodyLimits, Peer, discard, receive_body};
 use crate::query::QueryParameters;
 use contrail_mesos_api::agent_api::{PortsRequest, Refusal};
 use contrail_mesos_api::text::Quoted;
@@ -69,6 +69,7 @@ async fn authenticate(
             if is_refused && let Some(left_out) = state.refusals.pass(Some(address)) {
                 log::warn!(peer:% = peer.address, error:%, left_out; "request refused");
             }
+            discard(request.into_body()).await;
             return Err(error.into());
         }
     };

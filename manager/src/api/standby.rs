@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Json, Response};
 
 use super::ApiState;
 use crate::fence::Leadership;
+use crate::listener::discard;
 use contrail_mesos_api::agent_api::Refusal;
 
 /// In how many seconds to retry while there is no leader.
@@ -38,6 +39,7 @@ pub(super) async fn redirect(
             error: format!("this manager does not lead; ask {leader}"),
         };
         let status = StatusCode::TEMPORARY_REDIRECT;
+        discard(request.into_body()).await;
         return match location {
             Ok(location) => (status, [(LOCATION, location)], Json(refusal)).into_response(),
             Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Json(refusal)).into_response(),
@@ -61,6 +63,7 @@ pub(super) async fn refuse(
         None => next.run(request).await,
         Some(reason) => {
             let error = format!("this manager does not lead; {reason}");
+            discard(request.into_body()).await;
             (StatusCode::SERVICE_UNAVAILABLE, Json(Refusal { error })).into_response()
         }
     };

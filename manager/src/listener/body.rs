@@ -14,6 +14,11 @@ use super::connections::Connection;
 use super::metrics::CloseReason;
 use contrail_mesos_api::agent_api::Refusal;
 
+/// How much of a refused request is read.
+const MAX_DISCARDED_BYTES: u64 = 256 << 10;
+/// How long the rest of a refused request is waited for.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// The limits of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BodyLimits {
@@ -46,6 +51,25 @@ pub(crate) async fn receive_body(
         connection.set_working();
     }
     next.run(Request::from_parts(head, Body::from(body))).await
+}
+
+/// Reads and forgets the body of a request that is refused, if it is short and comes at once: a
+/// connection that is closed before may lose the response.
+pub(crate) async fn discard(mut body: Body) {
+    if body.size_hint().lower() > MAX_DISCARDED_BYTES {
+        return;
+    }
+    let discard = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+            if bytes > MAX_DISCARDED_BYTES {
+                return;
+            }
+        }
+    };
+    // What comes later is not waited for.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard).await;
 }
 
 async fn read(body: Body, limits: BodyLimits) -> Result<Bytes, (StatusCode, String)> {

@@ -174,7 +174,19 @@ async fn body_without_token_is_not_read() {
         let response = read_head(stream).await;
         assert!(response.starts_with("HTTP/1.1 401 "), "{response}");
     }
-    // As it does if it is too long.
+    // A short body that comes at once does not break the connection: the token may be renewed.
+    let mut agent = Agent::new(&manager, "node1");
+    agent.set_token("Bearer wrong-horse-battery");
+    let (vm, request) = plain(1);
+    for _ in 0..20 {
+        assert_eq!(
+            agent.put(vm, &request).await.status,
+            StatusCode::UNAUTHORIZED
+        );
+    }
+    agent.set_token(&format!("Bearer {TOKEN}"));
+    assert_eq!(agent.put(vm, &request).await.status, StatusCode::OK);
+    // A body that is too long is not read either.
     let mut stream = connect_from([127, 0, 0, 1], manager.address()).await;
     let head = format!(
         "PUT /v1/ports/{vm} HTTP/1.1\r\nHost: m\r\nX-Contrail-Mesos-Agent: node1\r\n\

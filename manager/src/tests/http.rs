@@ -33,6 +33,10 @@ impl Agent {
         }
     }
 
+    pub(super) fn set_token(&mut self, token: &str) {
+        self.token = Some(token.to_owned());
+    }
+
     async fn try_send(
         &self,
         method: Method,
@@ -159,17 +163,6 @@ async fn api_follows_the_contract() {
         400,
         "not a virtual-machine's uuid",
     );
-    refused(&agent.get("/v1/ports/%ff").await, 400, "UTF-8");
-    refused(
-        &agent.get("/v1/ports?agent=node1&adress=10.0.0.1").await,
-        400,
-        "known are: agent, address",
-    );
-    refused(
-        &agent.get("/v1/ports?agent=node1&address=x").await,
-        400,
-        "not an address",
-    );
     refused(&agent.get("/v2").await, 404, "/v1/ports");
     refused(
         &agent.send(Method::POST, &path, "").await,
@@ -200,6 +193,24 @@ async fn api_follows_the_contract() {
         }
         fixture.assert_clean("rolled back");
     }
+}
+
+#[tokio::test]
+async fn invalid_paths_and_parameters_are_refused() {
+    let fixture = Fixture::new().await;
+    let manager = start(&fixture).await;
+    let agent = Agent::new(&manager, "node1");
+    refused(&agent.get("/v1/ports/%ff").await, 400, "UTF-8");
+    refused(
+        &agent.get("/v1/ports?agent=node1&adress=10.0.0.1").await,
+        400,
+        "known are: agent, address",
+    );
+    refused(
+        &agent.get("/v1/ports?agent=node1&address=x").await,
+        400,
+        "not an address",
+    );
 }
 
 #[tokio::test]
