@@ -3,8 +3,9 @@
 //! Invariant: a container loses its entry only when every task of it has ended or is no longer
 //! listed. When that was is kept for a grace period.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use arcstr::ArcStr;
@@ -36,6 +37,8 @@ pub(crate) struct MesosView {
     gone_since: HashMap<ArcStr, Instant>,
     /// The executors of each agent.
     executors: HashMap<ArcStr, Vec<Executor>>,
+    /// The agents that have an executor without tasks, computed when it is needed.
+    agents_with_idle_executor: OnceLock<HashSet<ArcStr>>,
 }
 
 /// The tasks of each container.
@@ -173,6 +176,7 @@ impl MesosView {
         now: Instant,
         stabilization_window: Duration,
     ) {
+        self.agents_with_idle_executor = OnceLock::new();
         for task in state.tasks.values_mut() {
             strip(task);
         }
@@ -256,6 +260,13 @@ impl MesosView {
             Change::TaskUpdated { status, .. } => status.networks = Box::default(),
             _ => {}
         }
+        if let Some(task) = self.task_without_move(&change) {
+            // The usual event. Nothing that is indexed changes.
+            touched.extend(task.status.container.iter().flat_map(|id| vm_uuids(id)));
+            self.state.apply(change);
+            return touched;
+        }
+        self.agents_with_idle_executor = OnceLock::new();
         match &change {
             Change::TaskAdded(_) | Change::TaskUpdated { .. } => {
                 let key = match &change {
@@ -309,6 +320,25 @@ impl MesosView {
             Change::FrameworkChanged(_) => self.state.apply(change),
         }
         touched
+    }
+
+    /// The task of an update after which it still is in the same container of the same executor.
+    fn task_without_move(&self, change: &Change) -> Option<&Task> {
+        let Change::TaskUpdated {
+            key,
+            agent,
+            executor,
+            status,
+        } = change
+        else {
+            return None;
+        };
+        let task = self.state.tasks.get(key)?;
+        let is_same = !status.state.is_ended()
+            && (agent.is_none() || *agent == task.agent)
+            && (executor.is_none() || *executor == task.executor)
+            && (status.container.is_none() || status.container == task.status.container);
+        is_same.then_some(task)
     }
 
     /// A task of the container with that virtual-machine: the first by its id.
@@ -388,16 +418,31 @@ impl MesosView {
     /// Whether an agent has this executor (framework and id); `None` for any executor without
     /// tasks.
     pub(crate) fn has_executor(&self, agent: &str, executor: Option<(&str, &str)>) -> bool {
-        self.executors
-            .get(agent)
-            .into_iter()
-            .flatten()
-            .any(|other| match executor {
-                Some((framework, id)) => &*other.framework == framework && &*other.id == id,
-                None => !self.state.tasks.values().any(|task| {
-                    task.key.framework == other.framework && task.executor() == &*other.id
-                }),
-            })
+        match executor {
+            None => self.agents_with_idle_executor().contains(agent),
+            Some((framework, id)) => self
+                .executors
+                .get(agent)
+                .into_iter()
+                .flatten()
+                .any(|other| &*other.framework == framework && &*other.id == id),
+        }
+    }
+
+    fn agents_with_idle_executor(&self) -> &HashSet<ArcStr> {
+        self.agents_with_idle_executor.get_or_init(|| {
+            let tasks = self.state.tasks.values();
+            let busy: HashSet<(&str, &str)> = tasks
+                .map(|task| (&*task.key.framework, task.executor()))
+                .collect();
+            let is_idle =
+                |executor: &Executor| !busy.contains(&(&*executor.framework, &*executor.id));
+            self.executors
+                .iter()
+                .filter(|(_, executors)| executors.iter().any(is_idle))
+                .map(|(agent, _)| agent.clone())
+                .collect()
+        })
     }
 }
 

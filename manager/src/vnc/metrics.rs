@@ -29,7 +29,7 @@ pub struct Outage {
     pub since: Instant,
     /// The last failed request.
     pub last: RequestOutcome,
-    /// How many requests have failed in a row.
+    /// How many requests in a row got no response, or one of a proxy whose server is away.
     pub failures: u64,
 }
 
@@ -73,14 +73,16 @@ impl ClientMetrics {
         let mut state = self.state();
         if outcome.status.is_none_or(|status| status >= 500) {
             let before = state.outage.take();
+            // Others than these are about one object.
+            let is_away = matches!(outcome.status, None | Some(502..=504));
             let outage = Outage {
                 since: before
                     .as_ref()
                     .map_or_else(Instant::now, |outage| outage.since),
-                failures: before.map_or(0, |outage| outage.failures) + 1,
+                failures: before.map_or(0, |outage| outage.failures) + u64::from(is_away),
                 last: outcome.clone(),
             };
-            if outage.is_confirmed() {
+            if is_away && outage.is_confirmed() {
                 self.set_available(false);
             }
             state.outage = Some(outage);

@@ -158,3 +158,26 @@ async fn secrets_are_absent_from_debug_output() {
         Some("Basic YWRtaW46Y29ycmVjdCBob3JzZQ==")
     );
 }
+
+#[tokio::test]
+async fn keystone_that_repeats_the_request_does_not_reveal_the_password() {
+    for status in [401, 500] {
+        let echo = ScriptedServer::start(move |request, _| {
+            Reply::Answer(status, request.json().to_string())
+        })
+        .await;
+        let server = server_with_token("any").await;
+        let mut options = VncOptions {
+            auth: keystone(format!("http://{}", echo.address)),
+            ..options(&[server.address])
+        };
+        options.call_timeout = Duration::from_millis(200);
+        let client = VncClient::new(options).unwrap();
+        let error = client.create(&machine()).await.unwrap_err().to_string();
+        assert!(
+            error.contains("passwordCredentials") || error.contains("methods"),
+            "{error}"
+        );
+        assert!(!error.contains(PASSWORD), "{error}");
+    }
+}
