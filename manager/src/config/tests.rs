@@ -217,11 +217,12 @@ fn limits_and_hosts_are_validated() {
         ("allowed_hosts = [\"http://a\"]", "allowed_hosts: expected"),
         ("allowed_hosts = [\"\"]", "allowed_hosts: expected"),
     ] {
-        let problems = parse(&match text.starts_with('[') {
-            true => format!("{vnc}{text}"),
-            false => format!("{text}\n{vnc}"),
-        })
-        .unwrap_err();
+        let text = if text.starts_with('[') {
+            format!("{vnc}{text}")
+        } else {
+            format!("{text}\n{vnc}")
+        };
+        let problems = parse(&text).unwrap_err();
         assert!(problems[0].contains(expected), "{text}: {problems:#?}");
         assert_eq!(problems.len(), 1, "{problems:#?}");
     }

@@ -104,6 +104,51 @@ async fn requests_of_foreign_pages_are_refused_by_the_admin_listener() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn text_of_a_server_forges_no_line() {
+    const TEXT: &str = "no\n[2026-01-01T00:00:00Z ERROR x] forged\r\u{1b}[2J\u{9b}31m\u{202e}";
+    let fixture = Fixture::start().await;
+    fixture.configure("", "");
+    let refusal = Effect::Status(403, TEXT.to_owned());
+    fixture.server.fault(Fault::new(refusal));
+    let manager = fixture.spawn_manager();
+    let admin = manager.address("admin listener at").await;
+    manager.wait_for_line("forged", 1).await;
+    for line in manager.log() {
+        assert!(!line.starts_with("[2026-01-01"), "{line:?}");
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(!line.contains('\u{202e}'), "{line:?}");
+    }
+    let ready = until(&format!("{admin}/ready"), "forged").await;
+    let ready = ready.trim_end();
+    assert!(!ready.chars().any(char::is_control), "{ready:?}");
+    assert!(!ready.contains('\u{202e}'), "{ready:?}");
+    until(&format!("{admin}/v1/problems"), "forged").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_tokens_are_logged_once_with_their_peer() {
+    let fixture = Fixture::start().await;
+    let token = fixture.path("token");
+    std::fs::write(&token, "correct-horse-battery").unwrap();
+    fixture.configure(&format!("token_file = {token:?}"), "");
+    let manager = fixture.spawn_manager();
+    let agents = manager.address("listening for agents at").await;
+    let http = Client::new();
+    for _ in 0..20 {
+        let request = http
+            .get(format!("{agents}/v1/ports?agent=node1"))
+            .bearer_auth("wrong-horse-battery");
+        assert_eq!(request.send().await.unwrap().status(), 401);
+    }
+    let line = manager.wait_for_line("request refused", 1).await;
+    assert!(line.contains("peer=127.0.0.1:"), "{line}");
+    let log = manager.log();
+    let lines = log.iter().filter(|line| line.contains("request refused"));
+    assert_eq!(lines.count(), 1, "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("horse")), "{log:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn containers_are_found_by_their_address() {
     let fixture = Fixture::start().await;
     fixture.configure("", "stabilization_window = \"60m\"\ngrace_period = \"60m\"");

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -208,6 +208,11 @@ impl ManagerProcess {
     pub(crate) async fn address(&self, text: &str) -> String {
         let line = self.wait_for_line(text, 1).await;
         line.split_once(text).unwrap().1.trim().to_owned()
+    }
+
+    /// How the process ended, if it did.
+    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

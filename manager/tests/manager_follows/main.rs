@@ -11,3 +11,4 @@ mod fixture;
 mod metrics;
 mod page;
 mod reload;
+mod streams;

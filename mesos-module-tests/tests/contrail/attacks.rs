@@ -68,7 +68,7 @@ fn idle_connections_do_not_keep_containers_from_their_networks() -> Result<()> {
     ensure!(metrics.contains(closed), "{metrics}");
     let log = fixture.contrail.manager().log();
     ensure!(!log.contains("cannot accept a connection"), "{log}");
-    drop(idle);
+    drop((idle, host));
     fixture.end()
 }
 
@@ -125,6 +125,6 @@ fn silent_tls_connections_do_not_keep_containers_from_their_networks() -> Result
     };
     let silent = connect(&host, AGENT_PORT, 900)?;
     run_tasks(&fixture, "tls")?;
-    drop(silent);
+    drop((silent, host));
     fixture.end()
 }

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use mesos_module_tests::testbed::chromium;
+use mesos_module_tests::testbed::manager::request;
 
 use super::task;
 use crate::fixture::Fixture;
@@ -29,6 +30,66 @@ fn status_page_in_chromium_escapes_names_and_fits() -> Result<()> {
     fixture.wait_for_json(leader, "/v1/problems", |page| page["problems"] == json!([]))?;
     check_healthy(&fixture, leader)?;
     check_hostile(fixture, leader, &ids)
+}
+
+#[test]
+fn failures_of_an_app_are_one_card_until_the_app_is_gone() -> Result<()> {
+    let fixture = Fixture::start()?;
+    let leader = fixture.managers.leader()?;
+    fixture.register_router()?;
+    fixture.wait_for_metrics(leader, &["virtual_routers_known 1"])?;
+    fixture.marathon.app("/shop/web", &[], &json!({}));
+    fixture.wait_for_metrics(leader, &["apps 1"])?;
+    let mesos = fixture.get_json(leader, "/v1/mesos")?;
+    let framework = mesos["frameworks"][0]["id"].as_str().context("no id")?;
+    for number in 1..=25 {
+        let container = format!("11111111-2222-3333-4444-{number:012}");
+        let mut request = request(&container, &[("networks", "nowhere")]);
+        request.annotations = [("framework-id", framework), ("executor", &task(number))]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let response = fixture.managers.manager(leader).put(&request)?;
+        assert_eq!(response.status, 400, "{}", response.body);
+    }
+    let problems = fixture.get_json(leader, "/v1/problems")?["problems"].clone();
+    ensure!(problems.as_array().map(Vec::len) == Some(1), "{problems}");
+    let problem = &problems[0];
+    assert_eq!(
+        (&problem["app"], &problem["count"]),
+        (&json!("/shop/web"), &json!(25)),
+        "{problem}"
+    );
+    ensure!(problem["first"].is_string() && problem["last"].is_string());
+    let open = |index: usize, name: &str| {
+        let url = fixture.managers.manager(index).admin_url("/?refresh=off");
+        let rendered = chromium::open(&fixture.host, &url, "1280,1500", name)?;
+        ensure!(rendered.console.is_empty(), "{:?}", rendered.console);
+        println!("{}", rendered.screenshot.display());
+        anyhow::Ok(rendered.dom)
+    };
+    let page = open(leader, "one-cause")?;
+    assert_eq!(page.matches("data-kind=\"container-failed\"").count(), 1);
+    ensure!(page.contains("app /shop/web, 25 containers"), "{page}");
+    ensure!(!page.contains("11111111-2222"), "{page}");
+
+    // The standby gives no verdict, and says who does.
+    let page = open(1 - leader, "standby")?;
+    let link = fixture.managers.manager(leader).admin_url("/");
+    ensure!(
+        page.contains(&format!("id=\"leader\" href=\"{link}\"")),
+        "{page}"
+    );
+    ensure!(!page.contains("class=\"all-well\"") && !page.contains("id=\"problems\""));
+    let problems = fixture.get_json(1 - leader, "/v1/problems")?;
+    assert_eq!(problems["complete"], false, "{problems}");
+    assert_eq!(problems["leader"]["page"], link, "{problems}");
+
+    fixture.marathon.remove("/shop/web");
+    fixture.wait_for_json(leader, "/v1/problems", |page| {
+        page["problems"] == json!([]) && page["complete"] == true
+    })?;
+    fixture.wait_for(leader, "/", |page| page.contains("class=\"all-well\""))?;
+    fixture.stop()
 }
 
 fn check_healthy(fixture: &Fixture, leader: usize) -> Result<()> {

@@ -40,6 +40,17 @@ impl Marathon {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Removes an app, and sends an event about it.
+    pub(crate) fn remove(&self, id: &str) {
+        self.state(|state| {
+            state.apps.retain(|other| other["id"] != id);
+            let event = event("app_terminated_event", &json!({"appId": id}));
+            state
+                .streams
+                .retain_mut(|stream| stream.write_all(event.as_bytes()).is_ok());
+        });
+    }
+
     /// Sets an app with these tasks, and these labels of its network, and sends an event about it.
     pub(crate) fn app(&self, id: &str, tasks: &[&str], labels: &Value) {
         let tasks = tasks
