@@ -36,7 +36,7 @@ impl Backoff {
         Delays {
             max: self.max,
             is_last: false,
-            delays: ExponentialBuilder::default()
+            series: ExponentialBuilder::default()
                 .with_min_delay(self.min)
                 .with_max_delay(self.max)
                 .with_factor(self.factor)
@@ -53,13 +53,13 @@ pub struct Delays {
     max: Duration,
     /// Whether the last delay before a deadline is over.
     is_last: bool,
-    delays: ExponentialBackoff,
+    series: ExponentialBackoff,
 }
 
 impl Delays {
     /// The next delay.
     pub fn next_delay(&mut self) -> Duration {
-        self.delays.next().unwrap_or(self.max)
+        self.series.next().unwrap_or(self.max)
     }
 
     /// Sleeps for the next delay. Returns false at once if it would not end before `deadline`.

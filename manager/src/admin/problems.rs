@@ -43,6 +43,7 @@ pub(super) struct Problem {
     pub last: Option<SystemTime>,
 }
 
+#[expect(clippy::ref_option, reason = "this is how serde calls it")]
 fn serialize_timestamp<S: Serializer>(
     at: &Option<SystemTime>,
     serializer: S,

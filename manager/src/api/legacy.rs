@@ -312,8 +312,7 @@ fn exceeded_limits(info: &NetworkInfo, max_ports: usize) -> Vec<String> {
         let count = names.count();
         if count > max_networks {
             problems.push(format!(
-                "label {}: {count} networks are more than {max_networks}",
-                NETWORKS
+                "label {NETWORKS}: {count} networks are more than {max_networks}"
             ));
             break;
         }

@@ -229,9 +229,8 @@ async fn peer_that_does_not_send_its_request_is_disconnected() {
         assert!(response.starts_with("HTTP/1.1 408 "), "{api}: {response}");
         // A connection that was used and is idle ends as well.
         let mut stream = connect_from([127, 0, 0, 1], address).await;
-        let request = format!(
-            "GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Contrail-Mesos-Agent: node1\r\n\r\n"
-        );
+        let request =
+            "GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Contrail-Mesos-Agent: node1\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
         let response = read_to_end(&mut stream).await;
         assert!(response.starts_with("HTTP/1.1 404 "), "{api}: {response}");

@@ -1,5 +1,6 @@
 //! Event streams with large events: the memory is bounded, and SIGTERM ends the manager at once.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,8 @@ async fn run(masters: &str, marathon: Option<SocketAddr>, metric: &str) {
         masters => text.replace(&line, &format!("masters = \"{masters}\"")),
     };
     if let Some(marathon) = marathon {
-        text.push_str(&format!("[marathon]\nservers = [\"http://{marathon}\"]\n"));
+        text += "[marathon]\n";
+        writeln!(text, "servers = [\"http://{marathon}\"]").unwrap();
     }
     std::fs::write(&path, text).unwrap();
     let mut manager = fixture.spawn_manager();

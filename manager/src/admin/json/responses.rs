@@ -51,7 +51,7 @@ fn after_uuid(after: Option<&str>) -> Result<Option<Uuid>, AdminError> {
 }
 
 /// The tasks in Mesos.
-pub(super) fn mesos(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
+pub(super) fn mesos(reconciler: &Reconciler, query: &ListQuery) -> Value {
     let view = reconciler.stores().mesos.snapshot();
     // A framework's id has no blank, so that this key is unique.
     let tasks = view.tasks().map(|task| {
@@ -92,7 +92,7 @@ pub(super) fn mesos(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
         "frameworks": frameworks,
         "unreadable": { "count": view.skipped().len(), "first": unreadable },
     });
-    Ok(list_response("tasks", page, fields))
+    list_response("tasks", page, fields)
 }
 
 /// The apps and pods in Marathon.
@@ -139,7 +139,7 @@ pub(super) fn marathon(reconciler: &Reconciler, query: &ListQuery) -> JsonResult
 }
 
 /// The virtual-routers and orphans in the VNC API.
-pub(super) fn contrail(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
+pub(super) fn contrail(reconciler: &Reconciler, query: &ListQuery) -> Value {
     let view = reconciler.stores().contrail.snapshot();
     let limit = query.limit;
     let routers = view.routers.iter().map(|(name, router)| {
@@ -158,11 +158,11 @@ pub(super) fn contrail(reconciler: &Reconciler, query: &ListQuery) -> JsonResult
         "orphans_total": orphans.total,
     });
     let page = paginate(routers, query.after.as_ref(), limit);
-    Ok(list_response("virtual_routers", page, fields))
+    list_response("virtual_routers", page, fields)
 }
 
 /// The agents, joined with the virtual-routers.
-pub(super) fn agents(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
+pub(super) fn agents(reconciler: &Reconciler, query: &ListQuery) -> Value {
     let overview = reconciler.overview();
     let hosts = overview.hosts.iter().map(|(name, host)| {
         let row = json!({
@@ -177,7 +177,7 @@ pub(super) fn agents(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
         (name.to_string(), row)
     });
     let page = paginate(hosts, query.after.as_ref(), query.limit);
-    Ok(list_response("agents", page, json!({})))
+    list_response("agents", page, json!({}))
 }
 
 /// A network.
@@ -213,12 +213,12 @@ pub(crate) fn network_rows(reconciler: &Reconciler) -> Vec<NetworkRow> {
 }
 
 /// The networks that containers are on.
-pub(super) fn networks(reconciler: &Reconciler, query: &ListQuery) -> JsonResult {
+pub(super) fn networks(reconciler: &Reconciler, query: &ListQuery) -> Value {
     let rows = network_rows(reconciler)
         .into_iter()
         .map(|row| (row.name.clone(), row));
     let page = paginate(rows, query.after.as_ref(), query.limit);
-    Ok(list_response("networks", page, json!({})))
+    list_response("networks", page, json!({}))
 }
 
 /// An interface of a container.
@@ -398,7 +398,7 @@ pub(super) fn differences(reconciler: &Reconciler, query: &ListQuery) -> JsonRes
 }
 
 /// The queue, failed entries first.
-pub(super) fn queue(reconciler: &Reconciler, limit: usize) -> JsonResult {
+pub(super) fn queue(reconciler: &Reconciler, limit: usize) -> Value {
     let (entries, length, failing) = reconciler.queued(limit);
     let now = Instant::now();
     let rows: Vec<_> = entries
@@ -419,7 +419,7 @@ pub(super) fn queue(reconciler: &Reconciler, limit: usize) -> JsonResult {
             })
         })
         .collect();
-    Ok(json!({ "queue": rows, "total": length, "failing": failing }))
+    json!({ "queue": rows, "total": length, "failing": failing })
 }
 
 /// The leader, the candidates, and this manager.
