@@ -105,6 +105,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    for warning in &config.warnings {
+        if arguments.check {
+            eprintln!("warning: {warning}");
+        } else {
+            log::warn!("{warning}");
+        }
+    }
     if arguments.check {
         Manager::check(&config)?;
         println!("{}: valid", arguments.config.display());
@@ -177,6 +184,9 @@ fn reload(manager: &Manager, path: &Path) {
     });
     match reloaded {
         Ok((config, restart)) => {
+            for warning in &config.warnings {
+                log::warn!("{warning}");
+            }
             let level = config.log_level.map(|level| logging::set_filter(&level));
             if let Some(Err(error)) = level {
                 log::error!(error:%; "the log level was not changed");

@@ -5,6 +5,7 @@
 )]
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -50,6 +51,18 @@ fn check_reports_problems_of_a_configuration() {
     assert!(
         err.contains("wrong.toml:1: listn: unknown key")
             && err.contains("wrong.toml:3: vnc.servers"),
+        "{err}"
+    );
+
+    // A warning does not make it invalid.
+    let token = directory.path().join("token");
+    std::fs::write(&token, "0123456789abcdef").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let text = format!("token_file = {token:?}\n[vnc]\nservers = [\"a\"]\n");
+    std::fs::write(&wrong, text).unwrap();
+    let (valid, _, err) = check(&wrong);
+    assert!(
+        valid && err.contains("warning: ") && err.contains("0666"),
         "{err}"
     );
 

@@ -1,8 +1,10 @@
 //! Readers of keys that several tables have.
 
+use std::path::Path;
+
 use secrecy::SecretString;
 
-use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::config_reader::{Section, secret_file_warning};
 use contrail_mesos_api::http::tls::Identity;
 
 /// The keys `certificate` and `key`, both or neither.
@@ -34,11 +36,17 @@ pub(super) fn secret(section: &Section<'_>, name: &str, what: &str) -> Option<St
             section.problem(&env_key, message);
             return None;
         }
-        (Some(file), None) => (
-            file_key,
-            std::fs::read_to_string(&file)
-                .map_err(|error| format!("cannot read {file:?}: {error}; it should hold {what}")),
-        ),
+        (Some(file), None) => {
+            if let Some(warning) = secret_file_warning(Path::new(&file)) {
+                section.warning(&file_key, warning);
+            }
+            (
+                file_key,
+                std::fs::read_to_string(&file).map_err(|error| {
+                    format!("cannot read {file:?}: {error}; it should hold {what}")
+                }),
+            )
+        }
         (None, Some(name)) => {
             let set = std::env::var(&name);
             let problem = format!("the environment variable {name:?} is not set to {what}");

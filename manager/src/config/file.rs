@@ -31,6 +31,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let top = Section::top(&document, &table);
     let config = read(&top);
     top.finish();
+    let config = Config {
+        warnings: document.warnings(),
+        ..config
+    };
     document.finish()?;
     Ok(config)
 }

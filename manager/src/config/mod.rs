@@ -63,6 +63,8 @@ pub struct Config {
     pub log_level: Option<String>,
     /// The sources to reconcile the VNC API with; none by default.
     pub follow: Option<Follow>,
+    /// What is valid, but probably a mistake.
+    pub warnings: Vec<ConfigProblem>,
 }
 
 /// The sources to reconcile the VNC API with, and how.
@@ -176,6 +178,7 @@ impl Config {
             rollback_delay: Duration::from_secs(5),
             log_level: None,
             follow: None,
+            warnings: vec![],
         }
     }
 

@@ -203,6 +203,26 @@ ports = 0
 }
 
 #[test]
+fn secret_that_others_can_read_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "0123456789abcdef").unwrap();
+    let text = format!("token_file = {token:?}\n[vnc]\nservers = [\"a\"]\n");
+    for (mode, warnings) in [(0o600, 0), (0o666, 1)] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&token, permissions).unwrap();
+        let found = parse(&text).unwrap().warnings;
+        assert_eq!(found.len(), warnings, "{found:?}");
+        for warning in found {
+            assert_eq!(warning.key, "token_file");
+            assert!(warning.message.contains("0666"), "{warning}");
+        }
+    }
+}
+
+#[test]
 fn limits_and_hosts_are_validated() {
     let vnc = "[vnc]\nservers = [\"a\"]\n";
     for (text, expected) in [

@@ -48,11 +48,23 @@ type JsonResult = Result<Value, AdminError>;
 /// The routes.
 pub(super) fn router() -> Router<Arc<AdminState>> {
     Router::new()
-        .route("/v1/mesos", list(|state, query| Ok(responses::mesos(state, query))))
+        .route(
+            "/v1/mesos",
+            list(|state, query| Ok(responses::mesos(state, query))),
+        )
         .route("/v1/marathon", list(responses::marathon))
-        .route("/v1/contrail", list(|state, query| Ok(responses::contrail(state, query))))
-        .route("/v1/agents", list(|state, query| Ok(responses::agents(state, query))))
-        .route("/v1/networks", list(|state, query| Ok(responses::networks(state, query))))
+        .route(
+            "/v1/contrail",
+            list(|state, query| Ok(responses::contrail(state, query))),
+        )
+        .route(
+            "/v1/agents",
+            list(|state, query| Ok(responses::agents(state, query))),
+        )
+        .route(
+            "/v1/networks",
+            list(|state, query| Ok(responses::networks(state, query))),
+        )
         .route("/v1/containers", get(containers))
         .route("/v1/differences", list(responses::differences))
         .route("/v1/queue", get(queue))
