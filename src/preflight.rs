@@ -6,6 +6,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use crate::config::{Config, ConfigError, ConfigProblem, Contrail, ReadConfig, Source};
+use crate::isolator::host_resolver;
 use crate::provider::bridge::{Conflict, ConflictSeverity, conflicts};
 use contrail_mesos_api::agent_api::read_token;
 use contrail_mesos_api::config_reader::secret_file_warning;
@@ -40,6 +41,7 @@ pub fn check(source: &Source) -> Report {
                 None => vec![],
             };
             check_host(config, &read, &mut report);
+            check_resolver(config, &read, &mut report.warnings);
             if problems.is_empty() {
                 Ok(config.clone())
             } else {
@@ -148,6 +150,15 @@ fn check_host(config: &Config, read: &ReadConfig, report: &mut Report) {
             format!("cannot be compared with this host: {error}"),
         )),
     }
+}
+
+/// Warns of containers that resolve no names.
+fn check_resolver(config: &Config, read: &ReadConfig, warnings: &mut Vec<ConfigProblem>) {
+    let problem = config
+        .uses_host_resolver()
+        .then(|| host_resolver::read().ok()?.problem)
+        .flatten();
+    warnings.extend(problem.map(|message| read.problem("dns.nameservers", message)));
 }
 
 /// A conflict at the key that it is about.

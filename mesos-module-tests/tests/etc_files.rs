@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Result, ensure};
 use mesos_module_tests::testbed::agent::{self, Agent, BLUE};
 use mesos_module_tests::testbed::framework::{GroupSpec, TaskSpec, TaskState};
-use mesos_module_tests::testbed::{ClusterBuilder, image};
+use mesos_module_tests::testbed::{ClusterBuilder, image, program};
 
 const WITH_DNS: &str = "
 [[network]]
@@ -218,6 +218,12 @@ fn stub_resolver_of_the_host_is_replaced_by_the_real_servers() -> Result<()> {
     let none = "! grep -q nameserver /etc/resolv.conf && grep -q 'options edns0' /etc/resolv.conf";
     agent.passes(TaskSpec::new("none", none).network("blue"))?;
     ensure!(agent.cluster.log()?.contains("containers resolve no names"));
+    let check = agent.host().sh(&format!(
+        "{} --config {} config check",
+        program("contrail-mesos")?.display(),
+        agent.config_path().display()
+    ))?;
+    ensure!(check.contains("containers resolve no names"), "{check}");
     // The host's own network has the host's stub.
     agent.passes(TaskSpec::new("host", "grep -q 127.0.0.53 /etc/resolv.conf"))?;
     agent.end()

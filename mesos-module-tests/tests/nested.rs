@@ -190,7 +190,8 @@ fn network_of_provider_none_has_a_loopback_interface_only() -> Result<()> {
         ),
     ] {
         let container = json!({ "type": "MESOS", "network_infos": networks });
-        let message = agent.refused(TaskSpec::new(expected, "true").set("container", container))?;
+        let task = TaskSpec::new(expected, "true").ports(&[31080]);
+        let message = agent.refused(task.set("container", container))?;
         ensure!(
             message.contains(expected),
             "{expected:?} is not in {message}"

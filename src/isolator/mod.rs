@@ -398,7 +398,7 @@ async fn limit_lost(isolator: Weak<Isolator>, mut lost: UnboundedReceiver<LostIn
     }
 }
 
-/// Logs one line on what the agent runs with, and what is wrong with the host.
+/// Logs one line on what the agent runs with.
 fn report_start(config: &Config, source: &Source) {
     let names: Vec<&str> = config
         .networks
@@ -414,11 +414,6 @@ fn report_start(config: &Config, source: &Source) {
         if names.len() == 1 { "" } else { "s" },
         names.join(", ")
     );
-    if config.uses_host_resolver()
-        && let Some(problem) = host_resolver::read().ok().and_then(|read| read.problem)
-    {
-        log::warn!("{problem}");
-    }
 }
 
 /// Runs a step to its end, and waits for it until its deadline.
