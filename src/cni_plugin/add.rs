@@ -7,15 +7,16 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::error::{CniError, ErrorCode};
-use super::{Invocation, is_interface_name, result};
+use super::{INTERFACE_NAME_RULE, Invocation, is_interface_name, result};
 use crate::config::{Dns, Vif};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
-use crate::net::netns::{self, Kind};
+use crate::net::netns;
 use crate::provider::contrail::host_interface;
 use crate::provider::contrail::plug::{Interface, PlugRequest};
 use crate::vrouter::{ExpectedPorts, InterfaceConfig};
 use contrail_mesos_api::agent_api::Ports;
+use contrail_mesos_api::text::Quoted;
 
 /// How long undoing a failed ADD may take at each peer.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,12 +28,16 @@ impl Invocation {
         let deadline = Instant::now() + self.settings.deadline;
         let namespace = netns::of_path(&self.namespace)
             .map_err(|error| CniError::new(ErrorCode::Environment, error.to_string()))?;
-        let host_namespace = netns::of_this_thread(Kind::Net)
-            .map_err(|error| CniError::caused_by("cannot open the host's namespace", error))?;
-        if netns::same(&host_namespace, &namespace).unwrap_or(true) {
+        let is_hosts = netns::is_hosts(&namespace)
+            .map_err(|error| CniError::caused_by("cannot inspect CNI_NETNS", error))?;
+        if is_hosts {
             return Err(CniError::new(
                 ErrorCode::Environment,
-                "CNI_NETNS is the host's own network namespace",
+                format!(
+                    "CNI_NETNS {:?} is the network namespace of the host or of the agent, not of \
+                     a container",
+                    self.namespace.display()
+                ),
             ));
         }
         self.refuse_if_attached()?;
@@ -188,7 +193,11 @@ impl Invocation {
             Some(name) if is_interface_name(name) => Ok(Some(name.clone())),
             Some(name) => Err(CniError::new(
                 ErrorCode::Other,
-                format!("the annotation \"interface\" {name:?} is not a valid interface name"),
+                format!(
+                    "the annotation \"interface\" {} is not an interface name: \
+                     {INTERFACE_NAME_RULE}",
+                    Quoted(name.as_bytes())
+                ),
             )),
             None => Ok(Some(format!("eth{index}"))),
         }

@@ -33,6 +33,7 @@ use crate::vrouter::{PortFiles, VrouterClient, VrouterOptions};
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::http::Limits;
+use contrail_mesos_api::text::Quoted;
 
 /// The supported versions of CNI, in ascending order.
 const SUPPORTED_VERSIONS: [&str; 6] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"];
@@ -157,7 +158,8 @@ impl Invocation {
         let interface = variable("CNI_IFNAME").to_owned();
         if !is_interface_name(&interface) {
             return Err(invalid(format!(
-                "CNI_IFNAME {interface:?} is not a valid interface name"
+                "CNI_IFNAME {} is not an interface name: {INTERFACE_NAME_RULE}",
+                Quoted(interface.as_bytes())
             )));
         }
         let namespace = PathBuf::from(variable("CNI_NETNS"));
@@ -189,13 +191,17 @@ impl Invocation {
     }
 }
 
-/// Whether the kernel accepts an interface's name.
+/// What [`is_interface_name`] accepts, for messages.
+const INTERFACE_NAME_RULE: &str =
+    "use 1 to 15 characters, none of which is a blank, a slash, a colon or a percent sign";
+
+/// Whether the kernel accepts an interface's name as it is: it takes `eth%d` for a pattern.
 fn is_interface_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && !matches!(name, "." | "..")
         && name
             .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !b"/:".contains(&byte))
+            .all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte))
 }
 
 #[cfg(test)]

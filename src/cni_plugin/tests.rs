@@ -78,6 +78,7 @@ async fn version_lists_the_supported_versions() {
 #[tokio::test]
 async fn invalid_input_is_reported_with_a_code() {
     let long = "x".repeat(2000);
+    let parent = format!("/proc/{}/ns/net", std::os::unix::process::parent_id());
     let environment = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
         let good = [
             ("CNI_COMMAND", "ADD"),
@@ -98,10 +99,14 @@ async fn invalid_input_is_reported_with_a_code() {
         (vec![("CNI_CONTAINERID", long.as_str())], "{}", 4),
         (vec![("CNI_IFNAME", "../../etc")], "{}", 4),
         (vec![("CNI_IFNAME", "an interface")], "{}", 4),
+        (vec![("CNI_IFNAME", "eth%d")], "{}", 4),
+        (vec![("CNI_IFNAME", "eth%")], "{}", 4),
         (vec![("CNI_NETNS", "")], "{}", 4),
         (vec![("CNI_NETNS", "/etc/passwd")], "{}", 4),
-        // The host's own namespace.
+        // The host's own namespace, by the plugin, the agent and the first process.
         (vec![], "{}", 4),
+        (vec![("CNI_NETNS", parent.as_str())], "{}", 4),
+        (vec![("CNI_NETNS", "/proc/1/ns/net")], "{}", 4),
         (vec![], "", 6),
         (vec![], "{\"contrail\":", 6),
         (vec![], "[]", 7),

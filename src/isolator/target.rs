@@ -44,8 +44,7 @@ impl Target {
 
     /// Refuses the host's network namespace, whose routes and addresses an attach would replace.
     pub(super) fn check(&self, namespaces: &Namespaces) -> Result<(), IsolatorError> {
-        let own = netns::of_this_thread(Kind::Net)?;
-        if netns::same(&own, &namespaces.network).map_err(IsolatorError::Descriptor)? {
+        if netns::is_hosts(&namespaces.network).map_err(IsolatorError::Descriptor)? {
             return Err(IsolatorError::HostNamespace(self.to_string()));
         }
         Ok(())

@@ -4,14 +4,14 @@
 //! started for one work and end with it, and those of [`NamespaceThreads`], which return to their own
 //! namespaces before their next work, or end if they cannot. No other thread changes its namespaces.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SendError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
@@ -22,6 +22,8 @@ pub mod handles;
 
 /// How many threads wait for their next work, at most.
 const MAX_IDLE_THREADS: usize = 4;
+/// How many processes may be between this one and the first one.
+const MAX_ANCESTORS: usize = 64;
 
 /// A namespace could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +152,45 @@ fn open(path: &Path, kind: Kind) -> Result<OwnedFd, NetnsError> {
 pub fn same(a: impl AsFd, b: impl AsFd) -> io::Result<bool> {
     let (a, b) = (fstat(a)?, fstat(b)?);
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
+/// Whether a network namespace is the host's: that of this thread, of the first process, or of any
+/// process that this one descends from. An agent may be in a namespace of its own.
+pub fn is_hosts(namespace: impl AsFd) -> io::Result<bool> {
+    // They stay what they are.
+    static OF_ANCESTORS: OnceLock<Vec<(u64, u64)>> = OnceLock::new();
+    let stat = fstat(namespace)?;
+    let id = (stat.st_dev, stat.st_ino);
+    Ok(namespace_id("thread-self") == Some(id)
+        || OF_ANCESTORS.get_or_init(of_ancestors).contains(&id))
+}
+
+/// The network namespaces of the first process, this one, and those that it descends from.
+fn of_ancestors() -> Vec<(u64, u64)> {
+    let mut processes = vec!["1".to_owned(), "self".to_owned()];
+    for _ in 0..MAX_ANCESTORS {
+        let process = processes.last().map_or("1", String::as_str);
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // The name before the parenthesis may have spaces.
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(1));
+        match parent {
+            // 0 is outside this process namespace.
+            None | Some("0") => break,
+            Some(parent) => processes.push(parent.to_owned()),
+        }
+    }
+    processes
+        .iter()
+        .filter_map(|process| namespace_id(process))
+        .collect()
+}
+
+/// `None` for a process of another user, or one that has ended.
+fn namespace_id(process: &str) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(format!("/proc/{process}/ns/net")).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Proof that the current thread was started by [`on_own_thread`] or [`NamespaceThreads`], and so may

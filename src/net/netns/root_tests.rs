@@ -87,6 +87,19 @@ fn unpin_removes_handle_from_other_mount_namespaces() {
 }
 
 #[test]
+fn namespaces_of_the_host_are_recognised_from_within_another() {
+    let machine = of_this_thread(Kind::Net).unwrap();
+    isolated(move || {
+        // As for an agent that is in a namespace itself.
+        assert!(is_hosts(of_this_thread(Kind::Net).unwrap()).unwrap());
+        let parent = format!("/proc/{}/ns/net", std::os::unix::process::parent_id());
+        assert!(is_hosts(of_path(Path::new(&parent)).unwrap()).unwrap());
+        assert!(is_hosts(&machine).unwrap());
+        assert!(!is_hosts(namespace()).unwrap());
+    });
+}
+
+#[test]
 fn only_own_threads_change_their_namespaces() {
     isolated_async(|| async {
         let before = of_this_thread(Kind::Net).unwrap();
