@@ -20,6 +20,8 @@ MODULE ?=
 MESOS_TREE ?=
 MESOS_BUILD ?=
 MESOS_PREFIX ?=
+# Also passed on if given: MESOS_DEFINES, the macros of a Mesos with another configuration, and
+# MESOS_INCLUDE_DIRS, include directories of libraries that it was built with instead of bundled ones.
 ifneq ($(MODULE),)
 export MODULE
 endif
@@ -29,6 +31,10 @@ on_tree = env $(foreach name,MESOS_TREE MESOS_BUILD MESOS_PREFIX,$(if $($(name))
 # Passed on to demo, soak, bench and to the test runner.
 ARGS ?=
 
+# What the headers of Mesos include, and what generates those that a tree without a build lacks.
+module_packages = g++ \
+  $(if $(MESOS_TREE)$(MESOS_PREFIX),libcurl4-openssl-dev libssl-dev) \
+  $(if $(MESOS_TREE),$(if $(MESOS_BUILD),,patch python3 python3-pip python3-venv))
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
@@ -71,7 +77,8 @@ bench: root toolchain packages release-programs mesos ## Measure against network
 	$(say) 'bench'
 	@MODULE="$${MODULE:-$(LIBRARY)}" $(BUILT)/release/bench $(ARGS)
 
-module: toolchain compiler ## Build the library for the agent [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
+module: toolchain ## Build the library for the agent [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
+	@.ci/packages $(module_packages)
 	$(say) 'building the library for the agent'
 	@if [ -n "$(MESOS_TREE)" ] && [ -z "$(MESOS_BUILD)" ]; then cpp-shim/mesos-tree-headers.sh "$(MESOS_TREE)"; fi
 	@$(on_tree) cargo rustc --profile module --locked --package contrail-mesos --lib --crate-type cdylib

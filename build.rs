@@ -1,5 +1,7 @@
 //! Compiles our subset of the Mesos messages and the C++ shim.
 
+#[path = "cpp-shim/headers.rs"]
+mod headers;
 #[path = "cpp-shim/build.rs"]
 mod shim;
 

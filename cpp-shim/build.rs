@@ -8,8 +8,9 @@
 
 use std::env;
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use super::headers::{self, Location};
 
 const SOURCES: &str = "cpp-shim";
 
@@ -19,27 +20,30 @@ const ABI_VERSION: &str = "1.11.0";
 /// The macros of the official binary, which change layouts.
 const DEFAULT_DEFINES: &str = "USE_SSL_SOCKET USE_LIBEVENT ENABLE_SECCOMP_ISOLATOR";
 
-/// The headers of one Mesos.
-struct Headers {
-    directories: Vec<PathBuf>,
-    version: String,
-}
-
 /// Compiles the bridge and the shim into one static library.
 pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={SOURCES}");
     println!("cargo::rerun-if-changed=src/module/bridge.rs");
-    for variable in ["MESOS_TREE", "MESOS_BUILD", "MESOS_PREFIX", "MESOS_DEFINES"] {
+    for variable in [
+        "MESOS_TREE",
+        "MESOS_BUILD",
+        "MESOS_PREFIX",
+        "MESOS_DEFINES",
+        "MESOS_INCLUDE_DIRS",
+    ] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    let headers = match (
+    let location = match (
         path("MESOS_TREE"),
         path("MESOS_BUILD"),
         path("MESOS_PREFIX"),
     ) {
         (None, None, None) => None,
-        (Some(tree), build, None) => Some(tree_headers(&tree, build.as_deref())?),
-        (None, None, Some(prefix)) => Some(prefix_headers(&prefix)?),
+        (Some(source), build, None) => Some(Location::Tree {
+            source,
+            generated: build.unwrap_or_else(generated_headers),
+        }),
+        (None, None, Some(prefix)) => Some(Location::Prefix(prefix)),
         (None, Some(_), None) => return Err("MESOS_BUILD needs MESOS_TREE: set both".into()),
         (_, _, Some(_)) => {
             return Err(
@@ -53,13 +57,26 @@ pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
         .file(format!("{SOURCES}/shim.cpp"))
         .warnings(true)
         .extra_warnings(true);
-    let version = if let Some(headers) = headers {
+    let version = if let Some(location) = location {
+        let defines = env::var("MESOS_DEFINES").unwrap_or_else(|_| DEFAULT_DEFINES.to_owned());
+        let defines: Vec<&str> = defines.split_whitespace().collect();
+        let external: Vec<PathBuf> = env::var_os("MESOS_INCLUDE_DIRS")
+            .map(|directories| {
+                env::split_paths(&directories)
+                    .filter(|directory| !directory.as_os_str().is_empty())
+                    .collect()
+            })
+            .unwrap_or_default();
+        let system = headers::system_directories();
+        let headers = headers::find(&location, &external, &defines, &system)?;
+        for directive in headers.rerun_directives() {
+            println!("{directive}");
+        }
         for directory in &headers.directories {
             // As system headers, to suppress their warnings.
             build.flag("-isystem").flag(directory);
         }
-        let defines = env::var("MESOS_DEFINES").unwrap_or_else(|_| DEFAULT_DEFINES.to_owned());
-        for define in defines.split_whitespace() {
+        for define in defines {
             build.define(define, "1");
         }
         build
@@ -81,117 +98,9 @@ fn path(variable: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-fn tree_headers(tree: &Path, build: Option<&Path>) -> Result<Headers, Box<dyn Error>> {
-    let generated = match build {
-        Some(build) => build.to_owned(),
-        // The output of mesos-tree-headers.sh.
-        None => path("CARGO_MANIFEST_DIR")
-            .unwrap_or_default()
-            .join("target/mesos-headers"),
-    };
-    let mut candidates = vec![
-        tree.join("include"),
-        tree.join("3rdparty/libprocess/include"),
-        tree.join("3rdparty/stout/include"),
-        generated.join("include"),
-        generated.join("3rdparty/libprocess/include"),
-    ];
-    let bundled = generated.join("3rdparty");
-    for entry in fs::read_dir(&bundled).into_iter().flatten().flatten() {
-        let unpacked = entry.path();
-        // The layouts of the autotools and the CMake builds.
-        for inside in ["", "src", "include", "src/include", "build/src"] {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let libraries = ["protobuf-", "glog-", "boost-", "picojson-", "rapidjson-"];
-            if libraries.iter().any(|prefix| name.starts_with(prefix)) {
-                candidates.push(unpacked.join(inside));
-            }
-        }
-    }
-    check_headers(
-        candidates,
-        &format!(
-            "Set MESOS_BUILD to the build directory of {}, or run cpp-shim/mesos-tree-headers.sh {} \
-             to generate the missing headers",
-            tree.display(),
-            tree.display()
-        ),
-    )
-}
-
-fn prefix_headers(prefix: &Path) -> Result<Headers, Box<dyn Error>> {
-    check_headers(
-        vec![
-            prefix.join("include"),
-            prefix.join("lib/mesos/3rdparty/include"),
-            prefix.join("lib64/mesos/3rdparty/include"),
-        ],
-        &format!(
-            "Configure Mesos with --enable-install-module-dependencies and install it in {}",
-            prefix.display()
-        ),
-    )
-}
-
-/// Checks for one header of each component, so that the error can name what is missing, and reads
-/// the version.
-fn check_headers(candidates: Vec<PathBuf>, advice: &str) -> Result<Headers, Box<dyn Error>> {
-    let mut directories: Vec<PathBuf> = candidates
-        .into_iter()
-        .filter(|path| path.is_dir())
-        .collect();
-    let multiarch = format!("/usr/include/{}-linux-gnu", env::consts::ARCH);
-    let multiarch = Path::new(&multiarch);
-    let find = |header: &str| {
-        directories
-            .iter()
-            .map(|directory| directory.join(header))
-            .chain([
-                Path::new("/usr/include").join(header),
-                multiarch.join(header),
-            ])
-            .find(|path| path.is_file())
-    };
-    let required = [
-        ("mesos/slave/isolator.hpp", "Mesos' include directory"),
-        ("mesos/version.hpp", "Mesos' configured include directory"),
-        ("mesos/mesos.pb.h", "the generated protobuf code"),
-        ("process/future.hpp", "3rdparty/libprocess/include"),
-        ("stout/option.hpp", "3rdparty/stout/include"),
-        ("google/protobuf/message.h", "protobuf 3.5.0"),
-        ("glog/logging.h", "glog 0.4.0"),
-        (
-            "boost/functional/hash.hpp",
-            "boost, Debian package libboost-dev",
-        ),
-        ("picojson.h", "picojson 1.3.0"),
-        (
-            "rapidjson/document.h",
-            "rapidjson 1.1.0, or Debian package rapidjson-dev",
-        ),
-        ("curl/curl.h", "Debian package libcurl4-openssl-dev"),
-    ];
-    let missing: Vec<String> = required
-        .iter()
-        .filter(|(header, _)| find(header).is_none())
-        .map(|(header, component)| format!("{header} ({component})"))
-        .collect();
-    if !missing.is_empty() {
-        return Err(format!("missing headers: {}. {advice}.", missing.join(", ")).into());
-    }
-    let version = find("mesos/version.hpp")
-        .and_then(|header| fs::read_to_string(header).ok())
-        .and_then(|source| {
-            let line = source
-                .lines()
-                .find(|line| line.contains("define MESOS_VERSION "))?;
-            line.split('"').nth(1).map(str::to_owned)
-        })
-        .ok_or("mesos/version.hpp has no MESOS_VERSION")?;
-    directories.dedup();
-    Ok(Headers {
-        directories,
-        version,
-    })
+/// The output of `mesos-tree-headers.sh`.
+fn generated_headers() -> PathBuf {
+    path("CARGO_MANIFEST_DIR")
+        .unwrap_or_default()
+        .join("target/mesos-headers")
 }

@@ -13,3 +13,8 @@ pub mod preflight;
 pub mod proto;
 pub mod provider;
 pub mod vrouter;
+
+// Of the build script, for its tests.
+#[cfg(test)]
+#[path = "../cpp-shim/headers.rs"]
+mod mesos_headers;
