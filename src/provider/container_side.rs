@@ -28,7 +28,7 @@ pub(super) struct ContainerLink<'a> {
     /// discovery for them, and so no entry of the kernel's neighbour table, which all namespaces
     /// share and which has room for 1,024 entries by default.
     pub(super) gateway_mac: Option<Mac>,
-    /// The families whose neighbours are told the MAC address of all addresses.
+    /// The families whose addresses are announced to the neighbours.
     pub(super) announce: Announce,
 }
 

@@ -27,7 +27,7 @@ impl Translation {
 }
 
 /// The translations of an intent whose flows outlive them: a TCP client notices a reset, and begins
-/// anew.
+/// again.
 fn translations(intent: &Intent<BridgeIntent>) -> Vec<Translation> {
     intent
         .ports
@@ -97,7 +97,7 @@ fn report(intent: &Intent<BridgeIntent>, forgotten: Result<usize, NetlinkError>)
         Ok(0) => {}
         Ok(count) => log::info!(
             container:% = intent.container;
-            "network {:?}: {count} flows of clients of mapped ports begin anew",
+            "network {:?}: {count} flows of clients of mapped ports begin again",
             intent.network
         ),
         Err(error) => log::warn!(
