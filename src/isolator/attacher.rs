@@ -477,7 +477,8 @@ impl Attacher {
         let checkpoints = self.checkpoints.clone();
         let etc_storage = self.etc_storage.clone();
         let container = container.clone();
-        in_place(move || {
+        // An unmount waits for the kernel, so that many of them must not wait for each other.
+        spawn_blocking(move || {
             if let Some(handle) = handle {
                 handles::unpin(&handle)?;
             }
