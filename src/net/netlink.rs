@@ -270,11 +270,11 @@ impl NetlinkSocket {
                 }
             }
         }
-        let lost = loss.filter(|_| missing > 0);
+        let cause = loss.filter(|_| missing > 0);
         Ok(results
             .into_iter()
             .enumerate()
-            .map(|(index, result)| match (result, &lost) {
+            .map(|(index, result)| match (result, &cause) {
                 (Some(result), _) => result,
                 (None, Some(error)) if flags(index) & NLM_F_ACK != 0 => {
                     Err(NetlinkError::OutcomeUnknown {

@@ -7,6 +7,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+mod private_proc;
+
 /// A setting could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set {name} to {value}: {source}; is /proc/sys writable here?")]
@@ -46,10 +48,14 @@ pub fn set(name: &str, value: &str) -> Result<bool, SysctlError> {
         })
 }
 
-/// Writes `name` without reading it first, unless the kernel does not have it. For the attach path:
-/// the more containers there are, the longer the kernel takes to look up a container's setting.
+/// Writes `name` without reading it first, unless the kernel does not have it. For containers, in the
+/// attach path: see [`private_proc`].
 pub fn write_if_present(name: &str, value: &str) -> Result<(), SysctlError> {
-    match fs::write(path(name), value) {
+    let written = match private_proc::root() {
+        Some(root) => private_proc::write(&root, name, value),
+        None => fs::write(path(name), value),
+    };
+    match written {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(SysctlError {
             name: name.to_owned(),
             value: value.to_owned(),
@@ -83,6 +89,22 @@ pub fn interfaces(family: &str) -> Vec<String> {
 mod root_tests {
     use super::*;
     use crate::net::testing::isolated;
+
+    #[test]
+    fn settings_of_many_namespaces_are_written_in_each() {
+        let name = "net/ipv4/conf/lo/arp_notify";
+        // More than one procfs is used for.
+        for _ in 0..150 {
+            isolated(move || {
+                write_if_present(name, "1").unwrap();
+                assert_eq!(get(name).as_deref(), Some("1"));
+                write_if_present("net/ipv4/conf/none/arp_notify", "1").unwrap();
+                let error = write_if_present(name, "nonsense").unwrap_err();
+                assert!(error.to_string().contains(name), "{error}");
+            });
+        }
+        assert_ne!(get(name).as_deref(), Some("1"));
+    }
 
     #[test]
     fn set_writes_only_when_value_differs() {

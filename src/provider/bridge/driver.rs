@@ -561,21 +561,21 @@ fn unrouted_sources(subnet: IpNet, routes: &[IpNet]) -> Vec<(IpAddr, IpAddr)> {
     };
     let (first, last) = range(&subnet);
     // What the routes lead to, without the subnet. Without any route, the gateway is the default.
-    let mut routed = Vec::new();
+    let mut reached = Vec::new();
     for (start, end) in routes
         .iter()
         .filter(|route| route.addr().is_ipv4() == is_v4)
         .map(range)
         .chain(routes.is_empty().then_some((0, max)))
     {
-        routed.extend(first.checked_sub(1).map(|before| (start, end.min(before))));
-        routed.extend(last.checked_add(1).map(|after| (start.max(after), end)));
+        reached.extend(first.checked_sub(1).map(|before| (start, end.min(before))));
+        reached.extend(last.checked_add(1).map(|after| (start.max(after), end)));
     }
-    routed.retain(|(start, end)| start <= end);
-    routed.sort_unstable();
+    reached.retain(|(start, end)| start <= end);
+    reached.sort_unstable();
     let mut sources = Vec::new();
     let mut next = Some(0);
-    for (start, end) in routed {
+    for (start, end) in reached {
         if let Some(from) = next.filter(|from| *from < start) {
             sources.push((address(from), address(start - 1)));
         }

@@ -241,8 +241,9 @@ fn mac_of(addresses: &[IpNet]) -> Option<Mac> {
         return Some(Mac([0x02, 0x42, a, b, c, d]));
     }
     let digest = Sha256::digest(addresses.first()?.addr().to_string());
-    let [a, b, c, d, e] = *digest.first_chunk()?;
-    Some(Mac([0x02, a, b, c, d, e]))
+    Some(Mac([
+        0x02, digest[0], digest[1], digest[2], digest[3], digest[4],
+    ]))
 }
 
 #[async_trait]
