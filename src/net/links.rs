@@ -7,10 +7,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, Stats64,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, Stats64,
 };
 use nix::errno::Errno;
 use rtnetlink::{
@@ -270,27 +270,45 @@ fn has_ipv6() -> bool {
 }
 
 /// Prevents the kernel from adding a link-local IPv6 address to the link.
-fn without_link_local<T>(message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
-    if !has_ipv6() {
-        return message;
-    }
+fn no_link_local() -> Option<AfSpecUnspec> {
     let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    message.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
-        vec![mode],
-    )]))
+    has_ipv6().then_some(AfSpecUnspec::Inet6(vec![mode]))
 }
 
-/// The request to set link `name` up without a link-local IPv6 address, whose announcements would
-/// reach every other container.
+fn without_link_local<T>(message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+    match no_link_local() {
+        Some(family) => message.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![family])),
+        None => message,
+    }
+}
+
+/// Lets the link answer ARP requests, whatever it inherited from `conf/default`.
+fn answering_arp() -> AfSpecUnspec {
+    const IFLA_INET_CONF: u16 = 1;
+    const IPV4_DEVCONF_ARP_IGNORE: u16 = 19;
+    let value = 0_u32;
+    let setting = DefaultNla::new(IPV4_DEVCONF_ARP_IGNORE, value.to_ne_bytes().to_vec());
+    let mut settings = vec![0; setting.buffer_len()];
+    setting.emit(&mut settings);
+    let configuration = DefaultNla::new(IFLA_INET_CONF, settings);
+    AfSpecUnspec::Inet(vec![AfSpecInet::Other(configuration)])
+}
+
+/// The request to set the container's link `name` up. Without IPv6, it gets no link-local address,
+/// whose announcements would reach every other container.
 #[must_use]
-pub fn set_up_for_ipv4(name: &str) -> Request {
-    let message = without_link_local(LinkUnspec::new_with_name(name).up()).build();
-    request(
-        RTM_SETLINK,
-        0,
-        &message,
-        format!("set {name} up, for IPv4 only"),
-    )
+pub fn set_up_in_container(name: &str, has_ipv6: bool) -> Request {
+    let mut families = vec![answering_arp()];
+    let mut action = format!("set {name} up");
+    if !has_ipv6 {
+        families.extend(no_link_local());
+        action.push_str(", for IPv4 only");
+    }
+    let message = LinkUnspec::new_with_name(name)
+        .up()
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(families))
+        .build();
+    request(RTM_SETLINK, 0, &message, action)
 }
 
 /// The request to set link `name` up, and to change its MTU if one is given.
@@ -324,6 +342,13 @@ pub fn set_mac(name: &str, mac: [u8; 6]) -> Request {
         &message,
         format!("set the MAC address of {name}"),
     )
+}
+
+/// The request to change the alias of link `name`.
+#[must_use]
+pub fn set_alias(name: &str, alias: &str) -> Request {
+    let message = LinkUnspec::new_with_name(name).alias(alias).build();
+    request(RTM_SETLINK, 0, &message, format!("set the alias of {name}"))
 }
 
 /// The request to put link `name` into a group of links.

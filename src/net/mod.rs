@@ -6,7 +6,9 @@
 
 pub mod addressing;
 pub mod announcement;
+pub mod bridge_address;
 pub mod conntrack;
+pub mod host_watch;
 pub mod link_reaper;
 pub mod link_watch;
 pub mod links;
@@ -15,6 +17,8 @@ pub mod netlink;
 pub mod netns;
 pub mod nft;
 pub mod routes;
+mod socket_filter;
+pub mod source_routing;
 pub mod sysctl;
 
 #[cfg(test)]

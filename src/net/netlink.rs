@@ -404,6 +404,16 @@ impl NetlinkSocket {
         Ok(())
     }
 
+    /// The socket's port, by which notifications name who made a change.
+    pub(crate) fn port(&self) -> u32 {
+        let mut address = SocketAddr::new(0, 0);
+        match self.socket.get_address(&mut address) {
+            Ok(()) => address.port_number(),
+            // No socket has it.
+            Err(_) => 0,
+        }
+    }
+
     /// The underlying socket, for polling and multicast groups.
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket

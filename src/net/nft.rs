@@ -1,19 +1,24 @@
 //! Our nftables table, `inet contrail_mesos`: constant rules, and sets. An attach changes only
 //! elements of the sets, so its cost does not depend on the number of containers.
 //!
-//! Each change is one transaction for the last known generation of the host's tables. If any table
-//! has changed since, the kernel refuses the transaction, and our table is checked and repaired
-//! first. A table, rule or element that somebody else removed is therefore back after the next
-//! attach at the latest. Two instances on one host share the table; the kernel refuses to map a
-//! port for both of them.
+//! What this process added is expected to stay. The code that watches the table calls
+//! [`Table::mark_changed`] when somebody else has changed it ([`table_change`]); the next change or
+//! [`Table::repair`] then compares the whole table and restores what is missing. A change that is
+//! refused because something is missing does the same. Two instances on one host share the table;
+//! the kernel refuses to map a port for both of them.
+//!
+//! The elements that a group of containers shares, such as the masqueraded subnets of a bridge, are
+//! replaced as a whole and in one transaction ([`Table::set_group`]): intervals of old and new
+//! elements may overlap.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
 use self::batch::BatchError;
 pub use self::element::{Element, Set};
+pub use self::read::{TableChange, table_change};
 use super::netlink::{NetlinkError, NetlinkSocket, Request};
 
 mod batch;
@@ -45,13 +50,18 @@ pub enum NftError {
     Netlink(#[from] NetlinkError),
 }
 
+/// What identifies an element: its set and its interval.
+type Key = (Set, Vec<u8>, Option<Vec<u8>>);
+
 #[derive(Debug)]
 struct TableState {
     socket: NetlinkSocket,
-    /// The elements that must be in the table, by set and key.
-    expected: BTreeMap<(Set, Vec<u8>), Element>,
-    /// The last generation in which the table was known to be complete.
-    generation: Option<u32>,
+    /// The elements that must be in the table.
+    expected: BTreeMap<Key, Element>,
+    /// The shared elements among them, by group.
+    groups: HashMap<String, Vec<Element>>,
+    /// Whether the table has all that is expected, as far as is known.
+    is_complete: bool,
 }
 
 /// The table, in the network namespace where this was opened.
@@ -60,8 +70,8 @@ pub struct Table {
     state: Mutex<TableState>,
 }
 
-fn key(element: &Element) -> (Set, Vec<u8>) {
-    (element.set, element.key.clone())
+fn key(element: &Element) -> Key {
+    (element.set, element.key.clone(), element.key_end.clone())
 }
 
 impl Table {
@@ -71,7 +81,8 @@ impl Table {
             state: Mutex::new(TableState {
                 socket: NetlinkSocket::netfilter()?,
                 expected: BTreeMap::new(),
-                generation: None,
+                groups: HashMap::new(),
+                is_complete: false,
             }),
         })
     }
@@ -81,24 +92,106 @@ impl Table {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The port of the socket that changes the table.
+    #[must_use]
+    pub fn port(&self) -> u32 {
+        self.lock().socket.port()
+    }
+
+    /// Notes that somebody else has changed the table. Returns whether that concerns what this
+    /// process expects to be there.
+    pub fn mark_changed(&self, change: &TableChange) -> bool {
+        let mut state = self.lock();
+        let is_concerned = match change {
+            TableChange::Structure => !state.expected.is_empty(),
+            TableChange::RemovedElements(elements) => elements
+                .iter()
+                .any(|element| state.expected.contains_key(&key(element))),
+        };
+        if is_concerned {
+            state.is_complete = false;
+        }
+        is_concerned
+    }
+
+    /// Notes that anything may have happened to the table.
+    pub fn mark_unknown(&self) {
+        self.lock().is_complete = false;
+    }
+
     /// Adds all of `elements` or none, and restores missing parts of the table.
     pub fn add(&self, elements: &[Element]) -> Result<(), NftError> {
-        let mut state = self.lock();
-        let new: Vec<_> = elements
-            .iter()
-            // The first container of a network adds the shared elements. If somebody removed
-            // them, the generation has changed, which the transaction detects.
-            .filter(|element| element.set.is_exclusive() || !state.expected.contains_key(&key(element)))
-            .cloned()
-            .collect();
-        if new.is_empty() {
-            return if elements.is_empty() || state.is_current()? {
-                Ok(())
-            } else {
-                state.repair().map(drop)
-            };
+        if elements.is_empty() {
+            return Ok(());
         }
-        state.add(&new)
+        self.lock().change(&[], elements)
+    }
+
+    /// Makes `elements` the shared elements of a group, in place of the group's present ones.
+    pub fn set_group(&self, group: &str, elements: &[Element]) -> Result<(), NftError> {
+        let mut state = self.lock();
+        let present = state.groups.get(group).cloned().unwrap_or_default();
+        let removed: Vec<_> = without(&present, elements);
+        let added: Vec<_> = without(elements, &present);
+        if removed.is_empty() && added.is_empty() {
+            return Ok(());
+        }
+        state.change(&removed, &added)?;
+        if elements.is_empty() {
+            state.groups.remove(group);
+        } else {
+            state.groups.insert(group.to_owned(), elements.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Whether this process has set the shared elements of a group.
+    #[must_use]
+    pub fn has_group(&self, group: &str) -> bool {
+        self.lock().groups.contains_key(group)
+    }
+
+    /// No longer expects the shared elements of a group, without removing them.
+    pub fn forget_group(&self, group: &str) {
+        let mut state = self.lock();
+        for element in state.groups.remove(group).unwrap_or_default() {
+            state.expected.remove(&key(&element));
+        }
+    }
+
+    /// Replaces `strangers`, elements of this instance that this process did not add, by `elements`
+    /// as the shared elements of a group.
+    pub fn take_over_group(
+        &self,
+        group: &str,
+        strangers: &[Element],
+        elements: &[Element],
+    ) -> Result<(), NftError> {
+        {
+            let mut state = self.lock();
+            for element in strangers {
+                state.expected.insert(key(element), element.clone());
+            }
+            let present = state.groups.entry(group.to_owned()).or_default();
+            let more = without(strangers, present);
+            present.extend(more);
+        }
+        self.set_group(group, elements)
+    }
+
+    /// The elements of the given sets that this process did not add.
+    pub fn strangers(&self, sets: &[Set]) -> Result<Vec<Element>, NftError> {
+        let mut state = self.lock();
+        let mut found = Vec::new();
+        for set in sets {
+            let elements = state.elements(*set)?;
+            found.extend(
+                elements
+                    .into_iter()
+                    .filter(|element| !state.expected.contains_key(&key(element))),
+            );
+        }
+        Ok(found)
     }
 
     /// Takes over `elements` after a restart, and adds the missing ones.
@@ -112,11 +205,10 @@ impl Table {
         }
         let missing: Vec<_> = missing.into_iter().cloned().collect();
         if !missing.is_empty() {
-            state.add(&missing)
-        } else if state.generation.is_none() {
+            state.change(&[], &missing)
+        } else if !elements.is_empty() && !state.is_complete {
             state.repair().map(drop)
         } else {
-            // Checked before; the next change detects whether it is still complete.
             Ok(())
         }
     }
@@ -139,16 +231,45 @@ impl Table {
                 own.push(element);
             }
         }
+        for group in state.groups.values_mut() {
+            group.retain(|element| !own.contains(&element));
+        }
         state.remove(&own)
     }
 
-    /// Restores missing parts of the table, and returns a description of each.
+    /// Restores missing parts of the table if somebody has changed it, and returns a description of
+    /// each.
     pub fn repair(&self) -> Result<Vec<String>, NftError> {
         let mut state = self.lock();
-        if state.expected.is_empty() {
+        if state.is_complete || state.expected.is_empty() {
             return Ok(Vec::new());
         }
         state.repair()
+    }
+
+    /// What is missing of the table for `elements`, a description each. Changes nothing.
+    pub fn missing(&self, elements: &[Element]) -> Result<Vec<String>, NftError> {
+        let mut state = self.lock();
+        let mut missing = Vec::new();
+        if elements.is_empty() {
+            return Ok(missing);
+        }
+        if !state.has_expected_rules()? {
+            missing.push(format!("the rules of the nftables table inet {TABLE}"));
+        }
+        let mut present = HashMap::new();
+        for element in elements {
+            let existing = match present.entry(element.set) {
+                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::hash_map::Entry::Vacant(entry) => {
+                    entry.insert(state.elements(element.set)?)
+                }
+            };
+            if !existing.iter().any(|other| other.serves(element)) {
+                missing.push(format!("the nftables {element}"));
+            }
+        }
+        Ok(missing)
     }
 
     /// Describes the changes that `add` would make for `elements`.
@@ -193,7 +314,7 @@ impl Table {
         if !state.expected.is_empty() {
             return Ok(false);
         }
-        state.generation = None;
+        state.is_complete = false;
         match batch::commit(&mut state.socket, None, ruleset::tear_down()) {
             Ok(()) => Ok(true),
             Err(
@@ -209,37 +330,57 @@ impl Table {
     }
 }
 
+/// Those of `elements` that are not among `others`.
+fn without(elements: &[Element], others: &[Element]) -> Vec<Element> {
+    elements
+        .iter()
+        .filter(|element| !others.contains(element))
+        .cloned()
+        .collect()
+}
+
 impl TableState {
-    fn add(&mut self, elements: &[Element]) -> Result<(), NftError> {
+    /// Removes and adds elements in one transaction.
+    fn change(&mut self, removed: &[Element], added: &[Element]) -> Result<(), NftError> {
         for attempt in 0.. {
-            if self.generation.is_none() {
+            if !self.is_complete {
                 self.repair()?;
             }
-            let (changes, parts): (_, Vec<_>) = element::additions(elements).into_iter().unzip();
-            // If the host's tables change all the time, the last attempt skips the check.
-            let generation = self.generation.filter(|_| attempt < MAX_ATTEMPTS);
-            match batch::commit(&mut self.socket, generation, changes) {
+            let removals = element::removals(removed);
+            let first_addition = removals.len();
+            let (changes, parts): (_, Vec<_>) = removals
+                .into_iter()
+                .chain(element::additions(added))
+                .unzip();
+            match batch::commit(&mut self.socket, None, changes) {
                 Ok(()) => break,
-                Err(BatchError::Stale) => self.generation = None,
+                Err(BatchError::Stale) => self.is_complete = false,
                 Err(BatchError::Refused(index, error)) => {
-                    self.generation = None;
-                    let taken = matches!(error.errno(), Some(Errno::EEXIST | Errno::EBUSY));
-                    if let Some(elements) = parts.get(index).filter(|_| taken) {
+                    let is_taken = matches!(error.errno(), Some(Errno::EEXIST | Errno::EBUSY));
+                    if let Some(elements) = parts
+                        .get(index)
+                        .filter(|_| is_taken && index >= first_addition)
+                    {
                         return Err(self.taken(elements).unwrap_or_else(|| error.into()));
                     }
-                    // Somebody has just removed the table.
+                    self.is_complete = false;
+                    // Somebody has just removed an element or the table.
                     if attempt < MAX_ATTEMPTS && error.errno() == Some(Errno::ENOENT) {
                         continue;
                     }
                     return Err(error.into());
                 }
                 Err(BatchError::Unknown(error)) => {
-                    self.generation = None;
-                    // All of them are there, or none.
-                    let is_there = elements.first().is_some_and(|element| {
-                        self.holder(element).as_ref() == Some(&element.comment)
-                    });
-                    if is_there {
+                    self.is_complete = false;
+                    // All of it happened, or nothing.
+                    let has_happened = match (added.first(), removed.first()) {
+                        (Some(element), _) => {
+                            self.holder(element).as_ref() == Some(&element.comment)
+                        }
+                        (None, Some(element)) => self.holder(element).is_none(),
+                        (None, None) => true,
+                    };
+                    if has_happened {
                         break;
                     }
                     if attempt >= MAX_ATTEMPTS {
@@ -247,21 +388,18 @@ impl TableState {
                     }
                 }
                 Err(BatchError::Failed(error)) => {
-                    self.generation = None;
+                    self.is_complete = false;
                     return Err(error.into());
                 }
             }
         }
-        self.advance();
-        for element in elements {
+        for element in removed {
+            self.expected.remove(&key(element));
+        }
+        for element in added {
             self.expected.insert(key(element), element.clone());
         }
         Ok(())
-    }
-
-    /// Records that the kernel accepted a transaction, which starts the next generation.
-    fn advance(&mut self) {
-        self.generation = self.generation.map(next_generation);
     }
 
     /// Which of `elements`, one of which the kernel refused as existing, another container has.
@@ -295,11 +433,8 @@ impl TableState {
             let (changes, _): (_, Vec<_>) = element::removals(elements.iter().copied())
                 .into_iter()
                 .unzip();
-            match batch::commit(&mut self.socket, self.generation, changes) {
-                Ok(()) => {
-                    self.advance();
-                    return Ok(());
-                }
+            match batch::commit(&mut self.socket, None, changes) {
+                Ok(()) => return Ok(()),
                 Err(BatchError::Failed(error)) => return Err(error.into()),
                 Err(BatchError::Stale) => {}
                 Err(BatchError::Refused(_, error) | BatchError::Unknown(error)) => {
@@ -307,14 +442,15 @@ impl TableState {
                 }
             }
             // Somebody may have removed some of them already, and others may have been added.
-            self.generation = None;
+            self.is_complete = false;
             elements.retain(|element| self.holder(element).as_ref() == Some(&element.comment));
         }
         result
     }
 
+    /// Compares the whole table with what is expected, and restores what is missing.
     fn repair(&mut self) -> Result<Vec<String>, NftError> {
-        for _ in 0..MAX_ATTEMPTS {
+        for attempt in 0..=MAX_ATTEMPTS {
             let generation = self.current_generation()?;
             let mut repaired = Vec::new();
             let mut changes = Vec::new();
@@ -322,11 +458,18 @@ impl TableState {
                 repaired.push(format!("the rules of the table inet {TABLE}"));
                 changes.extend(ruleset::build());
             }
-            let missing = self.missing_elements()?;
+            let (altered, missing) = self.missing_elements()?;
             repaired.extend(missing.iter().map(|element| format!("the {element}")));
+            changes.extend(
+                element::removals(&altered)
+                    .into_iter()
+                    .map(|(request, _)| request),
+            );
+            // If the host's tables change all the time, the last attempt does without the check.
+            let generation = Some(generation).filter(|_| attempt < MAX_ATTEMPTS);
             match self.repair_from(generation, changes, &missing) {
-                Ok(generation) => {
-                    self.generation = Some(generation);
+                Ok(()) => {
+                    self.is_complete = true;
                     return Ok(repaired);
                 }
                 Err(BatchError::Stale | BatchError::Unknown(_)) => {}
@@ -335,41 +478,44 @@ impl TableState {
                 }
             }
         }
-        // The host's tables change all the time. The next change checks again.
-        self.generation = None;
+        // Somebody removes what is restored all the time. The next change tries it again.
         Ok(Vec::new())
     }
 
-    /// The expected elements that the kernel does not have.
-    fn missing_elements(&mut self) -> Result<Vec<Element>, NftError> {
+    /// The elements of the kernel with another value than expected, and the expected elements that
+    /// it does not have or has with another value.
+    fn missing_elements(&mut self) -> Result<(Vec<Element>, Vec<Element>), NftError> {
+        let mut altered = Vec::new();
         let mut missing = Vec::new();
         for set in Set::ALL {
-            if !self.expected.keys().any(|(key_set, _)| *key_set == set) {
+            if !self.expected.keys().any(|(key_set, ..)| *key_set == set) {
                 continue;
             }
-            let existing: BTreeSet<_> = self
+            let mut existing: HashMap<Key, Element> = self
                 .elements(set)?
                 .into_iter()
-                .map(|element| element.key)
+                .map(|element| (key(&element), element))
                 .collect();
-            let expected = self.expected.values();
-            missing.extend(
-                expected
-                    .filter(|element| element.set == set && !existing.contains(&element.key))
-                    .cloned(),
-            );
+            for (key, element) in self.expected.iter().filter(|(key, _)| key.0 == set) {
+                match existing.remove(key) {
+                    Some(present) if present.data == element.data => {}
+                    present => {
+                        altered.extend(present);
+                        missing.push(element.clone());
+                    }
+                }
+            }
         }
-        Ok(missing)
+        Ok((altered, missing))
     }
 
     /// Makes `changes` and adds `missing`, in transactions that the kernel takes as a whole each.
-    /// Returns the generation after the last one.
     fn repair_from(
         &mut self,
-        mut generation: u32,
+        mut generation: Option<u32>,
         mut changes: Vec<Request>,
         missing: &[Element],
-    ) -> Result<u32, BatchError> {
+    ) -> Result<(), BatchError> {
         let mut parts = missing.chunks(MAX_ELEMENTS_AT_ONCE);
         loop {
             let part = parts.next();
@@ -379,21 +525,11 @@ impl TableState {
                     .map(|(request, _)| request),
             );
             if changes.is_empty() {
-                return Ok(generation);
+                return Ok(());
             }
-            batch::commit(
-                &mut self.socket,
-                Some(generation),
-                std::mem::take(&mut changes),
-            )?;
-            generation = next_generation(generation);
+            batch::commit(&mut self.socket, generation, std::mem::take(&mut changes))?;
+            generation = generation.map(next_generation);
         }
-    }
-
-    /// Whether no table has changed since ours was last known to be complete.
-    fn is_current(&mut self) -> Result<bool, NftError> {
-        let current = self.current_generation()?;
-        Ok(self.generation == Some(current))
     }
 }
 

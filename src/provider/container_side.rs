@@ -11,6 +11,7 @@ use crate::net::announcement::Announcement;
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkSocket, Request};
 use crate::net::netns::{Kind, OwnThread};
+use crate::net::source_routing::SourceRouting;
 use crate::net::{addressing, sysctl};
 use contrail_mesos_api::container::Mac;
 
@@ -58,6 +59,16 @@ impl ContainerLink<'_> {
             links::by_name(&mut socket, self.interface)?.ok_or("the interface does not exist")?;
         let requests = self.requests(link.index);
         self.execute(&mut socket, &requests)?;
+        if let Some(table) = route_metric(self.interface) {
+            let routes: Vec<_> = self.gateway_routes().collect();
+            let source_routing = SourceRouting {
+                index: link.index,
+                table,
+                addresses: self.addresses,
+                routes: &routes,
+            };
+            source_routing.apply(&mut socket)?;
+        }
         self.announcement(socket, &link)
     }
 
@@ -136,11 +147,7 @@ impl ContainerLink<'_> {
     fn requests(&self, index: u32) -> Vec<Request> {
         let name = self.interface;
         let has_ipv6 = self.addresses.iter().any(|net| net.addr().is_ipv6());
-        let up = if has_ipv6 {
-            links::set_up(name, None)
-        } else {
-            links::set_up_for_ipv4(name)
-        };
+        let up = links::set_up_in_container(name, has_ipv6);
         let mut requests = vec![links::set_up("lo", None)];
         requests.extend(self.mac.map(|mac| links::set_mac(name, mac.0)));
         requests.push(up);
@@ -148,27 +155,31 @@ impl ContainerLink<'_> {
             requests.push(addressing::add_address(index, name, *net));
         }
         let metric = route_metric(name);
-        for gateway in self.gateways {
-            let mut routes: Vec<IpNet> = self
-                .routes
-                .iter()
-                .copied()
-                .filter(|net| net.addr().is_ipv4() == gateway.is_ipv4())
-                .collect();
-            if self.routes.is_empty() {
-                routes.extend(IpNet::new(unspecified(*gateway), 0));
-            }
-            for route in routes {
-                requests.push(addressing::add_route(route, *gateway, index, metric));
-            }
+        for (route, gateway) in self.gateway_routes() {
+            requests.push(addressing::add_route(route, gateway, index, metric));
         }
         requests.extend(self.neighbours(index));
         requests
     }
+
+    /// The destinations behind the gateways, each with its gateway.
+    fn gateway_routes(&self) -> impl Iterator<Item = (IpNet, IpAddr)> {
+        self.gateways.iter().flat_map(move |gateway| {
+            let is_v4 = gateway.is_ipv4();
+            let default = self.routes.is_empty().then(|| unspecified(*gateway));
+            self.routes
+                .iter()
+                .copied()
+                .filter(move |net| net.addr().is_ipv4() == is_v4)
+                .chain(default.and_then(|any| IpNet::new(any, 0).ok()))
+                .map(move |net| (net, *gateway))
+        })
+    }
 }
 
-/// The metric of an interface's routes. Those of the first interface are preferred, the others
-/// are standby; no two interfaces share a metric, because equal routes would conflict.
+/// The metric of an interface's routes, and the number of the table with the routes of packets from
+/// its addresses. The routes of the first interface are preferred and have no table; the others are
+/// standby. No two interfaces share a metric, because equal routes would conflict.
 fn route_metric(interface: &str) -> Option<u32> {
     let number = interface
         .strip_prefix("eth")

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use mesos_module_tests::burst::{self, Burst};
+use mesos_module_tests::changed_host;
 use mesos_module_tests::chaos::{self, Chaos};
 
 /// Run the long tests: all of them, unless one is named
@@ -20,6 +21,15 @@ enum LongTest {
     Bursts(Bursts),
     /// Managers and their dependencies killed, paused or disconnected at random moments
     Chaos(ChaosRun),
+    /// The host's side of containers changed by another program, once a second
+    ChangedHost(ChangedHostRun),
+}
+
+#[derive(clap::Args)]
+struct ChangedHostRun {
+    /// Changes, of about a second each
+    #[arg(long, default_value_t = 60)]
+    rounds: usize,
 }
 
 #[derive(clap::Args)]
@@ -57,12 +67,14 @@ fn main() -> ExitCode {
     let result = match &arguments.test {
         Some(LongTest::Bursts(bursts)) => run_bursts(bursts),
         Some(LongTest::Chaos(rounds)) => run_chaos(rounds),
+        Some(LongTest::ChangedHost(changes)) => changed_host::run(changes.rounds),
         None => run_bursts(&Bursts {
             rounds: 10,
             tasks: 200,
             kills: 5,
             seed: None,
         })
+        .and_then(|()| changed_host::run(60))
         .and_then(|()| {
             run_chaos(&ChaosRun {
                 rounds: 200,

@@ -143,49 +143,97 @@ impl Element {
         Self::pair(set, sources, (subnet.network(), last(subnet)), comment)
     }
 
-    /// Packets from `subnet` to other addresses except multicast: an interval below the subnet and
-    /// one above it.
+    /// Packets from `subnet` to addresses outside all of `subnets`, except multicast: an interval
+    /// for each gap between them.
     #[must_use]
-    pub fn masquerade(subnet: IpNet, comment: &str) -> Vec<Self> {
-        let (below, above) = match subnet {
-            IpNet::V4(net) => {
-                let end = u32::from(Ipv4Addr::new(224, 0, 0, 0)) - 1;
-                let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
-                let pair = |from: u32, to: u32| {
-                    (
-                        IpAddr::from(Ipv4Addr::from(from)),
-                        IpAddr::from(Ipv4Addr::from(to)),
-                    )
-                };
-                (
-                    first.checked_sub(1).map(|to| pair(0, to)),
-                    (last < end).then(|| pair(last.saturating_add(1), end)),
-                )
+    pub fn masquerade(subnet: IpNet, subnets: &[IpNet], comment: &str) -> Vec<Self> {
+        let (set, end, is_v4) = match subnet {
+            IpNet::V4(_) => {
+                let multicast = u32::from(Ipv4Addr::new(224, 0, 0, 0));
+                (Set::Masquerade4, u128::from(multicast) - 1, true)
             }
-            IpNet::V6(net) => {
-                let end = u128::from(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)) - 1;
-                let (first, last) = (u128::from(net.network()), u128::from(net.broadcast()));
-                let pair = |from: u128, to: u128| {
-                    (
-                        IpAddr::from(Ipv6Addr::from(from)),
-                        IpAddr::from(Ipv6Addr::from(to)),
-                    )
-                };
-                (
-                    first.checked_sub(1).map(|to| pair(0, to)),
-                    (last < end).then(|| pair(last.saturating_add(1), end)),
-                )
+            IpNet::V6(_) => {
+                let multicast = u128::from(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0));
+                (Set::Masquerade6, multicast - 1, false)
             }
         };
-        let set = match subnet {
-            IpNet::V4(_) => Set::Masquerade4,
-            IpNet::V6(_) => Set::Masquerade6,
-        };
-        [below, above]
-            .into_iter()
-            .flatten()
-            .map(|range| Self::pair(set, (subnet.network(), last(subnet)), range, comment))
+        let mut ranges: Vec<(u128, u128)> = subnets
+            .iter()
+            .filter(|other| other.addr().is_ipv4() == is_v4)
+            .map(|other| (number(other.network()), number(last(*other))))
+            .collect();
+        ranges.sort_unstable();
+        let mut gaps = Vec::new();
+        let mut next = Some(0);
+        for (first, last) in ranges {
+            if let Some(start) = next.filter(|start| *start < first) {
+                gaps.push((start, first - 1));
+            }
+            next = next.max(last.checked_add(1));
+        }
+        if let Some(start) = next.filter(|start| *start <= end) {
+            gaps.push((start, end));
+        }
+        gaps.into_iter()
+            .map(|(from, to)| {
+                let range = (address(from, is_v4), address(to.min(end), is_v4));
+                Self::pair(set, (subnet.network(), last(subnet)), range, comment)
+            })
             .collect()
+    }
+
+    /// Whether an interval of this element overlaps with the other's in every field, so that the
+    /// kernel takes only one of them.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let half = self.key.len() / 2;
+        let end = |element: &Self| {
+            element
+                .key_end
+                .clone()
+                .unwrap_or_else(|| element.key.clone())
+        };
+        let (own_end, other_end) = (end(self), end(other));
+        self.set == other.set
+            && self.key.len() == other.key.len()
+            && [0..half, half..self.key.len()].into_iter().all(|field| {
+                let of = |bytes: &[u8]| bytes.get(field.clone()).unwrap_or_default().to_vec();
+                of(&self.key) <= of(&other_end) && of(&other.key) <= of(&own_end)
+            })
+    }
+
+    /// Whether this element, which is in the table, does what `other` does: it has the same
+    /// key and value, or its subnet has the other's in it.
+    pub(super) fn serves(&self, other: &Self) -> bool {
+        match (self.subnet(), other.subnet()) {
+            (Some(subnet), Some(other_subnet)) => {
+                self.set == other.set && subnet.contains(&other_subnet)
+            }
+            _ => self.set == other.set && self.key == other.key && self.data == other.data,
+        }
+    }
+
+    /// The subnet of containers that the element is about, in sets of subnets.
+    #[must_use]
+    pub fn subnet(&self) -> Option<IpNet> {
+        let end = self.key_end.as_ref()?;
+        let half = self.key.len() / 2;
+        let field = match self.set {
+            Set::Masquerade4 | Set::Masquerade6 => 0..half,
+            Set::Local4 | Set::Local6 => half..self.key.len(),
+            Set::Ports4 | Set::Ports6 | Set::Bridges => return None,
+        };
+        let number = |bytes: &[u8]| {
+            let mut padded = [0; 16];
+            padded
+                .get_mut(16 - half..)?
+                .copy_from_slice(bytes.get(field.clone())?);
+            Some(u128::from_be_bytes(padded))
+        };
+        let (first, last) = (number(&self.key)?, number(end)?);
+        let host_bits = u8::try_from((first ^ last).count_ones()).ok()?;
+        let bits = if half == 4 { 32_u8 } else { 128 };
+        IpNet::new(address(first, half == 4), bits.checked_sub(host_bits)?).ok()
     }
 
     fn pair(
@@ -300,6 +348,21 @@ fn message(kind: Message, flags: u16, set: Set, elements: &[&Element], verb: &st
             list = element.encode(list, matches!(kind, Message::NewElement));
         }
     })
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+fn address(number: u128, is_v4: bool) -> IpAddr {
+    if is_v4 {
+        Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into()
+    } else {
+        Ipv6Addr::from(number).into()
+    }
 }
 
 fn last(net: IpNet) -> IpAddr {

@@ -6,12 +6,67 @@ use netlink_bindings::nftables::{
     IterableDataAttrs, Nfgenmsg, OpGetgenDo, OpGetruleDump, OpGetsetelemDo, OpGetsetelemDump,
 };
 use netlink_bindings::utils::ErrorContext;
+use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
 
 use super::batch::{Message, header, request};
 use super::element::{self, Element, Set};
 use super::{NftError, TABLE, TableState, ruleset};
 use crate::net::netlink::NetlinkError;
+
+const NFNL_SUBSYS_NFTABLES: u8 = 10;
+const NFPROTO_INET: u8 = 1;
+
+/// A change of our table that a notification reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableChange {
+    /// A rule, chain or set was changed or removed, or the table.
+    Structure,
+    /// These elements were removed.
+    RemovedElements(Vec<Element>),
+}
+
+/// The change of our table that a notification of the group `NFNLGRP_NFTABLES` reports. Additions
+/// of tables, sets and elements are none: nothing of ours is missing then.
+#[must_use]
+pub fn table_change(kind: u16, payload: &[u8]) -> Option<TableChange> {
+    let [message, subsystem] = kind.to_le_bytes();
+    if subsystem != NFNL_SUBSYS_NFTABLES || payload.first() != Some(&NFPROTO_INET) {
+        return None;
+    }
+    let message = u16::from(message);
+    let is_structure = [
+        Message::DelTable,
+        Message::NewChain,
+        Message::DelChain,
+        Message::NewRule,
+        Message::DelRule,
+        Message::DelSet,
+    ]
+    .iter()
+    .any(|structure| *structure as u16 == message);
+    let is_removal = Message::DelElement as u16 == message;
+    if !is_structure && !is_removal {
+        return None;
+    }
+    // Each kind of message has the table's name in its first attribute.
+    let attributes = payload.get(4..)?;
+    let first = NlasIterator::new(attributes).flatten().next()?;
+    if first.value().strip_suffix(&[0]) != Some(TABLE.as_bytes()) {
+        return None;
+    }
+    if is_structure {
+        return Some(TableChange::Structure);
+    }
+    let (_, attributes) = OpGetsetelemDo::decode_request(payload);
+    let name = attributes.get_set().ok()?;
+    let set = Set::ALL
+        .into_iter()
+        .find(|set| set.name().as_bytes() == name.to_bytes())?;
+    let mut elements = Vec::new();
+    read_elements(set, payload, &mut elements);
+    Some(TableChange::RemovedElements(elements))
+}
 
 impl TableState {
     /// The generation of the namespace's tables.

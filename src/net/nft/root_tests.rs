@@ -14,8 +14,10 @@ fn elements() -> Vec<Element> {
         local("10.1.0.0/16"),
         local("fd00::/64"),
     ];
-    all.extend(Element::masquerade("10.1.0.0/16".parse().unwrap(), "net a"));
-    all.extend(Element::masquerade("fd00::/64".parse().unwrap(), "net a"));
+    for subnet in ["10.1.0.0/16", "fd00::/64"] {
+        let subnet = subnet.parse().unwrap();
+        all.extend(Element::masquerade(subnet, &[subnet], "net a"));
+    }
     all
 }
 
@@ -96,11 +98,13 @@ fn next_change_or_repair_restores_removed_parts() {
             "add rule inet contrail_mesos output drop",
         ] {
             nft(damage);
+            table.mark_unknown();
             let next = Element::port(6, 9, "10.1.0.3".parse().unwrap(), 9, "next");
             table.add(std::slice::from_ref(&next)).unwrap();
             table.remove(&[next]).unwrap();
             assert_eq!(nft_ruleset().len(), complete.len(), "{damage}");
             nft(damage);
+            table.mark_unknown();
             assert!(!table.repair().unwrap().is_empty(), "{damage}");
             assert_eq!(table.repair().unwrap(), Vec::<String>::new());
             assert_eq!(nft_ruleset().len(), complete.len(), "{damage}");
@@ -117,6 +121,71 @@ fn next_change_or_repair_restores_removed_parts() {
         after_restart.remove(&elements()).unwrap();
         assert!(after_restart.remove_if_unused().unwrap());
         assert!(nft_ruleset().contains("somebody_else"));
+    });
+}
+
+#[test]
+fn removed_element_or_table_is_added_again_by_the_next_change() {
+    isolated(|| {
+        let table = Table::open().unwrap();
+        table.add(&elements()).unwrap();
+        // Without a notification, a change that is refused shows what is missing.
+        nft("delete table inet contrail_mesos");
+        let next = Element::port(6, 9, "10.1.0.3".parse().unwrap(), 9, "next");
+        table.add(std::slice::from_ref(&next)).unwrap();
+        assert_eq!(table.elements().unwrap().len(), elements().len() + 1);
+    });
+}
+
+#[test]
+fn element_with_another_value_is_restored() {
+    isolated(|| {
+        let table = Table::open().unwrap();
+        table.add(&elements()).unwrap();
+        nft("flush map inet contrail_mesos ports4");
+        nft("add element inet contrail_mesos ports4 { tcp . 8080 : 10.9.9.9 . 99 }");
+        table.mark_unknown();
+        assert_eq!(table.repair().unwrap().len(), 1);
+        assert!(nft_ruleset().contains("10.1.0.2 . 80"));
+        assert!(!nft_ruleset().contains("10.9.9.9"));
+    });
+}
+
+#[test]
+fn group_is_replaced_by_overlapping_elements_at_once() {
+    isolated(|| {
+        let table = Table::open().unwrap();
+        let of = |subnet: &str| {
+            let subnet = subnet.parse().unwrap();
+            let mut all = Element::masquerade(subnet, &[subnet], "net a");
+            all.push(Element::local(
+                (subnet.network(), subnet.broadcast()),
+                subnet,
+                "net a",
+            ));
+            all
+        };
+        for subnet in ["10.1.0.0/24", "10.1.0.0/16", "10.1.0.0/24", "10.1.7.0/24"] {
+            table.set_group("blue0", &of(subnet)).unwrap();
+            let mut present = table.elements().unwrap();
+            present.sort();
+            let mut expected = of(subnet);
+            expected.sort();
+            assert_eq!(present, expected, "{subnet}");
+        }
+        // Another process finds the elements, and joins them with its own.
+        let other = Table::open().unwrap();
+        let wide = of("10.1.0.0/16");
+        let strangers = other.strangers(&Set::ALL).unwrap();
+        assert_eq!(strangers.len(), 3, "{strangers:?}");
+        for stranger in &strangers {
+            assert!(wide.iter().any(|element| element.overlaps(stranger)));
+        }
+        other.take_over_group("blue0", &strangers, &wide).unwrap();
+        assert_eq!(other.elements().unwrap().len(), wide.len());
+        other.set_group("blue0", &[]).unwrap();
+        assert!(other.remove_if_unused().unwrap());
+        assert_eq!(nft_ruleset(), "");
     });
 }
 
@@ -156,6 +225,7 @@ fn hundreds_of_elements_are_added_repaired_adopted_and_removed() {
         }
         let complete = nft_ruleset().len();
         nft("flush ruleset");
+        table.mark_unknown();
         assert_eq!(table.repair().unwrap().len(), 1 + 3 * 800);
         assert_eq!(nft_ruleset().len(), complete);
         nft("flush ruleset");

@@ -2,17 +2,20 @@
 //! a bridge. What the provider's threads share.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
+use tokio::sync::mpsc::UnboundedSender;
 
+use super::desired::{BridgeSpec, shared_elements};
 use super::flows;
-use super::host::{Bridge, BridgeSpec, DescribedChange, HostBridges, HostError};
-use super::registry::{Entry, InterfaceState, Registry};
+use super::host::{Bridge, HostError, PlannedChange};
+use super::host_side::HostSide;
+use super::registry::{Entry, InterfaceState, NetworkForm};
 use super::{BridgeIntent, mac_of};
 use crate::net::addressing;
 use crate::net::link_reaper::LinkReaper;
@@ -20,12 +23,13 @@ use crate::net::links::{self, BridgePort, VethError, VethPair};
 use crate::net::listeners::{self, Transport};
 use crate::net::netlink::{NetlinkError, NetlinkSocket, SocketPool};
 use crate::net::netns::{NamespaceThreads, OwnThread};
-use crate::net::nft::{Element, NftError, Table};
+use crate::net::nft::{Element, NftError};
 use crate::provider::container_side::{Announce, ContainerLink};
 use crate::provider::ipam::{Holder, Ipam};
 use crate::provider::ownership::{OwnerTag, describe_owner};
 use crate::provider::{
-    BoxError, Intent, PortMapping, Protocol, ProviderError, ProviderErrors, failed, refused,
+    BoxError, Intent, LostInterface, PortMapping, Protocol, ProviderError, ProviderErrors, failed,
+    refused,
 };
 
 /// Attaches containers to the bridges of this host.
@@ -33,10 +37,8 @@ use crate::provider::{
 pub(super) struct BridgeDriver {
     pub(super) owner: OwnerTag,
     pub(super) ipam: Ipam,
-    pub(super) host: HostBridges,
-    pub(super) table: Table,
+    pub(super) host: Arc<HostSide>,
     pub(super) reaper: LinkReaper,
-    pub(super) registry: Registry,
     pub(super) threads: NamespaceThreads,
     /// Sockets of the host's namespace.
     sockets: SocketPool,
@@ -55,15 +57,16 @@ struct AttachProgress {
 }
 
 impl BridgeDriver {
-    pub(super) fn new(state_dir: &Path) -> Result<Self, BoxError> {
+    pub(super) fn new(
+        state_dir: &Path,
+        lost: UnboundedSender<LostInterface>,
+    ) -> Result<Self, BoxError> {
         let owner = OwnerTag::new(state_dir);
         Ok(Self {
             ipam: Ipam::new(state_dir),
-            host: HostBridges::new(state_dir, owner.clone()),
+            host: Arc::new(HostSide::new(state_dir, owner.clone(), lost)?),
             owner,
-            table: Table::open()?,
             reaper: LinkReaper::start()?,
-            registry: Registry::default(),
             threads: NamespaceThreads::new("cm-attach")?,
             sockets: SocketPool::default(),
             unusual_macs: Mutex::default(),
@@ -102,8 +105,8 @@ impl BridgeDriver {
             }
             Err(error) => {
                 self.undo_attach(&mut host_socket, intent, &progress);
-                self.registry.remove_entry(entry);
-                if let Err(error) = self.remove_unused_bridge(intent) {
+                self.host.registry.remove_entry(entry);
+                if let Err(error) = self.release_shared(intent, false) {
                     log::warn!("after a failed attach: {error}");
                 }
                 Err(error)
@@ -127,12 +130,17 @@ impl BridgeDriver {
         let bridge = &intent.provider.bridge;
         let shared = self
             .host
+            .bridges
             .lock_shared()
             .map_err(|error| failed(network, format!("lock the bridge {bridge}"), error))?;
-        self.add_elements(intent)?;
+        let bridge = self
+            .host
+            .ensure(host_socket, intent)
+            .map_err(|error| bridge_failed(intent, error))?;
+        self.add_port_elements(intent)?;
         progress.has_port_elements = true;
         flows::forget_untranslated(intent);
-        let bridge = self.create_link(host_socket, intent, namespace, progress)?;
+        let bridge = self.create_link(host_socket, intent, namespace, bridge, progress)?;
         drop(shared);
 
         let fail = |error: BoxError| {
@@ -189,10 +197,11 @@ impl BridgeDriver {
         is_unknown
     }
 
-    /// Adds the mapped ports, and what the containers of the network share.
-    fn add_elements(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderError> {
-        self.table
-            .add(&self.elements(intent))
+    /// Adds the mapped ports.
+    fn add_port_elements(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderError> {
+        self.host
+            .table
+            .add(&self.port_elements(intent))
             .map_err(|error| match error {
                 NftError::Taken { element, holder } => {
                     let port = intent.ports.iter().find(|port| {
@@ -209,11 +218,9 @@ impl BridgeDriver {
                         format!("{object} is taken by {}", describe_owner(&holder)),
                     )
                 }
-                other @ NftError::Netlink(_) => failed(
-                    &intent.network,
-                    "set up port mappings and masquerading",
-                    other,
-                ),
+                other @ NftError::Netlink(_) => {
+                    failed(&intent.network, "set up port mappings", other)
+                }
             })
     }
 
@@ -222,6 +229,7 @@ impl BridgeDriver {
         host_socket: &mut NetlinkSocket,
         intent: &Intent<BridgeIntent>,
         namespace: &OwnedFd,
+        mut bridge: Bridge,
         progress: &mut AttachProgress,
     ) -> Result<Bridge, ProviderError> {
         let BridgeIntent {
@@ -229,14 +237,9 @@ impl BridgeDriver {
             host_interface,
             ..
         } = &intent.provider;
-        let spec = self.bridge_spec(intent);
         let alias = self.owner.container_label(intent, host_interface);
         let mut is_retry = false;
         loop {
-            let bridge = self
-                .host
-                .ensure(host_socket, &spec)
-                .map_err(|error| bridge_failed(intent, error))?;
             let pair = VethPair {
                 host: host_interface,
                 inner: &intent.interface,
@@ -272,8 +275,20 @@ impl BridgeDriver {
                     // The bridge was deleted by someone else, and so were the ports of the other
                     // containers.
                     is_retry = true;
-                    self.host.forget(bridge_name);
-                    self.repair_in_background();
+                    self.host.suspect();
+                    bridge = self
+                        .host
+                        .ensure(host_socket, intent)
+                        .map_err(|error| bridge_failed(intent, error))?;
+                }
+                Err(VethError::NotCreated(error)) if error.errno() == Some(Errno::EXFULL) => {
+                    return Err(refused(
+                        &intent.network,
+                        format!(
+                            "the bridge {bridge_name} has 1,023 ports, which is all that the kernel allows; \
+                             give this host fewer containers of the network, or a second network with a bridge of its own"
+                        ),
+                    ));
                 }
                 Err(VethError::NotCreated(error)) if error.errno() == Some(Errno::EEXIST) => {
                     let host_end = links::by_name(host_socket, host_interface);
@@ -310,7 +325,7 @@ impl BridgeDriver {
     ) {
         let network = &intent.network;
         if progress.has_port_elements
-            && let Err(error) = self.table.remove(&self.port_elements(intent))
+            && let Err(error) = self.host.table.remove(&self.port_elements(intent))
         {
             log::warn!("network {network:?}: after a failed attach: {error}");
         }
@@ -333,9 +348,13 @@ impl BridgeDriver {
     /// The first part of a detach: waits for an attach in progress, and removes the mapped ports.
     /// The caller then deletes the link. Blocks.
     pub(super) fn begin_detach(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderError> {
-        let entry = self.registry.begin_detach(&intent.provider.host_interface);
+        let entry = self
+            .host
+            .registry
+            .begin_detach(&intent.provider.host_interface);
         let _work = entry.as_ref().map(|entry| entry.lock());
-        self.table
+        self.host
+            .table
             .remove(&self.port_elements(intent))
             .map_err(|error| failed(&intent.network, "remove the port mappings", error))?;
         flows::forget_translated(intent);
@@ -349,46 +368,24 @@ impl BridgeDriver {
     ) -> Result<(), ProviderErrors> {
         let mut errors = ProviderErrors::new();
         errors.extend(self.release(intent).err().into_iter().flatten());
-        self.registry.remove(&intent.provider.host_interface);
-        errors.extend(self.remove_unused_bridge(intent).err());
+        let host_interface = &intent.provider.host_interface;
+        let is_foreign = self.host.registry.get(host_interface).is_none();
+        self.host.registry.remove(host_interface);
+        errors.extend(self.release_shared(intent, is_foreign).err());
         errors.into_result(())
     }
 
-    /// Removes the bridge of an intent and the nftables table if nothing needs them any more.
-    fn remove_unused_bridge(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderError> {
-        let bridge = &intent.provider.bridge;
-        if self.registry.uses_bridge(bridge) {
-            return Ok(());
-        }
-        let fail = |error: BoxError| {
-            failed(
-                &intent.network,
-                format!("remove the unused bridge {bridge}"),
-                error,
-            )
-        };
-        let Some(_exclusive) = self
-            .host
-            .lock_exclusive()
-            .map_err(|error| fail(error.into()))?
-        else {
-            return Ok(());
-        };
-        // An attach may have begun before the lock was acquired.
-        if self.registry.uses_bridge(bridge) {
-            return Ok(());
-        }
-        let is_unused = self
-            .host
-            .remove_bridge_if_unused(bridge)
-            .map_err(|error| fail(error.into()))?;
-        if is_unused {
-            self.table
-                .remove(&self.all_network_elements(intent))
-                .and_then(|()| self.table.remove_if_unused())
-                .map_err(|error| fail(error.into()))?;
-        }
-        Ok(())
+    /// Removes what the containers of the bridge of an intent shared and nothing needs any more.
+    fn release_shared(
+        &self,
+        intent: &Intent<BridgeIntent>,
+        is_foreign: bool,
+    ) -> Result<(), ProviderError> {
+        self.host.release(intent, is_foreign).map_err(|error| {
+            let bridge = &intent.provider.bridge;
+            let action = format!("remove what is unused of the bridge {bridge}");
+            failed(&intent.network, action, error)
+        })
     }
 
     /// Describes what `attach` would do, from the same data. Blocks.
@@ -407,24 +404,28 @@ impl BridgeDriver {
             .iter()
             .map(|net| format!("lease {} of network {network}", net.addr()))
             .collect();
-        let elements = self.elements(intent);
+        let forms = [NetworkForm::from(intent)];
+        let mut elements = shared_elements(&self.owner, &forms, &[]);
+        elements.extend(self.port_elements(intent));
         if !elements.is_empty() {
             steps.extend(
-                self.table
+                self.host
+                    .table
                     .plan(&elements)
                     .map_err(|error| failed(network, "read the nftables table", error))?,
             );
         }
         let mut socket = NetlinkSocket::route()
             .map_err(|error| failed(network, "read the host's interfaces", error))?;
-        let changes = self
+        let (_, changes) = self
             .host
-            .required_changes(&mut socket, &self.bridge_spec(intent))
+            .bridges
+            .required_changes(&mut socket, &BridgeSpec::new(&self.owner, bridge, &forms))
             .map_err(|error| bridge_failed(intent, error))?;
         steps.extend(
             changes
                 .iter()
-                .map(|change| DescribedChange { change, bridge }.to_string()),
+                .map(|change| PlannedChange { change, bridge }.to_string()),
         );
         steps.push(format!(
             "create the veth pair {host_interface} (port of {bridge}, up) and {} (in the container), MAC {}, MTU {}{}",
@@ -441,12 +442,14 @@ impl BridgeDriver {
         Ok(steps)
     }
 
-    /// All nftables elements that a container needs.
-    pub(super) fn elements(&self, intent: &Intent<BridgeIntent>) -> Vec<Element> {
-        let mut elements =
-            self.network_elements(intent, !intent.ports.is_empty(), intent.provider.masquerade);
-        elements.extend(self.port_elements(intent));
-        elements
+    /// What is wrong with the host's side of an attached container. Blocks.
+    pub(super) fn inspect(&self, intent: &Intent<BridgeIntent>) -> Vec<String> {
+        match NetlinkSocket::route() {
+            Ok(mut socket) => self
+                .host
+                .inspect(&mut socket, intent, &self.port_elements(intent)),
+            Err(error) => vec![error.to_string()],
+        }
     }
 
     /// The elements that map the host's ports to the container.
@@ -474,57 +477,6 @@ impl BridgeDriver {
             })
             .collect()
     }
-
-    /// All elements that containers of the network may have added.
-    fn all_network_elements(&self, intent: &Intent<BridgeIntent>) -> Vec<Element> {
-        self.network_elements(intent, true, true)
-    }
-
-    /// The elements that containers of the network share.
-    fn network_elements(
-        &self,
-        intent: &Intent<BridgeIntent>,
-        with_ports: bool,
-        with_masquerade: bool,
-    ) -> Vec<Element> {
-        let BridgeIntent {
-            bridge,
-            bridge_addresses,
-            ..
-        } = &intent.provider;
-        let label = self.owner.network_label(&intent.network);
-        let mut elements = Vec::new();
-        if with_ports {
-            elements.push(Element::bridge(bridge, &label));
-            for net in bridge_addresses {
-                for sources in unrouted_sources(net.trunc(), &intent.provider.routes) {
-                    elements.push(Element::local(sources, net.trunc(), &label));
-                }
-            }
-        }
-        if with_masquerade {
-            for net in bridge_addresses {
-                elements.extend(Element::masquerade(net.trunc(), &label));
-            }
-        }
-        elements
-    }
-
-    pub(super) fn bridge_spec(&self, intent: &Intent<BridgeIntent>) -> BridgeSpec {
-        let BridgeIntent {
-            bridge,
-            bridge_addresses,
-            ..
-        } = &intent.provider;
-        BridgeSpec {
-            name: bridge.clone(),
-            mac: self.owner.bridge_mac(bridge),
-            mtu: intent.mtu,
-            addresses: bridge_addresses.clone(),
-            reaches_loopback: !intent.ports.is_empty()
-                && intent.addresses.iter().any(|net| net.addr().is_ipv4()),
-        }
-    }
 }
 
 /// The addresses to which the ports of the host are mapped: the first of each family.
@@ -536,56 +488,6 @@ pub(super) fn mapped_addresses(intent: &Intent<BridgeIntent>) -> impl Iterator<I
             .map(IpNet::addr)
             .find(|address| address.is_ipv4() == is_v4)
     })
-}
-
-/// The addresses of clients of mapped ports that a container of `subnet` does not answer by its
-/// gateway: its neighbours in the subnet, and everything that its routes do not lead to. Such a
-/// client must appear with the bridge's address.
-fn unrouted_sources(subnet: IpNet, routes: &[IpNet]) -> Vec<(IpAddr, IpAddr)> {
-    let is_v4 = subnet.addr().is_ipv4();
-    let number = |address: IpAddr| match address {
-        IpAddr::V4(address) => u128::from(address.to_bits()),
-        IpAddr::V6(address) => address.to_bits(),
-    };
-    let address = |number: u128| -> IpAddr {
-        match u32::try_from(number) {
-            Ok(number) if is_v4 => Ipv4Addr::from_bits(number).into(),
-            _ => Ipv6Addr::from_bits(number).into(),
-        }
-    };
-    let range = |net: &IpNet| (number(net.network()), number(net.broadcast()));
-    let max = if is_v4 {
-        u128::from(u32::MAX)
-    } else {
-        u128::MAX
-    };
-    let (first, last) = range(&subnet);
-    // What the routes lead to, without the subnet. Without any route, the gateway is the default.
-    let mut reached = Vec::new();
-    for (start, end) in routes
-        .iter()
-        .filter(|route| route.addr().is_ipv4() == is_v4)
-        .map(range)
-        .chain(routes.is_empty().then_some((0, max)))
-    {
-        reached.extend(first.checked_sub(1).map(|before| (start, end.min(before))));
-        reached.extend(last.checked_add(1).map(|after| (start.max(after), end)));
-    }
-    reached.retain(|(start, end)| start <= end);
-    reached.sort_unstable();
-    let mut sources = Vec::new();
-    let mut next = Some(0);
-    for (start, end) in reached {
-        if let Some(from) = next.filter(|from| *from < start) {
-            sources.push((address(from), address(start - 1)));
-        }
-        next = next.and_then(|from| Some(from.max(end.checked_add(1)?)));
-    }
-    sources.extend(
-        next.filter(|from| *from <= max)
-            .map(|from| (address(from), address(max))),
-    );
-    sources
 }
 
 pub(super) fn protocol_number(protocol: Protocol) -> u8 {
@@ -605,10 +507,13 @@ pub(super) fn holder(intent: &Intent<BridgeIntent>) -> Holder {
 }
 
 pub(super) fn bridge_failed(intent: &Intent<BridgeIntent>, error: HostError) -> ProviderError {
-    if let HostError::NotABridge(_) = error {
+    if matches!(
+        error,
+        HostError::NotABridge(_) | HostError::OtherInstance(_) | HostError::Conflict(_)
+    ) {
         return refused(&intent.network, error.to_string());
     }
-    let action = format!("create the bridge {}", intent.provider.bridge);
+    let action = format!("set up the bridge {}", intent.provider.bridge);
     failed(&intent.network, action, error)
 }
 
@@ -662,55 +567,4 @@ fn check_port_is_unused(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sources(subnet: &str, routes: &[&str]) -> Vec<String> {
-        let routes: Vec<IpNet> = routes.iter().map(|route| route.parse().unwrap()).collect();
-        unrouted_sources(subnet.parse().unwrap(), &routes)
-            .into_iter()
-            .map(|(first, last)| format!("{first}-{last}"))
-            .collect()
-    }
-
-    #[test]
-    fn unrouted_sources_are_the_subnet_and_what_no_route_leads_to() {
-        let subnet = "10.1.0.0/16";
-        for default in [&[][..], &["0.0.0.0/0"], &["0.0.0.0/1", "128.0.0.0/1"]] {
-            assert_eq!(sources(subnet, default), ["10.1.0.0-10.1.255.255"]);
-        }
-        assert_eq!(
-            sources(subnet, &["10.0.0.0/8"]),
-            [
-                "0.0.0.0-9.255.255.255",
-                "10.1.0.0-10.1.255.255",
-                "11.0.0.0-255.255.255.255"
-            ]
-        );
-        let all = ["0.0.0.0-255.255.255.255"];
-        assert_eq!(sources(subnet, &["10.1.2.0/24"]), all);
-        assert_eq!(sources(subnet, &["fd00::/8"]), all);
-        assert_eq!(
-            sources(subnet, &["192.0.2.0/24", "192.0.2.128/25", "10.1.0.0/15"]),
-            [
-                "0.0.0.0-9.255.255.255",
-                "10.1.0.0-192.0.1.255",
-                "192.0.3.0-255.255.255.255"
-            ]
-        );
-        assert_eq!(
-            sources("fd00:1::/64", &["::/0"]),
-            ["fd00:1::-fd00:1::ffff:ffff:ffff:ffff"]
-        );
-        assert_eq!(
-            sources("fd00:1::/64", &["8000::/1"]),
-            [
-                "::-7fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
-                "fd00:1::-fd00:1::ffff:ffff:ffff:ffff"
-            ]
-        );
-    }
 }

@@ -1,67 +1,93 @@
-//! The host side that containers share: bridges, and the kernel settings that they need.
+//! The bridges of this host, and the kernel settings that they need: comparing a bridge with its
+//! desired state, and changing what differs.
 //!
-//! Creating a bridge or one of its ports requires a shared lock, removing a bridge an exclusive
-//! one. It is a file lock on the directory of the leases, so it excludes all processes of an
-//! instance and leaves no file.
+//! Creating a bridge or one of its ports requires a shared lock, removing a bridge or what its
+//! containers share an exclusive one. It is a file lock on the directory of the leases, so it
+//! excludes all processes of an instance and leaves no file.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
 
+use super::desired::BridgeSpec;
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
-use crate::net::{addressing, sysctl};
-use crate::provider::ownership::OwnerTag;
+use crate::net::{bridge_address, sysctl};
+use crate::provider::ownership::{OwnerTag, is_program_label};
 use contrail_mesos_api::container::Mac;
 
-/// The desired state of a bridge.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BridgeSpec {
-    pub(super) name: String,
-    pub(super) mac: [u8; 6],
-    pub(super) mtu: u32,
-    pub(super) addresses: Vec<IpNet>,
-    /// Whether mapped ports on the host's 127.0.0.1 reach its containers.
-    pub(super) reaches_loopback: bool,
-}
-
 /// Why a bridge could not be brought to its desired state.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum HostError {
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    #[error(transparent)]
-    Sysctl(#[from] sysctl::SysctlError),
+    #[error("{0}")]
+    Netlink(String),
+    #[error("{0}")]
+    Sysctl(String),
     #[error(
         "the interface {0} exists, but is no bridge; remove it, or configure another bridge for the network"
     )]
     NotABridge(String),
+    #[error(
+        "the bridge {0} belongs to another contrail-mesos on this host, with another state_dir; give the network another bridge and another subnet"
+    )]
+    OtherInstance(String),
+    #[error("{0}")]
+    Conflict(String),
     #[error("the bridge {0} was deleted while it was set up; try again")]
     Deleted(String),
+    #[error(
+        "{0} again right after it was corrected; another program on this host seems to change it all the time"
+    )]
+    Contested(String),
+}
+
+impl From<NetlinkError> for HostError {
+    fn from(error: NetlinkError) -> Self {
+        Self::Netlink(error.to_string())
+    }
+}
+
+impl From<sysctl::SysctlError> for HostError {
+    fn from(error: sysctl::SysctlError) -> Self {
+        Self::Sysctl(error.to_string())
+    }
 }
 
 /// One change to the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    Setting { name: String, value: &'static str },
-    Create { mac: [u8; 6], mtu: u32 },
-    Up { mtu: u32 },
+    Setting {
+        name: String,
+        value: &'static str,
+    },
+    Create {
+        mac: [u8; 6],
+        mtu: u32,
+    },
+    Mark,
+    Mac([u8; 6]),
+    Up {
+        mtu: u32,
+    },
     Address(IpNet),
+    /// The IPv6 address is there with another prefix.
+    Prefix {
+        old: IpNet,
+        new: IpNet,
+    },
 }
 
-/// Displays a change for a person to read.
-pub(super) struct DescribedChange<'a> {
+/// Describes a change before it is made.
+pub(super) struct PlannedChange<'a> {
     pub(super) change: &'a Change,
     pub(super) bridge: &'a str,
 }
 
-impl fmt::Display for DescribedChange<'_> {
+impl fmt::Display for PlannedChange<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bridge = self.bridge;
         match self.change {
@@ -75,14 +101,58 @@ impl fmt::Display for DescribedChange<'_> {
                     "create the bridge {bridge}, MAC {mac}, MTU {mtu}"
                 )
             }
+            Change::Mark => write!(formatter, "mark the bridge {bridge} as ours"),
+            Change::Mac(mac) => write!(
+                formatter,
+                "set the MAC address of {bridge} to {}",
+                Mac(*mac)
+            ),
             Change::Up { mtu } => write!(formatter, "turn {bridge} up, MTU {mtu}"),
             Change::Address(net) => write!(formatter, "give {net} to {bridge}"),
+            Change::Prefix { old, new } => {
+                write!(formatter, "replace {old} of {bridge} by {new}")
+            }
+        }
+    }
+}
+
+/// Describes the fault that a change corrects.
+pub(super) struct Fault<'a> {
+    pub(super) change: &'a Change,
+    pub(super) bridge: &'a str,
+}
+
+impl fmt::Display for Fault<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bridge = self.bridge;
+        match self.change {
+            Change::Setting { name, value } => {
+                write!(formatter, "{} is not {value}", name.replace('/', "."))
+            }
+            Change::Create { .. } => write!(formatter, "the bridge {bridge} is gone"),
+            Change::Mark => write!(formatter, "the bridge {bridge} has another alias"),
+            Change::Mac(mac) => write!(
+                formatter,
+                "the MAC address of the bridge {bridge} is not {}",
+                Mac(*mac)
+            ),
+            Change::Up { mtu } => write!(
+                formatter,
+                "the bridge {bridge} is down, or its MTU is not {mtu}"
+            ),
+            Change::Address(net) => {
+                write!(formatter, "the bridge {bridge} lacks the address {net}")
+            }
+            Change::Prefix { old, new } => write!(
+                formatter,
+                "the bridge {bridge} has the address {old} instead of {new}"
+            ),
         }
     }
 }
 
 /// A bridge in its desired state.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bridge {
     pub(super) index: u32,
     /// Its MAC address, if this instance owns the bridge, so that it never changes.
@@ -94,8 +164,6 @@ pub(super) struct Bridge {
 pub(super) struct HostBridges {
     owner: OwnerTag,
     directory: PathBuf,
-    /// Bridges that were brought to their desired state.
-    ready: Mutex<HashMap<String, (Bridge, BridgeSpec)>>,
 }
 
 impl HostBridges {
@@ -103,12 +171,7 @@ impl HostBridges {
         Self {
             owner,
             directory: state_dir.join("networks"),
-            ready: Mutex::default(),
         }
-    }
-
-    fn ready(&self) -> MutexGuard<'_, HashMap<String, (Bridge, BridgeSpec)>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For creating bridges and ports.
@@ -135,35 +198,51 @@ impl HostBridges {
         Ok(Some(directory))
     }
 
-    fn is_owned(&self, link: &Link) -> bool {
+    pub(super) fn is_owned(&self, link: &Link) -> bool {
         // A bridge that was just created has no alias yet, but its MAC address.
         link.alias.as_deref() == Some(&self.owner.bridge_label())
             || link.mac == self.owner.bridge_mac(&link.name)
     }
 
-    /// Forgets a deleted bridge, so that `ensure` looks at it again; returns whether it was in
-    /// use.
-    pub(super) fn forget(&self, bridge: &str) -> bool {
-        self.ready().remove(bridge).is_some()
+    /// Removes the bridge that `spec` is about if it has another name now: it has the addresses of
+    /// the one that takes its place. Its ports stay, without a bridge.
+    fn remove_renamed(
+        &self,
+        socket: &mut NetlinkSocket,
+        spec: &BridgeSpec,
+    ) -> Result<(), NetlinkError> {
+        let label = self.owner.bridge_label();
+        for link in links::all(socket)? {
+            let is_renamed = link.kind.as_deref() == Some("bridge")
+                && link.alias.as_deref() == Some(&label)
+                && link.mac == spec.mac
+                && link.name != spec.name;
+            if is_renamed {
+                match socket.execute_all(&[links::delete_link(&link)]) {
+                    Err(error) if error.errno() == Some(Errno::ENODEV) => {}
+                    other => other?,
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// Brings a bridge to its desired state.
+    /// Compares a bridge with its desired state, and changes what differs. Returns what was
+    /// changed, too.
     pub(super) fn ensure(
         &self,
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
-    ) -> Result<Bridge, HostError> {
-        let mut ready = self.ready();
-        let mut spec = spec.clone();
-        if let Some((bridge, current)) = ready.get(&spec.name) {
-            // Never reset, since running containers may need it.
-            spec.reaches_loopback |= current.reaches_loopback;
-            if spec == *current {
-                return Ok(*bridge);
-            }
+    ) -> Result<(Bridge, Vec<Change>), HostError> {
+        let (_, changes) = self.required_changes(socket, spec)?;
+        if changes
+            .iter()
+            .any(|change| matches!(change, Change::Create { .. }))
+        {
+            self.remove_renamed(socket, spec)?;
         }
-        for change in self.required_changes(socket, &spec)? {
-            self.apply(socket, &spec, &change)?;
+        for change in &changes {
+            self.apply(socket, spec, change)?;
         }
         let link = links::by_name(socket, &spec.name)?
             .ok_or_else(|| HostError::Deleted(spec.name.clone()))?;
@@ -172,63 +251,84 @@ impl HostBridges {
             index: link.index,
             mac: mac.filter(|_| self.is_owned(&link)),
         };
-        ready.insert(spec.name.clone(), (bridge, spec));
-        Ok(bridge)
+        Ok((bridge, changes))
     }
 
-    /// The changes that bring a bridge to its desired state, in order.
+    /// The bridge if it exists, and what is wrong with it for a container with the needs of `spec`,
+    /// a description each. Changes nothing.
+    pub(super) fn faults(
+        &self,
+        socket: &mut NetlinkSocket,
+        spec: &BridgeSpec,
+    ) -> Result<(Option<Link>, Vec<String>), HostError> {
+        let mut spec = spec.clone();
+        if let Some(link) = links::by_name(socket, &spec.name)? {
+            // Other containers of the bridge may need more.
+            spec.mtu = spec.mtu.max(link.mtu);
+        }
+        let (link, changes) = self.required_changes(socket, &spec)?;
+        let faults = changes
+            .iter()
+            .filter(|change| match change {
+                Change::Prefix { old, new } => !old.contains(new),
+                Change::Mark => false,
+                _ => true,
+            })
+            .map(|change| {
+                let bridge = &spec.name;
+                Fault { change, bridge }.to_string()
+            })
+            .collect();
+        Ok((link, faults))
+    }
+
+    /// The bridge if it exists, and the changes that bring it to its desired state, in order.
     pub(super) fn required_changes(
         &self,
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
-    ) -> Result<Vec<Change>, HostError> {
-        let mut changes = forwarding(spec);
+    ) -> Result<(Option<Link>, Vec<Change>), HostError> {
         let bridge = &spec.name;
-        let setting = |name: String, value: &'static str, changes: &mut Vec<Change>| {
-            if sysctl::get(&name).as_deref() != Some(value) {
-                changes.push(Change::Setting { name, value });
-            }
-        };
+        let mut changes = forwarding(spec);
         let link = links::by_name(socket, bridge)?;
-        match &link {
+        let is_operators = match &link {
             Some(link) if link.kind.as_deref() != Some("bridge") => {
                 return Err(HostError::NotABridge(bridge.clone()));
             }
-            // The operator's, which is used as it is.
-            Some(link) if !self.is_owned(link) => {}
-            _ => {
-                let mut missing = spec.addresses.clone();
-                if let Some(link) = &link {
-                    let has = addressing::addresses(socket)?;
-                    missing.retain(|net| !has.contains(&(link.index, *net)));
-                    if !link.up || link.mtu != spec.mtu {
-                        changes.push(Change::Up { mtu: spec.mtu });
-                    }
-                } else {
-                    changes.push(Change::Create {
-                        mac: spec.mac,
-                        mtu: spec.mtu,
-                    });
+            Some(link) => {
+                let alias = link.alias.as_deref().unwrap_or_default();
+                if is_program_label(alias) && !self.owner.owns(alias) {
+                    return Err(HostError::OtherInstance(bridge.clone()));
                 }
-                if sysctl::get("net/ipv6/conf/all/forwarding").is_some() {
-                    // Containers must not become the host's routers, and the bridge's address is
-                    // unique.
-                    for name in ["accept_ra", "accept_dad"] {
-                        let name = format!("net/ipv6/conf/{bridge}/{name}");
-                        setting(name, "0", &mut changes);
-                    }
-                }
-                if link.is_none() {
-                    changes.push(Change::Up { mtu: spec.mtu });
-                }
-                changes.extend(missing.into_iter().map(Change::Address));
+                // It is used as it is.
+                !self.is_owned(link)
             }
+            None => false,
+        };
+        if let Some(link) = link.as_ref().filter(|_| !is_operators) {
+            if link.mac != spec.mac {
+                changes.push(Change::Mac(spec.mac));
+            }
+            if link.alias.as_deref() != Some(&self.owner.bridge_label()) {
+                changes.push(Change::Mark);
+            }
+        } else if !is_operators {
+            changes.push(Change::Create {
+                mac: spec.mac,
+                mtu: spec.mtu,
+            });
         }
-        if spec.reaches_loopback {
-            let name = format!("net/ipv4/conf/{bridge}/route_localnet");
-            setting(name, "1", &mut changes);
+        changes.extend(bridge_settings(spec, !is_operators, link.is_some()));
+        if !is_operators {
+            if link
+                .as_ref()
+                .is_none_or(|link| !link.up || link.mtu != spec.mtu)
+            {
+                changes.push(Change::Up { mtu: spec.mtu });
+            }
+            changes.extend(missing_addresses(socket, link.as_ref(), spec)?);
         }
-        Ok(changes)
+        Ok((link, changes))
     }
 
     fn apply(
@@ -254,28 +354,89 @@ impl HostBridges {
                     other => other?,
                 }
             }
+            Change::Mark => {
+                socket.execute_all(&[links::set_alias(bridge, &self.owner.bridge_label())])?;
+            }
+            Change::Mac(mac) => socket.execute_all(&[links::set_mac(bridge, *mac)])?,
             Change::Up { mtu } => {
                 socket.execute_all(&[links::set_up(bridge, Some(*mtu))])?;
             }
             Change::Address(net) => {
-                let link = links::by_name(socket, bridge)?
-                    .ok_or_else(|| HostError::Deleted(bridge.clone()))?;
-                match socket.execute_all(&[addressing::add_address(link.index, bridge, *net)]) {
+                let index = index_of(socket, bridge)?;
+                match socket.execute_all(&[bridge_address::add(index, bridge, *net)]) {
                     Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                     other => other?,
                 }
+            }
+            Change::Prefix { old, new } => {
+                let index = index_of(socket, bridge)?;
+                socket.execute_all(&[
+                    bridge_address::remove(index, bridge, *old),
+                    bridge_address::add(index, bridge, *new),
+                ])?;
             }
         }
         Ok(())
     }
 
+    /// Removes from a bridge that this instance owns the addresses that its containers no longer
+    /// need: those of `old`, and those with our mark.
+    pub(super) fn remove_old_addresses(
+        &self,
+        socket: &mut NetlinkSocket,
+        spec: &BridgeSpec,
+        old: &[IpNet],
+    ) -> Result<(), NetlinkError> {
+        let bridge = &spec.name;
+        let Some(link) = links::by_name(socket, bridge)?.filter(|link| self.is_owned(link)) else {
+            return Ok(());
+        };
+        for address in bridge_address::of_link(socket, link.index)? {
+            let is_old = address.is_marked || old.contains(&address.net);
+            if !is_old || spec.addresses.contains(&address.net) {
+                continue;
+            }
+            let remove = bridge_address::remove(link.index, bridge, address.net);
+            match socket.execute_all(&[remove]) {
+                // Somebody has removed it already.
+                Err(error)
+                    if matches!(error.errno(), Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all containers of this instance on a bridge are among `known`, the names of their
+    /// host ends: other processes of the instance may have attached some.
+    pub(super) fn are_all_ports_known(
+        &self,
+        socket: &mut NetlinkSocket,
+        bridge: &str,
+        known: impl Fn(&str) -> bool,
+    ) -> Result<bool, NetlinkError> {
+        let links = links::all(socket)?;
+        let Some(index) = links
+            .iter()
+            .find(|link| link.name == bridge)
+            .map(|link| link.index)
+        else {
+            return Ok(true);
+        };
+        Ok(links
+            .iter()
+            .filter(|port| port.controller == Some(index))
+            .all(|port| {
+                let alias = port.alias.as_deref().unwrap_or_default();
+                !self.owner.owns(alias) || known(&port.name)
+            }))
+    }
+
     /// Removes a bridge that this instance owns and that has no port. Returns whether no container
     /// of this instance uses it. The caller holds the exclusive lock.
     pub(super) fn remove_bridge_if_unused(&self, bridge: &str) -> Result<bool, NetlinkError> {
-        let mut ready = self.ready();
         let mut socket = NetlinkSocket::route()?;
         let Some(link) = links::by_name(&mut socket, bridge)? else {
-            ready.remove(bridge);
             return Ok(true);
         };
         let is_owned = link.kind.as_deref() == Some("bridge") && self.is_owned(&link);
@@ -287,7 +448,6 @@ impl HostBridges {
                 }
             }
         }
-        ready.remove(bridge);
         if is_owned {
             match socket.execute_all(&[links::delete(bridge)]) {
                 Err(error) if error.errno() == Some(Errno::ENODEV) => {}
@@ -307,20 +467,24 @@ impl HostBridges {
     }
 }
 
+fn index_of(socket: &mut NetlinkSocket, bridge: &str) -> Result<u32, HostError> {
+    links::by_name(socket, bridge)?
+        .map(|link| link.index)
+        .ok_or_else(|| HostError::Deleted(bridge.to_owned()))
+}
+
 /// The settings that make the host forward, and that keep its own interfaces working as before.
 fn forwarding(spec: &BridgeSpec) -> Vec<Change> {
     let mut changes = Vec::new();
     let has_value = |name: &str, value: &str| sysctl::get(name).as_deref() == Some(value);
-    if spec.addresses.iter().any(|net| net.addr().is_ipv4())
-        && !has_value("net/ipv4/ip_forward", "1")
-    {
+    if spec.has_v4() && !has_value("net/ipv4/ip_forward", "1") {
         changes.push(Change::Setting {
             name: "net/ipv4/ip_forward".to_owned(),
             value: "1",
         });
     }
     let all = "net/ipv6/conf/all/forwarding";
-    if spec.addresses.iter().any(|net| net.addr().is_ipv6()) && !has_value(all, "1") {
+    if spec.has_v6() && !has_value(all, "1") {
         // A forwarding host ignores router advertisements unless accept_ra is 2.
         for interface in sysctl::interfaces("ipv6") {
             let name = format!("net/ipv6/conf/{interface}/accept_ra");
@@ -334,4 +498,82 @@ fn forwarding(spec: &BridgeSpec) -> Vec<Change> {
         });
     }
     changes
+}
+
+/// The settings of a bridge that differ. New interfaces inherit them from `conf/default`, which may
+/// have any value.
+fn bridge_settings(spec: &BridgeSpec, is_ours: bool, exists: bool) -> Vec<Change> {
+    let bridge = &spec.name;
+    let mut required = Vec::new();
+    if spec.has_v4() {
+        required.push(("ipv4", "forwarding", "1"));
+        if spec.reaches_loopback {
+            required.push(("ipv4", "route_localnet", "1"));
+        }
+    }
+    if is_ours && sysctl::get("net/ipv6/conf/all/forwarding").is_some() {
+        if spec.has_v6() {
+            required.push(("ipv6", "disable_ipv6", "0"));
+            required.push(("ipv6", "forwarding", "1"));
+        }
+        // Containers must not become the host's routers, and the bridge's address is unique.
+        required.push(("ipv6", "accept_ra", "0"));
+        required.push(("ipv6", "accept_dad", "0"));
+    }
+    let mut changes: Vec<Change> = required
+        .into_iter()
+        .filter_map(|(family, setting, value)| {
+            let name = format!("net/{family}/conf/{bridge}/{setting}");
+            match sysctl::get(&name) {
+                Some(present) if present == value => None,
+                // The kernel does not have it: IPv6 needs an MTU of 1280 bytes.
+                None if exists => None,
+                _ => Some(Change::Setting { name, value }),
+            }
+        })
+        .collect();
+    // 8 answers nobody. The values up to 2 matter only for hosts with several addresses of a subnet.
+    let name = format!(
+        "net/ipv4/conf/{}/arp_ignore",
+        if exists { bridge } else { "default" }
+    );
+    if is_ours && spec.has_v4() && sysctl::get(&name).is_some_and(|value| value == "8") {
+        let name = format!("net/ipv4/conf/{bridge}/arp_ignore");
+        changes.push(Change::Setting { name, value: "0" });
+    }
+    changes
+}
+
+fn missing_addresses(
+    socket: &mut NetlinkSocket,
+    link: Option<&Link>,
+    spec: &BridgeSpec,
+) -> Result<Vec<Change>, NetlinkError> {
+    let Some(link) = link else {
+        return Ok(spec
+            .addresses
+            .iter()
+            .copied()
+            .map(Change::Address)
+            .collect());
+    };
+    let present: Vec<IpNet> = bridge_address::of_link(socket, link.index)?
+        .iter()
+        .map(|address| address.net)
+        .collect();
+    let missing = spec.addresses.iter().filter(|net| !present.contains(net));
+    Ok(missing
+        .map(|net| {
+            let same = present
+                .iter()
+                .find(|other| net.addr().is_ipv6() && other.addr() == net.addr());
+            match same {
+                Some(old) => Change::Prefix {
+                    old: *old,
+                    new: *net,
+                },
+                None => Change::Address(*net),
+            }
+        })
+        .collect())
 }

@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::driver::BridgeDriver;
+use self::watch::HostWatch;
 use super::ipam::{self, Holder};
 use super::ownership::refuse_existing_link;
 use super::{
@@ -33,7 +34,6 @@ use super::{
     ProviderErrors, Statistics, blocking, counters, failed, in_place, refused,
 };
 use crate::config::BridgeNetwork;
-use crate::net::link_watch::LinkWatch;
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
 use contrail_mesos_api::container::{ContainerId, Mac};
@@ -41,13 +41,18 @@ use contrail_mesos_api::container::{ContainerId, Mac};
 pub use conflicts::{Conflict, ConflictSeverity, conflicts};
 
 mod conflicts;
+mod desired;
 mod driver;
 mod flows;
 mod host;
+mod host_side;
+mod inspection;
 mod registry;
 mod repair;
+mod repair_log;
 #[cfg(test)]
 mod root_tests;
+mod watch;
 
 /// The bridge provider's part of an intent. Part of the checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,7 +79,7 @@ pub struct BridgeIntent {
 #[derive(Debug)]
 pub struct BridgeProvider {
     driver: Arc<BridgeDriver>,
-    _watch: LinkWatch,
+    _watch: HostWatch,
 }
 
 impl BridgeProvider {
@@ -86,8 +91,8 @@ impl BridgeProvider {
         lost: UnboundedSender<LostInterface>,
     ) -> Result<Self, ProviderError> {
         let fail = |error: BoxError| failed("*", "set up the bridge provider", error);
-        let driver = Arc::new(BridgeDriver::new(state_dir).map_err(fail)?);
-        let watch = repair::watch(Arc::clone(&driver), lost).map_err(|error| fail(error.into()))?;
+        let driver = Arc::new(BridgeDriver::new(state_dir, lost).map_err(fail)?);
+        let watch = HostWatch::start(Arc::clone(&driver.host)).map_err(fail)?;
         Ok(Self {
             driver,
             _watch: watch,
@@ -140,7 +145,7 @@ impl BridgeProvider {
         let namespace = namespace
             .try_clone_to_owned()
             .map_err(|error| failed(network, "keep the container's namespace open", error))?;
-        let entry = self.driver.registry.begin_attach(intent)?;
+        let entry = self.driver.host.registry.begin_attach(intent)?;
         let driver = Arc::clone(&self.driver);
         self.driver
             .threads
@@ -381,5 +386,22 @@ impl Provider for BridgeProvider {
 
     async fn statistics(&self, intent: &Intent<BridgeIntent>) -> Result<Statistics, ProviderError> {
         counters::of_host_end(&intent.network, intent.provider.host_interface.clone()).await
+    }
+
+    async fn inspect(
+        &self,
+        intent: &Intent<BridgeIntent>,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Vec<String> {
+        let (driver, owned_intent) = (Arc::clone(&self.driver), intent.clone());
+        let host_side = blocking(move || Ok::<_, ProviderError>(driver.inspect(&owned_intent)));
+        let mut findings = match host_side.await {
+            Ok(findings) => findings,
+            Err(error) => vec![error.to_string()],
+        };
+        if let Some(namespace) = namespace {
+            findings.extend(inspection::container_side(intent, namespace).await);
+        }
+        findings
     }
 }

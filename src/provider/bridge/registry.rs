@@ -3,8 +3,10 @@
 //! Attach and detach of one interface never overlap: each holds its entry's lock while it works,
 //! and an attach that gets the lock after its entry was removed does nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
 
 use super::BridgeIntent;
 use crate::provider::{Intent, ProviderError, refused};
@@ -57,14 +59,82 @@ impl Entry {
     }
 }
 
-/// All interfaces, by the name of the host end.
+/// What of an intent its host shares among containers: the configuration of a network when the
+/// container was launched. While a configuration changes, a network has containers of several.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct NetworkForm {
+    pub(super) network: String,
+    pub(super) bridge: String,
+    pub(super) bridge_addresses: Vec<IpNet>,
+    pub(super) mtu: u32,
+    pub(super) masquerade: bool,
+    /// Whether a port of the host is mapped.
+    pub(super) maps_ports: bool,
+    /// Whether a port of the host's 127.0.0.1 is mapped.
+    pub(super) maps_loopback: bool,
+    /// Destinations that the containers reach by the gateway.
+    pub(super) routes: Vec<IpNet>,
+}
+
+impl From<&Intent<BridgeIntent>> for NetworkForm {
+    fn from(intent: &Intent<BridgeIntent>) -> Self {
+        let maps_ports = !intent.ports.is_empty();
+        let has_v4 = intent.addresses.iter().any(|net| net.addr().is_ipv4());
+        Self {
+            network: intent.network.clone(),
+            bridge: intent.provider.bridge.clone(),
+            bridge_addresses: intent.provider.bridge_addresses.clone(),
+            mtu: intent.mtu,
+            masquerade: intent.provider.masquerade,
+            maps_ports,
+            maps_loopback: maps_ports && has_v4,
+            routes: intent.provider.routes.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// By the name of the host end.
+    by_name: HashMap<String, Arc<Entry>>,
+    /// How many of the interfaces have each form.
+    forms: BTreeMap<NetworkForm, usize>,
+}
+
+impl Entries {
+    fn insert(&mut self, entry: Arc<Entry>) {
+        let name = entry.intent.provider.host_interface.clone();
+        *self.forms.entry((&entry.intent).into()).or_default() += 1;
+        if let Some(previous) = self.by_name.insert(name, entry) {
+            self.forget_form(&previous);
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(entry) = self.by_name.remove(name) {
+            self.forget_form(&entry);
+        }
+    }
+
+    fn forget_form(&mut self, entry: &Entry) {
+        let form = NetworkForm::from(&entry.intent);
+        if let Some(count) = self.forms.get_mut(&form) {
+            *count -= 1;
+            if *count == 0 {
+                self.forms.remove(&form);
+            }
+        }
+    }
+}
+
+/// All interfaces.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    entries: Mutex<HashMap<String, Arc<Entry>>>,
+    entries: Mutex<Entries>,
 }
 
 impl Registry {
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Arc<Entry>>> {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -75,7 +145,7 @@ impl Registry {
     ) -> Result<Arc<Entry>, ProviderError> {
         let mut entries = self.entries();
         let name = &intent.provider.host_interface;
-        if let Some(entry) = entries.get(name) {
+        if let Some(entry) = entries.by_name.get(name) {
             let message = match entry.state() {
                 InterfaceState::Attaching => "is being attached already",
                 InterfaceState::Attached | InterfaceState::Lost => {
@@ -92,20 +162,18 @@ impl Registry {
             ));
         }
         let entry = Entry::new(intent, InterfaceState::Attaching);
-        entries.insert(name.clone(), Arc::clone(&entry));
+        entries.insert(Arc::clone(&entry));
         Ok(entry)
     }
 
     /// Adds an interface that was attached before a restart.
     pub(super) fn adopt(&self, intent: &Intent<BridgeIntent>) {
-        self.entries().insert(
-            intent.provider.host_interface.clone(),
-            Entry::new(intent, InterfaceState::Attached),
-        );
+        self.entries()
+            .insert(Entry::new(intent, InterfaceState::Attached));
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Arc<Entry>> {
-        self.entries().get(name).cloned()
+        self.entries().by_name.get(name).cloned()
     }
 
     /// Marks an interface as detaching, whatever its state.
@@ -124,6 +192,7 @@ impl Registry {
         let mut entries = self.entries();
         let name = &entry.intent.provider.host_interface;
         if entries
+            .by_name
             .get(name)
             .is_some_and(|current| Arc::ptr_eq(current, entry))
         {
@@ -131,14 +200,26 @@ impl Registry {
         }
     }
 
-    /// Whether any interface is on that bridge.
-    pub(super) fn uses_bridge(&self, bridge: &str) -> bool {
+    /// The forms of the interfaces on that bridge; none if it is not used.
+    pub(super) fn forms(&self, bridge: &str) -> Vec<NetworkForm> {
         self.entries()
-            .values()
-            .any(|entry| entry.intent.provider.bridge == bridge)
+            .forms
+            .keys()
+            .filter(|form| form.bridge == bridge)
+            .cloned()
+            .collect()
+    }
+
+    /// The bridges that interfaces are on.
+    pub(super) fn bridges(&self) -> BTreeSet<String> {
+        self.entries()
+            .forms
+            .keys()
+            .map(|form| form.bridge.clone())
+            .collect()
     }
 
     pub(super) fn list(&self) -> Vec<Arc<Entry>> {
-        self.entries().values().cloned().collect()
+        self.entries().by_name.values().cloned().collect()
     }
 }

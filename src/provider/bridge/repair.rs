@@ -1,151 +1,37 @@
 //! Adopting, sweeping, and repairing what was deleted or changed by someone else.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
-
-use tokio::sync::mpsc::UnboundedSender;
 
 use super::BridgeIntent;
-use super::driver::{BridgeDriver, bridge_failed, holder, needs_hairpin};
-use super::registry::InterfaceState;
-use crate::net::link_watch::{LinkEvent, LinkWatch};
+use super::driver::{BridgeDriver, bridge_failed, holder};
 use crate::net::links::{self, Link};
-use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use crate::net::netlink::NetlinkSocket;
 use crate::net::nft::Element;
 use crate::provider::ipam::Holder;
 use crate::provider::ownership::describe_owner;
-use crate::provider::{BoxError, Intent, LostInterface, ProviderError, ProviderErrors, failed};
+use crate::provider::{BoxError, Intent, ProviderError, ProviderErrors, failed};
 use contrail_mesos_api::container::ContainerId;
 
 /// More interfaces than any container has.
 const MAX_INTERFACES: usize = 32;
 
-/// Reports links of attached containers that are deleted, and repairs deleted bridges.
-pub(super) fn watch(
-    driver: Arc<BridgeDriver>,
-    lost: UnboundedSender<LostInterface>,
-) -> Result<LinkWatch, NetlinkError> {
-    let mut socket = NetlinkSocket::route()?;
-    LinkWatch::start(move |event| match event {
-        LinkEvent::Deleted(name) => {
-            if driver.host.forget(&name) {
-                log::warn!("the bridge {name} was deleted; repairing it");
-                driver.repair_in_background();
-            }
-            driver.report_if_lost(&mut socket, &name, &lost);
-        }
-        LinkEvent::Missed => {
-            for entry in driver.registry.list() {
-                let name = &entry.intent.provider.host_interface;
-                driver.report_if_lost(&mut socket, name, &lost);
-            }
-            driver.repair_in_background();
-        }
-    })
-}
-
 impl BridgeDriver {
-    /// Reports an attached interface whose host end `name` is gone.
-    fn report_if_lost(
-        &self,
-        socket: &mut NetlinkSocket,
-        name: &str,
-        lost: &UnboundedSender<LostInterface>,
-    ) {
-        let Some(entry) = self.registry.get(name) else {
-            return;
-        };
-        // The event may be about an earlier link with the same name.
-        if entry.state() != InterfaceState::Attached
-            || !matches!(links::by_name(socket, name), Ok(None))
-        {
-            return;
-        }
-        if entry.transition(InterfaceState::Attached, InterfaceState::Lost) {
-            let intent = &entry.intent;
-            // Fails only while the agent shuts down.
-            let _ = lost.send(LostInterface {
-                container: intent.container.clone(),
-                message: format!(
-                    "the interface {} of network {:?} is gone: it or its host end {name} was deleted, or its network namespace ended",
-                    intent.interface, intent.network
-                ),
-            });
-        }
-    }
-
-    /// Repairs on a thread of its own. The next attach retries what fails.
-    pub(super) fn repair_in_background(self: &Arc<Self>) {
-        let driver = Arc::clone(self);
-        let started = std::thread::Builder::new()
-            .name("cm-repair".to_owned())
-            .spawn(move || match driver.repair() {
-                Ok(repairs) => {
-                    for repair in repairs {
-                        log::warn!("restored {repair}");
-                    }
-                }
-                Err(error) => log::error!("{error}"),
-            });
-        if let Err(error) = started {
-            log::error!("cannot start a thread to repair bridges: {error}");
-        }
-    }
-
-    /// Restores what is missing of the host side, and returns a description of each repair.
-    /// Blocks.
+    /// Compares the host's side with what it must be, and puts back what differs. Returns a
+    /// description of each repair. Blocks.
     pub(super) fn repair(&self) -> Result<Vec<String>, ProviderError> {
         let fail = |error: BoxError| failed("*", "repair the host side", error);
-        let mut repairs = self.table.repair().map_err(|error| fail(error.into()))?;
         let _shared = self
             .host
+            .bridges
             .lock_shared()
             .map_err(|error| fail(error.into()))?;
         let mut socket = NetlinkSocket::route().map_err(|error| fail(error.into()))?;
-        let links = links::all(&mut socket).map_err(|error| fail(error.into()))?;
-        let links: HashMap<_, _> = links
-            .iter()
-            .map(|link| (link.name.as_str(), link))
-            .collect();
-        for entry in self.registry.list() {
-            let bridge = entry.intent.provider.bridge.as_str();
-            if !links.contains_key(bridge) {
-                self.host.forget(bridge);
-            }
+        let comparison = self.host.repair(&mut socket);
+        if comparison.has_failed {
+            return Err(fail("not everything could be restored; see the log".into()));
         }
-        for entry in self.registry.list() {
-            let name = entry.intent.provider.host_interface.as_str();
-            if entry.state() == InterfaceState::Attached
-                && let Some(link) = links.get(name)
-                && self.ensure_bridge_port(&mut socket, &entry.intent, link)?
-            {
-                repairs.push(format!("the port {name} on its bridge"));
-            }
-        }
-        Ok(repairs)
-    }
-
-    /// Makes a container's link a port of its bridge; returns whether it was not.
-    fn ensure_bridge_port(
-        &self,
-        socket: &mut NetlinkSocket,
-        intent: &Intent<BridgeIntent>,
-        link: &Link,
-    ) -> Result<bool, ProviderError> {
-        let bridge = self
-            .host
-            .ensure(socket, &self.bridge_spec(intent))
-            .map_err(|error| bridge_failed(intent, error))?;
-        if link.controller == Some(bridge.index) {
-            return Ok(false);
-        }
-        let host_interface = &intent.provider.host_interface;
-        let alias = self.owner.container_label(intent, host_interface);
-        let hairpin = needs_hairpin(intent);
-        links::enslave(socket, host_interface, bridge.index, &alias, hairpin)
-            .map_err(|error| failed(&intent.network, "restore a port of the bridge", error))?;
-        Ok(true)
+        Ok(comparison.faults)
     }
 
     /// Takes over a container that was attached before a restart. Blocks.
@@ -164,22 +50,28 @@ impl BridgeDriver {
             .ok_or_else(|| fail("it is gone, as after a reboot".into()))?;
         let _shared = self
             .host
+            .bridges
             .lock_shared()
             .map_err(|error| fail(error.into()))?;
-        let elements = self.elements(intent);
-        if !elements.is_empty() {
-            self.table
-                .adopt(&elements)
-                .map_err(|error| fail(error.into()))?;
+        let adopted = self
+            .host
+            .adopt(&mut socket, intent, &link)
+            .map_err(|error| bridge_failed(intent, error))
+            .and_then(|()| {
+                let elements = self.port_elements(intent);
+                let adopted = self.host.table.adopt(&elements);
+                adopted.map_err(|error| fail(error.into()))
+            });
+        if let Err(error) = adopted {
+            self.host.registry.remove(host_interface);
+            return Err(error);
         }
-        self.ensure_bridge_port(&mut socket, intent, &link)?;
-        self.registry.adopt(intent);
         self.note_mac(intent);
         // Its deletion is reported only from now on, so it is checked once more.
         match links::by_name(&mut socket, host_interface) {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
-                self.registry.remove(host_interface);
+                self.host.registry.remove(host_interface);
                 Err(fail("it is gone".into()))
             }
             Err(error) => Err(fail(error.into())),
@@ -195,7 +87,8 @@ impl BridgeDriver {
     ) -> Result<(), ProviderErrors> {
         let mut known = known.to_vec();
         known.extend(
-            self.registry
+            self.host
+                .registry
                 .list()
                 .iter()
                 .map(|entry| entry.intent.clone()),
@@ -250,7 +143,7 @@ impl BridgeDriver {
             .into_iter()
             .map(|error| fail(error.into()))
             .collect();
-        let elements = match self.table.elements() {
+        let elements = match self.host.table.elements() {
             Ok(elements) => elements,
             Err(error) => {
                 errors.push(fail(error.into()));
@@ -263,7 +156,8 @@ impl BridgeDriver {
             .cloned()
             .collect();
         errors.extend(
-            self.table
+            self.host
+                .table
                 .remove(&mapped_ports)
                 .err()
                 .map(|error| fail(error.into())),
@@ -274,7 +168,7 @@ impl BridgeDriver {
         }
         let networks = self.ipam.remove_container(container)?;
         for link in &own_links {
-            self.registry.remove(&link.name);
+            self.host.registry.remove(&link.name);
         }
         match self.remove_bridges(&links, &own_links) {
             Ok(true) => {}
@@ -291,9 +185,10 @@ impl BridgeDriver {
             .filter(|element| labels.contains(&element.comment))
             .collect();
         let removed = self
+            .host
             .table
             .remove(&shared)
-            .and_then(|()| self.table.remove_if_unused());
+            .and_then(|()| self.host.table.remove_if_unused());
         errors.extend(removed.err().map(|error| fail(error.into())));
         errors.into_result(())
     }
@@ -307,13 +202,15 @@ impl BridgeDriver {
             .map(|link| link.name.clone())
             .collect();
         if bridges.is_empty() {
-            bridges = self.host.owned_bridges(links);
+            bridges = self.host.bridges.owned_bridges(links);
         }
-        let Some(_exclusive) = self.host.lock_exclusive()? else {
+        let Some(_exclusive) = self.host.bridges.lock_exclusive()? else {
             return Ok(false);
         };
         for bridge in bridges {
-            if self.registry.uses_bridge(&bridge) || !self.host.remove_bridge_if_unused(&bridge)? {
+            if !self.host.registry.forms(&bridge).is_empty()
+                || !self.host.bridges.remove_bridge_if_unused(&bridge)?
+            {
                 return Ok(false);
             }
         }
@@ -326,11 +223,23 @@ impl BridgeDriver {
         kept_links: &HashSet<String>,
         all_known: bool,
     ) -> Result<(), ProviderError> {
-        let network_labels: HashSet<_> = known
-            .iter()
-            .map(|intent| self.owner.network_label(&intent.network))
-            .collect();
+        // A shared element is needed by containers whose subnet is within its sources.
+        let is_needed = |element: &Element| {
+            known.iter().any(|intent| {
+                let BridgeIntent {
+                    bridge,
+                    bridge_addresses,
+                    ..
+                } = &intent.provider;
+                let label = self.owner.network_label(&intent.network);
+                match element.subnet() {
+                    Some(subnet) => bridge_addresses.iter().any(|net| subnet.contains(net)),
+                    None => element.key == Element::bridge(bridge, &label).key,
+                }
+            })
+        };
         let orphans: Vec<Element> = self
+            .host
             .table
             .elements()
             .map_err(|error| failed("*", "list the elements of the nftables table", error))?
@@ -340,13 +249,14 @@ impl BridgeDriver {
                     && match self.owner.host_interface(&element.comment) {
                         Some(link) => !kept_links.contains(link),
                         // It may belong to the network of a damaged container.
-                        None => all_known && !network_labels.contains(&element.comment),
+                        None => all_known && !is_needed(element),
                     }
             })
             .collect();
-        self.table
+        self.host
+            .table
             .remove(&orphans)
-            .and_then(|()| self.table.remove_if_unused())
+            .and_then(|()| self.host.table.remove_if_unused())
             .map(drop)
             .map_err(|error| failed("*", "sweep the nftables table", error))
     }
@@ -389,17 +299,22 @@ impl BridgeDriver {
             .iter()
             .map(|intent| intent.provider.bridge.as_str())
             .collect();
-        for bridge in self.host.owned_bridges(&links) {
+        for bridge in self.host.bridges.owned_bridges(&links) {
             if used_bridges.contains(bridge.as_str()) {
                 continue;
             }
             let removed = self
                 .host
+                .bridges
                 .lock_exclusive()
                 .map_err(BoxError::from)
-                .and_then(|_exclusive| Ok(self.host.remove_bridge_if_unused(&bridge)?));
+                .and_then(|_exclusive| Ok(self.host.bridges.remove_bridge_if_unused(&bridge)?));
             errors.extend(removed.err().map(fail));
         }
+        let released = NetlinkSocket::route()
+            .map_err(BoxError::from)
+            .and_then(|mut socket| self.host.release_old_forms(&mut socket));
+        errors.extend(released.err().map(fail));
         errors
     }
 }

@@ -19,6 +19,7 @@ use contrail_mesos_api::container::ContainerId;
 mod address_reuse;
 mod concurrency;
 mod faults;
+mod host_side;
 mod mapped_ports;
 mod reachability;
 

@@ -358,7 +358,7 @@ fn hundreds_of_ports_and_addresses_on_one_container_work() {
         query_tcp(SocketAddr::new(last, 80)).unwrap();
         // The rules are put back, also after a restart.
         run("nft", "flush ruleset");
-        assert!(!host.provider.repair().await.unwrap().is_empty());
+        host.provider.repair().await.unwrap();
         query_tcp("127.0.0.1:20299".parse().unwrap()).unwrap();
         run("nft", "flush ruleset");
         let host = host.restart();

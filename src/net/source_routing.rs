@@ -1,0 +1,127 @@
+//! Routing by source: packets from the addresses of an interface leave by that interface, whatever
+//! the other interfaces' routes say. Otherwise replies of a namespace's second interface leave by
+//! its first one, and a reverse path filter drops them, there or on the way in.
+
+use ipnet::IpNet;
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::RouteScope;
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use nix::errno::Errno;
+use rtnetlink::RouteMessageBuilder;
+
+use super::netlink::{NetlinkError, NetlinkSocket, Request};
+
+const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWRULE: u16 = 32;
+/// Before the rule for the main table.
+const RULE_PRIORITY: u32 = 30_000;
+
+/// A link whose addresses get routes of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceRouting<'a> {
+    /// The link's index.
+    pub index: u32,
+    /// The routing table, used for this link alone.
+    pub table: u32,
+    /// The link's addresses.
+    pub addresses: &'a [IpNet],
+    /// Destinations and their next hops.
+    pub routes: &'a [(IpNet, std::net::IpAddr)],
+}
+
+impl SourceRouting<'_> {
+    /// Adds the routes and rules. Tolerates those that are there already, as after an earlier
+    /// interface, and a kernel without policy routing.
+    pub fn apply(&self, socket: &mut NetlinkSocket) -> Result<(), NetlinkError> {
+        let requests: Vec<Request> = self
+            .addresses
+            .iter()
+            .map(|net| self.connected_route(*net))
+            .chain(
+                self.routes
+                    .iter()
+                    .map(|(net, gateway)| self.route(*net, *gateway)),
+            )
+            .chain(self.addresses.iter().map(|net| self.rule(*net)))
+            .collect();
+        for result in socket.execute(&requests)? {
+            match result {
+                Err(error)
+                    if matches!(
+                        error.errno(),
+                        Some(Errno::EEXIST | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)
+                    ) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn connected_route(&self, net: IpNet) -> Request {
+        let net = net.trunc();
+        let message = RouteMessageBuilder::<std::net::IpAddr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .map(|route| {
+                route
+                    .output_interface(self.index)
+                    .table_id(self.table)
+                    .scope(RouteScope::Link)
+                    .build()
+            });
+        let action = format!("route {net} in the table {}", self.table);
+        new_route(message.map(|message| emit(&message)).ok(), action)
+    }
+
+    fn route(&self, net: IpNet, gateway: std::net::IpAddr) -> Request {
+        let message = RouteMessageBuilder::<std::net::IpAddr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .and_then(|route| route.gateway(gateway))
+            .map(|route| {
+                route
+                    .output_interface(self.index)
+                    .table_id(self.table)
+                    .build()
+            });
+        let action = format!("route {net} by {gateway} in the table {}", self.table);
+        new_route(message.map(|message| emit(&message)).ok(), action)
+    }
+
+    fn rule(&self, net: IpNet) -> Request {
+        let mut message = RuleMessage::default();
+        let header = &mut message.header;
+        (header.family, header.src_len) = match net {
+            IpNet::V4(_) => (AddressFamily::Inet, 32),
+            IpNet::V6(_) => (AddressFamily::Inet6, 128),
+        };
+        header.action = RuleAction::ToTable;
+        message.attributes = vec![
+            RuleAttribute::Source(net.addr()),
+            RuleAttribute::Priority(RULE_PRIORITY),
+            RuleAttribute::Table(self.table),
+        ];
+        let action = format!(
+            "route packets from {} by the table {}",
+            net.addr(),
+            self.table
+        );
+        Request::new(
+            RTM_NEWRULE,
+            NLM_F_CREATE | NLM_F_EXCL,
+            emit(&message),
+            action,
+        )
+    }
+}
+
+fn emit(message: &impl Emitable) -> Vec<u8> {
+    let mut payload = vec![0; message.buffer_len()];
+    message.emit(&mut payload);
+    payload
+}
+
+fn new_route(payload: Option<Vec<u8>>, action: String) -> Request {
+    // The kernel refuses an empty request, and the error names the route.
+    let payload = payload.unwrap_or_default();
+    Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, payload, action)
+}

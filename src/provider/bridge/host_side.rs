@@ -1,0 +1,765 @@
+//! Keeps the host's side of the containers as it must be: bridges, their ports, forwarding, the
+//! nftables table.
+//!
+//! What it must be follows from the intents of the registered containers (`desired`). It is
+//! compared with what is there only when a comparison is due: when a network gets its first
+//! container of a form, when a notification reports a change (`net::host_watch`), and every ten
+//! seconds for the settings that have no notification. An attach first handles the notifications
+//! that have arrived. What another program changed is put back and logged; what cannot be put back
+//! fails the attaches that need it, and is tried again.
+//!
+//! Locks, in this order: the file lock of the leases' directory, the state here, the table.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::BridgeIntent;
+use super::conflicts::{ConflictSeverity, HostAddresses, NetworkSubnets};
+use super::desired::{BridgeSpec, shared_elements};
+use super::driver::needs_hairpin;
+use super::host::{Bridge, Fault, HostBridges, HostError};
+use super::registry::{Entry, InterfaceState, NetworkForm, Registry};
+use super::repair_log::RepairLog;
+use crate::net::host_watch::{HostEvent, HostEvents};
+use crate::net::links::{self, Link};
+use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use crate::net::nft::{Element, NftError, Set, Table};
+use crate::provider::ownership::OwnerTag;
+use crate::provider::{BoxError, Intent, LostInterface};
+
+/// How often a bridge is corrected before another program counts as changing it all the time.
+const MAX_CORRECTIONS: usize = 4;
+
+/// The host's side of the containers of one instance.
+#[derive(Debug)]
+pub(super) struct HostSide {
+    owner: OwnerTag,
+    pub(super) bridges: HostBridges,
+    pub(super) table: Table,
+    pub(super) registry: Registry,
+    lost: UnboundedSender<LostInterface>,
+    state: Mutex<SideState>,
+}
+
+#[derive(Debug)]
+struct SideState {
+    events: HostEvents,
+    realized: HashMap<String, RealizedBridge>,
+    /// Why bridges are not as they must be.
+    failures: HashMap<String, HostError>,
+    /// Why the table is not as it must be.
+    table_failure: Option<String>,
+    due: DueComparisons,
+    log: RepairLog,
+}
+
+/// A bridge that was brought to its desired state.
+#[derive(Clone, Debug)]
+struct RealizedBridge {
+    bridge: Bridge,
+    forms: Vec<NetworkForm>,
+    spec: BridgeSpec,
+    /// Subnets of containers that other processes of this instance attached.
+    more: Vec<IpNet>,
+}
+
+/// The comparisons that are due.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct DueComparisons {
+    bridges: bool,
+    all_ports: bool,
+    /// By the name of the host end.
+    ports: BTreeSet<String>,
+    table: bool,
+    /// Links that were deleted.
+    deleted: BTreeSet<String>,
+}
+
+impl DueComparisons {
+    fn everything() -> Self {
+        Self {
+            bridges: true,
+            all_ports: true,
+            table: true,
+            ..Self::default()
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The outcome of comparisons.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// What was not as it must be, and was put back.
+    pub(super) faults: Vec<String>,
+    /// Whether something could not be put back.
+    pub(super) has_failed: bool,
+}
+
+impl HostSide {
+    pub(super) fn new(
+        state_dir: &Path,
+        owner: OwnerTag,
+        lost: UnboundedSender<LostInterface>,
+    ) -> Result<Self, BoxError> {
+        let table = Table::open()?;
+        let events = HostEvents::subscribe(table.port())?;
+        Ok(Self {
+            bridges: HostBridges::new(state_dir, owner.clone()),
+            owner,
+            table,
+            registry: Registry::default(),
+            lost,
+            state: Mutex::new(SideState {
+                events,
+                realized: HashMap::new(),
+                failures: HashMap::new(),
+                table_failure: None,
+                due: DueComparisons::default(),
+                log: RepairLog::default(),
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, SideState> {
+        // Whatever a panic left half done is due again at the next notification or poll.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Descriptors that become readable when notifications arrive.
+    pub(super) fn descriptors(&self) -> std::io::Result<[OwnedFd; 2]> {
+        let state = self.state();
+        let [route, nftables] = state.events.descriptors();
+        Ok([route.try_clone_to_owned()?, nftables.try_clone_to_owned()?])
+    }
+
+    /// Brings the bridge of an intent that is being attached, and what its containers share, to
+    /// the desired state. The caller holds the shared lock. Costs no request to the kernel if all
+    /// is known to be right.
+    pub(super) fn ensure(
+        &self,
+        socket: &mut NetlinkSocket,
+        intent: &Intent<BridgeIntent>,
+    ) -> Result<Bridge, HostError> {
+        let name = &intent.provider.bridge;
+        let mut state = self.state();
+        self.collect(&mut state);
+        if !state.due.is_empty() {
+            self.compare(socket, &mut state);
+            if let Some(error) = state.failures.get(name) {
+                return Err(error.clone());
+            }
+        }
+        if let Some(error) = &state.table_failure
+            && (intent.provider.masquerade || !intent.ports.is_empty())
+        {
+            return Err(HostError::Netlink(error.clone()));
+        }
+        let forms = self.registry.forms(name);
+        match state.realized.get(name) {
+            Some(realized) if realized.forms == forms => Ok(realized.bridge),
+            realized => {
+                self.refuse_conflicts(intent, realized)?;
+                self.realize(socket, &mut state, name, forms)
+                    .map(|(bridge, _)| bridge)
+            }
+        }
+    }
+
+    /// Takes over a container that was attached before a restart: registers it, and brings its
+    /// bridge to the desired state. The caller holds the shared lock.
+    pub(super) fn adopt(
+        &self,
+        socket: &mut NetlinkSocket,
+        intent: &Intent<BridgeIntent>,
+        link: &Link,
+    ) -> Result<(), HostError> {
+        self.registry.adopt(intent);
+        let name = &intent.provider.bridge;
+        let mut state = self.state();
+        let forms = self.registry.forms(name);
+        let bridge = match state.realized.get(name) {
+            Some(realized) if realized.forms == forms => realized.bridge,
+            _ => self.realize(socket, &mut state, name, forms)?.0,
+        };
+        if link.controller != Some(bridge.index) || !link.up {
+            self.enslave(socket, intent, bridge)?;
+        }
+        Ok(())
+    }
+
+    /// Compares everything, and puts back what differs.
+    pub(super) fn repair(&self, socket: &mut NetlinkSocket) -> Comparison {
+        let mut state = self.state();
+        state.due = DueComparisons {
+            deleted: std::mem::take(&mut state.due.deleted),
+            ..DueComparisons::everything()
+        };
+        self.table.mark_unknown();
+        self.compare(socket, &mut state)
+    }
+
+    /// Notes that a bridge of an attach may be gone.
+    pub(super) fn suspect(&self) {
+        let mut state = self.state();
+        state.due.bridges = true;
+        state.due.all_ports = true;
+    }
+
+    /// Handles the notifications that have arrived. `is_poll` also makes a comparison of the
+    /// settings due that have no notification. Returns whether a comparison is due.
+    pub(super) fn receive(&self, is_poll: bool) -> bool {
+        let mut state = self.state();
+        self.collect(&mut state);
+        if is_poll && !state.realized.is_empty() {
+            state.due.bridges = true;
+        }
+        !state.due.is_empty()
+    }
+
+    /// Makes the comparisons that are due. The caller holds the shared lock.
+    pub(super) fn compare_due(&self, socket: &mut NetlinkSocket) -> Comparison {
+        let mut state = self.state();
+        if state.due.is_empty() {
+            return Comparison::default();
+        }
+        self.compare(socket, &mut state)
+    }
+
+    /// Reads the notifications that have arrived, and notes the comparisons that they make due.
+    fn collect(&self, state: &mut SideState) {
+        let SideState {
+            events,
+            realized,
+            due,
+            ..
+        } = state;
+        let received = events.receive(|event| match event {
+            HostEvent::LinkDeleted(name) => {
+                if realized.contains_key(&name) {
+                    due.bridges = true;
+                    due.all_ports = true;
+                } else if self
+                    .registry
+                    .get(&name)
+                    .is_some_and(|entry| entry.state() == InterfaceState::Attached)
+                {
+                    due.deleted.insert(name);
+                }
+            }
+            HostEvent::PortChanged(name) => {
+                let entry = self.registry.get(&name);
+                if entry.is_some_and(|entry| is_present(&entry)) {
+                    due.ports.insert(name);
+                }
+            }
+            HostEvent::BridgeChanged | HostEvent::ForwardingChanged => {
+                due.bridges |= !realized.is_empty();
+            }
+            HostEvent::TableChanged(change) => due.table |= self.table.mark_changed(&change),
+            HostEvent::Missed => {
+                self.table.mark_unknown();
+                *due = DueComparisons::everything();
+            }
+        });
+        if let Err(error) = received {
+            self.table.mark_unknown();
+            state.due = DueComparisons::everything();
+            let line = format!("notifications of the kernel cannot be read: {error}");
+            for line in state.log.lines(vec![line], Instant::now()) {
+                log::error!("{line}");
+            }
+        }
+    }
+
+    fn compare(&self, socket: &mut NetlinkSocket, state: &mut SideState) -> Comparison {
+        let mut due = std::mem::take(&mut state.due);
+        let mut comparison = Comparison::default();
+        let mut failures = Vec::new();
+        if due.bridges {
+            // What has no container yet, or no longer, is brought up and released elsewhere.
+            let bridges: Vec<_> = state
+                .realized
+                .iter()
+                .filter(|(_, realized)| !realized.forms.is_empty())
+                .map(|(name, realized)| {
+                    (name.clone(), realized.forms.clone(), realized.bridge.index)
+                })
+                .collect();
+            for (name, forms, index) in bridges {
+                match self.realize(socket, state, &name, forms) {
+                    Ok((bridge, faults)) => {
+                        due.all_ports |= index != bridge.index;
+                        comparison.faults.extend(faults);
+                    }
+                    Err(error) => {
+                        failures.push(format!("bridge {name}: {error}"));
+                        state.failures.insert(name, error);
+                        state.due.bridges = true;
+                    }
+                }
+            }
+        }
+        if due.table {
+            match self.table.repair() {
+                Ok(repairs) => {
+                    state.table_failure = None;
+                    comparison
+                        .faults
+                        .extend(repairs.iter().map(|repair| format!("{repair} is gone")));
+                }
+                Err(error) => {
+                    failures.push(error.to_string());
+                    state.table_failure = Some(error.to_string());
+                    state.due.table = true;
+                }
+            }
+        }
+        self.compare_ports(socket, state, &due, &mut comparison, &mut failures);
+        comparison.has_failed = !failures.is_empty();
+        let now = Instant::now();
+        let restored = state.log.lines(comparison.faults.clone(), now);
+        if let Some(line) = RepairLog::joined(&restored) {
+            log::warn!("restored the host's side of containers: {line}");
+        }
+        let failed = state.log.lines(failures, now);
+        if let Some(line) = RepairLog::joined(&failed) {
+            log::error!("cannot restore the host's side of containers: {line}");
+        }
+        comparison
+    }
+
+    fn compare_ports(
+        &self,
+        socket: &mut NetlinkSocket,
+        state: &mut SideState,
+        due: &DueComparisons,
+        comparison: &mut Comparison,
+        failures: &mut Vec<String>,
+    ) {
+        let entries: Vec<_> = if due.all_ports {
+            self.registry.list()
+        } else {
+            let names = due.ports.union(&due.deleted);
+            names.filter_map(|name| self.registry.get(name)).collect()
+        };
+        if entries.is_empty() {
+            return;
+        }
+        let links: Result<HashMap<String, Link>, NetlinkError> = if due.all_ports {
+            links::all(socket).map(|links| {
+                links
+                    .into_iter()
+                    .map(|link| (link.name.clone(), link))
+                    .collect()
+            })
+        } else {
+            entries
+                .iter()
+                .map(|entry| &entry.intent.provider.host_interface)
+                .filter_map(|name| {
+                    let link = links::by_name(socket, name).transpose()?;
+                    Some(link.map(|link| (name.clone(), link)))
+                })
+                .collect()
+        };
+        let links = match links {
+            Ok(links) => links,
+            Err(error) => {
+                failures.push(error.to_string());
+                state.due.all_ports = true;
+                return;
+            }
+        };
+        for entry in entries {
+            let name = &entry.intent.provider.host_interface;
+            let Some(link) = links.get(name) else {
+                self.report_lost(&entry);
+                continue;
+            };
+            let realized = state.realized.get(&entry.intent.provider.bridge);
+            let Some(bridge) = realized.map(|realized| realized.bridge) else {
+                continue;
+            };
+            let is_right = link.controller == Some(bridge.index) && link.up;
+            if is_right || !is_present(&entry) {
+                continue;
+            }
+            match self.enslave(socket, &entry.intent, bridge) {
+                Ok(()) => {
+                    let bridge = &entry.intent.provider.bridge;
+                    let fault = format!("the port {name} is down or not on its bridge {bridge}");
+                    comparison.faults.push(fault);
+                }
+                // A detach that began meanwhile has deleted it.
+                Err(_) if !is_present(&entry) => {}
+                Err(error) => {
+                    failures.push(error.to_string());
+                    state.due.ports.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    /// Reports an attached interface whose host end is gone.
+    fn report_lost(&self, entry: &Entry) {
+        if entry.transition(InterfaceState::Attached, InterfaceState::Lost) {
+            let intent = &entry.intent;
+            let name = &intent.provider.host_interface;
+            // Fails only while the agent shuts down.
+            let _ = self.lost.send(LostInterface {
+                container: intent.container.clone(),
+                message: format!(
+                    "the interface {} of network {:?} is gone: it or its host end {name} was deleted, or its network namespace ended",
+                    intent.interface, intent.network
+                ),
+            });
+        }
+    }
+
+    fn enslave(
+        &self,
+        socket: &mut NetlinkSocket,
+        intent: &Intent<BridgeIntent>,
+        bridge: Bridge,
+    ) -> Result<(), NetlinkError> {
+        let name = &intent.provider.host_interface;
+        let alias = self.owner.container_label(intent, name);
+        links::enslave(socket, name, bridge.index, &alias, needs_hairpin(intent))
+    }
+
+    /// Brings a bridge, and what its containers share, to the desired state of `forms`. Returns
+    /// what was wrong, if that state is not new.
+    fn realize(
+        &self,
+        socket: &mut NetlinkSocket,
+        state: &mut SideState,
+        name: &str,
+        forms: Vec<NetworkForm>,
+    ) -> Result<(Bridge, Vec<String>), HostError> {
+        let spec = BridgeSpec::new(&self.owner, name, &forms);
+        let previous = state.realized.get(name).cloned();
+        let is_new = previous
+            .as_ref()
+            .is_none_or(|previous| previous.forms != forms);
+        let mut faults = Vec::new();
+        let mut corrections = 0;
+        let bridge = loop {
+            let (bridge, changes) = self.bridges.ensure(socket, &spec)?;
+            let is_watched = state
+                .realized
+                .get(name)
+                .is_some_and(|realized| realized.bridge.index == bridge.index);
+            if !is_watched {
+                let others = state.realized.iter().filter(|(other, _)| *other != name);
+                let mut indexes: BTreeSet<u32> =
+                    others.map(|(_, other)| other.bridge.index).collect();
+                indexes.insert(bridge.index);
+                state.events.watch_bridges(indexes);
+                state.realized.insert(
+                    name.to_owned(),
+                    RealizedBridge {
+                        bridge,
+                        // The state of `forms` is not reached yet.
+                        forms: previous
+                            .as_ref()
+                            .map_or_else(Vec::new, |previous| previous.forms.clone()),
+                        spec: spec.clone(),
+                        more: Vec::new(),
+                    },
+                );
+            }
+            let first = changes.first().map(|change| {
+                let bridge = name;
+                Fault { change, bridge }.to_string()
+            });
+            if corrections == 0 && !is_new {
+                let described = changes.iter().map(|change| {
+                    let bridge = name;
+                    Fault { change, bridge }.to_string()
+                });
+                faults.extend(described);
+            }
+            // What changed before the bridge was watched is seen in another comparison.
+            if first.is_none() && (is_watched || corrections > 0) {
+                break bridge;
+            }
+            if let Some(fault) = first.filter(|_| corrections >= MAX_CORRECTIONS) {
+                return Err(HostError::Contested(fault));
+            }
+            corrections += 1;
+        };
+        let more = previous.map_or_else(Vec::new, |previous| previous.more);
+        let more = self.share_elements(name, &forms, more)?;
+        state.failures.remove(name);
+        state.realized.insert(
+            name.to_owned(),
+            RealizedBridge {
+                bridge,
+                forms,
+                spec,
+                more,
+            },
+        );
+        Ok((bridge, faults))
+    }
+
+    /// Brings the nftables elements that the containers of a bridge share to their desired state.
+    /// Returns `more`, with the subnets of elements that other processes of this instance added, or
+    /// this one before a restart: they are joined with ours, because intervals must not overlap.
+    fn share_elements(
+        &self,
+        bridge: &str,
+        forms: &[NetworkForm],
+        mut more: Vec<IpNet>,
+    ) -> Result<Vec<IpNet>, HostError> {
+        let failed = |error: NftError| HostError::Netlink(error.to_string());
+        let mut elements = shared_elements(&self.owner, forms, &more);
+        let mut takes_over = !self.table.has_group(bridge) && !elements.is_empty();
+        loop {
+            if takes_over {
+                let mut sets: Vec<Set> = elements.iter().map(|element| element.set).collect();
+                sets.dedup();
+                let mut strangers = self.table.strangers(&sets).map_err(failed)?;
+                strangers.retain(|stranger| {
+                    self.owner.owns(&stranger.comment)
+                        && stranger.subnet().is_some()
+                        && elements.iter().any(|element| element.overlaps(stranger))
+                });
+                more.extend(strangers.iter().filter_map(Element::subnet));
+                more = IpNet::aggregate(&more);
+                elements = shared_elements(&self.owner, forms, &more);
+                self.table
+                    .take_over_group(bridge, &strangers, &elements)
+                    .map_err(failed)?;
+                return Ok(more);
+            }
+            match self.table.set_group(bridge, &elements) {
+                Err(NftError::Taken { holder, .. }) if self.owner.owns(&holder) => {
+                    takes_over = true;
+                }
+                other => return other.map(|()| more).map_err(failed),
+            }
+        }
+    }
+
+    /// Refuses subnets that the host has already, unless they are those of `realized`.
+    fn refuse_conflicts(
+        &self,
+        intent: &Intent<BridgeIntent>,
+        realized: Option<&RealizedBridge>,
+    ) -> Result<(), HostError> {
+        let present = realized.map_or(&[][..], |realized| realized.spec.addresses.as_slice());
+        let subnets: Vec<IpNet> = intent
+            .provider
+            .bridge_addresses
+            .iter()
+            .filter(|net| !present.contains(net))
+            .map(IpNet::trunc)
+            .collect();
+        if subnets.is_empty() {
+            return Ok(());
+        }
+        let network = NetworkSubnets {
+            name: &intent.network,
+            bridge: &intent.provider.bridge,
+            subnets,
+        };
+        let mut refusals = Vec::new();
+        for conflict in HostAddresses::read()?.conflicts(&network, &self.owner) {
+            match conflict.severity {
+                ConflictSeverity::Refusal => refusals.push(conflict.message),
+                ConflictSeverity::Warning => log::warn!("{conflict}"),
+            }
+        }
+        if refusals.is_empty() {
+            Ok(())
+        } else {
+            Err(HostError::Conflict(refusals.join("; ")))
+        }
+    }
+
+    /// Removes what the containers of a bridge no longer need, after that of `intent` was removed
+    /// from the registry: the bridge itself after the last, else the addresses and the elements of
+    /// forms that none of them has any more.
+    /// `is_foreign`: another process of this instance attached it.
+    pub(super) fn release(
+        &self,
+        intent: &Intent<BridgeIntent>,
+        is_foreign: bool,
+    ) -> Result<(), BoxError> {
+        let bridge = &intent.provider.bridge;
+        let forms = self.registry.forms(bridge);
+        let is_unchanged = self
+            .state()
+            .realized
+            .get(bridge)
+            .is_some_and(|realized| realized.forms == forms);
+        if is_unchanged {
+            return Ok(());
+        }
+        let Some(_exclusive) = self.bridges.lock_exclusive()? else {
+            return Ok(());
+        };
+        let mut state = self.state();
+        // An attach may have begun before the lock was acquired.
+        let forms = self.registry.forms(bridge);
+        if forms.is_empty() {
+            return self.remove(&mut state, intent, is_foreign);
+        }
+        let mut socket = NetlinkSocket::route()?;
+        self.reduce(&mut socket, &mut state, bridge, forms, false)
+    }
+
+    /// Reduces every bridge to what the registered containers need, after a restart.
+    pub(super) fn release_old_forms(&self, socket: &mut NetlinkSocket) -> Result<(), BoxError> {
+        let Some(_exclusive) = self.bridges.lock_exclusive()? else {
+            return Ok(());
+        };
+        let mut state = self.state();
+        for bridge in self.registry.bridges() {
+            let forms = self.registry.forms(&bridge);
+            self.reduce(socket, &mut state, &bridge, forms, true)?;
+        }
+        Ok(())
+    }
+
+    fn reduce(
+        &self,
+        socket: &mut NetlinkSocket,
+        state: &mut SideState,
+        bridge: &str,
+        forms: Vec<NetworkForm>,
+        is_restart: bool,
+    ) -> Result<(), BoxError> {
+        let spec = BridgeSpec::new(&self.owner, bridge, &forms);
+        let old: Vec<IpNet> = state
+            .realized
+            .get(bridge)
+            .map_or_else(Vec::new, |realized| realized.spec.addresses.clone())
+            .into_iter()
+            .filter(|net| !spec.addresses.contains(net))
+            .collect();
+        let has_more = state
+            .realized
+            .get(bridge)
+            .is_some_and(|realized| !realized.more.is_empty());
+        let is_known = |port: &str| self.registry.get(port).is_some();
+        if (is_restart || has_more || !old.is_empty())
+            && self.bridges.are_all_ports_known(socket, bridge, is_known)?
+        {
+            if let Some(realized) = state.realized.get_mut(bridge) {
+                realized.more.clear();
+            }
+            self.bridges.remove_old_addresses(socket, &spec, &old)?;
+        }
+        // The kernel removes the secondary addresses of a subnet with its first one.
+        self.realize(socket, state, bridge, forms)?;
+        Ok(())
+    }
+
+    fn remove(
+        &self,
+        state: &mut SideState,
+        intent: &Intent<BridgeIntent>,
+        is_foreign: bool,
+    ) -> Result<(), BoxError> {
+        let bridge = &intent.provider.bridge;
+        let is_removed = self.bridges.remove_bridge_if_unused(bridge)?;
+        state.failures.remove(bridge);
+        state.realized.remove(bridge);
+        if !is_removed {
+            // Containers of other processes of this instance are on it.
+            self.table.forget_group(bridge);
+            return Ok(());
+        }
+        self.table.set_group(bridge, &[])?;
+        if is_foreign {
+            self.remove_elements_of(intent)?;
+        }
+        self.table.remove_if_unused()?;
+        Ok(())
+    }
+
+    /// Removes what other processes of this instance left of the elements of a bridge.
+    fn remove_elements_of(&self, intent: &Intent<BridgeIntent>) -> Result<(), NftError> {
+        let label = self.owner.network_label(&intent.network);
+        let bridge = Element::bridge(&intent.provider.bridge, &label);
+        let addresses = &intent.provider.bridge_addresses;
+        let orphans: Vec<_> = self
+            .table
+            .strangers(&Set::ALL)?
+            .into_iter()
+            .filter(|element| {
+                element.comment == label
+                    && match element.subnet() {
+                        Some(subnet) => addresses.iter().any(|net| subnet.contains(&net.addr())),
+                        None => element.key == bridge.key && element.set == bridge.set,
+                    }
+            })
+            .collect();
+        self.table.remove(&orphans)
+    }
+
+    /// What is wrong with the host's side of an attached container. Changes nothing.
+    pub(super) fn inspect(
+        &self,
+        socket: &mut NetlinkSocket,
+        intent: &Intent<BridgeIntent>,
+        port_elements: &[Element],
+    ) -> Vec<String> {
+        let mut findings = Vec::new();
+        let bridge = &intent.provider.bridge;
+        let forms = [NetworkForm::from(intent)];
+        let spec = BridgeSpec::new(&self.owner, bridge, &forms);
+        let mut index = None;
+        match self.bridges.faults(socket, &spec) {
+            Ok((link, faults)) => {
+                index = link.map(|link| link.index);
+                findings.extend(faults);
+            }
+            Err(error) => findings.push(error.to_string()),
+        }
+        let name = &intent.provider.host_interface;
+        match links::by_name(socket, name) {
+            Ok(Some(link)) => {
+                if !link.up {
+                    findings.push(format!("the host's end {name} is down"));
+                }
+                if link.controller.is_none() || link.controller != index {
+                    findings.push(format!(
+                        "the host's end {name} is not a port of the bridge {bridge}"
+                    ));
+                }
+            }
+            Ok(None) => findings.push(format!("the host's end {name} is gone")),
+            Err(error) => findings.push(error.to_string()),
+        }
+        let mut elements = shared_elements(&self.owner, &forms, &[]);
+        elements.extend(port_elements.iter().cloned());
+        match self.table.missing(&elements) {
+            Ok(missing) => {
+                findings.extend(missing.into_iter().map(|what| format!("{what} is missing")));
+            }
+            Err(error) => findings.push(error.to_string()),
+        }
+        findings
+    }
+}
+
+/// Whether the container's interface is to be there.
+fn is_present(entry: &Entry) -> bool {
+    matches!(
+        entry.state(),
+        InterfaceState::Attaching | InterfaceState::Attached
+    )
+}
