@@ -5,6 +5,9 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 
+/// The shortest time in which an attempt may succeed.
+const MIN_ATTEMPT_TIME: Duration = Duration::from_millis(5);
+
 /// How long to wait between attempts.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
@@ -73,11 +76,12 @@ impl Delays {
     }
 
     /// Sleeps for the next delay, or for half of the time until `deadline` if that is less: then the
-    /// rest is for a last attempt. Returns false at once if that was the case before.
+    /// rest is for a last attempt. Returns false at once if that was the case before, or if too
+    /// little time is left.
     pub async fn sleep_until_last(&mut self, deadline: Instant) -> bool {
         let delay = self.next_delay();
         let left = deadline.saturating_duration_since(Instant::now());
-        if self.is_last || left.is_zero() {
+        if self.is_last || left < MIN_ATTEMPT_TIME {
             return false;
         }
         self.is_last = delay >= left;

@@ -93,7 +93,7 @@ impl Table {
     }
 }
 
-/// The unit that shares a limit: whoever has an IPv6 address has a network of 64 bits.
+/// The unit that shares a limit: a host with an IPv6 address has a network of 64 bits.
 fn limited_unit(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
