@@ -82,6 +82,15 @@ impl Default for Deadlines {
     }
 }
 
+/// The directories of an empty file, without any network.
+impl Default for Config {
+    fn default() -> Self {
+        let document = Document::new(Path::new(DEFAULT_PATH), "");
+        let table = document.parse();
+        read(&document, &table).0
+    }
+}
+
 impl Config {
     /// Whether there are networks whose containers get the host's resolver configuration.
     #[must_use]

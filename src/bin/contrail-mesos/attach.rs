@@ -1,23 +1,27 @@
-//! `contrail-mesos attach` and `detach`: attach any network namespace as the agent attaches a
-//! container's.
+//! `contrail-mesos attach`: attaches any network namespace as the agent attaches a container's.
 
+use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use contrail_mesos::config::Config;
+use contrail_mesos::config::{Config, Dns};
 use contrail_mesos::isolator::attacher::{Attacher, Target};
-use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
+use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner};
 use contrail_mesos::network_request::{self, ContainerRequest};
 use contrail_mesos::proto::mesos::network_info::{IpAddress, PortMapping};
 use contrail_mesos::proto::mesos::{ContainerInfo, Label, Labels, NetworkInfo, container_info};
+use contrail_mesos::provider::Attachment;
 use contrail_mesos_api::container::ContainerId;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::Output;
+use crate::output::{port_text, print};
 
 /// Attach a network namespace to networks
 #[derive(Args)]
@@ -30,8 +34,8 @@ pub(crate) struct Attach {
     /// Network namespace: a path, or a name below /run/netns
     #[arg(long, value_name = "NAMESPACE", conflicts_with = "pid")]
     netns: Option<PathBuf>,
-    /// Process whose network namespace to attach; its hostname is set, too
-    #[arg(long, required_unless_present_any = ["netns", "dry_run"])]
+    /// Process whose network namespace to attach, in place of --netns; its hostname is set, too
+    #[arg(long)]
     pid: Option<u32>,
     /// Static address on the first network
     #[arg(long = "address", value_name = "ADDRESS")]
@@ -55,6 +59,10 @@ pub(crate) struct Attach {
 
 impl Attach {
     pub(crate) async fn run(self, config: &Config) -> Result<ExitCode> {
+        if !self.dry_run {
+            // Before anything else is looked at.
+            self.target()?;
+        }
         let container = ContainerId::chosen(&self.container).map_err(anyhow::Error::msg)?;
         let request = network_request::parse(&container, &self.container_info(), config)?;
         let (lost, _receiver) = unbounded_channel();
@@ -67,26 +75,46 @@ impl Attach {
             attacher.check_target(&request, &container, target).await?;
         }
         if self.dry_run {
-            for change in attacher.plan(&request).await? {
-                println!("{change}");
-            }
+            let changes = attacher.plan(&request).await?;
+            self.print_plan(changes)?;
             return Ok(ExitCode::SUCCESS);
         }
         let target = self.target()?;
         let checkpoint = attacher
             .reserve(&request, &container, Owner::Operator, None)
             .await?;
-        if let Err(error) = attach(&attacher, &checkpoint, target).await {
-            match attacher.detach(&checkpoint).await {
-                Ok(()) => return Err(error),
+        match attach(&attacher, &checkpoint, target).await {
+            Ok(attachments) => {
+                self.print(&request, &checkpoint, &attachments)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) => match attacher.detach(&checkpoint).await {
+                Ok(()) => Err(error),
                 Err(detach_error) => bail!(
                     "{error}; cannot undo everything: {detach_error}; \
                      retry with contrail-mesos detach {container}"
                 ),
+            },
+        }
+    }
+
+    /// Networks have changes in common, such as the nftables table: each is printed once.
+    fn print_plan(&self, mut changes: Vec<String>) -> Result<()> {
+        let mut known = HashSet::new();
+        changes.retain(|change| known.insert(change.clone()));
+        let mut text = String::new();
+        match self.output {
+            Output::Json => {
+                let plan = json!({ "container": self.container, "changes": changes });
+                writeln!(text, "{}", serde_json::to_string_pretty(&plan)?)?;
+            }
+            Output::Table => {
+                for change in &changes {
+                    writeln!(text, "{change}")?;
+                }
             }
         }
-        self.print(&request, &checkpoint)?;
-        Ok(ExitCode::SUCCESS)
+        print(&text)
     }
 
     fn container_info(&self) -> ContainerInfo {
@@ -132,84 +160,78 @@ impl Attach {
         }
     }
 
-    fn print(&self, request: &ContainerRequest, checkpoint: &Checkpoint) -> Result<()> {
-        let intents = || checkpoint.networks.iter().map(|network| &network.intent);
+    /// Prints what was made, which may differ from the request: plugins and Contrail choose
+    /// addresses and MAC addresses.
+    fn print(
+        &self,
+        request: &ContainerRequest,
+        checkpoint: &Checkpoint,
+        attachments: &[Attachment],
+    ) -> Result<()> {
+        let intents = checkpoint.networks.iter().map(|network| &network.intent);
+        let networks: Vec<AttachedNetwork<'_>> = intents
+            .zip(attachments)
+            .map(|(intent, attachment)| AttachedNetwork {
+                network: &intent.network,
+                interface: &intent.interface,
+                addresses: strings(&attachment.addresses),
+                gateways: strings(&attachment.gateways),
+                mac: attachment.mac.to_string(),
+                mtu: intent.mtu,
+                ports: intent.ports.iter().map(port_text).collect(),
+                dns: &attachment.dns,
+            })
+            .collect();
+        let mut text = String::new();
         match self.output {
             Output::Json => {
-                let intents: Vec<_> = intents().collect();
-                let attachment = json!({ "container": self.container, "networks": intents });
-                println!("{}", serde_json::to_string_pretty(&attachment)?);
+                let attachment = json!({
+                    "container": self.container,
+                    "hostname": request.hostname,
+                    "networks": networks,
+                });
+                writeln!(text, "{}", serde_json::to_string_pretty(&attachment)?)?;
             }
             Output::Table => {
-                for intent in intents() {
-                    let addresses: Vec<_> =
-                        intent.addresses.iter().map(ToString::to_string).collect();
-                    println!(
-                        "{} on {}: {} mac {}",
-                        intent.interface,
-                        intent.network,
-                        addresses.join(" "),
-                        intent.mac
-                    );
+                for network in &networks {
+                    let addresses = network.addresses.join(" ");
+                    writeln!(
+                        text,
+                        "{} on {}: {addresses} mac {}",
+                        network.interface, network.network, network.mac
+                    )?;
                 }
-                println!("hostname {}", request.hostname);
+                writeln!(text, "hostname {}", request.hostname)?;
             }
         }
-        Ok(())
+        print(&text)
     }
 }
 
-async fn attach(attacher: &Attacher, checkpoint: &Checkpoint, target: Target) -> Result<()> {
+/// One network of an attachment, for programs.
+#[derive(Serialize)]
+struct AttachedNetwork<'a> {
+    network: &'a str,
+    interface: &'a str,
+    addresses: Vec<String>,
+    gateways: Vec<String>,
+    mac: String,
+    mtu: u32,
+    ports: Vec<String>,
+    dns: &'a Dns,
+}
+
+fn strings<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+async fn attach(
+    attacher: &Attacher,
+    checkpoint: &Checkpoint,
+    target: Target,
+) -> Result<Vec<Attachment>> {
     attacher.write_etc_files(checkpoint, None).await?;
-    attacher.attach(checkpoint, target).await?;
-    Ok(())
-}
-
-/// Undo an attach
-#[derive(Args)]
-pub(crate) struct Detach {
-    /// Name of the attachment
-    container: String,
-    /// Also detach a container of the agent
-    #[arg(long)]
-    force: bool,
-}
-
-impl Detach {
-    pub(crate) async fn run(self, config: &Config) -> Result<ExitCode> {
-        let container = ContainerId::top_level(&self.container);
-        let (lost, _receiver) = unbounded_channel();
-        let attacher = Attacher::new(config, lost)?;
-        let checkpoint = attacher
-            .checkpoints()
-            .load_all()?
-            .into_iter()
-            .find_map(|stored| match stored {
-                // By the name that status prints, which has dots for a nested container.
-                StoredCheckpoint::Intact { checkpoint, .. }
-                    if checkpoint.container.to_string() == self.container =>
-                {
-                    Some(checkpoint)
-                }
-                _ => None,
-            });
-        let Some(checkpoint) = checkpoint else {
-            println!("{container} is not attached: nothing to do");
-            return Ok(ExitCode::SUCCESS);
-        };
-        if checkpoint.owner == Owner::Agent && !self.force {
-            bail!(
-                "{container} is a container of the agent, which detaches it when it ends; \
-                 use --force to detach it now"
-            );
-        }
-        attacher
-            .detach(&checkpoint)
-            .await
-            .with_context(|| format!("{container} is not completely detached; retry"))?;
-        println!("{container} is detached");
-        Ok(ExitCode::SUCCESS)
-    }
+    Ok(attacher.attach(checkpoint, target).await?)
 }
 
 fn port(argument: &str) -> Result<PortMapping> {

@@ -3,17 +3,21 @@
 
 mod attach;
 mod check;
+mod detach;
 mod output;
+mod state;
 mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use contrail_mesos::config::{Config, DEFAULT_PATH, Source};
+use contrail_mesos::config::{DEFAULT_PATH, Source};
 use contrail_mesos_api::log_line;
 use contrail_mesos_api::text::with_causes;
+
+use self::state::StateOptions;
 
 /// Container networking for Apache Mesos.
 #[derive(Parser)]
@@ -31,7 +35,7 @@ enum Command {
     /// Attach a network namespace to networks, as the agent attaches a container
     Attach(attach::Attach),
     /// Undo an attach
-    Detach(attach::Detach),
+    Detach(detach::Detach),
     /// List the containers that are attached on this host
     Status(status::Status),
     /// Inspect the configuration
@@ -77,14 +81,33 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let source = Source::file(&arguments.config);
     match arguments.command {
         Command::Config(ConfigCommand::Check) => check::run(&source),
-        Command::Attach(command) => runtime()?.block_on(command.run(&load(&source)?)),
-        Command::Detach(command) => runtime()?.block_on(command.run(&load(&source)?)),
-        Command::Status(command) => runtime()?.block_on(command.run(&load(&source)?)),
+        Command::Attach(command) => {
+            needs_root("attach")?;
+            let config = source.load()?;
+            runtime()?.block_on(command.run(&config))
+        }
+        Command::Detach(command) => {
+            needs_root("detach")?;
+            let config = command.state.load(&source)?;
+            runtime()?.block_on(async { command.run(&StateOptions::attacher(&config)?).await })
+        }
+        Command::Status(command) => {
+            needs_root("status")?;
+            let config = command.state.load(&source)?;
+            runtime()?.block_on(async {
+                let attacher = StateOptions::attacher(&config)?;
+                command.run(&attacher, &config.state_dir).await
+            })
+        }
     }
 }
 
-fn load(source: &Source) -> Result<Config> {
-    Ok(source.load()?)
+fn needs_root(command: &str) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "{command} needs root, to read the state of the containers and to ask the kernel: use sudo"
+    );
+    Ok(())
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

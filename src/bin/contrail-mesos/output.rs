@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Write as _};
 
 use anyhow::{Context as _, Result};
+use contrail_mesos::provider::PortMapping;
 
 /// Prints text. It is no error that nobody reads it to its end, as in `status | head -1`.
 pub(crate) fn print(text: &str) -> Result<()> {
@@ -21,4 +22,12 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Prints a line to the standard error, if that is possible.
 pub(crate) fn print_error(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// A mapped port, as the option --port has it.
+pub(crate) fn port_text(port: &PortMapping) -> String {
+    format!(
+        "{}:{}/{}",
+        port.host_port, port.container_port, port.protocol
+    )
 }

@@ -1,18 +1,22 @@
 //! `contrail-mesos status`: lists the containers that are attached on this host.
 
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 use comfy_table::{Table, presets};
-use contrail_mesos::config::Config;
 use contrail_mesos::isolator::attacher::Attacher;
 use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
-use contrail_mesos::provider::{Attachment, Intent};
+use contrail_mesos::provider::contrail::pending_containers;
+use contrail_mesos::provider::{Attachment, Intent, ProviderIntent};
 use serde::Serialize;
-use tokio::sync::mpsc::unbounded_channel;
 
 use crate::Output;
+use crate::output::{port_text, print};
+use crate::state::StateOptions;
 
 /// List the containers that are attached on this host
 #[derive(Args)]
@@ -20,6 +24,8 @@ pub(crate) struct Status {
     /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
+    #[command(flatten)]
+    pub(crate) state: StateOptions,
 }
 
 /// One network of one container.
@@ -35,15 +41,47 @@ struct Row {
     ports: Vec<String>,
     /// The handle to the network namespace; none for an operator's attachment.
     namespace: Option<String>,
-    /// `attached`, `attaching`, or `lost: ` and the reason.
-    state: String,
+    state: State,
+    /// What is wrong, a sentence each.
+    problems: Vec<String>,
+}
+
+/// The state of one network of one container.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// Between the reservation and the end of the attach.
+    Attaching,
+    /// All is as it was attached.
+    Attached,
+    /// Attached, but something that it needs was changed or removed.
+    Degraded,
+    /// Steps of the detach are pending at the vRouter agent or the manager.
+    Detaching,
+    /// The interface is gone.
+    Lost,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Attaching => "attaching",
+            Self::Attached => "attached",
+            Self::Degraded => "degraded",
+            Self::Detaching => "detaching",
+            Self::Lost => "lost",
+        })
+    }
 }
 
 impl Status {
-    /// Exits with failure if a container has lost its network or a checkpoint is damaged.
-    pub(crate) async fn run(self, config: &Config) -> Result<ExitCode> {
-        let (lost, _receiver) = unbounded_channel();
-        let attacher = Attacher::new(config, lost)?;
+    /// Exits with failure if the network of a container is lost or degraded, or a checkpoint is
+    /// damaged.
+    pub(crate) async fn run(self, attacher: &Attacher, state_dir: &Path) -> Result<ExitCode> {
+        let pending: BTreeSet<String> = pending_containers(state_dir)
+            .context("cannot read the pending teardowns")?
+            .into_iter()
+            .collect();
         let mut rows = Vec::new();
         let mut damaged = Vec::new();
         for stored in attacher.checkpoints().load_all()? {
@@ -54,27 +92,48 @@ impl Status {
                 } => {
                     for (index, network) in checkpoint.networks.iter().enumerate() {
                         let attachment = attachments.as_ref().and_then(|all| all.get(index));
-                        rows.push(row(&attacher, &checkpoint, &network.intent, attachment).await);
+                        let intent = &network.intent;
+                        rows.push(row(attacher, &checkpoint, intent, attachment, &pending).await);
                     }
                 }
                 StoredCheckpoint::Damaged { error, .. } => damaged.push(error),
             }
         }
         rows.sort_by(|a, b| (&a.container, &a.interface).cmp(&(&b.container, &b.interface)));
-        let is_healthy =
-            damaged.is_empty() && rows.iter().all(|row| !row.state.starts_with("lost"));
+        // Those that have a checkpoint are among the rows.
+        let pending: Vec<&String> = pending
+            .iter()
+            .filter(|name| rows.iter().all(|row| row.container != **name))
+            .collect();
+        let is_healthy = damaged.is_empty()
+            && rows
+                .iter()
+                .all(|row| !matches!(row.state, State::Lost | State::Degraded));
+        let mut text = String::new();
         match self.output {
             Output::Json => {
-                let status = serde_json::json!({ "containers": rows, "damaged": damaged });
-                println!("{}", serde_json::to_string_pretty(&status)?);
+                let status = serde_json::json!({
+                    "containers": rows,
+                    "damaged": damaged,
+                    "pending_teardowns": pending,
+                });
+                writeln!(text, "{}", serde_json::to_string_pretty(&status)?)?;
             }
             Output::Table => {
-                println!("{}", table(&rows));
+                writeln!(text, "{}", table(&rows))?;
+                for name in pending {
+                    writeln!(
+                        text,
+                        "pending teardown: {name}: the agent retries it until the vRouter agent and \
+                         the manager have done their part"
+                    )?;
+                }
                 for error in &damaged {
-                    println!("damaged checkpoint: {error}");
+                    writeln!(text, "damaged checkpoint: {error}")?;
                 }
             }
         }
+        print(&text)?;
         Ok(if is_healthy {
             ExitCode::SUCCESS
         } else {
@@ -83,18 +142,41 @@ impl Status {
     }
 }
 
+/// The state of a network, and what is wrong with it.
+async fn state(
+    attacher: &Attacher,
+    checkpoint: &Checkpoint,
+    intent: &Intent,
+    is_attached: bool,
+    is_pending: bool,
+) -> (State, Vec<String>) {
+    if is_pending && matches!(intent.provider, ProviderIntent::Contrail(_)) {
+        return (State::Detaching, vec![]);
+    }
+    if !is_attached {
+        return (State::Attaching, vec![]);
+    }
+    if let Err(error) = attacher.statistics(intent).await {
+        return (State::Lost, vec![error.to_string()]);
+    }
+    let problems = attacher.inspect(checkpoint, intent).await;
+    if problems.is_empty() {
+        (State::Attached, problems)
+    } else {
+        (State::Degraded, problems)
+    }
+}
+
 async fn row(
     attacher: &Attacher,
     checkpoint: &Checkpoint,
     intent: &Intent,
     attachment: Option<&Attachment>,
+    pending: &BTreeSet<String>,
 ) -> Row {
-    let statistics = attacher.statistics(intent).await;
-    let state = match (attachment, statistics) {
-        (None, _) => "attaching".to_owned(),
-        (Some(_), Ok(_)) => "attached".to_owned(),
-        (Some(_), Err(error)) => format!("lost: {error}"),
-    };
+    let is_pending = pending.contains(&checkpoint.container.to_string());
+    let is_attached = attachment.is_some();
+    let (state, problems) = state(attacher, checkpoint, intent, is_attached, is_pending).await;
     let executor = match (&checkpoint.executor, checkpoint.owner) {
         (Some(executor), Owner::Agent) => executor.executor.clone(),
         _ => "-".to_owned(),
@@ -109,20 +191,12 @@ async fn row(
         mac: attachment
             .map_or(intent.mac, |attachment| attachment.mac)
             .to_string(),
-        ports: intent
-            .ports
-            .iter()
-            .map(|port| {
-                format!(
-                    "{}:{}/{}",
-                    port.host_port, port.container_port, port.protocol
-                )
-            })
-            .collect(),
+        ports: intent.ports.iter().map(port_text).collect(),
         namespace: attacher
             .handle(checkpoint)
             .map(|handle| handle.display().to_string()),
         state,
+        problems,
     }
 }
 
@@ -149,7 +223,11 @@ fn table(rows: &[Row]) -> Table {
             row.addresses.join(" "),
             row.mac.clone(),
             row.ports.join(" "),
-            row.state.clone(),
+            if row.problems.is_empty() {
+                row.state.to_string()
+            } else {
+                format!("{}: {}", row.state, row.problems.join("; "))
+            },
         ]);
     }
     table

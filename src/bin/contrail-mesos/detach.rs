@@ -1,0 +1,84 @@
+//! `contrail-mesos detach`: undoes an attach, also of a container whose checkpoint cannot be read.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use contrail_mesos::isolator::attacher::Attacher;
+use contrail_mesos::isolator::checkpoint::{Owner, StoredCheckpoint};
+use contrail_mesos_api::container::ContainerId;
+use uuid::Uuid;
+
+use crate::output::print;
+use crate::state::StateOptions;
+
+/// Undo an attach
+#[derive(Args)]
+pub(crate) struct Detach {
+    /// Name of the attachment
+    container: String,
+    /// Also detach a container of the agent, or remove what is left of a container whose checkpoint
+    /// cannot be read
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    pub(crate) state: StateOptions,
+}
+
+impl Detach {
+    pub(crate) async fn run(self, attacher: &Attacher) -> Result<ExitCode> {
+        let name = &self.container;
+        // By the name that status prints, which has dots for a nested container.
+        match attacher.checkpoints().find_printed(name)? {
+            None => {
+                print(&format!("{name} is not attached: nothing to do\n"))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            Some(StoredCheckpoint::Intact { checkpoint, .. }) => {
+                if checkpoint.owner == Owner::Agent && !self.force {
+                    bail!(
+                        "{name} is a container of the agent, which detaches it when it ends; \
+                         use --force to detach it now"
+                    );
+                }
+                attacher
+                    .detach(&checkpoint)
+                    .await
+                    .with_context(|| format!("{name} is not completely detached; retry"))?;
+            }
+            Some(StoredCheckpoint::Damaged {
+                error,
+                is_newer,
+                file_name,
+            }) => {
+                if !self.force {
+                    let advice = if is_newer {
+                        "use the newer version, or --force to remove what is left by its id"
+                    } else {
+                        "use --force to remove what is left by its id"
+                    };
+                    bail!(
+                        "the checkpoint of {name} cannot be read, so it is not known what is \
+                         attached ({error}); {advice}"
+                    );
+                }
+                let container = [ContainerId::top_level(name), ContainerId::printed(name)]
+                    .into_iter()
+                    .find(|container| container.file_name().as_str() == file_name)
+                    .context("the name does not match the checkpoint")?;
+                attacher
+                    .detach_without_checkpoint(&container, is_id_of_agent(name))
+                    .await
+                    .with_context(|| format!("{name} is not completely detached; retry"))?;
+            }
+        }
+        print(&format!("{name} is detached\n"))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Whether an id is like those that agents choose. The handle of an operator's attachment is a
+/// namespace of the operator's, which must stay.
+fn is_id_of_agent(id: &str) -> bool {
+    id.split('.').all(|part| Uuid::try_parse(part).is_ok())
+}
