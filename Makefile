@@ -30,6 +30,8 @@ on_abi = env -u MESOS_TREE -u MESOS_BUILD -u MESOS_PREFIX
 on_tree = env $(foreach name,MESOS_TREE MESOS_BUILD MESOS_PREFIX,$(if $($(name)),$(name)=$($(name))))
 # Passed on to demo, soak, bench and to the test runner.
 ARGS ?=
+# How many damaged inputs soak gives to each parser.
+FUZZ_ROUNDS ?= 200000
 
 # What the headers of Mesos include, and what generates those that a tree without a build lacks.
 module_packages = g++ \
@@ -70,6 +72,8 @@ test: testbed ## Run all tests, those on the real Mesos included (root)
 	@.ci/test $(ARGS)
 
 soak: root toolchain packages release-programs mesos ## Run the long tests: crashes at random moments, for hours (root)
+	$(say) 'damaged input for every parser'
+	@CONTRAIL_FUZZ_ROUNDS=$(FUZZ_ROUNDS) cargo test --locked --workspace --lib damaged_input -- --nocapture
 	$(say) 'soak'
 	@MODULE="$${MODULE:-$(LIBRARY)}" $(BUILT)/release/soak $(ARGS)
 

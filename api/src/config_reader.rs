@@ -817,6 +817,7 @@ impl FromStr for ConfigDuration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parser_testing::{assert_linear, for_damaged_input};
 
     /// The problems of a file with the keys `alpha`, `beta` and `[table] name`, all optional.
     fn problems(text: &str) -> ConfigError {
@@ -1004,5 +1005,55 @@ mod tests {
             std::fs::set_permissions(&path, permissions).expect("the mode");
             assert_eq!(secret_file_warning(&path).is_some(), is_warned, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn damaged_input_never_panics() {
+        let valid = "alpha = 1\nbeta = [\"1\", \"2\"]\n[table]\nname = \"https://u:SecretPw1@h\"\n";
+        for_damaged_input(valid.as_bytes(), |input| {
+            let text = String::from_utf8_lossy(input);
+            let document = Document::new(Path::new("f.toml"), &text);
+            let table = document.parse();
+            let top = Section::top(&document, &table);
+            top.integer("alpha", 1..=9);
+            top.parsed_list::<u8>("beta", "a number in quotes");
+            let sections = top.sections("table");
+            sections.into_iter().for_each(Section::finish);
+            top.finish();
+            if let Err(error) = document.finish() {
+                assert!(error.problems.len() <= MAX_PROBLEMS);
+                assert!(!error.to_string().contains(char::is_control), "{error}");
+            }
+        });
+    }
+
+    #[test]
+    fn reading_is_linear_in_the_size_of_the_file() {
+        for (name, line) in [
+            ("unknown keys", "NAME = 1\n"),
+            ("one line", "beta.xNAME = [1, 2, 3]\n"),
+            ("syntax errors", "NAME = \n"),
+            ("unknown tables", "[NAME]\na = 1\n"),
+            ("duplicate keys", "gamma = 1\n"),
+            ("open lists", "NAME = [1\n[x]\n"),
+        ] {
+            assert_linear(name, 1000, |lines| {
+                let text: String = (0..lines)
+                    .map(|number| line.replace("NAME", &format!("key{number}")))
+                    .collect();
+                let error = problems(&text);
+                assert!(error.count() > 0);
+            });
+        }
+        assert_linear("entries of one list", 2000, |entries| {
+            let error = problems(&format!("beta = [{}]", "\"x\", ".repeat(entries)));
+            assert_eq!(error.count(), entries);
+        });
+        assert_linear("a long key", 20_000, |length| {
+            problems(&format!("{} = 1", "k".repeat(length)));
+        });
+        assert_linear("URLs", 2000, |urls| {
+            problems(&format!("alpha = \"{}\"", "a://b:c@d ".repeat(urls)));
+        });
     }
 }

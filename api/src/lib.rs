@@ -9,6 +9,7 @@
 //! files          reading files of directories that others can write to
 //! limits         the limits of one container
 //! log_line       the text format of log lines
+//! parser_testing damaged input and growth, for tests of parsers (feature `test-util`)
 //! recordio       the framing of Mesos' event streams
 //! text           untrusted strings in messages
 //! ```
@@ -25,5 +26,7 @@ pub mod files;
 pub mod http;
 pub mod limits;
 pub mod log_line;
+#[cfg(any(test, feature = "test-util"))]
+pub mod parser_testing;
 pub mod recordio;
 pub mod text;

@@ -109,6 +109,8 @@ impl Decoder {
 mod tests {
     use proptest::prelude::*;
 
+    use crate::parser_testing::for_damaged_input;
+
     use super::*;
 
     fn decode(parts: &[&[u8]]) -> Result<Vec<Vec<u8>>, RecordIoError> {
@@ -180,6 +182,14 @@ mod tests {
         assert_eq!(decoder.next_record().unwrap().unwrap(), b"event");
         // The length is refused before the record arrives.
         decoder.next_record().unwrap_err();
+    }
+
+    #[test]
+    fn damaged_input_never_panics() {
+        for_damaged_input(b"6\nsnapsh5\nevent0\n3\nend", |input| {
+            // An error is as good as a record.
+            let _ = decode(&[input]);
+        });
     }
 
     proptest! {

@@ -319,3 +319,197 @@ fn pipes_in_the_state_directory_do_not_block() -> Result<()> {
     operator.succeeds("detach box")?;
     Ok(())
 }
+
+#[test]
+fn broken_configuration_does_not_prevent_status_and_detach() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let host = &operator.host;
+    host.sh("ip netns add one && ip netns add two")?;
+    let before = host.leftovers()?;
+    let good = fs::read_to_string(&operator.config)?;
+    for (container, netns, broken) in [
+        ("a", "one", format!("{good}\ncolour = 1\n[[network\n")),
+        (
+            "b",
+            "two",
+            format!("{good}\n[contrail]\nmanagers = ['m']\ntoken_file = '/nowhere/token'\n"),
+        ),
+    ] {
+        operator.succeeds(&format!(
+            "attach {container} --netns {netns} --network blue"
+        ))?;
+        fs::write(&operator.config, broken)?;
+        let text = operator.succeeds("status")?;
+        ensure!(
+            text.contains("10.32.0.") && text.contains("attached") && text.contains("going on"),
+            "{text}"
+        );
+        operator.succeeds(&format!("detach {container}"))?;
+        fs::write(&operator.config, &good)?;
+    }
+    // A state directory that is not understood must be given.
+    operator.succeeds("attach a --netns one --network blue")?;
+    fs::write(&operator.config, good.replace("state_dir", "state-dir"))?;
+    ensure!(operator.fails("status")?.contains("give --state-dir"));
+    let state = host.directory().join("state").display().to_string();
+    operator.succeeds(&format!("status --state-dir {state}"))?;
+    operator.succeeds(&format!("detach a --state-dir {state}"))?;
+    host.expect_nothing_since(&before)
+}
+
+#[test]
+fn detach_of_a_damaged_checkpoint_needs_force() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let host = &operator.host;
+    host.sh("ip netns add one")?;
+    let before = host.leftovers()?;
+    let intent = host.directory().join("state/containers/box/intent.json");
+    for (damage, expected) in [
+        ("{\"version\"", "intent.json"),
+        ("{\"version\":9}", "newer"),
+    ] {
+        operator.succeeds("attach box --netns one --network blue --port 8080:80")?;
+        fs::write(&intent, damage)?;
+        let text = operator.fails("detach box")?;
+        ensure!(
+            text.contains(expected) && text.contains("--force"),
+            "{expected:?} is not in {text}"
+        );
+        host.sh("ping -c 1 -W 5 10.32.0.2 || ping -c 1 -W 5 10.32.0.3")?;
+        operator.succeeds("detach box --force")?;
+        host.expect_nothing_since(&before)?;
+        ensure!(operator.succeeds("detach box")?.contains("nothing to do"));
+    }
+    // The namespace is the operator's.
+    host.sh("ip netns exec one true")?;
+    Ok(())
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_panic() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let program = program("contrail-mesos")?.display().to_string();
+    let config = operator.config.display();
+    let run = |command: &str, output: &str| {
+        let command = format!("{program} --config {config} {command}");
+        operator.host.sh(&format!("{command} 2>&1 {output}"))
+    };
+    for command in [
+        "status",
+        "status -o json",
+        "config check",
+        "attach box --network blue --dry-run",
+        "detach box",
+    ] {
+        let text = run(command, "| true; echo end")?;
+        ensure!(text == "end\n", "{command}: {text}");
+        // The standard error is where the output was before, so that it can be read.
+        let text = operator.host.sh(&format!(
+            "{program} --config {config} {command} 2>&1 >/dev/full || echo \"exit $?\""
+        ))?;
+        ensure!(
+            text.contains("cannot write the output") && text.contains("exit 1"),
+            "{command}: {text}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn dry_run_has_json_and_names_each_change_once() -> Result<()> {
+    let operator = Operator::new(&format!("{BLUE}{RED}"))?;
+    let command = "attach box --network blue --network red --dry-run";
+    let text = operator.succeeds(command)?;
+    let mut lines: Vec<&str> = text.lines().collect();
+    let count = lines.len();
+    lines.sort_unstable();
+    lines.dedup();
+    assert_eq!(lines.len(), count, "{text}");
+    let plan: Value = serde_json::from_str(&operator.succeeds(&format!("{command} -o json"))?)?;
+    let changes = plan["changes"].as_array().context("no changes")?;
+    assert_eq!(changes.len(), count);
+    assert_eq!(plan["container"], "box");
+    let text = operator.fails("attach box --network blue")?;
+    ensure!(text.contains("--netns or --pid"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn commands_that_need_root_say_so() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let program = program("contrail-mesos")?.display().to_string();
+    let config = operator.config.display();
+    for command in [
+        "status",
+        "detach box",
+        "attach box --network blue --dry-run",
+    ] {
+        // A user namespace without any mapping: nobody, who may still read the program.
+        let text = operator.host.sh(&format!(
+            "unshare --user {program} --config {config} {command} 2>&1 || echo \"exit $?\""
+        ))?;
+        ensure!(
+            text.contains("needs root") && text.contains("exit 1"),
+            "{command}: {text}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn operating_system_error_is_said_once() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    for (arguments, cause) in [
+        ("attach box --netns nowhere --network blue", "No such file"),
+        (
+            "attach box --netns /etc/passwd --network blue",
+            "/etc/passwd",
+        ),
+        ("attach box --pid 4194303 --network blue", "4194303"),
+    ] {
+        let text = operator.fails(arguments)?;
+        assert_eq!(text.matches(cause).count(), 1, "{arguments}: {text}");
+        assert_eq!(text.matches("os error").count().max(1), 1, "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn config_check_compares_networks_with_the_host() -> Result<()> {
+    let operator = Operator::new(
+        "[[network]]\nname = 'lan'\nprovider = 'bridge'\nsubnet = '10.99.0.0/24'\n\
+         [[network]]\nname = 'nic'\nprovider = 'bridge'\nsubnet = '10.98.0.0/24'\nbridge = 'dummy9'\n\
+         [[network]]\nname = 'routed'\nprovider = 'bridge'\nsubnet = '172.20.5.0/24'\n",
+    )?;
+    operator.host.sh(
+        "ip link add dummy9 type dummy && ip link set dummy9 up && ip address add 10.99.0.7/24 dev dummy9
+         ip route add 172.20.0.0/16 dev dummy9",
+    )?;
+    let text = operator.fails("config check")?;
+    for expected in [
+        "agent.toml:5:10: network[0].subnet: ",
+        "agent.toml:10:10: network[1].bridge: ",
+        "warning: ",
+        "agent.toml:14:10: network[2].subnet: ",
+        "dummy9",
+        "2 problems in",
+    ] {
+        ensure!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+    operator.host.sh("ip link delete dummy9")?;
+    operator.succeeds("config check")?;
+    Ok(())
+}
+
+#[test]
+fn shipped_example_says_what_is_to_be_filled_in() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent.toml.example");
+    fs::copy(example, &operator.config)?;
+    let text = operator.fails("config check")?;
+    for key in ["token_file", "ca_file", "certificate_file", "key_file"] {
+        ensure!(text.contains(&format!("contrail.{key}: ")), "{key}: {text}");
+    }
+    ensure!(text.contains("4 problems in"), "{text}");
+    Ok(())
+}

@@ -1,3 +1,6 @@
+use contrail_mesos_api::config_reader::MAX_PROBLEMS;
+use contrail_mesos_api::parser_testing::{assert_linear, for_damaged_input};
+
 use super::*;
 
 fn parse(toml: &str) -> Result<Config, ConfigError> {
@@ -419,5 +422,48 @@ fn allowed_ports_are_ports_ranges_or_any() {
             error.to_string().contains("ports.allow"),
             "{wrong}: {error}"
         );
+    }
+}
+
+#[test]
+fn damaged_input_never_panics() {
+    for valid in [
+        include_str!("../../agent.toml.example"),
+        include_str!("testdata/mistakes.toml"),
+    ] {
+        for_damaged_input(valid.as_bytes(), |input| {
+            let text = String::from_utf8_lossy(input);
+            // The plugins of this host do not matter.
+            let text = text.replace("[cni]", "[dns]");
+            if let Err(error) = parse(&text) {
+                assert!(error.problems.len() <= MAX_PROBLEMS);
+                assert!(!error.to_string().contains(char::is_control), "{error}");
+            }
+        });
+    }
+}
+
+#[test]
+fn reading_is_linear_in_the_number_of_networks() {
+    for (name, network) in [
+        (
+            "distinct",
+            "name = 'nNUMBER'\nsubnet6 = 'fd00:0:NUMBER::/64'",
+        ),
+        ("equal", "name = 'n'\nsubnet = '10.0.0.0/24'\nbridge = 'b'"),
+        (
+            "unknown keys",
+            "name = 'nNUMBER'\nsubnett = '10.0.0.0/24'\nmtuu = 1",
+        ),
+    ] {
+        assert_linear(name, 250, |networks| {
+            let text: String = (0..networks)
+                .map(|number| {
+                    let network = network.replace("NUMBER", &number.to_string());
+                    format!("[[network]]\nprovider = 'bridge'\n{network}\n")
+                })
+                .collect();
+            assert_eq!(parse(&text).is_ok(), name == "distinct");
+        });
     }
 }

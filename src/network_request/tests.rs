@@ -254,3 +254,38 @@ fn networks_label_with_duplicate_or_empty_name_is_refused() {
     let request = parse(&container(vec![info])).expect("a good request");
     assert_eq!(request.networks.len(), 1);
 }
+
+#[test]
+fn damaged_input_never_panics() {
+    use prost::Message as _;
+
+    let config = config();
+    let info = NetworkInfo {
+        ip_addresses: vec![IpAddress {
+            protocol: Some(1),
+            ip_address: Some(b"10.1.0.9".to_vec()),
+        }],
+        groups: vec![b"group".to_vec()],
+        labels: Some(Labels {
+            labels: vec![Label {
+                key: b"networks".to_vec(),
+                value: Some(b"blue,red".to_vec()),
+            }],
+        }),
+        port_mappings: vec![network_info::PortMapping {
+            host_port: 8080,
+            container_port: 80,
+            protocol: Some(b"tcp,udp".to_vec()),
+        }],
+        ..named(b"contrail-cni-plugin")
+    };
+    let valid = container(vec![info, named(b"blue")]).encode_to_vec();
+    contrail_mesos_api::parser_testing::for_damaged_input(&valid, |input| {
+        let Ok(container) = ContainerInfo::decode(input) else {
+            return;
+        };
+        if let Err(error) = super::parse(&ContainerId::top_level("c1"), &container, &config) {
+            assert!(!error.to_string().contains(char::is_control), "{error}");
+        }
+    });
+}

@@ -317,4 +317,22 @@ mod tests {
             assert!(CniResult::parse(&wrong, "eth0").is_err(), "{wrong}");
         }
     }
+
+    #[test]
+    fn damaged_input_never_panics() {
+        let valid = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [{ "name": "eth0", "mac": "AA:BB:CC:00:11:22", "sandbox": "/run/netns/x" }],
+            "ips": [{ "address": "10.1.0.5/16", "gateway": "10.1.0.1", "interface": 0 }],
+            "ip6": { "ip": "fd00::5/64" },
+            "dns": { "nameservers": ["10.1.0.2"], "search": ["a.b"] },
+        })
+        .to_string();
+        contrail_mesos_api::parser_testing::for_damaged_input(valid.as_bytes(), |input| {
+            if let Ok(result) = serde_json::from_slice::<Value>(input) {
+                // An error is as good as a result.
+                let _ = CniResult::parse(&result, "eth0");
+            }
+        });
+    }
 }
