@@ -478,12 +478,12 @@ fn operating_system_error_is_said_once() -> Result<()> {
 fn config_check_compares_networks_with_the_host() -> Result<()> {
     let operator = Operator::new(
         "[[network]]\nname = 'lan'\nprovider = 'bridge'\nsubnet = '10.99.0.0/24'\n\
-         [[network]]\nname = 'nic'\nprovider = 'bridge'\nsubnet = '10.98.0.0/24'\nbridge = 'dummy9'\n\
+         [[network]]\nname = 'nic'\nprovider = 'bridge'\nsubnet = '10.98.0.0/24'\nbridge = 'nic9'\n\
          [[network]]\nname = 'routed'\nprovider = 'bridge'\nsubnet = '172.20.5.0/24'\n",
     )?;
     operator.host.sh(
-        "ip link add dummy9 type dummy && ip link set dummy9 up && ip address add 10.99.0.7/24 dev dummy9
-         ip route add 172.20.0.0/16 dev dummy9",
+        "ip link add nic9 type veth peer name nic8 && ip link set nic8 up && ip link set nic9 up && ip address add 10.99.0.7/24 dev nic9
+         ip route add 172.20.0.0/16 dev nic9",
     )?;
     let text = operator.fails("config check")?;
     for expected in [
@@ -491,12 +491,12 @@ fn config_check_compares_networks_with_the_host() -> Result<()> {
         "agent.toml:10:10: network[1].bridge: ",
         "warning: ",
         "agent.toml:14:10: network[2].subnet: ",
-        "dummy9",
+        "nic9",
         "2 problems in",
     ] {
         ensure!(text.contains(expected), "{expected:?} is not in {text}");
     }
-    operator.host.sh("ip link delete dummy9")?;
+    operator.host.sh("ip link delete nic9")?;
     operator.succeeds("config check")?;
     Ok(())
 }
