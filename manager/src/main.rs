@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use contrail_mesos_api::config_reader::ConfigProblem;
+use contrail_mesos_api::text::with_causes;
 use contrail_mesos_manager::logging::{self, LogFormat};
 use contrail_mesos_manager::{
     Config, DEFAULT_PATH, DryRun, Manager, dry_run, raise_open_files_limit,
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("contrail-mesos-manager: {error:#}");
+            eprintln!("contrail-mesos-manager: {}", with_causes(error.as_ref()));
             ExitCode::FAILURE
         }
     }

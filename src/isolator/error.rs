@@ -84,3 +84,49 @@ impl IsolatorError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::path::Path;
+
+    use contrail_mesos_api::text::with_causes;
+
+    use super::*;
+    use crate::isolator::checkpoint::Checkpoints;
+    use crate::net::netns;
+    use crate::provider::{BoxError, ProviderError};
+
+    /// Our errors say their causes; whoever prints them with `with_causes` says each once.
+    #[test]
+    fn every_cause_is_said_once() {
+        let namespace = || netns::of_path(Path::new("/nonexistent/namespace")).unwrap_err();
+        let checkpoint = || {
+            Checkpoints::new(Path::new("/dev/null"))
+                .load_all()
+                .unwrap_err()
+        };
+        let provider = |source: BoxError| ProviderError::Failed {
+            network: "blue".to_owned(),
+            action: "attach".to_owned(),
+            source,
+        };
+        let errors: [Box<dyn Error>; 6] = [
+            Box::new(namespace()),
+            Box::new(checkpoint()),
+            Box::new(IsolatorError::from(namespace())),
+            Box::new(IsolatorError::from(checkpoint())),
+            Box::new(provider(Box::new(namespace()))),
+            Box::new(provider(Box::new(checkpoint()))),
+        ];
+        for error in errors {
+            let text = with_causes(error.as_ref());
+            assert_eq!(text.matches("os error").count(), 1, "{text}");
+            let mut next = error.source();
+            while let Some(cause) = next {
+                assert_eq!(text.matches(&cause.to_string()).count(), 1, "{text}");
+                next = cause.source();
+            }
+        }
+    }
+}
