@@ -49,8 +49,8 @@ fn check_reports_problems_of_a_configuration() {
     let (valid, _, err) = check(&wrong);
     assert!(!valid);
     assert!(
-        err.contains("wrong.toml:1: listn: unknown key")
-            && err.contains("wrong.toml:3: vnc.servers"),
+        err.contains("wrong.toml:1:1: listn: unknown key")
+            && err.contains("wrong.toml:3:11: vnc.servers"),
         "{err}"
     );
 

@@ -163,6 +163,9 @@ async fn containers_are_found_by_their_address() {
         let response = reqwest::get(format!("{admin}{path}")).await.unwrap();
         response.json().await.unwrap()
     };
+    // The addresses are listed after the containers.
+    let both = format!("{admin}/v1/containers?address=10.32.0.0/12");
+    until(&both, "\"total\":2").await;
     let one = get(format!("/v1/containers/{first}")).await;
     let address = one["contrail"]["interfaces"][0]["addresses"][0].as_str();
     let address = address.unwrap().to_owned();
