@@ -121,7 +121,7 @@ pub fn read_file(path: &Path) -> Result<String, String> {
     }
     String::from_utf8(text).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = valid.split(|byte| *byte == b'\n').count();
         format!("line {line} is not UTF-8")
     })
 }
@@ -750,12 +750,11 @@ impl<'a> Section<'a> {
                 self.document.problems.borrow_mut().omitted += 1;
                 continue;
             }
-            let advice = match meant {
-                Some(meant) => format!("did you mean {meant:?}?"),
-                None => {
-                    let known: Vec<&str> = read_keys.iter().map(String::as_str).collect();
-                    format!("known here: {}", known.join(", "))
-                }
+            let advice = if let Some(meant) = meant {
+                format!("did you mean {meant:?}?")
+            } else {
+                let known: Vec<&str> = read_keys.iter().map(String::as_str).collect();
+                format!("known here: {}", known.join(", "))
             };
             self.add(offset, name, format!("unknown key; {advice}"));
         }
@@ -932,10 +931,10 @@ mod tests {
 
     #[test]
     fn number_of_problems_is_limited() {
-        let text: String = (0..1000).fold(String::new(), |mut text, number| {
-            text.push_str(&format!("key{number} = 1\n"));
-            text
-        });
+        let lines: Vec<String> = (0..1000)
+            .map(|number| format!("key{number} = 1\n"))
+            .collect();
+        let text = lines.concat();
         let error = problems(&text);
         assert_eq!(error.problems.len(), MAX_PROBLEMS);
         assert_eq!(error.count(), 1000);
@@ -982,7 +981,7 @@ mod tests {
                 .contains("not a regular file")
         );
         assert!(read_file(directory.path()).is_err());
-        std::fs::write(&path.with_extension("text"), b"a\n\xff").expect("a file");
+        std::fs::write(path.with_extension("text"), b"a\n\xff").expect("a file");
         let error = read_file(&path.with_extension("text")).expect_err("not UTF-8");
         assert_eq!(error, "line 2 is not UTF-8");
     }

@@ -118,6 +118,9 @@ fn damage(input: &mut Vec<u8>, random: &mut Random) {
 /// Fails if `work` needs much more than four times the CPU time for an input that is four times
 /// as large: quadratic work needs sixteen times. CPU time of this thread, so that a busy machine
 /// makes no difference; the smallest of several measurements counts.
+///
+/// # Panics
+/// If it grows faster.
 pub fn assert_linear(name: &str, size: usize, work: impl Fn(usize)) {
     // The first call also pays for what is set up once.
     work(size);
