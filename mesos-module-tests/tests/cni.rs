@@ -229,6 +229,129 @@ fn cni_container_survives_loss_of_agent_and_configuration() -> Result<()> {
 }
 
 #[test]
+fn loopback_network_gives_no_address_to_status_and_hosts() -> Result<()> {
+    let cni = Cni::new()?;
+    cni.write("blue.conf", &cni.named("blue", "1.0.0"))?;
+    for version in ["0.2.0", "0.3.1", "1.0.0"] {
+        cni.write(
+            &format!("lo-{version}.conf"),
+            &json!({ "name": format!("lo-{version}"), "cniVersion": version, "type": "loopback" }),
+        )?;
+    }
+    let agent = Agent::start(&cni.config())?;
+    for (id, networks) in [
+        ("first", ["lo-1.0.0", "blue"]),
+        ("last", ["blue", "lo-0.3.1"]),
+        ("old", ["lo-0.2.0", "blue"]),
+    ] {
+        let on_networks = |task: TaskSpec| {
+            let networks = networks.iter();
+            networks.fold(task, |task, network| task.network(network))
+        };
+        let running = agent.run(on_networks(TaskSpec::new(id, "sleep 1000")))?;
+        let addresses = running.addresses();
+        ensure!(addresses.len() == 2, "{running}");
+        ensure!(
+            addresses.iter().all(|address| !address.is_loopback()),
+            "{running}"
+        );
+        let check = "test \"$(grep -c \" $(hostname)$\" /etc/hosts)\" = 2 \
+             && grep -q \"^10.77.0.[0-9]* $(hostname)$\" /etc/hosts \
+             && grep -q \"^fd00:77::[0-9a-f]* $(hostname)$\" /etc/hosts";
+        agent.passes(on_networks(TaskSpec::new(&format!("{id}-hosts"), check)))?;
+        agent.kill(id)?;
+    }
+    agent.expect_no_state()?;
+    cni.end(agent)
+}
+
+#[test]
+fn cni_plugins_get_the_highest_common_version() -> Result<()> {
+    let cni = Cni::new()?;
+    cni.write(
+        "blue.conflist",
+        &json!({
+            "name": "blue", "cniVersions": ["0.4.0", "1.0.0"],
+            "plugins": [cni.bridge(), { "type": "firewall" }],
+        }),
+    )?;
+    // An editor's backup of it is no network.
+    cni.write("blue.conflist~", &cni.named("backup", "1.0.0"))?;
+    let agent = Agent::start(&cni.config())?;
+    let running = agent.run(TaskSpec::new("one", "sleep 1000").network("blue"))?;
+    ensure!(running.addresses().len() == 2, "{running}");
+    let message = agent.refused(TaskSpec::new("two", "true").network("backup"))?;
+    ensure!(
+        message.contains("unknown network \"backup\"")
+            && message.contains("blue.conflist~: is ignored"),
+        "{message}"
+    );
+    agent.kill("one")?;
+    agent.expect_no_state()?;
+    cni.end(agent)
+}
+
+#[test]
+fn failing_del_does_not_keep_the_container() -> Result<()> {
+    let cni = Cni::new()?;
+    cni.script(
+        "failing",
+        r#"[ $CNI_COMMAND = ADD ] || [ -e $place/heal ] || { echo '{"code":11,"msg":"not now"}'; exit 1; }
+/usr/lib/cni/bridge"#,
+    )?;
+    let mut network = cni.named("blue", "1.0.0");
+    network["type"] = "failing".into();
+    cni.write("blue.conf", &network)?;
+    let agent = Agent::start(&cni.config())?;
+    let running = agent.run(TaskSpec::new("one", "sleep 1000").network("blue"))?;
+    agent.kill("one")?;
+    // The container is gone for the agent, and what its plugin left is not forgotten.
+    agent.expect_no_state()?;
+    ensure!(agent.containers()?.is_empty(), "{:?}", agent.containers()?);
+    ensure!(cni.leases()? == 2, "{} leases", cni.leases()?);
+    let records = agent.state_dir().join("cni");
+    let container = mesos_module_tests::testbed::agent::container(&running)?;
+    let record = fs::read_to_string(records.join(container).join("eth0.json"))?;
+    ensure!(record.contains("not now"), "{record}");
+    // It is retried.
+    fs::write(cni.0.path().join("heal"), "")?;
+    cni.end(agent)
+}
+
+/// The calls of docs/install.md, "Migrate from network/cni".
+#[test]
+fn drained_agent_has_no_container_until_it_is_reactivated() -> Result<()> {
+    let cni = Cni::new()?;
+    cni.write("blue.conf", &cni.named("blue", "1.0.0"))?;
+    let agent = Agent::start(&cni.config())?;
+    agent.run(TaskSpec::new("one", "sleep 1000").network("blue"))?;
+    let first_agent = || -> Result<Value> {
+        let agents = agent
+            .cluster
+            .master_call(&json!({ "type": "GET_AGENTS" }))?;
+        Ok(agents["get_agents"]["agents"][0].clone())
+    };
+    let id = first_agent()?["agent_info"]["id"].clone();
+    agent.cluster.master_call(&json!({
+        "type": "DRAIN_AGENT",
+        "drain_agent": { "agent_id": id, "max_grace_period": { "seconds": 60 } },
+    }))?;
+    agent.ended("one")?;
+    let start = std::time::Instant::now();
+    while first_agent()?["drain_info"]["state"] != "DRAINED" || !agent.containers()?.is_empty() {
+        ensure!(start.elapsed() < WAIT_TIMEOUT, "{}", first_agent()?);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    agent.expect_no_state()?;
+    agent.cluster.master_call(&json!({
+        "type": "REACTIVATE_AGENT", "reactivate_agent": { "agent_id": id },
+    }))?;
+    agent.run(TaskSpec::new("two", "sleep 1000").network("blue"))?;
+    agent.kill("two")?;
+    cni.end(agent)
+}
+
+#[test]
 fn agent_killed_during_cni_plugin_leaves_nothing() -> Result<()> {
     let cni = Cni::new()?;
     // Slow to begin and slow to end, with the real plugin between.
