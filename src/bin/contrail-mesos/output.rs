@@ -1,4 +1,4 @@
-//! Printing: whoever reads the output may stop, and a disk may be full.
+//! Printing: the reader of the output may stop, and a disk may be full.
 
 use std::io::{self, ErrorKind, Write as _};
 
