@@ -232,28 +232,28 @@ fn missing_message(location: &Location, missing: &[(&str, Provider)]) -> String 
             Provider::Mesos(_) => None,
         })
         .collect();
-    let mut message = format!("missing headers: {}.", names.join(", "));
+    let mut sentences = vec![format!("missing headers: {}.", names.join(", "))];
     if packages.len() < missing.len() {
-        message += &match location {
+        sentences.push(match location {
             Location::Tree { source, .. } => format!(
-                " Set MESOS_BUILD to the build directory of {source}, or run \
+                "Set MESOS_BUILD to the build directory of {source}, or run \
                  cpp-shim/mesos-tree-headers.sh {source} to generate what the tree lacks. If Mesos \
                  was built with libraries of your own, set MESOS_INCLUDE_DIRS to their include \
                  directories, separated by colons.",
                 source = source.display()
             ),
             Location::Prefix(prefix) => format!(
-                " Configure Mesos with --enable-install-module-dependencies and install it in {}, \
-                 or set MESOS_INCLUDE_DIRS to the include directories of the libraries that it was \
+                "Configure Mesos with --enable-install-module-dependencies and install it in {}, or \
+                 set MESOS_INCLUDE_DIRS to the include directories of the libraries that it was \
                  built with, separated by colons.",
                 prefix.display()
             ),
-        };
+        });
     }
     if !packages.is_empty() {
-        message += &format!(" Install: apt-get install {}.", packages.join(" "));
+        sentences.push(format!("Install: apt-get install {}.", packages.join(" ")));
     }
-    message
+    sentences.join(" ")
 }
 
 #[cfg(test)]

@@ -673,17 +673,14 @@ fn remainder(record: &InterfaceRecord) -> String {
         .as_ref()
         .and_then(|result| CniResult::parse(result, &intent.interface).ok())
         .map_or_else(Vec::new, |result| result.addresses);
-    let mut text = format!(
-        "{} of network {:?} (plugins {}",
+    let mut parts = vec![format!("plugins {}", plugins.join(", "))];
+    parts.extend(addresses.iter().map(|address| format!("address {address}")));
+    let host_interface = record.host_interface.as_ref();
+    parts.extend(host_interface.map(|name| format!("host interface {name}")));
+    format!(
+        "{} of network {:?} ({})",
         intent.interface,
         intent.network,
-        plugins.join(", ")
-    );
-    for address in addresses {
-        text += &format!(", address {address}");
-    }
-    if let Some(name) = &record.host_interface {
-        text += &format!(", host interface {name}");
-    }
-    text + ")"
+        parts.join(", ")
+    )
 }

@@ -131,9 +131,7 @@ impl PluginProcesses {
     }
 
     fn has_pipe(&self, process: &Process) -> bool {
-        process
-            .files()
-            .any(|file| self.pipes.iter().any(|pipe| *pipe == file))
+        process.files().any(|file| self.pipes.contains(&file))
     }
 }
 
@@ -173,13 +171,13 @@ impl Process {
 
     /// Parses `/proc/<id>/stat`. The name may have spaces and parentheses.
     fn parse(id: i32, stat: &str) -> Option<Self> {
-        let (start, rest) = stat.rsplit_once(')')?;
+        let (front, rest) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         Some(Self {
             id,
             parent: fields.get(1)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
-            name: start.split_once('(')?.1.escape_default().to_string(),
+            name: front.split_once('(')?.1.escape_default().to_string(),
         })
         .filter(|_| !matches!(fields.first(), Some(&("Z" | "X"))))
     }

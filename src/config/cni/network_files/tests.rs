@@ -89,6 +89,7 @@ fn conf_json_and_conflist_files_are_networks() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of files and messages")]
 fn invalid_file_affects_only_its_own_network() {
     let fixture = Fixture::new();
     fixture.write("good.conf", r#"{"name":"good","type":"bridge"}"#);
