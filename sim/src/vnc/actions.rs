@@ -274,7 +274,7 @@ fn rights(db: &mut Db, action: &str, body: &Map<String, Value>) -> Outcome<Reply
     let mut change = Map::new();
     change.insert("perms2".to_owned(), perms);
     change::update(db, object.kind, &object.uuid.to_string(), change, action)?;
-    Ok(Reply::Done)
+    Ok(Reply::Json(json!({})))
 }
 
 /// `ip-alloc`, `ip-free` and `subnet-ip-count` of a network; none for any other action.

@@ -144,8 +144,10 @@ impl Subnet {
                 number(gateway),
                 number(service),
             ) {
-                // The real server fails while it builds the message that the pool is too small.
-                return Err("can only concatenate str (not \"int\") to str".to_owned());
+                return Err(format!(
+                    "Virtual-Network({name}) has invalid alloc_unit(1) in subnet({network}) \
+                     reason: Pool range<=block_alloc_unit"
+                ));
             }
         }
         fields.insert("default_gateway".to_owned(), gateway.to_string().into());
@@ -299,6 +301,26 @@ mod tests {
         assert_eq!(subnet.allocate("z"), None);
         subnet.free("5.5.5.3".parse().unwrap(), Some("x"));
         assert_eq!(subnet.allocate("z"), "5.5.5.3".parse().ok());
+    }
+
+    #[test]
+    fn subnet_without_room_is_refused() {
+        let read = |prefix: &str, length| {
+            let mut value = of(prefix, length);
+            Subnet::read(value.as_object_mut().unwrap(), "d:p:n").map(drop)
+        };
+        for (prefix, length) in [("20.5.0.0", 32), ("20.5.0.0", 31), ("fd00:9::", 127)] {
+            let net = format!("{prefix}/{length}");
+            assert_eq!(
+                read(prefix, length).unwrap_err(),
+                format!(
+                    "Virtual-Network(d:p:n:{net}) has invalid alloc_unit(1) in subnet({net}) \
+                     reason: Pool range<=block_alloc_unit"
+                )
+            );
+        }
+        // Accepted, although all four addresses are reserved.
+        read("20.5.0.0", 30).unwrap();
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -52,6 +53,29 @@ impl Keystone {
             v3: true,
             v2: true,
         }
+    }
+}
+
+/// Checks the credentials of a request on the local administrator's port.
+pub(crate) fn check_basic(
+    header: Option<&str>,
+    user: &str,
+    password: &str,
+) -> Result<(), ApiError> {
+    let Some(header) = header else {
+        return Err(ApiError::new(401, "HTTP_AUTHORIZATION header missing"));
+    };
+    let given = header
+        .split_once(' ')
+        .and_then(|(_, encoded)| {
+            let engine = base64::engine::general_purpose::STANDARD;
+            engine.decode(encoded.trim()).ok()
+        })
+        .and_then(|decoded| String::from_utf8(decoded).ok());
+    if given.is_some_and(|given| given == format!("{user}:{password}")) {
+        Ok(())
+    } else {
+        Err(ApiError::new(401, "Authentication check failed"))
     }
 }
 

@@ -104,10 +104,16 @@ fn ipam(db: &mut Db, name: &str, props: Value) {
 fn network(db: &mut Db, name: &str, more_instances: &[&str]) {
     let fq_name = [PROJECT[0], PROJECT[1], name];
     let number = db.numbers.network(&fq_name.join(":"));
-    let props = json!({
-        "virtual_network_network_id": number, "is_provider_network": name == "ip-fabric"
-    });
-    add(db, "virtual-network", &fq_name, props);
+    if name == "default-virtual-network" {
+        // The server creates it as the child of its project, and then sets no defaults.
+        let props = json!({ "virtual_network_network_id": number });
+        add_bare(db, "virtual-network", &fq_name, props);
+    } else {
+        let props = json!({
+            "virtual_network_network_id": number, "is_provider_network": name == "ip-fabric"
+        });
+        add(db, "virtual-network", &fq_name, props);
+    }
     let own = json!({"routing_instance_is_default": true});
     let instance = [PROJECT[0], PROJECT[1], name, name];
     add(db, "routing-instance", &instance, own);
@@ -119,15 +125,24 @@ fn network(db: &mut Db, name: &str, more_instances: &[&str]) {
 
 /// An object as the server itself creates it: with all defaults, and without a display name.
 fn add(db: &mut Db, kind: &str, fq_name: &[&str], props: Value) -> Option<Uuid> {
+    let mut all = Map::new();
+    for prop in &schema().kind(schema().id(kind)?).props {
+        if let Some(value) = &prop.default {
+            all.insert(prop.name.clone(), value.clone());
+        }
+    }
+    if let Value::Object(props) = props {
+        all.extend(props);
+    }
+    add_bare(db, kind, fq_name, all.into())
+}
+
+/// An object with these properties only.
+fn add_bare(db: &mut Db, kind: &str, fq_name: &[&str], props: Value) -> Option<Uuid> {
     let id = schema().id(kind)?;
     let kind = schema().kind(id);
     let mut body = Map::new();
     body.insert("fq_name".to_owned(), fq_name.into());
-    for prop in &kind.props {
-        if let Some(value) = &prop.default {
-            body.insert(prop.name.clone(), value.clone());
-        }
-    }
     body.insert("id_perms".to_owned(), default_id_perms());
     body.insert("perms2".to_owned(), default_perms2("cloud-admin"));
     if let Value::Object(props) = props {

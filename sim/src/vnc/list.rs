@@ -330,8 +330,12 @@ impl ListQuery {
         };
         let mut out = render::object(db, object, &wanted, None);
         if !self.detail {
+            // The real server leaves them out where the parent is given.
+            let with_parent = !self.fields.is_empty() && self.parents.is_none();
             out.retain(|name, _| {
-                ["uuid", "fq_name"].contains(&name.as_str()) || self.fields.contains(name)
+                ["uuid", "fq_name"].contains(&name.as_str())
+                    || (with_parent && ["parent_type", "parent_uuid"].contains(&name.as_str()))
+                    || self.fields.contains(name)
             });
         }
         if !self.exclude_hrefs {

@@ -25,6 +25,7 @@ mod create;
 mod db;
 mod defaults;
 mod discovery_root;
+mod error_page;
 mod hooks;
 mod list;
 mod options;

@@ -29,6 +29,14 @@ pub enum Auth {
     None,
     /// A token, which the server itself issues at `/v3/auth/tokens` and `/v2.0/tokens`.
     Keystone(Keystone),
+    /// A user name and a password in every request, as on the real server's port for the local
+    /// administrator.
+    Basic {
+        /// The user name.
+        user: String,
+        /// The password.
+        password: String,
+    },
 }
 
 impl Default for Options {

@@ -11,10 +11,11 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 
 use super::api;
-use super::auth::Tokens;
+use super::auth::{self, Tokens};
 use super::changes::Change;
 use super::db::Db;
 use super::defaults;
+use super::error_page;
 use super::options::{Auth, Options};
 use super::request::Request;
 use super::response::{ApiError, Outcome, Reply};
@@ -85,10 +86,12 @@ async fn handle(
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
-        return response(&Err(ApiError::new(413, "Request entity too large")));
+        let url = url(&parts);
+        return response(&Err(ApiError::new(413, "Request entity too large")), &url);
     };
-    let perform =
-        async |parts: Parts, body: Bytes, order| response(&perform(&shared, &parts, &body, order));
+    let perform = async |parts: Parts, body: Bytes, order| {
+        response(&perform(&shared, &parts, &body, order), &url(&parts))
+    };
     shared
         .frontend
         .handle(&shared.faults, |_| true, &peer, (parts, body), perform)
@@ -98,6 +101,9 @@ async fn handle(
 fn perform(shared: &Shared, parts: &Parts, body: &[u8], order: u64) -> Outcome<Reply> {
     let mut request = read(parts, body)?;
     let mut state = shared.lock();
+    if let Auth::Basic { user, password } = &shared.options.auth {
+        auth::check_basic(text(parts, "authorization").as_deref(), user, password)?;
+    }
     if let Auth::Keystone(keystone) = &shared.options.auth {
         let (method, path) = (request.method.as_str(), request.path.as_str());
         let issued = state
@@ -117,6 +123,12 @@ fn perform(shared: &Shared, parts: &Parts, body: &[u8], order: u64) -> Outcome<R
     let changes = shared.publish(&mut state.db);
     shared.frontend.record_changes(order, changes);
     outcome
+}
+
+/// The address that a client requested.
+fn url(parts: &Parts) -> String {
+    let host = text(parts, "host").unwrap_or_default();
+    format!("http://{host}{}", parts.uri)
 }
 
 fn text(parts: &Parts, name: &str) -> Option<String> {
@@ -175,7 +187,7 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn response(outcome: &Outcome<Reply>) -> Response<Body> {
+fn response(outcome: &Outcome<Reply>, url: &str) -> Response<Body> {
     match outcome {
         Ok(Reply::Json(value)) => build(200, JSON, value.to_string(), &[]),
         Ok(Reply::Object(value, modified)) => {
@@ -204,7 +216,13 @@ fn response(outcome: &Outcome<Reply>) -> Response<Body> {
                 .map(|text| ("www-authenticate", text.as_str()))
                 .into_iter()
                 .collect();
-            build(error.status, HTML, error.text.clone(), &challenge)
+            // The token filter in front of the server has plain texts of its own.
+            let body = if challenge.is_empty() {
+                error_page::body(error.status, &error.text, url)
+            } else {
+                error.text.clone()
+            };
+            build(error.status, HTML, body, &challenge)
         }
     }
 }

@@ -64,29 +64,40 @@ pub(super) fn allocate(db: &mut Db, uuid: Uuid, body: &mut Body, kind: &str) -> 
         .unwrap_or_default();
     let any = AddressRequest {
         address,
-        subnet: None,
         version: Some(4),
+        ..AddressRequest::default()
     };
-    let holder = uuid.to_string();
-    let allocation = if wanted.is_empty() {
-        pool::allocate(db, &network, any, &holder)
-    } else {
-        let subnets = wanted.iter();
-        subnets
-            .filter(|subnet| pool::is_subnet(db, &network, subnet))
-            .cloned()
-            .collect::<Vec<_>>()
-            .into_iter()
-            .find_map(|subnet| {
-                let subnet = Some(subnet.as_str());
-                pool::allocate(db, &network, AddressRequest { subnet, ..any }, &holder).ok()
-            })
-            .ok_or(AllocationError::Exhausted(wanted))
-    };
-    let allocation =
-        allocation.map_err(|problem| ApiError::new(500, problem.text(&network.fq_name)))?;
-    body.insert(field, allocation.address.to_string().into());
+    let address = allocate_address(db, &network, any, wanted, &uuid.to_string())
+        .map_err(|problem| ApiError::new(500, problem.text(&network.fq_name)))?;
+    body.insert(field, address.map(|address| address.to_string()).into());
     Ok(())
+}
+
+/// Allocates an address of these subnets, or of any if there are none. Like the real server, it
+/// goes on after a subnet that has given an address, and the last one decides.
+fn allocate_address(
+    db: &mut Db,
+    network: &Object,
+    any: AddressRequest<'_>,
+    subnets: Vec<String>,
+    holder: &str,
+) -> Result<Option<IpAddr>, AllocationError> {
+    if subnets.is_empty() {
+        return Ok(pool::allocate(db, network, any, holder)?.address);
+    }
+    let mut address = None;
+    for subnet in &subnets {
+        let subnet = Some(subnet.as_str());
+        match pool::allocate(db, network, AddressRequest { subnet, ..any }, holder) {
+            Ok(allocation) => address = allocation.address,
+            Err(AllocationError::Exhausted(_)) => {}
+            Err(problem) => return Err(problem),
+        }
+    }
+    match address {
+        None => Err(AllocationError::Exhausted(subnets)),
+        address => Ok(address),
+    }
 }
 
 pub(super) fn after_delete(db: &mut Db, object: &Object, field: &str) {

@@ -161,7 +161,8 @@ pub(super) fn after_create(db: &mut Db, object: &Object) -> Outcome<()> {
         "routing-instance",
         json!({
             "fq_name": name, "parent_type": "virtual-network",
-            "routing_instance_is_default": true, "routing_instance_fabric_snat": snat
+            "routing_instance_is_default": true, "routing_instance_fabric_snat": snat,
+            "routing_instance_has_pnf": false
         }),
     )
     .map(|_| ())

@@ -16,7 +16,8 @@ use crate::vnc::store::Object;
 /// An allocated address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Allocation {
-    pub(crate) address: IpAddr,
+    /// None where the named subnet is used up, which the real server reports as a success.
+    pub(crate) address: Option<IpAddr>,
     pub(crate) subnet_uuid: Option<String>,
 }
 
@@ -27,6 +28,8 @@ pub(crate) struct AddressRequest<'a> {
     pub(crate) subnet: Option<&'a str>,
     /// 4 or 6.
     pub(crate) version: Option<u8>,
+    /// The network's preference of its own or flat subnets. Only instance-ips have it.
+    pub(crate) mode: Option<&'a str>,
 }
 
 /// Why no address was allocated.
@@ -36,6 +39,8 @@ pub(crate) enum AllocationError {
     InvalidSubnet(String),
     /// These subnets have no free address.
     Exhausted(Vec<String>),
+    /// The network has no subnets of its own.
+    Absent,
 }
 
 /// A network's reference to an ipam.
@@ -48,7 +53,7 @@ impl AllocationError {
     /// The response of `ip-alloc`.
     pub(crate) fn error(&self, network: &[String]) -> ApiError {
         match self {
-            Self::InvalidSubnet(_) => ApiError::internal(),
+            Self::InvalidSubnet(_) | Self::Absent => ApiError::internal(),
             Self::Exhausted(_) => ApiError::new(409, self.text(network)),
         }
     }
@@ -64,6 +69,7 @@ impl AllocationError {
                 let tried = python_repr::names(tried);
                 format!("Virtual-Network({name}) has exhausted subnet({tried})")
             }
+            Self::Absent => format!("Virtual-Network({name}) has no defined subnets"),
         }
     }
 }
@@ -135,7 +141,7 @@ pub(crate) fn allocate(
         return allocate_flat(db, network, request, holder)
             .or_else(|_| allocate_own(db, network, request, holder));
     }
-    match network.text("address_allocation_mode") {
+    match request.mode {
         Some("flat-subnet-only") => allocate_flat(db, network, request, holder),
         Some("user-defined-subnet-only") => allocate_own(db, network, request, holder),
         Some("flat-subnet-preferred") => allocate_flat(db, network, request, holder)
@@ -155,12 +161,14 @@ fn allocate_flat(
     let mut found = false;
     for ipam in ipams(db, network).iter().filter(|ipam| ipam.is_flat()) {
         let subnet_uuid = ipam.flat_uuid();
-        if request.subnet.is_some() && subnet_uuid.as_deref() != request.subnet {
+        // Like the real server: after the ipam of the named subnet, all further ones match.
+        found |= request.subnet.is_none() || subnet_uuid.as_deref() == request.subnet;
+        if !found {
             continue;
         }
-        found = true;
         tried.clear();
-        if let Some(address) = allocate_from(db, ipam.uuid, |_| true, request, holder, &mut tried) {
+        let address = allocate_from(db, ipam.uuid, |_| true, request, holder, &mut tried);
+        if address.is_some() {
             return Ok(Allocation {
                 address,
                 subnet_uuid,
@@ -181,17 +189,25 @@ fn allocate_own(
 ) -> Result<Allocation, AllocationError> {
     let mut tried = Vec::new();
     let mut found = false;
-    for subnet in ipams(db, network).into_iter().flat_map(|ipam| ipam.subnets) {
-        let Some(net) = network_of(subnet.get("subnet")) else {
-            continue;
-        };
+    let own: Vec<_> = ipams(db, network)
+        .into_iter()
+        .flat_map(|ipam| ipam.subnets)
+        .filter_map(|subnet| Some((network_of(subnet.get("subnet"))?, subnet)))
+        .collect();
+    if own.is_empty() {
+        return Err(AllocationError::Absent);
+    }
+    for (net, subnet) in own {
         let subnet_uuid = subnet["subnet_uuid"].as_str().map(str::to_owned);
         if request.subnet.is_some() && subnet_uuid.as_deref() != request.subnet {
             continue;
         }
         found = true;
         let this = |name: &str| name == net.to_string();
-        if let Some(address) = allocate_from(db, network.uuid, this, request, holder, &mut tried) {
+        let tried_before = tried.len();
+        let address = allocate_from(db, network.uuid, this, request, holder, &mut tried);
+        let is_named = request.subnet.is_some() && tried.len() > tried_before;
+        if address.is_some() || is_named {
             return Ok(Allocation {
                 address,
                 subnet_uuid,
@@ -204,7 +220,8 @@ fn allocate_own(
     }
 }
 
-/// Allocates an address of the first of an owner's subnets that has one.
+/// Allocates an address of the first of an owner's subnets that has one. For a named subnet, only
+/// the first subnet that it may be is tried, as in the real server.
 fn allocate_from(
     db: &mut Db,
     owner: Uuid,
@@ -230,8 +247,9 @@ fn allocate_from(
             return Some(address);
         }
         tried.push(name);
-        if let Some(address) = subnet.allocate(holder) {
-            return Some(address);
+        let allocated = subnet.allocate(holder);
+        if allocated.is_some() || request.subnet.is_some() {
+            return allocated;
         }
     }
     None
@@ -269,14 +287,6 @@ pub(crate) fn allocate_for_network(
 /// `ip-free`
 pub(crate) fn release_for_network(db: &mut Db, network: &Object, address: &str) {
     release(db, network, address, None);
-}
-
-/// Whether the network has a subnet of this uuid.
-pub(crate) fn is_subnet(db: &Db, network: &Object, subnet: &str) -> bool {
-    let subnets = ipams(db, network).into_iter().flat_map(|ipam| ipam.subnets);
-    subnets
-        .into_iter()
-        .any(|known| known["subnet_uuid"] == subnet)
 }
 
 /// The number of unavailable addresses in one of the network's own subnets.

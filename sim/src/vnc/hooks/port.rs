@@ -237,12 +237,13 @@ pub(super) fn instance_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Out
         address,
         subnet: subnet.as_deref(),
         version,
+        mode: network.text("address_allocation_mode"),
     };
     let allocation = pool::allocate(db, &network, request, &uuid.to_string())
         .map_err(|problem| ApiError::new(400, problem.text(&network.fq_name)))?;
     body.insert(
         "instance_ip_address".to_owned(),
-        allocation.address.to_string().into(),
+        allocation.address.map(|address| address.to_string()).into(),
     );
     body.insert("subnet_uuid".to_owned(), allocation.subnet_uuid.into());
     Ok(())
@@ -264,23 +265,22 @@ fn ipam_allocate(db: &mut Db, uuid: Uuid, body: &mut Body) -> Outcome<()> {
     Ok(())
 }
 
-/// Whether a body refers to an interface of a virtual machine.
+/// Whether a body refers to an interface of a virtual machine. Like the real server, it fails for a
+/// reference without a uuid.
 fn is_of_machine(db: &Db, body: &Body) -> Outcome<bool> {
     let machines = Db::kind(Some("virtual-machine"))?;
-    let interfaces = array(body.get("virtual_machine_interface_refs"))?;
-    Ok(interfaces.iter().any(|interface| {
-        let by_uuid = interface
-            .get("uuid")
-            .and_then(Value::as_str)
-            .and_then(canonical);
-        let interface = match by_uuid {
-            Some(uuid) => db.store.get(uuid),
-            None => db
-                .store
-                .named("virtual-machine-interface", &names(interface.get("to"))),
-        };
-        interface.is_some_and(|interface| db.store.targets(interface, machines).next().is_some())
-    }))
+    for interface in array(body.get("virtual_machine_interface_refs"))? {
+        let uuid = interface.get("uuid").ok_or(ApiError::key_error("uuid"))?;
+        let interface = uuid
+            .as_str()
+            .and_then(canonical)
+            .and_then(|uuid| db.store.get(uuid));
+        if interface.is_some_and(|interface| db.store.targets(interface, machines).next().is_some())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 pub(super) fn instance_before_update(db: &Db, object: &Object, body: &mut Body) -> Outcome<()> {

@@ -19,7 +19,12 @@ pub(crate) type KindId = usize;
 /// Types whose objects the server itself creates as children; they never block a delete.
 const DERIVED_CHILDREN: [&str; 3] = ["access-control-list", "port-tuple", "routing-instance"];
 /// The real server iterates over sets in no defined order; its recorded responses begin with these.
-const CHECKED_FIRST: [&str; 3] = ["instance-ip", "virtual-network", "virtual-router"];
+const CHECKED_FIRST: [&str; 4] = [
+    "instance-ip",
+    "virtual-network",
+    "virtual-router",
+    "virtual-machine-interface",
+];
 
 static SCHEMA: LazyLock<Schema> =
     LazyLock::new(|| Schema::read(include_str!("types.txt"), include_str!("complex.txt")));
@@ -151,7 +156,8 @@ impl Schema {
         let mut order: Vec<KindId> = (0..self.kinds.len()).collect();
         order.sort_by_key(|id| {
             let name = self.kinds[*id].name.clone();
-            (!CHECKED_FIRST.contains(&name.as_str()), name)
+            let first = CHECKED_FIRST.iter().position(|first| *first == name);
+            (first.unwrap_or(CHECKED_FIRST.len()), name)
         });
         for kind in order {
             let Kind { object, name, .. } = &self.kinds[kind];
