@@ -15,6 +15,7 @@ mod address;
 mod api_error;
 mod call_error;
 mod credentials;
+mod error_page;
 mod failover;
 mod leader;
 pub mod quickack;
@@ -99,10 +100,13 @@ pub struct Response {
 }
 
 impl Response {
-    /// The first 500 characters of the body, escaped, for messages.
+    /// The first 500 characters of the body, escaped, for messages; of an HTML page, the reason in it.
     #[must_use]
     pub fn text(&self) -> String {
-        text::excerpt(&self.body)
+        match error_page::reason(&self.body) {
+            Some(reason) => text::excerpt(reason.as_bytes()),
+            None => text::excerpt(&self.body),
+        }
     }
 }
 
