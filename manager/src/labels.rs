@@ -3,6 +3,9 @@
 //! Two generations of Contrail's own manager read the labels differently: one takes `networks` as
 //! a bare name within `project-name` and `domain-name`, the other as `domain:project:network`.
 //! Both forms are accepted, for security groups too. Other labels are ignored.
+//!
+//! Frameworks write the labels, so their lengths and counts are checked before they are split, and
+//! time and memory are linear in what was written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,6 +27,17 @@ pub(crate) const FLOATING_IPS: &str = "floating-ips";
 const MAX_NAME_BYTES: usize = 255;
 /// Most entries of a list.
 const MAX_LIST_ENTRIES: usize = 64;
+/// Longest value of a label, in bytes: a list of names fits in.
+const MAX_LABEL_BYTES: usize = 16 << 10;
+/// The labels that are read.
+const LABELS: [&str; 6] = [
+    NETWORKS,
+    SUBNETS,
+    PROJECT,
+    DOMAIN,
+    SECURITY_GROUPS,
+    FLOATING_IPS,
+];
 
 /// A requested port. Its names are not resolved: they may not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +70,17 @@ pub(crate) fn parse_labels(
     defaults: &Defaults,
 ) -> Result<PortSpec, Vec<String>> {
     let mut problems = vec![];
+    for key in LABELS {
+        let length = labels.get(key).map_or(0, String::len);
+        if length > MAX_LABEL_BYTES {
+            problems.push(format!(
+                "label {key}: {length} bytes are more than {MAX_LABEL_BYTES}"
+            ));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     let label = |key: &str| {
         let value = labels.get(key)?.trim();
         // Frameworks' templates leave labels empty that they do not use.
@@ -161,44 +186,63 @@ fn parse_list(
     problems: &mut Vec<String>,
     mut parse: impl FnMut(&str) -> Result<(), String>,
 ) {
-    let entries: Vec<&str> = list.map_or_else(Vec::new, |list| list.split(',').collect());
-    if entries.len() > MAX_LIST_ENTRIES {
+    let Some(list) = list else {
+        return;
+    };
+    let count = count_entries(list);
+    if count > MAX_LIST_ENTRIES {
         problems.push(format!(
-            "label {key}: {} entries are more than {MAX_LIST_ENTRIES}",
-            entries.len()
+            "label {key}: {count} entries are more than {MAX_LIST_ENTRIES}"
         ));
         return;
     }
-    for entry in entries {
+    for entry in list.split(',') {
         if let Err(problem) = parse(entry.trim()) {
             problems.push(format!("label {key}: {problem}"));
         }
     }
 }
 
-/// One label map for each network that `networks` lists. Floating IPs and subnets, which can be
-/// used only once, go to the first.
+fn count_entries(list: &str) -> usize {
+    1 + list.bytes().filter(|byte| *byte == b',').count()
+}
+
+/// The labels that are read, once for each network that `networks` lists. Floating IPs and subnets,
+/// which can be used only once, go to the first. A list that is too long is not split, and
+/// [`parse_labels`] refuses it.
 pub(crate) fn split_by_network(labels: &BTreeMap<String, String>) -> Vec<BTreeMap<String, String>> {
-    let networks: Vec<&str> = labels
-        .get(NETWORKS)
-        .map_or("", String::as_str)
+    let copy = |keys: &[&str]| -> BTreeMap<String, String> {
+        keys.iter()
+            .filter_map(|key| labels.get_key_value(*key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    };
+    let list = labels.get(NETWORKS).map_or("", String::as_str);
+    let is_too_long = LABELS.iter().any(|key| {
+        labels
+            .get(*key)
+            .is_some_and(|value| value.len() > MAX_LABEL_BYTES)
+    });
+    if is_too_long || count_entries(list) > MAX_LIST_ENTRIES {
+        return vec![copy(&LABELS)];
+    }
+    let networks: Vec<&str> = list
         .split(',')
         .map(str::trim)
         .filter(|name| !name.is_empty())
         .collect();
     if networks.len() < 2 {
-        return vec![labels.clone()];
+        return vec![copy(&LABELS)];
     }
     networks
         .iter()
         .enumerate()
         .map(|(index, network)| {
-            let mut labels = labels.clone();
+            let mut labels = match index {
+                0 => copy(&[SUBNETS, PROJECT, DOMAIN, SECURITY_GROUPS, FLOATING_IPS]),
+                _ => copy(&[PROJECT, DOMAIN, SECURITY_GROUPS]),
+            };
             labels.insert(NETWORKS.to_owned(), (*network).to_owned());
-            if index > 0 {
-                labels.remove(FLOATING_IPS);
-                labels.remove(SUBNETS);
-            }
             labels
         })
         .collect()

@@ -196,6 +196,52 @@ fn networks_label_is_split_by_network() {
     assert_eq!(self::split_by_network(&BTreeMap::new()).len(), 1);
 }
 
+#[test]
+fn labels_too_long_are_refused_before_they_are_split() {
+    let byte_count = |maps: &[BTreeMap<String, String>]| -> usize {
+        maps.iter()
+            .flatten()
+            .map(|(key, value)| key.len() + value.len())
+            .sum()
+    };
+    for (count, length) in [(4_000, 250), (65, 5), (64, 1_000)] {
+        let names = vec!["n".repeat(length); count].join(",");
+        let labels = BTreeMap::from([
+            (NETWORKS.to_owned(), names.clone()),
+            ("other".to_owned(), "x".repeat(1 << 20)),
+        ]);
+        let split = split_by_network(&labels);
+        assert_eq!(split.len(), 1);
+        assert!(byte_count(&split) < 2 * names.len());
+        let problems = parse_labels(&split[0], None, &Defaults::of("mesos")).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].len() < 200, "{problems:?}");
+    }
+    // The most that is split: each name is there once, and no label that nothing reads.
+    let labels = BTreeMap::from([
+        (NETWORKS.to_owned(), vec!["n"; 64].join(",")),
+        (SECURITY_GROUPS.to_owned(), "g".repeat(MAX_LABEL_BYTES)),
+        (FLOATING_IPS.to_owned(), "f".repeat(MAX_LABEL_BYTES)),
+        ("other".to_owned(), "x".repeat(1 << 20)),
+    ]);
+    let split = split_by_network(&labels);
+    assert_eq!(split.len(), 64);
+    assert!(byte_count(&split) < 66 * (MAX_LABEL_BYTES + 64));
+}
+
+#[test]
+fn list_is_parsed_to_its_limit_only() {
+    for (entries, parsed, refused) in [(1, 1, 0), (64, 64, 0), (65, 0, 1), (1 << 20, 0, 1)] {
+        let list = vec!["a"; entries].join(",");
+        let (mut calls, mut problems) = (0, vec![]);
+        parse_list(SUBNETS, Some(&list), &mut problems, |_| {
+            calls += 1;
+            Ok(())
+        });
+        assert_eq!((calls, problems.len()), (parsed, refused), "{problems:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn arbitrary_labels_yield_valid_names_or_problems(value in "\\PC{0,80}|[a:,() ./0-9]{0,40}", key in 0..6_usize) {
