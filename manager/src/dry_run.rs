@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::containers::Containers;
-use crate::fence::fence;
+use crate::fence::Fence;
 use crate::marathon::{self, MarathonClient};
 use crate::mesos_master::{self, MasterClient};
 use crate::provision;
@@ -82,8 +82,8 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, DryRunError> {
             followed: false,
         });
     };
-    let (_, closed) = fence("this is a dry run");
-    let containers = Containers::fenced(client.clone(), config, closed);
+    let fence = Fence::read_only("this is a dry run");
+    let containers = Containers::fenced(client.clone(), config, fence);
     let (_, may_write) = watch::channel(false);
     let reconciler = Reconciler::new(containers, client.clone(), config, follow, may_write);
     // The VNC API first: a container that is created meanwhile is then missing here, not unused.

@@ -170,6 +170,17 @@ impl Fence {
         }
     }
 
+    /// Never open: nothing is written, because of this reason.
+    #[must_use]
+    pub(super) fn read_only(reason: &str) -> Self {
+        let reason = reason.to_owned();
+        let (_, leadership) = watch::channel(Leadership::Unknown { reason });
+        Self {
+            leadership,
+            shared: Arc::default(),
+        }
+    }
+
     /// Which manager leads, and every change of that. It may still name this manager for a moment
     /// after the lease has expired; only [`Fence::run_in_term`] guards writes.
     #[must_use]
