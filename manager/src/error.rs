@@ -23,6 +23,9 @@ pub enum ManagerError {
     /// Another container of ours has a requested floating IP: which.
     #[error("the floating IP is in use: {0}")]
     FloatingIpInUse(String),
+    /// The network has no free address: where.
+    #[error("{0}")]
+    NoFreeAddress(String),
     /// There is no such container.
     #[error("there is no container with the virtual-machine {0}")]
     NotFound(Uuid),
@@ -52,7 +55,9 @@ impl ManagerError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorised(_) => StatusCode::UNAUTHORIZED,
             Self::Foreign(_) => StatusCode::FORBIDDEN,
-            Self::FloatingIpTaken(_) | Self::FloatingIpInUse(_) => StatusCode::CONFLICT,
+            Self::FloatingIpTaken(_) | Self::FloatingIpInUse(_) | Self::NoFreeAddress(_) => {
+                StatusCode::CONFLICT
+            }
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::NotReady(_) | Self::NotLeading(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
@@ -69,13 +74,14 @@ impl ManagerError {
             Self::Unauthorised(_) => "unauthorised",
             Self::Foreign(_) => "foreign",
             Self::FloatingIpTaken(_) | Self::FloatingIpInUse(_) => "floating_ip_in_use",
+            Self::NoFreeAddress(_) => "addresses_exhausted",
             Self::NotFound(_) => "not_found",
             Self::NotReady(_) => "not_ready",
             Self::NotLeading(_) => "not_leading",
             Self::InvalidResponse(_) => "vnc_invalid_response",
             Self::Vnc(error) => match &error.kind {
                 Kind::AddressTaken => "address_taken",
-                Kind::Exhausted { .. } => "addresses_exhausted",
+                Kind::Exhausted { .. } | Kind::NoSuchSubnet { .. } => "addresses_exhausted",
                 Kind::Quota { .. } => "quota",
                 Kind::Unauthorised { .. } | Kind::Forbidden { .. } => "vnc_access_denied",
                 Kind::Unavailable { .. } | Kind::Unreachable { .. } => "vnc_unavailable",
@@ -108,7 +114,8 @@ impl ManagerError {
             Self::Vnc(VncError {
                 kind: VncErrorKind::NotFound { .. }
                     | VncErrorKind::NoSuchParent { .. }
-                    | VncErrorKind::NoSuchReference { .. },
+                    | VncErrorKind::NoSuchReference { .. }
+                    | VncErrorKind::NoSuchSubnet { .. },
                 ..
             })
         )
@@ -120,6 +127,7 @@ fn status_of(kind: &VncErrorKind) -> StatusCode {
     match kind {
         Kind::AddressTaken
         | Kind::Exhausted { .. }
+        | Kind::NoSuchSubnet { .. }
         | Kind::Quota { .. }
         | Kind::Exists { .. }
         | Kind::Referenced { .. }

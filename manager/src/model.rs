@@ -133,6 +133,21 @@ impl Default for Policy {
     }
 }
 
+/// How many bits of an address a subnet needs beyond its prefix: it keeps the first and the last
+/// address, the gateway and the name server for itself.
+const MIN_HOST_BITS: u8 = 3;
+
+/// Why no container can have an address of a subnet that is to be created; `None` if one can.
+pub(crate) fn too_small(subnet: IpNet) -> Option<String> {
+    let longest = subnet.max_prefix_len() - MIN_HOST_BITS;
+    (subnet.prefix_len() > longest).then(|| {
+        format!(
+            "{subnet} has too few usable addresses, because every subnet keeps four for itself; \
+             its prefix is at most /{longest}"
+        )
+    })
+}
+
 /// A virtual-network that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Network {

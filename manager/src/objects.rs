@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use uuid::Uuid;
 
 use crate::labels::{self, FloatingIpSpec, PortSpec};
@@ -46,8 +47,18 @@ pub(crate) struct PlannedPort {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlannedAddress {
     pub instance_ip: InstanceIp,
-    /// The subnets to try when that of `instance_ip` is exhausted.
-    pub fallback_subnets: Vec<Uuid>,
+    /// The subnets to request it from, in this order; `None` leaves the choice to the server. Never
+    /// empty.
+    pub subnets: Vec<Option<Uuid>>,
+    /// The subnets that it must be in; any if empty.
+    pub selected: Vec<IpNet>,
+}
+
+impl PlannedAddress {
+    /// Whether the server may give this address.
+    pub(crate) fn accepts(&self, address: IpAddr) -> bool {
+        self.selected.is_empty() || self.selected.iter().any(|net| net.contains(&address))
+    }
 }
 
 /// Validates a request as far as that needs no lookup. Returns the specification of every port, or
@@ -343,24 +354,46 @@ fn plan_addresses(
         object.instance_ip_address = Address(fixed);
         object.instance_ip_family = Some(if v4 { "v4" } else { "v6" }.to_owned());
         object.virtual_network_refs = vec![Ref::to(network.name.clone())];
-        object.virtual_machine_interface_refs = vec![Ref::to(interface_name.clone())];
-        let mut from_subnets = if fixed.is_none() && !spec.subnets.is_empty() {
-            subnet_uuids(v4, &subnets)
-        } else {
-            vec![]
-        };
-        if !from_subnets.is_empty() {
-            object.subnet_uuid = Some(from_subnets.remove(0));
-        }
+        // With the uuid: without it, the server cannot say what is wrong with an address.
+        object.virtual_machine_interface_refs = vec![Ref {
+            uuid: Some(interface),
+            ..Ref::to(interface_name.clone())
+        }];
+        let is_selected = fixed.is_none() && !spec.subnets.is_empty();
         planned.push(PlannedAddress {
             instance_ip: object,
-            fallback_subnets: from_subnets,
+            subnets: if is_selected {
+                subnet_choices(v4, &subnets, network)
+            } else {
+                vec![None]
+            },
+            selected: if is_selected {
+                let nets = subnets.iter().map(|subnet| subnet.net);
+                nets.filter(|net| net.addr().is_ipv4() == v4).collect()
+            } else {
+                vec![]
+            },
         });
     }
     if problems.is_empty() {
         Ok(planned)
     } else {
         Err(problems)
+    }
+}
+
+/// Why no container can have an address of this subnet; `None` if one can.
+pub(crate) fn reserved(subnet: &Subnet, address: IpAddr) -> Option<&'static str> {
+    if subnet.gateway == Some(address) {
+        Some("the gateway")
+    } else if subnet.dns == Some(address) {
+        Some("the name server")
+    } else if subnet.net.network() == address {
+        Some("the network's own address")
+    } else if subnet.net.broadcast() == address {
+        Some("the last address, which is reserved,")
+    } else {
+        None
     }
 }
 
@@ -376,7 +409,19 @@ fn validate_address(
         None => subnet.net.addr().is_ipv4() == v4,
     });
     if is_possible {
-        return Ok(());
+        let reservation = fixed.and_then(|address| {
+            let subnet = subnets
+                .iter()
+                .find(|subnet| subnet.net.contains(&address))?;
+            Some((address, subnet.net, reserved(subnet, address)?))
+        });
+        return match reservation {
+            None => Ok(()),
+            Some((address, net, reservation)) => Err(format!(
+                "network \"{}\": {address} is {reservation} of {net}; request another address",
+                network.name
+            )),
+        };
     }
     let problem = match fixed {
         Some(address) => format!("{address} is in none of its subnets"),
@@ -399,15 +444,29 @@ fn address_suffix(v4: bool, fixed: Option<IpAddr>, nth: usize) -> String {
     }
 }
 
-/// The uuids of the subnets of one family, in their order.
-fn subnet_uuids(v4: bool, subnets: &[&Subnet]) -> Vec<Uuid> {
-    let mut uuids: Vec<Uuid> = subnets
-        .iter()
-        .filter(|subnet| subnet.net.addr().is_ipv4() == v4)
-        .filter_map(|subnet| subnet.uuid)
-        .collect();
-    uuids.dedup();
-    uuids
+/// From which subnets of one family to request an address, in this order. The server tries only the
+/// first subnet of a flat ipam that is requested by its uuid, so the choice is left to the server if
+/// several of them are selected: at once if these are all subnets of the network, else at last.
+fn subnet_choices(v4: bool, selected: &[&Subnet], network: &Network) -> Vec<Option<Uuid>> {
+    let is_v4 = |subnet: &Subnet| subnet.net.addr().is_ipv4() == v4;
+    let selected: Vec<&Subnet> = selected.iter().copied().filter(|net| is_v4(net)).collect();
+    let mut choices: Vec<Option<Uuid>> = vec![];
+    let mut share_uuid = false;
+    for subnet in &selected {
+        if choices.contains(&subnet.uuid) {
+            share_uuid = true;
+        } else {
+            choices.push(subnet.uuid);
+        }
+    }
+    if share_uuid {
+        let mut of_family = network.subnets.iter().filter(|subnet| is_v4(subnet));
+        if choices.len() == 1 && of_family.all(|subnet| selected.contains(&subnet)) {
+            return vec![None];
+        }
+        choices.push(None);
+    }
+    choices
 }
 
 /// The network's subnets that the labels select, or all.

@@ -433,6 +433,14 @@ impl NameResolver {
         if !self.create.networks {
             return Err(self.not_found::<VirtualNetwork>("network", name).await?);
         }
+        let too_small: Vec<String> = subnets
+            .iter()
+            .filter_map(|subnet| model::too_small(*subnet))
+            .map(|problem| format!("network {}: {problem}", quoted(name)))
+            .collect();
+        if !too_small.is_empty() {
+            return Err(ManagerError::Invalid(too_small));
+        }
         if subnets.is_empty() {
             let not_found = self.not_found::<VirtualNetwork>("network", name).await?;
             return Err(ManagerError::invalid(format!(

@@ -11,7 +11,7 @@ use super::fields::{credentials, identity, secret};
 use super::{Access, Config, Connections, Provision, Tls, follow, zookeeper};
 use crate::config::ConfigError;
 use crate::logging;
-use crate::model::{Create, Defaults};
+use crate::model::{self, Create, Defaults};
 use crate::vnc::{Auth, FqName, Keystone, KeystoneVersion, VncOptions, server_address};
 use contrail_mesos_api::config_reader::{Document, Section};
 use contrail_mesos_api::http::{Limits, TlsOptions};
@@ -252,6 +252,9 @@ fn provision(section: Section<'_>) -> Provision {
                     subnet.trunc()
                 );
                 section.problem(key, message);
+            }
+            if let Some(problem) = model::too_small(*subnet) {
+                section.problem(key, problem);
             }
             let others = &subnets[..index];
             if let Some(other) = others

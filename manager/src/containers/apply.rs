@@ -89,7 +89,7 @@ impl Containers {
             return Ok(());
         };
         if changes.contains(&Change::DeleteInterface(uuid)) {
-            return self.delete_interface(interface).await;
+            return self.delete_interface(interface, adoptions).await;
         }
         let mut patch = Patch::new();
         let mut is_empty = true;
@@ -348,20 +348,27 @@ impl Containers {
         // virtual-machine.
         let deletes = self
             .own_interfaces(state)
-            .map(|interface| self.delete_interface(interface));
+            .map(|interface| self.delete_interface(interface, &state.adoptions));
         first_error(join_all(deletes).await)?;
         self.client.delete::<VirtualMachine>(vm).await?;
         Ok(())
     }
 
-    /// Deletes an interface with its addresses. Addresses that are not ours are unlinked and stay.
+    /// Deletes an interface with its addresses. Addresses that are not ours are unlinked and stay,
+    /// without the marks of their adoption.
     async fn delete_interface(
         &self,
         interface: &VirtualMachineInterface,
+        adoptions: &[Adoption],
     ) -> Result<(), ManagerError> {
         let Some(uuid) = interface.common.uuid else {
             return Ok(());
         };
+        let adopted = adoptions
+            .iter()
+            .filter(|adoption| adoption.interface == uuid)
+            .map(|adoption| self.return_floating_ip(*adoption));
+        first_error(join_all(adopted).await)?;
         self.delete_addresses::<FloatingIp>(uuid, &interface.floating_ip_back_refs)
             .await?;
         self.delete_addresses::<InstanceIp>(uuid, &interface.instance_ip_back_refs)
@@ -422,7 +429,8 @@ impl Containers {
         {
             return Ok(false);
         }
-        self.delete_interface(&interface).await?;
+        let adoptions = self.adoptions(&interface).await?;
+        self.delete_interface(&interface, &adoptions).await?;
         Ok(true)
     }
 

@@ -16,7 +16,7 @@ use crate::error::ManagerError;
 use crate::objects::{self, PlannedAddress, PlannedPort};
 use crate::stores::listing;
 use crate::vnc::{
-    Ensured, Object, VirtualMachine, VirtualMachineInterface, VncError, VncErrorKind,
+    Ensured, InstanceIp, Object, VirtualMachine, VirtualMachineInterface, VncError, VncErrorKind,
 };
 use contrail_mesos_api::agent_api::{Port, PortAddress, Ports};
 use contrail_mesos_api::container::Mac;
@@ -170,44 +170,89 @@ impl Containers {
         planned: &PlannedAddress,
     ) -> Result<PortAddress, ManagerError> {
         let mut instance_ip = planned.instance_ip.clone();
-        let mut fallback_subnets = planned.fallback_subnets.iter();
-        let ensured = loop {
-            match self.client.ensure(&instance_ip).await {
-                Err(VncError {
+        let mut unknown_subnet = None;
+        for subnet in &planned.subnets {
+            instance_ip.subnet_uuid = *subnet;
+            match self.allocate_address(&instance_ip, planned).await {
+                Ok(Some(address)) => return Ok(port_address(&port.network, address)),
+                Ok(None)
+                | Err(ManagerError::Vnc(VncError {
                     kind: VncErrorKind::Exhausted { .. },
                     ..
-                }) if fallback_subnets.len() > 0 => {
-                    instance_ip.subnet_uuid = fallback_subnets.next().copied();
+                })) => {}
+                Err(ManagerError::Vnc(error))
+                    if matches!(error.kind, VncErrorKind::NoSuchSubnet { .. }) =>
+                {
+                    unknown_subnet = Some(error);
                 }
-                ensured => break ensured?,
+                Err(error) => return Err(error),
             }
+        }
+        if let Some(error) = unknown_subnet {
+            return Err(error.into());
+        }
+        let selected: Vec<String> = planned.selected.iter().map(ToString::to_string).collect();
+        let place = match &selected[..] {
+            [] => String::new(),
+            nets => format!(" in {}", nets.join(", ")),
         };
-        let requested = instance_ip.instance_ip_address.0;
-        let address = self
-            .address_of(ensured, requested, |ip| ip.instance_ip_address.0)
-            .await?;
-        Ok(port_address(&port.network, address))
+        Err(ManagerError::NoFreeAddress(format!(
+            "the network has no free address{place}; end containers that have one, or add a subnet \
+             to \"{}\"",
+            port.network.name
+        )))
     }
 
-    /// The address of an object: requested, found, or read, since a create does not return it.
+    /// The address of an instance-ip that exists now; `None` if the server has no free one. Where a
+    /// subnet is used up, the server may create the instance-ip all the same: without an address, or
+    /// with one of another subnet. Such an object is deleted, also one of an earlier request.
+    async fn allocate_address(
+        &self,
+        instance_ip: &InstanceIp,
+        planned: &PlannedAddress,
+    ) -> Result<Option<IpAddr>, ManagerError> {
+        let requested = instance_ip.instance_ip_address.0;
+        let mut may_replace = true;
+        loop {
+            let ensured = self.client.ensure(instance_ip).await?;
+            let (uuid, is_new) = (ensured.uuid, ensured.existing.is_none());
+            let address = self
+                .address_of(ensured, requested, |ip| ip.instance_ip_address.0)
+                .await?;
+            if let Some(address) = address
+                && planned.accepts(address)
+            {
+                return Ok(Some(address));
+            }
+            if Some(uuid) != instance_ip.common.uuid {
+                return Err(ManagerError::InvalidResponse(format!(
+                    "the instance-ip {} {uuid} of somebody else has {}; delete it",
+                    instance_ip.common.fq_name,
+                    address.map_or_else(|| "no address".to_owned(), |address| address.to_string()),
+                )));
+            }
+            self.client.delete::<InstanceIp>(uuid).await?;
+            if is_new || !may_replace {
+                return Ok(None);
+            }
+            may_replace = false;
+        }
+    }
+
+    /// The address of an object, if it has one: requested, found, or read, since a create does not
+    /// return it.
     pub(super) async fn address_of<T: Object>(
         &self,
         ensured: Ensured<T>,
         requested: Option<IpAddr>,
         address: impl Fn(&T) -> Option<IpAddr>,
-    ) -> Result<IpAddr, ManagerError> {
+    ) -> Result<Option<IpAddr>, ManagerError> {
         let object = match (ensured.existing, requested) {
-            (None, Some(requested)) => return Ok(requested),
+            (None, Some(requested)) => return Ok(Some(requested)),
             (None, None) => self.client.read::<T>(ensured.uuid).await?,
             (Some(existing), _) => Some(existing.object),
         };
-        object.as_ref().and_then(address).ok_or_else(|| {
-            ManagerError::InvalidResponse(format!(
-                "the {} {} has no address",
-                T::TYPE,
-                ensured.uuid
-            ))
-        })
+        Ok(object.as_ref().and_then(address))
     }
 }
 

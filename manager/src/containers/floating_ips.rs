@@ -33,11 +33,52 @@ impl Containers {
             }) if let Some(requested) = requested => {
                 self.adopt(interface, floating_ip, requested).await
             }
+            Err(
+                error @ VncError {
+                    kind: VncErrorKind::AddressOutside { .. },
+                    ..
+                },
+            ) if let Some(requested) = requested => {
+                Err(self.outside_of_pool(floating_ip, requested, error).await)
+            }
             ensured => {
-                self.address_of(ensured?, requested, |ip| ip.floating_ip_address.0)
-                    .await
+                let ensured = ensured?;
+                let uuid = ensured.uuid;
+                self.address_of(ensured, requested, |ip| ip.floating_ip_address.0)
+                    .await?
+                    .ok_or_else(|| {
+                        ManagerError::InvalidResponse(format!(
+                            "the floating-ip {uuid} has no address; delete it"
+                        ))
+                    })
             }
         }
+    }
+
+    /// The error for a fixed address that the network of its pool does not have.
+    async fn outside_of_pool(
+        &self,
+        floating_ip: &FloatingIp,
+        requested: IpAddr,
+        error: VncError,
+    ) -> ManagerError {
+        let pool = floating_ip.common.fq_name.parent().unwrap_or_default();
+        let Some(network) = pool.parent() else {
+            return error.into();
+        };
+        let Ok(network) = self.resolver.network(&network, &[]).await else {
+            return error.into();
+        };
+        let family = if requested.is_ipv6() {
+            "; the API server gives floating IPs of IPv4 only"
+        } else {
+            ""
+        };
+        ManagerError::invalid(format!(
+            "floating IP {requested} of the pool \"{pool}\" is in none of the network's subnets: \
+             {}{family}",
+            network.list_subnets()
+        ))
     }
 
     /// Likewise for a container that is being created. It does not wait for an address that another
@@ -173,14 +214,23 @@ impl Containers {
             floating_ip,
             ..
         } = adoption;
-        self.client
-            .unlink::<FloatingIp, VirtualMachineInterface>(floating_ip, interface)
-            .await?;
+        // Nobody else must find it without the mark and with its user.
+        let _guard = self.locks.lock(floating_ip).await;
+        // First the mark: once it is unlinked, nothing leads to it any more.
         let mark = PropertyUpdate::Delete {
             field: "annotations".to_owned(),
             key: annotation::ADOPTED.to_owned(),
         };
-        self.client.update_properties(floating_ip, &[mark]).await?;
+        match self.client.update_properties(floating_ip, &[mark]).await {
+            Err(VncError {
+                kind: VncErrorKind::NotFound { .. },
+                ..
+            }) => return Ok(()),
+            updated => updated?,
+        }
+        self.client
+            .unlink::<FloatingIp, VirtualMachineInterface>(floating_ip, interface)
+            .await?;
         log::info!(floating_ip:%, interface:%; "returned an adopted floating IP");
         Ok(())
     }

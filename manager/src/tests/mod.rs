@@ -1,5 +1,6 @@
 //! The manager with the simulated API server.
 
+mod addresses;
 mod attacks;
 mod containers;
 mod faults;

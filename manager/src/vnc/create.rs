@@ -34,26 +34,34 @@ pub struct ExistingObject<T> {
     pub differing_fields: Vec<String>,
 }
 
-/// Reports an exhausted network as such. When a network's own subnets are exhausted, the server
-/// tries flat subnets and then reports an address outside of them, even if none was requested.
-fn correct_address_outside(mut error: VncError, call: &Call) -> VncError {
-    let requests_address = call
-        .body
-        .iter()
-        .filter_map(Value::as_object)
-        .flat_map(|body| body.values())
-        .any(|object| {
-            ["instance_ip_address", "floating_ip_address", "subnet_uuid"]
-                .iter()
-                .any(|field| object[*field].is_string())
-        });
-    if let VncErrorKind::AddressOutside { message } = &error.kind
-        && !requests_address
-    {
-        error.kind = VncErrorKind::Exhausted {
-            message: message.clone(),
-        };
-    }
+/// Corrects an error about addresses by what was requested. The server tries a network's own and its
+/// flat subnets one after the other and reports what the last ones lack, so the same words mean that
+/// a requested address is outside of all of them, or that none of them has a free one.
+fn correct_address_error(mut error: VncError, call: &Call) -> VncError {
+    let requests = |fields: &[&str]| {
+        call.body
+            .iter()
+            .filter_map(Value::as_object)
+            .flat_map(|body| body.values())
+            .any(|object| fields.iter().any(|field| object[*field].is_string()))
+    };
+    let requests_address = requests(&["instance_ip_address", "floating_ip_address"]);
+    error.kind = match error.kind {
+        VncErrorKind::Exhausted { message } if requests_address => {
+            VncErrorKind::AddressOutside { message }
+        }
+        VncErrorKind::AddressOutside { message } if !requests_address => {
+            VncErrorKind::Exhausted { message }
+        }
+        VncErrorKind::Invalid { message } if message.contains("has invalid subnet(") => {
+            if requests_address {
+                VncErrorKind::AddressOutside { message }
+            } else {
+                VncErrorKind::NoSuchSubnet { message }
+            }
+        }
+        kind => kind,
+    };
     error
 }
 
@@ -91,7 +99,7 @@ impl VncClient {
             {
                 self.confirm::<T>(uuid, failure.error).await
             }
-            Err(failure) => Err(correct_address_outside(failure.into(), &call)),
+            Err(failure) => Err(correct_address_error(failure.into(), &call)),
         }
     }
 

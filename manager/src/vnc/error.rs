@@ -55,6 +55,13 @@ pub enum VncErrorKind {
         /// The server's response.
         message: String,
     },
+    /// The subnet that an address was requested from is used up, or not the network's any more: the
+    /// server says the same of both.
+    #[error("the subnet has no free address, or is not one of the network's any more ({message})")]
+    NoSuchSubnet {
+        /// The server's response.
+        message: String,
+    },
     /// The parent of the new object does not exist.
     #[error("its parent does not exist; create it first ({message})")]
     NoSuchParent {
@@ -221,6 +228,18 @@ pub(super) fn classify(kind: CallKind, response: &Response) -> VncErrorKind {
                 VncErrorKind::Exhausted { message }
             }
         }
+        // The same from a network with flat subnets only.
+        StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR
+            if message.contains("has no defined subnets") =>
+        {
+            VncErrorKind::AddressOutside { message }
+        }
+        // A reference with name and uuid is looked up late.
+        StatusCode::INTERNAL_SERVER_ERROR
+            if kind == CallKind::Create && message.contains("NoIdError: Unknown id") =>
+        {
+            VncErrorKind::NoSuchReference { message }
+        }
         StatusCode::BAD_REQUEST => bad_request(message),
         StatusCode::UNAUTHORIZED => VncErrorKind::Unauthorised { message },
         StatusCode::FORBIDDEN if message.to_lowercase().contains("quota") => {
@@ -231,7 +250,7 @@ pub(super) fn classify(kind: CallKind, response: &Response) -> VncErrorKind {
         StatusCode::NOT_FOUND if kind == CallKind::Create && message.starts_with("Name") => {
             VncErrorKind::NoSuchParent { message }
         }
-        StatusCode::NOT_FOUND if names_missing_object(&message) => {
+        StatusCode::NOT_FOUND if names_missing_object(&response.body) => {
             VncErrorKind::NotFound { message }
         }
         StatusCode::NOT_FOUND => VncErrorKind::InvalidResponse {
@@ -265,8 +284,9 @@ pub(super) fn classify(kind: CallKind, response: &Response) -> VncErrorKind {
 
 /// Whether a 404 is the API server's sentence about a missing object, and not a missing page.
 /// Otherwise a wrong server address would read as "everything is deleted".
-fn names_missing_object(message: &str) -> bool {
-    !message.is_empty() && !message.starts_with(['<', '{']) && !message.starts_with("Not found: '/")
+fn names_missing_object(body: &[u8]) -> bool {
+    let body = body.trim_ascii_start();
+    !matches!(body.first(), None | Some(b'<' | b'{')) && !body.starts_with(b"Not found: '/")
 }
 
 fn bad_request(message: String) -> VncErrorKind {

@@ -119,8 +119,68 @@ fn exhausted_network_and_address_in_use_are_refused() -> Result<()> {
     ensure!(message.contains(&taken), "{message}");
     let message = fixture.agent.refused(task_at("outside", "8.8.8.8"))?;
     ensure!(message.contains("8.8.8.8"), "{message}");
+    // Refused at once, with the reason, and no object was made for it.
+    let made = |fixture: &Fixture| {
+        let log = fixture.contrail.api().log();
+        log.iter()
+            .filter(|record| record.path == "/virtual-machines")
+            .count()
+    };
+    let before = made(&fixture);
+    let message = fixture.agent.refused(task_at("gateway", "5.5.5.254"))?;
+    ensure!(
+        message.contains("5.5.5.254 is the gateway of 5.5.5.0/24"),
+        "{message}"
+    );
+    ensure!(
+        made(&fixture) == before,
+        "the request reached the API server"
+    );
     let update = fixture.agent.run(task_at("chosen", "5.5.5.77"))?;
     address_in(&update, "5.5.5.77")?;
+    fixture.end()
+}
+
+/// The API server answers 200 for a named subnet without a free address, and creates an instance-ip
+/// that has none.
+#[test]
+fn named_subnet_that_is_used_up_is_refused_until_an_address_is_free() -> Result<()> {
+    let mut fixture = Fixture::start()?;
+    let labels = |subnets: &'static str| {
+        [
+            ("networks", "small-network"),
+            ("network-subnets", subnets),
+            ("project-name", "default-project"),
+        ]
+    };
+    let sleep = |id: &str, subnets| task(id, "exec sleep 1000", &labels(subnets));
+    let both = "12.8.1.0/29,12.8.2.0/24";
+    for id in ["a", "b", "c", "d"] {
+        let update = fixture.agent.run(sleep(id, both))?;
+        address_in(&update, "12.8.1.")?;
+    }
+    let counts = fixture.contrail.api().counts();
+    let message = fixture.agent.refused(sleep("full", "12.8.1.0/29"))?;
+    ensure!(
+        message.contains("no free address in 12.8.1.0/29"),
+        "{message}"
+    );
+    let left = fixture.contrail.api().counts();
+    ensure!(left == counts, "{counts:?}, and then {left:?}");
+    let update = fixture.agent.run(sleep("next", both))?;
+    address_in(&update, "12.8.2.")?;
+    for id in ["a", "b", "c", "d", "next"] {
+        fixture.agent.kill(id)?;
+    }
+    // Addresses are free when the objects are gone, a moment after the tasks.
+    fixture.contrail.expect_none_of("virtual-machine")?;
+    fixture.contrail.expect_none_of("instance-ip")?;
+    let update = fixture.agent.run(sleep("again", "12.8.1.0/29"))?;
+    address_in(&update, "12.8.1.")?;
+    fixture.agent.kill("again")?;
+    fixture.contrail.expect_none_of("virtual-machine")?;
+    // The network was created for the first task, and stays.
+    fixture.contrail.set_baseline();
     fixture.end()
 }
 

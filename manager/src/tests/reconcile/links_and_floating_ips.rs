@@ -126,6 +126,7 @@ async fn unused_floating_ip_is_adopted_and_returned() {
     has(&[&interface]);
     containers.delete(Some("node1"), vm).await.unwrap();
     has(&[]);
+    assert_eq!(fixture.annotation(theirs, annotation::ADOPTED), None);
     // The rest of the mark has no meaning when an operator links it to another container.
     let two = fixture.put(2).await;
     fixture.mesos(&[(2, two)]);
