@@ -20,12 +20,17 @@ use contrail_mesos_api::text::Quoted;
 
 /// How long undoing a failed ADD may take at each peer.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(5);
+/// This part of the deadline is kept back for undoing a failed ADD…
+const UNDO_SHARE: u32 = 5;
+/// …but no more than this.
+const MAX_KEPT_FOR_UNDO: Duration = Duration::from_secs(4);
 /// How many characters of a container's id an alias has.
 const MAX_ALIAS_ID_CHARS: usize = 64;
 
 impl Invocation {
     pub(super) async fn add(&self, version: &str) -> Result<Value, CniError> {
         let deadline = Instant::now() + self.settings.deadline;
+        let kept_for_undo = (self.settings.deadline / UNDO_SHARE).min(MAX_KEPT_FOR_UNDO);
         let namespace = netns::of_path(&self.namespace)
             .map_err(|error| CniError::new(ErrorCode::Environment, error.to_string()))?;
         let is_hosts = netns::is_hosts(&namespace)
@@ -41,9 +46,11 @@ impl Invocation {
             ));
         }
         self.refuse_if_attached()?;
-        let result = self.attach(version, namespace, deadline).await;
+        let result = self
+            .attach(version, namespace, deadline - kept_for_undo)
+            .await;
         if result.is_err() {
-            self.undo().await;
+            self.undo(deadline).await;
         }
         result
     }
@@ -203,13 +210,17 @@ impl Invocation {
         }
     }
 
-    /// Undoes a failed ADD. Best effort: the DEL that follows undoes the rest.
-    async fn undo(&self) {
-        if let Err(error) = self.unplug(Instant::now() + UNDO_TIMEOUT).await {
+    /// Undoes a failed ADD within its deadline. Best effort: the DEL that follows undoes the rest.
+    async fn undo(&self, deadline: Instant) {
+        let now = Instant::now();
+        // The rest is for the manager.
+        let half = deadline.saturating_duration_since(now) / 2;
+        if let Err(error) = self.unplug(now + half.min(UNDO_TIMEOUT)).await {
             log::warn!("{error}");
             return;
         }
-        if let Err(error) = self.delete_objects(Instant::now() + UNDO_TIMEOUT).await {
+        let until = deadline.min(Instant::now() + UNDO_TIMEOUT);
+        if let Err(error) = self.delete_objects(until).await {
             log::warn!("{error}");
         }
     }

@@ -4,8 +4,8 @@
 //! Configuration, results and port files are those of the plugin that came with Contrail, so this
 //! one replaces it without a change. The differences:
 //!
-//! - One deadline, poll-timeout × poll-retries, covers a whole ADD; polling starts after
-//!   milliseconds.
+//! - One deadline, poll-timeout × poll-retries, covers a whole ADD and undoing it, for which a fifth
+//!   is kept back, but at most four seconds; polling starts after milliseconds.
 //! - A failed ADD undoes what it created. A second ADD is refused and changes nothing.
 //! - A DEL unregisters the container from the vRouter agent, removes links and files, and contacts
 //!   the manager last. If the manager is away, the host is clean all the same, and the DEL must be

@@ -48,6 +48,48 @@ fn container_without_configuration_is_reported() {
 }
 
 #[test]
+fn add_without_peers_ends_within_its_deadline() {
+    isolated_async(|| async {
+        let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = refused.local_addr().unwrap().port();
+        drop(refused);
+        let host = TestHost::new();
+        // The clock stands still while anything is done, and waiting takes no time.
+        tokio::time::pause();
+        for manager in [
+            json!({}),
+            json!({ "mode": "mesos", "mesos-ip": "127.0.0.1", "mesos-port": port }),
+            json!({ "managers": [format!("http://127.0.0.1:{port}")], "agent": "node1" }),
+        ] {
+            for (timeout, retries) in [(1, 2), (2, 5), (4, 5), (3, 20)] {
+                let mut config = json!({
+                    "cniVersion": "0.3.1", "name": "x", "type": "contrail-mesos-cni",
+                    "contrail": {
+                        "vrouter-ip": "127.0.0.1", "vrouter-port": port,
+                        "config-dir": host.directory.path().join("ports"),
+                        "poll-timeout": timeout, "poll-retries": retries,
+                    },
+                });
+                for (key, value) in manager.as_object().unwrap() {
+                    config["contrail"][key] = value.clone();
+                }
+                let started = tokio::time::Instant::now();
+                let result = host.fails("ADD", &config).await;
+                let elapsed = started.elapsed();
+                let deadline = std::time::Duration::from_secs(timeout * retries);
+                assert!(elapsed <= deadline, "{elapsed:?} of {deadline:?}: {result}");
+                // It waited for the peers.
+                assert!(
+                    elapsed >= deadline / 2,
+                    "{elapsed:?} of {deadline:?}: {result}"
+                );
+                host.assert_clean();
+            }
+        }
+    });
+}
+
+#[test]
 fn second_add_is_refused_and_changes_nothing() {
     isolated_async(|| async {
         let agent = FakeVrouterAgent::start(ID, 1, &[]).await;
