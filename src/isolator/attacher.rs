@@ -30,6 +30,7 @@ use crate::net::links;
 use crate::net::netns::{self, NamespaceThreads, handles};
 use crate::network_request::ContainerRequest;
 use crate::proto::mesos::slave::ContainerMountInfo;
+use crate::provider::contrail::PendingTeardown;
 use crate::provider::in_place;
 use crate::provider::{
     Attachment, Intent, LostInterface, NetworkRequest, ProviderError, ProviderErrors, Providers,
@@ -465,6 +466,21 @@ impl Attacher {
                 .filter_map(Result::err)
                 .collect(),
         )
+    }
+
+    /// The teardowns of detached containers that peers have yet to complete. They have no checkpoint
+    /// any more.
+    #[must_use]
+    pub fn pending_teardowns(&self) -> Vec<PendingTeardown> {
+        self.providers.pending_teardowns()
+    }
+
+    /// Retries a pending teardown now. Does nothing if it is complete already.
+    pub async fn retry_teardown(&self, teardown: &PendingTeardown) -> Result<(), IsolatorError> {
+        self.providers
+            .retry_teardown(teardown)
+            .await
+            .map_err(|error| IsolatorError::Provider(error.into()))
     }
 
     /// Removes the handle to the namespace and, if `with_checkpoint`, the container's directory.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::bridge::{BridgeIntent, BridgeProvider};
 use super::cni::{CniIntent, CniProvider};
-use super::contrail::{ContrailIntent, ContrailProvider};
+use super::contrail::{ContrailIntent, ContrailProvider, PendingTeardown};
 use super::none::{NoneIntent, NoneProvider};
 use super::{
     Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
@@ -196,6 +196,17 @@ impl Providers {
             self.cni.sweep(&known.cni.intents, damaged),
         );
         ProviderErrors::collect_results([bridge, contrail, cni]).map(drop)
+    }
+
+    /// See [`ContrailProvider::pending_teardowns`].
+    #[must_use]
+    pub fn pending_teardowns(&self) -> Vec<PendingTeardown> {
+        self.contrail.pending_teardowns()
+    }
+
+    /// See [`ContrailProvider::retry_teardown`].
+    pub async fn retry_teardown(&self, teardown: &PendingTeardown) -> Result<(), ProviderError> {
+        self.contrail.retry_teardown(teardown).await
     }
 
     /// See [`Provider::statistics`].

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::container::{ContainerState, ContrailContainer, StartError, StartedPorts};
@@ -97,8 +97,9 @@ impl ContrailDriver {
         };
         let vm_uuid = first.provider.vm_uuid;
         // The pending teardown of an earlier container with this id would hit this one.
-        self.retry_teardown(vm_uuid)
+        timeout_at(deadline, self.retry_teardown(vm_uuid))
             .await
+            .unwrap_or_else(|_| Err("the deadline has passed".into()))
             .map_err(|error| StartError::Failed {
                 action: "complete the teardown of an earlier container with the same id",
                 problem: error.to_string(),

@@ -35,6 +35,7 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use self::driver::ContrailDriver;
+pub use self::pending_teardown::PendingTeardown;
 use self::pending_teardown::PendingTeardowns;
 pub use self::pending_teardown::pending_containers;
 pub(crate) use self::request::port_address_requests;
@@ -148,6 +149,23 @@ impl ContrailProvider {
         intents: &[Intent<ContrailIntent>],
     ) -> Result<&Arc<ContrailDriver>, ProviderError> {
         self.driver(intents.first().map_or("*", |intent| &intent.network))
+    }
+}
+
+impl ContrailProvider {
+    /// The teardowns of detached containers that the vRouter agent or the manager has yet to
+    /// complete, by container. They are retried in the background.
+    #[must_use]
+    pub fn pending_teardowns(&self) -> Vec<PendingTeardown> {
+        let driver = self.driver.as_ref();
+        driver.map_or_else(Vec::new, |driver| driver.pending_teardowns.all())
+    }
+
+    /// Retries a pending teardown now. Does nothing if it is complete already.
+    pub async fn retry_teardown(&self, teardown: &PendingTeardown) -> Result<(), ProviderError> {
+        let driver = self.driver("*")?;
+        let retried = driver.retry_teardown(teardown.vm_uuid).await;
+        retried.map_err(|error| failed("*", "complete the teardown", error))
     }
 }
 

@@ -16,14 +16,15 @@ use crate::provider::{BoxError, blocking};
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::files::read_regular_file;
 
-/// A container whose teardown is not complete.
+/// A container whose teardown is not complete: it is detached from this host, and the vRouter agent or
+/// the manager has not been told yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PendingTeardown {
+pub struct PendingTeardown {
     /// The uuid of its virtual-machine object.
-    pub(super) vm_uuid: Uuid,
+    pub vm_uuid: Uuid,
     /// Its id; `None` if it is not known.
     #[serde(default)]
-    pub(super) container: Option<ContainerId>,
+    pub container: Option<ContainerId>,
     /// Its links on the host.
     #[serde(default)]
     pub(super) links: Vec<String>,
@@ -112,6 +113,17 @@ impl PendingTeardowns {
                 teardown,
                 lock: Arc::default(),
             });
+    }
+
+    /// All pending teardowns that this process knows of, by container.
+    pub(super) fn all(&self) -> Vec<PendingTeardown> {
+        let entries = self.entries();
+        let mut all: Vec<_> = entries
+            .values()
+            .map(|entry| entry.teardown.clone())
+            .collect();
+        all.sort_by(|a, b| (&a.container, a.vm_uuid).cmp(&(&b.container, b.vm_uuid)));
+        all
     }
 
     /// The virtual machines with a pending teardown.

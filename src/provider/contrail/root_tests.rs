@@ -422,17 +422,22 @@ fn teardown_is_retried_when_a_peer_was_away() {
             // Objects are not deleted before the vRouter agent has unregistered the ports.
             assert_eq!(host.peers().created.len(), 1);
             host.restart();
+            let pending = host.provider.pending_teardowns();
+            let containers: Vec<_> = pending.iter().map(|one| one.container.clone()).collect();
+            assert_eq!(containers, [Some(ContainerId::top_level(CONTAINER))]);
+            tokio::time::pause();
+            host.provider.retry_teardown(&pending[0]).await.unwrap_err();
+            tokio::time::resume();
+            assert_eq!(host.provider.pending_teardowns(), pending);
             {
                 let mut peers = host.peers();
                 peers.manager_is_away = false;
                 peers.vrouter_is_away = false;
             }
-            host.provider
-                .driver
-                .as_ref()
-                .unwrap()
-                .retry_pending_teardowns()
-                .await;
+            host.provider.retry_teardown(&pending[0]).await.unwrap();
+            assert_eq!(host.provider.pending_teardowns(), []);
+            // Another attempt has nothing to do.
+            host.provider.retry_teardown(&pending[0]).await.unwrap();
             host.assert_clean();
             // The old container does not affect a new one with the same id.
             host.attach(&intents, &namespace()).await.unwrap();
