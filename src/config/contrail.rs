@@ -184,18 +184,16 @@ fn vif(section: &Section<'_>) -> Vif {
             .then(|| name.to_owned())
             .ok_or_else(|| INTERFACE_NAME.to_owned())
     });
-    match kind {
-        Some("macvlan") => Vif::Macvlan {
+    if kind == Some("macvlan") {
+        return Vif::Macvlan {
             parent: parent.unwrap_or_else(|| "eth0".to_owned()),
-        },
-        _ => {
-            // Whether a misspelt vif is meant to be macvlan is not known.
-            if section.has("parent_interface") && (kind.is_some() || !section.has("vif")) {
-                section.problem("parent_interface", "needs vif = \"macvlan\"");
-            }
-            Vif::Veth
-        }
+        };
     }
+    // Whether a misspelt vif is meant to be macvlan is not known.
+    if section.has("parent_interface") && (kind.is_some() || !section.has("vif")) {
+        section.problem("parent_interface", "needs vif = \"macvlan\"");
+    }
+    Vif::Veth
 }
 
 /// The name that Contrail's provisioning gives to a virtual-router by default.

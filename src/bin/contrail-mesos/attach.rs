@@ -178,7 +178,7 @@ impl Attach {
                 gateways: strings(&attachment.gateways),
                 mac: attachment.mac.to_string(),
                 mtu: intent.mtu,
-                ports: intent.ports.iter().map(port_text).collect(),
+                ports: intent.ports.iter().copied().map(port_text).collect(),
                 dns: &attachment.dns,
             })
             .collect();

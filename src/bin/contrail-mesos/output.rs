@@ -25,7 +25,7 @@ pub(crate) fn print_error(line: &str) {
 }
 
 /// A mapped port, as the option --port has it.
-pub(crate) fn port_text(port: &PortMapping) -> String {
+pub(crate) fn port_text(port: PortMapping) -> String {
     format!(
         "{}:{}/{}",
         port.host_port, port.container_port, port.protocol

@@ -191,7 +191,7 @@ async fn row(
         mac: attachment
             .map_or(intent.mac, |attachment| attachment.mac)
             .to_string(),
-        ports: intent.ports.iter().map(port_text).collect(),
+        ports: intent.ports.iter().copied().map(port_text).collect(),
         namespace: attacher
             .handle(checkpoint)
             .map(|handle| handle.display().to_string()),
