@@ -457,12 +457,13 @@ fn reading_is_linear_in_the_number_of_networks() {
         ),
     ] {
         assert_linear(name, 250, |networks| {
-            let text: String = (0..networks)
+            let text: Vec<String> = (0..networks)
                 .map(|number| {
                     let network = network.replace("NUMBER", &number.to_string());
                     format!("[[network]]\nprovider = 'bridge'\n{network}\n")
                 })
                 .collect();
+            let text = text.concat();
             assert_eq!(parse(&text).is_ok(), name == "distinct");
         });
     }

@@ -97,7 +97,7 @@ mod tests {
     use crate::net::netns;
     use crate::provider::{BoxError, ProviderError};
 
-    /// Our errors say their causes; whoever prints them with `with_causes` says each once.
+    /// Our errors say their causes; `with_causes` prints each once.
     #[test]
     fn every_cause_is_said_once() {
         let namespace = || netns::of_path(Path::new("/nonexistent/namespace")).unwrap_err();

@@ -49,7 +49,7 @@ pub fn set(name: &str, value: &str) -> Result<bool, SysctlError> {
 }
 
 /// Writes `name` without reading it first, unless the kernel does not have it. For containers, in the
-/// attach path: see [`private_proc`].
+/// attach path: see `private_proc`.
 pub fn write_if_present(name: &str, value: &str) -> Result<(), SysctlError> {
     let written = match private_proc::root() {
         Some(root) => private_proc::write(&root, name, value),
