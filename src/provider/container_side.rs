@@ -15,6 +15,11 @@ use crate::net::source_routing::SourceRouting;
 use crate::net::{addressing, sysctl};
 use contrail_mesos_api::container::Mac;
 
+/// The interface of a container's first network, the only one whose gateways are default routes
+/// without being named in `routes`: with two, the failure of one interface would decide which one a
+/// packet takes. CNI's plugins, Docker and Contrail's own plugin do the same.
+const FIRST_INTERFACE: &str = "eth0";
+
 /// The desired state of an interface in the container.
 pub(super) struct ContainerLink<'a> {
     pub(super) interface: &'a str,
@@ -23,7 +28,8 @@ pub(super) struct ContainerLink<'a> {
     pub(super) addresses: &'a [IpNet],
     /// Next hops, one per family at most.
     pub(super) gateways: &'a [IpAddr],
-    /// Destinations behind the gateways. If empty, the gateways are the default routes.
+    /// Destinations behind the gateways. If empty, those of the first interface are the default
+    /// routes, and those of others lead only where packets from this interface's addresses go.
     pub(super) routes: &'a [IpNet],
     /// The gateways' MAC address, if it never changes. The container then needs no neighbour
     /// discovery for them, and so no entry of the kernel's neighbour table, which all namespaces
@@ -155,8 +161,10 @@ impl ContainerLink<'_> {
             requests.push(addressing::add_address(index, name, *net));
         }
         let metric = route_metric(name);
-        for (route, gateway) in self.gateway_routes() {
-            requests.push(addressing::add_route(route, gateway, index, metric));
+        if !self.routes.is_empty() || name == FIRST_INTERFACE {
+            for (route, gateway) in self.gateway_routes() {
+                requests.push(addressing::add_route(route, gateway, index, metric));
+            }
         }
         requests.extend(self.neighbours(index));
         requests
@@ -178,8 +186,7 @@ impl ContainerLink<'_> {
 }
 
 /// The metric of an interface's routes, and the number of the table with the routes of packets from
-/// its addresses. The routes of the first interface are preferred and have no table; the others are
-/// standby. No two interfaces share a metric, because equal routes would conflict.
+/// its addresses. The routes of the first interface are preferred and have no table. No two interfaces share a metric, because equal routes would conflict.
 fn route_metric(interface: &str) -> Option<u32> {
     let number = interface
         .strip_prefix("eth")
@@ -207,7 +214,33 @@ pub(super) fn unspecified(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::route_metric;
+    use super::{Announce, ContainerLink, route_metric};
+
+    #[test]
+    fn only_first_interface_has_default_routes_unless_they_are_named() {
+        let routes = |interface: &str, routes: &[&str]| -> Vec<String> {
+            let routes: Vec<_> = routes.iter().map(|net| net.parse().unwrap()).collect();
+            let link = ContainerLink {
+                interface,
+                mac: None,
+                addresses: &[
+                    "10.33.0.2/24".parse().unwrap(),
+                    "fd00:33::2/64".parse().unwrap(),
+                ],
+                gateways: &["10.33.0.1".parse().unwrap(), "fd00:33::1".parse().unwrap()],
+                routes: &routes,
+                gateway_mac: None,
+                announce: Announce::default(),
+            };
+            let plan = link.plan().into_iter();
+            plan.filter(|line| line.contains("route")).collect()
+        };
+        assert_eq!(routes("eth0", &[]).len(), 2);
+        assert_eq!(routes("eth1", &[]), [""; 0]);
+        assert_eq!(routes("net1", &[]), [""; 0]);
+        assert_eq!(routes("eth1", &["0.0.0.0/0"]).len(), 1);
+        assert_eq!(routes("eth1", &["0.0.0.0/0", "::/0"]).len(), 2);
+    }
 
     #[test]
     fn route_metric_prefers_eth0_and_differs_per_interface() {

@@ -93,6 +93,14 @@ fn several_virtual_networks_become_several_interfaces() -> Result<()> {
         .collect();
     indices.sort();
     ensure!(indices == ["0/2", "1/2"], "{indices:?}");
+    // As with Contrail's own plugin, only the first network has default routes.
+    let routes = fixture.agent.host().sh(&format!(
+        "ip netns exec {id} ip route show default; ip netns exec {id} ip -6 route show default"
+    ))?;
+    ensure!(
+        !routes.is_empty() && routes.lines().all(|route| route.contains("dev eth0")),
+        "{routes}"
+    );
     fixture.agent.kill("both")?;
     fixture.expect_nothing()?;
     fixture.end()
