@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use contrail_mesos::isolator::attacher::Attacher;
 use contrail_mesos::isolator::checkpoint::{Owner, StoredCheckpoint};
+use contrail_mesos::provider::contrail::PendingTeardown;
 use contrail_mesos_api::container::ContainerId;
 use uuid::Uuid;
 
@@ -30,10 +31,7 @@ impl Detach {
         let name = &self.container;
         // By the name that status prints, which has dots for a nested container.
         match attacher.checkpoints().find_printed(name)? {
-            None => {
-                print(&format!("{name} is not attached: nothing to do\n"))?;
-                return Ok(ExitCode::SUCCESS);
-            }
+            None => return self.retry_pending(attacher).await,
             Some(StoredCheckpoint::Intact { checkpoint, .. }) => {
                 if checkpoint.owner == Owner::Agent && !self.force {
                     bail!(
@@ -72,7 +70,39 @@ impl Detach {
                     .with_context(|| format!("{name} is not completely detached; retry"))?;
             }
         }
-        print(&format!("{name} is detached\n"))?;
+        if self.pending(attacher).is_some() {
+            print(&format!(
+                "{name} is detached from this host; its teardown at the vRouter agent or the manager is \
+                 pending (a running agent retries it, and so does another `contrail-mesos detach {name}`)\n"
+            ))?;
+        } else {
+            print(&format!("{name} is detached\n"))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The pending teardown of this container.
+    fn pending(&self, attacher: &Attacher) -> Option<PendingTeardown> {
+        attacher.pending_teardowns().into_iter().find(|teardown| {
+            teardown.vm_uuid.to_string() == self.container
+                || teardown
+                    .container
+                    .as_ref()
+                    .is_some_and(|container| container.to_string() == self.container)
+        })
+    }
+
+    async fn retry_pending(&self, attacher: &Attacher) -> Result<ExitCode> {
+        let name = &self.container;
+        let Some(teardown) = self.pending(attacher) else {
+            print(&format!("{name} is not attached: nothing to do\n"))?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        attacher
+            .retry_teardown(&teardown)
+            .await
+            .with_context(|| format!("the teardown of {name} is still pending"))?;
+        print(&format!("the pending teardown of {name} is complete\n"))?;
         Ok(ExitCode::SUCCESS)
     }
 }
