@@ -194,8 +194,9 @@ impl Table {
         Ok(found)
     }
 
-    /// Takes over `elements` after a restart, and adds the missing ones.
-    pub fn adopt(&self, elements: &[Element]) -> Result<(), NftError> {
+    /// Takes over `elements` after a restart, and adds the missing ones. Returns whether any was
+    /// missing.
+    pub fn adopt(&self, elements: &[Element]) -> Result<bool, NftError> {
         let mut state = self.lock();
         let (existing, missing): (Vec<_>, Vec<_>) = elements
             .iter()
@@ -205,11 +206,11 @@ impl Table {
         }
         let missing: Vec<_> = missing.into_iter().cloned().collect();
         if !missing.is_empty() {
-            state.change(&[], &missing)
+            state.change(&[], &missing).and(Ok(true))
         } else if !elements.is_empty() && !state.is_complete {
-            state.repair().map(drop)
+            state.repair().map(|repairs| !repairs.is_empty())
         } else {
-            Ok(())
+            Ok(false)
         }
     }
 

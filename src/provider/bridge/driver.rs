@@ -139,7 +139,7 @@ impl BridgeDriver {
             .map_err(|error| bridge_failed(intent, error))?;
         self.add_port_elements(intent)?;
         progress.has_port_elements = true;
-        flows::forget_untranslated(intent);
+        flows::forget_untranslated(&[intent]);
         let bridge = self.create_link(host_socket, intent, namespace, bridge, progress)?;
         drop(shared);
 

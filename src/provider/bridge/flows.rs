@@ -43,15 +43,18 @@ fn translations(intent: &Intent<BridgeIntent>) -> Vec<Translation> {
         .collect()
 }
 
-/// After the intent's ports were mapped: forgets flows to them that another target answers, or
+/// After the ports of `intents` were mapped: forgets flows to them that another target answers, or
 /// nobody. Best effort.
-pub(super) fn forget_untranslated(intent: &Intent<BridgeIntent>) {
-    let translations = translations(intent);
+pub(super) fn forget_untranslated(intents: &[&Intent<BridgeIntent>]) {
+    let translations: Vec<_> = intents
+        .iter()
+        .flat_map(|intent| translations(intent))
+        .collect();
     if translations.is_empty() {
         return;
     }
     report(
-        intent,
+        intents,
         local_addresses().and_then(|local| {
             // A flow to the same port of another machine is none of the mapping's.
             forget(|flow| {
@@ -74,7 +77,7 @@ pub(super) fn forget_translated(intent: &Intent<BridgeIntent>) {
         return;
     }
     report(
-        intent,
+        &[intent],
         forget(|flow| {
             translations.iter().any(|translation| {
                 translation.concerns(flow) && flow.reply_source == translation.target
@@ -92,18 +95,21 @@ fn local_addresses() -> Result<HashSet<IpAddr>, NetlinkError> {
     Ok(addresses.into_iter().map(|(_, net)| net.addr()).collect())
 }
 
-fn report(intent: &Intent<BridgeIntent>, forgotten: Result<usize, NetlinkError>) {
+fn report(intents: &[&Intent<BridgeIntent>], forgotten: Result<usize, NetlinkError>) {
+    let container = match intents {
+        [intent] => intent.container.to_string(),
+        // Every container with mapped ports, after a repair.
+        _ => "*".to_owned(),
+    };
     match forgotten {
         Ok(0) => {}
         Ok(count) => log::info!(
-            container:% = intent.container;
-            "network {:?}: {count} flows of clients of mapped ports begin again",
-            intent.network
+            container:% = container;
+            "{count} flows of clients of mapped ports begin again"
         ),
         Err(error) => log::warn!(
-            container:% = intent.container;
-            "network {:?}: a client that keeps its source port may not be answered until it pauses for some minutes: {error}",
-            intent.network
+            container:% = container;
+            "a client of a mapped port that keeps its source port may not be answered until it pauses for some minutes: {error}"
         ),
     }
 }

@@ -23,6 +23,7 @@ use super::BridgeIntent;
 use super::conflicts::{ConflictSeverity, HostAddresses, NetworkSubnets};
 use super::desired::{BridgeSpec, shared_elements};
 use super::driver::needs_hairpin;
+use super::flows;
 use super::host::{Bridge, Fault, HostBridges, HostError};
 use super::registry::{Entry, InterfaceState, NetworkForm, Registry};
 use super::repair_log::RepairLog;
@@ -313,6 +314,9 @@ impl HostSide {
             match self.table.repair() {
                 Ok(repairs) => {
                     state.table_failure = None;
+                    if !repairs.is_empty() {
+                        self.forget_untranslated_flows();
+                    }
                     comparison
                         .faults
                         .extend(repairs.iter().map(|repair| format!("{repair} is gone")));
@@ -336,6 +340,17 @@ impl HostSide {
             log::error!("cannot restore the host's side of containers: {line}");
         }
         comparison
+    }
+
+    /// After the table was restored: clients may have begun flows that no rule translated.
+    fn forget_untranslated_flows(&self) {
+        let entries = self.registry.list();
+        let intents: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.state() == InterfaceState::Attached)
+            .map(|entry| &entry.intent)
+            .collect();
+        flows::forget_untranslated(&intents);
     }
 
     fn compare_ports(

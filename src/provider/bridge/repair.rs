@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::BridgeIntent;
 use super::driver::{BridgeDriver, bridge_failed, holder};
+use super::flows;
 use crate::net::links::{self, Link};
 use crate::net::netlink::NetlinkSocket;
 use crate::net::nft::Element;
@@ -62,9 +63,14 @@ impl BridgeDriver {
                 let adopted = self.host.table.adopt(&elements);
                 adopted.map_err(|error| fail(error.into()))
             });
-        if let Err(error) = adopted {
-            self.host.registry.remove(host_interface);
-            return Err(error);
+        match adopted {
+            Ok(false) => {}
+            // Clients may have begun flows that no rule translated.
+            Ok(true) => flows::forget_untranslated(&[intent]),
+            Err(error) => {
+                self.host.registry.remove(host_interface);
+                return Err(error);
+            }
         }
         self.note_mac(intent);
         // Its deletion is reported only from now on, so it is checked once more.

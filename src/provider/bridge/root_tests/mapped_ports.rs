@@ -261,6 +261,37 @@ fn client_that_keeps_its_port_meets_each_new_mapping() {
     });
 }
 
+#[test]
+fn client_that_began_while_the_rules_were_gone_is_answered_after_a_restart() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let mut web = request("web", &network("blue", 1));
+        web.ports = vec![port(Protocol::Udp, 5300, 53)];
+        let web = host.attach(&web).await.unwrap();
+        serve_addresses_on(&web, 53);
+        // Flows are tracked without our table as well.
+        run("nft", "add table inet other");
+        run(
+            "nft",
+            "add chain inet other c { type filter hook output priority 0 ; }",
+        );
+        run("nft", "add rule inet other c ct state new accept");
+        let TestHost {
+            state, provider, ..
+        } = host;
+        drop(provider);
+        run("nft", "delete table inet contrail_mesos");
+        let client = Client::new("127.0.0.1:4000", "127.0.0.1:5300");
+        client.send();
+        let host = TestHost::at(state);
+        host.provider.adopt(&web.intent).await.unwrap();
+        client.is_answered().unwrap();
+        host.detach(&web).await;
+        run("nft", "delete table inet other");
+        host.assert_clean();
+    });
+}
+
 fn serve_addresses_on(container: &Container, port: u16) {
     for net in container.intent.addresses.clone() {
         container.inside(move || serve_udp(SocketAddr::new(net.addr(), port)));
