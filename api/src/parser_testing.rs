@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::time::{ClockId, clock_gettime};
 
 /// The environment variable with the number of damaged inputs of a test.
 pub const ROUNDS_VARIABLE: &str = "CONTRAIL_FUZZ_ROUNDS";
@@ -138,16 +138,10 @@ pub fn assert_linear(name: &str, size: usize, work: impl Fn(usize)) {
 }
 
 fn cpu_time(work: impl FnOnce()) -> Duration {
+    // Exact, while getrusage counts ticks of the kernel.
     let now = || {
-        let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("the usage of this thread");
-        let parts = [usage.user_time(), usage.system_time()];
-        parts
-            .map(|time| {
-                Duration::from_secs(time.tv_sec().unsigned_abs())
-                    + Duration::from_micros(time.tv_usec().unsigned_abs())
-            })
-            .iter()
-            .sum::<Duration>()
+        let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("the CPU time");
+        Duration::from(time)
     };
     let start = now();
     work();
