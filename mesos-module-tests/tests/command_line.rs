@@ -51,6 +51,49 @@ impl Operator {
     }
 }
 
+/// What `status` reports of the interface eth0 of a container: its state and its problems.
+fn reported(operator: &Operator, container: &str) -> Result<(bool, String, String)> {
+    let (success, text) = operator.run("status -o json")?;
+    let status: Value = serde_json::from_str(&text).context(text)?;
+    let rows = status["containers"].as_array().context("no containers")?;
+    let row = rows
+        .iter()
+        .find(|row| row["container"] == container)
+        .context("the container is not listed")?;
+    let state = row["state"].as_str().context("no state")?;
+    Ok((success, state.to_owned(), row["problems"].to_string()))
+}
+
+#[test]
+fn status_names_what_is_degraded() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let host = &operator.host;
+    host.sh("ip netns add box")?;
+    operator.succeeds("attach box --netns box --network blue --port 8080:80")?;
+    let bridge = host.sh("ip -o link show type bridge | sed 's/^[0-9]*: //; s/:.*//'")?;
+    let bridge = bridge.trim();
+    for (change, problem) in [
+        (format!("ip link set {bridge} down"), bridge),
+        (format!("ip address flush dev {bridge}"), "10.32.0.1"),
+        ("nft flush ruleset".to_owned(), "contrail_mesos"),
+        ("sysctl -qw net.ipv4.ip_forward=0".to_owned(), "forward"),
+    ] {
+        ensure!(reported(&operator, "box")?.0, "before {change}");
+        host.sh(&change)?;
+        let (success, state, problems) = reported(&operator, "box")?;
+        ensure!(
+            !success && state == "degraded" && problems.contains(problem),
+            "{change}: {state}: {problems}"
+        );
+        let table = operator.fails("status")?;
+        ensure!(table.contains("degraded: "), "{change}: {table}");
+        operator.succeeds("detach box")?;
+        operator.succeeds("attach box --netns box --network blue --port 8080:80")?;
+    }
+    ensure!(reported(&operator, "box")?.0, "after the last change");
+    Ok(())
+}
+
 #[test]
 fn namespace_is_attached_shown_and_detached() -> Result<()> {
     let operator = Operator::new(&format!("{BLUE}{RED}"))?;

@@ -161,16 +161,16 @@ impl ContainerLink<'_> {
             requests.push(addressing::add_address(index, name, *net));
         }
         let metric = route_metric(name);
-        if !self.routes.is_empty() || name == FIRST_INTERFACE {
-            for (route, gateway) in self.gateway_routes() {
-                requests.push(addressing::add_route(route, gateway, index, metric));
+        for gateway in self.gateways {
+            for route in main_routes(name, *gateway, self.routes) {
+                requests.push(addressing::add_route(route, *gateway, index, metric));
             }
         }
         requests.extend(self.neighbours(index));
         requests
     }
 
-    /// The destinations behind the gateways, each with its gateway.
+    /// The destinations of packets from the interface's addresses, each with its gateway.
     fn gateway_routes(&self) -> impl Iterator<Item = (IpNet, IpAddr)> {
         self.gateways.iter().flat_map(move |gateway| {
             let is_v4 = gateway.is_ipv4();
@@ -183,6 +183,17 @@ impl ContainerLink<'_> {
                 .map(move |net| (net, *gateway))
         })
     }
+}
+
+/// The destinations that the main table of a container has behind `gateway`; `routes` as in
+/// [`ContainerLink`].
+pub(super) fn main_routes(interface: &str, gateway: IpAddr, routes: &[IpNet]) -> Vec<IpNet> {
+    if routes.is_empty() && interface == FIRST_INTERFACE {
+        return IpNet::new(unspecified(gateway), 0).into_iter().collect();
+    }
+    let mut routes = routes.to_vec();
+    routes.retain(|net| net.addr().is_ipv4() == gateway.is_ipv4());
+    routes
 }
 
 /// The metric of an interface's routes, and the number of the table with the routes of packets from

@@ -2,12 +2,11 @@
 
 use std::os::fd::BorrowedFd;
 
-use ipnet::IpNet;
-
 use super::BridgeIntent;
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::{addressing, links, netns, routes};
 use crate::provider::Intent;
+use crate::provider::container_side::main_routes;
 
 /// The findings in the container's network namespace. Changes nothing.
 pub(super) async fn container_side(
@@ -43,27 +42,12 @@ fn findings(intent: &Intent<BridgeIntent>) -> Result<Vec<String>, NetlinkError> 
         }
     }
     let routes = routes::all(&mut socket)?;
-    let is_default = |is_v4: bool| {
-        IpNet::new(
-            if is_v4 {
-                std::net::Ipv4Addr::UNSPECIFIED.into()
-            } else {
-                std::net::Ipv6Addr::UNSPECIFIED.into()
-            },
-            0,
-        )
-    };
     for gateway in &intent.gateways {
-        let mut destinations: Vec<IpNet> = intent.provider.routes.clone();
-        if destinations.is_empty() {
-            destinations.extend(is_default(gateway.is_ipv4()));
-        }
-        for destination in destinations {
-            let is_family = destination.addr().is_ipv4() == gateway.is_ipv4();
+        for destination in main_routes(name, *gateway, &intent.provider.routes) {
             let is_there = routes.iter().any(|route| {
                 route.destination == destination.trunc() && route.links.contains(&link.index)
             });
-            if is_family && !is_there {
+            if !is_there {
                 findings.push(format!(
                     "in the container: {name} lacks the route to {destination}"
                 ));

@@ -515,6 +515,11 @@ fn inspection_names_what_is_wrong() {
     isolated_async(|| async {
         let host = TestHost::new();
         let one = host.launch("one", &network("blue", 1)).await;
+        let findings = host
+            .provider
+            .inspect(&one.intent, Some(one.namespace.as_fd()))
+            .await;
+        assert_eq!(findings, [""; 0]);
         let address = one.intent.addresses[0];
         one.inside(move || ip(&format!("addr del {address} dev eth0")));
         let findings = host
