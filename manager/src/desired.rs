@@ -349,7 +349,7 @@ fn desired_state(snapshot: &Snapshot<'_>, vm: &CachedVm, task: &Task) -> Desired
         task: Some(to_annotation(&task.key.task)),
         framework: framework.map(to_annotation),
         framework_id: Some(to_annotation(&task.key.framework)),
-        executor: task.executor.as_deref().map(to_annotation),
+        executor: Some(to_annotation(task.executor())),
         mesos_agent: task.agent.as_deref().map(to_annotation),
     };
     let mut desired = DesiredState {

@@ -44,7 +44,7 @@ pub(crate) mod annotation {
     pub(crate) const FRAMEWORK: &str = "framework";
     /// The framework's id.
     pub(crate) const FRAMEWORK_ID: &str = "framework-id";
-    /// The executor's id, where it differs from the task's.
+    /// The executor's id; that of a command task is the task's.
     pub(crate) const EXECUTOR: &str = "executor";
     /// The id of the Mesos agent.
     pub(crate) const MESOS_AGENT: &str = "mesos-agent";
@@ -273,7 +273,6 @@ pub(crate) struct MesosIdentity {
     pub task: Option<ArcStr>,
     pub framework: Option<ArcStr>,
     pub framework_id: Option<ArcStr>,
-    /// Where it differs from the task.
     pub executor: Option<ArcStr>,
     pub mesos_agent: Option<ArcStr>,
 }
@@ -299,13 +298,19 @@ impl MesosIdentity {
         intern: &mut impl FnMut(&str) -> ArcStr,
     ) -> Self {
         let mut shared = |key| annotations.get(key).map(&mut *intern);
+        let task: Option<ArcStr> = annotations.get(annotation::TASK).map(Into::into);
+        let executor = annotations.get(annotation::EXECUTOR);
         Self {
             application: shared(annotation::APPLICATION),
             framework: shared(annotation::FRAMEWORK),
             framework_id: shared(annotation::FRAMEWORK_ID),
             mesos_agent: shared(annotation::MESOS_AGENT),
-            task: annotations.get(annotation::TASK).map(Into::into),
-            executor: annotations.get(annotation::EXECUTOR).map(Into::into),
+            // Most containers are of command tasks, where the two are the same.
+            executor: match &task {
+                Some(task) if executor == Some(&**task) => Some(task.clone()),
+                _ => executor.map(Into::into),
+            },
+            task,
         }
     }
 }

@@ -291,13 +291,14 @@ fn names(id: &str, container: &Container, object: &Value, comparison: &mut Compa
             container.tasks
         ));
     }
-    let pod = container.app == App::Pod;
-    let executor = pod.then_some(container.executor.as_str());
+    // The executor of a command task has the task's id, and no id in Mesos' state.
+    let is_pod = container.app == App::Pod;
+    let executor = if is_pod { &container.executor } else { task };
     for (key, expected) in [
         ("application", Some(container.app.id())),
         ("framework", Some("marathon")),
         ("mesos-agent", Some(container.agent.as_str())),
-        ("executor", executor),
+        ("executor", Some(executor)),
     ] {
         comparison.expect_equal(
             &format!("{id}: annotation {key}"),
@@ -305,7 +306,7 @@ fn names(id: &str, container: &Container, object: &Value, comparison: &mut Compa
             &expected,
         );
     }
-    let instance = executor.and_then(marathon::instance_of_executor);
+    let instance = marathon::instance_of_executor(executor).filter(|_| is_pod);
     let name = instance.map_or_else(|| task.to_owned(), |instance| instance.id.to_string());
     comparison.expect_equal(
         &format!("{id}: display name"),
