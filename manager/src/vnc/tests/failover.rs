@@ -1,5 +1,7 @@
 //! Tests of retries and failover.
 
+use contrail_mesos_api::http::scripted::ReceivedRequest;
+
 use super::*;
 
 #[tokio::test]
@@ -11,13 +13,14 @@ async fn failover_keeps_the_working_server() {
     }
     // One attempt at the unreachable server, not one per call.
     assert_eq!(client.requests(), 4);
-    assert_eq!(alive.requests().len(), 3);
+    // Another test may probe this port, which it takes for unused.
+    let is_creation = |request: &&ReceivedRequest| request.method == "POST";
+    assert_eq!(alive.requests().iter().filter(is_creation).count(), 3);
 }
 
 #[tokio::test]
 async fn working_server_receives_all_calls() {
-    let script =
-        |request: &contrail_mesos_api::http::scripted::ReceivedRequest, _| created_reply(request);
+    let script = |request: &ReceivedRequest, _| created_reply(request);
     let (first, second) = (
         ScriptedServer::start(script).await,
         ScriptedServer::start(script).await,
