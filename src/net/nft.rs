@@ -131,12 +131,13 @@ impl Table {
     pub fn set_group(&self, group: &str, elements: &[Element]) -> Result<(), NftError> {
         let mut state = self.lock();
         let present = state.groups.get(group).cloned().unwrap_or_default();
-        let removed: Vec<_> = without(&present, elements);
+        let mut removed: Vec<_> = without(&present, elements);
+        // `remove` may have removed them with another container of the group.
+        removed.retain(|element| state.expected.contains_key(&key(element)));
         let added: Vec<_> = without(elements, &present);
-        if removed.is_empty() && added.is_empty() {
-            return Ok(());
+        if !removed.is_empty() || !added.is_empty() {
+            state.change(&removed, &added)?;
         }
-        state.change(&removed, &added)?;
         if elements.is_empty() {
             state.groups.remove(group);
         } else {

@@ -152,6 +152,24 @@ fn element_with_another_value_is_restored() {
 }
 
 #[test]
+fn emptied_group_leaves_no_table_if_its_elements_are_gone() {
+    isolated(|| {
+        let table = Table::open().unwrap();
+        let subnet = "10.1.0.0/24".parse().unwrap();
+        let shared = Element::masquerade(subnet, &[subnet], "net a");
+        table.set_group("blue0", &shared).unwrap();
+        // By the removal of a container whose intents cannot be read.
+        table.remove(&shared).unwrap();
+        assert!(table.remove_if_unused().unwrap());
+        table.set_group("blue0", &[]).unwrap();
+        assert!(!table.has_group("blue0"));
+        assert!(!table.remove_if_unused().unwrap());
+        assert!(table.elements().unwrap().is_empty());
+        assert!(!run("nft", "list ruleset").contains("contrail_mesos"));
+    });
+}
+
+#[test]
 fn group_is_replaced_by_overlapping_elements_at_once() {
     isolated(|| {
         let table = Table::open().unwrap();
