@@ -207,6 +207,7 @@ impl Cluster {
         let more = [
             ("framework", "marathon".to_owned()),
             ("framework-id", FRAMEWORK.to_owned()),
+            ("executor", task.clone()),
             ("mesos-agent", Self::agent_id(agent)),
         ];
         object.common.annotations = annotations(
