@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Parseable};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::neighbour::{
@@ -11,7 +11,7 @@ use netlink_packet_route::neighbour::{
 };
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
 
-use super::netlink::{NetlinkError, NetlinkSocket, Request};
+use super::netlink::{NetlinkError, NetlinkSocket, Request, encode};
 
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
@@ -39,12 +39,10 @@ pub fn add_address(index: u32, name: &str, address: IpNet) -> Request {
             message
         }
     };
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
-    Request::new(
+    Request::with_message(
         RTM_NEWADDR,
         NLM_F_CREATE | NLM_F_EXCL,
-        payload,
+        &message,
         format!("give {address} to {name}"),
     )
 }
@@ -61,10 +59,7 @@ pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32, metric: Option
             if let Some(metric) = metric {
                 route = route.priority(metric);
             }
-            let message = route.build();
-            let mut payload = vec![0; message.buffer_len()];
-            message.emit(&mut payload);
-            payload
+            encode(&route.build())
         })
         // The kernel refuses an empty request, and the error names the route.
         .unwrap_or_default();
@@ -84,12 +79,10 @@ pub fn add_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
     message
         .attributes
         .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
-    Request::new(
+    Request::with_message(
         RTM_NEWNEIGH,
         NLM_F_CREATE | NLM_F_REPLACE,
-        payload,
+        &message,
         format!("add the neighbour {address}"),
     )
 }
@@ -99,12 +92,10 @@ pub fn add_neighbour(index: u32, address: IpAddr, mac: [u8; 6]) -> Request {
 #[must_use]
 pub fn delete_neighbour(index: u32, address: IpAddr) -> Request {
     let message = neighbour(index, address);
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
-    Request::new(
+    Request::with_message(
         RTM_DELNEIGH,
         0,
-        payload,
+        &message,
         format!("forget the neighbour {address}"),
     )
 }
@@ -124,11 +115,9 @@ fn neighbour(index: u32, address: IpAddr) -> NeighbourMessage {
 /// Lists the addresses of the namespace, each with the index of its link.
 pub fn addresses(socket: &mut NetlinkSocket) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
     let message = AddressMessage::default();
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
     let mut addresses = Vec::new();
     socket.dump(
-        &Request::new(RTM_GETADDR, 0, payload, "list the addresses"),
+        &Request::with_message(RTM_GETADDR, 0, &message, "list the addresses"),
         |bytes| {
             let Ok(message) = AddressMessage::parse(bytes) else {
                 return;

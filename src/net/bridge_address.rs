@@ -2,7 +2,7 @@
 //! an earlier configuration from an operator's.
 
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol,
 };
@@ -30,9 +30,7 @@ fn message(index: u32, address: IpNet) -> AddressMessage {
 }
 
 fn request(kind: u16, flags: u16, message: &AddressMessage, action: String) -> Request {
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
-    Request::new(kind, flags, payload, action)
+    Request::with_message(kind, flags, message, action)
 }
 
 /// The request to add `address` to the bridge `name` with that index, without duplicate address

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth,
     LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, Stats64,
@@ -17,7 +17,7 @@ use rtnetlink::{
     LinkBridge, LinkBridgePort, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVlan,
 };
 
-use super::netlink::{NetlinkError, NetlinkSocket, Request};
+use super::netlink::{NetlinkError, NetlinkSocket, Request, encode};
 
 pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
@@ -74,9 +74,7 @@ pub struct BridgePort {
 }
 
 fn request(kind: u16, flags: u16, message: &LinkMessage, action: String) -> Request {
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
-    Request::new(kind, flags, payload, action)
+    Request::with_message(kind, flags, message, action)
 }
 
 /// A container's link could not be created.
@@ -288,9 +286,7 @@ fn answering_arp() -> AfSpecUnspec {
     const IPV4_DEVCONF_ARP_IGNORE: u16 = 19;
     let value = 0_u32;
     let setting = DefaultNla::new(IPV4_DEVCONF_ARP_IGNORE, value.to_ne_bytes().to_vec());
-    let mut settings = vec![0; setting.buffer_len()];
-    setting.emit(&mut settings);
-    let configuration = DefaultNla::new(IFLA_INET_CONF, settings);
+    let configuration = DefaultNla::new(IFLA_INET_CONF, encode(&setting));
     AfSpecUnspec::Inet(vec![AfSpecInet::Other(configuration)])
 }
 

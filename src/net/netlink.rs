@@ -12,7 +12,7 @@
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, getsockopt, setsockopt, sockopt};
@@ -126,6 +126,17 @@ impl Request {
         }
     }
 
+    /// Like [`Self::new`], with `message` as its payload.
+    #[must_use]
+    pub fn with_message(
+        kind: u16,
+        flags: u16,
+        message: &impl Emitable,
+        action: impl Into<String>,
+    ) -> Self {
+        Self::new(kind, flags, encode(message), action)
+    }
+
     /// What the request does, completing the sentence "the kernel refused to …".
     #[must_use]
     pub fn action(&self) -> &str {
@@ -143,6 +154,13 @@ impl Request {
         buffer.extend_from_slice(&self.payload);
         buffer.resize(buffer.len().next_multiple_of(4), 0);
     }
+}
+
+/// The bytes of a message or attribute.
+pub(super) fn encode(message: &impl Emitable) -> Vec<u8> {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    bytes
 }
 
 /// A blocking netlink socket.

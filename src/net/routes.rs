@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, Parseable};
+use netlink_packet_core::Parseable;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
@@ -25,11 +25,9 @@ pub struct Route {
 /// Lists the unicast routes of the main table, of both families.
 pub fn all(socket: &mut NetlinkSocket) -> Result<Vec<Route>, NetlinkError> {
     let message = RouteMessage::default();
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
     let mut routes = Vec::new();
     socket.dump(
-        &Request::new(RTM_GETROUTE, 0, payload, "list the routes"),
+        &Request::with_message(RTM_GETROUTE, 0, &message, "list the routes"),
         // Skips a route that cannot be parsed, rather than failing for all.
         |bytes| routes.extend(RouteMessage::parse(bytes).ok().as_ref().and_then(read)),
     )?;

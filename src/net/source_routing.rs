@@ -3,14 +3,14 @@
 //! its first one, and a reverse path filter drops them, there or on the way in.
 
 use ipnet::IpNet;
-use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::RouteScope;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
 
-use super::netlink::{NetlinkError, NetlinkSocket, Request};
+use super::netlink::{NetlinkError, NetlinkSocket, Request, encode};
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
@@ -70,7 +70,7 @@ impl SourceRouting<'_> {
                     .build()
             });
         let action = format!("route {net} in the table {}", self.table);
-        new_route(message.map(|message| emit(&message)).ok(), action)
+        new_route(message.map(|message| encode(&message)).ok(), action)
     }
 
     fn route(&self, net: IpNet, gateway: std::net::IpAddr) -> Request {
@@ -84,7 +84,7 @@ impl SourceRouting<'_> {
                     .build()
             });
         let action = format!("route {net} by {gateway} in the table {}", self.table);
-        new_route(message.map(|message| emit(&message)).ok(), action)
+        new_route(message.map(|message| encode(&message)).ok(), action)
     }
 
     fn rule(&self, net: IpNet) -> Request {
@@ -105,19 +105,8 @@ impl SourceRouting<'_> {
             net.addr(),
             self.table
         );
-        Request::new(
-            RTM_NEWRULE,
-            NLM_F_CREATE | NLM_F_EXCL,
-            emit(&message),
-            action,
-        )
+        Request::with_message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &message, action)
     }
-}
-
-fn emit(message: &impl Emitable) -> Vec<u8> {
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
-    payload
 }
 
 fn new_route(payload: Option<Vec<u8>>, action: String) -> Request {
