@@ -338,8 +338,8 @@ impl ContrailDriver {
         Ok(())
     }
 
-    /// The links that this instance made for a container.
-    fn links_of(&self, container: &ContainerId) -> Result<Vec<String>, BoxError> {
+    /// The Contrail links of this host whose name and alias `is_wanted` accepts.
+    fn links_where(is_wanted: impl Fn(&str, &str) -> bool) -> Result<Vec<String>, BoxError> {
         let mut socket = NetlinkSocket::route()?;
         Ok(links::all(&mut socket)?
             .into_iter()
@@ -348,10 +348,15 @@ impl ContrailDriver {
                     && link
                         .alias
                         .as_ref()
-                        .is_some_and(|alias| self.owner.owns_container(alias, container))
+                        .is_some_and(|alias| is_wanted(&link.name, alias))
             })
             .map(|link| link.name)
             .collect())
+    }
+
+    /// The links that this instance made for a container.
+    fn links_of(&self, container: &ContainerId) -> Result<Vec<String>, BoxError> {
+        Self::links_where(|_, alias| self.owner.owns_container(alias, container))
     }
 
     /// Takes over one network of a container that was attached before a restart.
@@ -453,19 +458,7 @@ impl ContrailDriver {
 
     /// Links of this instance that are not among `kept`.
     fn orphaned_links(&self, kept: &HashSet<String>) -> Result<Vec<String>, BoxError> {
-        let mut socket = NetlinkSocket::route()?;
-        Ok(links::all(&mut socket)?
-            .into_iter()
-            .filter(|link| {
-                link.name.starts_with(TAP_PREFIX)
-                    && link
-                        .alias
-                        .as_ref()
-                        .is_some_and(|alias| self.owner.owns(alias))
-                    && !kept.contains(&link.name)
-            })
-            .map(|link| link.name)
-            .collect())
+        Self::links_where(|name, alias| self.owner.owns(alias) && !kept.contains(name))
     }
 
     /// Virtual machines that have port files with interface names of this program, but no such
