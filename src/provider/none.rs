@@ -15,7 +15,7 @@ use super::{
 };
 use crate::net::links;
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
-use crate::net::netns::{self, Kind};
+use crate::net::netns;
 use contrail_mesos_api::container::{ContainerId, Mac};
 
 /// The MTU of a loopback interface, in bytes.
@@ -93,14 +93,10 @@ impl Provider for NoneProvider {
         let namespace = namespace
             .try_clone_to_owned()
             .map_err(|error| failed(network, "keep the container's namespace open", error))?;
-        netns::on_own_thread("cm-none", move |mut thread| {
-            thread.enter(&namespace, Kind::Net)?;
-            Ok::<_, netns::NetnsError>(set_loopback_up())
-        })
-        .await
-        .and_then(|entered| entered)
-        .map_err(|error| failed(network, "attach", error))?
-        .map_err(|error| failed(network, "attach", error))?;
+        netns::run_in(namespace, set_loopback_up)
+            .await
+            .map_err(|error| failed(network, "attach", error))?
+            .map_err(|error| failed(network, "attach", error))?;
         let attachment = |intent: &Intent<NoneIntent>| Attachment {
             addresses: vec![],
             gateways: vec![],
