@@ -40,16 +40,6 @@ fn check(agent: &Agent, task: &TaskUpdate, neighbour: &TaskUpdate) -> Result<()>
     Ok(())
 }
 
-fn end(agent: &Agent, task: &str) -> Result<()> {
-    agent.kill(task)?;
-    // Its address is free once its checkpoint is gone.
-    let state = agent.state_dir().display().to_string();
-    agent.host().sh(&format!(
-        "for i in $(seq 200); do test $(ls {state}/containers | wc -l) = 1 && exit 0; sleep 0.1; done; exit 1"
-    ))?;
-    Ok(())
-}
-
 #[test]
 fn static_address_is_reused_ten_times_in_a_row() -> Result<()> {
     let agent = Agent::start(&small(254))?;
@@ -65,7 +55,7 @@ fn static_address_is_reused_ten_times_in_a_row() -> Result<()> {
         let network = json!({"name": "blue", "ip_addresses": addresses});
         let task = agent.run(TaskSpec::new(&name, "sleep 1000").network_info(network))?;
         check(&agent, &task, &neighbour)?;
-        end(&agent, &name)?;
+        agent.kill_beside_one_other(&name)?;
     }
     agent.kill("neighbour")?;
     agent.end()
@@ -80,7 +70,7 @@ fn address_of_a_small_pool_is_reused_ten_times_in_a_row() -> Result<()> {
         let task = agent.run(TaskSpec::new(&name, "sleep 1000").network("blue"))?;
         ensure!(address(&task)?.to_string() == "10.32.0.3", "{task}");
         check(&agent, &task, &neighbour)?;
-        end(&agent, &name)?;
+        agent.kill_beside_one_other(&name)?;
     }
     agent.kill("neighbour")?;
     agent.end()
@@ -101,7 +91,7 @@ fn addresses_go_on_in_rotation_after_restarts_of_the_agent() -> Result<()> {
             "{last:?}, {next:?}"
         );
         check(&agent, &task, &neighbour)?;
-        end(&agent, &name)?;
+        agent.kill_beside_one_other(&name)?;
         last = next;
     }
     agent.kill("neighbour")?;

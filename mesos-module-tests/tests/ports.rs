@@ -295,12 +295,8 @@ fn check_clients(agent: &Agent, clients: &[Client]) -> Result<()> {
                 .wait_for(name)
                 .with_context(|| format!("by {name}"))?;
         }
-        agent.kill(name)?;
-        // Its port is free once its checkpoint is gone.
-        let state = agent.state_dir().display().to_string();
-        agent.host().sh(&format!(
-            "for i in $(seq 200); do test $(ls {state}/containers | wc -l) = 1 && exit 0; sleep 0.1; done; exit 1"
-        ))?;
+        // Its port is free then.
+        agent.kill_beside_one_other(name)?;
     }
     Ok(())
 }

@@ -185,6 +185,17 @@ impl Agent {
             .block_on(self.framework.wait_end(task, WAIT_TIMEOUT))?)
     }
 
+    /// Kills a task, and waits until only one other container has a checkpoint: then what the task
+    /// had is free.
+    pub fn kill_beside_one_other(&self, task: &str) -> Result<TaskUpdate> {
+        let end = self.kill(task)?;
+        let state = self.state_dir().display().to_string();
+        self.host.sh(&format!(
+            "for i in $(seq 200); do test $(ls {state}/containers | wc -l) = 1 && exit 0; sleep 0.1; done; exit 1"
+        ))?;
+        Ok(end)
+    }
+
     /// Launches a task whose command is the test: it must finish successfully.
     pub fn passes(&self, task: TaskSpec) -> Result<TaskUpdate> {
         let end = self.finish(task)?;
