@@ -23,14 +23,16 @@ mod tls;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::http::Request;
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -225,7 +227,16 @@ impl Shared {
             let connection = connection.clone();
             async move {
                 let response = router.call(request).await?;
-                connection.set_waiting(response.status().is_success());
+                let success = response.status().is_success();
+                // Until it is written, the connection must not make room for another one: the peer
+                // would repeat a request that has been handled.
+                let response = response.map(|body| RespondingBody {
+                    body,
+                    responding: Responding {
+                        connection,
+                        success,
+                    },
+                });
                 Ok::<_, Infallible>(response)
             }
         });
@@ -251,6 +262,54 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+/// The body of a response. Its connection waits for its peer once it has been written as a whole, or
+/// never will be: hyper drops a body in the same step in which it writes the end of it.
+struct RespondingBody {
+    body: Body,
+    responding: Responding,
+}
+
+/// Marks a connection as waiting when the response is over.
+struct Responding {
+    connection: Arc<Connection>,
+    success: bool,
+}
+
+impl Drop for Responding {
+    fn drop(&mut self) {
+        self.connection.set_waiting(self.success);
+    }
+}
+
+impl HttpBody for RespondingBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        // A stream has no end: its connection may make room as soon as it only waits.
+        if frame.is_pending() {
+            let Responding {
+                connection,
+                success,
+            } = &self.responding;
+            connection.set_waiting(*success);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -14,6 +14,7 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -100,6 +101,13 @@ impl PortsErrorKind {
     }
 }
 
+/// How many requests to one manager are sent at once; others wait. Each has a connection, of which a
+/// manager admits 256 of one address, and agents may share an address.
+pub const MAX_IN_FLIGHT: usize = 32;
+
+const NO_RESPONSE: &str = "no response before the deadline";
+const ALL_IN_USE: &str = "other requests of this host were waiting for it until the deadline";
+
 /// The client. Clones share connections and the manager in use.
 #[derive(Clone)]
 pub struct PortsClient(Arc<Shared>);
@@ -110,6 +118,8 @@ struct Shared {
     agent: HeaderValue,
     token_file: Option<PathBuf>,
     token: std::sync::Mutex<Option<SecretString>>,
+    /// Of each manager: who may send a request. The first to come is the first to send.
+    in_flight: Vec<Semaphore>,
 }
 
 impl fmt::Debug for PortsClient {
@@ -198,6 +208,11 @@ impl PortsClient {
             agent,
             token_file: options.token_file.clone(),
             token: std::sync::Mutex::new(token),
+            in_flight: options
+                .managers
+                .iter()
+                .map(|_| Semaphore::new(MAX_IN_FLIGHT))
+                .collect(),
         })))
     }
 
@@ -255,10 +270,20 @@ impl PortsClient {
         let last = LastProblems::default();
         let (method, path, body, last) = (&method, &path, &body, &last);
         let attempt = |index: usize, before: Option<Failure>| async move {
-            let attempt = self.attempt(index, method, path, body.clone());
-            let result = timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
+            // The semaphore is never closed, so the inner result is never an error.
+            let permit = timeout_at(deadline, self.0.in_flight[index].acquire()).await;
+            let attempt = async {
+                match &permit {
+                    Ok(_) => {
+                        let attempt = self.attempt(index, method, path, body.clone());
+                        timeout_at(deadline, attempt).await.map_err(|_| NO_RESPONSE)
+                    }
+                    Err(_) => Err(ALL_IN_USE),
+                }
+            };
+            let result = attempt.await.unwrap_or_else(|problem| {
                 let manager = self.0.failover.servers()[index].to_string();
-                let kind = FailureKind::Transient("no response before the deadline".to_owned());
+                let kind = FailureKind::Transient(problem.to_owned());
                 // What it said before says more than the deadline.
                 Err(AttemptError::Final(match before {
                     Some(before) if last.knows(&manager) => before,

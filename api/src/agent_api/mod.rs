@@ -40,8 +40,8 @@ use uuid::Uuid;
 use crate::container::{ContainerId, Mac};
 
 pub use client::{
-    DEFAULT_PORT, PortsClient, PortsError, PortsErrorKind, PortsOptions, PortsSetupError,
-    manager_address, read_token,
+    DEFAULT_PORT, MAX_IN_FLIGHT, PortsClient, PortsError, PortsErrorKind, PortsOptions,
+    PortsSetupError, manager_address, read_token,
 };
 
 /// The header with the agent's name: that of its host's virtual-router.

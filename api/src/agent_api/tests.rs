@@ -224,3 +224,36 @@ async fn client_should_reload_a_changed_token_and_never_show_it() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn request_beyond_the_limit_waits_within_its_deadline() {
+    let manager = ScriptedServer::start(|_: &ReceivedRequest, _| Reply::Hang).await;
+    let client = PortsClient::new(&PortsOptions {
+        managers: vec![manager_address(&manager.address.to_string()).unwrap()],
+        agent: "node-1".to_owned(),
+        token_file: None,
+        tls: TlsOptions::default(),
+        // The others keep their connections for as long as the test lasts.
+        limits: Limits {
+            request_timeout: Duration::from_mins(10),
+            ..Limits::default()
+        },
+    })
+    .unwrap();
+    let deadline = Instant::now() + Duration::from_mins(10);
+    let others: Vec<_> = (0..MAX_IN_FLIGHT)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.put(MACHINE, &request(), deadline).await })
+        })
+        .collect();
+    while manager.requests().len() < MAX_IN_FLIGHT {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let error = client.put(MACHINE, &request(), soon()).await.unwrap_err();
+    assert!(error.kind.is_transient(), "{error}");
+    assert!(error.to_string().contains("other requests"), "{error}");
+    for other in others {
+        other.abort();
+    }
+}

@@ -47,8 +47,12 @@ pub(crate) async fn receive_body(
             return (status, Json(Refusal { error })).into_response();
         }
     };
-    if let Some(connection) = connection {
-        connection.set_working();
+    if let Some(connection) = connection
+        && !connection.set_working()
+    {
+        // Nobody could receive the response, so the request is not handled: the peer sends it again.
+        let error = "there are too many connections: this one is closing".to_owned();
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(Refusal { error })).into_response();
     }
     next.run(Request::from_parts(head, Body::from(body))).await
 }

@@ -191,12 +191,14 @@ impl Connection {
         self.closing.cancelled().await;
     }
 
-    /// A request has been received completely and is being handled.
-    pub(crate) fn set_working(&self) {
-        self.change(|entry| entry.working = true);
+    /// A request has been received completely and is being handled. Returns whether it may be: not
+    /// if the connection has to make room for another one.
+    #[must_use]
+    pub(crate) fn set_working(&self) -> bool {
+        self.change(|entry| entry.working = true)
     }
 
-    /// The response is ready: from now on the connection waits for its peer.
+    /// The response is written: from now on the connection waits for its peer.
     pub(super) fn set_waiting(&self, successful: bool) {
         self.change(|entry| {
             entry.working = false;
@@ -204,13 +206,16 @@ impl Connection {
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Entry)) {
+    /// Returns whether the connection still has its place.
+    fn change(&self, change: impl FnOnce(&mut Entry)) -> bool {
         let mut table = self.connections.table();
         let changed = table.next_change();
-        if let Some(entry) = table.open.get_mut(&self.id) {
-            change(entry);
-            entry.changed = changed;
-        }
+        let Some(entry) = table.open.get_mut(&self.id) else {
+            return false;
+        };
+        change(entry);
+        entry.changed = changed;
+        true
     }
 
     pub(crate) fn count_closed(&self, reason: CloseReason) {
@@ -269,7 +274,7 @@ mod tests {
     fn connection_with_a_successful_request_is_closed_last() {
         let connections = connections(2, 2);
         let served = connections.admit(address(1)).unwrap();
-        served.set_working();
+        assert!(served.set_working());
         served.set_waiting(true);
         let silent = connections.admit(address(1)).unwrap();
         let _third = connections.admit(address(1)).unwrap();
@@ -280,13 +285,13 @@ mod tests {
     fn working_connection_is_never_closed() {
         let connections = connections(2, 1);
         let working = connections.admit(address(1)).unwrap();
-        working.set_working();
+        assert!(working.set_working());
         assert_eq!(
             connections.admit(address(1)).err(),
             Some(CloseReason::AddressLimit)
         );
         let other = connections.admit(address(2)).unwrap();
-        other.set_working();
+        assert!(other.set_working());
         assert_eq!(
             connections.admit(address(3)).err(),
             Some(CloseReason::Limit)
@@ -294,6 +299,8 @@ mod tests {
         working.set_waiting(true);
         connections.admit(address(3)).unwrap();
         assert!(is_closed(&working) && !is_closed(&other));
+        // A request that it receives too late is not handled.
+        assert!(!working.set_working());
     }
 
     #[test]
@@ -301,7 +308,7 @@ mod tests {
         let connections = connections(1, 1);
         for _ in 0..3 {
             let connection = connections.admit(address(1)).unwrap();
-            connection.set_working();
+            assert!(connection.set_working());
             drop(connection);
         }
         assert!(connections.table().by_address.is_empty());

@@ -37,7 +37,7 @@ impl Agent {
         self.token = Some(token.to_owned());
     }
 
-    async fn try_send(
+    pub(super) async fn try_send(
         &self,
         method: Method,
         path: &str,

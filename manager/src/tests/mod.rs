@@ -2,6 +2,7 @@
 
 mod addresses;
 mod attacks;
+mod bursts;
 mod containers;
 mod faults;
 mod hostile;
