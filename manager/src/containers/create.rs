@@ -2,6 +2,7 @@
 //! reference.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use futures::future::join_all;
 use tokio::time::Instant;
@@ -13,13 +14,30 @@ use super::rollback::Rollback;
 use crate::desired::{DesiredInterface, DesiredState};
 use crate::diff::{self, Change};
 use crate::error::ManagerError;
+use crate::model::Network;
 use crate::objects::{self, PlannedAddress, PlannedPort};
 use crate::stores::listing;
 use crate::vnc::{
     Ensured, InstanceIp, Object, VirtualMachine, VirtualMachineInterface, VncError, VncErrorKind,
 };
-use contrail_mesos_api::agent_api::{Port, PortAddress, Ports};
+use contrail_mesos_api::agent_api::{Port, Ports};
 use contrail_mesos_api::container::Mac;
+
+/// A port whose objects exist.
+struct CreatedPort {
+    /// Without the addresses of `unread`.
+    port: Port,
+    network: Arc<Network>,
+    /// Instance-ips that have got an address.
+    unread: Vec<Uuid>,
+}
+
+/// An address that an instance-ip has.
+enum NewAddress {
+    Known(IpAddr),
+    /// To be read of the instance-ip.
+    Unread(Uuid),
+}
 
 impl Containers {
     /// Creates what is missing of a container, and deletes what the request no longer asks for. The
@@ -54,12 +72,15 @@ impl Containers {
         // All end before an error is returned: none goes on in the background.
         let ports = join_all(ports).await;
         let ports = ports.into_iter().collect::<Result<Vec<_>, _>>()?;
-        // Last, so that the vRouter agent sees a complete container.
-        self.apply_links(uuid, &changes).await?;
+        // Last, so that the vRouter agent sees a complete container. What is only read does not hold
+        // it up.
+        let reads = join_all(ports.into_iter().map(|port| self.read_addresses_of(port)));
+        let (linked, ports) = tokio::join!(self.apply_links(uuid, &changes), reads);
+        linked?;
         Ok(Ports {
             machine: uuid,
             container,
-            ports,
+            ports: ports.into_iter().collect::<Result<_, _>>()?,
         })
     }
 
@@ -102,7 +123,7 @@ impl Containers {
         desired: &DesiredInterface,
         port: &PlannedPort,
         existing: Option<&VirtualMachineInterface>,
-    ) -> Result<Port, ManagerError> {
+    ) -> Result<CreatedPort, ManagerError> {
         let mac = match existing {
             Some(interface) if self.is_ours(&interface.common.annotations) => mac_of(interface)?,
             // Somebody removed our annotations.
@@ -120,20 +141,53 @@ impl Containers {
                 .map(|floating_ip| self.ensure_floating_ip_or_defer(port.uuid, floating_ip)),
         );
         let (addresses, floating_ips) = tokio::join!(addresses, floating_ips);
-        let mut created = Port {
-            interface: port.name.clone(),
-            uuid: port.uuid,
-            virtual_network: port.network.uuid,
-            virtual_network_name: port.network.name.to_string(),
-            mac,
-            addresses: addresses.into_iter().collect::<Result<_, _>>()?,
-            floating_ips: floating_ips
-                .into_iter()
-                .filter_map(Result::transpose)
-                .collect::<Result<_, _>>()?,
+        let mut created = CreatedPort {
+            port: Port {
+                interface: port.name.clone(),
+                uuid: port.uuid,
+                virtual_network: port.network.uuid,
+                virtual_network_name: port.network.name.to_string(),
+                mac,
+                addresses: vec![],
+                floating_ips: floating_ips
+                    .into_iter()
+                    .filter_map(Result::transpose)
+                    .collect::<Result<_, _>>()?,
+            },
+            network: port.network.clone(),
+            unread: vec![],
         };
-        sort_addresses(&mut created);
+        for address in addresses {
+            match address? {
+                NewAddress::Known(address) => {
+                    let address = port_address(&port.network, address);
+                    created.port.addresses.push(address);
+                }
+                NewAddress::Unread(uuid) => created.unread.push(uuid),
+            }
+        }
         Ok(created)
+    }
+
+    /// Reads the addresses of a port that its instance-ips got.
+    async fn read_addresses_of(&self, created: CreatedPort) -> Result<Port, ManagerError> {
+        let CreatedPort {
+            mut port,
+            network,
+            unread,
+        } = created;
+        let reads = unread.into_iter().map(async |uuid| {
+            let read = self.client.read::<InstanceIp>(uuid).await?;
+            let address = read.and_then(|ip| ip.instance_ip_address.0);
+            address.ok_or_else(|| {
+                ManagerError::InvalidResponse(format!("the instance-ip {uuid} has no address"))
+            })
+        });
+        for address in join_all(reads).await {
+            port.addresses.push(port_address(&network, address?));
+        }
+        sort_addresses(&mut port);
+        Ok(port)
     }
 
     /// Creates an interface; one that has appeared meanwhile gets its changes applied.
@@ -168,13 +222,13 @@ impl Containers {
         &self,
         port: &PlannedPort,
         planned: &PlannedAddress,
-    ) -> Result<PortAddress, ManagerError> {
+    ) -> Result<NewAddress, ManagerError> {
         let mut instance_ip = planned.instance_ip.clone();
         let mut unknown_subnet = None;
         for subnet in &planned.subnets {
             instance_ip.subnet_uuid = *subnet;
             match self.allocate_address(&instance_ip, planned).await {
-                Ok(Some(address)) => return Ok(port_address(&port.network, address)),
+                Ok(Some(address)) => return Ok(address),
                 Ok(None)
                 | Err(ManagerError::Vnc(VncError {
                     kind: VncErrorKind::Exhausted { .. },
@@ -203,26 +257,34 @@ impl Containers {
         )))
     }
 
-    /// The address of an instance-ip that exists now; `None` if the server has no free one. Where a
+    /// The address of an instance-ip that exists now; `None` if the server has no free one. Where a named
     /// subnet is used up, the server may create the instance-ip all the same: without an address, or
     /// with one of another subnet. Such an object is deleted, also one of an earlier request.
     async fn allocate_address(
         &self,
         instance_ip: &InstanceIp,
         planned: &PlannedAddress,
-    ) -> Result<Option<IpAddr>, ManagerError> {
+    ) -> Result<Option<NewAddress>, ManagerError> {
         let requested = instance_ip.instance_ip_address.0;
         let mut may_replace = true;
         loop {
             let ensured = self.client.ensure(instance_ip).await?;
             let (uuid, is_new) = (ensured.uuid, ensured.existing.is_none());
+            // An instance-ip without a named subnet is refused if no address is free.
+            if is_new
+                && requested.is_none()
+                && planned.subnets == [None]
+                && planned.selected.is_empty()
+            {
+                return Ok(Some(NewAddress::Unread(uuid)));
+            }
             let address = self
                 .address_of(ensured, requested, |ip| ip.instance_ip_address.0)
                 .await?;
             if let Some(address) = address
                 && planned.accepts(address)
             {
-                return Ok(Some(address));
+                return Ok(Some(NewAddress::Known(address)));
             }
             if Some(uuid) != instance_ip.common.uuid {
                 return Err(ManagerError::InvalidResponse(format!(
