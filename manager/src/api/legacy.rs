@@ -341,3 +341,72 @@ fn parse_address(request: &AddressRequest) -> Result<Option<PortAddressRequest>,
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use contrail_mesos_api::parser_testing::for_damaged_input;
+
+    use super::*;
+
+    const MAX_PORTS: usize = 8;
+
+    /// What a plugin's body asks for, or why not.
+    fn parse(body: &[u8]) -> Result<PortsRequest, ManagerError> {
+        let posted = parse_request(body)?;
+        let config = parse_config(&posted.args)?;
+        let peer = Peer {
+            address: SocketAddr::from(([10, 0, 0, 1], 1234)),
+            names: Arc::new([]),
+        };
+        let host = find_host(&config, &peer).expect("the peer has an address");
+        ports_request(&posted.cid, &config, &host, MAX_PORTS)
+    }
+
+    fn body(args: &[u8]) -> Vec<u8> {
+        let args = String::from_utf8_lossy(args);
+        let body = json!({ "cid": "a1.b2", "cmd": "ADD", "args": args });
+        body.to_string().into_bytes()
+    }
+
+    fn args() -> String {
+        json!({
+            "name": "contrail-cni-plugin",
+            "contrail": { "cluster-name": "node1", "vrouter-ip": "10.84.22.27" },
+            "args": { "org.apache.mesos": { "network_info": {
+                "name": "contrail-cni-plugin",
+                "ip_addresses": [{ "protocol": "IPv4" }, { "ip_address": "fd00:5::9" }],
+                "labels": { "labels": [
+                    { "key": "networks", "value": "blue,tenants:shop:red" },
+                    { "key": "floating-ips", "value": "d:p:n:pool(1.2.3.4)" },
+                ] },
+            } } },
+        })
+        .to_string()
+    }
+
+    #[track_caller]
+    fn check(body: &[u8]) {
+        match parse(body) {
+            Ok(request) => {
+                assert!(!request.ports.is_empty() && request.ports.len() <= MAX_PORTS);
+                assert!(request.ports[0].addresses.len() <= limits::MAX_ADDRESSES);
+            }
+            Err(error) => {
+                assert_eq!(error.status(), StatusCode::BAD_REQUEST, "{error}");
+                let text = error.to_string();
+                let has_control = text.chars().any(char::is_control);
+                assert!(!text.is_empty() && !has_control, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_input_never_panics() {
+        assert_eq!(parse(&body(args().as_bytes())).unwrap().ports.len(), 2);
+        // The body, and the configuration in it, which is a string of its own.
+        for_damaged_input(&body(args().as_bytes()), check);
+        for_damaged_input(args().as_bytes(), |args| check(&body(args)));
+    }
+}
