@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::testbed::agent::{Agent, WAIT_TIMEOUT, address, fetch, serve};
+use mesos_module_tests::testbed::agent::{self, Agent, WAIT_TIMEOUT, address, fetch, serve};
 use mesos_module_tests::testbed::framework::{TaskSpec, TaskState};
+use mesos_module_tests::testbed::program;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -311,8 +312,24 @@ fn failing_del_does_not_keep_the_container() -> Result<()> {
     ensure!(cni.leases()? == 2, "{} leases", cni.leases()?);
     let records = agent.state_dir().join("cni");
     let container = mesos_module_tests::testbed::agent::container(&running)?;
-    let record = fs::read_to_string(records.join(container).join("eth0.json"))?;
+    let record = fs::read_to_string(records.join(&container).join("eth0.json"))?;
     ensure!(record.contains("not now"), "{record}");
+    let status = |arguments: &str| -> Result<String> {
+        let state = agent.state_dir();
+        let command = format!(
+            "{} status --state-dir {} {arguments}",
+            program("contrail-mesos")?.display(),
+            state.display()
+        );
+        agent.host().sh(&command)
+    };
+    let json: Value = serde_json::from_str(&status("-o json")?)?;
+    ensure!(json["pending_teardowns"] == json!([container]), "{json}");
+    let table = status("")?;
+    ensure!(
+        table.contains(&format!("pending teardown: {container}")) && table.contains("not now"),
+        "{table}"
+    );
     // It is retried.
     fs::write(cni.0.path().join("heal"), "")?;
     cni.end(agent)
@@ -413,4 +430,50 @@ echo '{"cniVersion":"0.2.0","code":7,"msg":"no cable","details":"rack 12"}'; exi
     let calls = fs::read_to_string(cni.0.path().join("calls"))?;
     assert_eq!(calls, "ADD\nDEL\n");
     cni.end(agent)
+}
+
+/// The plugins choose address and MAC address.
+#[test]
+fn attach_by_hand_prints_what_the_plugins_made() -> Result<()> {
+    let cni = Cni::new()?;
+    cni.write("new.conf", &cni.named("new", "1.0.0"))?;
+    let host = agent::host()?;
+    let config = host.directory().join("agent.toml");
+    let state = host.directory().join("state");
+    fs::write(
+        &config,
+        format!("state_dir = '{}'\n{}", state.display(), cni.config()),
+    )?;
+    let command = format!(
+        "{} --config {}",
+        program("contrail-mesos")?.display(),
+        config.display()
+    );
+    host.sh("ip netns add box")?;
+    let attach = format!("{command} attach box --netns box --network new -o json");
+    let printed: Value = serde_json::from_str(&host.sh(&attach)?)?;
+    let network = &printed["networks"][0];
+    let addresses: Vec<&str> = network["addresses"]
+        .as_array()
+        .context("no addresses")?
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    ensure!(addresses.len() == 2, "of both families: {printed}");
+    let inside = host.sh("ip netns exec box ip address show dev eth0")?;
+    for address in addresses {
+        ensure!(
+            inside.contains(&format!(" {address} ")),
+            "{address}: {inside}"
+        );
+    }
+    let mac = network["mac"].as_str().context("no MAC address")?;
+    ensure!(
+        inside.contains(&format!("link/ether {mac} ")),
+        "{mac}: {inside}"
+    );
+    host.sh(&format!("{command} detach box"))?;
+    ensure!(cni.leases()? == 0, "{} leases", cni.leases()?);
+    host.sh("! ip netns exec box ip link show dev eth0 2>/dev/null && ip link delete peer0")?;
+    Ok(())
 }

@@ -30,11 +30,10 @@ use crate::net::links;
 use crate::net::netns::{self, NamespaceThreads, handles};
 use crate::network_request::ContainerRequest;
 use crate::proto::mesos::slave::ContainerMountInfo;
-use crate::provider::contrail::PendingTeardown;
 use crate::provider::in_place;
 use crate::provider::{
-    Attachment, Intent, LostInterface, NetworkRequest, ProviderError, ProviderErrors, Providers,
-    Statistics, instance_tag,
+    Attachment, Intent, LostInterface, NetworkRequest, PendingTeardown, ProviderError,
+    ProviderErrors, Providers, Statistics, instance_tag,
 };
 use contrail_mesos_api::container::ContainerId;
 
@@ -469,7 +468,7 @@ impl Attacher {
     }
 
     /// The teardowns of detached containers that peers have yet to complete. They have no checkpoint
-    /// any more.
+    /// any more. Blocks on the file system.
     #[must_use]
     pub fn pending_teardowns(&self) -> Vec<PendingTeardown> {
         self.providers.pending_teardowns()
@@ -480,7 +479,7 @@ impl Attacher {
         self.providers
             .retry_teardown(teardown)
             .await
-            .map_err(|error| IsolatorError::Provider(error.into()))
+            .map_err(IsolatorError::Provider)
     }
 
     /// Removes the handle to the namespace and, if `with_checkpoint`, the container's directory.

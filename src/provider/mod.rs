@@ -44,7 +44,7 @@ pub(crate) use error::BoxError;
 pub use error::{ProviderError, ProviderErrors};
 use error::{failed, refused};
 pub(crate) use ownership::instance_tag;
-pub use registry::Providers;
+pub use registry::{PendingTeardown, Providers};
 
 /// A request for one network of one container, validated as far as possible without a provider.
 #[derive(Clone, Debug)]

@@ -7,8 +7,8 @@ use std::os::fd::BorrowedFd;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::bridge::{BridgeIntent, BridgeProvider};
-use super::cni::{CniIntent, CniProvider};
-use super::contrail::{ContrailIntent, ContrailProvider, PendingTeardown};
+use super::cni::{CniIntent, CniProvider, FailedDel};
+use super::contrail::{self, ContrailIntent, ContrailProvider};
 use super::none::{NoneIntent, NoneProvider};
 use super::{
     Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
@@ -16,6 +16,30 @@ use super::{
 };
 use crate::config::{Config, NetworkProvider};
 use contrail_mesos_api::container::ContainerId;
+
+/// A teardown that is not complete although its container has ended. An agent retries it.
+#[derive(Clone, Debug)]
+pub enum PendingTeardown {
+    /// At the vRouter agent or the manager.
+    Contrail(contrail::PendingTeardown),
+    /// Of a CNI network.
+    Cni(Box<FailedDel>),
+}
+
+impl PendingTeardown {
+    /// Whether this is the teardown of the container that `status` prints by this name.
+    #[must_use]
+    pub fn is_of(&self, name: &str) -> bool {
+        match self {
+            Self::Contrail(teardown) => {
+                let container = teardown.container.as_ref();
+                teardown.vm_uuid.to_string() == name
+                    || container.is_some_and(|container| container.to_string() == name)
+            }
+            Self::Cni(del) => del.container().to_string() == name,
+        }
+    }
+}
 
 /// The providers, which share one state directory.
 pub struct Providers {
@@ -198,15 +222,26 @@ impl Providers {
         ProviderErrors::collect_results([bridge, contrail, cni]).map(drop)
     }
 
-    /// See [`ContrailProvider::pending_teardowns`].
+    /// See [`ContrailProvider::pending_teardowns`] and [`CniProvider::failed_dels`]. Blocks on the
+    /// file system.
     #[must_use]
     pub fn pending_teardowns(&self) -> Vec<PendingTeardown> {
-        self.contrail.pending_teardowns()
+        let contrail = self.contrail.pending_teardowns().into_iter();
+        let cni = self.cni.failed_dels().into_iter();
+        contrail
+            .map(PendingTeardown::Contrail)
+            .chain(cni.map(|del| PendingTeardown::Cni(Box::new(del))))
+            .collect()
     }
 
-    /// See [`ContrailProvider::retry_teardown`].
-    pub async fn retry_teardown(&self, teardown: &PendingTeardown) -> Result<(), ProviderError> {
-        self.contrail.retry_teardown(teardown).await
+    /// Retries a pending teardown now. Does nothing if it is complete already.
+    pub async fn retry_teardown(&self, teardown: &PendingTeardown) -> Result<(), ProviderErrors> {
+        match teardown {
+            PendingTeardown::Contrail(teardown) => {
+                Ok(self.contrail.retry_teardown(teardown).await?)
+            }
+            PendingTeardown::Cni(del) => self.cni.retry_del(del).await,
+        }
     }
 
     /// See [`Provider::statistics`].

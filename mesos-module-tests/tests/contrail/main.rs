@@ -2,6 +2,7 @@
 //! simulated vRouter agent that truly forwards.
 
 mod attacks;
+mod command_line;
 mod faults;
 mod fixture;
 mod kills;

@@ -1,13 +1,15 @@
 //! `contrail-mesos detach`: undoes an attach, also of a container whose checkpoint cannot be read.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use contrail_mesos::isolator::attacher::Attacher;
 use contrail_mesos::isolator::checkpoint::{Owner, StoredCheckpoint};
-use contrail_mesos::provider::contrail::PendingTeardown;
+use contrail_mesos::provider::PendingTeardown;
 use contrail_mesos_api::container::ContainerId;
+use futures::future::join_all;
 use uuid::Uuid;
 
 use crate::output::print;
@@ -70,38 +72,47 @@ impl Detach {
                     .with_context(|| format!("{name} is not completely detached; retry"))?;
             }
         }
-        if self.pending(attacher).is_some() {
-            print(&format!(
-                "{name} is detached from this host; its teardown at the vRouter agent or the manager is \
-                 pending (a running agent retries it, and so does another `contrail-mesos detach {name}`)\n"
-            ))?;
-        } else {
+        let pending = self.pending(attacher);
+        if pending.is_empty() {
             print(&format!("{name} is detached\n"))?;
+            return Ok(ExitCode::SUCCESS);
         }
+        let peers: BTreeSet<&str> = pending
+            .iter()
+            .map(|teardown| match teardown {
+                PendingTeardown::Contrail(_) => "at the vRouter agent or the manager",
+                PendingTeardown::Cni(_) => "by its CNI plugins",
+            })
+            .collect();
+        let peers = peers.into_iter().collect::<Vec<_>>().join(" and ");
+        print(&format!(
+            "{name} is detached from this host; its teardown {peers} is pending (a running agent \
+             retries it, and so does another `contrail-mesos detach {name}`)\n"
+        ))?;
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The pending teardown of this container.
-    fn pending(&self, attacher: &Attacher) -> Option<PendingTeardown> {
-        attacher.pending_teardowns().into_iter().find(|teardown| {
-            teardown.vm_uuid.to_string() == self.container
-                || teardown
-                    .container
-                    .as_ref()
-                    .is_some_and(|container| container.to_string() == self.container)
-        })
+    /// The pending teardowns of this container.
+    fn pending(&self, attacher: &Attacher) -> Vec<PendingTeardown> {
+        let mut pending = attacher.pending_teardowns();
+        pending.retain(|teardown| teardown.is_of(&self.container));
+        pending
     }
 
     async fn retry_pending(&self, attacher: &Attacher) -> Result<ExitCode> {
         let name = &self.container;
-        let Some(teardown) = self.pending(attacher) else {
+        let pending = self.pending(attacher);
+        if pending.is_empty() {
             print(&format!("{name} is not attached: nothing to do\n"))?;
             return Ok(ExitCode::SUCCESS);
-        };
-        attacher
-            .retry_teardown(&teardown)
-            .await
-            .with_context(|| format!("the teardown of {name} is still pending"))?;
+        }
+        let retries = pending
+            .iter()
+            .map(|teardown| attacher.retry_teardown(teardown));
+        // All are tried before an error is returned.
+        for retried in join_all(retries).await {
+            retried.with_context(|| format!("the teardown of {name} is still pending"))?;
+        }
         print(&format!("the pending teardown of {name} is complete\n"))?;
         Ok(ExitCode::SUCCESS)
     }

@@ -1,6 +1,6 @@
 //! `contrail-mesos status`: lists the containers that are attached on this host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,12 +11,16 @@ use comfy_table::{Table, presets};
 use contrail_mesos::isolator::attacher::Attacher;
 use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
 use contrail_mesos::provider::contrail::pending_containers;
-use contrail_mesos::provider::{Attachment, Intent, ProviderIntent};
+use contrail_mesos::provider::{Attachment, Intent, PendingTeardown, ProviderIntent};
+use contrail_mesos_api::text::Quoted;
 use serde::Serialize;
 
 use crate::Output;
 use crate::output::{port_text, print};
 use crate::state::StateOptions;
+
+const CONTRAIL_TEARDOWN: &str =
+    "the agent retries it until the vRouter agent and the manager have done their part";
 
 /// List the containers that are attached on this host
 #[derive(Args)]
@@ -101,10 +105,25 @@ impl Status {
         }
         rows.sort_by(|a, b| (&a.container, &a.interface).cmp(&(&b.container, &b.interface)));
         // Those that have a checkpoint are among the rows.
-        let pending: Vec<&String> = pending
-            .iter()
-            .filter(|name| rows.iter().all(|row| row.container != **name))
-            .collect();
+        let contrail = pending
+            .into_iter()
+            .filter(|name| rows.iter().all(|row| row.container != *name))
+            .map(|name| (name, CONTRAIL_TEARDOWN.to_owned()));
+        let failed_dels = attacher.pending_teardowns().into_iter();
+        let failed_dels = failed_dels.filter_map(|teardown| match teardown {
+            // They are read without a configuration, too.
+            PendingTeardown::Contrail(_) => None,
+            PendingTeardown::Cni(del) => {
+                let error = Quoted(del.error().as_bytes());
+                let text =
+                    format!("the agent retries the DEL of its CNI plugins, which failed: {error}");
+                Some((del.container().to_string(), text))
+            }
+        });
+        let mut pending: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (name, text) in contrail.chain(failed_dels) {
+            pending.entry(name).or_default().insert(text);
+        }
         let is_healthy = damaged.is_empty()
             && rows
                 .iter()
@@ -115,18 +134,16 @@ impl Status {
                 let status = serde_json::json!({
                     "containers": rows,
                     "damaged": damaged,
-                    "pending_teardowns": pending,
+                    "pending_teardowns": pending.keys().collect::<Vec<_>>(),
                 });
                 writeln!(text, "{}", serde_json::to_string_pretty(&status)?)?;
             }
             Output::Table => {
                 writeln!(text, "{}", table(&rows))?;
-                for name in pending {
-                    writeln!(
-                        text,
-                        "pending teardown: {name}: the agent retries it until the vRouter agent and \
-                         the manager have done their part"
-                    )?;
+                for (name, texts) in &pending {
+                    for details in texts {
+                        writeln!(text, "pending teardown: {name}: {details}")?;
+                    }
                 }
                 for error in &damaged {
                     writeln!(text, "damaged checkpoint: {error}")?;

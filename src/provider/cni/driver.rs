@@ -14,7 +14,7 @@ use super::chain::ChainRun;
 use super::record::{InterfaceRecord, NamespaceId, PendingTeardown, Records};
 use super::result::CniResult;
 use super::versions::PluginVersions;
-use super::{CniIntent, PluginEnvironment};
+use super::{CniIntent, FailedDel, PluginEnvironment};
 use crate::config::cni::plugin_type;
 use crate::config::{CniNetwork, Config, PluginConfig};
 use crate::net::link_watch::{LinkEvent, LinkWatch};
@@ -256,6 +256,44 @@ impl CniDriver {
             self.retry(intent.clone(), failures);
         }
         Ok(())
+    }
+
+    /// The interfaces whose DEL failed, by container and interface. Blocks on the file system.
+    pub(super) fn failed_dels(&self) -> Vec<FailedDel> {
+        let records = self.records.all().unwrap_or_else(|error| {
+            log::warn!("cannot read the records of CNI networks: {error}");
+            vec![]
+        });
+        let failed = |record: InterfaceRecord| {
+            Some(FailedDel {
+                error: record.teardown?.error,
+                intent: record.intent,
+            })
+        };
+        // Damaged records are reported by the sweep.
+        let mut all: Vec<_> = records
+            .into_iter()
+            .filter_map(Result::ok)
+            .filter_map(failed)
+            .collect();
+        all.sort_by_key(|del| key(&del.intent));
+        all
+    }
+
+    /// Runs the DEL of an interface whose DEL failed before, with an error if it fails again.
+    pub(super) async fn retry_now(
+        self: &Arc<Self>,
+        intent: &Intent<CniIntent>,
+    ) -> Result<(), ProviderErrors> {
+        match self.tear_down(intent, Attempt::Retry).await? {
+            Teardown::Complete => Ok(()),
+            Teardown::Pending { .. } => {
+                let record = self.records.read(intent);
+                let error = record.and_then(|record| record.teardown);
+                let error = error.map_or_else(String::new, |teardown| teardown.error);
+                Err(failed(&intent.network, "detach", error).into())
+            }
+        }
     }
 
     async fn tear_down(

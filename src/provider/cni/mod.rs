@@ -82,6 +82,27 @@ impl fmt::Debug for CniIntent {
     }
 }
 
+/// An interface that its container no longer needs, and that its plugins failed to tear down.
+#[derive(Clone, Debug)]
+pub struct FailedDel {
+    intent: Intent<CniIntent>,
+    error: String,
+}
+
+impl FailedDel {
+    /// The container, which has ended.
+    #[must_use]
+    pub fn container(&self) -> &ContainerId {
+        &self.intent.container
+    }
+
+    /// Why the last DEL failed.
+    #[must_use]
+    pub fn error(&self) -> &str {
+        &self.error
+    }
+}
+
 /// The provider `cni`, for the network namespace in which it was created.
 pub struct CniProvider {
     driver: Arc<CniDriver>,
@@ -166,6 +187,18 @@ impl CniProvider {
     /// Whether there is a record of this container. Blocks.
     pub(super) fn has_record(&self, container: &ContainerId) -> bool {
         self.driver.records.has_records(container)
+    }
+
+    /// The interfaces whose plugins have yet to tear them down, by container. An agent retries them
+    /// in the background. Blocks on the file system.
+    #[must_use]
+    pub fn failed_dels(&self) -> Vec<FailedDel> {
+        self.driver.failed_dels()
+    }
+
+    /// Runs the plugins' DEL again now. Does nothing if it is complete already.
+    pub async fn retry_del(&self, del: &FailedDel) -> Result<(), ProviderErrors> {
+        self.driver.retry_now(&del.intent).await
     }
 }
 
