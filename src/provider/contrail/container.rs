@@ -1,8 +1,9 @@
 //! The state of one container of Contrail, from its start to its detach.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{BoxFuture, Shared};
+use tokio::sync::OwnedMutexGuard;
 
 use super::ContrailIntent;
 use crate::provider::{Intent, ProviderError, failed, refused};
@@ -58,9 +59,23 @@ pub(super) struct ContrailContainer {
     pub(super) intents: Vec<Intent<ContrailIntent>>,
     /// `None` for an adopted container, which was started before.
     pub(super) start: Option<StartFuture>,
+    lifecycle: Arc<Lifecycle>,
+}
+
+/// What a container keeps when it gets one more network.
+struct Lifecycle {
     state: Mutex<ContainerState>,
     /// Serializes changes of the container's links and registrations.
-    pub(super) lock: tokio::sync::Mutex<()>,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Lifecycle {
+    fn new(state: ContainerState) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(state),
+            lock: Arc::default(),
+        })
+    }
 }
 
 impl ContrailContainer {
@@ -68,27 +83,49 @@ impl ContrailContainer {
         Self {
             intents,
             start: Some(start),
-            state: Mutex::new(ContainerState::Starting),
-            lock: tokio::sync::Mutex::default(),
+            lifecycle: Lifecycle::new(ContainerState::Starting),
         }
     }
 
-    pub(super) fn adopted(intents: Vec<Intent<ContrailIntent>>) -> Self {
+    pub(super) fn adopted(intent: Intent<ContrailIntent>) -> Self {
+        Self {
+            intents: vec![intent],
+            start: None,
+            lifecycle: Lifecycle::new(ContainerState::Attached),
+        }
+    }
+
+    /// The same adopted container with one more network. What still runs for the container as it was
+    /// meets the same lock and state, so a detach waits for it and ends it.
+    pub(super) fn with_adopted(&self, intent: &Intent<ContrailIntent>) -> Self {
+        let mut intents = self.intents.clone();
+        if !intents.contains(intent) {
+            intents.push(intent.clone());
+        }
         Self {
             intents,
             start: None,
-            state: Mutex::new(ContainerState::Attached),
-            lock: tokio::sync::Mutex::default(),
+            lifecycle: Arc::clone(&self.lifecycle),
         }
     }
 
+    /// Waits until nothing else changes the container's links and registrations.
+    pub(super) async fn lock(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.lifecycle.lock).lock_owned().await
+    }
+
     pub(super) fn state(&self) -> ContainerState {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.state_guard()
+    }
+
+    fn state_guard(&self) -> MutexGuard<'_, ContainerState> {
+        let state = &self.lifecycle.state;
+        state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state from `from` to `to`; returns false if it is not `from`.
     pub(super) fn transition(&self, from: ContainerState, to: ContainerState) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state_guard();
         let matches = *state == from;
         if matches {
             *state = to;
@@ -97,6 +134,6 @@ impl ContrailContainer {
     }
 
     pub(super) fn set_detaching(&self) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = ContainerState::Detaching;
+        *self.state_guard() = ContainerState::Detaching;
     }
 }

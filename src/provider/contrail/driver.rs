@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::join_all;
+use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -166,7 +167,7 @@ impl ContrailDriver {
         let started = start
             .await
             .map_err(|error| error.to_provider_error(network))?;
-        let _changing = container.lock.lock().await;
+        let _changing = container.lock().await;
         if container.state() != ContainerState::Starting {
             return Err(refused(
                 network,
@@ -240,6 +241,18 @@ impl ContrailDriver {
         })
     }
 
+    /// Waits for what changes a container's links and registrations, and lets nothing else begin:
+    /// a port that is registered after its container was unregistered would stay.
+    async fn end_changes(&self, vm_uuid: Uuid) -> Option<OwnedMutexGuard<()>> {
+        let container = self.containers().get(&vm_uuid).cloned()?;
+        container.set_detaching();
+        // The request to the manager completes before it is undone, whatever its result.
+        if let Some(start) = container.start.clone() {
+            let _ = start.await;
+        }
+        Some(container.lock().await)
+    }
+
     /// Detaches a container. If the vRouter agent or the manager cannot be reached, the host is
     /// cleaned all the same, and the teardown stays pending.
     pub(super) async fn detach(
@@ -250,16 +263,7 @@ impl ContrailDriver {
             return Ok(());
         };
         let (network, vm_uuid) = (&first.network, first.provider.vm_uuid);
-        let container = self.containers().get(&vm_uuid).cloned();
-        let mut _changing = None;
-        if let Some(container) = &container {
-            container.set_detaching();
-            // The request to the manager completes before it is undone, whatever its result.
-            if let Some(start) = container.start.clone() {
-                let _ = start.await;
-            }
-            _changing = Some(container.lock.lock().await);
-        }
+        let _changing = self.end_changes(vm_uuid).await;
         let links: Vec<String> = intents
             .iter()
             .map(|intent| intent.provider.host_interface.clone())
@@ -320,6 +324,7 @@ impl ContrailDriver {
             return Ok(());
         }
         let vm_uuid = agent_api::vm_uuid(container);
+        let _changing = self.end_changes(vm_uuid).await;
         let teardown = PendingTeardown {
             vm_uuid,
             container: Some(container.clone()),
@@ -388,13 +393,12 @@ impl ContrailDriver {
         }
         let container = {
             let mut containers = self.containers();
-            let mut intents = containers
-                .get(&vm_uuid)
-                .map_or_else(Vec::new, |container| container.intents.clone());
-            if !intents.contains(intent) {
-                intents.push(intent.clone());
-            }
-            let container = Arc::new(ContrailContainer::adopted(intents));
+            let container = Arc::new(match containers.get(&vm_uuid) {
+                Some(container) if container.state() == ContainerState::Attached => {
+                    container.with_adopted(intent)
+                }
+                _ => ContrailContainer::adopted(intent.clone()),
+            });
             containers.insert(vm_uuid, Arc::clone(&container));
             container
         };

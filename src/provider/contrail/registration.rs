@@ -64,10 +64,15 @@ impl ContrailDriver {
         false
     }
 
-    /// Registers the ports of an attached container.
-    pub(super) async fn register(&self, vm_uuid: Uuid, container: &ContrailContainer) {
-        let _changing = container.lock.lock().await;
-        if container.state() != ContainerState::Attached {
+    /// Registers the ports of an attached container. Does nothing for a container that has got
+    /// another network meanwhile: that has a registration of its own.
+    pub(super) async fn register(&self, vm_uuid: Uuid, container: &Arc<ContrailContainer>) {
+        let _changing = container.lock().await;
+        let is_current = self
+            .containers()
+            .get(&vm_uuid)
+            .is_some_and(|current| Arc::ptr_eq(current, container));
+        if !is_current || container.state() != ContainerState::Attached {
             return;
         }
         let ports = match self.ports_to_register(vm_uuid, container).await {

@@ -30,6 +30,8 @@ struct Peers {
     registered: HashMap<String, Vec<Uuid>>,
     manager_is_away: bool,
     vrouter_is_away: bool,
+    /// How many registrations failed because it was away.
+    failed_registrations: usize,
     has_configuration: bool,
     refusal: Option<&'static str>,
 }
@@ -100,6 +102,7 @@ fn manager(peers: &SharedPeers, request: &ReceivedRequest) -> Reply {
 fn vrouter(peers: &SharedPeers, request: &ReceivedRequest) -> Reply {
     let mut peers = peers.lock().unwrap();
     if peers.vrouter_is_away {
+        peers.failed_registrations += usize::from(request.method == "POST");
         return Reply::Close;
     }
     let vm_uuid = last_segment(&request.path);
@@ -499,6 +502,31 @@ fn restart_adopts_known_containers_and_sweeps_orphans() {
         assert!(lost.message.contains(&link), "{}", lost.message);
         assert!(host.provider.adopt(&intents[1]).await.is_err());
         host.detach(&intents).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn detach_ends_the_registration_of_each_adopted_network() {
+    isolated_async(|| async {
+        let mut host = TestHost::new().await;
+        let intents = host.intents(CONTAINER, 2).await;
+        host.attach(&intents, &namespace()).await.unwrap();
+        host.restart();
+        host.peers().vrouter_is_away = true;
+        host.provider.adopt(&intents[0]).await.unwrap();
+        while host.peers().failed_registrations == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // The first registration goes on for some seconds.
+        host.provider.adopt(&intents[1]).await.unwrap();
+        host.peers().vrouter_is_away = false;
+        host.detach(&intents).await;
+        let driver = Arc::clone(host.provider.driver.as_ref().unwrap());
+        // The provider's and this one: no registration runs any more.
+        while Arc::strong_count(&driver) > 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         host.assert_clean();
     });
 }
