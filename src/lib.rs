@@ -9,6 +9,7 @@ pub mod isolator;
 mod module;
 pub mod net;
 pub mod network_request;
+pub mod node_state;
 pub mod preflight;
 pub mod proto;
 pub mod provider;

@@ -3,6 +3,7 @@
 //! ```text
 //! agent_api      the API that the manager serves to agents: wire types and client
 //! backoff        the delays between attempts
+//! cluster        what managers and node daemons exchange: the watch, and the nodes' reports
 //! http           the HTTP client: TLS, credentials, redirects to a leader, streams
 //! container      container ids, and the names that derive from them
 //! config_reader  reads a TOML file and collects every problem
@@ -20,6 +21,7 @@
 
 pub mod agent_api;
 pub mod backoff;
+pub mod cluster;
 pub mod config_reader;
 pub mod container;
 pub mod files;

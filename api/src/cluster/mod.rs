@@ -1,0 +1,86 @@
+//! What managers and node daemons exchange about the cluster: the watch, and the nodes' reports.
+//!
+//! | request | body | response |
+//! |---|---|---|
+//! | `GET /v1/watch?node={node}[&since={revision}]` | | 200, a stream of lines, each a [`WatchItem`] |
+//! | `PUT /v1/nodes/{node}` | [`NodeReport`] | 200 [`NodeAnswer`] |
+//! | `DELETE /v1/nodes/{node}` | | 200 `{}`: the node is gone for good, its subnets are free |
+//!
+//! Authentication, authorisation, redirects to the leader and error responses are those of the
+//! agents' API ([`agent_api`](crate::agent_api)): `{node}` is the name that a node sends in the
+//! header [`AGENT_HEADER`](crate::agent_api::AGENT_HEADER), too.
+//!
+//! # The watch
+//!
+//! A stream begins with all objects: `snapshot`, a `put` for each object, `synced`. What a node
+//! knew before and is not put between `snapshot` and `synced` is gone. Then follow `put` and
+//! `delete` as things change, and a `heartbeat` at least every [`HEARTBEAT_INTERVAL`]. With `since`
+//! a manager that still knows what changed after that revision leaves out the snapshot. A reader
+//! that is too slow is disconnected, and resumes.
+//!
+//! Invariants: revisions of one stream never decrease, and a client never goes back to a lower one:
+//! a manager that has been replaced must not withdraw what its successor added. A silent or closed
+//! stream changes nothing. Kinds and keys that a client does not know are ignored, so managers are
+//! upgraded first.
+
+mod objects;
+mod report;
+mod revision;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use objects::{Node, NodeSubnets, Object, ObjectKey, Overlay, Underlay, Vtep, halves};
+pub use report::{NodeAnswer, NodeReport, SubsystemReport, Versions};
+pub use revision::{InvalidRevision, Revision};
+
+/// How often a stream has a line at least. A client that reads nothing for three times as long
+/// connects again.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The longest line of a stream, in bytes; a longer one ends the stream.
+pub const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// The UDP port of VXLAN (RFC 7348).
+pub const VXLAN_PORT: u16 = 4789;
+
+/// One line of a watch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum WatchItem {
+    /// All objects follow, each in a [`WatchItem::Put`], up to [`WatchItem::Synced`].
+    Snapshot {
+        /// The revision of the snapshot.
+        revision: Revision,
+    },
+    /// An object is new, or has changed.
+    Put {
+        /// The revision after the change.
+        revision: Revision,
+        /// The whole object.
+        object: Object,
+    },
+    /// An object is gone.
+    Delete {
+        /// The revision after the change.
+        revision: Revision,
+        /// Which.
+        key: ObjectKey,
+    },
+    /// The snapshot is complete, or, without a snapshot, the stream goes on from `since`.
+    Synced {
+        /// The revision that the client has now.
+        revision: Revision,
+    },
+    /// Nothing has changed.
+    Heartbeat {
+        /// The current revision.
+        revision: Revision,
+    },
+    /// An item of a later version.
+    #[serde(other)]
+    Unknown,
+}

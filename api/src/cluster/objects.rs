@@ -1,0 +1,160 @@
+//! The objects of the cluster's state.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::container::Mac;
+
+/// One object of the cluster's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Object {
+    /// What all overlays share. There is at most one.
+    Underlay(Underlay),
+    /// An overlay network.
+    Overlay(Overlay),
+    /// A node with what it was given.
+    Node(Node),
+    /// An object of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The identity of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ObjectKey {
+    /// The [`Underlay`].
+    Underlay,
+    /// An [`Overlay`].
+    Overlay {
+        /// Its name.
+        name: String,
+    },
+    /// A [`Node`].
+    Node {
+        /// Its name.
+        name: String,
+    },
+    /// An object of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Object {
+    /// The identity of the object.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Self::Underlay(_) => ObjectKey::Underlay,
+            Self::Overlay(overlay) => ObjectKey::Overlay {
+                name: overlay.name.clone(),
+            },
+            Self::Node(node) => ObjectKey::Node {
+                name: node.name.clone(),
+            },
+            Self::Unknown => ObjectKey::Unknown,
+        }
+    }
+}
+
+/// What all overlays share: the addresses of the nodes' VXLAN tunnel endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Underlay {
+    /// The subnet of the endpoints' IPv4 addresses.
+    pub vtep_subnet: Ipv4Net,
+    /// The subnet of the endpoints' IPv6 addresses, if an overlay has an IPv6 subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtep_subnet6: Option<Ipv6Net>,
+    /// The UDP port of VXLAN.
+    pub vxlan_port: u16,
+}
+
+/// An overlay network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// The name that frameworks use: 1 to 13 characters.
+    pub name: String,
+    /// The VXLAN network identifier; distinct for each overlay unless they share one device.
+    pub vni: u32,
+    /// The IPv4 subnet of all nodes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Ipv4Net>,
+    /// The IPv6 subnet of all nodes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<Ipv6Net>,
+    /// The MTU of the containers' interfaces, in bytes. Without it each node computes its own from
+    /// its uplink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Whether containers may be launched on it. What runs keeps its network.
+    pub enabled: bool,
+}
+
+impl Overlay {
+    /// The subnets of both families.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let v4 = self.subnet.map(IpNet::V4);
+        v4.into_iter().chain(self.subnet6.map(IpNet::V6))
+    }
+}
+
+/// A node, and what it was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name: the key of its allocations.
+    pub name: String,
+    /// Its address in the underlay, which other nodes send VXLAN packets to.
+    pub address: IpAddr,
+    /// Its tunnel endpoint.
+    pub vtep: Vtep,
+    /// Its subnets, one entry for each overlay in which it has one, ordered by the overlay's name.
+    pub subnets: Vec<NodeSubnets>,
+}
+
+/// The VXLAN tunnel endpoint of a node, the same for all overlays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vtep {
+    /// Its IPv4 address, of the subnet of [`Underlay`].
+    pub address: Ipv4Addr,
+    /// Its IPv6 address, if there is an IPv6 subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
+    /// Its MAC address.
+    pub mac: Mac,
+}
+
+/// The subnets of a node in one overlay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSubnets {
+    /// The overlay's name.
+    pub overlay: String,
+    /// The IPv4 subnet. [`halves`] divides it between Mesos and Docker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Ipv4Net>,
+    /// The IPv6 subnet. [`halves`] divides it between Mesos and Docker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<Ipv6Net>,
+}
+
+impl NodeSubnets {
+    /// The subnets of both families.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let v4 = self.subnet.map(IpNet::V4);
+        v4.into_iter().chain(self.subnet6.map(IpNet::V6))
+    }
+}
+
+/// The halves of a node's subnet: the lower one is for containers of Mesos, the upper one for those
+/// of Docker. `None` for a subnet that cannot be divided.
+#[must_use]
+pub fn halves(subnet: IpNet) -> Option<(IpNet, IpNet)> {
+    let prefix = subnet.prefix_len() + 1;
+    let mut halves = match subnet {
+        IpNet::V4(net) => net.subnets(prefix).ok().map(ipnet::IpSubnets::from),
+        IpNet::V6(net) => net.subnets(prefix).ok().map(ipnet::IpSubnets::from),
+    }?;
+    Some((halves.next()?, halves.next()?))
+}

@@ -1,0 +1,60 @@
+//! What a node reports, and the manager's answer.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Node, Revision};
+
+/// What a node says of itself. The first report of a node registers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Its address in the underlay.
+    pub address: IpAddr,
+    /// The MTU of the interface with that address, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink_mtu: Option<u32>,
+    /// The versions of its programs.
+    #[serde(default)]
+    pub versions: Versions,
+    /// A hash of its configuration, to see which nodes have which.
+    #[serde(default)]
+    pub configuration: String,
+    /// The revision that it has applied completely; none before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Revision>,
+    /// The state of each of its subsystems.
+    #[serde(default)]
+    pub subsystems: Vec<SubsystemReport>,
+}
+
+/// Versions of a node's programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Versions {
+    /// Of the node daemon.
+    pub node: String,
+    /// Of the kernel.
+    pub kernel: String,
+}
+
+/// The state of one subsystem of a node daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubsystemReport {
+    /// Its name, such as `overlay`.
+    pub name: String,
+    /// What is not as it must be; empty if nothing.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// The answer to a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAnswer {
+    /// The node with what it was given; none if it has nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Node>,
+    /// What it cannot be given, such as a subnet of an overlay that is used up.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}

@@ -1,0 +1,74 @@
+//! What the managers have published, as this node knows it.
+
+use std::collections::BTreeMap;
+
+use contrail_mesos_api::cluster::{Node, Object, ObjectKey, Overlay, Revision, Underlay};
+use serde::{Deserialize, Serialize};
+
+/// The cluster's state at one revision. It is complete: a snapshot with the changes after it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// This node's own name.
+    pub node: String,
+    /// The revision.
+    pub revision: Revision,
+    /// What all overlays share; none if the managers have no overlays.
+    pub underlay: Option<Underlay>,
+    /// The overlays, by name.
+    pub overlays: BTreeMap<String, Overlay>,
+    /// All nodes, by name, this one included.
+    pub nodes: BTreeMap<String, Node>,
+}
+
+impl ClusterState {
+    /// A state without any object.
+    #[must_use]
+    pub fn empty(node: &str, revision: Revision) -> Self {
+        Self {
+            node: node.to_owned(),
+            revision,
+            underlay: None,
+            overlays: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// This node, if it is registered.
+    #[must_use]
+    pub fn own_node(&self) -> Option<&Node> {
+        self.nodes.get(&self.node)
+    }
+
+    /// The other nodes.
+    pub fn remote_nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.name != self.node)
+    }
+
+    /// Adds or replaces an object.
+    pub fn put(&mut self, object: Object) {
+        match object {
+            Object::Underlay(underlay) => self.underlay = Some(underlay),
+            Object::Overlay(overlay) => {
+                self.overlays.insert(overlay.name.clone(), overlay);
+            }
+            Object::Node(node) => {
+                self.nodes.insert(node.name.clone(), node);
+            }
+            Object::Unknown => {}
+        }
+    }
+
+    /// Removes an object.
+    pub fn delete(&mut self, key: &ObjectKey) {
+        match key {
+            ObjectKey::Underlay => self.underlay = None,
+            ObjectKey::Overlay { name } => {
+                self.overlays.remove(name);
+            }
+            ObjectKey::Node { name } => {
+                self.nodes.remove(name);
+            }
+            ObjectKey::Unknown => {}
+        }
+    }
+}

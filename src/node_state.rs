@@ -1,0 +1,209 @@
+//! What the node daemon tells the library about this host: the file `node/overlays.json` of the
+//! state directory.
+//!
+//! Invariants: the daemon is the only writer, and replaces the file as a whole. The library reads
+//! it at a launch, like configuration, and waits for nothing: without the daemon, launches go on
+//! with what was last written. What the file lacks, no container gets.
+
+use std::io;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use atomic_write_file::AtomicWriteFile;
+use contrail_mesos_api::cluster::Revision;
+use contrail_mesos_api::files::read_regular_file;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+/// The version of the file's layout.
+const LAYOUT: u32 = 1;
+
+/// What the node daemon knows about this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeState {
+    /// The version of the layout.
+    layout: u32,
+    /// The name by which the managers know this host.
+    pub node: String,
+    /// The revision of the managers' state that this comes from.
+    pub revision: Revision,
+    /// The overlays, by name.
+    pub overlays: Vec<LocalOverlay>,
+    /// The subnets of all overlays, on all nodes, and of the tunnel endpoints: traffic to them is
+    /// never masqueraded.
+    pub cluster_subnets: Vec<IpNet>,
+}
+
+/// An overlay on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalOverlay {
+    /// The name that frameworks use.
+    pub name: String,
+    /// The VXLAN network identifier.
+    pub vni: u32,
+    /// The IPv4 subnet of this host's Mesos containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Ipv4Net>,
+    /// The IPv6 subnet of this host's Mesos containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<Ipv6Net>,
+    /// The MTU of the containers' interfaces, in bytes.
+    pub mtu: u32,
+    /// Why no container can be launched on it, if none can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Why the file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeStateError {
+    /// There is none.
+    #[error(
+        "{} does not exist: contrail-mesos-node, which writes it, has not run on this host or has not \
+         reached a manager yet",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    /// Reading fails.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is damaged, or of another version.
+    #[error(
+        "cannot understand {}: {reason}; restart contrail-mesos-node, which writes it again",
+        path.display()
+    )]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl NodeState {
+    /// A state of the current layout.
+    #[must_use]
+    pub fn new(
+        node: String,
+        revision: Revision,
+        overlays: Vec<LocalOverlay>,
+        cluster_subnets: Vec<IpNet>,
+    ) -> Self {
+        Self {
+            layout: LAYOUT,
+            node,
+            revision,
+            overlays,
+            cluster_subnets,
+        }
+    }
+
+    /// The path of the file.
+    #[must_use]
+    pub fn path(state_dir: &Path) -> PathBuf {
+        state_dir.join("node").join("overlays.json")
+    }
+
+    /// The overlay of that name.
+    #[must_use]
+    pub fn overlay(&self, name: &str) -> Option<&LocalOverlay> {
+        self.overlays.iter().find(|overlay| overlay.name == name)
+    }
+
+    /// Reads the file. Blocks on the file system.
+    pub fn read(state_dir: &Path) -> Result<Self, NodeStateError> {
+        let path = Self::path(state_dir);
+        let bytes = match read_regular_file(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(NodeStateError::Missing(path));
+            }
+            Err(error) => return Err(NodeStateError::Read { path, error }),
+        };
+        let state = serde_json::from_slice::<Self>(&bytes).map_err(|error| error.to_string());
+        state
+            .and_then(|state| {
+                let layout = state.layout;
+                (layout == LAYOUT)
+                    .then_some(state)
+                    .ok_or_else(|| format!("its layout {layout} is not {LAYOUT}, the known one"))
+            })
+            .map_err(|reason| NodeStateError::Invalid { path, reason })
+    }
+
+    /// Replaces the file, if it differs. Returns whether it did. Blocks on the file system.
+    pub fn write(&self, state_dir: &Path) -> io::Result<bool> {
+        let path = Self::path(state_dir);
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        if read_regular_file(&path).is_ok_and(|present| present == bytes) {
+            return Ok(false);
+        }
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let mut file = AtomicWriteFile::open(&path)?;
+        file.write_all(&bytes)?;
+        file.commit()?;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> NodeState {
+        let overlay = LocalOverlay {
+            name: "vxlan-1".to_owned(),
+            vni: 4097,
+            subnet: Some("192.168.0.0/27".parse().unwrap()),
+            subnet6: None,
+            mtu: 1450,
+            problem: None,
+        };
+        let revision = Revision {
+            term: 3,
+            counter: 41,
+        };
+        let subnets = vec!["192.168.0.0/17".parse().unwrap()];
+        NodeState::new("agent-1".to_owned(), revision, vec![overlay], subnets)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(state().write(directory.path()).unwrap());
+        assert_eq!(NodeState::read(directory.path()).unwrap(), state());
+        assert!(!state().write(directory.path()).unwrap(), "nothing differs");
+        let mut other = state();
+        other.overlays[0].problem = Some("it is disabled".to_owned());
+        assert!(other.write(directory.path()).unwrap());
+        assert_eq!(NodeState::read(directory.path()).unwrap(), other);
+    }
+
+    #[test]
+    fn missing_damaged_or_later_files_are_errors() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = NodeState::read(directory.path()).unwrap_err();
+        assert!(matches!(error, NodeStateError::Missing(_)), "{error}");
+        state().write(directory.path()).unwrap();
+        let path = NodeState::path(directory.path());
+        let text = std::fs::read_to_string(&path).unwrap();
+        for damaged in [
+            &text[..text.len() / 2],
+            "",
+            "[]",
+            &text.replace("\"layout\": 1", "\"layout\": 2"),
+        ] {
+            std::fs::write(&path, damaged).unwrap();
+            let error = NodeState::read(directory.path()).unwrap_err();
+            assert!(matches!(error, NodeStateError::Invalid { .. }), "{error}");
+        }
+    }
+}
