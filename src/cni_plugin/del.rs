@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::error::{CniError, ErrorCode};
 use super::{Invocation, is_interface_name};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
 use crate::provider::contrail::{TAP_PREFIX, host_interface};
-use crate::vrouter::{Port, VrouterErrorKind};
+use crate::vrouter::{ExpectedPorts, Port, VrouterErrorKind};
 
 /// How long the vRouter agent may take, and the manager after it.
 const PEER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,6 +69,23 @@ impl Invocation {
     }
 
     async fn unplug_container(&self, ports: &[Port], deadline: Instant) -> Result<(), CniError> {
+        // The agent finds the ports by their configuration, which arrives some time after it has
+        // restarted. It has none of a container that was never registered.
+        let interfaces: Vec<Uuid> = ports.iter().map(|port| port.vmi_uuid).collect();
+        if !interfaces.is_empty() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            let expected = ExpectedPorts::Uuids(&interfaces);
+            let until = deadline - remaining / 2;
+            if let Err(error) = self
+                .vrouter
+                .await_configuration(self.vm_uuid, expected, until)
+                .await
+            {
+                log::warn!(
+                    "the vRouter agent may keep the container's ports until it restarts: {error}"
+                );
+            }
+        }
         let unregistered = self.vrouter.unregister(self.vm_uuid, deadline).await;
         self.remove_links(&self.host_interfaces(ports))?;
         self.files

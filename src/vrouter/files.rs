@@ -65,6 +65,11 @@ impl PortFiles {
         uuids_in(&self.directory)
     }
 
+    /// The interfaces of a container that have files.
+    pub fn interfaces(&self, machine: Uuid) -> Result<Vec<Uuid>, PortFileError> {
+        uuids_in(&self.container_directory(machine))
+    }
+
     /// The interfaces of a container. An unreadable file does not hide the others.
     pub fn ports(&self, machine: Uuid) -> Result<Vec<Result<Port, PortFileError>>, PortFileError> {
         let directory = self.container_directory(machine);
@@ -74,7 +79,7 @@ impl PortFiles {
                 .and_then(|text| Ok(serde_json::from_slice(&text)?))
                 .map_err(|source| failed("read", &path, source))
         };
-        Ok(uuids_in(&directory)?.into_iter().map(read).collect())
+        Ok(self.interfaces(machine)?.into_iter().map(read).collect())
     }
 
     /// Removes all files of a container. Returns whether there were any.

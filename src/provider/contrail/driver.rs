@@ -268,13 +268,7 @@ impl ContrailDriver {
             .iter()
             .map(|intent| intent.provider.host_interface.clone())
             .collect();
-        let teardown = PendingTeardown {
-            vm_uuid,
-            container: Some(first.container.clone()),
-            links: links.clone(),
-        };
-        self.pending_teardowns
-            .record(teardown)
+        self.record_teardown(vm_uuid, Some(&first.container), &links)
             .await
             .map_err(|error| {
                 let action = format!("record the pending teardown of container {vm_uuid}");
@@ -309,6 +303,24 @@ impl ContrailDriver {
         errors.into_result(())
     }
 
+    /// Makes the teardown of a container durable, before its first step.
+    async fn record_teardown(
+        &self,
+        vm_uuid: Uuid,
+        container: Option<&ContainerId>,
+        links: &[String],
+    ) -> Result<(), BoxError> {
+        let files = self.files.clone();
+        let registered = blocking(move || Ok::<_, BoxError>(files.interfaces(vm_uuid)?)).await?;
+        let teardown = PendingTeardown {
+            vm_uuid,
+            container: container.cloned(),
+            links: links.to_vec(),
+            registered,
+        };
+        self.pending_teardowns.record(teardown).await
+    }
+
     /// Tears down a container whose intents cannot be read, if it has links of this instance.
     pub(super) async fn remove_container(
         self: &Arc<Self>,
@@ -325,13 +337,7 @@ impl ContrailDriver {
         }
         let vm_uuid = agent_api::vm_uuid(container);
         let _changing = self.end_changes(vm_uuid).await;
-        let teardown = PendingTeardown {
-            vm_uuid,
-            container: Some(container.clone()),
-            links,
-        };
-        self.pending_teardowns
-            .record(teardown)
+        self.record_teardown(vm_uuid, Some(container), &links)
             .await
             .map_err(fail)?;
         if let Err(error) = self.retry_teardown(vm_uuid).await {
@@ -447,13 +453,7 @@ impl ContrailDriver {
             .map_err(fail)?;
         for vm_uuid in orphans {
             log::warn!("removing the ports of {vm_uuid}, which is no container of this host");
-            let teardown = PendingTeardown {
-                vm_uuid,
-                container: None,
-                links: vec![],
-            };
-            self.pending_teardowns
-                .record(teardown)
+            self.record_teardown(vm_uuid, None, &[])
                 .await
                 .map_err(fail)?;
         }

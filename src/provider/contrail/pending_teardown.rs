@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atomic_write_file::AtomicWriteFile;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::provider::{BoxError, blocking};
@@ -28,6 +29,9 @@ pub struct PendingTeardown {
     /// Its links on the host.
     #[serde(default)]
     pub(super) links: Vec<String>,
+    /// The interfaces that may be registered with the vRouter agent: those that had a port file.
+    #[serde(default)]
+    pub(super) registered: Vec<Uuid>,
 }
 
 /// A pending teardown that this process knows of.
@@ -36,6 +40,8 @@ pub(super) struct TeardownEntry {
     pub(super) teardown: PendingTeardown,
     /// Held while the teardown is executed.
     pub(super) lock: Arc<tokio::sync::Mutex<()>>,
+    /// When this process learned of it.
+    pub(super) since: Instant,
 }
 
 /// The containers with a pending teardown below a state directory, for a report: each by its id, or
@@ -112,6 +118,7 @@ impl PendingTeardowns {
             .or_insert_with(|| TeardownEntry {
                 teardown,
                 lock: Arc::default(),
+                since: Instant::now(),
             });
     }
 

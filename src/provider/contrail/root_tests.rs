@@ -131,7 +131,10 @@ fn vrouter(peers: &SharedPeers, request: &ReceivedRequest) -> Reply {
         }
         ("DELETE", _) => {
             peers.calls.push("vrouter DELETE".to_owned());
-            peers.registered.remove(&vm_uuid);
+            // The agent finds the ports by their configuration.
+            if peers.has_configuration && peers.created.contains_key(&vm_uuid) {
+                peers.registered.remove(&vm_uuid);
+            }
             ok(&json!({}))
         }
         (_, path) if path.starts_with("/vm-cfg/") => match peers.created.get(&vm_uuid) {
@@ -444,10 +447,46 @@ fn teardown_is_retried_when_a_peer_was_away() {
             host.provider.retry_teardown(&pending[0]).await.unwrap();
             host.assert_clean();
             // The old container does not affect a new one with the same id.
-            host.attach(&intents, &namespace()).await.unwrap();
+            let container = namespace();
+            host.attach(&intents, &container).await.unwrap();
             host.detach(&intents).await;
             host.assert_clean();
         }
+    });
+}
+
+#[test]
+fn teardown_waits_until_a_restarted_vrouter_agent_has_the_configuration() {
+    isolated_async(|| async {
+        let host = TestHost::new().await;
+        let intents = host.intents(CONTAINER, 2).await;
+        let container = namespace();
+        host.attach(&intents, &container).await.unwrap();
+        host.peers().has_configuration = false;
+        host.detach(&intents).await;
+        assert_eq!(link_names(), Vec::<String>::new());
+        assert_eq!(host.pending_teardowns(), 1);
+        // Without the objects the configuration would never arrive.
+        assert_eq!(host.peers().created.len(), 1);
+        let pending = host.provider.pending_teardowns();
+        let error = host.provider.retry_teardown(&pending[0]).await.unwrap_err();
+        assert!(error.to_string().contains("configuration"), "{error}");
+        host.peers().has_configuration = true;
+        host.provider.retry_teardown(&pending[0]).await.unwrap();
+        host.assert_clean();
+
+        // It may never arrive, if another program has deleted the objects.
+        let container = namespace();
+        host.attach(&intents, &container).await.unwrap();
+        host.peers().has_configuration = false;
+        host.detach(&intents).await;
+        let pending = host.provider.pending_teardowns();
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_mins(2)).await;
+        tokio::time::resume();
+        host.provider.retry_teardown(&pending[0]).await.unwrap();
+        assert_eq!(host.provider.pending_teardowns(), []);
+        assert_eq!(host.peers().created.len(), 0);
     });
 }
 
@@ -511,7 +550,8 @@ fn detach_ends_the_registration_of_each_adopted_network() {
     isolated_async(|| async {
         let mut host = TestHost::new().await;
         let intents = host.intents(CONTAINER, 2).await;
-        host.attach(&intents, &namespace()).await.unwrap();
+        let container = namespace();
+        host.attach(&intents, &container).await.unwrap();
         host.restart();
         host.peers().vrouter_is_away = true;
         host.provider.adopt(&intents[0]).await.unwrap();
@@ -579,7 +619,8 @@ fn container_without_intent_is_torn_down_by_its_id() {
     isolated_async(|| async {
         let mut host = TestHost::new().await;
         let intents = host.intents(CONTAINER, 2).await;
-        host.attach(&intents, &namespace()).await.unwrap();
+        let container = namespace();
+        host.attach(&intents, &container).await.unwrap();
         host.restart();
         host.peers().manager_is_away = true;
         tokio::time::pause();

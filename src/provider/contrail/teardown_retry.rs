@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::driver::ContrailDriver;
-use super::pending_teardown::PendingTeardown;
+use super::pending_teardown::{PendingTeardown, TeardownEntry};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
 use crate::provider::{BoxError, blocking};
@@ -22,6 +22,8 @@ const PROBES_PER_LOAD: u32 = 5;
 pub(super) const MAX_CONCURRENT_CALLS: usize = 16;
 /// How long the vRouter agent may take to unregister a container.
 const VROUTER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a teardown waits for the vRouter agent to receive the container's configuration.
+const CONFIGURATION_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long the managers may take to delete a container's objects.
 const MANAGER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -80,12 +82,13 @@ impl ContrailDriver {
         if self.pending_teardowns.get(vm_uuid).is_none() {
             return Ok(());
         }
-        self.execute_teardown(&entry.teardown).await
+        self.execute_teardown(&entry).await
     }
 
     /// The order matters: the vRouter agent silently keeps ports whose configuration is gone, so
     /// it unregisters them before the manager deletes the objects.
-    async fn execute_teardown(&self, teardown: &PendingTeardown) -> Result<(), BoxError> {
+    async fn execute_teardown(&self, entry: &TeardownEntry) -> Result<(), BoxError> {
+        let teardown = &entry.teardown;
         let vm_uuid = teardown.vm_uuid;
         // The uuid derives from the container's id alone: the ports and objects are those of
         // another instance if a link is.
@@ -95,6 +98,7 @@ impl ContrailDriver {
             );
             return self.pending_teardowns.remove(vm_uuid).await;
         }
+        self.check_configuration(entry).await?;
         self.vrouter
             .unregister(vm_uuid, Instant::now() + VROUTER_TIMEOUT)
             .await?;
@@ -107,6 +111,38 @@ impl ContrailDriver {
             .delete(vm_uuid, Instant::now() + MANAGER_TIMEOUT)
             .await?;
         self.pending_teardowns.remove(vm_uuid).await
+    }
+
+    /// Fails while the vRouter agent lacks the configuration of a registered interface, for a
+    /// while: it finds the ports to unregister by their configuration, which arrives some time
+    /// after it has restarted.
+    async fn check_configuration(&self, entry: &TeardownEntry) -> Result<(), BoxError> {
+        let PendingTeardown {
+            vm_uuid,
+            registered,
+            ..
+        } = &entry.teardown;
+        if registered.is_empty() {
+            return Ok(());
+        }
+        let configured = self.vrouter.configuration(*vm_uuid).await?;
+        let configured = configured.unwrap_or_default();
+        let is_configured = |uuid: &Uuid| {
+            configured
+                .iter()
+                .any(|interface| interface.interface == *uuid)
+        };
+        if registered.iter().all(is_configured) {
+            return Ok(());
+        }
+        if entry.since.elapsed() < CONFIGURATION_TIMEOUT {
+            return Err("the vRouter agent has not received the container's configuration, without which it unregisters nothing".into());
+        }
+        log::warn!(
+            "the vRouter agent has not received the configuration of container {vm_uuid} for {} s; if the container was registered, the agent keeps its ports until it restarts",
+            CONFIGURATION_TIMEOUT.as_secs()
+        );
+        Ok(())
     }
 
     /// The first link of a teardown that another instance made.
