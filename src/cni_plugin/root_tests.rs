@@ -33,6 +33,8 @@ struct Faults {
 struct FakeVrouterAgent {
     server: ScriptedServer,
     faults: Arc<Faults>,
+    /// The registered interfaces.
+    registered: Arc<Mutex<Vec<String>>>,
 }
 
 fn uuid(index: usize) -> String {
@@ -55,7 +57,8 @@ impl FakeVrouterAgent {
         annotations: &[&str],
     ) -> Self {
         let faults = Arc::new(Faults::default());
-        let registered = Mutex::new(Vec::<String>::new());
+        let registered = Arc::new(Mutex::new(Vec::<String>::new()));
+        let registered_interfaces = Arc::clone(&registered);
         let (vm_uuid, faults_of_agent) = (vm_uuid.to_owned(), Arc::clone(&faults));
         let annotations: Vec<String> = annotations.iter().map(ToString::to_string).collect();
         let script = move |request: &ReceivedRequest, _: usize| {
@@ -113,7 +116,14 @@ impl FakeVrouterAgent {
                 if faults_of_agent.hangs.load(Ordering::Relaxed) {
                     return Reply::Hang;
                 }
-                registered.clear();
+                // It finds them by their configuration.
+                if faults_of_agent
+                    .polls_until_configured
+                    .load(Ordering::Relaxed)
+                    == 0
+                {
+                    registered.clear();
+                }
                 return ok(&"{}");
             }
             Reply::Answer(404, r#"{"error":"Unknown Request"}"#.to_owned())
@@ -121,6 +131,7 @@ impl FakeVrouterAgent {
         Self {
             server: ScriptedServer::start_at(address, None, script).await,
             faults,
+            registered: registered_interfaces,
         }
     }
 }

@@ -206,3 +206,19 @@ fn macvlan_without_a_vlan_is_refused() {
         host.assert_clean();
     });
 }
+
+#[test]
+fn del_waits_until_a_restarted_agent_has_the_configuration() {
+    isolated_async(|| async {
+        let agent = FakeVrouterAgent::start(ID, 1, &[]).await;
+        let host = TestHost::new();
+        let config = host.config(&agent, "0.3.1", &json!({}));
+        host.add(&config).await;
+        assert_eq!(*agent.registered.lock().unwrap(), [uuid(0)]);
+        let polls = &agent.faults.polls_until_configured;
+        polls.store(3, Ordering::Relaxed);
+        host.del(&config).await;
+        assert_eq!(*agent.registered.lock().unwrap(), [""; 0]);
+        host.assert_clean();
+    });
+}
