@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::text::{Quoted, hex};
 
@@ -91,6 +92,15 @@ impl ContainerId {
                 Quoted(text.as_bytes())
             ))
         }
+    }
+
+    /// Whether the id is like those that agents choose: the top-level part is a UUID. Nested parts may
+    /// be a framework's choice.
+    #[must_use]
+    pub fn is_of_agent(&self) -> bool {
+        self.values
+            .first()
+            .is_some_and(|value| Uuid::try_parse(value).is_ok())
     }
 
     /// The container's own value, without those of its parents.
@@ -267,6 +277,18 @@ mod tests {
             let error = ContainerId::chosen(id).unwrap_err();
             assert!(error.contains("use 1 to 200"), "{error}");
         }
+    }
+
+    #[test]
+    fn ids_of_agents_begin_with_a_uuid() {
+        let root = ContainerId::top_level("660a305f-10e4-47fd-a5fc-50e48147423b");
+        assert!(root.is_of_agent() && root.nested("check").is_of_agent());
+        assert!(ContainerId::printed(&root.nested("check").file_name()).is_of_agent());
+        // The name of an operator's attachment, which is one part.
+        let chosen = ContainerId::chosen(&format!("{root}.web")).unwrap();
+        assert!(!chosen.is_of_agent());
+        assert!(!ContainerId::printed("web.1").is_of_agent());
+        assert!(!ContainerId::top_level("").is_of_agent());
     }
 
     #[test]

@@ -579,7 +579,7 @@ impl Attacher {
         let mut names = spawn_blocking(move || providers.containers_of_links())
             .await?
             .map_err(ProviderErrors::from)?;
-        names.retain(|name| is_agents_id(name));
+        names.retain(|name| ContainerId::printed(name).is_of_agent());
         Ok(names)
     }
 
@@ -665,12 +665,6 @@ impl Attacher {
         errors.extend(adopted.err().map(IsolatorError::Provider));
         IsolatorError::combine(errors)
     }
-}
-
-/// Whether a container's file name is that of an agent's container: its top-level part is a UUID.
-fn is_agents_id(file_name: &str) -> bool {
-    let top_level = file_name.split('.').next().unwrap_or_default();
-    uuid::Uuid::try_parse(top_level).is_ok()
 }
 
 /// Refuses a container that is attached already, by any instance. Blocks.

@@ -10,7 +10,6 @@ use contrail_mesos::isolator::checkpoint::{Owner, StoredCheckpoint};
 use contrail_mesos::provider::PendingTeardown;
 use contrail_mesos_api::container::ContainerId;
 use futures::future::join_all;
-use uuid::Uuid;
 
 use crate::output::print;
 use crate::state::StateOptions;
@@ -67,7 +66,7 @@ impl Detach {
                     .find(|container| container.file_name().as_str() == file_name)
                     .context("the name does not match the checkpoint")?;
                 attacher
-                    .detach_without_checkpoint(&container, is_id_of_agent(name))
+                    .detach_without_checkpoint(&container, container.is_of_agent())
                     .await
                     .with_context(|| format!("{name} is not completely detached; retry"))?;
             }
@@ -116,10 +115,4 @@ impl Detach {
         print(&format!("the pending teardown of {name} is complete\n"))?;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Whether an id is like those that agents choose. The handle of an operator's attachment is a
-/// namespace of the operator's, which must stay.
-fn is_id_of_agent(id: &str) -> bool {
-    id.split('.').all(|part| Uuid::try_parse(part).is_ok())
 }
