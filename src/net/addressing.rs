@@ -9,6 +9,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
+use netlink_packet_route::route::RouteScope;
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
 
 use super::netlink::{NetlinkError, NetlinkSocket, Request, encode};
@@ -47,28 +48,56 @@ pub fn add_address(index: u32, name: &str, address: IpNet) -> Request {
     )
 }
 
-/// The request to route `destination` by `gateway`, of the same family, on the link with that
-/// index. Of two routes to the same destination, the one with the lower metric is used.
-#[must_use]
-pub fn add_route(destination: IpNet, gateway: IpAddr, index: u32, metric: Option<u32>) -> Request {
-    let payload = RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(destination.network(), destination.prefix_len())
-        .and_then(|route| route.gateway(gateway))
-        .map(|route| {
-            let mut route = route.output_interface(index);
-            if let Some(metric) = metric {
-                route = route.priority(metric);
-            }
-            encode(&route.build())
-        })
+/// A route that is to be added.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRoute {
+    /// The destination; its host bits do not matter.
+    pub destination: IpNet,
+    /// The next hop, of the same family. Without it, the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// The index of the link by which packets leave.
+    pub index: u32,
+    /// The number of the routing table; the main table without it.
+    pub table: Option<u32>,
+    /// Of two routes to the same destination, the one with the lower metric is used.
+    pub metric: Option<u32>,
+}
+
+impl NewRoute {
+    /// The request to add the route. The kernel refuses it with `EEXIST` if there is one already.
+    #[must_use]
+    pub fn request(&self) -> Request {
+        let net = self.destination.trunc();
+        let by = self
+            .gateway
+            .map_or_else(String::new, |gateway| format!(" by {gateway}"));
+        let table = self
+            .table
+            .map_or_else(String::new, |table| format!(" in the table {table}"));
         // The kernel refuses an empty request, and the error names the route.
-        .unwrap_or_default();
-    Request::new(
-        RTM_NEWROUTE,
-        NLM_F_CREATE | NLM_F_EXCL,
-        payload,
-        format!("route {destination} by {gateway}"),
-    )
+        let payload = self.encoded(net).unwrap_or_default();
+        let action = format!("route {net}{by}{table}");
+        Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, payload, action)
+    }
+
+    /// The message; `None` if the gateway is of the other family.
+    fn encoded(&self, net: IpNet) -> Option<Vec<u8>> {
+        let mut route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .ok()?
+            .output_interface(self.index);
+        route = match self.gateway {
+            Some(gateway) => route.gateway(gateway).ok()?,
+            None => route.scope(RouteScope::Link),
+        };
+        if let Some(table) = self.table {
+            route = route.table_id(table);
+        }
+        if let Some(metric) = self.metric {
+            route = route.priority(metric);
+        }
+        Some(encode(&route.build()))
+    }
 }
 
 /// The request for a permanent neighbour entry: `address` is at `mac`, on the link with that index.
@@ -110,6 +139,16 @@ fn neighbour(index: u32, address: IpAddr) -> NeighbourMessage {
     message.header.ifindex = index;
     message.attributes = vec![NeighbourAttribute::Destination(destination)];
     message
+}
+
+/// The unspecified address of a family.
+#[must_use]
+pub fn unspecified(is_v4: bool) -> IpAddr {
+    if is_v4 {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    }
 }
 
 /// Lists the addresses of the namespace, each with the index of its link.

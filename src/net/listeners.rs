@@ -1,7 +1,7 @@
 //! Whether a process of the host waits for packets on a port. The local port of an outgoing
 //! connection does not count: its packets belong to that connection.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 
 use netlink_packet_core::NlasIterator;
@@ -10,6 +10,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 
+use super::addressing::unspecified;
 use super::netlink::{NetlinkError, NetlinkSocket, Request};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -58,12 +59,7 @@ pub fn is_listening(transport: Transport, is_v4: bool, port: u16) -> Result<bool
 
 /// Whether the port can be bound. Does not listen on it, so that no client meets this socket.
 fn can_bind(transport: Transport, is_v4: bool, port: u16) -> bool {
-    let address: IpAddr = if is_v4 {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let address = SockaddrStorage::from(SocketAddr::new(address, port));
+    let address = SockaddrStorage::from(SocketAddr::new(unspecified(is_v4), port));
     let family = if is_v4 {
         AddressFamily::Inet
     } else {

@@ -1,7 +1,5 @@
 //! The routes of a network namespace.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use ipnet::IpNet;
 use netlink_packet_core::Parseable;
 use netlink_packet_route::AddressFamily;
@@ -9,6 +7,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
 };
 
+use super::addressing::unspecified;
 use super::netlink::{NetlinkError, NetlinkSocket, Request};
 
 const RTM_GETROUTE: u16 = 26;
@@ -38,8 +37,8 @@ fn read(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     let mut table = u32::from(header.table);
     let mut destination = match header.address_family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        AddressFamily::Inet => unspecified(true),
+        AddressFamily::Inet6 => unspecified(false),
         _ => return None,
     };
     let mut links = Vec::new();

@@ -2,17 +2,17 @@
 //! the other interfaces' routes say. Otherwise replies of a namespace's second interface leave by
 //! its first one, and a reverse path filter drops them, there or on the way in.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::RouteScope;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use nix::errno::Errno;
-use rtnetlink::RouteMessageBuilder;
 
-use super::netlink::{NetlinkError, NetlinkSocket, Request, encode};
+use super::addressing::NewRoute;
+use super::netlink::{NetlinkError, NetlinkSocket, Request};
 
-const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
 /// Before the rule for the main table.
 const RULE_PRIORITY: u32 = 30_000;
@@ -27,7 +27,7 @@ pub struct SourceRouting<'a> {
     /// The link's addresses.
     pub addresses: &'a [IpNet],
     /// Destinations and their next hops.
-    pub routes: &'a [(IpNet, std::net::IpAddr)],
+    pub routes: &'a [(IpNet, IpAddr)],
 }
 
 impl SourceRouting<'_> {
@@ -37,11 +37,11 @@ impl SourceRouting<'_> {
         let requests: Vec<Request> = self
             .addresses
             .iter()
-            .map(|net| self.connected_route(*net))
+            .map(|net| self.route(*net, None))
             .chain(
                 self.routes
                     .iter()
-                    .map(|(net, gateway)| self.route(*net, *gateway)),
+                    .map(|(net, gateway)| self.route(*net, Some(*gateway))),
             )
             .chain(self.addresses.iter().map(|net| self.rule(*net)))
             .collect();
@@ -58,33 +58,15 @@ impl SourceRouting<'_> {
         Ok(())
     }
 
-    fn connected_route(&self, net: IpNet) -> Request {
-        let net = net.trunc();
-        let message = RouteMessageBuilder::<std::net::IpAddr>::new()
-            .destination_prefix(net.network(), net.prefix_len())
-            .map(|route| {
-                route
-                    .output_interface(self.index)
-                    .table_id(self.table)
-                    .scope(RouteScope::Link)
-                    .build()
-            });
-        let action = format!("route {net} in the table {}", self.table);
-        new_route(message.map(|message| encode(&message)).ok(), action)
-    }
-
-    fn route(&self, net: IpNet, gateway: std::net::IpAddr) -> Request {
-        let message = RouteMessageBuilder::<std::net::IpAddr>::new()
-            .destination_prefix(net.network(), net.prefix_len())
-            .and_then(|route| route.gateway(gateway))
-            .map(|route| {
-                route
-                    .output_interface(self.index)
-                    .table_id(self.table)
-                    .build()
-            });
-        let action = format!("route {net} by {gateway} in the table {}", self.table);
-        new_route(message.map(|message| encode(&message)).ok(), action)
+    fn route(&self, destination: IpNet, gateway: Option<IpAddr>) -> Request {
+        let route = NewRoute {
+            destination,
+            gateway,
+            index: self.index,
+            table: Some(self.table),
+            metric: None,
+        };
+        route.request()
     }
 
     fn rule(&self, net: IpNet) -> Request {
@@ -107,10 +89,4 @@ impl SourceRouting<'_> {
         );
         Request::with_message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &message, action)
     }
-}
-
-fn new_route(payload: Option<Vec<u8>>, action: String) -> Request {
-    // The kernel refuses an empty request, and the error names the route.
-    let payload = payload.unwrap_or_default();
-    Request::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, payload, action)
 }

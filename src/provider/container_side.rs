@@ -1,12 +1,13 @@
 //! The container's side of a link: addresses and routes of an interface that exists already.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::BoxError;
+use crate::net::addressing::{NewRoute, unspecified};
 use crate::net::announcement::Announcement;
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkSocket, Request};
@@ -18,7 +19,7 @@ use contrail_mesos_api::container::Mac;
 /// The interface of a container's first network, the only one whose gateways are default routes
 /// without being named in `routes`: with two, the failure of one interface would decide which one a
 /// packet takes. CNI's plugins, Docker and Contrail's own plugin do the same.
-const FIRST_INTERFACE: &str = "eth0";
+pub(super) const FIRST_INTERFACE: &str = "eth0";
 
 /// The desired state of an interface in the container.
 pub(super) struct ContainerLink<'a> {
@@ -163,7 +164,14 @@ impl ContainerLink<'_> {
         let metric = route_metric(name);
         for gateway in self.gateways {
             for route in main_routes(name, *gateway, self.routes) {
-                requests.push(addressing::add_route(route, *gateway, index, metric));
+                let route = NewRoute {
+                    destination: route,
+                    gateway: Some(*gateway),
+                    index,
+                    table: None,
+                    metric,
+                };
+                requests.push(route.request());
             }
         }
         requests.extend(self.neighbours(index));
@@ -174,7 +182,7 @@ impl ContainerLink<'_> {
     fn gateway_routes(&self) -> impl Iterator<Item = (IpNet, IpAddr)> {
         self.gateways.iter().flat_map(move |gateway| {
             let is_v4 = gateway.is_ipv4();
-            let default = self.routes.is_empty().then(|| unspecified(*gateway));
+            let default = self.routes.is_empty().then(|| unspecified(is_v4));
             self.routes
                 .iter()
                 .copied()
@@ -189,7 +197,9 @@ impl ContainerLink<'_> {
 /// [`ContainerLink`].
 pub(super) fn main_routes(interface: &str, gateway: IpAddr, routes: &[IpNet]) -> Vec<IpNet> {
     if routes.is_empty() && interface == FIRST_INTERFACE {
-        return IpNet::new(unspecified(gateway), 0).into_iter().collect();
+        return IpNet::new(unspecified(gateway.is_ipv4()), 0)
+            .into_iter()
+            .collect();
     }
     let mut routes = routes.to_vec();
     routes.retain(|net| net.addr().is_ipv4() == gateway.is_ipv4());
@@ -212,14 +222,6 @@ fn route_metric(interface: &str) -> Option<u32> {
                 .fold(0_u32, |sum, byte| (sum * 31 + u32::from(byte)) % (1 << 20))
                 + (1 << 20),
         ),
-    }
-}
-
-/// The unspecified address of the same family.
-pub(super) fn unspecified(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
