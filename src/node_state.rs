@@ -5,9 +5,12 @@
 //! it at a launch, like configuration, and waits for nothing: without the daemon, launches go on
 //! with what was last written. What the file lacks, no container gets.
 
+use std::fs::Metadata;
 use std::io;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use atomic_write_file::AtomicWriteFile;
 use contrail_mesos_api::cluster::Revision;
@@ -154,6 +157,90 @@ impl NodeState {
     }
 }
 
+/// The file of one state directory, as it was last read.
+#[derive(Debug)]
+pub struct NodeStateFile {
+    state_dir: PathBuf,
+    last: Mutex<Option<LastRead>>,
+}
+
+/// The last state that could be read, and what identifies the file that had it.
+#[derive(Debug)]
+struct LastRead {
+    identity: FileIdentity,
+    state: Arc<NodeState>,
+}
+
+/// What differs when the file was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl FileIdentity {
+    fn new(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+impl NodeStateFile {
+    /// The file of that state directory. Reads nothing yet.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            state_dir: state_dir.to_owned(),
+            last: Mutex::new(None),
+        }
+    }
+
+    /// The path of the file.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        NodeState::path(&self.state_dir)
+    }
+
+    /// The state that the file has now. It is read only if it was replaced. Blocks on the file
+    /// system.
+    pub fn current(&self) -> Result<Arc<NodeState>, NodeStateError> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // Taken before the file is read, so that a file that replaces it meanwhile is seen next time.
+        let identity = std::fs::symlink_metadata(self.path())
+            .ok()
+            .map(|metadata| FileIdentity::new(&metadata));
+        if let Some(last) = last.as_ref()
+            && Some(last.identity) == identity
+        {
+            return Ok(Arc::clone(&last.state));
+        }
+        let state = Arc::new(NodeState::read(&self.state_dir)?);
+        if let Some(identity) = identity {
+            *last = Some(LastRead {
+                identity,
+                state: Arc::clone(&state),
+            });
+        }
+        Ok(state)
+    }
+
+    /// The state that the file has now or, if it has none, the last one that could be read. Blocks on
+    /// the file system.
+    #[must_use]
+    pub fn current_or_last(&self) -> Option<Arc<NodeState>> {
+        self.current().ok().or_else(|| {
+            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            last.as_ref().map(|last| Arc::clone(&last.state))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,5 +292,28 @@ mod tests {
             let error = NodeState::read(directory.path()).unwrap_err();
             assert!(matches!(error, NodeStateError::Invalid { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn replaced_file_is_read_and_a_damaged_one_leaves_the_last_state() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = NodeStateFile::new(directory.path());
+        assert_eq!(file.current_or_last(), None);
+        state().write(directory.path()).unwrap();
+        let first = file.current().unwrap();
+        assert_eq!(*first, state());
+        assert!(Arc::ptr_eq(&first, &file.current().unwrap()), "read twice");
+        let mut other = state();
+        other.overlays[0].mtu = 1400;
+        other.write(directory.path()).unwrap();
+        assert_eq!(*file.current().unwrap(), other);
+        std::fs::write(file.path(), "{").unwrap();
+        let error = file.current().unwrap_err();
+        assert!(matches!(error, NodeStateError::Invalid { .. }), "{error}");
+        assert_eq!(file.current_or_last().as_deref(), Some(&other));
+        std::fs::remove_file(file.path()).unwrap();
+        let error = file.current().unwrap_err();
+        assert!(matches!(error, NodeStateError::Missing(_)), "{error}");
+        assert_eq!(file.current_or_last().as_deref(), Some(&other));
     }
 }
