@@ -169,12 +169,11 @@ impl Element {
             if let Some(start) = next.filter(|start| *start < first) {
                 gaps.push((start, first - 1));
             }
-            next = next.max(last.checked_add(1));
+            next = next.and_then(|start| Some(start.max(last.checked_add(1)?)));
         }
-        if let Some(start) = next.filter(|start| *start <= end) {
-            gaps.push((start, end));
-        }
+        gaps.extend(next.map(|start| (start, end)));
         gaps.into_iter()
+            .filter(|(from, _)| *from <= end)
             .map(|(from, to)| {
                 let range = (address(from, is_v4), address(to.min(end), is_v4));
                 Self::pair(set, (subnet.network(), last(subnet)), range, comment)
@@ -200,6 +199,18 @@ impl Element {
                 let of = |bytes: &[u8]| bytes.get(field.clone()).unwrap_or_default().to_vec();
                 of(&self.key) <= of(&other_end) && of(&other.key) <= of(&own_end)
             })
+    }
+
+    /// Whether both masquerade packets from the same addresses.
+    #[must_use]
+    pub fn shares_sources(&self, other: &Self) -> bool {
+        let is_masquerade = matches!(self.set, Set::Masquerade4 | Set::Masquerade6);
+        match (self.subnet(), other.subnet()) {
+            (Some(subnet), Some(other_subnet)) if is_masquerade && self.set == other.set => {
+                subnet.contains(&other_subnet) || other_subnet.contains(&subnet)
+            }
+            _ => false,
+        }
     }
 
     /// Whether this element, which is in the table, does what `other` does: it has the same
