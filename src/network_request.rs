@@ -95,9 +95,10 @@ pub fn parse(
         let dns = match network.provider {
             // Contrail provides name servers for each of its networks.
             NetworkProvider::Contrail(_) => network.dns.clone(),
-            NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) | NetworkProvider::None => {
-                network.dns.clone().or_else(|| config.dns.clone())
-            }
+            NetworkProvider::Bridge(_)
+            | NetworkProvider::Overlay(_)
+            | NetworkProvider::Cni(_)
+            | NetworkProvider::None => network.dns.clone().or_else(|| config.dns.clone()),
         };
         let request = NetworkRequest {
             container: id.clone(),
@@ -135,9 +136,10 @@ pub fn parse(
 fn interface(provider: &NetworkProvider, index: usize) -> String {
     match provider {
         NetworkProvider::None => LOOPBACK.to_owned(),
-        NetworkProvider::Bridge(_) | NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) => {
-            format!("eth{index}")
-        }
+        NetworkProvider::Bridge(_)
+        | NetworkProvider::Overlay(_)
+        | NetworkProvider::Contrail(_)
+        | NetworkProvider::Cni(_) => format!("eth{index}"),
     }
 }
 
@@ -292,7 +294,10 @@ fn split_by_virtual_network(
 ) -> Vec<NetworkRequest> {
     let list = match request.network.provider {
         NetworkProvider::Contrail(_) => request.labels.get(NETWORKS_LABEL).cloned(),
-        NetworkProvider::Bridge(_) | NetworkProvider::Cni(_) | NetworkProvider::None => None,
+        NetworkProvider::Bridge(_)
+        | NetworkProvider::Overlay(_)
+        | NetworkProvider::Cni(_)
+        | NetworkProvider::None => None,
     };
     let Some(list) = list.filter(|list| list.contains(',')) else {
         return vec![request];

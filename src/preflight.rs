@@ -5,9 +5,13 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, ConfigError, ConfigProblem, Contrail, ReadConfig, Source};
+use crate::config::{
+    Config, ConfigError, ConfigProblem, Contrail, NetworkProvider, ReadConfig, Source,
+};
 use crate::isolator::host_resolver;
+use crate::node_state::NodeStateError;
 use crate::provider::bridge::{Conflict, ConflictSeverity, conflicts};
+use crate::provider::overlay::{OverlayError, OverlayNetworks};
 use contrail_mesos_api::agent_api::read_token;
 use contrail_mesos_api::config_reader::secret_file_warning;
 use contrail_mesos_api::http::tls::{certificates, private_key};
@@ -40,6 +44,7 @@ pub fn check(source: &Source) -> Report {
                 Some(contrail) => check_files(contrail, &read, &mut report.warnings),
                 None => vec![],
             };
+            check_overlays(config, &read, &mut report);
             check_host(config, &read, &mut report);
             check_resolver(config, &read, &mut report.warnings);
             if problems.is_empty() {
@@ -133,6 +138,27 @@ fn check_regular(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Looks for the overlays of the networks in the node state.
+fn check_overlays(config: &Config, read: &ReadConfig, report: &mut Report) {
+    let overlays = OverlayNetworks::new(&config.state_dir);
+    for network in &config.networks {
+        let NetworkProvider::Overlay(overlay) = &network.provider else {
+            continue;
+        };
+        let Err(error) = overlays.bridge_network(overlay) else {
+            continue;
+        };
+        // The node daemon may be started after the agent.
+        let is_warning = matches!(error, OverlayError::NodeState(NodeStateError::Missing(_)));
+        let problem = read.network_problem(&network.name, "overlay", error.to_string());
+        if is_warning {
+            report.warnings.push(problem);
+        } else {
+            report.refusals.push(problem);
+        }
+    }
+}
+
 /// Compares the networks with the host's interfaces, addresses and routes.
 fn check_host(config: &Config, read: &ReadConfig, report: &mut Report) {
     match conflicts(&config.state_dir, &config.networks) {
@@ -163,15 +189,17 @@ fn check_resolver(config: &Config, read: &ReadConfig, warnings: &mut Vec<ConfigP
 
 /// A conflict at the key that it is about.
 fn describe(conflict: &Conflict, config: &Config, read: &ReadConfig) -> ConfigProblem {
-    let subnets = config
-        .network(&conflict.network)
-        .map_or_else(Vec::new, crate::config::Network::subnets);
+    let network = config.network(&conflict.network);
+    let is_overlay =
+        network.is_some_and(|network| matches!(network.provider, NetworkProvider::Overlay(_)));
+    let subnets = network.map_or_else(Vec::new, crate::config::Network::subnets);
     let subnet = subnets
         .iter()
         .find(|subnet| conflict.message.contains(&subnet.to_string()));
     let key = match subnet {
         Some(IpNet::V4(_)) => "subnet",
         Some(IpNet::V6(_)) => "subnet6",
+        None if is_overlay => "overlay",
         None => "bridge",
     };
     read.network_problem(&conflict.network, key, conflict.message.clone())
@@ -183,6 +211,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::node_state::{LocalOverlay, NodeState};
+    use contrail_mesos_api::cluster::Revision;
 
     fn report(toml: &str) -> Report {
         let directory = tempfile::tempdir().expect("a directory");
@@ -274,6 +304,56 @@ mod tests {
         let all = good.replace("DIR/", "/nowhere/");
         let error = report(&all).config.expect_err("missing files");
         assert_eq!(error.problems.len(), 4, "{error}");
+    }
+
+    #[test]
+    fn overlay_is_looked_for_in_the_node_state() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("agent.toml");
+        let toml = format!(
+            "state_dir = '{}'\n[[network]]\nname = 'vxlan-1'\nprovider = 'overlay'\n",
+            directory.path().join("state").display()
+        );
+        fs::write(&path, toml).expect("a file");
+        let found = || {
+            let report = check(&Source::file(&path));
+            assert!(report.config.is_ok(), "{report:?}");
+            let mut warnings = report.warnings;
+            warnings.retain(|warning| warning.key.ends_with(".overlay"));
+            [lines(&report.refusals), lines(&warnings)]
+        };
+        let [refusals, warnings] = found();
+        assert_eq!(refusals, [""; 0]);
+        assert!(
+            warnings[0].contains("overlays.json does not exist"),
+            "{warnings:?}"
+        );
+        let publish = |overlay: &str, problem: Option<&str>| {
+            let overlay = LocalOverlay {
+                name: overlay.to_owned(),
+                vni: 4097,
+                subnet: Some("198.18.7.0/25".parse().expect("a subnet")),
+                subnet6: None,
+                mtu: 1450,
+                problem: problem.map(str::to_owned),
+            };
+            let (name, revision) = ("agent-1".to_owned(), Revision::default());
+            NodeState::new(name, revision, vec![overlay], vec![])
+                .write(&directory.path().join("state"))
+                .expect("a file");
+        };
+        publish("vxlan-1", None);
+        assert_eq!(found(), [vec![], Vec::<String>::new()]);
+        for (overlay, problem, expected) in [
+            ("other", None, "there is no overlay \"vxlan-1\""),
+            ("vxlan-1", Some("it is disabled"), "it is disabled"),
+        ] {
+            publish(overlay, problem);
+            let [refusals, warnings] = found();
+            assert_eq!((refusals.len(), warnings.len()), (1, 0), "{refusals:?}");
+            assert!(refusals[0].starts_with("agent.toml:2:"), "{refusals:?}");
+            assert!(refusals[0].contains(expected), "{refusals:?}");
+        }
     }
 
     #[test]

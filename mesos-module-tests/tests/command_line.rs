@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
+use contrail_mesos::node_state::{LocalOverlay, NodeState};
+use contrail_mesos_api::cluster::Revision;
 use mesos_module_tests::testbed::agent::{self, BLUE, RED};
 use mesos_module_tests::testbed::{Host, program};
 use serde_json::Value;
@@ -136,6 +138,59 @@ fn namespace_is_attached_shown_and_detached() -> Result<()> {
     ensure!(operator.succeeds("detach box")?.contains("nothing to do"));
     // The namespaces are the operator's, and stay.
     host.sh("ip netns exec box true && ip netns delete other")?;
+    host.expect_nothing_since(&before)
+}
+
+#[test]
+fn namespace_on_an_overlay_needs_the_node_state_for_its_attach_only() -> Result<()> {
+    let operator = Operator::new(
+        "[deadlines]\nprepare = '300ms'\n[[network]]\nname = 'vxlan-1'\nprovider = 'overlay'\n",
+    )?;
+    let host = &operator.host;
+    host.sh("ip netns add box")?;
+    let before = host.leftovers()?;
+    for arguments in [
+        "attach box --netns box --network vxlan-1",
+        "attach box --network vxlan-1 --dry-run",
+    ] {
+        let text = operator.fails(arguments)?;
+        ensure!(text.contains("overlays.json does not exist"), "{text}");
+    }
+    let text = operator.succeeds("config check")?;
+    ensure!(text.contains("overlays.json does not exist"), "{text}");
+    host.expect_nothing_since(&before)?;
+
+    let state_dir = host.directory().join("state");
+    let overlay = LocalOverlay {
+        name: "vxlan-1".to_owned(),
+        vni: 4097,
+        subnet: Some("9.0.1.0/25".parse()?),
+        subnet6: Some("fd09:0:0:1::/65".parse()?),
+        mtu: 1450,
+        problem: None,
+    };
+    let cluster = vec!["9.0.0.0/8".parse()?, "fd09::/16".parse()?];
+    let (name, revision) = ("agent-1".to_owned(), Revision::default());
+    NodeState::new(name, revision, vec![overlay], cluster).write(&state_dir)?;
+    let text = operator.succeeds("config check")?;
+    ensure!(
+        text.contains("vxlan-1: overlay vxlan-1 9.0.1.0/25"),
+        "{text}"
+    );
+    let text = operator.succeeds("attach box --network vxlan-1 --dry-run")?;
+    for expected in [
+        "create the bridge m-vxlan-1",
+        "9.0.1.0-9.0.1.127 . 0.0.0.0-8.255.255.255 of masquerade4",
+        "9.0.1.0-9.0.1.127 . 10.0.0.0-223.255.255.255 of masquerade4",
+    ] {
+        ensure!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+    operator.succeeds("attach box --netns box --network vxlan-1 --port 8080:80")?;
+    host.sh("ping -c 1 -W 5 9.0.1.2 && ip netns exec box ping -c 1 -W 5 fd09:0:0:1::1")?;
+    fs::remove_file(NodeState::path(&state_dir))?;
+    let (success, state, problems) = reported(&operator, "box")?;
+    ensure!(success && state == "attached", "{state}: {problems}");
+    operator.succeeds("detach box")?;
     host.expect_nothing_since(&before)
 }
 

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
 
-use super::fields::mtu;
+use super::fields::{MIN_MTU_V4, MIN_MTU_V6, mtu};
+use super::overlay::OverlayPart;
 use contrail_mesos_api::config_reader::Section;
 use contrail_mesos_api::text::hex;
 
@@ -17,6 +18,8 @@ const MAX_INTERFACE_NAME_BYTES: usize = 15;
 pub(super) const INTERFACE_NAME: &str = "a name has 1 to 15 letters, digits and any of . _ -";
 /// Names of the kernel, which has a loopback interface and settings for all interfaces.
 const KERNEL_NAMES: [&str; 3] = ["lo", "all", "default"];
+/// What an entry of `routes` may be.
+pub(super) const ROUTE: &str = "a destination such as \"0.0.0.0/0\"";
 /// The keys of a `[[network]]` of provider `bridge` only.
 pub(super) const KEYS: &[&str] = &[
     "bridge",
@@ -52,6 +55,8 @@ pub struct BridgeNetwork {
     pub hairpin: bool,
     /// Destinations that the containers reach by the gateway. Default: all.
     pub routes: Vec<IpNet>,
+    /// The overlay, if this is what a network of provider `overlay` is on this host.
+    pub overlay: Option<OverlayPart>,
 }
 
 /// The addresses of one family of a network.
@@ -253,25 +258,24 @@ pub(super) fn network(section: &Section<'_>, name: &str) -> BridgeNetwork {
             "a bridge network needs a subnet: subnet = \"10.32.0.0/16\" or subnet6 = \"fd00:32::/64\"",
         );
     }
-    // The kernel disables IPv6 on an interface whose MTU is below 1280.
-    let minimum_mtu = if section.has("subnet6") { 1280 } else { 576 };
+    let minimum_mtu = if section.has("subnet6") {
+        MIN_MTU_V6
+    } else {
+        MIN_MTU_V4
+    };
     let mtu = mtu(section, minimum_mtu);
-    let routes: Option<Vec<IpNet>> = section.checked_list(
-        "routes",
-        "a destination such as \"0.0.0.0/0\"",
-        |route: &str| {
-            let route: IpNet = route.parse().map_err(|_| String::new())?;
-            let family_key = match route {
-                IpNet::V4(_) => "subnet",
-                IpNet::V6(_) => "subnet6",
-            };
-            if section.has(family_key) {
-                Ok(route)
-            } else {
-                Err(format!("this network has no {family_key}"))
-            }
-        },
-    );
+    let routes: Option<Vec<IpNet>> = section.checked_list("routes", ROUTE, |route: &str| {
+        let route: IpNet = route.parse().map_err(|_| String::new())?;
+        let family_key = match route {
+            IpNet::V4(_) => "subnet",
+            IpNet::V6(_) => "subnet6",
+        };
+        if section.has(family_key) {
+            Ok(route)
+        } else {
+            Err(format!("this network has no {family_key}"))
+        }
+    });
     let default_routes = || {
         let v4 = v4.is_some().then_some(IpNet::V4(Ipv4Net::default()));
         let v6 = v6.is_some().then_some(IpNet::V6(Ipv6Net::default()));
@@ -283,8 +287,18 @@ pub(super) fn network(section: &Section<'_>, name: &str) -> BridgeNetwork {
         masquerade: section.boolean("masquerade", true),
         hairpin: section.boolean("hairpin", true),
         routes: routes.unwrap_or_else(default_routes),
+        overlay: None,
         v4,
         v6,
+    }
+}
+
+impl BridgeNetwork {
+    /// The subnets of both families.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let v4 = self.v4.as_ref().map(|v4| IpNet::V4(v4.subnet));
+        let v6 = self.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
+        v4.into_iter().chain(v6)
     }
 }
 
@@ -310,7 +324,10 @@ const IPV6_KEYS: FamilyKeys = FamilyKeys {
 };
 
 fn subnet<N: AddressFamily>(section: &Section<'_>, keys: &FamilyKeys) -> Option<Subnet<N>> {
-    let configured: Option<N> = section.checked(keys.subnet, N::EXAMPLE, check_subnet);
+    let configured: Option<N> = section.checked(keys.subnet, N::EXAMPLE, |text| {
+        let subnet = text.parse().map_err(|_| String::new())?;
+        check_subnet(subnet).map(|()| subnet)
+    });
     // Of a subnet that is not known it is not known which addresses are in it.
     let check = |address: N::Address| match configured {
         Some(subnet) => check_host(subnet, address),
@@ -353,16 +370,12 @@ fn subnet<N: AddressFamily>(section: &Section<'_>, keys: &FamilyKeys) -> Option<
     let configured = configured?;
     let subnet = configured.truncated();
     warn_of_subnet(section, keys, configured);
-    let (first, last) = range.map_or((subnet.first_host(), subnet.last_host()), |range| {
-        (range.first, range.last)
-    });
-    let subnet = Subnet {
-        subnet,
-        gateway: gateway.unwrap_or_else(|| subnet.first_host()),
-        first,
-        last,
-        reserved,
-    };
+    let mut subnet = Subnet::of(subnet);
+    if let Some(range) = range {
+        (subnet.first, subnet.last) = (range.first, range.last);
+    }
+    subnet.gateway = gateway.unwrap_or(subnet.gateway);
+    subnet.reserved = reserved;
     if !subnet.has_free_address() {
         let key = [keys.reserved, keys.range, keys.subnet]
             .into_iter()
@@ -377,8 +390,7 @@ fn subnet<N: AddressFamily>(section: &Section<'_>, keys: &FamilyKeys) -> Option<
 }
 
 /// A subnet that can be a network's.
-fn check_subnet<N: AddressFamily>(text: &str) -> Result<N, String> {
-    let subnet: N = text.parse().map_err(|_| String::new())?;
+fn check_subnet<N: AddressFamily>(subnet: N) -> Result<(), String> {
     if subnet.prefix() > N::MAX_PREFIX {
         return Err(format!(
             "it has no room for a gateway and a container; the longest prefix is /{}",
@@ -390,7 +402,7 @@ fn check_subnet<N: AddressFamily>(text: &str) -> Result<N, String> {
             "it overlaps {} ({})",
             special.subnet, special.description
         )),
-        None => Ok(subnet),
+        None => Ok(()),
     }
 }
 
@@ -433,6 +445,24 @@ fn check_host<N: AddressFamily>(subnet: N, address: N::Address) -> Result<(), St
 }
 
 impl<N: AddressFamily> Subnet<N> {
+    /// All of a subnet, with its first address as the gateway.
+    fn of(subnet: N) -> Self {
+        let subnet = subnet.truncated();
+        Self {
+            subnet,
+            gateway: subnet.first_host(),
+            first: subnet.first_host(),
+            last: subnet.last_host(),
+            reserved: vec![],
+        }
+    }
+
+    /// All of a subnet that comes from elsewhere than a configuration, with its first address as the
+    /// gateway. The error says why it cannot be a network's.
+    pub fn checked(subnet: N) -> Result<Self, String> {
+        check_subnet(subnet).map(|()| Self::of(subnet))
+    }
+
     /// Whether a container that requests no address can get one.
     fn has_free_address(&self) -> bool {
         let mut taken = self.reserved.clone();

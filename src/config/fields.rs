@@ -9,7 +9,12 @@ use contrail_mesos_api::text::Quoted;
 pub(super) const MAX_NETWORK_NAME_BYTES: usize = 128;
 
 const DEFAULT_MTU: u32 = 1500;
-const MAX_MTU: u32 = 65535;
+/// The largest MTU, in bytes.
+pub(crate) const MAX_MTU: u32 = 65535;
+/// The smallest MTU of an interface without IPv6, in bytes.
+pub(crate) const MIN_MTU_V4: u32 = 576;
+/// The smallest MTU of an interface with IPv6, in bytes: the kernel disables IPv6 below it.
+pub(crate) const MIN_MTU_V6: u32 = 1280;
 
 /// `mtu`, in bytes.
 pub(super) fn mtu(section: &Section<'_>, minimum: u32) -> u32 {

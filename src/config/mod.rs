@@ -8,6 +8,7 @@ pub(crate) mod cni;
 mod contrail;
 mod fields;
 mod network;
+mod overlay;
 mod ports;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -23,7 +24,9 @@ pub use contrail::{Contrail, ContrailNetwork, Vif};
 pub use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
 use contrail_mesos_api::config_reader::{Document, Section, read_file, suggestion};
 pub(crate) use fields::is_word;
+pub(crate) use fields::{MAX_MTU, MIN_MTU_V4, MIN_MTU_V6};
 pub use network::{Dns, Network, NetworkProvider};
+pub use overlay::{MAX_OVERLAY_NAME_BYTES, OverlayNetwork, OverlayPart};
 pub use ports::AllowedPorts;
 
 /// The default path of the configuration.
@@ -96,7 +99,7 @@ impl Config {
     #[must_use]
     pub fn uses_host_resolver(&self) -> bool {
         self.networks.iter().any(|network| match network.provider {
-            NetworkProvider::Bridge(_) => network
+            NetworkProvider::Bridge(_) | NetworkProvider::Overlay(_) => network
                 .dns
                 .as_ref()
                 .or(self.dns.as_ref())

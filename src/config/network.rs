@@ -10,6 +10,7 @@ use super::bridge::{self, BridgeNetwork};
 use super::cni::CniNetwork;
 use super::contrail::{self, ContrailNetwork};
 use super::fields::{MAX_NETWORK_NAME_BYTES, is_word};
+use super::overlay::{self, OverlayNetwork};
 use contrail_mesos_api::config_reader::{Document, Section};
 
 /// Resolver configuration: the contents of `/etc/resolv.conf`.
@@ -42,6 +43,8 @@ pub struct Network {
 pub enum NetworkProvider {
     /// A Linux bridge on this host.
     Bridge(BridgeNetwork),
+    /// This host's part of an overlay of the managers.
+    Overlay(OverlayNetwork),
     /// Contrail's vRouter.
     Contrail(ContrailNetwork),
     /// CNI plugins, from a file of the CNI directory.
@@ -60,8 +63,8 @@ pub(super) struct NetworkTable {
 }
 
 const NAME: &str = "the name that frameworks use, such as \"blue\"";
-const PROVIDER: &str = "the provider, \"bridge\", \"contrail\" or \"none\" (CNI networks are files \
-                        in the directory of [cni])";
+const PROVIDER: &str = "the provider, \"bridge\", \"overlay\", \"contrail\" or \"none\" (CNI networks \
+                        are files in the directory of [cni])";
 
 /// Reads one `[[network]]`.
 pub(super) fn read(section: Section<'_>) -> NetworkTable {
@@ -78,12 +81,20 @@ pub(super) fn read(section: Section<'_>) -> NetworkTable {
     if !section.has("name") {
         section.problem("name", "a network needs a name: name = \"blue\"");
     }
-    let provider = section.word("provider", &["bridge", "contrail", "none"], PROVIDER);
+    let provider = section.word(
+        "provider",
+        &["bridge", "overlay", "contrail", "none"],
+        PROVIDER,
+    );
     let dns = section.section("dns").map(dns);
     let provider = match provider {
         Some("bridge") => Some(NetworkProvider::Bridge(bridge::network(
             &section,
             name.as_deref().unwrap_or_default(),
+        ))),
+        Some("overlay") => Some(NetworkProvider::Overlay(overlay::network(
+            &section,
+            name.as_deref(),
         ))),
         Some("contrail") => Some(NetworkProvider::Contrail(contrail::network(&section))),
         Some(_) => Some(NetworkProvider::None),
@@ -94,6 +105,7 @@ pub(super) fn read(section: Section<'_>) -> NetworkTable {
             }
             // It is not known which of them it may have.
             section.allow(bridge::KEYS);
+            section.allow(overlay::KEYS);
             section.allow(contrail::NETWORK_KEYS);
             None
         }
@@ -164,15 +176,16 @@ fn is_network_name(name: &str) -> bool {
 }
 
 impl Network {
-    /// The network's subnets on this host, of both families.
+    /// The subnets that the configuration gives to the network on this host, of both families.
     #[must_use]
     pub fn subnets(&self) -> Vec<IpNet> {
         match &self.provider {
-            NetworkProvider::Bridge(bridge) => subnets(bridge).map(|(_, net)| net).collect(),
-            // Contrail or the plugins choose the subnets, which may overlap.
-            NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) | NetworkProvider::None => {
-                vec![]
-            }
+            NetworkProvider::Bridge(bridge) => bridge.subnets().collect(),
+            // The managers, Contrail or the plugins choose the subnets, which may overlap.
+            NetworkProvider::Overlay(_)
+            | NetworkProvider::Contrail(_)
+            | NetworkProvider::Cni(_)
+            | NetworkProvider::None => vec![],
         }
     }
 }
@@ -236,27 +249,38 @@ impl UsedByNetworks {
                 self.names.insert(name.clone(), table.path.clone());
             }
         }
-        let Some(NetworkProvider::Bridge(bridge)) = &table.provider else {
-            return conflicts;
-        };
         let network = match &table.name {
             Some(name) => format!("network {name:?}"),
             None => table.path.clone(),
         };
-        let is_default =
-            bridge.bridge == bridge::default_bridge(table.name.as_deref().unwrap_or_default());
-        match self.bridges.get(&bridge.bridge) {
+        let own_name = table.name.as_deref().unwrap_or_default();
+        let (key, bridge, is_default) = match &table.provider {
+            Some(NetworkProvider::Bridge(network)) => {
+                let bridge = network.bridge.clone();
+                let is_default = bridge == bridge::default_bridge(own_name);
+                ("bridge", bridge, is_default)
+            }
+            Some(NetworkProvider::Overlay(network)) => {
+                ("overlay", network.bridge(), network.overlay == own_name)
+            }
+            _ => return conflicts,
+        };
+        match self.bridges.get(&bridge) {
             // Only because the networks have one name, which is reported.
             Some(_) if is_default && (is_named_twice || table.name.is_none()) => {}
-            Some(other) => conflicts.push((
-                "bridge",
-                format!("{other} already uses {:?}", bridge.bridge),
-            )),
+            Some(other) => conflicts.push((key, format!("{other} already uses {bridge:?}"))),
             None => {
-                self.bridges.insert(bridge.bridge.clone(), network.clone());
+                self.bridges.insert(bridge, network.clone());
             }
         }
-        for (key, own) in subnets(bridge) {
+        let Some(NetworkProvider::Bridge(bridge)) = &table.provider else {
+            return conflicts;
+        };
+        for own in bridge.subnets() {
+            let key = match own {
+                IpNet::V4(_) => "subnet",
+                IpNet::V6(_) => "subnet6",
+            };
             // Subnets either contain each other or have nothing in common.
             let next = self.subnets.range(own.network()..).next();
             match next {
@@ -270,17 +294,4 @@ impl UsedByNetworks {
         }
         conflicts
     }
-}
-
-/// The subnets of a network, with their keys.
-fn subnets(bridge: &BridgeNetwork) -> impl Iterator<Item = (&'static str, IpNet)> {
-    let v4 = bridge
-        .v4
-        .as_ref()
-        .map(|v4| ("subnet", IpNet::V4(v4.subnet)));
-    let v6 = bridge
-        .v6
-        .as_ref()
-        .map(|v6| ("subnet6", IpNet::V6(v6.subnet)));
-    v4.into_iter().chain(v6)
 }

@@ -34,6 +34,88 @@ fn minimal_bridge_network_gets_defaults() {
 }
 
 #[test]
+fn overlay_network_needs_only_its_name() {
+    let config = parse(
+        "[[network]]\nname = 'vxlan-1'\nprovider = 'overlay'\n\
+         [[network]]\nname = 'a network with a long name'\nprovider = 'overlay'\noverlay = 'v.2_b'\n\
+         masquerade = false\nhairpin = false\nroutes = ['9.0.0.0/8', 'fd09::/16']\n\
+         [network.dns]\nnameservers = ['9.0.0.1']"
+            .replace("a network with a long name", "a-network-with-a-long-name")
+            .as_str(),
+    )
+    .expect("two overlays");
+    let provider = |name: &str| &config.network(name).expect("the network").provider;
+    let NetworkProvider::Overlay(first) = provider("vxlan-1") else {
+        panic!("{config:?}")
+    };
+    assert_eq!(
+        (first.overlay.as_str(), first.bridge().as_str()),
+        ("vxlan-1", "m-vxlan-1")
+    );
+    assert!(first.masquerade && first.hairpin && first.routes.is_none());
+    let NetworkProvider::Overlay(second) = provider("a-network-with-a-long-name") else {
+        panic!("{config:?}")
+    };
+    assert_eq!(second.bridge(), "m-v.2_b");
+    assert!(!second.masquerade && !second.hairpin);
+    assert_eq!(second.routes.as_ref().map(Vec::len), Some(2));
+    assert!(config.uses_host_resolver());
+}
+
+#[test]
+fn mistakes_of_overlay_networks_are_reported_with_their_keys() {
+    let overlay = |keys: &str| format!("[[network]]\nprovider = 'overlay'\n{keys}\n");
+    for (toml, expected) in [
+        (
+            overlay("name = 'fourteen-chars'"),
+            "network[0].overlay: no overlay can have the network's name",
+        ),
+        (
+            overlay("name = 'a:b'"),
+            "network[0].overlay: no overlay can have the network's name",
+        ),
+        (
+            overlay("name = 'blue'\noverlay = 'fourteen-chars'"),
+            "network[0].overlay: expected the name of an overlay",
+        ),
+        (
+            overlay("name = 'blue'\noverlay = '-a'"),
+            "network[0].overlay: expected the name of an overlay",
+        ),
+        (
+            overlay("name = 'blue'\nsubnet = '10.0.0.0/8'"),
+            "network[0].subnet: unknown key",
+        ),
+        (
+            overlay("name = 'blue'\nmtu = 1400"),
+            "network[0].mtu: unknown key",
+        ),
+        (
+            overlay("name = 'blue'\nroutes = ['default']"),
+            "network[0].routes: expected a destination",
+        ),
+        (
+            overlay("name = 'blue'") + &overlay("name = 'red'\noverlay = 'blue'"),
+            "network[1].overlay: network \"blue\" already uses \"m-blue\"",
+        ),
+        (
+            overlay("name = 'blue'")
+                + "[[network]]\nname = 'red'\nprovider = 'bridge'\nbridge = 'm-blue'\nsubnet = '10.0.0.0/8'",
+            "network[1].bridge: network \"blue\" already uses \"m-blue\"",
+        ),
+        (
+            overlay("name = 'blue'") + &overlay("name = 'blue'"),
+            "network[1].name: network \"blue\" is defined twice",
+        ),
+        (overlay(""), "network[0].name: a network needs a name"),
+    ] {
+        let problems = problems(&toml);
+        assert_eq!(problems.len(), 1, "{toml}: {problems:?}");
+        assert!(problems[0].contains(expected), "{toml}: {problems:?}");
+    }
+}
+
+#[test]
 fn every_mistake_is_one_problem_in_the_order_of_the_file() {
     let problems = problems(include_str!("testdata/mistakes.toml"));
     let expected = [
@@ -53,7 +135,7 @@ fn every_mistake_is_one_problem_in_the_order_of_the_file() {
         "20:3: networks: unknown key; did you mean \"network\"?",
         "23:2: contrial: unknown key; did you mean \"contrail\"?",
         "27:8: network[0].name: expected the name that frameworks use, such as \"blue\", found \"blue net\"",
-        "28:12: network[0].provider: expected the provider, \"bridge\", \"contrail\" or \"none\" (CNI networks are files in the directory of [cni]), found \"brige\": did you mean \"bridge\"?",
+        "28:12: network[0].provider: expected the provider, \"bridge\", \"overlay\", \"contrail\" or \"none\" (CNI networks are files in the directory of [cni]), found \"brige\": did you mean \"bridge\"?",
         "35:11: network[1].gateway: expected an IPv4 address, found \"10.33.0.1\": 10.33.0.1 is not between 10.32.0.1 and 10.32.255.254 of 10.32.0.0/16",
         "36:9: network[1].range: expected two IPv4 addresses, first-last, found \"10.32.1.0/24\": write \"10.32.1.1-10.32.1.254\"",
         "37:12: network[1].reserved: expected an array",

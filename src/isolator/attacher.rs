@@ -205,6 +205,7 @@ impl Attacher {
         owner: Owner,
         executor: Option<ExecutorKey>,
     ) -> Result<Checkpoint, IsolatorError> {
+        self.providers.wait_for_overlays(&request.networks).await;
         self.validate(request)?;
         let claim = self
             .claim(request, container, owner, executor.clone())

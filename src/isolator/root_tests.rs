@@ -7,17 +7,25 @@ use nix::sched::CloneFlags;
 use prost::Message as _;
 
 use super::*;
-use crate::net::testing::isolated_async;
+use crate::net::testing::{isolated_async, link_names};
+use crate::node_state::{LocalOverlay, NodeState};
 use crate::proto::mesos;
 use crate::proto::mesos::slave::ContainerState;
 use crate::proto::mesos::slave::{ContainerClass, ContainerConfig};
 use crate::proto::mesos::{NetworkInfo, container_info};
+use contrail_mesos_api::cluster::Revision;
 
 fn isolator(directory: &Path) -> Arc<Isolator> {
+    isolator_with(
+        directory,
+        "[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.1.0.0/24'",
+    )
+}
+
+fn isolator_with(directory: &Path, toml: &str) -> Arc<Isolator> {
     let path = directory.join("agent.toml");
     let toml = format!(
-        "state_dir = '{0}/state'\nnetns_dir = '{0}/netns'\n\
-         [[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.1.0.0/24'",
+        "state_dir = '{0}/state'\nnetns_dir = '{0}/netns'\n{toml}\n",
         directory.display()
     );
     std::fs::write(&path, toml).unwrap();
@@ -173,17 +181,22 @@ fn second_prepare_of_same_container_is_refused() {
     });
 }
 
-/// A process in a network namespace with the interface eth0, which ends with this.
+/// A process in network and UTS namespaces of its own, which ends with this.
 struct ProcessInNamespace(std::process::Child);
 
 impl ProcessInNamespace {
-    #[expect(clippy::disallowed_methods, reason = "a test runs in no agent")]
+    /// With the interface eth0.
     fn start(address: &str) -> Self {
-        let script = format!(
-            "ip link add eth0 type veth peer name peer0 && ip address add {address} dev eth0 && echo ready && exec sleep 100"
-        );
+        Self::run(&format!(
+            "ip link add eth0 type veth peer name peer0 && ip address add {address} dev eth0"
+        ))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test runs in no agent")]
+    fn run(commands: &str) -> Self {
+        let script = format!("{commands} && echo ready && exec sleep 100");
         let mut child = std::process::Command::new("unshare")
-            .args(["--net", "--", "sh", "-c", &script])
+            .args(["--net", "--uts", "--", "sh", "-c", &script])
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
@@ -288,5 +301,83 @@ fn ended_nested_container_is_not_reported_as_its_parent() {
         // Forgotten with its root.
         isolator.cleanup(&root).await.unwrap();
         assert_eq!(isolator.decorate_status("f", &status), None);
+    });
+}
+
+#[test]
+fn launch_on_an_overlay_waits_for_the_node_daemon_and_then_needs_it_no_more() {
+    isolated_async(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = directory.path().join("state");
+        let start = || {
+            isolator_with(
+                directory.path(),
+                "[deadlines]\nprepare = '3s'\n\
+                 [[network]]\nname = 'blue'\nprovider = 'overlay'\noverlay = 'vxlan-1'",
+            )
+        };
+        let isolator = start();
+        let refused = ContainerId::top_level("refused");
+        let error = isolator
+            .prepare(&refused, on_network(b"blue"))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("overlays.json does not exist"), "{error}");
+        isolator.cleanup(&refused).await.unwrap();
+        assert!(!state_dir.join("containers/refused").exists());
+
+        let publish = |problem: Option<&str>| {
+            let overlay = LocalOverlay {
+                name: "vxlan-1".to_owned(),
+                vni: 4097,
+                subnet: Some("9.0.1.0/25".parse().unwrap()),
+                subnet6: None,
+                mtu: 1450,
+                problem: problem.map(str::to_owned),
+            };
+            let (name, revision) = ("agent-1".to_owned(), Revision::default());
+            NodeState::new(name, revision, vec![overlay], vec![])
+                .write(&state_dir)
+                .unwrap();
+        };
+        let id = ContainerId::top_level("660a305f-10e4-47fd-a5fc-50e48147423b");
+        let published = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            publish(None);
+        };
+        let (prepared, ()) = tokio::join!(isolator.prepare(&id, on_network(b"blue")), published);
+        prepared.unwrap();
+        let process = ProcessInNamespace::run("true");
+        isolator.isolate(&id, process.0.id()).await.unwrap();
+        let address = |isolator: &Isolator| {
+            let status = isolator.status(&id);
+            status.network_infos[0].ip_addresses[0].ip_address.clone()
+        };
+        assert_eq!(address(&isolator).as_deref(), Some(b"9.0.1.2".as_slice()));
+
+        publish(Some("it is disabled"));
+        let error = isolator
+            .prepare(&refused, on_network(b"blue"))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("it is disabled"), "{error}");
+        isolator.cleanup(&refused).await.unwrap();
+
+        std::fs::remove_file(NodeState::path(&state_dir)).unwrap();
+        drop(isolator);
+        let isolator = start();
+        let state = ContainerState {
+            container_id: mesos::ContainerId::from(&id),
+            pid: process.0.id().into(),
+            container_info: on_network(b"blue").container_info,
+            ..ContainerState::default()
+        };
+        isolator.recover(vec![state], vec![]).await.unwrap();
+        assert_eq!(address(&isolator).as_deref(), Some(b"9.0.1.2".as_slice()));
+        isolator.cleanup(&id).await.unwrap();
+        assert_eq!(link_names(), Vec::<String>::new());
+        assert!(!state_dir.join("networks/blue").exists());
     });
 }

@@ -22,6 +22,7 @@ mod counters;
 mod error;
 pub mod ipam;
 pub mod none;
+pub mod overlay;
 mod ownership;
 mod registry;
 

@@ -10,6 +10,7 @@ use super::bridge::{BridgeIntent, BridgeProvider};
 use super::cni::{CniIntent, CniProvider, FailedDel};
 use super::contrail::{self, ContrailIntent, ContrailProvider};
 use super::none::{NoneIntent, NoneProvider};
+use super::overlay::OverlayNetworks;
 use super::{
     Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
     ProviderIntent, Statistics,
@@ -44,6 +45,7 @@ impl PendingTeardown {
 /// The providers, which share one state directory.
 pub struct Providers {
     bridge: BridgeProvider,
+    overlays: OverlayNetworks,
     contrail: ContrailProvider,
     cni: CniProvider,
     none: NoneProvider,
@@ -56,18 +58,30 @@ impl Providers {
         config: &Config,
         lost: UnboundedSender<LostInterface>,
     ) -> Result<Self, ProviderError> {
+        let bridge = BridgeProvider::new(&config.state_dir, lost.clone())?;
         Ok(Self {
-            bridge: BridgeProvider::new(&config.state_dir, lost.clone())?,
+            overlays: OverlayNetworks::from_file(bridge.node_state(), config.deadlines.prepare),
+            bridge,
             contrail: ContrailProvider::new(config, lost.clone())?,
             cni: CniProvider::new(config, lost)?,
             none: NoneProvider,
         })
     }
 
+    /// Waits until the node daemon has published the overlays of `requests`, for a part of the time
+    /// for a prepare. Whether it has, `validate` says.
+    pub async fn wait_for_overlays(&self, requests: &[NetworkRequest]) {
+        self.overlays.wait(requests).await;
+    }
+
     /// See [`Provider::validate`].
     pub fn validate(&self, request: &NetworkRequest) -> Result<(), ProviderErrors> {
         match &request.network.provider {
             NetworkProvider::Bridge(network) => self.bridge.validate(request, network),
+            NetworkProvider::Overlay(network) => {
+                let network = self.overlays.requested(request, network)?;
+                self.bridge.validate(request, &network)
+            }
             NetworkProvider::Contrail(network) => self.contrail.validate(request, network),
             NetworkProvider::Cni(network) => self.cni.validate(request, network),
             NetworkProvider::None => self.none.validate(request, &()),
@@ -78,6 +92,10 @@ impl Providers {
     pub async fn plan(&self, request: &NetworkRequest) -> Result<Vec<String>, ProviderErrors> {
         match &request.network.provider {
             NetworkProvider::Bridge(network) => self.bridge.plan(request, network).await,
+            NetworkProvider::Overlay(network) => {
+                let network = self.overlays.requested(request, network)?;
+                self.bridge.plan(request, &network).await
+            }
             NetworkProvider::Contrail(network) => self.contrail.plan(request, network).await,
             NetworkProvider::Cni(network) => self.cni.plan(request, network).await,
             NetworkProvider::None => self.none.plan(request, &()).await,
@@ -89,6 +107,10 @@ impl Providers {
         Ok(match &request.network.provider {
             NetworkProvider::Bridge(network) => {
                 TypedIntent::Bridge(self.bridge.reserve(request, network).await?)
+            }
+            NetworkProvider::Overlay(network) => {
+                let network = self.overlays.requested(request, network)?;
+                TypedIntent::Bridge(self.bridge.reserve(request, &network).await?)
             }
             NetworkProvider::Contrail(network) => {
                 TypedIntent::Contrail(self.contrail.reserve(request, network).await?)
@@ -157,7 +179,9 @@ impl Providers {
     /// See [`Provider::check_unused`].
     pub fn check_unused(&self, request: &NetworkRequest) -> Result<(), ProviderError> {
         match &request.network.provider {
-            NetworkProvider::Bridge(_) => self.bridge.check_unused(request),
+            NetworkProvider::Bridge(_) | NetworkProvider::Overlay(_) => {
+                self.bridge.check_unused(request)
+            }
             NetworkProvider::Contrail(_) => self.contrail.check_unused(request),
             NetworkProvider::Cni(_) => self.cni.check_unused(request),
             NetworkProvider::None => self.none.check_unused(request),

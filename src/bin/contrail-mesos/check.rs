@@ -7,6 +7,7 @@ use anyhow::Result;
 use contrail_mesos::config::{Network, NetworkProvider, Source};
 use contrail_mesos::preflight::{self, Report};
 use contrail_mesos::provider::cni::version_problems;
+use contrail_mesos::provider::overlay::OverlayNetworks;
 
 use crate::output::{print, print_error};
 
@@ -28,8 +29,10 @@ pub(crate) fn run(source: &Source) -> Result<ExitCode> {
                 let plural = if networks == 1 { "" } else { "s" };
                 writeln!(text, "{path}: good, {networks} network{plural}")?;
             }
+            let overlays = OverlayNetworks::new(&config.state_dir);
             for network in &config.networks {
-                writeln!(text, "  {}: {}", network.name, description(network))?;
+                let description = description(network, &overlays);
+                writeln!(text, "  {}: {description}", network.name)?;
             }
         }
         Err(error) => {
@@ -69,8 +72,16 @@ pub(crate) fn run(source: &Source) -> Result<ExitCode> {
     Ok(code)
 }
 
-fn description(network: &Network) -> String {
+fn description(network: &Network, overlays: &OverlayNetworks) -> String {
     match &network.provider {
+        NetworkProvider::Overlay(overlay) => {
+            let mut words = vec!["overlay".to_owned(), overlay.overlay.clone()];
+            // Why they are not known, the report says.
+            if let Ok(bridge) = overlays.bridge_network(overlay) {
+                words.extend(bridge.subnets().map(|subnet| subnet.to_string()));
+            }
+            words.join(" ")
+        }
         NetworkProvider::Bridge(_) => {
             let subnets: Vec<String> = network.subnets().iter().map(ToString::to_string).collect();
             subnets.join(" ")

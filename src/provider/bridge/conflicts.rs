@@ -4,6 +4,7 @@
 //! A bridge of this instance and an operator's existing bridge are no conflicts for the network
 //! whose configuration names them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,11 +12,12 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use crate::config::{Network, NetworkProvider};
+use crate::config::{BridgeNetwork, Network, NetworkProvider};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::routes::{self, Route};
 use crate::net::{addressing, sysctl};
+use crate::provider::overlay::OverlayNetworks;
 use crate::provider::ownership::{OwnerTag, is_program_label};
 use crate::provider::{ProviderError, failed};
 
@@ -45,21 +47,23 @@ impl fmt::Display for Conflict {
     }
 }
 
-/// The conflicts of those of `networks` that are of provider `bridge` with the host: the network
-/// namespace of the calling thread. `state_dir` identifies the instance, whose own bridges are
-/// known. Changes nothing; blocks for a few requests to the kernel.
+/// The conflicts of those of `networks` that are of provider `bridge` or `overlay` with the host: the
+/// network namespace of the calling thread. `state_dir` identifies the instance, whose own bridges
+/// are known, and has the node state; an overlay that is not in it has no conflict. Changes nothing;
+/// blocks for a few requests to the kernel and on the file system.
 pub fn conflicts(state_dir: &Path, networks: &[Network]) -> Result<Vec<Conflict>, ProviderError> {
-    let networks: Vec<NetworkSubnets<'_>> = networks
+    let overlays = OverlayNetworks::new(state_dir);
+    let networks: Vec<(&str, Cow<'_, BridgeNetwork>)> = networks
         .iter()
         .filter_map(|network| {
-            let NetworkProvider::Bridge(bridge) = &network.provider else {
-                return None;
+            let bridge = match &network.provider {
+                NetworkProvider::Bridge(bridge) => Cow::Borrowed(bridge),
+                NetworkProvider::Overlay(overlay) => {
+                    Cow::Owned(overlays.bridge_network(overlay).ok()?)
+                }
+                _ => return None,
             };
-            Some(NetworkSubnets {
-                name: &network.name,
-                bridge: &bridge.bridge,
-                subnets: network.subnets(),
-            })
+            Some((network.name.as_str(), bridge))
         })
         .collect();
     if networks.is_empty() {
@@ -70,7 +74,14 @@ pub fn conflicts(state_dir: &Path, networks: &[Network]) -> Result<Vec<Conflict>
         .map_err(|error| failed("*", "compare the networks with the host's", error))?;
     Ok(networks
         .iter()
-        .flat_map(|network| host.conflicts(network, &owner))
+        .flat_map(|(name, bridge)| {
+            let network = NetworkSubnets {
+                name,
+                bridge: &bridge.bridge,
+                subnets: bridge.subnets().collect(),
+            };
+            host.conflicts(&network, &owner)
+        })
         .collect())
 }
 

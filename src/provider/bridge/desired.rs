@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::registry::NetworkForm;
 use crate::net::nft::Element;
+use crate::node_state::NodeState;
 use crate::provider::ownership::OwnerTag;
 
 /// The desired state of a bridge.
@@ -60,12 +61,26 @@ fn bridge_addresses(forms: &[NetworkForm]) -> Vec<IpNet> {
     addresses
 }
 
+/// The subnets that containers of `forms` send to with their own addresses, because they are on an
+/// overlay: those that the node daemon published last, or else those of their launches.
+pub(super) fn cluster_subnets(forms: &[NetworkForm], state: Option<&NodeState>) -> Vec<IpNet> {
+    let overlays = forms.iter().filter_map(|form| form.overlay.as_ref());
+    match state {
+        Some(state) if overlays.clone().next().is_some() => state.cluster_subnets.clone(),
+        _ => overlays
+            .flat_map(|overlay| &overlay.cluster_subnets)
+            .copied()
+            .collect(),
+    }
+}
+
 /// The nftables elements that the containers of one bridge share. `more` are subnets of containers
-/// that other processes of this instance attached.
+/// that other processes of this instance attached, `cluster` their [`cluster_subnets`].
 pub(super) fn shared_elements(
     owner: &OwnerTag,
     forms: &[NetworkForm],
     more: &[IpNet],
+    cluster: &[IpNet],
 ) -> Vec<Element> {
     let Some(first) = forms.first() else {
         return Vec::new();
@@ -95,7 +110,8 @@ pub(super) fn shared_elements(
         }
     }
     // Packets between the subnets of one bridge keep their addresses.
-    let all = subnets(|_| true);
+    let mut all = subnets(|_| true);
+    all.extend(cluster);
     for net in subnets(|form| form.masquerade) {
         elements.extend(Element::masquerade(net, &all, &label));
     }
@@ -179,6 +195,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::OverlayPart;
+    use contrail_mesos_api::cluster::Revision;
 
     fn form(addresses: &[&str]) -> NetworkForm {
         NetworkForm {
@@ -190,12 +208,13 @@ mod tests {
             maps_ports: false,
             maps_loopback: false,
             routes: Vec::new(),
+            overlay: None,
         }
     }
 
     fn described(forms: &[NetworkForm]) -> Vec<String> {
         let owner = OwnerTag::new(Path::new("/nonexistent"));
-        shared_elements(&owner, forms, &[])
+        shared_elements(&owner, forms, &[], &cluster_subnets(forms, None))
             .iter()
             .map(ToString::to_string)
             .collect()
@@ -246,6 +265,58 @@ mod tests {
         plain.maps_ports = true;
         let local = described(&[plain]);
         assert_eq!(local.len(), 2, "{local:?}");
+    }
+
+    #[test]
+    fn packets_to_the_cluster_are_not_masqueraded() {
+        let mut overlay = form(&["9.0.1.1/25", "fd09::1/65"]);
+        let cluster = |nets: &[&str]| {
+            Some(OverlayPart {
+                name: "vxlan-1".to_owned(),
+                cluster_subnets: nets.iter().map(|net| net.parse().unwrap()).collect(),
+            })
+        };
+        overlay.overlay = cluster(&["9.0.0.0/8", "fd09::/16"]);
+        let destinations = |elements: &[String]| -> Vec<String> {
+            let destination = |element: &String| {
+                let (_, rest) = element.split_once(" . ").unwrap();
+                rest.split(' ').next().unwrap().to_owned()
+            };
+            elements.iter().map(destination).collect()
+        };
+        assert_eq!(
+            destinations(&described(std::slice::from_ref(&overlay))),
+            [
+                "0.0.0.0-8.255.255.255",
+                "10.0.0.0-223.255.255.255",
+                "::-fd08:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+                "fd0a::-feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            ]
+        );
+        // Up to the end, and beyond what is masqueraded at all.
+        overlay.overlay = cluster(&["8.0.0.0/5", "128.0.0.0/1", "240.0.0.0/8", "8000::/1"]);
+        assert_eq!(
+            destinations(&described(std::slice::from_ref(&overlay))),
+            [
+                "0.0.0.0-7.255.255.255",
+                "16.0.0.0-127.255.255.255",
+                "::-7fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            ]
+        );
+        // A network of this host only is unknown to the other hosts.
+        let plain = form(&["10.32.0.1/24"]);
+        let state = NodeState::new(
+            "agent-1".to_owned(),
+            Revision::default(),
+            vec![],
+            vec!["11.0.0.0/8".parse().unwrap()],
+        );
+        assert_eq!(cluster_subnets(&[plain], Some(&state)), []);
+        // The file is newer than the launches.
+        assert_eq!(
+            cluster_subnets(&[overlay], Some(&state)),
+            state.cluster_subnets
+        );
     }
 
     fn sources(subnet: &str, routes: &[&str]) -> Vec<String> {

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::desired::{BridgeSpec, shared_elements};
+use super::desired::BridgeSpec;
 use super::flows;
 use super::host::{Bridge, HostError, PlannedChange};
 use super::host_side::HostSide;
@@ -405,7 +405,7 @@ impl BridgeDriver {
             .map(|net| format!("lease {} of network {network}", net.addr()))
             .collect();
         let forms = [NetworkForm::from(intent)];
-        let mut elements = shared_elements(&self.owner, &forms, &[]);
+        let mut elements = self.host.shared_elements(&forms, &[]);
         elements.extend(self.port_elements(intent));
         if !elements.is_empty() {
             steps.extend(

@@ -13,7 +13,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::BridgeIntent;
 use super::conflicts::{ConflictSeverity, HostAddresses, NetworkSubnets};
-use super::desired::{BridgeSpec, shared_elements};
+use super::desired::{BridgeSpec, cluster_subnets, shared_elements};
 use super::driver::needs_hairpin;
 use super::flows;
 use super::host::{Bridge, Fault, HostBridges, HostError};
@@ -31,6 +31,7 @@ use crate::net::host_watch::{HostEvent, HostEvents};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::nft::{Element, NftError, Set, Table};
+use crate::node_state::NodeStateFile;
 use crate::provider::ownership::OwnerTag;
 use crate::provider::{BoxError, Intent, LostInterface};
 
@@ -44,6 +45,7 @@ pub(super) struct HostSide {
     pub(super) bridges: HostBridges,
     pub(super) table: Table,
     pub(super) registry: Registry,
+    pub(super) node_state: Arc<NodeStateFile>,
     lost: UnboundedSender<LostInterface>,
     state: Mutex<SideState>,
 }
@@ -119,6 +121,7 @@ impl HostSide {
             owner,
             table,
             registry: Registry::default(),
+            node_state: Arc::new(NodeStateFile::new(state_dir)),
             lost,
             state: Mutex::new(SideState {
                 events,
@@ -528,6 +531,17 @@ impl HostSide {
         Ok((bridge, faults))
     }
 
+    /// The nftables elements that the containers of one bridge share, with the cluster's subnets as
+    /// the node daemon published them. Blocks on the file system for containers on an overlay.
+    pub(super) fn shared_elements(&self, forms: &[NetworkForm], more: &[IpNet]) -> Vec<Element> {
+        let has_overlay = forms.iter().any(|form| form.overlay.is_some());
+        let state = has_overlay
+            .then(|| self.node_state.current_or_last())
+            .flatten();
+        let cluster = cluster_subnets(forms, state.as_deref());
+        shared_elements(&self.owner, forms, more, &cluster)
+    }
+
     /// Brings the nftables elements that the containers of a bridge share to their desired state.
     /// Returns `more`, with the subnets of elements that other processes of this instance added, or
     /// this one before a restart: they are joined with ours, because intervals must not overlap.
@@ -538,7 +552,7 @@ impl HostSide {
         mut more: Vec<IpNet>,
     ) -> Result<Vec<IpNet>, HostError> {
         let failed = |error: NftError| HostError::Netlink(error.to_string());
-        let mut elements = shared_elements(&self.owner, forms, &more);
+        let mut elements = self.shared_elements(forms, &more);
         let mut takes_over = !self.table.has_group(bridge) && !elements.is_empty();
         loop {
             if takes_over {
@@ -548,11 +562,13 @@ impl HostSide {
                 strangers.retain(|stranger| {
                     self.owner.owns(&stranger.comment)
                         && stranger.subnet().is_some()
-                        && elements.iter().any(|element| element.overlaps(stranger))
+                        && elements.iter().any(|element| {
+                            element.overlaps(stranger) || element.shares_sources(stranger)
+                        })
                 });
                 more.extend(strangers.iter().filter_map(Element::subnet));
                 more = IpNet::aggregate(&more);
-                elements = shared_elements(&self.owner, forms, &more);
+                elements = self.shared_elements(forms, &more);
                 self.table
                     .take_over_group(bridge, &strangers, &elements)
                     .map_err(failed)?;
@@ -759,7 +775,7 @@ impl HostSide {
             Ok(None) => findings.push(format!("the host's end {name} is gone")),
             Err(error) => findings.push(error.to_string()),
         }
-        let mut elements = shared_elements(&self.owner, &forms, &[]);
+        let mut elements = self.shared_elements(&forms, &[]);
         elements.extend(port_elements.iter().cloned());
         match self.table.missing(&elements) {
             Ok(missing) => {

@@ -33,9 +33,10 @@ use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
     ProviderErrors, Statistics, blocking, counters, failed, in_place, refused,
 };
-use crate::config::BridgeNetwork;
+use crate::config::{BridgeNetwork, OverlayPart};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
+use crate::node_state::NodeStateFile;
 use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub use conflicts::{Conflict, ConflictSeverity, conflicts};
@@ -73,6 +74,9 @@ pub struct BridgeIntent {
     /// Destinations that the container reaches through the gateway.
     #[serde(default)]
     pub routes: Vec<IpNet>,
+    /// The overlay that the network is part of, if its provider is `overlay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlayPart>,
 }
 
 /// The provider `bridge`, for the network namespace in which it was created.
@@ -97,6 +101,11 @@ impl BridgeProvider {
             driver,
             _watch: watch,
         })
+    }
+
+    /// What the node daemon publishes, as this provider reads it.
+    pub(super) fn node_state(&self) -> Arc<NodeStateFile> {
+        Arc::clone(&self.driver.host.node_state)
     }
 
     /// Restores what is missing of the host side of every attached container (bridges, ports, the
@@ -226,6 +235,7 @@ fn intent(
             masquerade: network.masquerade,
             hairpin: network.hairpin,
             routes: network.routes.clone(),
+            overlay: network.overlay.clone(),
         },
     }
 }

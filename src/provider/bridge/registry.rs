@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 
 use super::BridgeIntent;
+use crate::config::OverlayPart;
 use crate::provider::{Intent, ProviderError, refused};
 
 /// How far a container's interface is.
@@ -74,6 +75,8 @@ pub(super) struct NetworkForm {
     pub(super) maps_loopback: bool,
     /// Destinations that the containers reach by the gateway.
     pub(super) routes: Vec<IpNet>,
+    /// The overlay that the network is part of.
+    pub(super) overlay: Option<OverlayPart>,
 }
 
 impl From<&Intent<BridgeIntent>> for NetworkForm {
@@ -89,6 +92,7 @@ impl From<&Intent<BridgeIntent>> for NetworkForm {
             maps_ports,
             maps_loopback: maps_ports && has_v4,
             routes: intent.provider.routes.clone(),
+            overlay: intent.provider.overlay.clone(),
         }
     }
 }

@@ -21,6 +21,7 @@ mod concurrency;
 mod faults;
 mod host_side;
 mod mapped_ports;
+mod overlay;
 mod reachability;
 
 fn network(name: &str, octet: u8) -> Network {
@@ -49,6 +50,7 @@ fn network(name: &str, octet: u8) -> Network {
             masquerade: true,
             hairpin: false,
             routes: vec![],
+            overlay: None,
         }),
     }
 }

@@ -25,6 +25,7 @@ fn network() -> BridgeNetwork {
         masquerade: true,
         hairpin: false,
         routes: vec![],
+        overlay: None,
     }
 }
 
