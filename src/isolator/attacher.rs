@@ -524,19 +524,21 @@ impl Attacher {
         interfaces: &HashMap<String, Vec<IpNet>>,
         config: &Config,
     ) -> Result<(), IsolatorError> {
-        let mut leases = Vec::new();
-        for network in &config.networks {
-            for (interface, addresses) in interfaces {
-                let inside: Vec<IpAddr> = addresses
-                    .iter()
-                    .map(IpNet::addr)
-                    .filter(|address| network.subnets().iter().any(|net| net.contains(address)))
-                    .collect();
-                leases.push((network.name.clone(), interface.clone(), inside));
-            }
-        }
         let (providers, container) = (Arc::clone(&self.providers), container.clone());
+        let (networks, interfaces) = (config.networks.clone(), interfaces.clone());
         spawn_blocking(move || {
+            let mut leases = Vec::new();
+            for network in &networks {
+                let subnets = providers.subnets(network);
+                for (interface, addresses) in &interfaces {
+                    let inside: Vec<IpAddr> = addresses
+                        .iter()
+                        .map(IpNet::addr)
+                        .filter(|address| subnets.iter().any(|net| net.contains(address)))
+                        .collect();
+                    leases.push((&network.name, interface, inside));
+                }
+            }
             ProviderErrors::collect_results(
                 leases
                     .iter()

@@ -32,6 +32,22 @@ fn isolator_with(directory: &Path, toml: &str) -> Arc<Isolator> {
     Isolator::new(&[("config".to_owned(), path.display().to_string())]).unwrap()
 }
 
+/// Publishes the overlay `vxlan-1` as the node daemon does.
+fn publish(state_dir: &Path, subnet: &str, problem: Option<&str>) {
+    let overlay = LocalOverlay {
+        name: "vxlan-1".to_owned(),
+        vni: 4097,
+        subnet: Some(subnet.parse().unwrap()),
+        subnet6: None,
+        mtu: 1450,
+        problem: problem.map(str::to_owned),
+    };
+    let (name, revision) = ("agent-1".to_owned(), Revision::default());
+    NodeState::new(name, revision, vec![overlay], vec![])
+        .write(state_dir)
+        .unwrap();
+}
+
 fn on_network(name: &[u8]) -> ContainerConfig {
     ContainerConfig {
         container_info: Some(ContainerInfo {
@@ -217,9 +233,20 @@ impl Drop for ProcessInNamespace {
 
 #[test]
 fn living_container_without_checkpoint_keeps_its_addresses() {
-    isolated_async(|| async {
+    for provider in [
+        "provider = 'bridge'\nsubnet = '10.1.0.0/24'",
+        "provider = 'overlay'\noverlay = 'vxlan-1'",
+    ] {
+        recover_without_checkpoint(provider);
+    }
+}
+
+fn recover_without_checkpoint(provider: &'static str) {
+    isolated_async(move || async move {
         let directory = tempfile::tempdir().unwrap();
-        let isolator = isolator(directory.path());
+        publish(&directory.path().join("state"), "10.1.0.0/24", None);
+        let toml = format!("[[network]]\nname = 'blue'\n{provider}");
+        let isolator = isolator_with(directory.path(), &toml);
         let process = ProcessInNamespace::start("10.1.0.2/24");
         let root = ContainerId::top_level("root");
         let state = ContainerState {
@@ -327,24 +354,10 @@ fn launch_on_an_overlay_waits_for_the_node_daemon_and_then_needs_it_no_more() {
         isolator.cleanup(&refused).await.unwrap();
         assert!(!state_dir.join("containers/refused").exists());
 
-        let publish = |problem: Option<&str>| {
-            let overlay = LocalOverlay {
-                name: "vxlan-1".to_owned(),
-                vni: 4097,
-                subnet: Some("9.0.1.0/25".parse().unwrap()),
-                subnet6: None,
-                mtu: 1450,
-                problem: problem.map(str::to_owned),
-            };
-            let (name, revision) = ("agent-1".to_owned(), Revision::default());
-            NodeState::new(name, revision, vec![overlay], vec![])
-                .write(&state_dir)
-                .unwrap();
-        };
         let id = ContainerId::top_level("660a305f-10e4-47fd-a5fc-50e48147423b");
         let published = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            publish(None);
+            publish(&state_dir, "9.0.1.0/25", None);
         };
         let (prepared, ()) = tokio::join!(isolator.prepare(&id, on_network(b"blue")), published);
         prepared.unwrap();
@@ -356,7 +369,7 @@ fn launch_on_an_overlay_waits_for_the_node_daemon_and_then_needs_it_no_more() {
         };
         assert_eq!(address(&isolator).as_deref(), Some(b"9.0.1.2".as_slice()));
 
-        publish(Some("it is disabled"));
+        publish(&state_dir, "9.0.1.0/25", Some("it is disabled"));
         let error = isolator
             .prepare(&refused, on_network(b"blue"))
             .await

@@ -189,6 +189,22 @@ impl OverlayNetworks {
         Ok(bridge)
     }
 
+    /// The subnets of an overlay network on this host, also if no container can be launched on it;
+    /// none if they are not known. Blocks for a few calls of the file system.
+    pub(super) fn subnets(&self, network: &OverlayNetwork) -> Vec<IpNet> {
+        let state = self.node_state.current_or_last();
+        let overlay = state
+            .as_ref()
+            .and_then(|state| state.overlay(&network.overlay));
+        let Some(overlay) = overlay else {
+            return vec![];
+        };
+        let v4 = overlay.subnet.map(IpNet::V4);
+        v4.into_iter()
+            .chain(overlay.subnet6.map(IpNet::V6))
+            .collect()
+    }
+
     /// As [`OverlayNetworks::bridge_network`], for a request.
     pub(super) fn requested(
         &self,

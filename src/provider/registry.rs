@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::bridge::{BridgeIntent, BridgeProvider};
@@ -15,7 +16,7 @@ use super::{
     Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
     ProviderIntent, Statistics,
 };
-use crate::config::{Config, NetworkProvider};
+use crate::config::{Config, Network, NetworkProvider};
 use contrail_mesos_api::container::ContainerId;
 
 /// A teardown that is not complete although its container has ended. An agent retries it.
@@ -193,8 +194,17 @@ impl Providers {
         self.cni.has_record(container)
     }
 
-    /// Leases addresses that a container without an intent has, on a network of provider `bridge`.
-    /// Blocks.
+    /// The subnets of a network on this host, as far as they are known here. Blocks on the file system
+    /// for an overlay.
+    pub(crate) fn subnets(&self, network: &Network) -> Vec<IpNet> {
+        match &network.provider {
+            NetworkProvider::Overlay(overlay) => self.overlays.subnets(overlay),
+            _ => network.subnets(),
+        }
+    }
+
+    /// Leases addresses that a container without an intent has, on a network of provider `bridge` or
+    /// `overlay`. Blocks.
     pub(crate) fn hold_addresses(
         &self,
         network: &str,
