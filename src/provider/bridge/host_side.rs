@@ -31,7 +31,7 @@ use crate::net::host_watch::{HostEvent, HostEvents};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::nft::{Element, NftError, Set, Table};
-use crate::node_state::NodeStateFile;
+use crate::node_state::{NodeState, NodeStateFile};
 use crate::provider::ownership::OwnerTag;
 use crate::provider::{BoxError, Intent, LostInterface};
 
@@ -59,6 +59,8 @@ struct SideState {
     /// Why the table is not as it must be.
     table_failure: Option<String>,
     due: DueComparisons,
+    /// What the node daemon had published when it was last looked at for containers on overlays.
+    node_state: Option<Arc<NodeState>>,
     log: RepairLog,
 }
 
@@ -129,6 +131,7 @@ impl HostSide {
                 failures: HashMap::new(),
                 table_failure: None,
                 due: DueComparisons::default(),
+                node_state: None,
                 log: RepairLog::default(),
             }),
         })
@@ -239,8 +242,18 @@ impl HostSide {
         self.compare(socket, &mut state)
     }
 
-    /// Reads the notifications that have arrived, and notes the comparisons that they make due.
+    /// Reads the notifications that have arrived, and notes the comparisons that they make due. So does
+    /// a new node state, if there are containers on overlays.
     fn collect(&self, state: &mut SideState) {
+        let mut forms = state.realized.values().flat_map(|bridge| &bridge.forms);
+        if forms.any(|form| form.overlay.is_some()) {
+            let current = self.node_state.current_or_last();
+            // Compared by value: the daemon may have written the same again.
+            if current != state.node_state {
+                state.due.bridges = true;
+                state.node_state = current;
+            }
+        }
         let SideState {
             events,
             realized,

@@ -177,11 +177,12 @@ fn packets_to_the_cluster_keep_their_source_as_the_node_state_changes() {
         let one = host.launch("one", &overlay(&host, "vxlan-1")).await;
         assert_eq!(seen(&one), masqueraded());
         publish_with_remote(&host);
-        // The next launch, or else the next poll, reads the file.
+        // The next launch, on whichever network, or else the next poll, reads the file.
+        let other = host.launch("other", &network("blue", 1)).await;
+        assert_eq!(seen(&one), own_in_cluster(&one));
+        host.detach(&other).await;
         let two = host.launch("two", &overlay(&host, "vxlan-1")).await;
-        for container in [&one, &two] {
-            assert_eq!(seen(container), own_in_cluster(container));
-        }
+        assert_eq!(seen(&two), own_in_cluster(&two));
         publish(&host, &[vxlan_1()], &CLUSTER);
         let mut is_right = false;
         for _ in 0..400 {
@@ -225,6 +226,25 @@ fn damaged_or_missing_node_state_changes_nothing_for_containers() {
             host.provider.sweep(known, &HashSet::new()).await.unwrap();
             assert_eq!(seen(&one), own_in_cluster(&one));
         }
+        host.detach(&one).await;
+        ip("link del uplink");
+        host.assert_clean();
+    });
+}
+
+#[test]
+fn last_node_state_holds_while_the_file_is_damaged() {
+    isolated_async(|| async {
+        let _outside = other_host_of_cluster();
+        let host = TestHost::new();
+        publish(&host, &[vxlan_1()], &CLUSTER);
+        let one = host.launch("one", &overlay(&host, "vxlan-1")).await;
+        publish_with_remote(&host);
+        host.provider.repair().await.unwrap();
+        assert_eq!(seen(&one), own_in_cluster(&one));
+        std::fs::write(NodeState::path(host.state.path()), "{").unwrap();
+        host.provider.repair().await.unwrap();
+        assert_eq!(seen(&one), own_in_cluster(&one));
         host.detach(&one).await;
         ip("link del uplink");
         host.assert_clean();
