@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow};
 use contrail_mesos::config::{Config, Source};
 use contrail_mesos::isolator::attacher::{Attacher, Target};
 use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner};
-use contrail_mesos::net::addressing;
+use contrail_mesos::net::addressing::{self, NewRoute};
 use contrail_mesos::net::links::{self, VethPair};
 use contrail_mesos::net::netlink::NetlinkSocket;
 use contrail_mesos::net::netns::{self, Kind};
@@ -373,8 +373,14 @@ impl Fixture {
                 addressing::add_address(index, "eth0", net),
             ];
             if let Some(gateway) = v4.gateway {
-                let all = "0.0.0.0/0".parse()?;
-                requests.push(addressing::add_route(all, gateway, index, None));
+                let default = NewRoute {
+                    destination: "0.0.0.0/0".parse()?,
+                    gateway: Some(gateway),
+                    index,
+                    table: None,
+                    metric: None,
+                };
+                requests.push(default.request());
             }
             Ok::<_, anyhow::Error>(socket.execute_all(&requests)?)
         })

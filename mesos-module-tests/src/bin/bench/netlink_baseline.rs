@@ -9,9 +9,10 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
+use contrail_mesos::net::addressing::{self, NewRoute};
 use contrail_mesos::net::links::{self, VethPair};
 use contrail_mesos::net::netlink::NetlinkSocket;
-use contrail_mesos::net::{addressing, netns};
+use contrail_mesos::net::netns;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::subject::{Attach, Container, subdirectory};
@@ -124,16 +125,18 @@ impl Attach for NetlinkBaseline {
         let index = links::by_name(&mut inside, "eth0")?
             .context("eth0 is gone")?
             .index;
+        let default = NewRoute {
+            destination: "0.0.0.0/0".parse()?,
+            gateway: Some(Ipv4Addr::new(10, 88, 0, 1).into()),
+            index,
+            table: None,
+            metric: None,
+        };
         inside.execute_all(&[
             links::set_up("lo", None),
             links::set_up("eth0", None),
             addressing::add_address(index, "eth0", IpNet::V4(Ipv4Net::new(address, 16)?)),
-            addressing::add_route(
-                "0.0.0.0/0".parse()?,
-                Ipv4Addr::new(10, 88, 0, 1).into(),
-                index,
-                None,
-            ),
+            default.request(),
         ])?;
         Ok(())
     }
