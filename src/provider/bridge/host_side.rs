@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::BridgeIntent;
+use super::comparison::{Comparison, DueComparisons};
 use super::conflicts::{ConflictSeverity, HostAddresses, NetworkSubnets};
 use super::desired::{BridgeSpec, cluster_subnets, shared_elements};
 use super::driver::needs_hairpin;
@@ -72,42 +73,6 @@ struct RealizedBridge {
     spec: BridgeSpec,
     /// Subnets of containers that other processes of this instance attached.
     more: Vec<IpNet>,
-}
-
-/// The comparisons that are due.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct DueComparisons {
-    bridges: bool,
-    all_ports: bool,
-    /// By the name of the host end.
-    ports: BTreeSet<String>,
-    table: bool,
-    /// Links that were deleted.
-    deleted: BTreeSet<String>,
-}
-
-impl DueComparisons {
-    fn everything() -> Self {
-        Self {
-            bridges: true,
-            all_ports: true,
-            table: true,
-            ..Self::default()
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// The outcome of comparisons.
-#[derive(Debug, Default)]
-pub(super) struct Comparison {
-    /// What was not as it must be, and was put back.
-    pub(super) faults: Vec<String>,
-    /// Whether something could not be put back.
-    pub(super) has_failed: bool,
 }
 
 impl HostSide {

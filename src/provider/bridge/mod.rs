@@ -41,6 +41,7 @@ use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub use conflicts::{Conflict, ConflictSeverity, conflicts};
 
+mod comparison;
 mod conflicts;
 mod desired;
 mod driver;
