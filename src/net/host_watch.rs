@@ -6,7 +6,6 @@
 //! settings below `/proc/sys/net`; `RTM_NEWNETCONF` tells of forwarding and `rp_filter` alone.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::NlasIterator;
@@ -18,18 +17,18 @@ use super::netlink::{NetlinkError, NetlinkSocket};
 use super::nft::{self, TableChange};
 use super::socket_filter::{self, Condition, Field, PORT, TYPE};
 
-const RTM_DELADDR: u16 = 21;
-const RTM_NEWNETCONF: u16 = 80;
-const RTNLGRP_LINK: u32 = 1;
-const RTNLGRP_IPV4_IFADDR: u32 = 5;
-const RTNLGRP_IPV6_IFADDR: u32 = 9;
-const RTNLGRP_IPV4_NETCONF: u32 = 24;
-const RTNLGRP_IPV6_NETCONF: u32 = 25;
-const NFNLGRP_NFTABLES: u32 = 7;
+pub(super) const RTM_DELADDR: u16 = 21;
+pub(super) const RTM_NEWNETCONF: u16 = 80;
+pub(super) const RTNLGRP_LINK: u32 = 1;
+pub(super) const RTNLGRP_IPV4_IFADDR: u32 = 5;
+pub(super) const RTNLGRP_IPV6_IFADDR: u32 = 9;
+pub(super) const RTNLGRP_IPV4_NETCONF: u32 = 24;
+pub(super) const RTNLGRP_IPV6_NETCONF: u32 = 25;
+pub(super) const NFNLGRP_NFTABLES: u32 = 7;
 const AF_BRIDGE: u8 = 7;
 const IFF_UP: u32 = 1;
 /// `NETCONFA_IFINDEX_ALL`
-const ALL_INTERFACES: u32 = u32::MAX;
+pub(super) const ALL_INTERFACES: u32 = u32::MAX;
 /// The interface's index, the first attribute of a message.
 const NETCONFA_IFINDEX: u16 = 1;
 /// Enough for about a thousand changes at once.
@@ -66,7 +65,6 @@ impl HostEvents {
     /// Subscribes in the calling thread's network namespace. Changes of our nftables table by the
     /// socket with the port `own_port` are left out.
     pub fn subscribe(own_port: u32) -> Result<Self, NetlinkError> {
-        let fail = |error| NetlinkError::Socket(error, "notifications");
         let route = NetlinkSocket::route()?;
         let nftables = NetlinkSocket::netfilter()?;
         let is_foreign = vec![Condition::Not(PORT, own_port)];
@@ -78,30 +76,17 @@ impl HostEvents {
             bridges: BTreeSet::new(),
         };
         events.filter_route();
-        for (socket, groups) in [
-            (
-                &events.route,
-                &[
-                    RTNLGRP_LINK,
-                    RTNLGRP_IPV4_IFADDR,
-                    RTNLGRP_IPV6_IFADDR,
-                    RTNLGRP_IPV4_NETCONF,
-                    RTNLGRP_IPV6_NETCONF,
-                ][..],
-            ),
-            (&events.nftables, &[NFNLGRP_NFTABLES][..]),
-        ] {
-            // With a smaller buffer, `Missed` is only more likely.
-            let _ = socket.socket().set_rx_buf_sz(RECEIVE_BUFFER_BYTES);
-            socket.socket().set_non_blocking(true).map_err(fail)?;
-            for group in groups {
-                match socket.socket().add_membership(*group) {
-                    // A kernel without IPv6 may not have the group.
-                    Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {}
-                    other => other.map_err(fail)?,
-                }
-            }
-        }
+        join_groups(
+            &events.route,
+            &[
+                RTNLGRP_LINK,
+                RTNLGRP_IPV4_IFADDR,
+                RTNLGRP_IPV6_IFADDR,
+                RTNLGRP_IPV4_NETCONF,
+                RTNLGRP_IPV6_NETCONF,
+            ],
+        )?;
+        join_groups(&events.nftables, &[NFNLGRP_NFTABLES])?;
         Ok(events)
     }
 
@@ -164,40 +149,39 @@ impl HostEvents {
             Err(error) => return Err(NetlinkError::Socket(error.into(), "notifications")),
         }
         let bridges = &self.bridges;
-        drain(&mut self.route, &mut on_event, |kind, payload| {
+        let mut has_missed = self.route.receive_pending(|kind, payload| {
             route_event(kind, payload, bridges)
+                .into_iter()
+                .for_each(&mut on_event);
         })?;
-        drain(&mut self.nftables, &mut on_event, |kind, payload| {
-            nft::table_change(kind, payload).map(HostEvent::TableChanged)
-        })
+        has_missed |= self.nftables.receive_pending(|kind, payload| {
+            let change = nft::table_change(kind, payload);
+            change
+                .map(HostEvent::TableChanged)
+                .into_iter()
+                .for_each(&mut on_event);
+        })?;
+        if has_missed {
+            on_event(HostEvent::Missed);
+        }
+        Ok(())
     }
 }
 
-/// Reads a socket until it is empty.
-fn drain(
-    socket: &mut NetlinkSocket,
-    on_event: &mut impl FnMut(HostEvent),
-    parse: impl Fn(u16, &[u8]) -> Option<HostEvent>,
-) -> Result<(), NetlinkError> {
-    loop {
-        let received = socket.receive(|kind, _, _, payload| {
-            if let Some(event) = parse(kind, payload) {
-                on_event(event);
-            }
-        });
-        match received {
-            Ok(()) => {}
-            Err(NetlinkError::Socket(error, _)) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(());
-            }
-            Err(NetlinkError::Socket(error, _))
-                if error.raw_os_error() == Some(Errno::ENOBUFS as i32) =>
-            {
-                on_event(HostEvent::Missed);
-            }
-            Err(error) => return Err(error),
+/// Subscribes a socket, which no longer blocks, to notifications.
+pub(super) fn join_groups(socket: &NetlinkSocket, groups: &[u32]) -> Result<(), NetlinkError> {
+    let fail = |error| NetlinkError::Socket(error, "notifications");
+    // With a smaller buffer, notifications are only missed more often.
+    let _ = socket.socket().set_rx_buf_sz(RECEIVE_BUFFER_BYTES);
+    socket.socket().set_non_blocking(true).map_err(fail)?;
+    for group in groups {
+        match socket.socket().add_membership(*group) {
+            // A kernel without IPv6 may not have the group.
+            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {}
+            other => other.map_err(fail)?,
         }
     }
+    Ok(())
 }
 
 fn route_event(kind: u16, payload: &[u8], bridges: &BTreeSet<u32>) -> Option<HostEvent> {

@@ -22,6 +22,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 const HEADER_BYTES: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+/// Flag of the messages of a dump during which objects changed.
+const NLM_F_DUMP_INTR: u16 = 0x10;
 /// Flag of error messages that have attributes, such as an explanation.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 /// Flag of error messages that repeat only the header of the request.
@@ -36,6 +38,8 @@ const RESPONSE_TIMEOUT_SECONDS: i64 = 2;
 const ACK_BYTES: usize = 2048;
 /// How many requests are sent at once, at most.
 const MAX_REQUESTS_AT_ONCE: usize = 64;
+/// How often objects are listed that change meanwhile.
+const MAX_DUMP_ATTEMPTS: usize = 5;
 /// How many sockets wait for their next use, at most.
 const MAX_IDLE_SOCKETS: usize = 4;
 /// The largest datagram of a dump is 32 KiB.
@@ -68,6 +72,12 @@ pub enum NetlinkError {
         /// The reason.
         #[source]
         source: io::Error,
+    },
+    /// Objects changed whenever they were listed.
+    #[error("cannot {action}: they change all the time; try again")]
+    Interrupted {
+        /// The request, as in [`NetlinkError::Refused`].
+        action: String,
     },
     /// There is no link of that name.
     #[error("there is no interface {0} on this host")]
@@ -178,6 +188,21 @@ impl NetlinkSocket {
     /// Opens a socket of the routing family, in the network namespace of the calling thread.
     pub fn route() -> Result<Self, NetlinkError> {
         Self::open(netlink_sys::protocols::NETLINK_ROUTE, "rtnetlink")
+    }
+
+    /// Like [`Self::route`], for lists that the kernel filters: it takes only attributes that it
+    /// knows, and applies all of them.
+    pub fn strict_route() -> Result<Self, NetlinkError> {
+        let socket = Self::route()?;
+        let strict = socket.socket.set_netlink_get_strict_chk(true);
+        strict.map_err(|error| NetlinkError::Socket(error, "strict checks (Linux 4.20)"))?;
+        Ok(socket)
+    }
+
+    /// How many requests it has sent. Wraps.
+    #[must_use]
+    pub fn sent(&self) -> u32 {
+        self.sequence
     }
 
     /// Opens a socket of the netfilter family, in the network namespace of the calling thread.
@@ -338,19 +363,48 @@ impl NetlinkSocket {
     pub fn dump(
         &mut self,
         request: &Request,
-        mut on_object: impl FnMut(&[u8]),
+        on_object: impl FnMut(&[u8]),
     ) -> Result<(), NetlinkError> {
+        self.dump_once(request, on_object).map(drop)
+    }
+
+    /// Requests all objects of a kind, and returns those that `parse` returns. If objects change
+    /// meanwhile, some may be missing in the kernel's answer: then it asks again.
+    pub fn list<T>(
+        &mut self,
+        request: &Request,
+        mut parse: impl FnMut(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        for _ in 0..MAX_DUMP_ATTEMPTS {
+            let mut objects = Vec::new();
+            if self.dump_once(request, |bytes| objects.extend(parse(bytes)))? {
+                return Ok(objects);
+            }
+        }
+        Err(NetlinkError::Interrupted {
+            action: request.action.clone(),
+        })
+    }
+
+    /// Like [`Self::dump`], and returns whether the answer is consistent.
+    fn dump_once(
+        &mut self,
+        request: &Request,
+        mut on_object: impl FnMut(&[u8]),
+    ) -> Result<bool, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let request_sequence = self.sequence;
         let mut bytes = Vec::new();
         request.write(&mut bytes, NLM_F_DUMP, request_sequence);
         self.send(&bytes)?;
+        let mut is_consistent = true;
         let mut result = None;
         while result.is_none() {
             self.receive(|kind, flags, sequence, payload| {
                 if sequence != request_sequence {
                     return;
                 }
+                is_consistent &= flags & NLM_F_DUMP_INTR == 0;
                 if kind == NLMSG_ERROR || kind == NLMSG_DONE {
                     result = Some(parse_ack(request, flags, payload));
                 } else {
@@ -358,7 +412,7 @@ impl NetlinkSocket {
                 }
             })?;
         }
-        result.unwrap_or(Ok(()))
+        result.unwrap_or(Ok(())).map(|()| is_consistent)
     }
 
     /// Sends complete messages.
@@ -422,8 +476,35 @@ impl NetlinkSocket {
         Ok(())
     }
 
+    /// Reads what has arrived on a socket that does not block, until there is no more, and calls
+    /// `on_message` with the type and payload of each message. Returns whether the kernel dropped
+    /// some.
+    pub(crate) fn receive_pending(
+        &mut self,
+        mut on_message: impl FnMut(u16, &[u8]),
+    ) -> Result<bool, NetlinkError> {
+        let mut has_missed = false;
+        loop {
+            match self.receive(|kind, _, _, payload| on_message(kind, payload)) {
+                Ok(()) => {}
+                Err(NetlinkError::Socket(error, _))
+                    if error.kind() == io::ErrorKind::WouldBlock =>
+                {
+                    return Ok(has_missed);
+                }
+                Err(NetlinkError::Socket(error, _))
+                    if error.raw_os_error() == Some(Errno::ENOBUFS as i32) =>
+                {
+                    has_missed = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// The socket's port, by which notifications name who made a change.
-    pub(crate) fn port(&self) -> u32 {
+    #[must_use]
+    pub fn port(&self) -> u32 {
         let mut address = SocketAddr::new(0, 0);
         match self.socket.get_address(&mut address) {
             Ok(()) => address.port_number(),
