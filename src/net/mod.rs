@@ -8,6 +8,7 @@ pub mod addressing;
 pub mod announcement;
 pub mod bridge_address;
 pub mod conntrack;
+pub mod forwarding;
 pub mod host_watch;
 pub mod link_reaper;
 pub mod link_watch;

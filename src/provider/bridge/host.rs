@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use super::desired::BridgeSpec;
+use crate::net::forwarding::{self, Setting};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::{bridge_address, sysctl};
@@ -289,7 +290,7 @@ impl HostBridges {
         spec: &BridgeSpec,
     ) -> Result<(Option<Link>, Vec<Change>), HostError> {
         let bridge = &spec.name;
-        let mut changes = forwarding(spec);
+        let mut changes = missing_forwarding(spec);
         let link = links::by_name(socket, bridge)?;
         let is_operators = match &link {
             Some(link) if link.kind.as_deref() != Some("bridge") => {
@@ -474,30 +475,15 @@ fn index_of(socket: &mut NetlinkSocket, bridge: &str) -> Result<u32, HostError> 
 }
 
 /// The settings that make the host forward, and that keep its own interfaces working as before.
-fn forwarding(spec: &BridgeSpec) -> Vec<Change> {
-    let mut changes = Vec::new();
-    let has_value = |name: &str, value: &str| sysctl::get(name).as_deref() == Some(value);
-    if spec.has_v4() && !has_value("net/ipv4/ip_forward", "1") {
-        changes.push(Change::Setting {
-            name: "net/ipv4/ip_forward".to_owned(),
-            value: "1",
-        });
-    }
-    let all = "net/ipv6/conf/all/forwarding";
-    if spec.has_v6() && !has_value(all, "1") {
-        // A forwarding host ignores router advertisements unless accept_ra is 2.
-        for interface in sysctl::interfaces("ipv6") {
-            let name = format!("net/ipv6/conf/{interface}/accept_ra");
-            if interface != "lo" && interface != spec.name && has_value(&name, "1") {
-                changes.push(Change::Setting { name, value: "2" });
-            }
-        }
-        changes.push(Change::Setting {
-            name: all.to_owned(),
-            value: "1",
-        });
-    }
-    changes
+fn missing_forwarding(spec: &BridgeSpec) -> Vec<Change> {
+    let v4 = spec.has_v4().then(forwarding::missing_v4).flatten();
+    let v6 = if spec.has_v6() {
+        forwarding::missing_v6(|interface| interface == spec.name)
+    } else {
+        Vec::new()
+    };
+    let to_change = |Setting { name, value }| Change::Setting { name, value };
+    v4.into_iter().chain(v6).map(to_change).collect()
 }
 
 /// The settings of a bridge that differ. New interfaces inherit them from `conf/default`, which may
