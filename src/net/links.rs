@@ -21,8 +21,8 @@ use super::netlink::{NetlinkError, NetlinkSocket, Request, encode};
 
 pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
-const RTM_SETLINK: u16 = 19;
+pub(super) const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_SETLINK: u16 = 19;
 
 /// A link as the kernel reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct BridgePort {
     pub hairpin: bool,
 }
 
-fn request(kind: u16, flags: u16, message: &LinkMessage, action: String) -> Request {
+pub(super) fn request(kind: u16, flags: u16, message: &LinkMessage, action: String) -> Request {
     Request::with_message(kind, flags, message, action)
 }
 
@@ -273,7 +273,7 @@ fn no_link_local() -> Option<AfSpecUnspec> {
     has_ipv6().then_some(AfSpecUnspec::Inet6(vec![mode]))
 }
 
-fn without_link_local<T>(message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+pub(super) fn without_link_local<T>(message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
     match no_link_local() {
         Some(family) => message.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![family])),
         None => message,
@@ -402,19 +402,18 @@ pub fn delete_group(group: u32) -> Request {
 /// Reads the link with that name, if there is one.
 pub fn by_name(socket: &mut NetlinkSocket, name: &str) -> Result<Option<Link>, NetlinkError> {
     let message = LinkUnspec::new_with_name(name).build();
-    let response = socket.get(&request(
-        RTM_GETLINK,
-        0,
-        &message,
-        format!("describe the link {name}"),
-    ));
-    match response {
+    describe(socket, &message, format!("describe the link {name}"))
+}
+
+fn describe(
+    socket: &mut NetlinkSocket,
+    message: &LinkMessage,
+    action: String,
+) -> Result<Option<Link>, NetlinkError> {
+    match socket.get(&request(RTM_GETLINK, 0, message, action.clone())) {
         Ok(bytes) => parse(&bytes)
             .map(Some)
-            .map_err(|message| NetlinkError::InvalidResponse {
-                action: format!("describe the link {name}"),
-                message,
-            }),
+            .map_err(|message| NetlinkError::InvalidResponse { action, message }),
         Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
         Err(error) => Err(error),
     }
@@ -434,9 +433,20 @@ pub fn all(socket: &mut NetlinkSocket) -> Result<Vec<Link>, NetlinkError> {
     Ok(links)
 }
 
+/// Reads the link with that index, if there is one.
+pub fn by_index(socket: &mut NetlinkSocket, index: u32) -> Result<Option<Link>, NetlinkError> {
+    let message = LinkUnspec::new_with_index(index).build();
+    describe(socket, &message, format!("describe the link {index}"))
+}
+
 /// Parses a message about a link.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Link, String> {
     let message = LinkMessage::parse(bytes).map_err(|error| error.to_string())?;
+    Ok(from_message(message))
+}
+
+/// The link that a message describes.
+pub(super) fn from_message(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
@@ -460,7 +470,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Link, String> {
             _ => {}
         }
     }
-    Ok(link)
+    link
 }
 
 fn kind_name(kind: &InfoKind) -> String {

@@ -14,6 +14,7 @@ pub mod link_reaper;
 pub mod link_watch;
 pub mod links;
 pub mod listeners;
+pub mod neighbours;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
@@ -21,6 +22,7 @@ pub mod routes;
 mod socket_filter;
 pub mod source_routing;
 pub mod sysctl;
+pub mod vxlan;
 
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "test-util"))]
+pub mod testing;

@@ -11,7 +11,7 @@ use super::netlink::NetlinkSocket;
 use super::netns::{self, Kind};
 
 /// Runs `test` in network and mount namespaces of its own, on a thread of its own.
-pub(crate) fn isolated<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+pub fn isolated<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     assert!(
         nix::unistd::geteuid().is_root(),
         "this test needs root: run it with sudo"
@@ -36,7 +36,7 @@ pub(crate) fn isolated<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'sta
 }
 
 /// Like [`isolated`], for an asynchronous test.
-pub(crate) fn isolated_async<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+pub fn isolated_async<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     isolated(move || {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -47,14 +47,14 @@ pub(crate) fn isolated_async<F: Future<Output = ()>>(test: impl FnOnce() -> F + 
 }
 
 /// Gives this thread, and those that it starts, a mount namespace of the test's own.
-pub(crate) fn unshare_mounts() {
+pub fn unshare_mounts() {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
 }
 
 /// Creates an empty network namespace, which exists as long as the descriptor.
-pub(crate) fn namespace() -> OwnedFd {
+pub fn namespace() -> OwnedFd {
     std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         netns::of_this_thread(Kind::Net).unwrap()
@@ -64,7 +64,7 @@ pub(crate) fn namespace() -> OwnedFd {
 }
 
 /// Runs `work` inside `namespace`.
-pub(crate) fn inside<T: Send + 'static>(
+pub fn inside<T: Send + 'static>(
     namespace: impl AsFd,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
@@ -81,7 +81,7 @@ pub(crate) fn inside<T: Send + 'static>(
 }
 
 /// The sorted names of the links of this thread's namespace, without `lo`.
-pub(crate) fn link_names() -> Vec<String> {
+pub fn link_names() -> Vec<String> {
     let mut socket = NetlinkSocket::route().unwrap();
     let mut names: Vec<_> = links::all(&mut socket)
         .unwrap()
@@ -98,7 +98,7 @@ pub(crate) fn link_names() -> Vec<String> {
     clippy::disallowed_methods,
     reason = "tests inspect the host with an operator's commands"
 )]
-pub(crate) fn run(program: &str, arguments: &str) -> String {
+pub fn run(program: &str, arguments: &str) -> String {
     let output = std::process::Command::new(program)
         .args(arguments.split(' '))
         .output()
@@ -109,6 +109,6 @@ pub(crate) fn run(program: &str, arguments: &str) -> String {
 }
 
 /// The output of `nft list ruleset` in this thread's namespace.
-pub(crate) fn nft_ruleset() -> String {
+pub fn nft_ruleset() -> String {
     run("nft", "list ruleset")
 }
