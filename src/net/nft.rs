@@ -26,6 +26,7 @@ mod element;
 mod expressions;
 mod read;
 mod ruleset;
+pub mod sources;
 
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "contrail_mesos";

@@ -302,7 +302,7 @@ impl Element {
 }
 
 /// How many elements one message carries, at most: their list must be shorter than 64 KiB.
-const MAX_ELEMENTS_PER_MESSAGE: usize = 64;
+pub(super) const MAX_ELEMENTS_PER_MESSAGE: usize = 64;
 
 /// The requests to add `elements`, each with its elements: a few requests for many elements,
 /// because each of them may be refused, and the answers must fit into the receive buffer.

@@ -16,6 +16,10 @@ const REG_1: u32 = 1;
 const REG_2: u32 = 2;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
+// The specification from which the bindings are generated has these off by one.
+const NFTA_LOOKUP_SREG: u16 = 2;
+const NFTA_LOOKUP_DREG: u16 = 3;
+const NFTA_LOOKUP_FLAGS: u16 = 5;
 
 /// Builds the expressions of one rule.
 #[derive(Debug, Default)]
@@ -76,23 +80,27 @@ impl Expressions {
             .push_value(&vec![0; mask.len()]);
     }
 
-    fn lookup(&mut self, set: Set, source: u32, destination: Option<u32>) {
-        // The specification from which the bindings are generated has these off by one.
-        const NFTA_LOOKUP_SREG: u16 = 2;
-        const NFTA_LOOKUP_DREG: u16 = 3;
+    fn lookup(&mut self, set: &str, source: u32, destination: Option<u32>) {
+        let mut registers = vec![(NFTA_LOOKUP_SREG, source)];
+        registers.extend(destination.map(|register| (NFTA_LOOKUP_DREG, register)));
+        self.lookup_by(set, &registers);
+    }
+
+    /// `!= @set`
+    fn not_in(&mut self, set: &str, source: u32) {
+        const INVERTED: u32 = 1;
+        let attributes = [(NFTA_LOOKUP_SREG, source), (NFTA_LOOKUP_FLAGS, INVERTED)];
+        self.lookup_by(set, &attributes);
+    }
+
+    fn lookup_by(&mut self, set: &str, attributes: &[(u16, u32)]) {
         let mut expression = self
             .next()
             .nested_data_lookup()
-            .push_set_bytes(set.name().as_bytes());
-        let registers = [
-            (NFTA_LOOKUP_SREG, Some(source)),
-            (NFTA_LOOKUP_DREG, destination),
-        ];
-        for (attribute, register) in registers {
-            if let Some(register) = register {
-                push_header(expression.as_vec_mut(), attribute, 4);
-                expression.as_vec_mut().extend(register.to_be_bytes());
-            }
+            .push_set_bytes(set.as_bytes());
+        for (attribute, value) in attributes {
+            push_header(expression.as_vec_mut(), *attribute, 4);
+            expression.as_vec_mut().extend(value.to_be_bytes());
         }
     }
 
@@ -105,7 +113,7 @@ impl Expressions {
     /// `iifname @bridges` with key 6, `oifname @bridges` with key 7
     pub(super) fn interface_is_bridge(&mut self, key: u32) {
         self.meta(key, REG_1);
-        self.lookup(Set::Bridges, REG_1, None);
+        self.lookup(Set::Bridges.name(), REG_1, None);
     }
 
     /// `ip saddr 127.0.0.0/8` with offset 12, `ip daddr 127.0.0.0/8` with offset 16
@@ -119,6 +127,42 @@ impl Expressions {
     pub(super) fn not_to_loopback6(&mut self) {
         self.payload(1, 24, 16, REG_1);
         self.compare_by(NFT_CMP_NEQ, REG_1, &std::net::Ipv6Addr::LOCALHOST.octets());
+    }
+
+    /// `udp dport @set`
+    pub(super) fn udp_port_in(&mut self, set: &str) {
+        const UDP: u8 = 17;
+        self.meta(16, REG_1);
+        self.compare(REG_1, &[UDP]);
+        self.payload(2, 2, 2, REG_1);
+        self.lookup(set, REG_1, None);
+    }
+
+    /// `iifname != @set`
+    pub(super) fn input_interface_not_in(&mut self, set: &str) {
+        self.meta(6, REG_1);
+        self.not_in(set, REG_1);
+    }
+
+    /// `ip saddr != @set`, or the same of IPv6
+    pub(super) fn source_not_in(&mut self, family: u8, set: &str) {
+        self.family(family);
+        let (offset, length) = if family == NFPROTO_IPV4 {
+            (12, 4)
+        } else {
+            (8, 16)
+        };
+        self.payload(1, offset, length, REG_1);
+        self.not_in(set, REG_1);
+    }
+
+    /// `counter drop`
+    pub(super) fn count_and_drop(&mut self) {
+        self.next()
+            .nested_data_counter()
+            .push_bytes(0)
+            .push_packets(0);
+        self.drop();
     }
 
     pub(super) fn drop(&mut self) {
@@ -139,7 +183,7 @@ impl Expressions {
             self.payload(1, 8, 16, REG_1);
             self.payload(1, 24, 16, REG_2);
         }
-        self.lookup(set, REG32_00, None);
+        self.lookup(set.name(), REG32_00, None);
     }
 
     pub(super) fn masquerade(&mut self) {
@@ -176,7 +220,7 @@ impl Expressions {
         const DESTINATION: u32 = 1;
         self.meta(16, REG32_00);
         self.payload(2, 2, 2, REG32_01);
-        self.lookup(set, REG32_00, Some(REG_1));
+        self.lookup(set.name(), REG32_00, Some(REG_1));
         self.next()
             .nested_data_nat()
             .push_type(DESTINATION)

@@ -11,8 +11,9 @@ use nix::errno::Errno;
 
 use super::batch::{Message, header, request};
 use super::element::{self, Element, Set};
+use super::ruleset::Chain;
 use super::{NftError, TABLE, TableState, ruleset};
-use crate::net::netlink::NetlinkError;
+use crate::net::netlink::{NetlinkError, NetlinkSocket};
 
 const NFNL_SUBSYS_NFTABLES: u8 = 10;
 const NFPROTO_INET: u8 = 1;
@@ -30,11 +31,7 @@ pub enum TableChange {
 /// of tables, sets and elements are none: nothing of ours is missing then.
 #[must_use]
 pub fn table_change(kind: u16, payload: &[u8]) -> Option<TableChange> {
-    let [message, subsystem] = kind.to_le_bytes();
-    if subsystem != NFNL_SUBSYS_NFTABLES || payload.first() != Some(&NFPROTO_INET) {
-        return None;
-    }
-    let message = u16::from(message);
+    let message = message_about(TABLE, kind, payload)?;
     let is_structure = [
         Message::DelTable,
         Message::NewChain,
@@ -49,12 +46,6 @@ pub fn table_change(kind: u16, payload: &[u8]) -> Option<TableChange> {
     if !is_structure && !is_removal {
         return None;
     }
-    // Each kind of message has the table's name in its first attribute.
-    let attributes = payload.get(4..)?;
-    let first = NlasIterator::new(attributes).flatten().next()?;
-    if first.value().strip_suffix(&[0]) != Some(TABLE.as_bytes()) {
-        return None;
-    }
     if is_structure {
         return Some(TableChange::Structure);
     }
@@ -66,6 +57,56 @@ pub fn table_change(kind: u16, payload: &[u8]) -> Option<TableChange> {
     let mut elements = Vec::new();
     read_elements(set, payload, &mut elements);
     Some(TableChange::RemovedElements(elements))
+}
+
+/// The type of a message of the group `NFNLGRP_NFTABLES`, if it is about that table of family
+/// `inet`.
+pub(super) fn message_about(table: &str, kind: u16, payload: &[u8]) -> Option<u16> {
+    let [message, subsystem] = kind.to_le_bytes();
+    if subsystem != NFNL_SUBSYS_NFTABLES || payload.first() != Some(&NFPROTO_INET) {
+        return None;
+    }
+    // Each kind of message has the table's name in its first attribute.
+    let first = NlasIterator::new(payload.get(4..)?).flatten().next()?;
+    (first.value().strip_suffix(&[0]) == Some(table.as_bytes())).then_some(message.into())
+}
+
+/// Whether a table has exactly these rules, in order.
+pub(super) fn has_rules(
+    socket: &mut NetlinkSocket,
+    table: &str,
+    chains: &[Chain],
+) -> Result<bool, NetlinkError> {
+    let mut comments: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let list = request(Message::GetRule, 0, "list our rules", |buffer| {
+        OpGetruleDump::encode_request(buffer, &header()).push_table_bytes(table.as_bytes());
+    });
+    let result = socket.dump(&list, |bytes| {
+        let (_, rule) = OpGetruleDump::decode_request(bytes);
+        // Older kernels ignore the filter by table.
+        if rule.get_table().map(std::ffi::CStr::to_bytes) != Ok(table.as_bytes()) {
+            return;
+        }
+        let chain = rule
+            .get_chain()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let comment = rule.get_userdata().ok().and_then(element::read_comment);
+        comments
+            .entry(chain)
+            .or_default()
+            .push(comment.unwrap_or_default());
+    });
+    match result {
+        Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(false),
+        other => other?,
+    }
+    Ok(comments.len() == chains.len()
+        && chains.iter().all(|chain| {
+            comments
+                .get(chain.name)
+                .is_some_and(|rules| rules.iter().eq(chain.rules.iter().map(|rule| rule.comment)))
+        }))
 }
 
 impl TableState {
@@ -88,36 +129,7 @@ impl TableState {
 
     /// Whether the table has exactly our rules, in order.
     pub(super) fn has_expected_rules(&mut self) -> Result<bool, NftError> {
-        let mut comments: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let list = request(Message::GetRule, 0, "list our rules", |buffer| {
-            OpGetruleDump::encode_request(buffer, &header()).push_table_bytes(TABLE.as_bytes());
-        });
-        let result = self.socket.dump(&list, |bytes| {
-            let (_, rule) = OpGetruleDump::decode_request(bytes);
-            // Older kernels ignore the filter by table.
-            if rule.get_table().map(std::ffi::CStr::to_bytes) != Ok(TABLE.as_bytes()) {
-                return;
-            }
-            let chain = rule
-                .get_chain()
-                .map(|name| name.to_string_lossy().into_owned())
-                .unwrap_or_default();
-            let comment = rule.get_userdata().ok().and_then(element::read_comment);
-            comments
-                .entry(chain)
-                .or_default()
-                .push(comment.unwrap_or_default());
-        });
-        match result {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(false),
-            other => other?,
-        }
-        Ok(comments.len() == ruleset::CHAINS.len()
-            && ruleset::CHAINS.iter().all(|chain| {
-                comments.get(chain.name).is_some_and(|rules| {
-                    rules.iter().eq(chain.rules.iter().map(|rule| rule.comment))
-                })
-            }))
+        Ok(has_rules(&mut self.socket, TABLE, &ruleset::CHAINS)?)
     }
 
     pub(super) fn elements(&mut self, set: Set) -> Result<Vec<Element>, NftError> {

@@ -22,9 +22,9 @@ use crate::net::netlink::Request;
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) name: &'static str,
-    kind: &'static str,
-    hook: u32,
-    priority: i32,
+    pub(super) kind: &'static str,
+    pub(super) hook: u32,
+    pub(super) priority: i32,
     pub(super) rules: &'static [Rule],
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Chain {
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) comment: &'static str,
-    expressions: fn(&mut Expressions),
+    pub(super) expressions: fn(&mut Expressions),
 }
 
 pub(super) const CHAINS: [Chain; 4] = [
@@ -155,35 +155,50 @@ const PORT_RULES: &[Rule] = &[
 
 /// The changes that build the table or restore missing parts. Elements stay.
 pub(super) fn build() -> Vec<Request> {
-    let mut changes = vec![request(
-        Message::NewTable,
-        NLM_F_CREATE,
-        format!("create the table inet {TABLE}"),
-        |buffer| {
-            OpNewtableDo::encode_request(buffer, &header())
-                .push_name_bytes(TABLE.as_bytes())
-                .push_userdata(&comment(
-                    "contrail-mesos: container networks; rebuilt if changed",
-                ));
-        },
+    let mut changes = vec![new_table(
+        TABLE,
+        "contrail-mesos: container networks; rebuilt if changed",
     )];
     changes.extend(
         Set::ALL
             .into_iter()
-            .enumerate()
-            .map(|(id, set)| new_set(id, set)),
+            .zip(1..)
+            .map(|(set, id)| new_set(TABLE, set.name(), id, &SetDefinition::of(set))),
     );
-    changes.extend(CHAINS.iter().map(new_chain));
-    changes.extend(CHAINS.iter().map(flush_chain));
-    for chain in &CHAINS {
-        changes.extend(chain.rules.iter().map(|rule| new_rule(chain, rule)));
+    changes.extend(rules(TABLE, &CHAINS));
+    changes
+}
+
+/// The change that creates a table.
+pub(super) fn new_table(table: &str, description: &str) -> Request {
+    request(
+        Message::NewTable,
+        NLM_F_CREATE,
+        format!("create the table inet {table}"),
+        |buffer| {
+            OpNewtableDo::encode_request(buffer, &header())
+                .push_name_bytes(table.as_bytes())
+                .push_userdata(&comment(description));
+        },
+    )
+}
+
+/// The changes that give a table these chains and rules, in place of other rules of the chains.
+pub(super) fn rules(table: &str, chains: &[Chain]) -> Vec<Request> {
+    let mut changes: Vec<_> = chains.iter().map(|chain| new_chain(table, chain)).collect();
+    changes.extend(chains.iter().map(|chain| flush_chain(table, chain)));
+    for chain in chains {
+        changes.extend(chain.rules.iter().map(|rule| new_rule(table, chain, rule)));
     }
     changes
 }
 
 /// The changes that remove the table. The kernel refuses them if it has an element.
 pub(super) fn tear_down() -> Vec<Request> {
-    let mut changes: Vec<_> = CHAINS.iter().map(flush_chain).collect();
+    let mut changes: Vec<_> = CHAINS
+        .iter()
+        .map(|chain| flush_chain(TABLE, chain))
+        .collect();
     changes.extend(CHAINS.iter().map(|chain| {
         request(
             Message::DelChain,
@@ -208,19 +223,32 @@ pub(super) fn tear_down() -> Vec<Request> {
             },
         )
     }));
-    changes.push(request(
-        Message::DelTable,
-        NLM_F_NONREC,
-        format!("remove the table inet {TABLE}"),
-        |buffer| {
-            OpNewtableDo::encode_request(buffer, &header()).push_name_bytes(TABLE.as_bytes());
-        },
-    ));
+    changes.push(delete_table(TABLE, NLM_F_NONREC));
     changes
 }
 
+/// The change that removes a table: with everything in it, or, by `NLM_F_NONREC`, only if it is
+/// empty.
+pub(super) fn delete_table(table: &str, flags: u16) -> Request {
+    request(
+        Message::DelTable,
+        flags,
+        format!("remove the table inet {table}"),
+        |buffer| {
+            OpNewtableDo::encode_request(buffer, &header()).push_name_bytes(table.as_bytes());
+        },
+    )
+}
+
+// The type numbers of `nft`.
+const IPV4: u32 = 0x07;
+const IPV6: u32 = 0x08;
+const PROTOCOL: u32 = 0x0c;
+const PORT: u32 = 0x0d;
+const INTERFACE: u32 = 0x29;
+
 /// The definition of a set.
-struct SetDefinition {
+pub(super) struct SetDefinition {
     flags: u32,
     /// The type numbers of `nft`, six bits for each field. The kernel does not use them.
     key_type: u32,
@@ -232,15 +260,29 @@ struct SetDefinition {
 }
 
 impl SetDefinition {
+    /// Names of interfaces.
+    pub(super) const INTERFACES: Self = Self::values(INTERFACE, 16);
+    /// Ports.
+    pub(super) const PORTS: Self = Self::values(PORT, 2);
+    /// IPv4 addresses.
+    pub(super) const ADDRESSES4: Self = Self::values(IPV4, 4);
+    /// IPv6 addresses.
+    pub(super) const ADDRESSES6: Self = Self::values(IPV6, 16);
+
+    const fn values(key_type: u32, key_length: u32) -> Self {
+        Self {
+            flags: 0,
+            key_type,
+            key_length,
+            data: None,
+            fields: &[],
+        }
+    }
+
     fn of(set: Set) -> Self {
         const MAP: u32 = 8;
         const INTERVAL: u32 = 4;
         const CONCATENATION: u32 = 0x80;
-        const IPV4: u32 = 0x07;
-        const IPV6: u32 = 0x08;
-        const PROTOCOL: u32 = 0x0c;
-        const PORT: u32 = 0x0d;
-        const INTERFACE: u32 = 0x29;
         let pair = |first: u32, second: u32| (first << 6) | second;
         let ports = |address: u32, length: u32| Self {
             flags: MAP,
@@ -259,37 +301,31 @@ impl SetDefinition {
         match set {
             Set::Ports4 => ports(IPV4, 4),
             Set::Ports6 => ports(IPV6, 16),
-            Set::Bridges => Self {
-                flags: 0,
-                key_type: INTERFACE,
-                key_length: 16,
-                data: None,
-                fields: &[],
-            },
+            Set::Bridges => Self::INTERFACES,
             Set::Masquerade4 | Set::Local4 => addresses(IPV4, &[4, 4]),
             Set::Masquerade6 | Set::Local6 => addresses(IPV6, &[16, 16]),
         }
     }
 }
 
-fn new_set(id: usize, set: Set) -> Request {
-    let definition = SetDefinition::of(set);
+/// The change that creates a set. Its `id` is unique in the transaction.
+pub(super) fn new_set(table: &str, name: &str, id: u32, definition: &SetDefinition) -> Request {
     request(
         Message::NewSet,
         NLM_F_CREATE,
-        format!("create the set {}", set.name()),
+        format!("create the set {name}"),
         |buffer| {
             let mut attributes = OpNewsetDo::encode_request(buffer, &header())
-                .push_table_bytes(TABLE.as_bytes())
-                .push_name_bytes(set.name().as_bytes())
+                .push_table_bytes(table.as_bytes())
+                .push_name_bytes(name.as_bytes())
                 .push_flags(definition.flags)
                 .push_key_type(definition.key_type)
                 .push_key_len(definition.key_length)
-                .push_id(u32::try_from(id + 1).unwrap_or(1));
+                .push_id(id);
             if let Some((kind, length)) = definition.data {
                 attributes = attributes.push_data_type(kind).push_data_len(length);
             }
-            if set == Set::Bridges {
+            if definition.key_type == INTERFACE {
                 // NFTNL_UDATA_SET_KEYBYTEORDER: lets `nft` print the key as a string.
                 let host_byte_order = [&[0, 4][..], &1_u32.to_ne_bytes()].concat();
                 attributes = attributes.push_userdata(&host_byte_order);
@@ -304,7 +340,7 @@ fn new_set(id: usize, set: Set) -> Request {
     )
 }
 
-fn new_chain(chain: &Chain) -> Request {
+fn new_chain(table: &str, chain: &Chain) -> Request {
     const ACCEPT: u32 = 1;
     request(
         Message::NewChain,
@@ -312,7 +348,7 @@ fn new_chain(chain: &Chain) -> Request {
         format!("create the chain {}", chain.name),
         |buffer| {
             OpNewchainDo::encode_request(buffer, &header())
-                .push_table_bytes(TABLE.as_bytes())
+                .push_table_bytes(table.as_bytes())
                 .push_name_bytes(chain.name.as_bytes())
                 .nested_hook()
                 .push_num(chain.hook)
@@ -324,20 +360,20 @@ fn new_chain(chain: &Chain) -> Request {
     )
 }
 
-fn flush_chain(chain: &Chain) -> Request {
+fn flush_chain(table: &str, chain: &Chain) -> Request {
     request(
         Message::DelRule,
         0,
         format!("empty the chain {}", chain.name),
         |buffer| {
             OpNewruleDo::encode_request(buffer, &header())
-                .push_table_bytes(TABLE.as_bytes())
+                .push_table_bytes(table.as_bytes())
                 .push_chain_bytes(chain.name.as_bytes());
         },
     )
 }
 
-fn new_rule(chain: &Chain, rule: &Rule) -> Request {
+fn new_rule(table: &str, chain: &Chain, rule: &Rule) -> Request {
     let mut expressions = Expressions::default();
     (rule.expressions)(&mut expressions);
     request(
@@ -349,7 +385,7 @@ fn new_rule(chain: &Chain, rule: &Rule) -> Request {
         ),
         |buffer| {
             let mut list = OpNewruleDo::encode_request(buffer, &header())
-                .push_table_bytes(TABLE.as_bytes())
+                .push_table_bytes(table.as_bytes())
                 .push_chain_bytes(chain.name.as_bytes())
                 .nested_expressions();
             list.as_vec_mut().extend(expressions.bytes());
