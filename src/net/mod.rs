@@ -18,6 +18,7 @@ pub mod neighbours;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod overlay_watch;
 pub mod routes;
 mod socket_filter;
 pub mod source_routing;

@@ -44,7 +44,7 @@ use contrail_mesos_api::container::{ContainerId, Mac};
 pub(crate) use error::BoxError;
 pub use error::{ProviderError, ProviderErrors};
 use error::{failed, refused};
-pub(crate) use ownership::instance_tag;
+pub use ownership::instance_tag;
 pub use registry::{PendingTeardown, Providers};
 
 /// A request for one network of one container, validated as far as possible without a provider.

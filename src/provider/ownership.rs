@@ -39,8 +39,9 @@ fn resolved(path: &Path) -> PathBuf {
     path
 }
 
-/// Identifies the instance that has this state directory.
-pub(crate) fn instance_tag(state_dir: &Path) -> String {
+/// Identifies the instance that has this state directory: eight hexadecimal digits.
+#[must_use]
+pub fn instance_tag(state_dir: &Path) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     let digest = Sha256::digest(resolved(state_dir).as_os_str().as_bytes());
     hex(&digest[..4])

@@ -20,7 +20,7 @@ use super::MAX_ELEMENTS_AT_ONCE;
 use super::batch::{self, BatchError, Message, header, request};
 use super::element::MAX_ELEMENTS_PER_MESSAGE;
 use super::expressions::{NFPROTO_IPV4, NFPROTO_IPV6};
-use super::read::has_rules;
+use super::read::{has_rules, message_about};
 use super::ruleset::{self, Chain, Rule, SetDefinition};
 use crate::net::netlink::{NetlinkError, NetlinkSocket, Request};
 
@@ -266,6 +266,11 @@ impl SourceTable {
             }),
         }
     }
+}
+
+/// Whether a message of the group `NFNLGRP_NFTABLES` is about the table.
+pub(in crate::net) fn is_change(kind: u16, payload: &[u8]) -> bool {
+    message_about(TABLE, kind, payload).is_some()
 }
 
 fn messages(kind: Message, flags: u16, elements: &[Source]) -> Vec<Request> {
