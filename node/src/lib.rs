@@ -1,6 +1,7 @@
 //! The node daemon: keeps true what must go on while a mesos-agent restarts, is upgraded or is down.
 //!
 //! ```text
+//! overlay        the overlays' data path between hosts
 //! cluster_state  what the managers published, as this node knows it
 //! subsystem      what a part of the daemon is: desired state, compared with what is there
 //! ```
@@ -12,4 +13,5 @@
 #![deny(missing_docs)]
 
 pub mod cluster_state;
+pub mod overlay;
 pub mod subsystem;
