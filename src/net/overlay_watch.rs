@@ -95,9 +95,8 @@ impl OverlayEvents {
             protocol,
             links: BTreeSet::new(),
         };
-        let is_foreign = vec![Condition::Not(PORT, own_port)];
         // Without a filter, the watch is only woken more often.
-        let _ = socket_filter::attach(events.nftables.socket(), &[is_foreign]);
+        let _ = socket_filter::attach(events.nftables.socket(), &table_filter(own_port));
         events.filter();
         join_groups(
             &events.route,
@@ -212,6 +211,33 @@ impl OverlayEvents {
     }
 }
 
+/// Passes changes of tables by others, but of elements only those of the table of sources: containers
+/// change elements of other tables. The filter sees only the first of the messages about a
+/// transaction.
+fn table_filter(own_port: u32) -> [Vec<Condition>; 2] {
+    let is_foreign = || Condition::Not(PORT, own_port);
+    let [generation, addition, removal] = sources::ELEMENT_MESSAGES;
+    let is_other = |kind: u16| Condition::Not(TYPE, kind.into());
+    // The name follows the headers of the message, of netfilter and of the attribute.
+    let name = sources::TABLE
+        .as_bytes()
+        .chunks_exact(4)
+        .zip((24..).step_by(4));
+    let has_name = name.filter_map(|(bytes, offset)| {
+        let word = u32::from_ne_bytes(bytes.try_into().ok()?);
+        Some(Condition::OneOf(Field::Word(offset), vec![word]))
+    });
+    [
+        vec![
+            is_foreign(),
+            is_other(generation),
+            is_other(addition),
+            is_other(removal),
+        ],
+        [is_foreign()].into_iter().chain(has_name).collect(),
+    ]
+}
+
 /// The event of a message. Without a filter in the kernel, there are messages about other links.
 fn parse(kind: u16, payload: &[u8], links: &BTreeSet<u32>) -> Option<OverlayEvent> {
     let index = u32::from_ne_bytes(*payload.get(4..)?.first_chunk()?);
@@ -270,6 +296,8 @@ mod root_tests {
     use super::*;
     use crate::net::testing::{isolated, run};
 
+    type Expected = fn(&OverlayEvent) -> bool;
+
     fn received(events: &mut OverlayEvents) -> Vec<OverlayEvent> {
         let mut all = Vec::new();
         events.receive(|event| all.push(event)).unwrap();
@@ -301,8 +329,7 @@ mod root_tests {
             // The device's own events come with a delay.
             std::thread::sleep(std::time::Duration::from_millis(1200));
             received(&mut events);
-            type Expected = fn(&OverlayEvent) -> bool;
-            let steps: [(&str, &str, Expected); 12] = [
+            let steps: [(&str, &str, Expected); 14] = [
                 (
                     "ip",
                     "link set vtep1 mtu 1300",
@@ -348,6 +375,16 @@ mod root_tests {
                 ("nft", "add table inet contrail_mesos_overlay", |event| {
                     matches!(event, OverlayEvent::SourcesChanged)
                 }),
+                (
+                    "nft",
+                    "add set inet contrail_mesos_overlay ports { type inet_service ; }",
+                    |event| matches!(event, OverlayEvent::SourcesChanged),
+                ),
+                (
+                    "nft",
+                    "add element inet contrail_mesos_overlay ports { 9 }",
+                    |event| matches!(event, OverlayEvent::SourcesChanged),
+                ),
                 ("ip", "link del vtep1", |event| {
                     matches!(event, OverlayEvent::LinkDeleted(_))
                 }),
@@ -367,6 +404,8 @@ mod root_tests {
         isolated(|| {
             let index = device();
             run("ip", "link add br0 up type bridge");
+            run("nft", "add table inet other");
+            run("nft", "add set inet other hosts { type ipv4_addr ; }");
             let mut events = OverlayEvents::subscribe(133, 0).unwrap();
             events.watch_links([index].into());
             std::thread::sleep(std::time::Duration::from_millis(1200));
@@ -382,7 +421,8 @@ mod root_tests {
                 "neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev peer1",
             );
             run("ip", "link del port1");
-            run("nft", "add table inet somebody_else");
+            run("nft", "add element inet other hosts { 192.0.2.9 }");
+            run("nft", "delete element inet other hosts { 192.0.2.9 }");
             assert!(!is_readable(&events), "{:?}", received(&mut events));
         });
     }

@@ -26,6 +26,7 @@ pub(super) enum Message {
     NewElement = 12,
     GetElement = 13,
     DelElement = 14,
+    NewGeneration = 15,
     GetGeneration = 16,
 }
 
@@ -34,6 +35,11 @@ pub(super) fn header() -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
     header.nfgen_family = NFPROTO_INET;
     header
+}
+
+/// The number of a message type in the header.
+pub(super) const fn message_type(message: Message) -> u16 {
+    (NFNL_SUBSYS_NFTABLES << 8) | message as u16
 }
 
 /// A request of the type `message`. `action` as in [`Request::new`].
@@ -45,12 +51,7 @@ pub(super) fn request(
 ) -> Request {
     let mut payload = Vec::new();
     encode(&mut payload);
-    Request::new(
-        (NFNL_SUBSYS_NFTABLES << 8) | message as u16,
-        flags,
-        payload,
-        action,
-    )
+    Request::new(message_type(message), flags, payload, action)
 }
 
 /// A transaction did not happen.

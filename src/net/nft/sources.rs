@@ -17,7 +17,7 @@ use netlink_packet_core::NLM_F_CREATE;
 use nix::errno::Errno;
 
 use super::MAX_ELEMENTS_AT_ONCE;
-use super::batch::{self, BatchError, Message, header, request};
+use super::batch::{self, BatchError, Message, header, message_type, request};
 use super::element::MAX_ELEMENTS_PER_MESSAGE;
 use super::expressions::{NFPROTO_IPV4, NFPROTO_IPV6};
 use super::read::{has_rules, message_about};
@@ -267,6 +267,14 @@ impl SourceTable {
         }
     }
 }
+
+/// The types of messages about a new generation of all tables, and about elements that were added or
+/// removed.
+pub(in crate::net) const ELEMENT_MESSAGES: [u16; 3] = [
+    message_type(Message::NewGeneration),
+    message_type(Message::NewElement),
+    message_type(Message::DelElement),
+];
 
 /// Whether a message of the group `NFNLGRP_NFTABLES` is about the table.
 pub(in crate::net) fn is_change(kind: u16, payload: &[u8]) -> bool {
