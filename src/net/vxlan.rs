@@ -39,8 +39,6 @@ pub struct VxlanLink<'a> {
     pub mac: [u8; 6],
     /// Its MTU, in bytes.
     pub mtu: u32,
-    /// Its alias, which identifies its owner.
-    pub alias: &'a str,
 }
 
 /// A VXLAN device as the kernel reports it.
@@ -56,38 +54,32 @@ pub struct VxlanDevice {
     pub is_altered: bool,
 }
 
-/// The requests to create a device and to mark it as its owner's. They belong into one call, so that
-/// the end of this process leaves no device without its mark. The device is down.
+/// The request to create a device, which is down. The kernel ignores an alias in it, so [`mark`]
+/// follows: until then the device is known by its MAC address and its tunnel.
 #[must_use]
-pub fn create(device: &VxlanLink<'_>) -> Vec<Request> {
+pub fn create(device: &VxlanLink<'_>) -> Request {
     let Tunnel { vni, local, port } = device.tunnel;
     let local = match local {
         IpAddr::V4(address) => InfoVxlan::Local(*address),
         IpAddr::V6(address) => InfoVxlan::Local6(*address),
     };
-    let create = LinkVxlan::new(device.name, *vni)
+    let message = LinkVxlan::new(device.name, *vni)
         .append_info_data(InfoVxlan::Port(*port))
         .append_info_data(InfoVxlan::Learning(false))
         .append_info_data(local)
         .mtu(device.mtu)
         .address(device.mac.to_vec())
         .build();
-    // The kernel ignores the alias of a request that creates a link.
-    let mark = LinkUnspec::new_with_name(device.name).alias(device.alias);
-    vec![
-        request(
-            RTM_NEWLINK,
-            NLM_F_CREATE | NLM_F_EXCL,
-            &create,
-            format!("create the VXLAN device {}", device.name),
-        ),
-        request(
-            RTM_SETLINK,
-            0,
-            &without_link_local(mark).build(),
-            format!("mark the VXLAN device {} as ours", device.name),
-        ),
-    ]
+    let action = format!("create the VXLAN device {}", device.name);
+    request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message, action)
+}
+
+/// The request to mark a device as its owner's by an alias. It gets no link-local IPv6 address.
+#[must_use]
+pub fn mark(name: &str, alias: &str) -> Request {
+    let message = LinkUnspec::new_with_name(name).alias(alias);
+    let action = format!("mark the VXLAN device {name} as ours");
+    request(RTM_SETLINK, 0, &without_link_local(message).build(), action)
 }
 
 /// Lists the VXLAN devices of the namespace. With a socket of [`NetlinkSocket::strict_route`] the
@@ -180,9 +172,9 @@ mod root_tests {
                     tunnel: &tunnel,
                     mac: [0x70, 0xb3, 0xd5, 0x80, 0, 1],
                     mtu: 1450,
-                    alias: "the owner",
                 };
-                socket.execute_all(&create(&device)).unwrap();
+                let requests = [create(&device), mark(device.name, "the owner")];
+                socket.execute_all(&requests).unwrap();
                 run("ip", "link add other type bridge");
                 let devices = all(&mut socket).unwrap();
                 let [found] = devices.as_slice() else {

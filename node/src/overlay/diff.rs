@@ -80,6 +80,7 @@ pub(super) fn devices(
                 operations.push(Operation::Delete(Box::new(device.link.clone())));
             }
             operations.push(Operation::Create(name.clone(), Box::new(wanted.clone())));
+            operations.push(Operation::Mark(name.clone()));
         }
         let settings = device_settings(name, desired.has_v6);
         let settings = settings
@@ -295,7 +296,7 @@ fn route_changes(
         .flat_map(|(_, routes)| routes.iter().map(remove))
         .collect();
     for (destination, wanted) in &desired.routes {
-        let routes = present.get(destination).map(Vec::as_slice).unwrap_or(&[]);
+        let routes = present.get(destination).map_or(&[][..], Vec::as_slice);
         let index = indexes.get(wanted.device.as_str()).copied();
         let is_right = |route: &&FoundRoute| {
             index.is_some_and(|index| {

@@ -276,7 +276,7 @@ impl OverlaySubsystem {
                 self.apply_entries(part, progress)?;
                 self.read_events()?;
             } else if !progress.is_blocked(first) {
-                self.apply_one(first, progress)?;
+                self.apply_one(first, progress);
             }
         }
         Ok(())
@@ -289,7 +289,7 @@ impl OverlaySubsystem {
     ) -> Result<(), NetlinkError> {
         let requests: Vec<_> = operations
             .iter()
-            .flat_map(|operation| operation.requests(&self.alias))
+            .filter_map(|operation| operation.request(&self.alias))
             .collect();
         let results = self.socket.execute(&requests)?;
         for (operation, result) in operations.iter().zip(results) {
@@ -298,11 +298,7 @@ impl OverlaySubsystem {
         Ok(())
     }
 
-    fn apply_one(
-        &mut self,
-        operation: &Operation,
-        progress: &mut Progress,
-    ) -> Result<(), NetlinkError> {
+    fn apply_one(&mut self, operation: &Operation, progress: &mut Progress) {
         let result = match operation {
             Operation::AddSources(difference) => self.sources.add(difference),
             Operation::RemoveSources(difference) => self.sources.remove_surplus(difference),
@@ -313,12 +309,14 @@ impl OverlaySubsystem {
                     Ok(false) => {}
                     Err(error) => progress.fail(operation, error.to_string()),
                 }
-                return Ok(());
+                return;
             }
-            _ => self.socket.execute_all(&operation.requests(&self.alias)),
+            _ => {
+                let request = operation.request(&self.alias);
+                self.socket.execute_all(request.as_slice())
+            }
         };
         progress.record(operation, result);
-        Ok(())
     }
 
     fn read_events(&mut self) -> Result<(), NetlinkError> {

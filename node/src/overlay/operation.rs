@@ -126,29 +126,28 @@ impl Operation {
         })
     }
 
-    /// The requests of rtnetlink that make the change; none if something else makes it.
-    pub(super) fn requests(&self, alias: &str) -> Vec<Request> {
-        match self {
+    /// The request of rtnetlink that makes the change; none if something else makes it.
+    pub(super) fn request(&self, alias: &str) -> Option<Request> {
+        Some(match self {
             Self::AddSources(_) | Self::RemoveSources(_) | Self::RemoveTable | Self::Setting(_) => {
-                Vec::new()
+                return None;
             }
             Self::Create(name, device) => vxlan::create(&VxlanLink {
                 name,
                 tunnel: &device.tunnel,
                 mac: device.mac.0,
                 mtu: device.mtu,
-                alias,
             }),
-            Self::Delete(link) => vec![links::delete_link(link)],
-            Self::Mark(name) => vec![links::set_alias(name, alias)],
-            Self::Mac(name, mac) => vec![links::set_mac(name, mac.0)],
-            Self::Up { device, mtu, .. } => vec![links::set_up(device, Some(*mtu))],
+            Self::Delete(link) => links::delete_link(link),
+            Self::Mark(name) => vxlan::mark(name, alias),
+            Self::Mac(name, mac) => links::set_mac(name, mac.0),
+            Self::Up { device, mtu, .. } => links::set_up(device, Some(*mtu)),
             Self::Entry {
                 index,
                 device,
                 entry,
-            } => vec![entry.request(*index, device)],
-        }
+            } => entry.request(*index, device),
+        })
     }
 
     /// Whether an error means that the change is made already, or there is nothing to change.
