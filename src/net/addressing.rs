@@ -154,26 +154,19 @@ pub fn unspecified(is_v4: bool) -> IpAddr {
 /// Lists the addresses of the namespace, each with the index of its link.
 pub fn addresses(socket: &mut NetlinkSocket) -> Result<Vec<(u32, IpNet)>, NetlinkError> {
     let message = AddressMessage::default();
-    let mut addresses = Vec::new();
-    socket.dump(
+    socket.list(
         &Request::with_message(RTM_GETADDR, 0, &message, "list the addresses"),
         |bytes| {
-            let Ok(message) = AddressMessage::parse(bytes) else {
-                return;
-            };
+            let message = AddressMessage::parse(bytes).ok()?;
             let address = message.attributes.iter().find_map(|attribute| {
                 if let AddressAttribute::Address(address) = attribute {
                     Some(*address)
                 } else {
                     None
                 }
-            });
-            if let Some(net) =
-                address.and_then(|address| IpNet::new(address, message.header.prefix_len).ok())
-            {
-                addresses.push((message.header.index, net));
-            }
+            })?;
+            let net = IpNet::new(address, message.header.prefix_len).ok()?;
+            Some((message.header.index, net))
         },
-    )?;
-    Ok(addresses)
+    )
 }
