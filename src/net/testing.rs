@@ -1,4 +1,9 @@
 //! Network and mount namespaces for root tests. Each test has its own, which disappear with the test.
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    reason = "each of them fails the test that calls it, by a panic"
+)]
 
 use std::future::Future;
 use std::os::fd::{AsFd, OwnedFd};

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use contrail_mesos::net::nft::sources::Source;
 use contrail_mesos::net::vxlan::Tunnel;
-use contrail_mesos_api::cluster::{Node, Overlay, Underlay};
+use contrail_mesos_api::cluster::{Node, NodeSubnets, Overlay, Underlay};
 use contrail_mesos_api::container::Mac;
 use contrail_mesos_api::text::Quoted;
 use ipnet::IpNet;
@@ -480,7 +480,7 @@ impl ReservedAddresses {
         let subnets = own.node.subnets.iter();
         let v6 = own.underlay.vtep_subnet6.map(IpNet::V6);
         Self {
-            own_subnets: subnets.flat_map(|subnets| subnets.subnets()).collect(),
+            own_subnets: subnets.flat_map(NodeSubnets::subnets).collect(),
             vtep_subnets: [IpNet::V4(own.underlay.vtep_subnet)]
                 .into_iter()
                 .chain(v6)

@@ -1,4 +1,4 @@
-use contrail_mesos_api::cluster::{NodeSubnets, Object, Revision, Vtep};
+use contrail_mesos_api::cluster::{Object, Revision, Vtep};
 use proptest::prelude::*;
 
 use super::*;

@@ -83,7 +83,7 @@ fn container(number: u8, last: u8) -> OwnedFd {
     veth(&format!("c{last}"), "m-blue", &container);
     inside(&container, move || {
         for arguments in [
-            format!("link set eth0 mtu 1430"),
+            "link set eth0 mtu 1430".to_owned(),
             format!("addr add 9.0.{number}.{last}/25 dev eth0"),
             format!("addr add fd09:0:0:{number:x}::{last:x}/65 dev eth0 nodad"),
             format!("route add default via 9.0.{number}.1"),
@@ -151,7 +151,7 @@ fn echo(server: &OwnedFd, client: &OwnedFd, address: IpAddr) -> Vec<u8> {
         let mut stream = TcpStream::connect_timeout(&address, timeout).unwrap();
         stream.set_read_timeout(Some(timeout)).unwrap();
         // More than one segment.
-        stream.write_all(&[7; 100_000]).unwrap();
+        stream.write_all(&vec![7; 100_000]).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).unwrap();
