@@ -99,12 +99,12 @@ pub(super) enum DesiredError {
     Contradiction(String),
     /// No interface has the underlay address.
     #[error(
-        "no interface of this host has {0}, its underlay address, so its overlays are left as they are; set node.address in agent.toml to the address that other nodes reach, or give it to an interface"
+        "no interface of this host has {0}, its underlay address, so its overlays are left as they are; write the address that other nodes reach as address in [node], or give it to an interface"
     )]
     NoUplink(IpAddr),
     /// The underlay address is on the loopback interface.
     #[error(
-        "{0}, the underlay address of this host, is on the interface {1}, which no packets of other hosts come in by, so its overlays are left as they are; set node.address in agent.toml to an address of the uplink"
+        "{0}, the underlay address of this host, is on the interface {1}, which no packets of other hosts come in by, so its overlays are left as they are; write an address of the uplink as address in [node]"
     )]
     Loopback(IpAddr, String),
 }
