@@ -98,13 +98,15 @@ pub(super) fn devices(
     operations
 }
 
-/// The settings of all devices that are to be changed.
+/// The settings of our devices that are to be changed.
 pub(super) fn missing_device_settings(
     desired: &DesiredState,
+    actual: &Devices,
     is_set: impl Fn(&Setting) -> bool,
 ) -> Vec<Operation> {
     let devices = desired.devices.keys();
     devices
+        .filter(|name| actual.own.contains_key(*name))
         .flat_map(|name| device_settings(name, desired.has_v6))
         .filter(|setting| !is_set(setting))
         .map(Operation::Setting)

@@ -107,9 +107,13 @@ impl Progress {
 
     /// Whether a change is pointless, or harmful, after an earlier failure.
     fn is_blocked(&self, operation: &Operation) -> bool {
-        let has_failed = operation
-            .device()
-            .is_some_and(|device| self.failed_devices.contains(device));
+        let mut failed = self.failed_devices.iter();
+        let has_failed = match operation {
+            Operation::Setting(setting) => {
+                failed.any(|device| setting.name.contains(&format!("/conf/{device}/")))
+            }
+            _ => failed.any(|device| operation.device() == Some(device)),
+        };
         has_failed || (self.is_open && matches!(operation, Operation::Up { .. }))
     }
 
@@ -172,10 +176,10 @@ impl OverlaySubsystem {
         );
         if mode == Mode::Apply && !operations.is_empty() {
             self.apply(&operations, progress)?;
-            // The settings of IPv6 are new if the device had a small MTU.
-            let settings = diff::missing_device_settings(desired, Setting::is_set);
-            self.apply(&settings, progress)?;
             devices = Devices::read(&mut self.socket, desired, &self.alias)?;
+            // The settings of IPv6 are new if the device had a small MTU.
+            let settings = diff::missing_device_settings(desired, &devices, Setting::is_set);
+            self.apply(&settings, progress)?;
         } else {
             let changes = operations.iter().map(Operation::change);
             progress.outcome.changes.extend(changes);

@@ -284,8 +284,22 @@ fn foreign_device_is_reported_and_untouched() {
         ] {
             run("ip", create);
             let name = create.split(' ').nth(2).unwrap();
+            let settings = || {
+                ["rp_filter", "forwarding"].map(|setting| {
+                    let name = name.replace('.', "/");
+                    run("sysctl", &format!("net.ipv4.conf.{name}.{setting}"))
+                })
+            };
+            // Forwarding of all links would be passed on to it.
+            run("sysctl", "-w net.ipv4.ip_forward=1");
+            run(
+                "sysctl",
+                &format!("-w net.ipv4.conf.{}.forwarding=0", name.replace('.', "/")),
+            );
             let before = run("ip", &format!("link show {name}"));
+            let settings_before = settings();
             let outcome = reconcile(&cluster);
+            assert_eq!(settings(), settings_before);
             assert_eq!(outcome.problems.len(), 1, "{create}: {outcome:#?}");
             assert!(outcome.problems[0].contains(part), "{outcome:#?}");
             assert_eq!(run("ip", &format!("link show {name}")), before);
