@@ -13,7 +13,7 @@ use super::error::{CniError, ErrorCode};
 use crate::config::ContrailNetwork;
 use crate::network_request;
 use crate::provider::contrail::port_address_requests;
-use contrail_mesos_api::agent_api::{PortRequest, Ports, PortsClient, PortsOptions, PortsRequest};
+use contrail_mesos_api::agent_api::{ClientOptions, PortRequest, Ports, PortsClient, PortsRequest};
 use contrail_mesos_api::backoff::Backoff;
 use contrail_mesos_api::http::{HttpClient, Limits, Request, TlsOptions};
 
@@ -153,7 +153,7 @@ impl Invocation {
 }
 
 fn client(options: &ManagerOptions, deadline: Duration) -> Result<PortsClient, CniError> {
-    PortsClient::new(&PortsOptions {
+    PortsClient::new(&ClientOptions {
         managers: options.managers.clone(),
         agent: options.agent.clone(),
         token_file: options.token_file.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::bridge::{INTERFACE_NAME, is_interface_name};
 use super::fields::{directory, mtu};
 use crate::vrouter::DEFAULT_DIRECTORY;
-use contrail_mesos_api::agent_api::{self, PortsClient, PortsOptions, PortsSetupError};
+use contrail_mesos_api::agent_api::{self, ClientOptions, ManagerSetupError, PortsClient};
 use contrail_mesos_api::config_reader::Section;
 use contrail_mesos_api::http::tls::Identity;
 use contrail_mesos_api::http::{Address, Limits, TlsOptions};
@@ -47,8 +47,8 @@ pub struct Contrail {
 
 impl Contrail {
     /// A client of the managers. Reads the token and the certificates: blocks on the file system.
-    pub fn manager_client(&self) -> Result<PortsClient, PortsSetupError> {
-        PortsClient::new(&PortsOptions {
+    pub fn manager_client(&self) -> Result<PortsClient, ManagerSetupError> {
+        PortsClient::new(&ClientOptions {
             managers: self.managers.clone(),
             agent: self.agent.clone(),
             token_file: self.token_file.clone(),

@@ -29,6 +29,7 @@
 //! and agent compute them independently.
 
 mod client;
+pub(crate) mod managers;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -39,9 +40,10 @@ use uuid::Uuid;
 
 use crate::container::{ContainerId, Mac};
 
-pub use client::{
-    DEFAULT_PORT, MAX_IN_FLIGHT, PortsClient, PortsError, PortsErrorKind, PortsOptions,
-    PortsSetupError, manager_address, read_token,
+pub use client::PortsClient;
+pub use managers::{
+    ClientOptions, DEFAULT_PORT, MAX_IN_FLIGHT, ManagerError, ManagerErrorKind, ManagerSetupError,
+    manager_address, read_token,
 };
 
 /// The header with the agent's name: that of its host's virtual-router.

@@ -15,7 +15,7 @@ const MACHINE: Uuid = Uuid::from_u128(7);
 fn client(managers: &[&ScriptedServer], token_file: Option<&std::path::Path>) -> PortsClient {
     let address =
         |manager: &&ScriptedServer| manager_address(&manager.address.to_string()).unwrap();
-    PortsClient::new(&PortsOptions {
+    PortsClient::new(&ClientOptions {
         managers: managers.iter().map(address).collect(),
         agent: "node-1".to_owned(),
         token_file: token_file.map(ToOwned::to_owned),
@@ -211,7 +211,7 @@ async fn client_should_reload_a_changed_token_and_never_show_it() {
     std::fs::write(&file, "second-secret\n").unwrap();
     client.put(MACHINE, &request(), late()).await.unwrap();
     std::fs::write(&file, "two words").unwrap();
-    let options = PortsOptions {
+    let options = ClientOptions {
         managers: vec![],
         agent: "node-1".to_owned(),
         token_file: Some(file),
@@ -228,7 +228,7 @@ async fn client_should_reload_a_changed_token_and_never_show_it() {
 #[tokio::test]
 async fn request_beyond_the_limit_waits_within_its_deadline() {
     let manager = ScriptedServer::start(|_: &ReceivedRequest, _| Reply::Hang).await;
-    let client = PortsClient::new(&PortsOptions {
+    let client = PortsClient::new(&ClientOptions {
         managers: vec![manager_address(&manager.address.to_string()).unwrap()],
         agent: "node-1".to_owned(),
         token_file: None,

@@ -23,6 +23,8 @@
 //! stream changes nothing. Kinds and keys that a client does not know are ignored, so managers are
 //! upgraded first.
 
+mod client;
+mod lines;
 mod objects;
 mod report;
 mod revision;
@@ -33,6 +35,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use client::{ClusterClient, WatchError, WatchStream};
 pub use objects::{Node, NodeSubnets, Object, ObjectKey, Overlay, Underlay, Vtep, halves};
 pub use report::{NodeAnswer, NodeReport, SubsystemReport, Versions};
 pub use revision::{InvalidRevision, Revision};

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::http::{Agent, start};
 use super::*;
-use contrail_mesos_api::agent_api::{MAX_IN_FLIGHT, PortsClient, PortsOptions, manager_address};
+use contrail_mesos_api::agent_api::{ClientOptions, MAX_IN_FLIGHT, PortsClient, manager_address};
 use contrail_mesos_api::http::TlsOptions;
 
 const BURST: u128 = 200;
@@ -40,7 +40,7 @@ async fn burst_of_one_agent_makes_each_call_once_and_is_never_refused() {
     // An agent keeps well below the default of 256, and its pool may open a few more.
     let fixture = limited(MAX_IN_FLIGHT * 3).await;
     let (manager, calls) = manager_with(&fixture).await;
-    let client = PortsClient::new(&PortsOptions {
+    let client = PortsClient::new(&ClientOptions {
         managers: vec![manager_address(&manager.url()).unwrap()],
         agent: "node1".to_owned(),
         token_file: None,

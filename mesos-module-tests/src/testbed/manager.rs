@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use contrail_mesos_api::agent_api::{
-    self, PortRequest, Ports, PortsClient, PortsOptions, PortsRequest,
+    self, ClientOptions, PortRequest, Ports, PortsClient, PortsRequest,
 };
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::http::{Limits, TlsOptions};
@@ -87,7 +87,7 @@ pub fn write_token(host: &Host, token: &str) -> Result<PathBuf> {
 
 /// A client of these managers, as the agent on a host has it.
 pub fn agent_client(host: &Host, managers: &[SocketAddr]) -> Result<PortsClient> {
-    let options = PortsOptions {
+    let options = ClientOptions {
         managers: managers
             .iter()
             .map(|manager| Ok(agent_api::manager_address(&manager.to_string())?))

@@ -28,7 +28,7 @@ use crate::provider::{
     refused,
 };
 use crate::vrouter::{ExpectedPorts, PortFiles, VrouterClient};
-use contrail_mesos_api::agent_api::{self, PortsClient, PortsErrorKind};
+use contrail_mesos_api::agent_api::{self, ManagerErrorKind, PortsClient};
 use contrail_mesos_api::container::ContainerId;
 
 /// More interfaces than any container has.
@@ -110,8 +110,8 @@ impl ContrailDriver {
             .put(vm_uuid, &request, deadline)
             .await
             .map_err(|error| match error.kind {
-                PortsErrorKind::Refused { message, .. } => StartError::Refused(message),
-                PortsErrorKind::Unavailable { .. } => StartError::Failed {
+                ManagerErrorKind::Refused { message, .. } => StartError::Refused(message),
+                ManagerErrorKind::Unavailable { .. } => StartError::Failed {
                     action: "attach",
                     problem: error.to_string(),
                 },
