@@ -141,19 +141,9 @@ impl NodeState {
 
     /// Replaces the file, if it differs. Returns whether it did. Blocks on the file system.
     pub fn write(&self, state_dir: &Path) -> io::Result<bool> {
-        let path = Self::path(state_dir);
         let mut bytes = serde_json::to_vec_pretty(self)?;
         bytes.push(b'\n');
-        if read_regular_file(&path).is_ok_and(|present| present == bytes) {
-            return Ok(false);
-        }
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let mut file = AtomicWriteFile::open(&path)?;
-        file.write_all(&bytes)?;
-        file.commit()?;
-        Ok(true)
+        replace_file(&Self::path(state_dir), &bytes)
     }
 }
 
@@ -239,6 +229,21 @@ impl NodeStateFile {
             last.as_ref().map(|last| Arc::clone(&last.state))
         })
     }
+}
+
+/// Replaces a file as a whole, if it differs, and makes its directory. Returns whether it did. Blocks
+/// on the file system.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    if read_regular_file(path).is_ok_and(|present| present == bytes) {
+        return Ok(false);
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    let mut file = AtomicWriteFile::open(path)?;
+    file.write_all(bytes)?;
+    file.commit()?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::bridge::{INTERFACE_NAME, is_interface_name};
-use super::fields::{directory, mtu};
+use super::fields::{directory, hostname, mtu};
+use super::managers::{self, ManagerAccess};
 use crate::vrouter::DEFAULT_DIRECTORY;
-use contrail_mesos_api::agent_api::{self, ClientOptions, ManagerSetupError, PortsClient};
+use contrail_mesos_api::agent_api::{ClientOptions, ManagerSetupError, PortsClient};
 use contrail_mesos_api::config_reader::Section;
-use contrail_mesos_api::http::tls::Identity;
 use contrail_mesos_api::http::{Address, Limits, TlsOptions};
 use contrail_mesos_api::text::Quoted;
 
@@ -87,12 +87,11 @@ pub struct ContrailNetwork {
 }
 
 pub(super) fn read(section: Section<'_>) -> Contrail {
-    let file = |key: &str, expected: &str| section.text(key, expected).map(PathBuf::from);
-    let managers = section.parsed_list_with(
-        "managers",
-        "a manager's address such as \"https://master-1.example:6992\"",
-        agent_api::manager_address,
-    );
+    let ManagerAccess {
+        managers,
+        token_file,
+        tls,
+    } = managers::read(&section);
     if !section.has("managers") || section.is_empty_list("managers") {
         section.problem(
             "managers",
@@ -118,28 +117,16 @@ pub(super) fn read(section: Section<'_>) -> Contrail {
             ),
         );
     }
-    let ca = file("ca_file", "a PEM file");
-    let certificate = file("certificate_file", "a PEM file");
-    let key = file("key_file", "a PEM file");
-    if certificate.is_some() != key.is_some() {
-        section.problem(
-            "certificate_file",
-            "certificate_file and key_file belong together: set both or neither",
-        );
-    }
-    let identity = certificate
-        .zip(key)
-        .map(|(certificate, key)| Identity { certificate, key });
     let (vrouter_host, vrouter_port) = vrouter(&section);
     let contrail = Contrail {
-        managers: managers.unwrap_or_default(),
+        managers,
         agent,
         virtual_router_address: section.parsed(
             "virtual_router_address",
             "the address of this host's virtual-router",
         ),
-        token_file: file("token_file", "the path of a file with the token"),
-        tls: TlsOptions { ca, identity },
+        token_file,
+        tls,
         vrouter_host,
         vrouter_port,
         port_directory: directory(&section, "port_directory", DEFAULT_DIRECTORY),
@@ -194,14 +181,6 @@ fn vif(section: &Section<'_>) -> Vif {
         section.problem("parent_interface", "needs vif = \"macvlan\"");
     }
     Vif::Veth
-}
-
-/// The name that Contrail's provisioning gives to a virtual-router by default.
-fn hostname() -> String {
-    nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_default()
 }
 
 /// The keys of a `[[network]]` of provider `contrail` only.

@@ -102,6 +102,15 @@ fn normalized(path: &Path) -> PathBuf {
     normal
 }
 
+/// The name of this host, which Contrail's provisioning gives to its virtual-router by default; empty
+/// if it is not UTF-8.
+pub(super) fn hostname() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_default()
+}
+
 /// A path in a message.
 pub(super) fn quoted(path: &Path) -> String {
     Quoted(path.as_os_str().as_encoded_bytes()).to_string()

@@ -7,7 +7,9 @@ mod bridge;
 pub(crate) mod cni;
 mod contrail;
 mod fields;
+mod managers;
 mod network;
+mod node;
 mod overlay;
 mod ports;
 
@@ -26,6 +28,7 @@ use contrail_mesos_api::config_reader::{Document, Section, read_file, suggestion
 pub(crate) use fields::is_word;
 pub(crate) use fields::{MAX_MTU, MIN_MTU_V4, MIN_MTU_V6};
 pub use network::{Dns, Network, NetworkProvider};
+pub use node::{Node, is_node_name};
 pub use overlay::{MAX_OVERLAY_NAME_BYTES, OverlayNetwork, OverlayPart};
 pub use ports::AllowedPorts;
 
@@ -51,6 +54,8 @@ pub struct Config {
     pub contrail: Option<Contrail>,
     /// Where the networks of CNI plugins are configured; `None` for no such networks.
     pub cni: Option<Cni>,
+    /// How the node daemon of this host works.
+    pub node: Node,
     /// The networks in the order of the file, then those of the CNI directory. Names, bridges and
     /// subnets are distinct.
     pub networks: Vec<Network>,
@@ -393,7 +398,6 @@ fn read<'a>(
         .collect();
     let paths = network::paths(&tables);
     let config = Config {
-        state_dir,
         netns_dir: fields::directory(&top, "netns_dir", DEFAULT_NETNS_DIR),
         deadlines: top
             .section("deadlines")
@@ -404,9 +408,14 @@ fn read<'a>(
             .map_or_else(AllowedPorts::default, ports::read),
         contrail: top.section("contrail").map(contrail::read),
         cni: top.section("cni").map(cni::read),
+        node: match top.section("node") {
+            Some(section) => node::read(section, &state_dir),
+            None => node::default(&state_dir),
+        },
         networks: network::distinct(tables, document),
         cni_problems: vec![],
         cni_ignored: vec![],
+        state_dir,
     };
     let needs_contrail = config
         .networks

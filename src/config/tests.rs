@@ -550,3 +550,63 @@ fn reading_is_linear_in_the_number_of_networks() {
         });
     }
 }
+
+#[test]
+fn node_table_has_defaults_and_is_checked() {
+    let default = parse("state_dir = '/data'").expect("a configuration").node;
+    assert_eq!(default.socket, Path::new("/data/node/api.sock"));
+    assert_eq!(default.managers, []);
+    let node = parse(
+        "[node]
+managers = ['https://master-1.example']
+name = 'agent-1.example'
+address = '2001:db8::1'
+listen = '[::1]:6994'
+report_interval = '1m'",
+    )
+    .expect("a table")
+    .node;
+    assert_eq!(
+        node.managers[0].to_string(),
+        "https://master-1.example:6992"
+    );
+    assert_eq!(node.name, "agent-1.example");
+    assert_eq!(node.report_interval, Duration::from_mins(1));
+    let problems = problems(
+        "[node]
+managers = ['ftp://x']
+name = 'a b'
+address = '127.0.0.1'
+socket = 'api.sock'
+listen = '6994'
+allowed_hosts = ['']
+certificate_file = '/c'
+interval = '1s'",
+    );
+    let keys = [
+        "2:13: node.managers",
+        "3:8: node.name",
+        "4:11: node.address",
+        "5:10: node.socket",
+        "6:10: node.listen",
+        "7:18: node.allowed_hosts",
+        "8:20: node.certificate_file",
+        "9:1: node.interval",
+    ];
+    assert_eq!(problems.len(), keys.len(), "{problems:#?}");
+    for (problem, key) in problems.iter().zip(keys) {
+        assert!(problem.contains(key), "{key} is not in {problem}");
+    }
+}
+
+#[test]
+fn node_names_are_those_that_managers_accept() {
+    let longest = "a".repeat(253);
+    for name in ["a", "agent-1.example", "A_1", &longest] {
+        assert!(is_node_name(name), "{name:?}");
+    }
+    let too_long = "a".repeat(254);
+    for name in ["", "a b", "a/b", "ä", "a\n", &too_long] {
+        assert!(!is_node_name(name), "{name:?}");
+    }
+}

@@ -195,6 +195,7 @@ impl TestHost {
             }),
             networks: vec![],
             cni: None,
+            node: Config::default().node,
             cni_problems: vec![],
             cni_ignored: vec![],
         };
