@@ -90,8 +90,8 @@ module: toolchain ## Build the library for the agent [MESOS_TREE=… MESOS_BUILD
 
 release: module ## Build everything that is shipped: the library and the programs
 	$(say) 'building the programs'
-	@$(on_abi) cargo build --release --locked --package contrail-mesos --package contrail-mesos-manager --bins
-	$(say) 'programs: $(BUILT)/release/{contrail-mesos,contrail-mesos-cni,contrail-mesos-manager}'
+	@$(on_abi) cargo build --release --locked --package contrail-mesos --package contrail-mesos-node --package contrail-mesos-manager --bins
+	$(say) 'programs: $(BUILT)/release/{contrail-mesos,contrail-mesos-cni,contrail-mesos-node,contrail-mesos-manager}'
 
 audit: toolchain ## Check licences, banned crates and sources (cargo-deny, without its advisories)
 	@.ci/audit

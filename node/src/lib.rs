@@ -1,9 +1,18 @@
 //! The node daemon: keeps true what must go on while a mesos-agent restarts, is upgraded or is down.
 //!
 //! ```text
-//! overlay        the overlays' data path between hosts
-//! cluster_state  what the managers published, as this node knows it
-//! subsystem      what a part of the daemon is: desired state, compared with what is there
+//! cluster_state    what the managers published, as this node knows it
+//! watch, replica   follow the watch of the managers
+//! stored_state     what a restart without managers knows
+//! report           reports the state of this node to the managers
+//! subsystem        what a part of the daemon is: desired state, compared with what is there
+//! engine, schedule run the subsystems
+//! local_state      the subsystem that writes what the library needs at a launch
+//! overlay          the subsystem that keeps the overlays' data path between hosts
+//! uplink           this host's address in the underlay
+//! api              health, metrics and state
+//! service_manager  notifies systemd
+//! daemon           everything that runs
 //! ```
 //!
 //! Invariants: only what carries the daemon's own mark is changed or removed. A manager that is
@@ -12,6 +21,19 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod api;
 pub mod cluster_state;
+pub mod daemon;
+pub mod engine;
+pub mod local_state;
 pub mod overlay;
+mod replica;
+pub mod report;
+mod schedule;
+pub mod service_manager;
+pub mod stored_state;
 pub mod subsystem;
+#[cfg(test)]
+mod testing;
+pub mod uplink;
+pub mod watch;

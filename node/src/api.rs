@@ -1,0 +1,255 @@
+//! The daemon's API: health, metrics and state, by a unix socket for root and, if configured, by TCP.
+//!
+//! | request | response |
+//! |---|---|
+//! | `GET /live` | 200 while no subsystem hangs; otherwise 503 and the reason |
+//! | `GET /ready` | 200 once a complete state of the cluster was applied; otherwise 503 and the reason |
+//! | `GET /metrics` | metrics in the Prometheus text format |
+//! | `GET /v1/status` | the state of the daemon, as JSON: [`Status`] |
+//! | `GET /v1/cluster` | the state of the cluster that this node knows, as JSON: [`ClusterState`] |
+//!
+//! An error is JSON with a field `error`. Nothing can be changed by the API. By TCP it is
+//! unauthenticated, so requests for foreign names and of foreign pages are refused.
+
+mod metrics;
+mod serve;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use contrail_mesos::node_state::LocalOverlay;
+use contrail_mesos_api::agent_api::Refusal;
+use contrail_mesos_api::cluster::Revision;
+use contrail_mesos_api::http::AllowedHosts;
+use contrail_mesos_api::text::Quoted;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::cluster_state::ClusterState;
+use crate::engine::EngineStatus;
+use crate::local_state::local_state;
+use crate::report::ReportStatus;
+use crate::uplink;
+use crate::watch::{Connection, States};
+use metrics::Metrics;
+pub use serve::{ApiSocket, ApiSocketError, serve_tcp, serve_unix};
+
+/// The paths, for requests of another one.
+const PATHS: &str = "/live, /ready, /metrics, /v1/status, /v1/cluster";
+
+/// What the API shows.
+#[derive(Clone, Debug)]
+pub struct ApiSources {
+    /// This node's name.
+    pub node: String,
+    /// The latest state of the cluster.
+    pub states: States,
+    /// The subsystems.
+    pub engine: watch::Receiver<EngineStatus>,
+    /// The connection to the managers.
+    pub connection: watch::Receiver<Connection>,
+    /// The reports.
+    pub reports: watch::Receiver<ReportStatus>,
+    /// When the daemon started.
+    pub started: Instant,
+}
+
+/// The state of the daemon.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// This node's name.
+    pub node: String,
+    /// The version of the daemon.
+    pub version: &'static str,
+    /// How long it has run, in seconds.
+    pub uptime_seconds: u64,
+    /// The revision of the cluster's state that this node knows.
+    pub known: Option<Revision>,
+    /// The revision that all subsystems have applied.
+    pub applied: Option<Revision>,
+    /// The connection to the managers.
+    pub connection: Connection,
+    /// The reports to the managers.
+    pub reports: ReportStatus,
+    /// The subsystems.
+    pub subsystems: EngineStatus,
+    /// The overlays on this host.
+    pub overlays: Vec<LocalOverlay>,
+}
+
+impl ApiSources {
+    /// Why this node is not ready, if it is not.
+    fn unready(&self) -> Option<String> {
+        if self.engine.borrow().applied().is_some() {
+            return None;
+        }
+        if self.states.borrow().is_none() {
+            let problem = self.connection.borrow().problem.clone();
+            return Some(match problem {
+                None => "no state of the cluster has arrived yet".to_owned(),
+                Some(problem) => format!("no state of the cluster has arrived yet: {problem}"),
+            });
+        }
+        let engine = self.engine.borrow();
+        let problems = engine
+            .subsystems
+            .iter()
+            .filter(|status| status.applied.is_none());
+        let problems: Vec<_> = problems
+            .map(|status| match status.problems.first() {
+                None => format!("{} is being applied", status.name),
+                Some(problem) => format!("{}: {problem}", status.name),
+            })
+            .collect();
+        Some(problems.join("; "))
+    }
+
+    /// Blocks: asks the kernel for the uplink.
+    fn status(&self) -> Status {
+        let state = self.states.borrow().clone();
+        let overlays = state.as_deref().map_or_else(Vec::new, |state| {
+            let own = state.own_node();
+            // Without it, the overlays say that they have a problem.
+            let uplink = own.and_then(|node| uplink::with_address(node.address).ok().flatten());
+            local_state(state, uplink.as_ref()).overlays
+        });
+        let subsystems = self.engine.borrow().clone();
+        Status {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            known: state.map(|state| state.revision),
+            applied: subsystems.applied(),
+            connection: self.connection.borrow().clone(),
+            reports: self.reports.borrow().clone(),
+            subsystems,
+            overlays,
+        }
+    }
+}
+
+/// What the handlers share.
+#[derive(Debug)]
+struct ApiState {
+    sources: ApiSources,
+    metrics: Metrics,
+}
+
+/// The routes.
+#[must_use]
+pub fn router(sources: ApiSources) -> Router {
+    let metrics = Metrics::new(sources.clone());
+    Router::new()
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/metrics", get(show_metrics))
+        .route("/v1/status", get(status))
+        .route("/v1/cluster", get(cluster))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(Arc::new(ApiState { sources, metrics }))
+}
+
+/// The same routes for a listener without authentication: requests for foreign names, and those of
+/// foreign pages, are refused.
+pub fn with_host_check(router: Router, hosts: Arc<AllowedHosts>) -> Router {
+    router.layer(from_fn_with_state(hosts, check_host))
+}
+
+async fn check_host(
+    State(allowed): State<Arc<AllowedHosts>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let authority = request.uri().authority();
+    match allowed.refusal(request.method(), authority, request.headers()) {
+        None => next.run(request).await,
+        Some(error) => refusal(StatusCode::FORBIDDEN, &error),
+    }
+}
+
+type StatusText = (StatusCode, String);
+
+async fn live(State(state): State<Arc<ApiState>>) -> StatusText {
+    let engine = state.sources.engine.borrow();
+    let hanging: Vec<_> = engine.hanging().collect();
+    if hanging.is_empty() {
+        (StatusCode::OK, "live\n".to_owned())
+    } else {
+        let text = format!("not live: {} hangs\n", hanging.join(" and "));
+        (StatusCode::SERVICE_UNAVAILABLE, text)
+    }
+}
+
+async fn ready(State(state): State<Arc<ApiState>>) -> StatusText {
+    match state.sources.unready() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(reason) => {
+            let text = format!("not ready: {reason}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+    }
+}
+
+async fn show_metrics(State(state): State<Arc<ApiState>>) -> Response {
+    state.metrics.response()
+}
+
+async fn status(State(state): State<Arc<ApiState>>) -> Response {
+    match tokio::task::spawn_blocking(move || state.sources.status()).await {
+        Ok(status) => json(StatusCode::OK, &status),
+        Err(error) => {
+            log::error!(error:%; "internal error in a response of the API");
+            let message = "internal error in the daemon; see its log";
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, message)
+        }
+    }
+}
+
+async fn cluster(State(state): State<Arc<ApiState>>) -> Response {
+    let known: Option<Arc<ClusterState>> = state.sources.states.borrow().clone();
+    match known {
+        Some(known) => json(StatusCode::OK, &*known),
+        None => refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no state of the cluster has arrived yet",
+        ),
+    }
+}
+
+async fn not_found() -> Response {
+    let message = format!("there is no such path; there are: {PATHS}");
+    refusal(StatusCode::NOT_FOUND, &message)
+}
+
+async fn method_not_allowed(method: Method) -> Response {
+    let method = Quoted(method.as_str().as_bytes());
+    let message = format!("this API does not support {method}; all paths support GET only");
+    refusal(StatusCode::METHOD_NOT_ALLOWED, &message)
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response {
+    let error = message.to_owned();
+    json(status, &Refusal { error })
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    // Serialization fails only for maps whose keys are not strings; there are none.
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let headers = [
+        (CONTENT_TYPE, "application/json"),
+        (CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (status, headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! The metrics of the daemon, in the text format of Prometheus. Values are read when somebody asks.
+
+use std::fmt;
+
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::ApiSources;
+use crate::engine::SubsystemStatus;
+
+const PREFIX: &str = "contrail_mesos_node";
+
+/// The metrics.
+#[derive(Debug)]
+pub(super) struct Metrics(Registry);
+
+impl Metrics {
+    pub(super) fn new(sources: ApiSources) -> Self {
+        let mut registry = Registry::default();
+        let own = registry.sub_registry_with_prefix(PREFIX);
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        own.register("build", "The version of this daemon", version);
+        own.register_collector(Box::new(sources));
+        Self(registry)
+    }
+
+    /// All metrics.
+    pub(super) fn response(&self) -> Response {
+        let mut body = String::new();
+        match prometheus_text::encode(&mut body, &self.0) {
+            Ok(()) => ([(CONTENT_TYPE, prometheus_text::CONTENT_TYPE)], body).into_response(),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    }
+}
+
+impl Collector for ApiSources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let known = self.states.borrow().clone();
+        let engine = self.engine.borrow().clone();
+        let connection = self.connection.borrow().clone();
+        let reports = self.reports.borrow().clone();
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let revision = known
+            .as_ref()
+            .map(|state| state.revision)
+            .unwrap_or_default();
+        let applied = engine.applied().unwrap_or_default();
+        let subsystems = &engine.subsystems;
+        for (name, help, value) in [
+            (
+                "ready",
+                "Whether a complete state of the cluster was applied.",
+                u64::from(self.unready().is_none()),
+            ),
+            (
+                "synced",
+                "Whether this node is in step with a manager.",
+                u64::from(connection.manager.is_some()),
+            ),
+            (
+                "known_term",
+                "The term of the revision that this node knows, or 0.",
+                revision.term,
+            ),
+            (
+                "known_counter",
+                "The counter of the revision that this node knows.",
+                revision.counter,
+            ),
+            (
+                "applied_term",
+                "The term of the revision that all subsystems have applied, or 0.",
+                applied.term,
+            ),
+            (
+                "applied_counter",
+                "The counter of the revision that all subsystems have applied.",
+                applied.counter,
+            ),
+            (
+                "nodes",
+                "Nodes of the cluster that this node knows, itself included.",
+                known.as_ref().map_or(0, |state| count(state.nodes.len())),
+            ),
+            (
+                "overlays",
+                "Overlays of the cluster that this node knows.",
+                known
+                    .as_ref()
+                    .map_or(0, |state| count(state.overlays.len())),
+            ),
+            (
+                "manager_problems",
+                "What the managers cannot give this node.",
+                count(reports.problems.len()),
+            ),
+            (
+                "hanging_subsystems",
+                "Subsystems whose comparison does not end.",
+                count(engine.hanging().count()),
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        for (name, help, value) in [
+            (
+                "watch_streams",
+                "Streams from managers that were opened.",
+                connection.streams,
+            ),
+            (
+                "watch_items",
+                "Items of the cluster's state that were received.",
+                connection.items,
+            ),
+            (
+                "reports",
+                "Reports that a manager has accepted.",
+                reports.reports,
+            ),
+            ("report_failures", "Reports that failed.", reports.failures),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        let problems = |status: &SubsystemStatus| count(status.problems.len());
+        encode_gauges(
+            &mut encoder,
+            ("problems", "What is not as it must be, by subsystem."),
+            subsystems,
+            problems,
+        )?;
+        type Value = fn(&SubsystemStatus) -> u64;
+        let counters: [(&str, &str, Value); 5] = [
+            ("comparisons", "Comparisons, by subsystem.", |status| {
+                status.comparisons
+            }),
+            (
+                "changes",
+                "Changes for a new state of the cluster or at the start, by subsystem.",
+                |status| status.changes,
+            ),
+            (
+                "repairs",
+                "Changes that undo what something else had changed, by subsystem.",
+                |status| status.repairs,
+            ),
+            (
+                "failures",
+                "Comparisons with problems, by subsystem.",
+                |status| status.failures,
+            ),
+            (
+                "panics",
+                "Comparisons that panicked, by subsystem.",
+                |status| status.panics,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for status in subsystems {
+                let labels = [("subsystem", status.name)];
+                ConstCounter::new(value(status)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    subsystems: &[SubsystemStatus],
+    value: impl Fn(&SubsystemStatus) -> u64,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for status in subsystems {
+        let labels = [("subsystem", status.name)];
+        ConstGauge::new(value(status)).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+use axum::extract::Request;
+use hyper::body::Bytes;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::engine::SubsystemStatus;
+use crate::testing::{cluster, revision};
+
+/// The senders of what the API shows.
+struct Senders {
+    states: watch::Sender<Option<Arc<ClusterState>>>,
+    engine: watch::Sender<EngineStatus>,
+    _connection: watch::Sender<Connection>,
+    _reports: watch::Sender<ReportStatus>,
+}
+
+fn sources() -> (Senders, ApiSources) {
+    let (states, states_receiver) = watch::channel(None);
+    let (engine, engine_receiver) = watch::channel(EngineStatus {
+        subsystems: vec![SubsystemStatus::new("overlay")],
+    });
+    let (connection, connection_receiver) = watch::channel(Connection {
+        problem: Some("cannot connect".to_owned()),
+        ..Connection::default()
+    });
+    let (reports, reports_receiver) = watch::channel(ReportStatus::default());
+    let sources = ApiSources {
+        node: "node-1".to_owned(),
+        states: states_receiver,
+        engine: engine_receiver,
+        connection: connection_receiver,
+        reports: reports_receiver,
+        started: Instant::now(),
+    };
+    let senders = Senders {
+        states,
+        engine,
+        _connection: connection,
+        _reports: reports,
+    };
+    (senders, sources)
+}
+
+/// Sends the request by a unix socket, and returns the status and the body.
+async fn request(path: &std::path::Path, request: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(path).await.unwrap();
+    let text = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+#[tokio::test]
+async fn api_shows_the_state_by_a_unix_socket_of_its_owner() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node").join("api.sock");
+    let (senders, sources) = sources();
+    let socket = ApiSocket::bind(&path).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let server = tokio::spawn(serve_unix(socket, router(sources)));
+    assert_eq!(request(&path, "GET /live").await.0, 200);
+    let (status, body) = request(&path, "GET /ready").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("cannot connect"), "{body}");
+    assert_eq!(request(&path, "GET /v1/cluster").await.0, 503);
+
+    senders.states.send_replace(Some(Arc::new(cluster("3.1"))));
+    let (status, body) = request(&path, "GET /ready").await;
+    assert_eq!((status, body.contains("overlay")), (503, true), "{body}");
+    senders.engine.send_modify(|engine| {
+        engine.subsystems[0].applied = Some(revision("3.1"));
+        engine.subsystems[0].repairs = 7;
+    });
+    assert_eq!(request(&path, "GET /ready").await.0, 200);
+    let (_, body) = request(&path, "GET /v1/cluster").await;
+    let shown: ClusterState = serde_json::from_str(&body).unwrap();
+    assert_eq!(shown, cluster("3.1"));
+    let (_, body) = request(&path, "GET /v1/status").await;
+    let shown: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(shown["applied"], "3.1");
+    assert_eq!(shown["subsystems"]["subsystems"][0]["repairs"], 7);
+    assert_eq!(shown["overlays"][0]["name"], "dcos");
+    let (_, body) = request(&path, "GET /metrics").await;
+    for line in [
+        "contrail_mesos_node_ready 1",
+        "contrail_mesos_node_applied_term 3",
+        "contrail_mesos_node_nodes 2",
+        "contrail_mesos_node_repairs_total{subsystem=\"overlay\"} 7",
+    ] {
+        assert!(body.lines().any(|other| other == line), "{line}\n{body}");
+    }
+    assert_eq!(request(&path, "GET /other").await.0, 404);
+    assert_eq!(request(&path, "PUT /live").await.0, 405);
+    server.abort();
+    let _ = server.await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn socket_of_an_earlier_daemon_is_replaced_and_a_file_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    // A daemon that was killed leaves its socket.
+    std::mem::forget(ApiSocket::bind(&path).unwrap());
+    let (_senders, sources) = sources();
+    let socket = ApiSocket::bind(&path).unwrap();
+    let server = tokio::spawn(serve_unix(socket, router(sources)));
+    assert_eq!(request(&path, "GET /live").await.0, 200);
+    server.abort();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "text").unwrap();
+    let error = ApiSocket::bind(&file).unwrap_err();
+    assert!(matches!(error, ApiSocketError::Occupied(_)), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"text");
+}
+
+#[tokio::test]
+async fn foreign_hosts_are_refused_by_tcp() {
+    let (_senders, sources) = sources();
+    let hosts = AllowedHosts::new(&["status.example".to_owned()], "");
+    let router = with_host_check(router(sources), hosts);
+    for (host, status) in [
+        ("127.0.0.1:1", 200),
+        ("status.example", 200),
+        ("evil.example", 403),
+    ] {
+        let request = Request::get("/live")
+            .header("host", host)
+            .body(axum::body::Body::from(Bytes::new()))
+            .unwrap();
+        let mut router = router.clone();
+        let response = tower_call(&mut router, request).await;
+        assert_eq!(response.status(), status, "{host}");
+    }
+}
+
+async fn tower_call(router: &mut Router, request: Request) -> Response {
+    let service = hyper_util::service::TowerToHyperService::new(router.clone());
+    let call = hyper::service::Service::call(&service, request);
+    call.await.unwrap_or_else(|never| match never {})
+}

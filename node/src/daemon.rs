@@ -1,0 +1,387 @@
+//! The daemon: everything that runs, and in which order it starts and stops.
+//!
+//! Invariants: one daemon runs on a state directory. What an earlier run knew is applied before any
+//! manager has answered. A stop changes nothing on this host.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use contrail_mesos::config::Config;
+use contrail_mesos_api::agent_api::ManagerSetupError;
+use contrail_mesos_api::cluster::{ClusterClient, Versions};
+use contrail_mesos_api::http::AllowedHosts;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::api::{self, ApiSocket, ApiSocketError, ApiSources};
+use crate::cluster_state::ClusterState;
+use crate::engine::Engine;
+use crate::local_state::LocalStateSubsystem;
+use crate::report::{ReportOptions, ReportStatus, Reporter};
+use crate::service_manager::ServiceManager;
+use crate::stored_state::{self, StoredStateError};
+use crate::subsystem::Subsystem;
+use crate::watch::{Connection, Follower};
+
+/// How long a stop waits for the comparisons in progress.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a dry run waits for the managers.
+const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another one runs on the same state directory.
+    #[error("another contrail-mesos-node runs with the state directory {}; stop it first", .0.display())]
+    Running(PathBuf),
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory: {}: {error}", path.display())]
+    StateDirectory {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The client of the managers cannot be set up.
+    #[error(transparent)]
+    Client(#[from] ManagerSetupError),
+    /// The API cannot be served by its unix socket.
+    #[error(transparent)]
+    Socket(#[from] ApiSocketError),
+    /// The API cannot be served by TCP.
+    #[error("cannot listen at {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The threads of the subsystems cannot be started.
+    #[error("cannot start the threads of the subsystems: {0}")]
+    Threads(io::Error),
+}
+
+/// Why there is no state to compare with.
+#[derive(Debug, thiserror::Error)]
+pub enum NoStateError {
+    /// The client of the managers cannot be set up.
+    #[error(transparent)]
+    Client(#[from] ManagerSetupError),
+    /// No manager answers, and no earlier run has left a state.
+    #[error("no manager sends the cluster's state ({problem}), and no earlier run has left one")]
+    NoManager {
+        /// What is wrong with the managers.
+        problem: String,
+    },
+}
+
+/// The subsystems of this host.
+#[must_use]
+pub fn subsystems(config: &Config) -> Vec<Box<dyn Subsystem>> {
+    vec![Box::new(LocalStateSubsystem::new(config.state_dir.clone()))]
+}
+
+/// The running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    state_dir: PathBuf,
+    engine: Engine,
+    states: watch::Receiver<Option<Arc<ClusterState>>>,
+    /// Each ends with its name.
+    tasks: JoinSet<&'static str>,
+    listen: Option<SocketAddr>,
+    /// Held for as long as the daemon runs.
+    _lock: File,
+}
+
+impl Daemon {
+    /// Starts the daemon. `configuration` is the hash of the configuration file. Reads files: blocks.
+    pub async fn start(
+        config: &Config,
+        configuration: String,
+        subsystems: Vec<Box<dyn Subsystem>>,
+    ) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let node = &config.node;
+        let lock = lock(&config.state_dir)?;
+        let client = node.cluster_client()?;
+        let socket = ApiSocket::bind(&node.socket)?;
+        let listener = match node.listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let stored = load(&config.state_dir, &node.name);
+        if let Some(state) = &stored {
+            let revision = state.revision;
+            log::info!(revision:%; "applying the state of the last run until a manager answers");
+        }
+        let (states_sender, states) = watch::channel(stored.map(Arc::new));
+        let engine = Engine::start(subsystems, &states).map_err(StartError::Threads)?;
+        let (connection_sender, connection) = watch::channel(Connection::default());
+        let (reports_sender, reports) = watch::channel(ReportStatus::default());
+        let mut tasks = JoinSet::new();
+        let mut spawn = |name: &'static str, task: futures::future::BoxFuture<'static, ()>| {
+            tasks.spawn(async move {
+                task.await;
+                name
+            });
+        };
+        spawn(
+            "cluster.json",
+            Box::pin(stored_state::keep(config.state_dir.clone(), states.clone())),
+        );
+        let sources = ApiSources {
+            node: node.name.clone(),
+            states: states.clone(),
+            engine: engine.status(),
+            connection: connection.clone(),
+            reports,
+            started,
+        };
+        let router = api::router(sources);
+        let address = listener
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = listener {
+            let hosts = AllowedHosts::new(&node.allowed_hosts, "");
+            let router = api::with_host_check(router.clone(), hosts);
+            spawn("API by TCP", Box::pin(api::serve_tcp(listener, router)));
+        }
+        spawn("API", Box::pin(api::serve_unix(socket, router)));
+        let service_manager = ServiceManager {
+            states: states.clone(),
+            engine: engine.status(),
+            connection,
+        };
+        spawn("systemd", Box::pin(service_manager.run()));
+        if let Some(client) = client {
+            let options = ReportOptions {
+                address: node.address,
+                interval: node.report_interval,
+                versions: versions(),
+                configuration,
+            };
+            let reporter = Reporter::new(client.clone(), options, engine.status(), reports_sender);
+            spawn("reports", Box::pin(reporter.run()));
+            let follower = Follower::new(client, &node.name, states_sender, connection_sender);
+            spawn("watch", Box::pin(follower.run()));
+        } else {
+            log::warn!("[node] has no managers: what is known stays as it is");
+            // Without a sender the receivers would take the channels for closed.
+            spawn(
+                "watch",
+                Box::pin(async move {
+                    let _senders = (states_sender, connection_sender, reports_sender);
+                    std::future::pending::<()>().await;
+                }),
+            );
+        }
+        Ok(Self {
+            state_dir: config.state_dir.clone(),
+            engine,
+            states,
+            tasks,
+            listen: address,
+            _lock: lock,
+        })
+    }
+
+    /// The address of the API by TCP, if it is served.
+    #[must_use]
+    pub fn listen(&self) -> Option<SocketAddr> {
+        self.listen
+    }
+
+    /// Returns when a part of the daemon has ended, which none should: with what has happened.
+    pub async fn failed(&mut self) -> String {
+        match self.tasks.join_next().await {
+            Some(Ok(name)) => format!("the part {name} has ended"),
+            Some(Err(error)) => format!("a part has failed: {error}"),
+            None => "all parts have ended".to_owned(),
+        }
+    }
+
+    /// Stops. What the daemon has set up stays.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+        let Self {
+            engine,
+            states,
+            state_dir,
+            ..
+        } = self;
+        let last = states.borrow().clone();
+        let stop = move || {
+            engine.stop(STOP_TIMEOUT);
+            if let Some(state) = last
+                && let Err(error) = stored_state::save(&state_dir, &state)
+            {
+                let path = stored_state::path(&state_dir);
+                log::error!("cannot write {}: {error}", path.display());
+            }
+        };
+        // A panic in it is logged by the runtime; there is nothing left to do.
+        let _ = tokio::task::spawn_blocking(stop).await;
+    }
+}
+
+/// The cluster's state, from a manager or, if none answers, from an earlier run. Reads files: blocks.
+pub async fn state_now(config: &Config) -> Result<ClusterState, NoStateError> {
+    let stored = load(&config.state_dir, &config.node.name);
+    let problem = match config.node.cluster_client()? {
+        None => "none is configured".to_owned(),
+        Some(client) => match fetch(client, &config.node.name).await {
+            Ok(state) => return Ok(state),
+            Err(problem) => problem,
+        },
+    };
+    match stored {
+        Some(state) => {
+            let revision = state.revision;
+            log::warn!(revision:%; "no manager sends the cluster's state ({problem}): comparing with that of the last run");
+            Ok(state)
+        }
+        None => Err(NoStateError::NoManager { problem }),
+    }
+}
+
+async fn fetch(client: ClusterClient, node: &str) -> Result<ClusterState, String> {
+    let (sender, mut states) = watch::channel(None);
+    let (connection_sender, connection) = watch::channel(Connection::default());
+    let follower = Follower::new(client, node, sender, connection_sender);
+    tokio::select! {
+        () = follower.run() => {}
+        () = tokio::time::sleep(DRY_RUN_TIMEOUT) => {}
+        _ = states.wait_for(Option::is_some) => {}
+    }
+    let state = states.borrow().clone();
+    match state {
+        Some(state) => Ok(Arc::unwrap_or_clone(state)),
+        None => {
+            let problem = connection.borrow().problem.clone();
+            Err(problem.unwrap_or_else(|| format!("no answer within {DRY_RUN_TIMEOUT:?}")))
+        }
+    }
+}
+
+fn load(state_dir: &Path, node: &str) -> Option<ClusterState> {
+    match stored_state::load(state_dir, node) {
+        Ok(state) => Some(state),
+        Err(StoredStateError::Missing(_)) => None,
+        Err(error) => {
+            log::warn!("{error}");
+            None
+        }
+    }
+}
+
+/// Locks the state directory.
+fn lock(state_dir: &Path) -> Result<File, StartError> {
+    let directory = state_dir.join("node");
+    let failed = |path: &Path, error| StartError::StateDirectory {
+        path: path.to_owned(),
+        error,
+    };
+    std::fs::create_dir_all(&directory).map_err(|error| failed(&directory, error))?;
+    let path = directory.join("lock");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| failed(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Running(state_dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed(&path, error)),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| StartError::Listen { address, error })
+}
+
+fn versions() -> Versions {
+    let kernel = nix::sys::utsname::uname().ok();
+    let kernel = kernel.map(|names| names.release().to_string_lossy().into_owned());
+    Versions {
+        node: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: kernel.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::cluster;
+
+    fn config(directory: &Path) -> Config {
+        let mut config = Config {
+            state_dir: directory.to_owned(),
+            ..Config::default()
+        };
+        config.node.name = "node-1".to_owned();
+        config.node.socket = directory.join("api.sock");
+        config.node.listen = Some(([127, 0, 0, 1], 0).into());
+        config
+    }
+
+    async fn start(config: &Config) -> Result<Daemon, StartError> {
+        Daemon::start(config, String::new(), subsystems(config)).await
+    }
+
+    #[tokio::test]
+    async fn second_daemon_on_a_state_directory_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let first = start(&config).await.unwrap();
+        assert!(first.listen().is_some());
+        let error = start(&config).await.unwrap_err();
+        assert!(matches!(error, StartError::Running(_)), "{error}");
+        first.stop().await;
+        start(&config).await.unwrap().stop().await;
+    }
+
+    #[tokio::test]
+    async fn state_of_the_last_run_is_applied_without_managers() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let mut state = cluster("3.1");
+        // The loopback interface has the address.
+        state.nodes.get_mut("node-1").unwrap().address = [127, 0, 0, 1].into();
+        stored_state::save(directory.path(), &state).unwrap();
+        let daemon = start(&config).await.unwrap();
+        let mut status = daemon.engine.status();
+        let is_applied =
+            |status: &crate::engine::EngineStatus| status.applied() == Some(state.revision);
+        status.wait_for(is_applied).await.unwrap();
+        daemon.stop().await;
+        let written = contrail_mesos::node_state::NodeState::read(directory.path()).unwrap();
+        assert_eq!(written.overlay("dcos").unwrap().problem, None);
+        assert_eq!(
+            stored_state::load(directory.path(), "node-1").unwrap(),
+            state
+        );
+        assert_eq!(state_now(&config).await.unwrap(), state);
+    }
+
+    #[tokio::test]
+    async fn damaged_state_of_the_last_run_is_ignored() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        stored_state::save(directory.path(), &cluster("3.1")).unwrap();
+        std::fs::write(stored_state::path(directory.path()), "{").unwrap();
+        let daemon = start(&config).await.unwrap();
+        assert_eq!(*daemon.states.borrow(), None);
+        daemon.stop().await;
+        let error = state_now(&config).await.unwrap_err();
+        assert!(matches!(error, NoStateError::NoManager { .. }), "{error}");
+    }
+}
