@@ -36,7 +36,7 @@ struct Arguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 enum Command {
-    /// Run until the process is told to stop (the default)
+    /// Run until SIGTERM (the default)
     Run,
     /// Report every problem in the configuration, and exit
     Check,

@@ -1,4 +1,4 @@
-//! What the daemon tells systemd: that it is ready, how it is, and that it makes progress.
+//! Notifications for systemd: readiness, status, and progress for the watchdog.
 //!
 //! Without systemd (no `NOTIFY_SOCKET`) nothing is sent.
 
@@ -16,7 +16,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// The longest status, in characters.
 const MAX_STATUS_CHARS: usize = 300;
 
-/// What is told.
+/// Notifies systemd of the state of these parts.
 #[derive(Clone, Debug)]
 pub struct ServiceManager {
     /// The latest state of the cluster.
@@ -28,7 +28,7 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// Tells systemd until the subsystems have stopped.
+    /// Notifies until the subsystems have stopped.
     ///
     /// The daemon is ready once every subsystem has compared once, or at once if there is nothing to
     /// compare with yet: a host on which the daemon has never reached a manager starts, too.

@@ -101,10 +101,8 @@ pub fn save(state_dir: &Path, state: &ClusterState) -> io::Result<()> {
     replace_file(&path(state_dir), &serde_json::to_vec(&stored)?).map(drop)
 }
 
-/// Writes each new state, until there are no more.
+/// Writes each state that is new for this receiver, until there are no more.
 pub async fn keep(state_dir: PathBuf, mut states: States) {
-    // The first state is what was loaded.
-    states.mark_unchanged();
     let mut logged = None;
     while states.changed().await.is_ok() {
         loop {
