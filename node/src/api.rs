@@ -143,7 +143,6 @@ struct ApiState {
 }
 
 /// The routes.
-#[must_use]
 pub fn router(sources: ApiSources) -> Router {
     let metrics = Metrics::new(sources.clone());
     Router::new()

@@ -260,13 +260,11 @@ async fn fetch(client: ClusterClient, node: &str) -> Result<ClusterState, String
         _ = states.wait_for(Option::is_some) => {}
     }
     let state = states.borrow().clone();
-    match state {
-        Some(state) => Ok(Arc::unwrap_or_clone(state)),
-        None => {
-            let problem = connection.borrow().problem.clone();
-            Err(problem.unwrap_or_else(|| format!("no answer within {DRY_RUN_TIMEOUT:?}")))
-        }
+    if let Some(state) = state {
+        return Ok(Arc::unwrap_or_clone(state));
     }
+    let problem = connection.borrow().problem.clone();
+    Err(problem.unwrap_or_else(|| format!("no answer within {DRY_RUN_TIMEOUT:?}")))
 }
 
 fn load(state_dir: &Path, node: &str) -> Option<ClusterState> {

@@ -140,13 +140,13 @@ impl Engine {
             .iter()
             .map(|subsystem| SubsystemStatus::new(subsystem.name()))
             .collect();
-        let (sender, status) = watch::channel(EngineStatus {
+        let (sender, receiver) = watch::channel(EngineStatus {
             subsystems: statuses,
         });
         let sender = Arc::new(sender);
         let mut engine = Self {
             threads: vec![],
-            status,
+            status: receiver,
         };
         for (index, subsystem) in subsystems.into_iter().enumerate() {
             let (wake, woken) = UnixStream::pair()?;

@@ -89,7 +89,7 @@ fn is_same(present: &NodeState, state: &NodeState) -> bool {
 fn describe(present: Option<&NodeState>, state: &NodeState) -> Vec<Change> {
     let before = present.map_or(&[][..], |present| &present.overlays);
     let name = |overlay: &LocalOverlay| Quoted(overlay.name.as_bytes()).to_string();
-    let changed = state
+    let differing = state
         .overlays
         .iter()
         .filter(|overlay| !before.contains(overlay))
@@ -114,7 +114,7 @@ fn describe(present: Option<&NodeState>, state: &NodeState) -> Vec<Change> {
         .iter()
         .filter(|overlay| state.overlay(&overlay.name).is_none())
         .map(|overlay| Change(format!("forget overlay {}", name(overlay))));
-    let mut changes: Vec<_> = changed.chain(removed).collect();
+    let mut changes: Vec<_> = differing.chain(removed).collect();
     if changes.is_empty() {
         changes.push(Change("write the subnets of all overlays".to_owned()));
     }
@@ -164,14 +164,14 @@ pub fn local_state(cluster: &ClusterState, uplink: Option<&Uplink>) -> NodeState
 }
 
 fn local_overlay(overlay: &Overlay, own: Option<&Node>, uplink: Option<&Uplink>) -> LocalOverlay {
-    let subnets = own.and_then(|own| {
-        let mut subnets = own.subnets.iter();
-        subnets.find(|subnets| subnets.overlay == overlay.name)
+    let given = own.and_then(|own| {
+        let mut given = own.subnets.iter();
+        given.find(|subnets| subnets.overlay == overlay.name)
     });
-    let subnet = subnets
+    let subnet = given
         .and_then(|subnets| subnets.subnet)
         .and_then(lower_half_v4);
-    let subnet6 = subnets
+    let subnet6 = given
         .and_then(|subnets| subnets.subnet6)
         .and_then(lower_half_v6);
     let overhead = match own.map(|own| own.address) {

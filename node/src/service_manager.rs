@@ -60,11 +60,11 @@ impl ServiceManager {
         }
     }
 
-    fn send(&self, states: &[NotifyState<'_>]) {
+    fn send(&self, notifications: &[NotifyState<'_>]) {
         let status = self.status();
-        let mut states = states.to_vec();
-        states.push(NotifyState::Status(&status));
-        if let Err(error) = sd_notify::notify(&states) {
+        let mut notifications = notifications.to_vec();
+        notifications.push(NotifyState::Status(&status));
+        if let Err(error) = sd_notify::notify(&notifications) {
             log::debug!(error:%; "cannot notify systemd");
         }
     }

@@ -42,19 +42,71 @@ impl Metrics {
     }
 }
 
+/// The values of which every subsystem has one.
+type SubsystemValue = fn(&SubsystemStatus) -> u64;
+
+const SUBSYSTEM_COUNTERS: [(&str, &str, SubsystemValue); 5] = [
+    ("comparisons", "Comparisons, by subsystem.", |status| {
+        status.comparisons
+    }),
+    (
+        "changes",
+        "Changes for a new state of the cluster or at the start, by subsystem.",
+        |status| status.changes,
+    ),
+    (
+        "repairs",
+        "Changes that undo what something else had changed, by subsystem.",
+        |status| status.repairs,
+    ),
+    (
+        "failures",
+        "Comparisons with problems, by subsystem.",
+        |status| status.failures,
+    ),
+    (
+        "panics",
+        "Comparisons that panicked, by subsystem.",
+        |status| status.panics,
+    ),
+];
+
 impl Collector for ApiSources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let known = self.states.borrow().clone();
+        self.encode_gauges(&mut encoder)?;
+        self.encode_counters(&mut encoder)?;
         let engine = self.engine.borrow().clone();
-        let connection = self.connection.borrow().clone();
-        let reports = self.reports.borrow().clone();
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let revision = known
+        let subsystems = &engine.subsystems;
+        let help = "What is not as it must be, by subsystem.";
+        let mut family = encoder.encode_descriptor("problems", help, None, MetricType::Gauge)?;
+        for status in subsystems {
+            let labels = [("subsystem", status.name)];
+            ConstGauge::new(count(status.problems.len())).encode(family.encode_family(&labels)?)?;
+        }
+        for (name, help, value) in SUBSYSTEM_COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for status in subsystems {
+                let labels = [("subsystem", status.name)];
+                ConstCounter::new(value(status)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn count(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+impl ApiSources {
+    fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let state = self.states.borrow().clone();
+        let engine = self.engine.borrow().clone();
+        let known = state
             .as_ref()
             .map(|state| state.revision)
             .unwrap_or_default();
         let applied = engine.applied().unwrap_or_default();
-        let subsystems = &engine.subsystems;
         for (name, help, value) in [
             (
                 "ready",
@@ -64,17 +116,17 @@ impl Collector for ApiSources {
             (
                 "synced",
                 "Whether this node is in step with a manager.",
-                u64::from(connection.manager.is_some()),
+                u64::from(self.connection.borrow().manager.is_some()),
             ),
             (
                 "known_term",
                 "The term of the revision that this node knows, or 0.",
-                revision.term,
+                known.term,
             ),
             (
                 "known_counter",
                 "The counter of the revision that this node knows.",
-                revision.counter,
+                known.counter,
             ),
             (
                 "applied_term",
@@ -89,19 +141,19 @@ impl Collector for ApiSources {
             (
                 "nodes",
                 "Nodes of the cluster that this node knows, itself included.",
-                known.as_ref().map_or(0, |state| count(state.nodes.len())),
+                state.as_ref().map_or(0, |state| count(state.nodes.len())),
             ),
             (
                 "overlays",
                 "Overlays of the cluster that this node knows.",
-                known
+                state
                     .as_ref()
                     .map_or(0, |state| count(state.overlays.len())),
             ),
             (
                 "manager_problems",
                 "What the managers cannot give this node.",
-                count(reports.problems.len()),
+                count(self.reports.borrow().problems.len()),
             ),
             (
                 "hanging_subsystems",
@@ -112,6 +164,12 @@ impl Collector for ApiSources {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
         }
+        Ok(())
+    }
+
+    fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let connection = self.connection.borrow().clone();
+        let reports = self.reports.borrow().clone();
         for (name, help, value) in [
             (
                 "watch_streams",
@@ -133,60 +191,6 @@ impl Collector for ApiSources {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
         }
-        let problems = |status: &SubsystemStatus| count(status.problems.len());
-        encode_gauges(
-            &mut encoder,
-            ("problems", "What is not as it must be, by subsystem."),
-            subsystems,
-            problems,
-        )?;
-        type Value = fn(&SubsystemStatus) -> u64;
-        let counters: [(&str, &str, Value); 5] = [
-            ("comparisons", "Comparisons, by subsystem.", |status| {
-                status.comparisons
-            }),
-            (
-                "changes",
-                "Changes for a new state of the cluster or at the start, by subsystem.",
-                |status| status.changes,
-            ),
-            (
-                "repairs",
-                "Changes that undo what something else had changed, by subsystem.",
-                |status| status.repairs,
-            ),
-            (
-                "failures",
-                "Comparisons with problems, by subsystem.",
-                |status| status.failures,
-            ),
-            (
-                "panics",
-                "Comparisons that panicked, by subsystem.",
-                |status| status.panics,
-            ),
-        ];
-        for (name, help, value) in counters {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for status in subsystems {
-                let labels = [("subsystem", status.name)];
-                ConstCounter::new(value(status)).encode(family.encode_family(&labels)?)?;
-            }
-        }
         Ok(())
     }
-}
-
-fn encode_gauges(
-    encoder: &mut DescriptorEncoder<'_>,
-    (name, help): (&str, &str),
-    subsystems: &[SubsystemStatus],
-    value: impl Fn(&SubsystemStatus) -> u64,
-) -> Result<(), fmt::Error> {
-    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    for status in subsystems {
-        let labels = [("subsystem", status.name)];
-        ConstGauge::new(value(status)).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
 }

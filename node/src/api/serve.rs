@@ -22,7 +22,7 @@ const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may wait for the whole head of a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection lives.
-const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
+const MAX_CONNECTION_AGE: Duration = Duration::from_mins(5);
 /// The longest head of a request.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// The delay after a connection cannot be accepted.
