@@ -117,7 +117,7 @@ impl ApiSources {
         let overlays = state.as_deref().map_or_else(Vec::new, |state| {
             let own = state.own_node();
             // Without it, the overlays say that they have a problem.
-            let uplink = own.and_then(|node| uplink::with_address(node.address).ok().flatten());
+            let uplink = own.and_then(|node| uplink::of_this_host(node.address).ok().flatten());
             local_state(state, uplink.as_ref()).overlays
         });
         let subsystems = self.engine.borrow().clone();

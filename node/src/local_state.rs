@@ -5,7 +5,7 @@
 //! nothing can be launched is in it, with the reason.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use contrail_mesos::node_state::{LocalOverlay, NodeState};
@@ -17,10 +17,6 @@ use crate::cluster_state::ClusterState;
 use crate::subsystem::{BoxError, Change, Mode, Outcome, Subsystem};
 use crate::uplink::{self, Uplink};
 
-/// The bytes that VXLAN adds to a packet: Ethernet, VXLAN, UDP and IPv4 headers.
-const VXLAN_OVERHEAD_V4: u32 = 50;
-/// The same with an IPv6 header.
-const VXLAN_OVERHEAD_V6: u32 = 70;
 /// The kernel disables IPv6 on an interface with a lower MTU.
 const MIN_IPV6_MTU: u32 = 1280;
 /// The lowest MTU that an IPv4 network may have.
@@ -49,7 +45,7 @@ impl Subsystem for LocalStateSubsystem {
 
     fn reconcile(&mut self, cluster: &ClusterState, mode: Mode) -> Result<Outcome, BoxError> {
         let uplink = match cluster.own_node() {
-            Some(node) => uplink::with_address(node.address)?,
+            Some(node) => uplink::of_this_host(node.address)?,
             None => None,
         };
         let state = local_state(cluster, uplink.as_ref());
@@ -174,10 +170,8 @@ fn local_overlay(overlay: &Overlay, own: Option<&Node>, uplink: Option<&Uplink>)
     let subnet6 = given
         .and_then(|subnets| subnets.subnet6)
         .and_then(lower_half_v6);
-    let overhead = match own.map(|own| own.address) {
-        Some(IpAddr::V6(_)) => VXLAN_OVERHEAD_V6,
-        Some(IpAddr::V4(_)) | None => VXLAN_OVERHEAD_V4,
-    };
+    let address = own.map_or(Ipv4Addr::UNSPECIFIED.into(), |own| own.address);
+    let overhead = uplink::vxlan_overhead(address);
     let uplink_mtu = uplink.map_or(ETHERNET_MTU, |uplink| uplink.mtu);
     let max_mtu = uplink_mtu.saturating_sub(overhead);
     let mtu = overlay.mtu.unwrap_or(max_mtu);
@@ -205,12 +199,12 @@ fn local_overlay(overlay: &Overlay, own: Option<&Node>, uplink: Option<&Uplink>)
         (_, Some(uplink)) if mtu > max_mtu => Some(format!(
             "its MTU {mtu} is larger than {max_mtu}: the uplink {} has the MTU {uplink_mtu}, of which \
              VXLAN takes {overhead}; lower the overlay's or raise the uplink's",
-            Quoted(uplink.interface.as_bytes())
+            Quoted(uplink.name.as_bytes())
         )),
         (_, Some(uplink)) if mtu < min_mtu => Some(format!(
             "its MTU {mtu} is less than {min_mtu}; raise the MTU of the uplink {}, or that of the \
              overlay",
-            Quoted(uplink.interface.as_bytes())
+            Quoted(uplink.name.as_bytes())
         )),
         _ => None,
     };
@@ -245,7 +239,8 @@ mod tests {
 
     fn uplink(mtu: u32) -> Uplink {
         Uplink {
-            interface: "eth0".to_owned(),
+            index: 2,
+            name: "eth0".to_owned(),
             mtu,
         }
     }

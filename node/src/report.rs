@@ -140,7 +140,7 @@ impl Reporter {
                 None => uplink::address_towards(&managers).map_err(|error| error.to_string())?,
             };
             // A report without the MTU is better than none.
-            Ok::<_, String>((address, uplink::with_address(address).ok().flatten()))
+            Ok::<_, String>((address, uplink::of_this_host(address).ok().flatten()))
         });
         let (address, uplink) = found.await.map_err(|error| error.to_string())??;
         let report = NodeReport {

@@ -8,13 +8,29 @@ use contrail_mesos::net::links;
 use contrail_mesos::net::netlink::{NetlinkError, NetlinkSocket};
 use contrail_mesos_api::http::Address;
 
+/// The bytes that VXLAN adds to a packet, with the inner Ethernet header and the outer IP header.
+const OVERHEAD_V4: u32 = 50;
+/// The same with an outer IPv6 header.
+const OVERHEAD_V6: u32 = 70;
+
 /// The interface that has the address of this host in the underlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
+    /// Its index.
+    pub index: u32,
     /// Its name.
-    pub interface: String,
+    pub name: String,
     /// Its MTU, in bytes.
     pub mtu: u32,
+}
+
+/// The bytes that VXLAN takes of the MTU of an uplink with this address.
+#[must_use]
+pub fn vxlan_overhead(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(_) => OVERHEAD_V4,
+        IpAddr::V6(_) => OVERHEAD_V6,
+    }
 }
 
 /// Why this host's address is not known.
@@ -84,19 +100,26 @@ fn local_address(manager: &Address) -> io::Result<IpAddr> {
     Err(last)
 }
 
-/// The interface with this address in the namespace of the calling thread, if there is one.
-pub fn with_address(address: IpAddr) -> Result<Option<Uplink>, NetlinkError> {
-    let mut socket = NetlinkSocket::route()?;
-    let addresses = addressing::addresses(&mut socket)?;
+/// The interface with this address, in the namespace of the socket, if there is one.
+pub fn with_address(
+    socket: &mut NetlinkSocket,
+    address: IpAddr,
+) -> Result<Option<Uplink>, NetlinkError> {
+    let addresses = addressing::addresses(socket)?;
     let Some((index, _)) = addresses.iter().find(|(_, net)| net.addr() == address) else {
         return Ok(None);
     };
-    let links = links::all(&mut socket)?;
-    let link = links.into_iter().find(|link| link.index == *index);
+    let link = links::by_index(socket, *index)?;
     Ok(link.map(|link| Uplink {
-        interface: link.name,
+        index: link.index,
+        name: link.name,
         mtu: link.mtu,
     }))
+}
+
+/// As [`with_address`], in the namespace of the calling thread.
+pub fn of_this_host(address: IpAddr) -> Result<Option<Uplink>, NetlinkError> {
+    with_address(&mut NetlinkSocket::route()?, address)
 }
 
 #[cfg(test)]
@@ -118,9 +141,9 @@ mod tests {
 
     #[test]
     fn loopback_has_an_uplink_and_foreign_addresses_have_none() {
-        let uplink = with_address([127, 0, 0, 1].into()).unwrap().unwrap();
-        assert_eq!(uplink.interface, "lo");
+        let uplink = of_this_host([127, 0, 0, 1].into()).unwrap().unwrap();
+        assert_eq!(uplink.name, "lo");
         assert!(uplink.mtu > 0);
-        assert_eq!(with_address([203, 0, 113, 77].into()).unwrap(), None);
+        assert_eq!(of_this_host([203, 0, 113, 77].into()).unwrap(), None);
     }
 }

@@ -2,7 +2,6 @@
 //! lists them. The number of requests does not depend on the number of nodes.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use contrail_mesos::net::neighbours::{self, ForwardingEntry, Neighbour};
 use contrail_mesos::net::netlink::{NetlinkError, NetlinkSocket};
@@ -12,7 +11,7 @@ use contrail_mesos::net::{addressing, links};
 use ipnet::IpNet;
 
 use super::ROUTE_PROTOCOL;
-use super::desired::{DesiredState, Uplink};
+use super::desired::DesiredState;
 
 /// The devices of the overlays.
 #[derive(Clone, Debug, Default)]
@@ -30,23 +29,6 @@ pub(super) struct Devices {
 pub(super) struct Entries {
     pub(super) neighbours: Vec<Neighbour>,
     pub(super) forwarding: Vec<ForwardingEntry>,
-}
-
-/// The interface with that address, with the addresses of all links.
-pub(super) fn uplink(
-    socket: &mut NetlinkSocket,
-    address: IpAddr,
-) -> Result<Option<Uplink>, NetlinkError> {
-    let addresses = addressing::addresses(socket)?;
-    let Some((index, _)) = addresses.iter().find(|(_, net)| net.addr() == address) else {
-        return Ok(None);
-    };
-    let link = links::by_index(socket, *index)?;
-    Ok(link.map(|link| Uplink {
-        index: link.index,
-        name: link.name,
-        mtu: link.mtu,
-    }))
 }
 
 impl Devices {

@@ -17,25 +17,12 @@ use contrail_mesos_api::text::Quoted;
 use ipnet::IpNet;
 
 use crate::cluster_state::ClusterState;
+use crate::uplink::{Uplink, vxlan_overhead};
 
-/// The bytes that VXLAN adds to a packet, with the inner Ethernet header and the outer IP header.
-const OVERHEAD_V4: u32 = 50;
-const OVERHEAD_V6: u32 = 70;
 /// The smallest MTU with IPv6.
 const MIN_MTU_V6: u32 = 1280;
 /// VXLAN network identifiers have 24 bits.
 const MAX_VNI: u32 = (1 << 24) - 1;
-
-/// The interface that has this node's underlay address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Uplink {
-    /// Its index.
-    pub(super) index: u32,
-    /// Its name.
-    pub(super) name: String,
-    /// Its MTU, in bytes.
-    pub(super) mtu: u32,
-}
 
 /// What this host must have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,12 +121,7 @@ impl<'a> OwnNode<'a> {
 
     /// The MTU of the VXLAN devices.
     fn mtu(&self, uplink: &Uplink) -> u32 {
-        let overhead = if self.node.address.is_ipv4() {
-            OVERHEAD_V4
-        } else {
-            OVERHEAD_V6
-        };
-        uplink.mtu.saturating_sub(overhead)
+        uplink.mtu.saturating_sub(vxlan_overhead(self.node.address))
     }
 
     /// The addresses of this node's endpoint, with the prefixes of their subnets.

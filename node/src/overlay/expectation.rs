@@ -11,8 +11,9 @@ use contrail_mesos_api::container::Mac;
 use ipnet::IpNet;
 
 use super::ROUTE_PROTOCOL;
-use super::desired::{DesiredState, Device, Mac6, Uplink};
+use super::desired::{DesiredState, Device, Mac6};
 use super::diff::{can_keep, device_settings, is_link_local, path_mtu_setting};
+use crate::uplink::Uplink;
 
 /// What the last comparison left.
 #[derive(Debug)]

@@ -30,11 +30,12 @@ use contrail_mesos_api::cluster::Node;
 use contrail_mesos_api::text::Quoted;
 
 use self::actual::Devices;
-use self::desired::{DesiredError, DesiredState, OwnNode, Uplink, desired};
+use self::desired::{DesiredError, DesiredState, OwnNode, desired};
 use self::expectation::{Contradictions, Expectation};
 use self::operation::{Entry, Operation, foreign_route};
 use crate::cluster_state::ClusterState;
 use crate::subsystem::{BoxError, Mode, Outcome, Subsystem};
+use crate::uplink::{self, Uplink};
 
 mod actual;
 mod desired;
@@ -381,7 +382,7 @@ impl Subsystem for OverlaySubsystem {
         self.lacks_uplink = false;
         let mut progress = Progress::default();
         let undetermined = match OwnNode::of(cluster) {
-            Ok(own) => match actual::uplink(&mut self.socket, own.node.address)? {
+            Ok(own) => match uplink::with_address(&mut self.socket, own.node.address)? {
                 Some(uplink) if uplink.name == "lo" => {
                     DesiredError::Loopback(own.node.address, uplink.name)
                 }
