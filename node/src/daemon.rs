@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contrail_mesos::config::Config;
+use contrail_mesos::net::netlink::NetlinkError;
 use contrail_mesos_api::agent_api::ManagerSetupError;
 use contrail_mesos_api::cluster::{ClusterClient, Versions};
 use contrail_mesos_api::http::AllowedHosts;
@@ -22,6 +23,7 @@ use crate::api::{self, ApiSocket, ApiSocketError, ApiSources};
 use crate::cluster_state::ClusterState;
 use crate::engine::Engine;
 use crate::local_state::LocalStateSubsystem;
+use crate::overlay::OverlaySubsystem;
 use crate::report::{ReportOptions, ReportStatus, Reporter};
 use crate::service_manager::ServiceManager;
 use crate::stored_state::{self, StoredStateError};
@@ -80,10 +82,13 @@ pub enum NoStateError {
     },
 }
 
-/// The subsystems of this host.
-#[must_use]
-pub fn subsystems(config: &Config) -> Vec<Box<dyn Subsystem>> {
-    vec![Box::new(LocalStateSubsystem::new(config.state_dir.clone()))]
+/// The subsystems of this host, in the network namespace of the calling thread.
+pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, NetlinkError> {
+    let state_dir = &config.state_dir;
+    Ok(vec![
+        Box::new(LocalStateSubsystem::new(state_dir.clone())),
+        Box::new(OverlaySubsystem::new(state_dir)?),
+    ])
 }
 
 /// The running daemon.
@@ -332,7 +337,8 @@ mod tests {
     }
 
     async fn start(config: &Config) -> Result<Daemon, StartError> {
-        Daemon::start(config, String::new(), subsystems(config)).await
+        let subsystem = LocalStateSubsystem::new(config.state_dir.clone());
+        Daemon::start(config, String::new(), vec![Box::new(subsystem)]).await
     }
 
     #[tokio::test]

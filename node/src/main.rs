@@ -136,7 +136,7 @@ fn dry_run(
 ) -> Result<ExitCode> {
     use std::io::Write as _;
 
-    let outcomes = engine::dry_run(&mut daemon::subsystems(config), state);
+    let outcomes = engine::dry_run(&mut daemon::subsystems(config)?, state);
     let mut out = std::io::stdout().lock();
     let (mut changes, mut failures) = (0, 0);
     for (name, outcome) in outcomes {
@@ -172,7 +172,7 @@ async fn serve(config: &Config, path: &Path) -> Result<ExitCode> {
         |_| String::new(),
         |text| hex(&Sha256::digest(text))[..HASH_CHARS].to_owned(),
     );
-    let mut daemon = Daemon::start(config, hash, daemon::subsystems(config)).await?;
+    let mut daemon = Daemon::start(config, hash, daemon::subsystems(config)?).await?;
     let name = &config.node.name;
     let socket = config.node.socket.display();
     log::info!(node = name, socket:%; "running");
