@@ -33,7 +33,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::cluster_state::ClusterState;
-use crate::engine::EngineStatus;
+use crate::engine::{EngineStatus, SubsystemStatus};
 use crate::local_state::local_state;
 use crate::report::ReportStatus;
 use crate::uplink;
@@ -79,7 +79,7 @@ pub struct Status {
     /// The reports to the managers.
     pub reports: ReportStatus,
     /// The subsystems.
-    pub subsystems: EngineStatus,
+    pub subsystems: Vec<SubsystemStatus>,
     /// The overlays on this host.
     pub overlays: Vec<LocalOverlay>,
 }
@@ -120,16 +120,16 @@ impl ApiSources {
             let uplink = own.and_then(|node| uplink::of_this_host(node.address).ok().flatten());
             local_state(state, uplink.as_ref()).overlays
         });
-        let subsystems = self.engine.borrow().clone();
+        let engine = self.engine.borrow().clone();
         Status {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.started.elapsed().as_secs(),
             known: state.map(|state| state.revision),
-            applied: subsystems.applied(),
+            applied: engine.applied(),
             connection: self.connection.borrow().clone(),
             reports: self.reports.borrow().clone(),
-            subsystems,
+            subsystems: engine.subsystems,
             overlays,
         }
     }

@@ -77,7 +77,7 @@ impl SubsystemStatus {
 }
 
 /// The state of all subsystems.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineStatus {
     /// In the order in which they were given.
     pub subsystems: Vec<SubsystemStatus>,

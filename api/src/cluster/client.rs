@@ -230,6 +230,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn refused_watch_is_opened_at_another_manager() {
+        let behind = ScriptedServer::start(|_, _| {
+            Reply::Answer(409, json!({"error": "the revision is later"}).to_string())
+        })
+        .await;
+        let leader = ScriptedServer::start(|_, _| {
+            Reply::Unsized("application/x-ndjson", line(&heartbeat(1)))
+        })
+        .await;
+        let client_of_both = client(&[&behind, &leader]);
+        let mut watch = client_of_both.watch(None).await.unwrap();
+        assert_eq!(watch.next().await.unwrap().unwrap(), [heartbeat(1)]);
+        // Refused by all, the refusal is the error.
+        let error = client(&[&behind]).watch(None).await.unwrap_err();
+        assert!(!error.kind.is_transient(), "{error}");
+    }
+
+    #[tokio::test]
     async fn watch_refuses_long_and_invalid_lines() {
         let long = vec![b'x'; MAX_LINE_BYTES + 1];
         for (body, is_too_long) in [(long, true), (b"[]\n".to_vec(), false)] {

@@ -4,7 +4,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::*;
-use crate::engine::SubsystemStatus;
 use crate::testing::{cluster, revision};
 
 /// The senders of what the API shows.
@@ -83,7 +82,7 @@ async fn api_shows_the_state_by_a_unix_socket_of_its_owner() {
     let (_, body) = request(&path, "GET /v1/status").await;
     let shown: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(shown["applied"], "3.1");
-    assert_eq!(shown["subsystems"]["subsystems"][0]["repairs"], 7);
+    assert_eq!(shown["subsystems"][0]["repairs"], 7);
     assert_eq!(shown["overlays"][0]["name"], "dcos");
     let (_, body) = request(&path, "GET /metrics").await;
     for line in [
