@@ -576,16 +576,16 @@ mod tests {
 
     #[tokio::test]
     async fn failing_subsystem_does_not_stop_the_others() {
-        let (_sender, states) = states("1.1");
+        let (_sender, receiver) = states("1.1");
         let engine = Engine::start(
             vec![
                 Fake::boxed("panics", [Step::Panic, Step::Error, Step::Problem("full")]),
                 Fake::boxed("works", [Step::Changes(2)]),
             ],
-            &states,
+            &receiver,
         )
         .unwrap();
-        let status = wait_for(&engine, |status| status.has_attempted()).await;
+        let status = wait_for(&engine, EngineStatus::has_attempted).await;
         assert_eq!(status.applied(), None);
         let status = wait_for(&engine, |status| status.applied().is_some()).await;
         assert_eq!(status.applied(), Some(revision("1.1")));
@@ -602,14 +602,14 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_compared_before_there_is_a_state() {
-        let (sender, states) = watch::channel(None);
+        let (sender, receiver) = watch::channel(None);
         let seen = Arc::<Mutex<Vec<_>>>::default();
         let fake = Fake {
             name: "waits",
             seen: seen.clone(),
             ..Fake::default()
         };
-        let engine = Engine::start(vec![Box::new(fake)], &states).unwrap();
+        let engine = Engine::start(vec![Box::new(fake)], &receiver).unwrap();
         assert!(!engine.status().borrow().has_attempted());
         sender.send_replace(Some(Arc::new(cluster("1.1"))));
         wait_for(&engine, |status| status.applied() == Some(revision("1.1"))).await;
@@ -625,7 +625,7 @@ mod tests {
 
     #[tokio::test]
     async fn changes_without_a_new_revision_are_repairs() {
-        let (sender, states) = states("1.1");
+        let (sender, receiver) = states("1.1");
         let (mut kernel, notifications) = UnixStream::pair().unwrap();
         let seen = Arc::<Mutex<Vec<_>>>::default();
         let fake = Fake {
@@ -634,7 +634,7 @@ mod tests {
             notifications: Some(notifications),
             seen: seen.clone(),
         };
-        let engine = Engine::start(vec![Box::new(fake)], &states).unwrap();
+        let engine = Engine::start(vec![Box::new(fake)], &receiver).unwrap();
         let comparisons =
             |count| move |status: &EngineStatus| status.subsystems[0].comparisons >= count;
         let status = wait_for(&engine, comparisons(1)).await;

@@ -200,7 +200,7 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use contrail_mesos_api::agent_api::{ClientOptions, manager_address};
-    use contrail_mesos_api::http::scripted::{Reply, ScriptedServer, ok};
+    use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
     use contrail_mesos_api::http::{Limits, TlsOptions};
     use serde_json::json;
 
@@ -241,7 +241,7 @@ mod tests {
         }
     }
 
-    const LONG: Duration = Duration::from_secs(3600);
+    const LONG: Duration = Duration::from_hours(1);
 
     #[tokio::test]
     async fn reports_follow_changes_and_stop_with_the_subsystems() {
@@ -276,7 +276,7 @@ mod tests {
         let reports: Vec<_> = server
             .requests()
             .iter()
-            .map(|request| request.json())
+            .map(ReceivedRequest::json)
             .collect();
         assert_eq!(reports[0].get("applied"), None);
         assert_eq!(reports[0]["configuration"], "abc");

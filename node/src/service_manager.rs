@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn status_is_one_line_with_revision_manager_and_problems() {
-        let (states, states_receiver) = watch::channel(None);
+        let (published, states_receiver) = watch::channel(None);
         let (engine, engine_receiver) = watch::channel(EngineStatus {
             subsystems: vec![SubsystemStatus::default()],
         });
@@ -127,7 +127,7 @@ mod tests {
             assert!(!status.contains('\n'), "{status:?}");
         };
         contains(&["not watching", "problems: 0"]);
-        states.send_replace(Some(Arc::new(cluster("3.4"))));
+        published.send_replace(Some(Arc::new(cluster("3.4"))));
         contains(&["3.4 is known, none"]);
         engine.send_modify(|engine| {
             engine.subsystems[0].applied = Some(revision("3.3"));

@@ -154,9 +154,10 @@ mod root_tests {
             let host = Self {
                 directory: tempfile::tempdir().unwrap(),
             };
-            let state = host.state_dir();
+            let path = host.state_dir();
+            let state = path.display();
             let text = format!(
-                "state_dir = {state:?}\n[node]\nmanagers = [\"{manager}\"]\nname = \"node-1\"\n\
+                "state_dir = \"{state}\"\n[node]\nmanagers = [\"{manager}\"]\nname = \"node-1\"\n\
                  address = \"192.0.2.1\"\n"
             );
             std::fs::write(host.config(), text).unwrap();
@@ -179,7 +180,7 @@ mod root_tests {
 
         /// Waits until the data path is this, and the library knows its subnet.
         fn wait_for(&self, is: impl Fn(&[String]) -> bool) -> Vec<String> {
-            let deadline = Instant::now() + Duration::from_secs(60);
+            let deadline = Instant::now() + Duration::from_mins(1);
             loop {
                 let data_path = data_path();
                 let state = NodeState::read(&self.state_dir());
@@ -241,13 +242,13 @@ mod root_tests {
         data_path.len() == usize::from(NODES - 1) * 5
     }
 
-    /// Delays of up to `max`, from a seed that a failed test shows.
+    /// Delays of less than a second, from a seed that a failed test shows.
     struct Delays(u64);
 
     impl Delays {
         fn new() -> Self {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            let seed = now.as_nanos() as u64 | 1;
+            let seed = u64::from(now.subsec_nanos()) | 1;
             println!("seed {seed}");
             Self(seed)
         }
@@ -257,8 +258,8 @@ mod root_tests {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
             self.0 ^= self.0 << 17;
-            let micros = self.0 % max.as_micros() as u64;
-            std::thread::sleep(Duration::from_micros(micros));
+            let nanos = self.0 % u64::from(max.subsec_nanos());
+            std::thread::sleep(Duration::from_nanos(nanos));
         }
     }
 
