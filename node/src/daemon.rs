@@ -25,7 +25,7 @@ use crate::engine::Engine;
 use crate::local_state::LocalStateSubsystem;
 use crate::overlay::OverlaySubsystem;
 use crate::report::{ReportOptions, ReportStatus, Reporter};
-use crate::service_manager::ServiceManager;
+use crate::service_manager::{self, ServiceManager};
 use crate::stored_state::{self, StoredStateError};
 use crate::subsystem::Subsystem;
 use crate::watch::{Connection, Follower};
@@ -213,6 +213,7 @@ impl Daemon {
 
     /// Stops. What the daemon has set up stays.
     pub async fn stop(mut self) {
+        service_manager::notify_stopping();
         self.tasks.shutdown().await;
         let Self {
             engine,

@@ -1,7 +1,9 @@
 //! The cluster's state that the items of a watch lead to.
 //!
 //! Invariants: only complete states are published: a snapshot replaces the state once its last item
-//! has arrived. The revision never decreases, whichever manager sends the items.
+//! has arrived. The revision never decreases, whichever manager sends the items. The state of an
+//! earlier run is not resumed: an earlier version of the daemon may have left out what it did not
+//! know, so the first stream begins with a snapshot.
 
 use std::sync::Arc;
 
@@ -27,7 +29,7 @@ pub(crate) enum ReplicaError {
         /// What is known.
         known: Revision,
     },
-    /// A stream began with changes, without a state that they belong to.
+    /// A stream began with changes, without a snapshot that they belong to.
     #[error("the manager sent changes without a snapshot")]
     NoSnapshot,
     /// More objects than a cluster has.
@@ -51,6 +53,8 @@ enum Phase {
 pub(crate) struct Replica {
     node: String,
     state: Option<Arc<ClusterState>>,
+    /// Whether a stream of this run has sent the state.
+    is_resumable: bool,
     phase: Phase,
 }
 
@@ -60,14 +64,16 @@ impl Replica {
         Self {
             node: node.to_owned(),
             state,
+            is_resumable: false,
             phase: Phase::Opened,
         }
     }
 
-    /// Begins a stream. Returns the revision from which it may resume.
+    /// Begins a stream. Returns the revision from which it may resume; none if it must begin with a
+    /// snapshot.
     pub(crate) fn begin(&mut self) -> Option<Revision> {
         self.phase = Phase::Opened;
-        self.revision()
+        self.revision().filter(|_| self.is_resumable)
     }
 
     /// The complete state; none before the first.
@@ -124,36 +130,44 @@ impl Replica {
             return Ok(false);
         }
         self.check(revision)?;
-        let state = Arc::make_mut(self.state.as_mut().ok_or(ReplicaError::NoSnapshot)?);
+        let state = Arc::make_mut(self.resumed()?);
         change(state);
         state.revision = revision;
         check_size(state)?;
         Ok(true)
     }
 
+    /// The state that the stream goes on from.
+    fn resumed(&mut self) -> Result<&mut Arc<ClusterState>, ReplicaError> {
+        let state = self.state.as_mut().filter(|_| self.is_resumable);
+        state.ok_or(ReplicaError::NoSnapshot)
+    }
+
     fn finish(&mut self, revision: Revision) -> Result<bool, ReplicaError> {
         self.check(revision)?;
-        match std::mem::replace(&mut self.phase, Phase::Synced) {
+        let has_changed = match std::mem::replace(&mut self.phase, Phase::Opened) {
             Phase::Snapshot(mut state) => {
-                let sent = revision;
-                if sent < state.revision {
-                    let known = state.revision;
+                let (sent, known) = (revision, state.revision);
+                if sent < known {
                     return Err(ReplicaError::Older { sent, known });
                 }
                 state.revision = revision;
                 let has_changed = self.state.as_deref() != Some(&state);
                 self.state = Some(Arc::new(state));
-                Ok(has_changed)
+                self.is_resumable = true;
+                has_changed
             }
             Phase::Opened | Phase::Synced => {
-                let state = self.state.as_mut().ok_or(ReplicaError::NoSnapshot)?;
+                let state = self.resumed()?;
                 let has_changed = state.revision != revision;
                 if has_changed {
                     Arc::make_mut(state).revision = revision;
                 }
-                Ok(has_changed)
+                has_changed
             }
-        }
+        };
+        self.phase = Phase::Synced;
+        Ok(has_changed)
     }
 }
 
@@ -241,19 +255,46 @@ mod tests {
 
     #[test]
     fn resumed_stream_goes_on_from_the_known_revision() {
-        let mut known = ClusterState::empty("node-1", revision("3.4"));
-        known.put(Object::Overlay(overlay("a")));
         for items in [
             vec![synced("3.4"), put("3.5", "b"), delete("3.6", "a")],
             vec![put("3.5", "b"), delete("3.6", "a"), synced("3.6")],
         ] {
-            let mut replica = Replica::new("node-1", Some(Arc::new(known.clone())));
+            let mut replica = Replica::new("node-1", None);
+            let first = vec![snapshot("3.4"), put("3.4", "a"), synced("3.4")];
+            follow(&mut replica, first);
             assert_eq!(replica.begin(), Some(revision("3.4")));
             follow(&mut replica, items);
             assert!(replica.is_synced());
             assert_eq!(names(&replica), ["b"]);
             assert_eq!(replica.state().unwrap().revision, revision("3.6"));
         }
+    }
+
+    #[test]
+    fn state_of_an_earlier_run_is_replaced_by_a_snapshot() {
+        let mut known = ClusterState::empty("node-1", revision("3.4"));
+        known.put(Object::Overlay(overlay("a")));
+        let known = Arc::new(known);
+        let mut replica = Replica::new("node-1", Some(known.clone()));
+        assert_eq!(replica.begin(), None);
+        for item in [put("3.5", "b"), synced("3.4")] {
+            let error = replica.apply(item).unwrap_err();
+            assert_eq!(error, ReplicaError::NoSnapshot);
+            assert_eq!(
+                (replica.state(), replica.is_synced()),
+                (Some(&known), false)
+            );
+            replica.begin();
+        }
+        let items = vec![
+            snapshot("3.4"),
+            put("3.4", "a"),
+            put("3.4", "b"),
+            synced("3.4"),
+        ];
+        assert_eq!(follow(&mut replica, items), [false, false, false, true]);
+        assert_eq!(names(&replica), ["a", "b"]);
+        assert_eq!(replica.begin(), Some(revision("3.4")));
     }
 
     #[test]

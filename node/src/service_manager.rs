@@ -94,6 +94,13 @@ impl ServiceManager {
     }
 }
 
+/// Notifies that the daemon stops.
+pub fn notify_stopping() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Stopping]) {
+        log::debug!(error:%; "cannot notify systemd");
+    }
+}
+
 /// Returns when the subsystems have stopped.
 async fn ended(mut engine: watch::Receiver<EngineStatus>) {
     while engine.changed().await.is_ok() {}
