@@ -1,9 +1,12 @@
-//! Typed access to a parsed TOML file that collects every problem instead of stopping at the first.
+//! Typed access to a parsed TOML or JSON file that collects every problem instead of stopping at the
+//! first.
 //!
 //! Invariants:
 //! - A key that was never read is a problem, so a misspelt key is never silently ignored.
 //! - One mistake is one problem: what only follows from a mistake is not reported.
 //! - Problems are in the order of the file, and their number is limited, however long the file is.
+
+mod json;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,6 +61,14 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
+    /// The problems of this file, then those of another one that it names.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.problems.extend(other.problems);
+        self.omitted += other.omitted;
+        self
+    }
+
     /// How many problems there are.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -198,6 +209,8 @@ pub struct Document<'a> {
     offsets: RefCell<BTreeMap<String, usize>>,
     /// Whether the file is not TOML. What was read of it is then incomplete.
     has_syntax_error: Cell<bool>,
+    /// Whether messages use the words of JSON.
+    is_json: Cell<bool>,
 }
 
 impl<'a> Document<'a> {
@@ -211,6 +224,7 @@ impl<'a> Document<'a> {
             warnings: RefCell::default(),
             offsets: RefCell::default(),
             has_syntax_error: Cell::new(false),
+            is_json: Cell::new(false),
         }
     }
 
@@ -556,7 +570,7 @@ impl<'a> Section<'a> {
         let message = || {
             format!(
                 "expected {expected}, found {}{separator}{reason}",
-                shown_value(value.get_ref())
+                shown_value(value.get_ref(), self.document.is_json.get())
             )
         };
         let offset = value.span().start;
@@ -708,6 +722,7 @@ impl<'a> Section<'a> {
             DeValue::Table(table) => {
                 Some(Section::new(self.document, table, value.span().start, path))
             }
+            _ if self.document.is_json.get() => self.mismatch(key, value, "an object", ""),
             _ => self.mismatch(key, value, &format!("a table: [{path}]"), ""),
         }
     }
@@ -715,7 +730,11 @@ impl<'a> Section<'a> {
     /// An array of tables.
     pub fn sections(&self, key: &str) -> Vec<Section<'a>> {
         let path = self.key(key);
-        let expected = format!("an array of tables: [[{path}]]");
+        let expected = if self.document.is_json.get() {
+            "an array of objects".to_owned()
+        } else {
+            format!("an array of tables: [[{path}]]")
+        };
         let Some(value) = self.value(key) else {
             return Vec::new();
         };
@@ -773,7 +792,7 @@ impl Drop for Section<'_> {
 
 /// A value for a message: as it is in the file, but escaped and shortened, without user
 /// information.
-fn shown_value(value: &DeValue<'_>) -> String {
+fn shown_value(value: &DeValue<'_>, is_json: bool) -> String {
     match value {
         DeValue::String(text) => Quoted(redact_value(text).as_bytes()).to_string(),
         DeValue::Integer(number) => shortened(number.to_string()),
@@ -781,6 +800,7 @@ fn shown_value(value: &DeValue<'_>) -> String {
         DeValue::Boolean(value) => value.to_string(),
         DeValue::Datetime(value) => value.to_string(),
         DeValue::Array(_) => "an array".to_owned(),
+        DeValue::Table(_) if is_json => "an object".to_owned(),
         DeValue::Table(_) => "a table".to_owned(),
     }
 }
