@@ -13,6 +13,7 @@
 //! diff          the changes between a container and its desired state: pure
 //! reconcile     watches the sources, and writes what differs
 //! provision     creates the default project, its ipams and the default network
+//! overlay       overlay networks: their configuration, and what each node is given of them
 //! election      leader election with ZooKeeper; fence: only the leader writes
 //! lead          provisioning at the beginning of each term
 //! history       recent history of each container
@@ -50,6 +51,7 @@ pub mod marathon;
 pub mod mesos_master;
 mod model;
 mod objects;
+pub mod overlay;
 mod provision;
 mod query;
 mod reconcile;
@@ -60,7 +62,9 @@ mod stores;
 pub mod task_state;
 pub mod vnc;
 
-pub use config::{Access, Config, Connections, DEFAULT_PATH, Follow, Provision, Tls};
+pub use config::{
+    Access, Config, Connections, DEFAULT_PATH, Follow, OverlayOptions, Provision, Tls,
+};
 pub use containers::Containers;
 pub use desired::DeleteReason;
 pub use diff::Change;

@@ -1,6 +1,7 @@
 //! `contrail-mesos-manager`: manages the objects of containers in Contrail for the agents.
 
 mod import;
+mod overlay_command;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Import(import::Import),
+    Overlay(overlay_command::Overlay),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -85,9 +87,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if let Some(Command::Import(import)) = &arguments.command {
-        import.run()?;
-        return Ok(ExitCode::SUCCESS);
+    match &arguments.command {
+        Some(Command::Import(import)) => {
+            import.run()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Overlay(overlay)) => return Ok(overlay.run()),
+        None => {}
     }
     let format = match arguments.log_format {
         Format::Text => LogFormat::Text,

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::fields::{credentials, identity, secret};
-use super::{Access, Config, Connections, Provision, Tls, follow, zookeeper};
+use super::{Access, Config, Connections, Provision, Tls, follow, overlay, zookeeper};
 use crate::config::ConfigError;
 use crate::logging;
 use crate::model::{self, Create, Defaults};
@@ -30,13 +30,24 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let table = document.parse();
     let top = Section::top(&document, &table);
     let config = read(&top);
+    let overlay = overlay::read(&top);
     top.finish();
-    let config = Config {
-        warnings: document.warnings(),
-        ..config
+    let mut warnings = document.warnings();
+    let overlay = match (document.finish(), overlay) {
+        (Ok(()), overlay) => overlay?,
+        (Err(error), Ok(_)) => return Err(error),
+        (Err(error), Err(more)) => return Err(error.and(more)),
     };
-    document.finish()?;
-    Ok(config)
+    warnings.extend(
+        overlay
+            .iter()
+            .flat_map(|overlay| overlay.networks.warnings.clone()),
+    );
+    Ok(Config {
+        overlay,
+        warnings,
+        ..config
+    })
 }
 
 fn read(top: &Section<'_>) -> Config {

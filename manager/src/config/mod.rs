@@ -7,6 +7,7 @@
 mod fields;
 mod file;
 mod follow;
+mod overlay;
 mod zookeeper;
 
 use std::net::SocketAddr;
@@ -23,6 +24,8 @@ use crate::mesos_master::MasterOptions;
 use crate::vnc::VncOptions;
 use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, read_file};
 use contrail_mesos_api::http::tls::Identity;
+
+pub use overlay::OverlayOptions;
 
 /// The default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/contrail-mesos/manager.toml";
@@ -63,6 +66,8 @@ pub struct Config {
     pub log_level: Option<String>,
     /// The sources to reconcile the VNC API with; none by default.
     pub follow: Option<Follow>,
+    /// Overlay networks; none by default.
+    pub overlay: Option<OverlayOptions>,
     /// What is valid, but probably a mistake.
     pub warnings: Vec<ConfigProblem>,
 }
@@ -178,6 +183,7 @@ impl Config {
             rollback_delay: Duration::from_secs(5),
             log_level: None,
             follow: None,
+            overlay: None,
             warnings: vec![],
         }
     }

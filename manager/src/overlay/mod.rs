@@ -1,0 +1,5 @@
+//! Overlay networks.
+
+mod config;
+
+pub use config::{OverlayConfig, OverlayDefinition, SubnetPool};
