@@ -72,8 +72,8 @@ test: testbed ## Run all tests, those on the real Mesos included (root)
 	@.ci/test $(ARGS)
 
 soak: root toolchain packages release-programs mesos ## Run the long tests: crashes at random moments, for hours (root)
-	$(say) 'damaged input for every parser'
-	@CONTRAIL_FUZZ_ROUNDS=$(FUZZ_ROUNDS) cargo test --locked --workspace --lib damaged_input -- --nocapture
+	$(say) 'damaged input for every parser, and random changes of the allocations'
+	@CONTRAIL_FUZZ_ROUNDS=$(FUZZ_ROUNDS) cargo test --locked --workspace --lib -- damaged_input random_changes --nocapture
 	$(say) 'soak'
 	@MODULE="$${MODULE:-$(LIBRARY)}" $(BUILT)/release/soak $(ARGS)
 

@@ -106,7 +106,8 @@ impl PartialEq for ZooKeeper {
 }
 
 impl ZooKeeper {
-    fn acls(&self) -> Acls<'static> {
+    /// Who may change the nodes.
+    pub(crate) fn acls(&self) -> Acls<'static> {
         if self.digest.is_some() {
             Acls::creator_all()
         } else {
@@ -114,7 +115,8 @@ impl ZooKeeper {
         }
     }
 
-    async fn connect(&self) -> Result<Client, zookeeper_client::Error> {
+    /// Opens a session.
+    pub(crate) async fn connect(&self) -> Result<Client, zookeeper_client::Error> {
         let connector = Client::connector().with_session_timeout(self.session_timeout);
         let connector = match &self.digest {
             Some(digest) => connector.with_auth("digest", digest.expose_secret().as_bytes()),

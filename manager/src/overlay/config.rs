@@ -15,7 +15,7 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
-use contrail_mesos_api::cluster::VXLAN_PORT;
+use contrail_mesos_api::cluster::{Overlay, Underlay, VXLAN_PORT};
 use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, Document, Section, read_file};
 use contrail_mesos_api::container::Mac;
 
@@ -104,9 +104,30 @@ impl OverlayConfig {
         })?;
         Ok(Self { warnings, ..config })
     }
+
+    /// What all overlays share, as it is published.
+    pub(crate) fn underlay(&self) -> Underlay {
+        Underlay {
+            vtep_subnet: self.vtep_subnet,
+            vtep_subnet6: self.vtep_subnet6,
+            vxlan_port: self.vxlan_port,
+        }
+    }
 }
 
 impl OverlayDefinition {
+    /// The overlay as it is published.
+    pub(crate) fn published(&self) -> Overlay {
+        Overlay {
+            name: self.name.clone(),
+            vni: self.vni,
+            subnet: self.subnets.map(|pool| pool.subnet),
+            subnet6: self.subnets6.map(|pool| pool.subnet),
+            mtu: self.mtu,
+            enabled: self.enabled,
+        }
+    }
+
     /// The subnets of both families, each with the prefix length of a node's part.
     pub fn parts(&self) -> impl Iterator<Item = (IpNet, u8)> + use<> {
         self.pools().map(|pool| (pool.subnet, pool.prefix))

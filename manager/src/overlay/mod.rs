@@ -1,5 +1,34 @@
-//! Overlay networks.
+//! Overlay networks: which node has which tunnel endpoint and subnets.
+//!
+//! ```text
+//! config       the file of the overlays: every problem at once
+//! allocation   which node has what: a pure state machine
+//! record       the stored record of a node
+//! space        the used addresses of one family
+//! store        ZooKeeper or a file, by compare-and-set
+//! allocator    registers nodes: writes first, then publishes and answers
+//! usage        how much of the overlays is used
+//! ```
+//!
+//! Invariants: nothing is given twice, and nothing is taken from a node that may have containers,
+//! whatever happens to the configuration. Only [`Allocator::release`] gives a subnet back.
 
+mod allocation;
+mod allocator;
 mod config;
+mod error;
+mod record;
+mod space;
+mod store;
+#[cfg(test)]
+mod tests;
+mod usage;
 
+pub use allocator::{Allocator, Changes, ObjectChange};
 pub use config::{OverlayConfig, OverlayDefinition, SubnetPool};
+pub use error::AllocatorError;
+pub use store::{
+    FileStore, Generation, MAX_WRITES, RecordWrite, Snapshot, Store, StoreError, ZooKeeperStore,
+    open_store,
+};
+pub use usage::{EndpointUsage, OverlayUsage};

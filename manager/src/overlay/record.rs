@@ -1,0 +1,163 @@
+//! The stored record of a node.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The version of the layout of records.
+const LAYOUT: u32 = 1;
+/// The longest name of a node: that of a host in the DNS.
+const MAX_NAME_BYTES: usize = 253;
+/// The shortest block that can be divided into halves with an address for a container each.
+const MAX_PREFIX: u8 = 29;
+const MAX_PREFIX6: u8 = 125;
+
+/// A node, and what it was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeRecord {
+    layout: u32,
+    /// The node's name.
+    pub(super) name: String,
+    /// Its address in the underlay.
+    pub(super) address: IpAddr,
+    /// The address of its tunnel endpoint; none if the subnet of the endpoints has changed and the
+    /// new one is used up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) vtep: Option<Ipv4Addr>,
+    /// The IPv6 address of its tunnel endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) vtep6: Option<Ipv6Addr>,
+    /// Its blocks by the name of the overlay, which may no longer be configured.
+    #[serde(default)]
+    pub(super) overlays: BTreeMap<String, NodeBlocks>,
+}
+
+/// A node's blocks of one overlay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NodeBlocks {
+    /// Those in use: at most one of each family.
+    #[serde(default)]
+    pub(super) subnets: Vec<IpNet>,
+    /// Those that it had while the overlay had another subnet. Containers may still have their
+    /// addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) retired: Vec<IpNet>,
+}
+
+impl NodeRecord {
+    /// A record without any allocation.
+    pub(super) fn new(name: &str, address: IpAddr) -> Self {
+        Self {
+            layout: LAYOUT,
+            name: name.to_owned(),
+            address,
+            vtep: None,
+            vtep6: None,
+            overlays: BTreeMap::new(),
+        }
+    }
+
+    /// The text that is stored.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        // Serialization of addresses and strings cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads what is stored under a name. Returns why it cannot be right, if it cannot.
+    pub(super) fn parse(name: &str, bytes: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Layout {
+            layout: u32,
+        }
+        let Layout { layout } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if layout != LAYOUT {
+            return Err(format!(
+                "its layout {layout} is not {LAYOUT}, the known one: a later version of the manager wrote it"
+            ));
+        }
+        let record: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        record.check(name)?;
+        Ok(record)
+    }
+
+    fn check(&self, name: &str) -> Result<(), String> {
+        if self.name != name || !is_node_name(name) {
+            return Err("its name is another one, or not that of a node".to_owned());
+        }
+        if !is_node_address(self.address) {
+            return Err(format!("{} is not the address of a host", self.address));
+        }
+        for (overlay, blocks) in &self.overlays {
+            for block in blocks.all() {
+                let longest = match block {
+                    IpNet::V4(_) => MAX_PREFIX,
+                    IpNet::V6(_) => MAX_PREFIX6,
+                };
+                if block != block.trunc() || !(1..=longest).contains(&block.prefix_len()) {
+                    return Err(format!(
+                        "{block}, of an overlay, is not the subnet of a node"
+                    ));
+                }
+            }
+            let v4 = |block: &&IpNet| matches!(block, IpNet::V4(_));
+            let count4 = blocks.subnets.iter().filter(v4).count();
+            if count4 > 1 || blocks.subnets.len() - count4 > 1 {
+                let overlay = contrail_mesos_api::text::Quoted(overlay.as_bytes());
+                return Err(format!(
+                    "it has several subnets of one family in the overlay {overlay}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// All blocks, those in use and those that are retired.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = IpNet> {
+        self.overlays.values().flat_map(NodeBlocks::all)
+    }
+
+    /// The addresses of the tunnel endpoint.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.vtep.map(IpAddr::V4);
+        v4.into_iter().chain(self.vtep6.map(IpAddr::V6))
+    }
+}
+
+impl NodeBlocks {
+    fn all(&self) -> impl Iterator<Item = IpNet> {
+        self.subnets.iter().chain(&self.retired).copied()
+    }
+
+    /// The block in use of the same family as a subnet.
+    pub(super) fn current(&self, family_of: IpNet) -> Option<IpNet> {
+        let same = |block: &&IpNet| is_same_family(**block, family_of);
+        self.subnets.iter().find(same).copied()
+    }
+}
+
+/// Whether both are IPv4, or both IPv6.
+pub(super) fn is_same_family(one: IpNet, other: IpNet) -> bool {
+    matches!(
+        (one, other),
+        (IpNet::V4(_), IpNet::V4(_)) | (IpNet::V6(_), IpNet::V6(_))
+    )
+}
+
+/// Whether it can be the name of a node, and of a node of ZooKeeper.
+pub(super) fn is_node_name(name: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Whether it can be the underlay address of a node. It is in its shortest form.
+pub(super) fn is_node_address(address: IpAddr) -> bool {
+    address == address.to_canonical() && !address.is_unspecified() && !address.is_multicast()
+}
