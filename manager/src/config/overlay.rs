@@ -45,15 +45,13 @@ pub(super) fn read(top: &Section<'_>) -> Result<Option<OverlayOptions>, ConfigEr
         let message = "is not used: with [zookeeper] the state is there";
         section.warning("state_file", message);
     }
-    let release_after = section.has("release_after").then(|| {
-        let duration = section.duration("release_after", MIN_RELEASE_AFTER);
-        if duration < MIN_RELEASE_AFTER {
-            let message = "expected a time of at least \"10m\": the containers of a node that is back \
-                           would have addresses that others were given";
-            section.problem("release_after", message);
-        }
-        duration
-    });
+    let release_after = section.duration("release_after", MIN_RELEASE_AFTER);
+    if release_after < MIN_RELEASE_AFTER {
+        let message = "expected a time of at least \"10m\": the containers of a node that is back would \
+                       have addresses that others were given";
+        section.problem("release_after", message);
+    }
+    let release_after = section.has("release_after").then_some(release_after);
     section.finish();
     let Some(file) = file.map(PathBuf::from) else {
         return Ok(None);

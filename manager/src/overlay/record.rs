@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use contrail_mesos_api::text::{Quoted, excerpt};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -73,13 +74,15 @@ impl NodeRecord {
         struct Layout {
             layout: u32,
         }
-        let Layout { layout } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        // It quotes the record.
+        let shown = |error: serde_json::Error| excerpt(error.to_string().as_bytes());
+        let Layout { layout } = serde_json::from_slice(bytes).map_err(shown)?;
         if layout != LAYOUT {
             return Err(format!(
                 "its layout {layout} is not {LAYOUT}, the known one: a later version of the manager wrote it"
             ));
         }
-        let record: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let record: Self = serde_json::from_slice(bytes).map_err(shown)?;
         record.check(name)?;
         Ok(record)
     }
@@ -106,7 +109,7 @@ impl NodeRecord {
             let v4 = |block: &&IpNet| matches!(block, IpNet::V4(_));
             let count4 = blocks.subnets.iter().filter(v4).count();
             if count4 > 1 || blocks.subnets.len() - count4 > 1 {
-                let overlay = contrail_mesos_api::text::Quoted(overlay.as_bytes());
+                let overlay = Quoted(overlay.as_bytes());
                 return Err(format!(
                     "it has several subnets of one family in the overlay {overlay}"
                 ));

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use atomic_write_file::AtomicWriteFile;
 use contrail_mesos_api::files::read_regular_file;
+use contrail_mesos_api::text::excerpt;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use nix::fcntl::{Flock, FlockArg};
@@ -122,8 +123,10 @@ impl FileStore {
                 "{problem}; restore it from a backup, or remove it, which gives all nodes new subnets"
             ),
         };
-        let contents: Contents =
-            serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let contents: Contents = serde_json::from_slice(&bytes).map_err(|error| {
+            // It quotes the file.
+            invalid(excerpt(error.to_string().as_bytes()))
+        })?;
         if contents.layout != LAYOUT {
             let layout = contents.layout;
             return Err(invalid(format!(
@@ -281,7 +284,7 @@ mod tests {
             "",
             "[]",
             &text.replace("\"layout\": 1", "\"layout\": 2"),
-            &text.replace("\"nodes\"", "\"more\""),
+            &text.replace("\"nodes\"", "\"more\\u001b[31m\""),
         ] {
             fs::write(&path, damaged).unwrap();
             let invalid = store.load().await;
@@ -289,6 +292,8 @@ mod tests {
                 matches!(invalid, Err(StoreError::Invalid { .. })),
                 "{invalid:?}"
             );
+            let error = invalid.unwrap_err().to_string();
+            assert!(!error.contains(char::is_control), "{error:?}");
             assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
         }
     }

@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use contrail_mesos_api::text::excerpt;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -151,8 +152,9 @@ impl ZooKeeperStore {
                 "its layout {layout} is not {LAYOUT}, the known one: a later version of the manager wrote it"
             ))),
             Err(error) => Err(self.invalid(format!(
-                "{} was not written by a manager ({error}); delete it, or configure another path",
-                self.generation_path()
+                "{} was not written by a manager ({}); delete it, or configure another path",
+                self.generation_path(),
+                excerpt(error.to_string().as_bytes())
             ))),
         }
     }
