@@ -40,6 +40,10 @@ pub(super) struct Allocation {
     /// The used addresses of both families.
     space4: Space,
     space6: Space,
+    /// How many nodes have a block in use of an overlay, by its name: of IPv4, and of IPv6.
+    block_counts: HashMap<String, [u64; 2]>,
+    /// How many nodes have an IPv6 address of an endpoint.
+    endpoint6_count: u64,
 }
 
 /// A change of a node's record.
@@ -76,6 +80,8 @@ impl Allocation {
             macs: HashMap::new(),
             space4: Space::default(),
             space6: Space::default(),
+            block_counts: HashMap::new(),
+            endpoint6_count: 0,
         };
         allocation.set_config(config);
         allocation
@@ -386,6 +392,13 @@ impl Allocation {
         if let Some(vtep) = record.vtep {
             self.macs.insert(mac_suffix(vtep), record.name.clone());
         }
+        self.endpoint6_count += u64::from(record.vtep6.is_some());
+        for (name, blocks) in &record.overlays {
+            let counts = self.block_counts.entry(name.clone()).or_default();
+            for block in &blocks.subnets {
+                counts[family_index(*block)] += 1;
+            }
+        }
         Ok(())
     }
 
@@ -396,6 +409,14 @@ impl Allocation {
         self.addresses.remove(&record.address);
         if let Some(vtep) = record.vtep {
             self.macs.remove(&mac_suffix(vtep));
+        }
+        self.endpoint6_count -= u64::from(record.vtep6.is_some());
+        for (name, blocks) in &record.overlays {
+            if let Some(counts) = self.block_counts.get_mut(name) {
+                for block in &blocks.subnets {
+                    counts[family_index(*block)] -= 1;
+                }
+            }
         }
     }
 
@@ -482,11 +503,7 @@ impl Allocation {
             overlay.pools().map(move |pool| (overlay, name, pool))
         });
         let usage = pools.map(|(overlay, name, pool)| {
-            let used = self.nodes.values().filter(|record| {
-                let blocks = record.overlays.get(name);
-                let current = blocks.and_then(|blocks| blocks.current(pool.subnet));
-                current.is_some_and(|block| pool.subnet.contains(&block))
-            });
+            let counts = self.block_counts.get(name).copied().unwrap_or_default();
             let bits = u32::from(pool.subnet.max_prefix_len() - pool.prefix);
             let size = 1_u128.checked_shl(bits).unwrap_or(u128::MAX);
             let free = self
@@ -497,7 +514,7 @@ impl Allocation {
                 enabled: overlay.enabled,
                 subnet: pool.subnet,
                 prefix: pool.prefix,
-                used: count(used.count() as u128),
+                used: counts[family_index(pool.subnet)],
                 free: count(free),
                 total: room(pool),
             }
@@ -509,14 +526,14 @@ impl Allocation {
     pub(super) fn endpoint_usage(&self) -> Vec<EndpointUsage> {
         let v6 = self.config.vtep_subnet6.map(IpNet::V6);
         let subnets = [IpNet::V4(self.config.vtep_subnet)].into_iter().chain(v6);
-        let usage = subnets.map(|subnet| {
-            let endpoints = self.nodes.values().flat_map(NodeRecord::endpoints);
-            EndpointUsage {
-                subnet,
-                used: count(endpoints.filter(|address| subnet.contains(address)).count() as u128),
-                free: count(self.space(subnet).count_free(&hosts(subnet), 1)),
-                total: endpoint_room(subnet),
-            }
+        let usage = subnets.map(|subnet| EndpointUsage {
+            subnet,
+            used: match subnet {
+                IpNet::V4(_) => self.macs.len() as u64,
+                IpNet::V6(_) => self.endpoint6_count,
+            },
+            free: count(self.space(subnet).count_free(&hosts(subnet), 1)),
+            total: endpoint_room(subnet),
         });
         usage.collect()
     }
@@ -554,6 +571,10 @@ fn is_in(block: IpNet, overlay: &OverlayDefinition) -> bool {
     overlay
         .pools()
         .any(|pool| is_same_family(block, pool.subnet) && pool.subnet.contains(&block))
+}
+
+fn family_index(block: IpNet) -> usize {
+    usize::from(matches!(block, IpNet::V6(_)))
 }
 
 /// The addresses of a subnet without the first and the last one.

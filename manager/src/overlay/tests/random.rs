@@ -11,6 +11,7 @@ use proptest::test_runner::TestCaseResult;
 
 use super::super::allocation::Allocation;
 use super::super::error::AllocatorError;
+use super::super::record::NodeRecord;
 use super::super::space::range;
 use super::*;
 
@@ -134,6 +135,26 @@ pub(super) fn check(allocation: &Allocation) {
     }
 }
 
+/// Checks what is said of the use of overlays, once the configuration is applied.
+fn check_usage(allocation: &Allocation) {
+    let records = || allocation.records().values();
+    for usage in allocation.usage() {
+        let used = records()
+            .filter_map(|record| record.overlays.get(&usage.overlay)?.current(usage.subnet));
+        assert_eq!(usage.used, used.count() as u64, "{usage:?}");
+        let free = subnets_of(usage.subnet, usage.prefix);
+        let free = free
+            .into_iter()
+            .filter(|block| !used_by_any(allocation, *block));
+        assert_eq!(usage.free, free.count() as u64, "{usage:?}");
+    }
+    for usage in allocation.endpoint_usage() {
+        let endpoints = records().flat_map(NodeRecord::endpoints);
+        let used = endpoints.filter(|address| usage.subnet.contains(address));
+        assert_eq!(usage.used, used.count() as u64, "{usage:?}");
+    }
+}
+
 /// Checks that what a node has is in the subnets of the configuration.
 fn check_place(node: &Node, config: &OverlayConfig) {
     let subnet = config.vtep_subnet;
@@ -252,7 +273,7 @@ fn check_shortage(allocation: &Allocation, name: &str, answer: &NodeAnswer) -> T
             lacks(pool.subnet)
                 && subnets_of(pool.subnet, pool.prefix)
                     .into_iter()
-                    .all(|block| used(allocation, block))
+                    .all(|block| used_by_any(allocation, block))
         });
         prop_assert!(used_up, "{:?} {:?}", overlay, answer);
         let problems = answer.problems.iter();
@@ -273,7 +294,7 @@ fn subnets_of(subnet: IpNet, prefix: u8) -> Vec<IpNet> {
 }
 
 /// Whether anybody has a part of a block.
-fn used(allocation: &Allocation, block: IpNet) -> bool {
+fn used_by_any(allocation: &Allocation, block: IpNet) -> bool {
     allocation.records().values().any(|record| {
         let mut own = record.endpoints().map(IpNet::from).chain(record.blocks());
         own.any(|part| overlap(part, block))
@@ -319,7 +340,7 @@ fn run(steps: Vec<Step>) -> TestCaseResult {
                                         }
                                         IpNet::V6(_) => IpAddr::from(host.to_be_bytes()),
                                     };
-                                    used(&allocation, host.into())
+                                    used_by_any(&allocation, host.into())
                                 });
                                 prop_assert!(used, "{}", subnet);
                             }
@@ -364,6 +385,7 @@ fn run(steps: Vec<Step>) -> TestCaseResult {
             }
         }
         check(&allocation);
+        check_usage(&allocation);
         model.observe(&allocation)?;
     }
     Ok(())
