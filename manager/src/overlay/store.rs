@@ -12,6 +12,7 @@ mod zookeeper;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 
@@ -20,9 +21,17 @@ use crate::election::ZooKeeper;
 pub use file::FileStore;
 pub use zookeeper::ZooKeeperStore;
 
-/// Says that nobody else has written since. Only the store that returned it understands it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Says that nobody else has written since. Only the store that returned it understands it. Later
+/// writes have greater ones, also after all that was stored has been lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(pub(super) u64);
+
+/// The generation of an empty store: milliseconds of the wall clock, because nothing else is left of
+/// earlier generations, of which nodes know the last. There are fewer writes than milliseconds.
+fn first_generation() -> u64 {
+    let age = SystemTime::now().duration_since(UNIX_EPOCH);
+    age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
 
 /// All that is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Generation, RecordWrite, Snapshot, Store, StoreError};
+use super::{Generation, RecordWrite, Snapshot, Store, StoreError, first_generation};
 
 const LAYOUT: u32 = 1;
 
@@ -111,7 +111,7 @@ impl FileStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Contents {
                     layout: LAYOUT,
-                    generation: 0,
+                    generation: first_generation(),
                     nodes: BTreeMap::new(),
                 });
             }
@@ -269,6 +269,13 @@ mod tests {
         drop(store);
         let snapshot = other.load().await.unwrap();
         assert_eq!((names(&snapshot), snapshot.generation), (vec!["b"], third));
+        // Nodes know the last generation: a lost file does not begin below it.
+        fs::remove_file(&path).unwrap();
+        let lost = other.load().await.unwrap();
+        assert!(
+            lost.records.is_empty() && lost.generation >= first,
+            "{lost:?}"
+        );
     }
 
     #[tokio::test]
@@ -312,8 +319,12 @@ mod tests {
             "{failed:?}"
         );
         fs::remove_dir(&path).unwrap();
-        assert_eq!(names(&store.load().await.unwrap()), [""; 0]);
-        store.write(first, vec![create("b")]).await.unwrap();
+        let again = store.load().await.unwrap();
+        assert_eq!(names(&again), [""; 0]);
+        store
+            .write(again.generation, vec![create("b")])
+            .await
+            .unwrap();
         assert_eq!(names(&store.load().await.unwrap()), ["b"]);
     }
 }

@@ -1,7 +1,7 @@
 //! ZooKeeper, for several managers.
 //!
 //! ```text
-//! <path>/overlay/generation     its version counts the writes; every write sets it
+//! <path>/overlay/generation     {layout, base}; its version counts the writes, each of which sets it
 //! <path>/overlay/nodes/<name>   the record of a node
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! late fails that condition, once anything else has been written. The session is the store's own:
 //! the election's is not slowed down by large reads.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use contrail_mesos_api::text::excerpt;
@@ -20,7 +21,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
-use super::{Generation, RecordWrite, Snapshot, Store, StoreError};
+use super::{Generation, RecordWrite, Snapshot, Store, StoreError, first_generation};
 use crate::election::ZooKeeper;
 
 const LAYOUT: u32 = 1;
@@ -36,12 +37,24 @@ pub struct ZooKeeperStore {
     options: ZooKeeper,
     /// The session, once there is one.
     client: Mutex<Option<Client>>,
+    /// The base that was read last.
+    base: AtomicU64,
 }
 
 /// The content of the node `generation`.
 #[derive(Serialize, Deserialize)]
 struct Header {
     layout: u32,
+    /// The generation at the version 0.
+    base: u64,
+}
+
+impl Header {
+    fn bytes(base: u64) -> Vec<u8> {
+        let layout = LAYOUT;
+        // Serialization of numbers cannot fail.
+        serde_json::to_vec(&Self { layout, base }).unwrap_or_default()
+    }
 }
 
 impl std::fmt::Debug for ZooKeeperStore {
@@ -60,6 +73,7 @@ impl ZooKeeperStore {
         Self {
             options,
             client: Mutex::default(),
+            base: AtomicU64::default(),
         }
     }
 
@@ -145,10 +159,20 @@ impl ZooKeeperStore {
                 Error::Throttled => self.unavailable("others write all the time"),
                 error => self.read_error(&error),
             })?;
-        let (header, snapshot) = snapshot;
+        let (header, version, records) = snapshot;
         match serde_json::from_slice::<Header>(&header) {
-            Ok(Header { layout: LAYOUT }) => Ok(snapshot),
-            Ok(Header { layout }) => Err(self.invalid(format!(
+            Ok(Header {
+                layout: LAYOUT,
+                base,
+            }) => {
+                self.base.store(base, Ordering::Relaxed);
+                let generation = generation(base, version);
+                Ok(Snapshot {
+                    generation,
+                    records,
+                })
+            }
+            Ok(Header { layout, .. }) => Err(self.invalid(format!(
                 "its layout {layout} is not {LAYOUT}, the known one: a later version of the manager wrote it"
             ))),
             Err(error) => Err(self.invalid(format!(
@@ -163,8 +187,7 @@ impl ZooKeeperStore {
     async fn prepare(&self, client: &Client) -> Result<(), Error> {
         let options = CreateMode::Persistent.with_acls(self.options.acls());
         client.mkdir(&self.nodes_path(), &options).await?;
-        // Serialization of a number cannot fail.
-        let header = serde_json::to_vec(&Header { layout: LAYOUT }).unwrap_or_default();
+        let header = Header::bytes(first_generation());
         let path = self.generation_path();
         match client.create(&path, &header, &options).await {
             Ok(_) | Err(Error::NodeExists) => {}
@@ -175,7 +198,7 @@ impl ZooKeeperStore {
     }
 
     /// Reads the header and all records; none if somebody wrote meanwhile.
-    async fn read_once(&self, client: &Client) -> Result<Option<(Vec<u8>, Snapshot)>, Error> {
+    async fn read_once(&self, client: &Client) -> Result<Option<Contents>, Error> {
         let generation_path = self.generation_path();
         let (header, stat) = client.get_data(&generation_path).await?;
         let names = client.list_children(&self.nodes_path()).await?;
@@ -191,11 +214,7 @@ impl ZooKeeperStore {
         if after.is_none_or(|after| after.version != stat.version) {
             return Ok(None);
         }
-        let snapshot = Snapshot {
-            generation: generation(stat.version),
-            records: records?,
-        };
-        Ok(Some((header, snapshot)))
+        Ok(Some((header, stat.version, records?)))
     }
 
     async fn commit(
@@ -205,12 +224,16 @@ impl ZooKeeperStore {
     ) -> Result<Generation, StoreError> {
         let client = self.client().await?;
         let options = CreateMode::Persistent.with_acls(self.options.acls());
-        // Serialization of a number cannot fail.
-        let header = serde_json::to_vec(&Header { layout: LAYOUT }).unwrap_or_default();
+        let base = self.base.load(Ordering::Relaxed);
+        let Some(version) = version(base, expected) else {
+            return Err(StoreError::Conflict {
+                store: self.store(),
+            });
+        };
         let mut transaction = client.new_multi_writer();
         let mut add = || {
-            let version = Some(version(expected));
-            transaction.add_set_data(&self.generation_path(), &header, version)?;
+            let header = Header::bytes(base);
+            transaction.add_set_data(&self.generation_path(), &header, Some(version))?;
             for write in writes {
                 let path = self.node_path(write.name());
                 match write {
@@ -236,7 +259,7 @@ impl ZooKeeperStore {
         let committed = timeout(self.time_limit(), transaction.commit()).await;
         match committed.map_err(|_| unknown("no answer in time".to_owned()))? {
             Ok(results) => match results.first() {
-                Some(MultiWriteResult::SetData { stat }) => Ok(generation(stat.version)),
+                Some(MultiWriteResult::SetData { stat }) => Ok(generation(base, stat.version)),
                 _ => Err(unknown("an answer of another form".to_owned())),
             },
             Err(MultiWriteError::OperationFailed { index, source }) => {
@@ -267,16 +290,18 @@ impl ZooKeeperStore {
     }
 }
 
+/// The header, its version, and all records.
+type Contents = (Vec<u8>, i32, Vec<(String, Vec<u8>)>);
+
 /// A version may become negative after two billion writes: its bits count.
-fn generation(version: i32) -> Generation {
-    Generation(u64::from(version.cast_unsigned()))
+fn generation(base: u64, version: i32) -> Generation {
+    Generation(base.saturating_add(version.cast_unsigned().into()))
 }
 
-fn version(generation: Generation) -> i32 {
-    // Only versions become generations.
-    u32::try_from(generation.0)
-        .unwrap_or_default()
-        .cast_signed()
+/// The version of a generation; none if it had another base.
+fn version(base: u64, generation: Generation) -> Option<i32> {
+    let version = u32::try_from(generation.0.checked_sub(base)?).ok()?;
+    Some(version.cast_signed())
 }
 
 impl Store for ZooKeeperStore {
@@ -304,7 +329,9 @@ mod tests {
     #[test]
     fn versions_survive_as_generations() {
         for number in [0, 1, i32::MAX, i32::MIN] {
-            assert_eq!(version(generation(number)), number);
+            assert_eq!(version(7, generation(7, number)), Some(number));
         }
+        assert!(generation(7, 2) > generation(7, 1));
+        assert_eq!(version(8, generation(7, 0)), None);
     }
 }
