@@ -42,6 +42,8 @@ const MAX_REQUESTS_AT_ONCE: usize = 64;
 const MAX_DUMP_ATTEMPTS: usize = 5;
 /// How many sockets wait for their next use, at most.
 const MAX_IDLE_SOCKETS: usize = 4;
+/// What fits into every send buffer: the kernel allows none below 4,608 bytes.
+const MIN_SEND_BUFFER_BYTES: usize = 2048;
 /// The largest datagram of a dump is 32 KiB.
 const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -223,8 +225,8 @@ impl NetlinkSocket {
 
     fn open(protocol: isize, family: &'static str) -> Result<Self, NetlinkError> {
         let fail = |error| NetlinkError::Socket(error, family);
-        let mut socket = Socket::new(protocol).map_err(fail)?;
-        socket.bind_auto().map_err(fail)?;
+        let socket = Socket::new(protocol).map_err(fail)?;
+        // Also binds it.
         socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
         setsockopt(
             &socket,
@@ -252,7 +254,11 @@ impl NetlinkSocket {
     ) -> Result<Vec<Result<(), NetlinkError>>, NetlinkError> {
         let mut results = Vec::with_capacity(requests.len());
         for chunk in requests.chunks(self.max_acks) {
-            results.extend(self.execute_with(chunk, |_| NLM_F_ACK, |_, _| false)?);
+            let last = chunk.len() - 1;
+            // The kernel reports a refusal in any case, and in order: what is not refused by the time
+            // that it acknowledges the last request was carried out.
+            let flags = |index| if index == last { NLM_F_ACK } else { 0 };
+            results.extend(self.execute_with(chunk, flags, |_, _| false)?);
         }
         Ok(results)
     }
@@ -260,7 +266,8 @@ impl NetlinkSocket {
     /// Sends all `requests` at once, each with the additional flags of `flags`. Waits for the
     /// responses to those with `NLM_F_ACK`, or until `is_last` returns true for the index of a
     /// response and whether it is an error. The caller keeps the number of responses small enough
-    /// for the receive buffer.
+    /// for the receive buffer: if one is lost, the outcome of every request without a response is
+    /// unknown.
     pub(crate) fn execute_with(
         &mut self,
         requests: &[Request],
@@ -313,21 +320,20 @@ impl NetlinkSocket {
                 }
             }
         }
-        let cause = loss.filter(|_| missing > 0);
+        // The last acknowledgement may be there although a refusal before it was dropped.
+        let cause = loss;
         Ok(results
             .into_iter()
             .enumerate()
             .map(|(index, result)| match (result, &cause) {
                 (Some(result), _) => result,
-                (None, Some(error)) if flags(index) & NLM_F_ACK != 0 => {
-                    Err(NetlinkError::OutcomeUnknown {
-                        action: requests
-                            .get(index)
-                            .map_or_else(String::new, |request| request.action.clone()),
-                        source: io::Error::new(error.kind(), error.to_string()),
-                    })
-                }
-                (None, _) => Ok(()),
+                (None, Some(error)) => Err(NetlinkError::OutcomeUnknown {
+                    action: requests
+                        .get(index)
+                        .map_or_else(String::new, |request| request.action.clone()),
+                    source: io::Error::new(error.kind(), error.to_string()),
+                }),
+                (None, None) => Ok(()),
             })
             .collect())
     }
@@ -418,7 +424,8 @@ impl NetlinkSocket {
     /// Sends complete messages.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), NetlinkError> {
         // What is sent at once must fit into the send buffer as a whole.
-        if getsockopt(&self.socket, sockopt::SndBuf).is_ok_and(|size| size / 2 < bytes.len()) {
+        if bytes.len() > MIN_SEND_BUFFER_BYTES
+            && getsockopt(&self.socket, sockopt::SndBuf).is_ok_and(|size| size / 2 < bytes.len()) {
             // Refused outside of the initial user namespace, where the send then reports it.
             let _ = setsockopt(&self.socket, sockopt::SndBufForce, &(bytes.len() * 2));
         }

@@ -104,12 +104,14 @@ pub(super) fn commit(
     let results = socket
         .execute_batch(&requests)
         .map_err(BatchError::Failed)?;
+    let mut outcome = Ok(());
     for (index, result) in results.into_iter().enumerate() {
         match result {
             Ok(()) => {}
             Err(error) if error.errno() == Some(Errno::ERESTART) => return Err(BatchError::Stale),
+            // Unless the kernel has refused a change, too.
             Err(error @ NetlinkError::OutcomeUnknown { .. }) => {
-                return Err(BatchError::Unknown(error));
+                outcome = Err(BatchError::Unknown(error));
             }
             Err(error) if (1..=count).contains(&index) => {
                 return Err(BatchError::Refused(index - 1, error));
@@ -117,7 +119,7 @@ pub(super) fn commit(
             Err(error) => return Err(BatchError::Failed(error)),
         }
     }
-    Ok(())
+    outcome
 }
 
 impl NetlinkSocket {
