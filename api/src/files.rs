@@ -25,6 +25,15 @@ pub fn read_regular_or_linked_file(path: &Path) -> io::Result<Vec<u8>> {
 /// Replaces the contents of a regular file that is no symbolic link, in place; creates it if it does
 /// not exist. Never waits: opening a pipe does not block.
 pub fn write_regular_file(path: &Path, contents: &[u8]) -> io::Result<()> {
+    // What this call creates is a regular file, so only what exists is looked at.
+    match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(mut file) => file.write_all(contents),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => overwrite(path, contents),
+        Err(error) => Err(error),
+    }
+}
+
+fn overwrite(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)

@@ -414,10 +414,8 @@ impl Checkpoints {
         let json = serde_json::to_vec(attachments)
             .map_err(io::Error::from)
             .map_err(failed)?;
-        let temporary = path.with_extension("new");
-        write_regular_file(&temporary, &json)
-            .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(failed)
+        // A reader that comes between the creation and the write takes it as missing.
+        write_regular_file(&path, &json).map_err(failed)
     }
 
     /// Removes the container's directory and everything in it. Idempotent.
