@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::join_all;
 use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::checkpoint::{
     Checkpoint, CheckpointError, Checkpoints, Claim, ClaimError, ExecutorKey, Owner,
@@ -48,7 +48,7 @@ pub struct Attacher {
     syncs: Mutex<HashMap<ContainerId, IntentSync>>,
 }
 
-type IntentSync = JoinHandle<Result<Result<(), CheckpointError>, JoinError>>;
+type IntentSync = JoinHandle<Result<(), CheckpointError>>;
 
 impl Attacher {
     /// An attacher as configured; interfaces that disappear without a detach are sent to `lost`.
@@ -249,9 +249,9 @@ impl Attacher {
         // `attach` waits for both before it creates anything.
         let checkpoints = self.checkpoints.clone();
         let providers = Arc::clone(&self.providers);
-        let sync = tokio::spawn(async move {
-            let synced = spawn_blocking(move || checkpoints.sync_intent(&claim)).await;
-            if matches!(synced, Ok(Ok(()))) {
+        let sync = spawn_blocking(move || {
+            let synced = checkpoints.sync_intent(&claim);
+            if synced.is_ok() {
                 providers.start(&intents.iter().collect::<Vec<_>>());
             }
             synced
@@ -416,7 +416,7 @@ impl Attacher {
         let sync = self.syncs().remove(container);
         // Without one the intent is from before a restart, and was synced then.
         match sync {
-            Some(sync) => Ok(sync.await.flatten()??),
+            Some(sync) => Ok(sync.await??),
             None => Ok(()),
         }
     }
