@@ -153,16 +153,22 @@ impl SweepLock {
     }
 
     fn open(&self) -> io::Result<File> {
-        if let Some(directory) = self.path.parent() {
-            fs::create_dir_all(directory)?;
+        let open = || {
+            OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                // Opening a pipe that somebody put there does not block.
+                .custom_flags(OFlag::O_NONBLOCK.bits())
+                .open(&self.path)
+        };
+        match (open(), self.path.parent()) {
+            (Err(error), Some(directory)) if error.kind() == ErrorKind::NotFound => {
+                fs::create_dir_all(directory)?;
+                open()
+            }
+            (result, _) => result,
         }
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            // Opening a pipe that somebody put there does not block.
-            .custom_flags(OFlag::O_NONBLOCK.bits())
-            .open(&self.path)
     }
 
     /// For a reservation: held until it is attached or released.

@@ -22,6 +22,8 @@ const FILE_BYTES: usize = 80;
 pub(super) struct Positions {
     directory: PathBuf,
     files: HashMap<String, File>,
+    /// What was read or written last, by network and whether the family is IPv6.
+    known: HashMap<(String, bool), Option<IpAddr>>,
 }
 
 impl Positions {
@@ -29,11 +31,22 @@ impl Positions {
         Self {
             directory: state_dir.join("positions"),
             files: HashMap::new(),
+            known: HashMap::new(),
         }
     }
 
     /// The address of that family at which the rotation goes on.
-    pub(super) fn read(&self, network: &str, is_v6: bool) -> Option<IpAddr> {
+    pub(super) fn read(&mut self, network: &str, is_v6: bool) -> Option<IpAddr> {
+        let key = (network.to_owned(), is_v6);
+        if let Some(known) = self.known.get(&key) {
+            return *known;
+        }
+        let address = self.read_file(network, is_v6);
+        self.known.insert(key, address);
+        address
+    }
+
+    fn read_file(&self, network: &str, is_v6: bool) -> Option<IpAddr> {
         let path = self.directory.join(network);
         // Anything but a small file is none of ours.
         let metadata = fs::symlink_metadata(&path).ok()?;
@@ -50,6 +63,8 @@ impl Positions {
     pub(super) fn write(&mut self, network: &str, positions: &[IpAddr]) {
         let mut text = String::new();
         for address in positions {
+            self.known
+                .insert((network.to_owned(), address.is_ipv6()), Some(*address));
             text += &address.to_string();
             text.push(' ');
         }
