@@ -8,14 +8,15 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-/// How often one procfs is used.
+/// How often one procfs is used before it is replaced in the background. Mounting one takes half a
+/// millisecond.
 const MAX_USES: u32 = 64;
 /// How long the last uses of a procfs may take. Its end takes milliseconds, for which no container
 /// waits.
@@ -31,47 +32,56 @@ enum PrivateProc {
     Unavailable,
 }
 
-/// The root of the procfs; `None` if there is only the one below `/proc`.
-pub(super) fn root() -> Option<Arc<OwnedFd>> {
-    static PROC: Mutex<PrivateProc> = Mutex::new(PrivateProc::NotMounted);
-    let mut proc = PROC.lock().unwrap_or_else(PoisonError::into_inner);
-    match &mut *proc {
-        PrivateProc::Unavailable => return None,
-        PrivateProc::Mounted { root, uses } if *uses < MAX_USES => {
-            *uses += 1;
-            return Some(Arc::clone(root));
-        }
-        PrivateProc::Mounted { .. } | PrivateProc::NotMounted => {}
-    }
-    let (next, root) = match mount() {
-        Ok(root) => {
-            let root = Arc::new(root);
-            let mounted = PrivateProc::Mounted {
-                root: Arc::clone(&root),
-                uses: 1,
-            };
-            (mounted, Some(root))
-        }
-        Err(error) => {
-            log::debug!("no procfs of our own, so settings of containers take longer: {error}");
-            (PrivateProc::Unavailable, None)
-        }
-    };
-    if let PrivateProc::Mounted { root, .. } = std::mem::replace(&mut *proc, next) {
-        retire(root);
-    }
-    root
+static PROC: Mutex<PrivateProc> = Mutex::new(PrivateProc::NotMounted);
+
+fn lock() -> MutexGuard<'static, PrivateProc> {
+    PROC.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets go of a procfs when its last use is over.
-fn retire(root: Arc<OwnedFd>) {
-    // Without a thread, it ends here.
-    let _ = std::thread::Builder::new()
-        .name("cm-proc".to_owned())
-        .spawn(move || {
+/// The root of the procfs; `None` if there is only the one below `/proc`.
+pub(super) fn root() -> Option<Arc<OwnedFd>> {
+    let mut proc = lock();
+    if let PrivateProc::NotMounted = *proc {
+        *proc = match mount() {
+            Ok(root) => mounted(root),
+            Err(error) => {
+                log::debug!("no procfs of our own, so settings of containers take longer: {error}");
+                PrivateProc::Unavailable
+            }
+        };
+    }
+    let PrivateProc::Mounted { root, uses } = &mut *proc else {
+        return None;
+    };
+    *uses += 1;
+    let root = Arc::clone(root);
+    if *uses >= MAX_USES {
+        *uses = 0;
+        // Without a thread, it is replaced after as many uses more.
+        let _ = std::thread::Builder::new()
+            .name("cm-proc".to_owned())
+            .spawn(replace);
+    }
+    Some(root)
+}
+
+fn mounted(root: OwnedFd) -> PrivateProc {
+    PrivateProc::Mounted {
+        root: Arc::new(root),
+        uses: 0,
+    }
+}
+
+/// Mounts another procfs, and lets go of the present one when its last use is over.
+fn replace() {
+    match mount() {
+        Ok(root) => {
+            let old = std::mem::replace(&mut *lock(), mounted(root));
             std::thread::sleep(RETIREMENT);
-            drop(root);
-        });
+            drop(old);
+        }
+        Err(error) => log::debug!("the procfs for settings of containers stays: {error}"),
+    }
 }
 
 fn mount() -> io::Result<OwnedFd> {
