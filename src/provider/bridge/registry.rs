@@ -79,6 +79,17 @@ pub(super) struct NetworkForm {
     pub(super) overlay: Option<OverlayPart>,
 }
 
+impl NetworkForm {
+    /// The form of a container without mapped ports.
+    fn without_ports(&self) -> Self {
+        Self {
+            maps_ports: false,
+            maps_loopback: false,
+            ..self.clone()
+        }
+    }
+}
+
 impl From<&Intent<BridgeIntent>> for NetworkForm {
     fn from(intent: &Intent<BridgeIntent>) -> Self {
         let maps_ports = !intent.ports.is_empty();
@@ -101,7 +112,9 @@ impl From<&Intent<BridgeIntent>> for NetworkForm {
 struct Entries {
     /// By the name of the host end.
     by_name: HashMap<String, Arc<Entry>>,
-    /// How many of the interfaces have each form.
+    /// How many of the interfaces have each form. One that none has any more is kept while others
+    /// differ from it in mapped ports only: what mapped ports need of the host then does not come
+    /// and go with each container.
     forms: BTreeMap<NetworkForm, usize>,
 }
 
@@ -122,11 +135,21 @@ impl Entries {
 
     fn forget_form(&mut self, entry: &Entry) {
         let form = NetworkForm::from(&entry.intent);
-        if let Some(count) = self.forms.get_mut(&form) {
-            *count -= 1;
-            if *count == 0 {
-                self.forms.remove(&form);
-            }
+        let Some(count) = self.forms.get_mut(&form) else {
+            return;
+        };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        let form = form.without_ports();
+        let is_similar = |other: &NetworkForm| other.without_ports() == form;
+        let is_kept = self
+            .forms
+            .iter()
+            .any(|(other, count)| *count > 0 && is_similar(other));
+        if !is_kept {
+            self.forms.retain(|other, _| !is_similar(other));
         }
     }
 }
