@@ -45,6 +45,35 @@ pub struct Link {
     pub up: bool,
     /// Its counters, from the view of its own namespace.
     pub counters: Stats64,
+    /// Its IPv4 settings; `None` if it has no IPv4.
+    pub ipv4: Option<Ipv4Settings>,
+    /// Its IPv6 settings; `None` if it has no IPv6.
+    pub ipv6: Option<Ipv6Settings>,
+}
+
+/// Settings of a link below `/proc/sys/net/ipv4/conf`, which come with every description of the
+/// link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ipv4Settings {
+    /// `forwarding`
+    pub forwarding: i32,
+    /// `arp_ignore`
+    pub arp_ignore: i32,
+    /// `route_localnet`
+    pub route_localnet: i32,
+}
+
+/// Settings of a link below `/proc/sys/net/ipv6/conf`, as [`Ipv4Settings`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ipv6Settings {
+    /// `forwarding`
+    pub forwarding: i32,
+    /// `accept_ra`
+    pub accept_ra: i32,
+    /// `accept_dad`
+    pub accept_dad: i32,
+    /// `disable_ipv6`
+    pub disable_ipv6: i32,
 }
 
 /// A veth pair to create.
@@ -237,32 +266,21 @@ pub fn enslave(
     ])
 }
 
-/// Creates a bridge. An explicit MAC address keeps it stable when ports come and go.
-pub fn create_bridge(
-    socket: &mut NetlinkSocket,
-    name: &str,
-    mac: [u8; 6],
-    mtu: u32,
-    alias: &str,
-) -> Result<(), NetlinkError> {
+/// The request to create a bridge. An explicit MAC address keeps it stable when ports come and go.
+#[must_use]
+pub fn create_bridge(name: &str, mac: [u8; 6], mtu: u32) -> Request {
     let message = LinkBridge::new(name).address(mac.to_vec()).mtu(mtu).build();
-    socket.execute_all(&[request(
+    request(
         RTM_NEWLINK,
         NLM_F_CREATE | NLM_F_EXCL,
         &message,
         format!("create the bridge {name}"),
-    )])?;
-    let mark = LinkUnspec::new_with_name(name).alias(alias).build();
-    socket.execute_all(&[request(
-        RTM_SETLINK,
-        0,
-        &mark,
-        format!("mark the bridge {name} as ours"),
-    )])
+    )
 }
 
 /// Whether the kernel has IPv6. Without it, it refuses IPv6 attributes.
-fn has_ipv6() -> bool {
+#[must_use]
+pub fn has_ipv6() -> bool {
     static HAS_IPV6: OnceLock<bool> = OnceLock::new();
     *HAS_IPV6.get_or_init(|| Path::new("/proc/sys/net/ipv6").exists())
 }
@@ -460,6 +478,11 @@ pub(super) fn from_message(message: LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Address(mac) => link.mac = mac,
             LinkAttribute::Stats64(counters) => link.counters = counters,
+            LinkAttribute::AfSpecUnspec(families) => {
+                for family in families {
+                    read_settings(&mut link, family);
+                }
+            }
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
@@ -471,6 +494,33 @@ pub(super) fn from_message(message: LinkMessage) -> Link {
         }
     }
     link
+}
+
+fn read_settings(link: &mut Link, family: AfSpecUnspec) {
+    match family {
+        AfSpecUnspec::Inet(attributes) => {
+            link.ipv4 = attributes.iter().find_map(|attribute| match attribute {
+                AfSpecInet::DevConf(settings) => Some(Ipv4Settings {
+                    forwarding: settings.forwarding,
+                    arp_ignore: settings.arp_ignore,
+                    route_localnet: settings.route_localnet,
+                }),
+                _ => None,
+            });
+        }
+        AfSpecUnspec::Inet6(attributes) => {
+            link.ipv6 = attributes.iter().find_map(|attribute| match attribute {
+                AfSpecInet6::DevConf(settings) => Some(Ipv6Settings {
+                    forwarding: settings.forwarding,
+                    accept_ra: settings.accept_ra,
+                    accept_dad: settings.accept_dad,
+                    disable_ipv6: settings.disable_ipv6,
+                }),
+                _ => None,
+            });
+        }
+        _ => {}
+    }
 }
 
 fn kind_name(kind: &InfoKind) -> String {

@@ -425,7 +425,8 @@ impl NetlinkSocket {
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), NetlinkError> {
         // What is sent at once must fit into the send buffer as a whole.
         if bytes.len() > MIN_SEND_BUFFER_BYTES
-            && getsockopt(&self.socket, sockopt::SndBuf).is_ok_and(|size| size / 2 < bytes.len()) {
+            && getsockopt(&self.socket, sockopt::SndBuf).is_ok_and(|size| size / 2 < bytes.len())
+        {
             // Refused outside of the initial user namespace, where the send then reports it.
             let _ = setsockopt(&self.socket, sockopt::SndBufForce, &(bytes.len() * 2));
         }

@@ -128,14 +128,21 @@ impl Table {
         self.lock().change(&[], elements)
     }
 
-    /// Makes `elements` the shared elements of a group, in place of the group's present ones.
-    pub fn set_group(&self, group: &str, elements: &[Element]) -> Result<(), NftError> {
+    /// Makes `elements` the shared elements of a group, in place of the group's present ones, and
+    /// adds `more`; all of it happens, or nothing.
+    pub fn set_group(
+        &self,
+        group: &str,
+        elements: &[Element],
+        more: &[Element],
+    ) -> Result<(), NftError> {
         let mut state = self.lock();
         let present = state.groups.get(group).cloned().unwrap_or_default();
         let mut removed: Vec<_> = without(&present, elements);
         // `remove` may have removed them with another container of the group.
         removed.retain(|element| state.expected.contains_key(&key(element)));
-        let added: Vec<_> = without(elements, &present);
+        let mut added: Vec<_> = without(elements, &present);
+        added.extend_from_slice(more);
         if !removed.is_empty() || !added.is_empty() {
             state.change(&removed, &added)?;
         }
@@ -162,12 +169,13 @@ impl Table {
     }
 
     /// Replaces `strangers`, elements of this instance that this process did not add, by `elements`
-    /// as the shared elements of a group.
+    /// as the shared elements of a group, and adds `more`.
     pub fn take_over_group(
         &self,
         group: &str,
         strangers: &[Element],
         elements: &[Element],
+        more: &[Element],
     ) -> Result<(), NftError> {
         {
             let mut state = self.lock();
@@ -178,7 +186,7 @@ impl Table {
             let more = without(strangers, present);
             present.extend(more);
         }
-        self.set_group(group, elements)
+        self.set_group(group, elements, more)
     }
 
     /// The elements of the given sets that this process did not add.
@@ -343,26 +351,53 @@ fn without(elements: &[Element], others: &[Element]) -> Vec<Element> {
 }
 
 impl TableState {
+    /// Completes the table before a change: what the transaction of the change begins with, and
+    /// the generation for which that is right.
+    fn prepare(&mut self) -> Result<(Option<u32>, Vec<Request>), NftError> {
+        if self.is_complete {
+            return Ok((None, Vec::new()));
+        }
+        if !self.expected.is_empty() {
+            self.repair()?;
+            return Ok((None, Vec::new()));
+        }
+        // Usually there is no table yet, and the first change builds it.
+        let generation = self.current_generation()?;
+        let has_rules = self.has_expected_rules()?;
+        let rules = if has_rules {
+            Vec::new()
+        } else {
+            ruleset::build()
+        };
+        Ok((Some(generation), rules))
+    }
+
     /// Removes and adds elements in one transaction.
     fn change(&mut self, removed: &[Element], added: &[Element]) -> Result<(), NftError> {
         for attempt in 0.. {
-            if !self.is_complete {
-                self.repair()?;
-            }
+            let (generation, mut changes) = self.prepare()?;
+            // If the host's tables change all the time, it is done without the check.
+            let generation = generation.filter(|_| attempt < MAX_ATTEMPTS);
+            let first_removal = changes.len();
             let removals = element::removals(removed);
             let first_addition = removals.len();
-            let (changes, parts): (_, Vec<_>) = removals
+            let (of_elements, parts): (Vec<_>, Vec<_>) = removals
                 .into_iter()
                 .chain(element::additions(added))
                 .unzip();
-            match batch::commit(&mut self.socket, None, changes) {
-                Ok(()) => break,
+            changes.extend(of_elements);
+            match batch::commit(&mut self.socket, generation, changes) {
+                Ok(()) => {
+                    self.is_complete = true;
+                    break;
+                }
                 Err(BatchError::Stale) => self.is_complete = false,
                 Err(BatchError::Refused(index, error)) => {
                     let is_taken = matches!(error.errno(), Some(Errno::EEXIST | Errno::EBUSY));
-                    if let Some(elements) = parts
-                        .get(index)
-                        .filter(|_| is_taken && index >= first_addition)
+                    if let Some(elements) = index
+                        .checked_sub(first_removal)
+                        .filter(|index| is_taken && *index >= first_addition)
+                        .and_then(|index| parts.get(index))
                     {
                         return Err(self.taken(elements).unwrap_or_else(|| error.into()));
                     }

@@ -157,11 +157,11 @@ fn emptied_group_leaves_no_table_if_its_elements_are_gone() {
         let table = Table::open().unwrap();
         let subnet = "10.1.0.0/24".parse().unwrap();
         let shared = Element::masquerade(subnet, &[subnet], "net a");
-        table.set_group("blue0", &shared).unwrap();
+        table.set_group("blue0", &shared, &[]).unwrap();
         // By the removal of a container whose intents cannot be read.
         table.remove(&shared).unwrap();
         assert!(table.remove_if_unused().unwrap());
-        table.set_group("blue0", &[]).unwrap();
+        table.set_group("blue0", &[], &[]).unwrap();
         assert!(!table.has_group("blue0"));
         assert!(!table.remove_if_unused().unwrap());
         assert!(table.elements().unwrap().is_empty());
@@ -184,7 +184,7 @@ fn group_is_replaced_by_overlapping_elements_at_once() {
             all
         };
         for subnet in ["10.1.0.0/24", "10.1.0.0/16", "10.1.0.0/24", "10.1.7.0/24"] {
-            table.set_group("blue0", &of(subnet)).unwrap();
+            table.set_group("blue0", &of(subnet), &[]).unwrap();
             let mut present = table.elements().unwrap();
             present.sort();
             let mut expected = of(subnet);
@@ -199,9 +199,11 @@ fn group_is_replaced_by_overlapping_elements_at_once() {
         for stranger in &strangers {
             assert!(wide.iter().any(|element| element.overlaps(stranger)));
         }
-        other.take_over_group("blue0", &strangers, &wide).unwrap();
+        other
+            .take_over_group("blue0", &strangers, &wide, &[])
+            .unwrap();
         assert_eq!(other.elements().unwrap().len(), wide.len());
-        other.set_group("blue0", &[]).unwrap();
+        other.set_group("blue0", &[], &[]).unwrap();
         assert!(other.remove_if_unused().unwrap());
         assert_eq!(nft_ruleset(), "");
     });

@@ -70,7 +70,8 @@ pub fn conflicts(state_dir: &Path, networks: &[Network]) -> Result<Vec<Conflict>
         return Ok(Vec::new());
     }
     let owner = OwnerTag::new(state_dir);
-    let host = HostAddresses::read()
+    let host = NetlinkSocket::route()
+        .and_then(|mut socket| HostAddresses::read(&mut socket))
         .map_err(|error| failed("*", "compare the networks with the host's", error))?;
     Ok(networks
         .iter()
@@ -102,15 +103,14 @@ pub(super) struct HostAddresses {
 }
 
 impl HostAddresses {
-    pub(super) fn read() -> Result<Self, NetlinkError> {
-        let mut socket = NetlinkSocket::route()?;
+    pub(super) fn read(socket: &mut NetlinkSocket) -> Result<Self, NetlinkError> {
         Ok(Self {
-            links: links::all(&mut socket)?
+            links: links::all(socket)?
                 .into_iter()
                 .map(|link| (link.index, link))
                 .collect(),
-            addresses: addressing::addresses(&mut socket)?,
-            routes: routes::all(&mut socket)?,
+            addresses: addressing::addresses(socket)?,
+            routes: routes::all(socket)?,
         })
     }
 

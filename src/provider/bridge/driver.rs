@@ -23,7 +23,7 @@ use crate::net::links::{self, BridgePort, VethError, VethPair};
 use crate::net::listeners::{self, Transport};
 use crate::net::netlink::{NetlinkError, NetlinkSocket, SocketPool};
 use crate::net::netns::{NamespaceThreads, OwnThread};
-use crate::net::nft::{Element, NftError};
+use crate::net::nft::Element;
 use crate::provider::container_side::{Announce, ContainerLink};
 use crate::provider::ipam::{Holder, Ipam};
 use crate::provider::ownership::{OwnerTag, describe_owner};
@@ -135,9 +135,8 @@ impl BridgeDriver {
             .map_err(|error| failed(network, format!("lock the bridge {bridge}"), error))?;
         let bridge = self
             .host
-            .ensure(host_socket, intent)
-            .map_err(|error| bridge_failed(intent, error))?;
-        self.add_port_elements(intent)?;
+            .ensure(host_socket, intent, &self.port_elements(intent))
+            .map_err(|error| self.host_failed(intent, error))?;
         progress.has_port_elements = true;
         flows::forget_untranslated(&[intent]);
         let bridge = self.create_link(host_socket, intent, namespace, bridge, progress)?;
@@ -197,31 +196,24 @@ impl BridgeDriver {
         is_unknown
     }
 
-    /// Adds the mapped ports.
-    fn add_port_elements(&self, intent: &Intent<BridgeIntent>) -> Result<(), ProviderError> {
-        self.host
-            .table
-            .add(&self.port_elements(intent))
-            .map_err(|error| match error {
-                NftError::Taken { element, holder } => {
-                    let port = intent.ports.iter().find(|port| {
-                        self.elements_of_port(intent, **port)
-                            .iter()
-                            .any(|other| other.key == element.key)
-                    });
-                    let object = port.map_or_else(
-                        || element.to_string(),
-                        |port| format!("port {}/{} of the host", port.host_port, port.protocol),
-                    );
-                    refused(
-                        &intent.network,
-                        format!("{object} is taken by {}", describe_owner(&holder)),
-                    )
-                }
-                other @ NftError::Netlink(_) => {
-                    failed(&intent.network, "set up port mappings", other)
-                }
-            })
+    /// The error of an attach whose host side failed.
+    fn host_failed(&self, intent: &Intent<BridgeIntent>, error: HostError) -> ProviderError {
+        let HostError::Taken { element, holder } = error else {
+            return bridge_failed(intent, error);
+        };
+        let port = intent.ports.iter().find(|port| {
+            self.elements_of_port(intent, **port)
+                .iter()
+                .any(|other| other.key == element.key)
+        });
+        let object = port.map_or_else(
+            || element.to_string(),
+            |port| format!("port {}/{} of the host", port.host_port, port.protocol),
+        );
+        refused(
+            &intent.network,
+            format!("{object} is taken by {}", describe_owner(&holder)),
+        )
     }
 
     fn create_link(
@@ -278,8 +270,8 @@ impl BridgeDriver {
                     self.host.suspect();
                     bridge = self
                         .host
-                        .ensure(host_socket, intent)
-                        .map_err(|error| bridge_failed(intent, error))?;
+                        .ensure(host_socket, intent, &[])
+                        .map_err(|error| self.host_failed(intent, error))?;
                 }
                 Err(VethError::NotCreated(error)) if error.errno() == Some(Errno::EXFULL) => {
                     return Err(refused(

@@ -17,6 +17,7 @@ use super::desired::BridgeSpec;
 use crate::net::forwarding::{self, Setting};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use crate::net::nft::{Element, NftError};
 use crate::net::{bridge_address, sysctl};
 use crate::provider::ownership::{OwnerTag, is_program_label};
 use contrail_mesos_api::container::Mac;
@@ -38,6 +39,12 @@ pub(super) enum HostError {
     OtherInstance(String),
     #[error("{0}")]
     Conflict(String),
+    #[error("{element} is taken by {holder}")]
+    Taken {
+        element: Box<Element>,
+        /// The comment of the element that is there.
+        holder: String,
+    },
     #[error("the bridge {0} was deleted while it was set up; try again")]
     Deleted(String),
     #[error(
@@ -49,6 +56,15 @@ pub(super) enum HostError {
 impl From<NetlinkError> for HostError {
     fn from(error: NetlinkError) -> Self {
         Self::Netlink(error.to_string())
+    }
+}
+
+impl From<NftError> for HostError {
+    fn from(error: NftError) -> Self {
+        match error {
+            NftError::Taken { element, holder } => Self::Taken { element, holder },
+            other @ NftError::Netlink(_) => Self::Netlink(other.to_string()),
+        }
     }
 }
 
@@ -235,22 +251,37 @@ impl HostBridges {
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
     ) -> Result<(Bridge, Vec<Change>), HostError> {
-        let (_, changes) = self.required_changes(socket, spec)?;
+        let (mut link, mut required) = self.required_changes_of_bridge(socket, spec)?;
+        let mut changes = missing_forwarding(spec);
+        self.apply(socket, spec, link.as_ref(), &changes)?;
+        if link.is_none() {
+            self.remove_renamed(socket, spec)?;
+            let create = links::create_bridge(&spec.name, spec.mac, spec.mtu);
+            match socket.execute_all(&[create]) {
+                // Another process of this instance has created it.
+                Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+                other => other?,
+            }
+            changes.push(Change::Create {
+                mac: spec.mac,
+                mtu: spec.mtu,
+            });
+            // What it inherits shows only now.
+            (link, required) = self.required_changes_of_bridge(socket, spec)?;
+        }
+        let link = link.ok_or_else(|| HostError::Deleted(spec.name.clone()))?;
+        self.apply(socket, spec, Some(&link), &required)?;
         if changes
             .iter()
             .any(|change| matches!(change, Change::Create { .. }))
         {
-            self.remove_renamed(socket, spec)?;
+            // Part of the creation.
+            required.retain(|change| *change != Change::Mark);
         }
-        for change in &changes {
-            self.apply(socket, spec, change)?;
-        }
-        let link = links::by_name(socket, &spec.name)?
-            .ok_or_else(|| HostError::Deleted(spec.name.clone()))?;
-        let mac = <[u8; 6]>::try_from(link.mac.as_slice()).ok().map(Mac);
+        changes.extend(required);
         let bridge = Bridge {
             index: link.index,
-            mac: mac.filter(|_| self.is_owned(&link)),
+            mac: self.is_owned(&link).then_some(Mac(spec.mac)),
         };
         Ok((bridge, changes))
     }
@@ -283,14 +314,26 @@ impl HostBridges {
         Ok((link, faults))
     }
 
-    /// The bridge if it exists, and the changes that bring it to its desired state, in order.
+    /// The bridge if it exists, and the changes that bring it and the host's forwarding to their
+    /// desired state, in order.
     pub(super) fn required_changes(
         &self,
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
     ) -> Result<(Option<Link>, Vec<Change>), HostError> {
-        let bridge = &spec.name;
+        let (link, of_bridge) = self.required_changes_of_bridge(socket, spec)?;
         let mut changes = missing_forwarding(spec);
+        changes.extend(of_bridge);
+        Ok((link, changes))
+    }
+
+    fn required_changes_of_bridge(
+        &self,
+        socket: &mut NetlinkSocket,
+        spec: &BridgeSpec,
+    ) -> Result<(Option<Link>, Vec<Change>), HostError> {
+        let bridge = &spec.name;
+        let mut changes = Vec::new();
         let link = links::by_name(socket, bridge)?;
         let is_operators = match &link {
             Some(link) if link.kind.as_deref() != Some("bridge") => {
@@ -319,7 +362,7 @@ impl HostBridges {
                 mtu: spec.mtu,
             });
         }
-        changes.extend(bridge_settings(spec, !is_operators, link.is_some()));
+        changes.extend(bridge_settings(spec, !is_operators, link.as_ref()));
         if !is_operators {
             if link
                 .as_ref()
@@ -332,49 +375,42 @@ impl HostBridges {
         Ok((link, changes))
     }
 
+    /// Makes `changes`, which do not create the bridge `link`.
     fn apply(
         &self,
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
-        change: &Change,
+        link: Option<&Link>,
+        changes: &[Change],
     ) -> Result<(), HostError> {
         let bridge = &spec.name;
-        match change {
-            Change::Setting { name, value } => {
-                if name.starts_with("net/ipv6") {
-                    sysctl::set_if_present(name, value)?;
-                } else {
-                    sysctl::set(name, value)?;
+        let index = link.map_or(0, |link| link.index);
+        let mut requests = Vec::new();
+        for change in changes {
+            match change {
+                Change::Setting { name, value } => {
+                    if name.starts_with("net/ipv6") {
+                        sysctl::set_if_present(name, value)?;
+                    } else {
+                        sysctl::set(name, value)?;
+                    }
                 }
-            }
-            Change::Create { mac, mtu } => {
-                let alias = self.owner.bridge_label();
-                match links::create_bridge(socket, bridge, *mac, *mtu, &alias) {
-                    // Another process of this instance has created it.
-                    Err(error) if error.errno() == Some(Errno::EEXIST) => {}
-                    other => other?,
-                }
-            }
-            Change::Mark => {
-                socket.execute_all(&[links::set_alias(bridge, &self.owner.bridge_label())])?;
-            }
-            Change::Mac(mac) => socket.execute_all(&[links::set_mac(bridge, *mac)])?,
-            Change::Up { mtu } => {
-                socket.execute_all(&[links::set_up(bridge, Some(*mtu))])?;
-            }
-            Change::Address(net) => {
-                let index = index_of(socket, bridge)?;
-                match socket.execute_all(&[bridge_address::add(index, bridge, *net)]) {
-                    Err(error) if error.errno() == Some(Errno::EEXIST) => {}
-                    other => other?,
-                }
-            }
-            Change::Prefix { old, new } => {
-                let index = index_of(socket, bridge)?;
-                socket.execute_all(&[
+                Change::Create { .. } => {}
+                Change::Mark => requests.push(links::set_alias(bridge, &self.owner.bridge_label())),
+                Change::Mac(mac) => requests.push(links::set_mac(bridge, *mac)),
+                Change::Up { mtu } => requests.push(links::set_up(bridge, Some(*mtu))),
+                Change::Address(net) => requests.push(bridge_address::add(index, bridge, *net)),
+                Change::Prefix { old, new } => requests.extend([
                     bridge_address::remove(index, bridge, *old),
                     bridge_address::add(index, bridge, *new),
-                ])?;
+                ]),
+            }
+        }
+        for result in socket.execute(&requests)? {
+            match result {
+                // Another process of this instance has added the address.
+                Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+                other => other?,
             }
         }
         Ok(())
@@ -468,12 +504,6 @@ impl HostBridges {
     }
 }
 
-fn index_of(socket: &mut NetlinkSocket, bridge: &str) -> Result<u32, HostError> {
-    links::by_name(socket, bridge)?
-        .map(|link| link.index)
-        .ok_or_else(|| HostError::Deleted(bridge.to_owned()))
-}
-
 /// The settings that make the host forward, and that keep its own interfaces working as before.
 fn missing_forwarding(spec: &BridgeSpec) -> Vec<Change> {
     let v4 = spec.has_v4().then(forwarding::missing_v4).flatten();
@@ -486,44 +516,54 @@ fn missing_forwarding(spec: &BridgeSpec) -> Vec<Change> {
     v4.into_iter().chain(v6).map(to_change).collect()
 }
 
-/// The settings of a bridge that differ. New interfaces inherit them from `conf/default`, which may
-/// have any value.
-fn bridge_settings(spec: &BridgeSpec, is_ours: bool, exists: bool) -> Vec<Change> {
-    let bridge = &spec.name;
+/// The settings of a bridge that differ; without a `link`, those that may. New interfaces inherit
+/// them from `conf/default`, which may have any value.
+fn bridge_settings(spec: &BridgeSpec, is_ours: bool, link: Option<&Link>) -> Vec<Change> {
+    let (ipv4, ipv6) = (
+        link.and_then(|link| link.ipv4),
+        link.and_then(|link| link.ipv6),
+    );
     let mut required = Vec::new();
     if spec.has_v4() {
-        required.push(("ipv4", "forwarding", "1"));
+        let present = ipv4.map(|settings| settings.forwarding);
+        required.push(("ipv4", "forwarding", "1", present));
         if spec.reaches_loopback {
-            required.push(("ipv4", "route_localnet", "1"));
+            let present = ipv4.map(|settings| settings.route_localnet);
+            required.push(("ipv4", "route_localnet", "1", present));
         }
     }
-    if is_ours && sysctl::get("net/ipv6/conf/all/forwarding").is_some() {
+    if is_ours && links::has_ipv6() {
         if spec.has_v6() {
-            required.push(("ipv6", "disable_ipv6", "0"));
-            required.push(("ipv6", "forwarding", "1"));
+            let present = ipv6.map(|settings| settings.disable_ipv6);
+            required.push(("ipv6", "disable_ipv6", "0", present));
+            let present = ipv6.map(|settings| settings.forwarding);
+            required.push(("ipv6", "forwarding", "1", present));
         }
         // Containers must not become the host's routers, and the bridge's address is unique.
-        required.push(("ipv6", "accept_ra", "0"));
-        required.push(("ipv6", "accept_dad", "0"));
+        let present = ipv6.map(|settings| settings.accept_ra);
+        required.push(("ipv6", "accept_ra", "0", present));
+        let present = ipv6.map(|settings| settings.accept_dad);
+        required.push(("ipv6", "accept_dad", "0", present));
     }
+    let bridge = &spec.name;
     let mut changes: Vec<Change> = required
         .into_iter()
-        .filter_map(|(family, setting, value)| {
-            let name = format!("net/{family}/conf/{bridge}/{setting}");
-            match sysctl::get(&name) {
-                Some(present) if present == value => None,
-                // The kernel does not have it: IPv6 needs an MTU of 1280 bytes.
-                None if exists => None,
-                _ => Some(Change::Setting { name, value }),
-            }
+        // The kernel has no IPv6 settings of a link with an MTU below 1280 bytes.
+        .filter(|(.., value, present)| match present {
+            Some(present) => present.to_string() != *value,
+            None => link.is_none(),
+        })
+        .map(|(family, setting, value, _)| Change::Setting {
+            name: format!("net/{family}/conf/{bridge}/{setting}"),
+            value,
         })
         .collect();
     // 8 answers nobody. The values up to 2 matter only for hosts with several addresses of a subnet.
-    let name = format!(
-        "net/ipv4/conf/{}/arp_ignore",
-        if exists { bridge } else { "default" }
-    );
-    if is_ours && spec.has_v4() && sysctl::get(&name).is_some_and(|value| value == "8") {
+    let answers_nobody = match link {
+        Some(_) => ipv4.is_some_and(|settings| settings.arp_ignore == 8),
+        None => sysctl::get("net/ipv4/conf/default/arp_ignore").is_some_and(|value| value == "8"),
+    };
+    if is_ours && spec.has_v4() && answers_nobody {
         let name = format!("net/ipv4/conf/{bridge}/arp_ignore");
         changes.push(Change::Setting { name, value: "0" });
     }

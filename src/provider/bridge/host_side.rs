@@ -115,12 +115,14 @@ impl HostSide {
     }
 
     /// Brings the bridge of an intent that is being attached, and what its containers share, to
-    /// the desired state. The caller holds the shared lock. Costs no request to the kernel if all
-    /// is known to be right.
+    /// the desired state, and adds the elements `ports` of its mapped ports, or none of them. The
+    /// caller holds the shared lock. Costs no request to the kernel but that for `ports` if all is
+    /// known to be right.
     pub(super) fn ensure(
         &self,
         socket: &mut NetlinkSocket,
         intent: &Intent<BridgeIntent>,
+        ports: &[Element],
     ) -> Result<Bridge, HostError> {
         let name = &intent.provider.bridge;
         let mut state = self.state();
@@ -138,10 +140,15 @@ impl HostSide {
         }
         let forms = self.registry.forms(name);
         match state.realized.get(name) {
-            Some(realized) if realized.forms == forms => Ok(realized.bridge),
+            Some(realized) if realized.forms == forms => {
+                let bridge = realized.bridge;
+                drop(state);
+                self.table.add(ports)?;
+                Ok(bridge)
+            }
             realized => {
-                self.refuse_conflicts(intent, realized)?;
-                self.realize(socket, &mut state, name, forms)
+                self.refuse_conflicts(socket, intent, realized)?;
+                self.realize(socket, &mut state, name, forms, ports)
                     .map(|(bridge, _)| bridge)
             }
         }
@@ -161,7 +168,7 @@ impl HostSide {
         let forms = self.registry.forms(name);
         let bridge = match state.realized.get(name) {
             Some(realized) if realized.forms == forms => realized.bridge,
-            _ => self.realize(socket, &mut state, name, forms)?.0,
+            _ => self.realize(socket, &mut state, name, forms, &[])?.0,
         };
         if link.controller != Some(bridge.index) || !link.up {
             self.enslave(socket, intent, bridge)?;
@@ -278,7 +285,7 @@ impl HostSide {
                 })
                 .collect();
             for (name, forms, index) in bridges {
-                match self.realize(socket, state, &name, forms) {
+                match self.realize(socket, state, &name, forms, &[]) {
                     Ok((bridge, faults)) => {
                         due.all_ports |= index != bridge.index;
                         comparison.faults.extend(faults);
@@ -433,14 +440,15 @@ impl HostSide {
         links::enslave(socket, name, bridge.index, &alias, needs_hairpin(intent))
     }
 
-    /// Brings a bridge, and what its containers share, to the desired state of `forms`. Returns
-    /// what was wrong, if that state is not new.
+    /// Brings a bridge, and what its containers share, to the desired state of `forms`, and adds
+    /// the elements `ports`. Returns what was wrong, if that state is not new.
     fn realize(
         &self,
         socket: &mut NetlinkSocket,
         state: &mut SideState,
         name: &str,
         forms: Vec<NetworkForm>,
+        ports: &[Element],
     ) -> Result<(Bridge, Vec<String>), HostError> {
         let spec = BridgeSpec::new(&self.owner, name, &forms);
         let previous = state.realized.get(name).cloned();
@@ -495,7 +503,7 @@ impl HostSide {
             corrections += 1;
         };
         let more = previous.map_or_else(Vec::new, |previous| previous.more);
-        let more = self.share_elements(name, &forms, more)?;
+        let more = self.share_elements(name, &forms, more, ports)?;
         state.failures.remove(name);
         state.realized.insert(
             name.to_owned(),
@@ -520,7 +528,8 @@ impl HostSide {
         shared_elements(&self.owner, forms, more, &cluster)
     }
 
-    /// Brings the nftables elements that the containers of a bridge share to their desired state.
+    /// Brings the nftables elements that the containers of a bridge share to their desired state,
+    /// and adds `ports` in the same transaction.
     /// Returns `more`, with the subnets of elements that other processes of this instance added, or
     /// this one before a restart: they are joined with ours, because intervals must not overlap.
     fn share_elements(
@@ -528,15 +537,15 @@ impl HostSide {
         bridge: &str,
         forms: &[NetworkForm],
         mut more: Vec<IpNet>,
+        ports: &[Element],
     ) -> Result<Vec<IpNet>, HostError> {
-        let failed = |error: NftError| HostError::Netlink(error.to_string());
         let mut elements = self.shared_elements(forms, &more);
         let mut takes_over = !self.table.has_group(bridge) && !elements.is_empty();
         loop {
             if takes_over {
                 let mut sets: Vec<Set> = elements.iter().map(|element| element.set).collect();
                 sets.dedup();
-                let mut strangers = self.table.strangers(&sets).map_err(failed)?;
+                let mut strangers = self.table.strangers(&sets)?;
                 strangers.retain(|stranger| {
                     self.owner.owns(&stranger.comment)
                         && stranger.subnet().is_some()
@@ -548,15 +557,16 @@ impl HostSide {
                 more = IpNet::aggregate(&more);
                 elements = self.shared_elements(forms, &more);
                 self.table
-                    .take_over_group(bridge, &strangers, &elements)
-                    .map_err(failed)?;
+                    .take_over_group(bridge, &strangers, &elements, ports)?;
                 return Ok(more);
             }
-            match self.table.set_group(bridge, &elements) {
-                Err(NftError::Taken { holder, .. }) if self.owner.owns(&holder) => {
+            match self.table.set_group(bridge, &elements, ports) {
+                Err(NftError::Taken { element, holder })
+                    if !element.set.is_exclusive() && self.owner.owns(&holder) =>
+                {
                     takes_over = true;
                 }
-                other => return other.map(|()| more).map_err(failed),
+                other => return Ok(other.map(|()| more)?),
             }
         }
     }
@@ -564,6 +574,7 @@ impl HostSide {
     /// Refuses subnets that the host has already, unless they are those of `realized`.
     fn refuse_conflicts(
         &self,
+        socket: &mut NetlinkSocket,
         intent: &Intent<BridgeIntent>,
         realized: Option<&RealizedBridge>,
     ) -> Result<(), HostError> {
@@ -584,7 +595,7 @@ impl HostSide {
             subnets,
         };
         let mut refusals = Vec::new();
-        for conflict in HostAddresses::read()?.conflicts(&network, &self.owner) {
+        for conflict in HostAddresses::read(socket)?.conflicts(&network, &self.owner) {
             match conflict.severity {
                 ConflictSeverity::Refusal => refusals.push(conflict.message),
                 ConflictSeverity::Warning => log::warn!("{conflict}"),
@@ -672,7 +683,7 @@ impl HostSide {
             self.bridges.remove_old_addresses(socket, &spec, &old)?;
         }
         // The kernel removes the secondary addresses of a subnet with its first one.
-        self.realize(socket, state, bridge, forms)?;
+        self.realize(socket, state, bridge, forms, &[])?;
         Ok(())
     }
 
@@ -691,7 +702,7 @@ impl HostSide {
             self.table.forget_group(bridge);
             return Ok(());
         }
-        self.table.set_group(bridge, &[])?;
+        self.table.set_group(bridge, &[], &[])?;
         if is_foreign {
             self.remove_elements_of(intent)?;
         }

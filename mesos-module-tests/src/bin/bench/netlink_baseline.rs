@@ -61,8 +61,11 @@ impl NetlinkBaseline {
             return Ok(bridge);
         }
         let host = &mut self.host;
-        links::create_bridge(host, BRIDGE, [2, 0, 0, 0, 0, 1], 1500, "floor")?;
-        host.execute_all(&[links::set_up(BRIDGE, None)])?;
+        host.execute_all(&[
+            links::create_bridge(BRIDGE, [2, 0, 0, 0, 0, 1], 1500),
+            links::set_alias(BRIDGE, "floor"),
+            links::set_up(BRIDGE, None),
+        ])?;
         let index = links::by_name(host, BRIDGE)?
             .context("the bridge is gone")?
             .index;

@@ -168,6 +168,36 @@ fn conflicting_port_mapping_is_refused_and_leaves_nothing() {
     });
 }
 
+#[test]
+fn what_mapped_ports_share_stays_while_the_network_is_in_use() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let blue = network("blue", 1);
+        let mapped = |name: &str| {
+            let mut request = request(name, &blue);
+            request.ports = vec![port(Protocol::Tcp, 8080, 80)];
+            request
+        };
+        let one = host.launch("one", &blue).await;
+        let shared = |ruleset: &str| ruleset.matches("cmb-blue").count();
+        assert_eq!(shared(&nft_ruleset()), 0);
+        let two = host.attach(&mapped("two")).await.unwrap();
+        let with_two = nft_ruleset();
+        assert_eq!(shared(&with_two), 1, "{with_two}");
+        host.detach(&two).await;
+        let without_two = nft_ruleset();
+        assert!(!without_two.contains("8080"), "{without_two}");
+        assert_eq!(shared(&without_two), 1, "{without_two}");
+        let three = host.attach(&mapped("three")).await.unwrap();
+        serve(&three, 80);
+        assert!(query_tcp("127.0.0.1:8080".parse().unwrap()).is_ok());
+        host.detach(&one).await;
+        assert!(query_tcp("127.0.0.1:8080".parse().unwrap()).is_ok());
+        host.detach(&three).await;
+        host.assert_clean();
+    });
+}
+
 /// A client that sends from one port all the time, until it is answered.
 struct Client {
     socket: UdpSocket,
