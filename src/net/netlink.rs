@@ -640,6 +640,34 @@ mod root_tests {
     }
 
     #[test]
+    fn refused_requests_among_others_are_told_apart() {
+        isolated(|| {
+            let mut socket = NetlinkSocket::route().unwrap();
+            let all = add_many(&mut socket);
+            let [first, second, third, ..] = all.as_slice() else {
+                panic!("too few requests");
+            };
+            let mut execute = |requests: &[&Request]| -> Vec<Option<Errno>> {
+                let requests: Vec<Request> = requests
+                    .iter()
+                    .map(|request| {
+                        Request::new(request.kind, request.flags, request.payload.clone(), "add")
+                    })
+                    .collect();
+                let results = socket.execute(&requests).unwrap();
+                results
+                    .iter()
+                    .map(|result| result.as_ref().err().and_then(NetlinkError::errno))
+                    .collect()
+            };
+            let exists = Some(Errno::EEXIST);
+            assert_eq!(execute(&[]), []);
+            assert_eq!(execute(&[first, first, second]), [None, exists, None]);
+            assert_eq!(execute(&[second, third, third]), [exists, None, exists]);
+        });
+    }
+
+    #[test]
     fn lost_acknowledgement_is_an_unknown_outcome_and_the_socket_goes_on() {
         isolated(|| {
             let mut socket = NetlinkSocket::route().unwrap();
