@@ -342,19 +342,25 @@ fn desired_state(snapshot: &Snapshot<'_>, vm: &CachedVm, task: &Task) -> Desired
     let is_marathons = framework.is_some_and(|name| *name == *snapshot.policy.framework);
     // All containers of a pod are nested in its executor's.
     let instance = instance_of_executor(task.executor()).map(|instance| instance.id);
-    let name: &str = instance.as_deref().unwrap_or(&task.key.task);
     let spec_id = run_spec_of(&task.key.task).filter(|_| is_marathons);
     let identity = MesosIdentity {
         application: spec_id.as_ref().map(|id| to_annotation(id.as_str())),
-        task: Some(to_annotation(&task.key.task)),
+        task: Some(shared_annotation(&task.key.task)),
         framework: framework.map(to_annotation),
-        framework_id: Some(to_annotation(&task.key.framework)),
-        executor: Some(to_annotation(task.executor())),
-        mesos_agent: task.agent.as_deref().map(to_annotation),
+        framework_id: Some(shared_annotation(&task.key.framework)),
+        executor: Some(match &task.executor {
+            Some(executor) => to_annotation(executor),
+            None => shared_annotation(&task.key.task),
+        }),
+        mesos_agent: task.agent.as_ref().map(shared_annotation),
+    };
+    let display_name = match &instance {
+        Some(instance) => to_annotation(instance),
+        None => shared_annotation(&task.key.task),
     };
     let mut desired = DesiredState {
         names: Some(DesiredNames {
-            display_name: to_annotation(name),
+            display_name,
             identity,
         }),
         router: router_of(snapshot, vm, task),
@@ -431,10 +437,24 @@ fn apply_labels(
     }
 }
 
+/// Whether a string can be the value of an annotation as it is.
+fn is_annotation(string: &str) -> bool {
+    let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    string.len() <= MAX_ANNOTATION_BYTES && string.bytes().all(is_plain)
+}
+
+/// As [`to_annotation`], without a copy of what can stay.
+fn shared_annotation(string: &ArcStr) -> ArcStr {
+    if is_annotation(string) {
+        string.clone()
+    } else {
+        to_annotation(string)
+    }
+}
+
 /// A string that can be the value of an annotation.
 fn to_annotation(string: &str) -> ArcStr {
-    let is_plain = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
-    if string.len() <= MAX_ANNOTATION_BYTES && string.bytes().all(is_plain) {
+    if is_annotation(string) {
         return string.into();
     }
     let mut replaced: String = string

@@ -97,6 +97,17 @@ impl Settings {
     }
 }
 
+/// What is to be done with a container.
+#[derive(Debug)]
+enum ContainerWork {
+    /// It is not cached, so its objects must be read first.
+    NotCached,
+    /// Nothing.
+    Settled,
+    /// What the plan says.
+    Planned(Box<CachedVm>, Plan),
+}
+
 /// What was written: its kind, and a description.
 type Written = (WriteKind, String);
 
@@ -216,7 +227,7 @@ impl Reconciler {
 
     /// Calls `read` with the current state of the stores, which writers leave alone meanwhile.
     fn with_snapshot<R>(&self, read: impl FnOnce(&Snapshot<'_>) -> R) -> R {
-        let policy = self.settings().policy;
+        let policy = &self.settings.borrow().policy;
         self.stores.mesos.read(|mesos| {
             self.stores.marathon.read(|marathon| {
                 self.stores.contrail.read(|contrail| {
@@ -225,7 +236,7 @@ impl Reconciler {
                         marathon,
                         contrail,
                         defaults: &self.defaults,
-                        policy: &policy,
+                        policy,
                         now: Instant::now(),
                     })
                 })
@@ -237,13 +248,26 @@ impl Reconciler {
         plan(snapshot, uuid, vm, self.containers.last_requested(uuid))
     }
 
-    /// The plan for one container that is cached.
-    fn plan_one(&self, uuid: Uuid) -> Option<(Box<CachedVm>, Plan)> {
+    /// Passes the plan for one container that is cached to `read`.
+    fn plan_one<R>(&self, uuid: Uuid, read: impl FnOnce(&CachedVm, Plan) -> R) -> Option<R> {
         self.counters.count_decisions(1);
         self.with_snapshot(|snapshot| {
             let vm = snapshot.contrail.vms.get(&uuid)?;
-            Some((vm.clone(), self.plan(snapshot, uuid, vm)))
+            Some(read(vm, self.plan(snapshot, uuid, vm)))
         })
+    }
+
+    /// What is to be done with a container by its plan.
+    fn work_on(&self, uuid: Uuid) -> ContainerWork {
+        let work = self.plan_one(uuid, |vm, plan| {
+            // Most events change nothing.
+            if plan.is_settled() {
+                ContainerWork::Settled
+            } else {
+                ContainerWork::Planned(Box::new(vm.clone()), plan)
+            }
+        });
+        work.unwrap_or(ContainerWork::NotCached)
     }
 
     /// What would be written by the current state of the stores, and when; sorted by uuid.
@@ -296,8 +320,7 @@ impl Reconciler {
 
     /// The decision on one container that is cached.
     pub(crate) fn decision_of(&self, uuid: Uuid) -> Option<DecisionRow> {
-        let (_, plan) = self.plan_one(uuid)?;
-        Some(DecisionRow::new(plan))
+        self.plan_one(uuid, |_, plan| DecisionRow::new(plan))
     }
 
     /// Enqueues every container that differs from its desired state. Events are applied meanwhile,
@@ -356,6 +379,15 @@ impl Reconciler {
 
     async fn handle(&self, key: Key) {
         let began = Instant::now();
+        let work = match key {
+            Key::Container(uuid) => self.work_on(uuid),
+            Key::Orphan(_) => ContainerWork::NotCached,
+        };
+        if matches!(work, ContainerWork::Settled) && !log::log_enabled!(log::Level::Debug) {
+            self.queue.done(key, None);
+            self.metrics.count_outcome("unchanged");
+            return;
+        }
         let since = self.queue.since(key).unwrap_or(began);
         let (uuid, kind) = match key {
             Key::Container(uuid) => (uuid, "container"),
@@ -369,7 +401,7 @@ impl Reconciler {
         };
         let identity_before = identity();
         let written = match key {
-            Key::Container(uuid) => self.reconcile_container(uuid).await,
+            Key::Container(uuid) => self.reconcile_container(uuid, work).await,
             Key::Orphan(orphan) => self.delete_orphan(orphan).await,
         };
         let error = written.as_ref().err().map(ToString::to_string);
@@ -410,12 +442,12 @@ impl Reconciler {
         }
     }
 
-    async fn reconcile_container(&self, uuid: Uuid) -> Result<Option<Written>, ManagerError> {
-        if !self
-            .stores
-            .contrail
-            .read(|view| view.vms.contains_key(&uuid))
-        {
+    async fn reconcile_container(
+        &self,
+        uuid: Uuid,
+        mut work: ContainerWork,
+    ) -> Result<Option<Written>, ManagerError> {
+        if matches!(work, ContainerWork::NotCached) {
             // An agent may have requested it since the last full listing.
             if self.containers.last_requested(uuid).is_none() {
                 return Ok(None);
@@ -424,16 +456,17 @@ impl Reconciler {
                 return Ok(None);
             };
             self.update_cache(uuid, Some(vm)).await;
+            work = self.work_on(uuid);
         }
-        let Some((vm, plan)) = self.plan_one(uuid) else {
+        let ContainerWork::Planned(vm, plan) = work else {
             return Ok(None);
         };
         match plan.decision {
             Decision::Keep(desired) => self.update(uuid, &vm, &desired, &plan.changes).await,
             Decision::Delete(reason) => {
                 let is_still_due = || {
-                    self.plan_one(uuid)
-                        .is_some_and(|(_, plan)| matches!(plan.decision, Decision::Delete(_)))
+                    self.plan_one(uuid, |_, plan| matches!(plan.decision, Decision::Delete(_)))
+                        .unwrap_or(false)
                 };
                 let deleted = self
                     .containers

@@ -19,6 +19,14 @@ pub(super) struct Plan {
     pub changes: Vec<Change>,
 }
 
+impl Plan {
+    /// Whether the container is in its desired state, and there is nothing to report about it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.changes.is_empty()
+            && matches!(&self.decision, Decision::Keep(desired) if desired.invalid_labels.is_empty())
+    }
+}
+
 /// Plans for a container that an agent last requested at `last_requested`.
 pub(super) fn plan(
     snapshot: &Snapshot<'_>,

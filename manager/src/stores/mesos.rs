@@ -252,7 +252,7 @@ impl MesosView {
         }
     }
 
-    /// Applies an event; returns the virtual-machines that it may concern.
+    /// Applies an event; returns the virtual-machines on which another decision may follow from it.
     pub(crate) fn apply_change(&mut self, mut change: Change, now: Instant) -> Vec<Uuid> {
         let mut touched = vec![];
         match &mut change {
@@ -260,9 +260,12 @@ impl MesosView {
             Change::TaskUpdated { status, .. } => status.networks = Box::default(),
             _ => {}
         }
-        if let Some(task) = self.task_without_move(&change) {
-            // The usual event. Nothing that is indexed changes.
-            touched.extend(task.status.container.iter().flat_map(|id| vm_uuids(id)));
+        if let Some((task, is_repeated)) = self.task_without_move(&change) {
+            // The usual event. Nothing that is indexed changes, and no decision follows from a state
+            // that agents repeat.
+            if !is_repeated {
+                touched.extend(task.status.container.iter().flat_map(|id| vm_uuids(id)));
+            }
             self.state.apply(change);
             return touched;
         }
@@ -322,8 +325,9 @@ impl MesosView {
         touched
     }
 
-    /// The task of an update after which it still is in the same container of the same executor.
-    fn task_without_move(&self, change: &Change) -> Option<&Task> {
+    /// The task of an update after which it still is in the same container of the same executor, and
+    /// whether its state is the same, too.
+    fn task_without_move(&self, change: &Change) -> Option<(&Task, bool)> {
         let Change::TaskUpdated {
             key,
             agent,
@@ -338,7 +342,7 @@ impl MesosView {
             && (agent.is_none() || *agent == task.agent)
             && (executor.is_none() || *executor == task.executor)
             && (status.container.is_none() || status.container == task.status.container);
-        is_same.then_some(task)
+        is_same.then(|| (&**task, status.state == task.status.state))
     }
 
     /// A task of the container with that virtual-machine: the first by its id.
@@ -469,6 +473,8 @@ fn strip(task: &mut Task) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesos_master::Status;
+    use crate::task_state::TaskState;
 
     fn key(number: usize) -> TaskKey {
         TaskKey {
@@ -498,6 +504,46 @@ mod tests {
         }
         assert_eq!(keys.first(), Some(&key(0)));
         assert!(keys.remove(&key(0)));
+    }
+
+    #[test]
+    fn decision_follows_from_another_state_but_not_from_a_repeated_one() {
+        let now = Instant::now();
+        let container = "0bcd1234-c7a5-11ea-8f39-0242ac110002";
+        let status = |state| Status {
+            state,
+            container: Some(container.into()),
+            ..Status::default()
+        };
+        let task = Task {
+            key: key(1),
+            agent: Some("S1".into()),
+            executor: None,
+            labels: Box::default(),
+            status: status(TaskState::Starting),
+        };
+        let update = |state| Change::TaskUpdated {
+            key: key(1),
+            agent: Some("S1".into()),
+            executor: None,
+            status: Box::new(status(state)),
+        };
+        let vm = vec![agent_api::vm_uuid(&ContainerId::top_level(container))];
+        let mut view = MesosView::default();
+        assert_eq!(
+            view.apply_change(Change::TaskAdded(Box::new(task)), now),
+            vm
+        );
+        assert!(
+            view.apply_change(update(TaskState::Starting), now)
+                .is_empty()
+        );
+        assert_eq!(view.apply_change(update(TaskState::Running), now), vm);
+        assert!(
+            view.apply_change(update(TaskState::Running), now)
+                .is_empty()
+        );
+        assert_eq!(view.apply_change(update(TaskState::Finished), now), vm);
     }
 
     #[test]
