@@ -12,7 +12,7 @@ use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::links::{self, RTM_DELLINK, RTM_NEWLINK};
+use super::links::{self, Link, RTM_DELLINK, RTM_NEWLINK};
 use super::netlink::{NetlinkError, NetlinkSocket};
 use super::nft::{self, TableChange};
 use super::socket_filter::{self, Condition, Field, PORT, TYPE};
@@ -43,7 +43,10 @@ pub enum HostEvent {
     LinkDeleted(String),
     /// The link of that name was set down, or is no longer a port of its bridge.
     PortChanged(String),
-    /// A watched bridge, one of its addresses or its forwarding.
+    /// The link of a watched bridge, as it is now. The first and the last port also change its
+    /// carrier.
+    BridgeLinkChanged(Box<Link>),
+    /// An address of a watched bridge, or its forwarding.
     BridgeChanged,
     /// Forwarding of all interfaces.
     ForwardingChanged,
@@ -200,7 +203,10 @@ fn route_event(kind: u16, payload: &[u8], bridges: &BTreeSet<u32>) -> Option<Hos
         }
         RTM_NEWLINK if family == 0 => {
             if bridges.contains(&word(4)?) {
-                return Some(HostEvent::BridgeChanged);
+                let link = links::parse(payload).ok();
+                return Some(link.map_or(HostEvent::BridgeChanged, |link| {
+                    HostEvent::BridgeLinkChanged(Box::new(link))
+                }));
             }
             let (flags, changed) = (word(8)?, word(12)?);
             let was_set_down = changed != u32::MAX && changed & IFF_UP != 0 && flags & IFF_UP == 0;
@@ -234,7 +240,17 @@ mod root_tests {
 
     fn received(events: &mut HostEvents) -> Vec<HostEvent> {
         let mut all = Vec::new();
-        events.receive(|event| all.push(event)).unwrap();
+        events
+            .receive(|event| {
+                all.push(match event {
+                    HostEvent::BridgeLinkChanged(link) => {
+                        assert_eq!(link.name, "br0");
+                        HostEvent::BridgeChanged
+                    }
+                    other => other,
+                });
+            })
+            .unwrap();
         all.dedup();
         all
     }

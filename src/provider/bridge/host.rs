@@ -332,47 +332,57 @@ impl HostBridges {
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
     ) -> Result<(Option<Link>, Vec<Change>), HostError> {
-        let bridge = &spec.name;
-        let mut changes = Vec::new();
-        let link = links::by_name(socket, bridge)?;
-        let is_operators = match &link {
-            Some(link) if link.kind.as_deref() != Some("bridge") => {
-                return Err(HostError::NotABridge(bridge.clone()));
-            }
-            Some(link) => {
-                let alias = link.alias.as_deref().unwrap_or_default();
-                if is_program_label(alias) && !self.owner.owns(alias) {
-                    return Err(HostError::OtherInstance(bridge.clone()));
-                }
-                // It is used as it is.
-                !self.is_owned(link)
-            }
-            None => false,
-        };
-        if let Some(link) = link.as_ref().filter(|_| !is_operators) {
-            if link.mac != spec.mac {
-                changes.push(Change::Mac(spec.mac));
-            }
-            if link.alias.as_deref() != Some(&self.owner.bridge_label()) {
-                changes.push(Change::Mark);
-            }
-        } else if !is_operators {
-            changes.push(Change::Create {
+        let link = links::by_name(socket, &spec.name)?;
+        let Some(present) = &link else {
+            let mut changes = vec![Change::Create {
                 mac: spec.mac,
                 mtu: spec.mtu,
-            });
-        }
-        changes.extend(bridge_settings(spec, !is_operators, link.as_ref()));
-        if !is_operators {
-            if link
-                .as_ref()
-                .is_none_or(|link| !link.up || link.mtu != spec.mtu)
-            {
-                changes.push(Change::Up { mtu: spec.mtu });
-            }
-            changes.extend(missing_addresses(socket, link.as_ref(), spec)?);
+            }];
+            changes.extend(bridge_settings(spec, true, None));
+            changes.push(Change::Up { mtu: spec.mtu });
+            changes.extend(spec.addresses.iter().copied().map(Change::Address));
+            return Ok((link, changes));
+        };
+        let mut changes = self.required_changes_of_link(present, spec)?;
+        // An operator's bridge is used as it is.
+        if self.is_owned(present) {
+            changes.extend(missing_addresses(socket, present, spec)?);
         }
         Ok((link, changes))
+    }
+
+    /// As [`Self::required_changes`], of what the description of a bridge's link shows.
+    fn required_changes_of_link(
+        &self,
+        link: &Link,
+        spec: &BridgeSpec,
+    ) -> Result<Vec<Change>, HostError> {
+        if link.kind.as_deref() != Some("bridge") {
+            return Err(HostError::NotABridge(link.name.clone()));
+        }
+        let alias = link.alias.as_deref().unwrap_or_default();
+        if is_program_label(alias) && !self.owner.owns(alias) {
+            return Err(HostError::OtherInstance(link.name.clone()));
+        }
+        let is_owned = self.is_owned(link);
+        let mut changes = Vec::new();
+        if is_owned && link.mac != spec.mac {
+            changes.push(Change::Mac(spec.mac));
+        }
+        if is_owned && link.alias.as_deref() != Some(&self.owner.bridge_label()) {
+            changes.push(Change::Mark);
+        }
+        changes.extend(bridge_settings(spec, is_owned, Some(link)));
+        if is_owned && (!link.up || link.mtu != spec.mtu) {
+            changes.push(Change::Up { mtu: spec.mtu });
+        }
+        Ok(changes)
+    }
+
+    /// Whether the link of a bridge that was set up is as it must be.
+    pub(super) fn is_right(&self, link: &Link, spec: &BridgeSpec) -> bool {
+        self.required_changes_of_link(link, spec)
+            .is_ok_and(|changes| changes.is_empty())
     }
 
     /// Makes `changes`, which do not create the bridge `link`.
@@ -388,13 +398,7 @@ impl HostBridges {
         let mut requests = Vec::new();
         for change in changes {
             match change {
-                Change::Setting { name, value } => {
-                    if name.starts_with("net/ipv6") {
-                        sysctl::set_if_present(name, value)?;
-                    } else {
-                        sysctl::set(name, value)?;
-                    }
-                }
+                Change::Setting { name, value } => sysctl::write_if_present(name, value)?,
                 Change::Create { .. } => {}
                 Change::Mark => requests.push(links::set_alias(bridge, &self.owner.bridge_label())),
                 Change::Mac(mac) => requests.push(links::set_mac(bridge, *mac)),
@@ -572,17 +576,9 @@ fn bridge_settings(spec: &BridgeSpec, is_ours: bool, link: Option<&Link>) -> Vec
 
 fn missing_addresses(
     socket: &mut NetlinkSocket,
-    link: Option<&Link>,
+    link: &Link,
     spec: &BridgeSpec,
 ) -> Result<Vec<Change>, NetlinkError> {
-    let Some(link) = link else {
-        return Ok(spec
-            .addresses
-            .iter()
-            .copied()
-            .map(Change::Address)
-            .collect());
-    };
     let present: Vec<IpNet> = bridge_address::of_link(socket, link.index)?
         .iter()
         .map(|address| address.net)

@@ -251,6 +251,12 @@ impl HostSide {
                     due.ports.insert(name);
                 }
             }
+            HostEvent::BridgeLinkChanged(link) => {
+                let is_right = realized
+                    .get(&link.name)
+                    .is_some_and(|realized| self.bridges.is_right(&link, &realized.spec));
+                due.bridges |= !is_right && !realized.is_empty();
+            }
             HostEvent::BridgeChanged | HostEvent::ForwardingChanged => {
                 due.bridges |= !realized.is_empty();
             }
