@@ -1,6 +1,7 @@
 //! A Contrail container from the request to the usable interface: contrail-mesos, and as the
-//! baseline the same calls and netlink requests by a bare client, one after the other. Both use the
-//! same simulated API server and vRouter agent, in turns.
+//! baseline the same calls and netlink requests by a bare client, one after the other. As the
+//! baseline of an attach to a bridge does, it first makes a file durable that names what it makes.
+//! Both use the same simulated API server and vRouter agent, in turns.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -31,7 +32,9 @@ use nix::sched::{CloneFlags, unshare};
 use tokio::sync::mpsc::unbounded_channel;
 use uuid::Uuid;
 
+use crate::netlink_baseline::write_durably;
 use crate::report::{Report, Row, Samples};
+use crate::subject::subdirectory;
 
 const BURSTS: [usize; 2] = [50, 500];
 const NETWORK: &str = "default-domain:mesos-default:mesos-default-pod-task-network";
@@ -170,6 +173,8 @@ struct Fixture {
     config: Config,
     client: VncClient,
     vrouter: VrouterClient,
+    /// The directory of the bare client's files.
+    files: PathBuf,
     /// What the manager knows from earlier containers, the bare client is given.
     network: Uuid,
     router: Uuid,
@@ -235,6 +240,7 @@ impl Fixture {
             config,
             client,
             vrouter,
+            files: subdirectory(directory, "floor")?,
             network,
             router,
         })
@@ -298,6 +304,8 @@ impl Fixture {
         let machine: Uuid = container.id.value().parse()?;
         let (port, address) = (Uuid::new_v4(), Uuid::new_v4());
         let deadline = tokio::time::Instant::now() + WAIT_TIMEOUT;
+        let path = self.files.join(machine.to_string());
+        tokio::task::spawn_blocking(move || write_durably(&path)).await??;
         let name = FqName::new([machine.to_string()]);
         let mut object = VirtualMachine::named(name.clone());
         object.common.uuid = Some(machine);
@@ -408,6 +416,7 @@ impl Fixture {
             .delete::<VirtualMachineInterface>(bare.port)
             .await?;
         self.client.delete::<VirtualMachine>(bare.machine).await?;
+        std::fs::remove_file(self.files.join(bare.machine.to_string()))?;
         Ok(())
     }
 }

@@ -1,50 +1,68 @@
-//! The baseline: only the netlink requests that an attach needs and one fsynced file. Its sockets
-//! are open beforehand, also the one in the container's namespace.
+//! The baseline: what every correct attach must do, in the fewest requests, by one thread.
+//!
+//! - A file that names what is made, durable before it is made.
+//! - For the first container: forwarding and the bridge. Both are gone with the last one.
+//! - A veth pair, and a socket in the container's namespace, which cannot be opened before there is
+//!   one. By that socket: loopback, the interface, its address and its route.
+//! - For a mapped port: an element of a map of nftables. The table comes with the first one, and goes
+//!   with the bridge.
+//!
+//! It looks for no conflict, shares nothing with other processes, keeps no lease, and makes neither
+//! a handle nor files below `/etc`.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use contrail_mesos::net::addressing::{self, NewRoute};
 use contrail_mesos::net::links::{self, VethPair};
 use contrail_mesos::net::netlink::NetlinkSocket;
-use contrail_mesos::net::netns;
+use contrail_mesos::net::netns::{self, Kind};
+use contrail_mesos::net::nft::{Element, Table};
+use contrail_mesos::net::sysctl;
 use ipnet::{IpNet, Ipv4Net};
+use nix::sched::{CloneFlags, setns};
 
 use crate::subject::{Attach, Container, subdirectory};
 
 const BRIDGE: &str = "floor0";
+/// The protocol's number.
+const TCP: u8 = 6;
 /// Group of the links that go together.
 const GROUP: u32 = 0x666c;
 
 pub(crate) struct NetlinkBaseline {
     host: NetlinkSocket,
+    host_namespace: OwnedFd,
+    table: Table,
     /// The bridge comes with the first container and goes with the last, as ours does.
     bridge: Option<u32>,
     files: PathBuf,
     next: u32,
     numbers: HashMap<String, u32>,
-    inside: HashMap<String, NetlinkSocket>,
-    runtime: tokio::runtime::Runtime,
-    content: Vec<u8>,
+}
+
+/// Writes a file as long as a checkpoint of ours, and waits until it is durable.
+pub(crate) fn write_durably(path: &Path) -> Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(&[b'x'; 700])?;
+    Ok(file.sync_data()?)
 }
 
 impl NetlinkBaseline {
     pub(crate) fn new(directory: &Path) -> Result<Self> {
         Ok(Self {
             host: NetlinkSocket::route()?,
+            host_namespace: netns::of_this_thread(Kind::Net)?,
+            table: Table::open()?,
             bridge: None,
             files: subdirectory(directory, "floor")?,
             next: u32::from(Ipv4Addr::new(10, 88, 0, 2)),
             numbers: HashMap::new(),
-            inside: HashMap::new(),
-            runtime: tokio::runtime::Builder::new_current_thread().build()?,
-            // As long as a checkpoint of ours.
-            content: vec![b'x'; 700],
         })
     }
 
@@ -60,6 +78,7 @@ impl NetlinkBaseline {
         if let Some(bridge) = self.bridge {
             return Ok(bridge);
         }
+        sysctl::set("net/ipv4/ip_forward", "1")?;
         let host = &mut self.host;
         host.execute_all(&[
             links::create_bridge(BRIDGE, [2, 0, 0, 0, 0, 1], 1500),
@@ -81,8 +100,26 @@ impl NetlinkBaseline {
     fn end_bridge(&mut self) -> Result<()> {
         if self.numbers.is_empty() && self.bridge.take().is_some() {
             self.host.execute_all(&[links::delete(BRIDGE)])?;
+            self.table.remove_if_unused()?;
         }
         Ok(())
+    }
+
+    /// A socket in the container's namespace. This thread enters it and returns; an
+    /// error in between ends the benchmark.
+    fn socket_inside(&self, container: &Container) -> Result<NetlinkSocket> {
+        setns(&container.namespace, CloneFlags::CLONE_NEWNET)?;
+        let socket = NetlinkSocket::route();
+        setns(&self.host_namespace, CloneFlags::CLONE_NEWNET)?;
+        Ok(socket?)
+    }
+
+    /// The elements that map the container's port.
+    fn port_elements(&mut self, container: &Container) -> Vec<Element> {
+        let address = Ipv4Addr::from(self.number(container));
+        let port = container.port.into_iter();
+        port.map(|port| Element::port(TCP, port, address.into(), 80, "floor"))
+            .collect()
     }
 
     fn host_end(&mut self, container: &Container) -> String {
@@ -91,22 +128,13 @@ impl NetlinkBaseline {
 }
 
 impl Attach for NetlinkBaseline {
-    fn ready(&mut self, container: &Container) -> Result<()> {
-        let namespace = container.namespace.try_clone()?;
-        let socket = netns::run_in(namespace, NetlinkSocket::route);
-        let socket = self.runtime.block_on(socket)??;
-        self.inside.insert(container.id.clone(), socket);
-        Ok(())
-    }
-
     fn attach(&mut self, container: &Container) -> Result<()> {
-        let bridge = self.bridge()?;
         let host_end = self.host_end(container);
         let address = Ipv4Addr::from(self.number(container));
-        let mut inside = self.inside.remove(&container.id).context("not ready")?;
-        let mut file = File::create(self.files.join(&container.id))?;
-        file.write_all(&self.content)?;
-        file.sync_data()?;
+        write_durably(&self.files.join(&container.id))?;
+        let bridge = self.bridge()?;
+        let ports = self.port_elements(container);
+        self.table.add(&ports)?;
         let [_, _, c, d] = address.octets();
         links::create_veth(
             &mut self.host,
@@ -125,6 +153,7 @@ impl Attach for NetlinkBaseline {
             [],
         )
         .map_err(|error| anyhow!("cannot make the pair: {error:?}"))?;
+        let mut inside = self.socket_inside(container)?;
         let index = links::by_name(&mut inside, "eth0")?
             .context("eth0 is gone")?
             .index;
@@ -146,6 +175,8 @@ impl Attach for NetlinkBaseline {
 
     fn detach(&mut self, container: &Container) -> Result<()> {
         let host_end = self.host_end(container);
+        let ports = self.port_elements(container);
+        self.table.remove(&ports)?;
         self.host.execute_all(&[links::delete(&host_end)])?;
         fs::remove_file(self.files.join(&container.id))?;
         self.numbers.remove(&container.id);

@@ -58,10 +58,6 @@ pub(crate) struct Container {
 
 /// Something that can attach and detach.
 pub(crate) trait Attach {
-    /// Anything to be done beforehand that is not measured.
-    fn ready(&mut self, _container: &Container) -> Result<()> {
-        Ok(())
-    }
     fn attach(&mut self, container: &Container) -> Result<()>;
     fn detach(&mut self, container: &Container) -> Result<()>;
     /// Detaches all of them as fast as it can.
@@ -199,7 +195,6 @@ impl Host {
     ) -> Result<()> {
         while there.len() < count {
             let container = self.container(&format!("present-{}", there.len()), None)?;
-            subject.ready(&container)?;
             subject.attach(&container)?;
             there.push(container);
         }
@@ -224,7 +219,6 @@ impl Host {
                 Some(_) => (&mut level.attach_port, &mut level.detach_port),
             };
             turn.take(|| {
-                subject.ready(&container)?;
                 timed(attach, || subject.attach(&container))?;
                 timed(detach, || subject.detach(&container))
             })?;
