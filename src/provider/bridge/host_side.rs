@@ -712,7 +712,11 @@ impl HostSide {
         if is_foreign {
             self.remove_elements_of(intent)?;
         }
-        self.table.remove_if_unused()?;
+        if !self.table.remove_if_unused()? && !is_foreign {
+            // What containers shared that ended before this one, and whose intents are lost.
+            self.remove_elements_of(intent)?;
+            self.table.remove_if_unused()?;
+        }
         Ok(())
     }
 

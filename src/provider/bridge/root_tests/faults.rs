@@ -317,6 +317,25 @@ fn another_instance_removes_nothing_of_a_container() {
 }
 
 #[test]
+fn last_container_removes_what_one_with_a_lost_intent_shared() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let blue = network("blue", 1);
+        let mut mapped = request("one", &blue);
+        mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
+        let one = host.attach(&mapped).await.unwrap();
+        // It is not adopted.
+        let host = host.restart();
+        let two = host.launch("two", &blue).await;
+        let removed = host.provider.remove_container(&one.intent.container);
+        removed.await.unwrap();
+        assert!(nft_ruleset().contains("cmb-blue"));
+        host.detach(&two).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
 fn container_without_intent_is_removed_by_its_id() {
     isolated_async(|| async {
         let host = TestHost::new();
