@@ -1,6 +1,8 @@
 //! The routes of a network namespace, and those of one program in it: it tells its own by their
 //! protocol number.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable};
 use netlink_packet_route::AddressFamily;
@@ -239,14 +241,13 @@ pub(super) fn parse(bytes: &[u8]) -> Option<FoundRoute> {
     let message = RouteMessage::parse(bytes).ok()?;
     let header = &message.header;
     let mut table = u32::from(header.table);
-    let unspecified: IpAddr = match header.address_family {
-        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+    let mut network = match header.address_family {
+        AddressFamily::Inet => unspecified(true),
+        AddressFamily::Inet6 => unspecified(false),
         _ => return None,
     };
-    let mut network = unspecified;
     let mut route = FoundRoute {
-        destination: IpNet::from(unspecified),
+        destination: IpNet::from(network),
         protocol: header.protocol.into(),
         index: None,
         gateway: None,
