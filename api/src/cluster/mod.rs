@@ -4,11 +4,14 @@
 //! |---|---|---|
 //! | `GET /v1/watch?node={node}[&since={revision}]` | | 200, a stream of lines, each a [`WatchItem`] |
 //! | `PUT /v1/nodes/{node}` | [`NodeReport`] | 200 [`NodeAnswer`] |
+//! | `GET /v1/nodes[?node={node}][&address={address}]` | | 200 [`NodeList`] |
 //! | `DELETE /v1/nodes/{node}` | | 200 `{}`: the node is gone for good, its subnets are free |
 //!
 //! Authentication, authorisation, redirects to the leader and error responses are those of the
 //! agents' API ([`agent_api`](crate::agent_api)): `{node}` is the name that a node sends in the
 //! header [`AGENT_HEADER`](crate::agent_api::AGENT_HEADER), too.
+//!
+//! `address` selects the node that has the address itself, or whose subnets contain it.
 //!
 //! # The watch
 //!
@@ -16,7 +19,8 @@
 //! knew before and is not put between `snapshot` and `synced` is gone. Then follow `put` and
 //! `delete` as things change, and a `heartbeat` at least every [`HEARTBEAT_INTERVAL`]. With `since`
 //! a manager that still knows what changed after that revision leaves out the snapshot. A reader
-//! that is too slow is disconnected, and resumes.
+//! that is too slow is disconnected, and resumes. A manager refuses a `since` that is later than all it
+//! has published with status 409.
 //!
 //! Invariants: revisions of one stream never decrease, and a client never goes back to a lower one:
 //! a manager that has been replaced must not withdraw what its successor added. A silent or closed
@@ -28,6 +32,7 @@ mod lines;
 mod objects;
 mod report;
 mod revision;
+mod status;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +44,7 @@ pub use client::{ClusterClient, WatchError, WatchStream};
 pub use objects::{Node, NodeSubnets, Object, ObjectKey, Overlay, Underlay, Vtep, halves};
 pub use report::{NodeAnswer, NodeReport, SubsystemReport, Versions};
 pub use revision::{InvalidRevision, Revision};
+pub use status::{NodeCondition, NodeList, NodeStatus};
 
 /// How often a stream has a line at least. A client that reads nothing for three times as long
 /// connects again.
