@@ -39,6 +39,7 @@ pub enum ObjectChange {
 /// before it has read what that one wrote.
 #[derive(Clone, Debug)]
 pub struct Allocator {
+    generation: u64,
     published: Arc<Mutex<Published>>,
     requests: mpsc::Sender<Request>,
     _task: Arc<AbortOnDropHandle<()>>,
@@ -85,10 +86,13 @@ impl Allocator {
             actor.read_again_after(error, &mut attempt)?;
         }
         actor.publish();
+        // It is set once everything is read.
+        let generation = actor.generation.map_or(0, |generation| generation.0);
         let (requests, receiver) = mpsc::channel(QUEUE);
         // Each entry follows a completed write, which is slower than its reader.
         let (sender, changes) = mpsc::unbounded_channel();
         let allocator = Self {
+            generation,
             published: actor.published.clone(),
             requests,
             _task: Arc::new(AbortOnDropHandle::new(tokio::spawn(
@@ -96,6 +100,13 @@ impl Allocator {
             ))),
         };
         Ok((allocator, Changes(changes)))
+    }
+
+    /// The generation of the store when this allocator had loaded it: later than that of all that
+    /// earlier allocators have published.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Registers a node, or renews its registration. It writes nothing if nothing changes. The node
