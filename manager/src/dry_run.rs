@@ -21,6 +21,9 @@ use contrail_mesos_api::http::{CallError, TlsError};
 /// Why a dry run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DryRunError {
+    /// There is no Contrail to compare with.
+    #[error("the configuration has no table [vnc]: there is nothing to compare")]
+    NoContrail,
     /// A certificate or key cannot be used.
     #[error("{0}")]
     Tls(#[from] TlsError),
@@ -73,7 +76,8 @@ impl DryRun {
 
 /// Reads everything once, and returns what would be written.
 pub async fn dry_run(config: &Config) -> Result<DryRun, DryRunError> {
-    let client = VncClient::new(config.vnc.clone())?;
+    let options = config.vnc.clone().ok_or(DryRunError::NoContrail)?;
+    let client = VncClient::new(options)?;
     let provision = provision::missing(&client, config).await?;
     let Some(follow) = &config.follow else {
         return Ok(DryRun {

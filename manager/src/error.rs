@@ -29,12 +29,21 @@ pub enum ManagerError {
     /// There is no such container.
     #[error("there is no container with the virtual-machine {0}")]
     NotFound(Uuid),
-    /// The manager has not provisioned the API server yet.
+    /// The manager is not configured for the request: why.
+    #[error("{0}")]
+    NotConfigured(&'static str),
+    /// The manager is not prepared to lead yet.
     #[error("the manager is not ready: {0}; try again")]
     NotReady(String),
     /// This manager may not write, or may no longer write.
     #[error("this manager is not the leader: {0}; try again")]
     NotLeading(String),
+    /// What is requested is not possible in the present state: why.
+    #[error("{0}")]
+    Conflict(String),
+    /// The store of the allocations is unavailable.
+    #[error("{0}")]
+    Allocations(String),
     /// A call to the API server failed.
     #[error("{0}")]
     Vnc(#[from] VncError),
@@ -55,11 +64,14 @@ impl ManagerError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorised(_) => StatusCode::UNAUTHORIZED,
             Self::Foreign(_) => StatusCode::FORBIDDEN,
-            Self::FloatingIpTaken(_) | Self::FloatingIpInUse(_) | Self::NoFreeAddress(_) => {
-                StatusCode::CONFLICT
+            Self::FloatingIpTaken(_)
+            | Self::FloatingIpInUse(_)
+            | Self::NoFreeAddress(_)
+            | Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::NotFound(_) | Self::NotConfigured(_) => StatusCode::NOT_FOUND,
+            Self::NotReady(_) | Self::NotLeading(_) | Self::Allocations(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::NotFound(_) => StatusCode::NOT_FOUND,
-            Self::NotReady(_) | Self::NotLeading(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::InvalidResponse(_) => StatusCode::BAD_GATEWAY,
             Self::Vnc(error) => status_of(&error.kind),
         }
@@ -76,6 +88,9 @@ impl ManagerError {
             Self::FloatingIpTaken(_) | Self::FloatingIpInUse(_) => "floating_ip_in_use",
             Self::NoFreeAddress(_) => "addresses_exhausted",
             Self::NotFound(_) => "not_found",
+            Self::NotConfigured(_) => "not_configured",
+            Self::Conflict(_) => "conflict",
+            Self::Allocations(_) => "allocations_unavailable",
             Self::NotReady(_) => "not_ready",
             Self::NotLeading(_) => "not_leading",
             Self::InvalidResponse(_) => "vnc_invalid_response",

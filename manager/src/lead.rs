@@ -1,7 +1,7 @@
-//! Provisioning at the beginning of each term.
+//! What a leader does at the beginning of each term.
 //!
-//! Invariant: the manager serves requests in a term only after it has provisioned the API server in
-//! that term.
+//! Invariant: the manager serves requests in a term only after it has provisioned the API server and
+//! loaded the allocations in that term.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,8 +17,8 @@ use super::fence::{Fence, Leadership};
 pub(super) struct Readiness {
     /// Why it does not; none if it does.
     pub unready: Option<String>,
-    /// When the API server was last provisioned.
-    pub provisioned: Option<SystemTime>,
+    /// When the manager last prepared to lead: when it provisioned the API server, where there is one.
+    pub prepared: Option<SystemTime>,
 }
 
 impl Readiness {
@@ -26,7 +26,7 @@ impl Readiness {
     pub(super) fn none() -> Self {
         Self {
             unready: Some("it has just started".to_owned()),
-            provisioned: None,
+            prepared: None,
         }
     }
 }
@@ -59,7 +59,7 @@ pub(super) async fn lead<W>(
                         () = prepare(&fence, term, &unready, &mut before_leading) => done = Some(term),
                         () = fence.term_ended(term) => continue,
                     }
-                    ready.send_modify(|ready| ready.provisioned = Some(SystemTime::now()));
+                    ready.send_modify(|ready| ready.prepared = Some(SystemTime::now()));
                     log::info!(term; "ready");
                 }
                 ready.send_modify(|ready| ready.unready = None);
@@ -71,8 +71,8 @@ pub(super) async fn lead<W>(
                         () = again.notified() => tokio::select! {
                             () = fence.term_ended(term) => break,
                             () = prepare(&fence, term, &ignore, &mut before_leading) => {
-                                ready.send_modify(|ready| ready.provisioned = Some(SystemTime::now()));
-                                log::info!(term; "provisioned again");
+                                ready.send_modify(|ready| ready.prepared = Some(SystemTime::now()));
+                                log::info!(term; "prepared again");
                             }
                         },
                     }
@@ -99,8 +99,8 @@ async fn prepare<W>(
 {
     let mut delays = BACKOFF.delays();
     while let Err(error) = fence.run_in_term(before_leading(term)).await {
-        log::error!(error:%; "cannot provision; retrying");
-        unready(format!("it cannot provision: {error}"));
+        log::error!(error:%; "cannot prepare to lead; retrying");
+        unready(format!("it cannot prepare to lead: {error}"));
         tokio::time::sleep(delays.next_delay()).await;
     }
 }

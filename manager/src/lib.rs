@@ -1,4 +1,5 @@
-//! The manager: owns the objects of containers in the VNC API, and serves the agents' requests.
+//! The manager: owns the objects of containers in the VNC API, gives nodes their overlay subnets, and
+//! serves the requests of agents and nodes.
 //!
 //! ```text
 //! model         the domain model that the modules share
@@ -19,6 +20,8 @@
 //! history       recent history of each container
 //! dry_run       what would be written
 //! reload        applies a new configuration at run time
+//! contrail      everything that needs the VNC API, where there is one
+//! cluster       what is published to the nodes, and what they report
 //! admin         status page, JSON, health, metrics and log level, for operators
 //! ```
 //!
@@ -31,8 +34,10 @@
 mod admin;
 mod agent_names;
 mod api;
+mod cluster;
 mod config;
 mod containers;
+mod contrail;
 mod desired;
 mod diff;
 mod dry_run;
@@ -66,6 +71,7 @@ pub use config::{
     Access, Config, Connections, DEFAULT_PATH, Follow, OverlayOptions, Provision, Tls,
 };
 pub use containers::Containers;
+pub use contrail::Contrail;
 pub use desired::DeleteReason;
 pub use diff::Change;
 pub use dry_run::{DryRun, DryRunError, dry_run};

@@ -9,9 +9,11 @@ use rustls::ServerConfig;
 use tokio::sync::{Notify, watch};
 
 use super::api::auth::Authenticator;
+use super::cluster::Cluster;
 use super::config::Config;
+use super::contrail::Contrail;
 use super::listener::server_config;
-use super::reconcile::{Reconciler, Sources};
+use super::reconcile::Sources;
 use contrail_mesos_api::http::TlsError;
 
 /// The parts of a running manager that can change.
@@ -22,7 +24,8 @@ pub(super) struct Reloadable {
     pub authenticator: Arc<Authenticator>,
     /// The certificate of the agents' API and the CAs that it trusts.
     pub tls: Option<watch::Sender<Arc<ServerConfig>>>,
-    pub reconciler: Option<Arc<Reconciler>>,
+    pub contrail: Option<Contrail>,
+    pub cluster: Option<Arc<Cluster>>,
     /// Notified when the API server must be provisioned again.
     pub provision: Arc<Notify>,
 }
@@ -45,10 +48,19 @@ impl Reloadable {
             self.authenticator.replace(&new.access);
             config.access = new.access.clone();
         }
-        if let (Some(reconciler), Some(follow), Some(sources)) =
-            (&self.reconciler, &new.follow, sources)
+        let reconciler = self
+            .contrail
+            .as_ref()
+            .and_then(|contrail| contrail.reconciler.as_ref());
+        if let (Some(reconciler), Some(follow), Some(sources)) = (reconciler, &new.follow, sources)
         {
             reconciler.reload(follow, sources);
+        }
+        if let (Some(cluster), Some(overlay)) = (&self.cluster, &new.overlay)
+            && config.overlay.as_ref() != Some(overlay)
+        {
+            cluster.reload(overlay);
+            config.overlay = Some(overlay.clone());
         }
         if config.provision != new.provision {
             config.provision.clone_from(&new.provision);
@@ -88,6 +100,15 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[vnc]", old.vnc != new.vnc),
         ("[limits]", limits(old) != limits(new)),
         ("[mesos]", follow(old) != follow(new)),
+        ("[overlay]", old.overlay.is_some() != new.overlay.is_some()),
+        ("overlay.state_file", {
+            let state_file = |config: &Config| {
+                let overlay = config.overlay.as_ref();
+                overlay.map(|overlay| overlay.state_file.clone())
+            };
+            let (old, new) = (state_file(old), state_file(new));
+            old.is_some() && new.is_some() && old != new
+        }),
         (
             "reconcile.concurrency",
             follow(old) == follow(new) && concurrency(old) != concurrency(new),
@@ -172,6 +193,19 @@ mod tests {
                 "{text}"
             );
         }
+        let overlays = directory.path().join("overlays.json");
+        std::fs::write(
+            &overlays,
+            r#"{"vtep_subnet": "44.128.0.0/16", "vtep_mac_oui": "70:B3:D5:00:00:00", "overlays": [{"name": "a", "subnet": "9.0.0.0/8", "prefix": 24}]}"#,
+        )
+        .unwrap();
+        let overlay =
+            |key: &str| config(&format!("{MINIMAL}[overlay]\nfile = {overlays:?}\n{key}"));
+        assert_eq!(needs_restart(&config(MINIMAL), &overlay("")), ["[overlay]"]);
+        let other = overlay("state_file = \"/other\"");
+        assert_eq!(needs_restart(&overlay(""), &other), ["overlay.state_file"]);
+        let other = overlay("release_after = \"60m\"");
+        assert_eq!(needs_restart(&overlay(""), &other), [""; 0]);
         let of_cluster = config(&format!(
             "cluster = \"c\"\nproject = \"mesos-default\"\nnetwork = \"mesos-default-pod-task-network\"\n{MINIMAL}"
         ));

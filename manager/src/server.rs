@@ -16,8 +16,9 @@ use super::admin::metrics::{MetricSources, Metrics, measure};
 use super::admin::{self, AdminState};
 use super::api::auth::Authenticator;
 use super::api::{self, ApiState};
+use super::cluster::Cluster;
 use super::config::Config;
-use super::containers::Containers;
+use super::contrail::Contrail;
 use super::election::Election;
 use super::fence::Fence;
 use super::lead::{Readiness, lead};
@@ -66,8 +67,7 @@ pub struct Manager {
     legacy_address: Option<SocketAddr>,
     admin_address: Option<SocketAddr>,
     tls: bool,
-    containers: Arc<Containers>,
-    reconciler: Option<Arc<Reconciler>>,
+    contrail: Option<Contrail>,
     reloadable: Reloadable,
     fence: Fence,
     election: Option<Election>,
@@ -82,7 +82,7 @@ impl Manager {
     /// Checks what a start needs besides a valid configuration: certificates and keys. Reads files,
     /// which blocks.
     pub fn check(config: &Config) -> Result<(), TlsError> {
-        VncClient::new(config.vnc.clone())?;
+        config.vnc.clone().map(VncClient::new).transpose()?;
         if let Some(tls) = &config.access.tls {
             server_config(tls)?;
         }
@@ -92,7 +92,6 @@ impl Manager {
 
     /// Listens and starts the background tasks; provisioning is one of them. Port 0 picks a free port.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let client = VncClient::new(config.vnc.clone())?;
         let listeners = Listeners::bind(&config).await?;
         listeners.warn_if_insecure(&config);
         let address = listeners.agents.address;
@@ -102,18 +101,13 @@ impl Manager {
 
         let (ready_sender, ready) = watch::channel(Readiness::none());
         let mut background = JoinSet::new();
-        let (app, election) = App::new(&config, client, &listeners, ready, &mut background)?;
+        let (app, election) = App::new(&config, &listeners, ready, &mut background)?;
         let stop = CancellationToken::new();
         let servers = app.serve(&config, listeners, &stop);
 
-        let containers = app.containers.clone();
-        background.spawn(async move { containers.run_rollbacks().await });
-        let probed = app.client.clone();
-        background.spawn(async move { probed.run_probes().await });
         let App {
-            client,
-            containers,
-            reconciler,
+            contrail,
+            cluster,
             fence,
             authenticator,
             ready,
@@ -124,14 +118,24 @@ impl Manager {
             config: Arc::new(Mutex::new(config)),
             authenticator,
             tls: tls.clone(),
-            reconciler: reconciler.clone(),
+            contrail: contrail.clone(),
+            cluster: cluster.clone(),
             provision: Arc::new(Notify::new()),
         };
         let current = reloadable.config.clone();
-        let before_leading = move |_term| {
+        let client = contrail.as_ref().map(|contrail| contrail.client.clone());
+        let before_leading = move |term| {
             let config = current.lock().unwrap_or_else(PoisonError::into_inner);
-            let (client, config) = (client.clone(), config.clone());
-            async move { Ok(provision(&client, &config).await?) }
+            let (client, cluster, config) = (client.clone(), cluster.clone(), config.clone());
+            async move {
+                if let Some(client) = client {
+                    provision(&client, &config).await?;
+                }
+                if let Some(cluster) = cluster {
+                    cluster.begin(term).await?;
+                }
+                Ok(())
+            }
         };
         let again = reloadable.provision.clone();
         background.spawn(lead(fence.clone(), ready_sender, again, before_leading));
@@ -140,8 +144,7 @@ impl Manager {
             legacy_address,
             admin_address,
             tls: tls.is_some(),
-            containers,
-            reconciler,
+            contrail,
             reloadable,
             fence,
             election,
@@ -183,22 +186,22 @@ impl Manager {
         url(self.address, self.tls)
     }
 
-    /// The writer of containers.
+    /// What manages the objects of containers; none without a table `[vnc]`.
     #[must_use]
-    pub fn containers(&self) -> &Arc<Containers> {
-        &self.containers
+    pub fn contrail(&self) -> Option<&Contrail> {
+        self.contrail.as_ref()
     }
 
-    /// The reconciler; none without a table `[mesos]`.
+    /// The reconciler; none without the tables `[vnc]` and `[mesos]`.
     #[must_use]
     pub fn reconciler(&self) -> Option<&Arc<Reconciler>> {
-        self.reconciler.as_ref()
+        self.contrail.as_ref()?.reconciler.as_ref()
     }
 
     /// Applies a new configuration as a whole or not at all. Returns the changed keys that need a
     /// restart. Reads files, which blocks.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, TlsError> {
-        VncClient::new(config.vnc.clone())?;
+        config.vnc.clone().map(VncClient::new).transpose()?;
         self.reloadable.reload(config)
     }
 
@@ -308,9 +311,8 @@ impl Listeners {
 
 /// What the APIs share.
 struct App {
-    client: VncClient,
-    containers: Arc<Containers>,
-    reconciler: Option<Arc<Reconciler>>,
+    contrail: Option<Contrail>,
+    cluster: Option<Arc<Cluster>>,
     fence: Fence,
     /// The URL by which agents and other managers know this one.
     url: String,
@@ -324,26 +326,26 @@ struct App {
 impl App {
     fn new(
         config: &Config,
-        client: VncClient,
         listeners: &Listeners,
         ready: watch::Receiver<Readiness>,
         background: &mut JoinSet<()>,
     ) -> Result<(Self, Option<Election>), StartError> {
         let (election, fence, url) =
             elect(config, listeners.agents.address, listeners.tls.is_some())?;
-        let containers = Containers::fenced(client.clone(), config, fence.clone());
-        let reconciler = reconcile(background, &containers, &client, config, &ready)?;
+        let vnc = config.vnc.as_ref();
+        let contrail = vnc
+            .map(|vnc| Contrail::start(vnc, config, &fence, &ready, background))
+            .transpose()?;
+        let cluster = Cluster::start(config, &fence, background);
         let metrics = Metrics::new(MetricSources {
-            client: client.clone(),
-            containers: containers.clone(),
+            contrail: contrail.clone(),
+            cluster: cluster.clone(),
             fence: fence.clone(),
             ready: ready.clone(),
-            reconciler: reconciler.clone(),
         });
         let app = Self {
-            client,
-            containers,
-            reconciler,
+            contrail,
+            cluster,
             fence,
             url,
             elected: election.is_some(),
@@ -366,14 +368,18 @@ impl App {
             router.layer(from_fn_with_state((self.metrics.clone(), api), measure))
         };
         let state = Arc::new(ApiState {
-            containers: self.containers.clone(),
             authenticator: self.authenticator.clone(),
             ready: self.ready.clone(),
             leadership: self.fence.leadership(),
             tasks: self.requests.clone(),
             body_timeout: config.connections.body_timeout,
             refusals: LogGate::new(REFUSAL_LOG_INTERVAL),
+            stop: stop.clone(),
         });
+        let containers = self
+            .contrail
+            .as_ref()
+            .map(|contrail| contrail.containers.clone());
         let allotment = Allotment::new(config);
         let hosts = AllowedHosts::new(&config.allowed_hosts, &self.url);
         let mut servers = JoinSet::new();
@@ -387,10 +393,13 @@ impl App {
             };
             servers.spawn(bound.listener.serve(serving));
         };
-        let agents = measured(api::agents::router(state.clone()), "agents");
+        let agents = api::agents::router(state.clone(), containers.clone(), self.cluster.clone());
+        let agents = measured(agents, "agents");
         serve(listeners.agents, "agents", allotment.agents, agents);
-        if let Some(bound) = listeners.legacy {
-            let legacy = measured(api::legacy::router(state, hosts.clone()), "legacy");
+        // The configuration has it only together with [vnc].
+        if let Some((bound, containers)) = listeners.legacy.zip(containers) {
+            let legacy = api::legacy::router(state, containers, hosts.clone());
+            let legacy = measured(legacy, "legacy");
             serve(bound, "legacy", allotment.legacy, legacy);
         }
         if let Some(bound) = listeners.admin {
@@ -398,10 +407,9 @@ impl App {
                 fence: self.fence.clone(),
                 ready: self.ready.clone(),
                 metrics: self.metrics.clone(),
-                containers: self.containers.clone(),
-                reconciler: self.reconciler.clone(),
-                client: self.client.clone(),
-                cluster: config.defaults.cluster.clone(),
+                contrail: self.contrail.clone(),
+                cluster: self.cluster.clone(),
+                cluster_name: config.defaults.cluster.clone(),
                 url: self.url.clone(),
                 address: bound.address,
                 elected: self.elected,
@@ -431,39 +439,4 @@ fn elect(
     let url = advertised.to_string();
     let (election, fence) = Election::start(zookeeper, advertised);
     Ok((Some(election), fence, url))
-}
-
-/// Starts the reconciler if there is a table `[mesos]`.
-fn reconcile(
-    background: &mut JoinSet<()>,
-    containers: &Arc<Containers>,
-    client: &VncClient,
-    config: &Config,
-    ready: &watch::Receiver<Readiness>,
-) -> Result<Option<Arc<Reconciler>>, TlsError> {
-    let Some(follow) = &config.follow else {
-        return Ok(None);
-    };
-    let sources = Sources::new(follow)?;
-    let (may_write, writes) = watch::channel(false);
-    let reconciler = Reconciler::new(containers.clone(), client.clone(), config, follow, writes);
-    let running = reconciler.clone();
-    let mut readiness = ready.clone();
-    background.spawn(async move {
-        // A standby does not follow the sources; a new leader lists everything before it writes.
-        let is_ready = |ready: &Readiness| ready.unready.is_none();
-        if readiness.wait_for(is_ready).await.is_err() {
-            return;
-        }
-        let allow = async {
-            loop {
-                may_write.send_replace(readiness.borrow_and_update().unready.is_none());
-                if readiness.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::join!(running.run(sources), allow);
-    });
-    Ok(Some(reconciler))
 }

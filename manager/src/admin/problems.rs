@@ -3,16 +3,21 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
+use contrail_mesos_api::cluster::{NodeCondition, NodeStatus};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 use super::AdminState;
+use crate::cluster::Cluster;
+use crate::contrail::Contrail;
 use crate::fence::Leadership;
 use crate::history::timestamp;
 use crate::reconcile::{Key, Reconciler};
 
 /// How long a container's last failure counts as a problem.
 const FAILURE_TTL: Duration = Duration::from_mins(15);
+/// How long nodes may take to find a new leader.
+const RECONNECT_TIME: Duration = Duration::from_mins(2);
 /// How many problems of a kind are listed.
 const MAX_PER_KIND: usize = 20;
 /// How many failures are looked at.
@@ -184,14 +189,19 @@ pub(super) fn find(state: &AdminState) -> Vec<Problem> {
     manager_problems(state, &mut problems);
     // A standby neither follows the sources nor serves requests.
     let leads = state.fence.term().is_some();
-    if let Some(reconciler) = state.reconciler.as_deref().filter(|_| leads) {
+    let contrail = state.contrail.as_ref();
+    let reconciler = contrail.and_then(|contrail| contrail.reconciler.as_deref());
+    if let Some(reconciler) = reconciler.filter(|_| leads) {
         source_problems(reconciler, &mut problems);
         queue_problems(reconciler, &mut problems);
         label_problems(reconciler, &mut problems);
         agent_problems(reconciler, &mut problems);
     }
-    if leads || !state.elected {
-        container_problems(state, &mut problems);
+    if let Some(contrail) = contrail.filter(|_| leads || !state.elected) {
+        container_problems(contrail, &mut problems);
+    }
+    if let Some(cluster) = state.cluster.as_deref().filter(|_| leads) {
+        node_problems(cluster, &mut problems);
     }
     problems.sort_by_key(|problem| !problem.severe);
     problems
@@ -207,7 +217,8 @@ fn manager_problems(state: &AdminState, problems: &mut Vec<Problem>) {
         let todo = "Agents retry by themselves. Fix the cause.";
         problems.push(Problem::new("not-serving", "this manager", message, todo).severe());
     }
-    if let Some(outage) = state.client.outage() {
+    let contrail = state.contrail.as_ref();
+    if let Some(outage) = contrail.and_then(|contrail| contrail.client.outage()) {
         problems.push(
             Problem::new(
                 "api-server",
@@ -313,9 +324,9 @@ fn agent_problems(reconciler: &Reconciler, problems: &mut Vec<Problem>) {
     push_remaining(KIND, without.len(), TODO, problems);
 }
 
-fn container_problems(state: &AdminState, problems: &mut Vec<Problem>) {
+fn container_problems(contrail: &Contrail, problems: &mut Vec<Problem>) {
     const TODO: &str = "Fix the cause of the error. The framework starts another container.";
-    let unfinished = state.containers.unfinished();
+    let unfinished = contrail.containers.unfinished();
     if unfinished > 0 {
         let message = "they could not be created, and some of their objects still exist";
         let todo = "The manager deletes these objects when the API server responds.";
@@ -330,8 +341,8 @@ fn container_problems(state: &AdminState, problems: &mut Vec<Problem>) {
         });
     }
     let since = SystemTime::now() - FAILURE_TTL;
-    let failing = state.containers.history().failing(since, MAX_FAILURES);
-    let reconciler = state.reconciler.as_deref();
+    let failing = contrail.containers.history().failing(since, MAX_FAILURES);
+    let reconciler = contrail.reconciler.as_deref();
     // Those are reported as reconcile-failed.
     let (queued, _, _) = reconciler
         .map(|reconciler| reconciler.queued(MAX_FAILURES))
@@ -367,6 +378,63 @@ fn container_problems(state: &AdminState, problems: &mut Vec<Problem>) {
         );
     }
     causes.push_problems("container-failed", TODO, problems);
+}
+
+fn node_problems(cluster: &Cluster, problems: &mut Vec<Problem>) {
+    const REFUSED_TODO: &str =
+        "Correct the node's name or address, or give the overlays larger subnets.";
+    const GONE_TODO: &str = "Check that contrail-mesos-node runs on the host and reaches the managers. \
+        If the host is gone for good, delete the node, which frees its subnets.";
+    const PROBLEM_TODO: &str = "Read the log of contrail-mesos-node on the host.";
+    let nodes = cluster.statuses();
+    let mut add = |kind, todo, found: Vec<(&NodeStatus, String)>| {
+        for (node, message) in found.iter().take(MAX_PER_KIND) {
+            let subject = format!("node {}", node.name);
+            problems.push(Problem::new(kind, subject, message.clone(), todo));
+        }
+        push_remaining(kind, found.len(), todo, problems);
+    };
+    let of = |condition: NodeCondition| {
+        let nodes = nodes.iter().filter(move |node| node.condition == condition);
+        nodes.map(|node| (node, node.problems.join("; ")))
+    };
+    add(
+        "node-refused",
+        REFUSED_TODO,
+        of(NodeCondition::Refused).collect(),
+    );
+    let is_gone = |node: &&NodeStatus| match node.condition {
+        NodeCondition::Disconnected => true,
+        // All of them are, until they have found a new leader.
+        NodeCondition::Unseen => cluster.published_for() >= RECONNECT_TIME,
+        _ => false,
+    };
+    let gone = nodes.iter().filter(is_gone).map(|node| {
+        let message = "it is not connected: changes do not reach it".to_owned();
+        (node, message)
+    });
+    add("node-disconnected", GONE_TODO, gone.collect());
+    let troubled = nodes
+        .iter()
+        .filter(|node| node.condition != NodeCondition::Refused && !node.problems.is_empty())
+        .map(|node| (node, node.problems.join("; ")));
+    add("node-problem", PROBLEM_TODO, troubled.collect());
+    let (overlays, endpoints) = cluster.usage();
+    let full = overlays
+        .iter()
+        .filter(|usage| usage.enabled && usage.free == 0)
+        .map(|usage| (format!("overlay {}", usage.overlay), usage.subnet));
+    let full = full.chain(
+        endpoints
+            .iter()
+            .filter(|usage| usage.free == 0)
+            .map(|usage| ("the tunnel endpoints".to_owned(), usage.subnet)),
+    );
+    for (subject, subnet) in full {
+        let message = format!("{subnet} is used up: the next node gets nothing of it");
+        let todo = "Delete nodes that are gone for good, or configure a larger subnet.";
+        problems.push(Problem::new("overlay-used-up", subject, message, todo));
+    }
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
-use crate::containers::Containers;
+use crate::cluster::Cluster;
+use crate::contrail::Contrail;
 use crate::fence::{Fence, Leadership};
 use crate::lead::Readiness;
 use crate::reconcile::Reconciler;
-use crate::vnc::{Outage, VncClient};
+use crate::vnc::Outage;
 
 /// What the handlers read.
 #[derive(Debug)]
@@ -24,11 +25,11 @@ pub(crate) struct AdminState {
     pub fence: Fence,
     pub ready: watch::Receiver<Readiness>,
     pub metrics: Arc<Metrics>,
-    pub containers: Arc<Containers>,
-    /// None without a table `[mesos]`.
-    pub reconciler: Option<Arc<Reconciler>>,
-    pub client: VncClient,
-    pub cluster: String,
+    /// None without a table `[vnc]`.
+    pub contrail: Option<Contrail>,
+    /// None without a table `[overlay]`.
+    pub cluster: Option<Arc<Cluster>>,
+    pub cluster_name: String,
     /// The URL of this manager's API for agents.
     pub url: String,
     /// The address of this listener.
@@ -48,9 +49,23 @@ pub(super) struct LeaderLink {
 }
 
 impl AdminState {
+    /// What manages the objects of containers, or a response that says that there is none.
+    pub(super) fn contrail(&self) -> Result<&Contrail, AdminError> {
+        self.contrail
+            .as_ref()
+            .ok_or_else(|| AdminError::not_found("this manager has no [vnc] in its configuration"))
+    }
+
+    /// What knows the nodes, or a response that says that there is none.
+    pub(super) fn cluster(&self) -> Result<&Cluster, AdminError> {
+        self.cluster.as_deref().ok_or_else(|| {
+            AdminError::not_found("this manager has no [overlay] in its configuration")
+        })
+    }
+
     /// The reconciler, or a response that says that there is none.
     pub(super) fn reconciler(&self) -> Result<&Reconciler, AdminError> {
-        self.reconciler.as_deref().ok_or_else(|| {
+        self.contrail()?.reconciler.as_deref().ok_or_else(|| {
             AdminError::not_found(
                 "this manager does not follow Mesos; see [mesos] in its configuration",
             )
@@ -72,9 +87,9 @@ impl AdminState {
 
     /// How the API servers fail, if this manager serves requests and they have failed for some time.
     pub(super) fn confirmed_outage(&self) -> Option<String> {
-        let is_confirmed =
-            self.not_serving_reason().is_none() && !*self.client.available().borrow();
-        let outage = self.client.outage().filter(|_| is_confirmed)?;
+        let client = &self.contrail.as_ref()?.client;
+        let is_confirmed = self.not_serving_reason().is_none() && !*client.available().borrow();
+        let outage = client.outage().filter(|_| is_confirmed)?;
         Some(format!(
             "the VNC API does not respond: {}",
             describe(&outage)

@@ -1,42 +1,49 @@
-//! The API for agents, over HTTP. [`contrail_mesos_api::agent_api`] defines its messages.
+//! The API for agents and nodes, over HTTP. [`contrail_mesos_api::agent_api`] and
+//! [`contrail_mesos_api::cluster`] define its messages.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, put};
-use axum::{Extension, Router};
-use serde::Serialize;
-use uuid::Uuid;
 
-use super::{ApiState, standby};
+use super::{ApiState, nodes, ports, standby};
+use crate::cluster::Cluster;
+use crate::containers::Containers;
 use crate::error::ManagerError;
 use crate::listener::{BodyLimits, Peer, discard, receive_body};
-use crate::query::QueryParameters;
-use contrail_mesos_api::agent_api::{PortsRequest, Refusal};
-use contrail_mesos_api::text::Quoted;
+use contrail_mesos_api::agent_api::Refusal;
 
-/// Enough for a container with many ports and labels.
+/// Enough for a container with many ports and labels, and for the report of a node.
 const MAX_BODY_BYTES: usize = 256 << 10;
 
 /// The routes. A request is authenticated before its body is read.
-pub(crate) fn router(state: Arc<ApiState>) -> Router {
+pub(crate) fn router(
+    state: Arc<ApiState>,
+    containers: Option<Arc<Containers>>,
+    cluster: Option<Arc<Cluster>>,
+) -> Router {
     let limits = BodyLimits {
         max_bytes: MAX_BODY_BYTES,
         timeout: state.body_timeout,
     };
-    Router::new()
-        .route("/v1/ports", get(list))
-        .route("/v1/ports/{machine}", put(create).get(read).delete(remove))
+    let ports = match containers {
+        Some(containers) => ports::router(state.clone(), containers),
+        None => ports::refusing_router(),
+    };
+    let nodes = match cluster {
+        Some(cluster) => nodes::router(state.clone(), cluster),
+        None => nodes::refusing_router(),
+    };
+    ports
+        .merge(nodes)
         .fallback(async || {
-            let message = "not found; there are /v1/ports and /v1/ports/{machine}".to_owned();
-            ApiError(StatusCode::NOT_FOUND, message)
+            let message = "not found; there are /v1/ports, /v1/ports/{machine}, /v1/watch, /v1/nodes \
+                           and /v1/nodes/{node}";
+            ApiError(StatusCode::NOT_FOUND, message.to_owned())
         })
         .method_not_allowed_fallback(async || {
             ApiError(
@@ -46,13 +53,12 @@ pub(crate) fn router(state: Arc<ApiState>) -> Router {
         })
         .layer(from_fn_with_state(limits, receive_body))
         .layer(from_fn_with_state(state.clone(), authenticate))
-        .layer(from_fn_with_state(state.clone(), standby::redirect))
-        .with_state(state)
+        .layer(from_fn_with_state(state, standby::redirect))
 }
 
-/// The name of the agent that sent a request.
+/// The name of the agent or node that sent a request.
 #[derive(Clone, Debug)]
-struct AgentName(String);
+pub(super) struct AgentName(pub String);
 
 /// Middleware that refuses requests without valid credentials.
 async fn authenticate(
@@ -73,12 +79,13 @@ async fn authenticate(
             return Err(error.into());
         }
     };
-    state.containers.add_agent(&agent);
     request.extensions_mut().insert(AgentName(agent));
     Ok(next.run(request).await)
 }
 
-struct ApiError(StatusCode, String);
+/// An error response.
+#[derive(Debug)]
+pub(super) struct ApiError(StatusCode, String);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -97,81 +104,4 @@ impl From<ManagerError> for ApiError {
     }
 }
 
-type ApiResult<T> = Result<Json<T>, ApiError>;
-
-/// The uuid in a path.
-fn parse_vm_uuid(path: Result<Path<String>, PathRejection>) -> Result<Uuid, ManagerError> {
-    let Path(text) = path.map_err(|rejection| ManagerError::invalid(rejection.body_text()))?;
-    // Only the canonical form: the vRouter agent knows no other.
-    let uuid = text
-        .parse()
-        .ok()
-        .filter(|uuid: &Uuid| uuid.to_string() == text);
-    uuid.ok_or_else(|| {
-        ManagerError::invalid(format!(
-            "{} is not a virtual-machine's uuid",
-            Quoted(text.as_bytes())
-        ))
-    })
-}
-
-async fn create(
-    State(state): State<Arc<ApiState>>,
-    Extension(AgentName(agent)): Extension<AgentName>,
-    vm: Result<Path<String>, PathRejection>,
-    body: Bytes,
-) -> ApiResult<impl Serialize> {
-    let uuid = parse_vm_uuid(vm)?;
-    let mut reader = serde_json::Deserializer::from_slice(&body);
-    let request: PortsRequest = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        ManagerError::invalid(format!("the body is not a request for ports: {error}"))
-    })?;
-    state.check_ready()?;
-    let containers = state.containers.clone();
-    let work = async move { containers.put(&agent, uuid, &request).await };
-    Ok(Json(state.run_to_completion(work).await?))
-}
-
-async fn read(
-    State(state): State<Arc<ApiState>>,
-    Extension(AgentName(agent)): Extension<AgentName>,
-    vm: Result<Path<String>, PathRejection>,
-) -> ApiResult<impl Serialize> {
-    let uuid = parse_vm_uuid(vm)?;
-    Ok(Json(state.containers.get(Some(&agent), uuid).await?))
-}
-
-async fn remove(
-    State(state): State<Arc<ApiState>>,
-    Extension(AgentName(agent)): Extension<AgentName>,
-    vm: Result<Path<String>, PathRejection>,
-) -> ApiResult<impl Serialize> {
-    let uuid = parse_vm_uuid(vm)?;
-    let containers = state.containers.clone();
-    let work = async move { containers.delete(Some(&agent), uuid).await };
-    state.run_to_completion(work).await?;
-    Ok(Json(serde_json::json!({})))
-}
-
-async fn list(
-    State(state): State<Arc<ApiState>>,
-    Extension(AgentName(agent)): Extension<AgentName>,
-    RawQuery(query): RawQuery,
-) -> ApiResult<impl Serialize> {
-    let invalid = |problem: String| {
-        ManagerError::invalid(format!("the query must be ?agent=<name>: {problem}"))
-    };
-    let mut query =
-        QueryParameters::parse(query.as_deref(), &["agent", "address"]).map_err(invalid)?;
-    let Some(name) = query.take("agent") else {
-        return Err(invalid("the parameter agent is missing".to_owned()).into());
-    };
-    if name != agent {
-        let message = "an agent may list only its own containers".to_owned();
-        return Err(ManagerError::Foreign(message).into());
-    }
-    let address: Option<IpAddr> = query
-        .take_parsed("address", "an address")
-        .map_err(invalid)?;
-    Ok(Json(state.containers.list(&agent, address).await?))
-}
+pub(super) type ApiResult<T> = Result<Json<T>, ApiError>;

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ApiState, standby};
+use crate::containers::Containers;
 use crate::error::ManagerError;
 use crate::labels::{self, NETWORKS};
 use crate::listener::{AllowedHosts, BodyLimits, Peer, check_host, receive_body};
@@ -35,16 +36,31 @@ const MAX_BODY_BYTES: usize = 256 << 10;
 const MAX_ID_BYTES: usize = MAX_ID_PARTS * (limits::MAX_CONTAINER_ID_BYTES + 1);
 const MAX_ID_PARTS: usize = limits::MAX_CONTAINER_DEPTH + 1;
 
+/// What the handlers share.
+#[derive(Debug)]
+struct LegacyState {
+    api: Arc<ApiState>,
+    containers: Arc<Containers>,
+}
+
 /// The routes.
-pub(crate) fn router(state: Arc<ApiState>, hosts: Arc<AllowedHosts>) -> Router {
+pub(crate) fn router(
+    api: Arc<ApiState>,
+    containers: Arc<Containers>,
+    hosts: Arc<AllowedHosts>,
+) -> Router {
     let body = BodyLimits {
         max_bytes: MAX_BODY_BYTES,
-        timeout: state.body_timeout,
+        timeout: api.body_timeout,
     };
+    let state = Arc::new(LegacyState {
+        api: api.clone(),
+        containers,
+    });
     Router::new()
         .route("/add_cni_info", post(add))
         .route("/del_cni_info", post(delete))
-        .layer(from_fn_with_state(state.clone(), standby::refuse))
+        .layer(from_fn_with_state(api, standby::refuse))
         .route("/", get(links))
         .layer(from_fn_with_state(body, receive_body))
         .layer(from_fn_with_state(hosts, check_host))
@@ -131,7 +147,7 @@ impl From<ManagerError> for LegacyError {
 }
 
 async fn add(
-    State(state): State<Arc<ApiState>>,
+    State(state): State<Arc<LegacyState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     body: Bytes,
 ) -> Result<Response, LegacyError> {
@@ -144,16 +160,16 @@ async fn add(
     })?;
     let max_ports = state.containers.max_ports();
     let request = ports_request(&posted.cid, &config, &host, max_ports)?;
-    state.check_ready()?;
+    state.api.check_ready()?;
     let machine = agent_api::vm_uuid(&request.container);
     let containers = state.containers.clone();
     let work = async move { containers.put(&host.agent, machine, &request).await };
-    state.run_to_completion(work).await?;
+    state.api.run_to_completion(work).await?;
     Ok(echo(body))
 }
 
 async fn delete(
-    State(state): State<Arc<ApiState>>,
+    State(state): State<Arc<LegacyState>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     body: Bytes,
 ) -> Result<Response, LegacyError> {
@@ -168,7 +184,7 @@ async fn delete(
         let agent = host.as_ref().map(|host| host.agent.as_str());
         containers.delete(agent, machine).await
     };
-    state.run_to_completion(work).await?;
+    state.api.run_to_completion(work).await?;
     Ok(echo(body))
 }
 

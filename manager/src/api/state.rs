@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::auth::Authenticator;
-use crate::containers::Containers;
 use crate::error::ManagerError;
 use crate::fence::Leadership;
 use crate::lead::Readiness;
@@ -16,7 +16,6 @@ use crate::log_gate::LogGate;
 /// What the handlers share.
 #[derive(Debug)]
 pub(crate) struct ApiState {
-    pub containers: Arc<Containers>,
     pub authenticator: Arc<Authenticator>,
     pub ready: watch::Receiver<Readiness>,
     pub leadership: watch::Receiver<Leadership>,
@@ -26,10 +25,12 @@ pub(crate) struct ApiState {
     pub body_timeout: Duration,
     /// Keeps refused tokens from flooding the log.
     pub refusals: LogGate,
+    /// Ends watches when the manager stops.
+    pub stop: CancellationToken,
 }
 
 impl ApiState {
-    /// Fails until the API server is provisioned.
+    /// Fails until this manager is prepared to lead.
     pub(super) fn check_ready(&self) -> Result<(), ManagerError> {
         match &self.ready.borrow().unready {
             None => Ok(()),

@@ -51,13 +51,10 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
 }
 
 fn read(top: &Section<'_>) -> Config {
-    let vnc = top.section("vnc").map(vnc);
-    let vnc = vnc.unwrap_or_else(|| {
-        let message = "is missing: write a table [vnc] with servers = [\"http://10.84.22.1:8082\"]";
-        top.problem("vnc", message);
-        VncOptions::new(vec![])
-    });
-    let config = Config::new(vnc);
+    let config = Config {
+        vnc: top.section("vnc").map(vnc),
+        ..Config::default()
+    };
     let config = match top.section("limits") {
         Some(section) => limits(section, config),
         None => config,
@@ -110,7 +107,41 @@ fn read(top: &Section<'_>) -> Config {
         top.problem("admin_listen", message);
     }
     zookeeper::check(top, &config);
+    check_contrail(top, &config);
     config
+}
+
+/// What is of Contrail needs its API.
+fn check_contrail(top: &Section<'_>, config: &Config) {
+    // A table that is no table, or misspelt, is reported as such.
+    let is_there = |table: &str| top.has(table) || top.is_misspelt(table);
+    if config.vnc.is_some() || is_there("vnc") {
+        return;
+    }
+    if !is_there("overlay") {
+        let message = "is missing: write a table [vnc] with servers = [\"http://10.84.22.1:8082\"], or, \
+                       for overlay networks without Contrail, a table [overlay]";
+        top.problem("vnc", message);
+        return;
+    }
+    for key in ["legacy_listen", "provision"] {
+        if top.has(key) {
+            top.problem(key, "needs a table [vnc] with the servers of the VNC API");
+        }
+    }
+    for key in [
+        "domain",
+        "project",
+        "network",
+        "create",
+        "mesos",
+        "marathon",
+        "reconcile",
+    ] {
+        if top.has(key) {
+            top.warning(key, "has no effect without a table [vnc]");
+        }
+    }
 }
 
 fn admin(top: &Section<'_>, default: Option<SocketAddr>) -> Option<SocketAddr> {

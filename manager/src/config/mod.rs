@@ -48,8 +48,8 @@ pub struct Config {
     pub connections: Connections,
     /// The leader election; without it this manager always leads.
     pub zookeeper: Option<ZooKeeper>,
-    /// The VNC API.
-    pub vnc: VncOptions,
+    /// The VNC API; without it this manager knows no Contrail.
+    pub vnc: Option<VncOptions>,
     /// The defaults for labels.
     pub defaults: Defaults,
     /// What may be created when a container names it and it does not exist.
@@ -120,7 +120,8 @@ pub struct Connections {
 impl Default for Connections {
     fn default() -> Self {
         Self {
-            total: 4096,
+            // Each of 5,000 nodes has a watch and a connection for its reports.
+            total: 16_384,
             per_address: 256,
             // Longer than agents keep idle connections, so that an agent closes first.
             idle_timeout: Duration::from_secs(30),
@@ -161,11 +162,9 @@ pub struct Provision {
     pub ip_fabric_snat: bool,
 }
 
-impl Config {
-    /// Defaults with this VNC API: listens on the loopback address only; nothing is provisioned or
-    /// created.
-    #[must_use]
-    pub fn new(vnc: VncOptions) -> Self {
+impl Default for Config {
+    /// Listens on the loopback address only; nothing is managed.
+    fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 6992)),
             legacy_listen: None,
@@ -174,7 +173,7 @@ impl Config {
             allowed_hosts: vec![],
             access: Access::default(),
             connections: Connections::default(),
-            vnc,
+            vnc: None,
             defaults: Defaults::of("mesos"),
             create: Create::default(),
             provision: None,
@@ -185,6 +184,17 @@ impl Config {
             follow: None,
             overlay: None,
             warnings: vec![],
+        }
+    }
+}
+
+impl Config {
+    /// Defaults with this VNC API: nothing is provisioned or created.
+    #[must_use]
+    pub fn new(vnc: VncOptions) -> Self {
+        Self {
+            vnc: Some(vnc),
+            ..Self::default()
         }
     }
 

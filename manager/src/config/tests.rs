@@ -13,6 +13,12 @@ fn parse(text: &str) -> Result<Config, Vec<String>> {
         .map_err(|error| error.problems.iter().map(ToString::to_string).collect())
 }
 
+/// A table `[overlay]` with this file and defaults.
+fn parse_overlay(file: &Path) -> OverlayOptions {
+    let config = parse(&format!("[overlay]\nfile = {file:?}")).unwrap();
+    config.overlay.unwrap()
+}
+
 /// The example with all keys and tables uncommented, and with the files in this directory.
 fn uncommented_example(directory: &Path) -> String {
     let lines = EXAMPLE.lines().map(|line| {
@@ -35,7 +41,7 @@ fn uncommented_example(directory: &Path) -> String {
 #[test]
 fn the_example_is_right_as_it_stands_and_says_the_defaults() {
     let config = parse(EXAMPLE).unwrap();
-    let default = Config::new(config.vnc.clone());
+    let default = Config::new(config.vnc.clone().unwrap());
     assert_eq!(config.listen, default.listen);
     assert_eq!(config.legacy_listen, None);
     assert_eq!(config.admin_listen, default.admin_listen);
@@ -50,9 +56,10 @@ fn the_example_is_right_as_it_stands_and_says_the_defaults() {
     let subnets = config.provision.unwrap();
     assert_eq!(subnets.pod_task_subnets[0].to_string(), "10.32.0.0/12");
     let least = parse("[vnc]\nservers = [\"a\"]").unwrap();
-    assert_eq!(least.vnc.call_timeout, config.vnc.call_timeout);
-    assert_eq!(least.vnc.limits, config.vnc.limits);
-    assert_eq!(least.vnc.in_flight, config.vnc.in_flight);
+    let (vnc, same) = (least.vnc.as_ref().unwrap(), config.vnc.as_ref().unwrap());
+    assert_eq!(vnc.call_timeout, same.call_timeout);
+    assert_eq!(vnc.limits, same.limits);
+    assert_eq!(vnc.in_flight, same.in_flight);
     assert_eq!(least.provision, None);
 }
 
@@ -64,6 +71,11 @@ fn every_key_of_the_example_is_valid() {
     write("keystone.password", "secret\n");
     write("zookeeper.password", "secret\n");
     write("mesos.password", "secret\n");
+    write(
+        "overlay.json",
+        r#"{"vtep_subnet": "44.128.0.0/16", "vtep_mac_oui": "70:B3:D5:00:00:00",
+            "overlays": [{"name": "a", "subnet": "9.0.0.0/8", "prefix": 24}]}"#,
+    );
     let text = uncommented_example(directory.path());
     let problems = parse(&text).unwrap_err();
     // Two kinds of authentication, of which the second names an unset variable.
@@ -84,6 +96,8 @@ fn every_key_of_the_example_is_valid() {
     assert!(
         config
             .vnc
+            .as_ref()
+            .unwrap()
             .tls
             .ca
             .as_ref()
@@ -91,6 +105,9 @@ fn every_key_of_the_example_is_valid() {
             .ends_with("contrail-ca.pem")
     );
     assert_eq!(config.legacy_listen, "127.0.0.1:6991".parse().ok());
+    let overlay = config.overlay.as_ref().unwrap();
+    assert_eq!(overlay.release_after, Some(Duration::from_hours(24)));
+    assert_eq!(overlay.state_file, parse_overlay(&overlay.file).state_file);
     let zookeeper = config.zookeeper.as_ref().unwrap();
     assert_eq!(
         zookeeper.servers,
@@ -103,7 +120,7 @@ fn every_key_of_the_example_is_valid() {
         zookeeper.advertise,
         agent_api::manager_address("https://master-1:6992").ok()
     );
-    let Auth::Keystone(keystone) = &config.vnc.auth else {
+    let Auth::Keystone(keystone) = &config.vnc.as_ref().unwrap().auth else {
         panic!()
     };
     assert_eq!(keystone.password.expose_secret(), "secret");
@@ -401,4 +418,62 @@ fn zookeeper_table_is_validated() {
         assert!(problems[0].contains(expected), "{text}: {problems:?}");
         assert!(!problems[0].contains("hidden"), "{problems:?}");
     }
+}
+
+#[test]
+fn manager_needs_the_vnc_api_or_overlays() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("overlays.json");
+    std::fs::write(
+        &file,
+        "{\"vtep_subnet\": \"44.128.0.0/16\", \"vtep_mac_oui\": \"70:B3:D5:00:00:00\", \
+        \"overlays\": [{\"name\": \"a\", \"subnet\": \"9.0.0.0/8\", \"prefix\": 24}]}",
+    )
+    .unwrap();
+    let overlay = format!("[overlay]\nfile = {file:?}\n");
+    for text in ["", "listen = \"127.0.0.1:0\""] {
+        let problems = parse(text).unwrap_err();
+        assert!(
+            problems.len() == 1
+                && problems[0].contains("vnc: is missing")
+                && problems[0].contains("[overlay]"),
+            "{problems:?}"
+        );
+    }
+    // A misspelt table is reported as such.
+    let problems = parse("[vcn]\nservers = [\"a\"]").unwrap_err();
+    assert!(
+        problems
+            .iter()
+            .all(|problem| !problem.contains("is missing")),
+        "{problems:?}"
+    );
+
+    let config = parse(&overlay).unwrap();
+    assert!(config.vnc.is_none() && config.overlay.is_some());
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    for (text, key) in [
+        (
+            format!("legacy_listen = \"127.0.0.1:1\"\n{overlay}"),
+            "legacy_listen",
+        ),
+        (
+            format!("{overlay}[provision]\npod_task_subnets = [\"10.32.0.0/12\"]"),
+            "provision",
+        ),
+    ] {
+        let problems = parse(&text).unwrap_err();
+        let expected = format!("{key}: needs a table [vnc]");
+        assert!(
+            problems.len() == 1 && problems[0].contains(&expected),
+            "{problems:?}"
+        );
+    }
+    let text = format!("project = \"p\"\n{overlay}[mesos]\nmasters = \"a:1\"");
+    let warnings = parse(&text).unwrap().warnings;
+    let keys: Vec<_> = warnings
+        .iter()
+        .map(|warning| warning.key.as_str())
+        .collect();
+    assert_eq!(keys, ["project", "mesos"], "{warnings:?}");
 }

@@ -106,7 +106,14 @@ fn parse(text: &str) -> Config {
 fn sample_is_translated() {
     let text = import(SAMPLE);
     let config = parse(&text);
-    let servers: Vec<String> = config.vnc.servers.iter().map(ToString::to_string).collect();
+    let servers: Vec<String> = config
+        .vnc
+        .as_ref()
+        .unwrap()
+        .servers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(
         servers,
         ["http://10.84.22.1:8082", "http://10.84.22.2:8082"]
@@ -146,7 +153,10 @@ fn keys_are_translated_or_named() {
     let here = directory.path().display().to_string();
     let config = parse(&text.replace("/etc/contrail-mesos", &here));
 
-    assert_eq!(config.vnc.servers[0].to_string(), "http://127.0.0.1:9100");
+    assert_eq!(
+        config.vnc.as_ref().unwrap().servers[0].to_string(),
+        "http://127.0.0.1:9100"
+    );
     assert_eq!(config.legacy_listen, "10.0.0.5:6991".parse().ok());
     assert_eq!(config.admin_listen, "127.0.0.1:8109".parse().ok());
     assert_eq!(config.defaults.cluster, "prod");
@@ -156,7 +166,7 @@ fn keys_are_translated_or_named() {
     let provision = config.provision.unwrap();
     assert_eq!(provision.pod_task_subnets.len(), 2);
     assert!(provision.ip_fabric_snat && !provision.ip_fabric_forwarding);
-    let Auth::Keystone(keystone) = &config.vnc.auth else {
+    let Auth::Keystone(keystone) = &config.vnc.as_ref().unwrap().auth else {
         panic!("{text}")
     };
     assert_eq!(

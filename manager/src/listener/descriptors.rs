@@ -55,7 +55,8 @@ impl Allotment {
 
     fn within(open_files: usize, config: &Config) -> Self {
         let limits = config.connections;
-        let own = OWN_DESCRIPTORS + config.vnc.in_flight;
+        let calls = config.vnc.as_ref().map_or(0, |vnc| vnc.in_flight);
+        let own = OWN_DESCRIPTORS + calls;
         let free = open_files.saturating_sub(own);
         let limit = |total: usize| ConnectionLimits {
             total: total.max(MIN_CONNECTIONS),
@@ -83,9 +84,11 @@ mod tests {
 
     #[test]
     fn descriptors_for_own_work_are_kept_back() {
-        let mut config = Config::new(VncOptions::new(vec![]));
+        let mut config = Config::new(VncOptions {
+            in_flight: 64,
+            ..VncOptions::new(vec![])
+        });
         config.legacy_listen = Some(([127, 0, 0, 1], 0).into());
-        config.vnc.in_flight = 64;
         for open_files in [1024, 4096, 65_536, usize::MAX] {
             let allotment = Allotment::within(open_files, &config);
             let all = [allotment.agents, allotment.legacy, allotment.admin];

@@ -188,7 +188,7 @@ async fn api_follows_the_contract() {
             .fault(Fault::new(effect).on("POST", "/virtual-machine-interfaces"));
         assert_eq!(agent.put(vm, &request).await.status.as_u16(), status);
         fixture.server.clear_faults();
-        while manager.containers().unfinished() > 0 {
+        while manager.contrail().unwrap().containers.unfinished() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         fixture.assert_clean("rolled back");
@@ -217,7 +217,7 @@ async fn invalid_paths_and_parameters_are_refused() {
 async fn api_is_not_served_before_api_server_is_reachable() {
     let mut fixture = Fixture::new().await;
     fixture.server.unplug();
-    fixture.config.vnc.call_timeout = Duration::from_millis(100);
+    fixture.config.vnc.as_mut().unwrap().call_timeout = Duration::from_millis(100);
     let manager = Manager::start(fixture.config.clone()).await.unwrap();
     let agent = Agent::new(&manager, "node1");
     let (vm, request) = plain(1);

@@ -1,8 +1,9 @@
-//! The manager with the simulated API server.
+//! The manager with the simulated API server, and without any.
 
 mod addresses;
 mod attacks;
 mod bursts;
+mod cluster;
 mod containers;
 mod faults;
 mod hostile;

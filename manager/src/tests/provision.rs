@@ -115,7 +115,9 @@ async fn provision_ip_fabric_forwarding_and_snat() {
     client.ensure(&router).await.unwrap();
     let (vm, request) = plain(1);
     let made = manager
-        .containers()
+        .contrail()
+        .unwrap()
+        .containers
         .put("node1", vm, &request)
         .await
         .unwrap();

@@ -12,6 +12,8 @@
 //! | `GET /v1/containers/{id}/history` | its history |
 //! | `GET /v1/differences` | what would be written, and how many containers are skipped, by reason |
 //! | `GET /v1/queue` | the queue, failed entries first |
+//! | `GET /v1/overlays` | the overlays, how much of each is used, and the tunnel endpoints |
+//! | `GET /v1/nodes` | the nodes: what they have and what they have applied; the last events of nodes |
 //! | `GET /v1/managers` | the leader and the candidates |
 //! | `GET /v1/problems` | current problems |
 //!
@@ -19,6 +21,7 @@
 //! `after` continues a list after the key that the last response returned as `next`. Unknown
 //! parameters are errors.
 
+mod cluster;
 mod filter;
 mod paginate;
 mod responses;
@@ -34,11 +37,13 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::state::{AdminError, AdminState, json_body, run_blocking};
+use crate::cluster::Cluster;
 use crate::query::QueryParameters;
 use crate::reconcile::Reconciler;
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::container::ContainerId;
 
+pub(super) use cluster::overlay_rows;
 pub(super) use filter::ContainerFilter;
 pub(super) use paginate::ListQuery;
 pub(super) use responses::{ContainerRow, container_rows, network_rows};
@@ -68,6 +73,14 @@ pub(super) fn router() -> Router<Arc<AdminState>> {
         .route("/v1/containers", get(containers))
         .route("/v1/differences", list(responses::differences))
         .route("/v1/queue", get(queue))
+        .route(
+            "/v1/overlays",
+            cluster_list(|cluster, query| Ok(cluster::overlays(cluster, query))),
+        )
+        .route(
+            "/v1/nodes",
+            cluster_list(|cluster, query| Ok(cluster::nodes(cluster, query))),
+        )
         .route("/v1/managers", get(managers))
         .route("/v1/problems", get(problems))
         .route("/v1/containers/{id}", get(container))
@@ -95,6 +108,16 @@ fn list(build: fn(&Reconciler, &ListQuery) -> JsonResult) -> MethodRouter<Arc<Ad
         async move |State(state): State<Arc<AdminState>>, query: RawQuery| {
             let query = ListQuery::read(&mut parameters(&query, &ListQuery::PARAMETERS)?)?;
             respond(state, move |state| build(state.reconciler()?, &query)).await
+        },
+    )
+}
+
+/// The same of what is published to nodes.
+fn cluster_list(build: fn(&Cluster, &ListQuery) -> JsonResult) -> MethodRouter<Arc<AdminState>> {
+    get(
+        async move |State(state): State<Arc<AdminState>>, query: RawQuery| {
+            let query = ListQuery::read(&mut parameters(&query, &ListQuery::PARAMETERS)?)?;
+            respond(state, move |state| build(state.cluster()?, &query)).await
         },
     )
 }

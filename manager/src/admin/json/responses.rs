@@ -28,7 +28,11 @@ fn seconds_since(then: Instant) -> u64 {
 }
 
 /// A response with one page of a list under `name`, and more fields.
-fn list_response<K: ToString, T: Serialize>(name: &str, page: Page<K, T>, fields: Value) -> Value {
+pub(super) fn list_response<K: ToString, T: Serialize>(
+    name: &str,
+    page: Page<K, T>,
+    fields: Value,
+) -> Value {
     let last = page.elements.last().filter(|_| page.more);
     let next = last.map(|(key, _)| key.to_string());
     let rows: Vec<T> = page.elements.into_iter().map(|(_, row)| row).collect();
@@ -322,7 +326,8 @@ pub(super) fn containers(
 
 /// Everything that is known about one container.
 pub(super) fn container(state: &AdminState, uuid: Uuid) -> JsonResult {
-    let reconciler = state.reconciler.as_deref();
+    let contrail = state.contrail()?;
+    let reconciler = contrail.reconciler.as_deref();
     let row = reconciler.and_then(|reconciler| {
         let view = reconciler.stores().contrail.snapshot();
         let container = view.vms.get(&uuid)?;
@@ -340,7 +345,7 @@ pub(super) fn container(state: &AdminState, uuid: Uuid) -> JsonResult {
         }))
     });
     let decision = reconciler.and_then(|reconciler| reconciler.decision_of(uuid));
-    let history = state.containers.history().get(uuid);
+    let history = contrail.containers.history().get(uuid);
     if row.is_none() && task.is_none() && history.is_none() {
         return Err(unknown(uuid));
     }
@@ -369,6 +374,7 @@ fn unknown(uuid: Uuid) -> AdminError {
 /// The history of one container.
 pub(super) fn history(state: &AdminState, uuid: Uuid) -> JsonResult {
     let (container, entries) = state
+        .contrail()?
         .containers
         .history()
         .get(uuid)
@@ -456,7 +462,7 @@ pub(super) fn managers(state: &AdminState) -> Value {
         "managers": managers,
         "serving": ready.unready.is_none(),
         "not_serving_reason": ready.unready,
-        "provisioned": ready.provisioned.map(timestamp),
+        "provisioned": ready.prepared.filter(|_| state.contrail.is_some()).map(timestamp),
     })
 }
 

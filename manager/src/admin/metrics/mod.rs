@@ -4,6 +4,7 @@
 //! reconciler). Values that exist anyway, such as the sizes of the stores, are read by collectors
 //! when somebody scrapes.
 
+mod cluster;
 mod process;
 mod stores;
 
@@ -29,12 +30,13 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
-use crate::containers::Containers;
+use crate::cluster::Cluster;
+use crate::contrail::Contrail;
 use crate::fence::{Fence, Leadership};
 use crate::lead::Readiness;
 use crate::listener::ConnectionMetrics;
-use crate::reconcile::Reconciler;
 use crate::vnc::VncClient;
+use cluster::ClusterCollector;
 use process::ProcessCollector;
 use stores::StoreCollector;
 
@@ -71,11 +73,10 @@ struct VncCallLabels {
 /// What the collectors read.
 #[derive(Clone, Debug)]
 pub(crate) struct MetricSources {
-    pub client: VncClient,
-    pub containers: Arc<Containers>,
+    pub contrail: Option<Contrail>,
+    pub cluster: Option<Arc<Cluster>>,
     pub fence: Fence,
     pub ready: watch::Receiver<Readiness>,
-    pub reconciler: Option<Arc<Reconciler>>,
 }
 
 /// The metrics.
@@ -127,10 +128,16 @@ impl Metrics {
         let requests = Requests::register(own);
         let connections = ConnectionMetrics::default();
         connections.register(own);
-        sources.containers.metrics().register(own);
-        if let Some(reconciler) = &sources.reconciler {
-            reconciler.metrics().register(own);
-            own.register_collector(Box::new(StoreCollector(reconciler.clone())));
+        if let Some(contrail) = &sources.contrail {
+            contrail.containers.metrics().register(own);
+            if let Some(reconciler) = &contrail.reconciler {
+                reconciler.metrics().register(own);
+                own.register_collector(Box::new(StoreCollector(reconciler.clone())));
+            }
+        }
+        if let Some(cluster) = &sources.cluster {
+            cluster.metrics().register(own);
+            own.register_collector(Box::new(ClusterCollector(cluster.clone())));
         }
         own.register_collector(Box::new(sources));
         Arc::new(Self {
@@ -231,33 +238,16 @@ pub(crate) async fn measure(
 
 impl Collector for MetricSources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        self.encode_vnc_calls(&mut encoder)?;
+        if let Some(contrail) = &self.contrail {
+            encode_contrail(contrail, &mut encoder)?;
+        }
         let ready = self.ready.borrow().clone();
         let leader_known = !matches!(
             *self.fence.leadership().borrow(),
             Leadership::Unknown { .. }
         );
-        let provisioned = ready
-            .provisioned
-            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
-            .map_or(0, |at| at.as_secs());
         let term = self.fence.term();
         for (name, help, value) in [
-            (
-                "containers_unfinished",
-                "Containers that could not be created and whose objects must still be deleted.",
-                self.containers.unfinished() as u64,
-            ),
-            (
-                "container_histories",
-                "Containers with a history in memory.",
-                self.containers.history().len() as u64,
-            ),
-            (
-                "vnc_up",
-                "Whether the API servers respond.",
-                u64::from(*self.client.available().borrow()),
-            ),
             (
                 "leading",
                 "Whether this manager leads.",
@@ -278,38 +268,74 @@ impl Collector for MetricSources {
                 "Whether this manager serves requests of agents.",
                 u64::from(ready.unready.is_none()),
             ),
-            (
+        ] {
+            encode_gauge(&mut encoder, name, help, value)?;
+        }
+        if self.contrail.is_some() {
+            let provisioned = ready
+                .prepared
+                .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+                .map_or(0, |at| at.as_secs());
+            encode_gauge(
+                &mut encoder,
                 "provisioned_timestamp_seconds",
                 "When this manager last provisioned the API server, in seconds since the epoch, or 0.",
                 provisioned,
-            ),
-        ] {
-            encode_gauge(&mut encoder, name, help, value)?;
+            )?;
         }
         Ok(())
     }
 }
 
-impl MetricSources {
-    fn encode_vnc_calls(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut family = encoder.encode_descriptor(
-            "vnc_calls",
-            "Requests to API servers, including retries, by outcome.",
-            None,
-            MetricType::Counter,
-        )?;
-        for (outcome, count) in self.client.request_counts() {
-            let labels = VncCallLabels {
-                method: outcome.method,
-                resource: outcome.resource,
-                status: outcome
-                    .status
-                    .map_or_else(|| "none".to_owned(), |status| status.to_string()),
-            };
-            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+fn encode_contrail(
+    contrail: &Contrail,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    encode_vnc_calls(&contrail.client, encoder)?;
+    let containers = &contrail.containers;
+    for (name, help, value) in [
+        (
+            "containers_unfinished",
+            "Containers that could not be created and whose objects must still be deleted.",
+            containers.unfinished() as u64,
+        ),
+        (
+            "container_histories",
+            "Containers with a history in memory.",
+            containers.history().len() as u64,
+        ),
+        (
+            "vnc_up",
+            "Whether the API servers respond.",
+            u64::from(*contrail.client.available().borrow()),
+        ),
+    ] {
+        encode_gauge(encoder, name, help, value)?;
     }
+    Ok(())
+}
+
+fn encode_vnc_calls(
+    client: &VncClient,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(
+        "vnc_calls",
+        "Requests to API servers, including retries, by outcome.",
+        None,
+        MetricType::Counter,
+    )?;
+    for (outcome, count) in client.request_counts() {
+        let labels = VncCallLabels {
+            method: outcome.method,
+            resource: outcome.resource,
+            status: outcome
+                .status
+                .map_or_else(|| "none".to_owned(), |status| status.to_string()),
+        };
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn encode_gauge(

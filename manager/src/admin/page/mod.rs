@@ -4,6 +4,7 @@
 //! from frameworks, agents or the API server. In addition, the content security policy forbids
 //! scripts, and all styles but the one whose digest it contains.
 
+mod cluster;
 mod sections;
 
 use std::sync::{Arc, LazyLock};
@@ -132,33 +133,45 @@ fn render(state: &AdminState, query: &PageQuery) -> Markup {
                 header {
                     h1 { "contrail-mesos-manager" }
                     (sections::role(state))
-                    span.soft { "cluster " (state.cluster) }
+                    span.soft { "cluster " (state.cluster_name) }
                     nav {
-                        a href="#networks" { "Networks" }
-                        a href="#containers" { "Containers" }
-                        a href="#agents" { "Agents" }
+                        @if state.contrail.is_some() {
+                            a href="#networks" { "Networks" }
+                            a href="#containers" { "Containers" }
+                            a href="#agents" { "Agents" }
+                        }
+                        @if state.cluster.is_some() {
+                            a href="#overlays" { "Overlays" }
+                            a href="#nodes" { "Nodes" }
+                        }
                         a href="#managers" { "Managers" }
                     }
                 }
                 main {
                     (sections::problems(state, &problems))
-                    @if let Some(reconciler) = state.reconciler.as_deref() {
-                        (sections::tiles(state, reconciler))
-                        (sections::sources(reconciler))
-                        (sections::networks(reconciler))
-                        (sections::containers(state, reconciler, query, CONTAINERS_PER_PAGE))
-                        (sections::agents(reconciler))
-                    } @else {
-                        section #containers {
-                            h2 { "Containers" }
-                            p { "This manager only serves agents: it does not follow Mesos or Marathon, and \
-                                 knows only the history of each container. Add [mesos] to its configuration \
-                                 to have it reconcile the VNC API." }
+                    @if let Some(contrail) = &state.contrail {
+                        @if let Some(reconciler) = contrail.reconciler.as_deref() {
+                            (sections::tiles(contrail, reconciler))
+                            (sections::sources(reconciler))
+                            (sections::networks(reconciler))
+                            (sections::containers(contrail, reconciler, query, CONTAINERS_PER_PAGE))
+                            (sections::agents(reconciler))
+                        } @else {
+                            section #containers {
+                                h2 { "Containers" }
+                                p { "This manager only serves agents: it does not follow Mesos or Marathon, and \
+                                     knows only the history of each container. Add [mesos] to its configuration \
+                                     to have it reconcile the VNC API." }
+                            }
                         }
+                    }
+                    @if let Some(cluster) = state.cluster.as_deref() {
+                        (cluster::overlays(cluster))
+                        (cluster::nodes(cluster))
                     }
                     (sections::managers(state))
                 }
-                (sections::footer(query))
+                (sections::footer(state, query))
             }
         }
     }

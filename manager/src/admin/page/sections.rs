@@ -8,12 +8,13 @@ use super::{PageQuery, REFRESH_SECONDS};
 use crate::admin::json::{self, ContainerRow};
 use crate::admin::problems::Problem;
 use crate::admin::state::AdminState;
+use crate::contrail::Contrail;
 use crate::fence::Leadership;
 use crate::history::timestamp;
 use crate::reconcile::Reconciler;
 
 /// How many networks and agents are listed. The JSON has all of them.
-const MAX_ROWS: usize = 200;
+pub(super) const MAX_ROWS: usize = 200;
 
 /// The title, which shows the number of problems in the browser's tab.
 pub(super) fn title(state: &AdminState, problems: &[Problem]) -> String {
@@ -23,7 +24,7 @@ pub(super) fn title(state: &AdminState, problems: &[Problem]) -> String {
         1 => "1 problem".to_owned(),
         count => format!("{count} problems"),
     };
-    format!("{status} · contrail-mesos-manager {}", state.cluster)
+    format!("{status} · contrail-mesos-manager {}", state.cluster_name)
 }
 
 /// The role of this manager.
@@ -90,14 +91,14 @@ fn tile(name: &'static str, id: &'static str, value: usize, warn: bool) -> Marku
 }
 
 /// The numbers.
-pub(super) fn tiles(state: &AdminState, reconciler: &Reconciler) -> Markup {
+pub(super) fn tiles(contrail: &Contrail, reconciler: &Reconciler) -> Markup {
     let stores = reconciler.stores();
     let overview = reconciler.overview();
     let (_, queued, failing) = reconciler.queued(0);
     let containers = stores.contrail.read(|view| view.vms.len());
     let orphans = stores.contrail.read(|view| view.orphans.len());
     let tasks = stores.mesos.read(|view| view.tasks().len());
-    let unfinished = state.containers.unfinished();
+    let unfinished = contrail.containers.unfinished();
     html! {
         div.tiles {
             (tile("containers in Contrail", "count-containers", containers, false))
@@ -111,7 +112,7 @@ pub(super) fn tiles(state: &AdminState, reconciler: &Reconciler) -> Markup {
     }
 }
 
-fn duration_text(seconds: u64) -> String {
+pub(super) fn duration_text(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
@@ -184,7 +185,7 @@ fn encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
-fn truncation_note(all: usize, path: &str) -> Markup {
+pub(super) fn truncation_note(all: usize, path: &str) -> Markup {
     html! {
         @if all > MAX_ROWS { p.soft { "The first " (MAX_ROWS) " of " (all) "; all are in " a href=(path) { (path) } "." } }
     }
@@ -196,7 +197,7 @@ fn field(name: &'static str, label: &'static str, value: Option<&str>) -> Markup
 
 /// The containers that match the filter.
 pub(super) fn containers(
-    state: &AdminState,
+    contrail: &Contrail,
     reconciler: &Reconciler,
     query: &PageQuery,
     limit: usize,
@@ -226,7 +227,7 @@ pub(super) fn containers(
                 Ok(page) => {
                     table {
                         thead { tr { th { "Container" } th { "App" } th { "Agent" } th { "Network" } th { "Addresses" } th { "State" } } }
-                        tbody { @for (_, row) in &page.elements { (container(state, reconciler, row)) } }
+                        tbody { @for (_, row) in &page.elements { (container(contrail, reconciler, row)) } }
                     }
                     p.pages {
                         @if after.is_some() { a href=(query.link(None, query.refreshes())) { "first page" } }
@@ -250,11 +251,11 @@ fn addresses_text(addresses: &[Option<IpAddr>]) -> String {
         .join(", ")
 }
 
-fn container(state: &AdminState, reconciler: &Reconciler, row: &ContainerRow) -> Markup {
+fn container(contrail: &Contrail, reconciler: &Reconciler, row: &ContainerRow) -> Markup {
     let overview = reconciler.overview();
     let differs = overview.differences.contains_key(&row.machine);
     let invalid_labels = overview.invalid_labels.contains_key(&row.machine);
-    let has_history = state.containers.history().get(row.machine).is_some();
+    let has_history = contrail.containers.history().get(row.machine).is_some();
     let name = row.name.as_deref().or(row.task.as_deref());
     html! {
         tr id={ "c-" (row.machine) } {
@@ -334,7 +335,8 @@ pub(super) fn managers(state: &AdminState) -> Markup {
     if managers.is_empty() {
         managers.push(state.url.clone());
     }
-    let provisioned = state.ready.borrow().provisioned;
+    let prepared = state.ready.borrow().prepared;
+    let provisioned = prepared.filter(|_| state.contrail.is_some());
     html! {
         section #managers {
             h2 { "Managers " small { (managers.len()) } }
@@ -365,7 +367,7 @@ pub(super) fn managers(state: &AdminState) -> Markup {
 }
 
 /// The age of the page, and links.
-pub(super) fn footer(query: &PageQuery) -> Markup {
+pub(super) fn footer(state: &AdminState, query: &PageQuery) -> Markup {
     let after = query.after.as_deref();
     html! {
         footer {
@@ -374,7 +376,12 @@ pub(super) fn footer(query: &PageQuery) -> Markup {
                 "refreshed every " (REFRESH_SECONDS) " s; " a href=(query.link(after, false)) { "stop" }
             } @else { a href=(query.link(after, true)) { "refresh automatically" } }
             " · as JSON: "
-            @for path in ["mesos", "marathon", "contrail", "agents", "networks", "containers", "differences", "queue", "managers", "problems"] {
+            @for path in ["mesos", "marathon", "contrail", "agents", "networks", "containers", "differences", "queue"]
+                .into_iter()
+                .filter(|_| state.contrail.is_some())
+                .chain(["overlays", "nodes"].into_iter().filter(|_| state.cluster.is_some()))
+                .chain(["managers", "problems"])
+            {
                 a href={ "/v1/" (path) } { (path) } " "
             }
             "· " a href="/metrics" { "metrics" }

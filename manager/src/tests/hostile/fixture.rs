@@ -287,7 +287,12 @@ impl HostileFixture {
         self.expected().live.insert(number, vm);
         self.send(events);
         self.wait_for_sources("a task begins").await;
-        let put = self.manager.containers().put("node1", vm, &request);
+        let put = self
+            .manager
+            .contrail()
+            .unwrap()
+            .containers
+            .put("node1", vm, &request);
         put.await.unwrap();
     }
 
@@ -334,7 +339,9 @@ impl HostileFixture {
         }
         for vm in live.values() {
             self.manager
-                .containers()
+                .contrail()
+                .unwrap()
+                .containers
                 .get(Some("node1"), *vm)
                 .await
                 .unwrap();

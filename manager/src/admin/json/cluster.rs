@@ -1,0 +1,108 @@
+//! The overlays and the nodes.
+
+use contrail_mesos_api::cluster::{Object, Overlay};
+use ipnet::IpNet;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::paginate::{ListQuery, paginate};
+use super::responses::list_response;
+use crate::cluster::Cluster;
+
+/// How many events of nodes are returned.
+const MAX_EVENTS: usize = 100;
+
+/// An overlay.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct OverlayRow {
+    pub name: String,
+    pub vni: u32,
+    pub mtu: Option<u32>,
+    pub enabled: bool,
+    pub subnets: Vec<SubnetRow>,
+}
+
+/// One family of an overlay. A node takes one block of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SubnetRow {
+    pub subnet: IpNet,
+    pub prefix: u8,
+    pub used: u64,
+    pub free: u64,
+    pub total: u64,
+}
+
+/// The overlays, ordered by name.
+pub(crate) fn overlay_rows(cluster: &Cluster) -> Vec<OverlayRow> {
+    let (usage, _) = cluster.usage();
+    let row = |overlay: Overlay| {
+        let of = usage.iter().filter(|usage| usage.overlay == overlay.name);
+        let subnets = of.map(|usage| SubnetRow {
+            subnet: usage.subnet,
+            prefix: usage.prefix,
+            used: usage.used,
+            free: usage.free,
+            total: usage.total,
+        });
+        OverlayRow {
+            vni: overlay.vni,
+            mtu: overlay.mtu,
+            enabled: overlay.enabled,
+            subnets: subnets.collect(),
+            name: overlay.name,
+        }
+    };
+    let objects = cluster.objects().into_iter();
+    objects
+        .filter_map(|object| match object {
+            Object::Overlay(overlay) => Some(row(overlay)),
+            Object::Underlay(_) | Object::Node(_) | Object::Unknown => None,
+        })
+        .collect()
+}
+
+/// The overlays, and how much of each is used.
+pub(super) fn overlays(cluster: &Cluster, query: &ListQuery) -> Value {
+    let rows = overlay_rows(cluster)
+        .into_iter()
+        .map(|row| (row.name.clone(), row));
+    let (_, endpoints) = cluster.usage();
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|usage| {
+            json!({
+                "subnet": usage.subnet,
+                "used": usage.used,
+                "free": usage.free,
+                "total": usage.total,
+            })
+        })
+        .collect();
+    let underlay = cluster
+        .objects()
+        .into_iter()
+        .find_map(|object| match object {
+            Object::Underlay(underlay) => Some(underlay),
+            Object::Overlay(_) | Object::Node(_) | Object::Unknown => None,
+        });
+    let fields = json!({
+        "revision": cluster.revision(),
+        "underlay": underlay,
+        "endpoints": endpoints,
+    });
+    let page = paginate(rows, query.after.as_ref(), query.limit);
+    list_response("overlays", page, fields)
+}
+
+/// The nodes, and what happened to them.
+pub(super) fn nodes(cluster: &Cluster, query: &ListQuery) -> Value {
+    let rows = cluster
+        .statuses()
+        .into_iter()
+        .map(|node| (node.name.clone(), node));
+    let mut events = cluster.events();
+    events.truncate(MAX_EVENTS);
+    let fields = json!({ "revision": cluster.revision(), "events": events });
+    let page = paginate(rows, query.after.as_ref(), query.limit);
+    list_response("nodes", page, fields)
+}

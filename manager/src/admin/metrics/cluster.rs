@@ -1,0 +1,150 @@
+//! The metrics of the nodes and overlays.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use contrail_mesos_api::cluster::{NodeCondition, NodeStatus, Revision};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::encode_gauge;
+use crate::cluster::Cluster;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConditionLabels {
+    condition: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SubnetLabels {
+    overlay: String,
+    subnet: String,
+}
+
+/// Reads what is published, and the reports of the nodes.
+#[derive(Debug)]
+pub(super) struct ClusterCollector(pub Arc<Cluster>);
+
+/// How many changes the slowest connected node has not applied yet.
+fn largest_lag(nodes: &[NodeStatus], current: Revision) -> u64 {
+    let behind = nodes
+        .iter()
+        .filter(|node| node.condition == NodeCondition::Behind);
+    let lag = behind.map(|node| match node.applied {
+        Some(applied) if applied.term == current.term => {
+            current.counter.saturating_sub(applied.counter)
+        }
+        // It has applied nothing of this term, not even the snapshot that the term began with.
+        _ => current.counter + 1,
+    });
+    lag.max().unwrap_or_default()
+}
+
+impl Collector for ClusterCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let nodes = self.0.statuses();
+        let current = self.0.revision().unwrap_or_default();
+        let mut counts: BTreeMap<NodeCondition, u64> =
+            NodeCondition::ALL.map(|condition| (condition, 0)).into();
+        for node in &nodes {
+            *counts.entry(node.condition).or_default() += 1;
+        }
+        let mut family = encoder.encode_descriptor(
+            "nodes",
+            "Nodes, by whether they are connected and have applied the current revision.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (condition, count) in counts {
+            let labels = ConditionLabels {
+                condition: condition.code(),
+            };
+            ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let with_problems = nodes.iter().filter(|node| !node.problems.is_empty());
+        for (name, help, value) in [
+            (
+                "nodes_with_problems",
+                "Nodes that report a problem, or that could not be given everything.",
+                with_problems.count() as u64,
+            ),
+            (
+                "nodes_lag",
+                "How many changes the slowest connected node has not applied yet.",
+                largest_lag(&nodes, current),
+            ),
+            (
+                "revision_term",
+                "The term of the published revision, or 0.",
+                current.term,
+            ),
+            (
+                "revision_counter",
+                "The counter of the published revision: the changes since its term began.",
+                current.counter,
+            ),
+        ] {
+            encode_gauge(&mut encoder, name, help, value)?;
+        }
+        self.encode_usage(&mut encoder)
+    }
+}
+
+impl ClusterCollector {
+    fn encode_usage(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (overlays, endpoints) = self.0.usage();
+        let overlays = overlays.iter().map(|usage| {
+            let labels = SubnetLabels {
+                overlay: usage.overlay.clone(),
+                subnet: usage.subnet.to_string(),
+            };
+            (labels, usage.used, usage.free)
+        });
+        let subnets: Vec<_> = overlays.collect();
+        let endpoints: Vec<_> = endpoints
+            .iter()
+            .map(|usage| (usage.subnet.to_string(), usage.used, usage.free))
+            .collect();
+        for (name, help, is_used) in [
+            (
+                "overlay_subnets_used",
+                "Subnets of an overlay that nodes have.",
+                true,
+            ),
+            (
+                "overlay_subnets_free",
+                "Subnets of an overlay that no node has.",
+                false,
+            ),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (labels, used, free) in &subnets {
+                let value = if is_used { *used } else { *free };
+                ConstGauge::new(value).encode(family.encode_family(labels)?)?;
+            }
+        }
+        for (name, help, is_used) in [
+            (
+                "overlay_endpoints_used",
+                "Addresses of tunnel endpoints that nodes have.",
+                true,
+            ),
+            (
+                "overlay_endpoints_free",
+                "Addresses of tunnel endpoints that no node has.",
+                false,
+            ),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (subnet, used, free) in &endpoints {
+                let value = if is_used { *used } else { *free };
+                let labels = [("subnet", subnet.as_str())];
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

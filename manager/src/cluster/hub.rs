@@ -1,0 +1,463 @@
+//! What the leader publishes: all objects at one revision, and the watches that read them.
+//!
+//! Invariants:
+//! - An item is encoded once, and all watches share its bytes. So do the watches that begin with a
+//!   snapshot: it is encoded again only when many changes have followed it.
+//! - Memory is bounded. A watch has a position in the history and holds at most one batch of items; one
+//!   whose position has left the history ends, and its client resumes with a snapshot.
+//! - Revisions of one watch never decrease. A watch ends with its term: a new term begins with a
+//!   snapshot for every client.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Bytes;
+use contrail_mesos_api::cluster::{HEARTBEAT_INTERVAL, Object, ObjectKey, Revision, WatchItem};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::metrics::{WatchEnd, WatchMetrics};
+use crate::overlay::ObjectChange;
+
+/// The bounds of a hub's memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HubLimits {
+    /// How many changes the history has at most.
+    pub items: usize,
+    /// How many bytes they have at most. The last change is kept however long it is.
+    pub bytes: usize,
+    /// How many changes may follow a snapshot that new watches begin with.
+    pub after_snapshot: u64,
+}
+
+impl Default for HubLimits {
+    fn default() -> Self {
+        Self {
+            items: 16_384,
+            bytes: 16 << 20,
+            after_snapshot: 256,
+        }
+    }
+}
+
+/// How long the blocks are that a snapshot is sent in.
+const BLOCK_BYTES: usize = 64 << 10;
+/// How many items a watch takes from the history at a time.
+const BATCH_ITEMS: usize = 64;
+
+/// Why a watch cannot begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WatchError {
+    /// Nothing is published: this manager does not lead, or prepares to.
+    #[error("this manager does not publish anything yet")]
+    NotPublishing,
+    /// The client knows a revision that this manager has not reached.
+    #[error(
+        "revision {since} is later than {current}, the current one: it comes from another cluster, or \
+         the managers have lost their state"
+    )]
+    Ahead {
+        /// What the client knows.
+        since: Revision,
+        /// What this manager has.
+        current: Revision,
+    },
+}
+
+/// The published objects of a term, and the watches.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    limits: HubLimits,
+    published: Mutex<Option<Published>>,
+    /// Changes with each revision, and when a term begins or ends.
+    changed: watch::Sender<()>,
+    metrics: WatchMetrics,
+}
+
+/// What is published in a term.
+#[derive(Debug)]
+struct Published {
+    revision: Revision,
+    objects: BTreeMap<ObjectKey, Object>,
+    /// The last changes; that of the current revision is the last.
+    history: VecDeque<Bytes>,
+    history_bytes: usize,
+    snapshot: Option<Arc<Snapshot>>,
+    heartbeat: Option<Bytes>,
+}
+
+/// All objects at one revision, encoded.
+#[derive(Debug)]
+struct Snapshot {
+    counter: u64,
+    blocks: Vec<Bytes>,
+    items: usize,
+}
+
+/// A line of a watch.
+fn encode(item: &WatchItem) -> Vec<u8> {
+    // Serialization fails only for maps whose keys are not strings; there are none.
+    let mut line = serde_json::to_vec(item).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+impl Snapshot {
+    fn new(published: &Published) -> Self {
+        let revision = published.revision;
+        let puts = published.objects.values().map(|object| WatchItem::Put {
+            revision,
+            object: object.clone(),
+        });
+        let items = [WatchItem::Snapshot { revision }]
+            .into_iter()
+            .chain(puts)
+            .chain([WatchItem::Synced { revision }]);
+        let mut blocks = vec![];
+        let mut block = vec![];
+        for item in items {
+            let line = encode(&item);
+            if !block.is_empty() && block.len() + line.len() > BLOCK_BYTES {
+                blocks.push(Bytes::from(std::mem::take(&mut block)));
+            }
+            block.extend_from_slice(&line);
+        }
+        blocks.push(Bytes::from(block));
+        Self {
+            counter: revision.counter,
+            blocks,
+            items: published.objects.len() + 2,
+        }
+    }
+}
+
+impl Published {
+    fn new(term: u64, objects: Vec<Object>) -> Self {
+        Self {
+            revision: Revision { term, counter: 0 },
+            objects: objects
+                .into_iter()
+                .map(|object| (object.key(), object))
+                .collect(),
+            history: VecDeque::new(),
+            history_bytes: 0,
+            snapshot: None,
+            heartbeat: None,
+        }
+    }
+
+    /// The first revision whose following changes are all in the history.
+    fn oldest(&self) -> u64 {
+        self.revision.counter - self.history.len() as u64
+    }
+
+    /// Returns whether it changes anything.
+    fn apply(&mut self, change: ObjectChange) -> bool {
+        let revision = Revision {
+            counter: self.revision.counter + 1,
+            ..self.revision
+        };
+        let item = match change {
+            ObjectChange::Put(object) => {
+                let key = object.key();
+                if key == ObjectKey::Unknown || self.objects.get(&key) == Some(&object) {
+                    return false;
+                }
+                self.objects.insert(key, object.clone());
+                WatchItem::Put { revision, object }
+            }
+            ObjectChange::Delete(key) => {
+                if self.objects.remove(&key).is_none() {
+                    return false;
+                }
+                WatchItem::Delete { revision, key }
+            }
+        };
+        let item = Bytes::from(encode(&item));
+        self.revision = revision;
+        self.heartbeat = None;
+        self.history_bytes += item.len();
+        self.history.push_back(item);
+        true
+    }
+
+    fn forget(&mut self, limits: HubLimits) {
+        while self.history.len() > limits.items
+            || (self.history_bytes > limits.bytes && self.history.len() > 1)
+        {
+            if let Some(item) = self.history.pop_front() {
+                self.history_bytes -= item.len();
+            }
+        }
+        let oldest = self.oldest();
+        self.snapshot.take_if(|snapshot| snapshot.counter < oldest);
+    }
+
+    /// A snapshot that the history continues.
+    fn snapshot(&mut self, limits: HubLimits) -> Arc<Snapshot> {
+        // Relative to its size, so that encoding snapshots costs no more than sending the changes.
+        let allowed = limits.after_snapshot.max(self.objects.len() as u64 / 4);
+        let counter = self.revision.counter;
+        let recent = self
+            .snapshot
+            .take_if(|snapshot| counter - snapshot.counter <= allowed);
+        let snapshot = recent.unwrap_or_else(|| Arc::new(Snapshot::new(self)));
+        self.snapshot = Some(snapshot.clone());
+        snapshot
+    }
+
+    /// The next changes after a revision of the history.
+    fn batch(&self, position: u64) -> VecDeque<Bytes> {
+        let start = usize::try_from(position - self.oldest()).unwrap_or(usize::MAX);
+        let items = self.history.iter().skip(start).take(BATCH_ITEMS);
+        items.cloned().collect()
+    }
+
+    fn heartbeat(&mut self) -> Bytes {
+        let revision = self.revision;
+        let heartbeat = self
+            .heartbeat
+            .get_or_insert_with(|| encode(&WatchItem::Heartbeat { revision }).into());
+        heartbeat.clone()
+    }
+}
+
+impl Hub {
+    pub(super) fn new(limits: HubLimits, metrics: WatchMetrics) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            published: Mutex::default(),
+            changed: watch::Sender::new(()),
+            metrics,
+        })
+    }
+
+    fn published(&self) -> MutexGuard<'_, Option<Published>> {
+        // No method panics between two changes that belong together.
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a term with these objects. Watches of another term end.
+    pub(super) fn begin(&self, term: u64, objects: Vec<Object>) {
+        *self.published() = Some(Published::new(term, objects));
+        self.changed.send_replace(());
+    }
+
+    /// Ends a term, and its watches.
+    pub(super) fn end(&self, term: u64) {
+        self.published()
+            .take_if(|published| published.revision.term == term);
+        self.changed.send_replace(());
+    }
+
+    /// Publishes changes, if that term has not ended. What changes nothing is left out.
+    pub(super) fn publish(&self, term: u64, changes: Vec<ObjectChange>) {
+        let mut published = self.published();
+        let Some(published) = published
+            .as_mut()
+            .filter(|published| published.revision.term == term)
+        else {
+            return;
+        };
+        let mut is_changed = false;
+        for change in changes {
+            is_changed |= published.apply(change);
+            published.forget(self.limits);
+        }
+        if is_changed {
+            self.changed.send_replace(());
+        }
+    }
+
+    /// The current revision; none if nothing is published.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        let published = self.published();
+        published.as_ref().map(|published| published.revision)
+    }
+
+    /// The published objects, ordered by key.
+    pub(crate) fn objects(&self) -> Vec<Object> {
+        let published = self.published();
+        published
+            .iter()
+            .flat_map(|published| published.objects.values().cloned())
+            .collect()
+    }
+
+    /// Whether a node of that name is published.
+    pub(super) fn has_node(&self, name: &str) -> bool {
+        let key = ObjectKey::Node {
+            name: name.to_owned(),
+        };
+        let published = self.published();
+        published
+            .as_ref()
+            .is_some_and(|published| published.objects.contains_key(&key))
+    }
+
+    /// Begins a watch after that revision, if its following changes are in the history; otherwise, and
+    /// without a revision, with a snapshot.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        since: Option<Revision>,
+    ) -> Result<Subscription, WatchError> {
+        // First, so that no change is missed.
+        let changed = self.changed.subscribe();
+        let mut published = self.published();
+        let published = published.as_mut().ok_or(WatchError::NotPublishing)?;
+        let current = published.revision;
+        if let Some(since) = since.filter(|since| *since > current) {
+            return Err(WatchError::Ahead { since, current });
+        }
+        let resumed =
+            since.filter(|since| since.term == current.term && since.counter >= published.oldest());
+        let (position, waiting) = if let Some(revision) = resumed {
+            let synced = Bytes::from(encode(&WatchItem::Synced { revision }));
+            (revision.counter, Waiting::Items(VecDeque::from([synced])))
+        } else {
+            let snapshot = published.snapshot(self.limits);
+            let position = snapshot.counter;
+            (position, Waiting::Snapshot { snapshot, next: 0 })
+        };
+        self.metrics.begin(resumed.is_some());
+        Ok(Subscription {
+            hub: self.clone(),
+            term: current.term,
+            position,
+            waiting,
+            changed,
+            last_sent: Instant::now(),
+            end: WatchEnd::Disconnected,
+        })
+    }
+}
+
+/// What a watch sends before it looks at the history again.
+#[derive(Debug)]
+enum Waiting {
+    Snapshot {
+        snapshot: Arc<Snapshot>,
+        /// The index of the next block.
+        next: usize,
+    },
+    Items(VecDeque<Bytes>),
+}
+
+/// A watch of one client.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    hub: Arc<Hub>,
+    term: u64,
+    /// All changes up to this one are sent or wait.
+    position: u64,
+    waiting: Waiting,
+    changed: watch::Receiver<()>,
+    last_sent: Instant,
+    /// Why it has ended.
+    end: WatchEnd,
+}
+
+impl Subscription {
+    /// The next lines; none if the watch has ended. Cancelling it loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            self.changed.mark_unchanged();
+            match self.step() {
+                Step::Send(lines) => {
+                    self.last_sent = Instant::now();
+                    return Some(lines);
+                }
+                Step::Wait => {}
+                Step::End(reason) => {
+                    self.end = reason;
+                    return None;
+                }
+            }
+            let heartbeat_due = self.last_sent + HEARTBEAT_INTERVAL;
+            tokio::select! {
+                // The sender is in the hub, which this watch keeps.
+                _ = self.changed.changed() => {}
+                () = tokio::time::sleep_until(heartbeat_due) => {
+                    if let Some(heartbeat) = self.heartbeat() {
+                        self.last_sent = Instant::now();
+                        return Some(heartbeat);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A heartbeat, unless there is something else to send or the term has ended.
+    fn heartbeat(&self) -> Option<Bytes> {
+        let own = Revision {
+            term: self.term,
+            counter: self.position,
+        };
+        let mut published = self.hub.published();
+        let published = published
+            .as_mut()
+            .filter(|published| published.revision == own)?;
+        Some(published.heartbeat())
+    }
+
+    /// Notes that the manager stops.
+    pub(crate) fn stop(&mut self) {
+        self.end = WatchEnd::Stopped;
+    }
+
+    fn step(&mut self) -> Step {
+        let published = self.hub.published();
+        let published = published.as_ref();
+        let Some(published) = published.filter(|published| published.revision.term == self.term)
+        else {
+            return Step::End(WatchEnd::TermEnded);
+        };
+        // Also within a snapshot: the history could not continue it.
+        if self.position < published.oldest() {
+            return Step::End(WatchEnd::TooSlow);
+        }
+        if let Waiting::Snapshot { snapshot, next } = &mut self.waiting {
+            if let Some(block) = snapshot.blocks.get(*next) {
+                *next += 1;
+                if *next == snapshot.blocks.len() {
+                    self.hub.metrics.count_items(snapshot.items);
+                }
+                return Step::Send(block.clone());
+            }
+            self.waiting = Waiting::Items(VecDeque::new());
+        }
+        let Waiting::Items(items) = &mut self.waiting else {
+            return Step::Wait;
+        };
+        if items.is_empty() {
+            *items = published.batch(self.position);
+            self.position += items.len() as u64;
+        }
+        let Some(item) = items.pop_front() else {
+            return Step::Wait;
+        };
+        self.hub.metrics.count_items(1);
+        Step::Send(item)
+    }
+}
+
+/// What a watch does next.
+enum Step {
+    /// Send these lines.
+    Send(Bytes),
+    /// Wait for a change.
+    Wait,
+    /// End.
+    End(WatchEnd),
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.metrics.end(self.end);
+    }
+}
+
+#[cfg(test)]
+mod tests;

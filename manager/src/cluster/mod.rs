@@ -1,0 +1,407 @@
+//! What is published to the nodes, and what they report.
+//!
+//! ```text
+//! hub      the published objects of the term, and the watches that read them
+//! nodes    what each node has reported in this term, and who is connected
+//! metrics  metrics of the watches
+//! ```
+//!
+//! Invariants: only a leader publishes, and only what is in the store of the allocations. The term of
+//! a revision is the generation of that store, which grows with each leader, also where a manager
+//! runs alone and has no election.
+
+mod hub;
+mod metrics;
+mod nodes;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use contrail_mesos_api::cluster::{
+    Node, NodeAnswer, NodeList, NodeReport, NodeStatus, Object, Revision,
+};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::{Config, OverlayOptions};
+use crate::error::ManagerError;
+use crate::fence::{Fence, Leadership};
+use crate::overlay::{
+    Allocator, AllocatorError, Changes, EndpointUsage, OverlayUsage, Store, open_store,
+};
+use hub::{Hub, HubLimits, Subscription, WatchError};
+use nodes::{NodeTable, bounded};
+
+pub(crate) use metrics::WatchMetrics;
+pub(crate) use nodes::{NodeAction, NodeEvent};
+
+/// The longest name of a node: that of a host.
+const MAX_NAME_BYTES: usize = 253;
+/// How often nodes that are gone are looked for.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The nodes and overlays of a manager with a table `[overlay]`.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    fence: Fence,
+    store: Arc<dyn Store>,
+    options: Mutex<OverlayOptions>,
+    hub: Arc<Hub>,
+    nodes: Arc<NodeTable>,
+    term: Mutex<Option<Term>>,
+    metrics: WatchMetrics,
+}
+
+/// What there is in a term in which this manager leads.
+#[derive(Debug)]
+struct Term {
+    /// The number that it has in the election.
+    number: u64,
+    allocator: Allocator,
+    /// Publishes the changes of the allocator.
+    _publishing: AbortOnDropHandle<()>,
+}
+
+impl From<AllocatorError> for ManagerError {
+    fn from(error: AllocatorError) -> Self {
+        match error {
+            AllocatorError::InvalidName(_) | AllocatorError::InvalidAddress(_) => {
+                Self::invalid(error.to_string())
+            }
+            AllocatorError::AddressTaken { .. } | AllocatorError::EndpointsExhausted { .. } => {
+                Self::Conflict(error.to_string())
+            }
+            AllocatorError::Store(_) | AllocatorError::Stopped => {
+                Self::Allocations(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<WatchError> for ManagerError {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::NotPublishing => Self::NotReady(error.to_string()),
+            WatchError::Ahead { .. } => Self::Conflict(error.to_string()),
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts what works in the background; none without a table `[overlay]`. It reads nothing until
+    /// the manager leads.
+    pub(crate) fn start(
+        config: &Config,
+        fence: &Fence,
+        background: &mut JoinSet<()>,
+    ) -> Option<Arc<Self>> {
+        let options = config.overlay.as_ref()?;
+        let metrics = WatchMetrics::default();
+        let cluster = Arc::new(Self {
+            fence: fence.clone(),
+            store: open_store(config.zookeeper.as_ref(), &options.state_file),
+            options: Mutex::new(options.clone()),
+            hub: Hub::new(HubLimits::default(), metrics.clone()),
+            nodes: Arc::default(),
+            term: Mutex::default(),
+            metrics,
+        });
+        let running = cluster.clone();
+        background.spawn(async move {
+            tokio::join!(running.end_terms(), running.release_gone_nodes());
+        });
+        Some(cluster)
+    }
+
+    fn options(&self) -> MutexGuard<'_, OverlayOptions> {
+        self.options.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn term(&self) -> MutexGuard<'_, Option<Term>> {
+        self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads the allocations, and publishes them. Runs inside the fence, in this term.
+    pub(crate) async fn begin(&self, term: u64) -> Result<(), ManagerError> {
+        // It is repeated within a term when what is provisioned has changed.
+        if self.allocator().is_ok() {
+            return Ok(());
+        }
+        let networks = self.options().networks.clone();
+        let (allocator, changes) = Allocator::load(self.store.clone(), networks.clone()).await?;
+        let generation = allocator.generation();
+        self.nodes.begin();
+        self.hub.begin(generation, allocator.objects());
+        let publishing = tokio::spawn(publish(self.hub.clone(), generation, changes));
+        *self.term() = Some(Term {
+            number: term,
+            allocator: allocator.clone(),
+            _publishing: AbortOnDropHandle::new(publishing),
+        });
+        log::info!(term, revision:% = Revision { term: generation, counter: 0 }; "publishing to nodes");
+        // It was reloaded meanwhile.
+        let latest = self.options().networks.clone();
+        if latest != networks {
+            allocator.reconfigure(latest).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the watches at the end of each term.
+    async fn end_terms(&self) {
+        let mut leadership = self.fence.leadership();
+        loop {
+            let now = leadership.borrow_and_update().clone();
+            if let Leadership::Leading { term } = now {
+                self.fence.term_ended(term).await;
+                let ended = self.term().take_if(|current| current.number == term);
+                if let Some(ended) = ended {
+                    self.hub.end(ended.allocator.generation());
+                }
+            } else if leadership.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The allocator of the current term.
+    fn allocator(&self) -> Result<Allocator, ManagerError> {
+        let current = self.fence.term();
+        let term = self.term();
+        let term = term.as_ref().filter(|term| Some(term.number) == current);
+        let not_ready = || ManagerError::NotReady("it is preparing to lead".to_owned());
+        Ok(term.ok_or_else(not_ready)?.allocator.clone())
+    }
+
+    /// Applies another configuration. Logs if that fails: the allocator keeps it, and the next leader
+    /// repeats it.
+    pub(crate) fn reload(self: &Arc<Self>, new: &OverlayOptions) {
+        *self.options() = new.clone();
+        let Ok(allocator) = self.allocator() else {
+            // It begins with the new one.
+            return;
+        };
+        let (cluster, networks) = (self.clone(), new.networks.clone());
+        tokio::spawn(async move {
+            let work = async { Ok(allocator.reconfigure(networks).await?) };
+            if let Err(error) = cluster.fence.run_in_term(work).await {
+                log::error!(error:%; "cannot apply the overlays' configuration to all nodes; reload it again");
+            }
+        });
+    }
+
+    /// Begins a watch of a node.
+    pub(crate) fn watch(
+        &self,
+        node: &str,
+        since: Option<Revision>,
+    ) -> Result<NodeWatch, ManagerError> {
+        check_name(node)?;
+        self.allocator()?;
+        let subscription = self.hub.subscribe(since)?;
+        self.nodes.connect(node);
+        Ok(NodeWatch {
+            subscription,
+            nodes: self.nodes.clone(),
+            node: node.to_owned(),
+        })
+    }
+
+    /// Registers a node, or renews its registration.
+    pub(crate) async fn report(
+        &self,
+        name: &str,
+        report: NodeReport,
+    ) -> Result<NodeAnswer, ManagerError> {
+        check_name(name)?;
+        check_address(report.address)?;
+        let report = bounded(report);
+        let allocator = self.allocator()?;
+        let is_known = self.is_registered(name);
+        let work = async { Ok(allocator.register(name, &report).await?) };
+        match self.fence.run_in_term(work).await {
+            Ok(answer) => {
+                let address = report.address;
+                if !is_known {
+                    log::info!(node = name, address:%; "node registered");
+                    self.nodes.add_registration(name, address);
+                }
+                self.nodes.keep_report(name, report, &answer.problems);
+                Ok(answer)
+            }
+            Err(error) => {
+                let is_refused = !error.is_transient();
+                if is_refused && self.nodes.keep_refusal(name, &error.to_string()) {
+                    let address = report.address;
+                    log::warn!(node = name, address:%, error:%; "node refused");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Frees all that a node has.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), ManagerError> {
+        check_name(name)?;
+        let details = "deleted at the API".to_owned();
+        self.release(name, NodeAction::Deleted, details).await
+    }
+
+    async fn release(
+        &self,
+        name: &str,
+        action: NodeAction,
+        details: String,
+    ) -> Result<(), ManagerError> {
+        let allocator = self.allocator()?;
+        let work = async { Ok(allocator.release(name).await?) };
+        if self.fence.run_in_term(work).await? {
+            log::warn!(node = name, reason = details; "node released: its subnets are free");
+            self.nodes.remove(name, action, details);
+        }
+        Ok(())
+    }
+
+    /// Releases the nodes that have been gone for the configured time.
+    async fn release_gone_nodes(&self) {
+        loop {
+            tokio::time::sleep(RELEASE_INTERVAL).await;
+            let Some(release_after) = self.options().release_after else {
+                continue;
+            };
+            if self.allocator().is_err() {
+                continue;
+            }
+            let registered = self.registered();
+            let names = registered.iter().map(|node| node.name.as_str());
+            for (name, gone) in self.nodes.gone(names, release_after) {
+                let details = format!("gone for {} s", gone.as_secs());
+                let released = self.release(name, NodeAction::Released, details).await;
+                if let Err(error) = released {
+                    log::warn!(node = name, error:%; "cannot release a node that is gone; retrying");
+                }
+            }
+        }
+    }
+
+    /// The registered nodes, ordered by name.
+    fn registered(&self) -> Vec<Node> {
+        let objects = self.hub.objects().into_iter();
+        objects
+            .filter_map(|object| match object {
+                Object::Node(node) => Some(node),
+                Object::Underlay(_) | Object::Overlay(_) | Object::Unknown => None,
+            })
+            .collect()
+    }
+
+    fn is_registered(&self, name: &str) -> bool {
+        self.hub.has_node(name)
+    }
+
+    /// All nodes; an error if this manager does not publish.
+    pub(crate) fn list(&self) -> Result<NodeList, ManagerError> {
+        let allocator = self.allocator()?;
+        let revision = self.hub.revision().ok_or(WatchError::NotPublishing)?;
+        Ok(NodeList {
+            revision,
+            nodes: self
+                .nodes
+                .statuses(&self.registered(), revision, &allocator.problems()),
+        })
+    }
+
+    /// All nodes, and the current revision; none if this manager does not publish.
+    pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
+        self.list().map(|list| list.nodes).unwrap_or_default()
+    }
+
+    /// The current revision; none if this manager does not publish.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        self.hub.revision()
+    }
+
+    /// The published objects.
+    pub(crate) fn objects(&self) -> Vec<Object> {
+        self.hub.objects()
+    }
+
+    /// The last events of nodes, the latest first.
+    pub(crate) fn events(&self) -> Vec<NodeEvent> {
+        self.nodes.events()
+    }
+
+    /// How much of each overlay is used; empty if this manager does not lead.
+    pub(crate) fn usage(&self) -> (Vec<OverlayUsage>, Vec<EndpointUsage>) {
+        match self.allocator() {
+            Ok(allocator) => (allocator.usage(), allocator.endpoint_usage()),
+            Err(_) => (vec![], vec![]),
+        }
+    }
+
+    /// For how long this manager has published, if it does.
+    pub(crate) fn published_for(&self) -> Duration {
+        self.nodes.age()
+    }
+
+    /// The metrics of the watches.
+    pub(crate) fn metrics(&self) -> &WatchMetrics {
+        &self.metrics
+    }
+}
+
+fn check_name(name: &str) -> Result<(), ManagerError> {
+    // The characters are those of an agent's name, which the authentication has checked.
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(ManagerError::invalid(format!(
+        "a node's name of {} bytes is not between 1 and {MAX_NAME_BYTES}",
+        name.len()
+    )))
+}
+
+/// Other nodes send packets to it.
+fn check_address(address: IpAddr) -> Result<(), ManagerError> {
+    let canonical = address.to_canonical();
+    if canonical.is_loopback() || canonical.is_unspecified() || canonical.is_multicast() {
+        let message = format!("{address} is not an address that other nodes can reach");
+        return Err(ManagerError::invalid(message));
+    }
+    Ok(())
+}
+
+/// Publishes what the allocator changes.
+async fn publish(hub: Arc<Hub>, generation: u64, mut changes: Changes) {
+    while let Some(changes) = changes.next().await {
+        hub.publish(generation, changes);
+    }
+}
+
+/// A watch of a node, which counts as connected meanwhile.
+#[derive(Debug)]
+pub(crate) struct NodeWatch {
+    subscription: Subscription,
+    nodes: Arc<NodeTable>,
+    node: String,
+}
+
+impl NodeWatch {
+    /// The next lines; none if the watch has ended.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        self.subscription.next().await
+    }
+
+    /// Notes that the manager stops.
+    pub(crate) fn stop(&mut self) {
+        self.subscription.stop();
+    }
+}
+
+impl Drop for NodeWatch {
+    fn drop(&mut self) {
+        self.nodes.disconnect(&self.node);
+    }
+}

@@ -1,0 +1,205 @@
+use contrail_mesos_api::cluster::{Versions, Vtep};
+use contrail_mesos_api::container::Mac;
+
+use super::*;
+
+fn node(name: &str, last: u8) -> Node {
+    Node {
+        name: name.to_owned(),
+        address: [192, 0, 2, last].into(),
+        vtep: Vtep {
+            address: [44, 128, 0, last].into(),
+            address6: None,
+            mac: Mac([0x70, 0xb3, 0xd5, 0x80, 0, last]),
+        },
+        subnets: vec![],
+    }
+}
+
+fn report(last: u8, applied: Option<Revision>) -> NodeReport {
+    NodeReport {
+        address: [192, 0, 2, last].into(),
+        uplink_mtu: None,
+        versions: Versions::default(),
+        configuration: String::new(),
+        applied,
+        subsystems: vec![],
+    }
+}
+
+const CURRENT: Revision = Revision {
+    term: 3,
+    counter: 7,
+};
+
+fn revision(term: u64, counter: u64) -> Revision {
+    Revision { term, counter }
+}
+
+fn conditions(table: &NodeTable, registered: &[Node]) -> Vec<(String, NodeCondition)> {
+    let statuses = table.statuses(registered, CURRENT, &BTreeMap::new());
+    let statuses = statuses.into_iter();
+    statuses
+        .map(|status| (status.name, status.condition))
+        .collect()
+}
+
+#[test]
+fn condition_follows_watch_and_applied_revision() {
+    let table = NodeTable::default();
+    let registered = [node("a", 1)];
+    let is = |condition| {
+        assert_eq!(
+            conditions(&table, &registered),
+            [("a".to_owned(), condition)]
+        );
+    };
+    is(NodeCondition::Unseen);
+    table.connect("a");
+    is(NodeCondition::Behind);
+    for (applied, condition) in [
+        (revision(3, 6), NodeCondition::Behind),
+        (revision(2, 9), NodeCondition::Behind),
+        (CURRENT, NodeCondition::Current),
+    ] {
+        table.keep_report("a", report(1, Some(applied)), &[]);
+        is(condition);
+    }
+    // It connects again before the manager notices the end of the first connection.
+    table.connect("a");
+    table.disconnect("a");
+    is(NodeCondition::Current);
+    table.disconnect("a");
+    is(NodeCondition::Disconnected);
+    table.begin();
+    is(NodeCondition::Unseen);
+}
+
+#[test]
+fn refused_node_is_listed_until_it_is_registered() {
+    let table = NodeTable::default();
+    table.connect("b");
+    assert!(conditions(&table, &[]).is_empty(), "it only reads");
+    assert!(table.keep_refusal("b", "192.0.2.1 is the address of node \"a\""));
+    assert!(!table.keep_refusal("b", "192.0.2.1 is the address of node \"a\""));
+    let status = table.statuses(&[node("a", 1)], CURRENT, &BTreeMap::new());
+    assert_eq!(status.len(), 2);
+    assert_eq!(status[1].condition, NodeCondition::Refused);
+    assert!(status[1].problems[0].contains("192.0.2.1"), "{status:?}");
+    table.keep_report("b", report(2, Some(CURRENT)), &[]);
+    assert_eq!(
+        conditions(&table, &[node("b", 2)]),
+        [("b".to_owned(), NodeCondition::Current)]
+    );
+    let actions: Vec<_> = table.events().iter().map(|event| event.action).collect();
+    assert_eq!(actions, [NodeAction::Refused]);
+}
+
+#[test]
+fn problems_are_those_of_allocation_and_subsystems() {
+    let table = NodeTable::default();
+    let registered = [node("a", 1)];
+    let allocation = BTreeMap::from([("a".to_owned(), vec!["no subnet of v".to_owned()])]);
+    let problems = || {
+        let statuses = table.statuses(&registered, CURRENT, &allocation);
+        statuses[0].problems.clone()
+    };
+    assert_eq!(problems(), ["no subnet of v"]);
+    let mut reported = report(1, Some(revision(4, 0)));
+    reported.subsystems = vec![SubsystemReport {
+        name: "overlay".to_owned(),
+        problems: vec!["no route".to_owned()],
+    }];
+    table.keep_report("a", reported, &["no subnet of w".to_owned()]);
+    let problems = problems();
+    assert_eq!(problems.len(), 3, "{problems:?}");
+    assert_eq!(problems[0], "no subnet of w");
+    assert!(problems[1].contains("4.0"), "{problems:?}");
+    assert_eq!(problems[2], "overlay: no route");
+}
+
+#[test]
+fn changed_address_is_an_event() {
+    let table = NodeTable::default();
+    table.add_registration("a", [192, 0, 2, 1].into());
+    for last in [1, 1, 2] {
+        table.keep_report("a", report(last, None), &[]);
+    }
+    let events = table.events();
+    let actions: Vec<_> = events.iter().map(|event| event.action).collect();
+    assert_eq!(
+        actions,
+        [NodeAction::AddressChanged, NodeAction::Registered]
+    );
+    assert_eq!(events[0].details, "192.0.2.2, before 192.0.2.1");
+    for number in 0..2 * MAX_EVENTS {
+        table.remove("a", NodeAction::Deleted, number.to_string());
+    }
+    assert_eq!(table.events().len(), MAX_EVENTS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn node_is_gone_after_the_time_if_another_one_is_connected() {
+    let table = NodeTable::default();
+    let limit = Duration::from_secs(100);
+    let names = ["connected", "reported", "unseen"];
+    let gone = || {
+        let gone = table.gone(names.into_iter(), limit).into_iter();
+        gone.map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    table.begin();
+    tokio::time::advance(Duration::from_secs(50)).await;
+    table.keep_report("reported", report(1, None), &[]);
+    tokio::time::advance(Duration::from_secs(50)).await;
+    assert!(gone().is_empty(), "no node is connected");
+    table.connect("connected");
+    assert_eq!(gone(), ["unseen"]);
+    tokio::time::advance(Duration::from_secs(50)).await;
+    assert_eq!(gone(), ["reported", "unseen"]);
+    // The next leader knows nothing of that time.
+    table.begin();
+    assert!(gone().is_empty());
+}
+
+#[test]
+fn report_is_bounded() {
+    let mut long = report(1, None);
+    let text = "ä".repeat(10_000);
+    long.versions = Versions {
+        node: text.clone(),
+        kernel: text.clone(),
+    };
+    long.configuration.clone_from(&text);
+    long.subsystems = vec![
+        SubsystemReport {
+            name: text.clone(),
+            problems: vec![text; 100],
+        };
+        100
+    ];
+    let kept = bounded(long);
+    let bytes = serde_json::to_vec(&kept).unwrap().len();
+    let texts = MAX_SUBSYSTEMS * (MAX_PROBLEMS + 2) + 3;
+    assert!(bytes < texts * (2 * MAX_TEXT_CHARS + 100), "{bytes}");
+    let last = kept.subsystems[0].problems.last().unwrap();
+    assert_eq!(last, &format!("and {} more", 100 - MAX_PROBLEMS));
+    let short = report(1, Some(CURRENT));
+    assert_eq!(bounded(short.clone()), short);
+}
+
+#[test]
+fn number_of_nodes_is_bounded() {
+    let table = NodeTable::default();
+    for number in 0..MAX_NODES + 10 {
+        table.keep_refusal(&format!("n{number}"), "no");
+    }
+    assert_eq!(conditions(&table, &[]).len(), MAX_NODES);
+    table.disconnect("n0");
+    // Watches alone leave nothing behind.
+    table.begin();
+    for number in 0..10 {
+        table.connect(&format!("n{number}"));
+        table.disconnect(&format!("n{number}"));
+    }
+    assert!(table.lock().records.is_empty());
+}
