@@ -10,6 +10,7 @@ use super::fields::{directory, hostname, mtu};
 use super::managers::{self, ManagerAccess};
 use crate::vrouter::DEFAULT_DIRECTORY;
 use contrail_mesos_api::agent_api::{ClientOptions, ManagerSetupError, PortsClient};
+use contrail_mesos_api::cluster::ClusterClient;
 use contrail_mesos_api::config_reader::Section;
 use contrail_mesos_api::http::{Address, Limits, TlsOptions};
 use contrail_mesos_api::text::Quoted;
@@ -48,7 +49,17 @@ pub struct Contrail {
 impl Contrail {
     /// A client of the managers. Reads the token and the certificates: blocks on the file system.
     pub fn manager_client(&self) -> Result<PortsClient, ManagerSetupError> {
-        PortsClient::new(&ClientOptions {
+        PortsClient::new(&self.client_options())
+    }
+
+    /// A client of what the managers publish to nodes, where they do. Blocks like
+    /// [`Contrail::manager_client`].
+    pub fn cluster_client(&self) -> Result<ClusterClient, ManagerSetupError> {
+        ClusterClient::new(&self.client_options())
+    }
+
+    fn client_options(&self) -> ClientOptions {
+        ClientOptions {
             managers: self.managers.clone(),
             agent: self.agent.clone(),
             token_file: self.token_file.clone(),
@@ -59,7 +70,7 @@ impl Contrail {
                 request_timeout: self.deadline,
                 max_body_bytes: 4 << 20,
             },
-        })
+        }
     }
 }
 

@@ -4,10 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Method;
 use tokio::time::Instant;
 
 use super::lines::{LineDecoder, LineTooLong};
-use super::{HEARTBEAT_INTERVAL, MAX_LINE_BYTES, NodeAnswer, NodeReport, Revision, WatchItem};
+use super::{
+    HEARTBEAT_INTERVAL, MAX_LINE_BYTES, NodeAnswer, NodeList, NodeReport, Revision, WatchItem,
+};
 use crate::agent_api::managers::{ClientOptions, ManagerError, ManagerSetupError, Managers};
 use crate::http::{Address, HttpError, Streaming, expect_object};
 use crate::text::Quoted;
@@ -90,6 +93,15 @@ impl ClusterClient {
         let operation = "report the state of this node".to_owned();
         self.0.put(operation, path, report, deadline).await
     }
+
+    /// All nodes, as the leader knows them. Retries until the deadline.
+    pub async fn nodes(&self, deadline: Instant) -> Result<NodeList, ManagerError> {
+        let operation = "list the nodes".to_owned();
+        let path = "/v1/nodes".to_owned();
+        self.0
+            .call(operation, Method::GET, path, None, deadline)
+            .await
+    }
 }
 
 /// An open watch.
@@ -160,6 +172,7 @@ mod tests {
     use serde_json::json;
     use tokio::sync::broadcast;
 
+    use super::super::NodeCondition;
     use super::*;
     use crate::agent_api::manager_address;
     use crate::http::scripted::{Reply, ScriptedServer, ok};
@@ -296,6 +309,24 @@ mod tests {
         assert_eq!(answer.problems, ["no subnet is left"]);
         let error = client.report(&report, deadline()).await.unwrap_err();
         assert!(!error.kind.is_transient(), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nodes_are_listed() {
+        let server = ScriptedServer::start(|request, _| {
+            assert_eq!(request.line(), "GET /v1/nodes");
+            ok(&json!({"revision": "3.4", "nodes": [
+                {"name": "a", "address": "192.0.2.1", "condition": "current", "applied": "3.4",
+                    "reported_seconds": 1},
+                {"name": "b", "address": null, "condition": "of-later-versions", "applied": null,
+                    "reported_seconds": null, "more": 1},
+            ]}))
+        })
+        .await;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let list = client(&[&server]).nodes(deadline).await.unwrap();
+        let conditions: Vec<_> = list.nodes.iter().map(|node| node.condition).collect();
+        assert_eq!(conditions, [NodeCondition::Current, NodeCondition::Unknown]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod attach;
 mod check;
+mod cluster_status;
 mod detach;
 mod output;
 mod state;
@@ -36,7 +37,7 @@ enum Command {
     Attach(attach::Attach),
     /// Undo an attach
     Detach(detach::Detach),
-    /// List the containers that are attached on this host
+    /// List the containers that are attached on this host, or all nodes of the cluster
     Status(status::Status),
     /// Inspect the configuration
     #[command(subcommand)]
@@ -90,6 +91,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             needs_root("detach")?;
             let config = command.state.load(&source)?;
             runtime()?.block_on(async { command.run(&StateOptions::attacher(&config)?).await })
+        }
+        Command::Status(command) if command.cluster => {
+            let config = source.load()?;
+            runtime()?.block_on(cluster_status::run(&config, command.output))
         }
         Command::Status(command) => {
             needs_root("status")?;

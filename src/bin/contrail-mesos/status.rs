@@ -22,12 +22,16 @@ use crate::state::StateOptions;
 const CONTRAIL_TEARDOWN: &str =
     "the agent retries it until the vRouter agent and the manager have done their part";
 
-/// List the containers that are attached on this host
+/// List the containers that are attached on this host, or all nodes of the cluster
 #[derive(Args)]
 pub(crate) struct Status {
     /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
-    output: Output,
+    pub(crate) output: Output,
+    /// List the nodes that the managers know, and what they have applied. Exits with failure unless
+    /// all of them are current and have no problem
+    #[arg(long, conflicts_with = "state_dir")]
+    pub(crate) cluster: bool,
     #[command(flatten)]
     pub(crate) state: StateOptions,
 }
