@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos_api::cluster::{Node, NodeReport, Object, Versions};
+use contrail_mesos_api::cluster::{Node, NodeReport, NodeSubnets, Object, Versions};
 use contrail_mesos_manager::ZooKeeper as Options;
 use contrail_mesos_manager::overlay::{
     Allocator, AllocatorError, Changes, OverlayConfig, Store, StoreError, ZooKeeperStore,
@@ -93,7 +93,7 @@ fn nodes(allocator: &Allocator) -> BTreeMap<String, Node> {
 fn check_distinct(nodes: &BTreeMap<String, Node>) -> Result<()> {
     let mut given = BTreeMap::new();
     for node in nodes.values() {
-        let subnets = node.subnets.iter().flat_map(|subnets| subnets.subnets());
+        let subnets = node.subnets.iter().flat_map(NodeSubnets::subnets);
         let parts = subnets.map(|subnet| subnet.to_string()).chain([
             node.vtep.address.to_string(),
             node.vtep.mac.to_string(),
