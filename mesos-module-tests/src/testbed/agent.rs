@@ -1,15 +1,16 @@
 //! A host whose real agent has loaded the module.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::testbed::framework::{Framework, GroupSpec, TaskSpec, TaskState, TaskUpdate};
+use crate::testbed::framework::TaskUpdate;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::testbed::leftovers::{self, Leftovers};
-use crate::testbed::{Cluster, ClusterBuilder, Host, module};
+use crate::testbed::{Cluster, ClusterBuilder, Host, Scheduler, module};
 
 /// How long a test waits for anything before it fails. No test asserts a shorter time.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -20,12 +21,11 @@ pub const BLUE: &str =
 /// Another network, with both address families.
 pub const RED: &str = "[[network]]\nname = 'red'\nprovider = 'bridge'\nbridge = 'red0'\nsubnet = '10.33.0.0/24'\nsubnet6 = 'fd00:33::/64'\n";
 
-/// A host, its agent with the isolator and the hook, and a framework.
+/// A host, its agent with the isolator and the hook, and a scheduler.
 pub struct Agent {
     /// The cluster; the agent is in it.
     pub cluster: Cluster,
-    /// The framework.
-    pub framework: Framework,
+    scheduler: Scheduler,
     name: String,
     host: Host,
     before: Leftovers,
@@ -89,6 +89,14 @@ fn write_config(host: &Host, config: &str) -> Result<()> {
     Ok(())
 }
 
+impl Deref for Agent {
+    type Target = Scheduler;
+
+    fn deref(&self) -> &Scheduler {
+        &self.scheduler
+    }
+}
+
 impl Agent {
     /// Starts an agent with these networks.
     pub fn start(config: &str) -> Result<Self> {
@@ -111,10 +119,10 @@ impl Agent {
     ) -> Result<Self> {
         let before = host.leftovers()?;
         let cluster = more(with_module(&host, config)?).start()?;
-        let framework = host.block_on(Framework::connect(cluster.master()))?;
+        let scheduler = Scheduler::start(&host, cluster.master())?;
         Ok(Self {
             cluster,
-            framework,
+            scheduler,
             name: host.name().to_owned(),
             host,
             before,
@@ -144,47 +152,6 @@ impl Agent {
         state_dir(&self.host)
     }
 
-    /// Launches a task and waits until it runs.
-    pub fn run(&self, task: TaskSpec) -> Result<TaskUpdate> {
-        let id = task.id().to_owned();
-        self.launch(task)?;
-        self.running(&id)
-    }
-
-    /// Launches a task.
-    pub fn launch(&self, task: TaskSpec) -> Result<()> {
-        self.host.block_on(self.framework.launch(task))?;
-        Ok(())
-    }
-
-    /// Launches a task group.
-    pub fn launch_group(&self, group: GroupSpec) -> Result<()> {
-        self.host.block_on(self.framework.launch_group(group))?;
-        Ok(())
-    }
-
-    /// Waits until a task runs.
-    pub fn running(&self, task: &str) -> Result<TaskUpdate> {
-        let state = TaskState::TaskRunning;
-        Ok(self
-            .host
-            .block_on(self.framework.wait_state(task, state, WAIT_TIMEOUT))?)
-    }
-
-    /// Launches a task and waits until it ends.
-    pub fn finish(&self, task: TaskSpec) -> Result<TaskUpdate> {
-        let id = task.id().to_owned();
-        self.launch(task)?;
-        self.ended(&id)
-    }
-
-    /// Waits until a task ends.
-    pub fn ended(&self, task: &str) -> Result<TaskUpdate> {
-        Ok(self
-            .host
-            .block_on(self.framework.wait_end(task, WAIT_TIMEOUT))?)
-    }
-
     /// Kills a task, and waits until only one other container has a checkpoint: then what the task
     /// had is free.
     pub fn kill_beside_one_other(&self, task: &str) -> Result<TaskUpdate> {
@@ -196,62 +163,10 @@ impl Agent {
         Ok(end)
     }
 
-    /// Launches a task whose command is the test: it must finish successfully.
-    pub fn passes(&self, task: TaskSpec) -> Result<TaskUpdate> {
-        let end = self.finish(task)?;
-        ensure!(
-            end.state == TaskState::TaskFinished,
-            "{}: {end}",
-            end.task_id
-        );
-        Ok(end)
-    }
-
-    /// Launches a task that must fail to launch, and returns the error message.
-    pub fn refused(&self, task: TaskSpec) -> Result<String> {
-        let end = self.finish(task)?;
-        ensure!(end.state == TaskState::TaskFailed, "{}: {end}", end.task_id);
-        let reason = end.reason.as_deref();
-        ensure!(
-            reason == Some("REASON_CONTAINER_LAUNCH_FAILED"),
-            "{}: {end}",
-            end.task_id
-        );
-        Ok(end.message)
-    }
-
-    /// Kills a task and waits until it has ended.
-    pub fn kill(&self, task: &str) -> Result<TaskUpdate> {
-        self.host.block_on(self.framework.kill(task))?;
-        self.ended(task)
-    }
-
     /// Kills master and agent, and starts them again.
     pub fn crash(&mut self) -> Result<()> {
         self.cluster.kill_9()?;
         self.cluster.restart()
-    }
-
-    /// Waits until a task has an address or has ended. Reconciles meanwhile, for a launch that was
-    /// lost with the master gets no update.
-    pub fn settled(&self, task: &str) -> Result<TaskUpdate> {
-        let start = std::time::Instant::now();
-        self.host.block_on(async {
-            loop {
-                let settled = |update: &TaskUpdate| {
-                    update.state.is_terminal() || !update.addresses().is_empty()
-                };
-                let a_while = Duration::from_secs(3);
-                match self.framework.wait_for(task, a_while, settled).await {
-                    Err(error) if start.elapsed() > WAIT_TIMEOUT => {
-                        return Err(error)
-                            .with_context(|| format!("{task} neither runs nor failed"));
-                    }
-                    Err(_) => self.framework.reconcile(&[task]).await?,
-                    Ok(update) => return Ok(update),
-                }
-            }
-        })
     }
 
     /// The containers that the agent reports.
@@ -281,23 +196,7 @@ impl Agent {
 
     /// Waits until no lease or checkpoint is left.
     pub fn expect_no_state(&self) -> Result<()> {
-        let state = self.state_dir().display().to_string();
-        let list = format!(
-            "find {state}/containers {state}/networks {state}/contrail -mindepth 1 \
-             ! -name .lock ! -name pending-teardown 2>/dev/null || true"
-        );
-        let start = std::time::Instant::now();
-        loop {
-            let files = self.host.sh(&list)?;
-            if files.is_empty() {
-                return Ok(());
-            }
-            ensure!(
-                start.elapsed() < Duration::from_secs(20),
-                "left in the state directory:\n{files}"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        expect_no_state(&self.host)
     }
 
     /// Stops everything, and fails if anything is left on the host or the machine.
@@ -312,7 +211,7 @@ impl Agent {
         self.cluster.stop()?;
         self.host.expect_nothing_since(&self.before)?;
         let name = self.name;
-        drop(self.framework);
+        drop(self.scheduler);
         drop(self.host);
         let traces = leftovers::traces_of(&name)?;
         ensure!(
@@ -321,6 +220,27 @@ impl Agent {
             traces.join("\n")
         );
         Ok(())
+    }
+}
+
+/// Waits until no lease or checkpoint is left in the host's state directory.
+pub fn expect_no_state(host: &Host) -> Result<()> {
+    let state = state_dir(host).display().to_string();
+    let list = format!(
+        "find {state}/containers {state}/networks {state}/contrail -mindepth 1 \
+         ! -name .lock ! -name pending-teardown 2>/dev/null || true"
+    );
+    let start = std::time::Instant::now();
+    loop {
+        let files = host.sh(&list)?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < Duration::from_secs(20),
+            "left in the state directory:\n{files}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

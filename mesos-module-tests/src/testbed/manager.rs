@@ -1,10 +1,11 @@
 //! The real manager: one process, or several on one host that elect a leader.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,14 +15,12 @@ use contrail_mesos_api::agent_api::{
 };
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::http::{Limits, TlsOptions};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use reqwest::redirect::Policy;
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::agent::WAIT_TIMEOUT;
 use super::contrail::Vrouter;
+use super::service::Service;
 use super::{Host, program};
 
 /// The port of the API for agents.
@@ -144,12 +143,24 @@ pub fn agent_config(
 
 /// A manager. The process ends when the value is dropped, or with the thread that started it.
 pub struct ManagerProcess {
-    host: Host,
+    service: Service,
     address: IpAddr,
-    name: String,
     token: String,
     command_prefix: Vec<String>,
-    child: Option<Child>,
+}
+
+impl Deref for ManagerProcess {
+    type Target = Service;
+
+    fn deref(&self) -> &Service {
+        &self.service
+    }
+}
+
+impl DerefMut for ManagerProcess {
+    fn deref_mut(&mut self) -> &mut Service {
+        &mut self.service
+    }
 }
 
 impl ManagerProcess {
@@ -164,12 +175,10 @@ impl ManagerProcess {
     pub fn at(host: &Host, address: IpAddr, name: &str, token: &str, config: &str) -> Result<Self> {
         let token_file = write_token(host, token)?;
         let process = Self {
-            host: host.clone(),
+            service: Service::new(host, name),
             address,
-            name: name.to_owned(),
             token: token.to_owned(),
             command_prefix: vec![],
-            child: None,
         };
         let text = format!(
             "listen = '{address}:{AGENT_PORT}'\nadmin_listen = '{address}:{ADMIN_PORT}'\n\
@@ -187,90 +196,20 @@ impl ManagerProcess {
         self
     }
 
-    fn path(&self, extension: &str) -> PathBuf {
-        self.host
-            .directory()
-            .join(format!("{}.{extension}", self.name))
-    }
-
-    /// Its host.
-    #[must_use]
-    pub fn host(&self) -> &Host {
-        &self.host
-    }
-
     /// Its address.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// Its name in messages and file names.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether it was started and not killed since.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.child.is_some()
-    }
-
     /// Starts the manager, unless it runs.
     pub fn start(&mut self) -> Result<()> {
-        if self.is_running() {
-            return Ok(());
-        }
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path())?;
-        let child = Command::new("nsenter")
-            .arg(format!("--net={}", self.host.namespace().display()))
-            .args(["--", "setpriv", "--pdeathsig", "KILL", "--"])
-            .args(&self.command_prefix)
-            .arg(program("contrail-mesos-manager")?)
-            .arg("--config")
-            .arg(self.path("toml"))
-            .args(["--log-format", "json"])
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot run the manager")?;
-        self.child = Some(child);
-        Ok(())
-    }
-
-    /// Sends a signal.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.child.as_ref().context("the manager does not run")?;
-        kill(Pid::from_raw(child.id().try_into()?), signal)?;
-        Ok(())
-    }
-
-    /// Sends a signal and waits until the manager has ended.
-    pub fn end(&mut self, signal: Signal) -> Result<()> {
-        self.signal(signal)?;
-        let mut child = self.child.take().context("the manager does not run")?;
-        child.wait()?;
-        Ok(())
-    }
-
-    /// Kills the manager, if it runs.
-    pub fn kill(&mut self) -> Result<()> {
-        if let Some(mut child) = self.child.take() {
-            child.kill()?;
-            child.wait()?;
-        }
-        Ok(())
-    }
-
-    /// How the process ended, if it did so by itself.
-    pub fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut()?.try_wait().ok()?
+        let mut command: Vec<OsString> = self.command_prefix.iter().map(OsString::from).collect();
+        command.push(program("contrail-mesos-manager")?.into());
+        command.push("--config".into());
+        command.push(self.path("toml").into());
+        command.extend(["--log-format", "json"].map(OsString::from));
+        self.run(command)
     }
 
     /// The URL of the API for agents.
@@ -290,7 +229,7 @@ impl ManagerProcess {
         &self,
         request: impl FnOnce(reqwest::Client) -> reqwest::RequestBuilder,
     ) -> Result<Response> {
-        Response::fetch(request(http_client(WAIT_TIMEOUT)?), &self.host)
+        Response::fetch(request(http_client(WAIT_TIMEOUT)?), self.host())
     }
 
     /// Gets a path of the admin listener.
@@ -316,7 +255,7 @@ impl ManagerProcess {
         self.is_running()
             && http_client(LEADERSHIP_TIMEOUT)
                 .map(|client| client.get(self.admin_url("/leading")))
-                .and_then(|request| Response::fetch(request, &self.host))
+                .and_then(|request| Response::fetch(request, self.host()))
                 .is_ok_and(|response| response.status == 200)
     }
 
@@ -348,43 +287,11 @@ impl ManagerProcess {
             ensure!(
                 started.elapsed() < WAIT_TIMEOUT,
                 "{} is not {status} {text:?} but {last}\n{}",
-                self.name,
+                self.name(),
                 self.log()
             );
             sleep(POLL_INTERVAL);
         }
-    }
-
-    /// The path of its log: one JSON object a line.
-    #[must_use]
-    pub fn log_path(&self) -> PathBuf {
-        self.path("log")
-    }
-
-    /// Its log so far.
-    #[must_use]
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
-    }
-
-    /// The lines of its log that are JSON.
-    #[must_use]
-    pub fn log_lines(&self) -> Vec<Value> {
-        self.log()
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-
-    /// The end of its log.
-    #[must_use]
-    pub fn tail(&self, lines: usize) -> String {
-        let log = self.log();
-        let lines_before = log.lines().count().saturating_sub(lines);
-        log.lines()
-            .skip(lines_before)
-            .collect::<Vec<_>>()
-            .join("\n")
     }
 
     /// The terms in which it led and when each began, from its log.
@@ -399,14 +306,6 @@ impl ManagerProcess {
             terms.entry(term).or_insert(time.into());
         }
         Ok(terms)
-    }
-}
-
-impl Drop for ManagerProcess {
-    fn drop(&mut self) {
-        if let Err(error) = self.kill() {
-            log::error!("cannot end the manager {}: {error:#}", self.name);
-        }
     }
 }
 
@@ -520,13 +419,15 @@ impl ManagerCluster {
     pub fn logs(&self) -> String {
         self.managers
             .iter()
-            .map(|manager| format!("{}:\n{}", manager.name, manager.log()))
+            .map(|manager| format!("{}:\n{}", manager.name(), manager.log()))
             .collect::<Vec<_>>()
             .join("\n")
     }
 
     /// Kills every manager that runs.
     pub fn kill(&mut self) -> Result<()> {
-        self.managers.iter_mut().try_for_each(ManagerProcess::kill)
+        self.managers
+            .iter_mut()
+            .try_for_each(|manager| manager.kill())
     }
 }

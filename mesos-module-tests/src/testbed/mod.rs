@@ -23,8 +23,11 @@ mod install;
 pub mod leftovers;
 pub mod manager;
 pub mod random;
+mod scheduler;
+pub mod service;
 pub mod zookeeper;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use host::Host;
 pub use install::{Install, module, program};
+pub use scheduler::Scheduler;
