@@ -6,9 +6,11 @@
 // install.sh; Itanium C++ ABI, GCC 5 with std::__cxx11 strings). Each is checked where that is
 // possible, and the program refuses to go on where a check fails.
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -60,6 +62,13 @@ extern void* launch_vtable[] __asm__("_ZTVN5mesos8internal5slave24MesosContainer
 void launch_flags(void* self) __asm__("_ZN5mesos8internal5slave24MesosContainerizerLaunch5FlagsC1Ev");
 
 void cni_setup(void* self) __asm__("_ZN5mesos8internal5slave23NetworkCniIsolatorSetupC1Ev");
+
+extern void* detector_vtable[] __asm__("_ZTVN5mesos6master8detector24StandaloneMasterDetectorE");
+void detector_detect(void* place, void* self, const void* previous)
+    __asm__("_ZN5mesos6master8detector24StandaloneMasterDetector6detectERK6OptionINS_10MasterInfoEE");
+void detector_appoint(void* self, const void* upid)
+    __asm__("_ZN5mesos6master8detector24StandaloneMasterDetector7appointERKN7process4UPIDE");
+void upid(void* self, const char* text) __asm__("_ZN7process4UPIDC1EPKc");
 }
 
 namespace {
@@ -100,17 +109,20 @@ void* base_of(void* flags) {
   return static_cast<char*>(flags) + table[-3];
 }
 
-int run(void* subcommand, int argc, char** argv) {
-  void* flags = base_of(static_cast<char*>(subcommand) + kConcreteFlags);
-  if (get_flags(subcommand) != flags) refuse("this libmesos lays its subcommands out differently");
+void load_flags(void* flags, const OptionString& prefix, int argc, const char* const* argv) {
   Room<1024> place;
-  OptionString prefix("MESOS_CONTAINERIZER_");
-  flags_load(&place, flags, prefix, argc - 1, argv + 1, false, false);
+  flags_load(&place, flags, prefix, argc, argv, false, false);
   // Try<Warnings>: an Option of a vector, then an Option of an Error, which is a string.
   if (*reinterpret_cast<int*>(place.bytes) != 0) {
     const std::string& error = *reinterpret_cast<std::string*>(place.bytes + kError);
     refuse(("the flags are not accepted: " + error).c_str());
   }
+}
+
+int run(void* subcommand, int argc, char** argv) {
+  void* flags = base_of(static_cast<char*>(subcommand) + kConcreteFlags);
+  if (get_flags(subcommand) != flags) refuse("this libmesos lays its subcommands out differently");
+  load_flags(flags, OptionString("MESOS_CONTAINERIZER_"), argc - 1, argv + 1);
   return execute(subcommand);
 }
 
@@ -159,12 +171,15 @@ int network_cni_setup(int argc, char** argv) {
 
 // Everything comes from the environment: MESOS_* are the flags of master and agent, LIBPROCESS_IP
 // and LIBPROCESS_PORT the address of both, TMPDIR the directory under which they work.
-int cluster() {
+int cluster(const char* agents) {
   static Room<8192> flags;
   static Room<1024> place;
   OptionString delegate("master"), none;
   process_initialize(delegate, none, none);
   local_flags(&flags);
+  const char* const arguments[] = {"cluster", agents};
+  // Between them is another virtual base, the flags of the log.
+  load_flags(base_of(base_of(&flags)), none, 2, arguments);
   local_launch(&place, &flags, nullptr);
   // The real agent's own main does this, after it has loaded the modules.
   if (const char* hooks = std::getenv("MESOS_HOOKS")) {
@@ -176,12 +191,42 @@ int cluster() {
   for (;;) pause();
 }
 
+// The process id, in libprocess' sense, of the master that the agent is to follow.
+Room<1024> other_master;
+
+// Master and agent of one process share a detector. Before it says for the first time who leads, it
+// learns that another master does: this one is a standby for ever.
+void detect(void* place, void* self, const void* previous) {
+  static bool appointed = false;
+  if (!appointed) {
+    appointed = true;
+    detector_appoint(self, &other_master);
+  }
+  detector_detect(place, self, previous);
+}
+
+int agent(const char* master) {
+  upid(&other_master, (std::string("master@") + master).c_str());
+  // Offset to top and type come before the functions.
+  void** slot = detector_vtable + 2;
+  void** const end = slot + 3;
+  while (slot != end && *slot != reinterpret_cast<void*>(&detector_detect)) ++slot;
+  if (slot == end) refuse("this libmesos lays its detector out differently");
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  void* start = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(slot) & ~(page - 1));
+  if (mprotect(start, page, PROT_READ | PROT_WRITE) != 0) refuse("the detector cannot be changed");
+  *slot = reinterpret_cast<void*>(&detect);
+  return cluster("--num_slaves=1");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   const std::string command = argc > 1 ? argv[1] : "";
   if (command == "launch") return launch(argc, argv);
   if (command == "network-cni-setup") return network_cni_setup(argc, argv);
-  if (command == "cluster") return cluster();
-  refuse("usage: mesos-containerizer cluster | launch | network-cni-setup");
+  if (command == "cluster") return cluster("--num_slaves=1");
+  if (command == "master") return cluster("--num_slaves=0");
+  if (command == "agent" && argc == 3) return agent(argv[2]);
+  refuse("usage: mesos-containerizer cluster | master | agent MASTER | launch | network-cni-setup");
 }

@@ -1,4 +1,4 @@
-//! A real Mesos master with a real agent on a simulated host.
+//! A real Mesos master with a real agent on a simulated host, or one of the two.
 
 mod builder;
 
@@ -31,11 +31,23 @@ const AGENT: &str = "slave(1)";
 pub struct Cluster {
     host: Host,
     name: String,
+    part: Part,
+    /// `address:port` of this process, and of the master.
+    address: String,
     master: String,
     directory: PathBuf,
     log: PathBuf,
     environment: BTreeMap<String, String>,
     process: Option<Process>,
+}
+
+/// What of Mesos the process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Both,
+    Master,
+    /// Of a master on another host.
+    Agent,
 }
 
 #[derive(Debug)]
@@ -54,24 +66,9 @@ impl Cluster {
         ClusterBuilder::new(host)
     }
 
-    fn start(
-        host: Host,
-        name: String,
-        master: String,
-        directory: PathBuf,
-        environment: BTreeMap<String, String>,
-    ) -> Result<Self> {
-        let mut cluster = Self {
-            log: directory.join("mesos.log"),
-            host,
-            name,
-            master,
-            directory,
-            environment,
-            process: None,
-        };
-        cluster.restart()?;
-        Ok(cluster)
+    fn started(mut self) -> Result<Self> {
+        self.restart()?;
+        Ok(self)
     }
 
     /// A framework with the default options, subscribed to the master.
@@ -161,7 +158,7 @@ impl Cluster {
     /// Calls the agent's operator API.
     pub fn agent_call(&self, call: &Value) -> Result<Value> {
         self.host.block_on(async {
-            let url = format!("http://{}/{AGENT}/api/v1", self.master);
+            let url = format!("http://{}/{AGENT}/api/v1", self.address);
             post(&url, call).await
         })
     }
@@ -175,7 +172,7 @@ impl Cluster {
     }
 
     /// Starts the cluster again on the same directories, ending it first if it runs, and waits
-    /// until the agent is registered.
+    /// until the agent is registered, or the master leads if there is no agent.
     pub fn restart(&mut self) -> Result<()> {
         self.kill_9()?;
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
@@ -183,8 +180,12 @@ impl Cluster {
         let mut command = self
             .host
             .command(self.launcher_dir().join("mesos-containerizer"));
+        match self.part {
+            Part::Both => command.arg("cluster"),
+            Part::Master => command.arg("master"),
+            Part::Agent => command.args(["agent", &self.master]),
+        };
         let mut nsenter = command
-            .arg("cluster")
             .env_clear()
             .envs(&self.environment)
             .current_dir(&self.directory)
@@ -217,10 +218,9 @@ impl Cluster {
                 bail!("the cluster ended with {status}:\n{}", self.tail());
             }
             let agents = self.master_call(&json!({"type": "GET_AGENTS"}));
-            if let Ok(agents) = &agents
-                && agents["get_agents"]["agents"]
-                    .as_array()
-                    .is_some_and(|agents| agents.iter().any(|agent| agent["active"] == true))
+            if agents
+                .as_ref()
+                .is_ok_and(|answer| self.is_registered(answer))
             {
                 return Ok(());
             }
@@ -229,6 +229,17 @@ impl Cluster {
             }
             sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Whether this agent is active by the master's answer to `GET_AGENTS`.
+    fn is_registered(&self, answer: &Value) -> bool {
+        let agents = answer["get_agents"]["agents"].as_array();
+        self.part == Part::Master
+            || agents.into_iter().flatten().any(|agent| {
+                agent["active"] == true
+                    && (self.part == Part::Both
+                        || agent["agent_info"]["hostname"] == self.host.address().to_string())
+            })
     }
 
     /// Kills master and agent, and nothing else: containers run on.

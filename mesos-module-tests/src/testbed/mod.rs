@@ -1,7 +1,8 @@
 //! Simulated hosts that run the real Mesos 1.11.0, and everything that a test needs around it.
 //!
 //! A [`Host`] has its own namespaces. A [`Cluster`] on it is a real master and a real agent; tasks
-//! are launched through [`framework::Framework`]. Mesos is installed by `mesos/install.sh`.
+//! are launched through [`framework::Framework`]. A [`multi_node::MultiNodeCluster`] has a master and
+//! agents on hosts of their own. Mesos is installed by `mesos/install.sh`.
 //!
 //! Invariants:
 //! - Nothing is created in the machine's own network or mount namespace.
@@ -22,6 +23,7 @@ pub mod init;
 mod install;
 pub mod leftovers;
 pub mod manager;
+pub mod multi_node;
 pub mod random;
 mod scheduler;
 pub mod service;

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::Cluster;
+use super::{Cluster, Part};
 use crate::testbed::host::Host;
 use crate::testbed::image;
 
@@ -17,6 +17,9 @@ use crate::testbed::image;
 #[derive(Debug)]
 pub struct ClusterBuilder {
     host: Host,
+    part: Part,
+    /// Of the master, if it is elsewhere.
+    master: Option<String>,
     port: u16,
     libraries: Vec<Value>,
     isolation: Vec<String>,
@@ -30,6 +33,8 @@ impl ClusterBuilder {
     pub(super) fn new(host: &Host) -> Self {
         Self {
             host: host.clone(),
+            part: Part::Both,
+            master: None,
             port: 5050,
             libraries: Vec::new(),
             isolation: Vec::new(),
@@ -90,6 +95,21 @@ impl ClusterBuilder {
         self
     }
 
+    /// Starts no agent.
+    #[must_use]
+    pub fn master_alone(mut self) -> Self {
+        self.part = Part::Master;
+        self
+    }
+
+    /// Lets the agent register at the master at this `address:port`, on another host.
+    #[must_use]
+    pub fn agent_of(mut self, master: &str) -> Self {
+        self.part = Part::Agent;
+        self.master = Some(master.to_owned());
+        self
+    }
+
     /// Another port than 5050.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
@@ -106,7 +126,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// Starts the cluster and waits until its agent is registered.
+    /// Starts the cluster and waits until its agent is registered, or its master leads.
     pub fn start(self) -> Result<Cluster> {
         let host = self.host.clone();
         // The separator at the end keeps one from being the prefix of another.
@@ -128,9 +148,19 @@ impl ClusterBuilder {
         if self.images {
             image::busybox(&directory.join("images"))?;
         }
-        let master = SocketAddr::new(host.address(), self.port).to_string();
-        let environment = self.environment(&name, &directory)?;
-        Cluster::start(host, name, master, directory, environment)
+        let address = SocketAddr::new(host.address(), self.port).to_string();
+        let cluster = Cluster {
+            part: self.part,
+            master: self.master.clone().unwrap_or_else(|| address.clone()),
+            address,
+            log: directory.join("mesos.log"),
+            environment: self.environment(&name, &directory)?,
+            host,
+            name,
+            directory,
+            process: None,
+        };
+        cluster.started()
     }
 
     fn environment(self, name: &str, directory: &Path) -> Result<BTreeMap<String, String>> {
