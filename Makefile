@@ -40,7 +40,7 @@ module_packages = g++ \
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
-.PHONY: help demo demo-bridge demo-contrail demo-manager check lint test soak bench module release audit clean
+.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay check lint test soak bench module release audit clean
 .PHONY: root toolchain compiler packages testbed programs release-programs mesos
 
 help: ## List the targets
@@ -61,6 +61,10 @@ demo-contrail: testbed ## The second part of the demo alone: two hosts, Contrail
 demo-manager: testbed ## The third part of the demo alone: managers adopt, follow and fail over (root)
 	$(say) 'demo, part 3'
 	@$(BUILT)/debug/demo manager $(ARGS)
+
+demo-overlay: testbed ## The fourth part of the demo alone: overlays on three hosts, without Contrail (root)
+	$(say) 'demo, part 4'
+	@$(BUILT)/debug/demo overlay $(ARGS)
 
 check: toolchain compiler ## Format, warnings, and every test that needs neither root nor Mesos
 	@.ci/check $(ARGS)

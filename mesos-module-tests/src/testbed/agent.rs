@@ -79,7 +79,8 @@ pub fn state_dir(host: &Host) -> PathBuf {
     host.directory().join("state")
 }
 
-fn write_config(host: &Host, config: &str) -> Result<()> {
+/// Replaces the configuration of the host's agent. `config` is without `state_dir`.
+pub fn write_config(host: &Host, config: &str) -> Result<()> {
     let text = format!("state_dir = '{}'\n{config}", state_dir(host).display());
     // Renamed into place: the agent reads the file at any time.
     let path = config_path(host);

@@ -280,7 +280,7 @@ impl Cluster {
         self.end()
     }
 
-    fn end(&mut self) -> Result<()> {
+    pub(super) fn end(&mut self) -> Result<()> {
         self.kill_9()?;
         // Where to keep the logs of tests, for somebody who looks for the reason of a failure.
         if let Some(logs) = std::env::var_os("CONTRAIL_TEST_LOGS") {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -26,6 +26,17 @@ use crate::testbed::leftovers::Leftovers;
 /// the process that started it.
 #[derive(Clone, Debug)]
 pub struct Host(Arc<HostProcess>);
+
+/// Refers to a host without keeping it alive.
+#[derive(Clone, Debug)]
+pub struct WeakHost(Weak<HostProcess>);
+
+impl WeakHost {
+    /// The host, unless it has ended.
+    pub fn upgrade(&self) -> Result<Host> {
+        self.0.upgrade().map(Host).context("the host has ended")
+    }
+}
 
 #[derive(Debug)]
 struct HostProcess {
@@ -91,6 +102,12 @@ impl Host {
         inner.wait_ready()?;
         inner.runtime = Some(runtime(inner.namespace())?);
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// A handle that does not keep the host alive.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakHost {
+        WeakHost(Arc::downgrade(&self.0))
     }
 
     /// The host's address.

@@ -64,7 +64,11 @@ impl Host {
         })
     }
 
-    fn expect_nothing(&self, before: &Leftovers, counts: impl Fn(&str) -> bool) -> Result<()> {
+    pub(crate) fn expect_nothing(
+        &self,
+        before: &Leftovers,
+        counts: impl Fn(&str) -> bool,
+    ) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let mut more = self.leftovers()?.since(before);

@@ -24,12 +24,15 @@ mod install;
 pub mod leftovers;
 pub mod manager;
 pub mod multi_node;
+pub mod overlay;
 pub mod random;
 mod scheduler;
 pub mod service;
+mod wait;
 pub mod zookeeper;
 
 pub use cluster::{Cluster, ClusterBuilder};
-pub use host::Host;
+pub use host::{Host, WeakHost};
 pub use install::{Install, module, program};
 pub use scheduler::Scheduler;
+pub use wait::until;

@@ -5,6 +5,7 @@ mod bridge;
 mod contrail;
 mod manager;
 mod marathon;
+mod overlay;
 mod show;
 
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use clap::{Parser, ValueEnum};
 #[derive(Parser)]
 struct Arguments {
     /// The parts to run
-    #[arg(value_enum, default_values_t = [Act::Bridge, Act::Contrail, Act::Manager])]
+    #[arg(value_enum, default_values_t = [Act::Bridge, Act::Contrail, Act::Manager, Act::Overlay])]
     acts: Vec<Act>,
 }
 
@@ -28,6 +29,8 @@ enum Act {
     Contrail,
     /// Managers that adopt running containers, reconcile Contrail and take over from each other
     Manager,
+    /// Three hosts with overlay networks, without Contrail
+    Overlay,
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             Act::Bridge => bridge::run().context("act 1, the bridge")?,
             Act::Contrail => contrail::run().context("act 2, Contrail")?,
             Act::Manager => manager::run().context("act 3, the managers")?,
+            Act::Overlay => overlay::run().context("act 4, overlays")?,
         }
     }
     Ok(())

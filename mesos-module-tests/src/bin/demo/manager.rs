@@ -4,16 +4,16 @@
 //! After every step the objects in the API server are compared with the running tasks.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use contrail_mesos_manager::vnc::Object as _;
 use contrail_mesos_manager::vnc::{FloatingIpPool, FqName};
-use mesos_module_tests::testbed::agent::{self, WAIT_TIMEOUT, config_path};
+use mesos_module_tests::testbed::agent::{self, config_path};
 use mesos_module_tests::testbed::contrail::{Contrail, Vrouter};
 use mesos_module_tests::testbed::manager::{self, DEFAULT_PROJECT, ManagerProcess};
 use mesos_module_tests::testbed::zookeeper::ZooKeeper;
-use mesos_module_tests::testbed::{Cluster, Host, chromium, leftovers};
+use mesos_module_tests::testbed::{Cluster, Host, chromium, leftovers, until};
 use serde_json::{Value, json};
 
 use crate::marathon::{self, Marathon, Task};
@@ -359,22 +359,4 @@ impl Testbed {
         vrouter.stop()?;
         node.expect_nothing_since(before)
     }
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let started = Instant::now();
-    let mut last = None;
-    while started.elapsed() < WAIT_TIMEOUT {
-        match look() {
-            Ok(Some(found)) => return Ok(found),
-            Ok(None) => last = None,
-            Err(error) => last = Some(error),
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let gave_up = format!("gave up waiting until {what}");
-    Err(last.map_or_else(
-        || anyhow::anyhow!(gave_up.clone()),
-        |error| error.context(gave_up.clone()),
-    ))
 }

@@ -1,0 +1,309 @@
+//! Overlay networks over several hosts.
+//!
+//! ```text
+//! services  as in a cluster of several hosts, and two managers without Contrail, each at an address
+//!           of its own
+//! node-1 …  a Mesos agent, and the node daemon beside it
+//! ```
+
+mod container;
+mod daemon;
+mod traffic;
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use contrail_mesos::node_state::NodeState;
+use contrail_mesos_api::agent_api::AGENT_HEADER;
+use contrail_mesos_api::cluster::{NodeCondition, NodeList};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::agent::{state_dir, write_config};
+use super::framework::{TaskSpec, TaskUpdate};
+use super::manager::{AGENT_PORT, ManagerCluster, ManagerProcess, write_token};
+use super::multi_node::{MultiNodeCluster, Node};
+use super::{Host, until};
+pub use container::Container;
+pub use daemon::NodeDaemon;
+pub use traffic::{Capture, Counts, Transfer};
+
+/// The token that nodes and managers share.
+const TOKEN: &str = "a-token-of-this-test-alone";
+/// The managers' session timeout in ZooKeeper.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
+/// The addresses of the managers.
+const MANAGERS: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 101)),
+    IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 102)),
+];
+/// What the node daemon leaves on a host when it ends, so that traffic goes on: its devices, and the
+/// table that protects them.
+const KEPT: [&str; 2] = ["link vtep", "table table inet contrail_mesos_overlay"];
+/// The networks of every agent.
+const NETWORKS: [&str; 2] = ["vxlan-1", "vxlan-2"];
+
+/// A subnet that contains those of [`two_overlays`].
+pub const ALL_OVERLAYS: &str = "192.168.0.0/16";
+
+/// The overlays `vxlan-1` and `vxlan-2`, as the DC/OS overlay modules are configured.
+#[must_use]
+pub fn two_overlays() -> Value {
+    json!({
+        "vtep_subnet": "44.128.0.0/16",
+        "vtep_mac_oui": "70:B3:D5:00:00:00",
+        "overlays": [
+            { "name": "vxlan-1", "subnet": "192.168.0.0/17", "prefix": 24 },
+            { "name": "vxlan-2", "subnet": "192.168.128.0/17", "prefix": 24 },
+        ],
+    })
+}
+
+/// A cluster with overlay networks. Everything ends with the value.
+pub struct OverlayCluster {
+    /// The node daemons, in the order of the nodes.
+    pub daemons: Vec<NodeDaemon>,
+    /// The managers.
+    pub managers: ManagerCluster,
+    /// Mesos and ZooKeeper.
+    pub mesos: MultiNodeCluster,
+}
+
+impl OverlayCluster {
+    /// Starts a cluster, and waits until every node has applied what the managers know.
+    pub fn start(nodes: u8) -> Result<Self> {
+        let mut cluster = Self::without_daemons(nodes)?;
+        for daemon in &mut cluster.daemons {
+            daemon.start()?;
+        }
+        cluster.wait_until_current()?;
+        Ok(cluster)
+    }
+
+    /// Starts a cluster whose node daemons do not run yet.
+    pub fn without_daemons(nodes: u8) -> Result<Self> {
+        let mut mesos = MultiNodeCluster::start_with(nodes, &MANAGERS, |host| {
+            agent_config(host, &node_name(host), &NETWORKS)
+        })?;
+        for node in &mut mesos.nodes {
+            node.keep(&KEPT);
+        }
+        let services = mesos.services();
+        write_overlays(services, &two_overlays())?;
+        let config = format!(
+            "[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n[overlay]\nfile = '{}'\n",
+            mesos.zookeeper.url("/contrail-mesos"),
+            SESSION_TIMEOUT.as_secs(),
+            overlays_path(services).display()
+        );
+        let managers = MANAGERS
+            .into_iter()
+            .enumerate()
+            .map(|(index, address)| {
+                let name = format!("manager-{}", index + 1);
+                ManagerProcess::at(services, address, &name, TOKEN, &config)
+            })
+            .collect::<Result<_>>()?;
+        let mut managers = ManagerCluster::new(services, managers)?;
+        managers.start()?;
+        let daemons = mesos
+            .nodes
+            .iter()
+            .map(|node| NodeDaemon::new(node.host()))
+            .collect();
+        managers.leader()?;
+        Ok(Self {
+            daemons,
+            managers,
+            mesos,
+        })
+    }
+
+    /// A node.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    #[must_use]
+    pub fn node(&self, index: usize) -> &Node {
+        &self.mesos.nodes[index]
+    }
+
+    /// The host of a node.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    #[must_use]
+    pub fn host(&self, index: usize) -> &Host {
+        self.node(index).host()
+    }
+
+    /// A task on an overlay, on this node.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    #[must_use]
+    pub fn task(&self, id: &str, overlay: &str, node: usize, command: &str) -> TaskSpec {
+        TaskSpec::new(id, command)
+            .network(overlay)
+            .on_host(&self.node(node).hostname())
+    }
+
+    /// Launches a task on an overlay, on this node, and waits until it runs.
+    pub fn run(&self, id: &str, overlay: &str, node: usize, command: &str) -> Result<TaskUpdate> {
+        let task = self.task(id, overlay, node, command);
+        self.mesos.scheduler.run(task)
+    }
+
+    /// Adds a network to the configuration of a node's agent.
+    pub fn add_network(&self, node: usize, network: &str) -> Result<()> {
+        let host = self.host(node);
+        let networks = [&NETWORKS[..], &[network]].concat();
+        let config = agent_config(host, &node_name(host), &networks)?;
+        write_config(host, &config)
+    }
+
+    /// Gives a node another name. Its daemon must be started again.
+    pub fn rename(&self, node: usize, name: &str) -> Result<()> {
+        let host = self.host(node);
+        write_config(host, &agent_config(host, name, &NETWORKS)?)
+    }
+
+    /// Gives all managers another configuration of the overlays.
+    pub fn set_overlays(&self, overlays: &Value) -> Result<()> {
+        write_overlays(self.mesos.services(), overlays)?;
+        for manager in self.managers.managers() {
+            manager.signal(Signal::SIGHUP)?;
+        }
+        Ok(())
+    }
+
+    /// What the leader knows about the nodes.
+    pub fn nodes(&self) -> Result<NodeList> {
+        let leader = self.managers.manager(self.managers.leader()?);
+        let response = leader.send(|client| {
+            client
+                .get(format!("{}/v1/nodes", leader.agents_url()))
+                .bearer_auth(TOKEN)
+                .header(AGENT_HEADER, "operator")
+        })?;
+        ensure!(
+            response.status == 200,
+            "{} {}",
+            response.status,
+            response.body
+        );
+        serde_json::from_str(&response.body).with_context(|| response.body.clone())
+    }
+
+    /// Takes everything from a node that is gone for good.
+    pub fn delete_node(&self, name: &str) -> Result<()> {
+        let leader = self.managers.manager(self.managers.leader()?);
+        let response = leader.send(|client| {
+            client
+                .delete(format!("{}/v1/nodes/{name}", leader.agents_url()))
+                .bearer_auth(TOKEN)
+                .header(AGENT_HEADER, name)
+        })?;
+        ensure!(
+            response.status == 200,
+            "{} {}",
+            response.status,
+            response.body
+        );
+        Ok(())
+    }
+
+    /// Waits until every node whose daemon runs has applied the current revision and has no problem,
+    /// and the condition accepts the nodes. `what` completes "gave up waiting until".
+    pub fn wait_until(&self, what: &str, accepts: impl Fn(&NodeList) -> bool) -> Result<NodeList> {
+        let running: Vec<IpAddr> = self
+            .daemons
+            .iter()
+            .filter(|daemon| daemon.is_running())
+            .map(|daemon| daemon.host().address())
+            .collect();
+        let is_current = |list: &NodeList, address: IpAddr| {
+            list.nodes.iter().any(|node| {
+                node.address == Some(address)
+                    && node.condition == NodeCondition::Current
+                    && node.problems.is_empty()
+            })
+        };
+        until(what, || {
+            let list = self.nodes()?;
+            let mut running = running.iter();
+            let is_accepted = running.all(|node| is_current(&list, *node)) && accepts(&list);
+            ensure!(is_accepted, "{list:?}");
+            Ok(Some(list))
+        })
+        .with_context(|| self.logs())
+    }
+
+    /// Waits until every node whose daemon runs has applied the current revision and has no problem.
+    pub fn wait_until_current(&self) -> Result<NodeList> {
+        self.wait_until("all nodes are up to date", |_| true)
+    }
+
+    /// What the node daemon of a node has written for the library.
+    pub fn node_state(&self, node: usize) -> Result<NodeState> {
+        Ok(NodeState::read(&state_dir(self.host(node)))?)
+    }
+
+    /// The ends of all logs.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let managers = self.managers.managers().iter();
+        let managers = managers.map(|manager| (manager.name(), manager.tail(30)));
+        let daemons = self.daemons.iter();
+        let daemons = daemons.map(|daemon| (daemon.host().name(), daemon.tail(30)));
+        let logs = managers.chain(daemons);
+        let logs: Vec<String> = logs
+            .map(|(name, tail)| format!("{name}:\n{tail}"))
+            .collect();
+        logs.join("\n")
+    }
+
+    /// Stops everything, and fails if anything is left on a node or on the machine.
+    pub fn end(self) -> Result<()> {
+        let Self {
+            daemons,
+            managers,
+            mesos,
+        } = self;
+        drop(daemons);
+        drop(managers);
+        mesos.end()
+    }
+}
+
+/// The name of a node: that of the last number of its address.
+fn node_name(host: &Host) -> String {
+    let address = host.address().to_string();
+    format!("node-{}", address.rsplit('.').next().unwrap_or_default())
+}
+
+/// The configuration of a node's agent and node daemon, without `state_dir`.
+fn agent_config(host: &Host, name: &str, networks: &[&str]) -> Result<String> {
+    let managers = MANAGERS.map(|address| format!("'{}'", SocketAddr::new(address, AGENT_PORT)));
+    let networks = networks
+        .iter()
+        .map(|network| format!("[[network]]\nname = '{network}'\nprovider = 'overlay'\n"));
+    Ok(format!(
+        "[node]\nmanagers = [{}]\ntoken_file = '{}'\nname = '{name}'\nreport_interval = '1s'\n{}",
+        managers.join(", "),
+        write_token(host, TOKEN)?.display(),
+        networks.collect::<String>()
+    ))
+}
+
+fn overlays_path(services: &Host) -> PathBuf {
+    services.directory().join("overlays.json")
+}
+
+fn write_overlays(services: &Host, overlays: &Value) -> Result<()> {
+    fs::write(overlays_path(services), overlays.to_string())?;
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! Overlay networks on three hosts: real agents with the module, real managers with the real
+//! ZooKeeper, and the node daemon on every host. The subjects are those of the tests of the DC/OS
+//! overlay modules, and what the modules left to others: the traffic between hosts.
+
+mod changes;
+mod fixture;
+mod launches;
+mod networks;
+mod recovery;
