@@ -67,7 +67,7 @@ fn act(cluster: &mut OverlayCluster) -> Result<()> {
     );
     let state = cluster.host(0).sh(
         "ip -brief address show | grep vtep; ip route show proto 133; ip neigh show nud permanent; \
-         for device in $(ls /sys/class/net | grep vtep); do bridge fdb show dev $device; done",
+         ip -brief link | grep -o '^vtep[0-9]*' | xargs -n 1 bridge fdb show dev",
     );
     println!("{}", indent(&state?));
 
@@ -91,7 +91,7 @@ fn act(cluster: &mut OverlayCluster) -> Result<()> {
     for removal in [
         "ip route flush proto 133",
         "ip neigh flush nud permanent",
-        "for device in $(ls /sys/class/net | grep vtep); do ip link delete $device; done",
+        "ip -brief link | grep -o '^vtep[0-9]*' | xargs -n 1 ip link delete",
         "nft flush ruleset",
     ] {
         cluster.host(0).sh(removal)?;
@@ -102,6 +102,8 @@ fn act(cluster: &mut OverlayCluster) -> Result<()> {
     say("the cable of node-3 is pulled, and plugged in again");
     cluster.node(2).pull_cable()?;
     one.expect_reaches(two)?;
+    let ping = one.sh(&format!("ping -q -c 1 -W 1 {}", three.address));
+    ensure!(ping.is_err(), "the cable is not pulled");
     println!("    one and two reach each other; three is out of reach");
     cluster.node(2).plug_cable()?;
     one.wait_until_reaches(three)?;
