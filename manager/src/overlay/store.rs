@@ -1,7 +1,7 @@
 //! Where the allocations are kept.
 //!
 //! Invariants: every write is a transaction on the condition that nobody has written since the state
-//! was read, so that two managers never give the same subnet, whoever of them leads. A transaction
+//! was read, so that two managers never give the same subnet. A transaction
 //! whose outcome is unknown is never taken for done or for not done: the state is read again.
 
 mod file;
