@@ -178,18 +178,18 @@ pub(super) fn overlaps(
     vtep_subnet6: Option<Ipv6Net>,
     overlays: &[PendingOverlay],
 ) {
-    struct Found<'a> {
+    struct ConfiguredSubnet<'a> {
         subnet: IpNet,
         /// The order in the file.
         order: usize,
         section: &'a Section<'a>,
         key: &'static str,
     }
-    let mut found: Vec<Found<'_>> = vec![];
+    let mut found: Vec<ConfiguredSubnet<'_>> = vec![];
     let mut add = |subnet: Option<IpNet>, section, key| {
         let order = found.len();
         if let Some(subnet) = subnet {
-            found.push(Found {
+            found.push(ConfiguredSubnet {
                 subnet,
                 order,
                 section,
@@ -206,7 +206,7 @@ pub(super) fn overlaps(
     let first = |net: &IpNet| -> IpAddr { net.network() };
     // Subnets are disjoint or one holds the other, which then comes first.
     found.sort_by_key(|found| (first(&found.subnet), found.subnet.prefix_len(), found.order));
-    let mut outer: Option<&Found<'_>> = None;
+    let mut outer: Option<&ConfiguredSubnet<'_>> = None;
     for inner in &found {
         match outer {
             Some(outer) if outer.subnet.contains(&inner.subnet) => {

@@ -187,12 +187,12 @@ fn check_place(node: &Node, config: &OverlayConfig) {
 }
 
 /// What a node was given of an overlay since it was registered.
-type Given = BTreeMap<String, BTreeMap<String, BTreeSet<IpNet>>>;
+type AllocatedSubnets = BTreeMap<String, BTreeMap<String, BTreeSet<IpNet>>>;
 
 /// What must be so after any step.
 #[derive(Debug, Default)]
 struct Model {
-    given: Given,
+    given: AllocatedSubnets,
     addresses: BTreeMap<String, IpAddr>,
 }
 
