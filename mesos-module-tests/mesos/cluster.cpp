@@ -178,7 +178,7 @@ int cluster(const char* agents) {
   process_initialize(delegate, none, none);
   local_flags(&flags);
   const char* const arguments[] = {"cluster", agents};
-  // Between them is another virtual base, the flags of the log.
+  // The flags of the log are another virtual base, between these and FlagsBase.
   load_flags(base_of(base_of(&flags)), none, 2, arguments);
   local_launch(&place, &flags, nullptr);
   // The real agent's own main does this, after it has loaded the modules.
@@ -191,11 +191,11 @@ int cluster(const char* agents) {
   for (;;) pause();
 }
 
-// The process id, in libprocess' sense, of the master that the agent is to follow.
+// The libprocess id (UPID) of the master that the agent registers at.
 Room<1024> other_master;
 
-// Master and agent of one process share a detector. Before it says for the first time who leads, it
-// learns that another master does: this one is a standby for ever.
+// Master and agent of one process share a detector. The other master is appointed before the detector's
+// first answer, so this process' own master is always a standby.
 void detect(void* place, void* self, const void* previous) {
   static bool appointed = false;
   if (!appointed) {
