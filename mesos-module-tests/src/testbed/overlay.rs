@@ -22,11 +22,11 @@ use contrail_mesos_api::cluster::{NodeCondition, NodeList};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::agent::{state_dir, write_config};
+use super::agent::{config_path, state_dir, write_config};
 use super::framework::{TaskSpec, TaskUpdate};
 use super::manager::{AGENT_PORT, ManagerCluster, ManagerProcess, write_token};
 use super::multi_node::{MultiNodeCluster, Node};
-use super::{Host, until};
+use super::{Host, program, until};
 pub use container::Container;
 pub use daemon::NodeDaemon;
 pub use traffic::{Capture, Counts, Transfer};
@@ -196,6 +196,21 @@ impl OverlayCluster {
             response.body
         );
         serde_json::from_str(&response.body).with_context(|| response.body.clone())
+    }
+
+    /// What `contrail-mesos status --cluster` prints on a node, with more arguments.
+    pub fn cluster_status(&self, node: usize, arguments: &[&str]) -> Result<String> {
+        let host = self.host(node);
+        let output = host
+            .command(program("contrail-mesos")?)
+            .arg("--config")
+            .arg(config_path(host))
+            .args(["status", "--cluster"])
+            .args(arguments)
+            .output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {errors}", output.status);
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Takes everything from a node that is gone for good.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos_api::cluster::halves;
+use contrail_mesos_api::cluster::{NodeList, halves};
 use ipnet::IpNet;
 use mesos_module_tests::testbed::multi_node::SERVICES;
 use mesos_module_tests::testbed::overlay::{
@@ -12,7 +12,7 @@ use mesos_module_tests::testbed::overlay::{
 use mesos_module_tests::testbed::until;
 use serde_json::json;
 
-use crate::fixture::subnet_of;
+use crate::fixture::{subnet_of, subnets};
 
 #[test]
 fn managers_and_nodes_agree_on_every_subnet() -> Result<()> {
@@ -20,6 +20,10 @@ fn managers_and_nodes_agree_on_every_subnet() -> Result<()> {
     let list = cluster.wait_until_current()?;
     let names: Vec<&str> = list.nodes.iter().map(|node| &*node.name).collect();
     assert_eq!(names, ["node-1", "node-2", "node-3"]);
+    // Operators on any node see the same.
+    let printed = cluster.cluster_status(1, &["-o", "json"])?;
+    let seen: NodeList = serde_json::from_str(&printed)?;
+    assert_eq!(subnets(&seen), subnets(&list));
     let mut given = BTreeSet::new();
     for (index, node) in list.nodes.iter().enumerate() {
         assert_eq!(node.address, Some(cluster.host(index).address()));

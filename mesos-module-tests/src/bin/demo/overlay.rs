@@ -45,6 +45,8 @@ pub(crate) fn run() -> Result<()> {
 fn act(cluster: &mut OverlayCluster) -> Result<()> {
     say("GET /v1/nodes of the leading manager: what every node was given");
     show_nodes(cluster)?;
+    say("contrail-mesos status --cluster, on any node");
+    println!("{}", indent(&cluster.cluster_status(2, &[])?));
 
     say("tasks on vxlan-1 and vxlan-2");
     let containers = [
