@@ -1,6 +1,7 @@
 //! The client of the managers' ports.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::Method;
@@ -51,9 +52,17 @@ impl PortsClient {
             .map(|_: serde_json::Value| ())
     }
 
-    /// Lists the complete containers of this agent.
-    pub async fn list(&self, deadline: Instant) -> Result<PortsList, ManagerError> {
-        let path = format!("/v1/ports?agent={}", self.0.encoded_agent());
+    /// Lists the complete containers of this agent: those that its virtual-router refers to. `address`
+    /// is that by which to find the virtual-router if none has the agent's name.
+    pub async fn list(
+        &self,
+        address: Option<IpAddr>,
+        deadline: Instant,
+    ) -> Result<PortsList, ManagerError> {
+        let mut path = format!("/v1/ports?agent={}", self.0.encoded_agent());
+        if let Some(address) = address {
+            let _ = write!(path, "&address={address}");
+        }
         let operation = "list the ports of this host".to_owned();
         self.0
             .call(operation, Method::GET, path, None, deadline)

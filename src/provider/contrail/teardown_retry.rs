@@ -135,6 +135,13 @@ impl ContrailDriver {
         if registered.iter().all(is_configured) {
             return Ok(());
         }
+        // It never arrives once the deletion of the objects has begun, as by an attempt before a kill.
+        let deadline = Instant::now() + MANAGER_TIMEOUT;
+        let address = self.options.virtual_router_address;
+        let complete = self.manager.list(address, deadline).await?.containers;
+        if !complete.iter().any(|ports| ports.machine == *vm_uuid) {
+            return Ok(());
+        }
         if entry.since.elapsed() < CONFIGURATION_TIMEOUT {
             return Err("the vRouter agent has not received the container's configuration, without which it unregisters nothing".into());
         }
