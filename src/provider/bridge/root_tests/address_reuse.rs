@@ -117,6 +117,8 @@ fn neighbours_on_an_existing_bridge_are_told_of_a_moved_address() {
             ip("addr add 10.1.200.1/16 dev wan");
             ip("addr add fd00:1::200/64 dev wan nodad");
             ip("link set wan up");
+            // The bridge forwards only once the kernel has noticed the carrier, up to a second later.
+            run("ping", "-c 1 -i 0.2 -w 10 10.1.0.1");
             // What another machine of the segment knows, from when the addresses were elsewhere.
             ip("neigh add 10.1.0.2 dev wan lladdr 02:00:00:00:00:99 nud reachable");
             ip("neigh add fd00:1::2 dev wan lladdr 02:00:00:00:00:99 nud reachable");
