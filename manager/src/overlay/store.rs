@@ -1,8 +1,8 @@
 //! Where the allocations are kept.
 //!
 //! Invariants: every write is a transaction on the condition that nobody has written since the state
-//! was read, so that two managers never give the same subnet. A transaction
-//! whose outcome is unknown is never taken for done or for not done: the state is read again.
+//! was read, so that two managers never give the same subnet. A transaction whose outcome is unknown
+//! is never taken for done or for not done: the state is read again.
 
 mod file;
 #[cfg(test)]

@@ -97,7 +97,7 @@ impl Settings {
     }
 }
 
-/// What is to be done with a container.
+/// The next step for a container.
 #[derive(Debug)]
 enum ContainerWork {
     /// It is not cached, so its objects must be read first.
@@ -257,7 +257,7 @@ impl Reconciler {
         })
     }
 
-    /// What is to be done with a container by its plan.
+    /// The next step for a container by its plan.
     fn work_on(&self, uuid: Uuid) -> ContainerWork {
         let work = self.plan_one(uuid, |vm, plan| {
             // Most events change nothing.

@@ -101,7 +101,7 @@ impl Store for MemoryStore {
         writes: Vec<RecordWrite>,
     ) -> BoxFuture<'_, Result<Generation, StoreError>> {
         async move {
-            // Whoever sends a request while another one is answered waits here.
+            // Requests that are sent while another one is answered wait here.
             tokio::task::yield_now().await;
             let mut contents = self.contents();
             let fault = contents.faults.pop_front().unwrap_or(Fault::None);
