@@ -4,6 +4,7 @@
 
 pub mod cni_plugin;
 pub mod config;
+pub mod endpoints;
 pub mod isolator;
 #[allow(unsafe_code, reason = "the only module that calls C++")]
 mod module;

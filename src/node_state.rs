@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use atomic_write_file::AtomicWriteFile;
-use contrail_mesos_api::cluster::Revision;
+use contrail_mesos_api::cluster::{Admission, Revision};
 use contrail_mesos_api::files::read_regular_file;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,9 @@ pub struct NodeState {
     /// The subnets of all overlays, on all nodes, and of the tunnel endpoints: traffic to them is
     /// never masqueraded.
     pub cluster_subnets: Vec<IpNet>,
+    /// The names of the security groups that the managers have rules for.
+    #[serde(default)]
+    pub security_groups: Vec<String>,
 }
 
 /// An overlay on this host.
@@ -52,6 +55,9 @@ pub struct LocalOverlay {
     pub subnet6: Option<Ipv6Net>,
     /// The MTU of the containers' interfaces, in bytes.
     pub mtu: u32,
+    /// What reaches its containers besides members of their groups; none if it does not isolate groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Admission>,
     /// Why no container can be launched on it, if none can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -103,6 +109,7 @@ impl NodeState {
             revision,
             overlays,
             cluster_subnets,
+            security_groups: Vec::new(),
         }
     }
 
@@ -257,6 +264,7 @@ mod tests {
             subnet: Some("192.168.0.0/27".parse().unwrap()),
             subnet6: None,
             mtu: 1450,
+            groups: None,
             problem: None,
         };
         let revision = Revision {

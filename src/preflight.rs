@@ -335,6 +335,7 @@ mod tests {
                 subnet: Some("198.18.7.0/25".parse().expect("a subnet")),
                 subnet6: None,
                 mtu: 1450,
+                groups: None,
                 problem: problem.map(str::to_owned),
             };
             let (name, revision) = ("agent-1".to_owned(), Revision::default());

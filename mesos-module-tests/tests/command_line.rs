@@ -167,6 +167,7 @@ fn namespace_on_an_overlay_needs_the_node_state_for_its_attach_only() -> Result<
         subnet: Some("9.0.1.0/25".parse()?),
         subnet6: Some("fd09:0:0:1::/65".parse()?),
         mtu: 1450,
+        groups: None,
         problem: None,
     };
     let cluster = vec!["9.0.0.0/8".parse()?, "fd09::/16".parse()?];

@@ -55,6 +55,7 @@ fn report(number: usize) -> NodeReport {
         configuration: String::new(),
         applied: None,
         subsystems: vec![],
+        endpoints: None,
     }
 }
 

@@ -1,8 +1,10 @@
 //! What the managers have published, as this node knows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use contrail_mesos_api::cluster::{Node, Object, ObjectKey, Overlay, Revision, Underlay};
+use contrail_mesos_api::cluster::{
+    Endpoint, Node, Object, ObjectKey, Overlay, Revision, SecurityGroup, Underlay,
+};
 use serde::{Deserialize, Serialize};
 
 /// The cluster's state at one revision. It is complete: a snapshot with the changes after it.
@@ -18,6 +20,15 @@ pub struct ClusterState {
     pub overlays: BTreeMap<String, Overlay>,
     /// All nodes, by name, this one included.
     pub nodes: BTreeMap<String, Node>,
+    /// The security groups, by name.
+    #[serde(default)]
+    pub security_groups: BTreeMap<String, SecurityGroup>,
+    /// The endpoints of all nodes, by the node's name and their id.
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, BTreeMap<String, Endpoint>>,
+    /// The nodes whose endpoints are complete in the managers' state.
+    #[serde(default)]
+    pub complete_endpoints: BTreeSet<String>,
 }
 
 impl ClusterState {
@@ -30,6 +41,9 @@ impl ClusterState {
             underlay: None,
             overlays: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            security_groups: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            complete_endpoints: BTreeSet::new(),
         }
     }
 
@@ -54,6 +68,16 @@ impl ClusterState {
             Object::Node(node) => {
                 self.nodes.insert(node.name.clone(), node);
             }
+            Object::SecurityGroup(group) => {
+                self.security_groups.insert(group.name.clone(), group);
+            }
+            Object::Endpoint(endpoint) => {
+                let of_node = self.endpoints.entry(endpoint.node.clone()).or_default();
+                of_node.insert(endpoint.id.clone(), endpoint);
+            }
+            Object::EndpointsComplete { node } => {
+                self.complete_endpoints.insert(node);
+            }
             Object::Unknown => {}
         }
     }
@@ -67,6 +91,20 @@ impl ClusterState {
             }
             ObjectKey::Node { name } => {
                 self.nodes.remove(name);
+            }
+            ObjectKey::SecurityGroup { name } => {
+                self.security_groups.remove(name);
+            }
+            ObjectKey::Endpoint { node, id } => {
+                if let Some(of_node) = self.endpoints.get_mut(node) {
+                    of_node.remove(id);
+                    if of_node.is_empty() {
+                        self.endpoints.remove(node);
+                    }
+                }
+            }
+            ObjectKey::EndpointsComplete { node } => {
+                self.complete_endpoints.remove(node);
             }
             ObjectKey::Unknown => {}
         }

@@ -214,6 +214,7 @@ fn local_overlay(overlay: &Overlay, own: Option<&Node>, uplink: Option<&Uplink>)
         subnet,
         subnet6,
         mtu,
+        groups: overlay.groups,
         problem,
     }
 }
@@ -262,6 +263,7 @@ mod tests {
             subnet: Some("9.0.1.0/25".parse().unwrap()),
             subnet6: Some("fd09:0:0:1::/65".parse().unwrap()),
             mtu: 1450,
+            groups: None,
             problem: None,
         };
         assert_eq!(state.overlays, [expected]);

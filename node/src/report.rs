@@ -150,6 +150,7 @@ impl Reporter {
             configuration: self.options.configuration.clone(),
             applied: state.applied(),
             subsystems: state.reports(),
+            endpoints: None,
         };
         let deadline = Instant::now() + REPORT_TIMEOUT;
         let answer = self.client.report(&report, deadline).await;

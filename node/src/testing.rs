@@ -17,6 +17,8 @@ pub(crate) fn overlay(name: &str) -> Overlay {
         subnet6: Some("fd09::/48".parse().unwrap()),
         mtu: None,
         enabled: true,
+        groups: None,
+        isolated: false,
     }
 }
 

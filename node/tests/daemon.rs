@@ -109,6 +109,8 @@ mod root_tests {
             subnet6: Some("fd09::/48".parse().unwrap()),
             mtu: None,
             enabled: true,
+            groups: None,
+            isolated: false,
         };
         let objects = [Object::Underlay(underlay), Object::Overlay(overlay)];
         let nodes = (1..=NODES).map(|number| Object::Node(node(number)));

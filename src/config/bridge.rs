@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::fields::{MIN_MTU_V4, MIN_MTU_V6, mtu};
 use super::overlay::OverlayPart;
+use contrail_mesos_api::cluster::Admission;
 use contrail_mesos_api::config_reader::Section;
 use contrail_mesos_api::text::hex;
 
@@ -57,6 +58,8 @@ pub struct BridgeNetwork {
     pub routes: Vec<IpNet>,
     /// The overlay, if this is what a network of provider `overlay` is on this host.
     pub overlay: Option<OverlayPart>,
+    /// What reaches its containers besides members of their groups; none if it does not isolate groups.
+    pub groups: Option<Admission>,
 }
 
 /// The addresses of one family of a network.
@@ -288,6 +291,7 @@ pub(super) fn network(section: &Section<'_>, name: &str) -> BridgeNetwork {
         hairpin: section.boolean("hairpin", true),
         routes: routes.unwrap_or_else(default_routes),
         overlay: None,
+        groups: None,
         v4,
         v6,
     }

@@ -40,6 +40,7 @@ fn publish(state_dir: &Path, subnet: &str, problem: Option<&str>) {
         subnet: Some(subnet.parse().unwrap()),
         subnet6: None,
         mtu: 1450,
+        groups: None,
         problem: problem.map(str::to_owned),
     };
     let (name, revision) = ("agent-1".to_owned(), Revision::default());

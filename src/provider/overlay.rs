@@ -180,6 +180,7 @@ impl OverlayNetworks {
                 // In one form, whatever the order in the file.
                 cluster_subnets: IpNet::aggregate(&state.cluster_subnets),
             }),
+            groups: overlay.groups,
         };
         bridge.routes = match &network.routes {
             Some(routes) => routes.clone(),

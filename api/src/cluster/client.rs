@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::lines::{LineDecoder, LineTooLong};
 use super::{
-    HEARTBEAT_INTERVAL, MAX_LINE_BYTES, NodeAnswer, NodeList, NodeReport, Revision, WatchItem,
+    EndpointsReport, HEARTBEAT_INTERVAL, MAX_LINE_BYTES, NodeAnswer, NodeList, NodeReport,
+    Revision, WatchItem,
 };
 use crate::agent_api::managers::{ClientOptions, ManagerError, ManagerSetupError, Managers};
 use crate::http::{Address, HttpError, Streaming, expect_object};
@@ -92,6 +93,18 @@ impl ClusterClient {
         let path = format!("/v1/nodes/{}", self.0.encoded_agent());
         let operation = "report the state of this node".to_owned();
         self.0.put(operation, path, report, deadline).await
+    }
+
+    /// Reports the node's containers on overlays that isolate groups. Retries until the deadline.
+    pub async fn report_endpoints(
+        &self,
+        report: &EndpointsReport,
+        deadline: Instant,
+    ) -> Result<(), ManagerError> {
+        let path = format!("/v1/nodes/{}/endpoints", self.0.encoded_agent());
+        let operation = "report the containers of this node".to_owned();
+        let _: serde::de::IgnoredAny = self.0.put(operation, path, report, deadline).await?;
+        Ok(())
     }
 
     /// All nodes, as the leader knows them. Retries until the deadline.
@@ -303,6 +316,7 @@ mod tests {
             configuration: String::new(),
             applied: None,
             subsystems: vec![],
+            endpoints: None,
         };
         let deadline = || Instant::now() + Duration::from_secs(30);
         let answer = client.report(&report, deadline()).await.unwrap();

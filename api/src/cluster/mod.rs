@@ -5,6 +5,7 @@
 //! | `GET /v1/watch?node={node}[&since={revision}]` | | 200, a stream of lines, each a [`WatchItem`] |
 //! | `PUT /v1/nodes/{node}` | [`NodeReport`] | 200 [`NodeAnswer`] |
 //! | `GET /v1/nodes[?node={node}][&address={address}]` | | 200 [`NodeList`] |
+//! | `PUT /v1/nodes/{node}/endpoints` | [`EndpointsReport`] | 200 `{}` |
 //! | `DELETE /v1/nodes/{node}` | | 200 `{}`: the node is gone for good, its subnets are free |
 //!
 //! Authentication, authorisation, redirects to the leader and error responses are those of the
@@ -24,10 +25,13 @@
 //!
 //! Invariants: revisions of one stream never decrease, and a client never goes back to a lower one:
 //! a manager that has been replaced must not withdraw what its successor added. A silent or closed
-//! stream changes nothing. Kinds and keys that a client does not know are ignored, so managers are
+//! stream changes nothing. A snapshot without [`Object::EndpointsComplete`] of a node does not have that
+//! node's endpoints yet: what a client knows of them stays, until it is put, or the node itself is gone.
+//! Kinds and keys that a client does not know are ignored, so managers are
 //! upgraded first.
 
 mod client;
+mod groups;
 mod lines;
 mod objects;
 mod report;
@@ -41,8 +45,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use client::{ClusterClient, WatchError, WatchStream};
+pub use groups::{
+    Admission, Endpoint, IngressRule, MAX_GROUP_NAME_BYTES, MAX_GROUPS, Membership, RuleSource,
+    SecurityGroup, is_group_name,
+};
 pub use objects::{Node, NodeSubnets, Object, ObjectKey, Overlay, Underlay, Vtep, halves};
-pub use report::{NodeAnswer, NodeReport, SubsystemReport, Versions};
+pub use report::{EndpointsReport, NodeAnswer, NodeReport, SubsystemReport, Versions};
 pub use revision::{InvalidRevision, Revision};
 pub use status::{NodeCondition, NodeList, NodeStatus};
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use super::groups::{Admission, Endpoint, SecurityGroup};
 use crate::container::Mac;
 
 /// One object of the cluster's state.
@@ -17,6 +18,15 @@ pub enum Object {
     Overlay(Overlay),
     /// A node with what it was given.
     Node(Node),
+    /// A security group.
+    SecurityGroup(SecurityGroup),
+    /// A container on an overlay that isolates groups.
+    Endpoint(Endpoint),
+    /// All endpoints of a node are published: what a client knows beyond them is gone.
+    EndpointsComplete {
+        /// The node's name.
+        node: String,
+    },
     /// An object of a later version.
     #[serde(other)]
     Unknown,
@@ -38,6 +48,23 @@ pub enum ObjectKey {
         /// Its name.
         name: String,
     },
+    /// A [`SecurityGroup`].
+    SecurityGroup {
+        /// Its name.
+        name: String,
+    },
+    /// An [`Endpoint`].
+    Endpoint {
+        /// The name of its node.
+        node: String,
+        /// Its id.
+        id: String,
+    },
+    /// An [`Object::EndpointsComplete`].
+    EndpointsComplete {
+        /// The node's name.
+        node: String,
+    },
     /// An object of a later version.
     #[serde(other)]
     Unknown,
@@ -55,6 +82,14 @@ impl Object {
             Self::Node(node) => ObjectKey::Node {
                 name: node.name.clone(),
             },
+            Self::SecurityGroup(group) => ObjectKey::SecurityGroup {
+                name: group.name.clone(),
+            },
+            Self::Endpoint(endpoint) => ObjectKey::Endpoint {
+                node: endpoint.node.clone(),
+                id: endpoint.id.clone(),
+            },
+            Self::EndpointsComplete { node } => ObjectKey::EndpointsComplete { node: node.clone() },
             Self::Unknown => ObjectKey::Unknown,
         }
     }
@@ -91,6 +126,12 @@ pub struct Overlay {
     pub mtu: Option<u32>,
     /// Whether containers may be launched on it. What runs keeps its network.
     pub enabled: bool,
+    /// What reaches its containers besides members of their groups; none if it does not isolate groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Admission>,
+    /// Whether containers of other overlays cannot reach its containers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
 }
 
 impl Overlay {

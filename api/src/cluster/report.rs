@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Node, Revision};
+use super::{Endpoint, Node, Revision};
 
 /// What a node says of itself. The first report of a node registers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,19 @@ pub struct NodeReport {
     /// The state of each of its subsystems.
     #[serde(default)]
     pub subsystems: Vec<SubsystemReport>,
+    /// A digest of its [`EndpointsReport`], so that a manager which does not have it asks for it; none
+    /// while the node does not know its endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<String>,
+}
+
+/// All containers of a node that are on overlays which isolate groups. It replaces the one before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointsReport {
+    /// What [`NodeReport::endpoints`] has for this list.
+    pub digest: String,
+    /// The containers, ordered by id.
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// Versions of a node's programs.
@@ -57,4 +70,7 @@ pub struct NodeAnswer {
     /// What it cannot be given, such as a subnet of an overlay that is used up.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// Whether the manager lacks the node's [`EndpointsReport`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub send_endpoints: bool,
 }

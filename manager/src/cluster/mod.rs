@@ -292,7 +292,7 @@ impl Cluster {
         objects
             .filter_map(|object| match object {
                 Object::Node(node) => Some(node),
-                Object::Underlay(_) | Object::Overlay(_) | Object::Unknown => None,
+                _ => None,
             })
             .collect()
     }

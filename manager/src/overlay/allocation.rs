@@ -151,6 +151,7 @@ impl Allocation {
         let answer = NodeAnswer {
             node: self.node(name),
             problems: shortage.problems,
+            send_endpoints: false,
         };
         Ok((change, answer))
     }

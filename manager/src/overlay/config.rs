@@ -125,6 +125,8 @@ impl OverlayDefinition {
             subnet6: self.subnets6.map(|pool| pool.subnet),
             mtu: self.mtu,
             enabled: self.enabled,
+            groups: None,
+            isolated: false,
         }
     }
 

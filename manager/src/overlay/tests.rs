@@ -30,6 +30,7 @@ fn report(address: &str) -> NodeReport {
         configuration: String::new(),
         applied: None,
         subsystems: vec![],
+        endpoints: None,
     }
 }
 

@@ -69,6 +69,7 @@ fn report(last: u8, applied: Option<Revision>) -> NodeReport {
         configuration: "c0ffee".to_owned(),
         applied,
         subsystems: vec![],
+        endpoints: None,
     }
 }
 

@@ -37,6 +37,7 @@ use crate::config::{BridgeNetwork, OverlayPart};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
 use crate::node_state::NodeStateFile;
+use contrail_mesos_api::cluster::{Admission, Membership};
 use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub use conflicts::{Conflict, ConflictSeverity, conflicts};
@@ -78,6 +79,19 @@ pub struct BridgeIntent {
     /// The overlay that the network is part of, if its provider is `overlay`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<OverlayPart>,
+    /// The container's groups, if the network isolates groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<ContainerPolicy>,
+}
+
+/// Which traffic to a container on a network that isolates groups is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerPolicy {
+    /// Its groups at the launch.
+    #[serde(flatten)]
+    pub membership: Membership,
+    /// What else reaches it.
+    pub admission: Admission,
 }
 
 /// The provider `bridge`, for the network namespace in which it was created.
@@ -237,6 +251,7 @@ fn intent(
             hairpin: network.hairpin,
             routes: network.routes.clone(),
             overlay: network.overlay.clone(),
+            policy: None,
         },
     }
 }

@@ -51,6 +51,7 @@ fn network(name: &str, octet: u8) -> Network {
             hairpin: false,
             routes: vec![],
             overlay: None,
+            groups: None,
         }),
     }
 }

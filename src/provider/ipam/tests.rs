@@ -26,6 +26,7 @@ fn network() -> BridgeNetwork {
         hairpin: false,
         routes: vec![],
         overlay: None,
+        groups: None,
     }
 }
 

@@ -8,6 +8,7 @@ fn local(name: &str) -> LocalOverlay {
         subnet: Some("9.0.1.0/25".parse().unwrap()),
         subnet6: Some("fd09:0:0:1::/65".parse().unwrap()),
         mtu: 1450,
+        groups: None,
         problem: None,
     }
 }

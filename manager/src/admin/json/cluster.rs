@@ -56,7 +56,7 @@ pub(crate) fn overlay_rows(cluster: &Cluster) -> Vec<OverlayRow> {
     objects
         .filter_map(|object| match object {
             Object::Overlay(overlay) => Some(row(overlay)),
-            Object::Underlay(_) | Object::Node(_) | Object::Unknown => None,
+            _ => None,
         })
         .collect()
 }
@@ -83,7 +83,7 @@ pub(super) fn overlays(cluster: &Cluster, query: &ListQuery) -> Value {
         .into_iter()
         .find_map(|object| match object {
             Object::Underlay(underlay) => Some(underlay),
-            Object::Overlay(_) | Object::Node(_) | Object::Unknown => None,
+            _ => None,
         });
     let fields = json!({
         "revision": cluster.revision(),

@@ -28,6 +28,8 @@ fn overlay(name: &str, vni: u32) -> Object {
         subnet6: None,
         mtu: None,
         enabled: true,
+        groups: None,
+        isolated: false,
     })
 }
 

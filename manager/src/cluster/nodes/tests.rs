@@ -24,6 +24,7 @@ fn report(last: u8, applied: Option<Revision>) -> NodeReport {
         configuration: String::new(),
         applied,
         subsystems: vec![],
+        endpoints: None,
     }
 }
 

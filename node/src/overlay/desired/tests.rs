@@ -30,6 +30,8 @@ pub(in crate::overlay) fn overlay(name: &str, vni: u32) -> Overlay {
         subnet6: Some("fd09::/32".parse().unwrap()),
         mtu: None,
         enabled: true,
+        groups: None,
+        isolated: false,
     }
 }
 

@@ -26,6 +26,7 @@ fn local(name: &str, subnet: &str, subnet6: &str) -> LocalOverlay {
         subnet: Some(subnet.parse().unwrap()),
         subnet6: Some(subnet6.parse().unwrap()),
         mtu: 1450,
+        groups: None,
         problem: None,
     }
 }
