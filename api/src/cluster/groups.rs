@@ -89,7 +89,7 @@ pub struct SecurityGroup {
 /// One kind of traffic that reaches the members of a security group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IngressRule {
-    /// The number of the IP protocol (ICMP and ICMPv6 are two); none for all.
+    /// The number of the IP protocol (`ICMP` and `ICMPv6` are two); none for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<u8>,
     /// The first and the last destination port, of TCP, UDP or SCTP; none for all.
