@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::config::{Config, Network, NetworkProvider};
+use crate::membership::membership;
 use crate::proto::mesos::network_info::{self, IpAddress};
 use crate::proto::mesos::{ContainerInfo, NetworkInfo, container_info};
 use crate::provider::{AddressRequest, NetworkRequest, PortMapping, Protocol};
+use contrail_mesos_api::cluster::Membership;
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::limits::{
     MAX_ADDRESSES, MAX_CONTAINER_DEPTH, MAX_CONTAINER_ID_BYTES, MAX_LABEL_BYTES, MAX_LABELS,
@@ -27,6 +29,10 @@ const MAX_PROTOCOLS_BYTES: usize = 64;
 pub(crate) const NETWORKS_LABEL: &str = "networks";
 /// The only interface of a container that is on no network.
 const LOOPBACK: &str = "lo";
+/// The label by which a framework names groups, besides the field of that name, which Marathon drops.
+const GROUPS_LABEL: &str = "netgroups";
+/// The label by which a framework names security groups.
+const SECURITY_GROUPS_LABEL: &str = "security-groups";
 /// The label by which a framework requests floating IPs.
 const FLOATING_IPS_LABEL: &str = "floating-ips";
 
@@ -92,6 +98,14 @@ pub fn parse(
         let addresses = addresses(&info.ip_addresses, &mut problem);
         let ports = ports(info, &mut host_ports, &mut problem);
         let labels = labels(info, &mut problem);
+        let membership = match network.provider {
+            NetworkProvider::Bridge(_) | NetworkProvider::Overlay(_) => {
+                groups(info, &labels, &mut problem)
+            }
+            NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) | NetworkProvider::None => {
+                Membership::default()
+            }
+        };
         let dns = match network.provider {
             // Contrail provides name servers for each of its networks.
             NetworkProvider::Contrail(_) => network.dns.clone(),
@@ -109,6 +123,7 @@ pub fn parse(
             },
             addresses,
             ports,
+            membership,
             labels,
             info: info.clone(),
         };
@@ -268,6 +283,7 @@ pub(crate) fn parse_contrail(
         },
         addresses: addresses(&info.ip_addresses, &mut problem),
         ports: vec![],
+        membership: Membership::default(),
         labels: labels(info, &mut problem),
         info: info.clone(),
     };
@@ -524,6 +540,29 @@ fn protocols(list: Option<&[u8]>) -> Result<Vec<Protocol>, String> {
             },
         )
         .collect()
+}
+
+/// The groups that a `NetworkInfo` and its labels name.
+fn groups(
+    info: &NetworkInfo,
+    labels: &BTreeMap<String, String>,
+    problem: &mut impl FnMut(String),
+) -> Membership {
+    let listed = |label: &str| {
+        let list = labels.get(label).map(String::as_str);
+        list.into_iter()
+            .flat_map(|list| list.split(','))
+            .map(|name| name.trim().as_bytes())
+    };
+    let of_field = info.groups.iter().map(Vec::as_slice);
+    membership(
+        of_field.chain(listed(GROUPS_LABEL)),
+        listed(SECURITY_GROUPS_LABEL),
+    )
+    .unwrap_or_else(|error| {
+        problem(error.to_string());
+        Membership::default()
+    })
 }
 
 fn labels(info: &NetworkInfo, problem: &mut impl FnMut(String)) -> BTreeMap<String, String> {

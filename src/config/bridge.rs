@@ -21,11 +21,15 @@ pub(super) const INTERFACE_NAME: &str = "a name has 1 to 15 letters, digits and 
 const KERNEL_NAMES: [&str; 3] = ["lo", "all", "default"];
 /// What an entry of `routes` may be.
 pub(super) const ROUTE: &str = "a destination such as \"0.0.0.0/0\"";
+/// What an entry of `admit` may be.
+const ADMIT: &str = "\"hosts\" or \"mapped-ports\"";
 /// The keys of a `[[network]]` of provider `bridge` only.
 pub(super) const KEYS: &[&str] = &[
+    "admit",
     "bridge",
     "gateway",
     "gateway6",
+    "groups",
     "hairpin",
     "masquerade",
     "mtu",
@@ -291,10 +295,32 @@ pub(super) fn network(section: &Section<'_>, name: &str) -> BridgeNetwork {
         hairpin: section.boolean("hairpin", true),
         routes: routes.unwrap_or_else(default_routes),
         overlay: None,
-        groups: None,
+        groups: groups(section),
         v4,
         v6,
     }
+}
+
+/// Whether the network isolates groups, and what else reaches its containers.
+fn groups(section: &Section<'_>) -> Option<Admission> {
+    let admit = section.checked_list("admit", ADMIT, |word| match word {
+        "hosts" | "mapped-ports" => Ok(word.to_owned()),
+        _ => Err(String::new()),
+    });
+    if section.boolean("groups", false) {
+        let admission = admit.map(|words| Admission {
+            hosts: words.iter().any(|word| word == "hosts"),
+            mapped_ports: words.iter().any(|word| word == "mapped-ports"),
+        });
+        return Some(admission.unwrap_or_default());
+    }
+    if section.has("admit") {
+        section.problem(
+            "admit",
+            "has a meaning only for a network that isolates groups: add groups = true",
+        );
+    }
+    None
 }
 
 impl BridgeNetwork {

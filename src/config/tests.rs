@@ -1,3 +1,4 @@
+use contrail_mesos_api::cluster::Admission;
 use contrail_mesos_api::config_reader::MAX_PROBLEMS;
 use contrail_mesos_api::parser_testing::{assert_linear, for_damaged_input};
 
@@ -31,6 +32,51 @@ fn minimal_bridge_network_gets_defaults() {
     assert_eq!(bridge.routes.len(), 1);
     assert!(bridge.masquerade && bridge.hairpin);
     assert_eq!(config.deadlines, Deadlines::default());
+}
+
+#[test]
+fn groups_are_isolated_and_admit_hosts_and_mapped_ports_by_default() {
+    let network = |keys: &str| {
+        format!("[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '10.1.0.0/24'\n{keys}")
+    };
+    let admission = |hosts, mapped_ports| Admission {
+        hosts,
+        mapped_ports,
+    };
+    for (keys, expected) in [
+        ("", None),
+        ("groups = false", None),
+        ("groups = true", Some(admission(true, true))),
+        ("groups = true\nadmit = []", Some(admission(false, false))),
+        (
+            "groups = true\nadmit = ['mapped-ports']",
+            Some(admission(false, true)),
+        ),
+        (
+            "groups = true\nadmit = ['hosts', 'hosts']",
+            Some(admission(true, false)),
+        ),
+    ] {
+        let config = parse(&network(keys)).expect(keys);
+        let NetworkProvider::Bridge(bridge) = &config.networks[0].provider else {
+            panic!("{config:?}")
+        };
+        assert_eq!(bridge.groups, expected, "{keys}");
+    }
+    for (keys, expected) in [
+        ("groups = 'yes'", "5:10: network[0].groups"),
+        ("groups = true\nadmit = ['host']", "6:10: network[0].admit"),
+        ("groups = true\nadmit = 'hosts'", "6:9: network[0].admit"),
+        ("admit = ['hosts']", "5:9: network[0].admit"),
+        (
+            "groups = false\nadmit = []",
+            "6:9: network[0].admit: has a meaning only",
+        ),
+    ] {
+        let problems = problems(&network(keys));
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains(expected), "{keys}: {problems:?}");
+    }
 }
 
 #[test]
@@ -512,6 +558,8 @@ fn damaged_input_never_panics() {
     for valid in [
         include_str!("../../agent.toml.example"),
         include_str!("testdata/mistakes.toml"),
+        "[[network]]\nname = 'a'\nprovider = 'bridge'\nsubnet6 = 'fd00::/64'\n\
+         groups = true\nadmit = ['hosts', 'mapped-ports']",
     ] {
         for_damaged_input(valid.as_bytes(), |input| {
             let text = String::from_utf8_lossy(input);

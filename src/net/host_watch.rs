@@ -1,5 +1,6 @@
 //! Notifications about the host's side of container networks: what other programs change of links,
-//! addresses, forwarding and our nftables table.
+//! addresses, forwarding and our nftables table; where groups are isolated, also of the flags of ports and
+//! of routing rules.
 //!
 //! A subscription is narrow: filters in the kernel drop what concerns neither a watched bridge nor
 //! our table, and what our own nftables socket changed. There is no notification about most
@@ -12,9 +13,12 @@ use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::bridge_ports::PortFlags;
 use super::links::{self, Link, RTM_DELLINK, RTM_NEWLINK};
 use super::netlink::{NetlinkError, NetlinkSocket};
 use super::nft::{self, TableChange};
+use super::routes::RTM_DELROUTE;
+use super::rules::{self, RTM_DELRULE};
 use super::socket_filter::{self, Condition, Field, PORT, TYPE};
 
 pub(super) const RTM_DELADDR: u16 = 21;
@@ -25,7 +29,12 @@ pub(super) const RTNLGRP_IPV6_IFADDR: u32 = 9;
 pub(super) const RTNLGRP_IPV4_NETCONF: u32 = 24;
 pub(super) const RTNLGRP_IPV6_NETCONF: u32 = 25;
 pub(super) const NFNLGRP_NFTABLES: u32 = 7;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV4_RULE: u32 = 8;
+const RTNLGRP_IPV6_RULE: u32 = 19;
 const AF_BRIDGE: u8 = 7;
+/// The number in a route's header of all tables above 255.
+const RT_TABLE_COMPAT: u32 = 252;
 const IFF_UP: u32 = 1;
 /// `NETCONFA_IFINDEX_ALL`
 pub(super) const ALL_INTERFACES: u32 = u32::MAX;
@@ -43,6 +52,11 @@ pub enum HostEvent {
     LinkDeleted(String),
     /// The link of that name was set down, or is no longer a port of its bridge.
     PortChanged(String),
+    /// The flags of the bridge port of that name, as they are now. Only if isolation is watched.
+    PortFlagsChanged(String, PortFlags),
+    /// A routing rule was removed, or a route of this program that is not of the main table. Only if
+    /// isolation is watched.
+    RulesChanged,
     /// The link of a watched bridge, as it is now. The first and the last port also change its
     /// carrier.
     BridgeLinkChanged(Box<Link>),
@@ -62,6 +76,7 @@ pub struct HostEvents {
     route: NetlinkSocket,
     nftables: NetlinkSocket,
     bridges: BTreeSet<u32>,
+    watches_isolation: bool,
 }
 
 impl HostEvents {
@@ -77,6 +92,7 @@ impl HostEvents {
             route,
             nftables,
             bridges: BTreeSet::new(),
+            watches_isolation: false,
         };
         events.filter_route();
         join_groups(
@@ -87,16 +103,21 @@ impl HostEvents {
                 RTNLGRP_IPV6_IFADDR,
                 RTNLGRP_IPV4_NETCONF,
                 RTNLGRP_IPV6_NETCONF,
+                RTNLGRP_IPV4_ROUTE,
+                RTNLGRP_IPV4_RULE,
+                RTNLGRP_IPV6_RULE,
             ],
         )?;
         join_groups(&events.nftables, &[NFNLGRP_NFTABLES])?;
         Ok(events)
     }
 
-    /// Watches the bridges with these indexes. What changed before must be read afterwards.
-    pub fn watch_bridges(&mut self, bridges: BTreeSet<u32>) {
-        if bridges != self.bridges {
+    /// Watches the bridges with these indexes and, if one of them `isolates` groups, what isolation
+    /// needs. What changed before must be read afterwards.
+    pub fn watch_bridges(&mut self, bridges: BTreeSet<u32>, isolates: bool) {
+        if bridges != self.bridges || isolates != self.watches_isolation {
             self.bridges = bridges;
+            self.watches_isolation = isolates;
             self.filter_route();
         }
     }
@@ -106,7 +127,7 @@ impl HostEvents {
         let family = |family: u8| Condition::OneOf(Field::Byte(16), vec![family.into()]);
         let bridges: Vec<u32> = self.bridges.iter().copied().collect();
         let is_bridge = |offset| Condition::OneOf(Field::Word(offset), bridges.clone());
-        let rules = [
+        let mut rules = vec![
             // Each detach has them; there is no shorter notice of a lost interface.
             vec![kind(RTM_DELLINK)],
             vec![kind(RTM_NEWLINK), family(0), is_bridge(20)],
@@ -127,6 +148,17 @@ impl HostEvents {
                 ),
             ],
         ];
+        if self.watches_isolation {
+            rules.extend([
+                vec![kind(RTM_NEWLINK), family(AF_BRIDGE)],
+                vec![kind(RTM_DELRULE)],
+                vec![
+                    kind(RTM_DELROUTE),
+                    Condition::OneOf(Field::Byte(20), vec![RT_TABLE_COMPAT]),
+                    Condition::OneOf(Field::Byte(21), vec![rules::PROTOCOL.into()]),
+                ],
+            ]);
+        }
         let filtered = bridges.len() < MAX_FILTERED_BRIDGES
             && socket_filter::attach(self.route.socket(), &rules).is_ok();
         if !filtered {
@@ -151,9 +183,10 @@ impl HostEvents {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(NetlinkError::Socket(error.into(), "notifications")),
         }
-        let bridges = &self.bridges;
+        let (bridges, isolates) = (&self.bridges, self.watches_isolation);
         let mut has_missed = self.route.receive_pending(|kind, payload| {
             route_event(kind, payload, bridges)
+                .or_else(|| isolation_event(kind, payload).filter(|_| isolates))
                 .into_iter()
                 .for_each(&mut on_event);
         })?;
@@ -233,6 +266,24 @@ fn route_event(kind: u16, payload: &[u8], bridges: &BTreeSet<u32>) -> Option<Hos
     }
 }
 
+/// What isolated groups need besides. Without a filter in the kernel, more comes in than is asked for.
+fn isolation_event(kind: u16, payload: &[u8]) -> Option<HostEvent> {
+    let family = *payload.first()?;
+    match kind {
+        RTM_NEWLINK if family == AF_BRIDGE => {
+            let link = links::parse(payload).ok()?;
+            Some(HostEvent::PortFlagsChanged(link.name, link.port?))
+        }
+        RTM_DELRULE => Some(HostEvent::RulesChanged),
+        RTM_DELROUTE => {
+            let (table, protocol) = (*payload.get(4)?, *payload.get(5)?);
+            let is_own = u32::from(table) == RT_TABLE_COMPAT && protocol == rules::PROTOCOL;
+            is_own.then_some(HostEvent::RulesChanged)
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod root_tests {
     use super::*;
@@ -269,7 +320,7 @@ mod root_tests {
         let mut socket = NetlinkSocket::route().unwrap();
         let bridge = links::by_name(&mut socket, "br0").unwrap().unwrap();
         let mut events = HostEvents::subscribe(0).unwrap();
-        events.watch_bridges([bridge.index].into());
+        events.watch_bridges([bridge.index].into(), false);
         // The carrier of new links comes with a delay.
         std::thread::sleep(std::time::Duration::from_millis(1200));
         received(&mut events);
@@ -323,6 +374,49 @@ mod root_tests {
                 let all = received(&mut events);
                 assert!(all.contains(&expected), "{program} {arguments}: {all:?}");
             }
+        });
+    }
+
+    #[test]
+    fn changes_of_isolation_are_received_if_it_is_watched() {
+        isolated(|| {
+            let mut events = watched_bridge();
+            let change = || {
+                run("bridge", "link set dev port0 isolated on");
+                run("bridge", "link set dev port0 isolated off");
+                for family in ["-4", "-6"] {
+                    run(
+                        "ip",
+                        &format!("{family} rule add pref 200 iif lo lookup main"),
+                    );
+                    run("ip", &format!("{family} rule del pref 200"));
+                }
+                run("ip", "route add 10.9.0.0/24 dev br0 table 1000 proto 133");
+                run("ip", "route del 10.9.0.0/24 dev br0 table 1000 proto 133");
+                // Of an overlay, and of others.
+                for route in ["proto 133", "table 1000"] {
+                    run("ip", &format!("route add 10.9.0.0/24 dev br0 {route}"));
+                    run("ip", &format!("route del 10.9.0.0/24 dev br0 {route}"));
+                }
+            };
+            change();
+            assert_eq!(received(&mut events), []);
+            let bridges = events.bridges.clone();
+            events.watch_bridges(bridges, true);
+            change();
+            let mut all = Vec::new();
+            events.receive(|event| all.push(event)).unwrap();
+            let count = |event: &HostEvent| all.iter().filter(|other| *other == event).count();
+            let flags = |is_isolated| {
+                let flags = PortFlags {
+                    is_isolated,
+                    learns: true,
+                };
+                HostEvent::PortFlagsChanged("port0".to_owned(), flags)
+            };
+            assert!(count(&flags(true)) > 0, "{all:?}");
+            assert!(count(&flags(false)) > 0, "{all:?}");
+            assert_eq!(count(&HostEvent::RulesChanged), 3, "{all:?}");
         });
     }
 

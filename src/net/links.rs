@@ -7,16 +7,18 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Parseable};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, Nla, Parseable};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth,
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, Stats64,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    LinkProtoInfoBridge, MacVlanMode, Stats64,
 };
 use nix::errno::Errno;
 use rtnetlink::{
     LinkBridge, LinkBridgePort, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVlan,
 };
 
+use super::bridge_ports::PortFlags;
 use super::netlink::{NetlinkError, NetlinkSocket, Request, encode};
 
 pub(crate) const RTM_NEWLINK: u16 = 16;
@@ -37,6 +39,8 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Its kind, in the kernel's terms: `veth`, `bridge`, …
     pub kind: Option<String>,
+    /// What it forwards, if it is a port of a bridge.
+    pub port: Option<PortFlags>,
     /// Its MTU.
     pub mtu: u32,
     /// Its MAC address.
@@ -59,6 +63,10 @@ pub struct Ipv4Settings {
     pub forwarding: i32,
     /// `arp_ignore`
     pub arp_ignore: i32,
+    /// `rp_filter`
+    pub rp_filter: i32,
+    /// `send_redirects`
+    pub send_redirects: i32,
     /// `route_localnet`
     pub route_localnet: i32,
 }
@@ -100,6 +108,8 @@ pub struct BridgePort {
     pub bridge: u32,
     /// Whether a frame may leave by the port by which it came in.
     pub hairpin: bool,
+    /// Whether it forwards frames from and to the host only, see [`bridge_ports`](super::bridge_ports).
+    pub is_isolated: bool,
 }
 
 pub(super) fn request(kind: u16, flags: u16, message: &LinkMessage, action: String) -> Request {
@@ -134,7 +144,7 @@ pub fn create_veth(
     let mut configure = configure_host_end(pair.host, pair.alias);
     if let Some(port) = pair.bridge {
         create = create.controller(port.bridge);
-        configure = configure_port(pair.host, pair.alias, port.hairpin);
+        configure = configure_port(pair.host, pair.alias, port);
     }
     let action = format!(
         "create the veth pair {} and {} (in the container)",
@@ -229,12 +239,15 @@ fn configure_host_end(name: &str, alias: &str) -> Request {
 }
 
 /// Sets a port of a bridge up, and marks it as ours.
-fn configure_port(name: &str, alias: &str, hairpin: bool) -> Request {
-    let message = LinkBridgePort::new(0)
+fn configure_port(name: &str, alias: &str, port: BridgePort) -> Request {
+    let mut message = LinkBridgePort::new(0)
         .name(name)
         .alias(alias)
-        .hairpin(hairpin)
+        .hairpin(port.hairpin)
         .up();
+    if port.is_isolated {
+        message = message.isolated(true).learning(false);
+    }
     // Without this, the host would get a link-local address and multicast memberships for every
     // container.
     let message = without_link_local(message).build();
@@ -250,20 +263,38 @@ fn configure_port(name: &str, alias: &str, hairpin: bool) -> Request {
 pub fn enslave(
     socket: &mut NetlinkSocket,
     name: &str,
-    bridge: u32,
     alias: &str,
-    hairpin: bool,
+    port: BridgePort,
 ) -> Result<(), NetlinkError> {
-    let message = LinkUnspec::new_with_name(name).controller(bridge).build();
-    socket.execute_all(&[
-        request(
-            RTM_SETLINK,
-            0,
-            &message,
-            format!("make {name} a port of its bridge"),
-        ),
-        configure_port(name, alias, hairpin),
-    ])
+    let message = LinkUnspec::new_with_name(name)
+        .controller(port.bridge)
+        .build();
+    let enslave = request(
+        RTM_SETLINK,
+        0,
+        &message,
+        format!("make {name} a port of its bridge"),
+    );
+    // A new port is not isolated, and forwards nothing while it is down.
+    let down = port.is_isolated.then(|| set_down(name));
+    let configure = configure_port(name, alias, port);
+    let requests: Vec<Request> = down.into_iter().chain([enslave, configure]).collect();
+    socket.execute_all(&requests)
+}
+
+/// Corrects the settings of a link that is a port of its bridge.
+pub fn correct_port(
+    socket: &mut NetlinkSocket,
+    name: &str,
+    alias: &str,
+    port: BridgePort,
+) -> Result<(), NetlinkError> {
+    socket.execute_all(&[configure_port(name, alias, port)])
+}
+
+fn set_down(name: &str) -> Request {
+    let message = LinkUnspec::new_with_name(name).down().build();
+    request(RTM_SETLINK, 0, &message, format!("set {name} down"))
 }
 
 /// The request to create a bridge. An explicit MAC address keeps it stable when ports come and go.
@@ -478,6 +509,10 @@ pub(super) fn from_message(message: LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Address(mac) => link.mac = mac,
             LinkAttribute::Stats64(counters) => link.counters = counters,
+            // Of a notification of the bridge.
+            LinkAttribute::ProtoInfoBridge(settings) => {
+                link.port = Some(notified_port_flags(&settings));
+            }
             LinkAttribute::AfSpecUnspec(families) => {
                 for family in families {
                     read_settings(&mut link, family);
@@ -485,8 +520,12 @@ pub(super) fn from_message(message: LinkMessage) -> Link {
             }
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
-                    if let LinkInfo::Kind(kind) = info {
-                        link.kind = Some(kind_name(&kind));
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind_name(&kind)),
+                        LinkInfo::PortData(InfoPortData::BridgePort(settings)) => {
+                            link.port = Some(port_flags(&settings));
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -496,6 +535,36 @@ pub(super) fn from_message(message: LinkMessage) -> Link {
     link
 }
 
+fn port_flags(settings: &[InfoBridgePort]) -> PortFlags {
+    let mut flags = PortFlags::default();
+    for setting in settings {
+        match setting {
+            InfoBridgePort::Isolated(is_isolated) => flags.is_isolated = *is_isolated,
+            InfoBridgePort::Learning(learns) => flags.learns = *learns,
+            _ => {}
+        }
+    }
+    flags
+}
+
+fn notified_port_flags(settings: &[LinkProtoInfoBridge]) -> PortFlags {
+    const IFLA_BRPORT_LEARNING: u16 = 8;
+    const IFLA_BRPORT_ISOLATED: u16 = 33;
+    let mut flags = PortFlags::default();
+    for setting in settings {
+        let mut value = [0];
+        if setting.value_len() == value.len() {
+            setting.emit_value(&mut value);
+        }
+        match setting.kind() {
+            IFLA_BRPORT_LEARNING => flags.learns = value != [0],
+            IFLA_BRPORT_ISOLATED => flags.is_isolated = value != [0],
+            _ => {}
+        }
+    }
+    flags
+}
+
 fn read_settings(link: &mut Link, family: AfSpecUnspec) {
     match family {
         AfSpecUnspec::Inet(attributes) => {
@@ -503,6 +572,8 @@ fn read_settings(link: &mut Link, family: AfSpecUnspec) {
                 AfSpecInet::DevConf(settings) => Some(Ipv4Settings {
                     forwarding: settings.forwarding,
                     arp_ignore: settings.arp_ignore,
+                    rp_filter: settings.rp_filter,
+                    send_redirects: settings.send_redirects,
                     route_localnet: settings.route_localnet,
                 }),
                 _ => None,

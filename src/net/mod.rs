@@ -7,6 +7,7 @@
 pub mod addressing;
 pub mod announcement;
 pub mod bridge_address;
+pub mod bridge_ports;
 pub mod conntrack;
 pub mod forwarding;
 pub mod host_watch;
@@ -20,6 +21,7 @@ pub mod netns;
 pub mod nft;
 pub mod overlay_watch;
 pub mod routes;
+pub mod rules;
 mod socket_filter;
 pub mod source_routing;
 pub mod sysctl;

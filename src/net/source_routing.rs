@@ -26,6 +26,8 @@ pub struct SourceRouting<'a> {
     pub table: u32,
     /// The link's addresses.
     pub addresses: &'a [IpNet],
+    /// What is on the link.
+    pub on_link: &'a [IpNet],
     /// Destinations and their next hops.
     pub routes: &'a [(IpNet, IpAddr)],
 }
@@ -35,7 +37,7 @@ impl SourceRouting<'_> {
     /// interface, and a kernel without policy routing.
     pub fn apply(&self, socket: &mut NetlinkSocket) -> Result<(), NetlinkError> {
         let requests: Vec<Request> = self
-            .addresses
+            .on_link
             .iter()
             .map(|net| self.route(*net, None))
             .chain(

@@ -256,6 +256,81 @@ fn networks_label_with_duplicate_or_empty_name_is_refused() {
 }
 
 #[test]
+fn groups_come_from_the_field_and_from_labels() {
+    let labels = [("netgroups", "web, db"), ("security-groups", "b,a,a")];
+    let with_field = |info: NetworkInfo| NetworkInfo {
+        groups: vec![b"star-1".to_vec(), b"web".to_vec()],
+        ..info
+    };
+    let networks = vec![
+        with_field(labelled(b"blue", &labels)),
+        with_field(named(b"red")),
+        with_field(labelled(b"contrail-cni-plugin", &labels)),
+    ];
+    let request = parse(&container(networks)).expect("a good request");
+    let memberships: Vec<_> = request
+        .networks
+        .iter()
+        .map(|network| {
+            let Membership {
+                groups,
+                security_groups,
+            } = &network.membership;
+            (groups.join(" "), security_groups.join(" "))
+        })
+        .collect();
+    let text =
+        |groups: &str, security_groups: &str| (groups.to_owned(), security_groups.to_owned());
+    assert_eq!(
+        memberships,
+        [
+            text("db star-1 web", "a b"),
+            text("star-1 web", ""),
+            // What the manager does with the label is its own.
+            text("", ""),
+        ]
+    );
+    let labels = &request.networks[2].labels;
+    assert_eq!(
+        labels.get("security-groups").map(String::as_str),
+        Some("b,a,a")
+    );
+}
+
+#[test]
+fn groups_that_cannot_be_are_refused() {
+    let many: Vec<String> = (0..65).map(|number| format!("g{number}")).collect();
+    for (label, list, expected) in [
+        ("netgroups", "a,,b", "no group has the name \"\""),
+        ("netgroups", "", "no group has the name \"\""),
+        ("netgroups", "a b", "no group has the name \"a b\""),
+        ("security-groups", "ä", "no group has the name"),
+        ("netgroups", &many.join(","), "65 groups"),
+    ] {
+        let info = labelled(b"blue", &[(label, list)]);
+        let problems = problems(&container(vec![info]));
+        assert!(problems.contains(expected), "{list}: {problems}");
+        assert!(problems.starts_with("network \"blue\": "), "{problems}");
+    }
+    let info = NetworkInfo {
+        groups: vec![b"\xff\x1b".to_vec()],
+        ..named(b"blue")
+    };
+    let problems = problems(&container(vec![info]));
+    assert!(!problems.contains(char::is_control), "{problems}");
+}
+
+#[test]
+fn reading_groups_is_linear_in_their_number() {
+    contrail_mesos_api::parser_testing::assert_linear("groups", 1000, |count| {
+        let list = vec!["group"; count].join(",");
+        let info = labelled(b"blue", &[("netgroups", &list)]);
+        let problems = problems(&container(vec![info]));
+        assert!(problems.contains(&format!("{count} groups")), "{problems}");
+    });
+}
+
+#[test]
 fn damaged_input_never_panics() {
     use prost::Message as _;
 
@@ -279,7 +354,14 @@ fn damaged_input_never_panics() {
         }],
         ..named(b"contrail-cni-plugin")
     };
-    let valid = container(vec![info, named(b"blue")]).encode_to_vec();
+    let groups = NetworkInfo {
+        groups: vec![b"star-1".to_vec()],
+        ..labelled(
+            b"blue",
+            &[("netgroups", "star-2,public"), ("security-groups", "web")],
+        )
+    };
+    let valid = container(vec![info, groups]).encode_to_vec();
     contrail_mesos_api::parser_testing::for_damaged_input(&valid, |input| {
         let Ok(container) = ContainerInfo::decode(input) else {
             return;

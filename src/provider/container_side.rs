@@ -32,6 +32,9 @@ pub(super) struct ContainerLink<'a> {
     /// Destinations behind the gateways. If empty, those of the first interface are the default
     /// routes, and those of others lead only where packets from this interface's addresses go.
     pub(super) routes: &'a [IpNet],
+    /// Subnets of `addresses` that are behind the gateways, each with its gateway as the address. The
+    /// gateways are then on the link, and nothing else is: so it is where groups are isolated.
+    pub(super) subnets_behind_gateways: &'a [IpNet],
     /// The gateways' MAC address, if it never changes. The container then needs no neighbour
     /// discovery for them, and so no entry of the kernel's neighbour table, which all namespaces
     /// share and which has room for 1,024 entries by default.
@@ -59,8 +62,9 @@ impl ContainerLink<'_> {
         namespace: &OwnedFd,
     ) -> Result<Option<Announcement>, BoxError> {
         thread.enter(namespace, Kind::Net)?;
-        let (name, value) = self.accept_ra();
-        sysctl::write_if_present(&name, value)?;
+        for (name, value) in self.settings() {
+            sysctl::write_if_present(&name, value)?;
+        }
         let mut socket = NetlinkSocket::route()?;
         let link =
             links::by_name(&mut socket, self.interface)?.ok_or("the interface does not exist")?;
@@ -68,10 +72,16 @@ impl ContainerLink<'_> {
         self.execute(&mut socket, &requests)?;
         if let Some(table) = route_metric(self.interface) {
             let routes: Vec<_> = self.gateway_routes().collect();
+            let gateways: Vec<_> = self.gateways.iter().copied().map(IpNet::from).collect();
             let source_routing = SourceRouting {
                 index: link.index,
                 table,
                 addresses: self.addresses,
+                on_link: if self.subnets_behind_gateways.is_empty() {
+                    self.addresses
+                } else {
+                    &gateways
+                },
                 routes: &routes,
             };
             source_routing.apply(&mut socket)?;
@@ -133,9 +143,9 @@ impl ContainerLink<'_> {
 
     /// Describes what `configure` would do.
     pub(super) fn plan(&self) -> Vec<String> {
-        let (name, value) = self.accept_ra();
-        let setting = format!("in the container: set /proc/sys/{name} to {value}");
-        std::iter::once(setting)
+        let setting = |(name, value)| format!("in the container: set /proc/sys/{name} to {value}");
+        self.settings()
+            .map(setting)
             .chain(
                 self.requests(0)
                     .iter()
@@ -144,10 +154,17 @@ impl ContainerLink<'_> {
             .collect()
     }
 
-    /// Name and value of the setting that keeps neighbours from becoming the container's router.
-    fn accept_ra(&self) -> (String, &'static str) {
-        let name = format!("net/ipv6/conf/{}/accept_ra", self.interface);
-        (name, "0")
+    /// Names and values of the interface's settings.
+    fn settings(&self) -> impl Iterator<Item = (String, &'static str)> {
+        // Otherwise neighbours become the container's router.
+        let accept_ra = format!("net/ipv6/conf/{}/accept_ra", self.interface);
+        // The host redirects IPv6 packets that go back by their bridge, and has no setting against it.
+        let has_v6 = |nets: &[IpNet]| nets.iter().any(|net| net.addr().is_ipv6());
+        let accept_redirects = has_v6(self.subnets_behind_gateways)
+            .then(|| format!("net/ipv6/conf/{}/accept_redirects", self.interface));
+        std::iter::once(accept_ra)
+            .chain(accept_redirects)
+            .map(|name| (name, "0"))
     }
 
     /// The requests that configure the interface, which has the index `index`.
@@ -163,10 +180,14 @@ impl ContainerLink<'_> {
         }
         let metric = route_metric(name);
         for gateway in self.gateways {
-            for route in main_routes(name, *gateway, self.routes) {
+            let on_link = gateway_on_link(*gateway, self.subnets_behind_gateways);
+            let on_link = on_link.into_iter().map(|gateway| (gateway, None));
+            let by_gateway = main_routes(name, *gateway, self.routes, self.subnets_behind_gateways);
+            let by_gateway = by_gateway.into_iter().map(|net| (net, Some(*gateway)));
+            for (destination, gateway) in on_link.chain(by_gateway) {
                 let route = NewRoute {
-                    destination: route,
-                    gateway: Some(*gateway),
+                    destination,
+                    gateway,
                     index,
                     table: None,
                     metric,
@@ -183,26 +204,49 @@ impl ContainerLink<'_> {
         self.gateways.iter().flat_map(move |gateway| {
             let is_v4 = gateway.is_ipv4();
             let default = self.routes.is_empty().then(|| unspecified(is_v4));
+            let own = own_subnet(*gateway, self.subnets_behind_gateways, self.routes);
             self.routes
                 .iter()
                 .copied()
                 .filter(move |net| net.addr().is_ipv4() == is_v4)
                 .chain(default.and_then(|any| IpNet::new(any, 0).ok()))
+                .chain(own)
                 .map(move |net| (net, *gateway))
         })
     }
 }
 
-/// The destinations that the main table of a container has behind `gateway`; `routes` as in
+/// The destination of the route to `gateway` itself, if it is on the link alone; `behind_gateways` as in
 /// [`ContainerLink`].
-pub(super) fn main_routes(interface: &str, gateway: IpAddr, routes: &[IpNet]) -> Vec<IpNet> {
+pub(super) fn gateway_on_link(gateway: IpAddr, behind_gateways: &[IpNet]) -> Option<IpNet> {
+    let is_alone = behind_gateways.iter().any(|net| net.addr() == gateway);
+    is_alone.then(|| IpNet::from(gateway))
+}
+
+/// The interface's own subnet that is behind `gateway`, unless `routes` have it.
+fn own_subnet(gateway: IpAddr, behind_gateways: &[IpNet], routes: &[IpNet]) -> Option<IpNet> {
+    let subnet = behind_gateways.iter().find(|net| net.addr() == gateway)?;
+    let subnet = subnet.trunc();
+    let is_there = routes.iter().any(|route| route.trunc() == subnet);
+    (!is_there).then_some(subnet)
+}
+
+/// The destinations that the main table of a container has behind `gateway`; `routes` and
+/// `behind_gateways` as in [`ContainerLink`].
+pub(super) fn main_routes(
+    interface: &str,
+    gateway: IpAddr,
+    routes: &[IpNet],
+    behind_gateways: &[IpNet],
+) -> Vec<IpNet> {
+    let own = own_subnet(gateway, behind_gateways, routes);
     if routes.is_empty() && interface == FIRST_INTERFACE {
-        return IpNet::new(unspecified(gateway.is_ipv4()), 0)
-            .into_iter()
-            .collect();
+        let default = IpNet::new(unspecified(gateway.is_ipv4()), 0).ok();
+        return default.into_iter().chain(own).collect();
     }
     let mut routes = routes.to_vec();
     routes.retain(|net| net.addr().is_ipv4() == gateway.is_ipv4());
+    routes.extend(own);
     routes
 }
 
@@ -242,6 +286,7 @@ mod tests {
                 ],
                 gateways: &["10.33.0.1".parse().unwrap(), "fd00:33::1".parse().unwrap()],
                 routes: &routes,
+                subnets_behind_gateways: &[],
                 gateway_mac: None,
                 announce: Announce::default(),
             };

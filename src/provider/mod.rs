@@ -39,6 +39,7 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use crate::config::{Dns, Network};
 use crate::proto::mesos::NetworkInfo;
+use contrail_mesos_api::cluster::Membership;
 use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub(crate) use error::BoxError;
@@ -60,6 +61,8 @@ pub struct NetworkRequest {
     pub addresses: Vec<AddressRequest>,
     /// The host's ports that are mapped to the container.
     pub ports: Vec<PortMapping>,
+    /// The groups that the framework names, on networks of the providers `bridge` and `overlay`.
+    pub membership: Membership,
     /// The labels of the `NetworkInfo`; the last one of a key wins.
     pub labels: BTreeMap<String, String>,
     /// The framework's message, for CNI plugins, which receive all of it.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Intent, NetworkRequest, ProviderError, refused};
 use crate::net::link_reaper::LinkToDelete;
-use crate::net::links;
+use crate::net::links::{self, Link};
 use contrail_mesos_api::container::ContainerId;
 
 const PROGRAM: &str = "contrail-mesos";
@@ -109,6 +109,21 @@ impl OwnerTag {
     /// The label of a bridge.
     pub(super) fn bridge_label(&self) -> String {
         format!("{}bridge", self.prefix())
+    }
+
+    /// Whether this instance made that bridge. One that was just created has no alias yet, but its MAC
+    /// address.
+    pub(super) fn owns_bridge(&self, link: &Link) -> bool {
+        link.alias.as_deref() == Some(&self.bridge_label())
+            || link.mac == self.bridge_mac(&link.name)
+    }
+
+    /// The number of the routing table of what this instance keeps closed.
+    pub(super) fn routing_table(&self) -> u32 {
+        // Above the tables that have names, and below those that programs read as signed numbers.
+        const BASE: u32 = 0x4000_0000;
+        let tag = u32::from_str_radix(&self.0, 16).unwrap_or_default();
+        BASE | (tag & (BASE - 1))
     }
 
     /// The host end in a container's label that this instance wrote.

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
+use super::host::HostError;
 use crate::config::{BridgeNetwork, Network, NetworkProvider};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
@@ -80,6 +81,7 @@ pub fn conflicts(state_dir: &Path, networks: &[Network]) -> Result<Vec<Conflict>
                 name,
                 bridge: &bridge.bridge,
                 subnets: bridge.subnets().collect(),
+                isolates: bridge.groups.is_some(),
             };
             host.conflicts(&network, &owner)
         })
@@ -92,6 +94,8 @@ pub(super) struct NetworkSubnets<'a> {
     pub(super) name: &'a str,
     pub(super) bridge: &'a str,
     pub(super) subnets: Vec<IpNet>,
+    /// Whether it isolates groups.
+    pub(super) isolates: bool,
 }
 
 /// The interfaces, addresses and routes of the host.
@@ -130,7 +134,7 @@ impl HostAddresses {
         };
         let bridge = network.bridge;
         if let Some(link) = self.links.values().find(|link| link.name == bridge) {
-            self.bridge_conflicts(link, owner, &mut add);
+            self.bridge_conflicts(link, network.isolates, owner, &mut add);
         }
         for subnet in &network.subnets {
             for (index, address) in &self.addresses {
@@ -156,6 +160,7 @@ impl HostAddresses {
     fn bridge_conflicts(
         &self,
         bridge: &Link,
+        isolates: bool,
         owner: &OwnerTag,
         add: &mut impl FnMut(ConflictSeverity, String),
     ) {
@@ -176,6 +181,9 @@ impl HostAddresses {
                      and its alias is {alias:?}; give this network another bridge and another subnet, or the two the same state_dir"
                 ),
             );
+        } else if isolates && !owner.owns_bridge(bridge) {
+            let error = HostError::NotClosed(name.clone());
+            add(ConflictSeverity::Refusal, error.to_string());
         } else if let Some(port) = self.links.values().find(|port| {
             let alias = port.alias.as_deref().unwrap_or_default();
             port.controller == Some(bridge.index) && is_program_label(alias) && !owner.owns(alias)
@@ -407,10 +415,19 @@ mod tests {
     }
 
     fn found(bridge: &str, subnets: &[&str]) -> Vec<(ConflictSeverity, String)> {
+        found_for(bridge, subnets, false)
+    }
+
+    fn found_for(
+        bridge: &str,
+        subnets: &[&str],
+        isolates: bool,
+    ) -> Vec<(ConflictSeverity, String)> {
         let network = NetworkSubnets {
             name: "blue",
             bridge,
             subnets: subnets.iter().map(|subnet| net(subnet)).collect(),
+            isolates,
         };
         let owner = OwnerTag::new(Path::new("/nonexistent/own"));
         host()
@@ -466,5 +483,15 @@ mod tests {
         let no_bridge = found("eth9", &["10.1.0.0/24"]);
         assert_eq!(no_bridge.len(), 1, "{no_bridge:?}");
         assert!(no_bridge[0].1.contains("is no bridge"));
+    }
+
+    #[test]
+    fn bridge_of_others_is_refused_for_isolated_groups() {
+        assert_eq!(found_for("own0", &["10.50.0.0/16"], true), []);
+        let found = found_for("cni0", &["10.40.0.0/16"], true);
+        let [(ConflictSeverity::Refusal, message)] = found.as_slice() else {
+            panic!("{found:?}");
+        };
+        assert!(message.contains("not made by contrail-mesos"), "{message}");
     }
 }

@@ -1,11 +1,13 @@
 //! What the host's side of the networks must be: a pure function of the containers that are there.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 use super::registry::NetworkForm;
 use crate::net::nft::Element;
+use crate::net::rules::Rule;
 use crate::node_state::NodeState;
 use crate::provider::ownership::OwnerTag;
 
@@ -18,6 +20,10 @@ pub(super) struct BridgeSpec {
     pub(super) addresses: Vec<IpNet>,
     /// Whether mapped ports on the host's 127.0.0.1 reach its containers.
     pub(super) reaches_loopback: bool,
+    /// Whether its containers reach each other by the host's IP layer only, as their groups allow.
+    pub(super) isolates: bool,
+    /// The number of the instance's routing table.
+    pub(super) table: u32,
 }
 
 impl BridgeSpec {
@@ -29,7 +35,23 @@ impl BridgeSpec {
             mtu: forms.iter().map(|form| form.mtu).max().unwrap_or_default(),
             addresses: bridge_addresses(forms),
             reaches_loopback: forms.iter().any(|form| form.maps_loopback),
+            isolates: forms.iter().any(|form| form.isolates),
+            table: owner.routing_table(),
         }
+    }
+
+    /// The subnets that the host keeps closed to packets that nobody allowed.
+    pub(super) fn closed_subnets(&self) -> BTreeSet<IpNet> {
+        let addresses: &[IpNet] = if self.isolates { &self.addresses } else { &[] };
+        addresses.iter().map(IpNet::trunc).collect()
+    }
+
+    /// The routing rules that keep them closed.
+    pub(super) fn rules(&self) -> Vec<Rule> {
+        let subnets = self.closed_subnets().into_iter();
+        subnets
+            .flat_map(|subnet| Rule::of_subnet(subnet, self.table))
+            .collect()
     }
 
     pub(super) fn has_v4(&self) -> bool {
@@ -209,6 +231,7 @@ mod tests {
             maps_loopback: false,
             routes: Vec::new(),
             overlay: None,
+            isolates: false,
         }
     }
 
@@ -242,6 +265,29 @@ mod tests {
             ]
         );
         assert_eq!(spec.mtu, 1500);
+    }
+
+    #[test]
+    fn subnets_of_isolated_groups_are_closed() {
+        let owner = OwnerTag::new(Path::new("/nonexistent"));
+        let mut forms = [
+            form(&["10.32.0.1/24", "fd00:32::1/64"]),
+            form(&["10.32.0.1/24", "fd00:32::1/64"]),
+            form(&["10.64.0.1/16"]),
+        ];
+        assert_eq!(BridgeSpec::new(&owner, "blue0", &forms).rules(), []);
+        for form in &mut forms {
+            form.isolates = true;
+        }
+        forms[1].maps_ports = true;
+        let spec = BridgeSpec::new(&owner, "blue0", &forms);
+        let subnets: Vec<String> = spec
+            .closed_subnets()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(subnets, ["10.32.0.0/24", "10.64.0.0/16", "fd00:32::/64"]);
+        assert_eq!(spec.rules().len(), 3 + 3 + 2);
     }
 
     #[test]

@@ -14,12 +14,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::desired::BridgeSpec;
 use super::flows;
 use super::host::{Bridge, HostError, PlannedChange};
-use super::host_side::HostSide;
+use super::host_side::{HostSide, add_forwarding_entry, bridge_port};
 use super::registry::{Entry, InterfaceState, NetworkForm};
 use super::{BridgeIntent, mac_of};
+use crate::config::BridgeNetwork;
 use crate::net::addressing;
 use crate::net::link_reaper::LinkReaper;
-use crate::net::links::{self, BridgePort, VethError, VethPair};
+use crate::net::links::{self, VethError, VethPair};
 use crate::net::listeners::{self, Transport};
 use crate::net::netlink::{NetlinkError, NetlinkSocket, SocketPool};
 use crate::net::netns::{NamespaceThreads, OwnThread};
@@ -28,9 +29,10 @@ use crate::provider::container_side::{Announce, ContainerLink};
 use crate::provider::ipam::{Holder, Ipam};
 use crate::provider::ownership::{OwnerTag, describe_owner};
 use crate::provider::{
-    BoxError, Intent, LostInterface, PortMapping, Protocol, ProviderError, ProviderErrors, failed,
-    refused,
+    BoxError, Intent, LostInterface, NetworkRequest, PortMapping, Protocol, ProviderError,
+    ProviderErrors, failed, refused,
 };
+use contrail_mesos_api::text::Quoted;
 
 /// Attaches containers to the bridges of this host.
 #[derive(Debug)]
@@ -238,10 +240,7 @@ impl BridgeDriver {
                 mac: intent.mac.0,
                 mtu: intent.mtu,
                 alias: &alias,
-                bridge: Some(BridgePort {
-                    bridge: bridge.index,
-                    hairpin: needs_hairpin(intent),
-                }),
+                bridge: Some(bridge_port(intent, bridge.index)),
             };
             // What the host knows of the addresses: the MAC address of a container that had them
             // before, or that nobody has them.
@@ -257,6 +256,9 @@ impl BridgeDriver {
                         if !unknown(&error) {
                             log::warn!("network {:?}: {error}", intent.network);
                         }
+                    }
+                    if intent.provider.policy.is_some() {
+                        route_frames_by_host(host_socket, intent)?;
                     }
                     return Ok(bridge);
                 }
@@ -329,6 +331,61 @@ impl BridgeDriver {
                 log::warn!("network {network:?}: after a failed attach: {error}");
             }
         }
+    }
+
+    /// Why a container cannot be in the groups that it names on a network: the isolation that was asked
+    /// for would be missing. Blocks on the file system if it names security groups.
+    pub(super) fn refused_groups(
+        &self,
+        request: &NetworkRequest,
+        network: &BridgeNetwork,
+    ) -> Option<ProviderError> {
+        let membership = &request.membership;
+        if membership.is_empty() {
+            return None;
+        }
+        let name = &request.network.name;
+        if network.groups.is_none() {
+            let groups = membership.groups.iter().chain(&membership.security_groups);
+            let remedy = match &network.overlay {
+                Some(overlay) => format!(
+                    "set \"groups\" of the overlay {} in the managers' overlay configuration",
+                    overlay.name
+                ),
+                None => {
+                    "set groups = true for the network in this agent's configuration".to_owned()
+                }
+            };
+            return Some(refused(
+                name,
+                format!(
+                    "the network does not isolate groups, so that others would reach the container of {}; {remedy}, or launch it without groups",
+                    listed(groups)
+                ),
+            ));
+        }
+        if membership.security_groups.is_empty() {
+            return None;
+        }
+        let state = match self.host.node_state.current() {
+            Ok(state) => state,
+            Err(error) => {
+                let message = format!("the rules of security groups are not known: {error}");
+                return Some(refused(name, message));
+            }
+        };
+        let unknown: Vec<&String> = membership
+            .security_groups
+            .iter()
+            .filter(|group| !state.security_groups.contains(group))
+            .collect();
+        (!unknown.is_empty()).then(|| {
+            let message = format!(
+                "there is no security group {}; add it to the managers' configuration, or correct the label security-groups",
+                listed(unknown)
+            );
+            refused(name, message)
+        })
     }
 
     /// Frees the addresses of a reservation that nothing was made of. Blocks.
@@ -424,11 +481,13 @@ impl BridgeDriver {
             intent.interface,
             intent.mac,
             intent.mtu,
-            if needs_hairpin(intent) {
-                ", hairpin"
-            } else {
-                ""
-            }
+            [
+                (needs_hairpin(intent), ", hairpin"),
+                (intent.provider.policy.is_some(), ", isolated"),
+            ]
+            .iter()
+            .filter_map(|(is_set, text)| is_set.then_some(*text))
+            .collect::<String>()
         ));
         steps.extend(container_link(intent).plan());
         Ok(steps)
@@ -471,6 +530,15 @@ impl BridgeDriver {
     }
 }
 
+/// Names of groups in a message.
+fn listed<'a>(groups: impl IntoIterator<Item = &'a String>) -> String {
+    let quoted: Vec<String> = groups
+        .into_iter()
+        .map(|group| Quoted(group.as_bytes()).to_string())
+        .collect();
+    quoted.join(", ")
+}
+
 /// The addresses to which the ports of the host are mapped: the first of each family.
 pub(super) fn mapped_addresses(intent: &Intent<BridgeIntent>) -> impl Iterator<Item = IpAddr> {
     [true, false].into_iter().filter_map(|is_v4| {
@@ -501,7 +569,10 @@ pub(super) fn holder(intent: &Intent<BridgeIntent>) -> Holder {
 pub(super) fn bridge_failed(intent: &Intent<BridgeIntent>, error: HostError) -> ProviderError {
     if matches!(
         error,
-        HostError::NotABridge(_) | HostError::OtherInstance(_) | HostError::Conflict(_)
+        HostError::NotABridge(_)
+            | HostError::OtherInstance(_)
+            | HostError::NotClosed(_)
+            | HostError::Conflict(_)
     ) {
         return refused(&intent.network, error.to_string());
     }
@@ -516,6 +587,27 @@ pub(super) fn needs_hairpin(intent: &Intent<BridgeIntent>) -> bool {
     intent.provider.hairpin || !intent.ports.is_empty()
 }
 
+/// The subnets of the container's own addresses that it reaches by its gateways only.
+pub(super) fn behind_gateways(intent: &Intent<BridgeIntent>) -> &[IpNet] {
+    if intent.provider.policy.is_some() {
+        &intent.provider.bridge_addresses
+    } else {
+        &[]
+    }
+}
+
+/// Adds the forwarding entry of a container whose interface was just created.
+fn route_frames_by_host(
+    socket: &mut NetlinkSocket,
+    intent: &Intent<BridgeIntent>,
+) -> Result<(), ProviderError> {
+    let name = &intent.provider.host_interface;
+    let added: Result<(), BoxError> = nix::net::if_::if_nametoindex(name.as_str())
+        .map_err(BoxError::from)
+        .and_then(|port| Ok(add_forwarding_entry(socket, intent, port)?));
+    added.map_err(|error| failed(&intent.network, "attach", error))
+}
+
 fn container_link(intent: &Intent<BridgeIntent>) -> ContainerLink<'_> {
     ContainerLink {
         interface: &intent.interface,
@@ -523,6 +615,7 @@ fn container_link(intent: &Intent<BridgeIntent>) -> ContainerLink<'_> {
         addresses: &intent.addresses,
         gateways: &intent.gateways,
         routes: &intent.provider.routes,
+        subnets_behind_gateways: behind_gateways(intent),
         gateway_mac: None,
         announce: Announce::default(),
     }

@@ -5,12 +5,13 @@
 //! containers share an exclusive one. It is a file lock on the directory of the leases, so it
 //! excludes all processes of an instance and leaves no file.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use nix::errno::Errno;
 
 use super::desired::BridgeSpec;
@@ -18,7 +19,8 @@ use crate::net::forwarding::{self, Setting};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::nft::{Element, NftError};
-use crate::net::{bridge_address, sysctl};
+use crate::net::rules::{self, DeadEnds, FoundDeadEnds, Rule, RuleKind};
+use crate::net::{addressing, bridge_address, sysctl};
 use crate::provider::ownership::{OwnerTag, is_program_label};
 use contrail_mesos_api::container::Mac;
 
@@ -37,6 +39,10 @@ pub(super) enum HostError {
         "the bridge {0} belongs to another contrail-mesos on this host, with another state_dir; give the network another bridge and another subnet"
     )]
     OtherInstance(String),
+    #[error(
+        "the bridge {0} was not made by contrail-mesos, and what else is on it would reach containers whatever their groups; give the network another bridge, or set groups = false"
+    )]
+    NotClosed(String),
     #[error("{0}")]
     Conflict(String),
     #[error("{element} is taken by {holder}")]
@@ -96,6 +102,11 @@ pub(super) enum Change {
         old: IpNet,
         new: IpNet,
     },
+    Rule(Rule),
+    /// The gateway of the dead ends has the bridge's MAC address.
+    DeadEndGateway,
+    /// Packets to the subnet that nobody allowed have a route to that gateway.
+    DeadEnd(Ipv4Net),
 }
 
 /// Describes a change before it is made.
@@ -129,6 +140,14 @@ impl fmt::Display for PlannedChange<'_> {
             Change::Prefix { old, new } => {
                 write!(formatter, "replace {old} of {bridge} by {new}")
             }
+            Change::Rule(rule) => write!(formatter, "add the {rule}"),
+            Change::DeadEndGateway => {
+                write!(formatter, "add the gateway of the dead ends to {bridge}")
+            }
+            Change::DeadEnd(subnet) => write!(
+                formatter,
+                "lead packets to {subnet} that nobody allowed to a dead end"
+            ),
         }
     }
 }
@@ -164,6 +183,12 @@ impl fmt::Display for Fault<'_> {
                 formatter,
                 "the bridge {bridge} has the address {old} instead of {new}"
             ),
+            Change::Rule(rule) => write!(formatter, "the {rule}: is gone"),
+            Change::DeadEndGateway => write!(
+                formatter,
+                "the gateway of the dead ends is gone from the bridge {bridge}"
+            ),
+            Change::DeadEnd(subnet) => write!(formatter, "the dead end of {subnet} is gone"),
         }
     }
 }
@@ -216,9 +241,7 @@ impl HostBridges {
     }
 
     pub(super) fn is_owned(&self, link: &Link) -> bool {
-        // A bridge that was just created has no alias yet, but its MAC address.
-        link.alias.as_deref() == Some(&self.owner.bridge_label())
-            || link.mac == self.owner.bridge_mac(&link.name)
+        self.owner.owns_bridge(link)
     }
 
     /// Removes the bridge that `spec` is about if it has another name now: it has the addresses of
@@ -341,6 +364,8 @@ impl HostBridges {
             changes.extend(bridge_settings(spec, true, None));
             changes.push(Change::Up { mtu: spec.mtu });
             changes.extend(spec.addresses.iter().copied().map(Change::Address));
+            changes.extend(missing_rules(socket, spec)?);
+            changes.extend(missing_dead_ends(spec, None)?);
             return Ok((link, changes));
         };
         let mut changes = self.required_changes_of_link(present, spec)?;
@@ -348,6 +373,8 @@ impl HostBridges {
         if self.is_owned(present) {
             changes.extend(missing_addresses(socket, present, spec)?);
         }
+        changes.extend(missing_rules(socket, spec)?);
+        changes.extend(missing_dead_ends(spec, Some(present.index))?);
         Ok((link, changes))
     }
 
@@ -365,6 +392,9 @@ impl HostBridges {
             return Err(HostError::OtherInstance(link.name.clone()));
         }
         let is_owned = self.is_owned(link);
+        if spec.isolates && !is_owned {
+            return Err(HostError::NotClosed(link.name.clone()));
+        }
         let mut changes = Vec::new();
         if is_owned && link.mac != spec.mac {
             changes.push(Change::Mac(spec.mac));
@@ -395,6 +425,11 @@ impl HostBridges {
     ) -> Result<(), HostError> {
         let bridge = &spec.name;
         let index = link.map_or(0, |link| link.index);
+        let dead_ends = DeadEnds {
+            table: spec.table,
+            index,
+            mac: spec.mac,
+        };
         let mut requests = Vec::new();
         for change in changes {
             match change {
@@ -408,11 +443,14 @@ impl HostBridges {
                     bridge_address::remove(index, bridge, *old),
                     bridge_address::add(index, bridge, *new),
                 ]),
+                Change::Rule(rule) => requests.push(rule.add()),
+                Change::DeadEndGateway => requests.push(dead_ends.set_gateway()),
+                Change::DeadEnd(subnet) => requests.push(dead_ends.set_route(*subnet)),
             }
         }
         for result in socket.execute(&requests)? {
             match result {
-                // Another process of this instance has added the address.
+                // Another process of this instance has added the address or the rule.
                 Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                 other => other?,
             }
@@ -498,6 +536,59 @@ impl HostBridges {
         Ok(true)
     }
 
+    /// No longer keeps `subnets` closed. Tolerates rules that are gone.
+    pub(super) fn open_subnets(
+        &self,
+        socket: &mut NetlinkSocket,
+        subnets: impl IntoIterator<Item = IpNet>,
+    ) -> Result<(), NetlinkError> {
+        let table = self.owner.routing_table();
+        let requests: Vec<_> = subnets
+            .into_iter()
+            .flat_map(|subnet| Rule::of_subnet(subnet, table).into_iter().rev())
+            .map(|rule| rule.delete())
+            .collect();
+        for result in socket.execute(&requests)? {
+            match result {
+                Err(error)
+                    if matches!(error.errno(), Some(Errno::ENOENT | Errno::EAFNOSUPPORT)) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// No longer keeps subnets closed that no container needs: those that are not `needed`, and of which
+    /// no bridge with isolated ports has an address. The caller holds the exclusive lock, so that no
+    /// attach is between the rules and the port.
+    pub(super) fn open_unused_subnets(
+        &self,
+        socket: &mut NetlinkSocket,
+        needed: &BTreeSet<IpNet>,
+    ) -> Result<(), NetlinkError> {
+        let table = self.owner.routing_table();
+        let mut closed: BTreeSet<IpNet> = rules::all(socket)?
+            .iter()
+            .filter(|rule| rule.kind != RuleKind::Host && rule.table == table)
+            .map(|rule| rule.subnet)
+            .filter(|subnet| !needed.contains(subnet))
+            .collect();
+        if closed.is_empty() {
+            return Ok(());
+        }
+        let bridges: BTreeSet<u32> = links::all(socket)?
+            .iter()
+            .filter(|link| link.port.is_some_and(|port| port.is_isolated))
+            .filter_map(|link| link.controller)
+            .collect();
+        for (index, net) in addressing::addresses(socket)? {
+            if bridges.contains(&index) {
+                closed.remove(&net.trunc());
+            }
+        }
+        self.open_subnets(socket, closed)
+    }
+
     /// Those of `links` that are bridges and that this instance owns.
     pub(super) fn owned_bridges(&self, links: &[Link]) -> Vec<String> {
         links
@@ -517,7 +608,15 @@ fn missing_forwarding(spec: &BridgeSpec) -> Vec<Change> {
         Vec::new()
     };
     let to_change = |Setting { name, value }| Change::Setting { name, value };
-    v4.into_iter().chain(v6).map(to_change).collect()
+    // Each interface sends redirects if this setting or its own says so.
+    let redirects = (spec.isolates && spec.has_v4())
+        .then(|| Setting::new("net/ipv4/conf/all/send_redirects", "0"))
+        .filter(|setting| !setting.is_set());
+    v4.into_iter()
+        .chain(v6)
+        .chain(redirects)
+        .map(to_change)
+        .collect()
 }
 
 /// The settings of a bridge that differ; without a `link`, those that may. New interfaces inherit
@@ -534,6 +633,15 @@ fn bridge_settings(spec: &BridgeSpec, is_ours: bool, link: Option<&Link>) -> Vec
         if spec.reaches_loopback {
             let present = ipv4.map(|settings| settings.route_localnet);
             required.push(("ipv4", "route_localnet", "1", present));
+        }
+        if spec.isolates {
+            // Containers must not look for each other on the link.
+            let present = ipv4.map(|settings| settings.send_redirects);
+            required.push(("ipv4", "send_redirects", "0", present));
+            // The way back to a container is a dead end for what nobody allowed, by the bridge, but
+            // with the strict check also of what another bridge must send.
+            let present = ipv4.map(|settings| settings.rp_filter);
+            required.push(("ipv4", "rp_filter", "2", present));
         }
     }
     if is_ours && links::has_ipv6() {
@@ -598,4 +706,49 @@ fn missing_addresses(
             }
         })
         .collect())
+}
+
+/// The routing rules that are missing.
+fn missing_rules(
+    socket: &mut NetlinkSocket,
+    spec: &BridgeSpec,
+) -> Result<Vec<Change>, NetlinkError> {
+    let mut rules = spec.rules();
+    if !rules.is_empty() {
+        let present = rules::all(socket)?;
+        rules.retain(|rule| !present.contains(rule));
+    }
+    Ok(rules.into_iter().map(Change::Rule).collect())
+}
+
+/// What is missing of the dead ends by the bridge with that index, if it exists.
+fn missing_dead_ends(spec: &BridgeSpec, index: Option<u32>) -> Result<Vec<Change>, NetlinkError> {
+    let subnets: Vec<Ipv4Net> = spec
+        .closed_subnets()
+        .into_iter()
+        .filter_map(|subnet| match subnet {
+            IpNet::V4(subnet) => Some(subnet),
+            IpNet::V6(_) => None,
+        })
+        .collect();
+    if subnets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = match index {
+        Some(index) => {
+            let dead_ends = DeadEnds {
+                table: spec.table,
+                index,
+                mac: spec.mac,
+            };
+            dead_ends.find()?
+        }
+        None => FoundDeadEnds::default(),
+    };
+    let gateway = (!found.has_gateway).then_some(Change::DeadEndGateway);
+    let missing = subnets
+        .into_iter()
+        .filter(|subnet| !found.subnets.contains(subnet))
+        .map(Change::DeadEnd);
+    Ok(gateway.into_iter().chain(missing).collect())
 }

@@ -10,7 +10,7 @@
 //!
 //! Locks, in this order: the file lock of the leases' directory, the state here, the table.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,8 +28,9 @@ use super::flows;
 use super::host::{Bridge, Fault, HostBridges, HostError};
 use super::registry::{Entry, InterfaceState, NetworkForm, Registry};
 use super::repair_log::RepairLog;
+use crate::net::bridge_ports::{self, PortFlags};
 use crate::net::host_watch::{HostEvent, HostEvents};
-use crate::net::links::{self, Link};
+use crate::net::links::{self, BridgePort, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::nft::{Element, NftError, Set, Table};
 use crate::node_state::{NodeState, NodeStateFile};
@@ -139,6 +140,7 @@ impl HostSide {
             return Err(HostError::Netlink(error.clone()));
         }
         let forms = self.registry.forms(name);
+        refuse_mixture(intent, &forms)?;
         match state.realized.get(name) {
             Some(realized) if realized.forms == forms => {
                 let bridge = realized.bridge;
@@ -170,8 +172,10 @@ impl HostSide {
             Some(realized) if realized.forms == forms => realized.bridge,
             _ => self.realize(socket, &mut state, name, forms, &[])?.0,
         };
-        if link.controller != Some(bridge.index) || !link.up {
-            self.enslave(socket, intent, bridge)?;
+        if !is_right_port(intent, link, bridge) {
+            self.put_on_bridge(socket, intent, link, bridge)?;
+        } else if intent.provider.policy.is_some() {
+            add_forwarding_entry(socket, intent, link.index)?;
         }
         Ok(())
     }
@@ -201,6 +205,8 @@ impl HostSide {
         self.collect(&mut state);
         if is_poll && !state.realized.is_empty() {
             state.due.bridges = true;
+            // Forwarding entries have no notification here.
+            state.due.all_ports |= isolates(&state.realized);
         }
         !state.due.is_empty()
     }
@@ -251,6 +257,16 @@ impl HostSide {
                     due.ports.insert(name);
                 }
             }
+            HostEvent::PortFlagsChanged(name, flags) => {
+                let entry = self.registry.get(&name).filter(|entry| {
+                    let is_isolated = entry.intent.provider.policy.is_some();
+                    is_isolated && entry.state() == InterfaceState::Attached
+                });
+                if entry.is_some() && flags != PortFlags::ISOLATED {
+                    due.ports.insert(name);
+                }
+            }
+            HostEvent::RulesChanged => due.bridges |= isolates(realized),
             HostEvent::BridgeLinkChanged(link) => {
                 let is_right = realized
                     .get(&link.name)
@@ -389,6 +405,7 @@ impl HostSide {
                 return;
             }
         };
+        let mut forwarding = HashMap::new();
         for entry in entries {
             let name = &entry.intent.provider.host_interface;
             let Some(link) = links.get(name) else {
@@ -399,16 +416,22 @@ impl HostSide {
             let Some(bridge) = realized.map(|realized| realized.bridge) else {
                 continue;
             };
-            let is_right = link.controller == Some(bridge.index) && link.up;
-            if is_right || !is_present(&entry) {
+            if !is_present(&entry) {
                 continue;
             }
-            match self.enslave(socket, &entry.intent, bridge) {
-                Ok(()) => {
-                    let bridge = &entry.intent.provider.bridge;
-                    let fault = format!("the port {name} is down or not on its bridge {bridge}");
-                    comparison.faults.push(fault);
+            let corrected = if is_right_port(&entry.intent, link, bridge) {
+                // An attach adds the entry last.
+                if !due.all_ports || entry.state() != InterfaceState::Attached {
+                    continue;
                 }
+                Self::compare_forwarding(socket, &entry.intent, link, bridge, &mut forwarding)
+            } else {
+                let fault = port_fault(&entry.intent, link, bridge);
+                let corrected = self.put_on_bridge(socket, &entry.intent, link, bridge);
+                corrected.map(|()| Some(fault))
+            };
+            match corrected {
+                Ok(fault) => comparison.faults.extend(fault),
                 // A detach that began meanwhile has deleted it.
                 Err(_) if !is_present(&entry) => {}
                 Err(error) => {
@@ -435,15 +458,53 @@ impl HostSide {
         }
     }
 
-    fn enslave(
+    /// Makes the host end `link` the port that it must be.
+    fn put_on_bridge(
         &self,
         socket: &mut NetlinkSocket,
         intent: &Intent<BridgeIntent>,
+        link: &Link,
         bridge: Bridge,
     ) -> Result<(), NetlinkError> {
         let name = &intent.provider.host_interface;
         let alias = self.owner.container_label(intent, name);
-        links::enslave(socket, name, bridge.index, &alias, needs_hairpin(intent))
+        let port = bridge_port(intent, bridge.index);
+        if link.controller == Some(bridge.index) {
+            links::correct_port(socket, name, &alias, port)?;
+        } else {
+            links::enslave(socket, name, &alias, port)?;
+        }
+        if port.is_isolated {
+            add_forwarding_entry(socket, intent, link.index)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the forwarding entry of a container if it is gone, and returns the fault. `known` has the
+    /// entries of the bridges that were read so far.
+    fn compare_forwarding(
+        socket: &mut NetlinkSocket,
+        intent: &Intent<BridgeIntent>,
+        link: &Link,
+        bridge: Bridge,
+        known: &mut HashMap<u32, HashSet<(u32, [u8; 6])>>,
+    ) -> Result<Option<String>, NetlinkError> {
+        if intent.provider.policy.is_none() {
+            return Ok(None);
+        }
+        let index = bridge.index;
+        if !known.contains_key(&index) {
+            known.insert(index, bridge_ports::permanent_entries(index)?);
+        }
+        let entry = (link.index, intent.mac.0);
+        if known.get(&index).is_some_and(|all| all.contains(&entry)) {
+            return Ok(None);
+        }
+        add_forwarding_entry(socket, intent, link.index)?;
+        let (mac, name) = (intent.mac, &link.name);
+        Ok(Some(format!(
+            "the forwarding entry of {mac} at {name} is gone"
+        )))
     }
 
     /// Brings a bridge, and what its containers share, to the desired state of `forms`, and adds
@@ -465,16 +526,17 @@ impl HostSide {
         let mut corrections = 0;
         let bridge = loop {
             let (bridge, changes) = self.bridges.ensure(socket, &spec)?;
-            let is_watched = state
-                .realized
-                .get(name)
-                .is_some_and(|realized| realized.bridge.index == bridge.index);
+            let is_watched = state.realized.get(name).is_some_and(|realized| {
+                let watches_isolation = realized.spec.isolates || !spec.isolates;
+                realized.bridge.index == bridge.index && watches_isolation
+            });
             if !is_watched {
                 let others = state.realized.iter().filter(|(other, _)| *other != name);
                 let mut indexes: BTreeSet<u32> =
                     others.map(|(_, other)| other.bridge.index).collect();
                 indexes.insert(bridge.index);
-                state.events.watch_bridges(indexes);
+                let watches_isolation = spec.isolates || isolates(&state.realized);
+                state.events.watch_bridges(indexes, watches_isolation);
                 state.realized.insert(
                     name.to_owned(),
                     RealizedBridge {
@@ -599,6 +661,7 @@ impl HostSide {
             name: &intent.network,
             bridge: &intent.provider.bridge,
             subnets,
+            isolates: intent.provider.policy.is_some(),
         };
         let mut refusals = Vec::new();
         for conflict in HostAddresses::read(socket)?.conflicts(&network, &self.owner) {
@@ -679,14 +742,19 @@ impl HostSide {
             .realized
             .get(bridge)
             .is_some_and(|realized| !realized.more.is_empty());
+        let mut opened = closed_subnets(state, bridge);
+        for subnet in spec.closed_subnets() {
+            opened.remove(&subnet);
+        }
         let is_known = |port: &str| self.registry.get(port).is_some();
-        if (is_restart || has_more || !old.is_empty())
+        if (is_restart || has_more || !old.is_empty() || !opened.is_empty())
             && self.bridges.are_all_ports_known(socket, bridge, is_known)?
         {
             if let Some(realized) = state.realized.get_mut(bridge) {
                 realized.more.clear();
             }
             self.bridges.remove_old_addresses(socket, &spec, &old)?;
+            self.bridges.open_subnets(socket, opened)?;
         }
         // The kernel removes the secondary addresses of a subnet with its first one.
         self.realize(socket, state, bridge, forms, &[])?;
@@ -701,12 +769,22 @@ impl HostSide {
     ) -> Result<(), BoxError> {
         let bridge = &intent.provider.bridge;
         let is_removed = self.bridges.remove_bridge_if_unused(bridge)?;
+        let isolates =
+            !closed_subnets(state, bridge).is_empty() || intent.provider.policy.is_some();
         state.failures.remove(bridge);
         state.realized.remove(bridge);
         if !is_removed {
             // Containers of other processes of this instance are on it.
             self.table.forget_group(bridge);
             return Ok(());
+        }
+        if isolates {
+            let others = state.realized.values();
+            let needed = others
+                .flat_map(|other| other.spec.closed_subnets())
+                .collect();
+            self.bridges
+                .open_unused_subnets(&mut NetlinkSocket::route()?, &needed)?;
         }
         self.table.set_group(bridge, &[], &[])?;
         if is_foreign {
@@ -769,6 +847,9 @@ impl HostSide {
                     findings.push(format!(
                         "the host's end {name} is not a port of the bridge {bridge}"
                     ));
+                } else if intent.provider.policy.is_some() && link.port != Some(PortFlags::ISOLATED)
+                {
+                    findings.push(format!("the host's end {name} is not an isolated port"));
                 }
             }
             Ok(None) => findings.push(format!("the host's end {name} is gone")),
@@ -784,6 +865,72 @@ impl HostSide {
         }
         findings
     }
+}
+
+/// Whether any of the bridges has containers whose groups are isolated.
+fn isolates(bridges: &HashMap<String, RealizedBridge>) -> bool {
+    bridges.values().any(|bridge| bridge.spec.isolates)
+}
+
+/// The subnets that are closed for the containers of a bridge.
+fn closed_subnets(state: &SideState, bridge: &str) -> BTreeSet<IpNet> {
+    let realized = state.realized.get(bridge);
+    realized.map_or_else(BTreeSet::new, |realized| realized.spec.closed_subnets())
+}
+
+/// Refuses a container on a bridge with others of which not all have groups that are isolated, or all
+/// but it: those without would be cut off, or reach the others by the bridge.
+fn refuse_mixture(intent: &Intent<BridgeIntent>, forms: &[NetworkForm]) -> Result<(), HostError> {
+    let isolates = intent.provider.policy.is_some();
+    if forms.iter().all(|form| form.isolates == isolates) {
+        return Ok(());
+    }
+    let others = if isolates {
+        "does not isolate"
+    } else {
+        "isolates"
+    };
+    Err(HostError::Conflict(format!(
+        "the bridge {} still has containers that were launched while the network {others} groups; end them first, or give the network another bridge and another subnet",
+        intent.provider.bridge
+    )))
+}
+
+/// What a container's host end must be on the bridge with that index.
+pub(super) fn bridge_port(intent: &Intent<BridgeIntent>, bridge: u32) -> BridgePort {
+    BridgePort {
+        bridge,
+        hairpin: needs_hairpin(intent),
+        is_isolated: intent.provider.policy.is_some(),
+    }
+}
+
+/// Whether a container's host end is up, and the port that it must be.
+fn is_right_port(intent: &Intent<BridgeIntent>, link: &Link, bridge: Bridge) -> bool {
+    let is_isolated = intent.provider.policy.is_some();
+    link.controller == Some(bridge.index)
+        && link.up
+        && (!is_isolated || link.port == Some(PortFlags::ISOLATED))
+}
+
+/// What is wrong with a container's host end that is not as it must be.
+fn port_fault(intent: &Intent<BridgeIntent>, link: &Link, bridge: Bridge) -> String {
+    let (name, bridge_name) = (&link.name, &intent.provider.bridge);
+    if link.controller == Some(bridge.index) && link.up {
+        format!("the port {name} of the bridge {bridge_name} is not isolated")
+    } else {
+        format!("the port {name} is down or not on its bridge {bridge_name}")
+    }
+}
+
+/// Makes frames to a container whose groups are isolated go by the host, see [`bridge_ports`]. `port` is
+/// the index of its host end.
+pub(super) fn add_forwarding_entry(
+    socket: &mut NetlinkSocket,
+    intent: &Intent<BridgeIntent>,
+    port: u32,
+) -> Result<(), NetlinkError> {
+    socket.execute_all(&[bridge_ports::add_entry(port, intent.mac.0)])
 }
 
 /// Whether the container's interface is to be there.

@@ -6,7 +6,8 @@ use super::BridgeIntent;
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::{addressing, links, netns, routes};
 use crate::provider::Intent;
-use crate::provider::container_side::main_routes;
+use crate::provider::bridge::driver::behind_gateways;
+use crate::provider::container_side::{gateway_on_link, main_routes};
 
 /// The findings in the container's network namespace. Changes nothing.
 pub(super) async fn container_side(
@@ -43,7 +44,10 @@ fn findings(intent: &Intent<BridgeIntent>) -> Result<Vec<String>, NetlinkError> 
     }
     let routes = routes::all(&mut socket)?;
     for gateway in &intent.gateways {
-        for destination in main_routes(name, *gateway, &intent.provider.routes) {
+        let behind_gateways = behind_gateways(intent);
+        let by_gateway = main_routes(name, *gateway, &intent.provider.routes, behind_gateways);
+        let on_link = gateway_on_link(*gateway, behind_gateways);
+        for destination in on_link.into_iter().chain(by_gateway) {
             let is_there = routes.iter().any(|route| {
                 route.destination == destination.trunc() && route.links.contains(&link.index)
             });

@@ -224,6 +224,15 @@ fn intent(
         .as_ref()
         .and_then(|v6| IpNet::new(v6.gateway.into(), v6.subnet.prefix_len()).ok());
     let bridge_addresses: Vec<IpNet> = gateway_v4.into_iter().chain(gateway_v6).collect();
+    let addresses: Vec<IpNet> = if network.groups.is_some() {
+        // Nothing is on the link but the gateway.
+        addresses
+            .into_iter()
+            .map(|net| IpNet::from(net.addr()))
+            .collect()
+    } else {
+        addresses
+    };
     let gateways = bridge_addresses
         .iter()
         .map(IpNet::addr)
@@ -251,7 +260,10 @@ fn intent(
             hairpin: network.hairpin,
             routes: network.routes.clone(),
             overlay: network.overlay.clone(),
-            policy: None,
+            policy: network.groups.map(|admission| ContainerPolicy {
+                membership: request.membership.clone(),
+                admission,
+            }),
         },
     }
 }
@@ -303,6 +315,7 @@ impl Provider for BridgeProvider {
                 ),
             ));
         }
+        errors.extend(self.driver.refused_groups(request, network));
         let mut mapped_ports = HashSet::new();
         for port in &request.ports {
             if port.host_port == 0 || port.container_port == 0 {
@@ -350,6 +363,10 @@ impl Provider for BridgeProvider {
         let driver = Arc::clone(&self.driver);
         let (request, network) = (request.clone(), network.clone());
         in_place(move || {
+            // What the managers say may have changed since the validation.
+            if let Some(refusal) = driver.refused_groups(&request, &network) {
+                return Err(refusal);
+            }
             let holder = Holder {
                 container: request.container.clone(),
                 interface: request.interface.clone(),

@@ -77,6 +77,8 @@ pub(super) struct NetworkForm {
     pub(super) routes: Vec<IpNet>,
     /// The overlay that the network is part of.
     pub(super) overlay: Option<OverlayPart>,
+    /// Whether its containers are reached as their groups allow.
+    pub(super) isolates: bool,
 }
 
 impl NetworkForm {
@@ -104,6 +106,7 @@ impl From<&Intent<BridgeIntent>> for NetworkForm {
             maps_loopback: maps_ports && has_v4,
             routes: intent.provider.routes.clone(),
             overlay: intent.provider.overlay.clone(),
+            isolates: intent.provider.policy.is_some(),
         }
     }
 }

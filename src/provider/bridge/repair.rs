@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::BridgeIntent;
 use super::driver::{BridgeDriver, bridge_failed, holder};
 use super::flows;
@@ -118,6 +120,7 @@ impl BridgeDriver {
             let all_known = damaged.is_empty();
             errors.extend(self.sweep_elements(&known, &kept_links, all_known).err());
             errors.extend(self.sweep_links(&known, &kept_links));
+            errors.extend(self.sweep_rules(&known).err());
             errors
         })
     }
@@ -190,6 +193,9 @@ impl BridgeDriver {
             .into_iter()
             .filter(|element| labels.contains(&element.comment))
             .collect();
+        let entries = self.host.registry.list();
+        let known: Vec<_> = entries.iter().map(|entry| entry.intent.clone()).collect();
+        errors.extend(self.sweep_rules(&known).err());
         let removed = self
             .host
             .table
@@ -265,6 +271,27 @@ impl BridgeDriver {
             .and_then(|()| self.host.table.remove_if_unused())
             .map(drop)
             .map_err(|error| failed("*", "sweep the nftables table", error))
+    }
+
+    /// Removes the routing rules of subnets that no container needs, neither of `known` nor another one.
+    fn sweep_rules(&self, known: &[Intent<BridgeIntent>]) -> Result<(), ProviderError> {
+        let needed = known
+            .iter()
+            .filter(|intent| intent.provider.policy.is_some())
+            .flat_map(|intent| &intent.provider.bridge_addresses)
+            .map(IpNet::trunc)
+            .collect();
+        let sweep = || -> Result<(), BoxError> {
+            let Some(_exclusive) = self.host.bridges.lock_exclusive()? else {
+                return Ok(());
+            };
+            let mut socket = NetlinkSocket::route()?;
+            Ok(self
+                .host
+                .bridges
+                .open_unused_subnets(&mut socket, &needed)?)
+        };
+        sweep().map_err(|error| failed("*", "sweep the routing rules", error))
     }
 
     fn sweep_links(

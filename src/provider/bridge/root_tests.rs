@@ -12,13 +12,16 @@ use super::*;
 use crate::config::{Network, NetworkProvider, Subnet};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
+use crate::net::rules;
 use crate::net::testing::{inside, isolated_async, link_names, namespace, nft_ruleset, run};
 use crate::provider::{AddressRequest, PortMapping, Protocol};
+use contrail_mesos_api::cluster::Membership;
 use contrail_mesos_api::container::ContainerId;
 
 mod address_reuse;
 mod concurrency;
 mod faults;
+mod groups;
 mod host_side;
 mod mapped_ports;
 mod overlay;
@@ -77,6 +80,7 @@ fn request(container: &str, network: &Network) -> NetworkRequest {
         network: network.clone(),
         addresses: vec![AddressRequest::Any],
         ports: vec![],
+        membership: Membership::default(),
         labels: std::collections::BTreeMap::new(),
         info: crate::proto::mesos::NetworkInfo::default(),
     }
@@ -179,10 +183,12 @@ impl TestHost {
         self.provider.detach(&container.intent).await.unwrap();
     }
 
-    /// Fails if a link, a rule or a lease is left.
+    /// Fails if a link, a rule of `nft` or of routing, or a lease is left.
     fn assert_clean(&self) {
         assert_eq!(link_names(), Vec::<String>::new());
         assert_eq!(nft_ruleset(), "");
+        let mut socket = NetlinkSocket::route().unwrap();
+        assert_eq!(rules::all(&mut socket).unwrap(), []);
         let leases: Vec<_> = std::fs::read_dir(self.state.path().join("networks"))
             .map(|entries| entries.map(|entry| entry.unwrap().file_name()).collect())
             .unwrap_or_default();

@@ -381,6 +381,7 @@ mod tests {
     use super::*;
     use crate::config::{CniNetwork, Network, NetworkProvider};
     use crate::proto::mesos::{Labels, network_info};
+    use contrail_mesos_api::cluster::Membership;
     use contrail_mesos_api::container::ContainerId;
 
     fn plugins(list: &Value) -> Vec<PluginConfig> {
@@ -411,6 +412,7 @@ mod tests {
                 .map(|address| AddressRequest::Static(address.parse().unwrap()))
                 .collect(),
             ports: vec![],
+            membership: Membership::default(),
             labels: labels
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))

@@ -16,6 +16,7 @@ use crate::net::testing::{
     inside, isolated_async, link_names, namespace, nft_ruleset, run, unshare_mounts,
 };
 use crate::provider::{AddressRequest, PortMapping, Protocol};
+use contrail_mesos_api::cluster::Membership;
 
 mod faults;
 mod processes;
@@ -206,6 +207,7 @@ fn request(container: &str, network: &Network) -> NetworkRequest {
         network: network.clone(),
         addresses: vec![AddressRequest::Any],
         ports: vec![],
+        membership: Membership::default(),
         labels: std::collections::BTreeMap::new(),
         info: crate::proto::mesos::NetworkInfo {
             name: Some(network.name.clone().into_bytes()),

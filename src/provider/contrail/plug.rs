@@ -182,6 +182,7 @@ impl PlugRequest {
                     addresses: &attachment.addresses,
                     gateways: &attachment.gateways,
                     routes: &[],
+                    subnets_behind_gateways: &[],
                     gateway_mac: None,
                     // The MAC address is Contrail's choice.
                     announce: Announce { v4: true, v6: true },

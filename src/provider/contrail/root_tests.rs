@@ -14,6 +14,7 @@ use super::*;
 use crate::config::{Contrail, Deadlines, Network, NetworkProvider};
 use crate::net::testing::{inside, isolated_async, link_names, namespace, run};
 use crate::provider::AddressRequest;
+use contrail_mesos_api::cluster::Membership;
 use contrail_mesos_api::http::TlsOptions;
 use contrail_mesos_api::http::scripted::{ReceivedRequest, Reply, ScriptedServer, ok};
 
@@ -296,6 +297,7 @@ fn request(container: &str, index: usize) -> NetworkRequest {
         },
         addresses: vec![AddressRequest::Any],
         ports: vec![],
+        membership: Membership::default(),
         labels: BTreeMap::new(),
         info: crate::proto::mesos::NetworkInfo::default(),
     }

@@ -1,5 +1,5 @@
 use super::*;
-use contrail_mesos_api::cluster::Revision;
+use contrail_mesos_api::cluster::{Membership, Revision};
 
 fn local(name: &str) -> LocalOverlay {
     LocalOverlay {
@@ -149,6 +149,7 @@ fn request(overlay: &str) -> NetworkRequest {
         },
         addresses: vec![super::super::AddressRequest::Any],
         ports: vec![],
+        membership: Membership::default(),
         labels: std::collections::BTreeMap::new(),
         info: crate::proto::mesos::NetworkInfo::default(),
     }

@@ -147,6 +147,7 @@ impl Attach for NetlinkBaseline {
                 bridge: Some(links::BridgePort {
                     bridge,
                     hairpin: true,
+                    is_isolated: false,
                 }),
             },
             container.namespace.as_fd(),

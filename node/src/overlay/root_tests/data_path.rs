@@ -62,6 +62,7 @@ fn veth(name: &str, bridge: &str, namespace: &OwnedFd) {
         bridge: Some(BridgePort {
             bridge,
             hairpin: false,
+            is_isolated: false,
         }),
     };
     links::create_veth(&mut socket, &pair, namespace.as_fd(), []).unwrap();

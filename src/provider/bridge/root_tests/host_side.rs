@@ -5,7 +5,7 @@ use super::*;
 use std::collections::HashSet;
 
 /// Waits until `is_right`; the watch corrects within a second.
-async fn eventually(what: &str, mut is_right: impl FnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut is_right: impl FnMut() -> bool) {
     for _ in 0..400 {
         if is_right() {
             return;
@@ -15,7 +15,7 @@ async fn eventually(what: &str, mut is_right: impl FnMut() -> bool) {
     panic!("not restored: {what}");
 }
 
-fn sysctl(setting: &str) {
+pub(super) fn sysctl(setting: &str) {
     run("sysctl", &format!("-q -w {setting}"));
 }
 

@@ -109,6 +109,53 @@ fn masqueraded() -> [String; 4] {
 }
 
 #[test]
+fn overlay_isolates_groups_as_the_managers_say() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let mut isolating = vxlan_1();
+        let admission = Admission {
+            hosts: true,
+            mapped_ports: false,
+        };
+        isolating.groups = Some(admission);
+        publish(&host, &[isolating], &CLUSTER);
+        let in_group = |name: &str| {
+            let mut request = request(name, &overlay(&host, "vxlan-1"));
+            request.membership.groups = vec!["a".to_owned()];
+            request
+        };
+        let web = host.attach(&in_group("web")).await.unwrap();
+        assert_eq!(web.intent.addresses[0].to_string(), "9.0.1.2/32");
+        let policy = web.intent.provider.policy.clone().unwrap();
+        assert_eq!(
+            (policy.membership.groups, policy.admission),
+            (vec!["a".to_owned()], admission)
+        );
+        let server = SocketAddr::new(web.v4(), 9);
+        web.inside(move || serve_udp(server));
+        query_udp(server).unwrap();
+        // The managers no longer isolate groups; what runs stays isolated.
+        publish(&host, &[vxlan_1()], &CLUSTER);
+        let error = host.attach(&in_group("next")).await.err().unwrap();
+        assert!(
+            error.contains("the managers' overlay configuration"),
+            "{error}"
+        );
+        let plain = request("plain", &overlay(&host, "vxlan-1"));
+        let error = host.attach(&plain).await.err().unwrap();
+        assert!(error.contains("still has containers"), "{error}");
+        assert_eq!(
+            host.provider.inspect(&web.intent, None).await,
+            Vec::<String>::new()
+        );
+        host.detach(&web).await;
+        let plain = host.attach(&plain).await.unwrap();
+        host.detach(&plain).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
 fn container_on_an_overlay_has_an_address_of_the_published_subnet() {
     isolated_async(|| async {
         let outside = other_host_of_cluster();
