@@ -1,12 +1,15 @@
 //! What an agent checks when it starts, and `contrail-mesos config check` at any time: the
 //! configuration, the files that it names, and whether its networks are possible on this host.
 
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::config::{
-    Config, ConfigError, ConfigProblem, Contrail, NetworkProvider, ReadConfig, Source,
+    Config, ConfigError, ConfigProblem, Contrail, Network, NetworkProvider, ReadConfig, Source,
 };
 use crate::isolator::host_resolver;
 use crate::node_state::NodeStateError;
@@ -15,6 +18,9 @@ use crate::provider::overlay::{OverlayError, OverlayNetworks};
 use contrail_mesos_api::agent_api::read_token;
 use contrail_mesos_api::config_reader::secret_file_warning;
 use contrail_mesos_api::http::tls::{certificates, private_key};
+
+/// How long the node daemon has to answer.
+const NODE_DAEMON_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The result of a check.
 #[derive(Clone, Debug)]
@@ -46,6 +52,7 @@ pub fn check(source: &Source) -> Report {
             };
             check_overlays(config, &read, &mut report);
             check_host(config, &read, &mut report);
+            check_groups(config, &read, &mut report.warnings);
             check_resolver(config, &read, &mut report.warnings);
             if problems.is_empty() {
                 Ok(config.clone())
@@ -175,6 +182,45 @@ fn check_host(config: &Config, read: &ReadConfig, report: &mut Report) {
             "network",
             format!("cannot be compared with this host: {error}"),
         )),
+    }
+}
+
+/// Warns of bridge networks that isolate groups without the node daemon, which allows what groups allow.
+/// Launches on overlays need what it publishes anyway.
+fn check_groups(config: &Config, read: &ReadConfig, warnings: &mut Vec<ConfigProblem>) {
+    let isolates = |network: &&Network| match &network.provider {
+        NetworkProvider::Bridge(bridge) => bridge.groups.is_some(),
+        _ => false,
+    };
+    let networks: Vec<&Network> = config.networks.iter().filter(isolates).collect();
+    if networks.is_empty() {
+        return;
+    }
+    let socket = &config.node.socket;
+    let Err(error) = ask_node_daemon(socket) else {
+        return;
+    };
+    for network in networks {
+        let message = format!(
+            "nothing but this host reaches its containers, because contrail-mesos-node does not answer at {}: {error}; start it",
+            socket.display()
+        );
+        warnings.push(read.network_problem(&network.name, "groups", message));
+    }
+}
+
+/// Fails unless the node daemon answers. Waits for a second at most.
+fn ask_node_daemon(socket: &Path) -> io::Result<()> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(NODE_DAEMON_TIMEOUT))?;
+    stream.set_write_timeout(Some(NODE_DAEMON_TIMEOUT))?;
+    stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut version = [0; 7];
+    stream.read_exact(&mut version)?;
+    if &version == b"HTTP/1." {
+        Ok(())
+    } else {
+        Err(io::Error::new(ErrorKind::InvalidData, "it speaks no HTTP"))
     }
 }
 
@@ -354,6 +400,46 @@ mod tests {
             assert_eq!((refusals.len(), warnings.len()), (1, 0), "{refusals:?}");
             assert!(refusals[0].starts_with("agent.toml:2:"), "{refusals:?}");
             assert!(refusals[0].contains(expected), "{refusals:?}");
+        }
+    }
+
+    #[test]
+    fn isolated_groups_without_the_node_daemon_are_a_warning() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, socket) = (
+            directory.path().join("agent.toml"),
+            directory.path().join("api.sock"),
+        );
+        let toml = format!(
+            "[node]\nsocket = '{}'\n[[network]]\nname = 'blue'\nprovider = 'bridge'\n\
+             subnet = '198.18.0.0/24'\ngroups = true\n",
+            socket.display()
+        );
+        fs::write(&path, toml).expect("a file");
+        let warnings = || {
+            let report = check(&Source::file(&path));
+            assert!(report.config.is_ok(), "{report:?}");
+            let warnings = report.warnings.into_iter();
+            lines(
+                &warnings
+                    .filter(|one| one.key.ends_with(".groups"))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let missing = warnings();
+        assert_eq!(missing.len(), 1, "{missing:?}");
+        assert!(missing[0].starts_with("agent.toml:7:"), "{missing:?}");
+        for (answer, expected) in [("HTTP/1.1 200 OK\r\n\r\n", 0), ("nonsense\n", 1), ("", 1)] {
+            let _ = fs::remove_file(&socket);
+            let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut request = [0; 8];
+                stream.read_exact(&mut request).expect("a request");
+                stream.write_all(answer.as_bytes()).expect("a client");
+            });
+            assert_eq!(warnings().len(), expected, "{answer:?}");
+            server.join().expect("the server");
         }
     }
 

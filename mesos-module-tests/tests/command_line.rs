@@ -8,7 +8,7 @@ use contrail_mesos::node_state::{LocalOverlay, NodeState};
 use contrail_mesos_api::cluster::Revision;
 use mesos_module_tests::testbed::agent::{self, BLUE, RED};
 use mesos_module_tests::testbed::{Host, program};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 struct Operator {
     host: Host,
@@ -192,6 +192,84 @@ fn namespace_on_an_overlay_needs_the_node_state_for_its_attach_only() -> Result<
     let (success, state, problems) = reported(&operator, "box")?;
     ensure!(success && state == "attached", "{state}: {problems}");
     operator.succeeds("detach box")?;
+    host.expect_nothing_since(&before)
+}
+
+#[test]
+fn groups_of_a_container_are_shown_and_changed() -> Result<()> {
+    let isolating = BLUE.trim_end().to_owned() + "\ngroups = true\n";
+    let operator = Operator::new(&format!("{isolating}{RED}"))?;
+    let host = &operator.host;
+    host.sh("ip netns add box && ip netns add plain")?;
+    let before = host.leftovers()?;
+    let text = operator.succeeds("config check")?;
+    for expected in [
+        "blue: 10.32.0.0/24 isolates groups, admits hosts and mapped-ports",
+        "contrail-mesos-node does not answer",
+    ] {
+        ensure!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+    let label = "--label netgroups=web,db";
+    let text = operator.fails(&format!(
+        "attach box --netns box --network red {label} --label security-groups=s"
+    ))?;
+    ensure!(text.contains("does not isolate groups"), "{text}");
+    operator.succeeds(&format!("attach box --netns box --network blue {label}"))?;
+    operator.succeeds("attach plain --netns plain --network red")?;
+    let groups = |arguments: &str| -> Result<Value> {
+        let text = operator.succeeds(&format!("groups box -o json {arguments}"))?;
+        let groups: Value = serde_json::from_str(&text).context(text)?;
+        let network = &groups["networks"][0];
+        ensure!(network["network"] == "blue", "{groups}");
+        let status: Value = serde_json::from_str(&operator.succeeds("status -o json")?)?;
+        let rows = &status["containers"];
+        ensure!(rows[0]["groups"] == network["groups"], "{rows}");
+        ensure!(rows[0]["security_groups"] == network["security_groups"]);
+        ensure!(rows[1]["groups"] == Value::Null, "{rows}");
+        Ok(json!([
+            network["groups"],
+            network["security_groups"],
+            groups["is_changed"]
+        ]))
+    };
+    assert_eq!(groups("")?, json!([["db", "web"], [], false]));
+    assert_eq!(
+        groups("--group b --group a")?,
+        json!([["a", "b"], [], true])
+    );
+    let text = operator.fails("groups box --security-group s")?;
+    ensure!(text.contains("overlays.json does not exist"), "{text}");
+    let state_dir = host.directory().join("state");
+    let name = "agent-1".to_owned();
+    let mut state = NodeState::new(name, Revision::default(), vec![], vec![]);
+    state.security_groups = vec!["s".to_owned()];
+    state.write(&state_dir)?;
+    assert_eq!(groups("--security-group s")?, json!([[], ["s"], true]));
+    let table = operator.succeeds("status")?;
+    ensure!(table.contains("security group s"), "{table}");
+    assert_eq!(groups("--none")?, json!([[], [], true]));
+    for (arguments, expected) in [
+        ("groups box --security-group unknown", "unknown"),
+        ("groups box --group a,b", "no group has the name"),
+        ("groups box --none --reset", "cannot be used"),
+        ("groups plain --group a", "no network that isolates groups"),
+        ("groups nobody --group a", "not attached"),
+    ] {
+        let text = operator.fails(arguments)?;
+        ensure!(text.contains(expected), "{arguments}: {text}");
+    }
+    assert_eq!(groups("")?, json!([[], [], true]));
+    let file = state_dir.join("containers/box/groups.json");
+    fs::write(&file, "{")?;
+    let (success, state, problems) = reported(&operator, "box")?;
+    ensure!(
+        !success && state == "degraded" && problems.contains("groups.json"),
+        "{state}: {problems}"
+    );
+    assert_eq!(groups("--reset")?, json!([["db", "web"], [], false]));
+    operator.succeeds("detach box")?;
+    operator.succeeds("detach plain")?;
+    fs::remove_dir_all(state_dir.join("node"))?;
     host.expect_nothing_since(&before)
 }
 

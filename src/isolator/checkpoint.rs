@@ -421,7 +421,13 @@ impl Checkpoints {
     /// Removes the container's directory and everything in it. Idempotent.
     pub fn remove(&self, container: &ContainerId) -> Result<(), CheckpointError> {
         let path = self.directory(container);
-        match fs::remove_dir_all(&path) {
+        let remove = || fs::remove_dir_all(&path);
+        let removed = match remove() {
+            // An operator changed the container's groups at that moment.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => remove(),
+            other => other,
+        };
+        match removed {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(CheckpointError {
                 action: "remove",
                 path,

@@ -8,6 +8,7 @@ use contrail_mesos::config::{Network, NetworkProvider, Source};
 use contrail_mesos::preflight::{self, Report};
 use contrail_mesos::provider::cni::version_problems;
 use contrail_mesos::provider::overlay::OverlayNetworks;
+use contrail_mesos_api::cluster::Admission;
 
 use crate::output::{print, print_error};
 
@@ -79,12 +80,14 @@ fn description(network: &Network, overlays: &OverlayNetworks) -> String {
             // Why they are not known, the report says.
             if let Ok(bridge) = overlays.bridge_network(overlay) {
                 words.extend(bridge.subnets().map(|subnet| subnet.to_string()));
+                words.extend(bridge.groups.map(groups));
             }
             words.join(" ")
         }
-        NetworkProvider::Bridge(_) => {
-            let subnets: Vec<String> = network.subnets().iter().map(ToString::to_string).collect();
-            subnets.join(" ")
+        NetworkProvider::Bridge(bridge) => {
+            let mut words: Vec<String> = bridge.subnets().map(|net| net.to_string()).collect();
+            words.extend(bridge.groups.map(groups));
+            words.join(" ")
         }
         NetworkProvider::Contrail(contrail) => contrail.virtual_network.as_ref().map_or_else(
             || "default virtual network of the managers".to_owned(),
@@ -96,4 +99,23 @@ fn description(network: &Network, overlays: &OverlayNetworks) -> String {
         },
         NetworkProvider::None => "loopback only".to_owned(),
     }
+}
+
+/// What reaches the containers of a network that isolates groups.
+fn groups(admission: Admission) -> String {
+    let admitted: Vec<&str> = [
+        (admission.hosts, "hosts"),
+        (admission.mapped_ports, "mapped-ports"),
+    ]
+    .iter()
+    .filter_map(|(is_admitted, word)| is_admitted.then_some(*word))
+    .collect();
+    format!(
+        "isolates groups, admits {}",
+        if admitted.is_empty() {
+            "nothing".to_owned()
+        } else {
+            admitted.join(" and ")
+        }
+    )
 }

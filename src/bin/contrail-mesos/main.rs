@@ -5,6 +5,7 @@ mod attach;
 mod check;
 mod cluster_status;
 mod detach;
+mod groups;
 mod output;
 mod state;
 mod status;
@@ -37,6 +38,8 @@ enum Command {
     Attach(attach::Attach),
     /// Undo an attach
     Detach(detach::Detach),
+    /// Show or change the groups of a running container
+    Groups(groups::Groups),
     /// List the containers that are attached on this host, or all nodes of the cluster
     Status(status::Status),
     /// Inspect the configuration
@@ -91,6 +94,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             needs_root("detach")?;
             let config = command.state.load(&source)?;
             runtime()?.block_on(async { command.run(&StateOptions::attacher(&config)?).await })
+        }
+        Command::Groups(command) => {
+            needs_root("groups")?;
+            let config = command.state.load(&source)?;
+            command.run(&config.state_dir)
         }
         Command::Status(command) if command.cluster => {
             let config = source.load()?;

@@ -8,14 +8,17 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use comfy_table::{Table, presets};
+use contrail_mesos::endpoints::{policy, read_groups};
 use contrail_mesos::isolator::attacher::Attacher;
 use contrail_mesos::isolator::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
 use contrail_mesos::provider::contrail::pending_containers;
 use contrail_mesos::provider::{Attachment, Intent, PendingTeardown, ProviderIntent};
+use contrail_mesos_api::cluster::Membership;
 use contrail_mesos_api::text::Quoted;
 use serde::Serialize;
 
 use crate::Output;
+use crate::groups::groups_text;
 use crate::output::{port_text, print};
 use crate::state::StateOptions;
 
@@ -47,11 +50,27 @@ struct Row {
     addresses: Vec<String>,
     mac: String,
     ports: Vec<String>,
+    /// The groups that it has now; none on a network that does not isolate groups.
+    groups: Option<Vec<String>>,
+    /// The same of security groups.
+    security_groups: Option<Vec<String>>,
     /// The handle to the network namespace; none for an operator's attachment.
     namespace: Option<String>,
     state: State,
     /// What is wrong, a sentence each.
     problems: Vec<String>,
+}
+
+impl Row {
+    fn groups_text(&self) -> String {
+        match (&self.groups, &self.security_groups) {
+            (Some(groups), Some(security_groups)) => groups_text(&Membership {
+                groups: groups.clone(),
+                security_groups: security_groups.clone(),
+            }),
+            _ => "-".to_owned(),
+        }
+    }
 }
 
 /// The state of one network of one container.
@@ -197,7 +216,22 @@ async fn row(
 ) -> Row {
     let is_pending = pending.contains(&checkpoint.container.to_string());
     let is_attached = attachment.is_some();
-    let (state, problems) = state(attacher, checkpoint, intent, is_attached, is_pending).await;
+    let (mut state, mut problems) =
+        state(attacher, checkpoint, intent, is_attached, is_pending).await;
+    let changed = read_groups(attacher.checkpoints(), &checkpoint.container);
+    let membership = match changed {
+        Ok(changed) => policy(intent, changed.as_ref()).map(|policy| policy.membership),
+        Err(error) => {
+            let is_isolated = policy(intent, None).is_some();
+            if is_isolated {
+                problems.push(error.to_string());
+                if state == State::Attached {
+                    state = State::Degraded;
+                }
+            }
+            None
+        }
+    };
     let executor = match (&checkpoint.executor, checkpoint.owner) {
         (Some(executor), Owner::Agent) => executor.executor.clone(),
         _ => "-".to_owned(),
@@ -213,6 +247,8 @@ async fn row(
             .map_or(intent.mac, |attachment| attachment.mac)
             .to_string(),
         ports: intent.ports.iter().copied().map(port_text).collect(),
+        groups: membership.as_ref().map(|all| all.groups.clone()),
+        security_groups: membership.map(|all| all.security_groups),
         namespace: attacher
             .handle(checkpoint)
             .map(|handle| handle.display().to_string()),
@@ -232,6 +268,7 @@ fn table(rows: &[Row]) -> Table {
         "ADDRESS",
         "MAC",
         "PORTS",
+        "GROUPS",
         "STATE",
     ]);
     for row in rows {
@@ -244,6 +281,7 @@ fn table(rows: &[Row]) -> Table {
             row.addresses.join(" "),
             row.mac.clone(),
             row.ports.join(" "),
+            row.groups_text(),
             if row.problems.is_empty() {
                 row.state.to_string()
             } else {
