@@ -2,11 +2,13 @@
 //! configuration, the files that it names, and whether its networks are possible on this host.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{
     Config, ConfigError, ConfigProblem, Contrail, Network, NetworkProvider, ReadConfig, Source,
@@ -209,11 +211,14 @@ fn check_groups(config: &Config, read: &ReadConfig, warnings: &mut Vec<ConfigPro
     }
 }
 
-/// Fails unless the node daemon answers. Waits for a second at most.
+/// Fails unless the node daemon answers. Waits for a few seconds at most.
 fn ask_node_daemon(socket: &Path) -> io::Result<()> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(NODE_DAEMON_TIMEOUT))?;
-    stream.set_write_timeout(Some(NODE_DAEMON_TIMEOUT))?;
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    client.set_read_timeout(Some(NODE_DAEMON_TIMEOUT))?;
+    // Also limits how long it waits for a daemon that accepts nobody.
+    client.set_write_timeout(Some(NODE_DAEMON_TIMEOUT))?;
+    client.connect(&SockAddr::unix(socket)?)?;
+    let mut stream = UnixStream::from(OwnedFd::from(client));
     stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut version = [0; 7];
     stream.read_exact(&mut version)?;

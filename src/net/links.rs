@@ -63,8 +63,6 @@ pub struct Ipv4Settings {
     pub forwarding: i32,
     /// `arp_ignore`
     pub arp_ignore: i32,
-    /// `rp_filter`
-    pub rp_filter: i32,
     /// `send_redirects`
     pub send_redirects: i32,
     /// `route_localnet`
@@ -572,7 +570,6 @@ fn read_settings(link: &mut Link, family: AfSpecUnspec) {
                 AfSpecInet::DevConf(settings) => Some(Ipv4Settings {
                     forwarding: settings.forwarding,
                     arp_ignore: settings.arp_ignore,
-                    rp_filter: settings.rp_filter,
                     send_redirects: settings.send_redirects,
                     route_localnet: settings.route_localnet,
                 }),

@@ -85,16 +85,16 @@ impl fmt::Display for Rule {
         match self.kind {
             RuleKind::Host => write!(
                 formatter,
-                "routing rule {priority}: packets of this host to {subnet} use the main table"
+                "routing rule {priority} (packets of this host to {subnet} use the main table)"
             ),
             RuleKind::DeadEnd => write!(
                 formatter,
-                "routing rule {priority}: packets to {subnet} without the mark {ALLOWED_MARK:#x} use the table {}",
+                "routing rule {priority} (packets to {subnet} without the mark {ALLOWED_MARK:#x} use the table {})",
                 self.table
             ),
             RuleKind::Blackhole => write!(
                 formatter,
-                "routing rule {priority}: packets to {subnet} without the mark {ALLOWED_MARK:#x} are dropped"
+                "routing rule {priority} (packets to {subnet} without the mark {ALLOWED_MARK:#x} are dropped)"
             ),
         }
     }

@@ -11,8 +11,8 @@ use anyhow::{Result, bail};
 use crate::testbed::cgroups;
 use crate::testbed::host::Host;
 
-/// Links, named namespaces, mounts, tables of nftables, cgroups, processes and files of a host, a
-/// line each.
+/// Links, named namespaces, mounts, tables of nftables, routing rules, cgroups, processes and files of a
+/// host, a line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftovers(BTreeSet<String>);
 
@@ -26,6 +26,7 @@ impl Leftovers {
         add("namespace", &mut namespaces(host)?.into_iter());
         add("mount", &mut mounts(host)?.into_iter());
         add("table", &mut tables(host)?.into_iter());
+        add("rule", &mut rules(host)?.into_iter());
         add("cgroup", &mut cgroups_of(host)?.into_iter());
         add("process", &mut processes(host)?.into_iter());
         add("file", &mut files(host, "/run /var/lib/cni")?.into_iter());
@@ -56,7 +57,7 @@ impl Host {
     }
 
     /// As [`Host::expect_nothing_since`], for these kinds of things only: `link`, `namespace`,
-    /// `mount`, `table`, `cgroup`, `process`, `file`.
+    /// `mount`, `table`, `rule`, `cgroup`, `process`, `file`.
     pub fn expect_nothing_of(&self, kinds: &[&str], before: &Leftovers) -> Result<()> {
         self.expect_nothing(before, |line| {
             let kind = line.split(' ').next().unwrap_or_default();
@@ -111,6 +112,11 @@ pub fn mounts(host: &Host) -> Result<Vec<String>> {
 /// The host's tables of nftables.
 pub fn tables(host: &Host) -> Result<Vec<String>> {
     lines(host, "nft list tables")
+}
+
+/// The host's routing rules of this program.
+fn rules(host: &Host) -> Result<Vec<String>> {
+    lines(host, "ip rule show proto 133; ip -6 rule show proto 133")
 }
 
 /// The cgroups of the host's clusters.

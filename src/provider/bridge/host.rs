@@ -183,7 +183,7 @@ impl fmt::Display for Fault<'_> {
                 formatter,
                 "the bridge {bridge} has the address {old} instead of {new}"
             ),
-            Change::Rule(rule) => write!(formatter, "the {rule}: is gone"),
+            Change::Rule(rule) => write!(formatter, "the {rule} is gone"),
             Change::DeadEndGateway => write!(
                 formatter,
                 "the gateway of the dead ends is gone from the bridge {bridge}"
@@ -638,10 +638,6 @@ fn bridge_settings(spec: &BridgeSpec, is_ours: bool, link: Option<&Link>) -> Vec
             // Containers must not look for each other on the link.
             let present = ipv4.map(|settings| settings.send_redirects);
             required.push(("ipv4", "send_redirects", "0", present));
-            // The way back to a container is a dead end for what nobody allowed, by the bridge, but
-            // with the strict check also of what another bridge must send.
-            let present = ipv4.map(|settings| settings.rp_filter);
-            required.push(("ipv4", "rp_filter", "2", present));
         }
     }
     if is_ours && links::has_ipv6() {

@@ -305,7 +305,6 @@ fn damage_to_isolation_is_repaired() {
             vec![format!("bridge link set dev {link} learning on")],
             vec![format!("ip link set {link} nomaster")],
             vec!["ip link del cmb-blue".to_owned()],
-            vec!["sysctl -q -w net.ipv4.conf.cmb-blue.rp_filter=0".to_owned()],
             // Without a notification.
             vec![
                 "sysctl -q -w net.ipv4.conf.cmb-blue.send_redirects=1".to_owned(),
@@ -573,8 +572,8 @@ fn planned_isolation_names_rules_and_routes() {
         let planned = in_group("one", &isolating("blue", 1), "a");
         let plan = host.plan(&planned).await.unwrap().join("\n");
         for step in [
-            "routing rule 200: packets of this host to 10.1.0.0/16",
-            "routing rule 202: packets to fd00:1::/64 without the mark 0x2000 are dropped",
+            "add the routing rule 200 (packets of this host to 10.1.0.0/16",
+            "routing rule 202 (packets to fd00:1::/64 without the mark 0x2000 are dropped)",
             "lead packets to 10.1.0.0/16 that nobody allowed to a dead end",
             "MTU 1400, isolated",
             "in the container: route 10.1.0.1/32",
