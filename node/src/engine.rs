@@ -1,8 +1,8 @@
 //! Runs the subsystems: each on a thread of its own, which compares when a comparison is due.
 //!
-//! Invariants: a subsystem that fails, panics or hangs does not stop the others. Nothing is compared
-//! before there is a complete state. Every change is counted and logged, and so is what could not be
-//! changed, once.
+//! Invariants: a subsystem that fails, panics or hangs does not stop the others. A subsystem that
+//! needs the managers' state compares nothing before there is a complete one. Every change is counted
+//! and logged, and so is what could not be changed, once.
 
 use std::any::Any;
 use std::fmt;
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::cluster_state::ClusterState;
 use crate::schedule::{Conclusion, Schedule};
-use crate::subsystem::{Change, Mode, Outcome, Subsystem};
+use crate::subsystem::{BoxError, Change, ClusterUse, Mode, Outcome, Subsystem};
 use crate::watch::States;
 
 /// A comparison that takes longer hangs.
@@ -54,6 +54,9 @@ pub struct SubsystemStatus {
     pub failures: u64,
     /// How many comparisons panicked.
     pub panics: u64,
+    /// Whether it applies revisions, or is about this host alone.
+    #[serde(skip)]
+    pub cluster_use: ClusterUse,
     /// When the comparison in progress began.
     #[serde(skip)]
     busy_since: Option<Instant>,
@@ -84,10 +87,14 @@ pub struct EngineStatus {
 }
 
 impl EngineStatus {
-    /// The revision that all subsystems have applied without problems.
+    /// The revision that all subsystems that apply revisions have applied without problems.
     #[must_use]
     pub fn applied(&self) -> Option<Revision> {
-        let applied = self.subsystems.iter().map(|subsystem| subsystem.applied);
+        let applying = self
+            .subsystems
+            .iter()
+            .filter(|subsystem| subsystem.cluster_use != ClusterUse::Unused);
+        let applied = applying.map(|subsystem| subsystem.applied);
         // None is less than any.
         applied.min().flatten()
     }
@@ -138,7 +145,10 @@ impl Engine {
     pub fn start(subsystems: Vec<Box<dyn Subsystem>>, states: &States) -> io::Result<Self> {
         let statuses = subsystems
             .iter()
-            .map(|subsystem| SubsystemStatus::new(subsystem.name()))
+            .map(|subsystem| SubsystemStatus {
+                cluster_use: subsystem.cluster_use(),
+                ..SubsystemStatus::new(subsystem.name())
+            })
             .collect();
         let (sender, receiver) = watch::channel(EngineStatus {
             subsystems: statuses,
@@ -152,6 +162,7 @@ impl Engine {
             let (wake, woken) = UnixStream::pair()?;
             wake.set_nonblocking(true)?;
             woken.set_nonblocking(true)?;
+            let cluster_use = subsystem.cluster_use();
             let runner = Runner {
                 name: subsystem.name(),
                 subsystem,
@@ -161,13 +172,17 @@ impl Engine {
                 woken,
                 schedule: Schedule::new(Instant::now()),
                 is_listening: true,
+                cluster_use,
                 seen: None,
+                applied: None,
             };
             let thread = std::thread::Builder::new()
                 .name(format!("cm-{}", runner.name))
                 .spawn(move || runner.run())?;
             engine.threads.push((wake.try_clone()?, thread));
-            tokio::spawn(wake_for_each(states.clone(), wake));
+            if cluster_use != ClusterUse::Unused {
+                tokio::spawn(wake_for_each(states.clone(), wake));
+            }
         }
         Ok(engine)
     }
@@ -228,7 +243,7 @@ pub fn dry_run(
 ) -> Vec<(&'static str, Result<Outcome, String>)> {
     let compare = |subsystem: &mut Box<dyn Subsystem>| {
         let result = catch_unwind(AssertUnwindSafe(|| {
-            subsystem.reconcile(state, Mode::DryRun)
+            reconcile(subsystem.as_mut(), Some(state), Mode::DryRun)
         }));
         let outcome = match result {
             Ok(Ok(outcome)) => Ok(outcome),
@@ -238,6 +253,28 @@ pub fn dry_run(
         (subsystem.name(), outcome)
     };
     subsystems.iter_mut().map(compare).collect()
+}
+
+/// A comparison with the state that the subsystem uses.
+fn reconcile(
+    subsystem: &mut dyn Subsystem,
+    state: Option<&ClusterState>,
+    mode: Mode,
+) -> Result<Outcome, BoxError> {
+    match state {
+        Some(state) if subsystem.cluster_use() != ClusterUse::Unused => {
+            subsystem.reconcile(state, mode)
+        }
+        _ => subsystem.reconcile_alone(mode),
+    }
+}
+
+/// What a comparison compared with: the revision, if there was one, and the subsystem's
+/// [`Subsystem::local_generation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DesiredVersion {
+    revision: Option<Revision>,
+    local: u64,
 }
 
 /// The thread of a subsystem.
@@ -252,8 +289,11 @@ struct Runner {
     schedule: Schedule,
     /// Whether its notifications can be waited for.
     is_listening: bool,
+    cluster_use: ClusterUse,
     /// The state that the schedule knows of.
     seen: Option<Arc<ClusterState>>,
+    /// What the last comparison without problems compared with.
+    applied: Option<DesiredVersion>,
 }
 
 /// What a thread has waited for.
@@ -283,40 +323,50 @@ impl Runner {
             if events.notified {
                 self.receive();
             }
-            let state = self.states.borrow().clone();
-            let Some(state) = state else {
+            let state = self.state();
+            if state.is_none() && self.cluster_use == ClusterUse::Required {
                 continue;
-            };
+            }
             let now = Instant::now();
-            let is_new = self
-                .seen
-                .as_ref()
-                .is_none_or(|seen| !Arc::ptr_eq(seen, &state));
+            let is_new = match (&self.seen, &state) {
+                (Some(seen), Some(state)) => !Arc::ptr_eq(seen, state),
+                (None, Some(_)) => true,
+                (_, None) => false,
+            };
             if is_new {
                 self.schedule.changed(now);
-                self.seen = Some(state.clone());
+                self.seen.clone_from(&state);
             }
             if self.schedule.due() <= now {
-                let conclusion = self.compare(&state);
+                let conclusion = self.compare(state.as_deref());
                 self.schedule.concluded(Instant::now(), conclusion);
             }
         }
     }
 
+    /// The latest state that this subsystem uses.
+    fn state(&self) -> Option<Arc<ClusterState>> {
+        match self.cluster_use {
+            ClusterUse::Required | ClusterUse::Optional => self.states.borrow().clone(),
+            ClusterUse::Unused => None,
+        }
+    }
+
     /// Waits for a notification, a new state, or the next comparison.
     fn wait(&mut self) -> Result<Events, Errno> {
-        let timeout = match self.seen {
+        let can_compare = self.seen.is_some() || self.cluster_use != ClusterUse::Required;
+        let timeout = if can_compare {
             // Rounded up, so that the thread does not wake too early.
-            Some(_) => {
-                let left = self
-                    .schedule
-                    .due()
-                    .saturating_duration_since(Instant::now());
-                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            }
+            let left = self
+                .schedule
+                .due()
+                .saturating_duration_since(Instant::now());
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        } else if self.states.borrow().is_some() {
             // The state that was there at the start wakes nobody.
-            None if self.states.borrow().is_some() => PollTimeout::ZERO,
-            None => PollTimeout::NONE,
+            PollTimeout::ZERO
+        } else {
+            PollTimeout::NONE
         };
         let mut files = vec![PollFd::new(self.woken.as_fd(), PollFlags::POLLIN)];
         if self.is_listening
@@ -386,33 +436,35 @@ impl Runner {
         problem
     }
 
-    fn compare(&mut self, state: &ClusterState) -> Conclusion {
+    fn compare(&mut self, state: Option<&ClusterState>) -> Conclusion {
         self.update(|status| {
             status.busy_since = Some(Instant::now());
             false
         });
         let subsystem = &mut self.subsystem;
-        let result = catch_unwind(AssertUnwindSafe(|| subsystem.reconcile(state, Mode::Apply)));
-        let outcome = match result {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => failure(with_causes(error.as_ref())),
-            Err(payload) => failure(self.count_panic(payload.as_ref())),
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let outcome = reconcile(subsystem.as_mut(), state, Mode::Apply);
+            (outcome, subsystem.local_generation())
+        }));
+        let (outcome, local) = match result {
+            Ok((Ok(outcome), local)) => (outcome, local),
+            Ok((Err(error), local)) => (failure(with_causes(error.as_ref())), local),
+            Err(payload) => (failure(self.count_panic(payload.as_ref())), 0),
         };
-        self.conclude(state.revision, outcome)
+        let revision = state.map(|state| state.revision);
+        self.conclude(DesiredVersion { revision, local }, outcome)
     }
 
-    fn conclude(&self, revision: Revision, outcome: Outcome) -> Conclusion {
+    fn conclude(&mut self, version: DesiredVersion, outcome: Outcome) -> Conclusion {
         let Outcome { changes, problems } = outcome;
         let problems = bounded(problems);
-        let (before, applied) = {
+        let before = {
             let status = self.status.borrow();
             let status = status.subsystems.get(self.index);
-            status.map_or((vec![], None), |status| {
-                (status.problems.clone(), status.applied)
-            })
+            status.map_or_else(Vec::new, |status| status.problems.clone())
         };
         // Nothing that must be has changed since everything was as it must be.
-        let is_repair = applied == Some(revision) && before.is_empty();
+        let is_repair = self.applied == Some(version) && before.is_empty();
         self.log(&changes, is_repair);
         for problem in problems.iter().filter(|problem| !before.contains(problem)) {
             log::warn!(subsystem = self.name; "{problem}");
@@ -422,6 +474,9 @@ impl Runner {
         }
         let count = changes.len() as u64;
         let is_success = problems.is_empty();
+        if is_success {
+            self.applied = Some(version);
+        }
         self.update(|status| {
             status.busy_since = None;
             status.comparisons += 1;
@@ -432,8 +487,8 @@ impl Runner {
             }
             let mut is_modified = status.comparisons == 1 || count > 0;
             if is_success {
-                is_modified |= status.applied != Some(revision);
-                status.applied = Some(revision);
+                is_modified |= status.applied != version.revision;
+                status.applied = version.revision;
             } else {
                 status.failures += 1;
             }
@@ -509,6 +564,8 @@ mod tests {
     /// What a comparison does.
     enum Step {
         Changes(usize),
+        /// Because of what this host knows by itself.
+        LocalChanges(usize),
         Problem(&'static str),
         Error,
         Panic,
@@ -521,6 +578,9 @@ mod tests {
         steps: VecDeque<Step>,
         notifications: Option<UnixStream>,
         seen: Arc<Mutex<Vec<(Revision, Mode)>>>,
+        cluster_use: ClusterUse,
+        generation: u64,
+        alone: Arc<Mutex<usize>>,
     }
 
     impl Fake {
@@ -540,16 +600,20 @@ mod tests {
 
         fn reconcile(&mut self, cluster: &ClusterState, mode: Mode) -> Result<Outcome, BoxError> {
             self.seen.lock().unwrap().push((cluster.revision, mode));
-            match self.steps.pop_front() {
-                None => Ok(Outcome::default()),
-                Some(Step::Changes(count)) => Ok(Outcome {
-                    changes: vec![Change("add a route".to_owned()); count],
-                    problems: vec![],
-                }),
-                Some(Step::Problem(problem)) => Ok(failure(problem.to_owned())),
-                Some(Step::Error) => Err("no netlink socket".into()),
-                Some(Step::Panic) => panic!("index out of bounds"),
-            }
+            self.step()
+        }
+
+        fn cluster_use(&self) -> ClusterUse {
+            self.cluster_use
+        }
+
+        fn reconcile_alone(&mut self, _mode: Mode) -> Result<Outcome, BoxError> {
+            *self.alone.lock().unwrap() += 1;
+            self.step()
+        }
+
+        fn local_generation(&self) -> u64 {
+            self.generation
         }
 
         fn notifications(&self) -> Option<BorrowedFd<'_>> {
@@ -563,6 +627,28 @@ mod tests {
             socket
                 .read(&mut bytes)
                 .is_ok_and(|count| bytes[..count].contains(&b'y'))
+        }
+    }
+
+    impl Fake {
+        fn step(&mut self) -> Result<Outcome, BoxError> {
+            match self.steps.pop_front() {
+                None => Ok(Outcome::default()),
+                Some(Step::Changes(count)) => Ok(Outcome {
+                    changes: vec![Change("add a route".to_owned()); count],
+                    problems: vec![],
+                }),
+                Some(Step::LocalChanges(count)) => {
+                    self.generation += 1;
+                    Ok(Outcome {
+                        changes: vec![Change("add an element".to_owned()); count],
+                        problems: vec![],
+                    })
+                }
+                Some(Step::Problem(problem)) => Ok(failure(problem.to_owned())),
+                Some(Step::Error) => Err("no netlink socket".into()),
+                Some(Step::Panic) => panic!("index out of bounds"),
+            }
         }
     }
 
@@ -633,6 +719,7 @@ mod tests {
             steps: [3, 0, 1, 2].map(Step::Changes).into(),
             notifications: Some(notifications),
             seen: seen.clone(),
+            ..Fake::default()
         };
         let engine = Engine::start(vec![Box::new(fake)], &receiver).unwrap();
         let comparisons =
@@ -660,6 +747,47 @@ mod tests {
             (status.subsystems[0].changes, status.subsystems[0].repairs),
             (5, 1)
         );
+    }
+
+    #[tokio::test]
+    async fn local_subsystems_compare_without_a_state() {
+        let (sender, receiver) = watch::channel(None);
+        let alone = [Arc::<Mutex<usize>>::default(), Arc::default()];
+        let seen = Arc::<Mutex<Vec<_>>>::default();
+        let (mut kernel, notifications) = UnixStream::pair().unwrap();
+        let host = Fake {
+            name: "host",
+            cluster_use: ClusterUse::Unused,
+            alone: alone[0].clone(),
+            seen: seen.clone(),
+            steps: [Step::Changes(1), Step::Changes(2), Step::LocalChanges(3)].into(),
+            notifications: Some(notifications),
+            ..Fake::default()
+        };
+        let groups = Fake {
+            name: "groups",
+            cluster_use: ClusterUse::Optional,
+            alone: alone[1].clone(),
+            ..Fake::default()
+        };
+        let engine = Engine::start(vec![Box::new(host), Box::new(groups)], &receiver).unwrap();
+        let status = wait_for(&engine, EngineStatus::has_attempted).await;
+        assert_eq!(status.applied(), None);
+        sender.send_replace(Some(Arc::new(cluster("1.1"))));
+        wait_for(&engine, |status| status.applied() == Some(revision("1.1"))).await;
+        for comparisons in 2..4 {
+            kernel.write_all(b"y").unwrap();
+            wait_for(&engine, |status| {
+                status.subsystems[0].comparisons == comparisons
+            })
+            .await;
+        }
+        let host = engine.status().borrow().subsystems[0].clone();
+        assert_eq!((host.changes, host.repairs), (4, 2));
+        assert_eq!(host.applied, None);
+        assert!(seen.lock().unwrap().is_empty());
+        assert_eq!(*alone[0].lock().unwrap(), 3);
+        assert_eq!(*alone[1].lock().unwrap(), 1);
     }
 
     #[test]

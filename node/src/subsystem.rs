@@ -42,6 +42,18 @@ pub struct Outcome {
     pub problems: Vec<String>,
 }
 
+/// What a subsystem needs of the managers' state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClusterUse {
+    /// It compares only with a state.
+    #[default]
+    Required,
+    /// It compares from the start, and with a state once there is one.
+    Optional,
+    /// It never needs one: no state makes a comparison due, and it applies no revision.
+    Unused,
+}
+
 /// A part of the daemon.
 pub trait Subsystem: Send + 'static {
     /// Its name in messages, metrics and reports: one word such as `overlay`.
@@ -51,6 +63,24 @@ pub trait Subsystem: Send + 'static {
     /// at one object it goes on with the others, and reports a problem. An error means that nothing
     /// could be compared.
     fn reconcile(&mut self, cluster: &ClusterState, mode: Mode) -> Result<Outcome, BoxError>;
+
+    /// What it needs of the managers' state.
+    fn cluster_use(&self) -> ClusterUse {
+        ClusterUse::Required
+    }
+
+    /// As [`Subsystem::reconcile`], with what this host knows by itself. Called before there is a
+    /// state, unless one is required, and always if none is used.
+    fn reconcile_alone(&mut self, mode: Mode) -> Result<Outcome, BoxError> {
+        let _ = mode;
+        Ok(Outcome::default())
+    }
+
+    /// A number that is another one after a comparison whose desired state, apart from the managers'
+    /// state, was another than before. What such a comparison changes is no repair.
+    fn local_generation(&self) -> u64 {
+        0
+    }
 
     /// A descriptor that becomes readable when something has changed on the host, if the kernel
     /// notifies about what this subsystem keeps.
