@@ -24,6 +24,8 @@ use super::netlink::{NetlinkError, NetlinkSocket, Request};
 mod batch;
 mod element;
 mod expressions;
+pub mod groups;
+mod program;
 mod read;
 mod ruleset;
 pub mod sources;

@@ -9,19 +9,25 @@ use crate::net::netlink::{NetlinkError, NetlinkSocket, Request};
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
-const NFPROTO_INET: u8 = 1;
+/// The family of tables that see IPv4 and IPv6 packets.
+pub(super) const NFPROTO_INET: u8 = 1;
+/// The family of tables that see the frames of bridges.
+pub(super) const NFPROTO_BRIDGE: u8 = 7;
 
 /// The message types of `nf_tables`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Message {
     NewTable = 0,
+    GetTable = 1,
     DelTable = 2,
     NewChain = 3,
+    GetChain = 4,
     DelChain = 5,
     NewRule = 6,
     GetRule = 7,
     DelRule = 8,
     NewSet = 9,
+    GetSet = 10,
     DelSet = 11,
     NewElement = 12,
     GetElement = 13,
@@ -32,8 +38,13 @@ pub(super) enum Message {
 
 /// The header of all messages about tables of family `inet`.
 pub(super) fn header() -> Nfgenmsg {
+    header_of(NFPROTO_INET)
+}
+
+/// The header of all messages about tables of a family.
+pub(super) fn header_of(family: u8) -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
-    header.nfgen_family = NFPROTO_INET;
+    header.nfgen_family = family;
     header
 }
 
