@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use atomic_write_file::AtomicWriteFile;
 use contrail_mesos_api::cluster::Membership;
-use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::container::{ContainerId, Mac};
 use contrail_mesos_api::files::read_regular_file;
 use ipnet::IpNet;
 
@@ -21,6 +21,10 @@ use crate::isolator::checkpoint::{
 use crate::membership::membership;
 use crate::provider::bridge::ContainerPolicy;
 use crate::provider::{Intent, ProviderIntent};
+
+mod reader;
+
+pub use reader::EndpointReader;
 
 /// The file beside a container's intent with the groups that an operator has given it since its launch.
 const GROUPS_FILE: &str = "groups.json";
@@ -40,6 +44,8 @@ pub struct LocalEndpoint {
     pub bridge_addresses: Vec<IpNet>,
     /// The host end of the veth pair.
     pub host_interface: String,
+    /// The container's MAC address.
+    pub mac: Mac,
     /// The container's addresses.
     pub addresses: Vec<IpAddr>,
     /// Which traffic to it is allowed now.
@@ -110,6 +116,7 @@ fn endpoint(network: &CheckpointedNetwork, changed: Option<&Membership>) -> Opti
         bridge: bridge.bridge.clone(),
         bridge_addresses: bridge.bridge_addresses.clone(),
         host_interface: bridge.host_interface.clone(),
+        mac: intent.mac,
         addresses: intent.addresses.iter().map(IpNet::addr).collect(),
         policy: policy(intent, changed)?,
     })

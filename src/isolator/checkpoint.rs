@@ -35,7 +35,7 @@ use contrail_mesos_api::files::{read_regular_file, write_regular_file};
 
 /// The layout of `intent.json` that this version writes. Layouts start at 1.
 const LAYOUT_VERSION: u32 = 1;
-const INTENT_FILE: &str = "intent.json";
+pub(crate) const INTENT_FILE: &str = "intent.json";
 const ATTACHMENTS_FILE: &str = "attached.json";
 
 /// A checkpoint could not be written, read or removed.
@@ -462,6 +462,18 @@ impl Checkpoints {
 
     /// Reads all checkpoints.
     pub fn load_all(&self) -> Result<Vec<StoredCheckpoint>, CheckpointError> {
+        let names = self.file_names()?;
+        Ok(names.iter().map(|name| self.load(name)).collect())
+    }
+
+    /// Reads the checkpoint in the directory of that name.
+    pub(crate) fn load(&self, file_name: &OsStr) -> StoredCheckpoint {
+        let directory = self.state_dir.join("containers").join(file_name);
+        load(&directory, file_name.to_owned())
+    }
+
+    /// The names of the containers' directories.
+    pub(crate) fn file_names(&self) -> Result<Vec<OsString>, CheckpointError> {
         let path = self.state_dir.join("containers");
         let failed = |source| CheckpointError {
             action: "list",
@@ -472,12 +484,8 @@ impl Checkpoints {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(failed)?,
         };
-        let mut stored = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(failed)?;
-            stored.push(load(&entry.path(), entry.file_name()));
-        }
-        Ok(stored)
+        let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name());
+        entries.map(name).collect::<Result<_, _>>().map_err(failed)
     }
 
     /// Moves the directory of a damaged checkpoint out of the way, for an operator to inspect.
