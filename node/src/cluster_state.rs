@@ -1,11 +1,13 @@
 //! What the managers have published, as this node knows it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+use std::sync::Arc;
 
 use contrail_mesos_api::cluster::{
     Endpoint, Node, Object, ObjectKey, Overlay, Revision, SecurityGroup, Underlay,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The cluster's state at one revision. It is complete: a snapshot with the changes after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,10 +27,41 @@ pub struct ClusterState {
     pub security_groups: BTreeMap<String, SecurityGroup>,
     /// The endpoints of all nodes, by the node's name and their id.
     #[serde(default)]
-    pub endpoints: BTreeMap<String, BTreeMap<String, Endpoint>>,
+    pub endpoints: BTreeMap<String, NodeEndpoints>,
     /// The nodes whose endpoints are complete in the managers' state.
     #[serde(default)]
     pub complete_endpoints: BTreeSet<String>,
+}
+
+/// The endpoints of a node, by their id. Clones share them, so that a change costs a copy of the
+/// endpoints of one node, not of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeEndpoints(Arc<BTreeMap<String, Endpoint>>);
+
+impl Deref for NodeEndpoints {
+    type Target = BTreeMap<String, Endpoint>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl NodeEndpoints {
+    fn change(&mut self) -> &mut BTreeMap<String, Endpoint> {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl Serialize for NodeEndpoints {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_ref().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeEndpoints {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Arc::new(BTreeMap::deserialize(deserializer)?)))
+    }
 }
 
 impl ClusterState {
@@ -73,7 +106,7 @@ impl ClusterState {
             }
             Object::Endpoint(endpoint) => {
                 let of_node = self.endpoints.entry(endpoint.node.clone()).or_default();
-                of_node.insert(endpoint.id.clone(), endpoint);
+                of_node.change().insert(endpoint.id.clone(), endpoint);
             }
             Object::EndpointsComplete { node } => {
                 self.complete_endpoints.insert(node);
@@ -91,22 +124,39 @@ impl ClusterState {
             }
             ObjectKey::Node { name } => {
                 self.nodes.remove(name);
+                self.endpoints.remove(name);
+                self.complete_endpoints.remove(name);
             }
             ObjectKey::SecurityGroup { name } => {
                 self.security_groups.remove(name);
             }
-            ObjectKey::Endpoint { node, id } => {
-                if let Some(of_node) = self.endpoints.get_mut(node) {
-                    of_node.remove(id);
-                    if of_node.is_empty() {
-                        self.endpoints.remove(node);
-                    }
-                }
-            }
+            ObjectKey::Endpoint { node, id } => self.delete_endpoint(node, id),
             ObjectKey::EndpointsComplete { node } => {
                 self.complete_endpoints.remove(node);
             }
             ObjectKey::Unknown => {}
         }
+    }
+
+    fn delete_endpoint(&mut self, node: &str, id: &str) {
+        let Some(of_node) = self.endpoints.get_mut(node) else {
+            return;
+        };
+        if of_node.contains_key(id) {
+            of_node.change().remove(id);
+        }
+        if of_node.is_empty() {
+            self.endpoints.remove(node);
+        }
+    }
+
+    /// How many endpoints of a node there are.
+    pub(crate) fn endpoint_count(&self, node: &str) -> usize {
+        self.endpoints.get(node).map_or(0, |of_node| of_node.len())
+    }
+
+    /// How many endpoints there are.
+    pub(crate) fn total_endpoints(&self) -> usize {
+        self.endpoints.values().map(|of_node| of_node.len()).sum()
     }
 }

@@ -4,15 +4,22 @@
 //! has arrived. The revision never decreases, whichever manager sends the items. The state of an
 //! earlier run is not resumed: an earlier version of the daemon may have left out what it did not
 //! know, so the first stream begins with a snapshot.
+//!
+//! A manager that has just begun to lead publishes the endpoints of a node once the node has reported
+//! them. Until then a client keeps what it knows of them: at the end of a snapshot without
+//! [`Object::EndpointsComplete`] of a node that is still there, its known endpoints stay, and those that
+//! nobody has put since are removed once it comes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use contrail_mesos_api::cluster::{Revision, WatchItem};
+use contrail_mesos_api::cluster::{Object, ObjectKey, Revision, WatchItem};
 
 use crate::cluster_state::ClusterState;
 
-/// More than a cluster has. It bounds what a broken manager can make the daemon keep.
+/// More than a cluster has. Both bound what a broken manager can make the daemon keep.
 const MAX_OBJECTS: usize = 100_000;
+const MAX_ENDPOINTS: usize = 1_000_000;
 
 /// Items that cannot be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +40,7 @@ pub(crate) enum ReplicaError {
     #[error("the manager sent changes without a snapshot")]
     NoSnapshot,
     /// More objects than a cluster has.
-    #[error("the manager sent more than {MAX_OBJECTS} objects")]
+    #[error("the manager sent more than {MAX_OBJECTS} objects or {MAX_ENDPOINTS} endpoints")]
     TooManyObjects,
 }
 
@@ -56,6 +63,21 @@ pub(crate) struct Replica {
     /// Whether a stream of this run has sent the state.
     is_resumable: bool,
     phase: Phase,
+    /// How many endpoints the state has, or the part of a snapshot that has arrived.
+    endpoints: usize,
+    /// The endpoints that were known before the snapshot and were not put since, of nodes whose
+    /// endpoints are not complete.
+    unconfirmed: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// The node whose endpoints an object is about, or may remove.
+fn node_of(key: &ObjectKey) -> Option<&str> {
+    match key {
+        ObjectKey::Node { name: node }
+        | ObjectKey::Endpoint { node, .. }
+        | ObjectKey::EndpointsComplete { node } => Some(node),
+        _ => None,
+    }
 }
 
 impl Replica {
@@ -66,6 +88,8 @@ impl Replica {
             state,
             is_resumable: false,
             phase: Phase::Opened,
+            endpoints: 0,
+            unconfirmed: BTreeMap::new(),
         }
     }
 
@@ -73,6 +97,11 @@ impl Replica {
     /// snapshot.
     pub(crate) fn begin(&mut self) -> Option<Revision> {
         self.phase = Phase::Opened;
+        // A snapshot that was cut may have counted others.
+        self.endpoints = self
+            .state
+            .as_ref()
+            .map_or(0, |state| state.total_endpoints());
         self.revision().filter(|_| self.is_resumable)
     }
 
@@ -97,11 +126,16 @@ impl Replica {
             WatchItem::Snapshot { revision } => {
                 self.check(revision)?;
                 self.phase = Phase::Snapshot(ClusterState::empty(&self.node, revision));
+                self.endpoints = 0;
                 Ok(false)
             }
-            WatchItem::Put { revision, object } => self.change(revision, |state| state.put(object)),
+            WatchItem::Put { revision, object } => {
+                let key = object.key();
+                let completes = matches!(object, Object::EndpointsComplete { .. });
+                self.change(revision, &key, completes, |state| state.put(object))
+            }
             WatchItem::Delete { revision, key } => {
-                self.change(revision, |state| state.delete(&key))
+                self.change(revision, &key, false, |state| state.delete(&key))
             }
             WatchItem::Synced { revision } => self.finish(revision),
             WatchItem::Heartbeat { revision } => {
@@ -119,22 +153,54 @@ impl Replica {
         }
     }
 
+    /// Changes the object `key`. `completes`: it is the last one of the endpoints of a node.
     fn change(
         &mut self,
         revision: Revision,
+        key: &ObjectKey,
+        completes: bool,
         change: impl FnOnce(&mut ClusterState),
     ) -> Result<bool, ReplicaError> {
+        let node = node_of(key).unwrap_or_default();
         if let Phase::Snapshot(state) = &mut self.phase {
+            let before = state.endpoint_count(node);
             change(state);
-            check_size(state)?;
+            self.endpoints = self.endpoints - before + state.endpoint_count(node);
+            check_size(state, self.endpoints)?;
             return Ok(false);
         }
         self.check(revision)?;
+        let gone = self.confirm(key, completes);
+        let others = self.endpoints;
         let state = Arc::make_mut(self.resumed()?);
+        let others = others - state.endpoint_count(node);
+        for id in gone {
+            let node = node.to_owned();
+            state.delete(&ObjectKey::Endpoint { node, id });
+        }
         change(state);
         state.revision = revision;
-        check_size(state)?;
-        Ok(true)
+        let count = others + state.endpoint_count(node);
+        let result = check_size(state, count);
+        self.endpoints = count;
+        result.map(|()| true)
+    }
+
+    /// Notes that the manager has said something about `key`. Returns the ids of endpoints of its node
+    /// that are gone.
+    fn confirm(&mut self, key: &ObjectKey, completes: bool) -> BTreeSet<String> {
+        match key {
+            ObjectKey::Endpoint { node, id } => {
+                if let Some(ids) = self.unconfirmed.get_mut(node) {
+                    ids.remove(id);
+                }
+            }
+            ObjectKey::EndpointsComplete { node } if completes => {
+                return self.unconfirmed.remove(node).unwrap_or_default();
+            }
+            _ => {}
+        }
+        BTreeSet::new()
     }
 
     /// The state that the stream goes on from.
@@ -152,6 +218,7 @@ impl Replica {
                     return Err(ReplicaError::Older { sent, known });
                 }
                 state.revision = revision;
+                self.keep_unconfirmed(&mut state);
                 let has_changed = self.state.as_deref() != Some(&state);
                 self.state = Some(Arc::new(state));
                 self.is_resumable = true;
@@ -169,10 +236,34 @@ impl Replica {
         self.phase = Phase::Synced;
         Ok(has_changed)
     }
+
+    /// Adds to a snapshot what is known of the endpoints that it does not have yet.
+    fn keep_unconfirmed(&mut self, state: &mut ClusterState) {
+        self.unconfirmed.clear();
+        let Some(known) = &self.state else {
+            return;
+        };
+        for (node, endpoints) in &known.endpoints {
+            if !state.nodes.contains_key(node) || state.complete_endpoints.contains(node) {
+                continue;
+            }
+            let mut ids = BTreeSet::new();
+            for (id, endpoint) in endpoints.iter() {
+                let sent = state.endpoints.get(node);
+                if sent.is_none_or(|sent| !sent.contains_key(id)) {
+                    state.put(Object::Endpoint(endpoint.clone()));
+                    ids.insert(id.clone());
+                }
+            }
+            self.unconfirmed.insert(node.clone(), ids);
+        }
+        self.endpoints = state.total_endpoints();
+    }
 }
 
-fn check_size(state: &ClusterState) -> Result<(), ReplicaError> {
-    if state.nodes.len() + state.overlays.len() > MAX_OBJECTS {
+fn check_size(state: &ClusterState, endpoints: usize) -> Result<(), ReplicaError> {
+    let objects = state.nodes.len() + state.overlays.len() + state.security_groups.len();
+    if objects > MAX_OBJECTS || endpoints > MAX_ENDPOINTS {
         return Err(ReplicaError::TooManyObjects);
     }
     Ok(())
@@ -180,11 +271,11 @@ fn check_size(state: &ClusterState) -> Result<(), ReplicaError> {
 
 #[cfg(test)]
 mod tests {
-    use contrail_mesos_api::cluster::{Object, ObjectKey};
+    use contrail_mesos_api::cluster::{Endpoint, Membership};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{overlay, revision};
+    use crate::testing::{node, overlay, revision};
 
     fn snapshot(text: &str) -> WatchItem {
         let revision = revision(text);
@@ -326,7 +417,312 @@ mod tests {
         }
     }
 
+    fn endpoint(node: &str, id: &str, group: &str) -> Object {
+        Object::Endpoint(Endpoint {
+            node: node.to_owned(),
+            id: id.to_owned(),
+            addresses: vec![],
+            membership: Membership {
+                groups: vec![group.to_owned()],
+                security_groups: vec![],
+            },
+        })
+    }
+
+    fn put_object(text: &str, object: Object) -> WatchItem {
+        WatchItem::Put {
+            revision: revision(text),
+            object,
+        }
+    }
+
+    fn delete_key(text: &str, key: ObjectKey) -> WatchItem {
+        WatchItem::Delete {
+            revision: revision(text),
+            key,
+        }
+    }
+
+    fn complete(node: &str) -> Object {
+        Object::EndpointsComplete {
+            node: node.to_owned(),
+        }
+    }
+
+    fn ids(replica: &Replica, node: &str) -> Vec<String> {
+        let state = replica.state().unwrap();
+        let of_node = state.endpoints.get(node);
+        of_node.map_or_else(Vec::new, |of_node| of_node.keys().cloned().collect())
+    }
+
+    /// A replica that knows two endpoints of each of two nodes.
+    fn with_endpoints() -> Replica {
+        let mut replica = Replica::new("node-1", None);
+        let mut items = vec![snapshot("1.5")];
+        for name in ["node-1", "node-2"] {
+            let number = name.strip_prefix("node-").unwrap().parse().unwrap();
+            items.push(put_object("1.5", Object::Node(node(number, "dcos"))));
+            items.push(put_object("1.5", endpoint(name, "a", "x")));
+            items.push(put_object("1.5", endpoint(name, "b", "x")));
+            items.push(put_object("1.5", complete(name)));
+        }
+        items.push(synced("1.5"));
+        follow(&mut replica, items);
+        replica
+    }
+
+    #[test]
+    fn endpoints_stay_until_the_new_leader_has_all_of_the_node() {
+        let mut replica = with_endpoints();
+        replica.begin();
+        // node-1 has reported to the new leader, node-2 has not.
+        let items = vec![
+            snapshot("2.1"),
+            put_object("2.1", Object::Node(node(1, "dcos"))),
+            put_object("2.1", complete("node-1")),
+            put_object("2.1", endpoint("node-1", "c", "x")),
+            put_object("2.1", Object::Node(node(2, "dcos"))),
+            synced("2.1"),
+        ];
+        follow(&mut replica, items);
+        assert_eq!(ids(&replica, "node-1"), ["c"]);
+        assert_eq!(ids(&replica, "node-2"), ["a", "b"]);
+        // A part of a report, and a stream that is cut and resumed.
+        follow(
+            &mut replica,
+            vec![put_object("2.2", endpoint("node-2", "b", "y"))],
+        );
+        assert_eq!(replica.begin(), Some(revision("2.2")));
+        let items = vec![
+            synced("2.2"),
+            put_object("2.3", endpoint("node-2", "d", "y")),
+        ];
+        follow(&mut replica, items);
+        assert_eq!(ids(&replica, "node-2"), ["a", "b", "d"]);
+        follow(&mut replica, vec![put_object("2.4", complete("node-2"))]);
+        assert_eq!(ids(&replica, "node-2"), ["b", "d"]);
+    }
+
+    #[test]
+    fn endpoints_go_with_their_node() {
+        for is_gone_from_snapshot in [true, false] {
+            let mut replica = with_endpoints();
+            replica.begin();
+            let mut items = vec![
+                snapshot("2.1"),
+                put_object("2.1", Object::Node(node(1, "dcos"))),
+            ];
+            if !is_gone_from_snapshot {
+                items.push(put_object("2.1", Object::Node(node(2, "dcos"))));
+            }
+            items.push(synced("2.1"));
+            follow(&mut replica, items);
+            if !is_gone_from_snapshot {
+                assert_eq!(ids(&replica, "node-2"), ["a", "b"]);
+                let name = "node-2".to_owned();
+                follow(
+                    &mut replica,
+                    vec![delete_key("2.2", ObjectKey::Node { name })],
+                );
+            }
+            assert_eq!(ids(&replica, "node-1"), ["a", "b"]);
+            assert_eq!(ids(&replica, "node-2"), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn more_endpoints_than_a_cluster_has_are_refused() {
+        let mut replica = Replica::new("node-1", None);
+        follow(&mut replica, vec![snapshot("1.1")]);
+        replica.endpoints = MAX_ENDPOINTS;
+        let item = put_object("1.1", endpoint("node-1", "a", "x"));
+        assert_eq!(replica.apply(item), Err(ReplicaError::TooManyObjects));
+    }
+
+    /// What a manager does between two moments at which its nodes have all reported.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// An endpoint is put, or deleted.
+        Endpoint(bool, u8, u8),
+        /// The stream is cut, and resumed.
+        Cut,
+        /// Another manager leads. The nodes of the bits report at once, the others later.
+        Term(u8),
+        /// A node reports to the leader, as it is now.
+        Report(u8),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (any::<bool>(), 0_u8..3, 0_u8..4)
+                .prop_map(|(is_put, node, id)| Step::Endpoint(is_put, node, id)),
+            1 => Just(Step::Cut),
+            1 => (0_u8..8).prop_map(Step::Term),
+            2 => (0_u8..3).prop_map(Step::Report),
+        ];
+        proptest::collection::vec(step, 1..40)
+    }
+
+    /// The nodes as they are, the managers that lead one after the other, and a client.
+    struct Model {
+        real: BTreeMap<u8, BTreeSet<u8>>,
+        /// What the leader has published.
+        leader: ClusterState,
+        replica: Replica,
+    }
+
+    impl Model {
+        fn new() -> Self {
+            let mut leader = ClusterState::empty("node-1", revision("1.0"));
+            for number in 1..=3 {
+                leader.put(Object::Node(node(number, "dcos")));
+            }
+            let mut model = Self {
+                real: (0..3).map(|node| (node, BTreeSet::new())).collect(),
+                leader,
+                replica: Replica::new("node-1", None),
+            };
+            model.send_snapshot();
+            model
+        }
+
+        fn name(node: u8) -> String {
+            format!("node-{}", node + 1)
+        }
+
+        fn is_complete(&self, node: u8) -> bool {
+            self.leader.complete_endpoints.contains(&Self::name(node))
+        }
+
+        fn send_snapshot(&mut self) {
+            self.replica.begin();
+            let revision = self.leader.revision;
+            let nodes = self.leader.nodes.values().cloned().map(Object::Node);
+            let endpoints = self.leader.endpoints.values();
+            let endpoints = endpoints.flat_map(|all| all.values().cloned());
+            let complete_nodes = self.leader.complete_endpoints.iter();
+            let objects: Vec<_> = nodes
+                .chain(complete_nodes.map(|node| complete(node)))
+                .chain(endpoints.map(Object::Endpoint))
+                .collect();
+            let mut items = vec![WatchItem::Snapshot { revision }];
+            items.extend(
+                objects
+                    .into_iter()
+                    .map(|object| WatchItem::Put { revision, object }),
+            );
+            items.push(WatchItem::Synced { revision });
+            follow(&mut self.replica, items);
+        }
+
+        fn publish(&mut self, item: impl FnOnce(Revision) -> WatchItem) {
+            self.leader.revision.counter += 1;
+            let item = item(self.leader.revision);
+            match &item {
+                WatchItem::Put { object, .. } => self.leader.put(object.clone()),
+                WatchItem::Delete { key, .. } => self.leader.delete(key),
+                _ => unreachable!(),
+            }
+            follow(&mut self.replica, vec![item]);
+        }
+
+        fn put_endpoint(&mut self, node: u8, id: u8) {
+            let object = endpoint(&Self::name(node), &format!("e{id}"), "x");
+            self.publish(|revision| WatchItem::Put { revision, object });
+        }
+
+        fn report(&mut self, node: u8) {
+            let name = Self::name(node);
+            let published: BTreeSet<u8> = (0..4)
+                .filter(|id| {
+                    let of_node = self.leader.endpoints.get(&name);
+                    of_node.is_some_and(|all| all.contains_key(&format!("e{id}")))
+                })
+                .collect();
+            let real = self.real[&node].clone();
+            for id in real.difference(&published) {
+                self.put_endpoint(node, *id);
+            }
+            for id in published.difference(&real) {
+                let (node, id) = (name.clone(), format!("e{id}"));
+                let key = ObjectKey::Endpoint { node, id };
+                self.publish(|revision| WatchItem::Delete { revision, key });
+            }
+            if !self.is_complete(node) {
+                let object = complete(&name);
+                self.publish(|revision| WatchItem::Put { revision, object });
+            }
+        }
+
+        fn step(&mut self, step: &Step) {
+            match step {
+                Step::Endpoint(is_put, node, id) => {
+                    let real = self.real.get_mut(node).unwrap();
+                    if *is_put {
+                        real.insert(*id);
+                    } else {
+                        real.remove(id);
+                    }
+                    if self.is_complete(*node) {
+                        self.report(*node);
+                    }
+                }
+                Step::Cut => {
+                    let since = self.replica.begin().unwrap();
+                    follow(&mut self.replica, vec![synced(&since.to_string())]);
+                }
+                Step::Term(reported) => {
+                    let term = self.leader.revision.term + 1;
+                    self.leader.revision = Revision { term, counter: 0 };
+                    self.leader.endpoints.clear();
+                    self.leader.complete_endpoints.clear();
+                    for node in (0..3).filter(|node| reported & (1 << node) != 0) {
+                        for id in self.real[&node].clone() {
+                            let object = endpoint(&Self::name(node), &format!("e{id}"), "x");
+                            self.leader.put(object);
+                        }
+                        self.leader.put(complete(&Self::name(node)));
+                    }
+                    self.send_snapshot();
+                }
+                Step::Report(node) => self.report(*node),
+            }
+        }
+
+        fn known(&self, node: u8) -> BTreeSet<u8> {
+            let known = ids(&self.replica, &Self::name(node));
+            known.iter().map(|id| id[1..].parse().unwrap()).collect()
+        }
+    }
+
     proptest! {
+        /// Of nodes that have reported to the leader the client knows what there is. Of others it
+        /// loses nothing that still is there.
+        #[test]
+        fn endpoints_survive_new_leaders_and_do_not_stay_for_ever(steps in steps()) {
+            let mut model = Model::new();
+            // What the client knew of a node when it was last complete, and is still there.
+            let mut known: BTreeMap<u8, BTreeSet<u8>> = BTreeMap::new();
+            for step in &steps {
+                model.step(step);
+                for node in 0..3 {
+                    let real = model.real[&node].clone();
+                    if model.is_complete(node) {
+                        prop_assert_eq!(&model.known(node), &real);
+                        known.insert(node, real);
+                    } else if let Some(known) = known.get(&node) {
+                        let lost: Vec<_> = known
+                            .intersection(&real)
+                            .filter(|id| !model.known(node).contains(id))
+                            .collect();
+                        prop_assert_eq!(lost, Vec::<&u8>::new());
+                    }
+                }
+                let total: usize = (0..3).map(|node| model.known(node).len()).sum();
+                prop_assert_eq!(model.replica.endpoints, total);
+            }
+        }
+
         /// However a stream is cut and resumed, the client ends with what the manager has.
         #[test]
         fn resumed_streams_lead_to_the_managers_state(

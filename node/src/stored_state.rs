@@ -4,6 +4,11 @@
 //! Invariants: the file is replaced as a whole. A file that is damaged, of another version or of
 //! another node is ignored, with a warning. A new term is written before a second passes, so that
 //! the daemon does not follow a manager of an older term after a restart.
+//!
+//! The file has the endpoints of all nodes: 20 MB with 100,000 of them. So a state with many of them is
+//! written less often, on a thread that nothing waits for, and a restart without managers may know the
+//! endpoints of some seconds ago. Nothing is allowed by that which was not allowed then, and what the
+//! managers send replaces it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +27,10 @@ use crate::watch::States;
 const LAYOUT: u32 = 1;
 /// The shortest time between two writes within a term.
 const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// The same with [`MANY_ENDPOINTS`].
+const LONG_WRITE_INTERVAL: Duration = Duration::from_secs(15);
+/// From how many endpoints on the file is large.
+const MANY_ENDPOINTS: usize = 2000;
 /// When a failed write is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -110,10 +119,11 @@ pub async fn keep(state_dir: PathBuf, mut states: States) {
                 break;
             };
             let term = state.revision.term;
+            let interval = interval(&state);
             match write(&state_dir, state).await {
                 Ok(()) => {
                     logged = None;
-                    wait_for_later_term(states.clone(), term).await;
+                    wait_for_later_term(states.clone(), term, interval).await;
                     break;
                 }
                 Err(error) => {
@@ -140,19 +150,29 @@ async fn write(state_dir: &Path, state: Arc<ClusterState>) -> io::Result<()> {
         .map_err(io::Error::other)?
 }
 
-/// Waits for a state of a later term, for [`WRITE_INTERVAL`] at most.
-async fn wait_for_later_term(mut states: States, term: u64) {
+/// The shortest time between the write of this state and the next one.
+fn interval(state: &ClusterState) -> Duration {
+    if state.total_endpoints() < MANY_ENDPOINTS {
+        WRITE_INTERVAL
+    } else {
+        LONG_WRITE_INTERVAL
+    }
+}
+
+/// Waits for a state of a later term, for `interval` at most.
+async fn wait_for_later_term(mut states: States, term: u64, interval: Duration) {
     let is_later = |state: &Option<Arc<ClusterState>>| {
         state
             .as_ref()
             .is_some_and(|state| state.revision.term > term)
     };
     // Both an interval without one and a channel that is closed end the wait.
-    let _ = tokio::time::timeout(WRITE_INTERVAL, states.wait_for(is_later)).await;
+    let _ = tokio::time::timeout(interval, states.wait_for(is_later)).await;
 }
 
 #[cfg(test)]
 mod tests {
+    use contrail_mesos_api::cluster::{Endpoint, Membership, Object};
     use tokio::sync::watch;
 
     use super::*;
@@ -187,6 +207,21 @@ mod tests {
             let error = load(directory.path(), "node-1").unwrap_err();
             assert!(matches!(error, StoredStateError::Ignored { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn large_states_are_written_less_often() {
+        let mut state = cluster("3.4");
+        assert_eq!(interval(&state), WRITE_INTERVAL);
+        for number in 0..MANY_ENDPOINTS {
+            state.put(Object::Endpoint(Endpoint {
+                node: "node-2".to_owned(),
+                id: number.to_string(),
+                addresses: vec![],
+                membership: Membership::default(),
+            }));
+        }
+        assert_eq!(interval(&state), LONG_WRITE_INTERVAL);
     }
 
     #[tokio::test(start_paused = true)]
