@@ -112,7 +112,9 @@ fn describe(present: Option<&NodeState>, state: &NodeState) -> Vec<Change> {
         .map(|overlay| Change(format!("forget overlay {}", name(overlay))));
     let mut changes: Vec<_> = differing.chain(removed).collect();
     if changes.is_empty() {
-        changes.push(Change("write the subnets of all overlays".to_owned()));
+        changes.push(Change(
+            "write the subnets of all overlays, and the security groups".to_owned(),
+        ));
     }
     changes
 }
@@ -151,12 +153,14 @@ pub fn local_state(cluster: &ClusterState, uplink: Option<&Uplink>) -> NodeState
         v4.chain(underlay.vtep_subnet6.map(IpNet::V6))
     });
     let subnets: BTreeSet<IpNet> = overlay_subnets.chain(endpoints).collect();
-    NodeState::new(
+    let mut state = NodeState::new(
         cluster.node.clone(),
         cluster.revision,
         overlays,
         subnets.into_iter().collect(),
-    )
+    );
+    state.security_groups = cluster.security_groups.keys().cloned().collect();
+    state
 }
 
 fn local_overlay(overlay: &Overlay, own: Option<&Node>, uplink: Option<&Uplink>) -> LocalOverlay {
