@@ -7,10 +7,13 @@
 //! | `GET /metrics` | metrics in the Prometheus text format |
 //! | `GET /v1/status` | the state of the daemon, as JSON: [`Status`] |
 //! | `GET /v1/cluster` | the state of the cluster that this node knows, as JSON: [`ClusterState`] |
+//! | `GET /v1/groups` | the groups of containers that are enforced, as JSON: [`GroupsStatus`] |
+//! | `GET /v1/drops` | the packets that were dropped because of groups, as JSON: `DropsReport` |
 //!
 //! An error is JSON with a field `error`. Nothing can be changed by the API. By TCP it is
 //! unauthenticated, so requests for foreign names and of foreign pages are refused.
 
+mod drops;
 mod metrics;
 mod serve;
 
@@ -28,21 +31,25 @@ use contrail_mesos::node_state::LocalOverlay;
 use contrail_mesos_api::agent_api::Refusal;
 use contrail_mesos_api::cluster::Revision;
 use contrail_mesos_api::http::AllowedHosts;
-use contrail_mesos_api::text::Quoted;
+use contrail_mesos_api::text::{Quoted, with_causes};
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::cluster_state::ClusterState;
 use crate::engine::{EngineStatus, SubsystemStatus};
+#[cfg(doc)]
+use crate::groups::GroupsStatus;
+use crate::groups::GroupsView;
 use crate::local_state::local_state;
 use crate::report::ReportStatus;
 use crate::uplink;
 use crate::watch::{Connection, States};
+use drops::DropsReport;
 use metrics::Metrics;
 pub use serve::{ApiSocket, ApiSocketError, serve_tcp, serve_unix};
 
 /// The paths, for requests of another one.
-const PATHS: &str = "/live, /ready, /metrics, /v1/status, /v1/cluster";
+const PATHS: &str = "/live, /ready, /metrics, /v1/status, /v1/cluster, /v1/groups, /v1/drops";
 
 /// What the API shows.
 #[derive(Clone, Debug)]
@@ -57,6 +64,8 @@ pub struct ApiSources {
     pub connection: watch::Receiver<Connection>,
     /// The reports.
     pub reports: watch::Receiver<ReportStatus>,
+    /// The groups of containers.
+    pub groups: GroupsView,
     /// When the daemon started.
     pub started: Instant,
 }
@@ -151,6 +160,8 @@ pub fn router(sources: ApiSources) -> Router {
         .route("/metrics", get(show_metrics))
         .route("/v1/status", get(status))
         .route("/v1/cluster", get(cluster))
+        .route("/v1/groups", get(groups))
+        .route("/v1/drops", get(dropped))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(ApiState { sources, metrics }))
@@ -198,18 +209,37 @@ async fn ready(State(state): State<Arc<ApiState>>) -> StatusText {
 }
 
 async fn show_metrics(State(state): State<Arc<ApiState>>) -> Response {
-    state.metrics.response()
+    // Asks the kernel for its counters.
+    blocking(move || state.metrics.response()).await
 }
 
 async fn status(State(state): State<Arc<ApiState>>) -> Response {
-    match tokio::task::spawn_blocking(move || state.sources.status()).await {
-        Ok(status) => json(StatusCode::OK, &status),
-        Err(error) => {
+    blocking(move || json(StatusCode::OK, &state.sources.status())).await
+}
+
+/// The response of work that blocks.
+async fn blocking(work: impl FnOnce() -> Response + Send + 'static) -> Response {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| {
             log::error!(error:%; "internal error in a response of the API");
             let message = "internal error in the daemon; see its log";
             refusal(StatusCode::INTERNAL_SERVER_ERROR, message)
-        }
-    }
+        })
+}
+
+async fn groups(State(state): State<Arc<ApiState>>) -> Response {
+    let status = state.sources.groups.status.borrow().clone();
+    json(StatusCode::OK, &*status)
+}
+
+async fn dropped(State(state): State<Arc<ApiState>>) -> Response {
+    let status = state.sources.groups.status.borrow().clone();
+    blocking(move || match DropsReport::read(&status) {
+        Ok(report) => json(StatusCode::OK, &report),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &with_causes(&error)),
+    })
+    .await
 }
 
 async fn cluster(State(state): State<Arc<ApiState>>) -> Response {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contrail_mesos::config::Config;
-use contrail_mesos::net::netlink::NetlinkError;
 use contrail_mesos_api::agent_api::ManagerSetupError;
 use contrail_mesos_api::cluster::{ClusterClient, Versions};
 use contrail_mesos_api::http::AllowedHosts;
@@ -21,7 +20,9 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, ApiSocket, ApiSocketError, ApiSources};
 use crate::cluster_state::ClusterState;
+use crate::endpoint_report::EndpointReporter;
 use crate::engine::Engine;
+use crate::groups::{GroupsSetupError, GroupsSubsystem};
 use crate::local_state::LocalStateSubsystem;
 use crate::overlay::OverlaySubsystem;
 use crate::report::{ReportOptions, ReportStatus, Reporter};
@@ -83,11 +84,12 @@ pub enum NoStateError {
 }
 
 /// The subsystems of this host, in the network namespace of the calling thread.
-pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, NetlinkError> {
+pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, GroupsSetupError> {
     let state_dir = &config.state_dir;
     Ok(vec![
         Box::new(LocalStateSubsystem::new(state_dir.clone())),
         Box::new(OverlaySubsystem::new(state_dir)?),
+        Box::new(GroupsSubsystem::new(state_dir, &config.node.name)?),
     ])
 }
 
@@ -126,6 +128,8 @@ impl Daemon {
             log::info!(revision:%; "applying the state of the last run until a manager answers");
         }
         let (states_sender, states) = watch::channel(stored.map(Arc::new));
+        let groups = subsystems.iter().find_map(|subsystem| subsystem.groups());
+        let groups = groups.unwrap_or_default();
         let engine = Engine::start(subsystems, &states).map_err(StartError::Threads)?;
         let (connection_sender, connection) = watch::channel(Connection::default());
         let (reports_sender, reports) = watch::channel(ReportStatus::default());
@@ -146,6 +150,7 @@ impl Daemon {
             engine: engine.status(),
             connection: connection.clone(),
             reports,
+            groups: groups.clone(),
             started,
         };
         let router = api::router(sources);
@@ -171,8 +176,16 @@ impl Daemon {
                 versions: versions(),
                 configuration,
             };
-            let reporter = Reporter::new(client.clone(), options, engine.status(), reports_sender);
+            let endpoints = EndpointReporter::new(client.clone(), groups.report);
+            let reporter = Reporter::new(
+                client.clone(),
+                options,
+                engine.status(),
+                endpoints.requests(),
+                reports_sender,
+            );
             spawn("reports", Box::pin(reporter.run()));
+            spawn("reports of endpoints", Box::pin(endpoints.run()));
             let follower = Follower::new(client, &node.name, states_sender, connection_sender);
             spawn("watch", Box::pin(follower.run()));
         } else {

@@ -414,8 +414,11 @@ impl Runner {
             self.count_panic(payload.as_ref());
             true
         });
-        if is_due {
-            self.schedule.changed(Instant::now());
+        let now = Instant::now();
+        match (is_due, self.subsystem.is_urgent()) {
+            (true, true) => self.schedule.urgent(now),
+            (true, false) => self.schedule.changed(now),
+            (false, _) => {}
         }
     }
 

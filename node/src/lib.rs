@@ -9,6 +9,8 @@
 //! engine, schedule run the subsystems
 //! local_state      the subsystem that writes what the library needs at a launch
 //! overlay          the subsystem that keeps the overlays' data path between hosts
+//! groups           the subsystem that keeps who reaches the containers of this host
+//! endpoint_report  reports this host's containers on overlays to the managers
 //! uplink           this host's address in the underlay
 //! api              health, metrics and state
 //! service_manager  notifies systemd
@@ -24,7 +26,9 @@
 pub mod api;
 pub mod cluster_state;
 pub mod daemon;
+pub mod endpoint_report;
 pub mod engine;
+pub mod groups;
 pub mod local_state;
 pub mod overlay;
 mod replica;

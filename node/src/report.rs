@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::endpoint_report::EndpointRequests;
 use crate::engine::EngineStatus;
 use crate::uplink;
 
@@ -62,22 +63,25 @@ pub struct Reporter {
     client: ClusterClient,
     options: ReportOptions,
     engine: watch::Receiver<EngineStatus>,
+    endpoints: EndpointRequests,
     status: watch::Sender<ReportStatus>,
 }
 
 impl Reporter {
-    /// A reporter of the state of these subsystems.
+    /// A reporter of the state of these subsystems, which tells `endpoints` what the managers lack.
     #[must_use]
     pub fn new(
         client: ClusterClient,
         options: ReportOptions,
         engine: watch::Receiver<EngineStatus>,
+        endpoints: EndpointRequests,
         status: watch::Sender<ReportStatus>,
     ) -> Self {
         Self {
             client,
             options,
             engine,
+            endpoints,
             status,
         }
     }
@@ -150,7 +154,7 @@ impl Reporter {
             configuration: self.options.configuration.clone(),
             applied: state.applied(),
             subsystems: state.reports(),
-            endpoints: None,
+            endpoints: self.endpoints.digest(),
         };
         let deadline = Instant::now() + REPORT_TIMEOUT;
         let answer = self.client.report(&report, deadline).await;
@@ -162,6 +166,7 @@ impl Reporter {
     fn conclude(&self, result: Result<(IpAddr, NodeAnswer), String>) {
         match result {
             Ok((address, answer)) => {
+                self.endpoints.answered(answer.send_endpoints);
                 let problems: Vec<_> = answer
                     .problems
                     .iter()
@@ -206,7 +211,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::endpoint_report::EndpointReporter;
     use crate::engine::SubsystemStatus;
+    use crate::groups::GroupsView;
     use crate::testing::revision;
 
     struct Reporting {
@@ -234,7 +241,9 @@ mod tests {
             subsystems: vec![SubsystemStatus::new("overlay")],
         });
         let (sender, status) = watch::channel(ReportStatus::default());
-        let reporter = Reporter::new(client, options, receiver, sender);
+        let view = GroupsView::default();
+        let endpoints = EndpointReporter::new(client.clone(), view.report);
+        let reporter = Reporter::new(client, options, receiver, endpoints.requests(), sender);
         Reporting {
             engine,
             status,

@@ -11,6 +11,8 @@ use contrail_mesos_api::backoff::{Backoff, Delays};
 /// The delay after a change, in which others may come, and its growth while repairs are undone. With
 /// jitter the first is 50 to 100 ms.
 const REPAIR_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+/// The delay after a change that somebody waits for.
+const URGENT_DELAY: Duration = Duration::from_millis(5);
 /// The delay after a failure.
 const FAILURE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 /// The delay until the next full comparison. With jitter it is 30 to 60 s.
@@ -61,6 +63,11 @@ impl Schedule {
         self.due = self.due.min(now + self.debounce);
     }
 
+    /// Something has changed that somebody waits for.
+    pub(crate) fn urgent(&mut self, now: Instant) {
+        self.due = self.due.min(now + URGENT_DELAY);
+    }
+
     /// A comparison has ended.
     pub(crate) fn concluded(&mut self, now: Instant, conclusion: Conclusion) {
         if conclusion != Conclusion::Repaired {
@@ -86,6 +93,19 @@ mod tests {
 
     fn millis(from: Instant, schedule: &Schedule) -> u128 {
         schedule.due().duration_since(from).as_millis()
+    }
+
+    #[test]
+    fn what_somebody_waits_for_is_compared_at_once() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now);
+        schedule.concluded(now, Conclusion::Applied);
+        schedule.changed(now);
+        schedule.urgent(now);
+        assert_eq!(millis(now, &schedule), URGENT_DELAY.as_millis());
+        let earlier = schedule.due();
+        schedule.urgent(now + Duration::from_secs(1));
+        assert_eq!(schedule.due(), earlier);
     }
 
     #[test]

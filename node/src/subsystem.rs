@@ -9,6 +9,7 @@ use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use super::cluster_state::ClusterState;
+use super::groups::GroupsView;
 
 /// The error of a whole comparison.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -92,5 +93,16 @@ pub trait Subsystem: Send + 'static {
     /// due: the subsystem's own changes need none.
     fn receive(&mut self) -> bool {
         false
+    }
+
+    /// Whether somebody waits for what the notifications that were read last are about, such as a
+    /// container that starts: the comparison is due almost at once.
+    fn is_urgent(&self) -> bool {
+        false
+    }
+
+    /// What other parts of the daemon see of the groups of containers, if it keeps these.
+    fn groups(&self) -> Option<GroupsView> {
+        None
     }
 }

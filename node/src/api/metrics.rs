@@ -13,7 +13,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::ApiSources;
+use contrail_mesos::net::nft::groups::DropReason;
+
+use super::{ApiSources, drops};
 use crate::engine::SubsystemStatus;
 
 const PREFIX: &str = "contrail_mesos_node";
@@ -75,6 +77,7 @@ impl Collector for ApiSources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_gauges(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
+        self.encode_drops(&mut encoder)?;
         let engine = self.engine.borrow().clone();
         let subsystems = &engine.subsystems;
         let help = "What is not as it must be, by subsystem.";
@@ -151,6 +154,11 @@ impl ApiSources {
                     .map_or(0, |state| count(state.overlays.len())),
             ),
             (
+                "group_endpoints",
+                "Containers of this host on networks that isolate groups.",
+                count(self.groups.status.borrow().endpoints.len()),
+            ),
+            (
                 "manager_problems",
                 "What the managers cannot give this node.",
                 count(self.reports.borrow().problems.len()),
@@ -163,6 +171,23 @@ impl ApiSources {
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+
+    fn encode_drops(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let status = self.groups.status.borrow().clone();
+        // Without an answer of the kernel, no value is better than a wrong one.
+        let Some(totals) = drops::totals(&status) else {
+            return Ok(());
+        };
+        let help = "Packets to containers that were dropped, by reason.";
+        let mut family =
+            encoder.encode_descriptor("dropped_packets", help, None, MetricType::Counter)?;
+        for reason in DropReason::ALL {
+            let labels = [("reason", reason.code())];
+            let packets = totals.get(&reason).copied().unwrap_or(0);
+            ConstCounter::new(packets).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

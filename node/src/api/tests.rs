@@ -30,6 +30,7 @@ fn sources() -> (Senders, ApiSources) {
         engine: engine_receiver,
         connection: connection_receiver,
         reports: reports_receiver,
+        groups: GroupsView::default(),
         started: Instant::now(),
     };
     let senders = Senders {
@@ -90,9 +91,16 @@ async fn api_shows_the_state_by_a_unix_socket_of_its_owner() {
         "contrail_mesos_node_applied_term 3",
         "contrail_mesos_node_nodes 2",
         "contrail_mesos_node_repairs_total{subsystem=\"overlay\"} 7",
+        "contrail_mesos_node_dropped_packets_total{reason=\"outside\"} 0",
     ] {
         assert!(body.lines().any(|other| other == line), "{line}\n{body}");
     }
+    let (_, body) = request(&path, "GET /v1/groups").await;
+    let shown: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(shown["is_active"], false);
+    let (_, body) = request(&path, "GET /v1/drops").await;
+    let shown: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(shown["totals"]["no-shared-group"], 0);
     assert_eq!(request(&path, "GET /other").await.0, 404);
     assert_eq!(request(&path, "PUT /live").await.0, 405);
     server.abort();

@@ -138,7 +138,7 @@ impl<'a> OwnNode<'a> {
 }
 
 /// The name of the device of a VXLAN network.
-pub(super) fn device_name(vni: u32) -> String {
+pub(crate) fn device_name(vni: u32) -> String {
     format!("vtep{vni}")
 }
 

@@ -1,0 +1,382 @@
+//! Faults: tables that somebody flushes, restarts, and containers that claim addresses of others.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use contrail_mesos::net::nft::groups::DropReason;
+use contrail_mesos::net::testing::{inside, isolated, run};
+use contrail_mesos_api::cluster::Admission;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::lab::*;
+use crate::groups::GroupsSubsystem;
+use crate::subsystem::Subsystem as _;
+
+fn is_readable(subsystem: &GroupsSubsystem) -> bool {
+    let mut files = [PollFd::new(
+        subsystem.notifications().unwrap(),
+        PollFlags::POLLIN,
+    )];
+    poll(&mut files, PollTimeout::ZERO).unwrap() > 0
+}
+
+/// Two containers of different groups on one host.
+fn strangers() -> (Lab, Container, Container) {
+    let lab = Lab::new(1);
+    let attach = |name, last, group: &str| {
+        let membership = membership(&[group], &[]);
+        lab.host(1)
+            .attach(name, last, membership, Admission::default())
+    };
+    let (a, b) = (attach("a", 2, "one"), attach("b", 3, "two"));
+    (lab, a, b)
+}
+
+#[test]
+fn launch_end_and_flush_are_noticed_and_a_restart_changes_nothing() {
+    isolated(|| {
+        let (lab, a, b) = strangers();
+        let host = lab.host(1);
+        let mut subsystem = host.subsystem();
+        assert!(!is_readable(&subsystem));
+        subsystem = lab.apply_with(host, subsystem);
+        let report = subsystem.groups().unwrap().report.borrow().clone().unwrap();
+        assert_eq!(report.endpoints.len(), 2);
+        assert_eq!(report.endpoints[0].id, "a/blue");
+        subsystem.receive();
+        assert!(!is_readable(&subsystem), "own changes");
+        let generation = subsystem.local_generation();
+
+        let c = host.attach("c", 4, membership(&["one"], &[]), Admission::default());
+        assert!(is_readable(&subsystem));
+        assert!(subsystem.receive() && subsystem.is_urgent());
+        subsystem = lab.apply_with(host, subsystem);
+        assert!(subsystem.local_generation() > generation);
+        assert_eq!(lab.udp(&a.namespace, &c.namespace, c.address(true)), Ok(()));
+        let status = subsystem.groups().unwrap().status.borrow().clone();
+        assert_eq!(status.container(c.address(false)), Some("c"));
+        let members = status.groups.iter().map(|group| group.count);
+        assert_eq!(members.sum::<usize>(), 6, "{status:?}");
+
+        let ruleset = || {
+            host.run(|| {
+                run("nft", "-s list table inet contrail_mesos_groups")
+                    + &run("nft", "-s list table bridge contrail_mesos_groups")
+            })
+        };
+        let complete = ruleset().len();
+        host.run(|| run("nft", "flush ruleset"));
+        assert!(is_readable(&subsystem));
+        assert!(subsystem.receive() && !subsystem.is_urgent());
+        let generation = subsystem.local_generation();
+        subsystem = lab.apply_with(host, subsystem);
+        assert_eq!(subsystem.local_generation(), generation, "it is a repair");
+        assert_eq!(lab.udp(&a.namespace, &c.namespace, c.address(true)), Ok(()));
+        let result = lab.udp(&a.namespace, &b.namespace, b.address(true));
+        assert_eq!(result, Err(DropReason::NoSharedGroup));
+        // Packets that rules remember are in the sets of a table as nft shows it.
+        assert!(ruleset().len() >= complete);
+        drop(subsystem);
+        assert_eq!(lab.apply(host).changes, []);
+        for container in [&a, &b, &c] {
+            host.detach(container);
+        }
+        let mut open = lab;
+        open.cluster.overlays.get_mut("blue").unwrap().groups = None;
+        open.apply(open.host(1));
+        let rules = open.host(1).run(|| run("nft", "list ruleset"));
+        assert!(!rules.contains("contrail_mesos_groups"), "{rules}");
+    });
+}
+
+#[test]
+fn without_managers_containers_of_this_host_have_their_groups() {
+    isolated(|| {
+        let (lab, a, b) = strangers();
+        let host = lab.host(1);
+        let c = host.attach("c", 4, membership(&["one"], &[]), Admission::default());
+        let mut subsystem = host.subsystem();
+        let outcome = host.run(move || {
+            let planned = subsystem
+                .reconcile_alone(crate::subsystem::Mode::DryRun)
+                .unwrap();
+            assert_eq!(
+                run("nft", "list tables"),
+                run("nft", "list tables inet")
+                    .lines()
+                    .filter(|line| !line.contains("groups"))
+                    .fold(String::new(), |all, line| all + line + "\n")
+            );
+            let outcome = subsystem
+                .reconcile_alone(crate::subsystem::Mode::Apply)
+                .unwrap();
+            assert_eq!(outcome, planned);
+            outcome
+        });
+        assert!(!outcome.changes.is_empty());
+        for is_v4 in [true, false] {
+            let to = |to: &Container| lab.udp(&a.namespace, &to.namespace, to.address(is_v4));
+            assert_eq!(to(&c), Ok(()));
+            assert_eq!(to(&b), Err(DropReason::NoSharedGroup));
+        }
+    });
+}
+
+#[test]
+fn addresses_of_others_cannot_be_claimed() {
+    isolated(|| {
+        let mut lab = Lab::new(2);
+        let attach = |lab: &Lab, host, name, last, group: &str| {
+            let membership = membership(&[group], &[]);
+            lab.host(host)
+                .attach(name, last, membership, Admission::default())
+        };
+        let victim = attach(&lab, 1, "victim", 2, "one");
+        let member = attach(&lab, 1, "member", 3, "one");
+        let thief = attach(&lab, 1, "thief", 4, "two");
+        let remote = attach(&lab, 2, "remote", 2, "one");
+        for container in [&victim, &member, &thief, &remote] {
+            lab.publish(container);
+        }
+        lab.apply_all();
+        let spoofed = |lab: &Lab| lab.host(1).total(DropReason::SpoofedSource);
+        // Another container's address of this host, one of another host's, and that of a node.
+        for (is_v4, address) in [
+            (true, member.address(true)),
+            (false, member.address(false)),
+            (true, remote.address(true)),
+            (false, remote.address(false)),
+            (true, [44, 128, 0, 2].into()),
+        ] {
+            let length = if is_v4 { "32" } else { "128 nodad" };
+            thief.run(move || run("ip", &format!("addr add {address}/{length} dev eth0")));
+            let before = spoofed(&lab);
+            let target = SocketAddr::new(victim.address(is_v4), next_port());
+            let client = thief.run(move || std::net::UdpSocket::bind((address, 0)).unwrap());
+            wait_until("the drop", || {
+                let _ = client.send_to(b"x", target);
+                spoofed(&lab) > before
+            });
+            thief.run(move || {
+                run(
+                    "ip",
+                    &format!("addr del {address}/{length} dev eth0").replace(" nodad", ""),
+                )
+            });
+        }
+        // ARP and neighbour advertisements that claim the victim's address: the host does not learn.
+        let before = spoofed(&lab);
+        let stolen = victim.addresses();
+        let thief_mac = "02:00:00:00:01:04";
+        thief.run(move || {
+            run("ip", &format!("addr add {}/32 dev eth0", stolen[0]));
+            run("ip", &format!("addr add {}/128 dev eth0", stolen[1]));
+            run("sysctl", "-qw net.ipv6.conf.eth0.ndisc_notify=1");
+        });
+        let gateway: IpAddr = [9, 0, 1, 1].into();
+        let source = stolen[0];
+        wait_until("the drop of ARP", || {
+            thief.run(move || {
+                // The kernel asks for the gateway with the false address as the sender's.
+                run("ip", "neigh flush dev eth0");
+                let socket = std::net::UdpSocket::bind((source, 0)).unwrap();
+                let _ = socket.send_to(b"x", SocketAddr::new(gateway, 9));
+            });
+            spoofed(&lab) > before
+        });
+        let neighbours = lab.host(1).run(|| run("ip", "neigh show dev m-blue"));
+        for line in neighbours.lines().filter(|line| line.contains(thief_mac)) {
+            assert!(
+                !stolen
+                    .iter()
+                    .any(|address| line.starts_with(&format!("{address} "))),
+                "{neighbours}"
+            );
+        }
+        // The victim's MAC address.
+        thief.run(move || {
+            for address in stolen {
+                let length = if address.is_ipv4() { 32 } else { 128 };
+                run("ip", &format!("addr del {address}/{length} dev eth0"));
+            }
+            run("ip", "link set eth0 address 02:00:00:00:01:02");
+        });
+        let before = spoofed(&lab);
+        wait_until("the drop of frames", || {
+            thief.run(move || {
+                let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+                let _ = socket.send_to(b"x", SocketAddr::new(gateway, 9));
+            });
+            spoofed(&lab) > before
+        });
+        // A host outside that claims to be a member.
+        let member_address = remote.address(true);
+        let outside = lab.host(2);
+        outside.run(move || {
+            run("ip", &format!("addr add {member_address}/32 dev lo"));
+            run("ip", "route replace 9.0.1.0/24 via 192.0.2.1");
+        });
+        let before = spoofed(&lab);
+        let target = SocketAddr::new(victim.address(true), next_port());
+        let client = outside.run(move || std::net::UdpSocket::bind((member_address, 0)).unwrap());
+        wait_until("the drop at the uplink", || {
+            let _ = client.send_to(b"x", target);
+            spoofed(&lab) > before
+        });
+        assert_eq!(
+            lab.udp(&member.namespace, &victim.namespace, victim.address(true)),
+            Ok(())
+        );
+    });
+}
+
+/// Sends all the time to a server, and counts what arrives there.
+struct Probe {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Probe {
+    fn start(from: &Container, to: &Container) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sent, received) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let mut threads = Vec::new();
+        for is_v4 in [true, false] {
+            let target = SocketAddr::new(to.address(is_v4), next_port());
+            let client = udp_client(&from.namespace, target.ip());
+            let server = inside(to.namespace.as_fd(), move || {
+                let server = std::net::UdpSocket::bind(target).unwrap();
+                server.set_nonblocking(true).unwrap();
+                server
+            });
+            let (stop, sent, received) = (stop.clone(), sent.clone(), received.clone());
+            threads.push(std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = client.send_to(b"x", target);
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    if server.recv(&mut [0; 9]).is_ok() {
+                        received.fetch_add(1, Ordering::Relaxed);
+                    }
+                    std::thread::sleep(std::time::Duration::from_micros(200));
+                }
+            }));
+        }
+        Self {
+            stop,
+            sent,
+            received,
+            threads,
+        }
+    }
+
+    /// Waits until it has sent some more.
+    fn go_on(&self) {
+        let before = self.sent.load(Ordering::Relaxed);
+        wait_until("the probe", || {
+            self.sent.load(Ordering::Relaxed) > before + 100
+        });
+    }
+
+    fn end(self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().unwrap();
+        }
+        (
+            self.sent.load(Ordering::Relaxed),
+            self.received.load(Ordering::Relaxed),
+        )
+    }
+}
+
+#[test]
+fn no_packet_passes_between_groups_whatever_happens_to_the_daemon() {
+    isolated(|| {
+        let (lab, a, b) = strangers();
+        let host = lab.host(1);
+        let friend = host.attach("friend", 4, membership(&["one"], &[]), Admission::default());
+        let probe = Probe::start(&a, &b);
+        probe.go_on();
+        // Start, restart, flush, a table that is removed, and a reload with other containers.
+        lab.apply(host);
+        probe.go_on();
+        lab.apply(host);
+        for damage in [
+            "flush ruleset",
+            "flush chain inet contrail_mesos_groups guarded4",
+            "flush set inet contrail_mesos_groups guarded6",
+            "delete table inet contrail_mesos_groups",
+        ] {
+            host.run(move || run("nft", damage));
+            probe.go_on();
+            lab.apply(host);
+            assert_eq!(
+                lab.udp(&a.namespace, &friend.namespace, friend.address(true)),
+                Ok(())
+            );
+        }
+        for last in 5..15 {
+            host.attach(
+                &format!("c{last}"),
+                last,
+                membership(&["two"], &[]),
+                Admission::default(),
+            );
+            lab.apply(host);
+        }
+        probe.go_on();
+        let (sent, received) = probe.end();
+        assert_eq!(received, 0, "of {sent}");
+    });
+}
+
+#[test]
+fn many_members_cost_a_packet_nothing() {
+    use contrail_mesos_api::cluster::{Endpoint, Object};
+    isolated(|| {
+        let mut lab = Lab::new(2);
+        let mut containers = Vec::new();
+        for (name, last) in [("a", 2), ("b", 3)] {
+            let membership = membership(&["one"], &[]);
+            containers.push(
+                lab.host(1)
+                    .attach(name, last, membership, Admission::default()),
+            );
+        }
+        for members in [0_u32, 10_000] {
+            for number in 0..members {
+                // More addresses than the subnet has containers, but its members all the same.
+                let v6 = format!("fd09:0:0:2::1:{number:x}").parse().unwrap();
+                lab.cluster.put(Object::Endpoint(Endpoint {
+                    node: "agent-2".to_owned(),
+                    id: format!("m{number}"),
+                    addresses: vec![v6],
+                    membership: membership(&["one"], &[]),
+                }));
+            }
+            let host = lab.host(1);
+            let begun = std::time::Instant::now();
+            lab.apply(host);
+            let applied = begun.elapsed();
+            let target = SocketAddr::new(containers[1].address(false), next_port());
+            let client = udp_client(&containers[0].namespace, target.ip());
+            let server = containers[1].run(move || std::net::UdpSocket::bind(target).unwrap());
+            server
+                .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+                .unwrap();
+            let begun = std::time::Instant::now();
+            for _ in 0..2000 {
+                client.send_to(b"x", target).unwrap();
+                server.recv(&mut [0; 9]).unwrap();
+            }
+            println!(
+                "{members} members: applied in {applied:?}, a packet takes {:?}",
+                begun.elapsed() / 2000
+            );
+        }
+    });
+}
