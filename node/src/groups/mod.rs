@@ -6,7 +6,7 @@
 //! checkpoints  notifications about the checkpoints, from which this host's endpoints are known
 //! status       what is enforced, for the API, and what is reported to the managers
 //! ```
-//! The host of the destination decides ([ADR 31](../../../docs/adr/0031-groups-are-decided-at-the-destination.md)).
+//! The host of the destination decides, see `docs/adr/0031-groups-are-decided-at-the-destination.md`.
 //! The tables are those of [`contrail_mesos::net::nft::groups`].
 //!
 //! Invariants: it works without any manager; then containers of other hosts are members of no group, but

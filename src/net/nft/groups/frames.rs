@@ -66,9 +66,13 @@ impl GroupPolicy {
                 rule.goto(chain);
             }));
         }
+        // The kernel takes a packet out of several priority tags (VLAN 0), which hide its addresses here.
         prerouting.rules.push(TableRule::new(
-            "other frames have the container's MAC address",
-            wrong_mac,
+            "containers send IP and ARP only, without tags",
+            |rule| {
+                rule.input_interface_in("ports");
+                drop_spoofed(rule);
+            },
         ));
         table.chains.insert("prerouting".to_owned(), prerouting);
         for (chain, rules) in frame_chains() {
