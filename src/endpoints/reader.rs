@@ -231,11 +231,15 @@ mod tests {
         assert_eq!((all.endpoints.len(), reader.reads()), (20, 22));
         assert_eq!(groups(&all, "c2"), ["other"]);
         assert_eq!(groups(&all, "c3"), ["web"]);
+        // Groups that cannot be read are not those of the launch.
+        std::fs::write(&path, "{").unwrap();
+        let all = reader.read().unwrap();
+        assert_eq!((all.endpoints.len(), all.problems.len()), (19, 1));
         // A claim that names no network yet has no endpoints, and nothing is wrong with it.
         std::fs::create_dir(directory.path().join("containers/c22")).unwrap();
         std::fs::remove_file(path).unwrap();
         let all = reader.read().unwrap();
-        assert_eq!((all.endpoints.len(), reader.reads()), (20, 23));
+        assert_eq!((all.endpoints.len(), reader.reads()), (20, 24));
         assert_eq!(
             (groups(&all, "c2"), all.problems.len()),
             (vec!["web".to_owned()], 0)

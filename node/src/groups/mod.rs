@@ -122,7 +122,9 @@ impl GroupsSubsystem {
         let (local, mut problems) = self.read_endpoints()?;
         let (desired, contradictions) = desired(cluster, &local.endpoints);
         problems.extend(local.problems.iter().map(|problem| {
-            format!("not all groups of this host's containers are known: {problem}")
+            format!(
+                "a container may have groups that are not known, so nothing reaches it: {problem}"
+            )
         }));
         problems.extend(contradictions);
         let node = cluster.map_or(&self.node, |cluster| &cluster.node);
