@@ -262,7 +262,10 @@ impl Replica {
 }
 
 fn check_size(state: &ClusterState, endpoints: usize) -> Result<(), ReplicaError> {
-    let objects = state.nodes.len() + state.overlays.len() + state.security_groups.len();
+    let objects = state.nodes.len()
+        + state.overlays.len()
+        + state.security_groups.len()
+        + state.complete_endpoints.len();
     if objects > MAX_OBJECTS || endpoints > MAX_ENDPOINTS {
         return Err(ReplicaError::TooManyObjects);
     }
