@@ -82,3 +82,60 @@ pub(super) fn totals(status: &GroupsStatus) -> Option<BTreeMap<DropReason, u64>>
         .inspect_err(|error| log::debug!(error:%; "cannot read the counters of dropped packets"))
         .ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use contrail_mesos_api::cluster::{Admission, Membership};
+    use serde_json::json;
+
+    use super::*;
+    use crate::groups::EnforcedEndpoint;
+
+    #[test]
+    fn drops_name_the_containers_of_this_host_and_begin_with_the_most_frequent() {
+        let endpoint = EnforcedEndpoint {
+            container: "c1".to_owned(),
+            network: "front".to_owned(),
+            overlay: None,
+            addresses: vec![[10, 1, 0, 2].into()],
+            membership: Membership::default(),
+            admission: Admission::default(),
+        };
+        let status = GroupsStatus {
+            is_active: true,
+            endpoints: vec![endpoint],
+            ..GroupsStatus::default()
+        };
+        let packets = |source: [u8; 4], protocol, port, packets| DroppedPackets {
+            reason: DropReason::NoSharedGroup,
+            source: source.into(),
+            destination: [10, 1, 0, 2].into(),
+            protocol,
+            port,
+            packets,
+        };
+        let drops = Drops {
+            totals: [(DropReason::NoSharedGroup, 12)].into(),
+            recent: vec![
+                packets([10, 1, 0, 9], 1, None, 2),
+                packets([10, 1, 0, 8], 6, Some(80), 10),
+            ],
+        };
+        let report = serde_json::to_value(DropsReport::new(drops, &status)).unwrap();
+        assert_eq!(
+            report,
+            json!({
+                "totals": {
+                    "isolated-overlay": 0, "no-shared-group": 12, "outside": 0,
+                    "spoofed-source": 0, "unknown-container": 0,
+                },
+                "recent": [
+                    {"reason": "no-shared-group", "source": "10.1.0.8", "destination": "10.1.0.2",
+                        "protocol": 6, "port": 80, "packets": 10, "destination_container": "c1"},
+                    {"reason": "no-shared-group", "source": "10.1.0.9", "destination": "10.1.0.2",
+                        "protocol": 1, "packets": 2, "destination_container": "c1"},
+                ],
+            })
+        );
+    }
+}

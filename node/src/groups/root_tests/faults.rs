@@ -124,9 +124,17 @@ fn without_managers_containers_of_this_host_have_their_groups() {
     });
 }
 
-#[test]
-fn addresses_of_others_cannot_be_claimed() {
-    isolated(|| {
+/// A container, two others of its group, and a thief of another one. The last one is on another host.
+struct Cast {
+    lab: Lab,
+    victim: Container,
+    member: Container,
+    thief: Container,
+    remote: Container,
+}
+
+impl Cast {
+    fn new() -> Self {
         let mut lab = Lab::new(2);
         let attach = |lab: &Lab, host, name, last, group: &str| {
             let membership = membership(&[group], &[]);
@@ -141,7 +149,38 @@ fn addresses_of_others_cannot_be_claimed() {
             lab.publish(container);
         }
         lab.apply_all();
-        let spoofed = |lab: &Lab| lab.host(1).total(DropReason::SpoofedSource);
+        Self {
+            lab,
+            victim,
+            member,
+            thief,
+            remote,
+        }
+    }
+
+    fn assert_undisturbed(&self) {
+        let (from, to) = (&self.member.namespace, &self.victim);
+        for address in to.addresses() {
+            assert_eq!(self.lab.udp(from, &to.namespace, address), Ok(()));
+        }
+    }
+}
+
+fn spoofed(lab: &Lab) -> u64 {
+    lab.host(1).total(DropReason::SpoofedSource)
+}
+
+#[test]
+fn addresses_of_others_cannot_be_claimed() {
+    isolated(|| {
+        let cast = Cast::new();
+        let Cast {
+            lab,
+            victim,
+            member,
+            thief,
+            remote,
+        } = &cast;
         // Another container's address of this host, one of another host's, and that of a node.
         for (is_v4, address) in [
             (true, member.address(true)),
@@ -152,12 +191,12 @@ fn addresses_of_others_cannot_be_claimed() {
         ] {
             let length = if is_v4 { "32" } else { "128 nodad" };
             thief.run(move || run("ip", &format!("addr add {address}/{length} dev eth0")));
-            let before = spoofed(&lab);
+            let before = spoofed(lab);
             let target = SocketAddr::new(victim.address(is_v4), next_port());
             let client = thief.run(move || std::net::UdpSocket::bind((address, 0)).unwrap());
             wait_until("the drop", || {
                 let _ = client.send_to(b"x", target);
-                spoofed(&lab) > before
+                spoofed(lab) > before
             });
             thief.run(move || {
                 run(
@@ -166,6 +205,31 @@ fn addresses_of_others_cannot_be_claimed() {
                 )
             });
         }
+        // A host outside that claims to be a member.
+        let member_address = remote.address(true);
+        let outside = lab.host(2);
+        outside.run(move || {
+            run("ip", &format!("addr add {member_address}/32 dev lo"));
+            run("ip", "route replace 9.0.1.0/24 via 192.0.2.1");
+        });
+        let before = spoofed(lab);
+        let target = SocketAddr::new(victim.address(true), next_port());
+        let client = outside.run(move || std::net::UdpSocket::bind((member_address, 0)).unwrap());
+        wait_until("the drop at the uplink", || {
+            let _ = client.send_to(b"x", target);
+            spoofed(lab) > before
+        });
+        cast.assert_undisturbed();
+    });
+}
+
+#[test]
+fn frames_with_addresses_of_others_are_dropped() {
+    isolated(|| {
+        let cast = Cast::new();
+        let Cast {
+            lab, victim, thief, ..
+        } = &cast;
         // Answers to the host, which asks for the victim's MAC address, with that of the thief.
         let stolen = victim.addresses();
         thief.run(move || {
@@ -173,19 +237,18 @@ fn addresses_of_others_cannot_be_claimed() {
             run("ip", &format!("addr add {}/128 dev eth0 nodad", stolen[1]));
         });
         for address in stolen {
-            let before = spoofed(&lab);
+            let before = spoofed(lab);
             wait_until("the drop of the answer", || {
                 let has_answer = lab.host(1).run(move || {
                     run("ip", "neigh flush dev m-blue");
                     command(&["ping", "-n", "-c", "1", "-W", "1", &address.to_string()])
                 });
-                assert!(has_answer, "of the victim");
                 let neighbours = lab.host(1).run(|| run("ip", "neigh show dev m-blue"));
                 let is_stolen = neighbours.lines().any(|line| {
                     line.starts_with(&format!("{address} ")) && !line.contains("02:00:00:00:01:02")
                 });
                 assert!(!is_stolen, "{neighbours}");
-                spoofed(&lab) > before
+                has_answer && spoofed(lab) > before
             });
         }
         let gateway: IpAddr = [9, 0, 1, 1].into();
@@ -197,13 +260,13 @@ fn addresses_of_others_cannot_be_claimed() {
             }
             run("ip", "link set eth0 address 02:00:00:00:01:02");
         });
-        let before = spoofed(&lab);
+        let before = spoofed(lab);
         wait_until("the drop of frames", || {
             thief.run(move || {
                 let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
                 let _ = socket.send_to(b"x", SocketAddr::new(gateway, 9));
             });
-            spoofed(&lab) > before
+            spoofed(lab) > before
         });
         // Frames that hide their addresses from the rules of bridges, such as those with tags.
         thief.run(|| {
@@ -215,32 +278,15 @@ fn addresses_of_others_cannot_be_claimed() {
             );
             run("nft", "add rule netdev t out @ll,96,16 set 0x8100");
         });
-        let before = spoofed(&lab);
+        let before = spoofed(lab);
         wait_until("the drop of other frames", || {
             thief.run(move || {
                 let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
                 let _ = socket.send_to(b"x", SocketAddr::new(gateway, 9));
             });
-            spoofed(&lab) > before
+            spoofed(lab) > before
         });
-        // A host outside that claims to be a member.
-        let member_address = remote.address(true);
-        let outside = lab.host(2);
-        outside.run(move || {
-            run("ip", &format!("addr add {member_address}/32 dev lo"));
-            run("ip", "route replace 9.0.1.0/24 via 192.0.2.1");
-        });
-        let before = spoofed(&lab);
-        let target = SocketAddr::new(victim.address(true), next_port());
-        let client = outside.run(move || std::net::UdpSocket::bind((member_address, 0)).unwrap());
-        wait_until("the drop at the uplink", || {
-            let _ = client.send_to(b"x", target);
-            spoofed(&lab) > before
-        });
-        assert_eq!(
-            lab.udp(&member.namespace, &victim.namespace, victim.address(true)),
-            Ok(())
-        );
+        cast.assert_undisturbed();
     });
 }
 

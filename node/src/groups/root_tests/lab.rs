@@ -553,8 +553,16 @@ pub(super) fn udp_client(from: &OwnedFd, address: IpAddr) -> UdpSocket {
     })
 }
 
-/// Whether a ping is answered. An answer comes at once.
+/// Whether one of many pings is answered.
 pub(super) fn ping(from: &OwnedFd, address: IpAddr) -> bool {
+    inside(from, move || {
+        let address = address.to_string();
+        command(&["ping", "-n", "-c", "1", "-i", "0.2", "-w", "20", &address])
+    })
+}
+
+/// Whether one ping is answered at once.
+pub(super) fn ping_once(from: &OwnedFd, address: IpAddr) -> bool {
     inside(from, move || {
         command(&["ping", "-n", "-c", "1", "-W", "1", &address.to_string()])
     })

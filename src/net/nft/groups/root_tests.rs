@@ -278,3 +278,70 @@ fn change_costs_its_own_elements_with_many_members() {
         assert_eq!(changes, [2, 2]);
     });
 }
+
+/// One of many policies, by its bits.
+fn variant(bits: u16) -> GroupPolicy {
+    let has = |bit: u16| bits & (1 << bit) != 0;
+    let mut policy = policy(u32::from(bits & 7));
+    if has(3) {
+        policy.guarded.insert("9.0.0.0/7".parse().unwrap());
+        policy.guarded.insert("255.0.0.0/8".parse().unwrap());
+        policy.isolating.insert("9.1.0.0/16".parse().unwrap());
+    }
+    if has(4) {
+        // Two subnets side by side, which are no larger one together.
+        policy.overlays = subnets(&["9.0.1.0/24", "9.0.2.0/24", "fd09::/33"]);
+    }
+    if has(5) {
+        let other = MemberSet::Group("db".to_owned());
+        policy.members.insert(other, [[9, 0, 2, 99].into()].into());
+        for container in policy.containers.values_mut() {
+            *container = self::container(&["db", "none"]);
+        }
+    }
+    if has(6) {
+        for container in policy.containers.values_mut() {
+            container.admits_own_host = false;
+            container.rules.rules.insert(IngressRule {
+                protocol: None,
+                ports: Some((1, 9)),
+                source: RuleSource::Group("lb".to_owned()),
+            });
+        }
+    }
+    if has(7) {
+        policy.ports.clear();
+    }
+    if has(8) {
+        policy.isolated.insert(IsolatedOverlay {
+            name: "blue".to_owned(),
+            subnet: "fd09::/32".parse().unwrap(),
+            local_subnet: "fd09:0:0:1::/64".parse().unwrap(),
+        });
+    }
+    if has(9) {
+        policy.containers.clear();
+        policy.members.clear();
+    }
+    if has(10) && has(11) {
+        return GroupPolicy::default();
+    }
+    policy
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 24, ..Default::default() })]
+
+    /// Whatever follows on one another, the tables are what the last policy says.
+    #[test]
+    fn any_policy_follows_on_any_other(all in proptest::collection::vec(proptest::prelude::any::<u16>(), 2..6)) {
+        isolated(move || {
+            let mut tables = GroupTables::open().unwrap();
+            for bits in &all {
+                let policy = variant(*bits);
+                tables.apply(&policy).unwrap();
+                assert_complete(&policy);
+            }
+        });
+    }
+}
