@@ -171,7 +171,7 @@ impl Rule {
         let message = RuleMessage::parse(bytes).ok()?;
         let mut table = u32::from(message.header.table);
         let (mut destination, mut priority, mut is_own) = (None, 0, false);
-        let (mut mark, mut mask, mut interface) = (0, 0, None);
+        let (mut mark, mut bits, mut interface) = (0, 0, None);
         for attribute in &message.attributes {
             match attribute {
                 RuleAttribute::Destination(address) => destination = Some(*address),
@@ -179,16 +179,16 @@ impl Rule {
                 RuleAttribute::Protocol(protocol) => is_own = u8::from(*protocol) == PROTOCOL,
                 RuleAttribute::Table(number) => table = *number,
                 RuleAttribute::FwMark(value) => mark = *value,
-                RuleAttribute::FwMask(value) => mask = *value,
+                RuleAttribute::FwMask(value) => bits = *value,
                 RuleAttribute::Iifname(name) => interface = Some(name.as_str()),
                 _ => {}
             }
         }
-        let is_unmarked = mark == 0 && mask == ALLOWED_MARK && interface.is_none();
+        let is_unmarked = mark == 0 && bits == ALLOWED_MARK && interface.is_none();
         let kind = match message.header.action {
             RuleAction::Blackhole if is_unmarked => RuleKind::Blackhole,
             RuleAction::ToTable if is_unmarked => RuleKind::DeadEnd,
-            RuleAction::ToTable if mask == 0 && interface == Some(HOST_INTERFACE) => RuleKind::Host,
+            RuleAction::ToTable if bits == 0 && interface == Some(HOST_INTERFACE) => RuleKind::Host,
             _ => return None,
         };
         let rule = Self {

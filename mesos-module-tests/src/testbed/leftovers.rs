@@ -114,9 +114,9 @@ pub fn tables(host: &Host) -> Result<Vec<String>> {
     lines(host, "nft list tables")
 }
 
-/// The host's routing rules of this program.
+/// The host's routing rules.
 fn rules(host: &Host) -> Result<Vec<String>> {
-    lines(host, "ip rule show proto 133; ip -6 rule show proto 133")
+    lines(host, "ip rule show; ip -6 rule show")
 }
 
 /// The cgroups of the host's clusters.

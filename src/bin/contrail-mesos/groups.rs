@@ -20,7 +20,7 @@ use crate::state::StateOptions;
 
 /// Show or change the groups of a running container
 #[derive(Args)]
-pub(crate) struct Groups {
+pub(crate) struct GroupsCommand {
     /// Container or attachment, as status prints it
     container: String,
     /// Group to be in; repeat it for several. With any of these options, the container is in the groups
@@ -43,7 +43,7 @@ pub(crate) struct Groups {
     pub(crate) state: StateOptions,
 }
 
-impl Groups {
+impl GroupsCommand {
     pub(crate) fn run(self, state_dir: &Path) -> Result<ExitCode> {
         let name = &self.container;
         let checkpoints = Checkpoints::new(state_dir);

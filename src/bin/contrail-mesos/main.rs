@@ -39,7 +39,7 @@ enum Command {
     /// Undo an attach
     Detach(detach::Detach),
     /// Show or change the groups of a running container
-    Groups(groups::Groups),
+    Groups(groups::GroupsCommand),
     /// List the containers that are attached on this host, or all nodes of the cluster
     Status(status::Status),
     /// Inspect the configuration

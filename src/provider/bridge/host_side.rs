@@ -10,7 +10,7 @@
 //!
 //! Locks, in this order: the file lock of the leases' directory, the state here, the table.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, hash_map};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -493,11 +493,11 @@ impl HostSide {
             return Ok(None);
         }
         let index = bridge.index;
-        if !known.contains_key(&index) {
-            known.insert(index, bridge_ports::permanent_entries(index)?);
-        }
-        let entry = (link.index, intent.mac.0);
-        if known.get(&index).is_some_and(|all| all.contains(&entry)) {
+        let entries = match known.entry(index) {
+            hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            hash_map::Entry::Vacant(entry) => entry.insert(bridge_ports::permanent_entries(index)?),
+        };
+        if entries.contains(&(link.index, intent.mac.0)) {
             return Ok(None);
         }
         add_forwarding_entry(socket, intent, link.index)?;

@@ -63,6 +63,10 @@ impl Entry {
 /// What of an intent its host shares among containers: the configuration of a network when the
 /// container was launched. While a configuration changes, a network has containers of several.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a part of the configuration of its own"
+)]
 pub(super) struct NetworkForm {
     pub(super) network: String,
     pub(super) bridge: String,

@@ -517,8 +517,8 @@ fn container_whose_isolation_would_be_missing_is_refused() {
         let refusal = async |request: &NetworkRequest| host.attach(request).await.err().unwrap();
         let error = refusal(&in_group("one", &plain, "a")).await;
         assert!(error.contains("does not isolate groups"), "{error}");
-        let plan = host.plan(&in_group("one", &plain, "a")).await;
-        assert!(plan.is_err(), "{plan:?}");
+        let steps = host.plan(&in_group("one", &plain, "a")).await;
+        assert!(steps.is_err(), "{steps:?}");
         let mut secured = in_group("one", &blue, "a");
         secured.membership.security_groups = vec!["db".to_owned(), "web".to_owned()];
         let error = refusal(&secured).await;
