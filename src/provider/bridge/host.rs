@@ -40,7 +40,7 @@ pub(super) enum HostError {
     )]
     OtherInstance(String),
     #[error(
-        "the bridge {0} was not made by contrail-mesos, and what else is on it would reach containers whatever their groups; give the network another bridge, or set groups = false"
+        "the bridge {0} was not made by contrail-mesos, and what else is on it would reach containers of other groups; give the network another bridge, or set groups = false"
     )]
     NotClosed(String),
     #[error("{0}")]

@@ -1,5 +1,5 @@
-//! Networks that isolate groups: nothing reaches a container that nobody allowed, whatever else is
-//! configured on the host.
+//! Networks that isolate groups: only what is allowed reaches a container, with every setting of the
+//! host.
 
 use std::sync::{Arc, Mutex};
 
@@ -64,7 +64,7 @@ impl Received {
     }
 }
 
-/// Sends a packet, whatever becomes of it.
+/// Sends a packet, and waits for no answer.
 fn send(from: &str, server: SocketAddr) {
     let any = if server.is_ipv4() {
         "0.0.0.0:0"
@@ -202,7 +202,7 @@ impl Groups {
         self.received.take();
     }
 
-    /// Fails unless packets of the container leave the host, as they do whoever may answer.
+    /// Fails unless packets of the container leave the host, which nobody must allow.
     fn assert_sends(&self, outside: &Received, when: &str) {
         for server in ["192.0.2.2:9", "[2001:db8::2]:9"] {
             let server: SocketAddr = server.parse().unwrap();
