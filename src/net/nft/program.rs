@@ -4,6 +4,7 @@
 //! and chains come before what uses them, and are removed after it. Where chains stay as they are, only
 //! elements change. A rule is recognised by its comment, which has a hash of its expressions.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -144,11 +145,26 @@ impl SetKind {
 }
 
 /// What identifies an element.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ElementKey {
     bytes: Vec<u8>,
     /// Whether it is the first address after an interval.
     is_end: bool,
+}
+
+impl Ord for ElementKey {
+    /// The end of an interval comes before the beginning of the next one at the same address: the kernel
+    /// takes them for overlapping otherwise.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_bytes = self.bytes.cmp(&other.bytes);
+        by_bytes.then_with(|| other.is_end.cmp(&self.is_end))
+    }
+}
+
+impl PartialOrd for ElementKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl ElementKey {
