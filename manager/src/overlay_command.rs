@@ -63,7 +63,18 @@ impl fmt::Display for Summary<'_> {
         }
         for overlay in &config.overlays {
             let OverlayDefinition { name, vni, .. } = overlay;
-            let state = if overlay.enabled { "" } else { ", disabled" };
+            let mut state = if overlay.enabled { "" } else { ", disabled" }.to_owned();
+            if overlay.isolated {
+                state.push_str(", isolated from other overlays");
+            }
+            if let Some(admission) = overlay.groups {
+                state.push_str(match (admission.hosts, admission.mapped_ports) {
+                    (true, true) => ", groups isolated, admits hosts and mapped ports",
+                    (true, false) => ", groups isolated, admits hosts",
+                    (false, true) => ", groups isolated, admits mapped ports",
+                    (false, false) => ", groups isolated",
+                });
+            }
             writeln!(formatter, "{name} (VXLAN network identifier {vni}{state}):")?;
             for (subnet, prefix) in overlay.parts() {
                 let nodes = Count {
@@ -113,7 +124,8 @@ mod tests {
         let text = r#"{"vtep_subnet": "44.128.0.0/20", "vtep_subnet6": "fd01:a::/64",
             "vtep_mac_oui": "70:B3:D5:00:00:00", "overlays": [
             {"name": "dcos", "subnet": "9.0.0.0/8", "prefix": 24, "vni": 1024},
-            {"name": "six", "subnet6": "fd01:b::/64", "prefix6": 80, "vni": 7, "enabled": false}]}"#;
+            {"name": "six", "subnet6": "fd01:b::/64", "prefix6": 80, "vni": 7, "enabled": false,
+             "groups": true, "admit": ["hosts"], "isolated": true}]}"#;
         let config = OverlayConfig::parse(Path::new("o.json"), text).unwrap();
         assert_eq!(
             Summary(&config).to_string(),
@@ -121,7 +133,7 @@ mod tests {
              tunnel endpoints of fd01:a::/64: 2^64 nodes\n\
              dcos (VXLAN network identifier 1024):\n  \
              9.0.0.0/8: 65536 nodes with a /24 each; on each node 125 containers of Mesos and 125 of Docker\n\
-             six (VXLAN network identifier 7, disabled):\n  \
+             six (VXLAN network identifier 7, disabled, isolated from other overlays, groups isolated, admits hosts):\n  \
              fd01:b::/64: 65536 nodes with a /80 each; on each node 2^47 containers of Mesos and 2^47 of Docker\n"
         );
     }

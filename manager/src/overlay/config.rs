@@ -15,7 +15,7 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
-use contrail_mesos_api::cluster::{Overlay, Underlay, VXLAN_PORT};
+use contrail_mesos_api::cluster::{Admission, Overlay, Underlay, VXLAN_PORT};
 use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, Document, Section, read_file};
 use contrail_mesos_api::container::Mac;
 
@@ -29,6 +29,7 @@ const MIN_MTU4: u32 = 576;
 const MAX_MTU: u32 = 65_535;
 const SUBNET4: &str = "an IPv4 subnet such as \"9.0.0.0/8\"";
 const SUBNET6: &str = "an IPv6 subnet such as \"fd01:b::/64\"";
+const ADMIT: &str = "\"hosts\" or \"mapped-ports\"";
 const OUI: &str = "a MAC address whose last three bytes are zero, such as \"70:B3:D5:00:00:00\"";
 const NAME: &str = "a name of 1 to 13 letters, digits, dots, underscores and hyphens, beginning with a letter or digit";
 
@@ -64,6 +65,10 @@ pub struct OverlayDefinition {
     pub mtu: Option<u32>,
     /// Whether nodes get new subnets of it, and containers may be launched on it.
     pub enabled: bool,
+    /// What reaches its containers besides members of their groups; none if it does not isolate groups.
+    pub groups: Option<Admission>,
+    /// Whether containers of other overlays cannot reach its containers.
+    pub isolated: bool,
 }
 
 /// A subnet that is divided between nodes.
@@ -125,8 +130,8 @@ impl OverlayDefinition {
             subnet6: self.subnets6.map(|pool| pool.subnet),
             mtu: self.mtu,
             enabled: self.enabled,
-            groups: None,
-            isolated: false,
+            groups: self.groups,
+            isolated: self.isolated,
         }
     }
 
@@ -256,6 +261,8 @@ struct PendingOverlay {
     has_subnet6: bool,
     mtu: Option<u32>,
     enabled: bool,
+    groups: Option<Admission>,
+    isolated: bool,
 }
 
 impl PendingOverlay {
@@ -300,6 +307,8 @@ impl PendingOverlay {
             has_subnet6,
             mtu: mtu.or(vtep_mtu),
             enabled: section.boolean("enabled", true),
+            groups: admission(section),
+            isolated: section.boolean("isolated", false),
         }
     }
 
@@ -311,8 +320,29 @@ impl PendingOverlay {
             subnets6: self.subnets6,
             mtu: self.mtu,
             enabled: self.enabled,
+            groups: self.groups,
+            isolated: self.isolated,
         })
     }
+}
+
+/// What reaches the containers of an overlay besides members of their groups, if it isolates groups.
+fn admission(section: &Section<'_>) -> Option<Admission> {
+    let groups = section.boolean("groups", false);
+    let admitted = section.words("admit", &["hosts", "mapped-ports"], ADMIT);
+    if !groups && section.has("admit") && !section.is_misspelt("groups") {
+        let message = "needs \"groups\": true: without groups every address reaches the containers";
+        section.problem("admit", message);
+    }
+    let admission = if section.has("admit") {
+        Admission {
+            hosts: admitted.contains(&"hosts"),
+            mapped_ports: admitted.contains(&"mapped-ports"),
+        }
+    } else {
+        Admission::default()
+    };
+    groups.then_some(admission)
 }
 
 /// A subnet without bits beyond its prefix, of addresses that hosts can have.

@@ -99,6 +99,76 @@ fn all_keys_are_read() {
 }
 
 #[test]
+fn groups_are_isolated_on_request_and_admit_hosts_and_mapped_ports() {
+    let groups = |keys: &str| {
+        let overlay = r#"{"name": "a", "subnet": "9.0.0.0/8", "prefix": 24KEYS}"#;
+        parse(&with_overlays(&overlay.replace("KEYS", keys))).map(|config| {
+            let published = config.overlays[0].published();
+            let admission = published.groups;
+            let admitted = admission.map(|admission| (admission.hosts, admission.mapped_ports));
+            (admitted, published.isolated)
+        })
+    };
+    for (keys, expected) in [
+        ("", (None, false)),
+        (r#", "groups": false, "isolated": true"#, (None, true)),
+        (r#", "groups": true"#, (Some((true, true)), false)),
+        (
+            r#", "groups": true, "admit": []"#,
+            (Some((false, false)), false),
+        ),
+        (
+            r#", "groups": true, "admit": ["hosts"]"#,
+            (Some((true, false)), false),
+        ),
+        (
+            r#", "groups": true, "admit": ["mapped-ports", "hosts"], "isolated": true"#,
+            (Some((true, true)), true),
+        ),
+    ] {
+        assert_eq!(groups(keys), Ok(expected), "{keys}");
+    }
+    for (keys, expected) in [
+        (
+            r#", "groups": true, "admit": ["host"]"#,
+            "overlays[0].admit: expected \"hosts\" or \"mapped-ports\", found \"host\": did you mean \"hosts\"?",
+        ),
+        (
+            r#", "groups": true, "admit": "hosts""#,
+            "overlays[0].admit: expected an array",
+        ),
+        (
+            r#", "groups": true, "admit": [1]"#,
+            "overlays[0].admit: expected",
+        ),
+        (
+            r#", "admit": ["hosts"]"#,
+            "overlays[0].admit: needs \"groups\": true",
+        ),
+        (
+            r#", "groups": false, "admit": []"#,
+            "overlays[0].admit: needs",
+        ),
+        (
+            r#", "groups": "yes""#,
+            "overlays[0].groups: expected true or false",
+        ),
+        (
+            r#", "group": true, "admit": []"#,
+            "overlays[0].group: unknown key; did you mean \"groups\"?",
+        ),
+        (
+            r#", "isolated": 1"#,
+            "overlays[0].isolated: expected true or false",
+        ),
+    ] {
+        let problems = groups(keys).unwrap_err();
+        assert_eq!(problems.len(), 1, "{keys}: {problems:?}");
+        assert!(problems[0].contains(expected), "{keys}: {problems:?}");
+    }
+}
+
+#[test]
 fn all_problems_are_reported_at_once_with_their_lines() {
     let text = r#"{
 "vtep_subnet": "44.128.0.1/16",
