@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 
 use super::fields::{credentials, identity, secret};
-use super::{Access, Config, Connections, Provision, Tls, follow, overlay, zookeeper};
+use super::{
+    Access, Config, Connections, Provision, Tls, follow, overlay, security_groups, zookeeper,
+};
 use crate::config::ConfigError;
 use crate::logging;
 use crate::model::{self, Create, Defaults};
@@ -73,6 +75,7 @@ fn read(top: &Section<'_>) -> Config {
         provision: top.section("provision").map(provision),
         log_level: log_level(top),
         follow: follow::read(top),
+        security_groups: security_groups::read(top),
         ..config
     };
     let authenticated = !config.access.tokens.is_empty()

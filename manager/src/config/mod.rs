@@ -8,6 +8,7 @@ mod fields;
 mod file;
 mod follow;
 mod overlay;
+mod security_groups;
 mod zookeeper;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use super::model::{Create, Defaults, Policy};
 use crate::marathon::MarathonOptions;
 use crate::mesos_master::MasterOptions;
 use crate::vnc::VncOptions;
+use contrail_mesos_api::cluster::SecurityGroup;
 use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, read_file};
 use contrail_mesos_api::http::tls::Identity;
 
@@ -68,6 +70,8 @@ pub struct Config {
     pub follow: Option<Follow>,
     /// Overlay networks; none by default.
     pub overlay: Option<OverlayOptions>,
+    /// The security groups that are published to the nodes of overlays. Their names are distinct.
+    pub security_groups: Vec<SecurityGroup>,
     /// What is valid, but probably a mistake.
     pub warnings: Vec<ConfigProblem>,
 }
@@ -183,6 +187,7 @@ impl Default for Config {
             log_level: None,
             follow: None,
             overlay: None,
+            security_groups: vec![],
             warnings: vec![],
         }
     }
