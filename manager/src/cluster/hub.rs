@@ -1,8 +1,9 @@
 //! What the leader publishes: all objects at one revision, and the watches that read them.
 //!
 //! Invariants:
-//! - An item is encoded once, and all watches share its bytes. So do the watches that begin with a
-//!   snapshot: it is encoded again only when many changes have followed it.
+//! - An item is encoded once, and all watches share its bytes. Changes that are published together are
+//!   sent together. The watches that begin with a snapshot share it, too: it is encoded again only when
+//!   many changes have followed it.
 //! - Memory is bounded. A watch has a position in the history and holds at most one batch of items; one
 //!   whose position has left the history ends, and its client resumes with a snapshot.
 //! - Revisions of one watch never decrease. A watch ends with its term: a new term begins with a
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use contrail_mesos_api::cluster::{HEARTBEAT_INTERVAL, Object, ObjectKey, Revision, WatchItem};
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -22,9 +24,10 @@ use crate::overlay::ObjectChange;
 /// The bounds of a hub's memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HubLimits {
-    /// How many changes the history has at most.
+    /// How many changes the history has at most. Those that were published last are kept however many
+    /// there are, up to a block.
     pub items: usize,
-    /// How many bytes they have at most. The last change is kept however long it is.
+    /// How many bytes they have at most, with the same exception.
     pub bytes: usize,
     /// How many changes may follow a snapshot that new watches begin with.
     pub after_snapshot: u64,
@@ -33,17 +36,20 @@ pub(super) struct HubLimits {
 impl Default for HubLimits {
     fn default() -> Self {
         Self {
-            items: 16_384,
-            bytes: 16 << 20,
+            // At the beginning of a term all nodes report their endpoints: 100,000 of them have some
+            // 25 MiB. A watch that falls behind meanwhile would begin again with a snapshot as long.
+            items: 131_072,
+            bytes: 32 << 20,
             after_snapshot: 256,
         }
     }
 }
 
-/// How long the blocks are that a snapshot is sent in.
+/// How long the blocks are at most that items are sent in, unless one item is longer.
 const BLOCK_BYTES: usize = 64 << 10;
-/// How many items a watch takes from the history at a time.
-const BATCH_ITEMS: usize = 64;
+/// How many blocks a watch takes from the history at a time, and how many bytes.
+const BATCH_BLOCKS: usize = 64;
+const BATCH_BYTES: usize = 256 << 10;
 
 /// Why a watch cannot begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,23 +85,96 @@ pub(crate) struct Hub {
 struct Published {
     revision: Revision,
     objects: BTreeMap<ObjectKey, Object>,
-    /// The last changes; that of the current revision is the last.
-    history: VecDeque<Bytes>,
+    /// The last changes without a gap; that of the current revision is the last.
+    history: VecDeque<ChangeBlock>,
+    history_items: usize,
     history_bytes: usize,
     snapshot: Option<Arc<Snapshot>>,
     heartbeat: Option<Bytes>,
+}
+
+/// Changes that were published together, encoded.
+#[derive(Clone, Debug)]
+struct ChangeBlock {
+    /// The counter of the revision before the first of them.
+    before: u64,
+    /// How many there are: each has the next revision.
+    items: usize,
+    /// A line for each.
+    lines: Bytes,
+}
+
+impl ChangeBlock {
+    /// The counter of the last revision.
+    fn last(&self) -> u64 {
+        self.before + self.items as u64
+    }
+
+    /// The changes after a revision, which is not later than the last one.
+    fn after(&self, counter: u64) -> SharedLines {
+        let skipped = usize::try_from(counter.saturating_sub(self.before)).unwrap_or(usize::MAX);
+        let lines = self.lines.split_inclusive(|byte| *byte == b'\n');
+        let start: usize = lines.take(skipped).map(<[u8]>::len).sum();
+        SharedLines {
+            items: self.items.saturating_sub(skipped),
+            lines: self.lines.slice(start..),
+        }
+    }
+}
+
+/// Lines that watches share.
+#[derive(Clone, Debug)]
+struct SharedLines {
+    items: usize,
+    lines: Bytes,
+}
+
+/// Collects lines into blocks.
+#[derive(Debug, Default)]
+struct BlockBuilder {
+    lines: Vec<u8>,
+    items: usize,
+}
+
+impl BlockBuilder {
+    /// Adds a line. Returns the block before it if both together are too long.
+    fn add(&mut self, line: &[u8]) -> Option<SharedLines> {
+        let is_full = self.items > 0 && self.lines.len() + line.len() > BLOCK_BYTES;
+        let full = is_full.then(|| self.take());
+        self.lines.extend_from_slice(line);
+        self.items += 1;
+        full
+    }
+
+    /// The block so far. The next one is empty.
+    fn take(&mut self) -> SharedLines {
+        let mut lines = std::mem::take(&mut self.lines);
+        // It is kept for long.
+        lines.shrink_to_fit();
+        SharedLines {
+            items: std::mem::take(&mut self.items),
+            lines: Bytes::from(lines),
+        }
+    }
+}
+
+/// A [`WatchItem::Put`] of an object that is not copied.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename = "put")]
+struct PutItem<'a> {
+    revision: Revision,
+    object: &'a Object,
 }
 
 /// All objects at one revision, encoded.
 #[derive(Debug)]
 struct Snapshot {
     counter: u64,
-    blocks: Vec<Bytes>,
-    items: usize,
+    blocks: Vec<SharedLines>,
 }
 
 /// A line of a watch.
-fn encode(item: &WatchItem) -> Vec<u8> {
+fn encode(item: &impl Serialize) -> Vec<u8> {
     // Serialization fails only for maps whose keys are not strings; there are none.
     let mut line = serde_json::to_vec(item).unwrap_or_default();
     line.push(b'\n');
@@ -105,28 +184,20 @@ fn encode(item: &WatchItem) -> Vec<u8> {
 impl Snapshot {
     fn new(published: &Published) -> Self {
         let revision = published.revision;
-        let puts = published.objects.values().map(|object| WatchItem::Put {
-            revision,
-            object: object.clone(),
-        });
-        let items = [WatchItem::Snapshot { revision }]
+        let puts = published
+            .objects
+            .values()
+            .map(|object| encode(&PutItem { revision, object }));
+        let lines = [encode(&WatchItem::Snapshot { revision })]
             .into_iter()
             .chain(puts)
-            .chain([WatchItem::Synced { revision }]);
-        let mut blocks = vec![];
-        let mut block = vec![];
-        for item in items {
-            let line = encode(&item);
-            if !block.is_empty() && block.len() + line.len() > BLOCK_BYTES {
-                blocks.push(Bytes::from(std::mem::take(&mut block)));
-            }
-            block.extend_from_slice(&line);
-        }
-        blocks.push(Bytes::from(block));
+            .chain([encode(&WatchItem::Synced { revision })]);
+        let mut block = BlockBuilder::default();
+        let mut blocks: Vec<_> = lines.filter_map(|line| block.add(&line)).collect();
+        blocks.push(block.take());
         Self {
             counter: revision.counter,
             blocks,
-            items: published.objects.len() + 2,
         }
     }
 }
@@ -140,6 +211,7 @@ impl Published {
                 .map(|object| (object.key(), object))
                 .collect(),
             history: VecDeque::new(),
+            history_items: 0,
             history_bytes: 0,
             snapshot: None,
             heartbeat: None,
@@ -148,45 +220,60 @@ impl Published {
 
     /// The first revision whose following changes are all in the history.
     fn oldest(&self) -> u64 {
-        self.revision.counter - self.history.len() as u64
+        let first = self.history.front();
+        first.map_or(self.revision.counter, |block| block.before)
     }
 
-    /// Returns whether it changes anything.
-    fn apply(&mut self, change: ObjectChange) -> bool {
+    /// Applies a change. Returns its line; none if it changes nothing.
+    fn apply(&mut self, change: ObjectChange) -> Option<Vec<u8>> {
         let revision = Revision {
             counter: self.revision.counter + 1,
             ..self.revision
         };
-        let item = match change {
+        let line = match change {
             ObjectChange::Put(object) => {
                 let key = object.key();
                 if key == ObjectKey::Unknown || self.objects.get(&key) == Some(&object) {
-                    return false;
+                    return None;
                 }
-                self.objects.insert(key, object.clone());
-                WatchItem::Put { revision, object }
+                let line = encode(&PutItem {
+                    revision,
+                    object: &object,
+                });
+                self.objects.insert(key, object);
+                line
             }
             ObjectChange::Delete(key) => {
-                if self.objects.remove(&key).is_none() {
-                    return false;
-                }
-                WatchItem::Delete { revision, key }
+                self.objects.remove(&key)?;
+                encode(&WatchItem::Delete { revision, key })
             }
         };
-        let item = Bytes::from(encode(&item));
         self.revision = revision;
         self.heartbeat = None;
-        self.history_bytes += item.len();
-        self.history.push_back(item);
-        true
+        Some(line)
+    }
+
+    /// Adds the lines of the changes up to the current revision, less those that follow.
+    fn remember(&mut self, SharedLines { items, lines }: SharedLines, following: usize) {
+        if items == 0 {
+            return;
+        }
+        self.history_items += items;
+        self.history_bytes += lines.len();
+        self.history.push_back(ChangeBlock {
+            before: self.revision.counter - (items + following) as u64,
+            items,
+            lines,
+        });
     }
 
     fn forget(&mut self, limits: HubLimits) {
-        while self.history.len() > limits.items
-            || (self.history_bytes > limits.bytes && self.history.len() > 1)
+        while self.history.len() > 1
+            && (self.history_items > limits.items || self.history_bytes > limits.bytes)
         {
-            if let Some(item) = self.history.pop_front() {
-                self.history_bytes -= item.len();
+            if let Some(block) = self.history.pop_front() {
+                self.history_items -= block.items;
+                self.history_bytes -= block.lines.len();
             }
         }
         let oldest = self.oldest();
@@ -207,10 +294,20 @@ impl Published {
     }
 
     /// The next changes after a revision of the history.
-    fn batch(&self, position: u64) -> VecDeque<Bytes> {
-        let start = usize::try_from(position - self.oldest()).unwrap_or(usize::MAX);
-        let items = self.history.iter().skip(start).take(BATCH_ITEMS);
-        items.cloned().collect()
+    fn batch(&self, position: u64) -> VecDeque<SharedLines> {
+        let start = self
+            .history
+            .partition_point(|block| block.last() <= position);
+        let mut batch = VecDeque::new();
+        let mut bytes = 0;
+        for block in self.history.range(start..).take(BATCH_BLOCKS) {
+            if bytes > BATCH_BYTES {
+                break;
+            }
+            bytes += block.lines.len();
+            batch.push_back(block.after(position));
+        }
+        batch
     }
 
     fn heartbeat(&mut self) -> Bytes {
@@ -261,12 +358,19 @@ impl Hub {
         else {
             return;
         };
-        let mut is_changed = false;
+        let before = published.revision;
+        let mut block = BlockBuilder::default();
         for change in changes {
-            is_changed |= published.apply(change);
-            published.forget(self.limits);
+            if let Some(line) = published.apply(change)
+                && let Some(full) = block.add(&line)
+            {
+                published.remember(full, 1);
+                published.forget(self.limits);
+            }
         }
-        if is_changed {
+        published.remember(block.take(), 0);
+        published.forget(self.limits);
+        if published.revision != before {
             self.changed.send_replace(());
         }
     }
@@ -314,7 +418,10 @@ impl Hub {
         let resumed =
             since.filter(|since| since.term == current.term && since.counter >= published.oldest());
         let (position, waiting) = if let Some(revision) = resumed {
-            let synced = Bytes::from(encode(&WatchItem::Synced { revision }));
+            let synced = SharedLines {
+                items: 1,
+                lines: Bytes::from(encode(&WatchItem::Synced { revision })),
+            };
             (revision.counter, Waiting::Items(VecDeque::from([synced])))
         } else {
             let snapshot = published.snapshot(self.limits);
@@ -342,7 +449,7 @@ enum Waiting {
         /// The index of the next block.
         next: usize,
     },
-    Items(VecDeque<Bytes>),
+    Items(VecDeque<SharedLines>),
 }
 
 /// A watch of one client.
@@ -421,10 +528,8 @@ impl Subscription {
         if let Waiting::Snapshot { snapshot, next } = &mut self.waiting {
             if let Some(block) = snapshot.blocks.get(*next) {
                 *next += 1;
-                if *next == snapshot.blocks.len() {
-                    self.hub.metrics.count_items(snapshot.items);
-                }
-                return Step::Send(block.clone());
+                self.hub.metrics.count_items(block.items);
+                return Step::Send(block.lines.clone());
             }
             self.waiting = Waiting::Items(VecDeque::new());
         }
@@ -433,13 +538,14 @@ impl Subscription {
         };
         if items.is_empty() {
             *items = published.batch(self.position);
-            self.position += items.len() as u64;
+            let taken: usize = items.iter().map(|lines| lines.items).sum();
+            self.position += taken as u64;
         }
-        let Some(item) = items.pop_front() else {
+        let Some(SharedLines { items, lines }) = items.pop_front() else {
             return Step::Wait;
         };
-        self.hub.metrics.count_items(1);
-        Step::Send(item)
+        self.hub.metrics.count_items(items);
+        Step::Send(lines)
     }
 }
 

@@ -86,6 +86,11 @@ impl WatchMetrics {
     }
 
     #[cfg(test)]
+    pub(crate) fn items(&self) -> u64 {
+        self.items.get()
+    }
+
+    #[cfg(test)]
     pub(super) fn ended(&self, reason: WatchEnd) -> u64 {
         let reason = reason.code();
         self.ended.get_or_create(&EndLabels { reason }).get()

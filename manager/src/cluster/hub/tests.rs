@@ -323,17 +323,61 @@ async fn memory_is_bounded() {
         watches.push(watch);
         let published = hub.published();
         let published = published.as_ref().unwrap();
-        let bytes: usize = published.history.iter().map(Bytes::len).sum();
+        let history = published.history.iter();
+        let bytes: usize = history.clone().map(|block| block.lines.len()).sum();
         assert!(bytes <= limits.bytes && published.history_bytes == bytes);
-        assert!(published.history.len() <= limits.items);
+        let items: usize = history.map(|block| block.items).sum();
+        assert!(items <= limits.items && published.history_items == items);
     }
     let counter = hub.revision().unwrap().counter;
     let allowed = counter / (limits.after_snapshot + 1) + 1;
     assert!(snapshots.len() as u64 <= allowed, "{}", snapshots.len());
 }
 
+#[tokio::test]
+async fn changes_that_are_published_together_are_sent_together() {
+    let hub = hub(HubLimits::default());
+    hub.begin(1, vec![]);
+    let mut watch = hub.subscribe(None).unwrap();
+    drain(&mut watch);
+    let counted = hub.metrics.items();
+    let changes = |count: u32| -> Vec<ObjectChange> {
+        let overlays = (0..count).map(|vni| overlay(&format!("o{vni}"), vni));
+        overlays.map(ObjectChange::Put).collect()
+    };
+    hub.publish(1, changes(100));
+    let (lines, _) = drain(&mut watch);
+    assert_eq!((lines.len(), items(&lines).len()), (1, 100));
+    assert_eq!(hub.metrics.items() - counted, 100);
+    // What changes nothing is left out, also of a block.
+    hub.publish(1, changes(101));
+    let (lines, _) = drain(&mut watch);
+    assert_eq!(items(&lines).len(), 1);
+    // A client that lost its connection within a block gets the rest of it.
+    for counter in [0, 1, 57, 99, 100, 101] {
+        let since = revision(1, counter);
+        let mut resumed = hub.subscribe(Some(since)).unwrap();
+        let all = items(&drain(&mut resumed).0);
+        assert_eq!(all[0], WatchItem::Synced { revision: since });
+        let first = all.get(1).map(|item| match item {
+            WatchItem::Put { revision, .. } => revision.counter,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(all.len() as u64, 1 + 101 - counter);
+        assert_eq!(first, (counter < 101).then_some(counter + 1));
+    }
+    // Many changes are several blocks of bounded length.
+    hub.publish(1, changes(5000).into_iter().skip(101).collect());
+    let (lines, _) = drain(&mut watch);
+    assert!(lines.len() > 5, "{}", lines.len());
+    assert!(lines.iter().all(|block| block.len() <= BLOCK_BYTES));
+    assert_eq!(items(&lines).len(), 5000 - 101);
+}
+
 #[derive(Clone, Debug)]
 enum Action {
+    /// Publishes these together.
+    PutAll(Vec<(u8, u8)>),
     Put(u8, u8),
     Delete(u8),
     /// Reads this many lines.
@@ -344,7 +388,9 @@ enum Action {
 }
 
 fn action() -> impl Strategy<Value = Action> {
+    let puts = prop::collection::vec((0..12_u8, any::<u8>()), 0..8);
     prop_oneof![
+        2 => puts.prop_map(Action::PutAll),
         6 => (0..12_u8, any::<u8>()).prop_map(|(name, last)| Action::Put(name, last)),
         3 => (0..12_u8).prop_map(Action::Delete),
         4 => (0..20_usize).prop_map(Action::Read),
@@ -381,6 +427,11 @@ proptest! {
             match action {
                 Action::Put(name, last) => {
                     hub.publish(term, vec![ObjectChange::Put(node(&format!("n{name}"), last))]);
+                }
+                Action::PutAll(puts) => {
+                    let puts = puts.into_iter();
+                    let puts = puts.map(|(name, last)| node(&format!("n{name}"), last));
+                    hub.publish(term, puts.map(ObjectChange::Put).collect());
                 }
                 Action::Delete(name) => {
                     hub.publish(term, vec![ObjectChange::Delete(node(&format!("n{name}"), 0).key())]);
