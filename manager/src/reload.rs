@@ -62,6 +62,12 @@ impl Reloadable {
             cluster.reload(overlay);
             config.overlay = Some(overlay.clone());
         }
+        if let Some(cluster) = &self.cluster
+            && config.security_groups != new.security_groups
+        {
+            cluster.set_security_groups(new.security_groups.clone());
+            config.security_groups.clone_from(&new.security_groups);
+        }
         if config.provision != new.provision {
             config.provision.clone_from(&new.provision);
             self.provision.notify_one();
@@ -204,8 +210,12 @@ mod tests {
         assert_eq!(needs_restart(&config(MINIMAL), &overlay("")), ["[overlay]"]);
         let other = overlay("state_file = \"/other\"");
         assert_eq!(needs_restart(&overlay(""), &other), ["overlay.state_file"]);
-        let other = overlay("release_after = \"60m\"");
-        assert_eq!(needs_restart(&overlay(""), &other), [""; 0]);
+        for key in [
+            "release_after = \"60m\"",
+            "[[security_group]]\nname = \"web\"",
+        ] {
+            assert_eq!(needs_restart(&overlay(""), &overlay(key)), [""; 0], "{key}");
+        }
         let of_cluster = config(&format!(
             "cluster = \"c\"\nproject = \"mesos-default\"\nnetwork = \"mesos-default-pod-task-network\"\n{MINIMAL}"
         ));

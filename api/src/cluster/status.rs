@@ -44,6 +44,10 @@ pub struct NodeStatus {
     /// Its subnets.
     #[serde(default)]
     pub subnets: Vec<NodeSubnets>,
+    /// How many of its containers are published for groups; none if it has not reported them since the
+    /// leader's term began.
+    #[serde(default)]
+    pub endpoints: Option<usize>,
     /// What is not as it must be, a sentence each.
     #[serde(default)]
     pub problems: Vec<String>,

@@ -19,6 +19,8 @@ use contrail_mesos_api::agent_api::Refusal;
 
 /// Enough for a container with many ports and labels, and for the report of a node.
 const MAX_BODY_BYTES: usize = 256 << 10;
+/// Enough for thousands of containers of a node with a few groups each.
+const MAX_ENDPOINTS_BODY_BYTES: usize = 2 << 20;
 
 /// The routes. A request is authenticated before its body is read.
 pub(crate) fn router(
@@ -34,26 +36,38 @@ pub(crate) fn router(
         Some(containers) => ports::router(state.clone(), containers),
         None => ports::refusing_router(),
     };
-    let nodes = match cluster {
-        Some(cluster) => nodes::router(state.clone(), cluster),
+    let nodes = match &cluster {
+        Some(cluster) => nodes::router(state.clone(), cluster.clone()),
         None => nodes::refusing_router(),
     };
+    let endpoints = cluster.map_or_else(Router::new, |cluster| {
+        let limits = BodyLimits {
+            max_bytes: MAX_ENDPOINTS_BODY_BYTES,
+            ..limits
+        };
+        nodes::endpoints_router(state.clone(), cluster)
+            .method_not_allowed_fallback(method_not_allowed)
+            .layer(from_fn_with_state(limits, receive_body))
+    });
     ports
         .merge(nodes)
         .fallback(async || {
-            let message = "not found; there are /v1/ports, /v1/ports/{machine}, /v1/watch, /v1/nodes \
-                           and /v1/nodes/{node}";
+            let message = "not found; there are /v1/ports, /v1/ports/{machine}, /v1/watch, /v1/nodes, \
+                           /v1/nodes/{node} and /v1/nodes/{node}/endpoints";
             ApiError(StatusCode::NOT_FOUND, message.to_owned())
         })
-        .method_not_allowed_fallback(async || {
-            ApiError(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path does not support this method".to_owned(),
-            )
-        })
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(limits, receive_body))
+        .merge(endpoints)
         .layer(from_fn_with_state(state.clone(), authenticate))
         .layer(from_fn_with_state(state, standby::redirect))
+}
+
+async fn method_not_allowed() -> ApiError {
+    ApiError(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not support this method".to_owned(),
+    )
 }
 
 /// The name of the agent or node that sent a request.

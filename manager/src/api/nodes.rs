@@ -13,6 +13,7 @@ use axum::routing::{any, get, put};
 use axum::{Extension, Router};
 use futures::stream;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::ApiState;
@@ -20,10 +21,11 @@ use super::agents::{AgentName, ApiError, ApiResult};
 use crate::cluster::{Cluster, NodeWatch};
 use crate::error::ManagerError;
 use crate::query::QueryParameters;
-use contrail_mesos_api::cluster::{NodeReport, Revision};
+use contrail_mesos_api::cluster::{EndpointsReport, NodeReport, Revision};
 use contrail_mesos_api::text::Quoted;
 
 const PATHS: [&str; 3] = ["/v1/watch", "/v1/nodes", "/v1/nodes/{node}"];
+const ENDPOINTS_PATH: &str = "/v1/nodes/{node}/endpoints";
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -43,6 +45,14 @@ pub(super) fn router(api: Arc<ApiState>, cluster: Arc<Cluster>) -> Router {
         .with_state(state)
 }
 
+/// The route whose bodies are longer than those of others.
+pub(super) fn endpoints_router(api: Arc<ApiState>, cluster: Arc<Cluster>) -> Router {
+    let state = Arc::new(NodesState { api, cluster });
+    Router::new()
+        .route(ENDPOINTS_PATH, put(report_endpoints))
+        .with_state(state)
+}
+
 /// The routes of a manager without overlays.
 pub(super) fn refusing_router() -> Router {
     let refuse = async || -> ApiError {
@@ -50,9 +60,12 @@ pub(super) fn refusing_router() -> Router {
             "this manager has no [overlay] in its configuration: it has nothing for nodes";
         ManagerError::NotConfigured(message).into()
     };
-    PATHS.into_iter().fold(Router::new(), |router, path| {
-        router.route(path, any(refuse))
-    })
+    PATHS
+        .into_iter()
+        .chain([ENDPOINTS_PATH])
+        .fold(Router::new(), |router, path| {
+            router.route(path, any(refuse))
+        })
 }
 
 /// A node's own name: nobody else may use it.
@@ -127,14 +140,34 @@ async fn report(
 ) -> ApiResult<impl Serialize> {
     QueryParameters::parse(query.as_deref(), &[]).map_err(invalid_query)?;
     let node = parse_node(node, &agent)?;
-    let mut reader = serde_json::Deserializer::from_slice(&body);
-    let report: NodeReport = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        ManagerError::invalid(format!("the body is not the report of a node: {error}"))
-    })?;
+    let report: NodeReport = parse_body(&body, "the report of a node")?;
     state.api.check_ready()?;
     let cluster = state.cluster.clone();
     let work = async move { cluster.report(&node, report).await };
     Ok(Json(state.api.run_to_completion(work).await?))
+}
+
+async fn report_endpoints(
+    State(state): State<Arc<NodesState>>,
+    Extension(AgentName(agent)): Extension<AgentName>,
+    node: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+    body: Bytes,
+) -> ApiResult<impl Serialize> {
+    QueryParameters::parse(query.as_deref(), &[]).map_err(invalid_query)?;
+    let node = parse_node(node, &agent)?;
+    let report: EndpointsReport = parse_body(&body, "the report of a node's containers")?;
+    state.api.check_ready()?;
+    let cluster = state.cluster.clone();
+    let work = async move { cluster.report_endpoints(&node, report).await };
+    state.api.run_to_completion(work).await?;
+    Ok(Json(serde_json::json!({})))
+}
+
+fn parse_body<T: DeserializeOwned>(body: &[u8], what: &str) -> Result<T, ManagerError> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| ManagerError::invalid(format!("the body is not {what}: {error}")))
 }
 
 async fn remove(

@@ -381,8 +381,22 @@ impl Hub {
         published.as_ref().map(|published| published.revision)
     }
 
+    /// The published objects but those of endpoints, ordered by key: there are many endpoints.
+    pub(crate) fn definitions(&self) -> Vec<Object> {
+        let first_endpoint = ObjectKey::Endpoint {
+            node: String::new(),
+            id: String::new(),
+        };
+        let published = self.published();
+        let definitions = published
+            .iter()
+            .flat_map(|published| published.objects.range(..&first_endpoint));
+        definitions.map(|(_, object)| object.clone()).collect()
+    }
+
     /// The published objects, ordered by key.
-    pub(crate) fn objects(&self) -> Vec<Object> {
+    #[cfg(test)]
+    pub(super) fn objects(&self) -> Vec<Object> {
         let published = self.published();
         published
             .iter()

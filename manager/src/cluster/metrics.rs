@@ -1,4 +1,4 @@
-//! Metrics of the watches.
+//! Metrics of the watches, and of what nodes report of their endpoints.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -99,5 +99,35 @@ impl WatchMetrics {
     #[cfg(test)]
     pub(super) fn open(&self) -> i64 {
         self.open.get()
+    }
+}
+
+/// The metrics of the nodes' endpoints. Clones share the values.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EndpointMetrics {
+    reports: Counter,
+    changes: Counter,
+}
+
+impl EndpointMetrics {
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "endpoints_reports",
+            "Reports of nodes with all their containers on overlays that isolate groups",
+            self.reports.clone(),
+        );
+        registry.register(
+            "endpoints_changes",
+            "Containers on overlays that isolate groups that were published, changed or withdrawn",
+            self.changes.clone(),
+        );
+    }
+
+    pub(super) fn count_report(&self) {
+        self.reports.inc();
+    }
+
+    pub(super) fn count_changes(&self, changes: usize) {
+        self.changes.inc_by(changes as u64);
     }
 }

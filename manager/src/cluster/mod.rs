@@ -1,18 +1,22 @@
 //! What is published to the nodes, and what they report.
 //!
 //! ```text
-//! hub      the published objects of the term, and the watches that read them
-//! nodes    what each node has reported in this term, and who is connected
-//! metrics  metrics of the watches
+//! hub           the published objects of the term, and the watches that read them
+//! publisher     the only writer of the hub: allocations, security groups and endpoints
+//! endpoints     the endpoints that each node has reported in this term: pure
+//! nodes         what each node has reported in this term, and who is connected
+//! metrics       metrics of the watches and of endpoints
 //! ```
 //!
-//! Invariants: only a leader publishes, and only what is in the store of the allocations. The term of
-//! a revision is the generation of that store, which grows with each leader, also where a manager
-//! runs alone and has no election.
+//! Invariants: only a leader publishes: what is in the store of the allocations, what the configuration
+//! says, and what nodes have reported of their own subnets. The term of a revision is the generation of
+//! that store, which grows with each leader, also where a manager runs alone and has no election.
 
+mod endpoints;
 mod hub;
 mod metrics;
 mod nodes;
+mod publisher;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,21 +24,22 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use contrail_mesos_api::cluster::{
-    Node, NodeAnswer, NodeList, NodeReport, NodeStatus, Object, Revision,
+    Endpoint, EndpointsReport, Node, NodeAnswer, NodeList, NodeReport, NodeStatus, Object,
+    Revision, SecurityGroup,
 };
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, OverlayOptions};
 use crate::error::ManagerError;
 use crate::fence::{Fence, Leadership};
-use crate::overlay::{
-    Allocator, AllocatorError, Changes, EndpointUsage, OverlayUsage, Store, open_store,
-};
+use crate::overlay::{Allocator, AllocatorError, EndpointUsage, OverlayUsage, Store, open_store};
+use endpoints::EndpointCounts;
 use hub::{Hub, HubLimits, Subscription, WatchError};
 use nodes::{NodeTable, bounded};
+use publisher::{Publisher, TermSources};
 
-pub(crate) use metrics::WatchMetrics;
+pub(crate) use metrics::{EndpointMetrics, WatchMetrics};
 pub(crate) use nodes::{NodeAction, NodeEvent};
 
 /// The longest name of a node: that of a host.
@@ -48,10 +53,13 @@ pub(crate) struct Cluster {
     fence: Fence,
     store: Arc<dyn Store>,
     options: Mutex<OverlayOptions>,
+    /// Those of the configuration.
+    security_groups: watch::Sender<Vec<SecurityGroup>>,
     hub: Arc<Hub>,
     nodes: Arc<NodeTable>,
     term: Mutex<Option<Term>>,
     metrics: WatchMetrics,
+    endpoint_metrics: EndpointMetrics,
 }
 
 /// What there is in a term in which this manager leads.
@@ -60,8 +68,7 @@ struct Term {
     /// The number that it has in the election.
     number: u64,
     allocator: Allocator,
-    /// Publishes the changes of the allocator.
-    _publishing: AbortOnDropHandle<()>,
+    publisher: Publisher,
 }
 
 impl From<AllocatorError> for ManagerError {
@@ -103,10 +110,12 @@ impl Cluster {
             fence: fence.clone(),
             store: open_store(config.zookeeper.as_ref(), &options.state_file),
             options: Mutex::new(options.clone()),
+            security_groups: watch::Sender::new(config.security_groups.clone()),
             hub: Hub::new(HubLimits::default(), metrics.clone()),
             nodes: Arc::default(),
             term: Mutex::default(),
             metrics,
+            endpoint_metrics: EndpointMetrics::default(),
         });
         let running = cluster.clone();
         background.spawn(async move {
@@ -133,12 +142,16 @@ impl Cluster {
         let (allocator, changes) = Allocator::load(self.store.clone(), networks.clone()).await?;
         let generation = allocator.generation();
         self.nodes.begin();
-        self.hub.begin(generation, allocator.objects());
-        let publishing = tokio::spawn(publish(self.hub.clone(), generation, changes));
+        let sources = TermSources {
+            allocated: allocator.objects(),
+            changes,
+            security_groups: self.security_groups.subscribe(),
+        };
+        let metrics = self.endpoint_metrics.clone();
         *self.term() = Some(Term {
             number: term,
             allocator: allocator.clone(),
-            _publishing: AbortOnDropHandle::new(publishing),
+            publisher: Publisher::start(self.hub.clone(), generation, sources, metrics),
         });
         log::info!(term, revision:% = Revision { term: generation, counter: 0 }; "publishing to nodes");
         // It was reloaded meanwhile.
@@ -166,13 +179,19 @@ impl Cluster {
         }
     }
 
-    /// The allocator of the current term.
-    fn allocator(&self) -> Result<Allocator, ManagerError> {
+    /// Both of the current term.
+    fn current(&self) -> Result<(Allocator, Publisher), ManagerError> {
         let current = self.fence.term();
         let term = self.term();
         let term = term.as_ref().filter(|term| Some(term.number) == current);
         let not_ready = || ManagerError::NotReady("it is preparing to lead".to_owned());
-        Ok(term.ok_or_else(not_ready)?.allocator.clone())
+        let term = term.ok_or_else(not_ready)?;
+        Ok((term.allocator.clone(), term.publisher.clone()))
+    }
+
+    /// The allocator of the current term.
+    fn allocator(&self) -> Result<Allocator, ManagerError> {
+        Ok(self.current()?.0)
     }
 
     /// Applies another configuration. Logs if that fails: the allocator keeps it, and the next leader
@@ -190,6 +209,11 @@ impl Cluster {
                 log::error!(error:%; "cannot apply the overlays' configuration to all nodes; reload it again");
             }
         });
+    }
+
+    /// Publishes these security groups, now or when a term begins.
+    pub(crate) fn set_security_groups(&self, groups: Vec<SecurityGroup>) {
+        self.security_groups.send_replace(groups);
     }
 
     /// Begins a watch of a node.
@@ -218,17 +242,21 @@ impl Cluster {
         check_name(name)?;
         check_address(report.address)?;
         let report = bounded(report);
-        let allocator = self.allocator()?;
+        let (allocator, publisher) = self.current()?;
         let is_known = self.is_registered(name);
         let work = async { Ok(allocator.register(name, &report).await?) };
         match self.fence.run_in_term(work).await {
-            Ok(answer) => {
+            Ok(mut answer) => {
                 let address = report.address;
+                let digest = report.endpoints.clone();
                 if !is_known {
                     log::info!(node = name, address:%; "node registered");
                     self.nodes.add_registration(name, address);
                 }
                 self.nodes.keep_report(name, report, &answer.problems);
+                let endpoints = publisher.check(name, digest).await?;
+                answer.send_endpoints = endpoints.is_lacking;
+                answer.problems.extend(endpoints.problems);
                 Ok(answer)
             }
             Err(error) => {
@@ -240,6 +268,17 @@ impl Cluster {
                 Err(error)
             }
         }
+    }
+
+    /// Publishes the endpoints of a node instead of those before.
+    pub(crate) async fn report_endpoints(
+        &self,
+        name: &str,
+        report: EndpointsReport,
+    ) -> Result<(), ManagerError> {
+        check_name(name)?;
+        let (_, publisher) = self.current()?;
+        publisher.report(name, report).await
     }
 
     /// Frees all that a node has.
@@ -288,7 +327,7 @@ impl Cluster {
 
     /// The registered nodes, ordered by name.
     fn registered(&self) -> Vec<Node> {
-        let objects = self.hub.objects().into_iter();
+        let objects = self.hub.definitions().into_iter();
         objects
             .filter_map(|object| match object {
                 Object::Node(node) => Some(node),
@@ -303,14 +342,12 @@ impl Cluster {
 
     /// All nodes; an error if this manager does not publish.
     pub(crate) fn list(&self) -> Result<NodeList, ManagerError> {
-        let allocator = self.allocator()?;
+        let (allocator, publisher) = self.current()?;
         let revision = self.hub.revision().ok_or(WatchError::NotPublishing)?;
-        Ok(NodeList {
-            revision,
-            nodes: self
-                .nodes
-                .statuses(&self.registered(), revision, &allocator.problems()),
-        })
+        let problems = allocator.problems();
+        let mut nodes = self.nodes.statuses(&self.registered(), revision, &problems);
+        publisher.table().complete_statuses(&mut nodes);
+        Ok(NodeList { revision, nodes })
     }
 
     /// All nodes, and the current revision; none if this manager does not publish.
@@ -323,9 +360,34 @@ impl Cluster {
         self.hub.revision()
     }
 
-    /// The published objects.
-    pub(crate) fn objects(&self) -> Vec<Object> {
-        self.hub.objects()
+    /// The published objects but those of endpoints.
+    pub(crate) fn definitions(&self) -> Vec<Object> {
+        self.hub.definitions()
+    }
+
+    /// The published security groups.
+    pub(crate) fn security_groups(&self) -> Vec<SecurityGroup> {
+        let objects = self.hub.definitions().into_iter();
+        objects
+            .filter_map(|object| match object {
+                Object::SecurityGroup(group) => Some(group),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The published endpoints, ordered by node and id; empty if this manager does not lead.
+    pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        let current = self.current();
+        current.map_or(vec![], |(_, publisher)| publisher.table().published())
+    }
+
+    /// How many endpoints there are.
+    pub(crate) fn endpoint_counts(&self) -> EndpointCounts {
+        let current = self.current();
+        current.map_or(EndpointCounts::default(), |(_, publisher)| {
+            publisher.table().counts()
+        })
     }
 
     /// The last events of nodes, the latest first.
@@ -344,6 +406,11 @@ impl Cluster {
     /// For how long this manager has published, if it does.
     pub(crate) fn published_for(&self) -> Duration {
         self.nodes.age()
+    }
+
+    /// The metrics of the nodes' endpoints.
+    pub(crate) fn endpoint_metrics(&self) -> &EndpointMetrics {
+        &self.endpoint_metrics
     }
 
     /// The metrics of the watches.
@@ -371,13 +438,6 @@ fn check_address(address: IpAddr) -> Result<(), ManagerError> {
         return Err(ManagerError::invalid(message));
     }
     Ok(())
-}
-
-/// Publishes what the allocator changes.
-async fn publish(hub: Arc<Hub>, generation: u64, mut changes: Changes) {
-    while let Some(changes) = changes.next().await {
-        hub.publish(generation, changes);
-    }
 }
 
 /// A watch of a node, which counts as connected meanwhile.

@@ -16,6 +16,7 @@ use contrail_mesos_api::text::truncate;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::endpoints::MAX_DIGEST_BYTES;
 use crate::history::serialize_timestamp;
 
 /// Of how many nodes there are reports at most: more than a cluster has.
@@ -139,6 +140,10 @@ pub(super) fn bounded(mut report: NodeReport) -> NodeReport {
     bound(&mut report.versions.node);
     bound(&mut report.versions.kernel);
     bound(&mut report.configuration);
+    // Shortened, it would never be the digest of a report.
+    report.endpoints = report
+        .endpoints
+        .filter(|digest| (1..=MAX_DIGEST_BYTES).contains(&digest.len()));
     report.subsystems.truncate(MAX_SUBSYSTEMS);
     for SubsystemReport { name, problems } in &mut report.subsystems {
         bound(name);
@@ -375,6 +380,7 @@ fn status(
             .unwrap_or_default(),
         vtep: node.map(|node| node.vtep),
         subnets: node.map(|node| node.subnets.clone()).unwrap_or_default(),
+        endpoints: None,
         problems,
     }
 }

@@ -58,6 +58,7 @@ fn text(list: &NodeList) -> Result<String> {
         "APPLIED",
         "REPORTED",
         "SUBNETS",
+        "ENDPOINTS",
         "VERSION",
     ]);
     let dash = || "-".to_owned();
@@ -78,6 +79,7 @@ fn text(list: &NodeList) -> Result<String> {
             node.reported_seconds
                 .map_or_else(dash, |seconds| format!("{seconds}s")),
             subnets.collect::<Vec<_>>().join(" "),
+            node.endpoints.map_or_else(dash, |count| count.to_string()),
             // The node wrote it.
             Escaped(&node.versions.node).to_string(),
         ]);
@@ -120,6 +122,7 @@ mod tests {
             configuration: String::new(),
             vtep: None,
             subnets: vec![],
+            endpoints: (condition == NodeCondition::Current).then_some(17),
             problems: problems.iter().map(ToString::to_string).collect(),
         }
     }
@@ -142,6 +145,7 @@ mod tests {
             "agent-1",
             "behind",
             "3.4",
+            "17",
             "revision 3.5: 1 of 2 nodes",
             "agent-2: overlay: ",
         ] {

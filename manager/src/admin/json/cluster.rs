@@ -1,6 +1,6 @@
 //! The overlays and the nodes.
 
-use contrail_mesos_api::cluster::{Object, Overlay};
+use contrail_mesos_api::cluster::{Admission, Object, Overlay};
 use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -19,6 +19,10 @@ pub(crate) struct OverlayRow {
     pub vni: u32,
     pub mtu: Option<u32>,
     pub enabled: bool,
+    /// What reaches its containers besides members of their groups; none if it does not isolate groups.
+    pub groups: Option<Admission>,
+    /// Whether containers of other overlays cannot reach its containers.
+    pub isolated: bool,
     pub subnets: Vec<SubnetRow>,
 }
 
@@ -48,11 +52,13 @@ pub(crate) fn overlay_rows(cluster: &Cluster) -> Vec<OverlayRow> {
             vni: overlay.vni,
             mtu: overlay.mtu,
             enabled: overlay.enabled,
+            groups: overlay.groups,
+            isolated: overlay.isolated,
             subnets: subnets.collect(),
             name: overlay.name,
         }
     };
-    let objects = cluster.objects().into_iter();
+    let objects = cluster.definitions().into_iter();
     objects
         .filter_map(|object| match object {
             Object::Overlay(overlay) => Some(row(overlay)),
@@ -79,7 +85,7 @@ pub(super) fn overlays(cluster: &Cluster, query: &ListQuery) -> Value {
         })
         .collect();
     let underlay = cluster
-        .objects()
+        .definitions()
         .into_iter()
         .find_map(|object| match object {
             Object::Underlay(underlay) => Some(underlay),

@@ -171,6 +171,7 @@ fn report_is_bounded() {
         kernel: text.clone(),
     };
     long.configuration.clone_from(&text);
+    long.endpoints = Some(text.clone());
     long.subsystems = vec![
         SubsystemReport {
             name: text.clone(),
@@ -182,9 +183,11 @@ fn report_is_bounded() {
     let bytes = serde_json::to_vec(&kept).unwrap().len();
     let texts = MAX_SUBSYSTEMS * (MAX_PROBLEMS + 2) + 3;
     assert!(bytes < texts * (2 * MAX_TEXT_CHARS + 100), "{bytes}");
+    assert_eq!(kept.endpoints, None, "no report has that digest");
     let last = kept.subsystems[0].problems.last().unwrap();
     assert_eq!(last, &format!("and {} more", 100 - MAX_PROBLEMS));
-    let short = report(1, Some(CURRENT));
+    let mut short = report(1, Some(CURRENT));
+    short.endpoints = Some("digest".to_owned());
     assert_eq!(bounded(short.clone()), short);
 }
 
