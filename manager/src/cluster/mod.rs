@@ -4,6 +4,7 @@
 //! hub           the published objects of the term, and the watches that read them
 //! publisher     the only writer of the hub: allocations, security groups and endpoints
 //! endpoints     the endpoints that each node has reported in this term: pure
+//! reachability  which endpoints reach which, for operators: pure
 //! nodes         what each node has reported in this term, and who is connected
 //! metrics       metrics of the watches and of endpoints
 //! ```
@@ -17,6 +18,7 @@ mod hub;
 mod metrics;
 mod nodes;
 mod publisher;
+mod reachability;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +43,7 @@ use publisher::{Publisher, TermSources};
 
 pub(crate) use metrics::{EndpointMetrics, WatchMetrics};
 pub(crate) use nodes::{NodeAction, NodeEvent};
+pub(crate) use reachability::{Members, Reachability, Rules, Sources, Traffic};
 
 /// The longest name of a node: that of a host.
 const MAX_NAME_BYTES: usize = 253;

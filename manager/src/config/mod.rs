@@ -28,6 +28,7 @@ use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, read_file};
 use contrail_mesos_api::http::tls::Identity;
 
 pub use overlay::OverlayOptions;
+pub(crate) use security_groups::protocol_text;
 
 /// The default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/contrail-mesos/manager.toml";

@@ -150,6 +150,12 @@ fn protocol(text: &str) -> Result<u8, String> {
     }
 }
 
+/// A protocol as it is configured.
+pub(crate) fn protocol_text(number: u8) -> String {
+    let named = PROTOCOLS.iter().find(|(_, known)| *known == number);
+    named.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
+}
+
 fn ports(text: &str) -> Result<(u16, u16), String> {
     let port = |text: &str| -> Result<u16, String> {
         let port = is_number(text).then(|| text.parse().ok()).flatten();

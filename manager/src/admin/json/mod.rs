@@ -14,6 +14,9 @@
 //! | `GET /v1/queue` | the queue, failed entries first |
 //! | `GET /v1/overlays` | the overlays, how much of each is used, and the tunnel endpoints |
 //! | `GET /v1/nodes` | the nodes: what they have and what they have applied; the last events of nodes |
+//! | `GET /v1/endpoints` | the containers on overlays that isolate groups; `node` and `group` filter by a name |
+//! | `GET /v1/groups` | the memberships of these containers, and which of them reach which |
+//! | `GET /v1/security-groups` | the security groups with their rules |
 //! | `GET /v1/managers` | the leader and the candidates |
 //! | `GET /v1/problems` | current problems |
 //!
@@ -23,6 +26,7 @@
 
 mod cluster;
 mod filter;
+mod groups;
 mod paginate;
 mod responses;
 
@@ -45,8 +49,11 @@ use contrail_mesos_api::container::ContainerId;
 
 pub(super) use cluster::overlay_rows;
 pub(super) use filter::ContainerFilter;
+pub(super) use groups::{MAX_SOURCES, RuleRow, endpoint_key, reachability};
 pub(super) use paginate::ListQuery;
 pub(super) use responses::{ContainerRow, container_rows, network_rows};
+
+use groups::EndpointFilter;
 
 type JsonResult = Result<Value, AdminError>;
 
@@ -80,6 +87,15 @@ pub(super) fn router() -> Router<Arc<AdminState>> {
         .route(
             "/v1/nodes",
             cluster_list(|cluster, query| Ok(cluster::nodes(cluster, query))),
+        )
+        .route("/v1/endpoints", get(endpoints))
+        .route(
+            "/v1/groups",
+            cluster_list(|cluster, query| Ok(groups::groups(cluster, query))),
+        )
+        .route(
+            "/v1/security-groups",
+            cluster_list(|cluster, query| Ok(groups::security_groups(cluster, query))),
         )
         .route("/v1/managers", get(managers))
         .route("/v1/problems", get(problems))
@@ -132,6 +148,20 @@ async fn containers(
     let query = ListQuery::read(&mut parameters)?;
     respond(state, move |state| {
         responses::containers(state.reconciler()?, &filter, &query)
+    })
+    .await
+}
+
+async fn endpoints(
+    State(state): State<Arc<AdminState>>,
+    query: RawQuery,
+) -> Result<Response, AdminError> {
+    let known = [&EndpointFilter::PARAMETERS[..], &ListQuery::PARAMETERS].concat();
+    let mut parameters = parameters(&query, &known)?;
+    let filter = EndpointFilter::read(&mut parameters);
+    let query = ListQuery::read(&mut parameters)?;
+    respond(state, move |state| {
+        Ok(groups::endpoints(state.cluster()?, &filter, &query))
     })
     .await
 }

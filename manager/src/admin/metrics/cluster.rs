@@ -64,6 +64,7 @@ impl Collector for ClusterCollector {
             };
             ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
         }
+        let endpoints = self.0.endpoint_counts();
         let with_problems = nodes.iter().filter(|node| !node.problems.is_empty());
         for (name, help, value) in [
             (
@@ -85,6 +86,26 @@ impl Collector for ClusterCollector {
                 "revision_counter",
                 "The counter of the published revision: the changes since its term began.",
                 current.counter,
+            ),
+            (
+                "endpoints",
+                "Published containers on overlays that isolate groups.",
+                endpoints.published as u64,
+            ),
+            (
+                "endpoints_refused",
+                "Containers that nodes have reported, but that are not published.",
+                endpoints.refused as u64,
+            ),
+            (
+                "endpoints_nodes",
+                "Nodes that have reported their containers since the term began.",
+                endpoints.complete_nodes as u64,
+            ),
+            (
+                "security_groups",
+                "Published security groups.",
+                self.0.security_groups().len() as u64,
             ),
         ] {
             encode_gauge(&mut encoder, name, help, value)?;

@@ -137,6 +137,7 @@ impl Metrics {
         }
         if let Some(cluster) = &sources.cluster {
             cluster.metrics().register(own);
+            cluster.endpoint_metrics().register(own);
             own.register_collector(Box::new(ClusterCollector(cluster.clone())));
         }
         own.register_collector(Box::new(sources));

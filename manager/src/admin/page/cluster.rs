@@ -27,6 +27,8 @@ pub(super) fn overlays(cluster: &Cluster) -> Markup {
                                     @if !row.enabled { span.tag { "disabled" } }
                                     @else if row.subnets.iter().any(|subnet| subnet.free == 0) { span.tag.bad { "used up" } }
                                     @else { span.tag.good { "enabled" } }
+                                    @if row.groups.is_some() { " " span.tag { "groups" } }
+                                    @if row.isolated { " " span.tag { "isolated" } }
                                 } }
                                 td data-name="Subnets" { ul { @for subnet in &row.subnets {
                                     li { (subnet.subnet) " in /" (subnet.prefix) }
@@ -61,7 +63,7 @@ pub(super) fn nodes(cluster: &Cluster) -> Markup {
             @if nodes.is_empty() { p.soft { "None is known." } } @else {
                 table {
                     thead { tr {
-                        th { "Node" } th { "Address" } th { "State" } th { "Applied" } th { "Reported" } th { "Problems" }
+                        th { "Node" } th { "Address" } th { "State" } th { "Applied" } th { "Reported" } th.number { "Endpoints" } th { "Problems" }
                     } }
                     tbody {
                         @for node in nodes.iter().take(MAX_ROWS) { (row(node)) }
@@ -88,6 +90,9 @@ fn row(node: &NodeStatus) -> Markup {
             td data-name="Applied" { (node.applied.map_or("–".to_owned(), |applied| applied.to_string())) }
             td data-name="Reported" {
                 (node.reported_seconds.map_or("–".to_owned(), |seconds| format!("{} ago", duration_text(seconds))))
+            }
+            td.number data-name="Endpoints" {
+                (node.endpoints.map_or("–".to_owned(), |count| count.to_string()))
             }
             td data-name="Problems" { ul { @for problem in &node.problems { li { (problem) } } } }
         }

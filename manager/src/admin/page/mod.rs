@@ -5,6 +5,7 @@
 //! scripts, and all styles but the one whose digest it contains.
 
 mod cluster;
+mod groups;
 mod sections;
 
 use std::sync::{Arc, LazyLock};
@@ -143,6 +144,7 @@ fn render(state: &AdminState, query: &PageQuery) -> Markup {
                         @if state.cluster.is_some() {
                             a href="#overlays" { "Overlays" }
                             a href="#nodes" { "Nodes" }
+                            a href="#groups" { "Groups" }
                         }
                         a href="#managers" { "Managers" }
                     }
@@ -168,6 +170,7 @@ fn render(state: &AdminState, query: &PageQuery) -> Markup {
                     @if let Some(cluster) = state.cluster.as_deref() {
                         (cluster::overlays(cluster))
                         (cluster::nodes(cluster))
+                        (groups::groups(cluster))
                     }
                     (sections::managers(state))
                 }

@@ -379,7 +379,7 @@ pub(super) fn footer(state: &AdminState, query: &PageQuery) -> Markup {
             @for path in ["mesos", "marathon", "contrail", "agents", "networks", "containers", "differences", "queue"]
                 .into_iter()
                 .filter(|_| state.contrail.is_some())
-                .chain(["overlays", "nodes"].into_iter().filter(|_| state.cluster.is_some()))
+                .chain(["overlays", "nodes", "endpoints", "groups", "security-groups"].into_iter().filter(|_| state.cluster.is_some()))
                 .chain(["managers", "problems"])
             {
                 a href={ "/v1/" (path) } { (path) } " "
