@@ -1,5 +1,7 @@
 //! A manager without `[vnc]`: the watch and the reports of nodes over HTTP, terms, and releases.
 
+mod groups;
+
 use std::net::SocketAddr;
 use std::path::Path;
 
