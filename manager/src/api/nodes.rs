@@ -98,7 +98,10 @@ async fn watch(
         .map_err(invalid_query)?;
     check_own(&agent, &node)?;
     state.api.check_ready()?;
-    let watch = state.cluster.watch(&agent, since)?;
+    let cluster = state.cluster.clone();
+    // A snapshot of many containers takes a while to encode.
+    let begin = move || cluster.watch(&agent, since);
+    let watch = state.api.run_blocking(begin).await?;
     let headers = [
         (CONTENT_TYPE, "application/x-ndjson"),
         (CACHE_CONTROL, "no-store"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,10 +45,22 @@ impl ApiState {
         &self,
         work: impl Future<Output = Result<T, ManagerError>> + Send + 'static,
     ) -> Result<T, ManagerError> {
-        self.tasks.spawn(work).await.unwrap_or_else(|error| {
-            log::error!(error:%; "internal error in a request");
-            let message = "internal error in the manager; see its log".to_owned();
-            Err(ManagerError::InvalidResponse(message))
-        })
+        let done = self.tasks.spawn(work).await;
+        done.unwrap_or_else(internal_error)
     }
+
+    /// Runs work that blocks on a thread for it.
+    pub(super) async fn run_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ManagerError> + Send + 'static,
+    ) -> Result<T, ManagerError> {
+        let done = self.tasks.spawn_blocking(work).await;
+        done.unwrap_or_else(internal_error)
+    }
+}
+
+fn internal_error<T>(error: JoinError) -> Result<T, ManagerError> {
+    log::error!(error:%; "internal error in a request");
+    let message = "internal error in the manager; see its log".to_owned();
+    Err(ManagerError::InvalidResponse(message))
 }

@@ -75,6 +75,8 @@ pub(crate) enum WatchError {
 pub(crate) struct Hub {
     limits: HubLimits,
     published: Mutex<Option<Published>>,
+    /// Held while a snapshot is encoded, so that the others who need one get the same.
+    encoding: Mutex<()>,
     /// Changes with each revision, and when a term begins or ends.
     changed: watch::Sender<()>,
     metrics: WatchMetrics,
@@ -84,7 +86,7 @@ pub(crate) struct Hub {
 #[derive(Debug)]
 struct Published {
     revision: Revision,
-    objects: BTreeMap<ObjectKey, Object>,
+    objects: BTreeMap<ObjectKey, Arc<Object>>,
     /// The last changes without a gap; that of the current revision is the last.
     history: VecDeque<ChangeBlock>,
     history_items: usize,
@@ -182,11 +184,9 @@ fn encode(item: &impl Serialize) -> Vec<u8> {
 }
 
 impl Snapshot {
-    fn new(published: &Published) -> Self {
-        let revision = published.revision;
-        let puts = published
-            .objects
-            .values()
+    fn new(revision: Revision, objects: &[Arc<Object>]) -> Self {
+        let puts = objects
+            .iter()
             .map(|object| encode(&PutItem { revision, object }));
         let lines = [encode(&WatchItem::Snapshot { revision })]
             .into_iter()
@@ -208,7 +208,7 @@ impl Published {
             revision: Revision { term, counter: 0 },
             objects: objects
                 .into_iter()
-                .map(|object| (object.key(), object))
+                .map(|object| (object.key(), Arc::new(object)))
                 .collect(),
             history: VecDeque::new(),
             history_items: 0,
@@ -233,14 +233,15 @@ impl Published {
         let line = match change {
             ObjectChange::Put(object) => {
                 let key = object.key();
-                if key == ObjectKey::Unknown || self.objects.get(&key) == Some(&object) {
+                let known = self.objects.get(&key);
+                if key == ObjectKey::Unknown || known.is_some_and(|known| **known == object) {
                     return None;
                 }
                 let line = encode(&PutItem {
                     revision,
                     object: &object,
                 });
-                self.objects.insert(key, object);
+                self.objects.insert(key, Arc::new(object));
                 line
             }
             ObjectChange::Delete(key) => {
@@ -280,17 +281,15 @@ impl Published {
         self.snapshot.take_if(|snapshot| snapshot.counter < oldest);
     }
 
-    /// A snapshot that the history continues.
-    fn snapshot(&mut self, limits: HubLimits) -> Arc<Snapshot> {
+    /// A snapshot that the history continues, if there is a recent one.
+    fn recent_snapshot(&self, limits: HubLimits) -> Option<Arc<Snapshot>> {
         // Relative to its size, so that encoding snapshots costs no more than sending the changes.
         let allowed = limits.after_snapshot.max(self.objects.len() as u64 / 4);
         let counter = self.revision.counter;
-        let recent = self
-            .snapshot
-            .take_if(|snapshot| counter - snapshot.counter <= allowed);
-        let snapshot = recent.unwrap_or_else(|| Arc::new(Snapshot::new(self)));
-        self.snapshot = Some(snapshot.clone());
+        let snapshot = self.snapshot.as_ref();
         snapshot
+            .filter(|snapshot| counter - snapshot.counter <= allowed)
+            .cloned()
     }
 
     /// The next changes after a revision of the history.
@@ -324,6 +323,7 @@ impl Hub {
         Arc::new(Self {
             limits,
             published: Mutex::default(),
+            encoding: Mutex::default(),
             changed: watch::Sender::new(()),
             metrics,
         })
@@ -391,7 +391,9 @@ impl Hub {
         let definitions = published
             .iter()
             .flat_map(|published| published.objects.range(..&first_endpoint));
-        definitions.map(|(_, object)| object.clone()).collect()
+        definitions
+            .map(|(_, object)| Object::clone(object))
+            .collect()
     }
 
     /// The published objects, ordered by key.
@@ -400,7 +402,8 @@ impl Hub {
         let published = self.published();
         published
             .iter()
-            .flat_map(|published| published.objects.values().cloned())
+            .flat_map(|published| published.objects.values())
+            .map(|object| Object::clone(object))
             .collect()
     }
 
@@ -416,43 +419,101 @@ impl Hub {
     }
 
     /// Begins a watch after that revision, if its following changes are in the history; otherwise, and
-    /// without a revision, with a snapshot.
+    /// without a revision, with a snapshot. Blocks while a snapshot is encoded.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         since: Option<Revision>,
     ) -> Result<Subscription, WatchError> {
         // First, so that no change is missed.
         let changed = self.changed.subscribe();
-        let mut published = self.published();
-        let published = published.as_mut().ok_or(WatchError::NotPublishing)?;
+        if let Some(begin) = self.begin_of_watch(since)? {
+            return Ok(self.subscription(begin, changed));
+        }
+        let _encoding = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            // Another watch may have encoded it meanwhile.
+            if let Some(begin) = self.begin_of_watch(since)? {
+                return Ok(self.subscription(begin, changed));
+            }
+            let (revision, objects) = {
+                let published = self.published();
+                let published = published.as_ref().ok_or(WatchError::NotPublishing)?;
+                let objects: Vec<_> = published.objects.values().cloned().collect();
+                (published.revision, objects)
+            };
+            // Changes are published in the meantime.
+            let snapshot = Arc::new(Snapshot::new(revision, &objects));
+            let mut published = self.published();
+            let published = published.as_mut().ok_or(WatchError::NotPublishing)?;
+            if published.revision.term == revision.term && snapshot.counter >= published.oldest() {
+                published.snapshot = Some(snapshot.clone());
+                let begin = WatchBegin::Snapshot {
+                    term: revision.term,
+                    snapshot,
+                };
+                return Ok(self.subscription(begin, changed));
+            }
+        }
+    }
+
+    /// What a watch can begin with; none if a snapshot must be encoded first.
+    fn begin_of_watch(&self, since: Option<Revision>) -> Result<Option<WatchBegin>, WatchError> {
+        let published = self.published();
+        let published = published.as_ref().ok_or(WatchError::NotPublishing)?;
         let current = published.revision;
         if let Some(since) = since.filter(|since| *since > current) {
             return Err(WatchError::Ahead { since, current });
         }
         let resumed =
             since.filter(|since| since.term == current.term && since.counter >= published.oldest());
-        let (position, waiting) = if let Some(revision) = resumed {
-            let synced = SharedLines {
-                items: 1,
-                lines: Bytes::from(encode(&WatchItem::Synced { revision })),
-            };
-            (revision.counter, Waiting::Items(VecDeque::from([synced])))
-        } else {
-            let snapshot = published.snapshot(self.limits);
-            let position = snapshot.counter;
-            (position, Waiting::Snapshot { snapshot, next: 0 })
+        let term = current.term;
+        Ok(match resumed {
+            Some(revision) => Some(WatchBegin::Resumed(revision)),
+            None => published
+                .recent_snapshot(self.limits)
+                .map(|snapshot| WatchBegin::Snapshot { term, snapshot }),
+        })
+    }
+
+    fn subscription(
+        self: &Arc<Self>,
+        begin: WatchBegin,
+        changed: watch::Receiver<()>,
+    ) -> Subscription {
+        self.metrics.begin(matches!(begin, WatchBegin::Resumed(_)));
+        let (term, position, waiting) = match begin {
+            WatchBegin::Resumed(revision) => {
+                let synced = SharedLines {
+                    items: 1,
+                    lines: Bytes::from(encode(&WatchItem::Synced { revision })),
+                };
+                let waiting = Waiting::Items(VecDeque::from([synced]));
+                (revision.term, revision.counter, waiting)
+            }
+            WatchBegin::Snapshot { term, snapshot } => {
+                let position = snapshot.counter;
+                (term, position, Waiting::Snapshot { snapshot, next: 0 })
+            }
         };
-        self.metrics.begin(resumed.is_some());
-        Ok(Subscription {
+        Subscription {
             hub: self.clone(),
-            term: current.term,
+            term,
             position,
             waiting,
             changed,
             last_sent: Instant::now(),
             end: WatchEnd::Disconnected,
-        })
+        }
     }
+}
+
+/// What a watch begins with.
+#[derive(Debug)]
+enum WatchBegin {
+    /// The changes after a revision of this term.
+    Resumed(Revision),
+    /// A snapshot of this term.
+    Snapshot { term: u64, snapshot: Arc<Snapshot> },
 }
 
 /// What a watch sends before it looks at the history again.
