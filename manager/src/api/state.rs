@@ -46,7 +46,7 @@ impl ApiState {
         work: impl Future<Output = Result<T, ManagerError>> + Send + 'static,
     ) -> Result<T, ManagerError> {
         let done = self.tasks.spawn(work).await;
-        done.unwrap_or_else(internal_error)
+        done.unwrap_or_else(|error| Err(internal_error(&error)))
     }
 
     /// Runs work that blocks on a thread for it.
@@ -55,12 +55,12 @@ impl ApiState {
         work: impl FnOnce() -> Result<T, ManagerError> + Send + 'static,
     ) -> Result<T, ManagerError> {
         let done = self.tasks.spawn_blocking(work).await;
-        done.unwrap_or_else(internal_error)
+        done.unwrap_or_else(|error| Err(internal_error(&error)))
     }
 }
 
-fn internal_error<T>(error: JoinError) -> Result<T, ManagerError> {
+fn internal_error(error: &JoinError) -> ManagerError {
     log::error!(error:%; "internal error in a request");
     let message = "internal error in the manager; see its log".to_owned();
-    Err(ManagerError::InvalidResponse(message))
+    ManagerError::InvalidResponse(message)
 }

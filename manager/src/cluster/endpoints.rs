@@ -41,7 +41,7 @@ pub(crate) enum EndpointsError {
     /// The node has no subnets.
     #[error("the node is not registered: it must report itself first")]
     Unregistered,
-    /// The digest has no digits, or too many.
+    /// The digest is empty or too long.
     #[error("a digest has 1 to {MAX_DIGEST_BYTES} bytes")]
     InvalidDigest,
 }

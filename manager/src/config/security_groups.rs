@@ -386,9 +386,8 @@ mod tests {
     #[test]
     fn numbers_of_groups_and_rules_are_limited() {
         let groups = |count: usize| -> String {
-            (0..count)
-                .map(|number| format!("[[security_group]]\nname = \"g{number}\"\n"))
-                .collect()
+            let group = |number| format!("[[security_group]]\nname = \"g{number}\"\n");
+            (0..count).map(group).collect::<Vec<_>>().concat()
         };
         assert!(parse(&groups(MAX_SECURITY_GROUPS)).is_ok());
         let problems = parse(&groups(MAX_SECURITY_GROUPS + 1)).unwrap_err();
@@ -396,7 +395,7 @@ mod tests {
         let rules = |count: usize| -> String {
             let rule =
                 |number: usize| format!("[[security_group.rule]]\nfrom = \"group:g{number}\"\n");
-            let rules: String = (0..count).map(rule).collect();
+            let rules = (0..count).map(rule).collect::<Vec<_>>().concat();
             format!("[[security_group]]\nname = \"a\"\n{rules}")
         };
         assert!(parse(&rules(MAX_RULES)).is_ok());

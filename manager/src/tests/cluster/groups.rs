@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use contrail_mesos_api::cluster::{
-    Endpoint, EndpointsReport, IngressRule, Membership, RuleSource, SecurityGroup,
+    Endpoint, EndpointsReport, IngressRule, Membership, Node, RuleSource, SecurityGroup,
 };
 
 use super::*;
@@ -384,10 +384,29 @@ async fn security_groups_and_isolation_change_at_run_time() {
     assert!(node.list("").await.nodes[0].problems.is_empty());
 }
 
-#[tokio::test]
-async fn operators_see_who_reaches_whom() {
-    let directory = tempfile::tempdir().unwrap();
-    let manager = start(&group_config(directory.path(), SECURITY_GROUPS)).await;
+/// The admin listener of a manager.
+struct Admin(String);
+
+impl Admin {
+    fn new(manager: &Manager) -> Self {
+        Self(format!("http://{}", manager.admin_address().unwrap()))
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let response = reqwest::get(format!("{}{path}", self.0)).await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let (status, text) = self.get(path).await;
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+/// A manager with a node, four containers and security groups.
+async fn with_containers(directory: &Path) -> (Manager, Client, Admin) {
+    let manager = start(&group_config(directory, SECURITY_GROUPS)).await;
     let node = Client::new(&manager, "agent-1");
     node.register(&reporting(1, "star")).await;
     let mut web = endpoint("agent-1", "web", "192.168.0.7", &[]);
@@ -399,87 +418,72 @@ async fn operators_see_who_reaches_whom() {
         web,
     ];
     node.report_endpoints("star", endpoints).await;
-    let get = async |path: &str| {
-        let admin = manager.admin_address().unwrap();
-        let response = reqwest::get(format!("http://{admin}{path}")).await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
-    };
-    let json = async |path: &str| {
-        let (status, text) = get(path).await;
-        assert_eq!(status, 200, "{text}");
-        serde_json::from_str::<Value>(&text).unwrap()
-    };
-    let all = json("/v1/endpoints").await;
+    let admin = Admin::new(&manager);
+    (manager, node, admin)
+}
+
+#[tokio::test]
+async fn endpoints_and_groups_are_listed_page_by_page() {
+    /// The groups of a row, and its security groups with an `@`.
+    fn shown(row: &Value) -> String {
+        let names = |key: &str| row[key].as_array().unwrap().clone();
+        let groups = names("groups").into_iter();
+        let groups = groups.map(|name| name.as_str().unwrap().to_owned());
+        let security_groups = names("security_groups").into_iter();
+        let security_groups = security_groups.map(|name| format!("@{}", name.as_str().unwrap()));
+        groups.chain(security_groups).collect::<Vec<_>>().join(",")
+    }
+
+    let directory = tempfile::tempdir().unwrap();
+    let (_manager, _, admin) = with_containers(directory.path()).await;
+    let all = admin.json("/v1/endpoints").await;
     assert_eq!((&all["total"], &all["published"]), (&4.into(), &4.into()));
     assert_eq!(all["endpoints"][2]["id"], "web");
     assert_eq!(all["endpoints"][2]["security_groups"][0], "web");
-    let of_group = json("/v1/endpoints?group=star-2&node=agent-1").await;
-    assert_eq!(of_group["total"], 2, "{of_group}");
-    assert_eq!(json("/v1/endpoints?node=agent-2").await["total"], 0);
+    let filtered = "/v1/endpoints?group=star-2&node=agent-1";
+    assert_eq!(admin.json(filtered).await["total"], 2);
+    let filtered = "/v1/endpoints?node=agent-2";
+    assert_eq!(admin.json(filtered).await["total"], 0);
 
-    // Page by page, in the order of the keys.
     let mut rows = vec![];
     let mut after = String::new();
     loop {
-        let page = json(&format!("/v1/groups?limit=1&after={after}")).await;
+        let path = format!("/v1/groups?limit=1&after={after}");
+        let page = admin.json(&path).await;
         assert_eq!(page["total"], 4, "{page}");
-        rows.push(page["groups"][0].clone());
+        let row = &page["groups"][0];
+        let sources = row["reached_by"].as_array().unwrap().iter();
+        let sources = sources.map(|source| match source["traffic"].as_str() {
+            Some("all") => shown(source),
+            Some("limited") => format!("{} by rules", shown(source)),
+            other => panic!("{other:?}"),
+        });
+        let sources: Vec<_> = sources.collect();
+        rows.push(format!("{}: {}", shown(row), sources.join("; ")));
         let Some(next) = page["next"].as_str() else {
             break;
         };
         after = form_urlencoded::byte_serialize(next.as_bytes()).collect();
     }
-    let groups = |row: &Value| row["groups"].to_string() + &row["security_groups"].to_string();
     let expected = [
-        (
-            r#"[][]["web"]"#,
-            vec![(r#"["lb","star-1","star-2"][]"#, "limited")],
-        ),
-        (
-            r#"["lb","star-1","star-2"][]"#,
-            vec![
-                (r#"["lb","star-1","star-2"][]"#, "all"),
-                (r#"["star-1"][]"#, "all"),
-                (r#"["star-2"][]"#, "all"),
-            ],
-        ),
-        (
-            r#"["star-1"][]"#,
-            vec![
-                (r#"["lb","star-1","star-2"][]"#, "all"),
-                (r#"["star-1"][]"#, "all"),
-            ],
-        ),
-        (
-            r#"["star-2"][]"#,
-            vec![
-                (r#"["lb","star-1","star-2"][]"#, "all"),
-                (r#"["star-2"][]"#, "all"),
-            ],
-        ),
+        "@web: lb,star-1,star-2 by rules",
+        "lb,star-1,star-2: lb,star-1,star-2; star-1; star-2",
+        "star-1: lb,star-1,star-2; star-1",
+        "star-2: lb,star-1,star-2; star-2",
     ];
-    assert_eq!(rows.len(), expected.len());
-    for (row, (name, sources)) in rows.iter().zip(expected) {
-        assert_eq!(groups(row), name.replace("[][]", "[]"), "{row}");
-        let found = row["reached_by"].as_array().unwrap().iter();
-        let found: Vec<_> = found
-            .map(|source| (groups(source), source["traffic"].as_str().unwrap()))
-            .collect();
-        let sources: Vec<_> = sources
-            .into_iter()
-            .map(|(name, traffic)| (name.to_owned(), traffic))
-            .collect();
-        assert_eq!(found, sources, "{row}");
-    }
-    let configured = json("/v1/security-groups").await;
+    assert_eq!(rows, expected);
+    let configured = admin.json("/v1/security-groups").await;
     let rule = &configured["security_groups"][1]["rules"][0];
-    assert_eq!(
-        *rule,
-        json!({"protocol": "tcp", "ports": "80", "from": "group:lb"})
-    );
-    assert_eq!(get("/v1/groups?limt=1").await.0, 400);
+    let expected = json!({"protocol": "tcp", "ports": "80", "from": "group:lb"});
+    assert_eq!(*rule, expected);
+    assert_eq!(admin.get("/v1/groups?limt=1").await.0, 400);
+}
 
-    let (_, page) = get("/").await;
+#[tokio::test]
+async fn operators_see_who_reaches_whom() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_manager, node, admin) = with_containers(directory.path()).await;
+    let (_, page) = admin.get("/").await;
     for part in [
         "id=\"groups\"",
         "data-endpoint=\"agent-1/web\"",
@@ -491,7 +495,7 @@ async fn operators_see_who_reaches_whom() {
         assert!(page.contains(part), "{part} is not in {page}");
     }
     assert!(!page.contains("data-from=\"agent-1/a\" data-to=\"agent-1/c\""));
-    let (_, metrics) = get("/metrics").await;
+    let (_, metrics) = admin.get("/metrics").await;
     for line in [
         "contrail_mesos_manager_endpoints 4",
         "contrail_mesos_manager_endpoints_refused 0",
@@ -500,28 +504,19 @@ async fn operators_see_who_reaches_whom() {
         "contrail_mesos_manager_endpoints_reports_total 1",
         "contrail_mesos_manager_endpoints_changes_total 4",
     ] {
-        assert!(
-            metrics.lines().any(|found| found == line),
-            "{line}: {metrics}"
-        );
+        let has_line = metrics.lines().any(|found| found == line);
+        assert!(has_line, "{line}: {metrics}");
     }
     // With many containers there is a matrix instead of the picture.
     let many = (10..40).map(|last| {
-        let group = format!("<g{}>", last % 3);
-        endpoint(
-            "agent-1",
-            &last.to_string(),
-            &format!("192.168.0.{last}"),
-            &[&group],
-        )
+        let (group, address) = (format!("<g{}>", last % 3), format!("192.168.0.{last}"));
+        endpoint("agent-1", &last.to_string(), &address, &[&group])
     });
     node.report_endpoints("many", many.collect()).await;
-    let (_, page) = get("/").await;
+    let (_, page) = admin.get("/").await;
     assert!(page.contains("class=\"matrix\"") && !page.contains("<svg"));
-    assert!(
-        page.contains("&lt;g1&gt;") && !page.contains("<g1>"),
-        "{page}"
-    );
+    let is_escaped = page.contains("&lt;g1&gt;") && !page.contains("<g1>");
+    assert!(is_escaped, "{page}");
 }
 
 /// The environment variable with the number of nodes in the test of many nodes.
@@ -553,43 +548,74 @@ fn resources() -> (u64, Duration) {
     )
 }
 
-/// Every node watches, and every container of every node reaches every watch. With 1000 nodes of 100
-/// containers, set by the environment, it prints what a large cluster takes.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn change_of_one_endpoint_reaches_the_watches_of_all_nodes() {
-    let nodes = number_from(NODES_VARIABLE, 40);
-    let containers = number_from(ENDPOINTS_VARIABLE, 10);
-    let directory = tempfile::tempdir().unwrap();
-    let mut config = group_config(directory.path(), "");
-    let wide = GROUPS
-        .replace("192.168.0.0/17", "10.0.0.0/8")
-        .replace("192.168.128.0/17", "11.0.0.0/8");
-    let networks = crate::overlay::OverlayConfig::parse(Path::new("o.json"), &wide).unwrap();
-    config.overlay.as_mut().unwrap().networks = networks;
-    let (cluster, _background) = cluster(&config, &Fence::alone());
-    cluster.begin(0).await.unwrap();
-    let name = |node: usize| format!("node-{node:04}");
-    let registrations = (0..nodes).map(async |node| {
-        let [.., high, low] = u32::try_from(node).unwrap().to_be_bytes();
-        let mut report = reporting(1, "first");
-        report.address = [172, 16, high, low].into();
-        cluster
-            .report(&name(node), report)
-            .await
-            .unwrap()
-            .node
-            .unwrap()
-    });
-    let registered = futures::future::join_all(registrations).await;
+/// A manager's cluster with nodes that have the same number of containers each.
+struct Scale {
+    cluster: Arc<Cluster>,
+    containers: usize,
+    /// The nodes, by number.
+    registered: Vec<Node>,
+    _background: JoinSet<()>,
+}
 
-    // Each watch says when it has read something, and when that has the group `last`.
-    let (progress, mut progressed) = watch::channel(());
-    let (seen, mut all_seen) = tokio::sync::mpsc::unbounded_channel();
-    let mut readers = JoinSet::new();
-    for node in 0..nodes {
-        let mut watch = cluster.watch(&name(node), None).unwrap();
+impl Scale {
+    async fn start(directory: &Path, nodes: usize, containers: usize) -> Self {
+        let mut config = group_config(directory, "");
+        let wide = GROUPS
+            .replace("192.168.0.0/17", "10.0.0.0/8")
+            .replace("192.168.128.0/17", "11.0.0.0/8");
+        let networks = crate::overlay::OverlayConfig::parse(Path::new("o.json"), &wide).unwrap();
+        config.overlay.as_mut().unwrap().networks = networks;
+        let (cluster, background) = cluster(&config, &Fence::alone());
+        cluster.begin(0).await.unwrap();
+        let registrations = (0..nodes).map(async |node| {
+            let [.., high, low] = u32::try_from(node).unwrap().to_be_bytes();
+            let mut report = reporting(1, "first");
+            report.address = [172, 16, high, low].into();
+            let answer = cluster.report(&Self::name(node), report).await.unwrap();
+            answer.node.unwrap()
+        });
+        let registered = futures::future::join_all(registrations).await;
+        Self {
+            cluster,
+            containers,
+            registered,
+            _background: background,
+        }
+    }
+
+    fn name(node: usize) -> String {
+        format!("node-{node:04}")
+    }
+
+    /// Reports the containers of a node, of which the first one has this group.
+    async fn report(&self, node: usize, group: &str) {
+        let name = Self::name(node);
+        // The overlay that does not isolate groups is the first one.
+        let subnet = self.registered[node].subnets[1].subnet.unwrap();
+        let hosts = subnet.hosts().skip(1).take(self.containers);
+        let endpoints = hosts.enumerate().map(|(index, address)| {
+            let id = format!("{node:08x}-0000-4000-8000-{index:012x}");
+            let group = if index == 0 { group } else { "app-1" };
+            endpoint(&name, &id, &address.to_string(), &["app-2", group])
+        });
+        let report = EndpointsReport {
+            digest: group.to_owned(),
+            endpoints: endpoints.collect(),
+        };
+        self.cluster.report_endpoints(&name, report).await.unwrap();
+    }
+
+    /// Begins the watch of a node. It says when it has read something, and when that has the group
+    /// `last`.
+    fn watch(
+        &self,
+        node: usize,
+        progress: &watch::Sender<()>,
+        seen: &tokio::sync::mpsc::UnboundedSender<()>,
+    ) -> impl Future<Output = ()> + use<> {
+        let mut watch = self.cluster.watch(&Self::name(node), None).unwrap();
         let (progress, seen) = (progress.clone(), seen.clone());
-        readers.spawn(async move {
+        async move {
             while let Some(lines) = watch.next().await {
                 progress.send_replace(());
                 let is_short = lines.len() < 4096;
@@ -597,63 +623,63 @@ async fn change_of_one_endpoint_reaches_the_watches_of_all_nodes() {
                     seen.send(()).unwrap();
                 }
             }
-        });
+        }
     }
+}
+
+/// Every node watches, and every container of every node reaches every watch. With 1000 nodes of 100
+/// containers, set by the environment, it prints what a large cluster takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_of_one_endpoint_reaches_the_watches_of_all_nodes() {
+    let nodes = number_from(NODES_VARIABLE, 40);
+    let containers = number_from(ENDPOINTS_VARIABLE, 10);
+    let directory = tempfile::tempdir().unwrap();
+    let scale = Scale::start(directory.path(), nodes, containers).await;
+    let (progress, mut progressed) = watch::channel(());
+    let (seen, mut all_seen) = tokio::sync::mpsc::unbounded_channel();
+    let watches = (0..nodes).map(|node| scale.watch(node, &progress, &seen));
+    let mut readers: JoinSet<()> = watches.collect();
+    let metrics = scale.cluster.metrics();
     let mut expected = 0;
     let mut sent_to_each = async |items: usize| {
-        expected += nodes * items;
-        while cluster.metrics().items() < expected as u64 {
+        expected += (nodes * items) as u64;
+        while metrics.items() < expected {
             progressed.changed().await.unwrap();
         }
-        assert_eq!(cluster.metrics().items(), expected as u64);
+        assert_eq!(metrics.items(), expected);
     };
     // The underlay, two overlays, the nodes, and the beginning and the end of the snapshot.
     sent_to_each(5 + nodes).await;
-    let before = resources();
+    let (memory_before, cpu_before) = resources();
     let begun = Instant::now();
-    let reports = |node: usize, group: &str| {
-        let subnet = registered[node].subnets[1].subnet.unwrap();
-        let hosts = subnet.hosts().skip(1).take(containers);
-        let endpoints = hosts.enumerate().map(|(index, address)| {
-            let id = format!("{:08x}-0000-4000-8000-{index:012x}", node);
-            let group = if index == 0 { group } else { "app-1" };
-            endpoint(&name(node), &id, &address.to_string(), &[group, "app-2"])
-        });
-        EndpointsReport {
-            digest: group.to_owned(),
-            endpoints: endpoints.collect(),
-        }
-    };
     for node in 0..nodes {
-        cluster
-            .report_endpoints(&name(node), reports(node, "first"))
-            .await
-            .unwrap();
+        scale.report(node, "first").await;
     }
     // With a marker of each node.
     sent_to_each(nodes * (containers + 1)).await;
     let (memory, cpu) = resources();
     eprintln!(
-        "{nodes} nodes with {containers} containers: all of them at all nodes after {:?}, CPU {:?}, memory {memory} MiB, before {} MiB",
+        "{nodes} nodes with {containers} containers: all of them at all nodes after {:?}, CPU {:?}, memory \
+         {memory} MiB, before {memory_before} MiB",
         begun.elapsed(),
-        cpu.saturating_sub(before.1),
-        before.0
+        cpu.saturating_sub(cpu_before),
     );
-    assert_eq!(cluster.endpoint_counts().published, nodes * containers);
+    assert_eq!(
+        scale.cluster.endpoint_counts().published,
+        nodes * containers
+    );
 
     let mut latencies = vec![];
     for change in 0..100 {
         let node = change % nodes;
         let at = Instant::now();
-        let report = reports(node, &format!("last-{change}"));
-        cluster.report_endpoints(&name(node), report).await.unwrap();
+        scale.report(node, &format!("last-{change}")).await;
         for _ in 0..nodes {
             all_seen.recv().await.unwrap();
         }
         latencies.push(at.elapsed());
         sent_to_each(1).await;
-        let back = reports(node, "first");
-        cluster.report_endpoints(&name(node), back).await.unwrap();
+        scale.report(node, "first").await;
         sent_to_each(1).await;
     }
     latencies.sort();
@@ -665,14 +691,15 @@ async fn change_of_one_endpoint_reaches_the_watches_of_all_nodes() {
         after.saturating_sub(cpu) / 200,
     );
     let begun = Instant::now();
-    let first = cluster.watch("new", None).unwrap().next().await.unwrap();
+    let mut first = scale.cluster.watch("new", None).unwrap();
+    let first = first.next().await.unwrap();
+    let elapsed = begun.elapsed();
     eprintln!(
-        "a snapshot of {} endpoints begins after {:?}",
-        nodes * containers,
-        begun.elapsed()
+        "a snapshot of {} endpoints begins after {elapsed:?}",
+        nodes * containers
     );
     // Another one shares it.
-    let second = cluster.watch("new", None).unwrap().next().await.unwrap();
-    assert_eq!(first.as_ptr(), second.as_ptr());
+    let mut second = scale.cluster.watch("new", None).unwrap();
+    assert_eq!(first.as_ptr(), second.next().await.unwrap().as_ptr());
     readers.shutdown().await;
 }
