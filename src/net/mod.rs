@@ -9,6 +9,7 @@ pub mod announcement;
 pub mod bridge_address;
 pub mod bridge_ports;
 pub mod conntrack;
+pub mod docker_watch;
 pub mod forwarding;
 pub mod host_watch;
 pub mod link_reaper;

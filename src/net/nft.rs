@@ -22,6 +22,7 @@ pub use self::read::{TableChange, table_change};
 use super::netlink::{NetlinkError, NetlinkSocket, Request};
 
 mod batch;
+pub mod docker;
 mod element;
 mod expressions;
 pub mod groups;

@@ -9,6 +9,8 @@ use netlink_bindings::utils::{finalize_nested_header, push_header, push_nested_h
 
 use super::element::Set;
 
+pub(super) mod packets;
+
 pub(super) const NFPROTO_IPV4: u8 = 2;
 pub(super) const NFPROTO_IPV6: u8 = 10;
 /// The first of the 32-bit registers, where a concatenation starts.
