@@ -29,7 +29,7 @@ pub(crate) use fields::is_word;
 pub(crate) use fields::{MAX_MTU, MIN_MTU_V4, MIN_MTU_V6};
 pub use network::{Dns, Network, NetworkProvider};
 pub use node::{Node, is_node_name};
-pub use overlay::{MAX_OVERLAY_NAME_BYTES, OverlayNetwork, OverlayPart};
+pub use overlay::{MAX_OVERLAY_NAME_BYTES, OverlayNetwork, OverlayPart, is_overlay_name};
 pub use ports::AllowedPorts;
 
 /// The default path of the configuration.

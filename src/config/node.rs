@@ -41,6 +41,8 @@ pub struct Node {
     pub allowed_hosts: Vec<String>,
     /// How often the node reports its state.
     pub report_interval: Duration,
+    /// The path of the unix socket of Docker's API; none if Docker gets no networks.
+    pub docker: Option<PathBuf>,
 }
 
 impl Node {
@@ -82,6 +84,7 @@ pub(super) fn default(state_dir: &Path) -> Node {
         listen: None,
         allowed_hosts: vec![],
         report_interval: Duration::from_secs(10),
+        docker: None,
     }
 }
 
@@ -118,20 +121,12 @@ pub(super) fn read(section: Section<'_>, state_dir: &Path) -> Node {
     let socket = section
         .text("socket", "the path of a unix socket")
         .map_or(default.socket, PathBuf::from);
-    if section.has("socket") && !socket.is_absolute() {
-        section.problem(
-            "socket",
-            format!("{} must be an absolute path", quoted(&socket)),
-        );
-    } else if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
-        section.problem(
-            "socket",
-            format!(
-                "the path {} is longer than {MAX_SOCKET_PATH_BYTES} bytes, more than a socket's path \
-                 may have: write socket",
-                quoted(&socket)
-            ),
-        );
+    check_socket(&section, "socket", &socket);
+    let docker = section
+        .text("docker", "the path of Docker's unix socket")
+        .map(PathBuf::from);
+    if let Some(docker) = &docker {
+        check_socket(&section, "docker", docker);
     }
     let node = Node {
         managers,
@@ -148,9 +143,26 @@ pub(super) fn read(section: Section<'_>, state_dir: &Path) -> Node {
             })
             .unwrap_or_default(),
         report_interval: section.duration("report_interval", default.report_interval),
+        docker,
     };
     section.finish();
     node
+}
+
+/// Checks the path of a unix socket, the value of `key` or its default.
+fn check_socket(section: &Section<'_>, key: &str, socket: &Path) {
+    let shown = quoted(socket);
+    if section.has(key) && !socket.is_absolute() {
+        section.problem(key, format!("{shown} must be an absolute path"));
+    } else if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+        section.problem(
+            key,
+            format!(
+                "the path {shown} is longer than {MAX_SOCKET_PATH_BYTES} bytes, more than a socket's \
+                 path may have: write {key}"
+            ),
+        );
+    }
 }
 
 /// Whether managers accept it as the name of a node.

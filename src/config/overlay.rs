@@ -44,7 +44,8 @@ pub struct OverlayPart {
 }
 
 /// Whether an overlay can have that name.
-pub(super) fn is_overlay_name(name: &str) -> bool {
+#[must_use]
+pub fn is_overlay_name(name: &str) -> bool {
     (1..=MAX_OVERLAY_NAME_BYTES).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
         && bridge::is_interface_name(name)

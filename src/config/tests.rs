@@ -604,12 +604,14 @@ fn node_table_has_defaults_and_is_checked() {
     let default = parse("state_dir = '/data'").expect("a configuration").node;
     assert_eq!(default.socket, Path::new("/data/node/api.sock"));
     assert_eq!(default.managers, []);
+    assert_eq!(default.docker, None);
     let node = parse(
         "[node]
 managers = ['https://master-1.example']
 name = 'agent-1.example'
 address = '2001:db8::1'
 listen = '[::1]:6994'
+docker = '/var/run/docker.sock'
 report_interval = '1m'",
     )
     .expect("a table")
@@ -620,6 +622,8 @@ report_interval = '1m'",
     );
     assert_eq!(node.name, "agent-1.example");
     assert_eq!(node.report_interval, Duration::from_mins(1));
+    let docker = Path::new("/var/run/docker.sock");
+    assert_eq!(node.docker.as_deref(), Some(docker));
     let problems = problems(
         "[node]
 managers = ['ftp://x']
@@ -629,7 +633,8 @@ socket = 'api.sock'
 listen = '6994'
 allowed_hosts = ['']
 certificate_file = '/c'
-interval = '1s'",
+interval = '1s'
+docker = 'unix:///var/run/docker.sock'",
     );
     let keys = [
         "2:13: node.managers",
@@ -640,6 +645,7 @@ interval = '1s'",
         "7:18: node.allowed_hosts",
         "8:20: node.certificate_file",
         "9:1: node.interval",
+        "10:10: node.docker",
     ];
     assert_eq!(problems.len(), keys.len(), "{problems:#?}");
     for (problem, key) in problems.iter().zip(keys) {
