@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, ApiSocket, ApiSocketError, ApiSources};
 use crate::cluster_state::ClusterState;
+use crate::docker::{DockerRulesSubsystem, DockerSubsystem};
 use crate::endpoint_report::EndpointReporter;
 use crate::engine::Engine;
 use crate::groups::{GroupsSetupError, GroupsSubsystem};
@@ -86,11 +87,16 @@ pub enum NoStateError {
 /// The subsystems of this host, in the network namespace of the calling thread.
 pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, GroupsSetupError> {
     let state_dir = &config.state_dir;
-    Ok(vec![
+    let mut subsystems: Vec<Box<dyn Subsystem>> = vec![
         Box::new(LocalStateSubsystem::new(state_dir.clone())),
         Box::new(OverlaySubsystem::new(state_dir)?),
         Box::new(GroupsSubsystem::new(state_dir, &config.node.name)?),
-    ])
+        Box::new(DockerRulesSubsystem::new(config)?),
+    ];
+    if let Some(socket) = &config.node.docker {
+        subsystems.push(Box::new(DockerSubsystem::new(socket.clone())?));
+    }
+    Ok(subsystems)
 }
 
 /// The running daemon.

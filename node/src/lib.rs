@@ -11,6 +11,7 @@
 //! overlay          the subsystem that keeps the overlays' data path between hosts
 //! groups           the subsystem that keeps who reaches the containers of this host
 //! endpoint_report  reports this host's containers on overlays to the managers
+//! docker           the subsystems that give Docker its half of the overlays
 //! uplink           this host's address in the underlay
 //! api              health, metrics and state
 //! service_manager  notifies systemd
@@ -26,6 +27,7 @@
 pub mod api;
 pub mod cluster_state;
 pub mod daemon;
+pub mod docker;
 pub mod endpoint_report;
 pub mod engine;
 pub mod groups;

@@ -532,4 +532,4 @@ fn refuse_overlaps(candidates: &mut [Candidate<'_>], problems: &mut Vec<String>)
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

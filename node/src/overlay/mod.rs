@@ -30,6 +30,7 @@ use contrail_mesos_api::cluster::Node;
 use contrail_mesos_api::text::Quoted;
 
 use self::actual::Devices;
+pub(crate) use self::desired::device_name;
 use self::desired::{DesiredError, DesiredState, OwnNode, desired};
 use self::expectation::{Contradictions, Expectation};
 use self::operation::{Entry, Operation, foreign_route};
@@ -45,7 +46,7 @@ mod diff;
 mod expectation;
 mod operation;
 #[cfg(test)]
-mod root_tests;
+pub(crate) mod root_tests;
 
 /// The protocol number of the overlays' routes, `ip route show proto 133`.
 pub const ROUTE_PROTOCOL: u8 = 133;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// The node of that number, with a subnet of both families in the overlay `blue`.
-pub(in crate::overlay) fn node(number: u8) -> Node {
+pub(crate) fn node(number: u8) -> Node {
     let subnet = NodeSubnets {
         overlay: "blue".to_owned(),
         subnet: Some(format!("9.0.{number}.0/24").parse().unwrap()),
@@ -22,7 +22,7 @@ pub(in crate::overlay) fn node(number: u8) -> Node {
     }
 }
 
-pub(in crate::overlay) fn overlay(name: &str, vni: u32) -> Overlay {
+pub(crate) fn overlay(name: &str, vni: u32) -> Overlay {
     Overlay {
         name: name.to_owned(),
         vni,
@@ -36,7 +36,7 @@ pub(in crate::overlay) fn overlay(name: &str, vni: u32) -> Overlay {
 }
 
 /// The state with these nodes, as the first of them sees it.
-pub(in crate::overlay) fn cluster(nodes: impl IntoIterator<Item = Node>) -> ClusterState {
+pub(crate) fn cluster(nodes: impl IntoIterator<Item = Node>) -> ClusterState {
     let mut cluster = ClusterState::empty("agent-1", Revision::default());
     cluster.underlay = Some(Underlay {
         vtep_subnet: "44.128.0.0/20".parse().unwrap(),

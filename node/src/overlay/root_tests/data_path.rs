@@ -11,7 +11,7 @@ use contrail_mesos::net::testing::{inside, isolated, namespace, run};
 use contrail_mesos_api::cluster::Node;
 
 use super::*;
-use crate::overlay::desired::tests::{cluster, node};
+pub(crate) use crate::overlay::desired::tests::{cluster, node, overlay};
 
 /// The addresses of the container of the host with that number.
 fn addresses(number: u8) -> [IpAddr; 2] {
@@ -21,18 +21,18 @@ fn addresses(number: u8) -> [IpAddr; 2] {
     ]
 }
 
-struct Host {
-    number: u8,
-    namespace: OwnedFd,
-    container: OwnedFd,
+pub(crate) struct Host {
+    pub(crate) number: u8,
+    pub(crate) namespace: OwnedFd,
+    pub(crate) container: OwnedFd,
 }
 
 impl Host {
-    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         inside(&self.namespace, work)
     }
 
-    fn apply(&self, cluster: &ClusterState) {
+    pub(crate) fn apply(&self, cluster: &ClusterState) {
         let mut cluster = cluster.clone();
         cluster.node = format!("agent-{}", self.number);
         let outcome = self.run(move || reconcile(&cluster));
@@ -50,7 +50,7 @@ impl Host {
 }
 
 /// Creates a veth pair from the calling thread's namespace to another one.
-fn veth(name: &str, bridge: &str, namespace: &OwnedFd) {
+pub(crate) fn veth(name: &str, bridge: &str, namespace: &OwnedFd) {
     let mut socket = NetlinkSocket::route().unwrap();
     let bridge = links::by_name(&mut socket, bridge).unwrap().unwrap().index;
     let pair = VethPair {
@@ -97,7 +97,7 @@ fn container(number: u8, last: u8) -> OwnedFd {
 }
 
 /// A host on the underlay, the calling thread's namespace, with one container.
-fn add_host(number: u8) -> Host {
+pub(crate) fn add_host(number: u8) -> Host {
     let namespace = namespace();
     veth(&format!("h{number}"), "br0", &namespace);
     let container = inside(&namespace, move || {

@@ -1,6 +1,6 @@
 //! Tests on real devices, in network namespaces of their own.
 
-mod data_path;
+pub(crate) mod data_path;
 mod faults;
 mod many_nodes;
 
