@@ -15,6 +15,7 @@ pub mod cgroups;
 pub mod chromium;
 mod cluster;
 pub mod contrail;
+pub mod docker;
 pub mod executor;
 pub mod framework;
 mod host;

@@ -3,6 +3,7 @@
 //! overlay modules, and what the modules left to others: the traffic between hosts.
 
 mod changes;
+mod docker;
 mod fixture;
 mod launches;
 mod networks;

@@ -7,6 +7,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::testbed::agent::config_path;
+use mesos_module_tests::testbed::docker::Docker;
 use mesos_module_tests::testbed::multi_node::SERVICES;
 use mesos_module_tests::testbed::overlay::{
     ALL_OVERLAYS, Capture, Container, OverlayCluster, Transfer, two_overlays,
@@ -87,6 +88,7 @@ fn act(cluster: &mut OverlayCluster) -> Result<()> {
     one.sh(&format!("ping -q -c 1 -W 5 {SERVICES}"))?;
     println!("    the world outside answers, too: it sees the host's address");
 
+    with_docker(cluster, two)?;
     survive(cluster)?;
 
     say("somebody removes routes, neighbours, the VXLAN device and all rules of node-1");
@@ -133,6 +135,30 @@ fn act(cluster: &mut OverlayCluster) -> Result<()> {
     new[0].wait_until_reaches(&new[1])?;
     new[0].expect_reaches(three)?;
     show_nodes(cluster)
+}
+
+/// Gives the Docker of a node its half of the overlays.
+fn with_docker(cluster: &mut OverlayCluster, two: &Container) -> Result<()> {
+    say("Docker runs on node-1, and gets its half of each overlay: docker = … in [node]");
+    let docker = Docker::start(cluster.host(0))?;
+    docker.enable()?;
+    cluster.daemons[0].kill()?;
+    cluster.daemons[0].start()?;
+    cluster.wait_until_current()?;
+    let networks = docker.run("network ls --filter label=contrail-mesos")?;
+    println!("{}", indent(&networks));
+    let address = docker.serve("in-docker", "vxlan-1")?;
+    two.ping(address, 1)?;
+    docker.exec("in-docker", &format!("ping -c 1 -W 5 {}", two.address))?;
+    println!("    docker run --network vxlan-1: {address}; it and two on node-2 reach each other");
+    println!("    what Docker's filter lets pass:");
+    let rules = cluster.host(0).sh("iptables -S | grep CONTRAIL-MESOS");
+    println!("{}", indent(&rules?));
+    cluster.daemons[0].kill()?;
+    docker.stop()?;
+    cluster.daemons[0].start()?;
+    cluster.wait_until_current()?;
+    Ok(())
 }
 
 /// Kills every part while a transfer goes on.
