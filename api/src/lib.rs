@@ -10,6 +10,7 @@
 //! files          reading files of directories that others can write to
 //! limits         the limits of one container
 //! log_line       the text format of log lines
+//! overlay_modules what the modules with the names of DC/OS' overlay modules share
 //! parser_testing damaged input and growth, for tests of parsers (feature `test-util`)
 //! recordio       the framing of Mesos' event streams
 //! text           untrusted strings in messages
@@ -28,6 +29,7 @@ pub mod files;
 pub mod http;
 pub mod limits;
 pub mod log_line;
+pub mod overlay_modules;
 #[cfg(any(test, feature = "test-util"))]
 pub mod parser_testing;
 pub mod recordio;
