@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <mesos/module/anonymous.hpp>
 #include <type_traits>
 
 #include "mesos_tree.hpp"
@@ -72,6 +73,10 @@ using mesos::modules::Module;
 using mesos::modules::ModuleBase;
 CHECK_FACT(sizeof(Module<mesos::slave::Isolator>) == 64 && sizeof(Module<mesos::Hook>) == 64,
            "Module<T> is eight words");
+CHECK_FACT(sizeof(Module<mesos::modules::Anonymous>) == 64, "Module<Anonymous> is eight words");
+CHECK_FACT(sizeof(mesos::modules::Anonymous) == sizeof(void*) &&
+               std::has_virtual_destructor<mesos::modules::Anonymous>::value,
+           "Anonymous is a virtual destructor and nothing else");
 CHECK_FACT(sizeof(ModuleBase) == 56, "ModuleBase is seven words");
 CHECK_FACT(MESOS_MODULE_API_VERSION[0] == '2' && MESOS_MODULE_API_VERSION[1] == '\0',
            "the module API is version 2");

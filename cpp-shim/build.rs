@@ -12,18 +12,35 @@ use std::path::PathBuf;
 
 use super::headers::{self, Location};
 
-const SOURCES: &str = "cpp-shim";
-
 /// The version of Mesos that the ABI facts are about.
 const ABI_VERSION: &str = "1.11.0";
 
 /// The macros of the official binary, which change layouts.
 const DEFAULT_DEFINES: &str = "USE_SSL_SOCKET USE_LIBEVENT ENABLE_SECCOMP_ISOLATOR";
 
+/// The bridge of a package, which cxx generates the C++ side of.
+const BRIDGE: &str = "src/module/bridge.rs";
+
+/// What of the shim a package has.
+pub(crate) struct Shim<'a> {
+    /// The directory of the workspace, as the package sees it.
+    pub(crate) workspace: &'a str,
+    /// The name of the static library.
+    pub(crate) library: &'a str,
+    /// Its sources.
+    pub(crate) sources: &'a [&'a str],
+    /// More sources of a build without headers, and of one with them.
+    pub(crate) without_headers: &'a [&'a str],
+    pub(crate) with_headers: &'a [&'a str],
+    /// Macros with their values.
+    pub(crate) macros: &'a [(&'a str, &'a str)],
+}
+
 /// Compiles the bridge and the shim into one static library.
-pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed={SOURCES}");
-    println!("cargo::rerun-if-changed=src/module/bridge.rs");
+pub(crate) fn compile(shim: &Shim<'_>) -> Result<(), Box<dyn Error>> {
+    let directory = PathBuf::from(shim.workspace).join("cpp-shim");
+    println!("cargo::rerun-if-changed={}", directory.display());
+    println!("cargo::rerun-if-changed={BRIDGE}");
     for variable in [
         "MESOS_TREE",
         "MESOS_BUILD",
@@ -41,7 +58,7 @@ pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
         (None, None, None) => None,
         (Some(source), build, None) => Some(Location::Tree {
             source,
-            generated: build.unwrap_or_else(generated_headers),
+            generated: build.unwrap_or_else(|| generated_headers(shim.workspace)),
         }),
         (None, None, Some(prefix)) => Some(Location::Prefix(prefix)),
         (None, Some(_), None) => return Err("MESOS_BUILD needs MESOS_TREE: set both".into()),
@@ -51,12 +68,12 @@ pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
             );
         }
     };
-    let mut build = cxx_build::bridge("src/module/bridge.rs");
-    build
-        .std("c++17")
-        .file(format!("{SOURCES}/shim.cpp"))
-        .warnings(true)
-        .extra_warnings(true);
+    let mut build = cxx_build::bridge(BRIDGE);
+    build.std("c++17").warnings(true).extra_warnings(true);
+    let mut sources = shim.sources.to_vec();
+    for (name, value) in shim.macros {
+        build.define(name, *value);
+    }
     let version = if let Some(location) = location {
         let defines = env::var("MESOS_DEFINES").unwrap_or_else(|_| DEFAULT_DEFINES.to_owned());
         let defines: Vec<&str> = defines.split_whitespace().collect();
@@ -79,16 +96,16 @@ pub(crate) fn compile() -> Result<(), Box<dyn Error>> {
         for define in defines {
             build.define(define, "1");
         }
-        build
-            .define("CONTRAIL_MESOS_TREE", None)
-            .file(format!("{SOURCES}/abi_check.cpp"));
+        build.define("CONTRAIL_MESOS_TREE", None);
+        sources.extend(shim.with_headers);
         headers.version
     } else {
-        build.file(format!("{SOURCES}/mesos_abi_imports.cpp"));
+        sources.extend(shim.without_headers);
         ABI_VERSION.to_owned()
     };
+    build.files(sources.iter().map(|source| directory.join(source)));
     println!("cargo::rustc-env=CONTRAIL_MESOS_MESOS_VERSION={version}");
-    build.try_compile("contrail_mesos_shim")?;
+    build.try_compile(shim.library)?;
     Ok(())
 }
 
@@ -99,8 +116,9 @@ fn path(variable: &str) -> Option<PathBuf> {
 }
 
 /// The output of `mesos-tree-headers.sh`.
-fn generated_headers() -> PathBuf {
+fn generated_headers(workspace: &str) -> PathBuf {
     path("CARGO_MANIFEST_DIR")
         .unwrap_or_default()
+        .join(workspace)
         .join("target/mesos-headers")
 }

@@ -4,14 +4,12 @@
 #include <link.h>
 
 #include <memory>
-#include <unordered_map>
+
+#include "running_mesos.hpp"
 
 namespace contrail_mesos {
 namespace abi {
 namespace {
-
-constexpr const char kVersion[] = "1.11.0";
-#define STRING_MANGLED "NSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
 
 MessageImports messages[kMessageTypes];
 FutureImports futures[kFutureTypes];
@@ -88,30 +86,13 @@ std::string look_up() {
       lookup.find(futures[i].on_discard,
                   "_ZNK" + future + "9onDiscardEON6lambda12CallableOnceIFvvEEE");
   }
-  lookup.find(common.serialize,
-              "_ZNK6google8protobuf11MessageLite24SerializePartialToStringEP" STRING_MANGLED);
+  lookup.find(common.serialize, kSerialize);
   lookup.find(common.parse, "_ZN6google8protobuf11MessageLite15ParseFromStringERK" STRING_MANGLED);
   lookup.find(common.parse_partial,
               "_ZN6google8protobuf11MessageLite22ParsePartialFromStringERK" STRING_MANGLED);
   lookup.find(common.no_docker_prepare_info,
               "_ZN7process6FutureI6OptionIN5mesos29DockerTaskExecutorPrepareInfoEEEC1I4NoneEERKT_");
   return lookup.missing();
-}
-
-// The agent's module manager has its version, for every kind of module, in a static hashmap that it
-// fills before it opens a library.
-using Versions = std::unordered_map<std::string, std::string>;
-const Versions* known_versions() {
-  return static_cast<const Versions*>(
-      dlsym(RTLD_DEFAULT, "_ZN5mesos7modules13ModuleManager13kindToVersionB5cxx11E"));
-}
-
-std::string running_version() {
-  const Versions* const versions = known_versions();
-  if (versions == nullptr) return "";
-  for (const auto& entry : *versions)
-    if (entry.first == "Isolator") return entry.second;
-  return "";
 }
 
 std::string wrong_size() {
@@ -142,28 +123,21 @@ bool futures_work() {
 }
 
 std::string check() {
-  const std::string version = running_version();
-  const std::string advice =
-      " Build the module for this agent from its own source tree: make module "
-      "MESOS_TREE=<source of that Mesos> [MESOS_BUILD=<its build directory>], or take the release "
-      "library for its version.";
-  if (version != kVersion)
-    return "this build of contrail-mesos is for Mesos " + std::string(kVersion) +
-           ", but the agent is Mesos " +
-           (version.empty() ? "of an unknown version" : version) + "." + advice;
+  const std::string wrong = wrong_version(running_version("Isolator"));
+  if (!wrong.empty()) return wrong;
   std::string missing = look_up();
   if (!missing.empty())
     return "this agent's libmesos is 1.11.0 but does not export " + missing +
-           ", so it was compiled differently from the official one." + advice;
-  std::string wrong = wrong_size();
-  if (!wrong.empty())
-    return "this agent's libmesos is 1.11.0 but " + wrong +
+           ", so it was compiled differently from the official one." + kAdvice;
+  const std::string resized = wrong_size();
+  if (!resized.empty())
+    return "this agent's libmesos is 1.11.0 but " + resized +
            " has another size than in the official one, probably because of another protobuf." +
-           advice;
+           kAdvice;
   if (!futures_work())
-    return "this agent's libmesos is 1.11.0 but its futures have another layout than in the "
-           "official one." +
-           advice;
+    return std::string("this agent's libmesos is 1.11.0 but its futures have another layout than in "
+                       "the official one.") +
+           kAdvice;
   return "";
 }
 

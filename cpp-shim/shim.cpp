@@ -1,12 +1,9 @@
 #include "shim.hpp"
 
-#include <unistd.h>
-
-#include <cstdio>
-#include <ctime>
-#include <exception>
 #include <memory>
 #include <utility>
+
+#include "creation.hpp"
 
 #ifdef CONTRAIL_MESOS_TREE
 #include "mesos_tree.hpp"
@@ -35,28 +32,6 @@ using agent::Result;
 using agent::serialize;
 using agent::TaskStatus;
 using agent::Try;
-
-// Logs an error in the format of the agent's log. Used before the Rust logger is started.
-void log_error(const std::string& message) noexcept {
-  timespec now = {};
-  clock_gettime(CLOCK_REALTIME, &now);
-  tm local = {};
-  localtime_r(&now.tv_sec, &local);
-  std::fprintf(stderr, "E%02d%02d %02d:%02d:%02d.%06ld %5d shim.cpp:0] contrail-mesos: %s\n",
-               local.tm_mon + 1, local.tm_mday, local.tm_hour, local.tm_min, local.tm_sec,
-               now.tv_nsec / 1000, static_cast<int>(getpid()), message.c_str());
-}
-
-// Describes the current exception.
-std::string current_exception_message() noexcept {
-  try {
-    throw;
-  } catch (const std::exception& error) {
-    return error.what();
-  } catch (...) {
-    return "an exception that is not a std::exception";
-  }
-}
 
 // Sets Nothing, None or an empty message.
 template <typename T>
@@ -283,20 +258,6 @@ class HookFacade final : public agent::Hook {
   }
 };
 
-// Runs `f`. If this agent is not supported or `f` throws, logs the reason and returns null, with
-// which the agent logs that it cannot create the module, and exits.
-template <typename F>
-void* create(const char* name, F f) noexcept {
-  try {
-    const std::string mismatch = agent::mismatch();
-    if (mismatch.empty()) return f();
-    log_error(std::string("cannot create ") + name + ": " + mismatch);
-  } catch (...) {
-    log_error(std::string("cannot create ") + name + ": " + current_exception_message());
-  }
-  return nullptr;
-}
-
 // The agent compares versions before it calls `compatible`, but its message has no advice. So the
 // version is also checked when the library is loaded.
 __attribute__((constructor)) void check_at_load() noexcept {
@@ -313,7 +274,7 @@ __attribute__((constructor)) void check_at_load() noexcept {
 using namespace contrail_mesos;  // NOLINT: the functions below have C names
 
 extern "C" void* contrail_mesos_create_isolator(const void* parameters) noexcept {
-  return create("the isolator network/contrail", [&]() -> void* {
+  return create("the isolator network/contrail", agent::mismatch, [&]() -> void* {
     const auto& message = *static_cast<const agent::Parameters*>(parameters);
     agent::Isolator* isolator = new IsolatorFacade(create_isolator(serialize(message)));
     return isolator;
@@ -321,7 +282,7 @@ extern "C" void* contrail_mesos_create_isolator(const void* parameters) noexcept
 }
 
 extern "C" void* contrail_mesos_create_hook(const void*) noexcept {
-  return create("the hook org_contrail_mesos_Hook", []() -> void* {
+  return create("the hook org_contrail_mesos_Hook", agent::mismatch, []() -> void* {
     agent::Hook* hook = new HookFacade();
     return hook;
   });

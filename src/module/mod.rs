@@ -11,6 +11,7 @@
 //!   the agent's request. A completion that is dropped fails. The exception is `watch`, which stays
 //!   pending, because the agent destroys a container whose `watch` fails.
 
+mod abi;
 mod bridge;
 mod descriptor;
 mod guard;
