@@ -23,6 +23,7 @@ use super::netlink::{NetlinkError, NetlinkSocket, Request};
 
 mod batch;
 pub mod docker;
+pub mod egress;
 mod element;
 mod expressions;
 pub mod groups;

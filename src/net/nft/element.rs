@@ -273,7 +273,7 @@ impl Element {
         )
     }
 
-    fn encode<P: Pusher>(
+    pub(super) fn encode<P: Pusher>(
         &self,
         list: PushSetelemListElemAttrs<P>,
         with_data: bool,

@@ -163,7 +163,7 @@ impl TableState {
     }
 }
 
-fn read_elements(set: Set, bytes: &[u8], elements: &mut Vec<Element>) {
+pub(super) fn read_elements(set: Set, bytes: &[u8], elements: &mut Vec<Element>) {
     let (_, attributes) = OpGetsetelemDo::decode_request(bytes);
     let Ok(list) = attributes.get_elements() else {
         return;

@@ -279,7 +279,8 @@ impl SetDefinition {
         }
     }
 
-    fn of(set: Set) -> Self {
+    /// The definition of a set of the library's table.
+    pub(super) fn of(set: Set) -> Self {
         const MAP: u32 = 8;
         const INTERVAL: u32 = 4;
         const CONCATENATION: u32 = 0x80;
