@@ -9,12 +9,14 @@
 //! | `GET /v1/cluster` | the state of the cluster that this node knows, as JSON: [`ClusterState`] |
 //! | `GET /v1/groups` | the groups of containers that are enforced, as JSON: [`GroupsStatus`] |
 //! | `GET /v1/drops` | the packets that were dropped because of groups, as JSON: `DropsReport` |
+//! | `GET /overlay-agent/overlay` | the answer of the agent module of DC/OS, as JSON or protobuf |
 //!
 //! An error is JSON with a field `error`. Nothing can be changed by the API. By TCP it is
 //! unauthenticated, so requests for foreign names and of foreign pages are refused.
 
 mod drops;
 mod metrics;
+mod overlay_agent;
 mod serve;
 
 use std::sync::Arc;
@@ -49,7 +51,8 @@ use metrics::Metrics;
 pub use serve::{ApiSocket, ApiSocketError, serve_tcp, serve_unix};
 
 /// The paths, for requests of another one.
-const PATHS: &str = "/live, /ready, /metrics, /v1/status, /v1/cluster, /v1/groups, /v1/drops";
+const PATHS: &str = "/live, /ready, /metrics, /v1/status, /v1/cluster, /v1/groups, /v1/drops, \
+                     /overlay-agent/overlay";
 
 /// What the API shows.
 #[derive(Clone, Debug)]
@@ -162,6 +165,7 @@ pub fn router(sources: ApiSources) -> Router {
         .route("/v1/cluster", get(cluster))
         .route("/v1/groups", get(groups))
         .route("/v1/drops", get(dropped))
+        .route("/overlay-agent/overlay", get(overlay_agent::overlay))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(ApiState { sources, metrics }))

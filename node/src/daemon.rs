@@ -108,6 +108,8 @@ pub struct Daemon {
     /// Each ends with its name.
     tasks: JoinSet<&'static str>,
     listen: Option<SocketAddr>,
+    /// Whether this process is the service of the daemon alone.
+    is_service: bool,
     /// Held for as long as the daemon runs.
     _lock: File,
 }
@@ -118,6 +120,25 @@ impl Daemon {
         config: &Config,
         configuration: String,
         subsystems: Vec<Box<dyn Subsystem>>,
+    ) -> Result<Self, StartError> {
+        Self::start_in(config, configuration, subsystems, true).await
+    }
+
+    /// As [`Self::start`], inside a mesos-agent: systemd is not notified, because the state of the
+    /// service is that of the agent.
+    pub async fn start_in_agent(
+        config: &Config,
+        configuration: String,
+        subsystems: Vec<Box<dyn Subsystem>>,
+    ) -> Result<Self, StartError> {
+        Self::start_in(config, configuration, subsystems, false).await
+    }
+
+    async fn start_in(
+        config: &Config,
+        configuration: String,
+        subsystems: Vec<Box<dyn Subsystem>>,
+        is_service: bool,
     ) -> Result<Self, StartError> {
         let started = Instant::now();
         let node = &config.node;
@@ -174,7 +195,9 @@ impl Daemon {
             engine: engine.status(),
             connection,
         };
-        spawn("systemd", Box::pin(service_manager.run()));
+        if is_service {
+            spawn("systemd", Box::pin(service_manager.run()));
+        }
         if let Some(client) = client {
             let options = ReportOptions {
                 address: node.address,
@@ -211,6 +234,7 @@ impl Daemon {
             states,
             tasks,
             listen: address,
+            is_service,
             _lock: lock,
         })
     }
@@ -232,7 +256,9 @@ impl Daemon {
 
     /// Stops. What the daemon has set up stays.
     pub async fn stop(mut self) {
-        service_manager::notify_stopping();
+        if self.is_service {
+            service_manager::notify_stopping();
+        }
         self.tasks.shutdown().await;
         let Self {
             engine,

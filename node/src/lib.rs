@@ -13,25 +13,34 @@
 //! endpoint_report  reports this host's containers on overlays to the managers
 //! docker           the subsystems that give Docker its half of the overlays
 //! uplink           this host's address in the underlay
+//! cni_files        the subsystem that writes CNI configurations for network/cni
+//! masquerade       the subsystem that lets containers on their bridges leave the overlays
 //! api              health, metrics and state
 //! service_manager  notifies systemd
 //! daemon           everything that runs
+//! agent_module     all of it in a mesos-agent, for the modules named as those of DC/OS
+//! module           the entry points of these modules: the only unsafe code
 //! ```
 //!
 //! Invariants: only what carries the daemon's own mark is changed or removed. A manager that is
 //! silent or away changes nothing. A subsystem that fails does not stop the others. A restart or a
 //! kill of the daemon at any moment interrupts no traffic.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod agent_module;
 pub mod api;
 pub mod cluster_state;
+pub mod cni_files;
 pub mod daemon;
 pub mod docker;
 pub mod endpoint_report;
 pub mod engine;
 pub mod groups;
 pub mod local_state;
+pub mod masquerade;
+#[allow(unsafe_code, reason = "the only module that C++ calls")]
+mod module;
 pub mod overlay;
 mod replica;
 pub mod report;
