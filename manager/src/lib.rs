@@ -22,13 +22,15 @@
 //! reload        applies a new configuration at run time
 //! contrail      everything that needs the VNC API, where there is one
 //! cluster       what is published to the nodes, and what they report
+//! master_module the manager in a mesos-master, for the modules named as those of DC/OS
+//! module        the entry points of these modules: the only unsafe code
 //! admin         status page, JSON, health, metrics and log level, for operators
 //! ```
 //!
 //! Invariants: every object says who created it, and no other is ever deleted. All names of a
 //! container's objects derive from its id, so another manager finds them after a crash. The
 //! reference from the virtual-router comes last: a container that has it is complete.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(missing_docs)]
 
 mod admin;
@@ -53,8 +55,11 @@ mod locks;
 mod log_gate;
 pub mod logging;
 pub mod marathon;
+pub mod master_module;
 pub mod mesos_master;
 mod model;
+#[allow(unsafe_code, reason = "the only module that C++ calls")]
+mod module;
 mod objects;
 pub mod overlay;
 mod provision;

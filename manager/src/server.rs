@@ -393,7 +393,12 @@ impl App {
             };
             servers.spawn(bound.listener.serve(serving));
         };
-        let agents = api::agents::router(state.clone(), containers.clone(), self.cluster.clone());
+        let agents = api::agents::router(
+            state.clone(),
+            containers.clone(),
+            self.cluster.clone(),
+            hosts.clone(),
+        );
         let agents = measured(agents, "agents");
         serve(listeners.agents, "agents", allotment.agents, agents);
         // The configuration has it only together with [vnc].

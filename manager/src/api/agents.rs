@@ -10,11 +10,11 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 
-use super::{ApiState, nodes, ports, standby};
+use super::{ApiState, nodes, overlay_master, ports, standby};
 use crate::cluster::Cluster;
 use crate::containers::Containers;
 use crate::error::ManagerError;
-use crate::listener::{BodyLimits, Peer, discard, receive_body};
+use crate::listener::{AllowedHosts, BodyLimits, Peer, discard, receive_body};
 use contrail_mesos_api::agent_api::Refusal;
 
 /// Enough for a container with many ports and labels, and for the report of a node.
@@ -27,6 +27,7 @@ pub(crate) fn router(
     state: Arc<ApiState>,
     containers: Option<Arc<Containers>>,
     cluster: Option<Arc<Cluster>>,
+    hosts: Arc<AllowedHosts>,
 ) -> Router {
     let limits = BodyLimits {
         max_bytes: MAX_BODY_BYTES,
@@ -36,6 +37,7 @@ pub(crate) fn router(
         Some(containers) => ports::router(state.clone(), containers),
         None => ports::refusing_router(),
     };
+    let overlay_master = overlay_master::router(&state, cluster.clone(), hosts);
     let nodes = match &cluster {
         Some(cluster) => nodes::router(state.clone(), cluster.clone()),
         None => nodes::refusing_router(),
@@ -53,7 +55,8 @@ pub(crate) fn router(
         .merge(nodes)
         .fallback(async || {
             let message = "not found; there are /v1/ports, /v1/ports/{machine}, /v1/watch, /v1/nodes, \
-                           /v1/nodes/{node} and /v1/nodes/{node}/endpoints";
+                           /v1/nodes/{node}, /v1/nodes/{node}/endpoints, /overlay-master/state and \
+                           /overlay-master/agents/delete";
             ApiError(StatusCode::NOT_FOUND, message.to_owned())
         })
         .method_not_allowed_fallback(method_not_allowed)
@@ -61,6 +64,7 @@ pub(crate) fn router(
         .merge(endpoints)
         .layer(from_fn_with_state(state.clone(), authenticate))
         .layer(from_fn_with_state(state, standby::redirect))
+        .merge(overlay_master)
 }
 
 async fn method_not_allowed() -> ApiError {
@@ -100,6 +104,12 @@ async fn authenticate(
 /// An error response.
 #[derive(Debug)]
 pub(super) struct ApiError(StatusCode, String);
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, message: String) -> Self {
+        Self(status, message)
+    }
+}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {

@@ -1,6 +1,6 @@
 //! Authentication of agents: tokens and client certificates.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -23,6 +23,34 @@ struct Requirements {
     tokens: Vec<SecretString>,
     /// Whether the client certificate must name the agent.
     certificate: bool,
+    /// The names in certificates that may delete any node.
+    operators: Arc<[String]>,
+}
+
+/// Who sent a request without the name of an agent.
+#[derive(Clone, Debug)]
+pub(super) struct Operator {
+    /// The names in its certificate; none if certificates are not required.
+    names: Option<Arc<[String]>>,
+    operators: Arc<[String]>,
+}
+
+impl Operator {
+    /// Fails if it may not delete that node: it is not an operator, and the node is another one.
+    pub(super) fn check(&self, node: &str) -> Result<(), ManagerError> {
+        let Some(names) = &self.names else {
+            return Ok(());
+        };
+        let may = |name: &String| name == node || self.operators.contains(name);
+        if names.iter().any(may) {
+            return Ok(());
+        }
+        Err(ManagerError::Foreign(format!(
+            "the certificate names {}, which may not delete node {}; list its name in operators",
+            Quoted(names.join(", ").as_bytes()),
+            Quoted(node.as_bytes())
+        )))
+    }
 }
 
 impl Requirements {
@@ -31,6 +59,7 @@ impl Requirements {
         Self {
             tokens: access.tokens.clone(),
             certificate: tls.is_some_and(|tls| tls.client_ca.is_some()),
+            operators: access.operators.clone().into(),
         }
     }
 }
@@ -82,6 +111,20 @@ impl Authenticator {
             )));
         }
         Ok(name.to_owned())
+    }
+
+    /// The sender of a request that names no agent.
+    pub(super) fn operator(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Result<Operator, ManagerError> {
+        self.check_token(headers)?;
+        let requirements = self.requirements();
+        Ok(Operator {
+            names: requirements.certificate.then(|| peer.names.clone()),
+            operators: requirements.operators.clone(),
+        })
     }
 
     fn check_token(&self, headers: &HeaderMap) -> Result<(), ManagerError> {

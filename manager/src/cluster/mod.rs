@@ -1,6 +1,7 @@
 //! What is published to the nodes, and what they report.
 //!
 //! ```text
+//! overlay_state the state as the master module of DC/OS answers it
 //! hub           the published objects of the term, and the watches that read them
 //! publisher     the only writer of the hub: allocations, security groups and endpoints
 //! endpoints     the endpoints that each node has reported in this term: pure
@@ -17,6 +18,7 @@ mod endpoints;
 mod hub;
 mod metrics;
 mod nodes;
+mod overlay_state;
 mod publisher;
 mod reachability;
 

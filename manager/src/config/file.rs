@@ -184,6 +184,11 @@ fn log_level(top: &Section<'_>) -> Option<String> {
     }
 }
 
+/// Whether it is long enough, and can be in a header.
+pub(crate) fn is_token(text: &str) -> bool {
+    text.len() >= MIN_TOKEN_LENGTH && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 fn access(top: &Section<'_>) -> Access {
     let text = secret(top, "token", "the agents' shared token").unwrap_or_default();
     let tokens: Vec<SecretString> = text
@@ -191,7 +196,7 @@ fn access(top: &Section<'_>) -> Access {
         .map(|line| line.trim().to_owned())
         .filter(|line| !line.is_empty())
         .map(|line| {
-            if line.len() < MIN_TOKEN_LENGTH || !line.bytes().all(|byte| byte.is_ascii_graphic()) {
+            if !is_token(&line) {
                 let key = if top.has("token_file") {
                     "token_file"
                 } else {
@@ -206,9 +211,23 @@ fn access(top: &Section<'_>) -> Access {
             SecretString::from(line)
         })
         .collect();
+    let operators = top
+        .checked_list("operators", "a name in an operator's certificate", |name| {
+            let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
+            is_name.then(|| name.to_owned()).ok_or_else(String::new)
+        })
+        .unwrap_or_default();
+    let tls = top.section("tls").and_then(tls);
+    let has_certificates = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    if top.has("operators") && !has_certificates {
+        let message =
+            "has no effect without client_ca in [tls]: everyone with the token may delete nodes";
+        top.warning("operators", message);
+    }
     Access {
         tokens,
-        tls: top.section("tls").and_then(tls),
+        tls,
+        operators,
     }
 }
 

@@ -27,6 +27,7 @@ use contrail_mesos_api::cluster::SecurityGroup;
 use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, read_file};
 use contrail_mesos_api::http::tls::Identity;
 
+pub(crate) use file::is_token;
 pub use overlay::OverlayOptions;
 pub(crate) use security_groups::protocol_text;
 
@@ -142,6 +143,8 @@ pub struct Access {
     pub tokens: Vec<SecretString>,
     /// TLS; plain HTTP without.
     pub tls: Option<Tls>,
+    /// Names in client certificates that may delete any node by the endpoints of DC/OS's master module.
+    pub operators: Vec<String>,
 }
 
 /// TLS of the API for agents.

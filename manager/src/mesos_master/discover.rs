@@ -122,6 +122,11 @@ impl ZooKeeper {
         &self.path
     }
 
+    /// The user and the password, as `user:password`.
+    pub(crate) fn credentials(&self) -> Option<&SecretString> {
+        self.auth.as_ref()
+    }
+
     /// Whether it contains a user and password.
     pub(crate) fn has_credentials(&self) -> bool {
         self.auth.is_some()

@@ -28,7 +28,7 @@ use crate::api::auth::Authenticator;
 use crate::cluster::{Cluster, NodeAction};
 use crate::fence::fence;
 use crate::lead::Readiness;
-use crate::listener::Peer;
+use crate::listener::{AllowedHosts, Peer};
 use crate::log_gate::LogGate;
 use contrail_mesos_api::agent_api::{AGENT_HEADER, Refusal};
 
@@ -585,7 +585,8 @@ async fn standby_redirects_nodes_to_the_leader() {
         refusals: LogGate::new(Duration::from_secs(1)),
         stop: CancellationToken::new(),
     });
-    let mut router = crate::api::agents::router(state, None, Some(cluster));
+    let mut router =
+        crate::api::agents::router(state, None, Some(cluster), AllowedHosts::new(&[], ""));
     let leader = agent_api::manager_address("http://192.0.2.9:6992").unwrap();
     control.follow(leader);
     for (method, path) in [

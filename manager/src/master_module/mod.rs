@@ -1,0 +1,192 @@
+//! The manager inside a mesos-master, for the modules with the names of the DC/OS overlay modules.
+//!
+//! ```text
+//! config  parameters, the JSON file, and the environment of Mesos
+//! ```
+//!
+//! Invariants: a fault of the configuration is known before the module is created. After that, nothing
+//! ends the master: the manager runs on threads of its own, and waits for a store or a ZooKeeper that
+//! is away. The file of the overlays is followed; one with problems changes nothing.
+
+mod config;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+
+use contrail_mesos_api::http::TlsError;
+
+use crate::config::{Config, OverlayOptions};
+use crate::server::{Manager, StartError};
+
+pub use config::{MasterModuleKind, ModuleConfigError, read};
+
+/// Few, because the work mostly waits for nodes and the store.
+const WORKER_THREADS: usize = 2;
+/// How often the file of the overlays is read.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why a module cannot be created.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterModuleError {
+    /// A certificate or key is invalid.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// There are no threads.
+    #[error("cannot start the threads of the overlay module: {0}; check the limits of the master")]
+    Threads(std::io::Error),
+    /// The manager cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The thread ended before the manager ran.
+    #[error("the overlay module failed while it started; see the log above")]
+    Lost,
+}
+
+/// A manager that runs in this process. It ends when this is dropped.
+#[derive(Debug)]
+pub struct MasterModule {
+    stop: watch::Sender<bool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl MasterModule {
+    /// Starts the manager, and waits until it listens.
+    pub fn start(config: Config) -> Result<Self, MasterModuleError> {
+        for warning in &config.warnings {
+            log::warn!("{warning}");
+        }
+        Manager::check(&config)?;
+        let has_certificates = config
+            .access
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_ca.is_some());
+        if config.access.tokens.is_empty() && !has_certificates && !config.listen.ip().is_loopback()
+        {
+            let address = config.listen;
+            log::warn!(
+                address:%;
+                "everyone who reaches the overlay module can get and free subnets; set token_file, or \
+                 certificate_file, key_file and client_ca_file"
+            );
+        }
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(WORKER_THREADS)
+            .thread_name("cm-overlay")
+            .enable_all()
+            .build()
+            .map_err(MasterModuleError::Threads)?;
+        let (stop, stopped) = watch::channel(false);
+        let (started, first) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("cm-overlay".to_owned())
+            .spawn(move || {
+                let run = || runtime.block_on(run(config, &started, stopped));
+                // The panic itself was printed, and the creator sees that the channel is closed.
+                if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                    log::error!(
+                        "the overlay module panicked, which is a bug of contrail-mesos; the manager \
+                         goes on, but does not follow the file of the overlays"
+                    );
+                    park(&runtime);
+                }
+            })
+            .map_err(MasterModuleError::Threads)?;
+        let module = Self {
+            stop,
+            thread: Some(thread),
+        };
+        first.recv().map_err(|_| MasterModuleError::Lost)??;
+        Ok(module)
+    }
+}
+
+/// Keeps the runtime, whose tasks go on.
+fn park(runtime: &Runtime) {
+    runtime.block_on(std::future::pending::<()>());
+}
+
+impl Drop for MasterModule {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // A panic was logged by the thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn run(
+    config: Config,
+    started: &mpsc::Sender<Result<(), MasterModuleError>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let manager = match Manager::start(config.clone()).await {
+        Ok(manager) => manager,
+        Err(error) => {
+            // The creator of the module waits for it.
+            let _ = started.send(Err(error.into()));
+            return;
+        }
+    };
+    log::info!("the overlay module listens for agents at {}", manager.url());
+    if let Some(address) = manager.admin_address() {
+        log::info!("admin listener at http://{address}");
+    }
+    let _ = started.send(Ok(()));
+    tokio::select! {
+        () = follow(&manager, config) => {}
+        // An error means that the module is gone.
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+    manager.stop().await;
+}
+
+/// Applies changes of the file of the overlays.
+async fn follow(manager: &Manager, mut config: Config) {
+    let Some(mut overlay) = config.overlay.clone() else {
+        return std::future::pending().await;
+    };
+    let mut last_problem = None;
+    loop {
+        tokio::time::sleep(FOLLOW_INTERVAL).await;
+        let file = overlay.file.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load_networks(&file)).await;
+        let networks = match loaded {
+            Ok(Ok(networks)) => networks,
+            Ok(Err(error)) => {
+                let problem = error.to_string();
+                // A file that is being written is incomplete for a moment.
+                let is_second = last_problem.as_ref() == Some(&(problem.clone(), false));
+                if is_second {
+                    log::error!("the overlays stay as they are: {problem}");
+                }
+                let is_logged =
+                    is_second || last_problem.as_ref() == Some(&(problem.clone(), true));
+                last_problem = Some((problem, is_logged));
+                continue;
+            }
+            // The runtime ends.
+            Err(_) => return,
+        };
+        last_problem = None;
+        if networks == overlay.networks {
+            continue;
+        }
+        overlay = OverlayOptions {
+            networks,
+            ..overlay
+        };
+        config.overlay = Some(overlay.clone());
+        let reloaded = tokio::task::block_in_place(|| manager.reload(&config));
+        let file = overlay.file.display();
+        match reloaded {
+            Ok(_) => log::info!(file:%; "the changed overlays are applied"),
+            Err(error) => log::error!(file:%, error:%; "the changed overlays are not applied"),
+        }
+    }
+}
