@@ -85,12 +85,15 @@ bench: root toolchain packages release-programs mesos ## Measure against network
 	$(say) 'bench'
 	@MODULE="$${MODULE:-$(LIBRARY)}" $(BUILT)/release/bench $(ARGS)
 
-module: toolchain ## Build the library for the agent [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
+module: toolchain ## Build the libraries for Mesos [MESOS_TREE=… MESOS_BUILD=… | MESOS_PREFIX=…]
 	@.ci/packages $(module_packages)
-	$(say) 'building the library for the agent'
+	$(say) 'building the libraries for Mesos'
 	@if [ -n "$(MESOS_TREE)" ] && [ -z "$(MESOS_BUILD)" ]; then cpp-shim/mesos-tree-headers.sh "$(MESOS_TREE)"; fi
-	@$(on_tree) cargo rustc --profile module --locked --package contrail-mesos --lib --crate-type cdylib
-	$(say) 'library: $(LIBRARY)'
+	@# The isolator's last: as a dependency of the others it is linked without optimizations.
+	@for package in contrail-mesos-manager contrail-mesos-node contrail-mesos; do \
+	  $(on_tree) cargo rustc --profile module --locked --package $$package --lib --crate-type cdylib; \
+	done
+	$(say) 'libraries: $(LIBRARY), $(BUILT)/module/libcontrail_mesos_{node,manager}.so'
 
 release: module ## Build everything that is shipped: the library and the programs
 	$(say) 'building the programs'
