@@ -159,3 +159,64 @@ impl Authenticator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use contrail_mesos_api::http::tls::Identity;
+
+    use super::*;
+    use crate::config::Tls;
+
+    fn access(client_ca: Option<&str>) -> Access {
+        Access {
+            tokens: vec![SecretString::from("a-token-of-this-test")],
+            tls: Some(Tls {
+                identity: Identity {
+                    certificate: PathBuf::from("/c"),
+                    key: PathBuf::from("/k"),
+                },
+                client_ca: client_ca.map(PathBuf::from),
+            }),
+            operators: vec!["operator-1".to_owned()],
+        }
+    }
+
+    fn peer(name: &str) -> Peer {
+        Peer {
+            address: ([192, 0, 2, 1], 1000).into(),
+            names: [name.to_owned()].into(),
+        }
+    }
+
+    fn headers(token: &str) -> HeaderMap {
+        let value = format!("Bearer {token}").parse().unwrap();
+        HeaderMap::from_iter([(AUTHORIZATION, value)])
+    }
+
+    fn may_delete(access: &Access, certificate: &str, node: &str) -> bool {
+        let headers = headers("a-token-of-this-test");
+        let operator = Authenticator::new(access).operator(&headers, &peer(certificate));
+        operator.unwrap().check(node).is_ok()
+    }
+
+    #[test]
+    fn certificate_of_a_node_deletes_that_node_only() {
+        let access = access(Some("/ca"));
+        assert!(may_delete(&access, "node-1", "node-1"));
+        assert!(!may_delete(&access, "node-1", "node-2"));
+        assert!(may_delete(&access, "operator-1", "node-2"));
+    }
+
+    #[test]
+    fn token_alone_deletes_every_node_without_certificates() {
+        let access = access(None);
+        assert!(may_delete(&access, "", "node-2"));
+        let authenticator = Authenticator::new(&access);
+        for headers in [HeaderMap::new(), headers("another-token-of-it")] {
+            let error = authenticator.operator(&headers, &peer("operator-1"));
+            assert!(matches!(error, Err(ManagerError::Unauthorised(_))));
+        }
+    }
+}

@@ -9,6 +9,7 @@ mod faults;
 mod hostile;
 mod http;
 mod legacy;
+mod overlay_master;
 mod ownership;
 mod provision;
 mod reconcile;

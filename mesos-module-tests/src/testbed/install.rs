@@ -55,10 +55,23 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// built beside the running program. Cargo leaves it in `deps/`, where it is current after every
 /// build of something that depends on the library.
 pub fn module() -> Result<PathBuf> {
-    let path = match env::var_os("MODULE") {
-        Some(path) => PathBuf::from(path),
-        None => profile()?.join("deps/libcontrail_mesos.so"),
-    };
+    match env::var_os("MODULE") {
+        Some(path) => library(PathBuf::from(path)),
+        None => library(profile()?.join("deps/libcontrail_mesos.so")),
+    }
+}
+
+/// The path of the library with the overlay modules of the agent, beside [`module`]'s default.
+pub fn agent_library() -> Result<PathBuf> {
+    library(profile()?.join("deps/libcontrail_mesos_node.so"))
+}
+
+/// The path of the library with the overlay modules of the master, beside [`module`]'s default.
+pub fn master_library() -> Result<PathBuf> {
+    library(profile()?.join("deps/libcontrail_mesos_manager.so"))
+}
+
+fn library(path: PathBuf) -> Result<PathBuf> {
     ensure!(
         path.is_file(),
         "the module library is not at {}: run cargo build --workspace --bins, for that profile",

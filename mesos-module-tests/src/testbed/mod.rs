@@ -34,6 +34,6 @@ pub mod zookeeper;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use host::{Host, WeakHost};
-pub use install::{Install, module, program};
+pub use install::{Install, agent_library, master_library, module, program};
 pub use scheduler::Scheduler;
 pub use wait::until;

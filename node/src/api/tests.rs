@@ -151,3 +151,40 @@ async fn tower_call(router: &mut Router, request: Request) -> Response {
     let call = hyper::service::Service::call(&service, request);
     call.await.unwrap_or_else(|never| match never {})
 }
+
+#[tokio::test]
+async fn overlay_agent_answers_as_the_dcos_module() {
+    const GET: &str = "GET /overlay-agent/overlay";
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let (senders, sources) = sources();
+    let socket = ApiSocket::bind(&path).unwrap();
+    let server = tokio::spawn(serve_unix(socket, router(sources)));
+    assert_eq!(request(&path, GET).await.0, 503);
+    senders.states.send_replace(Some(Arc::new(cluster("3.1"))));
+    let state = async || {
+        let (status, body) = request(&path, GET).await;
+        assert_eq!(status, 200, "{body}");
+        let agent: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(agent["ip"], "192.0.2.1");
+        let overlay = &agent["overlays"][0];
+        assert_eq!(overlay["info"]["prefix"], 24);
+        assert_eq!(overlay["mesos_bridge"]["ip"], "9.0.1.0/25");
+        assert_eq!(overlay["backend"]["vxlan"]["vtep_ip"], "44.128.0.1/16");
+        overlay["state"].clone()
+    };
+    assert_eq!(state().await["status"], "STATUS_CONFIGURING");
+    senders.engine.send_modify(|engine| {
+        engine.subsystems[0].applied = Some(revision("3.1"));
+    });
+    assert_eq!(state().await["status"], "STATUS_OK");
+    senders.engine.send_modify(|engine| {
+        engine.subsystems[0].problems = vec!["no device".to_owned()];
+    });
+    let failed = state().await;
+    assert_eq!(failed["status"], "STATUS_FAILED");
+    assert_eq!(failed["error"], "no device");
+    let (status, _) = request(&path, "GET /overlay-agent/overlay?jsonp=a(").await;
+    assert_eq!(status, 400);
+    server.abort();
+}
