@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
 use contrail_mesos_api::http::TlsError;
+use contrail_mesos_api::text::with_causes;
 
 use crate::config::{Config, OverlayOptions};
 use crate::server::{Manager, StartError};
@@ -28,6 +29,8 @@ pub use config::{MasterModuleKind, ModuleConfigError, read};
 const WORKER_THREADS: usize = 2;
 /// How often the file of the overlays is read.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
+/// The delay before the manager is started again, as in the DC/OS modules.
+const RESTART_DELAY: Duration = Duration::from_secs(3);
 
 /// Why a module cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -84,17 +87,7 @@ impl MasterModule {
         let (started, first) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("cm-overlay".to_owned())
-            .spawn(move || {
-                let run = || runtime.block_on(run(config, &started, stopped));
-                // The panic itself was printed, and the creator sees that the channel is closed.
-                if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                    log::error!(
-                        "the overlay module panicked, which is a bug of contrail-mesos; the manager \
-                         goes on, but does not follow the file of the overlays"
-                    );
-                    park(&runtime);
-                }
-            })
+            .spawn(move || supervise(&runtime, &config, &started, &stopped))
             .map_err(MasterModuleError::Threads)?;
         let module = Self {
             stop,
@@ -103,11 +96,6 @@ impl MasterModule {
         first.recv().map_err(|_| MasterModuleError::Lost)??;
         Ok(module)
     }
-}
-
-/// Keeps the runtime, whose tasks go on.
-fn park(runtime: &Runtime) {
-    runtime.block_on(std::future::pending::<()>());
 }
 
 impl Drop for MasterModule {
@@ -120,30 +108,70 @@ impl Drop for MasterModule {
     }
 }
 
-async fn run(
-    config: Config,
+/// Runs the manager until it is stopped. If it cannot start the first time, it is not tried again.
+fn supervise(
+    runtime: &Runtime,
+    config: &Config,
     started: &mpsc::Sender<Result<(), MasterModuleError>>,
-    mut stopped: watch::Receiver<bool>,
+    stopped: &watch::Receiver<bool>,
 ) {
+    let mut has_run = false;
+    loop {
+        let run = || runtime.block_on(run(config, started, &mut has_run, stopped.clone()));
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(None) => return,
+            Ok(Some(problem)) => {
+                log::error!("the overlay module starts again in {RESTART_DELAY:?}: {problem}");
+            }
+            // The creator of the module sees that nobody answers.
+            Err(_) if !has_run => return,
+            // The panic itself was printed.
+            Err(_) => log::error!(
+                "the overlay module panicked, which is a bug of contrail-mesos; it starts again in \
+                 {RESTART_DELAY:?}"
+            ),
+        }
+        let mut stopped = stopped.clone();
+        let is_stopped = runtime.block_on(async {
+            tokio::time::timeout(RESTART_DELAY, stopped.wait_for(|stopped| *stopped)).await
+        });
+        if is_stopped.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Returns why the manager must be started again; none if it was stopped.
+async fn run(
+    config: &Config,
+    started: &mpsc::Sender<Result<(), MasterModuleError>>,
+    has_run: &mut bool,
+    mut stopped: watch::Receiver<bool>,
+) -> Option<String> {
     let manager = match Manager::start(config.clone()).await {
         Ok(manager) => manager,
+        Err(error) if *has_run => return Some(with_causes(&error)),
         Err(error) => {
             // The creator of the module waits for it.
             let _ = started.send(Err(error.into()));
-            return;
+            return None;
         }
     };
     log::info!("the overlay module listens for agents at {}", manager.url());
     if let Some(address) = manager.admin_address() {
         log::info!("admin listener at http://{address}");
     }
-    let _ = started.send(Ok(()));
-    tokio::select! {
-        () = follow(&manager, config) => {}
-        // An error means that the module is gone.
-        _ = stopped.wait_for(|stopped| *stopped) => {}
+    if !*has_run {
+        *has_run = true;
+        let _ = started.send(Ok(()));
     }
+    let problem = tokio::select! {
+        () = follow(&manager, config.clone()) => Some("a part of it has ended".to_owned()),
+        // An error means that the module is gone.
+        _ = stopped.wait_for(|stopped| *stopped) => None,
+    };
     manager.stop().await;
+    problem
 }
 
 /// Applies changes of the file of the overlays.
@@ -170,7 +198,7 @@ async fn follow(manager: &Manager, mut config: Config) {
                 last_problem = Some((problem, is_logged));
                 continue;
             }
-            // The runtime ends.
+            // It panicked, or the runtime ends.
             Err(_) => return,
         };
         last_problem = None;
