@@ -216,7 +216,7 @@ fn overlay_modules_work_as_those_of_dcos() -> Result<()> {
     modules
         .scheduler
         .passes(modules.task("client", 1, &command))?;
-    let command = fetch(&format!("http://{}/version", modules.master.master()));
+    let command = fetch(&format!("http://{}/master/health", modules.master.master()));
     modules
         .scheduler
         .passes(modules.task("outside", 1, &command))?;
@@ -231,6 +231,13 @@ fn overlay_modules_work_as_those_of_dcos() -> Result<()> {
         .scheduler
         .passes(modules.task("again", 1, &command))?;
     modules.scheduler.kill("server")?;
+
+    // So does a master, whose agents keep what they have meanwhile.
+    modules.master.kill_9()?;
+    assert!(modules.cni_file(0, "vxlan-1").exists());
+    modules.master.restart()?;
+    let recovered = modules.wait_until_ok(2, 2)?;
+    assert_eq!(allocations(&recovered), allocations(&state));
 
     // The file of the overlays is followed, in both directions.
     let mut networks = two_overlays();
@@ -255,13 +262,6 @@ fn overlay_modules_work_as_those_of_dcos() -> Result<()> {
         let is_there = (0..2).any(|agent| modules.cni_file(agent, "vxlan-3").exists());
         Ok((!is_there).then_some(()))
     })?;
-
-    // So does a master, whose agents keep what they have meanwhile.
-    modules.master.kill_9()?;
-    assert!(modules.cni_file(0, "vxlan-1").exists());
-    modules.master.restart()?;
-    let recovered = modules.wait_until_ok(2, 2)?;
-    assert_eq!(allocations(&recovered), allocations(&state));
     expect_deletion(&mut modules)
 }
 
