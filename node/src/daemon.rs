@@ -24,6 +24,7 @@ use crate::docker::{DockerRulesSubsystem, DockerSubsystem};
 use crate::endpoint_report::EndpointReporter;
 use crate::engine::Engine;
 use crate::groups::{GroupsSetupError, GroupsSubsystem};
+use crate::host_side::{HostSideError, HostSideSubsystem};
 use crate::local_state::LocalStateSubsystem;
 use crate::overlay::OverlaySubsystem;
 use crate::report::{ReportOptions, ReportStatus, Reporter};
@@ -84,12 +85,27 @@ pub enum NoStateError {
     },
 }
 
+/// Why the subsystems cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SubsystemsError {
+    /// The subsystem `overlay` or one for Docker.
+    #[error(transparent)]
+    Overlay(#[from] NetlinkError),
+    /// The subsystem `host-side`.
+    #[error(transparent)]
+    HostSide(#[from] HostSideError),
+    /// The subsystem `groups`.
+    #[error(transparent)]
+    Groups(#[from] GroupsSetupError),
+}
+
 /// The subsystems of this host, in the network namespace of the calling thread.
-pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, GroupsSetupError> {
+pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, SubsystemsError> {
     let state_dir = &config.state_dir;
     let mut subsystems: Vec<Box<dyn Subsystem>> = vec![
         Box::new(LocalStateSubsystem::new(state_dir.clone())),
         Box::new(OverlaySubsystem::new(state_dir)?),
+        Box::new(HostSideSubsystem::new(state_dir)?),
         Box::new(GroupsSubsystem::new(state_dir, &config.node.name)?),
         Box::new(DockerRulesSubsystem::new(config)?),
     ];

@@ -7,6 +7,7 @@
 //! report           reports the state of this node to the managers
 //! subsystem        what a part of the daemon is: desired state, compared with what is there
 //! engine, schedule run the subsystems
+//! host_side        the subsystem that repairs what containers need of the host
 //! local_state      the subsystem that writes what the library needs at a launch
 //! overlay          the subsystem that keeps the overlays' data path between hosts
 //! groups           the subsystem that keeps who reaches the containers of this host
@@ -37,6 +38,7 @@ pub mod docker;
 pub mod endpoint_report;
 pub mod engine;
 pub mod groups;
+pub mod host_side;
 pub mod local_state;
 pub mod masquerade;
 #[allow(unsafe_code, reason = "the only module that C++ calls")]

@@ -3,7 +3,8 @@
 //!
 //! Invariants: nothing is created before the checkpoint that names it is durable, and the
 //! checkpoint is removed last. A failed attach leaves everything to `detach`, which works from the
-//! checkpoint alone, is idempotent and collects every error.
+//! checkpoint alone, is idempotent and collects every error. It ends the node daemon's repair of the
+//! container before it removes anything.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -450,6 +451,9 @@ impl Attacher {
             // A provider that starts after its detach would not be undone.
             let _ = sync.await;
         }
+        let checkpoints = self.checkpoints.clone();
+        let container = checkpoint.container.clone();
+        let begun = in_place(move || checkpoints.begin_detach(&container)).await?;
         let intents: Vec<&Intent> = intents(checkpoint).collect();
         let detached = self
             .providers
@@ -461,7 +465,7 @@ impl Attacher {
             .remove_state(&checkpoint.container, handle, detached.is_ok())
             .await;
         IsolatorError::combine(
-            [detached, removed]
+            [begun.map_err(IsolatorError::from), detached, removed]
                 .into_iter()
                 .filter_map(Result::err)
                 .collect(),

@@ -3,7 +3,8 @@
 //! ```text
 //! <state_dir>/containers/<container>/
 //!     intent.json     everything that an attach creates, fsynced before any of it is created
-//!     attached.json   the result of the attach; a hint for status, never needed for a detach
+//!     attached.json   the result of the attach, until its detach begins; a hint for status, never
+//!                     needed for a detach
 //!     hosts hostname resolv.conf
 //! <state_dir>/damaged/<container>-<milliseconds since 1970>   unreadable ones, moved aside
 //! ```
@@ -14,14 +15,19 @@
 //! anything was created. `attached.json` is not synced, because a crash of the machine ends every
 //! container.
 //!
+//! The node daemon puts back what an attached container lacks on this host. It does so under a
+//! [`RepairLock`], for the containers that have `attached.json` while it holds the lock. A detach
+//! removes that file first, and then waits until the lock is free ([`Checkpoints::begin_detach`]), so
+//! nothing is ever given back to a container that is being attached or detached.
+//!
 //! A version reads the layouts of all earlier versions, and refuses those of later ones.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -36,7 +42,14 @@ use contrail_mesos_api::files::{read_regular_file, write_regular_file};
 /// The layout of `intent.json` that this version writes. Layouts start at 1.
 const LAYOUT_VERSION: u32 = 1;
 pub(crate) const INTENT_FILE: &str = "intent.json";
-const ATTACHMENTS_FILE: &str = "attached.json";
+pub(super) const ATTACHMENTS_FILE: &str = "attached.json";
+/// How long a [`RepairLock`] is good for. Nothing is repaired after that.
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a detach waits for a [`RepairLock`] that is held, at most: for longer than its holder
+/// makes changes, even if that was suspended meanwhile.
+const DETACH_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a lock that is held is tried meanwhile.
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A checkpoint could not be written, read or removed.
 #[derive(Debug, thiserror::Error)]
@@ -282,6 +295,22 @@ impl StoredCheckpoint {
     }
 }
 
+/// Keeps every detach from going on, so that what is read of the attached containers stays true.
+#[derive(Debug)]
+pub struct RepairLock {
+    deadline: Instant,
+    /// The directory of the checkpoints.
+    _directory: File,
+}
+
+impl RepairLock {
+    /// Until when its holder may change anything. A detach does not wait for longer.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
 /// The checkpoints of one state directory. Every method blocks on the file system.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
@@ -306,9 +335,7 @@ impl Checkpoints {
     /// The container's directory.
     #[must_use]
     pub fn directory(&self, container: &ContainerId) -> PathBuf {
-        self.state_dir
-            .join("containers")
-            .join(container.file_name())
+        self.root().join(container.file_name())
     }
 
     /// Claims a container's id, before anything is reserved for it.
@@ -418,6 +445,69 @@ impl Checkpoints {
         write_regular_file(&path, &json).map_err(failed)
     }
 
+    /// The directory that has one directory per container.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.state_dir.join("containers")
+    }
+
+    /// Locks the checkpoints to repair the host's side of the attached containers; none if there has
+    /// never been a container. Waits for another repair, for a short time.
+    pub fn lock_for_repair(&self) -> Result<Option<RepairLock>, CheckpointError> {
+        let path = self.root();
+        let failed = |source| CheckpointError {
+            action: "lock",
+            path: path.clone(),
+            source,
+        };
+        let directory = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(failed)?,
+        };
+        if !wait_for_lock(REPAIR_TIMEOUT, || directory.try_lock()).map_err(failed)? {
+            let error = "another process repairs the host's side of containers";
+            return Err(failed(io::Error::new(io::ErrorKind::TimedOut, error)));
+        }
+        Ok(Some(RepairLock {
+            deadline: Instant::now() + REPAIR_TIMEOUT,
+            _directory: directory,
+        }))
+    }
+
+    /// Before anything of a container is detached: from when this returns, nobody gives anything
+    /// back to it. Idempotent. Waits for a repair in progress.
+    pub fn begin_detach(&self, container: &ContainerId) -> Result<(), CheckpointError> {
+        let path = self.directory(container).join(ATTACHMENTS_FILE);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(CheckpointError {
+                    action: "remove",
+                    path,
+                    source,
+                });
+            }
+            _ => {}
+        }
+        // A repair that began before may have read the file.
+        let path = self.root();
+        let failed = |source| CheckpointError {
+            action: "lock",
+            path: path.clone(),
+            source,
+        };
+        let directory = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(failed)?,
+        };
+        if !wait_for_lock(DETACH_LOCK_TIMEOUT, || directory.try_lock_shared()).map_err(failed)? {
+            log::warn!(
+                container:%;
+                "the node daemon does not end its repair; the detach goes on without waiting for it"
+            );
+        }
+        Ok(())
+    }
+
     /// Removes the container's directory and everything in it. Idempotent.
     pub fn remove(&self, container: &ContainerId) -> Result<(), CheckpointError> {
         let path = self.directory(container);
@@ -474,7 +564,7 @@ impl Checkpoints {
 
     /// The names of the containers' directories.
     pub(crate) fn file_names(&self) -> Result<Vec<OsString>, CheckpointError> {
-        let path = self.state_dir.join("containers");
+        let path = self.root();
         let failed = |source| CheckpointError {
             action: "list",
             path: path.clone(),
@@ -499,7 +589,7 @@ impl Checkpoints {
         name.push(format!("-{milliseconds}"));
         let target = directory.join(name);
         fs::create_dir_all(&directory)
-            .and_then(|()| fs::rename(self.state_dir.join("containers").join(file_name), &target))
+            .and_then(|()| fs::rename(self.root().join(file_name), &target))
             .map_err(|source| CheckpointError {
                 action: "move aside to",
                 path: target.clone(),
@@ -509,7 +599,25 @@ impl Checkpoints {
     }
 }
 
-fn load(directory: &Path, file_name: OsString) -> StoredCheckpoint {
+/// Tries a lock until `timeout`. Returns whether it was acquired.
+fn wait_for_lock(
+    timeout: Duration,
+    mut try_lock: impl FnMut() -> Result<(), TryLockError>,
+) -> io::Result<bool> {
+    let start = Instant::now();
+    loop {
+        match try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if start.elapsed() < timeout => {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        }
+    }
+}
+
+pub(super) fn load(directory: &Path, file_name: OsString) -> StoredCheckpoint {
     match read_intent(directory, &file_name) {
         Ok(checkpoint) => {
             // Only a hint: without it the addresses are those of the intent.

@@ -12,6 +12,7 @@
 //! Only containers with networks of their own are tracked. Containers that join another's network
 //! or use the host's have nothing to clean up.
 
+mod attached;
 pub mod attacher;
 pub mod checkpoint;
 mod container;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+pub use self::attached::AttachedContainers;
 use self::attacher::{Attacher, Target};
 use self::checkpoint::{Checkpoint, ExecutorKey, Owner};
 use self::container::{Container, Containers, NamespaceOwner, NetworkState, lock};

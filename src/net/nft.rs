@@ -228,6 +228,16 @@ impl Table {
         }
     }
 
+    /// Expects exactly `elements`, most of which other processes of this instance have added. The
+    /// next [`Table::repair`] compares the whole table with them. Changes nothing.
+    pub fn expect(&self, elements: impl IntoIterator<Item = Element>) {
+        let mut state = self.lock();
+        state.groups.clear();
+        let keyed = elements.into_iter().map(|element| (key(&element), element));
+        state.expected = keyed.collect();
+        state.is_complete = false;
+    }
+
     /// Removes those of `elements` that are in the table with the same comment.
     pub fn remove(&self, elements: &[Element]) -> Result<(), NftError> {
         let mut state = self.lock();

@@ -204,7 +204,7 @@ impl BridgeDriver {
             return bridge_failed(intent, error);
         };
         let port = intent.ports.iter().find(|port| {
-            self.elements_of_port(intent, **port)
+            elements_of_port(&self.owner, intent, **port)
                 .iter()
                 .any(|other| other.key == element.key)
         });
@@ -505,29 +505,36 @@ impl BridgeDriver {
 
     /// The elements that map the host's ports to the container.
     pub(super) fn port_elements(&self, intent: &Intent<BridgeIntent>) -> Vec<Element> {
-        intent
-            .ports
-            .iter()
-            .flat_map(|port| self.elements_of_port(intent, *port))
-            .collect()
+        port_elements(&self.owner, intent)
     }
+}
 
-    fn elements_of_port(&self, intent: &Intent<BridgeIntent>, port: PortMapping) -> Vec<Element> {
-        let label = self
-            .owner
-            .container_label(intent, &intent.provider.host_interface);
-        mapped_addresses(intent)
-            .map(|address| {
-                Element::port(
-                    protocol_number(port.protocol),
-                    port.host_port,
-                    address,
-                    port.container_port,
-                    &label,
-                )
-            })
-            .collect()
-    }
+/// The elements that map the host's ports to a container.
+pub(super) fn port_elements(owner: &OwnerTag, intent: &Intent<BridgeIntent>) -> Vec<Element> {
+    intent
+        .ports
+        .iter()
+        .flat_map(|port| elements_of_port(owner, intent, *port))
+        .collect()
+}
+
+fn elements_of_port(
+    owner: &OwnerTag,
+    intent: &Intent<BridgeIntent>,
+    port: PortMapping,
+) -> Vec<Element> {
+    let label = owner.container_label(intent, &intent.provider.host_interface);
+    mapped_addresses(intent)
+        .map(|address| {
+            Element::port(
+                protocol_number(port.protocol),
+                port.host_port,
+                address,
+                port.container_port,
+                &label,
+            )
+        })
+        .collect()
 }
 
 /// Names of groups in a message.

@@ -8,7 +8,8 @@
 //! that have arrived. What another program changed is put back and logged; what cannot be put back
 //! fails the attaches that need it, and is tried again.
 //!
-//! Locks, in this order: the file lock of the leases' directory, the state here, the table.
+//! Locks, in this order: that of the checkpoints (`repair`), the file lock of the leases' directory,
+//! the state here, the table.
 
 use std::collections::{BTreeSet, HashMap, HashSet, hash_map};
 use std::os::fd::OwnedFd;
@@ -36,6 +37,10 @@ use crate::net::nft::{Element, NftError, Set, Table};
 use crate::node_state::{NodeState, NodeStateFile};
 use crate::provider::ownership::OwnerTag;
 use crate::provider::{BoxError, Intent, LostInterface};
+
+mod repair;
+
+pub use repair::{HostRepair, RepairOutcome};
 
 /// How often a bridge is corrected before another program counts as changing it all the time.
 const MAX_CORRECTIONS: usize = 4;

@@ -41,6 +41,7 @@ use contrail_mesos_api::cluster::{Admission, Membership};
 use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub use conflicts::{Conflict, ConflictSeverity, conflicts};
+pub use host_side::{HostRepair, RepairOutcome};
 
 mod comparison;
 mod conflicts;
