@@ -493,6 +493,33 @@ provider = 'overlay'
     }
 
     #[test]
+    fn detach_removes_nothing_while_a_repair_is_in_progress() {
+        isolated(|| {
+            let host = Host::new();
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let _guard = runtime.enter();
+            let agent = Arc::new(host.agent());
+            let container = runtime.block_on(host.attach(&agent, "one", "blue", &[tcp(8080)]));
+            let container = container.map_err(|(_, error)| error).unwrap();
+            let checkpoints = agent.checkpoints().clone();
+            let lock = checkpoints.lock_for_repair().unwrap().unwrap();
+            let (detaching, checkpoint) = (Arc::clone(&agent), container.checkpoint.clone());
+            let detach = runtime.spawn(async move { detaching.detach(&checkpoint).await });
+            let directory = checkpoints.directory(&container.checkpoint.container);
+            while directory.join("attached.json").exists() {
+                std::thread::yield_now();
+            }
+            let name = container.host_interface();
+            assert!(link_names().contains(&name));
+            assert!(nft_ruleset().contains(&name));
+            assert!(std::time::Instant::now() < lock.deadline());
+            drop(lock);
+            runtime.block_on(detach).unwrap().unwrap();
+            host.assert_clean();
+        });
+    }
+
+    #[test]
     fn host_without_the_interfaces_of_a_reboot_stays_as_it_is() {
         isolated_async(|| async {
             let host = Host::new();
@@ -621,6 +648,10 @@ provider = 'overlay'
                         };
                         if let Some(checkpoint) = checkpoint {
                             agent.detach(&checkpoint).await.unwrap();
+                            // From now on, nobody gives anything back.
+                            let name = checkpoint.container.host_interface("eth0");
+                            let left = link_names().contains(&name);
+                            assert!(!left && !nft_ruleset().contains(&name), "{name} is left");
                         }
                     }
                     attached
@@ -628,9 +659,10 @@ provider = 'overlay'
             });
             let lifecycles = lifecycles.collect::<Vec<_>>();
             let all = runtime.block_on(futures::future::join_all(lifecycles));
-            let attached: usize = all.into_iter().map(Result::unwrap).sum();
+            // A failed test ends the daemon, too.
             is_over.store(true, Ordering::Relaxed);
             let daemon = disturber.join().unwrap();
+            let attached: usize = all.into_iter().map(Result::unwrap).sum();
             assert!(
                 attached > 150,
                 "only {attached} of 300 containers were attached"
