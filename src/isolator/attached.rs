@@ -9,7 +9,7 @@
 //! has to be put back for it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -180,16 +180,16 @@ impl Notifications {
         let flags = created | ended | AddWatchFlags::IN_ONLYDIR;
         self.root_watch = Some(self.inotify.add_watch(&self.root, flags)?);
         for entry in fs::read_dir(&self.root)? {
-            self.watch_container(entry?.file_name());
+            self.watch_container(&entry?.file_name());
         }
         Ok(())
     }
 
     /// Waits for the end of an attach, unless it is complete already, which is returned. Without a
     /// watch, it is found by the next reading.
-    fn watch_container(&mut self, name: OsString) -> bool {
+    fn watch_container(&mut self, name: &OsStr) -> bool {
         let written = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_ONLYDIR;
-        let directory = self.root.join(&name);
+        let directory = self.root.join(name);
         let watch = self.inotify.add_watch(&directory, written);
         let is_attached = directory.join(ATTACHMENTS_FILE).exists();
         match watch {
@@ -247,7 +247,7 @@ impl Notifications {
             ) {
                 self.root_watch = None;
             }
-            return event.name.is_some_and(|name| self.watch_container(name));
+            return event.name.is_some_and(|name| self.watch_container(&name));
         }
         if event.mask.contains(AddWatchFlags::IN_IGNORED) {
             self.pending.remove(&event.wd);

@@ -451,9 +451,7 @@ impl Attacher {
             // A provider that starts after its detach would not be undone.
             let _ = sync.await;
         }
-        let checkpoints = self.checkpoints.clone();
-        let container = checkpoint.container.clone();
-        let begun = in_place(move || checkpoints.begin_detach(&container)).await?;
+        let begun = self.begin_detach(&checkpoint.container).await;
         let intents: Vec<&Intent> = intents(checkpoint).collect();
         let detached = self
             .providers
@@ -465,11 +463,17 @@ impl Attacher {
             .remove_state(&checkpoint.container, handle, detached.is_ok())
             .await;
         IsolatorError::combine(
-            [begun.map_err(IsolatorError::from), detached, removed]
+            [begun, detached, removed]
                 .into_iter()
                 .filter_map(Result::err)
                 .collect(),
         )
+    }
+
+    /// See [`Checkpoints::begin_detach`].
+    async fn begin_detach(&self, container: &ContainerId) -> Result<(), IsolatorError> {
+        let (checkpoints, container) = (self.checkpoints.clone(), container.clone());
+        Ok(in_place(move || checkpoints.begin_detach(&container)).await??)
     }
 
     /// The teardowns of detached containers that peers have yet to complete. They have no checkpoint
@@ -632,6 +636,7 @@ impl Attacher {
         container: &ContainerId,
         is_of_agent: bool,
     ) -> Result<(), IsolatorError> {
+        let begun = self.begin_detach(container).await;
         let detached = self
             .providers
             .remove_container(container)
@@ -640,7 +645,7 @@ impl Attacher {
         let handle = is_of_agent.then(|| self.handle_path(container));
         let removed = self.remove_state(container, handle, detached.is_ok()).await;
         IsolatorError::combine(
-            [detached, removed]
+            [begun, detached, removed]
                 .into_iter()
                 .filter_map(Result::err)
                 .collect(),

@@ -114,6 +114,7 @@ impl HostRepair {
         let intents: Vec<_> = intents.into_iter().filter_map(bridge_intent).collect();
         if intents.is_empty() {
             self.bridges.clear();
+            self.watch(std::iter::empty());
             self.host.table.expect([]);
             return Ok(RepairOutcome::default());
         }
