@@ -42,36 +42,59 @@ pub fn all(socket: &mut NetlinkSocket) -> Result<Vec<Route>, NetlinkError> {
 }
 
 fn read(message: &RouteMessage) -> Option<Route> {
+    let MainRoute {
+        destination, links, ..
+    } = main_route(message)?;
+    let is_unicast = message.header.kind == RouteType::Unicast;
+    is_unicast.then_some(Route { destination, links })
+}
+
+/// What a message says about a route of the main table.
+struct MainRoute {
+    destination: IpNet,
+    links: Vec<u32>,
+    gateway: Option<IpAddr>,
+    metric: u32,
+    /// Whether there is anything besides one link and one gateway.
+    has_more: bool,
+}
+
+fn main_route(message: &RouteMessage) -> Option<MainRoute> {
     let header = &message.header;
     let mut table = u32::from(header.table);
-    let mut destination = match header.address_family {
+    let mut network = match header.address_family {
         AddressFamily::Inet => unspecified(true),
         AddressFamily::Inet6 => unspecified(false),
         _ => return None,
     };
     let mut links = Vec::new();
+    let (mut gateway, mut metric, mut has_more) = (None, 0, false);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                destination = (*address).into();
-            }
-            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
-                destination = (*address).into();
-            }
-            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(address) => network = ip(address)?,
+            RouteAttribute::Gateway(address) => gateway = ip(address),
             RouteAttribute::Oif(index) => links.push(*index),
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::Table(number) => table = *number,
             RouteAttribute::MultiPath(hops) => {
                 links.extend(hops.iter().map(|hop| hop.interface_index));
+                has_more = true;
             }
+            RouteAttribute::Via(_)
+            | RouteAttribute::Encap(_)
+            | RouteAttribute::NhId(_)
+            | RouteAttribute::Source(_) => has_more = true,
             _ => {}
         }
     }
-    let is_main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
-    if header.kind != RouteType::Unicast || !is_main {
-        return None;
-    }
-    let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
-    Some(Route { destination, links })
+    let destination = IpNet::new(network, header.destination_prefix_length).ok()?;
+    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(MainRoute {
+        destination,
+        links,
+        gateway,
+        metric,
+        has_more,
+    })
 }
 
 /// A unicast route of the main table by one gateway.
@@ -239,43 +262,19 @@ pub fn lookup(
 /// Parses a message about a route of the main table.
 pub(super) fn parse(bytes: &[u8]) -> Option<FoundRoute> {
     let message = RouteMessage::parse(bytes).ok()?;
+    let route = main_route(&message)?;
     let header = &message.header;
-    let mut table = u32::from(header.table);
-    let mut network = match header.address_family {
-        AddressFamily::Inet => unspecified(true),
-        AddressFamily::Inet6 => unspecified(false),
-        _ => return None,
-    };
-    let mut route = FoundRoute {
-        destination: IpNet::from(network),
+    Some(FoundRoute {
+        destination: route.destination,
         protocol: header.protocol.into(),
-        index: None,
-        gateway: None,
-        metric: 0,
+        index: route.links.first().copied(),
+        gateway: route.gateway,
+        metric: route.metric,
         is_altered: header.kind != RouteType::Unicast
             || !header.flags.contains(RouteFlags::Onlink)
-            || header.tos != 0,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => network = ip(address)?,
-            RouteAttribute::Gateway(address) => route.gateway = ip(address),
-            RouteAttribute::Oif(index) => route.index = Some(*index),
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::MultiPath(hops) => {
-                route.index = hops.first().map(|hop| hop.interface_index);
-                route.is_altered = true;
-            }
-            RouteAttribute::Via(_)
-            | RouteAttribute::Encap(_)
-            | RouteAttribute::NhId(_)
-            | RouteAttribute::Source(_) => route.is_altered = true,
-            _ => {}
-        }
-    }
-    route.destination = IpNet::new(network, header.destination_prefix_length).ok()?;
-    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+            || header.tos != 0
+            || route.has_more,
+    })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
