@@ -207,7 +207,9 @@ impl TryFrom<String> for Mac {
         for byte in &mut bytes {
             *byte = parts
                 .next()
-                .filter(|part| part.len() == 2)
+                .filter(|part| {
+                    part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit())
+                })
                 .and_then(|part| u8::from_str_radix(part, 16).ok())
                 .ok_or_else(|| {
                     format!("{text:?} is not a MAC address such as 02:00:5e:00:53:01")
@@ -308,5 +310,27 @@ mod tests {
             id.parent().and_then(|id| id.parent()),
             Some(ContainerId::top_level("a"))
         );
+    }
+
+    #[test]
+    fn mac_address_has_six_bytes_of_two_digits() {
+        let parse = |text: &str| Mac::try_from(text.to_owned());
+        assert_eq!(
+            parse("02:00:5E:00:53:ff"),
+            Ok(Mac([2, 0, 0x5e, 0, 0x53, 0xff]))
+        );
+        for invalid in [
+            "",
+            "02:00:5e:00:53",
+            "02:00:5e:00:53:01:02",
+            "02:00:5e:00:53:1",
+            "02:00:5e:00:53:+f",
+            "+2:00:5e:00:53:01",
+            "02:00:5e:00:53: f",
+            "02-00-5e-00-53-01",
+            "02:00:5e:00:53:0g",
+        ] {
+            assert!(parse(invalid).is_err(), "{invalid:?}");
+        }
     }
 }

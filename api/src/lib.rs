@@ -9,9 +9,11 @@
 //! config_reader  reads a TOML file and collects every problem
 //! files          reading files of directories that others can write to
 //! limits         the limits of one container
-//! log_line       the text format of log lines
+//! log_line       the formats of log lines
 //! overlay_modules what the modules with the names of DC/OS' overlay modules share
 //! parser_testing damaged input and growth, for tests of parsers (feature `test-util`)
+//! process_metrics the metrics of the process (feature `process-metrics`)
+//! program        how the programs end
 //! recordio       the framing of Mesos' event streams
 //! text           untrusted strings in messages
 //! ```
@@ -32,5 +34,8 @@ pub mod log_line;
 pub mod overlay_modules;
 #[cfg(any(test, feature = "test-util"))]
 pub mod parser_testing;
+#[cfg(feature = "process-metrics")]
+pub mod process_metrics;
+pub mod program;
 pub mod recordio;
 pub mod text;

@@ -1,15 +1,12 @@
 //! The log of the manager: lines of text or of JSON, and a filter that can change at run time.
 //!
-//! Fields of a record are plain values: numbers and booleans stay what they are in JSON, and strings
-//! are not quoted twice. Durations are in milliseconds: see `millis`.
+//! Durations are fields in milliseconds: see `millis`.
 
-use std::io::Write as _;
 use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use contrail_mesos_api::log_line;
 use log::{LevelFilter, Log, Metadata, Record};
-use serde_json::{Map, Value};
 
 /// Reported if another logger is installed.
 pub(super) const NOT_OURS: &str = "another logger is installed";
@@ -117,8 +114,8 @@ fn build(format: LogFormat, filter: &str) -> env_logger::Logger {
             log_line::write(out, time, record)
         }),
         LogFormat::Json => builder.format(|out, record| {
-            let line = json(record, &out.timestamp_micros().to_string());
-            writeln!(out, "{line}")
+            let time = out.timestamp_micros();
+            log_line::write_json(out, time, record)
         }),
     };
     builder.build()
@@ -136,51 +133,6 @@ impl Log for ReloadableLogger {
     }
 
     fn flush(&self) {}
-}
-
-/// The fields of a record, as JSON.
-struct JsonFields(Map<String, Value>);
-
-impl<'kvs> log::kv::VisitSource<'kvs> for JsonFields {
-    fn visit_pair(
-        &mut self,
-        key: log::kv::Key<'kvs>,
-        value: log::kv::Value<'kvs>,
-    ) -> Result<(), log::kv::Error> {
-        let json = if let Some(number) = value.to_u64() {
-            number.into()
-        } else if let Some(number) = value.to_i64() {
-            number.into()
-        } else if let Some(number) = value.to_f64() {
-            number.into()
-        } else if let Some(boolean) = value.to_bool() {
-            boolean.into()
-        } else {
-            value.to_string().into()
-        };
-        // A field must not replace one that every record has.
-        let key = match key.as_str() {
-            reserved @ ("time" | "level" | "target" | "message") => format!("{reserved}_"),
-            other => other.to_owned(),
-        };
-        self.0.insert(key, json);
-        Ok(())
-    }
-}
-
-fn json(record: &Record<'_>, time: &str) -> Value {
-    let mut fields = JsonFields(Map::new());
-    fields.0.insert("time".to_owned(), time.into());
-    fields
-        .0
-        .insert("level".to_owned(), record.level().as_str().into());
-    fields.0.insert("target".to_owned(), record.target().into());
-    fields
-        .0
-        .insert("message".to_owned(), record.args().to_string().into());
-    // A value that cannot be formatted is left out rather than the whole line.
-    let _ = record.key_values().visit(&mut fields);
-    Value::Object(fields.0)
 }
 
 #[cfg(test)]
@@ -209,43 +161,5 @@ mod tests {
             assert!(check(invalid).is_err(), "{invalid}");
         }
         assert!(set_filter("loud").is_err());
-    }
-
-    #[test]
-    fn json_line_has_plain_values_on_one_line() {
-        let elapsed_ms = millis(Duration::from_nanos(500_400));
-        let fields = [
-            ("container", log::kv::Value::from("c\"1")),
-            ("message", "x".into()),
-            ("elapsed_ms", elapsed_ms.into()),
-            ("term", 7_u64.into()),
-            ("delta", (-1_i64).into()),
-            ("complete", true.into()),
-        ];
-        let fields: &[(&str, log::kv::Value<'_>)] = &fields;
-        let record = Record::builder()
-            .args(format_args!("ports made\nor not"))
-            .level(log::Level::Warn)
-            .target("t")
-            .key_values(&fields)
-            .build();
-        let line = json(&record, "now").to_string();
-        assert!(!line.contains('\n'), "{line}");
-        let line: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(
-            line,
-            serde_json::json!({
-                "time": "now",
-                "level": "WARN",
-                "target": "t",
-                "message": "ports made\nor not",
-                "message_": "x",
-                "container": "c\"1",
-                "elapsed_ms": 0.5,
-                "term": 7,
-                "delta": -1,
-                "complete": true,
-            })
-        );
     }
 }

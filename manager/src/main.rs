@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use contrail_mesos_api::config_reader::ConfigProblem;
-use contrail_mesos_api::text::with_causes;
+use contrail_mesos_api::program;
 use contrail_mesos_manager::logging::{self, LogFormat};
 use contrail_mesos_manager::{
     Config, DEFAULT_PATH, DryRun, Manager, dry_run, raise_open_files_limit,
@@ -77,13 +77,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("contrail-mesos-manager: {}", with_causes(error.as_ref()));
-            ExitCode::FAILURE
-        }
-    }
+    program::exit_code("contrail-mesos-manager", run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -103,12 +97,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
         Err(error) => {
-            for problem in &error.problems {
-                eprintln!("{problem}");
-            }
-            if error.omitted > 0 {
-                eprintln!("and {} more", error.omitted);
-            }
+            program::print_problems(&error.problems, error.omitted);
             return Ok(ExitCode::FAILURE);
         }
     };

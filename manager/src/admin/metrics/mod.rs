@@ -5,7 +5,6 @@
 //! when somebody scrapes.
 
 mod cluster;
-mod process;
 mod stores;
 
 use std::fmt;
@@ -17,6 +16,7 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use contrail_mesos_api::process_metrics::ProcessCollector;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeMetric, prometheus_text, text,
@@ -37,7 +37,6 @@ use crate::lead::Readiness;
 use crate::listener::ConnectionMetrics;
 use crate::vnc::VncClient;
 use cluster::ClusterCollector;
-use process::ProcessCollector;
 use stores::StoreCollector;
 
 const PREFIX: &str = "contrail_mesos_manager";
