@@ -44,6 +44,7 @@ use crate::groups::GroupsStatus;
 use crate::groups::GroupsView;
 use crate::local_state::local_state;
 use crate::report::ReportStatus;
+use crate::subsystem::ClusterUse;
 use crate::uplink;
 use crate::watch::{Connection, States};
 use drops::DropsReport;
@@ -113,7 +114,7 @@ impl ApiSources {
         let problems = engine
             .subsystems
             .iter()
-            .filter(|status| status.applied.is_none());
+            .filter(|status| status.applied.is_none() && status.cluster_use != ClusterUse::Unused);
         let problems: Vec<_> = problems
             .map(|status| match status.problems.first() {
                 None => format!("{} is being applied", status.name),

@@ -10,18 +10,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contrail_mesos::config::Config;
+use contrail_mesos::config::{Config, Node};
+use contrail_mesos::net::netlink::NetlinkError;
 use contrail_mesos_api::agent_api::ManagerSetupError;
 use contrail_mesos_api::cluster::{ClusterClient, Versions};
 use contrail_mesos_api::http::AllowedHosts;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::api::{self, ApiSocket, ApiSocketError, ApiSources};
 use crate::cluster_state::ClusterState;
 use crate::docker::{DockerRulesSubsystem, DockerSubsystem};
-use crate::endpoint_report::EndpointReporter;
+use crate::endpoint_report::{EndpointReporter, Reports};
 use crate::engine::Engine;
 use crate::groups::{GroupsSetupError, GroupsSubsystem};
 use crate::host_side::{HostSideError, HostSideSubsystem};
@@ -115,14 +116,41 @@ pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, Subsystems
     Ok(subsystems)
 }
 
+/// What the tasks that talk to the managers publish. The channels stay open without them.
+#[derive(Clone, Debug)]
+struct Publishers {
+    states: watch::Sender<Option<Arc<ClusterState>>>,
+    connection: watch::Sender<Connection>,
+    reports: watch::Sender<ReportStatus>,
+}
+
+/// Starts a part of the daemon.
+fn spawn(
+    tasks: &mut JoinSet<&'static str>,
+    name: &'static str,
+    part: impl Future<Output = ()> + Send + 'static,
+) -> AbortHandle {
+    tasks.spawn(async move {
+        part.await;
+        name
+    })
+}
+
 /// The running daemon.
 #[derive(Debug)]
 pub struct Daemon {
     state_dir: PathBuf,
+    /// The configuration in force.
+    node: Node,
     engine: Engine,
+    /// The containers of this host on overlays, for the managers.
+    endpoint_reports: Reports,
     states: watch::Receiver<Option<Arc<ClusterState>>>,
+    publishers: Publishers,
     /// Each ends with its name.
     tasks: JoinSet<&'static str>,
+    /// Those of the tasks that talk to the managers.
+    manager_tasks: Vec<AbortHandle>,
     listen: Option<SocketAddr>,
     /// Whether this process is the service of the daemon alone.
     is_service: bool,
@@ -177,15 +205,10 @@ impl Daemon {
         let (connection_sender, connection) = watch::channel(Connection::default());
         let (reports_sender, reports) = watch::channel(ReportStatus::default());
         let mut tasks = JoinSet::new();
-        let mut spawn = |name: &'static str, task: futures::future::BoxFuture<'static, ()>| {
-            tasks.spawn(async move {
-                task.await;
-                name
-            });
-        };
         spawn(
+            &mut tasks,
             "cluster.json",
-            Box::pin(stored_state::keep(config.state_dir.clone(), states.clone())),
+            stored_state::keep(config.state_dir.clone(), states.clone()),
         );
         let sources = ApiSources {
             node: node.name.clone(),
@@ -203,56 +226,114 @@ impl Daemon {
         if let Some(listener) = listener {
             let hosts = AllowedHosts::new(&node.allowed_hosts, "");
             let router = api::with_host_check(router.clone(), hosts);
-            spawn("API by TCP", Box::pin(api::serve_tcp(listener, router)));
+            spawn(&mut tasks, "API by TCP", api::serve_tcp(listener, router));
         }
-        spawn("API", Box::pin(api::serve_unix(socket, router)));
+        spawn(&mut tasks, "API", api::serve_unix(socket, router));
         let service_manager = ServiceManager {
             states: states.clone(),
             engine: engine.status(),
             connection,
         };
         if is_service {
-            spawn("systemd", Box::pin(service_manager.run()));
+            spawn(&mut tasks, "systemd", service_manager.run());
         }
-        if let Some(client) = client {
-            let options = ReportOptions {
-                address: node.address,
-                interval: node.report_interval,
-                versions: versions(),
-                configuration,
-            };
-            let endpoints = EndpointReporter::new(client.clone(), groups.report);
-            let reporter = Reporter::new(
-                client.clone(),
-                options,
-                engine.status(),
-                endpoints.requests(),
-                reports_sender,
-            );
-            spawn("reports", Box::pin(reporter.run()));
-            spawn("reports of endpoints", Box::pin(endpoints.run()));
-            let follower = Follower::new(client, &node.name, states_sender, connection_sender);
-            spawn("watch", Box::pin(follower.run()));
-        } else {
-            log::warn!("[node] has no managers: what is known stays as it is");
-            // Without a sender the receivers would take the channels for closed.
-            spawn(
-                "watch",
-                Box::pin(async move {
-                    let _senders = (states_sender, connection_sender, reports_sender);
-                    std::future::pending::<()>().await;
-                }),
-            );
-        }
-        Ok(Self {
+        let mut daemon = Self {
             state_dir: config.state_dir.clone(),
+            node: node.clone(),
             engine,
+            endpoint_reports: groups.report,
             states,
+            publishers: Publishers {
+                states: states_sender,
+                connection: connection_sender,
+                reports: reports_sender,
+            },
             tasks,
+            manager_tasks: vec![],
             listen: address,
             is_service,
             _lock: lock,
-        })
+        };
+        daemon.follow(client, configuration);
+        Ok(daemon)
+    }
+
+    /// Starts the tasks that talk to the managers, if there are any.
+    fn follow(&mut self, client: Option<ClusterClient>, configuration: String) {
+        let Some(client) = client else {
+            log::warn!("[node] has no managers: what is known stays as it is");
+            return;
+        };
+        let options = ReportOptions {
+            address: self.node.address,
+            interval: self.node.report_interval,
+            versions: versions(),
+            configuration,
+        };
+        let Publishers {
+            states,
+            connection,
+            reports,
+        } = self.publishers.clone();
+        let endpoints = EndpointReporter::new(client.clone(), self.endpoint_reports.clone());
+        let reporter = Reporter::new(
+            client.clone(),
+            options,
+            self.engine.status(),
+            endpoints.requests(),
+            reports,
+        );
+        let follower = Follower::new(client, &self.node.name, states, connection);
+        let tasks = &mut self.tasks;
+        self.manager_tasks = vec![
+            spawn(tasks, "reports", reporter.run()),
+            spawn(tasks, "reports of endpoints", endpoints.run()),
+            spawn(tasks, "watch", follower.run()),
+        ];
+    }
+
+    /// Applies another configuration, as a whole or not at all: connects to its managers, with the
+    /// token and certificates that their files have now. `configuration` is the hash of the file.
+    /// Returns the keys that need a restart, which keep their old values. Reads files: blocks.
+    pub fn reload(
+        &mut self,
+        config: &Config,
+        configuration: String,
+    ) -> Result<Vec<&'static str>, ManagerSetupError> {
+        let new = &config.node;
+        let old = &self.node;
+        let mut restart = vec![];
+        for (key, is_changed) in [
+            ("state_dir", config.state_dir != self.state_dir),
+            ("node.name", new.name != old.name),
+            ("node.socket", new.socket != old.socket),
+            ("node.listen", new.listen != old.listen),
+            ("node.docker", new.docker != old.docker),
+            ("node.allowed_hosts", new.allowed_hosts != old.allowed_hosts),
+        ] {
+            if is_changed {
+                restart.push(key);
+            }
+        }
+        let node = Node {
+            name: old.name.clone(),
+            socket: old.socket.clone(),
+            listen: old.listen,
+            docker: old.docker.clone(),
+            allowed_hosts: old.allowed_hosts.clone(),
+            ..new.clone()
+        };
+        let client = node.cluster_client()?;
+        self.node = node;
+        for task in self.manager_tasks.drain(..) {
+            task.abort();
+        }
+        self.publishers.connection.send_modify(|connection| {
+            connection.manager = None;
+            connection.problem = None;
+        });
+        self.follow(client, configuration);
+        Ok(restart)
     }
 
     /// The address of the API by TCP, if it is served.
@@ -263,10 +344,14 @@ impl Daemon {
 
     /// Returns when a part of the daemon has ended, which none should: with what has happened.
     pub async fn failed(&mut self) -> String {
-        match self.tasks.join_next().await {
-            Some(Ok(name)) => format!("the part {name} has ended"),
-            Some(Err(error)) => format!("a part has failed: {error}"),
-            None => "all parts have ended".to_owned(),
+        loop {
+            return match self.tasks.join_next().await {
+                Some(Ok(name)) => format!("the part {name} has ended"),
+                // By a reload.
+                Some(Err(error)) if error.is_cancelled() => continue,
+                Some(Err(error)) => format!("a part has failed: {error}"),
+                None => "all parts have ended".to_owned(),
+            };
         }
     }
 
@@ -436,6 +521,43 @@ mod tests {
             state
         );
         assert_eq!(state_now(&config).await.unwrap(), state);
+    }
+
+    #[tokio::test]
+    async fn reload_connects_to_other_managers_or_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(directory.path());
+        let mut daemon = start(&config).await.unwrap();
+        let mut connection = daemon.publishers.connection.subscribe();
+        // Nobody listens there.
+        let manager = |text| contrail_mesos_api::http::Address::parse(text, 6990).unwrap();
+        config.node.managers = vec![manager("127.0.0.1:1")];
+        let restart = daemon.reload(&config, String::new()).unwrap();
+        assert_eq!(restart, [""; 0]);
+        connection
+            .wait_for(|connection| connection.problem.is_some())
+            .await
+            .unwrap();
+        let valid = config.clone();
+        config.node.token_file = Some(directory.path().join("missing"));
+        config.node.name = "another".to_owned();
+        config.node.managers = vec![manager("127.0.0.1:2")];
+        assert!(daemon.reload(&config, String::new()).is_err());
+        assert_eq!(daemon.node, valid.node);
+        config.node.token_file = None;
+        config.state_dir = directory.path().join("other");
+        config.node.listen = None;
+        let restart = daemon.reload(&config, String::new()).unwrap();
+        assert_eq!(restart, ["state_dir", "node.name", "node.listen"]);
+        assert_eq!(daemon.node.name, "node-1");
+        assert_eq!(daemon.node.managers, config.node.managers);
+        // The tasks that were replaced are no failure.
+        let failed = tokio::time::timeout(Duration::ZERO, daemon.failed()).await;
+        assert!(failed.is_err(), "{failed:?}");
+        config.node.managers.clear();
+        daemon.reload(&config, String::new()).unwrap();
+        assert_eq!(connection.borrow().manager, None);
+        daemon.stop().await;
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ const CHANGE_DELAY: Backoff = Backoff::new(Duration::from_millis(10), Duration::
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// The list of containers that is reported; none before it is known.
-type Reports = watch::Receiver<Option<Arc<EndpointsReport>>>;
+pub type Reports = watch::Receiver<Option<Arc<EndpointsReport>>>;
 
 /// What the managers have said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -236,14 +236,14 @@ async fn wake_for_each(mut states: States, wake: UnixStream) {
 }
 
 /// Compares once without changing anything. Returns the outcome of each subsystem, or why it could
-/// not compare.
+/// not compare. Without a state, those that need one are left out.
 pub fn dry_run(
     subsystems: &mut [Box<dyn Subsystem>],
-    state: &ClusterState,
+    state: Option<&ClusterState>,
 ) -> Vec<(&'static str, Result<Outcome, String>)> {
     let compare = |subsystem: &mut Box<dyn Subsystem>| {
         let result = catch_unwind(AssertUnwindSafe(|| {
-            reconcile(subsystem.as_mut(), Some(state), Mode::DryRun)
+            reconcile(subsystem.as_mut(), state, Mode::DryRun)
         }));
         let outcome = match result {
             Ok(Ok(outcome)) => Ok(outcome),
@@ -252,7 +252,11 @@ pub fn dry_run(
         };
         (subsystem.name(), outcome)
     };
-    subsystems.iter_mut().map(compare).collect()
+    subsystems
+        .iter_mut()
+        .filter(|subsystem| state.is_some() || subsystem.cluster_use() != ClusterUse::Required)
+        .map(compare)
+        .collect()
 }
 
 /// A comparison with the state that the subsystem uses.
@@ -845,9 +849,17 @@ mod tests {
             ..Fake::default()
         };
         let mut subsystems = vec![Fake::boxed("panics", [Step::Panic]), Box::new(fake)];
-        let outcomes = dry_run(&mut subsystems, &cluster("1.1"));
+        let outcomes = dry_run(&mut subsystems, Some(&cluster("1.1")));
         assert!(outcomes[0].1.is_err());
         assert_eq!(outcomes[1].1.as_ref().unwrap().changes.len(), 1);
         assert_eq!(*seen.lock().unwrap(), [(revision("1.1"), Mode::DryRun)]);
+        subsystems.push(Box::new(Fake {
+            name: "host",
+            cluster_use: ClusterUse::Unused,
+            ..Fake::default()
+        }));
+        let outcomes = dry_run(&mut subsystems, None);
+        let names: Vec<_> = outcomes.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["host"]);
     }
 }

@@ -9,6 +9,7 @@
 //! engine, schedule run the subsystems
 //! host_side        the subsystem that repairs what containers need of the host
 //! local_state      the subsystem that writes what the library needs at a launch
+//! namespace_lock   one daemon per network namespace
 //! overlay          the subsystem that keeps the overlays' data path between hosts
 //! groups           the subsystem that keeps who reaches the containers of this host
 //! endpoint_report  reports this host's containers on overlays to the managers
@@ -43,6 +44,7 @@ pub mod local_state;
 pub mod masquerade;
 #[allow(unsafe_code, reason = "the only module that C++ calls")]
 mod module;
+pub mod namespace_lock;
 pub mod overlay;
 mod replica;
 pub mod report;

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use contrail_mesos::config::{Config, ConfigProblem, DEFAULT_PATH, Source};
 use contrail_mesos_api::config_reader::{read_file, secret_file_warning};
-use contrail_mesos_api::log_line;
-use contrail_mesos_api::text::{Escaped, hex, with_causes};
-use contrail_mesos_node::daemon::{self, Daemon};
+use contrail_mesos_api::text::{Escaped, hex};
+use contrail_mesos_api::{log_line, program};
+use contrail_mesos_node::daemon::{self, Daemon, NoStateError};
 use contrail_mesos_node::engine;
+use contrail_mesos_node::namespace_lock::NamespaceLock;
 use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,6 +33,17 @@ struct Arguments {
     /// differences, 2 if there are, and 1 on errors
     #[arg(long)]
     dry_run: bool,
+    /// Format of the log
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT", global = true)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// Text
+    Text,
+    /// JSON, one object a line
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
@@ -43,12 +55,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
-        .format(|out, record| {
-            let time = out.timestamp();
-            log_line::write(out, time, record)
-        })
-        .init();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -58,13 +64,25 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("contrail-mesos-node: {}", with_causes(error.as_ref()));
-            ExitCode::FAILURE
-        }
-    }
+    init_log(arguments.log_format);
+    program::exit_code("contrail-mesos-node", run(&arguments))
+}
+
+/// The filter is that of the variable `RUST_LOG`.
+fn init_log(format: LogFormat) {
+    let filter = env_logger::Env::default().default_filter_or("info");
+    let mut builder = env_logger::Builder::from_env(filter);
+    match format {
+        LogFormat::Text => builder.format(|out, record| {
+            let time = out.timestamp();
+            log_line::write(out, time, record)
+        }),
+        LogFormat::Json => builder.format(|out, record| {
+            let time = out.timestamp_micros();
+            log_line::write_json(out, time, record)
+        }),
+    };
+    builder.init();
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -73,12 +91,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let config = match &read.config {
         Ok(config) => config,
         Err(error) => {
-            for problem in &error.problems {
-                eprintln!("{problem}");
-            }
-            if error.omitted > 0 {
-                eprintln!("and {} more", error.omitted);
-            }
+            program::print_problems(&error.problems, error.omitted);
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -121,8 +134,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     if arguments.dry_run {
-        let state = runtime.block_on(daemon::state_now(config))?;
-        return dry_run(config, &state);
+        let state = match runtime.block_on(daemon::state_now(config)) {
+            Ok(state) => Some(state),
+            // Such a daemon does what needs no manager.
+            Err(NoStateError::NoManager { .. }) if config.node.managers.is_empty() => None,
+            Err(error) => return Err(error.into()),
+        };
+        return dry_run(config, state.as_ref());
     }
     let served = runtime.block_on(serve(config, path));
     // Whatever still waits for a peer does not matter any more.
@@ -132,7 +150,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn dry_run(
     config: &Config,
-    state: &contrail_mesos_node::cluster_state::ClusterState,
+    state: Option<&contrail_mesos_node::cluster_state::ClusterState>,
 ) -> Result<ExitCode> {
     use std::io::Write as _;
 
@@ -153,11 +171,11 @@ fn dry_run(
             writeln!(out, "{name}: problem: {}", Escaped(&problem))?;
         }
     }
-    writeln!(
-        out,
-        "{changes} to change, {failures} problems, at revision {}",
-        state.revision
-    )?;
+    let at = state.map_or_else(
+        || "without a state of the cluster".to_owned(),
+        |state| format!("at revision {}", state.revision),
+    );
+    writeln!(out, "{changes} to change, {failures} problems, {at}")?;
     Ok(match (failures, changes) {
         (0, 0) => ExitCode::SUCCESS,
         (0, _) => ExitCode::from(EXIT_DIFFERS),
@@ -165,13 +183,48 @@ fn dry_run(
     })
 }
 
-async fn serve(config: &Config, path: &Path) -> Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let hash = read_file(path).map_or_else(
+/// The beginning of the hash of the configuration file.
+fn configuration_hash(path: &Path) -> String {
+    read_file(path).map_or_else(
         |_| String::new(),
         |text| hex(&Sha256::digest(text))[..HASH_CHARS].to_owned(),
-    );
+    )
+}
+
+/// Reads the configuration again, applies what can change, and logs the result.
+fn reload(daemon: &mut Daemon, path: &Path) {
+    let file = path.display();
+    // Reads files, while the subsystems go on, on threads of their own.
+    let read = tokio::task::block_in_place(|| Source::file(path).read());
+    let config = match read.config {
+        Ok(config) => config,
+        Err(error) => {
+            for problem in &error.problems {
+                log::error!("{problem}");
+            }
+            let problems = error.problems.len() + error.omitted;
+            log::error!(file:%, problems; "configuration rejected; the old one stays in force");
+            return;
+        }
+    };
+    match tokio::task::block_in_place(|| daemon.reload(&config, configuration_hash(path))) {
+        Ok(restart) if restart.is_empty() => log::info!(file:%; "configuration reloaded"),
+        Ok(restart) => {
+            let needs_restart = restart.join(", ");
+            log::warn!(file:%, needs_restart; "configuration reloaded, except keys that need a restart");
+        }
+        Err(error) => {
+            log::error!(file:%, error:%; "configuration rejected; the old one stays in force");
+        }
+    }
+}
+
+async fn serve(config: &Config, path: &Path) -> Result<ExitCode> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let hash = configuration_hash(path);
+    let _only = NamespaceLock::acquire(&config.state_dir)?;
     let mut daemon = Daemon::start(config, hash, daemon::subsystems(config)?).await?;
     let name = &config.node.name;
     let socket = config.node.socket.display();
@@ -179,10 +232,13 @@ async fn serve(config: &Config, path: &Path) -> Result<ExitCode> {
     if let Some(address) = daemon.listen() {
         log::info!("API at http://{address}");
     }
-    let failure = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        failure = daemon.failed() => Some(failure),
+    let failure = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            failure = daemon.failed() => break Some(failure),
+            _ = hangup.recv() => reload(&mut daemon, path),
+        }
     };
     if let Some(failure) = &failure {
         log::error!("stopping, to be started again: {failure}");

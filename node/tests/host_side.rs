@@ -27,9 +27,9 @@ mod root_tests {
     use contrail_mesos::network_request::ContainerRequest;
     use contrail_mesos::node_state::{LocalOverlay, NodeState};
     use contrail_mesos::provider::{AddressRequest, NetworkRequest, PortMapping, Protocol};
-    use contrail_mesos_api::cluster::Revision;
+    use contrail_mesos_api::cluster::{Membership, Revision};
     use contrail_mesos_api::container::ContainerId;
-    use contrail_mesos_node::engine::Engine;
+    use contrail_mesos_node::engine::{Engine, EngineStatus};
     use contrail_mesos_node::host_side::HostSideSubsystem;
     use contrail_mesos_node::subsystem::{Mode, Outcome, Subsystem as _};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -70,7 +70,11 @@ provider = 'overlay'
             let path = directory.path().join("agent.toml");
             let state_dir = directory.path().join("state");
             let netns_dir = directory.path().join("netns");
-            let text = format!("state_dir = {state_dir:?}\nnetns_dir = {netns_dir:?}\n{NETWORKS}");
+            let text = format!(
+                "state_dir = '{}'\nnetns_dir = '{}'\n{NETWORKS}",
+                state_dir.display(),
+                netns_dir.display()
+            );
             std::fs::write(&path, text).unwrap();
             let config = Source::file(path).load().unwrap();
             let overlay = LocalOverlay {
@@ -120,6 +124,7 @@ provider = 'overlay'
                 network: network.unwrap().clone(),
                 addresses: vec![AddressRequest::Any],
                 ports: ports.to_vec(),
+                membership: Membership::default(),
                 labels: std::collections::BTreeMap::new(),
                 info: contrail_mesos::proto::mesos::NetworkInfo::default(),
             };
@@ -684,7 +689,7 @@ provider = 'overlay'
             let (_states, receiver) = watch::channel(None);
             let engine = Engine::start(vec![Box::new(host.subsystem())], &receiver).unwrap();
             let mut status = engine.status();
-            let attempted = status.wait_for(|status| status.has_attempted()).await;
+            let attempted = status.wait_for(EngineStatus::has_attempted).await;
             assert_eq!(attempted.unwrap().subsystems[0].changes, 0);
             run("nft", "flush ruleset");
             let repaired = status

@@ -59,6 +59,9 @@ pub enum ModuleConfigError {
     Certificate,
 }
 
+/// Where Docker serves its API, unless a parameter says otherwise.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
 /// What a module runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentModuleConfig {
@@ -89,6 +92,7 @@ impl AgentModuleConfig {
                 data_directory: None,
                 mtu: DEFAULT_MTU,
                 mesos_bridge: true,
+                docker_bridge: true,
                 warnings: vec![],
             },
             AgentModuleKind::Manager => {
@@ -128,6 +132,11 @@ impl AgentModuleConfig {
             return Err(ModuleConfigError::Name(name));
         }
         let address = parameters.parsed("address", reachable)?;
+        let docker = match parameters.parsed("docker", absolute)? {
+            // The operator says that there is Docker.
+            Some(socket) => Some(socket),
+            None => Some(PathBuf::from(DOCKER_SOCKET)).filter(|socket| socket.exists()),
+        };
         config.node = Node {
             managers,
             token_file: parameters.parsed("token_file", absolute)?,
@@ -141,6 +150,7 @@ impl AgentModuleConfig {
                 .map(str::to_owned)
                 .collect(),
             report_interval: config.node.report_interval,
+            docker: docker.filter(|_| file.docker_bridge),
         };
         parameters.finish()?;
         let cni = file.mesos_bridge.then_some(CniFileOptions {
@@ -212,6 +222,7 @@ struct AgentFile {
     data_directory: Option<PathBuf>,
     mtu: u32,
     mesos_bridge: bool,
+    docker_bridge: bool,
     warnings: Vec<ConfigProblem>,
 }
 
@@ -259,15 +270,14 @@ fn read(top: &Section<'_>) -> Option<AgentFile> {
     let data_directory = path("cni_data_dir");
     let master = top.text("master", "host:port, zk://… or file://…");
     top.allow(&["max_configuration_attempts"]);
-    let (mut mtu, mut mesos_bridge) = (DEFAULT_MTU, true);
+    let (mut mtu, mut mesos_bridge, mut docker_bridge) = (DEFAULT_MTU, true, true);
     if let Some(section) = top.section("network_config") {
         section.allow(&["command_timeout", "enable_ipv6"]);
         mtu = section
             .integer("overlay_mtu", MTU_RANGE)
             .unwrap_or(DEFAULT_MTU);
         mesos_bridge = section.boolean("mesos_bridge", true);
-        // Docker's networks are no part of the module.
-        section.boolean("docker_bridge", true);
+        docker_bridge = section.boolean("docker_bridge", true);
         if !section.boolean("allocate_subnet", true) {
             let message =
                 "has no effect: this node gets subnets as others do, and uses none of them";
@@ -281,6 +291,7 @@ fn read(top: &Section<'_>) -> Option<AgentFile> {
         data_directory,
         mtu,
         mesos_bridge,
+        docker_bridge,
         warnings: vec![],
     })
 }

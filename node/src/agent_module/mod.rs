@@ -24,7 +24,7 @@ pub use config::{AgentModuleConfig, AgentModuleKind, ModuleConfigError};
 pub use masters::MasterError;
 
 use crate::cni_files::CniFilesSubsystem;
-use crate::daemon::{self, Daemon, StartError};
+use crate::daemon::{self, Daemon, StartError, SubsystemsError};
 use crate::masquerade::MasqueradeSubsystem;
 use crate::subsystem::Subsystem;
 
@@ -53,6 +53,9 @@ pub enum AgentModuleError {
     /// The daemon cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The subsystems cannot be set up.
+    #[error(transparent)]
+    Subsystems(#[from] SubsystemsError),
     /// The kernel's network cannot be read.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),

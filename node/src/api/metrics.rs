@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use contrail_mesos::net::nft::groups::DropReason;
+use contrail_mesos_api::process_metrics::ProcessCollector;
 
 use super::{ApiSources, drops};
 use crate::engine::SubsystemStatus;
@@ -31,6 +32,7 @@ impl Metrics {
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         own.register("build", "The version of this daemon", version);
         own.register_collector(Box::new(sources));
+        registry.register_collector(Box::new(ProcessCollector));
         Self(registry)
     }
 

@@ -95,6 +95,7 @@ async fn api_shows_the_state_by_a_unix_socket_of_its_owner() {
     ] {
         assert!(body.lines().any(|other| other == line), "{line}\n{body}");
     }
+    assert!(body.contains("\nprocess_resident_memory_bytes "), "{body}");
     let (_, body) = request(&path, "GET /v1/groups").await;
     let shown: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(shown["is_active"], false);

@@ -38,8 +38,6 @@ use crate::cluster_state::ClusterState;
 use crate::subsystem::{BoxError, Mode, Outcome, Subsystem};
 use crate::uplink::{self, Uplink};
 
-pub(crate) use self::desired::device_name;
-
 mod actual;
 mod desired;
 mod diff;

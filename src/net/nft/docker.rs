@@ -28,7 +28,7 @@ use nix::errno::Errno;
 
 use super::batch::{self, BatchError, Message, message_type, request};
 use super::element::{comment, read_comment};
-use super::expressions::packets::Direction;
+use super::expressions::Side;
 use super::expressions::{Expressions, NFPROTO_IPV4, NFPROTO_IPV6};
 use super::ruleset::{delete_table, new_table};
 use crate::net::netlink::{NetlinkError, NetlinkSocket, Request};
@@ -96,10 +96,10 @@ impl DesiredRules {
         let bridges = self
             .bridges
             .iter()
-            .flat_map(|name| [accept(Direction::From, name), accept(Direction::To, name)]);
+            .flat_map(|name| [accept(Side::Source, name), accept(Side::Destination, name)]);
         let from_overlays = self.overlays.iter().map(|name| {
-            Rule::new(about(Direction::From, name), |rule| {
-                rule.interface_is(Direction::From, name);
+            Rule::new(about(Side::Source, name), |rule| {
+                rule.interface_is(Side::Source, name);
                 rule.count();
                 rule.jump(OVERLAY_CHAIN);
             })
@@ -113,7 +113,7 @@ impl DesiredRules {
             Chain {
                 name: OVERLAY_CHAIN,
                 rules: to_overlays
-                    .map(|name| accept(Direction::To, name))
+                    .map(|name| accept(Side::Destination, name))
                     .collect(),
             },
         ]
@@ -125,7 +125,7 @@ impl Masquerade {
     fn chains(&self) -> [Chain; 2] {
         let leaving = self.sources.iter().map(|net| {
             Rule::new(format!("from {net}"), |rule| {
-                rule.address_in(Direction::From, *net);
+                rule.address_in_subnet(Side::Source, *net);
                 rule.jump(LEAVING);
             })
         });
@@ -139,7 +139,7 @@ impl Masquerade {
         ];
         let kept = self.cluster.iter().copied().chain(never).map(|net| {
             Rule::new(format!("to {net} with the container's address"), |rule| {
-                rule.address_in(Direction::To, net);
+                rule.address_in_subnet(Side::Destination, net);
                 rule.go_back();
             })
         });
@@ -161,10 +161,10 @@ impl Masquerade {
 }
 
 /// The comment of a rule about an interface.
-fn about(direction: Direction, interface: &str) -> String {
-    let word = match direction {
-        Direction::From => "from",
-        Direction::To => "to",
+fn about(side: Side, interface: &str) -> String {
+    let word = match side {
+        Side::Source => "from",
+        Side::Destination => "to",
     };
     format!("{MARK}{word} {interface}")
 }
@@ -358,7 +358,7 @@ impl DockerRules {
 
     /// The bridges and the interfaces of overlays that the rules which are there are about.
     pub fn present(&mut self) -> Result<DesiredRules, NetlinkError> {
-        let prefix = about(Direction::To, "");
+        let prefix = about(Side::Destination, "");
         let mut present = DesiredRules::default();
         for family in Family::ALL {
             for (chain, names) in [

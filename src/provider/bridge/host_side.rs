@@ -11,7 +11,7 @@
 //! Locks, in this order: that of the checkpoints (`repair`), the file lock of the leases' directory,
 //! the state here, the table.
 
-use std::collections::{BTreeSet, HashMap, HashSet, hash_map};
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,22 +24,24 @@ use super::BridgeIntent;
 use super::comparison::{Comparison, DueComparisons};
 use super::conflicts::{ConflictSeverity, HostAddresses, NetworkSubnets};
 use super::desired::{BridgeSpec, cluster_subnets, shared_elements};
-use super::driver::needs_hairpin;
 use super::flows;
 use super::host::{Bridge, Fault, HostBridges, HostError};
 use super::registry::{Entry, InterfaceState, NetworkForm, Registry};
 use super::repair_log::RepairLog;
-use crate::net::bridge_ports::{self, PortFlags};
+use crate::net::bridge_ports::PortFlags;
 use crate::net::host_watch::{HostEvent, HostEvents};
-use crate::net::links::{self, BridgePort, Link};
-use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use crate::net::links::{self, Link};
+use crate::net::netlink::NetlinkSocket;
 use crate::net::nft::{Element, NftError, Set, Table};
 use crate::node_state::{NodeState, NodeStateFile};
 use crate::provider::ownership::OwnerTag;
 use crate::provider::{BoxError, Intent, LostInterface};
 
+mod ports;
 mod repair;
 
+use ports::is_right_port;
+pub(super) use ports::{add_forwarding_entry, bridge_port};
 pub use repair::{HostRepair, RepairOutcome};
 
 /// How often a bridge is corrected before another program counts as changing it all the time.
@@ -366,150 +368,6 @@ impl HostSide {
             .map(|entry| &entry.intent)
             .collect();
         flows::forget_untranslated(&intents);
-    }
-
-    fn compare_ports(
-        &self,
-        socket: &mut NetlinkSocket,
-        state: &mut SideState,
-        due: &DueComparisons,
-        comparison: &mut Comparison,
-        failures: &mut Vec<String>,
-    ) {
-        let entries: Vec<_> = if due.all_ports {
-            self.registry.list()
-        } else {
-            let names = due.ports.union(&due.deleted);
-            names.filter_map(|name| self.registry.get(name)).collect()
-        };
-        if entries.is_empty() {
-            return;
-        }
-        let links: Result<HashMap<String, Link>, NetlinkError> = if due.all_ports {
-            links::all(socket).map(|links| {
-                links
-                    .into_iter()
-                    .map(|link| (link.name.clone(), link))
-                    .collect()
-            })
-        } else {
-            entries
-                .iter()
-                .map(|entry| &entry.intent.provider.host_interface)
-                .filter_map(|name| {
-                    let link = links::by_name(socket, name).transpose()?;
-                    Some(link.map(|link| (name.clone(), link)))
-                })
-                .collect()
-        };
-        let links = match links {
-            Ok(links) => links,
-            Err(error) => {
-                failures.push(error.to_string());
-                state.due.all_ports = true;
-                return;
-            }
-        };
-        let mut forwarding = HashMap::new();
-        for entry in entries {
-            let name = &entry.intent.provider.host_interface;
-            let Some(link) = links.get(name) else {
-                self.report_lost(&entry);
-                continue;
-            };
-            let realized = state.realized.get(&entry.intent.provider.bridge);
-            let Some(bridge) = realized.map(|realized| realized.bridge) else {
-                continue;
-            };
-            if !is_present(&entry) {
-                continue;
-            }
-            let corrected = if is_right_port(&entry.intent, link, bridge) {
-                // An attach adds the entry last.
-                if !due.all_ports || entry.state() != InterfaceState::Attached {
-                    continue;
-                }
-                Self::compare_forwarding(socket, &entry.intent, link, bridge, &mut forwarding)
-            } else {
-                let fault = port_fault(&entry.intent, link, bridge);
-                let corrected = self.put_on_bridge(socket, &entry.intent, link, bridge);
-                corrected.map(|()| Some(fault))
-            };
-            match corrected {
-                Ok(fault) => comparison.faults.extend(fault),
-                // A detach that began meanwhile has deleted it.
-                Err(_) if !is_present(&entry) => {}
-                Err(error) => {
-                    failures.push(error.to_string());
-                    state.due.ports.insert(name.clone());
-                }
-            }
-        }
-    }
-
-    /// Reports an attached interface whose host end is gone.
-    fn report_lost(&self, entry: &Entry) {
-        if entry.transition(InterfaceState::Attached, InterfaceState::Lost) {
-            let intent = &entry.intent;
-            let name = &intent.provider.host_interface;
-            // Fails only while the agent shuts down.
-            let _ = self.lost.send(LostInterface {
-                container: intent.container.clone(),
-                message: format!(
-                    "the interface {} of network {:?} is gone: it or its host end {name} was deleted, or its network namespace ended",
-                    intent.interface, intent.network
-                ),
-            });
-        }
-    }
-
-    /// Makes the host end `link` the port that it must be.
-    fn put_on_bridge(
-        &self,
-        socket: &mut NetlinkSocket,
-        intent: &Intent<BridgeIntent>,
-        link: &Link,
-        bridge: Bridge,
-    ) -> Result<(), NetlinkError> {
-        let name = &intent.provider.host_interface;
-        let alias = self.owner.container_label(intent, name);
-        let port = bridge_port(intent, bridge.index);
-        if link.controller == Some(bridge.index) {
-            links::correct_port(socket, name, &alias, port)?;
-        } else {
-            links::enslave(socket, name, &alias, port)?;
-        }
-        if port.is_isolated {
-            add_forwarding_entry(socket, intent, link.index)?;
-        }
-        Ok(())
-    }
-
-    /// Adds the forwarding entry of a container if it is gone, and returns the fault. `known` has the
-    /// entries of the bridges that were read so far.
-    fn compare_forwarding(
-        socket: &mut NetlinkSocket,
-        intent: &Intent<BridgeIntent>,
-        link: &Link,
-        bridge: Bridge,
-        known: &mut HashMap<u32, HashSet<(u32, [u8; 6])>>,
-    ) -> Result<Option<String>, NetlinkError> {
-        if intent.provider.policy.is_none() {
-            return Ok(None);
-        }
-        let index = bridge.index;
-        let entries = match known.entry(index) {
-            hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            hash_map::Entry::Vacant(entry) => entry.insert(bridge_ports::permanent_entries(index)?),
-        };
-        if entries.contains(&(link.index, intent.mac.0)) {
-            return Ok(None);
-        }
-        add_forwarding_entry(socket, intent, link.index)?;
-        let (mac, name) = (intent.mac, &link.name);
-        Ok(Some(format!(
-            "the forwarding entry of {mac} at {name} is gone"
-        )))
     }
 
     /// Brings a bridge, and what its containers share, to the desired state of `forms`, and adds
@@ -899,43 +757,6 @@ fn refuse_mixture(intent: &Intent<BridgeIntent>, forms: &[NetworkForm]) -> Resul
         "the bridge {} still has containers that were launched while the network {others} groups; end them first, or give the network another bridge and another subnet",
         intent.provider.bridge
     )))
-}
-
-/// What a container's host end must be on the bridge with that index.
-pub(super) fn bridge_port(intent: &Intent<BridgeIntent>, bridge: u32) -> BridgePort {
-    BridgePort {
-        bridge,
-        hairpin: needs_hairpin(intent),
-        is_isolated: intent.provider.policy.is_some(),
-    }
-}
-
-/// Whether a container's host end is up, and the port that it must be.
-fn is_right_port(intent: &Intent<BridgeIntent>, link: &Link, bridge: Bridge) -> bool {
-    let is_isolated = intent.provider.policy.is_some();
-    link.controller == Some(bridge.index)
-        && link.up
-        && (!is_isolated || link.port == Some(PortFlags::ISOLATED))
-}
-
-/// What is wrong with a container's host end that is not as it must be.
-fn port_fault(intent: &Intent<BridgeIntent>, link: &Link, bridge: Bridge) -> String {
-    let (name, bridge_name) = (&link.name, &intent.provider.bridge);
-    if link.controller == Some(bridge.index) && link.up {
-        format!("the port {name} of the bridge {bridge_name} is not isolated")
-    } else {
-        format!("the port {name} is down or not on its bridge {bridge_name}")
-    }
-}
-
-/// Makes frames to a container whose groups are isolated go by the host, see [`bridge_ports`]. `port` is
-/// the index of its host end.
-pub(super) fn add_forwarding_entry(
-    socket: &mut NetlinkSocket,
-    intent: &Intent<BridgeIntent>,
-    port: u32,
-) -> Result<(), NetlinkError> {
-    socket.execute_all(&[bridge_ports::add_entry(port, intent.mac.0)])
 }
 
 /// Whether the container's interface is to be there.

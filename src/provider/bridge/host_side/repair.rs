@@ -15,6 +15,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::HostSide;
+use super::ports::{ForwardingEntries, is_right_port, port_fault};
 use crate::net::bridge_address;
 use crate::net::host_watch::HostEvent;
 use crate::net::links::{self, Link};
@@ -86,7 +87,10 @@ impl HostRepair {
             is_due |= match event {
                 HostEvent::LinkDeleted(name) => bridges.contains_key(&name),
                 // It may be one that was attached since the last repair.
-                HostEvent::PortChanged(name) => is_host_interface(&name),
+                HostEvent::PortChanged(name) | HostEvent::PortFlagsChanged(name, _) => {
+                    is_host_interface(&name)
+                }
+                HostEvent::RulesChanged => bridges.values().any(|spec| spec.isolates),
                 HostEvent::BridgeLinkChanged(link) => bridges
                     .get(&link.name)
                     .is_some_and(|spec| !host.bridges.is_right(&link, spec)),
@@ -163,9 +167,10 @@ impl HostRepair {
             elements.extend(port_elements(&self.host.owner, &port.intent));
         }
         self.repair_table(elements, &ports, &mut pass);
+        let mut forwarding = ForwardingEntries::default();
         for port in &ports {
             if let Some(bridge) = indexes.get(&port.intent.provider.bridge) {
-                self.repair_port(port, *bridge, &mut pass);
+                self.repair_port(port, *bridge, &mut forwarding, &mut pass);
             }
         }
         Ok(pass.outcome)
@@ -193,7 +198,8 @@ impl HostRepair {
     /// Asks for notifications about these bridges, and no others.
     fn watch<'a>(&self, bridges: impl Iterator<Item = &'a Link>) {
         let indexes = bridges.map(|link| link.index).collect();
-        self.host.state().events.watch_bridges(indexes);
+        let isolates = self.bridges.values().any(|spec| spec.isolates);
+        self.host.state().events.watch_bridges(indexes, isolates);
     }
 
     /// Brings a bridge and the host's forwarding to what `forms` need. Returns the bridge; none in a
@@ -328,26 +334,39 @@ impl HostRepair {
         Ok(expected)
     }
 
-    /// Puts a port back on its bridge, and up.
-    fn repair_port(&mut self, port: &AttachedPort<'_>, bridge: Bridge, pass: &mut Pass) {
-        if port.link.controller == Some(bridge.index) && port.link.up {
+    /// Makes a host end the port that it must be. `forwarding` has the forwarding entries of the bridges
+    /// that were read so far.
+    fn repair_port(
+        &mut self,
+        port: &AttachedPort<'_>,
+        bridge: Bridge,
+        forwarding: &mut ForwardingEntries,
+        pass: &mut Pass,
+    ) {
+        let AttachedPort { intent, link } = port;
+        let step = pass.step();
+        if step == Step::Omit {
             return;
         }
-        let BridgeIntent {
-            bridge: bridge_name,
-            host_interface: name,
-            ..
-        } = &port.intent.provider;
-        let fault = format!("the port {name} is down or not on its bridge {bridge_name}");
-        match pass.step() {
-            Step::Change => {}
-            Step::Describe => return pass.note([fault]),
-            Step::Omit => return,
-        }
-        match self.host.enslave(&mut self.socket, &port.intent, bridge) {
-            Ok(()) => pass.note([fault]),
+        let is_right = is_right_port(intent, link, bridge);
+        let outcome = match (is_right, step) {
+            (true, Step::Describe) => forwarding.fault(intent, link, bridge),
+            (true, _) => {
+                HostSide::compare_forwarding(&mut self.socket, intent, link, bridge, forwarding)
+            }
+            (false, Step::Describe) => Ok(Some(port_fault(intent, link, bridge))),
+            (false, _) => {
+                let fault = port_fault(intent, link, bridge);
+                let corrected = self
+                    .host
+                    .put_on_bridge(&mut self.socket, intent, link, bridge);
+                corrected.map(|()| Some(fault))
+            }
+        };
+        match outcome {
+            Ok(fault) => pass.note(fault),
             // The container has just ended, and its interface with it.
-            Err(_) if !links::exists(name) => {}
+            Err(_) if !links::exists(&link.name) => {}
             Err(error) => pass.fail(error.to_string()),
         }
     }
