@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::changed_host;
 use mesos_module_tests::testbed::agent::{Agent, BLUE, address, fetch, serve};
 use mesos_module_tests::testbed::framework::TaskSpec;
+use mesos_module_tests::testbed::overlay::NodeDaemon;
+use mesos_module_tests::testbed::until;
 use serde_json::json;
 
 fn web(id: &str, port: u16) -> TaskSpec {
@@ -33,11 +35,8 @@ fn eventually(agent: &Agent, script: &str) -> Result<()> {
     }
 }
 
-#[test]
-fn host_is_restored_on_a_quiet_agent() -> Result<()> {
-    let agent = Agent::start(BLUE)?;
-    agent.run(web("web", 31080))?;
-    agent.host().sh(&fetch("http://192.0.2.1:31080/"))?;
+/// Changes the host in many ways, and waits each time until everything is restored.
+fn change_everything(agent: &Agent) -> Result<()> {
     for (change, restored) in [
         ("nft flush ruleset", "nft list ruleset | grep -q 31080"),
         (
@@ -62,10 +61,19 @@ fn host_is_restored_on_a_quiet_agent() -> Result<()> {
         ),
     ] {
         agent.host().sh(change)?;
-        eventually(&agent, restored).with_context(|| format!("after {change:?}"))?;
+        eventually(agent, restored).with_context(|| format!("after {change:?}"))?;
         let page = agent.host().sh(&fetch("http://192.0.2.1:31080/"))?;
         ensure!(page.trim() == "web", "after {change:?}: {page}");
     }
+    Ok(())
+}
+
+#[test]
+fn host_is_restored_by_a_quiet_agent_and_without_it() -> Result<()> {
+    let mut agent = Agent::start(BLUE)?;
+    agent.run(web("web", 31080))?;
+    agent.host().sh(&fetch("http://192.0.2.1:31080/"))?;
+    change_everything(&agent)?;
     let log = agent.cluster.log()?;
     for fault in [
         "blue0 lacks the address 10.32.0.1/24",
@@ -73,8 +81,40 @@ fn host_is_restored_on_a_quiet_agent() -> Result<()> {
     ] {
         ensure!(log.contains(fault), "{fault:?} is not in the log");
     }
+
+    // Without managers, and without any key in [node].
+    let mut daemon = NodeDaemon::new(agent.host());
+    daemon.start()?;
+    until("the daemon has compared the host", || {
+        let status = daemon.get("/v1/status").ok();
+        Ok(status.filter(|status| host_side(status)["comparisons"].as_u64() > Some(0)))
+    })?;
+    agent.cluster.kill_9()?;
+    change_everything(&agent)?;
+    let status = daemon.get("/v1/status")?;
+    ensure!(
+        host_side(&status)["repairs"].as_u64() >= Some(6),
+        "{status:#}"
+    );
+    agent.cluster.restart()?;
+    let page = agent.host().sh(&fetch("http://192.0.2.1:31080/"))?;
+    ensure!(page.trim() == "web", "{page}");
+    // Both run now.
+    change_everything(&agent)?;
     agent.kill("web")?;
+    agent.expect_no_container()?;
+    daemon.kill()?;
     agent.end()
+}
+
+/// What the node daemon shows of its subsystem `host-side`.
+fn host_side(status: &serde_json::Value) -> &serde_json::Value {
+    let subsystems = status["subsystems"].as_array();
+    let found = subsystems
+        .into_iter()
+        .flatten()
+        .find(|one| one["name"] == "host-side");
+    found.unwrap_or(&serde_json::Value::Null)
 }
 
 #[test]
