@@ -21,3 +21,12 @@ fn cluster_recovers_from_random_faults() -> Result<()> {
         seed: burst::seed(),
     })
 }
+
+#[test]
+fn overlays_recover_from_random_faults() -> Result<()> {
+    chaos::overlay::run(&Chaos {
+        covering: false,
+        rounds: 2,
+        seed: burst::seed(),
+    })
+}

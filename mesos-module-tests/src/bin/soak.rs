@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use mesos_module_tests::burst::{self, Burst};
 use mesos_module_tests::changed_host;
 use mesos_module_tests::chaos::{self, Chaos};
@@ -19,7 +19,7 @@ struct Arguments {
 enum LongTest {
     /// Bursts of tasks on one agent that is killed at random moments
     Bursts(Bursts),
-    /// Managers and their dependencies killed, paused or disconnected at random moments
+    /// Every part of a cluster killed, paused or disconnected at random moments
     Chaos(ChaosRun),
     /// The host's side of containers changed by another program, once a second
     ChangedHost(ChangedHostRun),
@@ -48,8 +48,20 @@ struct Bursts {
     seed: Option<u64>,
 }
 
+/// The cluster that faults happen to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Testbed {
+    /// Managers with Contrail and Marathon, one agent
+    Contrail,
+    /// Managers with overlay networks, three agents with node daemons
+    Overlay,
+}
+
 #[derive(clap::Args)]
 struct ChaosRun {
+    /// The cluster
+    #[arg(long, value_enum, default_value_t = Testbed::Contrail)]
+    testbed: Testbed,
     /// Rounds, each with its own seed
     #[arg(long, default_value_t = 200)]
     rounds: u64,
@@ -76,11 +88,16 @@ fn main() -> ExitCode {
         })
         .and_then(|()| changed_host::run(60))
         .and_then(|()| {
-            run_chaos(&ChaosRun {
-                rounds: 200,
-                seed: None,
-                covering: true,
-            })
+            [Testbed::Contrail, Testbed::Overlay]
+                .into_iter()
+                .try_for_each(|testbed| {
+                    run_chaos(&ChaosRun {
+                        testbed,
+                        rounds: 200,
+                        seed: None,
+                        covering: true,
+                    })
+                })
         }),
     };
     match result {
@@ -109,9 +126,13 @@ fn run_bursts(arguments: &Bursts) -> Result<()> {
 }
 
 fn run_chaos(arguments: &ChaosRun) -> Result<()> {
-    chaos::run(&Chaos {
+    let chaos = Chaos {
         covering: arguments.covering,
         rounds: arguments.rounds,
         seed: arguments.seed.unwrap_or_else(burst::seed),
-    })
+    };
+    match arguments.testbed {
+        Testbed::Contrail => chaos::run(&chaos),
+        Testbed::Overlay => chaos::overlay::run(&chaos),
+    }
 }

@@ -21,6 +21,7 @@ mod cut;
 mod faults;
 mod manager;
 mod node;
+pub mod overlay;
 mod plan;
 mod round;
 mod services;
