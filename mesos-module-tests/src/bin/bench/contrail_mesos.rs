@@ -24,17 +24,38 @@ pub(crate) struct ContrailMesos {
     attached: HashMap<String, Checkpoint>,
 }
 
+/// A request for the network `bench`, with these host ports mapped.
+pub(crate) fn bench_network(ports: impl IntoIterator<Item = u16>) -> NetworkInfo {
+    NetworkInfo {
+        name: Some(b"bench".to_vec()),
+        port_mappings: ports
+            .into_iter()
+            .map(|port| PortMapping {
+                host_port: port.into(),
+                container_port: 80,
+                protocol: None,
+            })
+            .collect(),
+        ..NetworkInfo::default()
+    }
+}
+
 impl ContrailMesos {
     pub(crate) fn new(directory: &Path) -> Result<Self> {
+        Self::with_networks(
+            directory,
+            "[[network]]\nname = 'bench'\nprovider = 'bridge'\nsubnet = '10.99.0.0/16'\n\
+             # As the peer is configured here.\nmasquerade = false\n",
+        )
+    }
+
+    /// With other networks, one of which is `bench`.
+    pub(crate) fn with_networks(directory: &Path, networks: &str) -> Result<Self> {
         let path = directory.join("agent.toml");
         let directory = directory.display();
         fs::write(
             &path,
-            format!(
-                "state_dir = '{directory}/state'\nnetns_dir = '{directory}/netns'\n\
-                 [[network]]\nname = 'bench'\nprovider = 'bridge'\nsubnet = '10.99.0.0/16'\n\
-                 # As the peer is configured here.\nmasquerade = false\n"
-            ),
+            format!("state_dir = '{directory}/state'\nnetns_dir = '{directory}/netns'\n{networks}"),
         )?;
         let config = Source::file(path).load()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -50,36 +71,28 @@ impl ContrailMesos {
             attached: HashMap::new(),
         })
     }
-}
 
-fn info(container: &Container) -> ContainerInfo {
-    ContainerInfo {
-        r#type: container_info::Type::Mesos.into(),
-        hostname: None,
-        network_infos: vec![NetworkInfo {
-            name: Some(b"bench".to_vec()),
-            port_mappings: container
-                .port
-                .map(|port| PortMapping {
-                    host_port: port.into(),
-                    container_port: 80,
-                    protocol: None,
-                })
-                .into_iter()
-                .collect(),
-            ..NetworkInfo::default()
-        }],
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
-}
 
-impl Attach for ContrailMesos {
-    fn attach(&mut self, container: &Container) -> Result<()> {
+    /// Attaches a container to these networks.
+    pub(crate) fn attach_to(
+        &mut self,
+        container: &Container,
+        network_infos: Vec<NetworkInfo>,
+    ) -> Result<()> {
         let id = ContainerId::top_level(&container.id);
         let target = Target::Namespace(container.path.clone());
+        let info = ContainerInfo {
+            r#type: container_info::Type::Mesos.into(),
+            hostname: None,
+            network_infos,
+        };
         let attacher = &self.attacher;
         let config = &self.config;
         let checkpoint = self.runtime.block_on(async {
-            let request = network_request::parse(&id, &info(container), config)?;
+            let request = network_request::parse(&id, &info, config)?;
             let checkpoint = attacher.reserve(&request, &id, Owner::Agent, None).await?;
             attacher.write_etc_files(&checkpoint, None).await?;
             attacher.attach(&checkpoint, target).await?;
@@ -87,6 +100,12 @@ impl Attach for ContrailMesos {
         })?;
         self.attached.insert(container.id.clone(), checkpoint);
         Ok(())
+    }
+}
+
+impl Attach for ContrailMesos {
+    fn attach(&mut self, container: &Container) -> Result<()> {
+        self.attach_to(container, vec![bench_network(container.port)])
     }
 
     fn detach(&mut self, container: &Container) -> Result<()> {

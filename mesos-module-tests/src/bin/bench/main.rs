@@ -7,6 +7,7 @@ mod contrail;
 mod contrail_mesos;
 mod manager;
 mod netlink_baseline;
+mod overlay;
 mod report;
 mod round_robin;
 mod subject;
@@ -41,7 +42,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [10, 50, 100, 200, 500])]
     tasks: Vec<usize>,
     /// The parts to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Manager, Part::Agent])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Manager, Part::Overlay, Part::Agent])]
     parts: Vec<Part>,
     /// The file for the table as JSON
     #[arg(long, default_value = "target/bench.json")]
@@ -67,6 +68,18 @@ struct Arguments {
     /// How long the idle manager is measured, in seconds
     #[arg(long, default_value_t = 15)]
     idle: u64,
+    /// Rounds of traffic on an overlay
+    #[arg(long, default_value_t = 21)]
+    traffic_rounds: usize,
+    /// How long each measurement of traffic takes, in milliseconds
+    #[arg(long, default_value_t = 500)]
+    traffic_ms: u64,
+    /// Numbers of nodes that watch a manager
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1000])]
+    watching: Vec<usize>,
+    /// Numbers of remote nodes of a node daemon
+    #[arg(long, value_delimiter = ',', default_values_t = [500, 5000])]
+    remote: Vec<u16>,
     #[command(subcommand)]
     process: Option<manager::Process>,
 }
@@ -80,6 +93,8 @@ enum Part {
     Contrail,
     /// The manager, with tasks by the hundred thousand
     Manager,
+    /// Overlay networks: traffic, managers with a thousand nodes, node daemons
+    Overlay,
     /// Launches on the real agent, and its memory
     Agent,
 }
@@ -122,6 +137,18 @@ fn run(arguments: &Arguments) -> Result<()> {
             idle: arguments.idle,
         };
         manager::measure(&plan, &mut report)?;
+    }
+    if is_wanted(Part::Overlay) {
+        let plan = overlay::Plan {
+            rounds: arguments.traffic_rounds,
+            length: Duration::from_millis(arguments.traffic_ms),
+            containers: arguments.rounds,
+            watching: arguments.watching.clone(),
+            registrations: 20,
+            remote: arguments.remote.clone(),
+            idle: Duration::from_secs(arguments.idle),
+        };
+        overlay::measure(&plan, &mut report)?;
     }
     // An error must not lose the rows that were measured before it.
     let mut result = Ok(());

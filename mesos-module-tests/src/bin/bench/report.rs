@@ -57,6 +57,13 @@ impl Row {
         self
     }
 
+    /// Sets figures of which the larger is the better one, such as a throughput.
+    pub(crate) fn rates(self, ours: Option<f64>, peer: Option<f64>, floor: Option<f64>) -> Self {
+        let mut row = self.figures(ours, peer, floor);
+        row.to_peer = ours.zip(peer).map(|(ours, peer)| ours / peer);
+        row
+    }
+
     /// Sets the goal, and whether it is met. A goal without its figures is missed.
     pub(crate) fn goal(mut self, goal: &str, met: impl FnOnce(&Self) -> Option<bool>) -> Self {
         self.met = Some(met(&self).unwrap_or(false));
@@ -149,7 +156,7 @@ impl Samples {
     clippy::cast_sign_loss,
     reason = "an index into a few hundred samples"
 )]
-fn at(samples: &[f64], quantile: f64) -> Option<f64> {
+pub(crate) fn at(samples: &[f64], quantile: f64) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let last = sorted.len().checked_sub(1)?;

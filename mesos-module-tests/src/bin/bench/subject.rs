@@ -8,7 +8,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow};
 use contrail_mesos::net::links;
 use contrail_mesos::net::netlink::NetlinkSocket;
-use contrail_mesos::net::netns::{self, Kind, handles};
+use contrail_mesos::net::netns::handles::{pin, unpin};
+use contrail_mesos::net::netns::{self, Kind};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Usage, UsageWho, getrusage};
@@ -180,7 +181,7 @@ impl Host {
             figures.burst = Some(start.elapsed().as_secs_f64());
             subject.detach_all(&rest)?;
             for container in there.iter().chain(&rest) {
-                handles::unpin(&container.path)?;
+                unpin(&container.path)?;
             }
             anyhow::Ok(())
         })?;
@@ -225,10 +226,17 @@ impl Host {
             done.push(container);
         }
         done.iter()
-            .try_for_each(|container| Ok(handles::unpin(&container.path)?))
+            .try_for_each(|container| Ok(unpin(&container.path)?))
     }
 
     fn container(&self, id: &str, port: Option<u16>) -> Result<Container> {
+        Container::new(&self.handles, id, port)
+    }
+}
+
+impl Container {
+    /// Makes a network namespace, and its handle in this directory.
+    pub(crate) fn new(handles: &Path, id: &str, port: Option<u16>) -> Result<Self> {
         let namespace = std::thread::spawn(|| -> Result<OwnedFd> {
             unshare(CloneFlags::CLONE_NEWNET)?;
             Ok(netns::of_this_thread(Kind::Net)?)
@@ -237,9 +245,9 @@ impl Host {
             .join()
             .map_err(|_| anyhow!("a thread panicked"))?
             .context("cannot make a network namespace")?;
-        let path = self.handles.join(id);
-        handles::pin(&namespace, &path)?;
-        Ok(Container {
+        let path = handles.join(id);
+        pin(&namespace, &path)?;
+        Ok(Self {
             id: id.to_owned(),
             namespace,
             path,
@@ -248,7 +256,7 @@ impl Host {
     }
 }
 
-fn timed(samples: &mut Samples, work: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(crate) fn timed(samples: &mut Samples, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let (cpu, start) = (cpu()?, Instant::now());
     work()?;
     let wall = start.elapsed().as_secs_f64() * 1e3;

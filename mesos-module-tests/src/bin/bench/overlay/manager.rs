@@ -1,0 +1,294 @@
+//! The manager's program with up to thousands of simulated nodes, each of which watches it and
+//! reports. Nodes and manager share the machine, so the times include the nodes' own work.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use contrail_mesos_api::agent_api::{ClientOptions, manager_address};
+use contrail_mesos_api::cluster::{ClusterClient, NodeReport, Object, Versions, WatchItem};
+use contrail_mesos_api::http::{Limits, TlsOptions};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant as TokioInstant, interval, sleep};
+
+use super::hosts::node;
+use super::process::{Memory, Process};
+use super::worker::Worker;
+use super::{Plan, milliseconds};
+use crate::report::{Report, Row, at};
+
+const AGENTS: &str = "127.0.0.1:6992";
+const ADMIN: &str = "127.0.0.1:6993";
+/// How often a node reports, as by default.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// Nodes that register at the same time.
+const CONCURRENT: usize = 64;
+const TIMEOUT: Duration = Duration::from_mins(2);
+
+/// What was measured with one number of nodes.
+#[derive(Clone, Debug, Default)]
+struct Figures {
+    /// Milliseconds.
+    registered: f64,
+    snapshots: f64,
+    /// From the beginning of a registration until a node knows of it.
+    new_nodes: Vec<f64>,
+    memory: Memory,
+    /// Share of a core while all nodes report.
+    idle: f64,
+}
+
+pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
+    let mut levels = vec![];
+    for nodes in &plan.watching {
+        let (nodes, plan) = (u16::try_from(*nodes)?, plan.clone());
+        let host = Worker::start(|| Ok(tempfile::tempdir()?))?;
+        let figures = host.run(move |directory| measure_at(nodes, &plan, directory.path()))?;
+        rows(nodes, &figures, report);
+        levels.push((f64::from(nodes), figures));
+    }
+    let (Some((few, small)), Some((many, large))) = (levels.first(), levels.last()) else {
+        return Ok(());
+    };
+    if levels.len() > 1 {
+        let nodes = many / few;
+        let p99 = |figures: &Figures| at(&figures.new_nodes, 0.99).unwrap_or_default();
+        for (what, grown) in [
+            ("a new node at all others p99", p99(large) / p99(small)),
+            ("CPU with reports", large.idle / small.idle),
+            ("memory", large.memory.resident / small.memory.resident),
+        ] {
+            let row = Row::new(format!("manager: growth of {what}, nodes {nodes}x"), "x");
+            report.add(
+                row.figures(Some(grown), None, None)
+                    .goal("no worse than linear", |row| Some(row.ours? <= nodes)),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn rows(nodes: u16, figures: &Figures, report: &mut Report) {
+    let row = |what: &str, unit, ours: Option<f64>| {
+        Row::new(format!("manager, {nodes} watching nodes: {what}"), unit).figures(ours, None, None)
+    };
+    report.add(row("all register", "ms", Some(figures.registered)));
+    report.add(row("all get a snapshot", "ms", Some(figures.snapshots)));
+    let new = &figures.new_nodes;
+    report.add(row("new node at all others p50", "ms", at(new, 0.5)));
+    report.add(
+        row("new node at all others p99", "ms", at(new, 0.99))
+            .goal("<= 500 ms", |row| Some(row.ours? <= 500.0)),
+    );
+    report.add(row("memory", "MiB", Some(figures.memory.resident)));
+    report.add(row("memory, peak", "MiB", Some(figures.memory.peak)));
+    report.add(row(
+        "CPU with a report every 10 s",
+        "%",
+        Some(figures.idle * 100.0),
+    ));
+}
+
+fn measure_at(nodes: u16, plan: &Plan, directory: &Path) -> Result<Figures> {
+    let config = configure(directory)?;
+    let mut manager = Process::start("contrail-mesos-manager", &config, ADMIN.parse()?)?;
+    manager.until("the manager leads", |manager| {
+        Ok((manager.get("/ready")?.0 == 200).then_some(()))
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let clients = (1..=nodes)
+        .map(|number| client(number, directory))
+        .collect::<Result<Vec<_>>>()?;
+    runtime.block_on(simulate(&manager, &clients, plan, directory))
+}
+
+/// Writes the configuration, and returns its path.
+fn configure(directory: &Path) -> Result<PathBuf> {
+    let overlays = json!({
+        "vtep_subnet": "44.128.0.0/16", "vtep_subnet6": "fd44::/64",
+        "vtep_mac_oui": "70:B3:D5:00:00:00",
+        "overlays": [{"name": "bench", "subnet": "9.0.0.0/8", "prefix": 24,
+                      "subnet6": "fd09::/48", "prefix6": 64}],
+    });
+    let overlays_path = directory.join("overlays.json");
+    fs::write(&overlays_path, overlays.to_string())?;
+    fs::write(token_path(directory), "a-token-of-this-run-alone")?;
+    let config = directory.join("manager.toml");
+    let text = format!(
+        "listen = '{AGENTS}'\nadmin_listen = '{ADMIN}'\ntoken_file = '{}'\n\
+         [overlay]\nfile = '{}'\nstate_file = '{}'\n\
+         [limits]\nconnections_per_address = 16384\n",
+        token_path(directory).display(),
+        overlays_path.display(),
+        directory.join("state.json").display()
+    );
+    fs::write(&config, text)?;
+    Ok(config)
+}
+
+fn token_path(directory: &Path) -> PathBuf {
+    directory.join("token")
+}
+
+/// The client of the node with this number.
+fn client(number: u16, directory: &Path) -> Result<(u16, ClusterClient)> {
+    let address: SocketAddr = AGENTS.parse()?;
+    let client = ClusterClient::new(&ClientOptions {
+        managers: vec![manager_address(&format!("http://{address}"))?],
+        agent: node(number).name,
+        token_file: Some(token_path(directory)),
+        tls: TlsOptions::default(),
+        limits: Limits::default(),
+    })?;
+    Ok((number, client))
+}
+
+fn node_report(number: u16) -> NodeReport {
+    NodeReport {
+        address: node(number).address,
+        uplink_mtu: Some(1500),
+        versions: Versions::default(),
+        configuration: String::new(),
+        applied: None,
+        subsystems: vec![],
+        endpoints: None,
+    }
+}
+
+async fn register(number: u16, client: &ClusterClient) -> Result<()> {
+    let deadline = TokioInstant::now() + TIMEOUT;
+    let answer = client.report(&node_report(number), deadline).await?;
+    ensure!(
+        answer.node.is_some() && answer.problems.is_empty(),
+        "node {number} is given nothing: {:?}",
+        answer.problems
+    );
+    Ok(())
+}
+
+/// What a watching node has seen.
+enum Seen {
+    /// The snapshot was complete.
+    Synced,
+    /// A node was published.
+    Node(String, Instant),
+}
+
+async fn simulate(
+    manager: &Process,
+    clients: &[(u16, ClusterClient)],
+    plan: &Plan,
+    directory: &Path,
+) -> Result<Figures> {
+    let mut figures = Figures::default();
+    let began = Instant::now();
+    stream::iter(clients)
+        .map(|(number, client)| register(*number, client))
+        .buffer_unordered(CONCURRENT)
+        .try_collect::<Vec<()>>()
+        .await?;
+    figures.registered = milliseconds(began);
+
+    let (sender, mut seen) = mpsc::unbounded_channel();
+    let mut watches = JoinSet::new();
+    let began = Instant::now();
+    for (_, client) in clients {
+        watches.spawn(watch(client.clone(), sender.clone()));
+    }
+    for _ in clients {
+        let first = next(&mut seen, &mut watches).await?;
+        ensure!(matches!(first, Seen::Synced), "a node without a snapshot");
+    }
+    figures.snapshots = milliseconds(began);
+
+    let last = clients.last().map_or(0, |(number, _)| *number);
+    for registration in 1..=plan.registrations {
+        let (number, client) = client(last + u16::try_from(registration)?, directory)?;
+        let began = Instant::now();
+        register(number, &client).await?;
+        for _ in clients {
+            let Seen::Node(name, at) = next(&mut seen, &mut watches).await? else {
+                bail!("a node connected again");
+            };
+            ensure!(name == node(number).name, "{name} is not new");
+            let time = at.saturating_duration_since(began).as_secs_f64() * 1e3;
+            figures.new_nodes.push(time);
+        }
+    }
+
+    // All nodes report, spread evenly.
+    let mut reports = JoinSet::new();
+    let distance = REPORT_INTERVAL / u32::try_from(clients.len().max(1))?;
+    for (index, (number, client)) in clients.iter().enumerate() {
+        let (number, client) = (*number, client.clone());
+        let delay = distance * u32::try_from(index)?;
+        reports.spawn(async move {
+            sleep(delay).await;
+            let mut ticks = interval(REPORT_INTERVAL);
+            loop {
+                ticks.tick().await;
+                if let Err(error) = register(number, &client).await {
+                    return error;
+                }
+            }
+        });
+    }
+    sleep(REPORT_INTERVAL).await;
+    let (cpu, began) = (manager.cpu()?, Instant::now());
+    sleep(plan.idle).await;
+    figures.idle = (manager.cpu()? - cpu) / began.elapsed().as_secs_f64();
+    figures.memory = manager.memory()?;
+    if let Some(failed) = reports.try_join_next() {
+        return Err(failed?.context("a node cannot report"));
+    }
+    Ok(figures)
+}
+
+/// The next that any node sees. Fails if a watch ends.
+async fn next(
+    seen: &mut mpsc::UnboundedReceiver<Seen>,
+    watches: &mut JoinSet<Result<()>>,
+) -> Result<Seen> {
+    tokio::select! {
+        seen = seen.recv() => seen.context("no node watches"),
+        Some(ended) = watches.join_next() => {
+            ended??;
+            bail!("a watch has ended")
+        }
+        () = sleep(TIMEOUT) => bail!("a node does not learn of a change"),
+    }
+}
+
+/// Follows the manager as a node does, and keeps nothing.
+async fn watch(client: ClusterClient, seen: mpsc::UnboundedSender<Seen>) -> Result<()> {
+    let mut stream = client.watch(None).await?;
+    let mut is_synced = false;
+    while let Some(items) = stream.next().await? {
+        let at = Instant::now();
+        for item in items {
+            let what = match item {
+                WatchItem::Synced { .. } => {
+                    is_synced = true;
+                    Seen::Synced
+                }
+                WatchItem::Put {
+                    object: Object::Node(node),
+                    ..
+                } if is_synced => Seen::Node(node.name, at),
+                _ => continue,
+            };
+            if seen.send(what).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
