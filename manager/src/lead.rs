@@ -1,7 +1,10 @@
 //! What a leader does at the beginning of each term.
 //!
-//! Invariant: the manager serves requests in a term only after it has provisioned the API server and
-//! loaded the allocations in that term.
+//! Invariants:
+//! - The manager serves requests in a term only after it has provisioned the API server and loaded the
+//!   allocations in that term.
+//! - A term can be regained: if ZooKeeper was away for a moment and no other manager has led meanwhile.
+//!   What ended with the leadership begins again then.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -34,13 +37,14 @@ impl Readiness {
 /// The delays between attempts to prepare a term.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
-/// Runs `before_leading` at the beginning of each term and whenever `again` is notified, and publishes
-/// whether the manager serves requests. Ends with the fence.
+/// Runs `before_leading` whenever leadership is gained and whenever `again` is notified, and publishes
+/// whether the manager serves requests. The argument besides the term says whether the term is regained:
+/// it was prepared already. Ends with the fence.
 pub(super) async fn lead<W>(
     fence: Fence,
     ready: watch::Sender<Readiness>,
     again: Arc<Notify>,
-    mut before_leading: impl FnMut(u64) -> W,
+    mut before_leading: impl FnMut(u64, bool) -> W,
 ) where
     W: Future<Output = Result<(), ManagerError>>,
 {
@@ -53,15 +57,18 @@ pub(super) async fn lead<W>(
         let now = leadership.borrow_and_update().clone();
         let reason = match now {
             Leadership::Leading { term } => {
-                if done != Some(term) {
-                    unready("it is preparing to lead".to_owned());
-                    tokio::select! {
-                        () = prepare(&fence, term, &unready, &mut before_leading) => done = Some(term),
-                        () = fence.term_ended(term) => continue,
+                let is_regained = done == Some(term);
+                unready("it is preparing to lead".to_owned());
+                tokio::select! {
+                    () = prepare(&fence, (term, is_regained), &unready, &mut before_leading) => {
+                        done = Some(term);
                     }
-                    ready.send_modify(|ready| ready.prepared = Some(SystemTime::now()));
-                    log::info!(term; "ready");
+                    () = fence.term_ended(term) => continue,
                 }
+                if !is_regained {
+                    ready.send_modify(|ready| ready.prepared = Some(SystemTime::now()));
+                }
+                log::info!(term; "ready");
                 ready.send_modify(|ready| ready.unready = None);
                 // Requests are served meanwhile: provisioning leaves existing objects unchanged.
                 let ignore = |_| {};
@@ -70,7 +77,7 @@ pub(super) async fn lead<W>(
                         () = fence.term_ended(term) => break,
                         () = again.notified() => tokio::select! {
                             () = fence.term_ended(term) => break,
-                            () = prepare(&fence, term, &ignore, &mut before_leading) => {
+                            () = prepare(&fence, (term, false), &ignore, &mut before_leading) => {
                                 ready.send_modify(|ready| ready.prepared = Some(SystemTime::now()));
                                 log::info!(term; "prepared again");
                             }
@@ -91,14 +98,14 @@ pub(super) async fn lead<W>(
 
 async fn prepare<W>(
     fence: &Fence,
-    term: u64,
+    (term, is_regained): (u64, bool),
     unready: &impl Fn(String),
-    before_leading: &mut impl FnMut(u64) -> W,
+    before_leading: &mut impl FnMut(u64, bool) -> W,
 ) where
     W: Future<Output = Result<(), ManagerError>>,
 {
     let mut delays = BACKOFF.delays();
-    while let Err(error) = fence.run_in_term(before_leading(term)).await {
+    while let Err(error) = fence.run_in_term(before_leading(term, is_regained)).await {
         log::error!(error:%; "cannot prepare to lead; retrying");
         unready(format!("it cannot prepare to lead: {error}"));
         tokio::time::sleep(delays.next_delay()).await;
@@ -113,26 +120,29 @@ mod tests {
     use crate::fence::fence;
 
     #[tokio::test(start_paused = true)]
-    async fn each_term_is_provisioned_once_with_retries() {
+    async fn each_term_is_prepared_with_retries() {
         let (control, fence) = fence("no");
         let (sender, mut ready) = watch::channel(Readiness::none());
         let tries = &*Box::leak(Box::new(AtomicU64::new(0)));
-        let before = move |_| async move {
-            // The first and the third attempt fail.
+        let regained = &*Box::leak(Box::new(AtomicU64::new(0)));
+        let before = move |_, is_regained: bool| async move {
+            regained.fetch_add(is_regained.into(), Ordering::Relaxed);
+            // The first and the fourth attempt fail.
             match tries.fetch_add(1, Ordering::Relaxed) {
-                0 | 2 => Err(ManagerError::InvalidResponse("not yet".to_owned())),
+                0 | 3 => Err(ManagerError::InvalidResponse("not yet".to_owned())),
                 _ => Ok(()),
             }
         };
         let again = Arc::new(Notify::new());
         tokio::spawn(lead(fence, sender, again.clone(), before));
-        for (term, tried) in [(1, 2), (1, 2), (2, 4)] {
+        for (term, tried, again) in [(1, 2, 0), (1, 3, 1), (2, 5, 1)] {
             control.lead(term, None);
             ready
                 .wait_for(|ready| ready.unready.is_none())
                 .await
                 .unwrap();
             assert_eq!(tries.load(Ordering::Relaxed), tried);
+            assert_eq!(regained.load(Ordering::Relaxed), again);
             control.close("lost");
             let lost = ready
                 .wait_for(|ready| ready.unready.is_some())
@@ -147,7 +157,7 @@ mod tests {
         let (control, fence) = fence("no");
         let (sender, mut ready) = watch::channel(Readiness::none());
         let tries = &*Box::leak(Box::new(AtomicU64::new(0)));
-        let before = move |_| async move {
+        let before = move |_, _| async move {
             tries.fetch_add(1, Ordering::Relaxed);
             Ok(())
         };

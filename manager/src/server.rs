@@ -124,11 +124,11 @@ impl Manager {
         };
         let current = reloadable.config.clone();
         let client = contrail.as_ref().map(|contrail| contrail.client.clone());
-        let before_leading = move |term| {
+        let before_leading = move |term, is_regained: bool| {
             let config = current.lock().unwrap_or_else(PoisonError::into_inner);
             let (client, cluster, config) = (client.clone(), cluster.clone(), config.clone());
             async move {
-                if let Some(client) = client {
+                if let Some(client) = client.filter(|_| !is_regained) {
                     provision(&client, &config).await?;
                 }
                 if let Some(cluster) = cluster {

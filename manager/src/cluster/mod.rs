@@ -174,7 +174,10 @@ impl Cluster {
             let now = leadership.borrow_and_update().clone();
             if let Leadership::Leading { term } = now {
                 self.fence.term_ended(term).await;
-                let ended = self.term().take_if(|current| current.number == term);
+                // If it is regained meanwhile, it goes on: nobody else has written.
+                let ended = self
+                    .term()
+                    .take_if(|current| current.number == term && self.fence.term() != Some(term));
                 if let Some(ended) = ended {
                     self.hub.end(ended.allocator.generation());
                 }
