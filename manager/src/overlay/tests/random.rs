@@ -391,13 +391,13 @@ fn run(steps: Vec<Step>) -> TestCaseResult {
     Ok(())
 }
 
-/// How many sequences a test has. In the long tests it is a part of the number of damaged inputs
-/// that parsers get, because a sequence takes longer.
+/// How many sequences a test has. In the long tests it is a twentieth of the number of damaged inputs
+/// that parsers get, because a sequence takes longer: 10,000 by default.
 pub(super) fn cases(default: u32) -> ProptestConfig {
     let rounds = std::env::var(ROUNDS_VARIABLE).ok();
     let rounds = rounds.and_then(|rounds| rounds.parse::<u32>().ok());
     ProptestConfig {
-        cases: rounds.map_or(0, |rounds| rounds / 100).max(default),
+        cases: rounds.map_or(0, |rounds| rounds / 20).max(default),
         ..ProptestConfig::default()
     }
 }

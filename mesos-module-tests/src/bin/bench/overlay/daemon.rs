@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -192,7 +194,10 @@ fn apply(subsystems: &mut [Box<dyn Subsystem>], cluster: &ClusterState) -> Resul
 struct Manager {
     address: SocketAddr,
     feed: broadcast::Sender<Vec<u8>>,
+    /// That of the snapshot.
     revision: Revision,
+    /// That of the last change.
+    counter: Arc<AtomicU64>,
     _server: ScriptedServer,
 }
 
@@ -222,26 +227,35 @@ impl Manager {
             _ => ok(&json!({})),
         })
         .await;
-        let (heartbeats, heartbeat) = (feed.clone(), line(&WatchItem::Heartbeat { revision })?);
+        let counter = Arc::new(AtomicU64::new(revision.counter));
+        let (heartbeats, current) = (feed.clone(), counter.clone());
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(HEARTBEAT_INTERVAL).await;
-                // Nobody may listen yet.
-                let _ = heartbeats.send(heartbeat.clone());
+                let counter = current.load(Ordering::Relaxed);
+                let revision = Revision {
+                    counter,
+                    ..revision
+                };
+                if let Ok(heartbeat) = line(&WatchItem::Heartbeat { revision }) {
+                    // Nobody may listen yet.
+                    let _ = heartbeats.send(heartbeat);
+                }
             }
         });
         Ok(Self {
             address: server.address,
             feed,
             revision,
+            counter,
             _server: server,
         })
     }
 
     /// Publishes one more node. Returns the revision after it.
-    fn publish(&self, number: u16, change: u64) -> Result<Revision> {
+    fn publish(&self, number: u16) -> Result<Revision> {
         let revision = Revision {
-            counter: self.revision.counter + change,
+            counter: self.counter.fetch_add(1, Ordering::Relaxed) + 1,
             ..self.revision
         };
         let object = Object::Node(node(number));
@@ -276,7 +290,7 @@ fn program(manager: &Manager, remote: u16, idle: Duration) -> Result<Figures> {
     };
     for change in 1..=CHANGES {
         let began = Instant::now();
-        let revision = manager.publish(remote + 1 + change, change.into())?;
+        let revision = manager.publish(remote + 1 + change)?;
         daemon.until("a change is applied", |daemon| is_applied(daemon, revision))?;
         figures.changes.push(milliseconds(began));
     }
