@@ -14,11 +14,14 @@ use super::tasks::containers_on;
 use super::{NODES, Testbed};
 use crate::testbed::overlay::Container;
 
+/// Returns the differences of one kind.
+type Compare = fn(&Testbed) -> Result<Vec<String>>;
+
 impl Testbed {
     /// The differences.
     pub(super) fn compare(&self) -> Vec<String> {
         let mut differences = vec![];
-        let comparisons: [(&str, fn(&Self) -> Result<Vec<String>>); 4] = [
+        let comparisons: [(&str, Compare); 4] = [
             ("the nodes", Self::compare_nodes),
             ("the kernels", Self::compare_kernels),
             ("the containers", Self::compare_containers),

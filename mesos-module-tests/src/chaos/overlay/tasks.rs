@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::testbed::framework::{FrameworkError, Placement, TaskUpdate};
 use crate::testbed::overlay::{Container, OverlayCluster};
@@ -37,13 +37,11 @@ pub(super) const SLOTS: [Slot; 8] = [
 /// How often Mesos is asked about tasks that neither run nor ended.
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A launch that waits for an offer, or has been sent.
-type Launch = JoinHandle<Result<Placement, FrameworkError>>;
-
 /// A task.
 struct Task {
     id: String,
-    launch: Launch,
+    /// Finished once the launch has been sent.
+    launch: AbortHandle,
     container: Option<Container>,
 }
 
@@ -54,6 +52,7 @@ pub(super) struct Tasks {
     wanted: BTreeMap<usize, Task>,
     /// Launches whose tasks are not to run any more.
     ending: Vec<Task>,
+    launches: JoinSet<Result<Placement, FrameworkError>>,
     launched: u64,
     asked: Option<Instant>,
 }
@@ -84,10 +83,11 @@ impl Tasks {
         let spec = cluster.task(&id, overlay, node, "exec sleep 100000");
         let framework = cluster.mesos.scheduler.framework.clone();
         // The launch waits for an offer of the agent, which may be away.
+        let launches = &mut self.launches;
         let launch = cluster
             .mesos
             .services()
-            .block_on(async { tokio::spawn(async move { framework.launch(spec).await }) });
+            .block_on(async { launches.spawn(async move { framework.launch(spec).await }) });
         Task {
             id,
             launch,
@@ -98,6 +98,9 @@ impl Tasks {
     /// Compares what is to run with what runs, and corrects it. Returns the differences.
     pub(super) fn reconcile(&mut self, cluster: &OverlayCluster) -> Result<Vec<String>> {
         let framework = &cluster.mesos.scheduler.framework;
+        while let Some(launch) = self.launches.try_join_next() {
+            launch??;
+        }
         let mut differences = vec![];
         let mut unknown = vec![];
         let mut failed = vec![];

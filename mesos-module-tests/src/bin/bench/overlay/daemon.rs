@@ -318,7 +318,7 @@ fn is_applied(daemon: &Process, revision: Revision) -> Result<Option<()>> {
     let status = status(daemon)?;
     let problems = status["subsystems"].as_array().into_iter().flatten();
     let problems: Vec<&Value> = problems
-        .flat_map(|subsystem| subsystem["problems"].as_array())
+        .filter_map(|subsystem| subsystem["problems"].as_array())
         .flatten()
         .collect();
     ensure!(problems.is_empty(), "{problems:?}");

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use contrail_mesos_api::agent_api::{ClientOptions, manager_address};
-use contrail_mesos_api::cluster::{ClusterClient, NodeReport, Object, Versions, WatchItem};
+use contrail_mesos_api::cluster::{
+    ClusterClient, NodeReport, Object, Revision, Versions, WatchItem,
+};
 use contrail_mesos_api::http::{Limits, TlsOptions};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
@@ -29,6 +31,9 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Nodes that register at the same time.
 const CONCURRENT: usize = 64;
 const TIMEOUT: Duration = Duration::from_mins(2);
+/// Nodes that get a snapshot at the same time. The others go on after it: they share the processors,
+/// while each real node reads its snapshot on its own.
+const SNAPSHOTS: usize = 100;
 
 /// What was measured with one number of nodes.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +83,8 @@ fn rows(nodes: u16, figures: &Figures, report: &mut Report) {
         Row::new(format!("manager, {nodes} watching nodes: {what}"), unit).figures(ours, None, None)
     };
     report.add(row("all register", "ms", Some(figures.registered)));
-    report.add(row("all get a snapshot", "ms", Some(figures.snapshots)));
+    let snapshots = format!("{} get a snapshot at once", SNAPSHOTS.min(nodes.into()));
+    report.add(row(&snapshots, "ms", Some(figures.snapshots)));
     let new = &figures.new_nodes;
     report.add(row("new node at all others p50", "ms", at(new, 0.5)));
     report.add(
@@ -176,8 +182,8 @@ async fn register(number: u16, client: &ClusterClient) -> Result<()> {
 
 /// What a watching node has seen.
 enum Seen {
-    /// The snapshot was complete.
-    Synced,
+    /// It has everything up to this revision.
+    Synced(Revision),
     /// A node was published.
     Node(String, Instant),
 }
@@ -199,15 +205,22 @@ async fn simulate(
 
     let (sender, mut seen) = mpsc::unbounded_channel();
     let mut watches = JoinSet::new();
+    let (with_snapshot, others) = clients.split_at(clients.len().min(SNAPSHOTS));
     let began = Instant::now();
-    for (_, client) in clients {
-        watches.spawn(watch(client.clone(), sender.clone()));
+    for (_, client) in with_snapshot {
+        watches.spawn(watch(client.clone(), None, sender.clone()));
     }
-    for _ in clients {
-        let first = next(&mut seen, &mut watches).await?;
-        ensure!(matches!(first, Seen::Synced), "a node without a snapshot");
+    let mut since = None;
+    for _ in with_snapshot {
+        since = Some(synced(&mut seen, &mut watches).await?);
     }
     figures.snapshots = milliseconds(began);
+    for (_, client) in others {
+        watches.spawn(watch(client.clone(), since, sender.clone()));
+    }
+    for _ in others {
+        synced(&mut seen, &mut watches).await?;
+    }
 
     let last = clients.last().map_or(0, |(number, _)| *number);
     for registration in 1..=plan.registrations {
@@ -267,17 +280,32 @@ async fn next(
     }
 }
 
+/// Waits until one more node has everything.
+async fn synced(
+    seen: &mut mpsc::UnboundedReceiver<Seen>,
+    watches: &mut JoinSet<Result<()>>,
+) -> Result<Revision> {
+    match next(seen, watches).await? {
+        Seen::Synced(revision) => Ok(revision),
+        Seen::Node(name, _) => bail!("{name} is published before all nodes watch"),
+    }
+}
+
 /// Follows the manager as a node does, and keeps nothing.
-async fn watch(client: ClusterClient, seen: mpsc::UnboundedSender<Seen>) -> Result<()> {
-    let mut stream = client.watch(None).await?;
+async fn watch(
+    client: ClusterClient,
+    since: Option<Revision>,
+    seen: mpsc::UnboundedSender<Seen>,
+) -> Result<()> {
+    let mut stream = client.watch(since).await?;
     let mut is_synced = false;
     while let Some(items) = stream.next().await? {
         let at = Instant::now();
         for item in items {
             let what = match item {
-                WatchItem::Synced { .. } => {
+                WatchItem::Synced { revision } => {
                     is_synced = true;
-                    Seen::Synced
+                    Seen::Synced(revision)
                 }
                 WatchItem::Put {
                     object: Object::Node(node),
