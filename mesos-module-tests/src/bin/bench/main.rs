@@ -80,6 +80,9 @@ struct Arguments {
     /// Numbers of remote nodes of a node daemon
     #[arg(long, value_delimiter = ',', default_values_t = [500, 5000])]
     remote: Vec<u16>,
+    /// Numbers of members of a group
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 1000, 10_000])]
+    members: Vec<usize>,
     #[command(subcommand)]
     process: Option<manager::Process>,
 }
@@ -138,6 +141,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         };
         manager::measure(&plan, &mut report)?;
     }
+    // An error must not lose the rows that were measured before it.
+    let mut result = Ok(());
     if is_wanted(Part::Overlay) {
         let plan = overlay::Plan {
             rounds: arguments.traffic_rounds,
@@ -146,19 +151,18 @@ fn run(arguments: &Arguments) -> Result<()> {
             watching: arguments.watching.clone(),
             registrations: 20,
             remote: arguments.remote.clone(),
+            members: arguments.members.clone(),
             idle: Duration::from_secs(arguments.idle),
         };
-        overlay::measure(&plan, &mut report)?;
+        result = overlay::measure(&plan, &mut report);
     }
-    // An error must not lose the rows that were measured before it.
-    let mut result = Ok(());
     if is_wanted(Part::Agent) {
-        result = agent::measure(
+        result = result.and(agent::measure(
             &arguments.tasks,
             arguments.memory_at,
             Duration::from_secs(arguments.peer_timeout),
             &mut report,
-        );
+        ));
     }
     report.write(&arguments.json)?;
     println!("\nwritten to {}", arguments.json.display());

@@ -5,6 +5,8 @@
 //! hosts     hosts with our library and subsystems, the floor's, and the CNI plugin's
 //! traffic   TCP streams, small UDP packets, first packets
 //! manager   a manager with simulated nodes that watch it
+//! groups    traffic of containers with thousands of members of their group
+//! endpoints a manager with a hundred thousand containers
 //! daemon    a node daemon with thousands of remote nodes
 //! process   the programs that are measured
 //! ```
@@ -12,6 +14,8 @@
 //! order, so that other programs on the machine affect all of them. The median of the rounds counts.
 
 mod daemon;
+mod endpoints;
+mod groups;
 mod hosts;
 mod manager;
 mod process;
@@ -50,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) registrations: usize,
     /// Numbers of remote nodes of the node daemon, in ascending order.
     pub(crate) remote: Vec<u16>,
+    /// Numbers of members of a group, in ascending order.
+    pub(crate) members: Vec<usize>,
     /// How long idle processes are measured.
     pub(crate) idle: Duration,
 }
@@ -57,8 +63,10 @@ pub(crate) struct Plan {
 /// Measures all of it.
 pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     measure_traffic(plan, report)?;
+    groups::measure(plan, report)?;
     daemon::measure(plan, report)?;
-    manager::measure(plan, report)
+    manager::measure(plan, report)?;
+    endpoints::measure(plan, report)
 }
 
 /// A way from one container to another.

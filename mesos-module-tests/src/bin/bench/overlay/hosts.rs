@@ -38,7 +38,7 @@ use crate::subject::{Attach as _, Container, subdirectory};
 const CABLE_MTU: u32 = 1500;
 const OVERLAY_MTU: u32 = 1450;
 /// The overlay, whose network identifier is the same for ours and the floor: they do not meet.
-const OVERLAY: &str = "bench";
+pub(crate) const OVERLAY: &str = "bench";
 const VNI: u32 = 4097;
 /// The name of the device of [`VNI`].
 pub(crate) const VTEP: &str = "vtep4097";

@@ -25,12 +25,12 @@ use super::{Plan, milliseconds};
 use crate::report::{Report, Row, at};
 
 const AGENTS: &str = "127.0.0.1:6992";
-const ADMIN: &str = "127.0.0.1:6993";
+pub(super) const ADMIN: &str = "127.0.0.1:6993";
 /// How often a node reports, as by default.
-const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Nodes that register at the same time.
-const CONCURRENT: usize = 64;
-const TIMEOUT: Duration = Duration::from_mins(2);
+pub(super) const CONCURRENT: usize = 64;
+pub(super) const TIMEOUT: Duration = Duration::from_mins(2);
 /// Nodes that get a snapshot at the same time. The others go on after it: they share the processors,
 /// while each real node reads its snapshot on its own.
 const SNAPSHOTS: usize = 100;
@@ -101,7 +101,7 @@ fn rows(nodes: u16, figures: &Figures, report: &mut Report) {
 }
 
 fn measure_at(nodes: u16, plan: &Plan, directory: &Path) -> Result<Figures> {
-    let config = configure(directory)?;
+    let config = configure(directory, false)?;
     let mut manager = Process::start("contrail-mesos-manager", &config, ADMIN.parse()?)?;
     manager.until("the manager leads", |manager| {
         Ok((manager.get("/ready")?.0 == 200).then_some(()))
@@ -116,14 +116,17 @@ fn measure_at(nodes: u16, plan: &Plan, directory: &Path) -> Result<Figures> {
     runtime.block_on(simulate(&manager, &clients, plan, directory))
 }
 
-/// Writes the configuration, and returns its path.
-fn configure(directory: &Path) -> Result<PathBuf> {
-    let overlays = json!({
+/// Writes the configuration, and returns its path. The overlay may isolate groups.
+pub(super) fn configure(directory: &Path, groups: bool) -> Result<PathBuf> {
+    let mut overlays = json!({
         "vtep_subnet": "44.128.0.0/16", "vtep_subnet6": "fd44::/64",
         "vtep_mac_oui": "70:B3:D5:00:00:00",
         "overlays": [{"name": "bench", "subnet": "9.0.0.0/8", "prefix": 24,
                       "subnet6": "fd09::/48", "prefix6": 64}],
     });
+    if groups {
+        overlays["overlays"][0]["groups"] = true.into();
+    }
     let overlays_path = directory.join("overlays.json");
     fs::write(&overlays_path, overlays.to_string())?;
     fs::write(token_path(directory), "a-token-of-this-run-alone")?;
@@ -145,7 +148,7 @@ fn token_path(directory: &Path) -> PathBuf {
 }
 
 /// The client of the node with this number.
-fn client(number: u16, directory: &Path) -> Result<(u16, ClusterClient)> {
+pub(super) fn client(number: u16, directory: &Path) -> Result<(u16, ClusterClient)> {
     let address: SocketAddr = AGENTS.parse()?;
     let client = ClusterClient::new(&ClientOptions {
         managers: vec![manager_address(&format!("http://{address}"))?],
@@ -157,7 +160,7 @@ fn client(number: u16, directory: &Path) -> Result<(u16, ClusterClient)> {
     Ok((number, client))
 }
 
-fn node_report(number: u16) -> NodeReport {
+pub(super) fn node_report(number: u16) -> NodeReport {
     NodeReport {
         address: node(number).address,
         uplink_mtu: Some(1500),
@@ -237,23 +240,10 @@ async fn simulate(
         }
     }
 
-    // All nodes report, spread evenly.
-    let mut reports = JoinSet::new();
-    let distance = REPORT_INTERVAL / u32::try_from(clients.len().max(1))?;
-    for (index, (number, client)) in clients.iter().enumerate() {
-        let (number, client) = (*number, client.clone());
-        let delay = distance * u32::try_from(index)?;
-        reports.spawn(async move {
-            sleep(delay).await;
-            let mut ticks = interval(REPORT_INTERVAL);
-            loop {
-                ticks.tick().await;
-                if let Err(error) = register(number, &client).await {
-                    return error;
-                }
-            }
-        });
-    }
+    let reports = clients
+        .iter()
+        .map(|(number, client)| (client.clone(), node_report(*number)));
+    let mut reports = report_for_ever(reports.collect())?;
     sleep(REPORT_INTERVAL).await;
     let (cpu, began) = (manager.cpu()?, Instant::now());
     sleep(plan.idle).await;
@@ -263,6 +253,29 @@ async fn simulate(
         return Err(failed?.context("a node cannot report"));
     }
     Ok(figures)
+}
+
+/// Lets all nodes report, spread evenly over the interval. A task ends only if its node cannot report.
+pub(super) fn report_for_ever(
+    nodes: Vec<(ClusterClient, NodeReport)>,
+) -> Result<JoinSet<anyhow::Error>> {
+    let mut reports = JoinSet::new();
+    let distance = REPORT_INTERVAL / u32::try_from(nodes.len().max(1))?;
+    for (index, (client, report)) in nodes.into_iter().enumerate() {
+        let delay = distance * u32::try_from(index)?;
+        reports.spawn(async move {
+            sleep(delay).await;
+            let mut ticks = interval(REPORT_INTERVAL);
+            loop {
+                ticks.tick().await;
+                let deadline = TokioInstant::now() + TIMEOUT;
+                if let Err(error) = client.report(&report, deadline).await {
+                    return error.into();
+                }
+            }
+        });
+    }
+    Ok(reports)
 }
 
 /// The next that any node sees. Fails if a watch ends.
