@@ -543,13 +543,14 @@ impl<'a> Section<'a> {
         value.is_some_and(|value| value.as_array().is_some_and(|list| list.is_empty()))
     }
 
-    /// Whether a key that is not there is probably there with another spelling.
+    /// Whether a key that is not there is probably there with another spelling: as a key that nothing
+    /// has read.
     pub fn is_misspelt(&self, key: &str) -> bool {
-        !self.has(key)
-            && self
-                .table
-                .keys()
-                .any(|other| suggestion(other.get_ref(), [key]).is_some())
+        let read_keys = self.read_keys.borrow();
+        let is_like_it =
+            |other: &str| !read_keys.contains(other) && suggestion(other, [key]).is_some();
+        let mut keys = self.table.keys();
+        !self.has(key) && keys.any(|other| is_like_it(other.get_ref()))
     }
 
     /// Makes keys known that are not read.

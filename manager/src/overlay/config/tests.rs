@@ -1,3 +1,5 @@
+mod rules;
+
 use contrail_mesos_api::config_reader::MAX_PROBLEMS;
 use contrail_mesos_api::parser_testing::{assert_linear, for_damaged_input};
 
