@@ -2,6 +2,7 @@
 
 mod allocation;
 mod allocator;
+mod kills;
 mod random;
 
 use std::path::Path;

@@ -45,6 +45,11 @@ impl MemoryStore {
         self.contents().faults = faults.into_iter().collect();
     }
 
+    /// To how many further calls something may happen.
+    pub(crate) fn remaining_faults(&self) -> usize {
+        self.contents().faults.len()
+    }
+
     pub(crate) fn records(&self) -> BTreeMap<String, Vec<u8>> {
         self.contents().records.clone()
     }
