@@ -165,6 +165,21 @@ impl OverlayCluster {
         write_config(host, &config)
     }
 
+    /// Replaces the networks of a node's agent.
+    pub fn set_networks(&self, node: usize, networks: &[&str]) -> Result<()> {
+        let host = self.host(node);
+        write_config(host, &agent_config(host, &node_name(host), networks)?)
+    }
+
+    /// Lets a node report an address that is not its own, or its own one again. Its daemon must be
+    /// started again.
+    pub fn claim_address(&self, node: usize, address: IpAddr) -> Result<()> {
+        let host = self.host(node);
+        let config = agent_config(host, &node_name(host), &NETWORKS)?;
+        let claim = format!("[node]\naddress = '{address}'\n");
+        write_config(host, &config.replacen("[node]\n", &claim, 1))
+    }
+
     /// Gives a node another name. Its daemon must be started again.
     pub fn rename(&self, node: usize, name: &str) -> Result<()> {
         let host = self.host(node);

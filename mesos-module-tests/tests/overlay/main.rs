@@ -4,7 +4,9 @@
 
 mod changes;
 mod docker;
+mod faults;
 mod fixture;
+mod ipv6;
 mod launches;
 mod networks;
 mod recovery;

@@ -1,6 +1,6 @@
 //! Containers on overlays.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
@@ -87,7 +87,7 @@ impl Container {
     /// A command that fetches the container's page, and retries until its server has started.
     #[must_use]
     pub fn fetch(&self) -> String {
-        let address = self.address;
-        format!("curl -sSf -m 5 --retry 20 --retry-delay 1 --retry-all-errors http://{address}/")
+        let address = SocketAddr::new(self.address, 80);
+        format!("curl -gsSf -m 5 --retry 20 --retry-delay 1 --retry-all-errors http://{address}/")
     }
 }
