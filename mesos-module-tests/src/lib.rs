@@ -3,6 +3,7 @@
 //! - [`testbed`] starts simulated hosts, Mesos, managers and what they depend on.
 //! - [`burst`] launches bursts of tasks on an agent that is killed at random moments.
 //! - [`changed_host`] changes the host's side of containers while they launch and talk.
+//! - [`star`] is the probe of the Star demonstration: who reaches whom.
 //! - [`chaos`] kills, pauses and disconnects every part of a cluster at random moments.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -10,4 +11,5 @@
 pub mod burst;
 pub mod changed_host;
 pub mod chaos;
+pub mod star;
 pub mod testbed;
