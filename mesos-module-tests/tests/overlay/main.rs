@@ -10,3 +10,4 @@ mod ipv6;
 mod launches;
 mod networks;
 mod recovery;
+mod star;
