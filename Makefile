@@ -40,7 +40,7 @@ module_packages = g++ \
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
-.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay check lint test soak bench module release audit clean
+.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star check lint test soak bench module release audit clean
 .PHONY: root toolchain compiler packages testbed programs release-programs mesos
 
 help: ## List the targets
@@ -65,6 +65,10 @@ demo-manager: testbed ## The third part of the demo alone: managers adopt, follo
 demo-overlay: testbed ## The fourth part of the demo alone: overlays on three hosts, without Contrail (root)
 	$(say) 'demo, part 4'
 	@$(BUILT)/debug/demo overlay $(ARGS)
+
+demo-star: testbed ## The fifth part of the demo alone: groups that are isolated across three hosts (root)
+	$(say) 'demo, part 5'
+	@$(BUILT)/debug/demo star $(ARGS)
 
 check: toolchain compiler ## Format, warnings, and every test that needs neither root nor Mesos
 	@.ci/check $(ARGS)

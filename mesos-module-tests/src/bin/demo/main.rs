@@ -7,6 +7,7 @@ mod manager;
 mod marathon;
 mod overlay;
 mod show;
+mod star;
 
 use std::process::ExitCode;
 
@@ -17,7 +18,7 @@ use clap::{Parser, ValueEnum};
 #[derive(Parser)]
 struct Arguments {
     /// The parts to run
-    #[arg(value_enum, default_values_t = [Act::Bridge, Act::Contrail, Act::Manager, Act::Overlay])]
+    #[arg(value_enum, default_values_t = [Act::Bridge, Act::Contrail, Act::Manager, Act::Overlay, Act::Star])]
     acts: Vec<Act>,
 }
 
@@ -31,6 +32,8 @@ enum Act {
     Manager,
     /// Three hosts with overlay networks, without Contrail
     Overlay,
+    /// The Star demonstration: groups that are isolated across three hosts
+    Star,
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             Act::Contrail => contrail::run().context("act 2, Contrail")?,
             Act::Manager => manager::run().context("act 3, the managers")?,
             Act::Overlay => overlay::run().context("act 4, overlays")?,
+            Act::Star => star::run().context("act 5, groups")?,
         }
     }
     Ok(())

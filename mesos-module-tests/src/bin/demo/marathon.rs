@@ -71,7 +71,19 @@ pub(crate) fn pod(mapped: bool) -> Value {
 }
 
 impl Marathon {
+    /// Starts it for the sample app: a local root filesystem replaces the sample's Docker image.
     pub(crate) fn start(host: &Host, cluster: &Cluster) -> Result<Self> {
+        let arguments = [
+            "--role",
+            "slave_public",
+            "--image",
+            "ubuntu-upstart=busybox",
+        ];
+        Self::start_with(host, cluster, &arguments)
+    }
+
+    /// Starts it with more arguments.
+    pub(crate) fn start_with(host: &Host, cluster: &Cluster, arguments: &[&str]) -> Result<Self> {
         let program = mesos_module_tests::testbed::program("contrail-mesos-sim")?;
         let listen = format!("{}:8080", host.address());
         let log = std::fs::File::create(host.directory().join("marathon.log"))?;
@@ -82,8 +94,8 @@ impl Marathon {
             .arg(host.directory().join("marathon.pid"))
             .arg(&program)
             .args(["marathon", "--master", cluster.master(), "--listen", &listen])
-            // A local root filesystem replaces the sample's Docker image.
-            .args(["--role", "slave_public", "--image", "ubuntu-upstart=busybox", "--teardown"])
+            .arg("--teardown")
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -161,6 +173,14 @@ impl Marathon {
         Ok(running(
             &self.get(&format!("/v2/apps{id}?embed=app.tasks"))?,
         ))
+    }
+
+    /// Where the first mapped port of the app's only task is reached from outside.
+    pub(crate) fn mapped_port(&self, id: &str) -> Result<String> {
+        let app = self.get(&format!("/v2/apps{id}?embed=app.tasks"))?;
+        let task = &app["app"]["tasks"][0];
+        let port = task["ports"][0].as_u64().context("no port is mapped")?;
+        Ok(format!("{}:{port}", text(&task["host"])))
     }
 
     /// Waits until the app and all its tasks are gone.

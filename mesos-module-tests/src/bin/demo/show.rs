@@ -68,7 +68,8 @@ pub(crate) fn wait_detached(host: &Host, config: &Path) -> Result<()> {
     )
 }
 
-fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
+/// The containers of `contrail-mesos status`.
+pub(crate) fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
     #[derive(Deserialize)]
     struct Status {
         containers: Vec<Row>,
