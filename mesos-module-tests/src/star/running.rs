@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Addresses, Directory, Matrix, Status, matrix, table};
 use crate::testbed::agent::{address, container};
@@ -42,41 +42,39 @@ pub fn publish(probes: &[RunningProbe], directory: &Directory) {
     directory.set(addresses);
 }
 
-/// Waits until the probes have found this matrix, and still find it in the rounds after that. Returns
-/// their states.
+/// Waits until the probes have found this matrix, in all rounds between two that are apart. Returns their
+/// states.
 pub fn wait_for_matrix(probes: &[RunningProbe], expected: &Matrix) -> Result<Vec<Status>> {
-    let read = || -> Result<Vec<Status>> { probes.iter().map(RunningProbe::status).collect() };
-    let first = until("the probes find what they must", || {
-        let statuses = read()?;
+    let mut since: Option<Vec<Status>> = None;
+    until("the probes find what they must", || {
+        let statuses = statuses(probes)?;
         let found = matrix(&statuses);
-        ensure!(
-            found == *expected,
-            "found:\n{}\nexpected:\n{}",
-            table(&found),
-            table(expected)
-        );
-        Ok(Some(statuses))
-    })?;
-    let last = wait_for_rounds(probes, &first)?;
-    let found = matrix(&last);
-    ensure!(
-        found == *expected,
-        "only for a moment; found:\n{}",
-        table(&found)
-    );
-    Ok(last)
+        if found != *expected {
+            since = None;
+            bail!("found:\n{}\nexpected:\n{}", table(&found), table(expected));
+        }
+        let first = since.get_or_insert_with(|| statuses.clone());
+        Ok(are_later(&statuses, first).then_some(statuses))
+    })
 }
 
 /// Waits until each probe has asked all others in a round that began after these states.
 pub fn wait_for_rounds(probes: &[RunningProbe], since: &[Status]) -> Result<Vec<Status>> {
     until("all probes have asked each other again", || {
-        let statuses: Vec<Status> = (probes.iter())
-            .map(RunningProbe::status)
-            .collect::<Result<_>>()?;
-        // One round was under way.
-        let is_later = |(now, then): (&Status, &Status)| now.rounds >= then.rounds + 2;
-        Ok(statuses.iter().zip(since).all(is_later).then_some(statuses))
+        let statuses = statuses(probes)?;
+        Ok(are_later(&statuses, since).then_some(statuses))
     })
+}
+
+fn statuses(probes: &[RunningProbe]) -> Result<Vec<Status>> {
+    probes.iter().map(RunningProbe::status).collect()
+}
+
+/// Whether a whole round of each probe has begun and ended since.
+fn are_later(now: &[Status], then: &[Status]) -> bool {
+    // One round was under way.
+    let mut pairs = now.iter().zip(then);
+    pairs.all(|(now, then)| now.rounds >= then.rounds + 2)
 }
 
 impl RunningProbe {

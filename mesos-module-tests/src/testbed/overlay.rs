@@ -41,8 +41,13 @@ const MANAGERS: [IpAddr; 2] = [
     IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 102)),
 ];
 /// What the node daemon leaves on a host when it ends, so that traffic goes on: its devices, and the
-/// table that protects them.
-const KEPT: [&str; 2] = ["link vtep", "table table inet contrail_mesos_overlay"];
+/// tables that protect them and the containers of overlays that isolate groups.
+const KEPT: [&str; 4] = [
+    "link vtep",
+    "table table inet contrail_mesos_overlay",
+    "table table inet contrail_mesos_groups",
+    "table table bridge contrail_mesos_groups",
+];
 /// The networks of every agent.
 const NETWORKS: [&str; 2] = ["vxlan-1", "vxlan-2"];
 
