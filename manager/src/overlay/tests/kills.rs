@@ -50,7 +50,7 @@ async fn manager_killed_at_any_call_of_its_store_is_replaced_by_another() {
             store.fail([]);
             let both = config(VTEP, &[ONE, TWO].join(","));
             let (next, _changes) = Allocator::load(store.clone(), both.clone()).await.unwrap();
-            // Whoever was answered has the same at least.
+            // Each node that was answered has the same at least.
             for (name, shown) in &answered {
                 let has = next
                     .register(name, &report(address_of(name)))
