@@ -35,10 +35,10 @@ fn named(path: &str) -> String {
     let mut named = String::new();
     for part in path.trim_start_matches('/').split('/') {
         if part.parse::<usize>().is_ok() {
-            named += &format!("[{part}]");
+            named.extend(["[", part, "]"]);
         } else {
             let separator = if named.is_empty() { "" } else { "." };
-            named += &format!("{separator}{part}");
+            named.extend([separator, part]);
         }
     }
     named
