@@ -217,7 +217,8 @@ fn groups_of_a_container_are_shown_and_changed() -> Result<()> {
     operator.succeeds(&format!("attach box --netns box --network blue {label}"))?;
     operator.succeeds("attach plain --netns plain --network red")?;
     let groups = |arguments: &str| -> Result<Value> {
-        let text = operator.succeeds(&format!("groups box -o json {arguments}"))?;
+        let command = format!("groups box -o json {arguments}");
+        let text = operator.succeeds(command.trim_end())?;
         let groups: Value = serde_json::from_str(&text).context(text)?;
         let network = &groups["networks"][0];
         ensure!(network["network"] == "blue", "{groups}");
