@@ -528,18 +528,23 @@ impl Difference {
     }
 
     fn surplus(&mut self, name: TableName, present: &Table, desired: &Table) {
-        let surplus = |chain: &&String| !desired.chains.contains_key(*chain);
-        // Those that lead to others are emptied first.
-        for chain in present.chains.keys().filter(surplus) {
+        let is_surplus = |chain: &&String| !desired.chains.contains_key(*chain);
+        let chains: Vec<_> = present.chains.keys().filter(is_surplus).collect();
+        let is_surplus = |set: &&String| !desired.sets.contains_key(*set);
+        let sets = present.sets.keys().chain(&present.unknown_sets);
+        let sets: Vec<_> = sets.filter(is_surplus).collect();
+        // Rules use sets and chains, and maps use chains.
+        for chain in &chains {
             self.request(flush_chain(name, chain));
         }
-        for chain in present.chains.keys().filter(surplus) {
+        for set in &sets {
+            self.request(flush_set(name, set));
+        }
+        for chain in chains {
             self.describe(format!("remove the chain {chain} of {name}"));
             self.request(delete_chain(name, chain));
         }
-        let surplus = |set: &&String| !desired.sets.contains_key(*set);
-        let unknown = present.unknown_sets.iter().filter(surplus);
-        for set in present.sets.keys().filter(surplus).chain(unknown) {
+        for set in sets {
             self.describe(format!("remove the set {set} of {name}"));
             self.request(delete_set(name, set));
         }
