@@ -106,9 +106,12 @@ impl GroupsSubsystem {
     }
 
     /// The endpoints of this host now.
-    fn read_endpoints(&mut self) -> Result<(LocalEndpoints, Vec<String>), BoxError> {
+    fn read_endpoints(&mut self, mode: Mode) -> Result<(LocalEndpoints, Vec<String>), BoxError> {
         // What changes after a watch is set makes another comparison due, what changed before is read.
-        let problems = self.checkpoints.update();
+        let problems = match mode {
+            Mode::Apply => self.checkpoints.update(),
+            Mode::DryRun => vec![],
+        };
         let local = self.reader.read()?;
         if self.local.as_ref() != Some(&local) {
             self.generation += 1;
@@ -119,7 +122,7 @@ impl GroupsSubsystem {
 
     fn compare(&mut self, cluster: Option<&ClusterState>, mode: Mode) -> Result<Outcome, BoxError> {
         self.receive_events();
-        let (local, mut problems) = self.read_endpoints()?;
+        let (local, mut problems) = self.read_endpoints(mode)?;
         let (desired, contradictions) = desired(cluster, &local.endpoints);
         problems.extend(local.problems.iter().map(|problem| {
             format!(
