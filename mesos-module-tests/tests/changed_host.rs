@@ -104,6 +104,8 @@ fn host_is_restored_by_a_quiet_agent_and_without_it() -> Result<()> {
     agent.kill("web")?;
     agent.expect_no_container()?;
     daemon.kill()?;
+    // The host ends with its last user.
+    drop(daemon);
     agent.end()
 }
 
