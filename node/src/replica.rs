@@ -3,7 +3,8 @@
 //! Invariants: only complete states are published: a snapshot replaces the state once its last item
 //! has arrived. The revision never decreases, whichever manager sends the items. The state of an
 //! earlier run is not resumed: an earlier version of the daemon may have left out what it did not
-//! know, so the first stream begins with a snapshot.
+//! know, so the first stream begins with a snapshot. A manager may send one that it encoded before, and
+//! the changes after it: such a state is published once it has reached what is known.
 //!
 //! A manager that has just begun to lead publishes the endpoints of a node once the node has reported
 //! them. Until then a client keeps what it knows of them: at the end of a snapshot without
@@ -51,6 +52,8 @@ enum Phase {
     Opened,
     /// A part of a snapshot.
     Snapshot(ClusterState),
+    /// A complete snapshot from before what is known, of the same term, and changes after it.
+    Behind(ClusterState),
     /// The stream is in step.
     Synced,
 }
@@ -124,7 +127,7 @@ impl Replica {
     pub(crate) fn apply(&mut self, item: WatchItem) -> Result<bool, ReplicaError> {
         match item {
             WatchItem::Snapshot { revision } => {
-                self.check(revision)?;
+                self.check_term(revision)?;
                 self.phase = Phase::Snapshot(ClusterState::empty(&self.node, revision));
                 self.endpoints = 0;
                 Ok(false)
@@ -153,6 +156,14 @@ impl Replica {
         }
     }
 
+    /// As [`Self::check`], for items that others of the same term follow.
+    fn check_term(&self, sent: Revision) -> Result<(), ReplicaError> {
+        match self.revision() {
+            Some(known) if sent.term == known.term => Ok(()),
+            _ => self.check(sent),
+        }
+    }
+
     /// Changes the object `key`. `completes`: it is the last one of the endpoints of a node.
     fn change(
         &mut self,
@@ -162,12 +173,18 @@ impl Replica {
         change: impl FnOnce(&mut ClusterState),
     ) -> Result<bool, ReplicaError> {
         let node = node_of(key).unwrap_or_default();
-        if let Phase::Snapshot(state) = &mut self.phase {
+        if let Phase::Snapshot(state) | Phase::Behind(state) = &mut self.phase {
             let before = state.endpoint_count(node);
             change(state);
             self.endpoints = self.endpoints - before + state.endpoint_count(node);
             check_size(state, self.endpoints)?;
-            return Ok(false);
+            return match std::mem::replace(&mut self.phase, Phase::Opened) {
+                Phase::Behind(state) => self.reach(state, revision),
+                phase => {
+                    self.phase = phase;
+                    Ok(false)
+                }
+            };
         }
         self.check(revision)?;
         let gone = self.confirm(key, completes);
@@ -210,29 +227,41 @@ impl Replica {
     }
 
     fn finish(&mut self, revision: Revision) -> Result<bool, ReplicaError> {
-        self.check(revision)?;
-        let has_changed = match std::mem::replace(&mut self.phase, Phase::Opened) {
-            Phase::Snapshot(mut state) => {
-                let (sent, known) = (revision, state.revision);
-                if sent < known {
-                    return Err(ReplicaError::Older { sent, known });
-                }
-                state.revision = revision;
-                self.keep_unconfirmed(&mut state);
-                let has_changed = self.state.as_deref() != Some(&state);
-                self.state = Some(Arc::new(state));
-                self.is_resumable = true;
-                has_changed
-            }
+        if let Phase::Snapshot(_) | Phase::Behind(_) = self.phase {
+            self.check_term(revision)?;
+        } else {
+            self.check(revision)?;
+        }
+        match std::mem::replace(&mut self.phase, Phase::Opened) {
+            Phase::Snapshot(state) | Phase::Behind(state) => self.reach(state, revision),
             Phase::Opened | Phase::Synced => {
                 let state = self.resumed()?;
                 let has_changed = state.revision != revision;
                 if has_changed {
                     Arc::make_mut(state).revision = revision;
                 }
-                has_changed
+                self.phase = Phase::Synced;
+                Ok(has_changed)
             }
-        };
+        }
+    }
+
+    /// Goes on with a snapshot that the items so far have brought to `revision`: it becomes the state
+    /// unless a later one is known. Returns whether the state has changed.
+    fn reach(&mut self, mut state: ClusterState, revision: Revision) -> Result<bool, ReplicaError> {
+        let (sent, known) = (revision, state.revision);
+        if sent < known {
+            return Err(ReplicaError::Older { sent, known });
+        }
+        state.revision = revision;
+        if self.revision().is_some_and(|known| revision < known) {
+            self.phase = Phase::Behind(state);
+            return Ok(false);
+        }
+        self.keep_unconfirmed(&mut state);
+        let has_changed = self.state.as_deref() != Some(&state);
+        self.state = Some(Arc::new(state));
+        self.is_resumable = true;
         self.phase = Phase::Synced;
         Ok(has_changed)
     }
@@ -335,6 +364,37 @@ mod tests {
     }
 
     #[test]
+    fn snapshot_from_before_is_published_once_it_has_reached_what_is_known() {
+        let mut known = ClusterState::empty("node-1", revision("3.2"));
+        known.put(Object::Overlay(overlay("a")));
+        let mut replica = Replica::new("node-1", Some(Arc::new(known)));
+        assert_eq!(replica.begin(), None);
+        let items = vec![snapshot("3.0"), put("3.0", "old"), synced("3.0")];
+        assert_eq!(follow(&mut replica, items), [false; 3]);
+        assert!(!replica.is_synced());
+        assert_eq!(follow(&mut replica, vec![delete("3.1", "old")]), [false]);
+        assert_eq!(names(&replica), ["a"]);
+        let items = vec![put("3.2", "a"), put("3.3", "b")];
+        follow(&mut replica, items);
+        assert!(replica.is_synced());
+        assert_eq!(names(&replica), ["a", "b"]);
+        assert_eq!(replica.begin(), Some(revision("3.3")));
+        // A manager that has nothing more to send is behind.
+        follow(&mut replica, vec![snapshot("3.1"), synced("3.1")]);
+        let heartbeat = WatchItem::Heartbeat {
+            revision: revision("3.1"),
+        };
+        assert!(matches!(
+            replica.apply(heartbeat),
+            Err(ReplicaError::Older { .. })
+        ));
+        assert_eq!(names(&replica), ["a", "b"]);
+        // Of an earlier term, nothing is followed.
+        replica.begin();
+        assert!(replica.apply(snapshot("2.9")).is_err());
+    }
+
+    #[test]
     fn interrupted_snapshot_changes_nothing() {
         let mut replica = Replica::new("node-1", None);
         follow(
@@ -399,7 +459,6 @@ mod tests {
         };
         for item in [
             snapshot("2.9"),
-            snapshot("3.3"),
             synced("3.3"),
             put("3.3", "a"),
             delete("2.100", "a"),

@@ -56,22 +56,22 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// build of something that depends on the library.
 pub fn module() -> Result<PathBuf> {
     match env::var_os("MODULE") {
-        Some(path) => library(PathBuf::from(path)),
-        None => library(profile()?.join("deps/libcontrail_mesos.so")),
+        Some(path) => library(Path::new(&path)),
+        None => library(&profile()?.join("deps/libcontrail_mesos.so")),
     }
 }
 
 /// The path of the library with the overlay modules of the agent, beside [`module`]'s default.
 pub fn agent_library() -> Result<PathBuf> {
-    library(profile()?.join("deps/libcontrail_mesos_node.so"))
+    library(&profile()?.join("deps/libcontrail_mesos_node.so"))
 }
 
 /// The path of the library with the overlay modules of the master, beside [`module`]'s default.
 pub fn master_library() -> Result<PathBuf> {
-    library(profile()?.join("deps/libcontrail_mesos_manager.so"))
+    library(&profile()?.join("deps/libcontrail_mesos_manager.so"))
 }
 
-fn library(path: PathBuf) -> Result<PathBuf> {
+fn library(path: &Path) -> Result<PathBuf> {
     ensure!(
         path.is_file(),
         "the module library is not at {}: run cargo build --workspace --bins, for that profile",

@@ -1,6 +1,5 @@
 //! Overlays that isolate groups: what the evaluation of a packet costs with many members.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::Result;
@@ -132,7 +131,11 @@ fn member(number: u16, id: &str, addresses: Vec<IpAddr>) -> Object {
 
 /// Adds nodes with members until there are so many.
 fn add_members(state: &mut ClusterState, members: usize) -> Result<()> {
-    let present: usize = state.endpoints.values().map(BTreeMap::len).sum();
+    let present: usize = state
+        .endpoints
+        .values()
+        .map(|endpoints| endpoints.len())
+        .sum();
     for index in present..members {
         let number = FIRST_REMOTE + u16::try_from(index / MEMBERS_A_NODE)?;
         state.put(Object::Node(node(number)));

@@ -127,6 +127,7 @@ impl Switch {
                 bridge: Some(BridgePort {
                     bridge: index(socket, "switch")?,
                     hairpin: false,
+                    is_isolated: false,
                 }),
             };
             links::create_veth(socket, &pair, namespace.as_fd(), [])
@@ -408,6 +409,7 @@ impl FloorState {
             bridge: Some(BridgePort {
                 bridge: self.bridge,
                 hairpin: true,
+                is_isolated: false,
             }),
         };
         links::create_veth(&mut self.socket, &pair, container.namespace.as_fd(), [])
