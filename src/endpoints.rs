@@ -67,36 +67,6 @@ impl LocalEndpoints {
     pub fn directory(state_dir: &Path) -> PathBuf {
         state_dir.join("containers")
     }
-
-    /// Reads the checkpoints. Blocks on the file system.
-    pub fn read(state_dir: &Path) -> Result<Self, CheckpointError> {
-        let checkpoints = Checkpoints::new(state_dir);
-        let mut all = Self::default();
-        for stored in checkpoints.load_all()? {
-            match stored {
-                StoredCheckpoint::Intact { checkpoint, .. } => {
-                    match read_groups(&checkpoints, &checkpoint.container) {
-                        Ok(changed) => {
-                            let networks = checkpoint.networks.iter();
-                            let endpoints =
-                                networks.filter_map(|network| endpoint(network, changed.as_ref()));
-                            all.endpoints.extend(endpoints);
-                        }
-                        // With its groups of the launch, more might reach it than the operator allows.
-                        Err(error) if is_isolated(&checkpoint.networks) => {
-                            all.problems.push(error.to_string());
-                        }
-                        Err(_) => {}
-                    }
-                }
-                StoredCheckpoint::Damaged { error, .. } => all.problems.push(error),
-            }
-        }
-        let key =
-            |endpoint: &LocalEndpoint| (endpoint.container.to_string(), endpoint.network.clone());
-        all.endpoints.sort_by_cached_key(key);
-        Ok(all)
-    }
 }
 
 fn is_isolated(networks: &[CheckpointedNetwork]) -> bool {
@@ -304,7 +274,7 @@ mod tests {
         launch(&checkpoints, "two", true);
         launch(&checkpoints, "plain", false);
         let groups = || -> Vec<(String, Vec<String>)> {
-            let all = LocalEndpoints::read(state.path()).unwrap();
+            let all = EndpointReader::new(state.path()).read().unwrap();
             assert_eq!(all.problems, [""; 0]);
             let endpoints = all.endpoints.into_iter();
             endpoints
@@ -345,7 +315,7 @@ mod tests {
         let many = format!(r#"{{"groups": [{}"x"]}}"#, r#""x","#.repeat(64));
         for damaged in ["", "{", "[1]", r#"{"groups": ["a b"]}"#, &many] {
             std::fs::write(groups_file(&checkpoints, &one), damaged).unwrap();
-            let all = LocalEndpoints::read(state.path()).unwrap();
+            let all = EndpointReader::new(state.path()).read().unwrap();
             assert_eq!(all.problems.len(), 1, "{damaged}: {all:?}");
             assert!(all.problems[0].contains(GROUPS_FILE), "{all:?}");
             assert_eq!(all.endpoints.len(), 1, "{damaged}");

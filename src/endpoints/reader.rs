@@ -216,7 +216,6 @@ mod tests {
         }
         let all = reader.read().unwrap();
         assert_eq!((all.endpoints.len(), reader.reads()), (20, 20), "{all:?}");
-        assert_eq!(all, LocalEndpoints::read(directory.path()).unwrap());
         assert_eq!((reader.read().unwrap(), reader.reads()), (all, 20));
         // A launch, an end, and a change of groups.
         write(directory.path(), "c21", "10.1.0.21/32", &["db"]);

@@ -39,6 +39,7 @@ use super::program::{
     self, Difference, Hook, SetKind, Table, TableChain, TableName, TableRule, TableSet,
 };
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use crate::net::rules::ALLOWED_MARK;
 
 mod drops;
 mod frames;
@@ -51,8 +52,6 @@ pub use watch::GroupTableEvents;
 
 /// The tables' name.
 pub const TABLE: &str = "contrail_mesos_groups";
-/// The bit of a packet's mark that says that it may reach a container whose network isolates groups.
-pub const ALLOWED_MARK: u32 = 0x2000;
 
 const INET: TableName = TableName {
     family: NFPROTO_INET,
