@@ -15,9 +15,7 @@ use contrail_mesos_api::container::{ContainerId, Mac};
 use contrail_mesos_api::files::read_regular_file;
 use ipnet::IpNet;
 
-use crate::isolator::checkpoint::{
-    CheckpointError, CheckpointedNetwork, Checkpoints, StoredCheckpoint,
-};
+use crate::isolator::checkpoint::{CheckpointedNetwork, Checkpoints};
 use crate::membership::membership;
 use crate::provider::bridge::ContainerPolicy;
 use crate::provider::{Intent, ProviderIntent};

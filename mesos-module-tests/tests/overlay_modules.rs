@@ -232,13 +232,6 @@ fn overlay_modules_work_as_those_of_dcos() -> Result<()> {
         .passes(modules.task("again", 1, &command))?;
     modules.scheduler.kill("server")?;
 
-    // So does a master, whose agents keep what they have meanwhile.
-    modules.master.kill_9()?;
-    assert!(modules.cni_file(0, "vxlan-1").exists());
-    modules.master.restart()?;
-    let recovered = modules.wait_until_ok(2, 2)?;
-    assert_eq!(allocations(&recovered), allocations(&state));
-
     // The file of the overlays is followed, in both directions.
     let mut networks = two_overlays();
     let third = json!({ "name": "vxlan-3", "subnet": "172.16.0.0/16", "prefix": 24 });
@@ -262,6 +255,13 @@ fn overlay_modules_work_as_those_of_dcos() -> Result<()> {
         let is_there = (0..2).any(|agent| modules.cni_file(agent, "vxlan-3").exists());
         Ok((!is_there).then_some(()))
     })?;
+
+    // So does a master, whose agents keep what they have meanwhile.
+    modules.master.kill_9()?;
+    assert!(modules.cni_file(0, "vxlan-1").exists());
+    modules.master.restart()?;
+    let recovered = modules.wait_until_ok(2, 2)?;
+    assert_eq!(allocations(&recovered), allocations(&state));
     expect_deletion(&mut modules)
 }
 
