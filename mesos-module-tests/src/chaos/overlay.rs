@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Invariants:
-//! - Nothing is ever allocated anew: whatever fails, each node keeps its address, tunnel endpoint and
+//! - Nothing is allocated a second time: whatever fails, each node keeps its address, tunnel endpoint and
 //!   subnets.
 //! - One TCP connection between two hosts lives through all rounds.
 //! - Only the recovery timeout depends on time.

@@ -172,7 +172,7 @@ impl Tasks {
     }
 }
 
-/// The ids of the containers of all tasks that run on a node, whoever has launched them.
+/// The ids of the containers of all tasks that run on a node, of all frameworks.
 pub(super) fn containers_on(cluster: &OverlayCluster, node: usize) -> Result<BTreeSet<String>> {
     let framework = &cluster.mesos.scheduler.framework;
     let hostname = cluster.node(node).hostname();

@@ -214,12 +214,12 @@ async fn snapshot(client: &ClusterClient) -> Result<(Revision, usize)> {
 }
 
 /// None once a stream goes on, then the group of the endpoint that has changed.
-type Seen = Option<(String, Instant)>;
+type WatchEvent = Option<(String, Instant)>;
 
 async fn next(
-    seen: &mut mpsc::UnboundedReceiver<Seen>,
+    seen: &mut mpsc::UnboundedReceiver<WatchEvent>,
     watches: &mut JoinSet<Result<()>>,
-) -> Result<Seen> {
+) -> Result<WatchEvent> {
     tokio::select! {
         seen = seen.recv() => seen.context("no node watches"),
         Some(ended) = watches.join_next() => {
@@ -233,7 +233,7 @@ async fn next(
 async fn watch(
     client: ClusterClient,
     since: Revision,
-    seen: mpsc::UnboundedSender<Seen>,
+    seen: mpsc::UnboundedSender<WatchEvent>,
 ) -> Result<()> {
     let mut stream = client.watch(Some(since)).await?;
     while let Some(items) = stream.next().await? {

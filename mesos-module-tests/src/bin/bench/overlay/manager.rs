@@ -184,7 +184,7 @@ async fn register(number: u16, client: &ClusterClient) -> Result<()> {
 }
 
 /// What a watching node has seen.
-enum Seen {
+enum WatchEvent {
     /// It has everything up to this revision.
     Synced(Revision),
     /// A node was published.
@@ -231,7 +231,7 @@ async fn simulate(
         let began = Instant::now();
         register(number, &client).await?;
         for _ in clients {
-            let Seen::Node(name, at) = next(&mut seen, &mut watches).await? else {
+            let WatchEvent::Node(name, at) = next(&mut seen, &mut watches).await? else {
                 bail!("a node connected again");
             };
             ensure!(name == node(number).name, "{name} is not new");
@@ -280,9 +280,9 @@ pub(super) fn report_for_ever(
 
 /// The next that any node sees. Fails if a watch ends.
 async fn next(
-    seen: &mut mpsc::UnboundedReceiver<Seen>,
+    seen: &mut mpsc::UnboundedReceiver<WatchEvent>,
     watches: &mut JoinSet<Result<()>>,
-) -> Result<Seen> {
+) -> Result<WatchEvent> {
     tokio::select! {
         seen = seen.recv() => seen.context("no node watches"),
         Some(ended) = watches.join_next() => {
@@ -295,12 +295,12 @@ async fn next(
 
 /// Waits until one more node has everything.
 async fn synced(
-    seen: &mut mpsc::UnboundedReceiver<Seen>,
+    seen: &mut mpsc::UnboundedReceiver<WatchEvent>,
     watches: &mut JoinSet<Result<()>>,
 ) -> Result<Revision> {
     match next(seen, watches).await? {
-        Seen::Synced(revision) => Ok(revision),
-        Seen::Node(name, _) => bail!("{name} is published before all nodes watch"),
+        WatchEvent::Synced(revision) => Ok(revision),
+        WatchEvent::Node(name, _) => bail!("{name} is published before all nodes watch"),
     }
 }
 
@@ -308,7 +308,7 @@ async fn synced(
 async fn watch(
     client: ClusterClient,
     since: Option<Revision>,
-    seen: mpsc::UnboundedSender<Seen>,
+    seen: mpsc::UnboundedSender<WatchEvent>,
 ) -> Result<()> {
     let mut stream = client.watch(since).await?;
     let mut is_synced = false;
@@ -318,12 +318,12 @@ async fn watch(
             let what = match item {
                 WatchItem::Synced { revision } => {
                     is_synced = true;
-                    Seen::Synced(revision)
+                    WatchEvent::Synced(revision)
                 }
                 WatchItem::Put {
                     object: Object::Node(node),
                     ..
-                } if is_synced => Seen::Node(node.name, at),
+                } if is_synced => WatchEvent::Node(node.name, at),
                 _ => continue,
             };
             if seen.send(what).is_err() {
