@@ -275,12 +275,17 @@ impl Star<'_> {
             ensure!(output.status.success(), "{}: {errors}", output.status);
             self.wait_for(&collector, &expected(&groups))?;
         }
-        say("GET /v1/drops of a node daemon: what was dropped, and why");
-        let drops = self.cluster.daemons[0].get("/v1/drops")?;
-        println!("    {}", drops["totals"]);
+        say("GET /v1/drops of each node daemon: what was dropped, and why");
+        let mut judged = 0;
+        for daemon in &self.cluster.daemons {
+            let drops = daemon.get("/v1/drops")?;
+            println!("    {}", drops["totals"]);
+            judged += drops["totals"]["no-shared-group"].as_u64().unwrap_or(0);
+        }
+        // Where Marathon has put the probes is not known.
         ensure!(
-            drops["totals"]["no-shared-group"].as_u64() > Some(0),
-            "{drops}"
+            judged > 0,
+            "no packet was dropped between containers without a shared group"
         );
         Ok(())
     }
