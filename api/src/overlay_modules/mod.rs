@@ -200,6 +200,14 @@ mod tests {
         assert_eq!(ok, json!({"status": "STATUS_OK"}));
     }
 
+    /// A field of protobuf with a length.
+    fn field(number: u8, value: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![number << 3 | 2];
+        prost::encode_length_delimiter(value.len(), &mut bytes).unwrap();
+        bytes.extend(value);
+        bytes
+    }
+
     #[test]
     fn protobuf_has_the_numbers_of_the_original_modules() {
         let state = OverlayState::from(OverlayStatus::Configuring);
@@ -209,11 +217,31 @@ mod tests {
             overlays: vec![example()],
             configuration_attempts: None,
         };
+        let info = [
+            field(1, b"dcos"),
+            field(2, b"9.0.0.0/8"),
+            vec![3 << 3, 24],
+            vec![6 << 3, 1],
+        ];
+        let bridge = |name: &[u8], ip: &[u8]| [field(1, name), field(2, ip)].concat();
+        let vxlan = [
+            // 1024 as a varint.
+            vec![1 << 3, 0x80, 0x08],
+            field(2, b"vtep1024"),
+            field(3, b"44.128.0.1/20"),
+            field(4, b"70:b3:d5:80:00:01"),
+        ];
+        let overlay = [
+            field(1, &info.concat()),
+            field(2, b"9.0.1.0/24"),
+            field(3, &bridge(b"m-dcos", b"9.0.1.0/25")),
+            field(4, &bridge(b"d-dcos", b"9.0.1.128/25")),
+            field(5, &field(1, &vxlan.concat())),
+            field(6, &[vec![1 << 3, 2], field(2, b"no")].concat()),
+        ];
+        let expected = [field(1, b"1.2.3.4"), field(2, &overlay.concat())].concat();
         let bytes = agent.encode_to_vec();
-        assert_eq!(bytes[..9], *b"\x0a\x071.2.3.4");
-        // Field 2, a message that begins with field 1, the overlay, which begins with its name.
-        assert_eq!(bytes[9], 0x12);
-        assert_eq!(bytes[11..13], [0x0a, 0x1a - 3]);
+        assert_eq!(bytes, expected);
         assert_eq!(proto::AgentInfo::decode(&*bytes).unwrap(), agent);
     }
 }
