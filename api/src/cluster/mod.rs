@@ -50,7 +50,10 @@ pub use groups::{
     SecurityGroup, is_group_name,
 };
 pub use objects::{Node, NodeSubnets, Object, ObjectKey, Overlay, Underlay, Vtep, halves};
-pub use report::{EndpointsReport, NodeAnswer, NodeReport, SubsystemReport, Versions};
+pub use report::{
+    EndpointsReport, MAX_ENDPOINTS_REPORT_BYTES, MAX_REPORTED_ENDPOINTS, NodeAnswer, NodeReport,
+    SubsystemReport, Versions,
+};
 pub use revision::{InvalidRevision, Revision};
 pub use status::{NodeCondition, NodeList, NodeStatus};
 

@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Endpoint, Node, Revision};
 
+/// The longest [`EndpointsReport`] that a manager accepts, in bytes of its JSON. A node leaves out the
+/// longest entries beyond it: enough for thousands of containers with a few groups each.
+pub const MAX_ENDPOINTS_REPORT_BYTES: usize = 2 << 20;
+/// The most entries of an [`EndpointsReport`] that a manager publishes: more than the subnets of a node
+/// have room for in most clusters.
+pub const MAX_REPORTED_ENDPOINTS: usize = 4096;
+
 /// What a node says of itself. The first report of a node registers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeReport {
@@ -32,7 +39,8 @@ pub struct NodeReport {
     pub endpoints: Option<String>,
 }
 
-/// All containers of a node that are on overlays which isolate groups. It replaces the one before.
+/// All containers of a node that are on overlays which isolate groups, but for those beyond
+/// [`MAX_ENDPOINTS_REPORT_BYTES`] and [`MAX_REPORTED_ENDPOINTS`]. It replaces the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointsReport {
     /// What [`NodeReport::endpoints`] has for this list.

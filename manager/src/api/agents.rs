@@ -16,11 +16,10 @@ use crate::containers::Containers;
 use crate::error::ManagerError;
 use crate::listener::{AllowedHosts, BodyLimits, Peer, discard, receive_body};
 use contrail_mesos_api::agent_api::Refusal;
+use contrail_mesos_api::cluster::MAX_ENDPOINTS_REPORT_BYTES;
 
 /// Enough for a container with many ports and labels, and for the report of a node.
 const MAX_BODY_BYTES: usize = 256 << 10;
-/// Enough for thousands of containers of a node with a few groups each.
-const MAX_ENDPOINTS_BODY_BYTES: usize = 2 << 20;
 
 /// The routes. A request is authenticated before its body is read.
 pub(crate) fn router(
@@ -44,7 +43,7 @@ pub(crate) fn router(
     };
     let endpoints = cluster.map_or_else(Router::new, |cluster| {
         let limits = BodyLimits {
-            max_bytes: MAX_ENDPOINTS_BODY_BYTES,
+            max_bytes: MAX_ENDPOINTS_REPORT_BYTES,
             ..limits
         };
         nodes::endpoints_router(state.clone(), cluster)

@@ -16,16 +16,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use contrail_mesos_api::cluster::{
-    Endpoint, EndpointsReport, MAX_GROUPS, NodeStatus, NodeSubnets, Object, ObjectKey,
-    is_group_name,
+    Endpoint, EndpointsReport, MAX_GROUPS, MAX_REPORTED_ENDPOINTS, NodeStatus, NodeSubnets, Object,
+    ObjectKey, is_group_name,
 };
 use contrail_mesos_api::text::Quoted;
 use ipnet::IpNet;
 
 use crate::overlay::ObjectChange;
 
-/// How many endpoints of a node are kept: more than its subnets have room for in most clusters.
-pub(crate) const MAX_ENDPOINTS: usize = 4096;
 /// The longest id of an endpoint: that of a deeply nested container, and its network.
 const MAX_ID_BYTES: usize = 1024;
 /// How many addresses an endpoint may have.
@@ -355,9 +353,9 @@ fn select_well_formed(
             names.sort_unstable();
             names.dedup();
         }
-        let problem = if index >= MAX_ENDPOINTS {
+        let problem = if index >= MAX_REPORTED_ENDPOINTS {
             Some(format!(
-                "the node has more than {MAX_ENDPOINTS} containers on overlays"
+                "the node has more than {MAX_REPORTED_ENDPOINTS} containers on overlays"
             ))
         } else {
             malformation(node, &endpoint)

@@ -131,7 +131,9 @@ impl GroupsSubsystem {
         }));
         problems.extend(contradictions);
         let node = cluster.map_or(&self.node, |cluster| &cluster.node);
-        let report = status::report(node, &local.endpoints);
+        let (report, left_out) = status::report(node, &local.endpoints);
+        // First, because only the first problems are kept.
+        problems.splice(0..0, left_out);
         let changes = match mode {
             Mode::DryRun => self.tables.plan(&desired)?,
             Mode::Apply => {

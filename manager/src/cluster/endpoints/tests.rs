@@ -214,13 +214,16 @@ fn report_is_refused_of_unknown_node_or_with_invalid_digest() {
 #[test]
 fn number_of_endpoints_of_a_node_is_bounded() {
     let mut table = EndpointTable::new(&[overlay("a", true), node("n", &[("a", "9.0.0.0/16")])]);
-    let endpoints = (0..MAX_ENDPOINTS + 10).map(|number| {
+    let endpoints = (0..MAX_REPORTED_ENDPOINTS + 10).map(|number| {
         let address = Ipv4Addr::from(0x0900_0001 + u32::try_from(number).unwrap());
         endpoint("n", &number.to_string(), &[&address.to_string()], &[])
     });
     table.report("n", report_of(endpoints.collect())).unwrap();
     let counts = table.counts();
-    assert_eq!((counts.published, counts.refused), (MAX_ENDPOINTS, 10));
+    assert_eq!(
+        (counts.published, counts.refused),
+        (MAX_REPORTED_ENDPOINTS, 10)
+    );
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use contrail_mesos_api::cluster::{
-    Endpoint, EndpointsReport, IngressRule, Membership, Node, RuleSource, SecurityGroup,
+    Endpoint, EndpointsReport, IngressRule, MAX_ENDPOINTS_REPORT_BYTES, Membership, Node,
+    RuleSource, SecurityGroup,
 };
 
 use super::*;
@@ -249,10 +250,11 @@ async fn endpoints_of_others_and_invalid_ones_are_refused() {
     refused(node.get(path).await, 405, "does not support").await;
     // Longer than other requests may be, but not without end.
     let spaces = |count: usize| format!("{empty}{}", " ".repeat(count));
-    let response = node.send(Method::PUT, path, spaces(1 << 20)).await;
+    let longest = MAX_ENDPOINTS_REPORT_BYTES - empty.len();
+    let response = node.send(Method::PUT, path, spaces(longest)).await;
     assert_eq!(response.status(), StatusCode::OK);
     refused(
-        node.send(Method::PUT, path, spaces(2 << 20)).await,
+        node.send(Method::PUT, path, spaces(longest + 1)).await,
         413,
         "longer than",
     )
