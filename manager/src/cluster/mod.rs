@@ -302,12 +302,14 @@ impl Cluster {
         action: NodeAction,
         details: String,
     ) -> Result<(), ManagerError> {
-        let allocator = self.allocator()?;
+        let (allocator, publisher) = self.current()?;
         let work = async { Ok(allocator.release(name).await?) };
         if self.fence.run_in_term(work).await? {
             log::warn!(node = name, reason = details; "node released: its subnets are free");
             self.nodes.remove(name, action, details);
         }
+        // Once it answers, the release is published too.
+        publisher.check(name, None).await?;
         Ok(())
     }
 
