@@ -6,13 +6,15 @@
 //!
 //! Invariants: a fault of the configuration is known before the module is created. After that, nothing
 //! ends the master: the manager runs on threads of its own, and waits for a store or a ZooKeeper that
-//! is away. The file of the overlays is followed; one with problems changes nothing.
+//! is away. The file of the overlays and the certificates are followed; files with problems change
+//! nothing.
 
 mod config;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -20,14 +22,14 @@ use tokio::sync::watch;
 use contrail_mesos_api::http::TlsError;
 use contrail_mesos_api::text::with_causes;
 
-use crate::config::{Config, OverlayOptions};
+use crate::config::Config;
 use crate::server::{Manager, StartError};
 
 pub use config::{MasterModuleKind, ModuleConfigError, read};
 
 /// Few, because the work mostly waits for nodes and the store.
 const WORKER_THREADS: usize = 2;
-/// How often the file of the overlays is read.
+/// How often the file of the overlays is read, and changes of the certificates are looked for.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
 /// The delay before the manager is started again, as in the DC/OS modules.
 const RESTART_DELAY: Duration = Duration::from_secs(3);
@@ -148,6 +150,8 @@ async fn run(
     has_run: &mut bool,
     mut stopped: watch::Receiver<bool>,
 ) -> Option<String> {
+    // Before they are read, so that no change is missed.
+    let certificates = stamps_of_certificates(config).await;
     let manager = match Manager::start(config.clone()).await {
         Ok(manager) => manager,
         Err(error) if *has_run => return Some(with_causes(&error)),
@@ -166,7 +170,7 @@ async fn run(
         let _ = started.send(Ok(()));
     }
     let problem = tokio::select! {
-        () = follow(&manager, config.clone()) => Some("a part of it has ended".to_owned()),
+        () = follow(&manager, config.clone(), certificates) => Some("a part of it has ended".to_owned()),
         // An error means that the module is gone.
         _ = stopped.wait_for(|stopped| *stopped) => None,
     };
@@ -174,18 +178,40 @@ async fn run(
     problem
 }
 
-/// Applies changes of the file of the overlays.
-async fn follow(manager: &Manager, mut config: Config) {
+/// What differs when a file is replaced or written: its time of modification, its length and its inode.
+type FileStamp = (SystemTime, u64, u64);
+
+/// Those of the certificate, of its key and of the CAs; none of a file that cannot be read now.
+async fn stamps_of_certificates(config: &Config) -> Vec<Option<FileStamp>> {
+    let Some(tls) = &config.access.tls else {
+        return vec![];
+    };
+    let identity = [&tls.identity.certificate, &tls.identity.key];
+    let mut stamps = vec![];
+    for path in identity.into_iter().chain(&tls.client_ca) {
+        let metadata = tokio::fs::metadata(path).await.ok();
+        stamps
+            .push(metadata.and_then(|file| Some((file.modified().ok()?, file.len(), file.ino()))));
+    }
+    stamps
+}
+
+/// Applies changes of the file of the overlays, and of the certificates since these stamps.
+async fn follow(manager: &Manager, mut config: Config, mut certificates: Vec<Option<FileStamp>>) {
     let Some(mut overlay) = config.overlay.clone() else {
         return std::future::pending().await;
     };
     let mut last_problem = None;
+    let mut last_failure = None;
     loop {
         tokio::time::sleep(FOLLOW_INTERVAL).await;
         let file = overlay.file.clone();
         let loaded = tokio::task::spawn_blocking(move || config::load_networks(&file)).await;
         let networks = match loaded {
-            Ok(Ok(networks)) => networks,
+            Ok(Ok(networks)) => {
+                last_problem = None;
+                Some(networks)
+            }
             Ok(Err(error)) => {
                 let problem = error.to_string();
                 // A file that is being written is incomplete for a moment.
@@ -196,25 +222,37 @@ async fn follow(manager: &Manager, mut config: Config) {
                 let is_logged =
                     is_second || last_problem.as_ref() == Some(&(problem.clone(), true));
                 last_problem = Some((problem, is_logged));
-                continue;
+                None
             }
             // It panicked, or the runtime ends.
             Err(_) => return,
         };
-        last_problem = None;
-        if networks == overlay.networks {
+        let networks = networks.filter(|networks| *networks != overlay.networks);
+        let present = stamps_of_certificates(&config).await;
+        if networks.is_none() && present == certificates {
             continue;
         }
-        overlay = OverlayOptions {
-            networks,
-            ..overlay
-        };
-        config.overlay = Some(overlay.clone());
-        let reloaded = tokio::task::block_in_place(|| manager.reload(&config));
-        let file = overlay.file.display();
-        match reloaded {
-            Ok(_) => log::info!(file:%; "the changed overlays are applied"),
-            Err(error) => log::error!(file:%, error:%; "the changed overlays are not applied"),
+        let mut changed = overlay.clone();
+        if let Some(networks) = networks {
+            changed.networks = networks;
+        }
+        let mut new = config.clone();
+        new.overlay = Some(changed.clone());
+        // What fails is tried again.
+        match tokio::task::block_in_place(|| manager.reload(&new)) {
+            Ok(_) => {
+                last_failure = None;
+                let file = changed.file.display();
+                log::info!(file:%; "the changed overlays and certificates are applied");
+                (overlay, config, certificates) = (changed, new, present);
+            }
+            Err(error) => {
+                let problem = with_causes(&error);
+                if last_failure.as_ref() != Some(&problem) {
+                    log::error!("the overlays and certificates stay as they are: {problem}");
+                }
+                last_failure = Some(problem);
+            }
         }
     }
 }
