@@ -35,7 +35,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
-use zookeeper_client::{Acls, Client};
+use zookeeper_client::{Acl, Acls, Client, CreateMode, Error, Permission};
 
 use super::fence::{self, Fence, FenceControl};
 use contrail_mesos_api::http::Address;
@@ -115,8 +115,42 @@ impl ZooKeeper {
         }
     }
 
+    /// Creates the directory `path`, which is below the configured one. Others may need what is above that,
+    /// such as the directory of the Mesos masters: they can read it, as when Mesos creates it.
+    pub(crate) async fn make_directory(&self, client: &Client, path: &str) -> Result<(), Error> {
+        let own = CreateMode::Persistent.with_acls(self.acls());
+        // What exists is not asked for: its creation may be refused before it is known to exist.
+        for directory in [path, &self.path] {
+            match client.create(directory, &[], &own).await {
+                Err(Error::NoNode) => {}
+                Err(error) if error != Error::NodeExists => return Err(error),
+                _ => return client.mkdir(path, &own).await,
+            }
+        }
+        let (parent, _) = self.path.rsplit_once('/').unwrap_or_default();
+        if parent.is_empty() {
+            return Err(Error::NoNode);
+        }
+        let shared = CreateMode::Persistent.with_acls(self.parent_acls());
+        client.mkdir(parent, &shared).await?;
+        client.mkdir(path, &own).await
+    }
+
+    /// Who may read and change the directories above the configured one, if a manager creates them.
+    fn parent_acls(&self) -> Acls<'static> {
+        static READ_BY_ALL: [Acl; 2] = [
+            Acl::new_const(Permission::READ, "world", "anyone"),
+            Acl::new_const(Permission::ALL, "auth", ""),
+        ];
+        if self.digest.is_some() {
+            Acls::new(&READ_BY_ALL)
+        } else {
+            self.acls()
+        }
+    }
+
     /// Opens a session.
-    pub(crate) async fn connect(&self) -> Result<Client, zookeeper_client::Error> {
+    pub(crate) async fn connect(&self) -> Result<Client, Error> {
         let connector = Client::connector().with_session_timeout(self.session_timeout);
         let connector = match &self.digest {
             Some(digest) => connector.with_auth("digest", digest.expose_secret().as_bytes()),

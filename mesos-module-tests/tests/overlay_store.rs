@@ -15,7 +15,7 @@ use contrail_mesos_manager::overlay::{
 use futures::future::join_all;
 use mesos_module_tests::testbed::Host;
 use mesos_module_tests::testbed::zookeeper::ZooKeeper;
-use zookeeper_client::Client;
+use zookeeper_client::{Client, Error};
 
 const DIGEST: &str = "managers:a-password-of-this-test-alone";
 const GENERATION: &str = "/contrail/managers/overlay/generation";
@@ -126,6 +126,12 @@ fn many_nodes_are_few_transactions_and_found_by_the_next_leader() -> Result<()> 
     host.block_on(async {
         let client = client(&zookeeper).await?;
         let (first, _changes) = load(store(&zookeeper)).await?;
+        // Others read the directory above the configured one, which others may use too.
+        let connector = Client::connector();
+        let other = connector.connect(&zookeeper.address().to_string()).await?;
+        assert_eq!(other.list_children("/contrail").await?, ["managers"]);
+        let refused = other.list_children("/contrail/managers").await;
+        ensure!(refused == Err(Error::NoAuth), "{refused:?}");
         let before = generation(&client).await?;
         let registered = join_all((0..NODES).map(|number| register(&first, number))).await;
         registered.into_iter().collect::<Result<Vec<_>, _>>()?;

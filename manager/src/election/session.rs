@@ -190,8 +190,8 @@ impl<'a> Session<'a> {
     async fn enter(&mut self) -> Result<()> {
         let directory = CreateMode::Persistent.with_acls(self.options.acls());
         let path = self.candidates_path();
-        let client = self.client.clone();
-        self.request(client.mkdir(&path, &directory)).await?;
+        let (options, client) = (self.options, self.client.clone());
+        self.request(options.make_directory(&client, &path)).await?;
         self.create(
             &self.term_path(),
             &bytes(&Record::none(self.record(0).lease_ms)),

@@ -186,7 +186,8 @@ impl ZooKeeperStore {
     /// Creates the nodes that hold the others.
     async fn prepare(&self, client: &Client) -> Result<(), Error> {
         let options = CreateMode::Persistent.with_acls(self.options.acls());
-        client.mkdir(&self.nodes_path(), &options).await?;
+        let nodes = self.nodes_path();
+        self.options.make_directory(client, &nodes).await?;
         let header = Header::bytes(first_generation());
         let path = self.generation_path();
         match client.create(&path, &header, &options).await {
