@@ -88,9 +88,7 @@ impl AllowedHosts {
                 Quoted(origin.as_bytes())
             ));
         }
-        let site = headers.get(SEC_FETCH_SITE);
-        let is_foreign = site.is_some_and(|site| site != "same-origin" && site != "none");
-        if is_foreign && method != Method::GET && method != Method::HEAD {
+        if is_of_foreign_page(headers) && method != Method::GET && method != Method::HEAD {
             return Some("requests of pages from other sites are not accepted".to_owned());
         }
         None
@@ -122,6 +120,14 @@ impl AllowedHosts {
             .configured
             .contains(&origin.host().to_ascii_lowercase())
     }
+}
+
+/// Whether a browser says that a page of another site sends the request. Browsers say so only to servers
+/// with TLS, and to those of the own host.
+#[must_use]
+pub fn is_of_foreign_page(headers: &HeaderMap) -> bool {
+    let site = headers.get(SEC_FETCH_SITE);
+    site.is_some_and(|site| site != "same-origin" && site != "none")
 }
 
 fn unknown_host(host: &[u8]) -> String {

@@ -41,7 +41,7 @@ pub use api_error::ApiError;
 pub use call_error::{CallError, CallErrorKind};
 pub use credentials::{Credentials, CredentialsError};
 pub use failover::{AttemptError, Failover};
-pub use hosts::AllowedHosts;
+pub use hosts::{AllowedHosts, is_of_foreign_page};
 pub use leader::{LeaderClient, LeaderOptions, RequestSpec};
 use quickack::QuickAckConnector;
 pub use redirect::{RedirectError, Redirects};

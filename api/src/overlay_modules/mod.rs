@@ -30,10 +30,20 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/mesos.modules.overlay.rs"));
 }
 
+/// The refusal of JSONP to pages of other sites, which read it by loading it as a script.
+pub const FOREIGN_SCRIPT: &str = "jsonp is not for pages of other sites";
+
 /// The prefix of the names of the bridges of Mesos containers.
 pub const MESOS_BRIDGE_PREFIX: &str = "m-";
 /// The prefix of the names of the bridges of Docker containers.
 pub const DOCKER_BRIDGE_PREFIX: &str = "d-";
+
+/// Whether problems of a subsystem of a node daemon mean that its overlays have failed. Those of others
+/// may be about a single container.
+#[must_use]
+pub fn is_subsystem_of_overlays(name: &str) -> bool {
+    ["node-state", "overlay", "cni-files"].contains(&name)
+}
 
 /// How far an overlay of an agent is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,9 @@
 //!
 //! Clients of these endpoints do not know the header with an agent's name. So the token counts, if
 //! there is one, and with client certificates only an operator may delete nodes other than its own.
-//! Requests of foreign pages are refused, as browsers can send these.
+//! Requests of foreign pages are refused, as browsers can send these, and so is JSONP. But browsers say
+//! where a script is loaded from only if the manager has TLS, or is on their own host. Without a token or
+//! client certificates, any page that a browser in the cluster's network shows can read the state by JSONP.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,7 +23,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
-use contrail_mesos_api::overlay_modules::{AnswerError, answer, query_parameter};
+use contrail_mesos_api::http::is_of_foreign_page;
+use contrail_mesos_api::overlay_modules::{AnswerError, FOREIGN_SCRIPT, answer, query_parameter};
 use serde::Deserialize;
 
 use super::agents::ApiError;
@@ -105,6 +108,12 @@ async fn state(
 ) -> Result<Response, ApiError> {
     state.api.check_ready()?;
     let jsonp = query_parameter(query.as_deref(), "jsonp");
+    if jsonp.is_some() && is_of_foreign_page(&headers) {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            FOREIGN_SCRIPT.to_owned(),
+        ));
+    }
     respond(&state.cluster, &headers, jsonp.as_deref())
 }
 

@@ -352,11 +352,20 @@ impl Cluster {
 
     /// All nodes; an error if this manager does not publish.
     pub(crate) fn list(&self) -> Result<NodeList, ManagerError> {
-        let (allocator, publisher) = self.current()?;
+        let (_, publisher) = self.current()?;
+        let mut list = self.list_with(|_| true)?;
+        publisher.table().complete_statuses(&mut list.nodes);
+        Ok(list)
+    }
+
+    /// All nodes, with the problems of the allocation and of the subsystems with such names.
+    fn list_with(&self, has_problems: fn(&str) -> bool) -> Result<NodeList, ManagerError> {
+        let problems = self.allocator()?.problems();
         let revision = self.hub.revision().ok_or(WatchError::NotPublishing)?;
-        let problems = allocator.problems();
-        let mut nodes = self.nodes.statuses(&self.registered(), revision, &problems);
-        publisher.table().complete_statuses(&mut nodes);
+        let registered = self.registered();
+        let nodes = self
+            .nodes
+            .statuses(&registered, revision, &problems, has_problems);
         Ok(NodeList { revision, nodes })
     }
 

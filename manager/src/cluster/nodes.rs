@@ -285,12 +285,14 @@ impl NodeTable {
             .collect()
     }
 
-    /// What is known about these nodes, and about those that were refused.
+    /// What is known about these nodes, and about those that were refused. Their problems are those of
+    /// the allocation and of the subsystems with such names.
     pub(super) fn statuses(
         &self,
         registered: &[Node],
         current: Revision,
         allocation_problems: &BTreeMap<String, Vec<String>>,
+        has_problems: fn(&str) -> bool,
     ) -> Vec<NodeStatus> {
         let table = self.lock();
         let unregistered = table.records.iter().filter(|(name, record)| {
@@ -300,12 +302,19 @@ impl NodeTable {
                     .is_err()
         });
         let mut statuses: Vec<_> = unregistered
-            .map(|(name, record)| status(name, None, Some(record), current, None))
+            .map(|(name, record)| status(name, None, Some(record), current, None, has_problems))
             .collect();
         statuses.extend(registered.iter().map(|node| {
             let record = table.records.get(&node.name);
             let problems = allocation_problems.get(&node.name).map(Vec::as_slice);
-            status(&node.name, Some(node), record, current, problems)
+            status(
+                &node.name,
+                Some(node),
+                record,
+                current,
+                problems,
+                has_problems,
+            )
         }));
         statuses.sort_by(|one, other| one.name.cmp(&other.name));
         statuses
@@ -338,6 +347,7 @@ fn status(
     record: Option<&Record>,
     current: Revision,
     allocation_problems: Option<&[String]>,
+    has_problems: fn(&str) -> bool,
 ) -> NodeStatus {
     let report = record.and_then(|record| record.report.as_ref());
     let applied = report.and_then(|(report, _)| report.applied);
@@ -357,7 +367,8 @@ fn status(
              another cluster, or the managers have lost their state"
         ));
     }
-    for subsystem in report.iter().flat_map(|(report, _)| &report.subsystems) {
+    let subsystems = report.iter().flat_map(|(report, _)| &report.subsystems);
+    for subsystem in subsystems.filter(|subsystem| has_problems(&subsystem.name)) {
         let texts = subsystem.problems.iter();
         problems.extend(texts.map(|text| format!("{}: {text}", subsystem.name)));
     }

@@ -1,5 +1,6 @@
 //! The state that the master module of DC/OS answers with.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use contrail_mesos_api::cluster::{NodeCondition, NodeStatus, NodeSubnets};
@@ -7,7 +8,7 @@ use contrail_mesos_api::container::Mac;
 use contrail_mesos_api::overlay_modules::proto::{
     AgentInfo, AgentOverlayInfo, NetworkConfig, OverlayInfo, State,
 };
-use contrail_mesos_api::overlay_modules::{OverlayStatus, agent_overlay};
+use contrail_mesos_api::overlay_modules::{OverlayStatus, agent_overlay, is_subsystem_of_overlays};
 
 use super::Cluster;
 use crate::error::ManagerError;
@@ -16,9 +17,13 @@ use crate::overlay::{OverlayConfig, OverlayDefinition};
 impl Cluster {
     /// The overlays, and what each node has of them; an error if this manager does not publish.
     pub(crate) fn overlay_state(&self) -> Result<State, ManagerError> {
-        let list = self.list()?;
+        // What is wrong with a container does not mean that the overlays of its node have failed.
+        let list = self.list_with(is_subsystem_of_overlays)?;
+        let all = self.list_with(|_| true)?.nodes.into_iter();
+        let with_problems = all.filter(|node| !node.problems.is_empty());
+        let with_problems = with_problems.map(|node| node.name).collect();
         let networks = self.options().networks.clone();
-        Ok(state(&networks, &list.nodes))
+        Ok(state(&networks, &list.nodes, &with_problems))
     }
 
     /// The names of the registered nodes with one of these addresses.
@@ -30,7 +35,12 @@ impl Cluster {
     }
 }
 
-fn state(networks: &OverlayConfig, nodes: &[NodeStatus]) -> State {
+/// The problems of `nodes` are those of their overlays; `with_problems` are the names of those with any.
+fn state(
+    networks: &OverlayConfig,
+    nodes: &[NodeStatus],
+    with_problems: &BTreeSet<String>,
+) -> State {
     let [first, second, third] = networks.vtep_mac_oui;
     State {
         network: Some(NetworkConfig {
@@ -43,7 +53,7 @@ fn state(networks: &OverlayConfig, nodes: &[NodeStatus]) -> State {
         }),
         agents: nodes
             .iter()
-            .filter_map(|node| agent(networks, node))
+            .filter_map(|node| agent(networks, node, with_problems.contains(&node.name)))
             .collect(),
     }
 }
@@ -60,10 +70,10 @@ fn info(overlay: &OverlayDefinition) -> OverlayInfo {
 }
 
 /// A node that has something.
-fn agent(networks: &OverlayConfig, node: &NodeStatus) -> Option<AgentInfo> {
+fn agent(networks: &OverlayConfig, node: &NodeStatus, has_problems: bool) -> Option<AgentInfo> {
     let vtep = node.vtep?;
     let underlay = networks.underlay();
-    let status = status(node);
+    let status = status(node, has_problems);
     let overlays = node.subnets.iter().filter_map(|part: &NodeSubnets| {
         let mut overlays = networks.overlays.iter();
         let overlay = overlays.find(|overlay| overlay.name == part.overlay)?;
@@ -86,14 +96,15 @@ fn agent(networks: &OverlayConfig, node: &NodeStatus) -> Option<AgentInfo> {
     })
 }
 
-/// What a node has reported; none if it has not.
-fn status(node: &NodeStatus) -> Option<OverlayStatus> {
+/// What a node has reported; none if it has not. It may have problems that are not of its overlays.
+fn status(node: &NodeStatus, has_problems: bool) -> Option<OverlayStatus> {
     if !node.problems.is_empty() {
         return Some(OverlayStatus::Failed(node.problems.join("; ")));
     }
     match node.condition {
         NodeCondition::Current => Some(OverlayStatus::Ok),
-        NodeCondition::Behind => Some(OverlayStatus::Configuring),
+        // Otherwise it may be behind because of the other problems, for as long as it has them.
+        NodeCondition::Behind if !has_problems => Some(OverlayStatus::Configuring),
         // It is not known, but nothing says that it has failed.
         _ => node.applied.map(|_| OverlayStatus::Ok),
     }

@@ -114,6 +114,12 @@ async fn state_is_that_of_the_original_module() {
     assert!(text.starts_with("f({\"network\":"), "{text}");
     let refused = [
         (server.get("/overlay-master/state?jsonp=a%28b"), 400),
+        (
+            server
+                .get("/overlay-master/state?jsonp=f")
+                .header("sec-fetch-site", "cross-site"),
+            403,
+        ),
         (server.get(STATE).header("accept", "text/html"), 415),
         (server.get(STATE).header("host", "evil.example"), 403),
         (server.http.get(server.manager.url() + STATE), 401),

@@ -1,5 +1,5 @@
 //! `GET /overlay-agent/overlay`: what the agent module of DC/OS answers, as JSON or as the protobuf
-//! message `AgentInfo`.
+//! message `AgentInfo`. `?jsonp=` is refused to pages of other sites if the browser says that it is one.
 
 use std::sync::Arc;
 
@@ -7,12 +7,15 @@ use axum::extract::{RawQuery, State};
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use contrail_mesos_api::http::is_of_foreign_page;
 use contrail_mesos_api::overlay_modules::proto::AgentInfo;
 use contrail_mesos_api::overlay_modules::{
-    AnswerError, OverlayStatus, agent_overlay, answer, overlay_info, query_parameter,
+    AnswerError, FOREIGN_SCRIPT, OverlayStatus, agent_overlay, answer, is_subsystem_of_overlays,
+    overlay_info, query_parameter,
 };
 
 use super::{ApiSources, ApiState, refusal};
+use crate::subsystem::ClusterUse;
 
 pub(super) async fn overlay(
     State(state): State<Arc<ApiState>>,
@@ -25,6 +28,9 @@ pub(super) async fn overlay(
     };
     let accept = headers.get(ACCEPT).map(HeaderValue::as_bytes);
     let jsonp = query_parameter(query.as_deref(), "jsonp");
+    if jsonp.is_some() && is_of_foreign_page(&headers) {
+        return refusal(StatusCode::FORBIDDEN, FOREIGN_SCRIPT);
+    }
     match answer(&agent, accept, jsonp.as_deref()) {
         Ok(answer) => {
             let headers = [
@@ -51,11 +57,18 @@ fn agent_info(sources: &ApiSources) -> Option<AgentInfo> {
     let underlay = state.underlay.as_ref()?;
     let status = {
         let engine = sources.engine.borrow();
-        let problems = engine.subsystems.iter().flat_map(|status| &status.problems);
+        // What is wrong with a container does not mean that the overlays have failed.
+        let subsystems = || {
+            let all = engine.subsystems.iter();
+            all.filter(|status| is_subsystem_of_overlays(status.name))
+        };
+        let applying = subsystems().filter(|status| status.cluster_use != ClusterUse::Unused);
+        let applied = applying.map(|status| status.applied).min().flatten();
+        let problems = subsystems().flat_map(|status| &status.problems);
         let problems: Vec<_> = problems.map(String::as_str).collect();
         if !problems.is_empty() {
             OverlayStatus::Failed(problems.join("; "))
-        } else if engine.applied() == Some(state.revision) {
+        } else if applied == Some(state.revision) {
             OverlayStatus::Ok
         } else {
             OverlayStatus::Configuring

@@ -185,6 +185,14 @@ async fn overlay_agent_answers_as_the_dcos_module() {
     let failed = state().await;
     assert_eq!(failed["status"], "STATUS_FAILED");
     assert_eq!(failed["error"], "no device");
+    // A container of which something is not as it must be, and a subsystem that is behind for that.
+    senders.engine.send_modify(|engine| {
+        engine.subsystems[0].problems.clear();
+        let mut groups = SubsystemStatus::new("groups");
+        groups.problems = vec!["a container is left out".to_owned()];
+        engine.subsystems.push(groups);
+    });
+    assert_eq!(state().await["status"], "STATUS_OK");
     let (status, _) = request(&path, "GET /overlay-agent/overlay?jsonp=a(").await;
     assert_eq!(status, 400);
     server.abort();

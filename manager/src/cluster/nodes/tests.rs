@@ -1,5 +1,6 @@
 use contrail_mesos_api::cluster::{Versions, Vtep};
 use contrail_mesos_api::container::Mac;
+use contrail_mesos_api::overlay_modules::is_subsystem_of_overlays;
 
 use super::*;
 
@@ -38,7 +39,7 @@ fn revision(term: u64, counter: u64) -> Revision {
 }
 
 fn conditions(table: &NodeTable, registered: &[Node]) -> Vec<(String, NodeCondition)> {
-    let statuses = table.statuses(registered, CURRENT, &BTreeMap::new());
+    let statuses = table.statuses(registered, CURRENT, &BTreeMap::new(), |_| true);
     let statuses = statuses.into_iter();
     statuses
         .map(|status| (status.name, status.condition))
@@ -83,7 +84,7 @@ fn refused_node_is_listed_until_it_is_registered() {
     assert!(conditions(&table, &[]).is_empty(), "it only reads");
     assert!(table.keep_refusal("b", "192.0.2.1 is the address of node \"a\""));
     assert!(!table.keep_refusal("b", "192.0.2.1 is the address of node \"a\""));
-    let status = table.statuses(&[node("a", 1)], CURRENT, &BTreeMap::new());
+    let status = table.statuses(&[node("a", 1)], CURRENT, &BTreeMap::new(), |_| true);
     assert_eq!(status.len(), 2);
     assert_eq!(status[1].condition, NodeCondition::Refused);
     assert!(status[1].problems[0].contains("192.0.2.1"), "{status:?}");
@@ -101,18 +102,23 @@ fn problems_are_those_of_allocation_and_subsystems() {
     let table = NodeTable::default();
     let registered = [node("a", 1)];
     let allocation = BTreeMap::from([("a".to_owned(), vec!["no subnet of v".to_owned()])]);
-    let problems = || {
-        let statuses = table.statuses(&registered, CURRENT, &allocation);
+    let problems_of = |has_problems| {
+        let statuses = table.statuses(&registered, CURRENT, &allocation, has_problems);
         statuses[0].problems.clone()
     };
-    assert_eq!(problems(), ["no subnet of v"]);
+    assert_eq!(problems_of(|_| true), ["no subnet of v"]);
     let mut reported = report(1, Some(revision(4, 0)));
-    reported.subsystems = vec![SubsystemReport {
-        name: "overlay".to_owned(),
-        problems: vec!["no route".to_owned()],
-    }];
+    let subsystem = |name: &str, problem: &str| SubsystemReport {
+        name: name.to_owned(),
+        problems: vec![problem.to_owned()],
+    };
+    reported.subsystems = vec![
+        subsystem("overlay", "no route"),
+        subsystem("groups", "a container is left out"),
+    ];
     table.keep_report("a", reported, &["no subnet of w".to_owned()]);
-    let problems = problems();
+    assert_eq!(problems_of(|_| true)[3], "groups: a container is left out");
+    let problems = problems_of(is_subsystem_of_overlays);
     assert_eq!(problems.len(), 3, "{problems:?}");
     assert_eq!(problems[0], "no subnet of w");
     assert!(problems[1].contains("4.0"), "{problems:?}");
