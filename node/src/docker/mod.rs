@@ -31,7 +31,7 @@ use ipnet::IpNet;
 use self::client::{Client, DockerError};
 use self::desired::{DesiredNetworks, DockerNetwork, bridge_name};
 use self::diff::{FoundNetwork, Step};
-pub use self::rules::DockerRulesSubsystem;
+pub use self::rules::{ConfiguredBridges, DockerRulesSubsystem};
 use crate::cluster_state::ClusterState;
 use crate::subsystem::{BoxError, Change, Mode, Outcome, Subsystem};
 use crate::uplink;

@@ -14,7 +14,10 @@ use contrail_mesos::config::{Config, NetworkProvider, is_overlay_name};
 use contrail_mesos::net::docker_watch::DockerEvents;
 use contrail_mesos::net::links;
 use contrail_mesos::net::netlink::{NetlinkError, NetlinkSocket};
-use contrail_mesos::net::nft::docker::{DesiredRules, DockerRules, Masquerade};
+use contrail_mesos::net::nft::docker::{
+    DesiredRules, DockerRules, Masquerade, looks_like_docker_bridge,
+};
+use contrail_mesos_api::overlay_modules::MESOS_BRIDGE_PREFIX;
 use contrail_mesos_api::text::with_causes;
 
 use super::desired::{bridge_name, docker_subnets};
@@ -28,13 +31,40 @@ const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 /// The bridge that Docker makes by itself.
 const DOCKER_BRIDGE: &str = "docker0";
 
+/// The bridges of a configuration's networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfiguredBridges {
+    all: BTreeSet<String>,
+    of_overlays: BTreeSet<String>,
+}
+
+impl ConfiguredBridges {
+    /// Those of a configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let mut bridges = Self::default();
+        for network in &config.networks {
+            match &network.provider {
+                NetworkProvider::Bridge(bridge) => {
+                    bridges.all.insert(bridge.bridge.clone());
+                }
+                NetworkProvider::Overlay(overlay) => {
+                    bridges.all.insert(overlay.bridge());
+                    bridges.of_overlays.insert(overlay.bridge());
+                }
+                _ => {}
+            }
+        }
+        bridges
+    }
+}
+
 /// The subsystem `docker-rules`.
 #[derive(Debug)]
 pub struct DockerRulesSubsystem {
     rules: DockerRules,
     events: DockerEvents,
-    /// The bridges of the configuration's networks.
-    bridges: BTreeSet<String>,
+    bridges: ConfiguredBridges,
     /// Whether Docker gets networks of overlays.
     has_networks: bool,
 }
@@ -43,22 +73,25 @@ impl DockerRulesSubsystem {
     /// The subsystem of a host with this configuration, in the calling thread's network namespace.
     /// Changes nothing.
     pub fn new(config: &Config) -> Result<Self, NetlinkError> {
-        let networks = config.networks.iter();
-        let bridges = networks.filter_map(|network| match &network.provider {
-            NetworkProvider::Bridge(bridge) => Some(bridge.bridge.clone()),
-            NetworkProvider::Overlay(overlay) => Some(overlay.bridge()),
-            _ => None,
-        });
         let rules = DockerRules::open()?;
         Ok(Self {
             events: DockerEvents::subscribe(rules.port())?,
             rules,
-            bridges: bridges.collect(),
+            bridges: ConfiguredBridges::new(config),
             has_networks: config.node.docker.is_some(),
         })
     }
 
-    fn compare(&mut self, desired: &DesiredRules, mode: Mode) -> Result<Outcome, BoxError> {
+    fn compare(&mut self, mut desired: DesiredRules, mode: Mode) -> Result<Outcome, BoxError> {
+        let desired = &mut desired;
+        desired.bridges.extend(self.bridges.all.iter().cloned());
+        let overlay_bridges = self.bridges.of_overlays.iter().cloned();
+        desired.overlay_bridges.extend(overlay_bridges);
+        let links = links::all(&mut NetlinkSocket::route()?)?;
+        let names = links.into_iter().map(|link| link.name);
+        desired.other_interfaces = names
+            .filter(|name| looks_like_docker_bridge(name))
+            .collect();
         let done = match mode {
             Mode::Apply => self.rules.apply(desired)?,
             Mode::DryRun => self.rules.compare(desired)?,
@@ -81,21 +114,16 @@ impl DockerRulesSubsystem {
 }
 
 /// The rules that a registered host must have; none if this host is not registered.
-fn desired(
-    cluster: &ClusterState,
-    configured: &BTreeSet<String>,
-    has_networks: bool,
-) -> Option<DesiredRules> {
+fn desired(cluster: &ClusterState, has_networks: bool) -> Option<DesiredRules> {
     let own = cluster.own_node()?;
-    let mut desired = DesiredRules {
-        bridges: configured.clone(),
-        ..DesiredRules::default()
-    };
+    let mut desired = DesiredRules::default();
     let mut masquerade = Masquerade::default();
     let overlays = cluster.overlays.values();
     for overlay in overlays.filter(|overlay| is_overlay_name(&overlay.name)) {
         // Containers of network/cni are on it, too.
-        desired.bridges.insert(format!("m-{}", overlay.name));
+        let bridge = format!("{MESOS_BRIDGE_PREFIX}{}", overlay.name);
+        desired.bridges.insert(bridge.clone());
+        desired.overlay_bridges.insert(bridge);
         desired.overlays.insert(device_name(overlay.vni));
         if has_networks {
             desired.overlays.insert(bridge_name(&overlay.name));
@@ -133,16 +161,15 @@ impl Subsystem for DockerRulesSubsystem {
     }
 
     fn reconcile(&mut self, cluster: &ClusterState, mode: Mode) -> Result<Outcome, BoxError> {
-        match desired(cluster, &self.bridges, self.has_networks) {
-            Some(desired) => self.compare(&desired, mode),
+        match desired(cluster, self.has_networks) {
+            Some(desired) => self.compare(desired, mode),
             None => self.reconcile_alone(mode),
         }
     }
 
     fn reconcile_alone(&mut self, mode: Mode) -> Result<Outcome, BoxError> {
-        let mut desired = self.rules.present()?;
-        desired.bridges.extend(self.bridges.iter().cloned());
-        self.compare(&desired, mode)
+        let present = self.rules.present()?;
+        self.compare(present, mode)
     }
 
     fn notifications(&self) -> Option<BorrowedFd<'_>> {
@@ -168,10 +195,10 @@ mod tests {
 
     #[test]
     fn bridges_and_devices_of_overlays_are_accepted() {
-        let configured = ["blue0".to_owned()].into();
         let mut cluster = cluster("3.1");
-        let rules = desired(&cluster, &configured, true).unwrap();
-        assert_eq!(names(&rules.bridges), ["blue0", "m-dcos"]);
+        let rules = desired(&cluster, true).unwrap();
+        assert_eq!(names(&rules.bridges), ["m-dcos"]);
+        assert_eq!(names(&rules.overlay_bridges), ["m-dcos"]);
         assert_eq!(names(&rules.overlays), ["d-dcos", "vtep4097"]);
         let masquerade = rules.masquerade.unwrap();
         assert_eq!(masquerade.sources.len(), 2);
@@ -182,13 +209,13 @@ mod tests {
         );
         // What runs on an overlay goes on when it is disabled.
         cluster.overlays.get_mut("dcos").unwrap().enabled = false;
-        let disabled = desired(&cluster, &configured, true).unwrap();
+        let disabled = desired(&cluster, true).unwrap();
         assert_eq!(names(&disabled.overlays), ["d-dcos", "vtep4097"]);
         assert_eq!(disabled.masquerade.unwrap().sources.len(), 2);
-        let without_docker = desired(&cluster, &configured, false).unwrap();
+        let without_docker = desired(&cluster, false).unwrap();
         assert_eq!(names(&without_docker.overlays), ["vtep4097"]);
         assert_eq!(without_docker.masquerade, Some(Masquerade::default()));
         cluster.nodes.remove("node-1");
-        assert_eq!(desired(&cluster, &configured, true), None);
+        assert_eq!(desired(&cluster, true), None);
     }
 }

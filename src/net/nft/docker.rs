@@ -3,8 +3,10 @@
 //! ```text
 //! ip filter, ip6 filter            the tables of iptables
 //!   DOCKER-USER                    Docker's, for rules of others: here it jumps to the next one
-//!   CONTRAIL-MESOS                 accepts packets from and to bridges of Mesos' containers
+//!   CONTRAIL-MESOS                 accepts packets to bridges of Mesos' containers
 //!   CONTRAIL-MESOS-OVERLAY         accepts packets between interfaces of overlays
+//!   CONTRAIL-MESOS-FROM            accepts packets from bridges of Mesos' containers, unless they go
+//!                                  to a bridge of Docker, which its own rules decide
 //! inet contrail_mesos_docker       masquerades what Docker's containers on overlays send elsewhere
 //! ```
 //! Docker gives the chain FORWARD the policy DROP. An accept in a table of our own does not overrule
@@ -12,12 +14,13 @@
 //!
 //! Invariants: of Docker's chains only DOCKER-USER is changed, and only by a rule with our comment. It
 //! stands before the RETURN at the end, so that what an operator drops there stays dropped. There are
-//! only expressions that the programs of iptables can read. Docker's containers are reached from
-//! overlays only, never from elsewhere.
+//! only expressions that the programs of iptables can read. Docker's containers on overlays are reached
+//! from overlays only. What goes to another network of Docker is never accepted here.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use contrail_mesos_api::overlay_modules::DOCKER_BRIDGE_PREFIX;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_bindings::nftables::{
     ExprOps, Nfgenmsg, OpDelruleDo, OpGetchainDo, OpGetruleDump, OpNewchainDo, OpNewruleDo,
@@ -46,8 +49,19 @@ const DOCKER_USER: &str = "DOCKER-USER";
 const CHAIN: &str = "CONTRAIL-MESOS";
 /// The chain for packets that come from an interface of an overlay.
 const OVERLAY_CHAIN: &str = "CONTRAIL-MESOS-OVERLAY";
+/// The chain for packets that come from a bridge of Mesos' containers.
+const FROM_CHAIN: &str = "CONTRAIL-MESOS-FROM";
+/// Our chains in a table of iptables; the first one jumps to the others.
+const CHAINS: [&str; 3] = [CHAIN, OVERLAY_CHAIN, FROM_CHAIN];
+/// What the names of Docker's bridges begin with: that of its default network and of Swarm, those of
+/// networks of operators, and those of overlays.
+const DOCKER_BRIDGES: [&str; 3] = ["docker", "br-", DOCKER_BRIDGE_PREFIX];
+/// What Docker names a network's bridge after `br-`: the beginning of the network's identifier.
+const DOCKER_ID_BYTES: usize = 12;
 /// What the comment of each rule in the tables of iptables begins with.
 const MARK: &str = "contrail-mesos-node: ";
+/// What the comment of a rule about a bridge of an overlay ends with.
+const TO_OVERLAYS: &str = " to overlays";
 const POSTROUTING: &str = "postrouting";
 const LEAVING: &str = "leaving";
 const NFPROTO_INET: u8 = 1;
@@ -61,8 +75,13 @@ const MAX_ATTEMPTS: usize = 3;
 /// The rules that a host must have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredRules {
-    /// Bridges of Mesos' containers: what comes from them and what goes to them is accepted.
+    /// Bridges of Mesos' containers: what goes to them is accepted, and what comes from them, unless it
+    /// goes to a bridge of Docker.
     pub bridges: BTreeSet<String>,
+    /// Those of `bridges` that are of overlays: packets pass from them to the interfaces of overlays.
+    pub overlay_bridges: BTreeSet<String>,
+    /// Interfaces that are no bridges of Docker, although their names look like it.
+    pub other_interfaces: BTreeSet<String>,
     /// The interfaces of overlays, which are Docker's bridges and VXLAN devices: packets pass between
     /// any two of them.
     pub overlays: BTreeSet<String>,
@@ -85,35 +104,65 @@ impl DesiredRules {
     }
 
     /// What our chains in a table of iptables must have.
-    fn accepting_chains(&self) -> [Chain; 2] {
-        let accept = |direction, name: &str| {
-            Rule::new(about(direction, name), |rule| {
-                rule.interface_is(direction, name);
+    fn accepting_chains(&self) -> [Chain; 3] {
+        let accept_to = |name: &String| {
+            Rule::new(about(Side::Destination, name), |rule| {
+                rule.interface_is(Side::Destination, name);
                 rule.count();
                 rule.accept();
             })
         };
-        let bridges = self
-            .bridges
-            .iter()
-            .flat_map(|name| [accept(Side::Source, name), accept(Side::Destination, name)]);
-        let from_overlays = self.overlays.iter().map(|name| {
-            Rule::new(about(Side::Source, name), |rule| {
+        let jump = |comment, name: &String, chain| {
+            Rule::new(comment, |rule| {
                 rule.interface_is(Side::Source, name);
                 rule.count();
-                rule.jump(OVERLAY_CHAIN);
+                rule.jump(chain);
+            })
+        };
+        let from_overlays = self.overlays.iter();
+        let from_overlays =
+            from_overlays.map(|name| jump(about(Side::Source, name), name, OVERLAY_CHAIN));
+        let from_overlay_bridges = self.overlay_bridges.iter();
+        let from_overlay_bridges =
+            from_overlay_bridges.map(|name| jump(about_overlay_bridge(name), name, OVERLAY_CHAIN));
+        let from_bridges = self.bridges.iter();
+        let from_bridges =
+            from_bridges.map(|name| jump(about(Side::Source, name), name, FROM_CHAIN));
+        let to_docker = DOCKER_BRIDGES.map(|prefix| {
+            Rule::new(about(Side::Destination, &format!("{prefix}+")), |rule| {
+                rule.interface_begins_with(Side::Destination, prefix);
+                rule.count();
+                rule.go_back();
             })
         });
-        let to_overlays = self.overlays.iter();
+        let elsewhere = Rule::new(format!("{MARK}to others"), |rule| {
+            rule.count();
+            rule.accept();
+        });
         [
             Chain {
                 name: CHAIN,
-                rules: bridges.chain(from_overlays).collect(),
+                rules: self
+                    .bridges
+                    .iter()
+                    .map(accept_to)
+                    .chain(from_overlays)
+                    .chain(from_overlay_bridges)
+                    .chain(from_bridges)
+                    .collect(),
             },
             Chain {
                 name: OVERLAY_CHAIN,
-                rules: to_overlays
-                    .map(|name| accept(Side::Destination, name))
+                rules: self.overlays.iter().map(accept_to).collect(),
+            },
+            Chain {
+                name: FROM_CHAIN,
+                rules: self
+                    .other_interfaces
+                    .iter()
+                    .map(accept_to)
+                    .chain(to_docker)
+                    .chain([elsewhere])
                     .collect(),
             },
         ]
@@ -167,6 +216,21 @@ fn about(side: Side, interface: &str) -> String {
         Side::Destination => "to",
     };
     format!("{MARK}{word} {interface}")
+}
+
+/// The comment of the rule for what comes from a bridge of an overlay.
+fn about_overlay_bridge(interface: &str) -> String {
+    about(Side::Source, interface) + TO_OVERLAYS
+}
+
+/// Whether an interface that may not be Docker's has a name as Docker's bridges have, other than those
+/// that Docker makes up.
+#[must_use]
+pub fn looks_like_docker_bridge(name: &str) -> bool {
+    name.strip_prefix("br-").is_some_and(|id| {
+        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        id.len() != DOCKER_ID_BYTES || !id.bytes().all(is_digit)
+    })
 }
 
 /// A chain of ours.
@@ -279,7 +343,8 @@ impl Difference {
                 )
             }
             Self::Surplus(family) => format!(
-                "remove the chains {CHAIN} and {OVERLAY_CHAIN} of {} {FILTER}",
+                "remove the chains {} of {} {FILTER}",
+                CHAINS.join(", "),
                 family.name()
             ),
             Self::Masquerade(masquerade) => {
@@ -358,22 +423,23 @@ impl DockerRules {
 
     /// The bridges and the interfaces of overlays that the rules which are there are about.
     pub fn present(&mut self) -> Result<DesiredRules, NetlinkError> {
-        let prefix = about(Side::Destination, "");
+        let (from, to) = (about(Side::Source, ""), about(Side::Destination, ""));
         let mut present = DesiredRules::default();
         for family in Family::ALL {
-            for (chain, names) in [
-                (CHAIN, &mut present.bridges),
-                (OVERLAY_CHAIN, &mut present.overlays),
-            ] {
-                let rules = self.rules(family.number(), FILTER, chain)?;
-                let about = rules
-                    .iter()
-                    .filter_map(|rule| rule.comment.strip_prefix(&prefix));
-                names.extend(
-                    about
-                        .filter(|name| is_interface_name(name))
-                        .map(str::to_owned),
-                );
+            for rule in self.rules(family.number(), FILTER, CHAIN)? {
+                let comment = &rule.comment;
+                let names = if let Some(name) = comment.strip_prefix(&to) {
+                    Some((&mut present.bridges, name))
+                } else {
+                    let name = comment.strip_prefix(&from);
+                    let name = name.and_then(|name| name.strip_suffix(TO_OVERLAYS));
+                    name.map(|name| (&mut present.overlay_bridges, name))
+                };
+                insert_interface(names);
+            }
+            for rule in self.rules(family.number(), FILTER, OVERLAY_CHAIN)? {
+                let name = rule.comment.strip_prefix(&to);
+                insert_interface(name.map(|name| (&mut present.overlays, name)));
             }
         }
         Ok(present)
@@ -385,10 +451,13 @@ impl DockerRules {
             let is_wanted = !desired.accepts_nothing() && self.has_chain(family, DOCKER_USER)?;
             if is_wanted && !self.accepts(family, desired)? {
                 differences.push(Difference::Accept(family));
-            } else if !is_wanted
-                && (self.has_chain(family, CHAIN)? || self.has_chain(family, OVERLAY_CHAIN)?)
-            {
-                differences.push(Difference::Surplus(family));
+            } else if !is_wanted {
+                for chain in CHAINS {
+                    if self.has_chain(family, chain)? {
+                        differences.push(Difference::Surplus(family));
+                        break;
+                    }
+                }
             }
         }
         if let Some(masquerade) = &desired.masquerade {
@@ -548,7 +617,7 @@ impl DockerRules {
         let present = self.rules(number, FILTER, DOCKER_USER)?;
         let ours = present.iter().filter(|rule| rule.is_ours());
         let mut changes: Vec<_> = ours.map(|rule| delete_rule(number, rule.handle)).collect();
-        for chain in [CHAIN, OVERLAY_CHAIN] {
+        for chain in CHAINS {
             if self.has_chain(family, chain)? {
                 changes.push(flush_chain(number, FILTER, chain));
                 changes.push(delete_chain(number, chain));
@@ -574,6 +643,15 @@ impl DockerRules {
 
 fn jump_comment() -> String {
     format!("{MARK}bridges and overlays")
+}
+
+/// Adds the name of an interface that a comment has to a set.
+fn insert_interface(found: Option<(&mut BTreeSet<String>, &str)>) {
+    if let Some((names, name)) = found
+        && is_interface_name(name)
+    {
+        names.insert(name.to_owned());
+    }
 }
 
 fn is_interface_name(name: &str) -> bool {
@@ -627,8 +705,8 @@ pub(in crate::net) fn is_change(kind: u16, payload: &[u8]) -> bool {
         NFPROTO_IPV4 | NFPROTO_IPV6 if table == FILTER.as_bytes() => {
             chain_attribute.is_none_or(|attribute| {
                 let chain = name(attribute).unwrap_or_default();
-                let ours = [DOCKER_USER, CHAIN, OVERLAY_CHAIN];
-                ours.iter().any(|ours| ours.as_bytes() == chain)
+                let mut watched = CHAINS.iter().chain([&DOCKER_USER]);
+                watched.any(|watched| watched.as_bytes() == chain)
             })
         }
         _ => false,

@@ -1,13 +1,14 @@
 //! Traffic of Docker's containers: two hosts, the first one with Docker, and a world outside.
 
 use std::io::Read as _;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::thread;
 
 use contrail_mesos::net::testing::{inside, namespace};
 
+use super::dockerd::IMAGE;
 use super::*;
 use crate::overlay::root_tests::data_path::{Host, add_host, cluster, node, overlay, veth};
 
@@ -195,6 +196,27 @@ fn docker_isolates_its_other_networks(lab: &Lab, one: &[String; 2]) {
     let apart = lab.address("apart", "other", "IPAddress");
     assert!(!lab.docker_reaches("one", &apart));
     assert!(!lab.docker_reaches("apart", &one[0]));
+    // The same for containers of Mesos, which reach everything else.
+    lab.dockerd.run_container("default", "bridge");
+    let default = lab.address("default", "bridge", "IPAddress");
+    for host in &lab.hosts {
+        assert!(!answers(&host.container, &apart));
+        assert!(!answers(&host.container, &default));
+    }
+    assert!(answers(&lab.hosts[0].namespace, &apart), "from the host");
+    assert!(lab.docker_reaches("apart", &of_mesos(&lab.hosts[0])[0]));
+    assert!(answers(&lab.hosts[0].container, &one[0]));
+    // A published port is open to all.
+    lab.dockerd.docker(&format!(
+        "run --detach --name published --network other --publish {PORT}:{PORT} --stop-timeout 1 {IMAGE} /bin/busybox httpd -f -p {PORT}"
+    ));
+    until("Mesos' container reaches a published port", || {
+        inside(&lab.hosts[0].container, || {
+            let address = SocketAddr::new([192, 0, 2, 1].into(), PORT);
+            TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+        })
+    });
+    lab.dockerd.docker("rm --force published");
     // It reaches what it did without us.
     assert!(lab.docker_reaches("apart", "192.0.2.9"));
     assert!(lab.docker_reaches("apart", "10.99.0.1"));
@@ -241,7 +263,7 @@ fn docker_is_started_again(mut lab: Lab) {
     assert!(rules.contains(":FORWARD DROP"), "{rules}");
     assert!(!rules.contains("incompatible"), "{rules}");
     // Everything of ours is given back.
-    lab.dockerd.docker("rm --force one two apart");
+    lab.dockerd.docker("rm --force one two apart default");
     lab.cluster.overlays.clear();
     assert_eq!(lab.compare_networks().len(), 2);
     assert_eq!(lab.compare_rules().len(), 2);

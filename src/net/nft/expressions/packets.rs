@@ -8,14 +8,18 @@ const RETURN: i32 = -5;
 impl Expressions {
     /// `iifname "name"` or `oifname "name"`; as `iptables` writes `-i` and `-o`.
     pub(in crate::net::nft) fn interface_is(&mut self, side: Side, name: &str) {
+        // With the final zero it is the whole name, and no prefix.
+        self.interface_begins_with(side, &format!("{name}\0"));
+    }
+
+    /// `oifname "br-*"`
+    pub(in crate::net::nft) fn interface_begins_with(&mut self, side: Side, prefix: &str) {
         let key = match side {
             Side::Source => 6,
             Side::Destination => 7,
         };
         self.meta(key, REG_1);
-        // With the final zero it is the whole name, and no prefix.
-        let name = [name.as_bytes(), &[0]].concat();
-        self.compare(REG_1, &name);
+        self.compare(REG_1, prefix.as_bytes());
     }
 
     /// `counter`
