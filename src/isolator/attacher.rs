@@ -473,7 +473,8 @@ impl Attacher {
     /// See [`Checkpoints::begin_detach`].
     async fn begin_detach(&self, container: &ContainerId) -> Result<(), IsolatorError> {
         let (checkpoints, container) = (self.checkpoints.clone(), container.clone());
-        Ok(in_place(move || checkpoints.begin_detach(&container)).await??)
+        // It may wait for the node daemon, so that many of them must not wait for each other.
+        Ok(spawn_blocking(move || checkpoints.begin_detach(&container)).await??)
     }
 
     /// The teardowns of detached containers that peers have yet to complete. They have no checkpoint
