@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use nix::errno::Errno;
 
@@ -222,7 +223,7 @@ impl Table {
         if !missing.is_empty() {
             state.change(&[], &missing).and(Ok(true))
         } else if !elements.is_empty() && !state.is_complete {
-            state.repair().map(|repairs| !repairs.is_empty())
+            state.repair(None).map(|repairs| !repairs.is_empty())
         } else {
             Ok(false)
         }
@@ -269,7 +270,17 @@ impl Table {
         if state.is_complete || state.expected.is_empty() {
             return Ok(Vec::new());
         }
-        state.repair()
+        state.repair(None)
+    }
+
+    /// As [`Table::repair`], but begins to change nothing after `deadline`, and never overwrites what
+    /// another process has changed since it was read.
+    pub fn repair_until(&self, deadline: Instant) -> Result<Vec<String>, NftError> {
+        let mut state = self.lock();
+        if state.is_complete || state.expected.is_empty() {
+            return Ok(Vec::new());
+        }
+        state.repair(Some(deadline))
     }
 
     /// What is missing of the table for `elements`, a description each. Changes nothing.
@@ -372,7 +383,7 @@ impl TableState {
             return Ok((None, Vec::new()));
         }
         if !self.expected.is_empty() {
-            self.repair()?;
+            self.repair(None)?;
             return Ok((None, Vec::new()));
         }
         // Usually there is no table yet, and the first change builds it.
@@ -500,9 +511,13 @@ impl TableState {
         result
     }
 
-    /// Compares the whole table with what is expected, and restores what is missing.
-    fn repair(&mut self) -> Result<Vec<String>, NftError> {
+    /// Compares the whole table with what is expected, and restores what is missing, until the deadline
+    /// if there is one.
+    fn repair(&mut self, until: Option<Instant>) -> Result<Vec<String>, NftError> {
         for attempt in 0..=MAX_ATTEMPTS {
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Err(unrestored());
+            }
             let generation = self.current_generation()?;
             let mut repaired = Vec::new();
             let mut changes = Vec::new();
@@ -517,8 +532,10 @@ impl TableState {
                     .into_iter()
                     .map(|(request, _)| request),
             );
-            // If the host's tables change all the time, the last attempt does without the check.
-            let generation = Some(generation).filter(|_| attempt < MAX_ATTEMPTS);
+            // If the host's tables change all the time, the last attempt does without the check, unless
+            // other processes change what is expected.
+            let is_checked = attempt < MAX_ATTEMPTS || until.is_some();
+            let generation = Some(generation).filter(|_| is_checked);
             match self.repair_from(generation, changes, &missing) {
                 Ok(()) => {
                     self.is_complete = true;
@@ -529,6 +546,9 @@ impl TableState {
                     return Err(error.into());
                 }
             }
+        }
+        if until.is_some() {
+            return Err(unrestored());
         }
         // Somebody removes what is restored all the time. The next change tries it again.
         Ok(Vec::new())
@@ -583,6 +603,14 @@ impl TableState {
             generation = generation.map(next_generation);
         }
     }
+}
+
+/// The error if the table could not be restored before a deadline.
+fn unrestored() -> NftError {
+    NetlinkError::Interrupted {
+        action: format!("restore the table inet {TABLE} in time"),
+    }
+    .into()
 }
 
 fn next_generation(generation: u32) -> u32 {

@@ -281,7 +281,7 @@ impl HostRepair {
         let outcome = match step {
             Step::Change => self.expected_elements(elements).and_then(|expected| {
                 table.expect(expected);
-                table.repair()
+                table.repair_until(pass.deadline)
             }),
             Step::Describe => self
                 .expected_elements(elements)
