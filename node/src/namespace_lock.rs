@@ -1,32 +1,27 @@
 //! One daemon per network namespace: two of them would undo each other's changes of what has one name
 //! on a host, such as the nftables table of the overlays.
 //!
-//! The lock is an abstract unix socket, whose name belongs to the network namespace and is free again
-//! when the process ends. Who connects to it reads the state directory of the daemon that has it. Any
-//! process of the namespace may take the name, so only a process of root counts as a daemon.
+//! The lock is that of a file named after the namespace, in a directory of root. The file has the state
+//! directory of the daemon that holds it. An abstract unix socket would need no file, but every process
+//! of the namespace could take its name, such as a container on the host's network.
+//!
+//! Invariant: the file is never removed, because a daemon may be about to lock it. The lock is free
+//! when the process ends.
 
-use std::io::{self, Read as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::linux::net::SocketAddrExt as _;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use contrail_mesos_api::text::{Quoted, truncate};
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt,
-};
-use tokio::net::UnixListener;
-use tokio::task::JoinHandle;
 
-/// The name of the socket.
-const NAME: &[u8] = b"contrail-mesos-node";
-/// How long the other daemon may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The longest answer that is read, in bytes.
-const MAX_ANSWER_BYTES: u64 = 4096;
+/// Where the files are.
+const DIRECTORY: &str = "/run/contrail-mesos";
+/// The network namespace of the calling thread.
+const NAMESPACE: &str = "/proc/thread-self/ns/net";
+/// The longest content of a file that is read, in bytes.
+const MAX_CONTENT_BYTES: u64 = 4096;
 /// The longest path that is shown, in characters.
 const MAX_SHOWN_CHARS: usize = 300;
 
@@ -39,142 +34,116 @@ pub enum NamespaceLockError {
          give this one a network namespace of its own"
     )]
     Running {
-        /// The words about the state directory of the other one, if it tells it.
+        /// The words about the state directory of the other one, if it is known.
         state_dir: String,
     },
-    /// The socket cannot be created.
+    /// The file cannot be used.
     #[error(
-        "cannot find out whether another contrail-mesos-node runs in this network namespace: {0}"
+        "cannot find out whether another contrail-mesos-node runs in this network namespace: {}: \
+         {error}",
+        path.display()
     )]
-    Socket(#[from] io::Error),
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
 }
 
 /// Held while a daemon runs.
 #[derive(Debug)]
 pub struct NamespaceLock {
-    answers: JoinHandle<()>,
-}
-
-impl Drop for NamespaceLock {
-    fn drop(&mut self) {
-        self.answers.abort();
-    }
+    _file: File,
 }
 
 impl NamespaceLock {
     /// Acquires the lock of the calling thread's network namespace, for the daemon with that state
-    /// directory. None if a process that is not root's has taken the name: that must not keep the
-    /// daemon from running. Needs a tokio runtime, and blocks for a second at most.
-    pub fn acquire(state_dir: &Path) -> Result<Option<Self>, NamespaceLockError> {
-        let address = SocketAddr::from_abstract_name(NAME)?;
-        let listener = match StdListener::bind_addr(&address) {
-            Ok(listener) => listener,
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return refuse(),
-            Err(error) => return Err(error.into()),
+    /// directory.
+    pub fn acquire(state_dir: &Path) -> Result<Self, NamespaceLockError> {
+        Self::acquire_in(Path::new(DIRECTORY), state_dir)
+    }
+
+    fn acquire_in(directory: &Path, state_dir: &Path) -> Result<Self, NamespaceLockError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error| NamespaceLockError::File { path, error }
         };
-        listener.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(listener)?;
-        let state_dir = state_dir.to_owned();
-        let answers = tokio::spawn(answer(listener, state_dir));
-        Ok(Some(Self { answers }))
+        let namespace = Path::new(NAMESPACE);
+        let namespace = fs::metadata(namespace).map_err(failed(namespace))?.ino();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(failed(directory))?;
+        let path = directory.join(format!("node-{namespace}.lock"));
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(running(&file)),
+            Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
+        }
+        file.set_len(0)
+            .and_then(|()| file.write_all(state_dir.as_os_str().as_bytes()))
+            .map_err(failed(&path))?;
+        Ok(Self { _file: file })
     }
 }
 
-/// Tells the state directory to everybody who connects.
-async fn answer(listener: UnixListener, state_dir: PathBuf) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // It fits into the buffer of a new connection.
-                let _ = stream.try_write(state_dir.as_os_str().as_bytes());
-            }
-            Err(error) => {
-                log::debug!(error:%; "cannot answer another daemon");
-                tokio::time::sleep(ANSWER_TIMEOUT).await;
-            }
-        }
-    }
-}
-
-/// The name is taken: refuses to run, unless it is not a daemon that has it.
-fn refuse() -> Result<Option<NamespaceLock>, NamespaceLockError> {
-    let holder = match connect_to_holder() {
-        Ok(stream) => stream,
-        // It has just ended. The service manager starts this one again.
-        Err(Errno::ECONNREFUSED) => {
-            return Err(NamespaceLockError::Running {
-                state_dir: String::new(),
-            });
-        }
-        // A daemon accepts at once, so it is none.
-        Err(error) => return Ok(ignore(&format!("it does not accept connections: {error}"))),
-    };
-    let credentials = getsockopt(&holder, sockopt::PeerCredentials).map_err(io::Error::from)?;
-    if credentials.uid() != 0 {
-        let (uid, pid) = (credentials.uid(), credentials.pid());
-        return Ok(ignore(&format!("it belongs to user {uid}, process {pid}")));
-    }
-    let mut answer = vec![];
-    let stream = StdStream::from(holder);
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    // A daemon that is suspended does not answer, and is one nevertheless.
-    let _ = stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer);
-    let state_dir = if answer.is_empty() {
+/// The error with the state directory that the holder of the lock wrote.
+fn running(file: &File) -> NamespaceLockError {
+    let mut content = vec![];
+    // The holder may not have written it yet.
+    let _ = file.take(MAX_CONTENT_BYTES).read_to_end(&mut content);
+    let state_dir = if content.is_empty() {
         String::new()
     } else {
-        let path = truncate(&Quoted(&answer).to_string(), MAX_SHOWN_CHARS);
+        let path = truncate(&Quoted(&content).to_string(), MAX_SHOWN_CHARS);
         format!(" with the state directory {path}")
     };
-    Err(NamespaceLockError::Running { state_dir })
-}
-
-fn ignore(reason: &str) -> Option<NamespaceLock> {
-    log::warn!(
-        "another program has the abstract unix socket of contrail-mesos-node ({reason}): a second \
-         daemon in this network namespace would not be noticed"
-    );
-    None
-}
-
-/// Never waits: somebody may have filled the queue of connections.
-fn connect_to_holder() -> Result<OwnedFd, Errno> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    connect(stream.as_raw_fd(), &UnixAddr::new_abstract(NAME)?)?;
-    Ok(stream)
+    NamespaceLockError::Running { state_dir }
 }
 
 #[cfg(test)]
 mod root_tests {
-    use contrail_mesos::net::netns;
-    use contrail_mesos::net::testing::{isolated_async, namespace};
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+
+    use contrail_mesos::net::testing::{inside, isolated, namespace};
 
     use super::*;
 
     #[test]
     fn second_daemon_of_a_namespace_is_refused_with_the_first_ones_directory() {
-        isolated_async(|| async {
-            let first = NamespaceLock::acquire(Path::new("/state/one")).unwrap();
-            assert!(first.is_some());
-            let refused =
-                tokio::task::spawn_blocking(|| NamespaceLock::acquire(Path::new("/state/two")));
-            let error = refused.await.unwrap().unwrap_err();
+        isolated(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let locks = directory.path().join("run");
+            // Any process on the host's network can take such a name.
+            let taken = SocketAddr::from_abstract_name("contrail-mesos-node").unwrap();
+            let _taken = UnixListener::bind_addr(&taken).unwrap();
+            let first = NamespaceLock::acquire_in(&locks, Path::new("/state/one")).unwrap();
+            let mode = fs::metadata(&locks).unwrap().mode();
+            assert_eq!(mode & 0o777, 0o700);
+            let second = NamespaceLock::acquire_in(&locks, Path::new("/state/two"));
+            let error = second.unwrap_err();
             assert!(error.to_string().contains("\"/state/one\""), "{error}");
             // Another namespace has its own.
-            let other = netns::run_in(namespace(), || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .unwrap();
-                let _guard = runtime.enter();
-                NamespaceLock::acquire(Path::new("/state/two")).map(|lock| lock.is_some())
+            let others = locks.clone();
+            inside(&namespace(), move || {
+                NamespaceLock::acquire_in(&others, Path::new("/state/two")).unwrap();
             });
-            assert!(other.await.unwrap().unwrap());
             drop(first);
-            tokio::task::yield_now().await;
-            let next = NamespaceLock::acquire(Path::new("/state/two"));
-            assert!(next.unwrap().is_some());
+            let next = NamespaceLock::acquire_in(&locks, Path::new("/s")).unwrap();
+            let error = NamespaceLock::acquire_in(&locks, Path::new("/state/two"));
+            assert!(error.unwrap_err().to_string().contains("\"/s\""));
+            drop(next);
         });
     }
 }

@@ -26,6 +26,7 @@ pub use masters::MasterError;
 use crate::cni_files::CniFilesSubsystem;
 use crate::daemon::{self, Daemon, StartError, SubsystemsError};
 use crate::masquerade::MasqueradeSubsystem;
+use crate::namespace_lock::{NamespaceLock, NamespaceLockError};
 use crate::subsystem::Subsystem;
 
 /// Few, because the work mostly waits for managers and the kernel.
@@ -53,6 +54,9 @@ pub enum AgentModuleError {
     /// The daemon cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Another daemon runs in the network namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceLockError),
     /// The subsystems cannot be set up.
     #[error(transparent)]
     Subsystems(#[from] SubsystemsError),
@@ -164,8 +168,8 @@ async fn run(
     has_run: &mut bool,
     mut stopped: watch::Receiver<bool>,
 ) -> End {
-    let mut daemon = match start(config).await {
-        Ok(daemon) => daemon,
+    let (mut daemon, _only) = match start(config).await {
+        Ok(started) => started,
         Err(error) if *has_run => return End::Failed(with_causes(&error)),
         Err(error) => {
             // The creator of the module waits for it.
@@ -193,12 +197,15 @@ async fn run(
     end
 }
 
-async fn start(config: &AgentModuleConfig) -> Result<Daemon, AgentModuleError> {
+/// Starts the daemon, with the lock that is held while it runs.
+async fn start(config: &AgentModuleConfig) -> Result<(Daemon, NamespaceLock), AgentModuleError> {
+    let lock = NamespaceLock::acquire(&config.config.state_dir)?;
     let mut subsystems: Vec<Box<dyn Subsystem>> = daemon::subsystems(&config.config)?;
     if let Some(cni) = &config.cni {
         let state_dir = &config.config.state_dir;
         subsystems.push(Box::new(CniFilesSubsystem::new(state_dir, cni.clone())));
         subsystems.push(Box::new(MasqueradeSubsystem::new()?));
     }
-    Ok(Daemon::start_in_agent(&config.config, config.hash(), subsystems).await?)
+    let daemon = Daemon::start_in_agent(&config.config, config.hash(), subsystems).await?;
+    Ok((daemon, lock))
 }
