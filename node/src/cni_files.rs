@@ -4,7 +4,8 @@
 //! The files are those of the DC/OS overlay module: `<directory>/<overlay>.conf`, with a bridge
 //! `m-<overlay>` and addresses of this node's part that is for Mesos containers. Invariants: a file is
 //! replaced as a whole. A file that is not the configuration of an overlay's bridge is never touched,
-//! and one is removed only if this daemon wrote it: the record of its names is written first.
+//! and one is removed only if this daemon wrote it: the record of its names is written first. An overlay
+//! that isolates groups has no file, because `network/cni` would not isolate its containers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -42,7 +43,8 @@ pub struct CniFileOptions {
 /// Writes the files.
 #[derive(Debug)]
 pub struct CniFilesSubsystem {
-    options: CniFileOptions,
+    /// None if there are to be no files.
+    options: Option<CniFileOptions>,
     /// The file with the paths of the files that were written.
     record: PathBuf,
 }
@@ -54,9 +56,10 @@ struct Record {
 }
 
 impl CniFilesSubsystem {
-    /// The files of the daemon with this state directory.
+    /// The files of the daemon with this state directory. Without options, those of earlier runs are
+    /// removed.
     #[must_use]
-    pub fn new(state_dir: &Path, options: CniFileOptions) -> Self {
+    pub fn new(state_dir: &Path, options: Option<CniFileOptions>) -> Self {
         Self {
             options,
             record: state_dir.join("node").join("cni-files.json"),
@@ -82,24 +85,46 @@ impl CniFilesSubsystem {
         Ok(())
     }
 
-    fn path(&self, overlay: &str) -> PathBuf {
-        self.options.directory.join(format!("{overlay}.conf"))
+    /// The files of the overlays on which containers can be launched.
+    fn desired(&self, cluster: &ClusterState, uplink: Option<&Uplink>) -> Desired {
+        let mut desired = Desired::default();
+        let Some(options) = &self.options else {
+            return desired;
+        };
+        for overlay in local_state(cluster, uplink).overlays {
+            let Some(subnet) = overlay.subnet else {
+                continue;
+            };
+            if overlay.problem.is_some() || !is_file_name(&overlay.name) {
+                continue;
+            }
+            if overlay.groups.is_some() {
+                desired.problems.push(format!(
+                    "overlay {} isolates groups, which network/cni cannot, so it has no CNI \
+                     configuration: use the isolator network/contrail for its containers, or let the \
+                     overlay isolate no groups",
+                    overlay.name
+                ));
+                continue;
+            }
+            let path = options.directory.join(format!("{}.conf", overlay.name));
+            let text = options.file(&overlay.name, subnet, options.mtu.min(overlay.mtu));
+            desired.files.insert(path, text);
+        }
+        desired
     }
+}
 
-    /// The file of each overlay on which containers can be launched.
-    fn desired(&self, cluster: &ClusterState, uplink: Option<&Uplink>) -> BTreeMap<String, String> {
-        let overlays = local_state(cluster, uplink).overlays.into_iter();
-        let usable = overlays.filter(|overlay| overlay.problem.is_none());
-        usable
-            .filter(|overlay| is_file_name(&overlay.name))
-            .filter_map(|overlay| {
-                let mtu = self.options.mtu.min(overlay.mtu);
-                let text = self.file(&overlay.name, overlay.subnet?, mtu);
-                Some((overlay.name, text))
-            })
-            .collect()
-    }
+/// What there must be.
+#[derive(Debug, Default)]
+struct Desired {
+    /// The text of each file.
+    files: BTreeMap<PathBuf, String>,
+    /// Why overlays have none.
+    problems: Vec<String>,
+}
 
+impl CniFileOptions {
     fn file(&self, overlay: &str, subnet: Ipv4Net, mtu: u32) -> String {
         let bridge = format!("{MESOS_BRIDGE_PREFIX}{overlay}");
         let file = CniFile {
@@ -116,7 +141,7 @@ impl CniFilesSubsystem {
                 mtu,
                 ipam: Ipam {
                     kind: "host-local",
-                    data_dir: self.options.data_directory.as_deref(),
+                    data_dir: self.data_directory.as_deref(),
                     subnet,
                     routes: [Route { dst: "0.0.0.0/0" }],
                 },
@@ -221,26 +246,40 @@ impl Subsystem for CniFilesSubsystem {
             Some(address) => uplink::of_this_host(address)?,
             None => None,
         };
-        self.apply(&self.desired(cluster, uplink.as_ref()), mode)
+        match address {
+            // Containers that are launched meanwhile are reached when it is back.
+            Some(address) if uplink.is_none() && self.options.is_some() => Ok(Outcome {
+                changes: vec![],
+                problems: vec![format!(
+                    "no interface of this host has its address {address}; the CNI configurations stay \
+                     as they are until one has it"
+                )],
+            }),
+            _ => {
+                let desired = self.desired(cluster, uplink.as_ref());
+                let mut outcome = self.apply(&desired.files, mode)?;
+                outcome.problems.extend(desired.problems);
+                Ok(outcome)
+            }
+        }
     }
 }
 
 impl CniFilesSubsystem {
     /// Writes what differs, and removes what is not desired any more.
-    fn apply(&self, desired: &BTreeMap<String, String>, mode: Mode) -> Result<Outcome, BoxError> {
+    fn apply(&self, desired: &BTreeMap<PathBuf, String>, mode: Mode) -> Result<Outcome, BoxError> {
         let mut outcome = Outcome::default();
         let before = self.read_record().files;
-        let paths: BTreeSet<PathBuf> = desired.keys().map(|name| self.path(name)).collect();
+        let paths: BTreeSet<PathBuf> = desired.keys().cloned().collect();
         let mut recorded: BTreeSet<PathBuf> = before.union(&paths).cloned().collect();
         if mode == Mode::Apply && recorded != before {
             self.write_record(recorded.clone())?;
         }
-        for (name, text) in desired {
-            let path = self.path(name);
-            let written = match Present::read(&path) {
+        for (path, text) in desired {
+            let written = match Present::read(path) {
                 Ok(Present::OverlayFile(bytes)) if bytes == text.as_bytes() => continue,
                 Ok(Present::Foreign) => {
-                    recorded.remove(&path);
+                    recorded.remove(path);
                     outcome.problems.push(format!(
                         "{} is not the configuration of an overlay's bridge, so it stays, and \
                          network/cni uses it; move it away",
@@ -249,7 +288,7 @@ impl CniFilesSubsystem {
                     continue;
                 }
                 Ok(_) if mode == Mode::DryRun => Ok(()),
-                Ok(_) => replace_file(&path, text.as_bytes()).map(drop),
+                Ok(_) => replace_file(path, text.as_bytes()).map(drop),
                 Err(error) => Err(error),
             };
             let shown = Quoted(path.as_os_str().as_encoded_bytes()).to_string();
@@ -292,6 +331,7 @@ impl CniFilesSubsystem {
 
 #[cfg(test)]
 mod tests {
+    use contrail_mesos_api::cluster::Admission;
     use serde_json::json;
 
     use super::*;
@@ -312,13 +352,16 @@ mod tests {
             self.root.path().join("cni").join(name)
         }
 
-        fn subsystem(&self) -> CniFilesSubsystem {
-            let options = CniFileOptions {
+        fn options(&self) -> CniFileOptions {
+            CniFileOptions {
                 directory: self.root.path().join("cni"),
                 data_directory: None,
                 mtu: 1420,
-            };
-            CniFilesSubsystem::new(self.root.path(), options)
+            }
+        }
+
+        fn subsystem(&self) -> CniFilesSubsystem {
+            CniFilesSubsystem::new(self.root.path(), Some(self.options()))
         }
 
         fn names(&self) -> Vec<String> {
@@ -338,26 +381,35 @@ mod tests {
         }
     }
 
-    fn desired(subsystem: &CniFilesSubsystem, state: &ClusterState) -> BTreeMap<String, String> {
-        subsystem.desired(state, Some(&uplink(1500)))
+    type Files = BTreeMap<PathBuf, String>;
+
+    fn desired(subsystem: &CniFilesSubsystem, state: &ClusterState) -> Files {
+        subsystem.desired(state, Some(&uplink(1500))).files
     }
 
     #[test]
     fn file_is_that_of_the_dcos_module() {
         let directories = Directories::new();
-        let mut subsystem = directories.subsystem();
+        let subsystem = directories.subsystem();
+        let dcos = directories.path("dcos.conf");
         let files = desired(&subsystem, &cluster("3.1"));
         assert_eq!(
-            files["dcos"],
+            files[&directories.path("dcos.conf")],
             "{\"name\":\"dcos\",\"type\":\"mesos-cni-port-mapper\",\"excludeDevices\":[\"m-dcos\"],\
              \"chain\":\"M-DCOS\",\"delegate\":{\"type\":\"bridge\",\"bridge\":\"m-dcos\",\
              \"isGateway\":true,\"ipMasq\":false,\"hairpinMode\":true,\"mtu\":1420,\"ipam\":\
              {\"type\":\"host-local\",\"subnet\":\"9.0.1.0/25\",\"routes\":[{\"dst\":\"0.0.0.0/0\"}]}}}"
         );
-        subsystem.options.data_directory = Some("/var/lib/leases".into());
+        let options = CniFileOptions {
+            data_directory: Some("/var/lib/leases".into()),
+            ..directories.options()
+        };
+        let subsystem = CniFilesSubsystem::new(directories.root.path(), Some(options));
         // A smaller uplink needs a smaller MTU.
-        let files = subsystem.desired(&cluster("3.1"), Some(&uplink(1400)));
-        let file: serde_json::Value = serde_json::from_str(&files["dcos"]).unwrap();
+        let files = subsystem
+            .desired(&cluster("3.1"), Some(&uplink(1400)))
+            .files;
+        let file: serde_json::Value = serde_json::from_str(&files[&dcos]).unwrap();
         assert_eq!(file["delegate"]["mtu"], 1350);
         assert_eq!(file["delegate"]["ipam"]["dataDir"], "/var/lib/leases");
     }
@@ -366,7 +418,8 @@ mod tests {
     fn overlays_without_containers_have_no_file() {
         let directories = Directories::new();
         let subsystem = directories.subsystem();
-        assert!(subsystem.desired(&cluster("3.1"), None).is_empty());
+        let without_uplink = subsystem.desired(&cluster("3.1"), None);
+        assert!(without_uplink.files.is_empty());
         let mut state = cluster("3.1");
         let mut hostile = state.overlays["dcos"].clone();
         hostile.name = "../../x".to_owned();
@@ -376,6 +429,42 @@ mod tests {
         let mut state = cluster("3.1");
         state.overlays.get_mut("dcos").unwrap().enabled = false;
         assert!(desired(&subsystem, &state).is_empty());
+    }
+
+    #[test]
+    fn overlay_that_isolates_groups_has_no_file() {
+        let directories = Directories::new();
+        let subsystem = directories.subsystem();
+        let mut state = cluster("3.1");
+        let files = desired(&subsystem, &state);
+        subsystem.apply(&files, Mode::Apply).unwrap();
+        assert_eq!(directories.names(), ["dcos.conf"]);
+        state.overlays.get_mut("dcos").unwrap().groups = Some(Admission::default());
+        let desired = subsystem.desired(&state, Some(&uplink(1500)));
+        assert_eq!(desired.problems.len(), 1);
+        assert!(desired.problems[0].contains("overlay dcos isolates groups"));
+        subsystem.apply(&desired.files, Mode::Apply).unwrap();
+        assert_eq!(directories.names(), [""; 0]);
+    }
+
+    #[test]
+    fn files_stay_while_the_address_is_away_and_go_if_there_are_to_be_none() {
+        let directories = Directories::new();
+        let mut subsystem = directories.subsystem();
+        let mut state = cluster("3.1");
+        let files = desired(&subsystem, &state);
+        subsystem.apply(&files, Mode::Apply).unwrap();
+        // No interface has an address for documentation.
+        let outcome = subsystem.reconcile(&state, Mode::Apply).unwrap();
+        assert_eq!(outcome.changes, []);
+        assert!(outcome.problems[0].contains("192.0.2.1"), "{outcome:?}");
+        assert_eq!(directories.names(), ["dcos.conf"]);
+        // The loopback interface has this one.
+        state.nodes.get_mut("node-1").unwrap().address = [127, 0, 0, 1].into();
+        let mut subsystem = CniFilesSubsystem::new(directories.root.path(), None);
+        let outcome = subsystem.reconcile(&state, Mode::Apply).unwrap();
+        assert_eq!(outcome.changes.len(), 1, "{outcome:?}");
+        assert_eq!(directories.names(), [""; 0]);
     }
 
     #[test]
@@ -394,12 +483,12 @@ mod tests {
         // What somebody changes is restored, what is not ours stays.
         let other = json!({"name": "other", "type": "bridge"}).to_string();
         std::fs::write(directories.path("other.conf"), &other).unwrap();
-        let changed = files["dcos"].replace("1420", "9000");
+        let changed = files[&directories.path("dcos.conf")].replace("1420", "9000");
         std::fs::write(directories.path("dcos.conf"), changed).unwrap();
         let outcome = subsystem.apply(&files, Mode::Apply).unwrap();
         assert_eq!(outcome.changes.len(), 1, "{outcome:?}");
         let text = std::fs::read_to_string(directories.path("dcos.conf")).unwrap();
-        assert_eq!(text, files["dcos"]);
+        assert_eq!(text, files[&directories.path("dcos.conf")]);
         files.clear();
         // A new run knows the files of the last one.
         let subsystem = directories.subsystem();
@@ -418,7 +507,7 @@ mod tests {
         std::fs::create_dir(directories.root.path().join("cni")).unwrap();
         std::fs::write(directories.path("dcos.conf"), &foreign).unwrap();
         // One that the DC/OS module left of an overlay that is gone.
-        let left = files["dcos"].replace("dcos", "left");
+        let left = files[&directories.path("dcos.conf")].replace("dcos", "left");
         std::fs::write(directories.path("left.conf"), &left).unwrap();
         for _ in 0..2 {
             let outcome = subsystem.apply(&files, Mode::Apply).unwrap();
@@ -431,7 +520,7 @@ mod tests {
         // What the DC/OS module left of an overlay that is there is taken over.
         std::fs::write(
             directories.path("dcos.conf"),
-            files["dcos"].replace("1420", "1"),
+            files[&directories.path("dcos.conf")].replace("1420", "1"),
         )
         .unwrap();
         subsystem.apply(&files, Mode::Apply).unwrap();

@@ -17,13 +17,17 @@ use crate::subsystem::{BoxError, Change, Mode, Outcome, Subsystem};
 #[derive(Debug)]
 pub struct MasqueradeSubsystem {
     table: EgressTable,
+    /// Whether this host has CNI bridges; if not, nothing is masqueraded.
+    has_bridges: bool,
 }
 
 impl MasqueradeSubsystem {
-    /// The table of the calling thread's network namespace. Changes nothing.
-    pub fn new() -> Result<Self, NetlinkError> {
+    /// The table of the calling thread's network namespace. Changes nothing. Without CNI bridges, the
+    /// table of an earlier run is removed.
+    pub fn new(has_bridges: bool) -> Result<Self, NetlinkError> {
         Ok(Self {
             table: EgressTable::open()?,
+            has_bridges,
         })
     }
 }
@@ -36,7 +40,7 @@ impl Subsystem for MasqueradeSubsystem {
     fn reconcile(&mut self, cluster: &ClusterState, mode: Mode) -> Result<Outcome, BoxError> {
         let mut outcome = Outcome::default();
         let (overlays, inside) = subnets(cluster);
-        if overlays.is_empty() {
+        if overlays.is_empty() || !self.has_bridges {
             if self.table.is_there()? {
                 if mode == Mode::Apply {
                     self.table.remove()?;

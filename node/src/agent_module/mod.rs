@@ -201,11 +201,11 @@ async fn run(
 async fn start(config: &AgentModuleConfig) -> Result<(Daemon, NamespaceLock), AgentModuleError> {
     let lock = NamespaceLock::acquire(&config.config.state_dir)?;
     let mut subsystems: Vec<Box<dyn Subsystem>> = daemon::subsystems(&config.config)?;
-    if let Some(cni) = &config.cni {
-        let state_dir = &config.config.state_dir;
-        subsystems.push(Box::new(CniFilesSubsystem::new(state_dir, cni.clone())));
-        subsystems.push(Box::new(MasqueradeSubsystem::new()?));
-    }
+    let state_dir = &config.config.state_dir;
+    let cni = config.cni.clone();
+    // An earlier run may have made bridges, if this one does not.
+    subsystems.push(Box::new(MasqueradeSubsystem::new(cni.is_some())?));
+    subsystems.push(Box::new(CniFilesSubsystem::new(state_dir, cni)));
     let daemon = Daemon::start_in_agent(&config.config, config.hash(), subsystems).await?;
     Ok((daemon, lock))
 }
