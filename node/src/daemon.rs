@@ -21,7 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::api::{self, ApiSocket, ApiSocketError, ApiSources};
 use crate::cluster_state::ClusterState;
-use crate::docker::{DockerRulesSubsystem, DockerSubsystem};
+use crate::docker::{ConfiguredBridges, DockerRulesSubsystem, DockerSubsystem};
 use crate::endpoint_report::{EndpointReporter, Reports};
 use crate::engine::Engine;
 use crate::groups::{GroupsSetupError, GroupsSubsystem};
@@ -142,6 +142,10 @@ pub struct Daemon {
     state_dir: PathBuf,
     /// The configuration in force.
     node: Node,
+    /// The hash of the file that the whole of it is from.
+    configuration: String,
+    /// The bridges of its networks.
+    bridges: ConfiguredBridges,
     engine: Engine,
     /// The containers of this host on overlays, for the managers.
     endpoint_reports: Reports,
@@ -240,6 +244,8 @@ impl Daemon {
         let mut daemon = Self {
             state_dir: config.state_dir.clone(),
             node: node.clone(),
+            configuration: configuration.clone(),
+            bridges: ConfiguredBridges::new(config),
             engine,
             endpoint_reports: groups.report,
             states,
@@ -310,6 +316,8 @@ impl Daemon {
             ("node.listen", new.listen != old.listen),
             ("node.docker", new.docker != old.docker),
             ("node.allowed_hosts", new.allowed_hosts != old.allowed_hosts),
+            // Docker's filter accepts those of the start.
+            ("network", ConfiguredBridges::new(config) != self.bridges),
         ] {
             if is_changed {
                 restart.push(key);
@@ -325,6 +333,10 @@ impl Daemon {
         };
         let client = node.cluster_client()?;
         self.node = node;
+        // The managers know by the hash which file is in force.
+        if restart.is_empty() {
+            self.configuration = configuration;
+        }
         for task in self.manager_tasks.drain(..) {
             task.abort();
         }
@@ -332,7 +344,7 @@ impl Daemon {
             connection.manager = None;
             connection.problem = None;
         });
-        self.follow(client, configuration);
+        self.follow(client, self.configuration.clone());
         Ok(restart)
     }
 
@@ -469,6 +481,8 @@ fn versions() -> Versions {
 
 #[cfg(test)]
 mod tests {
+    use contrail_mesos::config::Source;
+
     use super::*;
     use crate::testing::cluster;
 
@@ -532,8 +546,9 @@ mod tests {
         // Nobody listens there.
         let manager = |text| contrail_mesos_api::http::Address::parse(text, 6990).unwrap();
         config.node.managers = vec![manager("127.0.0.1:1")];
-        let restart = daemon.reload(&config, String::new()).unwrap();
+        let restart = daemon.reload(&config, "first".to_owned()).unwrap();
         assert_eq!(restart, [""; 0]);
+        assert_eq!(daemon.configuration, "first");
         connection
             .wait_for(|connection| connection.problem.is_some())
             .await
@@ -547,8 +562,16 @@ mod tests {
         config.node.token_file = None;
         config.state_dir = directory.path().join("other");
         config.node.listen = None;
-        let restart = daemon.reload(&config, String::new()).unwrap();
-        assert_eq!(restart, ["state_dir", "node.name", "node.listen"]);
+        let file = directory.path().join("agent.toml");
+        let network = "[[network]]\nname = \"blue\"\nprovider = \"bridge\"\n\
+                       subnet = \"10.1.0.0/24\"\nbridge = \"blue0\"\n";
+        std::fs::write(&file, network).unwrap();
+        config.networks = Source::file(&file).read().config.unwrap().networks;
+        let restart = daemon.reload(&config, "second".to_owned()).unwrap();
+        let expected = ["state_dir", "node.name", "node.listen", "network"];
+        assert_eq!(restart, expected);
+        // Not all of that file is in force.
+        assert_eq!(daemon.configuration, "first");
         assert_eq!(daemon.node.name, "node-1");
         assert_eq!(daemon.node.managers, config.node.managers);
         // The tasks that were replaced are no failure.
