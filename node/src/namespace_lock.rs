@@ -136,7 +136,7 @@ mod root_tests {
             assert!(error.to_string().contains("\"/state/one\""), "{error}");
             // Another namespace has its own.
             let others = locks.clone();
-            inside(&namespace(), move || {
+            inside(namespace(), move || {
                 NamespaceLock::acquire_in(&others, Path::new("/state/two")).unwrap();
             });
             drop(first);
