@@ -156,6 +156,7 @@ impl HostSide {
                 Ok(bridge)
             }
             realized => {
+                self.refuse_mixture_with_others(socket, intent)?;
                 self.refuse_conflicts(socket, intent, realized)?;
                 self.realize(socket, &mut state, name, forms, ports)
                     .map(|(bridge, _)| bridge)
@@ -502,6 +503,35 @@ impl HostSide {
         }
     }
 
+    /// Refuses a mixture as [`refuse_mixture`] does, with the containers that other processes of this
+    /// instance have on the bridge.
+    fn refuse_mixture_with_others(
+        &self,
+        socket: &mut NetlinkSocket,
+        intent: &Intent<BridgeIntent>,
+    ) -> Result<(), HostError> {
+        let links = links::all(socket)?;
+        let name = &intent.provider.bridge;
+        let Some(bridge) = links.iter().find(|link| link.name == *name) else {
+            return Ok(());
+        };
+        let isolates = intent.provider.policy.is_some();
+        let is_other = |link: &Link| {
+            let alias = link.alias.as_deref().unwrap_or_default();
+            link.controller == Some(bridge.index)
+                && self.owner.owns(alias)
+                && self.registry.get(&link.name).is_none()
+        };
+        let is_mixed = links.iter().any(|link| {
+            let is_isolated = link.port.is_some_and(|port| port.is_isolated);
+            is_isolated != isolates && is_other(link)
+        });
+        if is_mixed {
+            return Err(mixture(intent));
+        }
+        Ok(())
+    }
+
     /// Refuses subnets that the host has already, unless they are those of `realized`.
     fn refuse_conflicts(
         &self,
@@ -636,11 +666,7 @@ impl HostSide {
             !closed_subnets(state, bridge).is_empty() || intent.provider.policy.is_some();
         state.failures.remove(bridge);
         state.realized.remove(bridge);
-        if !is_removed {
-            // Containers of other processes of this instance are on it.
-            self.table.forget_group(bridge);
-            return Ok(());
-        }
+        // Also if others are on the bridge: none of them needs the rules if none is isolated.
         if isolates {
             let others = state.realized.values();
             let needed = others
@@ -648,6 +674,11 @@ impl HostSide {
                 .collect();
             self.bridges
                 .open_unused_subnets(&mut NetlinkSocket::route()?, &needed)?;
+        }
+        if !is_removed {
+            // Containers of other processes of this instance are on it.
+            self.table.forget_group(bridge);
+            return Ok(());
         }
         self.table.set_group(bridge, &[], &[])?;
         if is_foreign {
@@ -748,15 +779,20 @@ fn refuse_mixture(intent: &Intent<BridgeIntent>, forms: &[NetworkForm]) -> Resul
     if forms.iter().all(|form| form.isolates == isolates) {
         return Ok(());
     }
-    let others = if isolates {
+    Err(mixture(intent))
+}
+
+/// The refusal of a container beside others with which it must not be.
+fn mixture(intent: &Intent<BridgeIntent>) -> HostError {
+    let others = if intent.provider.policy.is_some() {
         "does not isolate"
     } else {
         "isolates"
     };
-    Err(HostError::Conflict(format!(
+    HostError::Conflict(format!(
         "the bridge {} still has containers that were launched while the network {others} groups; end them first, or give the network another bridge and another subnet",
         intent.provider.bridge
-    )))
+    ))
 }
 
 /// Whether the container's interface is to be there.

@@ -481,6 +481,42 @@ fn subnets_are_closed_as_long_as_containers_need_it() {
 }
 
 #[test]
+fn processes_of_one_instance_mix_no_containers_with_and_without_groups() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let (plain, blue) = (network("blue", 1), isolating("blue", 1));
+        let (sender, _lost) = unbounded_channel();
+        let other = BridgeProvider::new(host.state.path(), sender).unwrap();
+        for (first, second) in [
+            (request("one", &plain), in_group("two", &blue, "a")),
+            (in_group("one", &blue, "a"), request("two", &plain)),
+        ] {
+            let one = host.attach(&first).await.unwrap();
+            let before = closed();
+            let network = bridge_network(&second);
+            let intent = other.reserve(&second, network).await.unwrap();
+            let inner = namespace();
+            let error = other.attach(&intent, inner.as_fd()).await.unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("still has containers"), "{error}");
+            other.detach(&intent).await.unwrap();
+            assert_eq!(closed(), before);
+            let found = host.provider.inspect(&one.intent, None).await;
+            assert_eq!(found, Vec::<String>::new());
+            // Another one of its kind is no mixture.
+            let mut same = first.clone();
+            same.container = ContainerId::top_level("three");
+            let intent = other.reserve(&same, bridge_network(&same)).await.unwrap();
+            other.attach(&intent, inner.as_fd()).await.unwrap();
+            host.detach(&one).await;
+            other.detach(&intent).await.unwrap();
+            assert_eq!(closed(), Vec::<String>::new());
+        }
+        host.assert_clean();
+    });
+}
+
+#[test]
 fn sweep_opens_subnets_of_lost_containers_only() {
     isolated_async(|| async {
         let host = TestHost::new();
