@@ -118,7 +118,7 @@ impl HostRepair {
         let intents: Vec<_> = intents.into_iter().filter_map(bridge_intent).collect();
         if intents.is_empty() {
             self.bridges.clear();
-            self.watch(std::iter::empty());
+            self.watch(std::iter::empty(), false);
             self.host.table.expect([]);
             return Ok(RepairOutcome::default());
         }
@@ -147,9 +147,11 @@ impl HostRepair {
             deadline,
             is_dry_run,
             is_late: false,
+            isolates: by_bridge.values().flatten().any(|form| form.isolates),
             outcome: RepairOutcome::default(),
         };
-        self.watch(by_bridge.keys().filter_map(|name| links.get(*name)));
+        let bridges = by_bridge.keys().filter_map(|name| links.get(*name));
+        self.watch(bridges, pass.isolates);
         let mut elements = Vec::new();
         let mut indexes = HashMap::new();
         for (name, forms) in by_bridge {
@@ -195,10 +197,10 @@ impl HostRepair {
             .collect()
     }
 
-    /// Asks for notifications about these bridges, and no others.
-    fn watch<'a>(&self, bridges: impl Iterator<Item = &'a Link>) {
+    /// Asks for notifications about these bridges, and no others, and about their isolation if any of
+    /// them has it.
+    fn watch<'a>(&self, bridges: impl Iterator<Item = &'a Link>, isolates: bool) {
         let indexes = bridges.map(|link| link.index).collect();
-        let isolates = self.bridges.values().any(|spec| spec.isolates);
         self.host.state().events.watch_bridges(indexes, isolates);
     }
 
@@ -245,6 +247,7 @@ impl HostRepair {
                 others
                     .iter()
                     .filter(|link| self.bridges.contains_key(&link.name)),
+                pass.isolates,
             );
         }
         Err(HostError::Deleted(name.to_owned()))
@@ -387,6 +390,8 @@ struct Pass {
     deadline: Instant,
     is_dry_run: bool,
     is_late: bool,
+    /// Whether a bridge has containers whose groups are isolated.
+    isolates: bool,
     outcome: RepairOutcome,
 }
 
