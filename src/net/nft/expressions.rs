@@ -513,6 +513,7 @@ impl Expressions {
             FrameField::Source4 => (NETWORK_HEADER, 12, 4),
             FrameField::Source6 => (NETWORK_HEADER, 8, 16),
             FrameField::ArpSender => (NETWORK_HEADER, 14, 4),
+            FrameField::InnerTag => (NETWORK_HEADER, 0, 2),
             FrameField::AdvertisedAddress => (TRANSPORT_HEADER, 8, 16),
         };
         self.payload(base, offset, length, register);
@@ -551,6 +552,8 @@ pub(super) enum FrameField {
     Source6,
     /// The sender's IPv4 address in an ARP packet.
     ArpSender,
+    /// Priority and number of the tag behind the outer one.
+    InnerTag,
     /// The address that a neighbour advertisement (`ICMPv6`) is about.
     AdvertisedAddress,
 }

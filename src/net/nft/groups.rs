@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! inet, prerouting, after the translation of destinations:
-//!   prerouting    packets to a guarded subnet
+//!   prerouting    drops sources that claim to be containers of this host, but came in by another
+//!                 interface than theirs; then packets to a guarded subnet
 //!   guarded4, 6   drops sources that claim to be of a guarded subnet, but are reached by another
 //!                 interface than the one that the packet came in by
 //!   filter4, 6    accepts replies, errors about known connections, and packets to the host itself;
@@ -208,7 +209,9 @@ impl GroupPolicy {
         if self.is_empty() {
             return [None, None];
         }
-        let bridge = (!self.ports.is_empty()).then(|| self.bridge_table());
+        // Containers of other bridges may use addresses of protected subnets too.
+        let has_bridges = !self.ports.is_empty() || !self.protected.is_empty();
+        let bridge = has_bridges.then(|| self.bridge_table());
         [Some(self.inet_table()), bridge]
     }
 
@@ -243,6 +246,18 @@ impl GroupPolicy {
             self.add_containers(&mut table, family, is_closed);
             let digit = digit(family);
             let guarded = format!("guarded{digit}");
+            let protected = format!("protected{digit}");
+            // Wherever they go: a connection that such a packet opens would have replies, which are
+            // accepted below.
+            prerouting.rules.push(TableRule::new(
+                "sources of this host's containers",
+                |rule| {
+                    rule.address_in(family, Side::Source, &protected);
+                    rule.input_interface_not_in("tunnels");
+                    rule.reverse_path_differs();
+                    drop_spoofed(rule);
+                },
+            ));
             prerouting
                 .rules
                 .push(TableRule::new("packets to guarded subnets", |rule| {
@@ -252,7 +267,7 @@ impl GroupPolicy {
             output.rules.push(TableRule::new(
                 "packets of the host to containers",
                 |rule| {
-                    rule.address_in(family, Side::Destination, &format!("protected{digit}"));
+                    rule.address_in(family, Side::Destination, &protected);
                     rule.goto(&format!("output{digit}"));
                 },
             ));

@@ -7,6 +7,11 @@ use super::{DropReason, GroupPolicy, HOOK_PREROUTING, base_chain, drop_chain, dr
 /// Before all other tables of bridges.
 const BRIDGE_PRIORITY: i32 = -300;
 const ETHERTYPE_IPV4: u16 = 0x0800;
+/// The tags of 802.1Q and of 802.1ad.
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+/// The bits of a tag that are not its priority.
+const VLAN_NUMBER_MASK: [u8; 2] = [0x0f, 0xff];
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
@@ -66,7 +71,6 @@ impl GroupPolicy {
                 rule.goto(chain);
             }));
         }
-        // The kernel takes a packet out of several priority tags (VLAN 0), which hide its addresses here.
         prerouting.rules.push(TableRule::new(
             "containers send IP and ARP only, without tags",
             |rule| {
@@ -93,10 +97,12 @@ impl GroupPolicy {
 }
 
 /// Descriptions, numbers of protocols, and their chains.
-const FRAME_CHAINS: [(&str, u16, &str); 3] = [
+const FRAME_CHAINS: [(&str, u16, &str); 5] = [
     ("IPv4", ETHERTYPE_IPV4, "frames4"),
     ("IPv6", ETHERTYPE_IPV6, "frames6"),
     ("ARP", ETHERTYPE_ARP, "frames_arp"),
+    ("VLAN", ETHERTYPE_VLAN, "frames_tagged"),
+    ("service VLAN", ETHERTYPE_SERVICE_VLAN, "frames_tagged"),
 ];
 
 fn wrong_mac(rule: &mut Expressions) {
@@ -106,7 +112,7 @@ fn wrong_mac(rule: &mut Expressions) {
 }
 
 /// The chains that judge frames of containers, and frames of others that claim a container's address.
-fn frame_chains() -> [(&'static str, Vec<TableRule>); 3] {
+fn frame_chains() -> [(&'static str, Vec<TableRule>); 4] {
     let mac = || TableRule::new("the container's MAC address", wrong_mac);
     let own = |field: FrameField, set: &'static str| {
         TableRule::new("the container's addresses", move |rule| {
@@ -190,9 +196,19 @@ fn frame_chains() -> [(&'static str, Vec<TableRule>); 3] {
         exempt("no address yet", FrameField::ArpSender, &[0xff; 4], &[0; 4]),
         rest(),
     ];
+    // The outer tag is gone already. The kernel takes a packet out of all of several priority tags
+    // (VLAN 0), which hide its addresses here.
+    let tagged = vec![
+        TableRule::new("several priority tags", |rule| {
+            rule.field_is(FrameField::InnerTag, &VLAN_NUMBER_MASK, &[0; 2]);
+            drop_spoofed(rule);
+        }),
+        rest(),
+    ];
     [
         ("frames4", frames4),
         ("frames6", frames6),
         ("frames_arp", arp),
+        ("frames_tagged", tagged),
     ]
 }

@@ -83,6 +83,8 @@ fn tables_are_built_as_nft_shows_them_and_removed() {
             "table bridge contrail_mesos_groups",
             "type filter hook prerouting priority dstnat + 10; policy accept;",
             "ip daddr @guarded4 goto guarded4",
+            "ip saddr @protected4 iifname != @tunnels fib saddr . iif oif 0 goto drop_spoofed_source",
+            "ip6 saddr @protected6 iifname != @tunnels fib saddr . iif oif 0 goto drop_spoofed_source",
             "iifname != @tunnels ip saddr @guarded4 fib saddr . iif oif 0 goto drop_spoofed_source",
             "ct direction reply ct state established,related meta mark set meta mark | 0x00002000 accept",
             "ip6 daddr vmap @containers6",
@@ -91,6 +93,8 @@ fn tables_are_built_as_nft_shows_them_and_removed() {
             "9.0.2.3",
             "44.128.0.0/20",
             "iifname . ether saddr != @macs",
+            "meta protocol 8021q goto frames_tagged",
+            "meta protocol 8021ad goto frames_tagged",
             "update @dropped4 { ip saddr . ip daddr . meta l4proto . th dport . 0x00000001 counter }",
             "\"vtep1024\"",
         ] {
