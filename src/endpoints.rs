@@ -46,8 +46,8 @@ pub struct LocalEndpoint {
     pub mac: Mac,
     /// The container's addresses.
     pub addresses: Vec<IpAddr>,
-    /// Which traffic to it is allowed now.
-    pub policy: ContainerPolicy,
+    /// Which traffic to it is allowed now; none if its groups cannot be read, and nothing reaches it.
+    pub policy: Option<ContainerPolicy>,
 }
 
 /// The endpoints of this host, and what could not be read.
@@ -55,7 +55,7 @@ pub struct LocalEndpoint {
 pub struct LocalEndpoints {
     /// The endpoints, by container and network.
     pub endpoints: Vec<LocalEndpoint>,
-    /// Why the groups of containers are not known. Their endpoints are missing.
+    /// Why the groups of containers are not known. Their endpoints are missing, or have no policy.
     pub problems: Vec<String>,
 }
 
@@ -65,11 +65,6 @@ impl LocalEndpoints {
     pub fn directory(state_dir: &Path) -> PathBuf {
         state_dir.join("containers")
     }
-}
-
-fn is_isolated(networks: &[CheckpointedNetwork]) -> bool {
-    let mut networks = networks.iter();
-    networks.any(|network| policy(&network.intent, None).is_some())
 }
 
 fn endpoint(network: &CheckpointedNetwork, changed: Option<&Membership>) -> Option<LocalEndpoint> {
@@ -86,7 +81,7 @@ fn endpoint(network: &CheckpointedNetwork, changed: Option<&Membership>) -> Opti
         host_interface: bridge.host_interface.clone(),
         mac: intent.mac,
         addresses: intent.addresses.iter().map(IpNet::addr).collect(),
-        policy: policy(intent, changed)?,
+        policy: Some(policy(intent, changed)?),
     })
 }
 
@@ -276,7 +271,12 @@ mod tests {
             assert_eq!(all.problems, [""; 0]);
             let endpoints = all.endpoints.into_iter();
             endpoints
-                .map(|one| (one.container.to_string(), one.policy.membership.groups))
+                .map(|one| {
+                    (
+                        one.container.to_string(),
+                        one.policy.unwrap().membership.groups,
+                    )
+                })
                 .collect()
         };
         let of = |one: &[&str], two: &[&str]| {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn container_with_damaged_groups_is_no_endpoint() {
+    fn container_with_damaged_groups_has_no_policy() {
         let state = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(state.path());
         let one = launch(&checkpoints, "one", true);
@@ -316,8 +316,13 @@ mod tests {
             let all = EndpointReader::new(state.path()).read().unwrap();
             assert_eq!(all.problems.len(), 1, "{damaged}: {all:?}");
             assert!(all.problems[0].contains(GROUPS_FILE), "{all:?}");
-            assert_eq!(all.endpoints.len(), 1, "{damaged}");
-            assert_eq!(all.endpoints[0].container.to_string(), "two");
+            let known: Vec<_> = all
+                .endpoints
+                .iter()
+                .map(|one| (one.container.to_string(), one.policy.is_some()))
+                .collect();
+            let expected = [("one".to_owned(), false), ("two".to_owned(), true)];
+            assert_eq!(known, expected, "{damaged}");
         }
     }
 }

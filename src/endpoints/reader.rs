@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{GROUPS_FILE, LocalEndpoint, LocalEndpoints, endpoint, is_isolated, read_groups};
+use super::{GROUPS_FILE, LocalEndpoint, LocalEndpoints, endpoint, read_groups};
 use crate::isolator::checkpoint::{CheckpointError, Checkpoints, INTENT_FILE, StoredCheckpoint};
 
 /// What differs when a file was changed or replaced.
@@ -134,10 +134,18 @@ fn read_container(
                     (networks.filter_map(endpoint).collect(), vec![])
                 }
                 // With its groups of the launch, more might reach it than the operator allows.
-                Err(error) if is_isolated(&checkpoint.networks) => {
-                    (vec![], vec![error.to_string()])
+                Err(error) => {
+                    let networks = checkpoint.networks.iter();
+                    let mut endpoints: Vec<_> = networks
+                        .filter_map(|network| endpoint(network, None))
+                        .collect();
+                    for endpoint in &mut endpoints {
+                        endpoint.policy = None;
+                    }
+                    let is_isolated = !endpoints.is_empty();
+                    let problems = is_isolated.then(|| error.to_string());
+                    (endpoints, problems.into_iter().collect())
                 }
-                Err(_) => (vec![], vec![]),
             }
         }
         StoredCheckpoint::Damaged { error, .. } => (vec![], vec![error]),
@@ -202,7 +210,8 @@ mod tests {
     fn groups(all: &LocalEndpoints, container: &str) -> Vec<String> {
         let mut endpoints = all.endpoints.iter();
         let endpoint = endpoints.find(|one| one.container.to_string() == container);
-        endpoint.unwrap().policy.membership.groups.clone()
+        let policy = endpoint.unwrap().policy.as_ref();
+        policy.unwrap().membership.groups.clone()
     }
 
     #[test]
@@ -230,10 +239,14 @@ mod tests {
         assert_eq!((all.endpoints.len(), reader.reads()), (20, 22));
         assert_eq!(groups(&all, "c2"), ["other"]);
         assert_eq!(groups(&all, "c3"), ["web"]);
-        // Groups that cannot be read are not those of the launch.
+        // Groups that cannot be read are not those of the launch, but the addresses are.
         std::fs::write(&path, "{").unwrap();
         let all = reader.read().unwrap();
-        assert_eq!((all.endpoints.len(), all.problems.len()), (19, 1));
+        assert_eq!((all.endpoints.len(), all.problems.len()), (20, 1));
+        let mut unknown = all.endpoints.iter().filter(|one| one.policy.is_none());
+        let c2 = unknown.next().unwrap();
+        assert_eq!(c2.addresses, ["10.1.0.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!((c2.host_interface.as_str(), unknown.next()), ("cmc2", None));
         // A claim that names no network yet has no endpoints, and nothing is wrong with it.
         std::fs::create_dir(directory.path().join("containers/c22")).unwrap();
         std::fs::remove_file(path).unwrap();

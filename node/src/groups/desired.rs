@@ -128,8 +128,22 @@ fn add_containers(
     problems: &mut Vec<String>,
 ) {
     for endpoint in endpoints {
-        let admission = endpoint.policy.admission;
-        let membership = &endpoint.policy.membership;
+        // Its container has ended: another one has its addresses, and perhaps its interface's name.
+        if !endpoint.addresses.is_empty() {
+            policy.ports.insert(
+                endpoint.host_interface.clone(),
+                GuardedPort {
+                    mac: endpoint.mac,
+                    addresses: endpoint.addresses.iter().copied().collect(),
+                },
+            );
+        }
+        // Nothing reaches it, but its addresses are its own all the same.
+        let Some(allowed) = &endpoint.policy else {
+            continue;
+        };
+        let admission = allowed.admission;
+        let membership = &allowed.membership;
         let sources = if membership.is_empty() {
             [MemberSet::Ungrouped].into()
         } else {
@@ -161,16 +175,6 @@ fn add_containers(
                 ProtectedAddress {
                     rules: rules.clone(),
                     admits_own_host: admission.hosts,
-                },
-            );
-        }
-        // Its container has ended: another one has its addresses, and perhaps its interface's name.
-        if !endpoint.addresses.is_empty() {
-            policy.ports.insert(
-                endpoint.host_interface.clone(),
-                GuardedPort {
-                    mac: endpoint.mac,
-                    addresses: endpoint.addresses.iter().copied().collect(),
                 },
             );
         }
@@ -248,7 +252,9 @@ fn add_members(
         }
     };
     for endpoint in endpoints {
-        add(&endpoint.policy.membership, &endpoint.addresses);
+        if let Some(allowed) = &endpoint.policy {
+            add(&allowed.membership, &endpoint.addresses);
+        }
     }
     if let Some(cluster) = cluster {
         add_remote_members(cluster, add, problems);

@@ -84,13 +84,16 @@ pub struct GroupMembers {
 
 impl GroupsStatus {
     pub(super) fn new(policy: &GroupPolicy, endpoints: &[LocalEndpoint]) -> Self {
-        let endpoint = |endpoint: &LocalEndpoint| EnforcedEndpoint {
-            container: endpoint.container.to_string(),
-            network: endpoint.network.clone(),
-            overlay: endpoint.overlay.clone(),
-            addresses: endpoint.addresses.clone(),
-            membership: endpoint.policy.membership.clone(),
-            admission: endpoint.policy.admission,
+        let endpoint = |endpoint: &LocalEndpoint| {
+            let allowed = endpoint.policy.as_ref()?;
+            Some(EnforcedEndpoint {
+                container: endpoint.container.to_string(),
+                network: endpoint.network.clone(),
+                overlay: endpoint.overlay.clone(),
+                addresses: endpoint.addresses.clone(),
+                membership: allowed.membership.clone(),
+                admission: allowed.admission,
+            })
         };
         let members = policy.members.iter().map(|(set, addresses)| GroupMembers {
             group: match set {
@@ -113,7 +116,7 @@ impl GroupsStatus {
         isolated_overlays.dedup();
         Self {
             is_active: !policy.is_empty(),
-            endpoints: endpoints.iter().map(endpoint).collect(),
+            endpoints: endpoints.iter().filter_map(endpoint).collect(),
             groups: members.collect(),
             isolated_overlays,
         }
@@ -136,11 +139,13 @@ pub(super) fn report(node: &str, endpoints: &[LocalEndpoint]) -> (EndpointsRepor
         .iter()
         .filter(|endpoint| endpoint.overlay.is_some() && !endpoint.addresses.is_empty());
     let mut endpoints: Vec<_> = on_overlays
-        .map(|endpoint| Endpoint {
-            node: node.to_owned(),
-            id: format!("{}/{}", endpoint.container, endpoint.network),
-            addresses: endpoint.addresses.clone(),
-            membership: endpoint.policy.membership.clone(),
+        .filter_map(|endpoint| {
+            Some(Endpoint {
+                node: node.to_owned(),
+                id: format!("{}/{}", endpoint.container, endpoint.network),
+                addresses: endpoint.addresses.clone(),
+                membership: endpoint.policy.as_ref()?.membership.clone(),
+            })
         })
         .collect();
     endpoints.sort_by(|one, other| one.id.cmp(&other.id));

@@ -28,10 +28,10 @@ fn local(last: u8, overlay: Option<&str>, membership: Membership) -> LocalEndpoi
         host_interface: format!("cm{last}"),
         mac: Mac([2, 0, 0, 0, 0, last]),
         addresses: vec![[net, 0, 1, last].into()],
-        policy: ContainerPolicy {
+        policy: Some(ContainerPolicy {
             membership,
             admission: Admission::default(),
-        },
+        }),
     }
 }
 
