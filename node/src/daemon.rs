@@ -107,7 +107,11 @@ pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, Subsystems
         Box::new(LocalStateSubsystem::new(state_dir.clone())),
         Box::new(OverlaySubsystem::new(state_dir)?),
         Box::new(HostSideSubsystem::new(state_dir)?),
-        Box::new(GroupsSubsystem::new(state_dir, &config.node.name)?),
+        Box::new(GroupsSubsystem::new(
+            state_dir,
+            &config.node.name,
+            !config.node.managers.is_empty(),
+        )?),
         Box::new(DockerRulesSubsystem::new(config)?),
     ];
     if let Some(socket) = &config.node.docker {

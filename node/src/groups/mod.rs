@@ -60,6 +60,8 @@ pub enum GroupsSetupError {
 #[derive(Debug)]
 pub struct GroupsSubsystem {
     node: String,
+    /// Whether the state of the cluster comes from managers.
+    has_managers: bool,
     tables: GroupTables,
     events: GroupTableEvents,
     checkpoints: CheckpointWatch,
@@ -80,8 +82,8 @@ pub struct GroupsSubsystem {
 
 impl GroupsSubsystem {
     /// The subsystem of the daemon of `node` with this state directory, in the calling thread's network
-    /// namespace. Changes nothing.
-    pub fn new(state_dir: &Path, node: &str) -> Result<Self, GroupsSetupError> {
+    /// namespace. With `has_managers`, the state of the cluster may come later. Changes nothing.
+    pub fn new(state_dir: &Path, node: &str, has_managers: bool) -> Result<Self, GroupsSetupError> {
         let tables = GroupTables::open()?;
         let events = GroupTableEvents::subscribe(tables.port())?;
         let checkpoints = CheckpointWatch::new(state_dir)?;
@@ -91,6 +93,7 @@ impl GroupsSubsystem {
         }
         Ok(Self {
             node: node.to_owned(),
+            has_managers,
             tables,
             events,
             checkpoints,
@@ -134,7 +137,10 @@ impl GroupsSubsystem {
         let (report, left_out) = status::report(node, &local.endpoints);
         // First, because only the first problems are kept.
         problems.splice(0..0, left_out);
+        // Overlays may be isolated, so what an earlier run made stays until the managers have answered.
+        let is_waiting = self.has_managers && cluster.is_none() && local.endpoints.is_empty();
         let changes = match mode {
+            _ if is_waiting => vec![],
             Mode::DryRun => self.tables.plan(&desired)?,
             Mode::Apply => {
                 // Before the tables, so that other hosts learn of a container even if they cannot be changed.

@@ -1,7 +1,7 @@
 //! Faults: tables that somebody flushes, restarts, and containers that claim addresses of others.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -9,6 +9,7 @@ use contrail_mesos::net::nft::groups::DropReason;
 use contrail_mesos::net::testing::{inside, isolated, run};
 use contrail_mesos_api::cluster::Admission;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType};
 
 use super::lab::*;
 use crate::groups::GroupsSubsystem;
@@ -124,6 +125,32 @@ fn without_managers_containers_of_this_host_have_their_groups() {
     });
 }
 
+#[test]
+fn isolation_of_overlays_stays_until_the_managers_answer_after_a_restart() {
+    isolated(|| {
+        let mut lab = Lab::new(1);
+        let blue = lab.cluster.overlays.get_mut("blue").unwrap();
+        blue.groups = None;
+        blue.isolated = true;
+        let host = lab.host(1);
+        lab.apply(host);
+        let ruleset = || host.run(|| run("nft", "-s list ruleset"));
+        let before = ruleset();
+        assert!(before.contains("isolated_overlay"), "{before}");
+        let alone = |has_managers| {
+            let mut subsystem = host.subsystem_with(has_managers);
+            let outcome =
+                host.run(move || subsystem.reconcile_alone(crate::subsystem::Mode::Apply));
+            outcome.unwrap().changes.len()
+        };
+        assert_eq!((alone(true), ruleset()), (0, before));
+        assert_eq!(lab.apply(host).changes, []);
+        // Without managers there are no overlays.
+        assert!(alone(false) > 0);
+        assert!(!ruleset().contains("contrail_mesos_groups"));
+    });
+}
+
 /// A container, two others of its group, and a thief of another one. The last one is on another host.
 struct Cast {
     lab: Lab,
@@ -220,6 +247,141 @@ fn addresses_of_others_cannot_be_claimed() {
             spoofed(lab) > before
         });
         cast.assert_undisturbed();
+    });
+}
+
+#[test]
+fn address_of_a_container_cannot_be_used_to_reach_the_outside() {
+    isolated(|| {
+        let cast = Cast::new();
+        let (lab, victim) = (&cast.lab, &cast.victim);
+        // The host forwards to a network without groups, which is that of the other host.
+        lab.host(1).run(|| {
+            run("ip", "addr add 2001:db8::1/64 dev eth0 nodad");
+            run("ip", "route add 198.51.100.0/24 via 192.0.2.2");
+            run("ip", "route add 2001:db8:1::/64 via 2001:db8::2");
+        });
+        let outside = lab.host(2);
+        let claimed = victim.addresses();
+        outside.run(|| run("ip", "addr add 2001:db8::2/64 dev eth0 nodad"));
+        // It knows its neighbour before it has addresses that its neighbour does not answer.
+        for gateway in ["192.0.2.1", "2001:db8::1"] {
+            assert!(ping(&outside.namespace, gateway.parse().unwrap()));
+        }
+        outside.run(move || {
+            run("ip", "route add 198.51.100.0/24 via 192.0.2.1");
+            run("ip", "route add 2001:db8:1::/64 via 2001:db8::1");
+            run("ip", &format!("addr add {}/32 dev lo", claimed[0]));
+            run("ip", &format!("addr add {}/128 dev lo nodad", claimed[1]));
+        });
+        let targets: [IpAddr; 2] = [[198, 51, 100, 9].into(), "2001:db8:1::9".parse().unwrap()];
+        for (source, target) in claimed.into_iter().zip(targets) {
+            let before = spoofed(lab);
+            let target = SocketAddr::new(target, next_port());
+            let client = outside.run(move || std::net::UdpSocket::bind((source, 0)).unwrap());
+            wait_until("the drop of what would open a connection", || {
+                let _ = client.send_to(b"x", target);
+                spoofed(lab) > before
+            });
+        }
+        // The container itself goes out as before.
+        outside.run(move || {
+            for address in claimed {
+                let length = if address.is_ipv4() { 32 } else { 128 };
+                run("ip", &format!("addr del {address}/{length} dev lo"));
+            }
+            run("ip", "addr add 198.51.100.9/32 dev lo");
+            run("ip", "addr add 2001:db8:1::9/128 dev lo nodad");
+            run("ip", "route replace 9.0.1.0/24 via 192.0.2.1");
+            run("ip", "route replace fd09:0:0:1::/64 via 2001:db8::1");
+        });
+        for target in targets {
+            assert!(ping(&victim.namespace, target), "{target}");
+        }
+    });
+}
+
+/// Sends a frame with two priority tags, the inner one of that protocol, and a packet to a UDP port of
+/// the gateway.
+fn send_tagged(from: &Container, gateway: [u8; 6], inner: u16, source: [u8; 4], port: u16) {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend(source);
+    packet.extend([9, 0, 1, 1]);
+    let words = packet.chunks(2);
+    let sum: u32 = words
+        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    packet.extend([0x27, 0x10]);
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 8, 0, 0]);
+    let mut frame = gateway.to_vec();
+    frame.extend([2, 0, 0, 0, 1, 4, 0x81, 0x00, 0, 0]);
+    frame.extend(inner.to_be_bytes());
+    frame.extend([0x20, 0, 0x08, 0x00]);
+    frame.extend(packet);
+    from.run(move || {
+        let mut interfaces = nix::ifaddrs::getifaddrs().unwrap();
+        let link = interfaces.find_map(|interface| {
+            let is_eth0 = interface.interface_name == "eth0";
+            let address = interface.address.filter(|_| is_eth0)?;
+            address.as_link_addr().copied()
+        });
+        let socket = socket::socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        );
+        let socket = socket.unwrap();
+        socket::bind(socket.as_raw_fd(), &link.unwrap()).unwrap();
+        let sent = socket::send(socket.as_raw_fd(), &frame, MsgFlags::empty());
+        assert_eq!(sent, Ok(frame.len()));
+    });
+}
+
+#[test]
+fn frames_with_several_priority_tags_hide_no_addresses() {
+    isolated(|| {
+        let (lab, victim, _) = strangers();
+        let host = lab.host(1);
+        let thief = host.attach("thief", 4, membership(&["two"], &[]), Admission::default());
+        let link = host.run(|| run("ip", "-o link show dev m-blue"));
+        let mac = link.split("link/ether ").nth(1).unwrap();
+        let mac: Vec<u8> = mac[..17]
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+            .collect();
+        let gateway: [u8; 6] = mac.try_into().unwrap();
+        let IpAddr::V4(stolen) = victim.address(true) else {
+            panic!();
+        };
+        for inner in [0x8100, 0x88a8] {
+            // Without any rule, the kernel takes the packet out of both tags.
+            let port = next_port();
+            let server = host.run(move || std::net::UdpSocket::bind(("9.0.1.1", port)).unwrap());
+            server.set_nonblocking(true).unwrap();
+            wait_until("the packet", || {
+                send_tagged(&thief, gateway, inner, stolen.octets(), port);
+                server.recv(&mut [0; 9]).is_ok()
+            });
+        }
+        // The daemon does not know the port: it is of a plain bridge, or was attached without the daemon.
+        host.forget_checkpoint(&thief);
+        lab.apply(host);
+        for inner in [0x8100, 0x88a8] {
+            let before = spoofed(&lab);
+            let port = next_port();
+            let server = host.run(move || std::net::UdpSocket::bind(("9.0.1.1", port)).unwrap());
+            server.set_nonblocking(true).unwrap();
+            wait_until("the drop", || {
+                send_tagged(&thief, gateway, inner, stolen.octets(), port);
+                spoofed(&lab) > before
+            });
+            assert!(server.recv(&mut [0; 9]).is_err());
+        }
     });
 }
 

@@ -309,8 +309,12 @@ impl Host {
     }
 
     pub(super) fn subsystem(&self) -> GroupsSubsystem {
-        let (state_dir, number) = (self.state_dir(), self.number);
-        self.run(move || GroupsSubsystem::new(&state_dir, &format!("agent-{number}")).unwrap())
+        self.subsystem_with(true)
+    }
+
+    pub(super) fn subsystem_with(&self, has_managers: bool) -> GroupsSubsystem {
+        let (state_dir, node) = (self.state_dir(), format!("agent-{}", self.number));
+        self.run(move || GroupsSubsystem::new(&state_dir, &node, has_managers).unwrap())
     }
 
     /// The packets that were dropped with that destination port.
