@@ -226,13 +226,13 @@ mod tests {
                     .parse()
                     .unwrap(),
             ],
-            policy: ContainerPolicy {
+            policy: Some(ContainerPolicy {
                 membership: Membership {
                     groups: (0..groups).map(group).collect(),
                     security_groups: vec![],
                 },
                 admission: Admission::default(),
-            },
+            }),
         }
     }
 
