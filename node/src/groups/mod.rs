@@ -13,7 +13,7 @@
 //! for those of the last known state. What is not known is dropped: a container whose checkpoint cannot
 //! be read, an address that no container has. Only the daemon's own tables are changed, each time in one
 //! transaction. What this subsystem remembers of the tables is forgotten when anybody else changes them,
-//! and at least every [`LISTING_INTERVAL`].
+//! and at least every 20 seconds.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
