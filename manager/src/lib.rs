@@ -14,6 +14,7 @@
 //! diff          the changes between a container and its desired state: pure
 //! reconcile     watches the sources, and writes what differs
 //! provision     creates the default project, its ipams and the default network
+//! services      services of tasks: virtual IPs with backends, and names
 //! overlay       overlay networks: their configuration, and what each node is given of them
 //! election      leader election with ZooKeeper; fence: only the leader writes
 //! lead          provisioning at the beginning of each term
@@ -68,6 +69,8 @@ mod reconcile;
 mod reload;
 mod resolver;
 mod server;
+#[allow(dead_code, reason = "the parts that use it follow")]
+mod services;
 mod stores;
 pub mod task_state;
 pub mod vnc;

@@ -5,8 +5,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use contrail_mesos_api::cluster::{
-    Endpoint, Node, Object, ObjectKey, Overlay, Revision, SecurityGroup, Underlay,
+    Endpoint, Node, Object, ObjectKey, Overlay, Revision, SecurityGroup, Service, ServiceKey,
+    ServiceSettings, TaskName, Underlay,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The cluster's state at one revision. It is complete: a snapshot with the changes after it.
@@ -31,34 +33,58 @@ pub struct ClusterState {
     /// The nodes whose endpoints are complete in the managers' state.
     #[serde(default)]
     pub complete_endpoints: BTreeSet<String>,
+    /// What all services share; none if the managers publish no services.
+    #[serde(default)]
+    pub service_settings: Option<ServiceSettings>,
+    /// The services, by their identity.
+    #[serde(default)]
+    pub services: Services,
+    /// The names of tasks.
+    #[serde(default)]
+    pub task_names: TaskNames,
+    /// Whether the services and names are complete in the managers' state.
+    #[serde(default)]
+    pub has_complete_services: bool,
 }
 
-/// The endpoints of a node, by their id. Clones share them, so that a change costs a copy of the
-/// endpoints of one node, not of all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeEndpoints(Arc<BTreeMap<String, Endpoint>>);
+/// The endpoints of a node, by their id.
+pub type NodeEndpoints = SharedMap<String, Endpoint>;
+/// The services, by their identity.
+pub type Services = SharedMap<ServiceKey, Arc<Service>>;
+/// The names of tasks.
+pub type TaskNames = SharedMap<String, Arc<TaskName>>;
 
-impl Deref for NodeEndpoints {
-    type Target = BTreeMap<String, Endpoint>;
+/// A map whose clones share it, so that a change of the state copies only the map that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedMap<K: Ord, V>(Arc<BTreeMap<K, V>>);
+
+impl<K: Ord, V> Default for SharedMap<K, V> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Ord, V> Deref for SharedMap<K, V> {
+    type Target = BTreeMap<K, V>;
 
     fn deref(&self) -> &Self::Target {
         &self.0
     }
 }
 
-impl NodeEndpoints {
-    fn change(&mut self) -> &mut BTreeMap<String, Endpoint> {
+impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
+    fn change(&mut self) -> &mut BTreeMap<K, V> {
         Arc::make_mut(&mut self.0)
     }
 }
 
-impl Serialize for NodeEndpoints {
+impl<K: Ord + Serialize, V: Serialize> Serialize for SharedMap<K, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.as_ref().serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for NodeEndpoints {
+impl<'de, K: Ord + DeserializeOwned, V: DeserializeOwned> Deserialize<'de> for SharedMap<K, V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self(Arc::new(BTreeMap::deserialize(deserializer)?)))
     }
@@ -77,6 +103,10 @@ impl ClusterState {
             security_groups: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             complete_endpoints: BTreeSet::new(),
+            service_settings: None,
+            services: Services::default(),
+            task_names: TaskNames::default(),
+            has_complete_services: false,
         }
     }
 
@@ -111,6 +141,17 @@ impl ClusterState {
             Object::EndpointsComplete { node } => {
                 self.complete_endpoints.insert(node);
             }
+            Object::ServiceSettings(settings) => self.service_settings = Some(settings),
+            Object::Service(service) => {
+                let service = Arc::new(service);
+                let key = service.service.clone();
+                self.services.change().insert(key, service);
+            }
+            Object::TaskName(name) => {
+                let name = Arc::new(name);
+                self.task_names.change().insert(name.name.clone(), name);
+            }
+            Object::ServicesComplete => self.has_complete_services = true,
             Object::Unknown => {}
         }
     }
@@ -134,6 +175,18 @@ impl ClusterState {
             ObjectKey::EndpointsComplete { node } => {
                 self.complete_endpoints.remove(node);
             }
+            ObjectKey::ServiceSettings => self.service_settings = None,
+            ObjectKey::Service { service } => {
+                if self.services.contains_key(service) {
+                    self.services.change().remove(service);
+                }
+            }
+            ObjectKey::TaskName { name } => {
+                if self.task_names.contains_key(name) {
+                    self.task_names.change().remove(name);
+                }
+            }
+            ObjectKey::ServicesComplete => self.has_complete_services = false,
             ObjectKey::Unknown => {}
         }
     }

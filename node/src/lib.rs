@@ -12,6 +12,7 @@
 //! namespace_lock   one daemon per network namespace
 //! overlay          the subsystem that keeps the overlays' data path between hosts
 //! groups           the subsystem that keeps who reaches the containers of this host
+//! services         the subsystem that keeps the data path of services
 //! endpoint_report  reports this host's containers on overlays to the managers
 //! docker           the subsystems that give Docker its half of the overlays
 //! uplink           this host's address in the underlay
@@ -50,6 +51,7 @@ mod replica;
 pub mod report;
 mod schedule;
 pub mod service_manager;
+pub mod services;
 pub mod stored_state;
 pub mod subsystem;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use super::cluster_state::ClusterState;
 use super::groups::GroupsView;
+use super::services::ServicesView;
 
 /// The error of a whole comparison.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -103,6 +104,11 @@ pub trait Subsystem: Send + 'static {
 
     /// What other parts of the daemon see of the groups of containers, if it keeps these.
     fn groups(&self) -> Option<GroupsView> {
+        None
+    }
+
+    /// What other parts of the daemon see of the services, if it keeps their data path.
+    fn services(&self) -> Option<ServicesView> {
         None
     }
 }

@@ -27,6 +27,8 @@
 //! a manager that has been replaced must not withdraw what its successor added. A silent or closed
 //! stream changes nothing. A snapshot without [`Object::EndpointsComplete`] of a node does not have that
 //! node's endpoints yet: what a client knows of them stays, until it is put, or the node itself is gone.
+//! In the same way, a snapshot without [`Object::ServicesComplete`] does not have all services and names of
+//! tasks yet.
 //! Kinds and keys that a client does not know are ignored, so managers are
 //! upgraded first.
 
@@ -36,6 +38,7 @@ mod lines;
 mod objects;
 mod report;
 mod revision;
+mod services;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -55,6 +58,10 @@ pub use report::{
     SubsystemReport, Versions,
 };
 pub use revision::{InvalidRevision, Revision};
+pub use services::{
+    Backend, BackendState, InvalidServiceKey, Reach, SERVICE_ZONE, Service, ServiceKey,
+    ServiceProtocol, ServiceSettings, TASK_ZONE, TaskInstance, TaskName, TaskPort, Vip,
+};
 pub use status::{NodeCondition, NodeList, NodeStatus};
 
 /// How often a stream has a line at least. A client that reads nothing for three times as long

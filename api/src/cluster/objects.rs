@@ -6,6 +6,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::groups::{Admission, Endpoint, SecurityGroup};
+use super::services::{Service, ServiceKey, ServiceSettings, TaskName};
 use crate::container::Mac;
 
 /// One object of the cluster's state.
@@ -27,6 +28,14 @@ pub enum Object {
         /// The node's name.
         node: String,
     },
+    /// What all services share. There is at most one.
+    ServiceSettings(ServiceSettings),
+    /// A service.
+    Service(Service),
+    /// The name of tasks.
+    TaskName(TaskName),
+    /// All services and names of tasks are published: what a client knows beyond them is gone.
+    ServicesComplete,
     /// An object of a later version.
     #[serde(other)]
     Unknown,
@@ -65,6 +74,20 @@ pub enum ObjectKey {
         /// The node's name.
         node: String,
     },
+    /// The [`ServiceSettings`].
+    ServiceSettings,
+    /// A [`Service`].
+    Service {
+        /// Its identity.
+        service: ServiceKey,
+    },
+    /// A [`TaskName`].
+    TaskName {
+        /// The name.
+        name: String,
+    },
+    /// The [`Object::ServicesComplete`].
+    ServicesComplete,
     /// An object of a later version.
     #[serde(other)]
     Unknown,
@@ -90,6 +113,14 @@ impl Object {
                 id: endpoint.id.clone(),
             },
             Self::EndpointsComplete { node } => ObjectKey::EndpointsComplete { node: node.clone() },
+            Self::ServiceSettings(_) => ObjectKey::ServiceSettings,
+            Self::Service(service) => ObjectKey::Service {
+                service: service.service.clone(),
+            },
+            Self::TaskName(name) => ObjectKey::TaskName {
+                name: name.name.clone(),
+            },
+            Self::ServicesComplete => ObjectKey::ServicesComplete,
             Self::Unknown => ObjectKey::Unknown,
         }
     }
