@@ -815,7 +815,7 @@ fn shortened(number: String) -> String {
     }
 }
 
-/// A duration in the form `500ms`, `30s` or `2m`.
+/// A duration in the form `500ms`, `30s`, `2m` or `1h`.
 struct ConfigDuration(Duration);
 
 impl FromStr for ConfigDuration {
@@ -828,6 +828,7 @@ impl FromStr for ConfigDuration {
             "ms" => Duration::from_millis(number.into()),
             "s" => Duration::from_secs(number.into()),
             "m" => Duration::from_secs(u64::from(number) * 60),
+            "h" => Duration::from_secs(u64::from(number) * 3600),
             _ => return Err(()),
         };
         (!duration.is_zero()).then_some(Self(duration)).ok_or(())

@@ -1,5 +1,5 @@
-//! The manager: owns the objects of containers in the VNC API, gives nodes their overlay subnets, and
-//! serves the requests of agents and nodes.
+//! The manager: owns the objects of containers in the VNC API, gives nodes their overlay subnets and
+//! services their addresses, and serves the requests of agents and nodes.
 //!
 //! ```text
 //! model         the domain model that the modules share
@@ -69,14 +69,14 @@ mod reconcile;
 mod reload;
 mod resolver;
 mod server;
-#[allow(dead_code, reason = "the parts that use it follow")]
 mod services;
 mod stores;
 pub mod task_state;
 pub mod vnc;
 
 pub use config::{
-    Access, Config, Connections, DEFAULT_PATH, Follow, OverlayOptions, Provision, Tls,
+    Access, Config, Connections, DEFAULT_PATH, Follow, OverlayOptions, Provision, ServicesOptions,
+    Tls,
 };
 pub use containers::Containers;
 pub use contrail::Contrail;

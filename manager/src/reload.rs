@@ -14,6 +14,7 @@ use super::config::Config;
 use super::contrail::Contrail;
 use super::listener::server_config;
 use super::reconcile::Sources;
+use super::services::Services;
 use contrail_mesos_api::http::TlsError;
 
 /// The parts of a running manager that can change.
@@ -26,6 +27,7 @@ pub(super) struct Reloadable {
     pub tls: Option<watch::Sender<Arc<ServerConfig>>>,
     pub contrail: Option<Contrail>,
     pub cluster: Option<Arc<Cluster>>,
+    pub services: Option<Arc<Services>>,
     /// Notified when the API server must be provisioned again.
     pub provision: Arc<Notify>,
 }
@@ -52,6 +54,11 @@ impl Reloadable {
             .contrail
             .as_ref()
             .and_then(|contrail| contrail.reconciler.as_ref());
+        if let (Some(services), Some(follow), Some(sources)) =
+            (&self.services, &new.follow, &sources)
+        {
+            services.reload(follow, sources.mesos_client());
+        }
         if let (Some(reconciler), Some(follow), Some(sources)) = (reconciler, &new.follow, sources)
         {
             reconciler.reload(follow, sources);
@@ -106,6 +113,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[vnc]", old.vnc != new.vnc),
         ("[limits]", limits(old) != limits(new)),
         ("[mesos]", follow(old) != follow(new)),
+        ("[services]", old.services != new.services),
         ("[overlay]", old.overlay.is_some() != new.overlay.is_some()),
         ("overlay.state_file", {
             let state_file = |config: &Config| {
@@ -226,6 +234,13 @@ mod tests {
             needs_restart(&config(&mesos), &other),
             ["reconcile.concurrency"]
         );
+        let services = |keys: &str| config(&format!("{mesos}[services]\n{keys}"));
+        assert_eq!(
+            needs_restart(&config(&mesos), &services("")),
+            ["[services]"]
+        );
+        let other = services("grace = \"5m\"");
+        assert_eq!(needs_restart(&services(""), &other), ["[services]"]);
         // All other keys change at run time.
         let other = format!(
             "token_file = \"{token}\"\n{mesos}[marathon]\nservers = [\"a\"]\n[reconcile]\nstabilization_window = \"2m\"\n\

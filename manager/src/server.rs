@@ -27,6 +27,7 @@ use super::log_gate::LogGate;
 use super::provision::provision;
 use super::reconcile::{Reconciler, Sources};
 use super::reload::Reloadable;
+use super::services::{self, ComputeServices, Services};
 use crate::vnc::VncClient;
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::http::{Address, TlsError};
@@ -92,6 +93,14 @@ impl Manager {
 
     /// Listens and starts the background tasks; provisioning is one of them. Port 0 picks a free port.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, services::compute()).await
+    }
+
+    /// The same with another function that computes services.
+    pub(crate) async fn start_with(
+        config: Config,
+        compute: ComputeServices,
+    ) -> Result<Self, StartError> {
         let listeners = Listeners::bind(&config).await?;
         listeners.warn_if_insecure(&config);
         let address = listeners.agents.address;
@@ -101,13 +110,14 @@ impl Manager {
 
         let (ready_sender, ready) = watch::channel(Readiness::none());
         let mut background = JoinSet::new();
-        let (app, election) = App::new(&config, &listeners, ready, &mut background)?;
+        let (app, election) = App::new(&config, &listeners, ready, compute, &mut background)?;
         let stop = CancellationToken::new();
         let servers = app.serve(&config, listeners, &stop);
 
         let App {
             contrail,
             cluster,
+            services,
             fence,
             authenticator,
             ready,
@@ -120,6 +130,7 @@ impl Manager {
             tls: tls.clone(),
             contrail: contrail.clone(),
             cluster: cluster.clone(),
+            services,
             provision: Arc::new(Notify::new()),
         };
         let current = reloadable.config.clone();
@@ -313,6 +324,7 @@ impl Listeners {
 struct App {
     contrail: Option<Contrail>,
     cluster: Option<Arc<Cluster>>,
+    services: Option<Arc<Services>>,
     fence: Fence,
     /// The URL by which agents and other managers know this one.
     url: String,
@@ -328,6 +340,7 @@ impl App {
         config: &Config,
         listeners: &Listeners,
         ready: watch::Receiver<Readiness>,
+        compute: ComputeServices,
         background: &mut JoinSet<()>,
     ) -> Result<(Self, Option<Election>), StartError> {
         let (election, fence, url) =
@@ -336,16 +349,19 @@ impl App {
         let contrail = vnc
             .map(|vnc| Contrail::start(vnc, config, &fence, &ready, background))
             .transpose()?;
-        let cluster = Cluster::start(config, &fence, background);
+        let services = Services::start(config, contrail.as_ref(), compute, &ready, background)?;
+        let cluster = Cluster::start(config, &fence, services.clone(), background);
         let metrics = Metrics::new(MetricSources {
             contrail: contrail.clone(),
             cluster: cluster.clone(),
+            services: services.clone(),
             fence: fence.clone(),
             ready: ready.clone(),
         });
         let app = Self {
             contrail,
             cluster,
+            services,
             fence,
             url,
             elected: election.is_some(),
@@ -414,6 +430,7 @@ impl App {
                 metrics: self.metrics.clone(),
                 contrail: self.contrail.clone(),
                 cluster: self.cluster.clone(),
+                services: self.services.clone(),
                 cluster_name: config.defaults.cluster.clone(),
                 url: self.url.clone(),
                 address: bound.address,

@@ -9,18 +9,23 @@
 //! A manager that has just begun to lead publishes the endpoints of a node once the node has reported
 //! them. Until then a client keeps what it knows of them: at the end of a snapshot without
 //! [`Object::EndpointsComplete`] of a node that is still there, its known endpoints stay, and those that
-//! nobody has put since are removed once it comes.
+//! nobody has put since are removed once it comes. The same holds for services and names of tasks, until
+//! [`Object::ServicesComplete`]: they are gone at once only if the managers publish no services any more,
+//! that is, without [`Object::ServiceSettings`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use contrail_mesos_api::cluster::{Object, ObjectKey, Revision, WatchItem};
+use contrail_mesos_api::cluster::{Object, ObjectKey, Revision, ServiceKey, TaskName, WatchItem};
 
 use crate::cluster_state::ClusterState;
 
-/// More than a cluster has. Both bound what a broken manager can make the daemon keep.
+/// More than a cluster has. All of them bound what a broken manager can make the daemon keep.
 const MAX_OBJECTS: usize = 100_000;
 const MAX_ENDPOINTS: usize = 1_000_000;
+const MAX_SERVICES: usize = 100_000;
+/// Of names and their instances together.
+const MAX_TASK_NAMES: usize = 1_000_000;
 
 /// Items that cannot be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +46,10 @@ pub(crate) enum ReplicaError {
     #[error("the manager sent changes without a snapshot")]
     NoSnapshot,
     /// More objects than a cluster has.
-    #[error("the manager sent more than {MAX_OBJECTS} objects or {MAX_ENDPOINTS} endpoints")]
+    #[error(
+        "the manager sent more than {MAX_OBJECTS} objects, {MAX_ENDPOINTS} endpoints, {MAX_SERVICES} \
+         services, or {MAX_TASK_NAMES} names of tasks and their instances"
+    )]
     TooManyObjects,
 }
 
@@ -71,6 +79,39 @@ pub(crate) struct Replica {
     /// The endpoints that were known before the snapshot and were not put since, of nodes whose
     /// endpoints are not complete.
     unconfirmed: BTreeMap<String, BTreeSet<String>>,
+    /// How many names of tasks and instances the state has, or the part of a snapshot that has arrived.
+    task_names: usize,
+    /// What was known of services before the snapshot and was not put since, until they are complete.
+    unconfirmed_services: UnconfirmedServices,
+}
+
+/// The services and names of tasks that a manager has not confirmed.
+#[derive(Debug, Default)]
+struct UnconfirmedServices {
+    services: BTreeSet<ServiceKey>,
+    task_names: BTreeSet<String>,
+}
+
+/// What a name of tasks counts.
+fn task_name_size(name: &TaskName) -> usize {
+    1 + name.instances.len()
+}
+
+/// What the names of tasks of a state count.
+fn total_task_names(state: &ClusterState) -> usize {
+    let names = state.task_names.values();
+    names.map(|name| task_name_size(name)).sum()
+}
+
+/// What the name of tasks that an object is about counts.
+fn task_names_of(state: &ClusterState, key: &ObjectKey) -> usize {
+    match key {
+        ObjectKey::TaskName { name } => {
+            let known = state.task_names.get(name);
+            known.map_or(0, |known| task_name_size(known))
+        }
+        _ => 0,
+    }
 }
 
 /// The node whose endpoints an object is about, or may remove.
@@ -93,6 +134,8 @@ impl Replica {
             phase: Phase::Opened,
             endpoints: 0,
             unconfirmed: BTreeMap::new(),
+            task_names: 0,
+            unconfirmed_services: UnconfirmedServices::default(),
         }
     }
 
@@ -105,6 +148,7 @@ impl Replica {
             .state
             .as_ref()
             .map_or(0, |state| state.total_endpoints());
+        self.task_names = self.state.as_deref().map_or(0, total_task_names);
         self.revision().filter(|_| self.is_resumable)
     }
 
@@ -129,12 +173,15 @@ impl Replica {
             WatchItem::Snapshot { revision } => {
                 self.check_term(revision)?;
                 self.phase = Phase::Snapshot(ClusterState::empty(&self.node, revision));
-                self.endpoints = 0;
+                (self.endpoints, self.task_names) = (0, 0);
                 Ok(false)
             }
             WatchItem::Put { revision, object } => {
                 let key = object.key();
-                let completes = matches!(object, Object::EndpointsComplete { .. });
+                let completes = matches!(
+                    object,
+                    Object::EndpointsComplete { .. } | Object::ServicesComplete
+                );
                 self.change(revision, &key, completes, |state| state.put(object))
             }
             WatchItem::Delete { revision, key } => {
@@ -164,7 +211,8 @@ impl Replica {
         }
     }
 
-    /// Changes the object `key`. `completes`: it is the last one of the endpoints of a node.
+    /// Changes the object `key`. `completes`: it is the last one of the endpoints of a node, or of the
+    /// services.
     fn change(
         &mut self,
         revision: Revision,
@@ -174,10 +222,11 @@ impl Replica {
     ) -> Result<bool, ReplicaError> {
         let node = node_of(key).unwrap_or_default();
         if let Phase::Snapshot(state) | Phase::Behind(state) = &mut self.phase {
-            let before = state.endpoint_count(node);
+            let before = (state.endpoint_count(node), task_names_of(state, key));
             change(state);
-            self.endpoints = self.endpoints - before + state.endpoint_count(node);
-            check_size(state, self.endpoints)?;
+            self.endpoints = self.endpoints - before.0 + state.endpoint_count(node);
+            self.task_names = self.task_names - before.1 + task_names_of(state, key);
+            check_size(state, self.endpoints, self.task_names)?;
             return match std::mem::replace(&mut self.phase, Phase::Opened) {
                 Phase::Behind(state) => self.reach(state, revision),
                 phase => {
@@ -188,24 +237,27 @@ impl Replica {
         }
         self.check(revision)?;
         let gone = self.confirm(key, completes);
-        let others = self.endpoints;
+        let (endpoints, task_names) = (self.endpoints, self.task_names);
         let state = Arc::make_mut(self.resumed()?);
-        let others = others - state.endpoint_count(node);
-        for id in gone {
-            let node = node.to_owned();
-            state.delete(&ObjectKey::Endpoint { node, id });
+        let other_endpoints = endpoints - state.endpoint_count(node);
+        let mut task_names = task_names - task_names_of(state, key);
+        for key in gone {
+            task_names -= task_names_of(state, &key);
+            state.delete(&key);
         }
         change(state);
         state.revision = revision;
-        let count = others + state.endpoint_count(node);
-        let result = check_size(state, count);
-        self.endpoints = count;
+        let endpoints = other_endpoints + state.endpoint_count(node);
+        let task_names = task_names + task_names_of(state, key);
+        let result = check_size(state, endpoints, task_names);
+        (self.endpoints, self.task_names) = (endpoints, task_names);
         result.map(|()| true)
     }
 
-    /// Notes that the manager has said something about `key`. Returns the ids of endpoints of its node
-    /// that are gone.
-    fn confirm(&mut self, key: &ObjectKey, completes: bool) -> BTreeSet<String> {
+    /// Notes that the manager has said something about `key`. Returns what is gone: endpoints of its node,
+    /// or services and names of tasks.
+    fn confirm(&mut self, key: &ObjectKey, completes: bool) -> Vec<ObjectKey> {
+        let unconfirmed = &mut self.unconfirmed_services;
         match key {
             ObjectKey::Endpoint { node, id } => {
                 if let Some(ids) = self.unconfirmed.get_mut(node) {
@@ -213,11 +265,33 @@ impl Replica {
                 }
             }
             ObjectKey::EndpointsComplete { node } if completes => {
-                return self.unconfirmed.remove(node).unwrap_or_default();
+                let ids = self.unconfirmed.remove(node).unwrap_or_default();
+                let endpoint = |id| ObjectKey::Endpoint {
+                    node: node.clone(),
+                    id,
+                };
+                return ids.into_iter().map(endpoint).collect();
             }
+            ObjectKey::Service { service } => drop(unconfirmed.services.remove(service)),
+            ObjectKey::TaskName { name } => drop(unconfirmed.task_names.remove(name)),
+            ObjectKey::ServicesComplete if completes => return self.gone_services(),
             _ => {}
         }
-        BTreeSet::new()
+        vec![]
+    }
+
+    /// The services and names of tasks that are gone once they are complete.
+    fn gone_services(&mut self) -> Vec<ObjectKey> {
+        let UnconfirmedServices {
+            services,
+            task_names,
+        } = std::mem::take(&mut self.unconfirmed_services);
+        let services = services.into_iter();
+        let services = services.map(|service| ObjectKey::Service { service });
+        let task_names = task_names.into_iter();
+        services
+            .chain(task_names.map(|name| ObjectKey::TaskName { name }))
+            .collect()
     }
 
     /// The state that the stream goes on from.
@@ -266,9 +340,10 @@ impl Replica {
         Ok(has_changed)
     }
 
-    /// Adds to a snapshot what is known of the endpoints that it does not have yet.
+    /// Adds to a snapshot what is known of the endpoints and services that it does not have yet.
     fn keep_unconfirmed(&mut self, state: &mut ClusterState) {
         self.unconfirmed.clear();
+        self.keep_unconfirmed_services(state);
         let Some(known) = &self.state else {
             return;
         };
@@ -290,12 +365,44 @@ impl Replica {
     }
 }
 
-fn check_size(state: &ClusterState, endpoints: usize) -> Result<(), ReplicaError> {
+impl Replica {
+    fn keep_unconfirmed_services(&mut self, state: &mut ClusterState) {
+        self.unconfirmed_services = UnconfirmedServices::default();
+        // Without settings there are no services any more.
+        let may_lack = state.service_settings.is_some() && !state.has_complete_services;
+        if let Some(known) = self.state.as_ref().filter(|_| may_lack) {
+            let unconfirmed = &mut self.unconfirmed_services;
+            for (key, service) in known.services.iter() {
+                if !state.services.contains_key(key) {
+                    unconfirmed.services.insert(key.clone());
+                    state.put(Object::Service(service.as_ref().clone()));
+                }
+            }
+            for (name, task_name) in known.task_names.iter() {
+                if !state.task_names.contains_key(name) {
+                    unconfirmed.task_names.insert(name.clone());
+                    state.put(Object::TaskName(task_name.as_ref().clone()));
+                }
+            }
+        }
+        self.task_names = total_task_names(state);
+    }
+}
+
+fn check_size(
+    state: &ClusterState,
+    endpoints: usize,
+    task_names: usize,
+) -> Result<(), ReplicaError> {
     let objects = state.nodes.len()
         + state.overlays.len()
         + state.security_groups.len()
         + state.complete_endpoints.len();
-    if objects > MAX_OBJECTS || endpoints > MAX_ENDPOINTS {
+    if objects > MAX_OBJECTS
+        || endpoints > MAX_ENDPOINTS
+        || state.services.len() > MAX_SERVICES
+        || task_names > MAX_TASK_NAMES
+    {
         return Err(ReplicaError::TooManyObjects);
     }
     Ok(())
@@ -303,7 +410,9 @@ fn check_size(state: &ClusterState, endpoints: usize) -> Result<(), ReplicaError
 
 #[cfg(test)]
 mod tests {
-    use contrail_mesos_api::cluster::{Endpoint, Membership};
+    use contrail_mesos_api::cluster::{
+        Endpoint, Membership, Service, ServiceSettings, TaskInstance,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -592,6 +701,173 @@ mod tests {
         }
     }
 
+    fn settings() -> Object {
+        Object::ServiceSettings(ServiceSettings {
+            ranges: vec!["198.18.0.0/16".parse().unwrap()],
+            dns: vec!["198.18.0.1".parse().unwrap()],
+        })
+    }
+
+    fn service(name: &str, last: u8) -> Object {
+        Object::Service(Service {
+            service: format!("{name}:80/tcp").parse().unwrap(),
+            addresses: vec![[198, 18, 0, last].into()],
+            backends: vec![],
+            affinity: None,
+        })
+    }
+
+    fn task_name(name: &str, instances: u8) -> Object {
+        let instance = |last| TaskInstance {
+            agent: [192, 0, 2, last].into(),
+            addresses: vec![],
+            ports: vec![],
+        };
+        Object::TaskName(TaskName {
+            name: name.to_owned(),
+            instances: (0..instances).map(instance).collect(),
+        })
+    }
+
+    /// The names of services and tasks.
+    fn known_services(replica: &Replica) -> (Vec<String>, Vec<&str>) {
+        let state = replica.state().unwrap();
+        let services = state.services.keys().map(ToString::to_string).collect();
+        let task_names = state.task_names.keys().map(String::as_str).collect();
+        let total = total_task_names(state);
+        assert_eq!(replica.task_names, total);
+        (services, task_names)
+    }
+
+    /// A replica that knows all services: a and b, and the names of tasks x and y.
+    fn with_services() -> Replica {
+        let mut replica = Replica::new("node-1", None);
+        let objects = [
+            settings(),
+            service("a", 2),
+            service("b", 3),
+            task_name("x", 2),
+            task_name("y", 1),
+            Object::ServicesComplete,
+        ];
+        let mut items = vec![snapshot("1.5")];
+        items.extend(objects.map(|object| put_object("1.5", object)));
+        items.push(synced("1.5"));
+        follow(&mut replica, items);
+        replica
+    }
+
+    fn service_names(services: &[&str]) -> Vec<String> {
+        let services = services.iter();
+        services.map(|name| format!("{name}:80/tcp")).collect()
+    }
+
+    #[test]
+    fn services_stay_until_the_new_leader_has_all() {
+        let mut replica = with_services();
+        assert_eq!(replica.task_names, 5);
+        replica.begin();
+        // It knows no task yet.
+        let items = vec![
+            snapshot("2.1"),
+            put_object("2.1", settings()),
+            synced("2.1"),
+        ];
+        follow(&mut replica, items);
+        let all = (service_names(&["a", "b"]), vec!["x", "y"]);
+        assert_eq!(known_services(&replica), all);
+        // The stream is cut and resumed. a has changed, c is new, x has fewer instances.
+        follow(&mut replica, vec![put_object("2.2", service("a", 9))]);
+        assert_eq!(replica.begin(), Some(revision("2.2")));
+        let items = vec![
+            synced("2.2"),
+            put_object("2.3", service("c", 4)),
+            put_object("2.4", task_name("x", 1)),
+        ];
+        follow(&mut replica, items);
+        let more = (service_names(&["a", "b", "c"]), vec!["x", "y"]);
+        assert_eq!(known_services(&replica), more);
+        follow(
+            &mut replica,
+            vec![put_object("2.5", Object::ServicesComplete)],
+        );
+        let rest = (service_names(&["a", "c"]), vec!["x"]);
+        assert_eq!(known_services(&replica), rest);
+        assert!(replica.state().unwrap().has_complete_services);
+    }
+
+    #[test]
+    fn complete_services_replace_those_before() {
+        let mut replica = with_services();
+        replica.begin();
+        let items = vec![
+            snapshot("2.1"),
+            put_object("2.1", settings()),
+            put_object("2.1", service("b", 3)),
+            put_object("2.1", Object::ServicesComplete),
+            synced("2.1"),
+        ];
+        follow(&mut replica, items);
+        assert_eq!(known_services(&replica), (service_names(&["b"]), vec![]));
+    }
+
+    #[test]
+    fn services_go_when_the_managers_publish_none_any_more() {
+        let mut replica = with_services();
+        replica.begin();
+        follow(&mut replica, vec![snapshot("2.1"), synced("2.1")]);
+        assert_eq!(known_services(&replica), (vec![], vec![]));
+        assert_eq!(replica.state().unwrap().service_settings, None);
+    }
+
+    #[test]
+    fn deleted_service_does_not_come_back() {
+        let mut replica = with_services();
+        replica.begin();
+        let key = ObjectKey::Service {
+            service: "a:80/tcp".parse().unwrap(),
+        };
+        let name = "y".to_owned();
+        let items = vec![
+            snapshot("2.1"),
+            put_object("2.1", settings()),
+            synced("2.1"),
+            delete_key("2.2", key),
+            delete_key("2.3", ObjectKey::TaskName { name }),
+            put_object("2.4", service("b", 3)),
+            put_object("2.5", task_name("x", 3)),
+            put_object("2.6", Object::ServicesComplete),
+        ];
+        follow(&mut replica, items);
+        let rest = (service_names(&["b"]), vec!["x"]);
+        assert_eq!(known_services(&replica), rest);
+    }
+
+    #[test]
+    fn more_task_names_than_a_cluster_has_are_refused() {
+        let mut replica = Replica::new("node-1", None);
+        follow(&mut replica, vec![snapshot("1.1")]);
+        replica.task_names = MAX_TASK_NAMES - 1;
+        let item = put_object("1.1", task_name("x", 1));
+        assert_eq!(replica.apply(item), Err(ReplicaError::TooManyObjects));
+        let mut replica = with_services();
+        replica.task_names = MAX_TASK_NAMES;
+        let item = put_object("1.6", task_name("z", 0));
+        assert_eq!(replica.apply(item), Err(ReplicaError::TooManyObjects));
+    }
+
+    #[test]
+    fn more_services_than_a_cluster_has_are_refused() {
+        let mut replica = Replica::new("node-1", None);
+        follow(&mut replica, vec![snapshot("1.1")]);
+        for number in 0..MAX_SERVICES {
+            let item = put_object("1.1", service(&format!("s{number}"), 2));
+            assert_eq!(replica.apply(item), Ok(false));
+        }
+        let item = put_object("1.1", service("more", 2));
+        assert_eq!(replica.apply(item), Err(ReplicaError::TooManyObjects));
+    }
+
     #[test]
     fn more_endpoints_than_a_cluster_has_are_refused() {
         let mut replica = Replica::new("node-1", None);
@@ -757,6 +1033,181 @@ mod tests {
         }
     }
 
+    /// What happens to services.
+    #[derive(Clone, Debug)]
+    enum ServiceStep {
+        /// A service and its tasks come, or go.
+        Service(bool, u8),
+        Cut,
+        /// Another manager leads. It has all services at once, or nothing.
+        Term(bool),
+        /// The leader publishes a service that there is.
+        Early(u8),
+        /// The leader has all services.
+        Complete,
+    }
+
+    fn service_steps() -> impl Strategy<Value = Vec<ServiceStep>> {
+        let step = prop_oneof![
+            4 => (any::<bool>(), 0_u8..5).prop_map(|(is_put, id)| ServiceStep::Service(is_put, id)),
+            1 => Just(ServiceStep::Cut),
+            1 => any::<bool>().prop_map(ServiceStep::Term),
+            1 => (0_u8..5).prop_map(ServiceStep::Early),
+            2 => Just(ServiceStep::Complete),
+        ];
+        proptest::collection::vec(step, 1..40)
+    }
+
+    /// The services that there are, the managers that lead one after the other, and a client.
+    struct ServiceModel {
+        real: BTreeSet<u8>,
+        leader: ClusterState,
+        replica: Replica,
+    }
+
+    impl ServiceModel {
+        fn new() -> Self {
+            let mut leader = ClusterState::empty("node-1", revision("1.0"));
+            leader.put(settings());
+            let mut model = Self {
+                real: BTreeSet::new(),
+                leader,
+                replica: Replica::new("node-1", None),
+            };
+            model.send_snapshot();
+            model
+        }
+
+        fn objects(id: u8) -> [Object; 2] {
+            [
+                service(&format!("s{id}"), id),
+                task_name(&format!("t{id}"), id),
+            ]
+        }
+
+        fn send_snapshot(&mut self) {
+            self.replica.begin();
+            let revision = self.leader.revision;
+            let services = self.leader.services.values();
+            let task_names = self.leader.task_names.values();
+            let complete = self.leader.has_complete_services;
+            let objects: Vec<_> = [settings()]
+                .into_iter()
+                .chain(services.map(|service| Object::Service(service.as_ref().clone())))
+                .chain(task_names.map(|name| Object::TaskName(name.as_ref().clone())))
+                .chain(complete.then_some(Object::ServicesComplete))
+                .collect();
+            let mut items = vec![WatchItem::Snapshot { revision }];
+            let objects = objects.into_iter();
+            items.extend(objects.map(|object| WatchItem::Put { revision, object }));
+            items.push(WatchItem::Synced { revision });
+            follow(&mut self.replica, items);
+        }
+
+        fn put(&mut self, object: Object) {
+            self.leader.revision.counter += 1;
+            self.leader.put(object.clone());
+            let revision = self.leader.revision;
+            follow(&mut self.replica, vec![WatchItem::Put { revision, object }]);
+        }
+
+        fn delete(&mut self, key: ObjectKey) {
+            self.leader.revision.counter += 1;
+            self.leader.delete(&key);
+            let revision = self.leader.revision;
+            follow(&mut self.replica, vec![WatchItem::Delete { revision, key }]);
+        }
+
+        fn complete(&mut self) {
+            for id in self.real.clone() {
+                Self::objects(id)
+                    .into_iter()
+                    .for_each(|object| self.put(object));
+            }
+            for id in (0..5)
+                .filter(|id| !self.real.contains(id))
+                .collect::<Vec<_>>()
+            {
+                for object in Self::objects(id) {
+                    let is_known = match &object {
+                        Object::Service(service) => {
+                            self.leader.services.contains_key(&service.service)
+                        }
+                        Object::TaskName(name) => self.leader.task_names.contains_key(&name.name),
+                        _ => false,
+                    };
+                    if is_known {
+                        self.delete(object.key());
+                    }
+                }
+            }
+            self.put(Object::ServicesComplete);
+        }
+
+        fn step(&mut self, step: &ServiceStep) {
+            match step {
+                ServiceStep::Service(is_put, id) => {
+                    if *is_put {
+                        self.real.insert(*id);
+                    } else {
+                        self.real.remove(id);
+                    }
+                    if self.leader.has_complete_services {
+                        self.complete();
+                    }
+                }
+                ServiceStep::Cut => {
+                    let since = self.replica.begin().unwrap();
+                    follow(&mut self.replica, vec![synced(&since.to_string())]);
+                }
+                ServiceStep::Term(is_complete) => {
+                    let term = self.leader.revision.term + 1;
+                    let revision = Revision { term, counter: 0 };
+                    self.leader = ClusterState::empty("node-1", revision);
+                    self.leader.put(settings());
+                    if *is_complete {
+                        for id in self.real.clone() {
+                            for object in Self::objects(id) {
+                                self.leader.put(object);
+                            }
+                        }
+                        self.leader.put(Object::ServicesComplete);
+                    }
+                    self.send_snapshot();
+                }
+                ServiceStep::Early(id) => {
+                    if self.real.contains(id) {
+                        Self::objects(*id)
+                            .into_iter()
+                            .for_each(|object| self.put(object));
+                    }
+                }
+                ServiceStep::Complete => self.complete(),
+            }
+        }
+
+        /// The numbers of the services and names of tasks that the client knows.
+        fn known(&self) -> (BTreeSet<u8>, BTreeSet<u8>) {
+            let state = self.replica.state().unwrap();
+            let numbers = |number: u8| {
+                let [service, task_name] = Self::objects(number);
+                let (ObjectKey::Service { service }, ObjectKey::TaskName { name }) =
+                    (service.key(), task_name.key())
+                else {
+                    unreachable!()
+                };
+                (
+                    state.services.contains_key(&service),
+                    state.task_names.contains_key(&name),
+                )
+            };
+            (
+                (0..5).filter(|number| numbers(*number).0).collect(),
+                (0..5).filter(|number| numbers(*number).1).collect(),
+            )
+        }
+    }
+
     proptest! {
         /// Of nodes that have reported to the leader the client knows what there is. Of others it
         /// loses nothing that still is there.
@@ -782,6 +1233,29 @@ mod tests {
                 }
                 let total: usize = (0..3).map(|node| model.known(node).len()).sum();
                 prop_assert_eq!(model.replica.endpoints, total);
+            }
+        }
+
+        /// Once the leader has all services the client knows what there is. Before, it loses nothing that
+        /// still is there, however often the leader changes.
+        #[test]
+        fn services_survive_new_leaders_and_do_not_stay_for_ever(steps in service_steps()) {
+            let mut model = ServiceModel::new();
+            let mut known = BTreeSet::new();
+            for step in &steps {
+                model.step(step);
+                let (services, task_names) = model.known();
+                if model.leader.has_complete_services {
+                    prop_assert_eq!(&services, &model.real);
+                    prop_assert_eq!(&task_names, &model.real);
+                    known.clone_from(&model.real);
+                } else {
+                    for id in known.intersection(&model.real) {
+                        prop_assert!(services.contains(id) && task_names.contains(id), "{}", id);
+                    }
+                }
+                let total = total_task_names(model.replica.state().unwrap());
+                prop_assert_eq!(model.replica.task_names, total);
             }
         }
 

@@ -71,7 +71,7 @@ async fn show_metrics(State(state): State<Arc<AdminState>>, headers: HeaderMap) 
 const PATHS: &str = "/, /live, /ready, /leading, /metrics, /log-level, /v1/mesos, /v1/marathon, \
     /v1/contrail, /v1/agents, /v1/networks, /v1/containers, /v1/containers/{id}, \
     /v1/containers/{id}/history, /v1/differences, /v1/queue, /v1/overlays, /v1/nodes, /v1/endpoints, \
-    /v1/groups, /v1/security-groups, /v1/managers, /v1/problems";
+    /v1/groups, /v1/security-groups, /v1/services, /v1/task-names, /v1/vips, /v1/managers, /v1/problems";
 
 async fn not_found() -> AdminError {
     AdminError::not_found(format!("there is no such path; there are: {PATHS}"))

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use contrail_mesos_api::cluster::{NodeCondition, NodeStatus};
+use contrail_mesos_api::text::truncate;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
@@ -13,6 +14,7 @@ use crate::contrail::Contrail;
 use crate::fence::Leadership;
 use crate::history::timestamp;
 use crate::reconcile::{Key, Reconciler};
+use crate::services::{RangeUsage, Services};
 
 /// How long a container's last failure counts as a problem.
 const FAILURE_TTL: Duration = Duration::from_mins(15);
@@ -20,6 +22,8 @@ const FAILURE_TTL: Duration = Duration::from_mins(15);
 const RECONNECT_TIME: Duration = Duration::from_mins(2);
 /// How many problems of a kind are listed.
 const MAX_PER_KIND: usize = 20;
+/// How long the subject of a service's problem is at most.
+const MAX_SUBJECT_CHARS: usize = 300;
 /// How many failures are looked at.
 const MAX_FAILURES: usize = 10_000;
 
@@ -202,6 +206,9 @@ pub(super) fn find(state: &AdminState) -> Vec<Problem> {
     }
     if let Some(cluster) = state.cluster.as_deref().filter(|_| leads) {
         node_problems(cluster, &mut problems);
+    }
+    if let Some(services) = state.services.as_deref().filter(|_| leads) {
+        service_problems(services, &mut problems);
     }
     problems.sort_by_key(|problem| !problem.severe);
     problems
@@ -434,6 +441,80 @@ fn node_problems(cluster: &Cluster, problems: &mut Vec<Problem>) {
         let message = format!("{subnet} is used up: the next node gets nothing of it");
         let todo = "Delete nodes that are gone for good, or configure a larger subnet.";
         problems.push(Problem::new("overlay-used-up", subject, message, todo));
+    }
+}
+
+fn service_problems(services: &Services, problems: &mut Vec<Problem>) {
+    const STORE_TODO: &str = "Check that ZooKeeper, or state_file in [services], can be read and written. \
+        Until then new services get no address. Those that are published stay.";
+    const WAITING_TODO: &str = "The manager retries by itself. Until then it withdraws no service that may \
+        still be there, and a new leader publishes none.";
+    const SERVICE_TODO: &str = "Correct the labels of the app or pod.";
+    const USED_UP_TODO: &str = "Configure a larger range, or remove VIPs that nobody needs.";
+    const EARLIER_TODO: &str = "They keep them until they have had no backend for the grace in [services]. To \
+        change them earlier, stop their apps for that time.";
+    let (store, waiting, (found, total), usage) = services.read_state(|state| {
+        let problems = state.publication.problems();
+        let (store, waiting) = (state.store_problem.clone(), state.waiting.clone());
+        (store, waiting, problems, state.usage.clone())
+    });
+    if let Some(message) = store {
+        let subject = "the addresses of services";
+        problems.push(Problem::new("services-store", subject, message, STORE_TODO).severe());
+    }
+    if let Some(message) = waiting {
+        problems.push(Problem::new(
+            "services-waiting",
+            "services",
+            message,
+            WAITING_TODO,
+        ));
+    }
+    for problem in found.iter().take(MAX_PER_KIND) {
+        let mut subject = vec![problem.subject.as_str()];
+        if !problem.task.is_empty() {
+            subject.push("of the task");
+            subject.push(&problem.task);
+        }
+        if !problem.framework.is_empty() {
+            subject.push("of the framework");
+            subject.push(&problem.framework);
+        }
+        let subject = truncate(&subject.join(" "), MAX_SUBJECT_CHARS);
+        problems.push(Problem::new(
+            "service",
+            subject,
+            problem.message.clone(),
+            SERVICE_TODO,
+        ));
+    }
+    push_remaining("service", total, SERVICE_TODO, problems);
+    for RangeUsage {
+        range,
+        free,
+        earlier,
+        ..
+    } in usage
+    {
+        let subject = format!("the range {range}");
+        if free == 0 {
+            let message = "it is used up: the next named service gets no address of it";
+            problems.push(Problem::new(
+                "services-used-up",
+                subject.clone(),
+                message,
+                USED_UP_TODO,
+            ));
+        }
+        if earlier > 0 {
+            let message = format!("{earlier} names have an address of an earlier range");
+            problems.push(Problem::new(
+                "services-range",
+                subject,
+                message,
+                EARLIER_TODO,
+            ));
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::contrail::Contrail;
 use crate::fence::{Fence, Leadership};
 use crate::lead::Readiness;
 use crate::reconcile::Reconciler;
+use crate::services::Services;
 use crate::vnc::Outage;
 
 /// What the handlers read.
@@ -27,8 +28,10 @@ pub(crate) struct AdminState {
     pub metrics: Arc<Metrics>,
     /// None without a table `[vnc]`.
     pub contrail: Option<Contrail>,
-    /// None without a table `[overlay]`.
+    /// None without a table `[overlay]` or `[services]`.
     pub cluster: Option<Arc<Cluster>>,
+    /// None without a table `[services]`.
+    pub services: Option<Arc<Services>>,
     pub cluster_name: String,
     /// The URL of this manager's API for agents.
     pub url: String,
@@ -59,7 +62,16 @@ impl AdminState {
     /// What knows the nodes, or a response that says that there is none.
     pub(super) fn cluster(&self) -> Result<&Cluster, AdminError> {
         self.cluster.as_deref().ok_or_else(|| {
-            AdminError::not_found("this manager has no [overlay] in its configuration")
+            AdminError::not_found(
+                "this manager has neither [overlay] nor [services] in its configuration",
+            )
+        })
+    }
+
+    /// The services, or a response that says that there are none.
+    pub(super) fn services(&self) -> Result<&Services, AdminError> {
+        self.services.as_deref().ok_or_else(|| {
+            AdminError::not_found("this manager has no [services] in its configuration")
         })
     }
 

@@ -53,11 +53,11 @@ pub(super) fn endpoints_router(api: Arc<ApiState>, cluster: Arc<Cluster>) -> Rou
         .with_state(state)
 }
 
-/// The routes of a manager without overlays.
+/// The routes of a manager without overlays and services.
 pub(super) fn refusing_router() -> Router {
     let refuse = async || -> ApiError {
-        let message =
-            "this manager has no [overlay] in its configuration: it has nothing for nodes";
+        let message = "this manager has neither [overlay] nor [services] in its configuration: it has \
+                       nothing for nodes";
         ManagerError::NotConfigured(message).into()
     };
     PATHS

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Invariants: only a leader publishes: what is in the store of the allocations, what the configuration
-//! says, and what nodes have reported of their own subnets. The term of a revision is the generation of
-//! that store, which grows with each leader, also where a manager runs alone and has no election.
+//! says, what nodes have reported of their own subnets, and the services of tasks. The term of a revision
+//! is the generation of that store, which grows with each leader, also where a manager runs alone and has
+//! no election, and where there are services but no overlays: then nodes are known, but get nothing.
 
 mod endpoints;
 mod hub;
@@ -22,6 +23,7 @@ mod overlay_state;
 mod publisher;
 mod reachability;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,13 +33,18 @@ use contrail_mesos_api::cluster::{
     Endpoint, EndpointsReport, Node, NodeAnswer, NodeList, NodeReport, NodeStatus, Object,
     Revision, SecurityGroup,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{Config, OverlayOptions};
+use crate::config::{Config, OverlayOptions, term_file};
 use crate::error::ManagerError;
 use crate::fence::{Fence, Leadership};
-use crate::overlay::{Allocator, AllocatorError, EndpointUsage, OverlayUsage, Store, open_store};
+use crate::overlay::{
+    Allocator, AllocatorError, EndpointUsage, OverlayConfig, OverlayUsage, Store, StoreError,
+    StoreSubject, open_store,
+};
+use crate::services::{self, Services};
 use endpoints::EndpointCounts;
 use hub::{Hub, HubLimits, Subscription, WatchError};
 use nodes::{NodeTable, bounded};
@@ -52,12 +59,17 @@ const MAX_NAME_BYTES: usize = 253;
 /// How often nodes that are gone are looked for.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The nodes and overlays of a manager with a table `[overlay]`.
+/// How often the term is begun if another manager writes meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// The nodes of a manager with a table `[overlay]` or `[services]`, and the overlays.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     fence: Fence,
     store: Arc<dyn Store>,
-    options: Mutex<OverlayOptions>,
+    /// None without overlays.
+    options: Mutex<Option<OverlayOptions>>,
+    services: Option<Arc<Services>>,
     /// Those of the configuration.
     security_groups: watch::Sender<Vec<SecurityGroup>>,
     hub: Arc<Hub>,
@@ -72,8 +84,12 @@ pub(crate) struct Cluster {
 struct Term {
     /// The number that it has in the election.
     number: u64,
-    allocator: Allocator,
+    /// The term of revisions.
+    generation: u64,
+    /// None without overlays.
+    allocator: Option<Allocator>,
     publisher: Publisher,
+    _services: Option<AbortOnDropHandle<()>>,
 }
 
 impl From<AllocatorError> for ManagerError {
@@ -102,19 +118,29 @@ impl From<WatchError> for ManagerError {
 }
 
 impl Cluster {
-    /// Starts what works in the background; none without a table `[overlay]`. It reads nothing until
-    /// the manager leads.
+    /// Starts what works in the background; none without a table `[overlay]` or `[services]`. It reads
+    /// nothing until the manager leads.
     pub(crate) fn start(
         config: &Config,
         fence: &Fence,
+        services: Option<Arc<Services>>,
         background: &mut JoinSet<()>,
     ) -> Option<Arc<Self>> {
-        let options = config.overlay.as_ref()?;
+        let state_file = match (&config.overlay, &config.services) {
+            (Some(overlay), _) => overlay.state_file.clone(),
+            (None, Some(services)) => term_file(services),
+            (None, None) => return None,
+        };
         let metrics = WatchMetrics::default();
         let cluster = Arc::new(Self {
             fence: fence.clone(),
-            store: open_store(config.zookeeper.as_ref(), &options.state_file),
-            options: Mutex::new(options.clone()),
+            store: open_store(
+                config.zookeeper.as_ref(),
+                &state_file,
+                StoreSubject::OVERLAY,
+            ),
+            options: Mutex::new(config.overlay.clone()),
+            services,
             security_groups: watch::Sender::new(config.security_groups.clone()),
             hub: Hub::new(HubLimits::default(), metrics.clone()),
             nodes: Arc::default(),
@@ -129,7 +155,7 @@ impl Cluster {
         Some(cluster)
     }
 
-    fn options(&self) -> MutexGuard<'_, OverlayOptions> {
+    fn options(&self) -> MutexGuard<'_, Option<OverlayOptions>> {
         self.options.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -140,31 +166,56 @@ impl Cluster {
     /// Loads the allocations, and publishes them. Runs inside the fence, in this term.
     pub(crate) async fn begin(&self, term: u64) -> Result<(), ManagerError> {
         // It is repeated within a term when what is provisioned has changed.
-        if self.allocator().is_ok() {
+        if self.current().is_ok() {
             return Ok(());
         }
-        let networks = self.options().networks.clone();
-        let (allocator, changes) = Allocator::load(self.store.clone(), networks.clone()).await?;
-        let generation = allocator.generation();
+        let networks = self.networks();
+        let (generation, allocator, changes) = match &networks {
+            Some(networks) => {
+                let loaded = Allocator::load(self.store.clone(), networks.clone()).await?;
+                let (allocator, changes) = loaded;
+                (allocator.generation(), Some(allocator), Some(changes))
+            }
+            None => (claim_generation(self.store.as_ref()).await?, None, None),
+        };
         self.nodes.begin();
+        let mut objects = allocator.as_ref().map_or_else(Vec::new, Allocator::objects);
+        let mut service_changes = None;
+        let services = self.services.as_ref().map(|services| {
+            objects.push(Object::ServiceSettings(services.settings()));
+            let (sender, receiver) = mpsc::channel(services::QUEUE);
+            service_changes = Some(receiver);
+            services.begin(self.fence.clone(), sender)
+        });
         let sources = TermSources {
-            allocated: allocator.objects(),
+            allocated: objects,
             changes,
+            services: service_changes,
             security_groups: self.security_groups.subscribe(),
         };
         let metrics = self.endpoint_metrics.clone();
         *self.term() = Some(Term {
             number: term,
+            generation,
             allocator: allocator.clone(),
             publisher: Publisher::start(self.hub.clone(), generation, sources, metrics),
+            _services: services,
         });
         log::info!(term, revision:% = Revision { term: generation, counter: 0 }; "publishing to nodes");
         // It was reloaded meanwhile.
-        let latest = self.options().networks.clone();
-        if latest != networks {
+        let latest = self.networks();
+        if let (Some(allocator), Some(latest)) = (allocator, latest)
+            && networks.as_ref() != Some(&latest)
+        {
             allocator.reconfigure(latest).await?;
         }
         Ok(())
+    }
+
+    /// The configured overlays, if there are any.
+    fn networks(&self) -> Option<OverlayConfig> {
+        let options = self.options();
+        options.as_ref().map(|options| options.networks.clone())
     }
 
     /// Ends the watches at the end of each term.
@@ -179,7 +230,7 @@ impl Cluster {
                     .term()
                     .take_if(|current| current.number == term && self.fence.term() != Some(term));
                 if let Some(ended) = ended {
-                    self.hub.end(ended.allocator.generation());
+                    self.hub.end(ended.generation);
                 }
             } else if leadership.changed().await.is_err() {
                 return;
@@ -187,8 +238,8 @@ impl Cluster {
         }
     }
 
-    /// Both of the current term.
-    fn current(&self) -> Result<(Allocator, Publisher), ManagerError> {
+    /// Both of the current term. There is no allocator without overlays.
+    fn current(&self) -> Result<(Option<Allocator>, Publisher), ManagerError> {
         let current = self.fence.term();
         let term = self.term();
         let term = term.as_ref().filter(|term| Some(term.number) == current);
@@ -197,16 +248,19 @@ impl Cluster {
         Ok((term.allocator.clone(), term.publisher.clone()))
     }
 
-    /// The allocator of the current term.
-    fn allocator(&self) -> Result<Allocator, ManagerError> {
+    /// The allocator of the current term, if there are overlays.
+    fn allocator(&self) -> Result<Option<Allocator>, ManagerError> {
         Ok(self.current()?.0)
     }
 
     /// Applies another configuration. Logs if that fails: the allocator keeps it, and the next leader
     /// repeats it.
     pub(crate) fn reload(self: &Arc<Self>, new: &OverlayOptions) {
-        *self.options() = new.clone();
-        let Ok(allocator) = self.allocator() else {
+        *self.options() = Some(new.clone());
+        if let Some(services) = &self.services {
+            services.set_overlays(overlay_names(&new.networks));
+        }
+        let Ok(Some(allocator)) = self.allocator() else {
             // It begins with the new one.
             return;
         };
@@ -231,7 +285,7 @@ impl Cluster {
         since: Option<Revision>,
     ) -> Result<NodeWatch, ManagerError> {
         check_name(node)?;
-        self.allocator()?;
+        self.current()?;
         let subscription = self.hub.subscribe(since)?;
         self.nodes.connect(node);
         Ok(NodeWatch {
@@ -251,6 +305,9 @@ impl Cluster {
         check_address(report.address)?;
         let report = bounded(report);
         let (allocator, publisher) = self.current()?;
+        let Some(allocator) = allocator else {
+            return Ok(self.report_without_overlays(name, report));
+        };
         let is_known = self.is_registered(name);
         let work = async { Ok(allocator.register(name, &report).await?) };
         match self.fence.run_in_term(work).await {
@@ -278,6 +335,20 @@ impl Cluster {
         }
     }
 
+    /// Keeps the report of a node that is given nothing.
+    fn report_without_overlays(&self, name: &str, report: NodeReport) -> NodeAnswer {
+        let address = report.address;
+        if self.nodes.keep_report(name, report, &[]) {
+            log::info!(node = name, address:%; "node registered");
+            self.nodes.add_registration(name, address);
+        }
+        NodeAnswer {
+            node: None,
+            problems: vec![],
+            send_endpoints: false,
+        }
+    }
+
     /// Publishes the endpoints of a node instead of those before.
     pub(crate) async fn report_endpoints(
         &self,
@@ -285,7 +356,11 @@ impl Cluster {
         report: EndpointsReport,
     ) -> Result<(), ManagerError> {
         check_name(name)?;
-        let (_, publisher) = self.current()?;
+        let (allocator, publisher) = self.current()?;
+        if allocator.is_none() {
+            // No network of this manager isolates groups.
+            return Ok(());
+        }
         publisher.report(name, report).await
     }
 
@@ -303,6 +378,10 @@ impl Cluster {
         details: String,
     ) -> Result<(), ManagerError> {
         let (allocator, publisher) = self.current()?;
+        let Some(allocator) = allocator else {
+            self.nodes.remove(name, action, details);
+            return Ok(());
+        };
         let work = async { Ok(allocator.release(name).await?) };
         if self.fence.run_in_term(work).await? {
             log::warn!(node = name, reason = details; "node released: its subnets are free");
@@ -317,10 +396,14 @@ impl Cluster {
     async fn release_gone_nodes(&self) {
         loop {
             tokio::time::sleep(RELEASE_INTERVAL).await;
-            let Some(release_after) = self.options().release_after else {
+            let release_after = self
+                .options()
+                .as_ref()
+                .and_then(|options| options.release_after);
+            let Some(release_after) = release_after else {
                 continue;
             };
-            if self.allocator().is_err() {
+            if self.current().is_err() {
                 continue;
             }
             let registered = self.registered();
@@ -360,7 +443,8 @@ impl Cluster {
 
     /// All nodes, with the problems of the allocation and of the subsystems with such names.
     fn list_with(&self, has_problems: fn(&str) -> bool) -> Result<NodeList, ManagerError> {
-        let problems = self.allocator()?.problems();
+        let allocator = self.allocator()?;
+        let problems = allocator.map_or_else(BTreeMap::new, |allocator| allocator.problems());
         let revision = self.hub.revision().ok_or(WatchError::NotPublishing)?;
         let registered = self.registered();
         let nodes = self
@@ -417,8 +501,8 @@ impl Cluster {
     /// How much of each overlay is used; empty if this manager does not lead.
     pub(crate) fn usage(&self) -> (Vec<OverlayUsage>, Vec<EndpointUsage>) {
         match self.allocator() {
-            Ok(allocator) => (allocator.usage(), allocator.endpoint_usage()),
-            Err(_) => (vec![], vec![]),
+            Ok(Some(allocator)) => (allocator.usage(), allocator.endpoint_usage()),
+            Ok(None) | Err(_) => (vec![], vec![]),
         }
     }
 
@@ -435,6 +519,28 @@ impl Cluster {
     /// The metrics of the watches.
     pub(crate) fn metrics(&self) -> &WatchMetrics {
         &self.metrics
+    }
+}
+
+/// The names of the overlays.
+fn overlay_names(networks: &OverlayConfig) -> BTreeSet<String> {
+    let overlays = networks.overlays.iter();
+    overlays.map(|overlay| overlay.name.clone()).collect()
+}
+
+/// The next generation of the store, whose records stay as they are. Whoever has read it before must read
+/// it again.
+async fn claim_generation(store: &dyn Store) -> Result<u64, StoreError> {
+    let mut attempt = 1;
+    loop {
+        let generation = store.load().await?.generation;
+        match store.write(generation, vec![]).await {
+            Ok(generation) => return Ok(generation.0),
+            Err(StoreError::Conflict { .. } | StoreError::Unknown { .. }) if attempt < ATTEMPTS => {
+                attempt += 1;
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -199,17 +199,19 @@ impl NodeTable {
         }
     }
 
-    /// Keeps the report of a node, and what the answer to it says.
-    pub(super) fn keep_report(&self, name: &str, report: NodeReport, problems: &[String]) {
+    /// Keeps the report of a node, and what the answer to it says. Returns whether it is the first one of
+    /// the node in this term.
+    pub(super) fn keep_report(&self, name: &str, report: NodeReport, problems: &[String]) -> bool {
         let mut table = self.lock();
         let Some(record) = table.record(name) else {
-            return;
+            return false;
         };
         let now = Instant::now();
         (record.reported, record.seen) = (Some(now), now);
         record.refusal = None;
         let address = report.address;
         let before = record.report.replace((report, problems.to_vec()));
+        let is_first = before.is_none();
         match before.map(|(before, _)| before.address) {
             None => {}
             Some(before) if before == address => {}
@@ -219,6 +221,7 @@ impl NodeTable {
                 table.add_event(name, NodeAction::AddressChanged, details);
             }
         }
+        is_first
     }
 
     /// Notes that a node is new.

@@ -22,13 +22,15 @@ impl Cluster {
         let all = self.list_with(|_| true)?.nodes.into_iter();
         let with_problems = all.filter(|node| !node.problems.is_empty());
         let with_problems = with_problems.map(|node| node.name).collect();
-        let networks = self.options().networks.clone();
+        let networks = self.networks().ok_or(ManagerError::NotConfigured(
+            "this manager has no [overlay] in its configuration",
+        ))?;
         Ok(state(&networks, &list.nodes, &with_problems))
     }
 
     /// The names of the registered nodes with one of these addresses.
     pub(crate) fn names_of(&self, addresses: &[IpAddr]) -> Result<Vec<String>, ManagerError> {
-        self.allocator()?;
+        self.current()?;
         let nodes = self.registered().into_iter();
         let named = nodes.filter(|node| addresses.contains(&node.address.to_canonical()));
         Ok(named.map(|node| node.name).collect())

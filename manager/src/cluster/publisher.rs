@@ -1,5 +1,5 @@
 //! The only writer of the hub in a term: what it publishes comes from the allocator, from the
-//! configuration and from the reports of nodes.
+//! configuration, from the reports of nodes, and from the services.
 //!
 //! Invariants: changes of the allocator come first. A node that was answered is known to it, and one that
 //! was released is not, when its next request is handled. A report is answered once it is published.
@@ -23,10 +23,12 @@ const QUEUE: usize = 1024;
 /// Where what is published in a term comes from, besides the reports of nodes.
 #[derive(Debug)]
 pub(super) struct TermSources {
-    /// The objects of the allocator when the term begins.
+    /// The objects of the allocator when the term begins, and what all services share.
     pub allocated: Vec<Object>,
-    /// The changes of these objects.
-    pub changes: Changes,
+    /// The changes of these objects; none without overlays.
+    pub changes: Option<Changes>,
+    /// The changes of services; none without services. What they begin with is in `allocated`.
+    pub services: Option<mpsc::Receiver<Vec<ObjectChange>>>,
     /// The security groups of the configuration.
     pub security_groups: watch::Receiver<Vec<SecurityGroup>>,
 }
@@ -161,6 +163,22 @@ fn by_name(groups: Vec<SecurityGroup>) -> BTreeMap<String, SecurityGroup> {
     groups.map(|group| (group.name.clone(), group)).collect()
 }
 
+async fn next_change(changes: Option<&mut Changes>) -> Option<Vec<ObjectChange>> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_service_change(
+    changes: Option<&mut mpsc::Receiver<Vec<ObjectChange>>>,
+) -> Option<Vec<ObjectChange>> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 struct Actor {
     hub: Arc<Hub>,
     term: u64,
@@ -174,7 +192,7 @@ impl Actor {
         loop {
             tokio::select! {
                 biased;
-                changes = sources.changes.next() => {
+                changes = next_change(sources.changes.as_mut()) => {
                     let Some(changes) = changes else { return };
                     let all = lock(&self.table).follow(changes);
                     self.publish(all);
@@ -186,6 +204,14 @@ impl Actor {
                     }
                     let groups = sources.security_groups.borrow_and_update().clone();
                     self.set_security_groups(by_name(groups));
+                }
+                // These are rare, so requests do not wait long.
+                changes = next_service_change(sources.services.as_mut()) => {
+                    match changes {
+                        Some(changes) => self.hub.publish(self.term, changes),
+                        // What is published stays until the term ends.
+                        None => sources.services = None,
+                    }
                 }
                 request = requests.recv() => {
                     let Some(request) = request else { return };

@@ -9,7 +9,8 @@ use secrecy::SecretString;
 
 use super::fields::{credentials, identity, secret};
 use super::{
-    Access, Config, Connections, Provision, Tls, follow, overlay, security_groups, zookeeper,
+    Access, Config, Connections, Provision, Tls, follow, overlay, security_groups, services,
+    zookeeper,
 };
 use crate::config::ConfigError;
 use crate::logging;
@@ -33,6 +34,8 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let top = Section::top(&document, &table);
     let config = read(&top);
     let overlay = overlay::read(&top);
+    let configured = overlay.as_ref().ok().and_then(Option::as_ref);
+    services::check(&top, config.services.as_ref(), configured);
     top.finish();
     let mut warnings = document.warnings();
     let overlay = match (document.finish(), overlay) {
@@ -75,6 +78,7 @@ fn read(top: &Section<'_>) -> Config {
         provision: top.section("provision").map(provision),
         log_level: log_level(top),
         follow: follow::read(top),
+        services: services::read(top),
         security_groups: security_groups::read(top),
         ..config
     };
@@ -121,9 +125,9 @@ fn check_contrail(top: &Section<'_>, config: &Config) {
     if config.vnc.is_some() || is_there("vnc") {
         return;
     }
-    if !is_there("overlay") {
+    if !is_there("overlay") && !is_there("services") {
         let message = "is missing: write a table [vnc] with servers = [\"http://10.84.22.1:8082\"], or, \
-                       for overlay networks without Contrail, a table [overlay]";
+                       for overlay networks or services without Contrail, a table [overlay] or [services]";
         top.problem("vnc", message);
         return;
     }
@@ -132,6 +136,7 @@ fn check_contrail(top: &Section<'_>, config: &Config) {
             top.problem(key, "needs a table [vnc] with the servers of the VNC API");
         }
     }
+    let follows_mesos = is_there("services");
     for key in [
         "domain",
         "project",
@@ -141,7 +146,8 @@ fn check_contrail(top: &Section<'_>, config: &Config) {
         "marathon",
         "reconcile",
     ] {
-        if top.has(key) {
+        // Services need what Mesos says, and know how far to trust it.
+        if top.has(key) && !(follows_mesos && ["mesos", "reconcile"].contains(&key)) {
             top.warning(key, "has no effect without a table [vnc]");
         }
     }

@@ -9,6 +9,7 @@ mod file;
 mod follow;
 mod overlay;
 mod security_groups;
+mod services;
 mod zookeeper;
 
 use std::net::SocketAddr;
@@ -30,6 +31,8 @@ use contrail_mesos_api::http::tls::Identity;
 pub(crate) use file::is_token;
 pub use overlay::OverlayOptions;
 pub(crate) use security_groups::protocol_text;
+pub use services::ServicesOptions;
+pub(crate) use services::term_file;
 
 /// The default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/contrail-mesos/manager.toml";
@@ -72,6 +75,8 @@ pub struct Config {
     pub follow: Option<Follow>,
     /// Overlay networks; none by default.
     pub overlay: Option<OverlayOptions>,
+    /// Services of tasks; none by default.
+    pub services: Option<ServicesOptions>,
     /// The security groups that are published to the nodes of overlays. Their names are distinct.
     pub security_groups: Vec<SecurityGroup>,
     /// What is valid, but probably a mistake.
@@ -191,6 +196,7 @@ impl Default for Config {
             log_level: None,
             follow: None,
             overlay: None,
+            services: None,
             security_groups: vec![],
             warnings: vec![],
         }

@@ -154,6 +154,11 @@ impl OverlayDefinition {
     }
 }
 
+/// Why a subnet cannot be one of hosts or services, if it cannot.
+pub(crate) fn unusable_subnet(subnet: IpNet) -> Option<String> {
+    checks::unusable(subnet)
+}
+
 /// The network identifier of an overlay that does not name one: the same in every manager.
 fn derived_vni(name: &str) -> u32 {
     let digest = Sha256::digest(name);

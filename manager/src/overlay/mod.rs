@@ -25,10 +25,15 @@ mod tests;
 mod usage;
 
 pub use allocator::{Allocator, Changes, ObjectChange};
+pub(crate) use config::unusable_subnet;
 pub use config::{OverlayConfig, OverlayDefinition, SubnetPool};
 pub use error::AllocatorError;
+pub(crate) use space::{Space, address4, address6, number};
+pub(crate) use store::MAX_WRITE_BYTES;
+#[cfg(test)]
+pub(crate) use store::memory;
 pub use store::{
-    FileStore, Generation, MAX_WRITES, RecordWrite, Snapshot, Store, StoreError, ZooKeeperStore,
-    open_store,
+    FileStore, Generation, MAX_WRITES, RecordWrite, Snapshot, Store, StoreError, StoreSubject,
+    ZooKeeperStore, open_store,
 };
 pub use usage::{EndpointUsage, OverlayUsage};

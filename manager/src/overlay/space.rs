@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 /// Used addresses as numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Space {
+pub(crate) struct Space {
     /// The first and the last address of each run.
     runs: BTreeMap<u128, u128>,
 }
@@ -23,7 +23,7 @@ pub(super) fn range(block: IpNet) -> RangeInclusive<u128> {
 }
 
 /// An address as a number.
-pub(super) fn number(address: IpAddr) -> u128 {
+pub(crate) fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u32::from(address).into(),
         IpAddr::V6(address) => address.into(),
@@ -31,24 +31,24 @@ pub(super) fn number(address: IpAddr) -> u128 {
 }
 
 /// The IPv4 address of a number; none if it has more than 32 bits.
-pub(super) fn address4(number: u128) -> Option<Ipv4Addr> {
+pub(crate) fn address4(number: u128) -> Option<Ipv4Addr> {
     u32::try_from(number).ok().map(Ipv4Addr::from)
 }
 
 /// The IPv6 address of a number.
-pub(super) fn address6(number: u128) -> Ipv6Addr {
+pub(crate) fn address6(number: u128) -> Ipv6Addr {
     Ipv6Addr::from(number)
 }
 
 impl Space {
     /// Whether an address of the range is used.
-    pub(super) fn overlaps(&self, range: &RangeInclusive<u128>) -> bool {
+    pub(crate) fn overlaps(&self, range: &RangeInclusive<u128>) -> bool {
         let before = self.runs.range(..=range.end()).next_back();
         before.is_some_and(|(_, last)| last >= range.start())
     }
 
     /// Marks a range as used. Returns false, and changes nothing, if a part of it is used.
-    pub(super) fn insert(&mut self, range: &RangeInclusive<u128>) -> bool {
+    pub(crate) fn insert(&mut self, range: &RangeInclusive<u128>) -> bool {
         if self.overlaps(range) {
             return false;
         }
@@ -69,7 +69,7 @@ impl Space {
     }
 
     /// Marks a range as free. Returns false, and changes nothing, if a part of it is free.
-    pub(super) fn remove(&mut self, range: &RangeInclusive<u128>) -> bool {
+    pub(crate) fn remove(&mut self, range: &RangeInclusive<u128>) -> bool {
         let (first, last) = (*range.start(), *range.end());
         let Some((&run, &end)) = self.runs.range(..=first).next_back() else {
             return false;
@@ -89,7 +89,7 @@ impl Space {
 
     /// The lowest free block of `size` addresses, a power of two, in a range. Blocks begin at
     /// multiples of their size.
-    pub(super) fn lowest_free(&self, range: &RangeInclusive<u128>, size: u128) -> Option<u128> {
+    pub(crate) fn lowest_free(&self, range: &RangeInclusive<u128>, size: u128) -> Option<u128> {
         let mut first = align(*range.start(), size)?;
         loop {
             let last = first.checked_add(size - 1)?;
@@ -104,7 +104,7 @@ impl Space {
     }
 
     /// How many blocks of `size` addresses, a power of two, are free in a range.
-    pub(super) fn count_free(&self, range: &RangeInclusive<u128>, size: u128) -> u128 {
+    pub(crate) fn count_free(&self, range: &RangeInclusive<u128>, size: u128) -> u128 {
         let mut free = 0;
         let mut start = *range.start();
         let first_run = self

@@ -1,4 +1,4 @@
-//! Where the allocations are kept.
+//! Where the allocations are kept: those of nodes, and those of services.
 //!
 //! Invariants: every write is a transaction on the condition that nobody has written since the state
 //! was read, so that two managers never give the same subnet. A transaction whose outcome is unknown
@@ -6,7 +6,7 @@
 
 mod file;
 #[cfg(test)]
-pub(super) mod memory;
+pub(crate) mod memory;
 mod zookeeper;
 
 use std::fmt;
@@ -21,10 +21,36 @@ use crate::election::ZooKeeper;
 pub use file::FileStore;
 pub use zookeeper::ZooKeeperStore;
 
+/// What a store keeps. Each has its own file, and its own nodes of ZooKeeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreSubject {
+    /// The name of its directory below the path of the managers in ZooKeeper.
+    pub(super) directory: &'static str,
+    /// The table of the configuration that names its file.
+    pub(super) table: &'static str,
+    /// What happens if the file is removed.
+    pub(super) loss: &'static str,
+}
+
+impl StoreSubject {
+    /// What nodes have of overlays. Its generations are the terms of revisions.
+    pub const OVERLAY: Self = Self {
+        directory: "overlay",
+        table: "[overlay]",
+        loss: "gives all nodes new subnets",
+    };
+    /// The addresses of services.
+    pub const SERVICES: Self = Self {
+        directory: "services",
+        table: "[services]",
+        loss: "may give services other addresses",
+    };
+}
+
 /// Says that nobody else has written since. Only the store that returned it understands it. Later
 /// writes have greater ones, also after all that was stored has been lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Generation(pub(super) u64);
+pub struct Generation(pub(crate) u64);
 
 /// The generation of an empty store: milliseconds of the wall clock, because nothing else is left of
 /// earlier generations, of which nodes know the last. There are fewer writes than milliseconds.
@@ -38,7 +64,7 @@ fn first_generation() -> u64 {
 pub struct Snapshot {
     /// For the next write.
     pub generation: Generation,
-    /// The records of the nodes, by name.
+    /// The records, by name.
     pub records: Vec<(String, Vec<u8>)>,
 }
 
@@ -47,21 +73,21 @@ pub struct Snapshot {
 pub enum RecordWrite {
     /// There was none.
     Create {
-        /// The node's name.
+        /// The record's name.
         name: String,
         /// The record.
         record: Vec<u8>,
     },
     /// There was another one.
     Replace {
-        /// The node's name.
+        /// The record's name.
         name: String,
         /// The record.
         record: Vec<u8>,
     },
     /// It is gone.
     Delete {
-        /// The node's name.
+        /// The record's name.
         name: String,
     },
 }
@@ -109,7 +135,7 @@ pub enum StoreError {
     },
 }
 
-/// Keeps the records of nodes.
+/// Keeps records: of a node each, or of a part of the services' names.
 pub trait Store: Send + Sync + fmt::Debug {
     /// The store in messages, such as `the file /var/lib/…`.
     fn description(&self) -> String;
@@ -130,10 +156,10 @@ pub trait Store: Send + Sync + fmt::Debug {
 /// How many changes one transaction may have. ZooKeeper limits the size of requests to 1 MiB.
 pub const MAX_WRITES: usize = 128;
 /// How many bytes the records of one transaction may have, unless it is one record.
-pub(super) const MAX_WRITE_BYTES: usize = 512 << 10;
+pub(crate) const MAX_WRITE_BYTES: usize = 512 << 10;
 
 impl RecordWrite {
-    /// The node's name.
+    /// The record's name.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -141,7 +167,7 @@ impl RecordWrite {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Create { name, record } | Self::Replace { name, record } => {
                 name.len() + record.len()
@@ -154,9 +180,13 @@ impl RecordWrite {
 /// The store of a manager: in ZooKeeper, if there is one, or else a file. It connects, or opens and
 /// locks the file, when it is first used. A manager opens it once, and uses it in all its terms.
 #[must_use]
-pub fn open_store(zookeeper: Option<&ZooKeeper>, state_file: &Path) -> Arc<dyn Store> {
+pub fn open_store(
+    zookeeper: Option<&ZooKeeper>,
+    state_file: &Path,
+    subject: StoreSubject,
+) -> Arc<dyn Store> {
     match zookeeper {
-        Some(options) => Arc::new(ZooKeeperStore::new(options.clone())),
-        None => Arc::new(FileStore::new(state_file)),
+        Some(options) => Arc::new(ZooKeeperStore::of(options.clone(), subject)),
+        None => Arc::new(FileStore::of(state_file, subject)),
     }
 }

@@ -51,6 +51,11 @@ impl Sources {
             marathon: marathon.transpose()?,
         })
     }
+
+    /// The client of Mesos.
+    pub(crate) fn mesos_client(&self) -> MasterClient {
+        self.mesos.clone()
+    }
 }
 
 impl Reconciler {

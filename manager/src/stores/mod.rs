@@ -25,6 +25,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use tokio::sync::watch;
+
 use crate::intern::Interner;
 use crate::model::Network;
 use crate::vnc::FqName;
@@ -37,6 +39,8 @@ use mesos::MesosView;
 pub(crate) struct Store<T> {
     current: RwLock<Arc<T>>,
     copies: AtomicU64,
+    /// Notified of every change.
+    changed: watch::Sender<()>,
 }
 
 impl<T: Clone> Store<T> {
@@ -55,6 +59,13 @@ impl<T: Clone> Store<T> {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let new = new(&current);
         *current = Arc::new(new);
+        drop(current);
+        self.changed.send_replace(());
+    }
+
+    /// Changes with each change of the state.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Changes the state in place.
@@ -63,14 +74,18 @@ impl<T: Clone> Store<T> {
         if Arc::get_mut(&mut current).is_none() {
             self.copies.fetch_add(1, Ordering::Relaxed);
         }
-        change(Arc::make_mut(&mut current))
+        let result = change(Arc::make_mut(&mut current));
+        drop(current);
+        self.changed.send_replace(());
+        result
     }
 }
 
 /// All stores.
 #[derive(Debug, Default)]
 pub(crate) struct Stores {
-    pub mesos: Store<MesosView>,
+    /// Services follow it, too.
+    pub mesos: Arc<Store<MesosView>>,
     pub marathon: Store<MarathonView>,
     pub contrail: Store<ContrailView>,
     /// The networks of our containers, with their subnets. Shown only.

@@ -1,6 +1,7 @@
 //! A manager without `[vnc]`: the watch and the reports of nodes over HTTP, terms, and releases.
 
 mod groups;
+mod services;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -509,7 +510,7 @@ async fn operators_see_nodes_and_overlays() {
 /// The nodes of a manager behind this fence, and what runs in its background.
 fn cluster(config: &Config, fence: &Fence) -> (Arc<Cluster>, JoinSet<()>) {
     let mut background = JoinSet::new();
-    let cluster = Cluster::start(config, fence, &mut background).unwrap();
+    let cluster = Cluster::start(config, fence, None, &mut background).unwrap();
     (cluster, background)
 }
 

@@ -83,7 +83,7 @@ impl ContainerFilter {
     }
 }
 
-fn parse_address(text: &str) -> Result<IpNet, AdminError> {
+pub(super) fn parse_address(text: &str) -> Result<IpNet, AdminError> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     address.or_else(|_| text.parse()).map_err(|_| {
         AdminError::bad_request(format!(

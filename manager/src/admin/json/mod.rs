@@ -17,6 +17,9 @@
 //! | `GET /v1/endpoints` | the containers on overlays that isolate groups; `node` and `group` filter by a name |
 //! | `GET /v1/groups` | the memberships of these containers, and which of them reach which |
 //! | `GET /v1/security-groups` | the security groups with their rules |
+//! | `GET /v1/services` | the services with their backends, and their problems; `service` and `framework` filter by a part of the name, `address` by an address or subnet of a service, a backend or its host |
+//! | `GET /v1/task-names` | the names of tasks; `name` filters by a part of the name |
+//! | `GET /v1/vips` | the services in the form of DC/OS, as a whole, with an `ETag` |
 //! | `GET /v1/managers` | the leader and the candidates |
 //! | `GET /v1/problems` | current problems |
 //!
@@ -29,12 +32,14 @@ mod filter;
 mod groups;
 mod paginate;
 mod responses;
+mod services;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 use serde_json::Value;
@@ -52,8 +57,10 @@ pub(super) use filter::ContainerFilter;
 pub(super) use groups::{MAX_SOURCES, RuleRow, endpoint_key, reachability};
 pub(super) use paginate::ListQuery;
 pub(super) use responses::{ContainerRow, container_rows, network_rows};
+pub(super) use services::service_rows;
 
 use groups::EndpointFilter;
+use services::{ServiceFilter, TaskNameFilter};
 
 type JsonResult = Result<Value, AdminError>;
 
@@ -97,6 +104,9 @@ pub(super) fn router() -> Router<Arc<AdminState>> {
             "/v1/security-groups",
             cluster_list(|cluster, query| Ok(groups::security_groups(cluster, query))),
         )
+        .route("/v1/services", get(services))
+        .route("/v1/task-names", get(task_names))
+        .route("/v1/vips", get(vips))
         .route("/v1/managers", get(managers))
         .route("/v1/problems", get(problems))
         .route("/v1/containers/{id}", get(container))
@@ -164,6 +174,44 @@ async fn endpoints(
         Ok(groups::endpoints(state.cluster()?, &filter, &query))
     })
     .await
+}
+
+async fn services(
+    State(state): State<Arc<AdminState>>,
+    query: RawQuery,
+) -> Result<Response, AdminError> {
+    let known = [&ServiceFilter::PARAMETERS[..], &ListQuery::PARAMETERS].concat();
+    let mut parameters = parameters(&query, &known)?;
+    let filter = ServiceFilter::read(&mut parameters)?;
+    let query = ListQuery::read(&mut parameters)?;
+    respond(state, move |state| {
+        Ok(services::services(state.services()?, &filter, &query))
+    })
+    .await
+}
+
+async fn task_names(
+    State(state): State<Arc<AdminState>>,
+    query: RawQuery,
+) -> Result<Response, AdminError> {
+    let known = [&TaskNameFilter::PARAMETERS[..], &ListQuery::PARAMETERS].concat();
+    let mut parameters = parameters(&query, &known)?;
+    let filter = TaskNameFilter::read(&mut parameters);
+    let query = ListQuery::read(&mut parameters)?;
+    respond(state, move |state| {
+        Ok(services::task_names(state.services()?, &filter, &query))
+    })
+    .await
+}
+
+async fn vips(
+    State(state): State<Arc<AdminState>>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, AdminError> {
+    parameters(&query, &[])?;
+    let build = move |state: &AdminState| Ok(services::vips(state.services()?, &headers));
+    run_blocking(state, build).await?
 }
 
 async fn queue(

@@ -5,6 +5,7 @@
 //! when somebody scrapes.
 
 mod cluster;
+mod services;
 mod stores;
 
 use std::fmt;
@@ -35,8 +36,10 @@ use crate::contrail::Contrail;
 use crate::fence::{Fence, Leadership};
 use crate::lead::Readiness;
 use crate::listener::ConnectionMetrics;
+use crate::services::Services;
 use crate::vnc::VncClient;
 use cluster::ClusterCollector;
+use services::ServiceCollector;
 use stores::StoreCollector;
 
 const PREFIX: &str = "contrail_mesos_manager";
@@ -74,6 +77,7 @@ struct VncCallLabels {
 pub(crate) struct MetricSources {
     pub contrail: Option<Contrail>,
     pub cluster: Option<Arc<Cluster>>,
+    pub services: Option<Arc<Services>>,
     pub fence: Fence,
     pub ready: watch::Receiver<Readiness>,
 }
@@ -138,6 +142,10 @@ impl Metrics {
             cluster.metrics().register(own);
             cluster.endpoint_metrics().register(own);
             own.register_collector(Box::new(ClusterCollector(cluster.clone())));
+        }
+        if let Some(services) = &sources.services {
+            services.metrics().register(own);
+            own.register_collector(Box::new(ServiceCollector(services.clone())));
         }
         own.register_collector(Box::new(sources));
         Arc::new(Self {

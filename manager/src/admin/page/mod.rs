@@ -7,6 +7,7 @@
 mod cluster;
 mod groups;
 mod sections;
+mod services;
 
 use std::sync::{Arc, LazyLock};
 
@@ -146,6 +147,7 @@ fn render(state: &AdminState, query: &PageQuery) -> Markup {
                             a href="#nodes" { "Nodes" }
                             a href="#groups" { "Groups" }
                         }
+                        @if state.services.is_some() { a href="#services" { "Services" } }
                         a href="#managers" { "Managers" }
                     }
                 }
@@ -171,6 +173,9 @@ fn render(state: &AdminState, query: &PageQuery) -> Markup {
                         (cluster::overlays(cluster))
                         (cluster::nodes(cluster))
                         (groups::groups(cluster))
+                    }
+                    @if let Some(services) = state.services.as_deref() {
+                        (services::services(services))
                     }
                     (sections::managers(state))
                 }

@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Generation, RecordWrite, Snapshot, Store, StoreError, first_generation};
+use super::{Generation, RecordWrite, Snapshot, Store, StoreError, StoreSubject, first_generation};
 
 const LAYOUT: u32 = 1;
 
@@ -26,6 +26,7 @@ const LAYOUT: u32 = 1;
 #[derive(Clone, Debug)]
 pub struct FileStore {
     path: PathBuf,
+    subject: StoreSubject,
     opened: Arc<Mutex<Option<Opened>>>,
 }
 
@@ -46,11 +47,18 @@ struct Contents {
 }
 
 impl FileStore {
-    /// The file of that path. It is created by the first write.
+    /// The file of that path with what nodes have. It is created by the first write.
     #[must_use]
     pub fn new(path: &Path) -> Self {
+        Self::of(path, StoreSubject::OVERLAY)
+    }
+
+    /// The file of that path with what the subject says.
+    #[must_use]
+    pub fn of(path: &Path, subject: StoreSubject) -> Self {
         Self {
             path: path.to_owned(),
+            subject,
             opened: Arc::default(),
         }
     }
@@ -62,7 +70,7 @@ impl FileStore {
     fn refused(&self, what: &str, error: &io::Error) -> StoreError {
         StoreError::Refused {
             store: self.store(),
-            problem: format!("{what}: {error}; see state_file in [overlay]"),
+            problem: format!("{what}: {error}; see state_file in {}", self.subject.table),
         }
     }
 
@@ -120,7 +128,8 @@ impl FileStore {
         let invalid = |problem: String| StoreError::Invalid {
             store: self.store(),
             problem: format!(
-                "{problem}; restore it from a backup, or remove it, which gives all nodes new subnets"
+                "{problem}; restore it from a backup, or remove it, which {}",
+                self.subject.loss
             ),
         };
         let contents: Contents = serde_json::from_slice(&bytes).map_err(|error| {

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! <path>/overlay/generation     {layout, base}; its version counts the writes, each of which sets it
-//! <path>/overlay/nodes/<name>   the record of a node
+//! <path>/overlay/nodes/<name>   a record: that of a node
 //! ```
+//!
+//! Other subjects have another directory instead of `overlay`.
 //!
 //! Invariants: every write is one transaction with a set of `generation` on the condition that its
 //! version is the one that was read. A request that was sent on an earlier connection and arrives
@@ -21,7 +23,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use zookeeper_client::{Client, CreateMode, Error, MultiWriteError, MultiWriteResult};
 
-use super::{Generation, RecordWrite, Snapshot, Store, StoreError, first_generation};
+use super::{Generation, RecordWrite, Snapshot, Store, StoreError, StoreSubject, first_generation};
 use crate::election::ZooKeeper;
 
 const LAYOUT: u32 = 1;
@@ -35,6 +37,7 @@ const MIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The nodes of ZooKeeper.
 pub struct ZooKeeperStore {
     options: ZooKeeper,
+    subject: StoreSubject,
     /// The session, once there is one.
     client: Mutex<Option<Client>>,
     /// The base that was read last.
@@ -67,29 +70,38 @@ impl std::fmt::Debug for ZooKeeperStore {
 }
 
 impl ZooKeeperStore {
-    /// The nodes below the path of these options. Connects when it is first used.
+    /// The nodes below the path of these options with what nodes of the cluster have. Connects when it is
+    /// first used.
     #[must_use]
     pub fn new(options: ZooKeeper) -> Self {
+        Self::of(options, StoreSubject::OVERLAY)
+    }
+
+    /// The same with what the subject says.
+    #[must_use]
+    pub fn of(options: ZooKeeper, subject: StoreSubject) -> Self {
         Self {
             options,
+            subject,
             client: Mutex::default(),
             base: AtomicU64::default(),
         }
     }
 
     fn store(&self) -> String {
-        format!(
-            "ZooKeeper {}{}/overlay",
-            self.options.servers, self.options.path
-        )
+        format!("ZooKeeper {}{}", self.options.servers, self.directory())
+    }
+
+    fn directory(&self) -> String {
+        format!("{}/{}", self.options.path, self.subject.directory)
     }
 
     fn generation_path(&self) -> String {
-        format!("{}/overlay/generation", self.options.path)
+        format!("{}/generation", self.directory())
     }
 
     fn nodes_path(&self) -> String {
-        format!("{}/overlay/nodes", self.options.path)
+        format!("{}/nodes", self.directory())
     }
 
     fn node_path(&self, name: &str) -> String {
@@ -273,7 +285,7 @@ impl ZooKeeperStore {
     /// Why a transaction was refused at one of its operations.
     fn write_error(&self, index: usize, error: &Error) -> StoreError {
         match error {
-            // The answer to this would be to give all nodes what is free in an empty store.
+            // The answer to this would be to give everything anew, as in an empty store.
             Error::NoNode if index == 0 => self.invalid(format!(
                 "{} was deleted while this manager leads; restore it, or restart the manager to begin \
                  with what is left",

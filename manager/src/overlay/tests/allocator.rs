@@ -335,7 +335,11 @@ async fn allocator_of_a_file_starts_with_what_was_written() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("overlay.json");
     for expected in ["44.128.0.1 one=192.168.0.0/24"; 2] {
-        let store = super::super::store::open_store(None, &path);
+        let store = super::super::store::open_store(
+            None,
+            &path,
+            super::super::store::StoreSubject::OVERLAY,
+        );
         assert!(store.description().contains("overlay.json"));
         let (allocator, _) = Allocator::load(store, config(VTEP, ONE)).await.unwrap();
         assert_eq!(

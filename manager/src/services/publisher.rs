@@ -1,0 +1,485 @@
+//! Computes, addresses and publishes services, in the terms in which this manager leads.
+//!
+//! Invariants: changes that come together are computed together, and at most a fifth of a processor is
+//! spent on it. All writes run inside the fence. What cannot be computed or written changes nothing that
+//! is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use contrail_mesos_api::backoff::{Backoff, Delays};
+use contrail_mesos_api::cluster::{ServiceKey, ServiceSettings};
+use contrail_mesos_api::http::TlsError;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::address_book::{AddressBook, AddressRequests};
+use super::addresses::{RangeUsage, Shortage};
+use super::follow::{MesosFollow, follow};
+use super::metrics::ServiceMetrics;
+use super::publication::{Publication, Target};
+use super::trust::{AgentTrust, Trust};
+use super::{ComputeServices, DesiredService, DesiredServices, ServiceContext};
+use crate::config::{Config, Follow, ServicesOptions};
+use crate::contrail::Contrail;
+use crate::error::ManagerError;
+use crate::fence::Fence;
+use crate::lead::Readiness;
+use crate::mesos_master::MasterClient;
+use crate::overlay::{ObjectChange, Store as AddressStore, StoreError, StoreSubject, open_store};
+use crate::reconcile::Reconciler;
+use crate::stores::Store;
+use crate::stores::mesos::MesosView;
+
+/// How long changes are collected at least.
+const MIN_COLLECT: Duration = Duration::from_millis(50);
+/// How long they are collected at most.
+const MAX_COLLECT: Duration = Duration::from_secs(5);
+/// How many times as long as a computation takes changes are collected.
+const COLLECT_FACTOR: u32 = 4;
+/// The delays after the store of addresses failed.
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+/// How many sets of changes wait for the hub before the next one is computed.
+pub(crate) const QUEUE: usize = 2;
+
+/// The published services with what Contrail needs, by their identity: their addresses, and what the
+/// tasks ask for.
+pub(crate) type ServiceObjects = BTreeMap<ServiceKey, (Vec<IpAddr>, DesiredService)>;
+
+/// The services of a manager with a table `[services]`.
+pub(crate) struct Services {
+    options: ServicesOptions,
+    store: Arc<dyn AddressStore>,
+    mesos: Arc<Store<MesosView>>,
+    reconciler: Option<Arc<Reconciler>>,
+    /// Replaces what is followed; none if the reconciler follows Mesos.
+    follow: Option<watch::Sender<MesosFollow>>,
+    /// The names of the overlays.
+    overlays: watch::Sender<Arc<BTreeSet<String>>>,
+    compute: ComputeServices,
+    /// That of the last term. A term that has ended must not change that of the next one.
+    state: Mutex<Arc<Mutex<ServicesState>>>,
+    objects: watch::Sender<Option<Arc<ServiceObjects>>>,
+    metrics: ServiceMetrics,
+}
+
+impl std::fmt::Debug for Services {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Services")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What operators see.
+#[derive(Clone, Debug)]
+pub(crate) struct ServicesState {
+    /// What is published.
+    pub publication: Publication,
+    /// How much of each range is used.
+    pub usage: Vec<RangeUsage>,
+    /// Why nothing is withdrawn, or nothing is published yet; none if all is well.
+    pub waiting: Option<String>,
+    /// Why addresses cannot be read or written.
+    pub store_problem: Option<String>,
+}
+
+/// What a round came to.
+#[derive(Debug, Default)]
+struct Round {
+    /// When the next one is due without a change.
+    next: Option<Instant>,
+    /// Whether the store failed.
+    has_failed: bool,
+}
+
+impl Services {
+    /// Follows Mesos in the background, unless the reconciler does. It publishes nothing until
+    /// [`Services::begin`].
+    pub(crate) fn start(
+        config: &Config,
+        contrail: Option<&Contrail>,
+        compute: ComputeServices,
+        ready: &watch::Receiver<Readiness>,
+        background: &mut JoinSet<()>,
+    ) -> Result<Option<Arc<Self>>, TlsError> {
+        let (Some(options), Some(follow)) = (&config.services, &config.follow) else {
+            return Ok(None);
+        };
+        let store = open_store(
+            config.zookeeper.as_ref(),
+            &options.state_file,
+            StoreSubject::SERVICES,
+        );
+        let reconciler = contrail.and_then(|contrail| contrail.reconciler.clone());
+        let (mesos, follow) = match &reconciler {
+            Some(reconciler) => (reconciler.stores().mesos.clone(), None),
+            None => {
+                let client = MasterClient::new(follow.mesos.clone())?;
+                let mesos = Arc::<Store<MesosView>>::default();
+                let sender = watch::Sender::new(MesosFollow::new(client, follow));
+                background.spawn(follow_once_ready(
+                    mesos.clone(),
+                    sender.subscribe(),
+                    ready.clone(),
+                ));
+                (mesos, Some(sender))
+            }
+        };
+        let overlays = config.overlay.iter();
+        let overlays = overlays.flat_map(|options| &options.networks.overlays);
+        let overlays = overlays.map(|overlay| overlay.name.clone()).collect();
+        Ok(Some(Arc::new(Self {
+            follow,
+            reconciler,
+            overlays: watch::Sender::new(Arc::new(overlays)),
+            ..Self::with(options.clone(), store, mesos, compute)
+        })))
+    }
+
+    /// Services of the tasks in a store.
+    pub(super) fn with(
+        options: ServicesOptions,
+        store: Arc<dyn AddressStore>,
+        mesos: Arc<Store<MesosView>>,
+        compute: ComputeServices,
+    ) -> Self {
+        let state = ServicesState::new(&options);
+        Self {
+            options,
+            store,
+            mesos,
+            reconciler: None,
+            follow: None,
+            overlays: watch::Sender::default(),
+            compute,
+            state: Mutex::new(Arc::new(Mutex::new(state))),
+            objects: watch::Sender::default(),
+            metrics: ServiceMetrics::default(),
+        }
+    }
+
+    /// What is published when a term begins.
+    pub(crate) fn settings(&self) -> ServiceSettings {
+        self.options.settings()
+    }
+
+    /// Follows Mesos as another configuration says, where nothing else does.
+    pub(crate) fn reload(&self, follow: &Follow, client: MasterClient) {
+        if let Some(sender) = &self.follow {
+            sender.send_replace(MesosFollow::new(client, follow));
+        }
+    }
+
+    /// The names of the overlays have changed.
+    pub(crate) fn set_overlays(&self, names: BTreeSet<String>) {
+        self.overlays.send_replace(Arc::new(names));
+    }
+
+    /// The metrics.
+    pub(crate) fn metrics(&self) -> &ServiceMetrics {
+        &self.metrics
+    }
+
+    /// Reads what operators see.
+    pub(crate) fn read_state<T>(&self, read: impl FnOnce(&ServicesState) -> T) -> T {
+        let state = lock(&self.state).clone();
+        read(&lock(&state))
+    }
+
+    /// The published services with what Contrail needs, and each change. None before everything is known
+    /// in a term.
+    #[allow(dead_code, reason = "the objects of Contrail follow")]
+    pub(crate) fn objects(&self) -> watch::Receiver<Option<Arc<ServiceObjects>>> {
+        self.objects.subscribe()
+    }
+
+    /// Begins to publish in a term, until the handle is dropped.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        fence: Fence,
+        changes: mpsc::Sender<Vec<ObjectChange>>,
+    ) -> AbortOnDropHandle<()> {
+        let state = Arc::new(Mutex::new(ServicesState::new(&self.options)));
+        *lock(&self.state) = state.clone();
+        self.objects.send_replace(None);
+        let term = Term {
+            state,
+            book: AddressBook::new(self.store.clone(), &self.options.ranges),
+            trust: AgentTrust::default(),
+            shortages: BTreeMap::new(),
+            services: self.clone(),
+            fence,
+            changes,
+        };
+        AbortOnDropHandle::new(tokio::spawn(term.run()))
+    }
+
+    /// What the tasks ask for, and how far what is missing is gone. Blocks.
+    fn read(&self, trust: &mut AgentTrust) -> Reading {
+        let overlays = self.overlays.borrow().clone();
+        self.mesos.read(|view| {
+            let now = Instant::now();
+            let (trusted, next) = trust.observe(view, now);
+            let waiting = match &trusted {
+                trusted if trusted.is_full() => None,
+                Trust::Except(_) => Some(format!(
+                    "agents that have not registered with the leading master again, or have just come back: {}",
+                    trust.awaited(now)
+                )),
+                Trust::Lost | Trust::Additions => Some(format!(
+                    "Mesos is not trusted: {}",
+                    view.source.problem(now)
+                )),
+            };
+            let desired = (trusted != Trust::Lost).then(|| {
+                let context = ServiceContext {
+                    options: &self.options,
+                    overlays: &overlays,
+                    reconciler: self.reconciler.as_ref(),
+                };
+                (self.compute)(view, &context)
+            });
+            Reading {
+                desired: desired.unwrap_or_default(),
+                trust: trusted,
+                waiting,
+                next,
+            }
+        })
+    }
+}
+
+impl ServicesState {
+    fn new(options: &ServicesOptions) -> Self {
+        Self {
+            publication: Publication::new(&options.ranges, options.grace),
+            usage: vec![],
+            waiting: Some("the manager has just begun to lead".to_owned()),
+            store_problem: None,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each field is right alone.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A standby does not follow Mesos.
+async fn follow_once_ready(
+    mesos: Arc<Store<MesosView>>,
+    source: watch::Receiver<MesosFollow>,
+    mut ready: watch::Receiver<Readiness>,
+) {
+    let is_ready = |ready: &Readiness| ready.unready.is_none();
+    if ready.wait_for(is_ready).await.is_ok() {
+        follow(mesos, source).await;
+    }
+}
+
+/// What the tasks ask for at one moment.
+#[derive(Debug)]
+struct Reading {
+    desired: DesiredServices,
+    trust: Trust,
+    /// Why not everything that is missing is gone.
+    waiting: Option<String>,
+    /// When the trust may change without an event.
+    next: Option<Instant>,
+}
+
+/// What there is in a term.
+struct Term {
+    services: Arc<Services>,
+    state: Arc<Mutex<ServicesState>>,
+    fence: Fence,
+    changes: mpsc::Sender<Vec<ObjectChange>>,
+    book: AddressBook,
+    trust: AgentTrust,
+    /// What names could not be given at the last attempt.
+    shortages: BTreeMap<String, Vec<Shortage>>,
+}
+
+impl Term {
+    /// Publishes until nobody reads the changes.
+    async fn run(mut self) {
+        let services = self.services.clone();
+        let mut mesos = services.mesos.subscribe();
+        let mut overlays = services.overlays.subscribe();
+        let mut retries = RETRY.delays();
+        loop {
+            mesos.mark_unchanged();
+            overlays.mark_unchanged();
+            let began = Instant::now();
+            let Some(round) = self.round().await else {
+                return;
+            };
+            let cost = began.elapsed();
+            let due = due(&round, &mut retries);
+            let due = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // Both senders are in the services.
+                _ = mesos.changed() => {}
+                _ = overlays.changed() => {}
+                () = due => {}
+            }
+            sleep((cost * COLLECT_FACTOR).clamp(MIN_COLLECT, MAX_COLLECT)).await;
+        }
+    }
+
+    /// Computes and publishes once. None if nobody reads the changes.
+    async fn round(&mut self) -> Option<Round> {
+        let services = self.services.clone();
+        let mut trust = std::mem::take(&mut self.trust);
+        let read = tokio::task::spawn_blocking(move || {
+            let reading = services.read(&mut trust);
+            (reading, trust)
+        });
+        let reading = match read.await {
+            Ok((reading, trust)) => {
+                self.trust = trust;
+                reading
+            }
+            Err(error) => {
+                log::error!(error:%; "internal error in the computation of services; they stay as they are");
+                lock(&self.state).waiting =
+                    Some("internal error in the manager; see its log".to_owned());
+                return Some(Round {
+                    has_failed: true,
+                    ..Round::default()
+                });
+            }
+        };
+        let now = Instant::now();
+        let mut round = Round {
+            next: reading.next,
+            has_failed: false,
+        };
+        let target = {
+            let mut state = lock(&self.state);
+            if state.waiting != reading.waiting {
+                state.waiting.clone_from(&reading.waiting);
+            }
+            state.publication.target(reading.desired, &reading.trust)
+        };
+        let Some(target) = target else {
+            return Some(round);
+        };
+        if !self.book.is_loaded() {
+            let work = async { Ok::<_, ManagerError>(self.book.load().await?) };
+            if let Err(error) = self.fence.run_in_term(work).await {
+                self.fail(&error, &mut round);
+                return Some(round);
+            }
+        }
+        let requests = {
+            let mut state = lock(&self.state);
+            let (requests, next) =
+                state
+                    .publication
+                    .address_requests(&target, self.book.pool(), &reading.trust, now);
+            round.next = [round.next, next].into_iter().flatten().min();
+            requests
+        };
+        self.change_addresses(&requests, &mut round).await;
+        if !self.book.is_loaded() {
+            // It is not known what names have.
+            return Some(round);
+        }
+        self.publish(target).await.then_some(round)
+    }
+
+    async fn change_addresses(&mut self, requests: &AddressRequests, round: &mut Round) {
+        if requests.is_empty() {
+            self.shortages.clear();
+        } else {
+            let work = async { Ok::<_, ManagerError>(self.book.change(requests).await?) };
+            match self.fence.run_in_term(work).await {
+                Ok(shortages) => self.shortages = shortages,
+                Err(error) => return self.fail(&error, round),
+            }
+        }
+        lock(&self.state).store_problem = None;
+    }
+
+    fn fail(&self, error: &ManagerError, round: &mut Round) {
+        round.has_failed = true;
+        let mut state = lock(&self.state);
+        let problem = Some(error.to_string());
+        if state.store_problem != problem {
+            log::error!(error:%; "cannot read or write the addresses of services; retrying");
+            state.store_problem = problem;
+        }
+    }
+
+    /// Publishes a target. Returns whether anybody reads the changes.
+    async fn publish(&mut self, target: Target) -> bool {
+        let changes = {
+            let mut state = lock(&self.state);
+            let was_complete = state.publication.is_complete();
+            let changes = state
+                .publication
+                .publish(target, self.book.pool(), &self.shortages);
+            state.usage = self.book.usage();
+            if !was_complete {
+                let counts = state.publication.counts();
+                let (services, task_names) = (counts.services, counts.task_names);
+                log::info!(services, task_names; "all services are published");
+            }
+            changes
+        };
+        if changes.is_empty() {
+            return true;
+        }
+        self.services.metrics.count_changes(&changes);
+        self.services.publish_objects(&self.state);
+        self.changes.send(changes).await.is_ok()
+    }
+}
+
+impl Services {
+    /// Tells those who make objects of Contrail what is published.
+    fn publish_objects(&self, state: &Mutex<ServicesState>) {
+        if self.objects.receiver_count() == 0 {
+            return;
+        }
+        let objects: ServiceObjects = {
+            let state = lock(state);
+            let services = state.publication.services().iter();
+            services
+                .map(|(key, published)| {
+                    let addresses = published.service.addresses.clone();
+                    (key.clone(), (addresses, published.desired.clone()))
+                })
+                .collect()
+        };
+        self.objects.send_replace(Some(Arc::new(objects)));
+    }
+}
+
+/// When the next round is due without a change.
+fn due(round: &Round, retries: &mut Delays) -> Option<Instant> {
+    if round.has_failed {
+        let retry = Instant::now() + retries.next_delay();
+        return Some(round.next.map_or(retry, |next| next.min(retry)));
+    }
+    *retries = RETRY.delays();
+    round.next
+}
+
+impl From<StoreError> for ManagerError {
+    fn from(error: StoreError) -> Self {
+        Self::Allocations(error.to_string())
+    }
+}
