@@ -9,6 +9,8 @@
 //! | `GET /v1/cluster` | the state of the cluster that this node knows, as JSON: [`ClusterState`] |
 //! | `GET /v1/groups` | the groups of containers that are enforced, as JSON: [`GroupsStatus`] |
 //! | `GET /v1/drops` | the packets that were dropped because of groups, as JSON: `DropsReport` |
+//! | `GET /v1/vips` | the services with their backends, as JSON in the form of DC/OS |
+//! | `GET /v1/services` | the services, their backends and connections, as JSON: `ServiceReport` |
 //! | `GET /overlay-agent/overlay` | the answer of the agent module of DC/OS, as JSON or protobuf |
 //!
 //! An error is JSON with a field `error`. Nothing can be changed by the API. By TCP it is
@@ -18,6 +20,7 @@ mod drops;
 mod metrics;
 mod overlay_agent;
 mod serve;
+mod services;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,6 +47,7 @@ use crate::groups::GroupsStatus;
 use crate::groups::GroupsView;
 use crate::local_state::local_state;
 use crate::report::ReportStatus;
+use crate::services::ServiceStatus;
 use crate::subsystem::ClusterUse;
 use crate::uplink;
 use crate::watch::{Connection, States};
@@ -53,7 +57,7 @@ pub use serve::{ApiSocket, ApiSocketError, serve_tcp, serve_unix};
 
 /// The paths, for requests of another one.
 const PATHS: &str = "/live, /ready, /metrics, /v1/status, /v1/cluster, /v1/groups, /v1/drops, \
-                     /overlay-agent/overlay";
+                     /v1/vips, /v1/services, /overlay-agent/overlay";
 
 /// What the API shows.
 #[derive(Clone, Debug)]
@@ -70,6 +74,8 @@ pub struct ApiSources {
     pub reports: watch::Receiver<ReportStatus>,
     /// The groups of containers.
     pub groups: GroupsView,
+    /// The services.
+    pub services: watch::Receiver<Arc<ServiceStatus>>,
     /// When the daemon started.
     pub started: Instant,
 }
@@ -166,6 +172,8 @@ pub fn router(sources: ApiSources) -> Router {
         .route("/v1/cluster", get(cluster))
         .route("/v1/groups", get(groups))
         .route("/v1/drops", get(dropped))
+        .route("/v1/vips", get(vips))
+        .route("/v1/services", get(service_report))
         .route("/overlay-agent/overlay", get(overlay_agent::overlay))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -241,6 +249,20 @@ async fn groups(State(state): State<Arc<ApiState>>) -> Response {
 async fn dropped(State(state): State<Arc<ApiState>>) -> Response {
     let status = state.sources.groups.status.borrow().clone();
     blocking(move || match DropsReport::read(&status) {
+        Ok(report) => json(StatusCode::OK, &report),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &with_causes(&error)),
+    })
+    .await
+}
+
+async fn vips(State(state): State<Arc<ApiState>>) -> Response {
+    let status = state.sources.services.borrow().clone();
+    json(StatusCode::OK, &services::vips(&status))
+}
+
+async fn service_report(State(state): State<Arc<ApiState>>) -> Response {
+    let status = state.sources.services.borrow().clone();
+    blocking(move || match services::report(&status) {
         Ok(report) => json(StatusCode::OK, &report),
         Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &with_causes(&error)),
     })

@@ -30,6 +30,7 @@ use crate::local_state::LocalStateSubsystem;
 use crate::overlay::OverlaySubsystem;
 use crate::report::{ReportOptions, ReportStatus, Reporter};
 use crate::service_manager::{self, ServiceManager};
+use crate::services::{ServicesSetupError, ServicesSubsystem};
 use crate::stored_state::{self, StoredStateError};
 use crate::subsystem::Subsystem;
 use crate::watch::{Connection, Follower};
@@ -98,6 +99,9 @@ pub enum SubsystemsError {
     /// The subsystem `groups`.
     #[error(transparent)]
     Groups(#[from] GroupsSetupError),
+    /// The subsystem `services`.
+    #[error(transparent)]
+    Services(#[from] ServicesSetupError),
 }
 
 /// The subsystems of this host, in the network namespace of the calling thread.
@@ -112,6 +116,7 @@ pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, Subsystems
             &config.node.name,
             !config.node.managers.is_empty(),
         )?),
+        Box::new(ServicesSubsystem::new()?),
         Box::new(DockerRulesSubsystem::new(config)?),
     ];
     if let Some(socket) = &config.node.docker {
@@ -209,6 +214,9 @@ impl Daemon {
         let (states_sender, states) = watch::channel(stored.map(Arc::new));
         let groups = subsystems.iter().find_map(|subsystem| subsystem.groups());
         let groups = groups.unwrap_or_default();
+        let service_status = subsystems.iter().find_map(|part| part.service_status());
+        // Without the subsystem there are no services, and never will be.
+        let service_status = service_status.unwrap_or_else(|| watch::channel(Arc::default()).1);
         let engine = Engine::start(subsystems, &states).map_err(StartError::Threads)?;
         let (connection_sender, connection) = watch::channel(Connection::default());
         let (reports_sender, reports) = watch::channel(ReportStatus::default());
@@ -225,6 +233,7 @@ impl Daemon {
             connection: connection.clone(),
             reports,
             groups: groups.clone(),
+            services: service_status,
             started,
         };
         let router = api::router(sources);

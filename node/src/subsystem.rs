@@ -7,10 +7,13 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use super::cluster_state::ClusterState;
 use super::groups::GroupsView;
-use super::services::ServicesView;
+use super::services::{ServiceStatus, ServicesView};
 
 /// The error of a whole comparison.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -109,6 +112,11 @@ pub trait Subsystem: Send + 'static {
 
     /// What other parts of the daemon see of the services, if it keeps their data path.
     fn services(&self) -> Option<ServicesView> {
+        None
+    }
+
+    /// What the API shows of the services, if it keeps their data path.
+    fn service_status(&self) -> Option<watch::Receiver<Arc<ServiceStatus>>> {
         None
     }
 }

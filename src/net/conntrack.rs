@@ -10,6 +10,7 @@ use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
 
 use super::netlink::{NetlinkError, NetlinkSocket, Request};
+use super::sysctl;
 
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
 const IPCTNL_MSG_CT_GET: u16 = 1;
@@ -36,6 +37,57 @@ pub struct Flow {
     pub destination: SocketAddr,
     /// Where replies come from: the same, unless the destination is translated.
     pub reply_source: SocketAddr,
+}
+
+/// How full the kernel's table of flows is, and what was lost because of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConntrackUse {
+    /// The flows of this network namespace.
+    pub flows: u64,
+    /// The most flows that there may be.
+    pub limit: u64,
+    /// Flows that could not be added, and packets that were dropped with them, since the start.
+    pub failed: u64,
+    /// Flows that were forgotten early to make room for others, since the start.
+    pub evicted: u64,
+}
+
+/// Reads how full the table of flows of the calling thread's network namespace is.
+pub fn table_use() -> Result<ConntrackUse, NetlinkError> {
+    const GET_STATISTICS: u16 = 4;
+    const CTA_STATS_INSERT_FAILED: u16 = 9;
+    const CTA_STATS_DROP: u16 = 10;
+    const CTA_STATS_EARLY_DROP: u16 = 11;
+    let mut result = ConntrackUse {
+        flows: setting("nf_conntrack_count"),
+        limit: setting("nf_conntrack_max"),
+        ..ConntrackUse::default()
+    };
+    let list = Request::new(
+        message_type(GET_STATISTICS),
+        0,
+        vec![0; HEADER_BYTES],
+        "count the tracked flows",
+    );
+    // One message for each processor.
+    NetlinkSocket::netfilter()?.dump(&list, |bytes| {
+        let Some(attributes) = bytes.get(HEADER_BYTES..) else {
+            return;
+        };
+        let count = |kind| {
+            let value = attribute(attributes, kind).and_then(|value| value.first_chunk::<4>());
+            value.map_or(0, |value| u64::from(u32::from_be_bytes(*value)))
+        };
+        result.failed += count(CTA_STATS_INSERT_FAILED) + count(CTA_STATS_DROP);
+        result.evicted += count(CTA_STATS_EARLY_DROP);
+    })?;
+    Ok(result)
+}
+
+/// A number below `/proc/sys/net/netfilter`; 0 if there is none, because nothing tracks flows.
+fn setting(name: &str) -> u64 {
+    let text = sysctl::get(&format!("net/netfilter/{name}"));
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Makes the kernel forget the flows for which `is_stale` returns true, and returns how many they
@@ -188,6 +240,9 @@ mod root_tests {
             assert_eq!(seen, ["127.0.0.1:5300", "127.0.0.1:5301", "[::1]:5300"]);
             assert_eq!(forget(&mut socket, is_5300).unwrap(), 2);
             assert_eq!(forget(&mut socket, is_5300).unwrap(), 0);
+            let table = table_use().unwrap();
+            assert!(table.flows >= 1 && table.limit >= table.flows, "{table:?}");
+            assert_eq!(table.failed, 0);
             assert_eq!(forget(&mut socket, |_| true).unwrap(), 1);
         });
     }

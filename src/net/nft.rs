@@ -31,7 +31,9 @@ pub mod groups;
 mod program;
 mod read;
 mod ruleset;
+pub mod services;
 pub mod sources;
+pub mod watch;
 
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "contrail_mesos";

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use contrail_mesos::net::conntrack;
 use contrail_mesos::net::nft::groups::DropReason;
 use contrail_mesos_api::process_metrics::ProcessCollector;
 
@@ -80,6 +81,7 @@ impl Collector for ApiSources {
         self.encode_gauges(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
         self.encode_drops(&mut encoder)?;
+        self.encode_conntrack(&mut encoder)?;
         let engine = self.engine.borrow().clone();
         let subsystems = &engine.subsystems;
         let help = "What is not as it must be, by subsystem.";
@@ -161,6 +163,16 @@ impl ApiSources {
                 count(self.groups.status.borrow().endpoints.len()),
             ),
             (
+                "services",
+                "Services whose data path is in place.",
+                count(self.services.borrow().services.len()),
+            ),
+            (
+                "service_backends",
+                "Backends that get new connections from this host, summed up over all addresses.",
+                count(self.services.borrow().backends),
+            ),
+            (
                 "manager_problems",
                 "What the managers cannot give this node.",
                 count(self.reports.borrow().problems.len()),
@@ -194,6 +206,44 @@ impl ApiSources {
         Ok(())
     }
 
+    fn encode_conntrack(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        // Without an answer of the kernel, no value is better than a wrong one.
+        let Ok(table) = conntrack::table_use() else {
+            return Ok(());
+        };
+        for (name, help, value) in [
+            (
+                "conntrack_flows",
+                "Flows that the kernel tracks.",
+                table.flows,
+            ),
+            (
+                "conntrack_limit",
+                "The most flows that the kernel tracks.",
+                table.limit,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        for (name, help, value) in [
+            (
+                "conntrack_failures",
+                "Flows that the kernel could not track, and packets that it dropped with them.",
+                table.failed,
+            ),
+            (
+                "conntrack_evictions",
+                "Flows that the kernel forgot early to make room for others.",
+                table.evicted,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+
     fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let connection = self.connection.borrow().clone();
         let reports = self.reports.borrow().clone();
@@ -214,6 +264,11 @@ impl ApiSources {
                 reports.reports,
             ),
             ("report_failures", "Reports that failed.", reports.failures),
+            (
+                "service_flows_forgotten",
+                "Tracked flows that had to begin anew, because their backend was gone.",
+                self.services.borrow().forgotten_flows,
+            ),
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;

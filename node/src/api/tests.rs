@@ -31,6 +31,7 @@ fn sources() -> (Senders, ApiSources) {
         connection: connection_receiver,
         reports: reports_receiver,
         groups: GroupsView::default(),
+        services: tokio::sync::watch::channel(std::sync::Arc::default()).1,
         started: Instant::now(),
     };
     let senders = Senders {

@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use contrail_mesos::endpoints::{EndpointReader, LocalEndpoints};
 use contrail_mesos::net::netlink::NetlinkError;
-use contrail_mesos::net::nft::groups::{GroupTableEvents, GroupTables};
+use contrail_mesos::net::nft::groups::{GroupTables, TABLE};
+use contrail_mesos::net::nft::watch::TableEvents;
 use contrail_mesos_api::cluster::EndpointsReport;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -38,7 +39,7 @@ use crate::subsystem::{BoxError, Change, ClusterUse, Mode, Outcome, Subsystem};
 mod checkpoints;
 mod desired;
 #[cfg(test)]
-mod root_tests;
+pub(crate) mod root_tests;
 mod status;
 
 /// How long the tables are taken for what they were, without a notification. Less than the interval of
@@ -63,7 +64,7 @@ pub struct GroupsSubsystem {
     /// Whether the state of the cluster comes from managers.
     has_managers: bool,
     tables: GroupTables,
-    events: GroupTableEvents,
+    events: TableEvents,
     checkpoints: CheckpointWatch,
     reader: EndpointReader,
     /// Readable when one of the notifications' descriptors is.
@@ -85,7 +86,7 @@ impl GroupsSubsystem {
     /// namespace. With `has_managers`, the state of the cluster may come later. Changes nothing.
     pub fn new(state_dir: &Path, node: &str, has_managers: bool) -> Result<Self, GroupsSetupError> {
         let tables = GroupTables::open()?;
-        let events = GroupTableEvents::subscribe(tables.port())?;
+        let events = TableEvents::subscribe(TABLE, tables.port())?;
         let checkpoints = CheckpointWatch::new(state_dir)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         for descriptor in [events.descriptor(), checkpoints.descriptor()] {

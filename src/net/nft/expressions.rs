@@ -10,6 +10,9 @@ use netlink_bindings::utils::{finalize_nested_header, push_header, push_nested_h
 use super::element::Set;
 
 pub(super) mod packets;
+mod services;
+
+pub(super) use services::Choice;
 
 pub(super) const NFPROTO_IPV4: u8 = 2;
 pub(super) const NFPROTO_IPV6: u8 = 10;

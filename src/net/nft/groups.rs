@@ -37,30 +37,31 @@ use self::drops::REASONS;
 use super::batch::{NFPROTO_BRIDGE, NFPROTO_INET};
 use super::expressions::{Expressions, NFPROTO_IPV4, NFPROTO_IPV6, Side, family_of};
 use super::program::{
-    self, Difference, Hook, SetKind, Table, TableChain, TableName, TableRule, TableSet,
+    self, ChainKind, Difference, Hook, SetKind, Table, TableChain, TableName, TableRule, TableSet,
 };
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::rules::ALLOWED_MARK;
 
-mod drops;
+pub(super) mod drops;
 mod frames;
 #[cfg(test)]
 mod root_tests;
-mod watch;
 
 pub use drops::{DropReason, DroppedPackets, Drops};
-pub use watch::GroupTableEvents;
 
 /// The tables' name.
 pub const TABLE: &str = "contrail_mesos_groups";
 
+const DESCRIPTION: &str = "contrail-mesos-node: groups of containers; rebuilt if changed";
 const INET: TableName = TableName {
     family: NFPROTO_INET,
     name: TABLE,
+    description: DESCRIPTION,
 };
 const BRIDGE: TableName = TableName {
     family: NFPROTO_BRIDGE,
     name: TABLE,
+    description: DESCRIPTION,
 };
 const TABLES: [TableName; 2] = [INET, BRIDGE];
 
@@ -445,7 +446,11 @@ fn short_hash(text: &str) -> String {
 
 fn base_chain(number: u32, priority: i32) -> TableChain {
     TableChain {
-        hook: Some(Hook { number, priority }),
+        hook: Some(Hook {
+            kind: ChainKind::Filter,
+            number,
+            priority,
+        }),
         rules: vec![],
     }
 }

@@ -51,6 +51,8 @@ const FLAG_DYNAMIC: u32 = 0x20;
 pub(super) struct TableName {
     pub(super) family: u8,
     pub(super) name: &'static str,
+    /// What an operator reads beside the name.
+    pub(super) description: &'static str,
 }
 
 impl fmt::Display for TableName {
@@ -89,6 +91,28 @@ pub(super) enum SetKind {
     InterfaceAddresses6,
     /// Names of interfaces with a MAC address.
     InterfaceMacs,
+    /// Names of two interfaces.
+    InterfacePairs,
+    /// Two IPv4 addresses.
+    AddressPairs4,
+    /// Two IPv6 addresses.
+    AddressPairs6,
+    /// IPv4 address, protocol and port.
+    Frontends4,
+    /// IPv6 address, protocol and port.
+    Frontends6,
+    /// The same, of which the program keeps the elements apart from the table.
+    ManyFrontends4,
+    /// The same of IPv6.
+    ManyFrontends6,
+    /// Chains by IPv4 address, protocol and port, each with a counter; kept apart.
+    FrontendChains4,
+    /// The same of IPv6.
+    FrontendChains6,
+    /// IPv4 address and port by address, protocol, port and slot; kept apart.
+    Backends4,
+    /// The same of IPv6.
+    Backends6,
     /// IPv4 packets, which rules add: source, destination, protocol, port and a number.
     Packets4 {
         /// The most elements.
@@ -109,7 +133,12 @@ impl SetKind {
     fn flags(self) -> u32 {
         match self {
             Self::Subnets4 | Self::Subnets6 => FLAG_INTERVAL,
-            Self::Chains4 | Self::Chains6 => FLAG_MAP,
+            Self::Chains4
+            | Self::Chains6
+            | Self::FrontendChains4
+            | Self::FrontendChains6
+            | Self::Backends4
+            | Self::Backends6 => FLAG_MAP,
             Self::Packets4 { .. } | Self::Packets6 { .. } => FLAG_TIMEOUT | FLAG_DYNAMIC,
             _ => 0,
         }
@@ -126,13 +155,48 @@ impl SetKind {
             Self::InterfaceAddresses4 => (join(&[INTERFACE, IPV4]), 20),
             Self::InterfaceAddresses6 => (join(&[INTERFACE, IPV6]), 32),
             Self::InterfaceMacs => (join(&[INTERFACE, ETHER]), 24),
+            Self::InterfacePairs => (join(&[INTERFACE, INTERFACE]), 32),
+            Self::AddressPairs4 => (join(&[IPV4, IPV4]), 8),
+            Self::AddressPairs6 => (join(&[IPV6, IPV6]), 32),
+            Self::Frontends4 | Self::ManyFrontends4 | Self::FrontendChains4 => {
+                (join(&[IPV4, PROTOCOL, PORT]), 12)
+            }
+            Self::Frontends6 | Self::ManyFrontends6 | Self::FrontendChains6 => {
+                (join(&[IPV6, PROTOCOL, PORT]), 24)
+            }
+            Self::Backends4 => (join(&[IPV4, PROTOCOL, PORT, MARK]), 16),
+            Self::Backends6 => (join(&[IPV6, PROTOCOL, PORT, MARK]), 28),
             Self::Packets4 { .. } => (join(&[IPV4, IPV4, PROTOCOL, PORT, MARK]), 20),
             Self::Packets6 { .. } => (join(&[IPV6, IPV6, PROTOCOL, PORT, MARK]), 44),
         }
     }
 
-    fn is_filled_by_rules(self) -> bool {
-        self.flags() & FLAG_DYNAMIC != 0
+    /// The type numbers of the fields of a map's values, and their length; none for chains.
+    fn values(self) -> Option<(u32, u32)> {
+        match self {
+            Self::Backends4 => Some(((IPV4 << 6) | PORT, 8)),
+            Self::Backends6 => Some(((IPV6 << 6) | PORT, 20)),
+            _ => None,
+        }
+    }
+
+    /// Whether each element counts the packets that find it.
+    fn has_counters(self) -> bool {
+        matches!(self, Self::FrontendChains4 | Self::FrontendChains6)
+    }
+
+    /// Whether rules, or other code than that of [`Table`], add and remove the elements.
+    fn is_filled_apart(self) -> bool {
+        let is_apart = matches!(
+            self,
+            Self::ManyFrontends4
+                | Self::ManyFrontends6
+                | Self::FrontendChains4
+                | Self::FrontendChains6
+                | Self::Backends4
+                | Self::Backends6
+        );
+        is_apart || self.flags() & FLAG_DYNAMIC != 0
     }
 
     fn is_interval(self) -> bool {
@@ -225,6 +289,12 @@ impl TableSet {
         self.add(interface(name));
     }
 
+    /// Adds twice the same interface.
+    pub(super) fn add_interface_twice(&mut self, name: &str) {
+        let interface = interface(name);
+        self.add([interface.as_slice(), &interface].concat());
+    }
+
     /// Adds an interface with an address, which is padded to whole words.
     pub(super) fn add_pair(&mut self, name: &str, address: &[u8]) {
         let mut key = interface(name);
@@ -265,6 +335,20 @@ impl TableSet {
                 let parts: Vec<_> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
                 format!("{} . {}", text(name), parts.join(":"))
             }
+            SetKind::InterfacePairs => format!("{} . {}", text(name), text(rest)),
+            SetKind::AddressPairs4 | SetKind::AddressPairs6 => {
+                let (first, second) = bytes.split_at(bytes.len() / 2);
+                format!("{} . {}", address(first), address(second))
+            }
+            SetKind::Frontends4 | SetKind::Frontends6 => {
+                let (first, rest) = bytes.split_at(bytes.len().saturating_sub(8));
+                let protocol = rest.first().copied().unwrap_or_default();
+                let port = match rest.get(4..6) {
+                    Some([high, low]) => u16::from_be_bytes([*high, *low]),
+                    _ => 0,
+                };
+                format!("{} . {protocol} . {port}", address(first))
+            }
             SetKind::Protocols => bytes.first().copied().unwrap_or_default().to_string(),
             _ => address(bytes),
         }
@@ -295,9 +379,28 @@ fn address(bytes: &[u8]) -> String {
     }
 }
 
-/// Where packets enter a chain. All of them are filters.
+/// What a chain at a hook does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChainKind {
+    /// It lets packets pass or not.
+    Filter,
+    /// It decides about the addresses of connections.
+    Nat,
+}
+
+impl ChainKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        }
+    }
+}
+
+/// Where packets enter a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hook {
+    pub(super) kind: ChainKind,
     pub(super) number: u32,
     pub(super) priority: i32,
 }
@@ -365,7 +468,12 @@ impl Difference {
         self.requests.push(request);
     }
 
-    fn describe(&mut self, description: String) {
+    /// Adds changes of elements that are kept apart from the table.
+    pub(super) fn extend(&mut self, apart: Vec<Request>) {
+        self.requests.extend(apart);
+    }
+
+    pub(super) fn describe(&mut self, description: String) {
         self.descriptions.push(description);
     }
 
@@ -405,6 +513,17 @@ impl Difference {
         present: Option<&Table>,
         desired: Option<&Table>,
     ) {
+        self.add_with(name, present, desired, vec![]);
+    }
+
+    /// The same, with changes of elements that are kept apart from the table.
+    pub(super) fn add_with(
+        &mut self,
+        name: TableName,
+        present: Option<&Table>,
+        desired: Option<&Table>,
+        apart: Vec<Request>,
+    ) {
         let empty = Table::default();
         let (present, desired) = match (present, desired) {
             (None, None) => return,
@@ -442,12 +561,13 @@ impl Difference {
         self.rules(name, present, desired);
         self.elements(name, present, desired, Phase::Maps);
         self.elements(name, present, desired, Phase::Removals);
+        self.requests.extend(apart);
         self.surplus(name, present, desired);
     }
 
     fn elements(&mut self, name: TableName, present: &Table, desired: &Table, phase: Phase) {
         for (set_name, set) in &desired.sets {
-            if set.kind.is_filled_by_rules() || set.kind.is_map() != (phase == Phase::Maps) {
+            if set.kind.is_filled_apart() || set.kind.is_map() != (phase == Phase::Maps) {
                 continue;
             }
             let none = BTreeMap::new();
@@ -564,7 +684,7 @@ enum Phase {
 
 impl Table {
     /// Whether the kernel can turn this table into `desired` without removing it.
-    fn can_become(&self, desired: &Self) -> bool {
+    pub(super) fn can_become(&self, desired: &Self) -> bool {
         let sets = desired.sets.iter().all(|(name, set)| {
             !self.unknown_sets.contains(name)
                 && self
@@ -596,7 +716,7 @@ pub(super) fn commit(
             BatchError::Refused(_, error) | BatchError::Unknown(error) | BatchError::Failed(error),
         ) => Err(error),
         Err(BatchError::Stale) => Err(NetlinkError::Interrupted {
-            action: "change the tables of groups".to_owned(),
+            action: "change the tables of nftables".to_owned(),
         }),
     }
 }

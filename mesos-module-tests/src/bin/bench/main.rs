@@ -10,6 +10,7 @@ mod netlink_baseline;
 mod overlay;
 mod report;
 mod round_robin;
+mod services;
 mod subject;
 
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [10, 50, 100, 200, 500])]
     tasks: Vec<usize>,
     /// The parts to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Manager, Part::Overlay, Part::Agent])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Manager, Part::Overlay, Part::Services, Part::Agent])]
     parts: Vec<Part>,
     /// The file for the table as JSON
     #[arg(long, default_value = "target/bench.json")]
@@ -83,6 +84,9 @@ struct Arguments {
     /// Numbers of members of a group
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1000, 10_000])]
     members: Vec<usize>,
+    /// Numbers of services of a node
+    #[arg(long, value_delimiter = ',', default_values_t = [10, 10_000])]
+    services: Vec<u32>,
     #[command(subcommand)]
     process: Option<manager::Process>,
 }
@@ -98,6 +102,8 @@ enum Part {
     Manager,
     /// Overlay networks: traffic, managers with a thousand nodes, node daemons
     Overlay,
+    /// Services: load, changes and connections
+    Services,
     /// Launches on the real agent, and its memory
     Agent,
 }
@@ -155,6 +161,15 @@ fn run(arguments: &Arguments) -> Result<()> {
             idle: Duration::from_secs(arguments.idle),
         };
         result = overlay::measure(&plan, &mut report);
+    }
+    if is_wanted(Part::Services) {
+        let plan = services::Plan {
+            services: arguments.services.clone(),
+            changes: 200,
+            rounds: arguments.traffic_rounds,
+            length: Duration::from_millis(arguments.traffic_ms),
+        };
+        result = result.and(services::measure(&plan, &mut report));
     }
     if is_wanted(Part::Agent) {
         result = result.and(agent::measure(

@@ -20,7 +20,7 @@ mod hosts;
 mod manager;
 mod process;
 mod traffic;
-mod worker;
+pub(crate) mod worker;
 
 use std::time::{Duration, Instant};
 

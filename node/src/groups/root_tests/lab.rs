@@ -35,12 +35,12 @@ const BRIDGE: &str = "m-blue";
 /// The destination ports of the probes: each has its own.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
 
-pub(super) fn next_port() -> u16 {
+pub(crate) fn next_port() -> u16 {
     NEXT_PORT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Waits for a condition.
-pub(super) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !is() {
         assert!(Instant::now() < deadline, "{what} does not come");
@@ -48,7 +48,7 @@ pub(super) fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-pub(super) fn membership(groups: &[&str], security_groups: &[&str]) -> Membership {
+pub(crate) fn membership(groups: &[&str], security_groups: &[&str]) -> Membership {
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
     Membership {
         groups: names(groups),
@@ -56,16 +56,16 @@ pub(super) fn membership(groups: &[&str], security_groups: &[&str]) -> Membershi
     }
 }
 
-pub(super) struct Container {
-    pub(super) name: String,
-    pub(super) host: u8,
+pub(crate) struct Container {
+    pub(crate) name: String,
+    pub(crate) host: u8,
     last: u8,
-    pub(super) namespace: OwnedFd,
-    pub(super) membership: Membership,
+    pub(crate) namespace: OwnedFd,
+    pub(crate) membership: Membership,
 }
 
 impl Container {
-    pub(super) fn addresses(&self) -> [IpAddr; 2] {
+    pub(crate) fn addresses(&self) -> [IpAddr; 2] {
         [
             [9, 0, self.host, self.last].into(),
             format!("fd09:0:0:{:x}::{:x}", self.host, self.last)
@@ -74,26 +74,26 @@ impl Container {
         ]
     }
 
-    pub(super) fn address(&self, is_v4: bool) -> IpAddr {
+    pub(crate) fn address(&self, is_v4: bool) -> IpAddr {
         self.addresses()[usize::from(!is_v4)]
     }
 
-    pub(super) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         inside(&self.namespace, work)
     }
 
-    pub(super) fn port(&self) -> String {
+    pub(crate) fn port(&self) -> String {
         format!("c{}", self.last)
     }
 
-    fn mac(&self) -> Mac {
+    pub(crate) fn mac(&self) -> Mac {
         Mac([2, 0, 0, 0, self.host, self.last])
     }
 }
 
-pub(super) struct Host {
-    pub(super) number: u8,
-    pub(super) namespace: OwnedFd,
+pub(crate) struct Host {
+    pub(crate) number: u8,
+    pub(crate) namespace: OwnedFd,
     state_dir: TempDir,
 }
 
@@ -171,11 +171,11 @@ impl Host {
         host
     }
 
-    pub(super) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         inside(&self.namespace, work)
     }
 
-    pub(super) fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.state_dir.path().to_owned()
     }
 
@@ -188,7 +188,7 @@ impl Host {
     }
 
     /// Attaches a container, whose checkpoint comes first.
-    pub(super) fn attach(
+    pub(crate) fn attach(
         &self,
         name: &str,
         last: u8,
@@ -278,7 +278,7 @@ impl Host {
     }
 
     /// Changes the groups of a container as an operator does.
-    pub(super) fn change_groups(&self, container: &mut Container, membership: Membership) {
+    pub(crate) fn change_groups(&self, container: &mut Container, membership: Membership) {
         let directory = self.container_directory(&container.name);
         let path = directory.join("groups.json.new");
         std::fs::write(&path, serde_json::to_vec(&membership).unwrap()).unwrap();
@@ -287,18 +287,18 @@ impl Host {
     }
 
     /// Ends a container.
-    pub(super) fn detach(&self, container: &Container) {
+    pub(crate) fn detach(&self, container: &Container) {
         let port = container.port();
         self.run(move || ip(&format!("link del {port}")));
         self.forget_checkpoint(container);
     }
 
-    pub(super) fn forget_checkpoint(&self, container: &Container) {
+    pub(crate) fn forget_checkpoint(&self, container: &Container) {
         std::fs::remove_dir_all(self.container_directory(&container.name)).unwrap();
     }
 
     /// Removes the rules that route nothing without a mark.
-    pub(super) fn remove_rules(&self) {
+    pub(crate) fn remove_rules(&self) {
         self.run(|| {
             for family in ["-4", "-6"] {
                 for preference in [32000, 32001] {
@@ -308,32 +308,32 @@ impl Host {
         });
     }
 
-    pub(super) fn subsystem(&self) -> GroupsSubsystem {
+    pub(crate) fn subsystem(&self) -> GroupsSubsystem {
         self.subsystem_with(true)
     }
 
-    pub(super) fn subsystem_with(&self, has_managers: bool) -> GroupsSubsystem {
+    pub(crate) fn subsystem_with(&self, has_managers: bool) -> GroupsSubsystem {
         let (state_dir, node) = (self.state_dir(), format!("agent-{}", self.number));
         self.run(move || GroupsSubsystem::new(&state_dir, &node, has_managers).unwrap())
     }
 
     /// The packets that were dropped with that destination port.
-    pub(super) fn dropped(&self, port: u16) -> Option<DropReason> {
+    pub(crate) fn dropped(&self, port: u16) -> Option<DropReason> {
         let drops = self.run(|| Drops::read().unwrap());
         let mut recent = drops.recent.into_iter();
         let of_port = recent.find(|packets| packets.port == Some(port))?;
         Some(of_port.reason)
     }
 
-    pub(super) fn total(&self, reason: DropReason) -> u64 {
+    pub(crate) fn total(&self, reason: DropReason) -> u64 {
         self.run(move || Drops::read_totals().unwrap()[&reason])
     }
 }
 
 /// Hosts with their containers.
-pub(super) struct Lab {
-    pub(super) hosts: Vec<Host>,
-    pub(super) cluster: ClusterState,
+pub(crate) struct Lab {
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) cluster: ClusterState,
 }
 
 fn node(number: u8) -> Node {
@@ -355,7 +355,7 @@ fn node(number: u8) -> Node {
 
 impl Lab {
     /// That many hosts, connected by an overlay that isolates groups.
-    pub(super) fn new(hosts: u8) -> Self {
+    pub(crate) fn new(hosts: u8) -> Self {
         let mut cluster = ClusterState::empty("agent-1", Revision::default());
         cluster.underlay = Some(Underlay {
             vtep_subnet: "44.128.0.0/20".parse().unwrap(),
@@ -396,7 +396,7 @@ impl Lab {
         lab
     }
 
-    pub(super) fn host(&self, number: u8) -> &Host {
+    pub(crate) fn host(&self, number: u8) -> &Host {
         &self.hosts[usize::from(number) - 1]
     }
 
@@ -407,7 +407,7 @@ impl Lab {
     }
 
     /// Publishes a container to all hosts, as the managers do.
-    pub(super) fn publish(&mut self, container: &Container) {
+    pub(crate) fn publish(&mut self, container: &Container) {
         self.cluster.put(Object::Endpoint(Endpoint {
             node: format!("agent-{}", container.host),
             id: container.name.clone(),
@@ -417,7 +417,7 @@ impl Lab {
     }
 
     /// Compares on a host, with a subsystem that goes on.
-    pub(super) fn apply_with(
+    pub(crate) fn apply_with(
         &self,
         host: &Host,
         mut subsystem: GroupsSubsystem,
@@ -431,14 +431,14 @@ impl Lab {
     }
 
     /// Compares on a host as a daemon that has just started.
-    pub(super) fn apply(&self, host: &Host) -> Outcome {
+    pub(crate) fn apply(&self, host: &Host) -> Outcome {
         let (state, mut subsystem) = (self.state_of(host), host.subsystem());
         let outcome = host.run(move || subsystem.reconcile(&state, Mode::Apply).unwrap());
         assert_eq!(outcome.problems, [""; 0]);
         outcome
     }
 
-    pub(super) fn apply_all(&self) {
+    pub(crate) fn apply_all(&self) {
         for host in &self.hosts {
             self.apply(host);
         }
@@ -450,7 +450,7 @@ impl Lab {
     }
 
     /// Sends UDP packets until one arrives, or one is dropped and counted: with the reason.
-    pub(super) fn udp(
+    pub(crate) fn udp(
         &self,
         from: &OwnedFd,
         to: &OwnedFd,
@@ -459,7 +459,7 @@ impl Lab {
         self.udp_to(from, to, address, next_port())
     }
 
-    pub(super) fn udp_to(
+    pub(crate) fn udp_to(
         &self,
         from: &OwnedFd,
         to: &OwnedFd,
@@ -470,7 +470,7 @@ impl Lab {
     }
 
     /// The same to an address that is translated to `server`.
-    pub(super) fn udp_by(
+    pub(crate) fn udp_by(
         &self,
         from: &OwnedFd,
         to: &OwnedFd,
@@ -502,7 +502,7 @@ impl Lab {
     }
 
     /// Why packets to an address that nobody has are dropped.
-    pub(super) fn udp_to_nobody(&self, from: &OwnedFd, address: IpAddr) -> DropReason {
+    pub(crate) fn udp_to_nobody(&self, from: &OwnedFd, address: IpAddr) -> DropReason {
         let port = next_port();
         let client = udp_client(from, address);
         let mut reason = None;
@@ -515,7 +515,7 @@ impl Lab {
     }
 
     /// The same by TCP: whether a connection is made.
-    pub(super) fn tcp(
+    pub(crate) fn tcp(
         &self,
         from: &OwnedFd,
         to: &OwnedFd,
@@ -546,7 +546,7 @@ impl Lab {
     }
 }
 
-pub(super) fn udp_client(from: &OwnedFd, address: IpAddr) -> UdpSocket {
+pub(crate) fn udp_client(from: &OwnedFd, address: IpAddr) -> UdpSocket {
     inside(from, move || {
         let any: IpAddr = if address.is_ipv4() {
             [0, 0, 0, 0].into()
@@ -558,7 +558,7 @@ pub(super) fn udp_client(from: &OwnedFd, address: IpAddr) -> UdpSocket {
 }
 
 /// Whether one of many pings is answered.
-pub(super) fn ping(from: &OwnedFd, address: IpAddr) -> bool {
+pub(crate) fn ping(from: &OwnedFd, address: IpAddr) -> bool {
     inside(from, move || {
         let address = address.to_string();
         command(&["ping", "-n", "-c", "1", "-i", "0.2", "-w", "20", &address])
@@ -566,7 +566,7 @@ pub(super) fn ping(from: &OwnedFd, address: IpAddr) -> bool {
 }
 
 /// Whether one ping is answered at once.
-pub(super) fn ping_once(from: &OwnedFd, address: IpAddr) -> bool {
+pub(crate) fn ping_once(from: &OwnedFd, address: IpAddr) -> bool {
     inside(from, move || {
         command(&["ping", "-n", "-c", "1", "-W", "1", &address.to_string()])
     })
@@ -577,7 +577,7 @@ pub(super) fn ping_once(from: &OwnedFd, address: IpAddr) -> bool {
     clippy::disallowed_methods,
     reason = "tests use an operator's commands"
 )]
-pub(super) fn command(words: &[&str]) -> bool {
+pub(crate) fn command(words: &[&str]) -> bool {
     let status = std::process::Command::new(words[0])
         .args(&words[1..])
         .stdout(std::process::Stdio::null())
@@ -587,7 +587,7 @@ pub(super) fn command(words: &[&str]) -> bool {
 }
 
 /// Whether bytes of the server come back.
-pub(super) fn is_answered(stream: &mut TcpStream) -> io::Result<bool> {
+pub(crate) fn is_answered(stream: &mut TcpStream) -> io::Result<bool> {
     io::Write::write_all(stream, b"x")?;
     match io::Read::read(stream, &mut [0; 9]) {
         Ok(count) => Ok(count > 0),

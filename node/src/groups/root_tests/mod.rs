@@ -2,4 +2,4 @@
 
 mod data_path;
 mod faults;
-mod lab;
+pub(crate) mod lab;

@@ -213,18 +213,23 @@ fn read_packets(
     }
 }
 
-fn parse_packets(element: &[u8]) -> Option<DroppedPackets> {
-    const KEY: u16 = 1;
+/// The packets of the counter of an element.
+pub(in crate::net::nft) fn packets_of_element(element: &[u8]) -> Option<u64> {
     const EXPRESSION: u16 = 7;
     const EXPRESSIONS: u16 = 11;
-    const VALUE: u16 = 1;
-    let key = attribute(&attribute(element, KEY)?, VALUE)?;
-    let counter = match attribute(element, EXPRESSION) {
+    match attribute(element, EXPRESSION) {
         Some(expression) => packets_of_counter(&expression),
         None => NlasIterator::new(&attribute(element, EXPRESSIONS)?)
             .flatten()
             .find_map(|expression| packets_of_counter(expression.value())),
-    };
+    }
+}
+
+fn parse_packets(element: &[u8]) -> Option<DroppedPackets> {
+    const KEY: u16 = 1;
+    const VALUE: u16 = 1;
+    let key = attribute(&attribute(element, KEY)?, VALUE)?;
+    let counter = packets_of_element(element);
     let length = (key.len().checked_sub(12)?) / 2;
     let (source, rest) = key.split_at_checked(length)?;
     let (destination, rest) = rest.split_at_checked(length)?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use contrail_mesos_api::cluster::{IngressRule, RuleSource};
 
 use super::*;
+use crate::net::nft::watch::TableEvents;
 use crate::net::testing::{isolated, nft_ruleset, run};
 
 fn subnets(all: &[&str]) -> BTreeSet<IpNet> {
@@ -166,7 +167,7 @@ fn whatever_somebody_does_to_the_tables_is_made_up_for() {
     isolated(|| {
         let policy = policy(3);
         let mut tables = GroupTables::open().unwrap();
-        let mut events = GroupTableEvents::subscribe(tables.port()).unwrap();
+        let mut events = TableEvents::subscribe(TABLE, tables.port()).unwrap();
         tables.apply(&policy).unwrap();
         assert!(!events.receive().unwrap(), "own changes are reported");
         let complete = nft_ruleset();

@@ -1,9 +1,10 @@
 //! The changes of a transaction as messages.
 
 use netlink_bindings::nftables::{
-    OpNewchainDo, OpNewruleDo, OpNewsetDo, OpNewsetelemDo, OpNewtableDo,
+    OpNewchainDo, OpNewruleDo, OpNewsetDo, OpNewsetelemDo, OpNewtableDo, PushExprAttrs,
 };
 use netlink_bindings::traits::Pusher as _;
+use netlink_bindings::utils::{finalize_nested_header, push_nested_header};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
 use super::super::batch::{Message, header_of, request};
@@ -20,9 +21,7 @@ pub(super) fn new_table(name: TableName) -> Request {
     request(Message::NewTable, NLM_F_CREATE, action, |buffer| {
         OpNewtableDo::encode_request(buffer, &header_of(name.family))
             .push_name_bytes(name.name.as_bytes())
-            .push_userdata(&comment(
-                "contrail-mesos-node: groups of containers; rebuilt if changed",
-            ));
+            .push_userdata(&comment(name.description));
     })
 }
 
@@ -45,8 +44,15 @@ pub(super) fn new_set(table: TableName, name: &str, id: u32, set: &TableSet) -> 
             .push_key_type(key_type)
             .push_key_len(key_length)
             .push_id(id);
-        if set.kind.is_map() {
-            attributes = attributes.push_data_type(VERDICT);
+        match set.kind.values() {
+            Some((kind, length)) => {
+                attributes = attributes.push_data_type(kind).push_data_len(length);
+            }
+            None if set.kind.is_map() => attributes = attributes.push_data_type(VERDICT),
+            None => {}
+        }
+        if set.kind.has_counters() {
+            push_counter(attributes.as_vec_mut());
         }
         if let SetKind::Packets4 { size, timeout } | SetKind::Packets6 { size, timeout } = set.kind
         {
@@ -59,6 +65,19 @@ pub(super) fn new_set(table: TableName, name: &str, id: u32, set: &TableSet) -> 
         }
         attributes.push_userdata(&set_description(set));
     })
+}
+
+/// The expression that each element of a set gets. The bindings do not have it.
+fn push_counter(buffer: &mut Vec<u8>) {
+    const SET_EXPRESSION: u16 = 17;
+    let expression = push_nested_header(buffer, SET_EXPRESSION);
+    drop(
+        PushExprAttrs::new(&mut *buffer)
+            .nested_data_counter()
+            .push_bytes(0)
+            .push_packets(0),
+    );
+    finalize_nested_header(buffer, expression);
 }
 
 /// What `nft` prints of a set: the byte order of its key, and a comment.
@@ -150,7 +169,7 @@ pub(super) fn new_chain(table: TableName, name: &str, hook: Option<Hook>) -> Req
                 .push_priority(hook.priority)
                 .end_nested()
                 .push_policy(ACCEPT)
-                .push_type_bytes(b"filter");
+                .push_type_bytes(hook.kind.name().as_bytes());
         }
     })
 }

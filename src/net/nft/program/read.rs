@@ -9,7 +9,9 @@ use nix::errno::Errno;
 use super::super::batch::{Message, header_of, request};
 use super::super::element::read_comment;
 use super::super::expressions::VERDICT_GOTO;
-use super::{ElementKey, Hook, INTERVAL_END, Table, TableChain, TableName, TableRule, TableSet};
+use super::{
+    ChainKind, ElementKey, Hook, INTERVAL_END, Table, TableChain, TableName, TableRule, TableSet,
+};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 
 /// How often tables are listed that change meanwhile.
@@ -89,7 +91,7 @@ impl Table {
             };
             let label = wanted.map_or("", |wanted| &wanted.label);
             let mut set = TableSet::new(kind, label);
-            if !kind.is_filled_by_rules() {
+            if !kind.is_filled_apart() {
                 read_elements(socket, name, &set_name, &mut set)?;
             }
             table.sets.insert(set_name, set);
@@ -117,8 +119,15 @@ impl Table {
             let Ok(chain_name) = chain.get_name() else {
                 return;
             };
+            let is_nat = chain.get_type().map(std::ffi::CStr::to_bytes) == Ok(b"nat");
+            let kind = if is_nat {
+                ChainKind::Nat
+            } else {
+                ChainKind::Filter
+            };
             let hook = chain.get_hook().ok().and_then(|hook| {
                 Some(Hook {
+                    kind,
                     number: hook.get_num().ok()?,
                     priority: hook.get_priority().ok()?,
                 })
