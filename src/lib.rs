@@ -11,6 +11,7 @@ pub mod membership;
 mod module;
 pub mod net;
 pub mod network_request;
+pub mod node_dns;
 pub mod node_state;
 pub mod preflight;
 pub mod proto;

@@ -14,6 +14,7 @@ use crate::config::{
     Config, ConfigError, ConfigProblem, Contrail, Network, NetworkProvider, ReadConfig, Source,
 };
 use crate::isolator::host_resolver;
+use crate::node_dns::NodeDns;
 use crate::node_state::NodeStateError;
 use crate::provider::bridge::{Conflict, ConflictSeverity, conflicts};
 use crate::provider::overlay::{OverlayError, OverlayNetworks};
@@ -231,8 +232,11 @@ fn ask_node_daemon(socket: &Path) -> io::Result<()> {
 
 /// Warns of containers that resolve no names.
 fn check_resolver(config: &Config, read: &ReadConfig, warnings: &mut Vec<ConfigProblem>) {
-    let problem = config
+    let uses_host_resolver = config
         .uses_host_resolver()
+        // Containers get the name servers of the node daemon in place of the host's.
+        && NodeDns::read(&config.state_dir).is_none_or(|dns| dns.addresses.is_empty());
+    let problem = uses_host_resolver
         .then(|| host_resolver::read().ok()?.problem)
         .flatten();
     warnings.extend(problem.map(|message| read.problem("dns.nameservers", message)));

@@ -30,11 +30,12 @@ use crate::config::{Config, Dns, NetworkProvider};
 use crate::net::links;
 use crate::net::netns::{self, NamespaceThreads, handles};
 use crate::network_request::ContainerRequest;
+use crate::node_dns::NodeDns;
 use crate::proto::mesos::slave::ContainerMountInfo;
 use crate::provider::in_place;
 use crate::provider::{
     Attachment, Intent, LostInterface, NetworkRequest, PendingTeardown, ProviderError,
-    ProviderErrors, Providers, Statistics, instance_tag,
+    ProviderErrors, ProviderIntent, Providers, Statistics, instance_tag,
 };
 use contrail_mesos_api::container::ContainerId;
 
@@ -44,6 +45,7 @@ pub struct Attacher {
     checkpoints: Checkpoints,
     etc_storage: EtcStorage,
     netns_dir: PathBuf,
+    state_dir: PathBuf,
     threads: NamespaceThreads,
     /// Intents that are being written to the disk.
     syncs: Mutex<HashMap<ContainerId, IntentSync>>,
@@ -67,6 +69,7 @@ impl Attacher {
                 &instance_tag(&config.state_dir),
             ),
             netns_dir: config.netns_dir.clone(),
+            state_dir: config.state_dir.clone(),
             threads: NamespaceThreads::new("cm-hostname")?,
             syncs: Mutex::default(),
         })
@@ -315,6 +318,11 @@ impl Attacher {
             None => intents(checkpoint).map(|intent| &intent.dns).collect(),
         };
         let dns = etc_files::merge(dns);
+        // Contrail and plugins have name servers of their own, or those of the host.
+        let state_dir = (dns.nameservers.is_empty()
+            && intents(checkpoint)
+                .any(|intent| matches!(intent.provider, ProviderIntent::Bridge(_))))
+        .then(|| self.state_dir.clone());
         let hostname = checkpoint.hostname.clone();
         let container = checkpoint.container.clone();
         let in_state_dir = self.checkpoints.directory(&container);
@@ -322,8 +330,12 @@ impl Attacher {
         let storage = (checkpoint.owner == Owner::Agent && !in_state_dir.join("hosts").exists())
             .then(|| self.etc_storage.clone());
         in_place(move || {
-            let write =
-                |directory: &Path| etc_files::write(directory, &hostname, &addresses, &dns);
+            let node_dns = state_dir.and_then(|state_dir| NodeDns::read(&state_dir));
+            let node_servers =
+                node_dns.map_or_else(Vec::new, |node_dns| node_dns.nameservers(&addresses));
+            let write = |directory: &Path| {
+                etc_files::write(directory, &hostname, &addresses, &dns, &node_servers)
+            };
             let Some(storage) = storage else {
                 return write(&in_state_dir);
             };

@@ -50,15 +50,18 @@ impl EtcFilesError {
 }
 
 /// Writes the three files into `directory`. In place, so that a file that is already bound changes
-/// under its mount. Without a name server in `dns`, `resolv.conf` is that of the host, as far as it
-/// works in a container.
+/// under its mount. Without a name server in `dns`, it has those of the node daemon, `node_servers`.
+/// Without these, `resolv.conf` is that of the host, as far as it works in a container.
 pub(super) fn write(
     directory: &Path,
     hostname: &str,
     addresses: &[IpAddr],
     dns: &Dns,
+    node_servers: &[IpAddr],
 ) -> Result<(), EtcFilesError> {
-    let resolv_conf = if dns.nameservers.is_empty() {
+    let resolv_conf = if dns.nameservers.is_empty() && !node_servers.is_empty() {
+        node_resolv_conf(dns, node_servers, &host_resolver::search_lines()).into_bytes()
+    } else if dns.nameservers.is_empty() {
         let resolver = host_resolver::read().map_err(|source| EtcFilesError {
             action: "read the resolver configuration for a container without name servers,",
             path: PathBuf::from("/etc/resolv.conf"),
@@ -114,6 +117,29 @@ fn resolv_conf(dns: &Dns) -> String {
         line("nameserver", &[server.to_string()]);
     }
     contents
+}
+
+/// The resolver configuration with the name servers of the node daemon. No other servers are beside
+/// them: some resolvers ask all at once, and take the first answer, which for names of services would be
+/// that there is none. The daemon answers at once, so a lost packet is sent again soon.
+fn node_resolv_conf(dns: &Dns, servers: &[IpAddr], host_search: &str) -> String {
+    let options = if dns.options.is_empty() {
+        ["timeout:1", "attempts:3"].map(str::to_owned).to_vec()
+    } else {
+        dns.options.clone()
+    };
+    let has_search = dns.domain.is_some() || !dns.search.is_empty();
+    let own = resolv_conf(&Dns {
+        nameservers: servers.to_vec(),
+        domain: dns.domain.clone(),
+        search: dns.search.clone(),
+        options,
+    });
+    if has_search {
+        own
+    } else {
+        format!("{host_search}{own}")
+    }
 }
 
 /// The resolver configuration of a container on several networks. As in `network/cni`, lists are
@@ -280,6 +306,37 @@ mod tests {
             resolv_conf(&merged),
             "domain one\noptions ndots:2 rotate\nnameserver 10.0.0.2\nnameserver fd00::2\n"
         );
+    }
+
+    #[test]
+    fn node_servers_keep_the_hosts_search_domains_unless_there_are_others() {
+        let servers = ["198.18.0.1", "fd00::1"].map(|server| server.parse().unwrap());
+        assert_eq!(
+            node_resolv_conf(&Dns::default(), &servers, "search corp.example\n"),
+            "search corp.example\noptions timeout:1 attempts:3\nnameserver 198.18.0.1\n\
+             nameserver fd00::1\n"
+        );
+        let own = dns(&[], Some("own.example"), &["ndots:2"]);
+        assert_eq!(
+            node_resolv_conf(&own, &servers[..1], "search corp.example\n"),
+            "domain own.example\noptions ndots:2\nnameserver 198.18.0.1\n"
+        );
+    }
+
+    #[test]
+    fn configured_servers_come_before_those_of_the_node() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = ["198.18.0.1".parse().unwrap()];
+        let servers = |configured: &[&str], node: &[IpAddr]| {
+            let dns = dns(configured, None, &[]);
+            write(directory.path(), "web", &[], &dns, node).unwrap();
+            let contents = fs::read_to_string(directory.path().join("resolv.conf")).unwrap();
+            let lines = contents.lines();
+            let servers = lines.filter_map(|line| line.strip_prefix("nameserver "));
+            servers.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(servers(&["10.0.0.2"], &node), ["10.0.0.2"]);
+        assert_eq!(servers(&[], &node), ["198.18.0.1"]);
     }
 
     #[test]

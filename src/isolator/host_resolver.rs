@@ -30,6 +30,22 @@ pub fn read() -> io::Result<HostResolver> {
     read_from(Path::new(RESOLV_CONF), Path::new(SYSTEMD_RESOLV_CONF))
 }
 
+/// The lines of the host's file that say which domains names are looked up in; empty without such lines
+/// or without the file. Blocks on the file system.
+pub(super) fn search_lines() -> String {
+    fs::read(RESOLV_CONF).map_or_else(|_| String::new(), |contents| search_lines_of(&contents))
+}
+
+fn search_lines_of(contents: &[u8]) -> String {
+    let contents = String::from_utf8_lossy(contents);
+    let is_search = |line: &&str| {
+        let keyword = line.split_ascii_whitespace().next();
+        matches!(keyword, Some("search" | "domain"))
+    };
+    let lines = contents.lines().filter(is_search);
+    lines.fold(String::new(), |lines, line| lines + line + "\n")
+}
+
 fn read_from(host: &Path, systemd: &Path) -> io::Result<HostResolver> {
     let contents = fs::read(host)?;
     if servers(&contents).all(is_reachable) {
@@ -117,6 +133,17 @@ mod tests {
             fs::write(path("systemd"), systemd).unwrap();
         }
         read_from(&path("host"), &path("systemd")).unwrap()
+    }
+
+    #[test]
+    fn search_lines_are_those_with_domains() {
+        let host = b"# search no\ndomain a.example\nnameserver 192.0.2.53\noptions ndots:5\n\
+                     \tsearch b.example c.example";
+        assert_eq!(
+            search_lines_of(host),
+            "domain a.example\n\tsearch b.example c.example\n"
+        );
+        assert_eq!(search_lines_of(b""), "");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::net::testing::{isolated_async, link_names};
+use crate::node_dns::NodeDns;
 use crate::node_state::{LocalOverlay, NodeState};
 use crate::proto::mesos;
 use crate::proto::mesos::slave::ContainerState;
@@ -92,6 +93,45 @@ fn debug_container_joins_namespaces_of_its_parent() {
         isolator.cleanup(&root).await.unwrap();
         assert_eq!(isolator.status(&root), ContainerStatus::default());
         assert!(!directory.path().join("state/containers/root").exists());
+    });
+}
+
+#[test]
+fn containers_on_bridges_get_the_name_servers_of_the_node() {
+    isolated_async(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let bridge = "provider = 'bridge'\nsubnet =";
+        let toml = format!(
+            "[[network]]\nname = 'blue'\n{bridge} '10.1.0.0/24'\n\
+             [[network]]\nname = 'own'\n{bridge} '10.2.0.0/24'\n\
+             dns = {{ nameservers = ['10.2.0.53'] }}\n\
+             [[network]]\nname = 'none'\nprovider = 'none'"
+        );
+        let isolator = isolator_with(directory.path(), &toml);
+        let servers = async |network: &str| {
+            let id = ContainerId::top_level(network);
+            let launch = isolator.prepare(&id, on_network(network.as_bytes())).await;
+            let mounts = launch.unwrap().unwrap().mounts;
+            let mount = mounts
+                .iter()
+                .find(|mount| mount.target == "/etc/resolv.conf")
+                .unwrap();
+            let contents = std::fs::read_to_string(mount.source.as_ref().unwrap()).unwrap();
+            isolator.cleanup(&id).await.unwrap();
+            let lines = contents.lines();
+            let servers = lines.filter_map(|line| line.strip_prefix("nameserver "));
+            servers.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let of_host = servers("blue").await;
+        let addresses = ["198.18.0.1", "fd4a:9c1e:57b2::1"].map(|text| text.parse().unwrap());
+        let state_dir = directory.path().join("state");
+        NodeDns::new(addresses.to_vec()).write(&state_dir).unwrap();
+        // The container has no address of the other family.
+        assert_eq!(servers("blue").await, ["198.18.0.1"]);
+        assert_eq!(servers("own").await, ["10.2.0.53"]);
+        assert_ne!(servers("none").await, ["198.18.0.1"]);
+        std::fs::write(NodeDns::path(&state_dir), "{").unwrap();
+        assert_eq!(servers("blue").await, of_host);
     });
 }
 
