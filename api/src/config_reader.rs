@@ -532,6 +532,11 @@ impl<'a> Section<'a> {
         Some(value)
     }
 
+    /// The keys that are present, in their order in the alphabet. That makes none of them known.
+    pub fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.table.keys().map(|key| key.get_ref().as_ref())
+    }
+
     /// Whether the key is present.
     pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)

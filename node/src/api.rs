@@ -11,6 +11,9 @@
 //! | `GET /v1/drops` | the packets that were dropped because of groups, as JSON: `DropsReport` |
 //! | `GET /v1/vips` | the services with their backends, as JSON in the form of DC/OS |
 //! | `GET /v1/services` | the services, their backends and connections, as JSON: `ServiceReport` |
+//! | `GET /v1/records` | the DNS records of services and tasks, as JSON in the form of dcos-net |
+//! | `GET /v1/hosts/{name}` | the addresses of such a name, as JSON in the form of Mesos-DNS |
+//! | `GET /v1/services/{name}` | the ports of such a name, as JSON in the form of Mesos-DNS |
 //! | `GET /overlay-agent/overlay` | the answer of the agent module of DC/OS, as JSON or protobuf |
 //!
 //! An error is JSON with a field `error`. Nothing can be changed by the API. By TCP it is
@@ -26,7 +29,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -41,6 +44,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::cluster_state::ClusterState;
+use crate::dns::DnsView;
 use crate::engine::{EngineStatus, SubsystemStatus};
 #[cfg(doc)]
 use crate::groups::GroupsStatus;
@@ -57,7 +61,8 @@ pub use serve::{ApiSocket, ApiSocketError, serve_tcp, serve_unix};
 
 /// The paths, for requests of another one.
 const PATHS: &str = "/live, /ready, /metrics, /v1/status, /v1/cluster, /v1/groups, /v1/drops, \
-                     /v1/vips, /v1/services, /overlay-agent/overlay";
+                     /v1/vips, /v1/services, /v1/records, /v1/hosts/{name}, /v1/services/{name}, \
+                     /overlay-agent/overlay";
 
 /// What the API shows.
 #[derive(Clone, Debug)]
@@ -76,6 +81,8 @@ pub struct ApiSources {
     pub groups: GroupsView,
     /// The services.
     pub services: watch::Receiver<Arc<ServiceStatus>>,
+    /// The DNS server, if there is one.
+    pub dns: Option<DnsView>,
     /// When the daemon started.
     pub started: Instant,
 }
@@ -174,6 +181,9 @@ pub fn router(sources: ApiSources) -> Router {
         .route("/v1/drops", get(dropped))
         .route("/v1/vips", get(vips))
         .route("/v1/services", get(service_report))
+        .route("/v1/records", get(records))
+        .route("/v1/hosts/{name}", get(host))
+        .route("/v1/services/{name}", get(service))
         .route("/overlay-agent/overlay", get(overlay_agent::overlay))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -277,6 +287,33 @@ async fn cluster(State(state): State<Arc<ApiState>>) -> Response {
             StatusCode::SERVICE_UNAVAILABLE,
             "no state of the cluster has arrived yet",
         ),
+    }
+}
+
+/// The view of the DNS server, or the response without one.
+fn dns(state: &ApiState) -> Result<DnsView, Response> {
+    let refused = || refusal(StatusCode::NOT_FOUND, "this daemon has no DNS server");
+    state.sources.dns.clone().ok_or_else(refused)
+}
+
+async fn records(State(state): State<Arc<ApiState>>) -> Response {
+    match dns(&state) {
+        Ok(dns) => blocking(move || json(StatusCode::OK, &dns.records())).await,
+        Err(refused) => refused,
+    }
+}
+
+async fn host(State(state): State<Arc<ApiState>>, Path(name): Path<String>) -> Response {
+    match dns(&state) {
+        Ok(dns) => json(StatusCode::OK, &dns.host(&name)),
+        Err(refused) => refused,
+    }
+}
+
+async fn service(State(state): State<Arc<ApiState>>, Path(name): Path<String>) -> Response {
+    match dns(&state) {
+        Ok(dns) => json(StatusCode::OK, &dns.service(&name)),
+        Err(refused) => refused,
     }
 }
 

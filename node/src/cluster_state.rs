@@ -58,6 +58,13 @@ pub type TaskNames = SharedMap<String, Arc<TaskName>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedMap<K: Ord, V>(Arc<BTreeMap<K, V>>);
 
+impl<K: Ord, V> SharedMap<K, V> {
+    /// Whether both are the same map, which was not changed.
+    pub(crate) fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl<K: Ord, V> Default for SharedMap<K, V> {
     fn default() -> Self {
         Self(Arc::default())

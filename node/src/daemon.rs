@@ -21,6 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::api::{self, ApiSocket, ApiSocketError, ApiSources};
 use crate::cluster_state::ClusterState;
+use crate::dns::DnsSubsystem;
 use crate::docker::{ConfiguredBridges, DockerRulesSubsystem, DockerSubsystem};
 use crate::endpoint_report::{EndpointReporter, Reports};
 use crate::engine::Engine;
@@ -118,6 +119,7 @@ pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, Subsystems
         )?),
         Box::new(ServicesSubsystem::new()?),
         Box::new(DockerRulesSubsystem::new(config)?),
+        Box::new(DnsSubsystem::new(config)),
     ];
     if let Some(socket) = &config.node.docker {
         subsystems.push(Box::new(DockerSubsystem::new(socket.clone())?));
@@ -217,6 +219,8 @@ impl Daemon {
         let service_status = subsystems.iter().find_map(|part| part.service_status());
         // Without the subsystem there are no services, and never will be.
         let service_status = service_status.unwrap_or_else(|| watch::channel(Arc::default()).1);
+        let services = subsystems.iter().find_map(|subsystem| subsystem.services());
+        let dns = subsystems.iter().find_map(|subsystem| subsystem.dns());
         let engine = Engine::start(subsystems, &states).map_err(StartError::Threads)?;
         let (connection_sender, connection) = watch::channel(Connection::default());
         let (reports_sender, reports) = watch::channel(ReportStatus::default());
@@ -234,8 +238,12 @@ impl Daemon {
             reports,
             groups: groups.clone(),
             services: service_status,
+            dns: dns.clone(),
             started,
         };
+        if let Some(dns) = dns {
+            spawn(&mut tasks, "DNS", dns.follow(states.clone(), services));
+        }
         let router = api::router(sources);
         let address = listener
             .as_ref()
@@ -328,6 +336,7 @@ impl Daemon {
             ("node.socket", new.socket != old.socket),
             ("node.listen", new.listen != old.listen),
             ("node.docker", new.docker != old.docker),
+            ("node.dns", new.dns != old.dns),
             ("node.allowed_hosts", new.allowed_hosts != old.allowed_hosts),
             // Docker's filter accepts those of the start.
             ("network", ConfiguredBridges::new(config) != self.bridges),
@@ -341,6 +350,7 @@ impl Daemon {
             socket: old.socket.clone(),
             listen: old.listen,
             docker: old.docker.clone(),
+            dns: old.dns.clone(),
             allowed_hosts: old.allowed_hosts.clone(),
             ..new.clone()
         };

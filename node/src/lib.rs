@@ -13,6 +13,7 @@
 //! overlay          the subsystem that keeps the overlays' data path between hosts
 //! groups           the subsystem that keeps who reaches the containers of this host
 //! services         the subsystem that keeps the data path of services
+//! dns              the subsystem that answers DNS queries
 //! endpoint_report  reports this host's containers on overlays to the managers
 //! docker           the subsystems that give Docker its half of the overlays
 //! uplink           this host's address in the underlay
@@ -36,6 +37,7 @@ pub mod api;
 pub mod cluster_state;
 pub mod cni_files;
 pub mod daemon;
+pub mod dns;
 pub mod docker;
 pub mod endpoint_report;
 pub mod engine;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::cluster_state::ClusterState;
+use super::dns::DnsView;
 use super::groups::GroupsView;
 use super::services::{ServiceStatus, ServicesView};
 
@@ -117,6 +118,11 @@ pub trait Subsystem: Send + 'static {
 
     /// What the API shows of the services, if it keeps their data path.
     fn service_status(&self) -> Option<watch::Receiver<Arc<ServiceStatus>>> {
+        None
+    }
+
+    /// What other parts of the daemon see of the DNS server, if it is that.
+    fn dns(&self) -> Option<DnsView> {
         None
     }
 }

@@ -6,6 +6,7 @@
 mod bridge;
 pub(crate) mod cni;
 mod contrail;
+mod dns_server;
 mod fields;
 mod managers;
 mod network;
@@ -25,6 +26,7 @@ pub use cni::{Chain, Cni, CniNetwork, CniVersion, InvalidCniVersion, PluginConfi
 pub use contrail::{Contrail, ContrailNetwork, Vif};
 pub use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem};
 use contrail_mesos_api::config_reader::{Document, Section, read_file, suggestion};
+pub use dns_server::{DNS_PORT, DnsServer};
 pub(crate) use fields::is_word;
 pub(crate) use fields::{MAX_MTU, MIN_MTU_V4, MIN_MTU_V6};
 pub use network::{Dns, Network, NetworkProvider};

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::dns_server::{self, DnsServer};
 use super::fields::{hostname, quoted};
 use super::managers::{self, ManagerAccess};
 use contrail_mesos_api::agent_api::{ClientOptions, ManagerSetupError};
@@ -43,6 +44,8 @@ pub struct Node {
     pub report_interval: Duration,
     /// The path of the unix socket of Docker's API; none if Docker gets no networks.
     pub docker: Option<PathBuf>,
+    /// The DNS server.
+    pub dns: DnsServer,
 }
 
 impl Node {
@@ -85,6 +88,7 @@ pub(super) fn default(state_dir: &Path) -> Node {
         allowed_hosts: vec![],
         report_interval: Duration::from_secs(10),
         docker: None,
+        dns: DnsServer::default(),
     }
 }
 
@@ -144,6 +148,7 @@ pub(super) fn read(section: Section<'_>, state_dir: &Path) -> Node {
             .unwrap_or_default(),
         report_interval: section.duration("report_interval", default.report_interval),
         docker,
+        dns: section.section("dns").map_or(default.dns, dns_server::read),
     };
     section.finish();
     node

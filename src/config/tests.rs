@@ -664,3 +664,56 @@ fn node_names_are_those_that_managers_accept() {
         assert!(!is_node_name(name), "{name:?}");
     }
 }
+
+#[test]
+fn dns_table_has_defaults_and_is_checked() {
+    let default = parse("").expect("a configuration").node.dns;
+    assert_eq!(default, DnsServer::default());
+    let dns = parse(
+        "[node.dns]
+enabled = true
+listen = ['192.0.2.27', '[2001:db8::27]:5353']
+allow = ['10.0.0.0/8']
+upstreams = ['192.0.2.53']
+[node.dns.forward]
+'Corp.Example.' = ['10.0.0.2', '10.0.0.3:5353']",
+    )
+    .expect("a table")
+    .node
+    .dns;
+    assert_eq!(dns.enabled, Some(true));
+    let listen = ["192.0.2.27:53", "[2001:db8::27]:5353"];
+    assert_eq!(dns.listen, listen.map(|address| address.parse().unwrap()));
+    assert_eq!(dns.allow, ["10.0.0.0/8".parse().unwrap()]);
+    let upstreams = ["192.0.2.53:53".parse().unwrap()];
+    assert_eq!(dns.upstreams.as_deref(), Some(&upstreams[..]));
+    let servers = ["10.0.0.2:53", "10.0.0.3:5353"].map(|server| server.parse().unwrap());
+    assert_eq!(dns.forward["corp.example"], servers);
+    let problems = problems(
+        "[node.dns]
+enabled = 1
+listen = ['0.0.0.0', 'host']
+allow = ['10.0.0.0']
+upstreams = []
+zones = []
+[node.dns.forward]
+'web.thisdcos.directory' = ['10.0.0.2']
+'a..b' = ['10.0.0.2']
+corp = '10.0.0.2'",
+    );
+    let keys = [
+        "2:11: node.dns.enabled",
+        "3:11: node.dns.listen",
+        "3:22: node.dns.listen",
+        "4:10: node.dns.allow",
+        "5:13: node.dns.upstreams",
+        "6:1: node.dns.zones",
+        "8:28: node.dns.forward",
+        "9:10: node.dns.forward",
+        "10:8: node.dns.forward.corp",
+    ];
+    assert_eq!(problems.len(), keys.len(), "{problems:#?}");
+    for (problem, key) in problems.iter().zip(keys) {
+        assert!(problem.contains(key), "{problem} is not about {key}");
+    }
+}

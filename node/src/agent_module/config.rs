@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use contrail_mesos::config::{Config, Node, is_node_name};
+use contrail_mesos::config::{Config, DnsServer, Node, is_node_name};
 use contrail_mesos_api::agent_api::{DEFAULT_PORT, manager_address};
 use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, Document, Section, read_file};
 use contrail_mesos_api::http::tls::Identity;
@@ -151,6 +151,7 @@ impl AgentModuleConfig {
                 .collect(),
             report_interval: config.node.report_interval,
             docker: docker.filter(|_| file.docker_bridge),
+            dns: DnsServer::default(),
         };
         parameters.finish()?;
         let cni = file.mesos_bridge.then_some(CniFileOptions {

@@ -32,6 +32,9 @@ impl Metrics {
         let own = registry.sub_registry_with_prefix(PREFIX);
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         own.register("build", "The version of this daemon", version);
+        if let Some(dns) = &sources.dns {
+            dns.metrics().register(own);
+        }
         own.register_collector(Box::new(sources));
         registry.register_collector(Box::new(ProcessCollector));
         Self(registry)
@@ -82,6 +85,7 @@ impl Collector for ApiSources {
         self.encode_counters(&mut encoder)?;
         self.encode_drops(&mut encoder)?;
         self.encode_conntrack(&mut encoder)?;
+        self.encode_dns(&mut encoder)?;
         let engine = self.engine.borrow().clone();
         let subsystems = &engine.subsystems;
         let help = "What is not as it must be, by subsystem.";
@@ -240,6 +244,22 @@ impl ApiSources {
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             ConstCounter::new(value).encode(metric)?;
+        }
+        Ok(())
+    }
+
+    fn encode_dns(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(dns) = &self.dns else {
+            return Ok(());
+        };
+        let help = "Answers of other DNS servers that are kept.";
+        let metric = encoder.encode_descriptor("dns_cached", help, None, MetricType::Gauge)?;
+        ConstGauge::new(count(dns.cached())).encode(metric)?;
+        let help = "DNS responses, by what the name is and by code.";
+        let mut family =
+            encoder.encode_descriptor("dns_responses", help, None, MetricType::Counter)?;
+        for (labels, count) in dns.metrics().responses() {
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

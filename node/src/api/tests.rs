@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::*;
+use crate::subsystem::Subsystem as _;
 use crate::testing::{cluster, revision};
 
 /// The senders of what the API shows.
@@ -32,6 +33,7 @@ fn sources() -> (Senders, ApiSources) {
         reports: reports_receiver,
         groups: GroupsView::default(),
         services: tokio::sync::watch::channel(std::sync::Arc::default()).1,
+        dns: crate::dns::DnsSubsystem::new(&contrail_mesos::config::Config::default()).dns(),
         started: Instant::now(),
     };
     let senders = Senders {

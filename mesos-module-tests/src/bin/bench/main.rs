@@ -5,6 +5,7 @@ mod agent;
 mod cni_plugins;
 mod contrail;
 mod contrail_mesos;
+mod dns;
 mod manager;
 mod netlink_baseline;
 mod overlay;
@@ -43,7 +44,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [10, 50, 100, 200, 500])]
     tasks: Vec<usize>,
     /// The parts to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Manager, Part::Overlay, Part::Services, Part::Agent])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Attach, Part::Contrail, Part::Manager, Part::Overlay, Part::Services, Part::Dns, Part::Agent])]
     parts: Vec<Part>,
     /// The file for the table as JSON
     #[arg(long, default_value = "target/bench.json")]
@@ -104,6 +105,8 @@ enum Part {
     Overlay,
     /// Services: load, changes and connections
     Services,
+    /// The DNS server of the node daemon, and dnsmasq
+    Dns,
     /// Launches on the real agent, and its memory
     Agent,
 }
@@ -170,6 +173,13 @@ fn run(arguments: &Arguments) -> Result<()> {
             length: Duration::from_millis(arguments.traffic_ms),
         };
         result = result.and(services::measure(&plan, &mut report));
+    }
+    if is_wanted(Part::Dns) {
+        let plan = dns::Plan {
+            rounds: arguments.traffic_rounds,
+            length: Duration::from_millis(arguments.traffic_ms),
+        };
+        result = result.and(dns::measure(&plan, &mut report));
     }
     if is_wanted(Part::Agent) {
         result = result.and(agent::measure(

@@ -245,9 +245,15 @@ fn maps_change(round: usize, services: u32) -> Result<String> {
 fn chains_ruleset(services: u32) -> Result<String> {
     let mut text = String::from("table ip bench {\n");
     for number in 0..services {
-        writeln!(text, "chain s{number} {{\n{}\n}}", chain_rule(number, BACKENDS)?)?;
+        writeln!(
+            text,
+            "chain s{number} {{\n{}\n}}",
+            chain_rule(number, BACKENDS)?
+        )?;
     }
-    text.push_str("map services { type ipv4_addr . inet_proto . inet_service : verdict; elements = {\n");
+    text.push_str(
+        "map services { type ipv4_addr . inet_proto . inet_service : verdict; elements = {\n",
+    );
     for number in 0..services {
         writeln!(text, "{} . tcp . 80 : goto s{number},", frontend(number))?;
     }
