@@ -95,6 +95,8 @@ async fn api_shows_the_state_by_a_unix_socket_of_its_owner() {
         "contrail_mesos_node_nodes 2",
         "contrail_mesos_node_repairs_total{subsystem=\"overlay\"} 7",
         "contrail_mesos_node_dropped_packets_total{reason=\"outside\"} 0",
+        "contrail_mesos_node_dns_responses_total{zone=\"services\",code=\"noerror\"} 0",
+        "contrail_mesos_node_dns_forward_failures_total 0",
     ] {
         assert!(body.lines().any(|other| other == line), "{line}\n{body}");
     }
@@ -105,6 +107,21 @@ async fn api_shows_the_state_by_a_unix_socket_of_its_owner() {
     let (_, body) = request(&path, "GET /v1/drops").await;
     let shown: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(shown["totals"]["no-shared-group"], 0);
+    for (question, empty) in [
+        ("GET /v1/records", "[]"),
+        ("GET /v1/hosts/web.marathon.l4lb.thisdcos.directory", "[]"),
+        (
+            "GET /v1/services/_tcp.web.marathon.l4lb.thisdcos.directory",
+            "[]",
+        ),
+        (
+            "GET /v1/hosts/localhost",
+            r#"[{"host":"localhost","ip":"127.0.0.1"},{"host":"localhost","ip":"::1"}]"#,
+        ),
+    ] {
+        let (status, body) = request(&path, question).await;
+        assert_eq!((status, body.as_str()), (200, empty), "{question}");
+    }
     assert_eq!(request(&path, "GET /other").await.0, 404);
     assert_eq!(request(&path, "PUT /live").await.0, 405);
     server.abort();

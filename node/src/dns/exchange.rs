@@ -145,3 +145,46 @@ fn read_answer(packet: &[u8], id: u16, query: &Query) -> Result<Option<Message>,
     };
     Ok((is_response && is_asked).then_some(message))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr as _;
+
+    use contrail_mesos_api::parser_testing::for_damaged_input;
+    use hickory_proto::rr::rdata::SOA;
+    use hickory_proto::rr::{Name, RData, Record, RecordType};
+
+    use super::*;
+
+    #[test]
+    fn damaged_input_never_panics() {
+        let name = Name::from_str("a.example.").unwrap();
+        let query = Query::query(name.clone(), RecordType::SOA);
+        let mut message = Message::response(7, OpCode::Query);
+        message.add_query(query.clone());
+        let soa = SOA::new(name.clone(), name.clone(), 1, 2, 3, 4, 5);
+        message.add_answer(Record::from_rdata(name, 60, RData::SOA(soa)));
+        message.set_edns(hickory_proto::op::Edns::new());
+        for_damaged_input(&message.to_vec().unwrap(), |bytes| {
+            if let Ok(Some(answer)) = read_answer(bytes, 7, &query) {
+                assert_eq!(answer.metadata.message_type, MessageType::Response);
+            }
+        });
+    }
+
+    #[test]
+    fn queries_and_other_operations_are_no_answers() {
+        let query = Query::query(Name::from_str("a.example.").unwrap(), RecordType::A);
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.add_query(query.clone());
+        let is_answer = |message: &Message| {
+            let bytes = message.to_vec().unwrap();
+            read_answer(&bytes, 7, &query).unwrap().is_some()
+        };
+        assert!(!is_answer(&message));
+        message.metadata.message_type = MessageType::Response;
+        assert!(is_answer(&message));
+        message.metadata.op_code = OpCode::Update;
+        assert!(!is_answer(&message));
+    }
+}

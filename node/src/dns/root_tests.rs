@@ -185,6 +185,12 @@ fn dig_gets_services_tasks_and_other_names() {
         // What a client without EDNS gets.
         let short = run("dig", "+noedns +ignore @198.18.0.1 long.example TXT");
         assert!(short.contains(" tc "), "{short}");
+        // What the API shows is what is answered.
+        let view = host.subsystem.dns().unwrap();
+        let ips: Vec<_> = view.host(WEB).into_iter().map(|entry| entry.ip).collect();
+        assert_eq!(ips, ["198.18.0.7", "fd4a:9c1e:57b2::7"]);
+        let service = view.service(&format!("_443._tcp.{WEB}"));
+        assert_eq!((service.len(), service[0].port.as_str()), (2, "443"));
         let metrics = host.subsystem.server.metrics();
         assert!(metrics.truncated.get() > 0 && metrics.cache_hits.get() > 0);
     });
