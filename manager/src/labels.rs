@@ -39,6 +39,10 @@ const LABELS: [&str; 6] = [
     FLOATING_IPS,
 ];
 
+/// The labels that only mean something on a virtual network of Contrail.
+pub(crate) const OF_VIRTUAL_NETWORKS: [&str; 5] =
+    [NETWORKS, SUBNETS, PROJECT, DOMAIN, FLOATING_IPS];
+
 /// A requested port. Its names are not resolved: they may not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PortSpec {

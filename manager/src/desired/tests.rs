@@ -33,19 +33,19 @@ fn vm_uuid(number: u128) -> Uuid {
 }
 
 fn task(id: &str, agent: &str, container: Option<Uuid>) -> Task {
+    let key = TaskKey {
+        framework: "F".into(),
+        task: id.into(),
+    };
     Task {
-        key: TaskKey {
-            framework: "F".into(),
-            task: id.into(),
-        },
         agent: Some(agent.into()),
-        executor: None,
-        labels: Box::default(),
+        is_defined: true,
         status: Status {
             state: TaskState::Running,
             container: container.map(|uuid| uuid.to_string().into()),
             ..Status::default()
         },
+        ..Task::undefined(key)
     }
 }
 
@@ -56,6 +56,7 @@ fn agent(id: &str, host: &str) -> Agent {
         address: None,
         active: true,
         attributes: Box::default(),
+        is_recovered: false,
     }
 }
 

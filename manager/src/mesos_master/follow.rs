@@ -1,13 +1,14 @@
 //! Follows the leading master: the state machine in the module's documentation.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use contrail_mesos_api::backoff::Backoff;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::client::MasterClient;
 use super::event::Event;
@@ -74,6 +75,7 @@ pub struct Follower {
     updates: mpsc::Receiver<QueuedUpdate>,
     /// The length of all queued events.
     queued_bytes: Arc<AtomicUsize>,
+    resync_requested: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -83,17 +85,27 @@ impl Follower {
     pub fn start(client: MasterClient, options: FollowOptions) -> Self {
         let (sender, updates) = mpsc::channel(options.queue_capacity.max(2));
         let queued_bytes = Arc::<AtomicUsize>::default();
+        let resync_requested = Arc::<Notify>::default();
         let watch = WatchTask {
             client,
             options,
             sender,
             queued_bytes: queued_bytes.clone(),
+            resync_requested: resync_requested.clone(),
         };
         Self {
             updates,
             queued_bytes,
+            resync_requested,
             task: tokio::spawn(watch.run()),
         }
+    }
+
+    /// Asks for a new snapshot, because something is not known that no change tells: the definition of
+    /// a task whose agent came back. It is made after [`FollowOptions::lost_agent_resync_delay`], so
+    /// that many requests cause one.
+    pub fn request_resync(&self) {
+        self.resync_requested.notify_one();
     }
 
     /// Waits for the next update. Cancel-safe.
@@ -128,6 +140,7 @@ struct WatchTask {
     options: FollowOptions,
     sender: mpsc::Sender<QueuedUpdate>,
     queued_bytes: Arc<AtomicUsize>,
+    resync_requested: Arc<Notify>,
 }
 
 /// Why a subscription ended.
@@ -224,22 +237,42 @@ impl WatchTask {
                 return SubscriptionEnd::Lost(spec.failed(&leader, CallErrorKind::Stream(problem)));
             }
             update = loop {
-                match timeout_at(next_resync, stream.next()).await {
-                    Err(_) => return SubscriptionEnd::Resync,
-                    Ok(Ok(Event::Changed(change))) => {
+                match self.next_event(&mut stream, &mut next_resync).await {
+                    None => return SubscriptionEnd::Resync,
+                    Some(Ok(Event::Changed(change))) => {
                         if indicates_lost_agent(&change) {
-                            next_resync = next_resync
-                                .min(Instant::now() + self.options.lost_agent_resync_delay);
+                            next_resync = self.soon(next_resync);
                         }
                         break Update::Changed(change);
                     }
-                    Ok(Ok(Event::Subscribed(state, _))) => break Update::Snapshot(state),
-                    Ok(Ok(Event::Ignored)) => {}
-                    Ok(Err(problem)) => {
+                    Some(Ok(Event::Subscribed(state, _))) => break Update::Snapshot(state),
+                    Some(Ok(Event::Ignored)) => {}
+                    Some(Err(problem)) => {
                         return SubscriptionEnd::Lost(spec.failed(&leader, problem));
                     }
                 }
             };
+        }
+    }
+
+    /// When to subscribe again because of something that has just happened.
+    fn soon(&self, next_resync: Instant) -> Instant {
+        next_resync.min(Instant::now() + self.options.lost_agent_resync_delay)
+    }
+
+    /// The next event; none if a new subscription is due. The stream must not be used after that.
+    async fn next_event(
+        &self,
+        stream: &mut EventStream,
+        next_resync: &mut Instant,
+    ) -> Option<Result<Event, CallErrorKind>> {
+        let mut next = pin!(stream.next());
+        loop {
+            tokio::select! {
+                event = &mut next => return Some(event),
+                () = sleep_until(*next_resync) => return None,
+                () = self.resync_requested.notified() => *next_resync = self.soon(*next_resync),
+            }
         }
     }
 }

@@ -30,6 +30,7 @@ mod event;
 mod follow;
 mod json;
 mod model;
+pub mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -37,5 +38,12 @@ pub use client::{MasterClient, MasterOptions};
 pub use discover::{DEFAULT_PORT, InvalidMasters, Masters};
 pub use follow::{FollowOptions, Follower, Update};
 pub use model::{
-    Agent, Change, Executor, Framework, Labels, Network, Skipped, State, Status, Task, TaskKey,
+    Agent, Change, ContainerKind, Executor, Framework, Labels, Network, Skipped, State, Status,
+    Task, TaskKey,
 };
+
+/// The state in a response to `GET_STATE`, for tests of what is made of it.
+#[cfg(test)]
+pub(crate) fn read_state(body: &serde_json::Value) -> State {
+    json::state(body.to_string().as_bytes()).expect("a state")
+}

@@ -3,10 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use arcstr::ArcStr;
 
-use crate::task_state::TaskState;
+use super::ports::{Discovery, PortMapping};
+use crate::task_state::{Liveness, TaskState};
 
 /// Labels: keys and values.
 pub type Labels = Box<[(Box<str>, Box<str>)]>;
@@ -31,11 +33,60 @@ pub struct Task {
     pub executor: Option<Box<str>>,
     /// Its labels.
     pub labels: Labels,
+    /// Its name for those who look for it: that of its `DiscoveryInfo`, else its own.
+    pub name: Option<ArcStr>,
+    /// The ports that it declares; none if it declares nothing.
+    pub discovery: Option<Arc<Discovery>>,
+    /// What runs its container.
+    pub kind: ContainerKind,
+    /// Whether Mesos checks its health.
+    pub has_health_check: bool,
+    /// Whether what its framework has defined is known. No update of a task repeats that, so it is not
+    /// known of a task of which only an update was seen: its agent came back.
+    pub is_defined: bool,
+    /// The time of its first status in milliseconds since 1970, by the sender's clock.
+    pub first_status_at: Option<i64>,
     /// Its latest status.
     pub status: Status,
 }
 
+/// What runs a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ContainerKind {
+    /// Mesos itself, or nothing is known.
+    #[default]
+    Mesos,
+    /// Docker, on a network.
+    Docker,
+    /// Docker, on the network of the host.
+    DockerOnHost,
+}
+
 impl Task {
+    /// A task of which nothing is known.
+    #[must_use]
+    pub fn undefined(key: TaskKey) -> Self {
+        Self {
+            key,
+            agent: None,
+            executor: None,
+            labels: Labels::default(),
+            name: None,
+            discovery: None,
+            kind: ContainerKind::default(),
+            has_health_check: false,
+            is_defined: false,
+            first_status_at: None,
+            status: Status::default(),
+        }
+    }
+
+    /// Merges a newer status.
+    pub(super) fn update(&mut self, newer: Status) {
+        self.first_status_at = self.first_status_at.or(newer.at);
+        self.status.update(newer);
+    }
+
     /// Its executor's id. For a command task it is the task's id.
     #[must_use]
     pub fn executor(&self) -> &str {
@@ -55,6 +106,8 @@ pub struct Status {
     pub networks: Box<[Network]>,
     /// The time of the status in milliseconds since 1970, by the sender's clock. For display only.
     pub at: Option<i64>,
+    /// What the health check of Mesos found.
+    pub healthy: Option<bool>,
 }
 
 impl Status {
@@ -79,14 +132,44 @@ impl Status {
             self.container = newer.container;
         }
         if !newer.networks.is_empty() {
-            self.networks = newer.networks;
+            let older = std::mem::replace(&mut self.networks, newer.networks);
+            keep_requested(&older, &mut self.networks);
+        }
+        // That an agent is unreachable says nothing about the health.
+        if newer.state.liveness() != Liveness::Uncertain {
+            self.healthy = newer.healthy;
         }
         self.at = newer.at.or(self.at);
     }
 }
 
+/// Keeps what not every status repeats of the networks that were requested.
+fn keep_requested(older: &[Network], newer: &mut [Network]) {
+    let has_more = |network: &&Network| !network.mappings.is_empty() || network.is_virtual;
+    if !older.iter().any(|network| has_more(&network)) {
+        return;
+    }
+    let is_same_list = older.len() == newer.len();
+    let by_name: HashMap<_, _> = older
+        .iter()
+        .filter(has_more)
+        .map(|network| (&network.name, network))
+        .collect();
+    for (index, network) in newer.iter_mut().enumerate() {
+        let by_place = || older.get(index).filter(|_| is_same_list);
+        let named = by_name.get(&network.name).copied();
+        let Some(requested) = named.or_else(by_place) else {
+            continue;
+        };
+        network.is_virtual |= requested.is_virtual;
+        if network.mappings.is_empty() {
+            network.mappings.clone_from(&requested.mappings);
+        }
+    }
+}
+
 /// A network of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// Its name; `None` for the host network.
     pub name: Option<ArcStr>,
@@ -94,6 +177,10 @@ pub struct Network {
     pub labels: Labels,
     /// The container's addresses on it.
     pub addresses: Box<[IpAddr]>,
+    /// The ports of the host that are mapped to the container.
+    pub mappings: Box<[PortMapping]>,
+    /// Whether its labels name a virtual network of Contrail.
+    pub is_virtual: bool,
 }
 
 /// An agent.
@@ -110,6 +197,9 @@ pub struct Agent {
     pub active: bool,
     /// Its text attributes.
     pub attributes: Labels,
+    /// Whether it registered with an earlier leader and has not reregistered with this one yet: the master
+    /// does not know its tasks. After a time that the master decides, it is unreachable.
+    pub is_recovered: bool,
 }
 
 /// A framework.
@@ -216,15 +306,15 @@ impl State {
                 } else if let Some(task) = self.tasks.get_mut(&key) {
                     task.agent = agent.or(task.agent.take());
                     task.executor = executor.or(task.executor.take());
-                    task.status.update(*status);
+                    task.update(*status);
                 } else {
                     // A reregistered agent reported it.
                     let task = Task {
-                        key: key.clone(),
                         agent,
                         executor,
-                        labels: Labels::default(),
+                        first_status_at: status.at,
                         status: *status,
+                        ..Task::undefined(key.clone())
                     };
                     self.tasks.insert(key, Box::new(task));
                 }

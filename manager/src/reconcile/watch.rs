@@ -15,7 +15,7 @@ use crate::config::Follow;
 use crate::marathon::{self, MarathonClient, RunSpecId};
 use crate::mesos_master::{self, MasterClient};
 use crate::stores::listing::FullListing;
-use crate::stores::mesos;
+use crate::stores::mesos::{self, MesosView};
 use contrail_mesos_api::http::{CallError, TlsError};
 
 /// How long Marathon's events are collected, so that an app with many changed tasks is read once.
@@ -120,6 +120,9 @@ impl Reconciler {
         loop {
             let update = follower.next().await;
             self.apply_mesos_update(update);
+            if self.stores.mesos.read(MesosView::has_undefined_tasks) {
+                follower.request_resync();
+            }
         }
     }
 

@@ -81,6 +81,9 @@ async fn follow_one(store: &Store<MesosView>, source: &MesosFollow, interner: &m
             }
             Update::Changed(change) => {
                 store.change(|view| view.apply_change(change, now));
+                if store.read(MesosView::has_undefined_tasks) {
+                    follower.request_resync();
+                }
             }
         }
     }

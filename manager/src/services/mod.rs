@@ -1,28 +1,56 @@
 //! Services: from the tasks of Mesos to virtual IPs with backends and to names.
 //!
 //! ```text
-//! addresses     the addresses of named services: a pure state machine
-//! address_book  the same with the store that keeps them
-//! trust         how far the absence of a task in Mesos can be trusted: pure
-//! publication   what is published, and what has changed: a pure state machine
-//! publisher     follows the tasks, and does all of it in the terms of a leader
-//! follow        follows Mesos in a manager without Contrail
-//! metrics       what is counted
+//! vip             the value of a virtual-IP label
+//! name            names of frameworks, tasks and services → DNS names
+//! classification  what the managers know of networks
+//! task            what one task adds: which tasks count, and which address is the backend
+//! build           one service, one name: from what tasks add to it
+//! index           everything together, kept up to date a change at a time
+//! problem_list    the problems that operators see
+//! computation     what the tasks ask for now, by the index
+//! addresses       the addresses of named services: a pure state machine
+//! address_book    the same with the store that keeps them
+//! trust           how far the absence of a task in Mesos can be trusted: pure
+//! publication     what is published, and what has changed: a pure state machine
+//! publisher       follows the tasks, and does all of it in the terms of a leader
+//! follow          follows Mesos in a manager without Contrail
+//! metrics         what is counted
 //! ```
 //!
-//! The publisher calls one function, [`ComputeServices`], whenever the state of Mesos or the names of the
-//! overlays have changed. [`compute`] is that of the manager. It computes everything: the publisher
-//! compares the result with what is published.
+//! Services follow from Mesos alone: Marathon copies the labels of ports there. The tables of what is a
+//! virtual IP, which tasks count and which address is the backend are in the documentation of [`vip`],
+//! [`name`], [`task`] and [`build`]. The publisher calls one function, [`ComputeServices`], whenever the
+//! state of Mesos or the names of the overlays have changed: [`compute`].
+//!
+//! # Differences from DC/OS
+//!
+//! - `/web` and `web` are one service. DC/OS has two under one name.
+//! - What makes no service is a [`ServiceProblem`] that people see, such as a value without a port.
+//! - One framework serves an IP VIP, and none serves the address of an agent, a container or a range.
+//! - A port with `network-name` is on that network only.
+//! - SCTP is known, a list such as `udp,tcp` is two protocols, and `[fd01:c::5]:80` is an IPv6 VIP.
+//! - A label `vip-affinity` of a port, with the value `client` or a number of seconds (at most 86,400), sends the
+//!   connections of a client to the same backend for that long; `client` is 10,800. Of several values for
+//!   one service the largest counts.
 
 mod address_book;
 mod addresses;
+mod build;
+pub(crate) mod classification;
+mod computation;
 mod follow;
+mod index;
 mod metrics;
+mod name;
+mod problem_list;
 mod publication;
 mod publisher;
+mod task;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod vip;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +62,7 @@ use crate::reconcile::Reconciler;
 use crate::stores::mesos::MesosView;
 
 pub(crate) use addresses::RangeUsage;
+pub(crate) use computation::compute;
 pub(crate) use publication::PublishedService;
 pub(crate) use publisher::{QUEUE, Services};
 
@@ -42,15 +71,8 @@ pub(crate) use publisher::{QUEUE, Services};
 pub(crate) type ComputeServices =
     Arc<dyn Fn(&MesosView, &ServiceContext<'_>) -> DesiredServices + Send + Sync>;
 
-/// The function of the manager.
-pub(crate) fn compute() -> ComputeServices {
-    // No task asks for a service before the function of the tasks is here.
-    Arc::new(|_, _| DesiredServices::default())
-}
-
 /// What decides besides the tasks which of them are services, and from where they are reached.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "the function of the tasks reads it")]
 pub(crate) struct ServiceContext<'a> {
     /// The ranges of named services, and the routed networks.
     pub options: &'a ServicesOptions,
@@ -83,7 +105,7 @@ pub(crate) struct DesiredService {
 }
 
 /// A backend, with what Contrail needs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct DesiredBackend {
     /// What is published.
     pub backend: Backend,
@@ -92,7 +114,7 @@ pub(crate) struct DesiredBackend {
 }
 
 /// The interface of a container on a virtual network.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ContrailInterface {
     /// The id of the outermost container.
     pub container: String,
@@ -101,7 +123,7 @@ pub(crate) struct ContrailInterface {
 }
 
 /// Something that an operator or the owner of an app must change.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ServiceProblem {
     /// The name of the framework.
     pub framework: String,

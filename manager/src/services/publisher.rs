@@ -232,6 +232,9 @@ impl Services {
                     "agents that have not registered with the leading master again, or have just come back: {}",
                     trust.awaited(now)
                 )),
+                Trust::Additions if view.has_undefined_tasks() => Some(
+                    "what the tasks of agents that came back declare is not known yet".to_owned(),
+                ),
                 Trust::Lost | Trust::Additions => Some(format!(
                     "Mesos is not trusted: {}",
                     view.source.problem(now)

@@ -75,9 +75,12 @@ impl AgentTrust {
         let agents = view.agents().map(|agent| AgentState {
             id: agent.id.clone(),
             address: agent.address,
-            is_active: agent.active,
+            // One that an operator has deactivated is not active either, but its tasks are known.
+            is_active: !agent.is_recovered,
         });
-        self.decide(view.source.trusted_since().is_some(), agents, now)
+        // What the tasks of agents that came back declare is not known yet.
+        let is_trusted = view.source.trusted_since().is_some() && !view.has_undefined_tasks();
+        self.decide(is_trusted, agents, now)
     }
 
     fn decide(

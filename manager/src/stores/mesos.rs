@@ -13,8 +13,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::source::Source;
+use super::touched::{Touched, TouchedLog};
 use crate::intern::Interner;
-use crate::mesos_master::{Agent, Change, Executor, Framework, Skipped, State, Task, TaskKey};
+use crate::mesos_master::{
+    Agent, Change, Executor, Framework, Network, Skipped, State, Task, TaskKey,
+};
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::limits::MAX_CONTAINER_DEPTH;
@@ -33,12 +36,21 @@ pub(crate) struct MesosView {
     /// Agents by host name, lower case.
     agents_by_host: HashMap<Box<str>, ArcStr>,
     agents_by_address: HashMap<IpAddr, ArcStr>,
-    /// Since when agents that were there are gone.
-    gone_since: HashMap<ArcStr, Instant>,
+    /// Agents that were there and are gone.
+    gone: HashMap<ArcStr, GoneAgent>,
     /// The executors of each agent.
     executors: HashMap<ArcStr, Vec<Executor>>,
     /// The agents that have an executor without tasks, computed when it is needed.
     agents_with_idle_executor: OnceLock<HashSet<ArcStr>>,
+    touched: TouchedLog,
+}
+
+/// An agent that is gone: unreachable, or for good.
+#[derive(Clone, Copy, Debug)]
+struct GoneAgent {
+    since: Instant,
+    /// The address that it had.
+    address: Option<IpAddr>,
 }
 
 /// The tasks of each container.
@@ -50,6 +62,8 @@ struct TaskIndex {
     terminated_at: HashMap<Uuid, Instant>,
     /// The number of tasks of each agent whose container is not known yet.
     tasks_without_container: HashMap<ArcStr, u32>,
+    /// The number of tasks whose definition is not known.
+    undefined_tasks: usize,
 }
 
 /// The tasks of one container: several only in pods.
@@ -111,6 +125,7 @@ impl TaskIndex {
     fn rebuild<'a>(&mut self, tasks: impl ExactSizeIterator<Item = &'a Task>) {
         self.by_vm.clear();
         self.tasks_without_container.clear();
+        self.undefined_tasks = 0;
         self.by_vm.reserve(tasks.len());
         for task in tasks {
             self.add(task);
@@ -118,6 +133,7 @@ impl TaskIndex {
     }
 
     fn add(&mut self, task: &Task) {
+        self.undefined_tasks += usize::from(!task.is_defined);
         let Some(container) = &task.status.container else {
             if let Some(agent) = &task.agent {
                 *self
@@ -139,6 +155,7 @@ impl TaskIndex {
     }
 
     fn remove(&mut self, task: &Task, now: Instant) {
+        self.undefined_tasks -= usize::from(!task.is_defined);
         let Some(container) = &task.status.container else {
             if let Some(agent) = &task.agent
                 && let Some(count) = self.tasks_without_container.get_mut(agent)
@@ -177,11 +194,25 @@ impl MesosView {
         stabilization_window: Duration,
     ) {
         self.agents_with_idle_executor = OnceLock::new();
+        self.touched.push(Touched::All);
         for task in state.tasks.values_mut() {
             strip(task);
         }
         let vms_before = std::mem::take(&mut self.index.by_vm);
-        let agents_before: Vec<ArcStr> = self.state.agents.keys().cloned().collect();
+        let agents_before: Vec<(ArcStr, Option<IpAddr>)> = self
+            .state
+            .agents
+            .values()
+            .map(|agent| (agent.id.clone(), agent.address))
+            .collect();
+        // The master does not tell the address of an agent that has not come back to it yet.
+        for agent in state
+            .agents
+            .values_mut()
+            .filter(|agent| agent.address.is_none())
+        {
+            agent.address = self.agent_address(&agent.id);
+        }
         self.executors.clear();
         for executor in std::mem::take(&mut state.executors) {
             self.executors
@@ -213,13 +244,17 @@ impl MesosView {
                 self.index.terminated_at.insert(vm, now);
             }
         }
-        for agent in agents_before {
+        for (agent, address) in agents_before {
             if !self.state.agents.contains_key(&agent) {
-                self.gone_since.entry(agent).or_insert(now);
+                let gone = GoneAgent {
+                    since: now,
+                    address,
+                };
+                self.gone.entry(agent).or_insert(gone);
             }
         }
-        self.gone_since.retain(|agent, since| {
-            !self.state.agents.contains_key(agent) && now - *since < GONE_AGENT_TTL
+        self.gone.retain(|agent, gone| {
+            !self.state.agents.contains_key(agent) && now - gone.since < GONE_AGENT_TTL
         });
         self.connected_since = self
             .state
@@ -255,9 +290,10 @@ impl MesosView {
     /// Applies an event; returns the virtual-machines on which another decision may follow from it.
     pub(crate) fn apply_change(&mut self, mut change: Change, now: Instant) -> Vec<Uuid> {
         let mut touched = vec![];
+        self.touched.push(Touched::of(&change));
         match &mut change {
             Change::TaskAdded(task) => strip(task),
-            Change::TaskUpdated { status, .. } => status.networks = Box::default(),
+            Change::TaskUpdated { status, .. } => strip_networks(&mut status.networks),
             _ => {}
         }
         if let Some((task, is_repeated)) = self.task_without_move(&change) {
@@ -290,7 +326,7 @@ impl MesosView {
                 touched.dedup();
             }
             Change::AgentAdded(agent) => {
-                self.gone_since.remove(&agent.id);
+                self.gone.remove(&agent.id);
                 if agent.active {
                     self.connected_since.entry(agent.id.clone()).or_insert(now);
                 } else {
@@ -300,8 +336,12 @@ impl MesosView {
                 self.state.apply(change);
             }
             Change::AgentRemoved(id) => {
-                if self.state.agents.contains_key(id) {
-                    self.gone_since.entry(id.clone()).or_insert(now);
+                if let Some(agent) = self.state.agents.get(id) {
+                    let gone = GoneAgent {
+                        since: now,
+                        address: agent.address,
+                    };
+                    self.gone.entry(id.clone()).or_insert(gone);
                 }
                 self.connected_since.remove(id);
                 self.state.apply(change);
@@ -343,6 +383,16 @@ impl MesosView {
             && (executor.is_none() || *executor == task.executor)
             && (status.container.is_none() || status.container == task.status.container);
         is_same.then(|| (&**task, status.state == task.status.state))
+    }
+
+    /// What has changed, for readers that keep an index.
+    pub(crate) fn touched(&self) -> &TouchedLog {
+        &self.touched
+    }
+
+    /// A task.
+    pub(crate) fn task(&self, key: &TaskKey) -> Option<&Task> {
+        self.state.tasks.get(key).map(Box::as_ref)
     }
 
     /// A task of the container with that virtual-machine: the first by its id.
@@ -401,7 +451,28 @@ impl MesosView {
 
     /// Since when an agent is gone that this manager has seen.
     pub(crate) fn gone_since(&self, agent: &str) -> Option<Instant> {
-        self.gone_since.get(agent).copied()
+        self.gone.get(agent).map(|gone| gone.since)
+    }
+
+    /// The address of an agent; the last one of an agent that is gone.
+    pub(crate) fn agent_address(&self, id: &str) -> Option<IpAddr> {
+        match self.state.agents.get(id) {
+            Some(agent) => agent.address,
+            None => self.gone.get(id)?.address,
+        }
+    }
+
+    /// Whether an agent has this address, or had it before it went: it may come back.
+    pub(crate) fn is_agent_address(&self, address: IpAddr) -> bool {
+        let id = self.agents_by_address.get(&address);
+        let agent = id.and_then(|id| self.state.agents.get(id));
+        agent.is_some_and(|agent| agent.address == Some(address))
+            || self.gone.values().any(|gone| gone.address == Some(address))
+    }
+
+    /// Whether there are tasks whose definition only another list tells.
+    pub(crate) fn has_undefined_tasks(&self) -> bool {
+        self.index.undefined_tasks > 0
     }
 
     /// When a virtual-machine lost its last task, unless that has expired.
@@ -467,7 +538,13 @@ pub(crate) fn intern(mut state: State, interner: &mut Interner) -> State {
 /// Drops what the stores do not need.
 fn strip(task: &mut Task) {
     task.labels = Box::default();
-    task.status.networks = Box::default();
+    strip_networks(&mut task.status.networks);
+}
+
+fn strip_networks(networks: &mut [Network]) {
+    for network in networks {
+        network.labels = Box::default();
+    }
 }
 
 #[cfg(test)]
@@ -516,11 +593,10 @@ mod tests {
             ..Status::default()
         };
         let task = Task {
-            key: key(1),
             agent: Some("S1".into()),
-            executor: None,
-            labels: Box::default(),
+            is_defined: true,
             status: status(TaskState::Starting),
+            ..Task::undefined(key(1))
         };
         let update = |state| Change::TaskUpdated {
             key: key(1),
@@ -544,6 +620,80 @@ mod tests {
                 .is_empty()
         );
         assert_eq!(view.apply_change(update(TaskState::Finished), now), vm);
+    }
+
+    fn agent(address: Option<&str>) -> Agent {
+        Agent {
+            id: "S1".into(),
+            host: "node1".into(),
+            address: address.map(|address| address.parse().unwrap()),
+            active: address.is_some(),
+            attributes: Box::default(),
+            is_recovered: address.is_none(),
+        }
+    }
+
+    #[test]
+    fn address_of_agent_is_known_while_it_is_away() {
+        let now = Instant::now();
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut view = MesosView::default();
+        let list = |view: &mut MesosView, agents: Vec<Agent>| {
+            let agents = agents.into_iter();
+            let state = State {
+                agents: agents.map(|agent| (agent.id.clone(), agent)).collect(),
+                ..State::default()
+            };
+            view.apply_snapshot(state, now, Duration::ZERO);
+        };
+        assert_eq!(view.agent_address("S1"), None);
+        list(&mut view, vec![agent(Some("192.0.2.1"))]);
+        // Another master leads, and the agent has not come back to it yet.
+        list(&mut view, vec![agent(None)]);
+        assert_eq!(view.agent_address("S1"), Some(address));
+        assert!(view.is_agent_address(address));
+        list(&mut view, vec![]);
+        assert_eq!(view.agent_address("S1"), Some(address));
+        assert!(view.agent("S1").is_none());
+        list(&mut view, vec![agent(None)]);
+        assert_eq!(view.agent_address("S1"), Some(address));
+        view.apply_change(Change::AgentRemoved("S1".into()), now);
+        assert_eq!(view.agent_address("S1"), Some(address));
+        let moved = Change::AgentAdded(Box::new(agent(Some("192.0.2.9"))));
+        view.apply_change(moved, now);
+        assert_eq!(view.agent_address("S1"), "192.0.2.9".parse().ok());
+    }
+
+    #[test]
+    fn task_without_definition_is_counted_until_it_is_known_or_gone() {
+        let now = Instant::now();
+        let update = |number, state| Change::TaskUpdated {
+            key: key(number),
+            agent: Some("S1".into()),
+            executor: None,
+            status: Box::new(Status {
+                state,
+                ..Status::default()
+            }),
+        };
+        let defined = |number| Task {
+            is_defined: true,
+            ..Task::undefined(key(number))
+        };
+        let mut view = MesosView::default();
+        for number in [1, 2] {
+            for _ in 0..2 {
+                view.apply_change(update(number, TaskState::Running), now);
+            }
+        }
+        assert!(view.has_undefined_tasks());
+        view.apply_change(Change::TaskAdded(Box::new(defined(1))), now);
+        assert!(view.has_undefined_tasks());
+        view.apply_change(update(2, TaskState::Finished), now);
+        assert!(!view.has_undefined_tasks());
+        view.apply_change(update(3, TaskState::Running), now);
+        view.apply_change(Change::FrameworkRemoved("F".into()), now);
+        assert!(!view.has_undefined_tasks());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! source     whether a source can be trusted, since when, and why not
 //! status     the same, for operators and metrics
 //! mesos      tasks by the virtual-machine of their container, agents, executors
+//! touched    what has changed in the view of Mesos
 //! marathon   apps and pods: the labels of their networks, and their tasks
 //! contrail   our objects in the VNC API
 //! listing    reads them, page by page
@@ -20,6 +21,7 @@ pub(crate) mod marathon;
 pub(crate) mod mesos;
 pub(crate) mod source;
 pub(crate) mod status;
+pub(crate) mod touched;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -48,19 +48,19 @@ fn task_id(number: u128) -> String {
 }
 
 fn task(number: u128, vm: Uuid) -> mesos_master::Task {
+    let key = TaskKey {
+        framework: "F".into(),
+        task: task_id(number).into(),
+    };
     mesos_master::Task {
-        key: TaskKey {
-            framework: "F".into(),
-            task: task_id(number).into(),
-        },
         agent: Some("S1".into()),
-        executor: None,
-        labels: Box::default(),
+        is_defined: true,
         status: Status {
             state: TaskState::Running,
             container: Some(vm.to_string().into()),
             ..Status::default()
         },
+        ..mesos_master::Task::undefined(key)
     }
 }
 
@@ -75,6 +75,7 @@ fn state(tasks: &[(u128, Uuid)]) -> State {
             address: None,
             active: true,
             attributes: Box::default(),
+            is_recovered: false,
         };
         state.agents.insert(id.into(), agent);
     }

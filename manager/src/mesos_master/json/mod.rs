@@ -3,6 +3,7 @@
 //! equals an absent field.
 
 mod parts;
+mod ports;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -2,14 +2,17 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use arcstr::ArcStr;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 
+use super::ports::{self, RawDiscovery, RawPortMapping, RawResource};
 use crate::intern::Interner;
+use crate::labels;
 use crate::mesos_master::model::{
-    Agent, Change, Executor, Framework, Labels, Network, Status, Task, TaskKey,
+    Agent, Change, ContainerKind, Executor, Framework, Labels, Network, Status, Task, TaskKey,
 };
 use crate::task_state::TaskState;
 
@@ -62,38 +65,106 @@ pub(super) struct RawTask {
     pub(super) labels: RawLabels,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) container: Container,
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) discovery: RawDiscovery,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) resources: Vec<RawResource>,
+    #[serde(default)]
+    pub(super) health_check: Option<IgnoredAny>,
 }
 
 impl RawTask {
     pub(super) fn read(self, names: &mut Interner) -> Option<Task> {
-        let task: ArcStr = self.task_id.text()?.into();
-        let mut status = Status {
-            networks: networks(self.container.network_infos, names),
-            ..Status::default()
+        let key = TaskKey {
+            task: self.task_id.text()?.into(),
+            framework: names.get(&self.framework_id.text()?),
+        };
+        let discovery_name = self
+            .discovery
+            .name
+            .as_deref()
+            .filter(|name| !name.is_empty());
+        let name = ports::name(discovery_name.or(self.name.as_deref()), names);
+        let task_labels = &self.labels.labels;
+        let discovery = ports::discovery(self.discovery, task_labels, &self.resources, names);
+        let executor = self.executor_id.text();
+        let mut task = Task {
+            executor: executor.filter(|id| **id != *key.task).map(Into::into),
+            agent: names.optional(self.agent_id.text().as_deref()),
+            labels: self.labels.read(),
+            name,
+            discovery: discovery.map(Arc::new),
+            kind: self.container.kind(),
+            has_health_check: self.health_check.is_some(),
+            is_defined: true,
+            status: Status {
+                networks: self.container.networks(names),
+                ..Status::default()
+            },
+            ..Task::undefined(key)
         };
         // Oldest first, one per state that the task was in.
         for older in self.statuses {
-            status.update(older.read(names));
+            task.update(older.read(names));
         }
-        status.state = self.state;
-        let executor = self.executor_id.text();
-        Some(Task {
-            executor: executor.filter(|id| **id != *task).map(Into::into),
-            key: TaskKey {
-                framework: names.get(&self.framework_id.text()?),
-                task,
-            },
-            agent: names.optional(self.agent_id.text().as_deref()),
-            labels: self.labels.read(),
-            status,
-        })
+        task.status.state = self.state;
+        Some(task)
     }
 }
 
 #[derive(Deserialize, Default)]
 pub(super) struct Container {
+    #[serde(rename = "type", default, deserialize_with = "or_default")]
+    kind: String,
     #[serde(default, deserialize_with = "or_default")]
-    pub(super) network_infos: Vec<NetworkInfo>,
+    network_infos: Vec<NetworkInfo>,
+    #[serde(default)]
+    docker: Option<Docker>,
+}
+
+#[derive(Deserialize, Default)]
+struct Docker {
+    /// Mesos leaves out the default, `HOST`.
+    #[serde(default)]
+    network: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    port_mappings: Vec<RawPortMapping>,
+}
+
+impl Container {
+    fn kind(&self) -> ContainerKind {
+        let network = self
+            .docker
+            .as_ref()
+            .and_then(|docker| docker.network.as_deref());
+        match (self.kind.as_str(), network) {
+            ("DOCKER", None | Some("HOST")) if self.network_infos.is_empty() => {
+                ContainerKind::DockerOnHost
+            }
+            ("DOCKER", _) => ContainerKind::Docker,
+            _ => ContainerKind::Mesos,
+        }
+    }
+
+    fn networks(self, names: &mut Interner) -> Box<[Network]> {
+        let mut networks = networks(self.network_infos, names).into_vec();
+        let mappings = self
+            .docker
+            .map(|docker| ports::mappings(&docker.port_mappings));
+        if let Some(mappings) = mappings.filter(|mappings| !mappings.is_empty()) {
+            // Docker has one network.
+            match networks.first_mut() {
+                Some(first) => first.mappings = mappings,
+                None => networks.push(Network {
+                    mappings,
+                    ..Network::default()
+                }),
+            }
+        }
+        networks.into()
+    }
 }
 
 #[derive(Deserialize)]
@@ -141,6 +212,8 @@ pub(super) struct RawStatus {
     pub(super) state: TaskState,
     #[serde(default)]
     pub(super) timestamp: Option<f64>,
+    #[serde(default)]
+    pub(super) healthy: Option<bool>,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) container_status: ContainerStatus,
 }
@@ -161,6 +234,7 @@ impl RawStatus {
             container: container.filter(|id| !id.is_empty()).map(Into::into),
             networks: networks(self.container_status.network_infos, names),
             at: self.timestamp.and_then(milliseconds),
+            healthy: self.healthy,
         }
     }
 }
@@ -178,6 +252,8 @@ pub(super) struct NetworkInfo {
     pub(super) labels: RawLabels,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) ip_addresses: Vec<Address>,
+    #[serde(default, deserialize_with = "or_default")]
+    port_mappings: Vec<RawPortMapping>,
 }
 
 #[derive(Deserialize)]
@@ -191,6 +267,8 @@ pub(super) fn networks(infos: Vec<NetworkInfo>, names: &mut Interner) -> Box<[Ne
         .into_iter()
         .map(|info| Network {
             name: names.optional(info.name.as_deref()),
+            mappings: ports::mappings(&info.port_mappings),
+            is_virtual: info.labels.labels.iter().any(Label::names_virtual_network),
             labels: info.labels.read(),
             addresses: info
             .ip_addresses
@@ -214,6 +292,13 @@ pub(super) struct Label {
     pub(super) key: String,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) value: String,
+}
+
+impl Label {
+    /// Whether a network with it is one of Contrail.
+    fn names_virtual_network(&self) -> bool {
+        labels::OF_VIRTUAL_NETWORKS.contains(&self.key.as_str()) && !self.value.trim().is_empty()
+    }
 }
 
 impl RawLabels {
@@ -263,6 +348,7 @@ impl RawAgent {
         Some(Agent {
             address,
             active: self.active,
+            is_recovered: false,
             ..self.agent_info.read(names)?
         })
     }
@@ -275,6 +361,7 @@ impl AgentInfo {
             host: self.hostname.into(),
             address: None,
             active: false,
+            is_recovered: true,
             attributes: self
                 .attributes
                 .into_iter()

@@ -1,11 +1,15 @@
 //! The whole state. Each element is decoded on its own.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::parts::{AgentInfo, RawAgent, RawExecutor, RawFramework, RawTask, or_default};
 use crate::intern::Interner;
-use crate::mesos_master::model::{Skipped, State};
+use crate::mesos_master::model::{Skipped, State, Task};
+use crate::mesos_master::ports::Discovery;
 
 /// The raw state. The master always sends the four outer objects, so a state without one of them is
 /// incomplete. An absent inner list is empty.
@@ -69,6 +73,7 @@ impl RawState<'_> {
                 skip(kind, "the list is missing".to_owned());
             }
         }
+        let mut discoveries = HashSet::new();
         let tasks = self.tasks.unwrap_or_default();
         for element in tasks.tasks.into_iter().chain(tasks.unreachable_tasks) {
             match serde_json::from_str::<RawTask>(element.get()) {
@@ -77,7 +82,8 @@ impl RawState<'_> {
                     None => skip("task", "it has no id or no framework".to_owned()),
                     // A terminal task is listed until the update is acknowledged.
                     Some(task) if task.status.state.is_ended() => {}
-                    Some(task) => {
+                    Some(mut task) => {
+                        share(&mut task, &mut discoveries);
                         state.tasks.insert(task.key.clone(), Box::new(task));
                     }
                 },
@@ -130,5 +136,18 @@ impl RawState<'_> {
         }
         state.skipped = skipped;
         state
+    }
+}
+
+/// The tasks of an app without ports of the host declare the same.
+fn share(task: &mut Task, discoveries: &mut HashSet<Arc<Discovery>>) {
+    let Some(own) = &mut task.discovery else {
+        return;
+    };
+    match discoveries.get(own) {
+        Some(shared) => *own = Arc::clone(shared),
+        None => {
+            discoveries.insert(Arc::clone(own));
+        }
     }
 }

@@ -1,3 +1,5 @@
+mod declarations;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -93,7 +95,8 @@ fn state_decodes() {
     assert_eq!((&*agent.host, agent.active), ("h0", true));
     assert_eq!(agent.address, Some("10.0.0.5".parse().unwrap()));
     assert_eq!(&*agent.attributes, [("rack".into(), "r1".into())]);
-    assert!(!state.agents["S9"].active);
+    assert!(!state.agents["S9"].active && state.agents["S9"].is_recovered);
+    assert!(!agent.is_recovered);
     assert_eq!(&*state.frameworks["F"].name, "marathon");
 }
 

@@ -212,6 +212,39 @@ async fn slow_consumer_gets_new_snapshot() {
 }
 
 #[tokio::test]
+async fn requested_resync_makes_one_new_snapshot() {
+    let leader = Leader::start().await;
+    let options = FollowOptions {
+        lost_agent_resync_delay: Duration::from_millis(50),
+        ..fast_options()
+    };
+    let mut follower = follow(&[&leader.server], options);
+    leader.send(&[subscribed(), removed("S0")]).await;
+    snapshot(&mut follower).await;
+    assert!(matches!(next(&mut follower).await, Update::Changed(_)));
+    for _ in 0..3 {
+        follower.request_resync();
+    }
+    let again = async {
+        while leader.server.requests().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(TEST_TIMEOUT, again)
+        .await
+        .expect("the follower must subscribe again");
+    // The first stream may still be open: send until the second one has the state.
+    loop {
+        leader.send(&[subscribed()]).await;
+        match timeout(Duration::from_millis(200), follower.next()).await {
+            Ok(Update::Snapshot(_)) => break,
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => {}
+        }
+    }
+}
+
+#[tokio::test]
 async fn redirect_to_leader_sends_credentials() {
     let leader = Leader::start().await;
     let location: &'static str = format!("//{}/api/v1", leader.server.address).leak();

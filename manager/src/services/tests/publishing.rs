@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::*;
+use super::super::*;
 use crate::fence::Fence;
 use crate::mesos_master::{Agent, Change, State};
 use crate::overlay::ObjectChange;
@@ -36,6 +36,7 @@ fn agent(number: u8, active: bool) -> Agent {
         address: Some([192, 0, 2, number].into()),
         active,
         attributes: Box::default(),
+        is_recovered: !active,
     }
 }
 
