@@ -56,6 +56,7 @@ fn report(number: usize) -> NodeReport {
         applied: None,
         subsystems: vec![],
         endpoints: None,
+        blocks: vec![],
     }
 }
 

@@ -155,6 +155,7 @@ impl Reporter {
             applied: state.applied(),
             subsystems: state.reports(),
             endpoints: self.endpoints.digest(),
+            blocks: vec![],
         };
         let deadline = Instant::now() + REPORT_TIMEOUT;
         let answer = self.client.report(&report, deadline).await;

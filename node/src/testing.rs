@@ -19,6 +19,7 @@ pub(crate) fn overlay(name: &str) -> Overlay {
         enabled: true,
         groups: None,
         isolated: false,
+        lends_blocks: false,
     }
 }
 
@@ -36,6 +37,8 @@ pub(crate) fn node(number: u8, overlay: &str) -> Node {
             overlay: overlay.to_owned(),
             subnet: Some(format!("9.0.{number}.0/24").parse().unwrap()),
             subnet6: Some(format!("fd09:0:0:{number}::/64").parse().unwrap()),
+            blocks: vec![],
+            returned: 0,
         }],
     }
 }

@@ -91,6 +91,8 @@ mod root_tests {
                 overlay: "dcos".to_owned(),
                 subnet: Some(format!("9.0.{number}.0/24").parse().unwrap()),
                 subnet6: Some(format!("fd09:0:0:{number}::/64").parse().unwrap()),
+                blocks: vec![],
+                returned: 0,
             }],
         }
     }
@@ -111,6 +113,7 @@ mod root_tests {
             enabled: true,
             groups: None,
             isolated: false,
+            lends_blocks: false,
         };
         let objects = [Object::Underlay(underlay), Object::Overlay(overlay)];
         let nodes = (1..=NODES).map(|number| Object::Node(node(number)));

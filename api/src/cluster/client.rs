@@ -317,6 +317,7 @@ mod tests {
             applied: None,
             subsystems: vec![],
             endpoints: None,
+            blocks: vec![],
         };
         let deadline = || Instant::now() + Duration::from_secs(30);
         let answer = client.report(&report, deadline()).await.unwrap();

@@ -52,10 +52,12 @@ pub use groups::{
     Admission, Endpoint, IngressRule, MAX_GROUP_NAME_BYTES, MAX_GROUPS, Membership, RuleSource,
     SecurityGroup, is_group_name,
 };
-pub use objects::{Node, NodeSubnets, Object, ObjectKey, Overlay, Underlay, Vtep, halves};
+pub use objects::{
+    Node, NodeSubnets, Object, ObjectKey, Overlay, Underlay, Vtep, block_capacity, halves,
+};
 pub use report::{
-    EndpointsReport, MAX_ENDPOINTS_REPORT_BYTES, MAX_REPORTED_ENDPOINTS, NodeAnswer, NodeReport,
-    SubsystemReport, Versions,
+    BlockReport, EndpointsReport, MAX_ENDPOINTS_REPORT_BYTES, MAX_REPORTED_ENDPOINTS, NodeAnswer,
+    NodeReport, SubsystemReport, Versions,
 };
 pub use revision::{InvalidRevision, Revision};
 pub use services::{

@@ -163,6 +163,9 @@ pub struct Overlay {
     /// Whether containers of other overlays cannot reach its containers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
+    /// Whether nodes borrow small blocks of it instead of having a subnet each.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lends_blocks: bool,
 }
 
 impl Overlay {
@@ -209,13 +212,27 @@ pub struct NodeSubnets {
     /// The IPv6 subnet. [`halves`] divides it between Mesos and Docker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet6: Option<Ipv6Net>,
+    /// The blocks of both families that it has borrowed of an overlay that lends blocks. They are for
+    /// containers of Mesos as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<IpNet>,
+    /// How often the managers have taken blocks back from it. A node gives blocks back once for each
+    /// number, so that a report which arrives late takes nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub returned: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl NodeSubnets {
-    /// The subnets of both families.
+    /// The subnets and blocks of both families.
     pub fn subnets(&self) -> impl Iterator<Item = IpNet> + '_ {
         let v4 = self.subnet.map(IpNet::V4);
-        v4.into_iter().chain(self.subnet6.map(IpNet::V6))
+        let v6 = self.subnet6.map(IpNet::V6);
+        v4.into_iter().chain(v6).chain(self.blocks.iter().copied())
     }
 }
 
@@ -229,4 +246,14 @@ pub fn halves(subnet: IpNet) -> Option<(IpNet, IpNet)> {
         IpNet::V6(net) => net.subnets(prefix).ok().map(ipnet::IpSubnets::from),
     }?;
     Some((halves.next()?, halves.next()?))
+}
+
+/// How many addresses of a block are for containers. The first one is that of the bridge; that of the
+/// block itself and, in IPv4, the last one are nobody's.
+#[must_use]
+pub fn block_capacity(block: IpNet) -> u32 {
+    let bits = block.max_prefix_len() - block.prefix_len();
+    let not_assigned = if block.addr().is_ipv4() { 3 } else { 2 };
+    let addresses = 1_u32.checked_shl(bits.into()).unwrap_or(u32::MAX);
+    addresses.saturating_sub(not_assigned)
 }

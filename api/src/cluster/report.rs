@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Endpoint, Node, Revision};
@@ -37,6 +38,36 @@ pub struct NodeReport {
     /// while the node does not know its endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<String>,
+    /// What it needs of the overlays that lend blocks, ordered by the overlay's name; none of an overlay
+    /// that it does not know yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<BlockReport>,
+}
+
+/// What a node needs of an overlay that lends blocks, and what it gives back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockReport {
+    /// The overlay's name.
+    pub overlay: String,
+    /// How many IPv4 addresses containers have.
+    #[serde(default)]
+    pub used: u32,
+    /// How many IPv4 addresses it wants for containers: those that are used and a reserve.
+    #[serde(default)]
+    pub wanted: u32,
+    /// How many IPv6 addresses containers have.
+    #[serde(default)]
+    pub used6: u32,
+    /// How many IPv6 addresses it wants.
+    #[serde(default)]
+    pub wanted6: u32,
+    /// The blocks that it gives back: it has stopped to use them, and will not use them until it is
+    /// given them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub returns: Vec<IpNet>,
+    /// What [`NodeSubnets::returned`](super::NodeSubnets::returned) was when it stopped to use them.
+    #[serde(default)]
+    pub returned: u64,
 }
 
 /// All containers of a node that are on overlays which isolate groups, but for those beyond

@@ -41,6 +41,8 @@ fn items_have_this_form_on_the_wire() {
             overlay: "vxlan-1".to_owned(),
             subnet: Some("192.168.0.0/26".parse().unwrap()),
             subnet6: None,
+            blocks: vec![],
+            returned: 0,
         }],
     };
     let put = WatchItem::Put {
@@ -91,6 +93,25 @@ fn items_of_later_versions_are_read() {
         let read = serde_json::from_value::<WatchItem>(item.clone());
         assert!(read.is_ok(), "{item}: {read:?}");
     }
+}
+
+#[test]
+fn subnets_without_blocks_are_as_before_on_the_wire() {
+    let json = json!({"overlay": "vxlan-1", "subnet": "192.168.0.0/26"});
+    let mut subnets: NodeSubnets = serde_json::from_value(json.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&subnets).unwrap(), json);
+    subnets.blocks = vec![
+        "192.168.1.16/28".parse().unwrap(),
+        "fd09::10/124".parse().unwrap(),
+    ];
+    subnets.returned = 2;
+    let all: Vec<String> = subnets.subnets().map(|net| net.to_string()).collect();
+    assert_eq!(all, ["192.168.0.0/26", "192.168.1.16/28", "fd09::10/124"]);
+    let json = serde_json::to_value(&subnets).unwrap();
+    assert_eq!(
+        serde_json::from_value::<NodeSubnets>(json).unwrap(),
+        subnets
+    );
 }
 
 #[test]

@@ -171,11 +171,14 @@ mod tests {
             enabled: true,
             groups: None,
             isolated: false,
+            lends_blocks: false,
         };
         let part = NodeSubnets {
             overlay: "dcos".to_owned(),
             subnet: Some("9.0.1.0/24".parse().unwrap()),
             subnet6: None,
+            blocks: vec![],
+            returned: 0,
         };
         let vtep = Vtep {
             address: "44.128.0.1".parse().unwrap(),

@@ -460,6 +460,8 @@ impl Allocation {
                 overlay: name.clone(),
                 subnet: None,
                 subnet6: None,
+                blocks: vec![],
+                returned: 0,
             };
             for block in &blocks.subnets {
                 match block {

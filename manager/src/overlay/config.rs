@@ -132,6 +132,7 @@ impl OverlayDefinition {
             enabled: self.enabled,
             groups: self.groups,
             isolated: self.isolated,
+            lends_blocks: false,
         }
     }
 

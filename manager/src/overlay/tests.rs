@@ -32,6 +32,7 @@ fn report(address: &str) -> NodeReport {
         applied: None,
         subsystems: vec![],
         endpoints: None,
+        blocks: vec![],
     }
 }
 

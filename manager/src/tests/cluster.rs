@@ -73,6 +73,7 @@ fn report(last: u8, applied: Option<Revision>) -> NodeReport {
         applied,
         subsystems: vec![],
         endpoints: None,
+        blocks: vec![],
     }
 }
 

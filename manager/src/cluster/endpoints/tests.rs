@@ -21,6 +21,7 @@ fn overlay(name: &str, isolates: bool) -> Object {
         enabled: true,
         groups: isolates.then(Admission::default),
         isolated: false,
+        lends_blocks: false,
     })
 }
 
@@ -30,6 +31,8 @@ fn node(name: &str, subnets: &[(&str, &str)]) -> Object {
         overlay: (*overlay).to_owned(),
         subnet: subnet.parse().ok(),
         subnet6: subnet.parse().ok(),
+        blocks: vec![],
+        returned: 0,
     });
     Object::Node(Node {
         name: name.to_owned(),

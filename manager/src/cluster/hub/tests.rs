@@ -30,6 +30,7 @@ fn overlay(name: &str, vni: u32) -> Object {
         enabled: true,
         groups: None,
         isolated: false,
+        lends_blocks: false,
     })
 }
 

@@ -145,6 +145,8 @@ fn endpoints_of_others_count_only_with_addresses_of_their_nodes() {
         overlay: "open".to_owned(),
         subnet: Some("11.0.2.0/24".parse().unwrap()),
         subnet6: None,
+        blocks: vec![],
+        returned: 0,
     });
     cluster.put(Object::Node(second));
     cluster.put(remote("open", [11, 0, 2, 9], web()));

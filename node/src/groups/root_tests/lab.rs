@@ -349,6 +349,8 @@ fn node(number: u8) -> Node {
             overlay: "blue".to_owned(),
             subnet: Some(format!("9.0.{number}.0/24").parse().unwrap()),
             subnet6: Some(format!("fd09:0:0:{number:x}::/64").parse().unwrap()),
+            blocks: vec![],
+            returned: 0,
         }],
     }
 }
@@ -371,6 +373,7 @@ impl Lab {
             enabled: true,
             groups: Some(Admission::default()),
             isolated: false,
+            lends_blocks: false,
         }));
         ip("link add br0 up type bridge");
         let all: Vec<_> = (1..=hosts).map(Host::new).collect();

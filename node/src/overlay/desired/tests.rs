@@ -9,6 +9,8 @@ pub(crate) fn node(number: u8) -> Node {
         overlay: "blue".to_owned(),
         subnet: Some(format!("9.0.{number}.0/24").parse().unwrap()),
         subnet6: Some(format!("fd09:0:0:{number:x}::/64").parse().unwrap()),
+        blocks: vec![],
+        returned: 0,
     };
     Node {
         name: format!("agent-{number}"),
@@ -32,6 +34,7 @@ pub(crate) fn overlay(name: &str, vni: u32) -> Overlay {
         enabled: true,
         groups: None,
         isolated: false,
+        lends_blocks: false,
     }
 }
 
@@ -103,6 +106,8 @@ fn overlays_of_one_network_share_the_device_and_others_have_their_own() {
         overlay: overlay.to_owned(),
         subnet: Some(subnet.parse().unwrap()),
         subnet6: None,
+        blocks: vec![],
+        returned: 0,
     };
     remote.subnets = vec![
         subnet("blue", "9.0.2.0/24"),
@@ -323,6 +328,8 @@ fn any_node() -> impl Strategy<Value = Node> {
         overlay: ["blue", "red", "none"][usize::from(overlay)].to_owned(),
         subnet: format!("9.0.{third}.0/{length}").parse().ok(),
         subnet6: format!("fd09:0:0:{third}::/{}", length + 40).parse().ok(),
+        blocks: vec![],
+        returned: 0,
     });
     let subnets = prop::collection::vec(subnet, 0..3);
     let numbers = (1_u8..8, 1_u8..8, 1_u8..8, 1_u8..8);

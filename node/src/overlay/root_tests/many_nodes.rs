@@ -14,6 +14,8 @@ fn numbered(number: u16) -> Node {
         overlay: "blue".to_owned(),
         subnet: Some(format!("9.{}.{low}.0/24", high + 1).parse().unwrap()),
         subnet6: Some(format!("fd09:0:1:{number:x}::/64").parse().unwrap()),
+        blocks: vec![],
+        returned: 0,
     };
     Node {
         name: format!("node-{number}"),

@@ -65,6 +65,8 @@ pub(crate) fn node(number: u16) -> Node {
             overlay: OVERLAY.to_owned(),
             subnet: format!("9.{high}.{low}.0/24").parse().ok(),
             subnet6: format!("fd09:0:0:{number:x}::/64").parse().ok(),
+            blocks: vec![],
+            returned: 0,
         }],
     }
 }
@@ -90,6 +92,7 @@ pub(crate) fn cluster(own: u16, nodes: impl IntoIterator<Item = u16>) -> Result<
         enabled: true,
         groups: None,
         isolated: false,
+        lends_blocks: false,
     }));
     for number in nodes {
         state.put(Object::Node(node(number)));

@@ -169,6 +169,7 @@ pub(super) fn node_report(number: u16) -> NodeReport {
         applied: None,
         subsystems: vec![],
         endpoints: None,
+        blocks: vec![],
     }
 }
 
