@@ -6,6 +6,7 @@ pub mod cni_plugin;
 pub mod config;
 pub mod endpoints;
 pub mod isolator;
+pub mod leased_addresses;
 pub mod membership;
 #[allow(unsafe_code, reason = "the only module that calls C++")]
 mod module;

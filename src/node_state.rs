@@ -53,6 +53,10 @@ pub struct LocalOverlay {
     /// The IPv6 subnet of this host's Mesos containers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subnet6: Option<Ipv6Net>,
+    /// The blocks that this host's Mesos containers get addresses of, of an overlay that lends blocks.
+    /// It has no subnets then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocks: Vec<IpNet>,
     /// The MTU of the containers' interfaces, in bytes.
     pub mtu: u32,
     /// What reaches its containers besides members of their groups; none if it does not isolate groups.
@@ -61,6 +65,15 @@ pub struct LocalOverlay {
     /// Why no container can be launched on it, if none can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+}
+
+impl LocalOverlay {
+    /// The subnets and blocks of this host's Mesos containers, those of IPv4 first.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let v4 = self.subnet.map(IpNet::V4);
+        let v6 = self.subnet6.map(IpNet::V6);
+        v4.into_iter().chain(v6).chain(self.blocks.iter().copied())
+    }
 }
 
 /// Why the file cannot be read.
@@ -266,6 +279,7 @@ mod tests {
             mtu: 1450,
             groups: None,
             problem: None,
+            blocks: vec![],
         };
         let revision = Revision {
             term: 3,

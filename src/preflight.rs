@@ -392,6 +392,7 @@ mod tests {
                 mtu: 1450,
                 groups: None,
                 problem: problem.map(str::to_owned),
+                blocks: vec![],
             };
             let (name, revision) = ("agent-1".to_owned(), Revision::default());
             NodeState::new(name, revision, vec![overlay], vec![])

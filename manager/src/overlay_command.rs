@@ -76,6 +76,25 @@ impl fmt::Display for Summary<'_> {
                 });
             }
             writeln!(formatter, "{name} (VXLAN network identifier {vni}{state}):")?;
+            if overlay.lends_blocks {
+                for (subnet, prefix) in overlay.parts() {
+                    let blocks = Count {
+                        bits: prefix - subnet.prefix_len(),
+                        less: 0,
+                    };
+                    // Every address but that of the bridge and those that are no hosts'.
+                    let containers = Count {
+                        bits: subnet.max_prefix_len() - prefix,
+                        less: if subnet.addr().is_ipv4() { 3 } else { 2 },
+                    };
+                    writeln!(
+                        formatter,
+                        "  {subnet}: {blocks} blocks with a /{prefix} each, for {containers} containers of \
+                         Mesos each; none of Docker"
+                    )?;
+                }
+                continue;
+            }
             for (subnet, prefix) in overlay.parts() {
                 let nodes = Count {
                     bits: prefix - subnet.prefix_len(),
@@ -124,6 +143,7 @@ mod tests {
         let text = r#"{"vtep_subnet": "44.128.0.0/20", "vtep_subnet6": "fd01:a::/64",
             "vtep_mac_oui": "70:B3:D5:00:00:00", "overlays": [
             {"name": "dcos", "subnet": "9.0.0.0/8", "prefix": 24, "vni": 1024},
+            {"name": "lent", "subnet": "10.0.0.0/16", "ipam": "cluster", "vni": 8},
             {"name": "six", "subnet6": "fd01:b::/64", "prefix6": 80, "vni": 7, "enabled": false,
              "groups": true, "admit": ["hosts"], "isolated": true}]}"#;
         let config = OverlayConfig::parse(Path::new("o.json"), text).unwrap();
@@ -133,6 +153,8 @@ mod tests {
              tunnel endpoints of fd01:a::/64: 2^64 nodes\n\
              dcos (VXLAN network identifier 1024):\n  \
              9.0.0.0/8: 65536 nodes with a /24 each; on each node 125 containers of Mesos and 125 of Docker\n\
+             lent (VXLAN network identifier 8):\n  \
+             10.0.0.0/16: 4096 blocks with a /28 each, for 13 containers of Mesos each; none of Docker\n\
              six (VXLAN network identifier 7, disabled, isolated from other overlays, groups isolated, admits hosts):\n  \
              fd01:b::/64: 65536 nodes with a /80 each; on each node 2^47 containers of Mesos and 2^47 of Docker\n"
         );

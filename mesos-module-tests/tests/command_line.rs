@@ -169,6 +169,7 @@ fn namespace_on_an_overlay_needs_the_node_state_for_its_attach_only() -> Result<
         mtu: 1450,
         groups: None,
         problem: None,
+        blocks: vec![],
     };
     let cluster = vec!["9.0.0.0/8".parse()?, "fd09::/16".parse()?];
     let (name, revision) = ("agent-1".to_owned(), Revision::default());

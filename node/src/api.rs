@@ -43,6 +43,7 @@ use contrail_mesos_api::text::{Quoted, with_causes};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::blocks::BlockReports;
 use crate::cluster_state::ClusterState;
 use crate::dns::DnsView;
 use crate::engine::{EngineStatus, SubsystemStatus};
@@ -83,6 +84,8 @@ pub struct ApiSources {
     pub services: watch::Receiver<Arc<ServiceStatus>>,
     /// The DNS server, if there is one.
     pub dns: Option<DnsView>,
+    /// What this host wants of overlays that lend blocks.
+    pub blocks: BlockReports,
     /// When the daemon started.
     pub started: Instant,
 }

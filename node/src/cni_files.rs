@@ -92,6 +92,15 @@ impl CniFilesSubsystem {
             return desired;
         };
         for overlay in local_state(cluster, uplink).overlays {
+            let shared = cluster.overlays.get(&overlay.name);
+            if shared.is_some_and(|shared| shared.lends_blocks && shared.enabled) {
+                desired.problems.push(format!(
+                    "overlay {} lends blocks, of which network/cni uses one only, so it has no CNI \
+                     configuration: use the isolator network/contrail for its containers, or give the \
+                     overlay \"ipam\": \"node\"",
+                    Quoted(overlay.name.as_bytes())
+                ));
+            }
             let Some(subnet) = overlay.subnet else {
                 continue;
             };

@@ -15,11 +15,13 @@ use contrail_mesos::net::netlink::NetlinkError;
 use contrail_mesos_api::agent_api::ManagerSetupError;
 use contrail_mesos_api::cluster::{ClusterClient, Versions};
 use contrail_mesos_api::http::AllowedHosts;
+use nix::errno::Errno;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::api::{self, ApiSocket, ApiSocketError, ApiSources};
+use crate::blocks::BlockReports;
 use crate::cluster_state::ClusterState;
 use crate::dns::DnsSubsystem;
 use crate::docker::{ConfiguredBridges, DockerRulesSubsystem, DockerSubsystem};
@@ -91,6 +93,9 @@ pub enum NoStateError {
 /// Why the subsystems cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SubsystemsError {
+    /// The subsystem `node-state`.
+    #[error("cannot watch the leases of addresses: {0}")]
+    Leases(#[from] Errno),
     /// The subsystem `overlay` or one for Docker.
     #[error(transparent)]
     Overlay(#[from] NetlinkError),
@@ -109,7 +114,7 @@ pub enum SubsystemsError {
 pub fn subsystems(config: &Config) -> Result<Vec<Box<dyn Subsystem>>, SubsystemsError> {
     let state_dir = &config.state_dir;
     let mut subsystems: Vec<Box<dyn Subsystem>> = vec![
-        Box::new(LocalStateSubsystem::new(state_dir.clone())),
+        Box::new(LocalStateSubsystem::new(state_dir.clone())?),
         Box::new(OverlaySubsystem::new(state_dir)?),
         Box::new(HostSideSubsystem::new(state_dir)?),
         Box::new(GroupsSubsystem::new(
@@ -160,6 +165,8 @@ pub struct Daemon {
     engine: Engine,
     /// The containers of this host on overlays, for the managers.
     endpoint_reports: Reports,
+    /// What this host wants of overlays that lend blocks.
+    blocks: BlockReports,
     states: watch::Receiver<Option<Arc<ClusterState>>>,
     publishers: Publishers,
     /// Each ends with its name.
@@ -221,6 +228,8 @@ impl Daemon {
         let service_status = service_status.unwrap_or_else(|| watch::channel(Arc::default()).1);
         let services = subsystems.iter().find_map(|subsystem| subsystem.services());
         let dns = subsystems.iter().find_map(|subsystem| subsystem.dns());
+        let blocks = subsystems.iter().find_map(|subsystem| subsystem.blocks());
+        let blocks = blocks.unwrap_or_else(|| watch::Sender::default().subscribe());
         let engine = Engine::start(subsystems, &states).map_err(StartError::Threads)?;
         let (connection_sender, connection) = watch::channel(Connection::default());
         let (reports_sender, reports) = watch::channel(ReportStatus::default());
@@ -239,6 +248,7 @@ impl Daemon {
             groups: groups.clone(),
             services: service_status,
             dns: dns.clone(),
+            blocks: blocks.clone(),
             started,
         };
         if let Some(dns) = dns {
@@ -269,6 +279,7 @@ impl Daemon {
             bridges: ConfiguredBridges::new(config),
             engine,
             endpoint_reports: groups.report,
+            blocks,
             states,
             publishers: Publishers {
                 states: states_sender,
@@ -308,6 +319,7 @@ impl Daemon {
             options,
             self.engine.status(),
             endpoints.requests(),
+            self.blocks.clone(),
             reports,
         );
         let follower = Follower::new(client, &self.node.name, states, connection);
@@ -521,7 +533,7 @@ mod tests {
     }
 
     async fn start(config: &Config) -> Result<Daemon, StartError> {
-        let subsystem = LocalStateSubsystem::new(config.state_dir.clone());
+        let subsystem = LocalStateSubsystem::new(config.state_dir.clone()).unwrap();
         Daemon::start(config, String::new(), vec![Box::new(subsystem)]).await
     }
 

@@ -9,6 +9,7 @@
 //! engine, schedule run the subsystems
 //! host_side        the subsystem that repairs what containers need of the host
 //! local_state      the subsystem that writes what the library needs at a launch
+//! blocks           which blocks of overlays this host uses, wants and gives back
 //! namespace_lock   one daemon per network namespace
 //! overlay          the subsystem that keeps the overlays' data path between hosts
 //! groups           the subsystem that keeps who reaches the containers of this host
@@ -34,6 +35,7 @@
 
 pub mod agent_module;
 pub mod api;
+pub mod blocks;
 pub mod cluster_state;
 pub mod cni_files;
 pub mod daemon;

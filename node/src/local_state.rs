@@ -1,18 +1,25 @@
 //! The subsystem `node-state`: what the library needs at a launch, written to the file that
 //! [`NodeState`] describes.
 //!
+//! It keeps the [blocks](crate::blocks) of overlays that lend them, because a block is withdrawn by this
+//! file.
+//!
 //! Invariants: the file changes only if something else than the revision does. An overlay on which
 //! nothing can be launched is in it, with the reason.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use contrail_mesos::node_state::{LocalOverlay, NodeState};
 use contrail_mesos_api::cluster::{Node, Overlay, halves};
 use contrail_mesos_api::text::Quoted;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::errno::Errno;
 
+use crate::blocks::{BlockKeeper, BlockReports, BlocksByOverlay};
 use crate::cluster_state::ClusterState;
 use crate::subsystem::{BoxError, Change, Mode, Outcome, Subsystem};
 use crate::uplink::{self, Uplink};
@@ -28,13 +35,14 @@ const ETHERNET_MTU: u32 = 1500;
 #[derive(Debug)]
 pub struct LocalStateSubsystem {
     state_dir: PathBuf,
+    blocks: BlockKeeper,
 }
 
 impl LocalStateSubsystem {
-    /// The file of this state directory.
-    #[must_use]
-    pub fn new(state_dir: PathBuf) -> Self {
-        Self { state_dir }
+    /// The file of this state directory. An error says that its leases cannot be watched.
+    pub fn new(state_dir: PathBuf) -> Result<Self, Errno> {
+        let blocks = BlockKeeper::new(&state_dir)?;
+        Ok(Self { state_dir, blocks })
     }
 }
 
@@ -48,16 +56,21 @@ impl Subsystem for LocalStateSubsystem {
             Some(node) => uplink::of_this_host(node.address)?,
             None => None,
         };
-        let state = local_state(cluster, uplink.as_ref());
+        let (blocks, block_problems) = self.blocks.plan(cluster, mode, Instant::now())?;
+        let state = state_with_blocks(cluster, uplink.as_ref(), Some(&blocks));
         let mut outcome = Outcome {
             changes: vec![],
             problems: problems(cluster, &state),
         };
+        outcome.problems.extend(block_problems);
         let present = NodeState::read(&self.state_dir).ok();
         if present
             .as_ref()
             .is_some_and(|present| is_same(present, &state))
         {
+            if mode == Mode::Apply {
+                outcome.problems.extend(self.blocks.conclude(cluster));
+            }
             return Ok(outcome);
         }
         if mode == Mode::Apply {
@@ -68,9 +81,26 @@ impl Subsystem for LocalStateSubsystem {
                     path.display()
                 )
             })?;
+            outcome.problems.extend(self.blocks.conclude(cluster));
         }
         outcome.changes = describe(present.as_ref(), &state);
         Ok(outcome)
+    }
+
+    fn local_generation(&self) -> u64 {
+        self.blocks.generation()
+    }
+
+    fn notifications(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.blocks.descriptor())
+    }
+
+    fn receive(&mut self) -> bool {
+        self.blocks.receive()
+    }
+
+    fn blocks(&self) -> Option<BlockReports> {
+        Some(self.blocks.reports())
     }
 }
 
@@ -90,9 +120,7 @@ fn describe(present: Option<&NodeState>, state: &NodeState) -> Vec<Change> {
         .iter()
         .filter(|overlay| !before.contains(overlay))
         .map(|overlay| {
-            let subnets = overlay.subnet.map(IpNet::V4).into_iter();
-            let subnets = subnets.chain(overlay.subnet6.map(IpNet::V6));
-            let subnets: Vec<_> = subnets.map(|subnet| subnet.to_string()).collect();
+            let subnets: Vec<_> = overlay.subnets().map(|subnet| subnet.to_string()).collect();
             let mtu = overlay.mtu;
             Change(match &overlay.problem {
                 None => format!(
@@ -137,14 +165,28 @@ fn problems(cluster: &ClusterState, state: &NodeState) -> Vec<String> {
         .collect()
 }
 
-/// What the library needs to know. `uplink` is the interface with this node's address.
+/// What the library needs to know, with all blocks that this host has. `uplink` is the interface with
+/// this node's address.
 #[must_use]
 pub fn local_state(cluster: &ClusterState, uplink: Option<&Uplink>) -> NodeState {
+    state_with_blocks(cluster, uplink, None)
+}
+
+/// As [`local_state`], with the blocks that containers get addresses of.
+fn state_with_blocks(
+    cluster: &ClusterState,
+    uplink: Option<&Uplink>,
+    blocks: Option<&BlocksByOverlay>,
+) -> NodeState {
     let own = cluster.own_node();
     let overlays = cluster
         .overlays
         .values()
-        .map(|overlay| local_overlay(overlay, own, uplink))
+        .map(|overlay| {
+            let lendable = blocks.and_then(|blocks| blocks.get(&overlay.name));
+            let lendable = lendable.map(|blocks| blocks.lendable.as_slice());
+            local_overlay(overlay, own, uplink, lendable)
+        })
         .collect();
     let overlay_subnets = cluster.overlays.values().flat_map(Overlay::subnets);
     let underlay = cluster.underlay.iter();
@@ -163,7 +205,12 @@ pub fn local_state(cluster: &ClusterState, uplink: Option<&Uplink>) -> NodeState
     state
 }
 
-fn local_overlay(overlay: &Overlay, own: Option<&Node>, uplink: Option<&Uplink>) -> LocalOverlay {
+fn local_overlay(
+    overlay: &Overlay,
+    own: Option<&Node>,
+    uplink: Option<&Uplink>,
+    lendable: Option<&[IpNet]>,
+) -> LocalOverlay {
     let given = own.and_then(|own| {
         let mut given = own.subnets.iter();
         given.find(|subnets| subnets.overlay == overlay.name)
@@ -174,23 +221,32 @@ fn local_overlay(overlay: &Overlay, own: Option<&Node>, uplink: Option<&Uplink>)
     let subnet6 = given
         .and_then(|subnets| subnets.subnet6)
         .and_then(lower_half_v6);
+    let all = given.map_or(&[][..], |given| &given.blocks);
+    let blocks = if overlay.lends_blocks {
+        lendable.unwrap_or(all)
+    } else {
+        &[]
+    };
     let address = own.map_or(Ipv4Addr::UNSPECIFIED.into(), |own| own.address);
     let overhead = uplink::vxlan_overhead(address);
     let uplink_mtu = uplink.map_or(ETHERNET_MTU, |uplink| uplink.mtu);
     let max_mtu = uplink_mtu.saturating_sub(overhead);
     let mtu = overlay.mtu.unwrap_or(max_mtu);
-    let min_mtu = if subnet6.is_some() {
-        MIN_IPV6_MTU
-    } else {
-        MIN_IPV4_MTU
-    };
+    let has_v6 = subnet6.is_some() || (overlay.lends_blocks && overlay.subnet6.is_some());
+    let min_mtu = if has_v6 { MIN_IPV6_MTU } else { MIN_IPV4_MTU };
     let problem = match (own, uplink) {
         _ if !overlay.enabled => Some("it is disabled in the managers' configuration".to_owned()),
         (None, _) => Some(
             "this node is not registered; see the log of contrail-mesos-node for why its reports fail"
                 .to_owned(),
         ),
-        _ if subnet.is_none() && subnet6.is_none() => Some(
+        // Containers would otherwise start with one family where they expect both.
+        _ if overlay.lends_blocks && lacks_family(overlay, blocks) => Some(
+            "this node has borrowed no block of it yet; if that stays so, see the problems of this node on \
+             the managers' page, which say whether the overlay is used up"
+                .to_owned(),
+        ),
+        _ if !overlay.lends_blocks && subnet.is_none() && subnet6.is_none() => Some(
             "this node has no subnet in it, or one that is too small; see the problems of this node on \
              the managers' page"
                 .to_owned(),
@@ -217,10 +273,25 @@ fn local_overlay(overlay: &Overlay, own: Option<&Node>, uplink: Option<&Uplink>)
         vni: overlay.vni,
         subnet,
         subnet6,
+        // A launch on an overlay without any family waits for the daemon.
+        blocks: if lacks_family(overlay, blocks) {
+            vec![]
+        } else {
+            blocks.to_vec()
+        },
         mtu,
         groups: overlay.groups,
         problem,
     }
+}
+
+/// Whether there are no blocks of a family that the overlay has.
+fn lacks_family(overlay: &Overlay, blocks: &[IpNet]) -> bool {
+    let mut subnets = overlay.subnets();
+    subnets.any(|subnet| {
+        let is_v4 = subnet.addr().is_ipv4();
+        !blocks.iter().any(|block| block.addr().is_ipv4() == is_v4)
+    })
 }
 
 fn lower_half_v4(subnet: Ipv4Net) -> Option<Ipv4Net> {
@@ -269,6 +340,7 @@ mod tests {
             mtu: 1450,
             groups: None,
             problem: None,
+            blocks: vec![],
         };
         assert_eq!(state.overlays, [expected]);
         assert_eq!(state.revision, revision("3.1"));
@@ -324,7 +396,7 @@ mod tests {
     #[test]
     fn file_is_written_when_something_but_the_revision_changes() {
         let directory = tempfile::tempdir().unwrap();
-        let mut subsystem = LocalStateSubsystem::new(directory.path().to_owned());
+        let mut subsystem = LocalStateSubsystem::new(directory.path().to_owned()).unwrap();
         let mut cluster = cluster("3.1");
         let changes = |subsystem: &mut LocalStateSubsystem, cluster: &ClusterState, mode| {
             subsystem.reconcile(cluster, mode).unwrap().changes.len()

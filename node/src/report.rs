@@ -7,12 +7,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use contrail_mesos_api::backoff::Backoff;
-use contrail_mesos_api::cluster::{ClusterClient, NodeAnswer, NodeReport, Versions};
+use contrail_mesos_api::cluster::{BlockReport, ClusterClient, NodeAnswer, NodeReport, Versions};
 use contrail_mesos_api::text::{truncate, with_causes};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::blocks::BlockReports;
 use crate::endpoint_report::EndpointRequests;
 use crate::engine::EngineStatus;
 use crate::uplink;
@@ -57,6 +58,13 @@ pub struct ReportOptions {
     pub configuration: String,
 }
 
+/// Waits until other blocks are wanted, or forever if nobody keeps blocks.
+async fn next_change(blocks: &mut BlockReports) {
+    if blocks.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
 /// Sends the reports.
 #[derive(Debug)]
 pub struct Reporter {
@@ -64,17 +72,20 @@ pub struct Reporter {
     options: ReportOptions,
     engine: watch::Receiver<EngineStatus>,
     endpoints: EndpointRequests,
+    blocks: BlockReports,
     status: watch::Sender<ReportStatus>,
 }
 
 impl Reporter {
-    /// A reporter of the state of these subsystems, which tells `endpoints` what the managers lack.
+    /// A reporter of the state of these subsystems and of what this host wants of `blocks`, which tells
+    /// `endpoints` what the managers lack.
     #[must_use]
     pub fn new(
         client: ClusterClient,
         options: ReportOptions,
         engine: watch::Receiver<EngineStatus>,
         endpoints: EndpointRequests,
+        blocks: BlockReports,
         status: watch::Sender<ReportStatus>,
     ) -> Self {
         Self {
@@ -82,6 +93,7 @@ impl Reporter {
             options,
             engine,
             endpoints,
+            blocks,
             status,
         }
     }
@@ -91,7 +103,8 @@ impl Reporter {
         let mut retries = RETRY.delays();
         loop {
             let state = self.engine.borrow_and_update().clone();
-            let result = self.report(&state).await;
+            let blocks = self.blocks.borrow_and_update().clone();
+            let result = self.report(&state, blocks).await;
             let next = match &result {
                 Ok(_) => {
                     retries = RETRY.delays();
@@ -110,16 +123,24 @@ impl Reporter {
     /// Waits until the next report is due. Returns false once the subsystems have stopped.
     async fn wait(&mut self, reported: &EngineStatus, mut due: Instant, is_success: bool) -> bool {
         loop {
-            match timeout_at(due, self.engine.changed()).await {
+            let changed = async {
+                tokio::select! {
+                    changed = self.engine.changed() => changed.map(|()| false),
+                    () = next_change(&mut self.blocks) => Ok(true),
+                }
+            };
+            match timeout_at(due, changed).await {
                 // It is due.
                 Err(_) => return true,
                 Ok(Err(_)) => return false,
                 // What failed is not sent more often because something has changed.
-                Ok(Ok(())) if !is_success => {
+                Ok(Ok(_)) if !is_success => {
                     sleep_until(due).await;
                     return true;
                 }
-                Ok(Ok(())) => {
+                // A launch may wait for a block.
+                Ok(Ok(true)) => due = due.min(Instant::now() + CHANGE_DELAY.delays().next_delay()),
+                Ok(Ok(false)) => {
                     let now = self.engine.borrow_and_update();
                     let delay = if now.reports() != reported.reports() {
                         CHANGE_DELAY
@@ -134,7 +155,11 @@ impl Reporter {
         }
     }
 
-    async fn report(&self, state: &EngineStatus) -> Result<(IpAddr, NodeAnswer), String> {
+    async fn report(
+        &self,
+        state: &EngineStatus,
+        blocks: Vec<BlockReport>,
+    ) -> Result<(IpAddr, NodeAnswer), String> {
         let managers = self.client.managers().to_vec();
         let configured = self.options.address;
         // Names are resolved, and the kernel is asked.
@@ -155,7 +180,7 @@ impl Reporter {
             applied: state.applied(),
             subsystems: state.reports(),
             endpoints: self.endpoints.digest(),
-            blocks: vec![],
+            blocks,
         };
         let deadline = Instant::now() + REPORT_TIMEOUT;
         let answer = self.client.report(&report, deadline).await;
@@ -218,6 +243,7 @@ mod tests {
     use crate::testing::revision;
 
     struct Reporting {
+        blocks: watch::Sender<Vec<BlockReport>>,
         engine: watch::Sender<EngineStatus>,
         status: watch::Receiver<ReportStatus>,
         task: tokio::task::JoinHandle<()>,
@@ -244,8 +270,17 @@ mod tests {
         let (sender, status) = watch::channel(ReportStatus::default());
         let view = GroupsView::default();
         let endpoints = EndpointReporter::new(client.clone(), view.report);
-        let reporter = Reporter::new(client, options, receiver, endpoints.requests(), sender);
+        let blocks = watch::Sender::default();
+        let reporter = Reporter::new(
+            client,
+            options,
+            receiver,
+            endpoints.requests(),
+            blocks.subscribe(),
+            sender,
+        );
         Reporting {
+            blocks,
             engine,
             status,
             task: tokio::spawn(reporter.run()),
@@ -296,6 +331,35 @@ mod tests {
         assert_eq!(reports[2]["applied"], "3.4");
         drop(reporting.engine);
         reporting.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn wanted_blocks_are_reported_at_once() {
+        let server = ScriptedServer::start(|_, _| ok(&json!({}))).await;
+        let mut reporting = start(&server, LONG);
+        let answered = |count| move |status: &ReportStatus| status.reports >= count;
+        reporting.status.wait_for(answered(1)).await.unwrap();
+        reporting.blocks.send_replace(vec![BlockReport {
+            overlay: "dcos".to_owned(),
+            used: 3,
+            wanted: 7,
+            ..BlockReport::default()
+        }]);
+        reporting.status.wait_for(answered(2)).await.unwrap();
+        let reports: Vec<_> = server
+            .requests()
+            .iter()
+            .map(ReceivedRequest::json)
+            .collect();
+        assert_eq!(reports[0].get("blocks"), None);
+        assert_eq!(reports[1]["blocks"][0]["wanted"], 7);
+        // Without anybody who keeps blocks, reports go on.
+        drop(reporting.blocks);
+        reporting.engine.send_modify(|status| {
+            status.subsystems[0].problems = vec!["the device is foreign".to_owned()];
+        });
+        reporting.status.wait_for(answered(3)).await.unwrap();
+        reporting.task.abort();
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::blocks::BlockReports;
 use super::cluster_state::ClusterState;
 use super::dns::DnsView;
 use super::groups::GroupsView;
@@ -108,6 +109,11 @@ pub trait Subsystem: Send + 'static {
 
     /// What other parts of the daemon see of the groups of containers, if it keeps these.
     fn groups(&self) -> Option<GroupsView> {
+        None
+    }
+
+    /// What this host wants of overlays that lend blocks, if it keeps these.
+    fn blocks(&self) -> Option<BlockReports> {
         None
     }
 

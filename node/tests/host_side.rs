@@ -85,6 +85,7 @@ provider = 'overlay'
                 mtu: 1450,
                 groups: None,
                 problem: None,
+                blocks: vec![],
             };
             let cluster = ["9.0.0.0/8", "fd09::/16"].map(|net| net.parse().unwrap());
             NodeState::new(

@@ -64,6 +64,8 @@ pub struct BridgeNetwork {
     pub overlay: Option<OverlayPart>,
     /// What reaches its containers besides members of their groups; none if it does not isolate groups.
     pub groups: Option<Admission>,
+    /// Whether its subnets are blocks of an overlay, which come and go while containers run.
+    pub has_blocks: bool,
 }
 
 /// The addresses of one family of a network.
@@ -79,6 +81,9 @@ pub struct Subnet<N: AddressFamily> {
     pub last: N::Address,
     /// Inclusive ranges of addresses that only a static request gets.
     pub reserved: Vec<(N::Address, N::Address)>,
+    /// More subnets of the network on this host, which begin with an address of the bridge as well: the
+    /// other blocks of an overlay that lends blocks. `subnet` is the lowest of them.
+    pub more: Vec<N>,
 }
 
 /// Addresses that are not for containers.
@@ -296,6 +301,7 @@ pub(super) fn network(section: &Section<'_>, name: &str) -> BridgeNetwork {
         routes: routes.unwrap_or_else(default_routes),
         overlay: None,
         groups: groups(section),
+        has_blocks: false,
         v4,
         v6,
     }
@@ -326,9 +332,15 @@ fn groups(section: &Section<'_>) -> Option<Admission> {
 impl BridgeNetwork {
     /// The subnets of both families.
     pub fn subnets(&self) -> impl Iterator<Item = IpNet> + '_ {
-        let v4 = self.v4.as_ref().map(|v4| IpNet::V4(v4.subnet));
-        let v6 = self.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
-        v4.into_iter().chain(v6)
+        let v4 = self.v4.iter().flat_map(Subnet::all).map(IpNet::V4);
+        let v6 = self.v6.iter().flat_map(Subnet::all).map(IpNet::V6);
+        v4.chain(v6)
+    }
+
+    /// The bridge's own address in each subnet, with the subnet's prefix length.
+    pub fn gateways(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let v4 = self.v4.iter().flat_map(Subnet::gateways);
+        v4.chain(self.v6.iter().flat_map(Subnet::gateways))
     }
 }
 
@@ -484,6 +496,7 @@ impl<N: AddressFamily> Subnet<N> {
             first: subnet.first_host(),
             last: subnet.last_host(),
             reserved: vec![],
+            more: vec![],
         }
     }
 
@@ -491,6 +504,33 @@ impl<N: AddressFamily> Subnet<N> {
     /// gateway. The error says why it cannot be a network's.
     pub fn checked(subnet: N) -> Result<Self, String> {
         check_subnet(subnet).map(|()| Self::of(subnet))
+    }
+
+    /// The same of several subnets; none if there is none.
+    pub fn checked_all(subnets: impl IntoIterator<Item = N>) -> Result<Option<Self>, (N, String)> {
+        let mut all: Option<Self> = None;
+        for subnet in subnets {
+            check_subnet(subnet).map_err(|reason| (subnet, reason))?;
+            match &mut all {
+                Some(all) => all.more.push(subnet.truncated()),
+                None => all = Some(Self::of(subnet)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The subnets.
+    pub fn all(&self) -> impl Iterator<Item = N> + '_ {
+        std::iter::once(self.subnet).chain(self.more.iter().copied())
+    }
+
+    /// The bridge's own address in each subnet, with the subnet's prefix length.
+    pub fn gateways(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let first = std::iter::once((self.gateway, self.subnet.prefix()));
+        let more = self.more.iter();
+        let all = first.chain(more.map(|subnet| (subnet.first_host(), subnet.prefix())));
+        // The lengths are those of subnets of the same family.
+        all.filter_map(|(gateway, prefix)| IpNet::new(gateway.into(), prefix).ok())
     }
 
     /// Whether a container that requests no address can get one.

@@ -43,6 +43,25 @@ fn publish(state_dir: &Path, subnet: &str, problem: Option<&str>) {
         mtu: 1450,
         groups: None,
         problem: problem.map(str::to_owned),
+        blocks: vec![],
+    };
+    let (name, revision) = ("agent-1".to_owned(), Revision::default());
+    NodeState::new(name, revision, vec![overlay], vec![])
+        .write(state_dir)
+        .unwrap();
+}
+
+/// Publishes the overlay `vxlan-1` with blocks.
+fn publish_blocks(state_dir: &Path, blocks: &[&str]) {
+    let overlay = LocalOverlay {
+        name: "vxlan-1".to_owned(),
+        vni: 4097,
+        subnet: None,
+        subnet6: None,
+        mtu: 1450,
+        groups: None,
+        problem: None,
+        blocks: blocks.iter().map(|block| block.parse().unwrap()).collect(),
     };
     let (name, revision) = ("agent-1".to_owned(), Revision::default());
     NodeState::new(name, revision, vec![overlay], vec![])
@@ -431,6 +450,56 @@ fn launch_on_an_overlay_waits_for_the_node_daemon_and_then_needs_it_no_more() {
         isolator.recover(vec![state], vec![]).await.unwrap();
         assert_eq!(address(&isolator).as_deref(), Some(b"9.0.1.2".as_slice()));
         isolator.cleanup(&id).await.unwrap();
+        assert_eq!(link_names(), Vec::<String>::new());
+        assert!(!state_dir.join("networks/blue").exists());
+    });
+}
+
+#[test]
+fn launch_without_a_free_address_waits_for_another_block() {
+    isolated_async(|| async {
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = directory.path().join("state");
+        let isolator = isolator_with(
+            directory.path(),
+            "[deadlines]\nprepare = '3s'\n\
+             [[network]]\nname = 'blue'\nprovider = 'overlay'\noverlay = 'vxlan-1'",
+        );
+        publish_blocks(&state_dir, &["9.0.1.0/30"]);
+        let ids = ["one", "two", "three"].map(ContainerId::top_level);
+        let process = ProcessInNamespace::run("true");
+        isolator
+            .prepare(&ids[0], on_network(b"blue"))
+            .await
+            .unwrap();
+        let published = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            publish_blocks(&state_dir, &["9.0.1.0/30", "9.0.7.4/30"]);
+        };
+        let (prepared, ()) =
+            tokio::join!(isolator.prepare(&ids[1], on_network(b"blue")), published);
+        prepared.unwrap();
+        isolator.isolate(&ids[1], process.0.id()).await.unwrap();
+        let status = isolator.status(&ids[1]);
+        let address = status.network_infos[0].ip_addresses[0].ip_address.clone();
+        assert_eq!(address.as_deref(), Some(b"9.0.7.6".as_slice()));
+        let error = isolator
+            .prepare(&ids[2], on_network(b"blue"))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("9.0.1.0/30, 9.0.7.4/30"), "{error}");
+        assert!(error.contains("managers"), "{error}");
+        // A block that is withdrawn gives no address any more.
+        isolator.cleanup(&ids[0]).await.unwrap();
+        publish_blocks(&state_dir, &["9.0.7.4/30"]);
+        isolator
+            .prepare(&ids[0], on_network(b"blue"))
+            .await
+            .unwrap_err();
+        for id in &ids {
+            isolator.cleanup(id).await.unwrap();
+        }
         assert_eq!(link_names(), Vec::<String>::new());
         assert!(!state_dir.join("networks/blue").exists());
     });

@@ -35,6 +35,9 @@ pub(super) struct ContainerLink<'a> {
     /// Subnets of `addresses` that are behind the gateways, each with its gateway as the address. The
     /// gateways are then on the link, and nothing else is: so it is where groups are isolated.
     pub(super) subnets_behind_gateways: &'a [IpNet],
+    /// Whether a neighbour's address may belong to another host later, so that the container must not
+    /// learn a shorter way to it.
+    pub(super) refuses_redirects: bool,
     /// The gateways' MAC address, if it never changes. The container then needs no neighbour
     /// discovery for them, and so no entry of the kernel's neighbour table, which all namespaces
     /// share and which has room for 1,024 entries by default.
@@ -160,7 +163,8 @@ impl ContainerLink<'_> {
         let accept_ra = format!("net/ipv6/conf/{}/accept_ra", self.interface);
         // The host redirects IPv6 packets that go back by their bridge, and has no setting against it.
         let has_v6 = |nets: &[IpNet]| nets.iter().any(|net| net.addr().is_ipv6());
-        let accept_redirects = has_v6(self.subnets_behind_gateways)
+        let refuses_redirects = self.refuses_redirects && has_v6(self.addresses);
+        let accept_redirects = (refuses_redirects || has_v6(self.subnets_behind_gateways))
             .then(|| format!("net/ipv6/conf/{}/accept_redirects", self.interface));
         std::iter::once(accept_ra)
             .chain(accept_redirects)
@@ -287,6 +291,7 @@ mod tests {
                 gateways: &["10.33.0.1".parse().unwrap(), "fd00:33::1".parse().unwrap()],
                 routes: &routes,
                 subnets_behind_gateways: &[],
+                refuses_redirects: false,
                 gateway_mac: None,
                 announce: Announce::default(),
             };

@@ -30,6 +30,20 @@ pub enum ProviderError {
         /// The subnet or range that is used up.
         range: String,
     },
+    /// No address of a family is left in the blocks that this host has borrowed, and no other one came.
+    #[error(
+        "network {network:?}: no {family} address left in this host's blocks {blocks}; contrail-mesos-node \
+         asks the managers for more: if the next attempt fails as well, see the problems of this node on \
+         the managers' page, which say whether the overlay is used up"
+    )]
+    NoBlock {
+        /// The network's name.
+        network: String,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// The blocks that are used up.
+        blocks: String,
+    },
     /// The kernel, the file system or a peer failed an operation.
     #[error("network {network:?}: cannot {action}: {source}")]
     Failed {

@@ -29,7 +29,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// The part of the time for a prepare that a launch waits, at most.
 const MAX_WAIT_DIVISOR: u32 = 3;
 /// How often a waiting launch looks at the node state.
-const POLL_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How many overlays a message lists.
 const MAX_LISTED: usize = 8;
 
@@ -156,11 +156,8 @@ impl OverlayNetworks {
             path: self.node_state.path(),
             reason,
         };
-        let min_mtu = if overlay.subnet6.is_some() {
-            MIN_MTU_V6
-        } else {
-            MIN_MTU_V4
-        };
+        let has_v6 = overlay.subnets().any(|subnet| subnet.addr().is_ipv6());
+        let min_mtu = if has_v6 { MIN_MTU_V6 } else { MIN_MTU_V4 };
         if !(min_mtu..=MAX_MTU).contains(&overlay.mtu) {
             let mtu = overlay.mtu;
             return Err(invalid(format!(
@@ -169,8 +166,16 @@ impl OverlayNetworks {
         }
         let mut bridge = BridgeNetwork {
             bridge: network.bridge(),
-            v4: overlay.subnet.map(subnet).transpose().map_err(invalid)?,
-            v6: overlay.subnet6.map(subnet).transpose().map_err(invalid)?,
+            v4: subnets(overlay, |net| match net {
+                IpNet::V4(net) => Some(net),
+                IpNet::V6(_) => None,
+            })
+            .map_err(invalid)?,
+            v6: subnets(overlay, |net| match net {
+                IpNet::V6(net) => Some(net),
+                IpNet::V4(_) => None,
+            })
+            .map_err(invalid)?,
             mtu: overlay.mtu,
             masquerade: network.masquerade,
             hairpin: network.hairpin,
@@ -181,6 +186,7 @@ impl OverlayNetworks {
                 cluster_subnets: IpNet::aggregate(&state.cluster_subnets),
             }),
             groups: overlay.groups,
+            has_blocks: !overlay.blocks.is_empty(),
         };
         bridge.routes = match &network.routes {
             Some(routes) => routes.clone(),
@@ -197,13 +203,12 @@ impl OverlayNetworks {
         let overlay = state
             .as_ref()
             .and_then(|state| state.overlay(&network.overlay));
-        let Some(overlay) = overlay else {
-            return vec![];
-        };
-        let v4 = overlay.subnet.map(IpNet::V4);
-        v4.into_iter()
-            .chain(overlay.subnet6.map(IpNet::V6))
-            .collect()
+        overlay.map_or_else(Vec::new, |overlay| overlay.subnets().collect())
+    }
+
+    /// How long a launch waits for another block, at most.
+    pub(super) fn max_wait(&self) -> Duration {
+        self.max_wait
     }
 
     /// As [`OverlayNetworks::bridge_network`], for a request.
@@ -271,7 +276,7 @@ impl OverlayNetworks {
 
 /// Refuses an overlay with a problem or without a subnet.
 fn check_problem(overlay: &LocalOverlay) -> Result<(), OverlayError> {
-    let has_subnet = overlay.subnet.is_some() || overlay.subnet6.is_some();
+    let has_subnet = overlay.subnets().next().is_some();
     let problem = overlay.problem.as_ref();
     let problem = problem.map(|problem| excerpt(problem.as_bytes()));
     let name = overlay.name.clone();
@@ -289,8 +294,15 @@ fn check_problem(overlay: &LocalOverlay) -> Result<(), OverlayError> {
     }
 }
 
-fn subnet<N: AddressFamily>(subnet: N) -> Result<Subnet<N>, String> {
-    Subnet::checked(subnet).map_err(|reason| format!("the subnet {subnet}: {reason}"))
+/// The subnets of one family, in order.
+fn subnets<N: AddressFamily>(
+    overlay: &LocalOverlay,
+    of_family: fn(IpNet) -> Option<N>,
+) -> Result<Option<Subnet<N>>, String> {
+    let mut all: Vec<IpNet> = overlay.subnets().collect();
+    all.sort_unstable();
+    Subnet::checked_all(all.into_iter().filter_map(of_family))
+        .map_err(|(subnet, reason)| format!("the subnet {subnet}: {reason}"))
 }
 
 /// The subnets of the whole overlay: those of the cluster's that this host's part of it is in.

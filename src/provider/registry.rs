@@ -6,17 +6,18 @@ use std::os::fd::BorrowedFd;
 
 use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::{Instant, sleep};
 
 use super::bridge::{BridgeIntent, BridgeProvider};
 use super::cni::{CniIntent, CniProvider, FailedDel};
 use super::contrail::{self, ContrailIntent, ContrailProvider};
 use super::none::{NoneIntent, NoneProvider};
-use super::overlay::OverlayNetworks;
+use super::overlay::{OverlayNetworks, POLL_INTERVAL};
 use super::{
     Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
     ProviderIntent, Statistics,
 };
-use crate::config::{Config, Network, NetworkProvider};
+use crate::config::{Config, Network, NetworkProvider, OverlayNetwork};
 use contrail_mesos_api::container::ContainerId;
 
 /// A teardown that is not complete although its container has ended. An agent retries it.
@@ -110,8 +111,7 @@ impl Providers {
                 TypedIntent::Bridge(self.bridge.reserve(request, network).await?)
             }
             NetworkProvider::Overlay(network) => {
-                let network = self.overlays.requested(request, network)?;
-                TypedIntent::Bridge(self.bridge.reserve(request, &network).await?)
+                TypedIntent::Bridge(self.reserve_on_overlay(request, network).await?)
             }
             NetworkProvider::Contrail(network) => {
                 TypedIntent::Contrail(self.contrail.reserve(request, network).await?)
@@ -122,6 +122,62 @@ impl Providers {
             NetworkProvider::None => TypedIntent::None(self.none.reserve(request, &()).await?),
         }
         .into())
+    }
+
+    /// As [`Provider::reserve`]. Where this host borrows blocks, it waits for another one if all
+    /// addresses are in use. The lease comes first, and then it is looked whether the block is still
+    /// this host's: the node daemon withdraws a block first, and then looks for leases.
+    async fn reserve_on_overlay(
+        &self,
+        request: &NetworkRequest,
+        overlay: &OverlayNetwork,
+    ) -> Result<Intent<BridgeIntent>, ProviderError> {
+        let deadline = Instant::now() + self.overlays.max_wait();
+        loop {
+            let network = self.overlays.requested(request, overlay)?;
+            let reserved = self.bridge.reserve(request, &network).await;
+            if !network.has_blocks {
+                return reserved;
+            }
+            match reserved {
+                Ok(intent) => {
+                    let now = self.overlays.requested(request, overlay);
+                    let is_kept = now.as_ref().is_ok_and(|now| {
+                        let mut addresses = intent.addresses.iter();
+                        addresses.all(|net| now.subnets().any(|block| block.contains(&net.addr())))
+                    });
+                    if is_kept {
+                        return Ok(intent);
+                    }
+                    for error in self
+                        .bridge
+                        .release(&intent)
+                        .await
+                        .err()
+                        .into_iter()
+                        .flatten()
+                    {
+                        log::warn!("a block was given back meanwhile: {error}");
+                    }
+                    now?;
+                }
+                Err(ProviderError::Exhausted { .. }) if Instant::now() < deadline => {
+                    sleep(POLL_INTERVAL).await;
+                }
+                Err(ProviderError::Exhausted {
+                    network,
+                    family,
+                    range,
+                }) => {
+                    return Err(ProviderError::NoBlock {
+                        network,
+                        family,
+                        blocks: range,
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// See [`Provider::release`].

@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::contrail::Contrail;
 use crate::fence::Leadership;
 use crate::history::timestamp;
+use crate::overlay::OverlayUsage;
 use crate::reconcile::{Key, Reconciler};
 use crate::services::{RangeUsage, Services};
 
@@ -427,9 +428,10 @@ fn node_problems(cluster: &Cluster, problems: &mut Vec<Problem>) {
         .map(|node| (node, node.problems.join("; ")));
     add("node-problem", PROBLEM_TODO, troubled.collect());
     let (overlays, endpoints) = cluster.usage();
+    problems.extend(overlays.iter().filter_map(scarce_blocks));
     let full = overlays
         .iter()
-        .filter(|usage| usage.enabled && usage.free == 0)
+        .filter(|usage| usage.enabled && usage.free == 0 && !usage.lends_blocks)
         .map(|usage| (format!("overlay {}", usage.overlay), usage.subnet));
     let full = full.chain(
         endpoints
@@ -518,9 +520,55 @@ fn service_problems(services: &Services, problems: &mut Vec<Problem>) {
     }
 }
 
+/// What is wrong with an overlay whose last blocks are being lent: while there are some, nodes still get
+/// what they want.
+fn scarce_blocks(usage: &OverlayUsage) -> Option<Problem> {
+    let is_scarce = usage.free.saturating_mul(10) < usage.total;
+    if !usage.enabled || !usage.lends_blocks || !is_scarce {
+        return None;
+    }
+    let (free, total, prefix, subnet) = (usage.free, usage.total, usage.prefix, usage.subnet);
+    let subject = format!("overlay {}", usage.overlay);
+    let todo = "Delete nodes that are gone for good, or configure a larger subnet.";
+    Some(if free == 0 {
+        let message = format!(
+            "{subnet} is used up: launches fail on nodes that need another block. Blocks that were given \
+             back are free after some minutes"
+        );
+        Problem::new("overlay-used-up", subject, message, todo)
+    } else {
+        let message = format!("{free} of {total} blocks with a /{prefix} of {subnet} are left");
+        Problem::new("overlay-nearly-used-up", subject, message, todo)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scarce_blocks_are_a_problem_before_the_last_is_lent() {
+        let mut usage = OverlayUsage {
+            overlay: "one".to_owned(),
+            enabled: true,
+            lends_blocks: true,
+            subnet: "9.0.0.0/24".parse().unwrap(),
+            prefix: 28,
+            used: 13,
+            free: 2,
+            total: 16,
+        };
+        assert!(scarce_blocks(&usage).is_none());
+        usage.free = 1;
+        assert_eq!(
+            scarce_blocks(&usage).unwrap().kind,
+            "overlay-nearly-used-up"
+        );
+        usage.free = 0;
+        assert_eq!(scarce_blocks(&usage).unwrap().kind, "overlay-used-up");
+        usage.enabled = false;
+        assert!(scarce_blocks(&usage).is_none());
+    }
 
     fn message(uuid: Uuid) -> String {
         format!("cannot create ports: the virtual-machine {uuid} is not ours")

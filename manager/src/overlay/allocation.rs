@@ -7,14 +7,20 @@
 //! - A block is kept for its node until the node is released. It is in use while the overlay is
 //!   configured and its subnet holds the block, whatever the overlay's prefix is now. It is retired
 //!   when the overlay's subnet no longer holds it, and in use again when it does.
+//! - A block of an overlay that lends blocks stays with its node until the node gives it back. Then it
+//!   rests, and no other node gets it before [`BLOCK_REST`] has passed in this term.
+//! - A node gives blocks back once for each number of returns, so that an old report takes nothing.
 //! - Two steps for all nodes apply a configuration: first the endpoints that are no longer valid are
 //!   given back, then what is missing is given. Any beginning of these changes is a valid state.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
-use contrail_mesos_api::cluster::{Node, NodeAnswer, NodeSubnets, Object, Vtep};
+use contrail_mesos_api::cluster::{
+    BlockReport, Node, NodeAnswer, NodeSubnets, Object, Vtep, block_capacity,
+};
 use contrail_mesos_api::container::Mac;
 use contrail_mesos_api::text::Quoted;
 use ipnet::IpNet;
@@ -24,6 +30,12 @@ use super::error::AllocatorError;
 use super::record::{NodeBlocks, NodeRecord, is_node_address, is_node_name, is_same_family};
 use super::space::{Space, address4, address6, number, range};
 use super::usage::{EndpointUsage, OverlayUsage};
+
+/// How long a block that was given back is kept from other nodes: until then all nodes have removed their
+/// routes to its last node, unless they do not follow the managers.
+pub(super) const BLOCK_REST: Duration = Duration::from_mins(5);
+/// The most blocks that a node gets of an overlay and family.
+pub(super) const MAX_BLOCKS: usize = 256;
 
 /// What is given to nodes of the overlays of one configuration.
 #[derive(Clone, Debug)]
@@ -42,6 +54,10 @@ pub(super) struct Allocation {
     space6: Space,
     /// How many nodes have a block in use of an overlay, by its name: of IPv4, and of IPv6.
     block_counts: HashMap<String, [u64; 2]>,
+    /// The nodes with blocks that rest.
+    resting: BTreeSet<String>,
+    /// Since when blocks rest, as far as this term knows.
+    rests: HashMap<IpNet, Instant>,
     /// How many nodes have an IPv6 address of an endpoint.
     endpoint6_count: u64,
 }
@@ -81,6 +97,8 @@ impl Allocation {
             space4: Space::default(),
             space6: Space::default(),
             block_counts: HashMap::new(),
+            resting: BTreeSet::new(),
+            rests: HashMap::new(),
             endpoint6_count: 0,
         };
         allocation.set_config(config);
@@ -117,12 +135,13 @@ impl Allocation {
         self.config = config;
     }
 
-    /// Registers a node, or renews its registration. Returns the change of its record, if any, and
-    /// what the node is answered.
+    /// Registers a node, or renews its registration, takes back the blocks that it returns, and lends
+    /// it those that it needs. Returns the change of its record, if any, and what the node is answered.
     pub(super) fn register(
         &mut self,
         name: &str,
         address: IpAddr,
+        reports: &[BlockReport],
     ) -> Result<(Option<RecordChange>, NodeAnswer), AllocatorError> {
         let address = address.to_canonical();
         if !is_node_name(name) {
@@ -143,9 +162,14 @@ impl Allocation {
         };
         record.address = address;
         self.retire(&mut record);
-        let shortage = self.fill(&mut record);
+        let mut shortage = self.fill(&mut record);
         if let Some(error) = shortage.endpoints {
             return Err(error);
+        }
+        self.take_back(&mut record, reports);
+        shortage.problems.extend(self.lend(&mut record, reports));
+        for block in record.overlays.values().flat_map(|blocks| &blocks.blocks) {
+            self.rests.remove(block);
         }
         let change = self.change(name, Some(record));
         let answer = NodeAnswer {
@@ -159,6 +183,30 @@ impl Allocation {
     /// Gives back all that a node has. Returns the change, if the node is known.
     pub(super) fn release(&mut self, name: &str) -> Option<RecordChange> {
         self.change(name, None)
+    }
+
+    /// Frees the blocks that have rested long enough. Returns the changes.
+    pub(super) fn end_rests(&mut self, now: Instant) -> Vec<RecordChange> {
+        let mut changes = vec![];
+        let mut rests = HashMap::new();
+        for name in self.resting.clone() {
+            let Some(mut record) = self.nodes.get(&name).cloned() else {
+                continue;
+            };
+            for blocks in record.overlays.values_mut() {
+                blocks.resting.retain(|block| {
+                    let since = self.rests.get(block).copied().unwrap_or(now);
+                    let is_over = now.saturating_duration_since(since) >= BLOCK_REST;
+                    if !is_over {
+                        rests.insert(*block, since);
+                    }
+                    !is_over
+                });
+            }
+            changes.extend(self.change(&name, Some(record)));
+        }
+        self.rests = rests;
+        changes
     }
 
     /// Applies the configuration to all nodes. Returns the changes, in the order in which they must
@@ -224,7 +272,8 @@ impl Allocation {
     fn fill(&self, record: &mut NodeRecord) -> Shortage {
         let endpoints = self.fill_endpoints(record).err();
         let mut problems = vec![];
-        for overlay in self.overlays.values() {
+        let divided = self.overlays.values();
+        for overlay in divided.filter(|overlay| !overlay.lends_blocks) {
             let mut blocks = record.overlays.remove(&overlay.name).unwrap_or_default();
             let before = blocks.clone();
             let mut has_any = !before.subnets.is_empty();
@@ -259,6 +308,97 @@ impl Allocation {
             problems,
             endpoints,
         }
+    }
+
+    /// Takes back the blocks that a node returns, if its report is about the last that it was given.
+    fn take_back(&self, record: &mut NodeRecord, reports: &[BlockReport]) {
+        for report in reports {
+            let is_lent = self
+                .overlays
+                .get(&report.overlay)
+                .is_some_and(|overlay| overlay.lends_blocks);
+            let Some(blocks) = record.overlays.get_mut(&report.overlay) else {
+                continue;
+            };
+            if !is_lent || blocks.returned != report.returned {
+                continue;
+            }
+            let (returned, kept): (Vec<IpNet>, Vec<IpNet>) = std::mem::take(&mut blocks.blocks)
+                .into_iter()
+                .partition(|block| report.returns.contains(block));
+            blocks.blocks = kept;
+            if !returned.is_empty() {
+                blocks.resting.extend(returned);
+                blocks.returned += 1;
+            }
+        }
+    }
+
+    /// Lends a node the blocks that it lacks, as far as they are there. Returns what is missing.
+    fn lend(&self, record: &mut NodeRecord, reports: &[BlockReport]) -> Vec<String> {
+        let mut problems = vec![];
+        let lending = self.overlays.values();
+        for overlay in lending.filter(|overlay| overlay.lends_blocks && overlay.enabled) {
+            let Some(report) = reports.iter().find(|one| one.overlay == overlay.name) else {
+                continue;
+            };
+            let mut blocks = record.overlays.remove(&overlay.name).unwrap_or_default();
+            for pool in overlay.pools() {
+                let wanted = match pool.subnet {
+                    IpNet::V4(_) => report.wanted,
+                    IpNet::V6(_) => report.wanted6,
+                };
+                problems.extend(self.lend_of(pool, &mut blocks, wanted, overlay));
+            }
+            if blocks != NodeBlocks::default() {
+                record.overlays.insert(overlay.name.clone(), blocks);
+            }
+        }
+        problems
+    }
+
+    /// Lends blocks of one family until they have `wanted` addresses for containers.
+    fn lend_of(
+        &self,
+        pool: SubnetPool<IpNet>,
+        blocks: &mut NodeBlocks,
+        wanted: u32,
+        overlay: &OverlayDefinition,
+    ) -> Option<String> {
+        let is_of_pool =
+            |block: &IpNet| is_same_family(*block, pool.subnet) && pool.subnet.contains(block);
+        let lent: Vec<IpNet> = blocks.blocks.iter().copied().filter(is_of_pool).collect();
+        let mut count = lent.len();
+        let mut capacity = lent
+            .into_iter()
+            .map(block_capacity)
+            .fold(0_u32, u32::saturating_add);
+        let mut range = range(pool.subnet);
+        while capacity < wanted {
+            if count >= MAX_BLOCKS {
+                return Some(format!(
+                    "this node has {MAX_BLOCKS} blocks of {} in the overlay {}, which is all that a node \
+                     gets; run fewer containers on it, or configure larger blocks",
+                    pool.subnet, overlay.name
+                ));
+            }
+            // Its neighbours still know that it is here.
+            let own = blocks.resting.iter().position(is_of_pool);
+            let block = match own {
+                Some(index) => blocks.resting.remove(index),
+                None => match self.free_block_in(pool, &range) {
+                    Some(block) => {
+                        range = number(block.broadcast()).saturating_add(1)..=*range.end();
+                        block
+                    }
+                    None => return Some(no_block_problem(overlay, pool, capacity, wanted)),
+                },
+            };
+            blocks.blocks.push(block);
+            count += 1;
+            capacity = capacity.saturating_add(block_capacity(block));
+        }
+        None
     }
 
     fn fill_endpoints(&self, record: &mut NodeRecord) -> Result<(), AllocatorError> {
@@ -298,9 +438,14 @@ impl Allocation {
 
     /// The lowest free block.
     fn free_block(&self, pool: SubnetPool<IpNet>) -> Option<IpNet> {
+        self.free_block_in(pool, &range(pool.subnet))
+    }
+
+    /// The lowest free block in a part of a pool.
+    fn free_block_in(&self, pool: SubnetPool<IpNet>, part: &RangeInclusive<u128>) -> Option<IpNet> {
         let size = 1_u128.checked_shl((pool.subnet.max_prefix_len() - pool.prefix).into())?;
         let space = self.space(pool.subnet);
-        let first = space.lowest_free(&range(pool.subnet), size)?;
+        let first = space.lowest_free(part, size)?;
         let address = match pool.subnet {
             IpNet::V4(_) => IpAddr::V4(address4(first)?),
             IpNet::V6(_) => IpAddr::V6(address6(first)),
@@ -399,6 +544,9 @@ impl Allocation {
             for block in &blocks.subnets {
                 counts[family_index(*block)] += 1;
             }
+            if !blocks.resting.is_empty() {
+                self.resting.insert(record.name.clone());
+            }
         }
         Ok(())
     }
@@ -412,6 +560,7 @@ impl Allocation {
             self.macs.remove(&mac_suffix(vtep));
         }
         self.endpoint6_count -= u64::from(record.vtep6.is_some());
+        self.resting.remove(&record.name);
         for (name, blocks) in &record.overlays {
             if let Some(counts) = self.block_counts.get_mut(name) {
                 for block in &blocks.subnets {
@@ -463,6 +612,14 @@ impl Allocation {
                 blocks: vec![],
                 returned: 0,
             };
+            if overlay.lends_blocks {
+                let mut lent = blocks.blocks.clone();
+                lent.retain(|block| is_in(*block, overlay));
+                lent.sort_unstable();
+                subnets.returned = blocks.returned;
+                subnets.blocks = lent;
+                return (!subnets.blocks.is_empty()).then_some(subnets);
+            }
             for block in &blocks.subnets {
                 match block {
                     // While a configuration is being applied, a block may not be valid yet.
@@ -506,7 +663,12 @@ impl Allocation {
             overlay.pools().map(move |pool| (overlay, name, pool))
         });
         let usage = pools.map(|(overlay, name, pool)| {
-            let counts = self.block_counts.get(name).copied().unwrap_or_default();
+            let used = if overlay.lends_blocks {
+                self.lent_count(name, pool.subnet)
+            } else {
+                let counts = self.block_counts.get(name).copied().unwrap_or_default();
+                counts[family_index(pool.subnet)]
+            };
             let bits = u32::from(pool.subnet.max_prefix_len() - pool.prefix);
             let size = 1_u128.checked_shl(bits).unwrap_or(u128::MAX);
             let free = self
@@ -515,14 +677,27 @@ impl Allocation {
             OverlayUsage {
                 overlay: name.clone(),
                 enabled: overlay.enabled,
+                lends_blocks: overlay.lends_blocks,
                 subnet: pool.subnet,
                 prefix: pool.prefix,
-                used: counts[family_index(pool.subnet)],
+                used,
                 free: count(free),
                 total: room(pool),
             }
         });
         usage.collect()
+    }
+
+    /// How many blocks of a subnet are lent.
+    fn lent_count(&self, overlay: &str, subnet: IpNet) -> u64 {
+        let of_overlay = self
+            .nodes
+            .values()
+            .filter_map(|node| node.overlays.get(overlay));
+        let blocks = of_overlay.flat_map(|blocks| &blocks.blocks);
+        let lent =
+            blocks.filter(|block| is_same_family(**block, subnet) && subnet.contains(*block));
+        lent.count() as u64
     }
 
     /// How much of the tunnel endpoints' subnets is used.
@@ -617,6 +792,23 @@ fn endpoints_exhausted(subnet: IpNet) -> AllocatorError {
             IpNet::V6(_) => "vtep_subnet6",
         },
     }
+}
+
+fn no_block_problem(
+    overlay: &OverlayDefinition,
+    pool: SubnetPool<IpNet>,
+    capacity: u32,
+    wanted: u32,
+) -> String {
+    format!(
+        "the overlay {} has no free block for this node, which has blocks with {capacity} of the {wanted} \
+         addresses that it wants: {} has room for {} blocks with a /{} each; release nodes that are gone, or \
+         configure a larger subnet",
+        overlay.name,
+        pool.subnet,
+        room(pool),
+        pool.prefix
+    )
 }
 
 fn used_up_problem(overlay: &OverlayDefinition, pool: SubnetPool<IpNet>) -> String {

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use contrail_mesos_api::cluster::{NodeAnswer, NodeReport, Object, ObjectKey};
+use contrail_mesos_api::cluster::{BlockReport, NodeAnswer, NodeReport, Object, ObjectKey};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::allocation::{Allocation, RecordChange};
@@ -117,9 +118,11 @@ impl Allocator {
         report: &NodeReport,
     ) -> Result<NodeAnswer, AllocatorError> {
         let (name, address) = (name.to_owned(), report.address);
+        let blocks = report.blocks.clone();
         self.request(|reply| Request::Register {
             name,
             address,
+            blocks,
             reply,
         })
         .await
@@ -185,6 +188,7 @@ enum Request {
     Register {
         name: String,
         address: IpAddr,
+        blocks: Vec<BlockReport>,
         reply: oneshot::Sender<Result<NodeAnswer, AllocatorError>>,
     },
     Release {
@@ -306,12 +310,15 @@ impl Actor {
     /// Applies a request to the state. Returns its answer, and the change that must be written first.
     fn apply(&mut self, request: &Request) -> (Answer, Option<RecordChange>) {
         match request {
-            Request::Register { name, address, .. } => {
-                match self.allocation.register(name, *address) {
-                    Ok((change, answer)) => (Answer::Node(Ok(answer)), change),
-                    Err(error) => (Answer::Node(Err(error)), None),
-                }
-            }
+            Request::Register {
+                name,
+                address,
+                blocks,
+                ..
+            } => match self.allocation.register(name, *address, blocks) {
+                Ok((change, answer)) => (Answer::Node(Ok(answer)), change),
+                Err(error) => (Answer::Node(Err(error)), None),
+            },
             Request::Release { name, .. } => {
                 let change = self.allocation.release(name);
                 (Answer::Released(change.is_some()), change)
@@ -344,7 +351,7 @@ impl Actor {
     async fn write_batch(&mut self, batch: &[Request]) -> Result<Vec<Answer>, StoreError> {
         self.refresh().await?;
         let mut answers = Vec::with_capacity(batch.len());
-        let mut changes = vec![];
+        let mut changes = self.allocation.end_rests(Instant::now().into_std());
         for request in batch {
             let (answer, change) = self.apply(request);
             answers.push(answer);

@@ -30,6 +30,7 @@ const MAX_MTU: u32 = 65_535;
 const SUBNET4: &str = "an IPv4 subnet such as \"9.0.0.0/8\"";
 const SUBNET6: &str = "an IPv6 subnet such as \"fd01:b::/64\"";
 const ADMIT: &str = "\"hosts\" or \"mapped-ports\"";
+const IPAM: &str = "\"node\" or \"cluster\"";
 const OUI: &str = "a MAC address whose last three bytes are zero, such as \"70:B3:D5:00:00:00\"";
 const NAME: &str = "a name of 1 to 13 letters, digits, dots, underscores and hyphens, beginning with a letter or digit";
 
@@ -69,6 +70,8 @@ pub struct OverlayDefinition {
     pub groups: Option<Admission>,
     /// Whether containers of other overlays cannot reach its containers.
     pub isolated: bool,
+    /// Whether nodes borrow blocks as they need them, instead of having a part each.
+    pub lends_blocks: bool,
 }
 
 /// A subnet that is divided between nodes.
@@ -76,8 +79,8 @@ pub struct OverlayDefinition {
 pub struct SubnetPool<N> {
     /// The subnet of all nodes together.
     pub subnet: N,
-    /// The prefix length of a node's part: longer than that of the subnet, and short enough that each
-    /// half of the part has an address for a container.
+    /// The prefix length of a node's part, or of a block: longer than that of the subnet, and short
+    /// enough that each half of the part, or the block, has an address for a container.
     pub prefix: u8,
 }
 
@@ -132,7 +135,7 @@ impl OverlayDefinition {
             enabled: self.enabled,
             groups: self.groups,
             isolated: self.isolated,
-            lends_blocks: false,
+            lends_blocks: self.lends_blocks,
         }
     }
 
@@ -269,6 +272,7 @@ struct PendingOverlay {
     enabled: bool,
     groups: Option<Admission>,
     isolated: bool,
+    lends_blocks: bool,
 }
 
 impl PendingOverlay {
@@ -285,8 +289,15 @@ impl PendingOverlay {
                 format!("is missing: {SUBNET4}, or subnet6, or both"),
             );
         }
-        let prefix = checks::prefix(section, "subnet", "prefix", subnet4.map(IpNet::V4));
-        let prefix6 = checks::prefix(section, "subnet6", "prefix6", subnet6.map(IpNet::V6));
+        let lends_blocks = lends_blocks(section);
+        let [prefix, prefix6] = if lends_blocks {
+            checks::blocks(section, subnet4.map(IpNet::V4), subnet6.map(IpNet::V6))
+        } else {
+            [
+                checks::prefix(section, "subnet", "prefix", subnet4.map(IpNet::V4)),
+                checks::prefix(section, "subnet6", "prefix6", subnet6.map(IpNet::V6)),
+            ]
+        };
         let has_subnet6 = section.has("subnet6");
         let min_mtu = if has_subnet6 { MIN_MTU6 } else { MIN_MTU4 };
         let mtu = section.integer("mtu", min_mtu..=MAX_MTU);
@@ -315,6 +326,7 @@ impl PendingOverlay {
             enabled: section.boolean("enabled", true),
             groups: admission(section),
             isolated: section.boolean("isolated", false),
+            lends_blocks,
         }
     }
 
@@ -328,8 +340,26 @@ impl PendingOverlay {
             enabled: self.enabled,
             groups: self.groups,
             isolated: self.isolated,
+            lends_blocks: self.lends_blocks,
         })
     }
+}
+
+/// Whether the addresses of an overlay are lent to nodes in blocks.
+fn lends_blocks(section: &Section<'_>) -> bool {
+    let ipam = section.checked("ipam", IPAM, |word| match word {
+        "node" => Ok(false),
+        "cluster" => Ok(true),
+        _ => Err(String::new()),
+    });
+    let lends_blocks = ipam.unwrap_or(false);
+    section.allow(&["block"]);
+    if !lends_blocks && section.has("block") && (ipam.is_some() || !section.has("ipam")) {
+        let message = "needs \"ipam\": \"cluster\": without it each node has one part of the subnet, whose \
+                       length is that of prefix";
+        section.problem("block", message);
+    }
+    lends_blocks
 }
 
 /// What reaches the containers of an overlay besides members of their groups, if it isolates groups.

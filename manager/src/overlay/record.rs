@@ -2,18 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use contrail_mesos_api::text::{Quoted, excerpt};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// The version of the layout of records.
+/// The version of the layout of records without blocks.
 const LAYOUT: u32 = 1;
+/// That of records with blocks, which earlier versions of the manager refuse.
+const BLOCKS_LAYOUT: u32 = 2;
 /// The longest name of a node: that of a host in the DNS.
 const MAX_NAME_BYTES: usize = 253;
 /// The shortest block that can be divided into halves with an address for a container each.
 const MAX_PREFIX: u8 = 29;
 const MAX_PREFIX6: u8 = 125;
+/// The prefix lengths that IPv4 blocks may have. Those of IPv6 have as many addresses.
+pub(super) const BLOCK_PREFIXES: RangeInclusive<u8> = 26..=30;
+/// The prefix length of IPv4 blocks, if the file does not say.
+pub(super) const DEFAULT_BLOCK_PREFIX: u8 = 28;
 
 /// A node, and what it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +54,21 @@ pub(super) struct NodeBlocks {
     /// addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) retired: Vec<IpNet>,
+    /// Blocks that it has borrowed. Those are in use that lie in the overlay's subnet, while the overlay
+    /// lends blocks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) blocks: Vec<IpNet>,
+    /// Blocks that it has given back, which no other node gets for some time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) resting: Vec<IpNet>,
+    /// How often it has given blocks back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) returned: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl NodeRecord {
@@ -64,8 +86,13 @@ impl NodeRecord {
 
     /// The text that is stored.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let has_blocks = self.overlays.values().any(NodeBlocks::has_lent);
+        let record = Self {
+            layout: if has_blocks { BLOCKS_LAYOUT } else { LAYOUT },
+            ..self.clone()
+        };
         // Serialization of addresses and strings cannot fail.
-        serde_json::to_vec(self).unwrap_or_default()
+        serde_json::to_vec(&record).unwrap_or_default()
     }
 
     /// Reads what is stored under a name. Returns why it cannot be right, if it cannot.
@@ -77,14 +104,19 @@ impl NodeRecord {
         // It quotes the record.
         let shown = |error: serde_json::Error| excerpt(error.to_string().as_bytes());
         let Layout { layout } = serde_json::from_slice(bytes).map_err(shown)?;
-        if layout != LAYOUT {
+        if ![LAYOUT, BLOCKS_LAYOUT].contains(&layout) {
             return Err(format!(
-                "its layout {layout} is not {LAYOUT}, the known one: a later version of the manager wrote it"
+                "its layout {layout} is not one of {LAYOUT} and {BLOCKS_LAYOUT}, the known ones: a later \
+                 version of the manager wrote it"
             ));
         }
         let record: Self = serde_json::from_slice(bytes).map_err(shown)?;
         record.check(name)?;
-        Ok(record)
+        // It is that of the record's text, not of what the record has.
+        Ok(Self {
+            layout: LAYOUT,
+            ..record
+        })
     }
 
     fn check(&self, name: &str) -> Result<(), String> {
@@ -95,7 +127,14 @@ impl NodeRecord {
             return Err(format!("{} is not the address of a host", self.address));
         }
         for (overlay, blocks) in &self.overlays {
-            for block in blocks.all() {
+            for block in blocks.lent() {
+                let prefix = block.prefix_len().checked_sub(block.max_prefix_len() - 32);
+                let is_block = prefix.is_some_and(|prefix| BLOCK_PREFIXES.contains(&prefix));
+                if block != block.trunc() || !is_block {
+                    return Err(format!("{block}, of an overlay, is not a block"));
+                }
+            }
+            for block in blocks.subnets.iter().chain(&blocks.retired).copied() {
                 let longest = match block {
                     IpNet::V4(_) => MAX_PREFIX,
                     IpNet::V6(_) => MAX_PREFIX6,
@@ -132,7 +171,18 @@ impl NodeRecord {
 
 impl NodeBlocks {
     fn all(&self) -> impl Iterator<Item = IpNet> {
-        self.subnets.iter().chain(&self.retired).copied()
+        let subnets = self.subnets.iter().chain(&self.retired).copied();
+        subnets.chain(self.lent())
+    }
+
+    /// The blocks that it has borrowed or given back.
+    pub(super) fn lent(&self) -> impl Iterator<Item = IpNet> {
+        self.blocks.iter().chain(&self.resting).copied()
+    }
+
+    /// Whether it has or had blocks, of which earlier versions of the manager know nothing.
+    fn has_lent(&self) -> bool {
+        self.returned > 0 || self.lent().next().is_some()
     }
 
     /// The block in use of the same family as a subnet.

@@ -2,6 +2,7 @@
 
 mod allocation;
 mod allocator;
+mod blocks;
 mod kills;
 mod random;
 

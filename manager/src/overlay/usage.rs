@@ -9,13 +9,15 @@ pub struct OverlayUsage {
     pub overlay: String,
     /// Whether nodes get new subnets of it.
     pub enabled: bool,
+    /// Whether its parts are blocks that nodes borrow, of which a node may have several or none.
+    pub lends_blocks: bool,
     /// The subnet of all nodes together.
     pub subnet: IpNet,
-    /// The prefix length of a node's part.
+    /// The prefix length of a part.
     pub prefix: u8,
-    /// How many nodes have a part.
+    /// How many parts nodes have. A node has one, unless parts are blocks.
     pub used: u64,
-    /// How many more nodes can get one. Parts of another size or of an earlier configuration make it
+    /// How many more can be given. Parts of another size or of an earlier configuration make it
     /// smaller than the rest of `total`.
     pub free: u64,
     /// How many parts there are in all, at most `u64::MAX`.

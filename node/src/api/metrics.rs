@@ -86,6 +86,7 @@ impl Collector for ApiSources {
         self.encode_drops(&mut encoder)?;
         self.encode_conntrack(&mut encoder)?;
         self.encode_dns(&mut encoder)?;
+        self.encode_blocks(&mut encoder)?;
         let engine = self.engine.borrow().clone();
         let subsystems = &engine.subsystems;
         let help = "What is not as it must be, by subsystem.";
@@ -110,6 +111,34 @@ fn count(count: usize) -> u64 {
 }
 
 impl ApiSources {
+    fn encode_blocks(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let blocks = self.blocks.borrow().clone();
+        for (name, help, is_used) in [
+            (
+                "block_addresses_used",
+                "Addresses that containers have in borrowed blocks.",
+                true,
+            ),
+            (
+                "block_addresses_wanted",
+                "Addresses that this node wants in blocks, with its reserve.",
+                false,
+            ),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for report in &blocks {
+                let v4 = ("ipv4", report.used, report.wanted);
+                let v6 = ("ipv6", report.used6, report.wanted6);
+                for (version, used, wanted) in [v4, v6] {
+                    let labels = [("overlay", report.overlay.as_str()), ("family", version)];
+                    let value = if is_used { used } else { wanted };
+                    ConstGauge::new(u64::from(value)).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let state = self.states.borrow().clone();
         let engine = self.engine.borrow().clone();

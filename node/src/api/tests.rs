@@ -1,4 +1,5 @@
 use axum::extract::Request;
+use contrail_mesos_api::cluster::BlockReport;
 use hyper::body::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -34,6 +35,13 @@ fn sources() -> (Senders, ApiSources) {
         groups: GroupsView::default(),
         services: tokio::sync::watch::channel(std::sync::Arc::default()).1,
         dns: crate::dns::DnsSubsystem::new(&contrail_mesos::config::Config::default()).dns(),
+        blocks: watch::Sender::new(vec![BlockReport {
+            overlay: "dcos".to_owned(),
+            used: 3,
+            wanted: 7,
+            ..BlockReport::default()
+        }])
+        .subscribe(),
         started: Instant::now(),
     };
     let senders = Senders {

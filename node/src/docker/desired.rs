@@ -76,11 +76,12 @@ pub(super) fn desired(cluster: &ClusterState, uplink: Option<&Uplink>) -> Option
     let own = cluster.own_node()?;
     let mut desired = DesiredNetworks::default();
     for overlay in local_state(cluster, uplink).overlays {
-        let is_enabled = cluster
+        // Docker keeps the addresses of a network for itself, so blocks are not for it.
+        let is_for_docker = cluster
             .overlays
             .get(&overlay.name)
-            .is_some_and(|overlay| overlay.enabled);
-        if !is_enabled {
+            .is_some_and(|overlay| overlay.enabled && !overlay.lends_blocks);
+        if !is_for_docker {
             continue;
         }
         let subnets = docker_subnets(own, &overlay.name);

@@ -83,10 +83,13 @@ fn node_addresses(node: &Node) -> impl Iterator<Item = IpAddr> + '_ {
     endpoint.chain(node.subnets.iter().flat_map(bridge_addresses))
 }
 
-/// The addresses of a node's bridges: the first one of each half of its subnet.
+/// The addresses of a node's bridges: the first one of each half of its subnet, and of each block.
 fn bridge_addresses(subnets: &NodeSubnets) -> impl Iterator<Item = IpAddr> + '_ {
-    let halves = subnets.subnets().filter_map(halves);
-    halves.flat_map(|(lower, upper)| [first_host(lower), first_host(upper)])
+    let v4 = subnets.subnet.map(IpNet::V4);
+    let divided = v4.into_iter().chain(subnets.subnet6.map(IpNet::V6));
+    let halves = divided.filter_map(halves);
+    let of_halves = halves.flat_map(|(lower, upper)| [first_host(lower), first_host(upper)]);
+    of_halves.chain(subnets.blocks.iter().copied().map(first_host))
 }
 
 /// The first address after that of the subnet itself.

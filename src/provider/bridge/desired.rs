@@ -22,6 +22,9 @@ pub(super) struct BridgeSpec {
     pub(super) reaches_loopback: bool,
     /// Whether its containers reach each other by the host's IP layer only, as their groups allow.
     pub(super) isolates: bool,
+    /// Whether it must not tell a container that another one is on its link, in another subnet: the
+    /// blocks of an overlay move between hosts.
+    pub(super) sends_no_redirects: bool,
     /// The number of the instance's routing table.
     pub(super) table: u32,
 }
@@ -29,13 +32,18 @@ pub(super) struct BridgeSpec {
 impl BridgeSpec {
     /// What the bridge `name` must be for containers of `forms`, which are on that bridge.
     pub(super) fn new(owner: &OwnerTag, name: &str, forms: &[NetworkForm]) -> Self {
+        let addresses = bridge_addresses(forms);
+        let v4_count = addresses.iter().filter(|net| net.addr().is_ipv4()).count();
+        let isolates = forms.iter().any(|form| form.isolates);
+        let is_overlay = forms.iter().any(|form| form.overlay.is_some());
         Self {
             name: name.to_owned(),
             mac: owner.bridge_mac(name),
             mtu: forms.iter().map(|form| form.mtu).max().unwrap_or_default(),
-            addresses: bridge_addresses(forms),
+            addresses,
+            sends_no_redirects: isolates || (is_overlay && v4_count > 1),
             reaches_loopback: forms.iter().any(|form| form.maps_loopback),
-            isolates: forms.iter().any(|form| form.isolates),
+            isolates,
             table: owner.routing_table(),
         }
     }

@@ -623,6 +623,7 @@ fn container_link(intent: &Intent<BridgeIntent>) -> ContainerLink<'_> {
         gateways: &intent.gateways,
         routes: &intent.provider.routes,
         subnets_behind_gateways: behind_gateways(intent),
+        refuses_redirects: intent.provider.overlay.is_some(),
         gateway_mac: None,
         announce: Announce::default(),
     }

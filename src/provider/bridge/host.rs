@@ -609,7 +609,7 @@ fn missing_forwarding(spec: &BridgeSpec) -> Vec<Change> {
     };
     let to_change = |Setting { name, value }| Change::Setting { name, value };
     // Each interface sends redirects if this setting or its own says so.
-    let redirects = (spec.isolates && spec.has_v4())
+    let redirects = (spec.sends_no_redirects && spec.has_v4())
         .then(|| Setting::new("net/ipv4/conf/all/send_redirects", "0"))
         .filter(|setting| !setting.is_set());
     v4.into_iter()
@@ -634,7 +634,7 @@ fn bridge_settings(spec: &BridgeSpec, is_ours: bool, link: Option<&Link>) -> Vec
             let present = ipv4.map(|settings| settings.route_localnet);
             required.push(("ipv4", "route_localnet", "1", present));
         }
-        if spec.isolates {
+        if spec.sends_no_redirects {
             // Containers must not look for each other on the link.
             let present = ipv4.map(|settings| settings.send_redirects);
             required.push(("ipv4", "send_redirects", "0", present));

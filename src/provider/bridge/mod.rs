@@ -216,15 +216,7 @@ fn intent(
     network: &BridgeNetwork,
     addresses: Vec<IpNet>,
 ) -> Intent<BridgeIntent> {
-    let gateway_v4 = network
-        .v4
-        .as_ref()
-        .and_then(|v4| IpNet::new(v4.gateway.into(), v4.subnet.prefix_len()).ok());
-    let gateway_v6 = network
-        .v6
-        .as_ref()
-        .and_then(|v6| IpNet::new(v6.gateway.into(), v6.subnet.prefix_len()).ok());
-    let bridge_addresses: Vec<IpNet> = gateway_v4.into_iter().chain(gateway_v6).collect();
+    let bridge_addresses = bridge_addresses(network, &addresses);
     let addresses: Vec<IpNet> = if network.groups.is_some() {
         // Nothing is on the link but the gateway.
         addresses
@@ -234,15 +226,18 @@ fn intent(
     } else {
         addresses
     };
-    let gateways = bridge_addresses
-        .iter()
-        .map(IpNet::addr)
-        .filter(|gateway| {
-            addresses
-                .iter()
-                .any(|net| net.addr().is_ipv4() == gateway.is_ipv4())
-        })
-        .collect();
+    // One of each family, also of a container with addresses of several blocks.
+    let gateways = [true, false].into_iter().filter_map(|is_v4| {
+        let of_family = |net: &&IpNet| net.addr().is_ipv4() == is_v4;
+        let address = addresses.iter().find(of_family)?;
+        let mut gateways = bridge_addresses.iter().filter(of_family);
+        let own = gateways.find(|gateway| gateway.contains(&address.addr()));
+        Some(
+            own.or_else(|| bridge_addresses.iter().find(of_family))?
+                .addr(),
+        )
+    });
+    let gateways = gateways.collect();
     Intent {
         container: request.container.clone(),
         network: request.network.name.clone(),
@@ -267,6 +262,16 @@ fn intent(
             }),
         },
     }
+}
+
+/// The bridge's own addresses that a container with `addresses` needs. A block may go to another host
+/// once no container has an address of it, so then they are those of the blocks that have `addresses`.
+fn bridge_addresses(network: &BridgeNetwork, addresses: &[IpNet]) -> Vec<IpNet> {
+    let has = |gateway: &IpNet| addresses.iter().any(|net| gateway.contains(&net.addr()));
+    network
+        .gateways()
+        .filter(|gateway| !network.has_blocks || has(gateway))
+        .collect()
 }
 
 /// The MAC address that follows from a container's address, so that whatever a neighbour on the

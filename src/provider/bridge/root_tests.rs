@@ -41,6 +41,7 @@ fn network(name: &str, octet: u8) -> Network {
                 first: v4(2),
                 last: std::net::Ipv4Addr::new(10, octet, 255, 254),
                 reserved: vec![],
+                more: vec![],
             }),
             v6: Some(Subnet {
                 subnet: ipnet::Ipv6Net::new(v6(0), 64).unwrap(),
@@ -48,6 +49,7 @@ fn network(name: &str, octet: u8) -> Network {
                 first: v6(2),
                 last: v6(0xffff),
                 reserved: vec![],
+                more: vec![],
             }),
             mtu: 1400,
             masquerade: true,
@@ -55,6 +57,7 @@ fn network(name: &str, octet: u8) -> Network {
             routes: vec![],
             overlay: None,
             groups: None,
+            has_blocks: false,
         }),
     }
 }

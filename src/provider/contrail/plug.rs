@@ -183,6 +183,7 @@ impl PlugRequest {
                     gateways: &attachment.gateways,
                     routes: &[],
                     subnets_behind_gateways: &[],
+                    refuses_redirects: false,
                     gateway_mac: None,
                     // The MAC address is Contrail's choice.
                     announce: Announce { v4: true, v6: true },

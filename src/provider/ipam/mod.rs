@@ -238,16 +238,11 @@ impl Ipam {
             failed(name, action, error)
         };
         let pool = self.pool(state, name, network, is_v6)?;
-        let prefix = pool.spec.prefix;
-        let net = |address| {
-            IpNet::new(address, prefix)
-                .map_err(|error| unusable(io::Error::other(error.to_string())))
-        };
         if let Some(address) = address {
             return if leases.create(address, holder).map_err(unusable)? {
                 // The rotation goes on where it was.
                 pool.mark_taken(number_of(address));
-                net(address)
+                Ok(pool.spec.net(address))
             } else {
                 let state = leases.state(address).map_err(unusable)?;
                 Err(address_taken(name, address, &state))
@@ -271,7 +266,7 @@ impl Ipam {
                 unusable(error)
             })?;
             if is_created {
-                return net(address);
+                return Ok(pool.spec.net(address));
             }
         }
     }
@@ -334,8 +329,7 @@ impl Ipam {
                     .or_else(|| pool.next_free())
                     .ok_or_else(|| exhausted(name, &pool.spec, is_v6))?;
                 pool.mark_leased(number);
-                IpNet::new(address_of(number, is_v6), pool.spec.prefix)
-                    .map_err(|error| refused(name, error.to_string()))
+                Ok(pool.spec.net(address_of(number, is_v6)))
             })
             .collect()
     }

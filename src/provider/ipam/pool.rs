@@ -9,6 +9,9 @@ use super::leases::Lease;
 use super::ranges::Ranges;
 use crate::config::{AddressFamily, BridgeNetwork, Subnet};
 
+/// How many subnets a message lists.
+const MAX_LISTED: usize = 8;
+
 /// An address as a number. Pools keep the families apart.
 pub(super) fn number_of(address: IpAddr) -> u128 {
     match address {
@@ -32,11 +35,12 @@ pub(super) fn address_of(number: u128, is_v6: bool) -> IpAddr {
 pub(super) struct PoolSpec {
     is_v6: bool,
     subnet: IpNet,
-    pub(super) prefix: u8,
     gateway: IpAddr,
     first: u128,
     last: u128,
     reserved: Vec<(u128, u128)>,
+    /// More subnets, each with the gateway in it.
+    more: Vec<(IpNet, IpAddr)>,
 }
 
 impl PoolSpec {
@@ -56,7 +60,6 @@ impl PoolSpec {
         Self {
             is_v6: matches!(net, IpNet::V6(_)),
             subnet: net.trunc(),
-            prefix: net.prefix_len(),
             gateway: subnet.gateway.into(),
             first: number(subnet.first),
             last: number(subnet.last),
@@ -65,17 +68,57 @@ impl PoolSpec {
                 .iter()
                 .map(|(first, last)| (number(*first), number(*last)))
                 .collect(),
+            more: subnet
+                .gateways()
+                .skip(1)
+                .map(|net| (net.trunc(), net.addr()))
+                .collect(),
         }
+    }
+
+    /// The subnets, each with its gateway.
+    fn subnets(&self) -> impl Iterator<Item = (IpNet, IpAddr)> + '_ {
+        std::iter::once((self.subnet, self.gateway)).chain(self.more.iter().copied())
+    }
+
+    /// An address with the prefix length of its subnet.
+    pub(super) fn net(&self, address: IpAddr) -> IpNet {
+        let mut subnets = self.subnets();
+        let subnet = subnets.find(|(subnet, _)| subnet.contains(&address));
+        let prefix = subnet.unwrap_or((self.subnet, self.gateway)).0.prefix_len();
+        IpNet::new(address, prefix).unwrap_or_else(|_| address.into())
+    }
+
+    /// The first and the last address that can be leased, in which others may be between.
+    fn bounds(&self) -> (u128, u128) {
+        let last = |subnet: &IpNet| number_of(subnet.broadcast());
+        let more = || self.more.iter().map(|(subnet, _)| subnet);
+        let firsts = more().map(|subnet| number_of(subnet.network()));
+        let lasts = more().map(last);
+        (
+            firsts.fold(self.first, u128::min),
+            lasts.fold(self.last, u128::max),
+        )
     }
 
     /// Why an address can never be leased to a container.
     pub(super) fn reason_unassignable(&self, address: IpAddr) -> Option<String> {
-        let subnet = self.subnet;
-        if !subnet.contains(&address) {
-            Some(format!(
-                "the address {address} is outside the subnet {subnet}; request one inside, or none"
-            ))
-        } else if address == self.gateway {
+        let mut subnets = self.subnets();
+        let Some((subnet, gateway)) = subnets.find(|(subnet, _)| subnet.contains(&address)) else {
+            let subnet = self.subnet;
+            return Some(if self.more.is_empty() {
+                format!(
+                    "the address {address} is outside the subnet {subnet}; request one inside, or none"
+                )
+            } else {
+                format!(
+                    "the address {address} is outside this host's blocks {}; request none: blocks move \
+                     between hosts",
+                    self.list()
+                )
+            });
+        };
+        if address == gateway {
             Some(format!("the address {address} is the gateway's"))
         } else if address == subnet.network() {
             Some(format!(
@@ -96,18 +139,36 @@ impl PoolSpec {
         for (first, last) in &self.reserved {
             free.remove(*first, *last);
         }
-        for excluded in [self.gateway, self.subnet.network(), self.subnet.broadcast()] {
-            // IPv6 has no broadcast address.
-            if !self.is_v6 || excluded != self.subnet.broadcast() {
-                free.remove(number_of(excluded), number_of(excluded));
+        for (subnet, _) in &self.more {
+            free.add(number_of(subnet.network()), number_of(subnet.broadcast()));
+        }
+        for (subnet, gateway) in self.subnets() {
+            for excluded in [gateway, subnet.network(), subnet.broadcast()] {
+                // IPv6 has no broadcast address.
+                if !self.is_v6 || excluded != subnet.broadcast() {
+                    free.remove(number_of(excluded), number_of(excluded));
+                }
             }
         }
         free
+    }
+
+    /// The subnets, for a person.
+    fn list(&self) -> String {
+        let subnets = self.subnets().take(MAX_LISTED);
+        let mut listed: Vec<String> = subnets.map(|(subnet, _)| subnet.to_string()).collect();
+        if self.more.len() >= MAX_LISTED {
+            listed.push("…".to_owned());
+        }
+        listed.join(", ")
     }
 }
 
 impl fmt::Display for PoolSpec {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.more.is_empty() {
+            return formatter.write_str(&self.list());
+        }
         write!(
             formatter,
             "{} ({} to {})",
@@ -134,7 +195,7 @@ impl Pool {
         Self {
             free: dynamic.clone(),
             dynamic,
-            cursor: spec.first,
+            cursor: spec.bounds().0,
             spec,
         }
     }
@@ -163,7 +224,8 @@ impl Pool {
 
     /// Goes on from `position`, where an earlier process was, or else after the leased addresses.
     pub(super) fn resume(&mut self, position: Option<IpAddr>, leases: &[Lease]) {
-        let (first, last) = (self.spec.first, self.spec.last.saturating_add(1));
+        let (first, last) = self.spec.bounds();
+        let last = last.saturating_add(1);
         let position = position
             .filter(|position| position.is_ipv6() == self.spec.is_v6)
             .map(number_of)

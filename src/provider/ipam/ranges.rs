@@ -56,16 +56,23 @@ impl Ranges {
 
     /// Adds a number.
     pub(super) fn insert(&mut self, number: u128) {
-        let (mut first, mut last) = (number, number);
-        if let Some((start, end)) = self.ranges.range(..=number).next_back() {
-            if *end >= number {
-                return;
-            }
-            if *end + 1 == number {
-                first = *start;
-            }
+        if !self.contains(number) {
+            self.add(number, number);
         }
-        if let Some(after) = number.checked_add(1)
+    }
+
+    /// Adds the numbers `first..=last`.
+    pub(super) fn add(&mut self, mut first: u128, mut last: u128) {
+        if first > last {
+            return;
+        }
+        self.remove(first, last);
+        if let Some((start, end)) = self.ranges.range(..first).next_back()
+            && end.checked_add(1) == Some(first)
+        {
+            first = *start;
+        }
+        if let Some(after) = last.checked_add(1)
             && let Some(end) = self.ranges.remove(&after)
         {
             last = end;
@@ -105,12 +112,19 @@ mod tests {
             let mut ranges = Ranges::new(10, 40);
             let mut model: BTreeSet<u128> = (10..=40).collect();
             for (kind, at, length) in steps {
-                if kind == 0 {
-                    ranges.insert(at);
-                    model.insert(at);
-                } else {
-                    ranges.remove(at, at + length);
-                    model.retain(|number| !(at..=at + length).contains(number));
+                match kind {
+                    0 => {
+                        ranges.insert(at);
+                        model.insert(at);
+                    }
+                    1 => {
+                        ranges.add(at, at + length);
+                        model.extend(at..=at + length);
+                    }
+                    _ => {
+                        ranges.remove(at, at + length);
+                        model.retain(|number| !(at..=at + length).contains(number));
+                    }
                 }
                 prop_assert_eq!(ranges.len(), model.len() as u128);
                 let expected = model.range(at..).next().or_else(|| model.first()).copied();

@@ -13,6 +13,7 @@ fn network() -> BridgeNetwork {
             first: "10.1.0.1".parse().unwrap(),
             last: "10.1.0.6".parse().unwrap(),
             reserved: vec![("10.1.0.6".parse().unwrap(), "10.1.0.6".parse().unwrap())],
+            more: vec![],
         }),
         v6: Some(Subnet {
             subnet: "fd00::/64".parse().unwrap(),
@@ -20,6 +21,7 @@ fn network() -> BridgeNetwork {
             first: "fd00::1".parse().unwrap(),
             last: "fd00::ffff:ffff:ffff:ffff".parse().unwrap(),
             reserved: vec![],
+            more: vec![],
         }),
         mtu: 1500,
         masquerade: true,
@@ -27,6 +29,7 @@ fn network() -> BridgeNetwork {
         routes: vec![],
         overlay: None,
         groups: None,
+        has_blocks: false,
     }
 }
 
@@ -269,4 +272,65 @@ fn rotation_goes_on_after_a_restart() {
             release(&ipam, "next", net);
         }
     }
+}
+
+/// A network with blocks of both families.
+fn blocks(v4: &[&str], v6: &[&str]) -> BridgeNetwork {
+    let v4 = Subnet::checked_all(v4.iter().map(|net| net.parse().unwrap()));
+    let v6 = Subnet::checked_all(v6.iter().map(|net| net.parse().unwrap()));
+    BridgeNetwork {
+        v4: v4.unwrap(),
+        v6: v6.unwrap(),
+        has_blocks: true,
+        ..network()
+    }
+}
+
+#[test]
+fn blocks_are_one_pool_without_the_addresses_of_their_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let ipam = Ipam::new(directory.path());
+    let reserve = |network: &BridgeNetwork, name: &str, request| {
+        let nets = ipam.reserve("blue", network, &holder(name), &[request]);
+        nets.map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .map_err(|error| error.to_string())
+    };
+    let two = blocks(&["10.1.0.0/29", "10.1.7.8/29"], &["fd00::/125"]);
+    let mut all: Vec<String> = vec![];
+    for number in 0..10 {
+        all.extend(reserve(&two, &format!("c{number}"), AddressRequest::V4).unwrap());
+    }
+    let first = (2..7).map(|number| format!("10.1.0.{number}/29"));
+    let second = (10..15).map(|number| format!("10.1.7.{number}/29"));
+    assert_eq!(all, first.chain(second).collect::<Vec<_>>());
+    let error = reserve(&two, "more", AddressRequest::V4).unwrap_err();
+    assert!(error.contains("10.1.0.0/29, 10.1.7.8/29"), "{error}");
+    let v6 = (0..6).map(|number| reserve(&two, &format!("c{number}"), AddressRequest::V6).unwrap());
+    assert_eq!(v6.last().unwrap(), ["fd00::7/125"]);
+    // Another block continues the pool, and the rotation.
+    let three = blocks(
+        &["10.1.0.0/29", "10.1.3.0/29", "10.1.7.8/29"],
+        &["fd00::/125"],
+    );
+    assert_eq!(
+        reserve(&three, "more", AddressRequest::V4).unwrap(),
+        ["10.1.3.2/29"]
+    );
+    // A withdrawn block is used no more, but its leases stay.
+    let one = blocks(&["10.1.3.0/29"], &["fd00::/125"]);
+    assert_eq!(
+        reserve(&one, "last", AddressRequest::V4).unwrap(),
+        ["10.1.3.3/29"]
+    );
+    release(&ipam, "c0", "10.1.0.2/29");
+    let requested = |text: &str| AddressRequest::Static(text.parse().unwrap());
+    let error = reserve(&three, "static", requested("10.1.4.2")).unwrap_err();
+    assert!(error.contains("outside this host's blocks"), "{error}");
+    for refused in ["10.1.7.8", "10.1.7.9", "10.1.7.15", "10.1.0.3"] {
+        reserve(&three, "static", requested(refused)).unwrap_err();
+    }
+    assert_eq!(
+        reserve(&three, "static", requested("10.1.0.2")).unwrap(),
+        ["10.1.0.2/29"]
+    );
 }

@@ -10,6 +10,7 @@ fn local(name: &str) -> LocalOverlay {
         mtu: 1450,
         groups: None,
         problem: None,
+        blocks: vec![],
     }
 }
 
@@ -56,6 +57,33 @@ fn network_is_the_part_of_the_overlay_on_this_host() {
         part.cluster_subnets,
         nets(&["9.0.0.0/8", "44.128.0.0/20", "fd09::/16"])
     );
+}
+
+#[test]
+fn network_has_all_blocks_of_this_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let lending = LocalOverlay {
+        subnet: None,
+        subnet6: None,
+        blocks: nets(&["9.0.4.16/28", "fd09::10/124", "9.0.0.0/28"]),
+        ..local("vxlan-1")
+    };
+    publish(directory.path(), vec![lending]);
+    let overlays = OverlayNetworks::new(directory.path());
+    let bridge = overlays.bridge_network(&network("vxlan-1")).unwrap();
+    assert!(bridge.has_blocks);
+    let gateways: Vec<_> = bridge.gateways().collect();
+    assert_eq!(
+        gateways,
+        nets(&["9.0.0.1/28", "9.0.4.17/28", "fd09::11/124"])
+    );
+    let subnets: Vec<_> = bridge.subnets().collect();
+    assert_eq!(
+        subnets,
+        nets(&["9.0.0.0/28", "9.0.4.16/28", "fd09::10/124"])
+    );
+    let eth1 = overlays.for_interface(&network("vxlan-1"), "eth1").unwrap();
+    assert_eq!(eth1.routes, nets(&["9.0.0.0/9", "fd09::/16"]));
 }
 
 #[test]

@@ -23,10 +23,12 @@ pub(crate) struct OverlayRow {
     pub groups: Option<Admission>,
     /// Whether containers of other overlays cannot reach its containers.
     pub isolated: bool,
+    /// Whether nodes borrow blocks of it.
+    pub lends_blocks: bool,
     pub subnets: Vec<SubnetRow>,
 }
 
-/// One family of an overlay. A node takes one block of it.
+/// One family of an overlay. A node takes one part of it, or borrows blocks.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SubnetRow {
     pub subnet: IpNet,
@@ -54,6 +56,7 @@ pub(crate) fn overlay_rows(cluster: &Cluster) -> Vec<OverlayRow> {
             enabled: overlay.enabled,
             groups: overlay.groups,
             isolated: overlay.isolated,
+            lends_blocks: overlay.lends_blocks,
             subnets: subnets.collect(),
             name: overlay.name,
         }

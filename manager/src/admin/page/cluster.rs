@@ -16,7 +16,7 @@ pub(super) fn overlays(cluster: &Cluster) -> Markup {
             @if rows.is_empty() { p.soft { "None is published." } } @else {
                 table {
                     thead { tr {
-                        th { "Overlay" } th { "VNI" } th { "State" } th { "Subnets" } th.number { "Nodes" } th.number { "Room for" }
+                        th { "Overlay" } th { "VNI" } th { "State" } th { "Subnets" } th.number { "Given" } th.number { "Room for" }
                     } }
                     tbody {
                         @for row in rows.iter().take(MAX_ROWS) {
@@ -29,11 +29,12 @@ pub(super) fn overlays(cluster: &Cluster) -> Markup {
                                     @else { span.tag.good { "enabled" } }
                                     @if row.groups.is_some() { " " span.tag { "groups" } }
                                     @if row.isolated { " " span.tag { "isolated" } }
+                                    @if row.lends_blocks { " " span.tag { "blocks" } }
                                 } }
                                 td data-name="Subnets" { ul { @for subnet in &row.subnets {
                                     li { (subnet.subnet) " in /" (subnet.prefix) }
                                 } } }
-                                td.number data-name="Nodes" { ul { @for subnet in &row.subnets { li { (subnet.used) } } } }
+                                td.number data-name="Given" { ul { @for subnet in &row.subnets { li { (subnet.used) } } } }
                                 td.number data-name="Room for" { ul { @for subnet in &row.subnets { li { (subnet.total) } } } }
                             }
                         }

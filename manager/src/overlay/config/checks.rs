@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{PendingOverlay, SHARED_VNI};
+use crate::overlay::record::{BLOCK_PREFIXES, DEFAULT_BLOCK_PREFIX};
 use contrail_mesos_api::config_reader::Section;
 
 /// Longer names do not fit into those of devices, such as `m-vxlan-1`, which have 15 characters.
@@ -106,6 +107,44 @@ pub(super) fn prefix(
         return None;
     }
     prefix
+}
+
+/// The prefix lengths of the blocks that an overlay lends, of both families: blocks of both have as many
+/// addresses.
+pub(super) fn blocks(
+    section: &Section<'_>,
+    subnet: Option<IpNet>,
+    subnet6: Option<IpNet>,
+) -> [Option<u8>; 2] {
+    section.allow(&["prefix", "prefix6"]);
+    for key in ["prefix", "prefix6"] {
+        if section.has(key) {
+            let message = "has no meaning with \"ipam\": \"cluster\", which gives nodes blocks instead of one \
+                           part each: remove it, or write block for the prefix length of a block";
+            section.problem(key, message);
+        }
+    }
+    let range = u32::from(*BLOCK_PREFIXES.start())..=u32::from(*BLOCK_PREFIXES.end());
+    let block = section
+        .integer("block", range)
+        .and_then(|block| u8::try_from(block).ok());
+    if section.has("block") && block.is_none() {
+        return [None, None];
+    }
+    let block = block.unwrap_or(DEFAULT_BLOCK_PREFIX);
+    let checked = |key: &str, subnet: Option<IpNet>| {
+        let subnet = subnet?;
+        let prefix = block + subnet.max_prefix_len() - 32;
+        if prefix <= subnet.prefix_len() {
+            let message = format!(
+                "{subnet} has no room for blocks with the prefix {prefix}: it must be larger"
+            );
+            section.problem(key, message);
+            return None;
+        }
+        Some(prefix)
+    };
+    [checked("subnet", subnet), checked("subnet6", subnet6)]
 }
 
 /// The tunnel endpoints' subnets have a host, and their MAC addresses are distinct.

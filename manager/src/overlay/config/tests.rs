@@ -101,6 +101,52 @@ fn all_keys_are_read() {
 }
 
 #[test]
+fn addresses_are_lent_in_blocks_on_request() {
+    let overlay = |keys: &str| {
+        let overlay = format!(r#"{{"name": "a", {keys}}}"#);
+        let text = with_overlays(&overlay).replace(
+            r#""vtep_mac_oui""#,
+            r#""vtep_subnet6": "fd44::/64", "vtep_mac_oui""#,
+        );
+        parse(&text).map(|config| {
+            let overlay = &config.overlays[0];
+            let prefixes: Vec<u8> = overlay.parts().map(|(_, prefix)| prefix).collect();
+            (overlay.published().lends_blocks, prefixes)
+        })
+    };
+    let both = r#""subnet": "9.0.0.0/16", "subnet6": "fd09::/112""#;
+    let lent = |keys: &str| overlay(&format!("{both}, {keys}"));
+    assert_eq!(lent(r#""ipam": "cluster""#), Ok((true, vec![28, 124])));
+    assert_eq!(
+        lent(r#""ipam": "cluster", "block": 26"#),
+        Ok((true, vec![26, 122]))
+    );
+    assert_eq!(
+        lent(r#""ipam": "node", "prefix": 24, "prefix6": 120"#),
+        Ok((false, vec![24, 120]))
+    );
+    for (keys, expected) in [
+        (r#""ipam": "host", "prefix": 24, "prefix6": 120"#, "cluster"),
+        (r#""ipam": "cluster", "block": 25"#, "26"),
+        (r#""ipam": "cluster", "block": 31"#, "30"),
+        (
+            r#""ipam": "cluster", "prefix": 24"#,
+            "prefix: has no meaning",
+        ),
+        (
+            r#""prefix": 24, "prefix6": 120, "block": 28"#,
+            "block: needs",
+        ),
+    ] {
+        let problems = lent(keys).unwrap_err();
+        assert_eq!(problems.len(), 1, "{keys}: {problems:?}");
+        assert!(problems[0].contains(expected), "{keys}: {problems:?}");
+    }
+    let small = overlay(r#""subnet": "9.0.0.0/28", "ipam": "cluster""#).unwrap_err();
+    assert!(small[0].contains("no room for blocks"), "{small:?}");
+}
+
+#[test]
 fn groups_are_isolated_on_request_and_admit_hosts_and_mapped_ports() {
     let groups = |keys: &str| {
         let overlay = r#"{"name": "a", "subnet": "9.0.0.0/8", "prefix": 24KEYS}"#;

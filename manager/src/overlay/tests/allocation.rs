@@ -6,7 +6,7 @@ use super::*;
 
 /// Registers a node. Returns what it has, and its problems.
 fn register(allocation: &mut Allocation, name: &str, address: &str) -> (String, Vec<String>) {
-    let registered = allocation.register(name, address.parse().unwrap());
+    let registered = allocation.register(name, address.parse().unwrap(), &[]);
     let (_, answer) = registered.unwrap();
     let node = answer.node.as_ref().map(shown);
     (node.unwrap_or_default(), answer.problems)
@@ -60,7 +60,7 @@ fn node_keeps_what_it_has_when_its_address_changes() {
     // The address is free for another node, also in its longer form.
     register(&mut allocation, "b", "::ffff:10.0.0.1");
     let error = allocation
-        .register("a", "10.0.0.1".parse().unwrap())
+        .register("a", "10.0.0.1".parse().unwrap(), &[])
         .unwrap_err();
     let taken = AllocatorError::AddressTaken {
         address: "10.0.0.1".parse().unwrap(),
@@ -78,12 +78,12 @@ fn invalid_names_and_addresses_are_refused() {
     let mut allocation = Allocation::new(config(VTEP, ONE));
     let address = "10.0.0.1".parse().unwrap();
     for name in ["", ".", "..", "a/b", "a b", "ä", &"a".repeat(254)] {
-        let error = allocation.register(name, address).unwrap_err();
+        let error = allocation.register(name, address, &[]).unwrap_err();
         assert!(matches!(error, AllocatorError::InvalidName(_)), "{error}");
     }
     for address in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:224.0.0.1"] {
         let error = allocation
-            .register("a", address.parse().unwrap())
+            .register("a", address.parse().unwrap(), &[])
             .unwrap_err();
         assert!(
             matches!(error, AllocatorError::InvalidAddress(_)),
@@ -122,7 +122,7 @@ fn node_without_a_tunnel_endpoint_is_refused() {
         register(&mut allocation, "b", "10.0.0.2");
         let before = allocation.records().clone();
         let error = allocation
-            .register("c", "10.0.0.3".parse().unwrap())
+            .register("c", "10.0.0.3".parse().unwrap(), &[])
             .unwrap_err();
         assert!(
             matches!(error, AllocatorError::EndpointsExhausted { room: 2, .. }),
@@ -132,7 +132,7 @@ fn node_without_a_tunnel_endpoint_is_refused() {
         allocation.release("a");
         assert!(
             allocation
-                .register("c", "10.0.0.3".parse().unwrap())
+                .register("c", "10.0.0.3".parse().unwrap(), &[])
                 .is_ok()
         );
     }
@@ -263,7 +263,7 @@ fn tunnel_endpoints_follow_their_subnet() {
     assert_eq!(has(&allocation, "c"), "", "it has no endpoint");
     assert!(
         allocation
-            .register("c", "10.0.0.3".parse().unwrap())
+            .register("c", "10.0.0.3".parse().unwrap(), &[])
             .is_err()
     );
     let restarted = reload(&allocation, vtep("45.128.0.0/30"));
@@ -287,12 +287,12 @@ fn undone_changes_leave_nothing() {
     let before = allocation.records().clone();
     let changes = [
         allocation
-            .register("b", "10.0.0.2".parse().unwrap())
+            .register("b", "10.0.0.2".parse().unwrap(), &[])
             .unwrap()
             .0,
         allocation.release("a"),
         allocation
-            .register("c", "10.0.0.1".parse().unwrap())
+            .register("c", "10.0.0.1".parse().unwrap(), &[])
             .unwrap()
             .0,
     ];
@@ -377,8 +377,8 @@ fn stored_state_that_cannot_be_right_is_refused() {
         (record("b\\n", "10.0.0.2", "44.128.0.2", ""), "its name"),
         (("b".to_owned(), b"{}".to_vec()), "layout"),
         (
-            ("b".to_owned(), br#"{"layout": 2}"#.to_vec()),
-            "layout 2 is not 1",
+            ("b".to_owned(), br#"{"layout": 3}"#.to_vec()),
+            "layout 3 is not one of 1 and 2",
         ),
         (("b".to_owned(), vec![]), "EOF"),
     ] {
@@ -423,7 +423,7 @@ fn registration_is_linear_in_the_number_of_nodes() {
         for number in 0..nodes {
             let address = std::net::Ipv4Addr::from(0x0b00_0001 + u32::try_from(number).unwrap());
             allocation
-                .register(&format!("n{number}"), address.into())
+                .register(&format!("n{number}"), address.into(), &[])
                 .unwrap();
         }
         // The first and the last are free again and again.
@@ -431,7 +431,7 @@ fn registration_is_linear_in_the_number_of_nodes() {
             let name = format!("n{number}");
             let address = allocation.node(&name).unwrap().address;
             allocation.release(&name);
-            allocation.register(&name, address).unwrap();
+            allocation.register(&name, address, &[]).unwrap();
         }
         let restarted = reload(&allocation, config(VTEP, overlay));
         assert_eq!(restarted.records().len(), nodes);

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use contrail_mesos_api::cluster::{Object, ObjectKey};
 use futures::FutureExt as _;
@@ -10,7 +11,7 @@ use super::super::allocator::{Allocator, Changes, ObjectChange};
 use super::super::error::AllocatorError;
 use super::super::store::StoreError;
 use super::super::store::memory::{Fault, MemoryStore};
-use super::random::{Step, address, cases, configs, name, steps};
+use super::random::{Step, address, block_reports, cases, configs, name, steps};
 use super::*;
 
 async fn load(store: &Arc<MemoryStore>, config: OverlayConfig) -> (Allocator, Changes) {
@@ -292,6 +293,33 @@ async fn run(steps: Vec<Step>, faults: Vec<Fault>) {
                 config = configs[index].clone();
                 let _ = allocator.reconfigure(config.clone()).await;
             }
+            Step::Report(step) => {
+                let name = name(step.node);
+                let known = stored(&store, config.clone());
+                let known = known.0.get(&ObjectKey::Node { name: name.clone() });
+                let Some(Object::Node(node)) = known else {
+                    continue;
+                };
+                let mut report = report(&node.address.to_string());
+                report.blocks = block_reports(&config, Some(node), &step);
+                if let Ok(answer) = allocator.register(&name, &report).await {
+                    let node = Object::Node(answer.node.unwrap());
+                    assert_eq!(
+                        self::stored(&store, config.clone()).0.get(&node.key()),
+                        Some(&node)
+                    );
+                    // What was answered is taken once.
+                    let again = allocator.register(&name, &report).await;
+                    let returned = |object: Object| match object {
+                        Object::Node(node) => node.subnets.iter().map(|one| one.returned).sum(),
+                        _ => 0_u64,
+                    };
+                    if let Ok(again) = again {
+                        assert_eq!(returned(Object::Node(again.node.unwrap())), returned(node));
+                    }
+                }
+            }
+            Step::Wait(minutes) => tokio::time::advance(Duration::from_mins(minutes)).await,
             Step::Restart => {
                 store.fail([]);
                 (allocator, changes) = load(&store, config.clone()).await;
@@ -325,7 +353,11 @@ proptest! {
             1 => Just(Fault::LostAnswer),
         ], 1..30),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
         runtime.block_on(run(steps, faults));
     }
 }

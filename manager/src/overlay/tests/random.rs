@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use contrail_mesos_api::cluster::{Node, NodeAnswer, NodeSubnets, Object};
+use contrail_mesos_api::cluster::{
+    BlockReport, Node, NodeAnswer, NodeSubnets, Object, block_capacity,
+};
 use contrail_mesos_api::parser_testing::ROUNDS_VARIABLE;
 use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
-use super::super::allocation::Allocation;
+use super::super::allocation::{Allocation, BLOCK_REST};
+use super::super::config::OverlayDefinition;
 use super::super::error::AllocatorError;
 use super::super::record::NodeRecord;
 use super::super::space::range;
@@ -26,6 +30,22 @@ pub(super) enum Step {
     /// One of [`configs`].
     Configure(usize),
     Restart,
+    /// A node reports what it wants of overlays that lend blocks, in both families.
+    Report(BlockStep),
+    /// Minutes pass.
+    Wait(u64),
+}
+
+/// A report about blocks.
+#[derive(Clone, Debug)]
+pub(super) struct BlockStep {
+    pub(super) node: usize,
+    wanted: u32,
+    wanted6: u32,
+    /// Which of its blocks it gives back, a bit each.
+    returns: u16,
+    /// Whether it was sent before the managers took blocks back.
+    is_late: bool,
 }
 
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -34,6 +54,13 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..NODES).prop_map(Step::Release),
         3 => (0..configs().len()).prop_map(Step::Configure),
         1 => Just(Step::Restart),
+        8 => (0..NODES, 0_u32..9, 0_u32..9, any::<u16>(), any::<u16>(), 0..4)
+            .prop_map(|(node, wanted, wanted6, returns, more, late)| {
+                // A few blocks at once.
+                let (returns, is_late) = (returns & more, late == 0);
+                Step::Report(BlockStep { node, wanted, wanted6, returns, is_late })
+            }),
+        2 => (0_u64..7).prop_map(Step::Wait),
     ];
     proptest::collection::vec(step, 1..60)
 }
@@ -52,6 +79,8 @@ pub(super) fn configs() -> Vec<OverlayConfig> {
     let overlay = |name: &str, subnet: &str, prefix: u8| {
         format!(r#"{{"name": "{name}", "subnet": "{subnet}", "prefix": {prefix}}}"#)
     };
+    let lending =
+        |name: &str, keys: &str| format!(r#"{{"name": "{name}", "ipam": "cluster", {keys}}}"#);
     let a = overlay("a", "10.0.0.0/26", 29);
     let b = overlay("b", "10.0.1.0/27", 28);
     let both = r#"{"name": "a", "subnet": "10.0.0.0/26", "prefix": 29, "subnet6": "fd00::/61", "prefix6": 64}"#;
@@ -97,7 +126,35 @@ pub(super) fn configs() -> Vec<OverlayConfig> {
         (vtep6.to_owned(), vec![both.to_owned(), b.clone()]),
         (
             vtep6.replace("/126", "/64"),
-            vec![both.replace("fd00::/61", "fd44:1::/62"), b],
+            vec![both.replace("fd00::/61", "fd44:1::/62"), b.clone()],
+        ),
+        // Overlays that lend blocks, where others had subnets.
+        (
+            vtep("44.128.0.0/28"),
+            vec![
+                lending("a", r#""subnet": "10.0.0.0/26", "block": 30"#),
+                b.clone(),
+            ],
+        ),
+        (
+            vtep6.to_owned(),
+            vec![
+                lending(
+                    "a",
+                    r#""subnet": "10.0.0.0/26", "subnet6": "fd00::/121", "block": 29"#,
+                ),
+                lending("b", r#""subnet": "10.0.1.0/27", "block": 29"#),
+            ],
+        ),
+        (
+            vtep("44.128.0.0/28"),
+            vec![
+                lending(
+                    "a",
+                    r#""subnet": "10.0.0.0/26", "block": 30, "enabled": false"#,
+                ),
+                lending("b", r#""subnet": "10.0.1.0/28", "block": 30"#),
+            ],
         ),
     ]
     .iter()
@@ -139,9 +196,15 @@ pub(super) fn check(allocation: &Allocation) {
 fn check_usage(allocation: &Allocation) {
     let records = || allocation.records().values();
     for usage in allocation.usage() {
-        let used = records()
-            .filter_map(|record| record.overlays.get(&usage.overlay)?.current(usage.subnet));
-        assert_eq!(usage.used, used.count() as u64, "{usage:?}");
+        let of_overlay = records().filter_map(|record| record.overlays.get(&usage.overlay));
+        let used = if usage.lends_blocks {
+            let lent = of_overlay.flat_map(|blocks| &blocks.blocks);
+            lent.filter(|block| usage.subnet.contains(*block)).count()
+        } else {
+            let current = of_overlay.filter_map(|blocks| blocks.current(usage.subnet));
+            current.count()
+        };
+        assert_eq!(usage.used, used as u64, "{usage:?}");
         let free = subnets_of(usage.subnet, usage.prefix);
         let free = free
             .into_iter()
@@ -193,21 +256,52 @@ type AllocatedSubnets = BTreeMap<String, BTreeMap<String, BTreeSet<IpNet>>>;
 #[derive(Debug, Default)]
 struct Model {
     given: AllocatedSubnets,
+    /// The blocks that nodes have borrowed and have not given back.
+    lent: AllocatedSubnets,
+    /// The blocks that nodes have given back: by whom, and when.
+    resting: BTreeMap<IpNet, (String, Instant)>,
     addresses: BTreeMap<String, IpAddr>,
 }
 
 impl Model {
     /// Remembers what nodes have now, and checks that they have what they had.
-    fn observe(&mut self, allocation: &Allocation) -> TestCaseResult {
+    fn observe(&mut self, allocation: &Allocation, now: Instant) -> TestCaseResult {
         for object in allocation.objects() {
             let Object::Node(node) = object else { continue };
             let given = self.given.entry(node.name.clone()).or_default();
             prop_assert_eq!(self.addresses.get(&node.name), Some(&node.address));
+            let config = allocation.config();
+            let lends = |name: &str| {
+                let mut overlays = config.overlays.iter();
+                overlays.any(|overlay| overlay.name == name && overlay.lends_blocks)
+            };
+            let lent = self.lent.entry(node.name.clone()).or_default();
             for subnets in &node.subnets {
-                let blocks = given.entry(subnets.overlay.clone()).or_default();
+                let is_lent = lends(&subnets.overlay);
+                prop_assert_eq!(is_lent, !subnets.blocks.is_empty(), "{:?}", node);
+                let known = if is_lent { &mut *lent } else { &mut *given };
+                let blocks = known.entry(subnets.overlay.clone()).or_default();
                 blocks.extend(subnets.subnets());
             }
-            for overlay in &allocation.config().overlays {
+            for overlay in config
+                .overlays
+                .iter()
+                .filter(|overlay| overlay.lends_blocks)
+            {
+                let had = lent.get(&overlay.name).into_iter().flatten().copied();
+                let had: BTreeSet<IpNet> = had
+                    .filter(|block| overlay.pools().any(|pool| pool.subnet.contains(block)))
+                    .collect();
+                let of_overlay = node.subnets.iter();
+                let now = of_overlay.filter(|subnets| subnets.overlay == overlay.name);
+                let now: BTreeSet<IpNet> = now.flat_map(NodeSubnets::subnets).collect();
+                prop_assert_eq!(now, had);
+            }
+            for overlay in config
+                .overlays
+                .iter()
+                .filter(|overlay| !overlay.lends_blocks)
+            {
                 let had = given.get(&overlay.name).into_iter().flatten();
                 let now = node
                     .subnets
@@ -226,9 +320,11 @@ impl Model {
             }
         }
         // What was given to a node is given to no other one until it is released.
+        let lent = self.lent.iter();
         let all: Vec<(&String, IpNet)> = self
             .given
             .iter()
+            .chain(lent)
             .flat_map(|(name, overlays)| {
                 overlays.values().flatten().map(move |block| (name, *block))
             })
@@ -241,6 +337,27 @@ impl Model {
                     block,
                     given
                 );
+            }
+        }
+        // What a node has given back rests before another one gets it.
+        self.resting.retain(|block, (holder, since)| {
+            let is_again = all
+                .iter()
+                .any(|(name, given)| *name == holder && overlap(*block, *given));
+            !is_again && now.duration_since(*since) < BLOCK_REST
+        });
+        for (block, (holder, _)) in &self.resting {
+            for (name, given) in &all {
+                prop_assert!(
+                    *name == holder || !overlap(*block, *given),
+                    "{} {}",
+                    block,
+                    name
+                );
+            }
+            for (name, record) in allocation.records() {
+                let mut own = record.endpoints().map(IpNet::from).chain(record.blocks());
+                prop_assert!(name == holder || !own.any(|part| overlap(part, *block)));
             }
         }
         prop_assert_eq!(self.addresses.len(), allocation.records().len());
@@ -257,7 +374,7 @@ fn check_shortage(allocation: &Allocation, name: &str, answer: &NodeAnswer) -> T
         .config()
         .overlays
         .iter()
-        .filter(|overlay| overlay.enabled)
+        .filter(|overlay| overlay.enabled && !overlay.lends_blocks)
     {
         let now = node
             .subnets
@@ -301,7 +418,100 @@ fn used_by_any(allocation: &Allocation, block: IpNet) -> bool {
     })
 }
 
+/// The blocks that a node has of an overlay, and how often it has given blocks back.
+fn blocks_of(node: Option<&Node>, overlay: &str) -> (Vec<IpNet>, u64) {
+    let mut subnets = node.into_iter().flat_map(|node| &node.subnets);
+    let of_overlay = subnets.find(|subnets| subnets.overlay == overlay);
+    of_overlay.map_or((vec![], 0), |subnets| {
+        (subnets.blocks.clone(), subnets.returned)
+    })
+}
+
+/// What a node reports of each overlay that lends blocks.
+pub(super) fn block_reports(
+    config: &OverlayConfig,
+    node: Option<&Node>,
+    step: &BlockStep,
+) -> Vec<BlockReport> {
+    let lending = config
+        .overlays
+        .iter()
+        .filter(|overlay| overlay.lends_blocks);
+    let report = |overlay: &OverlayDefinition| {
+        let (blocks, returned) = blocks_of(node, &overlay.name);
+        let returns = blocks.iter().enumerate();
+        let returns = returns.filter(|(index, _)| step.returns >> (index % 16) & 1 == 1);
+        BlockReport {
+            overlay: overlay.name.clone(),
+            wanted: step.wanted,
+            wanted6: step.wanted6,
+            returns: returns.map(|(_, block)| *block).collect(),
+            returned: if step.is_late {
+                returned.wrapping_sub(1)
+            } else {
+                returned
+            },
+            ..BlockReport::default()
+        }
+    };
+    lending.map(report).collect()
+}
+
+/// A node reports what it wants and what it gives back. Returns the blocks that the managers took.
+fn report_blocks(
+    allocation: &mut Allocation,
+    step: &BlockStep,
+    address: IpAddr,
+) -> Result<BTreeMap<String, Vec<IpNet>>, TestCaseError> {
+    let name = name(step.node);
+    let before = allocation.node(&name);
+    let config = allocation.config().clone();
+    let lending = || {
+        config
+            .overlays
+            .iter()
+            .filter(|overlay| overlay.lends_blocks)
+    };
+    let reports = block_reports(&config, before.as_ref(), step);
+    let Ok((_, answer)) = allocation.register(&name, address, &reports) else {
+        return Ok(BTreeMap::new());
+    };
+    let mut taken = BTreeMap::new();
+    for (overlay, report) in lending().zip(&reports) {
+        let (blocks, returned) = blocks_of(answer.node.as_ref(), &overlay.name);
+        let (blocks_before, returned_before) = blocks_of(before.as_ref(), &overlay.name);
+        let is_taken = !step.is_late && !report.returns.is_empty();
+        if !blocks.is_empty() && !blocks_before.is_empty() {
+            prop_assert_eq!(returned, returned_before + u64::from(is_taken));
+        }
+        if is_taken {
+            taken.insert(overlay.name.clone(), report.returns.clone());
+        }
+        for pool in overlay.pools().filter(|_| overlay.enabled) {
+            let wanted = match pool.subnet {
+                IpNet::V4(_) => step.wanted,
+                IpNet::V6(_) => step.wanted6,
+            };
+            let of_pool = blocks.iter().filter(|block| pool.subnet.contains(*block));
+            let capacity: u32 = of_pool.copied().map(block_capacity).sum();
+            if capacity < wanted {
+                let mut free = subnets_of(pool.subnet, pool.prefix).into_iter();
+                prop_assert!(
+                    free.all(|block| used_by_any(allocation, block)),
+                    "{:?}",
+                    answer
+                );
+                let mut problems = answer.problems.iter();
+                let expected = format!("overlay {} ", overlay.name);
+                prop_assert!(problems.any(|problem| problem.contains(&expected)));
+            }
+        }
+    }
+    Ok(taken)
+}
+
 fn run(steps: Vec<Step>) -> TestCaseResult {
+    let mut now = Instant::now();
     let configs = configs();
     let mut allocation = Allocation::new(configs[0].clone());
     let mut model = Model::default();
@@ -310,7 +520,7 @@ fn run(steps: Vec<Step>) -> TestCaseResult {
         match step {
             Step::Register(node, number) => {
                 let (name, address) = (name(node), address(number));
-                let registered = allocation.register(&name, address);
+                let registered = allocation.register(&name, address, &[]);
                 let holder = model.addresses.iter().find(|(_, other)| **other == address);
                 let holder = holder.map(|(holder, _)| holder.clone());
                 match registered {
@@ -321,7 +531,7 @@ fn run(steps: Vec<Step>) -> TestCaseResult {
                         check_shortage(&allocation, &name, &answer)?;
                         prop_assert_eq!(allocation.node(&name), answer.node);
                         // It is answered the same again, without a change.
-                        let again = allocation.register(&name, address).unwrap();
+                        let again = allocation.register(&name, address, &[]).unwrap();
                         prop_assert!(again.0.is_none());
                         prop_assert_eq!(again.1.problems, answer.problems);
                     }
@@ -354,6 +564,33 @@ fn run(steps: Vec<Step>) -> TestCaseResult {
                 let released = allocation.release(&name);
                 prop_assert_eq!(released.is_some(), model.addresses.remove(&name).is_some());
                 model.given.remove(&name);
+                model.lent.remove(&name);
+                model.resting.retain(|_, (holder, _)| *holder != name);
+            }
+            Step::Report(step) => {
+                let name = name(step.node);
+                let address = model.addresses.get(&name).copied();
+                if let Some(address) = address {
+                    let taken = report_blocks(&mut allocation, &step, address)?;
+                    for (overlay, blocks) in taken {
+                        let lent = model.lent.entry(name.clone()).or_default();
+                        let lent = lent.entry(overlay).or_default();
+                        for block in blocks {
+                            prop_assert!(lent.remove(&block));
+                            model.resting.insert(block, (name.clone(), now));
+                        }
+                    }
+                }
+            }
+            Step::Wait(minutes) => {
+                now += Duration::from_mins(minutes);
+                let changes = allocation.end_rests(now);
+                // Any beginning of the changes is a valid state, and they can be undone.
+                let after = allocation.records().clone();
+                allocation.undo(changes.clone());
+                prop_assert_eq!(allocation.records(), &before);
+                allocation.end_rests(now);
+                prop_assert_eq!(allocation.records(), &after);
             }
             Step::Configure(index) => {
                 allocation.set_config(configs[index].clone());
@@ -386,7 +623,7 @@ fn run(steps: Vec<Step>) -> TestCaseResult {
         }
         check(&allocation);
         check_usage(&allocation);
-        model.observe(&allocation)?;
+        model.observe(&allocation, now)?;
     }
     Ok(())
 }

@@ -100,6 +100,29 @@ fn remote_has_a_neighbour_a_family_one_forwarding_entry_and_its_routes() {
 }
 
 #[test]
+fn each_block_of_a_node_has_a_route() {
+    let with_blocks = |number: u8, blocks: &[&str]| {
+        let mut node = node(number);
+        node.subnets[0].subnet = None;
+        node.subnets[0].subnet6 = None;
+        node.subnets[0].blocks = blocks.iter().map(|block| block.parse().unwrap()).collect();
+        node
+    };
+    let own = with_blocks(1, &["9.0.0.0/28", "9.0.0.32/28"]);
+    let remote = with_blocks(2, &["9.0.0.16/28", "9.0.7.16/28", "fd09::10/124"]);
+    // It is given twice, which must not be.
+    let double = with_blocks(3, &["9.0.0.32/28", "9.0.0.48/28"]);
+    let (desired, problems) = desired_of(&cluster([own, remote, double]));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("9.0.0.32/28"), "{problems:?}");
+    assert_eq!(
+        destinations(&desired, "agent-2"),
+        ["9.0.0.16/28", "9.0.7.16/28", "fd09::10/124"]
+    );
+    assert_eq!(destinations(&desired, "agent-3"), ["9.0.0.48/28"]);
+}
+
+#[test]
 fn overlays_of_one_network_share_the_device_and_others_have_their_own() {
     let mut remote = node(2);
     let subnet = |overlay: &str, subnet: &str| NodeSubnets {

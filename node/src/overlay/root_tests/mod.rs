@@ -1,5 +1,6 @@
 //! Tests on real devices, in network namespaces of their own.
 
+mod blocks;
 pub(crate) mod data_path;
 mod faults;
 mod many_nodes;

@@ -28,6 +28,7 @@ fn local(name: &str, subnet: &str, subnet6: &str) -> LocalOverlay {
         mtu: 1450,
         groups: None,
         problem: None,
+        blocks: vec![],
     }
 }
 
@@ -386,4 +387,118 @@ fn two_overlays_are_two_bridges_that_reach_each_other() {
         }
         host.assert_clean();
     });
+}
+
+/// The overlay `vxlan-1` with these blocks.
+fn lending(blocks: &[&str]) -> LocalOverlay {
+    LocalOverlay {
+        subnet: None,
+        subnet6: None,
+        blocks: blocks.iter().map(|block| block.parse().unwrap()).collect(),
+        ..vxlan_1()
+    }
+}
+
+/// The addresses of the bridge, but for those of the link.
+fn bridge_addresses() -> Vec<String> {
+    let shown = run("ip", "-o addr show dev m-vxlan-1");
+    let words = shown
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(3));
+    let mut all: Vec<String> = words
+        .filter(|address| !address.starts_with("fe80"))
+        .map(str::to_owned)
+        .collect();
+    all.sort();
+    all
+}
+
+async fn check_blocks(isolates: bool) {
+    let host = TestHost::new();
+    let blocks = ["9.0.0.0/30", "9.0.5.8/29", "fd09::/126", "fd09::5:8/125"];
+    let mut overlay_state = lending(&blocks);
+    overlay_state.groups = isolates.then(Admission::default);
+    publish(&host, &[overlay_state], &CLUSTER);
+    let launched = async |name: &str| {
+        let mut request = request(name, &overlay(&host, "vxlan-1"));
+        if isolates {
+            request.membership.groups = vec!["a".to_owned()];
+        }
+        host.attach(&request).await.unwrap()
+    };
+    let one = launched("one").await;
+    assert_eq!(bridge_addresses(), ["9.0.0.1/30", "fd09::1/126"]);
+    let two = launched("two").await;
+    let mut mapped = request("three", &overlay(&host, "vxlan-1"));
+    mapped.ports = vec![port(Protocol::Tcp, 8080, 80)];
+    let three = host.attach(&mapped).await.unwrap();
+    let addresses = |container: &Container| {
+        let addresses = container.intent.addresses.iter();
+        addresses.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let prefixes = if isolates {
+        ["/32", "/128", "/32", "/128"]
+    } else {
+        ["/30", "/126", "/29", "/125"]
+    };
+    assert_eq!(
+        addresses(&one),
+        [
+            format!("9.0.0.2{}", prefixes[0]),
+            format!("fd09::2{}", prefixes[1])
+        ]
+    );
+    // Families are apart: there is one more address of IPv6 in the first block.
+    assert_eq!(
+        addresses(&two),
+        [
+            format!("9.0.5.10{}", prefixes[2]),
+            format!("fd09::3{}", prefixes[1])
+        ]
+    );
+    assert_eq!(
+        bridge_addresses(),
+        ["9.0.0.1/30", "9.0.5.9/29", "fd09::1/126", "fd09::5:9/125"]
+    );
+    let redirects = "/proc/sys/net/ipv4/conf/m-vxlan-1/send_redirects";
+    assert_eq!(std::fs::read_to_string(redirects).unwrap().trim(), "0");
+    for container in [&one, &two, &three] {
+        serve(container, 80);
+        let redirects = container.inside(|| {
+            std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/accept_redirects").unwrap()
+        });
+        assert_eq!(redirects.trim(), "0");
+    }
+    if isolates {
+        // The node daemon decides what reaches them, and does not run here.
+        let server = SocketAddr::new(two.v4(), 80);
+        one.inside(move || query_tcp(server)).unwrap_err();
+    } else {
+        for (from, to) in [(&one, &two), (&two, &one), (&three, &one), (&two, &three)] {
+            for (client, server) in [(from.v4(), to.v4()), (from.v6(), to.v6())] {
+                let server = SocketAddr::new(server, 80);
+                let seen = from.inside(move || query_tcp(server)).unwrap();
+                assert_eq!(seen.trim_start_matches("::ffff:"), client.to_string());
+            }
+        }
+        // A mapped port, for a container of another block.
+        let server: SocketAddr = "9.0.0.1:8080".parse().unwrap();
+        one.inside(move || query_tcp(server)).unwrap();
+    }
+    // What no container has any more, the bridge does not have either.
+    host.detach(&two).await;
+    host.detach(&three).await;
+    assert_eq!(bridge_addresses(), ["9.0.0.1/30", "fd09::1/126"]);
+    host.detach(&one).await;
+    host.assert_clean();
+}
+
+#[test]
+fn containers_of_several_blocks_reach_each_other() {
+    isolated_async(|| check_blocks(false));
+}
+
+#[test]
+fn containers_of_several_blocks_are_isolated_by_groups() {
+    isolated_async(|| check_blocks(true));
 }
