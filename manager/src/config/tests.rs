@@ -63,6 +63,14 @@ fn the_example_is_right_as_it_stands_and_says_the_defaults() {
     assert_eq!(least.provision, None);
 }
 
+fn check_services(config: &Config) {
+    let expected = ServicesOptions {
+        routed_networks: ["shared".to_owned()].into(),
+        ..ServicesOptions::default()
+    };
+    assert_eq!(config.services, Some(expected));
+}
+
 #[test]
 fn every_key_of_the_example_is_valid() {
     let directory = tempfile::tempdir().unwrap();
@@ -108,11 +116,7 @@ fn every_key_of_the_example_is_valid() {
     let overlay = config.overlay.as_ref().unwrap();
     assert_eq!(overlay.release_after, Some(Duration::from_hours(24)));
     assert_eq!(overlay.state_file, parse_overlay(&overlay.file).state_file);
-    let services = ServicesOptions {
-        routed_networks: ["shared".to_owned()].into(),
-        ..ServicesOptions::default()
-    };
-    assert_eq!(config.services, Some(services));
+    check_services(&config);
     let groups = config.security_groups.iter();
     let groups: Vec<_> = groups
         .map(|group| (group.name.as_str(), group.rules.len()))

@@ -117,19 +117,18 @@ impl Services {
             StoreSubject::SERVICES,
         );
         let reconciler = contrail.and_then(|contrail| contrail.reconciler.clone());
-        let (mesos, follow) = match &reconciler {
-            Some(reconciler) => (reconciler.stores().mesos.clone(), None),
-            None => {
-                let client = MasterClient::new(follow.mesos.clone())?;
-                let mesos = Arc::<Store<MesosView>>::default();
-                let sender = watch::Sender::new(MesosFollow::new(client, follow));
-                background.spawn(follow_once_ready(
-                    mesos.clone(),
-                    sender.subscribe(),
-                    ready.clone(),
-                ));
-                (mesos, Some(sender))
-            }
+        let (mesos, follow) = if let Some(reconciler) = &reconciler {
+            (reconciler.stores().mesos.clone(), None)
+        } else {
+            let client = MasterClient::new(follow.mesos.clone())?;
+            let mesos = Arc::<Store<MesosView>>::default();
+            let sender = watch::Sender::new(MesosFollow::new(client, follow));
+            background.spawn(follow_once_ready(
+                mesos.clone(),
+                sender.subscribe(),
+                ready.clone(),
+            ));
+            (mesos, Some(sender))
         };
         let overlays = config.overlay.iter();
         let overlays = overlays.flat_map(|options| &options.networks.overlays);

@@ -316,7 +316,7 @@ fn address_is_reserved_for_the_grace_after_the_last_backend() {
     let (found, next) = requests(&mut fixture, &full());
     assert!(found.is_empty());
     assert_eq!(next, Some(fixture.now + GRACE));
-    fixture.now += GRACE - Duration::from_secs(1);
+    fixture.now += GRACE / 2;
     assert!(requests(&mut fixture, &full()).0.is_empty());
     // The app is back in time.
     fixture.publish_all(&services);
@@ -487,10 +487,10 @@ fn one_change_of_ten_thousand_services_publishes_one_object() {
     };
     let changes = fixture.publish(services(&all), &full());
     assert_eq!(changes.len(), 10_001);
-    let changed = key("s4711.marathon:80/tcp");
-    all.get_mut(&changed).unwrap().backends.pop();
+    let touched = key("s4711.marathon:80/tcp");
+    all.get_mut(&touched).unwrap().backends.pop();
     let changes = fixture.publish(services(&all), &full());
-    assert_eq!(shown(&changes), [format!("put {changed}")]);
+    assert_eq!(shown(&changes), [format!("put {touched}")]);
     assert_eq!(
         fixture.publish(services(&BTreeMap::new()), &full()).len(),
         10_000

@@ -204,6 +204,7 @@ async fn services_and_overlays_are_published_together() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "every view of one manager")]
 async fn operators_see_services_and_problems() {
     let directory = tempfile::tempdir().unwrap();
     let master = Master::start().await.unwrap();
