@@ -30,9 +30,9 @@
 //! - One framework serves an IP VIP, and none serves the address of an agent, a container or a range.
 //! - A port with `network-name` is on that network only.
 //! - SCTP is known, a list such as `udp,tcp` is two protocols, and `[fd01:c::5]:80` is an IPv6 VIP.
-//! - A label `vip-affinity` of a port, with the value `client` or a number of seconds (at most 86,400), sends the
-//!   connections of a client to the same backend for that long; `client` is 10,800. Of several values for
-//!   one service the largest counts.
+//! - A label `vip-affinity` of a port, with the value `client` or a number of seconds (at most 86,400), sends
+//!   the connections of a client to the same backend for that long; `client` is 10,800. Of several values
+//!   for one service the largest counts.
 
 mod address_book;
 mod addresses;
