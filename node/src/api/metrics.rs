@@ -84,7 +84,7 @@ impl Collector for ApiSources {
         self.encode_gauges(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
         self.encode_drops(&mut encoder)?;
-        self.encode_conntrack(&mut encoder)?;
+        encode_conntrack(&mut encoder)?;
         self.encode_dns(&mut encoder)?;
         self.encode_blocks(&mut encoder)?;
         let engine = self.engine.borrow().clone();
@@ -239,44 +239,6 @@ impl ApiSources {
         Ok(())
     }
 
-    fn encode_conntrack(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        // Without an answer of the kernel, no value is better than a wrong one.
-        let Ok(table) = conntrack::table_use() else {
-            return Ok(());
-        };
-        for (name, help, value) in [
-            (
-                "conntrack_flows",
-                "Flows that the kernel tracks.",
-                table.flows,
-            ),
-            (
-                "conntrack_limit",
-                "The most flows that the kernel tracks.",
-                table.limit,
-            ),
-        ] {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            ConstGauge::new(value).encode(metric)?;
-        }
-        for (name, help, value) in [
-            (
-                "conntrack_failures",
-                "Flows that the kernel could not track, and packets that it dropped with them.",
-                table.failed,
-            ),
-            (
-                "conntrack_evictions",
-                "Flows that the kernel forgot early to make room for others.",
-                table.evicted,
-            ),
-        ] {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(value).encode(metric)?;
-        }
-        Ok(())
-    }
-
     fn encode_dns(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Some(dns) = &self.dns else {
             return Ok(());
@@ -324,4 +286,42 @@ impl ApiSources {
         }
         Ok(())
     }
+}
+
+fn encode_conntrack(encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    // Without an answer of the kernel, no value is better than a wrong one.
+    let Ok(table) = conntrack::table_use() else {
+        return Ok(());
+    };
+    for (name, help, value) in [
+        (
+            "conntrack_flows",
+            "Flows that the kernel tracks.",
+            table.flows,
+        ),
+        (
+            "conntrack_limit",
+            "The most flows that the kernel tracks.",
+            table.limit,
+        ),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(metric)?;
+    }
+    for (name, help, value) in [
+        (
+            "conntrack_failures",
+            "Flows that the kernel could not track, and packets that it dropped with them.",
+            table.failed,
+        ),
+        (
+            "conntrack_evictions",
+            "Flows that the kernel forgot early to make room for others.",
+            table.evicted,
+        ),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(metric)?;
+    }
+    Ok(())
 }

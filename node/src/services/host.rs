@@ -19,9 +19,9 @@ pub(super) struct Host {
     /// The index of the loopback interface.
     pub(super) loopback: u32,
     /// The addresses of the other interfaces that other hosts may know, by the interface.
-    outside: BTreeMap<u32, Vec<IpAddr>>,
+    pub(super) outside: BTreeMap<u32, Vec<IpAddr>>,
     /// The same of bridges and VXLAN devices.
-    of_inside: Vec<IpAddr>,
+    pub(super) of_inside: Vec<IpAddr>,
 }
 
 impl Host {

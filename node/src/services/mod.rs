@@ -232,9 +232,7 @@ impl ServicesSubsystem {
         };
         self.host = Some(host);
         let mut outcome = result?;
-        outcome
-            .problems
-            .extend(self.desired.problems().map(String::clone));
+        outcome.problems.extend(self.desired.problems().cloned());
         Ok(outcome)
     }
 

@@ -272,8 +272,8 @@ impl ServiceTable {
         // After a failure, what the kernel has is not known.
         let known = self.known.take();
         let (present, changes, known) = match (known, scope) {
-            (Some(known), Scope::Changed(changed)) => {
-                let changes = some_changes(policy, &known, changed.iter());
+            (Some(known), Scope::Changed(frontends)) => {
+                let changes = some_changes(policy, &known, frontends.iter());
                 (
                     Some(known.table),
                     changes,

@@ -33,7 +33,9 @@ fn every_client_reaches_every_backend() {
             services.push(service(&key, number, both(place, host)));
             names.push((place.name.clone(), number));
         }
-        services.into_iter().for_each(|service| lab.put(service));
+        for service in services {
+            lab.put(service);
+        }
         lab.apply_all();
         let one = &lab.hosts[0];
         for has_bridge_netfilter in [false, true] {

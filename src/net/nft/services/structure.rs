@@ -6,7 +6,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::super::expressions::{Choice, NFPROTO_IPV4, NFPROTO_IPV6, Side, family_of, octets};
+use super::super::expressions::{
+    Choice, Expressions, NFPROTO_IPV4, NFPROTO_IPV6, Side, family_of, octets,
+};
 use super::super::program::{ChainKind, Hook, SetKind, Table, TableChain, TableRule, TableSet};
 use super::{ICMP, ICMPV6, ServicePolicy, TCP, UDP};
 
@@ -248,6 +250,7 @@ fn add_chains(table: &mut Table) {
     let mut translation = Vec::new();
     let mut postrouting = base_chain(ChainKind::Nat, HOOK_POSTROUTING, MASQUERADE_PRIORITY);
     let mut refusal = Vec::new();
+    let mut to_input = Vec::new();
     for family in [NFPROTO_IPV4, NFPROTO_IPV6] {
         let digit = digit(family);
         translation.push(TableRule::new("services", |rule| {
@@ -274,6 +277,12 @@ fn add_chains(table: &mut Table) {
             .chains
             .insert(masquerade.clone(), masquerade_chain(family));
         let refuse = format!("refuse{digit}");
+        // A refusal before that would be another error for datagrams: no permission.
+        to_input.push(TableRule::new("the host refuses its own packets", |rule| {
+            rule.address_in(family, Side::Destination, &ranges);
+            rule.is_for_local_address();
+            rule.accept();
+        }));
         refusal.push(TableRule::new("addresses without a service", |rule| {
             rule.address_in(family, Side::Destination, &ranges);
             rule.goto(&refuse);
@@ -296,14 +305,17 @@ fn add_chains(table: &mut Table) {
         ("refuse_output", HOOK_OUTPUT),
     ] {
         let mut chain = base_chain(ChainKind::Filter, number, REFUSAL_PRIORITY);
-        chain.rules.clone_from(&refusal);
+        if number == HOOK_OUTPUT {
+            chain.rules.clone_from(&to_input);
+        }
+        chain.rules.extend(refusal.iter().cloned());
         table.chains.insert(name.to_owned(), chain);
     }
     let refuse = TableChain {
         hook: None,
         rules: vec![
-            TableRule::new("refuse connections", |rule| rule.reset_tcp()),
-            TableRule::new("refuse datagrams", |rule| rule.refuse_port()),
+            TableRule::new("refuse connections", Expressions::reset_tcp),
+            TableRule::new("refuse datagrams", Expressions::refuse_port),
         ],
     };
     table.chains.insert("refuse".to_owned(), refuse);
@@ -346,7 +358,7 @@ fn refuse_chain(family: u8) -> TableChain {
         }));
     }
     rules.push(TableRule::new("everything else", |rule| {
-        rule.goto("refuse")
+        rule.goto("refuse");
     }));
     TableChain { hook: None, rules }
 }
