@@ -264,6 +264,28 @@ struct Model {
 }
 
 impl Model {
+    /// A registered node reports what it wants and gives back.
+    fn report(
+        &mut self,
+        allocation: &mut Allocation,
+        step: &BlockStep,
+        now: Instant,
+    ) -> TestCaseResult {
+        let name = name(step.node);
+        let Some(address) = self.addresses.get(&name).copied() else {
+            return Ok(());
+        };
+        for (overlay, blocks) in report_blocks(allocation, step, address)? {
+            let lent = self.lent.entry(name.clone()).or_default();
+            let lent = lent.entry(overlay).or_default();
+            for block in blocks {
+                prop_assert!(lent.remove(&block));
+                self.resting.insert(block, (name.clone(), now));
+            }
+        }
+        Ok(())
+    }
+
     /// Remembers what nodes have now, and checks that they have what they had.
     fn observe(&mut self, allocation: &Allocation, now: Instant) -> TestCaseResult {
         for object in allocation.objects() {
@@ -510,6 +532,18 @@ fn report_blocks(
     Ok(taken)
 }
 
+/// Ends rests. Any beginning of the changes is a valid state, and they can be undone.
+fn end_rests(allocation: &mut Allocation, now: Instant) -> TestCaseResult {
+    let before = allocation.records().clone();
+    let changes = allocation.end_rests(now);
+    let after = allocation.records().clone();
+    allocation.undo(changes);
+    prop_assert_eq!(allocation.records(), &before);
+    allocation.end_rests(now);
+    prop_assert_eq!(allocation.records(), &after);
+    Ok(())
+}
+
 fn run(steps: Vec<Step>) -> TestCaseResult {
     let mut now = Instant::now();
     let configs = configs();
@@ -567,30 +601,10 @@ fn run(steps: Vec<Step>) -> TestCaseResult {
                 model.lent.remove(&name);
                 model.resting.retain(|_, (holder, _)| *holder != name);
             }
-            Step::Report(step) => {
-                let name = name(step.node);
-                let address = model.addresses.get(&name).copied();
-                if let Some(address) = address {
-                    let taken = report_blocks(&mut allocation, &step, address)?;
-                    for (overlay, blocks) in taken {
-                        let lent = model.lent.entry(name.clone()).or_default();
-                        let lent = lent.entry(overlay).or_default();
-                        for block in blocks {
-                            prop_assert!(lent.remove(&block));
-                            model.resting.insert(block, (name.clone(), now));
-                        }
-                    }
-                }
-            }
+            Step::Report(step) => model.report(&mut allocation, &step, now)?,
             Step::Wait(minutes) => {
                 now += Duration::from_mins(minutes);
-                let changes = allocation.end_rests(now);
-                // Any beginning of the changes is a valid state, and they can be undone.
-                let after = allocation.records().clone();
-                allocation.undo(changes.clone());
-                prop_assert_eq!(allocation.records(), &before);
-                allocation.end_rests(now);
-                prop_assert_eq!(allocation.records(), &after);
+                end_rests(&mut allocation, now)?;
             }
             Step::Configure(index) => {
                 allocation.set_config(configs[index].clone());
