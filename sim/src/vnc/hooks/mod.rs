@@ -3,6 +3,7 @@
 //! Invariant: all checks precede all changes, so that nothing has to be undone.
 
 mod checks;
+mod dns;
 mod floating;
 mod ipam;
 mod network;
@@ -43,6 +44,8 @@ pub(crate) fn before_create(db: &mut Db, kind: KindId, uuid: Uuid, body: &mut Bo
         "security-group" => policy::group_before_create(body)?,
         "network-policy" => policy::rules(body, "network_policy_entries", true)?,
         "tag" => policy::tag_before_create(db, body)?,
+        "virtual-DNS" => dns::server_before_create(db, body)?,
+        "virtual-DNS-record" => dns::record(db, body)?,
         "global-system-config" => project::check_single(db, kind)?,
         _ => {}
     }
@@ -88,6 +91,8 @@ pub(crate) fn before_update(db: &mut Db, object: &Object, body: &mut Body) -> Ou
         "security-group" => policy::group_before_update(object, body),
         "network-policy" => policy::rules(body, "network_policy_entries", true),
         "tag" => policy::tag_before_update(body),
+        "virtual-DNS" => dns::server_before_update(db, body),
+        "virtual-DNS-record" => dns::record(db, body),
         _ => Ok(()),
     }
 }
@@ -107,6 +112,7 @@ pub(crate) fn before_delete(db: &mut Db, object: &Object) -> Outcome<()> {
     match schema().kind(object.kind).name.as_str() {
         "virtual-network" => network::before_delete(object),
         "project" => project::before_delete(db, object),
+        "virtual-DNS" => dns::server_before_delete(db, object.kind, object),
         _ => Ok(()),
     }
 }
