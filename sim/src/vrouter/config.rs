@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// The types that an agent follows.
-pub(crate) const FOLLOWED_KINDS: [&str; 11] = [
+pub(crate) const FOLLOWED_KINDS: [&str; 12] = [
     "virtual-router",
     "virtual-machine",
     "virtual-machine-interface",
@@ -23,6 +23,7 @@ pub(crate) const FOLLOWED_KINDS: [&str; 11] = [
     "floating-ip-pool",
     "security-group",
     "network-policy",
+    "global-vrouter-config",
     ROUTING_INSTANCE_KIND,
 ];
 /// The type whose changes have an additional delay.
@@ -86,7 +87,8 @@ impl Object {
         self.fq_name.join(":")
     }
 
-    fn address(&self, field: &str) -> Option<IpAddr> {
+    /// The address in a field.
+    pub(crate) fn address(&self, field: &str) -> Option<IpAddr> {
         self.field(field).as_str()?.parse().ok()
     }
 

@@ -1,8 +1,10 @@
 //! Network namespaces that end with the test, and connection attempts in them.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use contrail_mesos::net::netns;
@@ -90,11 +92,15 @@ impl Namespace {
         self.inside(move || TcpListener::bind(("::", port)).unwrap())
     }
 
-    /// Reads each connection to its end, and responds with the number of bytes.
-    pub(crate) fn serve(&self, port: u16) {
+    /// Reads each connection to its end, and responds with the number of bytes. Returns the number of
+    /// connections.
+    pub(crate) fn serve(&self, port: u16) -> Arc<AtomicUsize> {
         let listener = self.listen(port);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
         std::thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
+                count.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
                     let mut all = Vec::new();
                     let count = stream.read_to_end(&mut all).unwrap_or(0);
@@ -102,6 +108,31 @@ impl Namespace {
                 });
             }
         });
+        connections
+    }
+
+    /// Responds to each datagram with the address of its sender.
+    pub(crate) fn serve_udp(&self, port: u16) {
+        let socket = self.inside(move || UdpSocket::bind(("0.0.0.0", port)).unwrap());
+        std::thread::spawn(move || {
+            while let Ok((_, peer)) = socket.recv_from(&mut [0; 64]) {
+                let _ = socket.send_to(peer.ip().to_string().as_bytes(), peer);
+            }
+        });
+    }
+
+    /// Sends a datagram, and returns the address that [`Self::serve_udp`] saw.
+    pub(crate) fn ask_udp(&self, address: IpAddr, port: u16) -> Option<IpAddr> {
+        self.inside(move || {
+            let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
+            let timeout = Some(Duration::from_millis(1500));
+            socket.set_read_timeout(timeout).ok()?;
+            socket.connect((address, port)).ok()?;
+            socket.send(b"?").ok()?;
+            let mut answer = [0; 64];
+            let length = socket.recv(&mut answer).ok()?;
+            std::str::from_utf8(&answer[..length]).ok()?.parse().ok()
+        })
     }
 
     fn connect(&self, address: IpAddr, port: u16) -> Option<TcpStream> {
@@ -120,11 +151,13 @@ impl Namespace {
             return false;
         };
         stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
-        stream.write_all(&vec![7; size]).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        stream.set_write_timeout(Some(WAIT_TIMEOUT)).unwrap();
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer == size.to_string()
+        let carried = stream
+            .write_all(&vec![7; size])
+            .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
+            .and_then(|()| stream.read_to_string(&mut answer));
+        carried.is_ok() && answer == size.to_string()
     }
 
     pub(crate) fn reaches_from(&self, source: &str, address: IpAddr, port: u16) -> bool {

@@ -1,5 +1,7 @@
 //! What containers reach and what they do not.
 
+mod services;
+
 use serde_json::json;
 
 use crate::namespace::wait_for;

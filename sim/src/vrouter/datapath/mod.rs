@@ -3,7 +3,7 @@
 //! ```text
 //! plan    what there should be on this host (access: security groups and policies)
 //! items   links, addresses, routes, neighbours and fdb entries of a plan, and their commands
-//! rules   the nftables rules of a plan
+//! rules   the nftables rules of a plan (virtual_ips: floating IPs in networks, link-local services)
 //! apply   applies a plan with ip, bridge and nft
 //! ```
 //!
@@ -35,9 +35,13 @@
 //! - Of two networks on one host that share an address, the one with the higher number is only
 //!   switched: it has no gateway, routes or floating IPs. The log reports that as a problem.
 //!
-//! Left out: floating IPs are reachable through the uplink only, not in their own virtual network
-//! and not from interfaces of the same host; a floating IP of several interfaces is balanced over
-//! those on one host only. Sub-interfaces with a VLAN. Rules between interfaces of one network. A
+//! - A floating IP is reached from its own virtual network and from those that policies connect with it.
+//!   Connections are balanced over its interfaces on all hosts, and ports that are not mapped are dropped.
+//!   Through the uplink, a floating IP of a pool is balanced over the interfaces of the host that the
+//!   packets come to. One below an instance-ip is not reached through the uplink.
+//!
+//! Left out: an interface does not reach itself by its own floating IP. Names of the servers of
+//! link-local services. Sub-interfaces with a VLAN. Rules between interfaces of one network. A
 //! name server at the DNS address. Settings of the uplink (forwarding) are not restored.
 
 mod access;
@@ -46,6 +50,7 @@ mod error;
 mod items;
 mod plan;
 mod rules;
+mod virtual_ips;
 
 use std::collections::BTreeSet;
 use std::io;

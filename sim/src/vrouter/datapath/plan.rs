@@ -1,13 +1,14 @@
 //! What there should be on this host, derived from the configuration and the ports.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::access::{self, Group, Verdict};
+use super::virtual_ips::{self, LinkLocalService, VirtualIp};
 use crate::vrouter::config::{Config, Object, prefix};
 use crate::vrouter::options::{Forwarding, Options};
 use crate::vrouter::rest;
@@ -16,7 +17,7 @@ use contrail_mesos_api::container::Mac;
 use contrail_mesos_api::text::hex;
 
 /// The network of the host itself.
-const FABRIC_NETWORK: &str = "default-domain:default-project:ip-fabric";
+pub(super) const FABRIC_NETWORK: &str = "default-domain:default-project:ip-fabric";
 
 /// A MAC address that can be ordered.
 pub(super) type MacOctets = [u8; 6];
@@ -31,7 +32,11 @@ pub(super) struct Plan {
     /// The addresses of the interfaces of security groups, on all hosts.
     pub(super) members: BTreeMap<Uuid, BTreeSet<IpAddr>>,
     pub(super) connections: Vec<Connection>,
+    /// What is reached through the uplink.
     pub(super) floating: BTreeMap<IpAddr, Vec<FloatingIp>>,
+    /// What is reached from virtual networks.
+    pub(super) virtual_ips: BTreeMap<IpAddr, VirtualIp>,
+    pub(super) link_local: BTreeMap<(Ipv4Addr, u16), LinkLocalService>,
     /// The other hosts.
     pub(super) peers: BTreeSet<IpAddr>,
     pub(super) problems: BTreeSet<String>,
@@ -97,7 +102,10 @@ pub(super) fn plan(state: &State, options: &Options, forwarding: &Forwarding) ->
             .extend(address.filter(|address| *address != options.address));
     }
     plan.add_taps(state, options, forwarding);
-    plan.add_networks(config, options);
+    let places = places(config, options);
+    plan.virtual_ips = virtual_ips::virtual_ips(config, &plan.taps, &places);
+    plan.link_local = virtual_ips::link_local(config);
+    plan.add_networks(config, &places);
     plan.add_connections(config);
     plan.add_groups(config);
     plan.add_floating(config);
@@ -148,7 +156,7 @@ impl Plan {
         }
     }
 
-    fn add_networks(&mut self, config: &Config, options: &Options) {
+    fn add_networks(&mut self, config: &Config, places: &BTreeMap<Uuid, IpAddr>) {
         let mut desired: BTreeSet<_> = self.taps.values().map(|tap| tap.network).collect();
         let own = desired.clone();
         for network in config.of_kind("virtual-network") {
@@ -162,7 +170,17 @@ impl Plan {
                 desired.insert(network.uuid);
             }
         }
-        let places = places(config, options);
+        for vip in self.virtual_ips.values() {
+            let clients = vip.clients.keys().copied();
+            let behind = vip.behind.iter().map(|(network, _)| *network);
+            // Its connections leave for the networks behind it, and the responses for those of clients.
+            if clients.clone().any(|network| own.contains(&network)) {
+                desired.extend(behind.clone());
+            }
+            if behind.clone().any(|network| own.contains(&network)) {
+                desired.extend(clients);
+            }
+        }
         let mut found: Vec<_> = desired
             .into_iter()
             .filter_map(|uuid| config.get(uuid))
@@ -171,7 +189,13 @@ impl Plan {
         found.sort_by_key(|(number, _)| *number);
         let mut owners: BTreeMap<IpAddr, String> = BTreeMap::new();
         for (number, object) in found {
-            let mut network = network(config, object, number, &places);
+            let mut network = network(config, object, number, places);
+            if own.contains(&object.uuid) {
+                // Interfaces of its own network ask for it as for a neighbour.
+                let vips = self.virtual_ips.iter();
+                let vips = vips.filter(|(_, vip)| vip.network == object.uuid);
+                network.local.extend(vips.map(|(address, _)| *address));
+            }
             let used = network.hosts.keys().find_map(|address| owners.get(address));
             if let Some(other) = used {
                 network.routed = false;
@@ -237,29 +261,18 @@ impl Plan {
             {
                 continue;
             }
-            let addresses = config.addresses(tap.interface);
             for object in config.referrers(tap.interface, "floating-ip") {
-                let address = |name: &str| object.field(name).as_str()?.parse::<IpAddr>().ok();
-                let Some(outer) = address("floating_ip_address") else {
+                if virtual_ips::is_internal(config, object) {
                     continue;
-                };
-                let mut own = addresses
-                    .iter()
-                    .copied()
-                    .filter(|own| own.is_ipv4() == outer.is_ipv4());
-                let fixed = address("floating_ip_fixed_ip_address")
-                    .filter(|fixed| addresses.contains(fixed));
-                let Some(fixed) = fixed.or_else(|| own.next()) else {
-                    continue;
-                };
-                let ports = ports(object);
-                let direction = object.field("floating_ip_traffic_direction").as_str();
-                let floating = FloatingIp {
-                    fixed,
-                    outgoing: ports.is_none() && direction != Some("ingress"),
-                    ports,
-                };
-                self.floating.entry(outer).or_default().push(floating);
+                }
+                let outer = object.address("floating_ip_address");
+                let floating = outer.and_then(|outer| {
+                    let behind = virtual_ips::behind(config, tap.interface, object, outer)?;
+                    Some((outer, behind))
+                });
+                if let Some((outer, behind)) = floating {
+                    self.floating.entry(outer).or_default().push(behind);
+                }
             }
         }
         for behind in self.floating.values_mut() {
@@ -390,22 +403,4 @@ fn sources(config: &Config, interface: &Object) -> Option<BTreeSet<IpNet>> {
         .flatten()
         .filter_map(|pair| prefix(&pair["ip"]));
     Some(own.chain(pairs).collect())
-}
-
-fn ports(floating: &Object) -> Option<Vec<(u8, u16, u16)>> {
-    if floating.field("floating_ip_port_mappings_enable") != true {
-        return None;
-    }
-    let mappings = floating.field("floating_ip_port_mappings");
-    let mappings = mappings["port_mappings"].as_array().into_iter().flatten();
-    let ports = mappings.filter_map(|mapping| {
-        let protocol = match mapping["protocol"].as_str()?.to_lowercase().as_str() {
-            "tcp" => 6,
-            "udp" => 17,
-            _ => return None,
-        };
-        let port = |name: &str| u16::try_from(mapping[name].as_u64()?).ok();
-        Some((protocol, port("src_port")?, port("dst_port")?))
-    });
-    Some(ports.collect())
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::access::{Endpoint, Match, Verdict};
 use super::items::GATEWAY_MAC;
 use super::plan::{FloatingIp, Network, Plan, Tap, hash};
+use super::virtual_ips;
 use crate::vrouter::options::Forwarding;
 use contrail_mesos_api::container::Mac;
 
@@ -21,6 +22,8 @@ const TABLE: &str = "contrail_vrouter_sim";
 const CONNECTION_MARK: &str = "0x10000000";
 /// The mark of packets of the host itself, if it has access.
 const HOST_MARK: &str = "0x20000000";
+/// What fits into a segment of an uplink with an MTU of 1500, in a VXLAN, with IPv6 inside and outside.
+const MAX_SEGMENT_BYTES: u16 = 1370;
 const ACCEPT_NEIGHBOUR_DISCOVERY: &str =
     "meta l4proto 58 icmpv6 type { 133, 134, 135, 136 } accept";
 
@@ -43,6 +46,7 @@ pub(super) fn rules(plan: &Plan, forwarding: &Forwarding, own: IpAddr) -> String
 macro_rules! emit {
     ($out:expr, $($text:tt)*) => { let _ = writeln!($out, $($text)*); };
 }
+pub(super) use emit;
 
 fn bridge(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     emit!(out, "table bridge {TABLE} {{");
@@ -227,6 +231,7 @@ fn inet(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
         "iifname @bridges ct state established,related meta mark set meta mark | {CONNECTION_MARK}"
     );
     emit!(out, "}}");
+    virtual_ips::filter(out, plan);
     forward(out, plan, forwarding);
     host(out, plan, forwarding, own);
     nat(out, plan, forwarding);
@@ -236,6 +241,12 @@ fn inet(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
 fn forward(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
     emit!(out, "chain forward {{\ntype filter hook forward priority 0");
     emit!(out, "iifname != @bridges oifname != @bridges accept");
+    // A vRouter does this for all connections. Others learn the MTU from the VXLAN, whose messages do
+    // not pass replaced addresses.
+    emit!(
+        out,
+        "ct status dnat tcp flags syn tcp option maxseg size set {MAX_SEGMENT_BYTES}"
+    );
     emit!(
         out,
         "oifname @bridges ct state established,related meta mark set meta mark | {CONNECTION_MARK}"
@@ -249,6 +260,8 @@ fn forward(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
         emit!(out, "iifname . oifname vmap {{ {} }}", same.join(", "));
     }
     emit!(out, "ct state established,related accept");
+    // To virtual IPs and link-local services, by rules that have passed them.
+    emit!(out, "iifname @bridges ct status dnat accept");
     if let Some(uplink) = &forwarding.uplink {
         let uplink = quoted(uplink);
         emit!(
@@ -284,6 +297,8 @@ fn host(out: &mut String, plan: &Plan, forwarding: &Forwarding, own: IpAddr) {
     emit!(out, "chain input {{\ntype filter hook input priority 0");
     emit!(out, "iifname != @bridges accept");
     emit!(out, "ct state established,related accept");
+    // A link-local service of this host.
+    emit!(out, "ct status dnat accept");
     emit!(out, "meta l4proto {{ 1, 58 }} accept");
     if forwarding.host_access {
         emit!(out, "{} daddr {own} accept", family(own));
@@ -337,6 +352,7 @@ fn nat(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
             destinations(out, &to, *outer, behind);
         }
     }
+    virtual_ips::nat(out, plan);
     emit!(out, "}}");
     emit!(
         out,
@@ -351,13 +367,14 @@ fn nat(out: &mut String, plan: &Plan, forwarding: &Forwarding) {
             }
         }
     }
+    virtual_ips::masquerade(out);
     emit!(out, "oifname != @bridges ip saddr @masked4 masquerade");
     emit!(out, "oifname != @bridges ip6 saddr @masked6 masquerade");
     emit!(out, "}}");
 }
 
 /// The destinations of packets to a floating IP, in turn if there are several.
-fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[FloatingIp]) {
+pub(super) fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[FloatingIp]) {
     let family = family(outer);
     let mut outer_ports = BTreeSet::new();
     for (protocol, port, _) in behind
@@ -366,31 +383,6 @@ fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[FloatingIp]
     {
         outer_ports.insert((*protocol, *port));
     }
-    let turns = |out: &mut String, from: &str, targets: &[IpAddr], port: Option<u16>| {
-        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-        match targets {
-            [] => {}
-            [target] if target.is_ipv6() && !port.is_empty() => {
-                emit!(out, "{from} dnat {family} to [{target}]{port}");
-            }
-            [target] => {
-                emit!(out, "{from} dnat {family} to {target}{port}");
-            }
-            targets => {
-                let map: Vec<_> = targets
-                    .iter()
-                    .enumerate()
-                    .map(|(turn, target)| format!("{turn} : {target}"))
-                    .collect();
-                let turn = format!(
-                    "numgen inc mod {} map {{ {} }}",
-                    targets.len(),
-                    map.join(", ")
-                );
-                emit!(out, "{from} dnat {family} to {turn}{port}");
-            }
-        }
-    };
     for (protocol, outer_port) in outer_ports {
         let mut targets = vec![];
         let mut inner_port = None;
@@ -404,17 +396,50 @@ fn destinations(out: &mut String, to: &str, outer: IpAddr, behind: &[FloatingIp]
             }
         }
         let from = format!("{to} meta l4proto {protocol} th dport {outer_port}");
-        turns(out, &from, &targets, inner_port);
+        emit_turns(out, family, &from, &targets, inner_port);
     }
     let whole: Vec<_> = behind
         .iter()
         .filter(|behind| behind.ports.is_none())
         .map(|behind| behind.fixed)
         .collect();
-    turns(out, to, &whole, None);
+    emit_turns(out, family, to, &whole, None);
 }
 
-fn steps(out: &mut String, name: &str, verdicts: &[Verdict], pass: &str) {
+/// Replaces the destination of packets, in turn if there are several.
+pub(super) fn emit_turns(
+    out: &mut String,
+    family: &str,
+    from: &str,
+    targets: &[IpAddr],
+    port: Option<u16>,
+) {
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    match targets {
+        [] => {}
+        [target] if target.is_ipv6() && !port.is_empty() => {
+            emit!(out, "{from} dnat {family} to [{target}]{port}");
+        }
+        [target] => {
+            emit!(out, "{from} dnat {family} to {target}{port}");
+        }
+        targets => {
+            let map: Vec<_> = targets
+                .iter()
+                .enumerate()
+                .map(|(turn, target)| format!("{turn} : {target}"))
+                .collect();
+            let turn = format!(
+                "numgen inc mod {} map {{ {} }}",
+                targets.len(),
+                map.join(", ")
+            );
+            emit!(out, "{from} dnat {family} to {turn}{port}");
+        }
+    }
+}
+
+pub(super) fn steps(out: &mut String, name: &str, verdicts: &[Verdict], pass: &str) {
     emit!(out, "chain {name} {{");
     for verdict in verdicts {
         let then = if verdict.pass { pass } else { "drop" };
@@ -472,7 +497,12 @@ fn interface(plan: &Plan, network: Option<Uuid>) -> Option<String> {
     }
 }
 
-fn set(out: &mut String, name: &str, kind: &str, elements: impl Iterator<Item = String>) {
+pub(super) fn set(
+    out: &mut String,
+    name: &str,
+    kind: &str,
+    elements: impl Iterator<Item = String>,
+) {
     let elements: Vec<_> = elements.collect();
     emit!(out, "set {name} {{\ntype {kind}");
     if !elements.is_empty() {
@@ -481,11 +511,11 @@ fn set(out: &mut String, name: &str, kind: &str, elements: impl Iterator<Item = 
     emit!(out, "}}");
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{name}\"")
 }
 
-fn family(address: IpAddr) -> &'static str {
+pub(super) fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "ip" } else { "ip6" }
 }
 
