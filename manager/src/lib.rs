@@ -75,8 +75,8 @@ pub mod task_state;
 pub mod vnc;
 
 pub use config::{
-    Access, Config, Connections, DEFAULT_PATH, Follow, OverlayOptions, Provision, ServicesOptions,
-    Tls,
+    Access, Config, Connections, DEFAULT_PATH, Follow, LinkLocalDns, OverlayOptions, Provision,
+    ServicesContrailOptions, ServicesOptions, Tls,
 };
 pub use containers::Containers;
 pub use contrail::Contrail;

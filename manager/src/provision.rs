@@ -21,7 +21,7 @@ use crate::vnc::{
 const FABRIC: [&str; 3] = ["default-domain", "default-project", "ip-fabric"];
 
 /// The configuration of all vRouter agents, which every API server creates.
-const GLOBAL_VROUTER_CONFIG: [&str; 2] = [
+pub(crate) const GLOBAL_VROUTER_CONFIG: [&str; 2] = [
     "default-global-system-config",
     "default-global-vrouter-config",
 ];

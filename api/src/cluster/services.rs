@@ -212,6 +212,10 @@ pub enum Reach {
 }
 
 impl Reach {
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
     fn is_cluster(&self) -> bool {
         *self == Self::Cluster
     }
@@ -231,6 +235,10 @@ pub enum BackendState {
 }
 
 impl BackendState {
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
     fn is_ready(&self) -> bool {
         *self == Self::Ready
     }

@@ -451,6 +451,8 @@ fn service_problems(services: &Services, problems: &mut Vec<Problem>) {
         Until then new services get no address. Those that are published stay.";
     const WAITING_TODO: &str = "The manager retries by itself. Until then it withdraws no service that may \
         still be there, and a new leader publishes none.";
+    const CONTRAIL_TODO: &str = "Check the VNC API server, and the network in [services.contrail]. The manager \
+        retries by itself.";
     const SERVICE_TODO: &str = "Correct the labels of the app or pod.";
     const USED_UP_TODO: &str = "Configure a larger range, or remove VIPs that nobody needs.";
     const EARLIER_TODO: &str = "They keep them until they have had no backend for the grace in [services]. To \
@@ -472,7 +474,18 @@ fn service_problems(services: &Services, problems: &mut Vec<Problem>) {
             WAITING_TODO,
         ));
     }
-    for problem in found.iter().take(MAX_PER_KIND) {
+    let contrail = services.contrail_status().unwrap_or_default();
+    if let Some(message) = contrail.failure {
+        let subject = "the services on Contrail";
+        problems.push(Problem::new(
+            "services-contrail",
+            subject,
+            message,
+            CONTRAIL_TODO,
+        ));
+    }
+    let total = total + contrail.problems.len();
+    for problem in found.iter().chain(&contrail.problems).take(MAX_PER_KIND) {
         let mut subject = vec![problem.subject.as_str()];
         if !problem.task.is_empty() {
             subject.push("of the task");

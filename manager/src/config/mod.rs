@@ -10,6 +10,7 @@ mod follow;
 mod overlay;
 mod security_groups;
 mod services;
+mod services_contrail;
 mod zookeeper;
 
 use std::net::SocketAddr;
@@ -33,6 +34,7 @@ pub use overlay::OverlayOptions;
 pub(crate) use security_groups::protocol_text;
 pub use services::ServicesOptions;
 pub(crate) use services::term_file;
+pub use services_contrail::{LinkLocalDns, ServicesContrailOptions};
 
 /// The default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/contrail-mesos/manager.toml";

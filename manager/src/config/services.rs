@@ -9,7 +9,7 @@ use contrail_mesos_api::cluster::ServiceSettings;
 use contrail_mesos_api::config_reader::Section;
 use ipnet::IpNet;
 
-use super::OverlayOptions;
+use super::{OverlayOptions, ServicesContrailOptions, services_contrail};
 use crate::overlay::unusable_subnet;
 
 /// Where the addresses of services are kept if there is no ZooKeeper.
@@ -36,6 +36,8 @@ pub struct ServicesOptions {
     pub routed_networks: BTreeSet<String>,
     /// The file with the addresses, if there is no ZooKeeper.
     pub state_file: PathBuf,
+    /// Services on the virtual networks of Contrail.
+    pub contrail: Option<ServicesContrailOptions>,
 }
 
 impl Default for ServicesOptions {
@@ -50,6 +52,7 @@ impl Default for ServicesOptions {
             grace: GRACE,
             routed_networks: BTreeSet::new(),
             state_file: PathBuf::from(STATE_FILE),
+            contrail: None,
         }
     }
 }
@@ -119,8 +122,18 @@ pub(super) fn read(top: &Section<'_>) -> Option<ServicesOptions> {
         let message = format!("has more than {MAX_ROUTED_NETWORKS} names");
         section.problem("routed_networks", message);
     }
+    let contrail = section.section("contrail").and_then(|contrail| {
+        if !top.has("vnc") && !top.is_misspelt("vnc") {
+            let message = "needs a table [vnc]: the objects of services are written there";
+            section.problem("contrail", message);
+        }
+        let options = services_contrail::read(&contrail);
+        contrail.finish();
+        options
+    });
     let options = ServicesOptions {
         ranges,
+        contrail,
         grace: section.duration("grace", GRACE),
         routed_networks: routed.into_iter().collect(),
         state_file,

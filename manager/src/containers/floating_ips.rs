@@ -18,6 +18,10 @@ use crate::vnc::{
     FloatingIp, Object as _, PropertyUpdate, Query, VirtualMachineInterface, VncError, VncErrorKind,
 };
 
+/// How many parts the name of a floating-ip of a pool has at least: domain, project, network, pool and
+/// its own name.
+const MIN_NAME_PARTS_IN_POOL: usize = 5;
+
 impl Containers {
     /// Creates or adopts a floating IP for an interface; returns its address.
     pub(super) async fn ensure_floating_ip(
@@ -192,6 +196,8 @@ impl Containers {
             .floating_ip_back_refs
             .iter()
             .filter(|reference| !objects::is_created_for(uuid, reference))
+            // The name of one below an instance-ip, an address of services, has fewer parts.
+            .filter(|reference| reference.to.parts().len() >= MIN_NAME_PARTS_IN_POOL)
             .filter_map(|reference| reference.uuid);
         let mut adoptions = vec![];
         for floating_ip in others {

@@ -199,7 +199,10 @@ impl Containers {
                 ips_of_interface.entry(interface).or_default().0.push(ip);
             }
         }
-        for ip in &floating_ips {
+        // Those below an instance-ip are addresses of services.
+        let of_pools =
+            |ip: &&FloatingIp| ip.common.parent_type.as_deref() != Some(InstanceIp::TYPE);
+        for ip in floating_ips.iter().filter(of_pools) {
             for interface in uuids(&ip.virtual_machine_interface_refs) {
                 ips_of_interface.entry(interface).or_default().1.push(ip);
             }

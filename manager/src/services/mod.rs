@@ -15,6 +15,7 @@
 //! publication     what is published, and what has changed: a pure state machine
 //! publisher       follows the tasks, and does all of it in the terms of a leader
 //! follow          follows Mesos in a manager without Contrail
+//! contrail        services on virtual networks of Contrail
 //! metrics         what is counted
 //! ```
 //!
@@ -39,6 +40,7 @@ mod addresses;
 mod build;
 pub(crate) mod classification;
 mod computation;
+pub(crate) mod contrail;
 mod follow;
 mod index;
 mod metrics;

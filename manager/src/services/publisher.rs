@@ -5,12 +5,11 @@
 //! is published.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use contrail_mesos_api::backoff::{Backoff, Delays};
-use contrail_mesos_api::cluster::{ServiceKey, ServiceSettings};
+use contrail_mesos_api::cluster::ServiceSettings;
 use contrail_mesos_api::http::TlsError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -19,11 +18,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::address_book::{AddressBook, AddressRequests};
 use super::addresses::{RangeUsage, Shortage};
+use super::contrail::{ServiceObjectsInput, ServiceObjectsStatus};
 use super::follow::{MesosFollow, follow};
 use super::metrics::ServiceMetrics;
 use super::publication::{Publication, Target};
 use super::trust::{AgentTrust, Trust};
-use super::{ComputeServices, DesiredService, DesiredServices, ServiceContext};
+use super::{ComputeServices, DesiredServices, ServiceContext};
 use crate::config::{Config, Follow, ServicesOptions};
 use crate::contrail::Contrail;
 use crate::error::ManagerError;
@@ -46,10 +46,6 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_s
 /// How many sets of changes wait for the hub before the next one is computed.
 pub(crate) const QUEUE: usize = 2;
 
-/// The published services with what Contrail needs, by their identity: their addresses, and what the
-/// tasks ask for.
-pub(crate) type ServiceObjects = BTreeMap<ServiceKey, (Vec<IpAddr>, DesiredService)>;
-
 /// The services of a manager with a table `[services]`.
 pub(crate) struct Services {
     options: ServicesOptions,
@@ -63,7 +59,10 @@ pub(crate) struct Services {
     compute: ComputeServices,
     /// That of the last term. A term that has ended must not change that of the next one.
     state: Mutex<Arc<Mutex<ServicesState>>>,
-    objects: watch::Sender<Option<Arc<ServiceObjects>>>,
+    /// What the objects of Contrail follow.
+    objects: watch::Sender<ServiceObjectsInput>,
+    /// What became of them; none without Contrail.
+    contrail: Option<watch::Receiver<ServiceObjectsStatus>>,
     metrics: ServiceMetrics,
 }
 
@@ -130,12 +129,20 @@ impl Services {
             ));
             (mesos, Some(sender))
         };
+        let objects = watch::Sender::default();
+        let contrail = contrail.zip(options.contrail.clone());
+        let contrail = contrail.map(|(contrail, options)| {
+            let input = objects.subscribe();
+            super::contrail::spawn(contrail, config, options, input, ready.clone(), background)
+        });
         let overlays = config.overlay.iter();
         let overlays = overlays.flat_map(|options| &options.networks.overlays);
         let overlays = overlays.map(|overlay| overlay.name.clone()).collect();
         Ok(Some(Arc::new(Self {
             follow,
             reconciler,
+            objects,
+            contrail,
             overlays: watch::Sender::new(Arc::new(overlays)),
             ..Self::with(options.clone(), store, mesos, compute)
         })))
@@ -159,6 +166,7 @@ impl Services {
             compute,
             state: Mutex::new(Arc::new(Mutex::new(state))),
             objects: watch::Sender::default(),
+            contrail: None,
             metrics: ServiceMetrics::default(),
         }
     }
@@ -191,11 +199,9 @@ impl Services {
         read(&lock(&state))
     }
 
-    /// The published services with what Contrail needs, and each change. None before everything is known
-    /// in a term.
-    #[allow(dead_code, reason = "the objects of Contrail follow")]
-    pub(crate) fn objects(&self) -> watch::Receiver<Option<Arc<ServiceObjects>>> {
-        self.objects.subscribe()
+    /// What became of the services on Contrail, if there are any.
+    pub(crate) fn contrail_status(&self) -> Option<ServiceObjectsStatus> {
+        Some(self.contrail.as_ref()?.borrow().clone())
     }
 
     /// Begins to publish in a term, until the handle is dropped.
@@ -206,7 +212,9 @@ impl Services {
     ) -> AbortOnDropHandle<()> {
         let state = Arc::new(Mutex::new(ServicesState::new(&self.options)));
         *lock(&self.state) = state.clone();
-        self.objects.send_replace(None);
+        // What is not published yet in this term may be there nevertheless.
+        self.objects
+            .send_modify(|objects| objects.is_trusted = false);
         let term = Term {
             state,
             book: AddressBook::new(self.store.clone(), &self.options.ranges),
@@ -451,22 +459,25 @@ impl Term {
 }
 
 impl Services {
-    /// Tells those who make objects of Contrail what is published.
+    /// Publishes what the objects of Contrail follow. What is published of services is never less than
+    /// what there may be, once it is complete.
     fn publish_objects(&self, state: &Mutex<ServicesState>) {
-        if self.objects.receiver_count() == 0 {
+        if self.contrail.is_none() {
             return;
         }
-        let objects: ServiceObjects = {
+        let input = {
             let state = lock(state);
             let services = state.publication.services().iter();
-            services
-                .map(|(key, published)| {
-                    let addresses = published.service.addresses.clone();
-                    (key.clone(), (addresses, published.desired.clone()))
-                })
-                .collect()
+            let services = services.map(|(key, published)| {
+                let addresses = published.service.addresses.clone();
+                (key.clone(), (addresses, published.desired.clone()))
+            });
+            ServiceObjectsInput {
+                services: Arc::new(services.collect()),
+                is_trusted: state.publication.is_complete(),
+            }
         };
-        self.objects.send_replace(Some(Arc::new(objects)));
+        self.objects.send_replace(input);
     }
 }
 

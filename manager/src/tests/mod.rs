@@ -14,6 +14,7 @@ mod ownership;
 mod provision;
 mod reconcile;
 mod resolver;
+mod services_contrail;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -16,6 +16,7 @@ mod calls;
 mod client;
 mod compare;
 mod create;
+mod dns;
 mod error;
 mod list;
 mod loadbalancer;
@@ -30,6 +31,7 @@ pub use calls::{Patch, PropertyUpdate, ReadOptions};
 pub use client::{VncClient, VncOptions};
 use contrail_mesos_api::http::InvalidAddress;
 pub use create::{Ensured, ExistingObject};
+pub use dns::{DnsRecordData, VirtualDns, VirtualDnsData, VirtualDnsRecord};
 pub use error::{Referrer, VncError, VncErrorKind};
 pub use list::{Detail, Query};
 pub use loadbalancer::{
@@ -42,10 +44,10 @@ pub use name::{FqName, InvalidFqName};
 pub use object::{Address, Common, IdPerms, KeyValues, NoAttribute, Object, Ref};
 pub use objects::{
     AllocationPool, Domain, FloatingIp, FloatingIpPool, GlobalVrouterConfig, InstanceIp,
-    InterfaceProperties, IpamSubnet, IpamSubnets, MacAddresses, NetworkIpam, NetworkIpamSubnets,
-    PolicyAttachment, PortMap, PortMappings, PortTranslationPool, PortTranslationPools, Prefix,
-    Project, Sequence, VirtualMachine, VirtualMachineInterface, VirtualNetwork,
-    VirtualNetworkProperties, VirtualRouter,
+    InterfaceProperties, IpamSubnet, IpamSubnets, LinklocalService, LinklocalServices,
+    MacAddresses, NetworkIpam, NetworkIpamSubnets, PolicyAttachment, PortMap, PortMappings,
+    PortTranslationPool, PortTranslationPools, Prefix, Project, Sequence, VirtualMachine,
+    VirtualMachineInterface, VirtualNetwork, VirtualNetworkProperties, VirtualRouter,
 };
 pub use policy::{
     Actions, NetworkPolicy, PolicyAddress, PolicyEntries, PolicyRule, PortRange, SecurityGroup,

@@ -321,6 +321,36 @@ object! {
         /// The host ports for source NAT of its containers' connections. Without any pool, there
         /// is no source NAT.
         port_translation_pools: Option<PortTranslationPools>,
+        /// The services that every virtual network reaches at a link-local address.
+        linklocal_services: Option<LinklocalServices>,
+    }
+}
+
+object! {
+    /// The link-local services of all users of this Contrail. They are written as a whole.
+    LinklocalServices, {
+        /// The services.
+        linklocal_service_entry: Vec<LinklocalService>,
+    }
+}
+
+object! {
+    /// A link-local service. All fields are declared, and none is interpreted, so that the services of
+    /// others are written as they were read.
+    LinklocalService, {
+        /// Its name, which the vRouter agent's DNS answers.
+        linklocal_service_name: Option<String>,
+        /// The address for containers, such as `169.254.169.53`.
+        linklocal_service_ip: Option<String>,
+        /// The port for containers.
+        linklocal_service_port: Option<i64>,
+        /// The name of the servers, in place of their addresses.
+        #[serde(rename = "ip_fabric_DNS_service_name")]
+        ip_fabric_dns_service_name: Option<String>,
+        /// The port of the servers.
+        ip_fabric_service_port: Option<i64>,
+        /// The addresses of the servers; the vRouter agent takes any of them for each connection.
+        ip_fabric_service_ip: Vec<String>,
     }
 }
 
