@@ -1,7 +1,9 @@
 //! Instances and their tasks, as Marathon tracks them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::health::Health;
 use super::id::InstanceId;
 use super::model::run_spec::RunSpec;
 use crate::harness::clock::Timestamp;
@@ -113,6 +115,20 @@ pub struct Agent {
     pub host: String,
     pub region: Option<String>,
     pub zone: Option<String>,
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Agent {
+    /// The value of a field of constraints.
+    #[must_use]
+    pub fn value(&self, field: &str) -> Option<&str> {
+        match field {
+            "hostname" | "@hostname" => Some(&self.host),
+            "@region" => self.region.as_deref(),
+            "@zone" => self.zone.as_deref(),
+            attribute => self.attributes.get(attribute).map(String::as_str),
+        }
+    }
 }
 
 /// An address of a task, as Mesos reported it.
@@ -149,6 +165,10 @@ pub struct Task {
     pub addresses: Vec<Address>,
     /// The message of its last status.
     pub message: Option<String>,
+    /// What its health checks have found, by the number of the check.
+    pub health: BTreeMap<usize, Health>,
+    /// When Marathon makes its checks next.
+    pub probes: BTreeMap<usize, Timestamp>,
 }
 
 /// One instance of a run spec.
@@ -184,6 +204,33 @@ impl Instance {
     pub fn condition(&self) -> Condition {
         let conditions = self.tasks.iter().map(|task| task.condition);
         conditions.min().unwrap_or(Condition::Scheduled)
+    }
+
+    /// Whether all checks of its tasks have succeeded, or one has failed; none if there are no checks,
+    /// or not all have had a result.
+    #[must_use]
+    pub fn is_healthy(&self) -> Option<bool> {
+        let expected = |task: &Task| self.run_spec.health_checks(task.container.as_deref());
+        let all: Vec<&Health> = self
+            .tasks
+            .iter()
+            .flat_map(|task| task.health.values())
+            .collect();
+        if all
+            .iter()
+            .any(|health| health.is_known() && !health.is_alive())
+        {
+            return Some(false);
+        }
+        let count: usize = self.tasks.iter().map(expected).sum();
+        (count > 0 && all.len() == count).then_some(true)
+    }
+
+    /// Whether it has no health check, or all have succeeded.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let expected = |task: &Task| self.run_spec.health_checks(task.container.as_deref());
+        self.is_healthy() == Some(true) || self.tasks.iter().all(|task| expected(task) == 0)
     }
 
     /// Whether it waits for an offer.

@@ -10,7 +10,11 @@
 //! server leads, which are reachable, and which faults occur. Where releases differ,
 //! [`Options::version`] selects one.
 //!
-//! Left out: health checks and their events, constraints, groups, upgrade strategies (a changed
+//! Health checks are made by Mesos, or by Marathon (`probes`), as their protocol says, and their
+//! results are shown and published. Of constraints, `CLUSTER`, `UNIQUE`, `IS` and `MAX_PER` have an
+//! effect.
+//!
+//! Left out: other constraints, HTTPS of Marathon's own checks, groups, upgrade strategies (a changed
 //! definition replaces all instances at once), volumes, secrets. As fields of a definition they are
 //! kept and served, without effect.
 //!
@@ -23,6 +27,7 @@ mod control;
 pub mod deployment;
 pub mod events;
 mod handle;
+pub mod health;
 mod http;
 pub mod id;
 pub mod instance;
@@ -30,6 +35,7 @@ pub mod launch;
 mod mesos;
 pub mod model;
 mod options;
+mod probes;
 mod scheduler;
 mod state;
 pub mod status;
@@ -60,6 +66,7 @@ pub struct Marathon {
     master: String,
     handle: Handle,
     scheduler: JoinHandle<()>,
+    probes: JoinHandle<()>,
 }
 
 impl Marathon {
@@ -89,10 +96,12 @@ impl Marathon {
             services.push(Arc::new(Service::start(service_options, listener, router)?));
         }
         let scheduler = tokio::spawn(scheduler::run(Arc::clone(&shared)));
+        let probes = tokio::spawn(probes::run(Arc::clone(&shared)));
         Ok(Self {
             master,
             handle: Handle { shared, services },
             scheduler,
+            probes,
         })
     }
 
@@ -118,6 +127,7 @@ impl Marathon {
     /// the failover timeout.
     pub async fn stop(self, teardown: bool) -> Result<(), MesosError> {
         self.scheduler.abort();
+        self.probes.abort();
         for server in 0..self.handle.servers().len() {
             self.handle.unplug(server);
         }

@@ -208,6 +208,7 @@ impl<'a> Session<'a> {
                 agent_id: None,
                 condition: Condition::Dropped,
                 message: Some(why.to_owned()),
+                healthy: None,
                 addresses: None,
             };
             let _ = store.apply(dropped, Timestamp::now());

@@ -12,6 +12,8 @@ pub struct TaskStatus {
     pub agent_id: Option<String>,
     pub condition: Condition,
     pub message: Option<String>,
+    /// What Mesos' health check says; none if it has no result, or if there is none.
+    pub healthy: Option<bool>,
     /// None if the status has no container.
     pub addresses: Option<Vec<Address>>,
 }
@@ -27,6 +29,7 @@ impl TaskStatus {
             agent_id: text("/agent_id/value"),
             condition: Condition::from_mesos(&text("/state")?),
             message: text("/message").filter(|message| !message.is_empty()),
+            healthy: status["healthy"].as_bool(),
             addresses: infos
                 .and_then(Value::as_array)
                 .map(|infos| infos.iter().flat_map(addresses).collect()),

@@ -24,6 +24,7 @@ pub use failure::Failure;
 
 mod delay;
 mod failure;
+pub mod health;
 pub mod scheduling;
 #[cfg(test)]
 mod tests;
@@ -451,7 +452,9 @@ impl Store {
         });
         for (id, entry) in &mut self.run_specs {
             let running = |instance: &Instance| {
-                instance.goal == Goal::Running && instance.condition() == Condition::Running
+                instance.goal == Goal::Running
+                    && instance.condition() == Condition::Running
+                    && instance.is_ready()
             };
             let complete = of(id).all(running) && of(id).count() == entry.run_spec.instances();
             done.extend(entry.deployment.take_if(|_| complete));

@@ -20,10 +20,21 @@ mod cluster;
 mod events;
 
 /// A fake master with one agent, on which every task runs at once, until it is killed.
-#[derive(Default)]
 struct Master {
     events: Option<UnboundedSender<Result<Bytes, Infallible>>>,
     calls: Vec<Value>,
+    /// The address of every task.
+    address: String,
+}
+
+impl Default for Master {
+    fn default() -> Self {
+        Self {
+            events: None,
+            calls: Vec::new(),
+            address: "9.0.1.3".to_owned(),
+        }
+    }
 }
 
 type Shared = Arc<Mutex<Master>>;
@@ -63,7 +74,8 @@ impl Master {
         self.send(&json!({"type": "UPDATE", "update": {"status": {
             "task_id": task_id, "agent_id": {"value": "S1"}, "state": state, "uuid": "dQ==",
             "container_status": {"network_infos": [
-                {"name": "contrail", "ip_addresses": [{"ip_address": "9.0.1.3", "protocol": "IPv4"}]}]},
+                {"name": "contrail", "ip_addresses": [
+                    {"ip_address": self.address, "protocol": "IPv4"}]}]},
         }}}));
     }
 
@@ -354,4 +366,47 @@ async fn release_1_7_uses_its_own_ids_and_terms() {
     while truth().contains_key(&id) || truth().values().next() != Some(&"TASK_RUNNING") {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test]
+async fn checks_of_marathon_show_in_results_and_events() {
+    let fixture = Fixture::start().await;
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    let page = axum::routing::get(async || "up");
+    let router = Router::new().route("/up", page);
+    tokio::spawn(async move { axum::serve(server, router).await });
+    // The fake agent's name is no address, so the checks name a port of the task's address.
+    let check = |path: &str| {
+        json!({"protocol": "HTTP", "path": path, "portIndex": 0, "intervalSeconds": 1,
+            "gracePeriodSeconds": 0, "maxConsecutiveFailures": 0, "timeoutSeconds": 5})
+    };
+    let app = json!({"id": "/a", "cmd": "run", "cpus": 0.1, "mem": 32,
+        "networks": [{"mode": "container", "name": "contrail"}],
+        "container": {"type": "MESOS", "portMappings": [{"containerPort": port}]},
+        "healthChecks": [check("/up"), check("/down")]});
+    fixture.master.lock().unwrap().address = "127.0.0.1".to_owned();
+    let (status, body) = fixture.ask(Method::POST, "/v2/apps", app).await;
+    assert_eq!(status, 201, "{body}");
+    let alive = |results: &Value| -> Vec<bool> {
+        let results = results.as_array().into_iter().flatten();
+        results.map(|result| result["alive"] == true).collect()
+    };
+    for _ in 0..1000 {
+        let app = fixture.get("/v2/apps/a?embed=app.tasks").await["app"].take();
+        if alive(&app["tasks"][0]["healthCheckResults"]) == [true, false] {
+            assert_eq!(app["tasksUnhealthy"], 1, "{app}");
+            let failed = &app["tasks"][0]["healthCheckResults"][1];
+            assert_eq!(
+                failed["lastFailureCause"],
+                "Unhealthy status: 404 Not Found"
+            );
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!(
+        "no results: {}",
+        fixture.get("/v2/apps/a?embed=app.tasks").await
+    );
 }

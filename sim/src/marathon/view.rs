@@ -41,6 +41,10 @@ pub fn app(store: &Store, app: &App, entry: &Entry, embed: Embed) -> Value {
         let conditions = instances.iter().map(|instance| instance.condition());
         conditions.filter(|own| wanted.contains(own)).count()
     };
+    let healthy = |wanted| {
+        let health = instances.iter().map(|instance| instance.is_healthy());
+        health.filter(|own| *own == Some(wanted)).count()
+    };
     let staged = [
         Condition::Provisioned,
         Condition::Staging,
@@ -55,8 +59,8 @@ pub fn app(store: &Store, app: &App, entry: &Entry, embed: Embed) -> Value {
         },
         "tasksStaged": count(&staged),
         "tasksRunning": count(&[Condition::Running]),
-        "tasksHealthy": 0,
-        "tasksUnhealthy": 0,
+        "tasksHealthy": healthy(true),
+        "tasksUnhealthy": healthy(false),
         "deployments": deployments.collect::<Value>(),
     });
     extend(&mut json, more);
@@ -134,7 +138,7 @@ pub fn task(instance: &Instance, task: &Task, version: Version) -> Value {
         "slaveId": agent.map(|agent| &agent.id),
         "state": task.condition.mesos_state(),
         "ipAddresses": addresses.collect::<Value>(),
-        "healthCheckResults": [],
+        "healthCheckResults": health_check_results(instance, task),
         "localVolumes": [],
         "role": instance.run_spec.role(),
     });
@@ -161,6 +165,12 @@ pub fn task(instance: &Instance, task: &Task, version: Version) -> Value {
         }
     }
     with_role(json, version)
+}
+
+fn health_check_results(instance: &Instance, task: &Task) -> Value {
+    let id = instance.id.to_string();
+    let known = task.health.values().filter(|health| health.is_known());
+    known.map(|health| health.result(&id)).collect()
 }
 
 /// A pod's definition as `GET /v2/pods` lists it.
@@ -213,6 +223,7 @@ fn instance_status(instance: &Instance) -> &'static str {
         _ if instance.goal == Goal::Decommissioned => "TERMINAL",
         Condition::Scheduled | Condition::Provisioned => "PENDING",
         Condition::Staging | Condition::Starting => "STAGING",
+        Condition::Running if instance.is_healthy() == Some(false) => "DEGRADED",
         Condition::Running => "STABLE",
         Condition::Unreachable => "DEGRADED",
         Condition::Killing
@@ -312,7 +323,7 @@ fn container(instance: &Instance, task: &Task) -> Value {
         "statusSince": task.since,
         "containerId": task.id,
         "endpoints": endpoints.collect::<Value>(),
-        "conditions": [],
+        "conditions": conditions(task),
         "lastUpdated": task.updated,
         "lastChanged": task.since,
     });
@@ -323,6 +334,20 @@ fn container(instance: &Instance, task: &Task) -> Value {
         json["termination"] = json!({"message": task.message});
     }
     json
+}
+
+/// The condition `healthy` of a pod's container with a health check that has had a result.
+fn conditions(task: &Task) -> Value {
+    let known = task.health.values().find(|health| health.is_known());
+    let condition = known.map(|health| {
+        json!({
+            "name": "healthy",
+            "value": health.is_alive().to_string(),
+            "lastChanged": task.since,
+            "lastUpdated": health.last_success.max(health.last_failure),
+        })
+    });
+    condition.into_iter().collect()
 }
 
 fn termination(failure: &Failure) -> Value {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::marathon::deployment::{Action, Deployment};
 use crate::marathon::id::InstanceId;
 use crate::marathon::instance::{Condition, Instance, Task};
+use crate::marathon::model::health::HealthCheck;
 use crate::marathon::version::Version;
 
 /// An event. Its time is filled in when it is published.
@@ -82,6 +83,69 @@ impl Event {
                 "runSpecVersion": instance.version,
                 "timestamp": null,
                 "eventType": kind,
+            }),
+        )
+    }
+
+    /// A check of a task has succeeded after a failure or for the first time, or has failed.
+    #[must_use]
+    pub fn health_changed(instance: &Instance, alive: bool) -> Self {
+        Self::new(
+            "health_status_changed_event",
+            json!({
+                "appId": instance.run_spec.id(),
+                "instanceId": instance.id.to_string(),
+                "version": instance.version,
+                "alive": alive,
+            }),
+        )
+    }
+
+    /// The health of an instance by Mesos' checks has changed.
+    #[must_use]
+    pub fn instance_health_changed(instance: &Instance) -> Self {
+        let kind = "instance_health_changed_event";
+        let mut data = json!({
+            "instanceId": instance.id.to_string(),
+            "runSpecId": instance.run_spec.id(),
+            "runSpecVersion": instance.version,
+            "timestamp": null,
+            "eventType": kind,
+        });
+        if let Some(healthy) = instance.is_healthy() {
+            data["healthy"] = json!(healthy);
+        }
+        Self::new(kind, data)
+    }
+
+    /// A check by Marathon has failed.
+    #[must_use]
+    pub fn failed_health_check(instance: &Instance, check: &HealthCheck) -> Self {
+        Self::new(
+            "failed_health_check_event",
+            json!({
+                "appId": instance.run_spec.id(),
+                "healthCheck": check,
+                // The real one has the instance under this name, too.
+                "taskId": instance.id.to_string(),
+            }),
+        )
+    }
+
+    /// Marathon kills a task because its check has failed too often.
+    #[must_use]
+    pub fn unhealthy_kill(instance: &Instance, task_id: &str, reason: &str) -> Self {
+        let agent = instance.agent.as_ref();
+        Self::new(
+            "unhealthy_instance_kill_event",
+            json!({
+                "appId": instance.run_spec.id(),
+                "taskId": task_id,
+                "instanceId": instance.id.to_string(),
+                "version": instance.version,
+                "reason": reason,
+                "host": agent.map_or("unknown", |agent| &agent.host),
+                "slaveId": agent.map(|agent| &agent.id),
             }),
         )
     }

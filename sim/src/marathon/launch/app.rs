@@ -68,11 +68,25 @@ fn task_info(
             EngineType::Docker => docker_container(app, container, host_ports),
         };
     }
+    let inside = |index| port_inside(app, host_ports, index);
+    // Of several checks by Mesos, only the first has an effect.
+    let mut checks = app.health_checks.iter();
+    if let Some(check) = checks.find_map(|check| check.message(inside)) {
+        task["health_check"] = check;
+    }
     if let Some(seconds) = app.task_kill_grace_period_seconds {
         let nanoseconds = seconds.saturating_mul(1_000_000_000);
         task["kill_policy"] = json!({"grace_period": {"nanoseconds": nanoseconds}});
     }
     task
+}
+
+/// The port inside of the container, by the index of its mapping or definition.
+fn port_inside(app: &App, host_ports: &[Option<u16>], index: usize) -> Option<u16> {
+    let mapping = app.port_mappings().get(index);
+    let container_port = mapping.map(|mapping| mapping.container_port);
+    let host_port = || host_ports.get(index).copied().flatten();
+    container_port.filter(|port| *port != 0).or_else(host_port)
 }
 
 fn command(app: &App, launch: &Launch<'_>, task_id: &str, host_ports: &[Option<u16>]) -> Value {

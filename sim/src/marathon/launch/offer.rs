@@ -3,6 +3,8 @@
 //! Invariant: resources are returned in the form in which they were offered (reservation,
 //! allocation), with only the amount changed, so that the master finds them in the offer.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 /// First and last ports, inclusive.
@@ -18,6 +20,7 @@ pub struct Offer {
     pub hostname: String,
     pub region: Option<String>,
     pub zone: Option<String>,
+    pub attributes: BTreeMap<String, String>,
     resources: Vec<Resource>,
 }
 
@@ -48,12 +51,24 @@ impl Offer {
             hostname: text("/hostname")?,
             region: text("/domain/fault_domain/region/name"),
             zone: text("/domain/fault_domain/zone/name"),
+            attributes: attributes(&offer["attributes"]),
             resources: resources
                 .unwrap_or_default()
                 .iter()
                 .filter_map(Resource::from_json)
                 .collect(),
         })
+    }
+
+    /// The value of a field of constraints.
+    #[must_use]
+    pub fn value(&self, field: &str) -> Option<String> {
+        match field {
+            "hostname" | "@hostname" => Some(self.hostname.clone()),
+            "@region" => self.region.clone(),
+            "@zone" => self.zone.clone(),
+            attribute => self.attributes.get(attribute).cloned(),
+        }
     }
 
     /// Takes an amount of a scalar resource from the reservations of these roles, or nothing if
@@ -111,6 +126,22 @@ impl Offer {
         self.resources = rest;
         Some((ports, taken))
     }
+}
+
+/// The attributes with a text or a number.
+fn attributes(all: &Value) -> BTreeMap<String, String> {
+    let attribute = |own: &Value| {
+        let name = own["name"].as_str()?.to_owned();
+        let text = own.pointer("/text/value").and_then(Value::as_str);
+        let number = own.pointer("/scalar/value").and_then(Value::as_f64);
+        let value = text.map(str::to_owned);
+        Some((
+            name,
+            value.or_else(|| number.map(|number| number.to_string()))?,
+        ))
+    };
+    let all = all.as_array().into_iter().flatten();
+    all.filter_map(attribute).collect()
 }
 
 impl Resource {

@@ -55,6 +55,9 @@ pub(super) fn place(
         if !container.labels.is_empty() {
             task["labels"] = network::labels(&container.labels);
         }
+        if let Some(check) = health_check(container, own_ports) {
+            task["health_check"] = check;
+        }
         if let Some(image) = image(container, launch) {
             task["container"] = json!({"type": "MESOS", "mesos": {"image": image}});
         }
@@ -74,6 +77,16 @@ pub(super) fn place(
         }),
         tasks,
     })
+}
+
+fn health_check(container: &PodContainer, host_ports: &[Option<u16>]) -> Option<Value> {
+    let port_of = |name: &str| {
+        let mut endpoints = container.endpoints.iter().zip(host_ports);
+        let (endpoint, host_port) = endpoints.find(|(endpoint, _)| endpoint.name == name)?;
+        let inside = endpoint.container_port.filter(|port| *port != 0);
+        inside.or(*host_port)
+    };
+    container.health_check.as_ref()?.message(port_of)
 }
 
 fn scalars(offer: &mut Offer, needs: &Resources, roles: &[&str]) -> Option<Vec<Value>> {

@@ -274,3 +274,54 @@ fn pod_networks_are_on_the_executor_without_addresses() {
     assert_eq!(placement.tasks[0].host_ports, [Some(31000)]);
     assert_eq!(placement.tasks[1].host_ports, [None]);
 }
+
+#[test]
+fn first_check_of_mesos_is_in_the_task() {
+    let check = |checks: Value, more: &Value| {
+        let mut app = json!({"id": "/a", "cmd": "run", "cpus": 0.1, "healthChecks": checks});
+        app.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        app_task(app)["health_check"].take()
+    };
+    let host = json!({"portDefinitions": [{"port": 0}]});
+    let mapped = json!({"networks": [{"mode": "container", "name": "n"}],
+        "container": {"type": "MESOS", "portMappings": [{"containerPort": 8080, "hostPort": 0}]}});
+    let http = json!({"protocol": "MESOS_HTTP", "path": "/up", "gracePeriodSeconds": 7,
+        "intervalSeconds": 2, "timeoutSeconds": 3, "maxConsecutiveFailures": 4, "delaySeconds": 1});
+    let message = |port: u16| {
+        json!({"type": "HTTP", "delay_seconds": 1.0, "interval_seconds": 2.0,
+            "timeout_seconds": 3.0, "consecutive_failures": 4, "grace_period_seconds": 7.0,
+            "http": {"scheme": "http", "port": port, "protocol": "IPv4", "path": "/up"}})
+    };
+    // Marathon makes this one by itself.
+    let own = json!({"protocol": "HTTP"});
+    assert_eq!(check(json!([own, http]), &host), message(31000));
+    assert_eq!(check(json!([http]), &mapped), message(8080));
+    assert_eq!(check(json!([own]), &host), Value::Null);
+    let tcp = check(json!([{"protocol": "MESOS_TCP"}]), &mapped);
+    assert_eq!(
+        (&tcp["type"], &tcp["tcp"]["port"]),
+        (&json!("TCP"), &json!(8080))
+    );
+    let command = json!([{"protocol": "COMMAND", "command": {"value": "true"}}]);
+    assert_eq!(check(command, &host)["command"], json!({"value": "true"}));
+}
+
+#[test]
+fn check_of_a_pod_is_in_the_task_of_its_container() {
+    let definition = json!({"id": "/pod", "networks": [{"mode": "container", "name": "n"}],
+        "containers": [
+            {"name": "web", "resources": {"cpus": 0.1, "mem": 32},
+             "exec": {"command": {"shell": "run"}},
+             "endpoints": [{"name": "http", "containerPort": 80, "hostPort": 0}],
+             "healthCheck": {"http": {"endpoint": "http", "path": "/"}, "intervalSeconds": 1}},
+            {"name": "side", "resources": {"cpus": 0.1, "mem": 32},
+             "exec": {"command": {"shell": "run"}}}]});
+    let pod = pod::parse(definition, &Defaults::default()).unwrap();
+    let placement = placed(&RunSpec::Pod(Box::new(pod)), &mut offer::tests::sample()).unwrap();
+    let tasks = &placement.operation["launch_group"]["task_group"]["tasks"];
+    let http = json!({"scheme": "http", "port": 80, "path": "/"});
+    assert_eq!(tasks[0]["health_check"]["http"], http);
+    assert_eq!(tasks[1].get("health_check"), None);
+}

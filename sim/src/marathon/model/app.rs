@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::constraint::{self, Constraint};
 use super::definition::{Defaults, Rejection, Violations, read};
+use super::health::HealthCheck;
 use super::legacy;
 use super::network::{
     Labels, Mode, Network, PortDefinition, PortMapping, check_network_names, check_networks,
@@ -15,8 +17,7 @@ use crate::marathon::id::PathId;
 
 /// An app in canonical form.
 ///
-/// Fields of type [`Value`] are kept and served without effect: there are no health checks and no
-/// constraints.
+/// Fields of type [`Value`] are kept and served without effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
@@ -43,11 +44,11 @@ pub struct App {
     #[serde(default)]
     pub executor: String,
     #[serde(default)]
-    pub constraints: Vec<Value>,
+    pub constraints: Vec<Constraint>,
     #[serde(default)]
     pub fetch: Vec<Value>,
     #[serde(default)]
-    pub health_checks: Vec<Value>,
+    pub health_checks: Vec<HealthCheck>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub readiness_checks: Vec<Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -251,7 +252,24 @@ impl App {
             );
         }
         self.check_port_mappings(&mut violations);
+        self.check_health_checks(&mut violations);
+        for (index, constraint) in self.constraints.iter().enumerate() {
+            let path = format!("/constraints({index})");
+            constraint::validate(constraint, &path, &mut violations);
+        }
         violations.into_result()
+    }
+
+    fn check_health_checks(&self, violations: &mut Violations) {
+        let ports = if is_host(&self.networks) {
+            // Without definitions the app gets one.
+            self.port_definitions.as_ref().map_or(1, Vec::len)
+        } else {
+            self.port_mappings().len()
+        };
+        for (index, check) in self.health_checks.iter().enumerate() {
+            check.validate(&format!("/healthChecks({index})"), ports, violations);
+        }
     }
 
     fn check_port_mappings(&self, violations: &mut Violations) {
@@ -296,6 +314,9 @@ fn normalize(app: &mut App, defaults: &Defaults) {
     }
     name_networks(&mut app.networks, defaults);
     app.role.get_or_insert_with(|| defaults.role.clone());
+    app.health_checks
+        .iter_mut()
+        .for_each(HealthCheck::normalize);
     if is_host(&app.networks) {
         app.port_definitions.get_or_insert_with(|| {
             vec![PortDefinition {

@@ -5,7 +5,9 @@
 //! never `ipAddress`.
 
 pub mod app;
+pub mod constraint;
 mod definition;
+pub mod health;
 pub mod legacy;
 pub mod network;
 pub mod pod;

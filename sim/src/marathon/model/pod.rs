@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::constraint::{self, PodConstraint};
 use super::definition::{Defaults, Rejection, Violations, drop_nulls, read};
+use super::health::PodHealthCheck;
 use super::network::{
     Endpoint, Labels, Network, check_network_names, check_networks, is_host, name_networks,
 };
@@ -58,7 +60,7 @@ pub struct PodContainer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health_check: Option<Value>,
+    pub health_check: Option<PodHealthCheck>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volume_mounts: Vec<Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -201,7 +203,7 @@ impl Default for PodBackoff {
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "named and documented by Marathon's API")]
 pub struct Placement {
-    pub constraints: Vec<Value>,
+    pub constraints: Vec<PodConstraint>,
     pub accepted_resource_roles: Vec<String>,
 }
 
@@ -210,6 +212,11 @@ impl Pod {
     fn validate(&self, defaults: &Defaults) -> Result<(), Violations> {
         let mut violations = Violations::default();
         check_networks(&self.networks, defaults, &mut violations);
+        let constraints = self.scheduling.placement.constraints.iter();
+        for (index, own) in constraints.enumerate() {
+            let path = format!("/scheduling/placement/constraints({index})");
+            constraint::validate(&own.to_constraint(), &path, &mut violations);
+        }
         violations.check(
             !self.containers.is_empty(),
             "/containers",
@@ -234,6 +241,11 @@ impl Pod {
                 format!("{path}/exec"),
                 "not defined",
             );
+            if let Some(check) = &container.health_check {
+                let endpoints = container.endpoints.iter();
+                let endpoints: Vec<&str> = endpoints.map(|own| own.name.as_str()).collect();
+                check.validate(&format!("{path}/healthCheck"), &endpoints, &mut violations);
+            }
             for (index, endpoint) in container.endpoints.iter().enumerate() {
                 let path = format!("{path}/endpoints({index})");
                 violations.check(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::app::{App, KillSelection};
+use super::constraint::{Constraint, PodConstraint};
 use super::network::{Network, is_host};
 use super::pod::Pod;
 use crate::marathon::id::PathId;
@@ -88,6 +89,31 @@ impl RunSpec {
             vec!["*", self.role()]
         } else {
             accepted.iter().map(String::as_str).collect()
+        }
+    }
+
+    /// On which agents its instances may run.
+    #[must_use]
+    pub fn constraints(&self) -> Vec<Constraint> {
+        match self {
+            Self::App(app) => app.constraints.clone(),
+            Self::Pod(pod) => {
+                let constraints = pod.scheduling.placement.constraints.iter();
+                constraints.map(PodConstraint::to_constraint).collect()
+            }
+        }
+    }
+
+    /// How many health checks a task has; `container` is the name of a pod's container.
+    #[must_use]
+    pub fn health_checks(&self, container: Option<&str>) -> usize {
+        match self {
+            Self::App(app) => app.health_checks.len(),
+            Self::Pod(pod) => {
+                let mut containers = pod.containers.iter();
+                let own = containers.find(|own| Some(own.name.as_str()) == container);
+                usize::from(own.is_some_and(|own| own.health_check.is_some()))
+            }
         }
     }
 

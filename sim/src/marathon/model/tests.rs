@@ -184,3 +184,45 @@ fn invalid_pod_is_rejected() {
         Err(Rejection::Shape { .. })
     ));
 }
+
+fn with_check(check: &Value) -> Value {
+    canonical(json!({"id": "/a", "cmd": "run", "healthChecks": [check]}))["healthChecks"][0].take()
+}
+
+#[test]
+fn health_check_gets_the_defaults_of_marathon() {
+    assert_eq!(
+        with_check(&json!({"path": "/"})),
+        json!({"gracePeriodSeconds": 300, "ignoreHttp1xx": false, "intervalSeconds": 60,
+            "maxConsecutiveFailures": 3, "path": "/", "portIndex": 0, "protocol": "HTTP",
+            "ipProtocol": "IPv4", "timeoutSeconds": 20, "delaySeconds": 15})
+    );
+    let given = json!({"protocol": "MESOS_TCP", "port": 80, "intervalSeconds": 1});
+    let tcp = with_check(&given);
+    assert_eq!((&tcp["port"], tcp.get("portIndex")), (&json!(80), None));
+    assert_eq!(
+        (&tcp["intervalSeconds"], tcp.get("ignoreHttp1xx")),
+        (&json!(1), None)
+    );
+    let command = with_check(&json!({"protocol": "COMMAND", "command": {"value": "true"}}));
+    assert_eq!(command["command"], json!({"value": "true"}));
+    assert_eq!(command.get("portIndex"), None);
+}
+
+#[test]
+fn health_check_that_cannot_be_made_is_refused() {
+    for check in [
+        json!({"command": {"value": "true"}}),
+        json!({"protocol": "COMMAND"}),
+        json!({"portIndex": 1}),
+        json!({"port": 80, "portIndex": 0}),
+        json!({"ipProtocol": "ipv5"}),
+    ] {
+        let app = json!({"id": "/a", "cmd": "run", "healthChecks": [check]});
+        let details = refusals(app);
+        let path = details[0]["path"].as_str().unwrap();
+        assert!(path.starts_with("/healthChecks(0)"), "{check}: {details}");
+    }
+    let constraint = json!({"id": "/a", "cmd": "run", "constraints": [["hostname"]]});
+    assert_eq!(refusals(constraint)[0]["path"], "/constraints(0)");
+}

@@ -1,9 +1,11 @@
 //! What the store exchanges with Mesos: offers, statuses and kills.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::failure::{Failure, MAX_FAILURES};
+use super::health;
 use super::{LaunchDelay, Store};
 use crate::harness::clock::Timestamp;
 use crate::marathon::events::Event;
@@ -11,6 +13,7 @@ use crate::marathon::id::InstanceId;
 use crate::marathon::instance::{Agent, Condition, Goal, Instance, Task};
 use crate::marathon::launch::offer::Offer;
 use crate::marathon::launch::{Launch, Placement, place};
+use crate::marathon::model::constraint;
 use crate::marathon::status::TaskStatus;
 
 /// `--kill_retry_timeout`: when to ask again to kill a task.
@@ -52,6 +55,9 @@ impl Store {
         due.sort();
         let mut placements = Vec::new();
         for (_, id) in due {
+            if !self.is_admitted(&id, offer) {
+                continue;
+            }
             let Some(instance) = self.instances.get_mut(&id) else {
                 continue;
             };
@@ -72,6 +78,26 @@ impl Store {
             }
         }
         placements
+    }
+
+    /// Whether the constraints of an instance admit the agent of an offer.
+    fn is_admitted(&self, id: &InstanceId, offer: &Offer) -> bool {
+        let Some(instance) = self.instances.get(id) else {
+            return false;
+        };
+        let constraints = instance.run_spec.constraints();
+        let others = || {
+            let path = instance.run_spec.id();
+            let others = self.instances.values();
+            others.filter(move |other| other.run_spec.id() == path && other.goal == Goal::Running)
+        };
+        constraints.iter().all(|constraint| {
+            let field = constraint.first().map_or("", String::as_str);
+            let agents = others().filter_map(|other| other.agent.as_ref());
+            let used: Vec<Option<&str>> = agents.map(|agent| agent.value(field)).collect();
+            let offered = offer.value(field);
+            constraint::admits(constraint, offered.as_deref(), &used)
+        })
     }
 
     /// Applies a task status. Returns the task to kill if it is unknown.
@@ -104,6 +130,14 @@ impl Store {
         }
         if let Some(task) = changed.and_then(|index| instance.tasks.get(index)) {
             self.events.push(Event::status_update(instance, task));
+        }
+        let index = instance
+            .tasks
+            .iter()
+            .position(|task| task.id == status.task_id);
+        if let (Some(index), Some(healthy)) = (index, status.healthy) {
+            self.events
+                .extend(health::add_status(instance, index, healthy, now));
         }
         if instance.has_ended() {
             let id = instance.id.clone();
@@ -210,6 +244,7 @@ fn provision(instance: &mut Instance, offer: &Offer, placement: &Placement, now:
         host: offer.hostname.clone(),
         region: offer.region.clone(),
         zone: offer.zone.clone(),
+        attributes: offer.attributes.clone(),
     });
     let launched = placement.tasks.iter();
     instance.tasks = launched
@@ -224,6 +259,8 @@ fn provision(instance: &mut Instance, offer: &Offer, placement: &Placement, now:
             host_ports: launched.host_ports.clone(),
             addresses: Vec::new(),
             message: None,
+            health: BTreeMap::new(),
+            probes: BTreeMap::new(),
         })
         .collect();
     instance.since = now;

@@ -10,17 +10,22 @@ use crate::marathon::model::app;
 use crate::marathon::status::TaskStatus;
 
 fn app(instances: u32, cmd: &str) -> RunSpec {
-    let definition =
-        json!({"id": "/a", "cmd": cmd, "cpus": 0.1, "mem": 32, "instances": instances});
-    RunSpec::App(Box::new(
-        app::parse(definition, &Defaults::default()).unwrap(),
-    ))
+    app_of(json!({"id": "/a", "cmd": cmd, "cpus": 0.1, "mem": 32, "instances": instances}))
+}
+
+fn app_of(definition: serde_json::Value) -> RunSpec {
+    let app = app::parse(definition, &Defaults::default()).unwrap();
+    RunSpec::App(Box::new(app))
 }
 
 fn offer() -> Offer {
+    offer_of("h")
+}
+
+fn offer_of(hostname: &str) -> Offer {
     Offer::from_json(&json!({
         "id": {"value": "o1"}, "agent_id": {"value": "S4"}, "framework_id": {"value": "F1"},
-        "hostname": "h",
+        "hostname": hostname,
         "resources": [
             {"name": "cpus", "type": "SCALAR", "scalar": {"value": 8.0}, "role": "*"},
             {"name": "mem", "type": "SCALAR", "scalar": {"value": 9999.0}, "role": "*"},
@@ -36,15 +41,31 @@ struct Fixture {
 
 impl Fixture {
     fn new(instances: u32) -> Self {
+        Self::of(app(instances, "run"))
+    }
+
+    fn of(run_spec: RunSpec) -> Self {
         let mut fixture = Self {
             store: Store::new(Defaults::default(), Images::default()),
             now: Timestamp::now(),
         };
+        fixture.store.create(run_spec, fixture.now).unwrap();
         fixture
-            .store
-            .create(app(instances, "run"), fixture.now)
-            .unwrap();
-        fixture
+    }
+
+    /// Adds a status with a result of Mesos' health check.
+    fn say_healthy(&mut self, task_id: &str, healthy: bool) {
+        let status = json!({"task_id": {"value": task_id}, "agent_id": {"value": "S4"},
+            "state": "TASK_RUNNING", "healthy": healthy});
+        let status = TaskStatus::from_json(&status).unwrap();
+        assert_eq!(self.store.apply(status, self.now), None);
+    }
+
+    /// The types of the events about health since the last call.
+    fn health_events(&mut self) -> Vec<String> {
+        let events = self.store.take_events().into_iter();
+        let kinds = events.map(|event| event.kind);
+        kinds.filter(|kind| kind.contains("health")).collect()
     }
 
     fn wait(&mut self, length: Duration) {
@@ -195,4 +216,100 @@ fn unknown_tasks_are_killed() {
     let kill = fixture.say(stranger, "TASK_RUNNING").unwrap();
     assert_eq!(kill.task_id, stranger);
     assert_eq!(fixture.say(stranger, "TASK_KILLED"), None);
+}
+
+#[test]
+fn constraint_decides_between_offers() {
+    let constraint = |constraint: &str| {
+        let constraint: Vec<&str> = constraint.split(' ').collect();
+        let definition = json!({"id": "/a", "cmd": "run", "cpus": 0.1, "mem": 32, "instances": 2,
+            "constraints": [constraint]});
+        Fixture::of(app_of(definition))
+    };
+    let mut fixture = constraint("hostname CLUSTER b");
+    assert!(
+        fixture
+            .store
+            .launch(&mut offer_of("a"), fixture.now)
+            .is_empty()
+    );
+    assert_eq!(
+        fixture.store.launch(&mut offer_of("b"), fixture.now).len(),
+        2
+    );
+    let mut fixture = constraint("hostname UNIQUE");
+    assert_eq!(
+        fixture.store.launch(&mut offer_of("a"), fixture.now).len(),
+        1
+    );
+    assert!(
+        fixture
+            .store
+            .launch(&mut offer_of("a"), fixture.now)
+            .is_empty()
+    );
+    assert_eq!(
+        fixture.store.launch(&mut offer_of("b"), fixture.now).len(),
+        1
+    );
+}
+
+#[test]
+fn app_with_a_check_of_mesos_is_deployed_when_it_is_healthy() {
+    let mut fixture = Fixture::of(app_of(json!({"id": "/a", "cmd": "run", "cpus": 0.1,
+        "healthChecks": [{"protocol": "MESOS_HTTP"}]})));
+    let tasks = fixture.run();
+    assert_eq!(fixture.store.deployments().len(), 1);
+    assert!(fixture.store.due_probes(fixture.now).is_empty());
+    fixture.health_events();
+    fixture.say_healthy(&tasks[0], true);
+    assert!(fixture.store.deployments().is_empty());
+    let both = [
+        "health_status_changed_event",
+        "instance_health_changed_event",
+    ];
+    assert_eq!(fixture.health_events(), both);
+    fixture.say_healthy(&tasks[0], false);
+    assert_eq!(fixture.health_events(), both);
+    let instance = fixture.store.instances_of(&ID())[0];
+    assert_eq!(instance.is_healthy(), Some(false));
+    // The executor decides when to kill it.
+    assert!(fixture.kills().is_empty());
+}
+
+#[test]
+fn check_of_marathon_kills_a_task_that_fails_too_often() {
+    let mut fixture = Fixture::of(app_of(json!({"id": "/a", "cmd": "run", "cpus": 0.1,
+        "healthChecks": [{"protocol": "TCP", "intervalSeconds": 2, "timeoutSeconds": 1,
+            "gracePeriodSeconds": 10, "maxConsecutiveFailures": 2}]})));
+    let tasks = fixture.run();
+    assert!(fixture.store.due_probes(fixture.now).is_empty());
+    fixture.wait(Duration::from_secs(2));
+    let probes = fixture.store.due_probes(fixture.now);
+    let target = health::Target::Port("h".to_owned(), 31000);
+    assert_eq!((probes.len(), &probes[0].target), (1, &target));
+    assert_eq!(probes[0].timeout, Duration::from_secs(1));
+    assert!(fixture.store.due_probes(fixture.now).is_empty());
+    let fail = |fixture: &mut Fixture| {
+        let result = Err("refused".to_owned());
+        fixture
+            .store
+            .add_probe_result(&tasks[0], 0, result, fixture.now);
+    };
+    fixture.health_events();
+    // Within the grace period failures have no effect.
+    fail(&mut fixture);
+    assert!(fixture.health_events().is_empty());
+    fixture
+        .store
+        .add_probe_result(&tasks[0], 0, Ok(()), fixture.now);
+    assert_eq!(fixture.health_events(), ["health_status_changed_event"]);
+    fail(&mut fixture);
+    let failed = ["failed_health_check_event", "health_status_changed_event"];
+    assert_eq!(fixture.health_events(), failed);
+    assert!(fixture.kills().is_empty());
+    fail(&mut fixture);
+    let health = &fixture.store.instances_of(&ID())[0].tasks[0].health[&0];
+    assert_eq!((health.consecutive_failures, health.is_alive()), (2, false));
+    assert_eq!(fixture.kills(), tasks);
 }
