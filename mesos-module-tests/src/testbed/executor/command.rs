@@ -12,9 +12,11 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::agent::{Agent, Event};
+use super::health;
 
 /// The grace period of a killed task, if neither the kill nor the task has one.
 const KILL_GRACE_PERIOD: Duration = Duration::from_secs(3);
@@ -56,6 +58,7 @@ pub(super) async fn run(arguments: &[String]) -> Result<()> {
     let flags = Flags::read(arguments);
     let (mut agent, _) = Agent::connect().await?;
     let mut task: Option<Task> = None;
+    let (reports, mut health) = mpsc::unbounded_channel();
     loop {
         let done = task.as_ref().is_some_and(|task| task.child.is_none());
         if done && agent.is_settled() {
@@ -66,13 +69,18 @@ pub(super) async fn run(arguments: &[String]) -> Result<()> {
             event = agent.next() => match event {
                 Event::Api(event) => match event["type"].as_str().unwrap_or_default() {
                     "LAUNCH" if task.is_none() => {
-                        task = Some(launch(&mut agent, &flags, &event["launch"]["task"]).await);
+                        let info = &event["launch"]["task"];
+                        let launched = launch(&mut agent, &flags, info).await;
+                        if launched.child.is_some() {
+                            let environment = environment(&flags, info)?;
+                            health::start(info, environment, reports.clone());
+                        }
+                        task = Some(launched);
                     }
                     "KILL" => {
                         let Some(task) = &mut task else { return Ok(()) };
                         let grace = nanoseconds(&event["kill"]["kill_policy"])
-                            .or_else(|| nanoseconds(&task.info["kill_policy"]))
-                            .unwrap_or(KILL_GRACE_PERIOD);
+                            .unwrap_or_else(|| task.grace());
                         if task.child.is_some() && !task.killed {
                             agent.update(&task.info, "TASK_KILLING", "", json!({})).await;
                         }
@@ -97,6 +105,15 @@ pub(super) async fn run(arguments: &[String]) -> Result<()> {
                 task.child = None;
                 let (state, message) = verdict(status?, task.killed);
                 agent.update(&task.info, state, &message, json!({})).await;
+            },
+            Some(report) = health.recv() => if let Some(task) = &mut task
+                && task.child.is_some() && !task.killed
+            {
+                agent.update(&task.info, "TASK_RUNNING", "", report.fields()).await;
+                if report.kill {
+                    agent.update(&task.info, "TASK_KILLING", "", report.fields()).await;
+                    task.kill(task.grace());
+                }
             },
             () = overdue(deadline) => if let Some(task) = &mut task {
                 task.signal(Signal::SIGKILL);
@@ -128,6 +145,11 @@ impl Task {
             // Fails if the group has ended already.
             let _ = killpg(Pid::from_raw(pid), signal);
         }
+    }
+
+    /// The grace period if a kill has none of its own.
+    fn grace(&self) -> Duration {
+        nanoseconds(&self.info["kill_policy"]).unwrap_or(KILL_GRACE_PERIOD)
     }
 
     fn kill(&mut self, grace: Duration) {

@@ -9,11 +9,13 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::agent::{Agent, Event, Operator};
 use super::command::verdict;
+use super::health::{self, Report};
 
 /// The grace period of a killed task that has none of its own.
 const KILL_GRACE_PERIOD: Duration = Duration::from_secs(3);
@@ -34,6 +36,7 @@ struct Task {
     group: usize,
     container: Value,
     killed: bool,
+    check: Option<AbortHandle>,
 }
 
 struct Executor {
@@ -44,6 +47,7 @@ struct Executor {
     tasks: BTreeMap<String, Task>,
     groups: usize,
     ended: mpsc::UnboundedSender<ContainerEnd>,
+    reports: mpsc::UnboundedSender<Report>,
     /// Whether the agent has sent `SHUTDOWN`. Nothing is launched after it.
     shutting_down: bool,
 }
@@ -55,6 +59,7 @@ pub(super) async fn run() -> Result<()> {
         bail!("the agent sent no container id");
     }
     let (ended, mut inbox) = mpsc::unbounded_channel();
+    let (reports, mut health) = mpsc::unbounded_channel();
     let mut executor = Executor {
         operator: agent.operator(),
         agent,
@@ -62,6 +67,7 @@ pub(super) async fn run() -> Result<()> {
         tasks: BTreeMap::new(),
         groups: 0,
         ended,
+        reports,
         shutting_down: false,
     };
     loop {
@@ -77,6 +83,7 @@ pub(super) async fn run() -> Result<()> {
                 Event::Lost => return Ok(()),
             },
             Some(ended) = inbox.recv() => executor.on_end(ended).await,
+            Some(report) = health.recv() => executor.on_report(&report).await,
         }
     }
 }
@@ -125,6 +132,7 @@ impl Executor {
                 group,
                 container,
                 killed: false,
+                check: None,
             };
             self.tasks.insert(id.clone(), task);
             launched.push(id);
@@ -159,6 +167,10 @@ impl Executor {
         }
         let more = json!({"container_status": {"container_id": container}});
         self.agent.update(&info, "TASK_RUNNING", "", more).await;
+        if let Some(task) = self.tasks.get_mut(id) {
+            let environment = environment(&info);
+            task.check = health::start(&info, environment, self.reports.clone());
+        }
         let ended = self.ended.clone();
         let operator = self.operator.clone();
         let task = id.to_owned();
@@ -170,10 +182,26 @@ impl Executor {
         Ok(())
     }
 
+    async fn on_report(&mut self, report: &Report) {
+        let Some(task) = self.tasks.get(&report.task).filter(|task| !task.killed) else {
+            return;
+        };
+        let mut more = report.fields();
+        more["container_status"] = json!({"container_id": task.container});
+        let info = task.info.clone();
+        self.agent.update(&info, "TASK_RUNNING", "", more).await;
+        if report.kill {
+            self.kill(&report.task, &Value::Null).await;
+        }
+    }
+
     async fn on_end(&mut self, ended: ContainerEnd) {
         let Some(task) = self.tasks.remove(&ended.task) else {
             return;
         };
+        if let Some(check) = &task.check {
+            check.abort();
+        }
         let mut more = json!({"container_status": {"container_id": task.container}});
         let (state, message) = match ended.outcome {
             Err(message) => ("TASK_FAILED", message),
@@ -236,6 +264,18 @@ impl Executor {
             }
         });
     }
+}
+
+/// The environment of a task's health check: that of the executor, and the task's own.
+fn environment(info: &Value) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> = std::env::vars().collect();
+    let variables = info["command"]["environment"]["variables"].as_array();
+    for variable in variables.into_iter().flatten() {
+        if let (Some(name), Some(value)) = (variable["name"].as_str(), variable["value"].as_str()) {
+            all.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    all
 }
 
 /// Sends a signal to a container, across restarts of the agent.

@@ -12,6 +12,7 @@
 mod agent;
 mod command;
 mod group;
+mod health;
 
 use std::future::Future;
 use std::path::Path;
