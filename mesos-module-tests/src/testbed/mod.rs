@@ -24,6 +24,7 @@ pub mod init;
 mod install;
 pub mod leftovers;
 pub mod manager;
+pub mod marathon;
 pub mod multi_node;
 pub mod overlay;
 pub mod random;
