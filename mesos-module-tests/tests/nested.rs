@@ -199,3 +199,26 @@ fn network_of_provider_none_has_a_loopback_interface_only() -> Result<()> {
     }
     agent.end()
 }
+
+/// The executor reports that a task starts before it has a container of its own.
+#[test]
+fn every_update_of_pod_tasks_has_the_addresses() -> Result<()> {
+    let agent = Agent::start(BLUE)?;
+    let names = ["one", "two", "three"];
+    let group = GroupSpec::new("pod").network("blue");
+    let group = names.iter().fold(group, |group, name| {
+        group.task(TaskSpec::new(name, "sleep 1000"))
+    });
+    agent.launch_group(group)?;
+    for name in names {
+        let expected = agent.running(name)?.addresses();
+        ensure!(!expected.is_empty(), "{name} has no address");
+        for update in agent.framework.history(name) {
+            assert_eq!(update.addresses(), expected, "{update}");
+        }
+    }
+    agent.kill("one")?;
+    agent.ended("two")?;
+    agent.ended("three")?;
+    agent.end()
+}
