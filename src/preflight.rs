@@ -25,6 +25,11 @@ use contrail_mesos_api::http::tls::{certificates, private_key};
 /// How long the node daemon has to answer.
 const NODE_DAEMON_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What is said of networks and containers with IPv6 addresses only.
+pub(crate) const WITHOUT_IPV4: &str = "there is no IPv4 address: an executor that has no other network \
+     reaches its agent only by a domain socket (http_executor_domain_sockets and http_command_executor of \
+     the agent), and ends at once without it";
+
 /// The result of a check.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -34,6 +39,8 @@ pub struct Report {
     pub refusals: Vec<ConfigProblem>,
     /// What is probably not meant.
     pub warnings: Vec<ConfigProblem>,
+    /// What is worth knowing, and need not be changed.
+    pub notes: Vec<ConfigProblem>,
 }
 
 /// Checks a configuration for the network namespace of the calling thread. Changes nothing. Blocks
@@ -45,6 +52,7 @@ pub fn check(source: &Source) -> Report {
         config: Err(vec![].into()),
         refusals: vec![],
         warnings: std::mem::take(&mut read.warnings),
+        notes: vec![],
     };
     report.config = match &read.config {
         Err(error) => Err(error.clone()),
@@ -57,6 +65,8 @@ pub fn check(source: &Source) -> Report {
             check_host(config, &read, &mut report);
             check_groups(config, &read, &mut report.warnings);
             check_resolver(config, &read, &mut report.warnings);
+            check_families(config, &read, &mut report.warnings);
+            note_bridges(config, &read, &mut report.notes);
             if problems.is_empty() {
                 Ok(config.clone())
             } else {
@@ -227,6 +237,43 @@ fn ask_node_daemon(socket: &Path) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::new(ErrorKind::InvalidData, "it speaks no HTTP"))
+    }
+}
+
+/// Warns of networks whose containers have no IPv4 address.
+fn check_families(config: &Config, read: &ReadConfig, warnings: &mut Vec<ConfigProblem>) {
+    let overlays = OverlayNetworks::new(&config.state_dir);
+    for network in &config.networks {
+        let (key, subnets) = match &network.provider {
+            NetworkProvider::Bridge(bridge) => ("subnet6", bridge.subnets().collect()),
+            NetworkProvider::Overlay(overlay) => {
+                let bridge = overlays.bridge_network(overlay);
+                let subnets = bridge.map_or_else(|_| vec![], |bridge| bridge.subnets().collect());
+                ("overlay", subnets)
+            }
+            _ => continue,
+        };
+        if !subnets.is_empty() && subnets.iter().all(|subnet| subnet.addr().is_ipv6()) {
+            let message = WITHOUT_IPV4.to_owned();
+            warnings.push(read.network_problem(&network.name, key, message));
+        }
+    }
+}
+
+/// Notes which addresses other hosts do not reach, where there are managers that publish services of
+/// several hosts.
+fn note_bridges(config: &Config, read: &ReadConfig, notes: &mut Vec<ConfigProblem>) {
+    if config.node.managers.is_empty() {
+        return;
+    }
+    for network in &config.networks {
+        if matches!(network.provider, NetworkProvider::Bridge(_)) {
+            let message = "other hosts do not reach its containers' addresses, unless you route \
+                           between hosts: a load balancer on another host, and services, need a mapped \
+                           port (hostPort), or an overlay network"
+                .to_owned();
+            notes.push(read.network_problem(&network.name, "name", message));
+        }
     }
 }
 

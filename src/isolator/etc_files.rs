@@ -99,6 +99,10 @@ fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
             let _ = writeln!(contents, "{address} {hostname}");
         }
     }
+    if !addresses.iter().any(IpAddr::is_ipv4) {
+        // The libprocess of an executor looks up its host's name in IPv4 only, and exits without an answer.
+        let _ = writeln!(contents, "127.0.1.1 {hostname}");
+    }
     contents
 }
 

@@ -81,6 +81,7 @@ impl Isolator {
             config,
             refusals,
             warnings,
+            notes: _,
         } = preflight::check(&source);
         let config = config?;
         for problem in &refusals {
@@ -195,6 +196,7 @@ impl Isolator {
             .await?;
         container.state().checkpoint = Some(checkpoint.clone());
         self.attacher.write_etc_files(&checkpoint, None).await?;
+        warn_without_ipv4(&container.id, &checkpoint);
         let rootfs = launch::rootfs(container_config);
         let mounts = self.attacher.etc_mounts(&container.id, rootfs.as_deref())?;
         log::info!(container:% = container.id; "prepared: {}", summary(&checkpoint));
@@ -451,6 +453,19 @@ fn log_outcome<T>(action: &str, id: &ContainerId, result: &Result<T, IsolatorErr
 }
 
 /// The container's networks and addresses on one line, for the log.
+/// Says why the executor of a container may end at once. Addresses that come later are not known here.
+fn warn_without_ipv4(id: &ContainerId, checkpoint: &Checkpoint) {
+    let mut networks = checkpoint.networks.iter();
+    let has_only_ipv6 = networks.clone().any(|own| !own.intent.addresses.is_empty())
+        && networks.all(|own| {
+            let mut addresses = own.intent.addresses.iter();
+            !own.intent.addresses.is_empty() && addresses.all(|own| own.addr().is_ipv6())
+        });
+    if has_only_ipv6 {
+        log::warn!(container:% = id; "{}", preflight::WITHOUT_IPV4);
+    }
+}
+
 fn summary(checkpoint: &Checkpoint) -> String {
     let describe = |network: &checkpoint::CheckpointedNetwork| {
         let intent = &network.intent;

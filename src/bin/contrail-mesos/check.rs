@@ -19,6 +19,7 @@ pub(crate) fn run(source: &Source) -> Result<ExitCode> {
         config,
         refusals,
         warnings,
+        notes,
     } = preflight::check(source);
     let path = source.path().display();
     let (mut text, mut count) = (String::new(), refusals.len());
@@ -51,6 +52,9 @@ pub(crate) fn run(source: &Source) -> Result<ExitCode> {
     }
     for warning in &warnings {
         writeln!(text, "warning: {warning}")?;
+    }
+    for note in &notes {
+        writeln!(text, "note: {note}")?;
     }
     if let Ok(config) = &config {
         let versions = version_problems(config);
