@@ -501,6 +501,61 @@ mod tests {
     }
 
     #[test]
+    fn networks_of_ipv6_alone_are_a_warning() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("agent.toml");
+        let state = directory.path().join("state");
+        let toml = format!(
+            "state_dir = '{}'\n[[network]]\nname = 'six'\nprovider = 'bridge'\n\
+             subnet6 = 'fd00:32::/64'\n[[network]]\nname = 'both'\nprovider = 'bridge'\n\
+             subnet = '198.18.0.0/24'\nsubnet6 = 'fd00:33::/64'\n\
+             [[network]]\nname = 'vxlan-6'\nprovider = 'overlay'\n",
+            state.display()
+        );
+        fs::write(&path, toml).expect("a file");
+        let overlay = LocalOverlay {
+            name: "vxlan-6".to_owned(),
+            vni: 4097,
+            subnet: None,
+            subnet6: Some("fd01:c::/96".parse().expect("a subnet")),
+            mtu: 1450,
+            groups: None,
+            problem: None,
+        };
+        let (name, revision) = ("agent-1".to_owned(), Revision::default());
+        NodeState::new(name, revision, vec![overlay], vec![])
+            .write(&state)
+            .expect("a file");
+        let report = check(&Source::file(&path));
+        let warnings = report.warnings.into_iter();
+        let warnings: Vec<ConfigProblem> = warnings
+            .filter(|one| one.to_string().contains(WITHOUT_IPV4))
+            .collect();
+        let lines = lines(&warnings);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("agent.toml:5:"), "{lines:?}");
+        assert!(lines[1].starts_with("agent.toml:11:"), "{lines:?}");
+    }
+
+    #[test]
+    fn bridges_of_a_cluster_are_a_note() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("agent.toml");
+        let network = "[[network]]\nname = 'blue'\nprovider = 'bridge'\nsubnet = '198.18.0.0/24'\n\
+                       [[network]]\nname = 'vxlan-1'\nprovider = 'overlay'\n";
+        let notes = |tables: &str| {
+            fs::write(&path, format!("{tables}{network}")).expect("a file");
+            let report = check(&Source::file(&path));
+            assert!(report.config.is_ok(), "{report:?}");
+            lines(&report.notes)
+        };
+        assert_eq!(notes(""), [""; 0]);
+        let notes = notes("[node]\nmanagers = ['198.18.1.1']\n");
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].starts_with("agent.toml:4:"), "{notes:?}");
+    }
+
+    #[test]
     fn secret_that_others_can_read_is_a_warning() {
         let report = report("token_file = 'DIR/public-token'");
         assert!(report.config.is_ok());

@@ -356,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn hosts_has_an_ipv4_address_without_one_of_the_container() {
+        let address = "fd00::5".parse().expect("an address");
+        let contents = hosts("web", &[address]);
+        assert!(
+            contents.ends_with("\nfd00::5 web\n127.0.1.1 web\n"),
+            "{contents}"
+        );
+        assert!(hosts("web", &[]).ends_with("\n127.0.1.1 web\n"));
+    }
+
+    #[test]
     fn symlink_in_image_cannot_redirect_mount() {
         let outside = tempfile::tempdir().expect("a directory");
         let rootfs = tempfile::tempdir().expect("a directory");
