@@ -259,6 +259,7 @@ fn networks(section: &Section<'_>) -> Option<OverlayConfig> {
 }
 
 /// An overlay as far as it could be read.
+#[allow(clippy::struct_excessive_bools, reason = "each is a key of the file")]
 struct PendingOverlay {
     name: Option<String>,
     vni: Option<u32>,

@@ -250,7 +250,7 @@ impl ServiceObjects {
             problems: plan.problems.clone(),
             failures: vec![],
         };
-        let records = self.desired_records(&plan, &snapshot);
+        let records = names::desired_records(&plan, &snapshot);
         if input.is_trusted {
             self.delete_records(&records, &mut snapshot, &mut outcome)
                 .await;

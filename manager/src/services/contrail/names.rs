@@ -26,19 +26,19 @@ fn name_in_zone(name: &str, zone: &str) -> Option<String> {
     (rest.len() >= name.len() && !zone.is_empty()).then(|| rest.to_owned())
 }
 
-impl ServiceObjects {
-    /// The records that there should be. The API server knows no AAAA records of services: their names
-    /// have IPv4 addresses only.
-    pub(super) fn desired_records(&self, plan: &ServicePlan, snapshot: &Snapshot) -> Records {
-        let Some(dns) = &snapshot.dns else {
-            return Records::new();
-        };
-        let vips = plan.vips.iter().filter(|(address, _)| address.is_ipv4());
-        vips.flat_map(|(address, vip)| vip.names.iter().map(|name| (name, *address)))
-            .filter_map(|(name, address)| Some((name_in_zone(name, &dns.zone)?, address)))
-            .collect()
-    }
+/// The records that there should be. The API server knows no AAAA records of services: their names
+/// have IPv4 addresses only.
+pub(super) fn desired_records(plan: &ServicePlan, snapshot: &Snapshot) -> Records {
+    let Some(dns) = &snapshot.dns else {
+        return Records::new();
+    };
+    let vips = plan.vips.iter().filter(|(address, _)| address.is_ipv4());
+    vips.flat_map(|(address, vip)| vip.names.iter().map(|name| (name, *address)))
+        .filter_map(|(name, address)| Some((name_in_zone(name, &dns.zone)?, address)))
+        .collect()
+}
 
+impl ServiceObjects {
     /// Deletes records without a service.
     pub(super) async fn delete_records(
         &self,
@@ -116,20 +116,17 @@ impl ServiceObjects {
         actual: Option<ActualRecord>,
     ) -> Result<ActualRecord, ManagerError> {
         let object = self.naming.record(&dns.name, name, address);
-        let uuid = match actual {
-            Some(actual) => {
-                let data = object.virtual_dns_record_data;
-                let patch = Patch::new().set("virtual_DNS_record_data", data);
-                self.client
-                    .update::<VirtualDnsRecord>(actual.uuid, patch)
-                    .await?;
-                actual.uuid
-            }
-            None => {
-                let ensured = self.client.ensure(&object).await?;
-                self.check_is_ours(&ensured)?;
-                ensured.uuid
-            }
+        let uuid = if let Some(actual) = actual {
+            let data = object.virtual_dns_record_data;
+            let patch = Patch::new().set("virtual_DNS_record_data", data);
+            self.client
+                .update::<VirtualDnsRecord>(actual.uuid, patch)
+                .await?;
+            actual.uuid
+        } else {
+            let ensured = self.client.ensure(&object).await?;
+            self.check_is_ours(&ensured)?;
+            ensured.uuid
         };
         log::info!(name, address:%; "name of a service written to the virtual-DNS");
         Ok(ActualRecord {

@@ -358,6 +358,8 @@ fn node(number: u8) -> Node {
             overlay: "blue".to_owned(),
             subnet: Some(format!("9.0.{number}.0/24").parse().unwrap()),
             subnet6: Some(format!("fd09:0:0:{number:x}::/64").parse().unwrap()),
+            blocks: vec![],
+            returned: 0,
         }],
     }
 }
@@ -380,6 +382,7 @@ impl Lab {
             enabled: true,
             groups: None,
             isolated: false,
+            lends_blocks: false,
         }));
         cluster.put(Object::ServiceSettings(settings()));
         cluster.put(Object::ServicesComplete);
