@@ -293,30 +293,28 @@ async fn cluster(State(state): State<Arc<ApiState>>) -> Response {
     }
 }
 
-/// The view of the DNS server, or the response without one.
-fn dns(state: &ApiState) -> Result<DnsView, Response> {
-    let refused = || refusal(StatusCode::NOT_FOUND, "this daemon has no DNS server");
-    state.sources.dns.clone().ok_or_else(refused)
+fn without_dns() -> Response {
+    refusal(StatusCode::NOT_FOUND, "this daemon has no DNS server")
 }
 
 async fn records(State(state): State<Arc<ApiState>>) -> Response {
-    match dns(&state) {
-        Ok(dns) => blocking(move || json(StatusCode::OK, &dns.records())).await,
-        Err(refused) => refused,
+    match state.sources.dns.clone() {
+        Some(dns) => blocking(move || json(StatusCode::OK, &dns.records())).await,
+        None => without_dns(),
     }
 }
 
 async fn host(State(state): State<Arc<ApiState>>, Path(name): Path<String>) -> Response {
-    match dns(&state) {
-        Ok(dns) => json(StatusCode::OK, &dns.host(&name)),
-        Err(refused) => refused,
+    match &state.sources.dns {
+        Some(dns) => json(StatusCode::OK, &dns.host(&name)),
+        None => without_dns(),
     }
 }
 
 async fn service(State(state): State<Arc<ApiState>>, Path(name): Path<String>) -> Response {
-    match dns(&state) {
-        Ok(dns) => json(StatusCode::OK, &dns.service(&name)),
-        Err(refused) => refused,
+    match &state.sources.dns {
+        Some(dns) => json(StatusCode::OK, &dns.service(&name)),
+        None => without_dns(),
     }
 }
 

@@ -89,7 +89,7 @@ pub(crate) fn answer(
     let address = address_of(name)?;
     let response = match zones.reverse(address) {
         Reverse::Foreign => return None,
-        Reverse::Missing => negative(ResponseCode::NXDomain, name, name.clone(), zones),
+        Reverse::Missing => negative(ResponseCode::NXDomain, name, name, zones),
         Reverse::Name(text) => match request.question.query_type() {
             RecordType::PTR => positive(
                 Name::from_ascii(format!("{text}.{DOMAIN}"))
@@ -97,7 +97,7 @@ pub(crate) fn answer(
                     .unwrap_or_default(),
             ),
             RecordType::ANY => positive(vec![minimal(name)]),
-            _ => negative(ResponseCode::NoError, name, name.clone(), zones),
+            _ => negative(ResponseCode::NoError, name, name, zones),
         },
     };
     Some((Class::Reverse, response))
@@ -148,7 +148,7 @@ fn answer_own(request: &Request, own: &OwnName, zones: &Zones, rotation: &Rotati
         _ => vec![],
     };
     if answers.is_empty() {
-        return negative(code, name, own.apex(name), zones);
+        return negative(code, name, &own.apex(name), zones);
     }
     Response {
         additionals,
@@ -187,11 +187,11 @@ fn positive(answers: Vec<Record>) -> Response {
 }
 
 /// A response without an answer: with the record that says how long it holds.
-fn negative(code: ResponseCode, asked: &Name, zone: Name, zones: &Zones) -> Response {
+fn negative(code: ResponseCode, asked: &Name, zone: &Name, zones: &Zones) -> Response {
     Response {
         code,
         is_authoritative: true,
-        authorities: vec![record(&zone, soa(asked, zones))],
+        authorities: vec![record(zone, soa(asked, zones))],
         ..Response::default()
     }
 }

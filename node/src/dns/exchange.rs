@@ -18,7 +18,7 @@ use super::message;
 /// How long an answer by UDP is waited for before the question is sent again, each time.
 const UDP_TIMEOUTS: [Duration; 3] = [
     Duration::from_millis(700),
-    Duration::from_millis(1000),
+    Duration::from_secs(1),
     Duration::from_millis(1200),
 ];
 /// How long an exchange by TCP may take.

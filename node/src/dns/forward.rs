@@ -66,10 +66,7 @@ pub(crate) fn question_of(request: &Request) -> Question {
     Question {
         name: request.question.name().to_lowercase(),
         kind: request.question.query_type(),
-        flags: super::message::QueryFlags {
-            dnssec_ok: request.dnssec_ok,
-            checking_disabled: request.checking_disabled,
-        },
+        flags: request.flags,
     }
 }
 
@@ -127,7 +124,7 @@ impl Forwarder {
     }
 
     /// The response without asking anybody, if there is one.
-    pub(crate) fn from_cache(&self, request: &Request) -> Option<Response> {
+    pub(crate) fn cached_response(&self, request: &Request) -> Option<Response> {
         let question = question_of(request);
         let found = lock(&self.cache).get(&question, request.question.name(), Instant::now())?;
         self.metrics.cache_hits.inc();
@@ -458,7 +455,7 @@ mod tests {
 
     async fn ask(forwarder: &Arc<Forwarder>, name: &str) -> Response {
         let request = request(name);
-        match forwarder.from_cache(&request) {
+        match forwarder.cached_response(&request) {
             Some(response) => response,
             None => forwarder.resolve(&request, CLIENT).await,
         }

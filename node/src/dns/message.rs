@@ -38,9 +38,7 @@ pub(crate) struct Request {
     pub(crate) id: u16,
     pub(crate) question: Query,
     pub(crate) recursion_desired: bool,
-    pub(crate) checking_disabled: bool,
-    /// Whether the client wants signatures.
-    pub(crate) dnssec_ok: bool,
+    pub(crate) flags: QueryFlags,
     has_edns: bool,
     /// The most bytes of the response.
     limit: u16,
@@ -118,8 +116,10 @@ pub(crate) fn receive(packet: &[u8], transport: Transport) -> Received {
     let request = Request {
         id: message.metadata.id,
         recursion_desired: message.metadata.recursion_desired,
-        checking_disabled: message.metadata.checking_disabled,
-        dnssec_ok: edns.is_some_and(|edns| edns.flags().dnssec_ok),
+        flags: QueryFlags {
+            dnssec_ok: edns.is_some_and(|edns| edns.flags().dnssec_ok),
+            checking_disabled: message.metadata.checking_disabled,
+        },
         has_edns: edns.is_some(),
         limit,
         question,
@@ -175,7 +175,7 @@ impl Request {
         let metadata = &mut message.metadata;
         metadata.recursion_desired = self.recursion_desired;
         metadata.recursion_available = true;
-        metadata.checking_disabled = self.checking_disabled;
+        metadata.checking_disabled = self.flags.checking_disabled;
         metadata.authoritative = response.is_authoritative;
         metadata.response_code = response.code;
         let limit = if self.has_edns {
@@ -203,7 +203,7 @@ impl Request {
             return None;
         }
         if self.has_edns {
-            append_edns(&mut bytes, response.code, self.dnssec_ok);
+            append_edns(&mut bytes, response.code, self.flags.dnssec_ok);
         }
         if self.limit == u16::MAX {
             // There is nothing that could carry more.
@@ -253,6 +253,7 @@ pub(crate) fn query(
 /// What clients ask for besides the question.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct QueryFlags {
+    /// Whether they want signatures.
     pub(crate) dnssec_ok: bool,
     pub(crate) checking_disabled: bool,
 }

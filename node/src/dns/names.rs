@@ -125,11 +125,6 @@ impl OwnName {
         }
     }
 
-    /// The labels as a text: `web.marathon`.
-    pub(crate) fn text(&self) -> String {
-        self.labels.join(".")
-    }
-
     /// A name of this place's zone, written as the zone was written in `asked`; none if it would be
     /// too long.
     pub(crate) fn sibling(&self, asked: &Name, text: &str) -> Option<Name> {
@@ -238,7 +233,7 @@ mod tests {
             let name = Name::from_ascii(name).unwrap();
             let found = OwnName::find(&name).unwrap_or_else(|| panic!("{name} is ours"));
             assert_eq!(
-                (found.place, found.text().as_str()),
+                (found.place, found.labels.join(".").as_str()),
                 (place, text),
                 "{name}"
             );
@@ -251,7 +246,7 @@ mod tests {
         let name = Name::from_labels(labels).unwrap();
         let own = OwnName::find(&name).unwrap();
         assert_eq!(
-            (own.place, own.text().as_str()),
+            (own.place, own.labels.join(".").as_str()),
             (Place::Services, ".marathon")
         );
     }

@@ -131,7 +131,7 @@ impl Server {
         if let Some((class, response)) = answer(&request, zones, &self.rotation) {
             return self.respond(&request, class, &response);
         }
-        if let Some(response) = self.forwarder.from_cache(&request) {
+        if let Some(response) = self.forwarder.cached_response(&request) {
             return self.respond(&request, Class::Forwarded, &response);
         }
         if !request.recursion_desired {

@@ -391,7 +391,7 @@ mod tests {
     const WEB: &str = "web.marathon.l4lb.thisdcos.directory.";
 
     /// A server on loopback, and its connections.
-    async fn start(max_connections: usize) -> (SocketAddr, Arc<Server>, Arc<Connections>) {
+    fn start(max_connections: usize) -> (SocketAddr, Arc<Server>, Arc<Connections>) {
         let metrics: Arc<super::super::DnsMetrics> = Arc::default();
         let connections = Connections::new(max_connections, metrics.connections_closed.clone());
         let limits = ForwardLimits {
@@ -446,7 +446,7 @@ mod tests {
 
     #[tokio::test]
     async fn udp_query_is_answered_and_garbage_is_not() {
-        let (address, server, _) = start(10).await;
+        let (address, server, _) = start(10);
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(address).await.unwrap();
         let mut response = packet(1, WEB);
@@ -464,7 +464,7 @@ mod tests {
 
     #[tokio::test]
     async fn connection_carries_many_queries_in_any_pieces() {
-        let (address, ..) = start(10).await;
+        let (address, ..) = start(10);
         let mut stream = TcpStream::connect(address).await.unwrap();
         let all: Vec<u8> = (0..100).flat_map(|id| framed(&packet(id, WEB))).collect();
         for piece in all.chunks(33) {
@@ -492,7 +492,7 @@ mod tests {
 
     #[tokio::test]
     async fn malformed_message_ends_the_connection() {
-        let (address, ..) = start(10).await;
+        let (address, ..) = start(10);
         let mut response = packet(1, WEB);
         response[2] |= 0x80;
         for malformed in [
@@ -509,7 +509,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn connection_without_a_whole_message_is_closed() {
-        let (address, server, _) = start(10).await;
+        let (address, server, _) = start(10);
         let query = framed(&packet(1, WEB));
         for part in [0, 1, 2, query.len() - 1] {
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -523,7 +523,7 @@ mod tests {
 
     #[tokio::test]
     async fn longest_idle_connection_makes_room_for_a_new_one() {
-        let (address, server, connections) = start(2).await;
+        let (address, server, connections) = start(2);
         let mut first = TcpStream::connect(address).await.unwrap();
         let mut second = TcpStream::connect(address).await.unwrap();
         for stream in [&mut second, &mut first] {
@@ -544,7 +544,7 @@ mod tests {
 
     #[tokio::test]
     async fn hundreds_of_silent_connections_stop_nobody() {
-        let (address, ..) = start(64).await;
+        let (address, ..) = start(64);
         let mut silent = vec![];
         for _ in 0..400 {
             silent.push(TcpStream::connect(address).await.unwrap());

@@ -356,10 +356,11 @@ fn wait_for(server: SocketAddr, name: &str) -> Result<()> {
 }
 
 fn is_answer(packet: &[u8], id: u16) -> bool {
-    packet.len() > HEADER
-        && packet[..2] == id.to_be_bytes()
-        && packet[3] & 0x0f == 0
-        && packet[6..8] != [0, 0]
+    if packet.len() <= HEADER {
+        return false;
+    }
+    let code = packet[3] & 0x0f;
+    packet[..2] == id.to_be_bytes() && code == 0 && packet[6..8] != [0, 0]
 }
 
 /// Asks.
