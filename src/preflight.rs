@@ -521,6 +521,7 @@ mod tests {
             mtu: 1450,
             groups: None,
             problem: None,
+            blocks: vec![],
         };
         let (name, revision) = ("agent-1".to_owned(), Revision::default());
         NodeState::new(name, revision, vec![overlay], vec![])

@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     /// The servers of the ports of one app.
-    fn servers(app: Value) -> Vec<(u16, Vec<String>)> {
+    fn servers(app: &Value) -> Vec<(u16, Vec<String>)> {
         let frontends = frontends(&json!({ "apps": [app] }), "external", true);
         let servers = |own: Frontend| {
             let servers = own.servers.iter().map(ToString::to_string);
@@ -189,7 +189,7 @@ mod tests {
         frontends.into_iter().map(servers).collect()
     }
 
-    fn app(mode: &str, more: Value) -> Value {
+    fn app(mode: &str, fields: Value) -> Value {
         let task = |state: &str, address: &str| {
             json!({"state": state, "host": "192.0.2.1", "ports": [31000],
                 "ipAddresses": [{"ipAddress": address}, {"ipAddress": "fd00::2"}]})
@@ -202,8 +202,8 @@ mod tests {
             "tasks": [task("TASK_RUNNING", "10.32.0.2"), task("TASK_KILLING", "10.32.0.3"),
                 task("TASK_UNREACHABLE", "10.32.0.4")],
         });
-        if let (Some(app), Value::Object(more)) = (app.as_object_mut(), more) {
-            app.extend(more);
+        if let (Some(app), Value::Object(fields)) = (app.as_object_mut(), fields) {
+            app.extend(fields);
         }
         app
     }
@@ -213,12 +213,12 @@ mod tests {
         let of_containers = vec!["10.32.0.2:8080".to_owned(), "10.32.0.4:8080".to_owned()];
         let none = json!({});
         assert_eq!(
-            servers(app("container", none.clone())),
+            servers(&app("container", none.clone())),
             [(10_000, of_containers)]
         );
         let of_host = [(10_000, vec!["192.0.2.1:31000".to_owned()])];
-        assert_eq!(servers(app("container/bridge", none.clone())), of_host);
-        assert_eq!(servers(app("host", none)), of_host);
+        assert_eq!(servers(&app("container/bridge", none.clone())), of_host);
+        assert_eq!(servers(&app("host", none)), of_host);
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
                 true,
             ),
         ] {
-            let found = !servers(app("host", labels.clone())).is_empty();
+            let found = !servers(&app("host", labels.clone())).is_empty();
             assert_eq!(found, is_written, "{labels}");
         }
         let all = frontends(
@@ -261,7 +261,7 @@ mod tests {
             (json!([{"alive": false}]), 0),
             (json!([{"alive": true}]), 1),
         ] {
-            assert_eq!(servers(app("host", more(results)))[0].1.len(), count);
+            assert_eq!(servers(&app("host", more(results)))[0].1.len(), count);
         }
     }
 

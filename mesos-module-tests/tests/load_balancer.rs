@@ -43,7 +43,7 @@ fn haproxy_reaches_containers_of_an_overlay_on_all_hosts() -> Result<()> {
     };
     ensure!(web.app == "web" && web.servers.len() == 2, "{web:?}");
     let port = web.port;
-    let servers: BTreeSet<_> = web.servers.iter().map(|server| server.ip()).collect();
+    let servers: BTreeSet<_> = web.servers.iter().map(std::net::SocketAddr::ip).collect();
     let addresses: BTreeSet<_> = tasks.iter().map(|task| task.addresses[0]).collect();
     assert_eq!(servers, addresses);
 

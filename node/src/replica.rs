@@ -1120,9 +1120,9 @@ mod tests {
 
         fn complete(&mut self) {
             for id in self.real.clone() {
-                Self::objects(id)
-                    .into_iter()
-                    .for_each(|object| self.put(object));
+                for object in Self::objects(id) {
+                    self.put(object);
+                }
             }
             for id in (0..5)
                 .filter(|id| !self.real.contains(id))
@@ -1177,9 +1177,9 @@ mod tests {
                 }
                 ServiceStep::Early(id) => {
                     if self.real.contains(id) {
-                        Self::objects(*id)
-                            .into_iter()
-                            .for_each(|object| self.put(object));
+                        for object in Self::objects(*id) {
+                            self.put(object);
+                        }
                     }
                 }
                 ServiceStep::Complete => self.complete(),

@@ -61,7 +61,7 @@ pub struct ReportOptions {
 /// Waits until other blocks are wanted, or forever if nobody keeps blocks.
 async fn next_change(blocks: &mut BlockReports) {
     if blocks.changed().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

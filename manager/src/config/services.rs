@@ -245,6 +245,7 @@ mod tests {
         );
         let services = parse(&text).unwrap().services.unwrap();
         let expected = ServicesOptions {
+            contrail: None,
             ranges: vec!["10.9.0.0/20".parse().unwrap()],
             grace: Duration::from_mins(5),
             routed_networks: ["a", "b"].map(str::to_owned).into(),

@@ -199,6 +199,12 @@ impl Services {
         read(&lock(&state))
     }
 
+    /// What the objects of Contrail follow.
+    #[cfg(test)]
+    pub(super) fn objects(&self) -> watch::Receiver<ServiceObjectsInput> {
+        self.objects.subscribe()
+    }
+
     /// What became of the services on Contrail, if there are any.
     pub(crate) fn contrail_status(&self) -> Option<ServiceObjectsStatus> {
         Some(self.contrail.as_ref()?.borrow().clone())
@@ -462,7 +468,7 @@ impl Services {
     /// Publishes what the objects of Contrail follow. What is published of services is never less than
     /// what there may be, once it is complete.
     fn publish_objects(&self, state: &Mutex<ServicesState>) {
-        if self.contrail.is_none() {
+        if self.objects.receiver_count() == 0 {
             return;
         }
         let input = {

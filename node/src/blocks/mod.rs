@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use contrail_mesos::leased_addresses::{checkpointed, leased};
 use contrail_mesos::node_state::replace_file;
-use contrail_mesos_api::cluster::{BlockReport, NodeSubnets};
+use contrail_mesos_api::cluster::{BlockReport, NodeSubnets, Overlay};
 use contrail_mesos_api::files::read_regular_file;
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -172,7 +172,7 @@ impl BlockKeeper {
             });
             let has = |is_v4: bool| {
                 let overlay = cluster.overlays.get(name);
-                let mut subnets = overlay.into_iter().flat_map(|overlay| overlay.subnets());
+                let mut subnets = overlay.into_iter().flat_map(Overlay::subnets);
                 subnets.any(|subnet| subnet.addr().is_ipv4() == is_v4)
             };
             let wanted = |is_v4, plan: &BlockPlan| if has(is_v4) { plan.wanted } else { 0 };

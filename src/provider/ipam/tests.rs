@@ -306,7 +306,7 @@ fn blocks_are_one_pool_without_the_addresses_of_their_ends() {
     let error = reserve(&two, "more", AddressRequest::V4).unwrap_err();
     assert!(error.contains("10.1.0.0/29, 10.1.7.8/29"), "{error}");
     let v6 = (0..6).map(|number| reserve(&two, &format!("c{number}"), AddressRequest::V6).unwrap());
-    assert_eq!(v6.last().unwrap(), ["fd00::7/125"]);
+    assert_eq!(v6.next_back().unwrap(), ["fd00::7/125"]);
     // Another block continues the pool, and the rotation.
     let three = blocks(
         &["10.1.0.0/29", "10.1.3.0/29", "10.1.7.8/29"],

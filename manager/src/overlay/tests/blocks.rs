@@ -108,7 +108,7 @@ fn returned_block_rests_before_another_node_gets_it() {
     let later = start + Duration::from_secs(7);
     assert_eq!(allocation.end_rests(later), []);
     assert_eq!(
-        allocation.end_rests(later + BLOCK_REST - Duration::from_secs(1)),
+        allocation.end_rests(later + BLOCK_REST.saturating_sub(Duration::from_secs(1))),
         []
     );
     // Its last node gets it at once.

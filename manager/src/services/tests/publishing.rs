@@ -458,11 +458,11 @@ async fn objects_of_contrail_learn_what_is_published() {
     fixture.set(WEB, both());
     fixture.next().await;
     let published = objects
-        .wait_for(Option::is_some)
+        .wait_for(|objects| objects.is_trusted)
         .await
         .unwrap()
-        .clone()
-        .unwrap();
+        .services
+        .clone();
     let (addresses, desired) = &published[&WEB.parse().unwrap()];
     assert_eq!((addresses.len(), desired.backends.len()), (1, 2));
 }

@@ -232,7 +232,11 @@ fn maps_change(round: usize, services: u32) -> Result<String> {
     let number = u32::try_from(round / 2)? * 7 % services;
     let address = frontend(number);
     let service = format!("{address} . tcp . 80");
-    let (last, now) = if round % 2 == 0 { (3, 2) } else { (2, 3) };
+    let (last, now) = if round.is_multiple_of(2) {
+        (3, 2)
+    } else {
+        (2, 3)
+    };
     let verb = if now == 2 { "delete" } else { "add" };
     Ok(format!(
         "delete element ip bench services {{ {service} : goto n{last} }}\n\
@@ -275,7 +279,7 @@ fn chain_rule(number: u32, backends: u32) -> Result<String> {
 
 fn chains_change(round: usize, services: u32) -> Result<String> {
     let number = u32::try_from(round / 2)? * 7 % services;
-    let backends = if round % 2 == 0 { 2 } else { 3 };
+    let backends = if round.is_multiple_of(2) { 2 } else { 3 };
     Ok(format!(
         "flush chain ip bench s{number}\nadd rule ip bench s{number} {}\n",
         chain_rule(number, backends)?
@@ -308,7 +312,8 @@ fn connections(plan: &Plan, report: &mut Report) -> Result<()> {
                 bridge: None,
             };
             let mut socket = NetlinkSocket::route()?;
-            let results = links::create_veth(&mut socket, &pair, namespace.as_fd(), [])?;
+            let results = links::create_veth(&mut socket, &pair, namespace.as_fd(), [])
+                .map_err(|error| anyhow::anyhow!("cannot make the pair: {error:?}"))?;
             results.into_iter().collect::<Result<Vec<()>, _>>()?;
             command("ip", &format!("addr add 10.99.{number}.1/24 dev v{number}"))?;
             command("ip", &format!("link set v{number} up"))

@@ -130,8 +130,8 @@ fn changes_are_elements_alone_and_keep_the_rules() {
             lines.map(str::to_owned).collect::<Vec<_>>()
         };
         let change = |table: &mut ServiceTable, policy: &ServicePolicy, frontend: Frontend| {
-            let changed = [frontend].into();
-            let changes = table.apply(Some(policy), Scope::Changed(&changed)).unwrap();
+            let scope = [frontend].into();
+            let changes = table.apply(Some(policy), Scope::Changed(&scope)).unwrap();
             assert_complete(policy);
             changes
         };
@@ -276,10 +276,8 @@ fn change_costs_its_own_elements_with_many_services() {
             balance.backends.pop();
             let sent = table.sent();
             let begun = Instant::now();
-            let changed = [frontend].into();
-            table
-                .apply(Some(&policy), Scope::Changed(&changed))
-                .unwrap();
+            let scope = [frontend].into();
+            table.apply(Some(&policy), Scope::Changed(&scope)).unwrap();
             println!(
                 "{services} services: built in {built:?}, one changed in {:?}",
                 begun.elapsed()
