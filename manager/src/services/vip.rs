@@ -79,7 +79,7 @@ fn has_port_behind_address(target: &str) -> bool {
     target.parse::<Ipv6Addr>().is_ok()
 }
 
-/// Whether no service can have the address, whoever asks for it.
+/// Whether no service can have the address, for any framework.
 pub(super) fn is_special(address: IpAddr) -> bool {
     let is_special_v4 = |address: Ipv4Addr| {
         address.is_broadcast() || address.is_link_local() || address.octets()[0] == 0

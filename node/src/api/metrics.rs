@@ -277,7 +277,7 @@ impl ApiSources {
             ("report_failures", "Reports that failed.", reports.failures),
             (
                 "service_flows_forgotten",
-                "Tracked flows that had to begin anew, because their backend was gone.",
+                "Tracked flows that had to begin again, because their backend was gone.",
                 self.services.borrow().forgotten_flows,
             ),
         ] {

@@ -9,7 +9,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::message::{Request, Response};
 use super::names::{OwnName, Place};
-use super::zones::{Found, Reverse, SERVER_LABEL, Target, Zones};
+use super::zones::{NameContent, Reverse, SERVER_LABEL, Target, Zones};
 
 /// How long a record may be kept, in seconds.
 const TTL: u32 = 5;
@@ -108,15 +108,15 @@ fn answer_own(request: &Request, own: &OwnName, zones: &Zones, rotation: &Rotati
     let kind = request.question.query_type();
     let found = zones.find(own);
     let code = match found {
-        Found::Unknown => return Response::of_code(ResponseCode::ServFail),
-        Found::Missing => ResponseCode::NXDomain,
+        NameContent::Unknown => return Response::of_code(ResponseCode::ServFail),
+        NameContent::Missing => ResponseCode::NXDomain,
         _ => ResponseCode::NoError,
     };
     let mut additionals = vec![];
     let answers = match (&found, kind) {
-        (Found::Missing, _) => vec![],
+        (NameContent::Missing, _) => vec![],
         (_, RecordType::ANY) => vec![minimal(name)],
-        (Found::Addresses(all), RecordType::A | RecordType::AAAA) => {
+        (NameContent::Addresses(all), RecordType::A | RecordType::AAAA) => {
             let of_family = all
                 .iter()
                 .filter(|address| address.is_ipv4() == (kind == RecordType::A));
@@ -130,7 +130,7 @@ fn answer_own(request: &Request, own: &OwnName, zones: &Zones, rotation: &Rotati
                 .map(|address| record(name, address_data(*address)))
                 .collect()
         }
-        (Found::Targets(targets), RecordType::SRV) => {
+        (NameContent::Targets(targets), RecordType::SRV) => {
             let start = rotation.next() % targets.len().max(1);
             let rotated = || targets[start..].iter().chain(&targets[..start]);
             additionals = target_addresses(rotated(), own, name);
@@ -141,8 +141,8 @@ fn answer_own(request: &Request, own: &OwnName, zones: &Zones, rotation: &Rotati
                 })
                 .collect()
         }
-        (Found::Apex, RecordType::SOA) => vec![record(name, soa(name, zones))],
-        (Found::Apex, RecordType::NS) => {
+        (NameContent::Apex, RecordType::SOA) => vec![record(name, soa(name, zones))],
+        (NameContent::Apex, RecordType::NS) => {
             vec![record(name, RData::NS(NS(server_name(name))))]
         }
         _ => vec![],

@@ -59,7 +59,7 @@ use self::names::OwnName;
 use self::server::Server;
 use self::sockets::{Connections, Sockets};
 use self::upstreams::Upstreams;
-use self::zones::{Derived, Found};
+use self::zones::{Derived, NameContent};
 use crate::cluster_state::{ClusterState, Services, TaskNames};
 use crate::services::{AppliedServices, ServicesView};
 use crate::subsystem::{BoxError, Change, ClusterUse, Mode, Outcome, Subsystem};
@@ -129,7 +129,7 @@ impl DnsView {
     /// The addresses of one of our names.
     #[must_use]
     pub fn host(&self, name: &str) -> Vec<HostEntry> {
-        let Some((_, Found::Addresses(addresses))) = self.find(name) else {
+        let Some((_, NameContent::Addresses(addresses))) = self.find(name) else {
             return vec![];
         };
         let entry = |address: IpAddr| HostEntry {
@@ -142,7 +142,7 @@ impl DnsView {
     /// The ports of one of our names such as `_tcp.web.marathon.l4lb.thisdcos.directory`.
     #[must_use]
     pub fn service(&self, name: &str) -> Vec<ServiceEntry> {
-        let Some((asked, Found::Targets(targets))) = self.find(name) else {
+        let Some((asked, NameContent::Targets(targets))) = self.find(name) else {
             return vec![];
         };
         let own = OwnName::find(&asked);
@@ -164,7 +164,7 @@ impl DnsView {
         entries
     }
 
-    fn find(&self, name: &str) -> Option<(Name, Found)> {
+    fn find(&self, name: &str) -> Option<(Name, NameContent)> {
         let mut asked = Name::from_ascii(name).ok()?;
         asked.set_fqdn(true);
         let own = OwnName::find(&asked)?;

@@ -52,7 +52,7 @@ enum Owner {
 
 /// What is at a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum NameContent {
     /// These addresses.
     Addresses(Vec<IpAddr>),
     /// These targets of SRV records.
@@ -139,17 +139,17 @@ impl Derived {
 
 impl Zones {
     /// What a name of ours has.
-    pub(crate) fn find(&self, name: &OwnName) -> Found {
+    pub(crate) fn find(&self, name: &OwnName) -> NameContent {
         match name.place {
             Place::Services => self.find_service(&name.labels),
             Place::Tasks(addresses) => self.find_task(addresses, &name.labels),
-            Place::Top => Found::Apex,
-            Place::Server => Found::Addresses(self.server_addresses()),
-            Place::Localhost => Found::Addresses(vec![
+            Place::Top => NameContent::Apex,
+            Place::Server => NameContent::Addresses(self.server_addresses()),
+            Place::Localhost => NameContent::Addresses(vec![
                 [127, 0, 0, 1].into(),
                 [0, 0, 0, 0, 0, 0, 0, 1_u16].into(),
             ]),
-            Place::Nowhere => Found::Missing,
+            Place::Nowhere => NameContent::Missing,
         }
     }
 
@@ -162,15 +162,15 @@ impl Zones {
         settings.map_or_else(Vec::new, |settings| settings.dns.clone())
     }
 
-    fn find_service(&self, labels: &[String]) -> Found {
+    fn find_service(&self, labels: &[String]) -> NameContent {
         if labels.is_empty() {
-            return Found::Apex;
+            return NameContent::Apex;
         }
         let (Some(state), Some(applied)) = (&self.state, &self.applied) else {
-            return Found::Unknown;
+            return NameContent::Unknown;
         };
         if applied.revision.is_none() {
-            return Found::Unknown;
+            return NameContent::Unknown;
         }
         let is_service = |label: &&String| label.starts_with('_');
         let prefixes = labels.iter().take_while(is_service).count();
@@ -178,20 +178,20 @@ impl Zones {
         let service = named_service(&state.services, &applied.services, &name);
         let Some(service) = service else {
             return if prefixes == 0 && self.derived.above_services.contains(&name) {
-                Found::Empty
+                NameContent::Empty
             } else {
-                Found::Missing
+                NameContent::Missing
             };
         };
         let addresses: Vec<_> = service.addresses.into_iter().collect();
         let (port, protocol) = match &labels[..prefixes] {
-            [] => return Found::Addresses(addresses),
+            [] => return NameContent::Addresses(addresses),
             [protocol] => (None, protocol),
             [port, protocol] => match port[1..].parse::<u16>() {
                 Ok(port) => (Some(port), protocol),
-                Err(_) => return Found::Missing,
+                Err(_) => return NameContent::Missing,
             },
-            _ => return Found::Missing,
+            _ => return NameContent::Missing,
         };
         let is_asked = |(of, number): &&(ServiceProtocol, u16)| {
             of.as_str() == &protocol[1..] && port.is_none_or(|port| port == *number)
@@ -207,27 +207,27 @@ impl Zones {
             })
             .collect();
         if targets.is_empty() {
-            return Found::Missing;
+            return NameContent::Missing;
         }
-        Found::Targets(targets)
+        NameContent::Targets(targets)
     }
 
-    fn find_task(&self, kind: TaskAddresses, labels: &[String]) -> Found {
+    fn find_task(&self, kind: TaskAddresses, labels: &[String]) -> NameContent {
         let Some(state) = &self.state else {
-            return Found::Unknown;
+            return NameContent::Unknown;
         };
         let find =
             |task: &str, framework: &str| state.task_names.get(&format!("{task}.{framework}"));
         match labels {
-            [] => Found::Empty,
-            [framework] if self.derived.frameworks.contains(framework) => Found::Empty,
+            [] => NameContent::Empty,
+            [framework] if self.derived.frameworks.contains(framework) => NameContent::Empty,
             [task, framework] => match find(task, framework) {
                 Some(task) => {
                     let all = task.instances.iter();
                     let addresses = all.flat_map(|instance| addresses_of(instance, kind));
-                    Found::Addresses(distinct(addresses))
+                    NameContent::Addresses(distinct(addresses))
                 }
-                None => Found::Missing,
+                None => NameContent::Missing,
             },
             [instance, task, framework] => find(task, framework)
                 .and_then(|task| {
@@ -238,10 +238,12 @@ impl Zones {
                         addresses.contains(&address).then_some(addresses)
                     })
                 })
-                .map_or(Found::Missing, Found::Addresses),
+                .map_or(NameContent::Missing, NameContent::Addresses),
             [port, protocol, task, framework] => find(task, framework)
-                .map_or(Found::Missing, |task| find_port(task, kind, port, protocol)),
-            _ => Found::Missing,
+                .map_or(NameContent::Missing, |task| {
+                    find_port(task, kind, port, protocol)
+                }),
+            _ => NameContent::Missing,
         }
     }
 
@@ -339,9 +341,9 @@ fn uses_agent(instance: &TaskInstance, kind: TaskAddresses) -> bool {
 }
 
 /// Where the port of a name is: each task has its own, so the target is a name of that task's addresses.
-fn find_port(task: &TaskName, kind: TaskAddresses, port: &str, protocol: &str) -> Found {
+fn find_port(task: &TaskName, kind: TaskAddresses, port: &str, protocol: &str) -> NameContent {
     let (Some(port), Some(protocol)) = (port.strip_prefix('_'), protocol.strip_prefix('_')) else {
-        return Found::Missing;
+        return NameContent::Missing;
     };
     let mut targets = vec![];
     let mut seen = HashSet::new();
@@ -369,9 +371,9 @@ fn find_port(task: &TaskName, kind: TaskAddresses, port: &str, protocol: &str) -
         }
     }
     if targets.is_empty() {
-        Found::Missing
+        NameContent::Missing
     } else {
-        Found::Targets(targets)
+        NameContent::Targets(targets)
     }
 }
 
@@ -550,14 +552,14 @@ pub(crate) mod tests {
         }
     }
 
-    fn find(zones: &Zones, name: &str) -> Found {
+    fn find(zones: &Zones, name: &str) -> NameContent {
         let name = Name::from_ascii(name).unwrap();
         zones.find(&OwnName::find(&name).unwrap())
     }
 
-    fn ports(found: &Found) -> Vec<(u16, &str)> {
+    fn ports(found: &NameContent) -> Vec<(u16, &str)> {
         match found {
-            Found::Targets(targets) => targets
+            NameContent::Targets(targets) => targets
                 .iter()
                 .map(|target| (target.port, target.name.as_str()))
                 .collect(),
@@ -570,7 +572,7 @@ pub(crate) mod tests {
         let zones = zones();
         let find = |name: &str| find(&zones, &format!("{name}.l4lb.thisdcos.directory."));
         let web = addresses(["198.18.0.7", "fd4a:9c1e:57b2::7"]);
-        assert_eq!(find("web.marathon"), Found::Addresses(web));
+        assert_eq!(find("web.marathon"), NameContent::Addresses(web));
         let found = find("_tcp.web.marathon");
         assert_eq!(ports(&found), [(80, "web.marathon"), (443, "web.marathon")]);
         assert_eq!(
@@ -588,10 +590,10 @@ pub(crate) mod tests {
             "other.marathon",
             "web",
         ] {
-            assert_eq!(find(missing), Found::Missing, "{missing}");
+            assert_eq!(find(missing), NameContent::Missing, "{missing}");
         }
         for between in ["marathon", "dev", "hello.dev"] {
-            assert_eq!(find(between), Found::Empty, "{between}");
+            assert_eq!(find(between), NameContent::Empty, "{between}");
         }
     }
 
@@ -601,12 +603,12 @@ pub(crate) mod tests {
         let name = "web.marathon.l4lb.thisdcos.directory.";
         let mut applied = AppliedServices::default();
         zones.applied = Some(Arc::new(applied.clone()));
-        assert_eq!(find(&zones, name), Found::Unknown);
+        assert_eq!(find(&zones, name), NameContent::Unknown);
         zones.applied = None;
-        assert_eq!(find(&zones, name), Found::Unknown);
+        assert_eq!(find(&zones, name), NameContent::Unknown);
         applied.revision = Some(revision("3.1"));
         zones.applied = Some(Arc::new(applied.clone()));
-        assert_eq!(find(&zones, name), Found::Missing);
+        assert_eq!(find(&zones, name), NameContent::Missing);
         // The data path has one port, and one of the addresses.
         let mut other = ClusterState::empty("node-1", revision("3.1"));
         other.put(Object::Service(service(
@@ -617,7 +619,7 @@ pub(crate) mod tests {
         zones.applied = Some(Arc::new(applied));
         assert_eq!(
             find(&zones, name),
-            Found::Addresses(addresses(["198.18.0.7"]))
+            NameContent::Addresses(addresses(["198.18.0.7"]))
         );
         let found = find(&zones, &format!("_tcp.{name}"));
         assert_eq!(ports(&found), [(80, "web.marathon")]);
@@ -625,9 +627,9 @@ pub(crate) mod tests {
         let mut state = ClusterState::clone(zones.state.as_ref().unwrap());
         state.services = Services::default();
         zones.state = Some(Arc::new(state));
-        assert_eq!(find(&zones, name), Found::Missing);
+        assert_eq!(find(&zones, name), NameContent::Missing);
         zones.state = None;
-        assert_eq!(find(&zones, name), Found::Unknown);
+        assert_eq!(find(&zones, name), NameContent::Unknown);
     }
 
     #[test]
@@ -638,19 +640,19 @@ pub(crate) mod tests {
         };
         let task = "app-group.marathon";
         let container = addresses(["10.32.0.5", "9.0.2.5", "fd09:0:0:2::5", "192.0.2.3"]);
-        assert_eq!(find("containerip", task), Found::Addresses(container));
+        assert_eq!(find("containerip", task), NameContent::Addresses(container));
         let agents = addresses(["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
-        assert_eq!(find("agentip", task), Found::Addresses(agents));
+        assert_eq!(find("agentip", task), NameContent::Addresses(agents));
         let auto = addresses(["192.0.2.1", "9.0.2.5", "fd09:0:0:2::5", "192.0.2.3"]);
-        assert_eq!(find("autoip", task), Found::Addresses(auto));
-        assert_eq!(find("autoip", "marathon"), Found::Empty);
+        assert_eq!(find("autoip", task), NameContent::Addresses(auto));
+        assert_eq!(find("autoip", "marathon"), NameContent::Empty);
         for missing in [
             "other.marathon",
             "other",
             "a.app-group.marathon",
             "ip-.app-group.marathon",
         ] {
-            assert_eq!(find("autoip", missing), Found::Missing, "{missing}");
+            assert_eq!(find("autoip", missing), NameContent::Missing, "{missing}");
         }
     }
 
@@ -676,10 +678,10 @@ pub(crate) mod tests {
         let routed = addresses(["9.0.2.5", "fd09:0:0:2::5"]);
         assert_eq!(
             find("autoip", "ip-9-0-2-5"),
-            Found::Addresses(routed.clone())
+            NameContent::Addresses(routed.clone())
         );
         let label = instance_label(routed[1]);
-        assert_eq!(find("autoip", &label), Found::Addresses(routed));
+        assert_eq!(find("autoip", &label), NameContent::Addresses(routed));
         for missing in [
             "_other._tcp",
             "_http._udp",
@@ -687,7 +689,7 @@ pub(crate) mod tests {
             "ip-10-32-0-6",
             "ip-192-0-2-2",
         ] {
-            assert_eq!(find("autoip", missing), Found::Missing, "{missing}");
+            assert_eq!(find("autoip", missing), NameContent::Missing, "{missing}");
         }
     }
 

@@ -173,7 +173,7 @@ pub(super) struct DesiredServices {
 }
 
 impl DesiredServices {
-    /// Computes it anew where something has changed.
+    /// Computes it again where something has changed.
     pub(super) fn update(
         &mut self,
         services: &Services,

@@ -3,7 +3,7 @@
 //! ```text
 //! desired   what the data path must be: a pure function of the cluster's state and of this host
 //! host      what it depends on of this host
-//! stale     which tracked flows must begin anew
+//! stale     which tracked flows must begin again
 //! ```
 //! The table is that of [`contrail_mesos::net::nft::services`]. Each range of addresses of services has a
 //! route of the table `local`, so that the host's own clients need no other route and have the address of
@@ -78,7 +78,7 @@ pub struct ServiceStatus {
     pub backends: usize,
     /// The addresses of this host.
     pub addresses: BTreeSet<IpAddr>,
-    /// How many tracked flows had to begin anew, because their backend or service was gone.
+    /// How many tracked flows had to begin again, because their backend or service was gone.
     pub forgotten_flows: u64,
 }
 
@@ -367,7 +367,7 @@ impl ServicesSubsystem {
         Ok(())
     }
 
-    /// Makes the flows begin anew that go where they should not. Returns how many they were.
+    /// Makes the flows begin again that go where they should not. Returns how many they were.
     fn forget_flows(&mut self, is_complete: bool, outcome: &mut Outcome) -> u64 {
         let flows = self.flows.take().unwrap_or_else(|| StaleFlows {
             frontends: self.desired.all_targets(),
@@ -387,7 +387,7 @@ impl ServicesSubsystem {
             Ok(count) => {
                 self.flows = Some(StaleFlows::default());
                 if count > 0 {
-                    log::debug!("services: {count} flows to backends that are gone begin anew");
+                    log::debug!("services: {count} flows to backends that are gone begin again");
                 }
                 u64::try_from(count).unwrap_or(u64::MAX)
             }

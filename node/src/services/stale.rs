@@ -45,7 +45,7 @@ impl StaleFlows {
         self.frontends.is_empty() && self.ranges.is_empty()
     }
 
-    /// Whether a flow must begin anew.
+    /// Whether a flow must begin again.
     pub(super) fn has(&self, flow: &Flow) -> bool {
         let is_translated = flow.reply_source != flow.destination;
         let frontend = Frontend {

@@ -122,7 +122,7 @@ pub enum Scope<'a> {
 
 /// What the kernel has.
 #[derive(Clone, Debug)]
-struct Known {
+struct AppliedTable {
     structure: Structure,
     table: Table,
     frontends: BTreeMap<Frontend, Balance>,
@@ -133,7 +133,7 @@ struct Known {
 pub struct ServiceTable {
     socket: NetlinkSocket,
     /// What the kernel has; none if that is not known.
-    known: Option<Known>,
+    known: Option<AppliedTable>,
 }
 
 /// The changes of services that are due.
@@ -341,7 +341,7 @@ impl ServiceTable {
                 None => frontends.remove(&frontend),
             };
         }
-        self.known = Some(Known {
+        self.known = Some(AppliedTable {
             structure,
             table,
             frontends,
@@ -413,7 +413,7 @@ fn structure(
 
 fn some_changes<'a>(
     policy: &ServicePolicy,
-    known: &Known,
+    known: &AppliedTable,
     frontends: impl Iterator<Item = &'a Frontend>,
 ) -> ServiceChanges {
     let mut changes = ServiceChanges::default();

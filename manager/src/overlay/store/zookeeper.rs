@@ -285,7 +285,7 @@ impl ZooKeeperStore {
     /// Why a transaction was refused at one of its operations.
     fn write_error(&self, index: usize, error: &Error) -> StoreError {
         match error {
-            // The answer to this would be to give everything anew, as in an empty store.
+            // The answer to this would be to give everything again, as in an empty store.
             Error::NoNode if index == 0 => self.invalid(format!(
                 "{} was deleted while this manager leads; restore it, or restart the manager to begin \
                  with what is left",

@@ -118,7 +118,7 @@ fn returned_block_rests_before_another_node_gets_it() {
     assert_eq!(
         allocation.end_rests(later + BLOCK_REST),
         [],
-        "it rests anew"
+        "it rests again"
     );
     let changes = allocation.end_rests(later + BLOCK_REST + BLOCK_REST);
     assert_eq!(changes.len(), 1);

@@ -78,7 +78,7 @@ pub(crate) fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     let all = host.run(move |directory| {
         let _upstream = Upstream::start()?;
         let _peer = Dnsmasq::start(directory.path())?;
-        let _ours = Ours::start(directory.path())?;
+        let _ours = RunningDaemon::start(directory.path())?;
         let mut all = vec![];
         for names in [Names::Own, Names::Cached, Names::Cold] {
             let mut figures: [Figures; 3] = Default::default();
@@ -129,14 +129,14 @@ fn service_address(number: u16) -> Ipv4Addr {
 }
 
 /// The server of the node daemon, with the state of a large cluster.
-struct Ours {
+struct RunningDaemon {
     _subsystem: DnsSubsystem,
     _states: watch::Sender<Option<Arc<ClusterState>>>,
     _applied: watch::Sender<Arc<AppliedServices>>,
     _runtime: tokio::runtime::Runtime,
 }
 
-impl Ours {
+impl RunningDaemon {
     fn start(directory: &std::path::Path) -> Result<Self> {
         let config = directory.join("agent.toml");
         let state_dir = directory.join("state");
