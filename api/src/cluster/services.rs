@@ -115,6 +115,10 @@ impl FromStr for ServiceKey {
             .find(|known| known.as_str() == protocol)
             .ok_or(InvalidServiceKey)?;
         if let Ok(address) = address.parse::<SocketAddr>() {
+            // The identity has no scope.
+            if matches!(address, SocketAddr::V6(address) if address.scope_id() != 0) {
+                return Err(InvalidServiceKey);
+            }
             return Ok(Self {
                 vip: Vip::Address(address.ip()),
                 port: address.port(),
@@ -122,7 +126,8 @@ impl FromStr for ServiceKey {
             });
         }
         let (name, port) = address.rsplit_once(':').ok_or(InvalidServiceKey)?;
-        if !is_name(name) {
+        let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_number || !is_name(name) || name.parse::<IpAddr>().is_ok() {
             return Err(InvalidServiceKey);
         }
         Ok(Self {
@@ -309,6 +314,10 @@ mod tests {
             "a..b:80/tcp",
             "web:99999/tcp",
             "we b:80/tcp",
+            "web:+80/tcp",
+            "10.0.0.1:+80/tcp",
+            "10.0.0.1:99999/tcp",
+            "[fe80::1%2]:80/tcp",
         ] {
             assert_eq!(text.parse::<ServiceKey>(), Err(InvalidServiceKey), "{text}");
         }

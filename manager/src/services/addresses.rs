@@ -230,8 +230,11 @@ impl AddressPool {
     }
 
     /// Gives a name what it lacks, as far as it is there. Returns the change, if it is one, and why it
-    /// still lacks something.
+    /// still lacks something. What is no name gets nothing: its record could not be read again.
     pub(super) fn give(&mut self, name: &str) -> (Option<NameChange>, Vec<Shortage>) {
+        if !is_name(name) {
+            return (None, vec![]);
+        }
         let before = self.addresses(name);
         let shard = shard_of(name);
         if before.is_none() && self.shard_bytes(shard) + name.len() + ENTRY_BYTES > MAX_SHARD_BYTES

@@ -337,6 +337,11 @@ impl<'a> Situation<'a> {
                     );
                     return self.add_problem(contribution, subject, message);
                 }
+                if name.parse::<IpAddr>().is_ok() {
+                    let message = "with the name of its framework it is an IP address, so it is no name: \
+                                   take a name with a letter";
+                    return self.add_problem(contribution, subject, message.to_owned());
+                }
                 (Vip::Name(name), written)
             }
         };

@@ -46,6 +46,18 @@ fn name_has_the_same_addresses_in_every_manager() {
 }
 
 #[test]
+fn text_that_is_no_name_gets_no_address() {
+    let mut pool = AddressPool::new(&both());
+    for text in ["10.0.0.1", "Web.marathon", "a..b", ""] {
+        assert_eq!(pool.give(text), (None, vec![]), "{text}");
+    }
+    // So what was stored can be read.
+    pool.give("web.marathon");
+    let loaded = AddressPool::load(&both(), records(&pool)).unwrap();
+    assert_eq!(loaded.names().collect::<Vec<_>>(), ["web.marathon"]);
+}
+
+#[test]
 fn first_and_last_addresses_are_never_given() {
     let mut pool = AddressPool::new(&ranges(&["198.18.0.0/28", "fd4a::/124"]));
     let mut given = HashSet::new();

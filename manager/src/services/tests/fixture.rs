@@ -16,12 +16,13 @@ use crate::stores::mesos::MesosView;
 
 /// Agents `S1` and `S2` are at these addresses; `S3` is not known.
 pub(super) const AGENTS: [(&str, &str); 2] = [("S1", "192.0.2.1"), ("S2", "192.0.2.2")];
-/// Frameworks by id. Two have the same name, and no DNS name comes of that of the last.
-pub(super) const FRAMEWORKS: [(&str, &str); 4] = [
+/// Frameworks by id. Two have the same name, no DNS name comes of that of `H`, and that of `N` is a number.
+pub(super) const FRAMEWORKS: [(&str, &str); 5] = [
     ("F", "marathon"),
     ("F2", "marathon"),
     ("G", "dev/marathon-2"),
     ("H", "%%"),
+    ("N", "1"),
 ];
 
 /// A task of an app.

@@ -64,6 +64,29 @@ fn hostile_labels_make_clean_names_or_problems() {
 }
 
 #[test]
+fn name_that_is_an_address_with_its_framework_is_refused() {
+    // The framework `N` is named `1`.
+    for (value, is_refused) in [
+        ("10.0.0:80", true),
+        ("/10.0.0:80", true),
+        ("10.0:80", false),
+        ("10.0.0.0:80", false),
+        ("a.10.0.0:80", false),
+    ] {
+        let desired = compute(&[web().of("N").vip(31000, value)]);
+        for key in desired.services.keys() {
+            assert_eq!(key.to_string().parse().as_ref(), Ok(key), "{value}");
+        }
+        let is_a_problem = desired
+            .problems
+            .iter()
+            .any(|problem| problem.message.contains("it is an IP address"));
+        assert_eq!(is_a_problem, is_refused, "{value}: {desired:?}");
+        assert_eq!(desired.services.is_empty(), is_refused, "{value}");
+    }
+}
+
+#[test]
 fn texts_for_operators_are_short_and_escaped() {
     let name = format!("\u{202e}\n{}", "n".repeat(5000));
     let tasks = [web()
