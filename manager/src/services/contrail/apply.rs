@@ -7,6 +7,8 @@ use futures::StreamExt as _;
 use futures::stream;
 use uuid::Uuid;
 
+use contrail_mesos_api::text::Quoted;
+
 use super::objects::services_text;
 use super::plan::{PlannedVip, Ports, ServicePlan};
 use super::snapshot::{ActualFloatingIp, ActualVip, Snapshot};
@@ -28,14 +30,22 @@ const MAX_FAILURES: usize = 5;
 pub(super) struct Outcome {
     pub problems: Vec<ServiceProblem>,
     pub failures: Vec<String>,
+    /// Whether it is uncertain what exists. A request that was refused has changed nothing.
+    pub must_read: bool,
+    /// Whether interfaces of backends are missing, which may still come.
+    pub is_waiting: bool,
 }
 
 impl Outcome {
     pub(super) fn fail(&mut self, what: &str, error: &ManagerError) {
         self.failures.push(format!("{what}: {error}"));
+        self.must_read |= error.is_transient()
+            || error.is_object_gone()
+            || matches!(error, ManagerError::Conflict(_));
     }
 
     pub(super) fn status(mut self, addresses: usize) -> ServiceObjectsStatus {
+        self.problems.sort();
         self.failures.sort();
         let more = self.failures.len().saturating_sub(MAX_FAILURES);
         self.failures.truncate(MAX_FAILURES);
@@ -96,10 +106,17 @@ impl ServiceObjects {
                 .collect();
             if let Some(container) = missing.first() {
                 let count = missing.len();
-                outcome.failures.push(format!(
-                    "address {address}: {count} of its backends have no interface of ours, such as \
-                     container {container:?}"
-                ));
+                let container = Quoted(container.as_bytes());
+                outcome.is_waiting = true;
+                outcome.problems.push(ServiceProblem {
+                    framework: String::new(),
+                    task: String::new(),
+                    subject: format!("address {address}"),
+                    message: format!(
+                        "{count} of its backends have no interface of ours, such as container {container}: \
+                         clients in virtual networks do not reach them"
+                    ),
+                });
             }
         }
     }

@@ -17,7 +17,7 @@
 //! - Nothing is taken away while the sources of the services are not trusted.
 //! - A name is answered once its address forwards, and no longer than that.
 //! - All writes are in a term of this manager. It compares everything at the beginning of each term,
-//!   after a failure, and from time to time.
+//!   after a failure that leaves uncertain what exists, and from time to time. No task can cause that.
 //! - What one address cannot have does not delay the others.
 
 mod apply;
@@ -78,6 +78,16 @@ pub(crate) struct ServiceObjectsStatus {
     pub problems: Vec<ServiceProblem>,
     /// Why not everything was written; it is retried.
     pub failure: Option<String>,
+}
+
+/// What came of a comparison that has ended.
+#[derive(Debug)]
+struct Written {
+    status: ServiceObjectsStatus,
+    /// Whether everything must be read again.
+    must_read: bool,
+    /// Whether it is repeated although nothing failed.
+    is_waiting: bool,
 }
 
 /// The only writer of the objects of services.
@@ -204,20 +214,21 @@ impl ServiceObjects {
         // Boxed: the future of a whole comparison is large.
         let work = Box::pin(self.write(input));
         let applied = fence.run_in_term(work).await;
-        let status = match applied {
-            Ok(status) => status,
-            Err(error) => {
-                let before = self.status.borrow().clone();
-                ServiceObjectsStatus {
-                    failure: Some(error.to_string()),
-                    ..before
+        let (status, is_waiting) = match applied {
+            Ok(written) => {
+                if written.must_read {
+                    self.forget();
                 }
+                (written.status, written.is_waiting)
+            }
+            Err(error) => {
+                self.forget();
+                let before = self.status.borrow().clone();
+                let failure = Some(error.to_string());
+                (ServiceObjectsStatus { failure, ..before }, true)
             }
         };
-        let is_complete = status.failure.is_none();
-        if !is_complete {
-            self.forget();
-        }
+        let is_complete = status.failure.is_none() && !is_waiting;
         self.status.send_if_modified(|before| {
             if *before == status {
                 return false;
@@ -235,10 +246,7 @@ impl ServiceObjects {
         is_complete
     }
 
-    async fn write(
-        &mut self,
-        input: &ServiceObjectsInput,
-    ) -> Result<ServiceObjectsStatus, ManagerError> {
+    async fn write(&mut self, input: &ServiceObjectsInput) -> Result<Written, ManagerError> {
         // Taken: if this future is dropped, what it knew is not known any more.
         let mut snapshot = match self.snapshot.take() {
             Some(snapshot) => snapshot,
@@ -249,6 +257,8 @@ impl ServiceObjects {
         let mut outcome = apply::Outcome {
             problems: plan.problems.clone(),
             failures: vec![],
+            must_read: false,
+            is_waiting: false,
         };
         let records = names::desired_records(&plan, &snapshot);
         if input.is_trusted {
@@ -273,6 +283,10 @@ impl ServiceObjects {
             })
             .count();
         self.snapshot = Some(snapshot);
-        Ok(outcome.status(addresses))
+        Ok(Written {
+            must_read: outcome.must_read,
+            is_waiting: outcome.is_waiting,
+            status: outcome.status(addresses),
+        })
     }
 }
