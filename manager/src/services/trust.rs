@@ -58,6 +58,8 @@ struct AgentState {
     id: ArcStr,
     address: Option<IpAddr>,
     is_active: bool,
+    /// When it registered, if that was after the last list: the list does not have its tasks.
+    back: Option<Instant>,
 }
 
 /// The agents whose tasks may be missing.
@@ -72,9 +74,14 @@ impl AgentTrust {
         if !view.source.is_fresh() {
             return (Trust::Lost, None);
         }
+        let listed = view.source.last_listed();
         let agents = view.agents().map(|agent| AgentState {
             id: agent.id.clone(),
-            address: agent.address,
+            // As that of backends.
+            address: agent.address.map(|address| address.to_canonical()),
+            back: view
+                .connected_since(&agent.id)
+                .filter(|at| listed.is_some_and(|listed| *at > listed)),
             // One that an operator has deactivated is not active either, but its tasks are known.
             is_active: !agent.is_recovered,
         });
@@ -94,6 +101,7 @@ impl AgentTrust {
             id,
             address,
             is_active,
+            back,
         } in agents
         {
             let known = before.get(&id).copied();
@@ -107,7 +115,12 @@ impl AgentTrust {
                     back: None,
                 };
                 self.awaited.insert(id, awaited);
-            } else if let Some(known) = known {
+            // It may have been listed as away and have come back between two observations.
+            } else if let Some(known) = known.or(back.map(|back| AwaitedAgent {
+                address,
+                since: back,
+                back: Some(back),
+            })) {
                 let back = known.back.unwrap_or(now);
                 if now < back + SETTLE_TIME {
                     let awaited = AwaitedAgent {
@@ -151,12 +164,14 @@ impl AgentTrust {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesos_master::{Agent, Change, State};
 
     fn agent(number: u8, is_active: bool) -> AgentState {
         AgentState {
             id: format!("S{number}").into(),
             address: Some([192, 0, 2, number].into()),
             is_active,
+            back: None,
         }
     }
 
@@ -218,6 +233,50 @@ mod tests {
         assert!(!found.is_full() && !found.may_withdraw([192, 0, 2, 1].into()));
         assert!(found.may_withdraw([192, 0, 2, 2].into()));
         assert_eq!(trust.decide(true, [].into_iter(), now), (hosts(&[]), None));
+    }
+
+    /// A view whose list has an agent with this address, registered or not.
+    fn view(address: &str, active: bool, now: Instant) -> MesosView {
+        let mut view = MesosView::default();
+        let agent = listed_agent(address, active);
+        let state = State {
+            agents: [(agent.id.clone(), agent)].into(),
+            ..State::default()
+        };
+        view.apply_snapshot(state, now, Duration::ZERO);
+        view
+    }
+
+    fn listed_agent(address: &str, active: bool) -> Agent {
+        Agent {
+            id: "S1".into(),
+            host: "node1".into(),
+            address: address.parse().ok(),
+            active,
+            attributes: Box::default(),
+            is_recovered: !active,
+        }
+    }
+
+    #[test]
+    fn agent_that_is_back_between_two_observations_may_report_its_tasks() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut view = view("192.0.2.1", false, at(0));
+        let back = Change::AgentAdded(Box::new(listed_agent("192.0.2.1", true)));
+        view.apply_change(back, at(1));
+        let mut trust = AgentTrust::default();
+        let settled = at(1) + SETTLE_TIME;
+        assert_eq!(trust.observe(&view, at(2)), (hosts(&[1]), Some(settled)));
+        assert_eq!(trust.observe(&view, settled), (hosts(&[]), None));
+        assert_eq!(trust.observe(&view, at(60)), (hosts(&[]), None));
+    }
+
+    #[test]
+    fn address_of_an_awaited_agent_is_that_of_its_backends() {
+        let now = Instant::now();
+        let view = view("::ffff:192.0.2.1", false, now);
+        assert_eq!(AgentTrust::default().observe(&view, now).0, hosts(&[1]));
     }
 
     #[test]
