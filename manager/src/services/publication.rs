@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contrail_mesos_api::cluster::{
-    Backend, BackendState, MAX_LINE_BYTES, Object, ObjectKey, Service, ServiceKey, TaskInstance,
-    TaskName, Vip,
+    Backend, BackendState, MAX_LINE_BYTES, Object, ObjectKey, Reach, Service, ServiceKey,
+    TaskInstance, TaskName, Vip,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -176,7 +176,6 @@ impl Publication {
         if !trust.is_full() {
             self.keep(&mut target, trust);
         }
-        self.limit(&mut target);
         Some(target)
     }
 
@@ -186,15 +185,11 @@ impl Publication {
             let before = &published.desired;
             let found = target.services.get(key);
             let found = found.map_or(&[][..], |found| &found.desired.backends);
-            let tasks: HashSet<(&str, SocketAddr)> = found
-                .iter()
-                .map(|found| (found.backend.task.as_str(), found.backend.address))
-                .collect();
-            let taken: HashSet<SocketAddr> = tasks.iter().map(|(_, address)| *address).collect();
-            // One whose address another task has is gone.
+            let taken: HashSet<_> = found.iter().map(|found| place(&found.backend)).collect();
+            // One whose place another task has is gone.
             let kept = before.backends.iter().filter(|known| {
                 let backend = &known.backend;
-                !trust.may_withdraw(backend.host) && !taken.contains(&backend.address)
+                !trust.may_withdraw(backend.host) && !taken.contains(&place(backend))
             });
             let kept: Vec<_> = kept.cloned().collect();
             if kept.is_empty() {
@@ -233,12 +228,19 @@ impl Publication {
         }
     }
 
-    /// Leaves out what is beyond what nodes accept: what is published already stays.
-    fn limit(&self, target: &mut Target) {
+    /// Leaves out what is beyond what nodes accept. What is published already stays. So does, in a new
+    /// term, what has an address: the leader before has published it.
+    pub(super) fn limit(&self, target: &mut Target, pool: &AddressPool) {
         let more = target.services.len().saturating_sub(MAX_SERVICES);
         if more > 0 {
             let known = &self.services;
-            drop_new(&mut target.services, more, |key| known.contains_key(key));
+            let has_address = |key: &ServiceKey| match &key.vip {
+                Vip::Name(name) => !self.is_complete && pool.addresses(name).is_some(),
+                Vip::Address(_) => false,
+            };
+            drop_new(&mut target.services, more, |key| {
+                known.contains_key(key) || has_address(key)
+            });
             let message = format!(
                 "more than {MAX_SERVICES} services: {more} are not published; remove VIPs that nobody needs"
             );
@@ -254,20 +256,36 @@ impl Publication {
                 format!("more than {MAX_TASK_NAMES} names of tasks: {more} are not published");
             target.problems.push(own_problem("names of tasks", message));
         }
-        let mut instances = 0;
-        let mut left_out = 0;
-        target.task_names.retain(|_, name| {
-            instances += name.instances.len().min(MAX_BACKENDS);
-            let fits = instances <= MAX_INSTANCES;
-            left_out += usize::from(!fits);
-            fits
-        });
+        let left_out = self.limit_instances(&mut target.task_names);
         if left_out > 0 {
             let message = format!(
                 "more than {MAX_INSTANCES} tasks have names: {left_out} names are not published"
             );
             target.problems.push(own_problem("names of tasks", message));
         }
+    }
+
+    /// Leaves out names beyond the limit of instances, published ones last. Returns how many.
+    fn limit_instances(&self, task_names: &mut BTreeMap<String, TaskName>) -> usize {
+        let mut instances = 0;
+        let mut left_out = BTreeSet::new();
+        for is_known in [true, false] {
+            let names = task_names.iter();
+            for (name, found) in
+                names.filter(|(name, _)| self.task_names.contains_key(*name) == is_known)
+            {
+                let more = found.instances.len().min(MAX_BACKENDS);
+                if instances + more <= MAX_INSTANCES {
+                    instances += more;
+                } else {
+                    left_out.insert(name.clone());
+                }
+            }
+        }
+        for name in &left_out {
+            task_names.remove(name);
+        }
+        left_out.len()
     }
 
     /// Which names need addresses, and which give theirs back; and when the next ones do. A name gives
@@ -319,6 +337,8 @@ impl Publication {
         let waiting = self.unused.iter();
         let waiting = waiting.filter(|(name, _)| !released.contains(*name));
         let next = waiting.map(|(_, since)| *since + self.grace).min();
+        // While something is awaited, none is due: that would be repeated without an end.
+        let next = next.filter(|_| trust.is_full());
         (AddressRequests { wanted, released }, next)
     }
 
@@ -479,6 +499,12 @@ impl Publication {
             }
         }
     }
+}
+
+/// What two backends cannot share. An address that not all hosts reach may be there on each of them.
+fn place(backend: &Backend) -> (SocketAddr, Option<IpAddr>) {
+    let host = (backend.reach != Reach::Cluster).then_some(backend.host);
+    (backend.address, host)
 }
 
 /// Drops that many entries which are not known, the last ones first.

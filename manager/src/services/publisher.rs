@@ -389,7 +389,7 @@ impl Term {
             }
             state.publication.target(reading.desired, &reading.trust)
         };
-        let Some(target) = target else {
+        let Some(mut target) = target else {
             return Some(round);
         };
         if !self.book.is_loaded() {
@@ -459,6 +459,7 @@ impl Term {
             return true;
         }
         self.services.metrics.count_changes(&changes);
+            state.publication.limit(&mut target, self.book.pool());
         self.services.publish_objects(&self.state);
         self.changes.send(changes).await.is_ok()
     }

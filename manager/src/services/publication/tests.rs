@@ -76,9 +76,10 @@ impl Fixture {
 
     /// Does what the publisher does. Returns the changes.
     fn publish(&mut self, desired: DesiredServices, trust: &Trust) -> Vec<ObjectChange> {
-        let Some(target) = self.publication.target(desired, trust) else {
+        let Some(mut target) = self.publication.target(desired, trust) else {
             return vec![];
         };
+        self.publication.limit(&mut target, &self.pool);
         let (requests, _) = self
             .publication
             .address_requests(&target, &self.pool, trust, self.now);
@@ -325,7 +326,10 @@ fn address_is_reserved_for_the_grace_after_the_last_backend() {
     fixture.now += Duration::from_secs(2);
     assert!(requests(&mut fixture, &full()).0.is_empty());
     fixture.now += GRACE;
-    assert!(requests(&mut fixture, &awaiting(&[1])).0.is_empty());
+    // Nothing is released while an agent is awaited, and nothing is due.
+    let (found, next) = requests(&mut fixture, &awaiting(&[1]));
+    assert!(found.is_empty());
+    assert_eq!(next, None);
     let (found, next) = requests(&mut fixture, &full());
     assert_eq!(found.released, BTreeSet::from(["web.marathon".to_owned()]));
     assert_eq!(next, None);
@@ -433,6 +437,75 @@ fn names_of_tasks_with_many_ports_are_bounded() {
         "{length}"
     );
     assert_eq!(fixture.publish(desired, &full()), []);
+}
+
+#[test]
+fn backends_of_two_hosts_may_have_one_address() {
+    let mut fixture = Fixture::new();
+    let web = "web.marathon:80/tcp";
+    let on_bridge = |host| {
+        let mut backend = ready("172.16.0.7:8080", host);
+        backend.backend.reach = Reach::Host;
+        backend
+    };
+    fixture.publish_all(&[(web, vec![on_bridge(1), on_bridge(2)])]);
+    let found = desired(&[(web, vec![on_bridge(1)])]);
+    assert_eq!(fixture.publish(found, &awaiting(&[2])), []);
+    assert_eq!(fixture.backends(web).len(), 2);
+}
+
+#[test]
+fn names_of_many_tasks_beyond_the_limit_are_left_out_but_for_published_ones() {
+    let mut fixture = Fixture::new();
+    let name = |name: String, instances: usize| {
+        let instances = (0..instances).map(|number| TaskInstance {
+            agent: [192, 0, 2, 1].into(),
+            addresses: vec![IpAddr::from(u32::try_from(number).unwrap().to_be_bytes())],
+            ports: vec![],
+        });
+        let instances = instances.collect();
+        (name.clone(), TaskName { name, instances })
+    };
+    let mut target = |names: Vec<(String, TaskName)>| {
+        let desired = DesiredServices {
+            task_names: names.into_iter().collect(),
+            ..DesiredServices::default()
+        };
+        let mut target = fixture.publication.target(desired, &full()).unwrap();
+        fixture.publication.limit(&mut target, &fixture.pool);
+        fixture
+            .publication
+            .publish(target, &fixture.pool, &BTreeMap::new());
+        fixture.publication.task_names().len()
+    };
+    // That of the published one is the last.
+    let known = || name("z.marathon".to_owned(), 1000);
+    assert_eq!(target(vec![known()]), 1);
+    let others = (0..750).map(|number| name(format!("a{number}.marathon"), 1000));
+    assert_eq!(target(others.chain([known()]).collect()), 750);
+    assert!(fixture.publication.task_names().contains_key("z.marathon"));
+    assert!(fixture.problems().contains("1 names are not published"));
+}
+
+#[test]
+fn service_whose_name_has_an_address_is_among_the_first_of_a_new_leader() {
+    let one = vec![ready("10.0.0.1:8080", 1)];
+    let mut fixture = Fixture::with(&["10.0.0.0/8"]);
+    fixture.pool.give("z.marathon");
+    let texts: Vec<String> = (0..MAX_SERVICES)
+        .map(|number| {
+            let [_, b, c, d] = u32::try_from(number).unwrap().to_be_bytes();
+            format!("11.{b}.{c}.{d}:80/tcp")
+        })
+        .collect();
+    let services = texts.iter().map(|text| (text.as_str(), one.clone()));
+    let services: Vec<_> = services
+        .chain([("z.marathon:80/tcp", one.clone())])
+        .collect();
+    fixture.publish_all(&services);
+    let published = fixture.publication.services();
+    assert_eq!(published.len(), MAX_SERVICES);
+    assert!(published.contains_key(&key("z.marathon:80/tcp")));
 }
 
 #[test]
