@@ -252,6 +252,15 @@ impl CachedVm {
             .filter(|(_, address)| address.is_none())
     }
 
+    /// The addresses of its interfaces, as far as they have been read; sorted.
+    pub(crate) fn interface_addresses(&self) -> Vec<IpAddr> {
+        let interfaces = self.interfaces.iter();
+        let objects = interfaces.flat_map(|interface| &interface.details.addresses);
+        let mut addresses: Vec<IpAddr> = objects.filter_map(|(_, address)| *address).collect();
+        addresses.sort_unstable();
+        addresses
+    }
+
     /// Copies the addresses that an older entry had read: an object's address never changes.
     pub(crate) fn copy_addresses(&mut self, older: &Self) {
         let addresses: HashMap<Uuid, Option<IpAddr>> = older

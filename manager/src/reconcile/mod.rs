@@ -536,7 +536,10 @@ impl Reconciler {
 
     async fn update_cache(&self, uuid: Uuid, vm: Option<CachedVm>) {
         let Some(mut vm) = vm else {
-            self.stores.contrail.change(|view| view.vms.remove(&uuid));
+            let removed = self.stores.contrail.change(|view| view.vms.remove(&uuid));
+            if removed.is_some() {
+                self.stores.mesos.change(|view| view.touch_vm(uuid));
+            }
             return;
         };
         vm.intern(&mut self.stores.interner());
@@ -546,8 +549,14 @@ impl Reconciler {
             }
         });
         self.containers.read_addresses(&mut vm).await;
-        self.stores
+        let addresses = vm.interface_addresses();
+        let older = self
+            .stores
             .contrail
             .change(|view| view.vms.insert(uuid, Box::new(vm)));
+        // Services ask which addresses are on virtual networks.
+        if older.is_none_or(|older| older.interface_addresses() != addresses) {
+            self.stores.mesos.change(|view| view.touch_vm(uuid));
+        }
     }
 }

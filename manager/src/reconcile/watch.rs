@@ -14,6 +14,7 @@ use super::{Key, Reconciler};
 use crate::config::Follow;
 use crate::marathon::{self, MarathonClient, RunSpecId};
 use crate::mesos_master::{self, MasterClient};
+use crate::stores::contrail::ContrailView;
 use crate::stores::listing::FullListing;
 use crate::stores::mesos::{self, MesosView};
 use contrail_mesos_api::http::{CallError, TlsError};
@@ -347,12 +348,24 @@ impl Reconciler {
 
     /// Applies a complete listing of the VNC API.
     pub(crate) fn apply_contrail_listing(&self, listing: FullListing) {
+        let mut changed = vec![];
+        let mut is_first = false;
         self.stores.contrail.replace(|old| {
             let mut new = listing.finish(old, Instant::now());
             let mut interner = self.stores.interner();
             new.vms.values_mut().for_each(|vm| vm.intern(&mut interner));
+            changed = with_other_addresses(old, &new);
+            is_first = old.source.last_listed().is_none();
             new
         });
+        // Services ask which addresses are on virtual networks, and wait for the first listing.
+        if is_first || !changed.is_empty() {
+            self.stores.mesos.change(|view| {
+                for vm in changed {
+                    view.touch_vm(vm);
+                }
+            });
+        }
         self.stores.interner().remove_unused();
         self.counters.count_list(SourceIndex::Contrail);
         self.resync_requested.notify_one();
@@ -377,4 +390,16 @@ impl Reconciler {
             }
         }
     }
+}
+
+/// The virtual-machines whose interfaces have other addresses now, or are new or gone.
+fn with_other_addresses(old: &ContrailView, new: &ContrailView) -> Vec<Uuid> {
+    let addresses = |view: &ContrailView, vm: &Uuid| {
+        let vm = view.vms.get(vm);
+        vm.map(|vm| vm.interface_addresses())
+    };
+    let gone = old.vms.keys().filter(|vm| !new.vms.contains_key(*vm));
+    let other = new.vms.keys();
+    let other = other.filter(|vm| addresses(old, vm) != addresses(new, vm));
+    gone.chain(other).copied().collect()
 }

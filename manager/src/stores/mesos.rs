@@ -385,6 +385,18 @@ impl MesosView {
         is_same.then(|| (&**task, status.state == task.status.state))
     }
 
+    /// Something outside Mesos that decides on the tasks of a container has changed.
+    pub(crate) fn touch_vm(&mut self, vm: Uuid) {
+        let keys = match self.index.by_vm.get(&vm) {
+            None => return,
+            Some(TaskKeys::One(key)) => vec![key.clone()],
+            Some(TaskKeys::Many(keys)) => keys.iter().cloned().collect(),
+        };
+        for key in keys {
+            self.touched.push(Touched::Task(key));
+        }
+    }
+
     /// What has changed, for readers that keep an index.
     pub(crate) fn touched(&self) -> &TouchedLog {
         &self.touched

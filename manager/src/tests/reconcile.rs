@@ -13,6 +13,7 @@ use super::*;
 use crate::marathon::{self, App, Listing, Mode, Network, RunSpecId};
 use crate::mesos_master::{self, Agent, Change, MasterOptions, Masters, State, Status, TaskKey};
 use crate::stores::listing::FullListing;
+use crate::stores::touched::Touched;
 use crate::task_state::TaskState;
 use crate::vnc::{FloatingIp, VirtualMachine};
 use contrail_mesos_api::http::scripted::{Reply, ScriptedServer};
@@ -248,6 +249,43 @@ async fn container_is_named_after_its_task() {
         .await
         .unwrap();
     fixture.base.assert_clean("deleted");
+}
+
+#[tokio::test]
+async fn task_is_touched_when_the_addresses_of_its_container_are_known() {
+    let fixture = ReconcileFixture::new().await;
+    let one = fixture.put(1).await;
+    fixture.mesos(&[(1, one)]);
+    let mesos = fixture.reconciler.stores().mesos.clone();
+    let next = || mesos.read(|view| view.touched().next());
+    let touched = |since| mesos.read(|view| view.touched().since(Some(since)));
+    // By a listing, once.
+    let seen = next();
+    fixture.read().await;
+    let key = task(1, one).key;
+    assert_eq!(touched(seen), [Touched::Task(key)]);
+    fixture.read().await;
+    assert_eq!(next(), seen + 1);
+    // By the reconciler, if an agent has requested it since.
+    let two = fixture.put(2).await;
+    let task = task(2, two);
+    let key = task.key.clone();
+    let added = mesos_master::Change::TaskAdded(Box::new(task));
+    fixture
+        .reconciler
+        .apply_mesos_update(mesos_master::Update::Changed(added));
+    let seen = next();
+    let mut changed = mesos.subscribe();
+    let reconciler = fixture.reconciler.clone();
+    let worker = tokio::spawn(async move { reconciler.work().await });
+    changed.changed().await.unwrap();
+    worker.abort();
+    assert_eq!(touched(seen), [Touched::Task(key)]);
+    // And when it is gone.
+    let seen = next();
+    fixture.base.containers.delete(None, two).await.unwrap();
+    fixture.read().await;
+    assert_eq!(touched(seen).len(), 1);
 }
 
 #[tokio::test]
