@@ -23,7 +23,7 @@ mod overlay_state;
 mod publisher;
 mod reachability;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -44,7 +44,7 @@ use crate::overlay::{
     Allocator, AllocatorError, EndpointUsage, OverlayConfig, OverlayUsage, Store, StoreError,
     StoreSubject, open_store,
 };
-use crate::services::{self, Services};
+use crate::services::{self, OverlayNetworks, Services};
 use endpoints::EndpointCounts;
 use hub::{Hub, HubLimits, Subscription, WatchError};
 use nodes::{NodeTable, bounded};
@@ -258,7 +258,7 @@ impl Cluster {
     pub(crate) fn reload(self: &Arc<Self>, new: &OverlayOptions) {
         *self.options() = Some(new.clone());
         if let Some(services) = &self.services {
-            services.set_overlays(overlay_names(&new.networks));
+            services.set_overlays(OverlayNetworks::of(&new.networks));
         }
         let Ok(Some(allocator)) = self.allocator() else {
             // It begins with the new one.
@@ -520,12 +520,6 @@ impl Cluster {
     pub(crate) fn metrics(&self) -> &WatchMetrics {
         &self.metrics
     }
-}
-
-/// The names of the overlays.
-fn overlay_names(networks: &OverlayConfig) -> BTreeSet<String> {
-    let overlays = networks.overlays.iter();
-    overlays.map(|overlay| overlay.name.clone()).collect()
 }
 
 /// The next generation of the store, whose records stay as they are. Whoever has read it before must read

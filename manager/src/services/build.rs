@@ -7,7 +7,8 @@
 //! - An IP VIP that is the address of an agent, of a range of the managers, or of no host at all
 //!   (loopback, link-local, multicast) is refused. So is one that is a container's address, unless it was
 //!   served before that container came: a service does not end because a task claims its address.
-//! - One framework serves an IP VIP. It keeps it while it has a backend, lost ones included. Of frameworks
+//! - One framework serves an IP VIP. It keeps it while it has a backend, lost ones included, and while its
+//!   backends may only be missing in what Mesos has listed so far, as after a failover. Of frameworks
 //!   that ask for it at the same time, as after a start of the manager, the one whose oldest task asks for
 //!   it has it. DC/OS mixes the backends instead.
 //!
@@ -89,13 +90,25 @@ pub(super) struct BuiltService {
     pub problems: Vec<ServiceProblem>,
 }
 
-/// Builds a service from the offers of all tasks.
+/// Builds a service from the offers of all tasks. Unless these are all tasks, what is missing may be there.
 pub(super) fn service(
     key: &ServiceKey,
     mut offers: Vec<&Offer>,
     owner_before: Option<&ArcStr>,
+    are_all: bool,
     user: impl FnOnce(IpAddr) -> AddressUser,
 ) -> BuiltService {
+    if !are_all
+        && let Some(owner) = owner_before
+        && !offers
+            .iter()
+            .any(|offer| offer.origin.framework_id == *owner)
+    {
+        return BuiltService {
+            owner: Some(owner.clone()),
+            ..BuiltService::default()
+        };
+    }
     offers.sort_unstable();
     let Some(first) = offers.first().copied() else {
         return BuiltService::default();

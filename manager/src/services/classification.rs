@@ -15,8 +15,8 @@ pub(crate) type IsContrailInterface = Arc<dyn Fn(&str, IpAddr) -> bool + Send + 
 pub(crate) struct Classification {
     /// The names of networks whose addresses all hosts reach: overlays, and `routed_networks`.
     pub cluster_networks: BTreeSet<String>,
-    /// Addresses that no IP VIP may have: the ranges of named services, and those of hosts and containers
-    /// that are known as ranges.
+    /// Addresses that no IP VIP may have: the ranges of named services, and the subnets of the overlays and
+    /// of their tunnel endpoints.
     pub reserved: Vec<IpNet>,
     /// None without Contrail. Then labels of a network that name a virtual network mean nothing.
     pub contrail: Option<IsContrailInterface>,

@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::container::ContainerId;
+use ipnet::IpNet;
 
 use super::classification::Classification;
 use super::index::{ServiceChanges, ServiceIndex};
@@ -19,17 +20,19 @@ use crate::stores::touched::Touched;
 /// The function of the manager.
 pub(crate) fn compute() -> ComputeServices {
     let computation: Mutex<Computation> = Mutex::default();
-    Arc::new(move |view, context| {
-        // A computation that panicked begins again.
-        let mut computation = computation
-            .lock()
-            .unwrap_or_else(|poisoned: PoisonError<_>| {
-                let mut computation = poisoned.into_inner();
-                *computation = Computation::default();
-                computation
-            });
-        computation.run(view, context)
-    })
+    Arc::new(move |view, context| lock(&computation).run(view, context))
+}
+
+/// A computation that panicked begins again, once.
+fn lock(computation: &Mutex<Computation>) -> MutexGuard<'_, Computation> {
+    computation
+        .lock()
+        .unwrap_or_else(|poisoned: PoisonError<_>| {
+            computation.clear_poison();
+            let mut computation = poisoned.into_inner();
+            *computation = Computation::default();
+            computation
+        })
 }
 
 #[derive(Debug, Default)]
@@ -40,19 +43,25 @@ struct Computation {
     read: Option<u64>,
     /// The names of the networks that the last one was computed with.
     cluster_networks: BTreeSet<String>,
+    /// The subnets without IP VIPs that the last one was computed with.
+    reserved: Vec<IpNet>,
 }
 
 impl Computation {
     fn run(&mut self, view: &MesosView, context: &ServiceContext<'_>) -> DesiredServices {
         let classification = classify(context);
-        if classification.cluster_networks != self.cluster_networks {
+        if classification.cluster_networks != self.cluster_networks
+            || classification.reserved != self.reserved
+        {
             self.cluster_networks
                 .clone_from(&classification.cluster_networks);
+            self.reserved.clone_from(&classification.reserved);
             self.read = None;
         }
         let touched: BTreeSet<Touched> = view.touched().since(self.read).into_iter().collect();
         // If it panics, everything is looked at next time.
         self.read = None;
+        self.index.set_partial(!context.is_full);
         let ServiceChanges {
             services,
             task_names,
@@ -86,8 +95,20 @@ fn classify(context: &ServiceContext<'_>) -> Classification {
         is_interface
     });
     Classification {
-        cluster_networks: context.overlays.iter().chain(routed).cloned().collect(),
-        reserved: context.options.ranges.clone(),
+        cluster_networks: context
+            .overlays
+            .names
+            .iter()
+            .chain(routed)
+            .cloned()
+            .collect(),
+        reserved: context
+            .options
+            .ranges
+            .iter()
+            .chain(&context.overlays.subnets)
+            .copied()
+            .collect(),
         contrail,
     }
 }
@@ -102,4 +123,24 @@ fn is_interface(reconciler: &Reconciler, container: &str, address: IpAddr) -> bo
             addresses.any(|(_, known)| *known == Some(address))
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn computation_that_panicked_begins_again_once() {
+        let computation = Arc::<Mutex<Computation>>::default();
+        let panicking = computation.clone();
+        let panicked = std::thread::spawn(move || {
+            let mut computation = panicking.lock().unwrap();
+            computation.read = Some(7);
+            assert_eq!(computation.read, None, "a mistake");
+        });
+        assert!(panicked.join().is_err());
+        assert_eq!(lock(&computation).read, None);
+        lock(&computation).read = Some(8);
+        assert_eq!(lock(&computation).read, Some(8));
+    }
 }

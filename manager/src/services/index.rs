@@ -43,6 +43,10 @@ pub(crate) struct ServiceIndex {
     names: HashMap<ArcStr, BTreeSet<TaskKey>>,
     vips: HashMap<IpAddr, IpVip>,
     owners: VipOwners,
+    /// Whether tasks may be missing in the view.
+    is_partial: bool,
+    /// IP VIPs whose owner has no backend in a partial view.
+    undecided: BTreeSet<ServiceKey>,
     tasks_with_problems: BTreeSet<TaskKey>,
     services_with_problems: BTreeSet<ServiceKey>,
 }
@@ -110,6 +114,11 @@ impl ServiceIndex {
         self.build(view, classification, dirty)
     }
 
+    /// Says whether tasks may be missing in the views from now on. Then nobody loses an IP VIP.
+    pub(crate) fn set_partial(&mut self, is_partial: bool) {
+        self.is_partial = is_partial;
+    }
+
     /// Who has each IP VIP.
     #[cfg(test)]
     pub(super) fn owners(&self) -> &VipOwners {
@@ -126,6 +135,7 @@ impl ServiceIndex {
             && self.names.is_empty()
             && self.vips.is_empty()
             && self.owners.is_empty()
+            && self.undecided.is_empty()
             && self.tasks_with_problems.is_empty()
             && self.services_with_problems.is_empty()
     }
@@ -386,25 +396,37 @@ impl ServiceIndex {
         let offers = tasks
             .filter_map(|task| self.tasks.get(task))
             .flat_map(|entry| entry.offers.iter().filter(|offer| offer.service == *key));
-        build::service(key, offers.collect(), owner_before, |address| {
-            let containers = self.vips.get(&address).map(|vip| &vip.containers);
-            let has_container = containers.is_some_and(|containers| !containers.is_empty());
-            AddressUser::of(view, classification, address, has_container)
-        })
+        build::service(
+            key,
+            offers.collect(),
+            owner_before,
+            !self.is_partial,
+            |address| {
+                let containers = self.vips.get(&address).map(|vip| &vip.containers);
+                let has_container = containers.is_some_and(|containers| !containers.is_empty());
+                AddressUser::of(view, classification, address, has_container)
+            },
+        )
     }
 
     fn build(
         &mut self,
         view: &MesosView,
         classification: &Classification,
-        dirty: Dirty,
+        mut dirty: Dirty,
     ) -> ServiceChanges {
+        if !self.is_partial {
+            dirty.services.append(&mut self.undecided);
+        }
         let mut changes = ServiceChanges {
             problems: dirty.problems,
             ..ServiceChanges::default()
         };
         for key in dirty.services {
             let built = self.service(view, classification, &key, self.owners.get(&key));
+            if self.is_partial && built.owner.is_some() && built.service.is_none() {
+                self.undecided.insert(key.clone());
+            }
             match built.owner {
                 Some(owner) => drop(self.owners.insert(key.clone(), owner)),
                 None => drop(self.owners.remove(&key)),

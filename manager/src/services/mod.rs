@@ -22,7 +22,7 @@
 //! Services follow from Mesos alone: Marathon copies the labels of ports there. The tables of what is a
 //! virtual IP, which tasks count and which address is the backend are in the documentation of [`vip`],
 //! [`name`], [`task`] and [`build`]. The publisher calls one function, [`ComputeServices`], whenever the
-//! state of Mesos or the names of the overlays have changed: [`compute`].
+//! state of Mesos or the overlays have changed: [`compute`].
 //!
 //! # Differences from DC/OS
 //!
@@ -58,8 +58,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use contrail_mesos_api::cluster::{Backend, ServiceKey, TaskName};
+use ipnet::IpNet;
 
 use crate::config::ServicesOptions;
+use crate::overlay::OverlayConfig;
 use crate::reconcile::Reconciler;
 use crate::stores::mesos::MesosView;
 
@@ -78,10 +80,39 @@ pub(crate) type ComputeServices =
 pub(crate) struct ServiceContext<'a> {
     /// The ranges of named services, and the routed networks.
     pub options: &'a ServicesOptions,
-    /// The names of the overlays.
-    pub overlays: &'a BTreeSet<String>,
+    /// The overlays.
+    pub overlays: &'a OverlayNetworks,
+    /// Whether the view has all tasks. Otherwise nobody loses an IP VIP because its tasks are missing.
+    pub is_full: bool,
     /// Knows the containers on virtual networks of Contrail, if there is one.
     pub reconciler: Option<&'a Arc<Reconciler>>,
+}
+
+/// What services need of the overlays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OverlayNetworks {
+    /// Their names.
+    pub names: BTreeSet<String>,
+    /// Their subnets, and those of the tunnel endpoints: no IP VIP may be of them.
+    pub subnets: Vec<IpNet>,
+}
+
+impl OverlayNetworks {
+    /// Those of a configuration.
+    pub(crate) fn of(config: &OverlayConfig) -> Self {
+        let vteps = [
+            Some(IpNet::V4(config.vtep_subnet)),
+            config.vtep_subnet6.map(IpNet::V6),
+        ];
+        let overlays = config.overlays.iter();
+        let subnets = overlays
+            .clone()
+            .flat_map(|overlay| overlay.parts().map(|(subnet, _)| subnet));
+        Self {
+            names: overlays.map(|overlay| overlay.name.clone()).collect(),
+            subnets: vteps.into_iter().flatten().chain(subnets).collect(),
+        }
+    }
 }
 
 /// What the tasks ask for. A pure function of the stores computes it.

@@ -4,7 +4,7 @@
 //! spent on it. All writes run inside the fence. What cannot be computed or written changes nothing that
 //! is published.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use super::follow::{MesosFollow, follow};
 use super::metrics::ServiceMetrics;
 use super::publication::{Publication, Target};
 use super::trust::{AgentTrust, Trust};
-use super::{ComputeServices, DesiredServices, ServiceContext};
+use super::{ComputeServices, DesiredServices, OverlayNetworks, ServiceContext};
 use crate::config::{Config, Follow, ServicesOptions};
 use crate::contrail::Contrail;
 use crate::error::ManagerError;
@@ -54,8 +54,7 @@ pub(crate) struct Services {
     reconciler: Option<Arc<Reconciler>>,
     /// Replaces what is followed; none if the reconciler follows Mesos.
     follow: Option<watch::Sender<MesosFollow>>,
-    /// The names of the overlays.
-    overlays: watch::Sender<Arc<BTreeSet<String>>>,
+    overlays: watch::Sender<Arc<OverlayNetworks>>,
     compute: ComputeServices,
     /// That of the last term. A term that has ended must not change that of the next one.
     state: Mutex<Arc<Mutex<ServicesState>>>,
@@ -135,15 +134,14 @@ impl Services {
             let input = objects.subscribe();
             super::contrail::spawn(contrail, config, options, input, ready.clone(), background)
         });
-        let overlays = config.overlay.iter();
-        let overlays = overlays.flat_map(|options| &options.networks.overlays);
-        let overlays = overlays.map(|overlay| overlay.name.clone()).collect();
+        let overlays = config.overlay.as_ref();
+        let overlays = overlays.map(|options| OverlayNetworks::of(&options.networks));
         Ok(Some(Arc::new(Self {
             follow,
             reconciler,
             objects,
             contrail,
-            overlays: watch::Sender::new(Arc::new(overlays)),
+            overlays: watch::Sender::new(Arc::new(overlays.unwrap_or_default())),
             ..Self::with(options.clone(), store, mesos, compute)
         })))
     }
@@ -183,9 +181,9 @@ impl Services {
         }
     }
 
-    /// The names of the overlays have changed.
-    pub(crate) fn set_overlays(&self, names: BTreeSet<String>) {
-        self.overlays.send_replace(Arc::new(names));
+    /// The overlays have changed.
+    pub(crate) fn set_overlays(&self, overlays: OverlayNetworks) {
+        self.overlays.send_replace(Arc::new(overlays));
     }
 
     /// The metrics.
@@ -293,6 +291,7 @@ async fn follow_once_ready(
     source: watch::Receiver<MesosFollow>,
     mut ready: watch::Receiver<Readiness>,
 ) {
+                    is_full: trusted.is_full(),
     let is_ready = |ready: &Readiness| ready.unready.is_none();
     if ready.wait_for(is_ready).await.is_ok() {
         follow(mesos, source).await;

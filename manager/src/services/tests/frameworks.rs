@@ -1,13 +1,17 @@
 //! Several frameworks that ask for the same.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use contrail_mesos_api::cluster::ServiceKey;
 use tokio::time::Instant;
 
+use super::super::compute as compute_services;
 use super::super::index::{ServiceIndex, VipOwners};
+use super::super::{OverlayNetworks, ServiceContext};
 use super::fixture::{TaskSpec, classification, compute, services, state, text, view, web};
 use super::reference;
+use crate::config::ServicesOptions;
 use crate::mesos_master::{Agent, Change};
 use crate::stores::mesos::MesosView;
 use crate::stores::touched::Touched;
@@ -98,6 +102,28 @@ fn ip_vip_stays_with_its_framework_whatever_others_claim() {
 }
 
 #[test]
+fn ip_vip_stays_with_its_framework_while_tasks_may_be_missing() {
+    let mut view = MesosView::default();
+    let mut index = ServiceIndex::default();
+    let ours = ["192.0.2.1:31000"];
+    assert_eq!(list(&mut view, &mut index, &[of_marathon(9.0)]), ours);
+    // Another master leads: the agent of one framework has not registered yet.
+    index.set_partial(true);
+    assert!(list(&mut view, &mut index, &[of_other(1.0)]).is_empty());
+    assert_eq!(
+        list(&mut view, &mut index, &[of_marathon(9.0), of_other(1.0)]),
+        ours
+    );
+    // It never registers: the next one has it once that is known, without another change.
+    assert!(list(&mut view, &mut index, &[of_other(1.0)]).is_empty());
+    index.set_partial(false);
+    let changes = index.apply(&view, &classification(), []);
+    let service = changes.services[&key()].as_ref().unwrap();
+    assert_eq!(text(&service.backends[0].backend), "192.0.2.2:31005");
+    assert_eq!(index.owners()[&key()], "G");
+}
+
+#[test]
 fn address_of_an_agent_that_is_gone_is_no_virtual_ip() {
     let mut view = view(&[web().vip(31000, "192.0.2.2:80")]);
     let gone = Change::AgentRemoved("S2".into());
@@ -119,6 +145,32 @@ fn address_of_an_agent_that_is_gone_is_no_virtual_ip() {
     let changes = index.apply(&view, &classification(), [touched]);
     let mut services = changes.services.values();
     assert!(services.len() == 1 && services.all(Option::is_some));
+}
+
+#[test]
+fn subnets_of_overlays_are_no_virtual_ips_once_they_are_configured() {
+    let view = view(&[web().vip(31000, "10.9.9.9:80")]);
+    let compute = compute_services();
+    let options = ServicesOptions::default();
+    let count = |subnets: &[&str]| {
+        let overlays = OverlayNetworks {
+            names: BTreeSet::new(),
+            subnets: subnets
+                .iter()
+                .map(|subnet| subnet.parse().unwrap())
+                .collect(),
+        };
+        let context = ServiceContext {
+            options: &options,
+            overlays: &overlays,
+            is_full: true,
+            reconciler: None,
+        };
+        compute(&view, &context).services.len()
+    };
+    assert_eq!(count(&["10.8.0.0/16"]), 1);
+    assert_eq!(count(&["10.8.0.0/16", "10.9.0.0/16"]), 0);
+    assert_eq!(count(&[]), 1);
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub(crate) fn compute(
     }
     let mut services_with_problems = 0;
     for (key, offers) in offers {
-        let built = build::service(key, offers, owners.get(key), |address| {
+        let built = build::service(key, offers, owners.get(key), true, |address| {
             let has_container = of_containers.contains(&address);
             AddressUser::of(view, classification, address, has_container)
         });
