@@ -457,14 +457,21 @@ fn service_problems(services: &Services, problems: &mut Vec<Problem>) {
     const USED_UP_TODO: &str = "Configure a larger range, or remove VIPs that nobody needs.";
     const EARLIER_TODO: &str = "They keep them until they have had no backend for the grace in [services]. To \
         change them earlier, stop their apps for that time.";
-    let (store, waiting, (found, total), usage) = services.read_state(|state| {
+    const RANGE_TODO: &str = "Take another range in [services]: nodes refuse traffic to addresses of it that no \
+        service has.";
+    let (store, range, waiting, (found, total), usage) = services.read_state(|state| {
         let problems = state.publication.problems();
         let (store, waiting) = (state.store_problem.clone(), state.waiting.clone());
-        (store, waiting, problems, state.usage.clone())
+        let range = state.range_problem.clone();
+        (store, range, waiting, problems, state.usage.clone())
     });
     if let Some(message) = store {
         let subject = "the addresses of services";
         problems.push(Problem::new("services-store", subject, message, STORE_TODO).severe());
+    }
+    if let Some(message) = range {
+        let subject = "the addresses of services";
+        problems.push(Problem::new("services-range", subject, message, RANGE_TODO).severe());
     }
     if let Some(message) = waiting {
         problems.push(Problem::new(

@@ -11,6 +11,8 @@ use std::time::Duration;
 use contrail_mesos_api::backoff::{Backoff, Delays};
 use contrail_mesos_api::cluster::ServiceSettings;
 use contrail_mesos_api::http::TlsError;
+use contrail_mesos_api::text::Quoted;
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -85,6 +87,8 @@ pub(crate) struct ServicesState {
     pub waiting: Option<String>,
     /// Why addresses cannot be read or written.
     pub store_problem: Option<String>,
+    /// Which agent has an address of a range, if one has.
+    pub range_problem: Option<String>,
 }
 
 /// What a round came to.
@@ -297,6 +301,7 @@ async fn follow_once_ready(
         follow(mesos, source).await;
     }
 }
+                range_problem: agent_in_ranges(view, &self.options.ranges),
 
 /// What the tasks ask for at one moment.
 #[derive(Debug)]
@@ -309,10 +314,28 @@ struct Reading {
     next: Option<Instant>,
 }
 
+            range_problem: None,
 /// What there is in a term.
 struct Term {
     services: Arc<Services>,
     state: Arc<Mutex<ServicesState>>,
+/// Names an agent with an address of a range: hosts refuse traffic to addresses there that no service has.
+fn agent_in_ranges(view: &MesosView, ranges: &[IpNet]) -> Option<String> {
+    let agents = view.agents().filter_map(|agent| {
+        let address = agent.address?.to_canonical();
+        let range = ranges.iter().find(|range| range.contains(&address))?;
+        Some((address, *range, &agent.host))
+    });
+    let mut agents: Vec<_> = agents.collect();
+    agents.sort_unstable();
+    let (address, range, host) = agents.first()?;
+    Some(format!(
+        "agents have addresses of the range {range}, such as {} with {address} ({} in all)",
+        Quoted(host.as_bytes()),
+        agents.len()
+    ))
+}
+
     fence: Fence,
     changes: mpsc::Sender<Vec<ObjectChange>>,
     book: AddressBook,
@@ -339,6 +362,8 @@ impl Term {
             let due = due(&round, &mut retries);
             let due = async {
                 match due {
+    /// Which agent has an address of a range, if one has.
+    range_problem: Option<String>,
                     Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
                 }
@@ -419,6 +444,7 @@ impl Term {
         if requests.is_empty() {
             self.shortages.clear();
         } else {
+            state.range_problem = reading.range_problem;
             let work = async { Ok::<_, ManagerError>(self.book.change(requests).await?) };
             match self.fence.run_in_term(work).await {
                 Ok(shortages) => self.shortages = shortages,
