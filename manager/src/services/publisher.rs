@@ -201,6 +201,16 @@ impl Services {
         read(&lock(&state))
     }
 
+    /// The same with a reconciler, which has the store.
+    #[cfg(test)]
+    pub(super) fn reconciled(self, reconciler: Arc<Reconciler>) -> Self {
+        Self {
+            mesos: reconciler.stores().mesos.clone(),
+            reconciler: Some(reconciler),
+            ..self
+        }
+    }
+
     /// What the objects of Contrail follow.
     #[cfg(test)]
     pub(super) fn objects(&self) -> watch::Receiver<ServiceObjectsInput> {
@@ -219,10 +229,13 @@ impl Services {
         changes: mpsc::Sender<Vec<ObjectChange>>,
     ) -> AbortOnDropHandle<()> {
         let state = Arc::new(Mutex::new(ServicesState::new(&self.options)));
-        *lock(&self.state) = state.clone();
-        // What is not published yet in this term may be there nevertheless.
-        self.objects
-            .send_modify(|objects| objects.is_trusted = false);
+        {
+            let mut current = lock(&self.state);
+            *current = state.clone();
+            // What was published in an earlier term may be gone. What is not published yet in this one may
+            // be there nevertheless: nothing is taken away.
+            self.objects.send_replace(ServiceObjectsInput::default());
+        }
         let term = Term {
             state,
             book: AddressBook::new(self.store.clone(), &self.options.ranges),
@@ -241,8 +254,22 @@ impl Services {
         self.mesos.read(|view| {
             let now = Instant::now();
             let (trusted, next) = trust.observe(view, now);
+            // Which networks are virtual is not known before.
+            let lacks_contrail = self.reconciler.as_ref().is_some_and(|reconciler| {
+                let contrail = &reconciler.stores().contrail;
+                contrail.read(|view| view.source.last_listed().is_none())
+            });
+            let trusted = if lacks_contrail {
+                Trust::Lost
+            } else {
+                trusted
+            };
             let waiting = match &trusted {
                 trusted if trusted.is_full() => None,
+                Trust::Lost if lacks_contrail && view.source.is_fresh() => Some(
+                    "the VNC API has not listed anything yet, so it is not known which networks are virtual"
+                        .to_owned(),
+                ),
                 Trust::Except(_) => Some(format!(
                     "agents that have not registered with the leading master again, or have just come back: {}",
                     trust.awaited(now)
@@ -250,6 +277,11 @@ impl Services {
                 Trust::Additions if view.has_undefined_tasks() => Some(
                     "what the tasks of agents that came back declare is not known yet".to_owned(),
                 ),
+                Trust::Additions if view.source.trusted_since().is_some() => Some(format!(
+                    "agents that have not registered with the leading master again, one of them with an \
+                     unknown address: {}",
+                    trust.awaited(now)
+                )),
                 Trust::Lost | Trust::Additions => Some(format!(
                     "Mesos is not trusted: {}",
                     view.source.problem(now)
@@ -259,6 +291,7 @@ impl Services {
                 let context = ServiceContext {
                     options: &self.options,
                     overlays: &overlays,
+                    is_full: trusted.is_full(),
                     reconciler: self.reconciler.as_ref(),
                 };
                 (self.compute)(view, &context)
@@ -268,6 +301,7 @@ impl Services {
                 trust: trusted,
                 waiting,
                 next,
+                range_problem: agent_in_ranges(view, &self.options.ranges),
             }
         })
     }
@@ -280,45 +314,11 @@ impl ServicesState {
             usage: vec![],
             waiting: Some("the manager has just begun to lead".to_owned()),
             store_problem: None,
+            range_problem: None,
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each field is right alone.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A standby does not follow Mesos.
-async fn follow_once_ready(
-    mesos: Arc<Store<MesosView>>,
-    source: watch::Receiver<MesosFollow>,
-    mut ready: watch::Receiver<Readiness>,
-) {
-                    is_full: trusted.is_full(),
-    let is_ready = |ready: &Readiness| ready.unready.is_none();
-    if ready.wait_for(is_ready).await.is_ok() {
-        follow(mesos, source).await;
-    }
-}
-                range_problem: agent_in_ranges(view, &self.options.ranges),
-
-/// What the tasks ask for at one moment.
-#[derive(Debug)]
-struct Reading {
-    desired: DesiredServices,
-    trust: Trust,
-    /// Why not everything that is missing is gone.
-    waiting: Option<String>,
-    /// When the trust may change without an event.
-    next: Option<Instant>,
-}
-
-            range_problem: None,
-/// What there is in a term.
-struct Term {
-    services: Arc<Services>,
-    state: Arc<Mutex<ServicesState>>,
 /// Names an agent with an address of a range: hosts refuse traffic to addresses there that no service has.
 fn agent_in_ranges(view: &MesosView, ranges: &[IpNet]) -> Option<String> {
     let agents = view.agents().filter_map(|agent| {
@@ -336,6 +336,40 @@ fn agent_in_ranges(view: &MesosView, ranges: &[IpNet]) -> Option<String> {
     ))
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each field is right alone.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A standby does not follow Mesos.
+async fn follow_once_ready(
+    mesos: Arc<Store<MesosView>>,
+    source: watch::Receiver<MesosFollow>,
+    mut ready: watch::Receiver<Readiness>,
+) {
+    let is_ready = |ready: &Readiness| ready.unready.is_none();
+    if ready.wait_for(is_ready).await.is_ok() {
+        follow(mesos, source).await;
+    }
+}
+
+/// What the tasks ask for at one moment.
+#[derive(Debug)]
+struct Reading {
+    desired: DesiredServices,
+    trust: Trust,
+    /// Why not everything that is missing is gone.
+    waiting: Option<String>,
+    /// When the trust may change without an event.
+    next: Option<Instant>,
+    /// Which agent has an address of a range, if one has.
+    range_problem: Option<String>,
+}
+
+/// What there is in a term.
+struct Term {
+    services: Arc<Services>,
+    state: Arc<Mutex<ServicesState>>,
     fence: Fence,
     changes: mpsc::Sender<Vec<ObjectChange>>,
     book: AddressBook,
@@ -362,8 +396,6 @@ impl Term {
             let due = due(&round, &mut retries);
             let due = async {
                 match due {
-    /// Which agent has an address of a range, if one has.
-    range_problem: Option<String>,
                     Some(due) => sleep_until(due).await,
                     None => std::future::pending().await,
                 }
@@ -381,7 +413,8 @@ impl Term {
     /// Computes and publishes once. None if nobody reads the changes.
     async fn round(&mut self) -> Option<Round> {
         let services = self.services.clone();
-        let mut trust = std::mem::take(&mut self.trust);
+        // A copy: after a computation that panicked, the agents are still known.
+        let mut trust = self.trust.clone();
         let read = tokio::task::spawn_blocking(move || {
             let reading = services.read(&mut trust);
             (reading, trust)
@@ -411,6 +444,7 @@ impl Term {
             if state.waiting != reading.waiting {
                 state.waiting.clone_from(&reading.waiting);
             }
+            state.range_problem = reading.range_problem;
             state.publication.target(reading.desired, &reading.trust)
         };
         let Some(mut target) = target else {
@@ -425,6 +459,7 @@ impl Term {
         }
         let requests = {
             let mut state = lock(&self.state);
+            state.publication.limit(&mut target, self.book.pool());
             let (requests, next) =
                 state
                     .publication
@@ -444,7 +479,6 @@ impl Term {
         if requests.is_empty() {
             self.shortages.clear();
         } else {
-            state.range_problem = reading.range_problem;
             let work = async { Ok::<_, ManagerError>(self.book.change(requests).await?) };
             match self.fence.run_in_term(work).await {
                 Ok(shortages) => self.shortages = shortages,
@@ -484,16 +518,15 @@ impl Term {
             return true;
         }
         self.services.metrics.count_changes(&changes);
-            state.publication.limit(&mut target, self.book.pool());
         self.services.publish_objects(&self.state);
         self.changes.send(changes).await.is_ok()
     }
 }
 
 impl Services {
-    /// Publishes what the objects of Contrail follow. What is published of services is never less than
-    /// what there may be, once it is complete.
-    fn publish_objects(&self, state: &Mutex<ServicesState>) {
+    /// Publishes what the objects of Contrail follow, unless another term has begun. What is published of
+    /// services is never less than what there may be, once it is complete.
+    fn publish_objects(&self, state: &Arc<Mutex<ServicesState>>) {
         if self.objects.receiver_count() == 0 {
             return;
         }
@@ -509,7 +542,11 @@ impl Services {
                 is_trusted: state.publication.is_complete(),
             }
         };
-        self.objects.send_replace(input);
+        // Held meanwhile: a term begins before or after that.
+        let current = lock(&self.state);
+        if Arc::ptr_eq(&current, state) {
+            self.objects.send_replace(input);
+        }
     }
 }
 

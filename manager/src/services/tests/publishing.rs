@@ -451,6 +451,142 @@ async fn computation_that_panics_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn agents_are_still_known_after_a_computation_that_panicked() {
+    let mesos = Arc::<Store<MesosView>>::default();
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let failing = fails.clone();
+    let compute: ComputeServices = Arc::new(move |_, _| {
+        let fails = failing.swap(false, std::sync::atomic::Ordering::Relaxed);
+        assert!(!fails, "a mistake");
+        DesiredServices::default()
+    });
+    let store = Arc::<MemoryStore>::default();
+    let services = Services::with(ServicesOptions::default(), store, mesos.clone(), compute);
+    let (sender, mut changes) = mpsc::channel(QUEUE);
+    let _term = Arc::new(services).begin(Fence::alone(), sender);
+    // It is waited for, for ten minutes.
+    let state = listed(&[(1, false)]);
+    mesos.change(|view| view.apply_snapshot(state, tokio::time::Instant::now(), WINDOW));
+    let five = Duration::from_mins(5);
+    assert!(timeout(five, changes.recv()).await.is_err());
+    fails.store(true, std::sync::atomic::Ordering::Relaxed);
+    mesos.change(|_| ());
+    assert!(
+        timeout(Duration::from_mins(4), changes.recv())
+            .await
+            .is_err()
+    );
+    assert!(!fails.load(std::sync::atomic::Ordering::Relaxed));
+    let published = timeout(Duration::from_mins(2), changes.recv()).await;
+    assert_eq!(published.unwrap().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_are_published_once_contrail_is_listed() {
+    let servers = vec![crate::vnc::server_address("http://127.0.0.1:9").unwrap()];
+    let config = crate::config::Config::new(crate::vnc::VncOptions::new(servers.clone()));
+    let client = crate::vnc::VncClient::new(crate::vnc::VncOptions::new(servers)).unwrap();
+    let containers = crate::containers::Containers::new(client.clone(), &config);
+    let follow = crate::config::Follow::new(crate::mesos_master::MasterOptions {
+        masters: crate::mesos_master::Masters::Listed(vec![]),
+        secure: false,
+        access: contrail_mesos_api::http::LeaderOptions::default(),
+    });
+    let (_, writes) = tokio::sync::watch::channel(false);
+    let reconciler =
+        crate::reconcile::Reconciler::new(containers, client, &config, &follow, writes);
+    let compute: ComputeServices = Arc::new(|_, _| DesiredServices::default());
+    let store = Arc::<MemoryStore>::default();
+    let services = Services::with(ServicesOptions::default(), store, Arc::default(), compute);
+    let services = Arc::new(services.reconciled(reconciler.clone()));
+    let (sender, mut changes) = mpsc::channel(QUEUE);
+    let _term = services.begin(Fence::alone(), sender);
+    let stores = reconciler.stores();
+    let now = tokio::time::Instant::now();
+    let state = listed(&[(1, true)]);
+    stores
+        .mesos
+        .change(|view| view.apply_snapshot(state, now, WINDOW));
+    let day = Duration::from_hours(24);
+    assert!(timeout(day, changes.recv()).await.is_err());
+    let waiting = services.read_state(|state| state.waiting.clone());
+    assert!(waiting.unwrap().contains("VNC API has not listed"));
+    stores.contrail.change(|view| {
+        view.source.mark_listed(now, (0, 0), true, WINDOW);
+        // Later, what is known of it is enough.
+        view.source.mark_lost(now, "refused");
+    });
+    stores.mesos.change(|_| ());
+    assert_eq!(changes.recv().await.unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn range_with_the_address_of_an_agent_is_a_problem() {
+    let options = ServicesOptions {
+        ranges: vec!["192.0.2.0/25".parse().unwrap()],
+        ..ServicesOptions::default()
+    };
+    let mut fixture = Fixture::of(Arc::default(), Arc::default(), options);
+    fixture.list(&[(200, true), (1, true), (2, true)]);
+    fixture.next().await;
+    let problem = |fixture: &Fixture| {
+        let services = &fixture.services;
+        services.read_state(|state| state.range_problem.clone())
+    };
+    let found = problem(&fixture).unwrap();
+    assert!(
+        found.contains("192.0.2.1 (2 in all)") && found.contains("node1"),
+        "{found}"
+    );
+    fixture.list(&[(200, true)]);
+    fixture.assert_silent(Duration::from_mins(1)).await;
+    assert_eq!(problem(&fixture), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn agent_without_an_address_is_named_as_the_reason_to_wait() {
+    let fixture = Fixture::new();
+    let mut state = listed(&[(1, false)]);
+    state
+        .agents
+        .values_mut()
+        .for_each(|agent| agent.address = None);
+    fixture
+        .mesos
+        .change(|view| view.apply_snapshot(state, tokio::time::Instant::now(), WINDOW));
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let waiting = fixture.services.read_state(|state| state.waiting.clone());
+    assert!(
+        waiting.clone().unwrap().ends_with("unknown address: 1"),
+        "{waiting:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_of_contrail_learn_nothing_of_an_earlier_term() {
+    let mut fixture = Fixture::new();
+    let objects = fixture.services.objects();
+    fixture.list(&[(1, true), (2, true)]);
+    fixture.set(WEB, both());
+    fixture.next().await;
+    let published = objects.borrow().clone();
+    assert!(published.is_trusted && published.services.len() == 1);
+    // Another term begins, and has published nothing.
+    let (_control, closed) = crate::fence::fence("not yet");
+    let (sender, _changes) = mpsc::channel(QUEUE);
+    let _term = fixture.services.begin(closed, sender);
+    let assert_empty = || {
+        let input = objects.borrow().clone();
+        assert!(!input.is_trusted && input.services.is_empty(), "{input:?}");
+    };
+    assert_empty();
+    // The one before still works on a change.
+    fixture.set(API, both());
+    fixture.next().await;
+    assert_empty();
+}
+
+#[tokio::test(start_paused = true)]
 async fn objects_of_contrail_learn_what_is_published() {
     let mut fixture = Fixture::new();
     let mut objects = fixture.services.objects();
