@@ -66,6 +66,14 @@ fn the_example_is_right_as_it_stands_and_says_the_defaults() {
 fn check_services(config: &Config) {
     let expected = ServicesOptions {
         routed_networks: ["shared".to_owned()].into(),
+        contrail: Some(ServicesContrailOptions {
+            network: "default-domain:mesos-default:mesos-services".parse().unwrap(),
+            dns: Some(LinkLocalDns {
+                address: [169, 254, 169, 53].into(),
+                servers: vec![[10, 84, 22, 27].into(), [10, 84, 22, 28].into()],
+            }),
+            virtual_dns: Some("default-domain:mesos-names".parse().unwrap()),
+        }),
         ..ServicesOptions::default()
     };
     assert_eq!(config.services, Some(expected));
