@@ -27,6 +27,10 @@ const MAX_EVENTS: usize = 1000;
 const MAX_SUBSYSTEMS: usize = 32;
 /// How many problems are kept of each subsystem.
 const MAX_PROBLEMS: usize = 32;
+/// Of how many overlays a report may have blocks: more than a configuration has.
+const MAX_BLOCK_REPORTS: usize = 256;
+/// How many blocks of an overlay are given back at once: as many of both families as a node has.
+const MAX_RETURNS: usize = 512;
 /// How long a text of a report may be.
 const MAX_TEXT_CHARS: usize = 1024;
 
@@ -144,6 +148,12 @@ pub(super) fn bounded(mut report: NodeReport) -> NodeReport {
     report.endpoints = report
         .endpoints
         .filter(|digest| (1..=MAX_DIGEST_BYTES).contains(&digest.len()));
+    report.blocks.truncate(MAX_BLOCK_REPORTS);
+    for blocks in &mut report.blocks {
+        bound(&mut blocks.overlay);
+        // The rest is given back with a later report.
+        blocks.returns.truncate(MAX_RETURNS);
+    }
     report.subsystems.truncate(MAX_SUBSYSTEMS);
     for SubsystemReport { name, problems } in &mut report.subsystems {
         bound(name);

@@ -1,4 +1,4 @@
-use contrail_mesos_api::cluster::{Versions, Vtep};
+use contrail_mesos_api::cluster::{BlockReport, Versions, Vtep};
 use contrail_mesos_api::container::Mac;
 use contrail_mesos_api::overlay_modules::is_subsystem_of_overlays;
 
@@ -182,11 +182,25 @@ fn report_is_bounded() {
     long.subsystems = vec![
         SubsystemReport {
             name: text.clone(),
-            problems: vec![text; 100],
+            problems: vec![text.clone(); 100],
         };
         100
     ];
-    let kept = bounded(long);
+    long.blocks = vec![
+        BlockReport {
+            overlay: text,
+            returns: vec!["10.0.0.0/28".parse().unwrap(); 2 * MAX_RETURNS],
+            ..BlockReport::default()
+        };
+        2 * MAX_BLOCK_REPORTS
+    ];
+    let mut kept = bounded(long);
+    let blocks = std::mem::take(&mut kept.blocks);
+    assert_eq!(blocks.len(), MAX_BLOCK_REPORTS);
+    for report in blocks {
+        assert!(report.overlay.chars().count() <= MAX_TEXT_CHARS);
+        assert_eq!(report.returns.len(), MAX_RETURNS);
+    }
     let bytes = serde_json::to_vec(&kept).unwrap().len();
     let texts = MAX_SUBSYSTEMS * (MAX_PROBLEMS + 2) + 3;
     assert!(bytes < texts * (2 * MAX_TEXT_CHARS + 100), "{bytes}");
