@@ -618,7 +618,9 @@ impl Allocation {
                 lent.sort_unstable();
                 subnets.returned = blocks.returned;
                 subnets.blocks = lent;
-                return (!subnets.blocks.is_empty()).then_some(subnets);
+                // A node without blocks must learn as well that those were taken which it gave back.
+                let has_any = subnets.returned > 0 || !subnets.blocks.is_empty();
+                return has_any.then_some(subnets);
             }
             for block in &blocks.subnets {
                 match block {

@@ -87,6 +87,16 @@ fn both_families_have_blocks_of_one_size() {
 }
 
 #[test]
+fn node_without_blocks_learns_that_its_last_one_was_taken() {
+    let mut allocation = Allocation::new(config(VTEP, SMALL));
+    assert_eq!(has(&mut allocation, "a", &wants(4)), ["192.168.0.0/28"]);
+    let left = has(&mut allocation, "a", &returns(0, &["192.168.0.0/28"], 0));
+    assert_eq!(left, [""; 0]);
+    let subnets = &allocation.node("a").unwrap().subnets[0];
+    assert_eq!((subnets.blocks.len(), subnets.returned), (0, 1));
+}
+
+#[test]
 fn returned_block_rests_before_another_node_gets_it() {
     let mut allocation = Allocation::new(config(VTEP, SMALL));
     let start = Instant::now();
