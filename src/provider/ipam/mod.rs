@@ -199,13 +199,17 @@ impl Ipam {
         }
         state.unconfirmed.insert(holder.clone());
         let mut reserved = Vec::new();
-        let result =
-            expand_requests(network, requests)
-                .into_iter()
-                .try_for_each(|(is_v6, address)| {
-                    reserved.push(self.lease(&mut state, name, network, is_v6, address, holder)?);
-                    Ok(())
-                });
+        let result = self
+            .check_free(&mut state, name, network, requests)
+            .and_then(|()| {
+                expand_requests(network, requests)
+                    .into_iter()
+                    .try_for_each(|(is_v6, address)| {
+                        let net = self.lease(&mut state, name, network, is_v6, address, holder)?;
+                        reserved.push(net);
+                        Ok(())
+                    })
+            });
         if let Err(error) = result {
             for net in reserved {
                 // The next sweep removes what cannot be removed now.
@@ -217,6 +221,33 @@ impl Ipam {
         }
         state.record_position(name);
         Ok(reserved)
+    }
+
+    /// Refuses requests for any address of a family that is used up, before a lease of the other one is
+    /// written: a launch that waits for a block tries again and again, and others are notified of leases.
+    fn check_free(
+        &self,
+        state: &mut IpamState,
+        name: &str,
+        network: &BridgeNetwork,
+        requests: &[AddressRequest],
+    ) -> Result<(), ProviderError> {
+        for (is_v6, address) in expand_requests(network, requests) {
+            let pool = self.pool(state, name, network, is_v6)?;
+            if address.is_some() || pool.next_free().is_some() {
+                continue;
+            }
+            // Other processes may have released addresses.
+            let leases = self.leases(name).list().map_err(|error| {
+                let action = format!("read the leases in {}", self.root.join(name).display());
+                failed(name, action, error)
+            })?;
+            pool.reload(&leases);
+            if pool.next_free().is_none() {
+                return Err(exhausted(name, &pool.spec, is_v6));
+            }
+        }
+        Ok(())
     }
 
     /// Leases `address`, or the next free one of the family.

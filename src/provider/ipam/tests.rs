@@ -287,6 +287,26 @@ fn blocks(v4: &[&str], v6: &[&str]) -> BridgeNetwork {
 }
 
 #[test]
+fn nothing_is_leased_if_one_family_is_used_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let ipam = Ipam::new(directory.path());
+    let network = blocks(&["10.1.0.0/29"], &["fd00::/126"]);
+    let reserve = |name: &str, request| {
+        let nets = ipam.reserve("blue", &network, &holder(name), &[request]);
+        nets.map(|nets| nets.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    for name in ["c0", "c1"] {
+        reserve(name, AddressRequest::Any).unwrap();
+    }
+    for _ in 0..3 {
+        let error = reserve("c2", AddressRequest::Any).unwrap_err();
+        assert!(matches!(error, ProviderError::Exhausted { .. }), "{error}");
+    }
+    // The rotation would otherwise be further.
+    assert_eq!(reserve("c3", AddressRequest::V4).unwrap(), ["10.1.0.4/29"]);
+}
+
+#[test]
 fn blocks_are_one_pool_without_the_addresses_of_their_ends() {
     let directory = tempfile::tempdir().unwrap();
     let ipam = Ipam::new(directory.path());
