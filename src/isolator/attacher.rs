@@ -209,14 +209,14 @@ impl Attacher {
         owner: Owner,
         executor: Option<ExecutorKey>,
     ) -> Result<Checkpoint, IsolatorError> {
-        self.providers.wait_for_overlays(&request.networks).await;
+        let deadline = self.providers.wait_for_overlays(&request.networks).await;
         self.validate(request)?;
         let claim = self
             .claim(request, container, owner, executor.clone())
             .await?;
         let mut intents = Vec::new();
         for network in &request.networks {
-            match self.providers.reserve(network).await {
+            match self.providers.reserve(network, deadline).await {
                 Ok(mut intent) => {
                     if let Some(ExecutorKey {
                         framework,

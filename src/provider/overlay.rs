@@ -223,8 +223,14 @@ impl OverlayNetworks {
 
     /// Waits until containers can be launched on the overlays of `requests`, as long as the node
     /// daemon may still say so and there is time. What is wrong then, the caller learns from
-    /// [`OverlayNetworks::requested`].
-    pub(super) async fn wait(&self, requests: &[NetworkRequest]) {
+    /// [`OverlayNetworks::requested`]. Returns until when the launch may wait in all.
+    pub(super) async fn wait(&self, requests: &[NetworkRequest]) -> Instant {
+        let deadline = Instant::now() + self.max_wait;
+        self.wait_until(deadline, requests).await;
+        deadline
+    }
+
+    async fn wait_until(&self, deadline: Instant, requests: &[NetworkRequest]) {
         let overlays: Vec<(String, OverlayNetwork)> = requests
             .iter()
             .filter_map(|request| match &request.network.provider {
@@ -238,7 +244,6 @@ impl OverlayNetworks {
             return;
         }
         let overlays = Arc::new(overlays);
-        let deadline = Instant::now() + self.max_wait;
         let mut is_waiting = false;
         loop {
             let (networks, overlays) = (self.clone(), Arc::clone(&overlays));

@@ -71,9 +71,10 @@ impl Providers {
     }
 
     /// Waits until the node daemon has published the overlays of `requests`, for a part of the time
-    /// for a prepare. Whether it has, `validate` says.
-    pub async fn wait_for_overlays(&self, requests: &[NetworkRequest]) {
-        self.overlays.wait(requests).await;
+    /// for a prepare. Whether it has, `validate` says. Returns until when `reserve` may wait for blocks: all
+    /// that a launch waits for takes that part of the time together.
+    pub async fn wait_for_overlays(&self, requests: &[NetworkRequest]) -> Instant {
+        self.overlays.wait(requests).await
     }
 
     /// See [`Provider::validate`].
@@ -104,14 +105,18 @@ impl Providers {
         }
     }
 
-    /// See [`Provider::reserve`].
-    pub async fn reserve(&self, request: &NetworkRequest) -> Result<Intent, ProviderError> {
+    /// See [`Provider::reserve`]. Waits for another block of an overlay until `deadline`.
+    pub async fn reserve(
+        &self,
+        request: &NetworkRequest,
+        deadline: Instant,
+    ) -> Result<Intent, ProviderError> {
         Ok(match &request.network.provider {
             NetworkProvider::Bridge(network) => {
                 TypedIntent::Bridge(self.bridge.reserve(request, network).await?)
             }
             NetworkProvider::Overlay(network) => {
-                TypedIntent::Bridge(self.reserve_on_overlay(request, network).await?)
+                TypedIntent::Bridge(self.reserve_on_overlay(request, network, deadline).await?)
             }
             NetworkProvider::Contrail(network) => {
                 TypedIntent::Contrail(self.contrail.reserve(request, network).await?)
@@ -131,8 +136,8 @@ impl Providers {
         &self,
         request: &NetworkRequest,
         overlay: &OverlayNetwork,
+        deadline: Instant,
     ) -> Result<Intent<BridgeIntent>, ProviderError> {
-        let deadline = Instant::now() + self.overlays.max_wait();
         loop {
             let network = self.overlays.requested(request, overlay)?;
             let reserved = self.bridge.reserve(request, &network).await;
