@@ -57,6 +57,10 @@ pub struct LocalOverlay {
     /// It has no subnets then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocks: Vec<IpNet>,
+    /// The other blocks that this host has. No container gets an address of them, but some may still have
+    /// one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withdrawn: Vec<IpNet>,
     /// The MTU of the containers' interfaces, in bytes.
     pub mtu: u32,
     /// What reaches its containers besides members of their groups; none if it does not isolate groups.
@@ -280,6 +284,7 @@ mod tests {
             groups: None,
             problem: None,
             blocks: vec![],
+            withdrawn: vec![],
         };
         let revision = Revision {
             term: 3,

@@ -440,6 +440,7 @@ mod tests {
                 groups: None,
                 problem: problem.map(str::to_owned),
                 blocks: vec![],
+                withdrawn: vec![],
             };
             let (name, revision) = ("agent-1".to_owned(), Revision::default());
             NodeState::new(name, revision, vec![overlay], vec![])
@@ -522,6 +523,7 @@ mod tests {
             groups: None,
             problem: None,
             blocks: vec![],
+            withdrawn: vec![],
         };
         let (name, revision) = ("agent-1".to_owned(), Revision::default());
         NodeState::new(name, revision, vec![overlay], vec![])

@@ -170,6 +170,7 @@ fn namespace_on_an_overlay_needs_the_node_state_for_its_attach_only() -> Result<
         groups: None,
         problem: None,
         blocks: vec![],
+        withdrawn: vec![],
     };
     let cluster = vec!["9.0.0.0/8".parse()?, "fd09::/16".parse()?];
     let (name, revision) = ("agent-1".to_owned(), Revision::default());

@@ -227,6 +227,13 @@ fn local_overlay(
     } else {
         &[]
     };
+    // A launch on an overlay without any family waits for the daemon.
+    let published = if lacks_family(overlay, blocks) {
+        &[]
+    } else {
+        blocks
+    };
+    let withdrawn = all.iter().filter(|block| !published.contains(block));
     let address = own.map_or(Ipv4Addr::UNSPECIFIED.into(), |own| own.address);
     let overhead = uplink::vxlan_overhead(address);
     let uplink_mtu = uplink.map_or(ETHERNET_MTU, |uplink| uplink.mtu);
@@ -273,12 +280,8 @@ fn local_overlay(
         vni: overlay.vni,
         subnet,
         subnet6,
-        // A launch on an overlay without any family waits for the daemon.
-        blocks: if lacks_family(overlay, blocks) {
-            vec![]
-        } else {
-            blocks.to_vec()
-        },
+        blocks: published.to_vec(),
+        withdrawn: withdrawn.copied().collect(),
         mtu,
         groups: overlay.groups,
         problem,
@@ -341,6 +344,7 @@ mod tests {
             groups: None,
             problem: None,
             blocks: vec![],
+            withdrawn: vec![],
         };
         assert_eq!(state.overlays, [expected]);
         assert_eq!(state.revision, revision("3.1"));
@@ -391,6 +395,29 @@ mod tests {
         assert!(problem(&cluster, Some(&eth0)).contains("disabled"));
         let state = local_state(&cluster, Some(&eth0));
         assert_eq!(problems(&cluster, &state), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn blocks_that_no_launch_uses_are_withdrawn() {
+        let mut cluster = cluster("3.1");
+        let overlay = cluster.overlays.get_mut("dcos").unwrap();
+        (overlay.lends_blocks, overlay.subnet6) = (true, None);
+        let given: Vec<IpNet> = ["9.0.0.0/28", "9.0.0.16/28"]
+            .map(|block| block.parse().unwrap())
+            .into();
+        let own = &mut cluster.nodes.get_mut("node-1").unwrap().subnets[0];
+        (own.subnet, own.subnet6, own.blocks) = (None, None, given.clone());
+        let with = |lendable: &[IpNet]| {
+            let overlay = &cluster.overlays["dcos"];
+            let local = local_overlay(overlay, cluster.own_node(), None, Some(lendable));
+            (local.blocks, local.withdrawn)
+        };
+        assert_eq!(with(&given), (given.clone(), vec![]));
+        assert_eq!(
+            with(&given[..1]),
+            (given[..1].to_vec(), given[1..].to_vec())
+        );
+        assert_eq!(with(&[]), (vec![], given.clone()));
     }
 
     #[test]

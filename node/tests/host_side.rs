@@ -86,6 +86,7 @@ provider = 'overlay'
                 groups: None,
                 problem: None,
                 blocks: vec![],
+                withdrawn: vec![],
             };
             let cluster = ["9.0.0.0/8", "fd09::/16"].map(|net| net.parse().unwrap());
             NodeState::new(

@@ -44,6 +44,7 @@ fn publish(state_dir: &Path, subnet: &str, problem: Option<&str>) {
         groups: None,
         problem: problem.map(str::to_owned),
         blocks: vec![],
+        withdrawn: vec![],
     };
     let (name, revision) = ("agent-1".to_owned(), Revision::default());
     NodeState::new(name, revision, vec![overlay], vec![])
@@ -62,6 +63,7 @@ fn publish_blocks(state_dir: &Path, blocks: &[&str]) {
         groups: None,
         problem: None,
         blocks: blocks.iter().map(|block| block.parse().unwrap()).collect(),
+        withdrawn: vec![],
     };
     let (name, revision) = ("agent-1".to_owned(), Revision::default());
     NodeState::new(name, revision, vec![overlay], vec![])

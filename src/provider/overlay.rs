@@ -196,19 +196,17 @@ impl OverlayNetworks {
         Ok(bridge)
     }
 
-    /// The subnets of an overlay network on this host, also if no container can be launched on it;
-    /// none if they are not known. Blocks for a few calls of the file system.
+    /// The subnets of an overlay network on this host in which containers may have addresses, also if no
+    /// container can be launched on it; none if they are not known. Blocks for a few calls of the file system.
     pub(super) fn subnets(&self, network: &OverlayNetwork) -> Vec<IpNet> {
         let state = self.node_state.current_or_last();
         let overlay = state
             .as_ref()
             .and_then(|state| state.overlay(&network.overlay));
-        overlay.map_or_else(Vec::new, |overlay| overlay.subnets().collect())
-    }
-
-    /// How long a launch waits for another block, at most.
-    pub(super) fn max_wait(&self) -> Duration {
-        self.max_wait
+        overlay.map_or_else(Vec::new, |overlay| {
+            let withdrawn = overlay.withdrawn.iter().copied();
+            overlay.subnets().chain(withdrawn).collect()
+        })
     }
 
     /// As [`OverlayNetworks::bridge_network`], for a request.

@@ -11,6 +11,7 @@ fn local(name: &str) -> LocalOverlay {
         groups: None,
         problem: None,
         blocks: vec![],
+        withdrawn: vec![],
     }
 }
 
@@ -84,6 +85,28 @@ fn network_has_all_blocks_of_this_host() {
     );
     let eth1 = overlays.for_interface(&network("vxlan-1"), "eth1").unwrap();
     assert_eq!(eth1.routes, nets(&["9.0.0.0/9", "fd09::/16"]));
+}
+
+#[test]
+fn withdrawn_blocks_are_known_and_give_no_addresses() {
+    let directory = tempfile::tempdir().unwrap();
+    let lending = LocalOverlay {
+        subnet: None,
+        subnet6: None,
+        blocks: nets(&["9.0.0.0/28"]),
+        withdrawn: nets(&["9.0.4.16/28"]),
+        ..local("vxlan-1")
+    };
+    publish(directory.path(), vec![lending]);
+    let overlays = OverlayNetworks::new(directory.path());
+    let bridge = overlays.bridge_network(&network("vxlan-1")).unwrap();
+    let subnets: Vec<_> = bridge.subnets().collect();
+    assert_eq!(subnets, nets(&["9.0.0.0/28"]));
+    // A container whose lease was lost may have an address of it.
+    assert_eq!(
+        overlays.subnets(&network("vxlan-1")),
+        nets(&["9.0.0.0/28", "9.0.4.16/28"])
+    );
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn local(name: &str, subnet: &str, subnet6: &str) -> LocalOverlay {
         groups: None,
         problem: None,
         blocks: vec![],
+        withdrawn: vec![],
     }
 }
 
