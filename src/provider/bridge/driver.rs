@@ -416,11 +416,12 @@ impl BridgeDriver {
         intent: &Intent<BridgeIntent>,
     ) -> Result<(), ProviderErrors> {
         let mut errors = ProviderErrors::new();
-        errors.extend(self.release(intent).err().into_iter().flatten());
         let host_interface = &intent.provider.host_interface;
         let is_foreign = self.host.registry.get(host_interface).is_none();
         self.host.registry.remove(host_interface);
         errors.extend(self.release_shared(intent, is_foreign).err());
+        // Last: once nothing is leased, the node daemon gives a block back of which the bridge has no address.
+        errors.extend(self.release(intent).err().into_iter().flatten());
         errors.into_result(())
     }
 
