@@ -14,7 +14,10 @@
 //! 3. The managers take it, and count that ([`NodeSubnets::returned`]). Until then it is not used.
 //!
 //! Invariants: a block that is offered is not used until the managers' state says that they have taken
-//! it and have given it again, also after a restart. What cannot be read counts as used.
+//! it and have given it again, also after a restart. What cannot be read counts as used. The file of the
+//! offers names the revision that it follows from: the managers' state is stored later than it, so a
+//! restart may know an older one, which says nothing about these offers. A block of which this host has
+//! an address is in use, also if all leases were lost.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -23,8 +26,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use contrail_mesos::leased_addresses::{checkpointed, leased};
-use contrail_mesos::node_state::replace_file;
-use contrail_mesos_api::cluster::{BlockReport, NodeSubnets, Overlay};
+use contrail_mesos::net::addressing;
+use contrail_mesos::net::netlink::NetlinkSocket;
+use contrail_mesos::node_state::{NodeState, replace_file};
+use contrail_mesos_api::cluster::{BlockReport, NodeSubnets, Overlay, Revision, block_capacity};
 use contrail_mesos_api::files::read_regular_file;
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -48,6 +53,9 @@ pub type BlockReports = watch::Receiver<Vec<BlockReport>>;
 /// The blocks that are offered, as they are stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Offers {
+    /// The revision of the managers' state that they follow from.
+    #[serde(default)]
+    revision: Revision,
     /// By the name of the overlay.
     overlays: BTreeMap<String, Offer>,
 }
@@ -66,7 +74,31 @@ pub(crate) struct OverlayBlocks {
     /// The blocks that containers get addresses of.
     pub(crate) lendable: Vec<IpNet>,
     draining: BTreeSet<IpNet>,
-    report: BlockReport,
+    /// How many addresses of IPv4 and of IPv6 are wanted beyond those of its blocks.
+    lacking: [u32; 2],
+    /// None while it is not known which blocks are offered.
+    report: Option<BlockReport>,
+}
+
+impl OverlayBlocks {
+    /// What the managers have to know at once. The rest goes with the next report.
+    fn urgent(&self) -> Option<Urgent> {
+        self.report.as_ref().map(|report| Urgent {
+            overlay: report.overlay.clone(),
+            lacking: self.lacking,
+            returned: report.returned,
+            returns: report.returns.clone(),
+        })
+    }
+}
+
+/// See [`OverlayBlocks::urgent`].
+#[derive(Debug, PartialEq, Eq)]
+struct Urgent {
+    overlay: String,
+    lacking: [u32; 2],
+    returned: u64,
+    returns: Vec<IpNet>,
 }
 
 /// By the name of the overlay.
@@ -88,6 +120,8 @@ pub(crate) struct BlockKeeper {
     /// Counts the changes of `last`.
     generation: u64,
     reports: watch::Sender<Vec<BlockReport>>,
+    /// What of the reports was the reason of the last notification.
+    urgent: Vec<Urgent>,
 }
 
 impl BlockKeeper {
@@ -102,6 +136,7 @@ impl BlockKeeper {
             last: BTreeMap::new(),
             generation: 0,
             reports: watch::Sender::default(),
+            urgent: vec![],
         })
     }
 
@@ -148,7 +183,14 @@ impl BlockKeeper {
             Mode::Apply => self.watch.update(),
             Mode::DryRun => None,
         };
-        let offers = self.offers(cluster, mode)?;
+        let known = match self.known_offers() {
+            Ok(known) => known,
+            Err(error) => {
+                let problems = problem.into_iter().chain([error]);
+                return Ok((self.keep_published(cluster, mode), problems.collect()));
+            }
+        };
+        let offers = self.offers(cluster, known, mode)?;
         let used = leased(&self.state_dir)?;
         self.note_leases(cluster, &used, now);
         let mut all = BTreeMap::new();
@@ -176,6 +218,13 @@ impl BlockKeeper {
                 subnets.any(|subnet| subnet.addr().is_ipv4() == is_v4)
             };
             let wanted = |is_v4, plan: &BlockPlan| if has(is_v4) { plan.wanted } else { 0 };
+            let lacking = [(true, &v4), (false, &v6)].map(|(is_v4, plan)| {
+                let blocks = given.iter().flat_map(|given| &given.blocks);
+                let own = blocks
+                    .filter(|block| block.addr().is_ipv4() == is_v4 && !offered.contains(*block));
+                let capacity: u32 = own.map(|block| block_capacity(*block)).sum();
+                wanted(is_v4, plan).saturating_sub(capacity)
+            });
             let report = BlockReport {
                 overlay: name.to_owned(),
                 used: v4.used,
@@ -191,7 +240,8 @@ impl BlockKeeper {
             let blocks = OverlayBlocks {
                 lendable: v4.lendable.union(&v6.lendable).copied().collect(),
                 draining: v4.draining.union(&v6.draining).copied().collect(),
-                report,
+                lacking,
+                report: Some(report),
             };
             all.insert(name.to_owned(), blocks);
         }
@@ -210,16 +260,17 @@ impl BlockKeeper {
         {
             problems.push(format!("no block is given back: {error}"));
         }
-        let reports: Vec<BlockReport> = self
-            .last
-            .values()
-            .map(|blocks| blocks.report.clone())
+        let all = self.last.values();
+        let reports: Vec<BlockReport> = all
+            .clone()
+            .filter_map(|blocks| blocks.report.clone())
             .collect();
+        let urgent: Vec<Urgent> = all.filter_map(OverlayBlocks::urgent).collect();
         self.reports.send_if_modified(|known| {
-            let is_new = *known != reports;
             *known = reports;
-            is_new
+            urgent != self.urgent
         });
+        self.urgent = urgent;
         problems
     }
 
@@ -234,8 +285,14 @@ impl BlockKeeper {
         used.extend(checkpointed(&self.state_dir).map_err(|error| {
             format!("the addresses of a container are not known: {error}; remove the checkpoint if its container is gone")
         })?);
-        let mut offers = self.offers(cluster, Mode::Apply)?;
+        // A bridge has an address of each block in which containers are, of which the leases may be lost.
+        let on_this_host = addressing::addresses(&mut NetlinkSocket::route()?)?;
+        used.extend(on_this_host.iter().map(|(_, net)| net.addr()));
+        let mut offers = self.known_offers()?;
         for (name, blocks) in &self.last {
+            let Some(report) = &blocks.report else {
+                continue;
+            };
             let free: BTreeSet<IpNet> = blocks
                 .draining
                 .iter()
@@ -246,28 +303,54 @@ impl BlockKeeper {
                 continue;
             }
             let offer = offers.overlays.entry(name.clone()).or_default();
-            offer.returned = blocks.report.returned;
+            offer.returned = report.returned;
             offer.blocks.extend(free);
         }
+        if self.offers.as_ref() == Some(&offers) {
+            return Ok(());
+        }
+        offers.revision = cluster.revision;
         self.write(&offers)?;
         for (name, offer) in &offers.overlays {
             if let Some(blocks) = self.last.get_mut(name) {
                 blocks
                     .draining
                     .retain(|block| !offer.blocks.contains(block));
-                blocks.report.returns = offer.blocks.iter().copied().collect();
+                if let Some(report) = &mut blocks.report {
+                    report.returns = offer.blocks.iter().copied().collect();
+                }
             }
         }
         self.offers = Some(offers);
         Ok(())
     }
 
+    /// The offers as the file has them.
+    fn known_offers(&self) -> Result<Offers, String> {
+        match &self.offers {
+            Some(offers) => Ok(offers.clone()),
+            None => self.read(),
+        }
+    }
+
     /// The offers that the managers have not taken.
-    fn offers(&mut self, cluster: &ClusterState, mode: Mode) -> Result<Offers, BoxError> {
-        let known = match &self.offers {
-            Some(offers) => offers.clone(),
-            None => self.read()?,
-        };
+    fn offers(
+        &mut self,
+        cluster: &ClusterState,
+        known: Offers,
+        mode: Mode,
+    ) -> Result<Offers, BoxError> {
+        if cluster.revision < known.revision {
+            return Err(format!(
+                "the stored state of the managers is of revision {}, older than {}, which is of {}; \
+                 launches go on with what {} has until a manager answers",
+                cluster.revision,
+                self.path().display(),
+                known.revision,
+                NodeState::path(&self.state_dir).display()
+            )
+            .into());
+        }
         let mut offers = known.clone();
         // Without an entry, nobody knows whether they were taken.
         offers.overlays.retain(|name, offer| {
@@ -275,6 +358,7 @@ impl BlockKeeper {
         });
         if mode == Mode::Apply {
             if offers != known {
+                offers.revision = cluster.revision;
                 self.write(&offers)?;
             }
             self.offers = Some(offers.clone());
@@ -282,22 +366,45 @@ impl BlockKeeper {
         Ok(offers)
     }
 
-    fn read(&self) -> Result<Offers, BoxError> {
+    /// What follows while it is not known which blocks are offered: the blocks that containers got
+    /// addresses of before, which are not offered. Nothing is reported. Blocks on the file system.
+    fn keep_published(&mut self, cluster: &ClusterState, mode: Mode) -> BlocksByOverlay {
+        // Without it, no block is known to be this host's.
+        let published = NodeState::read(&self.state_dir).ok();
+        let all: BlocksByOverlay = lending(cluster)
+            .map(|name| {
+                let overlay = published.as_ref().and_then(|state| state.overlay(name));
+                let before = overlay.map_or(&[][..], |overlay| &overlay.blocks);
+                let given = subnets(cluster, name).map_or(&[][..], |given| &given.blocks);
+                let lendable = before.iter().copied();
+                let blocks = OverlayBlocks {
+                    lendable: lendable.filter(|block| given.contains(block)).collect(),
+                    ..OverlayBlocks::default()
+                };
+                (name.to_owned(), blocks)
+            })
+            .collect();
+        if mode == Mode::Apply {
+            self.remember(all.clone());
+        }
+        all
+    }
+
+    fn read(&self) -> Result<Offers, String> {
         let path = self.path();
         let failed = |error: String| {
             format!(
-                "cannot read {}, which says which blocks this host has given back: {error}; restore it, or \
-                 delete this node from the managers once no container of an overlay that lends blocks runs \
-                 on it, and remove the file",
+                "cannot read {}, which says which blocks this host has given back: {error}; launches go on in \
+                 the blocks that they use now, and no block is borrowed or given back; delete this node from \
+                 the managers once no container of an overlay that lends blocks runs on it, and remove the \
+                 file",
                 path.display()
             )
         };
         match read_regular_file(&path) {
-            Ok(bytes) => {
-                Ok(serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))?)
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Offers::default()),
-            Err(error) => Err(failed(error.to_string()).into()),
+            Err(error) => Err(failed(error.to_string())),
         }
     }
 

@@ -1,5 +1,8 @@
+use contrail_mesos::node_state::LocalOverlay;
+
 use super::*;
-use crate::testing::cluster;
+use crate::local_state::local_state;
+use crate::testing::{cluster, revision};
 
 const OVERLAY: &str = "dcos";
 
@@ -163,19 +166,151 @@ fn block_with_a_checkpoint_is_not_given_back() {
     assert_eq!(returns(&host.compare(&both).1), [TWO]);
 }
 
+/// The same state of a later or an earlier revision.
+fn at(revision_of: &str, mut cluster: ClusterState) -> ClusterState {
+    cluster.revision = revision(revision_of);
+    cluster
+}
+
+impl Host {
+    /// Why nothing is planned.
+    fn refusal(&mut self, cluster: &ClusterState) -> String {
+        let planned = self.keeper.plan(cluster, Mode::Apply, self.now);
+        planned.unwrap_err().to_string()
+    }
+}
+
 #[test]
-fn damaged_file_of_offers_stops_everything() {
+fn offer_that_was_taken_is_not_forgotten_with_an_older_stored_state() {
     let mut host = Host::new();
+    let before = at("3.1", lending(&[ONE, TWO], 7));
+    assert_eq!(returns(&host.compare(&before).1), [TWO]);
+    let after = at("3.2", lending(&[ONE], 8));
+    assert_eq!(returns(&host.compare(&after).1), [""; 0]);
+    // The managers' state was not stored before the daemon was killed.
+    host.restart();
+    let error = host.refusal(&before);
+    assert!(error.contains("3.1, older than"), "{error}");
+    assert!(error.contains("blocks.json"), "{error}");
+    assert!(host.keeper.reports().borrow().is_empty());
+    assert_eq!(host.compare(&after).0, [ONE]);
+    assert_eq!(host.compare(&at("4.1", lending(&[ONE], 8))).0, [ONE]);
+}
+
+#[test]
+fn offer_that_was_made_is_not_dropped_with_an_older_stored_state() {
+    let mut host = Host::new();
+    let before = at("3.1", lending(&[ONE, TWO], 7));
+    let after = at("3.2", lending(&[ONE, TWO], 8));
+    let (used, report) = host.compare(&after);
+    assert_eq!(
+        (used.as_slice(), report.returned),
+        ([ONE.to_owned()].as_slice(), 8)
+    );
+    assert_eq!(returns(&report), [TWO]);
+    host.restart();
+    host.refusal(&before);
+    for number in 2..15 {
+        host.lease(&format!("9.0.0.{number}"));
+    }
+    let (used, report) = host.compare(&after);
+    assert_eq!(used, [ONE], "the other one may be another host's");
+    assert_eq!(
+        (returns(&report), report.returned),
+        (vec![TWO.to_owned()], 8)
+    );
+}
+
+#[test]
+fn damaged_file_of_offers_keeps_what_launches_use() {
+    let mut host = Host::new();
+    let overlay = LocalOverlay {
+        blocks: [ONE, "9.0.0.32/28"]
+            .map(|block| block.parse().unwrap())
+            .into(),
+        ..local_state(&lending(&[], 0), None)
+            .overlay(OVERLAY)
+            .unwrap()
+            .clone()
+    };
+    let published = NodeState::new("node-1".to_owned(), revision("3.1"), vec![overlay], vec![]);
+    published.write(host.directory.path()).unwrap();
     let path = host.keeper.path();
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let cluster = lending(&[ONE, TWO], 0);
     for damaged in ["", "{", "[]", r#"{"overlays": {"dcos": {}}}"#] {
         std::fs::write(&path, damaged).unwrap();
-        let result = host.keeper.plan(&lending(&[ONE], 0), Mode::Apply, host.now);
-        let error = result.unwrap_err().to_string();
-        assert!(error.contains("blocks.json"), "{error}");
+        let planned = host.keeper.plan(&cluster, Mode::Apply, host.now);
+        let (blocks, problems) = planned.unwrap();
+        assert_eq!(blocks[OVERLAY].lendable, [ONE.parse().unwrap()]);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("blocks.json"), "{problems:?}");
+        assert_eq!(host.keeper.conclude(&cluster), [""; 0]);
+        assert!(host.keeper.reports().borrow().is_empty());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), damaged);
     }
     std::fs::remove_file(&path).unwrap();
     assert_eq!(host.compare(&lending(&[ONE], 0)).0, [ONE]);
+}
+
+#[test]
+fn only_what_the_managers_must_know_at_once_is_notified() {
+    let mut host = Host::new();
+    let one = lending(&[ONE], 0);
+    host.compare(&one);
+    let mut reports = host.keeper.reports();
+    reports.mark_unchanged();
+    for number in 2..9 {
+        host.lease(&format!("9.0.0.{number}"));
+        // Those before are not recent.
+        host.later();
+        host.compare(&one);
+    }
+    assert_eq!(reports.borrow().first().unwrap().used, 7);
+    assert!(!reports.has_changed().unwrap(), "there is room");
+    // The number that is missing grows.
+    for number in [9, 10, 11, 12] {
+        host.lease(&format!("9.0.0.{number}"));
+        host.later();
+        host.compare(&one);
+        assert_eq!(reports.has_changed().unwrap(), number > 10, "{number}");
+        reports.mark_unchanged();
+    }
+    host.compare(&lending(&[ONE, TWO], 0));
+    assert!(
+        reports.has_changed().unwrap(),
+        "nothing is missing any more"
+    );
+    reports.mark_unchanged();
+    for number in 3..13 {
+        host.end(&format!("9.0.0.{number}"));
+    }
+    host.later();
+    assert_eq!(returns(&host.compare(&lending(&[ONE, TWO], 0)).1), [TWO]);
+    assert!(reports.has_changed().unwrap(), "a block is given back");
+}
+
+mod root_tests {
+    use contrail_mesos::net::testing::{isolated, run};
+
+    use super::*;
+
+    #[test]
+    fn block_of_which_a_bridge_has_an_address_is_not_given_back() {
+        isolated(|| {
+            // The leases and checkpoints are lost.
+            let mut host = Host::new();
+            run("ip", "link add m-dcos type bridge");
+            run("ip", "addr add 9.0.0.17/28 dev m-dcos");
+            let both = lending(&[ONE, TWO], 0);
+            for _ in 0..2 {
+                let (used, report) = host.compare(&both);
+                assert_eq!(used, [ONE]);
+                assert_eq!(returns(&report), [""; 0]);
+            }
+            run("ip", "addr del 9.0.0.17/28 dev m-dcos");
+            assert_eq!(returns(&host.compare(&both).1), [TWO]);
+        });
+    }
 }
 
 #[test]
