@@ -67,7 +67,9 @@ fn check_services(config: &Config) {
     let expected = ServicesOptions {
         routed_networks: ["shared".to_owned()].into(),
         contrail: Some(ServicesContrailOptions {
-            network: "default-domain:mesos-default:mesos-services".parse().unwrap(),
+            network: "default-domain:mesos-default:mesos-services"
+                .parse()
+                .unwrap(),
             dns: Some(LinkLocalDns {
                 address: [169, 254, 169, 53].into(),
                 servers: vec![[10, 84, 22, 27].into(), [10, 84, 22, 28].into()],

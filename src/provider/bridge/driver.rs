@@ -420,7 +420,7 @@ impl BridgeDriver {
         let is_foreign = self.host.registry.get(host_interface).is_none();
         self.host.registry.remove(host_interface);
         errors.extend(self.release_shared(intent, is_foreign).err());
-        // Last: once nothing is leased, the node daemon gives a block back of which the bridge has no address.
+        // Last: a block of which nothing is leased is given back, if the bridge has no address of it.
         errors.extend(self.release(intent).err().into_iter().flatten());
         errors.into_result(())
     }
