@@ -187,6 +187,10 @@ impl Cluster {
             service_changes = Some(receiver);
             services.begin(self.fence.clone(), sender)
         });
+        if services.is_none() {
+            // Nodes withdraw what an earlier configuration published.
+            objects.push(Object::ServicesComplete);
+        }
         let sources = TermSources {
             allocated: objects,
             changes,

@@ -219,6 +219,15 @@ async fn node_registers_watches_and_is_deleted() {
                 .any(|object| matches!(object, Object::Overlay(_))),
         "{objects:?}"
     );
+    // There are no services, and that is all of them: nodes withdraw those of an earlier configuration.
+    let is_of_services = |object: &&Object| {
+        matches!(
+            object,
+            Object::ServiceSettings(_) | Object::ServicesComplete
+        )
+    };
+    let of_services: Vec<_> = objects.iter().filter(is_of_services).collect();
+    assert_eq!(of_services, [&Object::ServicesComplete]);
 
     let answer = first.register(&report(1, None)).await;
     let node = answer.node.unwrap();
