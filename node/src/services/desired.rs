@@ -45,7 +45,7 @@ fn parts(
     let mut problems = Vec::new();
     let mut parts = Vec::new();
     for address in &service.addresses {
-        if let Err(problem) = check(key, *address, settings) {
+        if let Err(problem) = check(key, *address, settings, addresses) {
             problems.push(problem);
             continue;
         }
@@ -93,15 +93,25 @@ fn parts(
 }
 
 /// Whether a service may have an address.
-fn check(key: &ServiceKey, address: IpAddr, settings: &ServiceSettings) -> Result<(), String> {
-    let is_in_range = settings.ranges.iter().any(|range| range.contains(&address));
+fn check(
+    key: &ServiceKey,
+    address: IpAddr,
+    settings: &ServiceSettings,
+    addresses: &BTreeSet<IpAddr>,
+) -> Result<(), String> {
+    let is_in_range = is_in_range(address, settings);
     match &key.vip {
         _ if key.port == 0 => Err(format!("the service {key} has no port")),
         Vip::Name(_) if settings.dns.contains(&address) => Err(format!(
             "the service {key} has the address {address}, at which DNS queries are answered"
         )),
-        Vip::Name(_) if !is_in_range => Err(format!(
-            "the service {key} has the address {address}, which is not in the ranges of services"
+        // An address of an earlier range goes on until the service gets another one.
+        Vip::Name(_) if !is_in_range && !is_usable(address) => Err(format!(
+            "the service {key} has the address {address}, which cannot be one of a service"
+        )),
+        // Whatever connects to the host would get a backend, or nothing.
+        Vip::Name(_) if !is_in_range && addresses.contains(&address) => Err(format!(
+            "the service {key} has the address {address}, which is one of this host's own"
         )),
         Vip::Address(_) if is_in_range => Err(format!(
             "the address of the service {key} is in the ranges of named services; its tasks need another VIP"
@@ -109,8 +119,15 @@ fn check(key: &ServiceKey, address: IpAddr, settings: &ServiceSettings) -> Resul
         Vip::Address(_) if !is_usable(address) => Err(format!(
             "the address of the service {key} cannot be one; its tasks need another VIP"
         )),
+        Vip::Address(_) if addresses.contains(&address) => Err(format!(
+            "the address of the service {key} is one of this host's own; its tasks need another VIP"
+        )),
         _ => Ok(()),
     }
+}
+
+fn is_in_range(address: IpAddr, settings: &ServiceSettings) -> bool {
+    settings.ranges.iter().any(|range| range.contains(&address))
 }
 
 /// Whether packets to an address leave the client.
@@ -282,7 +299,7 @@ impl DesiredServices {
                 continue;
             }
             self.owners.insert(frontend, key.clone());
-            if matches!(key.vip, Vip::Address(_)) {
+            if !is_in_range(frontend.address, settings) {
                 self.vips.add(frontend.address);
             }
             for address in part.own {
@@ -314,7 +331,7 @@ impl DesiredServices {
                 continue;
             }
             self.owners.remove(&frontend);
-            if matches!(key.vip, Vip::Address(_)) {
+            if !is_in_range(frontend.address, settings) {
                 self.vips.remove(frontend.address);
             }
             for address in part.own {

@@ -118,18 +118,49 @@ fn addresses_that_a_service_cannot_have_are_problems() {
         service("0.0.0.0:80/tcp", &["0.0.0.0"], backends()),
         service("[::ffff:10.0.0.1]:80/tcp", &["::ffff:10.0.0.1"], backends()),
         service("dns.marathon:53/udp", &["198.18.0.1"], backends()),
-        service("out.marathon:80/tcp", &["198.19.0.9"], backends()),
+        service("out.marathon:80/tcp", &["169.254.0.9"], backends()),
+        // The host's own ports would belong to the tasks.
+        service("192.0.2.1:22/tcp", &["192.0.2.1"], backends()),
+        service("own.marathon:22/tcp", &["2001:db8::1"], backends()),
         service("zero.marathon:0/tcp", &["198.18.0.10"], backends()),
     ];
     update(&mut desired, &state(services));
     assert_eq!(texts(&desired), ["10.0.0.1:80/tcp 9.0.2.2:80"]);
-    assert_eq!(desired.problems().count(), 8);
+    assert_eq!(desired.problems().count(), 10);
     assert_eq!(desired.complete().len(), 1);
     assert_eq!(desired.policy().vips.len(), 1);
     // They go with their cause.
     update(&mut desired, &state(vec![]));
     assert_eq!(desired.problems().count(), 0);
     assert!(desired.policy().vips.is_empty());
+}
+
+#[test]
+fn address_of_an_earlier_range_is_kept_as_an_address_of_its_own() {
+    let old = || {
+        service(
+            "old.marathon:80/tcp",
+            &["198.19.0.9"],
+            vec![backend("9.0.2.2:80", 2)],
+        )
+    };
+    let mut desired = DesiredServices::default();
+    update(&mut desired, &state(vec![old()]));
+    assert_eq!(texts(&desired), ["198.19.0.9:80/tcp 9.0.2.2:80"]);
+    assert_eq!(desired.problems().count(), 0);
+    // Packets to it are looked at although no range has it.
+    let vips = [IpAddr::from([198, 19, 0, 9])];
+    assert_eq!(desired.policy().vips, vips.into());
+    update(&mut desired, &state(vec![]));
+    assert!(desired.policy().vips.is_empty());
+    // The range changes under it.
+    let mut former = settings();
+    former.ranges[0] = "198.19.0.0/16".parse().unwrap();
+    let cluster = state(vec![old()]);
+    desired.update(&cluster.services, &former, &host());
+    assert!(desired.policy().vips.is_empty());
+    update(&mut desired, &cluster);
+    assert_eq!(desired.policy().vips, vips.into());
 }
 
 #[test]
