@@ -213,6 +213,12 @@ impl ServicesSubsystem {
             Some(host) => host,
             None => Host::read()?,
         };
+        if let Some(problem) = overlap(settings, &host, cluster) {
+            self.host = Some(host);
+            let mut outcome = self.withdraw(mode)?;
+            outcome.problems.push(problem);
+            return Ok(outcome);
+        }
         let changes = self.desired.update(&cluster.services, settings, &host);
         if let Some(changed) = &mut self.changed {
             changed.extend(changes.frontends);
@@ -221,9 +227,11 @@ impl ServicesSubsystem {
             flows.frontends.extend(changes.flows);
         }
         let node = cluster.own_node().map(|node| node.address);
-        let ranges = settings.ranges.iter().map(|range| LocalRoute {
+        let ranges = settings.ranges.iter();
+        let ranges = ranges.filter(|range| range.addr().is_ipv4() || host.has_ipv6);
+        let ranges = ranges.map(|range| LocalRoute {
             subnet: range.trunc(),
-            source: host.source(range.addr().is_ipv4(), node),
+            source: host.source(*range, node),
         });
         let routes: Vec<LocalRoute> = ranges.collect();
         let result = match mode {
@@ -255,7 +263,7 @@ impl ServicesSubsystem {
         if is_complete && !self.was_complete {
             // It may have services that are known to nobody.
             self.table.forget();
-            self.changed = None;
+            (self.changed, self.flows) = (None, None);
         }
         if is_complete {
             // Names of services that go are not answered any more before they are refused.
@@ -401,6 +409,27 @@ impl ServicesSubsystem {
             }
         }
     }
+}
+
+/// Why nothing of services may be applied: the route of a range would take packets to the host's
+/// neighbours, or to other nodes, for packets to the host itself.
+fn overlap(settings: &ServiceSettings, host: &Host, cluster: &ClusterState) -> Option<String> {
+    let advice = "nothing of services is applied here; choose another range in the table [services] of the managers";
+    settings.ranges.iter().find_map(|range| {
+        let mut nets = host.nets.iter();
+        if let Some(net) = nets.find(|net| range.contains(*net) || net.contains(range)) {
+            let net = net.trunc();
+            return Some(format!(
+                "the range {range} of services overlaps {net} of this host; {advice}"
+            ));
+        }
+        let mut nodes = cluster.nodes.values();
+        let node = nodes.find(|node| range.contains(&node.address))?;
+        let (name, address) = (&node.name, node.address);
+        Some(format!(
+            "the range {range} of services has the address {address} of the node {name}; {advice}"
+        ))
+    })
 }
 
 /// Reports a table of flows that is nearly full.

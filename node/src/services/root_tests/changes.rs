@@ -8,6 +8,7 @@ use contrail_mesos::net::testing::{isolated, nft_ruleset, run};
 use contrail_mesos_api::cluster::{BackendState, ObjectKey};
 
 use super::lab::*;
+use crate::services::ServicesSubsystem;
 use crate::subsystem::{Mode, Subsystem as _};
 
 const FAMILIES: [bool; 2] = [true, false];
@@ -259,6 +260,102 @@ fn nothing_is_withdrawn_before_the_managers_know_all_services() {
                 assert_eq!(routes, "", "{family}");
             }
         });
+    });
+}
+
+#[test]
+fn range_that_overlaps_a_network_of_the_host_is_withdrawn() {
+    isolated(|| {
+        let mut lab = Lab::new();
+        lab.put(service(
+            "web.marathon:80/tcp",
+            10,
+            both(&lab.hosts[0].red[0], 1),
+        ));
+        let (subsystem, _) = lab.apply_with(&lab.hosts[0], lab.hosts[0].subsystem());
+        let one = &lab.hosts[0];
+        assert!(one.blue[0].ask(vip(10, true), 80).is_ok());
+        let is_clean = |lab: &Lab| {
+            lab.hosts[0].run(|| {
+                assert!(!nft_ruleset().contains("contrail_mesos_services"));
+                let routes = run("ip", "route list table local proto 133");
+                assert_eq!(routes, "");
+            });
+        };
+        // The network is part of the range, or the range of it.
+        let mut subsystem = subsystem;
+        let compare = |lab: &Lab, mut subsystem: ServicesSubsystem| {
+            let state = lab.state_of(&lab.hosts[0]);
+            lab.hosts[0].run(move || {
+                let outcome = subsystem.reconcile(&state, Mode::Apply).unwrap();
+                (subsystem, outcome.problems.join(" "))
+            })
+        };
+        let applied = subsystem.services().unwrap().applied;
+        for net in ["198.18.7.1/24", "198.0.0.1/8"] {
+            one.run(move || run("ip", &format!("addr add {net} dev eth0")));
+            let problem;
+            (subsystem, problem) = compare(&lab, subsystem);
+            assert!(
+                problem.contains("the range 198.18.0.0/16 of services overlaps 198."),
+                "{problem}"
+            );
+            is_clean(&lab);
+            assert!(applied.borrow().services.is_empty());
+            let neighbour = lab.hosts[1].place.address(true);
+            assert!(one.place.ask(neighbour, PORT).is_ok());
+            one.run(move || run("ip", &format!("addr del {net} dev eth0")));
+            (subsystem, _) = lab.apply_with(one, subsystem);
+            assert!(one.blue[0].ask(vip(10, true), 80).is_ok());
+        }
+        // A node is in the range.
+        let node = lab.cluster.nodes.get_mut("agent-2").unwrap();
+        node.address = [198, 18, 0, 77].into();
+        let (_subsystem, problem) = compare(&lab, subsystem);
+        assert!(
+            problem.contains("has the address 198.18.0.77 of the node agent-2"),
+            "{problem}"
+        );
+        is_clean(&lab);
+    });
+}
+
+#[test]
+fn host_without_ipv6_on_loopback_has_services_by_ipv4_only() {
+    isolated(|| {
+        let mut lab = Lab::new();
+        lab.put(service(
+            "web.marathon:80/tcp",
+            10,
+            both(&lab.hosts[0].red[0], 1),
+        ));
+        let one = &lab.hosts[0];
+        one.run(|| run("sysctl", "-qw net.ipv6.conf.lo.disable_ipv6=1"));
+        lab.apply(one);
+        assert_eq!(lab.plan(one), [""; 0]);
+        for client in [&one.blue[0], &one.place] {
+            assert_eq!(client.ask(vip(10, true), 80).unwrap().0, one.red[0].name);
+        }
+    });
+}
+
+#[test]
+fn replies_to_an_address_of_the_range_are_not_refused() {
+    isolated(|| {
+        let mut lab = Lab::new();
+        lab.put(service(
+            "web.marathon:80/tcp",
+            10,
+            both(&lab.hosts[0].red[0], 1),
+        ));
+        let one = &lab.hosts[0];
+        lab.apply(one);
+        // The whole range is local, so the host's clients may take any of its addresses.
+        let socket = one.run(|| std::net::UdpSocket::bind("198.18.0.50:0").unwrap());
+        assert_eq!(
+            ask_by(&socket, one.place.address(true), PORT),
+            one.place.name
+        );
     });
 }
 

@@ -347,10 +347,17 @@ fn masquerade_chain(family: u8) -> TableChain {
 
 fn refuse_chain(family: u8) -> TableChain {
     let digit = digit(family);
-    let mut rules = vec![TableRule::new("DNS", |rule| {
-        rule.frontend_in(family, &format!("dns{digit}"));
-        rule.accept();
-    })];
+    let mut rules = vec![
+        // A client may have an address of the range as its source.
+        TableRule::new("replies", |rule| {
+            rule.is_reply();
+            rule.accept();
+        }),
+        TableRule::new("DNS", |rule| {
+            rule.frontend_in(family, &format!("dns{digit}"));
+            rule.accept();
+        }),
+    ];
     for protocol in [ICMP, ICMPV6] {
         rules.push(TableRule::new("echo requests and errors", |rule| {
             rule.transport_protocol(protocol);
