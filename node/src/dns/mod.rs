@@ -37,14 +37,19 @@ mod zones;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use contrail_mesos::config::{Config, DNS_PORT, DnsServer};
-use contrail_mesos::net::links;
+use contrail_mesos::net::netlink::{NetlinkError, NetlinkSocket};
+use contrail_mesos::net::{links, local_routes};
 use contrail_mesos::node_dns::NodeDns;
+use contrail_mesos_api::text::with_causes;
 use hickory_proto::rr::Name;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
@@ -61,6 +66,7 @@ use self::sockets::{Connections, Sockets};
 use self::upstreams::Upstreams;
 use self::zones::{Derived, NameContent};
 use crate::cluster_state::{ClusterState, Services, TaskNames};
+use crate::overlay::ROUTE_PROTOCOL;
 use crate::services::{AppliedServices, ServicesView};
 use crate::subsystem::{BoxError, Change, ClusterUse, Mode, Outcome, Subsystem};
 use crate::watch::States;
@@ -83,6 +89,34 @@ const MAX_QUERIES: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct DnsView {
     server: Arc<Server>,
+    wake: Arc<Wake>,
+}
+
+/// Makes a comparison due when the data path has changed, while the host lacks an address.
+#[derive(Debug)]
+struct Wake {
+    /// None if the kernel refuses it: then the next full comparison finds the address.
+    event: Option<EventFd>,
+    is_waited: AtomicBool,
+}
+
+impl Wake {
+    fn new() -> Self {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Self {
+            event: EventFd::from_flags(flags).ok(),
+            is_waited: AtomicBool::new(false),
+        }
+    }
+
+    fn data_path_changed(&self) {
+        if let Some(event) = &self.event
+            && self.is_waited.swap(false, Ordering::SeqCst)
+        {
+            // It cannot fail: the counter is far from its limit.
+            let _ = event.write(1);
+        }
+    }
 }
 
 /// An address of a name, in the form of Mesos-DNS.
@@ -183,6 +217,7 @@ impl DnsView {
                 let state = states.borrow_and_update().clone();
                 let now = applied.borrow_and_update().clone();
                 self.server.publish(state, is_known.then_some(now));
+                self.wake.data_path_changed();
                 tokio::select! {
                     changed = states.changed() => {
                         if changed.is_err() {
@@ -238,6 +273,7 @@ pub struct DnsSubsystem {
     /// The threads; none before something is to be served.
     runtime: Option<Runtime>,
     open: BTreeMap<SocketAddr, AbortHandle>,
+    wake: Arc<Wake>,
 }
 
 impl DnsSubsystem {
@@ -272,6 +308,7 @@ impl DnsSubsystem {
             upstreams,
             runtime: None,
             open: BTreeMap::new(),
+            wake: Arc::new(Wake::new()),
         }
     }
 
@@ -335,6 +372,15 @@ impl DnsSubsystem {
 
     /// Opens and closes sockets, and writes the file.
     fn compare(&mut self, cluster: Option<&ClusterState>) -> Result<Outcome, BoxError> {
+        if self.config.enabled.is_none()
+            && !self.open.is_empty()
+            && cluster.is_some_and(|cluster| {
+                cluster.service_settings.is_none() && !cluster.has_complete_services
+            })
+        {
+            // Managers of a version without services say nothing of them: the data path stays, too.
+            return Ok(Outcome::default());
+        }
         let desired = self.desired(cluster);
         let mut outcome = Outcome::default();
         self.open.retain(|address, task| {
@@ -359,7 +405,16 @@ impl DnsSubsystem {
             }
         }
         self.upstreams.set_own(self.open.keys().copied().collect());
-        let addresses = self.nameservers(cluster);
+        let addresses = match self.nameservers(cluster) {
+            Ok(addresses) => addresses,
+            Err(error) => {
+                outcome.problems.push(format!(
+                    "{}; containers are launched with the name servers of an earlier comparison",
+                    with_causes(&error)
+                ));
+                return Ok(outcome);
+            }
+        };
         let written = if desired.is_empty() {
             NodeDns::remove(&self.state_dir)
         } else {
@@ -376,15 +431,24 @@ impl DnsSubsystem {
     }
 
     /// The addresses that containers get as their name servers: those of the services, or else those of
-    /// the configuration that containers reach.
-    fn nameservers(&self, cluster: Option<&ClusterState>) -> Vec<IpAddr> {
+    /// the configuration that containers reach. The sockets are open at addresses that the host does not
+    /// have yet; what it does not have is no name server.
+    fn nameservers(&self, cluster: Option<&ClusterState>) -> Result<Vec<IpAddr>, NetlinkError> {
         let settings = cluster.and_then(|cluster| cluster.service_settings.as_ref());
         let published = settings.into_iter().flat_map(|settings| &settings.dns);
         let is_open =
             |address: &IpAddr| self.open.contains_key(&SocketAddr::new(*address, DNS_PORT));
-        let published: Vec<_> = published.copied().filter(is_open).collect();
+        let mut published: Vec<_> = published.copied().filter(is_open).collect();
         if !published.is_empty() {
-            return published;
+            // Before the routes are read, so that none is missed.
+            self.wake.is_waited.store(true, Ordering::SeqCst);
+            let mut socket = NetlinkSocket::strict_route()?;
+            let routes = local_routes::of_protocol(&mut socket, ROUTE_PROTOCOL)?;
+            let count = published.len();
+            published.retain(|address| routes.iter().any(|route| route.subnet.contains(address)));
+            let lacks_some = published.len() < count;
+            self.wake.is_waited.store(lacks_some, Ordering::SeqCst);
+            return Ok(published);
         }
         let is_reached = |address: &IpAddr| match address {
             IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
@@ -392,10 +456,10 @@ impl DnsSubsystem {
         };
         let listen = self.config.listen.iter();
         let listen = listen.filter(|address| address.port() == DNS_PORT);
-        listen
+        Ok(listen
             .map(SocketAddr::ip)
             .filter(|address| is_open(address) && is_reached(address))
-            .collect()
+            .collect())
     }
 }
 
@@ -427,7 +491,17 @@ impl Subsystem for DnsSubsystem {
     fn dns(&self) -> Option<DnsView> {
         Some(DnsView {
             server: Arc::clone(&self.server),
+            wake: Arc::clone(&self.wake),
         })
+    }
+
+    fn notifications(&self) -> Option<BorrowedFd<'_>> {
+        self.wake.event.as_ref().map(EventFd::as_fd)
+    }
+
+    fn receive(&mut self) -> bool {
+        let event = self.wake.event.as_ref();
+        event.is_some_and(|event| event.read().is_ok())
     }
 }
 

@@ -71,7 +71,7 @@ struct Host {
     subsystem: DnsSubsystem,
     state: ClusterState,
     _states: watch::Sender<Option<Arc<ClusterState>>>,
-    _applied: watch::Sender<Arc<AppliedServices>>,
+    applied: watch::Sender<Arc<AppliedServices>>,
     _runtime: Runtime,
 }
 
@@ -88,8 +88,11 @@ fn config(directory: &tempfile::TempDir) -> Config {
 
 /// What the data path of services does for the addresses of DNS.
 fn add_ranges() {
-    run("ip", "route add local 198.18.0.0/16 dev lo");
-    run("ip", "route add local fd4a:9c1e:57b2::/112 dev lo");
+    run("ip", "route add local 198.18.0.0/16 dev lo proto 133");
+    run(
+        "ip",
+        "route add local fd4a:9c1e:57b2::/112 dev lo proto 133",
+    );
 }
 
 impl Host {
@@ -116,7 +119,7 @@ impl Host {
             config,
             subsystem,
             _states: states,
-            _applied: applied,
+            applied,
             _runtime: runtime,
         }
     }
@@ -285,10 +288,36 @@ fn sockets_follow_the_published_addresses() {
         // A dry run says nothing of the sockets of a running daemon.
         let dry = host.subsystem.reconcile(&host.state, Mode::DryRun).unwrap();
         assert_eq!(dry, Outcome::default());
+        // Managers of a version without services say nothing of them; others say that there are none.
         host.state.service_settings = None;
+        host.state.has_complete_services = false;
+        assert_eq!(host.compare(), Outcome::default());
+        assert_eq!(host.written(), [address("198.18.0.2"), v6]);
+        host.state.has_complete_services = true;
         assert_eq!(host.compare().changes.len(), 2);
         assert_eq!(NodeDns::read(host.directory.path()), None);
         std::net::TcpListener::bind("198.18.0.2:53").unwrap();
+    });
+}
+
+#[test]
+fn name_servers_are_addresses_that_the_host_has() {
+    isolated(|| {
+        let mut host = Host::new();
+        let v6 = address("fd4a:9c1e:57b2::1");
+        run("ip", "route del local 198.18.0.0/16 dev lo table local");
+        assert_eq!(host.compare().problems, [] as [&str; 0]);
+        assert_eq!(host.subsystem.open.len(), 2);
+        assert_eq!(host.written(), [v6]);
+        assert!(!host.subsystem.receive());
+        // The data path comes, and nothing else changes.
+        run("ip", "route add local 198.18.0.0/16 dev lo proto 133");
+        host.applied.send_modify(|_| {});
+        while !host.subsystem.receive() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(host.compare(), Outcome::default());
+        assert_eq!(host.written(), [address("198.18.0.1"), v6]);
     });
 }
 
