@@ -47,8 +47,16 @@ pub(crate) struct Forwarder {
     metrics: Arc<DnsMetrics>,
     limits: ForwardLimits,
     cache: Mutex<Cache>,
-    in_flight: Mutex<HashMap<Question, watch::Receiver<Option<Arc<Answer>>>>>,
+    in_flight: Mutex<HashMap<Question, Asked>>,
     waiting: Mutex<Waiting>,
+}
+
+/// A question that servers are asked.
+#[derive(Debug)]
+struct Asked {
+    /// Who asked first.
+    client: IpAddr,
+    answer: watch::Receiver<Option<Arc<Answer>>>,
 }
 
 #[derive(Debug, Default)]
@@ -138,7 +146,7 @@ impl Forwarder {
             self.metrics.limited.inc();
             return failure();
         };
-        let Some(mut answer) = self.ask_once(question_of(request)) else {
+        let Some(mut answer) = self.ask_once(question_of(request), client) else {
             self.metrics.limited.inc();
             return failure();
         };
@@ -166,21 +174,33 @@ impl Forwarder {
         })
     }
 
-    /// Asks, unless that is being done; none if too much is being asked.
+    /// Asks, unless that is being done; none if too much is being asked, in total or for this client.
     fn ask_once(
         self: &Arc<Self>,
         question: Question,
+        client: IpAddr,
     ) -> Option<watch::Receiver<Option<Arc<Answer>>>> {
         let mut in_flight = lock(&self.in_flight);
-        if let Some(answer) = in_flight.get(&question) {
+        if let Some(asked) = in_flight.get(&question) {
             self.metrics.merged.inc();
-            return Some(answer.clone());
+            return Some(asked.answer.clone());
         }
-        if in_flight.len() >= self.limits.questions {
+        let questions = self.limits.questions;
+        if in_flight.len() >= questions {
+            return None;
+        }
+        // Names that no server answers would be all that is asked.
+        let all = in_flight.values();
+        let of_client = all.filter(|asked| asked.client == client).count();
+        if of_client >= (questions / CLIENT_DIVISOR).max(1) {
             return None;
         }
         let (sender, receiver) = watch::channel(None);
-        in_flight.insert(question.clone(), receiver.clone());
+        let asked = Asked {
+            client,
+            answer: receiver.clone(),
+        };
+        in_flight.insert(question.clone(), asked);
         drop(in_flight);
         let entry = InFlight {
             forwarder: Arc::clone(self),
@@ -428,7 +448,7 @@ mod tests {
 
     fn forwarder(upstreams: &[&Upstream]) -> Arc<Forwarder> {
         let limits = ForwardLimits {
-            questions: 2,
+            questions: 8,
             queries: 40,
         };
         let config = DnsServer {
@@ -585,18 +605,36 @@ mod tests {
         let refused = ask("a.example.", CLIENT).await.unwrap();
         assert_eq!(refused.code, ResponseCode::ServFail);
         let other: IpAddr = [127, 0, 0, 2].into();
-        waiting.push(ask("b.example.", other));
-        while lock(&forwarder.in_flight).len() < 2 {
-            tokio::task::yield_now().await;
+        // So is a quarter of 8 different questions, and other clients still get theirs.
+        for (count, (name, last)) in [
+            ("b.example.", 2),
+            ("c.example.", 2),
+            ("d.example.", 3),
+            ("e.example.", 3),
+            ("f.example.", 4),
+            ("g.example.", 4),
+            ("h.example.", 5),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            waiting.push(ask(name, [127, 0, 0, last].into()));
+            while lock(&forwarder.in_flight).len() < count + 2 {
+                tokio::task::yield_now().await;
+            }
+            if name == "c.example." {
+                let refused = ask("x.example.", other).await.unwrap();
+                assert_eq!(refused.code, ResponseCode::ServFail);
+            }
         }
-        // A third question is one too many.
-        let refused = ask("c.example.", other).await.unwrap();
+        // A ninth question is one too many for anybody.
+        let refused = ask("y.example.", [127, 0, 0, 6].into()).await.unwrap();
         assert_eq!(refused.code, ResponseCode::ServFail);
         upstream.gate.add_permits(1000);
         for client in waiting {
             assert_eq!(addresses(&client.await.unwrap()), ["192.0.2.1"]);
         }
-        assert_eq!(forwarder.metrics.limited.get(), 2);
+        assert_eq!(forwarder.metrics.limited.get(), 3);
     }
 
     #[tokio::test]

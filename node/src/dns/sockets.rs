@@ -1,12 +1,12 @@
 //! The sockets of one address, and the tasks that serve them.
 //!
 //! Invariants: a client that sends nothing, or half a message, or reads nothing, holds up nobody else, and
-//! not for long. The number of connections is bounded: the one that has been idle for the longest time
-//! makes room for a new one.
+//! not for long. The number of connections is bounded, in total and for each client: the one that has been
+//! idle for the longest time makes room for a new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,6 +34,8 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(3);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many queries of a connection are answered at once; more wait to be read.
 const MAX_PIPELINED: usize = 16;
+/// The part of the connections that one client may have.
+const CLIENT_DIVISOR: usize = 4;
 /// How long nothing is accepted after a failure, such as for want of descriptors.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
@@ -143,12 +145,12 @@ async fn serve_tcp(server: Arc<Server>, listener: TcpListener, connections: Arc<
             Err(error) => {
                 log::debug!("cannot accept DNS connections: {error}");
                 // Perhaps one that is idle has what is needed.
-                connections.close_oldest();
+                connections.close_oldest(None);
                 sleep(ACCEPT_DELAY).await;
                 continue;
             }
         };
-        let Some(place) = connections.enter() else {
+        let Some(place) = connections.enter(client.ip()) else {
             continue;
         };
         let server = Arc::clone(&server);
@@ -270,15 +272,18 @@ pub(crate) struct Connections {
 #[derive(Debug, Default)]
 struct Table {
     count: usize,
+    /// How many each client has.
+    clients: HashMap<IpAddr, usize>,
     next: u64,
-    /// Those that are idle, in the order in which they became so, and how to close them.
-    idle: BTreeMap<u64, oneshot::Sender<()>>,
+    /// Those that are idle, in the order in which they became so: whose they are, and how to close them.
+    idle: BTreeMap<u64, (IpAddr, oneshot::Sender<()>)>,
 }
 
 /// A connection in the table.
 #[derive(Debug)]
 struct Place {
     connections: Arc<Connections>,
+    client: IpAddr,
 }
 
 impl Connections {
@@ -297,20 +302,38 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection; none if all others are busy.
-    fn enter(self: &Arc<Self>) -> Option<Place> {
-        if self.table().count >= self.max && !self.close_oldest() {
+    /// A place for a new connection of a client; none if all others, or all of its own, are busy.
+    fn enter(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+        let (count, of_client) = {
+            let table = self.table();
+            let of_client = table.clients.get(&client).copied();
+            (table.count, of_client.unwrap_or_default())
+        };
+        let has_too_many = of_client >= (self.max / CLIENT_DIVISOR).max(1);
+        let displaced = has_too_many.then_some(client);
+        if (has_too_many || count >= self.max) && !self.close_oldest(displaced) {
             return None;
         }
-        self.table().count += 1;
+        let mut table = self.table();
+        table.count += 1;
+        *table.clients.entry(client).or_default() += 1;
+        drop(table);
         Some(Place {
             connections: Arc::clone(self),
+            client,
         })
     }
 
-    /// Closes the connection that has been idle for the longest time. Returns whether there was one.
-    fn close_oldest(&self) -> bool {
-        let oldest = self.table().idle.pop_first();
+    /// Closes the connection, of this client if one is given, that has been idle for the longest time.
+    /// Returns whether there was one.
+    fn close_oldest(&self, client: Option<IpAddr>) -> bool {
+        let oldest = {
+            let mut table = self.table();
+            let mut idle = table.idle.iter();
+            let oldest = idle.find(|(_, (of, _))| client.is_none_or(|client| client == *of));
+            let number = oldest.map(|(number, _)| *number);
+            number.and_then(|number| table.idle.remove(&number))
+        };
         let Some((_, close)) = oldest else {
             return false;
         };
@@ -332,7 +355,7 @@ impl Place {
             let mut table = self.connections.table();
             let number = table.next;
             table.next += 1;
-            table.idle.insert(number, close);
+            table.idle.insert(number, (self.client, close));
             number
         };
         let _listed = Listed {
@@ -346,7 +369,14 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.connections.table().count -= 1;
+        let mut table = self.connections.table();
+        table.count -= 1;
+        if let Some(count) = table.clients.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                table.clients.remove(&self.client);
+            }
+        }
     }
 }
 
@@ -523,7 +553,7 @@ mod tests {
 
     #[tokio::test]
     async fn longest_idle_connection_makes_room_for_a_new_one() {
-        let (address, server, connections) = start(2);
+        let (address, server, connections) = start(8);
         let mut first = TcpStream::connect(address).await.unwrap();
         let mut second = TcpStream::connect(address).await.unwrap();
         for stream in [&mut second, &mut first] {
@@ -540,6 +570,23 @@ mod tests {
         first.write_all(&framed(&packet(4, WEB))).await.unwrap();
         assert_eq!(read(&mut first).await.metadata.id, 4);
         assert_eq!(server.metrics().connections_closed.get(), 1);
+    }
+
+    #[test]
+    fn connections_are_limited_in_total_and_for_each_client() {
+        let connections =
+            Connections::new(8, prometheus_client::metrics::counter::Counter::default());
+        let enter = |last: u8| connections.enter([192, 0, 2, last].into());
+        let mut places: Vec<_> = [1, 1].map(|last| enter(last).unwrap()).into();
+        // It has its quarter, and all of them are busy.
+        assert!(enter(1).is_none());
+        places.extend([2, 2, 3, 3, 4, 4].map(|last| enter(last).unwrap()));
+        assert!(enter(5).is_none());
+        places.remove(0);
+        assert!(enter(1).is_some());
+        drop(places);
+        let table = connections.table();
+        assert_eq!((table.count, table.clients.len()), (0, 0));
     }
 
     #[tokio::test]
