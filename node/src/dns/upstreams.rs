@@ -22,6 +22,9 @@ const MAX_SERVERS: usize = 8;
 const MAX_FAILURES: u32 = 1;
 /// How long a server that failed is asked after the others.
 const AVOIDED: Duration = Duration::from_secs(10);
+/// How long after an answer no failure counts: the question was at fault, such as one for a domain whose
+/// own servers are dead.
+const ANSWER_HOLDS: Duration = Duration::from_secs(2);
 
 /// Where queries go.
 #[derive(Debug)]
@@ -45,7 +48,9 @@ struct HostServers {
 #[derive(Clone, Copy, Debug)]
 struct Health {
     failures: u32,
+    /// When it failed or answered last.
     last: Instant,
+    answered: Option<Instant>,
 }
 
 impl Upstreams {
@@ -125,7 +130,15 @@ impl Upstreams {
     /// Notes that a server has answered.
     pub(crate) fn answered(&self, server: SocketAddr) {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        health.remove(&server);
+        let now = Instant::now();
+        health.insert(
+            server,
+            Health {
+                failures: 0,
+                last: now,
+                answered: Some(now),
+            },
+        );
     }
 
     /// Notes that a server has not answered, or too late.
@@ -137,7 +150,12 @@ impl Upstreams {
         let health = health.entry(server).or_insert(Health {
             failures: 0,
             last: now,
+            answered: None,
         });
+        let answered = health.answered.map(|answered| answered.elapsed());
+        if answered.is_some_and(|elapsed| elapsed < ANSWER_HOLDS) {
+            return;
+        }
         health.failures = health.failures.saturating_add(1);
         health.last = now;
     }
@@ -312,6 +330,10 @@ mod tests {
         assert_eq!(upstreams.for_name(&Name::root()), [second, first]);
         assert!(!upstreams.are_all_bad(&[first, second]));
         upstreams.answered(first);
+        assert_eq!(upstreams.for_name(&Name::root()), [first, second]);
+        // What it does not answer while it answers other questions is no fault of its own.
+        upstreams.failed(first);
+        upstreams.failed(first);
         assert_eq!(upstreams.for_name(&Name::root()), [first, second]);
     }
 }
