@@ -17,6 +17,8 @@ const TTL: u32 = 5;
 const NEGATIVE_TTL: u32 = 1;
 /// The bytes of a record with an IPv4 address whose name is compressed.
 const ADDRESS_RECORD_BYTES: usize = 16;
+/// The least bytes of an SRV record whose name is compressed.
+const SRV_RECORD_BYTES: usize = 20;
 /// The most additional addresses.
 const MAX_ADDITIONALS: usize = 64;
 /// The domain that the names of addresses are in.
@@ -135,6 +137,7 @@ fn answer_own(request: &Request, own: &OwnName, zones: &Zones, rotation: &Rotati
             let rotated = || targets[start..].iter().chain(&targets[..start]);
             additionals = target_addresses(rotated(), own, name);
             rotated()
+                .take(request.max_records(SRV_RECORD_BYTES))
                 .filter_map(|target| {
                     let at = own.sibling(name, &target.name)?;
                     Some(record(name, RData::SRV(SRV::new(0, 1, target.port, at))))

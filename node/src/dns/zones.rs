@@ -140,7 +140,7 @@ impl Derived {
 impl Zones {
     /// What a name of ours has.
     pub(crate) fn find(&self, name: &OwnName) -> NameContent {
-        match name.place {
+        let found = match name.place {
             Place::Services => self.find_service(&name.labels),
             Place::Tasks(addresses) => self.find_task(addresses, &name.labels),
             Place::Top => NameContent::Apex,
@@ -150,7 +150,19 @@ impl Zones {
                 [0, 0, 0, 0, 0, 0, 0, 1_u16].into(),
             ]),
             Place::Nowhere => NameContent::Missing,
+        };
+        let is_of_cluster = matches!(name.place, Place::Services | Place::Tasks(_));
+        if found == NameContent::Missing && is_of_cluster && !self.is_complete() {
+            // Resolvers and clients would remember for a time that there is no such name.
+            return NameContent::Unknown;
         }
+        found
+    }
+
+    /// Whether the state has all services and names of tasks.
+    fn is_complete(&self) -> bool {
+        let state = self.state.as_ref();
+        state.is_some_and(|state| state.has_complete_services)
     }
 
     /// The addresses at which the nodes answer queries.
@@ -200,6 +212,7 @@ impl Zones {
             .ports
             .iter()
             .filter(is_asked)
+            .take(MAX_TARGETS)
             .map(|(_, port)| Target {
                 port: *port,
                 name: name.clone(),
@@ -538,6 +551,7 @@ pub(crate) mod tests {
                 name: "app-group.marathon".to_owned(),
                 instances: vec![mapped, routed, of_host],
             }),
+            Object::ServicesComplete,
         ] {
             state.put(object);
         }
@@ -630,6 +644,45 @@ pub(crate) mod tests {
         assert_eq!(find(&zones, name), NameContent::Missing);
         zones.state = None;
         assert_eq!(find(&zones, name), NameContent::Unknown);
+    }
+
+    #[test]
+    fn missing_name_is_unknown_while_services_are_incomplete() {
+        let mut zones = zones();
+        let names = [
+            "other.marathon.l4lb.thisdcos.directory.",
+            "_443._udp.web.marathon.l4lb.thisdcos.directory.",
+            "other.marathon.autoip.dcos.thisdcos.directory.",
+            "ip-10-32-0-6.app-group.marathon.autoip.dcos.thisdcos.directory.",
+        ];
+        for name in names {
+            assert_eq!(find(&zones, name), NameContent::Missing, "{name}");
+        }
+        let mut state = ClusterState::clone(zones.state.as_ref().unwrap());
+        state.has_complete_services = false;
+        zones.state = Some(Arc::new(state));
+        for name in names {
+            assert_eq!(find(&zones, name), NameContent::Unknown, "{name}");
+        }
+        let web = find(&zones, "web.marathon.l4lb.thisdcos.directory.");
+        assert!(matches!(web, NameContent::Addresses(_)), "{web:?}");
+    }
+
+    #[test]
+    fn targets_of_a_service_are_bounded() {
+        let mut zones = zones();
+        let mut state = ClusterState::clone(zones.state.as_ref().unwrap());
+        for port in 1..=3000 {
+            let key = format!("many.marathon:{port}/tcp");
+            state.put(Object::Service(service(&key, &["198.18.0.20"])));
+        }
+        zones.applied = Some(Arc::new(AppliedServices {
+            revision: Some(state.revision),
+            services: state.services.clone(),
+        }));
+        zones.state = Some(Arc::new(state));
+        let found = find(&zones, "_tcp.many.marathon.l4lb.thisdcos.directory.");
+        assert_eq!(ports(&found).len(), MAX_TARGETS);
     }
 
     #[test]
