@@ -319,10 +319,9 @@ impl Attacher {
         };
         let dns = etc_files::merge(dns);
         // Contrail and plugins have name servers of their own, or those of the host.
-        let state_dir = (dns.nameservers.is_empty()
-            && intents(checkpoint)
-                .any(|intent| matches!(intent.provider, ProviderIntent::Bridge(_))))
-        .then(|| self.state_dir.clone());
+        let routes = bridge_routes(checkpoint);
+        let state_dir =
+            (dns.nameservers.is_empty() && routes.is_some()).then(|| self.state_dir.clone());
         let hostname = checkpoint.hostname.clone();
         let container = checkpoint.container.clone();
         let in_state_dir = self.checkpoints.directory(&container);
@@ -331,8 +330,12 @@ impl Attacher {
             .then(|| self.etc_storage.clone());
         in_place(move || {
             let node_dns = state_dir.and_then(|state_dir| NodeDns::read(&state_dir));
-            let node_servers =
+            let mut node_servers =
                 node_dns.map_or_else(Vec::new, |node_dns| node_dns.nameservers(&addresses));
+            let routes = routes.unwrap_or_default();
+            node_servers.retain(|server| {
+                routes.is_empty() || routes.iter().any(|route| route.contains(server))
+            });
             let write = |directory: &Path| {
                 etc_files::write(directory, &hostname, &addresses, &dns, &node_servers)
             };
@@ -704,6 +707,15 @@ fn check_unused(providers: &Providers, networks: &[NetworkRequest]) -> Result<()
 
 fn intents(checkpoint: &Checkpoint) -> impl Iterator<Item = &Intent> {
     checkpoint.networks.iter().map(|network| &network.intent)
+}
+
+/// What the container's first network leads to through a bridge of this host, without routes everything;
+/// none if the first network has no bridge: its gateway is elsewhere.
+fn bridge_routes(checkpoint: &Checkpoint) -> Option<Vec<IpNet>> {
+    match &intents(checkpoint).next()?.provider {
+        ProviderIntent::Bridge(bridge) => Some(bridge.routes.clone()),
+        _ => None,
+    }
 }
 
 /// The container's addresses, in the order of its networks.

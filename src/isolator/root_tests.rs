@@ -126,6 +126,8 @@ fn containers_on_bridges_get_the_name_servers_of_the_node() {
             "[[network]]\nname = 'blue'\n{bridge} '10.1.0.0/24'\n\
              [[network]]\nname = 'own'\n{bridge} '10.2.0.0/24'\n\
              dns = {{ nameservers = ['10.2.0.53'] }}\n\
+             [[network]]\nname = 'routed'\n{bridge} '10.3.0.0/24'\nroutes = ['198.18.0.0/16']\n\
+             [[network]]\nname = 'closed'\n{bridge} '10.4.0.0/24'\nroutes = ['10.9.0.0/16']\n\
              [[network]]\nname = 'none'\nprovider = 'none'"
         );
         let isolator = isolator_with(directory.path(), &toml);
@@ -151,6 +153,9 @@ fn containers_on_bridges_get_the_name_servers_of_the_node() {
         assert_eq!(servers("blue").await, ["198.18.0.1"]);
         assert_eq!(servers("own").await, ["10.2.0.53"]);
         assert_ne!(servers("none").await, ["198.18.0.1"]);
+        // The container must have a way to it.
+        assert_eq!(servers("routed").await, ["198.18.0.1"]);
+        assert_eq!(servers("closed").await, of_host);
         std::fs::write(NodeDns::path(&state_dir), "{").unwrap();
         assert_eq!(servers("blue").await, of_host);
     });
