@@ -184,13 +184,20 @@ impl Place {
         get: impl Fn(&Self) -> Result<String>,
     ) -> Result<()> {
         let mut seen = BTreeSet::new();
+        let mut wrong = None;
         until(&format!("all tasks answer to {}", self.name), || {
             let answer = get(self)?;
-            ensure!(ids.contains(&answer), "{answer:?} is none of {ids:?}");
-            seen.insert(answer);
+            if ids.contains(&answer) {
+                seen.insert(answer);
+            } else if !seen.is_empty() {
+                wrong = Some(answer);
+                return Ok(Some(()));
+            }
             ensure!(seen == *ids, "only {seen:?} of {ids:?}");
             Ok(Some(()))
-        })
+        })?;
+        ensure!(wrong.is_none(), "{wrong:?} is none of {ids:?}");
+        Ok(())
     }
 
     /// Checks that a connection is refused, and not just unanswered.
@@ -229,7 +236,7 @@ impl Client {
         let (results, stop) = (file("results"), file("stop"));
         let script = place.script(&format!(
             "while [ ! -e {} ]; do \
-             curl -gsS -m 3 {url} 2>&1 || echo \"FAILED $?\"; done",
+             curl -gfsS -m 3 {url} 2>&1 || echo \"FAILED $?\"; done",
             stop.display()
         ));
         let process = host
