@@ -204,7 +204,8 @@ fn whatever_somebody_removes_is_put_back() {
             ("ip", "addr add 2001:db8::1/64 dev eth0 nodad"),
         ] {
             one.run(move || run(program, damage));
-            assert!(subsystem.receive(), "{damage} is not noticed");
+            // The kernel announces a new address of IPv6 from a thread of its own.
+            wait_until(&format!("the notice of {damage}"), || subsystem.receive());
             let outcome;
             (subsystem, outcome) = lab.apply_with(one, subsystem);
             assert!(!outcome.changes.is_empty(), "{damage}");
