@@ -85,8 +85,8 @@ fn items_have_this_form_on_the_wire() {
 fn items_of_later_versions_are_read() {
     let items = [
         json!({"type": "bookmark", "revision": "1.1", "more": 1}),
-        json!({"type": "put", "revision": "1.1", "object": {"kind": "service", "name": "web"}}),
-        json!({"type": "delete", "revision": "1.1", "key": {"kind": "service", "name": "web"}}),
+        json!({"type": "put", "revision": "1.1", "object": {"kind": "ingress", "name": "web"}}),
+        json!({"type": "delete", "revision": "1.1", "key": {"kind": "ingress", "name": "web"}}),
         json!({"type": "synced", "revision": "1.1", "more": 1}),
     ];
     for item in items {

@@ -190,7 +190,7 @@ impl BlockKeeper {
                 return Ok((self.keep_published(cluster, mode), problems.collect()));
             }
         };
-        let offers = self.offers(cluster, known, mode)?;
+        let offers = self.offers(cluster, &known, mode)?;
         let used = leased(&self.state_dir)?;
         self.note_leases(cluster, &used, now);
         let mut all = BTreeMap::new();
@@ -337,7 +337,7 @@ impl BlockKeeper {
     fn offers(
         &mut self,
         cluster: &ClusterState,
-        known: Offers,
+        known: &Offers,
         mode: Mode,
     ) -> Result<Offers, BoxError> {
         if cluster.revision < known.revision {
@@ -357,7 +357,7 @@ impl BlockKeeper {
             subnets(cluster, name).is_none_or(|given| given.returned == offer.returned)
         });
         if mode == Mode::Apply {
-            if offers != known {
+            if offers != *known {
                 offers.revision = cluster.revision;
                 self.write(&offers)?;
             }
