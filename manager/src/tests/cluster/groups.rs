@@ -175,6 +175,8 @@ async fn endpoints_of_a_node_are_published_until_it_is_deleted() {
         Object::Endpoint(a.clone()),
         Object::Endpoint(changed.clone()),
         complete("agent-1"),
+        // A manager without services says that there are none.
+        Object::ServicesComplete,
     ];
     assert_eq!(endpoints, expected);
 
@@ -650,8 +652,9 @@ async fn change_of_one_endpoint_reaches_the_watches_of_all_nodes() {
         }
         assert_eq!(metrics.items(), expected);
     };
-    // The underlay, two overlays, the nodes, and the beginning and the end of the snapshot.
-    sent_to_each(5 + nodes).await;
+    // The underlay, two overlays, the nodes, that there are no services, and the beginning and the end of
+    // the snapshot.
+    sent_to_each(6 + nodes).await;
     let (memory_before, cpu_before) = resources();
     let begun = Instant::now();
     for node in 0..nodes {
