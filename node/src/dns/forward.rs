@@ -47,13 +47,13 @@ pub(crate) struct Forwarder {
     metrics: Arc<DnsMetrics>,
     limits: ForwardLimits,
     cache: Mutex<Cache>,
-    in_flight: Mutex<HashMap<Question, Asked>>,
+    in_flight: Mutex<HashMap<Question, PendingQuestion>>,
     waiting: Mutex<Waiting>,
 }
 
 /// A question that servers are asked.
 #[derive(Debug)]
-struct Asked {
+struct PendingQuestion {
     /// Who asked first.
     client: IpAddr,
     answer: watch::Receiver<Option<Arc<Answer>>>,
@@ -196,7 +196,7 @@ impl Forwarder {
             return None;
         }
         let (sender, receiver) = watch::channel(None);
-        let asked = Asked {
+        let asked = PendingQuestion {
             client,
             answer: receiver.clone(),
         };
