@@ -526,7 +526,7 @@ impl Cluster {
     }
 }
 
-/// The next generation of the store, whose records stay as they are. Whoever has read it before must read
+/// The next generation of the store, whose records stay as they are. A manager that has read it before must read
 /// it again.
 async fn claim_generation(store: &dyn Store) -> Result<u64, StoreError> {
     let mut attempt = 1;

@@ -51,7 +51,7 @@ pub(crate) struct PublishedService {
     pub kept: usize,
 }
 
-/// What is to be published, without addresses.
+/// What will be published, without addresses.
 #[derive(Debug, Default)]
 pub(super) struct Target {
     services: BTreeMap<ServiceKey, TargetService>,
@@ -156,7 +156,7 @@ impl Publication {
         counts
     }
 
-    /// What is to be published now; none if it cannot be known yet.
+    /// What must be published now; none if it cannot be known yet.
     pub(super) fn target(&self, desired: DesiredServices, trust: &Trust) -> Option<Target> {
         if *trust == Trust::Lost || (!self.is_complete && !trust.is_full()) {
             return None;
