@@ -40,7 +40,7 @@ module_packages = g++ \
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
-.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star check lint test soak bench module release audit clean
+.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release audit clean
 .PHONY: root toolchain compiler packages testbed programs release-programs mesos
 
 help: ## List the targets
@@ -69,6 +69,10 @@ demo-overlay: testbed ## The fourth part of the demo alone: overlays on three ho
 demo-star: testbed ## The fifth part of the demo alone: groups that are isolated across three hosts (root)
 	$(say) 'demo, part 5'
 	@$(BUILT)/debug/demo star $(ARGS)
+
+demo-services: testbed ## The sixth part of the demo alone: virtual IPs, names and a load balancer (root)
+	$(say) 'demo, part 6'
+	@$(BUILT)/debug/demo services $(ARGS)
 
 check: toolchain compiler ## Format, warnings, and every test that needs neither root nor Mesos
 	@.ci/check $(ARGS)

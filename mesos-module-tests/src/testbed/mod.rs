@@ -30,6 +30,7 @@ pub mod overlay;
 pub mod random;
 mod scheduler;
 pub mod service;
+pub mod services;
 mod wait;
 pub mod zookeeper;
 

@@ -162,6 +162,18 @@ impl MultiNodeCluster {
         &self.master
     }
 
+    /// Kills the master and starts it again, and then the agents: an agent whose master has no ZooKeeper
+    /// registers again after 75 seconds only. `meanwhile` runs while there is no master.
+    pub fn replace_master(&mut self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.master.kill_9()?;
+        meanwhile()?;
+        self.master.restart()?;
+        for node in &mut self.nodes {
+            node.cluster.restart()?;
+        }
+        Ok(())
+    }
+
     /// Stops everything, and fails if anything is left on a node or on the machine.
     pub fn end(self) -> Result<()> {
         let Self {

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use super::agent::{config_path, state_dir, write_config};
 use super::framework::{TaskSpec, TaskUpdate};
 use super::manager::{AGENT_PORT, ManagerCluster, ManagerProcess, write_token};
-use super::multi_node::{MultiNodeCluster, Node};
+use super::multi_node::{MultiNodeCluster, Node, SERVICES};
 use super::{Host, program, until};
 pub use container::Container;
 pub use daemon::NodeDaemon;
@@ -40,16 +40,22 @@ const MANAGERS: [IpAddr; 2] = [
     IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 101)),
     IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 102)),
 ];
-/// What the node daemon leaves on a host when it ends, so that traffic goes on: its devices, and the
-/// tables that protect them and the containers of overlays that isolate groups.
-const KEPT: [&str; 4] = [
+/// What the node daemon leaves on a host when it ends, so that traffic goes on: its devices, the tables
+/// that protect them and the containers of overlays that isolate groups, and that of services.
+const KEPT: [&str; 5] = [
     "link vtep",
+    "table table inet contrail_mesos_services",
     "table table inet contrail_mesos_overlay",
     "table table inet contrail_mesos_groups",
     "table table bridge contrail_mesos_groups",
 ];
 /// The networks of every agent.
 const NETWORKS: [&str; 2] = ["vxlan-1", "vxlan-2"];
+
+/// The bridge network of every agent of a cluster with services. Each host has the same addresses for it.
+pub const BRIDGE: &str = "blue";
+const BRIDGE_TABLE: &str = "[[network]]\nname = 'blue'\nprovider = 'bridge'\nbridge = 'blue0'\n\
+                            subnet = '10.32.0.0/24'\n";
 
 /// A subnet that contains those of [`two_overlays`].
 pub const ALL_OVERLAYS: &str = "192.168.0.0/16";
@@ -88,18 +94,45 @@ impl OverlayCluster {
         Ok(cluster)
     }
 
+    /// As [`Self::start`], with managers that publish services, and with the bridge network [`BRIDGE`]
+    /// and a default route on every node.
+    pub fn with_services(nodes: u8) -> Result<Self> {
+        let mut cluster = Self::prepare(nodes, true)?;
+        for daemon in &mut cluster.daemons {
+            daemon.start()?;
+        }
+        cluster.wait_until_current()?;
+        Ok(cluster)
+    }
+
     /// Starts a cluster whose node daemons do not run yet.
     pub fn without_daemons(nodes: u8) -> Result<Self> {
+        Self::prepare(nodes, false)
+    }
+
+    fn prepare(nodes: u8, has_services: bool) -> Result<Self> {
+        let bridge = if has_services { BRIDGE_TABLE } else { "" };
         let mut mesos = MultiNodeCluster::start_with(nodes, &MANAGERS, |host| {
-            agent_config(host, &node_name(host), &NETWORKS)
+            let config = agent_config(host, &node_name(host), &NETWORKS)?;
+            Ok(format!("{config}{bridge}"))
         })?;
         for node in &mut mesos.nodes {
             node.keep(&KEPT);
+            if has_services {
+                // As real hosts have it: without any route to an IP VIP, no packet would leave for it.
+                (node.host()).sh(&format!("ip route add default via {SERVICES}"))?;
+            }
         }
         let services = mesos.services();
         write_overlays(services, &two_overlays())?;
+        let tables = if has_services {
+            let master = mesos.master().master();
+            format!("[mesos]\nmasters = '{master}'\n[services]\n")
+        } else {
+            String::new()
+        };
         let config = format!(
-            "[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n[overlay]\nfile = '{}'\n",
+            "[zookeeper]\nservers = '{}'\nsession_timeout = '{}s'\n[overlay]\nfile = '{}'\n{tables}",
             mesos.zookeeper.url("/contrail-mesos"),
             SESSION_TIMEOUT.as_secs(),
             overlays_path(services).display()

@@ -6,6 +6,7 @@ mod contrail;
 mod manager;
 mod marathon;
 mod overlay;
+mod services;
 mod show;
 mod star;
 
@@ -18,7 +19,7 @@ use clap::{Parser, ValueEnum};
 #[derive(Parser)]
 struct Arguments {
     /// The parts to run
-    #[arg(value_enum, default_values_t = [Act::Bridge, Act::Contrail, Act::Manager, Act::Overlay, Act::Star])]
+    #[arg(value_enum, default_values_t = [Act::Bridge, Act::Contrail, Act::Manager, Act::Overlay, Act::Star, Act::Services])]
     acts: Vec<Act>,
 }
 
@@ -34,6 +35,8 @@ enum Act {
     Overlay,
     /// The Star demonstration: groups that are isolated across three hosts
     Star,
+    /// Services on three hosts: virtual IPs, names, health checks, and a load balancer
+    Services,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             Act::Manager => manager::run().context("act 3, the managers")?,
             Act::Overlay => overlay::run().context("act 4, overlays")?,
             Act::Star => star::run().context("act 5, groups")?,
+            Act::Services => services::run().context("act 6, services")?,
         }
     }
     Ok(())
