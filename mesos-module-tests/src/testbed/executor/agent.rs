@@ -13,6 +13,12 @@ use uuid::Uuid;
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Limit for the first subscription: the container's network may not be ready yet.
 const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// A connection that is neither accepted nor refused would wait for the kernel's timeout.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit for the agent's answer on a connection that it has accepted. An agent that launches many
+/// containers is slow, and takes a second subscription before its first task was delivered for an
+/// executor that has lost this task: `TASK_LOST`, "Task launched during agent restart".
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The executor's environment from the agent.
 pub(super) struct Agent {
@@ -51,7 +57,10 @@ impl Agent {
         let checkpoint = env::var("MESOS_CHECKPOINT").is_ok_and(|value| value == "1");
         let recovery = duration("MESOS_RECOVERY_TIMEOUT").unwrap_or(Duration::from_mins(15));
         let mut agent = Self {
-            client: reqwest::Client::builder().no_proxy().build()?,
+            client: reqwest::Client::builder()
+                .no_proxy()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .build()?,
             base: format!("http://{endpoint}/{process}"),
             framework_id: variable("MESOS_FRAMEWORK_ID")?,
             executor_id: variable("MESOS_EXECUTOR_ID")?,
@@ -69,8 +78,7 @@ impl Agent {
     async fn subscribe(&mut self, limit: Duration) -> Result<Value> {
         let deadline = Instant::now() + limit;
         loop {
-            // A connection that is neither accepted nor refused would wait for the kernel's timeout.
-            let attempt = timeout(Duration::from_secs(2), self.try_subscribe()).await;
+            let attempt = timeout(ANSWER_TIMEOUT, self.try_subscribe()).await;
             let failure = match attempt {
                 Ok(Ok(subscribed)) => return Ok(subscribed),
                 Ok(Err(failure)) => failure,

@@ -59,9 +59,11 @@ pub(super) async fn run(arguments: &[String]) -> Result<()> {
     let (mut agent, _) = Agent::connect().await?;
     let mut task: Option<Task> = None;
     let (reports, mut health) = mpsc::unbounded_channel();
+    // Nothing is acknowledged after `SHUTDOWN`.
+    let mut is_shutting_down = false;
     loop {
         let done = task.as_ref().is_some_and(|task| task.child.is_none());
-        if done && agent.is_settled() {
+        if done && (is_shutting_down || agent.is_settled()) {
             return Ok(());
         }
         let deadline = task.as_ref().and_then(|task| task.deadline);
@@ -88,6 +90,7 @@ pub(super) async fn run(arguments: &[String]) -> Result<()> {
                     }
                     "SHUTDOWN" => {
                         let Some(task) = &mut task else { return Ok(()) };
+                        is_shutting_down = true;
                         task.kill(agent.grace.min(KILL_GRACE_PERIOD));
                     }
                     "ERROR" => anyhow::bail!("the agent sent an error: {}", event["error"]["message"]),

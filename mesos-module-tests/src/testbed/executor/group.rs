@@ -72,7 +72,8 @@ pub(super) async fn run() -> Result<()> {
     };
     loop {
         let idle = executor.tasks.is_empty() && (executor.groups > 0 || executor.shutting_down);
-        if idle && executor.agent.is_settled() {
+        // Nothing is acknowledged after `SHUTDOWN`.
+        if idle && (executor.shutting_down || executor.agent.is_settled()) {
             return Ok(());
         }
         tokio::select! {
