@@ -8,6 +8,8 @@ use crate::vnc::FqName;
 
 /// How many servers the link-local service may have.
 const MAX_SERVERS: usize = 256;
+/// How many floating-ip-pools there may be.
+const MAX_POOLS: usize = 64;
 /// The address of Contrail's own link-local service, metadata.
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
@@ -15,6 +17,8 @@ const NETWORK: &str = "a virtual network such as \"default-domain:mesos-default:
      addresses of services";
 const ADDRESS: &str = "a link-local address such as \"169.254.169.53\"";
 const SERVERS: &str = "an IPv4 address of a node whose DNS listens there, such as \"10.84.22.27\"";
+const POOL: &str =
+    "a floating-ip-pool such as \"default-domain:default-project:__public__:__fip_pool_public__\"";
 const VIRTUAL_DNS: &str = "a virtual-DNS such as \"default-domain:mesos\"";
 
 /// Services on the virtual networks of Contrail: the table `[services.contrail]`.
@@ -22,6 +26,8 @@ const VIRTUAL_DNS: &str = "a virtual-DNS such as \"default-domain:mesos\"";
 pub struct ServicesContrailOptions {
     /// The network of the services' addresses. It must exist.
     pub network: FqName,
+    /// The pools whose networks may have addresses of services, too; they must exist. Distinct.
+    pub floating_ip_pools: Vec<FqName>,
     /// How virtual networks reach the DNS of the nodes.
     pub dns: Option<LinkLocalDns>,
     /// The virtual DNS server that has the names of services, too.
@@ -42,6 +48,14 @@ pub(super) fn read(section: &Section<'_>) -> Option<ServicesContrailOptions> {
     let network = section.checked("network", NETWORK, |text| name(text, 3));
     if !section.has("network") {
         section.problem("network", format!("is missing: {NETWORK}"));
+    }
+    let pools = section.checked_list("floating_ip_pools", POOL, |text| name(text, 4));
+    let mut pools = pools.unwrap_or_default();
+    pools.sort();
+    pools.dedup();
+    if pools.len() > MAX_POOLS {
+        let message = format!("are too many: at most {MAX_POOLS}");
+        section.problem("floating_ip_pools", message);
     }
     let address = section.checked("dns", ADDRESS, |text| match text.parse::<Ipv4Addr>() {
         Ok(METADATA) => Err("Contrail's own metadata service has it".to_owned()),
@@ -79,6 +93,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<ServicesContrailOptions> {
     });
     Some(ServicesContrailOptions {
         network: network?,
+        floating_ip_pools: pools,
         dns,
         virtual_dns,
     })
@@ -128,9 +143,16 @@ mod tests {
         assert_eq!((options.dns, options.virtual_dns), (None, None));
         let options = parse(
             "network = \"d:p:n\"\ndns = \"169.254.169.53\"\nvirtual_dns = \"d:mesos\"\n\
+             floating_ip_pools = [\"d:p:out:pool\", \"d:p:out:pool\"]\n\
              dns_servers = [\"10.0.0.2\", \"10.0.0.1\", \"10.0.0.2\"]\n",
         );
         let options = options.unwrap().unwrap();
+        let pools: Vec<String> = options
+            .floating_ip_pools
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(pools, ["d:p:out:pool"]);
         let dns = options.dns.unwrap();
         assert_eq!(dns.address.to_string(), "169.254.169.53");
         assert_eq!(

@@ -70,6 +70,11 @@ fn check_services(config: &Config) {
             network: "default-domain:mesos-default:mesos-services"
                 .parse()
                 .unwrap(),
+            floating_ip_pools: vec![
+                "default-domain:default-project:__public__:__fip_pool_public__"
+                    .parse()
+                    .unwrap(),
+            ],
             dns: Some(LinkLocalDns {
                 address: [169, 254, 169, 53].into(),
                 servers: vec![[10, 84, 22, 27].into(), [10, 84, 22, 28].into()],

@@ -14,7 +14,8 @@ use crate::services::contrail::{
 use crate::services::{ContrailInterface, DesiredBackend, DesiredService};
 use crate::stores::listing::FullListing;
 use crate::vnc::{
-    FloatingIp, InstanceIp, PortMap, Query, VirtualDns, VirtualDnsData, VirtualDnsRecord,
+    FloatingIp, FloatingIpPool, InstanceIp, PortMap, Query, Ref, VirtualDns, VirtualDnsData,
+    VirtualDnsRecord,
 };
 use contrail_mesos_api::cluster::{Backend, BackendState, Reach};
 use contrail_mesos_sim::vnc::{Effect, Fault};
@@ -51,6 +52,7 @@ impl ServiceFixture {
         base.addresses = base.server.addresses().len();
         let mut options = ServicesContrailOptions {
             network: name(NETWORK),
+            floating_ip_pools: vec![],
             dns: None,
             virtual_dns: None,
         };
@@ -259,6 +261,64 @@ async fn service_is_a_floating_ip_that_follows_its_backends() {
     fixture.services.clear();
     assert!(fixture.apply(true).await);
     let (vm, _) = plain(3);
+    fixture.base.containers.delete(None, vm).await.unwrap();
+    assert_eq!(fixture.base.server.counts(), before);
+}
+
+#[tokio::test]
+async fn address_of_a_pool_is_a_floating_ip_of_the_pool() {
+    const POOL: &str = "default-domain:mesos-default:out:pool";
+    let mut fixture =
+        ServiceFixture::with(|options| options.floating_ip_pools = vec![name(POOL)]).await;
+    let (a, vmi_a) = fixture.container(1).await;
+    fixture.service("203.0.113.9:80/tcp", "203.0.113.9", &[(1, a, 8080)]);
+    assert!(!fixture.apply(true).await);
+    let failure = fixture.failure();
+    assert!(
+        failure.contains("no floating-ip-pool") && failure.contains(POOL),
+        "{failure}"
+    );
+
+    let out = "default-domain:mesos-default:out";
+    network(&fixture.base.client, out, &["203.0.113.0/24"]).await;
+    let client = &fixture.base.client;
+    client
+        .ensure(&FloatingIpPool::named(name(POOL)))
+        .await
+        .unwrap();
+    // A floating-ip of somebody else in the same pool is not touched.
+    let mut other = FloatingIp::named(name(POOL).child("other"));
+    other.common.parent_type = Some("floating-ip-pool".to_owned());
+    other.project_refs = vec![Ref::to(name("default-domain:mesos-default"))];
+    client.ensure(&other).await.unwrap();
+    let before = fixture.base.server.counts();
+    assert!(fixture.apply(true).await, "{:?}", fixture.status.borrow());
+    fixture.assert_problems(&[]);
+    let (floating_ip, interfaces) = fixture.floating_ip("203.0.113.9").await.unwrap();
+    assert_eq!(interfaces, [vmi_a]);
+    let common = &floating_ip.common;
+    assert_eq!(common.parent_type.as_deref(), Some("floating-ip-pool"));
+    assert_eq!(
+        floating_ip.floating_ip_port_mappings.unwrap().port_mappings,
+        [port_map(80, 8080)]
+    );
+    // It is none of the container's own.
+    let (vm, request) = plain(1);
+    let ports = fixture.base.containers.get(None, vm).await.unwrap();
+    assert!(ports.ports[0].floating_ips.is_empty(), "{ports:?}");
+    let again = fixture.base.containers.put("node1", vm, &request).await;
+    assert_eq!(again.unwrap(), ports);
+
+    // Another manager finds it, changes its backends, and deletes it with the service.
+    fixture.change_manager();
+    let (b, vmi_b) = fixture.container(2).await;
+    fixture.service("203.0.113.9:80/tcp", "203.0.113.9", &[(2, b, 8080)]);
+    assert!(fixture.apply(true).await, "{:?}", fixture.status.borrow());
+    let (_, interfaces) = fixture.floating_ip("203.0.113.9").await.unwrap();
+    assert_eq!(interfaces, [vmi_b]);
+    fixture.services.clear();
+    assert!(fixture.apply(true).await);
+    let (vm, _) = plain(2);
     fixture.base.containers.delete(None, vm).await.unwrap();
     assert_eq!(fixture.base.server.counts(), before);
 }

@@ -130,17 +130,17 @@ impl ServiceObjects {
     ) {
         let records = snapshot.dns.iter().flat_map(|dns| dns.records.values());
         let named: BTreeSet<IpAddr> = records.filter_map(|record| record.address).collect();
-        let surplus: Vec<IpAddr> = snapshot
+        let surplus: Vec<(IpAddr, bool)> = snapshot
             .vips
-            .keys()
-            .filter(|address| !plan.vips.contains_key(address))
+            .iter()
+            .filter(|(address, _)| !plan.vips.contains_key(address))
             // The name could not be changed yet.
-            .filter(|address| !named.contains(address))
-            .copied()
+            .filter(|(address, _)| !named.contains(address))
+            .map(|(address, vip)| (*address, vip.pool.is_some()))
             .collect();
-        let work = surplus
-            .into_iter()
-            .map(|address| async move { (address, self.delete_vip(address).await) });
+        let work = surplus.into_iter().map(|(address, in_pool)| async move {
+            (address, self.delete_vip(address, in_pool).await)
+        });
         let results: Vec<_> = stream::iter(work)
             .buffer_unordered(CONCURRENCY)
             .collect()
@@ -172,7 +172,14 @@ impl ServiceObjects {
             services: services_text(planned.names.iter().map(String::as_str)),
             interfaces: interfaces.collect(),
         };
-        if actual.is_none() {
+        // The subnet of the address has moved to another network.
+        let moved = actual.filter(|vip| vip.pool != planned.pool);
+        if let Some(vip) = moved {
+            self.delete_vip(address, vip.pool.is_some()).await?;
+        }
+        let actual = actual.filter(|_| moved.is_none());
+        let pool = planned.pool.as_ref();
+        if actual.is_none() && pool.is_none() {
             let instance_ip = self.naming.instance_ip(address);
             let ensured = self.client.ensure(&instance_ip).await?;
             self.check_is_ours(&ensured)?;
@@ -182,12 +189,13 @@ impl ServiceObjects {
             let names = desired.interfaces.values().cloned();
             let floating_ip =
                 self.naming
-                    .floating_ip(address, &desired.services, &desired.ports, names);
+                    .floating_ip(address, pool, &desired.services, &desired.ports, names);
             let ensured = self.client.ensure(&floating_ip).await?;
             self.check_is_ours(&ensured)?;
             let ports: Vec<String> = port_texts(&desired.ports);
             log::info!(address:%, services = desired.services, ports = ports.join(" "), backends = desired.interfaces.len(); "address of services created in Contrail");
             return Ok(ActualVip {
+                pool: planned.pool.clone(),
                 floating_ip: Some(desired.into_actual()),
             });
         };
@@ -200,6 +208,7 @@ impl ServiceObjects {
         self.update_floating_ip(address, &desired, is_trusted, &mut after)
             .await?;
         Ok(ActualVip {
+            pool: planned.pool.clone(),
             floating_ip: Some(after),
         })
     }
@@ -230,6 +239,7 @@ impl ServiceObjects {
         {
             let floating_ip = self.naming.floating_ip(
                 address,
+                None,
                 &desired.services,
                 &desired.ports,
                 std::iter::empty(),
@@ -275,11 +285,13 @@ impl ServiceObjects {
     }
 
     /// Deletes an address with its floating-ip.
-    async fn delete_vip(&self, address: IpAddr) -> Result<(), ManagerError> {
+    async fn delete_vip(&self, address: IpAddr, in_pool: bool) -> Result<(), ManagerError> {
         let floating_ip = self.naming.floating_ip_uuid(address);
         self.client.delete::<FloatingIp>(floating_ip).await?;
-        let instance_ip = self.naming.instance_ip_uuid(address);
-        self.client.delete::<InstanceIp>(instance_ip).await?;
+        if !in_pool {
+            let instance_ip = self.naming.instance_ip_uuid(address);
+            self.client.delete::<InstanceIp>(instance_ip).await?;
+        }
         log::info!(address:%; "address of services deleted in Contrail");
         Ok(())
     }

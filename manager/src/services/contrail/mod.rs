@@ -10,7 +10,8 @@
 //!
 //! The address of a service is an instance-ip in the network of services. Below it, one floating-ip
 //! refers to the interfaces of all backends and maps the ports; vRouters balance connections over
-//! them. That is what Contrail's own load balancers become. Invariants:
+//! them. That is what Contrail's own load balancers become. An address of a floating-ip-pool, for clients
+//! outside, is a floating-ip of that pool, without an instance-ip. Invariants:
 //!
 //! - Objects of services have an owner of their own. No other object is changed or deleted, except that
 //!   one entry is ours in the list of link-local services, known by its name.
@@ -252,7 +253,11 @@ impl ServiceObjects {
             Some(snapshot) => snapshot,
             None => self.read_snapshot(Instant::now()).await?,
         };
-        let plan = plan::plan(&input.services, &snapshot.network);
+        let space = plan::AddressSpace {
+            network: &snapshot.network,
+            pools: &snapshot.pools,
+        };
+        let plan = plan::plan(&input.services, space);
         self.find_interfaces(&plan).await?;
         let mut outcome = apply::Outcome {
             problems: plan.problems.clone(),

@@ -12,8 +12,8 @@ use super::plan::Ports;
 use crate::config::LinkLocalDns;
 use crate::model::annotation;
 use crate::vnc::{
-    Address, DnsRecordData, FloatingIp, FqName, InstanceIp, KeyValues, LinklocalService,
-    Object as _, PortMappings, Ref, VirtualDnsRecord,
+    Address, DnsRecordData, FloatingIp, FloatingIpPool, FqName, InstanceIp, KeyValues,
+    LinklocalService, Object as _, PortMappings, Ref, VirtualDnsRecord,
 };
 
 /// The value of the annotation `owner`.
@@ -88,17 +88,23 @@ impl Naming {
         object
     }
 
-    /// The floating-ip that forwards to these interfaces.
+    /// The floating-ip that forwards to these interfaces: in that pool, or below the instance-ip of the
+    /// address.
     pub(super) fn floating_ip(
         &self,
         address: IpAddr,
+        pool: Option<&FqName>,
         services: &str,
         ports: &Ports,
         interfaces: impl Iterator<Item = FqName>,
     ) -> FloatingIp {
-        let parent = self.instance_ip_name(address);
-        let mut object = FloatingIp::named(parent.child(parent.name()));
-        object.common.parent_type = Some(InstanceIp::TYPE.to_owned());
+        let own = self.instance_ip_name(address);
+        let (parent, parent_type, network) = match pool {
+            Some(pool) => (pool, FloatingIpPool::TYPE, pool.parent()),
+            None => (&own, InstanceIp::TYPE, Some(self.network.clone())),
+        };
+        let mut object = FloatingIp::named(parent.child(own.name()));
+        object.common.parent_type = Some(parent_type.to_owned());
         object.common.uuid = Some(self.floating_ip_uuid(address));
         object.common.annotations = self.annotations(services);
         object.floating_ip_address = Address(Some(address));
@@ -108,7 +114,8 @@ impl Naming {
         object.floating_ip_port_mappings = Some(PortMappings {
             port_mappings: ports.port_maps(),
         });
-        object.project_refs = self.network.parent().map(Ref::to).into_iter().collect();
+        let project = network.and_then(|network| network.parent());
+        object.project_refs = project.map(Ref::to).into_iter().collect();
         object.virtual_machine_interface_refs = interfaces.map(Ref::to).collect();
         object
     }

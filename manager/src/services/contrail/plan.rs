@@ -11,10 +11,11 @@ use std::net::IpAddr;
 use contrail_mesos_api::cluster::{BackendState, ServiceKey, ServiceProtocol, Vip};
 
 use super::ServiceMap;
+use super::snapshot::Pool;
 use crate::model::Network;
 use crate::objects;
 use crate::services::{ContrailInterface, DesiredBackend, DesiredService, ServiceProblem};
-use crate::vnc::PortMap;
+use crate::vnc::{FqName, PortMap};
 
 /// How many ports or services a message lists.
 const MAX_LISTED: usize = 10;
@@ -30,6 +31,8 @@ pub(super) struct ServicePlan {
 /// An address of services.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct PlannedVip {
+    /// The pool that has the address; none if the network of services has it.
+    pub pool: Option<FqName>,
     /// The names that it has below the zone of services.
     pub names: BTreeSet<String>,
     pub ports: Ports,
@@ -74,13 +77,33 @@ struct Candidate<'a> {
     interfaces: BTreeSet<ContrailInterface>,
 }
 
-/// What these services are on Contrail, with their addresses in this network.
-pub(super) fn plan(services: &ServiceMap, network: &Network) -> ServicePlan {
+/// Where addresses of services may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AddressSpace<'a> {
+    /// The network of services.
+    pub network: &'a Network,
+    /// The pools, for addresses that this network does not have.
+    pub pools: &'a [Pool],
+}
+
+impl<'a> AddressSpace<'a> {
+    /// The pool with an address that the network of services does not have.
+    fn pool(&self, address: IpAddr) -> Option<&'a Pool> {
+        if self.network.subnet(address).is_some() {
+            return None;
+        }
+        let mut pools = self.pools.iter();
+        pools.find(|pool| pool.network.subnet(address).is_some())
+    }
+}
+
+/// What these services are on Contrail, with their addresses in these networks.
+pub(super) fn plan(services: &ServiceMap, space: AddressSpace<'_>) -> ServicePlan {
     let mut problems = vec![];
     let mut candidates: BTreeMap<IpAddr, Vec<Candidate<'_>>> = BTreeMap::new();
     for (key, (addresses, service)) in services {
         for address in addresses {
-            match candidate(key, service, *address, network, &mut problems) {
+            match candidate(key, service, *address, space, &mut problems) {
                 Ok(Some(candidate)) => candidates.entry(*address).or_default().push(candidate),
                 Ok(None) => {}
                 Err(message) => problems.push(problem(key, service, message)),
@@ -89,7 +112,11 @@ pub(super) fn plan(services: &ServiceMap, network: &Network) -> ServicePlan {
     }
     let vips = candidates
         .into_iter()
-        .map(|(address, candidates)| (address, combine(&candidates, &mut problems)))
+        .map(|(address, candidates)| {
+            let mut vip = combine(&candidates, &mut problems);
+            vip.pool = space.pool(address).map(|pool| pool.name.clone());
+            (address, vip)
+        })
         .collect();
     problems.sort();
     problems.dedup();
@@ -115,7 +142,7 @@ fn candidate<'a>(
     key: &'a ServiceKey,
     service: &'a DesiredService,
     address: IpAddr,
-    network: &Network,
+    space: AddressSpace<'_>,
     problems: &mut Vec<ServiceProblem>,
 ) -> Result<Option<Candidate<'a>>, String> {
     let of_family: Vec<&DesiredBackend> = service
@@ -138,11 +165,13 @@ fn candidate<'a>(
                 .to_owned(),
         );
     }
+    let pool = space.pool(address);
+    let network = pool.map_or(space.network, |pool| &pool.network);
     let Some(subnet) = network.subnet(address) else {
         return Err(format!(
-            "{address} is in none of the subnets of the network {} ({}): clients in virtual networks \
-             cannot use it; let the range of [services] be a subnet of that network, and addresses of \
-             the framework be in it",
+            "{address} is in none of the subnets of the network {} ({}), nor of a network of \
+             floating_ip_pools: clients in virtual networks cannot use it; let the range of [services] be a \
+             subnet of that network, and addresses of the framework be in it",
             network.name,
             network.list_subnets()
         ));

@@ -12,8 +12,8 @@ use super::{ContrailInterface, ServiceObjects};
 use crate::error::ManagerError;
 use crate::model::{self, Network};
 use crate::vnc::{
-    Detail, FloatingIp, FqName, InstanceIp, Object, Query, Ref, VirtualDns, VirtualDnsRecord,
-    VirtualMachineInterface, VirtualNetwork,
+    Detail, FloatingIp, FloatingIpPool, FqName, InstanceIp, Object, Query, Ref, VirtualDns,
+    VirtualDnsRecord, VirtualMachineInterface, VirtualNetwork,
 };
 use contrail_mesos_api::agent_api;
 use contrail_mesos_api::container::ContainerId;
@@ -24,6 +24,8 @@ pub(super) struct Snapshot {
     pub read_at: Instant,
     /// The network of the services' addresses.
     pub network: Network,
+    /// The floating-ip-pools, in their order.
+    pub pools: Vec<Pool>,
     pub vips: BTreeMap<IpAddr, ActualVip>,
     /// The virtual DNS server, if one is configured.
     pub dns: Option<Dns>,
@@ -31,9 +33,20 @@ pub(super) struct Snapshot {
     pub is_link_local_written: bool,
 }
 
-/// An address that has an instance-ip.
+/// A floating-ip-pool.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Pool {
+    pub uuid: Uuid,
+    pub name: FqName,
+    /// The network of its addresses.
+    pub network: Network,
+}
+
+/// An address that has an instance-ip, or a floating-ip of a pool.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ActualVip {
+    /// The pool of the address; none if it is in the network of services.
+    pub pool: Option<FqName>,
     pub floating_ip: Option<ActualFloatingIp>,
 }
 
@@ -98,6 +111,10 @@ impl ServiceObjects {
                  with the ranges of [services] as its subnets"
             ))
         })?;
+        let mut pools = vec![];
+        for name in &self.options.floating_ip_pools {
+            pools.push(self.read_pool(name).await?);
+        }
         let query = Query::new()
             .referring_to([network.uuid])
             .detail(fields(["annotations", "instance_ip_address"]));
@@ -115,16 +132,26 @@ impl ServiceObjects {
             .values()
             .map(|address| (*address, ActualVip::default()))
             .collect();
-        let query = Query::new().children_of(instance_ips.keys().copied());
+        let pool_uuids: HashMap<Uuid, &FqName> =
+            pools.iter().map(|pool| (pool.uuid, &pool.name)).collect();
+        let parents = instance_ips.keys().chain(pool_uuids.keys());
+        let query = Query::new().children_of(parents.copied());
         for floating_ip in self.client.list::<FloatingIp>(&query).await? {
-            let parent = floating_ip.common.parent_uuid;
-            let address = parent.and_then(|parent| instance_ips.get(&parent));
+            let Some(parent) = floating_ip.common.parent_uuid else {
+                continue;
+            };
+            let pool = pool_uuids.get(&parent);
+            let address = match pool {
+                Some(_) => floating_ip.floating_ip_address.0,
+                None => instance_ips.get(&parent).copied(),
+            };
             if let Some(address) = address
-                && let Some(vip) = vips.get_mut(address)
                 && self.naming.is_ours(&floating_ip.common.annotations)
-                && floating_ip.common.uuid == Some(self.naming.floating_ip_uuid(*address))
+                && floating_ip.common.uuid == Some(self.naming.floating_ip_uuid(address))
             {
-                vip.floating_ip = Some(actual_floating_ip(&floating_ip, *address));
+                let vip = vips.entry(address).or_default();
+                vip.pool = pool.map(|name| (*name).clone());
+                vip.floating_ip = Some(actual_floating_ip(&floating_ip, address));
             }
         }
         let dns = match &self.options.virtual_dns {
@@ -134,9 +161,33 @@ impl ServiceObjects {
         Ok(Snapshot {
             read_at: now,
             network,
+            pools,
             vips,
             dns,
             is_link_local_written: false,
+        })
+    }
+
+    async fn read_pool(&self, name: &FqName) -> Result<Pool, ManagerError> {
+        let uuid = self.client.id_of::<FloatingIpPool>(name).await?;
+        let network = match name.parent() {
+            Some(network) => self.client.id_of::<VirtualNetwork>(&network).await?,
+            None => None,
+        };
+        let network = match network {
+            Some(network) => self.containers.read_networks(vec![network]).await?.pop(),
+            None => None,
+        };
+        let (Some(uuid), Some(network)) = (uuid, network) else {
+            return Err(ManagerError::invalid(format!(
+                "there is no floating-ip-pool {name}, which services.contrail.floating_ip_pools names; \
+                 create it, or remove it from the list"
+            )));
+        };
+        Ok(Pool {
+            uuid,
+            name: name.clone(),
+            network,
         })
     }
 

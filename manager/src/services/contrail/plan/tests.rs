@@ -26,6 +26,17 @@ fn network() -> Network {
     }
 }
 
+/// A plan without pools.
+fn plan(services: &ServiceMap, network: &Network) -> ServicePlan {
+    super::plan(
+        services,
+        AddressSpace {
+            network,
+            pools: &[],
+        },
+    )
+}
+
 /// A backend on Contrail, whose container and task are named after its address.
 fn backend(address: &str) -> DesiredBackend {
     let address: SocketAddr = address.parse().unwrap();
@@ -289,4 +300,62 @@ fn port_maps_are_read_back() {
     assert_eq!(Ports::of(&maps).port_maps(), maps);
     let others = [map("udp", 53, 53), map("icmp", 1, 1), map("tcp", 80, 8080)];
     assert_eq!(Ports::of(&others).port_maps(), maps);
+}
+
+#[test]
+fn addresses_of_pools_are_taken_if_the_network_of_services_does_not_have_them() {
+    let pool = |name: &str, net: &str| Pool {
+        uuid: uuid::Uuid::nil(),
+        name: FqName::new(["default-domain", "p", name, "pool"]),
+        network: Network {
+            uuid: uuid::Uuid::nil(),
+            name: FqName::new(["default-domain", "p", name]),
+            subnets: vec![Subnet {
+                net: net.parse().unwrap(),
+                uuid: None,
+                gateway: net.replace(".0/24", ".254").parse().ok(),
+                dns: None,
+            }],
+        },
+    };
+    let pools = [
+        pool("out", "203.0.113.0/24"),
+        pool("twice", "198.18.0.0/24"),
+    ];
+    let network = network();
+    let backends = || vec![backend("10.1.1.2:80")];
+    let services = services(vec![
+        ("203.0.113.9:80/tcp", &["203.0.113.9"], backends()),
+        ("203.0.113.254:80/tcp", &["203.0.113.254"], backends()),
+        ("192.0.2.9:80/tcp", &["192.0.2.9"], backends()),
+        ("web.marathon:80/tcp", &["198.18.0.9"], backends()),
+    ]);
+    let space = AddressSpace {
+        network: &network,
+        pools: &pools,
+    };
+    let plan = super::plan(&services, space);
+    let of_pools: Vec<(String, Option<&FqName>)> = plan
+        .vips
+        .iter()
+        .map(|(address, vip)| (address.to_string(), vip.pool.as_ref()))
+        .collect();
+    assert_eq!(
+        of_pools,
+        [
+            ("198.18.0.9".to_owned(), None),
+            ("203.0.113.9".to_owned(), Some(&pools[0].name)),
+        ]
+    );
+    let subjects: Vec<&str> = plan
+        .problems
+        .iter()
+        .map(|problem| problem.subject.as_str())
+        .collect();
+    assert_eq!(subjects, ["192.0.2.9:80/tcp", "203.0.113.254:80/tcp"]);
+    assert!(
+        plan.problems[1].message.contains("the gateway of"),
+        "{:?}",
+        plan.problems
+    );
 }
