@@ -13,7 +13,7 @@
 //! overlay_modules what the modules with the names of DC/OS' overlay modules share
 //! parser_testing damaged input and growth, for tests of parsers (feature `test-util`)
 //! process_metrics the metrics of the process (feature `process-metrics`)
-//! program        how the programs end
+//! program        how the programs begin and end
 //! recordio       the framing of Mesos' event streams
 //! text           untrusted strings in messages
 //! ```

@@ -1,8 +1,10 @@
-//! How the programs report what went wrong, and with which exit code they end.
+//! What all programs do at their start and at their end.
 
 use std::error::Error;
 use std::fmt::Display;
 use std::process::ExitCode;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::text::with_causes;
 
@@ -25,5 +27,15 @@ pub fn print_problems(problems: &[impl Display], omitted: usize) {
     }
     if omitted > 0 {
         eprintln!("and {omitted} more");
+    }
+}
+
+/// Raises the limit of open files of this process as far as it may. The new limit counts from now
+/// on; most systems start services with a limit of 1,024 that they may raise.
+pub fn raise_open_files_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        log::warn!(error:%; "cannot raise the limit of open files");
     }
 }

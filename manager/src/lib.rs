@@ -86,7 +86,6 @@ pub use dry_run::{DryRun, DryRunError, dry_run};
 pub use election::ZooKeeper;
 pub use error::ManagerError;
 pub use fence::{Fence, Leadership};
-pub use listener::raise_limit as raise_open_files_limit;
 pub use model::{Create, Defaults, Policy};
 pub use reconcile::{PlannedChange, ReconcileStats, Reconciler, Schedule};
 pub use server::{Manager, StartError};

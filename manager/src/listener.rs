@@ -50,7 +50,6 @@ use tower_service::Service as _;
 pub(super) use body::{BodyLimits, discard, receive_body};
 pub(super) use connections::Connections;
 pub(super) use descriptors::Allotment;
-pub use descriptors::raise_limit;
 pub(super) use hosts::{AllowedHosts, check_host};
 pub(super) use metrics::ConnectionMetrics;
 pub(super) use tls::server_config;

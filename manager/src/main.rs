@@ -12,9 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use contrail_mesos_api::config_reader::ConfigProblem;
 use contrail_mesos_api::program;
 use contrail_mesos_manager::logging::{self, LogFormat};
-use contrail_mesos_manager::{
-    Config, DEFAULT_PATH, DryRun, Manager, dry_run, raise_open_files_limit,
-};
+use contrail_mesos_manager::{Config, DEFAULT_PATH, DryRun, Manager, dry_run};
 use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -126,7 +124,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(level) = &config.log_level {
         logging::set_filter(level)?;
     }
-    raise_open_files_limit();
+    program::raise_open_files_limit();
     let served = runtime.block_on(serve(config, &arguments.config));
     // Whatever is still being decoded does not matter any more.
     runtime.shutdown_background();

@@ -128,6 +128,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         nix::unistd::geteuid().is_root(),
         "the daemon needs root, to read and write the kernel's network configuration"
     );
+    program::raise_open_files_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

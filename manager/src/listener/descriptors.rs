@@ -3,7 +3,7 @@
 //! Each connection takes a file descriptor. Those for the manager's own work, such as calls to the
 //! VNC API and the session with ZooKeeper, are kept back.
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::connections::ConnectionLimits;
 use crate::config::Config;
@@ -16,16 +16,6 @@ const ADMIN_CONNECTIONS: usize = 64;
 const LEGACY_CONNECTIONS: usize = 256;
 /// How many connections each listener can have under any limit.
 const MIN_CONNECTIONS: usize = 16;
-
-/// Raises the limit of open files of this process as far as it may. The new limit counts from now
-/// on; most systems start services with a limit of 1,024 that they may raise.
-pub fn raise_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        log::warn!(error:%; "cannot raise the limit of open files");
-    }
-}
 
 /// The limits of all listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

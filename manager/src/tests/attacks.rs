@@ -11,6 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::http::{Agent, Authority, start};
 use super::*;
 use contrail_mesos_api::http::TlsOptions;
+use contrail_mesos_api::program::raise_open_files_limit;
 
 const TOKEN: &str = "correct-horse-battery";
 /// Bounds every wait. It is not a limit that a test asserts.

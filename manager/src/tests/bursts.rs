@@ -8,6 +8,7 @@ use super::http::{Agent, start};
 use super::*;
 use contrail_mesos_api::agent_api::{ClientOptions, MAX_IN_FLIGHT, PortsClient, manager_address};
 use contrail_mesos_api::http::TlsOptions;
+use contrail_mesos_api::program::raise_open_files_limit;
 
 const BURST: u128 = 200;
 

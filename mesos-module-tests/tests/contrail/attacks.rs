@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use contrail_mesos_manager::raise_open_files_limit;
+use contrail_mesos_api::program::raise_open_files_limit;
 use mesos_module_tests::testbed::Host;
 use mesos_module_tests::testbed::agent::{self, Agent};
 use mesos_module_tests::testbed::contrail::Contrail;

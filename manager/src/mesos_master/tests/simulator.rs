@@ -30,6 +30,7 @@ fn task(number: u8) -> Task {
         agent: "S1".into(),
         container: format!("c{number}").into(),
         network: ("contrail".into(), IpAddr::from([10, 0, 0, number])),
+        vip: None,
         state: TaskState::TaskRunning,
     }
 }
