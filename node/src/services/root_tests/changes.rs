@@ -405,6 +405,43 @@ fn thousand_flapping_services_leave_what_must_be() {
 }
 
 #[test]
+fn ten_thousand_services_come_and_go_at_once() {
+    isolated(|| {
+        const SERVICES: u16 = 10_000;
+        let mut lab = Lab::new();
+        let stays = service("stays.marathon:80/tcp", 10, both(&lab.hosts[0].red[0], 1));
+        lab.put(stays);
+        let all: Vec<_> = lab.hosts[0]
+            .containers()
+            .flat_map(|place| both(place, 1))
+            .collect();
+        let host = &lab.hosts[0];
+        let (subsystem, _) = lab.apply_with(host, host.subsystem());
+        let alone = host.run(nft_ruleset);
+        for number in 0..SERVICES {
+            let mut many = service(&format!("s{number}.marathon:80/tcp"), 10, all[..6].to_vec());
+            let [high, low] = (0x1000 + number).to_be_bytes();
+            many.addresses = vec![[198, 18, high, low].into()];
+            lab.put(many);
+        }
+        let (subsystem, _) = lab.apply_with(&lab.hosts[0], subsystem);
+        let table = lab.hosts[0].run(nft_ruleset);
+        assert!(
+            table.contains("198.18.16.0 . tcp . 80"),
+            "the services are not there"
+        );
+        for number in 0..SERVICES {
+            lab.delete(&format!("s{number}.marathon:80/tcp"));
+        }
+        lab.apply_with(&lab.hosts[0], subsystem);
+        assert_eq!(lab.hosts[0].run(nft_ruleset), alone);
+        let [server, client] = [&lab.hosts[0].red[0], &lab.hosts[0].red[1]];
+        server.serve(PORT);
+        client.ask(vip(10, true), 80).unwrap();
+    });
+}
+
+#[test]
 fn dry_run_changes_nothing() {
     isolated(|| {
         let mut lab = Lab::new();
