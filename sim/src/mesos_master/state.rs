@@ -36,6 +36,8 @@ pub struct Task {
     pub container: Box<str>,
     /// Its network, and its address there.
     pub network: (ArcStr, IpAddr),
+    /// The label `VIP_0` of its port 8080, if it has that port.
+    pub vip: Option<Box<str>>,
     /// Its state.
     pub state: TaskState,
 }
@@ -120,7 +122,7 @@ impl Task {
             .filter(|_| self.state != TaskState::TaskStaging)
             .map(|state| self.status(state))
             .collect();
-        json!({
+        let mut json = json!({
             "agent_id": value(&self.agent),
             "container": {"network_infos": [{"name": &*self.network.0}], "type": "MESOS"},
             "framework_id": value(&self.framework),
@@ -131,7 +133,21 @@ impl Task {
             "status_update_uuid": "F3R0ZXN0dGVzdHRlc3R0ZQ==",
             "statuses": statuses,
             "task_id": value(&self.id),
-        })
+        });
+        if let Some(vip) = &self.vip {
+            let labels = json!([
+                {"key": "VIP_0", "value": vip},
+                {"key": "network-scope", "value": "container"},
+            ]);
+            json["discovery"] = json!({
+                "name": &*self.id,
+                "ports": {"ports": [
+                    {"labels": {"labels": labels}, "name": "http", "number": 8080, "protocol": "tcp"},
+                ]},
+                "visibility": "FRAMEWORK",
+            });
+        }
+        json
     }
 
     pub(super) fn update(&self) -> Value {

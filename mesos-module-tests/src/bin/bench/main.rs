@@ -160,6 +160,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             watching: arguments.watching.clone(),
             registrations: 20,
             remote: arguments.remote.clone(),
+            services: arguments.services.iter().copied().max().unwrap_or_default(),
             members: arguments.members.clone(),
             idle: Duration::from_secs(arguments.idle),
         };

@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) registrations: usize,
     /// Numbers of remote nodes of the node daemon, in ascending order.
     pub(crate) remote: Vec<u16>,
+    /// Services of the node daemon.
+    pub(crate) services: u32,
     /// Numbers of members of a group, in ascending order.
     pub(crate) members: Vec<usize>,
     /// How long idle processes are measured.

@@ -29,7 +29,7 @@ use crate::report::{Report, Row, Samples, at};
 use crate::subject::timed;
 
 /// Backends of each service.
-const BACKENDS: u32 = 3;
+pub(crate) const BACKENDS: u32 = 3;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 2, 2);
 const SERVER_PORT: u16 = 8080;
 /// The service of the server, and the address that a single rule translates.
@@ -71,7 +71,7 @@ fn backend(address: SocketAddr) -> Backend {
 }
 
 /// The service with this number, with so many backends.
-fn service(number: u32, backends: u32) -> Result<Service> {
+pub(crate) fn service(number: u32, backends: u32) -> Result<Service> {
     let address = |slot: u32| {
         let address = Ipv4Addr::from(0x0900_0000 + number * 16 + slot);
         backend(SocketAddr::new(address.into(), 80))
@@ -84,19 +84,27 @@ fn service(number: u32, backends: u32) -> Result<Service> {
     })
 }
 
+/// What managers publish of so many services.
+pub(crate) fn objects(services: u32) -> Result<Vec<Object>> {
+    let mut objects = vec![Object::ServiceSettings(ServiceSettings {
+        ranges: vec!["198.18.0.0/15".parse()?],
+        dns: vec![[198, 18, 0, 1].into()],
+    })];
+    for number in 0..services {
+        objects.push(Object::Service(service(number, BACKENDS)?));
+    }
+    objects.push(Object::ServicesComplete);
+    Ok(objects)
+}
+
 fn cluster(services: u32) -> Result<ClusterState> {
     let revision = Revision {
         term: 1,
         counter: 1,
     };
     let mut state = ClusterState::empty("node-1", revision);
-    state.put(Object::ServiceSettings(ServiceSettings {
-        ranges: vec!["198.18.0.0/15".parse()?],
-        dns: vec![[198, 18, 0, 1].into()],
-    }));
-    state.put(Object::ServicesComplete);
-    for number in 0..services {
-        state.put(Object::Service(service(number, BACKENDS)?));
+    for object in objects(services)? {
+        state.put(object);
     }
     Ok(state)
 }

@@ -94,6 +94,7 @@ impl Cluster {
             agent: Self::agent_id(self.agent_of(number)).into(),
             container: Self::container(number).to_string().into(),
             network: ("contrail".into(), Self::task_address(number)?),
+            vip: None,
             state: TaskState::TaskRunning,
         })
     }

@@ -18,6 +18,7 @@ use contrail_mesos_node::cluster_state::ClusterState;
 use contrail_mesos_node::daemon::subsystems;
 use contrail_mesos_node::subsystem::{Mode, Subsystem};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::sync::broadcast;
 
 use super::hosts::{Switch, VTEP, cluster, node};
@@ -25,6 +26,7 @@ use super::process::{Memory, Process};
 use super::worker::Worker;
 use super::{Plan, milliseconds};
 use crate::report::{Report, Row, at};
+use crate::services::{BACKENDS, objects, service};
 
 /// The number of the node whose daemon is measured.
 const OWN: u8 = 1;
@@ -58,6 +60,7 @@ pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<()> {
     let (Some((few, small)), Some((many, large))) = (levels.first(), levels.last()) else {
         return Ok(());
     };
+    measure_services(plan, report)?;
     if levels.len() > 1 {
         let nodes = many / few;
         for (what, grown) in [
@@ -129,7 +132,7 @@ fn measure_at(remote: u16, plan: &Plan) -> Result<Figures> {
             .enable_all()
             .build()?;
         let cluster = state(remote)?;
-        let manager = runtime.block_on(Manager::start(&cluster))?;
+        let manager = runtime.block_on(Manager::start(&cluster, vec![]))?;
         program(&manager, remote, idle)
     })?;
     Ok(Figures {
@@ -137,6 +140,57 @@ fn measure_at(remote: u16, plan: &Plan) -> Result<Figures> {
         comparison: std::mem::take(&mut figures.comparison),
         ..measured
     })
+}
+
+/// The program with many services.
+fn measure_services(plan: &Plan, report: &mut Report) -> Result<()> {
+    let services = plan.services;
+    let switch = Switch::start()?;
+    let host = Worker::start(|| Ok(()))?;
+    switch.connect(OWN, &host)?;
+    let idle = plan.idle;
+    let figures = host.run(move |()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let manager = runtime.block_on(Manager::start(&state(1)?, objects(services)?))?;
+        let (_directory, mut daemon, started) = start(&manager)?;
+        let mut figures = Figures {
+            started,
+            ..Figures::default()
+        };
+        for change in 0..u32::from(CHANGES) {
+            let began = Instant::now();
+            // One backend less, or again as many.
+            let service = service(change / 2, BACKENDS - (change + 1) % 2)?;
+            let revision = manager.publish(Object::Service(service))?;
+            daemon.until("a change is applied", |daemon| is_applied(daemon, revision))?;
+            figures.changes.push(milliseconds(began));
+        }
+        let (cpu, began) = (daemon.cpu()?, Instant::now());
+        sleep(idle);
+        figures.idle = (daemon.cpu()? - cpu) / began.elapsed().as_secs_f64();
+        figures.memory = daemon.memory()?;
+        Ok(figures)
+    })?;
+    let row = |what: &str, unit, ours| {
+        let name = format!("node daemon, {services} x {BACKENDS} services: {what}");
+        Row::new(name, unit).figures(ours, None, None)
+    };
+    report.add(row("memory", "MiB", Some(figures.memory.resident)));
+    report.add(row("memory, peak", "MiB", Some(figures.memory.peak)));
+    report.add(row("idle CPU", "%", Some(figures.idle * 100.0)));
+    report.add(row(
+        "start until all is applied",
+        "ms",
+        Some(figures.started),
+    ));
+    for (quantile, name) in [(0.5, "p50"), (0.99, "p99")] {
+        let what = format!("change published until applied {name}");
+        report.add(row(&what, "ms", at(&figures.changes, quantile)));
+    }
+    Ok(())
 }
 
 /// The state of a cluster with so many remote nodes.
@@ -208,13 +262,19 @@ fn line(item: &WatchItem) -> Result<Vec<u8>> {
 }
 
 impl Manager {
-    async fn start(cluster: &ClusterState) -> Result<Self> {
+    /// A manager that publishes overlays and nodes of this state, and more objects.
+    async fn start(cluster: &ClusterState, more: Vec<Object>) -> Result<Self> {
         let revision = cluster.revision;
         let underlay = cluster.underlay.clone().map(Object::Underlay);
         let overlays = cluster.overlays.values().cloned().map(Object::Overlay);
         let nodes = cluster.nodes.values().cloned().map(Object::Node);
         let mut snapshot = line(&WatchItem::Snapshot { revision })?;
-        for object in underlay.into_iter().chain(overlays).chain(nodes) {
+        for object in underlay
+            .into_iter()
+            .chain(overlays)
+            .chain(nodes)
+            .chain(more)
+        {
             snapshot.extend(line(&WatchItem::Put { revision, object })?);
         }
         snapshot.extend(line(&WatchItem::Synced { revision })?);
@@ -252,21 +312,21 @@ impl Manager {
         })
     }
 
-    /// Publishes one more node. Returns the revision after it.
-    fn publish(&self, number: u16) -> Result<Revision> {
+    /// Publishes an object. Returns the revision after it.
+    fn publish(&self, object: Object) -> Result<Revision> {
         let revision = Revision {
             counter: self.counter.fetch_add(1, Ordering::Relaxed) + 1,
             ..self.revision
         };
-        let object = Object::Node(node(number));
         let item = line(&WatchItem::Put { revision, object })?;
         self.feed.send(item).context("the daemon has no watch")?;
         Ok(revision)
     }
 }
 
-/// The program.
-fn program(manager: &Manager, remote: u16, idle: Duration) -> Result<Figures> {
+/// Starts the program, and waits until it has applied everything. Also returns its directory, and how many
+/// milliseconds it took.
+fn start(manager: &Manager) -> Result<(TempDir, Process, f64)> {
     let directory = tempfile::tempdir()?;
     let config = directory.path().join("agent.toml");
     let own = node(OWN.into());
@@ -284,13 +344,19 @@ fn program(manager: &Manager, remote: u16, idle: Duration) -> Result<Figures> {
     daemon.until("all is applied", |daemon| {
         is_applied(daemon, manager.revision)
     })?;
+    Ok((directory, daemon, milliseconds(started)))
+}
+
+/// The program with remote nodes.
+fn program(manager: &Manager, remote: u16, idle: Duration) -> Result<Figures> {
+    let (_directory, mut daemon, started) = start(manager)?;
     let mut figures = Figures {
-        started: milliseconds(started),
+        started,
         ..Figures::default()
     };
     for change in 1..=CHANGES {
         let began = Instant::now();
-        let revision = manager.publish(remote + 1 + change)?;
+        let revision = manager.publish(Object::Node(node(remote + 1 + change)))?;
         daemon.until("a change is applied", |daemon| is_applied(daemon, revision))?;
         figures.changes.push(milliseconds(began));
     }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use contrail_mesos_api::agent_api::{ClientOptions, manager_address};
 use contrail_mesos_api::cluster::{
-    ClusterClient, NodeReport, Object, Revision, Versions, WatchItem,
+    ClusterClient, NodeReport, Object, Revision, ServiceKey, Versions, WatchItem,
 };
 use contrail_mesos_api::http::{Limits, TlsOptions};
+use contrail_mesos_sim::mesos_master::{Agent, Master, Task, TaskState};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -43,6 +44,8 @@ struct Figures {
     snapshots: f64,
     /// From the beginning of a registration until a node knows of it.
     new_nodes: Vec<f64>,
+    /// From the event of the Mesos master until a node knows of the service of a new task.
+    services: Vec<f64>,
     memory: Memory,
     /// Share of a core while all nodes report.
     idle: f64,
@@ -91,6 +94,12 @@ fn rows(nodes: u16, figures: &Figures, report: &mut Report) {
         row("new node at all others p99", "ms", at(new, 0.99))
             .goal("<= 500 ms", |row| Some(row.ours? <= 500.0)),
     );
+    let services = &figures.services;
+    report.add(row("new service at all p50", "ms", at(services, 0.5)));
+    report.add(
+        row("new service at all p99", "ms", at(services, 0.99))
+            .goal("<= 500 ms", |row| Some(row.ours? <= 500.0)),
+    );
     report.add(row("memory", "MiB", Some(figures.memory.resident)));
     report.add(row("memory, peak", "MiB", Some(figures.memory.peak)));
     report.add(row(
@@ -101,19 +110,26 @@ fn rows(nodes: u16, figures: &Figures, report: &mut Report) {
 }
 
 fn measure_at(nodes: u16, plan: &Plan, directory: &Path) -> Result<Figures> {
-    let config = configure(directory, false)?;
-    let mut manager = Process::start("contrail-mesos-manager", &config, ADMIN.parse()?)?;
-    manager.until("the manager leads", |manager| {
-        Ok((manager.get("/ready")?.0 == 200).then_some(()))
-    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
+    let config = configure(directory, false)?;
+    let master = runtime.block_on(Master::start())?;
+    let services = format!(
+        "[mesos]\nmasters = '{}'\n[services]\nstate_file = '{}'\n",
+        master.address(),
+        directory.join("services.json").display()
+    );
+    fs::write(&config, fs::read_to_string(&config)? + &services)?;
+    let mut manager = Process::start("contrail-mesos-manager", &config, ADMIN.parse()?)?;
+    manager.until("the manager leads", |manager| {
+        Ok((manager.get("/ready")?.0 == 200).then_some(()))
+    })?;
     let clients = (1..=nodes)
         .map(|number| client(number, directory))
         .collect::<Result<Vec<_>>>()?;
-    runtime.block_on(simulate(&manager, &clients, plan, directory))
+    runtime.block_on(simulate(&manager, &master, &clients, plan, directory))
 }
 
 /// Writes the configuration, and returns its path. The overlay may isolate groups.
@@ -190,10 +206,13 @@ enum WatchEvent {
     Synced(Revision),
     /// A node was published.
     Node(String, Instant),
+    /// A service was published.
+    Service(ServiceKey, Instant),
 }
 
 async fn simulate(
     manager: &Process,
+    master: &Master,
     clients: &[(u16, ClusterClient)],
     plan: &Plan,
     directory: &Path,
@@ -241,6 +260,8 @@ async fn simulate(
         }
     }
 
+    figures.services = new_services(master, clients.len(), plan, &mut seen, &mut watches).await?;
+
     let reports = clients
         .iter()
         .map(|(number, client)| (client.clone(), node_report(*number)));
@@ -254,6 +275,51 @@ async fn simulate(
         return Err(failed?.context("a node cannot report"));
     }
     Ok(figures)
+}
+
+/// Launches tasks of new services, one after another. Returns how long it took each node to learn of each, in
+/// milliseconds.
+async fn new_services(
+    master: &Master,
+    nodes: usize,
+    plan: &Plan,
+    seen: &mut mpsc::UnboundedReceiver<WatchEvent>,
+    watches: &mut JoinSet<Result<()>>,
+) -> Result<Vec<f64>> {
+    master.add_framework("f", "marathon");
+    master.add_agent(Agent {
+        id: "a".into(),
+        host: "192.0.2.9".into(),
+        address: [192, 0, 2, 9].into(),
+    });
+    let mut times = vec![];
+    for round in 0..=plan.registrations {
+        let number = u8::try_from(round + 2)?;
+        let began = Instant::now();
+        master.add_task(Task {
+            id: format!("t{round}").into(),
+            framework: "f".into(),
+            agent: "a".into(),
+            container: format!("c{round}").into(),
+            network: ("bench".into(), [9, 0, 0, number].into()),
+            vip: Some(format!("/s{round}:80").into()),
+            state: TaskState::TaskRunning,
+        });
+        let service: ServiceKey = format!("s{round}.marathon:80/tcp").parse()?;
+        let mut informed = 0;
+        while informed < nodes {
+            if let WatchEvent::Service(key, at) = next(seen, watches).await?
+                && key == service
+            {
+                informed += 1;
+                // The first of all waits until the managers know all of Mesos.
+                if round > 0 {
+                    times.push(at.saturating_duration_since(began).as_secs_f64() * 1e3);
+                }
+            }
+        }
+    }
+    Ok(times)
 }
 
 /// Lets all nodes report, spread evenly over the interval. A task ends only if its node cannot report.
@@ -302,6 +368,7 @@ async fn synced(
     match next(seen, watches).await? {
         WatchEvent::Synced(revision) => Ok(revision),
         WatchEvent::Node(name, _) => bail!("{name} is published before all nodes watch"),
+        WatchEvent::Service(key, _) => bail!("{key} is published before all nodes watch"),
     }
 }
 
@@ -325,6 +392,10 @@ async fn watch(
                     object: Object::Node(node),
                     ..
                 } if is_synced => WatchEvent::Node(node.name, at),
+                WatchItem::Put {
+                    object: Object::Service(service),
+                    ..
+                } => WatchEvent::Service(service.service, at),
                 _ => continue,
             };
             if seen.send(what).is_err() {
