@@ -101,13 +101,17 @@ fn samples(cluster: &OverlayCluster, marathon: &Marathon) -> Result<()> {
         ),
     ];
     let mut expected = vec![];
-    for (name, app) in &apps {
-        expected.push((*name, start(marathon, app)?));
+    for (name, mut app) in apps.clone() {
+        app["constraints"] = json!([["hostname", "UNIQUE"]]);
+        expected.push((name, start(marathon, &app)?));
     }
     say("what the managers publish: GET /v1/vips, as dcos-net has it");
     let leader = cluster.managers.manager(cluster.managers.leader()?);
-    let vips: Value = serde_json::from_str(&leader.get("/v1/vips")?.body)?;
-    for vip in vips.as_array().into_iter().flatten() {
+    let vips = until("all services are published", || {
+        let vips: Vec<Value> = serde_json::from_str(&leader.get("/v1/vips")?.body)?;
+        Ok((vips.len() == apps.len()).then_some(vips))
+    })?;
+    for vip in vips {
         println!("    {vip}");
     }
     say("dig and curl from a host, from containers, and from the backends themselves");
