@@ -19,6 +19,8 @@ use crate::vnc::{FqName, KeyValues};
 
 /// The value of the annotation [`annotation::OWNER`] of every object that we create.
 pub(crate) const OWNER: &str = "contrail-mesos";
+/// The same of the objects of services, which are none of a container's.
+pub(crate) const SERVICES_OWNER: &str = "contrail-mesos-services";
 
 /// Keys of annotations.
 pub(crate) mod annotation {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::Containers;
 use crate::diff::Actual;
 use crate::error::ManagerError;
-use crate::model::{Adoption, CachedVm, Network, annotation};
+use crate::model::{Adoption, CachedVm, Network, SERVICES_OWNER, annotation};
 use crate::objects;
 use crate::stores::listing;
 use crate::vnc::{
@@ -199,10 +199,12 @@ impl Containers {
                 ips_of_interface.entry(interface).or_default().0.push(ip);
             }
         }
-        // Those below an instance-ip are addresses of services.
-        let of_pools =
-            |ip: &&FloatingIp| ip.common.parent_type.as_deref() != Some(InstanceIp::TYPE);
-        for ip in floating_ips.iter().filter(of_pools) {
+        // Those below an instance-ip, and some of pools, are addresses of services.
+        let is_own = |ip: &&FloatingIp| {
+            ip.common.parent_type.as_deref() != Some(InstanceIp::TYPE)
+                && ip.common.annotations.get(annotation::OWNER) != Some(SERVICES_OWNER)
+        };
+        for ip in floating_ips.iter().filter(is_own) {
             for interface in uuids(&ip.virtual_machine_interface_refs) {
                 ips_of_interface.entry(interface).or_default().1.push(ip);
             }

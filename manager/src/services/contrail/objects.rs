@@ -10,14 +10,12 @@ use uuid::Uuid;
 
 use super::plan::Ports;
 use crate::config::LinkLocalDns;
-use crate::model::annotation;
+use crate::model::{SERVICES_OWNER, annotation};
 use crate::vnc::{
     Address, DnsRecordData, FloatingIp, FloatingIpPool, FqName, InstanceIp, KeyValues,
     LinklocalService, Object as _, PortMappings, Ref, VirtualDnsRecord,
 };
 
-/// The value of the annotation `owner`.
-const OWNER: &str = "contrail-mesos-services";
 /// The key of the annotation with the names of services.
 const SERVICES: &str = "services";
 /// The limit of that annotation: it is for operators only.
@@ -41,7 +39,7 @@ impl Naming {
     /// The annotations of an object for these services.
     fn annotations(&self, services: &str) -> KeyValues {
         [
-            (annotation::OWNER, OWNER),
+            (annotation::OWNER, SERVICES_OWNER),
             (annotation::CLUSTER, &self.cluster),
             (SERVICES, services),
         ]
@@ -51,7 +49,7 @@ impl Naming {
 
     /// Whether an object was created by this cluster's manager for services.
     pub(super) fn is_ours(&self, annotations: &KeyValues) -> bool {
-        annotations.get(annotation::OWNER) == Some(OWNER)
+        annotations.get(annotation::OWNER) == Some(SERVICES_OWNER)
             && annotations.get(annotation::CLUSTER) == Some(&self.cluster)
     }
 

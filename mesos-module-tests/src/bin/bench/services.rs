@@ -344,7 +344,7 @@ fn connections(plan: &Plan, report: &mut Report) -> Result<()> {
     });
     host.run(|_| {
         nft(&format!(
-            "table ip rule {{ chain prerouting {{ type nat hook prerouting priority -100;\n\
+            "table ip translated {{ chain prerouting {{ type nat hook prerouting priority -100;\n\
              ip daddr {TRANSLATED} tcp dport 80 dnat to {SERVER}:{SERVER_PORT}\n}}\n}}\n"
         ))
         .map(drop)
