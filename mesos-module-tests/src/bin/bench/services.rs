@@ -24,6 +24,9 @@ use contrail_mesos_node::cluster_state::ClusterState;
 use contrail_mesos_node::services::ServicesSubsystem;
 use contrail_mesos_node::subsystem::{Mode, Subsystem as _};
 
+use nix::libc::linger;
+use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
+
 use crate::overlay::worker::{Worker, inside, join};
 use crate::report::{Report, Row, Samples, at};
 use crate::subject::timed;
@@ -35,6 +38,12 @@ const SERVER_PORT: u16 = 8080;
 /// The service of the server, and the address that a single rule translates.
 const SERVICE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 9);
 const TRANSLATED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+const RESET: linger = linger {
+    l_onoff: 1,
+    l_linger: 0,
+};
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
 /// The first address of the many services.
 const FIRST: u32 = 0xc612_1000;
 
@@ -336,7 +345,12 @@ fn connections(plan: &Plan, report: &mut Report) -> Result<()> {
             Ok(())
         })?;
     }
-    let listener = server.run(|()| Ok(TcpListener::bind((SERVER, SERVER_PORT))?))?;
+    let listener = server.run(|()| {
+        let listener = TcpListener::bind((SERVER, SERVER_PORT))?;
+        // A client whose first packet is dropped for want of space waits for a second.
+        listen(&listener, Backlog::new(BACKLOG)?)?;
+        Ok(listener)
+    })?;
     std::thread::spawn(move || {
         // Ends with the process.
         for stream in listener.incoming() {
@@ -411,6 +425,8 @@ fn connect(
             let one = Instant::now();
             let stream = TcpStream::connect(SocketAddr::new(address, port))?;
             times.push(one.elapsed().as_secs_f64() * 1e6);
+            // Closed by a reset: otherwise all ports would be waiting for late packets after a second.
+            setsockopt(&stream, sockopt::Linger, &RESET)?;
             drop(stream);
         }
         #[allow(clippy::cast_precision_loss, reason = "some ten thousand")]
