@@ -133,6 +133,25 @@ pub(super) fn commit(
     outcome
 }
 
+/// Sends `changes` as one transaction, if there are any. `subject` is what they change, for errors.
+pub(super) fn commit_if_any(
+    socket: &mut NetlinkSocket,
+    changes: Vec<Request>,
+    subject: &str,
+) -> Result<(), NetlinkError> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    commit(socket, None, changes).map_err(|error| match error {
+        BatchError::Refused(_, error) | BatchError::Unknown(error) | BatchError::Failed(error) => {
+            error
+        }
+        BatchError::Stale => NetlinkError::Interrupted {
+            action: format!("change {subject}"),
+        },
+    })
+}
+
 impl NetlinkSocket {
     /// Like `execute`, for a transaction, which the kernel takes as a whole only. Requests just one
     /// acknowledgement, that of the last change: errors of other changes come without one, and

@@ -29,7 +29,7 @@ use netlink_bindings::traits::Pusher;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC, NlasIterator};
 use nix::errno::Errno;
 
-use super::batch::{self, BatchError, Message, message_type, request};
+use super::batch::{self, Message, message_type, request};
 use super::element::{comment, read_comment};
 use super::expressions::Side;
 use super::expressions::{Expressions, NFPROTO_IPV4, NFPROTO_IPV6};
@@ -627,17 +627,7 @@ impl DockerRules {
     }
 
     fn commit(&mut self, changes: Vec<Request>) -> Result<(), NetlinkError> {
-        match batch::commit(&mut self.socket, None, changes) {
-            Ok(()) => Ok(()),
-            Err(
-                BatchError::Refused(_, error)
-                | BatchError::Unknown(error)
-                | BatchError::Failed(error),
-            ) => Err(error),
-            Err(BatchError::Stale) => Err(NetlinkError::Interrupted {
-                action: "change the rules for Docker".to_owned(),
-            }),
-        }
+        batch::commit_if_any(&mut self.socket, changes, "the rules for Docker")
     }
 }
 

@@ -16,7 +16,7 @@ use netlink_bindings::nftables::{OpGetsetelemDump, OpNewsetelemDo};
 use netlink_packet_core::NLM_F_CREATE;
 use nix::errno::Errno;
 
-use super::batch::{self, BatchError, Message, header, request};
+use super::batch::{self, Message, header, request};
 use super::element::{Element, MAX_ELEMENTS_PER_MESSAGE, Set};
 use super::expressions::NFPROTO_IPV4;
 use super::read::{has_rules, read_elements};
@@ -144,20 +144,8 @@ impl EgressTable {
     }
 
     fn commit(&mut self, changes: Vec<Request>) -> Result<(), NetlinkError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        match batch::commit(&mut self.socket, None, changes) {
-            Ok(()) => Ok(()),
-            Err(
-                BatchError::Refused(_, error)
-                | BatchError::Unknown(error)
-                | BatchError::Failed(error),
-            ) => Err(error),
-            Err(BatchError::Stale) => Err(NetlinkError::Interrupted {
-                action: format!("change the table inet {TABLE}"),
-            }),
-        }
+        let subject = format!("the table inet {TABLE}");
+        batch::commit_if_any(&mut self.socket, changes, &subject)
     }
 }
 

@@ -17,7 +17,7 @@ use self::messages::{
     delete_chain, delete_set, delete_table, element_message, flush_chain, flush_set, new_chain,
     new_rule, new_set, new_table,
 };
-use super::batch::{self, BatchError, Message, NFPROTO_BRIDGE, NFPROTO_INET};
+use super::batch::{self, Message, NFPROTO_BRIDGE, NFPROTO_INET};
 use super::expressions::{Expressions, octets};
 use crate::net::netlink::{NetlinkError, NetlinkSocket, Request};
 
@@ -707,16 +707,5 @@ pub(super) fn commit(
     difference: &mut Difference,
 ) -> Result<(), NetlinkError> {
     let requests = std::mem::take(&mut difference.requests);
-    if requests.is_empty() {
-        return Ok(());
-    }
-    match batch::commit(socket, None, requests) {
-        Ok(()) => Ok(()),
-        Err(
-            BatchError::Refused(_, error) | BatchError::Unknown(error) | BatchError::Failed(error),
-        ) => Err(error),
-        Err(BatchError::Stale) => Err(NetlinkError::Interrupted {
-            action: "change the tables of nftables".to_owned(),
-        }),
-    }
+    batch::commit_if_any(socket, requests, "the tables of nftables")
 }

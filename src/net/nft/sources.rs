@@ -17,7 +17,7 @@ use netlink_packet_core::NLM_F_CREATE;
 use nix::errno::Errno;
 
 use super::MAX_ELEMENTS_AT_ONCE;
-use super::batch::{self, BatchError, Message, header, message_type, request};
+use super::batch::{self, Message, header, message_type, request};
 use super::element::MAX_ELEMENTS_PER_MESSAGE;
 use super::expressions::{NFPROTO_IPV4, NFPROTO_IPV6};
 use super::read::{has_rules, message_about};
@@ -251,20 +251,8 @@ impl SourceTable {
     }
 
     fn commit(&mut self, changes: Vec<Request>) -> Result<(), NetlinkError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        match batch::commit(&mut self.socket, None, changes) {
-            Ok(()) => Ok(()),
-            Err(
-                BatchError::Refused(_, error)
-                | BatchError::Unknown(error)
-                | BatchError::Failed(error),
-            ) => Err(error),
-            Err(BatchError::Stale) => Err(NetlinkError::Interrupted {
-                action: format!("change the table inet {TABLE}"),
-            }),
-        }
+        let subject = format!("the table inet {TABLE}");
+        batch::commit_if_any(&mut self.socket, changes, &subject)
     }
 }
 
