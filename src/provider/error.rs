@@ -32,15 +32,17 @@ pub enum ProviderError {
     },
     /// No address of a family is left in the blocks that this host has borrowed, and no other one came.
     #[error(
-        "network {network:?}: no {family} address left in this host's blocks {blocks}; contrail-mesos-node \
-         asks the managers for more: if the next attempt fails as well, see the problems of this node on \
-         the managers' page, which say whether the overlay is used up"
+        "network {network:?}: no {family} address left in this host's blocks of the overlay {overlay:?}, \
+         {blocks}; contrail-mesos-node asks the managers for more: if the next attempt fails as well, see \
+         the problems of this node on the managers' page, which say whether the overlay is used up"
     )]
     NoBlock {
         /// The network's name.
         network: String,
         /// `IPv4` or `IPv6`.
         family: &'static str,
+        /// The overlay that lends them.
+        overlay: String,
         /// The blocks that are used up.
         blocks: String,
     },

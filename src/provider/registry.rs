@@ -177,6 +177,7 @@ impl Providers {
                     return Err(ProviderError::NoBlock {
                         network,
                         family,
+                        overlay: overlay.overlay.clone(),
                         blocks: range,
                     });
                 }
