@@ -8,7 +8,8 @@
 //!   configured and its subnet holds the block, whatever the overlay's prefix is now. It is retired
 //!   when the overlay's subnet no longer holds it, and in use again when it does.
 //! - A block of an overlay that lends blocks stays with its node until the node gives it back. Then it
-//!   rests, and no other node gets it before [`BLOCK_REST`] has passed in this term.
+//!   rests, and no other node gets it before [`OverlayConfig::block_rest`] has passed in
+//!   this term.
 //! - A node gives blocks back once for each number of returns, so that an old report takes nothing.
 //! - Two steps for all nodes apply a configuration: first the endpoints that are no longer valid are
 //!   given back, then what is missing is given. Any beginning of these changes is a valid state.
@@ -16,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use contrail_mesos_api::cluster::{
     BlockReport, Node, NodeAnswer, NodeSubnets, Object, Vtep, block_capacity,
@@ -31,9 +32,6 @@ use super::record::{NodeBlocks, NodeRecord, is_node_address, is_node_name, is_sa
 use super::space::{Space, address4, address6, number, range};
 use super::usage::{EndpointUsage, OverlayUsage};
 
-/// How long a block that was given back is kept from other nodes: until then all nodes have removed their
-/// routes to its last node, unless they do not follow the managers.
-pub(super) const BLOCK_REST: Duration = Duration::from_mins(5);
 /// The most blocks that a node gets of an overlay and family.
 pub(super) const MAX_BLOCKS: usize = 256;
 
@@ -187,6 +185,7 @@ impl Allocation {
 
     /// Frees the blocks that have rested long enough. Returns the changes.
     pub(super) fn end_rests(&mut self, now: Instant) -> Vec<RecordChange> {
+        let block_rest = self.config.block_rest;
         let mut changes = vec![];
         let mut rests = HashMap::new();
         for name in self.resting.clone() {
@@ -196,7 +195,7 @@ impl Allocation {
             for blocks in record.overlays.values_mut() {
                 blocks.resting.retain(|block| {
                     let since = self.rests.get(block).copied().unwrap_or(now);
-                    let is_over = now.saturating_duration_since(since) >= BLOCK_REST;
+                    let is_over = now.saturating_duration_since(since) >= block_rest;
                     if !is_over {
                         rests.insert(*block, since);
                     }

@@ -11,6 +11,7 @@ mod tests;
 
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
@@ -27,6 +28,11 @@ const MIN_MTU6: u32 = 1280;
 /// What every host of IPv4 must accept (RFC 791).
 const MIN_MTU4: u32 = 576;
 const MAX_MTU: u32 = 65_535;
+/// How long a block that was given back is kept from other nodes: until then all nodes have removed their
+/// routes to its last node, unless they do not follow the managers.
+pub(super) const BLOCK_REST: Duration = Duration::from_mins(5);
+/// Nodes that follow the managers apply a change within this time.
+const MIN_BLOCK_REST: Duration = Duration::from_secs(1);
 const SUBNET4: &str = "an IPv4 subnet such as \"9.0.0.0/8\"";
 const SUBNET6: &str = "an IPv6 subnet such as \"fd01:b::/64\"";
 const ADMIT: &str = "\"hosts\" or \"mapped-ports\"";
@@ -45,6 +51,8 @@ pub struct OverlayConfig {
     pub vtep_mac_oui: [u8; 3],
     /// The UDP port of VXLAN.
     pub vxlan_port: u16,
+    /// How long a block that a node has given back rests before another node gets it.
+    pub block_rest: Duration,
     /// The overlays, in the order of the file. Their names are distinct, their subnets are disjoint.
     pub overlays: Vec<OverlayDefinition>,
     /// What is valid, but probably a mistake.
@@ -213,6 +221,12 @@ fn networks(section: &Section<'_>) -> Option<OverlayConfig> {
         .integer("vxlan_port", 1..=u32::from(u16::MAX))
         .and_then(|port| u16::try_from(port).ok());
     let vtep_mtu = section.integer("vtep_mtu", MIN_MTU4..=MAX_MTU);
+    let block_rest = section.duration("block_rest", BLOCK_REST);
+    if block_rest < MIN_BLOCK_REST {
+        let message = "expected a time of at least \"1s\": hosts that have not applied the change yet would \
+                       send what is for the block to the node that had it before";
+        section.problem("block_rest", message);
+    }
     let sections = section.sections("overlays");
     if !section.has("overlays") || section.is_empty_list("overlays") {
         let message = "an array of objects such as {\"name\": \"dcos\", \"subnet\": \"9.0.0.0/8\", \"prefix\": 24}";
@@ -250,6 +264,7 @@ fn networks(section: &Section<'_>) -> Option<OverlayConfig> {
         vtep_subnet6,
         vtep_mac_oui: vtep_mac_oui?,
         vxlan_port: vxlan_port.unwrap_or(VXLAN_PORT),
+        block_rest,
         overlays: overlays
             .into_iter()
             .map(PendingOverlay::complete)

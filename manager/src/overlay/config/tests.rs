@@ -42,6 +42,7 @@ fn dcos_configuration_is_accepted_as_it_stands() {
     assert_eq!(config.vtep_subnet.to_string(), "44.128.0.0/16");
     assert_eq!(config.vtep_mac_oui, [0x70, 0xb3, 0xd5]);
     assert_eq!(config.vxlan_port, 4789);
+    assert_eq!(config.block_rest, BLOCK_REST);
     assert_eq!((config.vtep_subnet6, config.warnings.len()), (None, 0));
     let [first, second] = &config.overlays[..] else {
         panic!("{config:?}")
@@ -85,12 +86,13 @@ fn master_module_file_is_accepted_with_warnings() {
 #[test]
 fn all_keys_are_read() {
     let text = r#"{"vtep_subnet": "44.128.0.0/20", "vtep_subnet6": "fd01:a::/64",
-        "vtep_mac_oui": "70:b3:d5:00:00:00", "vtep_mtu": 1450, "vxlan_port": 8472, "overlays": [
+        "vtep_mac_oui": "70:b3:d5:00:00:00", "vtep_mtu": 1450, "vxlan_port": 8472, "block_rest": "90s", "overlays": [
         {"name": "both", "subnet": "9.0.0.0/8", "prefix": 24, "subnet6": "fd01:b::/64", "prefix6": 80,
          "mtu": 1400, "vni": 7, "enabled": false},
         {"name": "v6.only_2", "subnet6": "fd01:c::/64", "prefix6": 125}]}"#;
     let config = parse(text).unwrap();
     assert_eq!(config.vxlan_port, 8472);
+    assert_eq!(config.block_rest, Duration::from_secs(90));
     let [both, only6] = &config.overlays[..] else {
         panic!("{config:?}")
     };

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use contrail_mesos_api::cluster::{BlockReport, Object, ObjectKey};
 use ipnet::IpNet;
 
-use super::super::allocation::{Allocation, BLOCK_REST, MAX_BLOCKS};
+use super::super::allocation::{Allocation, MAX_BLOCKS};
 use super::super::allocator::{Allocator, ObjectChange};
+use super::super::config::BLOCK_REST;
 use super::super::store::memory::MemoryStore;
 use super::*;
 
@@ -134,6 +135,26 @@ fn returned_block_rests_before_another_node_gets_it() {
     assert_eq!(changes.len(), 1);
     assert_eq!(has(&mut allocation, "b", &wants(27)).len(), 3);
     assert_eq!(allocation.end_rests(later + 9 * BLOCK_REST), []);
+}
+
+#[test]
+fn block_rests_as_long_as_the_configuration_says() {
+    let short = format!(r#"{VTEP}, "block_rest": "2s""#);
+    let mut allocation = Allocation::new(config(&short, SMALL));
+    has(&mut allocation, "a", &wants(52));
+    has(&mut allocation, "a", &returns(39, &["192.168.0.48/28"], 0));
+    let start = Instant::now();
+    assert_eq!(allocation.end_rests(start), []);
+    assert_eq!(allocation.end_rests(start + Duration::from_secs(1)), []);
+    // A reload changes it for blocks that rest already.
+    allocation.set_config(config(VTEP, SMALL));
+    allocation.settle();
+    assert_eq!(allocation.end_rests(start + Duration::from_secs(2)), []);
+    allocation.set_config(config(&short, SMALL));
+    allocation.settle();
+    let changes = allocation.end_rests(start + Duration::from_secs(2));
+    assert_eq!(changes.len(), 1);
+    assert_eq!(has(&mut allocation, "b", &wants(4)), ["192.168.0.48/28"]);
 }
 
 #[test]

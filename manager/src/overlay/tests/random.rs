@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
-use super::super::allocation::{Allocation, BLOCK_REST};
-use super::super::config::OverlayDefinition;
+use super::super::allocation::Allocation;
+use super::super::config::{BLOCK_REST, OverlayDefinition};
 use super::super::error::AllocatorError;
 use super::super::record::NodeRecord;
 use super::super::space::range;

@@ -95,6 +95,8 @@ fn each_rule_broken_alone_is_one_problem_at_its_key() {
         ("/vtep_mtu", json!(65_536), "65535"),
         ("/vxlan_port", json!(0), "from 1"),
         ("/vxlan_port", json!(65_536), "65535"),
+        ("/block_rest", json!(60), "a duration"),
+        ("/block_rest", json!("999ms"), "at least"),
         ("/overlays/1/name", json!("ONE"), "as well"),
         ("/overlays/1/name", json!("a/b"), "1 to 13"),
         ("/overlays/1/subnet", json!("44.128.4.0/22"), "overlaps"),
