@@ -86,31 +86,34 @@ pub struct OverlayCluster {
 impl OverlayCluster {
     /// Starts a cluster, and waits until every node has applied what the managers know.
     pub fn start(nodes: u8) -> Result<Self> {
-        let mut cluster = Self::without_daemons(nodes)?;
-        for daemon in &mut cluster.daemons {
-            daemon.start()?;
-        }
-        cluster.wait_until_current()?;
-        Ok(cluster)
+        Self::start_with(nodes, &two_overlays())
+    }
+
+    /// As [`Self::start`], with other overlays than [`two_overlays`].
+    pub fn start_with(nodes: u8, overlays: &Value) -> Result<Self> {
+        Self::prepare(nodes, overlays, false)?.with_daemons()
     }
 
     /// As [`Self::start`], with managers that publish services, and with the bridge network [`BRIDGE`]
     /// and a default route on every node.
     pub fn with_services(nodes: u8) -> Result<Self> {
-        let mut cluster = Self::prepare(nodes, true)?;
-        for daemon in &mut cluster.daemons {
+        Self::prepare(nodes, &two_overlays(), true)?.with_daemons()
+    }
+
+    fn with_daemons(mut self) -> Result<Self> {
+        for daemon in &mut self.daemons {
             daemon.start()?;
         }
-        cluster.wait_until_current()?;
-        Ok(cluster)
+        self.wait_until_current()?;
+        Ok(self)
     }
 
     /// Starts a cluster whose node daemons do not run yet.
     pub fn without_daemons(nodes: u8) -> Result<Self> {
-        Self::prepare(nodes, false)
+        Self::prepare(nodes, &two_overlays(), false)
     }
 
-    fn prepare(nodes: u8, has_services: bool) -> Result<Self> {
+    fn prepare(nodes: u8, overlays: &Value, has_services: bool) -> Result<Self> {
         let bridge = if has_services { BRIDGE_TABLE } else { "" };
         let mut mesos = MultiNodeCluster::start_with(nodes, &MANAGERS, |host| {
             let config = agent_config(host, &node_name(host), &NETWORKS)?;
@@ -124,7 +127,7 @@ impl OverlayCluster {
             }
         }
         let services = mesos.services();
-        write_overlays(services, &two_overlays())?;
+        write_overlays(services, overlays)?;
         let tables = if has_services {
             let master = mesos.master().master();
             format!("[mesos]\nmasters = '{master}'\n[services]\n")

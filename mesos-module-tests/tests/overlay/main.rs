@@ -2,6 +2,7 @@
 //! ZooKeeper, and the node daemon on every host. The subjects are those of the tests of the DC/OS
 //! overlay modules, and what the modules left to others: the traffic between hosts.
 
+mod blocks;
 mod changes;
 mod docker;
 mod faults;

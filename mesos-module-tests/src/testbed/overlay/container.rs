@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, ensure};
-use ipnet::IpNet;
 
 use super::OverlayCluster;
 use crate::testbed::agent::{address, container, serve};
@@ -38,11 +37,13 @@ impl Container {
     ) -> Result<Self> {
         let address = address(update)?;
         let state = cluster.node_state(node)?;
-        let subnet = state.overlay(overlay).and_then(|overlay| overlay.subnet);
-        let subnet = subnet.with_context(|| format!("no subnet of {overlay} in {state:?}"))?;
+        let local = state.overlay(overlay);
+        let local = local.with_context(|| format!("no overlay {overlay} in {state:?}"))?;
+        let withdrawn = local.withdrawn.iter().copied();
+        let mut own = local.subnets().chain(withdrawn);
         ensure!(
-            IpNet::from(subnet).contains(&address),
-            "{address} is not of {subnet}"
+            own.any(|subnet| subnet.contains(&address)),
+            "{address} is not of {local:?}"
         );
         Ok(Self {
             task: update.task_id.clone(),
