@@ -1,11 +1,13 @@
 //! Chaos tests of overlay networks: managers, ZooKeeper, node daemons, agents, links and the state of
-//! the kernel fail at random moments while tasks start and end. After each round everything must be as
-//! before, and all containers must reach each other.
+//! the kernel fail at random moments while tasks start and end, and probes in groups send to each other.
+//! After each round everything must be as before, and all containers must reach each other; probes reach
+//! those with a common group, and no others.
 //!
 //! ```text
 //! plan        the faults and changes of a round, derived from its seed
 //! faults      begins and ends each fault
 //! tasks       starts and ends tasks, and repeats what a fault has prevented
+//! probes      containers in groups, and what they have received
 //! state       what managers, ZooKeeper, node daemons, files and the kernel have
 //! comparison  compares all of them
 //! ```
@@ -14,11 +16,13 @@
 //! - Nothing is allocated a second time: whatever fails, each node keeps its address, tunnel endpoint and
 //!   subnets.
 //! - One TCP connection between two hosts lives through all rounds.
+//! - At no moment does a probe receive from one with which it shares no group.
 //! - Only the recovery timeout depends on time.
 
 mod comparison;
 mod faults;
 mod plan;
+mod probes;
 mod state;
 mod tasks;
 
@@ -34,6 +38,7 @@ use super::round::RECOVERY_TIMEOUT;
 use crate::testbed::overlay::{OverlayCluster, Transfer};
 use faults::Active;
 use plan::{Plan, Step};
+use probes::Probes;
 use state::{Allocations, DataPath};
 use tasks::Tasks;
 
@@ -51,6 +56,7 @@ struct Testbed {
     /// The connection that must live through everything.
     transfer: Transfer,
     tasks: Tasks,
+    probes: Probes,
     /// What every node was given in the beginning.
     allocations: Allocations,
     /// What each node's kernel had in the beginning.
@@ -103,7 +109,8 @@ pub fn run(chaos: &Chaos) -> Result<()> {
 
 impl Testbed {
     fn start() -> Result<Self> {
-        let cluster = OverlayCluster::start(NODES)?;
+        let cluster = OverlayCluster::start_with(NODES, &probes::overlays())?;
+        let probes = Probes::start(&cluster)?;
         let transfer = Transfer::start(&cluster, "vxlan-1", [0, 1])?;
         let list = cluster.wait_until_current()?;
         let allocations = Allocations::of_nodes(&list)?;
@@ -115,6 +122,7 @@ impl Testbed {
             cluster,
             transfer,
             tasks: Tasks::default(),
+            probes,
             allocations,
             data_paths,
             journal: vec![],
@@ -138,6 +146,7 @@ impl Testbed {
     fn round(&mut self, plan: &Plan) -> Result<Duration> {
         self.journal.clear();
         self.began = Instant::now();
+        self.probes.begin_round()?;
         let mut active: Vec<Option<Active>> = vec![None; plan.faults.len()];
         for (at, step) in &plan.steps {
             sleep(at.saturating_sub(self.began.elapsed()));
@@ -156,10 +165,14 @@ impl Testbed {
                     }
                 }
                 Step::Task { slot, runs } => self.tasks.set(&self.cluster, slot, runs)?,
+                Step::Groups(groups) => self.probes.change(groups)?,
             }
+            self.probes.check()?;
         }
         self.note("all faults have ended");
-        self.recover()
+        let recovered_in = self.recover()?;
+        self.probes.check()?;
+        Ok(recovered_in)
     }
 
     /// Waits until everything is as it must be, and stays so.

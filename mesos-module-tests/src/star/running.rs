@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
 
 use super::{Addresses, Directory, Matrix, Status, matrix, table};
-use crate::testbed::agent::{address, container};
-use crate::testbed::framework::TaskUpdate;
+use crate::testbed::agent::{address, config_path, container};
+use crate::testbed::framework::{TaskSpec, TaskUpdate};
 use crate::testbed::{Host, WeakHost, program, until};
 
 /// The port of probes in containers.
@@ -31,6 +32,27 @@ pub fn command(name: &str, port: u16, directory: &Directory) -> Result<String> {
         program("star-probe")?.display(),
         directory.url()
     ))
+}
+
+/// A task with a probe on a network, in these groups.
+pub fn task(name: &str, network: &str, groups: &[&str], directory: &Directory) -> Result<TaskSpec> {
+    let labels = json!({ "labels": [{ "key": "netgroups", "value": groups.join(",") }] });
+    let info = json!({ "name": network, "labels": labels });
+    Ok(TaskSpec::new(name, &command(name, PORT, directory)?).network_info(info))
+}
+
+/// Runs `contrail-mesos groups` for a container on its host.
+pub fn change_groups(host: &Host, container: &str, arguments: &[&str]) -> Result<()> {
+    let output = host
+        .command(program("contrail-mesos")?)
+        .arg("--config")
+        .arg(config_path(host))
+        .args(["groups", container])
+        .args(arguments)
+        .output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {errors}", output.status);
+    Ok(())
 }
 
 /// Lets probes find each other.
@@ -66,7 +88,8 @@ pub fn wait_for_rounds(probes: &[RunningProbe], since: &[Status]) -> Result<Vec<
     })
 }
 
-fn statuses(probes: &[RunningProbe]) -> Result<Vec<Status>> {
+/// The states of the probes.
+pub fn statuses(probes: &[RunningProbe]) -> Result<Vec<Status>> {
     probes.iter().map(RunningProbe::status).collect()
 }
 
@@ -91,6 +114,11 @@ impl RunningProbe {
     /// Its host.
     pub fn host(&self) -> Result<Host> {
         self.host.upgrade()
+    }
+
+    /// Runs `contrail-mesos groups` for it.
+    pub fn change_groups(&self, arguments: &[&str]) -> Result<()> {
+        change_groups(&self.host()?, &self.container, arguments)
     }
 
     /// Its state, read inside of its network namespace: no rule can prevent it.

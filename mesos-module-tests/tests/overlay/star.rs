@@ -2,12 +2,11 @@
 //! groups.
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::star::running::{PORT, command, publish, wait_for_matrix, wait_for_rounds};
+use mesos_module_tests::star::running::{publish, task, wait_for_matrix, wait_for_rounds};
 use mesos_module_tests::star::{Directory, Matrix, RunningProbe, Status, expected};
-use mesos_module_tests::testbed::agent::{Agent, config_path};
-use mesos_module_tests::testbed::framework::TaskSpec;
+use mesos_module_tests::testbed::agent::Agent;
 use mesos_module_tests::testbed::overlay::{NodeDaemon, OverlayCluster, two_overlays};
-use mesos_module_tests::testbed::{Host, program, until};
+use mesos_module_tests::testbed::{Host, until};
 use serde_json::{Value, json};
 
 const COLLECT: &[&str] = &["star-1", "star-2", "public"];
@@ -42,28 +41,6 @@ fn without(matrix: &Matrix, is_cut: impl Fn(&str) -> bool) -> Matrix {
         }
     }
     cut
-}
-
-/// A task with a probe in these groups.
-fn task(name: &str, network: &str, groups: &[&str], directory: &Directory) -> Result<TaskSpec> {
-    let labels = json!({ "labels": [{ "key": "netgroups", "value": groups.join(",") }] });
-    let info = json!({ "name": network, "labels": labels });
-    Ok(TaskSpec::new(name, &command(name, PORT, directory)?).network_info(info))
-}
-
-/// Runs `contrail-mesos groups` for a container on its host.
-fn change_groups(probe: &RunningProbe, arguments: &[&str]) -> Result<()> {
-    let host = probe.host()?;
-    let output = host
-        .command(program("contrail-mesos")?)
-        .arg("--config")
-        .arg(config_path(&host))
-        .args(["groups", &probe.container])
-        .args(arguments)
-        .output()?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: {errors}", output.status);
-    Ok(())
 }
 
 /// Checks that nothing came in from probes that never had a group in common with the receiver.
@@ -151,7 +128,7 @@ fn star_groups_are_isolated_across_hosts() -> Result<()> {
     ensure!(answer.is_err(), "the world outside reaches a container");
 
     // One of them changes its group while it runs: what it sent before is cut.
-    change_groups(&probes[1], &["--group", "star-2"])?;
+    probes[1].change_groups(&["--group", "star-2"])?;
     let moved = expected(&MOVED);
     let statuses = wait_for_matrix(&probes, &moved).with_context(|| cluster.logs())?;
     let later = wait_for_rounds(&probes, &statuses)?;
@@ -167,7 +144,7 @@ fn star_groups_are_isolated_across_hosts() -> Result<()> {
         datagrams(&later, "probe-d", "probe-b") > datagrams(&statuses, "probe-d", "probe-b"),
         "members of a group do not send to each other"
     );
-    change_groups(&probes[1], &["--reset"])?;
+    probes[1].change_groups(&["--reset"])?;
     wait_for_matrix(&probes, &isolated).with_context(|| cluster.logs())?;
 
     // An agent is killed and comes back; then node daemons are, with the rules removed meanwhile.
@@ -239,7 +216,7 @@ fn star_groups_are_isolated_on_one_host_without_managers() -> Result<()> {
     wait_for_matrix(&probes, &isolated)?;
     agent.host().sh("nft flush ruleset")?;
     wait_for_matrix(&probes, &isolated).with_context(|| daemon.log())?;
-    change_groups(&probes[1], &["--group", "star-2"])?;
+    probes[1].change_groups(&["--group", "star-2"])?;
     let moved = expected(&MOVED);
     wait_for_matrix(&probes, &moved).with_context(|| daemon.log())?;
     daemon.kill()?;

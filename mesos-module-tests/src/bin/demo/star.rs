@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use mesos_module_tests::star::running::{PORT, command};
+use mesos_module_tests::star::running::{PORT, change_groups, command};
 use mesos_module_tests::star::{Addresses, Directory, Matrix, expected, table};
 use mesos_module_tests::testbed::agent::config_path;
 use mesos_module_tests::testbed::overlay::{OverlayCluster, two_overlays};
-use mesos_module_tests::testbed::{chromium, program, until};
+use mesos_module_tests::testbed::{chromium, until};
 use serde_json::{Value, json};
 
 use crate::marathon::{Marathon, Task};
@@ -264,15 +264,7 @@ impl Star<'_> {
                 "    contrail-mesos groups {container} {}",
                 arguments.join(" ")
             );
-            let output = host
-                .command(program("contrail-mesos")?)
-                .arg("--config")
-                .arg(config_path(host))
-                .args(["groups", &container])
-                .args(arguments)
-                .output()?;
-            let errors = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "{}: {errors}", output.status);
+            change_groups(host, &container, arguments)?;
             self.wait_for(&collector, &expected(&groups))?;
         }
         say("GET /v1/drops of each node daemon: what was dropped, and why");

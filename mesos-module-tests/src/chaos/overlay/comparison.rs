@@ -21,11 +21,12 @@ impl Testbed {
     /// The differences.
     pub(super) fn compare(&self) -> Vec<String> {
         let mut differences = vec![];
-        let comparisons: [(&str, Compare); 4] = [
+        let comparisons: [(&str, Compare); 5] = [
             ("the nodes", Self::compare_nodes),
             ("the kernels", Self::compare_kernels),
             ("the containers", Self::compare_containers),
             ("the connections", Self::compare_connections),
+            ("the groups", |testbed| testbed.probes.differences()),
         ];
         for (what, compare) in comparisons {
             match compare(self) {

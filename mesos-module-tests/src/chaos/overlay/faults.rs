@@ -120,6 +120,10 @@ impl Testbed {
             Removal::Rules => "nft list tables | grep -v chaos_ | while read table; do \
                  nft delete $table; done"
                 .to_owned(),
+            // There is none if something has removed them already.
+            Removal::GroupRules => "for family in inet bridge; do \
+                 nft flush table $family contrail_mesos_groups || true; done"
+                .to_owned(),
             Removal::Forwarding => "sysctl -qw net.ipv4.ip_forward=0".to_owned(),
         };
         self.cluster.host(node).sh(&script)?;

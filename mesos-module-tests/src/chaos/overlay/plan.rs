@@ -1,9 +1,10 @@
-//! The plan of a round: faults and tasks, derived from a seed.
+//! The plan of a round: faults, tasks and changes of groups, derived from a seed.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::NODES;
+use super::probes::{CHANGES, CHANGING};
 use super::tasks::SLOTS;
 use crate::chaos::Role;
 use crate::testbed::random::Random;
@@ -64,19 +65,22 @@ pub enum Removal {
     DeviceDown,
     /// All tables of nftables.
     Rules,
+    /// What is in the tables that decide about groups.
+    GroupRules,
     /// Forwarding of packets is switched off.
     Forwarding,
 }
 
 const PROCESS: [Harm; 2] = [Harm::Killed, Harm::Frozen];
 const NETWORK: [Harm; 2] = [Harm::CablePulled, Harm::CutFromManagers];
-const KERNEL: [Harm; 7] = [
+const KERNEL: [Harm; 8] = [
     Harm::Removed(Removal::Device),
     Harm::Removed(Removal::Routes),
     Harm::Removed(Removal::Neighbours),
     Harm::Removed(Removal::ForwardingEntries),
     Harm::Removed(Removal::DeviceDown),
     Harm::Removed(Removal::Rules),
+    Harm::Removed(Removal::GroupRules),
     Harm::Removed(Removal::Forwarding),
 ];
 /// The number of kinds of victims.
@@ -143,6 +147,8 @@ pub(super) enum Step {
     End(usize),
     /// The task in a slot is to run, or not to run.
     Task { slot: usize, runs: bool },
+    /// The probe that changes its groups gets these.
+    Groups(&'static [&'static str]),
 }
 
 /// A round.
@@ -202,6 +208,10 @@ impl Plan {
             let runs = random.below(3) > 0;
             steps.push((random.below(3500), Step::Task { slot, runs }));
         }
+        if random.below(2) == 0 {
+            let groups = random.pick(&CHANGES);
+            steps.push((random.below(3500), Step::Groups(groups)));
+        }
         steps.sort_by_key(|(at, _)| *at);
         let at = |(at, step)| (Duration::from_millis(at), step);
         Self {
@@ -222,6 +232,7 @@ impl Plan {
             Step::End(index) => format!("{} ends", self.faults[index]),
             Step::Task { slot, runs: true } => format!("a task in slot {slot}"),
             Step::Task { slot, runs: false } => format!("no task in slot {slot}"),
+            Step::Groups(groups) => format!("{CHANGING} changes to the groups {groups:?}"),
         }
     }
 }
