@@ -124,6 +124,7 @@ impl Testbed {
             Removal::GroupRules => "for family in inet bridge; do \
                  nft flush table $family contrail_mesos_groups || true; done"
                 .to_owned(),
+            Removal::PolicyRules => "ip rule flush protocol 133".to_owned(),
             Removal::Forwarding => "sysctl -qw net.ipv4.ip_forward=0".to_owned(),
         };
         self.cluster.host(node).sh(&script)?;

@@ -67,13 +67,15 @@ pub enum Removal {
     Rules,
     /// What is in the tables that decide about groups.
     GroupRules,
+    /// The policy routing rules that close subnets with groups.
+    PolicyRules,
     /// Forwarding of packets is switched off.
     Forwarding,
 }
 
 const PROCESS: [Harm; 2] = [Harm::Killed, Harm::Frozen];
 const NETWORK: [Harm; 2] = [Harm::CablePulled, Harm::CutFromManagers];
-const KERNEL: [Harm; 8] = [
+const KERNEL: [Harm; 9] = [
     Harm::Removed(Removal::Device),
     Harm::Removed(Removal::Routes),
     Harm::Removed(Removal::Neighbours),
@@ -81,6 +83,7 @@ const KERNEL: [Harm; 8] = [
     Harm::Removed(Removal::DeviceDown),
     Harm::Removed(Removal::Rules),
     Harm::Removed(Removal::GroupRules),
+    Harm::Removed(Removal::PolicyRules),
     Harm::Removed(Removal::Forwarding),
 ];
 /// The number of kinds of victims.

@@ -129,6 +129,7 @@ impl DataPath {
     pub(super) fn read(host: &Host) -> Result<Self> {
         // The index of a device changes when it is made again.
         let text = host.sh("ip route show proto 133 | sed 's/^/route /'\n\
+             ip rule show | grep 'proto 133' | sed 's/^/rule /'\n\
              cat /proc/sys/net/ipv4/ip_forward | sed 's/^/forwarding /'\n\
              nft list table inet contrail_mesos_overlay | \
              sed -e 's/packets [0-9]* bytes [0-9]*//' -e 's/^/table /'\n\
