@@ -1,8 +1,9 @@
-//! What the modules with the names of the DC/OS overlay modules have in common: their parameters, and
-//! the answers of their HTTP endpoints.
+//! What the modules with the names of the DC/OS overlay modules have in common: their parameters, how
+//! they run in a process of Mesos, and the answers of their HTTP endpoints.
 //!
 //! ```text
 //! parameters  the parameters that Mesos gives a module
+//! supervisor  starts what a module runs, and starts it again
 //! answer      JSON, JSONP or protobuf, as the client accepts
 //! proto       the messages of the answers
 //! ```
@@ -12,6 +13,7 @@
 
 mod answer;
 mod parameters;
+mod supervisor;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serializer;
@@ -23,6 +25,7 @@ use crate::cluster::{NodeSubnets, Overlay, Underlay, Vtep, halves};
 
 pub use answer::{Answer, AnswerError, answer, query_parameter};
 pub use parameters::{ParameterError, Parameters};
+pub use supervisor::{Service, Supervisor, SupervisorError};
 
 /// Package `mesos.modules.overlay`, generated from `proto/overlay.proto`.
 #[allow(missing_docs, clippy::pedantic, reason = "generated code")]

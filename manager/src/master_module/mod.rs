@@ -12,14 +12,10 @@
 mod config;
 
 use std::os::unix::fs::MetadataExt as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
-
 use contrail_mesos_api::http::TlsError;
+use contrail_mesos_api::overlay_modules::{Service, Supervisor, SupervisorError};
 use contrail_mesos_api::text::with_causes;
 
 use crate::config::Config;
@@ -27,12 +23,8 @@ use crate::server::{Manager, StartError};
 
 pub use config::{MasterModuleKind, ModuleConfigError, read};
 
-/// Few, because the work mostly waits for nodes and the store.
-const WORKER_THREADS: usize = 2;
 /// How often the file of the overlays is read, and changes of the certificates are looked for.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
-/// The delay before the manager is started again, as in the DC/OS modules.
-const RESTART_DELAY: Duration = Duration::from_secs(3);
 
 /// Why a module cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -40,22 +32,15 @@ pub enum MasterModuleError {
     /// A certificate or key is invalid.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// There are no threads.
-    #[error("cannot start the threads of the overlay module: {0}; check the limits of the master")]
-    Threads(std::io::Error),
-    /// The manager cannot start.
+    /// The manager does not run.
     #[error(transparent)]
-    Start(#[from] StartError),
-    /// The thread ended before the manager ran.
-    #[error("the overlay module failed while it started; see the log above")]
-    Lost,
+    Supervisor(#[from] SupervisorError<StartError>),
 }
 
 /// A manager that runs in this process. It ends when this is dropped.
 #[derive(Debug)]
 pub struct MasterModule {
-    stop: watch::Sender<bool>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    _supervisor: Supervisor,
 }
 
 impl MasterModule {
@@ -79,103 +64,49 @@ impl MasterModule {
                  certificate_file, key_file and client_ca_file"
             );
         }
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(WORKER_THREADS)
-            .thread_name("cm-overlay")
-            .enable_all()
-            .build()
-            .map_err(MasterModuleError::Threads)?;
-        let (stop, stopped) = watch::channel(false);
-        let (started, first) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("cm-overlay".to_owned())
-            .spawn(move || supervise(&runtime, &config, &started, &stopped))
-            .map_err(MasterModuleError::Threads)?;
-        let module = Self {
-            stop,
-            thread: Some(thread),
-        };
-        first.recv().map_err(|_| MasterModuleError::Lost)??;
-        Ok(module)
+        Ok(Self {
+            _supervisor: Supervisor::start(ManagerService(config))?,
+        })
     }
 }
 
-impl Drop for MasterModule {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take() {
-            // A panic was logged by the thread.
-            let _ = thread.join();
-        }
-    }
+/// The manager of this configuration, and what changes while it runs.
+struct ManagerService(Config);
+
+/// A manager, with the stamps of the certificates that it has read.
+struct RunningManager {
+    manager: Manager,
+    certificates: Vec<Option<FileStamp>>,
 }
 
-/// Runs the manager until it is stopped. If it cannot start the first time, it is not tried again.
-fn supervise(
-    runtime: &Runtime,
-    config: &Config,
-    started: &mpsc::Sender<Result<(), MasterModuleError>>,
-    stopped: &watch::Receiver<bool>,
-) {
-    let mut has_run = false;
-    loop {
-        let run = || runtime.block_on(run(config, started, &mut has_run, stopped.clone()));
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(None) => return,
-            Ok(Some(problem)) => {
-                log::error!("the overlay module starts again in {RESTART_DELAY:?}: {problem}");
-            }
-            // The creator of the module sees that nobody answers.
-            Err(_) if !has_run => return,
-            // The panic itself was printed.
-            Err(_) => log::error!(
-                "the overlay module panicked, which is a bug of contrail-mesos; it starts again in \
-                 {RESTART_DELAY:?}"
-            ),
-        }
-        let mut stopped = stopped.clone();
-        let is_stopped = runtime.block_on(async {
-            tokio::time::timeout(RESTART_DELAY, stopped.wait_for(|stopped| *stopped)).await
-        });
-        if is_stopped.is_ok() {
-            return;
-        }
-    }
-}
+impl Service for ManagerService {
+    type Running = RunningManager;
+    type Error = StartError;
 
-/// Returns why the manager must be started again; none if it was stopped.
-async fn run(
-    config: &Config,
-    started: &mpsc::Sender<Result<(), MasterModuleError>>,
-    has_run: &mut bool,
-    mut stopped: watch::Receiver<bool>,
-) -> Option<String> {
-    // Before they are read, so that no change is missed.
-    let certificates = stamps_of_certificates(config).await;
-    let manager = match Manager::start(config.clone()).await {
-        Ok(manager) => manager,
-        Err(error) if *has_run => return Some(with_causes(&error)),
-        Err(error) => {
-            // The creator of the module waits for it.
-            let _ = started.send(Err(error.into()));
-            return None;
+    async fn start(&self) -> Result<RunningManager, StartError> {
+        let Self(config) = self;
+        // Before they are read, so that no change is missed.
+        let certificates = stamps_of_certificates(config).await;
+        let manager = Manager::start(config.clone()).await?;
+        log::info!("the overlay module listens for agents at {}", manager.url());
+        if let Some(address) = manager.admin_address() {
+            log::info!("admin listener at http://{address}");
         }
-    };
-    log::info!("the overlay module listens for agents at {}", manager.url());
-    if let Some(address) = manager.admin_address() {
-        log::info!("admin listener at http://{address}");
+        Ok(RunningManager {
+            manager,
+            certificates,
+        })
     }
-    if !*has_run {
-        *has_run = true;
-        let _ = started.send(Ok(()));
+
+    async fn failure(&self, running: &mut RunningManager) -> String {
+        let certificates = std::mem::take(&mut running.certificates);
+        follow(&running.manager, self.0.clone(), certificates).await;
+        "a part of it has ended".to_owned()
     }
-    let problem = tokio::select! {
-        () = follow(&manager, config.clone(), certificates) => Some("a part of it has ended".to_owned()),
-        // An error means that the module is gone.
-        _ = stopped.wait_for(|stopped| *stopped) => None,
-    };
-    manager.stop().await;
-    problem
+
+    async fn stop(running: RunningManager) {
+        running.manager.stop().await;
+    }
 }
 
 /// What differs when a file is replaced or written: its time of modification, its length and its inode.

@@ -11,14 +11,9 @@
 mod config;
 mod masters;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
-use std::time::Duration;
-
 use contrail_mesos::net::netlink::NetlinkError;
-use contrail_mesos_api::text::{Quoted, with_causes};
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use contrail_mesos_api::overlay_modules::{Service, Supervisor, SupervisorError};
+use contrail_mesos_api::text::Quoted;
 
 pub use config::{AgentModuleConfig, AgentModuleKind, ModuleConfigError};
 pub use masters::MasterError;
@@ -28,11 +23,6 @@ use crate::daemon::{self, Daemon, StartError, SubsystemsError};
 use crate::masquerade::MasqueradeSubsystem;
 use crate::namespace_lock::{NamespaceLock, NamespaceLockError};
 use crate::subsystem::Subsystem;
-
-/// Few, because the work mostly waits for managers and the kernel.
-const WORKER_THREADS: usize = 2;
-/// The delay before the daemon is started again, as in the DC/OS modules.
-const RESTART_DELAY: Duration = Duration::from_secs(3);
 
 /// Why a module cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +38,14 @@ pub enum AgentModuleError {
         /// Why.
         error: std::io::Error,
     },
-    /// There are no threads.
-    #[error("cannot start the threads of the overlay module: {0}; check the limits of the agent")]
-    Threads(std::io::Error),
+    /// The daemon does not run.
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError<AgentDaemonError>),
+}
+
+/// Why the daemon of a module cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentDaemonError {
     /// The daemon cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -63,16 +58,12 @@ pub enum AgentModuleError {
     /// The kernel's network cannot be read.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// The thread ended before the daemon ran.
-    #[error("the overlay module failed while it started; see the log above")]
-    Lost,
 }
 
 /// A daemon that runs in this process. It ends when this is dropped; what it has set up stays.
 #[derive(Debug)]
 pub struct AgentModule {
-    stop: watch::Sender<bool>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    _supervisor: Supervisor,
 }
 
 impl AgentModule {
@@ -93,119 +84,44 @@ impl AgentModule {
                 }
             })?;
         }
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(WORKER_THREADS)
-            .thread_name("cm-overlay")
-            .enable_all()
-            .build()
-            .map_err(AgentModuleError::Threads)?;
-        let (stop, stopped) = watch::channel(false);
-        let (started, first) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("cm-overlay".to_owned())
-            .spawn(move || supervise(&runtime, &config, &started, &stopped))
-            .map_err(AgentModuleError::Threads)?;
-        let module = Self {
-            stop,
-            thread: Some(thread),
-        };
-        first.recv().map_err(|_| AgentModuleError::Lost)??;
-        Ok(module)
+        Ok(Self {
+            _supervisor: Supervisor::start(DaemonService(config))?,
+        })
     }
 }
 
-impl Drop for AgentModule {
-    fn drop(&mut self) {
-        self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take() {
-            // A panic was logged by the thread.
-            let _ = thread.join();
+/// The daemon of this configuration.
+struct DaemonService(AgentModuleConfig);
+
+impl Service for DaemonService {
+    /// With the lock that is held while it runs.
+    type Running = (Daemon, NamespaceLock);
+    type Error = AgentDaemonError;
+
+    async fn start(&self) -> Result<(Daemon, NamespaceLock), AgentDaemonError> {
+        let Self(AgentModuleConfig { config, cni, .. }) = self;
+        let lock = NamespaceLock::acquire(&config.state_dir)?;
+        let mut subsystems: Vec<Box<dyn Subsystem>> = daemon::subsystems(config)?;
+        // An earlier run may have made bridges, if this one does not.
+        subsystems.push(Box::new(MasqueradeSubsystem::new(cni.is_some())?));
+        let cni_files = CniFilesSubsystem::new(&config.state_dir, cni.clone());
+        subsystems.push(Box::new(cni_files));
+        let daemon = Daemon::start_in_agent(config, self.0.hash(), subsystems).await?;
+        let name = &config.node.name;
+        let managers = config.node.managers.iter().map(ToString::to_string);
+        let managers: Vec<_> = managers.collect();
+        log::info!(node = name, managers = managers.join(", "); "the overlay module runs");
+        if let Some(address) = daemon.listen() {
+            log::info!("API of the overlay module at http://{address}");
         }
+        Ok((daemon, lock))
     }
-}
 
-/// Runs the daemon until it is stopped. If it cannot start the first time, it is not tried again.
-fn supervise(
-    runtime: &Runtime,
-    config: &AgentModuleConfig,
-    started: &mpsc::Sender<Result<(), AgentModuleError>>,
-    stopped: &watch::Receiver<bool>,
-) {
-    let mut has_run = false;
-    loop {
-        let run = || runtime.block_on(run(config, started, &mut has_run, stopped.clone()));
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(End::Stopped) => return,
-            Ok(End::Failed(problem)) => {
-                log::error!("the overlay module starts again in {RESTART_DELAY:?}: {problem}");
-            }
-            Err(_) if !has_run => return,
-            // The panic itself was printed.
-            Err(_) => log::error!(
-                "the overlay module panicked, which is a bug of contrail-mesos; it starts again in \
-                 {RESTART_DELAY:?}"
-            ),
-        }
-        let mut stopped = stopped.clone();
-        let is_stopped = runtime.block_on(async {
-            tokio::time::timeout(RESTART_DELAY, stopped.wait_for(|stopped| *stopped)).await
-        });
-        if is_stopped.is_ok() {
-            return;
-        }
+    async fn failure(&self, (daemon, _): &mut (Daemon, NamespaceLock)) -> String {
+        daemon.failed().await
     }
-}
 
-/// How a run of the daemon ended.
-enum End {
-    Stopped,
-    Failed(String),
-}
-
-async fn run(
-    config: &AgentModuleConfig,
-    started: &mpsc::Sender<Result<(), AgentModuleError>>,
-    has_run: &mut bool,
-    mut stopped: watch::Receiver<bool>,
-) -> End {
-    let (mut daemon, _only) = match start(config).await {
-        Ok(started) => started,
-        Err(error) if *has_run => return End::Failed(with_causes(&error)),
-        Err(error) => {
-            // The creator of the module waits for it.
-            let _ = started.send(Err(error));
-            return End::Stopped;
-        }
-    };
-    let node = &config.config.node;
-    let name = &node.name;
-    let managers: Vec<_> = node.managers.iter().map(ToString::to_string).collect();
-    log::info!(node = name, managers = managers.join(", "); "the overlay module runs");
-    if let Some(address) = daemon.listen() {
-        log::info!("API of the overlay module at http://{address}");
+    async fn stop((daemon, _lock): (Daemon, NamespaceLock)) {
+        daemon.stop().await;
     }
-    if !*has_run {
-        *has_run = true;
-        let _ = started.send(Ok(()));
-    }
-    let end = tokio::select! {
-        failure = daemon.failed() => End::Failed(failure),
-        // An error means that the module is gone.
-        _ = stopped.wait_for(|stopped| *stopped) => End::Stopped,
-    };
-    daemon.stop().await;
-    end
-}
-
-/// Starts the daemon, with the lock that is held while it runs.
-async fn start(config: &AgentModuleConfig) -> Result<(Daemon, NamespaceLock), AgentModuleError> {
-    let lock = NamespaceLock::acquire(&config.config.state_dir)?;
-    let mut subsystems: Vec<Box<dyn Subsystem>> = daemon::subsystems(&config.config)?;
-    let state_dir = &config.config.state_dir;
-    let cni = config.cni.clone();
-    // An earlier run may have made bridges, if this one does not.
-    subsystems.push(Box::new(MasqueradeSubsystem::new(cni.is_some())?));
-    subsystems.push(Box::new(CniFilesSubsystem::new(state_dir, cni)));
-    let daemon = Daemon::start_in_agent(&config.config, config.hash(), subsystems).await?;
-    Ok((daemon, lock))
 }
