@@ -64,16 +64,16 @@ fn set_up(options: &Options) -> Result<()> {
     let none: Option<&str> = None;
     // Namespaces with names, and the state of Mesos and of plugins, are this host's own.
     for directory in ["/run", "/var/lib/cni"] {
-        if Path::new(directory).is_dir() {
-            mount(
-                Some("tmpfs"),
-                directory,
-                Some("tmpfs"),
-                MsFlags::empty(),
-                none,
-            )
-            .with_context(|| format!("cannot mount a tmpfs on {directory}"))?;
-        }
+        // If a plugin made it, its state would be the machine's, and that of all hosts.
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {directory}"))?;
+        mount(
+            Some("tmpfs"),
+            directory,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            none,
+        )
+        .with_context(|| format!("cannot mount a tmpfs on {directory}"))?;
     }
     // The second is what umount leaves behind.
     for directory in ["/run/netns", "/run/mount"] {
