@@ -109,13 +109,24 @@ pub(super) struct HostAddresses {
 impl HostAddresses {
     pub(super) fn read(socket: &mut NetlinkSocket) -> Result<Self, NetlinkError> {
         Ok(Self {
-            links: links::all(socket)?
-                .into_iter()
-                .map(|link| (link.index, link))
-                .collect(),
             addresses: addressing::addresses(socket)?,
             routes: routes::all(socket)?,
+            ..Self::read_links(socket)?
         })
+    }
+
+    /// The interfaces alone.
+    pub(super) fn read_links(socket: &mut NetlinkSocket) -> Result<Self, NetlinkError> {
+        let links = links::all(socket)?.into_iter();
+        Ok(Self {
+            links: links.map(|link| (link.index, link)).collect(),
+            ..Self::default()
+        })
+    }
+
+    /// The interfaces.
+    pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
+        self.links.values()
     }
 
     /// The conflicts of one network.
@@ -269,10 +280,6 @@ impl HostAddresses {
             // For IPv6 the setting of the interface does not matter for packets.
             IpNet::V6(_) => return,
         };
-        // Turned on for all interfaces when the first container is attached.
-        if sysctl::get("net/ipv4/ip_forward").as_deref() != Some("1") {
-            return;
-        }
         let mut uplinks: Vec<&str> = self
             .routes
             .iter()
@@ -285,6 +292,10 @@ impl HostAddresses {
             .collect();
         uplinks.sort_unstable();
         uplinks.dedup();
+        // Turned on for all interfaces when the first container is attached.
+        if uplinks.is_empty() || sysctl::get("net/ipv4/ip_forward").as_deref() != Some("1") {
+            return;
+        }
         for uplink in uplinks {
             let setting = format!("net/{family}/conf/{uplink}/forwarding");
             if sysctl::get(&setting).as_deref() == Some("0") {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net};
 use nix::errno::Errno;
 
+use super::conflicts::HostAddresses;
 use super::desired::BridgeSpec;
 use crate::net::forwarding::{self, Setting};
 use crate::net::links::{self, Link};
@@ -245,20 +246,21 @@ impl HostBridges {
     }
 
     /// Removes the bridge that `spec` is about if it has another name now: it has the addresses of
-    /// the one that takes its place. Its ports stay, without a bridge.
-    fn remove_renamed(
+    /// the one that takes its place. Its ports stay, without a bridge. `links` are all of the host.
+    fn remove_renamed<'a>(
         &self,
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
+        links: impl IntoIterator<Item = &'a Link>,
     ) -> Result<(), NetlinkError> {
         let label = self.owner.bridge_label();
-        for link in links::all(socket)? {
+        for link in links {
             let is_renamed = link.kind.as_deref() == Some("bridge")
                 && link.alias.as_deref() == Some(&label)
                 && link.mac == spec.mac
                 && link.name != spec.name;
             if is_renamed {
-                match socket.execute_all(&[links::delete_link(&link)]) {
+                match socket.execute_all(&[links::delete_link(link)]) {
                     Err(error) if error.errno() == Some(Errno::ENODEV) => {}
                     other => other?,
                 }
@@ -268,36 +270,31 @@ impl HostBridges {
     }
 
     /// Compares a bridge with its desired state, and changes what differs. Returns what was
-    /// changed, too.
+    /// changed, too. `host` is what the host has, if that was read just now.
     pub(super) fn ensure(
         &self,
         socket: &mut NetlinkSocket,
         spec: &BridgeSpec,
+        host: Option<&HostAddresses>,
     ) -> Result<(Bridge, Vec<Change>), HostError> {
-        let (mut link, mut required) = self.required_changes_of_bridge(socket, spec)?;
+        let present = links::by_name(socket, &spec.name)?;
+        let required = match &present {
+            Some(link) => self.required_changes_of_present(socket, link, spec, false)?,
+            None => Vec::new(),
+        };
         let mut changes = missing_forwarding(spec);
-        self.apply(socket, spec, link.as_ref(), &changes)?;
-        if link.is_none() {
-            self.remove_renamed(socket, spec)?;
-            let create = links::create_bridge(&spec.name, spec.mac, spec.mtu);
-            match socket.execute_all(&[create]) {
-                // Another process of this instance has created it.
-                Err(error) if error.errno() == Some(Errno::EEXIST) => {}
-                other => other?,
-            }
+        self.apply(socket, spec, present.as_ref(), &changes)?;
+        let is_present = present.is_some();
+        let (link, mut required) = match present {
+            Some(link) => (link, required),
+            None => self.create(socket, spec, host)?,
+        };
+        self.apply(socket, spec, Some(&link), &required)?;
+        if !is_present {
             changes.push(Change::Create {
                 mac: spec.mac,
                 mtu: spec.mtu,
             });
-            // What it inherits shows only now.
-            (link, required) = self.required_changes_of_bridge(socket, spec)?;
-        }
-        let link = link.ok_or_else(|| HostError::Deleted(spec.name.clone()))?;
-        self.apply(socket, spec, Some(&link), &required)?;
-        if changes
-            .iter()
-            .any(|change| matches!(change, Change::Create { .. }))
-        {
             // Part of the creation.
             required.retain(|change| *change != Change::Mark);
         }
@@ -307,6 +304,32 @@ impl HostBridges {
             mac: self.is_owned(&link).then_some(Mac(spec.mac)),
         };
         Ok((bridge, changes))
+    }
+
+    /// Creates a bridge. Returns it with what it lacks yet.
+    fn create(
+        &self,
+        socket: &mut NetlinkSocket,
+        spec: &BridgeSpec,
+        host: Option<&HostAddresses>,
+    ) -> Result<(Link, Vec<Change>), HostError> {
+        if let Some(host) = host {
+            self.remove_renamed(socket, spec, host.links())?;
+        } else {
+            let links = links::all(socket)?;
+            self.remove_renamed(socket, spec, &links)?;
+        }
+        let create = links::create_bridge(&spec.name, spec.mac, spec.mtu);
+        let is_new = match socket.execute_all(&[create]) {
+            // Another process of this instance has created it.
+            Err(error) if error.errno() == Some(Errno::EEXIST) => false,
+            other => other.map(|()| true)?,
+        };
+        // What it inherits shows only now.
+        let link = links::by_name(socket, &spec.name)?
+            .ok_or_else(|| HostError::Deleted(spec.name.clone()))?;
+        let required = self.required_changes_of_present(socket, &link, spec, is_new)?;
+        Ok((link, required))
     }
 
     /// The bridge if it exists, and what is wrong with it for a container with the needs of `spec`,
@@ -368,14 +391,29 @@ impl HostBridges {
             changes.extend(missing_dead_ends(spec, None)?);
             return Ok((link, changes));
         };
-        let mut changes = self.required_changes_of_link(present, spec)?;
-        // An operator's bridge is used as it is.
-        if self.is_owned(present) {
-            changes.extend(missing_addresses(socket, present, spec)?);
+        let changes = self.required_changes_of_present(socket, present, spec, false)?;
+        Ok((link, changes))
+    }
+
+    /// As [`Self::required_changes`], of the bridge `link`. One that this process created just now,
+    /// `is_new`, has no address yet.
+    fn required_changes_of_present(
+        &self,
+        socket: &mut NetlinkSocket,
+        link: &Link,
+        spec: &BridgeSpec,
+        is_new: bool,
+    ) -> Result<Vec<Change>, HostError> {
+        let mut changes = self.required_changes_of_link(link, spec)?;
+        if is_new {
+            changes.extend(spec.addresses.iter().copied().map(Change::Address));
+        } else if self.is_owned(link) {
+            // An operator's bridge is used as it is.
+            changes.extend(missing_addresses(socket, link, spec)?);
         }
         changes.extend(missing_rules(socket, spec)?);
-        changes.extend(missing_dead_ends(spec, Some(present.index))?);
-        Ok((link, changes))
+        changes.extend(missing_dead_ends(spec, Some(link.index))?);
+        Ok(changes)
     }
 
     /// As [`Self::required_changes`], of what the description of a bridge's link shows.

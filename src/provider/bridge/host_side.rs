@@ -156,9 +156,15 @@ impl HostSide {
                 Ok(bridge)
             }
             realized => {
-                self.refuse_mixture_with_others(socket, intent)?;
-                self.refuse_conflicts(socket, intent, realized)?;
-                self.realize(socket, &mut state, name, forms, ports)
+                let subnets = new_subnets(intent, realized);
+                let host = if subnets.is_empty() {
+                    HostAddresses::read_links(socket)?
+                } else {
+                    HostAddresses::read(socket)?
+                };
+                self.refuse_mixture_with_others(&host, intent)?;
+                self.refuse_conflicts(&host, intent, subnets)?;
+                self.realize(socket, &mut state, name, forms, ports, Some(&host))
                     .map(|(bridge, _)| bridge)
             }
         }
@@ -178,7 +184,7 @@ impl HostSide {
         let forms = self.registry.forms(name);
         let bridge = match state.realized.get(name) {
             Some(realized) if realized.forms == forms => realized.bridge,
-            _ => self.realize(socket, &mut state, name, forms, &[])?.0,
+            _ => self.realize(socket, &mut state, name, forms, &[], None)?.0,
         };
         if !is_right_port(intent, link, bridge) {
             self.put_on_bridge(socket, intent, link, bridge)?;
@@ -315,7 +321,7 @@ impl HostSide {
                 })
                 .collect();
             for (name, forms, index) in bridges {
-                match self.realize(socket, state, &name, forms, &[]) {
+                match self.realize(socket, state, &name, forms, &[], None) {
                     Ok((bridge, faults)) => {
                         due.all_ports |= index != bridge.index;
                         comparison.faults.extend(faults);
@@ -372,7 +378,8 @@ impl HostSide {
     }
 
     /// Brings a bridge, and what its containers share, to the desired state of `forms`, and adds
-    /// the elements `ports`. Returns what was wrong, if that state is not new.
+    /// the elements `ports`. Returns what was wrong, if that state is not new. `host` is what the host
+    /// has, if that was read just now.
     fn realize(
         &self,
         socket: &mut NetlinkSocket,
@@ -380,6 +387,7 @@ impl HostSide {
         name: &str,
         forms: Vec<NetworkForm>,
         ports: &[Element],
+        mut host: Option<&HostAddresses>,
     ) -> Result<(Bridge, Vec<String>), HostError> {
         let spec = BridgeSpec::new(&self.owner, name, &forms);
         let previous = state.realized.get(name).cloned();
@@ -389,7 +397,7 @@ impl HostSide {
         let mut faults = Vec::new();
         let mut corrections = 0;
         let bridge = loop {
-            let (bridge, changes) = self.bridges.ensure(socket, &spec)?;
+            let (bridge, changes) = self.bridges.ensure(socket, &spec, host.take())?;
             let is_watched = state.realized.get(name).is_some_and(|realized| {
                 let watches_isolation = realized.spec.isolates || !spec.isolates;
                 realized.bridge.index == bridge.index && watches_isolation
@@ -507,12 +515,11 @@ impl HostSide {
     /// instance have on the bridge.
     fn refuse_mixture_with_others(
         &self,
-        socket: &mut NetlinkSocket,
+        host: &HostAddresses,
         intent: &Intent<BridgeIntent>,
     ) -> Result<(), HostError> {
-        let links = links::all(socket)?;
         let name = &intent.provider.bridge;
-        let Some(bridge) = links.iter().find(|link| link.name == *name) else {
+        let Some(bridge) = host.links().find(|link| link.name == *name) else {
             return Ok(());
         };
         let isolates = intent.provider.policy.is_some();
@@ -522,7 +529,7 @@ impl HostSide {
                 && self.owner.owns(alias)
                 && self.registry.get(&link.name).is_none()
         };
-        let is_mixed = links.iter().any(|link| {
+        let is_mixed = host.links().any(|link| {
             let is_isolated = link.port.is_some_and(|port| port.is_isolated);
             is_isolated != isolates && is_other(link)
         });
@@ -532,21 +539,13 @@ impl HostSide {
         Ok(())
     }
 
-    /// Refuses subnets that the host has already, unless they are those of `realized`.
+    /// Refuses those of `subnets` that the host has already.
     fn refuse_conflicts(
         &self,
-        socket: &mut NetlinkSocket,
+        host: &HostAddresses,
         intent: &Intent<BridgeIntent>,
-        realized: Option<&RealizedBridge>,
+        subnets: Vec<IpNet>,
     ) -> Result<(), HostError> {
-        let present = realized.map_or(&[][..], |realized| realized.spec.addresses.as_slice());
-        let subnets: Vec<IpNet> = intent
-            .provider
-            .bridge_addresses
-            .iter()
-            .filter(|net| !present.contains(net))
-            .map(IpNet::trunc)
-            .collect();
         if subnets.is_empty() {
             return Ok(());
         }
@@ -557,7 +556,7 @@ impl HostSide {
             isolates: intent.provider.policy.is_some(),
         };
         let mut refusals = Vec::new();
-        for conflict in HostAddresses::read(socket)?.conflicts(&network, &self.owner) {
+        for conflict in host.conflicts(&network, &self.owner) {
             match conflict.severity {
                 ConflictSeverity::Refusal => refusals.push(conflict.message),
                 ConflictSeverity::Warning => log::warn!("{conflict}"),
@@ -650,7 +649,7 @@ impl HostSide {
             self.bridges.open_subnets(socket, opened)?;
         }
         // The kernel removes the secondary addresses of a subnet with its first one.
-        self.realize(socket, state, bridge, forms, &[])?;
+        self.realize(socket, state, bridge, forms, &[], None)?;
         Ok(())
     }
 
@@ -759,6 +758,16 @@ impl HostSide {
         }
         findings
     }
+}
+
+/// The subnets of an intent whose gateways its bridge does not have yet.
+fn new_subnets(intent: &Intent<BridgeIntent>, realized: Option<&RealizedBridge>) -> Vec<IpNet> {
+    let present = realized.map_or(&[][..], |realized| realized.spec.addresses.as_slice());
+    let gateways = intent.provider.bridge_addresses.iter();
+    gateways
+        .filter(|net| !present.contains(net))
+        .map(IpNet::trunc)
+        .collect()
 }
 
 /// Whether any of the bridges has containers whose groups are isolated.

@@ -232,7 +232,7 @@ impl HostRepair {
         }
         let mut watched = link.map(|link| link.index);
         for _ in 0..MAX_COMPARISONS {
-            let (bridge, changes) = self.host.bridges.ensure(&mut self.socket, &spec)?;
+            let (bridge, changes) = self.host.bridges.ensure(&mut self.socket, &spec, None)?;
             pass.note(changes.iter().map(|change| {
                 let bridge = name;
                 Fault { change, bridge }.to_string()
