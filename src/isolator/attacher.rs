@@ -398,8 +398,9 @@ impl Attacher {
         checkpoint: &Checkpoint,
         target: Target,
     ) -> Result<Vec<Attachment>, IsolatorError> {
-        self.wait_until_durable(&checkpoint.container).await?;
+        // Changes nothing, so it need not wait.
         let (namespaces, network) = open(target).await?;
+        self.wait_until_durable(&checkpoint.container).await?;
         let intents: Vec<&Intent> = intents(checkpoint).collect();
         // They are independent. The providers are first to begin, on threads of their own.
         let (attached, configured) = tokio::join!(
