@@ -11,7 +11,7 @@ use super::{INTERFACE_NAME_RULE, Invocation, is_interface_name, result};
 use crate::config::{Dns, Vif};
 use crate::net::links;
 use crate::net::netlink::NetlinkSocket;
-use crate::net::netns;
+use crate::net::netns::{self, NamespaceThreads};
 use crate::provider::contrail::host_interface;
 use crate::provider::contrail::plug::{Interface, PlugRequest};
 use crate::vrouter::{ExpectedPorts, InterfaceConfig};
@@ -74,10 +74,12 @@ impl Invocation {
             .await
             .map_err(|error| CniError::new(ErrorCode::Other, error.to_string()))?;
         let request = self.plug_request(&configuration, ports.as_ref())?;
+        let failed = |error| CniError::caused_by("cannot plug the container in", error);
+        let threads = NamespaceThreads::new("cm-plug").map_err(|error| failed(error.into()))?;
         let attachments = request
-            .plug(&self.vrouter, &self.files, namespace, deadline)
+            .plug(&self.vrouter, &self.files, &threads, namespace, deadline)
             .await
-            .map_err(|error| CniError::caused_by("cannot plug the container in", error))?;
+            .map_err(failed)?;
         let (Some(attachment), Some(interface)) = (attachments.first(), request.interfaces.first())
         else {
             return Err(CniError::new(

@@ -22,6 +22,7 @@ use crate::net::link_reaper::LinkReaper;
 use crate::net::link_watch::{LinkEvent, LinkWatch};
 use crate::net::links;
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
+use crate::net::netns::NamespaceThreads;
 use crate::provider::ownership::OwnerTag;
 use crate::provider::{
     Attachment, BoxError, Intent, LostInterface, ProviderError, ProviderErrors, blocking, failed,
@@ -43,6 +44,7 @@ pub(super) struct ContrailDriver {
     pub(super) manager: PortsClient,
     pub(super) vrouter: VrouterClient,
     pub(super) files: PortFiles,
+    pub(super) threads: NamespaceThreads,
     pub(super) reaper: LinkReaper,
     pub(super) pending_teardowns: PendingTeardowns,
     /// By the uuid of the virtual-machine object.
@@ -177,7 +179,13 @@ impl ContrailDriver {
         let attachments = self
             .plug_request(&container, &started)
             .map_err(fail)?
-            .plug(&self.vrouter, &self.files, namespace, deadline)
+            .plug(
+                &self.vrouter,
+                &self.files,
+                &self.threads,
+                namespace,
+                deadline,
+            )
             .await
             .map_err(fail)?;
         // Has no effect if a detach has begun meanwhile; it waits for the lock.

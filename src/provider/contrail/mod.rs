@@ -47,6 +47,7 @@ use super::{
 use crate::config::{Config, ContrailNetwork, Vif};
 use crate::net::link_reaper::LinkReaper;
 use crate::net::link_watch::LinkWatch;
+use crate::net::netns::NamespaceThreads;
 use crate::vrouter::{PortFiles, VrouterClient, VrouterOptions};
 use contrail_mesos_api::agent_api::{self, PortAddressRequest};
 use contrail_mesos_api::container::ContainerId;
@@ -118,6 +119,7 @@ impl ContrailProvider {
             manager,
             vrouter,
             files: PortFiles::new(&options.port_directory),
+            threads: NamespaceThreads::new("cm-plug").map_err(|error| fail(error.into()))?,
             reaper: LinkReaper::start().map_err(|error| fail(error.into()))?,
             pending_teardowns: PendingTeardowns::open(&config.state_dir)
                 .map_err(|error| fail(error.into()))?,

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::config::Dns;
 use crate::net::links::{self, VethError, VethPair, VlanLink};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
-use crate::net::netns;
+use crate::net::netns::{NamespaceThreads, OwnThread};
 use crate::provider::container_side::{Announce, ContainerLink};
 use crate::provider::{Attachment, BoxError, blocking};
 use crate::vrouter::{InterfaceAddress, InterfaceStatus, Port, PortFiles, VrouterClient};
@@ -69,6 +69,7 @@ impl PlugRequest {
         &self,
         vrouter: &VrouterClient,
         files: &PortFiles,
+        threads: &NamespaceThreads,
         namespace: OwnedFd,
         deadline: Instant,
     ) -> Result<Vec<Attachment>, BoxError> {
@@ -104,7 +105,7 @@ impl PlugRequest {
             .zip(&plugged)
             .map(|(interface, plugged)| attachment(interface, plugged))
             .collect::<Result<_, _>>()?;
-        self.configure(namespace, &attachments).await?;
+        self.configure(threads, namespace, &attachments).await?;
         Ok(attachments)
     }
 
@@ -163,6 +164,7 @@ impl PlugRequest {
 
     async fn configure(
         &self,
+        threads: &NamespaceThreads,
         namespace: OwnedFd,
         attachments: &[Attachment],
     ) -> Result<(), BoxError> {
@@ -174,8 +176,12 @@ impl PlugRequest {
                 (interface.name.clone(), interface.mac, attachment.clone())
             })
             .collect();
-        netns::on_own_thread("cm-plug", move |mut thread| -> Result<(), BoxError> {
+        let configure = move |thread: &mut OwnThread| -> Result<(), BoxError> {
             for (interface, mac, attachment) in &interfaces {
+                let has = |is_v4| {
+                    let mut addresses = attachment.addresses.iter();
+                    addresses.any(|net| net.addr().is_ipv4() == is_v4)
+                };
                 let link = ContainerLink {
                     interface,
                     mac: (attachment.mac != *mac).then_some(attachment.mac),
@@ -186,15 +192,18 @@ impl PlugRequest {
                     refuses_redirects: false,
                     gateway_mac: None,
                     // The MAC address is Contrail's choice.
-                    announce: Announce { v4: true, v6: true },
+                    announce: Announce {
+                        v4: has(true),
+                        v6: has(false),
+                    },
                 };
-                if let Some(announcement) = link.configure(&mut thread, &namespace)? {
+                if let Some(announcement) = link.configure(thread, &namespace)? {
                     announcement.send();
                 }
             }
             Ok(())
-        })
-        .await?
+        };
+        threads.run(configure).await?
     }
 }
 
