@@ -55,7 +55,9 @@ impl ContrailMesos {
         let directory = directory.display();
         fs::write(
             &path,
-            format!("state_dir = '{directory}/state'\nnetns_dir = '{directory}/netns'\n{networks}"),
+            format!(
+                "state_dir = '{directory}/state'\nnetns_dir = '{directory}/run/netns'\n{networks}"
+            ),
         )?;
         let config = Source::file(path).load()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -141,18 +141,19 @@ fn measure(subject: Subject, plan: &Plan, turn: &Turn) -> Result<Figures> {
         handles: directory.path().join("containers"),
     };
     fs::create_dir(&host.handles)?;
-    // Our handles are on a memory file system, as below /run, where they are by default.
-    let netns = subdirectory(directory.path(), "netns")?;
+    // Our handles and the files below /etc are on a memory file system, as below /run, where they are
+    // by default.
+    let run = subdirectory(directory.path(), "run")?;
     mount(
         Some("bench"),
-        &netns,
+        &run,
         Some("tmpfs"),
         MsFlags::empty(),
         None::<&str>,
     )?;
     let figures = host.measure(subject.as_mut(), plan, turn);
     drop(subject);
-    umount2(&netns, MntFlags::MNT_DETACH)?;
+    umount2(&run, MntFlags::MNT_DETACH)?;
     figures
 }
 

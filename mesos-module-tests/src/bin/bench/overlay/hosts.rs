@@ -166,10 +166,10 @@ impl Directory {
         let directory = tempfile::Builder::new()
             .prefix("contrail-mesos-bench-")
             .tempdir()?;
-        let netns = subdirectory(directory.path(), "netns")?;
+        let run = subdirectory(directory.path(), "run")?;
         subdirectory(directory.path(), "containers")?;
         let none: Option<&str> = None;
-        mount(Some("bench"), &netns, Some("tmpfs"), MsFlags::empty(), none)?;
+        mount(Some("bench"), &run, Some("tmpfs"), MsFlags::empty(), none)?;
         Ok(Self(directory))
     }
 
@@ -183,7 +183,7 @@ impl Drop for Directory {
         let handles = std::fs::read_dir(self.handles()).into_iter().flatten();
         let handles = handles.flatten().map(|handle| handle.path());
         // Otherwise the directory cannot be removed.
-        for mounted in handles.chain([self.0.path().join("netns")]) {
+        for mounted in handles.chain([self.0.path().join("run")]) {
             if let Err(error) = umount2(&mounted, MntFlags::MNT_DETACH) {
                 log::error!("cannot unmount {}: {error}", mounted.display());
             }
