@@ -1,6 +1,6 @@
-//! Entering namespaces, and pinning them to a path.
+//! Entering and creating namespaces, and pinning them to a path.
 //!
-//! Invariant: only this file calls setns, and only on threads that do nothing else: those that were
+//! Invariant: only this file calls setns and unshare, and only on threads that do nothing else: those that were
 //! started for one work and end with it, and those of [`NamespaceThreads`], which return to their own
 //! namespaces before their next work, or end if they cannot. No other thread changes its namespaces.
 
@@ -50,6 +50,11 @@ pub enum NetnsError {
         #[source]
         source: io::Error,
     },
+    /// No network namespace could be created.
+    #[error(
+        "cannot create a network namespace: {0}; this needs root, a kernel with CONFIG_NET_NS, and user.max_net_namespaces above the number of namespaces"
+    )]
+    Create(#[source] io::Error),
     /// No thread could be started.
     #[error(
         "cannot start a thread: {0}; is the limit of processes (ulimit -u, pids cgroup) reached?"
@@ -236,6 +241,17 @@ pub async fn on_own_thread<T: Send + 'static>(
         })
         .map_err(NetnsError::Thread)?;
     receiver.await.map_err(|_| NetnsError::Panicked)
+}
+
+/// Creates an empty network namespace. It exists, with everything in it, as long as the descriptor and
+/// threads that have entered it.
+pub async fn create() -> Result<OwnedFd, NetnsError> {
+    on_own_thread("cm-netns", |_| {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|error| NetnsError::Create(error.into()))?;
+        of_this_thread(Kind::Net)
+    })
+    .await?
 }
 
 type Job = Box<dyn FnOnce(&mut OwnThread) + Send>;

@@ -27,6 +27,7 @@ pub mod docker;
 pub mod egress;
 mod element;
 mod expressions;
+pub mod firewall;
 pub mod groups;
 mod program;
 mod read;

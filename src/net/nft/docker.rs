@@ -33,6 +33,7 @@ use super::batch::{self, Message, message_type, request};
 use super::element::{comment, read_comment};
 use super::expressions::Side;
 use super::expressions::{Expressions, NFPROTO_IPV4, NFPROTO_IPV6};
+use super::read::only_expression;
 use super::ruleset::{delete_table, new_table};
 use crate::net::netlink::{NetlinkError, NetlinkSocket, Request};
 
@@ -650,13 +651,7 @@ fn is_interface_name(name: &str) -> bool {
 
 /// The verdict of a rule that has nothing else, apart from a counter and a comment of iptables.
 fn verdict(expressions: &[Option<ExprOps<'_>>]) -> Option<Verdict> {
-    let is_condition = |expression: &&Option<ExprOps<'_>>| match expression {
-        Some(ExprOps::Counter(_)) => false,
-        Some(ExprOps::Match(found)) => found.get_name().ok() != Some(c"comment"),
-        _ => true,
-    };
-    let mut others = expressions.iter().filter(is_condition);
-    let (Some(Some(ExprOps::Immediate(immediate))), None) = (others.next(), others.next()) else {
+    let ExprOps::Immediate(immediate) = only_expression(expressions)? else {
         return None;
     };
     let verdict = immediate.get_data().ok()?.get_verdict().ok()?;

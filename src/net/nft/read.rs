@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use netlink_bindings::nftables::{
-    IterableDataAttrs, Nfgenmsg, OpGetgenDo, OpGetruleDump, OpGetsetelemDo, OpGetsetelemDump,
+    ExprOps, IterableDataAttrs, Nfgenmsg, OpGetgenDo, OpGetruleDump, OpGetsetelemDo,
+    OpGetsetelemDump,
 };
 use netlink_bindings::utils::ErrorContext;
 use netlink_packet_core::NlasIterator;
@@ -107,6 +108,22 @@ pub(super) fn has_rules(
                 .get(chain.name)
                 .is_some_and(|rules| rules.iter().eq(chain.rules.iter().map(|rule| rule.comment)))
         }))
+}
+
+/// The expression of a rule that has a single one, apart from counters and a comment of iptables.
+pub(super) fn only_expression<'a, 'b>(
+    expressions: &'b [Option<ExprOps<'a>>],
+) -> Option<&'b ExprOps<'a>> {
+    let is_effective = |expression: &&Option<ExprOps<'_>>| match expression {
+        Some(ExprOps::Counter(_)) => false,
+        Some(ExprOps::Match(found)) => found.get_name().ok() != Some(c"comment"),
+        _ => true,
+    };
+    let mut others = expressions.iter().filter(is_effective);
+    match (others.next(), others.next()) {
+        (Some(expression), None) => expression.as_ref(),
+        _ => None,
+    }
 }
 
 impl TableState {
