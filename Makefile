@@ -27,7 +27,10 @@ export MODULE
 endif
 # Only the library is built on a Mesos tree: programs do not link to libmesos.
 on_abi = env -u MESOS_TREE -u MESOS_BUILD -u MESOS_PREFIX
-on_tree = env $(foreach name,MESOS_TREE MESOS_BUILD MESOS_PREFIX,$(if $($(name)),$(name)=$($(name))))
+# What a library says about its build; unknown outside of a repository. Builds of the dev profile do
+# without it: another commit would compile them all again.
+CONTRAIL_MESOS_COMMIT ?= $(shell git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null)
+on_tree = env CONTRAIL_MESOS_COMMIT=$(CONTRAIL_MESOS_COMMIT) $(foreach name,MESOS_TREE MESOS_BUILD MESOS_PREFIX,$(if $($(name)),$(name)=$($(name))))
 # Passed on to demo, soak, bench and to the test runner.
 ARGS ?=
 # How many damaged inputs soak gives to each parser.

@@ -15,6 +15,10 @@ use super::headers::{self, Location};
 /// The version of Mesos that the ABI facts are about.
 const ABI_VERSION: &str = "1.11.0";
 
+/// The variable with the commit that the sources are of, which a library says about itself. Without it,
+/// the library says nothing: reading the repository here would compile everything after each commit.
+const COMMIT: &str = "CONTRAIL_MESOS_COMMIT";
+
 /// The macros of the official binary, which change layouts.
 const DEFAULT_DEFINES: &str = "USE_SSL_SOCKET USE_LIBEVENT ENABLE_SECCOMP_ISOLATOR";
 
@@ -47,6 +51,7 @@ pub(crate) fn compile(shim: &Shim<'_>) -> Result<(), Box<dyn Error>> {
         "MESOS_PREFIX",
         "MESOS_DEFINES",
         "MESOS_INCLUDE_DIRS",
+        COMMIT,
     ] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -74,9 +79,15 @@ pub(crate) fn compile(shim: &Shim<'_>) -> Result<(), Box<dyn Error>> {
     for (name, value) in shim.macros {
         build.define(name, *value);
     }
+    let mut given_defines = DEFAULT_DEFINES.to_owned();
+    let layout = if location.is_some() {
+        "headers"
+    } else {
+        "recorded"
+    };
     let version = if let Some(location) = location {
-        let defines = env::var("MESOS_DEFINES").unwrap_or_else(|_| DEFAULT_DEFINES.to_owned());
-        let defines: Vec<&str> = defines.split_whitespace().collect();
+        given_defines = env::var("MESOS_DEFINES").unwrap_or(given_defines);
+        let defines: Vec<&str> = given_defines.split_whitespace().collect();
         let external: Vec<PathBuf> = env::var_os("MESOS_INCLUDE_DIRS")
             .map(|directories| {
                 env::split_paths(&directories)
@@ -93,9 +104,10 @@ pub(crate) fn compile(shim: &Shim<'_>) -> Result<(), Box<dyn Error>> {
             // As system headers, to suppress their warnings.
             build.flag("-isystem").flag(directory);
         }
-        for define in defines {
+        for define in &defines {
             build.define(define, "1");
         }
+        given_defines = defines.join(" ");
         build.define("CONTRAIL_MESOS_TREE", None);
         sources.extend(shim.with_headers);
         headers.version
@@ -105,8 +117,22 @@ pub(crate) fn compile(shim: &Shim<'_>) -> Result<(), Box<dyn Error>> {
     };
     build.files(sources.iter().map(|source| directory.join(source)));
     println!("cargo::rustc-env=CONTRAIL_MESOS_MESOS_VERSION={version}");
+    println!("cargo::rustc-env=CONTRAIL_MESOS_LAYOUT={layout}");
+    println!("cargo::rustc-env=CONTRAIL_MESOS_DEFINES={given_defines}");
+    println!("cargo::rustc-env={COMMIT}={}", commit()?);
     build.try_compile(shim.library)?;
     Ok(())
+}
+
+/// The commit, or nothing.
+fn commit() -> Result<String, Box<dyn Error>> {
+    let commit = env::var(COMMIT).unwrap_or_default();
+    let hash = commit.strip_suffix("-dirty").unwrap_or(&commit);
+    if hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        Ok(commit)
+    } else {
+        Err(format!("{COMMIT} is no commit such as 0123abcd or 0123abcd-dirty").into())
+    }
 }
 
 fn path(variable: &str) -> Option<PathBuf> {

@@ -10,6 +10,7 @@ pub mod leased_addresses;
 pub mod membership;
 #[allow(unsafe_code, reason = "the only module that calls C++")]
 mod module;
+pub mod module_info;
 pub mod net;
 pub mod network_request;
 pub mod node_dns;

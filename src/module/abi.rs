@@ -1,5 +1,5 @@
-//! `mesos::modules::Module<T>` of 1.11, for the descriptors of all libraries. The packages `node` and
-//! `manager` include this file.
+//! `mesos::modules::Module<T>` of 1.11, for the descriptors of all libraries, and what a library says
+//! about its build. The packages `node` and `manager` include this file.
 //!
 //! Descriptors are declared in Rust because the linker does not export data symbols of C++ objects
 //! from a cdylib.
@@ -53,4 +53,54 @@ impl Module {
             create,
         }
     }
+}
+
+/// An ELF note of the type 1: linkers and `strip` keep it, and it is read without loading the library,
+/// by `contrail-mesos module info`.
+#[repr(C, align(4))]
+struct BuildNote<const N: usize> {
+    name_length: u32,
+    description_length: u32,
+    kind: u32,
+    /// Padded to a multiple of four bytes, as the description is by the alignment.
+    name: [u8; 16],
+    description: [u8; N],
+}
+
+/// A line for each key. An unknown value is empty.
+const BUILD: &str = concat!(
+    "package=",
+    env!("CARGO_PKG_NAME"),
+    "\nversion=",
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit=",
+    env!("CONTRAIL_MESOS_COMMIT"),
+    "\nmesos=",
+    env!("CONTRAIL_MESOS_MESOS_VERSION"),
+    "\nlayout=",
+    env!("CONTRAIL_MESOS_LAYOUT"),
+    "\ndefines=",
+    env!("CONTRAIL_MESOS_DEFINES"),
+    "\n",
+);
+
+// SAFETY: the section has only notes, and this is one.
+#[unsafe(link_section = ".note.contrail_mesos")]
+#[used]
+static BUILD_NOTE: BuildNote<{ BUILD.len() }> = BuildNote {
+    name_length: 15,
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a few hundred bytes, and constants cannot be converted otherwise"
+    )]
+    description_length: BUILD.len() as u32,
+    kind: 1,
+    name: *b"contrail-mesos\0\0",
+    description: description(),
+};
+
+const fn description() -> [u8; BUILD.len()] {
+    let mut bytes = [0; BUILD.len()];
+    bytes.copy_from_slice(BUILD.as_bytes());
+    bytes
 }

@@ -6,6 +6,7 @@ mod check;
 mod cluster_status;
 mod detach;
 mod groups;
+mod module;
 mod output;
 mod state;
 mod status;
@@ -45,6 +46,15 @@ enum Command {
     /// Inspect the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Inspect libraries for Mesos
+    #[command(subcommand)]
+    Module(ModuleCommand),
+}
+
+#[derive(Subcommand)]
+enum ModuleCommand {
+    /// Show how a library was built and which modules are in it, without loading it
+    Info(module::ModuleInfoCommand),
 }
 
 #[derive(Subcommand)]
@@ -85,6 +95,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let source = Source::file(&arguments.config);
     match arguments.command {
         Command::Config(ConfigCommand::Check) => check::run(&source),
+        Command::Module(ModuleCommand::Info(command)) => command.run(),
         Command::Attach(command) => {
             needs_root("attach")?;
             let config = source.load()?;
