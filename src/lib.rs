@@ -4,6 +4,7 @@
 
 pub mod cni_plugin;
 pub mod config;
+pub mod doctor;
 pub mod endpoints;
 pub mod isolator;
 pub mod leased_addresses;

@@ -224,13 +224,7 @@ fn check_groups(config: &Config, read: &ReadConfig, warnings: &mut Vec<ConfigPro
 
 /// Fails unless the node daemon answers. Waits for a few seconds at most.
 fn ask_node_daemon(socket: &Path) -> io::Result<()> {
-    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    client.set_read_timeout(Some(NODE_DAEMON_TIMEOUT))?;
-    // Also limits how long it waits for a daemon that accepts nobody.
-    client.set_write_timeout(Some(NODE_DAEMON_TIMEOUT))?;
-    client.connect(&SockAddr::unix(socket)?)?;
-    let mut stream = UnixStream::from(OwnedFd::from(client));
-    stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut stream = request_of_node_daemon(socket, "/live")?;
     let mut version = [0; 7];
     stream.read_exact(&mut version)?;
     if &version == b"HTTP/1." {
@@ -238,6 +232,20 @@ fn ask_node_daemon(socket: &Path) -> io::Result<()> {
     } else {
         Err(io::Error::new(ErrorKind::InvalidData, "it speaks no HTTP"))
     }
+}
+
+/// Sends a request to the API of the node daemon, which closes the connection after its response. Each
+/// step has a time limit.
+pub(crate) fn request_of_node_daemon(socket: &Path, path: &str) -> io::Result<UnixStream> {
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    client.set_read_timeout(Some(NODE_DAEMON_TIMEOUT))?;
+    // Also limits how long it waits for a daemon that accepts nobody.
+    client.set_write_timeout(Some(NODE_DAEMON_TIMEOUT))?;
+    client.connect(&SockAddr::unix(socket)?)?;
+    let mut stream = UnixStream::from(OwnedFd::from(client));
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    Ok(stream)
 }
 
 /// Warns of networks whose containers have no IPv4 address.

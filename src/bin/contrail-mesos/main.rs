@@ -5,6 +5,7 @@ mod attach;
 mod check;
 mod cluster_status;
 mod detach;
+mod doctor;
 mod groups;
 mod module;
 mod output;
@@ -46,6 +47,9 @@ enum Command {
     /// Inspect the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Check whether containers can be attached on this host: kernel, settings, configuration, library,
+    /// agent and services
+    Doctor(doctor::DoctorCommand),
     /// Inspect libraries for Mesos
     #[command(subcommand)]
     Module(ModuleCommand),
@@ -95,6 +99,14 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let source = Source::file(&arguments.config);
     match arguments.command {
         Command::Config(ConfigCommand::Check) => check::run(&source),
+        Command::Doctor(command) => {
+            needs_root("doctor")?;
+            let runtime = runtime()?;
+            let code = runtime.block_on(command.run(source));
+            // What hangs is left behind.
+            runtime.shutdown_background();
+            code
+        }
         Command::Module(ModuleCommand::Info(command)) => command.run(),
         Command::Attach(command) => {
             needs_root("attach")?;
