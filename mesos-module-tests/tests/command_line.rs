@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use contrail_mesos::node_state::{LocalOverlay, NodeState};
 use contrail_mesos_api::cluster::Revision;
 use mesos_module_tests::testbed::agent::{self, BLUE, RED};
-use mesos_module_tests::testbed::{Host, program};
+use mesos_module_tests::testbed::{Cluster, Host, Install, agent_library, module, program};
 use serde_json::{Value, json};
 
 struct Operator {
@@ -692,4 +692,131 @@ fn shipped_example_says_what_is_to_be_filled_in() -> Result<()> {
     }
     ensure!(text.contains("4 problems in"), "{text}");
     Ok(())
+}
+
+#[test]
+fn module_info_reads_built_libraries_and_refuses_other_files() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let info = |library: &str| -> Result<Value> {
+        let text = operator.succeeds(&format!("module info -o json {library}"))?;
+        serde_json::from_str(&text).context(text)
+    };
+    let names = |info: &Value| -> Vec<String> {
+        let modules = info["modules"].as_array().into_iter().flatten();
+        let names = modules.filter_map(|module| module["name"].as_str());
+        names.map(str::to_owned).collect()
+    };
+    let library = module()?.display().to_string();
+    let built = info(&library)?;
+    assert_eq!(
+        names(&built),
+        ["network/contrail", "org_contrail_mesos_Hook"]
+    );
+    assert_eq!(built["schema_version"], 1);
+    let build = &built["builds"][0];
+    assert_eq!(build["package"], "contrail-mesos", "{built}");
+    assert_eq!(build["version"], env!("CARGO_PKG_VERSION"), "{built}");
+    let module = &built["modules"][0];
+    assert_eq!(
+        (&module["kind"], &module["mesos_version"]),
+        (&json!("Isolator"), &build["mesos_version"])
+    );
+    // A library of the dev profile has the layout and says no commit; one that MODULE names has others.
+    if std::env::var_os("MODULE").is_none() {
+        assert_eq!(build["mesos_version"], "1.11.0", "{built}");
+        assert_eq!(
+            (&build["layout"], &build["commit"]),
+            (&json!("recorded"), &Value::Null)
+        );
+    }
+    let of_node = names(&info(&agent_library()?.display().to_string())?);
+    for name in [
+        "com_mesosphere_mesos_AgentOverlayHelper",
+        "com_mesosphere_mesos_OverlayAgentManager",
+    ] {
+        ensure!(
+            of_node.iter().any(|other| other == name),
+            "{name}: {of_node:?}"
+        );
+    }
+    let text = operator.succeeds(&format!("module info {library}"))?;
+    ensure!(
+        text.contains("network/contrail (Isolator for Mesos "),
+        "{text}"
+    );
+    for other in [
+        program("contrail-mesos")?.display().to_string(),
+        operator.config.display().to_string(),
+        "/bin/sh".to_owned(),
+    ] {
+        let text = operator.fails(&format!("module info {other}"))?;
+        ensure!(text.contains("is no library of contrail-mesos"), "{text}");
+    }
+    Ok(())
+}
+
+/// The outcomes of `doctor -o json` with this name, each with its severity and text.
+fn outcomes(report: &Value, name: &str) -> Vec<(String, String)> {
+    let checks = report["checks"].as_array().into_iter().flatten();
+    let named = checks.filter(|check| check["name"] == name);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    named
+        .map(|check| (text(&check["severity"]), text(&check["text"])))
+        .collect()
+}
+
+#[test]
+fn doctor_checks_flags_and_library_of_a_real_agent() -> Result<()> {
+    let operator = Operator::new(BLUE)?;
+    let host = &operator.host;
+    let config = operator.config.display().to_string();
+    // Without the hook.
+    let cluster = Cluster::on(host)
+        .module(&module()?, "network/contrail", &[("config", &config)])
+        .isolation(&["network/contrail"])
+        .start()?;
+    let before = host.leftovers()?;
+    let mesos = Install::find()?.mesos_containerizer;
+    let address = format!("{}:5050", host.address());
+    let common = format!(
+        "doctor -o json --agent {address} --mesos {}",
+        mesos.display()
+    );
+    let text = operator.succeeds(&common)?;
+    let report: Value = serde_json::from_str(&text).context(text)?;
+    assert_eq!(
+        (&report["schema_version"], &report["severity"]),
+        (&json!(1), &json!("warning"))
+    );
+    for name in [
+        "agent",
+        "agent-address",
+        "library",
+        "library-mesos",
+        "kernel-nftables",
+    ] {
+        let outcomes = outcomes(&report, name);
+        ensure!(
+            outcomes.iter().all(|(severity, _)| severity == "ok"),
+            "{name}: {report:#}"
+        );
+        ensure!(!outcomes.is_empty(), "{name}: {report:#}");
+    }
+    ensure!(
+        outcomes(&report, "library-mesos")[0].1.contains("1.11.0"),
+        "{report:#}"
+    );
+    let flags = outcomes(&report, "agent-flags");
+    ensure!(flags.len() == 1 && flags[0].0 == "warning", "{report:#}");
+    ensure!(flags[0].1.contains("org_contrail_mesos_Hook"), "{report:#}");
+    assert_eq!(outcomes(&report, "agent-modules"), [], "{report:#}");
+
+    let text = operator.fails(&format!("{common} --library {config}"))?;
+    let report: Value = serde_json::from_str(&text).context(text)?;
+    assert_eq!(outcomes(&report, "library")[0].0, "failure", "{report:#}");
+    cluster.stop()?;
+    let text = operator.fails(&format!("doctor --agent {address}"))?;
+    ensure!(text.contains("failure  agent "), "{text}");
+    // What was tried is gone.
+    host.expect_nothing_since(&before)
 }
