@@ -124,14 +124,18 @@ fn reached(address: Option<&Address>, process: Option<&AgentProcess>, answer: &A
             name,
             format!("{who} runs Mesos {}", Quoted(version.as_bytes())),
         ),
-        (Some(version), Some(problem)) if process.is_some() => Check::ok(
-            name,
-            format!(
-                "{who} runs Mesos {}, and does not say its flags ({problem}): those of its process are checked",
-                Quoted(version.as_bytes())
-            ),
-        ),
-        (_, problem) => {
+        (Some(version), Some(problem)) => {
+            let version = Quoted(version.as_bytes());
+            let text =
+                format!("{who} runs Mesos {version}, and does not say its flags ({problem})");
+            if process.is_some() {
+                Check::ok(name, format!("{text}: those of its process are checked"))
+            } else {
+                let remedy = "run doctor without --agent, in the network namespace of the agent";
+                Check::warning(name, format!("{text}: they are not checked"), remedy)
+            }
+        }
+        (None, problem) => {
             let problem = problem.as_deref().unwrap_or("its address is not known");
             let remedy = "see its log, or name its address by --agent";
             let text = format!("{who} does not answer: {problem}");
@@ -153,34 +157,35 @@ struct VersionAnswer {
 struct StateAnswer {
     /// Such as `slave(1)@192.0.2.1:5051`.
     pid: String,
+    version: String,
     flags: Option<Flags>,
 }
 
-/// Asks an agent for its version, and for its address and flags.
+/// Asks an agent for its version, address and flags. Its version it says without authentication, too.
 async fn ask(address: &Address) -> Answer {
-    let mut answer = Answer::default();
-    match get::<VersionAnswer>(address, "/version").await {
-        Ok(version) => answer.version = Some(version.version),
-        Err(problem) => {
-            answer.problem = Some(problem);
-            return answer;
-        }
-    }
     match get::<StateAnswer>(address, "/slave(1)/state").await {
         Ok(state) => {
             let ip = state.pid.split_once('@').and_then(|(_, at)| {
                 let (ip, _) = at.rsplit_once(':')?;
                 ip.trim_matches(['[', ']']).parse().ok()
             });
-            answer.address = ip;
-            answer.flags = state.flags;
-            if answer.flags.is_none() {
-                answer.problem = Some("its state has none".to_owned());
+            let has_flags = state.flags.is_some();
+            Answer {
+                version: Some(state.version),
+                address: ip,
+                flags: state.flags,
+                problem: (!has_flags).then(|| "its state has none".to_owned()),
             }
         }
-        Err(problem) => answer.problem = Some(problem),
+        Err(problem) => {
+            let answer = get::<VersionAnswer>(address, "/version").await;
+            Answer {
+                version: answer.ok().map(|answer| answer.version),
+                problem: Some(problem),
+                ..Answer::default()
+            }
+        }
     }
-    answer
 }
 
 /// Reads JSON from a server of Mesos.
@@ -245,4 +250,51 @@ async fn library_checks(
     };
     checks.extend(in_thread(options, library::checks).await);
     checks
+}
+
+#[cfg(test)]
+mod tests {
+    use contrail_mesos_api::http::scripted::{Reply, ScriptedServer, ok};
+    use serde_json::json;
+
+    use super::*;
+    use crate::doctor::Severity;
+
+    async fn answer(state: serde_json::Value) -> (Answer, Check) {
+        let server = ScriptedServer::start(move |request, _| match request.path.as_str() {
+            "/slave(1)/state" if !state.is_null() => ok(&state),
+            "/slave(1)/state" => Reply::Answer(401, String::new()),
+            "/version" => ok(&json!({"version": "1.11.0"})),
+            _ => Reply::Answer(404, String::new()),
+        })
+        .await;
+        let address = Address::parse(&server.address.to_string(), AGENT_PORT).unwrap();
+        let answer = ask(&address).await;
+        let check = reached(Some(&address), None, &answer);
+        (answer, check)
+    }
+
+    #[tokio::test]
+    async fn agent_is_asked_for_its_flags_and_address() {
+        let (answer, check) = answer(json!({
+            "pid": "slave(1)@127.0.1.1:5051",
+            "version": "1.11.0",
+            "flags": {"isolation": "network/contrail", "launcher": "linux"},
+            "frameworks": [],
+        }))
+        .await;
+        assert_eq!(check.severity, Severity::Ok, "{check:?}");
+        assert_eq!(answer.address, Some("127.0.1.1".parse().unwrap()));
+        let flags = answer.flags.unwrap();
+        assert_eq!(flags.get("launcher"), Some("linux"));
+    }
+
+    #[tokio::test]
+    async fn agent_that_needs_authentication_says_its_version() {
+        let (answer, check) = answer(serde_json::Value::Null).await;
+        assert_eq!(answer.version.as_deref(), Some("1.11.0"));
+        assert!(answer.flags.is_none());
+        assert_eq!(check.severity, Severity::Warning, "{check:?}");
+        assert!(check.text.contains("401"), "{check:?}");
+    }
 }

@@ -241,7 +241,11 @@ impl Flags {
     }
 }
 
+/// Reads JSON, as operators write the flag, or the text form of protobuf, as an agent shows it.
 fn parse_modules(text: &str) -> Vec<ModuleEntry> {
+    if !text.trim_start().starts_with('{') {
+        return parse_protobuf_text(text);
+    }
     let Ok(text) = serde_json::from_str::<ModulesText>(text) else {
         return vec![];
     };
@@ -256,6 +260,88 @@ fn parse_modules(text: &str) -> Vec<ModuleEntry> {
             })
         })
         .collect()
+}
+
+/// Reads messages as `libraries {`, `modules {` and `parameters {`, with a field a line. The file of a
+/// library comes before its modules.
+fn parse_protobuf_text(text: &str) -> Vec<ModuleEntry> {
+    let mut entries: Vec<ModuleEntry> = vec![];
+    let mut messages = vec![];
+    let mut file = None;
+    for line in text.lines().map(str::trim) {
+        if let Some(message) = line.strip_suffix(" {") {
+            messages.push(message);
+            match (messages.as_slice(), entries.last_mut()) {
+                (["libraries"], _) => file = None,
+                (["libraries", "modules"], _) => entries.push(ModuleEntry {
+                    name: String::new(),
+                    file: file.clone(),
+                    parameters: vec![],
+                }),
+                (["libraries", "modules", "parameters"], Some(module)) => {
+                    module.parameters.push(Parameter {
+                        key: String::new(),
+                        value: String::new(),
+                    });
+                }
+                _ => {}
+            }
+            continue;
+        }
+        if line == "}" {
+            messages.pop();
+            continue;
+        }
+        let Some((field, value)) = line.split_once(": ") else {
+            continue;
+        };
+        let value = unescape(value);
+        match (messages.as_slice(), field, entries.last_mut()) {
+            (["libraries"], "file", _) => file = Some(PathBuf::from(value)),
+            (["libraries", "modules"], "name", Some(module)) => module.name = value,
+            (["libraries", "modules", "parameters"], field, Some(module)) => {
+                match (field, module.parameters.last_mut()) {
+                    ("key", Some(parameter)) => parameter.key = value,
+                    ("value", Some(parameter)) => parameter.value = value,
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    entries
+}
+
+/// A string in quotes, with the escapes of C; bytes that are not ASCII are octal numbers.
+fn unescape(quoted: &str) -> String {
+    let text = quoted.strip_prefix('"').unwrap_or(quoted);
+    let text = text.strip_suffix('"').unwrap_or(text);
+    let mut bytes = vec![];
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'\\' {
+            bytes.push(*first);
+            continue;
+        }
+        let octal = rest.get(..3).and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(digits, 8).ok()
+        });
+        if let Some(byte) = octal {
+            bytes.push(byte);
+            rest = &rest[3..];
+        } else if let Some((escaped, after)) = rest.split_first() {
+            bytes.push(match escaped {
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                other => *other,
+            });
+            rest = after;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -371,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_read_from_the_text_a_file_and_a_directory() {
+    fn modules_are_read_from_texts_files_and_directories() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("modules.json");
         fs::write(&path, MODULES).unwrap();
@@ -387,6 +473,20 @@ mod tests {
             assert_eq!(modules.len(), 2, "{argument}");
             assert_eq!(modules[0].parameter("config"), Some("/etc/x.toml"));
         }
+        let text = "libraries {\n  file: \"/usr/lib/a.so\"\n  modules {\n    name: \"network/contrail\"\n    \
+                    parameters {\n      key: \"config\"\n      value: \"/etc/\\303\\244\\\"\\n.toml\"\n    }\n  }\n\
+                    }\nlibraries {\n  name: \"b\"\n  modules {\n    name: \"other\"\n  }\n}\n";
+        let modules = parse_modules(text);
+        assert_eq!(modules.len(), 2, "{modules:?}");
+        assert_eq!(modules[0].file, Some(PathBuf::from("/usr/lib/a.so")));
+        assert_eq!(modules[0].parameter("config"), Some("/etc/\u{e4}\"\n.toml"));
+        assert_eq!(
+            (modules[1].name.as_str(), &modules[1].file),
+            ("other", &None)
+        );
+        for_damaged_input(text.as_bytes(), |input| {
+            drop(parse_modules(&String::from_utf8_lossy(input)));
+        });
         for_damaged_input(MODULES.as_bytes(), |input| {
             drop(parse_modules(&String::from_utf8_lossy(input)));
         });
