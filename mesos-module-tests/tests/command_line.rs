@@ -707,23 +707,23 @@ fn module_info_reads_built_libraries_and_refuses_other_files() -> Result<()> {
         names.map(str::to_owned).collect()
     };
     let library = module()?.display().to_string();
-    let built = info(&library)?;
+    let document = info(&library)?;
     assert_eq!(
-        names(&built),
+        names(&document),
         ["network/contrail", "org_contrail_mesos_Hook"]
     );
-    assert_eq!(built["schema_version"], 1);
-    let build = &built["builds"][0];
-    assert_eq!(build["package"], "contrail-mesos", "{built}");
-    assert_eq!(build["version"], env!("CARGO_PKG_VERSION"), "{built}");
-    let module = &built["modules"][0];
+    assert_eq!(document["schema_version"], 1);
+    let build = &document["builds"][0];
+    assert_eq!(build["package"], "contrail-mesos", "{document}");
+    assert_eq!(build["version"], env!("CARGO_PKG_VERSION"), "{document}");
+    let module = &document["modules"][0];
     assert_eq!(
         (&module["kind"], &module["mesos_version"]),
         (&json!("Isolator"), &build["mesos_version"])
     );
     // A library of the dev profile has the layout and says no commit; one that MODULE names has others.
     if std::env::var_os("MODULE").is_none() {
-        assert_eq!(build["mesos_version"], "1.11.0", "{built}");
+        assert_eq!(build["mesos_version"], "1.11.0", "{document}");
         assert_eq!(
             (&build["layout"], &build["commit"]),
             (&json!("recorded"), &Value::Null)
