@@ -38,6 +38,9 @@ use crate::provider::{
     ProviderErrors, ProviderIntent, Providers, Statistics, instance_tag,
 };
 use contrail_mesos_api::container::ContainerId;
+pub use strays::Stray;
+
+mod strays;
 
 /// Attaches the containers of one state directory.
 pub struct Attacher {
@@ -604,9 +607,10 @@ impl Attacher {
     /// operators are left out: a namespace with that name is the operator's.
     pub(super) async fn containers_of_links(&self) -> Result<HashSet<String>, IsolatorError> {
         let providers = Arc::clone(&self.providers);
-        let mut names = spawn_blocking(move || providers.containers_of_links())
+        let links = spawn_blocking(move || providers.container_links())
             .await?
             .map_err(ProviderErrors::from)?;
+        let mut names: HashSet<String> = links.into_iter().map(|(name, _)| name).collect();
         names.retain(|name| ContainerId::printed(name).is_of_agent());
         Ok(names)
     }

@@ -12,6 +12,7 @@
 //! the state directory, read-only. So a container that filled it keeps no other from being launched.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
@@ -91,7 +92,7 @@ impl EtcStorage {
             return Ok(());
         }
         let _lock = self.lock()?;
-        remove_directory(&self.of(container))?;
+        remove_entry(&self.of(container))?;
         self.unmount_if_unused();
         Ok(())
     }
@@ -113,11 +114,32 @@ impl EtcStorage {
                 names.contains(name) || self.lock_directory.join(name).exists()
             });
             if !is_kept {
-                remove_directory(&entry.path())?;
+                remove_entry(&entry.path())?;
             }
         }
         self.unmount_if_unused();
         Ok(())
+    }
+
+    /// The names of the files of containers without a checkpoint, and the file system if it is mounted
+    /// for nobody. Changes nothing.
+    pub(super) fn strays(&self) -> Result<EtcStrays, EtcFilesError> {
+        let mut strays = EtcStrays::default();
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(strays),
+            entries => entries.map_err(failed("list", &self.directory))?,
+        };
+        let mut is_unused = true;
+        for entry in entries {
+            let name = entry.map_err(failed("list", &self.directory))?.file_name();
+            is_unused = false;
+            // A container has its checkpoint first.
+            if !self.lock_directory.join(&name).exists() {
+                strays.files.push(name);
+            }
+        }
+        strays.mount = (is_unused && self.is_mounted()).then(|| self.directory.clone());
+        Ok(strays)
     }
 
     /// The caller holds the lock.
@@ -153,8 +175,23 @@ impl EtcStorage {
     }
 }
 
-fn remove_directory(path: &Path) -> Result<(), EtcFilesError> {
-    match fs::remove_dir_all(path) {
+/// What belongs to no container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct EtcStrays {
+    /// The entries of the file system.
+    pub(super) files: Vec<OsString>,
+    /// Where it is mounted.
+    pub(super) mount: Option<PathBuf>,
+}
+
+/// Removes an entry of the file system. Idempotent.
+fn remove_entry(path: &Path) -> Result<(), EtcFilesError> {
+    let removed = match fs::remove_dir_all(path) {
+        // Somebody put a file there.
+        Err(error) if error.kind() == ErrorKind::NotADirectory => fs::remove_file(path),
+        removed => removed,
+    };
+    match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path)(error)),
         _ => Ok(()),
     }

@@ -23,7 +23,7 @@ fn isolator(directory: &Path) -> Arc<Isolator> {
     )
 }
 
-fn isolator_with(directory: &Path, toml: &str) -> Arc<Isolator> {
+pub(super) fn isolator_with(directory: &Path, toml: &str) -> Arc<Isolator> {
     let path = directory.join("agent.toml");
     let toml = format!(
         "state_dir = '{0}/state'\nnetns_dir = '{0}/netns'\n{toml}\n",
@@ -265,7 +265,7 @@ fn second_prepare_of_same_container_is_refused() {
 }
 
 /// A process in network and UTS namespaces of its own, which ends with this.
-struct ProcessInNamespace(std::process::Child);
+pub(super) struct ProcessInNamespace(pub(super) std::process::Child);
 
 impl ProcessInNamespace {
     /// With the interface eth0.
@@ -276,7 +276,7 @@ impl ProcessInNamespace {
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test runs in no agent")]
-    fn run(commands: &str) -> Self {
+    pub(super) fn run(commands: &str) -> Self {
         let script = format!("{commands} && echo ready && exec sleep 100");
         let mut child = std::process::Command::new("unshare")
             .args(["--net", "--uts", "--", "sh", "-c", &script])

@@ -27,7 +27,7 @@ use contrail_mesos_api::container::ContainerId;
 const NETWORK_CNI_DIRECTORY: &str = "/isolators/network/cni";
 
 /// The interfaces of a namespace with their addresses, without loopback.
-type InterfaceAddresses = HashMap<String, Vec<IpNet>>;
+pub(super) type InterfaceAddresses = HashMap<String, Vec<IpNet>>;
 
 impl Isolator {
     /// Tracks a container that the agent knows and that has no checkpoint, if it has a network
@@ -153,7 +153,9 @@ fn describe(interfaces: &InterfaceAddresses) -> String {
 }
 
 /// The interfaces in the network namespace of a process; `None` if that is the host's.
-async fn interfaces_of(pid: u32) -> Result<Option<InterfaceAddresses>, super::IsolatorError> {
+pub(super) async fn interfaces_of(
+    pid: u32,
+) -> Result<Option<InterfaceAddresses>, super::IsolatorError> {
     let namespace = netns::of_pid(pid, Kind::Net)?;
     let own = netns::of_this_thread(Kind::Net)?;
     if netns::same(&own, &namespace).map_err(super::IsolatorError::Descriptor)? {

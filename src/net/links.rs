@@ -37,6 +37,8 @@ pub struct Link {
     pub alias: Option<String>,
     /// Index of the bridge or other device that it is a port of.
     pub controller: Option<u32>,
+    /// The number that this namespace has for the one of the other end, if that is another one.
+    pub peer_namespace: Option<i32>,
     /// Its kind, in the kernel's terms: `veth`, `bridge`, …
     pub kind: Option<String>,
     /// What it forwards, if it is a port of a bridge.
@@ -504,6 +506,7 @@ pub(super) fn from_message(message: LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Address(mac) => link.mac = mac,
             LinkAttribute::Stats64(counters) => link.counters = counters,

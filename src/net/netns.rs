@@ -19,6 +19,7 @@ use nix::sys::stat::fstat;
 use tokio::sync::oneshot;
 
 pub mod handles;
+pub mod processes;
 
 /// How many threads wait for their next work, at most.
 const MAX_IDLE_THREADS: usize = 4;

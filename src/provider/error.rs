@@ -62,7 +62,7 @@ pub enum ProviderError {
     Internal(#[from] JoinError),
 }
 
-pub(super) fn failed(
+pub(crate) fn failed(
     network: &str,
     action: impl Into<String>,
     source: impl Into<BoxError>,

@@ -25,6 +25,7 @@ pub mod none;
 pub mod overlay;
 mod ownership;
 mod registry;
+pub mod stray;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -43,9 +44,11 @@ use contrail_mesos_api::cluster::Membership;
 use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub(crate) use error::BoxError;
+pub(crate) use error::failed;
+use error::refused;
 pub use error::{ProviderError, ProviderErrors};
-use error::{failed, refused};
 pub use ownership::instance_tag;
+pub(crate) use ownership::is_label_of;
 pub use registry::{PendingTeardown, Providers};
 
 /// A request for one network of one container, validated as far as possible without a provider.

@@ -47,9 +47,14 @@ pub fn instance_tag(state_dir: &Path) -> String {
     hex(&digest[..4])
 }
 
-fn truncated(name: &str) -> &str {
+pub(super) fn truncated(name: &str) -> &str {
     // File names of containers and names of networks are ASCII.
     name.get(..MAX_NAME_BYTES).unwrap_or(name)
+}
+
+/// Whether `name` is how labels name the container with that file name.
+pub(crate) fn is_label_of(name: &str, file_name: &str) -> bool {
+    name == truncated(file_name)
 }
 
 impl OwnerTag {

@@ -3,21 +3,24 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep};
 
-use super::bridge::{BridgeIntent, BridgeProvider};
+use super::bridge::{BridgeIntent, BridgeProvider, MissingLease};
 use super::cni::{CniIntent, CniProvider, FailedDel};
 use super::contrail::{self, ContrailIntent, ContrailProvider};
 use super::none::{NoneIntent, NoneProvider};
 use super::overlay::{OverlayNetworks, POLL_INTERVAL};
+use super::stray::{ProviderStray, ReadScope, StrayOrigin, SweepScope};
 use super::{
     Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
     ProviderIntent, Statistics,
 };
 use crate::config::{Config, Network, NetworkProvider, OverlayNetwork};
+use crate::net::links::Link;
 use contrail_mesos_api::container::ContainerId;
 
 /// A teardown that is not complete although its container has ended. An agent retries it.
@@ -278,9 +281,10 @@ impl Providers {
             .hold_addresses(network, container, interface, addresses)
     }
 
-    /// The file names of the containers that links of this instance name. Blocks.
-    pub(crate) fn containers_of_links(&self) -> Result<HashSet<String>, ProviderError> {
-        self.bridge.containers_of_links()
+    /// The links of this instance that name containers, each with the container's file name, of which
+    /// very long ones are cut. Blocks.
+    pub(crate) fn container_links(&self) -> Result<Vec<(String, Link)>, ProviderError> {
+        self.bridge.container_links()
     }
 
     /// See [`Provider::remove_container`].
@@ -316,6 +320,76 @@ impl Providers {
             self.cni.sweep(&known.cni.intents, damaged),
         );
         ProviderErrors::collect_results([bridge, contrail, cni]).map(drop)
+    }
+
+    /// What this instance made and belongs to no container of the scope. Blocks.
+    pub fn strays(&self, scope: &Arc<ReadScope>) -> Result<Vec<ProviderStray>, ProviderErrors> {
+        let read = || scope().map(|scope| ScopeByProvider::new(&scope));
+        let strays = [
+            self.bridge.strays(|| read().map(|all| all.bridge)),
+            self.contrail.strays(|| read().map(|all| all.contrail)),
+            self.cni.strays(|| read().map(|all| all.cni)),
+        ];
+        ProviderErrors::collect_results(strays).map(|strays| strays.concat())
+    }
+
+    /// Removes those of `strays` that still belong to no container of the scope, while others are
+    /// attached and run. Errors of one provider do not stop the others.
+    pub async fn remove_strays(
+        &self,
+        strays: Vec<ProviderStray>,
+        scope: &Arc<ReadScope>,
+    ) -> Result<(), ProviderErrors> {
+        let (mut bridge, mut contrail, mut cni) = (Vec::new(), Vec::new(), Vec::new());
+        for stray in strays {
+            match stray.origin {
+                StrayOrigin::Bridge(stray) => bridge.push(stray),
+                StrayOrigin::Contrail(stray) => contrail.push(stray),
+                StrayOrigin::Cni(stray) => cni.push(stray),
+            }
+        }
+        let read = || {
+            let scope = Arc::clone(scope);
+            move || scope().map(|scope| ScopeByProvider::new(&scope))
+        };
+        let mut results = Vec::new();
+        // The addresses of the bridges' containers are free last.
+        if !cni.is_empty() {
+            let read = read();
+            let scope = move || read().map(|all| all.cni);
+            results.push(self.cni.remove_strays(cni, scope).await);
+        }
+        if !contrail.is_empty() {
+            let read = read();
+            let scope = move || read().map(|all| all.contrail);
+            results.push(self.contrail.remove_strays(contrail, scope).await);
+        }
+        if !bridge.is_empty() {
+            let read = read();
+            let scope = move || read().map(|all| all.bridge);
+            results.push(self.bridge.remove_strays(bridge, scope).await);
+        }
+        ProviderErrors::collect_results(results).map(drop)
+    }
+
+    /// The addresses of attached containers without their lease. Blocks.
+    #[must_use]
+    pub fn missing_leases(&self, attached: &[Intent]) -> Vec<MissingLease> {
+        self.bridge
+            .missing_leases(&IntentsByProvider::new(attached).bridge.intents)
+    }
+
+    /// Leases the addresses that attached containers have without a lease. `attached` reads their
+    /// intents, and keeps them attached as long as its guard exists.
+    pub async fn restore_leases<G: 'static>(
+        &self,
+        attached: impl FnOnce() -> Result<(G, Vec<Intent>), ProviderErrors> + Send + 'static,
+    ) -> Result<(), ProviderErrors> {
+        let attached = move || {
+            let (guard, intents) = attached()?;
+            Ok((guard, IntentsByProvider::new(&intents).bridge.intents))
+        };
+        self.bridge.restore_leases(attached).await
     }
 
     /// See [`ContrailProvider::pending_teardowns`] and [`CniProvider::failed_dels`]. Blocks on the
@@ -420,6 +494,33 @@ impl IntentsByProvider {
             }
         }
         grouped
+    }
+}
+
+/// A scope, by the provider whose strays it decides.
+struct ScopeByProvider {
+    bridge: SweepScope<BridgeIntent>,
+    contrail: SweepScope<ContrailIntent>,
+    cni: SweepScope<CniIntent>,
+}
+
+impl ScopeByProvider {
+    fn new(scope: &SweepScope) -> Self {
+        let intents = IntentsByProvider::new(&scope.intents);
+        Self {
+            bridge: SweepScope {
+                intents: intents.bridge.intents,
+                others: scope.others.clone(),
+            },
+            contrail: SweepScope {
+                intents: intents.contrail.intents,
+                others: scope.others.clone(),
+            },
+            cni: SweepScope {
+                intents: intents.cni.intents,
+                others: scope.others.clone(),
+            },
+        }
     }
 }
 

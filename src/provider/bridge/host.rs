@@ -596,14 +596,16 @@ impl HostBridges {
         Ok(())
     }
 
-    /// No longer keeps subnets closed that no container needs: those that are not `needed`, and of which
-    /// no bridge with isolated ports has an address. The caller holds the exclusive lock, so that no
-    /// attach is between the rules and the port.
-    pub(super) fn open_unused_subnets(
+    /// The subnets that this instance keeps closed although no container needs it: those that are not
+    /// `needed`, and of which no bridge with isolated ports has an address. Ports that `is_gone` says are
+    /// about to be removed do not count. While the caller holds the exclusive lock, no attach is between
+    /// the rules and the port.
+    pub(super) fn unused_subnets(
         &self,
         socket: &mut NetlinkSocket,
         needed: &BTreeSet<IpNet>,
-    ) -> Result<(), NetlinkError> {
+        is_gone: impl Fn(&Link) -> bool,
+    ) -> Result<BTreeSet<IpNet>, NetlinkError> {
         let table = self.owner.routing_table();
         let mut closed: BTreeSet<IpNet> = rules::all(socket)?
             .iter()
@@ -612,11 +614,11 @@ impl HostBridges {
             .filter(|subnet| !needed.contains(subnet))
             .collect();
         if closed.is_empty() {
-            return Ok(());
+            return Ok(closed);
         }
         let bridges: BTreeSet<u32> = links::all(socket)?
             .iter()
-            .filter(|link| link.port.is_some_and(|port| port.is_isolated))
+            .filter(|link| link.port.is_some_and(|port| port.is_isolated) && !is_gone(link))
             .filter_map(|link| link.controller)
             .collect();
         for (index, net) in addressing::addresses(socket)? {
@@ -624,7 +626,18 @@ impl HostBridges {
                 closed.remove(&net.trunc());
             }
         }
-        self.open_subnets(socket, closed)
+        Ok(closed)
+    }
+
+    /// No longer keeps subnets closed that no container needs, see [`Self::unused_subnets`]. The caller
+    /// holds the exclusive lock.
+    pub(super) fn open_unused_subnets(
+        &self,
+        socket: &mut NetlinkSocket,
+        needed: &BTreeSet<IpNet>,
+    ) -> Result<(), NetlinkError> {
+        let unused = self.unused_subnets(socket, needed, |_| false)?;
+        self.open_subnets(socket, unused)
     }
 
     /// Those of `links` that are bridges and that this instance owns.

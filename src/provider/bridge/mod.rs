@@ -29,12 +29,13 @@ use self::driver::BridgeDriver;
 use self::watch::HostWatch;
 use super::ipam::{self, Holder};
 use super::ownership::refuse_existing_link;
+use super::stray::{ProviderStray, SweepScope};
 use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
     ProviderErrors, Statistics, blocking, counters, failed, in_place, refused,
 };
 use crate::config::{BridgeNetwork, OverlayPart};
-use crate::net::links;
+use crate::net::links::{self, Link};
 use crate::net::netlink::NetlinkSocket;
 use crate::node_state::NodeStateFile;
 use contrail_mesos_api::cluster::{Admission, Membership};
@@ -42,6 +43,8 @@ use contrail_mesos_api::container::{ContainerId, Mac};
 
 pub use conflicts::{Conflict, ConflictSeverity, conflicts};
 pub use host_side::{HostRepair, RepairOutcome};
+pub(super) use strays::BridgeStray;
+pub use strays::MissingLease;
 
 mod comparison;
 mod conflicts;
@@ -56,6 +59,7 @@ mod repair;
 mod repair_log;
 #[cfg(test)]
 mod root_tests;
+mod strays;
 mod watch;
 
 /// The bridge provider's part of an intent. Part of the checkpoint.
@@ -131,15 +135,56 @@ impl BridgeProvider {
         blocking(move || driver.repair()).await
     }
 
-    /// The file names of the containers that links of this instance name, of every provider. Blocks.
-    pub(super) fn containers_of_links(&self) -> Result<HashSet<String>, ProviderError> {
+    /// The links of this instance that name containers, of every provider, each with the container's file
+    /// name, of which very long ones are cut. Blocks.
+    pub(super) fn container_links(&self) -> Result<Vec<(String, Link)>, ProviderError> {
         let listed = NetlinkSocket::route().and_then(|mut socket| links::all(&mut socket));
         let links = listed.map_err(|error| failed("*", "list the interfaces", error))?;
-        Ok(links
-            .iter()
-            .filter_map(|link| self.driver.owner.container_name(link.alias.as_deref()?))
-            .map(str::to_owned)
+        let named = |link: Link| {
+            let name = self.driver.owner.container_name(link.alias.as_deref()?)?;
+            Some((name.to_owned(), link))
+        };
+        Ok(links.into_iter().filter_map(named).collect())
+    }
+
+    /// What this instance made and belongs to no container of the scope. Blocks.
+    pub(super) fn strays(
+        &self,
+        scope: impl FnOnce() -> Result<SweepScope<BridgeIntent>, ProviderErrors>,
+    ) -> Result<Vec<ProviderStray>, ProviderErrors> {
+        let unconfirmed = self.driver.ipam.unconfirmed();
+        let strays = self.driver.strays(&unconfirmed, scope)?.into_iter();
+        Ok(strays
+            .map(|stray| self.driver.describe_stray(stray))
             .collect())
+    }
+
+    /// Removes those of `strays` that still belong to no container of the scope. Waits a short time for
+    /// containers that are being attached; others wait meanwhile.
+    pub(super) async fn remove_strays(
+        &self,
+        strays: Vec<BridgeStray>,
+        scope: impl FnOnce() -> Result<SweepScope<BridgeIntent>, ProviderErrors> + Send + 'static,
+    ) -> Result<(), ProviderErrors> {
+        let driver = Arc::clone(&self.driver);
+        blocking(move || driver.remove_strays(strays, scope)).await
+    }
+
+    /// The addresses of attached containers without their lease. Blocks.
+    pub(super) fn missing_leases(&self, attached: &[Intent<BridgeIntent>]) -> Vec<MissingLease> {
+        self.driver.missing_leases(attached)
+    }
+
+    /// Leases the addresses that attached containers have without a lease. `attached` reads their
+    /// intents, and keeps them attached as long as its guard exists.
+    pub(super) async fn restore_leases<G: 'static>(
+        &self,
+        attached: impl FnOnce() -> Result<(G, Vec<Intent<BridgeIntent>>), ProviderErrors>
+        + Send
+        + 'static,
+    ) -> Result<(), ProviderErrors> {
+        let driver = Arc::clone(&self.driver);
+        blocking(move || driver.restore_leases(attached)).await
     }
 
     /// Leases addresses that a container has without a lease. Blocks.

@@ -1,6 +1,6 @@
 //! Adopting, sweeping, and repairing what was deleted or changed by someone else.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -93,29 +93,9 @@ impl BridgeDriver {
         known: &[Intent<BridgeIntent>],
         damaged: &HashSet<ContainerId>,
     ) -> Result<(), ProviderErrors> {
-        let mut known = known.to_vec();
-        known.extend(
-            self.host
-                .registry
-                .list()
-                .iter()
-                .map(|entry| entry.intent.clone()),
-        );
-        let leases: HashSet<(String, IpAddr, Holder)> = known
-            .iter()
-            .flat_map(|intent| {
-                intent
-                    .addresses
-                    .iter()
-                    .map(|net| (intent.network.clone(), net.addr(), holder(intent)))
-            })
-            .collect();
-        let kept_links: HashSet<String> = known
-            .iter()
-            .map(|intent| intent.provider.host_interface.clone())
-            .chain(damaged.iter().flat_map(possible_host_interfaces))
-            .collect();
-        self.ipam.sweep(&leases, damaged, || {
+        let known = self.with_registered(known);
+        let kept_links = kept_links(&known, damaged);
+        self.ipam.sweep(&leases(&known), damaged, || {
             let mut errors = ProviderErrors::new();
             let all_known = damaged.is_empty();
             errors.extend(self.sweep_elements(&known, &kept_links, all_known).err());
@@ -229,12 +209,24 @@ impl BridgeDriver {
         Ok(true)
     }
 
-    fn sweep_elements(
+    /// `known`, and the intents of the containers that this process has attached.
+    pub(super) fn with_registered(
         &self,
+        known: &[Intent<BridgeIntent>],
+    ) -> Vec<Intent<BridgeIntent>> {
+        let registered = self.host.registry.list();
+        let registered = registered.iter().map(|entry| entry.intent.clone());
+        known.iter().cloned().chain(registered).collect()
+    }
+
+    /// Those of `elements` that this instance made and no container needs.
+    pub(super) fn orphaned_elements(
+        &self,
+        elements: Vec<Element>,
         known: &[Intent<BridgeIntent>],
         kept_links: &HashSet<String>,
         all_known: bool,
-    ) -> Result<(), ProviderError> {
+    ) -> Vec<Element> {
         // A shared element is needed by containers whose subnet is within its sources.
         let is_needed = |element: &Element| {
             known.iter().any(|intent| {
@@ -250,11 +242,7 @@ impl BridgeDriver {
                 }
             })
         };
-        let orphans: Vec<Element> = self
-            .host
-            .table
-            .elements()
-            .map_err(|error| failed("*", "list the elements of the nftables table", error))?
+        elements
             .into_iter()
             .filter(|element| {
                 self.owner.owns(&element.comment)
@@ -264,7 +252,17 @@ impl BridgeDriver {
                         None => all_known && !is_needed(element),
                     }
             })
-            .collect();
+            .collect()
+    }
+
+    fn sweep_elements(
+        &self,
+        known: &[Intent<BridgeIntent>],
+        kept_links: &HashSet<String>,
+        all_known: bool,
+    ) -> Result<(), ProviderError> {
+        let elements = self.elements()?;
+        let orphans = self.orphaned_elements(elements, known, kept_links, all_known);
         self.host
             .table
             .remove(&orphans)
@@ -275,12 +273,7 @@ impl BridgeDriver {
 
     /// Removes the routing rules of subnets that no container needs, neither of `known` nor another one.
     fn sweep_rules(&self, known: &[Intent<BridgeIntent>]) -> Result<(), ProviderError> {
-        let needed = known
-            .iter()
-            .filter(|intent| intent.provider.policy.is_some())
-            .flat_map(|intent| &intent.provider.bridge_addresses)
-            .map(IpNet::trunc)
-            .collect();
+        let needed = closed_subnets(known);
         let sweep = || -> Result<(), BoxError> {
             let Some(_exclusive) = self.host.bridges.lock_exclusive()? else {
                 return Ok(());
@@ -292,6 +285,17 @@ impl BridgeDriver {
                 .open_unused_subnets(&mut socket, &needed)?)
         };
         sweep().map_err(|error| failed("*", "sweep the routing rules", error))
+    }
+
+    /// Whether this instance made a link, as the host end of a container that is not to be kept.
+    pub(super) fn is_orphaned_link(&self, link: &Link, kept_links: &HashSet<String>) -> bool {
+        let alias = link.alias.as_deref().unwrap_or_default();
+        self.owner.host_interface(alias) == Some(&link.name) && !kept_links.contains(&link.name)
+    }
+
+    pub(super) fn elements(&self) -> Result<Vec<Element>, ProviderError> {
+        let listed = self.host.table.elements();
+        listed.map_err(|error| failed("*", "list the elements of the nftables table", error))
     }
 
     fn sweep_links(
@@ -306,11 +310,7 @@ impl BridgeDriver {
         };
         let orphans: Vec<_> = links
             .iter()
-            .filter(|link| {
-                let alias = link.alias.as_deref().unwrap_or_default();
-                self.owner.host_interface(alias) == Some(&link.name)
-                    && !kept_links.contains(&link.name)
-            })
+            .filter(|link| self.is_orphaned_link(link, kept_links))
             .map(|link| {
                 log::warn!(
                     "removing the interface {} ({}), which belongs to no container",
@@ -350,6 +350,40 @@ impl BridgeDriver {
         errors.extend(released.err().map(fail));
         errors
     }
+}
+
+/// The leases of containers with these intents.
+pub(super) fn leases(known: &[Intent<BridgeIntent>]) -> HashSet<(String, IpAddr, Holder)> {
+    let of_intent = |intent: &Intent<BridgeIntent>| -> Vec<_> {
+        let addresses = intent.addresses.iter();
+        addresses
+            .map(|net| (intent.network.clone(), net.addr(), holder(intent)))
+            .collect()
+    };
+    known.iter().flat_map(of_intent).collect()
+}
+
+/// The host ends of the containers with these intents, and those that a container of `damaged` may
+/// have.
+pub(super) fn kept_links(
+    known: &[Intent<BridgeIntent>],
+    damaged: &HashSet<ContainerId>,
+) -> HashSet<String> {
+    known
+        .iter()
+        .map(|intent| intent.provider.host_interface.clone())
+        .chain(damaged.iter().flat_map(possible_host_interfaces))
+        .collect()
+}
+
+/// The subnets that must be closed for containers with these intents.
+pub(super) fn closed_subnets(known: &[Intent<BridgeIntent>]) -> BTreeSet<IpNet> {
+    known
+        .iter()
+        .filter(|intent| intent.provider.policy.is_some())
+        .flat_map(|intent| &intent.provider.bridge_addresses)
+        .map(IpNet::trunc)
+        .collect()
 }
 
 /// The host ends that a container may have, whose networks are not known.

@@ -21,6 +21,7 @@ use crate::net::link_watch::{LinkEvent, LinkWatch};
 use crate::net::links::{self, Link};
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::netns::{self, Kind, OwnThread, handles};
+use crate::provider::stray::SweepScope;
 use crate::provider::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, ProviderError, ProviderErrors,
     Statistics, blocking, counters, failed, refused,
@@ -576,6 +577,56 @@ impl CniDriver {
         errors.into_result(())
     }
 
+    /// The records that belong to no container of the scope, which is read after they were listed. Those
+    /// whose teardown is pending are left out. Blocks.
+    pub(super) fn strays(
+        &self,
+        scope: impl FnOnce() -> Result<SweepScope<CniIntent>, ProviderErrors>,
+    ) -> Result<Vec<CniStray>, ProviderErrors> {
+        let listed = self.records.all();
+        let records =
+            listed.map_err(|error| failed("*", "read the records of CNI interfaces", error))?;
+        let scope = scope()?;
+        let kept: HashSet<_> = scope.intents.iter().map(key).collect();
+        let to_stray = |record: Result<InterfaceRecord, PathBuf>| match record {
+            Ok(record) if record.teardown.is_some() => None,
+            Ok(record) => {
+                let key = key(&record.intent);
+                let is_kept = kept.contains(&key)
+                    || scope.others.contains(&record.intent.container)
+                    || self.is_tracked(&key)
+                    || self.retried().contains(&key);
+                (!is_kept).then(|| CniStray::Record(Box::new(record.intent)))
+            }
+            Err(path) => Some(CniStray::Unreadable(path)),
+        };
+        Ok(records.into_iter().filter_map(to_stray).collect())
+    }
+
+    /// Runs the plugins' DEL for those of `strays` that still belong to no container of the scope.
+    pub(super) async fn remove_strays(
+        self: &Arc<Self>,
+        mut strays: Vec<CniStray>,
+        scope: impl FnOnce() -> Result<SweepScope<CniIntent>, ProviderErrors> + Send + 'static,
+    ) -> Result<(), ProviderErrors> {
+        let driver = Arc::clone(self);
+        let current = blocking(move || driver.strays(scope)).await?;
+        strays.retain(|stray| current.contains(stray));
+        let mut errors = ProviderErrors::new();
+        for stray in strays {
+            if let CniStray::Record(intent) = stray {
+                log::info!(
+                    container:% = intent.container;
+                    "detaching {} of network {:?}, which belongs to no container of this host",
+                    intent.interface,
+                    intent.network
+                );
+                errors.extend(self.detach(&intent).await.err().into_iter().flatten());
+            }
+        }
+        errors.into_result(())
+    }
+
     /// Detaches the interfaces that have a record and belong to no container.
     pub(super) async fn sweep(
         self: &Arc<Self>,
@@ -616,6 +667,15 @@ impl CniDriver {
         }
         errors.into_result(())
     }
+}
+
+/// A record that belongs to no container.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::provider) enum CniStray {
+    /// Of this interface.
+    Record(Box<Intent<CniIntent>>),
+    /// It cannot be read: what its plugins made is not known.
+    Unreadable(PathBuf),
 }
 
 /// A container's own end of an interface.

@@ -38,7 +38,9 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::arguments::LabelCapabilities;
 use self::driver::CniDriver;
+pub(super) use self::driver::CniStray;
 use self::versions::PluginVersions;
+use super::stray::{ProviderStray, StrayKind, StrayOrigin, SweepScope};
 use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
     ProviderErrors, Statistics, failed, refused,
@@ -187,6 +189,45 @@ impl CniProvider {
     /// Whether there is a record of this container. Blocks.
     pub(super) fn has_record(&self, container: &ContainerId) -> bool {
         self.driver.records.has_records(container)
+    }
+
+    /// The records of plugins that belong to no container of the scope. Blocks.
+    pub(super) fn strays(
+        &self,
+        scope: impl FnOnce() -> Result<SweepScope<CniIntent>, ProviderErrors>,
+    ) -> Result<Vec<ProviderStray>, ProviderErrors> {
+        let describe = |stray: CniStray| {
+            let (object, container, network) = match &stray {
+                CniStray::Record(intent) => (
+                    intent.interface.clone(),
+                    Some(intent.container.file_name()),
+                    Some(intent.network.clone()),
+                ),
+                CniStray::Unreadable(path) => (path.display().to_string(), None, None),
+            };
+            ProviderStray {
+                kind: StrayKind::CniRecord,
+                object,
+                container,
+                network,
+                origin: StrayOrigin::Cni(stray),
+            }
+        };
+        Ok(self
+            .driver
+            .strays(scope)?
+            .into_iter()
+            .map(describe)
+            .collect())
+    }
+
+    /// Runs the plugins' DEL for those of `strays` that still belong to no container of the scope.
+    pub(super) async fn remove_strays(
+        &self,
+        strays: Vec<CniStray>,
+        scope: impl FnOnce() -> Result<SweepScope<CniIntent>, ProviderErrors> + Send + 'static,
+    ) -> Result<(), ProviderErrors> {
+        self.driver.remove_strays(strays, scope).await
     }
 
     /// The interfaces whose plugins have yet to tear them down, by container. An agent retries them

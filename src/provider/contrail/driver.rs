@@ -24,6 +24,7 @@ use crate::net::links;
 use crate::net::netlink::{NetlinkError, NetlinkSocket};
 use crate::net::netns::NamespaceThreads;
 use crate::provider::ownership::OwnerTag;
+use crate::provider::stray::SweepScope;
 use crate::provider::{
     Attachment, BoxError, Intent, LostInterface, ProviderError, ProviderErrors, blocking, failed,
     refused,
@@ -434,11 +435,7 @@ impl ContrailDriver {
         {
             log::warn!("{error}");
         }
-        let kept_links = known
-            .iter()
-            .map(|intent| intent.provider.host_interface.clone())
-            .chain(damaged.iter().flat_map(possible_host_interfaces))
-            .collect();
+        let kept_links = kept_links(known, damaged);
         let driver = Arc::clone(self);
         let orphans = blocking(move || driver.orphaned_links(&kept_links))
             .await
@@ -450,15 +447,10 @@ impl ContrailDriver {
                 .await
                 .map_err(|error| fail(error.into()))?;
         }
-        let kept_vms = known
-            .iter()
-            .map(|intent| intent.provider.vm_uuid)
-            .chain(damaged.iter().map(agent_api::vm_uuid))
-            .collect();
+        let kept_vms = kept_vms(known, damaged);
         let driver = Arc::clone(self);
-        let orphans = blocking(move || driver.orphaned_vms(&kept_vms))
-            .await
-            .map_err(fail)?;
+        let machines = move || driver.orphaned_vms(driver.files.machines()?, &kept_vms, &[]);
+        let orphans = blocking(machines).await.map_err(fail)?;
         for vm_uuid in orphans {
             log::warn!("removing the ports of {vm_uuid}, which is no container of this host");
             self.record_teardown(vm_uuid, None, &[])
@@ -473,12 +465,84 @@ impl ContrailDriver {
         Self::links_where(|name, alias| self.owner.owns(alias) && !kept.contains(name))
     }
 
-    /// Virtual machines that have port files with interface names of this program, but no such
-    /// interface, and are not among `kept`.
-    fn orphaned_vms(&self, kept: &HashSet<Uuid>) -> Result<Vec<Uuid>, BoxError> {
+    /// What this instance made, and what belongs to no container of the scope, which is read after all
+    /// that exists was listed. Blocks.
+    pub(super) fn strays(
+        &self,
+        scope: impl FnOnce() -> Result<SweepScope<ContrailIntent>, ProviderErrors>,
+    ) -> Result<Vec<ContrailStray>, ProviderErrors> {
+        let fail = |error: BoxError| failed("*", "list interfaces and port files", error);
+        let mut links = self.orphaned_links(&HashSet::new()).map_err(fail)?;
+        let machines = self.files.machines().map_err(|error| fail(error.into()))?;
+        let scope = scope()?;
+        let kept = kept_links(&scope.intents, &scope.others);
+        links.retain(|link| !kept.contains(link));
+        let mut kept_vms = kept_vms(&scope.intents, &scope.others);
+        // Their files go with the teardown.
+        kept_vms.extend(self.pending_teardowns.vm_uuids());
+        let orphans = self
+            .orphaned_vms(machines, &kept_vms, &links)
+            .map_err(fail)?;
+        Ok(links
+            .into_iter()
+            .map(ContrailStray::Interface)
+            .chain(orphans.into_iter().map(ContrailStray::PortFiles))
+            .collect())
+    }
+
+    /// Removes those of `strays` that still belong to no container of the scope.
+    pub(super) async fn remove_strays(
+        self: &Arc<Self>,
+        mut strays: Vec<ContrailStray>,
+        scope: impl FnOnce() -> Result<SweepScope<ContrailIntent>, ProviderErrors> + Send + 'static,
+    ) -> Result<(), ProviderErrors> {
+        let fail = |error: BoxError| failed("*", "remove what belongs to no container", error);
+        let driver = Arc::clone(self);
+        let current = blocking(move || driver.strays(scope)).await?;
+        strays.retain(|stray| current.contains(stray));
+        let mut errors = ProviderErrors::new();
+        for stray in strays {
+            let removed: Result<(), BoxError> = match stray {
+                ContrailStray::Interface(link) => {
+                    log::info!("removing the interface {link}, which belongs to no container");
+                    let deleted = self.reaper.delete(self.owner.link_to_delete(&link)).await;
+                    deleted.map(drop).map_err(BoxError::from)
+                }
+                ContrailStray::PortFiles(vm_uuid) => {
+                    log::info!(
+                        "removing the ports of {vm_uuid}, which is no container of this host"
+                    );
+                    match self.record_teardown(vm_uuid, None, &[]).await {
+                        Ok(()) => self.retry_teardown(vm_uuid).await,
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            errors.extend(removed.map_err(fail).err());
+        }
+        errors.into_result(())
+    }
+
+    /// The container in the alias of a link of this instance. Blocks.
+    pub(super) fn container_of_link(&self, name: &str) -> Option<String> {
+        let mut socket = NetlinkSocket::route().ok()?;
+        let link = links::by_name(&mut socket, name).ok()??;
+        self.owner
+            .container_name(link.alias.as_deref()?)
+            .map(str::to_owned)
+    }
+
+    /// Those of `machines` that have port files with interface names of this program, but no such
+    /// interface except those of `gone`, and are not among `kept`.
+    fn orphaned_vms(
+        &self,
+        machines: Vec<Uuid>,
+        kept: &HashSet<Uuid>,
+        gone: &[String],
+    ) -> Result<Vec<Uuid>, BoxError> {
         let mut socket = NetlinkSocket::route()?;
         let mut orphans = Vec::new();
-        for vm_uuid in self.files.machines()? {
+        for vm_uuid in machines {
             if kept.contains(&vm_uuid) {
                 continue;
             }
@@ -486,8 +550,8 @@ impl ContrailDriver {
             let mut is_orphan = !ports.is_empty();
             for port in ports {
                 let name = port?.host_ifname;
-                is_orphan &=
-                    is_host_interface(&name) && links::by_name(&mut socket, &name)?.is_none();
+                is_orphan &= is_host_interface(&name)
+                    && (gone.contains(&name) || links::by_name(&mut socket, &name)?.is_none());
             }
             if is_orphan {
                 orphans.push(vm_uuid);
@@ -495,6 +559,34 @@ impl ContrailDriver {
         }
         Ok(orphans)
     }
+}
+
+/// Something that belongs to no container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::provider) enum ContrailStray {
+    /// A link that this instance made.
+    Interface(String),
+    /// The port files of a virtual machine.
+    PortFiles(Uuid),
+}
+
+/// The host ends of the containers with these intents, and those that a container of `damaged` may
+/// have.
+fn kept_links(known: &[Intent<ContrailIntent>], damaged: &HashSet<ContainerId>) -> HashSet<String> {
+    known
+        .iter()
+        .map(|intent| intent.provider.host_interface.clone())
+        .chain(damaged.iter().flat_map(possible_host_interfaces))
+        .collect()
+}
+
+/// The virtual machines of the containers with these intents, and of those of `damaged`.
+fn kept_vms(known: &[Intent<ContrailIntent>], damaged: &HashSet<ContainerId>) -> HashSet<Uuid> {
+    known
+        .iter()
+        .map(|intent| intent.provider.vm_uuid)
+        .chain(damaged.iter().map(agent_api::vm_uuid))
+        .collect()
 }
 
 /// The host ends that a container may have, whose networks are not known.

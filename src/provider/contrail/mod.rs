@@ -35,11 +35,13 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use self::driver::ContrailDriver;
+pub(super) use self::driver::ContrailStray;
 pub use self::pending_teardown::PendingTeardown;
 use self::pending_teardown::PendingTeardowns;
 pub use self::pending_teardown::pending_containers;
 pub(crate) use self::request::port_address_requests;
 use super::ownership::{OwnerTag, refuse_existing_link};
+use super::stray::{ProviderStray, StrayKind, StrayOrigin, SweepScope};
 use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
     ProviderErrors, Statistics, counters, failed, refused,
@@ -161,6 +163,46 @@ impl ContrailProvider {
     pub fn pending_teardowns(&self) -> Vec<PendingTeardown> {
         let driver = self.driver.as_ref();
         driver.map_or_else(Vec::new, |driver| driver.pending_teardowns.all())
+    }
+
+    /// What this instance made and belongs to no container of the scope; nothing without a table
+    /// `[contrail]`. Blocks.
+    pub(super) fn strays(
+        &self,
+        scope: impl FnOnce() -> Result<SweepScope<ContrailIntent>, ProviderErrors>,
+    ) -> Result<Vec<ProviderStray>, ProviderErrors> {
+        let Some(driver) = &self.driver else {
+            return Ok(Vec::new());
+        };
+        let describe = |stray: ContrailStray| match &stray {
+            ContrailStray::Interface(name) => ProviderStray {
+                kind: StrayKind::Interface,
+                object: name.clone(),
+                container: driver.container_of_link(name),
+                network: None,
+                origin: StrayOrigin::Contrail(stray),
+            },
+            ContrailStray::PortFiles(vm_uuid) => ProviderStray {
+                kind: StrayKind::PortFiles,
+                object: vm_uuid.to_string(),
+                container: None,
+                network: None,
+                origin: StrayOrigin::Contrail(stray),
+            },
+        };
+        Ok(driver.strays(scope)?.into_iter().map(describe).collect())
+    }
+
+    /// Removes those of `strays` that still belong to no container of the scope.
+    pub(super) async fn remove_strays(
+        &self,
+        strays: Vec<ContrailStray>,
+        scope: impl FnOnce() -> Result<SweepScope<ContrailIntent>, ProviderErrors> + Send + 'static,
+    ) -> Result<(), ProviderErrors> {
+        match &self.driver {
+            Some(driver) => driver.remove_strays(strays, scope).await,
+            None => Ok(()),
+        }
     }
 
     /// Retries a pending teardown now. Does nothing if it is complete already.

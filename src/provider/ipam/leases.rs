@@ -23,7 +23,7 @@ const SWEEP_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const SWEEP_LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The holder of an address.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Holder {
     /// The container.
     pub container: ContainerId,

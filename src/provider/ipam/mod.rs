@@ -33,6 +33,17 @@ mod ranges;
 #[cfg(test)]
 mod tests;
 
+/// A lease of one of the networks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NetworkLease {
+    /// The network's name.
+    pub network: String,
+    /// The address.
+    pub address: IpAddr,
+    /// Who has it; none if the lease file cannot be read.
+    pub holder: Option<Holder>,
+}
+
 /// The addresses of the networks of one host.
 #[derive(Debug)]
 pub struct Ipam {
@@ -77,6 +88,20 @@ impl IpamState {
             self.sweep_guard = lock.shared().ok();
         }
     }
+}
+
+/// Whether a lease belongs to `known`, to a container of `damaged`, or to an unconfirmed reservation.
+pub(super) fn is_kept(
+    lease: &NetworkLease,
+    unconfirmed: &HashSet<Holder>,
+    known: &HashSet<(String, IpAddr, Holder)>,
+    damaged: &HashSet<ContainerId>,
+) -> bool {
+    lease.holder.as_ref().is_some_and(|holder| {
+        unconfirmed.contains(holder)
+            || damaged.contains(&holder.container)
+            || known.contains(&(lease.network.clone(), lease.address, holder.clone()))
+    })
 }
 
 fn family(is_v6: bool) -> &'static str {
@@ -475,6 +500,40 @@ impl Ipam {
         damaged: &HashSet<ContainerId>,
         remove_users: impl FnOnce() -> ProviderErrors,
     ) -> Result<(), ProviderErrors> {
+        self.without_attaches(|state| {
+            let mut errors = remove_users();
+            let (leases, unreadable) = self.all_leases();
+            errors.extend(unreadable);
+            for lease in leases {
+                if is_kept(&lease, &state.unconfirmed, known, damaged) {
+                    continue;
+                }
+                match self.remove_orphan(&lease) {
+                    Ok(()) => log::info!(
+                        "network {:?}: freed the orphaned address {}",
+                        lease.network,
+                        lease.address
+                    ),
+                    Err(error) => errors.push(error),
+                }
+            }
+            // An address in use whose lease was lost or could not be read must not be leased to
+            // another container.
+            for (name, address, holder) in known {
+                if let Err(error) = self.leases(name).create(*address, holder) {
+                    errors.push(failed(name, format!("lease {address} again"), error));
+                }
+            }
+            errors.into_result(())
+        })?
+    }
+
+    /// Runs `work` while no container of any process is between its reservation and its attach, except
+    /// those of this process. Waits a short time for that; other processes wait while it runs.
+    fn without_attaches<T>(
+        &self,
+        work: impl FnOnce(&mut IpamState) -> T,
+    ) -> Result<T, ProviderErrors> {
         let mut state = self.state();
         // Reservations of this process are kept by holder; its own guard would block the sweep.
         state.sweep_guard = None;
@@ -485,53 +544,82 @@ impl Ipam {
                 return Err(failed("*", "sweep the leases", error).into());
             }
         };
-        let mut errors = remove_users();
+        let result = work(&mut state);
+        state.pools.clear();
+        drop(exclusive);
+        state.restore_sweep_guard(&self.sweep_lock);
+        Ok(result)
+    }
+
+    /// As [`Self::without_attaches`], for work that frees leases by [`Self::remove_orphan`]. It gets the
+    /// holders of reservations that no checkpoint names yet, and must not call the other methods that
+    /// reserve or release.
+    pub(super) fn repair<T>(
+        &self,
+        work: impl FnOnce(&HashSet<Holder>) -> T,
+    ) -> Result<T, ProviderErrors> {
+        self.without_attaches(|state| work(&state.unconfirmed))
+    }
+
+    /// The holders of reservations of this process that no checkpoint names yet.
+    pub(super) fn unconfirmed(&self) -> HashSet<Holder> {
+        self.state().unconfirmed.clone()
+    }
+
+    /// The leases of all networks, and the networks whose leases cannot be read.
+    pub(super) fn all_leases(&self) -> (Vec<NetworkLease>, ProviderErrors) {
+        let mut errors = ProviderErrors::new();
         let networks = self.networks().unwrap_or_else(|error| {
             errors.push(failed("*", format!("read {}", self.root.display()), error));
             Vec::new()
         });
-        for name in networks {
-            let leases = self.leases(&name);
-            let all = match leases.list() {
-                Ok(all) => all,
-                Err(error) => {
-                    errors.push(failed(&name, "read the leases", error));
-                    continue;
-                }
-            };
-            for lease in all {
-                let is_kept = lease.holder.is_some_and(|holder| {
-                    state.unconfirmed.contains(&holder)
-                        || damaged.contains(&holder.container)
-                        || known.contains(&(name.clone(), lease.address, holder))
-                });
-                if is_kept {
-                    continue;
-                }
-                match leases.remove(lease.address) {
-                    Ok(()) => log::info!(
-                        "network {name:?}: freed the orphaned address {}",
-                        lease.address
-                    ),
-                    Err(error) => {
-                        let action = format!("free the orphaned address {}", lease.address);
-                        errors.push(failed(&name, action, error));
-                    }
-                }
-            }
-            leases.remove_directory_if_empty();
-        }
-        // An address in use whose lease was lost or could not be read must not be leased to
-        // another container.
-        for (name, address, holder) in known {
-            if let Err(error) = self.leases(name).create(*address, holder) {
-                errors.push(failed(name, format!("lease {address} again"), error));
+        let mut all = Vec::new();
+        for network in networks {
+            match self.leases(&network).list() {
+                Ok(leases) => all.extend(leases.into_iter().map(|lease| NetworkLease {
+                    network: network.clone(),
+                    address: lease.address,
+                    holder: lease.holder,
+                })),
+                Err(error) => errors.push(failed(&network, "read the leases", error)),
             }
         }
-        state.pools.clear();
-        drop(exclusive);
-        state.restore_sweep_guard(&self.sweep_lock);
-        errors.into_result(())
+        (all, errors)
+    }
+
+    /// Frees an address that belongs to no container. The caller runs in [`Self::repair`], or has
+    /// excluded attaches otherwise.
+    pub(super) fn remove_orphan(&self, lease: &NetworkLease) -> Result<(), ProviderError> {
+        let leases = self.leases(&lease.network);
+        leases.remove(lease.address).map_err(|error| {
+            let action = format!("free the orphaned address {}", lease.address);
+            failed(&lease.network, action, error)
+        })?;
+        leases.remove_directory_if_empty();
+        Ok(())
+    }
+
+    /// Leases an address to the container that has it, in place of what the lease says. The caller runs in
+    /// [`Self::repair`].
+    pub(super) fn restore(
+        &self,
+        network: &str,
+        address: IpAddr,
+        holder: &Holder,
+    ) -> Result<(), ProviderError> {
+        let leases = self.leases(network);
+        leases
+            .remove(address)
+            .and_then(|()| leases.create(address, holder).map(drop))
+            .map_err(|error| failed(network, format!("lease {address} again"), error))
+    }
+
+    /// Who holds an address of a network now; none if nobody does, or the lease cannot be read.
+    pub(super) fn holder(&self, network: &str, address: IpAddr) -> Option<Holder> {
+        match self.leases(network).state(address) {
+            Ok(LeaseState::Held(holder)) => Some(holder),
+            _ => None,
+        }
     }
 
     /// The networks that have a directory of leases.
