@@ -564,6 +564,63 @@ fn restart_adopts_known_containers_and_sweeps_orphans() {
 }
 
 #[test]
+fn strays_are_named_and_removed_beside_a_container() {
+    isolated_async(|| async {
+        let host = TestHost::new().await;
+        let (one, two) = (namespace(), namespace());
+        let intents = host.intents(CONTAINER, 1).await;
+        let orphan = host.intents(SIBLING, 1).await;
+        host.attach(&intents, &one).await.unwrap();
+        host.attach(&orphan, &two).await.unwrap();
+        let scope = |intents: &[Intent<ContrailIntent>]| {
+            let intents = intents.to_vec();
+            move || {
+                Ok(SweepScope {
+                    intents,
+                    others: HashSet::new(),
+                })
+            }
+        };
+        let all = [intents.clone(), orphan.clone()].concat();
+        assert_eq!(host.provider.strays(scope(&all)).unwrap(), []);
+        let strays = host.provider.strays(scope(&intents)).unwrap();
+        let names: Vec<_> = strays
+            .iter()
+            .map(|stray| (stray.kind, stray.object.clone()))
+            .collect();
+        let provider = &orphan[0].provider;
+        assert_eq!(
+            names,
+            [
+                (StrayKind::Interface, provider.host_interface.clone()),
+                (StrayKind::PortFiles, provider.vm_uuid.to_string()),
+            ]
+        );
+        assert!(strays[0].names(SIBLING));
+        let of_contrail = || {
+            let strays = strays.iter().map(|stray| match &stray.origin {
+                StrayOrigin::Contrail(stray) => stray.clone(),
+                other => panic!("{other:?}"),
+            });
+            strays.collect::<Vec<_>>()
+        };
+        // By then, a container has them.
+        let kept = host.provider.remove_strays(of_contrail(), scope(&all));
+        kept.await.unwrap();
+        assert_eq!(link_names().len(), 2);
+        let removed = host.provider.remove_strays(of_contrail(), scope(&intents));
+        removed.await.unwrap();
+        assert_eq!(link_names(), [intents[0].provider.host_interface.clone()]);
+        assert!(!host.peers().created.contains_key(SIBLING));
+        assert!(host.peers().created.contains_key(CONTAINER));
+        assert_eq!(host.provider.strays(scope(&intents)).unwrap(), []);
+        host.detach(&intents).await;
+        host.detach(&orphan).await;
+        host.assert_clean();
+    });
+}
+
+#[test]
 fn detach_ends_the_registration_of_each_adopted_network() {
     isolated_async(|| async {
         let mut host = TestHost::new().await;

@@ -89,3 +89,39 @@ fn pending_teardown_is_continued_after_a_restart() {
         assert_eq!(dels(&host), 3);
     });
 }
+
+#[test]
+fn record_without_container_is_named_and_removed() {
+    isolated_async(|| async {
+        let host = TestHost::new();
+        let network = failing(&host);
+        fs::write(host.path("heal"), "").unwrap();
+        let container = host.attach(&request("one", &network)).await.unwrap();
+        let intent = container.intent.clone();
+        let nobody = || Ok(SweepScope::default());
+        // While this process has it attached, it is none.
+        assert_eq!(host.provider.strays(nobody).unwrap(), []);
+        let host = host.restart();
+        let known = || {
+            Ok(SweepScope {
+                intents: vec![intent.clone()],
+                others: HashSet::new(),
+            })
+        };
+        assert_eq!(host.provider.strays(known).unwrap(), []);
+        let strays = host.provider.strays(nobody).unwrap();
+        assert_eq!(strays.len(), 1);
+        assert_eq!(strays[0].kind, StrayKind::CniRecord);
+        assert!(strays[0].names(&intent.container.file_name()));
+        let StrayOrigin::Cni(stray) = strays[0].origin.clone() else {
+            panic!("a stray of another provider");
+        };
+        host.provider
+            .remove_strays(vec![stray], nobody)
+            .await
+            .unwrap();
+        assert_eq!(host.provider.strays(nobody).unwrap(), []);
+        assert_eq!(dels(&host), 1);
+        host.assert_clean();
+    });
+}
