@@ -11,6 +11,7 @@ mod module;
 mod output;
 mod state;
 mod status;
+mod strays;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Groups(groups::GroupsCommand),
     /// List the containers that are attached on this host, or all nodes of the cluster
     Status(status::Status),
+    /// Look for what belongs to no container on this host, and repair it
+    Check(strays::Check),
     /// Inspect the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -122,6 +125,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             needs_root("groups")?;
             let config = command.state.load(&source)?;
             command.run(&config.state_dir)
+        }
+        Command::Check(command) => {
+            needs_root("check")?;
+            let config = command.state.load(&source)?;
+            runtime()?.block_on(async { command.run(&StateOptions::attacher(&config)?).await })
         }
         Command::Status(command) if command.cluster => {
             let config = source.load()?;

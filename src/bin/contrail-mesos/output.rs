@@ -5,6 +5,10 @@ use std::io::{self, ErrorKind, Write as _};
 use anyhow::{Context as _, Result};
 use contrail_mesos::provider::PortMapping;
 
+/// The version of the JSON that commands print. It grows when a field is removed, or means something
+/// else; fields that are added leave it as it is.
+pub(crate) const SCHEMA_VERSION: u32 = 1;
+
 /// Prints text. It is no error that nobody reads it to its end, as in `status | head -1`.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut output = io::stdout().lock();
