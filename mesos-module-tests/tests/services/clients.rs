@@ -62,12 +62,17 @@ fn expect_pods_and_both_protocols(marathon: &Marathon, places: &[Place]) -> Resu
             ensure!(answer == "a pod", "{answer}");
             Ok(Some(()))
         })?;
-        let address = place.addresses(&service_name("names"), "A")?;
-        let address = address.first().context("no address")?;
+        let address = until("the name is published", || {
+            let addresses = place.addresses(&service_name("names"), "A")?;
+            Ok(addresses.first().copied())
+        })?;
         for protocol in ["+notcp", "+tcp"] {
             let dig = format!("dig +short +time=5 +tries=1 {protocol} @{address} name.test");
-            let answer = place.sh(&dig)?;
-            ensure!(answer.trim() == "10.1.2.3", "{protocol}: {answer}");
+            until("both protocols are answered", || {
+                let answer = place.sh(&dig)?;
+                ensure!(answer.trim() == "10.1.2.3", "{protocol}: {answer}");
+                Ok(Some(()))
+            })?;
         }
     }
     marathon.request(Method::DELETE, "/v2/pods/pod", &Value::Null)?;
