@@ -98,7 +98,7 @@ impl BridgeDriver {
             .map_err(|error| fail(error.into()))?;
         strays.extend(unused.into_iter().map(BridgeStray::Rules));
         let known = leases(&known);
-        // Whoever has the address needs a lease of it: see `missing_leases`.
+        // The container that has the address needs a lease of it: see `missing_leases`.
         let in_use: HashSet<(&str, IpAddr)> = known
             .iter()
             .map(|(network, address, _)| (network.as_str(), *address))
