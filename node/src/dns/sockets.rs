@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::message::Transport;
@@ -24,6 +25,8 @@ use super::server::{Reaction, Server};
 
 /// The largest query by UDP.
 const MAX_QUERY_BYTES: usize = 4096;
+/// How many tasks read queries from the socket: as many as there are threads.
+const UDP_RECEIVERS: usize = super::THREADS;
 /// The buffer for queries that wait to be read: some thousand.
 const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 /// How many connections wait to be accepted.
@@ -76,10 +79,13 @@ impl Sockets {
                 return;
             }
         };
-        tokio::join!(
-            serve_udp(Arc::clone(&server), Arc::new(udp)),
-            serve_tcp(server, tcp, connections)
-        );
+        let udp = Arc::new(udp);
+        // They end with this set.
+        let mut receivers = JoinSet::new();
+        for _ in 0..UDP_RECEIVERS {
+            receivers.spawn(serve_udp(Arc::clone(&server), Arc::clone(&udp)));
+        }
+        serve_tcp(server, tcp, connections).await;
     }
 }
 
