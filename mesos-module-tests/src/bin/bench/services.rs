@@ -36,7 +36,7 @@ pub(crate) const BACKENDS: u32 = 3;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 2, 2);
 const SERVER_PORT: u16 = 8080;
 /// The service of the server, and the address that a single rule translates.
-const SERVICE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 9);
+const SERVICE: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 9);
 const TRANSLATED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const RESET: linger = linger {
     l_onoff: 1,
@@ -45,7 +45,7 @@ const RESET: linger = linger {
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// The first address of the many services.
-const FIRST: u32 = 0xc612_1000;
+const FIRST: u32 = 0x6440_1000;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -96,8 +96,9 @@ pub(crate) fn service(number: u32, backends: u32) -> Result<Service> {
 /// What managers publish of so many services.
 pub(crate) fn objects(services: u32) -> Result<Vec<Object>> {
     let mut objects = vec![Object::ServiceSettings(ServiceSettings {
-        ranges: vec!["198.18.0.0/15".parse()?],
-        dns: vec![[198, 18, 0, 1].into()],
+        // Not the network of the hosts of this benchmark.
+        ranges: vec!["100.64.0.0/15".parse()?],
+        dns: vec![[100, 64, 0, 1].into()],
     })];
     for number in 0..services {
         objects.push(Object::Service(service(number, BACKENDS)?));
