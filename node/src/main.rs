@@ -13,7 +13,13 @@ use contrail_mesos_node::daemon::{self, Daemon, NoStateError};
 use contrail_mesos_node::engine;
 use contrail_mesos_node::namespace_lock::NamespaceLock;
 use sha2::{Digest as _, Sha256};
+use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Returns the memory of a full comparison to the system, unlike the allocator of glibc, which keeps it
+/// once for each thread.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// The exit code of a dry run that found differences.
 const EXIT_DIFFERS: u8 = 2;
