@@ -1,5 +1,6 @@
 //! The simulated Marathon of a test, on a real Mesos.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
@@ -112,6 +113,12 @@ impl Marathon {
         self.host.block_on(self.server.stop(true))?;
         Ok(())
     }
+}
+
+/// The ids of tasks.
+#[must_use]
+pub fn ids(tasks: &[AppTask]) -> BTreeSet<String> {
+    tasks.iter().map(|task| task.id.clone()).collect()
 }
 
 /// The running tasks of an app.

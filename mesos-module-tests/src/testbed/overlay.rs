@@ -181,6 +181,13 @@ impl OverlayCluster {
         self.node(index).host()
     }
 
+    /// The index of the node with this agent, as Mesos and Marathon name it.
+    pub fn node_of(&self, agent: &str) -> Result<usize> {
+        let mut nodes = self.mesos.nodes.iter();
+        let node = nodes.position(|node| node.hostname() == agent);
+        node.with_context(|| format!("no node {agent}"))
+    }
+
     /// A task on an overlay, on this node.
     ///
     /// # Panics

@@ -1,6 +1,6 @@
 //! Services whose tasks, and whose parts of the cluster, come and go.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use mesos_module_tests::testbed::agent::container;
 use mesos_module_tests::testbed::marathon::Marathon;
 use mesos_module_tests::testbed::overlay::OverlayCluster;
@@ -34,10 +34,7 @@ fn backends_come_and_go_without_a_failed_connection() -> Result<()> {
         Ok((task["state"] == "TASK_RUNNING").then_some(task))
     })?;
     let host = task["host"].as_str().unwrap_or_default();
-    let mut nodes = cluster.mesos.nodes.iter();
-    let node = nodes
-        .position(|node| node.hostname() == host)
-        .context(host.to_owned())?;
+    let node = cluster.node_of(host)?;
     let id = task["id"].as_str().unwrap_or_default().to_owned();
     let backend = Place::task(cluster.host(node), &id)?;
     let client = Place::host(cluster.host(1 - node));

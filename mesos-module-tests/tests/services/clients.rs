@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::testbed::agent::container;
-use mesos_module_tests::testbed::marathon::{AppTask, Marathon};
+use mesos_module_tests::testbed::marathon::{Marathon, ids};
 use mesos_module_tests::testbed::overlay::{BRIDGE, OverlayCluster};
 use mesos_module_tests::testbed::services::{
     Place, container_app, host_app, service_name, wait_for_dns,
@@ -12,17 +12,6 @@ use mesos_module_tests::testbed::services::{
 use mesos_module_tests::testbed::until;
 use reqwest::Method;
 use serde_json::{Value, json};
-
-fn ids(tasks: &[AppTask]) -> BTreeSet<String> {
-    tasks.iter().map(|task| task.id.clone()).collect()
-}
-
-/// The node with this agent.
-fn node_of(cluster: &OverlayCluster, agent: &str) -> Result<usize> {
-    let mut nodes = cluster.mesos.nodes.iter();
-    let node = nodes.position(|node| node.hostname() == agent);
-    node.with_context(|| format!("no node {agent}"))
-}
 
 /// What the leading manager answers at a path.
 fn ask_manager(cluster: &OverlayCluster, path: &str) -> Result<Value> {
@@ -103,7 +92,7 @@ fn vips_answer_to_hosts_containers_and_their_own_backends() -> Result<()> {
     }
     // The backends themselves: two in each app on a container network.
     for task in mapped.iter().chain(&routed) {
-        let node = node_of(&cluster, &task.host)?;
+        let node = cluster.node_of(&task.host)?;
         places.push(Place::task(cluster.host(node), &task.id)?);
     }
     for place in &places {

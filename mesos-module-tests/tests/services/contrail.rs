@@ -1,8 +1,7 @@
 //! Services whose tasks are on virtual networks of Contrail.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Result, ensure};
+use mesos_module_tests::testbed::marathon::ids;
 use mesos_module_tests::testbed::services::{
     ContrailServices, LINK_LOCAL_DNS, service_name, virtual_network_app,
 };
@@ -17,7 +16,7 @@ fn virtual_networks_reach_services_by_name_and_address() -> Result<()> {
     let shop = virtual_network_app("/shop", 2, &labels);
     let tasks = cluster.marathon.run(&shop)?;
     let address = cluster.virtual_address(80, 2)?;
-    let ids: BTreeSet<String> = tasks.iter().map(|task| task.id.clone()).collect();
+    let ids = ids(&tasks);
     client.expect_answers(&ids, |place| place.get(&format!("http://{address}/")))?;
     client.expect_answers(&ids, |place| place.get_service("shop", 80))?;
     let name = service_name("shop");

@@ -21,7 +21,7 @@ const NODES: usize = 3;
 
 pub(crate) fn run() -> Result<()> {
     say("four hosts: three nodes, and one with the Mesos master, ZooKeeper and two managers");
-    let mut cluster = OverlayCluster::start(3)?;
+    let cluster = OverlayCluster::start(3)?;
     println!(
         "    each node: a real Mesos 1.11.0 agent with libcontrail_mesos.so, and contrail-mesos-node"
     );
@@ -30,17 +30,7 @@ pub(crate) fn run() -> Result<()> {
         "{}",
         indent(&serde_json::to_string_pretty(&two_overlays())?)
     );
-    let result = act(&mut cluster);
-    if result.is_err() {
-        eprintln!("{}", cluster.logs());
-    }
-    result?;
-    say("leftovers");
-    cluster.end()?;
-    println!(
-        "    none: addresses, checkpoints, links, namespaces, mounts, rules and processes are as before"
-    );
-    Ok(())
+    show::run_act(cluster, act)
 }
 
 fn act(cluster: &mut OverlayCluster) -> Result<()> {

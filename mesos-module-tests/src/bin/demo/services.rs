@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 use mesos_module_tests::load_balancer::HaProxy;
 use mesos_module_tests::testbed::agent::container;
-use mesos_module_tests::testbed::marathon::{AppTask, Marathon};
+use mesos_module_tests::testbed::marathon::{AppTask, Marathon, ids};
 use mesos_module_tests::testbed::overlay::{BRIDGE, OverlayCluster};
 use mesos_module_tests::testbed::services::{
     Client, ContrailServices, DNS, LINK_LOCAL_DNS, Place, container_app, host_app, service_name,
@@ -19,7 +19,7 @@ use mesos_module_tests::testbed::services::{
 use mesos_module_tests::testbed::until;
 use serde_json::{Value, json};
 
-use crate::show::{indent, say};
+use crate::show::{self, indent, say};
 
 const NODES: usize = 3;
 /// The IP VIP of the sample on the network of the hosts.
@@ -29,16 +29,9 @@ pub(crate) fn run() -> Result<()> {
     say(
         "four hosts: three nodes, and one with the Mesos master, ZooKeeper, two managers and Marathon",
     );
-    let mut cluster = OverlayCluster::with_services(3)?;
+    let cluster = OverlayCluster::with_services(3)?;
     println!("    each node: a bridge network, two overlays, and contrail-mesos-node with its DNS");
-    let result = act(&mut cluster);
-    if result.is_err() {
-        eprintln!("{}", cluster.logs());
-    }
-    result?;
-    say("leftovers");
-    cluster.end()?;
-    println!("    none");
+    show::run_act(cluster, act)?;
     virtual_networks()
 }
 
@@ -72,10 +65,6 @@ fn start(marathon: &Marathon, app: &Value) -> Result<Vec<AppTask>> {
         );
     }
     Ok(tasks)
-}
-
-fn ids(tasks: &[AppTask]) -> BTreeSet<String> {
-    tasks.iter().map(|task| task.id.clone()).collect()
 }
 
 /// The samples of the documentation, asked from everywhere.
@@ -124,10 +113,8 @@ fn samples(cluster: &OverlayCluster, marathon: &Marathon) -> Result<()> {
     }
     for (_, tasks) in &expected[2..] {
         for task in tasks {
-            let mut nodes = cluster.mesos.nodes.iter();
-            let node = nodes.find(|node| node.hostname() == task.host);
-            let node = node.with_context(|| format!("no node {}", task.host))?;
-            places.push(Place::task(node.host(), &task.id)?);
+            let host = cluster.host(cluster.node_of(&task.host)?);
+            places.push(Place::task(host, &task.id)?);
         }
     }
     for place in &places {
@@ -177,9 +164,8 @@ fn checked(cluster: &OverlayCluster, marathon: &Marathon) -> Result<()> {
     let get = |place: &Place| place.get_service("checked", 80);
     client.expect_answers(&ids(&tasks), get)?;
     println!("    both tasks answer");
-    let mut nodes = cluster.mesos.nodes.iter();
-    let node = nodes.find(|node| node.hostname() == tasks[0].host);
-    let failing = Place::task(node.context("no node")?.host(), &tasks[0].id)?;
+    let host = cluster.host(cluster.node_of(&tasks[0].host)?);
+    let failing = Place::task(host, &tasks[0].id)?;
     for (change, left) in [
         ("mv www/index.html www/away", &tasks[1..]),
         ("mv www/away www/index.html", &tasks[..]),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use mesos_module_tests::testbed::overlay::OverlayCluster;
 use mesos_module_tests::testbed::{Host, program};
 use serde::Deserialize;
 
@@ -14,6 +15,24 @@ pub(crate) fn say(step: &str) {
 pub(crate) fn indent(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(|line| format!("    {line}")).collect();
     lines.join("\n")
+}
+
+/// Runs an act on a cluster, prints the logs if it fails, and ends the cluster, of which nothing may be left.
+pub(crate) fn run_act(
+    mut cluster: OverlayCluster,
+    act: impl FnOnce(&mut OverlayCluster) -> Result<()>,
+) -> Result<()> {
+    let result = act(&mut cluster);
+    if result.is_err() {
+        eprintln!("{}", cluster.logs());
+    }
+    result?;
+    say("leftovers");
+    cluster.end()?;
+    println!(
+        "    none: addresses, checkpoints, links, namespaces, mounts, rules and processes are as before"
+    );
+    Ok(())
 }
 
 /// A line of `contrail-mesos status`.

@@ -58,16 +58,7 @@ pub(crate) fn run() -> Result<()> {
     say(
         "four hosts: three nodes, and one with the Mesos master, ZooKeeper, two managers and Marathon",
     );
-    let cluster = OverlayCluster::start(3)?;
-    let result = act(&cluster);
-    if result.is_err() {
-        eprintln!("{}", cluster.logs());
-    }
-    result?;
-    say("leftovers");
-    cluster.end()?;
-    println!("    none");
-    Ok(())
+    show::run_act(OverlayCluster::start(3)?, |cluster| act(cluster))
 }
 
 fn act(cluster: &OverlayCluster) -> Result<()> {
