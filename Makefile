@@ -27,10 +27,12 @@ export MODULE
 endif
 # Only the library is built on a Mesos tree: programs do not link to libmesos.
 on_abi = env -u MESOS_TREE -u MESOS_BUILD -u MESOS_PREFIX
-# What a library says about its build; unknown outside of a repository. Builds of the dev profile do
+# What libraries and programs say about their build; unknown outside of a repository. Builds of the dev profile do
 # without it: another commit would compile them all again.
 CONTRAIL_MESOS_COMMIT ?= $(shell git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null)
-on_tree = env CONTRAIL_MESOS_COMMIT=$(CONTRAIL_MESOS_COMMIT) $(foreach name,MESOS_TREE MESOS_BUILD MESOS_PREFIX,$(if $($(name)),$(name)=$($(name))))
+CONTRAIL_MESOS_COMMIT_DATE ?= $(shell git log -1 --format=%cs 2>/dev/null)
+of_commit = env CONTRAIL_MESOS_COMMIT=$(CONTRAIL_MESOS_COMMIT) CONTRAIL_MESOS_COMMIT_DATE=$(CONTRAIL_MESOS_COMMIT_DATE)
+on_tree = $(of_commit) $(foreach name,MESOS_TREE MESOS_BUILD MESOS_PREFIX,$(if $($(name)),$(name)=$($(name))))
 # Passed on to demo, soak, bench and to the test runner.
 ARGS ?=
 # How many damaged inputs soak gives to each parser.
@@ -43,7 +45,7 @@ module_packages = g++ \
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
 say = @printf '==> %s\n'
 
-.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release audit clean
+.PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release man audit clean
 .PHONY: root toolchain compiler packages testbed programs release-programs mesos
 
 help: ## List the targets
@@ -108,8 +110,15 @@ module: toolchain ## Build the libraries for Mesos [MESOS_TREE=â€¦ MESOS_BUILD=â
 
 release: module ## Build everything that is shipped: the library and the programs
 	$(say) 'building the programs'
-	@$(on_abi) cargo build --release --locked --package contrail-mesos --package contrail-mesos-node --package contrail-mesos-manager --bins
+	@$(on_abi) $(of_commit) cargo build --release --locked --package contrail-mesos --package contrail-mesos-node --package contrail-mesos-manager --bins
 	$(say) 'programs: $(BUILT)/release/{contrail-mesos,contrail-mesos-cni,contrail-mesos-node,contrail-mesos-manager}'
+
+man: programs ## Write the manual pages and shell completions to target/man and target/completions
+	@for program in contrail-mesos contrail-mesos-cni contrail-mesos-node contrail-mesos-manager; do \
+	  $(BUILT)/debug/$$program generate man $(BUILT)/man; \
+	  $(BUILT)/debug/$$program generate completions $(BUILT)/completions; \
+	done
+	$(say) 'manual pages: $(BUILT)/man; completions: $(BUILT)/completions'
 
 audit: toolchain ## Check licences, banned crates and sources (cargo-deny, without its advisories)
 	@.ci/audit

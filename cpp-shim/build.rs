@@ -18,6 +18,8 @@ const ABI_VERSION: &str = "1.11.0";
 /// The variable with the commit that the sources are of, which a library says about itself. Without it,
 /// the library says nothing: reading the repository here would compile everything after each commit.
 const COMMIT: &str = "CONTRAIL_MESOS_COMMIT";
+/// The variable with the day of that commit, for the same reason.
+const COMMIT_DATE: &str = "CONTRAIL_MESOS_COMMIT_DATE";
 
 /// The macros of the official binary, which change layouts.
 const DEFAULT_DEFINES: &str = "USE_SSL_SOCKET USE_LIBEVENT ENABLE_SECCOMP_ISOLATOR";
@@ -52,6 +54,7 @@ pub(crate) fn compile(shim: &Shim<'_>) -> Result<(), Box<dyn Error>> {
         "MESOS_DEFINES",
         "MESOS_INCLUDE_DIRS",
         COMMIT,
+        COMMIT_DATE,
     ] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -120,6 +123,7 @@ pub(crate) fn compile(shim: &Shim<'_>) -> Result<(), Box<dyn Error>> {
     println!("cargo::rustc-env=CONTRAIL_MESOS_LAYOUT={layout}");
     println!("cargo::rustc-env=CONTRAIL_MESOS_DEFINES={given_defines}");
     println!("cargo::rustc-env={COMMIT}={}", commit()?);
+    println!("cargo::rustc-env={COMMIT_DATE}={}", commit_date()?);
     build.try_compile(shim.library)?;
     Ok(())
 }
@@ -132,6 +136,19 @@ fn commit() -> Result<String, Box<dyn Error>> {
         Ok(commit)
     } else {
         Err(format!("{COMMIT} is no commit such as 0123abcd or 0123abcd-dirty").into())
+    }
+}
+
+/// The day of the commit, or nothing.
+fn commit_date() -> Result<String, Box<dyn Error>> {
+    let date = env::var(COMMIT_DATE).unwrap_or_default();
+    if date
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'-')
+    {
+        Ok(date)
+    } else {
+        Err(format!("{COMMIT_DATE} is no day such as 2026-11-30").into())
     }
 }
 

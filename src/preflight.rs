@@ -11,16 +11,17 @@ use ipnet::IpNet;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{
-    Config, ConfigError, ConfigProblem, Contrail, Network, NetworkProvider, ReadConfig, Source,
+    Config, ConfigError, ConfigProblem, Network, NetworkProvider, Node, ReadConfig, Source,
 };
 use crate::isolator::host_resolver;
 use crate::node_dns::NodeDns;
 use crate::node_state::NodeStateError;
 use crate::provider::bridge::{Conflict, ConflictSeverity, conflicts};
 use crate::provider::overlay::{OverlayError, OverlayNetworks};
-use contrail_mesos_api::agent_api::read_token;
-use contrail_mesos_api::config_reader::secret_file_warning;
-use contrail_mesos_api::http::tls::{certificates, private_key};
+use contrail_mesos_api::agent_api::ManagerSetupError;
+use contrail_mesos_api::command_line::CheckReport;
+use contrail_mesos_api::config_reader::{NamedFiles, Severity, secret_file_warning};
+use contrail_mesos_api::http::TlsOptions;
 
 /// How long the node daemon has to answer.
 const NODE_DAEMON_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,11 +44,27 @@ pub struct Report {
     pub notes: Vec<ConfigProblem>,
 }
 
+/// How much a check covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// What the agent needs when it starts.
+    Agent,
+    /// The whole file and the files that it names, and the host.
+    Everything,
+    /// The whole file and the files that it names, as far as they are there: for another host.
+    Offline,
+}
+
 /// Checks a configuration for the network namespace of the calling thread. Changes nothing. Blocks
 /// on the file system and on a few requests to the kernel.
 #[must_use]
-pub fn check(source: &Source) -> Report {
-    let mut read = source.read();
+pub fn check(source: &Source, scope: Scope) -> Report {
+    let is_offline = scope == Scope::Offline;
+    let mut read = if is_offline {
+        source.clone().offline().read()
+    } else {
+        source.read()
+    };
     let mut report = Report {
         config: Err(vec![].into()),
         refusals: vec![],
@@ -57,15 +74,26 @@ pub fn check(source: &Source) -> Report {
     report.config = match &read.config {
         Err(error) => Err(error.clone()),
         Ok(config) => {
-            let problems = match &config.contrail {
-                Some(contrail) => check_files(contrail, &read, &mut report.warnings),
+            let mut problems = match &config.contrail {
+                Some(contrail) => {
+                    let client = || contrail.manager_client().map(drop);
+                    let (token, tls) = (contrail.token_file.as_deref(), &contrail.tls);
+                    check_files("contrail", token, tls, client, scope, &read, &mut report)
+                }
                 None => vec![],
             };
-            check_overlays(config, &read, &mut report);
-            check_host(config, &read, &mut report);
-            check_groups(config, &read, &mut report.warnings);
-            check_resolver(config, &read, &mut report.warnings);
-            check_families(config, &read, &mut report.warnings);
+            if scope != Scope::Agent {
+                problems.extend(check_node_files(&config.node, scope, &read, &mut report));
+            }
+            if is_offline {
+                note_cni_directory(config, &read, &mut report.notes);
+            } else {
+                check_overlays(config, &read, &mut report);
+                check_host(config, &read, &mut report);
+                check_groups(config, &read, &mut report.warnings);
+                check_resolver(config, &read, &mut report.warnings);
+            }
+            check_families(config, is_offline, &read, &mut report.warnings);
             note_bridges(config, &read, &mut report.notes);
             if problems.is_empty() {
                 Ok(config.clone())
@@ -77,85 +105,112 @@ pub fn check(source: &Source) -> Report {
     report
 }
 
-/// Opens the files that the agent opens when it starts.
-fn check_files(
-    contrail: &Contrail,
-    read: &ReadConfig,
-    warnings: &mut Vec<ConfigProblem>,
-) -> Vec<ConfigProblem> {
-    let mut problems = vec![];
-    let mut check = |key: &str, path: &Path, result: Result<(), String>| {
-        let key = format!("contrail.{key}");
-        let problem = check_regular(path).and(result);
-        problems.extend(problem.err().map(|message| read.problem(&key, message)));
+/// What the node daemon needs of a configuration: that it is valid, and the files of `[node]`. Blocks on
+/// the file system.
+#[must_use]
+pub fn check_node(source: &Source, is_offline: bool) -> CheckReport {
+    let mut checked = CheckReport::new(source.path());
+    let mut read = source.read();
+    let mut report = Report {
+        config: Err(vec![].into()),
+        refusals: vec![],
+        warnings: std::mem::take(&mut read.warnings),
+        notes: vec![],
     };
-    if let Some(path) = &contrail.token_file {
-        let token = read_token(path).map(drop);
-        check("token_file", path, token.map_err(|error| error.to_string()));
+    report
+        .warnings
+        .retain(|warning| warning.key.starts_with("node."));
+    match &read.config {
+        Err(error) => checked.add_error(error),
+        Ok(config) => {
+            let scope = if is_offline {
+                Scope::Offline
+            } else {
+                Scope::Everything
+            };
+            let problems = check_node_files(&config.node, scope, &read, &mut report);
+            checked.add(Severity::Problem, &problems);
+            let count = config.node.managers.len();
+            checked.describe(format!("{count} manager{}", plural(count)), vec![]);
+        }
     }
-    // A pipe is not opened, which would wait for a writer.
-    let is_regular = |path: &Path| check_regular(path).is_ok();
-    if let Some(path) = &contrail.tls.ca {
-        let result = || {
-            certificates(path)
-                .map(drop)
-                .map_err(|error| error.to_string())
-        };
-        check(
-            "ca_file",
-            path,
-            if is_regular(path) { result() } else { Ok(()) },
-        );
-    }
-    if let Some(identity) = &contrail.tls.identity {
-        let path = &identity.certificate;
-        let result = || {
-            certificates(path)
-                .map(drop)
-                .map_err(|error| error.to_string())
-        };
-        check(
-            "certificate_file",
-            path,
-            if is_regular(path) { result() } else { Ok(()) },
-        );
-        let path = &identity.key;
-        let result = || {
-            private_key(path)
-                .map(drop)
-                .map_err(|error| error.to_string())
-        };
-        check(
-            "key_file",
-            path,
-            if is_regular(path) { result() } else { Ok(()) },
-        );
-    }
-    if problems.is_empty()
-        && let Err(error) = contrail.manager_client()
-    {
-        // Each file is good, but the certificate and the key do not belong together.
-        problems.push(read.problem("contrail.certificate_file", error.to_string()));
-    }
-    let key = contrail.tls.identity.as_ref().map(|identity| &identity.key);
-    for (name, path) in [
-        ("token_file", contrail.token_file.as_ref()),
-        ("key_file", key),
-    ] {
-        let warning = path.and_then(|path| secret_file_warning(path));
-        warnings.extend(warning.map(|message| read.problem(&format!("contrail.{name}"), message)));
-    }
-    problems
+    checked.add(Severity::Warning, &report.warnings);
+    checked.add(Severity::Note, &report.notes);
+    checked
 }
 
-/// Fails for what is no regular file. A file that is missing is reported with what it should be.
-fn check_regular(path: &Path) -> Result<(), String> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => {
-            Err(format!("{} is not a regular file", path.display()))
-        }
-        _ => Ok(()),
+/// What the node daemon warns of when it starts.
+#[must_use]
+pub fn node_warnings(config: &Config, read: &ReadConfig) -> Vec<ConfigProblem> {
+    let is_own = |warning: &&ConfigProblem| warning.key.starts_with("node.");
+    let mut warnings: Vec<ConfigProblem> = read.warnings.iter().filter(is_own).cloned().collect();
+    let identity = config.node.tls.identity.as_ref();
+    for (key, path) in [
+        ("node.token_file", config.node.token_file.as_ref()),
+        ("node.key_file", identity.map(|identity| &identity.key)),
+    ] {
+        let warning = path.and_then(|path| secret_file_warning(path));
+        warnings.extend(warning.map(|message| read.problem(key, message)));
     }
+    warnings
+}
+
+/// The ending of a word for several things.
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// Opens the files of `[node]`.
+fn check_node_files(
+    node: &Node,
+    scope: Scope,
+    read: &ReadConfig,
+    report: &mut Report,
+) -> Vec<ConfigProblem> {
+    if node.listen.is_some_and(|address| address.port() == 0) {
+        let message = "port 0: it is another port after each start, which nobody knows".to_owned();
+        report.warnings.push(read.problem("node.listen", message));
+    }
+    let client = || node.cluster_client().map(drop);
+    let (token, tls) = (node.token_file.as_deref(), &node.tls);
+    check_files("node", token, tls, client, scope, read, report)
+}
+
+/// Opens the files that a table names for the connections to the managers. `client` makes the client
+/// of them.
+fn check_files(
+    table: &str,
+    token: Option<&Path>,
+    tls: &TlsOptions,
+    client: impl FnOnce() -> Result<(), ManagerSetupError>,
+    scope: Scope,
+    read: &ReadConfig,
+    report: &mut Report,
+) -> Vec<ConfigProblem> {
+    let mut files = NamedFiles::new(scope == Scope::Offline);
+    if let Some(path) = token {
+        files.token("token_file", path);
+    }
+    if let Some(path) = &tls.ca {
+        files.authorities("ca_file", path);
+    }
+    if let Some(identity) = &tls.identity {
+        files.identity("certificate_file", "key_file", identity);
+    }
+    let is_usable = !files.has_problems() && !files.is_incomplete();
+    let mut problems = vec![];
+    for finding in files.findings() {
+        let problem = read.problem(&format!("{table}.{}", finding.key), finding.message);
+        match finding.severity {
+            Severity::Problem => problems.push(problem),
+            Severity::Warning => report.warnings.push(problem),
+            Severity::Note => report.notes.push(problem),
+        }
+    }
+    if is_usable && let Err(error) = client() {
+        problems.push(read.problem(table, error.to_string()));
+    }
+    problems
 }
 
 /// Looks for the overlays of the networks in the node state.
@@ -249,12 +304,18 @@ pub(crate) fn request_of_node_daemon(socket: &Path, path: &str) -> io::Result<Un
 }
 
 /// Warns of networks whose containers have no IPv4 address.
-fn check_families(config: &Config, read: &ReadConfig, warnings: &mut Vec<ConfigProblem>) {
+fn check_families(
+    config: &Config,
+    is_offline: bool,
+    read: &ReadConfig,
+    warnings: &mut Vec<ConfigProblem>,
+) {
     let overlays = OverlayNetworks::new(&config.state_dir);
     for network in &config.networks {
         let (key, subnets) = match &network.provider {
             NetworkProvider::Bridge(bridge) => ("subnet6", bridge.subnets().collect()),
-            NetworkProvider::Overlay(overlay) => {
+            // Its subnets are known on its host.
+            NetworkProvider::Overlay(overlay) if !is_offline => {
                 let bridge = overlays.bridge_network(overlay);
                 let subnets = bridge.map_or_else(|_| vec![], |bridge| bridge.subnets().collect());
                 ("overlay", subnets)
@@ -265,6 +326,17 @@ fn check_families(config: &Config, read: &ReadConfig, warnings: &mut Vec<ConfigP
             let message = WITHOUT_IPV4.to_owned();
             warnings.push(read.network_problem(&network.name, key, message));
         }
+    }
+}
+
+/// Notes that CNI networks were not checked, because they are not on this host.
+fn note_cni_directory(config: &Config, read: &ReadConfig, notes: &mut Vec<ConfigProblem>) {
+    if let Some(cni) = &config.cni
+        && !cni.config_dir.exists()
+    {
+        let directory = cni.config_dir.display();
+        let message = format!("{directory} is not here, and was not checked");
+        notes.push(read.problem("cni.config_dir", message));
     }
 }
 
@@ -325,6 +397,10 @@ mod tests {
     use contrail_mesos_api::cluster::Revision;
 
     fn report(toml: &str) -> Report {
+        report_of(toml, Scope::Agent)
+    }
+
+    fn report_of(toml: &str, scope: Scope) -> Report {
         let directory = tempfile::tempdir().expect("a directory");
         let write = |name: &str, text: &str, mode: u32| {
             let path = directory.path().join(name);
@@ -347,7 +423,7 @@ mod tests {
         let path = directory.path().join("agent.toml");
         let toml = toml.replace("DIR", &directory.path().display().to_string());
         fs::write(&path, format!("[contrail]\nmanagers = ['m']\n{toml}\n")).expect("a file");
-        check(&Source::file(path))
+        check(&Source::file(path), scope)
     }
 
     fn lines(problems: &[ConfigProblem]) -> Vec<String> {
@@ -417,6 +493,53 @@ mod tests {
     }
 
     #[test]
+    fn files_of_the_node_daemon_are_no_problem_of_the_agent() {
+        let toml = "[node]\nmanagers = ['m']\ntoken_file = 'DIR/none'\nlisten = '127.0.0.1:0'";
+        assert!(report_of(toml, Scope::Agent).config.is_ok());
+        let report = report_of(toml, Scope::Everything);
+        let lines_of = |error: &ConfigError| lines(&error.problems);
+        let problems = lines_of(&report.config.expect_err("no token"));
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(
+            problems[0].starts_with("agent.toml:5:14: node.token_file: "),
+            "{problems:?}"
+        );
+        let mut warnings = lines(&report.warnings);
+        warnings.retain(|warning| warning.contains("node.listen"));
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("port 0"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn files_that_are_not_here_are_notes_offline() {
+        let toml = "token_file = 'DIR/none'\nca_file = 'DIR/certificate'\n[node]\nmanagers = ['m']\n\
+                    certificate_file = 'DIR/certificate'\nkey_file = 'DIR/none'\n\
+                    [cni]\nconfig_dir = 'DIR/none'\n[[network]]\nname = 'vxlan-1'\n\
+                    provider = 'overlay'\n";
+        let report = report_of(toml, Scope::Offline);
+        assert!(report.config.is_ok(), "{report:?}");
+        // Nothing of this host is looked at.
+        assert_eq!(lines(&report.refusals), [""; 0]);
+        let notes = lines(&report.notes);
+        for key in ["contrail.token_file", "node.key_file", "cni.config_dir"] {
+            assert!(
+                notes.iter().any(|note| note.contains(key)),
+                "{key}: {notes:?}"
+            );
+        }
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        // What is there is checked.
+        let toml = toml.replace("'DIR/certificate'\n[node]", "'DIR/token'\n[node]");
+        let error = report_of(&toml, Scope::Offline)
+            .config
+            .expect_err("a token");
+        assert_eq!(error.problems.len(), 1, "{error}");
+        assert_eq!(error.problems[0].key, "contrail.ca_file");
+    }
+
+    #[test]
     fn overlay_is_looked_for_in_the_node_state() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("agent.toml");
@@ -426,7 +549,7 @@ mod tests {
         );
         fs::write(&path, toml).expect("a file");
         let found = || {
-            let report = check(&Source::file(&path));
+            let report = check(&Source::file(&path), Scope::Agent);
             assert!(report.config.is_ok(), "{report:?}");
             let mut warnings = report.warnings;
             warnings.retain(|warning| warning.key.ends_with(".overlay"));
@@ -483,7 +606,7 @@ mod tests {
         );
         fs::write(&path, toml).expect("a file");
         let warnings = || {
-            let report = check(&Source::file(&path));
+            let report = check(&Source::file(&path), Scope::Agent);
             assert!(report.config.is_ok(), "{report:?}");
             let warnings = report.warnings.into_iter();
             lines(
@@ -537,7 +660,7 @@ mod tests {
         NodeState::new(name, revision, vec![overlay], vec![])
             .write(&state)
             .expect("a file");
-        let report = check(&Source::file(&path));
+        let report = check(&Source::file(&path), Scope::Agent);
         let warnings = report.warnings.into_iter();
         let warnings: Vec<ConfigProblem> = warnings
             .filter(|one| one.to_string().contains(WITHOUT_IPV4))
@@ -556,7 +679,7 @@ mod tests {
                        [[network]]\nname = 'vxlan-1'\nprovider = 'overlay'\n";
         let notes = |tables: &str| {
             fs::write(&path, format!("{tables}{network}")).expect("a file");
-            let report = check(&Source::file(&path));
+            let report = check(&Source::file(&path), Scope::Agent);
             assert!(report.config.is_ok(), "{report:?}");
             lines(&report.notes)
         };

@@ -7,6 +7,7 @@
 //! - Problems are in the order of the file, and their number is limited, however long the file is.
 
 mod json;
+mod named_files;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+pub use named_files::{FileFinding, NamedFiles};
+
 use crate::text::{Quoted, redact_text, redact_value};
 
 /// How many problems of a file are described. The others are counted.
@@ -29,6 +32,17 @@ const MAX_PROBLEMS_IN_TEXT: usize = 20;
 const MAX_KEY_BYTES: usize = 64;
 /// Files with more bytes are not read.
 pub const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// How grave something is that a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It is refused, or cannot work.
+    Problem,
+    /// It is probably not meant.
+    Warning,
+    /// It is worth knowing.
+    Note,
+}
 
 /// One problem of the configuration, and how to correct it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,12 +213,26 @@ impl ProblemList {
     }
 }
 
+/// What becomes of the files that a configuration names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileAccess {
+    /// Those are read that are a part of the configuration.
+    #[default]
+    Needed,
+    /// All are opened, for a check.
+    Checked,
+    /// The same, as far as they are there.
+    Offline,
+}
+
 /// The file that is read, and its problems so far.
 pub struct Document<'a> {
     path: PathBuf,
     text: &'a str,
     problems: RefCell<ProblemList>,
     warnings: RefCell<ProblemList>,
+    notes: RefCell<ProblemList>,
+    file_access: FileAccess,
     /// The offsets of the values that were read.
     offsets: RefCell<BTreeMap<String, usize>>,
     /// Whether the file is not TOML. What was read of it is then incomplete.
@@ -222,9 +250,20 @@ impl<'a> Document<'a> {
             text,
             problems: RefCell::default(),
             warnings: RefCell::default(),
+            notes: RefCell::default(),
+            file_access: FileAccess::default(),
             offsets: RefCell::default(),
             has_syntax_error: Cell::new(false),
             is_json: Cell::new(false),
+        }
+    }
+
+    /// The same, with other access to the files that it names.
+    #[must_use]
+    pub fn with_file_access(self, file_access: FileAccess) -> Self {
+        Self {
+            file_access,
+            ..self
         }
     }
 
@@ -344,6 +383,11 @@ impl<'a> Document<'a> {
         self.describe(&self.warnings.borrow()).0
     }
 
+    /// The notes, in the order of the file.
+    pub fn notes(&self) -> Vec<ConfigProblem> {
+        self.describe(&self.notes.borrow()).0
+    }
+
     /// Fails with every reported problem, if any.
     pub fn finish(self) -> Result<(), ConfigError> {
         let (problems, omitted) = self.describe(&self.problems.borrow());
@@ -433,8 +477,8 @@ pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> O
         .map(|(_, known)| known)
 }
 
-/// One of a few words, or which of them is probably meant.
-fn known_word<'w>(text: &str, words: &[&'w str]) -> Result<&'w str, String> {
+/// One of a few words, or else the reason for [`Section::checked`]: which of them is probably meant.
+pub fn known_word<'w>(text: &str, words: &[&'w str]) -> Result<&'w str, String> {
     let word = words.iter().find(|word| **word == text);
     word.copied().ok_or_else(|| {
         suggestion(text, words.iter().copied())
@@ -496,6 +540,57 @@ impl<'a> Section<'a> {
             let mut warnings = self.document.warnings.borrow_mut();
             warnings.add(self.value_offset(key), self.key(key), message.into());
         }
+    }
+
+    /// Notes something about the value of `key`.
+    fn note(&self, key: &str, message: String) {
+        if !self.document.has_syntax_error.get() {
+            let mut notes = self.document.notes.borrow_mut();
+            notes.add(self.value_offset(key), self.key(key), message);
+        }
+    }
+
+    /// Opens files that keys of this section name, if this is a check. Their findings are reported.
+    pub fn check_files(&self, check: impl FnOnce(&mut NamedFiles)) {
+        let mut files = match self.document.file_access {
+            FileAccess::Needed => return,
+            FileAccess::Checked => NamedFiles::new(false),
+            FileAccess::Offline => NamedFiles::new(true),
+        };
+        check(&mut files);
+        for finding in files.findings() {
+            let FileFinding {
+                severity,
+                key,
+                message,
+            } = finding;
+            match severity {
+                Severity::Problem => self.problem(&key, message),
+                Severity::Warning => self.warning(&key, message),
+                Severity::Note => self.note(&key, message),
+            }
+        }
+    }
+
+    /// Whether the file that `key` names is not there, and need not be because this is a check for
+    /// another host. Then that is noted.
+    pub fn is_absent_offline(&self, key: &str, path: &Path) -> bool {
+        let is_absent = self.is_offline()
+            && std::fs::metadata(path).is_err_and(|error| named_files::is_absent(&error));
+        if is_absent {
+            self.note(key, named_files::absent(path));
+        }
+        is_absent
+    }
+
+    /// Whether this is a check, which may warn of more than a start.
+    pub fn is_check(&self) -> bool {
+        self.document.file_access != FileAccess::Needed
+    }
+
+    /// Whether this is a check for another host.
+    pub fn is_offline(&self) -> bool {
+        self.document.file_access == FileAccess::Offline
     }
 
     fn add(&self, offset: usize, key: &str, message: String) {

@@ -6,6 +6,7 @@
 //! cluster        what managers and node daemons exchange: the watch, and the nodes' reports
 //! http           the HTTP client: TLS, credentials, redirects to a leader, streams
 //! container      container ids, and the names that derive from them
+//! command_line   what the command lines have in common (feature `command-line`)
 //! config_reader  reads a TOML file and collects every problem
 //! files          reading files of directories that others can write to
 //! limits         the limits of one container
@@ -25,6 +26,8 @@
 pub mod agent_api;
 pub mod backoff;
 pub mod cluster;
+#[cfg(feature = "command-line")]
+pub mod command_line;
 pub mod config_reader;
 pub mod container;
 pub mod files;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -15,18 +16,23 @@ where
 {
     result.unwrap_or_else(|error| {
         let error: Box<dyn Error + Send + Sync> = error.into();
-        eprintln!("{program}: {}", with_causes(error.as_ref()));
+        print_error(&format!("{program}: {}", with_causes(error.as_ref())));
         ExitCode::FAILURE
     })
+}
+
+/// Prints a line to the standard error, if that is possible.
+pub fn print_error(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Prints the problems of a configuration, and how many there are besides.
 pub fn print_problems(problems: &[impl Display], omitted: usize) {
     for problem in problems {
-        eprintln!("{problem}");
+        print_error(&problem.to_string());
     }
     if omitted > 0 {
-        eprintln!("and {omitted} more");
+        print_error(&format!("and {omitted} more"));
     }
 }
 

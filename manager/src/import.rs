@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
 use configparser::ini::Ini;
+use contrail_mesos_api::command_line::print;
+use contrail_mesos_api::program::print_error;
 
 /// The sections in ascending precedence: if a key is in two of them, the later one wins.
 const SECTIONS: [&str; 5] = ["defaults", "vnc", "mesos", "sandesh", "auth"];
@@ -30,7 +32,7 @@ pub(crate) struct Import {
 type Keys = BTreeMap<String, String>;
 
 impl Import {
-    pub(crate) fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self, is_quiet: bool) -> Result<()> {
         let mut keys = Keys::new();
         let mut foreign = vec![];
         for file in &self.files {
@@ -38,11 +40,13 @@ impl Import {
             let added = flatten(&text, &mut foreign);
             keys.extend(added.map_err(|problem| anyhow!("{}: {problem}", file.display()))?);
         }
-        print!("{}", translate::toml(&keys, &foreign));
-        eprintln!(
-            "Save this as /etc/contrail-mesos/manager.toml, put the passwords into the files that it \
-             names, and run contrail-mesos-manager --check."
-        );
+        print(&translate::toml(&keys, &foreign))?;
+        if !is_quiet {
+            print_error(
+                "Save this as /etc/contrail-mesos/manager.toml, put the passwords into the files that it \
+                 names, and run contrail-mesos-manager config check.",
+            );
+        }
         Ok(())
     }
 }

@@ -76,7 +76,7 @@ pub mod vnc;
 
 pub use config::{
     Access, Config, Connections, DEFAULT_PATH, Follow, LinkLocalDns, OverlayOptions, Provision,
-    ServicesContrailOptions, ServicesOptions, Tls,
+    ServicesContrailOptions, ServicesOptions, Tls, check,
 };
 pub use containers::Containers;
 pub use contrail::Contrail;

@@ -1,18 +1,28 @@
 //! `contrail-mesos-manager`: manages the objects of containers in Contrail for the agents.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "these panic if nobody reads, or a disk is full"
+)]
+
+mod examples;
 mod import;
 mod overlay_command;
 
-use std::io::Write as _;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use contrail_mesos_api::command_line::{
+    self, CheckOptions, CommonOptions, EXIT_DIFFERENCES, Generate, Output, Program,
+};
 use contrail_mesos_api::config_reader::ConfigProblem;
-use contrail_mesos_api::program;
+use contrail_mesos_api::{build, program};
 use contrail_mesos_manager::logging::{self, LogFormat};
-use contrail_mesos_manager::{Config, DEFAULT_PATH, DryRun, Manager, dry_run};
+use contrail_mesos_manager::{Config, DEFAULT_PATH, DryRun, Manager, check, dry_run};
 use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,79 +30,116 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// The exit code of a dry run that found differences.
-const EXIT_DIFFERS: u8 = 2;
+const PROGRAM: Program = Program {
+    build: build!(),
+    examples: examples::EXAMPLES,
+};
 
-/// Manages the objects of Mesos containers in the Contrail VNC API
+/// Manages the objects of Mesos containers in the Contrail VNC API, overlay networks and services
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(name = "contrail-mesos-manager", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// Configuration file
-    #[arg(long, default_value = DEFAULT_PATH, value_name = "FILE")]
+    #[arg(long, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
     config: PathBuf,
-    /// Report every problem in the configuration, and exit
-    #[arg(long)]
+    /// The same as the command config check
+    #[arg(long, hide = true)]
     check: bool,
-    /// Print what this manager would write now, write nothing, and exit with status 0 if there are no
-    /// differences, 2 if there are, and 1 on errors
+    /// Print what this manager would write now, write nothing, and exit with 0 if there are no
+    /// differences, 3 if there are, and 1 on errors
     #[arg(long, conflicts_with = "check")]
     dry_run: bool,
     /// Output format of the dry run
-    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT", requires = "dry_run")]
-    output: Format,
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value = "table",
+        value_name = "FORMAT",
+        requires = "dry_run"
+    )]
+    output: Output,
     /// Format of the log
-    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT", global = true)]
     log_format: Format,
-    /// Log filter, such as info or warn,hyper=debug; the configuration overrides it, and PUT
-    /// /log-level changes it at run time
-    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    /// Log filter, such as info or warn,hyper=debug; the configuration overrides it, -v and -q override
+    /// both, and PUT /log-level changes it at run time
+    #[arg(long, env = "RUST_LOG", default_value = LOG_LEVEL, value_name = "FILTER", global = true)]
     log_level: String,
+    #[command(flatten)]
+    common: CommonOptions,
 }
+
+/// The level of the log, unless an option, the environment or the configuration says another.
+const LOG_LEVEL: &str = "info";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run until SIGTERM (the default)
+    Run,
+    /// Inspect the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
     Import(import::Import),
     Overlay(overlay_command::Overlay),
+    /// Write manual pages and completions
+    #[command(hide = true)]
+    Generate(Generate),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the configuration, and the files that it names; reports every problem with its file and line
+    Check(CheckOptions),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     /// Text
     Text,
-    /// JSON
+    /// JSON, one object a line
     Json,
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match PROGRAM.parse::<Arguments>() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // If printing fails, the exit code still reports the error.
-            let _ = error.print();
-            // Not 2, the usual code for usage errors: it means that a dry run found differences.
-            return ExitCode::from(u8::from(error.use_stderr()));
-        }
+        Err(code) => return code,
     };
+    if arguments.command.is_some() && (arguments.dry_run || arguments.check) {
+        let message = "--dry-run and --check are of the manager: give no command";
+        return PROGRAM.usage_error::<Arguments>(message);
+    }
     program::exit_code("contrail-mesos-manager", run(&arguments))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let (path, is_quiet) = (&arguments.config, arguments.common.quiet);
     match &arguments.command {
         Some(Command::Import(import)) => {
-            import.run()?;
+            import.run(is_quiet)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Some(Command::Overlay(overlay)) => return Ok(overlay.run()),
-        None => {}
+        Some(Command::Overlay(overlay)) => return overlay.run(is_quiet),
+        Some(Command::Generate(command)) => {
+            command.run::<Arguments>(&PROGRAM)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Config(ConfigCommand::Check(options))) => {
+            return Ok(check(path, options.offline).print(options.output, is_quiet)?);
+        }
+        None if arguments.check => return Ok(check(path, false).print(Output::Table, is_quiet)?),
+        Some(Command::Run) | None => {}
     }
     let format = match arguments.log_format {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,
     };
-    logging::init(format, &arguments.log_level)?;
-    let config = match Config::load(&arguments.config) {
+    let option = arguments.common.log_filter(LOG_LEVEL);
+    logging::init(format, option.unwrap_or(&arguments.log_level))?;
+    let config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {
             program::print_problems(&error.problems, error.omitted);
@@ -100,28 +147,19 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     };
     for warning in &config.warnings {
-        if arguments.check {
-            eprintln!("warning: {warning}");
-        } else {
-            log::warn!("{warning}");
-        }
-    }
-    if arguments.check {
-        Manager::check(&config)?;
-        println!("{}: valid", arguments.config.display());
-        return Ok(ExitCode::SUCCESS);
+        log::warn!("{warning}");
     }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     if arguments.dry_run {
         let result = runtime.block_on(dry_run(&config))?;
         print(&result, arguments.output)?;
         return Ok(ExitCode::from(if result.differs() {
-            EXIT_DIFFERS
+            EXIT_DIFFERENCES
         } else {
             0
         }));
     }
-    if let Some(level) = &config.log_level {
+    if let (Some(level), None) = (&config.log_level, option) {
         logging::set_filter(level)?;
     }
     program::raise_open_files_limit();
@@ -132,34 +170,33 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(result: &DryRun, output: Format) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    if matches!(output, Format::Json) {
-        serde_json::to_writer_pretty(&mut out, result)?;
-        writeln!(out)?;
-        return Ok(());
+fn print(result: &DryRun, output: Output) -> Result<()> {
+    let mut text = String::new();
+    if output == Output::Json {
+        writeln!(text, "{}", serde_json::to_string_pretty(result)?)?;
+        return Ok(command_line::print(&text)?);
     }
     for change in &result.provision {
-        writeln!(out, "{change}")?;
+        writeln!(text, "{change}")?;
     }
     for container in &result.containers {
-        writeln!(out, "{container}")?;
+        writeln!(text, "{container}")?;
     }
     let [now, later, deferred] = result.counts();
     if result.followed {
         writeln!(
-            out,
+            text,
             "{} to provision; containers: {now} to change now, {later} later, {deferred} deferred",
             result.provision.len()
         )?;
     } else {
         writeln!(
-            out,
+            text,
             "{} to provision; containers are not compared without a table [mesos]",
             result.provision.len()
         )?;
     }
-    Ok(())
+    Ok(command_line::print(&text)?)
 }
 
 /// Reloads the configuration and the files that it names, and logs the result.
@@ -225,4 +262,18 @@ async fn serve(config: Config, path: &Path) -> Result<()> {
     log::info!("stopping");
     manager.stop().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_examples_that_are_parsed() {
+        assert_eq!(
+            PROGRAM.commands_without_examples::<Arguments>(),
+            Vec::<String>::new()
+        );
+        assert_eq!(PROGRAM.wrong_examples::<Arguments>(), Vec::<String>::new());
+    }
 }

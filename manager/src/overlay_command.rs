@@ -4,7 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Args, Subcommand};
+use contrail_mesos_api::command_line::{CheckReport, Output};
+use contrail_mesos_api::config_reader::Severity;
 use contrail_mesos_manager::overlay::{OverlayConfig, OverlayDefinition};
 use ipnet::IpNet;
 
@@ -22,30 +25,36 @@ enum OverlayCommand {
         /// The JSON file that [overlay] names, or that of the DC/OS overlay modules
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Output format
+        #[arg(
+            short,
+            long,
+            value_enum,
+            default_value = "table",
+            value_name = "FORMAT"
+        )]
+        output: Output,
     },
 }
 
 impl Overlay {
-    pub(crate) fn run(&self) -> ExitCode {
-        let OverlayCommand::Check { file } = &self.command;
-        let config = match OverlayConfig::load(file) {
-            Ok(config) => config,
-            Err(error) => {
-                for problem in &error.problems {
-                    eprintln!("{problem}");
-                }
-                if error.omitted > 0 {
-                    eprintln!("and {} more", error.omitted);
-                }
-                return ExitCode::FAILURE;
+    pub(crate) fn run(&self, is_quiet: bool) -> Result<ExitCode> {
+        let OverlayCommand::Check { file, output } = &self.command;
+        let mut report = CheckReport::new(file);
+        match OverlayConfig::load(file) {
+            Ok(config) => {
+                report.add(Severity::Warning, &config.warnings);
+                let summary = Summary(&config).to_string();
+                let count = config.overlays.len();
+                let plural = if count == 1 { "" } else { "s" };
+                report.describe(
+                    format!("{count} overlay{plural}"),
+                    summary.lines().map(str::to_owned).collect(),
+                );
             }
-        };
-        for warning in &config.warnings {
-            eprintln!("warning: {warning}");
+            Err(error) => report.add_error(&error),
         }
-        println!("{}: valid", file.display());
-        print!("{}", Summary(&config));
-        ExitCode::SUCCESS
+        Ok(report.print(*output, is_quiet)?)
     }
 }
 

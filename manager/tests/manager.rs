@@ -19,39 +19,43 @@ use serde_json::{Value, json};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_contrail-mesos-manager");
 
-fn check(config: &Path) -> (bool, String, String) {
+/// The exit code of a check, and what it found.
+fn check(config: &Path, options: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(BINARY)
-        .arg("--check")
+        .args(options)
         .arg("--config")
         .arg(config)
         .output()
         .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (
-        output.status.success(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    assert_eq!(text(output.stderr), "");
+    (output.status.code(), text(output.stdout))
 }
 
 #[test]
 fn check_reports_problems_of_a_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manager.toml.example");
-    let (valid, out, err) = check(&example);
-    assert!(
-        valid && out.ends_with("manager.toml.example: valid\n"),
-        "{err}"
-    );
+    for command in [&["config", "check"][..], &["--check"]] {
+        let (code, out) = check(&example, command);
+        assert_eq!(
+            (code, out),
+            (Some(0), format!("{}: valid\n", example.display()))
+        );
+    }
 
+    let command = ["config", "check"];
+    let offline = ["config", "check", "--offline"];
     let wrong = directory.path().join("wrong.toml");
     std::fs::write(&wrong, "listn = 1\n[vnc]\nservers = []\n").unwrap();
-    let (valid, _, err) = check(&wrong);
-    assert!(!valid);
+    let (code, out) = check(&wrong, &command);
+    assert_eq!(code, Some(1));
     assert!(
-        err.contains("wrong.toml:1:1: listn: unknown key")
-            && err.contains("wrong.toml:3:11: vnc.servers"),
-        "{err}"
+        out.contains("problem: ")
+            && out.contains("wrong.toml:1:1: listn: unknown key; did you mean \"listen\"?")
+            && out.contains("wrong.toml:3:11: vnc.servers")
+            && out.contains("2 problems in "),
+        "{out}"
     );
 
     // A warning does not make it invalid.
@@ -60,19 +64,57 @@ fn check_reports_problems_of_a_configuration() {
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o666)).unwrap();
     let text = format!("token_file = {token:?}\n[vnc]\nservers = [\"a\"]\n");
     std::fs::write(&wrong, text).unwrap();
-    let (valid, _, err) = check(&wrong);
+    let (code, out) = check(&wrong, &command);
     assert!(
-        valid && err.contains("warning: ") && err.contains("0666"),
-        "{err}"
+        code == Some(0) && out.contains("warning: ") && out.contains("0666"),
+        "{out}"
+    );
+    assert_eq!(
+        check(&wrong, &["config", "check", "--quiet"]),
+        (Some(0), String::new())
     );
 
     std::fs::write(
         &wrong,
-        "[vnc]\nservers = [\"a\"]\n[tls]\ncertificate = \"/no\"\nkey = \"/no\"",
+        "listen = \"127.0.0.1:0\"\n[vnc]\nservers = [\"a\"]\nca = \"/no\"\n[tls]\n\
+         certificate = \"/no\"\nkey = \"/no\"\n[vnc.keystone]\nurl = \"keystone:35357\"\nuser = \"u\"\n\
+         password_file = \"/no\"\n[overlay]\nfile = \"/no\"\n",
     )
     .unwrap();
-    let (valid, _, err) = check(&wrong);
-    assert!(!valid && err.contains("/no"), "{err}");
+    let (code, out) = check(&wrong, &command);
+    assert_eq!(code, Some(1), "{out}");
+    let places: Vec<_> = out
+        .lines()
+        .map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" "))
+        .collect();
+    let path = wrong.display();
+    assert_eq!(
+        places[..7],
+        [
+            format!("warning: {path}:1:10: listen:"),
+            format!("problem: {path}:4:6: vnc.ca:"),
+            format!("problem: {path}:6:15: tls.certificate:"),
+            format!("problem: {path}:7:7: tls.key:"),
+            format!("problem: {path}:9:7: vnc.keystone.url:"),
+            format!("problem: {path}:11:17: vnc.keystone.password_file:"),
+            "problem: /no: cannot".to_owned(),
+        ],
+        "{out}"
+    );
+    // What is on another host is noted. That the address has no scheme is wrong on every host.
+    let (code, out) = check(&wrong, &offline);
+    assert_eq!(code, Some(1), "{out}");
+    assert_eq!(out.matches("problem: ").count(), 1, "{out}");
+    assert_eq!(out.matches("note: ").count(), 5, "{out}");
+    std::fs::write(
+        &wrong,
+        std::fs::read_to_string(&wrong)
+            .unwrap()
+            .replace("keystone:", "http://keystone:"),
+    )
+    .unwrap();
+    let (code, out) = check(&wrong, &offline);
+    assert_eq!(code, Some(0), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -302,7 +302,7 @@ fn config_check_reports_every_problem() -> Result<()> {
     let operator = Operator::new(BLUE)?;
     let text = operator.succeeds("config check")?;
     ensure!(
-        text.contains("good, 1 network") && text.contains("10.32.0.0/24"),
+        text.contains("valid, 1 network") && text.contains("10.32.0.0/24"),
         "{text}"
     );
     let operator = Operator::new("colour = 'blue'\n[[network]]\nname = 'a b'\n")?;
@@ -688,9 +688,12 @@ fn shipped_example_says_what_is_to_be_filled_in() -> Result<()> {
     fs::copy(example, &operator.config)?;
     let text = operator.fails("config check")?;
     for key in ["token_file", "ca_file", "certificate_file", "key_file"] {
-        ensure!(text.contains(&format!("contrail.{key}: ")), "{key}: {text}");
+        for table in ["contrail", "node"] {
+            let key = format!("{table}.{key}: ");
+            ensure!(text.contains(&key), "{key}: {text}");
+        }
     }
-    ensure!(text.contains("4 problems in"), "{text}");
+    ensure!(text.contains("8 problems in"), "{text}");
     Ok(())
 }
 

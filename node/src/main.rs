@@ -1,14 +1,25 @@
 //! `contrail-mesos-node`: the node daemon beside each mesos-agent.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "these panic if nobody reads, or a disk is full"
+)]
+
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
-use contrail_mesos::config::{Config, ConfigProblem, DEFAULT_PATH, Source};
-use contrail_mesos_api::config_reader::{read_file, secret_file_warning};
+use contrail_mesos::config::{Config, DEFAULT_PATH, Source};
+use contrail_mesos::preflight;
+use contrail_mesos_api::command_line::{
+    self, CheckOptions, CommonOptions, EXIT_DIFFERENCES, Example, Generate, Program,
+};
+use contrail_mesos_api::config_reader::read_file;
 use contrail_mesos_api::text::{Escaped, hex};
-use contrail_mesos_api::{log_line, program};
+use contrail_mesos_api::{build, log_line, program};
 use contrail_mesos_node::daemon::{self, Daemon, NoStateError};
 use contrail_mesos_node::engine;
 use contrail_mesos_node::namespace_lock::NamespaceLock;
@@ -21,27 +32,60 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// The exit code of a dry run that found differences.
-const EXIT_DIFFERS: u8 = 2;
 /// How much of the hash of the configuration is reported, in characters.
 const HASH_CHARS: usize = 16;
+/// The level of the log, unless an option or the environment says another.
+const LOG_LEVEL: &str = "info";
 
-/// Keeps the overlay networks of this host, whatever the mesos-agent does
+const PROGRAM: Program = Program {
+    build: build!(),
+    examples: &[
+        Example {
+            command: "",
+            purpose: "What the daemon would change on this host",
+            line: "contrail-mesos-node --dry-run",
+        },
+        Example {
+            command: "",
+            purpose: "Run with another configuration and a log for programs",
+            line: "contrail-mesos-node --config /etc/agent.toml --log-format json",
+        },
+        Example {
+            command: "run",
+            purpose: "Run until SIGTERM, and say more in the log",
+            line: "contrail-mesos-node run -v",
+        },
+        Example {
+            command: "config check",
+            purpose: "Check the configuration of this host",
+            line: "contrail-mesos-node config check",
+        },
+        Example {
+            command: "config check",
+            purpose: "Check a file that is meant for other hosts",
+            line: "contrail-mesos-node --config agent.toml config check --offline",
+        },
+    ],
+};
+
+/// Keeps the overlay networks, groups, services and names of this host, whatever the mesos-agent does
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "contrail-mesos-node", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// Configuration file of the agent
     #[arg(long, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
     config: PathBuf,
-    /// Print what would be changed now, change nothing, and exit with status 0 if there are no
-    /// differences, 2 if there are, and 1 on errors
+    /// Print what would be changed now, change nothing, and exit with 0 if there are no differences, 3
+    /// if there are, and 1 on errors
     #[arg(long)]
     dry_run: bool,
     /// Format of the log
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT", global = true)]
     log_format: LogFormat,
+    #[command(flatten)]
+    common: CommonOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,33 +96,44 @@ enum LogFormat {
     Json,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Run until SIGTERM (the default)
     Run,
-    /// Report every problem in the configuration, and exit
-    Check,
+    /// Inspect the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// The same as config check
+    #[command(hide = true)]
+    Check(CheckOptions),
+    /// Write manual pages and completions
+    #[command(hide = true)]
+    Generate(Generate),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the table [node] of the configuration, and the files that it names; reports every problem
+    /// with its file and line
+    Check(CheckOptions),
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let arguments = match PROGRAM.parse::<Arguments>() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // If printing fails, the exit code still reports the error.
-            let _ = error.print();
-            // Not 2, the usual code for usage errors: it means that a dry run found differences.
-            return ExitCode::from(u8::from(error.use_stderr()));
-        }
+        Err(code) => return code,
     };
-    init_log(arguments.log_format);
+    if arguments.dry_run && arguments.command.is_some() {
+        return PROGRAM.usage_error::<Arguments>("--dry-run is of the daemon: give no command");
+    }
+    init_log(&arguments);
     program::exit_code("contrail-mesos-node", run(&arguments))
 }
 
-/// The filter is that of the variable `RUST_LOG`.
-fn init_log(format: LogFormat) {
-    let filter = env_logger::Env::default().default_filter_or("info");
-    let mut builder = env_logger::Builder::from_env(filter);
-    match format {
+fn init_log(arguments: &Arguments) {
+    let mut builder = env_logger::Builder::new();
+    builder.parse_filters(&arguments.common.log_filter_or_environment(LOG_LEVEL));
+    match arguments.log_format {
         LogFormat::Text => builder.format(|out, record| {
             let time = out.timestamp();
             log_line::write(out, time, record)
@@ -93,6 +148,17 @@ fn init_log(format: LogFormat) {
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let path = &arguments.config;
+    match &arguments.command {
+        Some(Command::Generate(command)) => {
+            command.run::<Arguments>(&PROGRAM)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Config(ConfigCommand::Check(options)) | Command::Check(options)) => {
+            let report = preflight::check_node(&Source::file(path), options.offline);
+            return Ok(report.print(options.output, arguments.common.quiet)?);
+        }
+        Some(Command::Run) | None => {}
+    }
     let read = Source::file(path).read();
     let config = match &read.config {
         Ok(config) => config,
@@ -101,34 +167,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let key = config
-        .node
-        .tls
-        .identity
-        .as_ref()
-        .map(|identity| &identity.key);
-    let secrets = [
-        ("node.token_file", config.node.token_file.as_ref()),
-        ("node.key_file", key),
-    ];
-    let secret_warnings = secrets.into_iter().filter_map(|(key, path)| {
-        let warning = secret_file_warning(path?)?;
-        Some(read.problem(key, warning))
-    });
-    let is_own = |warning: &&ConfigProblem| warning.key.starts_with("node.");
-    let own_warnings = read.warnings.iter().filter(is_own).cloned();
-    let is_check = arguments.command == Some(Command::Check);
-    for warning in own_warnings.chain(secret_warnings) {
-        if is_check {
-            eprintln!("warning: {warning}");
-        } else {
-            log::warn!("{warning}");
-        }
-    }
-    if is_check {
-        config.node.cluster_client()?;
-        println!("{}: valid", path.display());
-        return Ok(ExitCode::SUCCESS);
+    for warning in preflight::node_warnings(config, &read) {
+        log::warn!("{warning}");
     }
     ensure!(
         nix::unistd::geteuid().is_root(),
@@ -159,10 +199,8 @@ fn dry_run(
     config: &Config,
     state: Option<&contrail_mesos_node::cluster_state::ClusterState>,
 ) -> Result<ExitCode> {
-    use std::io::Write as _;
-
     let outcomes = engine::dry_run(&mut daemon::subsystems(config)?, state);
-    let mut out = std::io::stdout().lock();
+    let mut out = String::new();
     let (mut changes, mut failures) = (0, 0);
     for (name, outcome) in outcomes {
         let (due, problems) = match outcome {
@@ -183,9 +221,10 @@ fn dry_run(
         |state| format!("at revision {}", state.revision),
     );
     writeln!(out, "{changes} to change, {failures} problems, {at}")?;
+    command_line::print(&out)?;
     Ok(match (failures, changes) {
         (0, 0) => ExitCode::SUCCESS,
-        (0, _) => ExitCode::from(EXIT_DIFFERS),
+        (0, _) => ExitCode::from(EXIT_DIFFERENCES),
         _ => ExitCode::FAILURE,
     })
 }
@@ -258,4 +297,18 @@ async fn serve(config: &Config, path: &Path) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_examples_that_are_parsed() {
+        assert_eq!(
+            PROGRAM.commands_without_examples::<Arguments>(),
+            Vec::<String>::new()
+        );
+        assert_eq!(PROGRAM.wrong_examples::<Arguments>(), Vec::<String>::new());
+    }
 }

@@ -30,30 +30,57 @@ fn check_reports_problems_of_a_configuration() {
     std::fs::write(&token, "0123456789abcdef").unwrap();
     let valid = format!("[node]\nmanagers = [\"m\"]\nname = \"n\"\ntoken_file = {token:?}\n");
     std::fs::write(&config, &valid).unwrap();
-    let output = run(&config, &["check"]);
-    assert!(output.status.success(), "{output:?}");
-    // A token that others can read is a warning.
+    for command in [&["config", "check"][..], &["check"]] {
+        let output = run(&config, command);
+        assert!(output.status.success(), "{output:?}");
+        // A token that others can read is a warning.
+        let out = text(&output.stdout);
+        assert!(
+            out.starts_with("warning: ") && out.contains("node.token_file"),
+            "{output:?}"
+        );
+        assert!(
+            out.ends_with("agent.toml: valid, 1 manager, 1 warning\n"),
+            "{output:?}"
+        );
+        assert_eq!(text(&output.stderr), "", "{output:?}");
+    }
+    let output = run(&config, &["config", "check", "-q"]);
     assert!(
-        text(&output.stderr).contains("node.token_file"),
+        output.status.success() && output.stdout.is_empty(),
         "{output:?}"
     );
 
     std::fs::remove_file(&token).unwrap();
-    let output = run(&config, &["check"]);
+    let output = run(&config, &["config", "check"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(text(&output.stderr).contains("token"), "{output:?}");
+    assert!(
+        text(&output.stdout).contains("agent.toml:4:14: node.token_file: "),
+        "{output:?}"
+    );
+    // On another host it need not be there.
+    let output = run(&config, &["config", "check", "--offline"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        text(&output.stdout).starts_with("note: "),
+        "{output:?}"
+    );
 
     std::fs::write(&config, "[node]\nname = \"a b\"\n").unwrap();
-    for arguments in [&["check"][..], &[], &["--dry-run"]] {
+    let problem = "agent.toml:2:8: node.name";
+    let output = run(&config, &["config", "check"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stdout).contains(problem), "{output:?}");
+    for arguments in [&[][..], &["run"], &["--dry-run"]] {
         let output = run(&config, arguments);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        assert!(
-            text(&output.stderr).contains("agent.toml:2:8: node.name"),
-            "{output:?}"
-        );
+        assert!(text(&output.stderr).contains(problem), "{output:?}");
     }
-    // Wrong arguments do not have the status of a dry run that found differences.
-    assert_eq!(run(&config, &["chekc"]).status.code(), Some(1));
+    for wrong in [&["chekc"][..], &["--dry-run", "config", "check"]] {
+        let output = run(&config, wrong);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+    }
 }
 
 mod root_tests {
@@ -318,7 +345,7 @@ mod root_tests {
         isolated_with_manager(|_manager, host| {
             let before = (link_names(), nft_ruleset());
             let output = super::run(&host.config(), &["--dry-run"]);
-            assert_eq!(output.status.code(), Some(2), "{output:?}");
+            assert_eq!(output.status.code(), Some(3), "{output:?}");
             assert!(text(&output.stdout).contains("node-state: "), "{output:?}");
             assert_eq!((link_names(), nft_ruleset()), before);
             assert!(!host.state_dir().join("node/overlays.json").exists());

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::fields::{MIN_MTU_V4, MIN_MTU_V6, mtu};
 use super::overlay::OverlayPart;
 use contrail_mesos_api::cluster::Admission;
-use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::config_reader::{Section, known_word};
 use contrail_mesos_api::text::hex;
 
 /// The longest interface name of the kernel, in bytes.
@@ -309,14 +309,13 @@ pub(super) fn network(section: &Section<'_>, name: &str) -> BridgeNetwork {
 
 /// Whether the network isolates groups, and what else reaches its containers.
 fn groups(section: &Section<'_>) -> Option<Admission> {
-    let admit = section.checked_list("admit", ADMIT, |word| match word {
-        "hosts" | "mapped-ports" => Ok(word.to_owned()),
-        _ => Err(String::new()),
+    let admit = section.checked_list("admit", ADMIT, |word| {
+        known_word(word, &["hosts", "mapped-ports"])
     });
     if section.boolean("groups", false) {
         let admission = admit.map(|words| Admission {
-            hosts: words.iter().any(|word| word == "hosts"),
-            mapped_ports: words.iter().any(|word| word == "mapped-ports"),
+            hosts: words.iter().any(|word| *word == "hosts"),
+            mapped_ports: words.iter().any(|word| *word == "mapped-ports"),
         });
         return Some(admission.unwrap_or_default());
     }

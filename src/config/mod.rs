@@ -166,6 +166,8 @@ impl ReadConfig {
 pub struct Source {
     path: PathBuf,
     overrides: Vec<(String, String)>,
+    /// Whether the configuration is of another host.
+    is_offline: bool,
 }
 
 /// The keys that module parameters can override.
@@ -185,6 +187,17 @@ impl Source {
         Self {
             path: path.into(),
             overrides: Vec::new(),
+            is_offline: false,
+        }
+    }
+
+    /// The same for a check of another host's configuration: the CNI directory and its plugins need not
+    /// be there.
+    #[must_use]
+    pub fn offline(self) -> Self {
+        Self {
+            is_offline: true,
+            ..self
         }
     }
 
@@ -208,8 +221,11 @@ impl Source {
             } else if OVERRIDABLE_KEYS.contains(&key.as_str()) {
                 source.overrides.push((key.clone(), value.clone()));
             } else {
+                let known = ["config"].into_iter().chain(OVERRIDABLE_KEYS);
+                let meant = suggestion(key, known)
+                    .map_or_else(String::new, |known| format!("did you mean {known:?}? "));
                 problem(format!(
-                    "is unknown; the known ones are config, {}",
+                    "is unknown; {meant}the known ones are config, {}",
                     OVERRIDABLE_KEYS.join(", ")
                 ));
             }
@@ -314,7 +330,7 @@ impl Source {
                 .iter()
                 .map(|network| network.name.as_str())
                 .collect();
-            let files = cni::read_directory(cni, &names);
+            let files = cni::read_directory(cni, &names, self.is_offline);
             config
                 .networks
                 .extend(files.networks.into_iter().map(|(name, network)| Network {

@@ -205,7 +205,7 @@ impl Doctor {
     async fn read_configuration(&self) -> (Option<Config>, Vec<Check>) {
         let source = self.source.clone();
         let read = netns::on_own_thread("cm-doctor", move |_| {
-            let report = preflight::check(&source);
+            let report = preflight::check(&source, preflight::Scope::Agent);
             // Asks plugins.
             let problems = report
                 .config

@@ -82,7 +82,7 @@ impl Isolator {
             refusals,
             warnings,
             notes: _,
-        } = preflight::check(&source);
+        } = preflight::check(&source, preflight::Scope::Agent);
         let config = config?;
         for problem in &refusals {
             log::error!("launches on this network are refused: {problem}");

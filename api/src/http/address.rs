@@ -95,6 +95,8 @@ impl Address {
             return None;
         }
         let authority = match authority.port_u16() {
+            // Nothing listens there.
+            Some(0) => return None,
             Some(_) => authority.clone(),
             None => format!("{host}:{port}").parse().ok()?,
         };

@@ -1,10 +1,10 @@
 //! Readers of keys that several tables have.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use contrail_mesos_api::config_reader::{Section, secret_file_warning};
+use contrail_mesos_api::config_reader::{Section, read_file, secret_file_warning};
 use contrail_mesos_api::http::tls::Identity;
 
 /// The keys `certificate` and `key`, both or neither.
@@ -14,10 +14,19 @@ pub(super) fn identity(section: &Section<'_>) -> Option<Identity> {
     if section.has("certificate") != section.has("key") {
         section.problem("", "certificate and key go together: write both or neither");
     }
-    Some(Identity {
+    let identity = Identity {
         certificate: certificate?.into(),
         key: key?.into(),
-    })
+    };
+    section.check_files(|files| files.identity("certificate", "key", &identity));
+    Some(identity)
+}
+
+/// A key that names the certificates of authorities.
+pub(super) fn authorities(section: &Section<'_>, key: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(section.text(key, "a PEM file")?);
+    section.check_files(|files| files.authorities(key, &path));
+    Some(path)
 }
 
 /// A secret from the file `<name>_file` or from the environment variable `<name>_env`.
@@ -37,16 +46,21 @@ pub(super) fn secret(section: &Section<'_>, name: &str, what: &str) -> Option<St
             return None;
         }
         (Some(file), None) => {
+            if section.is_absent_offline(&file_key, Path::new(&file)) {
+                return None;
+            }
             if let Some(warning) = secret_file_warning(Path::new(&file)) {
                 section.warning(&file_key, warning);
             }
             (
                 file_key,
-                std::fs::read_to_string(&file).map_err(|error| {
+                read_file(Path::new(&file)).map_err(|error| {
                     format!("cannot read {file:?}: {error}; it should hold {what}")
                 }),
             )
         }
+        // Of the environment of another host.
+        (None, Some(_)) if section.is_offline() => return None,
         (None, Some(name)) => {
             let set = std::env::var(&name);
             let problem = format!("the environment variable {name:?} is not set to {what}");

@@ -1,26 +1,27 @@
 //! The file's top level, and the tables that are read nowhere else.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use secrecy::SecretString;
 
-use super::fields::{credentials, identity, secret};
+use super::fields::{authorities, credentials, identity, secret};
 use super::{
     Access, Config, Connections, Provision, Tls, follow, overlay, security_groups, services,
     zookeeper,
 };
-use crate::config::ConfigError;
+use crate::config::{ConfigError, ConfigProblem};
 use crate::logging;
 use crate::model::{self, Create, Defaults};
 use crate::vnc::{Auth, FqName, Keystone, KeystoneVersion, VncOptions, server_address};
 use contrail_mesos_api::config_reader::{Document, Section};
-use contrail_mesos_api::http::{Limits, TlsOptions};
+use contrail_mesos_api::http::{Address, Limits, TlsOptions};
 
 /// Shorter than the half minute that an agent waits for a launch.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// The port of Keystone if its address has none.
+const KEYSTONE_PORT: u16 = 5000;
 /// Shorter tokens could be guessed.
 const MIN_TOKEN_LENGTH: usize = 16;
 /// The shortest time that a peer has to send a request.
@@ -28,8 +29,7 @@ const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 const ADDRESS: &str = "an address and port such as \"127.0.0.1:6992\"";
 const SUBNET: &str = "a subnet such as \"10.32.0.0/12\"";
 
-pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-    let document = Document::new(path, text);
+pub(super) fn parse(document: Document<'_>) -> (Result<Config, ConfigError>, Vec<ConfigProblem>) {
     let table = document.parse();
     let top = Section::top(&document, &table);
     let config = read(&top);
@@ -37,22 +37,23 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let configured = overlay.as_ref().ok().and_then(Option::as_ref);
     services::check(&top, config.services.as_ref(), configured);
     top.finish();
-    let mut warnings = document.warnings();
+    let (mut warnings, notes) = (document.warnings(), document.notes());
     let overlay = match (document.finish(), overlay) {
-        (Ok(()), overlay) => overlay?,
-        (Err(error), Ok(_)) => return Err(error),
-        (Err(error), Err(more)) => return Err(error.and(more)),
+        (Ok(()), Ok(overlay)) => overlay,
+        (Ok(()), Err(error)) | (Err(error), Ok(_)) => return (Err(error), notes),
+        (Err(error), Err(more)) => return (Err(error.and(more)), notes),
     };
     warnings.extend(
         overlay
             .iter()
             .flat_map(|overlay| overlay.networks.warnings.clone()),
     );
-    Ok(Config {
+    let config = Config {
         overlay,
         warnings,
         ..config
-    })
+    };
+    (Ok(config), notes)
 }
 
 fn read(top: &Section<'_>) -> Config {
@@ -113,9 +114,26 @@ fn read(top: &Section<'_>) -> Config {
         let message = "is the same as listen or legacy_listen; take another port";
         top.problem("admin_listen", message);
     }
+    if top.is_check() {
+        warn_of_changing_ports(top, &config);
+    }
     zookeeper::check(top, &config);
     check_contrail(top, &config);
     config
+}
+
+fn warn_of_changing_ports(top: &Section<'_>, config: &Config) {
+    let listeners = [
+        ("listen", Some(config.listen)),
+        ("legacy_listen", config.legacy_listen),
+        ("admin_listen", config.admin_listen),
+    ];
+    for (key, address) in listeners {
+        if address.is_some_and(|address| address.port() == 0) {
+            let message = "port 0: it is another port after each start, which nobody knows";
+            top.warning(key, message);
+        }
+    }
 }
 
 /// What is of Contrail needs its API.
@@ -239,7 +257,7 @@ fn access(top: &Section<'_>) -> Access {
 
 fn tls(section: Section<'_>) -> Option<Tls> {
     let identity = identity(&section);
-    let client_ca = section.text("client_ca", "a PEM file");
+    let client_ca = authorities(&section, "client_ca");
     if identity.is_none() && !section.has("certificate") && !section.has("key") {
         section.problem(
             "",
@@ -249,7 +267,7 @@ fn tls(section: Section<'_>) -> Option<Tls> {
     section.finish();
     Some(Tls {
         identity: identity?,
-        client_ca: client_ca.map(PathBuf::from),
+        client_ca,
     })
 }
 
@@ -408,7 +426,7 @@ fn vnc(section: Section<'_>) -> VncOptions {
     let options = VncOptions::new(servers.unwrap_or_default());
     let options = VncOptions {
         tls: TlsOptions {
-            ca: section.text("ca", "a PEM file").map(PathBuf::from),
+            ca: authorities(&section, "ca"),
             identity: identity(&section),
         },
         limits: Limits {
@@ -439,6 +457,16 @@ fn auth(section: &Section<'_>) -> Auth {
     keystone.or(basic).unwrap_or_default()
 }
 
+/// Fails for what can be no Keystone's address.
+fn keystone_url(url: &str) -> Result<(), String> {
+    if url.contains("://") {
+        let address = Address::parse(url, KEYSTONE_PORT);
+        address.map(drop).map_err(|error| error.to_string())
+    } else {
+        Err("has no scheme: write http:// or https:// before it".to_owned())
+    }
+}
+
 fn keystone(section: Section<'_>) -> Auth {
     let (user, password) = credentials(&section);
     let url = section.text(
@@ -453,6 +481,10 @@ fn keystone(section: Section<'_>) -> Auth {
     if url.as_deref().is_some_and(|url| url.contains('@')) {
         let message = "has a user or a password in it: write user and password_file instead";
         section.problem("url", message);
+    } else if let Some(url) = &url
+        && let Err(reason) = keystone_url(url)
+    {
+        section.problem("url", reason);
     }
     let project = section.text("project", "a project's name");
     let domain = section.text("domain", "a domain's name");

@@ -1,9 +1,9 @@
 //! The tables `[mesos]`, `[marathon]` and `[reconcile]`.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::Follow;
-use super::fields::{credentials, identity};
+use super::fields::{authorities, credentials, identity};
 use crate::marathon::{self, MarathonOptions};
 use crate::mesos_master::{MasterOptions, Masters};
 use contrail_mesos_api::config_reader::Section;
@@ -102,12 +102,15 @@ fn access(section: &Section<'_>) -> LeaderOptions {
         Credentials::Basic { user, password }
     });
     let token = section.text("token_file", "a file with a DC/OS token");
+    if let Some(token) = &token {
+        section.check_files(|files| files.secret("token_file", Path::new(token)));
+    }
     if basic.is_some() && token.is_some() {
         section.problem("token_file", "the table basic is set as well; write one");
     }
     LeaderOptions {
         tls: TlsOptions {
-            ca: section.text("ca", "a PEM file").map(PathBuf::from),
+            ca: authorities(section, "ca"),
             identity: identity(section),
         },
         credentials: basic

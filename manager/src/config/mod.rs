@@ -22,11 +22,15 @@ use secrecy::SecretString;
 
 use super::election::ZooKeeper;
 use super::model::{Create, Defaults, Policy};
+use super::server::Manager;
 use crate::marathon::MarathonOptions;
 use crate::mesos_master::MasterOptions;
 use crate::vnc::VncOptions;
 use contrail_mesos_api::cluster::SecurityGroup;
-use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, read_file};
+use contrail_mesos_api::command_line::CheckReport;
+use contrail_mesos_api::config_reader::{
+    ConfigError, ConfigProblem, Document, FileAccess, Severity, read_file,
+};
 use contrail_mesos_api::http::tls::Identity;
 
 pub(crate) use file::is_token;
@@ -217,20 +221,53 @@ impl Config {
 
     /// Reads a file and the files and variables that it names. Blocks.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = read_file(path).map_err(|error| ConfigProblem {
-            place: path.display().to_string(),
-            key: String::new(),
-            message: format!(
-                "cannot read the configuration: {error}; name an existing file with --config"
-            ),
-        })?;
+        let text = read(path)?;
         Self::parse(path, &text)
     }
 
     /// Parses the content of a file; its path is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        file::parse(path, text)
+        file::parse(Document::new(path, text)).0
     }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    read_file(path).map_err(|error| {
+        ConfigProblem {
+            place: path.display().to_string(),
+            key: String::new(),
+            message: format!(
+                "cannot read the configuration: {error}; name an existing file with --config"
+            ),
+        }
+        .into()
+    })
+}
+
+/// Checks a configuration and all files that it names; offline, those that are there. Blocks.
+#[must_use]
+pub fn check(path: &Path, is_offline: bool) -> CheckReport {
+    let mut report = CheckReport::new(path);
+    let access = if is_offline {
+        FileAccess::Offline
+    } else {
+        FileAccess::Checked
+    };
+    let (config, notes) = match read(path) {
+        Ok(text) => file::parse(Document::new(path, &text).with_file_access(access)),
+        Err(error) => (Err(error), vec![]),
+    };
+    report.add(Severity::Note, &notes);
+    match config {
+        Err(error) => report.add_error(&error),
+        Ok(config) => {
+            report.add(Severity::Warning, &config.warnings);
+            if !is_offline && let Err(error) = Manager::check(&config) {
+                report.add_text(Severity::Problem, format!("{}: {error}", path.display()));
+            }
+        }
+    }
+    report
 }
 
 #[cfg(test)]

@@ -52,10 +52,15 @@ pub(super) fn read(top: &Section<'_>) -> Result<Option<OverlayOptions>, ConfigEr
         section.problem("release_after", message);
     }
     let release_after = section.has("release_after").then_some(release_after);
+    let path = file.as_deref().map(Path::new);
+    let is_absent = path.is_some_and(|path| section.is_absent_offline("file", path));
     section.finish();
     let Some(file) = file.map(PathBuf::from) else {
         return Ok(None);
     };
+    if is_absent {
+        return Ok(None);
+    }
     let networks = OverlayConfig::load(Path::new(&file))?;
     Ok(Some(OverlayOptions {
         file,

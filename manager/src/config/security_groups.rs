@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use contrail_mesos_api::cluster::{
     IngressRule, MAX_GROUP_NAME_BYTES, RuleSource, SecurityGroup, is_group_name,
 };
-use contrail_mesos_api::config_reader::Section;
+use contrail_mesos_api::config_reader::{Section, known_word};
 
 const KEY: &str = "security_group";
 /// How many security groups there may be: every node keeps all of them.
@@ -146,7 +146,9 @@ fn protocol(text: &str) -> Result<u8, String> {
     match named {
         Some((_, number)) => Ok(*number),
         None if is_number(text) => text.parse().map_err(|_| String::new()),
-        None => Err(String::new()),
+        None => Err(known_word(text, &PROTOCOLS.map(|(name, _)| name))
+            .err()
+            .unwrap_or_default()),
     }
 }
 

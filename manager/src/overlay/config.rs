@@ -17,7 +17,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
 use contrail_mesos_api::cluster::{Admission, Overlay, Underlay, VXLAN_PORT};
-use contrail_mesos_api::config_reader::{ConfigError, ConfigProblem, Document, Section, read_file};
+use contrail_mesos_api::config_reader::{
+    ConfigError, ConfigProblem, Document, Section, known_word, read_file,
+};
 use contrail_mesos_api::container::Mac;
 
 /// The VXLAN network identifier of the one device that all overlays of DC/OS share.
@@ -363,10 +365,8 @@ impl PendingOverlay {
 
 /// Whether the addresses of an overlay are lent to nodes in blocks.
 fn lends_blocks(section: &Section<'_>) -> bool {
-    let ipam = section.checked("ipam", IPAM, |word| match word {
-        "node" => Ok(false),
-        "cluster" => Ok(true),
-        _ => Err(String::new()),
+    let ipam = section.checked("ipam", IPAM, |word| {
+        Ok(known_word(word, &["node", "cluster"])? == "cluster")
     });
     let lends_blocks = ipam.unwrap_or(false);
     section.allow(&["block"]);

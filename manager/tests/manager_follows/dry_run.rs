@@ -26,7 +26,7 @@ async fn dry_run_prints_what_the_manager_then_writes() {
     // With an empty API server, everything must be provisioned.
     let before = fixture.changes();
     let (code, result) = json(&fixture).await;
-    assert_eq!(code, Some(2), "{result}");
+    assert_eq!(code, Some(3), "{result}");
     let provision = result["provision"].as_array().unwrap().len();
     assert!(provision >= 5, "{result}");
     assert_eq!(fixture.changes(), before);
@@ -47,7 +47,7 @@ async fn dry_run_prints_what_the_manager_then_writes() {
     fixture.tasks.lock().unwrap().push((id.clone(), live));
     let before = fixture.changes();
     let (code, result) = json(&fixture).await;
-    assert_eq!(code, Some(2));
+    assert_eq!(code, Some(3));
     let containers = result["containers"].as_array().unwrap();
     assert_eq!(containers.len(), 2, "{result}");
     let of = |uuid: uuid::Uuid| {
@@ -101,7 +101,7 @@ async fn dry_run_prints_what_the_manager_then_writes() {
     let (code, result) = json(&fixture).await;
     assert_eq!(
         (code, result["containers"].as_array().unwrap().len()),
-        (Some(2), 1),
+        (Some(3), 1),
         "{result}"
     );
     assert_eq!(fixture.changes(), before);

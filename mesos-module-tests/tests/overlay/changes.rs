@@ -35,7 +35,7 @@ fn reserved_networks_are_refused() -> Result<()> {
         overlays["overlays"][1]["name"] = json!(name);
         let output = check(services, &overlays)?;
         ensure!(!output.status.success(), "{name} is accepted");
-        let printed = String::from_utf8_lossy(&output.stderr);
+        let printed = String::from_utf8_lossy(&output.stdout);
         ensure!(
             printed.contains("overlays[1].name") && printed.contains(name),
             "{printed}"

@@ -1,80 +1,49 @@
 //! `contrail-mesos config check`.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use contrail_mesos::config::{Network, NetworkProvider, Source};
-use contrail_mesos::preflight::{self, Report};
+use contrail_mesos::preflight::{self, Scope};
 use contrail_mesos::provider::cni::version_problems;
 use contrail_mesos::provider::overlay::OverlayNetworks;
 use contrail_mesos_api::cluster::Admission;
+use contrail_mesos_api::command_line::{CheckOptions, CheckReport};
+use contrail_mesos_api::config_reader::Severity;
 
-use crate::output::{print, print_error};
-
-/// Prints the networks of the configuration, or its problems, one per line. Fails if a launch on a
-/// network would be refused; files of the CNI directory that are ignored are named only.
-pub(crate) fn run(source: &Source) -> Result<ExitCode> {
-    let Report {
-        config,
-        refusals,
-        warnings,
-        notes,
-    } = preflight::check(source);
-    let path = source.path().display();
-    let (mut text, mut count) = (String::new(), refusals.len());
-    let mut code = ExitCode::SUCCESS;
-    match &config {
+/// Prints what was found, and the networks of the configuration. Fails if an agent does not start with
+/// it, or a launch on a network would be refused; files of the CNI directory that are ignored are named
+/// only.
+pub(crate) fn run(source: &Source, options: CheckOptions, is_quiet: bool) -> Result<ExitCode> {
+    let scope = if options.offline {
+        Scope::Offline
+    } else {
+        Scope::Everything
+    };
+    let found = preflight::check(source, scope);
+    let mut report = CheckReport::new(source.path());
+    report.add(Severity::Problem, &found.refusals);
+    report.add(Severity::Warning, &found.warnings);
+    report.add(Severity::Note, &found.notes);
+    match &found.config {
+        Err(error) => report.add_error(error),
         Ok(config) => {
-            if refusals.is_empty() {
-                let networks = config.networks.len();
-                let plural = if networks == 1 { "" } else { "s" };
-                writeln!(text, "{path}: good, {networks} network{plural}")?;
+            report.add(Severity::Problem, &config.cni_problems);
+            report.add(Severity::Warning, &config.cni_ignored);
+            if !options.offline {
+                // Asks plugins.
+                report.add(Severity::Problem, &version_problems(config));
             }
             let overlays = OverlayNetworks::new(&config.state_dir);
-            for network in &config.networks {
-                let description = description(network, &overlays);
-                writeln!(text, "  {}: {description}", network.name)?;
-            }
-        }
-        Err(error) => {
-            for problem in &error.problems {
-                writeln!(text, "{problem}")?;
-            }
-            if error.omitted > 0 {
-                writeln!(text, "and {} more", error.omitted)?;
-            }
-            count += error.count();
+            let networks = config.networks.iter();
+            let descriptions = networks
+                .map(|network| format!("{}: {}", network.name, description(network, &overlays)));
+            let count = config.networks.len();
+            let plural = if count == 1 { "" } else { "s" };
+            report.describe(format!("{count} network{plural}"), descriptions.collect());
         }
     }
-    for problem in &refusals {
-        writeln!(text, "{problem}")?;
-    }
-    for warning in &warnings {
-        writeln!(text, "warning: {warning}")?;
-    }
-    for note in &notes {
-        writeln!(text, "note: {note}")?;
-    }
-    if let Ok(config) = &config {
-        let versions = version_problems(config);
-        for problem in config.cni_problems.iter().chain(&versions) {
-            writeln!(text, "not usable: {problem}")?;
-            code = ExitCode::FAILURE;
-        }
-        for ignored in &config.cni_ignored {
-            writeln!(text, "warning: {ignored}")?;
-        }
-    }
-    print(&text)?;
-    if count > 0 {
-        print_error(&format!(
-            "{count} problem{} in {path}",
-            if count == 1 { "" } else { "s" }
-        ));
-        code = ExitCode::FAILURE;
-    }
-    Ok(code)
+    Ok(report.print(options.output, is_quiet)?)
 }
 
 fn description(network: &Network, overlays: &OverlayNetworks) -> String {

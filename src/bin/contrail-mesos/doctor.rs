@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use contrail_mesos::config::Source;
 use contrail_mesos::doctor::{Doctor, Report, Severity};
+use contrail_mesos_api::command_line::{Tone, painted};
 use contrail_mesos_api::http::{Address, InvalidAddress};
 use contrail_mesos_api::text::Escaped;
 
@@ -69,10 +70,15 @@ fn text(report: &Report) -> Result<String> {
     let names = report.checks.iter().map(|check| check.name.len());
     let width = names.max().unwrap_or(0);
     for check in &report.checks {
-        let word = check.severity.word();
+        let tone = match check.severity {
+            Severity::Ok => Tone::Good,
+            Severity::Warning => Tone::Warning,
+            Severity::Failure => Tone::Problem,
+        };
+        let word = painted(tone, &format!("{:<8}", check.severity.word()));
         writeln!(
             text,
-            "{word:<8} {:<width$}  {}",
+            "{word} {:<width$}  {}",
             check.name,
             Escaped(&check.text)
         )?;

@@ -1,11 +1,18 @@
 //! `contrail-mesos`: the operators' command line. Does what the agent's module does, with the same
 //! code, for any network namespace.
 
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "these panic if nobody reads, or a disk is full"
+)]
+
 mod attach;
 mod check;
 mod cluster_status;
 mod detach;
 mod doctor;
+mod examples;
 mod groups;
 mod module;
 mod output;
@@ -17,20 +24,31 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use contrail_mesos::config::{DEFAULT_PATH, Source};
-use contrail_mesos_api::log_line;
-use contrail_mesos_api::text::with_causes;
+pub(crate) use contrail_mesos_api::command_line::Output;
+use contrail_mesos_api::command_line::{CheckOptions, CommonOptions, Generate, Program};
+use contrail_mesos_api::{build, log_line, program};
 
 use self::state::StateOptions;
 
-/// Container networking for Apache Mesos.
+/// The level of the log, unless an option or the environment says another.
+const LOG_LEVEL: &str = "warn";
+
+const PROGRAM: Program = Program {
+    build: build!(),
+    examples: examples::EXAMPLES,
+};
+
+/// Container networking for Apache Mesos: what operators need on an agent
 #[derive(Parser)]
 #[command(name = "contrail-mesos", version, about)]
 struct Arguments {
     /// Configuration file of the agent
     #[arg(long, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
     config: PathBuf,
+    #[command(flatten)]
+    common: CommonOptions,
     #[command(subcommand)]
     command: Command,
 }
@@ -56,6 +74,9 @@ enum Command {
     /// Inspect libraries for Mesos
     #[command(subcommand)]
     Module(ModuleCommand),
+    /// Write manual pages and completions
+    #[command(hide = true)]
+    Generate(Generate),
 }
 
 #[derive(Subcommand)]
@@ -66,42 +87,36 @@ enum ModuleCommand {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Check the configuration; reports every problem with its file and line
-    Check,
-}
-
-/// Output format.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// A table, for people
-    Table,
-    /// JSON, for programs
-    Json,
+    /// Check the configuration, and the files that it names; reports every problem with its file and line
+    Check(CheckOptions),
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+    let arguments = match PROGRAM.parse::<Arguments>() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    env_logger::Builder::new()
+        .parse_filters(&arguments.common.log_filter_or_environment(LOG_LEVEL))
         .format(|out, record| {
             let time = out.timestamp();
             log_line::write(out, time, record)
         })
         .init();
-    let arguments = Arguments::parse();
-    match run(arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            // Our errors say their causes, so a chain would say them again.
-            let text = with_causes(error.as_ref());
-            output::print_error(&format!("contrail-mesos: {text}"));
-            ExitCode::FAILURE
-        }
-    }
+    // Our errors say their causes.
+    program::exit_code("contrail-mesos", run(arguments))
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
     let source = Source::file(&arguments.config);
     match arguments.command {
-        Command::Config(ConfigCommand::Check) => check::run(&source),
+        Command::Config(ConfigCommand::Check(options)) => {
+            check::run(&source, options, arguments.common.quiet)
+        }
+        Command::Generate(command) => {
+            command.run::<Arguments>(&PROGRAM)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Doctor(command) => {
             needs_root("doctor")?;
             let runtime = runtime()?;
@@ -159,4 +174,18 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .worker_threads(1)
         .enable_all()
         .build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_examples_that_are_parsed() {
+        assert_eq!(
+            PROGRAM.commands_without_examples::<Arguments>(),
+            Vec::<String>::new()
+        );
+        assert_eq!(PROGRAM.wrong_examples::<Arguments>(), Vec::<String>::new());
+    }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -44,11 +44,18 @@ fn problem(place: &Path, message: String) -> ConfigProblem {
     }
 }
 
-/// Reads the directory. Leaves out networks with a name of `configured`. Blocks on the file system.
-pub(crate) fn read_directory(cni: &Cni, configured: &HashSet<&str>) -> NetworkFiles {
+/// Reads the directory. Leaves out networks with a name of `configured`. Offline, neither the directory
+/// nor the plugins need be there. Blocks on the file system.
+pub(crate) fn read_directory(
+    cni: &Cni,
+    configured: &HashSet<&str>,
+    is_offline: bool,
+) -> NetworkFiles {
     let mut found = NetworkFiles::default();
+    let plugin_dirs = (!is_offline).then_some(cni.plugin_dirs.as_slice());
     let paths = match files(&cni.config_dir) {
         Ok(paths) => paths,
+        Err(error) if is_offline && error.kind() == ErrorKind::NotFound => return found,
         Err(error) => {
             found.problems.push(problem(
                 &cni.config_dir,
@@ -91,7 +98,7 @@ pub(crate) fn read_directory(cni: &Cni, configured: &HashSet<&str>) -> NetworkFi
             found.problems.push(problem(&file, message));
             continue;
         }
-        let chain = chain(config, &cni.plugin_dirs);
+        let chain = chain(config, plugin_dirs);
         if let Err(message) = &chain {
             let message = format!("network {name:?}: {message}");
             found.problems.push(problem(&file, message));
@@ -167,8 +174,8 @@ fn name(config: &PluginConfig) -> Result<String, String> {
     }
 }
 
-/// The plugins of a file. Each must be installed.
-fn chain(mut config: PluginConfig, plugin_dirs: &[PathBuf]) -> Result<Chain, String> {
+/// The plugins of a file. Each must be installed in one of the directories, if these are given.
+fn chain(mut config: PluginConfig, plugin_dirs: Option<&[PathBuf]>) -> Result<Chain, String> {
     let versions = versions(&mut config)?;
     let plugins = match config.remove("plugins") {
         None => vec![config],
@@ -233,12 +240,14 @@ fn versions(config: &mut PluginConfig) -> Result<Vec<CniVersion>, String> {
     Ok(versions)
 }
 
-fn check(plugin: &PluginConfig, plugin_dirs: &[PathBuf]) -> Result<(), String> {
+fn check(plugin: &PluginConfig, plugin_dirs: Option<&[PathBuf]>) -> Result<(), String> {
     if plugin.get("type").and_then(Value::as_str).is_none() {
         return Err("a plugin has no \"type\"".to_owned());
     }
     for program in programs(plugin) {
-        if find_plugin(program, plugin_dirs).is_none() {
+        if let Some(plugin_dirs) = plugin_dirs
+            && find_plugin(program, plugin_dirs).is_none()
+        {
             let directories: Vec<String> = plugin_dirs
                 .iter()
                 .map(|directory| directory.display().to_string())

@@ -1,0 +1,90 @@
+//! The examples in the help of each command.
+
+use contrail_mesos_api::command_line::Example;
+
+const fn example(command: &'static str, purpose: &'static str, line: &'static str) -> Example {
+    Example {
+        command,
+        purpose,
+        line,
+    }
+}
+
+pub(crate) const EXAMPLES: &[Example] = &[
+    example(
+        "attach",
+        "What would be changed",
+        "contrail-mesos attach test --network blue --port 8080:80 --dry-run",
+    ),
+    example(
+        "attach",
+        "Attach the namespace /run/netns/test to two networks",
+        "contrail-mesos attach test --netns test --network blue --network red",
+    ),
+    example("detach", "Undo it", "contrail-mesos detach test"),
+    example(
+        "detach",
+        "Remove what is left of a container whose checkpoint is damaged",
+        "contrail-mesos detach test --force",
+    ),
+    example(
+        "groups",
+        "The groups of a container",
+        "contrail-mesos groups web.1",
+    ),
+    example(
+        "groups",
+        "Be in other groups from now on",
+        "contrail-mesos groups web.1 --group front --security-group public",
+    ),
+    example(
+        "status",
+        "The containers of this host",
+        "contrail-mesos status",
+    ),
+    example(
+        "status",
+        "Those that are not attached as they should be",
+        "contrail-mesos status -o json | jq '.containers[] | select(.state != \"attached\")'",
+    ),
+    example(
+        "status",
+        "The nodes of the cluster",
+        "contrail-mesos status --cluster",
+    ),
+    example(
+        "check",
+        "What belongs to no container",
+        "contrail-mesos check",
+    ),
+    example(
+        "check",
+        "What a repair would do",
+        "contrail-mesos check --repair --dry-run",
+    ),
+    example(
+        "config check",
+        "Check the configuration of this host",
+        "contrail-mesos config check",
+    ),
+    example(
+        "config check",
+        "Check a file that is meant for other hosts, without root",
+        "contrail-mesos --config agent.toml config check --offline",
+    ),
+    example(
+        "doctor",
+        "Check this host, and show only failures and warnings",
+        "contrail-mesos doctor | grep -v ^ok",
+    ),
+    example(
+        "doctor",
+        "Check whether a new library fits the installed Mesos",
+        "contrail-mesos doctor --library ./libcontrail_mesos.so",
+    ),
+    example(
+        "module info",
+        "For which Mesos a library was built",
+        "contrail-mesos module info /usr/lib/mesos/modules/libcontrail_mesos.so",
+    ),
+];
