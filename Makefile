@@ -43,6 +43,8 @@ module_packages = g++ \
   $(if $(MESOS_TREE)$(MESOS_PREFIX),libcurl4-openssl-dev libssl-dev) \
   $(if $(MESOS_TREE),$(if $(MESOS_BUILD),,patch python3 python3-pip python3-venv))
 TESTBED_PACKAGES = $$(grep -v '^\#' mesos-module-tests/mesos/packages)
+# Man pages and completions, in man/ and completions/{bash,fish,zsh}.
+ASSETS := $(BUILT)/assets
 say = @printf '==> %s\n'
 
 .PHONY: help demo demo-bridge demo-contrail demo-manager demo-overlay demo-star demo-services check lint test soak bench module release man audit clean
@@ -113,12 +115,9 @@ release: module ## Build everything that is shipped: the library and the program
 	@$(on_abi) $(of_commit) cargo build --release --locked --package contrail-mesos --package contrail-mesos-node --package contrail-mesos-manager --bins
 	$(say) 'programs: $(BUILT)/release/{contrail-mesos,contrail-mesos-cni,contrail-mesos-node,contrail-mesos-manager}'
 
-man: programs ## Write the manual pages and shell completions to target/man and target/completions
-	@for program in contrail-mesos contrail-mesos-cni contrail-mesos-node contrail-mesos-manager; do \
-	  $(BUILT)/debug/$$program generate man $(BUILT)/man; \
-	  $(BUILT)/debug/$$program generate completions $(BUILT)/completions; \
-	done
-	$(say) 'manual pages: $(BUILT)/man; completions: $(BUILT)/completions'
+man: programs ## Write manual pages and shell completions to target/assets
+	@.ci/man $(BUILT)/debug $(ASSETS)
+	$(say) 'manual pages: $(ASSETS)/man; completions: $(ASSETS)/completions'
 
 audit: toolchain ## Check licences, banned crates and sources (cargo-deny, without its advisories)
 	@.ci/audit

@@ -30,28 +30,58 @@ const COMMANDS: &[(&str, i32)] = &[
     ("contrail-mesos --config DIR/agent.toml check", 0),
     ("contrail-mesos --config DIR/agent.toml check -o json", 0),
     ("contrail-mesos --config DIR/agent.toml config check", 0),
-    ("contrail-mesos --config DIR/agent.toml config check -o json", 0),
+    (
+        "contrail-mesos --config DIR/agent.toml config check -o json",
+        0,
+    ),
     ("contrail-mesos --config DIR/wrong.toml config check", 1),
-    ("contrail-mesos --config DIR/wrong.toml config check --offline", 1),
-    ("contrail-mesos --config DIR/agent.toml doctor --agent 127.0.0.1:1", 1),
+    (
+        "contrail-mesos --config DIR/wrong.toml config check --offline",
+        1,
+    ),
+    (
+        "contrail-mesos --config DIR/agent.toml doctor --agent 127.0.0.1:1",
+        1,
+    ),
     ("contrail-mesos module info LIBRARY", 0),
     ("contrail-mesos module info -o json LIBRARY", 0),
-    ("contrail-mesos --config DIR/agent.toml attach other --network blue --dry-run", 0),
-    ("contrail-mesos --config DIR/agent.toml attach other --network blue --dry-run -o json", 0),
+    (
+        "contrail-mesos --config DIR/agent.toml attach other --network blue --dry-run",
+        0,
+    ),
+    (
+        "contrail-mesos --config DIR/agent.toml attach other --network blue --dry-run -o json",
+        0,
+    ),
     ("contrail-mesos --config DIR/agent.toml groups box", 0),
-    ("contrail-mesos --config DIR/agent.toml groups box -o json", 0),
+    (
+        "contrail-mesos --config DIR/agent.toml groups box -o json",
+        0,
+    ),
     ("contrail-mesos --config DIR/agent.toml detach other", 0),
     ("contrail-mesos-cni --help", 0),
     ("contrail-mesos-cni --version", 0),
     ("contrail-mesos-node --help", 0),
     ("contrail-mesos-node --version", 0),
-    ("contrail-mesos-node --config DIR/agent.toml config check", 0),
-    ("contrail-mesos-node --config DIR/wrong.toml config check -o json", 1),
+    (
+        "contrail-mesos-node --config DIR/agent.toml config check",
+        0,
+    ),
+    (
+        "contrail-mesos-node --config DIR/wrong.toml config check -o json",
+        1,
+    ),
     ("contrail-mesos-node --config DIR/agent.toml --dry-run", 3),
     ("contrail-mesos-manager --help", 0),
     ("contrail-mesos-manager --version", 0),
-    ("contrail-mesos-manager --config DIR/manager.toml config check", 0),
-    ("contrail-mesos-manager --config DIR/wrong.toml config check", 1),
+    (
+        "contrail-mesos-manager --config DIR/manager.toml config check",
+        0,
+    ),
+    (
+        "contrail-mesos-manager --config DIR/wrong.toml config check",
+        1,
+    ),
     ("contrail-mesos-manager import DIR/old.ini", 0),
     ("contrail-mesos-manager overlay check DIR/overlay.json", 0),
 ];
@@ -93,11 +123,7 @@ fn host() -> Result<Host> {
 }
 
 /// Runs a command on the host, with streams that `change` may replace.
-fn run(
-    host: &Host,
-    line: &str,
-    change: impl FnOnce(&mut Command) -> Result<()>,
-) -> Result<Output> {
+fn run(host: &Host, line: &str, change: impl FnOnce(&mut Command) -> Result<()>) -> Result<Output> {
     let line = line
         .replace("DIR", &host.directory().display().to_string())
         .replace("LIBRARY", &module()?.display().to_string());
@@ -169,16 +195,36 @@ fn wrong_arguments_and_errors_have_their_exit_codes_and_streams() -> Result<()> 
         ("contrail-mesos status -o jsno", 2, "'json'"),
         ("contrail-mesos config", 2, "Usage: contrail-mesos config"),
         ("contrail-mesos -v -q status", 2, "--quiet"),
-        ("contrail-mesos --config DIR/agent.toml groups nobody", 1, "is not attached"),
-        ("contrail-mesos --config DIR/none.toml attach a --network b --dry-run", 1, "none.toml"),
+        (
+            "contrail-mesos --config DIR/agent.toml groups nobody",
+            1,
+            "is not attached",
+        ),
+        (
+            "contrail-mesos --config DIR/none.toml attach a --network b --dry-run",
+            1,
+            "none.toml",
+        ),
         ("contrail-mesos generate man /dev/null/x", 1, "/dev/null/x"),
         ("contrail-mesos-cni --frobnicate", 2, "--frobnicate"),
         ("contrail-mesos-node --dry-run run", 2, "--dry-run"),
         ("contrail-mesos-node rnu", 2, "'run'"),
-        ("contrail-mesos-node --config DIR/wrong.toml", 1, "state_dri"),
+        (
+            "contrail-mesos-node --config DIR/wrong.toml",
+            1,
+            "state_dri",
+        ),
         ("contrail-mesos-manager --dry-run --check", 2, "--check"),
-        ("contrail-mesos-manager --dry-run overlay check x", 2, "--dry-run"),
-        ("contrail-mesos-manager --config DIR/wrong.toml", 1, "colour"),
+        (
+            "contrail-mesos-manager --dry-run overlay check x",
+            2,
+            "--dry-run",
+        ),
+        (
+            "contrail-mesos-manager --config DIR/wrong.toml",
+            1,
+            "colour",
+        ),
         ("contrail-mesos-manager import DIR/none.ini", 1, "none.ini"),
         ("contrail-mesos-manager --log-level loud", 1, "loud"),
     ] {
@@ -313,6 +359,23 @@ fn verbose_and_quiet_change_the_log() -> Result<()> {
     assert_eq!(log("")?, "");
     assert_eq!(log(" -q")?, "");
     ensure!(!log(" -vvv")?.is_empty(), "there is no log");
+    // Nothing is confirmed, but what goes wrong is said.
+    for (line, is_silent) in [
+        ("detach other -q", true),
+        ("check -q", true),
+        ("config check -q", true),
+        ("doctor -q --agent 127.0.0.1:1", false),
+        ("attach other --network none -q", false),
+    ] {
+        let line = format!("contrail-mesos --config DIR/agent.toml {line}");
+        let output = run(&host, &line, |_| Ok(()))?;
+        let printed = text(&[output.stdout, output.stderr].concat());
+        assert_eq!(printed.is_empty(), is_silent, "{line}: {printed}");
+        ensure!(
+            !printed.lines().any(|line| line.starts_with("ok ")),
+            "{line}: {printed}"
+        );
+    }
     Ok(())
 }
 
@@ -342,7 +405,11 @@ fn manual_pages_render_and_name_every_command() -> Result<()> {
     let host = host()?;
     let directory = host.directory().join("man");
     for program in PROGRAMS {
-        run(&host, &format!("{program} generate man DIR/man"), |_| Ok(()))?;
+        run(
+            &host,
+            &format!("{program} generate man DIR/man"),
+            |_| Ok(()),
+        )?;
     }
     let mut described = BTreeSet::new();
     for entry in fs::read_dir(&directory)? {
@@ -380,7 +447,9 @@ fn manual_pages_render_and_name_every_command() -> Result<()> {
     let tried: BTreeSet<String> = COMMANDS
         .iter()
         .map(|(line, _)| {
-            let words = line.split(' ').filter(|word| !word.contains(['/', '.', ':']));
+            let words = line
+                .split(' ')
+                .filter(|word| !word.contains(['/', '.', ':']));
             let words = words.take_while(|word| !word.starts_with('-') || *word == "--config");
             let words: Vec<&str> = words.filter(|word| *word != "--config").collect();
             words.join("-")
@@ -394,7 +463,10 @@ fn manual_pages_render_and_name_every_command() -> Result<()> {
             || tried
                 .iter()
                 .any(|line| line == name || line.starts_with(&format!("{name}-")));
-        ensure!(is_tried || is_group, "{name} is not in the table: {tried:?}");
+        ensure!(
+            is_tried || is_group,
+            "{name} is not in the table: {tried:?}"
+        );
     }
     for name in PROGRAMS {
         ensure!(described.contains(name), "{name}: {described:?}");
@@ -417,7 +489,9 @@ fn completions_complete_commands_in_bash() -> Result<()> {
         ("contrail-mesos-node", "conf", "config"),
         ("contrail-mesos-manager", "imp", "import"),
     ] {
-        let file = host.directory().join(format!("completions/{program}.bash"));
+        let file = host
+            .directory()
+            .join(format!("completions/bash/{program}.bash"));
         let mut script = String::new();
         File::open(&file)?.read_to_string(&mut script)?;
         let function = script

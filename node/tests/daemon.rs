@@ -61,10 +61,7 @@ fn check_reports_problems_of_a_configuration() {
     // On another host it need not be there.
     let output = run(&config, &["config", "check", "--offline"]);
     assert!(output.status.success(), "{output:?}");
-    assert!(
-        text(&output.stdout).starts_with("note: "),
-        "{output:?}"
-    );
+    assert!(text(&output.stdout).starts_with("note: "), "{output:?}");
 
     std::fs::write(&config, "[node]\nname = \"a b\"\n").unwrap();
     let problem = "agent.toml:2:8: node.name";

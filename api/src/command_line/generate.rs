@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory, Subcommand};
+use clap::{Args, Command, CommandFactory, Subcommand};
 use clap_complete::Shell;
 
 use super::{Program, manual};
@@ -23,9 +23,9 @@ enum Product {
         /// Directory to write them to
         directory: PathBuf,
     },
-    /// Write the completions for bash, zsh and fish
+    /// Write the completions for bash, fish and zsh
     Completions {
-        /// Directory to write them to
+        /// Directory to write them to, in a directory for each shell
         directory: PathBuf,
     },
 }
@@ -55,12 +55,30 @@ impl Generate {
 }
 
 fn completions<A: CommandFactory>(program: &Program, directory: &Path) -> io::Result<()> {
-    let mut command = program.plain_command::<A>();
+    let mut command = shown(&program.plain_command::<A>());
     let name = command.get_name().to_owned();
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+    for shell in [Shell::Bash, Shell::Fish, Shell::Zsh] {
+        let directory = directory.join(shell.to_string());
+        fs::create_dir_all(&directory)?;
         clap_complete::generate_to(shell, &mut command, &name, directory)?;
     }
     Ok(())
+}
+
+/// The command without what is hidden.
+fn shown(command: &Command) -> Command {
+    let mut shown = Command::new(command.get_name().to_owned());
+    if let Some(about) = command.get_about() {
+        shown = shown.about(about.clone());
+    }
+    if let Some(version) = command.get_version() {
+        shown = shown.version(version.to_owned());
+    }
+    let arguments = command.get_arguments().filter(|one| !one.is_hide_set());
+    let subcommands = command.get_subcommands().filter(|one| !one.is_hide_set());
+    shown
+        .args(arguments.cloned())
+        .subcommands(subcommands.map(self::shown))
 }
 
 #[cfg(test)]

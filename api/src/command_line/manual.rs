@@ -34,13 +34,15 @@ fn write_page(
         let path = joined_path(path, subcommand.get_name());
         write_page(program, subcommand, &path, directory)?;
     }
-    let manual = Man::new(command.clone())
-        .section(SECTION)
-        .date(program.build.date)
-        .source(format!("contrail-mesos {}", program.build.version))
-        .manual("contrail-mesos");
+    let manual = Man::new(command.clone()).section(SECTION);
     let mut page = vec![];
-    manual.render_title(&mut page)?;
+    // The library leaves out a date that is not known, as if the next argument were the date.
+    let name = command.get_display_name().unwrap_or(command.get_name());
+    let (version, date) = (program.build.version, program.build.date);
+    writeln!(
+        page,
+        ".TH \"{name}\" {SECTION} \"{date}\" \"contrail-mesos {version}\" \"contrail-mesos\""
+    )?;
     manual.render_name_section(&mut page)?;
     manual.render_synopsis_section(&mut page)?;
     manual.render_description_section(&mut page)?;

@@ -127,13 +127,13 @@ impl Program {
             .command::<A>()
             .try_get_matches_from(arguments)
             .and_then(|mut matches| A::from_arg_matches_mut(&mut matches));
-        parsed.map_err(|error| answer(&error.format(&mut self.command::<A>())))
+        parsed.map_err(|error| answer::<A>(&error.format(&mut self.command::<A>())))
     }
 
     /// Prints what is wrong with arguments that the parser accepts. The result is the exit code.
     pub fn usage_error<A: CommandFactory>(&self, message: &str) -> ExitCode {
         let mut command = self.command::<A>();
-        answer(&command.error(clap::error::ErrorKind::ArgumentConflict, message))
+        answer::<A>(&command.error(clap::error::ErrorKind::ArgumentConflict, message))
     }
 
     /// The command with its whole help.
@@ -239,7 +239,7 @@ impl Program {
 }
 
 /// Prints what the parser says. The result is the exit code.
-fn answer(error: &clap::Error) -> ExitCode {
+fn answer<A: CommandFactory>(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         // If that fails, the exit code still says it.
         let _ = error.print();
@@ -249,7 +249,7 @@ fn answer(error: &clap::Error) -> ExitCode {
     match output::written(printed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            print_error(&error.to_string());
+            print_error(&format!("{}: {error}", A::command().get_name()));
             ExitCode::from(EXIT_FAILURE)
         }
     }

@@ -168,7 +168,7 @@ fn pages_and_completions_are_written_for_shown_commands() {
         generate("man"),
         ["tool-look.8", "tool-tools-mend.8", "tool-tools.8", "tool.8"]
     );
-    assert_eq!(generate("completions"), ["_tool", "tool.bash", "tool.fish"]);
+    assert_eq!(generate("completions"), ["bash", "fish", "zsh"]);
     let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).expect(name);
     let page = read("man/tool-tools-mend.8");
     for part in [
@@ -179,7 +179,17 @@ fn pages_and_completions_are_written_for_shown_commands() {
     ] {
         assert!(page.contains(part), "{part:?} is not in {page}");
     }
-    assert!(!read("man/tool.8").contains("generate"));
+    assert!(page.starts_with(".TH \"tool-tools-mend\" 8 \"\" \"contrail-mesos 1.2.3\""));
+    for file in [
+        "man/tool.8",
+        "completions/zsh/_tool",
+        "completions/bash/tool.bash",
+        "completions/fish/tool.fish",
+    ] {
+        let text = read(file);
+        assert!(text.contains("look"), "{file}: {text}");
+        assert!(!text.contains("generate"), "{file}: {text}");
+    }
     // A directory that cannot be made.
     let generate = Generate::from_directory(directory.path().join("man/tool.8/x"));
     let error = generate.run::<Arguments>(&PROGRAM).expect_err("a file");

@@ -11,10 +11,12 @@ use contrail_mesos_api::cluster::Admission;
 use contrail_mesos_api::command_line::{CheckOptions, CheckReport};
 use contrail_mesos_api::config_reader::Severity;
 
+use crate::output::is_quiet;
+
 /// Prints what was found, and the networks of the configuration. Fails if an agent does not start with
 /// it, or a launch on a network would be refused; files of the CNI directory that are ignored are named
 /// only.
-pub(crate) fn run(source: &Source, options: CheckOptions, is_quiet: bool) -> Result<ExitCode> {
+pub(crate) fn run(source: &Source, options: CheckOptions) -> Result<ExitCode> {
     let scope = if options.offline {
         Scope::Offline
     } else {
@@ -43,7 +45,7 @@ pub(crate) fn run(source: &Source, options: CheckOptions, is_quiet: bool) -> Res
             report.describe(format!("{count} network{plural}"), descriptions.collect());
         }
     }
-    Ok(report.print(options.output, is_quiet)?)
+    Ok(report.print(options.output, is_quiet())?)
 }
 
 fn description(network: &Network, overlays: &OverlayNetworks) -> String {

@@ -11,7 +11,7 @@ use contrail_mesos::provider::PendingTeardown;
 use contrail_mesos_api::container::ContainerId;
 use futures::future::join_all;
 
-use crate::output::print;
+use crate::output::confirm;
 use crate::state::StateOptions;
 
 /// Undo an attach
@@ -73,7 +73,7 @@ impl Detach {
         }
         let pending = self.pending(attacher);
         if pending.is_empty() {
-            print(&format!("{name} is detached\n"))?;
+            confirm(&format!("{name} is detached\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
         let peers: BTreeSet<&str> = pending
@@ -84,7 +84,7 @@ impl Detach {
             })
             .collect();
         let peers = peers.into_iter().collect::<Vec<_>>().join(" and ");
-        print(&format!(
+        confirm(&format!(
             "{name} is detached from this host; its teardown {peers} is pending (a running agent \
              retries it, and so does another `contrail-mesos detach {name}`)\n"
         ))?;
@@ -102,7 +102,7 @@ impl Detach {
         let name = &self.container;
         let pending = self.pending(attacher);
         if pending.is_empty() {
-            print(&format!("{name} is not attached: nothing to do\n"))?;
+            confirm(&format!("{name} is not attached: nothing to do\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
         let retries = pending
@@ -112,7 +112,7 @@ impl Detach {
         for retried in join_all(retries).await {
             retried.with_context(|| format!("the teardown of {name} is still pending"))?;
         }
-        print(&format!("the pending teardown of {name} is complete\n"))?;
+        confirm(&format!("the pending teardown of {name} is complete\n"))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -13,7 +13,7 @@ use contrail_mesos_api::http::{Address, InvalidAddress};
 use contrail_mesos_api::text::Escaped;
 
 use crate::Output;
-use crate::output::print;
+use crate::output::{is_quiet, print};
 
 /// The port of an agent whose address has none.
 const AGENT_PORT: u16 = 5051;
@@ -70,6 +70,9 @@ fn text(report: &Report) -> Result<String> {
     let names = report.checks.iter().map(|check| check.name.len());
     let width = names.max().unwrap_or(0);
     for check in &report.checks {
+        if is_quiet() && check.severity != Severity::Failure {
+            continue;
+        }
         let tone = match check.severity {
             Severity::Ok => Tone::Good,
             Severity::Warning => Tone::Warning,
@@ -85,6 +88,9 @@ fn text(report: &Report) -> Result<String> {
         if let Some(remedy) = &check.remedy {
             writeln!(text, "{:<8} {:<width$}  -> {}", "", "", Escaped(remedy))?;
         }
+    }
+    if is_quiet() {
+        return Ok(text);
     }
     let count = |severity| {
         let checks = report.checks.iter();

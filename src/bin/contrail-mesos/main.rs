@@ -42,7 +42,7 @@ const PROGRAM: Program = Program {
 
 /// Container networking for Apache Mesos: what operators need on an agent
 #[derive(Parser)]
-#[command(name = "contrail-mesos", version, about)]
+#[command(name = "contrail-mesos", version)]
 struct Arguments {
     /// Configuration file of the agent
     #[arg(long, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
@@ -96,6 +96,9 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
+    if arguments.common.quiet {
+        output::be_quiet();
+    }
     env_logger::Builder::new()
         .parse_filters(&arguments.common.log_filter_or_environment(LOG_LEVEL))
         .format(|out, record| {
@@ -110,9 +113,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     let source = Source::file(&arguments.config);
     match arguments.command {
-        Command::Config(ConfigCommand::Check(options)) => {
-            check::run(&source, options, arguments.common.quiet)
-        }
+        Command::Config(ConfigCommand::Check(options)) => check::run(&source, options),
         Command::Generate(command) => {
             command.run::<Arguments>(&PROGRAM)?;
             Ok(ExitCode::SUCCESS)

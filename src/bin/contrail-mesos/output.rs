@@ -1,5 +1,7 @@
 //! What several commands print.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
 use contrail_mesos::provider::PortMapping;
 use contrail_mesos_api::command_line;
@@ -12,6 +14,24 @@ pub(crate) const SCHEMA_VERSION: u32 = 1;
 /// Prints text. It is no error that nobody reads it to its end, as in `status | head -1`.
 pub(crate) fn print(text: &str) -> Result<()> {
     Ok(command_line::print(text)?)
+}
+
+/// Whether only results and problems are printed.
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on only results and problems are printed.
+pub(crate) fn be_quiet() {
+    IS_QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether only results and problems are printed.
+pub(crate) fn is_quiet() -> bool {
+    IS_QUIET.load(Ordering::Relaxed)
+}
+
+/// Prints that something was done, unless that is not wanted.
+pub(crate) fn confirm(text: &str) -> Result<()> {
+    if is_quiet() { Ok(()) } else { print(text) }
 }
 
 /// A mapped port, as the option --port has it.

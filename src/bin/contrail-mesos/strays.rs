@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::Output;
-use crate::output::{SCHEMA_VERSION, print, print_error};
+use crate::output::{SCHEMA_VERSION, is_quiet, print, print_error};
 use crate::state::StateOptions;
 
 /// Look for what belongs to no container on this host, and repair it
@@ -139,6 +139,7 @@ impl Check {
             .filter(|row| row.outcome != Some(Outcome::Repaired))
             .count();
         match (rows.len(), left) {
+            (_, 0) if is_quiet() => {}
             (0, _) => writeln!(
                 text,
                 "clean: everything on this host belongs to a container"
