@@ -222,12 +222,13 @@ impl Source {
                 source.overrides.push((key.clone(), value.clone()));
             } else {
                 let known = ["config"].into_iter().chain(OVERRIDABLE_KEYS);
-                let meant = suggestion(key, known)
-                    .map_or_else(String::new, |known| format!("did you mean {known:?}? "));
-                problem(format!(
-                    "is unknown; {meant}the known ones are config, {}",
-                    OVERRIDABLE_KEYS.join(", ")
-                ));
+                problem(match suggestion(key, known) {
+                    Some(meant) => format!("is unknown; did you mean {meant:?}?"),
+                    None => format!(
+                        "is unknown; the known ones are config, {}",
+                        OVERRIDABLE_KEYS.join(", ")
+                    ),
+                });
             }
         }
         let mut omitted = 0;

@@ -66,6 +66,10 @@ fn groups_are_isolated_and_admit_hosts_and_mapped_ports_by_default() {
     for (keys, expected) in [
         ("groups = 'yes'", "5:10: network[0].groups"),
         ("groups = true\nadmit = ['host']", "6:10: network[0].admit"),
+        (
+            "groups = true\nadmit = ['mapped-prots']",
+            "did you mean \"mapped-ports\"?",
+        ),
         ("groups = true\nadmit = 'hosts'", "6:9: network[0].admit"),
         ("admit = ['hosts']", "5:9: network[0].admit"),
         (
@@ -410,7 +414,7 @@ fn module_parameters_override_file_and_are_checked() {
     .expect_err("bad parameters");
     let message = error.to_string();
     for expected in [
-        "module parameter \"statedir\": is unknown",
+        "module parameter \"statedir\": is unknown; did you mean \"state_dir\"?",
         "module parameter \"netns_dir\": netns_dir: \"b\" must be an absolute path",
         "module parameter \"deadlines.recover\": deadlines.recover: expected a duration",
     ] {

@@ -186,7 +186,15 @@ mod tests {
             assert_eq!(read.to_string(), address);
             assert_eq!(read.uri("/v2/x?y").unwrap().to_string(), uri);
         }
-        for wrong in ["", "ftp://a", "http://", "a b", "[10.0.0.1]", "http://a/?q"] {
+        for wrong in [
+            "",
+            "ftp://a",
+            "http://",
+            "a b",
+            "[10.0.0.1]",
+            "http://a/?q",
+            "a:0",
+        ] {
             assert!(Address::parse(wrong, 8080).is_err(), "{wrong:?}");
         }
         let secret = Address::parse("http://user:password@a", 8080).unwrap_err();

@@ -331,6 +331,8 @@ mod tests {
             assert_eq!(problems.len(), 1, "{rule}: {problems:?}");
             assert!(problems[0].contains(expected), "{rule}: {problems:?}");
         }
+        let problems = one_rule("from = \"group:a\"\nprotocol = \"icmp6\"").unwrap_err();
+        assert!(problems[0].contains("did you mean \"icmp"), "{problems:?}");
         for protocol in ["", "TCP", "256", "-1", "+6", "6.0", "tcp,udp"] {
             let problems =
                 one_rule(&format!("from = \"group:a\"\nprotocol = \"{protocol}\"")).unwrap_err();

@@ -307,6 +307,25 @@ fn password_in_the_url_of_keystone_is_refused_and_not_shown() {
 }
 
 #[test]
+fn addresses_that_can_never_work_are_refused() {
+    for (text, expected) in [
+        ("servers = [\"http://a:0\"]", "vnc.servers: expected"),
+        (
+            "servers = [\"a\"]\n[vnc.keystone]\nuser = \"u\"\npassword_env = \"PATH\"\nurl = \"keystone:35357\"",
+            "vnc.keystone.url: has no scheme",
+        ),
+        (
+            "servers = [\"a\"]\n[vnc.keystone]\nuser = \"u\"\npassword_env = \"PATH\"\nurl = \"ftp://keystone\"",
+            "vnc.keystone.url: \"ftp://keystone\" is not a server's address",
+        ),
+    ] {
+        let problems = parse(&format!("[vnc]\n{text}\n")).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(problems[0].contains(expected), "{problems:#?}");
+    }
+}
+
+#[test]
 fn source_tables_are_validated() {
     let vnc = "[vnc]\nservers = [\"a\"]\n";
     let wrong = |text: &str, expected: &str| {
