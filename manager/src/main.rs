@@ -138,7 +138,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         Format::Json => LogFormat::Json,
     };
     let option = arguments.common.log_filter(LOG_LEVEL);
-    logging::init(format, option.unwrap_or(&arguments.log_level))?;
+    if let Err(error) = logging::init(format, option.unwrap_or(&arguments.log_level)) {
+        return Ok(PROGRAM.usage_error::<Arguments>(&error.to_string()));
+    }
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(error) => {

@@ -226,7 +226,7 @@ fn wrong_arguments_and_errors_have_their_exit_codes_and_streams() -> Result<()> 
             "colour",
         ),
         ("contrail-mesos-manager import DIR/none.ini", 1, "none.ini"),
-        ("contrail-mesos-manager --log-level loud", 1, "loud"),
+        ("contrail-mesos-manager --log-level loud", 2, "loud"),
     ] {
         let output = run(&host, line, |_| Ok(()))?;
         assert_eq!(output.status.code(), Some(code), "{line}: {output:?}");
@@ -281,11 +281,7 @@ fn checks_of_all_programs_speak_the_same_words() -> Result<()> {
         assert_eq!(json["valid"], false, "{json}");
         assert_eq!(json["findings"][0]["line"], 1, "{json}");
         assert_eq!(json["findings"][0]["severity"], "problem", "{json}");
-        assert_eq!(
-            json["problems"].as_u64(),
-            Some(quiet.lines().count() as u64),
-            "{json}"
-        );
+        assert_eq!(json["problems"], quiet.lines().count(), "{json}");
         // Colors only if they are wanted.
         for (variable, option, is_colored) in [
             (Some("CLICOLOR_FORCE"), "", true),
@@ -336,7 +332,9 @@ fn offline_check_looks_at_no_host() -> Result<()> {
     let elsewhere = text(&output.stdout);
     ensure!(output.status.success(), "{elsewhere}");
     ensure!(
-        elsewhere.contains("agent.toml: valid, 1 network\n"),
+        elsewhere.contains("agent.toml: valid, 1 network")
+            && !elsewhere.contains("does not answer")
+            && !elsewhere.contains("other"),
         "{elsewhere}"
     );
     Ok(())
@@ -414,9 +412,9 @@ fn manual_pages_render_and_name_every_command() -> Result<()> {
     let mut described = BTreeSet::new();
     for entry in fs::read_dir(&directory)? {
         let path = entry?.path();
-        // As the checks of Debian packages do it.
+        // Warnings are on its standard error.
         let output = Command::new("man")
-            .args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8"])
+            .args(["--warnings", "-E", "UTF-8", "-l"])
             .arg(&path)
             .envs([
                 ("LC_ALL", "C.UTF-8"),

@@ -12,7 +12,8 @@ mod manual;
 mod output;
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::fmt::Write as _;
+use std::io;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Command, CommandFactory, Parser, ValueEnum};
@@ -182,13 +183,13 @@ impl Program {
 
     fn examples_help(&self, path: &str) -> String {
         let mut text = String::new();
-        for example in self.examples_of(path) {
+        for Example { purpose, line, .. } in self.examples_of(path) {
             if text.is_empty() {
-                text.push_str("Examples:\n");
+                text.push_str("Examples:");
             }
-            text.push_str(&format!("  {}:\n    {}\n", example.purpose, example.line));
+            let _ = write!(text, "\n  {purpose}:\n    {line}");
         }
-        text.trim_end().to_owned()
+        text
     }
 
     fn examples_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Example> {
@@ -224,14 +225,20 @@ impl Program {
         for Example { command, line, .. } in self.examples {
             // What is behind a pipe is another program's.
             let words = line.split(" | ").next().unwrap_or_default().split(' ');
-            if let Err(error) = self.plain_command::<A>().try_get_matches_from(words)
-                && error.use_stderr()
-            {
-                wrong.push(format!("{line}: {error}"));
-            }
-            let begin = joined_path(self.plain_command::<A>().get_name(), command);
-            if !line.starts_with(&begin) {
-                wrong.push(format!("{line} is no example of {begin}"));
+            match self.plain_command::<A>().try_get_matches_from(words) {
+                Err(error) if error.use_stderr() => wrong.push(format!("{line}: {error}")),
+                // The version.
+                Err(_) => {}
+                Ok(matches) => {
+                    let (mut path, mut inner) = (String::new(), &matches);
+                    while let Some((name, matches)) = inner.subcommand() {
+                        path = joined_path(&path, name);
+                        inner = matches;
+                    }
+                    if path != *command {
+                        wrong.push(format!("{line} is no example of {command:?}"));
+                    }
+                }
             }
         }
         wrong
@@ -245,7 +252,9 @@ fn answer<A: CommandFactory>(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::from(EXIT_USAGE);
     }
-    let printed = error.print().and_then(|()| io::stdout().flush());
+    let printed = error
+        .print()
+        .and_then(|()| io::Write::flush(&mut io::stdout()));
     match output::written(printed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -277,10 +286,11 @@ fn joined_help(first: Option<String>, others: &[String]) -> String {
 
 fn help_table(title: &str, rows: &[(String, &str)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let lines = rows
-        .iter()
-        .map(|(name, meaning)| format!("\n  {name:<width$}  {meaning}"));
-    format!("{title}:{}", lines.collect::<String>())
+    let mut text = format!("{title}:");
+    for (name, meaning) in rows {
+        let _ = write!(text, "\n  {name:<width$}  {meaning}");
+    }
+    text
 }
 
 /// The options that all commands have.

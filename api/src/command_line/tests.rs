@@ -93,6 +93,16 @@ fn examples_are_parsed() {
                 purpose: "",
                 line: "tool tools mend",
             },
+            Example {
+                command: "look",
+                purpose: "",
+                line: "tool -v look --output json",
+            },
+            Example {
+                command: "",
+                purpose: "",
+                line: "tool --version",
+            },
         ],
         ..PROGRAM
     };

@@ -29,7 +29,15 @@ const MIN_TIMEOUT: Duration = Duration::from_secs(1);
 const ADDRESS: &str = "an address and port such as \"127.0.0.1:6992\"";
 const SUBNET: &str = "a subnet such as \"10.32.0.0/12\"";
 
-pub(super) fn parse(document: Document<'_>) -> (Result<Config, ConfigError>, Vec<ConfigProblem>) {
+/// What a file says.
+pub(super) struct ParsedFile {
+    pub(super) config: Result<Config, ConfigError>,
+    /// What is probably a mistake, whether the file is valid or not.
+    pub(super) warnings: Vec<ConfigProblem>,
+    pub(super) notes: Vec<ConfigProblem>,
+}
+
+pub(super) fn parse(document: Document<'_>) -> ParsedFile {
     let table = document.parse();
     let top = Section::top(&document, &table);
     let config = read(&top);
@@ -38,22 +46,24 @@ pub(super) fn parse(document: Document<'_>) -> (Result<Config, ConfigError>, Vec
     services::check(&top, config.services.as_ref(), configured);
     top.finish();
     let (mut warnings, notes) = (document.warnings(), document.notes());
-    let overlay = match (document.finish(), overlay) {
-        (Ok(()), Ok(overlay)) => overlay,
-        (Ok(()), Err(error)) | (Err(error), Ok(_)) => return (Err(error), notes),
-        (Err(error), Err(more)) => return (Err(error.and(more)), notes),
+    let config = match (document.finish(), overlay) {
+        (Ok(()), Ok(overlay)) => {
+            let networks = overlay.iter().map(|overlay| &overlay.networks);
+            warnings.extend(networks.flat_map(|networks| networks.warnings.clone()));
+            Ok(Config {
+                overlay,
+                warnings: warnings.clone(),
+                ..config
+            })
+        }
+        (Ok(()), Err(error)) | (Err(error), Ok(_)) => Err(error),
+        (Err(error), Err(more)) => Err(error.and(more)),
     };
-    warnings.extend(
-        overlay
-            .iter()
-            .flat_map(|overlay| overlay.networks.warnings.clone()),
-    );
-    let config = Config {
-        overlay,
+    ParsedFile {
+        config,
         warnings,
-        ..config
-    };
-    (Ok(config), notes)
+        notes,
+    }
 }
 
 fn read(top: &Section<'_>) -> Config {

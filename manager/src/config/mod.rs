@@ -227,7 +227,7 @@ impl Config {
 
     /// Parses the content of a file; its path is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        file::parse(Document::new(path, text)).0
+        file::parse(Document::new(path, text)).config
     }
 }
 
@@ -253,19 +253,25 @@ pub fn check(path: &Path, is_offline: bool) -> CheckReport {
     } else {
         FileAccess::Checked
     };
-    let (config, notes) = match read(path) {
-        Ok(text) => file::parse(Document::new(path, &text).with_file_access(access)),
-        Err(error) => (Err(error), vec![]),
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(error) => {
+            report.add_error(&error);
+            return report;
+        }
     };
-    report.add(Severity::Note, &notes);
-    match config {
-        Err(error) => report.add_error(&error),
-        Ok(config) => {
-            report.add(Severity::Warning, &config.warnings);
-            if !is_offline && let Err(error) = Manager::check(&config) {
+    let parsed = file::parse(Document::new(path, &text).with_file_access(access));
+    report.add(Severity::Warning, &parsed.warnings);
+    report.add(Severity::Note, &parsed.notes);
+    match &parsed.config {
+        Err(error) => report.add_error(error),
+        Ok(config) if !is_offline => {
+            // Each file is good, but perhaps not all of them together.
+            if let Err(error) = Manager::check(config) {
                 report.add_text(Severity::Problem, format!("{}: {error}", path.display()));
             }
         }
+        Ok(_) => {}
     }
     report
 }
