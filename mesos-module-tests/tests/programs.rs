@@ -343,20 +343,48 @@ fn offline_check_looks_at_no_host() -> Result<()> {
 #[test]
 fn verbose_and_quiet_change_the_log() -> Result<()> {
     let host = host()?;
-    let log = |options: &str| -> Result<String> {
-        let line = format!(
-            "contrail-mesos --config DIR/agent.toml{options} attach other --network blue --dry-run"
-        );
+    // A plugin that does not say its versions is worth a line of the level debug.
+    let directory = host.directory();
+    let shown = directory.display();
+    fs::write(
+        directory.join("cni.toml"),
+        format!(
+            "state_dir = '{shown}/state'\n[cni]\nconfig_dir = '{shown}/cni'\n\
+             plugin_dirs = ['{shown}/plugins']\n"
+        ),
+    )?;
+    fs::create_dir(directory.join("cni"))?;
+    fs::create_dir(directory.join("plugins"))?;
+    fs::copy("/bin/false", directory.join("plugins/broken"))?;
+    fs::write(
+        directory.join("cni/n.conf"),
+        r#"{"name": "n", "cniVersion": "0.4.0", "cniVersions": ["0.4.0", "1.0.0"], "type": "broken"}"#,
+    )?;
+    for (options, variable, is_logged) in [
+        ("", "", false),
+        (" -v", "", false),
+        (" -vv", "", true),
+        (" -v --verbose", "", true),
+        ("", "debug", true),
+        (" -q", "debug", false),
+        (" -vv", "error", true),
+    ] {
+        let line = format!("contrail-mesos --config DIR/cni.toml config check{options}");
         let output = run(&host, &line, |command| {
             command.env_remove("RUST_LOG");
+            if !variable.is_empty() {
+                command.env("RUST_LOG", variable);
+            }
             Ok(())
         })?;
         ensure!(output.status.success(), "{output:?}");
-        Ok(text(&output.stderr))
-    };
-    assert_eq!(log("")?, "");
-    assert_eq!(log(" -q")?, "");
-    ensure!(!log(" -vvv")?.is_empty(), "there is no log");
+        let log = text(&output.stderr);
+        assert_eq!(
+            log.contains("does not say its versions"),
+            is_logged,
+            "{options:?} with RUST_LOG={variable:?}: {log}"
+        );
+    }
     // Nothing is confirmed, but what goes wrong is said.
     for (line, is_silent) in [
         ("detach other -q", true),
