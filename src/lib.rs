@@ -2,9 +2,11 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod agent_containers;
 pub mod cni_plugin;
 pub mod config;
 pub mod doctor;
+pub mod dump;
 pub mod endpoints;
 pub mod isolator;
 pub mod leased_addresses;

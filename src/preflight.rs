@@ -22,6 +22,7 @@ use contrail_mesos_api::agent_api::ManagerSetupError;
 use contrail_mesos_api::command_line::CheckReport;
 use contrail_mesos_api::config_reader::{NamedFiles, Severity, secret_file_warning};
 use contrail_mesos_api::http::TlsOptions;
+use contrail_mesos_api::text::Quoted;
 
 /// How long the node daemon has to answer.
 const NODE_DAEMON_TIMEOUT: Duration = Duration::from_secs(1);
@@ -301,6 +302,37 @@ pub(crate) fn request_of_node_daemon(socket: &Path, path: &str) -> io::Result<Un
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     Ok(stream)
+}
+
+/// The body of an answer of the node daemon, of at most `max_bytes`. Blocks.
+pub(crate) fn read_from_node_daemon(
+    socket: &Path,
+    path: &str,
+    max_bytes: u64,
+) -> io::Result<Vec<u8>> {
+    let mut response = vec![];
+    request_of_node_daemon(socket, path)?
+        .take(max_bytes)
+        .read_to_end(&mut response)?;
+    body(&response).map(<[u8]>::to_vec).ok_or_else(|| {
+        let text = format!("{path} is answered with {}", Quoted(&response));
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
+}
+
+/// The body of a complete response with the status 200.
+fn body(response: &[u8]) -> Option<&[u8]> {
+    let end = response
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")?;
+    let (head, body) = (response.get(..end)?, response.get(end + 4..)?);
+    let has_status = head.starts_with(b"HTTP/1.1 200") || head.starts_with(b"HTTP/1.0 200");
+    let head = String::from_utf8_lossy(head).to_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"));
+    let is_complete = length.is_none_or(|length| length.trim().parse() == Ok(body.len()));
+    (has_status && is_complete).then_some(body)
 }
 
 /// Warns of networks whose containers have no IPv4 address.
@@ -630,6 +662,17 @@ mod tests {
             assert_eq!(warnings().len(), expected, "{answer:?}");
             server.join().expect("the server");
         }
+    }
+
+    #[test]
+    fn body_of_a_complete_answer_is_read() {
+        let answer = |status: &str, length: usize, text: &str| {
+            format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{text}").into_bytes()
+        };
+        assert_eq!(body(&answer("200 OK", 2, "{}")), Some(b"{}".as_slice()));
+        assert_eq!(body(&answer("200 OK", 3, "{}")), None);
+        assert_eq!(body(&answer("503 No", 2, "{}")), None);
+        assert_eq!(body(b"nonsense"), None);
     }
 
     #[test]

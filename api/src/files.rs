@@ -58,12 +58,14 @@ fn explain(error: io::Error) -> io::Error {
     }
 }
 
+/// Opens a regular file that is no symbolic link. Never waits: opening a pipe does not block.
+pub fn open_regular_file(path: &Path) -> io::Result<File> {
+    open(path, OFlag::O_NOFOLLOW)
+}
+
 fn read(path: &Path, flags: OFlag) -> io::Result<Vec<u8>> {
-    let file = open(path, flags).map_err(explain)?;
+    let file = open(path, flags)?;
     let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(not_regular());
-    }
     if metadata.len() > MAX_FILE_BYTES {
         return Err(io::Error::new(
             ErrorKind::FileTooLarge,
@@ -76,10 +78,15 @@ fn read(path: &Path, flags: OFlag) -> io::Result<Vec<u8>> {
 }
 
 fn open(path: &Path, flags: OFlag) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .custom_flags((OFlag::O_NONBLOCK | flags).bits())
         .open(path)
+        .map_err(explain)?;
+    if !file.metadata()?.is_file() {
+        return Err(not_regular());
+    }
+    Ok(file)
 }
 
 fn not_regular() -> io::Error {

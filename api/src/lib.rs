@@ -8,6 +8,7 @@
 //! container      container ids, and the names that derive from them
 //! command_line   what the command lines have in common (feature `command-line`)
 //! config_reader  reads a TOML file and collects every problem
+//! dump           an archive for the report of a problem, without secrets
 //! files          reading files of directories that others can write to
 //! limits         the limits of one container
 //! log_line       the formats of log lines
@@ -30,6 +31,7 @@ pub mod cluster;
 pub mod command_line;
 pub mod config_reader;
 pub mod container;
+pub mod dump;
 pub mod files;
 pub mod http;
 pub mod limits;

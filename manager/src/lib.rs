@@ -75,8 +75,8 @@ pub mod task_state;
 pub mod vnc;
 
 pub use config::{
-    Access, Config, Connections, DEFAULT_PATH, Follow, LinkLocalDns, OverlayOptions, Provision,
-    ServicesContrailOptions, ServicesOptions, Tls, check,
+    Access, Config, Connections, DEFAULT_ADMIN_PORT, DEFAULT_PATH, Follow, LinkLocalDns,
+    OverlayOptions, Provision, ServicesContrailOptions, ServicesOptions, Tls, check,
 };
 pub use containers::Containers;
 pub use contrail::Contrail;

@@ -7,6 +7,7 @@
 )]
 
 mod examples;
+mod dump_command;
 mod import;
 mod overlay_command;
 
@@ -82,6 +83,7 @@ enum Command {
     /// Inspect the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    Dump(dump_command::Dump),
     Import(import::Import),
     Overlay(overlay_command::Overlay),
     /// Write manual pages and completions
@@ -118,6 +120,10 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (path, is_quiet) = (&arguments.config, arguments.common.quiet);
     match &arguments.command {
+        Some(Command::Dump(dump)) => {
+            dump.run()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Some(Command::Import(import)) => {
             import.run(is_quiet)?;
             return Ok(ExitCode::SUCCESS);

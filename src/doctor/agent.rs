@@ -15,13 +15,13 @@ use contrail_mesos_api::text::Quoted;
 use hyper::Method;
 use serde::Deserialize;
 
-use self::flags::Flags;
-use self::process::AgentProcess;
+pub(crate) use self::flags::Flags;
+pub(crate) use self::process::AgentProcess;
 use super::library::LibraryOptions;
 use super::{Check, Doctor, in_thread, library, services};
 
 /// The port of an agent whose flags have none.
-const AGENT_PORT: u16 = 5051;
+pub(crate) const AGENT_PORT: u16 = 5051;
 /// The limits of a request to an agent or master of Mesos. The state of an agent with many tasks is long.
 pub(super) const LIMITS: Limits = Limits {
     connect_timeout: Duration::from_secs(2),
@@ -33,21 +33,20 @@ const INSTALL: &str = "see docs/install.md, \"Install on an agent\"";
 
 /// What an agent says of itself.
 #[derive(Debug, Default)]
-struct Answer {
-    version: Option<String>,
+pub(crate) struct AgentAnswer {
+    pub(crate) version: Option<String>,
     /// Its address, which it gives to executors.
-    address: Option<IpAddr>,
-    flags: Option<Flags>,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) flags: Option<Flags>,
     /// Why something is missing.
-    problem: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 pub(super) async fn checks(doctor: &Doctor) -> Vec<Check> {
     if let Some(address) = &doctor.agent {
         return one(doctor, Some(address.clone()), None).await;
     }
-    let found = on_thread(process::find).await;
-    let processes = match found {
+    let processes = match find_agents().await {
         Ok(processes) => processes,
         Err(problem) => {
             let remedy = "run doctor as root, or name the agent by --agent";
@@ -71,6 +70,11 @@ pub(super) async fn checks(doctor: &Doctor) -> Vec<Check> {
     checks
 }
 
+/// The agents that run in the network namespace of the calling thread.
+pub(crate) async fn find_agents() -> Result<Vec<AgentProcess>, String> {
+    on_thread(process::find).await
+}
+
 /// Runs work that blocks, on a thread of its own.
 async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
@@ -88,7 +92,7 @@ async fn one(
 ) -> Vec<Check> {
     let answer = match &address {
         Some(address) => ask(address).await,
-        None => Answer::default(),
+        None => AgentAnswer::default(),
     };
     let mut checks = vec![reached(address.as_ref(), process.as_ref(), &answer)];
     let flags = answer
@@ -109,7 +113,11 @@ async fn one(
     checks
 }
 
-fn reached(address: Option<&Address>, process: Option<&AgentProcess>, answer: &Answer) -> Check {
+fn reached(
+    address: Option<&Address>,
+    process: Option<&AgentProcess>,
+    answer: &AgentAnswer,
+) -> Check {
     let name = "agent";
     let who = match (process, address) {
         (Some(process), Some(address)) => {
@@ -162,7 +170,7 @@ struct StateAnswer {
 }
 
 /// Asks an agent for its version, address and flags. Its version it says without authentication, too.
-async fn ask(address: &Address) -> Answer {
+pub(crate) async fn ask(address: &Address) -> AgentAnswer {
     match get::<StateAnswer>(address, "/slave(1)/state").await {
         Ok(state) => {
             let ip = state.pid.split_once('@').and_then(|(_, at)| {
@@ -170,7 +178,7 @@ async fn ask(address: &Address) -> Answer {
                 ip.trim_matches(['[', ']']).parse().ok()
             });
             let has_flags = state.flags.is_some();
-            Answer {
+            AgentAnswer {
                 version: Some(state.version),
                 address: ip,
                 flags: state.flags,
@@ -179,17 +187,17 @@ async fn ask(address: &Address) -> Answer {
         }
         Err(problem) => {
             let answer = get::<VersionAnswer>(address, "/version").await;
-            Answer {
+            AgentAnswer {
                 version: answer.ok().map(|answer| answer.version),
                 problem: Some(problem),
-                ..Answer::default()
+                ..AgentAnswer::default()
             }
         }
     }
 }
 
 /// Reads JSON from a server of Mesos.
-pub(super) async fn get<T: serde::de::DeserializeOwned>(
+pub(crate) async fn get<T: serde::de::DeserializeOwned>(
     address: &Address,
     path: &str,
 ) -> Result<T, String> {
@@ -260,7 +268,7 @@ mod tests {
     use super::*;
     use crate::doctor::Severity;
 
-    async fn answer(state: serde_json::Value) -> (Answer, Check) {
+    async fn answer(state: serde_json::Value) -> (AgentAnswer, Check) {
         let server = ScriptedServer::start(move |request, _| match request.path.as_str() {
             "/slave(1)/state" if !state.is_null() => ok(&state),
             "/slave(1)/state" => Reply::Answer(401, String::new()),

@@ -7,7 +7,7 @@
 //! Invariants: each group of checks has a time limit, and all groups run at once, so nothing that hangs
 //! hangs the whole. Strings from outside are quoted in texts. A failure or warning has a remedy.
 
-mod agent;
+pub(crate) mod agent;
 mod files;
 mod host;
 mod kernel;

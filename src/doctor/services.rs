@@ -1,7 +1,7 @@
 //! The services that this host's agent, library and node daemon talk to: whether they answer, and what
 //! they say. All are asked at once, each with a time limit.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{Check, agent, in_thread};
 use crate::config::{Config, Contrail, Node};
-use crate::preflight::request_of_node_daemon;
+use crate::preflight::read_from_node_daemon;
 use crate::vrouter::{VrouterClient, VrouterOptions};
 
 /// How long a service has to answer.
@@ -126,25 +126,8 @@ fn node_daemon_checks(socket: &Path) -> Vec<Check> {
 }
 
 fn daemon_status(socket: &Path) -> io::Result<DaemonStatus> {
-    let mut response = vec![];
-    request_of_node_daemon(socket, "/v1/status")?
-        .take(MAX_STATUS_BYTES)
-        .read_to_end(&mut response)?;
-    parse_status(&response).ok_or_else(|| {
-        let text = format!("it answers with {}", Quoted(&response));
-        io::Error::new(io::ErrorKind::InvalidData, text)
-    })
-}
-
-/// The body of a response with the status 200.
-fn parse_status(response: &[u8]) -> Option<DaemonStatus> {
-    let end = response
-        .windows(4)
-        .position(|window| window == b"\r\n\r\n")?;
-    let head = response.get(..end)?;
-    let has_status = head.starts_with(b"HTTP/1.1 200") || head.starts_with(b"HTTP/1.0 200");
-    has_status.then_some(())?;
-    serde_json::from_slice(response.get(end + 4..)?).ok()
+    let body = read_from_node_daemon(socket, "/v1/status", MAX_STATUS_BYTES)?;
+    serde_json::from_slice(&body).map_err(io::Error::from)
 }
 
 fn limits() -> Limits {
@@ -426,18 +409,6 @@ mod tests {
         ] {
             assert_eq!(zookeeper_servers(text), servers, "{text}");
         }
-    }
-
-    #[test]
-    fn status_of_the_node_daemon_is_read() {
-        let body = r#"{"node": "n", "version": "1.2.3", "connection": {"manager": null, "problem": "gone"},
-            "subsystems": [{"name": "overlay", "problems": ["no route"], "more": 1}]}"#;
-        let response = format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{body}");
-        let status = parse_status(response.as_bytes()).unwrap();
-        assert_eq!(status.version, "1.2.3");
-        assert_eq!(status.subsystems[0].problems, ["no route"]);
-        assert!(parse_status(format!("HTTP/1.1 503 No\r\n\r\n{body}").as_bytes()).is_none());
-        assert!(parse_status(b"nonsense").is_none());
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::provider::{
     ProviderErrors, ProviderIntent, Providers, Statistics, instance_tag,
 };
 use contrail_mesos_api::container::ContainerId;
-pub use strays::Stray;
+pub use strays::{Peers, SilentPeer, Stray};
 
 mod strays;
 
@@ -509,6 +509,33 @@ impl Attacher {
             .retry_teardown(teardown)
             .await
             .map_err(IsolatorError::Provider)
+    }
+
+    /// Gives up a pending teardown: removes what this host still has of it, and returns what may be left
+    /// elsewhere, a sentence each.
+    pub async fn abandon_teardown(
+        &self,
+        teardown: &PendingTeardown,
+    ) -> Result<Vec<String>, IsolatorError> {
+        let abandoned = self.providers.abandon_teardown(teardown).await;
+        abandoned.map_err(IsolatorError::Provider)
+    }
+
+    /// Gives up the records of a container's CNI interfaces that cannot be read, as
+    /// [`Attacher::abandon_teardown`].
+    pub async fn abandon_records(
+        &self,
+        container: &ContainerId,
+    ) -> Result<Vec<String>, IsolatorError> {
+        let (providers, container) = (Arc::clone(&self.providers), container.clone());
+        let abandoned = spawn_blocking(move || providers.abandon_records(&container)).await?;
+        abandoned.map_err(|error| IsolatorError::Provider(error.into()))
+    }
+
+    /// Whether networks of Contrail are configured.
+    #[must_use]
+    pub fn has_contrail(&self) -> bool {
+        self.providers.contrail_deadline().is_some()
     }
 
     /// Removes the handle to the namespace and, if `with_checkpoint`, the container's directory.

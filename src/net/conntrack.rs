@@ -4,6 +4,7 @@
 //! may go on with the same source port for ever, so without this they would never meet a port
 //! mapping that came later, or that has another target now.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use netlink_packet_core::NlasIterator;
@@ -82,6 +83,85 @@ pub fn table_use() -> Result<ConntrackUse, NetlinkError> {
         result.evicted += count(CTA_STATS_EARLY_DROP);
     })?;
     Ok(result)
+}
+
+/// What flows are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKind {
+    /// `ipv4`, `ipv6`, or the number of another family.
+    pub family: String,
+    /// `tcp`, `udp` and the like, or the number of another protocol.
+    pub protocol: String,
+    /// The state of a TCP connection such as `established`; of others `replied` or `unreplied`.
+    pub state: String,
+}
+
+/// Counts the flows of the calling thread's network namespace.
+pub fn count_flows() -> Result<BTreeMap<FlowKind, u64>, NetlinkError> {
+    let mut counts = BTreeMap::new();
+    let list = Request::new(
+        message_type(IPCTNL_MSG_CT_GET),
+        0,
+        vec![0; HEADER_BYTES],
+        "count the tracked flows",
+    );
+    NetlinkSocket::netfilter()?.dump(&list, |bytes| {
+        if let Some(kind) = parse_kind(bytes) {
+            *counts.entry(kind).or_insert(0) += 1;
+        }
+    })?;
+    Ok(counts)
+}
+
+fn parse_kind(bytes: &[u8]) -> Option<FlowKind> {
+    const CTA_STATUS: u16 = 3;
+    const CTA_PROTOINFO: u16 = 4;
+    const CTA_PROTOINFO_TCP: u16 = 1;
+    const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+    const IPS_SEEN_REPLY: u32 = 1 << 1;
+    const TCP_STATES: [&str; 10] = [
+        "none",
+        "syn-sent",
+        "syn-received",
+        "established",
+        "fin-wait",
+        "close-wait",
+        "last-ack",
+        "time-wait",
+        "close",
+        "syn-sent2",
+    ];
+    let family = match *bytes.first()? {
+        2 => "ipv4".to_owned(),
+        10 => "ipv6".to_owned(),
+        other => other.to_string(),
+    };
+    let attributes = bytes.get(HEADER_BYTES..)?;
+    let original = attribute(attributes, CTA_TUPLE_ORIG)?;
+    let protocol = *attribute(attribute(original, CTA_TUPLE_PROTO)?, CTA_PROTO_NUM)?.first()?;
+    let tcp_state = attribute(attributes, CTA_PROTOINFO)
+        .and_then(|info| attribute(info, CTA_PROTOINFO_TCP))
+        .and_then(|info| attribute(info, CTA_PROTOINFO_TCP_STATE))
+        .and_then(|state| TCP_STATES.get(usize::from(*state.first()?)));
+    let status = attribute(attributes, CTA_STATUS).and_then(|status| status.first_chunk::<4>());
+    let status = status.map_or(0, |status| u32::from_be_bytes(*status));
+    let state = match tcp_state {
+        Some(state) => state,
+        None if status & IPS_SEEN_REPLY != 0 => "replied",
+        None => "unreplied",
+    };
+    Some(FlowKind {
+        family,
+        protocol: match protocol {
+            1 => "icmp".to_owned(),
+            6 => "tcp".to_owned(),
+            17 => "udp".to_owned(),
+            58 => "icmpv6".to_owned(),
+            132 => "sctp".to_owned(),
+            other => other.to_string(),
+        },
+        state: state.to_owned(),
+    })
 }
 
 /// A number below `/proc/sys/net/netfilter`; 0 if there is none, because nothing tracks flows.
@@ -238,6 +318,13 @@ mod root_tests {
             .unwrap();
             seen.sort();
             assert_eq!(seen, ["127.0.0.1:5300", "127.0.0.1:5301", "[::1]:5300"]);
+            let counts: Vec<_> = count_flows().unwrap().into_iter().collect();
+            let kind = |family: &str| FlowKind {
+                family: family.to_owned(),
+                protocol: "udp".to_owned(),
+                state: "unreplied".to_owned(),
+            };
+            assert_eq!(counts, [(kind("ipv4"), 2), (kind("ipv6"), 1)]);
             assert_eq!(forget(&mut socket, is_5300).unwrap(), 2);
             assert_eq!(forget(&mut socket, is_5300).unwrap(), 0);
             let table = table_use().unwrap();

@@ -38,6 +38,16 @@ pub mod watch;
 
 /// The table's name; its family is `inet`.
 pub const TABLE: &str = "contrail_mesos";
+/// The family and name of every table of this project, those of the node daemon included.
+pub const OWN_TABLES: [(&str, &str); 7] = [
+    ("inet", TABLE),
+    ("inet", groups::TABLE),
+    ("bridge", groups::TABLE),
+    ("inet", services::TABLE),
+    ("inet", sources::TABLE),
+    ("inet", docker::TABLE),
+    ("inet", egress::TABLE),
+];
 /// How often a change is retried because other tables changed at the same time.
 const MAX_ATTEMPTS: usize = 8;
 /// How many elements one transaction of a repair adds, or one of a sweep removes, at most.

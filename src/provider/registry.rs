@@ -4,23 +4,26 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use super::bridge::{BridgeIntent, BridgeProvider, MissingLease};
 use super::cni::{CniIntent, CniProvider, FailedDel};
 use super::contrail::{self, ContrailIntent, ContrailProvider};
 use super::none::{NoneIntent, NoneProvider};
 use super::overlay::{OverlayNetworks, POLL_INTERVAL};
-use super::stray::{ProviderStray, ReadScope, StrayOrigin, SweepScope};
+use super::stray::{HeldIntents, ProviderStray, ReadScope, StrayOrigin, SweepScope};
 use super::{
     Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
     ProviderIntent, Statistics,
 };
 use crate::config::{Config, Network, NetworkProvider, OverlayNetwork};
 use crate::net::links::Link;
+use contrail_mesos_api::agent_api::Ports;
 use contrail_mesos_api::container::ContainerId;
 
 /// A teardown that is not complete although its container has ended. An agent retries it.
@@ -380,14 +383,18 @@ impl Providers {
     }
 
     /// Leases the addresses that attached containers have without a lease. `attached` reads their
-    /// intents, and keeps them attached as long as its guard exists.
+    /// intents, and keeps them attached until its deadline.
     pub async fn restore_leases<G: 'static>(
         &self,
-        attached: impl FnOnce() -> Result<(G, Vec<Intent>), ProviderErrors> + Send + 'static,
+        attached: impl FnOnce() -> Result<HeldIntents<G>, ProviderErrors> + Send + 'static,
     ) -> Result<(), ProviderErrors> {
         let attached = move || {
-            let (guard, intents) = attached()?;
-            Ok((guard, IntentsByProvider::new(&intents).bridge.intents))
+            let held = attached()?;
+            Ok(HeldIntents {
+                guard: held.guard,
+                deadline: held.deadline,
+                intents: IntentsByProvider::new(&held.intents).bridge.intents,
+            })
         };
         self.bridge.restore_leases(attached).await
     }
@@ -402,6 +409,51 @@ impl Providers {
             .map(PendingTeardown::Contrail)
             .chain(cni.map(|del| PendingTeardown::Cni(Box::new(del))))
             .collect()
+    }
+
+    /// The containers of this host as the managers have them; none without networks of Contrail.
+    pub async fn contrail_ports(&self) -> Option<Result<Vec<Ports>, ProviderError>> {
+        self.contrail.ports().await
+    }
+
+    /// Whether this host has an interface or a port file of that container. Blocks.
+    pub fn has_contrail_traces(&self, ports: &Ports) -> Result<bool, ProviderError> {
+        self.contrail.has_traces(ports)
+    }
+
+    /// How long an attach to networks of Contrail may take; none without them.
+    #[must_use]
+    pub fn contrail_deadline(&self) -> Option<Duration> {
+        self.contrail.deadline()
+    }
+
+    /// Deletes the objects of a container that this host does not have.
+    pub async fn delete_contrail_objects(
+        &self,
+        machine: Uuid,
+        container: Option<&ContainerId>,
+    ) -> Result<(), ProviderError> {
+        self.contrail.delete_objects(machine, container).await
+    }
+
+    /// Gives up a pending teardown: removes what this host still has of it, and returns what may be left
+    /// elsewhere, a sentence each.
+    pub async fn abandon_teardown(
+        &self,
+        teardown: &PendingTeardown,
+    ) -> Result<Vec<String>, ProviderErrors> {
+        match teardown {
+            PendingTeardown::Contrail(teardown) => {
+                Ok(self.contrail.abandon_teardown(teardown).await?)
+            }
+            PendingTeardown::Cni(del) => Ok(self.cni.abandon_del(del).await?),
+        }
+    }
+
+    /// Gives up the records of a container's CNI interfaces that cannot be read, as
+    /// [`Providers::abandon_teardown`]. Blocks.
+    pub fn abandon_records(&self, container: &ContainerId) -> Result<Vec<String>, ProviderError> {
+        self.cni.abandon_records(container)
     }
 
     /// Retries a pending teardown now. Does nothing if it is complete already.

@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -50,6 +51,12 @@ pub enum StrayKind {
     DamagedCheckpoint,
     /// A container that is alive without a checkpoint.
     LivingContainer,
+    /// The checkpoint of a container that the agent does not know.
+    UnknownContainer,
+    /// Objects in Contrail for a container that this host does not have.
+    ContrailObjects,
+    /// The objects in Contrail of an attached container are missing.
+    MissingObjects,
 }
 
 impl StrayKind {
@@ -71,6 +78,9 @@ impl StrayKind {
             Self::EtcMount => "etc-mount",
             Self::DamagedCheckpoint => "damaged-checkpoint",
             Self::LivingContainer => "living-container",
+            Self::UnknownContainer => "unknown-container",
+            Self::ContrailObjects => "contrail-objects",
+            Self::MissingObjects => "missing-objects",
         }
     }
 }
@@ -97,6 +107,17 @@ impl<P> Default for SweepScope<P> {
             others: HashSet::new(),
         }
     }
+}
+
+/// What attached containers have, and what keeps them attached.
+#[derive(Debug)]
+pub struct HeldIntents<G, P = ProviderIntent> {
+    /// Keeps the containers from being detached while it exists.
+    pub guard: G,
+    /// When it does so no more. Nothing is given to the containers after that.
+    pub deadline: Instant,
+    /// What they have.
+    pub intents: Vec<Intent<P>>,
 }
 
 /// Reads which containers there are at that moment.

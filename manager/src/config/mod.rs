@@ -42,6 +42,8 @@ pub use services_contrail::{LinkLocalDns, ServicesContrailOptions};
 
 /// The default path of the configuration.
 pub const DEFAULT_PATH: &str = "/etc/contrail-mesos/manager.toml";
+/// The default port of the admin listener.
+pub const DEFAULT_ADMIN_PORT: u16 = 6993;
 
 /// The configuration of a manager.
 #[derive(Clone, Debug)]
@@ -187,7 +189,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 6992)),
             legacy_listen: None,
-            admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 6993))),
+            admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], DEFAULT_ADMIN_PORT))),
             zookeeper: None,
             allowed_hosts: vec![],
             access: Access::default(),

@@ -13,6 +13,7 @@ mod cluster_status;
 mod detach;
 mod doctor;
 mod examples;
+mod dump;
 mod groups;
 mod module;
 mod output;
@@ -65,6 +66,8 @@ enum Command {
     Status(status::Status),
     /// Look for what belongs to no container on this host, and repair it
     Check(strays::Check),
+    /// Collect what a report of a problem needs into one archive, without secrets
+    Dump(dump::DumpCommand),
     /// Inspect the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -120,6 +123,14 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::Doctor(command) => {
             needs_root("doctor")?;
+            let runtime = runtime()?;
+            let code = runtime.block_on(command.run(source));
+            // What hangs is left behind.
+            runtime.shutdown_background();
+            code
+        }
+        Command::Dump(command) => {
+            needs_root("dump")?;
             let runtime = runtime()?;
             let code = runtime.block_on(command.run(source));
             // What hangs is left behind.

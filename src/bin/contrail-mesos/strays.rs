@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use contrail_mesos::isolator::attacher::{Attacher, Stray};
+use contrail_mesos::agent_containers::AgentContainers;
+use contrail_mesos::isolator::attacher::{Attacher, Peers, SilentPeer, Stray};
 use contrail_mesos_api::text::Escaped;
 use serde::Serialize;
 use serde_json::json;
@@ -17,8 +18,10 @@ use crate::state::StateOptions;
 /// Look for what belongs to no container on this host, and repair it
 ///
 /// Compares the host's interfaces, bridges, nftables elements, routing rules, namespaces and mounts with
-/// the checkpoints, leases and port files. Containers may run and be attached meanwhile: what they have
-/// is never touched, and a container that is alive without a checkpoint keeps everything.
+/// the checkpoints, leases and port files, and the checkpoints with the containers that the running agent
+/// knows, and with what the managers have in Contrail for this host. Containers may run and be attached
+/// meanwhile: what they have is never touched, and a container that is alive without a checkpoint keeps
+/// everything.
 ///
 /// The exit status is 0 if there is nothing, or if a repair has removed all of it, and 1 otherwise.
 #[derive(Args)]
@@ -55,7 +58,8 @@ struct Row {
 
 impl Check {
     pub(crate) async fn run(self, attacher: &Attacher) -> Result<ExitCode> {
-        let strays = attacher.strays().await?;
+        let peers = Peers::new(AgentContainers::ask);
+        let (strays, mut silent) = attacher.strays_with(&peers).await?;
         let mut rows: Vec<Row> = strays
             .iter()
             .map(|stray| Row {
@@ -65,8 +69,9 @@ impl Check {
             .collect();
         let mut error = None;
         if self.repair && !self.dry_run && !strays.is_empty() {
-            error = attacher.repair_strays(&strays).await.err();
-            let left = attacher.strays().await?;
+            error = attacher.repair_strays_with(&strays, &peers).await.err();
+            let left;
+            (left, silent) = attacher.strays_with(&peers).await?;
             for row in &mut rows {
                 let is_left = left.iter().any(|stray| stray.is_same(&row.stray));
                 row.outcome = Some(if is_left {
@@ -95,11 +100,12 @@ impl Check {
                     "schema_version": SCHEMA_VERSION,
                     "clean": is_clean,
                     "strays": rows,
+                    "not_compared": silent,
                     "errors": errors,
                 });
                 format!("{}\n", serde_json::to_string_pretty(&report)?)
             }
-            Output::Table => self.text(&rows)?,
+            Output::Table => self.text(&rows, &silent)?,
         };
         print(&text)?;
         if let Some(error) = error {
@@ -112,7 +118,7 @@ impl Check {
         })
     }
 
-    fn text(&self, rows: &[Row]) -> Result<String> {
+    fn text(&self, rows: &[Row], silent: &[SilentPeer]) -> Result<String> {
         let mut text = String::new();
         for Row { stray, outcome } in rows {
             write!(text, "{} {}", stray.kind, Escaped(&stray.object))?;
@@ -133,6 +139,9 @@ impl Check {
                 (None, None) => {}
             }
             text.push('\n');
+        }
+        for SilentPeer { peer, problem } in silent {
+            writeln!(text, "not compared with the {peer}: {}", Escaped(problem))?;
         }
         let left = rows
             .iter()

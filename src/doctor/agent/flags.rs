@@ -20,7 +20,7 @@ const OTHER_ISOLATORS: [&str; 2] = ["network/cni", "network/port_mapping"];
 /// The flags by their names, without dashes at the beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Flags(BTreeMap<String, String>);
+pub(crate) struct Flags(BTreeMap<String, String>);
 
 /// A module of `--modules`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,8 +94,13 @@ impl Flags {
         Self(flags)
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    /// All of them, by their names.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        serde_json::json!(self.0)
     }
 
     /// The value of `--ip`.

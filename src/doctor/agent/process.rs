@@ -19,19 +19,19 @@ const DELETED: &str = " (deleted)";
 
 /// A running agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AgentProcess {
-    pub(super) pid: u32,
+pub(crate) struct AgentProcess {
+    pub(crate) pid: u32,
     /// Those of its command line and environment.
-    pub(super) flags: Flags,
+    pub(crate) flags: Flags,
     /// The library of Mesos that it has loaded.
-    pub(super) libmesos: Option<PathBuf>,
+    pub(crate) libmesos: Option<PathBuf>,
     /// Whether it has loaded a library of ours whose file was replaced or removed since.
-    pub(super) has_deleted_library: bool,
+    pub(crate) has_deleted_library: bool,
 }
 
 impl AgentProcess {
     /// The address at which this host reaches it; none if its flags make no address.
-    pub(super) fn address(&self, default_port: u16) -> Option<Address> {
+    pub(crate) fn address(&self, default_port: u16) -> Option<Address> {
         let port = self.flags.get("port").and_then(|port| port.parse().ok());
         let port: u16 = port.unwrap_or(default_port);
         let ip = self.flags.ip().filter(|ip| !ip.is_unspecified());

@@ -15,13 +15,13 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::super::checkpoint::{
-    CheckpointError, Checkpoints, INTENT_FILE, RepairLock, StoredCheckpoint,
+    Checkpoint, CheckpointError, Checkpoints, INTENT_FILE, RepairLock, StoredCheckpoint,
 };
 use super::super::error::IsolatorError;
 use super::super::unknown::interfaces_of;
@@ -32,9 +32,14 @@ use crate::net::netns::processes::OccupiedNamespaces;
 use crate::net::netns::{self, handles};
 use crate::provider::bridge::MissingLease;
 use crate::provider::contrail::pending_containers;
-use crate::provider::stray::{ProviderStray, ReadScope, StrayKind, SweepScope};
-use crate::provider::{Intent, PendingTeardown, ProviderErrors, failed, is_label_of};
+use crate::provider::stray::{HeldIntents, ProviderStray, ReadScope, StrayKind, SweepScope};
+use crate::provider::{PendingTeardown, ProviderErrors, failed, is_label_of};
 use contrail_mesos_api::container::ContainerId;
+use uuid::Uuid;
+
+mod peers;
+
+pub use peers::{Peers, SilentPeer};
 
 /// How long after the first look the second one follows.
 const SECOND_LOOK_DELAY: Duration = Duration::from_millis(500);
@@ -77,6 +82,10 @@ enum Origin {
     /// By the name that `status` prints.
     PendingTeardown(String),
     Damaged(DamagedFile),
+    /// Its checkpoint as it was.
+    Unknown(Box<Checkpoint>),
+    /// The virtual-machine, and the container in it.
+    Objects(Uuid, Option<ContainerId>),
     None,
 }
 
@@ -111,20 +120,75 @@ struct LivingContainers {
 impl Attacher {
     /// Everything that this instance left and that belongs to no container. Changes nothing.
     pub async fn strays(&self) -> Result<Vec<Stray>, IsolatorError> {
-        let first = self.look().await?;
+        self.strays_and_peers(None).await.map(|(strays, _)| strays)
+    }
+
+    /// As [`Attacher::strays`], also compared with what the agent and the managers know. The peers that do
+    /// not answer are returned as well.
+    pub async fn strays_with(
+        &self,
+        peers: &Peers,
+    ) -> Result<(Vec<Stray>, Vec<SilentPeer>), IsolatorError> {
+        self.strays_and_peers(Some(peers)).await
+    }
+
+    async fn strays_and_peers(
+        &self,
+        peers: Option<&Peers>,
+    ) -> Result<(Vec<Stray>, Vec<SilentPeer>), IsolatorError> {
+        let (first, silent) = self.look_with(peers).await?;
         if first.is_empty() {
-            return Ok(first);
+            return Ok((first, silent));
         }
         tokio::time::sleep(SECOND_LOOK_DELAY).await;
-        let mut strays = self.look().await?;
+        let (mut strays, silent) = self.look_with(peers).await?;
         strays.retain(|stray| first.iter().any(|other| other.is_same(stray)));
-        Ok(strays)
+        Ok((strays, silent))
+    }
+
+    async fn look_with(
+        &self,
+        peers: Option<&Peers>,
+    ) -> Result<(Vec<Stray>, Vec<SilentPeer>), IsolatorError> {
+        let mut strays = self.look().await?;
+        let Some(peers) = peers else {
+            return Ok((strays, vec![]));
+        };
+        let (of_peers, silent) = self.look_at_peers(peers).await?;
+        strays.extend(of_peers);
+        strays.sort_by(|a, b| (a.kind, &a.object).cmp(&(b.kind, &b.object)));
+        Ok((strays, silent))
     }
 
     /// Removes or restores what can be of `strays`, while other containers run and are attached. The
     /// error has everything that failed; what is left, another look says.
     pub async fn repair_strays(&self, strays: &[Stray]) -> Result<(), IsolatorError> {
+        self.repair(strays, None).await
+    }
+
+    /// As [`Attacher::repair_strays`], also of what the peers have.
+    pub async fn repair_strays_with(
+        &self,
+        strays: &[Stray],
+        peers: &Peers,
+    ) -> Result<(), IsolatorError> {
+        self.repair(strays, Some(peers)).await
+    }
+
+    async fn repair(&self, strays: &[Stray], peers: Option<&Peers>) -> Result<(), IsolatorError> {
         let mut errors = Vec::new();
+        let (mut unknown, mut objects) = (Vec::new(), Vec::new());
+        for stray in strays.iter().filter(|stray| stray.repair.is_some()) {
+            match &stray.origin {
+                Origin::Unknown(checkpoint) => unknown.push((**checkpoint).clone()),
+                Origin::Objects(machine, _) => objects.push(*machine),
+                _ => {}
+            }
+        }
+        if let Some(peers) = peers {
+            errors.extend(self.detach_unknown(unknown, peers).await.err());
+            errors.extend(self.delete_objects(objects, peers).await.err());
+        }
         let is_set_aside = self.set_aside_damaged(strays, &mut errors).await?;
         errors.extend(self.retry_teardowns(strays).await.err());
         // What a damaged checkpoint named is a stray without it.
@@ -141,7 +205,11 @@ impl Attacher {
                 Origin::Handle(path) => handles.push(path),
                 Origin::Etc => has_etc = true,
                 Origin::MissingLease => has_missing_lease = true,
-                Origin::PendingTeardown(_) | Origin::Damaged(_) | Origin::None => {}
+                Origin::PendingTeardown(_)
+                | Origin::Damaged(_)
+                | Origin::Unknown(_)
+                | Origin::Objects(..)
+                | Origin::None => {}
             }
         }
         let living = self.living().await?;
@@ -502,11 +570,13 @@ fn unreadable(error: CheckpointError) -> ProviderErrors {
     failed("*", "read the checkpoints", error).into()
 }
 
-/// The intents of the containers that stay attached as long as the guard exists.
-fn attached(
-    checkpoints: &Checkpoints,
-) -> Result<(Option<RepairLock>, Vec<Intent>), ProviderErrors> {
-    let lock = checkpoints.lock_for_repair().map_err(unreadable)?;
+/// The intents of the containers that stay attached until the deadline of the lock.
+fn attached(checkpoints: &Checkpoints) -> Result<HeldIntents<Option<RepairLock>>, ProviderErrors> {
+    let guard = checkpoints.lock_for_repair().map_err(unreadable)?;
+    // Without a lock there is no container.
+    let deadline = guard
+        .as_ref()
+        .map_or_else(Instant::now, RepairLock::deadline);
     let mut attached = Vec::new();
     for stored in checkpoints.load_all().map_err(unreadable)? {
         if let StoredCheckpoint::Intact {
@@ -517,7 +587,11 @@ fn attached(
             attached.extend(intents(&checkpoint).cloned());
         }
     }
-    Ok((lock, attached))
+    Ok(HeldIntents {
+        guard,
+        deadline,
+        intents: attached,
+    })
 }
 
 /// Whether there is nothing in this thread's namespace.

@@ -29,7 +29,7 @@ use self::driver::BridgeDriver;
 use self::watch::HostWatch;
 use super::ipam::{self, Holder};
 use super::ownership::refuse_existing_link;
-use super::stray::{ProviderStray, SweepScope};
+use super::stray::{HeldIntents, ProviderStray, SweepScope};
 use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
     ProviderErrors, Statistics, blocking, counters, failed, in_place, refused,
@@ -176,12 +176,10 @@ impl BridgeProvider {
     }
 
     /// Leases the addresses that attached containers have without a lease. `attached` reads their
-    /// intents, and keeps them attached as long as its guard exists.
+    /// intents, and keeps them attached until its deadline.
     pub(super) async fn restore_leases<G: 'static>(
         &self,
-        attached: impl FnOnce() -> Result<(G, Vec<Intent<BridgeIntent>>), ProviderErrors>
-        + Send
-        + 'static,
+        attached: impl FnOnce() -> Result<HeldIntents<G, BridgeIntent>, ProviderErrors> + Send + 'static,
     ) -> Result<(), ProviderErrors> {
         let driver = Arc::clone(&self.driver);
         blocking(move || driver.restore_leases(attached)).await

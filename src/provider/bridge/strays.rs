@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use ipnet::IpNet;
 
@@ -15,7 +16,7 @@ use crate::net::links::{self, Link};
 use crate::net::netlink::NetlinkSocket;
 use crate::net::nft::{Element, TABLE};
 use crate::provider::ipam::{Holder, NetworkLease, is_kept};
-use crate::provider::stray::{ProviderStray, StrayKind, StrayOrigin, SweepScope};
+use crate::provider::stray::{HeldIntents, ProviderStray, StrayKind, StrayOrigin, SweepScope};
 use crate::provider::{BoxError, Intent, ProviderError, ProviderErrors, failed};
 use contrail_mesos_api::container::ContainerId;
 
@@ -206,15 +207,21 @@ impl BridgeDriver {
     }
 
     /// Leases the addresses that attached containers have without a lease. `attached` reads their
-    /// intents, and keeps them attached as long as its guard exists. Blocks.
+    /// intents, and keeps them attached until its deadline. Blocks.
     pub(super) fn restore_leases<G>(
         &self,
-        attached: impl FnOnce() -> Result<(G, Vec<Intent<BridgeIntent>>), ProviderErrors>,
+        attached: impl FnOnce() -> Result<HeldIntents<G, BridgeIntent>, ProviderErrors>,
     ) -> Result<(), ProviderErrors> {
         self.ipam.repair(|_| {
-            let (_guard, attached) = attached()?;
-            let missing = self.missing_leases(&attached).into_iter();
+            let attached = attached()?;
+            let missing = self.missing_leases(&attached.intents).into_iter();
             let restored = missing.filter(|lease| lease.other.is_none()).map(|lease| {
+                if Instant::now() >= attached.deadline {
+                    let action = format!("lease {} again in time", lease.address);
+                    let error =
+                        "the host is slow, and the container may be detached now: repeat it";
+                    return Err(failed(&lease.network, action, error));
+                }
                 log::info!(
                     container:% = lease.holder.container;
                     "leasing its address {} of network {:?} again",

@@ -297,6 +297,41 @@ impl CniDriver {
         }
     }
 
+    /// Gives up a DEL that failed before: forgets the interface, and returns what may be left of it.
+    pub(super) async fn abandon(
+        self: &Arc<Self>,
+        intent: &Intent<CniIntent>,
+    ) -> Result<Vec<String>, ProviderError> {
+        let (driver, owned_intent) = (Arc::clone(self), intent.clone());
+        blocking(move || {
+            let record = driver.records.read(&owned_intent);
+            let Some(record) = record.filter(|record| record.teardown.is_some()) else {
+                // Someone else has completed it.
+                return Ok(vec![]);
+            };
+            driver.forget(&record)?;
+            Ok::<_, BoxError>(vec![format!("by its CNI plugins: {}", remainder(&record))])
+        })
+        .await
+        .map_err(|error| failed(&intent.network, "give up the teardown", error))
+    }
+
+    /// Gives up the records of a container that cannot be read, and returns what may be left. Blocks.
+    pub(super) fn abandon_records(
+        &self,
+        container: &ContainerId,
+    ) -> Result<Vec<String>, ProviderError> {
+        let removed = self.records.remove_damaged(container);
+        let removed = removed.map_err(|error| failed("*", "remove damaged records", error))?;
+        let sentence = |path: PathBuf| {
+            format!(
+                "by CNI plugins: the record {} could not be read, and is removed",
+                path.display()
+            )
+        };
+        Ok(removed.into_iter().map(sentence).collect())
+    }
+
     async fn tear_down(
         self: &Arc<Self>,
         intent: &Intent<CniIntent>,

@@ -237,6 +237,21 @@ impl CniProvider {
         self.driver.failed_dels()
     }
 
+    /// Gives up a DEL that failed: forgets the interface, and returns what its plugins may have left, a
+    /// sentence each.
+    pub async fn abandon_del(&self, del: &FailedDel) -> Result<Vec<String>, ProviderError> {
+        self.driver.abandon(&del.intent).await
+    }
+
+    /// Gives up the records of a container's interfaces that cannot be read, as
+    /// [`CniProvider::abandon_del`]. Blocks on the file system.
+    pub(super) fn abandon_records(
+        &self,
+        container: &ContainerId,
+    ) -> Result<Vec<String>, ProviderError> {
+        self.driver.abandon_records(container)
+    }
+
     /// Runs the plugins' DEL again now. Does nothing if it is complete already.
     pub async fn retry_del(&self, del: &FailedDel) -> Result<(), ProviderErrors> {
         self.driver.retry_now(&del.intent).await

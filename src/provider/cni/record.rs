@@ -252,6 +252,26 @@ impl Records {
         self.remove_directory(&intent.container)
     }
 
+    /// Removes the records of a container that cannot be read, and returns their paths.
+    pub(super) fn remove_damaged(&self, container: &ContainerId) -> io::Result<Vec<PathBuf>> {
+        let mut removed = vec![];
+        for path in list(&self.of(container))? {
+            let is_record = path
+                .extension()
+                .is_some_and(|extension| extension == "json");
+            if is_record && read(&path).is_err() {
+                for extension in ["json", "new", "stdin"] {
+                    remove_file(&path.with_extension(extension))?;
+                }
+                removed.push(path);
+            }
+        }
+        if !removed.is_empty() {
+            self.remove_directory(container)?;
+        }
+        Ok(removed)
+    }
+
     /// Removes the note that the provider made the handle of the container's namespace. Idempotent.
     pub(super) fn disclaim_handle(&self, container: &ContainerId) -> io::Result<()> {
         remove_file(&self.of(container).join(HANDLE_CLAIM))?;

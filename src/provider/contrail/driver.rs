@@ -30,7 +30,7 @@ use crate::provider::{
     refused,
 };
 use crate::vrouter::{ExpectedPorts, PortFiles, VrouterClient};
-use contrail_mesos_api::agent_api::{self, ManagerErrorKind, PortsClient};
+use contrail_mesos_api::agent_api::{self, ManagerErrorKind, Ports, PortsClient};
 use contrail_mesos_api::container::ContainerId;
 
 /// More interfaces than any container has.
@@ -521,6 +521,46 @@ impl ContrailDriver {
             errors.extend(removed.map_err(fail).err());
         }
         errors.into_result(())
+    }
+
+    /// The containers of this host as the managers have them.
+    pub(super) async fn list_ports(&self) -> Result<Vec<Ports>, BoxError> {
+        let deadline = Instant::now() + self.options.deadline;
+        let address = self.options.virtual_router_address;
+        Ok(self.manager.list(address, deadline).await?.containers)
+    }
+
+    /// How long an attach may take.
+    pub(super) fn deadline(&self) -> Duration {
+        self.options.deadline
+    }
+
+    /// Whether this host has an interface or a port file of a container, whoever made it. Blocks.
+    pub(super) fn has_traces(&self, ports: &Ports) -> Result<bool, BoxError> {
+        if self.files.machines()?.contains(&ports.machine) {
+            return Ok(true);
+        }
+        let Some(container) = &ports.container else {
+            return Ok(false);
+        };
+        let mut socket = NetlinkSocket::route()?;
+        for port in &ports.ports {
+            let name = host_interface(container, &port.interface);
+            if links::by_name(&mut socket, &name)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Deletes the objects of a container that this host does not have.
+    pub(super) async fn delete_objects(
+        &self,
+        vm_uuid: Uuid,
+        container: Option<&ContainerId>,
+    ) -> Result<(), BoxError> {
+        self.record_teardown(vm_uuid, container, &[]).await?;
+        self.retry_teardown(vm_uuid).await
     }
 
     /// The container in the alias of a link of this instance. Blocks.

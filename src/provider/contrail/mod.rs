@@ -27,6 +27,7 @@ mod teardown_retry;
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,7 @@ use self::driver::ContrailDriver;
 pub(super) use self::driver::ContrailStray;
 pub use self::pending_teardown::PendingTeardown;
 use self::pending_teardown::PendingTeardowns;
-pub use self::pending_teardown::pending_containers;
+pub use self::pending_teardown::{forget_pending_container, pending_containers};
 pub(crate) use self::request::port_address_requests;
 use super::ownership::{OwnerTag, refuse_existing_link};
 use super::stray::{ProviderStray, StrayKind, StrayOrigin, SweepScope};
@@ -51,7 +52,7 @@ use crate::net::link_reaper::LinkReaper;
 use crate::net::link_watch::LinkWatch;
 use crate::net::netns::NamespaceThreads;
 use crate::vrouter::{PortFiles, VrouterClient, VrouterOptions};
-use contrail_mesos_api::agent_api::{self, PortAddressRequest};
+use contrail_mesos_api::agent_api::{self, PortAddressRequest, Ports};
 use contrail_mesos_api::container::ContainerId;
 
 /// The contrail provider's part of an intent. Part of the checkpoint.
@@ -203,6 +204,46 @@ impl ContrailProvider {
             Some(driver) => driver.remove_strays(strays, scope).await,
             None => Ok(()),
         }
+    }
+
+    /// The containers of this host as the managers have them; none without a table `[contrail]`.
+    pub(super) async fn ports(&self) -> Option<Result<Vec<Ports>, ProviderError>> {
+        let driver = self.driver.as_ref()?;
+        let listed = driver.list_ports().await;
+        Some(listed.map_err(|error| failed("*", "list the ports of this host", error)))
+    }
+
+    /// Whether this host has an interface or a port file of that container. Blocks.
+    pub(super) fn has_traces(&self, ports: &Ports) -> Result<bool, ProviderError> {
+        let traces = self.driver.as_ref().map(|driver| driver.has_traces(ports));
+        traces
+            .unwrap_or(Ok(false))
+            .map_err(|error| failed("*", "list interfaces and port files", error))
+    }
+
+    /// How long an attach may take; none without a table `[contrail]`.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.driver.as_ref().map(|driver| driver.deadline())
+    }
+
+    /// Deletes the objects of a container that this host does not have.
+    pub(super) async fn delete_objects(
+        &self,
+        vm_uuid: Uuid,
+        container: Option<&ContainerId>,
+    ) -> Result<(), ProviderError> {
+        let deleted = self.driver("*")?.delete_objects(vm_uuid, container).await;
+        deleted.map_err(|error| failed("*", format!("delete the objects of {vm_uuid}"), error))
+    }
+
+    /// Gives up a pending teardown: removes what this host still has of it, and returns what may be left
+    /// elsewhere, a sentence each.
+    pub async fn abandon_teardown(
+        &self,
+        teardown: &PendingTeardown,
+    ) -> Result<Vec<String>, ProviderError> {
+        let abandoned = self.driver("*")?.abandon_teardown(teardown.vm_uuid).await;
+        abandoned.map_err(|error| failed("*", "give up the teardown", error))
     }
 
     /// Retries a pending teardown now. Does nothing if it is complete already.

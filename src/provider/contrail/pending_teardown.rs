@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use atomic_write_file::AtomicWriteFile;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ use uuid::Uuid;
 use crate::provider::{BoxError, blocking};
 use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::files::read_regular_file;
+
+/// How long the file of a new teardown may take to be written.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A container whose teardown is not complete: it is detached from this host, and the vRouter agent or
 /// the manager has not been told yet.
@@ -32,6 +36,41 @@ pub struct PendingTeardown {
     /// The interfaces that may be registered with the vRouter agent: those that had a port file.
     #[serde(default)]
     pub(super) registered: Vec<Uuid>,
+}
+
+impl PendingTeardown {
+    /// What may be left of it at its peers, a sentence each.
+    #[must_use]
+    pub fn remainder(&self) -> Vec<String> {
+        let machine = self.vm_uuid;
+        let mut sentences = vec![format!(
+            "in Contrail: the virtual-machine {machine} with its interfaces, addresses and floating IPs"
+        )];
+        let registered: Vec<String> = self.registered.iter().map(ToString::to_string).collect();
+        if !registered.is_empty() {
+            sentences.push(format!(
+                "at the vRouter agent of this host, until it restarts: the ports {}",
+                registered.join(", ")
+            ));
+        }
+        sentences
+    }
+}
+
+/// Gives up the pending teardowns of a container without the configuration of its peers: removes them from
+/// the state directory, and returns them. By the name that [`pending_containers`] returns. Blocks on the
+/// file system.
+pub fn forget_pending_container(state_dir: &Path, name: &str) -> io::Result<Vec<PendingTeardown>> {
+    let teardowns = PendingTeardowns::open(state_dir)?;
+    let mut forgotten = vec![];
+    for teardown in teardowns.all() {
+        let container = teardown.container.as_ref().map(ToString::to_string);
+        if container.as_deref() == Some(name) || teardown.vm_uuid.to_string() == name {
+            std::fs::remove_file(teardowns.path(teardown.vm_uuid))?;
+            forgotten.push(teardown);
+        }
+    }
+    Ok(forgotten)
 }
 
 /// A pending teardown that this process knows of.
@@ -74,9 +113,20 @@ impl PendingTeardowns {
         Ok(teardowns)
     }
 
-    /// Adds the teardowns that other processes, such as the command line, have recorded. Blocks on
-    /// the file system.
+    /// Adds the teardowns that other processes, such as the command line, have recorded, and drops those
+    /// that others have completed or given up. Blocks on the file system.
     pub(super) fn load(&self) -> io::Result<()> {
+        let is_gone = |vm_uuid: &Uuid, entry: &TeardownEntry| {
+            // A new one may not be written yet.
+            entry.since.elapsed() > WRITE_TIMEOUT
+                && matches!(self.path(*vm_uuid).try_exists(), Ok(false))
+        };
+        let known: Vec<_> = self.entries().clone().into_iter().collect();
+        for (vm_uuid, entry) in known {
+            if is_gone(&vm_uuid, &entry) {
+                self.entries().remove(&vm_uuid);
+            }
+        }
         let entries = match std::fs::read_dir(&self.directory) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             entries => entries?,

@@ -85,6 +85,26 @@ impl ContrailDriver {
         self.execute_teardown(&entry).await
     }
 
+    /// Gives up the pending teardown of a virtual machine: removes what this host has of it, and returns
+    /// what may be left elsewhere.
+    pub(super) async fn abandon_teardown(&self, vm_uuid: Uuid) -> Result<Vec<String>, BoxError> {
+        let Some(entry) = self.pending_teardowns.get(vm_uuid) else {
+            return Ok(vec![]);
+        };
+        let _executing = entry.lock.lock().await;
+        let teardown = &entry.teardown;
+        // Links and files of another instance are that one's.
+        if self.foreign_link(teardown).await?.is_none() {
+            for link in &teardown.links {
+                self.reaper.delete(self.owner.link_to_delete(link)).await?;
+            }
+            let files = self.files.clone();
+            blocking(move || Ok::<_, BoxError>(files.remove(vm_uuid)?)).await?;
+        }
+        self.pending_teardowns.remove(vm_uuid).await?;
+        Ok(teardown.remainder())
+    }
+
     /// The order matters: the vRouter agent silently keeps ports whose configuration is gone, so
     /// it unregisters them before the manager deletes the objects.
     async fn execute_teardown(&self, entry: &TeardownEntry) -> Result<(), BoxError> {

@@ -354,3 +354,29 @@ fn containers_are_attached_and_detached_beside_repairs() {
         ping("10.206.1.2");
     });
 }
+
+#[test]
+fn lease_is_not_restored_after_the_deadline_of_the_lock() {
+    isolated_async(|| async {
+        let host = TestHost::new(207);
+        let _live = host.launch(LIVE, &["blue"], None).await;
+        let lease = host.path("state/networks/blue/10.207.1.2");
+        fs::remove_file(&lease).unwrap();
+        let checkpoints = host.command.checkpoints.clone();
+        let expired = move || {
+            let held = attached(&checkpoints)?;
+            // The host was suspended after the lock was taken.
+            Ok(HeldIntents {
+                deadline: Instant::now(),
+                ..held
+            })
+        };
+        let error = host.command.providers.restore_leases(expired).await;
+        assert!(error.unwrap_err().to_string().contains("10.207.1.2"));
+        assert!(!lease.exists());
+        let strays = host.strays().await;
+        assert_eq!(objects(&strays, StrayKind::MissingLease), ["10.207.1.2"]);
+        host.command.repair_strays(&strays).await.unwrap();
+        assert!(lease.exists());
+    });
+}

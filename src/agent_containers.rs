@@ -1,0 +1,131 @@
+//! The containers that the agents of this host know, for a comparison with the checkpoints.
+//!
+//! An agent knows a container from before its `prepare` until after its `cleanup`: so a checkpoint that was
+//! there before an agent was asked, and whose container the agent does not know, is of no container of it.
+//! Its answer may leave out containers that the asker may not see; the runtime directory has all of them.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use contrail_mesos_api::container::ContainerId;
+use serde::Deserialize;
+
+use crate::doctor::agent::{self, AGENT_PORT, AgentProcess};
+
+/// The flag `--runtime_dir` of an agent that has none.
+const DEFAULT_RUNTIME_DIR: &str = "/var/run/mesos";
+/// The directory of containers in a runtime directory, and of nested ones in that of a container.
+const CONTAINERS: &str = "containers";
+/// More than Mesos nests.
+const MAX_DEPTH: usize = 32;
+
+#[derive(Deserialize)]
+struct ContainerAnswer {
+    container_id: String,
+    status: Option<StatusAnswer>,
+}
+
+#[derive(Deserialize)]
+struct StatusAnswer {
+    container_id: Option<IdAnswer>,
+}
+
+#[derive(Deserialize)]
+struct IdAnswer {
+    value: String,
+    parent: Option<Box<IdAnswer>>,
+}
+
+/// The containers that agents know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentContainers {
+    /// The values of their ids and of those of their parents.
+    values: HashSet<String>,
+}
+
+impl AgentContainers {
+    /// Asks the agents that run in the network namespace of the calling thread; none if there is none. An
+    /// error says why an agent does not answer.
+    pub async fn ask() -> Result<Option<Self>, String> {
+        let processes = agent::find_agents().await?;
+        if processes.is_empty() {
+            return Ok(None);
+        }
+        let mut containers = Self::default();
+        for process in processes {
+            containers.add(&process).await?;
+        }
+        Ok(Some(containers))
+    }
+
+    /// Whether an agent knows the container.
+    #[must_use]
+    pub fn has(&self, container: &ContainerId) -> bool {
+        self.values.contains(container.value())
+    }
+
+    async fn add(&mut self, process: &AgentProcess) -> Result<(), String> {
+        let directory = process.flags.get("runtime_dir");
+        let directory = PathBuf::from(directory.unwrap_or(DEFAULT_RUNTIME_DIR));
+        let listed = self.add_directory(&directory.join(CONTAINERS), 0);
+        let answered = match process.address(AGENT_PORT) {
+            Some(address) => {
+                let path = "/containers?show_nested=true&show_standalone=true";
+                agent::get::<Vec<ContainerAnswer>>(&address, path).await
+            }
+            None => Err("its address is not known".to_owned()),
+        };
+        match (listed, answered) {
+            (_, Ok(answers)) => {
+                for answer in answers {
+                    self.values.insert(answer.container_id);
+                    let mut id = answer.status.and_then(|status| status.container_id);
+                    while let Some(IdAnswer { value, parent }) = id {
+                        self.values.insert(value);
+                        id = parent.map(|parent| *parent);
+                    }
+                }
+                Ok(())
+            }
+            (Ok(()), Err(_)) => Ok(()),
+            (Err(listed), Err(answered)) => Err(format!(
+                "the agent with the pid {} does not say its containers: {answered}; its runtime directory {}: {listed}",
+                process.pid,
+                directory.display()
+            )),
+        }
+    }
+
+    fn add_directory(&mut self, directory: &Path, depth: usize) -> std::io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                self.values.insert(name);
+            }
+            if depth < MAX_DEPTH {
+                // Most have no nested ones, and any may end now.
+                let _ = self.add_directory(&entry.path().join(CONTAINERS), depth + 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runtime_directory_has_nested_containers() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("containers");
+        fs::create_dir_all(path.join("one/containers/two")).unwrap();
+        let mut containers = AgentContainers::default();
+        containers.add_directory(&path, 0).unwrap();
+        assert!(containers.has(&ContainerId::top_level("one")));
+        assert!(containers.has(&ContainerId::printed("one.two")));
+        assert!(!containers.has(&ContainerId::top_level("three")));
+        assert!(containers.add_directory(&path.join("none"), 0).is_err());
+    }
+}
