@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::http::Address;
 use serde::Deserialize;
 
 use crate::doctor::agent::{self, AGENT_PORT, AgentProcess};
@@ -45,9 +46,14 @@ pub struct AgentContainers {
 }
 
 impl AgentContainers {
-    /// Asks the agents that run in the network namespace of the calling thread; none if there is none. An
-    /// error says why an agent does not answer.
-    pub async fn ask() -> Result<Option<Self>, String> {
+    /// Asks the agent at this address or, without one, the agents that run in the network namespace of the
+    /// calling thread; none if there is none. An error says why an agent does not answer.
+    pub async fn ask(address: Option<Address>) -> Result<Option<Self>, String> {
+        if let Some(address) = address {
+            let mut containers = Self::default();
+            containers.add_answer(&address).await?;
+            return Ok(Some(containers));
+        }
         let processes = agent::find_agents().await?;
         if processes.is_empty() {
             return Ok(None);
@@ -70,31 +76,29 @@ impl AgentContainers {
         let directory = PathBuf::from(directory.unwrap_or(DEFAULT_RUNTIME_DIR));
         let listed = self.add_directory(&directory.join(CONTAINERS), 0);
         let answered = match process.address(AGENT_PORT) {
-            Some(address) => {
-                let path = "/containers?show_nested=true&show_standalone=true";
-                agent::get::<Vec<ContainerAnswer>>(&address, path).await
-            }
+            Some(address) => self.add_answer(&address).await,
             None => Err("its address is not known".to_owned()),
         };
         match (listed, answered) {
-            (_, Ok(answers)) => {
-                for answer in answers {
-                    self.values.insert(answer.container_id);
-                    let mut id = answer.status.and_then(|status| status.container_id);
-                    while let Some(IdAnswer { value, parent }) = id {
-                        self.values.insert(value);
-                        id = parent.map(|parent| *parent);
-                    }
-                }
-                Ok(())
-            }
-            (Ok(()), Err(_)) => Ok(()),
+            (_, Ok(())) | (Ok(()), _) => Ok(()),
             (Err(listed), Err(answered)) => Err(format!(
                 "the agent with the pid {} does not say its containers: {answered}; its runtime directory {}: {listed}",
                 process.pid,
                 directory.display()
             )),
         }
+    }
+
+    async fn add_answer(&mut self, address: &Address) -> Result<(), String> {
+        for answer in agent::get::<Vec<ContainerAnswer>>(address, agent::CONTAINERS_PATH).await? {
+            self.values.insert(answer.container_id);
+            let mut id = answer.status.and_then(|status| status.container_id);
+            while let Some(IdAnswer { value, parent }) = id {
+                self.values.insert(value);
+                id = parent.map(|parent| *parent);
+            }
+        }
+        Ok(())
     }
 
     fn add_directory(&mut self, directory: &Path, depth: usize) -> std::io::Result<()> {

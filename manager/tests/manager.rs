@@ -4,6 +4,7 @@
     reason = "this is no agent: the binary under test is a child"
 )]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use contrail_mesos_api::agent_api::{self, AGENT_HEADER};
 use contrail_mesos_api::container::ContainerId;
+use contrail_mesos_api::http::scripted::{Reply, ScriptedServer, ok};
 use contrail_mesos_manager::vnc::{
     FqName, Object as _, VirtualRouter, VncClient, VncOptions, server_address,
 };
@@ -188,6 +190,28 @@ async fn manager_creates_a_container_and_stops() {
     }
     assert_eq!(ask("/nothing").await.0, 404);
 
+    let archive = directory.path().join("dump.tar.gz");
+    let printed = dump(
+        &config,
+        &archive,
+        &["--admin", admin.trim_start_matches("http://")],
+    );
+    // Neither a source of Mesos and Marathon nor overlays.
+    assert!(printed.contains("complete; look through it"), "{printed}");
+    let files = unpack(&archive);
+    let manifest: Value = serde_json::from_str(&files["manifest.json"]).unwrap();
+    assert_eq!(manifest["program"], "contrail-mesos-manager");
+    assert_eq!(files["manager/ready.txt"], "leading\n");
+    assert_eq!(files["manager/log-level.txt"], "info\n");
+    assert!(files["manager/metrics.txt"].contains("contrail_mesos_manager_serving 1"));
+    assert!(files["configuration/manager.toml"].contains("pod_task_subnets"));
+    assert!(
+        files["commands/check.txt"].ends_with("manager.toml: valid\n"),
+        "{files:?}"
+    );
+    let contrail: Value = serde_json::from_str(&files["manager/contrail.json"]).unwrap();
+    assert!(contrail.is_object());
+
     let process = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
     let (status, rest) = tokio::task::spawn_blocking(move || {
@@ -202,4 +226,146 @@ async fn manager_creates_a_container_and_stops() {
         rest.contains("ports created: eth0 10.47.255.252/12") && rest.contains("stopping"),
         "{rest}"
     );
+}
+
+/// What `dump` prints.
+fn dump(config: &Path, archive: &Path, more: &[&str]) -> String {
+    let output = Command::new(BINARY)
+        .arg("dump")
+        .arg("--config")
+        .arg(config)
+        .arg("--output")
+        .arg(archive)
+        .args(more)
+        .output()
+        .unwrap();
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success(), "{text}");
+    let mode = std::fs::metadata(archive).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    text
+}
+
+/// The files of an archive, by their names without the directory.
+fn unpack(archive: &Path) -> BTreeMap<String, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let status = Command::new("tar")
+        .arg("--extract")
+        .arg("--strip-components=1")
+        .arg("--file")
+        .arg(archive)
+        .arg("--directory")
+        .arg(directory.path())
+        .status();
+    assert!(status.unwrap().success());
+    let mut files = BTreeMap::new();
+    let mut directories = vec![directory.path().to_owned()];
+    while let Some(path) = directories.pop() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(directory.path()).unwrap();
+            let contents = std::fs::read_to_string(&path).unwrap();
+            files.insert(name.display().to_string(), contents);
+        }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dump_has_no_secret_of_the_manager() {
+    let planted = |place: &str| format!("PLANTEDs3cret{place}");
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, contents: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, contents).unwrap();
+        path.display().to_string()
+    };
+    let token = file(
+        "token",
+        &format!("{}\n{}\n", planted("token1"), planted("token2")),
+    );
+    let password = file("password", &planted("password"));
+    let key = file(
+        "key.pem",
+        &format!(
+            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+            planted("key")
+        ),
+    );
+    let answer = json!({
+        "url": format!("http://u:{}@marathon/", planted("url")),
+        "tasks": [{"id": "shown-task", "labels": {"note": planted("label"), "VIP_0": "/shown-vip:80"},
+            "env": {"DB": planted("env")}, "cmd": planted("command")}],
+        "error": format!("the server repeated {} and {}", planted("token2"), planted("password")),
+    });
+    let server = ScriptedServer::start(move |request, _| match request.path.as_str() {
+        "/metrics" => Reply::Answer(
+            200,
+            format!("# token={}\nshown_total 1\n", planted("metric")),
+        ),
+        "/v1/queue?limit=1000" => Reply::Answer(503, json!({"error": "shown-error"}).to_string()),
+        "/v1/nodes?limit=1000" => Reply::Answer(200, "no json".to_owned()),
+        _ => ok(&answer),
+    })
+    .await;
+    let planted = |place: &str| format!("PLANTEDs3cret{place}");
+    let toml = format!(
+        "admin_listen = '{}'\ntoken_file = '{token}'\n# secret: {}\n[vnc]\nservers = ['http://127.0.0.1:9']\n\
+         [vnc.basic]\nuser = 'shown-user'\npassword_file = '{password}'\n[tls]\nkey_file = '{key}'\n\
+         password = '{}'\n",
+        server.address,
+        planted("comment"),
+        planted("inline"),
+    );
+    let config = directory.path().join("manager.toml");
+    std::fs::write(&config, toml).unwrap();
+    let log = file(
+        "log",
+        &format!(
+            "shown-line\nAuthorization: Basic {}\n{}\n",
+            planted("basic"),
+            planted("key")
+        ),
+    );
+    let archive = directory.path().join("dump.tar.gz");
+    let admin = server.address.to_string();
+    let dumped = {
+        let (config, archive) = (config.clone(), archive.clone());
+        tokio::task::spawn_blocking(move || {
+            dump(
+                &config,
+                &archive,
+                &["--admin", &admin, "--log", &log, "--max-size", "4M"],
+            )
+        })
+    };
+    let printed = dumped.await.unwrap();
+    assert!(!printed.contains("PLANTED"), "{printed}");
+    let files = unpack(&archive);
+    for (name, contents) in &files {
+        assert!(!contents.contains("PLANTED"), "{name}: {contents}");
+    }
+    for (name, part) in [
+        ("configuration/manager.toml", "shown-user"),
+        ("configuration/manager.toml", "password = '(hidden)'"),
+        ("configuration/manager.toml", &password),
+        ("manager/marathon.json", "shown-task"),
+        ("manager/marathon.json", "/shown-vip:80"),
+        ("manager/marathon.json", "http://***@marathon/"),
+        ("manager/metrics.txt", "shown_total 1"),
+        ("manager/queue.json", "shown-error"),
+        ("logs/given-0.txt", "shown-line"),
+        ("manifest.json", "status 503"),
+        ("manifest.json", "is no JSON"),
+    ] {
+        assert!(
+            files[name].contains(part),
+            "{part} is not in {name}: {}",
+            files[name]
+        );
+    }
 }

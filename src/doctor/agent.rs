@@ -22,6 +22,9 @@ use super::{Check, Doctor, in_thread, library, services};
 
 /// The port of an agent whose flags have none.
 pub(crate) const AGENT_PORT: u16 = 5051;
+/// The path at which an agent lists its containers.
+pub(crate) const CONTAINERS_PATH: &str =
+    "/slave(1)/containers?show_nested=true&show_standalone=true";
 /// The limits of a request to an agent or master of Mesos. The state of an agent with many tasks is long.
 pub(super) const LIMITS: Limits = Limits {
     connect_timeout: Duration::from_secs(2),

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use contrail_mesos_api::dump::{Contents, Format, Part, read_file};
+use contrail_mesos_api::http::Address;
 use serde_json::{Map, Value, json};
 
 use super::json_contents;
-use crate::doctor::agent::{self, AGENT_PORT, AgentAnswer, AgentProcess};
+use crate::doctor::agent::{self, AGENT_PORT, AgentAnswer, AgentProcess, Flags};
 
 /// The logs that an agent writes below `--log_dir`, by the names of its versions.
 const LOGS: [&str; 4] = [
@@ -16,24 +17,30 @@ const LOGS: [&str; 4] = [
     "mesos-slave.ERROR",
 ];
 
-/// An agent that runs here.
+/// An agent that runs here, or that the operator named.
 pub(super) struct RunningAgent {
-    process: AgentProcess,
+    process: Option<AgentProcess>,
+    address: Option<Address>,
     answer: AgentAnswer,
 }
 
 impl RunningAgent {
     /// What may have secrets, or name files that have.
     pub(super) fn secrets(&self) -> Value {
-        json!([
-            self.process.flags.to_json(),
-            self.answer.flags.as_ref().map(agent::Flags::to_json)
-        ])
+        let of_process = self.process.as_ref().map(|process| process.flags.to_json());
+        json!([of_process, self.answer.flags.as_ref().map(Flags::to_json)])
     }
 }
 
-/// Finds the agents of this network namespace, and asks them for their flags.
-pub(super) async fn agents() -> Result<Vec<RunningAgent>, String> {
+/// Asks the agent at this address or, without one, those of this network namespace for their flags.
+pub(super) async fn agents(address: Option<&Address>) -> Result<Vec<RunningAgent>, String> {
+    if let Some(address) = address {
+        return Ok(vec![RunningAgent {
+            process: None,
+            address: Some(address.clone()),
+            answer: agent::ask(address).await,
+        }]);
+    }
     let mut agents = vec![];
     for process in agent::find_agents().await? {
         let address = process.address(AGENT_PORT);
@@ -41,7 +48,11 @@ pub(super) async fn agents() -> Result<Vec<RunningAgent>, String> {
             Some(address) => agent::ask(address).await,
             None => AgentAnswer::default(),
         };
-        agents.push(RunningAgent { process, answer });
+        agents.push(RunningAgent {
+            process: Some(process),
+            address,
+            answer,
+        });
     }
     Ok(agents)
 }
@@ -57,48 +68,38 @@ pub(super) fn parts(agents: Result<Vec<RunningAgent>, String>, logs: &[PathBuf])
     };
     let mut parts = vec![];
     let mut described = vec![];
-    for RunningAgent { process, answer } in agents {
-        let pid = process.pid;
+    for RunningAgent {
+        process,
+        address,
+        answer,
+    } in agents
+    {
+        let process = process.as_ref();
+        let pid = process.map(|process| process.pid);
+        let name = pid.map_or_else(|| "named".to_owned(), |pid| pid.to_string());
         described.push(json!({
             "pid": pid,
             "version": answer.version,
             "address": answer.address,
             "problem": answer.problem,
-            "libmesos": process.libmesos,
-            "has_deleted_library": process.has_deleted_library,
-            "flags": answer.flags.as_ref().map(agent::Flags::to_json),
-            "flags_of_the_process": process.flags.to_json(),
+            "libmesos": process.map(|process| &process.libmesos),
+            "has_deleted_library": process.map(|process| process.has_deleted_library),
+            "flags": answer.flags.as_ref().map(Flags::to_json),
+            "flags_of_the_process": process.map(|process| process.flags.to_json()),
         }));
-        if let Some(address) = process.address(AGENT_PORT) {
-            let metrics = address.clone();
-            parts.push(Part::new(
-                format!("mesos/agent-{pid}-containers.json"),
-                Format::Json,
-                async move {
-                    let path = "/containers?show_nested=true&show_standalone=true";
-                    let containers = agent::get::<Vec<Value>>(&address, path).await?;
-                    json_contents(&containers.iter().map(container).collect())
-                },
-            ));
-            parts.push(Part::new(
-                format!("mesos/agent-{pid}-metrics.json"),
-                Format::Json,
-                async move {
-                    let metrics = agent::get::<Value>(&metrics, "/metrics/snapshot").await?;
-                    json_contents(&metrics)
-                },
-            ));
+        if let Some(address) = address {
+            parts.extend(answers(&name, &address));
         }
-        let directory = process.flags.get("log_dir").map(PathBuf::from);
-        parts.extend(directory.into_iter().flat_map(|directory| {
-            LOGS.into_iter().filter_map(move |name| {
-                let path = directory.join(name);
-                path.exists().then(|| {
-                    let name = format!("logs/agent-{pid}-{name}.txt");
-                    Part::blocking(name, Format::Log, move || log(&path))
-                })
-            })
-        }));
+        // Those of an agent that was named may be of another host.
+        let directory = process.and_then(|process| process.flags.get("log_dir"));
+        for log_name in LOGS {
+            if let Some(path) = directory.map(|directory| Path::new(directory).join(log_name))
+                && path.exists()
+            {
+                let part = format!("logs/agent-{name}-{log_name}.txt");
+                parts.push(Part::blocking(part, Format::Log, move || log(&path)));
+            }
+        }
     }
     let described = Value::Array(described);
     parts.insert(
@@ -109,6 +110,30 @@ pub(super) fn parts(agents: Result<Vec<RunningAgent>, String>, logs: &[PathBuf])
     );
     parts.extend(given_logs(logs));
     parts
+}
+
+/// What an agent answers.
+fn answers(name: &str, address: &Address) -> [Part; 2] {
+    let (of_containers, of_metrics) = (address.clone(), address.clone());
+    let containers = async move {
+        let path = agent::CONTAINERS_PATH;
+        let containers = agent::get::<Vec<Value>>(&of_containers, path).await?;
+        json_contents(&containers.iter().map(container).collect())
+    };
+    let metrics =
+        async move { json_contents(&agent::get::<Value>(&of_metrics, "/metrics/snapshot").await?) };
+    [
+        Part::new(
+            format!("mesos/agent-{name}-containers.json"),
+            Format::Json,
+            containers,
+        ),
+        Part::new(
+            format!("mesos/agent-{name}-metrics.json"),
+            Format::Json,
+            metrics,
+        ),
+    ]
 }
 
 /// What is of interest of a container: neither its processes nor its statistics.

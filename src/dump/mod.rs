@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use contrail_mesos_api::dump::{Contents, Format, Part, Redactor};
 use contrail_mesos_api::files::read_regular_or_linked_file;
+use contrail_mesos_api::http::Address;
 use contrail_mesos_api::text::with_causes;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -43,6 +44,8 @@ pub struct HostDump {
     pub source: Source,
     /// The state directory, if it is not that of the configuration.
     pub state_dir: Option<PathBuf>,
+    /// The address of the agent; none for those that run in this network namespace.
+    pub agent: Option<Address>,
     /// More files of logs.
     pub logs: Vec<PathBuf>,
     /// This program, by whose commands a part is made.
@@ -69,7 +72,7 @@ impl HostDump {
         let cni = cni.map_or_else(Map::new, |cni| cni_configuration(&cni.config_dir));
         redactor.add_json(&Value::Object(cni.clone()));
         redactor.add_places(&Value::Object(cni.clone()));
-        let agents = mesos::agents().await;
+        let agents = mesos::agents(self.agent.as_ref()).await;
         for agent in agents.iter().flatten() {
             let flags = agent.secrets();
             redactor.add_json(&flags);
@@ -99,27 +102,44 @@ impl HostDump {
     /// What other commands of this program report.
     fn commands(&self) -> Vec<Part> {
         let config = self.source.path().display().to_string();
-        let state_dir = self
-            .state_dir
-            .as_ref()
-            .map(|path| path.display().to_string());
-        let commands: [(&str, &[&str], bool); 4] = [
-            ("commands/config-check.txt", &["config", "check"], false),
-            ("commands/doctor.json", &["doctor", "-o", "json"], false),
-            ("commands/status.json", &["status", "-o", "json"], true),
-            ("commands/check.json", &["check", "-o", "json"], true),
-        ];
-        let part = |(name, command, has_state): (&str, &[&str], bool)| {
-            let mut arguments = vec!["--config", &config];
-            arguments.extend(command);
-            if let Some(directory) = state_dir.as_deref().filter(|_| has_state) {
-                arguments.extend(["--state-dir", directory]);
+        let state_dir = self.state_dir.as_ref();
+        let state_dir = state_dir.map(|path| path.display().to_string());
+        let agent = self.agent.as_ref().map(ToString::to_string);
+        let with_state = |command: &[&str]| {
+            let mut arguments: Vec<String> = command.iter().map(ToString::to_string).collect();
+            if let Some(directory) = &state_dir {
+                arguments.extend(["--state-dir".to_owned(), directory.clone()]);
             }
-            let is_json = Path::new(name).extension().is_some_and(|end| end == "json");
-            let format = if is_json { Format::Json } else { Format::Text };
-            Part::program(name, format, &self.program, &arguments)
+            arguments
         };
-        commands.into_iter().map(part).collect()
+        let with_agent = |mut arguments: Vec<String>| {
+            if let Some(address) = &agent {
+                arguments.extend(["--agent".to_owned(), address.clone()]);
+            }
+            arguments
+        };
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        let part = |name: &str, format, arguments: Vec<String>| {
+            let all = ["--config", &config].into_iter();
+            let all: Vec<&str> = all.chain(arguments.iter().map(String::as_str)).collect();
+            Part::program(format!("commands/{name}"), format, &self.program, &all)
+        };
+        let doctor = with_agent(words(&["doctor", "-o", "json"]));
+        let check = with_agent(with_state(&["check", "-o", "json"]));
+        vec![
+            part(
+                "config-check.txt",
+                Format::Text,
+                words(&["config", "check"]),
+            ),
+            part("doctor.json", Format::Json, doctor),
+            part(
+                "status.json",
+                Format::Json,
+                with_state(&["status", "-o", "json"]),
+            ),
+            part("check.json", Format::Json, check),
+        ]
     }
 }
 

@@ -6,6 +6,7 @@
 //! of frameworks and command lines.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -350,10 +351,10 @@ fn is_environment(name: &str) -> bool {
     name == "env" || name.ends_with("environment") || name.ends_with("environment_variables")
 }
 
-/// Whether a value is the path of a file.
+/// Whether a value is the path of a file. A secret may begin as one, so the file must exist.
 fn is_place(text: &str) -> bool {
-    let path = text.strip_prefix("file://").unwrap_or(text);
-    path.starts_with('/') && !path.contains(char::is_whitespace)
+    let path = Path::new(text.strip_prefix("file://").unwrap_or(text));
+    path.is_absolute() && path.exists()
 }
 
 /// Whether the value with this name is a secret, and not only the place of one.
@@ -540,7 +541,7 @@ mod tests {
         let redactor = Redactor::default();
         for line in [
             "token_file = \"/etc/contrail-mesos/token\"\n",
-            "--credential=file:///etc/mesos/credential --port=5051",
+            "--credential=file:///etc/passwd --port=5051",
             "contrail_mesos_tokens_total 5\n",
             "authenticate_agents = true",
             "password_env = \"VNC_PASSWORD\"",
@@ -573,7 +574,8 @@ mod tests {
         let json = json!({
             "flags": {
                 "modules": modules.to_string(),
-                "credential": "/etc/mesos/credential",
+                "credential": "/etc/passwd",
+                "secret_key": format!("/{SECRET}"),
                 "executor_environment_variables": json!({"PATH": SECRET}).to_string(),
                 "docker_config": json!({"auths": {"h": {"auth": SECRET}}}).to_string(),
                 "master": format!("zk://u:{SECRET}@h/mesos"),
@@ -594,7 +596,7 @@ mod tests {
         );
         for shown in [
             "/etc/x",
-            "/etc/mesos/credential",
+            "/etc/passwd",
             "5051",
             "HOME",
             "blue",

@@ -40,7 +40,7 @@ pub(crate) struct DoctorCommand {
     agent: Option<Address>,
 }
 
-fn agent_address(text: &str) -> Result<Address, InvalidAddress> {
+pub(crate) fn agent_address(text: &str) -> Result<Address, InvalidAddress> {
     Address::parse_root(text, AGENT_PORT)
 }
 

@@ -8,7 +8,9 @@ use clap::Args;
 use contrail_mesos::config::Source;
 use contrail_mesos::dump::HostDump;
 use contrail_mesos_api::dump::{DumpOptions, default_path, parse_size, summary, write};
+use contrail_mesos_api::http::Address;
 
+use crate::doctor::agent_address;
 use crate::output::print;
 
 /// Collect what a report of a problem needs into one archive, without secrets
@@ -27,6 +29,9 @@ pub(crate) struct DumpCommand {
     /// The most bytes that the archive may have, such as 16M
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
     max_size: u64,
+    /// The agent [default: the mesos-agent that runs in this network namespace]
+    #[arg(long, value_name = "ADDRESS", value_parser = agent_address)]
+    agent: Option<Address>,
     /// Also take the end of this file, such as a log of the node daemon. May be given several times
     #[arg(long, value_name = "FILE")]
     log: Vec<PathBuf>,
@@ -40,6 +45,7 @@ impl DumpCommand {
         let host = HostDump {
             source,
             state_dir: self.state_dir,
+            agent: self.agent,
             logs: self.log,
             // Also after its file was replaced.
             program: PathBuf::from("/proc/self/exe"),

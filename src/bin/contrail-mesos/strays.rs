@@ -7,11 +7,13 @@ use anyhow::Result;
 use clap::Args;
 use contrail_mesos::agent_containers::AgentContainers;
 use contrail_mesos::isolator::attacher::{Attacher, Peers, SilentPeer, Stray};
+use contrail_mesos_api::http::Address;
 use contrail_mesos_api::text::Escaped;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::Output;
+use crate::doctor::agent_address;
 use crate::output::{SCHEMA_VERSION, is_quiet, print, print_error};
 use crate::state::StateOptions;
 
@@ -32,6 +34,9 @@ pub(crate) struct Check {
     /// Only print what a repair would do
     #[arg(long, requires = "repair")]
     dry_run: bool,
+    /// The agent [default: the mesos-agent that runs in this network namespace]
+    #[arg(long, value_name = "ADDRESS", value_parser = agent_address)]
+    agent: Option<Address>,
     /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
@@ -58,7 +63,8 @@ struct Row {
 
 impl Check {
     pub(crate) async fn run(self, attacher: &Attacher) -> Result<ExitCode> {
-        let peers = Peers::new(AgentContainers::ask);
+        let agent = self.agent.clone();
+        let peers = Peers::new(move || AgentContainers::ask(agent.clone()));
         let (strays, mut silent) = attacher.strays_with(&peers).await?;
         let mut rows: Vec<Row> = strays
             .iter()

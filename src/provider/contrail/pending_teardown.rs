@@ -221,3 +221,42 @@ impl PendingTeardowns {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn teardown(number: u128) -> PendingTeardown {
+        PendingTeardown {
+            vm_uuid: Uuid::from_u128(number),
+            container: Some(ContainerId::top_level("box")),
+            links: vec![],
+            registered: vec![Uuid::from_u128(7)],
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn teardown_that_another_process_gave_up_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let teardowns = PendingTeardowns::open(directory.path()).unwrap();
+        teardowns.record(teardown(1)).await.unwrap();
+        teardowns.record(teardown(2)).await.unwrap();
+        let other = "00000000-0000-0000-0000-000000000002";
+        assert_eq!(
+            pending_containers(directory.path()).unwrap(),
+            ["box", "box"]
+        );
+        let forgotten = forget_pending_container(directory.path(), other).unwrap();
+        assert_eq!(forgotten, [teardown(2)]);
+        assert!(forgotten[0].remainder().concat().contains(other));
+        // Its file may not be written yet.
+        teardowns.load().unwrap();
+        assert_eq!(teardowns.vm_uuids().len(), 2);
+        tokio::time::advance(WRITE_TIMEOUT + Duration::from_secs(1)).await;
+        teardowns.load().unwrap();
+        assert_eq!(teardowns.vm_uuids(), [Uuid::from_u128(1)]);
+        forget_pending_container(directory.path(), "box").unwrap();
+        teardowns.load().unwrap();
+        assert!(teardowns.vm_uuids().is_empty());
+    }
+}
