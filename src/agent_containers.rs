@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use contrail_mesos_api::container::ContainerId;
 use contrail_mesos_api::http::Address;
 use serde::Deserialize;
 
@@ -38,39 +37,31 @@ struct IdAnswer {
     parent: Option<Box<IdAnswer>>,
 }
 
-/// The containers that agents know.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AgentContainers {
-    /// The values of their ids and of those of their parents.
+/// Asks the agent at this address or, without one, the agents that run in the network namespace of the
+/// calling thread. Returns the values of the ids of all containers that they know, and of their parents; none
+/// if there is no agent. An error says why an agent does not answer.
+pub async fn ask(address: Option<Address>) -> Result<Option<HashSet<String>>, String> {
+    let mut containers = AgentContainers::default();
+    if let Some(address) = address {
+        containers.add_answer(&address).await?;
+        return Ok(Some(containers.values));
+    }
+    let processes = agent::find_agents().await?;
+    if processes.is_empty() {
+        return Ok(None);
+    }
+    for process in processes {
+        containers.add(&process).await?;
+    }
+    Ok(Some(containers.values))
+}
+
+#[derive(Debug, Default)]
+struct AgentContainers {
     values: HashSet<String>,
 }
 
 impl AgentContainers {
-    /// Asks the agent at this address or, without one, the agents that run in the network namespace of the
-    /// calling thread; none if there is none. An error says why an agent does not answer.
-    pub async fn ask(address: Option<Address>) -> Result<Option<Self>, String> {
-        if let Some(address) = address {
-            let mut containers = Self::default();
-            containers.add_answer(&address).await?;
-            return Ok(Some(containers));
-        }
-        let processes = agent::find_agents().await?;
-        if processes.is_empty() {
-            return Ok(None);
-        }
-        let mut containers = Self::default();
-        for process in processes {
-            containers.add(&process).await?;
-        }
-        Ok(Some(containers))
-    }
-
-    /// Whether an agent knows the container.
-    #[must_use]
-    pub fn has(&self, container: &ContainerId) -> bool {
-        self.values.contains(container.value())
-    }
-
     async fn add(&mut self, process: &AgentProcess) -> Result<(), String> {
         let directory = process.flags.get("runtime_dir");
         let directory = PathBuf::from(directory.unwrap_or(DEFAULT_RUNTIME_DIR));
@@ -127,9 +118,10 @@ mod tests {
         fs::create_dir_all(path.join("one/containers/two")).unwrap();
         let mut containers = AgentContainers::default();
         containers.add_directory(&path, 0).unwrap();
-        assert!(containers.has(&ContainerId::top_level("one")));
-        assert!(containers.has(&ContainerId::printed("one.two")));
-        assert!(!containers.has(&ContainerId::top_level("three")));
+        assert_eq!(
+            containers.values,
+            HashSet::from(["one", "two"].map(str::to_owned))
+        );
         assert!(containers.add_directory(&path.join("none"), 0).is_err());
     }
 }

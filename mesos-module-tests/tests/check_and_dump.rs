@@ -550,7 +550,7 @@ fn dump_has_no_secret_wherever_it_is_planted() -> Result<()> {
         ("commands/status.json", &id),
         ("commands/check.json", "damaged-checkpoint"),
         ("host/links.txt", "blue0"),
-        ("host/nftables-inet-contrail_mesos.txt", "contrail_mesos"),
+        ("host/nftables-own.txt", "contrail_mesos"),
         ("host/settings.txt", "net.ipv4.ip_forward = 1"),
         ("host/conntrack.json", "limit"),
         ("host/system.json", "kernel_flags"),

@@ -59,10 +59,15 @@ pub(super) fn parts() -> Vec<Part> {
             Part::program(format!("host/{name}"), Format::Text, program, arguments)
         })
         .collect();
-    parts.extend(nft::OWN_TABLES.into_iter().map(|(family, table)| {
-        let name = format!("host/nftables-{family}-{table}.txt");
-        Part::program(name, Format::Text, "nft", &["list", "table", family, table])
-    }));
+    // With their elements; those that there are.
+    let list = |(family, table)| format!("nft list table {family} {table} 2>/dev/null\n");
+    let script: String = nft::OWN_TABLES.into_iter().map(list).collect();
+    parts.push(Part::program(
+        "host/nftables-own.txt",
+        Format::Text,
+        "/bin/sh",
+        &["-c", &format!("{script}true")],
+    ));
     parts.push(Part::blocking("host/settings.txt", Format::Text, || {
         Ok(settings(Path::new("/proc/sys")).into_bytes().into())
     }));

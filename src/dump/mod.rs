@@ -187,7 +187,7 @@ fn cni_configuration(directory: &Path) -> Map<String, Value> {
         .collect()
 }
 
-/// The answers of the node daemon.
+/// The answers of the node daemon. One that is away is named once.
 fn daemon(socket: &Path) -> Vec<Part> {
     let part = |(path, name, format): (&'static str, &str, Format)| {
         let socket = socket.to_owned();
@@ -197,7 +197,12 @@ fn daemon(socket: &Path) -> Vec<Part> {
                 .map_err(|error| format!("{}: {error}", socket.display()))
         })
     };
-    DAEMON_ANSWERS.map(part).into()
+    let count = if socket.exists() {
+        DAEMON_ANSWERS.len()
+    } else {
+        1
+    };
+    DAEMON_ANSWERS.into_iter().take(count).map(part).collect()
 }
 
 /// The nodes as the managers list them.

@@ -407,30 +407,26 @@ fn seconds() -> u64 {
 /// What became of a dump, for a person: the parts that are missing or incomplete, then the archive.
 #[must_use]
 pub fn summary(dump: &WrittenDump) -> String {
-    let mut text = String::new();
-    for file in &dump.files {
+    let problem = |file: &ManifestEntry| {
         let name = Escaped(&file.file);
-        if let Some(error) = &file.error {
-            text.push_str(&format!(
-                "{name}: {}\n",
-                Escaped(&truncate(error, MAX_SHOWN_CHARS))
-            ));
-        } else if file.truncated {
-            text.push_str(&format!("{name}: cut to {} bytes\n", file.bytes));
+        match &file.error {
+            Some(error) => {
+                let error = truncate(error, MAX_SHOWN_CHARS);
+                format!("{name}: {}\n", Escaped(&error))
+            }
+            None if file.truncated => format!("{name}: cut to {} bytes\n", file.bytes),
+            None => String::new(),
         }
-    }
-    let count = dump
-        .files
-        .iter()
-        .filter(|file| file.error.is_none())
-        .count();
-    text.push_str(&format!(
-        "{}: {} bytes, {count} of {} parts complete; look through it before you give it away\n",
+    };
+    let problems: String = dump.files.iter().map(problem).collect();
+    let complete = dump.files.iter().filter(|file| file.error.is_none());
+    format!(
+        "{problems}{}: {} bytes, {} of {} parts complete; look through it before you give it away\n",
         dump.path.display(),
         dump.bytes,
+        complete.count(),
         dump.files.len()
-    ));
-    text
+    )
 }
 
 /// Parses a size such as `64M`: bytes, or with a suffix K, M or G.

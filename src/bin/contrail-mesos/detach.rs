@@ -172,16 +172,17 @@ impl Detach {
 
 /// What a checkpoint that could not be read may have named, and is given up.
 fn unreadable_text(name: &str, container: &ContainerId, has_contrail: bool) -> String {
-    let mut text = format!(
-        "the checkpoint of {name} could not be read and is given up: what this host has with the container's \
-         name is removed\n"
-    );
-    if has_contrail {
+    let in_contrail = if has_contrail {
         let machine = vm_uuid(container);
-        text.push_str(&format!(
+        format!(
             "may be left in Contrail: the virtual-machine {machine} with its interfaces and addresses, if the \
              container was on networks of Contrail; contrail-mesos check compares\n"
-        ));
-    }
-    text
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "the checkpoint of {name} could not be read and is given up: what this host has with the container's \
+         name is removed\n{in_contrail}"
+    )
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use contrail_mesos::agent_containers::AgentContainers;
+use contrail_mesos::agent_containers::ask;
 use contrail_mesos::isolator::attacher::{Attacher, Peers, SilentPeer, Stray};
 use contrail_mesos_api::http::Address;
 use contrail_mesos_api::text::Escaped;
@@ -64,7 +64,7 @@ struct Row {
 impl Check {
     pub(crate) async fn run(self, attacher: &Attacher) -> Result<ExitCode> {
         let agent = self.agent.clone();
-        let peers = Peers::new(move || AgentContainers::ask(agent.clone()));
+        let peers = Peers::new(move || ask(agent.clone()));
         let (strays, mut silent) = attacher.strays_with(&peers).await?;
         let mut rows: Vec<Row> = strays
             .iter()

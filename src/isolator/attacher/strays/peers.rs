@@ -16,7 +16,6 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::{Origin, Stray, container_of};
-use crate::agent_containers::AgentContainers;
 use crate::isolator::attacher::{Attacher, intents};
 use crate::isolator::checkpoint::{Checkpoint, Owner, StoredCheckpoint};
 use crate::isolator::error::IsolatorError;
@@ -25,7 +24,7 @@ use crate::net::netns::processes::OccupiedNamespaces;
 use crate::provider::stray::StrayKind;
 use crate::provider::{PendingTeardown, ProviderErrors, ProviderIntent, is_label_of};
 
-type AgentAnswer = Pin<Box<dyn Future<Output = Result<Option<AgentContainers>, String>> + Send>>;
+type AgentAnswer = Pin<Box<dyn Future<Output = Result<Option<HashSet<String>>, String>> + Send>>;
 
 /// Who else knows the containers of this host.
 pub struct Peers {
@@ -33,10 +32,11 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// The agents as this function asks them, and the managers of the configuration.
+    /// The managers of the configuration, and the agents as this function asks them: it returns the values
+    /// of the ids of all containers that they know, none without an agent, or why an agent does not answer.
     pub fn new<F>(agent: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Option<AgentContainers>, String>> + Send + 'static,
+        F: Future<Output = Result<Option<HashSet<String>>, String>> + Send + 'static,
     {
         Self {
             agent: Box::new(move || Box::pin(agent())),
@@ -133,7 +133,7 @@ impl Attacher {
     /// The checkpoints of containers of an agent that it does not know.
     async fn unknown_containers(
         &self,
-        known: &AgentContainers,
+        known: &HashSet<String>,
         before: &Snapshot,
         after: &Snapshot,
     ) -> Result<Vec<Stray>, IsolatorError> {
@@ -142,7 +142,7 @@ impl Attacher {
             .iter()
             .filter(|(container, checkpoint)| {
                 checkpoint.owner == Owner::Agent
-                    && !known.has(container)
+                    && !known.contains(container.value())
                     && after.intact.contains_key(*container)
             })
             .map(|(_, checkpoint)| checkpoint)
