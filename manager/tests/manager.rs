@@ -120,6 +120,7 @@ fn check_reports_problems_of_a_configuration() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::too_many_lines, reason = "the life of one manager")]
 async fn manager_creates_a_container_and_stops() {
     let (_, server) = Server::start(Options::default()).await.unwrap();
     let client = VncClient::new(VncOptions::new(vec![
