@@ -29,6 +29,11 @@ pub(crate) const EXAMPLES: &[Example] = &[
         line: "contrail-mesos-manager --config manager.toml config check --offline",
     },
     Example {
+        command: "dump",
+        purpose: "Collect what the report of a problem needs",
+        line: "contrail-mesos-manager dump --output report.tar.gz",
+    },
+    Example {
         command: "import",
         purpose: "Translate the configuration of Contrail's own mesos-manager",
         line: "contrail-mesos-manager import /etc/contrail/contrail-mesos-manager.conf",

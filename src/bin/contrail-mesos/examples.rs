@@ -83,6 +83,16 @@ pub(crate) const EXAMPLES: &[Example] = &[
         "contrail-mesos doctor --library ./libcontrail_mesos.so",
     ),
     example(
+        "dump",
+        "Collect what the report of a problem needs",
+        "contrail-mesos dump",
+    ),
+    example(
+        "dump",
+        "In a smaller file, with the log of the agent",
+        "contrail-mesos dump --output report.tar.gz --max-size 8M --log /var/log/mesos/agent.log",
+    ),
+    example(
         "module info",
         "For which Mesos a library was built",
         "contrail-mesos module info /usr/lib/mesos/modules/libcontrail_mesos.so",
