@@ -29,7 +29,7 @@ impl Operator<'_> {
             .command(program("contrail-mesos")?)
             .arg("--config")
             .arg(&self.config)
-            .args(arguments.split(' '))
+            .args(arguments.split_whitespace())
             .output()?;
         let text = |bytes| String::from_utf8(bytes);
         Ok((
@@ -196,6 +196,7 @@ fn check_names_and_repairs_one_stray_of_every_kind() -> Result<()> {
         "{report:#}"
     );
     agent.cluster.restart()?;
+    drop(host);
     agent.end()
 }
 
@@ -544,7 +545,7 @@ fn dump_has_no_secret_wherever_it_is_planted() -> Result<()> {
         ("state.json", "note"),
         ("state.json", "containers/broken/intent.json"),
         ("node-daemon/status.json", "https://***@manager/"),
-        ("node-daemon/metrics.txt", "(hidden)"),
+        ("node-daemon/metrics.txt", "https://***@manager/"),
         ("logs/given-0.txt", "password=(hidden) next"),
         ("logs/given-0.txt", "the token is (hidden)"),
         ("logs/given-0.txt", "last line"),
@@ -569,5 +570,6 @@ fn dump_has_no_secret_wherever_it_is_planted() -> Result<()> {
     assert_eq!(fs::metadata(&archive)?.len(), size);
     fs::remove_dir_all(state.join("containers/broken"))?;
     fs::remove_dir_all(state.join("node"))?;
+    drop(host);
     agent.end()
 }

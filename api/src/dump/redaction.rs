@@ -138,15 +138,24 @@ impl Redactor {
         }
     }
 
-    /// A text without secrets.
+    /// A text without secrets. What is JSON in it, as a whole or on a line, is redacted as JSON.
     #[must_use]
     pub fn text(&self, text: &str) -> String {
+        if let Some(json) = parse_structure(text) {
+            return format!("{:#}\n", self.json(&json));
+        }
         let text = self.without_known(text);
         let text = without_keys(&text);
         let text = redact_text(&text);
         let mut redacted = String::with_capacity(text.len());
         for line in text.split_inclusive('\n') {
-            push_line(&mut redacted, line);
+            match parse_structure(line) {
+                Some(json) => {
+                    redacted.push_str(&self.json(&json).to_string());
+                    redacted.push('\n');
+                }
+                None => push_line(&mut redacted, line),
+            }
         }
         redacted
     }
@@ -191,13 +200,10 @@ impl Redactor {
     }
 
     fn string(&self, text: &str, depth: usize) -> Value {
-        let trimmed = text.trim_start();
-        if trimmed.starts_with(['{', '['])
-            && let Ok(json) = serde_json::from_str::<Value>(text)
-        {
-            return Value::String(self.value(&json, Place::Any, depth + 1).to_string());
+        match parse_structure(text) {
+            Some(json) => Value::String(self.value(&json, Place::Any, depth + 1).to_string()),
+            None => Value::String(self.text(text)),
         }
-        Value::String(self.text(text))
     }
 
     fn object(
@@ -334,6 +340,12 @@ impl Redactor {
             other => other.clone(),
         }
     }
+}
+
+/// The object or list that a text is.
+fn parse_structure(text: &str) -> Option<Value> {
+    let is_structure = text.trim_start().starts_with(['{', '[']);
+    is_structure.then(|| serde_json::from_str(text).ok())?
 }
 
 /// What is done with texts and numbers.
@@ -530,6 +542,8 @@ mod tests {
             format!("-----BEGIN PRIVATE KEY-----\n{SECRET}\n"),
             format!("tls_private_key = {SECRET}"),
             format!("net.ipv4.tcp_fastopen_key = {SECRET}"),
+            format!("{{\"labels\":{{\"note\":\"{SECRET}\"}}}}"),
+            format!("first\n{{\"labels\":{{\"note\":\"{SECRET}\"}}}}\nlast"),
         ] {
             let text = redactor.text(&line);
             assert!(!text.contains("S3cr3t"), "{line} -> {text}");

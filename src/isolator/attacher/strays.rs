@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,14 +94,16 @@ enum Origin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct DamagedFile {
     file_name: OsString,
-    /// Inode, size and time of its last change; none if it has no intent.
+    /// Inode, size and time of the last change of its intent, or of its directory without an intent.
     version: Option<(u64, u64, i64, i64)>,
 }
 
 impl DamagedFile {
     fn new(checkpoints: &Checkpoints, file_name: OsString) -> Self {
-        let intent = checkpoints.root().join(&file_name).join(INTENT_FILE);
-        let version = fs::symlink_metadata(intent).ok().map(|metadata| {
+        let directory = checkpoints.root().join(&file_name);
+        let metadata = fs::symlink_metadata(directory.join(INTENT_FILE));
+        let metadata = metadata.or_else(|_| fs::symlink_metadata(&directory));
+        let version = metadata.ok().map(|metadata| {
             let changed = (metadata.mtime(), metadata.mtime_nsec());
             (metadata.ino(), metadata.size(), changed.0, changed.1)
         });
@@ -532,6 +535,8 @@ impl Attacher {
                     is_set_aside = true;
                     log::warn!("damaged checkpoint moved aside to {}", path.display());
                 }
+                // It was being removed.
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => errors.push(error.into()),
             }
         }
