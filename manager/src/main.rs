@@ -46,11 +46,11 @@ struct Arguments {
     #[arg(long, global = true, default_value = DEFAULT_PATH, value_name = "FILE")]
     config: PathBuf,
     /// The same as the command config check
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, conflicts_with = "dry_run")]
     check: bool,
     /// Print what this manager would write now, write nothing, and exit with 0 if there are no
     /// differences, 3 if there are, and 1 on errors
-    #[arg(long, conflicts_with = "check")]
+    #[arg(long)]
     dry_run: bool,
     /// Output format of the dry run
     #[arg(

@@ -208,7 +208,7 @@ fn wrong_arguments_and_errors_have_their_exit_codes_and_streams() -> Result<()> 
         ("contrail-mesos generate man /dev/null/x", 1, "/dev/null/x"),
         ("contrail-mesos-cni --frobnicate", 2, "--frobnicate"),
         ("contrail-mesos-node --dry-run run", 2, "--dry-run"),
-        ("contrail-mesos-node rnu", 2, "'run'"),
+        ("contrail-mesos-node rnu", 2, "'rnu'"),
         (
             "contrail-mesos-node --config DIR/wrong.toml",
             1,
@@ -316,7 +316,7 @@ fn checks_of_all_programs_speak_the_same_words() -> Result<()> {
 fn offline_check_looks_at_no_host() -> Result<()> {
     let host = host()?;
     // The subnet is there, and a bridge that isolates groups without the node daemon.
-    host.sh("ip link add other type dummy && ip address add 10.32.0.99/25 dev other && ip link set other up")?;
+    host.sh("ip link add other type veth peer name another && ip link set another up && ip address add 10.32.0.99/25 dev other && ip link set other up")?;
     let here = run(
         &host,
         "contrail-mesos --config DIR/agent.toml config check",
@@ -431,11 +431,9 @@ fn manual_pages_render_and_name_every_command() -> Result<()> {
     let host = host()?;
     let directory = host.directory().join("man");
     for program in PROGRAMS {
-        run(
-            &host,
-            &format!("{program} generate man DIR/man"),
-            |_| Ok(()),
-        )?;
+        let line = format!("{program} generate man DIR/man");
+        let output = run(&host, &line, |_| Ok(()))?;
+        ensure!(output.status.success(), "{line}: {output:?}");
     }
     let mut described = BTreeSet::new();
     for entry in fs::read_dir(&directory)? {
@@ -504,11 +502,9 @@ fn manual_pages_render_and_name_every_command() -> Result<()> {
 fn completions_complete_commands_in_bash() -> Result<()> {
     let host = host()?;
     for program in PROGRAMS {
-        run(
-            &host,
-            &format!("{program} generate completions DIR/completions"),
-            |_| Ok(()),
-        )?;
+        let line = format!("{program} generate completions DIR/completions");
+        let output = run(&host, &line, |_| Ok(()))?;
+        ensure!(output.status.success(), "{line}: {output:?}");
     }
     for (program, begin, expected) in [
         ("contrail-mesos", "stat", "status"),

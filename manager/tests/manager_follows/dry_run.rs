@@ -138,7 +138,7 @@ async fn dry_run_fails_if_mesos_is_unavailable() {
         "{output:?}"
     );
     assert!(output.stdout.is_empty());
-    // Exit code 2 is reserved for differences.
+    // Wrong arguments are no differences.
     let output = fixture.dry_run(&["--nothing-of-the-kind"]).await;
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
 }
