@@ -16,6 +16,7 @@
 //! parser_testing damaged input and growth, for tests of parsers (feature `test-util`)
 //! process_metrics the metrics of the process (feature `process-metrics`)
 //! program        how the programs begin and end
+//! query          the parameters of HTTP requests
 //! recordio       the framing of Mesos' event streams
 //! text           untrusted strings in messages
 //! ```
@@ -42,5 +43,6 @@ pub mod parser_testing;
 #[cfg(feature = "process-metrics")]
 pub mod process_metrics;
 pub mod program;
+pub mod query;
 pub mod recordio;
 pub mod text;

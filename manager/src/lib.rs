@@ -64,7 +64,6 @@ mod module;
 mod objects;
 pub mod overlay;
 mod provision;
-mod query;
 mod reconcile;
 mod reload;
 mod resolver;
@@ -73,6 +72,8 @@ mod services;
 mod stores;
 pub mod task_state;
 pub mod vnc;
+
+use contrail_mesos_api::query;
 
 pub use config::{
     Access, Config, Connections, DEFAULT_ADMIN_PORT, DEFAULT_PATH, Follow, LinkLocalDns,

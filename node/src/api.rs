@@ -16,7 +16,8 @@
 //! | `GET /v1/services/{name}` | the ports of such a name, as JSON in the form of Mesos-DNS |
 //! | `GET /overlay-agent/overlay` | the answer of the agent module of DC/OS, as JSON or protobuf |
 //!
-//! An error is JSON with a field `error`. Nothing can be changed by the API. By TCP it is
+//! An error is JSON with a field `error`. No path takes parameters, and a request with any is refused, but
+//! for probes and monitoring, which add their own. Nothing can be changed by the API. By TCP it is
 //! unauthenticated, so requests for foreign names and of foreign pages are refused.
 
 mod drops;
@@ -32,13 +33,14 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{Method, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use contrail_mesos::node_state::LocalOverlay;
 use contrail_mesos_api::agent_api::Refusal;
 use contrail_mesos_api::cluster::Revision;
 use contrail_mesos_api::http::AllowedHosts;
+use contrail_mesos_api::query::QueryParameters;
 use contrail_mesos_api::text::{Quoted, with_causes};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -175,9 +177,6 @@ struct ApiState {
 pub fn router(sources: ApiSources) -> Router {
     let metrics = Metrics::new(sources.clone());
     Router::new()
-        .route("/live", get(live))
-        .route("/ready", get(ready))
-        .route("/metrics", get(show_metrics))
         .route("/v1/status", get(status))
         .route("/v1/cluster", get(cluster))
         .route("/v1/groups", get(groups))
@@ -188,6 +187,10 @@ pub fn router(sources: ApiSources) -> Router {
         .route("/v1/hosts/{name}", get(host))
         .route("/v1/services/{name}", get(service))
         .route("/overlay-agent/overlay", get(overlay_agent::overlay))
+        .route_layer(from_fn(refuse_parameters))
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/metrics", get(show_metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(ApiState { sources, metrics }))
@@ -208,6 +211,14 @@ async fn check_host(
     match allowed.refusal(request.method(), authority, request.headers()) {
         None => next.run(request).await,
         Some(error) => refusal(StatusCode::FORBIDDEN, &error),
+    }
+}
+
+/// Refuses a request with parameters, because who sends them expects an effect.
+async fn refuse_parameters(request: Request, next: Next) -> Response {
+    match QueryParameters::refusal(request.uri().query()) {
+        None => next.run(request).await,
+        Some(error) => refusal(StatusCode::BAD_REQUEST, &error),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The client of a node daemon: the watch, and its reports.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,8 +110,22 @@ impl ClusterClient {
 
     /// All nodes, as the leader knows them. Retries until the deadline.
     pub async fn nodes(&self, deadline: Instant) -> Result<NodeList, ManagerError> {
+        self.list("/v1/nodes".to_owned(), deadline).await
+    }
+
+    /// The nodes that have an address or whose containers may have it, and the containers that have it.
+    /// Retries until the deadline.
+    pub async fn nodes_with_address(
+        &self,
+        address: IpAddr,
+        deadline: Instant,
+    ) -> Result<NodeList, ManagerError> {
+        let path = format!("/v1/nodes?address={address}");
+        self.list(path, deadline).await
+    }
+
+    async fn list(&self, path: String, deadline: Instant) -> Result<NodeList, ManagerError> {
         let operation = "list the nodes".to_owned();
-        let path = "/v1/nodes".to_owned();
         self.0
             .call(operation, Method::GET, path, None, deadline)
             .await

@@ -64,7 +64,7 @@ pub use services::{
     Backend, BackendState, InvalidServiceKey, Reach, SERVICE_ZONE, Service, ServiceKey,
     ServiceProtocol, ServiceSettings, TASK_ZONE, TaskInstance, TaskName, TaskPort, Vip,
 };
-pub use status::{NodeCondition, NodeList, NodeStatus};
+pub use status::{AddressOwner, NodeCondition, NodeList, NodeStatus};
 
 /// How often a stream has a line at least. A client that reads nothing for three times as long
 /// connects again.

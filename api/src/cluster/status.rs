@@ -14,6 +14,28 @@ pub struct NodeList {
     pub revision: Revision,
     /// The nodes, ordered by name.
     pub nodes: Vec<NodeStatus>,
+    /// The containers that have the address that was asked for, as far as the leader knows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<AddressOwner>,
+}
+
+/// A container that has an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AddressOwner {
+    /// Its node's name or its agent's host name; none if that is not known.
+    pub node: Option<String>,
+    /// Its id with those of its parents, joined by dots, or the id of its endpoint; none if that is not
+    /// known.
+    pub container: Option<String>,
+    /// The task's id; none if only the node has reported it.
+    #[serde(default)]
+    pub task: Option<String>,
+    /// The framework's id.
+    #[serde(default)]
+    pub framework: Option<String>,
+    /// The network's name; none if that is not known.
+    #[serde(default)]
+    pub network: Option<String>,
 }
 
 /// What the leader knows about a node.

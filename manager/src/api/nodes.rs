@@ -200,6 +200,9 @@ async fn list(
         .map_err(invalid_query)?;
     state.api.check_ready()?;
     let mut list = state.cluster.list()?;
+    if let Some(address) = address {
+        list.containers = state.cluster.containers_with(address);
+    }
     list.nodes.retain(|status| {
         node.as_ref().is_none_or(|name| *name == status.name)
             && address.is_none_or(|address| status.has_address(address))

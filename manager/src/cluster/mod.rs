@@ -30,8 +30,8 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use contrail_mesos_api::cluster::{
-    Endpoint, EndpointsReport, Node, NodeAnswer, NodeList, NodeReport, NodeStatus, Object,
-    Revision, SecurityGroup,
+    AddressOwner, Endpoint, EndpointsReport, Node, NodeAnswer, NodeList, NodeReport, NodeStatus,
+    Object, Revision, SecurityGroup,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -454,7 +454,11 @@ impl Cluster {
         let nodes = self
             .nodes
             .statuses(&registered, revision, &problems, has_problems);
-        Ok(NodeList { revision, nodes })
+        Ok(NodeList {
+            revision,
+            nodes,
+            containers: vec![],
+        })
     }
 
     /// All nodes, and the current revision; none if this manager does not publish.
@@ -487,6 +491,31 @@ impl Cluster {
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         let current = self.current();
         current.map_or(vec![], |(_, publisher)| publisher.table().published())
+    }
+
+    /// The containers that have an address: those that nodes have reported, and those of tasks if this
+    /// manager follows Mesos for services.
+    pub(crate) fn containers_with(&self, address: IpAddr) -> Vec<AddressOwner> {
+        let endpoints = self.endpoints().into_iter();
+        let endpoints = endpoints.filter(|endpoint| endpoint.addresses.contains(&address));
+        let mut owners: Vec<AddressOwner> = match &self.services {
+            Some(services) => services.containers_with(address),
+            None => vec![],
+        };
+        // A task says more of the same container.
+        let of_nodes = endpoints
+            .filter(|_| owners.is_empty())
+            .map(|endpoint| AddressOwner {
+                node: Some(endpoint.node.clone()),
+                container: Some(endpoint.id.clone()),
+                task: None,
+                framework: None,
+                network: None,
+            });
+        let of_nodes: Vec<AddressOwner> = of_nodes.collect();
+        owners.extend(of_nodes);
+        owners.sort();
+        owners
     }
 
     /// How many endpoints there are.

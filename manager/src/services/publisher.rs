@@ -5,11 +5,12 @@
 //! is published.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use contrail_mesos_api::backoff::{Backoff, Delays};
-use contrail_mesos_api::cluster::ServiceSettings;
+use contrail_mesos_api::cluster::{AddressOwner, ServiceSettings};
 use contrail_mesos_api::http::TlsError;
 use contrail_mesos_api::text::Quoted;
 use ipnet::IpNet;
@@ -24,6 +25,7 @@ use super::contrail::{ServiceObjectsInput, ServiceObjectsStatus};
 use super::follow::{MesosFollow, follow};
 use super::metrics::ServiceMetrics;
 use super::publication::{Publication, Target};
+use super::task::container_addresses;
 use super::trust::{AgentTrust, Trust};
 use super::{ComputeServices, DesiredServices, OverlayNetworks, ServiceContext};
 use crate::config::{Config, Follow, ServicesOptions};
@@ -31,7 +33,7 @@ use crate::contrail::Contrail;
 use crate::error::ManagerError;
 use crate::fence::Fence;
 use crate::lead::Readiness;
-use crate::mesos_master::MasterClient;
+use crate::mesos_master::{MasterClient, Task};
 use crate::overlay::{ObjectChange, Store as AddressStore, StoreError, StoreSubject, open_store};
 use crate::reconcile::Reconciler;
 use crate::stores::Store;
@@ -171,6 +173,28 @@ impl Services {
             contrail: None,
             metrics: ServiceMetrics::default(),
         }
+    }
+
+    /// The containers of tasks that have an address on a network other than that of their host.
+    pub(crate) fn containers_with(&self, address: IpAddr) -> Vec<AddressOwner> {
+        let view = self.mesos.snapshot();
+        let owns = |task: &&Task| {
+            !task.status.state.is_ended()
+                && container_addresses(task).any(|own| own == address.to_canonical())
+        };
+        let owner = |task: &Task| {
+            let agent = task.agent.as_deref().and_then(|id| view.agent(id));
+            let mut networks = task.status.networks.iter();
+            let network = networks.find(|network| network.addresses.contains(&address));
+            AddressOwner {
+                node: agent.map(|agent| agent.host.to_string()),
+                container: task.status.container.as_deref().map(str::to_owned),
+                task: Some(task.key.task.to_string()),
+                framework: Some(task.key.framework.to_string()),
+                network: network.and_then(|network| Some(network.name.as_deref()?.to_owned())),
+            }
+        };
+        view.tasks().filter(owns).map(owner).collect()
     }
 
     /// What is published when a term begins.

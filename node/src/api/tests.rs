@@ -182,6 +182,28 @@ async fn tower_call(router: &mut Router, request: Request) -> Response {
 }
 
 #[tokio::test]
+async fn parameters_are_refused_but_of_probes() {
+    let (_senders, sources) = sources();
+    let mut router = router(sources);
+    for (path, expected) in [
+        ("/v1/status", 200),
+        ("/v1/status?verbose=1", 400),
+        ("/v1/groups?x", 400),
+        ("/v1/hosts/web?x=1", 400),
+        ("/overlay-agent/overlay?x=1", 400),
+        ("/live?probe=1", 200),
+        ("/metrics?format=x", 200),
+    ] {
+        let request = Request::builder()
+            .uri(path)
+            .body(axum::body::Body::empty())
+            .unwrap();
+        let response = tower_call(&mut router, request).await;
+        assert_eq!(response.status().as_u16(), expected, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn overlay_agent_answers_as_the_dcos_module() {
     const GET: &str = "GET /overlay-agent/overlay";
     let directory = tempfile::tempdir().unwrap();

@@ -159,6 +159,15 @@ async fn endpoints_of_a_node_are_published_until_it_is_deleted() {
     let list = first.list("?node=agent-1").await;
     assert_eq!(list.nodes[0].endpoints, Some(2));
     assert_eq!(list.nodes[0].problems, answer.problems);
+    // Who asks for an address learns which container has it.
+    let list = first.list("?address=192.168.0.6").await;
+    assert_eq!(list.nodes.len(), 1);
+    let owner = &list.containers[0];
+    assert_eq!(
+        (owner.node.as_deref(), owner.container.as_deref()),
+        (Some("agent-1"), Some("b"))
+    );
+    assert_eq!(first.list("?address=192.168.0.99").await.containers, []);
     let list = first.list("?node=agent-2").await;
     assert_eq!(
         (list.nodes[0].endpoints, &list.nodes[0].problems[..]),

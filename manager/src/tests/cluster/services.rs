@@ -1,11 +1,14 @@
 //! A manager with services: with Mesos alone, beside overlays, and what operators see of them.
 
+use std::net::IpAddr;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use contrail_mesos_api::cluster::{
-    Backend, BackendState, EndpointsReport, Reach, Service, ServiceKey, TaskInstance, TaskName,
+    AddressOwner, Backend, BackendState, EndpointsReport, Reach, Service, ServiceKey, TaskInstance,
+    TaskName,
 };
-use contrail_mesos_sim::mesos_master::Master;
+use contrail_mesos_sim::mesos_master::{Agent, Master, Task, TaskState};
 
 use super::*;
 use crate::services::{
@@ -201,6 +204,47 @@ async fn services_and_overlays_are_published_together() {
         panic!("{put:?}")
     };
     assert_eq!(service.backends[0].address.to_string(), "192.168.0.3:8080");
+}
+
+#[tokio::test]
+async fn task_with_an_address_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let master = Master::start().await.unwrap();
+    let address = IpAddr::from([10, 0, 0, 7]);
+    master.add_framework("F", "marathon");
+    master.add_agent(Agent {
+        id: "S1".into(),
+        host: "node1.example".into(),
+        address: IpAddr::from([192, 0, 2, 1]),
+    });
+    master.add_task(Task {
+        id: "web.1".into(),
+        framework: "F".into(),
+        agent: "S1".into(),
+        container: "c1".into(),
+        network: ("blue".into(), address),
+        vip: None,
+        state: TaskState::TaskRunning,
+    });
+    let config = service_config(directory.path(), &master, "");
+    let manager = start_services(&config, &Tasks::default()).await;
+    let node = Client::new(&manager, "agent-1");
+    let owners = async || node.list("?address=10.0.0.7").await.containers;
+    let owner = AddressOwner {
+        node: Some("node1.example".to_owned()),
+        container: Some("c1".to_owned()),
+        task: Some("web.1".to_owned()),
+        framework: Some("F".to_owned()),
+        network: Some("blue".to_owned()),
+    };
+    while owners().await != [owner.clone()] {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(node.list("?address=10.0.0.8").await.containers, []);
+    assert!(master.update_task("web.1", TaskState::TaskFinished));
+    while !owners().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use contrail_mesos_api::text::Quoted;
+use crate::text::Quoted;
 
 /// The parameters of a request. Empty ones count as missing, as forms send them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct QueryParameters(BTreeMap<&'static str, String>);
+pub struct QueryParameters(BTreeMap<&'static str, String>);
 
 impl QueryParameters {
     /// Parses a query of which these parameters are known. Another one is an error, because who
     /// sends it expects an effect.
-    pub(crate) fn parse(query: Option<&str>, known: &[&'static str]) -> Result<Self, String> {
+    pub fn parse(query: Option<&str>, known: &[&'static str]) -> Result<Self, String> {
         let mut parameters = BTreeMap::new();
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             let Some(name) = known.iter().find(|known| **known == name) else {
@@ -29,13 +29,19 @@ impl QueryParameters {
         Ok(Self(parameters))
     }
 
+    /// Why a request whose path takes no parameters is refused, if it has any.
+    #[must_use]
+    pub fn refusal(query: Option<&str>) -> Option<String> {
+        Self::parse(query, &[]).err()
+    }
+
     /// The value of a parameter.
-    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
+    pub fn take(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
     }
 
     /// The parsed value of a parameter.
-    pub(crate) fn take_parsed<T: std::str::FromStr>(
+    pub fn take_parsed<T: std::str::FromStr>(
         &mut self,
         name: &str,
         expected: &str,
