@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 pub mod agent_containers;
+pub mod address_history;
 pub mod cni_plugin;
 pub mod config;
 pub mod doctor;

@@ -1,14 +1,12 @@
 //! CHECK: whether the result of an ADD still holds.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 use serde_json::Value;
 
 use super::Invocation;
 use super::error::{CniError, ErrorCode};
-use crate::net::netlink::NetlinkSocket;
-use crate::net::{addressing, links, netns};
+use crate::net::netns;
+use crate::provider::inspection::ExpectedInterface;
 
 impl Invocation {
     pub(super) async fn check(&self, version: &str, input: &[u8]) -> Result<(), CniError> {
@@ -37,28 +35,28 @@ impl Invocation {
             .collect();
         let namespace = netns::of_path(&self.namespace)
             .map_err(|error| CniError::new(ErrorCode::Environment, error.to_string()))?;
-        let (name, expected) = (interface.clone(), addresses.clone());
-        let missing = netns::run_in(namespace, move || find_missing(&name, &expected))
+        let expected = ExpectedInterface {
+            name: interface,
+            addresses: addresses.clone(),
+            ..ExpectedInterface::default()
+        };
+        let findings = netns::run_in(namespace, move || expected.findings())
             .await
+            .map_err(|error| CniError::caused_by("cannot enter the container's namespace", error))?
             .map_err(|error| {
-                CniError::caused_by("cannot enter the container's namespace", error)
-            })??;
-        if let Some(missing) = missing {
+                CniError::caused_by("cannot read the container's interfaces", error)
+            })?;
+        if !findings.is_empty() {
             return Err(CniError::new(
                 ErrorCode::Other,
-                format!("the container no longer has {missing}"),
+                format!("in the container: {}", findings.join("; ")),
             ));
         }
-        let forwarded: Vec<IpAddr> = self
+        let forwarded = self
             .vrouter
-            .addresses(self.vm_uuid)
+            .forwarded(self.vm_uuid)
             .await
-            .map_err(|error| CniError::new(ErrorCode::Other, error.to_string()))?
-            .unwrap_or_default()
-            .iter()
-            .flat_map(|plugged| plugged.v4.into_iter().chain(plugged.v6))
-            .map(|address| address.address)
-            .collect();
+            .map_err(|error| CniError::new(ErrorCode::Other, error.to_string()))?;
         match addresses
             .iter()
             .find(|net| !forwarded.contains(&net.addr()))
@@ -70,19 +68,4 @@ impl Invocation {
             )),
         }
     }
-}
-
-/// The interface or the first of its addresses that does not exist. Runs in the container's
-/// namespace.
-fn find_missing(interface: &str, addresses: &[IpNet]) -> Result<Option<String>, CniError> {
-    let fail = |error| CniError::caused_by("cannot read the container's interfaces", error);
-    let mut socket = NetlinkSocket::route().map_err(fail)?;
-    let Some(link) = links::by_name(&mut socket, interface).map_err(fail)? else {
-        return Ok(Some(format!("the interface {interface}")));
-    };
-    let present = addressing::addresses(&mut socket).map_err(fail)?;
-    let missing = addresses
-        .iter()
-        .find(|address| !present.contains(&(link.index, **address)));
-    Ok(missing.map(|address| format!("the address {address} on {interface}")))
 }

@@ -26,6 +26,7 @@ use super::etc_files;
 use super::etc_storage::EtcStorage;
 pub use super::target::Target;
 use super::target::{Namespaces, pin};
+use crate::address_history::{self, AddressUse};
 use crate::config::{Config, Dns, NetworkProvider};
 use crate::net::links;
 use crate::net::netns::{self, NamespaceThreads, handles};
@@ -38,8 +39,14 @@ use crate::provider::{
     ProviderErrors, ProviderIntent, Providers, Statistics, instance_tag,
 };
 use contrail_mesos_api::container::ContainerId;
+pub use networks::{AddressReport, NetworkMember, NetworkOverview};
+pub use status::{
+    ContainerFilter, ContainerState, ContainerStatus, InspectionDepth, NetworkStatus,
+};
 pub use strays::{Peers, SilentPeer, Stray};
 
+mod networks;
+mod status;
 mod strays;
 
 /// Attaches the containers of one state directory.
@@ -92,7 +99,12 @@ impl Attacher {
     /// What is wrong with an attached interface, a sentence each. See [`Provider::inspect`].
     ///
     /// [`Provider::inspect`]: crate::provider::Provider::inspect
-    pub async fn inspect(&self, checkpoint: &Checkpoint, intent: &Intent) -> Vec<String> {
+    pub async fn inspect(
+        &self,
+        checkpoint: &Checkpoint,
+        intent: &Intent,
+        attachment: Option<&Attachment>,
+    ) -> Vec<String> {
         let namespace = match self.handle(checkpoint) {
             Some(handle) => {
                 let opened = spawn_blocking(move || netns::of_path(&handle)).await;
@@ -105,7 +117,7 @@ impl Attacher {
             None => None,
         };
         self.providers
-            .inspect(intent, namespace.as_ref().map(AsFd::as_fd))
+            .inspect(intent, attachment, namespace.as_ref().map(AsFd::as_fd))
             .await
     }
 
@@ -478,8 +490,9 @@ impl Attacher {
             .await
             .map_err(IsolatorError::Provider);
         let handle = self.handle(checkpoint);
+        let history = detached.is_ok().then(|| checkpoint.clone());
         let removed = self
-            .remove_state(&checkpoint.container, handle, detached.is_ok())
+            .remove_state(&checkpoint.container, handle, detached.is_ok(), history)
             .await;
         IsolatorError::combine(
             [begun, detached, removed]
@@ -538,12 +551,14 @@ impl Attacher {
         self.providers.contrail_deadline().is_some()
     }
 
-    /// Removes the handle to the namespace and, if `with_checkpoint`, the container's directory.
+    /// Removes the handle to the namespace and, if `with_checkpoint`, the container's directory. Then
+    /// notes which addresses the container of `history` has had.
     async fn remove_state(
         &self,
         container: &ContainerId,
         handle: Option<PathBuf>,
         with_checkpoint: bool,
+        history: Option<Checkpoint>,
     ) -> Result<(), IsolatorError> {
         let checkpoints = self.checkpoints.clone();
         let etc_storage = self.etc_storage.clone();
@@ -554,8 +569,17 @@ impl Attacher {
                 handles::unpin(&handle)?;
             }
             etc_storage.remove(&container)?;
+            let uses = history.map_or_else(Vec::new, |checkpoint| {
+                AddressUse::of_detached(&checkpoints, &checkpoint)
+            });
             if with_checkpoint {
                 checkpoints.remove(&container)?;
+            }
+            if let Err(error) = address_history::append(checkpoints.state_dir(), &uses) {
+                log::warn!(
+                    container:% = container, error:% = error;
+                    "cannot note the addresses that the container has had"
+                );
             }
             Ok(())
         })
@@ -691,7 +715,9 @@ impl Attacher {
             .await
             .map_err(IsolatorError::Provider);
         let handle = is_of_agent.then(|| self.handle_path(container));
-        let removed = self.remove_state(container, handle, detached.is_ok()).await;
+        let removed = self
+            .remove_state(container, handle, detached.is_ok(), None)
+            .await;
         IsolatorError::combine(
             [begun, detached, removed]
                 .into_iter()

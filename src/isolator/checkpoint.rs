@@ -5,6 +5,7 @@
 //!     intent.json     everything that an attach creates, fsynced before any of it is created
 //!     attached.json   the result of the attach, until its detach begins; a hint for status, never
 //!                     needed for a detach
+//!     detaching.json  the same file, from when the detach begins
 //!     hosts hostname resolv.conf
 //! <state_dir>/damaged/<container>-<milliseconds since 1970>   unreadable ones, moved aside
 //! ```
@@ -43,6 +44,7 @@ use contrail_mesos_api::files::{read_regular_file, write_regular_file};
 const LAYOUT_VERSION: u32 = 1;
 pub(crate) const INTENT_FILE: &str = "intent.json";
 pub(super) const ATTACHMENTS_FILE: &str = "attached.json";
+const DETACHING_FILE: &str = "detaching.json";
 /// How long a [`RepairLock`] is good for. Nothing is repaired after that.
 const REPAIR_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a detach waits for a [`RepairLock`] that is held, at most: for longer than its holder
@@ -477,11 +479,12 @@ impl Checkpoints {
     /// Before anything of a container is detached: from when this returns, nobody gives anything
     /// back to it. Idempotent. Waits for a repair in progress.
     pub fn begin_detach(&self, container: &ContainerId) -> Result<(), CheckpointError> {
-        let path = self.directory(container).join(ATTACHMENTS_FILE);
-        match fs::remove_file(&path) {
+        let directory = self.directory(container);
+        let path = directory.join(ATTACHMENTS_FILE);
+        match fs::rename(&path, directory.join(DETACHING_FILE)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 return Err(CheckpointError {
-                    action: "remove",
+                    action: "rename",
                     path,
                     source,
                 });
@@ -506,6 +509,23 @@ impl Checkpoints {
             );
         }
         Ok(())
+    }
+
+    /// When the attach of a container was complete; none while it is not, or its detach has begun.
+    #[must_use]
+    pub fn attached_since(&self, container: &ContainerId) -> Option<SystemTime> {
+        let path = self.directory(container).join(ATTACHMENTS_FILE);
+        fs::symlink_metadata(path).ok()?.modified().ok()
+    }
+
+    /// What a container whose detach has begun was attached with, and since when; none if its detach
+    /// has not begun, or its attach was never complete.
+    #[must_use]
+    pub fn detaching(&self, container: &ContainerId) -> Option<(Vec<Attachment>, SystemTime)> {
+        let path = self.directory(container).join(DETACHING_FILE);
+        let attachments = read_json(&path).ok()?;
+        let since = fs::symlink_metadata(&path).ok()?.modified().ok()?;
+        Some((attachments, since))
     }
 
     /// Removes the container's directory and everything in it. Idempotent.

@@ -304,7 +304,9 @@ impl Table {
             return Ok(missing);
         }
         if !state.has_expected_rules()? {
-            missing.push(format!("the rules of the nftables table inet {TABLE}"));
+            missing.push(format!(
+                "one of the rules of the nftables table inet {TABLE}"
+            ));
         }
         let mut present = HashMap::new();
         for element in elements {

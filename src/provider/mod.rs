@@ -20,6 +20,7 @@ mod container_side;
 pub mod contrail;
 mod counters;
 mod error;
+pub(crate) mod inspection;
 pub mod ipam;
 pub mod none;
 pub mod overlay;
@@ -209,7 +210,7 @@ pub struct Attachment {
 }
 
 /// Counters of one interface from the container's view: received is into the container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Statistics {
     /// Packets received.
     pub rx_packets: u64,
@@ -353,13 +354,12 @@ pub trait Provider: Send + Sync {
     async fn statistics(&self, intent: &Intent<Self::Intent>) -> Result<Statistics, ProviderError>;
 
     /// What is wrong with an attached interface, a sentence each; nothing if it works as attached.
-    /// Looks into the container, too, if its network namespace is given. Changes nothing.
+    /// `attachment` is the result of its attach, if that is known. Looks into the container, too, if its
+    /// network namespace is given. Changes nothing.
     async fn inspect(
         &self,
         intent: &Intent<Self::Intent>,
+        attachment: Option<&Attachment>,
         namespace: Option<BorrowedFd<'_>>,
-    ) -> Vec<String> {
-        let _ = (intent, namespace);
-        Vec::new()
-    }
+    ) -> Vec<String>;
 }

@@ -9,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::inspection::{ExpectedInterface, container_side};
 use super::{
     AddressRequest, Attachment, Intent, NetworkRequest, Provider, ProviderError, ProviderErrors,
     Statistics, failed, refused,
@@ -125,6 +126,22 @@ impl Provider for NoneProvider {
     async fn statistics(&self, _: &Intent<NoneIntent>) -> Result<Statistics, ProviderError> {
         // What a container sends to itself is no traffic of a network.
         Ok(Statistics::default())
+    }
+
+    async fn inspect(
+        &self,
+        _: &Intent<NoneIntent>,
+        _: Option<&Attachment>,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Vec<String> {
+        let Some(namespace) = namespace else {
+            return vec![];
+        };
+        let loopback = ExpectedInterface {
+            name: "lo".to_owned(),
+            ..ExpectedInterface::default()
+        };
+        container_side(loopback, namespace).await
     }
 }
 

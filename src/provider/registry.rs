@@ -11,17 +11,18 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::bridge::{BridgeIntent, BridgeProvider, MissingLease};
+use super::bridge::{BridgeIntent, BridgeProvider, MissingLease, group_findings};
 use super::cni::{CniIntent, CniProvider, FailedDel};
 use super::contrail::{self, ContrailIntent, ContrailProvider};
+use super::ipam::{FamilyUsage, NetworkLease};
 use super::none::{NoneIntent, NoneProvider};
-use super::overlay::{OverlayNetworks, POLL_INTERVAL};
+use super::overlay::{OverlayError, OverlayNetworks, POLL_INTERVAL};
 use super::stray::{HeldIntents, ProviderStray, ReadScope, StrayOrigin, SweepScope};
 use super::{
     Attachment, Intent, LostInterface, NetworkRequest, Provider, ProviderError, ProviderErrors,
     ProviderIntent, Statistics,
 };
-use crate::config::{Config, Network, NetworkProvider, OverlayNetwork};
+use crate::config::{BridgeNetwork, Config, Network, NetworkProvider, OverlayNetwork};
 use crate::net::links::Link;
 use contrail_mesos_api::agent_api::Ports;
 use contrail_mesos_api::container::ContainerId;
@@ -271,6 +272,33 @@ impl Providers {
         }
     }
 
+    /// The bridge network that a network is on this host now; none of other providers. Blocks on the file
+    /// system for an overlay.
+    pub(crate) fn bridge_network(
+        &self,
+        network: &Network,
+    ) -> Option<Result<BridgeNetwork, OverlayError>> {
+        match &network.provider {
+            NetworkProvider::Bridge(bridge) => Some(Ok(bridge.clone())),
+            NetworkProvider::Overlay(overlay) => Some(self.overlays.bridge_network(overlay)),
+            NetworkProvider::Contrail(_) | NetworkProvider::Cni(_) | NetworkProvider::None => None,
+        }
+    }
+
+    /// How many addresses of a network are in use, a family each. Blocks on the file system.
+    pub(crate) fn usage(
+        &self,
+        name: &str,
+        network: &BridgeNetwork,
+    ) -> Result<Vec<FamilyUsage>, ProviderError> {
+        self.bridge.usage(name, network)
+    }
+
+    /// The leases of an address, of any network. Blocks on the file system.
+    pub(crate) fn leases_of(&self, address: IpAddr) -> Result<Vec<NetworkLease>, ProviderError> {
+        self.bridge.leases_of(address)
+    }
+
     /// Leases addresses that a container without an intent has, on a network of provider `bridge` or
     /// `overlay`. Blocks.
     pub(crate) fn hold_addresses(
@@ -477,12 +505,23 @@ impl Providers {
     }
 
     /// See [`Provider::inspect`].
-    pub async fn inspect(&self, intent: &Intent, namespace: Option<BorrowedFd<'_>>) -> Vec<String> {
+    pub async fn inspect(
+        &self,
+        intent: &Intent,
+        attachment: Option<&Attachment>,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Vec<String> {
         match intent.into() {
-            TypedIntent::Bridge(intent) => self.bridge.inspect(&intent, namespace).await,
-            TypedIntent::Contrail(intent) => self.contrail.inspect(&intent, namespace).await,
-            TypedIntent::Cni(intent) => self.cni.inspect(&intent, namespace).await,
-            TypedIntent::None(intent) => self.none.inspect(&intent, namespace).await,
+            TypedIntent::Bridge(intent) => {
+                let mut findings = self.bridge.inspect(&intent, attachment, namespace).await;
+                findings.extend(group_findings(&intent).await);
+                findings
+            }
+            TypedIntent::Contrail(intent) => {
+                self.contrail.inspect(&intent, attachment, namespace).await
+            }
+            TypedIntent::Cni(intent) => self.cni.inspect(&intent, attachment, namespace).await,
+            TypedIntent::None(intent) => self.none.inspect(&intent, attachment, namespace).await,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Single calls to the agent.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode, Uri};
@@ -118,6 +118,15 @@ impl VrouterClient {
         let operation = format!("read the addresses of {machine}");
         self.read(&operation, &format!("/vm/{machine}"), answer::statuses)
             .await
+    }
+
+    /// The addresses that the agent forwards for a container: one of each family of each interface.
+    pub async fn forwarded(&self, machine: Uuid) -> Result<Vec<IpAddr>, VrouterError> {
+        let interfaces = self.addresses(machine).await?.unwrap_or_default();
+        let addresses = interfaces
+            .iter()
+            .flat_map(|interface| interface.v4.into_iter().chain(interface.v6));
+        Ok(addresses.map(|address| address.address).collect())
     }
 
     /// The agent's address, for messages.

@@ -186,6 +186,7 @@ fn node_that_is_not_what_it_was_gets_nothing_of_others() -> Result<()> {
     })?;
     let known = list.nodes.iter().filter(|node| node.name != "node-9");
     let known = NodeList {
+        containers: vec![],
         revision: list.revision,
         nodes: known.cloned().collect(),
     };

@@ -7,15 +7,18 @@
     reason = "these panic if nobody reads, or a disk is full"
 )]
 
+mod address;
 mod attach;
 mod check;
 mod cluster_status;
+mod container;
 mod detach;
 mod doctor;
-mod examples;
 mod dump;
+mod examples;
 mod groups;
 mod module;
+mod network;
 mod output;
 mod state;
 mod status;
@@ -62,8 +65,17 @@ enum Command {
     Detach(detach::Detach),
     /// Show or change the groups of a running container
     Groups(groups::GroupsCommand),
-    /// List the containers that are attached on this host, or all nodes of the cluster
+    /// List the containers of this host and verify them, or list all nodes of the cluster
     Status(status::Status),
+    /// Show a container
+    #[command(subcommand)]
+    Container(ContainerCommand),
+    /// Show networks, their addresses and their containers
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
+    /// Show who has an address
+    #[command(subcommand)]
+    Address(AddressCommand),
     /// Look for what belongs to no container on this host, and repair it
     Check(strays::Check),
     /// Collect what a report of a problem needs into one archive, without secrets
@@ -80,6 +92,18 @@ enum Command {
     /// Write manual pages and completions
     #[command(hide = true)]
     Generate(Generate),
+}
+
+#[derive(Subcommand)]
+enum ContainerCommand {
+    /// Show everything about one container of this host
+    Show(container::ContainerShow),
+}
+
+#[derive(Subcommand)]
+enum AddressCommand {
+    /// Show which container of this host has an address, and which had it before
+    Show(address::AddressShow),
 }
 
 #[derive(Subcommand)]
@@ -158,17 +182,23 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             let config = command.state.load(&source)?;
             runtime()?.block_on(async { command.run(&StateOptions::attacher(&config)?).await })
         }
-        Command::Status(command) if command.cluster => {
-            let config = source.load()?;
-            runtime()?.block_on(cluster_status::run(&config, command.output))
-        }
         Command::Status(command) => {
-            needs_root("status")?;
-            let config = command.state.load(&source)?;
-            runtime()?.block_on(async {
-                let attacher = StateOptions::attacher(&config)?;
-                command.run(&attacher, &config.state_dir).await
-            })
+            if !command.cluster {
+                needs_root("status")?;
+            }
+            runtime()?.block_on(command.run(&source))
+        }
+        Command::Container(ContainerCommand::Show(command)) => {
+            needs_root("container show")?;
+            runtime()?.block_on(command.run(&source))
+        }
+        Command::Network(command) => {
+            needs_root("network")?;
+            runtime()?.block_on(command.run(&source))
+        }
+        Command::Address(AddressCommand::Show(command)) => {
+            needs_root("address show")?;
+            runtime()?.block_on(command.run(&source))
         }
     }
 }

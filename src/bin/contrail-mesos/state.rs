@@ -22,6 +22,13 @@ pub(crate) struct StateOptions {
 impl StateOptions {
     /// The configuration without what is wrong with it, which is said on the standard error.
     pub(crate) fn load(&self, source: &Source) -> Result<Config> {
+        let (config, warning) = self.load_with_warning(source)?;
+        print_warnings(warning.as_slice());
+        Ok(config)
+    }
+
+    /// The configuration without what is wrong with it, and a warning about that.
+    pub(crate) fn load_with_warning(&self, source: &Source) -> Result<(Config, Option<String>)> {
         let (mut config, error) = match (source.load_directories(), &self.state_dir) {
             (Ok(loaded), _) => loaded,
             (Err(error), Some(_)) => (Config::default(), Some(error)),
@@ -34,32 +41,47 @@ impl StateOptions {
         if let Some(directory) = &self.state_dir {
             config.state_dir.clone_from(directory);
         }
-        if let Some(error) = error {
-            print_error(&format!(
-                "contrail-mesos: the configuration is not usable, going on with the state directory {}: {error}",
+        let warning = error.map(|error| {
+            format!(
+                "the configuration is not usable, going on with the state directory {}: {error}",
                 config.state_dir.display()
-            ));
-        }
-        Ok(config)
+            )
+        });
+        Ok((config, warning))
     }
 
     /// An attacher that does without Contrail's managers if they cannot be reached by this
-    /// configuration. Needs a tokio runtime.
+    /// configuration, which is said on the standard error. Needs a tokio runtime.
     pub(crate) fn attacher(config: &Config) -> Result<Attacher> {
+        let (attacher, warning) = Self::attacher_with_warning(config)?;
+        print_warnings(warning.as_slice());
+        Ok(attacher)
+    }
+
+    /// As [`Self::attacher`], with a warning in place of the message.
+    pub(crate) fn attacher_with_warning(config: &Config) -> Result<(Attacher, Option<String>)> {
         let (lost, _receiver) = unbounded_channel();
         let error = match Attacher::new(config, lost) {
-            Ok(attacher) => return Ok(attacher),
+            Ok(attacher) => return Ok((attacher, None)),
             Err(error) if config.contrail.is_none() => return Err(error.into()),
             Err(error) => error,
         };
-        print_error(&format!(
-            "contrail-mesos: going on without the managers: {error}"
-        ));
         let without_contrail = Config {
             contrail: None,
             ..config.clone()
         };
         let (lost, _receiver) = unbounded_channel();
-        Ok(Attacher::new(&without_contrail, lost)?)
+        let attacher = Attacher::new(&without_contrail, lost)?;
+        Ok((
+            attacher,
+            Some(format!("going on without the managers: {error}")),
+        ))
+    }
+}
+
+/// Prints warnings to the standard error.
+pub(crate) fn print_warnings(warnings: &[String]) {
+    for warning in warnings {
+        print_error(&format!("contrail-mesos: {warning}"));
     }
 }

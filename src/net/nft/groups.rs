@@ -632,6 +632,35 @@ impl GroupTables {
         self.known = None;
     }
 
+    /// Those of these addresses of containers to which nothing is allowed, because there are no tables or
+    /// they do not have the container. Changes nothing.
+    pub fn missing(&mut self, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, NetlinkError> {
+        let mut policy = GroupPolicy::default();
+        for address in addresses {
+            let container = ProtectedAddress {
+                rules: ContainerRules::default(),
+                admits_own_host: true,
+            };
+            policy.containers.insert(*address, container);
+        }
+        let desired = [Some(policy.inet_table())];
+        let present = Table::read_all(&mut self.socket, &[INET], &desired)?;
+        let present = present.first().and_then(Option::as_ref);
+        let is_there = |address: &IpAddr| {
+            let name = format!("containers{}", digit(family_of(*address)));
+            present.is_some_and(|table| {
+                let chain = table.chains.get("prerouting");
+                let containers = table.sets.get(&name);
+                !table.is_dormant
+                    && chain.is_some_and(|chain| !chain.rules.is_empty())
+                    && containers.is_some_and(|containers| containers.has_address(*address))
+            })
+        };
+        let mut missing = addresses.to_vec();
+        missing.retain(|address| !is_there(address));
+        Ok(missing)
+    }
+
     /// Describes what differs from `policy`. Changes nothing.
     pub fn plan(&mut self, policy: &GroupPolicy) -> Result<Vec<String>, NetlinkError> {
         let desired = policy.tables();

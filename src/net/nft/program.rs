@@ -308,6 +308,11 @@ impl TableSet {
             .insert(ElementKey::of(octets(address)), Some(chain));
     }
 
+    /// Whether a map of addresses has this one.
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        self.elements.contains_key(&ElementKey::of(octets(address)))
+    }
+
     /// Adds subnets, none of which contains another one.
     pub(super) fn add_subnets(&mut self, subnets: impl IntoIterator<Item = IpNet>) {
         for subnet in subnets {
@@ -447,7 +452,7 @@ pub(super) struct TableChain {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
     /// Whether it is switched off.
-    is_dormant: bool,
+    pub(super) is_dormant: bool,
     pub(super) sets: BTreeMap<String, TableSet>,
     pub(super) chains: BTreeMap<String, TableChain>,
     /// The sets of the kernel that no set of ours can be.

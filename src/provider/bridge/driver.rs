@@ -26,6 +26,7 @@ use crate::net::netlink::{NetlinkError, NetlinkSocket, SocketPool};
 use crate::net::netns::{NamespaceThreads, OwnThread};
 use crate::net::nft::Element;
 use crate::provider::container_side::{Announce, ContainerLink};
+use crate::provider::inspection::ExpectedInterface;
 use crate::provider::ipam::{Holder, Ipam};
 use crate::provider::ownership::{OwnerTag, describe_owner};
 use crate::provider::{
@@ -596,11 +597,23 @@ pub(super) fn needs_hairpin(intent: &Intent<BridgeIntent>) -> bool {
 }
 
 /// The subnets of the container's own addresses that it reaches by its gateways only.
-pub(super) fn behind_gateways(intent: &Intent<BridgeIntent>) -> &[IpNet] {
+fn behind_gateways(intent: &Intent<BridgeIntent>) -> &[IpNet] {
     if intent.provider.policy.is_some() {
         &intent.provider.bridge_addresses
     } else {
         &[]
+    }
+}
+
+/// What the container's interface was given.
+pub(super) fn expected_interface(intent: &Intent<BridgeIntent>) -> ExpectedInterface {
+    ExpectedInterface {
+        name: intent.interface.clone(),
+        mac: Some(intent.mac),
+        addresses: intent.addresses.clone(),
+        gateways: intent.gateways.clone(),
+        routes: intent.provider.routes.clone(),
+        subnets_behind_gateways: behind_gateways(intent).to_vec(),
     }
 }
 

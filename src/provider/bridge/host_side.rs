@@ -40,7 +40,7 @@ use crate::provider::{BoxError, Intent, LostInterface};
 mod ports;
 mod repair;
 
-use ports::is_right_port;
+use ports::{ForwardingEntries, is_right_port};
 pub(super) use ports::{add_forwarding_entry, bridge_port};
 pub use repair::{HostRepair, RepairOutcome};
 
@@ -743,6 +743,12 @@ impl HostSide {
                 } else if intent.provider.policy.is_some() && link.port != Some(PortFlags::ISOLATED)
                 {
                     findings.push(format!("the host's end {name} is not an isolated port"));
+                } else if let Some(bridge) = index {
+                    let mut entries = ForwardingEntries::default();
+                    match entries.fault(intent, &link, bridge) {
+                        Ok(fault) => findings.extend(fault),
+                        Err(error) => findings.push(error.to_string()),
+                    }
                 }
             }
             Ok(None) => findings.push(format!("the host's end {name} is gone")),

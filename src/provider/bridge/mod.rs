@@ -27,7 +27,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use self::driver::BridgeDriver;
 use self::watch::HostWatch;
-use super::ipam::{self, Holder};
+use super::inspection::container_side;
+use super::ipam::{self, FamilyUsage, Holder, NetworkLease};
 use super::ownership::refuse_existing_link;
 use super::stray::{HeldIntents, ProviderStray, SweepScope};
 use super::{
@@ -37,6 +38,7 @@ use super::{
 use crate::config::{BridgeNetwork, OverlayPart};
 use crate::net::links::{self, Link};
 use crate::net::netlink::NetlinkSocket;
+use crate::net::nft::groups::{GroupTables, TABLE};
 use crate::node_state::NodeStateFile;
 use contrail_mesos_api::cluster::{Admission, Membership};
 use contrail_mesos_api::container::{ContainerId, Mac};
@@ -53,7 +55,6 @@ mod driver;
 mod flows;
 mod host;
 mod host_side;
-mod inspection;
 mod registry;
 mod repair;
 mod repair_log;
@@ -170,6 +171,20 @@ impl BridgeProvider {
         blocking(move || driver.remove_strays(strays, scope)).await
     }
 
+    /// See [`ipam::Ipam::usage`]. Blocks.
+    pub(super) fn usage(
+        &self,
+        name: &str,
+        network: &BridgeNetwork,
+    ) -> Result<Vec<FamilyUsage>, ProviderError> {
+        self.driver.ipam.usage(name, network)
+    }
+
+    /// The leases of an address, of any network. Blocks.
+    pub(super) fn leases_of(&self, address: IpAddr) -> Result<Vec<NetworkLease>, ProviderError> {
+        self.driver.ipam.leases_of(address)
+    }
+
     /// The addresses of attached containers without their lease. Blocks.
     pub(super) fn missing_leases(&self, attached: &[Intent<BridgeIntent>]) -> Vec<MissingLease> {
         self.driver.missing_leases(attached)
@@ -250,6 +265,31 @@ impl BridgeProvider {
             .unwrap_or_else(|error| Err(error.into()));
         errors.extend(finished.err().into_iter().flatten());
         errors.into_result(())
+    }
+}
+
+/// What is missing of the node daemon's tables for a container whose network isolates groups. Changes
+/// nothing.
+pub(super) async fn group_findings(intent: &Intent<BridgeIntent>) -> Vec<String> {
+    if intent.provider.policy.is_none() {
+        return vec![];
+    }
+    let addresses: Vec<IpAddr> = intent.addresses.iter().map(IpNet::addr).collect();
+    let missing = blocking(move || {
+        let missing = GroupTables::open()?.missing(&addresses)?;
+        Ok::<_, BoxError>(missing)
+    });
+    match missing.await {
+        Ok(missing) => missing
+            .iter()
+            .map(|address| {
+                format!(
+                    "the nftables table inet {TABLE} has no rules for {address}, so nothing reaches it; \
+                     is contrail-mesos-node running?"
+                )
+            })
+            .collect(),
+        Err(error) => vec![error.to_string()],
     }
 }
 
@@ -483,6 +523,7 @@ impl Provider for BridgeProvider {
     async fn inspect(
         &self,
         intent: &Intent<BridgeIntent>,
+        _: Option<&Attachment>,
         namespace: Option<BorrowedFd<'_>>,
     ) -> Vec<String> {
         let (driver, owned_intent) = (Arc::clone(&self.driver), intent.clone());
@@ -492,7 +533,7 @@ impl Provider for BridgeProvider {
             Err(error) => vec![error.to_string()],
         };
         if let Some(namespace) = namespace {
-            findings.extend(inspection::container_side(intent, namespace).await);
+            findings.extend(container_side(driver::expected_interface(intent), namespace).await);
         }
         findings
     }

@@ -40,6 +40,7 @@ use self::arguments::LabelCapabilities;
 use self::driver::CniDriver;
 pub(super) use self::driver::CniStray;
 use self::versions::PluginVersions;
+use super::inspection::{ExpectedInterface, container_side};
 use super::stray::{ProviderStray, StrayKind, StrayOrigin, SweepScope};
 use super::{
     Attachment, BoxError, Intent, LostInterface, NetworkRequest, Provider, ProviderError,
@@ -387,5 +388,24 @@ impl Provider for CniProvider {
 
     async fn statistics(&self, intent: &Intent<CniIntent>) -> Result<Statistics, ProviderError> {
         self.driver.statistics(intent).await
+    }
+
+    async fn inspect(
+        &self,
+        intent: &Intent<CniIntent>,
+        attachment: Option<&Attachment>,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Vec<String> {
+        let (Some(attachment), Some(namespace)) = (attachment, namespace) else {
+            return vec![];
+        };
+        let expected = ExpectedInterface {
+            name: intent.interface.clone(),
+            mac: Some(attachment.mac).filter(|mac| mac.0 != [0; 6]),
+            addresses: attachment.addresses.clone(),
+            // The plugins choose the routes.
+            ..ExpectedInterface::default()
+        };
+        container_side(expected, namespace).await
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::join_all;
+use ipnet::IpNet;
 use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout_at};
@@ -423,6 +424,35 @@ impl ContrailDriver {
         Ok(())
     }
 
+    /// What is wrong with the host's side of an attached container, and what the vRouter agent does not
+    /// forward for it. Changes nothing.
+    pub(super) async fn inspect(
+        &self,
+        intent: &Intent<ContrailIntent>,
+        attachment: Option<&Attachment>,
+    ) -> Vec<String> {
+        let (files, owned_intent) = (self.files.clone(), intent.provider.clone());
+        let host_side = blocking(move || host_side_findings(&files, &owned_intent)).await;
+        let mut findings = host_side.unwrap_or_else(|error| vec![error.to_string()]);
+        let Some(attachment) = attachment else {
+            return findings;
+        };
+        match self.vrouter.forwarded(intent.provider.vm_uuid).await {
+            // It names one address of each family, also if an interface has several.
+            Ok(forwarded) => findings.extend([true, false].into_iter().filter_map(|is_v4| {
+                let own = attachment.addresses.iter().map(IpNet::addr);
+                let mut of_family = own.filter(|own| own.is_ipv4() == is_v4);
+                let first = of_family.next()?;
+                let is_forwarded =
+                    forwarded.contains(&first) || of_family.any(|own| forwarded.contains(&own));
+                let text = format!("the vRouter agent does not forward {first}");
+                (!is_forwarded).then_some(text)
+            })),
+            Err(error) => findings.push(error.to_string()),
+        }
+        findings
+    }
+
     /// Removes links and ports that this instance created and that belong to no container.
     pub(super) async fn sweep(
         self: &Arc<Self>,
@@ -599,6 +629,29 @@ impl ContrailDriver {
         }
         Ok(orphans)
     }
+}
+
+/// What is wrong with the host end of a container, and with its port file. Blocks.
+fn host_side_findings(files: &PortFiles, intent: &ContrailIntent) -> Result<Vec<String>, BoxError> {
+    let name = &intent.host_interface;
+    let mut findings = Vec::new();
+    match links::by_name(&mut NetlinkSocket::route()?, name)? {
+        None => findings.push(format!("the host's end {name} is gone")),
+        Some(link) if !link.up => findings.push(format!("the host's end {name} is down")),
+        Some(_) => {}
+    }
+    // The vRouter agent serves a VLAN without a port file.
+    let is_registered = intent.parent.is_some()
+        || files
+            .interfaces(intent.vm_uuid)?
+            .contains(&intent.interface_uuid);
+    if !is_registered {
+        findings.push(
+            "the port file is gone: the vRouter agent forgets the interface when it restarts"
+                .to_owned(),
+        );
+    }
+    Ok(findings)
 }
 
 /// Something that belongs to no container.

@@ -41,6 +41,7 @@ pub use self::pending_teardown::PendingTeardown;
 use self::pending_teardown::PendingTeardowns;
 pub use self::pending_teardown::{forget_pending_container, pending_containers};
 pub(crate) use self::request::port_address_requests;
+use super::inspection::{ExpectedInterface, container_side};
 use super::ownership::{OwnerTag, refuse_existing_link};
 use super::stray::{ProviderStray, StrayKind, StrayOrigin, SweepScope};
 use super::{
@@ -396,5 +397,28 @@ impl Provider for ContrailProvider {
         intent: &Intent<ContrailIntent>,
     ) -> Result<Statistics, ProviderError> {
         counters::of_host_end(&intent.network, intent.provider.host_interface.clone()).await
+    }
+
+    async fn inspect(
+        &self,
+        intent: &Intent<ContrailIntent>,
+        attachment: Option<&Attachment>,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Vec<String> {
+        let mut findings = match &self.driver {
+            Some(driver) => driver.inspect(intent, attachment).await,
+            None => vec![],
+        };
+        if let (Some(attachment), Some(namespace)) = (attachment, namespace) {
+            let expected = ExpectedInterface {
+                name: intent.interface.clone(),
+                mac: Some(attachment.mac),
+                addresses: attachment.addresses.clone(),
+                gateways: attachment.gateways.clone(),
+                ..ExpectedInterface::default()
+            };
+            findings.extend(container_side(expected, namespace).await);
+        }
+        findings
     }
 }

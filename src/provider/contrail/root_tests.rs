@@ -117,6 +117,7 @@ fn vrouter(peers: &SharedPeers, request: &ReceivedRequest) -> Reply {
     let not_found = Reply::Answer(404, json!({ "error": "{ Not Found }" }).to_string());
     let interface = |(index, uuid): (usize, &Uuid)| {
         json!({
+            "v6-ip-address": (index == 0).then_some("fd00::7"),
             "id": uuid, "instance-id": vm_uuid, "vn-id": Uuid::from_u128(1), "vn-name": "d:p:blue",
             "mac-address": mac(*uuid), "sub-interface": false, "vlan-id": 65535,
             "system-name": "tap", "ip-address": address(index), "plen": 24,
@@ -643,6 +644,50 @@ fn detach_ends_the_registration_of_each_adopted_network() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         host.assert_clean();
+    });
+}
+
+#[test]
+fn inspection_names_what_is_wrong() {
+    isolated_async(|| async {
+        let host = TestHost::new().await;
+        let container = namespace();
+        let intents = host.intents(CONTAINER, 2).await;
+        let made = host.attach(&intents, &container).await.unwrap();
+        let findings = async |index: usize| {
+            let namespace = Some(container.as_fd());
+            let (intent, attachment) = (&intents[index], Some(&made[index]));
+            let findings = host.provider.inspect(intent, attachment, namespace).await;
+            findings.join("\n")
+        };
+        for index in 0..2 {
+            assert_eq!(findings(index).await, "");
+        }
+        let tap = &intents[1].provider.host_interface;
+        run("ip", &format!("link set {tap} down"));
+        assert_eq!(findings(1).await, format!("the host's end {tap} is down"));
+        run("ip", &format!("link set {tap} up"));
+        inside(&container, || run("ip", "addr flush dev eth1"));
+        let text = findings(1).await;
+        assert!(
+            text.contains("eth1 lacks the address 10.0.1.7/24"),
+            "{text}"
+        );
+        std::fs::remove_dir_all(host.ports()).unwrap();
+        host.peers().registered.clear();
+        let text = findings(0).await;
+        for expected in [
+            "the port file is gone",
+            "does not forward 10.0.0.7",
+            "fd00::7",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        host.peers().vrouter_is_away = true;
+        let text = findings(0).await;
+        assert!(text.contains("vRouter agent"), "{text}");
+        host.peers().vrouter_is_away = false;
+        host.detach(&intents).await;
     });
 }
 

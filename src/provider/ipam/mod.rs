@@ -20,6 +20,7 @@ use ipnet::IpNet;
 
 pub use self::leases::Holder;
 use self::leases::{LeaseState, Leases, SweepLock};
+pub use self::pool::{AddressRole, FamilyUsage};
 use self::pool::{Pool, PoolSpec, address_of, number_of};
 use self::positions::Positions;
 use super::{AddressRequest, ProviderError, ProviderErrors, failed, refused};
@@ -620,6 +621,44 @@ impl Ipam {
             Ok(LeaseState::Held(holder)) => Some(holder),
             _ => None,
         }
+    }
+
+    /// How many addresses of a network are in use, a family each. Blocks on the file system.
+    pub(super) fn usage(
+        &self,
+        name: &str,
+        network: &BridgeNetwork,
+    ) -> Result<Vec<FamilyUsage>, ProviderError> {
+        let leases = self.leases(name).list();
+        let leases = leases.map_err(|error| failed(name, "read the leases", error))?;
+        let families = [false, true].into_iter();
+        Ok(families
+            .filter_map(|is_v6| Some(PoolSpec::new(network, is_v6)?.usage(&leases)))
+            .collect())
+    }
+
+    /// What an address is to a network; none if it is in no subnet of it.
+    pub(crate) fn role(network: &BridgeNetwork, address: IpAddr) -> Option<AddressRole> {
+        PoolSpec::new(network, address.is_ipv6())?.role(address)
+    }
+
+    /// The leases of an address, of any network. Blocks on the file system.
+    pub(super) fn leases_of(&self, address: IpAddr) -> Result<Vec<NetworkLease>, ProviderError> {
+        let fail = |error| failed("*", format!("read {}", self.root.display()), error);
+        let mut found = Vec::new();
+        for network in self.networks().map_err(fail)? {
+            let holder = match self.leases(&network).state(address).map_err(fail)? {
+                LeaseState::Free => continue,
+                LeaseState::Held(holder) => Some(holder),
+                LeaseState::Unreadable => None,
+            };
+            found.push(NetworkLease {
+                network,
+                address,
+                holder,
+            });
+        }
+        Ok(found)
     }
 
     /// The networks that have a directory of leases.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use serde::Serialize;
 
 use super::leases::Lease;
 use super::ranges::Ranges;
@@ -176,6 +177,77 @@ impl fmt::Display for PoolSpec {
             address_of(self.first, self.is_v6),
             address_of(self.last, self.is_v6)
         )
+    }
+}
+
+/// How many addresses of one family of a network are in use on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FamilyUsage {
+    /// The subnets, or this host's blocks, each with the gateway's address.
+    pub subnets: Vec<IpNet>,
+    /// How many addresses containers get without asking for one.
+    pub total: u128,
+    /// How many of these are free.
+    pub free: u128,
+    /// How many addresses containers have, also those that they asked for.
+    pub used: usize,
+    /// How many addresses the configuration reserves: containers get them only if they ask for them.
+    pub reserved: u128,
+}
+
+/// What an address is to a network of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressRole {
+    /// Containers get it without asking.
+    Dynamic,
+    /// Containers get it only if they ask for it: the configuration reserves it, or its range is without
+    /// it.
+    OnRequest,
+    /// No container gets it: it is the gateway's, the subnet's own, or the broadcast address.
+    Unassignable,
+}
+
+impl PoolSpec {
+    /// How many of its addresses are in use, with these leases.
+    pub(super) fn usage(self, leases: &[Lease]) -> FamilyUsage {
+        let mut reserved = Ranges::default();
+        for (first, last) in &self.reserved {
+            reserved.add(*first, *last);
+        }
+        let gateways = self.subnets();
+        let subnets = gateways
+            .filter_map(|(subnet, gateway)| IpNet::new(gateway, subnet.prefix_len()).ok())
+            .collect();
+        let is_v6 = self.is_v6;
+        let of_family = leases
+            .iter()
+            .filter(|lease| lease.address.is_ipv6() == is_v6);
+        let used = of_family.count();
+        let mut pool = Pool::new(self);
+        pool.reload(leases);
+        FamilyUsage {
+            subnets,
+            total: pool.dynamic.len(),
+            free: pool.free.len(),
+            used,
+            reserved: reserved.len(),
+        }
+    }
+
+    /// What an address is to the network; none if it is in no subnet of it.
+    pub(super) fn role(&self, address: IpAddr) -> Option<AddressRole> {
+        let is_inside = self.subnets().any(|(subnet, _)| subnet.contains(&address));
+        if !is_inside {
+            return None;
+        }
+        Some(if self.reason_unassignable(address).is_some() {
+            AddressRole::Unassignable
+        } else if self.dynamic().contains(number_of(address)) {
+            AddressRole::Dynamic
+        } else {
+            AddressRole::OnRequest
+        })
     }
 }
 

@@ -88,7 +88,6 @@ impl Ranges {
     }
 
     /// How many numbers the set has.
-    #[cfg(test)]
     pub(super) fn len(&self) -> u128 {
         self.ranges.iter().fold(0_u128, |sum, (first, last)| {
             sum.saturating_add((last - first).saturating_add(1))

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use mesos_module_tests::testbed::overlay::OverlayCluster;
+use contrail_mesos::provider::PortMapping;
 use mesos_module_tests::testbed::{Host, program};
 use serde::Deserialize;
 
@@ -35,8 +36,8 @@ pub(crate) fn run_act(
     Ok(())
 }
 
-/// A line of `contrail-mesos status`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// One network of a container of `contrail-mesos status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) container: String,
     pub(crate) executor: String,
@@ -91,7 +92,22 @@ pub(crate) fn wait_detached(host: &Host, config: &Path) -> Result<()> {
 pub(crate) fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
     #[derive(Deserialize)]
     struct Status {
-        containers: Vec<Row>,
+        containers: Vec<Container>,
+    }
+    #[derive(Deserialize)]
+    struct Container {
+        container: String,
+        executor: Option<String>,
+        networks: Vec<Network>,
+    }
+    #[derive(Deserialize)]
+    struct Network {
+        network: String,
+        interface: String,
+        addresses: Vec<String>,
+        mac: Option<String>,
+        ports: Vec<PortMapping>,
+        state: String,
     }
     let result = host
         .command(program("contrail-mesos")?)
@@ -104,7 +120,30 @@ pub(crate) fn containers(host: &Host, config: &Path) -> Result<Vec<Row>> {
         let errors = String::from_utf8_lossy(&result.stderr);
         format!("contrail-mesos status: {errors}")
     })?;
-    Ok(status.containers)
+    let dash = || "-".to_owned();
+    let rows = status.containers.into_iter().flat_map(|one| {
+        let (container, executor) = (one.container, one.executor);
+        one.networks.into_iter().map(move |network| Row {
+            container: container.clone(),
+            executor: executor.clone().unwrap_or_else(dash),
+            network: network.network,
+            interface: network.interface,
+            addresses: network.addresses,
+            mac: network.mac.unwrap_or_else(dash),
+            ports: network.ports.iter().map(port_text).collect(),
+            state: network.state,
+        })
+    });
+    Ok(rows.collect())
+}
+
+fn port_text(port: &PortMapping) -> String {
+    let PortMapping {
+        host_port,
+        container_port,
+        protocol,
+    } = port;
+    format!("{host_port}:{container_port}/{protocol}")
 }
 
 /// Pings between all containers and the host, and fails if one does not answer.

@@ -76,7 +76,7 @@ pub fn container_app(
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct Attached {
     container: String,
-    executor: String,
+    executor: Option<String>,
 }
 
 /// Where a client is.
@@ -119,7 +119,9 @@ impl Place {
             .output()?;
         let status: Value = serde_json::from_slice(&output.stdout)?;
         let rows: Vec<Attached> = serde_json::from_value(status["containers"].clone())?;
-        let row = rows.into_iter().find(|row| row.executor == task);
+        let row = rows
+            .into_iter()
+            .find(|row| row.executor.as_deref() == Some(task));
         let row = row.with_context(|| format!("no container of {task}: {status}"))?;
         Ok(Self::container(host, &row.container, task))
     }

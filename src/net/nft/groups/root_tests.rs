@@ -112,6 +112,23 @@ fn tables_are_built_as_nft_shows_them_and_removed() {
 }
 
 #[test]
+fn container_without_rules_is_named() {
+    isolated(|| {
+        let own: [IpAddr; 2] = [[9, 0, 1, 2].into(), "fd09:0:0:1::2".parse().unwrap()];
+        let other = [9, 0, 1, 3].into();
+        let missing = || {
+            let addresses = [own[0], own[1], other];
+            GroupTables::open().unwrap().missing(&addresses).unwrap()
+        };
+        assert_eq!(missing(), [own[0], own[1], other]);
+        apply(&policy(2));
+        assert_eq!(missing(), [other]);
+        run("nft", "flush chain inet contrail_mesos_groups prerouting");
+        assert_eq!(missing(), [own[0], own[1], other]);
+    });
+}
+
+#[test]
 fn members_and_containers_change_elements_alone() {
     isolated(|| {
         let mut tables = GroupTables::open().unwrap();

@@ -18,17 +18,17 @@ use crate::provider::{Intent, LostInterface};
 pub(super) struct ForwardingEntries(HashMap<u32, HashSet<(u32, [u8; 6])>>);
 
 impl ForwardingEntries {
-    /// What is wrong with the forwarding entry of a container at `link`, if its groups are isolated.
+    /// What is wrong with the forwarding entry of a container at `link`, a port of the bridge `index`, if
+    /// its groups are isolated.
     pub(super) fn fault(
         &mut self,
         intent: &Intent<BridgeIntent>,
         link: &Link,
-        bridge: Bridge,
+        index: u32,
     ) -> Result<Option<String>, NetlinkError> {
         if intent.provider.policy.is_none() {
             return Ok(None);
         }
-        let index = bridge.index;
         let entries = match self.0.entry(index) {
             hash_map::Entry::Occupied(entry) => entry.into_mut(),
             hash_map::Entry::Vacant(entry) => entry.insert(bridge_ports::permanent_entries(index)?),
@@ -166,7 +166,7 @@ impl HostSide {
         bridge: Bridge,
         entries: &mut ForwardingEntries,
     ) -> Result<Option<String>, NetlinkError> {
-        let fault = entries.fault(intent, link, bridge)?;
+        let fault = entries.fault(intent, link, bridge.index)?;
         if fault.is_some() {
             add_forwarding_entry(socket, intent, link.index)?;
         }

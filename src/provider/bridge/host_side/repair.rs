@@ -353,7 +353,7 @@ impl HostRepair {
         }
         let is_right = is_right_port(intent, link, bridge);
         let outcome = match (is_right, step) {
-            (true, Step::Describe) => forwarding.fault(intent, link, bridge),
+            (true, Step::Describe) => forwarding.fault(intent, link, bridge.index),
             (true, _) => {
                 HostSide::compare_forwarding(&mut self.socket, intent, link, bridge, forwarding)
             }

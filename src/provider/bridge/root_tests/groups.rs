@@ -282,7 +282,7 @@ fn damage_to_isolation_is_repaired() {
         let findings = async || {
             let namespace = Some(groups.web.namespace.as_fd());
             let provider = &groups.host.provider;
-            let mut findings = provider.inspect(&groups.web.intent, namespace).await;
+            let mut findings = provider.inspect(&groups.web.intent, None, namespace).await;
             let entries = run("bridge", "fdb show");
             if !entries.contains(&format!("{mac} dev {link} master permanent"))
                 && !entries.contains(&entry)
@@ -388,7 +388,7 @@ fn isolated_container_has_nothing_but_its_gateway_on_the_link() {
         // The host answers by both interfaces, and so does the container.
         for intent in [&one.intent, &second] {
             let namespace = Some(one.namespace.as_fd());
-            let findings = host.provider.inspect(intent, namespace).await;
+            let findings = host.provider.inspect(intent, None, namespace).await;
             assert_eq!(findings, Vec::<String>::new());
         }
         one.inside(|| serve_udp("0.0.0.0:9".parse().unwrap()));
@@ -501,7 +501,7 @@ fn processes_of_one_instance_mix_no_containers_with_and_without_groups() {
             assert!(error.contains("still has containers"), "{error}");
             other.detach(&intent).await.unwrap();
             assert_eq!(closed(), before);
-            let found = host.provider.inspect(&one.intent, None).await;
+            let found = host.provider.inspect(&one.intent, None, None).await;
             assert_eq!(found, Vec::<String>::new());
             // Another one of its kind is no mixture.
             let mut same = first.clone();
@@ -582,7 +582,7 @@ fn container_whose_isolation_would_be_missing_is_refused() {
         let error = refusal(&request("two", &plain)).await;
         assert!(error.contains("still has containers"), "{error}");
         assert_eq!(
-            host.provider.inspect(&one.intent, None).await,
+            host.provider.inspect(&one.intent, None, None).await,
             Vec::<String>::new()
         );
         host.detach(&one).await;

@@ -38,7 +38,7 @@ fn changes_of_another_program_are_put_back_without_a_launch() {
         let link = one.intent.provider.host_interface.clone();
         let findings = || {
             host.provider
-                .inspect(&one.intent, Some(one.namespace.as_fd()))
+                .inspect(&one.intent, None, Some(one.namespace.as_fd()))
         };
         assert_eq!(findings().await, Vec::<String>::new());
         for (program, arguments) in [
@@ -112,7 +112,7 @@ fn launch_restores_what_was_changed_right_before() {
         {
             ip(command);
             let next = host.launch(&format!("next{number}"), &blue).await;
-            let findings = host.provider.inspect(&one.intent, None).await;
+            let findings = host.provider.inspect(&one.intent, None, None).await;
             assert_eq!(findings, Vec::<String>::new(), "{command}");
             let answer = next.inside(move || query_tcp(address));
             assert!(answer.is_ok(), "{command}: {answer:?}");
@@ -450,7 +450,12 @@ fn subnet_that_the_host_has_already_is_refused() {
         assert_eq!(refusals(std::slice::from_ref(&kept)).len(), 1);
         let two = host.launch("two", &kept).await;
         host.detach(&one).await;
-        assert!(host.provider.inspect(&two.intent, None).await.is_empty());
+        assert!(
+            host.provider
+                .inspect(&two.intent, None, None)
+                .await
+                .is_empty()
+        );
         host.detach(&two).await;
         ip("link del uplink9");
         host.assert_clean();
@@ -517,14 +522,14 @@ fn inspection_names_what_is_wrong() {
         let one = host.launch("one", &network("blue", 1)).await;
         let findings = host
             .provider
-            .inspect(&one.intent, Some(one.namespace.as_fd()))
+            .inspect(&one.intent, None, Some(one.namespace.as_fd()))
             .await;
         assert_eq!(findings, [""; 0]);
         let address = one.intent.addresses[0];
         one.inside(move || ip(&format!("addr del {address} dev eth0")));
         let findings = host
             .provider
-            .inspect(&one.intent, Some(one.namespace.as_fd()))
+            .inspect(&one.intent, None, Some(one.namespace.as_fd()))
             .await;
         assert!(
             findings
@@ -540,7 +545,7 @@ fn inspection_names_what_is_wrong() {
             ("link set cmb-blue down", "cmb-blue is down"),
         ] {
             ip(command);
-            let findings = host.provider.inspect(&intent, None).await;
+            let findings = host.provider.inspect(&intent, None, None).await;
             assert!(
                 findings.iter().any(|finding| finding.contains(expected)),
                 "{command}: {findings:?}"
@@ -548,7 +553,7 @@ fn inspection_names_what_is_wrong() {
         }
         run("nft", "flush ruleset");
         sysctl("net.ipv4.ip_forward=0");
-        let findings = host.provider.inspect(&intent, None).await.join("\n");
+        let findings = host.provider.inspect(&intent, None, None).await.join("\n");
         for expected in [
             "ip_forward is not 1",
             "rules of the nftables table",

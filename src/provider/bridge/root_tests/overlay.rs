@@ -147,7 +147,7 @@ fn overlay_isolates_groups_as_the_managers_say() {
         let error = host.attach(&plain).await.err().unwrap();
         assert!(error.contains("still has containers"), "{error}");
         assert_eq!(
-            host.provider.inspect(&web.intent, None).await,
+            host.provider.inspect(&web.intent, None, None).await,
             Vec::<String>::new()
         );
         host.detach(&web).await;
@@ -203,7 +203,10 @@ fn container_on_an_overlay_has_an_address_of_the_published_subnet() {
         assert_eq!(mtu, 1450);
         for container in [&web, &other] {
             let namespace = Some(container.namespace.as_fd());
-            let findings = host.provider.inspect(&container.intent, namespace).await;
+            let findings = host
+                .provider
+                .inspect(&container.intent, None, namespace)
+                .await;
             assert_eq!(findings, Vec::<String>::new());
             host.detach(container).await;
         }
