@@ -81,7 +81,7 @@ impl TestHost {
     async fn problems(&self, id: &str) -> Vec<String> {
         let checkpoint = self.checkpoint(id);
         let intent = &checkpoint.networks[0].intent;
-        self.command.inspect(&checkpoint, intent).await
+        self.command.inspect(&checkpoint, intent, None).await
     }
 
     fn checkpoint(&self, id: &str) -> Checkpoint {
