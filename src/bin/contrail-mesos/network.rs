@@ -105,7 +105,6 @@ fn number(count: u128) -> String {
     if count <= MAX_EXACT {
         return count.to_string();
     }
-    // At most 39 digits, which have no exponent that a float could not have.
     format!("{count:.1e}")
 }
 

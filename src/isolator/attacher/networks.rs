@@ -147,7 +147,7 @@ impl Attacher {
                 overview.provider = "cni";
                 match &cni.chain {
                     Ok(chain) => {
-                        let types = chain.plugins.iter().map(|plugin| plugin_type(plugin));
+                        let types = chain.plugins.iter().map(plugin_type);
                         overview.plugins = Some(types.map(str::to_owned).collect());
                     }
                     Err(error) => {

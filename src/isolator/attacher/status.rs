@@ -168,6 +168,7 @@ pub struct NetworkStatus {
 }
 
 /// A time in RFC 3339, in UTC and to the second.
+#[allow(clippy::ref_option, reason = "serde's signature")]
 fn serialize_time<S: Serializer>(
     time: &Option<SystemTime>,
     serializer: S,
@@ -508,3 +509,6 @@ fn network_status(
         statistics: None,
     }
 }
+
+#[cfg(test)]
+mod root_tests;
